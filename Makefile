@@ -1,0 +1,31 @@
+# `make demo` runs the whole road on a drawn set, `make test` the tests. Both make .venv themselves, from nothing,
+# and use it again until constraints.txt or setup.py change.
+
+PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
+	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo $$python && break; done)
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint clean
+
+demo: $(STAMP)
+	$(VENV)/bin/deeplab demo --output out/demo
+
+test: $(STAMP) lint
+	$(VENV)/bin/python -m pytest -n 2
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+$(STAMP): constraints.txt setup.py
+	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed; name one with PYTHON=..."; exit 1; }
+	@command -v c++ >/dev/null || { echo "a C++ compiler is needed to build pydensecrf (Debian: apt install g++)"; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from trainer import storage
+from trainer.options import InputError
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    """A bucket of a Cloud Storage emulator, as gs://seg."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["--host=127.0.0.1", f"--port={port}", "--default-bucket=seg", "--in-memory", "-q"]
+    program = os.path.join(os.path.dirname(sys.executable), "gcp-storage-emulator")
+    server = subprocess.Popen([program, "start", *command], cwd=tmp_path_factory.mktemp("emulator"))
+    address = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            urllib.request.urlopen(address, timeout=1).close()
+            break
+        except OSError:
+            assert server.poll() is None and time.monotonic() < deadline, "the storage emulator did not start"
+    patch = pytest.MonkeyPatch()
+    patch.setenv("STORAGE_EMULATOR_HOST", address)
+    storage._client.cache_clear()
+    yield "gs://seg"
+    patch.undo()
+    storage._client.cache_clear()
+    server.terminate()
+    server.wait(10)
+
+
+@pytest.fixture(params=["local", "gs"])
+def root(request, tmp_path):
+    if request.param == "local":
+        return str(tmp_path / "root")
+    return request.getfixturevalue("bucket") + f"/{tmp_path.name}"
+
+
+def test_what_is_written_is_read_and_listed(root):
+    storage.write(storage.join(root, "b", "two.bin"), b"22")
+    storage.write(storage.join(root, "a.bin"), b"1")
+    assert storage.read(storage.join(root, "a.bin")) == b"1"
+    assert [(file.relative, file.size) for file in storage.files(root)] == [("a.bin", 1), ("b/two.bin", 2)]
+    assert storage.read(storage.files(root)[1].path) == b"22"
+    assert storage.exists(storage.join(root, "a.bin")) and not storage.exists(storage.join(root, "b"))
+    assert storage.is_dir(storage.join(root, "b")) and not storage.is_dir(storage.join(root, "c"))
+
+
+def test_overwriting_changes_the_modification_mark(root):
+    path = storage.join(root, "a.bin")
+    storage.write(path, b"1")
+    before = storage.files(root)[0].modified
+    storage.write(path, b"2")
+    assert storage.files(root)[0].modified != before
+    storage.remove(path)
+    assert not storage.exists(path)
+
+
+def test_a_writer_that_raises_leaves_nothing(root):
+    path = storage.join(root, "sub", "a.bin")
+    storage.write(storage.join(root, "other"), b"x")
+    with pytest.raises(RuntimeError, match="stop"), storage.writer(path) as file:
+        file.write(b"half")
+        raise RuntimeError("stop")
+    assert [file.relative for file in storage.files(root)] == ["other"]
+
+
+def test_missing_files_and_folders_raise_the_same_error_everywhere(root):
+    with pytest.raises(FileNotFoundError):
+        storage.read(storage.join(root, "none"))
+    with pytest.raises(FileNotFoundError):
+        storage.files(root)
+    with pytest.raises(InputError, match="is missing"):
+        storage.read_json(storage.join(root, "none.json"))
+
+
+def test_single_stars_stay_in_a_folder_and_double_stars_do_not(root):
+    for name in ("a.jpg", "b/c.jpg", "b/d.png"):
+        storage.write(storage.join(root, *name.split("/")), b"x")
+    relative = lambda pattern: [path[len(root) + 1 :] for path in storage.glob(storage.join(root, pattern))]
+    assert relative("*.jpg") == ["a.jpg"]
+    assert relative("b/*") == ["b/c.jpg", "b/d.png"]
+    assert "b/c.jpg" in relative("**/*.jpg")
+
+
+def test_localize_gives_a_local_file_and_downloads_a_new_generation(root, tmp_path):
+    path = storage.join(root, "a.bin")
+    for content in (b"1", b"2"):
+        storage.write(path, content)
+        with open(storage.localize(path, str(tmp_path / "cache")), "rb") as file:
+            assert file.read() == content
+
+
+def test_json_round_trip_is_sorted(root):
+    storage.write_json(storage.join(root, "a.json"), {"b": 1, "a": [2]})
+    assert storage.read(storage.join(root, "a.json")).startswith(b'{\n  "a"')
+    assert storage.read_json(storage.join(root, "a.json")) == {"a": [2], "b": 1}
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "a\\b", "C:/x", "", "a\0b"])
+def test_names_that_leave_the_folder_are_refused(name):
+    with pytest.raises(InputError, match="leave the output folder"):
+        storage.safe_relative(name)
+
+
+def test_names_below_the_folder_are_kept():
+    assert storage.safe_relative("a/b c/d.e.png") == "a/b c/d.e.png"

@@ -1,0 +1,1 @@
+"""The lower half: palettes, records, the model and its training. Imports no Beam."""

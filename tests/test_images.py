@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer.images import ImageError, decode_image, decode_label, encode_jpeg, encode_png, header
+
+
+def saved(image: Image.Image, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, **options)
+    return buffer.getvalue()
+
+
+def ramp(height: int = 5, width: int = 7) -> np.ndarray:
+    return np.arange(height * width * 3, dtype=np.uint8).reshape(height, width, 3)
+
+
+def test_png_round_trip_is_lossless_for_colours_and_ids():
+    np.testing.assert_array_equal(decode_image(encode_png(ramp())), ramp())
+    np.testing.assert_array_equal(decode_label(encode_png(ramp()[..., 0])), ramp()[..., 0])
+
+
+def test_jpeg_keeps_channel_order():
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 250
+    decoded = decode_image(encode_jpeg(red))
+    assert decoded[..., 0].min() > 240
+    assert decoded[..., 1:].max() < 15
+
+
+def test_header_tells_size_and_orientation_without_decoding():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(Image.fromarray(ramp()), format="JPEG", exif=exif)
+    found = header(data)
+    assert (found.format, found.width, found.height, found.mode, found.orientation) == ("jpeg", 7, 5, "RGB", 6)
+    assert found.upright_size == (7, 5)
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
+    image = np.zeros((8, 16, 3), np.uint8)
+    image[:, :8] = 255
+    upright = decode_image(saved(Image.fromarray(image), format="PNG", exif=exif))
+    assert upright.shape == (16, 8, 3)
+    assert upright[0].min() == 255 and upright[-1].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("L", (2, 2), 9), 9),
+        (Image.new("P", (2, 2), 9), None),
+        (Image.fromarray(np.full((2, 2), 9 * 257, np.uint16)), 9),
+    ],
+)
+def test_other_modes_become_rgb(image, expected):
+    decoded = decode_image(saved(image, format="PNG"))
+    assert decoded.shape == (2, 2, 3) and decoded.dtype == np.uint8
+    if expected is not None:
+        assert (decoded == expected).all()
+
+
+def test_palette_indices_and_16_bit_ids_are_kept_as_they_are():
+    image = Image.new("P", (3, 2), 17)
+    image.putpalette([255, 0, 0] * 256)
+    assert (decode_label(saved(image, format="PNG")) == 17).all()
+    wide = Image.fromarray(np.full((2, 3), 200, np.uint16))
+    assert (decode_label(saved(wide, format="PNG")) == 200).all()
+
+
+def test_label_ids_over_255_are_refused():
+    with pytest.raises(ImageError, match="class id 300"):
+        decode_label(saved(Image.fromarray(np.full((2, 3), 300, np.uint16)), format="PNG"))
+
+
+def test_jpeg_labels_are_refused():
+    with pytest.raises(ImageError, match="lossless"):
+        decode_label(saved(Image.new("L", (8, 8)), format="JPEG"))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_truncated_pictures_are_refused(format):
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = saved(Image.fromarray(noise), format=format)
+    with pytest.raises(ImageError, match="truncated"):
+        decode_image(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [(b"", "empty"), (b"this is a text\n", "not a picture"), (b"\xff\xd8\xff", "not a picture")]
+)
+def test_what_is_no_picture_is_said(data, message):
+    with pytest.raises(ImageError, match=message):
+        decode_image(data)
+
+
+def test_size_is_bounded_before_pixels_are_decoded():
+    # A few hundred bytes that would become 400 million pixels.
+    data = saved(Image.new("1", (20_000, 20_000)), format="PNG")
+    with pytest.raises(ImageError, match=r"bound|bomb"):
+        decode_image(data)
+    with pytest.raises(ImageError, match="5x5 is 25 pixels, over the bound of 24"):
+        decode_image(encode_png(ramp(5, 5)), max_pixels=24)

@@ -1,0 +1,334 @@
+"""How label pictures code classes.
+
+A `Palette` turns any label picture (class ids, palette indices or RGB colours) into uint8 class ids with one
+ignore id, and class ids back into colours, palette PNGs and overlays. Its JSON form, which is also that of a
+user's own palette file (the last four entries may be left out; aliases are further colours):
+
+    {"name": "mine",
+     "classes": [{"name": "sky", "color": [128, 128, 128]}, {"name": "road", "color": [128, 64, 128]}],
+     "ignore_id": 255,
+     "ignore_color": [0, 0, 0],
+     "source_ids": {"11": 0, "7": 1, "3": 255},
+     "aliases": [{"color": [0, 0, 192], "id": 1}]}
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from trainer.options import InputError
+
+Color = tuple[int, int, int]
+
+CREAM = (224, 224, 192)  # Pascal VOC's colour of "void" outlines
+JSON_FORM = (
+    '{"name": "mine", "classes": [{"name": "sky", "color": [128, 128, 128]}, ...], "ignore_id": 255, '
+    '"ignore_color": [0, 0, 0], "source_ids": {"11": 0}, "aliases": [{"color": [0, 0, 192], "id": 1}]}'
+)
+_JSON_KEYS = {"name", "classes", "ignore_id", "ignore_color", "source_ids", "aliases"}
+
+
+class LabelError(ValueError):
+    """A label holds ids or colours that its palette does not know. The message does not name the file."""
+
+
+@dataclass(frozen=True)
+class Palette:
+    """A class set. Class ids are 0 .. num_classes - 1; `ignore_id` marks pixels that count for nothing.
+
+    Attributes:
+      name: what the set is called in reports.
+      names: one name per class, unique.
+      colors: one RGB colour per class, 0-255, unique.
+      ignore_id: 0-255, not a class id.
+      ignore_color: RGB colour of ignored pixels, not a class colour.
+      source_ids: pairs (id in label files, class id or `ignore_id`). When there are any, label files are read
+        by them alone (and `ignore_id`); when there are none, the ids in label files are the class ids.
+      aliases: further colours in label files, pairs (RGB colour, class id or `ignore_id`).
+    """
+
+    name: str
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    ignore_id: int = 255
+    ignore_color: Color = CREAM
+    source_ids: tuple[tuple[int, int], ...] = ()
+    aliases: tuple[tuple[Color, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        fault = _fault(self)
+        if fault:
+            raise InputError(f"palette {self.name!r}: {fault}")
+        # JSON objects have no order, so neither have source ids: a round trip must give an equal palette.
+        object.__setattr__(self, "source_ids", tuple(sorted(self.source_ids)))
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
+
+    @property
+    def background(self) -> int | None:
+        """Id of the class named "background", which overlays leave untouched; None where there is none."""
+        return self.names.index("background") if "background" in self.names else None
+
+    def to_json(self) -> dict:
+        """Returns the JSON form of the module docstring; `from_json` gives an equal palette back."""
+        return {
+            "name": self.name,
+            "classes": [{"name": n, "color": list(c)} for n, c in zip(self.names, self.colors, strict=True)],
+            "ignore_id": self.ignore_id,
+            "ignore_color": list(self.ignore_color),
+            "source_ids": {str(source): target for source, target in self.source_ids},
+            "aliases": [{"color": list(color), "id": target} for color, target in self.aliases],
+        }
+
+    @classmethod
+    def from_json(cls, content: dict) -> Palette:
+        """Reads the JSON form. Raises InputError naming the fault."""
+        return _from_json(content)
+
+    def known_colors(self) -> frozenset[Color]:
+        """Every RGB colour that `to_ids` reads."""
+        return frozenset(_color_meanings(self))
+
+    def colormap(self) -> np.ndarray:
+        """Returns uint8 [256, 3]: the RGB colour of every id, black for ids that mean nothing. Read-only."""
+        return _colormap(self)
+
+    def colorize(self, ids: np.ndarray) -> np.ndarray:
+        """Turns class ids, uint8 [H, W], into their RGB colours, uint8 [H, W, 3]."""
+        return np.take(self.colormap(), ids, axis=0)
+
+    def encode_mask(self, ids: np.ndarray) -> bytes:
+        """Encodes class ids, uint8 [H, W], as a palette PNG whose indices are the class ids."""
+        picture = Image.fromarray(np.ascontiguousarray(ids, dtype=np.uint8))
+        picture.putpalette(self.colormap().tobytes())
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", compress_level=3)
+        return buffer.getvalue()
+
+    def to_ids(self, label: np.ndarray) -> np.ndarray:
+        """Turns a label as it lies in a raw set into class ids.
+
+        Args:
+          label: uint8 [H, W], ids or palette indices, or uint8 [H, W, 3], RGB colours.
+
+        Returns:
+          uint8 [H, W]: class ids and `ignore_id`.
+
+        Raises:
+          LabelError: naming each unknown id or colour and its number of pixels.
+        """
+        if label.dtype != np.uint8 or not (label.ndim == 2 or (label.ndim == 3 and label.shape[2] == 3)):
+            raise LabelError(f"a label is uint8 [H, W] or [H, W, 3], got {label.dtype} {list(label.shape)}")
+        if label.ndim == 2:
+            return self._translate(label, _id_table(self), "class id", _known_ids(self))
+        packed = _pack(label)
+        return self._translate(packed, _color_table(self), "colour", f"{len(_color_meanings(self))} colours")
+
+    def check_ids(self, ids: np.ndarray) -> np.ndarray:
+        """Returns ids, uint8 [H, W], as they are when all are class ids or `ignore_id`; LabelError otherwise.
+
+        For masks and records, which hold class ids whatever the raw set's own coding (`source_ids`) was.
+        """
+        known = np.zeros(256, bool)
+        known[: self.num_classes] = known[self.ignore_id] = True
+        if not known[ids].all():
+            knows = f"0-{self.num_classes - 1} and {self.ignore_id} (ignored)"
+            raise LabelError(self._unknown(ids[~known[ids]], "class id", knows))
+        return ids
+
+    def overlay(self, image: np.ndarray, ids: np.ndarray, alpha: float = 0.5) -> np.ndarray:
+        """Paints class colours over a picture, with a one pixel outline where classes meet.
+
+        Ignored pixels and those of a class named "background" stay as they are.
+
+        Args:
+          image: uint8 [H, W, 3] RGB.
+          ids: uint8 [H, W] class ids.
+          alpha: share of the class colour, 0 to 1.
+
+        Returns:
+          uint8 [H, W, 3] RGB.
+        """
+        painted = ids != self.ignore_id
+        if self.background is not None:
+            painted &= ids != self.background
+        blended = cv2.addWeighted(image, 1 - alpha, self.colorize(ids), alpha, 0)
+        result = np.where(painted[..., None], blended, image)
+        outline = _outline(ids, painted)
+        result[outline] = _outline_colors(self)[ids[outline]]
+        return result
+
+    def _translate(self, codes: np.ndarray, table: np.ndarray, kind: str, knows: str) -> np.ndarray:
+        ids = np.take(table, codes)
+        unknown = ids == _unknown_mark(self)
+        if unknown.any():
+            raise LabelError(self._unknown(codes[unknown], kind, knows))
+        return ids
+
+    def _unknown(self, codes: np.ndarray, kind: str, knows: str) -> str:
+        values, counts = np.unique(codes, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        shown = [f"{_name(values[i], kind)} in {_pixels(counts[i])}" for i in order[:5]]
+        more = f" and {len(order) - 5} more" if len(order) > 5 else ""
+        return f"unknown {kind} {', '.join(shown)}{more}; palette {self.name} knows {knows}"
+
+
+def _is_byte(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
+
+
+def _fault(palette: Palette) -> str | None:
+    """What is wrong with a palette, in words; None when nothing is."""
+    classes = len(palette.names)
+    if not 1 <= classes <= 254:
+        return f"expected 1 to 254 classes, got {classes}"
+    if len(palette.colors) != classes:
+        return f"expected one colour per class, got {classes} names and {len(palette.colors)} colours"
+    if any(not isinstance(name, str) or not name.strip() for name in palette.names):
+        return f"class names must be texts that are not empty, got {list(palette.names)}"
+    if not _is_byte(palette.ignore_id) or palette.ignore_id < classes:
+        return f"ignore_id must be {classes} to 255 (0-{classes - 1} are classes), got {palette.ignore_id!r}"
+    aliases = [color for color, _ in palette.aliases]
+    colors = [*palette.colors, palette.ignore_color, *aliases]
+    for color in colors:
+        if len(color) != 3 or not all(_is_byte(part) for part in color):
+            return f"a colour is three whole numbers 0 to 255, got {list(color)}"
+    for what, values in (
+        ("class name", palette.names),
+        ("colour", colors),
+        ("source id", [source for source, _ in palette.source_ids]),
+    ):
+        twice = [value for value in dict.fromkeys(values) if list(values).count(value) > 1]
+        if twice:
+            return f"{what} {twice[0]!r} stands there twice"
+    for code, target in (*palette.source_ids, *palette.aliases):
+        if not _is_byte(target) or (target >= classes and target != palette.ignore_id):
+            return f"{code} is mapped to {target!r}, expected 0-{classes - 1} or {palette.ignore_id}"
+    wrong = [source for source, _ in palette.source_ids if not _is_byte(source)]
+    return f"source ids must be 0 to 255, got {wrong[0]!r}" if wrong else None
+
+
+def _from_json(content: dict) -> Palette:
+    if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
+        raise InputError(f"a palette needs a list of classes; expected the form {JSON_FORM}")
+    unknown = sorted(set(content) - _JSON_KEYS)
+    if unknown:
+        raise InputError(f"unknown entry {unknown[0]!r} in a palette; expected the form {JSON_FORM}")
+    try:
+        return Palette(
+            name=str(content.get("name", "custom")),
+            names=tuple(entry["name"] for entry in content["classes"]),
+            colors=tuple(tuple(entry["color"]) for entry in content["classes"]),
+            ignore_id=content.get("ignore_id", 255),
+            ignore_color=tuple(content.get("ignore_color", CREAM)),
+            source_ids=tuple((int(source), target) for source, target in content.get("source_ids", {}).items()),
+            aliases=tuple((tuple(entry["color"]), entry["id"]) for entry in content.get("aliases", [])),
+        )
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        fault = f"entry {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"malformed palette: {fault}; expected the form {JSON_FORM}") from None
+
+
+# Tables are built once per palette and process: translating a label is then one lookup per pixel.
+
+
+@lru_cache(maxsize=16)
+def _colormap(palette: Palette) -> np.ndarray:
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: palette.num_classes] = palette.colors
+    colors[palette.ignore_id] = palette.ignore_color
+    colors.flags.writeable = False
+    return colors
+
+
+@lru_cache(maxsize=16)
+def _outline_colors(palette: Palette) -> np.ndarray:
+    """uint8 [256, 3]: dark colours made lighter and light ones darker, so that an outline shows on its class."""
+    colors = _colormap(palette).astype(np.float32)
+    dark = colors @ np.float32([0.299, 0.587, 0.114]) < 128
+    return np.where(dark[:, None], (colors + 255) / 2, colors / 2).astype(np.uint8)
+
+
+def _unknown_mark(palette: Palette) -> int:
+    """A value that is neither a class id nor the ignore id (there are at most 254 classes)."""
+    return 255 if palette.ignore_id != 255 else 254
+
+
+@lru_cache(maxsize=16)
+def _id_table(palette: Palette) -> np.ndarray:
+    table = np.full(256, _unknown_mark(palette), np.uint8)
+    table[palette.ignore_id] = palette.ignore_id
+    for source, target in palette.source_ids or [(index, index) for index in range(palette.num_classes)]:
+        table[source] = target
+    return table
+
+
+@lru_cache(maxsize=2)  # 16 MiB each
+def _color_table(palette: Palette) -> np.ndarray:
+    table = np.full(1 << 24, _unknown_mark(palette), np.uint8)
+    for (red, green, blue), target in _color_meanings(palette).items():
+        table[red << 16 | green << 8 | blue] = target
+    return table
+
+
+def _color_meanings(palette: Palette) -> dict[Color, int]:
+    return {
+        **dict(palette.aliases),
+        palette.ignore_color: palette.ignore_id,
+        **{color: index for index, color in enumerate(palette.colors)},
+    }
+
+
+def _pack(rgb: np.ndarray) -> np.ndarray:
+    """RGB, uint8 [H, W, 3], as one number per pixel, int32 [H, W]: red in the highest byte."""
+    red, green, blue = (rgb[..., channel].astype(np.int32) for channel in range(3))
+    return red << 16 | green << 8 | blue
+
+
+def _known_ids(palette: Palette) -> str:
+    classes = sorted(source for source, target in palette.source_ids if target != palette.ignore_id)
+    ignored = {source for source, target in palette.source_ids if target == palette.ignore_id}
+    if not palette.source_ids:
+        classes = list(range(palette.num_classes))
+    return f"{ranges(classes)} and {ranges(sorted(ignored | {palette.ignore_id}))} (ignored)"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """[0, 1, 2, 5] -> "0-2, 5"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in runs)
+
+
+def _name(code: int, kind: str) -> str:
+    code = int(code)
+    return str((code >> 16, code >> 8 & 255, code & 255) if kind == "colour" else code)
+
+
+def _pixels(count: int) -> str:
+    return "1 pixel" if count == 1 else f"{count} pixels"
+
+
+def _outline(ids: np.ndarray, painted: np.ndarray) -> np.ndarray:
+    """bool [H, W]: painted pixels that differ from the left or upper neighbour, or touch an unpainted one."""
+    edge = np.zeros(ids.shape, bool)
+    edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
+    edge[1:] |= ids[1:] != ids[:-1]
+    edge[:, :-1] |= ~painted[:, 1:]
+    edge[:-1] |= ~painted[1:]
+    return edge & painted

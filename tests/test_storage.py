@@ -1,43 +1,9 @@
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-
 import pytest
 
 from trainer import storage
 from trainer.options import InputError
-
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory):
-    """A bucket of a Cloud Storage emulator, as gs://seg."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["--host=127.0.0.1", f"--port={port}", "--default-bucket=seg", "--in-memory", "-q"]
-    program = os.path.join(os.path.dirname(sys.executable), "gcp-storage-emulator")
-    server = subprocess.Popen([program, "start", *command], cwd=tmp_path_factory.mktemp("emulator"))
-    address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            urllib.request.urlopen(address, timeout=1).close()
-            break
-        except OSError:
-            assert server.poll() is None and time.monotonic() < deadline, "the storage emulator did not start"
-    patch = pytest.MonkeyPatch()
-    patch.setenv("STORAGE_EMULATOR_HOST", address)
-    storage._client.cache_clear()
-    yield "gs://seg"
-    patch.undo()
-    storage._client.cache_clear()
-    server.terminate()
-    server.wait(10)
 
 
 @pytest.fixture(params=["local", "gs"])

@@ -110,6 +110,8 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     _load(image)
     if orientation != 1:
         image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
+        return np.asarray(image)
     if image.mode.startswith(("I", "F")):
         return np.repeat(_to_8_bit(np.asarray(image))[..., None], 3, axis=2)
     return np.asarray(image.convert("RGB"))

@@ -1,0 +1,28 @@
+"""Writes tiny raw sets of drawn pictures, in CamVid's layout, for the tests of `deeplab prepare` and its followers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from drawn_records import PALETTE, picture
+from PIL import Image
+
+
+def write_pair(folder: Path, split: str, name: str, image: np.ndarray, label: np.ndarray) -> None:
+    """`name` has the picture's suffix; the label is a PNG of class ids."""
+    for kind in ("images", "labels"):
+        (folder / kind / split).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(folder / "images" / split / name)
+    Image.fromarray(label).save(folder / "labels" / split / f"{Path(name).stem}.png")
+
+
+def write_rawset(folder: Path, splits: dict[str, int], size: int = 96) -> Path:
+    """`splits` says how many square JPEGs of `size` pixels go into each split: train/a0.jpg, train/a1.jpg, ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "palette.json").write_text(json.dumps(PALETTE.to_json()))
+    for split, count in splits.items():
+        for index in range(count):
+            write_pair(folder, split, f"a{index}.jpg", *picture(index + 100 * len(split), size, size))
+    return folder

@@ -1,0 +1,191 @@
+"""The local runner: options, progress, and failures that people can read."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import DirectOptions
+
+from pipelines import runner
+from pipelines.runner import Heartbeat, beam_options, beats, run
+from trainer.options import InputError
+
+ROOT = Path(__file__).parents[1]
+DATAFLOW = ["--runner", "DataflowRunner", "--project", "p", "--region", "r", "--temp_location", "gs://b/tmp"]
+
+
+class Beat(beam.DoFn):
+    def __init__(self, heartbeat):
+        self.heartbeat = heartbeat
+
+    def process(self, element):
+        self.heartbeat.beat(element)
+
+
+class Fail(beam.DoFn):
+    def __init__(self, error):
+        self.error = error
+
+    def process(self, element):
+        raise self.error
+
+
+def test_heartbeats_of_all_workers_add_up(tmp_path):
+    first = Heartbeat(str(tmp_path))
+    first.beat()
+    second = pickle.loads(pickle.dumps(first))
+    second.beat(5)
+    second.beat(0)
+    first.beat(2)
+    assert beats(str(tmp_path)) == 8
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_heartbeat_without_a_folder_is_silent(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Heartbeat().beat(3)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [[], ["--runner", "DirectRunner"], ["--runner=FnApiRunner"]])
+def test_local_runs_use_threads_on_every_core(flags):
+    options = beam_options(flags)
+    direct = options.view_as(DirectOptions)
+    assert runner.is_local(options)
+    assert direct.direct_running_mode == "multi_threading"
+    assert direct.direct_num_workers == len(os.sched_getaffinity(0))
+
+
+def test_what_the_user_says_of_local_workers_stands():
+    direct = beam_options(["--direct_num_workers=3", "--direct_running_mode", "in_memory"]).view_as(DirectOptions)
+    assert (direct.direct_num_workers, direct.direct_running_mode) == (3, "in_memory")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--direct_num_wrokers", "2"], "--direct_num_wrokers (did you mean --direct_num_workers?)"),
+        (["--direct-num-workers", "2"], "did you mean --direct_num_workers?"),
+        (["--zzqx=1", "--zzqy"], "--zzqx, --zzqy"),
+        (["stray"], "unknown arguments: stray"),
+        (["--direct_num_workers", "two"], "invalid int value: 'two'"),
+        (["--direct_num_workers", "-1"], "must be 0 (all cores) or more, got -1"),
+        (["--direct_running_mode", "fast"], "invalid choice: 'fast'"),
+        (["--runner", "DaskRunner"], "silently drops outputs"),
+    ],
+)
+def test_flags_that_cannot_be_used_are_named(flags, said):
+    with pytest.raises(InputError) as error:
+        beam_options(flags)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--runner", "DataflowRunner", "--temp_location", "gs://b/t"], "needs --project and --region"),
+        ([*DATAFLOW[:4], "--temp_location", "gs://b/t"], "needs --region"),
+        ([*DATAFLOW[:6], "--temp_location", "/tmp"], "needs --temp_location gs://BUCKET/..., got '/tmp'"),
+        (DATAFLOW, "give --setup_file ./setup.py, or --sdk_container_image"),
+    ],
+)
+def test_a_dataflow_job_says_what_it_lacks(flags, said):
+    with pytest.raises(InputError) as error:
+        beam_options(flags)
+    assert said in str(error.value)
+
+
+def test_a_complete_dataflow_job_is_accepted():
+    assert not runner.is_local(beam_options([*DATAFLOW, "--sdk_container_image", "image"]))
+
+
+def test_progress_ends_with_what_was_done(capsys):
+    def build(pipeline, heartbeat):
+        pipeline | beam.Create([1, 2, 3, 4]) | beam.Reshuffle() | beam.ParDo(Beat(heartbeat))
+
+    options = beam_options(["--direct_num_workers", "2"])
+    for _ in range(2):  # the same options serve again
+        assert run(build, options, total=10, unit="things", title="testing") is True
+        assert "testing: 10/10 things" in capsys.readouterr().err
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+
+    def build(pipeline, heartbeat):
+        pipeline | beam.Create([3, 4]) | beam.ParDo(Beat(heartbeat))
+
+    run(build, beam_options([]), total=7, unit="things", title="testing")
+    last = terminal.getvalue().replace("\r", "\n").strip().splitlines()[-1]
+    assert "testing: 100%" in last
+    assert "7/7" in last
+
+
+@pytest.mark.parametrize("mode", ["in_memory", "multi_threading"])
+def test_a_failing_step_is_one_line_with_its_cause(mode, capfd, caplog):
+    def build(pipeline, heartbeat):
+        error = OSError(28, "No space left on device")
+        pipeline | beam.Create([1, 2]) | "Write shards" >> beam.ParDo(Fail(error))
+
+    with pytest.raises(InputError) as error:
+        run(build, beam_options([f"--direct_running_mode={mode}"]), total=2, unit="things", title="testing")
+    message = str(error.value)
+    assert "step 'Write shards': OSError: [Errno 28] No space left on device" in message
+    assert "\n" not in message
+    kept = Path(message.split("full traceback: ")[1].split(")")[0])
+    assert "No space left on device" in kept.read_text()
+    kept.unlink()
+    assert "Traceback" not in capfd.readouterr().err
+    assert "Traceback" not in caplog.text
+
+
+def test_input_errors_of_a_step_reach_the_user_as_they_are():
+    def build(pipeline, heartbeat):
+        pipeline | beam.Create([1]) | beam.ParDo(Fail(InputError("label.png: what a label")))
+
+    with pytest.raises(InputError, match=r"^label\.png: what a label$"):
+        run(build, beam_options([]), total=1, unit="things", title="testing")
+
+
+def test_a_killed_worker_process_ends_the_run(tmp_path):
+    (tmp_path / "killing.py").write_text(
+        textwrap.dedent(
+            """
+            import os, signal
+            import apache_beam as beam
+            from pipelines.runner import beam_options, run
+
+            def kill(element):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            def main():
+                options = beam_options(["--direct_running_mode=multi_processing", "--direct_num_workers=2"])
+                run(lambda p, _: p | beam.Create([1, 2]) | beam.Map(kill), options, total=2, unit="x", title="testing")
+            """
+        )
+    )
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import killing; killing.main()"],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == runner.STATUS_WORKER_DIED
+    assert "error: a worker process ended with status" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,289 @@
+"""Published checkpoints: real, synthetic, foreign and damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from pipelines import cli
+from trainer.cards import ModelCard
+from trainer.checkpoints import Checkpoint, architecture, load_checkpoint, load_weights_from
+from trainer.layers import published_name
+from trainer.model import deeplab_v3_plus, load_model, predictor, save_model
+from trainer.options import InputError
+from trainer.palettes import CAMVID, VOC
+
+DATA = Path(__file__).parents[2] / "shared/data"
+REAL = DATA / "deeplabv3_mnv2_pascal/model.ckpt"
+needs_real = pytest.mark.skipif(not REAL.with_suffix(".ckpt.index").exists(), reason=f"no checkpoint at {REAL}")
+ALPHA = 0.25
+
+
+def norm(scope: str, channels: int) -> dict[str, list[int]]:
+    kinds = ("gamma", "beta", "moving_mean", "moving_variance")
+    return {f"{scope}/BatchNorm/{kind}": [channels] for kind in kinds}
+
+
+def conv(scope: str, size: int, inputs: int, outputs: int) -> dict[str, list[int]]:
+    return {f"{scope}/weights": [size, size, inputs, outputs], **norm(scope, outputs)}
+
+
+def depthwise(scope: str, channels: int) -> dict[str, list[int]]:
+    return {f"{scope}/depthwise_weights": [3, 3, channels, 1], **norm(scope, channels)}
+
+
+def separable(scope: str, inputs: int, outputs: int) -> dict[str, list[int]]:
+    return {**depthwise(f"{scope}_depthwise", inputs), **conv(f"{scope}_pointwise", 1, inputs, outputs)}
+
+
+def logits(classes: int) -> dict[str, list[int]]:
+    return {"logits/semantic/weights": [1, 1, 256, classes], "logits/semantic/biases": [classes]}
+
+
+def mobilenet_variables(classes: int) -> dict[str, list[int]]:
+    """Names and shapes of a published MobileNetV2 checkpoint of depth multiplier 0.25, written out by hand."""
+    found = conv("MobilenetV2/Conv", 3, 3, 8)
+    inputs = 8
+    # Channels after each block; 24 · 0.25 = 6 is not rounded to 8.
+    for block, outputs in enumerate([4, 6, 6, 8, 8, 8, 16, 16, 16, 16, 24, 24, 24, 40, 40, 40, 80]):
+        scope = f"MobilenetV2/expanded_conv_{block}" if block else "MobilenetV2/expanded_conv"
+        wide = {4: 24, 6: 40, 8: 48, 16: 96, 24: 144, 40: 240}[inputs] if block else inputs
+        if block:
+            found |= conv(f"{scope}/expand", 1, inputs, wide)
+        found |= depthwise(f"{scope}/depthwise", wide) | conv(f"{scope}/project", 1, wide, outputs)
+        inputs = outputs
+    found |= conv("aspp0", 1, 80, 256) | conv("image_pooling", 1, 80, 256) | conv("concat_projection", 1, 512, 256)
+    return found | logits(classes)
+
+
+def xception_variables(classes: int) -> dict[str, list[int]]:
+    """Names and shapes of the published Xception-65 checkpoint with decoder, written out by hand."""
+    found = conv("xception_65/entry_flow/conv1_1", 3, 3, 32) | conv("xception_65/entry_flow/conv1_2", 3, 32, 64)
+    modules = [
+        ("entry_flow/block1/unit_1", 64, (128, 128, 128), True),
+        ("entry_flow/block2/unit_1", 128, (256, 256, 256), True),
+        ("entry_flow/block3/unit_1", 256, (728, 728, 728), True),
+        *((f"middle_flow/block1/unit_{unit}", 728, (728, 728, 728), False) for unit in range(1, 17)),
+        ("exit_flow/block1/unit_1", 728, (728, 1024, 1024), True),
+        ("exit_flow/block2/unit_1", 1024, (1536, 1536, 2048), False),
+    ]
+    for unit, inputs, depths, shortcut in modules:
+        scope = f"xception_65/{unit}/xception_module"
+        if shortcut:
+            found |= conv(f"{scope}/shortcut", 1, inputs, depths[-1])
+        for number, depth in enumerate(depths, start=1):
+            found |= separable(f"{scope}/separable_conv{number}", inputs, depth)
+            inputs = depth
+    found |= conv("aspp0", 1, 2048, 256) | conv("image_pooling", 1, 2048, 256)
+    for branch in (1, 2, 3):
+        found |= separable(f"aspp{branch}", 2048, 256)
+    found |= conv("concat_projection", 1, 1280, 256) | conv("decoder/feature_projection0", 1, 256, 48)
+    found |= separable("decoder/decoder_conv0", 304, 256) | separable("decoder/decoder_conv1", 256, 256)
+    return found | logits(classes)
+
+
+def write_checkpoint(path: Path, shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
+    """Write variables of random values, with an optimizer's slot and a step as training leaves them."""
+    rng = np.random.default_rng(0)
+    values = {
+        name: rng.random(shape, np.float32) + (0.5 if name.endswith(("gamma", "variance")) else -0.5)
+        for name, shape in shapes.items()
+    }
+    extra = {"logits/semantic/biases/Momentum": np.zeros(3, np.float32), "global_step": np.int64(30000)}
+    saved = {**values, **extra}
+    tf.raw_ops.SaveV2(
+        prefix=str(path), tensor_names=list(saved), shape_and_slices=[""] * len(saved), tensors=list(saved.values())
+    )
+    return values
+
+
+def weights_of(model: keras.Model) -> dict[str, list[np.ndarray]]:
+    return {published_name(layer.name): layer.get_weights() for layer in model.layers if layer.weights}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A MobileNetV2 checkpoint of 3 classes: its path and values."""
+    path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
+    return str(path), write_checkpoint(path, mobilenet_variables(3))
+
+
+def test_every_variable_of_a_mobilenet_checkpoint_has_its_layer(small):
+    path, values = small
+    assert architecture(Checkpoint(path)) == {
+        "num_classes": 3,
+        "backbone": "mobilenet_v2",
+        "alpha": ALPHA,
+        "decoder": False,
+        "atrous_branches": 0,
+    }
+    model = deeplab_v3_plus(3, alpha=ALPHA, head="bilinear")
+    imported = load_checkpoint(model, path)
+    assert (imported.skipped, imported.unused) == ([], [])
+    weights = weights_of(model)
+    assert sorted(imported.loaded) == sorted(weights)
+    np.testing.assert_array_equal(
+        weights["MobilenetV2/expanded_conv_3/depthwise"][0],
+        values["MobilenetV2/expanded_conv_3/depthwise/depthwise_weights"],
+    )
+    kinds = ("gamma", "beta", "moving_mean", "moving_variance")
+    for kind, array in zip(kinds, weights["aspp0/BatchNorm"], strict=True):
+        np.testing.assert_array_equal(array, values[f"aspp0/BatchNorm/{kind}"])
+    np.testing.assert_array_equal(weights["logits/semantic"][1], values["logits/semantic/biases"])
+
+
+def test_a_subpixel_head_starts_as_the_nearest_neighbour_upsampling_of_the_published_layer(small):
+    path, values = small
+    model = deeplab_v3_plus(3, alpha=ALPHA, head="subpixel")
+    assert load_checkpoint(model, path).skipped == []
+    head = model.get_layer("logits-semantic")
+    x = np.random.default_rng(0).random((1, 2, 3, 256), np.float32)
+    result = ops.convert_to_numpy(head([x, np.zeros((1, 32, 48, 3))]))
+    expected = x @ values["logits/semantic/weights"][0, 0] + values["logits/semantic/biases"]
+    np.testing.assert_allclose(result, expected.repeat(16, axis=1).repeat(16, axis=2), rtol=1e-4)
+
+
+def test_all_but_the_last_layer_is_loaded_when_classes_differ(small):
+    path, values = small
+    model = deeplab_v3_plus(5, alpha=ALPHA)
+    before = weights_of(model)["logits/semantic"]
+    imported = load_checkpoint(model, path)
+    assert imported.skipped == ["logits/semantic"]
+    assert "logits/semantic" not in imported.loaded
+    assert "not (logits/semantic)" in str(imported)
+    after = weights_of(model)
+    for old, new in zip(before, after["logits/semantic"], strict=True):
+        np.testing.assert_array_equal(old, new)
+    np.testing.assert_array_equal(after["aspp0"][0], values["aspp0/weights"])
+
+
+def test_layers_a_checkpoint_lacks_keep_their_initial_weights(small):
+    model = deeplab_v3_plus(3, alpha=ALPHA, decoder=True)
+    imported = load_checkpoint(model, small[0])
+    assert {name.split("/")[0] for name in imported.skipped} == {"decoder"}
+
+
+def test_another_alpha_is_refused_with_variable_found_and_expected_shape(small):
+    model = deeplab_v3_plus(3, alpha=0.5)
+    before = weights_of(model)
+    with pytest.raises(InputError, match=r"MobilenetV2/Conv has kernel of shape \[3, 3, 3, 8\].*\[3, 3, 3, 16\]"):
+        load_checkpoint(model, small[0])
+    for name, arrays in weights_of(model).items():
+        for old, new in zip(before[name], arrays, strict=True):
+            np.testing.assert_array_equal(old, new)
+
+
+def test_xception_checkpoint_is_recognised_and_fits(tmp_path):
+    path = tmp_path / "xception.ckpt"
+    values = write_checkpoint(path, xception_variables(4))
+    found = architecture(Checkpoint(str(path)))
+    assert found == {
+        "num_classes": 4,
+        "backbone": "xception_65",
+        "alpha": 1.0,
+        "decoder": True,
+        "atrous_branches": 3,
+    }
+    model = deeplab_v3_plus(4, backbone="xception_65", head="bilinear")
+    imported = load_checkpoint(model, str(path))
+    assert (imported.skipped, imported.unused) == ([], [])
+    assert len(imported.loaded) == len(weights_of(model))
+    assert model.count_params() == sum(value.size for value in values.values())
+    scope = "xception_65/middle_flow/block1/unit_16/xception_module/separable_conv3_pointwise"
+    np.testing.assert_array_equal(weights_of(model)[scope][0], values[f"{scope}/weights"])
+    assert [model.get_layer(f"aspp{n}_depthwise").dilation_rate[0] for n in (1, 2, 3)] == [6, 12, 18]
+    assert model(np.zeros((1, 33, 47, 3), "uint8")).shape == (1, 33, 47, 4)
+
+
+def test_training_can_start_from_a_model_folder(small, tmp_path):
+    source = deeplab_v3_plus(3, alpha=ALPHA, head="bilinear")
+    load_checkpoint(source, small[0])
+    palette = type(VOC)("three", VOC.names[:3], VOC.colors[:3])
+    save_model(str(tmp_path), source, ModelCard({"num_classes": 3, "alpha": ALPHA, "head": "bilinear"}, palette))
+    same = deeplab_v3_plus(3, alpha=ALPHA, head="subpixel")
+    imported = load_weights_from(same, str(tmp_path))
+    assert (imported.skipped, imported.unused) == ([], [])
+    other = deeplab_v3_plus(11, alpha=ALPHA)
+    assert load_weights_from(other, str(tmp_path)).skipped == ["logits/semantic"]
+    np.testing.assert_array_equal(weights_of(other)["aspp0"][0], weights_of(source)["aspp0"][0])
+
+
+def test_a_folder_without_a_model_is_no_start(tmp_path):
+    with pytest.raises(InputError, match="neither a model folder"):
+        load_weights_from(keras.Sequential(), str(tmp_path))
+
+
+def test_import_weights_writes_a_model_folder(small, tmp_path, capsys):
+    palette = tmp_path / "three.json"
+    palette.write_text('{"name": "three", "classes": [{"name": "a", "color": [0, 0, 0]}, '
+                       '{"name": "b", "color": [0, 0, 9]}, {"name": "c", "color": [0, 9, 0]}]}')  # fmt: skip
+    output = str(tmp_path / "model")
+    arguments = ["import-weights", small[0], "--palette", str(palette), "--output", output, "--max-side", "65"]
+    assert cli.main(arguments) == 0
+    assert "none left over" in capsys.readouterr().out
+    model, card = load_model(output)
+    assert (card.max_side, card.palette.names) == (65, ("a", "b", "c"))
+    assert card.architecture["alpha"] == ALPHA
+    expected = deeplab_v3_plus(3, alpha=ALPHA, head="bilinear")
+    load_checkpoint(expected, small[0])
+    image = np.random.default_rng(0).integers(0, 256, (1, 33, 33, 3)).astype("uint8")
+    np.testing.assert_array_equal(ops.convert_to_numpy(model(image)), ops.convert_to_numpy(expected(image)))
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("classes", "3 classes but palette camvid has 11"),
+        ("missing", "index is missing"),
+        ("text", "cannot be read as a TensorFlow checkpoint"),
+        ("foreign", "no DeepLab checkpoint of a known kind"),
+    ],
+)
+def test_import_weights_refuses_what_it_cannot_use(case, message, small, tmp_path, capsys):
+    path = tmp_path / "model.ckpt"
+    if case == "text":
+        Path(f"{path}.index").write_text("not a checkpoint")
+    elif case == "foreign":
+        write_checkpoint(path, {"generator/weights": [3, 3]})
+    checkpoint = small[0] if case == "classes" else str(path)
+    output = tmp_path / "model"
+    status = cli.main(["import-weights", checkpoint, "--palette", "camvid", "--output", str(output)])
+    text = capsys.readouterr().err
+    assert status == 2
+    assert "Traceback" not in text
+    assert message in text
+    assert not output.exists()
+
+
+def test_a_truncated_checkpoint_is_refused_on_reading(small, tmp_path):
+    for part in Path(small[0]).parent.iterdir():
+        data = part.read_bytes()
+        (tmp_path / part.name).write_bytes(data if part.suffix == ".index" else data[: len(data) // 2])
+    with pytest.raises(InputError, match="cannot be read as a TensorFlow checkpoint"):
+        load_checkpoint(deeplab_v3_plus(3, alpha=ALPHA), str(tmp_path / "model.ckpt"))
+
+
+@needs_real
+def test_the_published_voc_weights_find_all_their_layers_and_see_a_cat():
+    cv2 = pytest.importorskip("cv2")
+    model = deeplab_v3_plus(21, head="bilinear")
+    imported = load_checkpoint(model, str(REAL))
+    assert (imported.skipped, imported.unused) == ([], [])
+    image = cv2.imread(str(DATA / "photos/cat_1080p.jpg"))[..., ::-1]
+    height, width = image.shape[:2]
+    image = cv2.resize(image, (513, round(height * 513 / width)), interpolation=cv2.INTER_AREA)
+    ids = predictor(model)(image[None])[0]
+    assert (ids == VOC.names.index("cat")).mean() == pytest.approx(0.45, abs=0.02)
+    assert set(np.unique(ids)) <= {0, VOC.names.index("cat"), *np.flatnonzero(np.bincount(ids.ravel()) < 500)}
+
+
+@needs_real
+def test_voc_weights_start_a_camvid_model():
+    imported = load_checkpoint(deeplab_v3_plus(CAMVID.num_classes), str(REAL))
+    assert imported.skipped == ["logits/semantic"]
+    assert len(imported.loaded) == 108

@@ -1,0 +1,137 @@
+"""Geometry and heads, by exact values."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from trainer.layers import Norm, Subpixel, Upsample, conv, depthwise, layer_name, pixel_shuffle, published_name
+
+
+def test_layer_names_can_be_turned_back_into_published_names():
+    published = "MobilenetV2/expanded_conv_3/depthwise"
+    assert "/" not in layer_name(published)
+    assert published_name(layer_name(published)) == published
+
+
+def aligned_corners(features: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear resizing of [H, W, C] with aligned corners, pixel by pixel."""
+    rows, columns, channels = features.shape
+    out = np.zeros((height, width, channels))
+    for y in range(height):
+        for x in range(width):
+            v, u = y * (rows - 1) / (height - 1), x * (columns - 1) / (width - 1)
+            top, left = min(int(v), rows - 2), min(int(u), columns - 2)
+            dy, dx = v - top, u - left
+            out[y, x] = (1 - dy) * ((1 - dx) * features[top, left] + dx * features[top, left + 1]) + dy * (
+                (1 - dx) * features[top + 1, left] + dx * features[top + 1, left + 1]
+            )
+    return out
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16])
+def test_upsampling_is_bilinear_with_aligned_corners_at_sizes_stride_k_plus_1(stride):
+    features = np.random.default_rng(0).normal(size=(1, 3, 5, 2)).astype("float32")
+    height, width = 2 * stride + 1, 4 * stride + 1
+    result = Upsample(stride)([features, np.zeros((1, height, width, 3), "uint8")])
+    expected = aligned_corners(features[0], height, width)
+    np.testing.assert_allclose(ops.convert_to_numpy(result)[0], expected, atol=1e-6)
+
+
+def test_upsampling_continues_the_last_feature_to_the_edge_at_other_sizes():
+    features = np.array([[[[1.0], [5.0]]]], "float32")
+    result = Upsample(4)([features, np.zeros((1, 3, 7, 3))])
+    row = [1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 5.0]
+    np.testing.assert_array_equal(ops.convert_to_numpy(result)[0, :, :, 0], [row] * 3)
+
+
+def test_upsampling_in_half_precision_still_places_features_exactly():
+    """bfloat16 cannot tell pixel 300 from 301; positions must be computed in float32."""
+    features = np.arange(40, dtype="float32").reshape(1, 1, 40, 1)
+    layer = Upsample(16, dtype="mixed_bfloat16")
+    result = layer([features, np.zeros((1, 1, 624, 1), "float32")])
+    assert keras.backend.standardize_dtype(result.dtype) == "bfloat16"
+    assert float(result[0, 0, 38 * 16 + 8, 0]) == 38.5
+
+
+def test_pixel_shuffle_orders_channels_by_row_column_class():
+    # Two classes, factor 2: channel = (row * 2 + column) * 2 + class.
+    x = np.arange(8, dtype="float32").reshape(1, 1, 1, 8)
+    result = ops.convert_to_numpy(pixel_shuffle(x, 2))
+    np.testing.assert_array_equal(result[0, :, :, 0], [[0, 2], [4, 6]])
+    np.testing.assert_array_equal(result[0, :, :, 1], [[1, 3], [5, 7]])
+
+
+@pytest.mark.parametrize("factor", [2, 8, 16])
+@pytest.mark.parametrize("classes", [2, 3, 21])
+@pytest.mark.parametrize("channels", [7, 64, 256])
+def test_subpixel_head_starts_as_nearest_neighbour_upsampling_to_the_bit(classes, factor, channels):
+    x = np.random.default_rng(classes).normal(size=(2, 5, 7, channels)).astype("float32")
+    layer = Subpixel(classes, factor)
+    result = ops.convert_to_numpy(layer([x, np.zeros((2, 5 * factor, 7 * factor, 3), "uint8")]))
+    underlying = ops.convert_to_numpy(ops.conv(x, layer.kernel, padding="valid"))
+    assert np.ptp(underlying) > 0
+    np.testing.assert_array_equal(result, underlying.repeat(factor, axis=1).repeat(factor, axis=2))
+
+
+def test_subpixel_head_learns_every_place_of_a_block_on_its_own():
+    layer = Subpixel(2, 2)
+    x = np.ones((1, 2, 2, 1), "float32")
+    reference = np.zeros((1, 4, 4, 3), "uint8")
+    layer([x, reference])
+    layer.set_weights([np.array([[[[10.0, 20.0]]]]), np.zeros(2), np.arange(8.0).reshape(1, 1, 1, 8), np.zeros(8)])
+    result = ops.convert_to_numpy(layer([x, reference]))
+    np.testing.assert_array_equal(result[0, :, :, 0], np.tile([[10, 12], [14, 16]], (2, 2)))
+    np.testing.assert_array_equal(result[0, :, :, 1], np.tile([[21, 23], [25, 27]], (2, 2)))
+
+
+def test_subpixel_head_is_cropped_at_the_bottom_and_right():
+    layer = Subpixel(3, 4)
+    x = np.random.default_rng(0).normal(size=(1, 3, 2, 5)).astype("float32")
+    full = ops.convert_to_numpy(layer([x, np.zeros((1, 12, 8, 3))]))
+    cropped = ops.convert_to_numpy(layer([x, np.zeros((1, 9, 7, 3))]))
+    np.testing.assert_array_equal(cropped, full[:, :9, :7])
+
+
+def set_to_centre(layer: keras.layers.Layer) -> None:
+    """Weights with which a 3x3 (or 1x1) convolution copies the pixel under its centre."""
+    kernel = np.zeros(layer.kernel.shape, "float32")
+    middle = kernel.shape[0] // 2
+    kernel[middle, middle] = 1.0
+    layer.set_weights([kernel])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 9])
+@pytest.mark.parametrize("on_blocks", [False, True])
+@pytest.mark.parametrize("kind", ["conv3", "conv1", "depthwise"])
+def test_strided_cells_lie_at_even_or_at_odd_pixels_for_every_size(size, on_blocks, kind):
+    """The i-th of ceil(n / 2) cells lies at pixel 2i, or at 2i + 1 when centred on blocks (0 past the edge)."""
+    image = keras.Input((None, None, 1))
+    norm = Norm(0.99, 0.0)
+    if kind == "depthwise":
+        x = depthwise(image, "scope", norm=norm, strides=2, activation=None, on_blocks=on_blocks)
+    else:
+        kernel_size = 3 if kind == "conv3" else 1
+        x = conv(
+            image, "scope", 1, norm=norm, kernel_size=kernel_size, strides=2, activation=None, on_blocks=on_blocks
+        )
+    model = keras.Model(image, x)
+    set_to_centre(model.get_layer("scope"))
+    pixels = np.arange(1.0, size + 1, dtype="float32")
+    result = ops.convert_to_numpy(model(pixels.reshape(1, 1, size, 1)))
+    expected = np.append(pixels, 0.0)[1::2] if on_blocks else pixels[::2]
+    assert result.shape[2] == -(-size // 2)
+    # One row high: a kernel centred below it sees nothing.
+    row = result[0, 0, :, 0] if not on_blocks else None
+    if row is None:
+        tall = ops.convert_to_numpy(model(np.tile(pixels.reshape(1, 1, size, 1), (1, 2, 1, 1))))
+        row = tall[0, 0, :, 0]
+    np.testing.assert_array_equal(row, expected[: -(-size // 2)])
+
+
+def test_layers_survive_serialisation():
+    for layer in (Upsample(8, name="up"), Subpixel(3, 4, name="head")):
+        copy = type(layer).from_config(layer.get_config())
+        assert copy.get_config() == layer.get_config()

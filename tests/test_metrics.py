@@ -1,0 +1,95 @@
+"""Scores worked by hand, and what must not be imported for them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from trainer import metrics
+
+LABEL = np.array([[0, 0, 1], [1, 255, 255]], np.uint8)
+PREDICTION = np.array([[0, 1, 1], [1, 2, 0]], np.uint8)
+
+
+def test_confusion_counts_truth_by_prediction_and_leaves_out_ignored_pixels():
+    matrix = metrics.confusion(LABEL, PREDICTION, 3, 255)
+    assert matrix.dtype == np.int64
+    np.testing.assert_array_equal(matrix, [[1, 1, 0], [0, 2, 0], [0, 0, 0]])
+
+
+def test_scores_leave_absent_classes_out_of_the_mean():
+    result = metrics.scores(metrics.confusion(LABEL, PREDICTION, 3, 255), ("a", "b", "c"))
+    # a: 1 hit of 1 + 1 in the union; b: 2 hits of 3.
+    assert result["per_class"] == {"a": 1 / 2, "b": 2 / 3, "c": None}
+    assert result["miou"] == pytest.approx(7 / 12)
+    assert result["pixel_accuracy"] == 3 / 4
+
+
+def test_a_class_that_is_only_predicted_counts_as_zero():
+    matrix = metrics.confusion(np.array([0, 0]), np.array([0, 1]), 2, 255)
+    assert metrics.scores(matrix, ("a", "b"))["per_class"] == {"a": 0.5, "b": 0.0}
+
+
+def test_nothing_counted_has_no_scores():
+    result = metrics.scores(np.zeros((2, 2), np.int64), ("a", "b"))
+    assert result == {"miou": None, "pixel_accuracy": None, "per_class": {"a": None, "b": None}}
+
+
+def test_confusion_refuses_ids_outside_the_classes():
+    with pytest.raises(ValueError, match="prediction has class ids 0 to 7"):
+        metrics.confusion(np.array([0, 1]), np.array([0, 7]), 3, 255)
+    with pytest.raises(ValueError, match="label has class ids 0 to 9"):
+        metrics.confusion(np.array([0, 9]), np.array([0, 1]), 3, 255)
+    with pytest.raises(ValueError, match="differ in shape"):
+        metrics.confusion(np.zeros((2, 3)), np.zeros((3, 2)), 3, 255)
+
+
+def test_metrics_cards_palettes_and_records_import_neither_tensorflow_nor_keras():
+    program = (
+        "import sys, trainer.cards, trainer.metrics, trainer.palettes, trainer.records\n"
+        "print([name for name in ('tensorflow', 'keras', 'jax', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+class TestJaccard:
+    """The streaming Keras metric."""
+
+    @staticmethod
+    def logits(ids: np.ndarray, classes: int) -> np.ndarray:
+        return np.eye(classes, dtype="float32")[ids]
+
+    def test_agrees_with_the_confusion_matrix_of_everything_seen(self):
+        from trainer.jaccard import Jaccard
+
+        rng = np.random.default_rng(0)
+        metric, expected = Jaccard(4, 255), np.zeros((4, 4), np.int64)
+        for _ in range(3):
+            label = rng.choice([0, 1, 2, 255], size=(2, 8, 9)).astype("uint8")
+            ids = rng.integers(0, 3, size=(2, 8, 9))
+            metric.update_state(label, self.logits(ids, 4))
+            expected += metrics.confusion(label, ids, 4, 255)
+        np.testing.assert_array_equal(metric.confusion(), expected)
+        assert float(metric.result()) == pytest.approx(metrics.mean_iou(expected), abs=1e-6)
+        assert metric.mean_iou() == metrics.mean_iou(expected)
+
+    def test_reset_forgets(self):
+        from trainer.jaccard import Jaccard
+
+        metric = Jaccard(2, 255)
+        metric.update_state(np.array([[[0]]]), self.logits(np.array([[[1]]]), 2))
+        metric.reset_state()
+        assert metric.confusion().sum() == 0
+
+    def test_counts_stay_exact_where_float32_and_int32_give_out(self):
+        from trainer.jaccard import Jaccard
+
+        metric = Jaccard(2, 255)
+        metric.low.assign(np.array([(1 << 24) - 1, 0, 0, 0], "int32"))
+        metric.high.assign(np.array([1 << 20, 0, 0, 0], "int32"))
+        metric.update_state(np.array([[[0, 0]]]), self.logits(np.array([[[0, 0]]]), 2))
+        assert metric.confusion()[0, 0] == ((1 << 20) << 24) + (1 << 24) + 1

@@ -1,0 +1,81 @@
+"""What is known about a trained model besides its weights: the file `model.json` of a model folder.
+
+Reads and writes plain JSON and imports neither TensorFlow nor Keras, so that every stage can look into a model folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from trainer import storage
+from trainer.options import InputError
+from trainer.palettes import Palette
+
+CARD = "model.json"
+WEIGHTS = "model.keras"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCard:
+    """The contents of `model.json`.
+
+    Attributes:
+      architecture: the arguments of `trainer.model.deeplab_v3_plus`, `num_classes` among them.
+      palette: the classes; as many as `architecture["num_classes"]`.
+      max_side: the longest side (pixels) pictures are shrunk to before the network; 0: they keep their size.
+      training: the options the model was trained with, or where its weights came from.
+      data_fingerprint: of the records it was trained on; empty for imported weights.
+      scores: of the validation, e.g. {"miou": 0.6}.
+    """
+
+    architecture: dict[str, Any]
+    palette: Palette
+    max_side: int = 0
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    data_fingerprint: str = ""
+    scores: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        classes = self.architecture.get("num_classes")
+        if classes != self.palette.num_classes:
+            raise InputError(
+                f"the model has {classes} classes but the palette {self.palette.name} has "
+                f"{self.palette.num_classes}; give the palette the model was trained with"
+            )
+        if not isinstance(self.max_side, int) or self.max_side < 0:
+            raise InputError(f"max_side must be 0 or a number of pixels, got {self.max_side!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**values, "palette": self.palette.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Any) -> ModelCard:
+        """The inverse of `to_json`. Raises InputError that names the fault."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(value, dict) or not {"architecture", "palette"} <= value.keys() <= known:
+            found = sorted(value) if isinstance(value, dict) else type(value).__name__
+            raise InputError(f"expected a JSON object with the keys {sorted(known)}, found {found}")
+        if not isinstance(value["architecture"], dict):
+            raise InputError(f"architecture must be a JSON object, got {value['architecture']!r}")
+        return cls(**{**value, "palette": Palette.from_json(value["palette"])})
+
+
+def load_card(folder: str) -> ModelCard:
+    """The card of the model in `folder` (local or gs://). Raises InputError when there is none or it is damaged."""
+    path = storage.join(folder, CARD)
+    if not storage.exists(path):
+        raise InputError(
+            f"{folder} is not a model folder: {CARD} is missing; give the output of `deeplab train` or "
+            "`deeplab import-weights`"
+        )
+    try:
+        return ModelCard.from_json(storage.read_json(path))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def save_card(folder: str, card: ModelCard) -> None:
+    """Write `model.json` into `folder`."""
+    storage.write_json(storage.join(folder, CARD), card.to_json())

@@ -1,0 +1,293 @@
+"""Weights from published DeepLab checkpoints, and from model folders.
+
+    deeplab import-weights model.ckpt --palette voc --output out/voc
+
+turns a TensorFlow checkpoint under DeepLab's variable names into a model folder. Layers are named after those
+variables (see `trainer.layers`), so that the import is a loop over layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from trainer import palettes, storage
+from trainer.cards import CARD, ModelCard
+from trainer.layers import published_name
+from trainer.model import BACKBONES, HEADS, OUTPUT_STRIDES, deeplab_v3_plus, load_model, save_model
+from trainer.options import InputError, option, parse, to_json
+
+LAST = "logits/semantic"
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """What an import did; layers go by their published variable scope.
+
+    Attributes:
+      loaded: layers whose weights were taken.
+      skipped: layers that keep their initial weights: the last where the classes differ, and those the source lacks.
+      unused: variables (of a model folder: layers) of the source that the model has no place for.
+    """
+
+    loaded: list[str]
+    skipped: list[str]
+    unused: list[str]
+
+    def __str__(self) -> str:
+        def some(names: list[str]) -> str:
+            return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+
+        text = f"{len(self.loaded)} layers loaded"
+        text += f", {len(self.skipped)} not ({some(self.skipped)})" if self.skipped else ", none left over"
+        return text + (f"; not used: {some(self.unused)}" if self.unused else "")
+
+
+class Checkpoint:
+    """The variables of a TensorFlow checkpoint.
+
+    Args:
+      path: its prefix, local or gs://: "model.ckpt" of `model.ckpt.index` and `model.ckpt.data-00000-of-00001`.
+
+    Attributes:
+      shapes: the shape of every variable by its name.
+
+    Raises:
+      InputError: there is no checkpoint under that prefix, or it is damaged.
+    """
+
+    def __init__(self, path: str):
+        import tensorflow as tf
+
+        self.path = path.removesuffix(".index")
+        if not storage.exists(f"{self.path}.index"):
+            raise InputError(
+                f"{self.path} is no TensorFlow checkpoint: {self.path}.index is missing; give the path up to `.ckpt`"
+            )
+        prefix = self.path
+        if storage.is_remote(prefix):
+            # TensorFlow's own gs:// access knows neither our credentials nor an emulator.
+            self._folder = tempfile.TemporaryDirectory()
+            prefix = os.path.join(self._folder.name, "model.ckpt")
+            for part in [f"{self.path}.index", *storage.glob(f"{self.path}.data-*")]:
+                storage.write(prefix + part[len(self.path) :], storage.read(part))
+        try:
+            self._reader = tf.train.load_checkpoint(prefix)
+            self.shapes = {name: tuple(shape) for name, shape in self._reader.get_variable_to_shape_map().items()}
+        except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> InputError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return InputError(f"{self.path} cannot be read as a TensorFlow checkpoint ({reason}); fetch it again")
+
+    def read(self, name: str) -> np.ndarray:
+        """The values of one variable. Raises InputError when they are damaged."""
+        import tensorflow as tf
+
+        try:
+            return self._reader.get_tensor(name)
+        except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
+            raise self._damaged(error) from None
+
+
+def _variables(layer: keras.Layer) -> list[str]:
+    """The names under which the layer's weights, in Keras's order, stand in a published checkpoint."""
+    if isinstance(layer, layers.BatchNormalization):
+        kinds = ["gamma", "beta", "moving_mean", "moving_variance"]
+    elif isinstance(layer, layers.DepthwiseConv2D):
+        kinds = ["depthwise_weights"]
+    else:
+        kinds = ["weights", "biases"][: len(layer.weights)]  # a subpixel head begins with the two of a bilinear one
+    return [f"{published_name(layer.name)}/{kind}" for kind in kinds]
+
+
+def _last_weights(layer: keras.Layer, arrays: list[np.ndarray]) -> list[np.ndarray] | None:
+    """`arrays` of a last layer made to fit `layer`, or None where classes differ or the heads cannot be converted.
+
+    Args:
+      arrays: kernel [1, 1, channels, classes] and bias, followed by the differences of the places for a subpixel head.
+    """
+    if arrays[0].shape != tuple(layer.kernel.shape) or len(arrays) > len(layer.weights):
+        return None
+    # Without differences between the places, a subpixel head is the nearest-neighbour upsampling of the other.
+    arrays = arrays + [np.zeros(weight.shape, "float32") for weight in layer.weights[len(arrays) :]]
+    return arrays if all(a.shape == tuple(w.shape) for a, w in zip(arrays, layer.weights, strict=True)) else None
+
+
+def _assign(
+    model: keras.Model, find: Callable[[keras.Layer], list[np.ndarray] | None], source: str
+) -> tuple[list[str], list[str]]:
+    """Set the weights of every layer to what `find` gives for it; returns the scopes of loaded and skipped layers."""
+    loaded, skipped, pending = [], [], []
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        scope, arrays = published_name(layer.name), find(layer)
+        if arrays is not None and scope == LAST:
+            arrays = _last_weights(layer, arrays)
+        if arrays is None:
+            skipped.append(scope)
+            continue
+        for weight, array in zip(layer.weights, arrays, strict=True):
+            if tuple(weight.shape) != array.shape:
+                raise InputError(
+                    f"{source}: {scope} has {weight.name} of shape {list(array.shape)}, but the model expects "
+                    f"{list(weight.shape)}; choose the backbone, alpha, decoder and ASPP rates it was trained with"
+                )
+        loaded.append(scope)
+        pending.append((layer, arrays))
+    if not any(scope != LAST for scope in loaded):
+        raise InputError(f"{source} has no layer of this model; choose the backbone it was trained with")
+    # Only when everything fits is anything changed.
+    for layer, arrays in pending:
+        layer.set_weights(arrays)
+    return loaded, skipped
+
+
+def load_checkpoint(model: keras.Model, path: str | Checkpoint) -> Imported:
+    """Load a published TensorFlow checkpoint into `model`.
+
+    Layers the checkpoint lacks keep their initial weights, as does the last layer where the number of classes differs;
+    a subpixel head starts as the nearest-neighbour upsampling of the checkpoint's last layer.
+
+    Args:
+      model: from `trainer.model.deeplab_v3_plus`.
+      path: the checkpoint's prefix, local or gs://, or the opened checkpoint.
+
+    Raises:
+      InputError: no checkpoint, a damaged one, or one of another network; names variable, found and expected shape.
+    """
+    checkpoint = path if isinstance(path, Checkpoint) else Checkpoint(path)
+    used: set[str] = set()
+
+    def find(layer: keras.Layer) -> list[np.ndarray] | None:
+        names = _variables(layer)
+        missing = [name for name in names if name not in checkpoint.shapes]
+        if len(missing) == len(names):
+            return None
+        if missing:
+            raise InputError(f"{checkpoint.path}: variable {missing[0]} is missing beside {names[0]}; fetch it again")
+        used.update(names)
+        return [checkpoint.read(name) for name in names]
+
+    loaded, skipped = _assign(model, find, checkpoint.path)
+    # An optimizer's slots stand below the variable they belong to.
+    unused = [
+        name
+        for name in sorted(checkpoint.shapes)
+        if name not in used and name.rpartition("/")[0] not in used and name != "global_step"
+    ]
+    return Imported(loaded, skipped, unused)
+
+
+def load_weights_from(model: keras.Model, path: str) -> Imported:
+    """Start `model` from `path`: a model folder of ours, or the prefix of a published TensorFlow checkpoint.
+
+    Raises:
+      InputError: neither is there, it is damaged, or belongs to another network.
+    """
+    if not storage.exists(storage.join(path, CARD)):
+        if storage.is_dir(path):
+            raise InputError(f"{path} is neither a model folder ({CARD} is missing) nor the prefix of a checkpoint")
+        return load_checkpoint(model, path)
+    source, _ = load_model(path)
+    weights = {layer.name: layer.get_weights() for layer in source.layers if layer.weights}
+    loaded, skipped = _assign(model, lambda layer: weights.get(layer.name), path)
+    ours = {published_name(layer.name) for layer in model.layers}
+    return Imported(loaded, skipped, sorted({published_name(name) for name in weights} - ours))
+
+
+def architecture(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Backbone, alpha, decoder and number of classes of a published checkpoint, as `deeplab_v3_plus` takes them.
+
+    Raises:
+      InputError: it is no DeepLab checkpoint, or one of a kind that is not built here.
+    """
+    shapes = checkpoint.shapes
+    ends = {
+        "mobilenet_v2": "MobilenetV2/expanded_conv_16/project/weights",
+        "xception_65": "xception_65/exit_flow/block2/unit_1/xception_module/separable_conv3_pointwise/weights",
+    }
+    found = [backbone for backbone in BACKBONES if ends[backbone] in shapes]
+    if not found or f"{LAST}/weights" not in shapes:
+        expected = [*ends.values(), f"{LAST}/weights"]
+        raise InputError(
+            f"{checkpoint.path} is no DeepLab checkpoint of a known kind: it has {len(shapes)} variables, the first "
+            f"{min(shapes, default='none')}, but not {' or '.join(expected[:2])} with {expected[2]}"
+        )
+    (backbone,) = found[:1]
+    alpha = shapes[ends[backbone]][-1] / 320 if backbone == "mobilenet_v2" else 1.0
+    branches = sum(f"aspp{n}_depthwise/depthwise_weights" in shapes for n in range(1, 10))
+    if branches not in (0, 3):
+        raise InputError(f"{checkpoint.path} has {branches} atrous branches (aspp*_depthwise); expected 0 or 3")
+    return {
+        "num_classes": int(shapes[f"{LAST}/weights"][-1]),
+        "backbone": backbone,
+        "alpha": alpha,
+        "decoder": "decoder/feature_projection0/weights" in shapes,
+        "atrous_branches": branches,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportOptions:
+    """Flags of `deeplab import-weights`."""
+
+    checkpoint: str = option(help="prefix of the TensorFlow checkpoint, e.g. model.ckpt", positional=True)
+    output: str = option(help="model folder to write")
+    palette: str = option(help="the classes it was trained on: voc, camvid, cityscapes or a JSON file")
+    head: str = option("bilinear", "bilinear (as published) or subpixel", choices=HEADS)
+    output_stride: int = option(16, "stride of the last features", choices=OUTPUT_STRIDES)
+    max_side: int = option(513, "shrink pictures to this longest side (pixels) before the network; 0: never")
+
+    def __post_init__(self) -> None:
+        if self.max_side < 0:
+            raise InputError(f"--max-side must be 0 or a number of pixels, got {self.max_side}")
+
+
+def import_weights(options: ImportOptions) -> Imported:
+    """Write the model folder for a published checkpoint.
+
+    Raises:
+      InputError: the palette has another number of classes, or the checkpoint does not fit.
+    """
+    palette = palettes.resolve(options.palette)
+    checkpoint = Checkpoint(options.checkpoint)
+    numbers = architecture(checkpoint)
+    if numbers["num_classes"] != palette.num_classes:
+        raise InputError(
+            f"{checkpoint.path} has {numbers['num_classes']} classes but palette {palette.name} has "
+            f"{palette.num_classes}; give the palette the checkpoint was trained with"
+        )
+    branches = numbers.pop("atrous_branches")
+    rates = [rate * 16 // options.output_stride for rate in (6, 12, 18)] if branches else []
+    numbers |= {"output_stride": options.output_stride, "head": options.head, "aspp_rates": rates}
+    model = deeplab_v3_plus(**numbers)
+    imported = load_checkpoint(model, checkpoint)
+    if imported.skipped:
+        raise InputError(f"{checkpoint.path} lacks layers of the model: {imported}")
+    card = ModelCard(numbers, palette, options.max_side, training={"imported": to_json(options)})
+    save_model(options.output, model, card)
+    return imported
+
+
+def main(argv: list[str]) -> int:
+    """`deeplab import-weights`."""
+    options = parse(
+        ImportOptions,
+        argv,
+        prog="deeplab import-weights",
+        description="Turn a published DeepLab TensorFlow checkpoint into a model folder.",
+    )
+    imported = import_weights(options)
+    print(f"{options.checkpoint}: {imported}")
+    print(f"model folder: {options.output}")
+    return 0

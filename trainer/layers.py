@@ -1,0 +1,258 @@
+"""The layers the network is made of, written with ``keras.ops`` so that they run under every Keras backend.
+
+Geometry. A strided 3x3 convolution pads explicitly and without padding of its own, so that for *every* size n it gives
+ceil(n / 2) cells:
+
+* `centred` on pixels, padding (1, 1): cell i lies at input 2i. This is what TensorFlow's SAME does on the odd sizes
+  (513) the published weights were trained with. Feature i of stride s then lies at pixel s·i, and `Upsample` puts it
+  back there.
+* centred on blocks, padding (0, 2): cell i lies at input 2i + 1. Used for exactly one stage, the one that brings the
+  features to the stride at which the subpixel head works, so that feature i lies at s·i + s/2, the middle of the block
+  of s x s pixels that the head fills from it.
+
+Names. Keras forbids "/" in names and PyTorch forbids ".", so a layer is named like the published variable scope with
+"-" for "/": `MobilenetV2/expanded_conv_3/depthwise` is `MobilenetV2-expanded_conv_3-depthwise`. No published name
+contains "-", so `published_name` turns it back.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import initializers, layers, ops
+
+
+class Norm(NamedTuple):
+    """Settings of batch normalisation.
+
+    Attributes:
+      momentum: share of the moving statistics that one step keeps, in [0, 1).
+      epsilon: added to the variance; 1e-3 in the published backbones, 1e-5 in ASPP and decoder.
+    """
+
+    momentum: float
+    epsilon: float
+
+
+def layer_name(published: str) -> str:
+    """The layer's name for the variable scope `published`, e.g. "logits/semantic"."""
+    return published.replace("/", "-")
+
+
+def published_name(name: str) -> str:
+    """The inverse of `layer_name`."""
+    return name.replace("-", "/")
+
+
+def _normalise(x: Any, scope: str, norm: Norm, activation: str | None) -> Any:
+    name = layer_name(f"{scope}/BatchNorm")
+    x = layers.BatchNormalization(momentum=norm.momentum, epsilon=norm.epsilon, name=name)(x)
+    return layers.Activation(activation, name=layer_name(f"{scope}/{activation}"))(x) if activation else x
+
+
+def _pad(x: Any, scope: str, on_blocks: bool) -> Any:
+    width = (0, 2) if on_blocks else (1, 1)
+    return layers.ZeroPadding2D((width, width), name=layer_name(f"{scope}/pad"))(x)
+
+
+def conv(
+    x: Any,
+    scope: str,
+    filters: int,
+    *,
+    norm: Norm,
+    kernel_size: int = 1,
+    strides: int = 1,
+    activation: str | None = "relu",
+    on_blocks: bool = False,
+) -> Any:
+    """Convolution without bias, batch normalisation, activation; [B, H, W, C] -> [B, ceil(H/strides), .., filters].
+
+    Args:
+      scope: the published variable scope, which names the layers.
+      kernel_size: 1 or 3.
+      on_blocks: where strided cells are centred, see the module's docstring.
+    """
+    padding = "same"
+    if strides > 1:
+        padding = "valid"
+        if kernel_size == 3:
+            x = _pad(x, scope, on_blocks)
+        elif on_blocks:
+            x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=layer_name(f"{scope}/pad"))(x)
+            x = layers.Cropping2D(((1, 0), (1, 0)), name=layer_name(f"{scope}/crop"))(x)
+    x = layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=strides,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=layer_name(scope),
+    )(x)
+    return _normalise(x, scope, norm, activation)
+
+
+def depthwise(
+    x: Any,
+    scope: str,
+    *,
+    norm: Norm,
+    strides: int = 1,
+    rate: int = 1,
+    activation: str | None = "relu",
+    on_blocks: bool = False,
+) -> Any:
+    """3x3 depthwise convolution without bias, batch normalisation, activation; `rate` is the atrous rate."""
+    if strides > 1:
+        x = _pad(x, scope, on_blocks)
+    x = layers.DepthwiseConv2D(
+        3,
+        strides=strides,
+        padding="same" if strides == 1 else "valid",
+        dilation_rate=rate,
+        use_bias=False,
+        # Keras counts the channels into the fan-in of a depthwise kernel, which would start it near zero. The
+        # value is DeepLab's.
+        depthwise_initializer=initializers.TruncatedNormal(stddev=0.33),
+        name=layer_name(scope),
+    )(x)
+    return _normalise(x, scope, norm, activation)
+
+
+def separable(
+    x: Any,
+    scope: str,
+    filters: int,
+    *,
+    norm: Norm,
+    strides: int = 1,
+    rate: int = 1,
+    activation: str | None = "relu",
+    on_blocks: bool = False,
+) -> Any:
+    """`depthwise` and then a 1x1 `conv`, each with its own batch normalisation, as DeepLab splits them."""
+    x = depthwise(
+        x,
+        f"{scope}_depthwise",
+        norm=norm,
+        strides=strides,
+        rate=rate,
+        activation=activation,
+        on_blocks=on_blocks,
+    )
+    return conv(x, f"{scope}_pointwise", filters, norm=norm, activation=activation)
+
+
+def _interpolation(size: Any, cells: Any, stride: int) -> Any:
+    """[size, cells] float32: row y holds the weights of the cells around pixel y, cell i lying at pixel stride·i."""
+    position = ops.cast(ops.arange(size), "float32") / stride
+    # Past the last cell its value goes on: there is nothing to interpolate towards.
+    position = ops.minimum(position, ops.cast(cells - 1, "float32"))
+    return ops.relu(1.0 - ops.abs(position[:, None] - ops.cast(ops.arange(cells), "float32")))
+
+
+@keras.saving.register_keras_serializable("deeplab")
+class Upsample(layers.Layer):
+    """Bilinear interpolation of features at any stride to the size of a reference: two small matrix products.
+
+    Called with [features [B, ceil(H/stride), ceil(W/stride), C], reference [B, H, W, any]], gives [B, H, W, C].
+    Feature i lies at row (column) stride·i. For sizes stride·k + 1 this is bilinear resizing with aligned corners, as
+    in the published DeepLab; for other sizes the last feature is continued to the edge.
+
+    Args:
+      stride: of the features against the reference.
+    """
+
+    def __init__(self, stride: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.stride = stride
+
+    def call(self, inputs: Any) -> Any:
+        x, reference = inputs
+        batch, rows, columns, channels = ops.shape(x)
+        height, width = ops.shape(reference)[1:3]
+        vertical = ops.cast(_interpolation(height, rows, self.stride), x.dtype)
+        horizontal = ops.cast(_interpolation(width, columns, self.stride), x.dtype)
+        x = ops.matmul(vertical, ops.reshape(x, (batch, rows, columns * channels)))
+        x = ops.reshape(x, (batch, height, columns, channels))
+        return ops.matmul(horizontal, x)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        features, reference = input_shape
+        return (features[0], *reference[1:3], features[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "stride": self.stride}
+
+
+@keras.saving.register_keras_serializable("deeplab")
+class BroadcastLike(layers.Layer):
+    """Spread a pooled vector over a map: [[B, 1, 1, C], reference [B, H, W, any]] -> [B, H, W, C]."""
+
+    def call(self, inputs: Any) -> Any:
+        x, reference = inputs
+        return x + ops.cast(ops.zeros_like(reference[..., :1]), x.dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        pooled, reference = input_shape
+        return (pooled[0], *reference[1:3], pooled[-1])
+
+
+def pixel_shuffle(x: Any, factor: int) -> Any:
+    """[B, H, W, factor²·C] -> [B, H·factor, W·factor, C]; channels are ordered (row in the block, column, class)."""
+    batch, rows, columns, channels = ops.shape(x)
+    classes = channels // factor**2
+    x = ops.reshape(x, (batch, rows, columns, factor, factor, classes))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+    return ops.reshape(x, (batch, rows * factor, columns * factor, classes))
+
+
+@keras.saving.register_keras_serializable("deeplab")
+class Subpixel(layers.Layer):
+    """1x1 convolution to classes·factor² channels and pixel shuffle, cropped at the bottom and right to a reference.
+
+    Called with [features [B, ceil(H/factor), ceil(W/factor), C], reference [B, H, W, any]], gives [B, H, W, classes].
+    Shi et al., "Real-time single image and video super-resolution using an efficient sub-pixel convolutional neural
+    network", arXiv:1609.05158.
+
+    At initialisation it is equal to nearest-neighbour upsampling of an underlying 1x1 convolution, to the bit (ICNR,
+    Aitken et al., arXiv:1707.02937). Copies of one kernel for the factor² places in a block would not give that:
+    matrix products round differently from column to column. So the kernel of each place is written as the sum of the
+    underlying kernel, which all places share, and a difference of its own, which starts at zero. The functions that
+    can be learnt are the same, and the underlying kernel has the shape of a bilinear head's.
+
+    Args:
+      classes: channels of the output.
+      factor: of the upsampling.
+    """
+
+    def __init__(self, classes: int, factor: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.classes = classes
+        self.factor = factor
+
+    def build(self, input_shape: Any) -> None:
+        channels, width = input_shape[0][-1], self.classes * self.factor**2
+        self.kernel = self.add_weight(shape=(1, 1, channels, self.classes), name="kernel")
+        self.bias = self.add_weight(shape=(self.classes,), initializer="zeros", name="bias")
+        self.place_kernel = self.add_weight(shape=(1, 1, channels, width), initializer="zeros", name="place_kernel")
+        self.place_bias = self.add_weight(shape=(width,), initializer="zeros", name="place_bias")
+
+    def call(self, inputs: Any) -> Any:
+        x, reference = inputs
+        height, width = ops.shape(reference)[1:3]
+        batch, rows, columns, _ = ops.shape(x)
+        shared = ops.conv(x, self.kernel, padding="valid") + self.bias
+        places = ops.conv(x, self.place_kernel, padding="valid") + self.place_bias
+        places = ops.reshape(places, (batch, rows, columns, self.factor**2, self.classes))
+        x = ops.reshape(places + shared[:, :, :, None], (batch, rows, columns, self.factor**2 * self.classes))
+        return pixel_shuffle(x, self.factor)[:, :height, :width]
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        features, reference = input_shape
+        return (features[0], *reference[1:3], self.classes)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "classes": self.classes, "factor": self.factor}

@@ -77,3 +77,13 @@ def test_json_and_markdown_hold_every_field():
         assert f"`{flag}`" in table
     assert "| `--output` | required |" in table
     assert "`bilinear`, `subpixel`" in table
+
+
+@dataclasses.dataclass(frozen=True)
+class PaintOptions(DrawOptions):
+    brush: int = option(3, "width of the brush")
+
+
+def test_what_a_command_adds_comes_before_what_it_inherits():
+    table = markdown(PaintOptions)
+    assert table.index("--brush") < table.index("--output") < table.index("--copies")

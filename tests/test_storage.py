@@ -82,3 +82,12 @@ def test_names_that_leave_the_folder_are_refused(name):
 
 def test_names_below_the_folder_are_kept():
     assert storage.safe_relative("a/b c/d.e.png") == "a/b c/d.e.png"
+
+
+def test_linked_folders_are_listed_and_cycles_end(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.bin").write_bytes(b"1")
+    (tmp_path / "set" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "set")
+    assert [file.relative for file in storage.files(str(tmp_path / "set"))] == ["linked/a.bin"]

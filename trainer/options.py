@@ -65,6 +65,12 @@ def _shapes(cls: type) -> dict[str, _Shape]:
     return {field.name: _shape(hints[field.name]) for field in dataclasses.fields(cls)}
 
 
+def _fields(cls: type) -> list[dataclasses.Field]:
+    """The fields of `cls`, those it adds to what it inherits first: they are what its command is about."""
+    order = [name for base in cls.__mro__ for name in vars(base).get("__annotations__", ())]
+    return sorted(dataclasses.fields(cls), key=lambda field: order.index(field.name))
+
+
 def _describe(field: dataclasses.Field) -> str:
     default = field.default
     if default is dataclasses.MISSING or default is None or isinstance(default, bool) or default in ("", ()):
@@ -76,7 +82,7 @@ def _describe(field: dataclasses.Field) -> str:
 def _add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
     shapes = _shapes(cls)
     required = parser.add_argument_group("required")
-    for field in dataclasses.fields(cls):
+    for field in _fields(cls):
         metadata, shape = field.metadata, shapes[field.name]
         text = _describe(field).replace("%", "%%")
         if metadata["positional"]:
@@ -142,7 +148,7 @@ def markdown(cls: type) -> str:
     """The flags of `cls` as a Markdown table: flag, default, meaning."""
     rows = ["| flag | default | what it does |", "|---|---|---|"]
     shapes = _shapes(cls)
-    for field in dataclasses.fields(cls):
+    for field in _fields(cls):
         name, default = field.name.replace("_", "-"), field.default
         if field.metadata["positional"]:
             flag, shown = f"`{field.name.upper()}`", "required"

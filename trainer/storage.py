@@ -151,8 +151,13 @@ def writer(path: str) -> Iterator[BinaryIO]:
 
 def _local_files(root: str) -> Iterator[File]:
     pending = [""]
+    seen = set()
     while pending:
         below = pending.pop()
+        # Sets are often put together from links to folders; a link to a folder above must not go round for ever.
+        if (real := os.path.realpath(os.path.join(root, below))) in seen:
+            continue
+        seen.add(real)
         with os.scandir(os.path.join(root, below)) as entries:
             for entry in entries:
                 relative = f"{below}{entry.name}"

@@ -1,0 +1,46 @@
+"""What a mask was made with: a fingerprint of model and options, carried by every mask as a PNG text chunk.
+
+A mask is then known for what it is by itself: an interrupted or repeated job can tell its own masks from those of
+another model, whatever the files' times say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from dataclasses import asdict
+
+from pipelines.crf import CrfOptions
+from trainer.cards import ModelCard
+
+
+def fingerprint(weights: str, card: ModelCard, max_side: int, crf: CrfOptions | None) -> str:
+    """Hex digest of all that decides a mask; `weights` is the digest of the model's."""
+    what = {
+        "weights": weights,
+        "architecture": card.architecture,
+        "palette": card.palette.to_json(),
+        "max_side": max_side,
+        "crf": asdict(crf) if crf else None,
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+
+
+_PNG_HEAD = 33  # signature and IHDR chunk
+
+
+def _stamp(digest: str) -> bytes:
+    """A PNG text chunk that says what a mask was made with."""
+    body = b"tEXtdeeplab\0" + digest.encode()
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def stamp(png: bytes, digest: str) -> bytes:
+    """The PNG file `png` with the text chunk "deeplab" = `digest` after its header."""
+    return png[:_PNG_HEAD] + _stamp(digest) + png[_PNG_HEAD:]
+
+
+def has_stamp(png: bytes, digest: str) -> bool:
+    return png[_PNG_HEAD:].startswith(_stamp(digest))

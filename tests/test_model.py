@@ -326,7 +326,6 @@ JAX_PROGRAM = """
 import sys
 import keras, numpy as np
 from trainer.losses import sparse_cross_entropy
-from trainer.jaccard import Jaccard
 from trainer.model import load_model, predictor
 assert keras.backend.backend() == "jax"
 folder, images, probabilities, ids = sys.argv[1:]
@@ -334,10 +333,10 @@ model, card = load_model(folder)
 images = np.load(images)
 np.testing.assert_allclose(predictor(model, "probabilities")(images), np.load(probabilities), atol=1e-3)
 before = [np.asarray(weight) for weight in model.trainable_weights]
-model.compile(keras.optimizers.Adam(1e-3), sparse_cross_entropy(card.palette.ignore_id), metrics=[Jaccard(11, 11)])
+model.compile(keras.optimizers.Adam(1e-3), sparse_cross_entropy(card.palette.ignore_id))
 labels = np.load(ids)
-loss, jaccard = model.train_on_batch(images, labels, np.ones(labels.shape, "float32"))
-assert np.isfinite(loss) and 0 <= jaccard <= 1
+loss = model.train_on_batch(images, labels, np.ones(labels.shape, "float32"))
+assert np.isfinite(loss)
 moved = [np.abs(np.asarray(now) - then).max() > 0 for now, then in zip(model.trainable_weights, before)]
 print("moved", sum(moved), "of", len(moved), "tensorflow" in sys.modules)
 """

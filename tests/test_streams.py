@@ -1,0 +1,206 @@
+"""The tf.data streams: what they give, to the pixel, and that they give it again."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from drawn_records import PALETTE, picture, record, write_records
+
+from trainer import images
+from trainer.options import InputError
+from trainer.streams import IMAGE_PADDING, pixel_weights, training_stream, validation_stream
+
+OPTIONS = SimpleNamespace(
+    crop=64, batch_size=2, scale_min=0.75, scale_max=1.75, flip=True, pixel_weights="adaptive", max_ratio=10.0, seed=3
+)
+
+
+def changed(**changes):
+    return SimpleNamespace(**(vars(OPTIONS) | changes))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Eleven training pictures in three shards, five validation pictures of two sizes in two shards."""
+    folder = tmp_path_factory.mktemp("records")
+    train = [[record(i) for i in range(5)], [record(i) for i in range(5, 9)], [record(9), record(10)]]
+    val = [[record(20), record(21, (80, 120)), record(22)], [record(23, (80, 120)), record(24)]]
+    return str(folder), write_records(folder, {"train": train, "val": val})
+
+
+def batches(folder, options=OPTIONS, epoch=1, count=4):
+    return list(training_stream(*folder, options, epoch).take(count).as_numpy_iterator())
+
+
+def test_batches_have_the_promised_shapes_and_types(folder):
+    image, label, weights = batches(folder, count=1)[0]
+    assert (image.shape, image.dtype) == ((2, 64, 64, 3), np.uint8)
+    assert (label.shape, label.dtype) == ((2, 64, 64), np.uint8)
+    assert (weights.shape, weights.dtype) == ((2, 64, 64), np.float32)
+    assert set(np.unique(label)) <= {0, 1, 2, 255}
+
+
+def test_the_same_seed_and_epoch_give_the_same_batches_however_often(folder):
+    first, second = batches(folder, count=8), batches(folder, count=8)
+    for one, other in zip(first, second, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("change", [{"epoch": 2}, {"options": changed(seed=4)}])
+def test_another_epoch_or_seed_gives_other_batches(folder, change):
+    assert any(not np.array_equal(a[0], b[0]) for a, b in zip(batches(folder), batches(folder, **change), strict=True))
+
+
+def whole_pictures(**changes):
+    """Options under which a training picture is the record's picture itself."""
+    return changed(**({"crop": 96, "batch_size": 1, "scale_min": 1.0, "scale_max": 1.0, "flip": False} | changes))
+
+
+def numbers_seen(folder, epoch, count):
+    """Which pictures the first `count` elements of an epoch are, recognised by their labels."""
+    labels = {picture(i)[1].tobytes(): i for i in range(11)}
+    return [labels[label[0].tobytes()] for _, label, _ in batches(folder, whole_pictures(), epoch, count)]
+
+
+def test_every_record_comes_once_before_any_comes_again(folder):
+    assert sorted(numbers_seen(folder, epoch=1, count=11)) == list(range(11))
+    assert len(numbers_seen(folder, epoch=1, count=25)) == 25
+
+
+def test_short_epochs_do_not_read_the_same_records_every_time(folder):
+    seen = [tuple(numbers_seen(folder, epoch, 3)) for epoch in range(1, 7)]
+    assert len(set(seen)) == 6
+    assert len({i for epoch in seen for i in epoch}) >= 8
+
+
+def test_at_scale_one_the_crop_is_the_picture_as_pillow_decodes_it(folder):
+    image, label, _ = batches(folder, whole_pictures(), count=1)[0]
+    index = next(i for i in range(11) if np.array_equal(picture(i)[1], label[0]))
+    np.testing.assert_array_equal(image[0], images.decode_image(record(index).image))
+
+
+def test_flip_mirrors_image_and_label_together_about_half_of_the_time(folder):
+    plain = batches(folder, whole_pictures(), count=22)
+    flipped = batches(folder, whole_pictures(flip=True), count=22)
+    mirrored = 0
+    for (image, label, _), (image2, label2, _) in zip(plain, flipped, strict=True):
+        if np.array_equal(image, image2):
+            np.testing.assert_array_equal(label, label2)
+        else:
+            mirrored += 1
+            np.testing.assert_array_equal(image[:, :, ::-1], image2)
+            np.testing.assert_array_equal(label[:, :, ::-1], label2)
+    assert 4 <= mirrored <= 18
+
+
+def test_a_small_picture_is_padded_and_the_padding_ignored(tmp_path):
+    dataset = write_records(tmp_path, {"train": [[record(0, (60, 70), "png")]]})
+    options = changed(crop=96, batch_size=1, scale_min=1.0, scale_max=1.0, flip=False)
+    places = set()
+    for image, label, weights in batches((str(tmp_path), dataset), options, count=6):
+        outside = np.ones([96, 96], bool)
+        rows, columns = np.nonzero((image[0] != IMAGE_PADDING).any(axis=-1))
+        y, x = rows.min(), columns.min()
+        outside[y : y + 60, x : x + 70] = False
+        original, ids = picture(0, 60, 70)
+        np.testing.assert_array_equal(image[0, y : y + 60, x : x + 70], original)
+        np.testing.assert_array_equal(label[0, y : y + 60, x : x + 70], ids)
+        assert (image[0][outside] == IMAGE_PADDING).all()
+        assert (label[0][outside] == PALETTE.ignore_id).all() and (weights[0][outside] == 0).all()
+        places.add((y, x))
+    assert len(places) > 1, "the picture always lies at the same place"
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.5, 2.0])
+def test_scaled_images_stay_aligned_with_their_labels(tmp_path, scale):
+    """Paint the label into the image: after any scaling, image and label must tell the same except at borders."""
+    palette = dataclasses.replace(PALETTE, ignore_id=3)
+    sample = record(1)
+    _, label = picture(1)
+    label[label == 255] = 0
+    painted = np.repeat((label * 100)[..., None], 3, axis=2)
+    sample = dataclasses.replace(
+        sample, image=images.encode_png(painted), image_format="png", label=images.encode_png(label)
+    )
+    dataset = write_records(tmp_path, {"train": [[sample]]}, palette)
+    options = changed(crop=64, batch_size=4, scale_min=scale, scale_max=scale)
+    image, label, _ = batches((str(tmp_path), dataset), options, count=1)[0]
+    valid = label != 3
+    shown = np.rint(image[..., 0] / 100)
+    assert (shown == label)[valid].mean() > 0.97
+    # A shift by half a pixel would make one side of every border wrong: errors must be as likely on either side.
+    wrong = valid & (shown != label)
+    assert wrong.sum() < 0.03 * valid.sum()
+
+
+def test_nothing_is_weighed_where_the_label_is_ignored_and_everything_alike_without_weights(folder):
+    _, label, weights = batches(folder, changed(pixel_weights="none"), count=1)[0]
+    np.testing.assert_array_equal(weights, (label != 255).astype(np.float32))
+    _, label, weights = batches(folder, count=1)[0]
+    np.testing.assert_array_equal(weights == 0, label == 255)
+
+
+def test_pixel_weights_by_a_worked_example():
+    """12 valid pixels: 9 of class 0, 2 of class 1, 1 of class 2, so N / (K n) = 4/9, 2 and 4.
+
+    With max_ratio 4 they are clipped to 1/2, 2 and 2; their mean is (9 * 1/2 + 2 * 2 + 1 * 2) / 12 = 10.5 / 12.
+    """
+    label = np.array([[0, 0, 0, 0, 9], [0, 0, 0, 0, 9], [0, 1, 1, 2, 9]], np.uint8)
+    weights = pixel_weights(tf.constant(label), 3, 9, 4.0).numpy()
+    mean = 10.5 / 12
+    expected = np.select([label == 0, label == 1, label == 2], [0.5 / mean, 2 / mean, 2 / mean], 0.0)
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+    assert weights[label != 9].mean() == pytest.approx(1)
+
+
+def test_pixel_weights_without_a_bound_give_every_class_the_same_share():
+    label = np.array([[0, 0, 0, 0, 0, 0, 1, 2]], np.uint8)
+    weights = pixel_weights(tf.constant(label), 3, 255, 1e6).numpy()
+    sums = [weights[label == c].sum() for c in range(3)]
+    np.testing.assert_allclose(sums, [8 / 3] * 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ignore_id", [11, 255])
+def test_pixel_weights_of_a_wholly_ignored_crop_are_zero(ignore_id):
+    weights = pixel_weights(tf.fill([4, 4], tf.constant(ignore_id, tf.uint8)), 11, ignore_id, 10.0).numpy()
+    np.testing.assert_array_equal(weights, np.zeros([4, 4], np.float32))
+
+
+def test_pixel_weights_differ_by_no_more_than_their_bound():
+    label = np.zeros([100, 100], np.uint8)
+    label[0, 0] = 1
+    weights = pixel_weights(tf.constant(label), 2, 255, 10.0).numpy()
+    assert weights.max() / weights.min() <= 10.001
+    assert weights[0, 0] > 1 > 0.99 * weights[1, 1]
+
+
+def test_validation_gives_every_picture_whole_in_batches_of_one_size(folder):
+    found = list(validation_stream(*folder, batch_size=2).as_numpy_iterator())
+    assert sorted(image.shape for image, _ in found) == [(1, 96, 96, 3), (2, 80, 120, 3), (2, 96, 96, 3)]
+    expected = {picture(i)[1].tobytes(): i for i in (20, 22, 24)}
+    expected |= {picture(i, 80, 120)[1].tobytes(): i for i in (21, 23)}
+    seen = []
+    for image, label in found:
+        assert (image.dtype, label.dtype) == (np.uint8, np.uint8)
+        for one, ids in zip(image, label, strict=True):
+            seen.append(expected[ids.tobytes()])
+            sample = record(seen[-1], ids.shape)
+            np.testing.assert_array_equal(one, images.decode_image(sample.image))
+    assert sorted(seen) == [20, 21, 22, 23, 24]
+
+
+def test_a_missing_split_is_refused_with_the_cure(folder):
+    with pytest.raises(InputError, match="no records of split 'test', only of train, val"):
+        validation_stream(*folder, batch_size=2, split="test")
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    dataset = write_records(tmp_path, {"train": [[record(0)], [record(1)]]})
+    (tmp_path / dataset.shards[1].name).unlink()
+    with pytest.raises(InputError, match=r"lacks train-00001-of-00002\.tfrecord"):
+        training_stream(str(tmp_path), dataset, OPTIONS, 1)

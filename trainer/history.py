@@ -1,0 +1,114 @@
+"""What a training tells of itself: history.csv, TensorBoard logs, step times, and a summary in words."""
+
+from __future__ import annotations
+
+import csv
+import io
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from trainer import storage
+from trainer.resume import Progress
+
+
+class StepBar(keras.callbacks.Callback):
+    """A progress bar of one epoch's steps on a terminal, and the time they take.
+
+    The first step is not timed: in it the graph is traced and the stream starts.
+    """
+
+    def __init__(self, title: str, steps: int) -> None:
+        super().__init__()
+        self.ends: list[float] = []
+        # `disable=None`: no bar where standard error is no terminal.
+        self.bar = tqdm(total=steps, desc=title, unit="step", leave=False, disable=None)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.ends.append(time.perf_counter())
+        self.bar.set_postfix_str(f"loss {float((logs or {}).get('loss', 0)):.4f}", refresh=False)
+        self.bar.update()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self.bar.close()
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """None when there was but one step."""
+        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1) if len(self.ends) > 1 else None
+
+
+def history_csv(history: tuple[dict[str, Any], ...]) -> bytes:
+    """The history as CSV, one row per epoch; classes absent from truth and prediction are empty."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(history)
+    return text.getvalue().encode()
+
+
+class Logs:
+    """TensorBoard's event files below `output`/logs; for gs:// they are written locally and uploaded."""
+
+    def __init__(self, output: str) -> None:
+        self.output = self.folder = storage.join(output, "logs")
+        if storage.is_remote(output):
+            # Removed together with this object.
+            self._temporary = tempfile.TemporaryDirectory()
+            self.folder = self._temporary.name
+        self.writer = tf.summary.create_file_writer(self.folder)
+
+    def add(self, row: dict[str, Any], overlays: np.ndarray) -> None:
+        with self.writer.as_default(step=row["epoch"]):
+            for name, value in row.items():
+                if name != "epoch" and value is not None:
+                    tf.summary.scalar(name, value)
+            tf.summary.image("validation", overlays, max_outputs=len(overlays))
+        self.writer.flush()
+        if storage.is_remote(self.output):
+            for file in storage.files(self.folder):
+                storage.write(storage.join(self.output, file.relative), storage.read(file.path))
+
+
+def peak_memory_gib() -> float:
+    """The most memory this process ever held."""
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def _seconds(rows: Sequence[dict[str, Any]]) -> str:
+    seconds = [row["seconds_per_step"] for row in rows if row["seconds_per_step"] is not None]
+    return f"{np.median(seconds):.3f} s per step" if seconds else "one step per epoch"
+
+
+def epoch_line(progress: Progress, epochs: int) -> str:
+    """The last epoch in one line."""
+    row = progress.history[-1]
+    return (
+        f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, validation Jaccard {row['val_jaccard']:.4f}"
+        f"{' (best)' if progress.stale_epochs == 0 else ''}, pixel accuracy {row['val_pixel_accuracy']:.4f}, "
+        f"{_seconds([row])}"
+    )
+
+
+def summary(progress: Progress) -> str:
+    """The best epoch with its score of every class, the time per step and the memory, in a few lines."""
+    best = progress.history[progress.best_epoch - 1]
+    rows = [(name.removeprefix("iou/"), value) for name, value in best.items() if name.startswith("iou/")]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(
+        [
+            f"best epoch {progress.best_epoch} of {progress.epochs}: validation Jaccard {best['val_jaccard']:.4f}, "
+            f"pixel accuracy {best['val_pixel_accuracy']:.4f}",
+            *(f"  {name:<{width}}  {'absent' if value is None else f'{value:.4f}'}" for name, value in rows),
+            f"{_seconds(progress.history)}, peak memory {peak_memory_gib():.2f} GiB",
+        ]
+    )

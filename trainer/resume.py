@@ -1,0 +1,150 @@
+"""What a training leaves behind to be continued: weights, optimizer state and history after every finished epoch.
+
+`checkpoints/state.json` names the file of arrays it belongs to and is written last, so that a kill at any moment
+leaves either the previous epoch's checkpoint or this epoch's, whole. Arrays are plain NumPy; no pickle is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+import zipfile
+from typing import Any
+
+import keras
+import numpy as np
+
+from trainer import storage
+from trainer.options import InputError
+
+FOLDER = "checkpoints"
+STATE_FILE = "state.json"
+ARRAYS_FILE = re.compile(r"epoch-\d{4,}\.npz")
+
+FREE_TO_CHANGE = ("records", "output", "epochs", "resume")
+"""Options in which a continued training may differ; the records are compared by their contents' fingerprint."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a training has come.
+
+    Attributes:
+      options: the options it was started with, as JSON.
+      data_fingerprint: of the records.
+      history: one row per finished epoch; "val_jaccard" is what decides which was best.
+    """
+
+    options: dict[str, Any]
+    data_fingerprint: str
+    history: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def epochs(self) -> int:
+        """Finished epochs."""
+        return len(self.history)
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch, counted from 1, of the best validation Jaccard; 0 before the first."""
+        if not self.history:
+            return 0
+        return 1 + int(np.argmax([row["val_jaccard"] for row in self.history]))
+
+    @property
+    def stale_epochs(self) -> int:
+        """Epochs since the best one."""
+        return self.epochs - self.best_epoch
+
+    def after(self, row: dict[str, Any]) -> Progress:
+        return dataclasses.replace(self, history=(*self.history, row))
+
+
+def _path(output: str, name: str) -> str:
+    return storage.join(output, FOLDER, name)
+
+
+def _arrays_name(progress: Progress) -> str:
+    return f"epoch-{progress.epochs:04d}.npz"
+
+
+def _variables(model: keras.Model) -> dict[str, Any]:
+    """All that training changes: weights, batch statistics, states of random generators, the optimizer's variables."""
+    groups = {"model": model.variables, "optimizer": model.optimizer.variables}
+    return {f"{group}/{i:05d}": v for group, variables in groups.items() for i, v in enumerate(variables)}
+
+
+def _remove_arrays(output: str, but: str = "") -> None:
+    for file in storage.files(storage.join(output, FOLDER)):
+        if ARRAYS_FILE.fullmatch(file.relative) and file.relative != but:
+            storage.remove(file.path)
+
+
+def save(output: str, model: keras.Model, progress: Progress) -> None:
+    """Write this epoch's checkpoint below `output` (local or gs://), then remove the one before."""
+    name = _arrays_name(progress)
+    arrays = {key: keras.ops.convert_to_numpy(v) for key, v in _variables(model).items()}
+    with storage.writer(_path(output, name)) as file:
+        np.savez(file, **arrays)
+    storage.write_json(_path(output, STATE_FILE), dataclasses.asdict(progress) | {"arrays": name})
+    _remove_arrays(output, but=name)
+
+
+def restore(output: str, model: keras.Model, progress: Progress) -> None:
+    """Put the checkpoint's values into a built model and its built optimizer."""
+    path = _path(output, _arrays_name(progress))
+    again = "train anew with --no-resume"
+    try:
+        with np.load(storage.localize(path), allow_pickle=False) as arrays:
+            variables = _variables(model)
+            if set(arrays.files) != set(variables):
+                raise InputError(
+                    f"{path} holds {len(arrays.files)} variables, this model has {len(variables)}; {again}"
+                )
+            for key, variable in variables.items():
+                variable.assign(arrays[key])
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read ({error}); {again}") from None
+
+
+def load(output: str) -> Progress | None:
+    """The progress of the training in `output`, or None where there is none."""
+    path = _path(output, STATE_FILE)
+    if not storage.exists(path):
+        return None
+    value = storage.read_json(path)
+    try:
+        return Progress(value["options"], value["data_fingerprint"], tuple(value["history"]))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error!r}); train anew with --no-resume") from None
+
+
+def forget(output: str) -> None:
+    """Remove the training state below `output`, so that nothing continues it."""
+    with contextlib.suppress(FileNotFoundError):
+        storage.remove(_path(output, STATE_FILE))
+        _remove_arrays(output)
+
+
+def check_same(output: str, found: Progress, wanted: Progress) -> None:
+    """InputError unless `wanted` is the training that `found` was, or the same with more epochs."""
+    # What was stored went through JSON, so tuples became lists.
+    options = json.loads(json.dumps(wanted.options))
+    # An option that one of the two does not know is of another version of this program.
+    names = [name for name in sorted(options.keys() & found.options.keys()) if name not in FREE_TO_CHANGE]
+    different = [
+        f"--{name.replace('_', '-')} was {found.options[name]}, is {options[name]}"
+        for name in names
+        if found.options[name] != options[name]
+    ]
+    if found.data_fingerprint != wanted.data_fingerprint:
+        different.append("the records are others")
+    if different:
+        raise InputError(
+            f"{output} holds a training with other options: {'; '.join(different)}. Choose another --output, "
+            "or --no-resume to train anew there"
+        )

@@ -1,0 +1,247 @@
+"""Records -> batches: tf.data from the shards that `deeplab prepare` wrote, or any with the published feature keys.
+
+Training pictures are varied on the fly (scale, crop, flip). What is decoded, and what is resized, is the window of
+the picture that becomes the crop and nothing else. All randomness comes from (seed, epoch, position in the epoch), so
+that an epoch holds the same batches however many threads make them. Validation pictures come whole and unchanged.
+
+Pictures stay uint8 until the model scales them: a quarter of the memory of floats, here and on the way to a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+
+from trainer import storage
+from trainer.options import InputError
+from trainer.records import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED, Dataset
+
+if TYPE_CHECKING:
+    from trainer.train import TrainOptions
+
+IMAGE_PADDING = 128
+"""What stands outside of a picture: the middle of the range, which the model scales to nearly 0, as zero padding."""
+
+SHUFFLE_BYTES = 128 << 20
+"""Bound on the encoded records that wait in the shuffle buffer."""
+
+MAX_INTERLEAVED_SHARDS = 16
+
+FEATURES = {
+    IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string),
+    IMAGE_HEIGHT: tf.io.FixedLenFeature([], tf.int64),
+    IMAGE_WIDTH: tf.io.FixedLenFeature([], tf.int64),
+    LABEL_ENCODED: tf.io.FixedLenFeature([], tf.string),
+}
+
+# Pillow's JPEG decoding, which `segment` uses; TensorFlow's default is faster by a little and off by a grey level.
+DCT_METHOD = "INTEGER_ACCURATE"
+
+
+def pixel_weights(label: tf.Tensor, num_classes: int, ignore_id: int, max_ratio: float) -> tf.Tensor:
+    """Adaptive pixel weights of one picture: inverse class frequency, bounded.
+
+    With N valid pixels, n_c of them of class c, and K classes present: w_c = N / (K n_c), the factor by which class c
+    falls short of an equal share; clipped to [1 / sqrt(max_ratio), sqrt(max_ratio)], so that no class weighs more
+    than `max_ratio` times another; divided by its mean over the valid pixels, so that weights do not change the
+    learning rate.
+
+    Args:
+      label: [height, width] uint8 class ids.
+      num_classes: ids from there on are ignored, as `ignore_id` is.
+      ignore_id: the id of pixels that count for nothing.
+      max_ratio: at least 1; 1 weighs all valid pixels alike.
+
+    Returns:
+      [height, width] float32 with mean 1 over the valid pixels and 0 elsewhere; all 0 if no pixel is valid.
+    """
+    flat = tf.cast(tf.reshape(label, [-1]), tf.int32)
+    counts = tf.cast(tf.math.bincount(flat, minlength=256, maxlength=256), tf.float32)
+    ids = tf.range(256)
+    counts = tf.where((ids < num_classes) & (ids != ignore_id), counts, 0.0)
+    valid = tf.reduce_sum(counts)
+    present = tf.cast(tf.math.count_nonzero(counts), tf.float32)
+    bound = max_ratio**0.5
+    weights = tf.clip_by_value(tf.math.divide_no_nan(valid, present * counts), 1 / bound, bound)
+    weights = tf.where(counts > 0, weights, 0.0)
+    weights *= tf.math.divide_no_nan(valid, tf.reduce_sum(weights * counts))
+    return tf.gather(weights, tf.cast(label, tf.int32))
+
+
+def _valid_pixels(label: tf.Tensor, num_classes: int, ignore_id: int) -> tf.Tensor:
+    return tf.cast((label < num_classes) & (label != ignore_id), tf.float32)
+
+
+def _decode_image(data: tf.Tensor) -> tf.Tensor:
+    """A JPEG or PNG picture as [height, width, 3] uint8."""
+    return tf.cond(
+        tf.io.is_jpeg(data),
+        lambda: tf.io.decode_jpeg(data, channels=3, dct_method=DCT_METHOD),
+        lambda: tf.io.decode_png(data, channels=3),
+    )
+
+
+def _decode_window(data: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """The `window` (y, x, height, width) of a JPEG or PNG picture as [height, width, 3] uint8."""
+    return tf.cond(
+        tf.io.is_jpeg(data),
+        lambda: tf.io.decode_and_crop_jpeg(data, window, channels=3, dct_method=DCT_METHOD),
+        lambda: tf.slice(tf.io.decode_png(data, channels=3), _begin(window), [window[2], window[3], 3]),
+    )
+
+
+def _begin(window: tf.Tensor) -> tf.Tensor:
+    return tf.stack([window[0], window[1], 0])
+
+
+def _decode_label(data: tf.Tensor) -> tf.Tensor:
+    """A label PNG as [height, width, 1] uint8 class ids."""
+    return tf.io.decode_png(data, channels=1)
+
+
+def _offset(uniform: tf.Tensor, length: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """Where a window begins on an axis of `length` pixels; negative where it is longer than the axis.
+
+    The window lies wholly within the picture, or the picture wholly within the window; all places are as likely.
+    """
+    room = length - window
+    places = tf.cast(tf.abs(room) + 1, tf.float32)
+    return tf.sign(room) * tf.minimum(tf.cast(uniform * places, tf.int32), tf.abs(room))
+
+
+def _gather_rows(array: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """`array` [height, width] at `rows`, transposed: twice this resamples both axes, at a third of a resize's time."""
+    return tf.transpose(tf.gather(array, rows))
+
+
+def _random_crop(example: dict[str, tf.Tensor], seed: tf.Tensor, options: TrainOptions, ignore_id: int):
+    """A random square of the picture, at a random scale, as (image [crop, crop, 3], label [crop, crop]) uint8."""
+    crop = options.crop
+    scale, vertical, horizontal, mirror = tf.unstack(tf.random.stateless_uniform([4], seed))
+    scale = options.scale_min + scale * (options.scale_max - options.scale_min)
+    side = tf.maximum(tf.cast(tf.round(crop / scale), tf.int32), 1)
+    height, width = (tf.cast(example[key], tf.int32) for key in (IMAGE_HEIGHT, IMAGE_WIDTH))
+    top, left = _offset(vertical, height, side), _offset(horizontal, width, side)
+    # The part of the window that the picture covers.
+    y, x = tf.maximum(top, 0), tf.maximum(left, 0)
+    window = tf.stack([y, x, tf.minimum(top + side, height) - y, tf.minimum(left + side, width) - x])
+    image = _decode_window(example[IMAGE_ENCODED], window)
+    label = tf.slice(_decode_label(example[LABEL_ENCODED]), _begin(window), [window[2], window[3], 1])
+    padding = tf.stack([tf.stack([y - top, side - (y - top) - window[2]]),
+                        tf.stack([x - left, side - (x - left) - window[3]]), [0, 0]])  # fmt: skip
+    image = tf.pad(image, padding, constant_values=IMAGE_PADDING)
+    label = tf.pad(label, padding, constant_values=ignore_id)
+    image = tf.cast(tf.round(tf.image.resize(image, [crop, crop])), tf.uint8)
+    # Half-pixel centres, as in the image's resize, so that both stay aligned.
+    rows = columns = tf.cast((tf.range(crop, dtype=tf.float32) + 0.5) * (tf.cast(side, tf.float32) / crop), tf.int32)
+    if options.flip:
+        mirrored = mirror < 0.5
+        image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
+        columns = tf.cond(mirrored, lambda: tf.reverse(columns, [0]), lambda: columns)
+    label = _gather_rows(_gather_rows(label[..., 0], rows), columns)
+    return tf.ensure_shape(image, [crop, crop, 3]), tf.ensure_shape(label, [crop, crop])
+
+
+def _readable(path: str) -> str:
+    """`path` as tf.data can read it: TensorFlow knows gs://, but only Google's own address of it."""
+    return storage.localize(path) if os.environ.get("STORAGE_EMULATOR_HOST") else path
+
+
+def _shard_paths(folder: str, dataset: Dataset, split: str) -> list[str]:
+    if not dataset.count(split):
+        raise InputError(
+            f"{folder} has no records of split {split!r}, only of {', '.join(dataset.splits) or 'none'}; "
+            "prepare it again from a set with train and val pictures, or with a larger --val-fraction"
+        )
+    # tf.data would find out about a missing shard only in the middle of an epoch.
+    present = {file.relative for file in storage.files(folder)}
+    for shard in dataset.of_split(split):
+        if shard.name not in present:
+            raise InputError(f"{folder} lacks {shard.name}, which dataset.json lists; run `deeplab prepare` again")
+    return [_readable(path) for path in dataset.shard_paths(folder, split)]
+
+
+def _shuffle_buffer(dataset: Dataset, split: str) -> int:
+    """How many records the shuffle buffer holds: all of a small set, a bounded number of bytes of a large one."""
+    size = sum(shard.bytes for shard in dataset.of_split(split)) / dataset.count(split)
+    return int(min(dataset.count(split), max(SHUFFLE_BYTES // max(size, 1), 16)))
+
+
+def _encoded_records(paths: list[str], shuffled: bool) -> tf.data.Dataset:
+    """Serialised examples of all shards; of several shards in turn if `shuffled`, else shard after shard."""
+    cycle = min(len(paths), MAX_INTERLEAVED_SHARDS) if shuffled else 1
+    return tf.data.Dataset.from_tensor_slices(paths).interleave(
+        tf.data.TFRecordDataset,
+        cycle_length=cycle,
+        num_parallel_calls=min(cycle, os.cpu_count() or 1),
+        deterministic=True,
+    )
+
+
+def _parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+    return tf.io.parse_single_example(serialized, FEATURES)
+
+
+def _with_options(stream: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    # One machine's GPUs share one stream of batches; each batch is cut, not the list of files.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return stream.with_options(options)
+
+
+def training_stream(folder: str, dataset: Dataset, options: TrainOptions, epoch: int) -> tf.data.Dataset:
+    """One epoch's batches, without end: take as many as the epoch has steps.
+
+    Args:
+      folder: the records, local or gs://.
+      dataset: its dataset.json.
+      options: crop, batch_size, scale_min, scale_max, flip, pixel_weights, max_ratio and seed are used.
+      epoch: every epoch has its own order of shards, records and its own crops.
+
+    Returns:
+      batches of image [B, crop, crop, 3] uint8 RGB, label [B, crop, crop] uint8 class ids (what lies outside of the
+      picture is the palette's ignore_id), weights [B, crop, crop] float32 (0 where the label is ignored).
+    """
+    num_classes, ignore_id = dataset.palette.num_classes, dataset.palette.ignore_id
+    paths = _shard_paths(folder, dataset, "train")
+    order = np.random.default_rng([options.seed, epoch]).permutation(len(paths))
+    epoch_seed = tf.random.experimental.stateless_fold_in(tf.constant([options.seed, 0], tf.int64), epoch)
+
+    def example(index: tf.Tensor, serialized: tf.Tensor):
+        seed = tf.random.experimental.stateless_fold_in(epoch_seed, index)
+        image, label = _random_crop(_parse(serialized), seed, options, ignore_id)
+        if options.pixel_weights == "adaptive":
+            return image, label, pixel_weights(label, num_classes, ignore_id, options.max_ratio)
+        return image, label, _valid_pixels(label, num_classes, ignore_id)
+
+    stream = _encoded_records([paths[i] for i in order], shuffled=True)
+    # Before `repeat`, so that every record comes once before any comes again.
+    stream = stream.shuffle(_shuffle_buffer(dataset, "train"), seed=options.seed * 1_000_003 + epoch).repeat()
+    stream = stream.enumerate().map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return _with_options(stream.batch(options.batch_size, drop_remainder=True).prefetch(2))
+
+
+def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str = "val") -> tf.data.Dataset:
+    """All pictures of `split`, whole, in batches of equal size; nothing is dropped.
+
+    Returns:
+      batches of image [B, height, width, 3] uint8 RGB and label [B, height, width] uint8 class ids. The last batch
+      of every size may be smaller than `batch_size`.
+    """
+
+    def size(example: dict[str, tf.Tensor]) -> tf.Tensor:
+        return example[IMAGE_HEIGHT] * 2**32 + example[IMAGE_WIDTH]
+
+    def decode(example: dict[str, tf.Tensor]):
+        return _decode_image(example[IMAGE_ENCODED]), _decode_label(example[LABEL_ENCODED])[..., 0]
+
+    # Pictures wait for others of their size while they are still encoded, which bounds the memory that takes.
+    stream = _encoded_records(_shard_paths(folder, dataset, split), shuffled=False).map(_parse)
+    stream = stream.group_by_window(
+        size, lambda _, window: window.map(decode, num_parallel_calls=2).batch(batch_size), batch_size
+    )
+    return _with_options(stream.prefetch(2))

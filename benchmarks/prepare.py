@@ -1,0 +1,132 @@
+"""`deeplab prepare` with one worker against a plain loop, and its memory at ten times the pictures.
+
+    python benchmarks/prepare.py                                   # drawn scenes
+    python benchmarks/prepare.py --data ../shared/data/camvid      # your own set
+
+The loop reads, decodes, augments and encodes for every record by the same functions and appends to one file: no plan,
+no Beam, no checksums of shards, no statistics. Memory is the peak of a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+
+import cv2
+from timing import table, take_turns
+
+from pipelines import cli, rawset, scenes
+from pipelines.augment import AugmentOptions, augment, rng_for
+from trainer import images, records, storage
+from trainer.options import option, parse
+
+
+@dataclass(frozen=True)
+class Options:
+    data: str = option("", "raw set; drawn scenes of 360 x 480 pixels when empty")
+    pictures: int = option(120, "how many scenes are drawn")
+    copies: int = option(2, "augmented copies of every picture")
+    rounds: int = option(3, "times every run is repeated")
+    memory: bool = option(True, "measure the peak memory as well")
+
+
+def versions(pair: rawset.Pair, copies: int) -> int:
+    """How many records a picture becomes."""
+    return copies + 1 if pair.split == "train" else 1
+
+
+def prepare_arguments(data: str, output: str, copies: int) -> list[str]:
+    return ["prepare", "--input", data, "--output", output, "--copies", str(copies), "--shards", "8",
+            "--direct_num_workers", "1"]  # fmt: skip
+
+
+def prepare(data: str, output: str, copies: int) -> None:
+    shutil.rmtree(output, ignore_errors=True)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        status = cli.main(prepare_arguments(data, output, copies))
+    if status:
+        sys.exit(f"prepare ended with status {status}")
+
+
+def plain_loop(data: str, output: str, copies: int) -> None:
+    found = rawset.scan(data)
+    palette, _ = rawset.detect_palette(found)
+    options = AugmentOptions()
+    planned = [(pair, copy) for pair in found.pairs for copy in range(versions(pair, copies))]
+    with open(output, "wb") as file:
+        for pair, copy in planned:
+            encoded, suffix = storage.read(pair.image), os.path.splitext(pair.image)[1]
+            image = images.decode_image(encoded)
+            label = palette.to_ids(images.decode_label(storage.read(pair.label)))
+            if copy:
+                image, label = augment(image, label, rng_for(0, pair.key, copy), options, palette.ignore_id)
+                encoded = images.encode_jpeg(image)
+            record = records.Record(
+                key=pair.key, filename=pair.key + suffix, image=encoded, image_format="jpeg", channels=3,
+                height=label.shape[0], width=label.shape[1], label=images.encode_png(label), copy=copy,
+            )  # fmt: skip
+            file.write(records.frame(records.encode(record)))
+
+
+def peak_memory(data: str, output: str, copies: int) -> float:
+    """MiB at the peak of a `deeplab prepare` in a process of its own."""
+    shutil.rmtree(output, ignore_errors=True)
+    command = [sys.executable, "-m", "pipelines.cli", *prepare_arguments(data, output, copies)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    quiet = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
+    child = os.posix_spawn(sys.executable, command, environment, file_actions=quiet)
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        sys.exit(f"prepare ended with status {os.waitstatus_to_exitcode(status)}")
+    return usage.ru_maxrss / 1024
+
+
+def ten_times(data: str, folder: str) -> str:
+    """A set of ten times the pictures: every file of a drawn set under ten names."""
+    for file in storage.files(data):
+        stem, suffix = os.path.splitext(file.relative)
+        names = [f"{stem}-{n}{suffix}" for n in range(10)] if suffix != ".json" else [file.relative]
+        for name in names:
+            os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
+            os.link(file.path, os.path.join(folder, name))
+    return folder
+
+
+def main(argv: list[str]) -> int:
+    options = parse(Options, argv, prog="prepare.py", description="prepare against a plain loop, and its memory.")
+    cv2.setNumThreads(1)  # per core
+    with tempfile.TemporaryDirectory() as folder:
+        data = options.data or os.path.join(folder, "set")
+        if not options.data:
+            scenes.write_set(data, options.pictures, options.pictures // 5, (360, 480), seed=0)
+        pairs = rawset.scan(data).pairs
+        count = sum(versions(pair, options.copies) for pair in pairs)
+        output = os.path.join(folder, "records")
+        loop = os.path.join(folder, "loop.tfrecord")
+        prepare(data, output, 0)  # imports, and the pictures into the page cache
+        seconds = take_turns(
+            {
+                "prepare, 1 worker": lambda: prepare(data, output, options.copies),
+                "plain loop": lambda: plain_loop(data, loop, options.copies),
+            },
+            options.rounds,
+        )
+        print("\n" + table(seconds, count, "records", "plain loop"))
+        if options.memory:
+            small = os.path.join(folder, "small")
+            scenes.write_set(small, max(10, options.pictures // 5), 2, (360, 480), seed=1)
+            once = peak_memory(small, output, options.copies)
+            often = peak_memory(ten_times(small, os.path.join(folder, "large")), output, options.copies)
+            print("\n| pictures | peak memory | ratio |\n|---|---|---|")
+            number = max(10, options.pictures // 5) + 2
+            print(f"| {number} | {once:.0f} MiB | 1.00 |\n| {10 * number} | {often:.0f} MiB | {often / once:.2f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

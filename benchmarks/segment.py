@@ -1,0 +1,108 @@
+"""`deeplab segment`, with and without the CRF, against the loop one would write by hand.
+
+    python benchmarks/segment.py                                             # drawn scenes, an untrained network
+    python benchmarks/segment.py --model out/model --data ../shared/data/camvid/images/val --pictures 20
+
+The loop calls `model.predict` on one picture at a time, then pydensecrf, and saves the mask. Both load the model first
+and both have had one picture before the clock starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from crf import pydensecrf
+from timing import table, take_turns
+
+from pipelines import cli, scenes
+from pipelines.crf import CrfOptions
+from trainer import images, storage
+from trainer.options import option, parse
+
+
+@dataclass(frozen=True)
+class Options:
+    data: str = option("", "folder of pictures; drawn scenes of 360 x 480 pixels when empty")
+    model: str = option("", "model folder; an untrained MobileNetV2 network for drawn scenes when empty")
+    pictures: int = option(16, "how many")
+    rounds: int = option(3, "times every run is repeated")
+
+
+def untrained(folder: str) -> str:
+    """A model folder with random weights: speed does not depend on what a network knows."""
+    from trainer.cards import ModelCard
+    from trainer.model import deeplab_v3_plus, save_model
+
+    architecture = {"num_classes": scenes.PALETTE.num_classes, "backbone": "mobilenet_v2", "output_stride": 16}
+    card = ModelCard(
+        architecture=architecture, palette=scenes.PALETTE, max_side=0, training={}, data_fingerprint="", scores={}
+    )
+    save_model(folder, deeplab_v3_plus(**architecture), card)
+    return folder
+
+
+def one_at_a_time(model: str, data: str, output: str, crf: bool) -> None:
+    from trainer.model import load_model
+
+    network, card = load_model(model)
+    for file in storage.files(data):
+        image = images.decode_image(storage.read(file.path))
+        logits = network.predict(image[None], verbose=0)[0]
+        exp = np.exp(logits - logits.max(-1, keepdims=True))
+        probabilities = exp / exp.sum(-1, keepdims=True)
+        if crf:
+            probabilities = pydensecrf(image, probabilities, CrfOptions())
+        mask = card.palette.encode_mask(probabilities.argmax(-1).astype(np.uint8))
+        storage.write(os.path.join(output, os.path.splitext(file.relative)[0] + ".png"), mask)
+
+
+def segment(model: str, data: str, output: str, crf: bool) -> None:
+    shutil.rmtree(output, ignore_errors=True)
+    arguments = ["segment", "--input", data, "--model", model, "--output", output] + ["--crf"] * crf
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = cli.main(arguments)
+    if status:
+        sys.exit(f"segment ended with status {status}\n{said.getvalue()}")
+
+
+def main(argv: list[str]) -> int:
+    options = parse(Options, argv, prog="segment.py", description="segment against a loop over model.predict.")
+    with tempfile.TemporaryDirectory() as folder:
+        data, first = os.path.join(folder, "pictures"), os.path.join(folder, "first")
+        if options.data:
+            for file in storage.files(options.data)[: options.pictures]:
+                storage.write(os.path.join(data, file.relative), storage.read(file.path))
+        else:
+            for number in range(options.pictures):
+                image, _ = scenes.draw_scene(np.random.default_rng([0, number]), 360, 480)
+                storage.write(os.path.join(data, f"scene-{number:03d}.jpg"), images.encode_jpeg(image))
+        picture = storage.files(data)[0]
+        storage.write(os.path.join(first, picture.relative), storage.read(picture.path))
+        model = options.model or untrained(os.path.join(folder, "model"))
+        for crf in (False, True):
+            runs: dict[str, Callable[[str], None]] = {
+                "segment" + " --crf" * crf: lambda pictures, crf=crf: segment(
+                    model, pictures, os.path.join(folder, "masks"), crf
+                ),
+                "one at a time": lambda pictures, crf=crf: one_at_a_time(
+                    model, pictures, os.path.join(folder, "loop"), crf
+                ),
+            }
+            for run in runs.values():
+                run(first)
+            seconds = take_turns({name: lambda run=run: run(data) for name, run in runs.items()}, options.rounds)
+            print("\n" + table(seconds, options.pictures, "pictures", "one at a time") + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,84 @@
+"""The training stream against reading and decoding the same shards with nothing else.
+
+    python benchmarks/stream.py                          # records made from drawn scenes
+    python benchmarks/stream.py --records out/records    # your own
+
+The stream decodes, scales, crops, flips, weighs the pixels, and batches; the reference reads the same records of the
+same shards and decodes image and label, in as many threads. Neither repeats a record within a run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+
+from timing import table, take_turns
+
+from pipelines import cli, scenes
+from trainer.options import option, parse
+
+
+@dataclass(frozen=True)
+class Options:
+    records: str = option("", "folder of records; made from drawn scenes when empty")
+    crop: int = option(320, "side of the training crop (pixels)")
+    pictures: int = option(200, "how many scenes are drawn, 360 x 480 pixels each; three records each")
+    rounds: int = option(5, "times every run is repeated")
+
+
+def draw_records(folder: str, pictures: int) -> str:
+    scenes.write_set(os.path.join(folder, "set"), pictures, 1, (360, 480), seed=0)
+    records = os.path.join(folder, "records")
+    arguments = ["--input", os.path.join(folder, "set"), "--output", records, "--copies", "2", "--shards", "8"]
+    status = cli.main(["prepare", *arguments])
+    if status:
+        sys.exit(status)
+    return records
+
+
+def run_all(folder: str, options: Options) -> None:
+    import tensorflow as tf
+
+    from trainer import records, streams
+    from trainer.train import TrainOptions
+
+    dataset = records.load_dataset(folder)
+    train = TrainOptions(records=folder, output="", crop=options.crop, batch_size=4)
+    features = {
+        records.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string),
+        records.LABEL_ENCODED: tf.io.FixedLenFeature([], tf.string),
+    }
+
+    def decode(data):
+        example = tf.io.parse_single_example(data, features)
+        image = tf.io.decode_image(example[records.IMAGE_ENCODED], channels=3, expand_animations=False)
+        return image, tf.io.decode_png(example[records.LABEL_ENCODED], channels=1)
+
+    def bare():
+        shards = tf.data.TFRecordDataset(dataset.shard_paths(folder, "train"))
+        for _ in shards.map(decode, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE):
+            pass
+
+    epochs = iter(range(1000))
+
+    def stream():
+        epoch = streams.training_stream(folder, dataset, train, next(epochs))
+        for _ in epoch.take(dataset.count("train") // train.batch_size):
+            pass
+
+    stream(), bare()
+    seconds = take_turns({"training stream": stream, "bare decode": bare}, options.rounds)
+    print("\n" + table(seconds, dataset.count("train"), "records", "bare decode"))
+
+
+def main(argv: list[str]) -> int:
+    options = parse(Options, argv, prog="stream.py", description="The training stream against bare decoding.")
+    with tempfile.TemporaryDirectory() as folder:
+        run_all(options.records or draw_records(folder, options.pictures), options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

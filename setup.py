@@ -1,12 +1,14 @@
 """Distribution of the `deeplab` command. Kept free of build-time imports: Beam builds it again for its workers."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name="deeplab-pipelines",
     version="0.1.0",
-    description="From raw pictures to a trained DeepLabV3+ to millions of masks: Apache Beam jobs and a Keras trainer.",
-    long_description=open("README.md", encoding="utf-8").read(),
+    description="From raw pictures to a trained DeepLabV3+ to millions of masks, with Apache Beam and Keras.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",

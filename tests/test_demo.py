@@ -1,0 +1,122 @@
+"""The whole road, from drawn pictures to the report, through the commands themselves."""
+
+import contextlib
+import csv
+import io
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from pipelines import cli, demo
+from trainer.options import InputError
+
+SMALL = ["--pictures", "16", "--epochs", "1", "--crop", "64", "--seed", "3"]
+NAMES = ["bilinear", "subpixel", "bilinear-crf", "subpixel-crf"]
+
+
+def run(*arguments):
+    """Exit status and standard output of `deeplab demo`."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        status = cli.main(["demo", *arguments])
+    return status, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    """The folder of a demo that has run, its exit status and what it said."""
+    folder = tmp_path_factory.mktemp("road") / "demo"
+    return folder, *run("--output", str(folder), *SMALL)
+
+
+@pytest.fixture(scope="module")
+def evaluation(road):
+    return json.loads((road[0] / "report/evaluation.json").read_text())
+
+
+def test_every_stage_runs_and_is_told_as_a_command(road):
+    _, status, said = road
+    assert status == 0
+    commands = [line.split()[2] for line in said.splitlines() if line.startswith("$ deeplab ")]
+    assert commands == ["prepare", "records", "train", "train", *["segment"] * 4, "evaluate"]
+
+
+def test_all_pictures_and_their_copies_are_in_the_records(road):
+    dataset = json.loads((road[0] / "records/dataset.json").read_text())
+    counts = {}
+    for shard in dataset["shards"]:
+        counts[shard["split"]] = counts.get(shard["split"], 0) + shard["records"]
+    assert counts == {"train": 13 * 3, "val": 3}
+    assert (road[0] / "records/rejects.jsonl").read_text() == ""
+
+
+def test_four_folders_of_masks_of_the_pictures_size(road, evaluation):
+    for name in NAMES:
+        masks = sorted((road[0] / "masks" / name).glob("*.png"))
+        assert [mask.name for mask in masks] == ["scene-0000.png", "scene-0001.png", "scene-0002.png"]
+        for mask in masks:
+            with Image.open(mask) as picture:
+                assert (picture.mode, picture.size) == ("P", (demo.WIDTH, demo.HEIGHT))
+        assert evaluation["masks"][name]["images"] == 3
+
+
+def test_the_masks_score_what_the_models_scored_in_validation(road, evaluation):
+    for head in ("bilinear", "subpixel"):
+        with open(road[0] / f"model-{head}/history.csv", newline="") as file:
+            best = max(float(row["val_jaccard"]) for row in csv.DictReader(file))
+        assert evaluation["masks"][head]["miou"] == pytest.approx(best, abs=0.002)
+
+
+def test_the_table_holds_the_scores_of_the_evaluation(road, evaluation):
+    for title, name in zip(("bilinear", "subpixel", "bilinear + CRF", "subpixel + CRF"), NAMES, strict=True):
+        (row,) = [line for line in road[2].splitlines() if line.startswith(f"{title:16}")]
+        scores = evaluation["masks"][name]
+        bands = [scores["trimap"][width] for width in ("1", "2", "4", "8", "16")]
+        expected = [scores["miou"], scores["pixel_accuracy"], *bands]
+        assert [float(number) for number in row[16:].split()] == pytest.approx(expected, abs=0.0006)
+
+
+def test_the_report_and_the_picture_are_where_it_says(road):
+    folder, _, said = road
+    report = folder / "report/report.html"
+    assert str(report) in said and str(folder / "road.png") in said
+    page = report.read_text()
+    assert all(name in page for name in NAMES)
+    with Image.open(folder / "road.png") as picture:
+        assert picture.width > 5 * demo.WIDTH and picture.height > 3 * demo.HEIGHT
+
+
+def test_run_again_it_trains_nothing_and_writes_no_mask(road, evaluation):
+    folder = road[0]
+    masks = {path: path.stat().st_mtime_ns for path in folder.rglob("masks/*/*.png")}
+    status, said = run("--output", str(folder), *SMALL)
+    assert status == 0
+    assert "epoch 1/1" not in said
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("masks/*/*.png")} == masks
+    assert json.loads((folder / "report/evaluation.json").read_text())["masks"] == evaluation["masks"]
+
+
+def test_a_demo_of_other_options_is_not_overwritten(road, capsys):
+    status = cli.main(["demo", "--output", str(road[0]), *SMALL[:-1], "4"])
+    assert status == 2
+    assert "holds a demo with other options" in capsys.readouterr().err
+
+
+def test_a_stage_that_fails_ends_the_demo_with_its_status(road, tmp_path, capsys):
+    shutil.copytree(road[0], tmp_path / "demo")
+    shard = tmp_path / "demo/records/val-00000-of-00001.tfrecord"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    status, said = run("--output", str(tmp_path / "demo"), *SMALL)
+    assert status == 1
+    assert "$ deeplab records verify" in said and "$ deeplab train" not in said
+
+
+def test_options_out_of_range_are_refused():
+    with pytest.raises(InputError, match="--pictures must be at least 15, got 5"):
+        demo.DemoOptions(pictures=5)
+    with pytest.raises(InputError, match="local folder"):
+        demo.DemoOptions(output="gs://bucket/demo")

@@ -43,7 +43,7 @@ class DemoOptions:
 
     output: str = option("out/demo", "folder to write to")
     pictures: int = option(160, "scenes to draw, a fifth of them for validation")
-    epochs: int = option(14, "epochs to train each of the two models")
+    epochs: int = option(10, "epochs to train each of the two models")
     crop: int = option(96, "side of the square training crops in pixels")
     seed: int = option(1, "seed of the scenes and of the training")
 

@@ -1,7 +1,7 @@
 """Drawn scenes whose right mask is known: what the demo, the tests and the benchmarks run on.
 
 A scene is a small landscape under one sun: sky with clouds, ground in perspective, balls, boxes, trees, and a
-power line two to four pixels wide. Every class has hues it likes, but a quarter of the things have any hue, and
+power line two to four pixels wide. Every class has hues it likes, but a tenth of the things have any hue, and
 all share the same patterns: colour helps, and does not decide. Outlines are drawn at four times the size and
 shrunk by area: the share of a pixel an object covers is how much of its colour the pixel gets, and the class with
 the largest share is the pixel's label. So pictures are anti-aliased and masks are right to half a pixel.
@@ -29,7 +29,7 @@ PALETTE = Palette(
 )
 SUPERSAMPLING = 4
 HUES = {GROUND: (0.06, 0.17), BALL: (0.9, 1.03), BOX: (0.55, 0.75), TREE: (0.22, 0.4)}
-UNUSUAL = 0.25  # share of the things of any hue
+UNUSUAL = 0.1  # share of the things of any hue
 WIRE_WIDTH = 2.0  # pixels; poles are 2 to 4 pixels wide
 
 Surface = Callable[[np.ndarray, np.ndarray], np.ndarray]

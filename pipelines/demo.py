@@ -129,17 +129,18 @@ def comparison(output: str) -> str:
 
 
 def picture(output: str) -> Image.Image:
-    """Image, label and masks of the first scenes side by side, with captions: the README's picture."""
+    """Image, label and masks of the report's two best scenes and one median: the README's picture."""
+    evaluation = storage.read_json(os.path.join(output, "report", "evaluation.json"))
+    names = [entry["key"] for entry in evaluation["gallery"]][:ROWS_SHOWN]
     columns = ["bilinear", "subpixel", "subpixel-crf"]
     titles = ["image", "label", *(variants(output)[name][0] for name in columns)]
     gap, head = 6, 26
-    size = (len(titles) * (WIDTH + gap) - gap, head + ROWS_SHOWN * (HEIGHT + gap) - gap)
+    size = (len(titles) * (WIDTH + gap) - gap, head + len(names) * (HEIGHT + gap) - gap)
     sheet = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=16)
     for column, title in enumerate(titles):
         pen.text((column * (WIDTH + gap) + WIDTH / 2, head / 2), title, "black", font, anchor="mm")
-    for row in range(ROWS_SHOWN):
-        name = f"scene-{row:04d}"
+    for row, name in enumerate(names):
         masks = [os.path.join(output, "masks", column, f"{name}.png") for column in columns]
         ids = [os.path.join(output, "set", "labels", "val", f"{name}.png"), *masks]
         photo = storage.read(os.path.join(output, "set", "images", "val", f"{name}.jpg"))

@@ -152,6 +152,14 @@ def _reason(error: Exception) -> str:
     return (rest[0] if rest and first.startswith("A total of") else first).splitlines()[0]
 
 
+def _check_archive(path: str) -> None:
+    # Keras seeks in the weights, and from Python 3.12 on zipfile gives up a member's checksum at a seek forwards.
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"the checksum of {damaged} in it is wrong")
+
+
 def load_weights(model: keras.Model, folder: str) -> None:
     """Read the weights in `folder` into `model`, which must have the same architecture.
 
@@ -163,7 +171,9 @@ def load_weights(model: keras.Model, folder: str) -> None:
     """
     path = storage.join(folder, WEIGHTS)
     try:
-        model.load_weights(storage.localize(path))
+        local = storage.localize(path)
+        _check_archive(local)
+        model.load_weights(local)
     except FileNotFoundError:
         raise InputError(
             f"{folder} is not a model folder: {WEIGHTS} is missing; give the output of `deeplab train`"

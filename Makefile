@@ -1,18 +1,19 @@
 # `make demo` runs the whole road on a drawn set, `make test` the tests. Both make .venv themselves, from nothing,
-# and use it again until constraints.txt or setup.py change.
+# and use it again until constraints.txt or setup.py change; the CRF's engine is compiled again when its source changes.
 
-PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
-	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& echo $$python && break; done)
 VENV := .venv
 STAMP := $(VENV)/.installed
+ENGINE := $(VENV)/.engine
 
 .PHONY: demo test lint clean
 
-demo: $(STAMP)
+demo: $(ENGINE)
 	$(VENV)/bin/deeplab demo --output out/demo
 
-test: $(STAMP) lint
+test: $(ENGINE) lint
 	$(VENV)/bin/python -m pytest -n 2
 
 lint: $(STAMP)
@@ -20,12 +21,16 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 
 $(STAMP): constraints.txt setup.py
-	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed; name one with PYTHON=..."; exit 1; }
-	@command -v c++ >/dev/null || { echo "a C++ compiler is needed to build pydensecrf (Debian: apt install g++)"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed; name one with PYTHON=..."; exit 1; }
+	@command -v c++ >/dev/null || { echo "a C++ compiler is needed for the CRF (Debian: apt install g++)"; exit 1; }
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $(STAMP)
 
+$(ENGINE): $(STAMP) $(wildcard pipelines/crf_engine/*.cpp pipelines/crf_engine/*.h)
+	$(VENV)/bin/python setup.py --quiet build_ext --inplace
+	touch $(ENGINE)
+
 clean:
-	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache pipelines/crf_engine/*.so

@@ -5,25 +5,38 @@
 The energy is that of Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge
 Potentials" (NIPS 2011): unary = -log(softmax); two Potts-weighted kernels between every pair of pixels, a
 Gaussian of their distance (removes specks) and a bilateral one of distance and colour (pulls borders onto edges);
-mean-field inference. The engine is pydensecrf, which computes in one thread and holds Python's global lock while
-it does: `Refiner` therefore runs it in processes of its own.
+mean-field inference with permutohedral lattices. `native` is the engine of this project (`crf_engine/`), which works
+in one thread per picture and lets go of Python's global lock; `pydensecrf` is the published implementation, which
+holds the lock, and is there to compare with.
 """
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from numbers import Integral
 
 import numpy as np
 
+from pipelines import crf_engine
 from trainer.options import InputError
+
+ENGINES = ("native", "pydensecrf")
 
 # The unary cost of a label the network rules out is bounded by -log of this, so that edges can still revive it.
 MIN_PROBABILITY = 1e-5
+
+# Labels whose largest probabilities in the picture add up to less than this are filtered as one. Each is so small
+# that what the CRF makes of it is second order: marginals move by less than 1e-6, which is less than by rounding.
+IMPROBABLE = 1e-3
+
+# Lattices of positions take 16 bytes a pixel; those of larger pictures are not kept.
+KEPT_PIXELS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,7 @@ class CrfOptions:
     """Parameters of the dense CRF.
 
     Attributes:
-        iterations: mean-field iterations, at least 1.
+        iterations: mean-field iterations, 1 to 1000.
         sxy_gaussian: width of the smoothing kernel (pixels), > 0.
         compat_gaussian: Potts weight of the smoothing kernel, >= 0; 0 leaves the kernel out.
         sxy: spatial width of the bilateral kernel (pixels), > 0.
@@ -54,8 +67,8 @@ class CrfOptions:
             value = getattr(self, field.name)
             if not np.isfinite(value):
                 raise InputError(f"CRF {field.name} must be a finite number, got {value}")
-        if self.iterations < 1:
-            raise InputError(f"CRF iterations must be at least 1, got {self.iterations}")
+        if not isinstance(self.iterations, Integral) or not 1 <= self.iterations <= 1000:
+            raise InputError(f"CRF iterations must be a whole number from 1 to 1000, got {self.iterations}")
         for name in ("sxy_gaussian", "sxy", "srgb"):
             if getattr(self, name) <= 0:
                 raise InputError(f"CRF {name} is the width of a kernel and must be above 0, got {getattr(self, name)}")
@@ -64,40 +77,89 @@ class CrfOptions:
                 raise InputError(f"CRF {name} is a weight and must not be negative, got {getattr(self, name)}")
 
 
-def require_engine() -> None:
-    """Raises InputError with the cure when pydensecrf is not installed."""
+def require_engine(engine: str = "native") -> None:
+    """Raises InputError with the cure when the engine cannot be used here."""
     try:
-        import pydensecrf.densecrf  # noqa: F401
+        if engine == "native":
+            crf_engine.load()
+        else:
+            import pydensecrf.densecrf  # noqa: F401
     except ImportError as error:
-        raise InputError(
-            f"the CRF needs pydensecrf, which cannot be imported here ({error}). Install it with "
-            "`pip install pydensecrf2` (it is compiled on the spot: a C++ compiler and Python 3.10 to 3.12 are "
-            "needed), or leave out --crf"
-        ) from error
+        cure = (
+            "it is compiled when this package is installed: install a C++ compiler (Debian: apt install g++; macOS: "
+            "xcode-select --install) and install the package again"
+            if engine == "native"
+            else "install it with `pip install pydensecrf2` (it is compiled on the spot: a C++ compiler and Python "
+            "3.10 to 3.12 are needed), or leave out --crf-engine"
+        )
+        raise InputError(f"the CRF's engine {engine} cannot be imported here ({error}); {cure}") from error
 
 
-def refine(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions) -> np.ndarray:
+def refine(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions, engine: str = "native") -> np.ndarray:
     """Mean-field marginals of the dense CRF.
 
     Args:
         image: uint8 [H, W, 3], RGB.
         probabilities: float [H, W, C], a softmax over the last axis, values in [0, 1].
         options: the CRF's parameters.
+        engine: one of ENGINES; their results differ by rounding, 1e-5 at most on photographs.
 
     Returns:
-        float32 [H, W, C]; sums to 1 over the last axis.
+        float32 [H, W, C]; sums to 1 over the last axis. The same bits for the same input on the same processor.
 
     Raises:
-        ValueError: wrong shape or dtype, or values that are not in [0, 1] (NaN).
-        InputError: pydensecrf is not installed.
+        ValueError: wrong shape or dtype, values that are not in [0, 1] (NaN), or a kernel so narrow that the picture's
+            coordinates leave the range of float32.
+        InputError: the engine is not installed.
     """
     _check(image, probabilities)
-    require_engine()
+    require_engine(engine)
+    if probabilities.shape[2] == 1:
+        _check_range(probabilities)
+        return np.ones(probabilities.shape, np.float32)
+    return (_native if engine == "native" else _pydensecrf)(image, probabilities, options)
+
+
+@functools.lru_cache(maxsize=8)
+def _positions(height: int, width: int, sxy: float) -> object:
+    """The engine's lattice of a picture's positions, which is the same for all pictures of a size."""
+    return crf_engine.load().spatial(height, width, sxy)
+
+
+def _native(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions) -> np.ndarray:
+    height, width, _ = probabilities.shape
+    positions = _positions if height * width <= KEPT_PIXELS else _positions.__wrapped__
+    marginals = np.empty(probabilities.shape, np.float32)
+    try:
+        valid = crf_engine.load().refine(
+            np.ascontiguousarray(image),
+            np.ascontiguousarray(probabilities, np.float32),
+            marginals,
+            probabilities.shape,
+            positions(height, width, options.sxy_gaussian),
+            options.iterations,
+            options.compat_gaussian,
+            options.sxy,
+            options.srgb,
+            options.compat,
+            MIN_PROBABILITY,
+            IMPROBABLE,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{error}: {width}x{height} pixels, sxy {options.sxy:g}, srgb {options.srgb:g}, "
+            f"sxy_gaussian {options.sxy_gaussian:g}"
+        ) from error
+    if not valid:
+        _check_range(probabilities)
+    return marginals
+
+
+def _pydensecrf(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions) -> np.ndarray:
     from pydensecrf.densecrf import DenseCRF2D
 
+    _check_range(probabilities)
     height, width, labels = probabilities.shape
-    if labels == 1:
-        return np.ones((height, width, 1), np.float32)
     planes = np.ascontiguousarray(np.moveaxis(probabilities, 2, 0).reshape(labels, -1), np.float32)
     field = DenseCRF2D(width, height, labels)
     field.setUnaryEnergy(-np.log(np.clip(planes, MIN_PROBABILITY, 1.0)))
@@ -123,6 +185,9 @@ def _check(image: np.ndarray, probabilities: np.ndarray) -> None:
             f"image and probabilities must cover the same pixels, got {list(image.shape)} and "
             f"{list(probabilities.shape)}"
         )
+
+
+def _check_range(probabilities: np.ndarray) -> None:
     # Comparisons with NaN are false, so the range test must be stated positively.
     if not (probabilities.min() >= 0 and probabilities.max() <= 1 + 1e-3):
         raise ValueError(
@@ -143,31 +208,38 @@ def _start_worker() -> None:
 
 
 class Refiner:
-    """A pool of processes that refine pictures side by side; safe to use from several threads.
+    """Refines several pictures side by side; safe to use from several threads.
 
-    Processes are spawned, not forked: a fork of a process in which TensorFlow's threads run can deadlock. They
-    import NumPy and pydensecrf only, so each starts within a second.
+    The native engine runs in threads. pydensecrf would hold up all of Python there, so it has processes of its own;
+    they are spawned, not forked: a fork of a process in which TensorFlow's threads run can deadlock.
 
     Args:
-        processes: number of processes, at least 1.
+        workers: pictures refined at the same time, at least 1.
         options: the CRF's parameters.
+        engine: one of ENGINES.
+
+    Raises InputError when the engine is not installed.
     """
 
-    def __init__(self, processes: int, options: CrfOptions):
-        require_engine()
-        self._options = options
-        self._pool = ProcessPoolExecutor(
-            processes, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+    def __init__(self, workers: int, options: CrfOptions, engine: str = "native"):
+        require_engine(engine)
+        self._options, self._engine = options, engine
+        self._pool = (
+            ThreadPoolExecutor(workers, thread_name_prefix="crf")
+            if engine == "native"
+            else ProcessPoolExecutor(
+                workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+            )
         )
 
     def submit(self, image: np.ndarray, probabilities: np.ndarray) -> Future:
         """Future of `refine(image, probabilities)`.
 
-        Raises BrokenProcessPool, as does the future's `result()`, when a worker process died (killed, out of
+        Raises BrokenProcessPool, as does the future's `result()`, when a process of pydensecrf died (killed, out of
         memory): the pool is then of no further use.
         """
-        return self._pool.submit(refine, image, probabilities, self._options)
+        return self._pool.submit(refine, image, probabilities, self._options, self._engine)
 
     def close(self) -> None:
-        """Ends the processes; work that has not begun is dropped."""
+        """Ends the workers; work that has not begun is dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -152,7 +152,8 @@ class Segmenter:
       batch_size: most pictures in one pass of the network.
       max_side: the longest side (pixels) pictures are shrunk to for network and CRF; 0: they keep their size.
       crf: parameters of the CRF; None for none.
-      crf_processes: processes that refine, at least 1.
+      crf_engine: which engine refines, see `crf.ENGINES`.
+      crf_workers: pictures refined side by side, at least 1.
       confidence: whether results carry their confidence.
 
     Raises InputError when the CRF's engine is missing.
@@ -165,14 +166,15 @@ class Segmenter:
         batch_size: int,
         max_side: int,
         crf: CrfOptions | None,
-        crf_processes: int,
+        crf_engine: str,
+        crf_workers: int,
         confidence: bool,
     ):
         self._network = network
         self._batch_size = batch_size
         self._max_side = max_side
         self._confidence = confidence
-        self._refiner = Refiner(crf_processes, crf) if crf else None
+        self._refiner = Refiner(crf_workers, crf, crf_engine) if crf else None
 
     def __call__(self, pictures: Iterable[tuple[Any, np.ndarray]]) -> Iterator[Segmented]:
         """Segments (key, image uint8 [H, W, 3]) pairs; the order of the results may differ from that of the pictures.
@@ -201,7 +203,7 @@ class Segmenter:
         return item.image.nbytes + 2 * output.nbytes
 
     def close(self) -> None:
-        """Ends the CRF's processes."""
+        """Ends the CRF's workers."""
         if self._refiner:
             self._refiner.close()
 
@@ -238,18 +240,26 @@ class Segmenter:
 
 def _crf_died() -> InputError:
     return InputError(
-        "a process of the CRF was killed, out of memory as a rule; give fewer --crf-processes or a --max-side. "
+        "a process of the CRF was killed, out of memory as a rule; give fewer --crf-workers or a --max-side. "
         "Finished masks are kept: run the same command again to go on"
     )
 
 
-_sharing = threading.Lock()
+_sharing = threading.RLock()
 _segmenters: dict[tuple, Segmenter] = {}
 
 
 @functools.lru_cache(maxsize=1)
 def _network(folder: str, digest: str) -> Network:
     return Network(folder)
+
+
+def shared_network(folder: str, digest: str, threads: int) -> Network:
+    """The one Network of this process; arguments as those of `shared_segmenter`."""
+    with _sharing:
+        if threads:
+            os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
+        return _network(folder, digest)
 
 
 def shared_segmenter(folder: str, digest: str, threads: int, **options: Any) -> Segmenter:
@@ -265,13 +275,11 @@ def shared_segmenter(folder: str, digest: str, threads: int, **options: Any) -> 
     with _sharing:
         if key not in _segmenters:
             release()
-            if threads:
-                os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
-            _segmenters[key] = Segmenter(_network(folder, digest), **options)
+            _segmenters[key] = Segmenter(shared_network(folder, digest, threads), **options)
         return _segmenters[key]
 
 
 def release() -> None:
-    """Ends the processes of the CRF; the network stays loaded for a next job with the same model."""
+    """Ends the workers of the CRF; the network stays loaded for a next job with the same model."""
     while _segmenters:
         _segmenters.popitem()[1].close()

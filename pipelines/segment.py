@@ -2,6 +2,7 @@
 
     deeplab segment --input photos --model out/model --output out/masks
     deeplab segment --input "photos/**/*.jpg" --model out/model --output out/masks-crf --crf --overlays
+    deeplab segment --input photos --model out/model --output out/masks-auto --crf auto
     deeplab segment --input gs://BUCKET/photos --model gs://BUCKET/model --output gs://BUCKET/masks \\
         --runner DataflowRunner --project PROJECT --region europe-west1 --temp_location gs://BUCKET/tmp \\
         --sdk_container_image IMAGE --experiments=no_use_multiple_sdk_containers
@@ -23,13 +24,13 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
-from pipelines import masks, pictures, runner
-from pipelines.crf import require_engine
+from pipelines import crf_search, masks, pictures, runner
+from pipelines.crf import CrfOptions, require_engine
 from pipelines.pictures import Listing, Picture
 from pipelines.segment_job import PLACES, PLAN, Job, SegmentChunk, SegmentOptions, Tally, add_up
 from pipelines.stamps import fingerprint
 from trainer import storage
-from trainer.cards import WEIGHTS, ModelCard, load_card
+from trainer.cards import ModelCard, load_card, weights_digest
 from trainer.options import InputError, parse_known, to_json
 from trainer.palettes import Palette
 from trainer.records import Reject
@@ -119,24 +120,49 @@ def check_output(job: Job) -> None:
         )
 
 
+def crf_in_force(options: SegmentOptions, digest: str) -> CrfOptions | None:
+    """The CRF's parameters, None for no CRF; says so to people where the model folder's crf.json decides.
+
+    Flags come first, then crf.json's parameters, then the defaults. Raises InputError when --crf auto finds no
+    crf.json, and for one that was made with other weights than those of `digest`.
+    """
+    if options.crf == "off":
+        return None
+    tuning, path = crf_search.load(options.model), storage.join(options.model, crf_search.TUNING_FILE)
+    if tuning is None:
+        if options.crf == "auto":
+            raise InputError(
+                f"--crf auto: {path} is missing; make it with `deeplab tune-crf --model {options.model} "
+                "--records DIR`, or give --crf on or off"
+            )
+        return options.crf_options(CrfOptions())
+    if tuning.model_digest != digest:
+        raise InputError(f"{path} was made with other weights; run `deeplab tune-crf` again, or delete the file")
+    if tuning.options is None and options.crf == "auto":
+        print(f"no CRF: {path} advises against it")
+        return None
+    if tuning.options is None:
+        print(f"warning: {path} advises against the CRF, whose gain is not certain; --crf auto leaves it off")
+    crf = options.crf_options(tuning.options or CrfOptions())
+    print(f"CRF: {', '.join(f'{name} {value:g}' for name, value in asdict(crf).items())}")
+    return crf
+
+
 def prepare_job(options: SegmentOptions, pipeline_options: PipelineOptions) -> tuple[Job, ModelCard]:
     """Looks at model and options. Raises InputError when they cannot work."""
     if not storage.is_remote(options.output) and os.path.exists(options.output) and not os.path.isdir(options.output):
         raise InputError(f"--output {options.output} is a file; expected a folder")
     card = load_card(options.model)
-    path = storage.join(options.model, WEIGHTS)
-    try:
-        digest = hashlib.sha256(storage.read(path)).hexdigest()
-    except FileNotFoundError:
-        raise InputError(f"{options.model} is not a model folder: {WEIGHTS} is missing") from None
-    crf = options.crf_options()
+    digest = weights_digest(options.model)
+    crf = crf_in_force(options, digest)
     if crf:
-        require_engine()
+        require_engine(options.crf_engine)
     max_side = card.max_side if options.max_side is None else options.max_side
     direct = pipeline_options.view_as(DirectOptions)
     own_processes = runner.is_local(pipeline_options) and direct.direct_running_mode == "multi_processing"
     processes = direct.direct_num_workers if own_processes else 1
-    return Job(options, card.palette, max_side, digest, fingerprint(digest, card, max_side, crf), processes), card
+    made_with = fingerprint(digest, card, max_side, crf, options.crf_engine)
+    return Job(options, card.palette, max_side, digest, made_with, processes, crf), card
 
 
 def started_report(job: Job, card: ModelCard, listing: Listing) -> dict:
@@ -152,7 +178,7 @@ def started_report(job: Job, card: ModelCard, listing: Listing) -> dict:
         "architecture": card.architecture,
         "head": card.architecture.get("head", ""),
         "max_side": job.max_side,
-        "crf": asdict(options.crf_options()) if options.crf else None,
+        "crf": asdict(job.crf) if job.crf else None,
         "options": to_json(options),
     }
 

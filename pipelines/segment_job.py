@@ -10,14 +10,15 @@ import json
 import operator
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import apache_beam as beam
 import cv2
 import numpy as np
 
 from pipelines import masks, runner
-from pipelines.crf import CrfOptions
+from pipelines.crf import ENGINES, CrfOptions
 from pipelines.pictures import Picture
 from pipelines.stamps import has_stamp, stamp
 from trainer import images, storage
@@ -30,6 +31,10 @@ PLACES = {"masks": ("", ".png"), "overlays": ("overlays/", ".jpg"), "confidence"
 """Folder and suffix of what is written for a picture."""
 
 
+def _crf_option(name: str, meaning: str) -> Any:
+    return option(None, f"CRF: {meaning} (default: crf.json's, or {getattr(CrfOptions, name):g})")
+
+
 @dataclass(frozen=True)
 class SegmentOptions:
     """Options of `deeplab segment`."""
@@ -39,14 +44,20 @@ class SegmentOptions:
     )
     model: str = option(help="model folder, from `deeplab train` or `deeplab import-weights`")
     output: str = option(help="folder for the masks")
-    crf: bool = option(False, "refine the masks with a dense CRF")
-    crf_iterations: int = option(CrfOptions.iterations, "CRF: mean-field iterations")
-    crf_sxy: float = option(CrfOptions.sxy, "CRF: how far colours attract, in pixels")
-    crf_srgb: float = option(CrfOptions.srgb, "CRF: how unlike colours may be, in grey levels")
-    crf_compat: float = option(CrfOptions.compat, "CRF: weight of like colours")
-    crf_sxy_gaussian: float = option(CrfOptions.sxy_gaussian, "CRF: how far specks are smoothed, in pixels")
-    crf_compat_gaussian: float = option(CrfOptions.compat_gaussian, "CRF: weight of smoothing")
-    crf_processes: int = option(0, "CRF: processes in every worker, 0 for one per core")
+    crf: str = option(
+        "off",
+        "refine the masks with a dense CRF; auto: where `deeplab tune-crf` found that it gains something",
+        choices=("off", "on", "auto"),
+        bare="on",
+    )
+    crf_iterations: int | None = _crf_option("iterations", "mean-field iterations")
+    crf_sxy: float | None = _crf_option("sxy", "how far colours attract, in pixels")
+    crf_srgb: float | None = _crf_option("srgb", "how unlike colours may be, in grey levels")
+    crf_compat: float | None = _crf_option("compat", "weight of like colours")
+    crf_sxy_gaussian: float | None = _crf_option("sxy_gaussian", "how far specks are smoothed, in pixels")
+    crf_compat_gaussian: float | None = _crf_option("compat_gaussian", "weight of smoothing")
+    crf_engine: str = option("native", "CRF: this project's engine, or the published one", choices=ENGINES)
+    crf_workers: int = option(0, "CRF: pictures refined side by side in every worker, 0 for one per core")
     overlays: bool = option(False, "also write pictures with their classes painted over, to overlays/")
     confidence: bool = option(False, "also write the probability of the chosen class, 0-255, to confidence/")
     batch_size: int = option(8, "most pictures in one pass of the network (on a CPU only small ones share a pass)")
@@ -60,18 +71,18 @@ class SegmentOptions:
     overwrite: bool = option(False, "write every mask anew, also over those of another model or other options")
 
     def __post_init__(self):
-        for name, least in (("crf_processes", 0), ("batch_size", 1), ("max_side", 0), ("max_pixels", 1)):
+        for name, least in (("crf_workers", 0), ("batch_size", 1), ("max_side", 0), ("max_pixels", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
         if not 0 <= self.max_reject_rate <= 1:
             raise InputError(f"--max-reject-rate must be between 0 and 1, got {self.max_reject_rate}")
-        self.crf_options()
+        self.crf_options(CrfOptions())
 
-    def crf_options(self) -> CrfOptions | None:
-        values = {name: getattr(self, f"crf_{name}") for name in CrfOptions.__dataclass_fields__}
-        options = CrfOptions(**values)
-        return options if self.crf else None
+    def crf_options(self, otherwise: CrfOptions) -> CrfOptions:
+        """The CRF's parameters: those given as flags, the others as in `otherwise`. InputError for impossible ones."""
+        given = {name: getattr(self, f"crf_{name}") for name in CrfOptions.__dataclass_fields__}
+        return replace(otherwise, **{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ class Job:
     """What a worker must know, in a form that pickles.
 
     Attributes: the options; the model's palette; `max_side` in force; `model_digest` of the weights; `fingerprint` of
-    all that masks depend on; `processes` that share a machine locally.
+    all that masks depend on; `processes` that share a machine locally; parameters of the `crf`, None for none.
     """
 
     options: SegmentOptions
@@ -88,6 +99,7 @@ class Job:
     model_digest: str
     fingerprint: str
     processes: int
+    crf: CrfOptions | None
 
     def path(self, kind: str, name: str) -> str:
         """Where the mask ("masks"), overlay ("overlays") or confidence map ("confidence") of a picture lies."""
@@ -172,8 +184,9 @@ class SegmentChunk(beam.DoFn):
             cores if job.processes > 1 else 0,
             batch_size=options.batch_size,
             max_side=job.max_side,
-            crf=options.crf_options(),
-            crf_processes=options.crf_processes or cores,
+            crf=job.crf,
+            crf_engine=options.crf_engine,
+            crf_workers=options.crf_workers or cores,
             confidence=options.confidence,
         )
 

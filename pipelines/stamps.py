@@ -16,7 +16,9 @@ from pipelines.crf import CrfOptions
 from trainer.cards import ModelCard
 
 
-def fingerprint(weights: str, card: ModelCard, max_side: int, crf: CrfOptions | None) -> str:
+def fingerprint(
+    weights: str, card: ModelCard, max_side: int, crf: CrfOptions | None, crf_engine: str = "native"
+) -> str:
     """Hex digest of all that decides a mask; `weights` is the digest of the model's."""
     what = {
         "weights": weights,
@@ -25,6 +27,8 @@ def fingerprint(weights: str, card: ModelCard, max_side: int, crf: CrfOptions | 
         "max_side": max_side,
         "crf": asdict(crf) if crf else None,
     }
+    if crf and crf_engine != "native":
+        what["crf_engine"] = crf_engine
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -1,7 +1,8 @@
-"""The dense CRF: right values, sharper masks, and a pool that ends cleanly."""
+"""The dense CRF: sharper masks by either engine, and pools that end cleanly. Exactness: see test_crf_engine.py."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -13,10 +14,18 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 import pytest
 
-from pipelines import crf
+from pipelines import crf, crf_engine
 from trainer.options import InputError
 
-pytest.importorskip("pydensecrf.densecrf")
+needs_pydensecrf = pytest.mark.skipif(
+    importlib.util.find_spec("pydensecrf") is None,
+    reason="pydensecrf2 is not installed (there is none for Python 3.13)",
+)
+
+
+@pytest.fixture(params=["native", pytest.param("pydensecrf", marks=needs_pydensecrf)])
+def engine(request):
+    return request.param
 
 
 def noisy_disc(size: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -30,14 +39,15 @@ def noisy_disc(size: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray, n
     return image.astype(np.uint8), truth, np.stack([1 - foreground, foreground], -1).astype(np.float32)
 
 
-def test_refined_mask_is_nearer_to_the_truth():
+def test_refined_mask_is_nearer_to_the_truth(engine):
     image, truth, probabilities = noisy_disc()
     before = (probabilities.argmax(-1) == truth).mean()
-    after = (crf.refine(image, probabilities, crf.CrfOptions()).argmax(-1) == truth).mean()
+    after = (crf.refine(image, probabilities, crf.CrfOptions(), engine).argmax(-1) == truth).mean()
     assert before < 0.9
     assert after > 0.99
 
 
+@needs_pydensecrf
 def test_equals_direct_use_of_pydensecrf():
     from pydensecrf.densecrf import DenseCRF2D
     from pydensecrf.utils import unary_from_softmax
@@ -51,38 +61,41 @@ def test_equals_direct_use_of_pydensecrf():
     field.addPairwiseBilateral(sxy=20, srgb=7, rgbim=image, compat=6)
     expected = np.array(field.inference(3)).reshape(4, 20, 31).transpose(1, 2, 0)
     options = crf.CrfOptions(iterations=3, sxy_gaussian=2, compat_gaussian=1.5, sxy=20, srgb=7, compat=6)
-    np.testing.assert_array_equal(crf.refine(image, probabilities, options), expected)
+    np.testing.assert_array_equal(crf.refine(image, probabilities, options, "pydensecrf"), expected)
+    np.testing.assert_allclose(crf.refine(image, probabilities, options), expected, atol=1e-4)
 
 
-def test_result_is_a_contiguous_softmax_and_inputs_stay_as_they_were():
+def test_result_is_a_contiguous_softmax_and_inputs_stay_as_they_were(engine):
     image, _, probabilities = noisy_disc(17)
     image.flags.writeable = probabilities.flags.writeable = False
     copies = image.copy(), probabilities.copy()
-    refined = crf.refine(image, probabilities, crf.CrfOptions())
+    refined = crf.refine(image, probabilities, crf.CrfOptions(), engine)
     assert refined.dtype == np.float32 and refined.shape == (17, 17, 2) and refined.flags.c_contiguous
     np.testing.assert_allclose(refined.sum(-1), 1, atol=1e-5)
     np.testing.assert_array_equal(image, copies[0])
     np.testing.assert_array_equal(probabilities, copies[1])
 
 
-def test_strided_views_give_the_same_as_copies():
+def test_strided_views_give_the_same_as_copies(engine):
     image, _, probabilities = noisy_disc(32)
     half, odd = image[::2, 1::2], probabilities[::2, 1::2]
     options = crf.CrfOptions()
-    np.testing.assert_array_equal(crf.refine(half, odd, options), crf.refine(half.copy(), odd.copy(), options))
+    expected = crf.refine(half.copy(), odd.copy(), options, engine)
+    np.testing.assert_array_equal(crf.refine(half, odd, options, engine), expected)
 
 
-def test_without_kernels_the_softmax_comes_back():
+def test_without_kernels_the_softmax_comes_back(engine):
     image, _, probabilities = noisy_disc(16)
-    refined = crf.refine(image, probabilities, crf.CrfOptions(compat=0, compat_gaussian=0))
+    refined = crf.refine(image, probabilities, crf.CrfOptions(compat=0, compat_gaussian=0), engine)
     np.testing.assert_allclose(refined, probabilities, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (5, 7, 1), (1, 9, 2), (9, 1, 2)])
-def test_smallest_pictures_and_a_single_label(shape):
+def test_smallest_pictures_and_a_single_label(shape, engine):
     rng = np.random.default_rng(2)
     probabilities = rng.dirichlet(np.ones(shape[2]), shape[:2]).astype(np.float32)
-    refined = crf.refine(rng.integers(0, 256, (*shape[:2], 3), np.uint8), probabilities, crf.CrfOptions())
+    image = rng.integers(0, 256, (*shape[:2], 3), np.uint8)
+    refined = crf.refine(image, probabilities, crf.CrfOptions(), engine)
     assert refined.shape == shape
     np.testing.assert_allclose(refined.sum(-1), 1, atol=1e-5)
 
@@ -100,10 +113,10 @@ def test_smallest_pictures_and_a_single_label(shape):
         (lambda i, p: (i, np.log(p)), r"\[0, 1\]"),
     ],
 )
-def test_wrong_arrays_are_refused(change, message):
+def test_wrong_arrays_are_refused(change, message, engine):
     image, _, probabilities = noisy_disc(16)
     with pytest.raises(ValueError, match=message):
-        crf.refine(*change(image, probabilities), crf.CrfOptions())
+        crf.refine(*change(image, probabilities), crf.CrfOptions(), engine)
 
 
 @pytest.mark.parametrize(
@@ -114,20 +127,48 @@ def test_options_refuse_nonsense(wrong):
         crf.CrfOptions(**wrong)
 
 
-def test_missing_engine_says_how_to_install_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+@pytest.mark.parametrize(
+    ("engine", "module", "cure"),
+    [
+        ("native", "pipelines.crf_engine.baseline", "install a C.. compiler .* and install the package again"),
+        ("pydensecrf", "pydensecrf.densecrf", "pip install pydensecrf2"),
+    ],
+)
+def test_missing_engine_says_how_to_install_it(engine, module, cure, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    crf_engine.load.cache_clear()
     image, _, probabilities = noisy_disc(8)
-    with pytest.raises(InputError, match="pip install pydensecrf2"):
-        crf.refine(image, probabilities, crf.CrfOptions())
+    with pytest.raises(InputError, match=cure):
+        crf.refine(image, probabilities, crf.CrfOptions(), engine)
+    with pytest.raises(InputError, match=cure):
+        crf.Refiner(1, crf.CrfOptions(), engine)
 
 
+def test_the_native_engine_needs_no_pydensecrf(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydensecrf", None)
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    image, truth, probabilities = noisy_disc()
+    assert (crf.refine(image, probabilities, crf.CrfOptions()).argmax(-1) == truth).mean() > 0.99
+
+
+def test_a_build_that_is_missing_leaves_the_others(monkeypatch):
+    found = [build.__name__ for build in crf_engine.builds()]
+    monkeypatch.setitem(sys.modules, found[0], None)
+    if found[1:]:
+        assert [build.__name__ for build in crf_engine.builds()] == found[1:]
+    else:
+        with pytest.raises(ImportError):
+            crf_engine.builds()
+
+
+@needs_pydensecrf
 def test_pool_gives_the_same_and_a_killed_worker_is_an_error():
     image, _, probabilities = noisy_disc()
     options = crf.CrfOptions()
-    pool = crf.Refiner(1, options)
+    pool = crf.Refiner(1, options, "pydensecrf")
     try:
         np.testing.assert_array_equal(
-            pool.submit(image, probabilities).result(60), crf.refine(image, probabilities, options)
+            pool.submit(image, probabilities).result(60), crf.refine(image, probabilities, options, "pydensecrf")
         )
         (worker,) = pool._pool._processes
         os.kill(worker, signal.SIGKILL)
@@ -138,6 +179,7 @@ def test_pool_gives_the_same_and_a_killed_worker_is_an_error():
         pool.close()
 
 
+@needs_pydensecrf
 def test_workers_end_with_a_killed_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
@@ -147,7 +189,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         from pipelines import crf
 
         if __name__ == "__main__":
-            pool = crf.Refiner(1, crf.CrfOptions())
+            pool = crf.Refiner(1, crf.CrfOptions(), "pydensecrf")
             pool.submit(np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 2), 0.5, np.float32)).result()
             print(*pool._pool._processes, flush=True)
             time.sleep(60)

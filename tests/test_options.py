@@ -16,6 +16,7 @@ class DrawOptions:
     crf: bool = option(False, "refine")
     limit: int | None = option(None, "at most so many")
     head: str = option("subpixel", "upsampling", choices=("bilinear", "subpixel"))
+    shade: str = option("off", "shadows", choices=("off", "on", "auto"), bare="on")
 
     def __post_init__(self):
         if self.copies < 0:
@@ -38,6 +39,17 @@ def test_flags_become_typed_fields():
 def test_defaults_hold_and_a_switch_can_be_turned_off():
     assert read("--output", "x") == DrawOptions(output="x")
     assert read("--output", "x", "--crf", "--no-crf").crf is False
+
+
+def test_a_flag_may_stand_without_its_value():
+    assert [read("--output", "x", *flags).shade for flags in ([], ["--shade"], ["--shade", "auto"])] == [
+        "off",
+        "on",
+        "auto",
+    ]
+    assert read("--shade", "--output", "x").shade == "on"
+    with pytest.raises(SystemExit):
+        read("--output", "x", "--shade", "maybe")
 
 
 @pytest.mark.parametrize(
@@ -77,6 +89,7 @@ def test_json_and_markdown_hold_every_field():
         assert f"`{flag}`" in table
     assert "| `--output` | required |" in table
     assert "`bilinear`, `subpixel`" in table
+    assert "| `--shade` | `off` | shadows: `off`, `on`, `auto`; without a value: `on` |" in table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -288,11 +290,10 @@ def test_globs_and_lists(model, photos, tmp_path):
 
 
 def test_crf_masks_are_the_networks_refined(model, photos, tmp_path):
-    pytest.importorskip("pydensecrf.densecrf")
     from pipelines.crf import CrfOptions, refine
 
     flags = ("--input", photos, "--model", model, "--output", tmp_path, "--crf", "--crf-sxy", 20, "--crf-compat", 7)
-    assert segment(*flags, "--crf-processes", 2) == 0
+    assert segment(*flags, "--crf-workers", 2) == 0
     options = CrfOptions(sxy=20, compat=7)
     assert report_of(tmp_path)["crf"] == {**options.__dict__}
     changed = 0
@@ -303,6 +304,49 @@ def test_crf_masks_are_the_networks_refined(model, photos, tmp_path):
         assert (read_mask(tmp_path / f"{name}.png") == expected).mean() > 0.99
         changed += (probabilities.argmax(-1) != expected).sum()
     assert changed > 20
+
+
+def test_a_tuned_model_brings_its_own_crf(model, photos, tmp_path, capsys):
+    from pipelines.crf import CrfOptions
+    from pipelines.crf_search import Gain, Tuning
+    from trainer.cards import weights_digest
+
+    tuned, options = tmp_path / "model", CrfOptions(sxy=20, srgb=9, compat=6)
+    shutil.copytree(model, tuned)
+    found = Tuning(
+        options=options, metric="miou", trimap_width=None, before=0.5, after=0.6, gain=Gain(0.1, 0.05, 0.15),
+        per_class={}, grid=(), split="val", pictures=10, rejects=(), model_digest=weights_digest(str(model)),
+        records_fingerprint="",
+    )  # fmt: skip
+    run = ("--input", photos, "--model", tuned)
+    assert segment(*run, "--output", tmp_path / "without", "--crf", "auto") == 2
+    assert "crf.json is missing" in capsys.readouterr().err
+    (tuned / "crf.json").write_text(json.dumps(found.to_json()))
+    assert segment(*run, "--output", tmp_path / "auto", "--crf", "auto", "--crf-iterations", 2) == 0
+    assert report_of(tmp_path / "auto")["crf"] == {**options.__dict__, "iterations": 2}
+    assert segment(*run, "--crf", "--crf-iterations", 2, "--output", tmp_path / "flags") == 0
+    flags = (
+        "--crf-sxy",
+        20,
+        "--crf-srgb",
+        9,
+        "--crf-compat",
+        6,
+        "--crf-iterations",
+        2,
+        "--output",
+        tmp_path / "plain",
+    )
+    assert segment("--input", photos, "--model", model, "--crf", *flags) == 0
+    for name in SIZES:
+        masks = [(tmp_path / folder / f"{name}.png").read_bytes() for folder in ("auto", "flags", "plain")]
+        assert masks[0] == masks[1] == masks[2]
+    # What was advised against is not done: these are the masks of no CRF, also by their fingerprint.
+    (tuned / "crf.json").write_text(json.dumps(dataclasses.replace(found, options=None).to_json()))
+    assert segment(*run, "--output", tmp_path / "off", "--crf", "auto") == 0
+    assert report_of(tmp_path / "off")["crf"] is None
+    assert segment(*run, "--output", tmp_path / "off") == 0
+    assert report_of(tmp_path / "off")["skipped"] == 6
 
 
 def test_processes_instead_of_threads(model, photos, segmented, tmp_path):
@@ -385,7 +429,14 @@ class Halves:
 
 
 def segmenter(**options) -> masks.Segmenter:
-    defaults = {"batch_size": 4, "max_side": 0, "crf": None, "crf_processes": 1, "confidence": False}
+    defaults = {
+        "batch_size": 4,
+        "max_side": 0,
+        "crf": None,
+        "crf_engine": "native",
+        "crf_workers": 1,
+        "confidence": False,
+    }
     return masks.Segmenter(Halves(), **defaults | options)
 
 
@@ -393,14 +444,14 @@ def test_killed_crf_process_is_an_error_that_says_what_to_do():
     pytest.importorskip("pydensecrf.densecrf")
     from pipelines.crf import CrfOptions
 
-    refining = segmenter(crf=CrfOptions())
+    refining = segmenter(crf=CrfOptions(), crf_engine="pydensecrf")
     blank = np.zeros((16, 16, 3), np.uint8)
     try:
         (first,) = refining([("a", blank)])
         assert (first.ids == Halves()(blank[None], "ids")[0]).all()
         for pid in refining._refiner._pool._processes:
             os.kill(pid, signal.SIGKILL)
-        with pytest.raises(InputError, match="--crf-processes"):
+        with pytest.raises(InputError, match="--crf-workers"):
             for _ in range(100):
                 list(refining([("b", blank)]))
     finally:
@@ -487,7 +538,7 @@ def test_tallies_add_up_and_accounts_are_checked(tmp_path):
     whole = add_up([Tally.of(ids, written=1), Tally.of(ids, skipped=1)])
     assert (whole.written, whole.skipped, whole.class_pixels[:3].tolist()) == (1, 1, [4, 0, 2])
     assert whole.class_pictures[:3].tolist() == [2, 0, 2]
-    job = Job(SegmentOptions(input="i", model="m", output=str(tmp_path)), PALETTE, 0, "d", "f", 1)
+    job = Job(SegmentOptions(input="i", model="m", output=str(tmp_path)), PALETTE, 0, "d", "f", 1, None)
     with pytest.raises(RuntimeError, match="3 pictures went in but 2"):
         publish(whole, job, {"images": 3})
 

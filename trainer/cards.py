@@ -6,6 +6,7 @@ Reads and writes plain JSON and imports neither TensorFlow nor Keras, so that ev
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import Any
 
 from trainer import storage
@@ -74,6 +75,14 @@ def load_card(folder: str) -> ModelCard:
         return ModelCard.from_json(storage.read_json(path))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def weights_digest(folder: str) -> str:
+    """SHA-256 of the model's weights file, as hex digits. Raises InputError when it is missing."""
+    try:
+        return hashlib.sha256(storage.read(storage.join(folder, WEIGHTS))).hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{folder} is not a model folder: {WEIGHTS} is missing") from None
 
 
 def save_card(folder: str, card: ModelCard) -> None:

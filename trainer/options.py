@@ -35,9 +35,13 @@ def option(
     choices: Sequence[Any] | None = None,
     metavar: str | None = None,
     positional: bool = False,
+    bare: Any = None,
 ) -> Any:
-    """A dataclass field that is also a command-line flag; without a default the flag is required."""
-    metadata = {"help": help, "choices": choices, "metavar": metavar, "positional": positional}
+    """A dataclass field that is also a command-line flag; without a default the flag is required.
+
+    `bare`: what the flag means without a value; None: it must have one.
+    """
+    metadata = {"help": help, "choices": choices, "metavar": metavar, "positional": positional, "bare": bare}
     return dataclasses.field(default=default, metadata=metadata, kw_only=True)
 
 
@@ -72,11 +76,12 @@ def _fields(cls: type) -> list[dataclasses.Field]:
 
 
 def _describe(field: dataclasses.Field) -> str:
-    default = field.default
+    default, bare = field.default, field.metadata["bare"]
+    text = field.metadata["help"] + (f"; without a value: {bare}" if bare is not None else "")
     if default is dataclasses.MISSING or default is None or isinstance(default, bool) or default in ("", ()):
-        return field.metadata["help"]
+        return text
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    return f"{field.metadata['help']} (default: {shown})"
+    return f"{text} (default: {shown})"
 
 
 def _add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
@@ -97,7 +102,8 @@ def _add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
             flag,
             dest=field.name,
             type=shape.element,
-            nargs=shape.count,
+            nargs=shape.count if metadata["bare"] is None else "?",
+            const=metadata["bare"],
             choices=metadata["choices"],
             metavar=metadata["metavar"] or (None if metadata["choices"] else shape.element.__name__.upper()),
             required=needed,
@@ -162,5 +168,7 @@ def markdown(cls: type) -> str:
         meaning = field.metadata["help"].replace("|", "\\|")
         if field.metadata["choices"]:
             meaning += ": " + ", ".join(f"`{choice}`" for choice in field.metadata["choices"])
+        if field.metadata["bare"] is not None:
+            meaning += f"; without a value: `{field.metadata['bare']}`"
         rows.append(f"| {flag} | {shown} | {meaning} |")
     return "\n".join(rows)

@@ -1,0 +1,366 @@
+// Mean-field inference over two lattices: slice, p * exp(message) / sum, splat, in one pass over the pixels.
+//
+// Krähenbühl, Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials" (NIPS 2011).
+// Softmax does not change when all messages of a pixel do by the same amount, and filters are linear. So what is
+// filtered are L - 1 differences Q_l - Q_last instead of L marginals, and what is kept of the unary are the ratios
+// p_l / p_last. Q itself exists only in registers.
+#pragma once
+
+#include "lattice.h"
+
+enum class Stage { first, middle, last };
+
+// Values of the vertices of a lattice, and those of the next iteration.
+template <int D>
+struct Values {
+    Values(const Lattice<D>& lattice, int channels, float weight)
+        : lattice(lattice),
+          scale(weight * Lattice<D>::alpha()),
+          now(size_t(lattice.vertices) * channels),
+          next(size_t(lattice.vertices) * channels, 0) {}
+
+    const Lattice<D>& lattice;
+    const float scale;  // of the messages that are sliced
+    Array<float> now, next;
+
+    // What was splatted becomes what is sliced.
+    void turn() {
+        std::swap(now, next);
+        std::memset(next.data(), 0, next.size() * sizeof(float));
+    }
+};
+
+// What a pass over the pixels needs of them.
+template <int D>
+struct Taps {
+    explicit Taps(Values<D>& values)
+        : simplex(values.lattice.simplex.data()),
+          corners(values.lattice.corners.data()),
+          weights(values.lattice.weights.data()),
+          now(values.now.data()),
+          next(values.next.data()),
+          scale(values.scale) {}
+
+    const int32_t* const simplex;
+    const int32_t* const corners;
+    const float* const weights;
+    const float* const now;
+    float* const next;
+    const float scale;
+
+    const int32_t* corner(size_t pixel) const { return corners + size_t(simplex[pixel]) * (D + 1); }
+    const float* weight(size_t pixel) const { return weights + pixel * (D + 1); }
+};
+
+// Every row of a chain plus half of its two neighbours, in place.
+template <class V, int B>
+void blur_rows(const Chains& chains, float* values, size_t stride, size_t offset) {
+    constexpr size_t AHEAD = 8;
+    const size_t count = chains.size();
+    const int32_t* const entries = chains.data();
+    V before[B] = {}, here[B] = {}, after[B];
+    float half_before = 0;
+    if (count)
+        for (int b = 0; b < B; ++b)
+            here[b] = load<V>(values + size_t(entries[0] ^ entries[0] >> 31) * stride + offset + b * lanes<V>);
+    for (size_t i = 0; i < count; ++i) {
+        const int32_t entry = entries[i], successor = entries[i + 1 < count ? i + 1 : i];
+        const int32_t soon = entries[i + AHEAD < count ? i + AHEAD : i];
+        const float half_after = HALF[entry < 0];
+        const char* far = reinterpret_cast<const char*>(values + size_t(soon ^ soon >> 31) * stride + offset);
+        for (size_t line = 0; line < B * sizeof(V); line += 64) __builtin_prefetch(far + line, 1);
+        float* row = values + size_t(entry ^ entry >> 31) * stride + offset;
+        const float* next = values + size_t(successor ^ successor >> 31) * stride + offset;
+        for (int b = 0; b < B; ++b) {
+            after[b] = load<V>(next + b * lanes<V>);
+            const V sides = fma(broadcast<V>(half_after), after[b], broadcast<V>(half_before) * before[b]);
+            store(row + b * lanes<V>, here[b] + sides);
+        }
+        for (int b = 0; b < B; ++b) before[b] = here[b], here[b] = after[b];
+        half_before = half_after;
+    }
+}
+
+template <class V, int B, int D>
+void blur(Values<D>& values, size_t stride) {
+    for (const Chains& chains : values.lattice.chains) {
+        if constexpr (lanes<V> == 1)
+            blur_numbers(chains, values.next.data());
+        else if constexpr (B > 0)
+            blur_rows<V, B>(chains, values.next.data(), B * lanes<V>, 0);
+        else
+            for (size_t offset = 0; offset < stride; offset += lanes<V>)
+                blur_rows<V, 1>(chains, values.next.data(), stride, offset);
+    }
+    values.turn();
+}
+
+// Channels in memory for so many differences: whole vectors of the widest kind that is at least half full.
+inline int padded(int differences) {
+    if (differences <= 1) return 1;
+    int unit = 4;
+    while (unit < WIDTH && differences > unit) unit *= 2;
+    return (differences + unit - 1) / unit * unit;
+}
+
+// Which labels have a channel of their own. `order` holds the labels of the channels, the last one's difference being
+// 0 by definition. Labels that are `improbable` in the whole picture share the channel `shared` (or it is -1): they
+// attract nobody, so their marginals stay in the ratio of their probabilities.
+struct Channels {
+    int labels;
+    float least;  // probabilities below are raised to this
+    Array<int> order, improbable;
+    int shared = -1;
+
+    int differences() const { return int(order.size()) - 1; }
+
+    float raised(float p) const { return p > least ? p : least; }
+
+    float rest(const float* p) const {
+        float total = 0;
+        for (size_t i = 0; i < improbable.size(); ++i) total += raised(p[improbable[i]]);
+        return total;
+    }
+
+    // p_l / p_last of one pixel, and 0 for the channels that pad the row.
+    void ratios(const float* p, float* row, int stride) const {
+        const int count = differences();
+        const float inverse = 1.f / raised(p[order[count]]);
+        for (int c = 0; c < count; ++c) row[c] = raised(p[order[c]]) * inverse;
+        for (int c = count; c < stride; ++c) row[c] = 0;
+        if (shared >= 0) row[shared] = rest(p) * inverse;
+    }
+
+    // Marginals of one pixel from what is proportional to them.
+    void write(const float* p, const float* row, float last, float total, float* marginals) const {
+        const int count = differences();
+        const float inverse = 1.f / total;
+        for (int c = 0; c < count; ++c) marginals[order[c]] = row[c] * inverse;
+        marginals[order[count]] = last * inverse;
+        if (shared >= 0) {
+            const float part = row[shared] * inverse / rest(p);
+            for (size_t i = 0; i < improbable.size(); ++i) marginals[improbable[i]] = raised(p[improbable[i]]) * part;
+        }
+    }
+};
+
+// All that one inference works on.
+struct Field {
+    const Channels& channels;
+    const float* probabilities;  // [pixels, labels]
+    float* marginals;            // [pixels, labels]
+    Raster raster;
+    Array<float> ratios;  // [pixels, padded channels], in the raster's order
+    Values<2> gaussian;
+    Values<5> bilateral;
+};
+
+template <class V, int G, int D>
+inline void slice(V* messages, const Taps<D>& taps, size_t pixel, size_t stride, size_t offset) {
+    const int32_t* corner = taps.corner(pixel);
+    const float* weight = taps.weight(pixel);
+    V total[G] = {};
+    for (int k = 0; k <= D; ++k) {
+        const float* row = taps.now + corner[k] * stride + offset;
+        for (int i = 0; i < G; ++i)
+            total[i] = fma(broadcast<V>(weight[k]), load<V>(row + i * lanes<V>), total[i]);
+    }
+    for (int i = 0; i < G; ++i) messages[i] = fma(total[i], broadcast<V>(taps.scale), messages[i]);
+}
+
+template <class V, int G, int D>
+inline void splat(const V* q, const Taps<D>& taps, size_t pixel, size_t stride, size_t offset) {
+    const int32_t* corner = taps.corner(pixel);
+    const float* weight = taps.weight(pixel);
+    for (int k = 0; k <= D; ++k) {
+        float* row = taps.next + corner[k] * stride + offset;
+        for (int i = 0; i < G; ++i)
+            store(row + i * lanes<V>, fma(broadcast<V>(weight[k]), q[i], load<V>(row + i * lanes<V>)));
+    }
+}
+
+// Where the pixels lie in the picture, one after the other in the raster's order.
+class Cursor {
+public:
+    explicit Cursor(const Raster& raster) : raster_(raster) { enter_strip(); }
+
+    size_t next() {
+        const size_t here = at_++;
+        if (at_ == end_) {
+            if (++y_ == raster_.height) {
+                left_ += Raster::STRIP;
+                enter_strip();
+            } else {
+                at_ += raster_.width - (end_ - begin_), begin_ += raster_.width, end_ += raster_.width;
+            }
+        }
+        return here;
+    }
+
+private:
+    void enter_strip() {
+        const size_t right = left_ + Raster::STRIP;
+        y_ = 0, at_ = begin_ = left_, end_ = right < raster_.width ? right : raster_.width;
+    }
+
+    const Raster& raster_;
+    size_t left_ = 0, y_, at_, begin_, end_;
+};
+
+// One iteration over all pixels. V is the vector, B how many of them hold a pixel's channels, 0 for any number.
+// `guarded` subtracts the largest message, for weights whose messages could leave the range of exp.
+//
+// From a message to what is splatted is one long chain of dependent operations, longer than a processor looks ahead.
+// Every step is therefore taken for a group of pixels before the next one.
+template <class V, int B, Stage stage, bool guarded>
+void iterate(Field& field) {
+    constexpr int FIXED = B ? B : 1, GROUP = 8;
+    const int blocks = B ? B : padded(field.channels.differences()) / lanes<V>;
+    const size_t stride = size_t(blocks) * lanes<V>, labels = field.channels.labels, pixels = field.raster.pixels();
+    const Taps<2> gaussian(field.gaussian);
+    const Taps<5> bilateral(field.bilateral);
+    const float* ratio = field.ratios.data();
+    V fixed[GROUP * FIXED];
+    Array<V> room(B ? 0 : GROUP * blocks);
+    V* const values = B ? fixed : room.data();
+    Cursor cursor(field.raster);
+    for (size_t start = 0; start < pixels; start += GROUP, ratio += GROUP * stride) {
+        const int count = pixels - start < GROUP ? int(pixels - start) : GROUP;
+        float last[GROUP], sums[GROUP];
+        for (int i = 0; i < count; ++i) {
+            last[i] = 1.f;
+            if (stage == Stage::first) continue;
+            V* e = values + i * blocks;
+            for (int b = 0; b < blocks; b += FIXED) {
+                V messages[FIXED] = {};
+                slice<V, FIXED>(messages, gaussian, start + i, stride, size_t(b) * lanes<V>);
+                slice<V, FIXED>(messages, bilateral, start + i, stride, size_t(b) * lanes<V>);
+                for (int k = 0; k < FIXED; ++k) e[b + k] = messages[k];
+            }
+            if (guarded) {
+                V most = {};
+                for (int b = 0; b < blocks; ++b) most = larger(most, e[b]);
+                const float peak = maximum(most);
+                for (int b = 0; b < blocks; ++b) e[b] -= peak;
+                last[i] = exp(broadcast<Lanes<4>::Float>(-peak))[0];
+            }
+        }
+        for (int k = 0; k < count * blocks; ++k) {
+            const V p = load<V>(ratio + k * lanes<V>);
+            values[k] = stage == Stage::first ? p : p * exp(values[k]);
+        }
+        for (int i = 0; i < count; ++i) {
+            V total = {};
+            for (int b = 0; b < blocks; ++b) total += values[i * blocks + b];
+            sums[i] = sum(total) + last[i];
+        }
+        for (int i = 0; i < count; ++i) {
+            V* e = values + i * blocks;
+            if (stage == Stage::last) {
+                const size_t at = cursor.next() * labels;
+                field.channels.write(field.probabilities + at, reinterpret_cast<const float*>(e), last[i], sums[i],
+                                     field.marginals + at);
+                continue;
+            }
+            const float inverse = 1.f / sums[i];
+            for (int b = 0; b < blocks; ++b)
+                e[b] = fma(e[b], broadcast<V>(inverse), broadcast<V>(-last[i] * inverse));
+            for (int b = 0; b < blocks; b += FIXED) {
+                splat<V, FIXED>(e + b, gaussian, start + i, stride, size_t(b) * lanes<V>);
+                splat<V, FIXED>(e + b, bilateral, start + i, stride, size_t(b) * lanes<V>);
+            }
+        }
+    }
+}
+
+template <int D>
+inline float slice_one(const Taps<D>& taps, size_t pixel) {
+    const int32_t* corner = taps.corner(pixel);
+    const float* weight = taps.weight(pixel);
+    float total = 0;
+    for (int k = 0; k <= D; ++k) total = fma(weight[k], taps.now[corner[k]], total);
+    return total * taps.scale;
+}
+
+template <int D>
+inline void splat_one(float q, const Taps<D>& taps, size_t pixel) {
+    const int32_t* corner = taps.corner(pixel);
+    const float* weight = taps.weight(pixel);
+    for (int k = 0; k <= D; ++k) taps.next[corner[k]] = fma(weight[k], q, taps.next[corner[k]]);
+}
+
+// The same for two labels, whose single difference is a number: here the vector runs over pixels.
+template <Stage stage, bool guarded>
+void iterate_one(Field& field) {
+    typedef typename Lanes<WIDTH>::Float V;
+    const Taps<2> gaussian(field.gaussian);
+    const Taps<5> bilateral(field.bilateral);
+    const size_t pixels = field.raster.pixels(), labels = field.channels.labels;
+    Cursor cursor(field.raster);
+    for (size_t start = 0; start < pixels; start += WIDTH) {
+        const int count = pixels - start < WIDTH ? int(pixels - start) : WIDTH;
+        float message[WIDTH] = {}, ratio[WIDTH] = {}, difference[WIDTH], last[WIDTH], sums[WIDTH];
+        std::memcpy(ratio, &field.ratios[start], count * sizeof(float));
+        if (stage != Stage::first)
+            for (int i = 0; i < count; ++i)
+                message[i] = slice_one(gaussian, start + i) + slice_one(bilateral, start + i);
+        V m = load<V>(message), one = broadcast<V>(1.f);
+        if (guarded) {
+            const V peak = larger(m, V{});
+            m -= peak;
+            one = exp(-peak);
+        }
+        const V e = load<V>(ratio) * exp(m), total = e + one;
+        if (stage == Stage::last) {
+            store(message, e), store(last, one), store(sums, total);
+            for (int i = 0; i < count; ++i) {
+                const size_t at = cursor.next() * labels;
+                field.channels.write(field.probabilities + at, message + i, last[i], sums[i], field.marginals + at);
+            }
+        } else {
+            store(difference, (e - one) / total);
+            for (int i = 0; i < count; ++i) {
+                splat_one(difference[i], gaussian, start + i);
+                splat_one(difference[i], bilateral, start + i);
+            }
+        }
+    }
+}
+
+template <class V, int B, bool guarded>
+void infer(Field& field, int iterations) {
+    for (int i = 0; i < iterations; ++i) {
+        if constexpr (B == 1 && lanes<V> == 1)
+            i ? iterate_one<Stage::middle, guarded>(field) : iterate_one<Stage::first, guarded>(field);
+        else
+            i ? iterate<V, B, Stage::middle, guarded>(field) : iterate<V, B, Stage::first, guarded>(field);
+        const size_t stride = padded(field.channels.differences());
+        blur<V, B>(field.gaussian, stride);
+        blur<V, B>(field.bilateral, stride);
+    }
+    if constexpr (lanes<V> == 1)
+        iterate_one<Stage::last, guarded>(field);
+    else
+        iterate<V, B, Stage::last, guarded>(field);
+}
+
+inline void infer(Field& field, int iterations, float weight) {
+    typedef Lanes<4>::Float V4;
+    typedef Lanes<WIDTH>::Float V;
+    const int channels = padded(field.channels.differences());
+    // Rows of the normalised kernels sum to about 1 (to 4 at the very most), so messages stay below 4 * weight.
+    if (4 * weight > EXP_MAX) {
+        if (channels == 1) return infer<float, 1, true>(field, iterations);
+        return infer<V4, 0, true>(field, iterations);
+    }
+    if (channels == 1) return infer<float, 1, false>(field, iterations);
+    if (channels == 4) return infer<V4, 1, false>(field, iterations);
+    if (channels == 8) return infer<Lanes<WIDTH < 8 ? 4 : 8>::Float, WIDTH < 8 ? 2 : 1, false>(field, iterations);
+    switch (channels / WIDTH) {
+        case 1: return infer<V, 1, false>(field, iterations);
+        case 2: return infer<V, 2, false>(field, iterations);
+        case 3: return infer<V, 3, false>(field, iterations);
+        case 4: return infer<V, 4, false>(field, iterations);
+        default: return infer<V, 0, false>(field, iterations);
+    }
+}

@@ -1,0 +1,150 @@
+// Short vectors of floats and ints as GCC and Clang spell them, at the width this file is compiled for.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#if defined(__AVX512F__)
+constexpr int WIDTH = 16;
+#elif defined(__AVX2__)
+constexpr int WIDTH = 8;
+#else
+constexpr int WIDTH = 4;
+#endif
+
+template <int N>
+struct Lanes {
+    typedef float Float __attribute__((vector_size(4 * N)));
+    typedef int32_t Int __attribute__((vector_size(4 * N)));
+    typedef int64_t Long __attribute__((vector_size(8 * N)));
+};
+
+template <class V>
+constexpr int lanes = sizeof(V) / sizeof(float);
+
+template <class V>
+inline V load(const void* from) {
+    V value;
+    std::memcpy(&value, from, sizeof(V));
+    return value;
+}
+
+template <class V>
+inline void store(void* to, V value) {
+    std::memcpy(to, &value, sizeof(V));
+}
+
+template <class To, class From>
+inline To bits_of(From value) {
+    static_assert(sizeof(To) == sizeof(From));
+    To result;
+    std::memcpy(&result, &value, sizeof(To));
+    return result;
+}
+
+// a * b + c, in one rounding where the machine can. Everything else is compiled without contraction: the lattice
+// has to land in the same simplices whatever the machine.
+template <class V>
+inline V fma(V a, V b, V c) {
+#if defined(__FMA__) || defined(__aarch64__)
+    if constexpr (sizeof(V) == 4) return __builtin_fmaf(a, b, c);
+#endif
+#if defined(__AVX512F__)
+    if constexpr (sizeof(V) == 64) return V(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
+#endif
+#if defined(__FMA__)
+    if constexpr (sizeof(V) == 32) return V(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
+    if constexpr (sizeof(V) == 16) return V(_mm_fmadd_ps(__m128(a), __m128(b), __m128(c)));
+#elif defined(__aarch64__)
+    if constexpr (sizeof(V) == 16) return V(vfmaq_f32(float32x4_t(c), float32x4_t(a), float32x4_t(b)));
+#endif
+    return a * b + c;
+}
+
+template <class V>
+inline V broadcast(float value) {
+    return value - V{};
+}
+
+template <class V>
+inline V smaller(V a, V b) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(V) == 64) return V(_mm512_min_ps(__m512(a), __m512(b)));
+#endif
+#if defined(__AVX__)
+    if constexpr (sizeof(V) == 32) return V(_mm256_min_ps(__m256(a), __m256(b)));
+#endif
+#if defined(__SSE__)
+    if constexpr (sizeof(V) == 16) return V(_mm_min_ps(__m128(a), __m128(b)));
+#endif
+    return a < b ? a : b;
+}
+
+template <class V>
+inline V larger(V a, V b) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(V) == 64) return V(_mm512_max_ps(__m512(a), __m512(b)));
+#endif
+#if defined(__AVX__)
+    if constexpr (sizeof(V) == 32) return V(_mm256_max_ps(__m256(a), __m256(b)));
+#endif
+#if defined(__SSE__)
+    if constexpr (sizeof(V) == 16) return V(_mm_max_ps(__m128(a), __m128(b)));
+#endif
+    return a > b ? a : b;
+}
+
+template <class V>
+inline float sum(V v) {
+    if constexpr (lanes<V> == 4) {
+        return (v[0] + v[2]) + (v[1] + v[3]);
+    } else {
+        typedef typename Lanes<lanes<V> / 2>::Float Half;
+        Half halves[2];
+        std::memcpy(halves, &v, sizeof(V));
+        return sum(halves[0] + halves[1]);
+    }
+}
+
+template <class V>
+inline float maximum(V v) {
+    float result = v[0];
+    for (int i = 1; i < lanes<V>; ++i) result = v[i] > result ? v[i] : result;
+    return result;
+}
+
+// To the nearest integer, ties to even, for |v| < 2^22.
+template <class V>
+inline V nearest(V v) {
+    const float shift = 12582912.f;  // 1.5 * 2^23: no bits are left for fractions
+    return (v + shift) - shift;
+}
+
+constexpr float EXP_MIN = -87.f, EXP_MAX = 60.f;
+
+// e^x within 2e-7 of its value for x in [EXP_MIN, EXP_MAX], to which x is clipped. The reduction and the polynomial
+// are those of Cephes' expf (S. L. Moshier).
+template <class V>
+inline V exp(V x) {
+    typedef typename Lanes<lanes<V>>::Int I;
+    x = larger(smaller(x, broadcast<V>(EXP_MAX)), broadcast<V>(EXP_MIN));
+    const float shift = 12582912.f;
+    V shifted = fma(x, broadcast<V>(1.44269504088896341f), broadcast<V>(shift));
+    I exponent = bits_of<I>(shifted) << 23;
+    V n = shifted - shift;
+    V r = fma(n, broadcast<V>(-0.693359375f), x);
+    r = fma(n, broadcast<V>(2.12194440e-4f), r);
+    V y = fma(r, broadcast<V>(1.9875691500e-4f), broadcast<V>(1.3981999507e-3f));
+    y = fma(y, r, broadcast<V>(8.3334519073e-3f));
+    y = fma(y, r, broadcast<V>(4.1665795894e-2f));
+    y = fma(y, r, broadcast<V>(1.6666665459e-1f));
+    y = fma(y, r, broadcast<V>(5.0000001201e-1f));
+    y = fma(y, r * r, r + 1.f);
+    return bits_of<V>(bits_of<I>(y) + exponent);
+}

@@ -15,6 +15,7 @@ COMMANDS = {
     "records": ("pipelines.records", "look into records: ls, show, verify, stats, export"),
     "train": ("trainer.train", "records -> trained model"),
     "import-weights": ("trainer.checkpoints", "published DeepLab weights -> model"),
+    "tune-crf": ("pipelines.tune_crf", "model + records -> the CRF's best parameters, or advice against it"),
     "segment": ("pipelines.segment", "pictures + model -> masks"),
     "evaluate": ("pipelines.evaluate", "masks + labels -> scores and a report"),
 }

@@ -39,7 +39,7 @@ def render(evaluation: dict[str, Any], gallery: Sequence[Entry] = ()) -> str:
     confusions = [np.array(score["confusion"], np.int64) for score in scores]
     counts = sum(confusion.sum(0) + confusion.sum(1) for confusion in confusions)
     present = [index for index in range(palette.num_classes) if counts[index]]
-    return _template().render(
+    return template("report.html.j2").render(
         evaluation=evaluation,
         palette=palette,
         series=[_series(index, name, score) for index, (name, score) in enumerate(zip(names, scores, strict=True))],
@@ -91,7 +91,8 @@ def _aligned(rows: list[list[str]], texts: int) -> str:
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A page template of this package; what data hold is escaped, and what is missing is an error."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipelines", "."),
         autoescape=True,
@@ -100,8 +101,9 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["score"] = _score
+    environment.filters["difference"] = difference
     environment.filters["css_color"] = lambda color: "rgb({}, {}, {})".format(*color)
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _score(value: float | None) -> str:
@@ -124,11 +126,12 @@ def _verdict(names: Sequence[str], scores: Sequence[dict[str, Any]]) -> str:
         return f"mIoU {best:.3f}."
     if index == 0:
         return f"Best is the first row, {names[0]}: mIoU {best:.3f}."
-    gain = "" if scores[0]["miou"] is None else f", {_difference(best - scores[0]['miou'])} on {names[0]}"
+    gain = "" if scores[0]["miou"] is None else f", {difference(best - scores[0]['miou'])} on {names[0]}"
     return f"Best is {names[-index]}: mIoU {best:.3f}{gain}."
 
 
-def _difference(value: float) -> str:
+def difference(value: float) -> str:
+    """A difference of scores with its sign, to three places."""
     text = f"{value:+.3f}"
     return "±0.000" if text in ("+0.000", "-0.000") else text.replace("-", "−")
 
@@ -152,7 +155,7 @@ def _comparison(scores: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         return {
             "value": value,
             "best": len(scores) > 1 and value is not None and value == top,
-            "difference": "" if change is None else _difference(change),
+            "difference": "" if change is None else difference(change),
             "direction": "" if change is None or abs(change) < 0.0005 else ("up" if change > 0 else "down"),
         }
 

@@ -31,7 +31,7 @@ def test_no_import_points_upstream():
 
 def test_preparing_and_evaluating_do_not_load_tensorflow():
     code = (
-        "import sys, pipelines.prepare, pipelines.evaluate, pipelines.records;"
+        "import sys, pipelines.prepare, pipelines.evaluate, pipelines.records, pipelines.tune_crf;"
         "sys.exit(bool({'tensorflow', 'keras', 'jax', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
@@ -68,6 +68,7 @@ def test_every_command_teaches_its_use(command, capsys):
         ["records", "verify", "nowhere"],
         ["train", "--records", "nowhere", "--output", "out"],
         ["import-weights", "nowhere.ckpt", "--palette", "voc", "--output", "out"],
+        ["tune-crf", "--model", "nowhere", "--records", "nowhere"],
         ["segment", "--input", "nowhere", "--model", "nowhere", "--output", "out"],
         ["evaluate", "--masks", "nowhere", "--labels", "nowhere", "--palette", "voc", "--output", "out"],
     ],

@@ -15,6 +15,7 @@ TABLES = {
     "prepare": "pipelines.prepare:PrepareOptions",
     "train": "trainer.train:TrainOptions",
     "import-weights": "trainer.checkpoints:ImportOptions",
+    "tune-crf": "pipelines.tune_crf:TuneOptions",
     "segment": "pipelines.segment_job:SegmentOptions",
     "evaluate": "pipelines.evaluate:EvaluateOptions",
     "demo": "pipelines.demo:DemoOptions",

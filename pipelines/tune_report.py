@@ -1,0 +1,143 @@
+"""The result of `deeplab tune-crf` in a few lines for a terminal, and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.crf import CrfOptions
+from pipelines.crf_search import Tuning
+from pipelines.gallery import Entry
+from pipelines.report import template
+from trainer.labels import Palette
+
+AXES = ("compat", "sxy", "srgb")
+
+
+def metric_name(tuning: Tuning) -> str:
+    return "mIoU" if tuning.trimap_width is None else f"mIoU within {tuning.trimap_width} pixels of borders"
+
+
+def parameters(point: CrfOptions | dict[str, float]) -> str:
+    """What was searched, in words: "sxy 40, srgb 4, compat 3.5"."""
+    values = point if isinstance(point, dict) else vars(point)
+    return ", ".join(f"{name} {values[name]:g}" for name in ("sxy", "srgb", "compat"))
+
+
+def text(tuning: Tuning, path: str) -> str:
+    """The result for a terminal; `path` is where crf.json lies."""
+    gain = tuning.gain
+    scores = (
+        f"{tuning.split}, {tuning.scored} pictures: {metric_name(tuning)} {tuning.before:.3f} without, "
+        f"{tuning.after:.3f} with (cross-fitted); gain {gain.value:+.3f}, "
+        f"{100 * gain.level:g} % between {gain.low:+.3f} and {gain.high:+.3f}"
+    )
+    verdict = f"on: {parameters(tuning.options)}" if tuning.options else f"leave it off: {_reason(tuning)}"
+    return f"{scores}\n{verdict} -> {path}"
+
+
+def _reason(tuning: Tuning) -> str:
+    return "the masks get worse" if tuning.gain.high < 0 else "no gain is certain"
+
+
+def render(tuning: Tuning, palette: Palette, model: str, entries: Sequence[Entry]) -> str:
+    """The page.
+
+    Args:
+      tuning: what was found.
+      palette: the classes, in the order of `tuning.per_class`.
+      model: the model's folder.
+      entries: from `pipelines.gallery.entry`; "best" are pictures that gained most, "worst" those that lost most.
+
+    Returns:
+      HTML without scripts that loads nothing; the same input gives the same bytes.
+    """
+    return template("tune_report.html.j2").render(
+        tuning=tuning,
+        model=model,
+        metric=metric_name(tuning),
+        verdict=_verdict(tuning),
+        interval=_interval(tuning),
+        panels=_panels(tuning),
+        classes=_classes(tuning, palette),
+        absent=[name for name, (before, after) in tuning.per_class.items() if before is None and after is None],
+        best=parameters(tuning.best),
+        gallery=entries,
+    )
+
+
+def _verdict(tuning: Tuning) -> str:
+    if tuning.options:
+        return f"Use the CRF, with {parameters(tuning.options)}."
+    return f"Leave the CRF off: {_reason(tuning)}."
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to seven round numbers from `low` or below to `high` or above."""
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    return [index * step for index in range(math.floor(low / step), math.ceil(high / step) + 1)]
+
+
+def _interval(tuning: Tuning) -> dict[str, Any]:
+    """The gain with its interval over an axis that holds zero, in the units of the SVG's view box."""
+    gain, left, right = tuning.gain, 50.0, 590.0
+    low, high = min(gain.low, gain.value, 0.0), max(gain.high, gain.value, 0.0)
+    # An axis of at least one point of mIoU, lest noise be drawn as wide as a gain.
+    room = max(0.0, 0.01 - (high - low)) / 2
+    ticks = _ticks(low - room, high + room)
+
+    def x(value: float) -> float:
+        return round(left + (right - left) * (value - ticks[0]) / (ticks[-1] - ticks[0]), 1)
+
+    return {
+        "low": x(gain.low),
+        "high": x(gain.high),
+        "value": x(gain.value),
+        "zero": x(0.0),
+        "ticks": [{"x": x(tick), "text": "0" if abs(tick) < 1e-12 else f"{tick:+.3g}"} for tick in ticks],
+        "kind": "good" if gain.low > 0 else ("bad" if gain.high < 0 else "unsure"),
+    }
+
+
+def _panels(tuning: Tuning) -> list[dict[str, Any]]:
+    """One heat map per weight of the kernel: rows srgb, columns sxy, cells the gain over no CRF on all pictures."""
+    gains = {tuple(point[name] for name in AXES): point["score"] - tuning.before for point in tuning.grid}
+    largest = max(max(map(abs, gains.values())), 1e-6)
+    top = tuple(tuning.best[name] for name in AXES)
+
+    def cell(key: tuple[float, ...]) -> dict[str, Any] | None:
+        if key not in gains:
+            return None
+        gain, strength = gains[key], abs(gains[key]) / largest
+        return {
+            "kind": "right" if gain > 0 else "wrong",
+            "strength": f"{strength:.2f}",
+            "strong": strength > 0.65,
+            "best": key == top,
+            "gain": gain,
+            "title": f"{parameters(dict(zip(AXES, key, strict=True)))}: {tuning.before + gain:.4f}",
+        }
+
+    panels = []
+    for weight in sorted({compat for compat, _, _ in gains}):
+        columns = sorted({sxy for compat, sxy, _ in gains if compat == weight})
+        lines = sorted({srgb for compat, _, srgb in gains if compat == weight}, reverse=True)
+        rows = [{"srgb": srgb, "cells": [cell((weight, sxy, srgb)) for sxy in columns]} for srgb in lines]
+        panels.append({"compat": weight, "columns": columns, "rows": rows})
+    return panels
+
+
+def _classes(tuning: Tuning, palette: Palette) -> list[dict[str, Any]]:
+    classes = []
+    for (name, (before, after)), color in zip(tuning.per_class.items(), palette.colors, strict=True):
+        if before is None and after is None:
+            continue
+        change = None if before is None or after is None else after - before
+        direction = "" if change is None or abs(change) < 0.0005 else ("up" if change > 0 else "down")
+        classes.append(
+            {"name": name, "color": color, "before": before, "after": after, "change": change, "direction": direction}
+        )
+    return classes

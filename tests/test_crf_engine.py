@@ -152,10 +152,14 @@ def reference(name: str) -> np.ndarray:
     return crf_reference.marginals(*drawn(name))
 
 
-def rounding(options: CrfOptions) -> float:
-    """How far float32 may be off. Messages as large as the weights are rounded in proportion to them, and where a CRF
-    flips between two solutions that grows: pydensecrf is as far from exact arithmetic."""
-    return 1e-4 * max(1.0, (options.compat + options.compat_gaussian) / 100)
+@functools.cache
+def tolerance(name: str) -> float:
+    """1e-4, and for heavy kernels what float32 cannot tell; pydensecrf is as far from exact arithmetic there."""
+    options = drawn(name)[2]
+    if options.compat + options.compat_gaussian <= 10:
+        return 1e-4
+    moved = [crf_reference.marginals(*drawn(name), error=1e-7, seed=seed) - reference(name) for seed in range(2)]
+    return 1e-4 + 10 * np.abs(moved).max()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -163,18 +167,18 @@ def test_every_build_equals_exact_arithmetic(name):
     image, probabilities, options = drawn(name)
     for build in BUILDS:
         with running(build):
-            assert_equal(crf.refine(image, probabilities, options), reference(name), rounding(options))
+            assert_equal(crf.refine(image, probabilities, options), reference(name), tolerance(name))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_build_equals_pydensecrf(name):
     image, probabilities, options = drawn(name)
     expected = pydensecrf(image, probabilities, options)
-    # Where pydensecrf itself is off, what is within 1e-4 of exact arithmetic need not be so of pydensecrf.
-    tolerance = rounding(options) + np.abs(expected - reference(name)).max()
+    # Of two that are within 1e-4 of exact arithmetic on different sides, neither is wrong.
+    allowed = max(1e-4, tolerance(name) - 1e-4 + 2 * np.abs(expected - reference(name)).max())
     for build in BUILDS:
         with running(build):
-            assert_equal(crf.refine(image, probabilities, options), expected, tolerance)
+            assert_equal(crf.refine(image, probabilities, options), expected, allowed)
 
 
 @pytest.mark.parametrize("labels", [2, 5, 21])

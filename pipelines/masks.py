@@ -1,6 +1,6 @@
 """From pictures to masks, without Beam: shrink, batch, predict, refine, enlarge.
 
-A worker process has one `Segmenter`, shared by its threads: one network and, for the CRF, a pool of processes.
+A worker process has one `Segmenter`, shared by its threads: one network and, for the CRF, a pool of workers.
 """
 
 from __future__ import annotations

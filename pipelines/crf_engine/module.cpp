@@ -75,6 +75,7 @@ bool choose_channels(Channels& channels, const float* probabilities, size_t pixe
     if (improbable < 2) improbable = 0;
     for (int i = 0; i < improbable; ++i) *channels.improbable.extend(1) = by_size[i];
     if (improbable) {
+        // One of them lends the channel its place in the order; what it then gets is its part, as the others do.
         channels.shared = 0;
         *channels.order.extend(1) = by_size[0];
         for (int i = improbable; i < labels; ++i) *channels.order.extend(1) = by_size[i];

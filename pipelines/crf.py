@@ -31,9 +31,10 @@ ENGINES = ("native", "pydensecrf")
 # The unary cost of a label the network rules out is bounded by -log of this, so that edges can still revive it.
 MIN_PROBABILITY = 1e-5
 
-# Labels whose largest probabilities in the picture add up to less than this are filtered as one. Each is so small
-# that what the CRF makes of it is second order: marginals move by less than 1e-6, which is less than by rounding.
-IMPROBABLE = 1e-3
+# Labels whose largest probabilities in the picture add up to less than this are filtered as one, less still where
+# weights are above the usual sum. On photographs marginals move as by rounding (2e-6), on maps made for the purpose
+# (noise, all such labels everywhere at their largest) by less than 1e-4.
+IMPROBABLE, USUAL_WEIGHTS = 2e-2, 7.0
 
 # Lattices of positions take 16 bytes a pixel; those of larger pictures are not kept.
 KEPT_PIXELS = 1 << 21
@@ -143,7 +144,7 @@ def _native(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions) -
             options.srgb,
             options.compat,
             MIN_PROBABILITY,
-            IMPROBABLE,
+            IMPROBABLE * min(1.0, USUAL_WEIGHTS / max(options.compat + options.compat_gaussian, 1.0)),
         )
     except ValueError as error:
         raise ValueError(

@@ -104,43 +104,62 @@ inline int padded(int differences) {
 }
 
 // Which labels have a channel of their own. `order` holds the labels of the channels, the last one's difference being
-// 0 by definition. Labels that are `improbable` in the whole picture share the channel `shared` (or it is -1): they
-// attract nobody, so their marginals stay in the ratio of their probabilities.
+// 0 by definition. Labels that are improbable in the whole picture share the channel `shared` (or it is -1): they
+// attract hardly anybody, so their marginals stay in the ratio of their probabilities. Each attracts itself alone, not
+// the others of the channel, so the channel's pull on itself is the share of one: sum of squares by square of the sum.
 struct Channels {
     int labels;
     float least;  // probabilities below are raised to this
-    Array<int> order, improbable;
+    Array<int> order;
+    Array<float> share;  // [labels]: 1 for improbable labels, else 0
+    Array<float> pull;   // [padded channels]: 1, of the shared channel less
     int shared = -1;
 
     int differences() const { return int(order.size()) - 1; }
 
     float raised(float p) const { return p > least ? p : least; }
 
+    // The sum of the improbable labels' probabilities.
     float rest(const float* p) const {
-        float total = 0;
-        for (size_t i = 0; i < improbable.size(); ++i) total += raised(p[improbable[i]]);
+        typedef Lanes<4>::Float V;
+        V four = {};
+        int l = 0;
+        for (; l + 4 <= labels; l += 4)
+            four = fma(larger(load<V>(p + l), broadcast<V>(least)), load<V>(&share[l]), four);
+        float total = sum(four);
+        for (; l < labels; ++l) total += raised(p[l]) * share[l];
         return total;
     }
 
     // p_l / p_last of one pixel, and 0 for the channels that pad the row.
     void ratios(const float* p, float* row, int stride) const {
+        typedef Lanes<4>::Float V;
         const int count = differences();
         const float inverse = 1.f / raised(p[order[count]]);
-        for (int c = 0; c < count; ++c) row[c] = raised(p[order[c]]) * inverse;
-        for (int c = count; c < stride; ++c) row[c] = 0;
+        int c = 0;
+        if (shared < 0)
+            for (; c + 4 <= count; c += 4) store(row + c, larger(load<V>(p + c), broadcast<V>(least)) * inverse);
+        for (; c < count; ++c) row[c] = raised(p[order[c]]) * inverse;
+        for (; c < stride; ++c) row[c] = 0;
         if (shared >= 0) row[shared] = rest(p) * inverse;
     }
 
     // Marginals of one pixel from what is proportional to them.
     void write(const float* p, const float* row, float last, float total, float* marginals) const {
+        typedef Lanes<4>::Float V;
         const int count = differences();
         const float inverse = 1.f / total;
-        for (int c = 0; c < count; ++c) marginals[order[c]] = row[c] * inverse;
-        marginals[order[count]] = last * inverse;
+        int l = 0, c = 0;
         if (shared >= 0) {
             const float part = row[shared] * inverse / rest(p);
-            for (size_t i = 0; i < improbable.size(); ++i) marginals[improbable[i]] = raised(p[improbable[i]]) * part;
+            for (; l + 4 <= labels; l += 4) store(marginals + l, larger(load<V>(p + l), broadcast<V>(least)) * part);
+            for (; l < labels; ++l) marginals[l] = raised(p[l]) * part;
+            c = shared + 1;
+        } else {
+            for (; c + 4 <= count; c += 4) store(marginals + c, load<V>(row + c) * inverse);
         }
+        for (; c < count; ++c) marginals[order[c]] = row[c] * inverse;
+        marginals[order[count]] = last * inverse;
     }
 };
 
@@ -153,7 +172,23 @@ struct Field {
     Array<float> ratios;  // [pixels, padded channels], in the raster's order
     Values<2> gaussian;
     Values<5> bilateral;
+
+    void fill_ratios() {
+        const int labels = channels.labels, stride = padded(channels.differences());
+        raster.rows([&](size_t number, size_t x, size_t y, int count, ptrdiff_t) {
+            const float* p = probabilities + (y * raster.width + x) * labels;
+            for (int i = 0; i < count; ++i, p += labels) channels.ratios(p, &ratios[(number + i) * stride], stride);
+        });
+    }
 };
+
+// Where a vertex's row begins. Left to themselves, compilers work out the address of every vector in it anew.
+template <class Float>
+inline Float* address(Float* rows, int32_t vertex, size_t stride) {
+    Float* row = rows + size_t(uint32_t(vertex)) * stride;
+    asm("" : "+r"(row));
+    return row;
+}
 
 template <class V, int G, int D>
 inline void slice(V* messages, const Taps<D>& taps, size_t pixel, size_t stride, size_t offset) {
@@ -161,7 +196,7 @@ inline void slice(V* messages, const Taps<D>& taps, size_t pixel, size_t stride,
     const float* weight = taps.weight(pixel);
     V total[G] = {};
     for (int k = 0; k <= D; ++k) {
-        const float* row = taps.now + corner[k] * stride + offset;
+        const float* row = address(taps.now + offset, corner[k], stride);
         for (int i = 0; i < G; ++i)
             total[i] = fma(broadcast<V>(weight[k]), load<V>(row + i * lanes<V>), total[i]);
     }
@@ -173,7 +208,7 @@ inline void splat(const V* q, const Taps<D>& taps, size_t pixel, size_t stride, 
     const int32_t* corner = taps.corner(pixel);
     const float* weight = taps.weight(pixel);
     for (int k = 0; k <= D; ++k) {
-        float* row = taps.next + corner[k] * stride + offset;
+        float* row = address(taps.next + offset, corner[k], stride);
         for (int i = 0; i < G; ++i)
             store(row + i * lanes<V>, fma(broadcast<V>(weight[k]), q[i], load<V>(row + i * lanes<V>)));
     }
@@ -242,12 +277,12 @@ void iterate(Field& field) {
                 for (int b = 0; b < blocks; ++b) most = larger(most, e[b]);
                 const float peak = maximum(most);
                 for (int b = 0; b < blocks; ++b) e[b] -= peak;
-                last[i] = exp(broadcast<Lanes<4>::Float>(-peak))[0];
+                last[i] = clipped_exp(broadcast<Lanes<4>::Float>(-peak))[0];
             }
         }
         for (int k = 0; k < count * blocks; ++k) {
             const V p = load<V>(ratio + k * lanes<V>);
-            values[k] = stage == Stage::first ? p : p * exp(values[k]);
+            values[k] = stage == Stage::first ? p : p * (guarded ? clipped_exp(values[k]) : exp(values[k]));
         }
         for (int i = 0; i < count; ++i) {
             V total = {};
@@ -263,8 +298,10 @@ void iterate(Field& field) {
                 continue;
             }
             const float inverse = 1.f / sums[i];
-            for (int b = 0; b < blocks; ++b)
-                e[b] = fma(e[b], broadcast<V>(inverse), broadcast<V>(-last[i] * inverse));
+            for (int b = 0; b < blocks; ++b) {
+                const V pull = load<V>(&field.channels.pull[b * lanes<V>]);
+                e[b] = fma(e[b] * pull, broadcast<V>(inverse), broadcast<V>(-last[i] * inverse));
+            }
             for (int b = 0; b < blocks; b += FIXED) {
                 splat<V, FIXED>(e + b, gaussian, start + i, stride, size_t(b) * lanes<V>);
                 splat<V, FIXED>(e + b, bilateral, start + i, stride, size_t(b) * lanes<V>);
@@ -308,9 +345,9 @@ void iterate_one(Field& field) {
         if (guarded) {
             const V peak = larger(m, V{});
             m -= peak;
-            one = exp(-peak);
+            one = clipped_exp(-peak);
         }
-        const V e = load<V>(ratio) * exp(m), total = e + one;
+        const V e = load<V>(ratio) * (guarded ? clipped_exp(m) : exp(m)), total = e + one;
         if (stage == Stage::last) {
             store(message, e), store(last, one), store(sums, total);
             for (int i = 0; i < count; ++i) {
@@ -318,7 +355,7 @@ void iterate_one(Field& field) {
                 field.channels.write(field.probabilities + at, message + i, last[i], sums[i], field.marginals + at);
             }
         } else {
-            store(difference, (e - one) / total);
+            store(difference, (field.channels.pull[0] * e - one) / total);
             for (int i = 0; i < count; ++i) {
                 splat_one(difference[i], gaussian, start + i);
                 splat_one(difference[i], bilateral, start + i);
@@ -345,6 +382,7 @@ void infer(Field& field, int iterations) {
 }
 
 inline void infer(Field& field, int iterations, float weight) {
+    field.fill_ratios();
     typedef Lanes<4>::Float V4;
     typedef Lanes<WIDTH>::Float V;
     const int channels = padded(field.channels.differences());

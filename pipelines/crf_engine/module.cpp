@@ -73,15 +73,24 @@ bool choose_channels(Channels& channels, const float* probabilities, size_t pixe
     int improbable = 0;
     while (improbable < labels - 1 && (total += channels.raised(hi[by_size[improbable]])) < bound) ++improbable;
     if (improbable < 2) improbable = 0;
-    for (int i = 0; i < improbable; ++i) *channels.improbable.extend(1) = by_size[i];
+    channels.share = Array<float>(labels, 0);
+    float sum = 0, squares = 0;
+    for (int i = 0; i < improbable; ++i) {
+        const float p = channels.raised(hi[by_size[i]]);
+        channels.share[by_size[i]] = 1;
+        sum += p, squares += p * p;
+    }
     if (improbable) {
-        // One of them lends the channel its place in the order; what it then gets is its part, as the others do.
+        // One of them lends the channel its place in the order.
         channels.shared = 0;
         *channels.order.extend(1) = by_size[0];
         for (int i = improbable; i < labels; ++i) *channels.order.extend(1) = by_size[i];
     } else {
         for (int l = 0; l < labels; ++l) *channels.order.extend(1) = l;
     }
+    const int stride = padded(channels.differences());
+    channels.pull = Array<float>(stride);
+    for (int c = 0; c < stride; ++c) channels.pull[c] = c == channels.shared ? squares / (sum * sum) : 1.f;
     return true;
 }
 
@@ -106,10 +115,6 @@ bool refine(const uint8_t* image, const float* probabilities, float* marginals, 
                 Array<float>(pixels * stride),
                 Values<2>(spatial, stride, parameters.gaussian),
                 Values<5>(bilateral, stride, parameters.bilateral)};
-    raster.rows([&](size_t number, size_t x, size_t y, int count, ptrdiff_t) {
-        const float* p = probabilities + (y * raster.width + x) * labels;
-        for (int i = 0; i < count; ++i, p += labels) channels.ratios(p, &field.ratios[(number + i) * stride], stride);
-    });
     infer(field, parameters.iterations, parameters.gaussian + parameters.bilateral);
     return true;
 }

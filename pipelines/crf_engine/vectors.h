@@ -128,12 +128,11 @@ inline V nearest(V v) {
 
 constexpr float EXP_MIN = -87.f, EXP_MAX = 60.f;
 
-// e^x within 2e-7 of its value for x in [EXP_MIN, EXP_MAX], to which x is clipped. The reduction and the polynomial
-// are those of Cephes' expf (S. L. Moshier).
+// e^x within 2e-7 of its value for x in [EXP_MIN, EXP_MAX]. The reduction and the polynomial are those of Cephes' expf
+// (S. L. Moshier).
 template <class V>
 inline V exp(V x) {
     typedef typename Lanes<lanes<V>>::Int I;
-    x = larger(smaller(x, broadcast<V>(EXP_MAX)), broadcast<V>(EXP_MIN));
     const float shift = 12582912.f;
     V shifted = fma(x, broadcast<V>(1.44269504088896341f), broadcast<V>(shift));
     I exponent = bits_of<I>(shifted) << 23;
@@ -147,4 +146,9 @@ inline V exp(V x) {
     y = fma(y, r, broadcast<V>(5.0000001201e-1f));
     y = fma(y, r * r, r + 1.f);
     return bits_of<V>(bits_of<I>(y) + exponent);
+}
+
+template <class V>
+inline V clipped_exp(V x) {
+    return exp(larger(smaller(x, broadcast<V>(EXP_MAX)), broadcast<V>(EXP_MIN)));
 }

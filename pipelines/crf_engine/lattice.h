@@ -7,6 +7,7 @@
 // k in the lowest three bits.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 
@@ -43,48 +44,40 @@ struct Raster {
 // mispredicted branches dearer than comparisons, so a look at a line has hardly any.
 class Table {
 public:
-    explicit Table(size_t expected) {
-        while ((size_t(6) << bits_) < expected) ++bits_;
-        lines_ = Array<Line>(size_t(1) << bits_, 0);
+    explicit Table(size_t expected) : lines_(expected / 6 + 16, 0) {}
+
+    static uint64_t hash(unsigned __int128 key) {
+        return hash(uint64_t(key) ^ uint64_t(key >> 64) * 0xC2B2AE3D27D4EB4Fu);
     }
 
-    static uint64_t hash(unsigned __int128 key, uint32_t order = 0) {
-        return hash(uint64_t(key) ^ uint64_t(key >> 64) * 0xC2B2AE3D27D4EB4Fu, order);
-    }
-
-    static uint64_t hash(uint64_t key, uint32_t order = 0) {
-        const uint64_t product = (key ^ (uint64_t(order) << 40)) * 0x9E3779B97F4A7C15u;
+    static uint64_t hash(uint64_t key) {
+        const uint64_t product = key * 0x9E3779B97F4A7C15u;
         return product ^ (product >> 32);
-    }
-
-    // -1: not there.
-    template <class Same>
-    int32_t find(uint64_t hash, Same same) const {
-        const size_t mask = lines_.size() - 1;
-        for (size_t at = home(hash);; at = (at + 1) & mask) {
-            const Line& line = lines_[at];
-            const uint32_t equal = line.equal(tag(hash)), others = equal & (equal - 1);
-            const int32_t first = line.numbers[__builtin_ctz(equal | 1u << 11)];
-            const bool hit = equal && same(first);
-            if (__builtin_expect(hit | ((others == 0) & (line.count < 12)), 1)) return hit ? first : -1;
-            for (uint32_t left = others; left; left &= left - 1)
-                if (same(line.numbers[__builtin_ctz(left)])) return line.numbers[__builtin_ctz(left)];
-            if (line.count < 12) return -1;
-        }
     }
 
     void prefetch(uint64_t hash) const { __builtin_prefetch(&lines_[home(hash)]); }
 
-    // Enters a number that is not there; `hash_of(number)` is asked for when all have to move.
+    // Makes room for `count` numbers, or for `expected` if all have to move; `hash_of(number)` is asked for then.
     template <class HashOf>
-    void insert(uint64_t hash, int32_t number, HashOf hash_of) {
-        put(hash, number);
-        if (++count_ <= 7 * lines_.size()) return;
-        Table larger(12 * lines_.size());
+    void reserve(size_t count, size_t expected, HashOf hash_of) {
+        if (count <= 8 * lines_.size()) return;
+        Table larger(expected > 9 * lines_.size() ? expected : 9 * lines_.size());
         for (size_t i = 0; i < lines_.size(); ++i)
             for (int k = 0; k < lines_[i].count; ++k) larger.put(hash_of(lines_[i].numbers[k]), lines_[i].numbers[k]);
-        bits_ = larger.bits_;
         lines_ = std::move(larger.lines_);
+    }
+
+    // The number that is the `same`, or `fresh`, which is entered. `same(0)` may be asked at any time.
+    template <class Same>
+    int32_t enter(uint64_t hash, int32_t fresh, Same same) {
+        Line& line = lines_[home(hash)];
+        const uint32_t equal = line.equal(tag(hash)), others = equal & (equal - 1);
+        const int32_t first = line.numbers[__builtin_ctz(equal | 1u << 11)];
+        if ((equal != 0) & same(first)) return first;
+        if (__builtin_expect((others != 0) | (line.count == 12), 0)) return search(hash, fresh, same);
+        line.tags[line.count] = tag(hash);
+        line.numbers[line.count++] = fresh;
+        return fresh;
     }
 
 private:
@@ -106,19 +99,30 @@ private:
         }
     };
 
-    size_t home(uint64_t hash) const { return hash >> 8 & (lines_.size() - 1); }
+    size_t home(uint64_t hash) const { return (hash >> 32) * lines_.size() >> 32; }
+    size_t after(size_t line) const { return line + 1 < lines_.size() ? line + 1 : 0; }
     static uint8_t tag(uint64_t hash) { return uint8_t(hash); }
+
+    template <class Same>
+    __attribute__((noinline)) int32_t search(uint64_t hash, int32_t fresh, Same same) {
+        for (size_t at = home(hash);; at = after(at)) {
+            const Line& line = lines_[at];
+            for (uint32_t left = line.equal(tag(hash)); left; left &= left - 1)
+                if (same(line.numbers[__builtin_ctz(left)])) return line.numbers[__builtin_ctz(left)];
+            if (line.count < 12) break;
+        }
+        put(hash, fresh);
+        return fresh;
+    }
 
     void put(uint64_t hash, int32_t number) {
         size_t at = home(hash);
-        while (lines_[at].count == 12) at = (at + 1) & (lines_.size() - 1);
+        while (lines_[at].count == 12) at = after(at);
         Line& line = lines_[at];
         line.tags[line.count] = tag(hash);
         line.numbers[line.count++] = number;
     }
 
-    int bits_ = 4;
-    size_t count_ = 0;
     Array<Line> lines_;
 };
 
@@ -133,10 +137,9 @@ struct Lattice {
 
     size_t pixels = 0;
     int32_t vertices = 0;
-    Array<int32_t> simplex;        // [pixels]: number of the simplex
-    Array<float> weights;          // [pixels, CORNERS]: barycentric coordinate times normalisation
-    Array<int32_t> corners;        // [simplices, CORNERS]: vertices of a simplex
-    Chains chains[CORNERS];        // of every direction
+    Array<int32_t> corners;  // [pixels, CORNERS]: vertices of the simplex around a pixel
+    Array<float> weights;    // [pixels, CORNERS]: barycentric coordinate times normalisation
+    Chains chains[CORNERS];  // of every direction
 
     // Slicing has to be scaled by this (Adams et al., section on the blur's gain).
     static constexpr float alpha() { return 1.f / (1.f + 1.f / (1 << D)); }
@@ -154,9 +157,13 @@ inline void blur_numbers(const Chains& chains, float* values) {
     }
 }
 
-// Scales of the features, and how the quotients of a vertex share the bits of its key.
+// Scales of the features, and how the coordinates of a vertex share the bits of its key.
+//
+// The highest fields hold differences of quotients, which follow the position alone (the first two features): vertices
+// whose keys are near then are near in the picture as well, and so in memory. The others hold the quotients.
 template <int D>
 struct Layout {
+    static constexpr int PLACES = D > 2 ? 2 : 1;
     float scale[D];
     int32_t least[D];
     int shift[D];
@@ -167,17 +174,26 @@ struct Layout {
     Layout(const float* low, const float* high) {
         const float deviation = std::sqrt(2.0 / 3.0) * (D + 1);
         for (int i = 0; i < D; ++i) scale[i] = 1.0 / std::sqrt(double((i + 1) * (i + 2))) * deviation;
-        for (int j = 0; j < D; ++j) {
-            double from = 0, to = 0;
-            for (int i = j; i < D; ++i) from += double(low[i]) * scale[i], to += double(high[i]) * scale[i];
-            if (j > 0) from -= j * double(high[j - 1]) * scale[j - 1], to -= j * double(low[j - 1]) * scale[j - 1];
-            if (!(to / (D + 1) < 2e6 && from / (D + 1) > -2e6)) throw TooNarrow("coordinates");
-            least[j] = int32_t(std::floor(from / (D + 1))) - 4;
-            const int32_t range = int32_t(std::ceil(to / (D + 1))) + 4 - least[j];
+        for (int j = D - 1; j >= 0; --j) {
+            double from[2] = {}, to[2] = {};  // of the coordinate, of its difference to the next one
+            auto add = [&](int of, int i, double factor) {
+                const double a = factor * low[i] * scale[i], b = factor * high[i] * scale[i];
+                from[of] += a < b ? a : b, to[of] += a < b ? b : a;
+            };
+            for (int i = j; i < D; ++i) add(0, i, 1);
+            if (j > 0) add(0, j - 1, -j), add(1, j - 1, -j);
+            add(1, j, j + 2);
+            if (!(to[0] / (D + 1) < 2e6 && from[0] / (D + 1) > -2e6)) throw TooNarrow("coordinates");
+            const bool place = j < PLACES;
+            least[j] = int32_t(std::floor(from[place] / (D + 1))) - 6;
+            const int32_t range = int32_t(std::ceil(to[place] / (D + 1))) + 6 - least[j];
             shift[j] = bits;
             while ((int64_t(1) << (bits - shift[j])) <= range) ++bits;
         }
     }
+
+    // What coordinate i adds to field j.
+    static constexpr int part(int i, int j) { return i == j ? 1 : i == j + 1 && j < PLACES ? -1 : 0; }
 };
 
 template <int D, class Key>
@@ -188,84 +204,96 @@ public:
     typedef typename Lanes<WIDTH>::Long L;
 
     LatticeBuilder(size_t pixels, const Layout<D>& layout)
-        : layout_(layout),
-          simplices_(pixels / 4),
-          vertices_(pixels / 4) {
+        : layout_(layout), vertices_(pixels / 16), recent_(RECENT, -1) {
         lattice_.pixels = pixels;
-        lattice_.simplex = Array<int32_t>(pixels);
+        lattice_.corners = Array<int32_t>(pixels * CORNERS);
         lattice_.weights = Array<float>(pixels * CORNERS);
-        lattice_.corners.expect(pixels * CORNERS);
-        identities_.expect(pixels);
-        vertex_keys_.expect(2 * pixels);
-        for (int j = 0; j < D; ++j) unit_[j] = Key(1) << layout.shift[j], all_ += unit_[j];
+        for (int i = 0; i < D; ++i) {
+            for (int j = 0; j < D; ++j) unit_[i] += Key(layout.part(i, j)) << layout.shift[j];
+            all_ += unit_[i];
+        }
     }
 
-    // Adds the pixels of a strip's row, see Raster::rows. `features(x, y, count, F[D])` gives those of up to WIDTH.
+    // Adds the pixels of a strip's row, see Raster::rows. `features(x, y, count, float[D][STRIP])` gives theirs.
     template <class Features>
     void add(size_t number, size_t x, size_t y, int count, ptrdiff_t above, Features features) {
+        done_ = number + count;
+        std::swap(here_, over_);
+        features(x, y, count, features_);
         for (int start = 0; start < count; start += WIDTH) {
+            F point[D];
+            for (int i = 0; i < D; ++i) point[i] = load<F>(features_[i] + start);
             const int real = count - start < WIDTH ? count - start : WIDTH;
-            F point[D] = {};
-            features(x + start, y, real, point);
             place(point, start, &lattice_.weights[(number + start) * CORNERS], real);
         }
-        const Row& over = rows_[1 - now_];
-        const Row& row = rows_[now_];
-        int32_t* simplex = &lattice_.simplex[number];
-        bool as_left[Raster::STRIP];
-        int fresh[Raster::STRIP], last = 0;
+        if (above < 0) std::memset(static_cast<void*>(over_), -1, sizeof(Ids));  // no simplex has that one
+        // Pixels whose corners are taken over, most of them from the left, from above or from not far away.
+        int32_t source[Raster::STRIP];
         for (int i = 0; i < count; ++i) {
-            as_left[i] = i > 0 && row.key[i] == row.key[i - 1] && row.order[i] == row.order[i - 1];
-            const bool as_above = above >= 0 && row.key[i] == over.key[i] && row.order[i] == over.order[i];
-            simplex[i] = above >= 0 ? lattice_.simplex[above + i] : 0;
-            fresh[last] = i;
-            last += !(as_left[i] | as_above);
+            const int32_t own = int32_t(number) + i;
+            const bool as_above = here_[i] == over_[i], as_left = i > 0 && here_[i] == here_[i - 1];
+            source[i] = as_left ? own - 1 : as_above ? int32_t(above) + i : own;
+            fresh_[waiting_] = i;
+            waiting_ += !(as_left | as_above);
         }
-        for (int k = 0; k < last; ++k) simplices_.prefetch(Table::hash(row.key[fresh[k]], row.order[fresh[k]]));
-        for (int k = 0; k < last; ++k) simplex[fresh[k]] = enter(row.key[fresh[k]], row.order[fresh[k]]);
-        for (int i = 1; i < count; ++i) simplex[i] = as_left[i] ? simplex[i - 1] : simplex[i];
-        resolve();
-        now_ = 1 - now_;
+        int unknown = 0;
+        for (int k = 0; k < waiting_; ++k) {
+            const int i = fresh_[k];
+            Recent& recent = recent_[Table::hash(here_[i]) / (UINT64_MAX / RECENT + 1)];
+            const bool known = recent.id == here_[i];
+            source[i] = known ? recent.pixel : source[i];
+            recent = {here_[i], source[i]};
+            fresh_[unknown] = i;
+            unknown += !known;
+        }
+        waiting_ = unknown;
+        int32_t* const corners = lattice_.corners.data();
+        resolve(corners + number * CORNERS);
+        for (int i = 0; i < count; ++i)
+            std::memcpy(corners + (number + i) * CORNERS, corners + size_t(source[i]) * CORNERS,
+                        CORNERS * sizeof(int32_t));
     }
 
     // Adds the vertices around one point that is no pixel.
     void add_vertices(const F* features) {
-        float unused[CORNERS];
-        place(features, 0, unused, 1);
-        enter(rows_[now_].key[0], rows_[now_].order[0]);
-        resolve();
+        float weights[CORNERS];
+        int32_t corners[CORNERS];
+        place(features, 0, weights, 1);
+        fresh_[0] = 0, waiting_ = 1;
+        resolve(corners);
     }
 
     Lattice<D> finish() {
         lattice_.vertices = int32_t(vertex_keys_.size());
-        simplices_ = Table(0);
-        identities_ = Array<Identity>();
+        vertices_ = Table(0);
+        recent_ = Array<Recent>();
         connect();
+        vertex_keys_ = Array<Key>();
         normalise();
         return std::move(lattice_);
     }
 
 private:
-    static constexpr int CORNERS = D + 1, AHEAD = 8;
+    static constexpr int CORNERS = D + 1, GROUP = 3, AHEAD = 24, RECENT = 1 << 13;
 
-    struct Identity {
-        Key key;
-        uint32_t order;
+    typedef Key Ids[Raster::STRIP];
+
+    // The simplex last met with some hash, and the pixel that it was around.
+    struct Recent {
+        Key id;
+        int32_t pixel;
     };
 
-    // A new simplex whose corners are not yet known.
-    struct Pending {
-        int32_t simplex;
-        Key keys[CORNERS];
+    // Neighbours along a direction.
+    struct Links {
+        Array<int32_t> after;     // [vertices]: the next one, negative if there is none
+        Array<uint8_t> preceded;  // [vertices]: whether there is one before
     };
 
-    struct Row {
-        Key key[Raster::STRIP];
-        uint32_t order[Raster::STRIP];
-    };
-
-    // Finds the simplex (key of its corner of class 0, ranks of the coordinates) and the weights of WIDTH points.
-    // The order of the operations is pydensecrf's, so that points on a border between simplices fall to the same side.
+    // Finds the simplices and the weights of WIDTH points. A simplex is known by the key of its corner of class 0 and
+    // the ranks of the coordinates, three bits each; the first of them takes the place of the class, the others that
+    // above the key. The order of the operations is pydensecrf's, so that points on a border between simplices fall to
+    // the same side.
     void place(const F* features, int start, float* weights, int count) {
         const F inverse = F{} + 1.f / CORNERS;
         F elevated[CORNERS], quotient[CORNERS], remainder[CORNERS];
@@ -292,18 +320,18 @@ private:
         const I off = __builtin_convertvector(excess, I);
         F value[CORNERS];
         L key = {};
-        I order = {}, steps[D];
+        I order = {}, field[CORNERS];
         for (int i = 0; i < CORNERS; ++i) {
             rank[i] += off;
             const I step = I(rank[i] >= CORNERS) - I(rank[i] < 0);
             rank[i] += step * CORNERS;
-            const I moved = __builtin_convertvector(quotient[i], I) + step;
-            value[i] = (elevated[i] - __builtin_convertvector(moved * CORNERS, F)) * inverse;
-            if (i < D) {
-                steps[i] = moved - layout_.least[i];
-                if (sizeof(Key) == 8) key += __builtin_convertvector(steps[i], L) << layout_.shift[i];
-                order |= rank[i] << (3 * i);
-            }
+            field[i] = __builtin_convertvector(quotient[i], I) + step;
+            value[i] = (elevated[i] - __builtin_convertvector(field[i] * CORNERS, F)) * inverse;
+            if (i < D) order |= rank[i] << (3 * i);
+        }
+        for (int i = 0; i < D; ++i) {
+            field[i] -= (i < Layout<D>::PLACES ? field[i + 1] : I{}) + layout_.least[i];
+            if (sizeof(Key) == 8) key += __builtin_convertvector(field[i], L) << layout_.shift[i];
         }
         F sorted[CORNERS];
         for (int r = 0; r < CORNERS; ++r) {
@@ -316,105 +344,187 @@ private:
         for (int k = 1; k < CORNERS; ++k) store(weight[k], sorted[D - k] - sorted[D - k + 1]);
         for (int lane = 0; lane < count; ++lane)
             for (int k = 0; k < CORNERS; ++k) weights[lane * CORNERS + k] = weight[k][lane];
-        Row& row = rows_[now_];
-        std::memcpy(row.order + start, &order, sizeof(order));
         if (sizeof(Key) == 8) {
-            std::memcpy(static_cast<void*>(row.key + start), &key, sizeof(key));
+            key += __builtin_convertvector(order & 7, L);
+            key += __builtin_convertvector(order >> 3, L) << layout_.bits;
+            std::memcpy(static_cast<void*>(here_ + start), &key, sizeof(key));
         } else {
             for (int lane = 0; lane < WIDTH; ++lane) {
-                row.key[start + lane] = 0;
-                for (int i = 0; i < D; ++i) row.key[start + lane] += Key(steps[i][lane]) << layout_.shift[i];
+                Key& id = here_[start + lane] = Key(order[lane] & 7) | Key(order[lane] >> 3) << layout_.bits;
+                for (int i = 0; i < D; ++i) id += Key(field[i][lane]) << layout_.shift[i];
             }
         }
     }
 
-    // The number of a simplex; a new one waits for its corners.
-    int32_t enter(Key key, uint32_t order) {
-        const uint64_t hash = Table::hash(key, order);
-        const int32_t known = simplices_.find(
-            hash, [&](int32_t i) { return !((identities_[i].key ^ key) | (identities_[i].order ^ order)); });
-        if (known >= 0) return known;
-        const int32_t simplex = int32_t(identities_.size());
-        *identities_.extend(1) = {key, order};
-        simplices_.insert(hash, simplex,
-                          [&](int32_t i) { return Table::hash(identities_[i].key, identities_[i].order); });
-        lattice_.corners.extend(CORNERS);
-        Pending& fresh = waiting_[pending_++];
-        fresh.simplex = simplex;
-        Key step[8] = {};
-        for (int i = 0; i < D; ++i) step[order >> (3 * i) & 7] = unit_[i];
-        fresh.keys[0] = key;
-        for (int k = 1; k < CORNERS; ++k) fresh.keys[k] = fresh.keys[k - 1] - step[CORNERS - k] + 1;
-        for (int k = 0; k < CORNERS; ++k) vertices_.prefetch(Table::hash(fresh.keys[k]));
-        return simplex;
+    // How many there will be of what `count` are known by now, were the picture the same everywhere. The first rows
+    // say little of the others.
+    size_t expected(size_t count) const {
+        return size_t(double(count) * std::min(1.05 * double(lattice_.pixels) / double(done_), 4.));
     }
 
-    // Finds or enters the corners of the simplices that are new in this row.
-    void resolve() {
-        for (int i = 0; i < pending_; ++i) {
-            int32_t* corners = &lattice_.corners[size_t(waiting_[i].simplex) * CORNERS];
-            for (int k = 0; k < CORNERS; ++k) {
-                const Key key = waiting_[i].keys[k];
-                const uint64_t hash = Table::hash(key);
-                int32_t vertex = find(key, hash);
-                if (vertex < 0) {
-                    vertex = int32_t(vertex_keys_.size());
-                    *vertex_keys_.extend(1) = key;
-                    vertices_.insert(hash, vertex, [&](int32_t v) { return Table::hash(vertex_keys_[v]); });
-                }
-                corners[k] = vertex;
+    // Finds or enters the corners of the simplices that wait for them, of the pixels `fresh_` of this row.
+    void resolve(int32_t* row) {
+        const int count = waiting_ * CORNERS;
+        for (int i = 0; i < waiting_; ++i) {
+            const Key id = here_[fresh_[i]];
+            const uint32_t order = uint32_t(id & 7) | uint32_t(id >> layout_.bits) << 3;
+            Key step[8] = {}, *keys = keys_ + i * CORNERS;
+            for (int k = 0; k < D; ++k) step[order >> (3 * k) & 7] = unit_[k];
+            keys[0] = id & ((Key(1) << layout_.bits) - 8);
+            for (int k = 1; k < CORNERS; ++k) keys[k] = keys[k - 1] - step[CORNERS - k] + 1;
+            for (int k = 0; k < CORNERS; ++k) hashes_[i * CORNERS + k] = Table::hash(keys[k]);
+        }
+        const int32_t known = int32_t(vertex_keys_.size());
+        // How many there will be, were the picture the same everywhere. The first rows say little of the others.
+        const size_t all = size_t((known + count) * std::min(1.05 * double(lattice_.pixels) / double(done_), 4.));
+        Key* const end = vertex_keys_.room(count, all);
+        const Key* const vertex_keys = vertex_keys_.data();
+        vertices_.reserve(known + count, all, [&](int32_t v) { return Table::hash(vertex_keys[v]); });
+        for (int i = 0; i < AHEAD && i < count; ++i) vertices_.prefetch(hashes_[i]);
+        int added = 0;
+        for (int i = 0, at = 0; i < waiting_; ++i) {
+            int32_t* const corners = row + fresh_[i] * CORNERS;
+            for (int k = 0; k < CORNERS; ++k, ++at) {
+                vertices_.prefetch(hashes_[at + AHEAD < count ? at + AHEAD : at]);
+                const Key key = keys_[at];
+                corners[k] = vertices_.enter(hashes_[at], known + added, [&](int32_t v) { return vertex_keys[v] == key; });
+                end[added] = key;
+                added += corners[k] == known + added;
             }
         }
-        pending_ = 0;
+        vertex_keys_.extend(added);
+        waiting_ = 0;
     }
 
-    int32_t find(Key key, uint64_t hash) const {
-        return vertices_.find(hash, [&](int32_t v) { return vertex_keys_[v] == key; });
+    // Sorts the keys of the vertices, `numbers` with them, class after class: the class moves from the lowest bits to
+    // above the highest.
+    void sort(Array<int32_t>& numbers) {
+        const size_t count = lattice_.vertices;
+        const int bits = layout_.bits, passes = (bits + 10) / 11, digit = (bits + passes - 1) / passes;
+        for (size_t i = 0; i < count; ++i) {
+            vertex_keys_[i] += (vertex_keys_[i] & 7) * ((Key(1) << bits) - 1);
+            numbers[i] = int32_t(i);
+        }
+        Array<Key> other_keys(count + 1);
+        Array<int32_t> other_numbers(count + 1);
+        for (int shift = 3; shift < bits + 3; shift += digit) {
+            const uint32_t mask = (1u << digit) - 1;
+            uint32_t starts[1 << 11] = {}, start = 0;
+            for (size_t i = 0; i < count; ++i) ++starts[uint32_t(vertex_keys_[i] >> shift) & mask];
+            for (uint32_t& bucket : starts) bucket = (start += bucket) - bucket;
+            for (size_t i = 0; i < count; ++i) {
+                const uint32_t to = starts[uint32_t(vertex_keys_[i] >> shift) & mask]++;
+                other_keys[to] = vertex_keys_[i];
+                other_numbers[to] = numbers[i];
+            }
+            std::swap(vertex_keys_, other_keys);
+            std::swap(numbers, other_numbers);
+        }
     }
 
-    // Key of the next vertex along a direction: one less in every coordinate, D more in that of the direction.
-    Key next(Key key, int direction) const {
-        return key & 7 ? key - 1 + unit_[direction] : key + D - all_ + unit_[direction];
+    // Finds the successors of some vertices along a direction: those whose key is that of the vertex plus `step`. As
+    // the keys are sorted, this is a merge. A step of it has no branch, and directions take turns, so that none waits
+    // for the loads of its own last step.
+    struct Merge {
+        size_t i, j;
+        Key step;
+        int32_t* after;
+        uint8_t* preceded;
+
+        void advance(const Key* keys, const int32_t* numbers) {
+            const Key wanted = keys[i] + step, found = keys[j];
+            const int32_t successor = numbers[j];
+            after[numbers[i]] = wanted == found ? successor : -1;
+            preceded[successor] = wanted == found;
+            i += wanted <= found;
+            j += found <= wanted;
+        }
+    };
+
+    void merge(const Array<int32_t>& numbers, size_t from, size_t end, size_t to, const Key* steps, Links* links) {
+        const Key* const k = vertex_keys_.data();
+        const int32_t* const n = numbers.data();
+        Merge a{from, to, steps[0], links[0].after.data(), links[0].preceded.data()};
+        Merge b{from, to, steps[1], links[1].after.data(), links[1].preceded.data()};
+        Merge c{from, to, steps[2], links[2].after.data(), links[2].preceded.data()};
+        while ((a.i < end) & (b.i < end) & (c.i < end)) a.advance(k, n), b.advance(k, n), c.advance(k, n);
+        while (a.i < end) a.advance(k, n);
+        while (b.i < end) b.advance(k, n);
+        while (c.i < end) c.advance(k, n);
     }
 
-    void connect() {
+    // Chains start in the order of their first vertices.
+    void chain(Links* links, Chains* chains) {
         const int32_t count = lattice_.vertices;
-        Array<int32_t> after(count);
-        Array<uint8_t> preceded(count + 1);  // element 0 takes those that nothing follows
-        for (int j = 0; j < CORNERS; ++j) {
-            std::memset(preceded.data(), 0, count + 1);
+        Array<int32_t> heads[GROUP];
+        const int32_t *head[GROUP], *after[GROUP];
+        int32_t at[GROUP], *end[GROUP];
+        size_t shortest = SIZE_MAX;
+        for (int g = 0; g < GROUP; ++g) {
+            heads[g] = Array<int32_t>(count / 2 + 2);
+            after[g] = links[g].after.data();
+            size_t found = 0, entries = 0;
             for (int32_t i = 0; i < count; ++i) {
-                if (i + AHEAD < count) vertices_.prefetch(Table::hash(next(vertex_keys_[i + AHEAD], j)));
-                const Key key = next(vertex_keys_[i], j);
-                const int32_t found = find(key, Table::hash(key));
-                after[i] = found;
-                preceded[found + 1] = 1;
+                heads[g][found] = i;
+                found += (after[g][i] >= 0) & !links[g].preceded[i];
+                entries += after[g][i] >= 0;
             }
-            Array<int32_t> chains(count);
-            int32_t* end = chains.data();
-            for (int32_t i = 0; i < count; ++i) {
-                if (preceded[i + 1] | (after[i] < 0)) continue;
-                int32_t at = i;
-                for (; after[at] >= 0; at = after[at]) *end++ = at;
-                *end++ = ~at;
-            }
-            lattice_.chains[j] = Chains(end - chains.data());
-            std::memcpy(lattice_.chains[j].data(), chains.data(), lattice_.chains[j].size() * sizeof(int32_t));
+            heads[g][found] = 0;
+            entries += found;
+            chains[g] = Chains(entries);
+            shortest = entries < shortest ? entries : shortest;
+            head[g] = heads[g].data();
+            at[g] = *head[g]++;
+            end[g] = chains[g].data();
         }
-        vertices_ = Table(0);
+        auto advance = [&](int g) {
+            const int32_t next = after[g][at[g]], last = next >> 31;
+            *end[g]++ = at[g] ^ last;
+            at[g] = last ? *head[g] : next;
+            head[g] -= last;
+        };
+        for (size_t k = 0; k < shortest; ++k)
+            for (int g = 0; g < GROUP; ++g) advance(g);
+        for (int g = 0; g < GROUP; ++g)
+            for (size_t k = shortest; k < chains[g].size(); ++k) advance(g);
+    }
+
+    // The next vertex along a direction has one less in every coordinate, and D more in that of the direction. So its
+    // class is one less, or D after 0, and its key that of the vertex plus a constant.
+    void connect() {
+        const size_t count = lattice_.vertices;
+        Array<int32_t> numbers(count + 1);
+        vertex_keys_.extend(1);
+        sort(numbers);
+        vertex_keys_[count] = ~Key(0), numbers[count] = int32_t(count);
+        const Key one = Key(1) << layout_.bits;
+        const Key* keys = vertex_keys_.data();
+        const size_t first = std::lower_bound(keys, keys + count, one) - keys;
+        const size_t last = std::lower_bound(keys, keys + count, D * one) - keys;
+        Links links[GROUP];
+        for (Links& link : links) link.after = Array<int32_t>(count + 1);
+        for (int j = 0; j < CORNERS; j += GROUP) {
+            Key step[GROUP], round[GROUP];
+            for (int g = 0; g < GROUP; ++g) {
+                step[g] = unit_[j + g] - one;
+                round[g] = unit_[j + g] - all_ + D * one;
+                links[g].preceded = Array<uint8_t>(count + 1, 0);
+            }
+            merge(numbers, first, count, 0, step, links);
+            merge(numbers, 0, first, last, round, links);
+            chain(links, lattice_.chains + j);
+        }
     }
 
     // Symmetric normalisation (Krähenbühl, Koltun 2011): weights become b / sqrt(K 1), K without normalisation.
     void normalise() {
         Array<float> values(lattice_.vertices, 0);
-        for (size_t i = 0; i < lattice_.pixels; ++i) {
-            const int32_t* corner = &lattice_.corners[size_t(lattice_.simplex[i]) * CORNERS];
-            for (int k = 0; k < CORNERS; ++k) values[corner[k]] += lattice_.weights[i * CORNERS + k];
-        }
+        const size_t taps = lattice_.pixels * CORNERS;
+        for (size_t i = 0; i < taps; ++i) values[lattice_.corners[i]] += lattice_.weights[i];
         for (const Chains& chains : lattice_.chains) blur_numbers(chains, values.data());
-        for (size_t i = 0; i < lattice_.pixels; ++i) {
-            const int32_t* corner = &lattice_.corners[size_t(lattice_.simplex[i]) * CORNERS];
-            float* weight = &lattice_.weights[i * CORNERS];
+        for (size_t i = 0; i < taps; i += CORNERS) {
+            const int32_t* corner = &lattice_.corners[i];
+            float* weight = &lattice_.weights[i];
             float total = 0;
             for (int k = 0; k < CORNERS; ++k) total += weight[k] * values[corner[k]];
             const float norm = 1.f / std::sqrt(total * Lattice<D>::alpha() + 1e-20f);
@@ -424,17 +534,20 @@ private:
 
     const Layout<D>& layout_;
     Lattice<D> lattice_;
-    Table simplices_, vertices_;
-    Array<Identity> identities_;   // of the simplices
+    Table vertices_;
     Array<Key> vertex_keys_;
-    Row rows_[2];                  // the last row and this one
-    int now_ = 0;
-    Pending waiting_[Raster::STRIP];
-    int pending_ = 0;
+    Array<Recent> recent_;
+    float features_[D][Raster::STRIP] = {};
+    Ids rows_[2];
+    Key *here_ = rows_[0], *over_ = rows_[1];  // simplices of this row and of the last
+    size_t done_ = 0;                          // pixels
+    int fresh_[Raster::STRIP], waiting_ = 0;   // pixels of this row whose corners are not known, and how many
+    uint64_t hashes_[Raster::STRIP * CORNERS];
+    Key keys_[Raster::STRIP * CORNERS];
     Key unit_[CORNERS] = {}, all_ = 0;
 };
 
-// The lattice of a picture; `features(x, y, count, F[D])` gives those of `count` pixels from (x, y) to the right.
+// The lattice of a picture; `features(x, y, count, float[D][STRIP])` gives those of pixels from (x, y) to the right.
 template <int D, class Key, class Features>
 Lattice<D> build_with(const Raster& raster, const Layout<D>& layout, Features features) {
     LatticeBuilder<D, Key> builder(raster.pixels(), layout);
@@ -450,6 +563,6 @@ Lattice<D> build_with(const Raster& raster, const Layout<D>& layout, Features fe
 template <int D, class Features>
 Lattice<D> build(const Raster& raster, const float* low, const float* high, Features features) {
     const Layout<D> layout(low, high);
-    if (layout.bits <= 63) return build_with<D, uint64_t>(raster, layout, features);
+    if (layout.bits + 3 * (D - 1) <= 64) return build_with<D, uint64_t>(raster, layout, features);
     return build_with<D, unsigned __int128>(raster, layout, features);
 }

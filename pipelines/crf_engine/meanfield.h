@@ -34,50 +34,53 @@ struct Values {
 template <int D>
 struct Taps {
     explicit Taps(Values<D>& values)
-        : simplex(values.lattice.simplex.data()),
-          corners(values.lattice.corners.data()),
+        : corners(values.lattice.corners.data()),
           weights(values.lattice.weights.data()),
           now(values.now.data()),
           next(values.next.data()),
           scale(values.scale) {}
 
-    const int32_t* const simplex;
     const int32_t* const corners;
     const float* const weights;
     const float* const now;
     float* const next;
     const float scale;
 
-    const int32_t* corner(size_t pixel) const { return corners + size_t(simplex[pixel]) * (D + 1); }
+    const int32_t* corner(size_t pixel) const { return corners + pixel * (D + 1); }
     const float* weight(size_t pixel) const { return weights + pixel * (D + 1); }
 };
+
+// Where a vertex's row begins. Left to themselves, compilers work out the address of every vector in it anew.
+template <class Float>
+inline Float* address(Float* rows, int32_t vertex, size_t stride) {
+    Float* row = rows + size_t(uint32_t(vertex)) * stride;
+    asm("" : "+r"(row));
+    return row;
+}
 
 // Every row of a chain plus half of its two neighbours, in place.
 template <class V, int B>
 void blur_rows(const Chains& chains, float* values, size_t stride, size_t offset) {
     constexpr size_t AHEAD = 8;
     const size_t count = chains.size();
+    if (!count) return;
     const int32_t* const entries = chains.data();
-    V before[B] = {}, here[B] = {}, after[B];
-    float half_before = 0;
-    if (count)
-        for (int b = 0; b < B; ++b)
-            here[b] = load<V>(values + size_t(entries[0] ^ entries[0] >> 31) * stride + offset + b * lanes<V>);
+    values += offset;
+    auto row_of = [&](int32_t entry) { return address(values, entry ^ entry >> 31, stride); };
+    float* row = row_of(entries[0]);
+    V here[B], half_before[B] = {};
+    for (int b = 0; b < B; ++b) here[b] = load<V>(row + b * lanes<V>);
     for (size_t i = 0; i < count; ++i) {
-        const int32_t entry = entries[i], successor = entries[i + 1 < count ? i + 1 : i];
-        const int32_t soon = entries[i + AHEAD < count ? i + AHEAD : i];
-        const float half_after = HALF[entry < 0];
-        const char* far = reinterpret_cast<const char*>(values + size_t(soon ^ soon >> 31) * stride + offset);
+        const float half = HALF[entries[i] < 0];
+        float* const next = row_of(entries[i + 1 < count ? i + 1 : i]);
+        const char* far = reinterpret_cast<const char*>(row_of(entries[i + AHEAD < count ? i + AHEAD : i]));
         for (size_t line = 0; line < B * sizeof(V); line += 64) __builtin_prefetch(far + line, 1);
-        float* row = values + size_t(entry ^ entry >> 31) * stride + offset;
-        const float* next = values + size_t(successor ^ successor >> 31) * stride + offset;
         for (int b = 0; b < B; ++b) {
-            after[b] = load<V>(next + b * lanes<V>);
-            const V sides = fma(broadcast<V>(half_after), after[b], broadcast<V>(half_before) * before[b]);
-            store(row + b * lanes<V>, here[b] + sides);
+            const V after = load<V>(next + b * lanes<V>), half_here = broadcast<V>(half) * here[b];
+            store(row + b * lanes<V>, fma(broadcast<V>(half), after, here[b] + half_before[b]));
+            half_before[b] = half_here, here[b] = after;
         }
-        for (int b = 0; b < B; ++b) before[b] = here[b], here[b] = after[b];
-        half_before = half_after;
+        row = next;
     }
 }
 
@@ -181,14 +184,6 @@ struct Field {
         });
     }
 };
-
-// Where a vertex's row begins. Left to themselves, compilers work out the address of every vector in it anew.
-template <class Float>
-inline Float* address(Float* rows, int32_t vertex, size_t stride) {
-    Float* row = rows + size_t(uint32_t(vertex)) * stride;
-    asm("" : "+r"(row));
-    return row;
-}
 
 template <class V, int G, int D>
 inline void slice(V* messages, const Taps<D>& taps, size_t pixel, size_t stride, size_t offset) {

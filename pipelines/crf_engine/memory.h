@@ -2,18 +2,18 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 #include <type_traits>
 #include <utility>
 
-#if defined(__linux__)
 #include <sys/mman.h>
-#endif
 
 // Large blocks this thread has freed. Fresh memory has to be cleared by the system first, which would be a tenth of
-// all the time; a thread keeps at most LIMIT bytes.
+// all the time; a thread keeps at most LIMIT bytes. They are mapped, so that they can be split and joined: what one
+// step of the work leaves serves the next, whatever their sizes are.
 class Spares {
 public:
     static Spares& of_thread() {
@@ -23,45 +23,77 @@ public:
 
     // A block of at least `bytes`, which becomes the size it has.
     void* take(size_t& bytes) {
+        if (bytes < UNIT) {
+            bytes = (bytes / LINE + 1) * LINE;
+            void* at = std::aligned_alloc(LINE, bytes);
+            if (!at) throw std::bad_alloc();
+            return at;
+        }
+        bytes = whole(bytes);
         int best = -1;
         for (int i = 0; i < count_; ++i)
-            if (blocks_[i].bytes >= bytes && blocks_[i].bytes <= 2 * bytes &&
-                (best < 0 || blocks_[i].bytes < blocks_[best].bytes))
-                best = i;
-        if (best >= 0) {
-            const Block block = remove(best);
-            bytes = block.bytes;
-            return block.at;
-        }
-        const size_t alignment = bytes >= 4 * HUGE_PAGE ? HUGE_PAGE : 64;
-        bytes = (bytes / alignment + 1) * alignment;
-        void* at = std::aligned_alloc(alignment, bytes);
-        if (!at) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-        // Rows of vertices are read in no order: with small pages most reads would miss the address cache as well.
-        if (alignment == HUGE_PAGE) madvise(at, bytes, MADV_HUGEPAGE);
-#endif
-        return at;
+            if (blocks_[i].bytes >= bytes && (best < 0 || blocks_[i].bytes < blocks_[best].bytes)) best = i;
+        if (best < 0) return fresh(bytes);
+        const Block block = remove(best);
+        if (block.bytes > bytes) add({block.at + bytes, block.bytes - bytes});
+        return block.at;
     }
 
     void give(void* at, size_t bytes) {
-        if (bytes < SMALL || bytes > LIMIT) return std::free(at);
-        while (count_ == MOST || held_ + bytes > LIMIT) std::free(remove(0).at);
-        blocks_[count_++] = {at, bytes};
-        held_ += bytes;
+        if (bytes < UNIT) return std::free(at);
+        Block block{static_cast<char*>(at), bytes};
+        for (int i = count_ - 1; i >= 0; --i) {
+            const Block other = blocks_[i];
+            const bool before = other.at + other.bytes == block.at, after = block.at + block.bytes == other.at;
+            if (!(before || after) || other.bytes + block.bytes > LIMIT) continue;
+            remove(i);
+            block = {before ? other.at : block.at, other.bytes + block.bytes};
+        }
+        while (count_ && (count_ == MOST || held_ + block.bytes > LIMIT)) unmap(remove(0));
+        if (block.bytes > LIMIT) return unmap(block);
+        add(block);
     }
 
     ~Spares() {
-        while (count_) std::free(remove(0).at);
+        while (count_) unmap(remove(0));
     }
 
 private:
-    static constexpr size_t SMALL = 1 << 16, HUGE_PAGE = 2 << 20, LIMIT = 160 << 20;
+    // UNIT is a multiple of the pages of any system.
+    static constexpr size_t LINE = 64, UNIT = 1 << 16, HUGE_PAGE = 2 << 20, LIMIT = 160 << 20;
     static constexpr int MOST = 64;
     struct Block {
-        void* at;
+        char* at;
         size_t bytes;
     };
+
+    static size_t whole(size_t bytes) { return (bytes + UNIT - 1) / UNIT * UNIT; }
+
+    static char* map(size_t bytes) {
+        void* const at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (at == MAP_FAILED) throw std::bad_alloc();
+        return static_cast<char*>(at);
+    }
+
+    static char* fresh(size_t bytes) {
+        if (bytes < 4 * HUGE_PAGE) return map(bytes);
+        char* const mapped = map(bytes + HUGE_PAGE);
+        const size_t before = -reinterpret_cast<uintptr_t>(mapped) % HUGE_PAGE;
+        if (before) munmap(mapped, before);
+        munmap(mapped + before + bytes, HUGE_PAGE - before);
+#if defined(MADV_HUGEPAGE)
+        // Rows of vertices are read in no order: with small pages most reads would miss the address cache as well.
+        madvise(mapped + before, bytes, MADV_HUGEPAGE);
+#endif
+        return mapped + before;
+    }
+
+    static void unmap(const Block& block) { munmap(block.at, block.bytes); }
+
+    void add(const Block& block) {
+        blocks_[count_++] = block;
+        held_ += block.bytes;
+    }
 
     Block remove(int i) {
         const Block block = blocks_[i];
@@ -98,16 +130,20 @@ public:
     const T* data() const { return data_; }
     size_t size() const { return size_; }
 
-    // Room for so many in all. The system backs what is touched, so a generous guess costs nothing.
-    void expect(size_t capacity) {
-        if (capacity * sizeof(T) > bytes_) reserve(capacity);
+    // Room for `more` elements past the end, or for `expected` in all if there is none; returns where they begin.
+    T* room(size_t more, size_t expected = 0) {
+        if ((size_ + more) * sizeof(T) > bytes_) {
+            const size_t least = size_ + more + size_ / 4;
+            reserve(expected > least ? expected : least);
+        }
+        return data_ + size_;
     }
 
-    // Room for `more` elements past the end, which the caller fills; returns the first of them.
+    // `more` elements at the end, which the caller fills or has filled; returns the first of them.
     T* extend(size_t more) {
-        if ((size_ + more) * sizeof(T) > bytes_) reserve(size_ + more + size_ / 2);
+        T* const first = room(more);
         size_ += more;
-        return data_ + size_ - more;
+        return first;
     }
 
 private:

@@ -8,30 +8,29 @@
 
 namespace {
 
-typedef Lanes<WIDTH>::Float F;
-
 constexpr char LATTICE[] = "deeplab.crf.lattice";
+
+// Features 0 and 1 of pixels from (x, y) to the right.
+void positions(size_t x, size_t y, int count, float sxy, float (*features)[Raster::STRIP]) {
+    for (int i = 0; i < count; ++i) features[0][i] = float(int32_t(x) + i) / sxy;
+    for (int i = 0; i < count; ++i) features[1][i] = float(y) / sxy;
+}
 
 Lattice<2> spatial_lattice(const Raster& raster, float sxy) {
     const float low[2] = {}, high[2] = {float(raster.width - 1) / sxy, float(raster.height - 1) / sxy};
-    return build<2>(raster, low, high, [&](size_t x, size_t y, int count, F* features) {
-        for (int lane = 0; lane < count; ++lane) features[0][lane] = float(x + lane) / sxy;
-        features[1] = broadcast<F>(float(y) / sxy);
+    return build<2>(raster, low, high, [&](size_t x, size_t y, int count, float (*features)[Raster::STRIP]) {
+        positions(x, y, count, sxy, features);
     });
 }
 
 Lattice<5> bilateral_lattice(const uint8_t* image, const Raster& raster, float sxy, float srgb) {
-    float colour[256];
-    for (int i = 0; i < 256; ++i) colour[i] = float(i) / srgb;
-    const float low[5] = {}, white = colour[255];
+    const float low[5] = {}, white = 255.f / srgb;
     const float high[5] = {float(raster.width - 1) / sxy, float(raster.height - 1) / sxy, white, white, white};
-    return build<5>(raster, low, high, [&](size_t x, size_t y, int count, F* features) {
+    return build<5>(raster, low, high, [&](size_t x, size_t y, int count, float (*features)[Raster::STRIP]) {
+        positions(x, y, count, sxy, features);
         const uint8_t* pixel = image + 3 * (y * raster.width + x);
-        features[1] = broadcast<F>(float(y) / sxy);
-        for (int lane = 0; lane < count; ++lane) {
-            features[0][lane] = float(x + lane) / sxy;
-            for (int c = 0; c < 3; ++c) features[2 + c][lane] = colour[pixel[3 * lane + c]];
-        }
+        for (int i = 0; i < count; ++i)
+            for (int c = 0; c < 3; ++c) features[2 + c][i] = float(pixel[3 * i + c]) / srgb;
     });
 }
 

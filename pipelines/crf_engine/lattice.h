@@ -453,29 +453,34 @@ private:
         while (c.i < end) c.advance(k, n);
     }
 
-    // Chains start in the order of their first vertices.
+    // Chains start in the order of their first vertices, the heads. Until they are needed these are kept at the end of
+    // the array that they leave behind: a chain has two entries at least, so it is never written faster than read.
     void chain(Links* links, Chains* chains) {
         const int32_t count = lattice_.vertices;
-        Array<int32_t> heads[GROUP];
         const int32_t *head[GROUP], *after[GROUP];
         int32_t at[GROUP], *end[GROUP];
         size_t shortest = SIZE_MAX;
         for (int g = 0; g < GROUP; ++g) {
-            heads[g] = Array<int32_t>(count / 2 + 2);
             after[g] = links[g].after.data();
-            size_t found = 0, entries = 0;
+            const uint8_t* const preceded = links[g].preceded.data();
+            int32_t heads = 0, entries = 0;
             for (int32_t i = 0; i < count; ++i) {
-                heads[g][found] = i;
-                found += (after[g][i] >= 0) & !links[g].preceded[i];
+                heads += (after[g][i] >= 0) & !preceded[i];
                 entries += after[g][i] >= 0;
             }
-            heads[g][found] = 0;
-            entries += found;
-            chains[g] = Chains(entries);
-            shortest = entries < shortest ? entries : shortest;
-            head[g] = heads[g].data();
+            entries += heads;
+            chains[g].room(entries + 1);
+            end[g] = chains[g].extend(entries);
+            int32_t* const first = end[g] + entries - heads;
+            heads = 0;
+            for (int32_t i = 0; i < count; ++i) {
+                first[heads] = i;
+                heads += (after[g][i] >= 0) & !preceded[i];
+            }
+            first[heads] = 0;
+            head[g] = first;
             at[g] = *head[g]++;
-            end[g] = chains[g].data();
+            shortest = chains[g].size() < shortest ? chains[g].size() : shortest;
         }
         auto advance = [&](int g) {
             const int32_t next = after[g][at[g]], last = next >> 31;

@@ -115,7 +115,8 @@ struct Channels {
     float least;  // probabilities below are raised to this
     Array<int> order;
     Array<float> share;  // [labels]: 1 for improbable labels, else 0
-    Array<float> pull;   // [padded channels]: 1, of the shared channel less
+    Array<float> pull;       // [padded channels]: 1, of the shared channel less
+    Array<int32_t> present;  // [padded channels]: all bits, none where it pads a row
     int shared = -1;
 
     int differences() const { return int(order.size()) - 1; }
@@ -134,8 +135,8 @@ struct Channels {
         return total;
     }
 
-    // p_l / p_last of one pixel, and 0 for the channels that pad the row.
-    void ratios(const float* p, float* row, int stride) const {
+    // p_l / p_last of one pixel.
+    void ratios(const float* p, float* row) const {
         typedef Lanes<4>::Float V;
         const int count = differences();
         const float inverse = 1.f / raised(p[order[count]]);
@@ -143,7 +144,6 @@ struct Channels {
         if (shared < 0)
             for (; c + 4 <= count; c += 4) store(row + c, larger(load<V>(p + c), broadcast<V>(least)) * inverse);
         for (; c < count; ++c) row[c] = raised(p[order[c]]) * inverse;
-        for (; c < stride; ++c) row[c] = 0;
         if (shared >= 0) row[shared] = rest(p) * inverse;
     }
 
@@ -172,15 +172,15 @@ struct Field {
     const float* probabilities;  // [pixels, labels]
     float* marginals;            // [pixels, labels]
     Raster raster;
-    Array<float> ratios;  // [pixels, padded channels], in the raster's order
+    Array<float> ratios;  // [pixels, channels] and a vector more, in the raster's order
     Values<2> gaussian;
     Values<5> bilateral;
 
     void fill_ratios() {
-        const int labels = channels.labels, stride = padded(channels.differences());
+        const size_t labels = channels.labels, differences = channels.differences();
         raster.rows([&](size_t number, size_t x, size_t y, int count, ptrdiff_t) {
             const float* p = probabilities + (y * raster.width + x) * labels;
-            for (int i = 0; i < count; ++i, p += labels) channels.ratios(p, &ratios[(number + i) * stride], stride);
+            for (int i = 0; i < count; ++i, p += labels) channels.ratios(p, &ratios[(number + i) * differences]);
         });
     }
 };
@@ -247,6 +247,8 @@ void iterate(Field& field) {
     constexpr int FIXED = B ? B : 1, GROUP = 8;
     const int blocks = B ? B : padded(field.channels.differences()) / lanes<V>;
     const size_t stride = size_t(blocks) * lanes<V>, labels = field.channels.labels, pixels = field.raster.pixels();
+    const size_t differences = field.channels.differences();
+    typedef typename Lanes<lanes<V>>::Int I;
     const Taps<2> gaussian(field.gaussian);
     const Taps<5> bilateral(field.bilateral);
     const float* ratio = field.ratios.data();
@@ -254,7 +256,7 @@ void iterate(Field& field) {
     Array<V> room(B ? 0 : GROUP * blocks);
     V* const values = B ? fixed : room.data();
     Cursor cursor(field.raster);
-    for (size_t start = 0; start < pixels; start += GROUP, ratio += GROUP * stride) {
+    for (size_t start = 0; start < pixels; start += GROUP, ratio += GROUP * differences) {
         const int count = pixels - start < GROUP ? int(pixels - start) : GROUP;
         float last[GROUP], sums[GROUP];
         for (int i = 0; i < count; ++i) {
@@ -275,10 +277,13 @@ void iterate(Field& field) {
                 last[i] = clipped_exp(broadcast<Lanes<4>::Float>(-peak))[0];
             }
         }
-        for (int k = 0; k < count * blocks; ++k) {
-            const V p = load<V>(ratio + k * lanes<V>);
-            values[k] = stage == Stage::first ? p : p * (guarded ? clipped_exp(values[k]) : exp(values[k]));
-        }
+        for (int i = 0; i < count; ++i)
+            for (int b = 0; b < blocks; ++b) {
+                const I present = load<I>(&field.channels.present[b * lanes<V>]);
+                const V p = bits_of<V>(load<I>(ratio + i * differences + b * lanes<V>) & present);
+                V& e = values[i * blocks + b];
+                e = stage == Stage::first ? p : p * (guarded ? clipped_exp(e) : exp(e));
+            }
         for (int i = 0; i < count; ++i) {
             V total = {};
             for (int b = 0; b < blocks; ++b) total += values[i * blocks + b];

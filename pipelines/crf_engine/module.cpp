@@ -89,7 +89,11 @@ bool choose_channels(Channels& channels, const float* probabilities, size_t pixe
     }
     const int stride = padded(channels.differences());
     channels.pull = Array<float>(stride);
-    for (int c = 0; c < stride; ++c) channels.pull[c] = c == channels.shared ? squares / (sum * sum) : 1.f;
+    channels.present = Array<int32_t>(stride);
+    for (int c = 0; c < stride; ++c) {
+        channels.pull[c] = c == channels.shared ? squares / (sum * sum) : 1.f;
+        channels.present[c] = c < channels.differences() ? -1 : 0;
+    }
     return true;
 }
 
@@ -111,7 +115,7 @@ bool refine(const uint8_t* image, const float* probabilities, float* marginals, 
                 probabilities,
                 marginals,
                 raster,
-                Array<float>(pixels * stride),
+                Array<float>(pixels * channels.differences() + WIDTH),
                 Values<2>(spatial, stride, parameters.gaussian),
                 Values<5>(bilateral, stride, parameters.bilateral)};
     infer(field, parameters.iterations, parameters.gaussian + parameters.bilateral);

@@ -148,12 +148,15 @@ struct Lattice {
 // Every value plus half of its two neighbours', in place. Chains are short: a branch at their ends would cost more.
 inline void blur_numbers(const Chains& chains, float* values) {
     const size_t count = chains.size();
-    float before = 0, half_before = 0, here = count ? values[chains[0] ^ chains[0] >> 31] : 0;
+    if (!count) return;
+    const int32_t* const entries = chains.data();
+    auto vertex = [&](size_t i) { return values + (entries[i] ^ entries[i] >> 31); };
+    float *at = vertex(0), here = *at, half_before = 0;
     for (size_t i = 0; i < count; ++i) {
-        const int32_t entry = chains[i], successor = chains[i + 1 < count ? i + 1 : i];
-        const float after = values[successor ^ successor >> 31], half_after = HALF[entry < 0];
-        values[entry ^ entry >> 31] = here + (half_before * before + half_after * after);
-        before = here, here = after, half_before = half_after;
+        float* const next = vertex(i + 1 < count ? i + 1 : i);
+        const float after = *next, half = HALF[entries[i] < 0], half_here = half * here;
+        *at = fma(half, after, here + half_before);
+        half_before = half_here, here = after, at = next;
     }
 }
 

@@ -336,7 +336,7 @@ void iterate_one(Field& field) {
     Cursor cursor(field.raster);
     for (size_t start = 0; start < pixels; start += WIDTH) {
         const int count = pixels - start < WIDTH ? int(pixels - start) : WIDTH;
-        float message[WIDTH] = {}, ratio[WIDTH] = {}, difference[WIDTH], last[WIDTH], sums[WIDTH];
+        float message[WIDTH] = {}, ratio[WIDTH] = {}, difference[WIDTH], last[WIDTH];
         std::memcpy(ratio, &field.ratios[start], count * sizeof(float));
         if (stage != Stage::first)
             for (int i = 0; i < count; ++i)
@@ -349,10 +349,13 @@ void iterate_one(Field& field) {
         }
         const V e = load<V>(ratio) * (guarded ? clipped_exp(m) : exp(m)), total = e + one;
         if (stage == Stage::last) {
-            store(message, e), store(last, one), store(sums, total);
+            store(message, e / total), store(last, one / total);
             for (int i = 0; i < count; ++i) {
                 const size_t at = cursor.next() * labels;
-                field.channels.write(field.probabilities + at, message + i, last[i], sums[i], field.marginals + at);
+                if (labels == 2)
+                    field.marginals[at] = message[i], field.marginals[at + 1] = last[i];
+                else
+                    field.channels.write(field.probabilities + at, message + i, last[i], 1.f, field.marginals + at);
             }
         } else {
             store(difference, (field.channels.pull[0] * e - one) / total);

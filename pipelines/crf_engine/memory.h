@@ -12,8 +12,9 @@
 #include <sys/mman.h>
 
 // Large blocks this thread has freed. Fresh memory has to be cleared by the system first, which would be a tenth of
-// all the time; a thread keeps at most LIMIT bytes. They are mapped, so that they can be split and joined: what one
-// step of the work leaves serves the next, whatever their sizes are.
+// all the time, a third with pictures of two megapixels; a thread keeps at most LIMIT bytes, which does for those. Blocks
+// are mapped, so that they can be split and joined: what one step of the work leaves serves the next, whatever their
+// sizes are.
 class Spares {
 public:
     static Spares& of_thread() {
@@ -60,7 +61,7 @@ public:
 
 private:
     // UNIT is a multiple of the pages of any system.
-    static constexpr size_t LINE = 64, UNIT = 1 << 16, HUGE_PAGE = 2 << 20, LIMIT = 160 << 20;
+    static constexpr size_t LINE = 64, UNIT = 1 << 16, HUGE_PAGE = 2 << 20, LIMIT = 512 << 20;
     static constexpr int MOST = 64;
     struct Block {
         char* at;

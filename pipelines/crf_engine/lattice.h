@@ -253,8 +253,8 @@ public:
         int32_t* const corners = lattice_.corners.data();
         resolve(corners + number * CORNERS);
         for (int i = 0; i < count; ++i)
-            std::memcpy(corners + (number + i) * CORNERS, corners + size_t(source[i]) * CORNERS,
-                        CORNERS * sizeof(int32_t));
+            std::memmove(corners + (number + i) * CORNERS, corners + size_t(source[i]) * CORNERS,
+                         CORNERS * sizeof(int32_t));
     }
 
     // Adds the vertices around one point that is no pixel.
@@ -359,7 +359,7 @@ private:
         }
     }
 
-    // How many there will be of what `count` are known by now, were the picture the same everywhere. The first rows
+    // How many vertices there will be if `count` are known by now, were the picture the same everywhere. The first rows
     // say little of the others.
     size_t expected(size_t count) const {
         return size_t(double(count) * std::min(1.05 * double(lattice_.pixels) / double(done_), 4.));
@@ -378,8 +378,7 @@ private:
             for (int k = 0; k < CORNERS; ++k) hashes_[i * CORNERS + k] = Table::hash(keys[k]);
         }
         const int32_t known = int32_t(vertex_keys_.size());
-        // How many there will be, were the picture the same everywhere. The first rows say little of the others.
-        const size_t all = size_t((known + count) * std::min(1.05 * double(lattice_.pixels) / double(done_), 4.));
+        const size_t all = expected(known + count);
         Key* const end = vertex_keys_.room(count, all);
         const Key* const vertex_keys = vertex_keys_.data();
         vertices_.reserve(known + count, all, [&](int32_t v) { return Table::hash(vertex_keys[v]); });
@@ -390,7 +389,8 @@ private:
             for (int k = 0; k < CORNERS; ++k, ++at) {
                 vertices_.prefetch(hashes_[at + AHEAD < count ? at + AHEAD : at]);
                 const Key key = keys_[at];
-                corners[k] = vertices_.enter(hashes_[at], known + added, [&](int32_t v) { return vertex_keys[v] == key; });
+                corners[k] =
+                    vertices_.enter(hashes_[at], known + added, [&](int32_t v) { return vertex_keys[v] == key; });
                 end[added] = key;
                 added += corners[k] == known + added;
             }

@@ -3,8 +3,8 @@
 // Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (Eurographics 2010). A point
 // of D features is lifted onto the plane x0 + ... + xD = 0; the simplex around it has D + 1 vertices, one of every
 // remainder class k, whose coordinates are all congruent to k modulo D + 1. So a vertex is packed into 64 bits, or 128
-// for the narrowest kernels: the quotients of D coordinates in fields of their own (the last follows from the sum) and
-// k in the lowest three bits.
+// for the narrowest kernels: the quotients of D coordinates (the last follows from the sum) or their differences, see
+// Layout, in fields of their own, and k in the lowest three bits.
 #pragma once
 
 #include <algorithm>
@@ -40,8 +40,8 @@ struct Raster {
 };
 
 // From hashes to numbers, twelve of them in a cache line with a byte each of their hashes. What the numbers stand for
-// is the caller's: `same(number)` tells whether it is what is looked for. Misses are as frequent as hits here, and
-// mispredicted branches dearer than comparisons, so a look at a line has hardly any.
+// is the caller's: `same(number)` tells whether it is what is looked for. A mispredicted branch is dearer than many
+// comparisons, so a look at a line has hardly any.
 class Table {
 public:
     explicit Table(size_t expected) : lines_(expected / 6 + 16, 0) {}

@@ -114,7 +114,7 @@ struct Channels {
     int labels;
     float least;  // probabilities below are raised to this
     Array<int> order;
-    Array<float> share;  // [labels]: 1 for improbable labels, else 0
+    Array<float> share;      // [labels]: 1 for improbable labels, else 0
     Array<float> pull;       // [padded channels]: 1, of the shared channel less
     Array<int32_t> present;  // [padded channels]: all bits, none where it pads a row
     int shared = -1;
@@ -352,7 +352,7 @@ void iterate_one(Field& field) {
             store(message, e / total), store(last, one / total);
             for (int i = 0; i < count; ++i) {
                 const size_t at = cursor.next() * labels;
-                if (labels == 2)
+                if (labels == 2)  // which share no channel and keep their order
                     field.marginals[at] = message[i], field.marginals[at + 1] = last[i];
                 else
                     field.channels.write(field.probabilities + at, message + i, last[i], 1.f, field.marginals + at);

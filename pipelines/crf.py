@@ -31,10 +31,11 @@ ENGINES = ("native", "pydensecrf")
 # The unary cost of a label the network rules out is bounded by -log of this, so that edges can still revive it.
 MIN_PROBABILITY = 1e-5
 
-# Labels whose largest probabilities in the picture add up to less than this are filtered as one, less still where
-# weights are above the usual sum. On photographs marginals move as by rounding (2e-6), on maps made for the purpose
-# (noise, all such labels everywhere at their largest) by less than 1e-4.
+# The least probable labels of a picture are filtered as one while their largest probabilities add up to less than
+# IMPROBABLE (less still where weights are above the usual sum) and no marginal can move by more than SHARING_ERROR. On
+# photographs they move as by rounding (4e-6).
 IMPROBABLE, USUAL_WEIGHTS = 2e-2, 7.0
+SHARING_ERROR = 8e-5
 
 # Lattices of positions take 16 bytes a pixel; those of larger pictures are not kept.
 KEPT_PIXELS = 1 << 21
@@ -145,6 +146,7 @@ def _native(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions) -
             options.compat,
             MIN_PROBABILITY,
             IMPROBABLE * min(1.0, USUAL_WEIGHTS / max(options.compat + options.compat_gaussian, 1.0)),
+            SHARING_ERROR,
         )
     except ValueError as error:
         raise ValueError(

@@ -34,9 +34,28 @@ Lattice<5> bilateral_lattice(const uint8_t* image, const Raster& raster, float s
     });
 }
 
-// Labels whose largest probabilities add up to less than `bound` share a channel; the bound is that of a softmax, and
-// shrinks with the smallest sum of a pixel's probabilities. False: a value is NaN or not in [0, 1].
-bool choose_channels(Channels& channels, const float* probabilities, size_t pixels, float bound) {
+// Which labels may share a channel: as many of the least probable as are fewer than `sum` together and move no marginal
+// by more than `error`.
+struct Sharing {
+    float sum, error;
+};
+
+// The most that sharing a channel moves a marginal by, in the first order of the messages and per unit of the kernels'
+// weight. `most` are the labels' largest probabilities, in ascending order. Sharing puts pull * sum(x) in the place of
+// every message x_l <= most_l, which changes the exponent of the pixel's other marginals by sum(p_l (x_l - pull *
+// sum(x))); this is largest where some of the labels with the largest maxima are at them and the others at 0.
+float moved(const float* most, int count) {
+    float sum = 0, squares = 0, above = 0, squares_above = 0, largest = 0;
+    for (int i = 0; i < count; ++i) sum += most[i], squares += most[i] * most[i];
+    for (int i = count; i-- > 0;) {
+        above += most[i], squares_above += most[i] * most[i];
+        largest = std::max(largest, squares_above - squares / (sum * sum) * above * above);
+    }
+    return largest;
+}
+
+// False: a value is NaN or not in [0, 1].
+bool choose_channels(Channels& channels, const float* probabilities, size_t pixels, float weight, Sharing sharing) {
     const int labels = channels.labels;
     Array<float> least(labels), most(labels);
     std::memcpy(least.data(), probabilities, labels * sizeof(float));
@@ -67,18 +86,19 @@ bool choose_channels(Channels& channels, const float* probabilities, size_t pixe
         for (; at > 0 && hi[by_size[at - 1]] > hi[l]; --at) by_size[at] = by_size[at - 1];
         by_size[at] = l;
     }
-    bound *= smallest;
-    float total = 0;
-    int improbable = 0;
-    while (improbable < labels - 1 && (total += channels.raised(hi[by_size[improbable]])) < bound) ++improbable;
-    if (improbable < 2) improbable = 0;
-    channels.share = Array<float>(labels, 0);
+    // Bounds are those of a softmax; probabilities that add up to less are raised by normalisation.
+    Array<float> ascending(labels);
     float sum = 0, squares = 0;
-    for (int i = 0; i < improbable; ++i) {
-        const float p = channels.raised(hi[by_size[i]]);
-        channels.share[by_size[i]] = 1;
+    int improbable = 0;
+    for (; improbable < labels - 1; ++improbable) {
+        const float p = channels.raised(hi[by_size[improbable]]) / smallest;
+        ascending[improbable] = p;
+        if (sum + p > sharing.sum || weight * moved(ascending.data(), improbable + 1) > sharing.error) break;
         sum += p, squares += p * p;
     }
+    if (improbable < 2) improbable = 0;
+    channels.share = Array<float>(labels, 0);
+    for (int i = 0; i < improbable; ++i) channels.share[by_size[i]] = 1;
     if (improbable) {
         // One of them lends the channel its place in the order.
         channels.shared = 0;
@@ -99,7 +119,8 @@ bool choose_channels(Channels& channels, const float* probabilities, size_t pixe
 
 struct Parameters {
     int iterations;
-    float gaussian, sxy, srgb, bilateral, least, bound;
+    float gaussian, sxy, srgb, bilateral, least;
+    Sharing sharing;
 };
 
 bool refine(const uint8_t* image, const float* probabilities, float* marginals, const Raster& raster, int labels,
@@ -108,7 +129,8 @@ bool refine(const uint8_t* image, const float* probabilities, float* marginals, 
     Channels channels;
     channels.labels = labels;
     channels.least = parameters.least;
-    if (!choose_channels(channels, probabilities, pixels, parameters.bound)) return false;
+    const float weight = parameters.gaussian + parameters.bilateral;
+    if (!choose_channels(channels, probabilities, pixels, weight, parameters.sharing)) return false;
     const Lattice<5> bilateral = bilateral_lattice(image, raster, parameters.sxy, parameters.srgb);
     const int stride = padded(channels.differences());
     Field field{channels,
@@ -118,7 +140,7 @@ bool refine(const uint8_t* image, const float* probabilities, float* marginals, 
                 Array<float>(pixels * channels.differences() + WIDTH),
                 Values<2>(spatial, stride, parameters.gaussian),
                 Values<5>(bilateral, stride, parameters.bilateral)};
-    infer(field, parameters.iterations, parameters.gaussian + parameters.bilateral);
+    infer(field, parameters.iterations, weight);
     return true;
 }
 
@@ -182,9 +204,9 @@ PyObject* py_refine(PyObject*, PyObject* arguments) {
     Py_ssize_t height, width;
     int labels;
     Parameters p;
-    if (!PyArg_ParseTuple(arguments, "OOO(nni)Oiffffff", &image_object, &probabilities_object, &marginals_object,
+    if (!PyArg_ParseTuple(arguments, "OOO(nni)Oifffffff", &image_object, &probabilities_object, &marginals_object,
                           &height, &width, &labels, &capsule, &p.iterations, &p.gaussian, &p.sxy, &p.srgb,
-                          &p.bilateral, &p.least, &p.bound))
+                          &p.bilateral, &p.least, &p.sharing.sum, &p.sharing.error))
         return nullptr;
     auto* spatial = static_cast<Lattice<2>*>(PyCapsule_GetPointer(capsule, LATTICE));
     if (!spatial) return nullptr;

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <stdexcept>
 
@@ -126,10 +127,19 @@ private:
     Array<Line> lines_;
 };
 
-// Vertices that follow each other along one direction, chain after chain. The last of a chain is stored as its
-// complement; vertices without a neighbour are in no chain.
-typedef Array<int32_t> Chains;
+// Where the rows of vertices lie that follow each other along one direction, chain after chain: see `address`. The last
+// of a chain has its lowest bit set; vertices without a neighbour are in no chain.
+typedef Array<uint32_t> Chains;
+constexpr uint32_t LAST = 1;
 constexpr float HALF[2] = {0.5f, 0.f};
+
+// Where a vertex's row of so many channels begins, by the offset in bytes that it has in rows of one: the machine
+// multiplies by a few channels on the way. `offset` may be an entry of Chains, for what is only prefetched.
+template <class Float>
+inline Float* address(Float* rows, uint32_t offset, size_t channels = 1) {
+    typedef std::conditional_t<std::is_const<Float>::value, const char, char> Byte;
+    return reinterpret_cast<Float*>(reinterpret_cast<Byte*>(rows) + size_t(offset) * channels);
+}
 
 template <int D>
 struct Lattice {
@@ -137,9 +147,9 @@ struct Lattice {
 
     size_t pixels = 0;
     int32_t vertices = 0;
-    Array<int32_t> corners;  // [pixels, CORNERS]: vertices of the simplex around a pixel
-    Array<float> weights;    // [pixels, CORNERS]: barycentric coordinate times normalisation
-    Chains chains[CORNERS];  // of every direction
+    Array<uint32_t> corners;  // [pixels, CORNERS]: vertices of the simplex around a pixel, see `address`
+    Array<float> weights;     // [pixels, CORNERS]: barycentric coordinate times normalisation
+    Chains chains[CORNERS];   // of every direction
 
     // Slicing has to be scaled by this (Adams et al., section on the blur's gain).
     static constexpr float alpha() { return 1.f / (1.f + 1.f / (1 << D)); }
@@ -149,12 +159,12 @@ struct Lattice {
 inline void blur_numbers(const Chains& chains, float* values) {
     const size_t count = chains.size();
     if (!count) return;
-    const int32_t* const entries = chains.data();
-    auto vertex = [&](size_t i) { return values + (entries[i] ^ entries[i] >> 31); };
+    const uint32_t* const entries = chains.data();
+    auto vertex = [&](size_t i) { return address(values, entries[i] & ~LAST); };
     float *at = vertex(0), here = *at, half_before = 0;
     for (size_t i = 0; i < count; ++i) {
         float* const next = vertex(i + 1 < count ? i + 1 : i);
-        const float after = *next, half = HALF[entries[i] < 0], half_here = half * here;
+        const float after = *next, half = HALF[entries[i] & LAST], half_here = half * here;
         *at = fma(half, after, here + half_before);
         half_before = half_here, here = after, at = next;
     }
@@ -209,7 +219,7 @@ public:
     LatticeBuilder(size_t pixels, const Layout<D>& layout)
         : layout_(layout), vertices_(pixels / 16), recent_(RECENT, -1) {
         lattice_.pixels = pixels;
-        lattice_.corners = Array<int32_t>(pixels * CORNERS);
+        lattice_.corners = Array<uint32_t>(pixels * CORNERS);
         lattice_.weights = Array<float>(pixels * CORNERS);
         for (int i = 0; i < D; ++i) {
             for (int j = 0; j < D; ++j) unit_[i] += Key(layout.part(i, j)) << layout.shift[j];
@@ -250,17 +260,17 @@ public:
             unknown += !known;
         }
         waiting_ = unknown;
-        int32_t* const corners = lattice_.corners.data();
+        uint32_t* const corners = lattice_.corners.data();
         resolve(corners + number * CORNERS);
+        typedef std::array<uint32_t, CORNERS> Corners;
         for (int i = 0; i < count; ++i)
-            std::memmove(corners + (number + i) * CORNERS, corners + size_t(source[i]) * CORNERS,
-                         CORNERS * sizeof(int32_t));
+            store(corners + (number + i) * CORNERS, load<Corners>(corners + size_t(source[i]) * CORNERS));
     }
 
     // Adds the vertices around one point that is no pixel.
     void add_vertices(const F* features) {
         float weights[CORNERS];
-        int32_t corners[CORNERS];
+        uint32_t corners[CORNERS];
         place(features, 0, weights, 1);
         fresh_[0] = 0, waiting_ = 1;
         resolve(corners);
@@ -366,7 +376,7 @@ private:
     }
 
     // Finds or enters the corners of the simplices that wait for them, of the pixels `fresh_` of this row.
-    void resolve(int32_t* row) {
+    void resolve(uint32_t* row) {
         const int count = waiting_ * CORNERS;
         for (int i = 0; i < waiting_; ++i) {
             const Key id = here_[fresh_[i]];
@@ -385,14 +395,15 @@ private:
         for (int i = 0; i < AHEAD && i < count; ++i) vertices_.prefetch(hashes_[i]);
         int added = 0;
         for (int i = 0, at = 0; i < waiting_; ++i) {
-            int32_t* const corners = row + fresh_[i] * CORNERS;
+            uint32_t* const corners = row + fresh_[i] * CORNERS;
             for (int k = 0; k < CORNERS; ++k, ++at) {
                 vertices_.prefetch(hashes_[at + AHEAD < count ? at + AHEAD : at]);
                 const Key key = keys_[at];
-                corners[k] =
+                const int32_t vertex =
                     vertices_.enter(hashes_[at], known + added, [&](int32_t v) { return vertex_keys[v] == key; });
+                corners[k] = uint32_t(vertex) * sizeof(float);
                 end[added] = key;
-                added += corners[k] == known + added;
+                added += vertex == known + added;
             }
         }
         vertex_keys_.extend(added);
@@ -460,8 +471,9 @@ private:
     // the array that they leave behind: a chain has two entries at least, so it is never written faster than read.
     void chain(Links* links, Chains* chains) {
         const int32_t count = lattice_.vertices;
-        const int32_t *head[GROUP], *after[GROUP];
-        int32_t at[GROUP], *end[GROUP];
+        const int32_t* after[GROUP];
+        const uint32_t* head[GROUP];
+        uint32_t at[GROUP], *end[GROUP];
         size_t shortest = SIZE_MAX;
         for (int g = 0; g < GROUP; ++g) {
             after[g] = links[g].after.data();
@@ -474,7 +486,7 @@ private:
             entries += heads;
             chains[g].room(entries + 1);
             end[g] = chains[g].extend(entries);
-            int32_t* const first = end[g] + entries - heads;
+            uint32_t* const first = end[g] + entries - heads;
             heads = 0;
             for (int32_t i = 0; i < count; ++i) {
                 first[heads] = i;
@@ -486,10 +498,11 @@ private:
             shortest = chains[g].size() < shortest ? chains[g].size() : shortest;
         }
         auto advance = [&](int g) {
-            const int32_t next = after[g][at[g]], last = next >> 31;
-            *end[g]++ = at[g] ^ last;
+            const int32_t next = after[g][at[g]];
+            const bool last = next < 0;
+            *end[g]++ = at[g] * sizeof(float) + last * LAST;
             at[g] = last ? *head[g] : next;
-            head[g] -= last;
+            head[g] += last;
         };
         for (size_t k = 0; k < shortest; ++k)
             for (int g = 0; g < GROUP; ++g) advance(g);
@@ -528,13 +541,13 @@ private:
     void normalise() {
         Array<float> values(lattice_.vertices, 0);
         const size_t taps = lattice_.pixels * CORNERS;
-        for (size_t i = 0; i < taps; ++i) values[lattice_.corners[i]] += lattice_.weights[i];
+        for (size_t i = 0; i < taps; ++i) *address(values.data(), lattice_.corners[i]) += lattice_.weights[i];
         for (const Chains& chains : lattice_.chains) blur_numbers(chains, values.data());
         for (size_t i = 0; i < taps; i += CORNERS) {
-            const int32_t* corner = &lattice_.corners[i];
+            const uint32_t* corner = &lattice_.corners[i];
             float* weight = &lattice_.weights[i];
             float total = 0;
-            for (int k = 0; k < CORNERS; ++k) total += weight[k] * values[corner[k]];
+            for (int k = 0; k < CORNERS; ++k) total += weight[k] * *address(values.data(), corner[k]);
             const float norm = 1.f / std::sqrt(total * Lattice<D>::alpha() + 1e-20f);
             for (int k = 0; k < CORNERS; ++k) weight[k] *= norm;
         }

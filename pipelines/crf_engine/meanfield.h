@@ -40,40 +40,32 @@ struct Taps {
           next(values.next.data()),
           scale(values.scale) {}
 
-    const int32_t* const corners;
+    const uint32_t* const corners;
     const float* const weights;
     const float* const now;
     float* const next;
     const float scale;
 
-    const int32_t* corner(size_t pixel) const { return corners + pixel * (D + 1); }
+    const uint32_t* corner(size_t pixel) const { return corners + pixel * (D + 1); }
     const float* weight(size_t pixel) const { return weights + pixel * (D + 1); }
 };
-
-// Where a vertex's row begins. Left to themselves, compilers work out the address of every vector in it anew.
-template <class Float>
-inline Float* address(Float* rows, int32_t vertex, size_t stride) {
-    Float* row = rows + size_t(uint32_t(vertex)) * stride;
-    asm("" : "+r"(row));
-    return row;
-}
 
 // Every row of a chain plus half of its two neighbours, in place.
 template <class V, int B>
 void blur_rows(const Chains& chains, float* values, size_t stride, size_t offset) {
-    constexpr size_t AHEAD = 8;
+    constexpr size_t AHEAD = 64;
     const size_t count = chains.size();
     if (!count) return;
-    const int32_t* const entries = chains.data();
+    const uint32_t* const entries = chains.data();
     values += offset;
-    auto row_of = [&](int32_t entry) { return address(values, entry ^ entry >> 31, stride); };
+    auto row_of = [&](uint32_t entry) { return address(values, entry & ~LAST, stride); };
     float* row = row_of(entries[0]);
     V here[B], half_before[B] = {};
     for (int b = 0; b < B; ++b) here[b] = load<V>(row + b * lanes<V>);
     for (size_t i = 0; i < count; ++i) {
-        const float half = HALF[entries[i] < 0];
+        const float half = HALF[entries[i] & LAST];
         float* const next = row_of(entries[i + 1 < count ? i + 1 : i]);
-        const char* far = reinterpret_cast<const char*>(row_of(entries[i + AHEAD < count ? i + AHEAD : i]));
+        const char* far = reinterpret_cast<const char*>(address(values, entries[i + AHEAD < count ? i + AHEAD : i], stride));
         for (size_t line = 0; line < B * sizeof(V); line += 64) __builtin_prefetch(far + line, 1);
         for (int b = 0; b < B; ++b) {
             const V after = load<V>(next + b * lanes<V>), half_here = broadcast<V>(half) * here[b];
@@ -147,14 +139,14 @@ struct Channels {
         if (shared >= 0) row[shared] = rest(p) * inverse;
     }
 
-    // Marginals of one pixel from what is proportional to them.
-    void write(const float* p, const float* row, float last, float total, float* marginals) const {
+    // Marginals of one pixel from what is proportional to them, and the inverse of its sum. `ratio` is what `ratios` gave.
+    void write(const float* p, const float* ratio, const float* row, float last, float inverse,
+               float* marginals) const {
         typedef Lanes<4>::Float V;
         const int count = differences();
-        const float inverse = 1.f / total;
         int l = 0, c = 0;
         if (shared >= 0) {
-            const float part = row[shared] * inverse / rest(p);
+            const float part = row[shared] * inverse / (ratio[shared] * raised(p[order[count]]));
             for (; l + 4 <= labels; l += 4) store(marginals + l, larger(load<V>(p + l), broadcast<V>(least)) * part);
             for (; l < labels; ++l) marginals[l] = raised(p[l]) * part;
             c = shared + 1;
@@ -187,7 +179,7 @@ struct Field {
 
 template <class V, int G, int D>
 inline void slice(V* messages, const Taps<D>& taps, size_t pixel, size_t stride, size_t offset) {
-    const int32_t* corner = taps.corner(pixel);
+    const uint32_t* corner = taps.corner(pixel);
     const float* weight = taps.weight(pixel);
     V total[G] = {};
     for (int k = 0; k <= D; ++k) {
@@ -200,12 +192,22 @@ inline void slice(V* messages, const Taps<D>& taps, size_t pixel, size_t stride,
 
 template <class V, int G, int D>
 inline void splat(const V* q, const Taps<D>& taps, size_t pixel, size_t stride, size_t offset) {
-    const int32_t* corner = taps.corner(pixel);
+    const uint32_t* corner = taps.corner(pixel);
     const float* weight = taps.weight(pixel);
     for (int k = 0; k <= D; ++k) {
         float* row = address(taps.next + offset, corner[k], stride);
         for (int i = 0; i < G; ++i)
             store(row + i * lanes<V>, fma(broadcast<V>(weight[k]), q[i], load<V>(row + i * lanes<V>)));
+    }
+}
+
+// e^x of every element, in vectors of the widest kind; `count` is a multiple of it.
+template <bool clipped>
+inline void exp_all(float* values, size_t count) {
+    typedef Lanes<WIDTH>::Float V;
+    for (size_t i = 0; i < count; i += WIDTH) {
+        const V x = load<V>(values + i);
+        store(values + i, clipped ? clipped_exp(x) : exp(x));
     }
 }
 
@@ -252,16 +254,15 @@ void iterate(Field& field) {
     const Taps<2> gaussian(field.gaussian);
     const Taps<5> bilateral(field.bilateral);
     const float* ratio = field.ratios.data();
-    V fixed[GROUP * FIXED];
-    Array<V> room(B ? 0 : GROUP * blocks);
+    V fixed[GROUP * FIXED] = {};
+    Array<V> room(B ? 0 : GROUP * blocks, 0);
     V* const values = B ? fixed : room.data();
+    float last[GROUP], inverses[GROUP];
+    std::fill(last, last + GROUP, 1.f);
     Cursor cursor(field.raster);
     for (size_t start = 0; start < pixels; start += GROUP, ratio += GROUP * differences) {
         const int count = pixels - start < GROUP ? int(pixels - start) : GROUP;
-        float last[GROUP], sums[GROUP];
-        for (int i = 0; i < count; ++i) {
-            last[i] = 1.f;
-            if (stage == Stage::first) continue;
+        for (int i = 0; i < count && stage != Stage::first; ++i) {
             V* e = values + i * blocks;
             for (int b = 0; b < blocks; b += FIXED) {
                 V messages[FIXED] = {};
@@ -277,30 +278,31 @@ void iterate(Field& field) {
                 last[i] = clipped_exp(broadcast<Lanes<4>::Float>(-peak))[0];
             }
         }
+        if (stage != Stage::first) exp_all<guarded>(reinterpret_cast<float*>(values), GROUP * stride);
         for (int i = 0; i < count; ++i)
             for (int b = 0; b < blocks; ++b) {
                 const I present = load<I>(&field.channels.present[b * lanes<V>]);
                 const V p = bits_of<V>(load<I>(ratio + i * differences + b * lanes<V>) & present);
                 V& e = values[i * blocks + b];
-                e = stage == Stage::first ? p : p * (guarded ? clipped_exp(e) : exp(e));
+                e = stage == Stage::first ? p : p * e;
             }
-        for (int i = 0; i < count; ++i) {
-            V total = {};
-            for (int b = 0; b < blocks; ++b) total += values[i * blocks + b];
-            sums[i] = sum(total) + last[i];
+        for (int i = 0; i < GROUP; i += 4) {
+            V rows[4] = {};
+            for (int k = 0; k < 4; ++k)
+                for (int b = 0; b < blocks; ++b) rows[k] += values[(i + k) * blocks + b];
+            store(inverses + i, 1.f / (sums(rows) + load<Lanes<4>::Float>(last + i)));
         }
         for (int i = 0; i < count; ++i) {
             V* e = values + i * blocks;
             if (stage == Stage::last) {
                 const size_t at = cursor.next() * labels;
-                field.channels.write(field.probabilities + at, reinterpret_cast<const float*>(e), last[i], sums[i],
-                                     field.marginals + at);
+                field.channels.write(field.probabilities + at, ratio + i * differences,
+                                     reinterpret_cast<const float*>(e), last[i], inverses[i], field.marginals + at);
                 continue;
             }
-            const float inverse = 1.f / sums[i];
             for (int b = 0; b < blocks; ++b) {
                 const V pull = load<V>(&field.channels.pull[b * lanes<V>]);
-                e[b] = fma(e[b] * pull, broadcast<V>(inverse), broadcast<V>(-last[i] * inverse));
+                e[b] = fma(e[b] * pull, broadcast<V>(inverses[i]), broadcast<V>(-last[i] * inverses[i]));
             }
             for (int b = 0; b < blocks; b += FIXED) {
                 splat<V, FIXED>(e + b, gaussian, start + i, stride, size_t(b) * lanes<V>);
@@ -312,18 +314,18 @@ void iterate(Field& field) {
 
 template <int D>
 inline float slice_one(const Taps<D>& taps, size_t pixel) {
-    const int32_t* corner = taps.corner(pixel);
+    const uint32_t* corner = taps.corner(pixel);
     const float* weight = taps.weight(pixel);
     float total = 0;
-    for (int k = 0; k <= D; ++k) total = fma(weight[k], taps.now[corner[k]], total);
+    for (int k = 0; k <= D; ++k) total = fma(weight[k], *address(taps.now, corner[k]), total);
     return total * taps.scale;
 }
 
 template <int D>
 inline void splat_one(float q, const Taps<D>& taps, size_t pixel) {
-    const int32_t* corner = taps.corner(pixel);
+    const uint32_t* corner = taps.corner(pixel);
     const float* weight = taps.weight(pixel);
-    for (int k = 0; k <= D; ++k) taps.next[corner[k]] = fma(weight[k], q, taps.next[corner[k]]);
+    for (int k = 0; k <= D; ++k) *address(taps.next, corner[k]) = fma(weight[k], q, *address(taps.next, corner[k]));
 }
 
 // The same for two labels, whose single difference is a number: here the vector runs over pixels.
@@ -355,7 +357,8 @@ void iterate_one(Field& field) {
                 if (labels == 2)  // which share no channel and keep their order
                     field.marginals[at] = message[i], field.marginals[at + 1] = last[i];
                 else
-                    field.channels.write(field.probabilities + at, message + i, last[i], 1.f, field.marginals + at);
+                    field.channels.write(field.probabilities + at, &field.ratios[start + i], message + i, last[i], 1.f,
+                                         field.marginals + at);
             }
         } else {
             store(difference, (field.channels.pull[0] * e - one) / total);

@@ -56,24 +56,29 @@ float moved(const float* most, int count) {
 
 // False: a value is NaN or not in [0, 1].
 bool choose_channels(Channels& channels, const float* probabilities, size_t pixels, float weight, Sharing sharing) {
+    typedef Lanes<4>::Float V;
     const int labels = channels.labels;
     Array<float> least(labels), most(labels);
     std::memcpy(least.data(), probabilities, labels * sizeof(float));
     std::memcpy(most.data(), probabilities, labels * sizeof(float));
+    float *const lo = least.data(), *const hi = most.data();
     bool whole = true;
     float smallest = 1;
-    float* __restrict__ lo = least.data();
-    float* __restrict__ hi = most.data();
     for (size_t i = 0; i < pixels; ++i) {
         const float* p = probabilities + i * labels;
-        Lanes<4>::Float four = {};
+        V four = {};
         int l = 0;
-        for (; l + 4 <= labels; l += 4) four += load<Lanes<4>::Float>(p + l);
+        for (; l + 4 <= labels; l += 4) {
+            const V value = load<V>(p + l);
+            store(lo + l, smaller(load<V>(lo + l), value));
+            store(hi + l, larger(load<V>(hi + l), value));
+            four += value;
+        }
         float total = sum(four);
-        for (; l < labels; ++l) total += p[l];
-        for (l = 0; l < labels; ++l) {
+        for (; l < labels; ++l) {
             lo[l] = p[l] < lo[l] ? p[l] : lo[l];
             hi[l] = p[l] > hi[l] ? p[l] : hi[l];
+            total += p[l];
         }
         smallest = total < smallest ? total : smallest;
         whole &= total == total;  // false if any is NaN

@@ -112,6 +112,27 @@ inline float sum(V v) {
     }
 }
 
+// The same of four vectors.
+template <class V>
+inline Lanes<4>::Float sums(const V* rows) {
+    if constexpr (lanes<V> == 4) {
+        const V low = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5) +
+                      __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7);
+        const V high = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5) +
+                       __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
+        return __builtin_shufflevector(low, high, 0, 1, 4, 5) + __builtin_shufflevector(low, high, 2, 3, 6, 7);
+    } else {
+        typedef typename Lanes<lanes<V> / 2>::Float Half;
+        Half added[4];
+        for (int k = 0; k < 4; ++k) {
+            Half halves[2];
+            std::memcpy(halves, rows + k, sizeof(V));
+            added[k] = halves[0] + halves[1];
+        }
+        return sums(added);
+    }
+}
+
 template <class V>
 inline float maximum(V v) {
     float result = v[0];

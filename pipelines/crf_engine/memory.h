@@ -34,7 +34,7 @@ public:
         int best = -1;
         for (int i = 0; i < count_; ++i)
             if (blocks_[i].bytes >= bytes && (best < 0 || blocks_[i].bytes < blocks_[best].bytes)) best = i;
-        if (best < 0) return fresh(bytes);
+        if (best < 0) return map(bytes);
         const Block block = remove(best);
         if (block.bytes > bytes) add({block.at + bytes, block.bytes - bytes});
         return block.at;
@@ -61,7 +61,7 @@ public:
 
 private:
     // UNIT is a multiple of the pages of any system.
-    static constexpr size_t LINE = 64, UNIT = 1 << 16, HUGE_PAGE = 2 << 20, LIMIT = 512 << 20;
+    static constexpr size_t LINE = 64, UNIT = 1 << 16, LIMIT = 512 << 20;
     static constexpr int MOST = 64;
     struct Block {
         char* at;
@@ -74,19 +74,6 @@ private:
         void* const at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (at == MAP_FAILED) throw std::bad_alloc();
         return static_cast<char*>(at);
-    }
-
-    static char* fresh(size_t bytes) {
-        if (bytes < 4 * HUGE_PAGE) return map(bytes);
-        char* const mapped = map(bytes + HUGE_PAGE);
-        const size_t before = -reinterpret_cast<uintptr_t>(mapped) % HUGE_PAGE;
-        if (before) munmap(mapped, before);
-        munmap(mapped + before + bytes, HUGE_PAGE - before);
-#if defined(MADV_HUGEPAGE)
-        // Rows of vertices are read in no order: with small pages most reads would miss the address cache as well.
-        madvise(mapped + before, bytes, MADV_HUGEPAGE);
-#endif
-        return mapped + before;
     }
 
     static void unmap(const Block& block) { munmap(block.at, block.bytes); }

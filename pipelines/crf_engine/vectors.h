@@ -112,15 +112,23 @@ inline float sum(V v) {
     }
 }
 
-// The same of four vectors.
+// Elements I... of two vectors of four, those of b numbered from 4. GCC has Clang's builtin from version 12 on only.
+template <int... I>
+inline Lanes<4>::Float pick(Lanes<4>::Float a, Lanes<4>::Float b) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, I...);
+#else
+    return __builtin_shuffle(a, b, Lanes<4>::Int{I...});
+#endif
+}
+
+// The sums of four vectors.
 template <class V>
 inline Lanes<4>::Float sums(const V* rows) {
     if constexpr (lanes<V> == 4) {
-        const V low = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5) +
-                      __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7);
-        const V high = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5) +
-                       __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
-        return __builtin_shufflevector(low, high, 0, 1, 4, 5) + __builtin_shufflevector(low, high, 2, 3, 6, 7);
+        const V low = pick<0, 4, 1, 5>(rows[0], rows[1]) + pick<2, 6, 3, 7>(rows[0], rows[1]);
+        const V high = pick<0, 4, 1, 5>(rows[2], rows[3]) + pick<2, 6, 3, 7>(rows[2], rows[3]);
+        return pick<0, 1, 4, 5>(low, high) + pick<2, 3, 6, 7>(low, high);
     } else {
         typedef typename Lanes<lanes<V> / 2>::Float Half;
         Half added[4];

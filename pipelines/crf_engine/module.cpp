@@ -164,9 +164,9 @@ PyObject* raise_current() {
 
 void destroy(PyObject* capsule) { delete static_cast<Lattice<2>*>(PyCapsule_GetPointer(capsule, LATTICE)); }
 
-// Vertices are numbered by 32 bits, up to six for a pixel.
+// Rows of vertices, up to six for a pixel, lie at offsets of 32 bits, four bytes apart.
 bool in_range(Py_ssize_t height, Py_ssize_t width) {
-    return height > 0 && width > 0 && height <= (1 << 28) / width;
+    return height > 0 && width > 0 && height <= (1 << 27) / width;
 }
 
 PyObject* py_spatial(PyObject*, PyObject* arguments) {

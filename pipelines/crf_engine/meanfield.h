@@ -262,6 +262,7 @@ void iterate(Field& field) {
     Cursor cursor(field.raster);
     for (size_t start = 0; start < pixels; start += GROUP, ratio += GROUP * differences) {
         const int count = pixels - start < GROUP ? int(pixels - start) : GROUP;
+        if (count < GROUP) std::fill(values, values + GROUP * blocks, V{});  // e^x is taken of the whole group
         for (int i = 0; i < count && stage != Stage::first; ++i) {
             V* e = values + i * blocks;
             for (int b = 0; b < blocks; b += FIXED) {

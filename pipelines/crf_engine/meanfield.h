@@ -65,8 +65,8 @@ void blur_rows(const Chains& chains, float* values, size_t stride, size_t offset
     for (size_t i = 0; i < count; ++i) {
         const float half = HALF[entries[i] & LAST];
         float* const next = row_of(entries[i + 1 < count ? i + 1 : i]);
-        const char* far = reinterpret_cast<const char*>(address(values, entries[i + AHEAD < count ? i + AHEAD : i], stride));
-        for (size_t line = 0; line < B * sizeof(V); line += 64) __builtin_prefetch(far + line, 1);
+        const float* far = address(values, entries[i + AHEAD < count ? i + AHEAD : i], stride);
+        for (size_t at = 0; at < B * lanes<V>; at += 16) __builtin_prefetch(far + at, 1);
         for (int b = 0; b < B; ++b) {
             const V after = load<V>(next + b * lanes<V>), half_here = broadcast<V>(half) * here[b];
             store(row + b * lanes<V>, fma(broadcast<V>(half), after, here[b] + half_before[b]));
@@ -139,7 +139,7 @@ struct Channels {
         if (shared >= 0) row[shared] = rest(p) * inverse;
     }
 
-    // Marginals of one pixel from what is proportional to them, and the inverse of its sum. `ratio` is what `ratios` gave.
+    // Marginals of one pixel from what is proportional to them and the inverse of its sum; `ratio`: from `ratios`.
     void write(const float* p, const float* ratio, const float* row, float last, float inverse,
                float* marginals) const {
         typedef Lanes<4>::Float V;

@@ -12,9 +12,9 @@
 #include <sys/mman.h>
 
 // Large blocks this thread has freed. Fresh memory has to be cleared by the system first, which would be a tenth of
-// all the time, a third with pictures of two megapixels; a thread keeps at most LIMIT bytes, which does for those. Blocks
-// are mapped, so that they can be split and joined: what one step of the work leaves serves the next, whatever their
-// sizes are.
+// all the time, a third with pictures of two megapixels; a thread keeps at most LIMIT bytes, which does for those.
+// Blocks are mapped, so that they can be split and joined: what one step of the work leaves serves the next, whatever
+// their sizes are.
 class Spares {
 public:
     static Spares& of_thread() {

@@ -34,8 +34,8 @@ Lattice<5> bilateral_lattice(const uint8_t* image, const Raster& raster, float s
     });
 }
 
-// Which labels may share a channel: as many of the least probable as are fewer than `sum` together and move no marginal
-// by more than `error`.
+// Which labels may share a channel: the least probable, while their largest probabilities add up to less than `sum` and
+// no marginal can move by more than `error`.
 struct Sharing {
     float sum, error;
 };

@@ -28,9 +28,9 @@ $(STAMP): constraints.txt setup.py
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $(STAMP)
 
-$(ENGINE): $(STAMP) $(wildcard pipelines/crf_engine/*.cpp pipelines/crf_engine/*.h)
+$(ENGINE): $(STAMP) $(wildcard pipelines/crf/engine/*.cpp pipelines/crf/engine/*.h)
 	$(VENV)/bin/python setup.py --quiet build_ext --inplace
 	touch $(ENGINE)
 
 clean:
-	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache pipelines/crf_engine/*.so
+	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache pipelines/crf/engine/*.so

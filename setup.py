@@ -21,10 +21,10 @@ COMMON = [
     "-Wno-psabi",
     "-Wno-maybe-uninitialized",
 ]
-ENGINE = "pipelines/crf_engine"
+ENGINE = "pipelines/crf/engine"
 extensions = [
     Extension(
-        f"pipelines.crf_engine.{name}",
+        f"pipelines.crf.engine.{name}",
         [f"{ENGINE}/module.cpp"],
         depends=[f"{ENGINE}/{header}.h" for header in ("lattice", "meanfield", "memory", "vectors")],
         define_macros=[("MODULE", name)],
@@ -44,7 +44,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["pipelines", "pipelines.*", "trainer", "trainer.*"]),
-    package_data={"pipelines": ["*.j2"]},
+    package_data={"pipelines.pages": ["*.j2"]},
     ext_modules=extensions,
     entry_points={"console_scripts": ["deeplab = pipelines.cli:main"]},
     install_requires=[

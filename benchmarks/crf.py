@@ -28,8 +28,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipelines import crf, scenes
-from trainer import images, storage
+from pipelines.crf import refine as crf
+from pipelines.demo import scenes
+from trainer import storage
+from trainer.formats import images
 from trainer.options import InputError, option, parse
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -74,7 +76,7 @@ def cut(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def predictions(options: Options) -> Callable[[int, int], list[Pair]]:
     if not options.model:
         return lambda height, width: drawn(options.pictures, height, width)
-    from trainer.model import load_model, predictor
+    from trainer.network.deeplab import load_model, predictor
 
     predict = predictor(load_model(options.model)[0], "probabilities")
     files = storage.files(options.data)[: options.pictures]
@@ -149,7 +151,7 @@ import json, sys, time
 import numpy as np
 sys.path[:0] = [{benchmarks!r}]
 import crf as bench
-from pipelines import crf
+from pipelines.crf import refine as crf
 if {engine!r} == "pydensecrf":
     from pydensecrf import densecrf, utils
 content = np.load({file!r})

@@ -20,9 +20,12 @@ from dataclasses import dataclass
 import cv2
 from timing import table, take_turns
 
-from pipelines import cli, rawset, scenes
-from pipelines.augment import AugmentOptions, augment, rng_for
-from trainer import images, records, storage
+from pipelines import cli
+from pipelines.demo import scenes
+from pipelines.inputs import rawset
+from pipelines.prepare.augment import AugmentOptions, augment, rng_for
+from trainer import storage
+from trainer.formats import images, records
 from trainer.options import option, parse
 
 

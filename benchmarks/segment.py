@@ -22,9 +22,11 @@ import numpy as np
 from crf import pydensecrf
 from timing import table, take_turns
 
-from pipelines import cli, scenes
-from pipelines.crf import CrfOptions
-from trainer import images, storage
+from pipelines import cli
+from pipelines.crf.refine import CrfOptions
+from pipelines.demo import scenes
+from trainer import storage
+from trainer.formats import images
 from trainer.options import option, parse
 
 
@@ -38,8 +40,8 @@ class Options:
 
 def untrained(folder: str) -> str:
     """A model folder with random weights: speed does not depend on what a network knows."""
-    from trainer.cards import ModelCard
-    from trainer.model import deeplab_v3_plus, save_model
+    from trainer.formats.cards import ModelCard
+    from trainer.network.deeplab import deeplab_v3_plus, save_model
 
     architecture = {"num_classes": scenes.PALETTE.num_classes, "backbone": "mobilenet_v2", "output_stride": 16}
     card = ModelCard(
@@ -50,7 +52,7 @@ def untrained(folder: str) -> str:
 
 
 def one_at_a_time(model: str, data: str, output: str, crf: bool) -> None:
-    from trainer.model import load_model
+    from trainer.network.deeplab import load_model
 
     network, card = load_model(model)
     for file in storage.files(data):

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from timing import table, take_turns
 
-from pipelines import cli, scenes
+from pipelines import cli
+from pipelines.demo import scenes
 from trainer.options import option, parse
 
 
@@ -41,8 +42,9 @@ def draw_records(folder: str, pictures: int) -> str:
 def run_all(folder: str, options: Options) -> None:
     import tensorflow as tf
 
-    from trainer import records, streams
-    from trainer.train import TrainOptions
+    from trainer.formats import records
+    from trainer.train import streams
+    from trainer.train.command import TrainOptions
 
     dataset = records.load_dataset(folder)
     train = TrainOptions(records=folder, output="", crop=options.crop, batch_size=4)

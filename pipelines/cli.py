@@ -10,14 +10,14 @@ from pipelines import __version__
 from trainer.options import InputError
 
 COMMANDS = {
-    "demo": ("pipelines.demo", "draw a small set and run the whole road on it"),
-    "prepare": ("pipelines.prepare", "raw pictures and labels -> augmented TFRecords"),
-    "records": ("pipelines.records", "look into records: ls, show, verify, stats, export"),
-    "train": ("trainer.train", "records -> trained model"),
-    "import-weights": ("trainer.checkpoints", "published DeepLab weights -> model"),
-    "tune-crf": ("pipelines.tune_crf", "model + records -> the CRF's best parameters, or advice against it"),
-    "segment": ("pipelines.segment", "pictures + model -> masks"),
-    "evaluate": ("pipelines.evaluate", "masks + labels -> scores and a report"),
+    "demo": ("pipelines.demo.command", "draw a small set and run the whole road on it"),
+    "prepare": ("pipelines.prepare.command", "raw pictures and labels -> augmented TFRecords"),
+    "records": ("pipelines.records.command", "look into records: ls, show, verify, stats, export"),
+    "train": ("trainer.train.command", "records -> trained model"),
+    "import-weights": ("trainer.weights.checkpoints", "published DeepLab weights -> model"),
+    "tune-crf": ("pipelines.tune_crf.command", "model + records -> the CRF's best parameters, or advice against it"),
+    "segment": ("pipelines.segment.command", "pictures + model -> masks"),
+    "evaluate": ("pipelines.evaluate.command", "masks + labels -> scores and a report"),
 }
 
 

@@ -1,9 +1,9 @@
 """The Dockerfile cannot be built by a test; that it agrees with the package can be told."""
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.drawn.places import ROOT
+
 LINES = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
 STAGES = [re.fullmatch(r"FROM (\S+) AS (\S+)", line).groups() for line in LINES if line.startswith("FROM")]
 

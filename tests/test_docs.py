@@ -2,23 +2,22 @@ from __future__ import annotations
 
 import importlib
 import re
-from pathlib import Path
 
 import pytest
 
+from tests.drawn.places import ROOT
 from trainer.options import markdown
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 TABLES = {
-    "prepare": "pipelines.prepare:PrepareOptions",
-    "train": "trainer.train:TrainOptions",
-    "import-weights": "trainer.checkpoints:ImportOptions",
-    "tune-crf": "pipelines.tune_crf:TuneOptions",
-    "segment": "pipelines.segment_job:SegmentOptions",
-    "evaluate": "pipelines.evaluate:EvaluateOptions",
-    "demo": "pipelines.demo:DemoOptions",
+    "prepare": "pipelines.prepare.command:PrepareOptions",
+    "train": "trainer.train.command:TrainOptions",
+    "import-weights": "trainer.weights.checkpoints:ImportOptions",
+    "tune-crf": "pipelines.tune_crf.command:TuneOptions",
+    "segment": "pipelines.segment.job:SegmentOptions",
+    "evaluate": "pipelines.evaluate.command:EvaluateOptions",
+    "demo": "pipelines.demo.command:DemoOptions",
 }
 
 

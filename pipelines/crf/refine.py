@@ -23,7 +23,7 @@ from numbers import Integral
 
 import numpy as np
 
-from pipelines import crf_engine
+from pipelines.crf import engine as crf_engine
 from trainer.options import InputError
 
 ENGINES = ("native", "pydensecrf")

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipelines import cli, scenes
-from trainer import images, storage
+from pipelines import cli
+from pipelines.demo import scenes
+from trainer import storage
+from trainer.formats import images
 from trainer.options import InputError, option, parse, to_json
 
 DESCRIPTION = """\

@@ -18,8 +18,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from trainer import images, storage
-from trainer.palettes import Palette
+from trainer import storage
+from trainer.formats import images
+from trainer.formats.palettes import Palette
 
 SKY, GROUND, BALL, BOX, TREE, POLE = range(6)
 PALETTE = Palette(

@@ -20,8 +20,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from pipelines import gallery, report, runner
-from pipelines.tally import (
+from pipelines.evaluate.job import (
     CITYSCAPES_LABELS,
     STAGE,
     EvaluateChunk,
@@ -32,13 +31,16 @@ from pipelines.tally import (
     read_tally,
     write_tally,
 )
-from pipelines.trimap import BANDS
+from pipelines.pages import evaluation as report
+from pipelines.pages import gallery
+from pipelines.runner import run as runner
+from pipelines.scores.trimap import BANDS
 from trainer import metrics, storage
-from trainer.cards import load_card
-from trainer.labels import Palette
+from trainer.formats.cards import load_card
+from trainer.formats.labels import Palette
+from trainer.formats.palettes import resolve
+from trainer.formats.records import Reject
 from trainer.options import InputError, option, parse_known
-from trainer.palettes import resolve
-from trainer.records import Reject
 
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp")
 BESIDE_MASKS = ("overlays", "confidence")

@@ -11,11 +11,12 @@ import apache_beam as beam
 import cv2
 import numpy as np
 
-from pipelines import runner
-from pipelines.trimap import BANDS, band_confusions
-from trainer import images, metrics, storage
-from trainer.labels import LabelError, Palette
-from trainer.records import Reject
+from pipelines.runner import run as runner
+from pipelines.scores.trimap import BANDS, band_confusions
+from trainer import metrics, storage
+from trainer.formats import images
+from trainer.formats.labels import LabelError, Palette
+from trainer.formats.records import Reject
 
 STAGE = "evaluate"
 CITYSCAPES_LABELS = ("_gtFine_labelTrainIds.png", "_gtFine_labelIds.png")

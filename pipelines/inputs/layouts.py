@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from trainer import storage
-from trainer.labels import Palette
-from trainer.palettes import CITYSCAPES, CITYSCAPES_TRAINIDS, VOC
-from trainer.records import Reject
+from trainer.formats.labels import Palette
+from trainer.formats.palettes import CITYSCAPES, CITYSCAPES_TRAINIDS, VOC
+from trainer.formats.records import Reject
 from trainer.storage import File
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}

@@ -14,7 +14,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator
 
-from pipelines.layouts import SPLIT_FOLDERS, Found, reject, without_suffix
+from pipelines.inputs.layouts import SPLIT_FOLDERS, Found, reject, without_suffix
 from trainer import storage
 from trainer.options import InputError
 from trainer.storage import File

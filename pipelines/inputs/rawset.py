@@ -25,13 +25,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from pipelines.layouts import Found, hidden, not_recognised, recognise, reject
-from pipelines.manifest import read_manifest
-from trainer import images, storage
-from trainer.labels import JSON_FORM, Color, Palette, ranges
+from pipelines.inputs.layouts import Found, hidden, not_recognised, recognise, reject
+from pipelines.inputs.manifest import read_manifest
+from trainer import storage
+from trainer.formats import images
+from trainer.formats.labels import JSON_FORM, Color, Palette, ranges
+from trainer.formats.palettes import CAMVID, CITYSCAPES, CITYSCAPES_TRAINIDS, VOC, resolve
+from trainer.formats.records import Reject
 from trainer.options import InputError
-from trainer.palettes import CAMVID, CITYSCAPES, CITYSCAPES_TRAINIDS, VOC, resolve
-from trainer.records import Reject
 from trainer.storage import File
 
 LAYOUTS = ("auto", "manifest", "voc", "cityscapes", "camvid", "paired")

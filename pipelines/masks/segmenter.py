@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipelines.crf import CrfOptions, Refiner
+from pipelines.crf.refine import CrfOptions, Refiner
 from trainer.options import InputError
 
 BATCH_PIXELS = {"CPU": 1 << 17, "GPU": 1 << 21}
@@ -120,7 +120,7 @@ class Network:
     """
 
     def __init__(self, folder: str):
-        from trainer.model import load_model
+        from trainer.network.deeplab import load_model
 
         self._model, _ = load_model(folder)
         self.batch_pixels = BATCH_PIXELS["GPU" if _has_gpu() else "CPU"]
@@ -132,7 +132,7 @@ class Network:
         """uint8 [B, H, W, 3] -> "ids": uint8 [B, H, W]; "probabilities": float32 softmax [B, H, W, C]."""
         with self._lock:
             if what not in self._predictors:
-                from trainer.model import predictor
+                from trainer.network.deeplab import predictor
 
                 self._predictors[what] = predictor(self._model, what)
             return self._predictors[what](images)

@@ -12,8 +12,8 @@ import struct
 import zlib
 from dataclasses import asdict
 
-from pipelines.crf import CrfOptions
-from trainer.cards import ModelCard
+from pipelines.crf.refine import CrfOptions
+from trainer.formats.cards import ModelCard
 
 
 def fingerprint(

@@ -14,9 +14,9 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from pipelines.gallery import Entry, data_uri
-from trainer import images
-from trainer.labels import Palette
+from pipelines.pages.gallery import Entry, data_uri
+from trainer.formats import images
+from trainer.formats.labels import Palette
 
 SERIES_COLORS = 8
 NUMBERED_CLASSES = 12  # confusion matrices of more classes show their numbers on hover only
@@ -28,7 +28,7 @@ def render(evaluation: dict[str, Any], gallery: Sequence[Entry] = ()) -> str:
 
     Args:
       evaluation: what `deeplab evaluate` writes to evaluation.json.
-      gallery: entries made by `pipelines.gallery.entry`.
+      gallery: entries made by `pipelines.pages.gallery.entry`.
 
     Returns:
       HTML, self-contained.
@@ -39,7 +39,7 @@ def render(evaluation: dict[str, Any], gallery: Sequence[Entry] = ()) -> str:
     confusions = [np.array(score["confusion"], np.int64) for score in scores]
     counts = sum(confusion.sum(0) + confusion.sum(1) for confusion in confusions)
     present = [index for index in range(palette.num_classes) if counts[index]]
-    return template("report.html.j2").render(
+    return template("evaluation.html.j2").render(
         evaluation=evaluation,
         palette=palette,
         series=[_series(index, name, score) for index, (name, score) in enumerate(zip(names, scores, strict=True))],
@@ -94,7 +94,7 @@ def _aligned(rows: list[list[str]], texts: int) -> str:
 def template(name: str) -> jinja2.Template:
     """A page template of this package; what data hold is escaped, and what is missing is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipelines", "."),
+        loader=jinja2.PackageLoader("pipelines.pages", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from trainer import images, storage
-from trainer.labels import Palette
+from trainer import storage
+from trainer.formats import images
+from trainer.formats.labels import Palette
 
 THUMBNAIL_SIDE = 480  # pixels of the longer side
 GALLERY_BYTES = 3_400_000  # all thumbnails together; base64 makes a third more of it

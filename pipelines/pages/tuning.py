@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.crf import CrfOptions
-from pipelines.crf_search import Tuning
-from pipelines.gallery import Entry
-from pipelines.report import template
-from trainer.labels import Palette
+from pipelines.crf.refine import CrfOptions
+from pipelines.pages.evaluation import template
+from pipelines.pages.gallery import Entry
+from pipelines.tune_crf.search import Tuning
+from trainer.formats.labels import Palette
 
 AXES = ("compat", "sxy", "srgb")
 
@@ -48,12 +48,13 @@ def render(tuning: Tuning, palette: Palette, model: str, entries: Sequence[Entry
       tuning: what was found.
       palette: the classes, in the order of `tuning.per_class`.
       model: the model's folder.
-      entries: from `pipelines.gallery.entry`; "best" are pictures that gained most, "worst" those that lost most.
+      entries: from `pipelines.pages.gallery.entry`; "best" are pictures that gained most, "worst" those that lost
+        most.
 
     Returns:
       HTML without scripts that loads nothing; the same input gives the same bytes.
     """
-    return template("tune_report.html.j2").render(
+    return template("tuning.html.j2").render(
         tuning=tuning,
         model=model,
         metric=metric_name(tuning),

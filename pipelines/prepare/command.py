@@ -28,14 +28,17 @@ import apache_beam as beam
 import cv2
 from apache_beam.metrics import Metrics
 
-from pipelines import rawset, runner, shards
-from pipelines.rawset import Pair, RawSet
-from pipelines.runner import Heartbeat
-from pipelines.shards import Planned, RecordOptions, Spec
-from trainer import records, storage
+from pipelines.inputs import rawset
+from pipelines.inputs.rawset import Pair, RawSet
+from pipelines.prepare import shards
+from pipelines.prepare.shards import Planned, RecordOptions, Spec
+from pipelines.runner import run as runner
+from pipelines.runner.run import Heartbeat
+from trainer import storage
+from trainer.formats import records
+from trainer.formats.palettes import Palette
+from trainer.formats.records import Dataset, Reject
 from trainer.options import InputError, option, parse_known, to_json
-from trainer.palettes import Palette
-from trainer.records import Dataset, Reject
 
 SHARD_BYTES = 128 * 1024 * 1024
 SHARD_RECORDS = 1000

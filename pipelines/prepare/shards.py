@@ -20,14 +20,15 @@ import cv2
 import google_crc32c
 import numpy as np
 
-from pipelines import augment
-from pipelines.augment import AugmentOptions
-from pipelines.rawset import Pair
-from trainer import images, records, storage
-from trainer.images import ImageError
+from pipelines.inputs.rawset import Pair
+from pipelines.prepare import augment
+from pipelines.prepare.augment import AugmentOptions
+from trainer import storage
+from trainer.formats import images, records
+from trainer.formats.images import ImageError
+from trainer.formats.palettes import LabelError, Palette
+from trainer.formats.records import Record, Reject, Shard
 from trainer.options import InputError, option
-from trainer.palettes import LabelError, Palette
-from trainer.records import Record, Reject, Shard
 
 FORMAT_VERSION = 1  # part of every fingerprint; goes up when the same input would give other bytes
 

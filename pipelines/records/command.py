@@ -19,11 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
-from pipelines.verify import verify
-from trainer import images, records, storage
+from pipelines.records.verify import verify
+from trainer import storage
+from trainer.formats import images, records
+from trainer.formats.palettes import Palette
+from trainer.formats.records import Dataset, Frame, Record, Shard
 from trainer.options import InputError, option, parse
-from trainer.palettes import Palette
-from trainer.records import Dataset, Frame, Record, Shard
 
 SUFFIXES = {"jpeg": ".jpg", "jpg": ".jpg", "png": ".png"}
 BAR_WIDTH = 30  # characters

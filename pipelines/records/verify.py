@@ -10,9 +10,10 @@ from typing import BinaryIO, NamedTuple
 import google_crc32c
 import numpy as np
 
-from trainer import images, records, storage
-from trainer.palettes import Palette
-from trainer.records import CorruptRecord, Dataset, Record, Shard
+from trainer import storage
+from trainer.formats import images, records
+from trainer.formats.palettes import Palette
+from trainer.formats.records import CorruptRecord, Dataset, Record, Shard
 
 
 class Checked(NamedTuple):

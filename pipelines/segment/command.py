@@ -24,16 +24,19 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
-from pipelines import crf_search, masks, pictures, runner
-from pipelines.crf import CrfOptions, require_engine
-from pipelines.pictures import Listing, Picture
-from pipelines.segment_job import PLACES, PLAN, Job, SegmentChunk, SegmentOptions, Tally, add_up
-from pipelines.stamps import fingerprint
+from pipelines.crf.refine import CrfOptions, require_engine
+from pipelines.inputs import images as pictures
+from pipelines.inputs.images import Listing, Picture
+from pipelines.masks import segmenter as masks
+from pipelines.masks.stamps import fingerprint
+from pipelines.runner import run as runner
+from pipelines.segment.job import PLACES, PLAN, Job, SegmentChunk, SegmentOptions, Tally, add_up
+from pipelines.tune_crf import search as crf_search
 from trainer import storage
-from trainer.cards import ModelCard, load_card, weights_digest
+from trainer.formats.cards import ModelCard, load_card, weights_digest
+from trainer.formats.palettes import Palette
+from trainer.formats.records import Reject
 from trainer.options import InputError, parse_known, to_json
-from trainer.palettes import Palette
-from trainer.records import Reject
 
 REPORT, REJECTS = "segment.json", "rejects.jsonl"
 CHUNK = 64

@@ -17,14 +17,16 @@ import apache_beam as beam
 import cv2
 import numpy as np
 
-from pipelines import masks, runner
-from pipelines.crf import ENGINES, CrfOptions
-from pipelines.pictures import Picture
-from pipelines.stamps import has_stamp, stamp
-from trainer import images, storage
+from pipelines.crf.refine import ENGINES, CrfOptions
+from pipelines.inputs.images import Picture
+from pipelines.masks import segmenter as masks
+from pipelines.masks.stamps import has_stamp, stamp
+from pipelines.runner import run as runner
+from trainer import storage
+from trainer.formats import images
+from trainer.formats.palettes import Palette
+from trainer.formats.records import Reject
 from trainer.options import InputError, option
-from trainer.palettes import Palette
-from trainer.records import Reject
 
 PLAN = "pictures.jsonl"
 PLACES = {"masks": ("", ".png"), "overlays": ("overlays/", ".jpg"), "confidence": ("confidence/", ".png")}

@@ -5,8 +5,8 @@
 
 Weight and widths of the bilateral kernel are searched coarse to fine on labelled pictures that the model was not
 trained on, and the gain is measured on pictures other than those the parameters were chosen by (see
-`pipelines.crf_search`). Two Beam jobs do the work, one per grid. Their counts lie in a folder beside the output, where
-an interrupted run goes on and a repeated one, also with another metric, finds them; it may be deleted.
+`pipelines.tune_crf.search`). Two Beam jobs do the work, one per grid. Their counts lie in a folder beside the output,
+where an interrupted run goes on and a repeated one, also with another metric, finds them; it may be deleted.
 """
 
 from __future__ import annotations
@@ -19,16 +19,21 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
-from pipelines import crf_search, gallery, runner, tune_job, tune_report
-from pipelines.crf import CrfOptions, require_engine
-from pipelines.crf_search import TUNING_FILE, Tuning
-from pipelines.stamps import fingerprint
-from pipelines.trimap import BANDS
-from pipelines.tune_job import Job, Picture, Scores
-from trainer import images, storage
-from trainer.cards import load_card, weights_digest
+from pipelines.crf.refine import CrfOptions, require_engine
+from pipelines.masks.stamps import fingerprint
+from pipelines.pages import gallery
+from pipelines.pages import tuning as tune_report
+from pipelines.runner import run as runner
+from pipelines.scores.trimap import BANDS
+from pipelines.tune_crf import job as tune_job
+from pipelines.tune_crf import search as crf_search
+from pipelines.tune_crf.job import Job, Picture, Scores
+from pipelines.tune_crf.search import TUNING_FILE, Tuning
+from trainer import storage
+from trainer.formats import images
+from trainer.formats.cards import load_card, weights_digest
+from trainer.formats.records import Dataset, Reject, load_dataset
 from trainer.options import InputError, option, parse_known
-from trainer.records import Dataset, Reject, load_dataset
 
 SHOWN = 3
 """Pictures on the page that gained most, and as many that lost most."""

@@ -25,12 +25,16 @@ import apache_beam as beam
 import cv2
 import numpy as np
 
-from pipelines import crf, crf_search, masks, runner
-from pipelines.crf import CrfOptions
-from pipelines.trimap import BANDS, band_confusions
-from trainer import images, records, storage
-from trainer.palettes import Palette
-from trainer.records import CorruptRecord, Dataset, Record, Reject
+from pipelines.crf import refine as crf
+from pipelines.crf.refine import CrfOptions
+from pipelines.masks import segmenter as masks
+from pipelines.runner import run as runner
+from pipelines.scores.trimap import BANDS, band_confusions
+from pipelines.tune_crf import search as crf_search
+from trainer import storage
+from trainer.formats import images, records
+from trainer.formats.palettes import Palette
+from trainer.formats.records import CorruptRecord, Dataset, Record, Reject
 
 BLOCK = 10
 """Points of the grid in one element: enough to share the distances to the borders, few enough to share out."""

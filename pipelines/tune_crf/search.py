@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.crf import CrfOptions
+from pipelines.crf.refine import CrfOptions
 from trainer import storage
 from trainer.options import InputError
 

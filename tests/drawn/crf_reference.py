@@ -13,7 +13,7 @@ import functools
 
 import numpy as np
 
-from pipelines.crf import MIN_PROBABILITY, CrfOptions
+from pipelines.crf.refine import MIN_PROBABILITY, CrfOptions
 
 
 @functools.lru_cache(maxsize=8)

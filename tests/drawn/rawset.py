@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from drawn_records import PALETTE, picture
 from PIL import Image
+
+from tests.drawn.records import PALETTE, picture
 
 
 def write_pair(folder: Path, split: str, name: str, image: np.ndarray, label: np.ndarray) -> None:

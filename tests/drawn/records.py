@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer import images
-from trainer.palettes import Palette
-from trainer.records import Dataset, Record, Shard, encode, frame, save_dataset, shard_name
+from trainer.formats import images
+from trainer.formats.palettes import Palette
+from trainer.formats.records import Dataset, Record, Shard, encode, frame, save_dataset, shard_name
 
 PALETTE = Palette("drawn", ("ground", "disc", "bar"), ((40, 160, 60), (200, 40, 40), (40, 60, 220)), ignore_id=255)
 

@@ -49,7 +49,8 @@ def test_confusion_refuses_ids_outside_the_classes():
 
 def test_metrics_cards_palettes_and_records_import_neither_tensorflow_nor_keras():
     program = (
-        "import sys, trainer.cards, trainer.metrics, trainer.palettes, trainer.records\n"
+        "import sys, trainer.metrics\n"
+        "from trainer.formats import cards, palettes, records\n"
         "print([name for name in ('tensorflow', 'keras', 'jax', 'torch') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

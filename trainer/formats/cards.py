@@ -10,8 +10,8 @@ import hashlib
 from typing import Any
 
 from trainer import storage
+from trainer.formats.palettes import Palette
 from trainer.options import InputError
-from trainer.palettes import Palette
 
 CARD = "model.json"
 WEIGHTS = "model.keras"
@@ -22,7 +22,7 @@ class ModelCard:
     """The contents of `model.json`.
 
     Attributes:
-      architecture: the arguments of `trainer.model.deeplab_v3_plus`, `num_classes` among them.
+      architecture: the arguments of `trainer.network.deeplab.deeplab_v3_plus`, `num_classes` among them.
       palette: the classes; as many as `architecture["num_classes"]`.
       max_side: the longest side (pixels) pictures are shrunk to before the network; 0: they keep their size.
       training: the options the model was trained with, or where its weights came from.

@@ -1,12 +1,12 @@
 """The class sets that are built in: Pascal VOC, CamVid and Cityscapes. Others come from JSON files.
 
-See `trainer.labels` for what a palette does and for the JSON form.
+See `trainer.formats.labels` for what a palette does and for the JSON form.
 """
 
 from __future__ import annotations
 
 from trainer import storage
-from trainer.labels import JSON_FORM, Color, LabelError, Palette
+from trainer.formats.labels import JSON_FORM, Color, LabelError, Palette
 from trainer.options import InputError
 
 __all__ = [

@@ -18,8 +18,8 @@ import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from trainer import storage
+from trainer.formats.palettes import Palette
 from trainer.options import InputError
-from trainer.palettes import Palette
 
 IMAGE_ENCODED = "image/encoded"
 IMAGE_FILENAME = "image/filename"

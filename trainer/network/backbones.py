@@ -1,8 +1,8 @@
 """The feature extractors of DeepLab: MobileNetV2 and Xception-65, with atrous convolution in place of late strides.
 
 Both are built up to the last feature map; layers bear the names of the published checkpoints' variables (see
-`trainer.layers`). A stage whose stride would exceed `output_stride` keeps the resolution, and all convolutions after
-it get its stride as their atrous rate (Chen et al., "Rethinking atrous convolution", arXiv:1706.05587).
+`trainer.network.layers`). A stage whose stride would exceed `output_stride` keeps the resolution, and all convolutions
+after it get its stride as their atrous rate (Chen et al., "Rethinking atrous convolution", arXiv:1706.05587).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from keras import layers
 
-from trainer.layers import Norm, conv, depthwise, layer_name, separable
+from trainer.network.layers import Norm, conv, depthwise, layer_name, separable
 
 EPSILON = 1e-3
 
@@ -23,7 +23,7 @@ class _Stride:
 
     Attributes:
       limit: the stride of the last feature map.
-      on_blocks: the stride whose cells are centred on blocks (see `trainer.layers`), or None.
+      on_blocks: the stride whose cells are centred on blocks (see `trainer.network.layers`), or None.
     """
 
     limit: int
@@ -74,7 +74,7 @@ def mobilenet_v2(
       x: [B, H, W, 3] in [-1, 1].
       alpha: factor on the number of channels.
       output_stride: 8, 16 or 32.
-      block_stride: the stride whose cells are centred on blocks, or None; see `trainer.layers`.
+      block_stride: the stride whose cells are centred on blocks, or None; see `trainer.network.layers`.
       momentum: of batch normalisation.
 
     Returns:
@@ -156,7 +156,7 @@ def xception_65(
     Args:
       x: [B, H, W, 3] in [-1, 1].
       output_stride: 8, 16 or 32.
-      block_stride: the stride whose cells are centred on blocks, or None; see `trainer.layers`.
+      block_stride: the stride whose cells are centred on blocks, or None; see `trainer.network.layers`.
       momentum: of batch normalisation.
 
     Returns:

@@ -1,7 +1,7 @@
 """DeepLabV3+ as a function of plain numbers, and the model folder it is saved in.
 
 Chen et al., "Encoder-decoder with atrous separable convolution for semantic image segmentation", arXiv:1802.02611. The
-network is fully convolutional and takes pictures of any size; see `trainer.layers` for where its features lie.
+network is fully convolutional and takes pictures of any size; see `trainer.network.layers` for where its features lie.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from keras import layers, ops
 
 from trainer import storage
-from trainer.backbones import mobilenet_v2, xception_65
-from trainer.cards import CARD, WEIGHTS, ModelCard, load_card, save_card
-from trainer.layers import BroadcastLike, Norm, Subpixel, Upsample, conv, layer_name, separable
+from trainer.formats.cards import CARD, WEIGHTS, ModelCard, load_card, save_card
+from trainer.network.backbones import mobilenet_v2, xception_65
+from trainer.network.layers import BroadcastLike, Norm, Subpixel, Upsample, conv, layer_name, separable
 from trainer.options import InputError
 
 __all__ = ["ModelCard", "deeplab_v3_plus", "load_card", "load_model", "predictor", "save_model"]

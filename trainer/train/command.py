@@ -21,16 +21,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import metrics, resume, storage
-from trainer.cards import ModelCard
-from trainer.checkpoints import load_weights_from
-from trainer.history import Logs, StepBar, epoch_line, history_csv, summary
-from trainer.losses import sparse_cross_entropy
-from trainer.model import deeplab_v3_plus, predictor, save_model
+from trainer import metrics, storage
+from trainer.formats.cards import ModelCard
+from trainer.formats.records import Dataset, load_dataset
+from trainer.network.deeplab import deeplab_v3_plus, predictor, save_model
 from trainer.options import InputError, option, parse, to_json
-from trainer.records import Dataset, load_dataset
-from trainer.resume import Progress
-from trainer.streams import training_stream, validation_stream
+from trainer.train import resume
+from trainer.train.history import Logs, StepBar, epoch_line, history_csv, summary
+from trainer.train.losses import sparse_cross_entropy
+from trainer.train.resume import Progress
+from trainer.train.streams import training_stream, validation_stream
+from trainer.weights.checkpoints import load_weights_from
 
 DESCRIPTION = """\
 Train DeepLabV3+ on records that `deeplab prepare` wrote. Classes come from the records.

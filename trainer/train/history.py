@@ -17,7 +17,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from trainer import storage
-from trainer.resume import Progress
+from trainer.train.resume import Progress
 
 
 class StepBar(keras.callbacks.Callback):

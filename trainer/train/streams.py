@@ -16,11 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import storage
+from trainer.formats.records import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED, Dataset
 from trainer.options import InputError
-from trainer.records import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED, Dataset
 
 if TYPE_CHECKING:
-    from trainer.train import TrainOptions
+    from trainer.train.command import TrainOptions
 
 IMAGE_PADDING = 128
 """What stands outside of a picture: the middle of the range, which the model scales to nearly 0, as zero padding."""

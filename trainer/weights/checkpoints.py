@@ -3,7 +3,7 @@
     deeplab import-weights model.ckpt --palette voc --output out/voc
 
 turns a TensorFlow checkpoint under DeepLab's variable names into a model folder. Layers are named after those
-variables (see `trainer.layers`), so that the import is a loop over layers.
+variables (see `trainer.network.layers`), so that the import is a loop over layers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import keras
 import numpy as np
 from keras import layers
 
-from trainer import palettes, storage
-from trainer.cards import CARD, ModelCard
-from trainer.layers import published_name
-from trainer.model import BACKBONES, HEADS, OUTPUT_STRIDES, deeplab_v3_plus, load_model, save_model
+from trainer import storage
+from trainer.formats import palettes
+from trainer.formats.cards import CARD, ModelCard
+from trainer.network.deeplab import BACKBONES, HEADS, OUTPUT_STRIDES, deeplab_v3_plus, load_model, save_model
+from trainer.network.layers import published_name
 from trainer.options import InputError, option, parse, to_json
 
 LAST = "logits/semantic"
@@ -159,7 +160,7 @@ def load_checkpoint(model: keras.Model, path: str | Checkpoint) -> Imported:
     a subpixel head starts as the nearest-neighbour upsampling of the checkpoint's last layer.
 
     Args:
-      model: from `trainer.model.deeplab_v3_plus`.
+      model: from `trainer.network.deeplab.deeplab_v3_plus`.
       path: the checkpoint's prefix, local or gs://, or the opened checkpoint.
 
     Raises:

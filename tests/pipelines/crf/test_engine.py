@@ -13,15 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import crf_reference
 import cv2
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipelines import crf, crf_engine, scenes
-from pipelines.crf import CrfOptions
+from pipelines.crf import engine as crf_engine
+from pipelines.crf import refine as crf
+from pipelines.crf.refine import CrfOptions
+from pipelines.demo import scenes
+from tests.drawn import crf_reference
 from trainer.options import InputError
 
 BUILDS = {build.__name__.rpartition(".")[2]: build for build in crf_engine.builds()}
@@ -534,4 +536,4 @@ def test_builds_are_what_was_compiled_for_this_processor():
     assert list(BUILDS)[-1] == "baseline"
     assert crf_engine.load() is crf_engine.builds()[0]
     assert set(BUILDS) <= {"avx512", "avx2", "baseline"}
-    assert all(f"pipelines.crf_engine.{name}" in sys.modules for name in BUILDS)
+    assert all(f"pipelines.crf.engine.{name}" in sys.modules for name in BUILDS)

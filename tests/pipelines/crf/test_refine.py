@@ -14,7 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 import pytest
 
-from pipelines import crf, crf_engine
+from pipelines.crf import engine as crf_engine
+from pipelines.crf import refine as crf
 from trainer.options import InputError
 
 needs_pydensecrf = pytest.mark.skipif(
@@ -130,7 +131,7 @@ def test_options_refuse_nonsense(wrong):
 @pytest.mark.parametrize(
     ("engine", "module", "cure"),
     [
-        ("native", "pipelines.crf_engine.baseline", "install a C.. compiler .* and install the package again"),
+        ("native", "pipelines.crf.engine.baseline", "install a C.. compiler .* and install the package again"),
         ("pydensecrf", "pydensecrf.densecrf", "pip install pydensecrf2"),
     ],
 )
@@ -186,7 +187,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         textwrap.dedent("""
         import time
         import numpy as np
-        from pipelines import crf
+        from pipelines.crf import refine as crf
 
         if __name__ == "__main__":
             pool = crf.Refiner(1, crf.CrfOptions(), "pydensecrf")

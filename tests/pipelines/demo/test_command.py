@@ -9,7 +9,8 @@ import shutil
 import pytest
 from PIL import Image
 
-from pipelines import cli, demo
+from pipelines import cli
+from pipelines.demo import command as demo
 from trainer.options import InputError
 
 SMALL = ["--pictures", "16", "--epochs", "1", "--crop", "64", "--seed", "3"]

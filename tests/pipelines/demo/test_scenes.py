@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines import scenes
-from trainer import images
-from trainer.palettes import Palette
+from pipelines.demo import scenes
+from trainer.formats import images
+from trainer.formats.palettes import Palette
 
 SIZE = (192, 256)
 

@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import gallery
 from pipelines.cli import main
-from pipelines.evaluate import compared_names
-from pipelines.tally import key_of
-from pipelines.trimap import BANDS, band_confusions, trimap_distance
-from trainer import images, metrics
-from trainer.cards import ModelCard, save_card
-from trainer.labels import Palette
+from pipelines.evaluate.command import compared_names
+from pipelines.evaluate.job import key_of
+from pipelines.pages import gallery
+from pipelines.scores.trimap import BANDS, band_confusions, trimap_distance
+from tests.drawn.places import ROOT
+from trainer import metrics
+from trainer.formats import images
+from trainer.formats.cards import ModelCard, save_card
+from trainer.formats.labels import Palette
 
 PALETTE = Palette(name="three", names=("left", "right", "never"), colors=((200, 0, 0), (0, 200, 0), (0, 0, 200)))
 LABEL = np.repeat(np.uint8([[0, 0, 0, 0, 0, 1, 1, 1, 1, 1]]), 10, axis=0)
@@ -350,4 +352,4 @@ def test_two_labels_of_one_name_are_said(drawn: Path, capsys: pytest.CaptureFixt
 
 def test_evaluate_imports_no_tensorflow() -> None:
     code = "import sys, pipelines.evaluate; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

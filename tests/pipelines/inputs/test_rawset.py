@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.rawset import RawSet, detect_palette, hash_split, scan
+from pipelines.inputs.rawset import RawSet, detect_palette, hash_split, scan
+from tests.drawn.places import DATA
+from trainer.formats.palettes import CAMVID, CITYSCAPES, CITYSCAPES_TRAINIDS, VOC, Palette
 from trainer.options import InputError
-from trainer.palettes import CAMVID, CITYSCAPES, CITYSCAPES_TRAINIDS, VOC, Palette
 
-CAMVID_DATA = Path(__file__).parents[2] / "shared/data/camvid"
+CAMVID_DATA = DATA / "camvid"
 
 
 def touch(root: Path, *names: str) -> None:

@@ -6,14 +6,15 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import chromium
 import numpy as np
 import pytest
 
-from pipelines import gallery, report
-from pipelines.trimap import BANDS
+from pipelines.pages import evaluation as report
+from pipelines.pages import gallery
+from pipelines.scores.trimap import BANDS
+from tests.drawn import chromium
 from trainer import metrics
-from trainer.labels import Palette
+from trainer.formats.labels import Palette
 
 EVIL = "<script>alert(1)</script>\"'&"
 PALETTE = Palette(name="two", names=("sky", EVIL), colors=((70, 130, 180), (128, 64, 128)))

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.augment import (
+from pipelines.prepare.augment import (
     AugmentOptions,
     Draws,
     adjust_tones,

@@ -13,15 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_rawset import write_pair, write_rawset
-from drawn_records import PALETTE, picture
 from PIL import Image
 
-from pipelines import cli, rawset, shards
-from pipelines.prepare import PrepareOptions, plan
-from trainer import images, records, storage
-
-ROOT = Path(__file__).parents[1]
+from pipelines import cli
+from pipelines.inputs import rawset
+from pipelines.prepare import shards
+from pipelines.prepare.command import PrepareOptions, plan
+from tests.drawn.places import ROOT
+from tests.drawn.rawset import write_pair, write_rawset
+from tests.drawn.records import PALETTE, picture
+from trainer import storage
+from trainer.formats import images, records
 
 
 def prepare(source: Path | str, output: Path | str, *flags: str) -> int:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_rawset import write_pair, write_rawset
-from drawn_records import PALETTE, record, write_records
 from PIL import Image
 
 from pipelines import cli
-from trainer import images, records
+from tests.drawn.rawset import write_pair, write_rawset
+from tests.drawn.records import PALETTE, record, write_records
+from trainer.formats import images, records
 
 TRAIN = "train-00000-of-00002.tfrecord"
 

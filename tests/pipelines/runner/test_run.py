@@ -14,11 +14,11 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions
 
-from pipelines import runner
-from pipelines.runner import Heartbeat, beam_options, beats, run
+from pipelines.runner import run as runner
+from pipelines.runner.run import Heartbeat, beam_options, beats, run
+from tests.drawn.places import ROOT
 from trainer.options import InputError
 
-ROOT = Path(__file__).parents[1]
 DATAFLOW = ["--runner", "DataflowRunner", "--project", "p", "--region", "r", "--temp_location", "gs://b/tmp"]
 
 
@@ -166,7 +166,7 @@ def test_a_killed_worker_process_ends_the_run(tmp_path):
             """
             import os, signal
             import apache_beam as beam
-            from pipelines.runner import beam_options, run
+            from pipelines.runner.run import beam_options, run
 
             def kill(element):
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import masks, pictures
 from pipelines.cli import main
+from pipelines.inputs import images as pictures
+from pipelines.masks import segmenter as masks
+from trainer.formats.palettes import Palette
 from trainer.options import InputError
-from trainer.palettes import Palette
 
 PALETTE = Palette("three", ("left", "right", "rest"), ((200, 0, 0), (0, 200, 0), (0, 0, 200)))
 SIZES = {"a": (40, 56), "b": (40, 56), "deep/c": (33, 47), "deep/er/d": (1, 1), "e": (70, 30), "f": (40, 56)}
@@ -64,8 +65,8 @@ def model(tmp_path_factory) -> Path:
     pytest.importorskip("tensorflow")
     import keras
 
-    from trainer.cards import ModelCard
-    from trainer.model import deeplab_v3_plus, save_model
+    from trainer.formats.cards import ModelCard
+    from trainer.network.deeplab import deeplab_v3_plus, save_model
 
     keras.utils.set_random_seed(1)
     architecture = {"num_classes": 3, "alpha": 0.35, "head": "bilinear"}
@@ -96,7 +97,7 @@ def _last(network) -> str:
 @functools.lru_cache(maxsize=1)
 def reference(folder: Path):
     """float32 [H, W, C] softmax of one picture alone."""
-    from trainer.model import load_model, predictor
+    from trainer.network.deeplab import load_model, predictor
 
     predict = predictor(load_model(str(folder))[0], "probabilities")
     return lambda image: predict(image[None])[0]
@@ -290,7 +291,7 @@ def test_globs_and_lists(model, photos, tmp_path):
 
 
 def test_crf_masks_are_the_networks_refined(model, photos, tmp_path):
-    from pipelines.crf import CrfOptions, refine
+    from pipelines.crf.refine import CrfOptions, refine
 
     flags = ("--input", photos, "--model", model, "--output", tmp_path, "--crf", "--crf-sxy", 20, "--crf-compat", 7)
     assert segment(*flags, "--crf-workers", 2) == 0
@@ -307,9 +308,9 @@ def test_crf_masks_are_the_networks_refined(model, photos, tmp_path):
 
 
 def test_a_tuned_model_brings_its_own_crf(model, photos, tmp_path, capsys):
-    from pipelines.crf import CrfOptions
-    from pipelines.crf_search import Gain, Tuning
-    from trainer.cards import weights_digest
+    from pipelines.crf.refine import CrfOptions
+    from pipelines.tune_crf.search import Gain, Tuning
+    from trainer.formats.cards import weights_digest
 
     tuned, options = tmp_path / "model", CrfOptions(sxy=20, srgb=9, compat=6)
     shutil.copytree(model, tuned)
@@ -442,7 +443,7 @@ def segmenter(**options) -> masks.Segmenter:
 
 def test_killed_crf_process_is_an_error_that_says_what_to_do():
     pytest.importorskip("pydensecrf.densecrf")
-    from pipelines.crf import CrfOptions
+    from pipelines.crf.refine import CrfOptions
 
     refining = segmenter(crf=CrfOptions(), crf_engine="pydensecrf")
     blank = np.zeros((16, 16, 3), np.uint8)
@@ -520,7 +521,7 @@ def test_lists_of_objects_in_the_cloud(tmp_path):
 
 
 def test_stamps_survive_in_a_png_and_are_told_apart():
-    from pipelines.stamps import has_stamp, stamp
+    from pipelines.masks.stamps import has_stamp, stamp
 
     ids = np.arange(12, dtype=np.uint8).reshape(3, 4) % 3
     png = stamp(PALETTE.encode_mask(ids), "abc")
@@ -531,8 +532,8 @@ def test_stamps_survive_in_a_png_and_are_told_apart():
 
 
 def test_tallies_add_up_and_accounts_are_checked(tmp_path):
-    from pipelines.segment import publish
-    from pipelines.segment_job import Job, SegmentOptions, Tally, add_up
+    from pipelines.segment.command import publish
+    from pipelines.segment.job import Job, SegmentOptions, Tally, add_up
 
     ids = np.uint8([[0, 0, 2]])
     whole = add_up([Tally.of(ids, written=1), Tally.of(ids, skipped=1)])
@@ -544,7 +545,7 @@ def test_tallies_add_up_and_accounts_are_checked(tmp_path):
 
 
 def test_options_refuse_nonsense():
-    from pipelines.segment import SegmentOptions
+    from pipelines.segment.command import SegmentOptions
 
     for wrong in ({"batch_size": 0}, {"max_side": -1}, {"max_reject_rate": 2.0}, {"crf_iterations": 0}):
         with pytest.raises(InputError):

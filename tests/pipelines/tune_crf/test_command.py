@@ -15,23 +15,29 @@ import threading
 import time
 from pathlib import Path
 
-import chromium
 import cv2
-import drawn_records
 import numpy as np
 import pytest
 
-from pipelines import crf, crf_search, masks, segment, tune_job, tune_report
 from pipelines.cli import main
-from pipelines.crf import CrfOptions
-from pipelines.crf_search import Gain, Tuning
-from pipelines.segment_job import SegmentOptions
-from pipelines.trimap import trimap_distance
-from trainer import images, metrics, storage
-from trainer.cards import WEIGHTS, ModelCard, save_card, weights_digest
-from trainer.labels import Palette
+from pipelines.crf import refine as crf
+from pipelines.crf.refine import CrfOptions
+from pipelines.masks import segmenter as masks
+from pipelines.pages import tuning as tune_report
+from pipelines.scores.trimap import trimap_distance
+from pipelines.segment import command as segment
+from pipelines.segment.job import SegmentOptions
+from pipelines.tune_crf import job as tune_job
+from pipelines.tune_crf import search as crf_search
+from pipelines.tune_crf.search import Gain, Tuning
+from tests.drawn import chromium
+from tests.drawn import records as drawn_records
+from trainer import metrics, storage
+from trainer.formats import images
+from trainer.formats.cards import WEIGHTS, ModelCard, save_card, weights_digest
+from trainer.formats.labels import Palette
+from trainer.formats.records import Dataset
 from trainer.options import InputError
-from trainer.records import Dataset
 
 PALETTE = drawn_records.PALETTE
 SIZE = (56, 64)
@@ -331,7 +337,7 @@ def test_in_cloud_storage(bucket, folders, network, smoothing):
 
 def test_a_killed_run_goes_on_in_processes_with_a_real_network(tmp_path, capsys):
     pytest.importorskip("tensorflow")
-    from trainer.model import deeplab_v3_plus, save_model
+    from trainer.network.deeplab import deeplab_v3_plus, save_model
 
     architecture = {"num_classes": 3, "alpha": 0.35, "head": "bilinear"}
     save_model(str(tmp_path / "model"), deeplab_v3_plus(**architecture), ModelCard(architecture, PALETTE))

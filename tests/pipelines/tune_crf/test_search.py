@@ -6,14 +6,14 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipelines import crf_search
-from pipelines.crf import CrfOptions
-from pipelines.crf_search import Gain, Tuning, coarse_points, fine_points
+from pipelines.crf.refine import CrfOptions
+from pipelines.tune_crf import search as crf_search
+from pipelines.tune_crf.search import Gain, Tuning, coarse_points, fine_points
+from tests.drawn.places import ROOT
 from trainer import metrics
 from trainer.options import InputError
 
@@ -219,7 +219,7 @@ def test_a_damaged_file_is_said_with_its_cure(damage, message, tmp_path):
 
 def test_reading_the_file_loads_neither_tensorflow_nor_beam():
     code = (
-        "import sys, pipelines.crf_search;"
+        "import sys, pipelines.tune_crf.search;"
         "sys.exit(bool({'tensorflow', 'keras', 'apache_beam'} & {name.split('.')[0] for name in sys.modules}))"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

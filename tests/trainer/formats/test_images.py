@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.images import ImageError, decode_image, decode_label, encode_jpeg, encode_png, header
+from trainer.formats.images import ImageError, decode_image, decode_label, encode_jpeg, encode_png, header
 
 
 def saved(image: Image.Image, **options) -> bytes:

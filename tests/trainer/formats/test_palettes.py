@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer import images
-from trainer.options import InputError
-from trainer.palettes import (
+from trainer.formats import images
+from trainer.formats.palettes import (
     BUILT_IN,
     CAMVID,
     CITYSCAPES,
@@ -20,6 +19,7 @@ from trainer.palettes import (
     resolve,
     voc_colormap,
 )
+from trainer.options import InputError
 
 TWO = Palette("two", ("sky", "road"), ((1, 2, 3), (4, 5, 6)), ignore_id=9, ignore_color=(7, 8, 9))
 EVERY = pytest.mark.parametrize("palette", [*BUILT_IN.values(), TWO], ids=lambda palette: palette.name)

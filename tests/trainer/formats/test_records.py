@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from trainer import records, storage
-from trainer.images import encode_png
+from trainer import storage
+from trainer.formats import records
+from trainer.formats.images import encode_png
+from trainer.formats.palettes import CAMVID
+from trainer.formats.records import CorruptRecord, Dataset, Record, Shard
 from trainer.options import InputError
-from trainer.palettes import CAMVID
-from trainer.records import CorruptRecord, Dataset, Record, Shard
 
 
 def record(key: str = "city/a", copy: int = 0) -> Record:

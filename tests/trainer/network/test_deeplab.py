@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from trainer.backbones import mobilenet_v2, xception_65
-from trainer.cards import ModelCard, load_card
-from trainer.model import deeplab_v3_plus, load_model, predictor, save_model
+from trainer.formats.cards import ModelCard, load_card
+from trainer.formats.palettes import CAMVID, VOC
+from trainer.network.backbones import mobilenet_v2, xception_65
+from trainer.network.deeplab import deeplab_v3_plus, load_model, predictor, save_model
 from trainer.options import InputError
-from trainer.palettes import CAMVID, VOC
 
 SMALL = {"num_classes": 11, "alpha": 0.25}
 
@@ -325,8 +325,8 @@ def test_a_damaged_card_is_refused(folder, tmp_path):
 JAX_PROGRAM = """
 import sys
 import keras, numpy as np
-from trainer.losses import sparse_cross_entropy
-from trainer.model import load_model, predictor
+from trainer.train.losses import sparse_cross_entropy
+from trainer.network.deeplab import load_model, predictor
 assert keras.backend.backend() == "jax"
 folder, images, probabilities, ids = sys.argv[1:]
 model, card = load_model(folder)

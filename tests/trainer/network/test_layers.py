@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from trainer.layers import Norm, Subpixel, Upsample, conv, depthwise, layer_name, pixel_shuffle, published_name
+from trainer.network.layers import Norm, Subpixel, Upsample, conv, depthwise, layer_name, pixel_shuffle, published_name
 
 
 def test_layer_names_can_be_turned_back_into_published_names():

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from trainer.losses import sparse_cross_entropy
+from trainer.train.losses import sparse_cross_entropy
 
 # Softmax of these logits: class 0 has probability 3/4, class 1 has 1/4.
 LOGITS = np.tile(np.array([math.log(3.0), 0.0], "float32"), (1, 2, 2, 1))

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
-from drawn_records import PALETTE, picture, record, write_records
 
-from trainer import images
+from tests.drawn.records import PALETTE, picture, record, write_records
+from trainer.formats import images
 from trainer.options import InputError
-from trainer.streams import IMAGE_PADDING, pixel_weights, training_stream, validation_stream
+from trainer.train.streams import IMAGE_PADDING, pixel_weights, training_stream, validation_stream
 
 OPTIONS = SimpleNamespace(
     crop=64, batch_size=2, scale_min=0.75, scale_max=1.75, flip=True, pixel_weights="adaptive", max_ratio=10.0, seed=3

@@ -11,14 +11,14 @@ import tensorflow as tf
 from keras import ops
 
 from pipelines import cli
-from trainer.cards import ModelCard
-from trainer.checkpoints import Checkpoint, architecture, load_checkpoint, load_weights_from
-from trainer.layers import published_name
-from trainer.model import deeplab_v3_plus, load_model, predictor, save_model
+from tests.drawn.places import DATA
+from trainer.formats.cards import ModelCard
+from trainer.formats.palettes import CAMVID, VOC
+from trainer.network.deeplab import deeplab_v3_plus, load_model, predictor, save_model
+from trainer.network.layers import published_name
 from trainer.options import InputError
-from trainer.palettes import CAMVID, VOC
+from trainer.weights.checkpoints import Checkpoint, architecture, load_checkpoint, load_weights_from
 
-DATA = Path(__file__).parents[2] / "shared/data"
 REAL = DATA / "deeplabv3_mnv2_pascal/model.ckpt"
 needs_real = pytest.mark.skipif(not REAL.with_suffix(".ckpt.index").exists(), reason=f"no checkpoint at {REAL}")
 ALPHA = 0.25

@@ -1,44 +1,108 @@
-"""The `deeplab` command: finds the stage and runs it."""
+"""The `deeplab` command: finds the package of a command, reads its options and runs it."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import inspect
 import os
 import sys
+from types import ModuleType
 
 from pipelines import __version__
-from trainer.options import InputError
+from trainer.accounts import UnbalancedError
+from trainer.options import CheckedOptions, InputError, parse
 
 COMMANDS = {
-    "demo": ("pipelines.demo.command", "draw a small set and run the whole road on it"),
-    "prepare": ("pipelines.prepare.command", "raw pictures and labels -> augmented TFRecords"),
-    "records": ("pipelines.records.command", "look into records: ls, show, verify, stats, export"),
-    "train": ("trainer.train.command", "records -> trained model"),
-    "import-weights": ("trainer.weights.checkpoints", "published DeepLab weights -> model"),
-    "tune-crf": ("pipelines.tune_crf.command", "model + records -> the CRF's best parameters, or advice against it"),
-    "segment": ("pipelines.segment.command", "pictures + model -> masks"),
-    "evaluate": ("pipelines.evaluate.command", "masks + labels -> scores and a report"),
+    "demo": "pipelines.demo",
+    "prepare": "pipelines.prepare",
+    "records": "pipelines.records",
+    "train": "trainer.train",
+    "import-weights": "trainer.weights",
+    "tune-crf": "pipelines.tune_crf",
+    "segment": "pipelines.segment",
+    "evaluate": "pipelines.evaluate",
 }
+"""Command -> package with its rooms `options` (whose docstring is the help) and `command` (what runs)."""
+
+
+def options_of(command: str) -> ModuleType:
+    """The module with the options of a command: a class `Options`, or `VERBS`, one class for each verb."""
+    return importlib.import_module(f"{COMMANDS[command]}.options")
+
+
+def _table(entries: dict[str, str]) -> str:
+    width = max(map(len, entries))
+    return "\n".join(f"  {name:<{width}}  {text}" for name, text in entries.items())
+
+
+def _summary(text: str | None) -> str:
+    return inspect.cleandoc(text or "").splitlines()[0].rstrip(".")
+
+
+def _bridge(name):
+    try:
+        return _summary(options_of(name).__doc__)
+    except ImportError:
+        return ""
 
 
 def _usage() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
-    return "\n".join(
+    return "\n\n".join(
         [
             "usage: deeplab COMMAND [OPTIONS]",
-            "",
-            "From raw pictures to a trained DeepLabV3+ to masks, at any size.",
-            "",
-            *lines,
-            "",
-            "`deeplab COMMAND --help` tells a command's options; `deeplab --version` the version.",
+            "From raw images to a trained DeepLabV3+ to masks, at any size.",
+            _table({name: _bridge(name) for name in COMMANDS}),
+            "`deeplab COMMAND --help` explains a command, `deeplab --version` prints the version.",
         ]
     )
 
 
+def _verb_usage(command: str, module: ModuleType) -> str:
+    summary, _, rest = inspect.cleandoc(module.__doc__).partition("\n\n")
+    verbs = _table({verb: _summary(cls.__doc__) for verb, cls in module.VERBS.items()})
+    explains = f"`deeplab {command} VERB --help` explains a verb."
+    return "\n\n".join([f"usage: deeplab {command} VERB FOLDER [OPTIONS]", summary, verbs, rest, explains])
+
+
+def read(argv: list[str]) -> tuple[str, CheckedOptions, list[str]]:
+    """A command line -> name of the command, its options, and flags for Apache Beam.
+
+    Raises:
+      SystemExit: after help (0) and for wrong usage (2).
+      InputError: an unknown command or verb, or values out of bounds.
+    """
+    name, *rest = argv
+    if name not in COMMANDS:
+        raise InputError(f"unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
+    module, prog = options_of(name), f"deeplab {name}"
+    if not hasattr(module, "VERBS"):
+        return name, *parse(module.Options, rest, prog=prog, text=module.__doc__)
+    verb = rest[0] if rest else "--help"
+    if verb in ("-h", "--help"):
+        print(_verb_usage(name, module))
+        raise SystemExit(0 if rest else 2)
+    if verb not in module.VERBS:
+        raise InputError(f"unknown verb {verb!r}; expected one of {', '.join(module.VERBS)}")
+    cls = module.VERBS[verb]
+    return name, *parse(cls, rest[1:], prog=f"{prog} {verb}", text=cls.__doc__)
+
+
+def run(argv: list[str]) -> int:
+    """Runs a command line and returns its status; what `main` turns into messages is raised."""
+    if argv[0] in COMMANDS and importlib.util.find_spec(f"{COMMANDS[argv[0]]}.options") is None:  # BRIDGE
+        old = {"import-weights": "trainer.weights.checkpoints"}.get(argv[0], f"{COMMANDS[argv[0]]}.command")
+        return importlib.import_module(old).main(argv[1:])
+    name, options, flags = read(argv)
+    # TensorFlow's and gRPC's notes on their start are for their developers; an explicit setting wins.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    command = importlib.import_module(f"{COMMANDS[name]}.command")
+    return command.run(options, flags)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns 0 when done, 1 when it ran and found trouble, 2 when the input cannot be used."""
+    """Runs a command line. Returns 0 when done, 1 when it ran and found trouble, 2 when its input cannot be used."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_usage())
@@ -46,25 +110,21 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] in ("-V", "--version"):
         print(f"deeplab {__version__}")
         return 0
-    name, *rest = argv
-    if name not in COMMANDS:
-        print(f"deeplab: there is no command {name!r}\n\n{_usage()}", file=sys.stderr)
-        return 2
-    # TensorFlow's C++ start-up messages are for its developers; an explicit setting wins.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    module = importlib.import_module(COMMANDS[name][0])
+    title = f"deeplab {argv[0]}" if argv[0] in COMMANDS else "deeplab"
     try:
-        return module.main(rest)
+        return run(argv)
     except InputError as error:
-        print(f"deeplab {name}: error: {error}", file=sys.stderr)
+        print(f"{title}: error: {error}", file=sys.stderr)
         return 2
+    except UnbalancedError as error:
+        print(f"{title}: error: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         # The reader of our output (`| head`) has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print(f"\ndeeplab {name}: interrupted; run the same command again to go on", file=sys.stderr)
+        print(f"\n{title}: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
 
 

@@ -1,48 +1,132 @@
-"""Options: a frozen dataclass is a set of command-line flags is a table in the README.
+"""Options: a frozen dataclass is a set of command-line flags is a table in docs/options.md.
 
-    @dataclasses.dataclass(frozen=True)
-    class DrawOptions:
-        output: str = option(help="folder to write to")
-        copies: int = option(2, "augmented copies of every picture")
+    @dataclass(frozen=True)
+    class Options(CheckedOptions):
+        output: str = option(help="folder to write to", metavar="DIR")
+        copies: int = option(2, "augmented copies of every image", low=0)
 
-    options = parse(DrawOptions, argv, prog="deeplab draw", description="Draw a set.")
+    options, rest = parse(Options, argv, prog="deeplab draw", text="Draw a set.")
 
 Types come from the annotations: ``str``, ``int``, ``float``, ``bool`` (``--x`` and ``--no-x``), ``X | None`` and
-``tuple[X, ...]`` or ``tuple[X, X]`` (several values after one flag). Checks that concern values belong into the
-dataclass's ``__post_init__``, which raises :class:`InputError`.
+``tuple[X, ...]`` or ``tuple[X, X]`` (several values after one flag; two are a range, lowest first). Bounds are said
+once, in `option`: they are checked on construction, shown by ``--help`` and listed in the table.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
+
+METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 class InputError(ValueError):
     """What the user gave cannot be used. The message says what was found, what was expected and what to do."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """The numbers a flag takes: at least `low`, over `above`, at most `high`, under `below`; None for no bound."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def hold(self, value: float) -> bool:
+        """Whether `value` is within; NaN never is where there is any bound."""
+        # Comparisons with NaN are false, so each is stated positively.
+        return all(
+            (
+                self.low is None or value >= self.low,
+                self.high is None or value <= self.high,
+                self.above is None or value > self.above,
+                self.below is None or value < self.below,
+            )
+        )
+
+    def __str__(self) -> str:
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g} to {self.high:g}"
+        lower = [f"{self.low:g} or more"] if self.low is not None else []
+        lower += [f"above {self.above:g}"] if self.above is not None else []
+        upper = [f"{self.high:g} at most"] if self.high is not None else []
+        upper += [f"below {self.below:g}"] if self.below is not None else []
+        return " and ".join(lower + upper)
+
+
 def option(
     default: Any = dataclasses.MISSING,
     help: str = "",
     *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
     choices: Sequence[Any] | None = None,
     metavar: str | None = None,
+    group: str = "",
     positional: bool = False,
     bare: Any = None,
 ) -> Any:
     """A dataclass field that is also a command-line flag; without a default the flag is required.
 
-    `bare`: what the flag means without a value; None: it must have one.
+    Args:
+      default: of the flag.
+      help: what it does, without default and bounds, which are added.
+      low, high, above, below: see `Bounds`; they hold for each of several values.
+      choices: the values it takes.
+      metavar: what stands for the value in help: DIR, FILE, ...
+      group: heading in help under which flags of one subject stand.
+      positional: whether the value stands by itself, without the flag.
+      bare: what the flag means without a value; None: it must have one.
     """
-    metadata = {"help": help, "choices": choices, "metavar": metavar, "positional": positional, "bare": bare}
+    bounds = Bounds(low, high, above, below)
+    metadata = {"help": help, "bounds": bounds, "choices": choices, "metavar": metavar}
+    metadata |= {"group": group, "positional": positional, "bare": bare}
     return dataclasses.field(default=default, metadata=metadata, kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedOptions:
+    """Base of the options of every command: values out of bounds raise InputError on construction.
+
+    Attributes:
+      takes_beam_flags: whether flags that it does not know are Apache Beam's.
+    """
+
+    takes_beam_flags: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if "bounds" in field.metadata:
+                _check(field, getattr(self, field.name))
+
+    @classmethod
+    def flag(cls, name: str) -> str:
+        """The flag of the field `name`: "max_side" -> "--max-side"."""
+        return "--" + name.replace("_", "-")
+
+
+def _check(field: dataclasses.Field, value: Any) -> None:
+    bounds, flag = field.metadata["bounds"], CheckedOptions.flag(field.name)
+    values = value if isinstance(value, tuple) else (value,)
+    for number in values:
+        if isinstance(number, (int, float)) and not bounds.hold(number):
+            raise InputError(f"{flag} must be {bounds}, got {number}")
+    choices = field.metadata["choices"]
+    if choices and value is not None and value not in choices:
+        raise InputError(f"{flag} must be one of {', '.join(map(str, choices))}, got {value!r}")
+    is_range = len(values) == 2 and all(isinstance(number, (int, float)) for number in values)
+    if is_range and isinstance(field.default, tuple) and values[0] > values[1]:
+        raise InputError(f"{flag} must be a range, lowest first, got {values[0]} {values[1]}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,77 +154,127 @@ def _shapes(cls: type) -> dict[str, _Shape]:
 
 
 def _fields(cls: type) -> list[dataclasses.Field]:
-    """The fields of `cls`, those it adds to what it inherits first: they are what its command is about."""
+    """The fields of `cls`: required ones first, then those it adds to what it inherits, which are its subject."""
     order = [name for base in cls.__mro__ for name in vars(base).get("__annotations__", ())]
-    return sorted(dataclasses.fields(cls), key=lambda field: order.index(field.name))
+    return sorted(
+        dataclasses.fields(cls), key=lambda field: (field.default is not dataclasses.MISSING, order.index(field.name))
+    )
 
 
-def _describe(field: dataclasses.Field) -> str:
-    default, bare = field.default, field.metadata["bare"]
+def _shown_default(field: dataclasses.Field) -> str:
+    default = field.default
+    if default is dataclasses.MISSING or default is None or default in ("", ()):
+        return ""
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _help(field: dataclasses.Field) -> str:
+    """The flag's line in --help: what it does, what it means alone, the numbers it takes and its default."""
+    bare, bounds, default = field.metadata["bare"], str(field.metadata["bounds"]), _shown_default(field)
     text = field.metadata["help"] + (f"; without a value: {bare}" if bare is not None else "")
-    if default is dataclasses.MISSING or default is None or isinstance(default, bool) or default in ("", ()):
-        return text
-    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    return f"{text} (default: {shown})"
+    notes = [bounds] if bounds else []
+    notes += [f"default: {default}"] if default and not isinstance(field.default, bool) else []
+    notes += ["default: on"] if field.default is True else []
+    return (f"{text} ({'; '.join(notes)})" if notes else text).replace("%", "%%")
 
 
-def _add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
-    shapes = _shapes(cls)
-    required = parser.add_argument_group("required")
-    for field in _fields(cls):
-        metadata, shape = field.metadata, shapes[field.name]
-        text = _describe(field).replace("%", "%%")
-        if metadata["positional"]:
-            parser.add_argument(field.name, metavar=metadata["metavar"], help=text)
-            continue
-        flag = "--" + field.name.replace("_", "-")
-        if shape.element is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=text)
-            continue
-        needed = field.default is dataclasses.MISSING
-        (required if needed else parser).add_argument(
-            flag,
+def _metavar(field: dataclasses.Field, shape: _Shape) -> Any:
+    if field.metadata["metavar"] or field.metadata["choices"]:
+        return field.metadata["metavar"]
+    return ("LOW", "HIGH") if shape.count == 2 else METAVARS[shape.element]
+
+
+def _add_argument(group: Any, field: dataclasses.Field, shape: _Shape) -> None:
+    metadata, needed = field.metadata, field.default is dataclasses.MISSING
+    if metadata["positional"]:
+        group.add_argument(field.name, metavar=metadata["metavar"], help=_help(field))
+    elif shape.element is bool:
+        flag = CheckedOptions.flag(field.name)
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=_help(field))
+    else:
+        group.add_argument(
+            CheckedOptions.flag(field.name),
             dest=field.name,
             type=shape.element,
             nargs=shape.count if metadata["bare"] is None else "?",
             const=metadata["bare"],
             choices=metadata["choices"],
-            metavar=metadata["metavar"] or (None if metadata["choices"] else shape.element.__name__.upper()),
+            metavar=_metavar(field, shape),
             required=needed,
             default=None if needed else field.default,
-            help=text,
+            help=_help(field),
         )
 
 
-def _parser(cls: type, prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
+def _usage(cls: type, prog: str) -> str:
+    """One line with the required flags alone: all of them would fill the first screen."""
+    shapes, words = _shapes(cls), [prog]
+    for field in _fields(cls):
+        if field.metadata["positional"]:
+            words.append(field.metadata["metavar"] or field.name)
+        elif field.default is dataclasses.MISSING:
+            words += [CheckedOptions.flag(field.name), str(_metavar(field, shapes[field.name]))]
+            words += ["..."] if shapes[field.name].count == "+" else []
+    return " ".join(
+        [*words, "[OPTIONS]", *(["[BEAM OPTIONS]"] if getattr(cls, "takes_beam_flags", False) else [])]
+    ).replace("%", "%%")
+
+
+def _parser(cls: type, prog: str, text: str) -> argparse.ArgumentParser:
+    description, _, epilog = inspect.cleandoc(text).partition("\n\n")
     # Abbreviations would let a Beam option be taken for one of ours.
     parser = argparse.ArgumentParser(
         prog=prog,
+        usage=_usage(cls, prog),
         description=description,
         epilog=epilog,
         allow_abbrev=False,
+        add_help=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_arguments(parser, cls)
+    groups: dict[str, Any] = {}
+    shapes = _shapes(cls)
+    for field in _fields(cls):
+        title = "required" if field.default is dataclasses.MISSING else field.metadata["group"] or "options"
+        groups[title] = groups.get(title) or parser.add_argument_group(title)
+        _add_argument(groups[title], field, shapes[field.name])
+    rest = groups.get("options") or parser.add_argument_group("options")
+    rest.add_argument("-h", "--help", action="help", help="show this help")
     return parser
 
 
-def _build(cls: type[T], namespace: argparse.Namespace) -> T:
-    values = vars(namespace)
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+def parse(cls: type[T], argv: Sequence[str], *, prog: str, text: str | None = None, description="", epilog="") -> Any:
+    """Builds `cls`, a CheckedOptions, from the flags in `argv`.
+
+    Args:
+      cls: the options.
+      argv: arguments behind the command's name.
+      prog: the command: "deeplab prepare".
+      text: for --help: a description, a blank line, and what stands below the flags, such as examples.
+
+    Returns:
+      The options, and the flags that are Apache Beam's, where the command takes any.
+
+    Raises:
+      SystemExit: with status 0 after --help, 2 for unknown flags and values of another type.
+      InputError: values out of bounds.
+    """
+    bridge = text is None
+    parser = _parser(cls, prog, description + "\n\n" + epilog if bridge else text)
+    namespace, rest = parser.parse_known_args(argv)
+    if rest and not getattr(cls, "takes_beam_flags", False):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
+    return cls(**values) if bridge else (cls(**values), rest)
 
 
-def parse(cls: type[T], argv: Sequence[str], *, prog: str, description: str, epilog: str = "") -> T:
-    """Build `cls` from the flags in `argv`; an unknown flag ends the program with usage and status 2."""
-    return _build(cls, _parser(cls, prog, description, epilog).parse_args(argv))
-
-
-def parse_known(
-    cls: type[T], argv: Sequence[str], *, prog: str, description: str, epilog: str = ""
-) -> tuple[T, list[str]]:
-    """Like :func:`parse`, but return what `cls` does not know, to be handed on to Beam."""
-    namespace, rest = _parser(cls, prog, description, epilog).parse_known_args(argv)
-    return _build(cls, namespace), rest
+def parse_known(cls, argv, *, prog, description, epilog=""):
+    """BRIDGE until every command has its options.py."""
+    namespace, rest = _parser(cls, prog, description + "\n\n" + epilog).parse_known_args(argv)
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
+    return cls(**values), rest
 
 
 def to_json(options: Any) -> dict[str, Any]:
@@ -151,24 +285,17 @@ def to_json(options: Any) -> dict[str, Any]:
 
 
 def markdown(cls: type) -> str:
-    """The flags of `cls` as a Markdown table: flag, default, meaning."""
-    rows = ["| flag | default | what it does |", "|---|---|---|"]
+    """The flags of `cls` as a Markdown table: flag, default, values, meaning."""
+    rows = ["| flag | default | values | what it does |", "|---|---|---|---|"]
     shapes = _shapes(cls)
     for field in _fields(cls):
-        name, default = field.name.replace("_", "-"), field.default
-        if field.metadata["positional"]:
-            flag, shown = f"`{field.name.upper()}`", "required"
-        elif default is dataclasses.MISSING:
-            flag, shown = f"`--{name}`", "required"
-        elif shapes[field.name].element is bool:
-            flag, shown = f"`--{name}`, `--no-{name}`", "on" if default else "off"
-        else:
-            text = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
-            flag, shown = f"`--{name}`", "" if default is None or text == "" else f"`{text}`"
-        meaning = field.metadata["help"].replace("|", "\\|")
-        if field.metadata["choices"]:
-            meaning += ": " + ", ".join(f"`{choice}`" for choice in field.metadata["choices"])
-        if field.metadata["bare"] is not None:
-            meaning += f"; without a value: `{field.metadata['bare']}`"
-        rows.append(f"| {flag} | {shown} | {meaning} |")
+        metadata, flag = field.metadata, CheckedOptions.flag(field.name)
+        if metadata["positional"]:
+            flag = metadata["metavar"] or field.name
+        flags = f"`{flag}`, `--no-{flag[2:]}`" if shapes[field.name].element is bool else f"`{flag}`"
+        default = _shown_default(field)
+        shown = "required" if field.default is dataclasses.MISSING else f"`{default}`" if default else ""
+        values = ", ".join(f"`{choice}`" for choice in metadata["choices"] or ()) or str(metadata["bounds"])
+        meaning = metadata["help"] + (f"; without a value: `{metadata['bare']}`" if metadata["bare"] else "")
+        rows.append("| " + " | ".join([flags, shown, values, meaning.replace("|", "\\|")]) + " |")
     return "\n".join(rows)

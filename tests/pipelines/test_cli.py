@@ -46,7 +46,7 @@ def test_usage_names_every_command(capsys):
 
 def test_unknown_commands_are_refused(capsys):
     assert cli.main(["prepair"]) == 2
-    assert "there is no command 'prepair'" in capsys.readouterr().err
+    assert "unknown command 'prepair'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

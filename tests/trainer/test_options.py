@@ -89,7 +89,7 @@ def test_json_and_markdown_hold_every_field():
         assert f"`{flag}`" in table
     assert "| `--output` | required |" in table
     assert "`bilinear`, `subpixel`" in table
-    assert "| `--shade` | `off` | shadows: `off`, `on`, `auto`; without a value: `on` |" in table
+    assert "| `--shade` | `off` | `off`, `on`, `auto` | shadows; without a value: `on` |" in table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +97,6 @@ class PaintOptions(DrawOptions):
     brush: int = option(3, "width of the brush")
 
 
-def test_what_a_command_adds_comes_before_what_it_inherits():
+def test_required_flags_come_first_and_then_those_that_a_command_adds():
     table = markdown(PaintOptions)
-    assert table.index("--brush") < table.index("--output") < table.index("--copies")
+    assert table.index("--output") < table.index("--brush") < table.index("--copies")

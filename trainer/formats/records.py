@@ -18,6 +18,7 @@ import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from trainer import storage
+from trainer.accounts import Reject  # noqa: F401 BRIDGE
 from trainer.formats.palettes import Palette
 from trainer.options import InputError
 
@@ -241,24 +242,6 @@ def read_frames(file: BinaryIO) -> Iterator[Frame]:
 
 def shard_name(split: str, index: int, count: int) -> str:
     return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
-
-
-@dataclasses.dataclass(frozen=True)
-class Reject:
-    """A picture that could not be used.
-
-    Attributes:
-      key, path: which one.
-      stage: the command that refused it.
-      reason: in words, with what was found and what was expected.
-      records: how many planned outputs are missing because of it.
-    """
-
-    key: str
-    path: str
-    stage: str
-    reason: str
-    records: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,11 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions
 
-from pipelines.runner import run as runner
-from pipelines.runner.run import Heartbeat, beam_options, beats, run
+from pipelines.runner import failures
+from pipelines.runner.cores import cores
+from pipelines.runner.flags import beam_options, cores_per_process, is_local, workers
+from pipelines.runner.progress import Heartbeat, beats
+from pipelines.runner.run import run
 from tests.drawn.places import ROOT
 from trainer.options import InputError
 
@@ -55,11 +58,18 @@ def test_a_heartbeat_without_a_folder_is_silent(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_processes_of_one_machine_share_its_cores():
+    threads, processes = [], ["--direct_running_mode", "multi_processing", "--direct_num_workers", "2"]
+    assert cores_per_process(beam_options(threads)) == 0 and workers(beam_options(threads)) == cores()
+    assert cores_per_process(beam_options(processes)) == max(1, cores() // 2) and workers(beam_options(processes)) == 2
+    assert workers(beam_options([*DATAFLOW, "--sdk_container_image", "x"])) > 1
+
+
 @pytest.mark.parametrize("flags", [[], ["--runner", "DirectRunner"], ["--runner=FnApiRunner"]])
 def test_local_runs_use_threads_on_every_core(flags):
     options = beam_options(flags)
     direct = options.view_as(DirectOptions)
-    assert runner.is_local(options)
+    assert is_local(options)
     assert direct.direct_running_mode == "multi_threading"
     assert direct.direct_num_workers == len(os.sched_getaffinity(0))
 
@@ -104,7 +114,7 @@ def test_a_dataflow_job_says_what_it_lacks(flags, said):
 
 
 def test_a_complete_dataflow_job_is_accepted():
-    assert not runner.is_local(beam_options([*DATAFLOW, "--sdk_container_image", "image"]))
+    assert not is_local(beam_options([*DATAFLOW, "--sdk_container_image", "image"]))
 
 
 def test_progress_ends_with_what_was_done(capsys):
@@ -166,7 +176,8 @@ def test_a_killed_worker_process_ends_the_run(tmp_path):
             """
             import os, signal
             import apache_beam as beam
-            from pipelines.runner.run import beam_options, run
+            from pipelines.runner.flags import beam_options
+            from pipelines.runner.run import run
 
             def kill(element):
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -186,6 +197,6 @@ def test_a_killed_worker_process_ends_the_run(tmp_path):
         text=True,
         timeout=90,
     )
-    assert done.returncode == runner.STATUS_WORKER_DIED
+    assert done.returncode == failures.STATUS_WORKER_DIED
     assert "error: a worker process ended with status" in done.stderr
     assert "Traceback" not in done.stderr

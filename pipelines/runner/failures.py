@@ -1,0 +1,121 @@
+"""How a failing run ends: Beam's nested tracebacks as one line, and a killed worker as an error instead of a wait."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from pipelines.runner.progress import say
+from trainer.options import InputError
+
+STATUS_WORKER_DIED = 70
+STATUS_INTERRUPTED = 130
+
+
+def readable(error: Exception, title: str) -> InputError:
+    """One readable line from a failure that Beam hands over as text of nested tracebacks."""
+    text = str(error)
+    causes = re.findall(r"^([A-Za-z_][\w.]*): (.*?)(?: \[while running '(.*?)'\])?$", text, re.MULTILINE)
+    kind, message, step = causes[-1] if causes else (type(error).__name__, text.split("\n", 1)[0], "")
+    while inner := re.fullmatch(r"([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)): (.*)", message):
+        kind, message = inner.groups()
+    step = step or next(iter(re.findall(r"\[while running '(.*?)'\]", text)), "")
+    if kind.rsplit(".", 1)[-1] == "InputError":
+        return InputError(message)
+    with tempfile.NamedTemporaryFile("w", prefix="deeplab-error-", suffix=".txt", delete=False) as file:
+        file.write(text)
+    where = f" in step {step!r}" if step else ""
+    return InputError(
+        f"the {title} job failed{where}: {kind}: {message} (full traceback: {file.name}). "
+        "Finished outputs are kept; run the same command again to resume"
+    )
+
+
+@contextlib.contextmanager
+def stop_when_worker_dies(out: TextIO, title: str, folder: str) -> Iterator[None]:
+    """Ends the program when a worker process was killed (out of memory): Beam itself would wait for it for ever.
+
+    Beam says so only in one of its helper threads. Its non-daemon threads would also keep an interrupted program
+    alive, therefore both that and Ctrl-C end with `os._exit`. What had been published by then is whole and is kept.
+    """
+    cause = []
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        found = re.search(r"Worker subprocess exited with return code (-?\d+)", str(args.exc_value))
+        if not found:
+            if args.exc_type.__module__ != "grpc":  # connections to a dead or finished worker
+                before(args)
+        elif not cause:
+            cause.append(found.group(1))
+            logging.getLogger("apache_beam").setLevel(logging.CRITICAL + 1)  # what follows are its consequences
+            os.kill(os.getpid(), signal.SIGINT)
+
+    threading.excepthook = hook
+    try:
+        yield
+    except KeyboardInterrupt:
+        if cause:
+            text = f"a worker process ended with status {cause[0]} (killed? 137 and -9 mean out of memory, as a rule)"
+        else:
+            text = "interrupted"
+        say(f"deeplab {title}: error: {text}; finished outputs are kept, run the command again to resume", out)
+        sys.stdout.flush()
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(STATUS_WORKER_DIED if cause else STATUS_INTERRUPTED)
+    finally:
+        threading.excepthook = before
+
+
+class _NoTracebacks:
+    """stderr without the tracebacks that Beam's workers print before the runner reports the same failure."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._dropped = False
+
+    def write(self, text: str) -> int:
+        line_end, self._dropped = self._dropped and text == "\n", False
+        if line_end or text.startswith("Traceback (most recent call last)"):
+            self._dropped = not line_end
+            return len(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _not_repeated(record: logging.LogRecord) -> bool:
+    # The failure of a DoFn comes back to `run` as an exception and is said there, once.
+    text = record.getMessage()
+    repeated = ("Error processing instruction", "[while running ", "Failed to read inputs in the data plane")
+    return not any(words in text for words in repeated)
+
+
+@contextlib.contextmanager
+def quiet_beam() -> Iterator[None]:
+    """Hides Beam's informational log while the block runs unless the user asked for it; errors stay."""
+    beam_log = logging.getLogger("apache_beam")
+    level = beam_log.level
+    names = ("common", "worker.sdk_worker", "worker.data_plane", "portability.local_job_service")
+    loggers = [logging.getLogger(f"apache_beam.runners.{name}") for name in names]
+    if logging.getLogger().getEffectiveLevel() > logging.INFO:
+        beam_log.setLevel(logging.ERROR)
+    for logger in loggers:
+        logger.addFilter(_not_repeated)
+    try:
+        with contextlib.redirect_stderr(_NoTracebacks(sys.stderr)):
+            yield
+    finally:
+        beam_log.setLevel(level)
+        for logger in loggers:
+            logger.removeFilter(_not_repeated)

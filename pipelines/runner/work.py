@@ -1,0 +1,44 @@
+"""What the Beam jobs of all stages share: how elements reach the workers, and what a DoFn is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import apache_beam as beam
+import cv2
+from apache_beam.metrics import Metrics
+
+from pipelines.runner.progress import Heartbeat
+
+
+@dataclass(frozen=True, eq=False)
+class Work(beam.DoFn):
+    """Base of every DoFn. Its attributes are what a worker must know, and pickle.
+
+    Attributes:
+      stage: the command's name, under which its Beam counters stand.
+      heartbeat: where finished items are counted for the progress.
+    """
+
+    stage: ClassVar[str]
+    heartbeat: Heartbeat
+
+    def setup(self) -> None:
+        # The workers are the parallelism; OpenCV's own threads would only compete with them.
+        cv2.setNumThreads(1)
+
+    def count(self, outcome: str, number: int = 1) -> None:
+        """Adds `number` items to the Beam counter `outcome`: "written", "skipped", "rejected", ..."""
+        Metrics.counter(self.stage, outcome).inc(number)
+
+    def finish(self, outcome: str, number: int = 1) -> None:
+        """Counts `number` items and shows them as progress."""
+        self.count(outcome, number)
+        self.heartbeat.beat(number)
+
+
+def spread(pipeline: beam.Pipeline, elements: Iterable[Any], unit: str) -> beam.PCollection:
+    """The elements of the plan, dealt out to the workers; only names and numbers, never images."""
+    return pipeline | f"Plan {unit}" >> beam.Create(elements) | f"Spread {unit}" >> beam.Reshuffle()

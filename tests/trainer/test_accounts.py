@@ -1,0 +1,67 @@
+"""Inputs = outputs + rejects: the equation, its check, and what is said and written of rejects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trainer.accounts import Accounts, Reject, UnbalancedError, merged, write_rejects
+
+
+def rejects(count: int, records: int = 1) -> tuple[Reject, ...]:
+    return tuple(Reject(f"k{n}", f"set/k{n}.png", "prepare", "is empty", records) for n in range(count))
+
+
+def test_accounts_that_balance_are_said_as_an_equation():
+    accounts = Accounts("images", 1009, {"written": 1006, "skipped": 2}, rejects(1))
+    accounts.check()
+    assert accounts.line() == "1,009 images = 1,006 written + 2 skipped + 1 rejected"
+
+
+def test_rejects_count_as_the_records_that_are_missing_because_of_them():
+    accounts = Accounts("records", 9, {"written": 3}, rejects(2, records=3))
+    accounts.check()
+    assert accounts.rejected == 6 and accounts.rate == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(("inputs", "message"), [(8, "1 are lost"), (5, "2 are counted twice")])
+def test_lost_and_doubled_elements_are_an_error(inputs, message):
+    with pytest.raises(UnbalancedError, match=f"{inputs} images != 6 evaluated \\+ 1 rejected; {message}"):
+        Accounts("images", inputs, {"evaluated": 6}, rejects(1)).check()
+
+
+def test_the_report_shows_the_first_five_rejects_and_where_the_others_are():
+    lines = Accounts("images", 7, {"written": 0}, rejects(7)).report("out/rejects.jsonl").splitlines()
+    assert lines[0] == "7 images = 0 written + 7 rejected"
+    assert lines[1:6] == [f"rejected: set/k{n}.png: is empty" for n in range(5)]
+    assert lines[6:] == ["2 more, see out/rejects.jsonl"]
+
+
+def test_a_report_without_rejects_is_one_line():
+    assert Accounts("images", 7, {"written": 7}).report("x") == "7 images = 7 written + 0 rejected"
+
+
+def test_the_rate_of_rejects_decides_the_status():
+    accounts = Accounts("images", 200, {"written": 198}, rejects(2))
+    assert accounts.excess(0.01) is None
+    assert accounts.excess(0.009) == "1.0% of the images were rejected, more than --max-reject-rate 0.009 allows"
+    assert Accounts("images", 0, {}).excess(0) is None
+
+
+def test_rejects_of_one_file_and_reason_become_one():
+    one = Reject("a", "a.png", "prepare", "is empty", 2)
+    other = Reject("a", "a.png", "prepare", "is cut short")
+    assert merged([one, *rejects(1), one, other]) == (
+        Reject("a", "a.png", "prepare", "is cut short", 1),
+        Reject("a", "a.png", "prepare", "is empty", 4),
+        *rejects(1),
+    )
+
+
+def test_rejects_are_written_as_one_json_object_per_line(tmp_path):
+    path = write_rejects(str(tmp_path), [Reject("ü", "ü.png", "scan", "no label"), *rejects(1)])
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    assert lines[0] == '{"key": "ü", "path": "ü.png", "reason": "no label", "records": 1, "stage": "scan"}'
+    assert json.loads(lines[1])["key"] == "k0"

@@ -26,7 +26,7 @@ extensions = [
     Extension(
         f"pipelines.crf.engine.{name}",
         [f"{ENGINE}/module.cpp"],
-        depends=[f"{ENGINE}/{header}.h" for header in ("lattice", "meanfield", "memory", "vectors")],
+        depends=[f"{ENGINE}/{header}.h" for header in ("arrays", "lattice", "meanfield", "vectors")],
         define_macros=[("MODULE", name)],
         extra_compile_args=[*COMMON, *flags],
         language="c++",

@@ -12,7 +12,7 @@
 #include <cmath>
 #include <stdexcept>
 
-#include "memory.h"
+#include "arrays.h"
 #include "vectors.h"
 
 struct TooNarrow : std::range_error {

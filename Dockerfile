@@ -19,7 +19,7 @@ FROM apache/beam_python3.11_sdk:2.77.0 AS beam
 COPY --from=wheel /wheels /wheels
 COPY constraints.txt /wheels/
 RUN pip install --no-cache-dir --constraint /wheels/constraints.txt /wheels/*.whl \
-    && python -c "import pipelines.prepare.job, pipelines.segment.job; from pipelines.crf import engine; engine.load()" \
+    && python -c "import pipelines.prepare.job, pipelines.segment.job; from pipelines.crf.engine import builds; builds.load()" \
     && rm -r /wheels
 
 # CUDA and cuDNN come as packages with the extra `gpu`; the machine adds the driver alone.

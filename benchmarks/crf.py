@@ -29,6 +29,7 @@ import cv2
 import numpy as np
 
 from pipelines.crf import refine as crf
+from pipelines.crf.options import CrfOptions
 from pipelines.demo import scenes
 from trainer import storage
 from trainer.formats import images
@@ -96,7 +97,7 @@ def reduced(probabilities: np.ndarray, labels: int, temperature: float) -> np.nd
     return np.ascontiguousarray(kept / kept.sum(-1, keepdims=True), np.float32)
 
 
-def pydensecrf(image: np.ndarray, probabilities: np.ndarray, options: crf.CrfOptions) -> np.ndarray:
+def pydensecrf(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions) -> np.ndarray:
     """The same energy by the calls of pydensecrf's README."""
     from pydensecrf import densecrf
     from pydensecrf.utils import unary_from_softmax
@@ -117,7 +118,7 @@ def timed(run: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
 
 def compare(image: np.ndarray, probabilities: np.ndarray, rounds: int) -> tuple[float, float, float, float]:
     """Median seconds of crf.refine and of pydensecrf, largest |dQ|, share of pixels with the same label."""
-    parameters, seconds = crf.CrfOptions(), ([], [])
+    parameters, seconds = CrfOptions(), ([], [])
     crf.refine(image, probabilities, parameters)
     for _ in range(rounds):
         spent, ours = timed(lambda: crf.refine(image, probabilities, parameters))
@@ -152,6 +153,7 @@ import numpy as np
 sys.path[:0] = [{benchmarks!r}]
 import crf as bench
 from pipelines.crf import refine as crf
+from pipelines.crf.options import CrfOptions
 if {engine!r} == "pydensecrf":
     from pydensecrf import densecrf, utils
 content = np.load({file!r})
@@ -163,7 +165,7 @@ def peak():
 before, seconds = peak(), []
 for _ in range(3):
     start = time.perf_counter()
-    refine(image, probabilities, crf.CrfOptions())
+    refine(image, probabilities, CrfOptions())
     seconds.append(time.perf_counter() - start)
 print(json.dumps([seconds[0], min(seconds[1:]), peak() - before]))
 """
@@ -185,7 +187,7 @@ def threads(image: np.ndarray, probabilities: np.ndarray, rounds: int) -> None:
     """How much two threads do in the time of one, and what a loop of pure arithmetic says of the machine."""
     block = bytes(1 << 26)
     work = {
-        "crf.refine": lambda _: crf.refine(image, probabilities, crf.CrfOptions()),
+        "crf.refine": lambda _: crf.refine(image, probabilities, CrfOptions()),
         "arithmetic (SHA-256)": lambda _: hashlib.sha256(block).digest(),
     }
 

@@ -1,13 +1,13 @@
-"""Dense CRF: sharpen a network's probabilities along the edges of the picture.
+"""Dense CRF: moves the boundaries between a network's labels to the edges of the image.
 
-    refined = crf.refine(image, probabilities, CrfOptions())
+    refined = refine(image, probabilities, CrfOptions())
 
 The energy is that of Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge
 Potentials" (NIPS 2011): unary = -log(softmax); two Potts-weighted kernels between every pair of pixels, a
-Gaussian of their distance (removes specks) and a bilateral one of distance and colour (pulls borders onto edges);
-mean-field inference with permutohedral lattices. `native` is the engine of this project (`crf_engine/`), which works
-in one thread per picture and lets go of Python's global lock; `pydensecrf` is the published implementation, which
-holds the lock, and is there to compare with.
+Gaussian of their distance (removes specks) and a bilateral one of distance and colour (pulls boundaries onto edges);
+mean-field inference with permutohedral lattices. `native` is the engine of this project (`engine/`), which works
+in one thread per image and releases Python's global lock; `pydensecrf` is the published implementation, which
+holds the lock, and is there for comparison. See docs/crf.md.
 """
 
 from __future__ import annotations
@@ -18,72 +18,34 @@ import os
 import signal
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from numbers import Integral
 
 import numpy as np
 
-from pipelines.crf import engine as crf_engine
+from pipelines.crf.engine import builds
+from pipelines.crf.options import ENGINES as ENGINES
+from pipelines.crf.options import CrfOptions
 from trainer.options import InputError
 
-ENGINES = ("native", "pydensecrf")
-
-# The unary cost of a label the network rules out is bounded by -log of this, so that edges can still revive it.
+# The unary cost of a label that the network rules out is bounded by -log of this, so that its neighbours can still
+# bring it back.
 MIN_PROBABILITY = 1e-5
 
-# The least probable labels of a picture are filtered as one while their largest probabilities add up to less than
-# IMPROBABLE (less still where weights are above the usual sum) and no marginal can move by more than SHARING_ERROR. On
-# photographs they move as by rounding (4e-6).
-IMPROBABLE, USUAL_WEIGHTS = 2e-2, 7.0
+# The least probable labels of an image share a channel while their largest probabilities add up to less than
+# IMPROBABLE (less still where the kernels' weights add up to more than USUAL_WEIGHTS) and no marginal can move by more
+# than SHARING_ERROR. On photographs marginals move by 4e-6, about as much as by rounding.
+IMPROBABLE = 2e-2
+USUAL_WEIGHTS = 7.0
 SHARING_ERROR = 8e-5
 
-# Lattices of positions take 16 bytes a pixel; those of larger pictures are not kept.
+# Lattices of positions take 16 bytes per pixel; those of larger images are not kept.
 KEPT_PIXELS = 1 << 21
-
-
-@dataclass(frozen=True)
-class CrfOptions:
-    """Parameters of the dense CRF.
-
-    Attributes:
-        iterations: mean-field iterations, 1 to 1000.
-        sxy_gaussian: width of the smoothing kernel (pixels), > 0.
-        compat_gaussian: Potts weight of the smoothing kernel, >= 0; 0 leaves the kernel out.
-        sxy: spatial width of the bilateral kernel (pixels), > 0.
-        srgb: colour width of the bilateral kernel (grey levels of 0..255), > 0.
-        compat: Potts weight of the bilateral kernel, >= 0; 0 leaves the kernel out.
-
-    The defaults suit softmax maps of DeepLab networks. Wide kernels as in textbooks (sxy 80, srgb 13, compat 10)
-    flood thin objects and cost several points of mIoU on road scenes.
-    """
-
-    iterations: int = 5
-    sxy_gaussian: float = 3.0
-    compat_gaussian: float = 3.0
-    sxy: float = 49.0
-    srgb: float = 5.0
-    compat: float = 4.0
-
-    def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not np.isfinite(value):
-                raise InputError(f"CRF {field.name} must be a finite number, got {value}")
-        if not isinstance(self.iterations, Integral) or not 1 <= self.iterations <= 1000:
-            raise InputError(f"CRF iterations must be a whole number from 1 to 1000, got {self.iterations}")
-        for name in ("sxy_gaussian", "sxy", "srgb"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"CRF {name} is the width of a kernel and must be above 0, got {getattr(self, name)}")
-        for name in ("compat_gaussian", "compat"):
-            if getattr(self, name) < 0:
-                raise InputError(f"CRF {name} is a weight and must not be negative, got {getattr(self, name)}")
 
 
 def require_engine(engine: str = "native") -> None:
     """Raises InputError with the cure when the engine cannot be used here."""
     try:
         if engine == "native":
-            crf_engine.load()
+            builds.load()
         else:
             import pydensecrf.densecrf  # noqa: F401
     except ImportError as error:
@@ -92,7 +54,7 @@ def require_engine(engine: str = "native") -> None:
             "xcode-select --install) and install the package again"
             if engine == "native"
             else "install it with `pip install pydensecrf2` (it is compiled on the spot: a C++ compiler and Python "
-            "3.10 to 3.12 are needed), or leave out --crf-engine"
+            "3.10 to 3.12 are needed), or omit --crf-engine"
         )
         raise InputError(f"the CRF's engine {engine} cannot be imported here ({error}); {cure}") from error
 
@@ -104,14 +66,14 @@ def refine(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions, en
         image: uint8 [H, W, 3], RGB.
         probabilities: float [H, W, C], a softmax over the last axis, values in [0, 1].
         options: the CRF's parameters.
-        engine: one of ENGINES; their results differ by rounding, 1e-5 at most on photographs.
+        engine: one of `options.ENGINES`; their results differ by rounding, at most by 1e-5 on photographs.
 
     Returns:
         float32 [H, W, C]; sums to 1 over the last axis. The same bits for the same input on the same processor.
 
     Raises:
-        ValueError: wrong shape or dtype, values that are not in [0, 1] (NaN), or a kernel so narrow that the picture's
-            coordinates leave the range of float32.
+        ValueError: wrong shape or dtype, values that are NaN or not in [0, 1], or a kernel so narrow that the
+            image's coordinates leave the range of float32.
         InputError: the engine is not installed.
     """
     _check(image, probabilities)
@@ -124,16 +86,17 @@ def refine(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions, en
 
 @functools.lru_cache(maxsize=8)
 def _positions(height: int, width: int, sxy: float) -> object:
-    """The engine's lattice of a picture's positions, which is the same for all pictures of a size."""
-    return crf_engine.load().spatial(height, width, sxy)
+    """The engine's lattice of an image's positions, which is the same for all images of a size."""
+    return builds.load().spatial(height, width, sxy)
 
 
 def _native(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions) -> np.ndarray:
     height, width, _ = probabilities.shape
     positions = _positions if height * width <= KEPT_PIXELS else _positions.__wrapped__
     marginals = np.empty(probabilities.shape, np.float32)
+    weights = max(options.compat + options.compat_gaussian, 1.0)
     try:
-        valid = crf_engine.load().refine(
+        valid = builds.load().refine(
             np.ascontiguousarray(image),
             np.ascontiguousarray(probabilities, np.float32),
             marginals,
@@ -145,7 +108,7 @@ def _native(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions) -
             options.srgb,
             options.compat,
             MIN_PROBABILITY,
-            IMPROBABLE * min(1.0, USUAL_WEIGHTS / max(options.compat + options.compat_gaussian, 1.0)),
+            IMPROBABLE * min(1.0, USUAL_WEIGHTS / weights),
             SHARING_ERROR,
         )
     except ValueError as error:
@@ -169,7 +132,7 @@ def _pydensecrf(image: np.ndarray, probabilities: np.ndarray, options: CrfOption
     if options.compat_gaussian > 0:
         field.addPairwiseGaussian(sxy=options.sxy_gaussian, compat=options.compat_gaussian)
     if options.compat > 0:
-        # The engine takes a writable C-ordered buffer; decoded pictures may be views of read-only memory.
+        # The engine takes a writable C-ordered buffer; decoded images may be views of read-only memory.
         pixels = np.require(image, np.uint8, ["C", "W"])
         field.addPairwiseBilateral(sxy=options.sxy, srgb=options.srgb, rgbim=pixels, compat=options.compat)
     marginals = np.asarray(field.inference(options.iterations), np.float32).reshape(labels, height, width)
@@ -191,7 +154,7 @@ def _check(image: np.ndarray, probabilities: np.ndarray) -> None:
 
 
 def _check_range(probabilities: np.ndarray) -> None:
-    # Comparisons with NaN are false, so the range test must be stated positively.
+    # Comparisons with NaN are false, so the test must state what is right, not what is wrong.
     if not (probabilities.min() >= 0 and probabilities.max() <= 1 + 1e-3):
         raise ValueError(
             f"probabilities must lie in [0, 1] and not be NaN, got {probabilities.min()} to {probabilities.max()}"
@@ -199,7 +162,7 @@ def _check_range(probabilities: np.ndarray) -> None:
 
 
 def _start_worker() -> None:
-    """Makes a worker process deaf to Ctrl-C, which its parent handles, and end as soon as the parent is gone."""
+    """Makes a worker process ignore Ctrl-C, which its parent handles, and end as soon as the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
@@ -211,15 +174,15 @@ def _start_worker() -> None:
 
 
 class Refiner:
-    """Refines several pictures side by side; safe to use from several threads.
+    """Refines several images side by side; safe to use from several threads.
 
     The native engine runs in threads. pydensecrf would hold up all of Python there, so it has processes of its own;
     they are spawned, not forked: a fork of a process in which TensorFlow's threads run can deadlock.
 
     Args:
-        workers: pictures refined at the same time, at least 1.
+        workers: images refined at the same time, at least 1.
         options: the CRF's parameters.
-        engine: one of ENGINES.
+        engine: one of `options.ENGINES`.
 
     Raises InputError when the engine is not installed.
     """
@@ -238,7 +201,7 @@ class Refiner:
     def submit(self, image: np.ndarray, probabilities: np.ndarray) -> Future:
         """Future of `refine(image, probabilities)`.
 
-        Raises BrokenProcessPool, as does the future's `result()`, when a process of pydensecrf died (killed, out of
+        Raises BrokenProcessPool, as does the future's `result()`, when a pydensecrf process has died (killed, out of
         memory): the pool is then of no further use.
         """
         return self._pool.submit(refine, image, probabilities, self._options, self._engine)

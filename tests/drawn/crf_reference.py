@@ -13,7 +13,8 @@ import functools
 
 import numpy as np
 
-from pipelines.crf.refine import MIN_PROBABILITY, CrfOptions
+from pipelines.crf.options import CrfOptions
+from pipelines.crf.refine import MIN_PROBABILITY
 
 
 @functools.lru_cache(maxsize=8)

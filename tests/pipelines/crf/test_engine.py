@@ -19,14 +19,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.crf import engine as crf_engine
 from pipelines.crf import refine as crf
-from pipelines.crf.refine import CrfOptions
+from pipelines.crf.engine import builds
+from pipelines.crf.options import CrfOptions
 from pipelines.demo import scenes
 from tests.drawn import crf_reference
 from trainer.options import InputError
 
-BUILDS = {build.__name__.rpartition(".")[2]: build for build in crf_engine.builds()}
+BUILDS = {build.__name__.rpartition(".")[2]: build for build in builds.builds()}
 DEFAULT = CrfOptions()
 
 
@@ -34,7 +34,7 @@ DEFAULT = CrfOptions()
 def running(name: str):
     """`crf.refine` by that build."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crf_engine, "load", lambda: BUILDS[name])
+        patch.setattr(builds, "load", lambda: BUILDS[name])
         crf._positions.cache_clear()
         yield
     crf._positions.cache_clear()
@@ -534,6 +534,6 @@ def test_memory_does_not_grow(build):
 
 def test_builds_are_what_was_compiled_for_this_processor():
     assert list(BUILDS)[-1] == "baseline"
-    assert crf_engine.load() is crf_engine.builds()[0]
+    assert builds.load() is builds.builds()[0]
     assert set(BUILDS) <= {"avx512", "avx2", "baseline"}
     assert all(f"pipelines.crf.engine.{name}" in sys.modules for name in BUILDS)

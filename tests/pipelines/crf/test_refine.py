@@ -1,4 +1,4 @@
-"""The dense CRF: sharper masks by either engine, and pools that end cleanly. Exactness: see test_crf_engine.py."""
+"""The dense CRF: sharper masks by either engine, and pools that end cleanly. Exactness: see test_builds.py."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 import pytest
 
-from pipelines.crf import engine as crf_engine
 from pipelines.crf import refine as crf
+from pipelines.crf.engine import builds
+from pipelines.crf.options import CrfOptions
 from trainer.options import InputError
 
 needs_pydensecrf = pytest.mark.skipif(
@@ -43,7 +44,7 @@ def noisy_disc(size: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray, n
 def test_refined_mask_is_nearer_to_the_truth(engine):
     image, truth, probabilities = noisy_disc()
     before = (probabilities.argmax(-1) == truth).mean()
-    after = (crf.refine(image, probabilities, crf.CrfOptions(), engine).argmax(-1) == truth).mean()
+    after = (crf.refine(image, probabilities, CrfOptions(), engine).argmax(-1) == truth).mean()
     assert before < 0.9
     assert after > 0.99
 
@@ -61,7 +62,7 @@ def test_equals_direct_use_of_pydensecrf():
     field.addPairwiseGaussian(sxy=2, compat=1.5)
     field.addPairwiseBilateral(sxy=20, srgb=7, rgbim=image, compat=6)
     expected = np.array(field.inference(3)).reshape(4, 20, 31).transpose(1, 2, 0)
-    options = crf.CrfOptions(iterations=3, sxy_gaussian=2, compat_gaussian=1.5, sxy=20, srgb=7, compat=6)
+    options = CrfOptions(iterations=3, sxy_gaussian=2, compat_gaussian=1.5, sxy=20, srgb=7, compat=6)
     np.testing.assert_array_equal(crf.refine(image, probabilities, options, "pydensecrf"), expected)
     np.testing.assert_allclose(crf.refine(image, probabilities, options), expected, atol=1e-4)
 
@@ -70,7 +71,7 @@ def test_result_is_a_contiguous_softmax_and_inputs_stay_as_they_were(engine):
     image, _, probabilities = noisy_disc(17)
     image.flags.writeable = probabilities.flags.writeable = False
     copies = image.copy(), probabilities.copy()
-    refined = crf.refine(image, probabilities, crf.CrfOptions(), engine)
+    refined = crf.refine(image, probabilities, CrfOptions(), engine)
     assert refined.dtype == np.float32 and refined.shape == (17, 17, 2) and refined.flags.c_contiguous
     np.testing.assert_allclose(refined.sum(-1), 1, atol=1e-5)
     np.testing.assert_array_equal(image, copies[0])
@@ -80,14 +81,14 @@ def test_result_is_a_contiguous_softmax_and_inputs_stay_as_they_were(engine):
 def test_strided_views_give_the_same_as_copies(engine):
     image, _, probabilities = noisy_disc(32)
     half, odd = image[::2, 1::2], probabilities[::2, 1::2]
-    options = crf.CrfOptions()
+    options = CrfOptions()
     expected = crf.refine(half.copy(), odd.copy(), options, engine)
     np.testing.assert_array_equal(crf.refine(half, odd, options, engine), expected)
 
 
 def test_without_kernels_the_softmax_comes_back(engine):
     image, _, probabilities = noisy_disc(16)
-    refined = crf.refine(image, probabilities, crf.CrfOptions(compat=0, compat_gaussian=0), engine)
+    refined = crf.refine(image, probabilities, CrfOptions(compat=0, compat_gaussian=0), engine)
     np.testing.assert_allclose(refined, probabilities, atol=1e-5)
 
 
@@ -96,7 +97,7 @@ def test_smallest_pictures_and_a_single_label(shape, engine):
     rng = np.random.default_rng(2)
     probabilities = rng.dirichlet(np.ones(shape[2]), shape[:2]).astype(np.float32)
     image = rng.integers(0, 256, (*shape[:2], 3), np.uint8)
-    refined = crf.refine(image, probabilities, crf.CrfOptions(), engine)
+    refined = crf.refine(image, probabilities, CrfOptions(), engine)
     assert refined.shape == shape
     np.testing.assert_allclose(refined.sum(-1), 1, atol=1e-5)
 
@@ -117,7 +118,7 @@ def test_smallest_pictures_and_a_single_label(shape, engine):
 def test_wrong_arrays_are_refused(change, message, engine):
     image, _, probabilities = noisy_disc(16)
     with pytest.raises(ValueError, match=message):
-        crf.refine(*change(image, probabilities), crf.CrfOptions(), engine)
+        crf.refine(*change(image, probabilities), CrfOptions(), engine)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_wrong_arrays_are_refused(change, message, engine):
 )
 def test_options_refuse_nonsense(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
-        crf.CrfOptions(**wrong)
+        CrfOptions(**wrong)
 
 
 @pytest.mark.parametrize(
@@ -137,35 +138,35 @@ def test_options_refuse_nonsense(wrong):
 )
 def test_missing_engine_says_how_to_install_it(engine, module, cure, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    crf_engine.load.cache_clear()
+    builds.load.cache_clear()
     image, _, probabilities = noisy_disc(8)
     with pytest.raises(InputError, match=cure):
-        crf.refine(image, probabilities, crf.CrfOptions(), engine)
+        crf.refine(image, probabilities, CrfOptions(), engine)
     with pytest.raises(InputError, match=cure):
-        crf.Refiner(1, crf.CrfOptions(), engine)
+        crf.Refiner(1, CrfOptions(), engine)
 
 
 def test_the_native_engine_needs_no_pydensecrf(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     image, truth, probabilities = noisy_disc()
-    assert (crf.refine(image, probabilities, crf.CrfOptions()).argmax(-1) == truth).mean() > 0.99
+    assert (crf.refine(image, probabilities, CrfOptions()).argmax(-1) == truth).mean() > 0.99
 
 
 def test_a_build_that_is_missing_leaves_the_others(monkeypatch):
-    found = [build.__name__ for build in crf_engine.builds()]
+    found = [build.__name__ for build in builds.builds()]
     monkeypatch.setitem(sys.modules, found[0], None)
     if found[1:]:
-        assert [build.__name__ for build in crf_engine.builds()] == found[1:]
+        assert [build.__name__ for build in builds.builds()] == found[1:]
     else:
         with pytest.raises(ImportError):
-            crf_engine.builds()
+            builds.builds()
 
 
 @needs_pydensecrf
 def test_pool_gives_the_same_and_a_killed_worker_is_an_error():
     image, _, probabilities = noisy_disc()
-    options = crf.CrfOptions()
+    options = CrfOptions()
     pool = crf.Refiner(1, options, "pydensecrf")
     try:
         np.testing.assert_array_equal(
@@ -188,9 +189,10 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         import time
         import numpy as np
         from pipelines.crf import refine as crf
+        from pipelines.crf.options import CrfOptions
 
         if __name__ == "__main__":
-            pool = crf.Refiner(1, crf.CrfOptions(), "pydensecrf")
+            pool = crf.Refiner(1, CrfOptions(), "pydensecrf")
             pool.submit(np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 2), 0.5, np.float32)).result()
             print(*pool._pool._processes, flush=True)
             time.sleep(60)

@@ -1,0 +1,153 @@
+"""The contract between `prepare` and what reads records: a folder of TFRecord shards and its dataset.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any, BinaryIO
+
+from trainer import storage
+from trainer.formats.labels import Palette
+from trainer.options import InputError
+
+DATASET_FILE = "dataset.json"
+DATASET_VERSION = 2
+READ_VERSIONS = (1, 2)
+"""Version 1 says "pictures" where version 2 says "images"."""
+SHARD_PATTERN = re.compile(r"(?P<split>[\w-]+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.tfrecord")
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
+
+
+def open_shard(folder: str, name: str) -> BinaryIO:
+    """The shard `name` in `folder` (local or gs://), open for reading from its first byte.
+
+    Raises:
+      OSError: it is missing (FileNotFoundError) or cannot be read.
+    """
+    return open(storage.localize(storage.join(folder, name)), "rb")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """What is in one shard.
+
+    Attributes:
+      name, split: file name and split.
+      records, images: examples, and how many of them are source images (copy 0).
+      bytes, crc32c: size of the file and CRC-32C of all its bytes.
+      fingerprint: of the options and inputs it was made from.
+      class_pixels: label pixels of every class, in palette order.
+      ignored_pixels: label pixels of ignore_id.
+      min_size, max_size: smallest and largest (height, width) of its images, each side by itself.
+    """
+
+    name: str
+    split: str
+    records: int
+    images: int
+    bytes: int
+    crc32c: int
+    fingerprint: str
+    class_pixels: tuple[int, ...]
+    ignored_pixels: int
+    min_size: tuple[int, int]
+    max_size: tuple[int, int]
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Shard:
+        """The inverse of dataclasses.asdict, and of its JSON. Raises TypeError for what is no such object."""
+        values = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
+        # Version 1 calls the images pictures.
+        return Shard(**{"images" if name == "pictures" else name: v for name, v in values.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A folder of records, as its dataset.json describes it.
+
+    Attributes:
+      palette: classes, colours and ignore_id of every label.
+      shards: in order of name.
+      options: the options of the `prepare` that made it.
+      fingerprint: of the shards' contents alone; the same data has the same fingerprint everywhere.
+      max_side: bound on the images' longest side in pixels, 0 for none.
+      rejected: records that could not be made.
+    """
+
+    palette: Palette
+    shards: tuple[Shard, ...]
+    options: dict[str, Any]
+    fingerprint: str
+    max_side: int = 0
+    rejected: int = 0
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(sorted({shard.split for shard in self.shards}))
+
+    def of_split(self, split: str) -> tuple[Shard, ...]:
+        return tuple(shard for shard in self.shards if shard.split == split)
+
+    def count(self, split: str) -> int:
+        """Records in `split`."""
+        return sum(shard.records for shard in self.of_split(split))
+
+    def images(self, split: str) -> int:
+        """Source images in `split`: records that are no augmented copies."""
+        return sum(shard.images for shard in self.of_split(split))
+
+    def shard_paths(self, folder: str, split: str) -> list[str]:
+        return [storage.join(folder, shard.name) for shard in self.of_split(split)]
+
+
+def save_dataset(folder: str, dataset: Dataset) -> None:
+    """Write `folder`/dataset.json."""
+    value = dataclasses.asdict(dataset) | {
+        "version": DATASET_VERSION,
+        "palette": dataset.palette.to_json(),
+        "splits": {
+            split: {"records": dataset.count(split), "images": dataset.images(split)} for split in dataset.splits
+        },
+    }
+    storage.write_json(storage.join(folder, DATASET_FILE), value)
+
+
+def load_dataset(folder: str) -> Dataset:
+    """Read `folder`/dataset.json; InputError when it is missing or damaged."""
+    path = storage.join(folder, DATASET_FILE)
+    if not storage.exists(path):
+        raise InputError(f"{folder} holds no records: {DATASET_FILE} is missing; make it with `deeplab prepare`")
+    value = storage.read_json(path)
+    try:
+        if value["version"] not in READ_VERSIONS:
+            known = " and ".join(map(str, READ_VERSIONS))
+            raise InputError(f"{path} has version {value['version']}, this program reads {known}; update the program")
+        shards = tuple(Shard.from_json(shard) for shard in value["shards"])
+        for shard in shards:
+            if not SHARD_PATTERN.fullmatch(shard.name):
+                raise InputError(f"{path} names a shard {shard.name!r}, expected SPLIT-00000-of-00000.tfrecord")
+        return Dataset(
+            palette=Palette.from_json(value["palette"]),
+            shards=shards,
+            options=value["options"],
+            fingerprint=value["fingerprint"],
+            max_side=value["max_side"],
+            rejected=value["rejected"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error!r}); run `deeplab prepare` again") from None
+
+
+Shard.pictures = property(lambda self: self.images)  # BRIDGE
+Dataset.pictures = Dataset.images  # BRIDGE
+_init = Shard.__init__  # BRIDGE
+
+
+def _bridge(self, *args, pictures=None, **kwargs):  # BRIDGE
+    _init(self, *args, **kwargs, **({} if pictures is None else {"images": pictures}))
+
+
+Shard.__init__ = _bridge  # BRIDGE

@@ -1,4 +1,4 @@
-"""Scores of a segmentation, all from one confusion matrix. NumPy only."""
+"""Scores of a segmentation, all from confusion matrices. NumPy only."""
 
 from __future__ import annotations
 
@@ -33,18 +33,45 @@ def confusion(label: np.ndarray, prediction: np.ndarray, num_classes: int, ignor
     return counts.reshape(num_classes, num_classes)
 
 
-def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
-    """float64 [C]: true positives / (true positives + false positives + false negatives); NaN for absent classes."""
-    hits = np.diag(confusion).astype(np.float64)
-    union = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
+def class_counts(confusion: np.ndarray) -> np.ndarray:
+    """Confusion matrices [..., C, C] (rows true, columns predicted) -> what IoUs are made of, [..., 3, C].
+
+    Per class: the pixels that are of it in truth and prediction, in truth, and in prediction. Unlike scores, counts
+    of several images add up.
+    """
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return np.stack([hits, confusion.sum(-1), confusion.sum(-2)], axis=-2)
+
+
+def iou(counts: np.ndarray) -> np.ndarray:
+    """Intersection over union (Jaccard index) of every class.
+
+    Args:
+      counts: [..., 3, C], from `class_counts`.
+
+    Returns:
+      float64 [..., C] in [0, 1]: true positives / (true positives + false positives + false negatives); NaN for
+      classes in neither truth nor prediction.
+    """
+    if counts.ndim < 2 or counts.shape[-2] != 3:
+        raise ValueError(f"expected counts [..., 3, C] of `class_counts`, got {list(counts.shape)}")
+    hits, truth, prediction = np.moveaxis(np.asarray(counts, np.float64), -2, 0)
+    union = truth + prediction - hits
     return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
 
 
-def mean_iou(confusion: np.ndarray) -> float:
-    """Mean intersection over union (Jaccard index) of the classes in truth or prediction; NaN if there are none."""
-    present = intersection_over_union(confusion)
-    present = present[~np.isnan(present)]
-    return float(present.mean()) if present.size else float("nan")
+def mean_iou(counts: np.ndarray) -> np.ndarray:
+    """Mean over the classes in truth or prediction: counts [..., 3, C] -> float64 [...]; NaN without any class."""
+    ious = iou(counts)
+    rows = ious.reshape(-1, ious.shape[-1])
+    # A row's absent classes are taken out, not counted as zeros: the order of the sum decides its last digit.
+    present = (row[~np.isnan(row)] for row in rows)
+    means = [row.mean() if row.size else np.nan for row in present]
+    return np.array(means, np.float64).reshape(ious.shape[:-1])[()]
+
+
+def intersection_over_union(confusion: np.ndarray) -> np.ndarray:  # BRIDGE
+    return iou(class_counts(confusion))
 
 
 def scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
@@ -54,10 +81,9 @@ def scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
       {"miou": float, "pixel_accuracy": float, "per_class": {name: IoU, or None where the class occurs neither in truth
       nor in prediction}}, all in [0, 1]; "miou" and "pixel_accuracy" are None when no pixel was counted.
     """
-    ious = intersection_over_union(confusion)
-    total = int(confusion.sum())
+    counts, total = class_counts(confusion), int(confusion.sum())
     return {
-        "miou": mean_iou(confusion) if total else None,
+        "miou": float(mean_iou(counts)) if total else None,
         "pixel_accuracy": float(np.trace(confusion) / total) if total else None,
-        "per_class": {name: None if np.isnan(iou) else float(iou) for name, iou in zip(names, ious, strict=True)},
+        "per_class": {name: None if np.isnan(x) else float(x) for name, x in zip(names, iou(counts), strict=True)},
     }

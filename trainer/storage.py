@@ -53,6 +53,11 @@ def join(root: str, *parts: str) -> str:
     return os.path.join(root, *parts)
 
 
+def absolute(path: str) -> str:
+    """`path` from the root of the file system; gs:// addresses are whole already."""
+    return path if is_remote(path) else os.path.abspath(path)
+
+
 def safe_relative(name: str) -> str:
     """`name` if it is a relative path that stays below the folder it is joined to; InputError otherwise."""
     path = PurePosixPath(name)

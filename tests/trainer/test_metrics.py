@@ -50,7 +50,7 @@ def test_confusion_refuses_ids_outside_the_classes():
 def test_metrics_cards_palettes_and_records_import_neither_tensorflow_nor_keras():
     program = (
         "import sys, trainer.metrics\n"
-        "from trainer.formats import cards, palettes, records\n"
+        "from trainer.formats import cards, dataset, examples, frames, images, labels, palettes\n"
         "print([name for name in ('tensorflow', 'keras', 'jax', 'torch') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -20,6 +20,12 @@ MAX_PIXELS = 178_956_970
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 """Formats that are opened at all; formats whose decoders start other programs (such as EPS) are not among them."""
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+"""How the names of image files end, in lower case."""
+
+PADDING = 128
+"""What stands outside an image: the middle of the range, which the network scales to nearly 0, as zero padding."""
+
 ORIENTATION_TAG = 0x0112
 
 
@@ -166,3 +172,19 @@ def encode_png(array: np.ndarray, level: int = 1) -> bytes:
 def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:
     """[height, width, 3] RGB uint8 to JPEG; `quality` 0 to 100."""
     return _encode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def shrunk_size(height: int, width: int, max_side: int) -> tuple[int, int]:
+    """(height, width) in pixels with the longest side shrunk to `max_side`; 0, or a smaller image: unchanged."""
+    longest = max(height, width)
+    if not 0 < max_side < longest:
+        return height, width
+    return max(1, round(height * max_side / longest)), max(1, round(width * max_side / longest))
+
+
+def shrink(image: np.ndarray, max_side: int) -> np.ndarray:
+    """uint8 [H, W, 3] to `shrunk_size` by area averages: images to learn from and images to segment alike."""
+    height, width = shrunk_size(*image.shape[:2], max_side)
+    if (height, width) == image.shape[:2]:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)

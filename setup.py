@@ -22,11 +22,12 @@ COMMON = [
     "-Wno-maybe-uninitialized",
 ]
 ENGINE = "pipelines/crf/engine"
+HEADERS = ("arrays", "channels", "crf", "lattice", "meanfield", "table", "vectors")
 extensions = [
     Extension(
         f"pipelines.crf.engine.{name}",
         [f"{ENGINE}/module.cpp"],
-        depends=[f"{ENGINE}/{header}.h" for header in ("arrays", "lattice", "meanfield", "vectors")],
+        depends=[f"{ENGINE}/{header}.h" for header in HEADERS],
         define_macros=[("MODULE", name)],
         extra_compile_args=[*COMMON, *flags],
         language="c++",

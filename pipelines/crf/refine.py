@@ -87,7 +87,7 @@ def refine(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions, en
 @functools.lru_cache(maxsize=8)
 def _positions(height: int, width: int, sxy: float) -> object:
     """The engine's lattice of an image's positions, which is the same for all images of a size."""
-    return builds.load().spatial(height, width, sxy)
+    return builds.load().spatial(height, width, sxy=sxy)
 
 
 def _native(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions) -> np.ndarray:
@@ -97,19 +97,20 @@ def _native(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions) -
     weights = max(options.compat + options.compat_gaussian, 1.0)
     try:
         valid = builds.load().refine(
-            np.ascontiguousarray(image),
-            np.ascontiguousarray(probabilities, np.float32),
-            marginals,
-            probabilities.shape,
-            positions(height, width, options.sxy_gaussian),
-            options.iterations,
-            options.compat_gaussian,
-            options.sxy,
-            options.srgb,
-            options.compat,
-            MIN_PROBABILITY,
-            IMPROBABLE * min(1.0, USUAL_WEIGHTS / weights),
-            SHARING_ERROR,
+            image=np.ascontiguousarray(image),
+            probabilities=np.ascontiguousarray(probabilities, np.float32),
+            marginals=marginals,
+            shape=probabilities.shape,
+            spatial=positions(height, width, options.sxy_gaussian),
+            iterations=options.iterations,
+            sxy_gaussian=options.sxy_gaussian,
+            compat_gaussian=options.compat_gaussian,
+            sxy=options.sxy,
+            srgb=options.srgb,
+            compat=options.compat,
+            min_probability=MIN_PROBABILITY,
+            max_shared_sum=IMPROBABLE * min(1.0, USUAL_WEIGHTS / weights),
+            max_shared_error=SHARING_ERROR,
         )
     except ValueError as error:
         raise ValueError(

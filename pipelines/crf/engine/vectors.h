@@ -1,4 +1,4 @@
-// Short vectors of floats and ints as GCC and Clang spell them, at the width this file is compiled for.
+// Short vectors of floats and ints, in GCC's and Clang's vector extensions, and what is computed with them.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,9 @@
 #include <arm_neon.h>
 #endif
 
+namespace crf {
+
+// How many floats the widest vector of this build holds.
 #if defined(__AVX512F__)
 constexpr int WIDTH = 16;
 #elif defined(__AVX2__)
@@ -48,13 +51,12 @@ inline To bits_of(From value) {
     return result;
 }
 
-// a * b + c, in one rounding where the machine can. Everything else is compiled without contraction: the lattice
-// has to land in the same simplices whatever the machine.
+// a * b + c, rounded once where the machine can. Everything else is compiled without contraction: a pixel has to land
+// in the same simplex on every machine. Single numbers are always rounded once: a machine without an instruction for
+// it calls the C library.
 template <class V>
 inline V fma(V a, V b, V c) {
-#if defined(__FMA__) || defined(__aarch64__)
     if constexpr (sizeof(V) == 4) return __builtin_fmaf(a, b, c);
-#endif
 #if defined(__AVX512F__)
     if constexpr (sizeof(V) == 64) return V(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
 #endif
@@ -72,6 +74,7 @@ inline V broadcast(float value) {
     return value - V{};
 }
 
+// The smaller of each pair of elements.
 template <class V>
 inline V smaller(V a, V b) {
 #if defined(__AVX512F__)
@@ -86,6 +89,7 @@ inline V smaller(V a, V b) {
     return a < b ? a : b;
 }
 
+// The larger of each pair of elements.
 template <class V>
 inline V larger(V a, V b) {
 #if defined(__AVX512F__)
@@ -100,6 +104,7 @@ inline V larger(V a, V b) {
     return a > b ? a : b;
 }
 
+// The sum of the elements.
 template <class V>
 inline float sum(V v) {
     if constexpr (lanes<V> == 4) {
@@ -112,7 +117,7 @@ inline float sum(V v) {
     }
 }
 
-// Elements I... of two vectors of four, those of b numbered from 4. GCC has Clang's builtin from version 12 on only.
+// Elements I... of two vectors of four; those of b are numbered from 4. GCC has Clang's builtin only from version 12.
 template <int... I>
 inline Lanes<4>::Float pick(Lanes<4>::Float a, Lanes<4>::Float b) {
 #if defined(__clang__)
@@ -122,7 +127,7 @@ inline Lanes<4>::Float pick(Lanes<4>::Float a, Lanes<4>::Float b) {
 #endif
 }
 
-// The sums of four vectors.
+// The sum of the elements of each of four vectors.
 template <class V>
 inline Lanes<4>::Float sums(const V* rows) {
     if constexpr (lanes<V> == 4) {
@@ -141,6 +146,7 @@ inline Lanes<4>::Float sums(const V* rows) {
     }
 }
 
+// The largest element.
 template <class V>
 inline float maximum(V v) {
     float result = v[0];
@@ -148,24 +154,26 @@ inline float maximum(V v) {
     return result;
 }
 
-// To the nearest integer, ties to even, for |v| < 2^22.
+// Adding 1.5 * 2^23 leaves a float no bits for a fraction.
+constexpr float NO_FRACTION = 12582912.f;
+
+// The nearest integer, ties to even, for |v| < 2^22.
 template <class V>
 inline V nearest(V v) {
-    const float shift = 12582912.f;  // 1.5 * 2^23: no bits are left for fractions
-    return (v + shift) - shift;
+    return (v + NO_FRACTION) - NO_FRACTION;
 }
 
-constexpr float EXP_MIN = -87.f, EXP_MAX = 60.f;
+constexpr float EXP_MIN = -87.f;
+constexpr float EXP_MAX = 60.f;
 
-// e^x within 2e-7 of its value for x in [EXP_MIN, EXP_MAX]. The reduction and the polynomial are those of Cephes' expf
-// (S. L. Moshier).
+// e^x for x in [EXP_MIN, EXP_MAX], with a relative error below 2e-7. The reduction and the polynomial are those of
+// Cephes' expf (S. L. Moshier): x = n log(2) + r, and log(2) is subtracted in two parts.
 template <class V>
 inline V exp(V x) {
     typedef typename Lanes<lanes<V>>::Int I;
-    const float shift = 12582912.f;
-    V shifted = fma(x, broadcast<V>(1.44269504088896341f), broadcast<V>(shift));
-    I exponent = bits_of<I>(shifted) << 23;
-    V n = shifted - shift;
+    const V shifted = fma(x, broadcast<V>(1.44269504088896341f), broadcast<V>(NO_FRACTION));
+    const I exponent = bits_of<I>(shifted) << 23;
+    const V n = shifted - NO_FRACTION;
     V r = fma(n, broadcast<V>(-0.693359375f), x);
     r = fma(n, broadcast<V>(2.12194440e-4f), r);
     V y = fma(r, broadcast<V>(1.9875691500e-4f), broadcast<V>(1.3981999507e-3f));
@@ -174,10 +182,12 @@ inline V exp(V x) {
     y = fma(y, r, broadcast<V>(1.6666665459e-1f));
     y = fma(y, r, broadcast<V>(5.0000001201e-1f));
     y = fma(y, r * r, r + 1.f);
-    return bits_of<V>(bits_of<I>(y) + exponent);
+    return bits_of<V>(bits_of<I>(y) + exponent);  // times 2^n
 }
 
 template <class V>
 inline V clipped_exp(V x) {
     return exp(larger(smaller(x, broadcast<V>(EXP_MAX)), broadcast<V>(EXP_MIN)));
 }
+
+}  // namespace crf

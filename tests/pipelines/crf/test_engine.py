@@ -401,28 +401,48 @@ def test_a_kernel_too_narrow_for_float32_is_refused(build, widths):
 
 def test_the_engine_itself_refuses_what_would_crash(build):
     engine, marginals = BUILDS[build], np.empty((6, 5, 4), np.float32)
-    image, probabilities, positions = picture("noise", 6, 5), softmax(6, 5, 4), engine.spatial(6, 5, 3.0)
-    rest = (5, 3.0, 49.0, 5.0, 4.0, 1e-5, 1e-3, 1e-5)
-    assert engine.refine(image, probabilities, marginals, (6, 5, 4), positions, *rest)
     read_only = marginals.copy()
     read_only.flags.writeable = False
+    right = {
+        "image": picture("noise", 6, 5),
+        "probabilities": softmax(6, 5, 4),
+        "marginals": marginals,
+        "shape": (6, 5, 4),
+        "spatial": engine.spatial(6, 5, sxy=3.0),
+        "iterations": 5,
+        "sxy_gaussian": 3.0,
+        "compat_gaussian": 3.0,
+        "sxy": 49.0,
+        "srgb": 5.0,
+        "compat": 4.0,
+        "min_probability": 1e-5,
+        "max_shared_sum": 1e-3,
+        "max_shared_error": 1e-5,
+    }
+    assert engine.refine(**right)
     for wrong in (
-        (image[:5], probabilities, marginals, (6, 5, 4), positions),
-        (image, probabilities[:5], marginals, (6, 5, 4), positions),
-        (image, probabilities, marginals[:5], (6, 5, 4), positions),
-        (image, probabilities, read_only, (6, 5, 4), positions),
-        (image, probabilities, marginals.transpose(1, 0, 2), (6, 5, 4), positions),
-        (image, probabilities, marginals, (6, 5, 5), positions),
-        (image, probabilities, marginals, (-6, -5, 4), positions),
-        (image, probabilities, marginals, (2**62, 5, 4), positions),
-        (image, probabilities, marginals, (6, 5, 4), engine.spatial(6, 6, 3.0)),
-        (image, probabilities, marginals, (6, 5, 4), None),
+        {"image": right["image"][:5]},
+        {"probabilities": right["probabilities"][:5]},
+        {"marginals": marginals[:5]},
+        {"marginals": read_only},
+        {"marginals": marginals.transpose(1, 0, 2)},
+        {"shape": (6, 5, 5)},
+        {"shape": (-6, -5, 4)},
+        {"shape": (2**62, 5, 4)},
+        {"spatial": engine.spatial(6, 6, sxy=3.0)},
+        {"spatial": None},
+        {"iterations": 0},
     ):
         with pytest.raises((ValueError, BufferError)):
-            engine.refine(*wrong, *rest)
+            engine.refine(**right | wrong)
+    for name in right:
+        with pytest.raises(TypeError, match=name):
+            engine.refine(**{other: value for other, value in right.items() if other != name})
+    with pytest.raises(TypeError, match="positional"):
+        engine.refine(*right.values())
     for size in ((0, 5), (-6, 5), (2**40, 2**40), (2**20, 2**20)):
-        with pytest.raises(ValueError, match="no picture"):
-            engine.spatial(*size, 3.0)
+        with pytest.raises(ValueError, match="no image"):
+            engine.spatial(*size, sxy=3.0)
 
 
 def _digest(seed: int) -> str:

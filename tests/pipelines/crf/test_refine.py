@@ -1,4 +1,4 @@
-"""The dense CRF: sharper masks by either engine, and pools that end cleanly. Exactness: see test_builds.py."""
+"""The dense CRF: sharper masks by either engine, and pools that end cleanly. Exactness: see test_engine.py."""
 
 from __future__ import annotations
 

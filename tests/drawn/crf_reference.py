@@ -2,8 +2,8 @@
 
     expected = marginals(image, probabilities, CrfOptions())
 
-Only where a pixel lies in the lattice is computed in float32, in the order of pydensecrf's operations: on the border
-between two simplices rounding decides, and a neighbouring simplex is another filter. For pictures of some thousand
+Only where a pixel lies in the lattice is computed in float32, in the order of pydensecrf's operations: on the boundary
+between two simplices rounding decides, and a neighbouring simplex is another filter. For images of some thousand
 pixels.
 """
 

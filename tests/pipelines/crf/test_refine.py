@@ -93,7 +93,7 @@ def test_without_kernels_the_softmax_comes_back(engine):
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (5, 7, 1), (1, 9, 2), (9, 1, 2)])
-def test_smallest_pictures_and_a_single_label(shape, engine):
+def test_smallest_images_and_a_single_label(shape, engine):
     rng = np.random.default_rng(2)
     probabilities = rng.dirichlet(np.ones(shape[2]), shape[:2]).astype(np.float32)
     image = rng.integers(0, 256, (*shape[:2], 3), np.uint8)

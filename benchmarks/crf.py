@@ -1,14 +1,14 @@
 """CRF alone: `crf.refine` against pydensecrf called directly, one thread each, in turns.
 
     python benchmarks/crf.py                                       # drawn scenes, a blurred truth as probabilities
-    python benchmarks/crf.py --model out/voc --data photos         # a model's own softmax of real pictures
+    python benchmarks/crf.py --model out/voc --data photos         # a model's own softmax of real images
     python benchmarks/crf.py --model out/voc --data photos --temperature 2.5
 
-Every picture is cut to every size; of the model's classes the most frequent are kept, and made to add up to 1 again. A
-temperature above 1 flattens the softmax, until no label is improbable everywhere and has to be filtered on its own.
-Prints one row per size and number of labels (median over pictures of the ratio of medians over rounds; largest
-difference of marginals; pixels of equal label), then what the first picture of a process costs, how much memory, and
-how two threads do, beside a loop of pure arithmetic in two threads.
+Every image is cut to every size; the most frequent of the model's classes are kept, and made to add up to 1 again. A
+temperature above 1 flattens the softmax, until no label is improbable everywhere and each needs a channel of its own.
+Prints one row per size and number of labels (median over images of the ratio of medians over rounds; largest
+difference of marginals; share of pixels with the same label), then the time and memory that the first image of a
+process takes, and what two threads gain, beside a loop of pure arithmetic in two threads.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from pipelines.crf.options import CrfOptions
 from pipelines.demo import scenes
 from trainer import storage
 from trainer.formats import images
-from trainer.options import InputError, option, parse
+from trainer.options import CheckedOptions, InputError, option, parse
 
 Pair = tuple[np.ndarray, np.ndarray]
-"""A picture, uint8 [H, W, 3], and its softmax, float32 [H, W, C]."""
+"""An image, uint8 [H, W, 3], and its softmax, float32 [H, W, C]."""
 
 
 @dataclass(frozen=True)
-class Options:
-    data: str = option("", "folder of pictures; drawn scenes when empty")
-    model: str = option("", "model folder whose softmax is refined; needs --data")
-    pictures: int = option(4, "how many")
-    rounds: int = option(3, "times every run is repeated")
-    sizes: tuple[str, ...] = option(("360x480", "512x512", "1024x2048"), "heights and widths")
-    labels: tuple[int, ...] = option((2, 5, 12, 21), "numbers of labels")
-    temperature: float = option(1.0, "softmax of log(p) / temperature instead of p")
+class Options(CheckedOptions):
+    data: str = option("", "folder of images; drawn scenes when empty", metavar="DIR")
+    model: str = option("", "model folder whose softmax is refined; needs --data", metavar="DIR")
+    images: int = option(4, "how many images", low=1)
+    rounds: int = option(3, "times every run is repeated", low=1)
+    sizes: tuple[str, ...] = option(("360x480", "512x512", "1024x2048"), "heights and widths", metavar="HxW")
+    labels: tuple[int, ...] = option((2, 5, 12, 21), "numbers of labels", low=1)
+    temperature: float = option(1.0, "softmax of log(p) / temperature instead of p", above=0)
 
 
 def drawn(count: int, height: int, width: int) -> list[Pair]:
@@ -66,7 +66,7 @@ def drawn(count: int, height: int, width: int) -> list[Pair]:
 
 
 def cut(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The middle of the picture, scaled to fill [height, width, 3]."""
+    """The middle of the image, scaled to fill [height, width, 3]."""
     scale = max(height / image.shape[0], width / image.shape[1])
     size = (max(width, round(image.shape[1] * scale)), max(height, round(image.shape[0] * scale)))
     scaled = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
@@ -76,16 +76,16 @@ def cut(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def predictions(options: Options) -> Callable[[int, int], list[Pair]]:
     if not options.model:
-        return lambda height, width: drawn(options.pictures, height, width)
+        return lambda height, width: drawn(options.images, height, width)
     from trainer.network.deeplab import load_model, predictor
 
     predict = predictor(load_model(options.model)[0], "probabilities")
-    files = storage.files(options.data)[: options.pictures]
-    pictures = [images.decode_image(storage.read(file.path)) for file in files]
+    files = storage.files(options.data)[: options.images]
+    decoded = [images.decode_image(storage.read(file.path)) for file in files]
 
     def predicted(height: int, width: int) -> list[Pair]:
-        cuts = [cut(picture, height, width) for picture in pictures]
-        return [(picture, predict(picture[None])[0]) for picture in cuts]
+        cuts = [cut(image, height, width) for image in decoded]
+        return [(image, predict(image[None])[0]) for image in cuts]
 
     return predicted
 
@@ -130,7 +130,7 @@ def compare(image: np.ndarray, probabilities: np.ndarray, rounds: int) -> tuple[
 
 
 def grid(options: Options, predicted: Callable[[int, int], list[Pair]]) -> None:
-    print("| size | labels | crf.refine | pydensecrf | faster | slowest picture | max abs dQ | same label |")
+    print("| size | labels | crf.refine | pydensecrf | faster | slowest image | max abs dQ | same label |")
     print("|---|---|---|---|---|---|---|---|")
     ratios = []
     for size in options.sizes:
@@ -144,7 +144,7 @@ def grid(options: Options, predicted: Callable[[int, int], list[Pair]]) -> None:
                   f"{min(of_cell):.1f} | {max(row[2] for row in rows):.0e} | {min(row[3] for row in rows):.4%} |",
                   flush=True)  # fmt: skip
     print(f"\nmedian {statistics.median(ratios):.1f}, least {min(ratios):.1f}, most {max(ratios):.1f} times "
-          f"pydensecrf; {len(ratios)} pictures, temperature {options.temperature:g}")  # fmt: skip
+          f"pydensecrf; {len(ratios)} images, temperature {options.temperature:g}")  # fmt: skip
 
 
 CHILD = """
@@ -172,7 +172,7 @@ print(json.dumps([seconds[0], min(seconds[1:]), peak() - before]))
 
 
 def processes(name: str, image: np.ndarray, probabilities: np.ndarray) -> None:
-    """What a fresh process spends on its first picture, and how much its peak of memory grows (Linux)."""
+    """How long a fresh process takes for its first image, and how much its peak memory grows (Linux)."""
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "pair.npz")
         np.savez(file, image=image, probabilities=probabilities)
@@ -184,7 +184,7 @@ def processes(name: str, image: np.ndarray, probabilities: np.ndarray) -> None:
 
 
 def threads(image: np.ndarray, probabilities: np.ndarray, rounds: int) -> None:
-    """How much two threads do in the time of one, and what a loop of pure arithmetic says of the machine."""
+    """How much more two threads do in the time of one, and how much a loop of pure arithmetic does on this machine."""
     block = bytes(1 << 26)
     work = {
         "crf.refine": lambda _: crf.refine(image, probabilities, CrfOptions()),
@@ -202,14 +202,14 @@ def threads(image: np.ndarray, probabilities: np.ndarray, rounds: int) -> None:
 
 
 def main(argv: list[str]) -> int:
-    options = parse(Options, argv, prog="crf.py", description="CRF alone against pydensecrf.")
+    options, _ = parse(Options, argv, prog="crf.py", text="CRF alone against pydensecrf.")
     if bool(options.model) != bool(options.data):
         raise InputError("--model and --data go together")
     predicted = predictions(options)
     grid(options, predicted)
     height, width = map(int, options.sizes[0].split("x"))
     image, probabilities = predicted(height, width)[0]
-    print("\n| size, labels | engine | first picture | warm | memory |\n|---|---|---|---|---|")
+    print("\n| size, labels | engine | first image | warm | memory |\n|---|---|---|---|---|")
     for size in options.sizes:
         height, width = map(int, size.split("x"))
         for labels in sorted({min(options.labels), max(options.labels)}):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def take_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every run, `rounds` times, in turns: a slow spell of the machine falls on all of them alike."""
+    """Seconds of every run, `rounds` times, in turns: a slow spell of the machine affects all of them alike."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds):
         for name, run in runs.items():
@@ -22,7 +22,7 @@ def take_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
 def table(seconds: dict[str, list[float]], items: int, unit: str, reference: str) -> str:
     """Markdown: a row per run with its median, its rate, and its speed as a multiple of the reference's.
 
-    The ratio is the median of the rounds' ratios, whose two runs stood next to each other in time.
+    The ratio is the median over rounds of the ratio of the two runs, which followed each other.
     """
     rows = [f"| run | median | {unit}/s | speed against {reference} |", "|---|---|---|---|"]
     for name, values in seconds.items():

@@ -13,9 +13,11 @@ from apache_beam.metrics import Metrics
 from pipelines.runner.progress import Heartbeat
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Work(beam.DoFn):
     """Base of every DoFn. Its attributes are what a worker must know, and pickle.
+
+    Subclasses are dataclasses with `eq=False` too, and not frozen: Beam sets attributes of its own on every DoFn.
 
     Attributes:
       stage: the command's name, under which its Beam counters stand.

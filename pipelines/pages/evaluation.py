@@ -1,26 +1,21 @@
-"""Scores to one self-contained HTML page.
-
-Pure: an evaluation (the content of evaluation.json) and the gallery's pictures in, a string out. The page has no
-scripts, loads nothing, and says so to the browser by a content security policy; the same input gives the same bytes.
-"""
+"""An evaluation as two tables for a terminal, and as one self-contained HTML page."""
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 
-from pipelines.pages.gallery import Entry, data_uri
+from pipelines.pages.gallery import Entry
+from pipelines.pages.page import as_difference, as_percent, as_score, data_uri, direction, template
 from trainer.formats import images
 from trainer.formats.labels import Palette
 
 SERIES_COLORS = 8
 NUMBERED_CLASSES = 12  # confusion matrices of more classes show their numbers on hover only
-TABLED_CLASSES = 40  # confusion matrices of more classes are drawn as a picture
+TABLED_CLASSES = 40  # confusion matrices of more classes are drawn as an image
 
 
 def render(evaluation: dict[str, Any], gallery: Sequence[Entry] = ()) -> str:
@@ -67,13 +62,13 @@ def text(evaluation: dict[str, Any]) -> str:
             name,
             score.get("head") or "-",
             "yes" if score.get("crf") else "no",
-            *(_score(cell["value"]) for cell in cells),
+            *(as_score(cell["value"]) for cell in cells),
         ]
         for name, score, cells in zip(names, scores, _comparison(scores), strict=True)
     ]
-    classes = [[name, *(_score(score["per_class"][name]) for score in scores)] for name in palette.names]
+    classes = [[name, *(as_score(score["per_class"][name]) for score in scores)] for name in palette.names]
     return (
-        f"{_aligned([header, *rows], 3)}\n(px: mIoU within that distance of a label's border)\n\n"
+        f"{_aligned([header, *rows], 3)}\n(px: mIoU within that distance of a label's boundary)\n\n"
         f"{_aligned([['IoU', *names], *classes], 1)}"
     )
 
@@ -88,26 +83,6 @@ def _aligned(rows: list[list[str]], texts: int) -> str:
         ).rstrip()
         for row in rows
     )
-
-
-@functools.cache
-def template(name: str) -> jinja2.Template:
-    """A page template of this package; what data hold is escaped, and what is missing is an error."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipelines.pages", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["score"] = _score
-    environment.filters["difference"] = difference
-    environment.filters["css_color"] = lambda color: "rgb({}, {}, {})".format(*color)
-    return environment.get_template(name)
-
-
-def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def _series(index: int, name: str, score: dict[str, Any]) -> dict[str, Any]:
@@ -126,18 +101,12 @@ def _verdict(names: Sequence[str], scores: Sequence[dict[str, Any]]) -> str:
         return f"mIoU {best:.3f}."
     if index == 0:
         return f"Best is the first row, {names[0]}: mIoU {best:.3f}."
-    gain = "" if scores[0]["miou"] is None else f", {difference(best - scores[0]['miou'])} on {names[0]}"
+    gain = "" if scores[0]["miou"] is None else f", {as_difference(best - scores[0]['miou'])} on {names[0]}"
     return f"Best is {names[-index]}: mIoU {best:.3f}{gain}."
 
 
-def difference(value: float) -> str:
-    """A difference of scores with its sign, to three places."""
-    text = f"{value:+.3f}"
-    return "±0.000" if text in ("+0.000", "-0.000") else text.replace("-", "−")
-
-
 def _widths(scores: Sequence[dict[str, Any]]) -> list[str]:
-    return sorted(scores[0]["trimap"], key=int)  # a JSON file sorts them as texts
+    return sorted(scores[0]["trimap"], key=int)  # a JSON file sorts them as strings
 
 
 def _columns(scores: Sequence[dict[str, Any]]) -> list[str]:
@@ -155,8 +124,8 @@ def _comparison(scores: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         return {
             "value": value,
             "best": len(scores) > 1 and value is not None and value == top,
-            "difference": "" if change is None else difference(change),
-            "direction": "" if change is None or abs(change) < 0.0005 else ("up" if change > 0 else "down"),
+            "difference": "" if change is None else as_difference(change),
+            "direction": direction(change),
         }
 
     return [
@@ -176,17 +145,11 @@ def _class_bars(palette: Palette, scores: Sequence[dict[str, Any]], present: Seq
             {
                 "name": name,
                 "color": palette.colors[index],
-                "share": _percent(pixels[index] / total),
+                "share": as_percent(pixels[index] / total),
                 "bars": [{"iou": iou, "best": len(ious) > 1 and iou is not None and iou == top} for iou in ious],
             }
         )
     return classes
-
-
-def _percent(share: float) -> str:
-    if share == 0:
-        return "0 %"
-    return f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
 
 
 def _trimap_chart(scores: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -214,10 +177,10 @@ def _trimap_chart(scores: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     for line in values:
         points = [
             {"x": round(x, 1), "y": y(value), "value": value, "at": at}
-            for x, value, at in zip(xs, line, [*(f"{w} px" for w in widths), "whole picture"], strict=True)
+            for x, value, at in zip(xs, line, [*(f"{w} px" for w in widths), "whole image"], strict=True)
             if value is not None
         ]
-        bands = [point for point in points if point["at"] != "whole picture"]
+        bands = [point for point in points if point["at"] != "whole image"]
         chart["lines"].append({"points": points, "bands": bands})
     return chart
 
@@ -233,23 +196,23 @@ def _axis(low: float, high: float) -> tuple[float, float, float]:
 
 
 def _matrix(confusion: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """A confusion matrix for the template: shares of each true class, as cells or, for many classes, as a picture."""
+    """A confusion matrix for the template: shares of each true class, as cells or, for many classes, as an image."""
     pixels = confusion.sum(1)
     shares = confusion / np.maximum(pixels, 1)[:, None]
     wrong = np.where(np.eye(len(names), dtype=bool), 0, confusion)
     order = np.argsort(-wrong, axis=None, kind="stable")[:5]
     worst = [
-        {"truth": names[t], "predicted": names[p], "share": _percent(wrong[t, p] / wrong.sum())}
+        {"truth": names[t], "predicted": names[p], "share": as_percent(wrong[t, p] / wrong.sum())}
         for t, p in zip(*np.unravel_index(order, wrong.shape), strict=True)
         if wrong[t, p]
     ]
     if len(names) > TABLED_CLASSES:
-        return {"worst": worst, "picture": _heat_map(shares), "rows": None}
+        return {"worst": worst, "image": _heat_map(shares), "rows": None}
     rows = []
     for t, truth in enumerate(names):
         cells = [_matrix_cell(float(shares[t, p]), t == p, truth, names[p]) for p in range(len(names))]
         rows.append({"name": truth, "empty": not pixels[t], "cells": cells})
-    return {"worst": worst, "picture": None, "rows": rows}
+    return {"worst": worst, "image": None, "rows": rows}
 
 
 def _matrix_cell(share: float, right: bool, truth: str, predicted: str) -> dict[str, Any]:

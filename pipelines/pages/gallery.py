@@ -1,27 +1,38 @@
-"""The gallery of the report: which pictures, and their thumbnails with label, predictions and errors painted in."""
+"""The gallery of a page: which images, and their thumbnails with label, predictions and errors painted in."""
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from pipelines.pages.page import as_percent, data_uri
 from trainer import storage
 from trainer.formats import images
 from trainer.formats.labels import Palette
 
 THUMBNAIL_SIDE = 480  # pixels of the longer side
 GALLERY_BYTES = 3_400_000  # all thumbnails together; base64 makes a third more of it
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = tuple(cased for suffix in images.SUFFIXES for cased in (suffix, suffix.upper()))
+"""Suffixes an image may have, in the order they are looked for."""
 WRONG = (226, 40, 60)
 _JPEG_QUALITIES = (88, 80, 70, 55, 40, 25)
 
 
+class NotShown(ValueError):
+    """An image that the gallery must do without. The message says why."""
+
+
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a gallery entry: `uri` is a data: address."""
+    """One thumbnail of a gallery entry.
+
+    Attributes:
+      caption, alt: what stands below it, and in place of it.
+      uri: a data: address.
+      width, height: pixels.
+    """
 
     caption: str
     alt: str
@@ -32,7 +43,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Result:
-    """What one masks folder has for a picture: name, mIoU (None: nothing to score), prediction and error map."""
+    """What one masks folder has for an image: name, mIoU (None: nothing to score), prediction and error map."""
 
     name: str
     miou: float | None
@@ -42,7 +53,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture of the gallery: its name, how it was chosen, photograph (where there is one) and label, results."""
+    """One image of the gallery: its key, how it was chosen, itself (where it is known) and its label, the results."""
 
     key: str
     rank: str
@@ -50,11 +61,11 @@ class Entry:
     results: tuple[Result, ...]
 
 
-def choose(mious: np.ndarray, count: int) -> list[tuple[int, str]]:
-    """Picks the best, the median and the worst pictures, about a third each.
+def best_median_worst(mious: np.ndarray, count: int) -> list[tuple[int, str]]:
+    """Picks the best, the median and the worst images, about a third each.
 
     Args:
-      mious: float [pictures], one score per picture; NaN where a picture has none.
+      mious: float [n], one score per image; NaN where an image has none.
       count: how many to pick at most.
 
     Returns:
@@ -73,29 +84,39 @@ def choose(mious: np.ndarray, count: int) -> list[tuple[int, str]]:
     return [(int(index), rank) for rank, indices in ranks for index in indices]
 
 
-def find_photo(folder: str, key: str, shape: tuple[int, int]) -> np.ndarray | None:
-    """The photograph of that key and size (height, width), uint8 [H, W, 3]; says so and returns None without one."""
-    for suffix in PHOTO_SUFFIXES:
+def find_image(folder: str, key: str, shape: tuple[int, int]) -> np.ndarray:
+    """The image of that key in a folder, uint8 [H, W, 3] RGB.
+
+    Args:
+      folder: local or gs://.
+      key: path below it without suffix.
+      shape: (height, width) that it must have: those of its label.
+
+    Raises:
+      NotShown: not found, damaged, or of another size.
+    """
+    for suffix in IMAGE_SUFFIXES:
         path = storage.join(folder, key + suffix)
-        if storage.exists(path):
-            try:
-                photo = images.decode_image(storage.read(path))
-            except images.ImageError as error:
-                print(f"gallery: {path}: {error}")
-                return None
-            if photo.shape[:2] == shape:
-                return photo
-            print(f"gallery: {path} has another size than its label, which is shown alone")
-            return None
-    print(f"gallery: no photograph of {key} in {folder}")
-    return None
+        if not storage.exists(path):
+            continue
+        try:
+            image = images.decode_image(storage.read(path))
+        except images.ImageError as error:
+            raise NotShown(f"{path}: {error}") from None
+        if image.shape[:2] != shape:
+            raise NotShown(
+                f"{path} is {image.shape[1]}x{image.shape[0]} pixels, its label {shape[1]}x{shape[0]}; "
+                "the label is shown alone"
+            )
+        return image
+    raise NotShown(f"image of {key} not found in {folder}")
 
 
 def entry(
     key: str,
     rank: str,
     mious: dict[str, float | None],
-    photo: np.ndarray | None,
+    image: np.ndarray | None,
     label: np.ndarray,
     predictions: dict[str, np.ndarray],
     palette: Palette,
@@ -104,10 +125,10 @@ def entry(
     """Draws one gallery entry.
 
     Args:
-      key: the picture's name.
+      key: the image's name.
       rank: "best", "median" or "worst".
-      mious: mIoU of this picture per masks folder.
-      photo: uint8 [H, W, 3] RGB, or None where there is no photograph.
+      mious: mIoU of this image per masks folder.
+      image: uint8 [H, W, 3] RGB, or None where it is not known.
       label: uint8 [H, W] class ids and the palette's ignore id.
       predictions: per masks folder uint8 [H, W] class ids.
       palette: the class set.
@@ -116,14 +137,14 @@ def entry(
     budget = GALLERY_BYTES // max(1, entries * (2 + 2 * len(predictions)))
 
     def paint(ids: np.ndarray) -> np.ndarray:
-        return palette.colorize(ids) if photo is None else palette.overlay(photo, ids, 0.55)
+        return palette.colorize(ids) if image is None else palette.overlay(image, ids, 0.55)
 
-    truth = [_panel("picture", f"photograph {key}", photo, budget)] if photo is not None else []
+    truth = [_panel("image", f"image {key}", image, budget)] if image is not None else []
     truth.append(_panel("label", f"label of {key}", paint(label), budget))
     results = []
     for name, ids in predictions.items():
         wrong = _wrong(label, ids, palette.ignore_id).sum() / max(1, (label != palette.ignore_id).sum())
-        share, errors = f"{100 * wrong:.1f} %", error_map(photo, label, ids, palette.ignore_id)
+        share, errors = as_percent(wrong), error_map(image, label, ids, palette.ignore_id)
         results.append(
             Result(
                 name,
@@ -135,22 +156,22 @@ def entry(
     return Entry(key, rank, tuple(truth), tuple(results))
 
 
-def error_map(photo: np.ndarray | None, label: np.ndarray, ids: np.ndarray, ignore_id: int) -> np.ndarray:
-    """Paints wrong pixels red over a pale grey photograph (or plain grey); ignored pixels are dark.
+def error_map(image: np.ndarray | None, label: np.ndarray, ids: np.ndarray, ignore_id: int) -> np.ndarray:
+    """Paints wrong pixels red over the image in pale grey (or plain grey); ignored pixels are dark.
 
     Args:
-      photo: uint8 [H, W, 3] RGB or None.
+      image: uint8 [H, W, 3] RGB or None.
       label, ids: uint8 [H, W] class ids, true and predicted.
       ignore_id: label id that counts for nothing.
 
     Returns:
       uint8 [H, W, 3] RGB.
     """
-    if photo is None:
+    if image is None:
         grey = np.full(label.shape, 214, np.uint8)
     else:
         grey = cv2.addWeighted(
-            cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), 0.45, np.full(label.shape, 255, np.uint8), 0.5, 0
+            cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), 0.45, np.full(label.shape, 255, np.uint8), 0.5, 0
         )
     grey = np.where(label == ignore_id, grey // 3, grey)
     painted = np.repeat(grey[..., None], 3, axis=2)
@@ -162,18 +183,14 @@ def _wrong(label: np.ndarray, ids: np.ndarray, ignore_id: int) -> np.ndarray:
     return (label != ids) & (label != ignore_id)
 
 
-def _panel(caption: str, alt: str, picture: np.ndarray, budget: int) -> Panel:
-    scale = min(1.0, THUMBNAIL_SIDE / max(picture.shape[:2]))
+def _panel(caption: str, alt: str, image: np.ndarray, budget: int) -> Panel:
+    scale = min(1.0, THUMBNAIL_SIDE / max(image.shape[:2]))
     if scale < 1:
-        size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     while True:
         for quality in _JPEG_QUALITIES:
-            data = images.encode_jpeg(picture, quality)
-            if len(data) <= budget or min(picture.shape[:2]) < 32:
-                return Panel(caption, alt, data_uri(data, "jpeg"), picture.shape[1], picture.shape[0])
-        picture = cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-
-
-def data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+            data = images.encode_jpeg(image, quality)
+            if len(data) <= budget or min(image.shape[:2]) < 32:
+                return Panel(caption, alt, data_uri(data, "jpeg"), image.shape[1], image.shape[0])
+        image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)

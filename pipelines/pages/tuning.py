@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.crf.refine import CrfOptions
-from pipelines.pages.evaluation import template
+from pipelines.crf.options import CrfOptions
 from pipelines.pages.gallery import Entry
+from pipelines.pages.page import direction, template
 from pipelines.tune_crf.search import Tuning
 from trainer.formats.labels import Palette
 
@@ -16,7 +16,7 @@ AXES = ("compat", "sxy", "srgb")
 
 
 def metric_name(tuning: Tuning) -> str:
-    return "mIoU" if tuning.trimap_width is None else f"mIoU within {tuning.trimap_width} pixels of borders"
+    return "mIoU" if tuning.trimap_width is None else f"mIoU within {tuning.trimap_width} pixels of boundaries"
 
 
 def parameters(point: CrfOptions | dict[str, float]) -> str:
@@ -29,7 +29,7 @@ def text(tuning: Tuning, path: str) -> str:
     """The result for a terminal; `path` is where crf.json lies."""
     gain = tuning.gain
     scores = (
-        f"{tuning.split}, {tuning.scored} pictures: {metric_name(tuning)} {tuning.before:.3f} without, "
+        f"{tuning.split}, {tuning.scored} images: {metric_name(tuning)} {tuning.before:.3f} without, "
         f"{tuning.after:.3f} with (cross-fitted); gain {gain.value:+.3f}, "
         f"{100 * gain.level:g} % between {gain.low:+.3f} and {gain.high:+.3f}"
     )
@@ -45,10 +45,10 @@ def render(tuning: Tuning, palette: Palette, model: str, entries: Sequence[Entry
     """The page.
 
     Args:
-      tuning: what was found.
+      tuning: the result.
       palette: the classes, in the order of `tuning.per_class`.
       model: the model's folder.
-      entries: from `pipelines.pages.gallery.entry`; "best" are pictures that gained most, "worst" those that lost
+      entries: from `pipelines.pages.gallery.entry`; "best" are images that gained most, "worst" those that lost
         most.
 
     Returns:
@@ -104,7 +104,7 @@ def _interval(tuning: Tuning) -> dict[str, Any]:
 
 
 def _panels(tuning: Tuning) -> list[dict[str, Any]]:
-    """One heat map per weight of the kernel: rows srgb, columns sxy, cells the gain over no CRF on all pictures."""
+    """One heat map per weight of the kernel: rows srgb, columns sxy, cells the gain over no CRF on all images."""
     gains = {tuple(point[name] for name in AXES): point["score"] - tuning.before for point in tuning.grid}
     largest = max(max(map(abs, gains.values())), 1e-6)
     top = tuple(tuning.best[name] for name in AXES)
@@ -137,8 +137,6 @@ def _classes(tuning: Tuning, palette: Palette) -> list[dict[str, Any]]:
         if before is None and after is None:
             continue
         change = None if before is None or after is None else after - before
-        direction = "" if change is None or abs(change) < 0.0005 else ("up" if change > 0 else "down")
-        classes.append(
-            {"name": name, "color": color, "before": before, "after": after, "change": change, "direction": direction}
-        )
+        row = {"name": name, "color": color, "before": before, "after": after, "change": change}
+        classes.append(row | {"direction": direction(change)})
     return classes

@@ -1,4 +1,4 @@
-"""Scores near the borders of a label, where segmentation is hard: distances and confusion matrices by distance."""
+"""Scores near the boundaries of a label, where segmentation is hard: distances, and confusion matrices by distance."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import cv2
 import numpy as np
 
 BANDS = (1, 2, 4, 8, 16)
-"""Widths of the bands in pixels, on either side of a border."""
+"""Widths of the bands in pixels, on either side of a boundary."""
 
 
 def trimap_distance(label: np.ndarray, ignore_id: int) -> np.ndarray:
-    """How far every pixel is from the nearest border between two classes.
+    """How far every pixel is from the nearest boundary between two classes.
 
-    Pixels on either side of a border have distance 1, others 1 + the Euclidean distance to the nearest of those. Two
-    classes also meet where only ignored pixels separate them (Pascal VOC's outlines): every ignored pixel is given to
-    its nearest labelled one, and where territories of different classes touch, the labelled pixels they belong to are
-    the border. An ignored region inside one class makes no border. Bands around borders as an evaluation: Kohli,
-    Ladicky, Torr, IJCV 2009; Krähenbühl, Koltun, NIPS 2011.
+    Pixels on either side of a boundary have distance 1, others 1 + the Euclidean distance to the nearest of those. Two
+    classes also meet where only ignored pixels separate them, such as the void pixels around Pascal VOC's objects:
+    every ignored pixel is given to its nearest labelled one, and where territories of different classes touch, the
+    labelled pixels they belong to are the boundary. An ignored region inside one class makes no boundary. Bands around
+    boundaries as an evaluation: Kohli, Ladicky, Torr, IJCV 2009; Krähenbühl, Koltun, NIPS 2011.
 
     Args:
       label: uint8 [H, W] class ids and `ignore_id`.
       ignore_id: marks pixels that count for nothing.
 
     Returns:
-      float32 [H, W], >= 1; infinite for ignored pixels, and everywhere in a label without borders.
+      float32 [H, W], >= 1; infinite for ignored pixels, and everywhere in a label without boundaries.
     """
     valid = label != ignore_id
     territory, source = label, None
@@ -39,25 +39,25 @@ def trimap_distance(label: np.ndarray, ignore_id: int) -> np.ndarray:
         pixel_of[nearest[valid]] = np.flatnonzero(valid)
         source = pixel_of[nearest]
         territory = label.ravel()[source]
-    border = np.zeros(label.shape, bool)
+    boundary = np.zeros(label.shape, bool)
     across, down = territory[:, 1:] != territory[:, :-1], territory[1:] != territory[:-1]
-    border[:, 1:] |= across
-    border[:, :-1] |= across
-    border[1:] |= down
-    border[:-1] |= down
+    boundary[:, 1:] |= across
+    boundary[:, :-1] |= across
+    boundary[1:] |= down
+    boundary[:-1] |= down
     if source is not None:
         labelled = np.zeros(label.size, bool)
-        labelled[source[border]] = True
-        border = labelled.reshape(label.shape)
-    if not border.any():
+        labelled[source[boundary]] = True
+        boundary = labelled.reshape(label.shape)
+    if not boundary.any():
         return np.full(label.shape, np.inf, np.float32)
-    distance = cv2.distanceTransform((~border).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) + np.float32(1)
+    distance = cv2.distanceTransform((~boundary).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) + np.float32(1)
     distance[~valid] = np.inf
     return distance
 
 
 def band_confusions(label: np.ndarray, masks: Sequence[np.ndarray], num_classes: int, ignore_id: int) -> np.ndarray:
-    """Confusion matrices of one picture, by distance from the label's borders.
+    """Confusion matrices of one image, by distance from the label's boundaries.
 
     Args:
       label: uint8 [H, W] true class ids and `ignore_id`.
@@ -68,7 +68,7 @@ def band_confusions(label: np.ndarray, masks: Sequence[np.ndarray], num_classes:
     Returns:
       int64 [M, B + 1, C, C]: rows are true classes, columns predicted ones. Entry b of the second axis holds the
       pixels beyond band b - 1 and up to band b of `BANDS`, the last one those beyond all bands; their sum is the
-      whole picture.
+      whole image.
     """
     distance = trimap_distance(label, ignore_id)
     valid = label != ignore_id

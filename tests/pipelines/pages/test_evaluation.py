@@ -1,4 +1,4 @@
-"""The report as a page: what it says, that it needs nothing from outside, and how a browser shows it."""
+"""The page of an evaluation: what it says, that it needs nothing from outside, and how a browser shows it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 
 from pipelines.pages import evaluation as report
-from pipelines.pages import gallery
 from pipelines.scores.trimap import BANDS
 from tests.drawn import chromium
+from tests.drawn.pages import EVIL, PALETTE, entry
 from trainer import metrics
 from trainer.formats.labels import Palette
 
-EVIL = "<script>alert(1)</script>\"'&"
-PALETTE = Palette(name="two", names=("sky", EVIL), colors=((70, 130, 180), (128, 64, 128)))
 FIRST = np.int64([[90, 10], [30, 70]])
 SECOND = np.int64([[95, 5], [20, 80]])
 
 
 def scores(confusion: np.ndarray, names: tuple[str, ...], **more: object) -> dict:
-    found = metrics.scores(confusion, names)
-    trimap = {str(width): None if found["miou"] is None else found["miou"] * (0.6 + 0.02 * width) for width in BANDS}
-    return {**found, "confusion": confusion.tolist(), "trimap": trimap, "images": 2, "without_label": 0, **more}
+    content = metrics.scores(confusion, names)
+    trimap = {
+        str(width): None if content["miou"] is None else content["miou"] * (0.6 + 0.02 * width) for width in BANDS
+    }
+    return {**content, "confusion": confusion.tolist(), "trimap": trimap, "images": 2, "without_label": 0, **more}
 
 
 def evaluation(*confusions: np.ndarray, palette: Palette = PALETTE) -> dict:
@@ -40,15 +40,6 @@ def evaluation(*confusions: np.ndarray, palette: Palette = PALETTE) -> dict:
         "compared": names,
         "masks": {n: scores(c, palette.names, **more) for n, c, more in zip(names, confusions, heads, strict=False)},
     }
-
-
-def entry(
-    names: list[str], rng: np.random.Generator, entries: int = 1, shape: tuple[int, int] = (60, 80)
-) -> gallery.Entry:
-    photo = rng.integers(0, 256, (*shape, 3), np.uint8)
-    label = np.repeat(rng.integers(0, 2, (shape[0], 1), np.uint8), shape[1], axis=1)
-    masks = {name: rng.integers(0, 2, shape, np.uint8) for name in names}
-    return gallery.entry(f"a/{EVIL}", "worst", dict.fromkeys(names, 0.25), photo, label, masks, PALETTE, entries)
 
 
 class Page(HTMLParser):
@@ -111,16 +102,16 @@ def test_a_single_folder_has_no_best_and_no_differences() -> None:
 
 
 def test_names_from_data_are_text() -> None:
-    found = evaluation(FIRST, SECOND, SECOND)
-    html = report.render(found, [entry(found["compared"], np.random.default_rng(0))])
+    content = evaluation(FIRST, SECOND, SECOND)
+    html = report.render(content, [entry(content["compared"], np.random.default_rng(0))])
     assert "<script" not in html and html.count("&lt;script&gt;") > 10
     assert not [tag for tag, attributes in Page(html).tags if any(name.startswith("on") for name in attributes)]
     assert all(tag != "script" for tag, _ in Page(html).tags)
 
 
 def test_the_page_needs_nothing_from_outside() -> None:
-    found = evaluation(FIRST, SECOND)
-    html = report.render(found, [entry(found["compared"], np.random.default_rng(0))])
+    content = evaluation(FIRST, SECOND)
+    html = report.render(content, [entry(content["compared"], np.random.default_rng(0))])
     assert not re.search(r"https?:|//[a-z]|url\(|@import", re.sub(r'data:image/[a-z]+;base64,[\w+/=]+"', "", html))
     for tag, attributes in Page(html).tags:
         for name in ("src", "href", "srcset", "action", "data", "poster"):
@@ -134,25 +125,12 @@ def test_the_same_input_gives_the_same_page() -> None:
     assert len(pages) == 1
 
 
-def test_pictures_that_hardly_compress_stay_below_the_bound() -> None:
+def test_images_that_hardly_compress_stay_below_the_bound() -> None:
     rng, names = np.random.default_rng(0), ["masks", "masks-crf", EVIL]
     entries = [entry(names, rng, 6, (500, 500))] * 6
     html = report.render(evaluation(FIRST, SECOND, SECOND), entries)
     assert len(html) < 5_000_000
     assert html.count("<img") == 6 * 8
-
-
-def test_thumbnails_are_never_larger_than_the_picture_or_the_bound() -> None:
-    small, large = (entry(["masks"], np.random.default_rng(0), 1, shape) for shape in ((40, 30), (300, 1200)))
-    assert {(panel.height, panel.width) for panel in small.truth} == {(40, 30)}
-    assert {(panel.height, panel.width) for panel in large.truth} == {(120, 480)}
-
-
-def test_error_maps_mark_wrong_pixels_and_darken_ignored_ones() -> None:
-    label, ids = np.uint8([[0, 0, 255]]), np.uint8([[0, 1, 1]])
-    right, wrong, ignored = gallery.error_map(None, label, ids, 255)[0]
-    assert tuple(wrong) == gallery.WRONG
-    assert len(set(right.tolist())) == 1 and ignored.max() < right.min() / 2
 
 
 def test_what_was_not_scored_is_a_dash() -> None:
@@ -199,17 +177,17 @@ def test_tables_for_the_terminal_are_aligned() -> None:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory):
     if chromium.executable() is None:
-        pytest.skip("there is no Chromium here: how a browser shows the report is not tested")
+        pytest.skip("Chromium not content: how a browser shows the report is not tested")
     with chromium.browse(tmp_path_factory.mktemp("profile")) as page:
         yield page
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (320, True)])
 def test_a_browser_shows_all_of_it(browser: chromium.Page, tmp_path: Path, width: int, dark: bool) -> None:
-    found = evaluation(FIRST, SECOND, SECOND)
+    content = evaluation(FIRST, SECOND, SECOND)
     rng = np.random.default_rng(0)
     path = tmp_path / "report.html"
-    path.write_text(report.render(found, [entry(found["compared"], rng) for _ in range(3)]), encoding="utf-8")
+    path.write_text(report.render(content, [entry(content["compared"], rng) for _ in range(3)]), encoding="utf-8")
     browser.open(path, width, 800, dark)
     assert browser.evaluate("document.querySelectorAll('table.scores tbody tr').length") == 3
     assert browser.evaluate("document.querySelectorAll('.matrix').length") == 3
@@ -227,8 +205,8 @@ def test_a_browser_shows_all_of_it(browser: chromium.Page, tmp_path: Path, width
         "rgb(18, 21, 27)" if dark else "rgb(246, 247, 249)"
     )
     assert browser.evaluate("document.body.innerText").count("<script>alert(1)</script>") > 5
-    asked = [event["request"]["url"].partition(":")[0] for event in browser.events_of("Network.requestWillBeSent")]
-    assert set(asked) == {"file", "data"} and asked.count("file") == 1
+    requests = [event["request"]["url"].partition(":")[0] for event in browser.events_of("Network.requestWillBeSent")]
+    assert set(requests) == {"file", "data"} and requests.count("file") == 1
     assert browser.events_of("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown") == []
 
 
@@ -244,7 +222,7 @@ def test_the_browser_would_notice_a_request_and_an_error(browser: chromium.Page,
     path = tmp_path / "bad.html"
     path.write_text('<img src="http://nowhere.invalid/x.png"><script>nothing.at.all</script>')
     browser.open(path, 800, 600)
-    asked = [event["request"]["url"] for event in browser.events_of("Network.requestWillBeSent")]
-    assert "http://nowhere.invalid/x.png" in asked
+    requests = [event["request"]["url"] for event in browser.events_of("Network.requestWillBeSent")]
+    assert "http://nowhere.invalid/x.png" in requests
     assert browser.events_of("Log.entryAdded") and browser.events_of("Runtime.exceptionThrown")
     assert browser.evaluate("document.images[0].naturalWidth") == 0

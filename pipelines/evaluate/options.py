@@ -1,0 +1,64 @@
+"""Score masks against labels and write a report.
+
+examples:
+  deeplab evaluate --masks out/masks --labels data/labels/val --model out/model --output out/report
+  deeplab evaluate --masks out/masks out/masks-crf --labels data/labels/val --palette camvid --output out/report
+  deeplab evaluate --masks gs://bucket/masks --labels gs://bucket/labels --palette camvid \\
+      --output gs://bucket/report --runner DataflowRunner --project my-project --region europe-west1 \\
+      --temp_location gs://bucket/tmp --setup_file ./setup.py
+
+A label and its masks have the same path below their folders but for the suffix. Several masks folders are compared
+side by side, on the images that all of them have a mask of. Flags that are not listed go to Apache Beam.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trainer.accounts import max_reject_rate
+from trainer.options import CheckedOptions, InputError, option
+
+
+@dataclass(frozen=True)
+class Options(CheckedOptions):
+    """Options of `deeplab evaluate`."""
+
+    takes_beam_flags: ClassVar[bool] = True
+
+    masks: tuple[str, ...] = option(
+        help="folders of masks to compare, local or gs://; the first is the reference", metavar="DIR", group="input"
+    )
+    labels: str = option(
+        help="folder of true labels: class ids, palette PNGs or colours", metavar="DIR", group="input"
+    )
+    output: str = option(
+        help="folder for evaluation.json, report.html and rejects.jsonl", metavar="DIR", group="output"
+    )
+    model: str | None = option(None, "model folder to take the classes from", metavar="DIR", group="input")
+    palette: str | None = option(
+        None, "classes in place of --model: a palette's name or its JSON file", metavar="NAME|FILE", group="input"
+    )
+    images: str | None = option(
+        None,
+        "folder of the images, for the gallery (default: the one that the masks were made from)",
+        metavar="DIR",
+        group="input",
+    )
+    gallery: int = option(
+        6, "images in the report's gallery: best, median and worst, a third each", low=0, group="output"
+    )
+    max_reject_rate: float = max_reject_rate("labels")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        folders = [folder.rstrip("/") for folder in self.masks]
+        if len(set(folders)) < len(folders):
+            raise InputError(f"--masks names a folder twice: {' '.join(self.masks)}; name each once")
+        if (self.model is None) == (self.palette is None):
+            raise InputError(
+                f"give the classes by either --model DIR or --palette NAME|FILE, got "
+                f"{'neither' if self.model is None else 'both'}"
+            )
+        if self.output.rstrip("/") in [*folders, self.labels.rstrip("/")]:
+            raise InputError(f"--output {self.output} is an input folder; give a folder of its own")

@@ -1,0 +1,97 @@
+"""What came of an evaluation: confusion matrices and scores that add up, their accounts, and evaluation.json."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipelines.evaluate.plan import Plan
+from pipelines.scores.trimap import BANDS
+from trainer import metrics, storage
+from trainer.accounts import Accounts, Reject, merged
+
+
+@dataclass(frozen=True)
+class EvaluationTally:
+    """What is known after some of the labels. Tallies of parts are added up.
+
+    Attributes:
+      confusion: int64 [masks folders, bands + 1, classes, classes], see `trimap.band_confusions`.
+      parts: pairs of int64 [n], which labels of the plan have been evaluated, and float32 [n, masks folders], their
+        mIoU, NaN where nothing could be scored. Many, because joining arrays at every addition would cost the square
+        of their number.
+      rejects: the labels that could not be used.
+    """
+
+    confusion: np.ndarray
+    parts: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    rejects: tuple[Reject, ...] = ()
+
+    @classmethod
+    def empty(cls, folders: int, classes: int) -> EvaluationTally:
+        """The tally of no label."""
+        return cls(np.zeros((folders, len(BANDS) + 1, classes, classes), np.int64))
+
+    @classmethod
+    def of(cls, number: int, confusion: np.ndarray) -> EvaluationTally:
+        """The tally of one label, from its `band_confusions`."""
+        mious = [metrics.mean_iou(metrics.class_counts(whole)) for whole in confusion.sum(1)]
+        return cls(confusion, ((np.array([number], np.int64), np.array([mious], np.float32)),))
+
+    def __add__(self, other: EvaluationTally) -> EvaluationTally:
+        return EvaluationTally(
+            self.confusion + other.confusion, self.parts + other.parts, self.rejects + other.rejects
+        )
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """int64 [n]: which labels of the plan have been evaluated."""
+        return np.concatenate([np.zeros(0, np.int64), *(numbers for numbers, _ in self.parts)])
+
+    @property
+    def mious(self) -> np.ndarray:
+        """float32 [n, masks folders]: the mIoU of every label that has been evaluated."""
+        return np.concatenate([np.zeros((0, len(self.confusion)), np.float32), *(mious for _, mious in self.parts)])
+
+
+def write(tally: EvaluationTally, path: str) -> None:
+    """Writes a tally as an .npz file without pickled objects."""
+    rejects = json.dumps([reject.to_json() for reject in tally.rejects]).encode()
+    buffer = io.BytesIO()
+    arrays = {"confusion": tally.confusion, "numbers": tally.numbers, "mious": tally.mious}
+    np.savez(buffer, **arrays, rejects=np.frombuffer(rejects, np.uint8))
+    storage.write(path, buffer.getvalue())
+
+
+def read(path: str) -> EvaluationTally:
+    """The inverse of `write`; labels come in the order of their numbers."""
+    with np.load(io.BytesIO(storage.read(path)), allow_pickle=False) as content:
+        order = np.argsort(content["numbers"])
+        rejects = json.loads(content["rejects"].tobytes())
+        return EvaluationTally(
+            content["confusion"],
+            ((content["numbers"][order], content["mious"][order]),),
+            tuple(Reject(**reject) for reject in rejects),
+        )
+
+
+def accounts(plan: Plan, tally: EvaluationTally) -> Accounts:
+    """Labels of the plan = evaluated + rejected."""
+    return Accounts("labels", plan.total, {"evaluated": len(tally.numbers)}, merged([*plan.rejects, *tally.rejects]))
+
+
+def summarize(confusion: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """Scores of one masks folder from int64 [bands + 1, classes, classes] confusion matrices by band."""
+    whole = confusion.sum(0)
+    bands = [metrics.scores(cumulated, names) for cumulated in np.cumsum(confusion, 0)[:-1]]
+    return {
+        **metrics.scores(whole, names),
+        "confusion": whole.tolist(),
+        "trimap": {str(width): band["miou"] for width, band in zip(BANDS, bands, strict=True)},
+        "trimap_scores": {str(width): band for width, band in zip(BANDS, bands, strict=True)},
+    }

@@ -1,0 +1,58 @@
+"""What every page is made of: the template environment, how numbers are written, and images inside the page.
+
+Pages have no scripts, load nothing, and tell the browser so by a content security policy. The same input gives the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+
+import jinja2
+
+
+@functools.cache
+def template(name: str) -> jinja2.Template:
+    """A template of this package; what data hold is escaped, and what is missing is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipelines.pages", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["score"] = as_score
+    environment.filters["difference"] = as_difference
+    environment.filters["css_color"] = lambda color: "rgb({}, {}, {})".format(*color)
+    return environment.get_template(name)
+
+
+def as_score(value: float | None) -> str:
+    """A score to three places; a dash where there is none."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def as_difference(value: float) -> str:
+    """A difference of scores with its sign, to three places."""
+    text = f"{value:+.3f}"
+    return "±0.000" if text in ("+0.000", "-0.000") else text.replace("-", "−")
+
+
+def direction(change: float | None) -> str:
+    """CSS class of a difference of scores: "up", "down", or "" for none that `as_difference` shows."""
+    if change is None or abs(change) < 0.0005:
+        return ""
+    return "up" if change > 0 else "down"
+
+
+def as_percent(share: float) -> str:
+    """A share, 0 to 1, as a percentage: "12.3 %"."""
+    if share == 0:
+        return "0 %"
+    return f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """The address of an image inside the page; `kind` is "png" or "jpeg"."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

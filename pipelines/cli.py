@@ -12,6 +12,7 @@ from types import ModuleType
 from pipelines import __version__
 from trainer.accounts import UnbalancedError
 from trainer.options import CheckedOptions, InputError, parse
+from trainer.startup import quiet_startup
 
 COMMANDS = {
     "demo": "pipelines.demo",
@@ -94,10 +95,10 @@ def run(argv: list[str]) -> int:
         old = {"import-weights": "trainer.weights.checkpoints"}.get(argv[0], f"{COMMANDS[argv[0]]}.command")
         return importlib.import_module(old).main(argv[1:])
     name, options, flags = read(argv)
-    # TensorFlow's and gRPC's notes on their start are for their developers; an explicit setting wins.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    # gRPC's notes on its start are for its developers, as TensorFlow's are; an explicit setting wins.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    command = importlib.import_module(f"{COMMANDS[name]}.command")
+    with quiet_startup():
+        command = importlib.import_module(f"{COMMANDS[name]}.command")
     return command.run(options, flags)
 
 

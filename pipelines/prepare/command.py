@@ -28,7 +28,8 @@ import apache_beam as beam
 import cv2
 from apache_beam.metrics import Metrics
 
-from pipelines.inputs import rawset
+from pipelines.inputs import coding, rawset
+from pipelines.inputs.options import LAYOUTS
 from pipelines.inputs.rawset import Pair, RawSet
 from pipelines.prepare import shards
 from pipelines.prepare.shards import Planned, RecordOptions, Spec
@@ -51,7 +52,7 @@ class PrepareOptions(RecordOptions):
 
     input: str = option(help="folder of the raw set, or its manifest; local or gs://")
     output: str = option(help="folder for the records; local or gs://")
-    layout: str = option("auto", "how the raw set is laid out", choices=rawset.LAYOUTS)
+    layout: str = option("auto", "how the raw set is laid out", choices=LAYOUTS)
     palette: str = option("auto", "class set: auto, voc, camvid, cityscapes, cityscapes-trainids or a JSON file")
     copies: int = option(0, "augmented copies of every picture, besides the picture itself")
     augment_splits: tuple[str, ...] = option(("train",), "splits that get augmented copies")
@@ -254,8 +255,8 @@ def main(argv: list[str]) -> int:
     if source.rstrip("/") == folder.rstrip("/"):
         raise InputError(f"--output {options.output} is the input folder; give a folder of its own")
     raw = rawset.scan(source, options.layout, options.val_fraction)
-    palette, saw = rawset.detect_palette(raw, options.palette)
-    print(f"{raw.saw}\n{saw}", flush=True)
+    palette, saw = coding.detect_palette(raw, options.palette)
+    print(f"{raw.summary}\n{saw}", flush=True)
 
     by_split = plan(raw, palette, options, raw.root)
     planned = [item for _, items in by_split.values() for item in items]

@@ -1,0 +1,108 @@
+"""The images of folders, globs and lists, and the names of their masks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipelines.inputs.collection import SourceImage, find
+from tests.drawn.rawset import touch
+from trainer.options import InputError
+
+
+def names(source, output="") -> list[str]:
+    return [image.name for image in find(str(source), str(output)).images]
+
+
+def test_masks_are_named_by_the_path_without_suffix(tmp_path):
+    touch(tmp_path, "a.jpg", "a.png", "b.tar.jpg", "sub/c.JPG", ".hidden.jpg", "masks/a.png", "readme.md")
+    listing = find(str(tmp_path), str(tmp_path / "masks"))
+    assert [image.name for image in listing.images] == ["a.jpg", "a.png", "b.tar", "sub/c"]
+    assert listing.notes == (
+        "files left out because they lie in the output folder: 1",
+        "files left out because they have no name of an image: 2",
+    )
+
+
+def test_size_and_time_are_kept(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"123")
+    (image,) = find(str(tmp_path)).images
+    modified = (tmp_path / "a.jpg").stat().st_mtime_ns
+    assert image == SourceImage(str(tmp_path / "a.jpg"), "a", size=3, modified=modified)
+
+
+def test_a_single_image_and_a_glob(tmp_path):
+    touch(tmp_path, "x/a.jpg", "x/y/b.png", "x/y/c.txt", "d.png")
+    assert names(tmp_path / "x/a.jpg") == ["a"]
+    assert names(f"{tmp_path}/x/**/*") == ["a", "y/b"]
+    assert names(f"{tmp_path}/?/*/b.*") == ["x/y/b"]
+
+
+def test_names_from_a_list_cannot_leave_the_output(tmp_path):
+    touch(tmp_path, "x/a.jpg", "y/a.jpg", "lists/l.txt")
+    source = tmp_path / "lists/l.txt"
+    source.write_text(f"# images\n../x/a.jpg\n{tmp_path}/y/../y/a.jpg\n\n")
+    images = find(str(source)).images
+    assert [image.name for image in images] == ["x/a", "y/a"]
+    assert [image.path for image in images] == [str(tmp_path / "x/a.jpg"), str(tmp_path / "y/a.jpg")]
+    source.write_text("../x/back\\slash.jpg\n../y/a.jpg\n")
+    listing = find(str(source))
+    assert [image.name for image in listing.images] == ["y/a"]
+    assert "leave the output" in listing.unusable[0][1]
+
+
+def test_masks_have_no_place_among_overlays(tmp_path):
+    touch(tmp_path, "overlays/x.png", "a.png")
+    listing = find(str(tmp_path))
+    assert [image.name for image in listing.images] == ["a"]
+    reason = "its mask would lie in overlays/, which holds no masks"
+    assert listing.unusable == ((str(tmp_path / "overlays/x.png"), reason),)
+
+
+def test_lists_take_files_whatever_their_suffix_and_once(tmp_path):
+    touch(tmp_path, "x/a", "x/b.jpg")
+    source = tmp_path / "l.jsonl"
+    rows = [{"image": path} for path in ("x/a", "x/b.jpg", "x/a", "x/gone.jpg")]
+    source.write_text("\n".join(map(json.dumps, rows)))
+    assert names(source) == ["a", "b", "gone"]
+
+
+def test_lists_of_objects_in_the_cloud(tmp_path):
+    source = tmp_path / "l.csv"
+    source.write_text("image,label\ngs://bucket/set/x/a.jpg,l\ngs://bucket/set/b.jpg,l\n")
+    assert [(image.path, image.name) for image in find(str(source)).images] == [
+        ("gs://bucket/set/b.jpg", "b"),
+        ("gs://bucket/set/x/a.jpg", "x/a"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("l.csv", "picture\na.png\n", "expected a column 'image'"),
+        (
+            "l.csv",
+            "image,label\na.png,b.png\n,c.png\n",
+            r"line 3: expected an image, got \{'image': '', 'label': 'c.png'\}",
+        ),
+        ("l.jsonl", "{oops\n", "line 1: is not JSON: .*; correct or remove the line"),
+        ("l.jsonl", '{"image": 3}\n', r"line 1: expected an image, got \{'image': 3\}"),
+        ("l.txt", "a.png\ngs://bucket/b.png\n", "lists local files and gs:// objects; expected one kind"),
+        ("l.txt", "# nothing\n", r"no images in .*l.txt \(list\); .* found no files at all"),
+    ],
+)
+def test_unusable_lists_are_input_errors(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        find(str(tmp_path / name))
+
+
+def test_missing_empty_and_equal_folders_are_input_errors(tmp_path):
+    with pytest.raises(InputError, match="nowhere does not exist; expected a folder, a glob, an image or a list"):
+        find(str(tmp_path / "nowhere"))
+    touch(tmp_path, "notes.md")
+    with pytest.raises(InputError, match=r"no images in .* found others, such as notes\.md"):
+        find(str(tmp_path))
+    with pytest.raises(InputError, match="the same folder"):
+        find(str(tmp_path), str(tmp_path))

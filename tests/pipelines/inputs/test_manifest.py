@@ -1,0 +1,86 @@
+"""Raw sets that a manifest lists."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipelines.inputs.rawset import scan
+from tests.drawn.rawset import splits_of, touch
+from trainer.options import InputError
+
+
+def test_csv_manifest_is_relative_to_its_folder(tmp_path):
+    touch(tmp_path, "set/pics/a.jpg", "set/l/a.png", "else/b.jpg", "else/b_label.png")
+    manifest = tmp_path / "set/list.csv"
+    manifest.write_text(
+        f"image,label,split\npics/a.jpg,l/a.png,validation\n../else/b.jpg,{tmp_path}/else/b_label.png,\n"
+    )
+    raw = scan(str(manifest), val_fraction=0.0)
+    outside = str(tmp_path / "else/b").lstrip("/")
+    assert raw.layout == "manifest" and not raw.rejects
+    assert splits_of(raw) == {"pics/a": "val", outside: "train"}
+    assert {pair.label for pair in raw.pairs} == {str(tmp_path / "set/l/a.png"), str(tmp_path / "else/b_label.png")}
+
+
+def test_a_folder_with_a_jsonl_manifest_is_recognised(tmp_path, monkeypatch):
+    touch(tmp_path, "a.jpg", "a.png")
+    (tmp_path / "manifest.jsonl").write_text('{"image": "a.jpg", "label": "a.png", "split": "odd-one"}\n\n')
+    assert splits_of(scan(str(tmp_path))) == {"a": "odd-one"}
+    monkeypatch.chdir(tmp_path)
+    assert splits_of(scan("manifest.jsonl")) == {"a": "odd-one"} == splits_of(scan("."))
+
+
+def test_rows_that_cannot_be_used_are_rejects_naming_the_line(tmp_path):
+    touch(tmp_path, "a.jpg", "a.png", "b.jpg", "c.jpg", "c.png", "c.webp")
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(
+        "image, label, split\na.jpg,a.png,train\na.jpg,a.png,val\nb.jpg,,\ngone.jpg,a.png,\n"
+        "b.jpg,gone.png,\nc.jpg,c.png,../up\nc.webp\n"
+    )
+    raw = scan(str(manifest))
+    assert splits_of(raw) == {"a": "train"}
+    texts = [reject.reason.removeprefix(f"{manifest} ") for reject in raw.rejects]
+    assert sorted(texts) == [
+        "line 3: already listed in line 2",
+        'line 4: expected an image and a label, got {"image": "b.jpg", "label": "", "split": ""}',
+        f"line 5: {tmp_path}/gone.jpg not found",
+        f"line 6: {tmp_path}/gone.png not found",
+        "line 7: a split is one word, got '../up'",
+        'line 8: expected an image and a label, got {"image": "c.webp", "label": null, "split": null}',
+    ]
+
+
+def test_images_of_one_name_in_a_manifest_are_rejects(tmp_path):
+    touch(tmp_path, "a.jpg", "a.png", "a.webp", "l.png", "b.jpg")
+    rows = [{"image": i, "label": "l.png"} for i in ("a.jpg", "a.webp", "b.jpg")]
+    (tmp_path / "m.jsonl").write_text("\n".join([*map(json.dumps, rows), "{broken", "[1]"]))
+    raw = scan(str(tmp_path / "m.jsonl"))
+    assert list(splits_of(raw)) == ["b"]
+    assert [reject.key for reject in raw.rejects] == ["", "", "a", "a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.csv", b"file,mask\na,b\n", "expected a column 'image' in its first line, got 'file,mask'"),
+        ("m.csv", b"image,mask\na,b\n", "expected a column 'label' in its first line, got 'image,mask'"),
+        ("m.csv", b"image,label\n\xff\xfe,b\n", "is not UTF-8 text"),
+        ("m.txt", b"image,label\n", r"expected a folder, or a manifest named \*.csv"),
+        ("m.csv", b"image,label\n", "not one image has a label"),
+    ],
+)
+def test_unusable_manifests_are_input_errors(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        scan(str(tmp_path / name))
+
+
+def test_lines_that_cannot_be_read_are_rejects_with_the_reason(tmp_path):
+    touch(tmp_path, "a.jpg", "a.png")
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('{"image": "a.jpg", "label": "a.png"}\n{broken\n[1]\n')
+    reasons = [reject.reason for reject in scan(str(manifest)).rejects]
+    assert reasons[0].startswith(f"{manifest} line 2: is not JSON: ")
+    assert reasons[1] == f"{manifest} line 3: is not a JSON object: [1]"

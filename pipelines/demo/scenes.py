@@ -2,9 +2,9 @@
 
 A scene is a small landscape under one sun: sky with clouds, ground in perspective, balls, boxes, trees, and a
 power line two to four pixels wide. Every class has hues it likes, but a tenth of the things have any hue, and
-all share the same patterns: colour helps, and does not decide. Outlines are drawn at four times the size and
+all share the same patterns: colour helps, and does not decide. Stencils are drawn at four times the size and
 shrunk by area: the share of a pixel an object covers is how much of its colour the pixel gets, and the class with
-the largest share is the pixel's label. So pictures are anti-aliased and masks are right to half a pixel.
+the largest share is the pixel's label. So images are anti-aliased and masks are right to half a pixel.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from trainer import storage
 from trainer.formats import images
-from trainer.formats.palettes import Palette
+from trainer.formats.labels import Palette
 
 SKY, GROUND, BALL, BOX, TREE, POLE = range(6)
 PALETTE = Palette(
@@ -58,7 +58,7 @@ class _Canvas:
     height: int
     width: int
     horizon: float
-    sun: np.ndarray  # unit vector towards the light: right, down, out of the picture
+    sun: np.ndarray  # unit vector towards the light: right, down, out of the image
     haze: np.ndarray  # the colour far things fade into, [3]
     image: np.ndarray = field(init=False)
     shares: np.ndarray = field(init=False)
@@ -68,9 +68,9 @@ class _Canvas:
         self.shares = np.zeros((PALETTE.num_classes, self.height, self.width), np.float32)
         self.shares[SKY] = 1
 
-    def paint(self, class_id: int, outline: np.ndarray, surface: Surface, distance: float = 0.0) -> None:
-        """Blend an object of that class in, where `outline` (uint8 [4H, 4W], 255 inside) covers."""
-        x0, y0, width, height = cv2.boundingRect(outline)
+    def paint(self, class_id: int, stencil: np.ndarray, surface: Surface, distance: float = 0.0) -> None:
+        """Blends an object of that class in, where `stencil` (uint8 [4H, 4W], 255 inside) covers."""
+        x0, y0, width, height = cv2.boundingRect(stencil)
         if not width:
             return
         x1, y1 = -(-(x0 + width) // SUPERSAMPLING), -(-(y0 + height) // SUPERSAMPLING)
@@ -80,7 +80,7 @@ class _Canvas:
         y = np.arange(y0, y1, dtype=np.float32)[:, None] + 0.5
         colour = surface(x, y)
         colour = colour + (self.haze - colour) * np.float32(0.45 * distance)
-        cover = cv2.resize(outline[fine], (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA) / np.float32(255)
+        cover = cv2.resize(stencil[fine], (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA) / np.float32(255)
         behind = self.image[y0:y1, x0:x1]
         behind += cover[..., None] * (colour - behind)
         self.shares[:, y0:y1, x0:x1] *= 1 - cover
@@ -89,17 +89,17 @@ class _Canvas:
     def blank(self) -> np.ndarray:
         return np.zeros((self.height * SUPERSAMPLING, self.width * SUPERSAMPLING), np.uint8)
 
-    def polygon(self, points: list[tuple[float, float]], outline: np.ndarray | None = None) -> np.ndarray:
-        outline = self.blank() if outline is None else outline
-        return cv2.fillPoly(outline, [_fine(points)], 255)
+    def polygon(self, points: list[tuple[float, float]], stencil: np.ndarray | None = None) -> np.ndarray:
+        stencil = self.blank() if stencil is None else stencil
+        return cv2.fillPoly(stencil, [_fine(points)], 255)
 
-    def ellipse(self, centre: tuple, axes: tuple, angle: float = 0, outline: np.ndarray | None = None) -> np.ndarray:
-        outline = self.blank() if outline is None else outline
+    def ellipse(self, centre: tuple, axes: tuple, angle: float = 0, stencil: np.ndarray | None = None) -> np.ndarray:
+        stencil = self.blank() if stencil is None else stencil
         (centre, axes) = _fine([centre, axes]).tolist()
-        return cv2.ellipse(outline, centre, axes, angle, 0, 360, 255, -1)
+        return cv2.ellipse(stencil, centre, axes, angle, 0, 360, 255, -1)
 
     def shadow(self, centre: tuple[float, float], axes: tuple[float, float]) -> None:
-        """Darken the ground softly where an object's shadow falls; the mask is not concerned."""
+        """Darkens the ground softly where an object's shadow falls; the mask is not concerned."""
         middle, down = centre[0] - 0.7 * axes[0] * float(self.sun[0]), max(axes[1], 1.0)
         x0, x1 = (int(np.clip(middle + side * 1.5 * axes[0], 0, self.width)) for side in (-1, 1))
         y0, y1 = (int(np.clip(centre[1] + side * 1.5 * down, self.horizon, self.height)) for side in (-1, 1))
@@ -139,7 +139,7 @@ def _patterned(rng: np.random.Generator, class_id: int, period: float, vivid: fl
     def surface(u: np.ndarray, v: np.ndarray) -> np.ndarray:
         a, b = np.sin(wave * (u * cos + v * sin)), np.sin(wave * (v * cos - u * sin))
         mark = {"stripes": a, "checks": a * b * 2, "dots": a + b - 0.9, "plain": 0.2 * a + 0.1 * b}[kind]
-        mark = np.clip(0.5 + 1.3 * mark, 0, 1)  # soft edges: the pattern must not alias
+        mark = np.clip(0.5 + 1.3 * mark, 0, 1)  # soft transitions: the pattern must not alias
         return first + (second - first) * mark[..., None]
 
     return surface
@@ -161,7 +161,7 @@ def _paint_ground(canvas: _Canvas, rng: np.random.Generator) -> None:
     """A field seen in perspective: its pattern shrinks and fades towards a horizon of gentle hills."""
     height, width, horizon = canvas.height, canvas.width, canvas.horizon
     ridge = horizon + _noise(rng, 1, width + 1, width / 3)[0] * height * 0.03
-    outline = canvas.polygon([(0, height), *enumerate(ridge.tolist()), (width, height)])
+    stencil = canvas.polygon([(0, height), *enumerate(ridge.tolist()), (width, height)])
     field_colour, vanishing = _patterned(rng, GROUND, 1.0, vivid=0.6), rng.uniform(0.2, 0.8) * width
     grain = _noise(rng, height, width, 2.0) * 0.06 + _noise(rng, height, width, 9.0) * 0.08
 
@@ -174,7 +174,7 @@ def _paint_ground(canvas: _Canvas, rng: np.random.Generator) -> None:
         colour = colour * (1 + grain[int(y[0, 0]) :, int(x[0, 0]) :, None])
         return colour + (canvas.haze - colour) * (0.5 * (1 - near) ** 2)
 
-    canvas.paint(GROUND, outline, surface)
+    canvas.paint(GROUND, stencil, surface)
 
 
 def _paint_ball(canvas: _Canvas, rng: np.random.Generator, at: _Place) -> None:
@@ -198,7 +198,7 @@ def _paint_ball(canvas: _Canvas, rng: np.random.Generator, at: _Place) -> None:
 
 
 def _paint_box(canvas: _Canvas, rng: np.random.Generator, at: _Place) -> None:
-    """A cuboid seen from a corner: front, top, and the side towards the picture's middle."""
+    """A cuboid seen from a corner: front, top, and the side towards the image's middle."""
     x, base, size, distance = at
     w, h = size * rng.uniform(0.3, 0.6), size * rng.uniform(0.25, 0.6)
     side = 1 if x < canvas.width / 2 else -1
@@ -222,7 +222,7 @@ def _paint_box(canvas: _Canvas, rng: np.random.Generator, at: _Place) -> None:
         return surface
 
     canvas.shadow((x + dx / 2, base + dy / 3), (w * 0.75, -dy))
-    # each face over the whole of what lies behind it: the background cannot shine through the seams
+    # Each face over the whole of what lies behind it: the background cannot shine through the seams.
     canvas.paint(BOX, canvas.polygon(silhouette), face((side, 0, 0), dy / dx), distance)
     canvas.paint(BOX, canvas.polygon([*front[:3], *top[2:], front[3]]), face((0, -1, 0), 0.0), distance)
     canvas.paint(BOX, canvas.polygon(front), face((0, 0, 1), 0.0), distance)
@@ -253,13 +253,13 @@ def _paint_tree(canvas: _Canvas, rng: np.random.Generator, at: _Place) -> None:
     canvas.shadow((x, base), (crown, crown * 0.25))
     stem = [(x - trunk, base), (x + trunk, base), (x + trunk * 0.6, middle), (x - trunk * 0.6, middle)]
     canvas.paint(TREE, canvas.polygon(stem), wood, distance)
-    outline = canvas.ellipse((x, middle), (crown * 0.8, crown * 0.75))
+    stencil = canvas.ellipse((x, middle), (crown * 0.8, crown * 0.75))
     for angle in np.linspace(0, 2 * np.pi, 16, endpoint=False) + rng.uniform(-0.2, 0.2, 16):
         reach = crown * rng.uniform(0.6, 0.85)
         tip = (x + reach * np.cos(angle), middle + 0.9 * reach * np.sin(angle))
         axes = (crown * rng.uniform(0.22, 0.4), crown * rng.uniform(0.1, 0.22))
-        canvas.ellipse(tip, axes, float(np.degrees(angle)) + rng.uniform(-50, 50), outline)
-    canvas.paint(TREE, outline, foliage, distance)
+        canvas.ellipse(tip, axes, float(np.degrees(angle)) + rng.uniform(-50, 50), stencil)
+    canvas.paint(TREE, stencil, foliage, distance)
 
 
 def _paint_power_line(canvas: _Canvas, rng: np.random.Generator, at: _Place) -> None:
@@ -268,23 +268,23 @@ def _paint_power_line(canvas: _Canvas, rng: np.random.Generator, at: _Place) -> 
     tone = np.float32(rng.choice([0.15, 0.3, 0.8])) * np.array([1, 0.93, 0.85], np.float32)
     stride, shrink = size * rng.uniform(0.8, 1.3) * rng.choice([-1, 1]), rng.uniform(0.72, 1.0)
     tall, first = size * rng.uniform(0.9, 1.25), x - stride * rng.integers(1, 3)
-    outline, tips = canvas.blank(), []
+    stencil, tips = canvas.blank(), []
     for n in range(6):
         scale = shrink**n
         foot = canvas.horizon + (base - canvas.horizon) * scale
         px = first + stride * (1 - scale) / (1 - shrink) if shrink < 1 else first + stride * n
         peak, arm, half = foot - tall * scale, 0.1 * tall * scale, (1 + 1.0 * scale) * rng.uniform(0.98, 1.0)
-        canvas.polygon([(px - half, foot), (px + half, foot), (px + half, peak), (px - half, peak)], outline)
+        canvas.polygon([(px - half, foot), (px + half, foot), (px + half, peak), (px - half, peak)], stencil)
         canvas.polygon(
-            [(px - arm, peak + 2), (px + arm, peak + 2), (px + arm, peak + 4), (px - arm, peak + 4)], outline
+            [(px - arm, peak + 2), (px + arm, peak + 2), (px + arm, peak + 4), (px - arm, peak + 4)], stencil
         )
         tips.append([(px - arm, peak + 3), (px + arm, peak + 3)])
     t = np.linspace(0, 1, 24)[:, None]
     for here, there in itertools.pairwise(tips):
         for start, end in zip(here, there, strict=True):
             curve = (1 - t) * start + t * np.array(end) + [[0, 1]] * (4 * t * (1 - t)) * 0.09 * abs(stride)
-            cv2.polylines(outline, [_fine(curve)], False, 255, round(WIRE_WIDTH * SUPERSAMPLING))
-    canvas.paint(POLE, outline, lambda px, py: tone * (0.85 + 0.3 * (px + py) / canvas.width)[..., None], distance / 2)
+            cv2.polylines(stencil, [_fine(curve)], False, 255, round(WIRE_WIDTH * SUPERSAMPLING))
+    canvas.paint(POLE, stencil, lambda px, py: tone * (0.85 + 0.3 * (px + py) / canvas.width)[..., None], distance / 2)
 
 
 def draw_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -312,16 +312,16 @@ def draw_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.nd
         size = height * (0.4 + 0.5 * float(nearness[i]))
         things[i](canvas, rng, _Place(width * float(places[i]), base, size, 1 - float(nearness[i])))
     gradient = np.linspace(-1, 1, width, dtype=np.float32)[:, None] * sun[0] * np.float32(0.1)
-    picture = canvas.image * (1 + gradient) * 255
-    picture += rng.standard_normal((height, width, 1), np.float32) * np.float32(rng.uniform(1.5, 5))
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8), canvas.shares.argmax(0).astype(np.uint8)
+    lit = canvas.image * (1 + gradient) * 255
+    lit += rng.standard_normal((height, width, 1), np.float32) * np.float32(rng.uniform(1.5, 5))
+    return np.clip(np.rint(lit), 0, 255).astype(np.uint8), canvas.shares.argmax(0).astype(np.uint8)
 
 
 def write_set(folder: str, train: int, val: int, size: tuple[int, int], seed: int) -> None:
-    """Write a set in CamVid's layout: images/{train,val}/*.jpg, labels/{train,val}/*.png and palette.json.
+    """Writes a set in CamVid's layout: images/{train,val}/*.jpg, labels/{train,val}/*.png and palette.json.
 
-    Labels hold class ids. `size` is (height, width) in pixels. Every picture depends on seed, split and its
-    number alone, so a larger set begins with the pictures of a smaller one.
+    Labels hold class ids. `size` is (height, width) in pixels. Every image depends on seed, split and its
+    number alone, so a larger set begins with the images of a smaller one.
     """
     for split, (name, count) in enumerate((("train", train), ("val", val))):
         for number in range(count):

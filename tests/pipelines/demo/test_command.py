@@ -1,4 +1,4 @@
-"""The whole road, from drawn pictures to the report, through the commands themselves."""
+"""The whole road, from drawn images to the report, through the commands themselves."""
 
 import contextlib
 import csv
@@ -10,24 +10,26 @@ import pytest
 from PIL import Image
 
 from pipelines import cli
-from pipelines.demo import command as demo
+from pipelines.demo.command import draw
+from pipelines.demo.options import Options
+from pipelines.demo.plan import HEIGHT, WIDTH
 from trainer.options import InputError
 
-SMALL = ["--pictures", "16", "--epochs", "1", "--crop", "64", "--seed", "3"]
+SMALL = ["--images", "16", "--epochs", "1", "--crop", "64", "--seed", "3"]
 NAMES = ["bilinear", "subpixel", "bilinear-crf", "subpixel-crf"]
 
 
 def run(*arguments):
     """Exit status and standard output of `deeplab demo`."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        status = cli.main(["demo", *arguments])
-    return status, said.getvalue()
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        status = cli.run(["demo", *arguments])
+    return status, output.getvalue()
 
 
 @pytest.fixture(scope="module")
 def road(tmp_path_factory):
-    """The folder of a demo that has run, its exit status and what it said."""
+    """The folder of a demo that has run, its exit status and what it printed."""
     folder = tmp_path_factory.mktemp("road") / "demo"
     return folder, *run("--output", str(folder), *SMALL)
 
@@ -37,14 +39,14 @@ def evaluation(road):
     return json.loads((road[0] / "report/evaluation.json").read_text())
 
 
-def test_every_stage_runs_and_is_told_as_a_command(road):
-    _, status, said = road
+def test_every_stage_runs_and_is_printed_as_a_command(road):
+    _, status, output = road
     assert status == 0
-    commands = [line.split()[2] for line in said.splitlines() if line.startswith("$ deeplab ")]
+    commands = [line.split()[2] for line in output.splitlines() if line.startswith("$ deeplab ")]
     assert commands == ["prepare", "records", "train", "train", *["segment"] * 4, "evaluate"]
 
 
-def test_all_pictures_and_their_copies_are_in_the_records(road):
+def test_all_images_and_their_copies_are_in_the_records(road):
     dataset = json.loads((road[0] / "records/dataset.json").read_text())
     counts = {}
     for shard in dataset["shards"]:
@@ -53,13 +55,13 @@ def test_all_pictures_and_their_copies_are_in_the_records(road):
     assert (road[0] / "records/rejects.jsonl").read_text() == ""
 
 
-def test_four_folders_of_masks_of_the_pictures_size(road, evaluation):
+def test_four_folders_of_masks_of_the_images_size(road, evaluation):
     for name in NAMES:
         masks = sorted((road[0] / "masks" / name).glob("*.png"))
         assert [mask.name for mask in masks] == ["scene-0000.png", "scene-0001.png", "scene-0002.png"]
         for mask in masks:
-            with Image.open(mask) as picture:
-                assert (picture.mode, picture.size) == ("P", (demo.WIDTH, demo.HEIGHT))
+            with Image.open(mask) as png:
+                assert (png.mode, png.size) == ("P", (WIDTH, HEIGHT))
         assert evaluation["masks"][name]["images"] == 3
 
 
@@ -79,45 +81,45 @@ def test_the_table_holds_the_scores_of_the_evaluation(road, evaluation):
         assert [float(number) for number in row[16:].split()] == pytest.approx(expected, abs=0.0006)
 
 
-def test_the_report_and_the_picture_are_where_it_says(road):
-    folder, _, said = road
+def test_the_report_and_the_sheet_are_where_it_says(road):
+    folder, _, output = road
     report = folder / "report/report.html"
-    assert str(report) in said and str(folder / "road.png") in said
+    assert str(report) in output and str(folder / "road.png") in output
     page = report.read_text()
     assert all(name in page for name in NAMES)
-    with Image.open(folder / "road.png") as picture:
-        assert picture.width > 5 * demo.WIDTH and picture.height > 3 * demo.HEIGHT
+    with Image.open(folder / "road.png") as sheet:
+        assert sheet.width > 5 * WIDTH and sheet.height > 3 * HEIGHT
 
 
 def test_run_again_it_trains_nothing_and_writes_no_mask(road, evaluation):
     folder = road[0]
     masks = {path: path.stat().st_mtime_ns for path in folder.rglob("masks/*/*.png")}
-    status, said = run("--output", str(folder), *SMALL)
+    status, output = run("--output", str(folder), *SMALL)
     assert status == 0
-    assert "epoch 1/1" not in said
+    assert "epoch 1/1" not in output
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("masks/*/*.png")} == masks
     assert json.loads((folder / "report/evaluation.json").read_text())["masks"] == evaluation["masks"]
 
 
-def test_a_demo_of_other_options_is_not_overwritten(road, capsys):
-    status = cli.main(["demo", "--output", str(road[0]), *SMALL[:-1], "4"])
-    assert status == 2
-    assert "holds a demo with other options" in capsys.readouterr().err
+def test_a_demo_of_other_options_is_not_overwritten(road):
+    with pytest.raises(InputError, match="holds a demo with other options"):
+        run("--output", str(road[0]), *SMALL[:-1], "4")
 
 
-def test_a_stage_that_fails_ends_the_demo_with_its_status(road, tmp_path, capsys):
+def test_a_demo_of_the_version_that_called_images_pictures_is_recognised(tmp_path):
+    (tmp_path / "demo.json").write_text(json.dumps({"pictures": 160, "epochs": 10, "crop": 96, "seed": 1}))
+    draw(Options(output=str(tmp_path)))
+    assert not (tmp_path / "set").exists()
+    with pytest.raises(InputError, match=r"'images': 160.*now .*'images': 200"):
+        draw(Options(output=str(tmp_path), images=200))
+
+
+def test_a_stage_that_fails_ends_the_demo_with_its_status(road, tmp_path):
     shutil.copytree(road[0], tmp_path / "demo")
     shard = tmp_path / "demo/records/val-00000-of-00001.tfrecord"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    status, said = run("--output", str(tmp_path / "demo"), *SMALL)
+    status, output = run("--output", str(tmp_path / "demo"), *SMALL)
     assert status == 1
-    assert "$ deeplab records verify" in said and "$ deeplab train" not in said
-
-
-def test_options_out_of_range_are_refused():
-    with pytest.raises(InputError, match="--pictures must be at least 15, got 5"):
-        demo.DemoOptions(pictures=5)
-    with pytest.raises(InputError, match="local folder"):
-        demo.DemoOptions(output="gs://bucket/demo")
+    assert "$ deeplab records verify" in output and "$ deeplab train" not in output

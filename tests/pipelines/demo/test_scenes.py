@@ -1,4 +1,4 @@
-"""Drawn scenes: the same seed gives the same scene, and masks lie where the pictures say."""
+"""Drawn scenes: the same seed gives the same scene, and masks lie where the images say."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.demo import scenes
 from trainer.formats import images
-from trainer.formats.palettes import Palette
+from trainer.formats.labels import Palette
 
 SIZE = (192, 256)
 
@@ -51,7 +51,7 @@ def test_every_class_takes_part_and_no_other_id(twenty):
 
 
 def test_colour_alone_does_not_decide_the_class(twenty):
-    """The commonest class of every coarse colour, learned and applied on the same pictures, is far from right."""
+    """The commonest class of every coarse colour, learned and applied on the same images, is far from right."""
     colours = np.concatenate([(image // 32).reshape(-1, 3) for image, _ in twenty]).astype(np.int64) @ [64, 8, 1]
     labels = np.concatenate([label.ravel() for _, label in twenty])
     counts = np.zeros((512, scenes.PALETTE.num_classes), np.int64)
@@ -63,9 +63,9 @@ def test_colour_alone_does_not_decide_the_class(twenty):
 
 def test_a_partly_covered_pixel_gets_its_share_of_the_colour_and_the_class_of_the_larger_share():
     page = canvas()
-    outline = page.blank()
-    outline[4 * 4 : 4 * 8, 4 * 10 + 1 : 4 * 20 + 1] = 255  # columns 10.25 to 20.25
-    page.paint(scenes.BOX, outline, white)
+    stencil = page.blank()
+    stencil[4 * 4 : 4 * 8, 4 * 10 + 1 : 4 * 20 + 1] = 255  # columns 10.25 to 20.25
+    page.paint(scenes.BOX, stencil, white)
     np.testing.assert_allclose(page.image[5, 9:12, 0], [0, 0.75, 1], atol=0.01)
     np.testing.assert_allclose(page.image[5, 19:22, 0], [1, 0.25, 0], atol=0.01)
     label = page.shares.argmax(0)
@@ -90,18 +90,18 @@ def test_what_is_painted_later_hides_what_is_behind():
     assert (label[17:29, 17:29] == scenes.BOX).all()
 
 
-def test_masks_lie_on_the_outlines_of_the_pictures(twenty):
-    """Of all shifts of the mask by up to three pixels, none makes its borders meet stronger edges."""
+def test_masks_lie_on_the_edges_of_what_is_drawn(twenty):
+    """Of all shifts of the mask by up to three pixels, none makes its boundaries meet stronger edges of the image."""
     strength = {}
     for image, label in twenty[:10]:
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
         edges = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))[8:-8, 8:-8]
         for shift in [(dy, dx) for dy in range(-3, 4) for dx in range(-3, 4)]:
             moved = np.roll(label, shift, (0, 1))
-            border = (moved != np.roll(moved, 1, 0)) | (moved != np.roll(moved, 1, 1))
-            strength[shift] = strength.get(shift, 0) + edges[border[8:-8, 8:-8]].mean()
+            boundary = (moved != np.roll(moved, 1, 0)) | (moved != np.roll(moved, 1, 1))
+            strength[shift] = strength.get(shift, 0) + edges[boundary[8:-8, 8:-8]].mean()
     best = max(strength, key=strength.get)
-    assert max(map(abs, best)) <= 1  # the border is drawn between two pixels and counted at one of them
+    assert max(map(abs, best)) <= 1  # the boundary lies between two pixels and is counted at one of them
     assert strength[0, 0] > 0.9 * strength[best]
 
 
@@ -114,7 +114,7 @@ def test_wires_and_poles_are_thin_and_unbroken(seed):
     assert line.sum() > 300
     pieces, _, stats, _ = cv2.connectedComponentsWithStats(line, connectivity=8)
     assert stats[1:, cv2.CC_STAT_AREA].max() > 0.98 * line.sum()
-    assert pieces <= 4  # besides the line: corners of an arm or a pole that the picture's edge cuts off
+    assert pieces <= 4  # besides the line: corners of an arm or a pole that the image ends at
     assert not cv2.morphologyEx(line, cv2.MORPH_OPEN, np.ones((9, 9), np.uint8)).any()
 
 
@@ -140,7 +140,7 @@ def test_a_set_is_written_in_the_layout_of_camvid(tmp_path):
     label = images.decode_label((tmp_path / "labels/train/scene-0001.png").read_bytes())
     drawn, ids = scenes.draw_scene(np.random.default_rng([1, 0, 1]), 64, 80)
     np.testing.assert_array_equal(label, ids)
-    assert np.abs(image.astype(int) - drawn).mean() < 6  # JPEG blurs the colours of so small a picture
+    assert np.abs(image.astype(int) - drawn).mean() < 6  # JPEG blurs the colours of so small an image
 
 
 def test_a_larger_set_begins_with_the_smaller_one(tmp_path):

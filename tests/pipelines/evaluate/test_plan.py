@@ -69,9 +69,7 @@ def test_the_palette_decides_which_coding_of_cityscapes_is_read(tmp_path: Path) 
     assert pair(labels, [masks], resolve("cityscapes")).labels == (names[1],)
     assert pair(labels, [masks], resolve("cityscapes-trainids")).labels == (names[2],)
     (tmp_path / "labels" / names[2]).unlink()
-    with pytest.raises(
-        InputError, match=r"no file ends in _gtFine_labelTrainIds\.png, which palette cityscapes"
-    ):
+    with pytest.raises(InputError, match=r"no file ends in _gtFine_labelTrainIds\.png, which palette cityscapes"):
         pair(labels, [masks], resolve("cityscapes-trainids"))
 
 

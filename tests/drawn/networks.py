@@ -1,0 +1,34 @@
+"""Networks small enough for tests, and images for them."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import layers
+
+from trainer.network.deeplab import deeplab_v3_plus
+
+SMALL = {"num_classes": 11, "alpha": 0.25}
+
+
+def random_image(height: int, width: int, batch: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (batch, height, width, 3)).astype("uint8")
+
+
+def randomise(model: keras.Model) -> None:
+    """Weights and statistics away from their initial values, so that every one of them shows in the output."""
+    rng = np.random.default_rng(1)
+    for layer in model.layers:
+        values = layer.get_weights()
+        if isinstance(layer, layers.BatchNormalization):
+            values = [rng.uniform(0.5, 1.5, value.shape) for value in values]
+        else:
+            values = [value + rng.normal(0, 0.02, value.shape) for value in values]
+        layer.set_weights(values)
+
+
+def small_network() -> keras.Model:
+    """The architecture of SMALL with weights that all show in the output."""
+    model = deeplab_v3_plus(**SMALL)
+    randomise(model)
+    return model

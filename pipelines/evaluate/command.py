@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
+
 from pipelines.evaluate import job, tally
 from pipelines.evaluate.options import Options
 from pipelines.evaluate.plan import Plan, compared_names, key_of, pair
@@ -15,8 +17,9 @@ from pipelines.pages import gallery
 from pipelines.runner.flags import beam_options
 from pipelines.runner.run import run as run_job
 from trainer import storage
-from trainer.accounts import write_rejects
+from trainer.accounts import Accounts, write_rejects
 from trainer.formats.cards import load_card
+from trainer.formats.labels import Palette
 from trainer.formats.palettes import resolve
 from trainer.options import InputError
 
@@ -27,37 +30,19 @@ def run(options: Options, flags: list[str]) -> int:
     palette = load_card(options.model).palette if options.model is not None else resolve(options.palette)
     sources = Sources(options.labels, options.masks, palette)
     notes = [segment_notes(folder, palette) for folder in options.masks]
-    plan, names = pair(options.labels, options.masks, palette), compared_names(options.masks)
+    plan = pair(options.labels, options.masks, palette)
     images_folder = find_images_folder(options, notes)
     total = score(options, sources, plan, beam)
     accounts = tally.accounts(plan, total)
     accounts.check()
-    entries = draw_gallery(sources, plan, total, names, images_folder, options.gallery)
-    evaluation = {
-        "labels": options.labels,
-        "model": options.model,
-        "palette": palette.to_json(),
-        "images": accounts.outputs["evaluated"],
-        "rejected": accounts.rejected,
-        "compared": names,
-        "masks": {
-            name: {
-                "folder": folder,
-                "head": note.get("head"),
-                "crf": note.get("crf"),
-                "images": accounts.outputs["evaluated"],
-                "without_label": plan.without_label[folder],
-                **tally.summarize(confusion, palette.names),
-            }
-            for name, folder, note, confusion in zip(names, options.masks, notes, total.confusion, strict=True)
-        },
-        "gallery": [
-            {"key": entry.key, "rank": entry.rank, "miou": {result.name: result.miou for result in entry.results}}
-            for entry in entries
-        ],
-    }
-    rejects_path = write_rejects(options.output, accounts.rejects)
+    evaluation = describe(options, palette, plan, notes, total, accounts)
+    entries = draw_gallery(options.gallery, sources, plan, total, evaluation["compared"], images_folder)
+    evaluation["gallery"] = [
+        {"key": entry.key, "rank": entry.rank, "miou": {result.name: result.miou for result in entry.results}}
+        for entry in entries
+    ]
     page_path = storage.join(options.output, "report.html")
+    rejects_path = write_rejects(options.output, accounts.rejects)
     storage.write(page_path, page.render(evaluation, entries).encode())
     storage.write_json(storage.join(options.output, "evaluation.json"), evaluation)
     print(f"{page.text(evaluation)}\n\n{accounts.report(rejects_path)}")
@@ -101,23 +86,65 @@ def score(options: Options, sources: Sources, plan: Plan, beam: Any) -> Evaluati
                 storage.remove(path)
 
 
+def describe(
+    options: Options,
+    palette: Palette,
+    plan: Plan,
+    notes: list[dict[str, Any]],
+    total: EvaluationTally,
+    accounts: Accounts,
+) -> dict[str, Any]:
+    """The contents of evaluation.json, but for the gallery; `notes` are those of the masks folders, in their order."""
+    evaluated, names = len(total.numbers), compared_names(options.masks)
+    return {
+        "labels": options.labels,
+        "model": options.model,
+        "palette": palette.to_json(),
+        "images": evaluated,
+        "rejected": accounts.rejected,
+        "compared": names,
+        "masks": {
+            name: {
+                "folder": folder,
+                "head": note.get("head"),
+                "crf": note.get("crf"),
+                "images": evaluated,
+                "without_label": plan.without_label[folder],
+                **tally.summarize(confusion, palette.names),
+            }
+            for name, folder, note, confusion in zip(names, options.masks, notes, total.confusion, strict=True)
+        },
+    }
+
+
 def draw_gallery(
-    sources: Sources, plan: Plan, total: EvaluationTally, names: list[str], images_folder: str | None, count: int
+    count: int,
+    sources: Sources,
+    plan: Plan,
+    total: EvaluationTally,
+    names: list[str],
+    images_folder: str | None,
 ) -> list[gallery.Entry]:
-    """The gallery's entries: `count` of the images that were evaluated."""
+    """The gallery's entries: `count` of the images that were evaluated; `names` are those of the masks folders."""
     numbers, mious = total.numbers, total.mious
     chosen = gallery.best_median_worst(mious.mean(1), count)
     entries = []
     for index, rank in chosen:
         relative = plan.labels[numbers[index]]
-        key, (label, masks) = key_of(relative), sources.read(relative)
-        image = None
-        if images_folder is not None:
-            try:
-                image = gallery.find_image(images_folder, key, label.shape)
-            except gallery.NotShown as error:
-                print(f"gallery: {error}")
+        label, masks = sources.read(relative)
+        image = None if images_folder is None else gallery_image(images_folder, key_of(relative), label.shape)
         scores = dict(zip(names, mious[index].tolist(), strict=True))
         predictions = dict(zip(names, masks, strict=True))
-        entries.append(gallery.entry(key, rank, scores, image, label, predictions, sources.palette, len(chosen)))
+        entries.append(
+            gallery.entry(key_of(relative), rank, scores, image, label, predictions, sources.palette, len(chosen))
+        )
     return entries
+
+
+def gallery_image(folder: str, key: str, shape: tuple[int, int]) -> np.ndarray | None:
+    """See `gallery.find_image`; prints why there is none."""
+    try:
+        return gallery.find_image(folder, key, shape)
+    except gallery.NotShown as error:
+        print(f"gallery: {error}")
+        return None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.inputs.layouts import CITYSCAPES_LABELS, cityscapes_key, hidden
 from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats import images
@@ -13,7 +14,6 @@ from trainer.formats.labels import Palette
 from trainer.options import InputError
 
 STAGE = "evaluate"
-CITYSCAPES_LABELS = ("_gtFine_labelTrainIds.png", "_gtFine_labelIds.png")
 LABEL_SUFFIXES = tuple(suffix for suffix in images.SUFFIXES if suffix not in (".jpg", ".jpeg"))
 """JPEG blurs class ids."""
 BESIDE_MASKS = ("overlays", "confidence")
@@ -24,9 +24,8 @@ _CHUNK = 64  # labels per element at most: a few seconds of work
 
 def key_of(relative: str) -> str:
     """What a label, its masks and its image share: the path without suffix (Cityscapes: that of the image)."""
-    for ending in CITYSCAPES_LABELS:
-        if relative.endswith(ending):
-            return relative.removesuffix(ending) + "_leftImg8bit"
+    if (key := cityscapes_key(relative)) is not None:
+        return key
     stem, dot, suffix = relative.rpartition(".")
     return stem if dot and "/" not in suffix else relative
 
@@ -80,7 +79,7 @@ def pair(labels_folder: str, mask_folders: Sequence[str], palette: Palette) -> P
 def list_labels(folder: str, palette: Palette) -> dict[str, str]:
     """Key -> path below `folder` of every label. Raises InputError for two labels of one key."""
     names = _listing(folder, "--labels", LABEL_SUFFIXES)
-    if any(name.endswith(tuple(CITYSCAPES_LABELS)) for name in names):
+    if any(name.endswith(CITYSCAPES_LABELS) for name in names):
         # Cityscapes keeps several codings of a label beside each other; the palette tells which one it reads.
         ending = CITYSCAPES_LABELS[bool(palette.source_ids)]
         names = [name for name in names if name.endswith(ending)]
@@ -108,7 +107,7 @@ def _listing(folder: str, flag: str, suffixes: tuple[str, ...]) -> list[str]:
     except FileNotFoundError:
         raise InputError(f"{flag} {folder}: folder not found") from None
     names = [file.relative for file in files if file.relative.lower().endswith(suffixes)]
-    names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    names = [name for name in names if not hidden(name)]
     if not names:
         raise InputError(f"{flag} {folder}: none of its {len(files)} files ends in {' or '.join(suffixes)}")
     return names

@@ -1,9 +1,7 @@
 """Weights from published DeepLab checkpoints, and from model folders.
 
-    deeplab import-weights model.ckpt --palette voc --output out/voc
-
-turns a TensorFlow checkpoint under DeepLab's variable names into a model folder. Layers are named after those
-variables (see `trainer.network.layers`), so that the import is a loop over layers.
+Layers are named after the variables of DeepLab's checkpoints (see `trainer.network.layers`), so that loading one is a
+loop over layers.
 """
 
 from __future__ import annotations
@@ -19,11 +17,11 @@ import numpy as np
 from keras import layers
 
 from trainer import storage
-from trainer.formats import palettes
-from trainer.formats.cards import CARD, ModelCard
-from trainer.network.deeplab import BACKBONES, HEADS, OUTPUT_STRIDES, deeplab_v3_plus, load_model, save_model
+from trainer.formats.cards import CARD
+from trainer.network.folder import load_model
 from trainer.network.layers import published_name
-from trainer.options import InputError, option, parse, to_json
+from trainer.network.options import BACKBONES
+from trainer.options import InputError
 
 LAST = "logits/semantic"
 
@@ -61,7 +59,7 @@ class Checkpoint:
       shapes: the shape of every variable by its name.
 
     Raises:
-      InputError: there is no checkpoint under that prefix, or it is damaged.
+      InputError: no checkpoint under that prefix, or a damaged one.
     """
 
     def __init__(self, path: str):
@@ -70,7 +68,8 @@ class Checkpoint:
         self.path = path.removesuffix(".index")
         if not storage.exists(f"{self.path}.index"):
             raise InputError(
-                f"{self.path} is no TensorFlow checkpoint: {self.path}.index is missing; give the path up to `.ckpt`"
+                f"{self.path} is not a TensorFlow checkpoint: {self.path}.index is missing; "
+                "give the path up to `.ckpt`"
             )
         prefix = self.path
         if storage.is_remote(prefix):
@@ -100,7 +99,7 @@ class Checkpoint:
 
 
 def _variables(layer: keras.Layer) -> list[str]:
-    """The names under which the layer's weights, in Keras's order, stand in a published checkpoint."""
+    """The names of the layer's weights in a published checkpoint, in Keras's order."""
     if isinstance(layer, layers.BatchNormalization):
         kinds = ["gamma", "beta", "moving_mean", "moving_variance"]
     elif isinstance(layer, layers.DepthwiseConv2D):
@@ -180,7 +179,7 @@ def load_checkpoint(model: keras.Model, path: str | Checkpoint) -> Imported:
         return [checkpoint.read(name) for name in names]
 
     loaded, skipped = _assign(model, find, checkpoint.path)
-    # An optimizer's slots stand below the variable they belong to.
+    # An optimizer's slots are named below the variable they belong to.
     unused = [
         name
         for name in sorted(checkpoint.shapes)
@@ -193,7 +192,7 @@ def load_weights_from(model: keras.Model, path: str) -> Imported:
     """Start `model` from `path`: a model folder of ours, or the prefix of a published TensorFlow checkpoint.
 
     Raises:
-      InputError: neither is there, it is damaged, or belongs to another network.
+      InputError: `path` is neither, damaged, or belongs to another network.
     """
     if not storage.exists(storage.join(path, CARD)):
         if storage.is_dir(path):
@@ -210,21 +209,20 @@ def architecture(checkpoint: Checkpoint) -> dict[str, Any]:
     """Backbone, alpha, decoder and number of classes of a published checkpoint, as `deeplab_v3_plus` takes them.
 
     Raises:
-      InputError: it is no DeepLab checkpoint, or one of a kind that is not built here.
+      InputError: it is not a DeepLab checkpoint, or of a kind that is not built here.
     """
     shapes = checkpoint.shapes
     ends = {
         "mobilenet_v2": "MobilenetV2/expanded_conv_16/project/weights",
         "xception_65": "xception_65/exit_flow/block2/unit_1/xception_module/separable_conv3_pointwise/weights",
     }
-    found = [backbone for backbone in BACKBONES if ends[backbone] in shapes]
-    if not found or f"{LAST}/weights" not in shapes:
+    backbone = next((name for name in BACKBONES if ends[name] in shapes), None)
+    if backbone is None or f"{LAST}/weights" not in shapes:
         expected = [*ends.values(), f"{LAST}/weights"]
         raise InputError(
-            f"{checkpoint.path} is no DeepLab checkpoint of a known kind: it has {len(shapes)} variables, the first "
-            f"{min(shapes, default='none')}, but not {' or '.join(expected[:2])} with {expected[2]}"
+            f"{checkpoint.path} is not a DeepLab checkpoint of a known kind: it has {len(shapes)} variables, "
+            f"the first {min(shapes, default='none')}, but not {' or '.join(expected[:2])} with {expected[2]}"
         )
-    (backbone,) = found[:1]
     alpha = shapes[ends[backbone]][-1] / 320 if backbone == "mobilenet_v2" else 1.0
     branches = sum(f"aspp{n}_depthwise/depthwise_weights" in shapes for n in range(1, 10))
     if branches not in (0, 3):
@@ -236,59 +234,3 @@ def architecture(checkpoint: Checkpoint) -> dict[str, Any]:
         "decoder": "decoder/feature_projection0/weights" in shapes,
         "atrous_branches": branches,
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class ImportOptions:
-    """Flags of `deeplab import-weights`."""
-
-    checkpoint: str = option(help="prefix of the TensorFlow checkpoint, e.g. model.ckpt", positional=True)
-    output: str = option(help="model folder to write")
-    palette: str = option(help="the classes it was trained on: voc, camvid, cityscapes or a JSON file")
-    head: str = option("bilinear", "bilinear (as published) or subpixel", choices=HEADS)
-    output_stride: int = option(16, "stride of the last features", choices=OUTPUT_STRIDES)
-    max_side: int = option(513, "shrink pictures to this longest side (pixels) before the network; 0: never")
-
-    def __post_init__(self) -> None:
-        if self.max_side < 0:
-            raise InputError(f"--max-side must be 0 or a number of pixels, got {self.max_side}")
-
-
-def import_weights(options: ImportOptions) -> Imported:
-    """Write the model folder for a published checkpoint.
-
-    Raises:
-      InputError: the palette has another number of classes, or the checkpoint does not fit.
-    """
-    palette = palettes.resolve(options.palette)
-    checkpoint = Checkpoint(options.checkpoint)
-    numbers = architecture(checkpoint)
-    if numbers["num_classes"] != palette.num_classes:
-        raise InputError(
-            f"{checkpoint.path} has {numbers['num_classes']} classes but palette {palette.name} has "
-            f"{palette.num_classes}; give the palette the checkpoint was trained with"
-        )
-    branches = numbers.pop("atrous_branches")
-    rates = [rate * 16 // options.output_stride for rate in (6, 12, 18)] if branches else []
-    numbers |= {"output_stride": options.output_stride, "head": options.head, "aspp_rates": rates}
-    model = deeplab_v3_plus(**numbers)
-    imported = load_checkpoint(model, checkpoint)
-    if imported.skipped:
-        raise InputError(f"{checkpoint.path} lacks layers of the model: {imported}")
-    card = ModelCard(numbers, palette, options.max_side, training={"imported": to_json(options)})
-    save_model(options.output, model, card)
-    return imported
-
-
-def main(argv: list[str]) -> int:
-    """`deeplab import-weights`."""
-    options = parse(
-        ImportOptions,
-        argv,
-        prog="deeplab import-weights",
-        description="Turn a published DeepLab TensorFlow checkpoint into a model folder.",
-    )
-    imported = import_weights(options)
-    print(f"{options.checkpoint}: {imported}")
-    print(f"model folder: {options.output}")
-    return 0

@@ -1,0 +1,89 @@
+"""TensorFlow checkpoints under the names of the published ones, with values of no meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+ALPHA = 0.25
+"""Width of the network of `mobilenet_variables`."""
+
+
+def norm(scope: str, channels: int) -> dict[str, list[int]]:
+    kinds = ("gamma", "beta", "moving_mean", "moving_variance")
+    return {f"{scope}/BatchNorm/{kind}": [channels] for kind in kinds}
+
+
+def conv(scope: str, size: int, inputs: int, outputs: int) -> dict[str, list[int]]:
+    return {f"{scope}/weights": [size, size, inputs, outputs], **norm(scope, outputs)}
+
+
+def depthwise(scope: str, channels: int) -> dict[str, list[int]]:
+    return {f"{scope}/depthwise_weights": [3, 3, channels, 1], **norm(scope, channels)}
+
+
+def separable(scope: str, inputs: int, outputs: int) -> dict[str, list[int]]:
+    return {**depthwise(f"{scope}_depthwise", inputs), **conv(f"{scope}_pointwise", 1, inputs, outputs)}
+
+
+def logits(classes: int) -> dict[str, list[int]]:
+    return {"logits/semantic/weights": [1, 1, 256, classes], "logits/semantic/biases": [classes]}
+
+
+def mobilenet_variables(classes: int) -> dict[str, list[int]]:
+    """Names and shapes of a published MobileNetV2 checkpoint of depth multiplier 0.25, written out by hand."""
+    found = conv("MobilenetV2/Conv", 3, 3, 8)
+    inputs = 8
+    # Channels after each block; 24 · 0.25 = 6 is not rounded to 8.
+    for block, outputs in enumerate([4, 6, 6, 8, 8, 8, 16, 16, 16, 16, 24, 24, 24, 40, 40, 40, 80]):
+        scope = f"MobilenetV2/expanded_conv_{block}" if block else "MobilenetV2/expanded_conv"
+        wide = {4: 24, 6: 40, 8: 48, 16: 96, 24: 144, 40: 240}[inputs] if block else inputs
+        if block:
+            found |= conv(f"{scope}/expand", 1, inputs, wide)
+        found |= depthwise(f"{scope}/depthwise", wide) | conv(f"{scope}/project", 1, wide, outputs)
+        inputs = outputs
+    found |= conv("aspp0", 1, 80, 256) | conv("image_pooling", 1, 80, 256) | conv("concat_projection", 1, 512, 256)
+    return found | logits(classes)
+
+
+def xception_variables(classes: int) -> dict[str, list[int]]:
+    """Names and shapes of the published Xception-65 checkpoint with decoder, written out by hand."""
+    found = conv("xception_65/entry_flow/conv1_1", 3, 3, 32) | conv("xception_65/entry_flow/conv1_2", 3, 32, 64)
+    modules = [
+        ("entry_flow/block1/unit_1", 64, (128, 128, 128), True),
+        ("entry_flow/block2/unit_1", 128, (256, 256, 256), True),
+        ("entry_flow/block3/unit_1", 256, (728, 728, 728), True),
+        *((f"middle_flow/block1/unit_{unit}", 728, (728, 728, 728), False) for unit in range(1, 17)),
+        ("exit_flow/block1/unit_1", 728, (728, 1024, 1024), True),
+        ("exit_flow/block2/unit_1", 1024, (1536, 1536, 2048), False),
+    ]
+    for unit, inputs, depths, shortcut in modules:
+        scope = f"xception_65/{unit}/xception_module"
+        if shortcut:
+            found |= conv(f"{scope}/shortcut", 1, inputs, depths[-1])
+        for number, depth in enumerate(depths, start=1):
+            found |= separable(f"{scope}/separable_conv{number}", inputs, depth)
+            inputs = depth
+    found |= conv("aspp0", 1, 2048, 256) | conv("image_pooling", 1, 2048, 256)
+    for branch in (1, 2, 3):
+        found |= separable(f"aspp{branch}", 2048, 256)
+    found |= conv("concat_projection", 1, 1280, 256) | conv("decoder/feature_projection0", 1, 256, 48)
+    found |= separable("decoder/decoder_conv0", 304, 256) | separable("decoder/decoder_conv1", 256, 256)
+    return found | logits(classes)
+
+
+def write_checkpoint(path: Path, shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
+    """Write variables of random values, with an optimizer's slot and a step as training leaves them."""
+    rng = np.random.default_rng(0)
+    values = {
+        name: rng.random(shape, np.float32) + (0.5 if name.endswith(("gamma", "variance")) else -0.5)
+        for name, shape in shapes.items()
+    }
+    extra = {"logits/semantic/biases/Momentum": np.zeros(3, np.float32), "global_step": np.int64(30000)}
+    saved = {**values, **extra}
+    tf.raw_ops.SaveV2(
+        prefix=str(path), tensor_names=list(saved), shape_and_slices=[""] * len(saved), tensors=list(saved.values())
+    )
+    return values

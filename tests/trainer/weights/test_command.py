@@ -1,0 +1,79 @@
+"""`deeplab import-weights` as a user runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from keras import ops
+
+from pipelines import cli
+from tests.drawn.checkpoints import ALPHA, mobilenet_variables, write_checkpoint
+from trainer.network.deeplab import deeplab_v3_plus
+from trainer.network.folder import load_model
+from trainer.weights.checkpoints import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The path of a MobileNetV2 checkpoint of 3 classes."""
+    path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
+    write_checkpoint(path, mobilenet_variables(3))
+    return str(path)
+
+
+def test_import_weights_writes_a_model_folder(small, tmp_path, capsys):
+    palette = tmp_path / "three.json"
+    palette.write_text('{"name": "three", "classes": [{"name": "a", "color": [0, 0, 0]}, '
+                       '{"name": "b", "color": [0, 0, 9]}, {"name": "c", "color": [0, 9, 0]}]}')  # fmt: skip
+    output = str(tmp_path / "model")
+    arguments = ["import-weights", small, "--palette", str(palette), "--output", output, "--max-side", "65"]
+    assert cli.main(arguments) == 0
+    assert "none left over" in capsys.readouterr().out
+    model, card = load_model(output)
+    assert (card.max_side, card.palette.names) == (65, ("a", "b", "c"))
+    assert card.architecture["alpha"] == ALPHA
+    expected = deeplab_v3_plus(3, alpha=ALPHA, head="bilinear")
+    load_checkpoint(expected, small)
+    image = np.random.default_rng(0).integers(0, 256, (1, 33, 33, 3)).astype("uint8")
+    np.testing.assert_array_equal(ops.convert_to_numpy(model(image)), ops.convert_to_numpy(expected(image)))
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("classes", "3 classes but palette camvid has 11"),
+        ("missing", "index is missing"),
+        ("text", "cannot be read as a TensorFlow checkpoint"),
+        ("foreign", "not a DeepLab checkpoint of a known kind"),
+    ],
+)
+def test_import_weights_refuses_what_it_cannot_use(case, message, small, tmp_path, capsys):
+    path = tmp_path / "model.ckpt"
+    if case == "text":
+        Path(f"{path}.index").write_text("not a checkpoint")
+    elif case == "foreign":
+        write_checkpoint(path, {"generator/weights": [3, 3]})
+    checkpoint = small if case == "classes" else str(path)
+    output = tmp_path / "model"
+    status = cli.main(["import-weights", checkpoint, "--palette", "camvid", "--output", str(output)])
+    text = capsys.readouterr().err
+    assert status == 2
+    assert "Traceback" not in text
+    assert message in text
+    assert not output.exists()
+
+
+def test_a_negative_side_is_refused(small, tmp_path, capsys):
+    flags = ["--palette", "camvid", "--output", str(tmp_path / "model"), "--max-side", "-1"]
+    assert cli.main(["import-weights", small, *flags]) == 2
+    assert "--max-side must be 0 or more, got -1" in capsys.readouterr().err
+
+
+def test_help_shows_the_checkpoint_as_an_argument_and_examples(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["import-weights", "--help"])
+    text = capsys.readouterr().out
+    assert text.startswith("usage: deeplab import-weights CHECKPOINT --output DIR --palette NAME|FILE [OPTIONS]")
+    assert text.count("  deeplab import-weights ") == 2 and "CHECKPOINT is what `model.ckpt.index`" in text

@@ -1,0 +1,46 @@
+"""`deeplab import-weights`: a published checkpoint -> model folder."""
+
+from __future__ import annotations
+
+from trainer import startup
+from trainer.formats import palettes
+from trainer.formats.cards import ModelCard
+from trainer.network.deeplab import deeplab_v3_plus, published_rates
+from trainer.network.folder import save_model
+from trainer.options import InputError, to_json
+from trainer.weights.checkpoints import Checkpoint, Imported, architecture, load_checkpoint
+from trainer.weights.options import Options
+
+
+def run(options: Options, flags: list[str]) -> int:
+    """Runs `deeplab import-weights`. Raises InputError when checkpoint or palette cannot be used."""
+    startup.start_tensorflow()
+    imported = import_weights(options)
+    print(f"{options.checkpoint}: {imported}")
+    print(f"model folder: {options.output}")
+    return 0
+
+
+def import_weights(options: Options) -> Imported:
+    """Writes the model folder of a published checkpoint.
+
+    Raises:
+      InputError: the palette has another number of classes, or the checkpoint does not fit.
+    """
+    palette = palettes.resolve(options.palette)
+    checkpoint = Checkpoint(options.checkpoint)
+    numbers = architecture(checkpoint)
+    if numbers["num_classes"] != palette.num_classes:
+        raise InputError(
+            f"{checkpoint.path} has {numbers['num_classes']} classes but palette {palette.name} has "
+            f"{palette.num_classes}; give the palette the checkpoint was trained with"
+        )
+    rates = published_rates(options.output_stride) if numbers.pop("atrous_branches") else []
+    numbers |= {"output_stride": options.output_stride, "head": options.head, "aspp_rates": rates}
+    model = deeplab_v3_plus(**numbers)
+    imported = load_checkpoint(model, checkpoint)
+    if imported.skipped:
+        raise InputError(f"{checkpoint.path} lacks layers of the model: {imported}")
+    card = ModelCard(numbers, palette, options.max_side, training={"imported": to_json(options)})
+    save_model(options.output, model, card)
+    return imported

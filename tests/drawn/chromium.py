@@ -79,7 +79,7 @@ class Page:
         return message
 
     def open(self, path: Path, width: int, height: int, dark: bool = False) -> None:
-        """Loads a file in a window of that size (CSS pixels) and waits until it and its pictures are there."""
+        """Loads a file in a window of that size (CSS pixels) and waits until it and its images are there."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )

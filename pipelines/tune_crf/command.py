@@ -25,9 +25,9 @@ from pipelines.pages import gallery
 from pipelines.pages import tuning as tune_report
 from pipelines.runner import run as runner
 from pipelines.scores.trimap import BANDS
-from pipelines.tune_crf import job as tune_job
+from pipelines.tune_crf import scoring as tune_job
 from pipelines.tune_crf import search as crf_search
-from pipelines.tune_crf.job import Job, Picture, Scores
+from pipelines.tune_crf.scoring import Job, Picture, Scores
 from pipelines.tune_crf.search import TUNING_FILE, Tuning
 from trainer import storage
 from trainer.formats import images

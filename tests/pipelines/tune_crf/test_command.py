@@ -27,7 +27,7 @@ from pipelines.pages import tuning as tune_report
 from pipelines.scores.trimap import trimap_distance
 from pipelines.segment import command as segment
 from pipelines.segment.job import SegmentOptions
-from pipelines.tune_crf import job as tune_job
+from pipelines.tune_crf import scoring as tune_job
 from pipelines.tune_crf import search as crf_search
 from pipelines.tune_crf.search import Gain, Tuning
 from tests.drawn import chromium

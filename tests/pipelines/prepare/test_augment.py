@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from pipelines.prepare.augment import (
-    AugmentOptions,
     Draws,
     adjust_tones,
     augment,
@@ -14,11 +13,11 @@ from pipelines.prepare.augment import (
     equalize,
     flip,
     pad,
-    resize,
     rng_for,
+    shrink,
     warp,
 )
-from trainer.options import InputError
+from pipelines.prepare.options import AugmentOptions
 
 IGNORE = 255
 NOTHING = AugmentOptions(
@@ -26,8 +25,8 @@ NOTHING = AugmentOptions(
 )
 
 
-def picture(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture whose channels tell row and column, and a label of the same."""
+def drawn(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image whose channels are row and column, and a label of both."""
     rows, columns = np.mgrid[:height, :width]
     image = np.stack([10 * rows, 10 * columns, np.full_like(rows, 77)], axis=-1).astype(np.uint8)
     return image, (rows * width + columns).astype(np.uint8)
@@ -43,7 +42,7 @@ def picture(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     ],
 )
 def test_flip_moves_image_and_label_together(horizontal, vertical, expected):
-    image, label = picture(2, 3)
+    image, label = drawn(2, 3)
     flipped, flipped_label = flip(image, label, horizontal, vertical)
     assert flipped_label.tolist() == expected
     assert flipped[..., 0].tolist() == [[10 * (v // 3) for v in row] for row in expected]
@@ -52,7 +51,7 @@ def test_flip_moves_image_and_label_together(horizontal, vertical, expected):
 
 @pytest.mark.parametrize("angle", [90, 180, -90])
 def test_rotation_by_right_angles_is_counter_clockwise_and_exact(angle):
-    image, label = picture(5, 5)
+    image, label = drawn(5, 5)
     turned, turned_label = warp(image, label, Draws(angle=angle), (5, 5), IGNORE)
     np.testing.assert_array_equal(turned_label, np.rot90(label, angle // 90))
     np.testing.assert_array_equal(turned, np.rot90(image, angle // 90))
@@ -69,9 +68,9 @@ def test_what_a_rotation_brings_in_is_grey_and_ignored():
 
 
 def test_zoom_is_about_the_centre():
-    image, label = picture(6, 6)
+    image, label = drawn(6, 6)
     _, zoomed = warp(image, label, Draws(zoom=2.0), (6, 6), IGNORE)
-    # The middle 3x3 fills the picture; the label is never interpolated.
+    # The middle 3x3 fills the image; the label is never interpolated.
     assert set(np.unique(zoomed)) <= set(label[1:5, 1:5].ravel())
     assert zoomed[2:4, 2:4].tolist() == label[2:4, 2:4].tolist()
     _, shrunk = warp(image, label, Draws(zoom=1 / 3), (6, 6), IGNORE)
@@ -80,14 +79,14 @@ def test_zoom_is_about_the_centre():
 
 
 def test_a_crop_alone_changes_no_pixel():
-    image, label = picture(8, 9)
+    image, label = drawn(8, 9)
     cut, cut_label = warp(image, label, Draws(top=0.5, left=1.0), (4, 5), IGNORE)
     np.testing.assert_array_equal(cut_label, label[2:6, 4:9])
     np.testing.assert_array_equal(cut, image[2:6, 4:9])
 
 
-def test_a_crop_larger_than_the_picture_pads_it():
-    image, label = picture(2, 3)
+def test_a_crop_larger_than_the_image_pads_it():
+    image, label = drawn(2, 3)
     cut, cut_label = warp(image, label, Draws(top=1.0, left=0.0), (4, 4), IGNORE)
     assert cut_label.tolist() == [[255] * 4, [255] * 4, [0, 1, 2, 255], [3, 4, 5, 255]]
     assert cut[2:, :3].tolist() == image.tolist()
@@ -95,7 +94,7 @@ def test_a_crop_larger_than_the_picture_pads_it():
 
 
 def test_scale_by_two_doubles_every_pixel_of_the_label():
-    image, label = picture(4, 4)
+    image, label = drawn(4, 4)
     _, doubled = warp(image, label, Draws(scale=2.0), (8, 8), IGNORE)
     np.testing.assert_array_equal(doubled, np.kron(label, np.ones((2, 2), np.uint8)))
     corner = warp(image, label, Draws(scale=2.0, top=1.0, left=1.0), (4, 4), IGNORE)[1]
@@ -110,22 +109,22 @@ def test_strong_reduction_does_not_alias():
 
 
 def test_pad_goes_right_and_below():
-    image, label = picture(2, 3)
+    image, label = drawn(2, 3)
     padded, padded_label = pad(image, label, 4, IGNORE)
     assert padded_label.tolist() == [[0, 1, 2, 255], [3, 4, 5, 255], [255] * 4, [255] * 4]
     assert padded.shape == (4, 4, 3) and (padded[2:] == 128).all() and padded[:2, :3].tolist() == image.tolist()
     assert pad(image, label, 2, IGNORE)[0] is image
 
 
-def test_resize_averages_the_picture_and_never_mixes_labels():
+def test_shrinking_averages_the_image_and_never_mixes_labels():
     image = np.zeros((4, 8, 3), np.uint8)
     image[:, ::2] = 100
     label = np.repeat(np.repeat(np.uint8([[3, 200, 7, 9], [1, 2, 4, 5]]), 2, axis=0), 2, axis=1)
-    small, small_label = resize(image, label, 4)
+    small, small_label = shrink(image, label, 4)
     assert small_label.tolist() == [[3, 200, 7, 9], [1, 2, 4, 5]]
     assert (small == 50).all() and small.shape == (2, 4, 3)
-    assert resize(image, label, 0)[0] is image and resize(image, label, 8)[0] is image
-    assert resize(np.zeros((1, 100, 3), np.uint8), np.zeros((1, 100), np.uint8), 10)[0].shape == (1, 10, 3)
+    assert shrink(image, label, 0)[0] is image and shrink(image, label, 8)[0] is image
+    assert shrink(np.zeros((1, 100, 3), np.uint8), np.zeros((1, 100), np.uint8), 10)[0].shape == (1, 10, 3)
 
 
 def test_blur_spreads_a_point_as_a_gaussian():
@@ -156,15 +155,15 @@ def test_clahe_stretches_luma_and_keeps_grey_grey():
     assert abs(stretched[..., 1] - expected).max() <= 1
 
 
-def test_nothing_asked_for_changes_nothing():
-    image, label = picture(7, 9)
+def test_no_augmentation_changes_nothing():
+    image, label = drawn(7, 9)
     same, same_label = augment(image, label, rng_for(1, "key", 1), NOTHING, IGNORE)
     np.testing.assert_array_equal(same, image)
     np.testing.assert_array_equal(same_label, label)
 
 
 def test_a_copy_depends_on_seed_key_and_number_alone():
-    image, label = picture(24, 25)
+    image, label = drawn(24, 25)
     make = lambda seed, key, copy: augment(image, label, rng_for(seed, key, copy), AugmentOptions(), IGNORE)
     first = make(3, "train/a", 1)
     make(3, "train/b", 1)
@@ -176,7 +175,7 @@ def test_a_copy_depends_on_seed_key_and_number_alone():
 
 
 def test_input_arrays_are_left_alone():
-    image, label = picture(16, 16)
+    image, label = drawn(16, 16)
     before = image.copy(), label.copy()
     for array in (image, label):
         array.flags.writeable = False
@@ -213,8 +212,8 @@ def test_draws_stay_within_their_ranges_and_use_them():
 
 
 @pytest.mark.parametrize("options", [AugmentOptions(crop=16), AugmentOptions(crop=64), AugmentOptions(pad=40)])
-def test_copies_have_the_crops_or_the_pictures_size_and_known_labels(options):
-    image, label = picture(15, 17)
+def test_copies_have_the_crops_or_the_images_size_and_known_labels(options):
+    image, label = drawn(15, 17)
     for copy in range(1, 6):
         copied, copied_label = augment(image, label, rng_for(0, "k", copy), options, IGNORE)
         side = options.crop or options.pad
@@ -225,7 +224,7 @@ def test_copies_have_the_crops_or_the_pictures_size_and_known_labels(options):
 
 def test_padding_stays_grey_whatever_the_tones():
     options = AugmentOptions(crop=64, clahe=1, blur=1, gamma=(0.5, 0.5), rotate=0)
-    image, label = picture(15, 17)
+    image, label = drawn(15, 17)
     copied, copied_label = augment(image, label, rng_for(0, "k", 1), options, IGNORE)
     far = cv2.erode((copied_label == IGNORE).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     assert far.sum() > 1000 and (copied[far] == 128).all()
@@ -234,21 +233,6 @@ def test_padding_stays_grey_whatever_the_tones():
 def test_image_and_label_of_two_sizes_are_refused():
     with pytest.raises(ValueError, match=r"one size, got \(4, 4\) and \(4, 5\)"):
         augment(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), np.uint8), rng_for(0, "k", 1), NOTHING, IGNORE)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"flip_horizontal": 1.5}, "--flip-horizontal must be 0 to 1, got 1.5"),
-        ({"scale": (1.5, 0.75)}, "--scale must be 1.5 to 10, got 0.75"),
-        ({"gamma": (0.0, 1.0)}, "--gamma must be 0.1 to 10, got 0.0"),
-        ({"rotate": float("nan")}, "--rotate must be 0 to 180, got nan"),
-        ({"crop": -1}, "--crop must be 0 to 32766, got -1"),
-    ],
-)
-def test_options_refuse_nonsense(wrong, message):
-    with pytest.raises(InputError, match=message):
-        AugmentOptions(**wrong)
 
 
 def test_golden_copy():

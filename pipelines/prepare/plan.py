@@ -1,0 +1,169 @@
+"""What goes into which shard, and which shards are finished already.
+
+Every (image, copy) belongs to a shard by the hash of seed, key and copy number, so that adding an image changes only
+the shards its copies fall into. The order inside a shard is that of the hashes: keys are shuffled here, images are
+never moved. A shard's bytes follow from its plan, the options and the source files alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from pipelines.inputs.rawset import Pair, RawSet
+from pipelines.prepare import workarea
+from pipelines.prepare.options import Options, RecordOptions
+from pipelines.prepare.workarea import Entry, Outcome
+from trainer.formats.dataset import shard_name
+from trainer.formats.labels import Palette
+from trainer.options import InputError
+
+FORMAT_VERSION = 1
+"""Part of every fingerprint; goes up when the same input would give other bytes."""
+SHARD_BYTES = 128 * 1024 * 1024
+SHARD_RECORDS = 1000
+
+
+class Spec(NamedTuple):
+    """One shard that is to be there; what Beam passes around. `records` counts rejects too."""
+
+    name: str
+    split: str
+    fingerprint: str
+    records: int
+
+
+class ShardPlan(NamedTuple):
+    """A shard and its records, as (index into the pairs of its split, copy), so that a million of them stay small."""
+
+    spec: Spec
+    members: list[tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All there is to be written.
+
+    Attributes:
+      root: folder of the raw set; file names in records are relative to it.
+      pairs: of every split.
+      shards: by split and number.
+    """
+
+    root: str
+    pairs: Mapping[str, Sequence[Pair]]
+    shards: tuple[ShardPlan, ...]
+
+    @property
+    def records(self) -> int:
+        return sum(shard.spec.records for shard in self.shards)
+
+    def entries(self, shard: ShardPlan) -> Iterator[Entry]:
+        """The records of a shard, in their order."""
+        pairs = self.pairs[shard.spec.split]
+        for index, copy in shard.members:
+            pair = pairs[index]
+            yield Entry(pair.key, filename(pair.image, self.root), pair.image, pair.label, copy)
+
+
+def plan_shards(raw: RawSet, palette: Palette, options: Options) -> Plan:
+    """Plans the shards of every split. Raises InputError for splits whose names cannot be part of a file's."""
+    by_split: dict[str, list[Pair]] = {}
+    for pair in raw.pairs:
+        by_split.setdefault(pair.split, []).append(pair)
+    for split in by_split:
+        if not re.fullmatch(r"[\w-]+", split):
+            raise InputError(f"{raw.root}: a split is named {split!r}; expected letters, digits, '_' and '-' only")
+    copies = {split: options.copies if split in options.augment_splits else 0 for split in by_split}
+    totals = {split: len(pairs) * (copies[split] + 1) for split, pairs in by_split.items()}
+    largest = max(totals.values(), default=1)
+    shards: list[ShardPlan] = []
+    for split, pairs in sorted(by_split.items()):
+        if options.shards:
+            count = max(1, round(options.shards * totals[split] / largest))
+        else:
+            size = sum(pair.size for pair in pairs) * (copies[split] + 1)
+            count = max(math.ceil(totals[split] / SHARD_RECORDS), math.ceil(size / SHARD_BYTES))
+        count = min(count, totals[split])
+        shards += plan_split(pairs, split, count, copies[split], options, palette, raw.root)
+    return Plan(raw.root, by_split, tuple(shards))
+
+
+def plan_split(
+    pairs: Sequence[Pair], split: str, count: int, copies: int, options: RecordOptions, palette: Palette, root: str
+) -> list[ShardPlan]:
+    """Deals the records of one split out to at most `count` shards, none of them empty.
+
+    Args:
+      pairs: the images of the split.
+      copies: augmented copies of every image, besides the image itself.
+      root: folder of the raw set.
+    """
+    groups: list[list[tuple[int, int, int]]] = [[] for _ in range(count)]
+    for index, pair in enumerate(pairs):
+        for copy in range(copies + 1):
+            value = shuffle_hash(options.seed, pair.key, copy)
+            groups[value % count].append((value, index, copy))
+    groups = [sorted(group) for group in groups if group]
+    shards = []
+    for number, group in enumerate(groups):
+        members = [(index, copy) for _, index, copy in group]
+        digest = fingerprint(pairs, members, options, palette, root)
+        shards.append(ShardPlan(Spec(shard_name(split, number, len(groups)), split, digest, len(members)), members))
+    return shards
+
+
+def shuffle_hash(seed: int, key: str, copy: int) -> int:
+    """64 bits that decide shard and order; the same on every machine."""
+    return int.from_bytes(hashlib.md5(f"{seed}/{copy}/{key}".encode()).digest()[:8], "big")
+
+
+def fingerprint(
+    pairs: Sequence[Pair], members: Sequence[tuple[int, int]], options: RecordOptions, palette: Palette, root: str
+) -> str:
+    """md5 of all that decides a shard's bytes: options, palette, and the entries with their files' sizes and times."""
+    used = {field.name: getattr(options, field.name) for field in dataclasses.fields(RecordOptions)}
+    if not any(copy for _, copy in members):  # other augmentation leaves shards of originals as they are
+        used = {name: used[name] for name in ("max_side", "image_format", "jpeg_quality", "max_pixels")}
+    digest = hashlib.md5(json.dumps([FORMAT_VERSION, used, palette.to_json()], sort_keys=True).encode())
+    for index, copy in members:
+        pair = pairs[index]
+        row = [pair.key, filename(pair.image, root), copy, pair.size, pair.modified]
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
+
+
+def filename(path: str, root: str) -> str:
+    """`path` relative to the raw set's folder, or its last part when it lies elsewhere."""
+    prefix = root.replace("\\", "/").rstrip("/") + "/"
+    path = path.replace("\\", "/")
+    return path[len(prefix) :] if path.startswith(prefix) else path.rsplit("/", 1)[-1]
+
+
+def finished(folder: str, shards: Iterable[ShardPlan]) -> dict[str, Outcome]:
+    """What came of the shards that are in the output folder as they are planned, by name."""
+    sizes = {file.relative: file.size for file in workarea.list_files(folder)}
+
+    def look_up(shard: ShardPlan) -> Outcome | None:
+        name = shard.spec.name
+        outcome = workarea.read_sidecar(folder, name) if workarea.sidecar_name(name) in sizes else None
+        if outcome is None or outcome.shard.fingerprint != shard.spec.fingerprint:
+            return None
+        is_whole = not outcome.shard.records or sizes.get(name) == outcome.shard.bytes
+        return outcome if is_whole else None
+
+    with ThreadPoolExecutor(16) as pool:
+        outcomes = pool.map(look_up, shards)
+    return {outcome.shard.name: outcome for outcome in outcomes if outcome is not None}
+
+
+def unfinished(folder: str, plan: Plan) -> tuple[ShardPlan, ...]:
+    """The shards that are still to be written, or to be written again."""
+    done = finished(folder, plan.shards)
+    return tuple(shard for shard in plan.shards if shard.spec.name not in done)

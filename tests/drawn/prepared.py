@@ -1,0 +1,36 @@
+"""Runs `deeplab prepare`, and reads what it wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pipelines import cli
+from trainer.formats.dataset import load_dataset
+from trainer.formats.examples import Record, decode
+from trainer.formats.frames import Frame, read_frames
+
+
+def prepare(source: Path | str, output: Path | str, *flags: str) -> int:
+    return cli.run(["prepare", "--input", str(source), "--output", str(output), *flags])
+
+
+def read_shard(path: Path) -> list[Frame]:
+    with open(path, "rb") as file:
+        return list(read_frames(file))
+
+
+def read_records(output: Path, split: str = "") -> list[Record]:
+    """All records of a split, or of all, in the order of the shards."""
+    shards = [shard for shard in load_dataset(str(output)).shards if split in ("", shard.split)]
+    return [decode(frame.data) for shard in shards for frame in read_shard(output / shard.name)]
+
+
+def shard_bytes(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(output.glob("*.tfrecord"))}
+
+
+def read_rejects(output: Path) -> dict[str, dict]:
+    """The objects in rejects.jsonl by their keys."""
+    rejects = map(json.loads, (output / "rejects.jsonl").read_text().splitlines())
+    return {reject["key"]: reject for reject in rejects}

@@ -1,0 +1,131 @@
+"""Runs of `deeplab prepare` into a folder that holds records already, or the remains of a killed run."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipelines.prepare import shards
+from tests.drawn.places import ROOT
+from tests.drawn.prepared import prepare, read_records, shard_bytes
+from tests.drawn.rawset import write_pair, write_rawset
+from tests.drawn.records import picture
+from trainer.formats.dataset import load_dataset
+from trainer.options import InputError
+
+
+def test_a_rerun_keeps_finished_shards(source, tmp_path, capsys):
+    output = tmp_path / "records"
+    prepare(source, output, "--shards", "2")
+    times = {path: path.stat().st_mtime_ns for path in output.glob("*.tfrecord")}
+    (output / "train-00001-of-00002.tfrecord").unlink()
+    (output / "dataset.json").unlink()
+    capsys.readouterr()
+    assert prepare(source, output, "--shards", "2") == 0
+    text = capsys.readouterr().out
+    assert "2 of 3 shards are finished already and kept" in text
+    changed = [path.name for path, before in times.items() if path.stat().st_mtime_ns != before]
+    assert changed == ["train-00001-of-00002.tfrecord"]
+    records = {shard.name: shard.records for shard in load_dataset(str(output)).shards}
+    written = records["train-00001-of-00002.tfrecord"]
+    assert f"11 records = {written} written + {11 - written} kept + 0 rejected" in text
+    assert len(read_records(output)) == 11
+
+
+def test_shards_that_version_1_describes_are_kept(source, tmp_path, capsys):
+    output = tmp_path / "records"
+    prepare(source, output, "--shards", "2")
+    before = shard_bytes(output)
+    for path in (output / "shards").iterdir():
+        content = json.loads(path.read_text())
+        content["shard"]["pictures"] = content["shard"].pop("images")
+        path.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert prepare(source, output, "--shards", "2") == 0
+    assert "3 of 3 shards are finished already and kept" in capsys.readouterr().out
+    assert shard_bytes(output) == before
+    assert json.loads((output / "dataset.json").read_text())["version"] == 2
+
+
+def test_other_augmentation_rewrites_only_shards_with_copies(source, tmp_path):
+    output = tmp_path / "records"
+    flags = ("--copies", "1", "--shards", "1")
+    prepare(source, output, *flags)
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in output.glob("*.tfrecord")}
+    assert prepare(source, output, *flags, "--gamma", "2", "2") == 0
+    after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in output.glob("*.tfrecord")}
+    assert after["val-00000-of-00001.tfrecord"] == before["val-00000-of-00001.tfrecord"]
+    assert after["train-00000-of-00001.tfrecord"][1] != before["train-00000-of-00001.tfrecord"][1]
+
+
+def test_a_changed_source_file_rewrites_its_shard(tmp_path):
+    source, output = write_rawset(tmp_path / "raw", {"train": 8}), tmp_path / "records"
+    prepare(source, output, "--shards", "4", "--copies", "0")
+    before = shard_bytes(output)
+    write_pair(source, "train", "a0.jpg", *picture(77))
+    assert prepare(source, output, "--shards", "4") == 0
+    assert sum(data != before[name] for name, data in shard_bytes(output).items()) == 1
+
+
+def test_a_job_that_breaks_off_and_returns_to_old_options_gives_the_old_bytes(source, tmp_path, monkeypatch):
+    output = tmp_path / "records"
+    flags = ("--copies", "1", "--shards", "3", "--direct_num_workers", "1")
+    prepare(source, output, *flags)
+    before = shard_bytes(output)
+    write, calls = shards.write_shard, []
+
+    def full_disk(*args):
+        calls.append(args)
+        if len(calls) > 2:
+            raise OSError(28, "No space left on device")
+        return write(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write_shard", full_disk)
+        with pytest.raises(InputError, match=r"OSError: \[Errno 28\] No space left on device"):
+            prepare(source, output, *flags, "--gamma", "2", "2", "--seed", "3")
+    assert not (output / "dataset.json").exists()
+    assert shard_bytes(output) != before
+    assert prepare(source, output, *flags) == 0
+    assert shard_bytes(output) == before
+
+
+def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(tmp_path):
+    source = write_rawset(tmp_path / "raw", {"train": 6}, size=320)
+    flags = ["--copies", "19", "--shards", "20", "--direct_num_workers", "2"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, "-m", "pipelines.cli", "prepare", "--input", str(source), "--output", str(killed)]
+    with subprocess.Popen([*command, *flags], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as job:
+        deadline = time.monotonic() + 60
+        while not list(killed.glob("*.tfrecord")) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        job.send_signal(signal.SIGKILL)
+    left = len(list(killed.glob("*.tfrecord")))
+    assert 0 < left < 20
+    assert not (killed / "dataset.json").exists()
+    assert prepare(source, killed, *flags) == 0
+    assert prepare(source, whole, *flags) == 0
+    assert shard_bytes(killed) == shard_bytes(whole)
+    names = [path.name for path in [*killed.rglob("*"), *killed.rglob(".*")]]
+    assert not [name for name in names if name.endswith(".tmp") or name.startswith("plan-")]
+
+
+def test_shards_of_an_earlier_run_are_removed_and_nothing_else(source, tmp_path, capsys):
+    output = tmp_path / "records"
+    prepare(source, output, "--shards", "4")
+    (output / "notes.txt").write_text("mine")
+    (output / "shards" / "notes.json").write_text("mine")
+    old = {path.name for path in output.glob("*.tfrecord")}
+    capsys.readouterr()
+    assert prepare(source, output, "--shards", "2") == 0
+    removed = len(old - {path.name for path in output.glob("*.tfrecord")})
+    assert removed >= 3
+    assert f"removed {removed} shards of an earlier run" in capsys.readouterr().out
+    names = {shard.name for shard in load_dataset(str(output)).shards}
+    assert {path.name for path in output.iterdir()} == names | {"dataset.json", "rejects.jsonl", "shards", "notes.txt"}
+    assert {path.name for path in (output / "shards").iterdir()} == {f"{name}.json" for name in names} | {"notes.json"}

@@ -1,0 +1,82 @@
+"""Which record goes into which shard, and what a shard's fingerprint depends on."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+
+from pipelines.inputs.rawset import Pair, scan
+from pipelines.prepare.options import Options, RecordOptions
+from pipelines.prepare.plan import filename, fingerprint, plan_shards, shuffle_hash, unfinished
+from tests.drawn.prepared import read_shard
+from tests.drawn.rawset import write_pair, write_rawset
+from tests.drawn.records import PALETTE, picture
+from trainer.formats.dataset import load_dataset
+from trainer.formats.examples import decode
+
+PAIRS = [Pair("train/a", "/raw/images/train/a.jpg", "/raw/labels/train/a.png", "train", 1000, 5)]
+
+
+def test_a_new_image_changes_only_the_shards_it_falls_into(tmp_path):
+    source = write_rawset(tmp_path / "raw", {"train": 30})
+    options = Options(input=str(source), output=str(tmp_path / "records"), shards=6)
+
+    def fingerprints():
+        plan = plan_shards(scan(str(source)), PALETTE, options)
+        return {shard.spec.name: shard.spec.fingerprint for shard in plan.shards}
+
+    before = fingerprints()
+    write_pair(source, "train", "new.jpg", *picture(0))
+    after = fingerprints()
+    assert len(before) == 6
+    assert sum(after[name] != value for name, value in before.items()) == 1
+
+
+def test_keys_are_shuffled_over_shards_and_inside_them(prepared):
+    per_shard = {}
+    for shard in load_dataset(str(prepared)).of_split("train"):
+        records = [decode(frame.data) for frame in read_shard(prepared / shard.name)]
+        per_shard[shard.name] = [(record.key, record.copy) for record in records]
+    assert any(names != sorted(names) for names in per_shard.values())
+    homes = {name for name, names in per_shard.items() for key, _ in names if key == "train/a0"}
+    assert len(homes) > 1
+
+
+def test_the_plan_counts_every_image_and_copy(source):
+    options = Options(input=str(source), output="out", copies=2, shards=4)
+    plan = plan_shards(scan(str(source)), PALETTE, options)
+    assert plan.records == 8 * 3 + 3
+    entries = [entry for shard in plan.shards for entry in plan.entries(shard)]
+    assert len(set(entries)) == len(entries) == plan.records
+    assert {(entry.key, entry.copy) for entry in entries if entry.key.startswith("val/")} == {
+        (f"val/a{i}", 0) for i in range(3)
+    }
+    assert unfinished("/nowhere", plan) == plan.shards
+
+
+def test_golden_fingerprints():
+    """Shards of earlier versions are kept by these: they change only with a release that says that records change."""
+    assert fingerprint(PAIRS, [(0, 0)], RecordOptions(), PALETTE, "/raw") == "94367facccc23424ad0e4b0a545450c3"
+    assert fingerprint(PAIRS, [(0, 0), (0, 1)], RecordOptions(), PALETTE, "/raw") == "7273b4eab1ada3047002afdd39324ddb"
+    assert shuffle_hash(3, "train/a", 1) == 8725626830869558235
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(RecordOptions)])
+def test_every_option_of_a_record_is_part_of_its_fingerprint(name):
+    default = getattr(RecordOptions(), name)
+    if name == "image_format":
+        other = "png"
+    elif isinstance(default, tuple):
+        other = (default[0], default[1] + 0.1)
+    else:
+        other = default + 1 if isinstance(default, int) else default / 2 + 0.03
+    changed = replace(RecordOptions(), **{name: other})
+    of = lambda options: fingerprint(PAIRS, [(0, 0), (0, 1)], options, PALETTE, "/raw")
+    assert of(changed) != of(RecordOptions())
+
+
+def test_file_names_are_relative_to_the_set():
+    assert filename("/raw/images/a.jpg", "/raw/") == "images/a.jpg"
+    assert filename("/else/b.jpg", "/raw") == "b.jpg"
+    assert filename("gs://bucket/set/images/a.jpg", "gs://bucket/set") == "images/a.jpg"

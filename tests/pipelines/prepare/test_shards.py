@@ -1,0 +1,77 @@
+"""One record from its source files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.prepare.options import Options, RecordOptions
+from pipelines.prepare.plan import Spec
+from pipelines.prepare.shards import make_record, write_shard
+from pipelines.prepare.workarea import Entry, read_sidecar
+from tests.drawn.prepared import read_records
+from tests.drawn.rawset import write_pair
+from tests.drawn.records import PALETTE, picture
+from trainer.formats import images
+
+
+def test_a_copy_follows_from_seed_key_and_number_alone(prepared, source):
+    options = Options(input=str(source), output=str(prepared), copies=2)
+    record = next(record for record in read_records(prepared) if (record.key, record.copy) == ("train/a3", 2))
+    entry = Entry("train/a3", record.filename, f"{source}/images/train/a3.jpg", f"{source}/labels/train/a3.png", 2)
+    assert make_record(entry, PALETTE, options)[0] == record
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "image_format", "channels", "untouched"),
+    [
+        ("a.png", "RGB", "png", 3, True),
+        ("a.png", "L", "png", 1, True),
+        ("a.jpg", "L", "jpeg", 1, True),
+        ("a.png", "RGBA", "png", 3, False),
+        ("a.bmp", "RGB", "png", 3, False),
+        ("a.jpg", "CMYK", "jpeg", 3, False),
+    ],
+)
+def test_only_plain_jpegs_and_pngs_stay_as_they_are(tmp_path, name, mode, image_format, channels, untouched):
+    image, label = picture(1)
+    write_pair(tmp_path, "train", name, image, label)
+    path = tmp_path / "images/train" / name
+    Image.fromarray(image).convert(mode).save(path)
+    entry = Entry("train/a", f"images/train/{name}", str(path), str(tmp_path / "labels/train/a.png"), 0)
+    record, _ = make_record(entry, PALETTE, RecordOptions())
+    assert (record.image_format, record.channels) == (image_format, channels)
+    assert (record.image == path.read_bytes()) == untouched
+    if image_format == "png" and mode != "L":
+        np.testing.assert_array_equal(images.decode_image(record.image), image)
+
+
+def test_a_shard_is_written_with_its_sidecar_and_every_entry_is_finished(tmp_path):
+    write_pair(tmp_path, "train", "a.png", *picture(1, 96, 100))
+    paths = [str(tmp_path / folder / "train/a.png") for folder in ("images", "labels")]
+    entries = [
+        Entry("a", "a.png", *paths, 0),
+        Entry("b", "b.png", "gone.png", paths[1], 0),
+        Entry("a", "a.png", *paths, 1),
+    ]
+    spec, outcomes = Spec("train-00000-of-00001.tfrecord", "train", "f", 3), []
+    outcome = write_shard(str(tmp_path / "out"), spec, entries, PALETTE, RecordOptions(), outcomes.append)
+    assert outcomes == ["written", "rejected", "written"]
+    assert read_sidecar(str(tmp_path / "out"), spec.name) == outcome
+    shard, (reject,) = outcome
+    assert (shard.records, shard.images, shard.fingerprint) == (2, 1, "f")
+    assert (shard.min_size, shard.max_size) == ((96, 100), (96, 100))
+    assert shard.bytes == (tmp_path / "out" / spec.name).stat().st_size
+    assert sum(shard.class_pixels) + shard.ignored_pixels == 2 * 96 * 100
+    assert (reject.key, reject.path, reject.stage) == ("b", "gone.png", "prepare")
+    assert reject.reason == "cannot be read: No such file or directory"
+
+
+def test_a_shard_of_rejects_has_a_sidecar_alone(tmp_path):
+    spec = Spec("train-00000-of-00001.tfrecord", "train", "f", 1)
+    outcome = write_shard(
+        str(tmp_path), spec, [Entry("a", "a.png", "gone.png", "gone.png", 0)], PALETTE, RecordOptions()
+    )
+    assert outcome.shard.records == 0 and len(outcome.rejects) == 1
+    assert [path.name for path in tmp_path.rglob("*.*")] == [f"{spec.name}.json"]

@@ -129,7 +129,7 @@ PyObject* py_refine(PyObject*, PyObject* positional, PyObject* keywords) {
 }
 
 // Appends `name` to the list `names` where `supported`; on failure, clears the list.
-void append_if(bool supported, PyObject*& names, const char* name) {
+[[maybe_unused]] void append_if(bool supported, PyObject*& names, const char* name) {
     if (!supported || !names) return;
     PyObject* const text = PyUnicode_FromString(name);
     if (!text || PyList_Append(names, text)) Py_CLEAR(names);

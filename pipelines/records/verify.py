@@ -1,26 +1,49 @@
-"""Checks a folder of records: files, checksums, messages, pictures, labels and counts."""
+"""Checks a folder of records: files, checksums, messages, images, labels and counts."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 import numpy as np
 
 from trainer import storage
-from trainer.formats import images, records
-from trainer.formats.palettes import Palette
-from trainer.formats.records import CorruptRecord, Dataset, Record, Shard
+from trainer.accounts import Accounts
+from trainer.formats import images
+from trainer.formats.dataset import DATASET_FILE, Dataset, Shard, open_shard
+from trainer.formats.examples import KEY, Record, decode
+from trainer.formats.frames import CorruptRecord, scan_frames
+from trainer.formats.labels import Palette
 
 
-class Checked(NamedTuple):
-    """What the check of one shard found: faults in words, and (key, copy) of every readable record."""
+class Verification(NamedTuple):
+    """All faults, in words, in the order of the shards; and how many records are good, damaged and missing."""
 
     faults: list[str]
-    names: list[tuple[str, int]]
+    accounts: Accounts
+
+
+@dataclass
+class ShardCheck:
+    """What the check of one shard found.
+
+    Attributes:
+      faults: in words.
+      names: (key, copy) of every good record.
+      damaged, missing: records that cannot be used, and those that dataset.json counts and the shard lacks.
+      surplus: good records beyond those that dataset.json counts.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    names: list[tuple[str, int]] = field(default_factory=list)
+    damaged: int = 0
+    missing: int = 0
+    surplus: int = 0
 
 
 class _Summing:
@@ -35,126 +58,129 @@ class _Summing:
         return data
 
 
-def verify(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], object] = lambda: None) -> list[str]:
-    """Returns all faults, in words, in the order of the shards.
+def verify(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], object] = lambda: None) -> Verification:
+    """Checks every shard and every record.
 
     Args:
       pool: checks the shards in parallel.
       beat: called after every record.
+
+    Raises:
+      UnbalancedError: records of dataset.json are neither good nor damaged nor missing.
     """
-    there = {file.relative for file in storage.files(folder)}
+    existing = {file.relative for file in storage.files(folder)}
     known = {shard.name for shard in dataset.shards}
     faults = [
-        f"{name}: is not in {records.DATASET_FILE}"
-        for name in sorted(there - known)
+        f"{name}: is not in {DATASET_FILE}"
+        for name in sorted(existing - known)
         if "/" not in name and name.endswith(".tfrecord")
     ]
 
-    def one(shard: Shard) -> Checked:
-        if shard.name not in there:
-            return Checked([f"{shard.name}: the shard is missing ({shard.records} records)"], [])
-        return check_shard(folder, shard, dataset.palette, beat)
+    def check(shard: Shard) -> ShardCheck:
+        if shard.name in existing:
+            return check_shard(folder, shard, dataset.palette, beat)
+        return ShardCheck([f"{shard.name}: the shard is missing ({shard.records} records)"], missing=shard.records)
 
     first: dict[tuple[str, int], Shard] = {}
     split_of: dict[str, str] = {}
-    for shard, checked in zip(dataset.shards, pool.map(one, dataset.shards), strict=True):
+    records = Counter(good=0, damaged=0, missing=0)
+    for shard, checked in zip(dataset.shards, pool.map(check, dataset.shards), strict=True):
         faults += checked.faults
+        good = len(checked.names) - checked.surplus
+        records.update(good=good, damaged=checked.damaged, missing=checked.missing)
         for name in checked.names:
             if first.setdefault(name, shard) is not shard:
                 faults.append(f"{shard.name}: key {name[0]} copy {name[1]} is in {first[name].name} as well")
             if split_of.setdefault(name[0], shard.split) != shard.split:
                 faults.append(f"{shard.name}: key {name[0]} is in split {split_of[name[0]]} as well")
-    return faults
+    accounts = Accounts("records", sum(shard.records for shard in dataset.shards), dict(records))
+    accounts.check()
+    return Verification(faults, accounts)
 
 
-def check_shard(folder: str, shard: Shard, palette: Palette, beat: Callable[[], object] = lambda: None) -> Checked:
-    """Reads one shard once, from end to end, and compares it with what dataset.json tells of it."""
-    faults: list[str] = []
-    names: list[tuple[str, int]] = []
+def check_shard(folder: str, shard: Shard, palette: Palette, beat: Callable[[], object] = lambda: None) -> ShardCheck:
+    """Reads one shard once, from end to end, and compares it with what dataset.json says of it."""
+    checked = ShardCheck()
     pixels = np.zeros(256, np.int64)
-    count = damaged = 0
-    with open(storage.localize(storage.join(folder, shard.name)), "rb") as raw:
+    count = 0
+    with open_shard(folder, shard.name) as raw:
         file = _Summing(raw)
-        for found in records.scan_frames(file):
-            where = f"{shard.name}: record {found.index} at byte {found.offset}"
+        for frame in scan_frames(file):
+            is_surplus = count >= shard.records
             count += 1
-            if isinstance(found, CorruptRecord):
-                damaged += 1
-                faults.append(f"{where}, {_key_of(found.data)}: {found.reason}")
+            try:
+                if isinstance(frame, CorruptRecord):
+                    raise ValueError(frame.reason)
+                record = decode(frame.data)
+                label = _check_record(record, palette)
+            except ValueError as error:  # CorruptRecord, malformed message, ImageError, LabelError
+                where = f"{shard.name}: record {frame.index} at byte {frame.offset}, {_key_of(frame.data)}"
+                checked.faults.append(f"{where}: {error}")
+                checked.damaged += not is_surplus
             else:
-                try:
-                    record = records.decode(found.data)
-                    label = _check_record(record, palette)
-                except ValueError as error:  # malformed message, ImageError, LabelError
-                    damaged += 1
-                    faults.append(f"{where}, {_key_of(found.data)}: {error}")
-                else:
-                    pixels += np.bincount(label.ravel(), minlength=256)
-                    names.append((record.key, record.copy))
+                pixels += np.bincount(label.ravel(), minlength=256)
+                checked.names.append((record.key, record.copy))
+                checked.surplus += is_surplus
             beat()
         while file.read(1 << 20):
             pass
-    faults += _compare(shard, file, count, damaged, names, pixels, palette)
-    return Checked(faults, names)
+    checked.missing = max(0, shard.records - count)
+    checked.faults += _compare(shard, file, count, checked, pixels, palette)
+    return checked
 
 
 def _compare(
-    shard: Shard,
-    file: _Summing,
-    count: int,
-    damaged: int,
-    names: list[tuple[str, int]],
-    pixels: np.ndarray,
-    palette: Palette,
+    shard: Shard, file: _Summing, count: int, checked: ShardCheck, pixels: np.ndarray, palette: Palette
 ) -> list[str]:
-    """Faults of the shard as a whole; those that follow from damaged records are not said again."""
+    """Faults of the shard as a whole; those that follow from damaged records are not repeated."""
     faults = []
+    is_whole = len(checked.names) == count
     if file.size != shard.bytes:
         faults.append(f"{shard.name}: has {file.size} bytes, expected {shard.bytes}")
-    elif file.crc != shard.crc32c and not damaged:
+    elif file.crc != shard.crc32c and is_whole:
         faults.append(f"{shard.name}: checksum of the file is {file.crc:#010x}, expected {shard.crc32c:#010x}")
     if count != shard.records:
-        faults.append(f"{shard.name}: {count} records found, expected {shard.records}")
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        faults.append(f"{shard.name}: key {twice[0]} copy {twice[1]} is there more than once")
-    if damaged or count != shard.records:
+        faults.append(f"{shard.name}: has {count} records, expected {shard.records}")
+    repeated = next((name for name, times in Counter(checked.names).items() if times > 1), None)
+    if repeated:
+        faults.append(f"{shard.name}: key {repeated[0]} copy {repeated[1]} appears more than once")
+    if not is_whole or count != shard.records:
         return faults
-    originals = sum(copy == 0 for _, copy in names)
-    if originals != shard.pictures:
-        faults.append(f"{shard.name}: {originals} source pictures found, expected {shard.pictures}")
+    originals = sum(copy == 0 for _, copy in checked.names)
+    if originals != shard.images:
+        faults.append(f"{shard.name}: has {originals} source images, expected {shard.images}")
     if pixels[: palette.num_classes].tolist() != list(shard.class_pixels):
-        faults.append(f"{shard.name}: pixels per class differ from {records.DATASET_FILE}")
+        faults.append(f"{shard.name}: pixels per class differ from {DATASET_FILE}")
     return faults
 
 
 def _check_record(record: Record, palette: Palette) -> np.ndarray:
-    """Returns the label, uint8 [H, W]; ValueError when picture, label and numbers do not belong together."""
+    """Returns the label, uint8 [H, W]; ValueError when image, label and numbers do not belong together."""
     image = images.decode_image(record.image)
     label = palette.check_ids(images.decode_label(record.label))
-    said = (record.height, record.width)
-    if image.shape[:2] != said or label.shape != said:
+    size = (record.height, record.width)
+    if image.shape[:2] != size or label.shape != size:
         raise ValueError(
-            f"picture is {image.shape[1]}x{image.shape[0]}, label {label.shape[1]}x{label.shape[0]}, "
+            f"image is {image.shape[1]}x{image.shape[0]}, label {label.shape[1]}x{label.shape[0]}, "
             f"but the record says {record.width}x{record.height}"
         )
-    found = images.header(record.image)
-    if (found.format, found.orientation) != (record.image_format, 1):
+    header = images.header(record.image)
+    if (header.format, header.orientation) != (record.image_format, 1):
         raise ValueError(
-            f"picture is {found.format} of orientation {found.orientation}, expected upright {record.image_format}"
+            f"image is {header.format} of orientation {header.orientation}, expected upright {record.image_format}"
         )
     return label
 
 
 def _key_of(data: bytes) -> str:
-    """The key of a possibly damaged message: most flipped bytes lie in the pictures and leave the rest readable."""
+    """The key of a possibly damaged message: most flipped bytes lie in the image and leave the rest readable."""
     try:
-        record = records.decode(data)
+        record = decode(data)
         return f"key {record.key}" + (f" copy {record.copy}" if record.copy else "")
     except ValueError:
         # Map entry: name, then Feature > BytesList > value, each a tag and a length of one byte.
-        found = re.search(re.escape(records.KEY).encode() + rb"\x12.\x0a.\x0a(.)", data, re.DOTALL)
-    if not found:
+        entry = re.search(re.escape(KEY).encode() + rb"\x12.\x0a.\x0a(.)", data, re.DOTALL)
+    if not entry:
         return "key unreadable"
-    key = data[found.end() : found.end() + found.group(1)[0]]
+    key = data[entry.end() : entry.end() + entry.group(1)[0]]
     return f"key {key.decode(errors='backslashreplace')}"

@@ -1,4 +1,4 @@
-"""Runs `deeplab prepare`, and reads what it wrote."""
+"""Runs `deeplab prepare` and `deeplab records`, and reads or spoils what they wrote."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ from trainer.formats.frames import Frame, read_frames
 
 def prepare(source: Path | str, output: Path | str, *flags: str) -> int:
     return cli.run(["prepare", "--input", str(source), "--output", str(output), *flags])
+
+
+def records(verb: str, folder: Path | str, *arguments: object) -> int:
+    return cli.run(["records", verb, *map(str, (folder, *arguments))])
+
+
+def flip_bit(path: Path, offset: int) -> None:
+    """Flips a bit of the byte at `offset`."""
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
 
 
 def read_shard(path: Path) -> list[Frame]:

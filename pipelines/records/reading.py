@@ -1,0 +1,77 @@
+"""Reading records one by one, for the verbs that cannot do without each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from trainer import storage
+from trainer.formats import images
+from trainer.formats.dataset import Dataset, Shard, open_shard
+from trainer.formats.examples import Record, decode
+from trainer.formats.frames import CorruptRecord, Frame, scan_frames
+from trainer.formats.labels import Palette
+from trainer.options import InputError
+
+SUFFIXES = {"jpeg": ".jpg", "jpg": ".jpg", "png": ".png"}
+"""`Record.image_format` -> suffix of the image's file."""
+
+
+def read_records(folder: str, shard: Shard) -> Iterator[tuple[Frame, Record]]:
+    """Every record of a shard. Raises InputError when the shard is missing or damaged."""
+    advice = f"`deeplab records verify {folder}` lists all faults"
+    try:
+        file = open_shard(folder, shard.name)
+    except FileNotFoundError:
+        raise InputError(f"shard {shard.name} is missing in {folder}; {advice}") from None
+    with file:
+        for frame in scan_frames(file):
+            if isinstance(frame, CorruptRecord):
+                raise InputError(f"{shard.name}: {frame}; {advice}")
+            try:
+                record = decode(frame.data)
+            except ValueError as error:
+                raise InputError(f"{shard.name}: record {frame.index}: {error}; {advice}") from None
+            yield frame, record
+
+
+def find_record(folder: str, dataset: Dataset, name: str, copy: int) -> tuple[Shard, Frame, Record]:
+    """The record of a number or of a key.
+
+    Args:
+      name: the key, or the number in the order of the shards; numbers that there are win over keys of digits.
+      copy: with a key, which copy; 0 for the image itself.
+
+    Raises:
+      InputError: the record is not there; the message names an example that is.
+    """
+    total = sum(shard.records for shard in dataset.shards)
+    number = int(name) if name.isdecimal() and int(name) < total else None
+    for shard in dataset.shards:
+        if number is not None and number >= shard.records:
+            number -= shard.records
+            continue
+        for frame, record in read_records(folder, shard):
+            if frame.index == number if number is not None else (record.key, record.copy) == (name, copy):
+                return shard, frame, record
+    example = next(record.key for _, record in read_records(folder, dataset.shards[0]))
+    raise InputError(
+        f"{folder} has no record {name!r}{f' copy {copy}' if copy else ''}; "
+        f"expected a key such as {example!r}, or a number from 0 to {total - 1}"
+    )
+
+
+def decode_pair(record: Record, palette: Palette) -> tuple[np.ndarray, np.ndarray]:
+    """Image, uint8 [H, W, 3] RGB, and label, uint8 [H, W], of a record. Raises InputError when one is unusable."""
+    try:
+        image = images.decode_image(record.image)
+        return image, palette.check_ids(images.decode_label(record.label))
+    except ValueError as error:  # ImageError, LabelError
+        raise InputError(f"record {record.key}: {error}") from None
+
+
+def file_stem(record: Record) -> str:
+    """Path of a record's files without suffix: its key, and the number of the copy. Raises InputError if unsafe."""
+    key = storage.safe_relative(record.key)
+    return f"{key}.copy{record.copy}" if record.copy else key

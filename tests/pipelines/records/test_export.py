@@ -1,0 +1,75 @@
+"""`deeplab records export`: raw sets from records."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.drawn.prepared import prepare, read_shard, records
+from tests.drawn.records import PALETTE, record, write_records
+from trainer.accounts import UnbalancedError
+from trainer.formats.dataset import DATASET_FILE
+from trainer.formats.frames import frame
+from trainer.options import InputError
+
+TRAIN = "train-00000-of-00002.tfrecord"
+
+
+def test_export_gives_the_very_files_back_and_prepare_reads_them_again(source, prepared, tmp_path, capsys):
+    raw, again = tmp_path / "raw", tmp_path / "again"
+    assert records("export", prepared, raw, "--originals") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "14 records = 8 exported + 6 left out + 0 rejected",
+        f"8 images with labels written to {raw}",
+    ]
+    for path in (source / "images").rglob("*.jpg"):
+        assert (raw / path.relative_to(source)).read_bytes() == path.read_bytes()
+    for path in (source / "labels").rglob("*.png"):
+        exported = np.asarray(Image.open(raw / path.relative_to(source)))
+        np.testing.assert_array_equal(exported, np.asarray(Image.open(path)))
+    assert prepare(raw, again, "--copies", "1", "--shards", "2") == 0
+    for path in prepared.glob("*.tfrecord"):
+        assert (again / path.name).read_bytes() == path.read_bytes()
+
+
+def test_export_writes_copies_beside_their_images(prepared, tmp_path):
+    assert records("export", prepared, tmp_path / "raw") == 0
+    names = {path.name for path in (tmp_path / "raw/images/train").iterdir()}
+    assert names == {f"a{i}{copy}.jpg" for i in range(6) for copy in ("", ".copy1")}
+    assert len(list((tmp_path / "raw/labels/train").iterdir())) == 12
+
+
+def test_an_exported_palette_reads_class_ids(tmp_path):
+    palette = dataclasses.replace(PALETTE, source_ids=((7, 0), (8, 1), (9, 2)))
+    write_records(tmp_path / "records", {"train": [[record(0)]]})
+    path = tmp_path / "records" / DATASET_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"palette": palette.to_json()}))
+    assert records("export", tmp_path / "records", tmp_path / "raw") == 0
+    assert json.loads((tmp_path / "raw/palette.json").read_text())["source_ids"] == {}
+
+
+@pytest.mark.parametrize("key", ["../../outside", "/outside", "a/../../../outside", "..\\outside", "c:/outside"])
+def test_export_never_leaves_its_folder(tmp_path, key):
+    write_records(tmp_path / "records", {"train": [[dataclasses.replace(record(0), key=key)]]})
+    with pytest.raises(InputError, match="would leave the output folder"):
+        records("export", tmp_path / "records", tmp_path / "inside/raw")
+    assert not [path for path in tmp_path.rglob("*") if "outside" in path.name]
+
+
+def test_records_of_the_same_files_are_refused(tmp_path):
+    other = dataclasses.replace(record(1), key="000", copy=0)
+    write_records(tmp_path / "records", {"train": [[record(0)], [other]]})
+    with pytest.raises(InputError, match=r"two records would both be labels/train/000\.png; export without copies"):
+        records("export", tmp_path / "records", tmp_path / "raw")
+
+
+def test_a_shard_with_fewer_records_than_dataset_json_counts_is_an_error(folder, tmp_path):
+    frames = read_shard(folder / TRAIN)
+    (folder / TRAIN).write_bytes(b"".join(frame(one.data) for one in frames[:-1]))
+    with pytest.raises(UnbalancedError, match=r"14 records != 13 exported \+ 0 left out .* 1 are lost"):
+        records("export", folder, tmp_path / "raw")
+    assert not (tmp_path / "raw/palette.json").exists()

@@ -1,7 +1,7 @@
-"""`deeplab prepare` with one worker against a plain loop, and its memory at ten times the pictures.
+"""`deeplab prepare` with one worker against a plain loop, and its memory at ten times the images.
 
     python benchmarks/prepare.py                                   # drawn scenes
-    python benchmarks/prepare.py --data ../shared/data/camvid      # your own set
+    python benchmarks/prepare.py --data data/camvid                # your own set
 
 The loop reads, decodes, augments and encodes for every record by the same functions and appends to one file: no plan,
 no Beam, no checksums of shards, no statistics. Memory is the peak of a process of its own.
@@ -22,24 +22,28 @@ from timing import table, take_turns
 
 from pipelines import cli
 from pipelines.demo import scenes
-from pipelines.inputs import rawset
-from pipelines.prepare.augment import AugmentOptions, augment, rng_for
+from pipelines.inputs.coding import detect_palette
+from pipelines.inputs.rawset import Pair, scan
+from pipelines.prepare.augment import augment, rng_for
+from pipelines.prepare.options import AugmentOptions
 from trainer import storage
-from trainer.formats import images, records
-from trainer.options import option, parse
+from trainer.formats import images
+from trainer.formats.examples import Record, encode
+from trainer.formats.frames import frame
+from trainer.options import CheckedOptions, option, parse
 
 
 @dataclass(frozen=True)
-class Options:
-    data: str = option("", "raw set; drawn scenes of 360 x 480 pixels when empty")
-    pictures: int = option(120, "how many scenes are drawn")
-    copies: int = option(2, "augmented copies of every picture")
-    rounds: int = option(3, "times every run is repeated")
+class Options(CheckedOptions):
+    data: str = option("", "raw set; drawn scenes of 360 x 480 pixels when empty", metavar="DIR")
+    images: int = option(120, "how many scenes are drawn", low=5)
+    copies: int = option(2, "augmented copies of every image", low=0)
+    rounds: int = option(3, "times every run is repeated", low=1)
     memory: bool = option(True, "measure the peak memory as well")
 
 
-def versions(pair: rawset.Pair, copies: int) -> int:
-    """How many records a picture becomes."""
+def versions(pair: Pair, copies: int) -> int:
+    """How many records an image becomes."""
     return copies + 1 if pair.split == "train" else 1
 
 
@@ -57,10 +61,10 @@ def prepare(data: str, output: str, copies: int) -> None:
 
 
 def plain_loop(data: str, output: str, copies: int) -> None:
-    found = rawset.scan(data)
-    palette, _ = rawset.detect_palette(found)
+    raw = scan(data)
+    palette, _ = detect_palette(raw)
     options = AugmentOptions()
-    planned = [(pair, copy) for pair in found.pairs for copy in range(versions(pair, copies))]
+    planned = [(pair, copy) for pair in raw.pairs for copy in range(versions(pair, copies))]
     with open(output, "wb") as file:
         for pair, copy in planned:
             encoded, suffix = storage.read(pair.image), os.path.splitext(pair.image)[1]
@@ -69,11 +73,11 @@ def plain_loop(data: str, output: str, copies: int) -> None:
             if copy:
                 image, label = augment(image, label, rng_for(0, pair.key, copy), options, palette.ignore_id)
                 encoded = images.encode_jpeg(image)
-            record = records.Record(
+            record = Record(
                 key=pair.key, filename=pair.key + suffix, image=encoded, image_format="jpeg", channels=3,
                 height=label.shape[0], width=label.shape[1], label=images.encode_png(label), copy=copy,
             )  # fmt: skip
-            file.write(records.frame(records.encode(record)))
+            file.write(frame(encode(record)))
 
 
 def peak_memory(data: str, output: str, copies: int) -> float:
@@ -90,7 +94,7 @@ def peak_memory(data: str, output: str, copies: int) -> float:
 
 
 def ten_times(data: str, folder: str) -> str:
-    """A set of ten times the pictures: every file of a drawn set under ten names."""
+    """A set of ten times the images: every file of a drawn set under ten names."""
     for file in storage.files(data):
         stem, suffix = os.path.splitext(file.relative)
         names = [f"{stem}-{n}{suffix}" for n in range(10)] if suffix != ".json" else [file.relative]
@@ -101,17 +105,17 @@ def ten_times(data: str, folder: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    options = parse(Options, argv, prog="prepare.py", description="prepare against a plain loop, and its memory.")
+    options, _ = parse(Options, argv, prog="prepare.py", text="prepare against a plain loop, and its memory.")
     cv2.setNumThreads(1)  # per core
     with tempfile.TemporaryDirectory() as folder:
         data = options.data or os.path.join(folder, "set")
         if not options.data:
-            scenes.write_set(data, options.pictures, options.pictures // 5, (360, 480), seed=0)
-        pairs = rawset.scan(data).pairs
+            scenes.write_set(data, options.images, options.images // 5, (360, 480), seed=0)
+        pairs = scan(data).pairs
         count = sum(versions(pair, options.copies) for pair in pairs)
         output = os.path.join(folder, "records")
         loop = os.path.join(folder, "loop.tfrecord")
-        prepare(data, output, 0)  # imports, and the pictures into the page cache
+        prepare(data, output, 0)  # imports, and the images into the page cache
         seconds = take_turns(
             {
                 "prepare, 1 worker": lambda: prepare(data, output, options.copies),
@@ -122,11 +126,11 @@ def main(argv: list[str]) -> int:
         print("\n" + table(seconds, count, "records", "plain loop"))
         if options.memory:
             small = os.path.join(folder, "small")
-            scenes.write_set(small, max(10, options.pictures // 5), 2, (360, 480), seed=1)
+            scenes.write_set(small, max(10, options.images // 5), 2, (360, 480), seed=1)
             once = peak_memory(small, output, options.copies)
             often = peak_memory(ten_times(small, os.path.join(folder, "large")), output, options.copies)
-            print("\n| pictures | peak memory | ratio |\n|---|---|---|")
-            number = max(10, options.pictures // 5) + 2
+            print("\n| images | peak memory | ratio |\n|---|---|---|")
+            number = max(10, options.images // 5) + 2
             print(f"| {number} | {once:.0f} MiB | 1.00 |\n| {10 * number} | {often:.0f} MiB | {often / once:.2f} |")
     return 0
 

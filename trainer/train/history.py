@@ -1,4 +1,4 @@
-"""What a training tells of itself: history.csv, TensorBoard logs, step times, and a summary in words."""
+"""What a training reports of itself: history.csv, TensorBoard logs, step times, and a summary in words."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from tqdm import tqdm
 
 from trainer import storage
 from trainer.train.resume import Progress
+
+COLUMNS = ("epoch", "loss", "learning_rate", "seconds_per_step", "val_jaccard", "val_pixel_accuracy")
+CLASS = "iou/"
+"""Begins the columns of the classes, which follow COLUMNS."""
 
 
 class StepBar(keras.callbacks.Callback):
@@ -42,8 +46,25 @@ class StepBar(keras.callbacks.Callback):
 
     @property
     def seconds_per_step(self) -> float | None:
-        """None when there was but one step."""
+        """None with a single step."""
         return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1) if len(self.ends) > 1 else None
+
+
+def history_row(fitted: dict[str, Any], scores: dict[str, Any]) -> dict[str, Any]:
+    """An epoch's row of history: what `fitted` says of its training, and its scores, one column per class.
+
+    Args:
+      fitted: "epoch", "loss", "learning_rate" and "seconds_per_step".
+      scores: of the validation, from `trainer.metrics.scores`.
+    """
+    classes = {f"{CLASS}{name}": iou for name, iou in scores["per_class"].items()}
+    return {**fitted, "val_jaccard": scores["miou"], "val_pixel_accuracy": scores["pixel_accuracy"], **classes}
+
+
+def in_order(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A row that was stored, whose columns are sorted, in the order of `history_row`; `names` are the classes."""
+    order = [*COLUMNS, *(f"{CLASS}{name}" for name in names)]
+    return {**{name: row[name] for name in order if name in row}, **row}
 
 
 def history_csv(history: tuple[dict[str, Any], ...]) -> bytes:
@@ -102,7 +123,7 @@ def epoch_line(progress: Progress, epochs: int) -> str:
 def summary(progress: Progress) -> str:
     """The best epoch with its score of every class, the time per step and the memory, in a few lines."""
     best = progress.history[progress.best_epoch - 1]
-    rows = [(name.removeprefix("iou/"), value) for name, value in best.items() if name.startswith("iou/")]
+    rows = [(name.removeprefix(CLASS), value) for name, value in best.items() if name.startswith(CLASS)]
     width = max(len(name) for name, _ in rows)
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""What a training leaves behind to be continued: weights, optimizer state and history after every finished epoch.
+"""What a training resumes from: weights, optimizer state and history after every finished epoch.
 
 `checkpoints/state.json` names the file of arrays it belongs to and is written last, so that a kill at any moment
 leaves either the previous epoch's checkpoint or this epoch's, whole. Arrays are plain NumPy; no pickle is read.
@@ -24,7 +24,7 @@ STATE_FILE = "state.json"
 ARRAYS_FILE = re.compile(r"epoch-\d{4,}\.npz")
 
 FREE_TO_CHANGE = ("records", "output", "epochs", "resume")
-"""Options in which a continued training may differ; the records are compared by their contents' fingerprint."""
+"""Options in which a resumed training may differ; records are compared by the fingerprint of their contents."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,24 +95,24 @@ def save(output: str, model: keras.Model, progress: Progress) -> None:
 def restore(output: str, model: keras.Model, progress: Progress) -> None:
     """Put the checkpoint's values into a built model and its built optimizer."""
     path = _path(output, _arrays_name(progress))
-    again = "train anew with --no-resume"
+    cure = "train from scratch with --no-resume"
     try:
         with np.load(storage.localize(path), allow_pickle=False) as arrays:
             variables = _variables(model)
             if set(arrays.files) != set(variables):
                 raise InputError(
-                    f"{path} holds {len(arrays.files)} variables, this model has {len(variables)}; {again}"
+                    f"{path} holds {len(arrays.files)} variables, this model has {len(variables)}; {cure}"
                 )
             for key, variable in variables.items():
                 variable.assign(arrays[key])
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} cannot be read ({error}); {again}") from None
+        raise InputError(f"{path} cannot be read ({error}); {cure}") from None
 
 
 def load(output: str) -> Progress | None:
-    """The progress of the training in `output`, or None where there is none."""
+    """The progress of the training in `output`; None without one."""
     path = _path(output, STATE_FILE)
     if not storage.exists(path):
         return None
@@ -120,31 +120,31 @@ def load(output: str) -> Progress | None:
     try:
         return Progress(value["options"], value["data_fingerprint"], tuple(value["history"]))
     except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error!r}); train anew with --no-resume") from None
+        raise InputError(f"{path} is damaged ({error!r}); train from scratch with --no-resume") from None
 
 
 def forget(output: str) -> None:
-    """Remove the training state below `output`, so that nothing continues it."""
+    """Remove the training state below `output`, so that nothing resumes it."""
     with contextlib.suppress(FileNotFoundError):
         storage.remove(_path(output, STATE_FILE))
         _remove_arrays(output)
 
 
-def check_same(output: str, found: Progress, wanted: Progress) -> None:
-    """InputError unless `wanted` is the training that `found` was, or the same with more epochs."""
+def check_same(output: str, stored: Progress, fresh: Progress) -> None:
+    """Raises InputError unless `fresh` is the training that `stored` was, or the same with more epochs."""
     # What was stored went through JSON, so tuples became lists.
-    options = json.loads(json.dumps(wanted.options))
+    options = json.loads(json.dumps(fresh.options))
     # An option that one of the two does not know is of another version of this program.
-    names = [name for name in sorted(options.keys() & found.options.keys()) if name not in FREE_TO_CHANGE]
+    names = [name for name in sorted(options.keys() & stored.options.keys()) if name not in FREE_TO_CHANGE]
     different = [
-        f"--{name.replace('_', '-')} was {found.options[name]}, is {options[name]}"
+        f"--{name.replace('_', '-')} was {stored.options[name]}, is {options[name]}"
         for name in names
-        if found.options[name] != options[name]
+        if stored.options[name] != options[name]
     ]
-    if found.data_fingerprint != wanted.data_fingerprint:
-        different.append("the records are others")
+    if stored.data_fingerprint != fresh.data_fingerprint:
+        different.append("the records differ")
     if different:
         raise InputError(
             f"{output} holds a training with other options: {'; '.join(different)}. Choose another --output, "
-            "or --no-resume to train anew there"
+            "or --no-resume to train there from scratch"
         )

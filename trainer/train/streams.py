@@ -1,32 +1,31 @@
 """Records -> batches: tf.data from the shards that `deeplab prepare` wrote, or any with the published feature keys.
 
-Training pictures are varied on the fly (scale, crop, flip). What is decoded, and what is resized, is the window of
-the picture that becomes the crop and nothing else. All randomness comes from (seed, epoch, position in the epoch), so
-that an epoch holds the same batches however many threads make them. Validation pictures come whole and unchanged.
+Training images are varied on the fly (scale, crop, flip). What is decoded, and what is resized, is the window of the
+image that becomes the crop and nothing else. All randomness comes from (seed, epoch, position in the epoch), so that
+an epoch holds the same batches however many threads make them. Validation images come whole and unchanged.
 
-Pictures stay uint8 until the model scales them: a quarter of the memory of floats, here and on the way to a GPU.
+Images stay uint8 until the model scales them: a quarter of the memory of floats, here and on the way to a GPU.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from trainer import storage
-from trainer.formats.records import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED, Dataset
+from trainer.accounts import UnbalancedError
+from trainer.formats.dataset import DATASET_FILE, Dataset
+from trainer.formats.examples import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED
+from trainer.formats.images import PADDING
 from trainer.options import InputError
-
-if TYPE_CHECKING:
-    from trainer.train.command import TrainOptions
-
-IMAGE_PADDING = 128
-"""What stands outside of a picture: the middle of the range, which the model scales to nearly 0, as zero padding."""
+from trainer.train.options import StreamOptions
 
 SHUFFLE_BYTES = 128 << 20
-"""Bound on the encoded records that wait in the shuffle buffer."""
+"""Bound on the bytes of encoded records that wait in the shuffle buffer."""
 
 MAX_INTERLEAVED_SHARDS = 16
 
@@ -41,8 +40,39 @@ FEATURES = {
 DCT_METHOD = "INTEGER_ACCURATE"
 
 
+@contextlib.contextmanager
+def readable_records(folder: str) -> Iterator[None]:
+    """Turns tf.data's errors in the block into what a user can act on.
+
+    Raises:
+      InputError: a shard of `folder` is damaged, or a record cannot be decoded.
+      UnbalancedError: a pass over the shards gave more or fewer records than dataset.json counts.
+    """
+    try:
+        yield
+    except tf.errors.DataLossError as error:
+        raise InputError(
+            f"a shard in {folder} is damaged ({error.message.splitlines()[0]}); "
+            f"`deeplab records verify {folder}` reports which record"
+        ) from None
+    except tf.errors.InvalidArgumentError as error:
+        if "IteratorGetNext" not in str(error):
+            raise
+        raise InputError(
+            f"a record in {folder} cannot be decoded ({error.message.splitlines()[0]}); "
+            f"`deeplab records verify {folder}` reports which"
+        ) from None
+    except tf.errors.FailedPreconditionError as error:
+        if "expected to contain" not in str(error):
+            raise
+        raise UnbalancedError(
+            f"the training shards in {folder} do not hold the records that {DATASET_FILE} counts "
+            f"({error.message.splitlines()[0]}); `deeplab records verify {folder}` reports which"
+        ) from None
+
+
 def pixel_weights(label: tf.Tensor, num_classes: int, ignore_id: int, max_ratio: float) -> tf.Tensor:
-    """Adaptive pixel weights of one picture: inverse class frequency, bounded.
+    """Adaptive pixel weights of one image: inverse class frequency, bounded.
 
     With N valid pixels, n_c of them of class c, and K classes present: w_c = N / (K n_c), the factor by which class c
     falls short of an equal share; clipped to [1 / sqrt(max_ratio), sqrt(max_ratio)], so that no class weighs more
@@ -76,7 +106,7 @@ def _valid_pixels(label: tf.Tensor, num_classes: int, ignore_id: int) -> tf.Tens
 
 
 def _decode_image(data: tf.Tensor) -> tf.Tensor:
-    """A JPEG or PNG picture as [height, width, 3] uint8."""
+    """A JPEG or PNG image as [height, width, 3] uint8."""
     return tf.cond(
         tf.io.is_jpeg(data),
         lambda: tf.io.decode_jpeg(data, channels=3, dct_method=DCT_METHOD),
@@ -85,7 +115,7 @@ def _decode_image(data: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_window(data: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-    """The `window` (y, x, height, width) of a JPEG or PNG picture as [height, width, 3] uint8."""
+    """The `window` (y, x, height, width) of a JPEG or PNG image as [height, width, 3] uint8."""
     return tf.cond(
         tf.io.is_jpeg(data),
         lambda: tf.io.decode_and_crop_jpeg(data, window, channels=3, dct_method=DCT_METHOD),
@@ -105,7 +135,7 @@ def _decode_label(data: tf.Tensor) -> tf.Tensor:
 def _offset(uniform: tf.Tensor, length: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     """Where a window begins on an axis of `length` pixels; negative where it is longer than the axis.
 
-    The window lies wholly within the picture, or the picture wholly within the window; all places are as likely.
+    The window lies wholly within the image, or the image wholly within the window; all places are as likely.
     """
     room = length - window
     places = tf.cast(tf.abs(room) + 1, tf.float32)
@@ -117,22 +147,22 @@ def _gather_rows(array: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     return tf.transpose(tf.gather(array, rows))
 
 
-def _random_crop(example: dict[str, tf.Tensor], seed: tf.Tensor, options: TrainOptions, ignore_id: int):
-    """A random square of the picture, at a random scale, as (image [crop, crop, 3], label [crop, crop]) uint8."""
+def _random_crop(example: dict[str, tf.Tensor], seed: tf.Tensor, options: StreamOptions, ignore_id: int):
+    """A random square of the image, at a random scale, as (image [crop, crop, 3], label [crop, crop]) uint8."""
     crop = options.crop
     scale, vertical, horizontal, mirror = tf.unstack(tf.random.stateless_uniform([4], seed))
     scale = options.scale_min + scale * (options.scale_max - options.scale_min)
     side = tf.maximum(tf.cast(tf.round(crop / scale), tf.int32), 1)
     height, width = (tf.cast(example[key], tf.int32) for key in (IMAGE_HEIGHT, IMAGE_WIDTH))
     top, left = _offset(vertical, height, side), _offset(horizontal, width, side)
-    # The part of the window that the picture covers.
+    # The part of the window that the image covers.
     y, x = tf.maximum(top, 0), tf.maximum(left, 0)
     window = tf.stack([y, x, tf.minimum(top + side, height) - y, tf.minimum(left + side, width) - x])
     image = _decode_window(example[IMAGE_ENCODED], window)
     label = tf.slice(_decode_label(example[LABEL_ENCODED]), _begin(window), [window[2], window[3], 1])
     padding = tf.stack([tf.stack([y - top, side - (y - top) - window[2]]),
                         tf.stack([x - left, side - (x - left) - window[3]]), [0, 0]])  # fmt: skip
-    image = tf.pad(image, padding, constant_values=IMAGE_PADDING)
+    image = tf.pad(image, padding, constant_values=PADDING)
     label = tf.pad(label, padding, constant_values=ignore_id)
     image = tf.cast(tf.round(tf.image.resize(image, [crop, crop])), tf.uint8)
     # Half-pixel centres, as in the image's resize, so that both stay aligned.
@@ -154,13 +184,18 @@ def _shard_paths(folder: str, dataset: Dataset, split: str) -> list[str]:
     if not dataset.count(split):
         raise InputError(
             f"{folder} has no records of split {split!r}, only of {', '.join(dataset.splits) or 'none'}; "
-            "prepare it again from a set with train and val pictures, or with a larger --val-fraction"
+            "prepare it again from a set with train and val images, or with a larger --val-fraction"
         )
-    # tf.data would find out about a missing shard only in the middle of an epoch.
-    present = {file.relative for file in storage.files(folder)}
+    # tf.data would find out about a missing shard in the middle of an epoch, and never about the end of one.
+    sizes = {file.relative: file.size for file in storage.files(folder)}
     for shard in dataset.of_split(split):
-        if shard.name not in present:
-            raise InputError(f"{folder} lacks {shard.name}, which dataset.json lists; run `deeplab prepare` again")
+        if shard.name not in sizes:
+            raise InputError(f"{folder} lacks {shard.name}, which {DATASET_FILE} lists; run `deeplab prepare` again")
+        if sizes[shard.name] != shard.bytes:
+            raise InputError(
+                f"{folder}: {shard.name} has {sizes[shard.name]:,} bytes, expected {shard.bytes:,} as {DATASET_FILE} "
+                f"lists; run `deeplab prepare` again (`deeplab records verify {folder}` reports what is damaged)"
+            )
     return [_readable(path) for path in dataset.shard_paths(folder, split)]
 
 
@@ -193,18 +228,18 @@ def _with_options(stream: tf.data.Dataset) -> tf.data.Dataset:
     return stream.with_options(options)
 
 
-def training_stream(folder: str, dataset: Dataset, options: TrainOptions, epoch: int) -> tf.data.Dataset:
+def training_stream(folder: str, dataset: Dataset, options: StreamOptions, epoch: int) -> tf.data.Dataset:
     """One epoch's batches, without end: take as many as the epoch has steps.
 
     Args:
       folder: the records, local or gs://.
       dataset: its dataset.json.
-      options: crop, batch_size, scale_min, scale_max, flip, pixel_weights, max_ratio and seed are used.
+      options: size, variation and weights of the batches.
       epoch: every epoch has its own order of shards, records and its own crops.
 
     Returns:
-      batches of image [B, crop, crop, 3] uint8 RGB, label [B, crop, crop] uint8 class ids (what lies outside of the
-      picture is the palette's ignore_id), weights [B, crop, crop] float32 (0 where the label is ignored).
+      batches of image [B, crop, crop, 3] uint8 RGB, label [B, crop, crop] uint8 class ids (what lies outside the
+      image is the palette's ignore_id), weights [B, crop, crop] float32 (0 where the label is ignored).
     """
     num_classes, ignore_id = dataset.palette.num_classes, dataset.palette.ignore_id
     paths = _shard_paths(folder, dataset, "train")
@@ -219,6 +254,8 @@ def training_stream(folder: str, dataset: Dataset, options: TrainOptions, epoch:
         return image, label, _valid_pixels(label, num_classes, ignore_id)
 
     stream = _encoded_records([paths[i] for i in order], shuffled=True)
+    # A pass over the shards with other numbers of records is an error, see `readable_records`.
+    stream = stream.apply(tf.data.experimental.assert_cardinality(dataset.count("train")))
     # Before `repeat`, so that every record comes once before any comes again.
     stream = stream.shuffle(_shuffle_buffer(dataset, "train"), seed=options.seed * 1_000_003 + epoch).repeat()
     stream = stream.enumerate().map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -226,7 +263,7 @@ def training_stream(folder: str, dataset: Dataset, options: TrainOptions, epoch:
 
 
 def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str = "val") -> tf.data.Dataset:
-    """All pictures of `split`, whole, in batches of equal size; nothing is dropped.
+    """All images of `split`, whole, in batches of equal size; nothing is dropped.
 
     Returns:
       batches of image [B, height, width, 3] uint8 RGB and label [B, height, width] uint8 class ids. The last batch
@@ -239,7 +276,7 @@ def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str
     def decode(example: dict[str, tf.Tensor]):
         return _decode_image(example[IMAGE_ENCODED]), _decode_label(example[LABEL_ENCODED])[..., 0]
 
-    # Pictures wait for others of their size while they are still encoded, which bounds the memory that takes.
+    # Images wait for others of their size while they are still encoded, which bounds the memory that takes.
     stream = _encoded_records(_shard_paths(folder, dataset, split), shuffled=False).map(_parse)
     stream = stream.group_by_window(
         size, lambda _, window: window.map(decode, num_parallel_calls=2).batch(batch_size), batch_size

@@ -2,7 +2,7 @@
 
 examples:
   deeplab import-weights deeplabv3_mnv2_pascal/model.ckpt --palette voc --output out/voc
-  deeplab import-weights gs://BUCKET/model.ckpt --palette classes.json --output gs://BUCKET/model --max-side 0
+  deeplab import-weights gs://bucket/model.ckpt --palette classes.json --output gs://bucket/model --max-side 0
 
 CHECKPOINT is what `model.ckpt.index` and `model.ckpt.data-00000-of-00001` have in common: the path up to `.ckpt`.
 Backbone, width, decoder and ASPP branches are read from the checkpoint.

@@ -2,78 +2,38 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-from pipelines.cli import main
+from pipelines import cli
 from tests.drawn.places import ROOT
 from tests.drawn.records import PALETTE, record, write_records
-from trainer.formats.records import load_dataset
-from trainer.network.deeplab import load_model, predictor
-from trainer.options import InputError
-from trainer.train import command as train
-from trainer.train import resume
-from trainer.train.command import TrainOptions, build, freeze, validate
-from trainer.train.resume import Progress
+from tests.drawn.training import history, train_flags
+from trainer.formats.dataset import load_dataset, save_dataset
+from trainer.network.folder import load_model, predictor
+from trainer.train import command
+from trainer.train.epoch import validate
 from trainer.train.streams import validation_stream
-
-NETWORK = ["--alpha", "0.35", "--decoder", "--batch-norm-momentum", "0.9"]
-LENGTH = ["--crop", "64", "--batch-size", "4", "--epochs", "2", "--steps-per-epoch", "50", "--seed", "1"]
-SMALL = [*NETWORK, *LENGTH, "--optimizer", "momentum", "--learning-rate", "0.05"]
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    """Eight training pictures (and one copy of each, in the same shards) and four for validation."""
-    folder = tmp_path_factory.mktemp("drawn") / "records"
-    train = [[record(i) for i in range(8)], [record(i) for i in range(8, 16)]]
-    write_records(folder, {"train": train, "val": [[record(i) for i in range(30, 34)]]}, copies=1)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
 def trained(records, tmp_path_factory):
     """The model folder of an uninterrupted training of two epochs of fifty steps."""
     output = str(tmp_path_factory.mktemp("trained") / "model")
-    assert main(command(records, output)) == 0
+    assert cli.main(train_flags(records, output)) == 0
     return output
-
-
-def command(records, output, *more):
-    return ["train", "--records", records, "--output", output, *SMALL, *more]
-
-
-def colour_network(num_classes, **_):
-    """A network that is trained in no time and has every kind of state: for what does not depend on the network."""
-    image = keras.Input([None, None, 3])
-    x = keras.layers.BatchNormalization()(keras.layers.Rescaling(1 / 127.5, offset=-1.0)(image))
-    return keras.Model(image, keras.layers.Conv2D(num_classes, 1)(keras.layers.Dropout(0.1)(x)))
-
-
-@pytest.fixture
-def tiny_network(monkeypatch):
-    monkeypatch.setattr(train, "deeplab_v3_plus", colour_network)
-
-
-def history(output):
-    with open(os.path.join(output, "history.csv"), newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def refused(capsys, argv):
     """The error message with which a command refuses its input."""
-    assert main(argv) == 2
+    assert cli.main(argv) == 2
     return capsys.readouterr().err
 
 
@@ -104,80 +64,18 @@ def test_the_model_folder_has_what_later_stages_need_and_nothing_else(trained, r
 def test_the_saved_model_scores_what_the_history_says(trained, records):
     model, card = load_model(trained)
     dataset = load_dataset(records)
-    matrix, overlays = validate(predictor(model), validation_stream(records, dataset, 1), dataset)
-    assert overlays.shape == (1, 96, 96, 3)
-    ious = np.diag(matrix) / (matrix.sum(0) + matrix.sum(1) - np.diag(matrix))
+    result = validate(predictor(model), validation_stream(records, dataset, 1), dataset)
+    assert result.overlays.shape == (1, 96, 96, 3)
+    hits = np.diag(result.confusion)
+    ious = hits / (result.confusion.sum(0) + result.confusion.sum(1) - hits)
     assert ious.mean() == pytest.approx(card.scores["miou"], abs=1e-3)
 
 
-def assert_same_checkpoint(found, expected):
-    with np.load(found) as found, np.load(expected) as expected:
-        assert set(found.files) == set(expected.files)
-        for name in found.files:
-            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
-
-
-KILLED = """
-import sys
-sys.path.insert(0, {root!r})
-from tests.trainer.train.test_command import colour_network, main, train
-train.deeplab_v3_plus = colour_network
-main(sys.argv[1:])
-"""
-
-
-def test_a_killed_training_continues_and_ends_as_an_uninterrupted_one(records, tmp_path, tiny_network, capsys):
-    whole, output = tmp_path / "whole", tmp_path / "killed"
-    short = ["--epochs", "4", "--steps-per-epoch", "5"]
-    code = KILLED.format(root=str(ROOT))
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *command(records, str(output), *short)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    state = output / "checkpoints" / "state.json"
-    while not state.exists():
-        assert process.poll() is None, "the training ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = resume.load(str(output)).epochs
-    assert 1 <= done < 4, "the kill came too late"
-
-    assert main(command(records, str(output), *short)) == 0
-    assert f"continuing after epoch {done} of 4" in capsys.readouterr().out
-    assert main(command(records, str(whole), *short)) == 0
-    for row, expected in zip(history(str(output)), history(str(whole)), strict=True):
-        assert row | {"seconds_per_step": 0} == expected | {"seconds_per_step": 0}
-    assert_same_checkpoint(output / "checkpoints/epoch-0004.npz", whole / "checkpoints/epoch-0004.npz")
-
-
-def test_a_finished_training_is_not_repeated(trained, records, capsys):
-    before = Path(trained, "model.keras").read_bytes()
-    assert main(command(records, trained)) == 0
-    assert "best epoch" in capsys.readouterr().out
-    assert Path(trained, "model.keras").read_bytes() == before and len(history(trained)) == 2
-
-
-def test_other_options_in_the_same_folder_are_refused_by_name(trained, records, capsys):
-    message = refused(capsys, command(records, trained, "--head", "bilinear", "--max-ratio", "5"))
-    assert "--head was subpixel, is bilinear" in message and "--max-ratio was 10.0, is 5.0" in message
-    assert "--no-resume" in message and "--crop" not in message
-
-
-def test_other_records_are_refused_and_more_epochs_are_not():
-    started = Progress({"epochs": 2, "crop": 64, "records": "a", "aspp_rates": [6, 12]}, "fingerprint")
-    wanted = Progress({"epochs": 5, "crop": 64, "records": "b", "aspp_rates": (6, 12)}, "fingerprint")
-    resume.check_same("out", started, wanted)
-    with pytest.raises(InputError, match="the records are others"):
-        resume.check_same("out", started, Progress(wanted.options, "another"))
-
-
-def test_training_goes_on_from_a_model_folder_with_frozen_layers(trained, records, tmp_path, capsys):
+def test_training_starts_from_a_model_folder_with_frozen_layers(trained, records, tmp_path, capsys):
     output = str(tmp_path / "frozen")
     frozen = "MobilenetV2-expanded_conv_16-project"
     more = ["--init-from", trained, "--freeze-until", frozen, "--freeze-bn", "--schedule", "plateau", "--epochs", "1"]
-    assert main(command(records, output, "--steps-per-epoch", "2", *more)) == 0
+    assert cli.main(train_flags(records, output, "--steps-per-epoch", "2", *more)) == 0
     assert f"weights of {trained}:" in capsys.readouterr().out
     before, after = load_model(trained)[0], load_model(output)[0]
     names = [layer.name for layer in before.layers]
@@ -189,57 +87,12 @@ def test_training_goes_on_from_a_model_folder_with_frozen_layers(trained, record
         assert same == stays, layer.name
 
 
-def test_another_class_count_leaves_only_the_last_layer_out(trained, tmp_path, capsys):
-    palette = type(PALETTE)("two", ("ground", "thing"), ((0, 200, 0), (200, 0, 0)))
-    dataset = write_records(tmp_path, {"train": [[record(0)]], "val": [[record(1)]]}, palette)
-    options = TrainOptions(records=str(tmp_path), output="", alpha=0.35, decoder=True, init_from=trained)
-    model = build(options, dataset, 10, load=True)
-    assert model.output.shape[-1] == 2
-    assert "logits/semantic" in capsys.readouterr().out
-    source = load_model(trained)[0]
-    np.testing.assert_array_equal(
-        model.get_layer("aspp0").get_weights()[0], source.get_layer("aspp0").get_weights()[0]
-    )
-
-
-def test_an_unknown_layer_is_refused_with_names_near_it():
-    model = keras.Sequential(
-        [keras.Input([3]), keras.layers.Dense(2, name="aspp0"), keras.layers.Dense(2, name="end")]
-    )
-    with pytest.raises(InputError, match="no layer 'asp0'; near it: aspp0"):
-        freeze(model, "asp0")
-    freeze(model, "aspp0")
-    assert [layer.trainable for layer in model.layers] == [False, True]
-
-
-def test_an_epoch_is_as_long_as_the_source_pictures_not_the_copies(records, tmp_path, tiny_network):
+def test_an_epoch_is_as_long_as_the_source_images_not_the_copies(records, tmp_path, tiny_network):
     output = str(tmp_path / "model")
-    assert main(command(records, output, "--steps-per-epoch", "0", "--epochs", "1", "--batch-size", "3")) == 0
+    assert cli.main(train_flags(records, output, "--steps-per-epoch", "0", "--epochs", "1", "--batch-size", "3")) == 0
     with np.load(Path(output, "checkpoints", "epoch-0001.npz")) as arrays:
-        # The optimizer's first variable counts its steps: 8 source pictures (and 8 copies) in batches of 3.
+        # The optimizer's first variable counts its steps: 8 source images (and 8 copies) in batches of 3.
         assert arrays["optimizer/00000"] == 3
-
-
-@pytest.mark.parametrize(("optimizer", "schedule"), [("adam", "plateau"), ("momentum", "poly")])
-def test_optimizer_schedule_and_dropout_states_survive_an_interruption(
-    records, tmp_path, tiny_network, monkeypatch, optimizer, schedule
-):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    more = ["--epochs", "3", "--steps-per-epoch", "3", "--optimizer", optimizer, "--schedule", schedule]
-    more += ["--plateau-patience", "1", "--learning-rate", "0.1", "--weight-decay", "0.01"]
-    assert main(command(records, str(whole), *more)) == 0
-    save = resume.save
-
-    def interrupted_save(output, model, progress):
-        save(output, model, progress)
-        if progress.epochs == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(resume, "save", interrupted_save)
-    assert main(command(records, str(broken), *more)) == 130
-    monkeypatch.setattr(resume, "save", save)
-    assert main(command(records, str(broken), *more)) == 0
-    assert_same_checkpoint(broken / "checkpoints/epoch-0003.npz", whole / "checkpoints/epoch-0003.npz")
 
 
 def test_plateau_halves_the_rate_and_early_stopping_ends(records, tmp_path, tiny_network, capsys):
@@ -247,46 +100,27 @@ def test_plateau_halves_the_rate_and_early_stopping_ends(records, tmp_path, tiny
     more = ["--schedule", "plateau", "--plateau-patience", "2", "--early-stopping", "5", "--epochs", "9"]
     more += ["--learning-rate", "1e-12", "--steps-per-epoch", "1", "--freeze-bn"]
     output = str(tmp_path / "model")
-    assert main(command(records, output, *more)) == 0
+    assert cli.main(train_flags(records, output, *more)) == 0
     assert "stopped early: 5 epochs without a better validation Jaccard" in capsys.readouterr().out
     rates = [float(row["learning_rate"]) * 1e12 for row in history(output)]
     assert rates == pytest.approx([1, 1, 1, 0.5, 0.5, 0.25])
-    assert main(command(records, output, *more)) == 0
+    assert cli.main(train_flags(records, output, *more)) == 0
     assert len(history(output)) == 6
 
 
-def test_no_resume_trains_anew(records, tmp_path, tiny_network):
-    output = str(tmp_path / "model")
-    short = ["--steps-per-epoch", "1"]
-    assert main(command(records, output, *short)) == 0
-    assert main(command(records, output, *short, "--epochs", "1", "--crop", "32", "--no-resume")) == 0
-    assert len(history(output)) == 1
-
-
 def test_a_loss_that_is_no_number_ends_the_training_with_status_1(records, tmp_path, tiny_network, capsys):
-    argv = command(records, str(tmp_path / "model"), "--learning-rate", "1e38")
-    assert main(argv) == 1
+    argv = train_flags(records, str(tmp_path / "model"), "--learning-rate", "1e38")
+    assert cli.main(argv) == 1
     error = capsys.readouterr().err
     assert "in epoch 1" in error and "--learning-rate" in error
     assert not Path(tmp_path, "model", "model.json").exists()
 
 
-def test_the_precision_policy_is_set_and_restored(records, tmp_path):
-    dataset = load_dataset(records)
-    before = keras.config.dtype_policy().name
-    from trainer.train.command import _precision
-
-    with _precision("mixed_bfloat16"):
-        model = build(TrainOptions(records=records, output=str(tmp_path), alpha=0.35), dataset, 10, load=False)
-    assert model.get_layer("aspp0").compute_dtype == "bfloat16" and model.output.dtype == "float32"
-    assert keras.config.dtype_policy().name == before
-
-
 def test_missing_records_and_a_missing_validation_split_are_refused(tmp_path, capsys):
-    message = refused(capsys, command(str(tmp_path / "none"), str(tmp_path / "model")))
+    message = refused(capsys, train_flags(str(tmp_path / "none"), str(tmp_path / "model")))
     assert "deeplab prepare" in message
     write_records(tmp_path / "records", {"train": [[record(0)]]})
-    message = refused(capsys, command(str(tmp_path / "records"), str(tmp_path / "model")))
+    message = refused(capsys, train_flags(str(tmp_path / "records"), str(tmp_path / "model")))
     assert "no records of split 'val', only of train" in message and "--val-fraction" in message
 
 
@@ -296,34 +130,84 @@ def test_a_damaged_shard_is_refused_with_the_tool_that_finds_the_record(tmp_path
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    message = refused(capsys, command(str(tmp_path / "records"), str(tmp_path / "model")))
+    message = refused(capsys, train_flags(str(tmp_path / "records"), str(tmp_path / "model")))
     assert "is damaged" in message and "deeplab records verify" in message
 
 
-def test_a_picture_that_cannot_be_decoded_is_refused(tmp_path, tiny_network, capsys):
+def test_an_image_that_cannot_be_decoded_is_refused(tmp_path, tiny_network, capsys):
     broken = dataclasses.replace(record(0), image=record(0).image[:200])
     write_records(tmp_path / "records", {"train": [[broken]], "val": [[record(1)]]})
-    message = refused(capsys, command(str(tmp_path / "records"), str(tmp_path / "model")))
+    message = refused(capsys, train_flags(str(tmp_path / "records"), str(tmp_path / "model")))
     assert "cannot be decoded" in message and "deeplab records verify" in message
+
+
+@pytest.mark.parametrize("batches", [3, 0])
+def test_validation_images_that_get_lost_end_the_training(
+    records, tmp_path, tiny_network, monkeypatch, capsys, batches
+):
+    """Some of the four batches, of one image each, are withheld from the validation."""
+    monkeypatch.setattr(command, "validation_batch_size", lambda *_: 1)
+    monkeypatch.setattr(command, "validation_stream", lambda *args: validation_stream(*args).take(batches))
+    assert cli.main(train_flags(records, tmp_path / "model", "--steps-per-epoch", "1")) == 1
+    assert f"4 records of split val != {batches} validated + 0 rejected" in capsys.readouterr().err
+    assert not (tmp_path / "model" / "model.json").exists()
+
+
+@pytest.mark.parametrize("difference", [1, -1])
+def test_training_records_that_dataset_json_does_not_count_end_the_training(
+    tmp_path, tiny_network, capsys, difference
+):
+    folder = tmp_path / "records"
+    dataset = write_records(folder, {"train": [[record(0), record(1)]], "val": [[record(2)]]})
+    train, val = dataset.shards
+    miscounted = dataclasses.replace(train, records=train.records + difference)
+    save_dataset(str(folder), dataclasses.replace(dataset, shards=(miscounted, val)))
+    assert cli.main(train_flags(folder, tmp_path / "model", "--steps-per-epoch", "3")) == 1
+    error = capsys.readouterr().err
+    assert "do not hold the records that dataset.json counts" in error and "deeplab records verify" in error
+    assert not (tmp_path / "model" / "model.json").exists()
+
+
+def test_a_shard_that_ends_early_is_refused_before_anything_is_trained(tmp_path, tiny_network, capsys):
+    """It ends between two records, which no reader of its records could see."""
+    folder = tmp_path / "records"
+    dataset = write_records(folder, {"train": [[record(0), record(1)]], "val": [[record(2)]]})
+    whole = folder / dataset.of_split("train")[0].name
+    size = whole.stat().st_size
+    write_records(folder, {"train": [[record(0)]], "val": [[record(2)]]})
+    save_dataset(str(folder), dataset)
+    message = refused(capsys, train_flags(folder, tmp_path / "model"))
+    assert f"has {whole.stat().st_size:,} bytes, expected {size:,}" in message and "deeplab records verify" in message
 
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--epochs", "0"], "--epochs must be at least 1, got 0"),
-        (["--scale-min", "2"], "0 < min <= max, got 2.0 and 1.75"),
-        (["--learning-rate", "-1"], "--learning-rate must be over 0"),
+        (["--epochs", "0"], "--epochs must be 1 or more, got 0"),
+        (["--scale-min", "2"], "--scale-min must not exceed --scale-max, got 2.0 and 1.75"),
+        (["--learning-rate", "-1"], "--learning-rate must be above 0, got -1.0"),
         (["--init-from", "nowhere.ckpt"], "nowhere.ckpt"),
-        (["--alpha", "9"], "alpha must be"),
+        (["--alpha", "9"], "--alpha must be above 0 and 4 at most, got 9.0"),
+        (["--backbone", "xception_65", "--alpha", "0.5"], "alpha is for mobilenet_v2 only"),
+        (["--batch-norm-momentum", "1"], "--batch-norm-momentum must be 0 or more and below 1, got 1.0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(records, tmp_path, capsys, flags, expected):
-    assert expected in refused(capsys, command(records, str(tmp_path / "model"), *flags))
+    assert expected in refused(capsys, train_flags(records, str(tmp_path / "model"), *flags))
     assert not Path(tmp_path, "model", "model.json").exists()
 
 
 def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit):
-        main(["train", "--help"])
+        cli.main(["train", "--help"])
     text = capsys.readouterr().out
-    assert text.count("deeplab train --records") == 2 and "--freeze-until" in text
+    assert text.count("\n  deeplab train --records") == 3 and "--freeze-until" in text
+
+
+def test_standard_error_stays_empty(records, tmp_path):
+    """TensorFlow's start-up lines are written past Python, and most of them when it first computes."""
+    flags = train_flags(records, tmp_path / "model", "--steps-per-epoch", "1", "--epochs", "1")
+    argv = [sys.executable, "-m", "pipelines.cli", *flags]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("epoch 1/1: loss ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,15 +11,14 @@ import tensorflow as tf
 from tests.drawn.records import PALETTE, picture, record, write_records
 from trainer.formats import images
 from trainer.options import InputError
-from trainer.train.streams import IMAGE_PADDING, pixel_weights, training_stream, validation_stream
+from trainer.train.options import StreamOptions
+from trainer.train.streams import pixel_weights, training_stream, validation_stream
 
-OPTIONS = SimpleNamespace(
-    crop=64, batch_size=2, scale_min=0.75, scale_max=1.75, flip=True, pixel_weights="adaptive", max_ratio=10.0, seed=3
-)
+OPTIONS = StreamOptions(crop=64, batch_size=2, seed=3)
 
 
 def changed(**changes):
-    return SimpleNamespace(**(vars(OPTIONS) | changes))
+    return dataclasses.replace(OPTIONS, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +102,13 @@ def test_a_small_picture_is_padded_and_the_padding_ignored(tmp_path):
     places = set()
     for image, label, weights in batches((str(tmp_path), dataset), options, count=6):
         outside = np.ones([96, 96], bool)
-        rows, columns = np.nonzero((image[0] != IMAGE_PADDING).any(axis=-1))
+        rows, columns = np.nonzero((image[0] != images.PADDING).any(axis=-1))
         y, x = rows.min(), columns.min()
         outside[y : y + 60, x : x + 70] = False
         original, ids = picture(0, 60, 70)
         np.testing.assert_array_equal(image[0, y : y + 60, x : x + 70], original)
         np.testing.assert_array_equal(label[0, y : y + 60, x : x + 70], ids)
-        assert (image[0][outside] == IMAGE_PADDING).all()
+        assert (image[0][outside] == images.PADDING).all()
         assert (label[0][outside] == PALETTE.ignore_id).all() and (weights[0][outside] == 0).all()
         places.add((y, x))
     assert len(places) > 1, "the picture always lies at the same place"

@@ -1,0 +1,48 @@
+"""Trainings that take seconds, and what is looked at afterwards."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tests.drawn.records import record, write_records
+
+NETWORK = ["--alpha", "0.35", "--decoder", "--batch-norm-momentum", "0.9"]
+LENGTH = ["--crop", "64", "--batch-size", "4", "--epochs", "2", "--steps-per-epoch", "50", "--seed", "1"]
+SMALL = [*NETWORK, *LENGTH, "--optimizer", "momentum", "--learning-rate", "0.05"]
+
+
+def train_flags(records, output, *more: str) -> list[str]:
+    """A command line of two epochs of fifty steps, which `more` may change."""
+    return ["train", "--records", str(records), "--output", str(output), *SMALL, *more]
+
+
+def draw_records(folder: Path) -> str:
+    """Eight training images (and one copy of each, in the same shards) and four for validation."""
+    train = [[record(i) for i in range(8)], [record(i) for i in range(8, 16)]]
+    write_records(folder, {"train": train, "val": [[record(i) for i in range(30, 34)]]}, copies=1)
+    return str(folder)
+
+
+def colour_network(num_classes: int, **_) -> keras.Model:
+    """A network that is trained in no time and has every kind of state: for what does not depend on the network."""
+    image = keras.Input([None, None, 3])
+    x = keras.layers.BatchNormalization()(keras.layers.Rescaling(1 / 127.5, offset=-1.0)(image))
+    return keras.Model(image, keras.layers.Conv2D(num_classes, 1)(keras.layers.Dropout(0.1)(x)))
+
+
+def history(output) -> list[dict[str, str]]:
+    """The rows of history.csv."""
+    with open(os.path.join(output, "history.csv"), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_checkpoint(path, expected) -> None:
+    with np.load(path) as arrays, np.load(expected) as others:
+        assert set(arrays.files) == set(others.files)
+        for name in arrays.files:
+            np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)

@@ -1,0 +1,50 @@
+"""The model as it is trained: its weights, its precision, its frozen layers."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from tests.drawn.records import PALETTE
+from trainer.formats.cards import ModelCard
+from trainer.formats.labels import Palette
+from trainer.network.folder import load_model, save_model
+from trainer.options import InputError
+from trainer.train.model import architecture, build, compile_model, precision
+from trainer.train.optimizer import freeze
+from trainer.train.options import Options
+from trainer.weights.checkpoints import load_weights_from
+
+OPTIONS = Options(records="", output="", alpha=0.35, decoder=True)
+
+
+def test_another_class_count_leaves_only_the_last_layer_out(tmp_path):
+    save_model(str(tmp_path), build(OPTIONS, PALETTE), ModelCard(architecture(OPTIONS, PALETTE), PALETTE))
+    model = build(OPTIONS, Palette("two", ("ground", "thing"), ((0, 200, 0), (200, 0, 0))))
+    assert model.output.shape[-1] == 2
+    imported = load_weights_from(model, str(tmp_path))
+    assert imported.skipped == ["logits/semantic"] and "logits/semantic" in str(imported)
+    source = load_model(str(tmp_path))[0]
+    np.testing.assert_array_equal(
+        model.get_layer("aspp0").get_weights()[0], source.get_layer("aspp0").get_weights()[0]
+    )
+
+
+def test_an_unknown_layer_is_refused_with_similar_ones():
+    model = keras.Sequential(
+        [keras.Input([3]), keras.layers.Dense(2, name="aspp0"), keras.layers.Dense(2, name="end")]
+    )
+    with pytest.raises(InputError, match="layer 'asp0' not found; similar ones: aspp0"):
+        freeze(model, "asp0")
+    freeze(model, "aspp0")
+    assert [layer.trainable for layer in model.layers] == [False, True]
+
+
+def test_the_precision_policy_is_set_and_restored():
+    before = keras.config.dtype_policy().name
+    with precision("mixed_bfloat16"):
+        model = build(OPTIONS, PALETTE)
+        compile_model(model, OPTIONS, PALETTE, 10)
+    assert model.get_layer("aspp0").compute_dtype == "bfloat16" and model.output.dtype == "float32"
+    assert keras.config.dtype_policy().name == before

@@ -1,0 +1,144 @@
+"""Trainings that are interrupted, resumed, or found finished."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli
+from tests.drawn.places import ROOT
+from tests.drawn.training import assert_same_checkpoint, history, train_flags
+from trainer.options import InputError
+from trainer.train import resume
+from trainer.train.resume import Progress
+
+
+@pytest.fixture
+def finished(records, tmp_path, tiny_network):
+    """The model folder of a finished training of two epochs."""
+    output = str(tmp_path / "finished")
+    assert cli.main(train_flags(records, output, "--steps-per-epoch", "2")) == 0
+    return output
+
+
+def refused(capsys, argv):
+    """The error message with which a command refuses its input."""
+    assert cli.main(argv) == 2
+    return capsys.readouterr().err
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {root!r})
+from pipelines import cli
+from tests.drawn.training import colour_network
+from trainer.train import model
+model.deeplab_v3_plus = colour_network
+cli.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_training_resumes_and_ends_as_an_uninterrupted_one(records, tmp_path, tiny_network, capsys):
+    whole, output = tmp_path / "whole", tmp_path / "killed"
+    short = ["--epochs", "4", "--steps-per-epoch", "5"]
+    code = KILLED.format(root=str(ROOT))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *train_flags(records, str(output), *short)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    state = output / "checkpoints" / "state.json"
+    while not state.exists():
+        assert process.poll() is None, "the training ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = resume.load(str(output)).epochs
+    assert 1 <= done < 4, "the kill came too late"
+
+    assert cli.main(train_flags(records, str(output), *short)) == 0
+    assert f"resuming after epoch {done} of 4" in capsys.readouterr().out
+    assert cli.main(train_flags(records, str(whole), *short)) == 0
+    assert list(history(str(output))[0]) == list(history(str(whole))[0])
+    for row, expected in zip(history(str(output)), history(str(whole)), strict=True):
+        assert row | {"seconds_per_step": 0} == expected | {"seconds_per_step": 0}
+    assert_same_checkpoint(output / "checkpoints/epoch-0004.npz", whole / "checkpoints/epoch-0004.npz")
+
+
+def test_a_finished_training_is_not_repeated(finished, records, capsys):
+    before = Path(finished, "model.keras").read_bytes()
+    assert cli.main(train_flags(records, finished, "--steps-per-epoch", "2")) == 0
+    assert "best epoch" in capsys.readouterr().out
+    assert Path(finished, "model.keras").read_bytes() == before and len(history(finished)) == 2
+
+
+def test_other_options_in_the_same_folder_are_refused_by_name(finished, records, capsys):
+    message = refused(
+        capsys, train_flags(records, finished, "--steps-per-epoch", "2", "--head", "bilinear", "--max-ratio", "5")
+    )
+    assert "--head was subpixel, is bilinear" in message and "--max-ratio was 10.0, is 5.0" in message
+    assert "--no-resume" in message and "--crop" not in message
+
+
+def test_other_records_are_refused_and_more_epochs_are_not():
+    started = Progress({"epochs": 2, "crop": 64, "records": "a", "aspp_rates": [6, 12]}, "fingerprint")
+    fresh = Progress({"epochs": 5, "crop": 64, "records": "b", "aspp_rates": (6, 12)}, "fingerprint")
+    resume.check_same("out", started, fresh)
+    with pytest.raises(InputError, match="the records differ"):
+        resume.check_same("out", started, Progress(fresh.options, "another"))
+
+
+def test_a_training_that_an_older_version_began_is_resumed(finished, records):
+    """It did not know every option, and knew others; what both know decides."""
+    path = Path(finished, "checkpoints", "state.json")
+    state = json.loads(path.read_text())
+    del state["options"]["freeze_bn"]
+    state["options"]["of_old"] = 1
+    path.write_text(json.dumps(state))
+    assert cli.main(train_flags(records, finished, "--steps-per-epoch", "2", "--epochs", "3")) == 0
+    assert [row["epoch"] for row in history(finished)] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(("optimizer", "schedule"), [("adam", "plateau"), ("momentum", "poly")])
+def test_optimizer_schedule_and_dropout_states_survive_an_interruption(
+    records, tmp_path, tiny_network, monkeypatch, optimizer, schedule
+):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    more = ["--epochs", "3", "--steps-per-epoch", "3", "--optimizer", optimizer, "--schedule", schedule]
+    more += ["--plateau-patience", "1", "--learning-rate", "0.1", "--weight-decay", "0.01"]
+    assert cli.main(train_flags(records, str(whole), *more)) == 0
+    save = resume.save
+
+    def interrupted_save(output, model, progress):
+        save(output, model, progress)
+        if progress.epochs == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(resume, "save", interrupted_save)
+    assert cli.main(train_flags(records, str(broken), *more)) == 130
+    monkeypatch.setattr(resume, "save", save)
+    assert cli.main(train_flags(records, str(broken), *more)) == 0
+    assert_same_checkpoint(broken / "checkpoints/epoch-0003.npz", whole / "checkpoints/epoch-0003.npz")
+
+
+def test_no_resume_trains_from_scratch(records, tmp_path, tiny_network):
+    output = str(tmp_path / "model")
+    short = ["--steps-per-epoch", "1"]
+    assert cli.main(train_flags(records, output, *short)) == 0
+    assert cli.main(train_flags(records, output, *short, "--epochs", "1", "--crop", "32", "--no-resume")) == 0
+    assert len(history(output)) == 1
+
+
+def test_a_damaged_checkpoint_is_refused_with_the_cure(finished, records, capsys):
+    more = ["--steps-per-epoch", "2", "--epochs", "3"]
+    Path(finished, "checkpoints", "epoch-0002.npz").write_bytes(b"no archive")
+    message = refused(capsys, train_flags(records, finished, *more))
+    assert "epoch-0002.npz cannot be read" in message and "--no-resume" in message
+    Path(finished, "checkpoints", "state.json").write_text('{"options": {}}')
+    assert "state.json is damaged" in refused(capsys, train_flags(records, finished, *more))

@@ -1,0 +1,99 @@
+"""One epoch: training on its batches, and validation on whole images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer import metrics
+from trainer.accounts import Accounts
+from trainer.formats.dataset import Dataset
+from trainer.options import InputError
+from trainer.train.history import StepBar
+from trainer.train.options import Options
+
+OVERLAYS = 3
+
+
+def steps_per_epoch(options: Options, dataset: Dataset) -> int:
+    """As many as the source images fill: augmented copies make an epoch more varied, not longer."""
+    return options.steps_per_epoch or math.ceil(dataset.images("train") / options.batch_size)
+
+
+def validation_batch_size(options: Options, dataset: Dataset) -> int:
+    """As many whole images as have the pixels of a training batch, so that validation needs no more memory."""
+    largest = max((shard.max_size[0] * shard.max_size[1] for shard in dataset.of_split("val")), default=1)
+    return max(1, options.batch_size * options.crop**2 // largest)
+
+
+def train_epoch(model: keras.Model, stream: tf.data.Dataset, epoch: int, epochs: int, steps: int) -> dict[str, Any]:
+    """One epoch of training; `epoch` counts from 1. Returns the beginning of its `history_row`."""
+    bar = StepBar(f"epoch {epoch}/{epochs}", steps)
+    rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+    fitted = model.fit(
+        stream,
+        epochs=epoch,
+        initial_epoch=epoch - 1,
+        steps_per_epoch=steps,
+        shuffle=False,
+        callbacks=[bar, keras.callbacks.TerminateOnNaN()],
+        verbose=0,
+    )
+    return {
+        "epoch": epoch,
+        "loss": fitted.history["loss"][-1],
+        "learning_rate": rate,
+        "seconds_per_step": bar.seconds_per_step,
+    }
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What came of a validation.
+
+    Attributes:
+      confusion: int64 [C, C] over all validation images, see `trainer.metrics.confusion`.
+      overlays: uint8 [n, height, width, 3] RGB, the masks of the first images painted over them.
+    """
+
+    confusion: np.ndarray
+    overlays: np.ndarray
+
+
+def validate(
+    predict: Callable[[np.ndarray], np.ndarray], stream: tf.data.Dataset, dataset: Dataset, split: str = "val"
+) -> Validation:
+    """Predicts the masks of the whole split and compares them with its labels.
+
+    Args:
+      predict: uint8 [B, H, W, 3] -> class ids uint8 [B, H, W].
+      stream: of batches of images and labels, see `validation_stream`.
+      dataset: what dataset.json says of the records.
+
+    Raises:
+      UnbalancedError: the stream gave more or fewer records than dataset.json counts.
+      InputError: no label has a pixel of any class.
+    """
+    palette = dataset.palette
+    confusion = np.zeros([palette.num_classes] * 2, np.int64)
+    overlays: list[np.ndarray] = []
+    validated = 0
+    for images, labels in stream.as_numpy_iterator():
+        ids = predict(images)
+        confusion += metrics.confusion(labels, ids, palette.num_classes, palette.ignore_id)
+        validated += len(images)
+        if not overlays:
+            overlays = [palette.overlay(*pair) for pair in zip(images[:OVERLAYS], ids[:OVERLAYS], strict=True)]
+    Accounts(f"records of split {split}", dataset.count(split), {"validated": validated}).check()
+    if not confusion.any():
+        raise InputError(
+            f"the split {split} has no pixel of any class, so epochs cannot be compared; prepare the set again with "
+            "other validation images"
+        )
+    return Validation(confusion, np.stack(overlays))

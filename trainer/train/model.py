@@ -1,0 +1,56 @@
+"""What is trained: the network, compiled in the precision and on the devices of the training."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer.formats.labels import Palette
+from trainer.network.deeplab import deeplab_v3_plus
+from trainer.network.options import NetworkOptions
+from trainer.train.losses import sparse_cross_entropy
+from trainer.train.optimizer import build_optimizer, freeze
+from trainer.train.options import Options
+
+
+def architecture(options: NetworkOptions, palette: Palette) -> dict[str, Any]:
+    """The arguments of `deeplab_v3_plus`."""
+    names = ("backbone", "alpha", "output_stride", "head", "decoder", "aspp_rates")
+    numbers = {name: getattr(options, name) for name in names}
+    return numbers | {"num_classes": palette.num_classes, "momentum": options.batch_norm_momentum}
+
+
+def build(options: NetworkOptions, palette: Palette) -> keras.Model:
+    """The network with initial weights."""
+    return deeplab_v3_plus(**architecture(options, palette))
+
+
+def compile_model(model: keras.Model, options: Options, palette: Palette, total_steps: int) -> None:
+    """Makes `model` ready to train: freezes layers, and gives it a loss and an optimizer whose variables are built."""
+    freeze(model, options.freeze_until, options.freeze_bn)
+    optimizer, loss = build_optimizer(options, model, total_steps), sparse_cross_entropy(palette.ignore_id)
+    # On a CPU a step compiled by XLA takes six times as long as one with oneDNN's kernels, which Keras would not know.
+    model.compile(optimizer, loss, jit_compile="auto" if tf.config.list_logical_devices("GPU") else False)
+    model.optimizer.build(model.trainable_variables)
+
+
+@contextlib.contextmanager
+def precision(policy: str) -> Iterator[None]:
+    """Layers built in the block compute in `policy`."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def strategy() -> tf.distribute.Strategy:
+    """All GPUs of this machine. (Tried on logical CPU devices; one GPU or none needs no strategy.)"""
+    if len(tf.config.list_logical_devices("GPU")) > 1:
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy()

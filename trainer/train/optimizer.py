@@ -1,0 +1,53 @@
+"""The optimizer with its learning-rate schedule, and which layers it leaves alone."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import keras
+
+from trainer.options import InputError
+from trainer.train.options import Options
+from trainer.train.resume import Progress
+
+POLY_POWER = 0.9
+
+
+def build_optimizer(options: Options, model: keras.Model, total_steps: int) -> keras.optimizers.Optimizer:
+    """The optimizer with its learning-rate schedule, its variables built."""
+    rate: Any = options.learning_rate
+    if options.schedule == "poly":
+        rate = keras.optimizers.schedules.PolynomialDecay(rate, total_steps, 0.0, POLY_POWER)
+    decay = options.weight_decay or None
+    if options.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(rate, weight_decay=decay)
+    else:
+        optimizer = keras.optimizers.SGD(rate, momentum=0.9, weight_decay=decay)
+    if decay:
+        # Biases and batch norms, all of them vectors, are not to be drawn to zero.
+        optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if len(v.shape) < 2])
+    return optimizer
+
+
+def adjust_learning_rate(options: Options, model: keras.Model, progress: Progress) -> None:
+    """Reduce on plateau: halve the rate after every `plateau_patience` epochs without a better Jaccard."""
+    stale = progress.stale_epochs
+    if options.schedule == "plateau" and stale and stale % options.plateau_patience == 0:
+        model.optimizer.learning_rate = progress.history[-1]["learning_rate"] / 2
+
+
+def freeze(model: keras.Model, until: str = "", batch_norms: bool = False) -> None:
+    """Stops the training of all layers up to `until`, itself included, and of all batch norms if `batch_norms`.
+
+    Raises:
+      InputError: no layer is called `until`; the message names similar ones.
+    """
+    names = [layer.name for layer in model.layers]
+    if until and until not in names:
+        near = difflib.get_close_matches(until, names, n=5, cutoff=0.3) or names[-5:]
+        raise InputError(f"--freeze-until: layer {until!r} not found; similar ones: {', '.join(near)}")
+    last = names.index(until) if until else -1
+    for index, layer in enumerate(model.layers):
+        if index <= last or (batch_norms and isinstance(layer, keras.layers.BatchNormalization)):
+            layer.trainable = False

@@ -1,0 +1,83 @@
+"""Train DeepLabV3+ on records that `deeplab prepare` wrote.
+
+examples:
+  deeplab train --records out/records --output out/model --init-from deeplabv3_mnv2_pascal/model.ckpt --epochs 10
+  deeplab train --records out/records --output out/small --alpha 0.5 --decoder --epochs 60
+  deeplab train --records gs://bucket/records --output gs://bucket/model --init-from gs://bucket/voc
+
+The classes come from the records. The output folder gets model.keras and model.json (the best epoch), history.csv,
+checkpoints/ (the last epoch) and logs/ (TensorBoard). Stop it at any moment and run it again: a killed run resumes
+after its last finished epoch, and ends where an uninterrupted one ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer.network.options import NetworkOptions
+from trainer.options import CheckedOptions, InputError, option
+
+
+@dataclass(frozen=True)
+class StreamOptions(CheckedOptions):
+    """Options that decide which batches are trained on."""
+
+    batch_size: int = option(8, "images per step, over all GPUs together", low=1, group="stream")
+    crop: int = option(512, "side of the square training crops, in pixels", low=32, group="stream")
+    scale_min: float = option(0.75, "smallest random scale of a training image", above=0, group="stream")
+    scale_max: float = option(1.75, "largest random scale of a training image", above=0, group="stream")
+    flip: bool = option(True, "mirror half of the training images", group="stream")
+    pixel_weights: str = option(
+        "adaptive",
+        "weights of pixels in the loss: adaptive raises those of rare classes, image by image",
+        choices=("adaptive", "none"),
+        group="stream",
+    )
+    max_ratio: float = option(10.0, "how many times more one class may weigh than another", low=1, group="stream")
+    seed: int = option(0, "seed of initial weights, order, crops and dropout", low=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale_min > self.scale_max:
+            raise InputError(f"--scale-min must not exceed --scale-max, got {self.scale_min} and {self.scale_max}")
+
+
+@dataclass(frozen=True)
+class Options(StreamOptions, NetworkOptions):
+    """Options of `deeplab train`."""
+
+    records: str = option(help="folder of records, local or gs://", metavar="DIR")
+    output: str = option(help="model folder to write, local or gs://", metavar="DIR")
+    init_from: str = option("", "initial weights: a published DeepLab checkpoint, or a model folder", metavar="PATH")
+    epochs: int = option(30, "epochs to train", low=1)
+    steps_per_epoch: int = option(
+        0, "batches per epoch; 0: as many as the source images fill, copies not counted", low=0
+    )
+    optimizer: str = option(
+        "adam",
+        "adam, or stochastic gradient descent with momentum",
+        choices=("adam", "momentum"),
+        group="optimizer",
+    )
+    learning_rate: float = option(1e-3, "learning rate at the beginning", above=0, group="optimizer")
+    schedule: str = option(
+        "poly",
+        "poly: decay to 0 over all epochs; plateau: halve when the validation Jaccard stops rising",
+        choices=("poly", "plateau", "constant"),
+        group="optimizer",
+    )
+    plateau_patience: int = option(
+        3, "epochs without a better validation Jaccard before plateau halves", low=1, group="optimizer"
+    )
+    weight_decay: float = option(0.0, "decoupled weight decay of the convolution kernels", low=0, group="optimizer")
+    early_stopping: int = option(
+        0, "stop after this many epochs without a better validation Jaccard; 0: never", low=0, group="optimizer"
+    )
+    freeze_until: str = option(
+        "", "do not train the layers up to this one, itself included", metavar="LAYER", group="optimizer"
+    )
+    freeze_bn: bool = option(False, "keep batch norms as they were loaded; for very small batches", group="optimizer")
+    precision: str = option(
+        "float32", "arithmetic of the layers", choices=("float32", "mixed_bfloat16", "mixed_float16")
+    )
+    resume: bool = option(True, "resume the training in the output folder, if there is one")

@@ -18,19 +18,24 @@ from timing import table, take_turns
 
 from pipelines import cli
 from pipelines.demo import scenes
-from trainer.options import option, parse
+from trainer.formats.dataset import load_dataset
+from trainer.formats.examples import IMAGE_ENCODED, LABEL_ENCODED
+from trainer.options import CheckedOptions, option, parse
+from trainer.startup import start_tensorflow
+from trainer.train.options import StreamOptions
 
 
 @dataclass(frozen=True)
-class Options:
-    records: str = option("", "folder of records; made from drawn scenes when empty")
-    crop: int = option(320, "side of the training crop (pixels)")
-    pictures: int = option(200, "how many scenes are drawn, 360 x 480 pixels each; three records each")
-    rounds: int = option(5, "times every run is repeated")
+class Options(CheckedOptions):
+    records: str = option("", "folder of records; made from drawn scenes when empty", metavar="DIR")
+    crop: int = option(320, "side of the square training crops, in pixels", low=32)
+    images: int = option(200, "how many scenes are drawn, 360 x 480 pixels each; three records each", low=5)
+    rounds: int = option(5, "times every run is repeated", low=1)
 
 
-def draw_records(folder: str, pictures: int) -> str:
-    scenes.write_set(os.path.join(folder, "set"), pictures, 1, (360, 480), seed=0)
+def draw_records(folder: str, images: int) -> str:
+    """Prepares records of that many drawn scenes below `folder`; returns their folder."""
+    scenes.write_set(os.path.join(folder, "set"), images, 1, (360, 480), seed=0)
     records = os.path.join(folder, "records")
     arguments = ["--input", os.path.join(folder, "set"), "--output", records, "--copies", "2", "--shards", "8"]
     status = cli.main(["prepare", *arguments])
@@ -40,23 +45,19 @@ def draw_records(folder: str, pictures: int) -> str:
 
 
 def run_all(folder: str, options: Options) -> None:
+    start_tensorflow()
     import tensorflow as tf
 
-    from trainer.formats import records
-    from trainer.train import streams
-    from trainer.train.command import TrainOptions
+    from trainer.train.streams import training_stream
 
-    dataset = records.load_dataset(folder)
-    train = TrainOptions(records=folder, output="", crop=options.crop, batch_size=4)
-    features = {
-        records.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string),
-        records.LABEL_ENCODED: tf.io.FixedLenFeature([], tf.string),
-    }
+    dataset = load_dataset(folder)
+    batches = StreamOptions(crop=options.crop, batch_size=4)
+    features = {name: tf.io.FixedLenFeature([], tf.string) for name in (IMAGE_ENCODED, LABEL_ENCODED)}
 
     def decode(data):
         example = tf.io.parse_single_example(data, features)
-        image = tf.io.decode_image(example[records.IMAGE_ENCODED], channels=3, expand_animations=False)
-        return image, tf.io.decode_png(example[records.LABEL_ENCODED], channels=1)
+        image = tf.io.decode_image(example[IMAGE_ENCODED], channels=3, expand_animations=False)
+        return image, tf.io.decode_png(example[LABEL_ENCODED], channels=1)
 
     def bare():
         shards = tf.data.TFRecordDataset(dataset.shard_paths(folder, "train"))
@@ -66,8 +67,8 @@ def run_all(folder: str, options: Options) -> None:
     epochs = iter(range(1000))
 
     def stream():
-        epoch = streams.training_stream(folder, dataset, train, next(epochs))
-        for _ in epoch.take(dataset.count("train") // train.batch_size):
+        epoch = training_stream(folder, dataset, batches, next(epochs))
+        for _ in epoch.take(dataset.count("train") // batches.batch_size):
             pass
 
     stream(), bare()
@@ -76,9 +77,9 @@ def run_all(folder: str, options: Options) -> None:
 
 
 def main(argv: list[str]) -> int:
-    options = parse(Options, argv, prog="stream.py", description="The training stream against bare decoding.")
+    options, _ = parse(Options, argv, prog="stream.py", text="The training stream against bare decoding.")
     with tempfile.TemporaryDirectory() as folder:
-        run_all(options.records or draw_records(folder, options.pictures), options)
+        run_all(options.records or draw_records(folder, options.images), options)
     return 0
 
 

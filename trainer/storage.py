@@ -93,7 +93,7 @@ def _blobs(bucket: str, prefix: str):
     try:
         yield from _client().list_blobs(bucket, prefix=prefix)
     except NotFound as error:
-        raise FileNotFoundError(f"there is no bucket gs://{bucket}") from error
+        raise FileNotFoundError(f"bucket gs://{bucket} not found") from error
 
 
 def exists(path: str) -> bool:
@@ -121,7 +121,7 @@ def read(path: str) -> bytes:
     try:
         return _blob(path).download_as_bytes()
     except NotFound as error:
-        raise FileNotFoundError(f"no such object: {path}") from error
+        raise FileNotFoundError(f"object not found: {path}") from error
 
 
 def write(path: str, data: bytes) -> None:
@@ -159,7 +159,7 @@ def _local_files(root: str) -> Iterator[File]:
     seen = set()
     while pending:
         below = pending.pop()
-        # Sets are often put together from links to folders; a link to a folder above must not go round for ever.
+        # Sets are often assembled from links to folders; a link to a folder above must not be followed forever.
         if (real := os.path.realpath(os.path.join(root, below))) in seen:
             continue
         seen.add(real)
@@ -174,20 +174,20 @@ def _local_files(root: str) -> Iterator[File]:
 
 
 def files(root: str) -> list[File]:
-    """Every file below `root`, sorted by relative path. Raises FileNotFoundError when there is no such folder."""
+    """Every file below `root`, sorted by relative path. Raises FileNotFoundError for a missing folder."""
     if not is_remote(root):
         if not os.path.isdir(root):
-            raise FileNotFoundError(f"no such folder: {root}")
+            raise FileNotFoundError(f"folder not found: {root}")
         return sorted(_local_files(root), key=lambda file: file.relative)
     bucket, prefix = _split(root.rstrip("/") + "/")
-    found = [
+    entries = [
         File(f"{SCHEME}{bucket}/{blob.name}", blob.name[len(prefix) :], blob.size, blob.generation or 0)
         for blob in _blobs(bucket, prefix)
         if not blob.name.endswith("/")
     ]
-    if not found:
-        raise FileNotFoundError(f"nothing below {root}")
-    return sorted(found, key=lambda file: file.relative)
+    if not entries:
+        raise FileNotFoundError(f"folder not found: {root} (no object below it)")
+    return sorted(entries, key=lambda file: file.relative)
 
 
 def glob(pattern: str) -> list[str]:
@@ -212,7 +212,7 @@ def localize(path: str, cache_dir: str | None = None) -> str:
     bucket, name = _split(path)
     blob = _client().bucket(bucket).get_blob(name)
     if blob is None:
-        raise FileNotFoundError(f"no such object: {path}")
+        raise FileNotFoundError(f"object not found: {path}")
     folder = cache_dir or os.path.join(tempfile.gettempdir(), f"deeplab-cache-{os.getuid()}")
     os.makedirs(folder, mode=0o700, exist_ok=True)
     digest = hashlib.md5(f"{path}#{blob.generation}".encode()).hexdigest()
@@ -232,7 +232,7 @@ def remove(path: str) -> None:
 
 
 def read_json(path: str) -> Any:
-    """The JSON file at `path`; InputError naming the file when it is missing or is no JSON."""
+    """The JSON file at `path`; InputError naming the file when it is missing or not JSON."""
     try:
         return json.loads(read(path))
     except FileNotFoundError:

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from trainer.formats import images
-from trainer.formats.palettes import Palette
-from trainer.formats.records import Dataset, Record, Shard, encode, frame, save_dataset, shard_name
+from trainer.formats.dataset import Dataset, Shard, save_dataset, shard_name
+from trainer.formats.examples import Record, encode
+from trainer.formats.frames import frame
+from trainer.formats.labels import Palette
 
 PALETTE = Palette("drawn", ("ground", "disc", "bar"), ((40, 160, 60), (200, 40, 40), (40, 60, 220)), ignore_id=255)
 
 
-def picture(index: int, height: int = 96, width: int = 96) -> tuple[np.ndarray, np.ndarray]:
-    """A disc and a bar on ground, each in its class's colour with noise, and a void frame of two pixels.
+def draw_image(index: int, height: int = 96, width: int = 96) -> tuple[np.ndarray, np.ndarray]:
+    """A disc and a bar on ground, each in its class's colour with noise, and two void pixels all around.
 
     Returns image [height, width, 3] uint8 and label [height, width] uint8.
     """
@@ -31,8 +33,11 @@ def picture(index: int, height: int = 96, width: int = 96) -> tuple[np.ndarray, 
     return np.clip(image, 0, 255).astype(np.uint8), label
 
 
+picture = draw_image  # BRIDGE
+
+
 def record(index: int, size: tuple[int, int] = (96, 96), image_format: str = "jpeg") -> Record:
-    image, label = picture(index, *size)
+    image, label = draw_image(index, *size)
     data = images.encode_jpeg(image) if image_format == "jpeg" else images.encode_png(image)
     return Record(
         key=f"{index:03d}",
@@ -52,7 +57,7 @@ def write_records(
     palette: Palette = PALETTE,
     copies: int = 0,
 ) -> Dataset:
-    """Write shards (a list of records each) and dataset.json; `copies` of each source picture are said to be there."""
+    """Write shards (a list of records each) and a dataset.json that counts `copies` copies of every source image."""
     folder.mkdir(parents=True, exist_ok=True)
     shards = []
     for split, parts in splits.items():
@@ -66,7 +71,7 @@ def write_records(
                     name=name,
                     split=split,
                     records=len(part),
-                    pictures=len(part) // (1 + copies),
+                    images=len(part) // (1 + copies),
                     bytes=len(data),
                     crc32c=0,
                     fingerprint="",

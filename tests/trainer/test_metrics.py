@@ -47,6 +47,33 @@ def test_confusion_refuses_ids_outside_the_classes():
         metrics.confusion(np.zeros((2, 3)), np.zeros((3, 2)), 3, 255)
 
 
+def test_counts_of_several_images_add_up_to_those_of_their_sum():
+    rng = np.random.default_rng(0)
+    confusions = rng.integers(0, 50, (4, 9, 9))
+    confusions[2, 3] = confusions[2, :, 3] = 0
+    confusions[3] = 0
+    counts = metrics.class_counts(confusions)
+    assert counts.shape == (4, 3, 9)
+    np.testing.assert_array_equal(metrics.class_counts(confusions.sum(0)), counts.sum(0))
+    means = metrics.mean_iou(counts)
+    assert metrics.iou(counts).shape == (4, 9) and means.shape == (4,) and np.isnan(means[3])
+    for confusion, mean in zip(confusions[:3], means[:3], strict=True):
+        assert metrics.scores(confusion, "abcdefghi")["miou"] == mean
+    assert np.isnan(metrics.iou(counts)[2, 3])
+
+
+def test_counts_are_hits_truth_and_prediction():
+    counts = metrics.class_counts(np.array([[1, 1, 0], [0, 2, 0], [0, 0, 0]]))
+    np.testing.assert_array_equal(counts, [[1, 2, 0], [2, 2, 0], [1, 3, 0]])
+    np.testing.assert_array_equal(metrics.iou(counts), [1 / 2, 2 / 3, np.nan])
+    assert metrics.mean_iou(counts) == (1 / 2 + 2 / 3) / 2
+
+
+def test_a_confusion_matrix_in_place_of_counts_is_refused():
+    with pytest.raises(ValueError, match=r"expected counts \[\.\.\., 3, C\].*got \[5, 5\]"):
+        metrics.mean_iou(np.zeros((5, 5)))
+
+
 def test_metrics_cards_palettes_and_records_import_neither_tensorflow_nor_keras():
     program = (
         "import sys, trainer.metrics\n"

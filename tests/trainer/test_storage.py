@@ -91,3 +91,10 @@ def test_linked_folders_are_listed_and_cycles_end(tmp_path):
     (tmp_path / "set" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "set")
     assert [file.relative for file in storage.files(str(tmp_path / "set"))] == ["linked/a.bin"]
+
+
+def test_absolute_paths_start_at_the_root_and_addresses_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("a/../b") == str(tmp_path / "b")
+    assert storage.absolute("/c") == "/c"
+    assert storage.absolute("gs://bucket/d") == "gs://bucket/d"

@@ -10,7 +10,7 @@ import hashlib
 from typing import Any
 
 from trainer import storage
-from trainer.formats.palettes import Palette
+from trainer.formats.labels import Palette
 from trainer.options import InputError
 
 CARD = "model.json"
@@ -24,7 +24,7 @@ class ModelCard:
     Attributes:
       architecture: the arguments of `trainer.network.deeplab.deeplab_v3_plus`, `num_classes` among them.
       palette: the classes; as many as `architecture["num_classes"]`.
-      max_side: the longest side (pixels) pictures are shrunk to before the network; 0: they keep their size.
+      max_side: the longest side (pixels) that images are shrunk to before the network; 0: they keep their size.
       training: the options the model was trained with, or where its weights came from.
       data_fingerprint: of the records it was trained on; empty for imported weights.
       scores: of the validation, e.g. {"miou": 0.6}.
@@ -64,7 +64,7 @@ class ModelCard:
 
 
 def load_card(folder: str) -> ModelCard:
-    """The card of the model in `folder` (local or gs://). Raises InputError when there is none or it is damaged."""
+    """The card of the model in `folder` (local or gs://). Raises InputError when it is missing or damaged."""
     path = storage.join(folder, CARD)
     if not storage.exists(path):
         raise InputError(

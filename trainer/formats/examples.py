@@ -30,13 +30,13 @@ class Record:
     """One training example.
 
     Attributes:
-      key: names the picture uniquely within the set; its relative path without the suffix.
-      filename: the source picture's relative path.
-      image: encoded picture, RGB or grey, upright.
+      key: names the image uniquely within the set; its relative path without the suffix.
+      filename: the source image's relative path.
+      image: encoded, RGB or grey, upright.
       image_format: "jpeg" or "png".
-      height, width, channels: of the picture, in pixels.
+      height, width, channels: of the image; pixels.
       label: PNG of uint8 class ids, the same height and width.
-      copy: 0 for the picture itself, k for its k-th augmented copy.
+      copy: 0 for the image itself, k for its k-th augmented copy.
     """
 
     key: str

@@ -51,7 +51,7 @@ class CorruptRecord(ValueError):
 def scan_frames(file: BinaryIO) -> Iterator[Frame | CorruptRecord]:
     """Every record of a shard, damaged ones as CorruptRecord.
 
-    Goes on after a damaged payload; ends after a damaged length, behind which no record can be found.
+    Continues after a damaged payload; ends after a damaged length, behind which no record can be found.
     """
     index = offset = 0
     while head := file.read(12):
@@ -79,7 +79,7 @@ def scan_frames(file: BinaryIO) -> Iterator[Frame | CorruptRecord]:
 
 def read_frames(file: BinaryIO) -> Iterator[Frame]:
     """Every record of a shard; raises CorruptRecord at the first damaged one."""
-    for found in scan_frames(file):
-        if isinstance(found, CorruptRecord):
-            raise found
-        yield found
+    for item in scan_frames(file):
+        if isinstance(item, CorruptRecord):
+            raise item
+        yield item

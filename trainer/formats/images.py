@@ -1,6 +1,6 @@
-"""Bytes to pictures and back.
+"""Bytes to images and back.
 
-Pillow decodes, because it refuses truncated files (OpenCV fills what is missing with grey) and tells a picture's size
+Pillow decodes, because it refuses truncated files (OpenCV fills what is missing with grey) and knows an image's size
 before it touches a pixel; OpenCV encodes, because it is faster.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 178_956_970
-"""Pictures of more pixels are refused as decompression bombs, as Pillow does: half a gigabyte of RGB."""
+"""Images of more pixels are refused as decompression bombs, as Pillow does: half a gigabyte of RGB."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 """Formats that are opened at all; formats whose decoders start other programs (such as EPS) are not among them."""
@@ -30,12 +30,12 @@ ORIENTATION_TAG = 0x0112
 
 
 class ImageError(ValueError):
-    """The bytes cannot be used as a picture. The message says why, without the file's name."""
+    """The bytes cannot be used as an image. The message says why, without the file's name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a picture says of itself before its pixels are decoded.
+    """What an image says of itself before its pixels are decoded.
 
     Attributes:
       format: "jpeg", "png", "bmp", "webp" or "tiff".
@@ -67,7 +67,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(f"refused as a decompression bomb: {error}") from None
     except (OSError, SyntaxError, ValueError) as error:
-        kind = "damaged picture" if not isinstance(error, Image.UnidentifiedImageError) else "not a picture"
+        kind = "damaged image" if not isinstance(error, Image.UnidentifiedImageError) else "not an image"
         raise ImageError(f"{kind}: begins with {data[:12]!r}, expected JPEG, PNG, BMP, WebP or TIFF") from None
     if image.width * image.height > max_pixels:
         raise ImageError(
@@ -79,13 +79,13 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF raises many kinds of error, and none of them must cost the picture
+    except Exception:  # damaged EXIF raises many kinds of error, and none of them must cost the image
         return 1
     return value if value in range(1, 9) else 1
 
 
 def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
-    """Read the header alone. Raises ImageError for what is no picture or is over `max_pixels`."""
+    """Read the header alone. Raises ImageError for what is not an image, or over `max_pixels`."""
     image = _open(data, max_pixels)
     return Header(image.format.lower(), image.width, image.height, image.mode, _orientation(image))
 
@@ -98,18 +98,18 @@ def _load(image: Image.Image) -> None:
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode a photograph.
+    """Decode an image.
 
     Args:
-      data: an encoded picture in one of FORMATS.
+      data: an encoded image in one of FORMATS.
       max_pixels: bound on width x height, checked before decoding.
 
     Returns:
-      [height, width, 3] uint8 RGB, upright (EXIF orientation applied). Transparent pictures are put on black;
+      [height, width, 3] uint8 RGB, upright (EXIF orientation applied). Transparent images are composited onto black;
       16-bit greys are scaled to 8 bit.
 
     Raises:
-      ImageError: empty, truncated, too large, or no picture.
+      ImageError: empty, truncated, too large, or not an image.
     """
     image = _open(data, max_pixels)
     orientation = _orientation(image)
@@ -129,14 +129,14 @@ def _to_8_bit(grey: np.ndarray) -> np.ndarray:
 
 
 def decode_label(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode a label picture without touching its values.
+    """Decode a label image without touching its values.
 
     Returns:
       [height, width] uint8 class ids or palette indices, or [height, width, 3] uint8 RGB for colour-coded labels.
-      Pictures whose three channels are equal everywhere are still colours: the palette decides.
+      Images whose three channels are equal everywhere are still colours: the palette decides.
 
     Raises:
-      ImageError: empty, truncated, too large, no picture, or ids over 255.
+      ImageError: empty, truncated, too large, not an image, or ids over 255.
     """
     image = _open(data, max_pixels)
     if image.format == "JPEG":

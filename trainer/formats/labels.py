@@ -1,8 +1,8 @@
-"""How label pictures code classes.
+"""How label images code classes.
 
-A `Palette` turns any label picture (class ids, palette indices or RGB colours) into uint8 class ids with one
+A `Palette` turns any label image (class ids, palette indices or RGB colours) into uint8 class ids with one
 ignore id, and class ids back into colours, palette PNGs and overlays. Its JSON form, which is also that of a
-user's own palette file (the last four entries may be left out; aliases are further colours):
+user's own palette file (the last four entries may be omitted; aliases are further colours):
 
     {"name": "mine",
      "classes": [{"name": "sky", "color": [128, 128, 128]}, {"name": "road", "color": [128, 64, 128]}],
@@ -27,7 +27,7 @@ from trainer.options import InputError
 
 Color = tuple[int, int, int]
 
-CREAM = (224, 224, 192)  # Pascal VOC's colour of "void" outlines
+CREAM = (224, 224, 192)  # Pascal VOC's colour of "void" along boundaries
 JSON_FORM = (
     '{"name": "mine", "classes": [{"name": "sky", "color": [128, 128, 128]}, ...], "ignore_id": 255, '
     '"ignore_color": [0, 0, 0], "source_ids": {"11": 0}, "aliases": [{"color": [0, 0, 192], "id": 1}]}'
@@ -75,7 +75,7 @@ class Palette:
 
     @property
     def background(self) -> int | None:
-        """Id of the class named "background", which overlays leave untouched; None where there is none."""
+        """Id of the class named "background", which overlays leave untouched; None without one."""
         return self.names.index("background") if "background" in self.names else None
 
     def to_json(self) -> dict:
@@ -108,14 +108,14 @@ class Palette:
 
     def encode_mask(self, ids: np.ndarray) -> bytes:
         """Encodes class ids, uint8 [H, W], as a palette PNG whose indices are the class ids."""
-        picture = Image.fromarray(np.ascontiguousarray(ids, dtype=np.uint8))
-        picture.putpalette(self.colormap().tobytes())
+        mask = Image.fromarray(np.ascontiguousarray(ids, dtype=np.uint8))
+        mask.putpalette(self.colormap().tobytes())
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG", compress_level=3)
+        mask.save(buffer, "PNG", compress_level=3)
         return buffer.getvalue()
 
     def to_ids(self, label: np.ndarray) -> np.ndarray:
-        """Turns a label as it lies in a raw set into class ids.
+        """Turns a label of a raw set into class ids.
 
         Args:
           label: uint8 [H, W], ids or palette indices, or uint8 [H, W, 3], RGB colours.
@@ -146,7 +146,7 @@ class Palette:
         return ids
 
     def overlay(self, image: np.ndarray, ids: np.ndarray, alpha: float = 0.5) -> np.ndarray:
-        """Paints class colours over a picture, with a one pixel outline where classes meet.
+        """Paints class colours over an image, with a line of one pixel on the boundaries between classes.
 
         Ignored pixels and those of a class named "background" stay as they are.
 
@@ -163,8 +163,8 @@ class Palette:
             painted &= ids != self.background
         blended = cv2.addWeighted(image, 1 - alpha, self.colorize(ids), alpha, 0)
         result = np.where(painted[..., None], blended, image)
-        outline = _outline(ids, painted)
-        result[outline] = _outline_colors(self)[ids[outline]]
+        boundary = _boundary(ids, painted)
+        result[boundary] = _boundary_colors(self)[ids[boundary]]
         return result
 
     def _translate(self, codes: np.ndarray, table: np.ndarray, kind: str, knows: str) -> np.ndarray:
@@ -194,7 +194,7 @@ def _fault(palette: Palette) -> str | None:
     if len(palette.colors) != classes:
         return f"expected one colour per class, got {classes} names and {len(palette.colors)} colours"
     if any(not isinstance(name, str) or not name.strip() for name in palette.names):
-        return f"class names must be texts that are not empty, got {list(palette.names)}"
+        return f"class names must be non-empty strings, got {list(palette.names)}"
     if not _is_byte(palette.ignore_id) or palette.ignore_id < classes:
         return f"ignore_id must be {classes} to 255 (0-{classes - 1} are classes), got {palette.ignore_id!r}"
     aliases = [color for color, _ in palette.aliases]
@@ -209,7 +209,7 @@ def _fault(palette: Palette) -> str | None:
     ):
         twice = [value for value in dict.fromkeys(values) if list(values).count(value) > 1]
         if twice:
-            return f"{what} {twice[0]!r} stands there twice"
+            return f"{what} {twice[0]!r} appears twice"
     for code, target in (*palette.source_ids, *palette.aliases):
         if not _is_byte(target) or (target >= classes and target != palette.ignore_id):
             return f"{code} is mapped to {target!r}, expected 0-{classes - 1} or {palette.ignore_id}"
@@ -253,8 +253,8 @@ def _colormap(palette: Palette) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def _outline_colors(palette: Palette) -> np.ndarray:
-    """uint8 [256, 3]: dark colours made lighter and light ones darker, so that an outline shows on its class."""
+def _boundary_colors(palette: Palette) -> np.ndarray:
+    """uint8 [256, 3]: dark colours made lighter and light ones darker, so that a boundary shows on its class."""
     colors = _colormap(palette).astype(np.float32)
     dark = colors @ np.float32([0.299, 0.587, 0.114]) < 128
     return np.where(dark[:, None], (colors + 255) / 2, colors / 2).astype(np.uint8)
@@ -324,11 +324,11 @@ def _pixels(count: int) -> str:
     return "1 pixel" if count == 1 else f"{count} pixels"
 
 
-def _outline(ids: np.ndarray, painted: np.ndarray) -> np.ndarray:
+def _boundary(ids: np.ndarray, painted: np.ndarray) -> np.ndarray:
     """bool [H, W]: painted pixels that differ from the left or upper neighbour, or touch an unpainted one."""
-    edge = np.zeros(ids.shape, bool)
-    edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
-    edge[1:] |= ids[1:] != ids[:-1]
-    edge[:, :-1] |= ~painted[:, 1:]
-    edge[:-1] |= ~painted[1:]
-    return edge & painted
+    boundary = np.zeros(ids.shape, bool)
+    boundary[:, 1:] |= ids[:, 1:] != ids[:, :-1]
+    boundary[1:] |= ids[1:] != ids[:-1]
+    boundary[:, :-1] |= ~painted[:, 1:]
+    boundary[:-1] |= ~painted[1:]
+    return boundary & painted

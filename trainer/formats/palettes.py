@@ -6,21 +6,8 @@ See `trainer.formats.labels` for what a palette does and for the JSON form.
 from __future__ import annotations
 
 from trainer import storage
-from trainer.formats.labels import JSON_FORM, Color, LabelError, Palette
+from trainer.formats.labels import JSON_FORM, Color, LabelError, Palette  # noqa: F401 BRIDGE LabelError
 from trainer.options import InputError
-
-__all__ = [
-    "BUILT_IN",
-    "CAMVID",
-    "CITYSCAPES",
-    "CITYSCAPES_TRAINIDS",
-    "JSON_FORM",
-    "VOC",
-    "LabelError",
-    "Palette",
-    "resolve",
-    "voc_colormap",
-]
 
 
 def voc_colormap(count: int = 256) -> tuple[Color, ...]:

@@ -148,7 +148,7 @@ def separable(
 def _interpolation(size: Any, cells: Any, stride: int) -> Any:
     """[size, cells] float32: row y holds the weights of the cells around pixel y, cell i lying at pixel stride·i."""
     position = ops.cast(ops.arange(size), "float32") / stride
-    # Past the last cell its value goes on: there is nothing to interpolate towards.
+    # Past the last cell its value stays: there is nothing to interpolate towards.
     position = ops.minimum(position, ops.cast(cells - 1, "float32"))
     return ops.relu(1.0 - ops.abs(position[:, None] - ops.cast(ops.arange(cells), "float32")))
 
@@ -159,7 +159,7 @@ class Upsample(layers.Layer):
 
     Called with [features [B, ceil(H/stride), ceil(W/stride), C], reference [B, H, W, any]], gives [B, H, W, C].
     Feature i lies at row (column) stride·i. For sizes stride·k + 1 this is bilinear resizing with aligned corners, as
-    in the published DeepLab; for other sizes the last feature is continued to the edge.
+    in the published DeepLab; for other sizes the last feature is extended to the end of the image.
 
     Args:
       stride: of the features against the reference.

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.formats.images import ImageError, decode_image, decode_label, encode_jpeg, encode_png, header
+from trainer.formats.images import (
+    ImageError,
+    decode_image,
+    decode_label,
+    encode_jpeg,
+    encode_png,
+    header,
+    shrink,
+    shrunk_size,
+)
 
 
 def saved(image: Image.Image, **options) -> bytes:
@@ -93,7 +102,7 @@ def test_truncated_pictures_are_refused(format):
 
 
 @pytest.mark.parametrize(
-    ("data", "message"), [(b"", "empty"), (b"this is a text\n", "not a picture"), (b"\xff\xd8\xff", "not a picture")]
+    ("data", "message"), [(b"", "empty"), (b"this is a text\n", "not an image"), (b"\xff\xd8\xff", "not an image")]
 )
 def test_what_is_no_picture_is_said(data, message):
     with pytest.raises(ImageError, match=message):
@@ -107,3 +116,24 @@ def test_size_is_bounded_before_pixels_are_decoded():
         decode_image(data)
     with pytest.raises(ImageError, match="5x5 is 25 pixels, over the bound of 24"):
         decode_image(encode_png(ramp(5, 5)), max_pixels=24)
+
+
+@pytest.mark.parametrize(
+    ("size", "max_side", "expected"),
+    [
+        ((360, 480), 0, (360, 480)),
+        ((360, 480), 480, (360, 480)),
+        ((360, 480), 240, (180, 240)),
+        ((480, 360), 241, (241, 181)),
+        ((1, 3000), 100, (1, 100)),
+    ],
+)
+def test_the_longest_side_is_shrunk_and_never_enlarged(size, max_side, expected):
+    assert shrunk_size(*size, max_side) == expected
+    assert shrink(np.zeros((*size, 3), np.uint8), max_side).shape == (*expected, 3)
+
+
+def test_shrinking_averages_areas_and_leaves_what_fits_as_it_is():
+    image = np.array([[0, 10, 4, 8], [20, 30, 0, 0]], np.uint8)[..., None].repeat(3, axis=2)
+    np.testing.assert_array_equal(shrink(image, 2)[..., 0], [[15, 3]])
+    assert shrink(image, 4) is image

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.drawn.records import PALETTE, picture, record, write_records
+from tests.drawn.records import PALETTE, draw_image, record, write_records
 from trainer.formats import images
 from trainer.options import InputError
 from trainer.train.options import StreamOptions
@@ -23,7 +23,7 @@ def changed(**changes):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Eleven training pictures in three shards, five validation pictures of two sizes in two shards."""
+    """Eleven training images in three shards, five validation images of two sizes in two shards."""
     folder = tmp_path_factory.mktemp("records")
     train = [[record(i) for i in range(5)], [record(i) for i in range(5, 9)], [record(9), record(10)]]
     val = [[record(20), record(21, (80, 120)), record(22)], [record(23, (80, 120)), record(24)]]
@@ -54,37 +54,37 @@ def test_another_epoch_or_seed_gives_other_batches(folder, change):
     assert any(not np.array_equal(a[0], b[0]) for a, b in zip(batches(folder), batches(folder, **change), strict=True))
 
 
-def whole_pictures(**changes):
-    """Options under which a training picture is the record's picture itself."""
+def whole_images(**changes):
+    """Options under which a training image is the record's image itself."""
     return changed(**({"crop": 96, "batch_size": 1, "scale_min": 1.0, "scale_max": 1.0, "flip": False} | changes))
 
 
-def numbers_seen(folder, epoch, count):
-    """Which pictures the first `count` elements of an epoch are, recognised by their labels."""
-    labels = {picture(i)[1].tobytes(): i for i in range(11)}
-    return [labels[label[0].tobytes()] for _, label, _ in batches(folder, whole_pictures(), epoch, count)]
+def record_numbers(folder, epoch, count):
+    """Which images the first `count` elements of an epoch are, recognised by their labels."""
+    labels = {draw_image(i)[1].tobytes(): i for i in range(11)}
+    return [labels[label[0].tobytes()] for _, label, _ in batches(folder, whole_images(), epoch, count)]
 
 
 def test_every_record_comes_once_before_any_comes_again(folder):
-    assert sorted(numbers_seen(folder, epoch=1, count=11)) == list(range(11))
-    assert len(numbers_seen(folder, epoch=1, count=25)) == 25
+    assert sorted(record_numbers(folder, epoch=1, count=11)) == list(range(11))
+    assert len(record_numbers(folder, epoch=1, count=25)) == 25
 
 
 def test_short_epochs_do_not_read_the_same_records_every_time(folder):
-    seen = [tuple(numbers_seen(folder, epoch, 3)) for epoch in range(1, 7)]
+    seen = [tuple(record_numbers(folder, epoch, 3)) for epoch in range(1, 7)]
     assert len(set(seen)) == 6
     assert len({i for epoch in seen for i in epoch}) >= 8
 
 
-def test_at_scale_one_the_crop_is_the_picture_as_pillow_decodes_it(folder):
-    image, label, _ = batches(folder, whole_pictures(), count=1)[0]
-    index = next(i for i in range(11) if np.array_equal(picture(i)[1], label[0]))
+def test_at_scale_one_the_crop_is_the_image_as_pillow_decodes_it(folder):
+    image, label, _ = batches(folder, whole_images(), count=1)[0]
+    index = next(i for i in range(11) if np.array_equal(draw_image(i)[1], label[0]))
     np.testing.assert_array_equal(image[0], images.decode_image(record(index).image))
 
 
 def test_flip_mirrors_image_and_label_together_about_half_of_the_time(folder):
-    plain = batches(folder, whole_pictures(), count=22)
-    flipped = batches(folder, whole_pictures(flip=True), count=22)
+    plain = batches(folder, whole_images(), count=22)
+    flipped = batches(folder, whole_images(flip=True), count=22)
     mirrored = 0
     for (image, label, _), (image2, label2, _) in zip(plain, flipped, strict=True):
         if np.array_equal(image, image2):
@@ -96,7 +96,7 @@ def test_flip_mirrors_image_and_label_together_about_half_of_the_time(folder):
     assert 4 <= mirrored <= 18
 
 
-def test_a_small_picture_is_padded_and_the_padding_ignored(tmp_path):
+def test_a_small_image_is_padded_and_the_padding_ignored(tmp_path):
     dataset = write_records(tmp_path, {"train": [[record(0, (60, 70), "png")]]})
     options = changed(crop=96, batch_size=1, scale_min=1.0, scale_max=1.0, flip=False)
     places = set()
@@ -105,21 +105,21 @@ def test_a_small_picture_is_padded_and_the_padding_ignored(tmp_path):
         rows, columns = np.nonzero((image[0] != images.PADDING).any(axis=-1))
         y, x = rows.min(), columns.min()
         outside[y : y + 60, x : x + 70] = False
-        original, ids = picture(0, 60, 70)
+        original, ids = draw_image(0, 60, 70)
         np.testing.assert_array_equal(image[0, y : y + 60, x : x + 70], original)
         np.testing.assert_array_equal(label[0, y : y + 60, x : x + 70], ids)
         assert (image[0][outside] == images.PADDING).all()
         assert (label[0][outside] == PALETTE.ignore_id).all() and (weights[0][outside] == 0).all()
         places.add((y, x))
-    assert len(places) > 1, "the picture always lies at the same place"
+    assert len(places) > 1, "the image always lies at the same place"
 
 
 @pytest.mark.parametrize("scale", [0.6, 1.5, 2.0])
 def test_scaled_images_stay_aligned_with_their_labels(tmp_path, scale):
-    """Paint the label into the image: after any scaling, image and label must tell the same except at borders."""
+    """Paint the label into the image: after any scaling, image and label must agree except at boundaries."""
     palette = dataclasses.replace(PALETTE, ignore_id=3)
     sample = record(1)
-    _, label = picture(1)
+    _, label = draw_image(1)
     label[label == 255] = 0
     painted = np.repeat((label * 100)[..., None], 3, axis=2)
     sample = dataclasses.replace(
@@ -131,7 +131,7 @@ def test_scaled_images_stay_aligned_with_their_labels(tmp_path, scale):
     valid = label != 3
     shown = np.rint(image[..., 0] / 100)
     assert (shown == label)[valid].mean() > 0.97
-    # A shift by half a pixel would make one side of every border wrong: errors must be as likely on either side.
+    # A shift by half a pixel would make one side of every boundary wrong: errors must be as likely on either side.
     wrong = valid & (shown != label)
     assert wrong.sum() < 0.03 * valid.sum()
 
@@ -177,11 +177,11 @@ def test_pixel_weights_differ_by_no_more_than_their_bound():
     assert weights[0, 0] > 1 > 0.99 * weights[1, 1]
 
 
-def test_validation_gives_every_picture_whole_in_batches_of_one_size(folder):
+def test_validation_gives_every_image_whole_in_batches_of_one_size(folder):
     found = list(validation_stream(*folder, batch_size=2).as_numpy_iterator())
     assert sorted(image.shape for image, _ in found) == [(1, 96, 96, 3), (2, 80, 120, 3), (2, 96, 96, 3)]
-    expected = {picture(i)[1].tobytes(): i for i in (20, 22, 24)}
-    expected |= {picture(i, 80, 120)[1].tobytes(): i for i in (21, 23)}
+    expected = {draw_image(i)[1].tobytes(): i for i in (20, 22, 24)}
+    expected |= {draw_image(i, 80, 120)[1].tobytes(): i for i in (21, 23)}
     seen = []
     for image, label in found:
         assert (image.dtype, label.dtype) == (np.uint8, np.uint8)

@@ -1,0 +1,79 @@
+"""dataset.json and the shards that it lists."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from trainer import storage
+from trainer.formats.dataset import Dataset, Shard, load_dataset, open_shard, save_dataset
+from trainer.formats.palettes import CAMVID
+from trainer.options import InputError
+
+
+def dataset() -> Dataset:
+    shard = Shard("val-00000-of-00001.tfrecord", "val", 2, 1, 99, 7, "f", (1,) * 11, 3, (3, 4), (5, 6))
+    return Dataset(CAMVID, (shard,), {"copies": 1}, "abc", 512, 1)
+
+
+def test_dataset_json_round_trip(tmp_path):
+    save_dataset(str(tmp_path), dataset())
+    loaded = load_dataset(str(tmp_path))
+    assert loaded == dataset()
+    assert (loaded.splits, loaded.count("val"), loaded.images("val"), loaded.count("train")) == (("val",), 2, 1, 0)
+    assert loaded.shard_paths("gs://b/r", "val") == ["gs://b/r/val-00000-of-00001.tfrecord"]
+
+
+def test_dataset_json_counts_records_and_images_of_every_split(tmp_path):
+    save_dataset(str(tmp_path), dataset())
+    value = json.loads((tmp_path / "dataset.json").read_text())
+    assert (value["version"], value["splits"]) == (2, {"val": {"records": 2, "images": 1}})
+    assert value["shards"][0]["images"] == 1
+
+
+def test_version_1_which_counts_pictures_is_read(tmp_path):
+    save_dataset(str(tmp_path), dataset())
+    path = tmp_path / "dataset.json"
+    path.write_text(path.read_text().replace('"images"', '"pictures"').replace('"version": 2', '"version": 1'))
+    assert '"pictures": 1' in path.read_text()
+    assert load_dataset(str(tmp_path)) == dataset()
+
+
+def test_the_json_of_a_shard_comes_back_from_either_version():
+    (shard,) = dataset().shards
+    value = json.loads(json.dumps(dataclasses.asdict(shard)))
+    assert Shard.from_json(value) == shard
+    value["pictures"] = value.pop("images")
+    assert Shard.from_json(value) == shard
+    with pytest.raises(TypeError):
+        Shard.from_json({"name": "val-00000-of-00001.tfrecord"})
+
+
+def test_missing_and_damaged_dataset_json_are_input_errors(tmp_path):
+    with pytest.raises(InputError, match="holds no records"):
+        load_dataset(str(tmp_path))
+    save_dataset(str(tmp_path), dataset())
+    path = tmp_path / "dataset.json"
+    value = json.loads(path.read_text())
+    storage.write_json(str(path), value | {"version": 99})
+    with pytest.raises(InputError, match="version 99"):
+        load_dataset(str(tmp_path))
+    value["shards"][0]["name"] = "../../etc/passwd"
+    storage.write_json(str(path), value)
+    with pytest.raises(InputError, match="names a shard"):
+        load_dataset(str(tmp_path))
+    path.write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        load_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("where", ["local", "gs"])
+def test_a_shard_is_opened_wherever_it_is(where, tmp_path, request):
+    folder = str(tmp_path) if where == "local" else request.getfixturevalue("bucket") + f"/{tmp_path.name}"
+    storage.write(storage.join(folder, "val-00000-of-00001.tfrecord"), b"12345")
+    with open_shard(folder, "val-00000-of-00001.tfrecord") as file:
+        assert file.read(2) == b"12"
+    with pytest.raises(FileNotFoundError):
+        open_shard(folder, "val-00001-of-00002.tfrecord")

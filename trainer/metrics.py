@@ -70,10 +70,6 @@ def mean_iou(counts: np.ndarray) -> np.ndarray:
     return np.array(means, np.float64).reshape(ious.shape[:-1])[()]
 
 
-def intersection_over_union(confusion: np.ndarray) -> np.ndarray:  # BRIDGE
-    return iou(class_counts(confusion))
-
-
 def scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     """The scores of a confusion matrix, ready for JSON.
 

@@ -57,7 +57,7 @@ class Bounds:
             return f"{self.low:g} to {self.high:g}"
         lower = [f"{self.low:g} or more"] if self.low is not None else []
         lower += [f"above {self.above:g}"] if self.above is not None else []
-        upper = [f"{self.high:g} at most"] if self.high is not None else []
+        upper = [f"at most {self.high:g}"] if self.high is not None else []
         upper += [f"below {self.below:g}"] if self.below is not None else []
         return " and ".join(lower + upper)
 

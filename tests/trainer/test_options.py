@@ -1,30 +1,53 @@
+"""Options: flags from dataclasses, bounds that are said once, help that teaches, and the Markdown table."""
+
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import pytest
 
-from trainer.options import InputError, markdown, option, parse, parse_known, to_json
+from trainer.options import Bounds, CheckedOptions, InputError, markdown, option, parse, to_json
+
+TEXT = """Draw a set.
+
+examples:
+  draw --output out
+"""
 
 
 @dataclasses.dataclass(frozen=True)
-class DrawOptions:
-    output: str = option(help="folder to write to")
-    copies: int = option(2, "augmented copies, 50 % of them flipped")
-    scale: tuple[float, float] = option((0.5, 2.0), "smallest and largest scale")
-    masks: tuple[str, ...] = option((), "folders")
+class DrawOptions(CheckedOptions):
+    output: str = option(help="folder to write to", metavar="DIR")
+    copies: int = option(2, "augmented copies, 50 % of them flipped", low=0)
+    scale: tuple[float, float] = option(
+        (0.5, 2.0), "smallest and largest scale", above=0, high=10, group="augmentation"
+    )
+    masks: tuple[str, ...] = option((), "folders", metavar="DIR")
     crf: bool = option(False, "refine")
-    limit: int | None = option(None, "at most so many")
+    limit: int | None = option(None, "at most so many", low=1)
     head: str = option("subpixel", "upsampling", choices=("bilinear", "subpixel"))
     shade: str = option("off", "shadows", choices=("off", "on", "auto"), bare="on")
+    momentum: float = option(0.9, "share that is kept", low=0, below=1)
 
-    def __post_init__(self):
-        if self.copies < 0:
-            raise InputError(f"--copies must be 0 or more, got {self.copies}")
+
+@dataclasses.dataclass(frozen=True)
+class PaintOptions(DrawOptions):
+    takes_beam_flags: ClassVar[bool] = True
+    brush: int = option(3, "width of the brush")
 
 
 def read(*argv: str) -> DrawOptions:
-    return parse(DrawOptions, argv, prog="draw", description="Draw.")
+    options, rest = parse(DrawOptions, argv, prog="draw", text=TEXT)
+    assert rest == []
+    return options
+
+
+def help_of(cls: type, capsys) -> str:
+    with pytest.raises(SystemExit) as stop:
+        parse(cls, ["--help"], prog="draw", text=TEXT)
+    assert stop.value.code == 0
+    return capsys.readouterr().out
 
 
 def test_flags_become_typed_fields():
@@ -53,33 +76,82 @@ def test_a_flag_may_stand_without_its_value():
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["--output", "x", "--copies", "two"], ["--output", "x", "--head", "cubic"], ["--out", "x"]]
+    "argv",
+    [
+        [],
+        ["--output", "x", "--copies", "two"],
+        ["--output", "x", "--head", "cubic"],
+        ["--out", "x"],
+        ["--output", "x", "--runner", "FlinkRunner"],
+    ],
 )
 def test_wrong_usage_ends_with_status_2(argv, capsys):
     with pytest.raises(SystemExit) as stop:
         read(*argv)
     assert stop.value.code == 2
-    assert "usage: draw" in capsys.readouterr().err
+    assert "usage: draw --output DIR [OPTIONS]" in capsys.readouterr().err
 
 
-def test_values_are_refused_on_construction():
-    with pytest.raises(InputError, match="--copies must be 0 or more, got -1"):
-        read("--output", "x", "--copies", "-1")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"copies": -1}, "--copies must be 0 or more, got -1"),
+        ({"limit": 0}, "--limit must be 1 or more, got 0"),
+        ({"momentum": 1.0}, "--momentum must be 0 or more and below 1, got 1.0"),
+        ({"momentum": float("nan")}, "--momentum must be 0 or more and below 1, got nan"),
+        ({"scale": (0.0, 1.0)}, "--scale must be above 0 and at most 10, got 0.0"),
+        ({"scale": (2.0, 1.0)}, "--scale must be a range, lowest first, got 2.0 1.0"),
+        ({"head": "cubic"}, "--head must be one of bilinear, subpixel, got 'cubic'"),
+    ],
+)
+def test_values_are_refused_on_construction(changes, message):
+    with pytest.raises(InputError) as refusal:
+        DrawOptions(output="x", **changes)
+    assert str(refusal.value) == message
 
 
-def test_unknown_flags_are_handed_on():
+@pytest.mark.parametrize(
+    ("bounds", "text", "within", "without"),
+    [
+        (Bounds(), "", (-5, float("nan")), ()),
+        (Bounds(low=0, high=1), "0 to 1", (0, 0.5, 1), (-0.1, 1.1, float("nan"))),
+        (Bounds(low=1), "1 or more", (1, 7), (0, float("nan"))),
+        (Bounds(above=0), "above 0", (0.1,), (0, -1)),
+        (Bounds(low=0, below=1), "0 or more and below 1", (0, 0.9), (1, -1)),
+    ],
+)
+def test_bounds_say_and_check_the_same(bounds, text, within, without):
+    assert str(bounds) == text
+    assert all(bounds.hold(value) for value in within) and not any(bounds.hold(value) for value in without)
+
+
+def test_flags_of_beam_are_handed_on_by_commands_that_take_them():
     argv = ["--output", "x", "--runner", "FlinkRunner", "--crf"]
-    options, rest = parse_known(DrawOptions, argv, prog="draw", description="")
+    options, rest = parse(PaintOptions, argv, prog="draw", text=TEXT)
     assert options.crf
     assert rest == ["--runner", "FlinkRunner"]
 
 
-def test_help_names_defaults_and_survives_percent_signs(capsys):
-    with pytest.raises(SystemExit):
-        read("--help")
-    text = capsys.readouterr().out
-    assert "50 % of them flipped (default: 2)" in " ".join(text.split())
-    assert "(default: 0.5 2.0)" in " ".join(text.split())
+def test_help_names_defaults_and_bounds_and_survives_percent_signs(capsys):
+    text = " ".join(help_of(DrawOptions, capsys).split())
+    assert "50 % of them flipped (0 or more; default: 2)" in text
+    assert "default: 0.5 2.0)" in text and "--scale LOW HIGH" in text
+    assert "refine (default" not in text
+
+
+def test_help_shows_purpose_required_flags_groups_and_examples_in_this_order(capsys):
+    text = help_of(PaintOptions, capsys)
+    parts = ["usage: draw --output DIR [OPTIONS] [BEAM OPTIONS]", "Draw a set.", "required:", "  --output DIR"]
+    parts += [
+        "options:",
+        "  --brush N",
+        "  --copies N",
+        "augmentation:",
+        "  --scale",
+        "examples:\n  draw --output out",
+    ]
+    positions = [text.index(part) for part in parts]
+    assert positions == sorted(positions)
 
 
 def test_json_and_markdown_hold_every_field():
@@ -87,14 +159,10 @@ def test_json_and_markdown_hold_every_field():
     table = markdown(DrawOptions)
     for flag in ("--output", "--copies", "--scale", "--masks", "--crf", "--no-crf", "--limit", "--head"):
         assert f"`{flag}`" in table
-    assert "| `--output` | required |" in table
-    assert "`bilinear`, `subpixel`" in table
+    assert "| `--output` | required |  | folder to write to |" in table
+    assert "| `--copies` | `2` | 0 or more | augmented copies, 50 % of them flipped |" in table
+    assert "| `--crf`, `--no-crf` | `off` |  | refine |" in table
     assert "| `--shade` | `off` | `off`, `on`, `auto` | shadows; without a value: `on` |" in table
-
-
-@dataclasses.dataclass(frozen=True)
-class PaintOptions(DrawOptions):
-    brush: int = option(3, "width of the brush")
 
 
 def test_required_flags_come_first_and_then_those_that_a_command_adds():

@@ -139,15 +139,3 @@ def load_dataset(folder: str) -> Dataset:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error!r}); run `deeplab prepare` again") from None
-
-
-Shard.pictures = property(lambda self: self.images)  # BRIDGE
-Dataset.pictures = Dataset.images  # BRIDGE
-_init = Shard.__init__  # BRIDGE
-
-
-def _bridge(self, *args, pictures=None, **kwargs):  # BRIDGE
-    _init(self, *args, **kwargs, **({} if pictures is None else {"images": pictures}))
-
-
-Shard.__init__ = _bridge  # BRIDGE

@@ -6,7 +6,7 @@ See `trainer.formats.labels` for what a palette does and for the JSON form.
 from __future__ import annotations
 
 from trainer import storage
-from trainer.formats.labels import JSON_FORM, Color, LabelError, Palette  # noqa: F401 BRIDGE LabelError
+from trainer.formats.labels import JSON_FORM, Color, Palette
 from trainer.options import InputError
 
 

@@ -1,12 +1,10 @@
-"""From pictures to masks, without Beam: shrink, batch, predict, refine, enlarge.
+"""From images to masks, without Beam: shrink, batch, predict, refine, enlarge.
 
 A worker process has one `Segmenter`, shared by its threads: one network and, for the CRF, a pool of workers.
 """
 
 from __future__ import annotations
 
-import functools
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,19 +15,19 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipelines.crf.refine import CrfOptions, Refiner
+from pipelines.crf.options import CrfOptions
+from pipelines.crf.refine import Refiner
+from pipelines.masks.network import Network, shared_network
+from trainer.formats.images import shrink
 from trainer.options import InputError
 
-BATCH_PIXELS = {"CPU": 1 << 17, "GPU": 1 << 21}
-"""Pixels in one pass of the network; a larger picture has a pass of its own. On a CPU a pass over eight pictures of
-360x480 took half as long again as eight passes: arrays that large leave the caches and are mapped anew every time."""
 HELD_BYTES = 1 << 28
 """What one thread keeps waiting at each of two places: for a full batch, and for the CRF."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A picture on its way.
+    """An image on its way.
 
     Attributes:
       key: the caller's, passed through.
@@ -48,29 +46,18 @@ class Item:
 
 @dataclass(frozen=True)
 class Segmented:
-    """Attributes: `key` and `image` of the item; `ids` uint8 [H, W]; `confidence` uint8 [H, W], 255 times the
-    probability of the class that was chosen, or None."""
+    """The result for an image.
+
+    Attributes:
+      key, image: of the item.
+      ids: uint8 [H, W] class ids.
+      confidence: uint8 [H, W], 255 times the probability of the chosen class; None where it is not computed.
+    """
 
     key: Any
     image: np.ndarray
     ids: np.ndarray
     confidence: np.ndarray | None
-
-
-def network_size(height: int, width: int, max_side: int) -> tuple[int, int]:
-    """(height, width) in pixels with the longest side shrunk to `max_side`; 0, or a smaller picture: as it is."""
-    longest = max(height, width)
-    if not max_side or longest <= max_side:
-        return height, width
-    return max(1, round(height * max_side / longest)), max(1, round(width * max_side / longest))
-
-
-def shrink(image: np.ndarray, max_side: int) -> np.ndarray:
-    """uint8 [H, W, 3] to `network_size`, by area averages, as `prepare` shrinks the pictures to learn from."""
-    height, width = network_size(*image.shape[:2], max_side)
-    if (height, width) == image.shape[:2]:
-        return image
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def batches(items: Iterable[Item], size: int, pixels: int) -> Iterator[list[Item]]:
@@ -91,16 +78,17 @@ def batches(items: Iterable[Item], size: int, pixels: int) -> Iterator[list[Item
     yield from waiting.values()
 
 
-def choose(probabilities: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The most probable class of every pixel, at the size asked for.
+def most_probable(probabilities: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The most probable class of every pixel.
 
     Args:
-      probabilities: float32 [h, w, C]; enlarged bilinearly when (h, w) is not (height, width).
+      probabilities: float32 [h, w, C], values in [0, 1].
+      height, width: of the result; probabilities of another size are enlarged bilinearly.
 
     Returns:
       Class ids uint8 [height, width] (of equal classes the first), and their probability, float32.
     """
-    # Class by class, because all classes of a large picture at its own size would be the largest array of the job.
+    # Class by class, because all classes of a large image at its own size would be the largest array of the job.
     ids = np.zeros((height, width), np.uint8)
     best = np.full((height, width), -1.0, np.float32)
     for label in range(probabilities.shape[2]):
@@ -113,47 +101,16 @@ def choose(probabilities: np.ndarray, height: int, width: int) -> tuple[np.ndarr
     return ids, best
 
 
-class Network:
-    """A model folder's network; safe to use from several threads.
-
-    Raises InputError when the folder holds no usable model.
-    """
-
-    def __init__(self, folder: str):
-        from trainer.network.deeplab import load_model
-
-        self._model, _ = load_model(folder)
-        self.batch_pixels = BATCH_PIXELS["GPU" if _has_gpu() else "CPU"]
-        self._predictors: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
-        # One pass at a time: it uses every core by itself, and two would only double the memory.
-        self._lock = threading.Lock()
-
-    def __call__(self, images: np.ndarray, what: str) -> np.ndarray:
-        """uint8 [B, H, W, 3] -> "ids": uint8 [B, H, W]; "probabilities": float32 softmax [B, H, W, C]."""
-        with self._lock:
-            if what not in self._predictors:
-                from trainer.network.deeplab import predictor
-
-                self._predictors[what] = predictor(self._model, what)
-            return self._predictors[what](images)
-
-
-def _has_gpu() -> bool:
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
-
-
 class Segmenter:
-    """A network, and a dense CRF behind it if asked for; safe to use from several threads.
+    """A network, and a dense CRF behind it where there are parameters for one; safe to use from several threads.
 
     Args:
       network: the network.
-      batch_size: most pictures in one pass of the network.
-      max_side: the longest side (pixels) pictures are shrunk to for network and CRF; 0: they keep their size.
+      batch_size: most images in one pass of the network.
+      max_side: bound in pixels on the longest side of what network and CRF see; 0 for none.
       crf: parameters of the CRF; None for none.
-      crf_engine: which engine refines, see `crf.ENGINES`.
-      crf_workers: pictures refined side by side, at least 1.
+      crf_engine: which engine refines, one of `pipelines.crf.options.ENGINES`.
+      crf_workers: images refined side by side, at least 1.
       confidence: whether results carry their confidence.
 
     Raises InputError when the CRF's engine is missing.
@@ -176,12 +133,12 @@ class Segmenter:
         self._confidence = confidence
         self._refiner = Refiner(crf_workers, crf, crf_engine) if crf else None
 
-    def __call__(self, pictures: Iterable[tuple[Any, np.ndarray]]) -> Iterator[Segmented]:
-        """Segments (key, image uint8 [H, W, 3]) pairs; the order of the results may differ from that of the pictures.
+    def __call__(self, images: Iterable[tuple[Any, np.ndarray]]) -> Iterator[Segmented]:
+        """Segments (key, image uint8 [H, W, 3]) pairs; the order of the results may differ from that of the images.
 
         While the CRF refines one batch, the network predicts the next.
         """
-        items = (Item(key, image, shrink(image, self._max_side)) for key, image in pictures)
+        items = (Item(key, image, shrink(image, self._max_side)) for key, image in images)
         pending: deque[tuple[Item, Callable[[], np.ndarray]]] = deque()
         held = 0
         for batch in batches(items, self._batch_size, self._network.batch_pixels):
@@ -199,7 +156,7 @@ class Segmenter:
 
     @staticmethod
     def _bytes(item: Item, output: np.ndarray) -> int:
-        """What a picture that waits for the CRF costs: its softmax before and after."""
+        """Memory of an image that waits for the CRF: its softmax before and after."""
         return item.image.nbytes + 2 * output.nbytes
 
     def close(self) -> None:
@@ -214,7 +171,7 @@ class Segmenter:
         return self._network(np.stack([item.network for item in batch]), what)
 
     def _refine(self, item: Item, output: np.ndarray) -> Callable[[], np.ndarray]:
-        """Starts the CRF on one picture; what comes back waits for the result."""
+        """Starts the CRF on one image; calling what is returned waits for the result."""
         if self._refiner is None:
             return lambda: output
         try:
@@ -233,53 +190,43 @@ class Segmenter:
     def _finish(self, item: Item, output: np.ndarray) -> Segmented:
         if output.ndim == 2:
             return Segmented(item.key, item.image, output, None)
-        ids, best = choose(output, *item.image.shape[:2])
+        ids, best = most_probable(output, *item.image.shape[:2])
         confidence = (best * 255).round().clip(0, 255).astype(np.uint8) if self._confidence else None
         return Segmented(item.key, item.image, ids, confidence)
 
 
 def _crf_died() -> InputError:
     return InputError(
-        "a process of the CRF was killed, out of memory as a rule; give fewer --crf-workers or a --max-side. "
-        "Finished masks are kept: run the same command again to go on"
+        "a process of the CRF was killed, usually for lack of memory; give fewer --crf-workers or a --max-side. "
+        "Finished masks are kept: run the same command again to resume"
     )
 
 
-_sharing = threading.RLock()
+_sharing = threading.Lock()
 _segmenters: dict[tuple, Segmenter] = {}
-
-
-@functools.lru_cache(maxsize=1)
-def _network(folder: str, digest: str) -> Network:
-    return Network(folder)
-
-
-def shared_network(folder: str, digest: str, threads: int) -> Network:
-    """The one Network of this process; arguments as those of `shared_segmenter`."""
-    with _sharing:
-        if threads:
-            os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
-        return _network(folder, digest)
 
 
 def shared_segmenter(folder: str, digest: str, threads: int, **options: Any) -> Segmenter:
     """The one Segmenter of this process, made on the first call.
 
     Args:
-      folder: model folder, local or gs://.
-      digest: of the model, so that a new model in an old folder is loaded anew.
-      threads: bounds TensorFlow's, 0 for one per core; without effect once TensorFlow has begun to compute.
+      folder, digest, threads: see `shared_network`.
       options: of `Segmenter`.
     """
     key = (folder, digest, *sorted(options.items()))
     with _sharing:
         if key not in _segmenters:
-            release()
+            _close_all()
             _segmenters[key] = Segmenter(shared_network(folder, digest, threads), **options)
         return _segmenters[key]
 
 
 def release() -> None:
     """Ends the workers of the CRF; the network stays loaded for a next job with the same model."""
+    with _sharing:
+        _close_all()
+
+
+def _close_all() -> None:
     while _segmenters:
         _segmenters.popitem()[1].close()

@@ -1,7 +1,7 @@
-"""What a mask was made with: a fingerprint of model and options, carried by every mask as a PNG text chunk.
+"""How a mask was made: a fingerprint of model and options, carried by every mask as a PNG text chunk.
 
-A mask is then known for what it is by itself: an interrupted or repeated job can tell its own masks from those of
-another model, whatever the files' times say.
+A mask thus identifies itself: an interrupted or repeated job can tell its own masks from those of another model,
+whatever the files' times are.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import struct
 import zlib
 from dataclasses import asdict
 
-from pipelines.crf.refine import CrfOptions
+from pipelines.crf.options import CrfOptions
 from trainer.formats.cards import ModelCard
 
 
 def fingerprint(
     weights: str, card: ModelCard, max_side: int, crf: CrfOptions | None, crf_engine: str = "native"
 ) -> str:
-    """Hex digest of all that decides a mask; `weights` is the digest of the model's."""
-    what = {
+    """32 hex digits of all that decides a mask; `weights` is the SHA-256 of the model's."""
+    parts = {
         "weights": weights,
         "architecture": card.architecture,
         "palette": card.palette.to_json(),
@@ -28,15 +28,15 @@ def fingerprint(
         "crf": asdict(crf) if crf else None,
     }
     if crf and crf_engine != "native":
-        what["crf_engine"] = crf_engine
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+        parts["crf_engine"] = crf_engine
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 _PNG_HEAD = 33  # signature and IHDR chunk
 
 
 def _stamp(digest: str) -> bytes:
-    """A PNG text chunk that says what a mask was made with."""
+    """The PNG text chunk "deeplab" = `digest`: length, type and content, checksum."""
     body = b"tEXtdeeplab\0" + digest.encode()
     return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
 
@@ -47,4 +47,5 @@ def stamp(png: bytes, digest: str) -> bytes:
 
 
 def has_stamp(png: bytes, digest: str) -> bool:
+    """Whether the PNG file `png` was stamped with `digest`."""
     return png[_PNG_HEAD:].startswith(_stamp(digest))

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-BANDS = (1, 2, 4, 8, 16)
-"""Widths of the bands in pixels, on either side of a boundary."""
+from pipelines.scores.options import BANDS as BANDS
 
 
 def trimap_distance(label: np.ndarray, ignore_id: int) -> np.ndarray:

@@ -1,144 +1,104 @@
-"""What one worker does in `deeplab segment`: take a chunk of the plan, write its masks, count.
+"""The Beam side of `deeplab segment`: numbers of chunks in; masks, segment.json and rejects.jsonl out.
 
-Everything in here must pickle, and importing it must not import TensorFlow.
+Images never pass from one step to another: an element is the number of a chunk of the plan, and one DoFn reads,
+predicts, refines, encodes and writes. Importing this must not import TensorFlow: workers that find all their masks
+finished do without.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import operator
-import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import apache_beam as beam
-import cv2
 import numpy as np
 
-from pipelines.crf.refine import ENGINES, CrfOptions
-from pipelines.inputs.images import Picture
-from pipelines.masks import segmenter as masks
+from pipelines.crf.options import CrfOptions
+from pipelines.inputs.collection import SourceImage
+from pipelines.masks.segmenter import Segmented, Segmenter, shared_segmenter
 from pipelines.masks.stamps import has_stamp, stamp
-from pipelines.runner import run as runner
+from pipelines.runner.cores import cores
+from pipelines.runner.progress import Heartbeat
+from pipelines.runner.work import Work, spread
+from pipelines.segment.options import Options
+from pipelines.segment.plan import PLAN_FILE, STAGE, place, read_chunk
+from pipelines.segment.tally import SegmentTally, add_up, publish
 from trainer import storage
+from trainer.accounts import Reject
 from trainer.formats import images
-from trainer.formats.palettes import Palette
-from trainer.formats.records import Reject
-from trainer.options import InputError, option
-
-PLAN = "pictures.jsonl"
-PLACES = {"masks": ("", ".png"), "overlays": ("overlays/", ".jpg"), "confidence": ("confidence/", ".png")}
-"""Folder and suffix of what is written for a picture."""
-
-
-def _crf_option(name: str, meaning: str) -> Any:
-    return option(None, f"CRF: {meaning} (default: crf.json's, or {getattr(CrfOptions, name):g})")
+from trainer.formats.labels import Palette
 
 
 @dataclass(frozen=True)
-class SegmentOptions:
-    """Options of `deeplab segment`."""
+class SegmentJob:
+    """What a worker must know.
 
-    input: str = option(
-        help="folder of pictures (with all below it), a glob in quotes, or a .txt, .csv or .jsonl list"
-    )
-    model: str = option(help="model folder, from `deeplab train` or `deeplab import-weights`")
-    output: str = option(help="folder for the masks")
-    crf: str = option(
-        "off",
-        "refine the masks with a dense CRF; auto: where `deeplab tune-crf` found that it gains something",
-        choices=("off", "on", "auto"),
-        bare="on",
-    )
-    crf_iterations: int | None = _crf_option("iterations", "mean-field iterations")
-    crf_sxy: float | None = _crf_option("sxy", "how far colours attract, in pixels")
-    crf_srgb: float | None = _crf_option("srgb", "how unlike colours may be, in grey levels")
-    crf_compat: float | None = _crf_option("compat", "weight of like colours")
-    crf_sxy_gaussian: float | None = _crf_option("sxy_gaussian", "how far specks are smoothed, in pixels")
-    crf_compat_gaussian: float | None = _crf_option("compat_gaussian", "weight of smoothing")
-    crf_engine: str = option("native", "CRF: this project's engine, or the published one", choices=ENGINES)
-    crf_workers: int = option(0, "CRF: pictures refined side by side in every worker, 0 for one per core")
-    overlays: bool = option(False, "also write pictures with their classes painted over, to overlays/")
-    confidence: bool = option(False, "also write the probability of the chosen class, 0-255, to confidence/")
-    batch_size: int = option(8, "most pictures in one pass of the network (on a CPU only small ones share a pass)")
-    max_side: int | None = option(
-        None, "shrink the longest side to this many pixels for the network, 0 for never (default: what the model says)"
-    )
-    max_pixels: int = option(
-        1 << 24, "reject pictures of more pixels than this at the network; 21 classes cost about 300 bytes a pixel"
-    )
-    max_reject_rate: float = option(0.01, "share of rejected pictures above which the exit status is 1")
-    overwrite: bool = option(False, "write every mask anew, also over those of another model or other options")
-
-    def __post_init__(self):
-        for name, least in (("crf_workers", 0), ("batch_size", 1), ("max_side", 0), ("max_pixels", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
-        if not 0 <= self.max_reject_rate <= 1:
-            raise InputError(f"--max-reject-rate must be between 0 and 1, got {self.max_reject_rate}")
-        self.crf_options(CrfOptions())
-
-    def crf_options(self, otherwise: CrfOptions) -> CrfOptions:
-        """The CRF's parameters: those given as flags, the others as in `otherwise`. InputError for impossible ones."""
-        given = {name: getattr(self, f"crf_{name}") for name in CrfOptions.__dataclass_fields__}
-        return replace(otherwise, **{name: value for name, value in given.items() if value is not None})
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker must know, in a form that pickles.
-
-    Attributes: the options; the model's palette; `max_side` in force; `model_digest` of the weights; `fingerprint` of
-    all that masks depend on; `processes` that share a machine locally; parameters of the `crf`, None for none.
+    Attributes:
+      options: of the command.
+      palette: the model's.
+      max_side: bound in force on the longest side of what the network sees, in pixels; 0 for none.
+      model_digest: SHA-256 of the model's weights.
+      fingerprint: of all that masks depend on.
+      cores: that a worker process has to itself; 0 where it has its machine to itself.
+      crf: parameters of the CRF, None for no CRF.
     """
 
-    options: SegmentOptions
+    options: Options
     palette: Palette
     max_side: int
     model_digest: str
     fingerprint: str
-    processes: int
+    cores: int
     crf: CrfOptions | None
 
-    def path(self, kind: str, name: str) -> str:
-        """Where the mask ("masks"), overlay ("overlays") or confidence map ("confidence") of a picture lies."""
-        folder, suffix = PLACES[kind]
-        return storage.join(self.options.output, *storage.safe_relative(f"{folder}{name}{suffix}").split("/"))
+    def segmenter(self) -> Segmenter:
+        """The one Segmenter of this process."""
+        options = self.options
+        return shared_segmenter(
+            options.model,
+            self.model_digest,
+            self.cores,
+            batch_size=options.batch_size,
+            max_side=self.max_side,
+            crf=self.crf,
+            crf_engine=options.crf_engine,
+            crf_workers=options.crf_workers or self.cores or cores(),
+            confidence=options.confidence,
+        )
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """What is written for every picture."""
-        asked = {"overlays": self.options.overlays, "confidence": self.options.confidence}
-        return ("masks", *(kind for kind, wanted in asked.items() if wanted))
+    def finished(self, source: SourceImage) -> np.ndarray | None:
+        """The image's mask, uint8 [H, W] class ids, if it is whole and of this job; otherwise None."""
+        try:
+            png = storage.read(place(self.options.output, "masks", source.name))
+            return images.decode_label(png) if has_stamp(png, self.fingerprint) else None
+        except (OSError, images.ImageError):
+            return None
 
+    def load(self, source: SourceImage) -> np.ndarray:
+        """The image, uint8 [H, W, 3] RGB. Raises OSError, or ImageError for what cannot be used."""
+        data = storage.read(source.path)
+        height, width = images.shrunk_size(*images.header(data).upright_size, self.max_side)
+        bound = self.options.max_pixels
+        if height * width > bound:
+            raise images.ImageError(
+                f"{width}x{height} is {height * width:,} pixels, over the bound of {bound:,} for one pass of the "
+                "network; give --max-side to shrink it, or raise --max-pixels if memory allows"
+            )
+        return images.decode_image(data)
 
-@dataclass(frozen=True)
-class Tally:
-    """Counts of a part of the job; parts are added up.
-
-    Attributes: pictures `written` and `skipped`; `rejects`; pixels and pictures of every class, in palette order.
-    """
-
-    written: int = 0
-    skipped: int = 0
-    rejects: tuple[Reject, ...] = ()
-    class_pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    class_pictures: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
-
-    @staticmethod
-    def of(ids: np.ndarray, **counts: int) -> Tally:
-        pixels = np.bincount(ids.ravel(), minlength=256)
-        return Tally(class_pixels=pixels, class_pictures=(pixels > 0).astype(np.int64), **counts)
-
-
-def add_up(tallies: Iterable[Tally]) -> Tally:
-    return functools.reduce(operator.add, tallies, Tally())
+    def write(self, result: Segmented) -> None:
+        """Writes the mask of the SourceImage `result.key`, and what else is asked for."""
+        folder, name = self.options.output, result.key.name
+        if result.confidence is not None:
+            storage.write(place(folder, "confidence", name), images.encode_png(result.confidence))
+        if self.options.overlays:
+            overlay = self.palette.overlay(result.image, result.ids)
+            storage.write(place(folder, "overlays", name), images.encode_jpeg(overlay, quality=90))
+        # The mask comes last: where it is, the others are.
+        png = stamp(self.palette.encode_mask(result.ids), self.fingerprint)
+        storage.write(place(folder, "masks", name), png)
 
 
 @functools.lru_cache(maxsize=1)
@@ -147,94 +107,72 @@ def _plan(path: str, digest: str) -> list[bytes]:
     return storage.read(path).splitlines()
 
 
-class SegmentChunk(beam.DoFn):
-    """Chunk number -> Tally; the masks are written on the way. Repeating a chunk writes the same bytes."""
+@dataclass(eq=False)
+class SegmentChunk(Work):
+    """Chunk number -> SegmentTally; the masks are written on the way. Repeating a chunk writes the same bytes.
 
-    def __init__(self, job: Job, plan_digest: str, heartbeat: runner.Heartbeat):
-        self._job = job
-        self._plan_digest = plan_digest
-        self._heartbeat = heartbeat
+    Attributes:
+      job: model and options.
+      plan_digest: of the file of the plan.
+    """
 
-    def setup(self) -> None:
-        # Beam's threads already keep every core busy.
-        cv2.setNumThreads(1)
+    stage: ClassVar[str] = STAGE
+    job: SegmentJob
+    plan_digest: str
 
-    def process(self, number: int) -> Iterator[Tally]:
-        plan = _plan(storage.join(self._job.options.output, PLAN), self._plan_digest)
-        entries = [(Picture(**entry["picture"]), entry["done"]) for entry in json.loads(plan[number])]
-        tallies: list[Tally] = []
+    def process(self, number: int) -> Iterator[SegmentTally]:
+        lines = _plan(storage.join(self.job.options.output, PLAN_FILE), self.plan_digest)
+        tallies: list[SegmentTally] = []
         todo = []
-        for picture, done in entries:
-            known = self._known(picture) if done else None
-            if known is None:
-                todo.append(picture)
+        for entry in read_chunk(lines[number]):
+            ids = self.job.finished(entry.source) if entry.done else None
+            if ids is None:
+                todo.append(entry.source)
             else:
-                self._count(tallies, known)
+                tallies.append(SegmentTally.of(ids, skipped=1))
+                self.finish("skipped")
         if todo:
-            # Loaded here rather than in setup: where every mask is there, TensorFlow is not needed.
-            for result in self._segmenter()(self._load(todo, tallies)):
-                self._write(result)
-                self._count(tallies, Tally.of(result.ids, written=1))
+            # Made here rather than in setup: where every mask is finished, TensorFlow is not needed.
+            for result in self.job.segmenter()(self._load(todo, tallies)):
+                self.job.write(result)
+                tallies.append(SegmentTally.of(result.ids, written=1))
+                self.finish("written")
         yield add_up(tallies)
 
-    def _segmenter(self) -> masks.Segmenter:
-        job, options = self._job, self._job.options
-        cores = max(1, len(os.sched_getaffinity(0)) // job.processes)
-        return masks.shared_segmenter(
-            options.model,
-            job.model_digest,
-            cores if job.processes > 1 else 0,
-            batch_size=options.batch_size,
-            max_side=job.max_side,
-            crf=job.crf,
-            crf_engine=options.crf_engine,
-            crf_workers=options.crf_workers or cores,
-            confidence=options.confidence,
-        )
-
-    def _known(self, picture: Picture) -> Tally | None:
-        """Counts of a mask that is there and whole; None when it has to be made."""
-        try:
-            png = storage.read(self._job.path("masks", picture.name))
-            if has_stamp(png, self._job.fingerprint):
-                return Tally.of(images.decode_label(png), skipped=1)
-        except (OSError, images.ImageError):
-            pass
-        return None
-
-    def _load(self, todo: list[Picture], tallies: list[Tally]) -> Iterator[tuple[Picture, np.ndarray]]:
-        for picture in todo:
+    def _load(self, todo: list[SourceImage], tallies: list[SegmentTally]) -> Iterator[tuple[SourceImage, np.ndarray]]:
+        """The images with what they are of; those that cannot be used go into `tallies` instead."""
+        for source in todo:
             try:
-                data = storage.read(picture.path)
-                self._check_size(images.header(data))
-                yield picture, images.decode_image(data)
-            except FileNotFoundError:
-                self._reject(tallies, picture, "there is no such file")
+                yield source, self.job.load(source)
             except (images.ImageError, OSError) as error:
-                self._reject(tallies, picture, str(error))
+                reason = "file not found" if isinstance(error, FileNotFoundError) else str(error)
+                tallies.append(SegmentTally(rejects=(Reject(source.name, source.path, STAGE, reason),)))
+                self.finish("rejected")
 
-    def _check_size(self, header: images.Header) -> None:
-        height, width = masks.network_size(*header.upright_size, self._job.max_side)
-        bound = self._job.options.max_pixels
-        if height * width > bound:
-            raise images.ImageError(
-                f"{width}x{height} is {height * width:,} pixels, over the bound of {bound:,} for one pass of the "
-                "network; give --max-side to shrink it, or raise --max-pixels if memory allows"
-            )
 
-    def _reject(self, tallies: list[Tally], picture: Picture, reason: str) -> None:
-        self._count(tallies, Tally(rejects=(Reject(picture.name, picture.path, "segment", reason),)))
+def build(
+    pipeline: beam.Pipeline,
+    heartbeat: Heartbeat,
+    *,
+    job: SegmentJob,
+    chunks: int,
+    plan_digest: str,
+    unplaced: SegmentTally,
+    started: dict[str, Any],
+) -> None:
+    """Builds the job; its progress is counted in images.
 
-    def _count(self, tallies: list[Tally], tally: Tally) -> None:
-        tallies.append(tally)
-        self._heartbeat.beat(1)
+    Its last step publishes the results, so that they are complete also when nobody waits for the job.
 
-    def _write(self, result: masks.Segmented) -> None:
-        job, name = self._job, result.key.name
-        if result.confidence is not None:
-            storage.write(job.path("confidence", name), images.encode_png(result.confidence))
-        if job.options.overlays:
-            overlay = job.palette.overlay(result.image, result.ids)
-            storage.write(job.path("overlays", name), images.encode_jpeg(overlay, quality=90))
-        # The mask comes last: where it is, the others are.
-        storage.write(job.path("masks", name), stamp(job.palette.encode_mask(result.ids), job.fingerprint))
+    Args:
+      chunks: how many lines the file of the plan has.
+      unplaced: the images of the plan that are in no chunk.
+      started: segment.json as it was written before.
+    """
+    output, palette = job.options.output, job.palette
+    _ = (
+        spread(pipeline, range(chunks), "chunks")
+        | "Segment chunks" >> beam.ParDo(SegmentChunk(heartbeat, job, plan_digest))
+        | "Sum tallies" >> beam.CombineGlobally(add_up)
+        | "Write report" >> beam.Map(lambda tally: publish(unplaced + tally, output, palette, started))
+    )

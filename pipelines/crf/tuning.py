@@ -1,0 +1,101 @@
+"""The file crf.json of a model folder: the CRF's parameters that suit the model, and what they gain."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from pipelines.crf.options import CrfOptions
+from pipelines.scores.bootstrap import Gain
+from trainer import storage
+from trainer.options import InputError
+
+TUNING_FILE = "crf.json"
+FORMAT = 2
+READ_FORMATS = (1, 2)
+"""Format 1 says "pictures" where format 2 says "images"."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The result of `deeplab tune-crf`; the contents of crf.json.
+
+    Attributes:
+      options: parameters worth using; None where no gain of the CRF is certain, and it is better left off.
+      metric: "miou", or "trimap": the mIoU of pixels up to `trimap_width` from a boundary of the label.
+      trimap_width: pixels; None for "miou".
+      before, after: the score without CRF, and with parameters chosen on other images (cross-fitted).
+      gain: from before to after.
+      per_class: class name -> IoU before and after, None for classes that occur in neither.
+      grid: per point {"compat", "sxy", "srgb", "score"} on all images, in the order they were tried.
+      split: of the records.
+      images: how many were looked at.
+      rejects: those of them that could not be used, each {"key", "path", "stage", "reason", "records"}.
+      model_digest: SHA-256 of the model's weights.
+      records_fingerprint: of the records.
+    """
+
+    options: CrfOptions | None
+    metric: str
+    trimap_width: int | None
+    before: float
+    after: float
+    gain: Gain
+    per_class: dict[str, tuple[float | None, float | None]]
+    grid: tuple[dict[str, float], ...]
+    split: str
+    images: int
+    rejects: tuple[dict[str, Any], ...]
+    model_digest: str
+    records_fingerprint: str
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The best point of the grid, whether it gains or not."""
+        return max(self.grid, key=lambda point: point["score"])
+
+    @property
+    def scored(self) -> int:
+        """How many images the scores are of."""
+        return self.images - len(self.rejects)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, "verdict": "on" if self.options else "off", "scored": self.scored, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Tuning:
+        """The inverse of `to_json`, also for files of format 1. Raises InputError that names the fault."""
+        content = value if isinstance(value, dict) else {"format": type(value).__name__}
+        if content.get("format") not in READ_FORMATS:
+            known = " or ".join(map(str, READ_FORMATS))
+            raise InputError(f"expected the result of tune-crf in format {known}, found {content.get('format')!r}")
+        if content["format"] == 1 and "pictures" in content:
+            content = {**content, "images": content["pictures"]}
+        try:
+            values = {field.name: content[field.name] for field in fields(cls)}
+            options = values["options"]
+            if options is not None:
+                # 30 and 30.0 are one number, and must give masks of one fingerprint.
+                options = CrfOptions(**{name: type(getattr(CrfOptions, name))(options[name]) for name in options})
+            if content["verdict"] != ("on" if options else "off"):
+                raise InputError(
+                    f"the verdict {content['verdict']!r} does not go with the options {values['options']}"
+                )
+            per_class = {name: (before, after) for name, (before, after) in values["per_class"].items()}
+            typed = {"options": options, "gain": Gain(**values["gain"]), "per_class": per_class}
+            return cls(**values | typed | {name: tuple(values[name]) for name in ("grid", "rejects")})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"is damaged ({error!r})") from None
+
+
+def load(model: str) -> Tuning | None:
+    """The tuning in a model folder (local or gs://), None without one; InputError for a damaged one."""
+    path = storage.join(model, TUNING_FILE)
+    if not storage.exists(path):
+        return None
+    try:
+        return Tuning.from_json(storage.read_json(path))
+    except InputError as error:
+        raise InputError(f"{path}: {error}; run `deeplab tune-crf` again, or delete the file") from None

@@ -1,0 +1,92 @@
+"""Segment images: one palette PNG per image, at the image's own size.
+
+examples:
+  deeplab segment --input photos --model out/model --output out/masks
+  deeplab segment --input "photos/**/*.jpg" --model out/model --output out/masks-crf --crf auto --overlays
+  deeplab segment --input gs://bucket/photos --model gs://bucket/model --output gs://bucket/masks \\
+      --runner DataflowRunner --project my-project --region europe-west1 --temp_location gs://bucket/tmp \\
+      --sdk_container_image IMAGE --experiments=no_use_multiple_sdk_containers
+
+The last flag lets the threads of one machine share one model. Finished masks of the same model and options are
+skipped, so a killed run resumes. Flags that are not listed go to Apache Beam, such as --direct_num_workers 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+from pipelines.crf.options import ENGINES, CrfOptions
+from trainer.accounts import max_reject_rate
+from trainer.options import CheckedOptions, option
+
+
+def _crf(name: str, meaning: str, **bounds: float) -> Any:
+    """A parameter of the CRF: the flag, else crf.json, else the default of `CrfOptions`."""
+    text = f"{meaning}; without the flag: as in crf.json, else {getattr(CrfOptions, name):g}"
+    return option(None, text, group="CRF", **bounds)
+
+
+@dataclass(frozen=True)
+class Options(CheckedOptions):
+    """Options of `deeplab segment`."""
+
+    takes_beam_flags: ClassVar[bool] = True
+
+    input: str = option(
+        help="folder of images (searched with all folders in it), a glob in quotes, an image, or a .txt, .csv or "
+        ".jsonl list; local or gs://",
+        metavar="PATH",
+    )
+    model: str = option(
+        help="model folder, from `deeplab train` or `deeplab import-weights`; local or gs://", metavar="DIR"
+    )
+    output: str = option(help="folder for the masks; local or gs://", metavar="DIR")
+    overlays: bool = option(False, "also write images with their classes painted over, to overlays/", group="output")
+    confidence: bool = option(
+        False, "also write the probability of the chosen class, 0 to 255, to confidence/", group="output"
+    )
+    overwrite: bool = option(
+        False, "write every mask again, also over those of another model or other options", group="output"
+    )
+    batch_size: int = option(
+        8, "most images in one pass of the network (on a CPU only small ones share a pass)", low=1, group="network"
+    )
+    max_side: int | None = option(
+        None,
+        "shrink the longest side to this many pixels for the network; 0: never; without the flag: as the model was "
+        "trained",
+        low=0,
+        group="network",
+    )
+    max_pixels: int = option(
+        1 << 24,
+        "reject images of more pixels than this at the network; 21 classes cost about 300 bytes a pixel",
+        low=1,
+        group="network",
+    )
+    crf: str = option(
+        "off",
+        "refine the masks with a dense CRF; auto: where `deeplab tune-crf` found a gain",
+        choices=("off", "on", "auto"),
+        bare="on",
+        group="CRF",
+    )
+    crf_iterations: int | None = _crf("iterations", "mean-field iterations", low=1, high=1000)
+    crf_sxy: float | None = _crf("sxy", "how far colours attract, in pixels", above=0)
+    crf_srgb: float | None = _crf("srgb", "how unlike colours may be, in grey levels", above=0)
+    crf_compat: float | None = _crf("compat", "weight of like colours", low=0)
+    crf_sxy_gaussian: float | None = _crf("sxy_gaussian", "how far specks are smoothed, in pixels", above=0)
+    crf_compat_gaussian: float | None = _crf("compat_gaussian", "weight of smoothing", low=0)
+    crf_engine: str = option("native", "this project's engine, or the published one", choices=ENGINES, group="CRF")
+    crf_workers: int = option(0, "images refined side by side in every worker; 0: one per core", low=0, group="CRF")
+    max_reject_rate: float = max_reject_rate("images")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.crf_options(CrfOptions())
+
+    def crf_options(self, otherwise: CrfOptions) -> CrfOptions:
+        """The CRF's parameters: those given as flags, the others as in `otherwise`. InputError for impossible ones."""
+        flags = {field.name: getattr(self, f"crf_{field.name}") for field in fields(CrfOptions)}
+        return replace(otherwise, **{name: value for name, value in flags.items() if value is not None})

@@ -1,0 +1,103 @@
+"""What came of a segmentation: counts that add up, their accounts, segment.json and rejects.jsonl."""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipelines.segment.plan import REPORT_FILE
+from trainer import storage
+from trainer.accounts import REJECTS_FILE, Accounts, Reject, merged, write_rejects
+from trainer.formats.labels import Palette
+
+RUNNING, DONE, INCOMPLETE = "running", "done", "incomplete"
+"""Status in segment.json: before the end, after it, and after it with images that are not accounted for."""
+
+
+@dataclass(frozen=True)
+class SegmentTally:
+    """What is known after some of the images. Tallies of parts are added up.
+
+    Attributes:
+      written, skipped: images whose masks were made, and those whose masks were finished before.
+      rejects: images that could not be used.
+      class_pixels: int64 [256], pixels of every class in the masks, in palette order.
+      class_images: int64 [256], images with any pixel of the class.
+    """
+
+    written: int = 0
+    skipped: int = 0
+    rejects: tuple[Reject, ...] = ()
+    class_pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    class_images: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+
+    def __add__(self, other: SegmentTally) -> SegmentTally:
+        return SegmentTally(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+    @staticmethod
+    def of(ids: np.ndarray, **counts: int) -> SegmentTally:
+        """The tally of one mask, uint8 [H, W] class ids; `counts` is written=1 or skipped=1."""
+        pixels = np.bincount(ids.ravel(), minlength=256)
+        return SegmentTally(class_pixels=pixels, class_images=(pixels > 0).astype(np.int64), **counts)
+
+
+def add_up(tallies: Iterable[SegmentTally]) -> SegmentTally:
+    return functools.reduce(operator.add, tallies, SegmentTally())
+
+
+def publish(tally: SegmentTally, folder: str, palette: Palette, started: dict[str, Any]) -> None:
+    """Writes rejects.jsonl and the final segment.json into `folder`.
+
+    Args:
+      tally: of all images.
+      started: segment.json as it was written before the first mask; its "images" says how many there are.
+    """
+    accounts = Accounts("images", started["images"], _outputs(vars(tally)), merged(tally.rejects))
+    is_balanced = sum(accounts.outputs.values()) + accounts.rejected == accounts.inputs
+    report = {
+        **started,
+        "status": DONE if is_balanced else INCOMPLETE,
+        **accounts.outputs,
+        "rejected": accounts.rejected,
+        "class_pixels": _by_class(tally.class_pixels, palette),
+        "class_images": _by_class(tally.class_images, palette),
+    }
+    write_rejects(folder, accounts.rejects)
+    storage.write_json(storage.join(folder, REPORT_FILE), report)
+
+
+def _outputs(counts: dict[str, Any]) -> dict[str, int]:
+    return {name: counts.get(name, 0) for name in ("written", "skipped")}
+
+
+def _by_class(counts: np.ndarray, palette: Palette) -> dict[str, int]:
+    return {name: int(count) for name, count in zip(palette.names, counts, strict=False)}
+
+
+def read_accounts(folder: str, images: int) -> tuple[Accounts, dict[str, Any]]:
+    """What the job has published in `folder`: its accounts against the `images` of the plan, and segment.json."""
+    report = storage.read_json(storage.join(folder, REPORT_FILE))
+    lines = []
+    if report["status"] != RUNNING:  # rejects.jsonl may be that of an earlier run
+        lines = storage.read(storage.join(folder, REJECTS_FILE)).splitlines()
+    rejects = tuple(Reject(**json.loads(line)) for line in lines)
+    return Accounts("images", images, _outputs(report), rejects), report
+
+
+def table(report: dict[str, Any]) -> str:
+    """The classes in the masks of segment.json: share of the area, and in how many images; "" without any mask."""
+    pixels, total = report["class_pixels"], sum(report["class_pixels"].values())
+    present = [name for name in pixels if pixels[name]]
+    if not present:
+        return ""
+    width = max(map(len, [*present, "class"]))
+    lines = [f"{'class':<{width}}  {'area %':>7}  {'images':>8}"]
+    for name in present:
+        lines.append(f"{name:<{width}}  {100 * pixels[name] / total:7.2f}  {report['class_images'][name]:8d}")
+    return "\n".join(lines)

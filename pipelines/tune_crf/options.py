@@ -1,0 +1,68 @@
+"""Search the CRF's parameters for a model, and find out whether the CRF is worth using at all.
+
+examples:
+  deeplab tune-crf --model out/model --records out/records
+  deeplab segment --input photos --model out/model --output out/masks --crf auto
+  deeplab tune-crf --model gs://bucket/model --records gs://bucket/records --runner DataflowRunner \\
+      --project my-project --region europe-west1 --temp_location gs://bucket/tmp \\
+      --sdk_container_image IMAGE --experiments=no_use_multiple_sdk_containers
+
+Writes crf.json, which `deeplab segment --crf auto` obeys, into the model folder, and a page beside it. Weight and
+widths of the bilateral kernel are searched coarse to fine on labelled images that the model was not trained on, and
+the gain is measured on images other than those the parameters were chosen by. Counts of pixels are kept in
+crf.tuning/: an interrupted run resumes from them, and a run with another metric uses them again; the folder may be
+deleted. Flags that are not listed go to Apache Beam, such as --direct_num_workers 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipelines.scores.options import BANDS
+from trainer.accounts import max_reject_rate
+from trainer.options import CheckedOptions, InputError, option
+
+MIN_IMAGES = 10
+"""With fewer, a fold is a single image and an interval means nothing."""
+
+
+@dataclass(frozen=True)
+class Options(CheckedOptions):
+    """Options of `deeplab tune-crf`."""
+
+    takes_beam_flags: ClassVar[bool] = True
+
+    model: str = option(
+        help="model folder, from `deeplab train` or `deeplab import-weights`; local or gs://", metavar="DIR"
+    )
+    records: str = option(
+        help="folder of records with images that the model was not trained on; local or gs://", metavar="DIR"
+    )
+    split: str = option("val", "split of the records to tune on", metavar="NAME", group="input")
+    images: int = option(
+        100, f"most images to tune on: {MIN_IMAGES} or more, or 0 for all of the split", group="input"
+    )
+    output: str | None = option(
+        None,
+        "JSON file to write, with a page beside it (default: crf.json in the model folder)",
+        metavar="FILE",
+        group="output",
+    )
+    metric: str = option(
+        "miou",
+        "score to raise: mIoU of the whole images, or of the pixels near boundaries",
+        choices=("miou", "trimap"),
+        group="score",
+    )
+    trimap_width: int = option(
+        4, "trimap: how far from a boundary of the label, in pixels", choices=BANDS, group="score"
+    )
+    max_reject_rate: float = max_reject_rate("images")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output is not None and not self.output.endswith(".json"):
+            raise InputError(f"--output must name a .json file, got {self.output}")
+        if self.images != 0 and self.images < MIN_IMAGES:
+            raise InputError(f"--images must be 0 for all, or {MIN_IMAGES} or more, got {self.images}")

@@ -1,0 +1,125 @@
+"""The labelled images to tune on: which ones, and how they are read from the records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer import storage
+from trainer.accounts import Accounts, Reject
+from trainer.formats import images
+from trainer.formats.dataset import Dataset, open_shard
+from trainer.formats.examples import decode
+from trainer.formats.frames import CorruptRecord, Frame, read_frames, scan_frames
+from trainer.formats.labels import Palette
+
+STAGE = "tune-crf"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image of the records.
+
+    Attributes:
+      key: its name.
+      shard, offset: file of its record, and the first byte of it.
+      reason: why it cannot be used; empty for one that can.
+    """
+
+    key: str
+    shard: str
+    offset: int
+    reason: str = ""
+
+
+def digest(*parts: object) -> str:
+    """24 hex digits that the names of files are made of."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def scan(folder: str, dataset: Dataset, split: str) -> Iterator[Sample]:
+    """Every source image of a split, unreadable ones with their reason. Raises FileNotFoundError for a shard."""
+    for shard in dataset.of_split(split):
+        originals, reason = 0, ""
+        with open_shard(folder, shard.name) as file:
+            for found in scan_frames(file):
+                reason = str(found) if isinstance(found, CorruptRecord) else ""
+                sample = _sample(shard.name, found)
+                if sample is not None:
+                    originals += 1
+                    yield sample
+        # Nothing can be read behind a damaged length; what dataset.json counts beyond it is lost as well.
+        for number in range(originals, shard.images):
+            yield Sample(f"{shard.name} lost {number}", shard.name, -1, reason or "the shard ends before it")
+
+
+def _sample(shard: str, found: Frame | CorruptRecord) -> Sample | None:
+    """The image of a record, None for an augmented copy."""
+    place = f"{shard} record {found.index}"
+    if isinstance(found, CorruptRecord):
+        return Sample(place, shard, found.offset, str(found))
+    try:
+        record = decode(found.data)
+    except ValueError as error:
+        return Sample(place, shard, found.offset, f"record {found.index}: {error}")
+    return None if record.copy else Sample(record.key, shard, found.offset)
+
+
+def choose(folder: str, dataset: Dataset, split: str, most: int) -> list[Sample]:
+    """At most `most` images of the split (0: all), in the order of the hash of their keys.
+
+    By the hash, so that they are spread over the split, the same every time, and hold any smaller choice.
+    """
+    found = sorted(scan(folder, dataset, split), key=lambda sample: digest(sample.key, sample.shard))
+    return found[: most or None]
+
+
+def sift(folder: str, palette: Palette, chosen: Iterable[Sample]) -> tuple[list[Sample], list[Reject]]:
+    """Reads every sample once: those that can be used, and the others with the reason."""
+    usable, rejects = [], []
+    for sample in chosen:
+        reason = sample.reason or fault(folder, palette, sample)
+        if reason:
+            rejects.append(Reject(sample.key, storage.join(folder, sample.shard), STAGE, reason))
+        else:
+            usable.append(sample)
+    return usable, rejects
+
+
+def fault(folder: str, palette: Palette, sample: Sample) -> str:
+    """Why image or label cannot be read; empty where they can."""
+    try:
+        load(folder, palette, sample)
+    except ValueError as error:  # ImageError, LabelError, CorruptRecord
+        return str(error)
+    return ""
+
+
+def accounts(chosen: list[Sample], usable: list[Sample], rejects: list[Reject]) -> Accounts:
+    """Images that were chosen = usable + rejected."""
+    return Accounts("images", len(chosen), {"usable": len(usable)}, tuple(rejects))
+
+
+def load(folder: str, palette: Palette, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a sample.
+
+    Returns:
+      The image, uint8 [H, W, 3] RGB, and its label, uint8 [H, W] class ids and the ignore id.
+
+    Raises:
+      ValueError: damaged, or of different sizes.
+    """
+    with open_shard(folder, sample.shard) as file:
+        file.seek(sample.offset)
+        record = decode(next(read_frames(file)).data)
+    image = images.decode_image(record.image)
+    label = palette.check_ids(images.decode_label(record.label))
+    if image.shape[:2] != label.shape:
+        raise ValueError(
+            f"image is {image.shape[1]}x{image.shape[0]}, its label {label.shape[1]}x{label.shape[0]} pixels"
+        )
+    return image, label

@@ -1,0 +1,35 @@
+"""The bootstrap against a plain one, on counts whose scores are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipelines.scores.bootstrap import bootstrap
+from tests.drawn.counts import score, two_classes
+
+
+def test_the_interval_is_that_of_resampled_images() -> None:
+    rng = np.random.default_rng(5)
+    before, step = rng.integers(600, 900, 200), rng.integers(-20, 41, 200)
+    gain = bootstrap(two_classes(before), two_classes(before + step))
+    assert gain == bootstrap(two_classes(before), two_classes(before + step))
+    drawn = rng.integers(0, 200, (2000, 200))
+    plain = [score((before + step)[pick].mean()) - score(before[pick].mean()) for pick in drawn]
+    assert gain.value == pytest.approx(score((before + step).mean()) - score(before.mean()))
+    assert (gain.low, gain.high) == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.0006)
+    assert gain.high - gain.low > 0.004
+    assert (gain.level, gain.resamples) == (0.95, 2000)
+
+
+def test_another_seed_draws_other_resamples() -> None:
+    rng = np.random.default_rng(5)
+    before, after = (two_classes(rng.integers(600, 900, 50)) for _ in range(2))
+    first, second = (bootstrap(before, after, seed) for seed in (0, 1))
+    assert first.value == second.value and first.low != second.low
+
+
+def test_the_same_gain_on_every_image_is_certain() -> None:
+    before, after = two_classes(np.full(20, 900)), two_classes(np.full(20, 950))
+    gain = bootstrap(before, after)
+    assert (gain.low, gain.value, gain.high) == pytest.approx((score(950) - score(900),) * 3)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.inputs.rawset import RawSet
-from tests.drawn.records import PALETTE, picture
+from tests.drawn.records import PALETTE, draw_image
 
 
 def write_pair(folder: Path, split: str, name: str, image: np.ndarray, label: np.ndarray) -> None:
@@ -26,7 +26,7 @@ def write_rawset(folder: Path, splits: dict[str, int], size: int = 96) -> Path:
     (folder / "palette.json").write_text(json.dumps(PALETTE.to_json()))
     for split, count in splits.items():
         for index in range(count):
-            write_pair(folder, split, f"a{index}.jpg", *picture(index + 100 * len(split), size, size))
+            write_pair(folder, split, f"a{index}.jpg", *draw_image(index + 100 * len(split), size, size))
     return folder
 
 

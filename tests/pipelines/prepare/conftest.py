@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.drawn.prepared import prepare
 from tests.drawn.rawset import write_pair, write_rawset
-from tests.drawn.records import picture
+from tests.drawn.records import draw_image
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def spoilt(tmp_path_factory):
     """A raw set of two good images and one of each kind of trouble."""
     source = write_rawset(tmp_path_factory.mktemp("spoilt"), {"train": 2})
     for name in ("truncated", "empty", "text", "unknown", "size", "large", "label"):
-        write_pair(source, "train", f"{name}.jpg", *picture(5))
+        write_pair(source, "train", f"{name}.jpg", *draw_image(5))
     folder = source / "images/train"
     (folder / "truncated.jpg").write_bytes((folder / "truncated.jpg").read_bytes()[:900])
     (folder / "empty.jpg").write_bytes(b"")

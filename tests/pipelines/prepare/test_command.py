@@ -12,7 +12,7 @@ from pipelines import cli
 from pipelines.prepare import job
 from tests.drawn.prepared import prepare, read_records, read_rejects, shard_bytes
 from tests.drawn.rawset import write_pair, write_rawset
-from tests.drawn.records import picture
+from tests.drawn.records import draw_image
 from trainer import storage
 from trainer.accounts import UnbalancedError
 from trainer.formats import images
@@ -156,7 +156,7 @@ def test_a_worker_that_loses_a_record_is_an_error(source, tmp_path, monkeypatch,
 
 def test_turned_images_are_upright_in_the_record(tmp_path):
     source, output = write_rawset(tmp_path / "raw", {"train": 1}), tmp_path / "records"
-    image, label = picture(3, 80, 60)  # as one sees it
+    image, label = draw_image(3, 80, 60)  # as one sees it
     exif = Image.Exif()
     exif[images.ORIENTATION_TAG] = 6  # stored turned a quarter to the left
     stored = io.BytesIO()
@@ -174,7 +174,7 @@ def test_turned_images_are_upright_in_the_record(tmp_path):
 
 def test_max_side_shrinks_images_and_labels_alike(tmp_path):
     source, output = write_rawset(tmp_path / "raw", {"train": 1}), tmp_path / "records"
-    write_pair(source, "train", "wide.png", *picture(2, 100, 200))
+    write_pair(source, "train", "wide.png", *draw_image(2, 100, 200))
     assert prepare(source, output, "--max-side", "96", "--image-format", "png") == 0
     by_key = {record.key: record for record in read_records(output)}
     assert (by_key["train/wide"].height, by_key["train/wide"].width) == (48, 96)

@@ -14,7 +14,7 @@ from pipelines.prepare import shards
 from tests.drawn.places import ROOT
 from tests.drawn.prepared import prepare, read_records, shard_bytes
 from tests.drawn.rawset import write_pair, write_rawset
-from tests.drawn.records import picture
+from tests.drawn.records import draw_image
 from trainer.formats.dataset import load_dataset
 from trainer.options import InputError
 
@@ -67,7 +67,7 @@ def test_a_changed_source_file_rewrites_its_shard(tmp_path):
     source, output = write_rawset(tmp_path / "raw", {"train": 8}), tmp_path / "records"
     prepare(source, output, "--shards", "4", "--copies", "0")
     before = shard_bytes(output)
-    write_pair(source, "train", "a0.jpg", *picture(77))
+    write_pair(source, "train", "a0.jpg", *draw_image(77))
     assert prepare(source, output, "--shards", "4") == 0
     assert sum(data != before[name] for name, data in shard_bytes(output).items()) == 1
 

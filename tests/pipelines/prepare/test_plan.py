@@ -11,7 +11,7 @@ from pipelines.prepare.options import Options, RecordOptions
 from pipelines.prepare.plan import filename, fingerprint, plan_shards, shuffle_hash, unfinished
 from tests.drawn.prepared import read_shard
 from tests.drawn.rawset import write_pair, write_rawset
-from tests.drawn.records import PALETTE, picture
+from tests.drawn.records import PALETTE, draw_image
 from trainer.formats.dataset import load_dataset
 from trainer.formats.examples import decode
 
@@ -27,7 +27,7 @@ def test_a_new_image_changes_only_the_shards_it_falls_into(tmp_path):
         return {shard.spec.name: shard.spec.fingerprint for shard in plan.shards}
 
     before = fingerprints()
-    write_pair(source, "train", "new.jpg", *picture(0))
+    write_pair(source, "train", "new.jpg", *draw_image(0))
     after = fingerprints()
     assert len(before) == 6
     assert sum(after[name] != value for name, value in before.items()) == 1

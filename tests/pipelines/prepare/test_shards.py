@@ -12,7 +12,7 @@ from pipelines.prepare.shards import make_record, write_shard
 from pipelines.prepare.workarea import Entry, read_sidecar
 from tests.drawn.prepared import read_records
 from tests.drawn.rawset import write_pair
-from tests.drawn.records import PALETTE, picture
+from tests.drawn.records import PALETTE, draw_image
 from trainer.formats import images
 
 
@@ -35,7 +35,7 @@ def test_a_copy_follows_from_seed_key_and_number_alone(prepared, source):
     ],
 )
 def test_only_plain_jpegs_and_pngs_stay_as_they_are(tmp_path, name, mode, image_format, channels, untouched):
-    image, label = picture(1)
+    image, label = draw_image(1)
     write_pair(tmp_path, "train", name, image, label)
     path = tmp_path / "images/train" / name
     Image.fromarray(image).convert(mode).save(path)
@@ -48,7 +48,7 @@ def test_only_plain_jpegs_and_pngs_stay_as_they_are(tmp_path, name, mode, image_
 
 
 def test_a_shard_is_written_with_its_sidecar_and_every_entry_is_finished(tmp_path):
-    write_pair(tmp_path, "train", "a.png", *picture(1, 96, 100))
+    write_pair(tmp_path, "train", "a.png", *draw_image(1, 96, 100))
     paths = [str(tmp_path / folder / "train/a.png") for folder in ("images", "labels")]
     entries = [
         Entry("a", "a.png", *paths, 0),

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from pipelines.inputs.layouts import Candidates, hidden, not_recognised, recognise, reject
 from pipelines.inputs.manifest import MANIFESTS, SUFFIXES, read_manifest
-from pipelines.inputs.options import LAYOUTS
 from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats.labels import Palette
@@ -49,7 +48,7 @@ class RawSet:
 
     Attributes:
       root: the folder (of the manifest, when that was given).
-      layout: one of LAYOUTS, never "auto".
+      layout: one of `options.LAYOUTS`, never "auto".
       pairs: sorted by key.
       rejects: images and labels that cannot be used, with reasons.
       summary: one human-readable sentence.
@@ -69,16 +68,12 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1) -> RawSet:
 
     Args:
       root: a folder or a manifest file, local or gs://.
-      layout: one of LAYOUTS; "auto" takes a manifest, then the first of the layouts that the folder has.
+      layout: one of `options.LAYOUTS`; "auto" takes a manifest, then the first of the layouts that the folder has.
       val_fraction: share of images that go to "val" where the set has no splits of its own, 0 <= it < 1.
 
     Raises:
       InputError: the folder is missing, has no such layout, or not one image with a label.
     """
-    if layout not in LAYOUTS:
-        raise InputError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    if not 0 <= val_fraction < 1:
-        raise InputError(f"val_fraction must be at least 0 and less than 1, got {val_fraction}")
     manifest = _manifest_path(root, layout)
     if manifest:
         folder = posixpath.dirname(manifest) or "."

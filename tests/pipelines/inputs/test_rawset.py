@@ -84,15 +84,3 @@ def test_a_set_without_one_pair_is_an_input_error(tmp_path):
     touch(tmp_path, "images/a.jpg", "labels/a_mask.png")
     with pytest.raises(InputError, match=r"not one image has a label; for example .*images/a\.jpg: image without"):
         scan(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"layout": "coco"}, "layout must be one of auto, manifest, voc, cityscapes, camvid, paired, got 'coco'"),
-        ({"val_fraction": 1.0}, "val_fraction must be at least 0 and less than 1, got 1.0"),
-    ],
-)
-def test_options_are_checked(tmp_path, arguments, message):
-    with pytest.raises(InputError, match=message):
-        scan(str(tmp_path), **arguments)

@@ -34,6 +34,11 @@ def test_wrong_options_are_refused(tmp_path, flags, message):
     assert not (tmp_path / "records").exists()
 
 
+def test_unknown_layouts_are_refused():
+    with pytest.raises(InputError, match="--layout must be one of auto, manifest, voc, .*, paired, got 'coco'"):
+        Options(input="i", output="o", layout="coco")
+
+
 def test_images_are_refused_by_the_bound_of_their_reader():
     assert RecordOptions().max_pixels == images.MAX_PIXELS
 

@@ -35,7 +35,7 @@ def test_wrong_options_are_refused(tmp_path, flags, message):
 
 
 def test_unknown_layouts_are_refused():
-    with pytest.raises(InputError, match="--layout must be one of auto, manifest, voc, .*, paired, got 'coco'"):
+    with pytest.raises(InputError, match=r"--layout must be one of auto, manifest, voc, .*, paired, got 'coco'"):
         Options(input="i", output="o", layout="coco")
 
 

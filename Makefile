@@ -8,7 +8,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 ENGINE := $(VENV)/.engine
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(ENGINE)
 	$(VENV)/bin/deeplab demo --output out/demo
@@ -19,6 +19,9 @@ test: $(ENGINE) lint
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+docs: $(STAMP)
+	$(VENV)/bin/python docs/options.py > docs/options.md
 
 $(STAMP): constraints.txt setup.py
 	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed; name one with PYTHON=..."; exit 1; }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import os
 import sys
@@ -41,19 +40,12 @@ def _summary(text: str | None) -> str:
     return inspect.cleandoc(text or "").splitlines()[0].rstrip(".")
 
 
-def _bridge(name):
-    try:
-        return _summary(options_of(name).__doc__)
-    except ImportError:
-        return ""
-
-
 def _usage() -> str:
     return "\n\n".join(
         [
             "usage: deeplab COMMAND [OPTIONS]",
             "From raw images to a trained DeepLabV3+ to masks, at any size.",
-            _table({name: _bridge(name) for name in COMMANDS}),
+            _table({name: _summary(options_of(name).__doc__) for name in COMMANDS}),
             "`deeplab COMMAND --help` explains a command, `deeplab --version` prints the version.",
         ]
     )
@@ -91,9 +83,6 @@ def read(argv: list[str]) -> tuple[str, CheckedOptions, list[str]]:
 
 def run(argv: list[str]) -> int:
     """Runs a command line and returns its status; what `main` turns into messages is raised."""
-    if argv[0] in COMMANDS and importlib.util.find_spec(f"{COMMANDS[argv[0]]}.options") is None:  # BRIDGE
-        old = {"import-weights": "trainer.weights.checkpoints"}.get(argv[0], f"{COMMANDS[argv[0]]}.command")
-        return importlib.import_module(old).main(argv[1:])
     name, options, flags = read(argv)
     # gRPC's notes on its start are for its developers, as TensorFlow's are; an explicit setting wins.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

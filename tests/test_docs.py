@@ -1,40 +1,67 @@
+"""What README.md and docs/ say of flags, files and targets is so."""
+
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import re
+import shlex
 
 import pytest
 
+from pipelines import cli
 from tests.drawn.places import ROOT
-from trainer.options import markdown
 
 README = (ROOT / "README.md").read_text()
-
-TABLES = {
-    "prepare": "pipelines.prepare.command:PrepareOptions",
-    "train": "trainer.train.command:TrainOptions",
-    "import-weights": "trainer.weights.checkpoints:ImportOptions",
-    "tune-crf": "pipelines.tune_crf.command:TuneOptions",
-    "segment": "pipelines.segment.job:SegmentOptions",
-    "evaluate": "pipelines.evaluate.command:EvaluateOptions",
-    "demo": "pipelines.demo.command:DemoOptions",
-}
+PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
+COMMANDS = re.findall(r"^(?:deeplab|docker run .* deeplab-trainer) (.+?)(?:  +#.*)?$", SHELL, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", TABLES)
-def test_option_tables_hold_every_flag_as_the_command_has_it(command):
-    module, _, name = TABLES[command].partition(":")
-    table = markdown(getattr(importlib.import_module(module), name))
-    found = re.search(rf"<!-- options: {command} -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
-    assert found, f"README.md has no table of the options of {command}"
-    assert found.group(1).strip() == table
+def test_the_table_of_options_is_that_of_the_commands():
+    spec = importlib.util.spec_from_file_location("options_page", ROOT / "docs" / "options.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert PAGES["options.md"] == module.page(), "run `make docs`"
 
 
-def test_files_the_readme_points_to_exist():
-    for target in re.findall(r"\]\((?!http|#)([^)#]+)", README):
+def test_the_readme_shows_every_command():
+    names = {line.split()[0] for line in COMMANDS} | set(re.findall(r"^make (\w+)", README, re.MULTILINE))
+    assert set(cli.COMMANDS) <= names
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_of_the_readme_are_understood(line):
+    cli.read(shlex.split(line))
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_examples_of_the_help_are_understood(command):
+    module = cli.options_of(command)
+    texts = [cls.__doc__ for cls in module.VERBS.values()] if hasattr(module, "VERBS") else [module.__doc__]
+    for text in texts:
+        examples = [
+            shlex.split(line) for line in re.findall(r"^ +deeplab (.+)$", text.replace("\\\n", " "), re.MULTILINE)
+        ]
+        assert any(argv[0] == command for argv in examples), text
+        for argv in examples:
+            cli.read(argv)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_pages_point_to_exist(page):
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    for target in re.findall(r"\]\((?!http|#)([^)#]+)|src=\"(?!http)([^\"]+)\"", PAGES[page]):
+        assert (folder / "".join(target)).exists(), target
+
+
+@pytest.mark.parametrize("page", ["design.md", "crf.md"])
+def test_modules_that_the_design_names_exist(page):
+    for target in re.findall(r"`((?:pipelines|trainer|tests|benchmarks)/[\w/.]+\.\w+)`", PAGES[page]):
         assert (ROOT / target).exists(), target
-    for target in re.findall(r'src="(?!http)([^"]+)"', README):
-        assert (ROOT / target).exists(), target
+
+
+def test_the_readme_is_short_enough_to_be_read():
+    assert len(README.splitlines()) <= 170
 
 
 def test_the_two_first_commands_are_targets_of_the_makefile():

@@ -217,9 +217,7 @@ def _usage(cls: type, prog: str) -> str:
         elif field.default is dataclasses.MISSING:
             words += [CheckedOptions.flag(field.name), str(_metavar(field, shapes[field.name]))]
             words += ["..."] if shapes[field.name].count == "+" else []
-    return " ".join(
-        [*words, "[OPTIONS]", *(["[BEAM OPTIONS]"] if getattr(cls, "takes_beam_flags", False) else [])]
-    ).replace("%", "%%")
+    return " ".join([*words, "[OPTIONS]", *(["[BEAM OPTIONS]"] if cls.takes_beam_flags else [])]).replace("%", "%%")
 
 
 def _parser(cls: type, prog: str, text: str) -> argparse.ArgumentParser:
@@ -245,7 +243,7 @@ def _parser(cls: type, prog: str, text: str) -> argparse.ArgumentParser:
     return parser
 
 
-def parse(cls: type[T], argv: Sequence[str], *, prog: str, text: str | None = None, description="", epilog="") -> Any:
+def parse(cls: type[T], argv: Sequence[str], *, prog: str, text: str) -> tuple[T, list[str]]:
     """Builds `cls`, a CheckedOptions, from the flags in `argv`.
 
     Args:
@@ -261,18 +259,10 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, text: str | None = No
       SystemExit: with status 0 after --help, 2 for unknown flags and values of another type.
       InputError: values out of bounds.
     """
-    bridge = text is None
-    parser = _parser(cls, prog, description + "\n\n" + epilog if bridge else text)
+    parser = _parser(cls, prog, text)
     namespace, rest = parser.parse_known_args(argv)
-    if rest and not getattr(cls, "takes_beam_flags", False):
+    if rest and not cls.takes_beam_flags:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
-    return cls(**values) if bridge else (cls(**values), rest)
-
-
-def parse_known(cls, argv, *, prog, description, epilog=""):
-    """BRIDGE until every command has its options.py."""
-    namespace, rest = _parser(cls, prog, description + "\n\n" + epilog).parse_known_args(argv)
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
     return cls(**values), rest
 

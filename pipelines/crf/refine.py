@@ -22,7 +22,6 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 import numpy as np
 
 from pipelines.crf.engine import builds
-from pipelines.crf.options import ENGINES as ENGINES
 from pipelines.crf.options import CrfOptions
 from trainer.options import InputError
 

@@ -27,7 +27,7 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipelines.runner.failures import quiet_beam, readable, stop_when_worker_dies
-from pipelines.runner.flags import beam_options, is_local, runner_name  # noqa: F401 BRIDGE beam_options
+from pipelines.runner.flags import is_local, runner_name
 from pipelines.runner.progress import Heartbeat, progress, say
 from trainer.options import InputError
 

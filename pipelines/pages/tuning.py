@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.crf.options import CrfOptions
+from pipelines.crf.tuning import Tuning
 from pipelines.pages.gallery import Entry
 from pipelines.pages.page import direction, template
-from pipelines.tune_crf.search import Tuning
 from trainer.formats.labels import Palette
 
 AXES = ("compat", "sxy", "srgb")

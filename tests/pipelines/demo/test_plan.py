@@ -2,9 +2,18 @@
 
 import itertools
 
+import pytest
+
 from pipelines import cli
 from pipelines.demo.options import Options
 from pipelines.demo.plan import stages, variants
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_every_stage_is_a_command_line(number):
+    name, options, flags = cli.read(stages(Options(output="out/x"))[number].arguments)
+    assert name in cli.COMMANDS and flags == []
+    assert "out/x" in str(options)
 
 
 def test_the_masks_of_every_variant_are_compared():

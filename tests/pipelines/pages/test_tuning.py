@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from pipelines.crf.options import CrfOptions
+from pipelines.crf.tuning import Tuning
 from pipelines.pages import tuning as page
-from pipelines.tune_crf.search import Gain, Tuning
+from pipelines.scores.bootstrap import Gain
 from tests.drawn import chromium
 from tests.drawn.pages import EVIL, entry
 from trainer.formats.labels import Palette
@@ -36,7 +37,7 @@ def some_tuning(**changes) -> Tuning:
             for compat, sxy, srgb in [*GRID, (3.0, 47.5, 3.75)]
         ),
         split="val",
-        pictures=101,
+        images=101,
         rejects=({"key": EVIL, "path": "p", "stage": "tune-crf", "reason": "damaged", "records": 1},),
         model_digest="d",
         records_fingerprint="f",

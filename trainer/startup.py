@@ -71,8 +71,9 @@ def quiet_startup() -> Iterator[None]:
     """Drops TensorFlow's and absl's start-up lines from standard error while the block runs.
 
     Everything else that is written there, by Python, C++ or other threads, appears when the block ends, also when it
-    raises; of blocks inside one another or in several threads, when the last one ends. Start no process in the block:
-    its standard error would stay in the file. With TF_CPP_MIN_LOG_LEVEL=0 in the environment, nothing is dropped.
+    raises; of blocks inside one another or in several threads, when the last one ends. Keep blocks short: a process
+    that is killed in one takes its last words with it. Start no process in a block, whose standard error would stay
+    turned away. With TF_CPP_MIN_LOG_LEVEL=0 in the environment, nothing is dropped.
     """
     global _blocks, _turned
     if os.environ.setdefault(LEVEL, "1") == "0":
@@ -97,7 +98,7 @@ def quiet_startup() -> Iterator[None]:
 def start_tensorflow() -> None:
     """Imports TensorFlow and lets it find its devices, quietly; call it before the first use of either.
 
-    Settings of TensorFlow's in the environment, such as the number of its threads, must be made before.
+    TensorFlow reads its environment variables here, such as the number of its threads.
     """
     with quiet_startup():
         import tensorflow as tf

@@ -127,14 +127,14 @@ def test_warnings_prints_and_tracebacks_of_python_get_through():
     done = run(
         "with quiet_startup():\n"
         "    warnings.warn('of age')\n"
-        "    print('said', file=sys.stderr)\n"
+        "    print('printed', file=sys.stderr)\n"
         f"    os.write(2, {START_UP[0]!r}.encode() + b'\\n')\n"
         "    raise ValueError('in the block')",
         stderr=subprocess.PIPE,
     )
     assert done.returncode == 1
     lines = done.stderr.splitlines()
-    assert "UserWarning: of age" in lines[0] and "said" in lines
+    assert "UserWarning: of age" in lines[0] and "printed" in lines
     assert lines[-1] == "ValueError: in the block" and START_UP[0] not in lines
 
 

@@ -56,8 +56,8 @@ class ModelCard:
         """The inverse of `to_json`. Raises InputError that names the fault."""
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(value, dict) or not {"architecture", "palette"} <= value.keys() <= known:
-            found = sorted(value) if isinstance(value, dict) else type(value).__name__
-            raise InputError(f"expected a JSON object with the keys {sorted(known)}, found {found}")
+            content = sorted(value) if isinstance(value, dict) else type(value).__name__
+            raise InputError(f"expected a JSON object with the keys {sorted(known)}, found {content}")
         if not isinstance(value["architecture"], dict):
             raise InputError(f"architecture must be a JSON object, got {value['architecture']!r}")
         return cls(**{**value, "palette": Palette.from_json(value["palette"])})

@@ -94,7 +94,7 @@ def test_jpeg_labels_are_refused():
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_truncated_pictures_are_refused(format):
+def test_truncated_images_are_refused(format):
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = saved(Image.fromarray(noise), format=format)
     with pytest.raises(ImageError, match="truncated"):
@@ -104,7 +104,7 @@ def test_truncated_pictures_are_refused(format):
 @pytest.mark.parametrize(
     ("data", "message"), [(b"", "empty"), (b"this is a text\n", "not an image"), (b"\xff\xd8\xff", "not an image")]
 )
-def test_what_is_no_picture_is_said(data, message):
+def test_what_is_not_an_image_is_refused_with_the_reason(data, message):
     with pytest.raises(ImageError, match=message):
         decode_image(data)
 

@@ -1,0 +1,48 @@
+"""The options of `deeplab train`, and of its stream alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from trainer.options import InputError
+from trainer.train.options import Options, StreamOptions
+
+
+def test_the_stream_knows_its_own_options_and_no_other():
+    names = {field.name for field in dataclasses.fields(StreamOptions)}
+    sizes, variation = {"batch_size", "crop"}, {"scale_min", "scale_max", "flip", "seed"}
+    assert names == sizes | variation | {"pixel_weights", "max_ratio"}
+    assert names < {field.name for field in dataclasses.fields(Options)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop": 31}, "--crop must be 32 or more, got 31"),
+        ({"scale_min": 0.0}, r"--scale-min must be above 0, got 0\.0"),
+        ({"scale_min": 3.0}, r"--scale-min must not exceed --scale-max, got 3\.0 and 1\.75"),
+        ({"max_ratio": 0.5}, r"--max-ratio must be 1 or more, got 0\.5"),
+        ({"pixel_weights": "focal"}, "--pixel-weights must be one of adaptive, none, got 'focal'"),
+    ],
+)
+def test_a_stream_that_makes_no_sense_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        StreamOptions(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps_per_epoch": -1}, "--steps-per-epoch must be 0 or more"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be above 0, got nan"),
+        ({"plateau_patience": 0}, "--plateau-patience must be 1 or more"),
+        ({"weight_decay": -0.1}, r"--weight-decay must be 0 or more, got -0\.1"),
+        ({"early_stopping": -1}, "--early-stopping must be 0 or more"),
+        ({"aspp_rates": (6, 0)}, "--aspp-rates must be 1 or more, got 0"),
+    ],
+)
+def test_a_training_that_makes_no_sense_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        Options(records="r", output="o", **changes)

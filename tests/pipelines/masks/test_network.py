@@ -1,0 +1,42 @@
+"""One network per process. What it predicts is tested where commands use it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pipelines.masks import network
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders that networks are loaded from."""
+    folders: list[str] = []
+
+    def load(folder: str) -> object:
+        folders.append(folder)
+        return object()
+
+    monkeypatch.setattr(network, "Network", load)
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    network._network.cache_clear()
+    yield folders
+    network._network.cache_clear()
+
+
+def test_a_network_is_loaded_once_until_its_folder_holds_another(loads: list[str]) -> None:
+    first = network.shared_network("m", "d", 0)
+    assert network.shared_network("m", "d", 0) is first and loads == ["m"]
+    assert network.shared_network("m", "e", 0) is not first and loads == ["m", "m"]
+    assert "TF_NUM_INTRAOP_THREADS" not in os.environ
+
+
+def test_threads_are_bounded_unless_the_environment_says_otherwise(
+    loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    network.shared_network("m", "d", 2)
+    assert os.environ["TF_NUM_INTRAOP_THREADS"] == "2"
+    network.shared_network("n", "d", 4)
+    assert os.environ["TF_NUM_INTRAOP_THREADS"] == "2"

@@ -1,0 +1,133 @@
+"""Batches, the most probable classes, confidence, and the CRF behind a network that is known."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from pipelines.crf.options import CrfOptions
+from pipelines.masks import segmenter as masks
+from pipelines.masks.segmenter import most_probable
+from trainer.options import InputError
+
+
+@pytest.fixture
+def item():
+    def make(key, height, width):
+        image = np.zeros((height, width, 3), np.uint8)
+        return masks.Item(key, image, image)
+
+    return make
+
+
+def test_batches_have_one_size_and_lose_nothing(item):
+    items = [item(n, *size) for n, size in enumerate([(4, 5), (5, 4), (4, 5), (4, 5), (5, 4), (9, 9)])]
+    groups = [[i.key for i in batch] for batch in masks.batches(items, 2, 10**6)]
+    assert groups == [[0, 2], [1, 4], [3], [5]]
+
+
+def test_large_images_go_alone_and_batches_stay_below_the_bound(item):
+    items = [item(n, *size) for n, size in enumerate([(11, 10), (5, 10), (5, 10), (5, 10), (3, 10), (11, 10)])]
+    groups = [[i.key for i in batch] for batch in masks.batches(items, 8, 100)]
+    assert groups == [[0], [1, 2], [5], [3], [4]]
+
+
+def test_few_images_are_kept_waiting(item, monkeypatch):
+    monkeypatch.setattr(masks, "HELD_BYTES", 3 * 100)
+    items = [item(n, 5, 5 + n) for n in range(9)]
+    waiting = 0
+    fed = []
+
+    def feed():
+        for one in items:
+            fed.append(one.key)
+            yield one
+
+    for batch in masks.batches(feed(), 8, 10**6):
+        waiting = max(waiting, len(fed) - len(batch))
+        fed = fed[len(batch) :]
+    assert waiting <= 3
+
+
+class Halves:
+    """Stands in for a network: the left half of an image is class 0, the right half class 1."""
+
+    batch_pixels = 10**6
+
+    def __call__(self, images: np.ndarray, what: str) -> np.ndarray:
+        right = np.zeros(images.shape[:3], np.float32)
+        right[:, :, images.shape[2] // 2 :] = 1
+        return right.astype(np.uint8) if what == "ids" else np.stack([1 - right, right], -1) * 0.8 + 0.1
+
+
+def segmenter(**options) -> masks.Segmenter:
+    defaults = {
+        "batch_size": 4,
+        "max_side": 0,
+        "crf": None,
+        "crf_engine": "native",
+        "crf_workers": 1,
+        "confidence": False,
+    }
+    return masks.Segmenter(Halves(), **defaults | options)
+
+
+def test_a_killed_crf_process_is_an_error_with_the_cure():
+    pytest.importorskip("pydensecrf.densecrf")
+    refining = segmenter(crf=CrfOptions(), crf_engine="pydensecrf")
+    blank = np.zeros((16, 16, 3), np.uint8)
+    try:
+        (first,) = refining([("a", blank)])
+        assert (first.ids == Halves()(blank[None], "ids")[0]).all()
+        for pid in refining._refiner._pool._processes:
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(InputError, match="--crf-workers"):
+            for _ in range(100):
+                list(refining([("b", blank)]))
+    finally:
+        refining.close()
+
+
+def test_confidence_is_the_probability_of_the_chosen_class():
+    (result,) = segmenter(confidence=True)([("a", np.zeros((6, 6, 3), np.uint8))])
+    assert set(result.confidence.ravel().tolist()) == {round(0.9 * 255)}
+
+
+def test_the_most_probable_class_is_the_first_of_equals_and_probabilities_are_interpolated():
+    equal = np.full((2, 2, 3), 1 / 3, np.float32)
+    assert most_probable(equal, 2, 2)[0].tolist() == [[0, 0], [0, 0]]
+    probabilities = np.zeros((1, 2, 2), np.float32)
+    probabilities[0, 0] = (0.9, 0.1)
+    probabilities[0, 1] = (0.2, 0.8)
+    ids, best = most_probable(probabilities, 1, 4)
+    # Columns lie at 0, 0.25, 0.75 and 1 of the way from the left pixel to the right.
+    np.testing.assert_allclose(best[0], [0.9, 0.725, 0.625, 0.8], atol=1e-6)
+    assert ids.tolist() == [[0, 0, 1, 1]]
+
+
+def test_a_shrunk_image_gets_a_mask_of_its_own_size() -> None:
+    image = np.zeros((30, 60, 3), np.uint8)
+    (result,) = segmenter(max_side=20)([("a", image)])
+    assert result.ids.shape == (30, 60) and result.confidence is None
+    np.testing.assert_array_equal(result.ids, np.repeat([[0] * 30 + [1] * 30], 30, axis=0))
+
+
+@pytest.fixture
+def halves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(masks, "shared_network", lambda folder, digest, threads: Halves())
+    yield
+    masks.release()
+
+
+def test_a_process_has_one_segmenter_until_options_change_or_it_is_released(halves: None) -> None:
+    options = {"batch_size": 4, "max_side": 0, "crf": None, "crf_engine": "native", "crf_workers": 1}
+    first = masks.shared_segmenter("m", "d", 0, confidence=False, **options)
+    assert masks.shared_segmenter("m", "d", 0, confidence=False, **options) is first
+    other = masks.shared_segmenter("m", "d", 0, confidence=True, **options)
+    assert other is not first
+    masks.release()
+    assert masks.shared_segmenter("m", "d", 0, confidence=True, **options) is not other

@@ -1,0 +1,135 @@
+"""Reruns of `deeplab segment`: which masks are kept, which are made again, and chunks that get lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines import cli
+from pipelines.segment import job
+from pipelines.segment.job import SegmentChunk
+from tests.drawn.segmenting import SIZES, draw, outcomes_of, read_mask, report_of, save, segment
+from trainer.accounts import UnbalancedError
+from trainer.options import InputError
+
+
+def test_a_rerun_skips_finished_masks_and_makes_the_others(model, photos, tmp_path, capsys):
+    output = tmp_path / "masks"
+    run = ("--input", photos, "--model", model, "--output", output)
+    assert segment(*run) == 0
+    first = {name: (output / f"{name}.png").read_bytes() for name in SIZES}
+    areas = report_of(output)["class_pixels"]
+    (output / "a.png").unlink()
+    (output / "b.png").write_bytes(first["b"][:60])
+    save(output / "e.png", np.zeros(SIZES["e"], np.uint8))  # a mask of somebody else's
+    os.utime(output / "f.png", ns=(0, 0))  # older than its image
+    before = (output / "deep/c.png").stat().st_mtime_ns
+    capsys.readouterr()
+    assert segment(*run) == 0
+    assert "6 images = 4 written + 2 skipped + 0 rejected" in capsys.readouterr().out
+    assert {name: (output / f"{name}.png").read_bytes() for name in SIZES} == first
+    assert (output / "deep/c.png").stat().st_mtime_ns == before
+    assert report_of(output)["class_pixels"] == areas
+    assert segment(*run, "--overlays") == 0
+    assert (report_of(output)["written"], len(list((output / "overlays").rglob("*.jpg")))) == (6, 6)
+
+
+def test_masks_of_other_options_are_neither_mixed_nor_taken_for_finished(model, photos, tmp_path):
+    output = tmp_path / "masks"
+    run = ("--input", photos, "--model", model, "--output", output)
+    assert segment(*run) == 0
+    plain = (output / "a.png").read_bytes()
+    with pytest.raises(InputError, match="--overwrite to write them again"):
+        segment(*run, "--max-side", 24)
+    assert (output / "a.png").read_bytes() == plain
+    assert segment(*run, "--max-side", 24, "--overwrite") == 0
+    report = report_of(output)
+    assert (report["written"], report["skipped"], report["max_side"]) == (6, 0, 24)
+    assert read_mask(output / "a.png").shape == SIZES["a"]
+    assert (output / "a.png").read_bytes() != plain
+    # As if the overwriting run had been killed before it came to this mask.
+    (output / "a.png").write_bytes(plain)
+    assert segment(*run, "--max-side", 24) == 0
+    assert (report_of(output)["written"], report_of(output)["skipped"]) == (1, 5)
+
+
+def test_a_killed_run_leaves_whole_masks_and_the_next_one_resumes(model, tmp_path):
+    for number in range(40):
+        save(tmp_path / f"in/{number:02d}.png", draw(64, 64, number))
+    output = tmp_path / "out"
+    command = ["segment", "--input", tmp_path / "in", "--model", model, "--output", output, "--batch-size", 1]
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", *map(str, command)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while len(list(output.glob("*.png"))) < 3:
+            assert process.poll() is None, "the job ended before it could be killed"
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    done = list(output.glob("[0-9]*.png"))
+    assert report_of(output)["status"] == "running"
+    for path in done:
+        Image.open(path).load()
+    assert cli.run(list(map(str, command))) == 0
+    report = report_of(output)
+    assert (report["status"], report["skipped"], report["written"]) == ("done", len(done), 40 - len(done))
+
+
+def test_masks_of_version_0_1_are_finished(model, photos, tmp_path, capsys):
+    """Which wrote pictures.jsonl, and "class_pictures" to segment.json."""
+    run = ("--input", photos, "--model", model, "--output", tmp_path / "masks")
+    assert segment(*run) == 0
+    (tmp_path / "masks/images.jsonl").rename(tmp_path / "masks/pictures.jsonl")
+    report = report_of(tmp_path / "masks")
+    report["class_pictures"] = report.pop("class_images")
+    (tmp_path / "masks/segment.json").write_text(json.dumps(report))
+    assert segment(*run) == 0
+    assert outcomes_of(tmp_path / "masks") == (0, 6, 0)
+    assert report_of(tmp_path / "masks")["class_images"] == report["class_pictures"]
+
+
+def withhold(monkeypatch: pytest.MonkeyPatch, chunks: set[int]) -> None:
+    """Lets the job lose these chunks."""
+    process = SegmentChunk.process
+
+    def some(self: SegmentChunk, number: int) -> list:
+        return [] if number in chunks else list(process(self, number))
+
+    monkeypatch.setattr(SegmentChunk, "process", some)
+
+
+def test_chunks_that_get_lost_are_an_error_and_the_next_run_makes_them(model, photos, tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_text("".join(f"{photos}/{name}.png\n" for name in (*SIZES, "gone")))
+    run = ("--input", tmp_path / "list.txt", "--model", model, "--output", tmp_path / "masks", "--batch-size", 1)
+    flags = ("--direct_num_workers", 2, "--max-reject-rate", 1)
+    with monkeypatch.context() as patch:
+        withhold(patch, {0, 2})
+        with pytest.raises(UnbalancedError, match=r"7 images != 4 written \+ 0 skipped \+ 1 rejected; 2 are lost"):
+            segment(*run, *flags)
+    assert report_of(tmp_path / "masks")["status"] == "incomplete"
+    assert segment(*run, *flags) == 0
+    assert outcomes_of(tmp_path / "masks") == (2, 4, 1)
+    assert report_of(tmp_path / "masks")["status"] == "done"
+
+
+def test_a_job_that_loses_everything_is_an_error(model, photos, tmp_path, monkeypatch):
+    withhold(monkeypatch, set(range(100)))
+    with pytest.raises(UnbalancedError, match=r"6 images != 0 written \+ 0 skipped \+ 0 rejected; 6 are lost"):
+        segment("--input", photos, "--model", model, "--output", tmp_path)
+
+
+def test_a_job_that_publishes_nothing_is_an_error(model, photos, tmp_path, monkeypatch):
+    run = ("--input", photos, "--model", model, "--output", tmp_path)
+    assert segment(*run) == 0
+    monkeypatch.setattr(job, "publish", lambda *arguments: None)
+    with pytest.raises(UnbalancedError, match=r"6 images != 0 written \+ 0 skipped \+ 0 rejected; 6 are lost"):
+        segment(*run)

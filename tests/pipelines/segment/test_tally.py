@@ -1,0 +1,59 @@
+"""Tallies add up, and what is published holds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.segment import tally
+from pipelines.segment.tally import SegmentTally, add_up
+from tests.drawn.segmenting import PALETTE, rejects_of, report_of
+from trainer.accounts import Reject
+
+IDS = np.uint8([[0, 0, 2]])
+REJECTS = (Reject("b", "photos/b", "segment", "damaged"), Reject("a", "photos/a", "segment", "empty"))
+
+
+def test_tallies_add_up() -> None:
+    whole = add_up([SegmentTally.of(IDS, written=1), SegmentTally(rejects=REJECTS), SegmentTally.of(IDS, skipped=1)])
+    assert (whole.written, whole.skipped, whole.rejects) == (1, 1, REJECTS)
+    assert whole.class_pixels[:3].tolist() == [4, 0, 2] and whole.class_images[:3].tolist() == [2, 0, 2]
+    assert add_up([]).class_pixels.sum() == 0
+
+
+def publish(folder: Path, images: int) -> None:
+    whole = add_up([SegmentTally.of(IDS, written=1), SegmentTally(rejects=REJECTS)])
+    tally.publish(whole, str(folder), PALETTE, {"status": "running", "images": images, "model": "m"})
+
+
+def test_the_report_holds_counts_by_class_and_rejects_in_order(tmp_path: Path) -> None:
+    publish(tmp_path, 3)
+    assert report_of(tmp_path) == {
+        "status": "done",
+        "images": 3,
+        "model": "m",
+        "written": 1,
+        "skipped": 0,
+        "rejected": 2,
+        "class_pixels": {"left": 2, "right": 0, "rest": 1},
+        "class_images": {"left": 1, "right": 0, "rest": 1},
+    }
+    assert [reject["key"] for reject in rejects_of(tmp_path)] == ["a", "b"]
+    accounts, report = tally.read_accounts(str(tmp_path), 3)
+    accounts.check()
+    assert accounts.line() == "3 images = 1 written + 0 skipped + 2 rejected"
+    assert tally.table(report).splitlines() == [
+        "class   area %    images",
+        "left     66.67         1",
+        "rest     33.33         1",
+    ]
+
+
+def test_what_does_not_add_up_is_not_done(tmp_path: Path) -> None:
+    publish(tmp_path, 4)
+    assert report_of(tmp_path)["status"] == "incomplete"
+
+
+def test_without_masks_there_is_no_table() -> None:
+    assert tally.table({"class_pixels": {"left": 0}, "class_images": {"left": 0}}) == ""

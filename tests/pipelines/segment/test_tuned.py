@@ -1,0 +1,97 @@
+"""Which CRF `deeplab segment` applies: that of the flags, of the model's crf.json, or none."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipelines.crf.options import CrfOptions
+from pipelines.segment.options import Options
+from pipelines.segment.plan import crf_in_force
+from tests.drawn.segmenting import SIZES, outcomes_of, report_of, segment
+from tests.drawn.tuning import some_tuning, write_model
+from trainer.formats.cards import WEIGHTS, weights_digest
+from trainer.options import InputError
+
+
+def test_a_tuned_model_brings_its_own_crf(model, photos, tmp_path, capsys):
+    tuned, options = tmp_path / "model", CrfOptions(sxy=20, srgb=9, compat=6)
+    shutil.copytree(model, tuned)
+    tuning = some_tuning(options=options, model_digest=weights_digest(str(model)))
+    run = ("--input", photos, "--model", tuned)
+    with pytest.raises(InputError, match=r"crf\.json is missing"):
+        segment(*run, "--output", tmp_path / "without", "--crf", "auto")
+    (tuned / "crf.json").write_text(json.dumps(tuning.to_json()))
+    assert segment(*run, "--output", tmp_path / "auto", "--crf", "auto", "--crf-iterations", 2) == 0
+    assert "CRF: iterations 2, " in capsys.readouterr().out
+    assert report_of(tmp_path / "auto")["crf"] == {**vars(options), "iterations": 2}
+    assert segment(*run, "--crf", "--crf-iterations", 2, "--output", tmp_path / "flags") == 0
+    flags = ("--crf-sxy", 20, "--crf-srgb", 9, "--crf-compat", 6, "--crf-iterations", 2)
+    assert segment("--input", photos, "--model", model, "--crf", *flags, "--output", tmp_path / "plain") == 0
+    for name in SIZES:
+        masks = [(tmp_path / folder / f"{name}.png").read_bytes() for folder in ("auto", "flags", "plain")]
+        assert masks[0] == masks[1] == masks[2]
+    # What was advised against is not done: these are the masks of no CRF, also by their fingerprint.
+    (tuned / "crf.json").write_text(json.dumps(dataclasses.replace(tuning, options=None).to_json()))
+    assert segment(*run, "--output", tmp_path / "off", "--crf", "auto") == 0
+    assert report_of(tmp_path / "off")["crf"] is None
+    assert segment(*run, "--output", tmp_path / "off") == 0
+    assert outcomes_of(tmp_path / "off") == (0, 6, 0)
+
+
+@pytest.fixture
+def untuned(tmp_path: Path) -> Path:
+    """A model folder without crf.json."""
+    return write_model(tmp_path / "model")
+
+
+def store(model: Path, **changes: object) -> None:
+    """Writes the model's crf.json, with sxy 40, srgb 4 and compat 3.5 if the changes do not say otherwise."""
+    tuning = some_tuning(model_digest=weights_digest(str(model)), **changes)
+    (model / "crf.json").write_text(json.dumps(tuning.to_json()))
+
+
+def in_force(model: Path, **flags: object) -> tuple[CrfOptions | None, str]:
+    options = Options(input="photos", model=str(model), output="masks", **flags)
+    return crf_in_force(options, weights_digest(str(model)))
+
+
+TUNED = CrfOptions(sxy=40, srgb=4, compat=3.5)
+
+
+def test_without_a_tuning_flags_and_defaults_decide(untuned: Path) -> None:
+    assert in_force(untuned) == (None, "")
+    assert in_force(untuned, crf="on") == (CrfOptions(), "")
+    assert in_force(untuned, crf="on", crf_sxy=20.0) == (CrfOptions(sxy=20), "")
+    with pytest.raises(InputError, match=r"crf\.json is missing; make it with `deeplab tune-crf"):
+        in_force(untuned, crf="auto")
+
+
+def test_a_tuning_with_a_gain_is_taken_and_flags_come_before_it(untuned: Path) -> None:
+    store(untuned)
+    assert in_force(untuned) == (None, "")
+    assert in_force(untuned, crf="on")[0] == in_force(untuned, crf="auto")[0] == TUNED
+    crf, note = in_force(untuned, crf="auto", crf_srgb=7.0)
+    assert crf == dataclasses.replace(TUNED, srgb=7)
+    assert "sxy 40, srgb 7, compat 3.5" in note
+
+
+def test_a_tuning_that_advises_against_the_crf_is_obeyed_unless_it_is_on(untuned: Path) -> None:
+    store(untuned, options=None)
+    path = untuned / "crf.json"
+    assert in_force(untuned, crf="auto", crf_srgb=7.0) == (None, f"no CRF: {path} advises against it")
+    crf, note = in_force(untuned, crf="on", crf_srgb=7.0)
+    assert crf == CrfOptions(srgb=7) and note.startswith(f"warning: {path} advises against the CRF")
+
+
+@pytest.mark.parametrize("value", ["on", "auto"])
+def test_a_tuning_of_other_weights_is_refused(untuned: Path, value: str) -> None:
+    store(untuned)
+    (untuned / WEIGHTS).write_bytes(b"trained again")
+    assert in_force(untuned) == (None, "")
+    with pytest.raises(InputError, match="other weights; run `deeplab tune-crf` again, or delete"):
+        in_force(untuned, crf=value)

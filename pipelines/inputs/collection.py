@@ -155,7 +155,3 @@ def _name(files: list[storage.File]) -> tuple[list[SourceImage], list[tuple[str,
         else:
             images[name] = SourceImage(file.path, name, file.size, file.modified)
     return sorted(images.values(), key=lambda source: source.name), unusable
-
-
-Picture = SourceImage  # BRIDGE
-Listing.pictures = property(lambda self: self.images)  # BRIDGE

@@ -1,3 +1,0 @@
-"""BRIDGE: the old name of collection."""
-
-from pipelines.inputs.collection import *  # noqa: F403

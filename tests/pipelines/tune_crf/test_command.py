@@ -39,7 +39,7 @@ def test_the_planted_parameters_are_found_stored_and_printed(folders, network, s
     assert f"on: sxy 47.5, srgb 3.75, compat 5.25 -> {model / 'crf.json'}" in out
     html = (model / "crf.html").read_text()
     assert "Use the CRF, with sxy 47.5, srgb 3.75, compat 5.25." in html and html.count("<img") == 6 * 6
-    # One prediction per picture and those of the gallery; nothing stays on the machine's disk.
+    # One prediction per image and those of the gallery; nothing stays on the machine's disk.
     assert network.calls == 12 + 6
     assert list(scratch.rglob("*.float16")) == []
 

@@ -33,9 +33,6 @@ def draw_image(index: int, height: int = 96, width: int = 96) -> tuple[np.ndarra
     return np.clip(image, 0, 255).astype(np.uint8), label
 
 
-picture = draw_image  # BRIDGE
-
-
 def record(index: int, size: tuple[int, int] = (96, 96), image_format: str = "jpeg") -> Record:
     image, label = draw_image(index, *size)
     data = images.encode_jpeg(image) if image_format == "jpeg" else images.encode_png(image)

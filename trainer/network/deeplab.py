@@ -123,9 +123,3 @@ def deeplab_v3_plus(
         x = layers.Conv2D(num_classes, 1, dtype="float32", name=name)(x)
         x = Upsample(stride, dtype="float32", name="logits-upsample")([x, image])
     return keras.Model(image, x, name="deeplab_v3_plus")
-
-
-def __getattr__(name):  # BRIDGE
-    from trainer.network import folder
-
-    return getattr(folder, name)

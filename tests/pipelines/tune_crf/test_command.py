@@ -124,6 +124,12 @@ def test_damaged_records_are_rejected_and_the_others_tuned_on(tmp_path, network,
     assert "checksum of the data" in reasons["val-00000-of-00003.tfrecord record 2"]
     assert all("rest of the shard is lost" in reasons[key] for key in reasons if "00001-of" in key)
     assert "val-00001-of-00003.tfrecord lost 6" in (model / "crf.html").read_text()
+    work = model / "crf.tuning"
+    listed = [json.loads(line) for line in (work / "rejects.jsonl").read_text().splitlines()]
+    assert {reject["key"]: reject["reason"] for reject in listed} == reasons
+    assert f"see {work / 'rejects.jsonl'}" in out and out.count("rejected: ") == 5
+    names = json.loads((work / "images.json").read_text())
+    assert len(names) == 16 and set(names) == {path.name.partition("-")[0] for path in work.glob("*.npz")}
     assert tune("--model", model, "--records", tmp_path / "records", "--max-reject-rate", 0.3) == 0
 
 

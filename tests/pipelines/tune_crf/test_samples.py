@@ -27,7 +27,7 @@ def test_augmented_copies_are_not_tuned_on(tmp_path: Path) -> None:
     usable, rejects = samples.sift(str(tmp_path), PALETTE, chosen)
     assert (sorted(sample.key for sample in usable), rejects) == (["000", "001", "002", "003"], [])
     _, label = samples.load(str(tmp_path), PALETTE, usable[0])
-    np.testing.assert_array_equal(label, records.picture(int(usable[0].key), *SIZE)[1])
+    np.testing.assert_array_equal(label, records.draw_image(int(usable[0].key), *SIZE)[1])
 
 
 def test_a_choice_is_spread_over_the_split_and_holds_every_smaller_one(tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ def scan(folder: str, dataset: Dataset, split: str) -> Iterator[Sample]:
     for shard in dataset.of_split(split):
         originals, reason = 0, ""
         with open_shard(folder, shard.name) as file:
-            for found in scan_frames(file):
-                reason = str(found) if isinstance(found, CorruptRecord) else ""
-                sample = _sample(shard.name, found)
+            for frame in scan_frames(file):
+                reason = str(frame) if isinstance(frame, CorruptRecord) else ""
+                sample = _sample(shard.name, frame)
                 if sample is not None:
                     originals += 1
                     yield sample
@@ -57,16 +57,16 @@ def scan(folder: str, dataset: Dataset, split: str) -> Iterator[Sample]:
             yield Sample(f"{shard.name} lost {number}", shard.name, -1, reason or "the shard ends before it")
 
 
-def _sample(shard: str, found: Frame | CorruptRecord) -> Sample | None:
+def _sample(shard: str, frame: Frame | CorruptRecord) -> Sample | None:
     """The image of a record, None for an augmented copy."""
-    place = f"{shard} record {found.index}"
-    if isinstance(found, CorruptRecord):
-        return Sample(place, shard, found.offset, str(found))
+    place = f"{shard} record {frame.index}"
+    if isinstance(frame, CorruptRecord):
+        return Sample(place, shard, frame.offset, str(frame))
     try:
-        record = decode(found.data)
+        record = decode(frame.data)
     except ValueError as error:
-        return Sample(place, shard, found.offset, f"record {found.index}: {error}")
-    return None if record.copy else Sample(record.key, shard, found.offset)
+        return Sample(place, shard, frame.offset, f"record {frame.index}: {error}")
+    return None if record.copy else Sample(record.key, shard, frame.offset)
 
 
 def choose(folder: str, dataset: Dataset, split: str, most: int) -> list[Sample]:
@@ -74,8 +74,8 @@ def choose(folder: str, dataset: Dataset, split: str, most: int) -> list[Sample]
 
     By the hash, so that they are spread over the split, the same every time, and hold any smaller choice.
     """
-    found = sorted(scan(folder, dataset, split), key=lambda sample: digest(sample.key, sample.shard))
-    return found[: most or None]
+    candidates = sorted(scan(folder, dataset, split), key=lambda sample: digest(sample.key, sample.shard))
+    return candidates[: most or None]
 
 
 def sift(folder: str, palette: Palette, chosen: Iterable[Sample]) -> tuple[list[Sample], list[Reject]]:

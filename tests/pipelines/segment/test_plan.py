@@ -29,16 +29,16 @@ def options(output: Path, **flags: object) -> Options:
     [(10, 1, 1, [3, 3, 3, 1]), (10, 1, 8, [8, 2]), (10, 5, 1, [1] * 10), (1000, 1, 8, [64] * 15 + [40])],
 )
 def test_every_worker_gets_about_four_chunks_of_whole_batches(images, workers, batch_size, sizes, tmp_path) -> None:
-    made = make_plan(listing(images), options(tmp_path / "out", batch_size=batch_size), workers)
-    assert [len(chunk) for chunk in made.chunks] == sizes and max(sizes) <= CHUNK
-    assert [entry.source for chunk in made.chunks for entry in chunk] == list(listing(images).images)
-    assert made.usable == made.total == images
+    whole = make_plan(listing(images), options(tmp_path / "out", batch_size=batch_size), workers)
+    assert [len(chunk) for chunk in whole.chunks] == sizes and max(sizes) <= CHUNK
+    assert [entry.source for chunk in whole.chunks for entry in chunk] == list(listing(images).images)
+    assert whole.usable == whole.total == images
 
 
 def test_images_without_a_place_are_rejected_and_counted(tmp_path: Path) -> None:
-    made = make_plan(dataclasses.replace(listing(2), unusable=(("in/x", "why"),)), options(tmp_path), 1)
-    assert (made.usable, made.total) == (2, 3)
-    assert [(reject.path, reject.stage, reject.reason) for reject in made.rejects] == [("in/x", "segment", "why")]
+    whole = make_plan(dataclasses.replace(listing(2), unusable=(("in/x", "why"),)), options(tmp_path), 1)
+    assert (whole.usable, whole.total) == (2, 3)
+    assert [(reject.path, reject.stage, reject.reason) for reject in whole.rejects] == [("in/x", "segment", "why")]
 
 
 def done(output: Path, modified: int, **flags: object) -> bool:

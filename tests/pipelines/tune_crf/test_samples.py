@@ -42,13 +42,13 @@ def test_images_that_a_shard_lacks_are_samples_with_a_reason(tmp_path: Path) -> 
     dataset = write_records(tmp_path, 10)
     path = tmp_path / "val-00001-of-00002.tfrecord"
     path.write_bytes(path.read_bytes()[:-100])
-    found = {sample.key: sample.reason for sample in samples.scan(str(tmp_path), dataset, "val") if sample.reason}
-    assert list(found) == ["val-00001-of-00002.tfrecord record 4"] and "the shard ends after" in next(
-        iter(found.values())
+    reasons = {sample.key: sample.reason for sample in samples.scan(str(tmp_path), dataset, "val") if sample.reason}
+    assert list(reasons) == ["val-00001-of-00002.tfrecord record 4"] and "the shard ends after" in next(
+        iter(reasons.values())
     )
     path.write_bytes(b"")
-    found = {sample.key: sample.reason for sample in samples.scan(str(tmp_path), dataset, "val") if sample.reason}
-    assert found == {f"val-00001-of-00002.tfrecord lost {n}": "the shard ends before it" for n in range(5)}
+    reasons = {sample.key: sample.reason for sample in samples.scan(str(tmp_path), dataset, "val") if sample.reason}
+    assert reasons == {f"val-00001-of-00002.tfrecord lost {n}": "the shard ends before it" for n in range(5)}
 
 
 def test_a_label_of_another_size_is_a_fault(tmp_path: Path) -> None:

@@ -24,12 +24,17 @@ from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptio
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
-from apache_beam.transforms.environments import SubprocessSDKEnvironment
+from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment, SubprocessSDKEnvironment
 
 from pipelines.runner.failures import quiet_beam, readable, stop_when_worker_dies
 from pipelines.runner.flags import is_local, runner_name
 from pipelines.runner.progress import Heartbeat, progress, say
 from trainer.options import InputError
+
+NEVER_MS = 2**31 - 1
+"""When Beam's threads send incomplete output. They would do it every second, also in the middle of an element that
+another thread is encoding; half an element is then decoded, and what follows is read as if it were a length: jobs
+failed, or took all the memory there was."""
 
 
 def run(
@@ -93,10 +98,14 @@ def _local_runner(options: PipelineOptions, worker_log: str) -> fn_runner.FnApiR
     info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
     environment = None
     direct = options.view_as(DirectOptions)
-    if direct.direct_running_mode == "multi_processing":
-        # What Beam does in this mode, but for where the workers' stderr goes: they print every failure there, and the
-        # runner reports it again. The runner keeps an environment it was given only "in_memory".
+    # The environments are what Beam takes in these modes but for one setting each.
+    if direct.direct_running_mode == "multi_threading":
+        environment = EmbeddedPythonGrpcEnvironment(data_buffer_time_limit_ms=NEVER_MS)
+    elif direct.direct_running_mode == "multi_processing":
+        # Workers print every failure to stderr, and the runner reports it again.
         command = f"{shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
         environment = SubprocessSDKEnvironment.from_command_string(f"{command} 2>> {shlex.quote(worker_log)}")
+    if environment:
+        # The runner keeps an environment it was given only "in_memory".
         direct.direct_running_mode = "in_memory"
     return fn_runner.FnApiRunner(environment, provision_info=fn_runner.ExtendedProvisionInfo(info))

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import apache_beam as beam
@@ -200,3 +201,29 @@ def test_a_killed_worker_process_ends_the_run(tmp_path):
     assert done.returncode == failures.STATUS_WORKER_DIED
     assert "error: a worker process ended with status" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+class Slow:
+    """Takes longer to pickle than Beam waits before it sends what has been written so far."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __reduce__(self):
+        time.sleep(1.2)
+        return Slow, (self.number,)
+
+
+def test_elements_that_take_long_to_encode_arrive_whole(tmp_path):
+    """Beam's threads would otherwise send half of an element: what comes behind it is read as if it were a length."""
+
+    def build(pipeline, heartbeat):
+        def write(element):
+            (tmp_path / str(element[1].number)).write_text(element[0])
+
+        slow = pipeline | beam.Create([1, 2, 3]) | beam.Map(lambda number: ("x" * number, Slow(number)))
+        slow | beam.Reshuffle() | beam.Map(write)
+
+    options = beam_options(["--direct_num_workers", "2"])
+    run(build, options, total=3, unit="elements", title="testing")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"1": "x", "2": "xx", "3": "xxx"}

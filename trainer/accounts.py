@@ -74,7 +74,7 @@ class Accounts:
         """Raises UnbalancedError unless inputs = outputs + rejects."""
         difference = self.inputs - sum(self.outputs.values()) - self.rejected
         if difference:
-            what = f"{difference} are lost" if difference > 0 else f"{-difference} are counted twice"
+            what = f"{difference:,} lost" if difference > 0 else f"{-difference:,} too many"
             raise UnbalancedError(
                 f"the accounts do not balance: {self.line().replace(' = ', ' != ')}; {what}. "
                 "Finished outputs are kept; run the same command again, and report this if it stays"

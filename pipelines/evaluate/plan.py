@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.inputs.collection import RESERVED
 from pipelines.inputs.layouts import CITYSCAPES_LABELS, cityscapes_key, hidden
 from trainer import storage
 from trainer.accounts import Reject
@@ -16,8 +17,6 @@ from trainer.options import InputError
 STAGE = "evaluate"
 LABEL_SUFFIXES = tuple(suffix for suffix in images.SUFFIXES if suffix not in (".jpg", ".jpeg"))
 """JPEG blurs class ids."""
-BESIDE_MASKS = ("overlays", "confidence")
-"""Folders that `deeplab segment` writes beside the masks."""
 
 _CHUNK = 64  # labels per element at most: a few seconds of work
 
@@ -97,7 +96,7 @@ def list_labels(folder: str, palette: Palette) -> dict[str, str]:
 def list_masks(folder: str) -> set[str]:
     """Keys of the masks in a folder."""
     names = _listing(folder, "--masks", (".png",))
-    return {key_of(name) for name in names if name.split("/")[0] not in BESIDE_MASKS}
+    return {key_of(name) for name in names if name.split("/")[0] not in RESERVED}
 
 
 def _listing(folder: str, flag: str, suffixes: tuple[str, ...]) -> list[str]:

@@ -13,7 +13,7 @@ from pipelines.inputs.rawset import RawSet
 from trainer import storage
 from trainer.formats import images
 from trainer.formats.labels import JSON_FORM, Color, Palette, ranges
-from trainer.formats.palettes import CAMVID, CITYSCAPES, CITYSCAPES_TRAINIDS, VOC, resolve
+from trainer.formats.palettes import BUILT_IN, CAMVID, READ_BY_COLOR, READ_BY_COLORMAP, resolve
 from trainer.options import InputError
 
 PALETTE_FILE = "palette.json"
@@ -48,8 +48,8 @@ def detect_palette(rawset: RawSet, palette: str = "auto") -> tuple[Palette, str]
     built_in = _palette_of(sample, rawset.layout)
     if built_in is None:
         raise InputError(
-            f"{rawset.root}: cannot tell the palette; {sample.describe()}. Pass --palette camvid, voc, cityscapes or "
-            f"cityscapes-trainids, or a JSON file (also found as {PALETTE_FILE} in that folder) like {JSON_FORM}"
+            f"{rawset.root}: cannot tell the palette; {sample.describe()}. Give --palette {', '.join(BUILT_IN)}, "
+            f"or a JSON file (also found as {PALETTE_FILE} in that folder) like {JSON_FORM}"
         )
     return built_in, f"palette {built_in.name}: {sample.describe()}"
 
@@ -113,10 +113,10 @@ def _palette_of(sample: Sample, layout: str) -> Palette | None:
     if sample.ids and sample.colors:
         return None
     if sample.colors:
-        fits = [palette for palette in (VOC, CAMVID, CITYSCAPES) if sample.colors <= palette.known_colors()]
+        fits = [palette for palette in READ_BY_COLOR if sample.colors <= palette.known_colors()]
         return fits[0] if len(fits) == 1 else None
     if sample.embedded:
-        for palette in (VOC, CAMVID, CITYSCAPES_TRAINIDS):
+        for palette in READ_BY_COLORMAP:
             known = {*range(palette.num_classes), palette.ignore_id}
             maps = {colors[: palette.num_classes] for colors in sample.embedded}
             if maps == {palette.colors} and sample.ids <= known:

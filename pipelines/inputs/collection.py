@@ -40,7 +40,8 @@ class Listing:
 
     Attributes:
       images: in order of name.
-      unusable: pairs (path, reason) of the images whose masks have no place.
+      unusable: pairs (path, reason) of the images whose masks cannot be written, because their paths are unsafe,
+        reserved or taken.
       notes: sentences on what was left out because it is no image.
     """
 
@@ -83,7 +84,7 @@ def find(source: str, output: str = "") -> Listing:
     if len(files) > len(outside):
         notes.append(f"files left out because they lie in the output folder: {len(files) - len(outside)}")
     if len(outside) > len(chosen):
-        notes.append(f"files left out because they have no name of an image: {len(outside) - len(chosen)}")
+        notes.append(f"files without the suffix of an image, skipped: {len(outside) - len(chosen)}")
     if not chosen:
         others = f"others, such as {files[0].relative}" if files else "no files at all"
         raise InputError(f"no images in {source} ({kind}); expected {', '.join(SUFFIXES)}, found {others}")
@@ -149,9 +150,14 @@ def _name(files: list[storage.File]) -> tuple[list[SourceImage], list[tuple[str,
             unusable.append((file.path, str(error)))
             continue
         if name.split("/")[0] in RESERVED and "/" in name:
-            unusable.append((file.path, f"its mask would lie in {name.split('/')[0]}/, which holds no masks"))
+            unusable.append(
+                (
+                    file.path,
+                    f"its mask would lie in {name.split('/')[0]}/, which is reserved; rename the image's folder",
+                )
+            )
         elif name in images:
-            unusable.append((file.path, f"its mask would have the name of that of {images[name].path}"))
+            unusable.append((file.path, f"its mask would overwrite that of {images[name].path}; rename one"))
         else:
             images[name] = SourceImage(file.path, name, file.size, file.modified)
     return sorted(images.values(), key=lambda source: source.name), unusable

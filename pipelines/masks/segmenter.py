@@ -32,16 +32,16 @@ class Item:
     Attributes:
       key: the caller's, passed through.
       image: uint8 [H, W, 3] RGB.
-      network: uint8 [h, w, 3], what the network sees of it.
+      network_input: uint8 [h, w, 3], the image as the network sees it.
     """
 
     key: Any
     image: np.ndarray
-    network: np.ndarray
+    network_input: np.ndarray
 
     @property
     def pixels(self) -> int:
-        return self.network.shape[0] * self.network.shape[1]
+        return self.network_input.shape[0] * self.network_input.shape[1]
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def batches(items: Iterable[Item], size: int, pixels: int) -> Iterator[list[Item
     """
     waiting: dict[tuple[int, ...], list[Item]] = {}
     for item in items:
-        group = waiting.setdefault(item.network.shape, [])
+        group = waiting.setdefault(item.network_input.shape, [])
         group.append(item)
         if (len(group) + 1) * item.pixels > pixels or len(group) == size:
-            yield waiting.pop(item.network.shape)
+            yield waiting.pop(item.network_input.shape)
         elif sum(item.image.nbytes for group in waiting.values() for item in group) > HELD_BYTES:
             largest = max(waiting, key=lambda shape: sum(item.image.nbytes for item in waiting[shape]))
             yield waiting.pop(largest)
@@ -102,7 +102,7 @@ def most_probable(probabilities: np.ndarray, height: int, width: int) -> tuple[n
 
 
 class Segmenter:
-    """A network, and a dense CRF behind it where there are parameters for one; safe to use from several threads.
+    """A network, followed by a dense CRF if it has parameters; safe to use from several threads.
 
     Args:
       network: the network.
@@ -166,16 +166,16 @@ class Segmenter:
 
     def _predict(self, batch: list[Item]) -> np.ndarray:
         """Class ids where they are all that is needed, otherwise (twenty times the memory) the softmax."""
-        shrunk = any(item.network.shape != item.image.shape for item in batch)
+        shrunk = any(item.network_input.shape != item.image.shape for item in batch)
         what = "probabilities" if shrunk or self._confidence or self._refiner else "ids"
-        return self._network(np.stack([item.network for item in batch]), what)
+        return self._network(np.stack([item.network_input for item in batch]), what)
 
     def _refine(self, item: Item, output: np.ndarray) -> Callable[[], np.ndarray]:
         """Starts the CRF on one image; calling what is returned waits for the result."""
         if self._refiner is None:
             return lambda: output
         try:
-            future = self._refiner.submit(item.network, output)
+            future = self._refiner.submit(item.network_input, output)
         except BrokenProcessPool:
             raise _crf_died() from None
 

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from pipelines.inputs.options import LAYOUTS
 from trainer.accounts import max_reject_rate
+from trainer.formats.options import MAX_PIXELS, PALETTES
 from trainer.options import CheckedOptions, InputError, option
 
 
@@ -75,7 +76,7 @@ class RecordOptions(AugmentOptions):
         group="records",
     )
     jpeg_quality: int = option(95, "quality of the JPEGs that are encoded", low=1, high=100, group="records")
-    max_pixels: int = option(178_956_970, "reject images of more pixels than this", low=1, group="input")
+    max_pixels: int = option(MAX_PIXELS, "reject images of more pixels than this", low=1, group="input")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Options(RecordOptions):
     layout: str = option("auto", "how the raw set is laid out", choices=LAYOUTS, group="input")
     palette: str = option(
         "auto",
-        "class set: auto, voc, camvid, cityscapes, cityscapes-trainids or a JSON file",
+        f"class set: auto, {', '.join(PALETTES)} or a JSON file",
         metavar="NAME|FILE",
         group="input",
     )

@@ -25,7 +25,7 @@ from trainer.formats.labels import Palette
 from trainer.options import InputError
 
 FORMAT_VERSION = 1
-"""Part of every fingerprint; goes up when the same input would give other bytes."""
+"""Part of every fingerprint. Raise it whenever the same input gives other bytes, or finished shards would be kept."""
 SHARD_BYTES = 128 * 1024 * 1024
 SHARD_RECORDS = 1000
 

@@ -65,7 +65,7 @@ def stop_when_worker_dies(out: TextIO, title: str, folder: str) -> Iterator[None
         yield
     except KeyboardInterrupt:
         if cause:
-            text = f"a worker process ended with status {cause[0]} (killed? 137 and -9 mean out of memory, as a rule)"
+            text = f"a worker process ended with status {cause[0]} (137 or -9: killed, usually out of memory)"
         else:
             text = "interrupted"
         say(f"deeplab {title}: error: {text}; finished outputs are kept, run the command again to resume", out)
@@ -103,7 +103,7 @@ def _not_repeated(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def quiet_beam() -> Iterator[None]:
-    """Hides Beam's informational log while the block runs unless the user asked for it; errors stay."""
+    """Hides Beam's informational log while the block runs unless the user's log level shows it; errors stay."""
     beam_log = logging.getLogger("apache_beam")
     level = beam_log.level
     names = ("common", "worker.sdk_worker", "worker.data_plane", "portability.local_job_service")

@@ -89,7 +89,7 @@ class SegmentJob:
         return images.decode_image(data)
 
     def write(self, result: Segmented) -> None:
-        """Writes the mask of the SourceImage `result.key`, and what else is asked for."""
+        """Writes the mask of the SourceImage `result.key`, and what else the options name."""
         folder, name = self.options.output, result.key.name
         if result.confidence is not None:
             storage.write(place(folder, "confidence", name), images.encode_png(result.confidence))

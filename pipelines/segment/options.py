@@ -61,7 +61,7 @@ class Options(CheckedOptions):
     )
     max_pixels: int = option(
         1 << 24,
-        "reject images of more pixels than this at the network; 21 classes cost about 300 bytes a pixel",
+        "reject images with more pixels than this after --max-side; 21 classes take about 300 bytes a pixel",
         low=1,
         group="network",
     )
@@ -73,12 +73,16 @@ class Options(CheckedOptions):
         group="CRF",
     )
     crf_iterations: int | None = _crf("iterations", "mean-field iterations", low=1, high=1000)
-    crf_sxy: float | None = _crf("sxy", "how far colours attract, in pixels", above=0)
-    crf_srgb: float | None = _crf("srgb", "how unlike colours may be, in grey levels", above=0)
-    crf_compat: float | None = _crf("compat", "weight of like colours", low=0)
-    crf_sxy_gaussian: float | None = _crf("sxy_gaussian", "how far specks are smoothed, in pixels", above=0)
-    crf_compat_gaussian: float | None = _crf("compat_gaussian", "weight of smoothing", low=0)
-    crf_engine: str = option("native", "this project's engine, or the published one", choices=ENGINES, group="CRF")
+    crf_sxy: float | None = _crf("sxy", "bilateral kernel: standard deviation of positions, in pixels", above=0)
+    crf_srgb: float | None = _crf("srgb", "bilateral kernel: standard deviation of colours, in grey levels", above=0)
+    crf_compat: float | None = _crf("compat", "weight of the bilateral kernel", low=0)
+    crf_sxy_gaussian: float | None = _crf(
+        "sxy_gaussian", "smoothing kernel: standard deviation of positions, in pixels", above=0
+    )
+    crf_compat_gaussian: float | None = _crf("compat_gaussian", "weight of the smoothing kernel", low=0)
+    crf_engine: str = option(
+        "native", "this project's own implementation, or the package pydensecrf", choices=ENGINES, group="CRF"
+    )
     crf_workers: int = option(0, "images refined side by side in every worker; 0: one per core", low=0, group="CRF")
     max_reject_rate: float = max_reject_rate("images")
 

@@ -55,7 +55,7 @@ class Plan:
 
     Attributes:
       chunks: the images, a chunk being what a worker takes at a time.
-      rejects: images whose masks have no place.
+      rejects: images whose masks cannot be written: their paths are unsafe, reserved or taken.
     """
 
     chunks: tuple[tuple[Entry, ...], ...]

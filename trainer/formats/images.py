@@ -14,8 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-MAX_PIXELS = 178_956_970
-"""Images of more pixels are refused as decompression bombs, as Pillow does: half a gigabyte of RGB."""
+from trainer.formats.options import MAX_PIXELS
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 """Formats that are opened at all; formats whose decoders start other programs (such as EPS) are not among them."""

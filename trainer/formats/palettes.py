@@ -125,6 +125,10 @@ CITYSCAPES = Palette(
     aliases=CITYSCAPES_TRAINIDS.aliases,
 )
 
+READ_BY_COLOR = (VOC, CAMVID, CITYSCAPES)
+"""The palettes among which the colours of a label decide."""
+READ_BY_COLORMAP = (VOC, CAMVID, CITYSCAPES_TRAINIDS)
+"""The palettes among which the colour map of a palette PNG decides."""
 BUILT_IN = {palette.name: palette for palette in (VOC, CAMVID, CITYSCAPES, CITYSCAPES_TRAINIDS)}
 
 

@@ -8,7 +8,8 @@ after it get its stride as their atrous rate (Chen et al., "Rethinking atrous co
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from keras import layers
 
@@ -186,3 +187,44 @@ def xception_65(
         if (flow, block) == ("entry_flow", 2):
             low_level = second
     return x, low_level
+
+
+class Backbone(NamedTuple):
+    """A backbone, and what DeepLab puts behind it as published.
+
+    Attributes:
+      build: (x, *, output_stride, block_stride, momentum) -> features and low-level features.
+      has_alpha: whether `build` takes `alpha`, a factor on the number of channels.
+      has_decoder: whether low-level features refine the result.
+      has_atrous_branches: whether ASPP has three branches of atrous convolution.
+      last_weights: variable of its last convolution, which tells its checkpoints from others.
+      last_channels: how many channels that has at alpha 1.
+    """
+
+    build: Callable[..., tuple[Any, Any]]
+    has_alpha: bool
+    has_decoder: bool
+    has_atrous_branches: bool
+    last_weights: str
+    last_channels: int
+
+
+PUBLISHED = {
+    "mobilenet_v2": Backbone(
+        build=mobilenet_v2,
+        has_alpha=True,
+        has_decoder=False,
+        has_atrous_branches=False,
+        last_weights="MobilenetV2/expanded_conv_16/project/weights",
+        last_channels=320,
+    ),
+    "xception_65": Backbone(
+        build=xception_65,
+        has_alpha=False,
+        has_decoder=True,
+        has_atrous_branches=True,
+        last_weights="xception_65/exit_flow/block2/unit_1/xception_module/separable_conv3_pointwise/weights",
+        last_channels=2048,
+    ),
+}
+"""Every backbone of `trainer.network.options.BACKBONES`."""

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from trainer.network.backbones import mobilenet_v2, xception_65
+from trainer.network.backbones import PUBLISHED
 from trainer.network.layers import BroadcastLike, Norm, Subpixel, Upsample, conv, layer_name, separable
 from trainer.network.options import BACKBONES, HEADS, MAX_ALPHA, OUTPUT_STRIDES
 from trainer.options import InputError
@@ -28,8 +28,8 @@ def _check(num_classes: int, backbone: str, alpha: float, output_stride: int, he
         raise InputError(f"backbone must be one of {', '.join(BACKBONES)}, got {backbone!r}")
     if not isinstance(alpha, int | float) or not 0 < alpha <= MAX_ALPHA:
         raise InputError(f"alpha must be a number above 0 and at most {MAX_ALPHA}, got {alpha!r}")
-    if backbone == "xception_65" and alpha != 1:
-        raise InputError(f"alpha is for mobilenet_v2 only; leave it at 1 for xception_65, got {alpha}")
+    if alpha != 1 and not PUBLISHED[backbone].has_alpha:
+        raise InputError(f"alpha must be 1 for {backbone}, which has one width only, got {alpha}")
     if output_stride not in OUTPUT_STRIDES:
         raise InputError(f"output_stride must be 8, 16 or 32, got {output_stride!r}")
     if head not in HEADS:
@@ -37,7 +37,7 @@ def _check(num_classes: int, backbone: str, alpha: float, output_stride: int, he
 
 
 def published_rates(output_stride: int) -> list[int]:
-    """Xception's rates of the three atrous branches: 6, 12, 18 at output stride 16, twice that at 8, half at 32."""
+    """The rates of the three atrous branches: 6, 12, 18 at output stride 16, twice that at 8, half at 32."""
     return [rate * 16 // output_stride for rate in (6, 12, 18)]
 
 
@@ -85,9 +85,8 @@ def deeplab_v3_plus(
       output_stride: 8, 16 or 32; the stride of the backbone's last features.
       head: "bilinear" (1x1 convolution, then interpolation) or "subpixel" (1x1 convolution to num_classes·s² channels,
         then pixel shuffle; s is 4 with the decoder, `output_stride` without).
-      decoder: whether to refine at stride 4; None: as published (Xception has it, MobileNetV2 has not).
-      aspp_rates: atrous rates of ASPP; None: as published (MobileNetV2 has no atrous branches; for Xception see
-        `published_rates`).
+      decoder: whether to refine at stride 4; None: as published, see `backbones.PUBLISHED`.
+      aspp_rates: atrous rates of ASPP; None: as published, see `backbones.PUBLISHED` and `published_rates`.
       dropout: share of the features before the head (or decoder) dropped in training; published 0.1.
       momentum: of batch normalisation. The published 0.9997 suits 30,000 steps and more: in fine-tuning over a
         thousand steps the moving statistics would stay those of the old images, and inference differ from training.
@@ -96,22 +95,20 @@ def deeplab_v3_plus(
       InputError: an argument is outside its range.
     """
     _check(num_classes, backbone, alpha, output_stride, head)
-    xception = backbone == "xception_65"
-    decoder = xception if decoder is None else decoder
+    published = PUBLISHED[backbone]
+    decoder = published.has_decoder if decoder is None else decoder
     if aspp_rates is None:
-        aspp_rates = published_rates(output_stride) if xception else []
+        aspp_rates = published_rates(output_stride) if published.has_atrous_branches else []
     stride = 4 if decoder else output_stride
     block_stride = stride if head == "subpixel" else None
     norm = Norm(momentum, _EPSILON)
 
     image = keras.Input((None, None, 3), name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="scale")(image)
-    if xception:
-        x, low_level = xception_65(x, output_stride=output_stride, block_stride=block_stride, momentum=momentum)
-    else:
-        x, low_level = mobilenet_v2(
-            x, alpha=alpha, output_stride=output_stride, block_stride=block_stride, momentum=momentum
-        )
+    width = {"alpha": alpha} if published.has_alpha else {}
+    x, low_level = published.build(
+        x, output_stride=output_stride, block_stride=block_stride, momentum=momentum, **width
+    )
     x = _aspp(x, aspp_rates, norm, dropout)
     if decoder:
         x = _decoder(x, low_level, output_stride, norm)

@@ -18,9 +18,9 @@ from keras import layers
 
 from trainer import storage
 from trainer.formats.cards import CARD
+from trainer.network.backbones import PUBLISHED
 from trainer.network.folder import load_model
 from trainer.network.layers import published_name
-from trainer.network.options import BACKBONES
 from trainer.options import InputError
 
 LAST = "logits/semantic"
@@ -212,18 +212,14 @@ def architecture(checkpoint: Checkpoint) -> dict[str, Any]:
       InputError: it is not a DeepLab checkpoint, or of a kind that is not built here.
     """
     shapes = checkpoint.shapes
-    ends = {
-        "mobilenet_v2": "MobilenetV2/expanded_conv_16/project/weights",
-        "xception_65": "xception_65/exit_flow/block2/unit_1/xception_module/separable_conv3_pointwise/weights",
-    }
-    backbone = next((name for name in BACKBONES if ends[name] in shapes), None)
+    backbone = next((name for name, published in PUBLISHED.items() if published.last_weights in shapes), None)
     if backbone is None or f"{LAST}/weights" not in shapes:
-        expected = [*ends.values(), f"{LAST}/weights"]
+        expected = " or ".join(published.last_weights for published in PUBLISHED.values())
         raise InputError(
             f"{checkpoint.path} is not a DeepLab checkpoint of a known kind: it has {len(shapes)} variables, "
-            f"the first {min(shapes, default='none')}, but not {' or '.join(expected[:2])} with {expected[2]}"
+            f"the first {min(shapes, default='none')}, but not {expected} with {LAST}/weights"
         )
-    alpha = shapes[ends[backbone]][-1] / 320 if backbone == "mobilenet_v2" else 1.0
+    alpha = shapes[PUBLISHED[backbone].last_weights][-1] / PUBLISHED[backbone].last_channels
     branches = sum(f"aspp{n}_depthwise/depthwise_weights" in shapes for n in range(1, 10))
     if branches not in (0, 3):
         raise InputError(f"{checkpoint.path} has {branches} atrous branches (aspp*_depthwise); expected 0 or 3")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trainer.formats.options import PALETTES
 from trainer.network.options import HEADS, OUTPUT_STRIDES
 from trainer.options import CheckedOptions, option
 
@@ -25,7 +26,7 @@ class Options(CheckedOptions):
     )
     output: str = option(help="model folder to write, local or gs://", metavar="DIR")
     palette: str = option(
-        help="the classes it was trained on: voc, camvid, cityscapes, or a JSON file", metavar="NAME|FILE"
+        help=f"the classes it was trained on: {', '.join(PALETTES)} or a JSON file", metavar="NAME|FILE"
     )
     head: str = option("bilinear", "bilinear (as published) or subpixel", choices=HEADS)
     output_stride: int = option(16, "input pixels per feature; 8 is finer and slower", choices=OUTPUT_STRIDES)

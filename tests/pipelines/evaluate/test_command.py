@@ -279,7 +279,7 @@ def test_chunks_that_get_lost_are_an_error_and_no_smaller_evaluation(
     eight: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     withhold(monkeypatch, {0, 3, 5})
-    with pytest.raises(UnbalancedError, match=r"8 labels != 5 evaluated \+ 0 rejected; 3 are lost"):
+    with pytest.raises(UnbalancedError, match=r"8 labels != 5 evaluated \+ 0 rejected; 3 lost"):
         evaluate(eight)
     assert list((eight / "out").iterdir()) == []
 
@@ -288,5 +288,5 @@ def test_a_job_that_loses_everything_is_an_error(eight: Path, monkeypatch: pytes
     put(eight / "wrong/more0.png", b"")
     put(eight / "labels/alone.png", PALETTE.encode_mask(LABEL))
     withhold(monkeypatch, set(range(8)))
-    with pytest.raises(UnbalancedError, match=r"9 labels != 0 evaluated \+ 1 rejected; 8 are lost"):
+    with pytest.raises(UnbalancedError, match=r"9 labels != 0 evaluated \+ 1 rejected; 8 lost"):
         evaluate(eight)

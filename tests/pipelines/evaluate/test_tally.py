@@ -65,7 +65,7 @@ def test_accounts_count_the_labels_of_the_plan() -> None:
     accounts.check()
     assert accounts.line() == "6 labels = 3 evaluated + 3 rejected"
     assert [reject.key for reject in accounts.rejects] == ["m", "x", "y"]
-    with pytest.raises(UnbalancedError, match=r"5 labels != 3 evaluated .* 1 are counted twice"):
+    with pytest.raises(UnbalancedError, match=r"5 labels != 3 evaluated .* 1 too many"):
         tally.accounts(Plan(plan.labels[1:], plan.rejects, {}), whole()).check()
 
 

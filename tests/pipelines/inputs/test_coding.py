@@ -80,7 +80,7 @@ def test_the_colour_map_inside_palette_pngs_tells_the_palette(tmp_path, palette)
     ],
 )
 def test_labels_that_tell_nothing_ask_for_a_palette(tmp_path, label, seen):
-    with pytest.raises(InputError, match=rf"cannot tell the palette; .*{seen}.* Pass --palette camvid, voc"):
+    with pytest.raises(InputError, match=rf"cannot tell the palette; .*{seen}.* Give --palette voc, camvid"):
         detect_palette(labelled(tmp_path, np.uint8(label)))
 
 

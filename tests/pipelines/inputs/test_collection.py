@@ -21,7 +21,7 @@ def test_masks_are_named_by_the_path_without_suffix(tmp_path):
     assert [image.name for image in listing.images] == ["a.jpg", "a.png", "b.tar", "sub/c"]
     assert listing.notes == (
         "files left out because they lie in the output folder: 1",
-        "files left out because they have no name of an image: 2",
+        "files without the suffix of an image, skipped: 2",
     )
 
 
@@ -56,7 +56,7 @@ def test_masks_have_no_place_among_overlays(tmp_path):
     touch(tmp_path, "overlays/x.png", "a.png")
     listing = find(str(tmp_path))
     assert [image.name for image in listing.images] == ["a"]
-    reason = "its mask would lie in overlays/, which holds no masks"
+    reason = "its mask would lie in overlays/, which is reserved; rename the image's folder"
     assert listing.unusable == ((str(tmp_path / "overlays/x.png"), reason),)
 
 

@@ -5,8 +5,7 @@ import re
 import pytest
 
 from pipelines import cli
-from pipelines.prepare.options import Options, RecordOptions
-from trainer.formats import images
+from pipelines.prepare.options import Options
 from trainer.options import InputError
 
 
@@ -37,10 +36,6 @@ def test_wrong_options_are_refused(tmp_path, flags, message):
 def test_unknown_layouts_are_refused():
     with pytest.raises(InputError, match=r"--layout must be one of auto, manifest, voc, .*, paired, got 'coco'"):
         Options(input="i", output="o", layout="coco")
-
-
-def test_images_are_refused_by_the_bound_of_their_reader():
-    assert RecordOptions().max_pixels == images.MAX_PIXELS
 
 
 def test_flags_become_options():

@@ -8,7 +8,8 @@ from PIL import Image
 
 from pipelines.prepare.options import Options, RecordOptions
 from pipelines.prepare.plan import Spec
-from pipelines.prepare.shards import make_record, write_shard
+from pipelines.prepare.record import make_record
+from pipelines.prepare.shards import write_shard
 from pipelines.prepare.workarea import Entry, read_sidecar
 from tests.drawn.prepared import read_records
 from tests.drawn.rawset import write_pair

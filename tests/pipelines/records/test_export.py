@@ -70,6 +70,6 @@ def test_records_of_the_same_files_are_refused(tmp_path):
 def test_a_shard_with_fewer_records_than_dataset_json_counts_is_an_error(folder, tmp_path):
     frames = read_shard(folder / TRAIN)
     (folder / TRAIN).write_bytes(b"".join(frame(one.data) for one in frames[:-1]))
-    with pytest.raises(UnbalancedError, match=r"14 records != 13 exported \+ 0 left out .* 1 are lost"):
+    with pytest.raises(UnbalancedError, match=r"14 records != 13 exported \+ 0 left out .* 1 lost"):
         records("export", folder, tmp_path / "raw")
     assert not (tmp_path / "raw/palette.json").exists()

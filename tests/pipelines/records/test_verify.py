@@ -130,5 +130,5 @@ def test_a_record_that_the_check_loses_is_an_error(folder, monkeypatch):
         return checked
 
     monkeypatch.setattr(verify, "check_shard", forgetful)
-    with pytest.raises(UnbalancedError, match=r"14 records != 11 good .*; 3 are lost"):
+    with pytest.raises(UnbalancedError, match=r"14 records != 11 good .*; 3 lost"):
         records("verify", folder)

@@ -113,7 +113,7 @@ def test_chunks_that_get_lost_are_an_error_and_the_next_run_makes_them(model, ph
     flags = ("--direct_num_workers", 2, "--max-reject-rate", 1)
     with monkeypatch.context() as patch:
         withhold(patch, {0, 2})
-        with pytest.raises(UnbalancedError, match=r"7 images != 4 written \+ 0 skipped \+ 1 rejected; 2 are lost"):
+        with pytest.raises(UnbalancedError, match=r"7 images != 4 written \+ 0 skipped \+ 1 rejected; 2 lost"):
             segment(*run, *flags)
     assert report_of(tmp_path / "masks")["status"] == "incomplete"
     assert segment(*run, *flags) == 0
@@ -123,7 +123,7 @@ def test_chunks_that_get_lost_are_an_error_and_the_next_run_makes_them(model, ph
 
 def test_a_job_that_loses_everything_is_an_error(model, photos, tmp_path, monkeypatch):
     withhold(monkeypatch, set(range(100)))
-    with pytest.raises(UnbalancedError, match=r"6 images != 0 written \+ 0 skipped \+ 0 rejected; 6 are lost"):
+    with pytest.raises(UnbalancedError, match=r"6 images != 0 written \+ 0 skipped \+ 0 rejected; 6 lost"):
         segment("--input", photos, "--model", model, "--output", tmp_path)
 
 
@@ -131,5 +131,5 @@ def test_a_job_that_publishes_nothing_is_an_error(model, photos, tmp_path, monke
     run = ("--input", photos, "--model", model, "--output", tmp_path)
     assert segment(*run) == 0
     monkeypatch.setattr(job, "publish", lambda *arguments: None)
-    with pytest.raises(UnbalancedError, match=r"6 images != 0 written \+ 0 skipped \+ 0 rejected; 6 are lost"):
+    with pytest.raises(UnbalancedError, match=r"6 images != 0 written \+ 0 skipped \+ 0 rejected; 6 lost"):
         segment(*run)

@@ -109,7 +109,7 @@ def test_masks_that_get_lost_are_an_error_and_the_next_run_makes_them(folders, n
 
     with monkeypatch.context() as patch:
         patch.setattr(RefinePoints, "process", some)
-        with pytest.raises(UnbalancedError, match=r"348 masks != 0 known \+ 292 scored \+ 0 rejected; 56 are lost"):
+        with pytest.raises(UnbalancedError, match=r"348 masks != 0 known \+ 292 scored \+ 0 rejected; 56 lost"):
             tune("--model", model, "--records", records)
     assert len(withheld) == 56 and not (model / "crf.json").exists()
     smoothing.calls = 0
@@ -121,7 +121,7 @@ def test_masks_that_get_lost_are_an_error_and_the_next_run_makes_them(folders, n
 def test_a_job_that_loses_everything_is_an_error(folders, network, monkeypatch):
     model, records = folders
     monkeypatch.setattr(PredictImage, "process", lambda self, task: [])
-    with pytest.raises(UnbalancedError, match=r"348 masks != 0 known \+ 0 scored \+ 0 rejected; 348 are lost"):
+    with pytest.raises(UnbalancedError, match=r"348 masks != 0 known \+ 0 scored \+ 0 rejected; 348 lost"):
         tune("--model", model, "--records", records)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from trainer.formats.labels import LabelError, Palette
+from trainer.formats.options import PALETTES
 from trainer.formats.palettes import BUILT_IN, CAMVID, CITYSCAPES, CITYSCAPES_TRAINIDS, VOC, resolve, voc_colormap
 from trainer.options import InputError
 
@@ -61,3 +62,7 @@ def test_resolve_finds_names_and_files(tmp_path):
     assert resolve(str(path)) == mine
     with pytest.raises(InputError, match=r"'nope' is neither one of voc, camvid, cityscapes, .* nor a file"):
         resolve("nope")
+
+
+def test_options_name_every_built_in_palette():
+    assert tuple(BUILT_IN) == PALETTES

@@ -8,8 +8,9 @@ import pytest
 from keras import layers, ops
 
 from tests.drawn.networks import random_image, randomise, small_network
-from trainer.network.backbones import mobilenet_v2, xception_65
+from trainer.network.backbones import PUBLISHED, mobilenet_v2, xception_65
 from trainer.network.deeplab import deeplab_v3_plus
+from trainer.network.options import BACKBONES
 from trainer.options import InputError
 
 
@@ -131,9 +132,13 @@ def test_atrous_rates_take_the_place_of_strides():
         ({"output_stride": 4}, "8, 16 or 32"),
         ({"head": "deconvolution"}, "subpixel, bilinear"),
         ({"alpha": 0}, "alpha"),
-        ({"backbone": "xception_65", "alpha": 0.5}, "mobilenet_v2 only"),
+        ({"backbone": "xception_65", "alpha": 0.5}, "alpha must be 1 for xception_65"),
     ],
 )
 def test_nonsense_is_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         deeplab_v3_plus(**{"num_classes": 3, **arguments})
+
+
+def test_every_backbone_that_options_name_can_be_built():
+    assert tuple(PUBLISHED) == BACKBONES

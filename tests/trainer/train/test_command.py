@@ -188,7 +188,7 @@ def test_a_shard_that_ends_early_is_refused_before_anything_is_trained(tmp_path,
         (["--learning-rate", "-1"], "--learning-rate must be above 0, got -1.0"),
         (["--init-from", "nowhere.ckpt"], "nowhere.ckpt"),
         (["--alpha", "9"], "--alpha must be above 0 and at most 4, got 9.0"),
-        (["--backbone", "xception_65", "--alpha", "0.5"], "alpha is for mobilenet_v2 only"),
+        (["--backbone", "xception_65", "--alpha", "0.5"], "alpha must be 1 for xception_65"),
         (["--batch-norm-momentum", "1"], "--batch-norm-momentum must be 0 or more and below 1, got 1.0"),
     ],
 )

@@ -51,7 +51,7 @@ def test_validation_counts_every_pixel_that_has_a_class():
     assert result.overlays.shape == (2, 2, 3, 3) and result.overlays.dtype == np.uint8
 
 
-@pytest.mark.parametrize(("records", "difference"), [(6, "1 are lost"), (3, "2 are counted twice")])
+@pytest.mark.parametrize(("records", "difference"), [(6, "1 lost"), (3, "2 too many")])
 def test_more_or_fewer_images_than_dataset_json_counts_are_an_error(records, difference):
     labels = np.zeros((5, 2, 3), np.uint8)
     predict = lambda images: np.zeros(images.shape[:3], np.uint8)

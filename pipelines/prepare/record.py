@@ -1,0 +1,91 @@
+"""The making of one record: an image and its label from their files, augmented, encoded, or refused with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pipelines.prepare import augment
+from pipelines.prepare.options import RecordOptions
+from pipelines.prepare.workarea import Entry
+from trainer import storage
+from trainer.formats import images
+from trainer.formats.examples import Record
+from trainer.formats.images import ImageError
+from trainer.formats.labels import LabelError, Palette
+
+
+class Unusable(Exception):
+    """A source file cannot be used; becomes a Reject."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(reason)
+        self.path, self.reason = path, reason
+
+
+def make_record(entry: Entry, palette: Palette, options: RecordOptions) -> tuple[Record, np.ndarray]:
+    """Reads one image and its label and makes the record.
+
+    Returns:
+      The record and its label, uint8 [H, W] class ids.
+
+    Raises:
+      Unusable: one of the two files.
+    """
+    data, image = _load(entry.image, lambda data: images.decode_image(data, options.max_pixels))
+    _, label = _load(entry.label, lambda data: palette.to_ids(images.decode_label(data, options.max_pixels)))
+    if label.shape != image.shape[:2]:
+        height, width = image.shape[:2]
+        raise Unusable(
+            entry.label, f"label is {label.shape[1]}x{label.shape[0]}, its image {width}x{height} (upright)"
+        )
+    fits = options.max_side == 0 or max(label.shape) <= options.max_side
+    if not fits:
+        image, label = augment.shrink(image, label, options.max_side)
+    if entry.copy:
+        rng = augment.rng_for(options.seed, entry.key, entry.copy)
+        image, label = augment.augment(image, label, rng, options, palette.ignore_id)
+    if fits and not entry.copy:
+        data, image_format, channels = _unchanged(data, image, options)
+    else:
+        data, image_format, channels = _encoded(image, options.image_format, options)
+    height, width = label.shape
+    record = Record(
+        key=entry.key,
+        filename=entry.filename,
+        image=data,
+        image_format=image_format,
+        height=height,
+        width=width,
+        channels=channels,
+        label=images.encode_png(label),
+        copy=entry.copy,
+    )
+    return record, label
+
+
+def _load(path: str, decode: Callable[[bytes], Any]) -> tuple[bytes, Any]:
+    try:
+        data = storage.read(path)
+    except OSError as error:
+        raise Unusable(path, f"cannot be read: {error.strerror or error}") from None
+    try:
+        return data, decode(data)
+    except (ImageError, LabelError) as error:
+        raise Unusable(path, str(error)) from None
+
+
+def _encoded(image: np.ndarray, image_format: str, options: RecordOptions) -> tuple[bytes, str, int]:
+    """Bytes, format and channels of an image whose pixels are to be encoded."""
+    is_png = image_format == "png"
+    return images.encode_png(image) if is_png else images.encode_jpeg(image, options.jpeg_quality), image_format, 3
+
+
+def _unchanged(data: bytes, image: np.ndarray, options: RecordOptions) -> tuple[bytes, str, int]:
+    """The same for an image as it came: its own bytes where every reader of records can read them upright."""
+    source = images.header(data, options.max_pixels)
+    if source.format in ("jpeg", "png") and source.mode in ("RGB", "L") and source.orientation == 1:
+        return data, source.format, 1 if source.mode == "L" else 3
+    return _encoded(image, options.image_format if source.format == "jpeg" else "png", options)

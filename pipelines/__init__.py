@@ -1,3 +1,7 @@
-"""The upper half: Beam jobs that prepare records, segment collections and evaluate masks."""
+"""The upper half: commands, each a folder, and the parts they share, lowest first.
 
-__version__ = "0.1.0"
+Commands: demo, prepare, records, segment, tune_crf, evaluate (and train, weights in `trainer`).
+Parts: runner, inputs, scores, crf, masks, pages; each may import those before it.
+"""
+
+__version__ = "0.2.0"

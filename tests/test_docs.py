@@ -31,7 +31,7 @@ def test_the_readme_shows_every_command():
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_of_the_readme_are_understood(line):
-    cli.read(shlex.split(line))
+    assert cli.read(shlex.split(line))[0] == line.split()[0]
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

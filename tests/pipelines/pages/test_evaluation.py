@@ -177,7 +177,7 @@ def test_tables_for_the_terminal_are_aligned() -> None:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory):
     if chromium.executable() is None:
-        pytest.skip("Chromium not content: how a browser shows the report is not tested")
+        pytest.skip("Chromium not found: how a browser shows the report is not tested")
     with chromium.browse(tmp_path_factory.mktemp("profile")) as page:
         yield page
 

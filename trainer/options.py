@@ -192,7 +192,8 @@ def _add_argument(group: Any, field: dataclasses.Field, shape: _Shape) -> None:
         group.add_argument(field.name, metavar=metadata["metavar"], help=_help(field))
     elif shape.element is bool:
         flag = CheckedOptions.flag(field.name)
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=_help(field))
+        switch = group.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
+        switch.help = _help(field)  # not an argument above: Python 3.10 would add the default to it once more
     else:
         group.add_argument(
             CheckedOptions.flag(field.name),

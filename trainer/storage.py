@@ -6,6 +6,7 @@ Nothing is ever half visible: local files appear by rename, objects in Cloud Sto
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import fnmatch
@@ -20,9 +21,19 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+import google_crc32c
+
 from trainer.options import InputError
 
 SCHEME = "gs://"
+
+
+class Unavailable(RuntimeError):
+    """Storage did not do what it was asked, for no reason that lies in the file: the run ends and can be resumed."""
+
+
+class CorruptError(OSError):
+    """A file's bytes are not those that were stored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +45,23 @@ class File:
       relative: its path below that folder, with forward slashes.
       size: bytes.
       modified: modification time in nanoseconds, or the object's generation number.
+      identity: of its contents, see `identity`, where the listing tells it (Cloud Storage); "" otherwise.
     """
 
     path: str
     relative: str
     size: int
     modified: int
+    identity: str = ""
+
+
+def identity(data: bytes) -> str:
+    """What tells contents apart: CRC-32C as 8 hexadecimal digits, a hyphen, and the number of bytes."""
+    return _identity(google_crc32c.value(data), len(data))
+
+
+def _identity(crc32c: int, size: int) -> str:
+    return f"{crc32c:08x}-{size}"
 
 
 def is_remote(path: str) -> bool:
@@ -58,8 +80,17 @@ def absolute(path: str) -> str:
     return path if is_remote(path) else os.path.abspath(path)
 
 
+def real(path: str) -> str:
+    """The one path of what `path` names, through all links; for gs:// the address without a slash at its end."""
+    return path.rstrip("/") if is_remote(path) else os.path.realpath(path)
+
+
 def safe_relative(name: str) -> str:
-    """`name` if it is a relative path that stays below the folder it is joined to; InputError otherwise."""
+    """`name` if it is UTF-8 and a relative path that stays below the folder it is joined to; InputError otherwise."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"its name is not UTF-8: {name!r}; rename it") from None
     path = PurePosixPath(name)
     if not name or "\0" in name or "\\" in name or path.is_absolute() or ".." in path.parts or name[1:2] == ":":
         raise InputError(f"the name {name!r} would leave the output folder; rename the file or the record")
@@ -181,7 +212,13 @@ def files(root: str) -> list[File]:
         return sorted(_local_files(root), key=lambda file: file.relative)
     bucket, prefix = _split(root.rstrip("/") + "/")
     entries = [
-        File(f"{SCHEME}{bucket}/{blob.name}", blob.name[len(prefix) :], blob.size, blob.generation or 0)
+        File(
+            f"{SCHEME}{bucket}/{blob.name}",
+            blob.name[len(prefix) :],
+            blob.size,
+            blob.generation or 0,
+            _identity(int.from_bytes(base64.b64decode(blob.crc32c), "big"), blob.size) if blob.crc32c else "",
+        )
         for blob in _blobs(bucket, prefix)
         if not blob.name.endswith("/")
     ]

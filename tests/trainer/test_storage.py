@@ -80,6 +80,25 @@ def test_names_that_leave_the_folder_are_refused(name):
         storage.safe_relative(name)
 
 
+def test_a_name_that_is_not_utf8_is_refused():
+    with pytest.raises(InputError, match=r"its name is not UTF-8: 'a\\udcff.jpg'; rename it"):
+        storage.safe_relative("a\udcff.jpg")
+
+
+def test_listings_in_the_cloud_tell_the_contents_identity(root):
+    storage.write(storage.join(root, "a.bin"), b"123456789")
+    (file,) = storage.files(root)
+    assert storage.identity(b"123456789") == "e3069283-9"
+    assert file.identity == ("e3069283-9" if storage.is_remote(root) else "")
+
+
+def test_the_real_path_goes_through_links(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    assert storage.real(str(tmp_path / "link" / "a.jpg")) == str(tmp_path / "set" / "a.jpg")
+    assert storage.real("gs://bucket/set/") == "gs://bucket/set"
+
+
 def test_names_below_the_folder_are_kept():
     assert storage.safe_relative("a/b c/d.e.png") == "a/b c/d.e.png"
 

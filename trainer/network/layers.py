@@ -45,9 +45,24 @@ def published_name(name: str) -> str:
     return name.replace("-", "/")
 
 
+def _has_replicas() -> bool:
+    """Whether the model being built is trained on several devices at once; only TensorFlow can say so."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync > 1
+
+
 def _normalise(x: Any, scope: str, norm: Norm, activation: str | None) -> Any:
-    name = layer_name(f"{scope}/BatchNorm")
-    x = layers.BatchNormalization(momentum=norm.momentum, epsilon=norm.epsilon, name=name)(x)
+    # Replicas share their statistics: the pooled map of an image is 1x1, and the variance of one value is zero. On a
+    # single device Keras' sums for that would only round differently.
+    x = layers.BatchNormalization(
+        momentum=norm.momentum,
+        epsilon=norm.epsilon,
+        synchronized=_has_replicas(),
+        name=layer_name(f"{scope}/BatchNorm"),
+    )(x)
     return layers.Activation(activation, name=layer_name(f"{scope}/{activation}"))(x) if activation else x
 
 

@@ -1,0 +1,373 @@
+"""The boundary around every image of every job: whatever one image does becomes a reject of that image.
+
+An image can do two things to a job. It can raise what nobody expected (no memory, a fault of OpenCV, of an encoder, of
+the CRF); `attempt` is for that:
+
+    try:
+        record = attempt(lambda: make_record(entry), known=Unusable)
+    except (Unusable, Failed) as fault:
+        rejects.append(Reject(entry.key, entry.image, STAGE, fault.reason))
+
+And it can end the process it is decoded in, which no `except` sees. So a worker leaves a note of what it is at, and
+a rerun (or the runner's next try) that finds the note works on that chunk with care, in a subprocess:
+
+    with InFlight(folder).watch(name) as care:
+        for entry in chunk:
+            make = functools.partial(care.isolated, make_record, entry) if care else lambda: make_record(entry)
+            record = attempt(make, known=Unusable)  # as above
+
+What cannot be isolated at a bearable price, such as a network that takes a gigabyte, is noted image by image while the
+chunk is worked on with care, and only an image at which the process ended then is isolated as well:
+
+            if entry.key in care.suspects:
+                ids = care.isolated(load_and_segment, job, entry)
+            else:
+                care.at(entry.key)
+                ids = segment(image)
+
+Nothing but the end of such a subprocess, twice, while this process lived is a verdict on an image. A note is none: it
+may be there because the user pressed Ctrl-C, the machine was taken back or the power failed; all it costs is care.
+What is written must therefore not depend on care.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from trainer import storage
+from trainer.accounts import UnbalancedError
+from trainer.options import InputError
+
+T = TypeVar("T")
+
+LONGEST = 400
+"""Characters of a cause; those of TensorFlow fill a page."""
+SUFFIX = ".started"
+
+
+class Failed(Exception):
+    """An image could not be processed, alone neither.
+
+    Attributes:
+      reason: for its reject, in one line.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _Died(Exception):
+    """The subprocess ended instead of answering."""
+
+
+class _Room:
+    """Threads are in it side by side, or one alone. It does not matter how deep a thread goes into it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._waiting = 0
+        self._taken = False
+        self._here = threading.local()
+
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[None]:
+        """A place beside the other threads."""
+        if getattr(self._here, "place", ""):
+            yield
+            return
+        with self._changed:
+            # Who waits to be alone goes first: the others would never all be outside by chance.
+            self._changed.wait_for(lambda: not self._taken and not self._waiting)
+            self._inside += 1
+        self._here.place = "beside"
+        try:
+            yield
+        finally:
+            self._here.place = ""
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """The whole room. A thread that has a place gives it up while it waits, or two of them would wait for ever."""
+        before = getattr(self._here, "place", "")
+        if before == "alone":
+            yield
+            return
+        with self._changed:
+            self._inside -= before == "beside"
+            self._changed.notify_all()
+            self._waiting += 1
+            self._changed.wait_for(lambda: not self._taken and not self._inside)
+            self._waiting -= 1
+            self._taken = True
+        self._here.place = "alone"
+        try:
+            yield
+        finally:
+            self._here.place = before
+            with self._changed:
+                self._taken = False
+                self._inside += before == "beside"
+                self._changed.notify_all()
+
+
+_room = _Room()
+
+
+def attempt(work: Callable[[], T], known: type[Exception] | tuple[type[Exception], ...] = ()) -> T:
+    """What `work` returns. Where it raises what is not known, it is called once more, alone.
+
+    Alone means that no other `attempt` of this process is at work: what lacked memory among others has all of it then.
+    Attempts may be nested. `work` must not wait for an attempt of another thread, and the caller must hold no lock
+    that another attempt takes. What `work` does to anything but its result it may do twice.
+
+    Args:
+      work: the work on one image.
+      known: exceptions that are the caller's own, raised at once: what is known to be wrong with a file.
+
+    Raises:
+      Failed: `work` raised twice; with the second cause.
+      InputError, storage.Unavailable, UnbalancedError: end the job, whatever image was at work.
+    """
+    for place in (_room.beside, _room.alone):
+        try:
+            with place():
+                return work()
+        except Exception as error:
+            # Failed comes from an attempt inside of this one, which has tried alone already.
+            if isinstance(error, (known, Failed, InputError, UnbalancedError, storage.Unavailable)):
+                raise
+            reason = cause(error)
+            logging.getLogger(__name__).info("an image failed: %s", reason, exc_info=True)
+        gc.collect()  # outside of the handler, where the traceback holds what `work` had in memory
+    raise Failed(f"{reason}; tried alone")
+
+
+def cause(error: BaseException) -> str:
+    """An exception in one line of at most LONGEST characters: "MemoryError: Unable to allocate 3 GiB"."""
+    message = " ".join(str(error).split())
+    name = "" if isinstance(error, _Died) else type(error).__name__
+    line = ": ".join(part for part in (name, message) if part)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
+
+
+class InFlight:
+    """Notes of what the workers of a stage are at, one small file for each chunk or shard, none when it is done.
+
+    Args:
+      folder: where the notes are, local or gs://: a folder of its own in the stage's work area.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def path(self, name: str) -> str:
+        """The file of a note; names that differ in anything have different ones."""
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+        return storage.join(self.folder, digest[:24] + SUFFIX)
+
+    def interrupted(self, name: str) -> bool:
+        """Whether an earlier process ended while it was at `name`, or another is at it now."""
+        return storage.exists(self.path(name))
+
+    def start(self, name: str, image: str = "", suspects: frozenset[str] = frozenset()) -> None:
+        """Notes that this process is at `name`.
+
+        Args:
+          name: of the chunk, the same on every run over the same images.
+          image: at which one, where it works with care.
+          suspects: images at which earlier processes ended.
+        """
+        note = {"name": name, "image": image, "suspects": sorted(suspects)}
+        storage.write(self.path(name), json.dumps(note).encode())
+
+    def end(self, name: str) -> None:
+        """Notes that `name` is done, or given up for another reason than the end of the process."""
+        with contextlib.suppress(FileNotFoundError):
+            storage.remove(self.path(name))
+
+    def suspects(self, name: str) -> frozenset[str]:
+        """Images of `name` at which a process that worked with care has ended."""
+        try:
+            note = json.loads(storage.read(self.path(name)))
+            return frozenset(filter(None, [*note["suspects"], note["image"]]))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return frozenset()
+
+    def clear(self) -> None:
+        """Removes all notes: of a job that has come to its end, nothing is in flight."""
+        with contextlib.suppress(FileNotFoundError):
+            for file in storage.files(self.folder):
+                if file.relative.endswith(SUFFIX):
+                    storage.remove(file.path)
+
+    @contextlib.contextmanager
+    def watch(self, name: str) -> Iterator[Care | None]:
+        """Notes that this process is at `name` while the block runs.
+
+        Gives None, or a `Care` where an earlier process ended in there. An exception is no end of the process: the
+        note goes with it. Costs three requests where `folder` is in Cloud Storage.
+        """
+        care = Care(self, name, self.suspects(name)) if self.interrupted(name) else None
+        self.start(name, suspects=care.suspects if care else frozenset())
+        try:
+            yield care
+        finally:
+            if care:
+                care.isolated.close()
+            self.end(name)
+
+
+class Care:
+    """How a chunk is worked on after a process ended in it.
+
+    Attributes:
+      suspects: images at which a process ended that was already working with care.
+      isolated: for what can be isolated.
+    """
+
+    def __init__(self, notes: InFlight, name: str, suspects: frozenset[str]) -> None:
+        self._notes, self._name = notes, name
+        self.suspects = suspects
+        self.isolated = Isolated()
+
+    def at(self, image: str) -> None:
+        """Notes that this image will be worked on now, in this very process."""
+        self._notes.start(self._name, image, self.suspects)
+
+
+class Isolated:
+    """Runs functions in a subprocess, one after another, so that what ends it does not end this process.
+
+    The subprocess is started at the first call and after every end, and ends with this process. It is the first that
+    Linux kills when memory runs out.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: Any = None
+        self._pipe: Connection | None = None
+
+    def __enter__(self) -> Isolated:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __call__(self, function: Callable[..., T], *args: Any) -> T:
+        """What `function(*args)` returns or raises in the subprocess.
+
+        Args:
+          function: importable by its name; what it takes, returns and raises can be pickled.
+
+        Raises:
+          Failed: it ended the subprocess, and once more, alone, a new one.
+          InputError: the subprocess does not start, or was asked to end.
+        """
+        value, error = attempt(functools.partial(self._answer, function, args))
+        if error is not None:
+            raise error
+        return value
+
+    def close(self) -> None:
+        """Ends the subprocess, if there is one."""
+        with self._lock:
+            self._end()
+
+    def _answer(self, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, Exception | None]:
+        with self._lock:
+            if self._process is None:
+                self._start()
+            try:
+                self._pipe.send((function, args))
+                return self._pipe.recv()
+            except (EOFError, ConnectionError):
+                ending = self._end()
+            except BaseException:  # no memory for the answer; whatever comes next through the pipe is not the next one
+                self._process.kill()
+                self._end()
+                raise
+        if -ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            raise InputError("a subprocess was asked to end; run the same command again to resume")
+        raise _Died(f"the process that worked on it ended twice, with {_ending(ending)}")
+
+    def _start(self) -> None:
+        # Not forked: copies of this process' locks may be held for ever, those of TensorFlow and gRPC among them.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+        try:
+            self._pipe.recv()
+        except EOFError:
+            raise InputError(f"a subprocess did not start: it ended with {_ending(self._end())}") from None
+
+    def _end(self) -> int:
+        """Ends the subprocess; returns its exit status, or minus the signal that ended it."""
+        if self._process is None:
+            return 0
+        self._pipe.close()  # it ends when it finds nobody there
+        self._process.join()
+        status = self._process.exitcode
+        self._process.close()
+        self._process = self._pipe = None
+        return status
+
+
+def _ending(status: int) -> str:
+    if status >= 0:
+        return f"status {status}"
+    hint = ", usually for lack of memory" if -status == signal.SIGKILL else ""
+    with contextlib.suppress(ValueError):
+        return f"signal {-status} ({signal.Signals(-status).name}{hint})"
+    return f"signal {-status}"
+
+
+def _serve(pipe: Connection) -> None:
+    """The subprocess: answers calls until nobody is there to ask."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too; the other one decides
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    pipe.send(None)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            call = pipe.recv_bytes()
+            try:
+                function, args = pickle.loads(call)
+                answer = pickle.dumps((function(*args), None), pickle.HIGHEST_PROTOCOL)
+            except Exception as error:
+                answer = pickle.dumps((None, _portable(error)))
+            pipe.send_bytes(answer)
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception as it can be sent: itself, or its text where pickling or unpickling it would fail."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError(cause(error))

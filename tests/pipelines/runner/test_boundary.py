@@ -1,0 +1,197 @@
+"""One boundary around every image: tried alone, then a reject; and what is known of processes that ended."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+
+from pipelines.runner.boundary import LONGEST, Failed, InFlight, attempt, cause
+from trainer import storage
+from trainer.accounts import UnbalancedError
+from trainer.options import InputError
+
+
+class Known(ValueError):
+    pass
+
+
+def failing(*errors):
+    """A work that raises these errors, one at a call, and then returns how often it was called."""
+    calls = []
+
+    def work():
+        calls.append(None)
+        if len(calls) <= len(errors):
+            raise errors[len(calls) - 1]
+        return len(calls)
+
+    work.calls = calls
+    return work
+
+
+def test_the_result_comes_through():
+    assert attempt(failing()) == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError("9 GiB"), RuntimeError("CRF"), TypeError("EXIF"), OSError("disk")])
+def test_what_nobody_expected_is_tried_once_more(error):
+    assert attempt(failing(error)) == 2
+
+
+def test_a_second_failure_says_the_cause_in_one_line():
+    with pytest.raises(Failed) as failed:
+        attempt(failing(RuntimeError("first"), MemoryError("Unable to\n  allocate 9 GiB")))
+    assert failed.value.reason == "MemoryError: Unable to allocate 9 GiB; tried alone"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Known("bad file"),
+        InputError("changed"),
+        storage.Unavailable("down"),
+        UnbalancedError("lost"),
+        KeyboardInterrupt(),
+        SystemExit(3),
+        GeneratorExit(),
+    ],
+)
+def test_what_is_known_or_ends_the_job_is_raised_at_once(error):
+    work = failing(error)
+    with pytest.raises(type(error)) as raised:
+        attempt(work, known=(Known, (KeyError,)))
+    assert raised.value is error and len(work.calls) == 1
+
+
+def test_memory_of_the_first_try_is_free_at_the_second():
+    held = []
+
+    def work():
+        if held:
+            gc.disable()
+            assert held[0]() is None
+            return "done"
+        array = np.zeros(10)
+        held.append(weakref.ref(array))
+        raise MemoryError
+
+    try:
+        assert attempt(work) == "done"
+    finally:
+        gc.enable()
+
+
+def test_a_cause_is_never_longer_than_a_few_lines():
+    assert len(cause(ValueError("x" * 10_000))) == LONGEST
+    assert cause(MemoryError()) == "MemoryError"
+
+
+def in_threads(count, work):
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads), "deadlock"
+
+
+def test_attempts_run_side_by_side():
+    meeting = threading.Barrier(4, timeout=10)
+    in_threads(4, lambda number: attempt(meeting.wait))
+    assert not meeting.broken
+
+
+def test_a_second_try_runs_alone():
+    at_work, seen = set(), []
+
+    def work(number, tries):
+        tries.append(None)
+        at_work.add(number)
+        time.sleep(0.005)
+        if len(tries) == 2:
+            seen.append(set(at_work))
+        at_work.discard(number)
+        if number % 2 and len(tries) == 1:
+            raise MemoryError
+
+    def thread(number):
+        for _ in range(5):
+            attempt(functools.partial(work, number, []))
+
+    in_threads(6, thread)
+    assert len(seen) == 15 and all(len(numbers) == 1 for numbers in seen)
+
+
+def test_nested_attempts_that_fail_in_every_thread_end():
+    failures = []
+
+    def thread(number):
+        for _ in range(10):
+            try:
+                attempt(lambda: attempt(failing(*[MemoryError("inner")] * 9)))
+            except Failed as error:
+                failures.append(error.reason)
+
+    in_threads(6, thread)
+    assert failures == ["MemoryError: inner; tried alone"] * 60
+
+
+def test_a_note_tells_that_a_process_ended(tmp_path):
+    notes = InFlight(str(tmp_path / "notes"))
+    assert not notes.interrupted("a/b\n1")
+    notes.start("a/b\n1")
+    later = InFlight(str(tmp_path / "notes"))
+    assert later.interrupted("a/b\n1") and not later.interrupted("a/b\n2")
+    later.end("a/b\n1")
+    later.end("a/b\n1")
+    assert not notes.interrupted("a/b\n1")
+
+
+def test_a_chunk_is_worked_on_with_care_only_after_an_end(tmp_path):
+    notes = InFlight(str(tmp_path))
+    with notes.watch("chunk") as care:
+        assert care is None and notes.interrupted("chunk")
+    assert os.listdir(tmp_path) == []
+    notes.start("chunk")
+    with notes.watch("chunk") as care:
+        assert care.suspects == frozenset()
+        assert care.isolated(os.path.basename, "a/b") == "b"
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_exception_is_no_end_of_the_process(tmp_path):
+    with pytest.raises(storage.Unavailable), InFlight(str(tmp_path)).watch("chunk"):
+        raise storage.Unavailable("down")
+    assert os.listdir(tmp_path) == []
+
+
+def test_images_at_which_processes_ended_stay_suspect(tmp_path):
+    """Two processes end in the same chunk at different images; the third knows both."""
+    notes = InFlight(str(tmp_path))
+    notes.start("chunk")
+    for image, before in (("a\udcff", frozenset()), ("b\u2028", frozenset({"a\udcff"}))):
+        watch = notes.watch("chunk")
+        care = watch.__enter__()
+        assert care.suspects == before
+        care.at(image)
+        saved = (tmp_path / os.listdir(tmp_path)[0]).read_bytes()
+        watch.__exit__(None, None, None)
+        (tmp_path / os.path.basename(notes.path("chunk"))).write_bytes(saved)  # as a killed process leaves it
+    assert notes.suspects("chunk") == {"a\udcff", "b\u2028"}
+    notes.clear()
+    assert os.listdir(tmp_path) == []
+    notes.clear()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b"null", b'{"image": [], "suspects": 3}'])
+def test_a_damaged_note_is_a_note_all_the_same(content, tmp_path):
+    notes = InFlight(str(tmp_path))
+    (tmp_path / os.path.basename(notes.path("chunk"))).write_bytes(content)
+    assert notes.interrupted("chunk") and notes.suspects("chunk") == frozenset()

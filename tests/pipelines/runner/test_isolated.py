@@ -1,0 +1,125 @@
+"""Functions in a subprocess: what ends it is a failure of one image, not of the program or of the next image."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.runner.boundary import Failed, Isolated
+from tests.drawn.places import ROOT
+from trainer.options import InputError
+
+
+class Known(ValueError):
+    pass
+
+
+def is_alive(process):
+    """A process whose parent has ended may stay as a zombie where nobody collects it."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True).stdout
+    return bool(state.strip()) and not state.startswith("Z")
+
+
+def test_the_end_of_the_program_takes_its_subprocess_along(tmp_path):
+    program = textwrap.dedent(
+        """
+        import os, time
+        from pipelines.runner.boundary import Isolated
+        isolated = Isolated()
+        print(isolated(os.getpid), flush=True)
+        isolated(time.sleep, 60)
+        """
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        child = int(process.stdout.readline())
+        process.kill()
+    deadline = time.monotonic() + 10
+    while is_alive(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# What follows runs in the subprocess.
+
+
+def end(sign):
+    os.kill(os.getpid(), sign)
+
+
+def raise_known(text):
+    raise Known(text)
+
+
+class Unpicklable(Exception):
+    def __init__(self, path, reason):
+        super().__init__(reason)
+
+
+def raise_unpicklable():
+    raise Unpicklable("a.png", "no\nheader")
+
+
+def heavy_modules():
+    return [name for name in ("tensorflow", "apache_beam", "google.cloud.storage") if name in sys.modules]
+
+
+def oom_score():
+    return Path("/proc/self/oom_score_adj").read_text()
+
+
+def give_lambda():
+    return lambda: None
+
+
+def test_an_image_that_ends_its_process_fails_and_the_next_one_works():
+    with Isolated() as isolated:
+        first = isolated(os.getpid)
+        with pytest.raises(Failed) as failed:
+            isolated(end, signal.SIGSEGV)
+        reason = "the process that worked on it ended twice, with signal 11 (SIGSEGV); tried alone"
+        assert failed.value.reason == reason
+        with pytest.raises(Failed, match=r"signal 9 \(SIGKILL, usually for lack of memory\)"):
+            isolated(end, signal.SIGKILL)
+        with pytest.raises(Failed, match="status 7"):
+            isolated(os._exit, 7)
+        assert isolated(os.getpid) != first != os.getpid()
+        image = np.arange(3_000_000, dtype=np.uint8).reshape(1000, 1000, 3)
+        assert (isolated(np.flipud, image) == image[::-1]).all()
+
+
+def test_exceptions_come_out_of_the_subprocess_as_they_are():
+    with Isolated() as isolated:
+        with pytest.raises(Known, match="bad file"):
+            isolated(raise_known, "bad file")
+        with pytest.raises(RuntimeError, match="Unpicklable: no header"):
+            isolated(raise_unpicklable)
+        with pytest.raises(Exception, match="pickle"):
+            isolated(give_lambda)
+        with pytest.raises(Exception, match="pickle"):
+            isolated(give_lambda())
+        assert isolated(len, "abc") == 3
+
+
+def test_who_asks_the_subprocess_to_end_blames_no_image():
+    with Isolated() as isolated, pytest.raises(InputError, match="run the same command again"):
+        isolated(end, signal.SIGTERM)
+
+
+def test_the_subprocess_leaves_ctrl_c_to_the_program():
+    with Isolated() as isolated:
+        assert isolated(end, signal.SIGINT) is None
+
+
+def test_the_subprocess_loads_little_and_is_the_first_to_be_killed():
+    with Isolated() as isolated:
+        assert isolated(heavy_modules) == []
+        if sys.platform == "linux":
+            assert isolated(oom_score).strip() == "1000"

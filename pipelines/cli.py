@@ -1,16 +1,29 @@
-"""The `deeplab` command: finds the package of a command, reads its options and runs it."""
+"""The `deeplab` command: finds the package of a command, reads its options and runs it.
+
+Its statuses:
+  0: done.
+  1: it ran and found trouble: too many rejects, faults in records, accounts that do not balance, no memory.
+  2: its input cannot be used, or the job failed; the message names the cause and the cure.
+  70: a worker process was killed.
+  75: storage did not answer, or is full (EX_TEMPFAIL of sysexits.h): the same command, run again later, resumes.
+  130: interrupted by Ctrl-C.
+  141: who read its output, such as `head`, has gone before it was done.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import os
 import sys
 from types import ModuleType
+from typing import Any, TextIO
 
 from pipelines import __version__
+from trainer import storage
 from trainer.accounts import UnbalancedError
-from trainer.options import CheckedOptions, InputError, parse
+from trainer.options import CheckedOptions, InputError, parse, printable
 from trainer.startup import quiet_startup
 
 COMMANDS = {
@@ -91,9 +104,39 @@ def run(argv: list[str]) -> int:
     return command.run(options, flags)
 
 
+class _Shown:
+    """A stream of this process that shows what would steer a terminal, or what it cannot encode, as an escape.
+
+    Names of files and classes may hold anything; tables and progress need the characters in `KEPT`.
+    """
+
+    KEPT = "\n\r\t"
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        shown = printable(text, self.KEPT)
+        self._stream.write(shown.encode(self._encoding, "backslashreplace").decode(self._encoding))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command line. Returns 0 when done, 1 when it ran and found trouble, 2 when its input cannot be used."""
+    """Runs a command line and returns its status, see above."""
     argv = sys.argv[1:] if argv is None else argv
+    with contextlib.ExitStack() as streams:
+        if sys.stdout is not None:  # as behind `>&-`
+            streams.enter_context(contextlib.redirect_stdout(_Shown(sys.stdout)))
+        if sys.stderr is not None:
+            streams.enter_context(contextlib.redirect_stderr(_Shown(sys.stderr)))
+        return _main(argv)
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if argv else 2
@@ -102,20 +145,37 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     title = f"deeplab {argv[0]}" if argv[0] in COMMANDS else "deeplab"
     try:
-        return run(argv)
-    except InputError as error:
-        print(f"{title}: error: {error}", file=sys.stderr)
-        return 2
-    except UnbalancedError as error:
-        print(f"{title}: error: {error}", file=sys.stderr)
-        return 1
+        status = run(argv)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
     except BrokenPipeError:
-        # The reader of our output (`| head`) has seen enough.
+        # Whatever is still in the stream would raise once more when the program ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if argv[0] != "records":  # whose reader may well have seen enough
+            say(f"{title}: stopped, for the reader of its output has gone; run the same command again to resume")
+        return 141
     except KeyboardInterrupt:
-        print(f"\n{title}: interrupted; run the same command again to resume", file=sys.stderr)
+        say(f"\n{title}: interrupted; run the same command again to resume")
         return 130
+    except UnbalancedError as error:
+        return failure(title, error, 1)
+    except MemoryError as error:
+        return failure(title, f"there is not enough memory ({error}); finished outputs are kept", 1)
+    except storage.Unavailable as error:
+        return failure(title, error, 75)
+    except (InputError, OSError) as error:
+        return failure(title, error, 2)
+
+
+def failure(title: str, error: object, status: int) -> int:
+    """Prints the message of an error; returns the `status`."""
+    say(f"{title}: error: {printable(str(error))}")
+    return status
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trainer import storage
-from trainer.options import option
+from trainer.options import option, printable
 
 REJECTS_FILE = "rejects.jsonl"
 EXAMPLES = 5
@@ -88,10 +88,10 @@ class Accounts:
     def report(self, rejects_path: str) -> str:
         """The equation, and the first rejects with their reasons; `rejects_path` is where all of them are listed."""
         lines = [self.line()]
-        lines += [f"rejected: {reject.path}: {reject.reason}" for reject in self.rejects[:EXAMPLES]]
+        lines += [printable(f"rejected: {reject.path}: {reject.reason}") for reject in self.rejects[:EXAMPLES]]
         if self.rejects:
             more = len(self.rejects) - EXAMPLES
-            lines.append(f"{f'{more:,} more, ' if more > 0 else ''}see {rejects_path}")
+            lines.append(f"{f'{more:,} more, ' if more > 0 else ''}see {printable(rejects_path)}")
         return "\n".join(lines)
 
     def excess(self, max_reject_rate: float) -> str | None:
@@ -114,9 +114,12 @@ def merged(rejects: Iterable[Reject]) -> tuple[Reject, ...]:
 
 
 def write_rejects(folder: str, rejects: Iterable[Reject]) -> str:
-    """Writes REJECTS_FILE into `folder` (local or gs://), one JSON object per line; returns its path."""
+    """Writes REJECTS_FILE into `folder` (local or gs://), one JSON object per line; returns its path.
+
+    All of it is ASCII: names that are not UTF-8, or hold separators of lines, come back from it as they were.
+    """
     path = storage.join(folder, REJECTS_FILE)
-    lines = [json.dumps(reject.to_json(), ensure_ascii=False, sort_keys=True) + "\n" for reject in rejects]
+    lines = [json.dumps(reject.to_json(), sort_keys=True) + "\n" for reject in rejects]
     storage.write(path, "".join(lines).encode())
     return path
 

@@ -19,6 +19,7 @@ import dataclasses
 import inspect
 import types
 import typing
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -29,6 +30,29 @@ METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 class InputError(ValueError):
     """What the user gave cannot be used. The message says what was found, what was expected and what to do."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """`text` as a terminal can show it: what would steer it, or cannot be seen, is written as an escape: "\\x1b".
+
+    Those are control characters, separators of lines, marks that turn the direction of writing, and surrogates, which
+    stand for bytes of names that are not UTF-8. Names in any language stay as they are.
+
+    Args:
+      keep: characters that stay, such as the newlines of a table.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in keep or _is_harmless(one) else _escape(one) for one in text)
+
+
+def _is_harmless(character: str) -> bool:
+    # Blanks of other widths, and the joiners that Persian and emoji are written with.
+    return unicodedata.category(character) == "Zs" or character in "\u200c\u200d"
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,8 @@ import sys
 import pytest
 
 from pipelines import __version__, cli
+from tests.drawn.places import ROOT
+from trainer import storage
 from trainer.accounts import UnbalancedError
 from trainer.options import InputError
 
@@ -69,6 +71,18 @@ def test_a_command_with_verbs_lists_them(capsys):
     ("error", "status", "message"),
     [
         (InputError("no such folder"), 2, "deeplab demo: error: no such folder"),
+        (storage.Unavailable("gs://b/x: 503 for 5 minutes"), 75, "deeplab demo: error: gs://b/x: 503 for 5 minutes"),
+        (
+            MemoryError("3 GiB"),
+            1,
+            "deeplab demo: error: there is not enough memory (3 GiB); finished outputs are kept",
+        ),
+        (
+            PermissionError(13, "Permission denied", "a\nb"),
+            2,
+            r"deeplab demo: error: [Errno 13] Permission denied: 'a\nb'",
+        ),
+        (InputError("no a\x1b[2J\n\udcff"), 2, r"deeplab demo: error: no a\x1b[2J\n\udcff"),
         (UnbalancedError("3 images != 2 written"), 1, "deeplab demo: error: 3 images != 2 written"),
         (KeyboardInterrupt(), 130, "deeplab demo: interrupted; run the same command again to resume"),
     ],
@@ -82,7 +96,53 @@ def test_errors_become_messages_and_statuses(error, status, message, monkeypatch
     assert capsys.readouterr().err.strip() == message
 
 
-def test_a_reader_that_has_seen_enough_ends_the_command_quietly():
-    command = f"{sys.executable} -m pipelines.cli prepare --help | true; exit ${{PIPESTATUS[0]}}"
+PROGRAM = """
+import importlib, sys
+from pipelines import cli
+def run(options, flags):
+    {body}
+    return 0
+importlib.import_module("pipelines.demo.command").run = run
+sys.exit(cli.main(["demo"]))
+"""
+
+
+def piped(body, shell, **environment):
+    """stdout, stderr and status of a command whose `run` is `body`, its output used as `shell` says."""
+    program = f"\"{sys.executable}\" -c '{PROGRAM.format(body=body)}'"
+    command = f"set -o pipefail; {program} {shell}"
+    env = {**os.environ, **environment}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, env=env, cwd=ROOT)
+    return done.stdout, done.stderr.decode(), done.returncode
+
+
+@pytest.mark.parametrize("lines", [1, 3, 100_000])
+def test_a_command_whose_reader_has_gone_does_not_claim_to_be_done(lines):
+    body = f"for number in range({lines}): print(number, flush=True)\n    import time; time.sleep(0.3); print()"
+    _, said, status = piped(body, "| head -1")
+    assert status == 141 and "Traceback" not in said and "Exception ignored" not in said
+    assert "deeplab demo: stopped, for the reader of its output has gone; run the same command again to resume" in said
+
+
+def test_a_reader_that_has_seen_enough_of_a_listing_hears_no_complaint():
+    command = f"{sys.executable} -m pipelines.cli records ls --help | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=os.environ)
-    assert done.returncode in (0, 120) and "Traceback" not in done.stderr
+    assert done.returncode in (0, 120, 141) and "Traceback" not in done.stderr
+
+
+def test_a_command_without_an_output_runs():
+    assert piped("print(1); print(2, file=sys.stderr)", ">&- 2>&-") == (b"", "", 0)
+
+
+def test_whatever_names_hold_the_terminal_gets_no_control_characters():
+    body = (
+        r"print(chr(27) + chr(0xdcff) + chr(0x202e) + chr(252)); print(chr(155), file=sys.stderr); "
+        + "sys.stdout.flush()"
+    )
+    out, err, status = piped(body, "", PYTHONIOENCODING="utf-8")
+    assert (out, err, status) == ("\\x1b\\udcff\\u202eü\n".encode(), "\\x9b\n", 0)
+
+
+def test_a_terminal_that_cannot_show_a_name_gets_it_escaped():
+    out, _, status = piped("print(chr(252) + chr(0x732b))", "", PYTHONIOENCODING="latin-1")
+    assert (out, status) == (b"\xfc\\u732b\n", 0)

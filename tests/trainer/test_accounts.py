@@ -60,8 +60,19 @@ def test_rejects_of_one_file_and_reason_become_one():
     )
 
 
-def test_rejects_are_written_as_one_json_object_per_line(tmp_path):
-    path = write_rejects(str(tmp_path), [Reject("ü", "ü.png", "scan", "no label"), *rejects(1)])
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    assert lines[0] == '{"key": "ü", "path": "ü.png", "reason": "no label", "records": 1, "stage": "scan"}'
-    assert json.loads(lines[1])["key"] == "k0"
+@pytest.mark.parametrize("name", ["ü", "a\nb", "\u2028", "\x85", "a\udcffb", '"', "\x1b[2J"])
+def test_rejects_are_written_as_one_json_object_per_line(name, tmp_path):
+    """Names come back exactly, whatever takes the file apart into lines."""
+    path = write_rejects(str(tmp_path), [Reject(name, f"{name}.png", "scan", "no label"), *rejects(1)])
+    lines = Path(path).read_text(encoding="ascii").splitlines()
+    assert [json.loads(line)["key"] for line in lines] == [name, "k0"]
+    assert list(json.loads(lines[0])) == ["key", "path", "reason", "records", "stage"]
+
+
+def test_a_report_sends_no_control_characters_to_the_terminal():
+    reject = Reject("a", "set/\x1b[2Ja\nb.png", "prepare", "no label a\u202e\udcff")
+    text = Accounts("images", 1, {}, (reject,)).report("out\x07/rejects.jsonl")
+    assert text.splitlines()[1:] == [
+        r"rejected: set/\x1b[2Ja\nb.png: no label a\u202e\udcff",
+        r"see out\x07/rejects.jsonl",
+    ]

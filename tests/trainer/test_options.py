@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from trainer.options import Bounds, CheckedOptions, InputError, markdown, option, parse, to_json
+from trainer.options import Bounds, CheckedOptions, InputError, markdown, option, parse, printable, to_json
 
 TEXT = """Draw a set.
 
@@ -168,3 +168,27 @@ def test_json_and_markdown_hold_every_field():
 def test_required_flags_come_first_and_then_those_that_a_command_adds():
     table = markdown(PaintOptions)
     assert table.index("--output") < table.index("--brush") < table.index("--copies")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Straße 1.png", "Straße 1.png"),
+        ("写真\u3000猫🐈", "写真\u3000猫🐈"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("a\x1b[2Jb", r"a\x1b[2Jb"),
+        ("a\x9b2J\x7f", r"a\x9b2J\x7f"),
+        ("a\nb\r\t", r"a\nb\r\t"),
+        ("a\x85b\u2028c\u2029", r"a\x85b\u2028c\u2029"),
+        ("gnp.\u202egpj", r"gnp.\u202egpj"),
+        ("\u2066a\u200f\ufeff", r"\u2066a\u200f\ufeff"),
+        ("a\udcff\ud800", r"a\udcff\ud800"),
+    ],
+)
+def test_names_are_shown_without_what_steers_a_terminal(text, shown):
+    assert printable(text) == shown
+    assert printable(printable(text)) == shown
+
+
+def test_what_is_to_stay_stays():
+    assert printable("a\nb\x1b", keep="\n") == "a\nb\\x1b"

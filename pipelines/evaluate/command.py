@@ -9,9 +9,11 @@ import numpy as np
 
 from pipelines.evaluate import job, tally
 from pipelines.evaluate.options import Options
-from pipelines.evaluate.plan import Plan, compared_names, key_of, pair
+from pipelines.evaluate.plan import Plan, compared_names, pair
 from pipelines.evaluate.sources import Sources, segment_notes
 from pipelines.evaluate.tally import EvaluationTally
+from pipelines.inputs import selection
+from pipelines.inputs.layouts import name_of
 from pipelines.pages import evaluation as page
 from pipelines.pages import gallery
 from pipelines.runner.flags import beam_options
@@ -30,7 +32,10 @@ def run(options: Options, flags: list[str]) -> int:
     palette = load_card(options.model).palette if options.model is not None else resolve(options.palette)
     sources = Sources(options.labels, options.masks, palette)
     notes = [segment_notes(folder, palette) for folder in options.masks]
-    plan = pair(options.labels, options.masks, palette)
+    chosen = selection.load(options.records, options.split, options.list)
+    plan = pair(options.labels, options.masks, palette, chosen)
+    if plan.note:
+        print(plan.note, flush=True)
     images_folder = find_images_folder(options, notes)
     total = score(options, sources, plan, beam)
     accounts = tally.accounts(plan, total)
@@ -102,6 +107,7 @@ def describe(
         "palette": palette.to_json(),
         "images": evaluated,
         "rejected": accounts.rejected,
+        "selection": plan.note or None,
         "compared": names,
         "masks": {
             name: {
@@ -132,11 +138,11 @@ def draw_gallery(
     for index, rank in chosen:
         relative = plan.labels[numbers[index]]
         label, masks = sources.read(relative)
-        image = None if images_folder is None else gallery_image(images_folder, key_of(relative), label.shape)
+        image = None if images_folder is None else gallery_image(images_folder, name_of(relative), label.shape)
         scores = dict(zip(names, mious[index].tolist(), strict=True))
         predictions = dict(zip(names, masks, strict=True))
         entries.append(
-            gallery.entry(key_of(relative), rank, scores, image, label, predictions, sources.palette, len(chosen))
+            gallery.entry(name_of(relative), rank, scores, image, label, predictions, sources.palette, len(chosen))
         )
     return entries
 

@@ -15,9 +15,10 @@ from typing import ClassVar
 import apache_beam as beam
 
 from pipelines.evaluate import tally
-from pipelines.evaluate.plan import STAGE, key_of
+from pipelines.evaluate.plan import STAGE
 from pipelines.evaluate.sources import Sources, Unusable
 from pipelines.evaluate.tally import EvaluationTally
+from pipelines.inputs.layouts import name_of
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.work import Work
 from pipelines.scores.trimap import band_confusions
@@ -43,7 +44,7 @@ class EvaluateChunk(Work):
             try:
                 label, masks = sources.read(relative)
             except Unusable as error:
-                reject = Reject(key_of(relative), error.path, STAGE, error.reason)
+                reject = Reject(name_of(relative), error.path, STAGE, error.reason)
                 total = replace(total, rejects=(*total.rejects, reject))
                 self.finish("rejected")
             else:

@@ -2,13 +2,15 @@
 
 examples:
   deeplab evaluate --masks out/masks --labels data/labels/val --model out/model --output out/report
+  deeplab evaluate --masks out/masks --labels data/labels --records out/records --model out/model --output out/report
   deeplab evaluate --masks out/masks out/masks-crf --labels data/labels/val --palette camvid --output out/report
   deeplab evaluate --masks gs://bucket/masks --labels gs://bucket/labels --palette camvid \\
       --output gs://bucket/report --runner DataflowRunner --project my-project --region europe-west1 \\
       --temp_location gs://bucket/tmp --setup_file ./setup.py
 
 A label and its masks have the same path below their folders but for the suffix. Several masks folders are compared
-side by side, on the images that all of them have a mask of. Flags that are not listed go to Apache Beam.
+side by side, on the images that all of them have a mask of. --records DIR takes only images that the model was not
+trained on: those of the records' split val. Flags that are not listed go to Apache Beam.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pipelines.inputs.options import SelectionOptions
 from trainer.accounts import max_reject_rate
-from trainer.options import CheckedOptions, InputError, option
+from trainer.options import InputError, option
 
 
 @dataclass(frozen=True)
-class Options(CheckedOptions):
+class Options(SelectionOptions):
     """Options of `deeplab evaluate`."""
 
     takes_beam_flags: ClassVar[bool] = True

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.inputs.collection import RESERVED
-from pipelines.inputs.layouts import CITYSCAPES_LABELS, cityscapes_key, hidden
+from pipelines.inputs.layouts import CITYSCAPES_LABELS, hidden, name_of
+from pipelines.inputs.selection import Selection
 from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats import images
@@ -21,27 +22,21 @@ LABEL_SUFFIXES = tuple(suffix for suffix in images.SUFFIXES if suffix not in (".
 _CHUNK = 64  # labels per element at most: a few seconds of work
 
 
-def key_of(relative: str) -> str:
-    """What a label, its masks and its image share: the path without suffix (Cityscapes: that of the image)."""
-    if (key := cityscapes_key(relative)) is not None:
-        return key
-    stem, dot, suffix = relative.rpartition(".")
-    return stem if dot and "/" not in suffix else relative
-
-
 @dataclass(frozen=True)
 class Plan:
     """What is compared.
 
     Attributes:
       labels: paths, below the labels folder, of the labels that have a mask in every folder; sorted by key.
-      rejects: the other labels.
+      rejects: the other labels, and images of the selection that no label was found for.
       without_label: masks folder -> how many of its masks have no label.
+      note: what the selection took, human-readable; empty without one.
     """
 
     labels: tuple[str, ...]
     rejects: tuple[Reject, ...]
     without_label: dict[str, int]
+    note: str = ""
 
     @property
     def total(self) -> int:
@@ -56,10 +51,24 @@ class Plan:
         return "\n".join(lines).encode()
 
 
-def pair(labels_folder: str, mask_folders: Sequence[str], palette: Palette) -> Plan:
-    """Pairs labels with masks by name. Raises InputError when a folder is missing or empty, or nothing pairs up."""
+def pair(
+    labels_folder: str, mask_folders: Sequence[str], palette: Palette, selection: Selection | None = None
+) -> Plan:
+    """Pairs labels with masks by name. Raises InputError when a folder is missing or empty, or nothing pairs up.
+
+    Args:
+      selection: the images to evaluate; None for all that have a label.
+    """
     labels = list_labels(labels_folder, palette)
     masks = {folder: list_masks(folder) for folder in mask_folders}
+    without_label = {folder: len(masks[folder] - labels.keys()) for folder in masks}
+    rejects, note = [], ""
+    if selection:
+        paths = {storage.join(labels_folder, name): key for key, name in labels.items()}
+        choice = selection.choose(list(paths))
+        labels = {paths[path]: labels[paths[path]] for path in choice.paths}
+        rejects = [Reject(name, labels_folder, STAGE, reason) for name, reason in choice.missing]
+        note = choice.note
     lacking = {key: [folder for folder in masks if key not in masks[folder]] for key in labels}
     matched = tuple(labels[key] for key in sorted(labels) if not lacking[key])
     if not matched:
@@ -67,12 +76,12 @@ def pair(labels_folder: str, mask_folders: Sequence[str], palette: Palette) -> P
             f"no label in {labels_folder} has a mask of the same path in {' and '.join(mask_folders)}: the first "
             f"label is {min(labels.values())}, the first mask {min(masks[mask_folders[0]], default='(none)')}.png"
         )
-    rejects = tuple(
+    rejects += [
         Reject(key, storage.join(labels_folder, labels[key]), STAGE, f"no mask {key}.png in {', '.join(folders)}")
         for key, folders in sorted(lacking.items())
         if folders
-    )
-    return Plan(matched, rejects, {folder: len(masks[folder] - labels.keys()) for folder in masks})
+    ]
+    return Plan(matched, tuple(rejects), without_label, note)
 
 
 def list_labels(folder: str, palette: Palette) -> dict[str, str]:
@@ -86,9 +95,9 @@ def list_labels(folder: str, palette: Palette) -> dict[str, str]:
             raise InputError(f"--labels {folder}: no file ends in {ending}, which palette {palette.name} reads")
     labels: dict[str, str] = {}
     for name in names:
-        if labels.setdefault(key_of(name), name) != name:
+        if labels.setdefault(name_of(name), name) != name:
             raise InputError(
-                f"--labels {folder}: {labels[key_of(name)]} and {name} differ in their suffix alone; keep one"
+                f"--labels {folder}: {labels[name_of(name)]} and {name} differ in their suffix alone; keep one"
             )
     return labels
 
@@ -96,7 +105,7 @@ def list_labels(folder: str, palette: Palette) -> dict[str, str]:
 def list_masks(folder: str) -> set[str]:
     """Keys of the masks in a folder."""
     names = _listing(folder, "--masks", (".png",))
-    return {key_of(name) for name in names if name.split("/")[0] not in RESERVED}
+    return {name_of(name) for name in names if name.split("/")[0] not in RESERVED}
 
 
 def _listing(folder: str, flag: str, suffixes: tuple[str, ...]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.evaluate.plan import key_of
+from pipelines.inputs.layouts import name_of
 from trainer import storage
 from trainer.formats import images
 from trainer.formats.labels import LabelError, Palette
@@ -38,7 +38,7 @@ class Sources:
     def read(self, relative: str) -> tuple[np.ndarray, list[np.ndarray]]:
         """Label and masks, uint8 [H, W] each, of the label file at that path below `labels`. Raises Unusable."""
         label = _read_label(storage.join(self.labels, relative), self.palette)
-        paths = [storage.join(folder, f"{key_of(relative)}.png") for folder in self.masks]
+        paths = [storage.join(folder, f"{name_of(relative)}.png") for folder in self.masks]
         return label, [_read_mask(path, label, self.palette) for path in paths]
 
 

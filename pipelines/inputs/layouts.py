@@ -83,8 +83,29 @@ def reject(key: str, path: str, reason: str) -> Reject:
     return Reject(key=key, path=path, stage="scan", reason=reason)
 
 
-def without_suffix(path: str) -> str:
-    return posixpath.splitext(path)[0]
+def name_of(path: str) -> str:
+    """What an image, its label and its mask share: the path without an image's suffix (Cityscapes: the image's).
+
+    Only suffixes of images are cut: `cam_1.5m_0001` is a whole name.
+    """
+    if (key := cityscapes_key(path)) is not None:
+        return key
+    stem, suffix = posixpath.splitext(path)
+    return stem if suffix.lower() in SUFFIXES else path
+
+
+def spellings(entry: str) -> tuple[str, ...]:
+    """The paths, with suffix or without, that a line of a list may mean, best first.
+
+    Lists of Pascal VOC hold `NAME`, `NAME 1` (or 0, -1) and `/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png`.
+    """
+    entry = entry.strip()
+    first, *others = entry.split() or [""]
+    paths = [entry]
+    if others and (name_of(first) != first or all(word in ("-1", "0", "1") for word in others)):
+        paths.append(first)
+    paths += [path.replace("\\", "/") for path in paths if "\\" in path]
+    return tuple(dict.fromkeys(spelled for path in paths for spelled in (path, name_of(path))))
 
 
 def hidden(relative: str) -> bool:
@@ -138,7 +159,7 @@ def _find_voc(folders: Folders) -> Candidates | None:
 def _voc_splits(folders: Folders) -> tuple[dict[str, str | None], dict[str, str]]:
     """Split of every listed key, and the list it is from."""
     lists = {
-        without_suffix(posixpath.basename(below)): file
+        posixpath.splitext(posixpath.basename(below))[0]: file
         for below, file in folders.get("ImageSets", [])
         if re.fullmatch(r"Segmentation/\w+\.txt", below)
     }
@@ -150,7 +171,7 @@ def _voc_splits(folders: Folders) -> tuple[dict[str, str | None], dict[str, str]
         for line in storage.read(lists[name].path).decode("utf-8-sig", errors="replace").splitlines():
             words = line.split()
             # Some lists of the augmented set hold "/JPEGImages/KEY.jpg /SegmentationClassAug/KEY.png".
-            if words and (key := without_suffix(posixpath.basename(words[0]))) not in splits:
+            if words and (key := name_of(posixpath.basename(words[0]))) not in splits:
                 splits[key], source[key] = split, f"{name}.txt"
     return splits, source
 

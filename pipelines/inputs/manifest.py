@@ -11,7 +11,7 @@ import posixpath
 import re
 from collections.abc import Iterable
 
-from pipelines.inputs.layouts import SPLIT_FOLDERS, Candidates, reject, without_suffix
+from pipelines.inputs.layouts import SPLIT_FOLDERS, Candidates, name_of, reject
 from pipelines.inputs.lists import Row, entry_path, read_rows
 from trainer import storage
 from trainer.storage import File
@@ -73,7 +73,7 @@ def _fault(row: Row, image: str, label: str, split: str) -> str | None:
 
 def _key(folder: str, image: str) -> str:
     below = entry_path("", folder) + "/" if folder else ""
-    key = without_suffix(image.removeprefix(below) if below else image)
+    key = name_of(image.removeprefix(below) if below else image)
     if storage.is_remote(key):
         return key[len(storage.SCHEME) :]
     if key.startswith("../"):

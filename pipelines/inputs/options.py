@@ -1,6 +1,43 @@
-"""The layouts of raw sets by name, for the options of commands; `layouts` says what each of them looks like."""
+"""Options that commands on raw sets and collections share; `layouts` says what each of the layouts looks like."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from trainer.options import CheckedOptions, InputError, option
+
 LAYOUTS = ("auto", "manifest", "voc", "cityscapes", "camvid", "paired")
 """What --layout takes."""
+
+
+@dataclass(frozen=True)
+class SelectionOptions(CheckedOptions):
+    """Which of the images are taken, see `selection`; without one of these flags: all of them."""
+
+    records: str = option(
+        "",
+        "take only the images that are in --split of these records, made by `deeplab prepare`",
+        metavar="DIR",
+        group="selection",
+    )
+    list: str = option(
+        "",
+        "take only the images that this list names: a .txt with a name or path per line, such as Pascal VOC's "
+        "val.txt, or a .csv or .jsonl with a column image",
+        metavar="FILE",
+        group="selection",
+    )
+    split: str = option(
+        "",
+        "split of --records; without the flag: val. With a --list that has a column split: only its lines of that "
+        "split",
+        metavar="SPLIT",
+        group="selection",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.records and self.list:
+            raise InputError(f"give --records or --list, got both: {self.records} and {self.list}")
+        if self.split and not (self.records or self.list):
+            raise InputError(f"--split {self.split} needs the records that it is a split of: give --records DIR")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.evaluate.plan import Plan, compared_names, key_of, pair
+from pipelines.evaluate.plan import Plan, compared_names, pair
+from pipelines.inputs.layouts import name_of
 from trainer.formats.labels import Palette
 from trainer.formats.palettes import resolve
 from trainer.options import InputError
@@ -25,9 +26,9 @@ def files(folder: Path, *names: str) -> str:
 
 
 def test_keys_are_paths_without_suffix() -> None:
-    assert key_of("a.b/c") == "a.b/c" and key_of("a.b/c.d.png") == "a.b/c.d"
-    assert key_of("ulm/ulm_1_gtFine_labelIds.png") == "ulm/ulm_1_leftImg8bit"
-    assert key_of("ulm/ulm_1_gtFine_labelTrainIds.png") == "ulm/ulm_1_leftImg8bit"
+    assert name_of("a.b/c") == "a.b/c" and name_of("a.b/c.d.png") == "a.b/c.d"
+    assert name_of("ulm/ulm_1_gtFine_labelIds.png") == "ulm/ulm_1_leftImg8bit"
+    assert name_of("ulm/ulm_1_gtFine_labelTrainIds.png") == "ulm/ulm_1_leftImg8bit"
 
 
 def test_folders_are_called_by_as_little_of_their_paths_as_tells_them_apart() -> None:

@@ -1,0 +1,70 @@
+"""Only the images of a split of records, or of a list, are evaluated."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines import cli
+from tests.drawn.records import PALETTE, record, write_records
+from trainer.formats import images
+
+LABEL = np.repeat(np.uint8([[0, 1, 2, 2]]), 4, axis=0)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """Labels of four images without split folders, and masks that are right for the two training images alone."""
+    for key in "abcd":
+        mask = LABEL if key in "ab" else np.zeros_like(LABEL)
+        for folder, ids in (("labels", LABEL), ("masks", mask)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / f"{key}.png").write_bytes(images.encode_png(ids))
+    one = record(0)
+    parts = {
+        split: [[dataclasses.replace(one, key=key, filename=f"images/{key}.jpg") for key in keys]]
+        for split, keys in {"train": "ab", "val": "cd"}.items()
+    }
+    write_records(tmp_path / "records", parts)
+    (tmp_path / "palette.json").write_text(json.dumps(PALETTE.to_json()))
+    return tmp_path
+
+
+def evaluate(folder: Path, *flags: str) -> tuple[int, dict]:
+    command = ["evaluate", "--masks", str(folder / "masks"), "--labels", str(folder / "labels")]
+    command += ["--palette", str(folder / "palette.json"), "--output", str(folder / "out"), "--gallery", "0"]
+    status = cli.run([*command, *flags])
+    return status, json.loads((folder / "out/evaluation.json").read_text())
+
+
+def test_training_images_are_kept_out_by_the_records(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    status, scores = evaluate(trained)
+    assert status == 0 and scores["images"] == 4 and scores["selection"] is None
+    assert scores["masks"]["masks"]["pixel_accuracy"] == 0.625
+    status, scores = evaluate(trained, "--records", str(trained / "records"))
+    assert status == 0 and scores["images"] == 2
+    assert scores["masks"]["masks"]["pixel_accuracy"] == 0.25
+    note = f"selection: 2 of 4 files, by split val of {trained / 'records'}"
+    assert scores["selection"] == note and note in capsys.readouterr().out
+    assert scores["masks"]["masks"]["without_label"] == 0
+
+
+def test_training_images_are_kept_out_by_a_list(trained: Path) -> None:
+    (trained / "val.txt").write_text("c\r\nd\r\n")
+    status, scores = evaluate(trained, "--list", str(trained / "val.txt"))
+    assert status == 0 and scores["images"] == 2 and scores["masks"]["masks"]["pixel_accuracy"] == 0.25
+
+
+def test_selected_images_without_label_or_mask_are_rejects(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    (trained / "labels/c.png").unlink()
+    (trained / "val.txt").write_text("a\nb\nc\n")
+    (trained / "masks/b.png").unlink()
+    status, scores = evaluate(trained, "--list", str(trained / "val.txt"))
+    assert status == 1 and (scores["images"], scores["rejected"]) == (1, 2)
+    text = capsys.readouterr().out
+    assert "3 labels = 1 evaluated + 2 rejected" in text
+    assert "there is no file of that name" in text and "no mask b.png" in text

@@ -14,11 +14,17 @@ DATASET_FILE = "dataset.json"
 DATASET_VERSION = 2
 READ_VERSIONS = (1, 2)
 """Version 1 says "pictures" where version 2 says "images"."""
-SHARD_PATTERN = re.compile(r"(?P<split>[\w-]+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.tfrecord")
+SHARD_PATTERN = re.compile(r"(?P<split>[\w-]+)-(?P<index>[0-9]{5,})-of-(?P<count>[0-9]{5,})\.tfrecord")
+MUCH_IGNORED = 0.5
+"""Share of ignored pixels from which on a split is doubtful."""
+NAMED_CLASSES = 8
+"""Absent classes that are named; a set may have two hundred."""
 
 
 def shard_name(split: str, index: int, count: int) -> str:
-    return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
+    """All shards of a split have names of one length, so that their order is that of their numbers."""
+    digits = max(5, len(str(count)))
+    return f"{split}-{index:0{digits}d}-of-{count:0{digits}d}.tfrecord"
 
 
 def open_shard(folder: str, name: str) -> BinaryIO:
@@ -98,6 +104,35 @@ class Dataset:
     def images(self, split: str) -> int:
         """Source images in `split`: records that are no augmented copies."""
         return sum(shard.images for shard in self.of_split(split))
+
+    def pixels(self, split: str) -> tuple[tuple[int, ...], int]:
+        """Label pixels of every class in `split`, in palette order, and those that are ignored."""
+        shards = self.of_split(split)
+        none = (0,) * self.palette.num_classes
+        counts = zip(none, *(shard.class_pixels for shard in shards), strict=True)
+        return tuple(map(sum, counts)), sum(shard.ignored_pixels for shard in shards)
+
+    def doubts(self, split: str) -> list[str]:
+        """What makes it doubtful, in words, that the labels of `split` are what a model is to learn."""
+        counts, ignored = self.pixels(split)
+        used = sum(counts)
+        absent = [name for name, count in zip(self.palette.names, counts, strict=True) if not count]
+        if not used:  # neither has a split without shards
+            return [f"{split}: every pixel of its labels is ignored (id {self.palette.ignore_id})"] * (ignored > 0)
+        doubts = []
+        if absent:
+            more = f" and {len(absent) - NAMED_CLASSES} more" if len(absent) > NAMED_CLASSES else ""
+            doubts.append(
+                f"{split}: {len(absent)} of {len(counts)} classes have not one pixel in its labels: "
+                f"{', '.join(absent[:NAMED_CLASSES])}{more}"
+            )
+        if used in counts:
+            name = self.palette.names[counts.index(used)]
+            doubts.append(f"{split}: every pixel that is not ignored is of the class {name}; nothing else can be learnt")
+        if ignored > MUCH_IGNORED * (used + ignored):
+            share = ignored / (used + ignored)
+            doubts.append(f"{split}: {share:.1%} of the pixels are ignored (id {self.palette.ignore_id})")
+        return doubts
 
     def shard_paths(self, folder: str, split: str) -> list[str]:
         return [storage.join(folder, shard.name) for shard in self.of_split(split)]

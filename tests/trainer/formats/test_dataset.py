@@ -8,7 +8,7 @@ import json
 import pytest
 
 from trainer import storage
-from trainer.formats.dataset import Dataset, Shard, load_dataset, open_shard, save_dataset
+from trainer.formats.dataset import Dataset, Shard, load_dataset, open_shard, save_dataset, shard_name
 from trainer.formats.palettes import CAMVID
 from trainer.options import InputError
 
@@ -67,6 +67,59 @@ def test_missing_and_damaged_dataset_json_are_input_errors(tmp_path):
     path.write_text("{")
     with pytest.raises(InputError, match="not valid JSON"):
         load_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize(("count", "first", "last"), [
+    (1, "a-00000-of-00001", "a-00000-of-00001"),
+    (99_999, "a-00000-of-99999", "a-99998-of-99999"),
+    (100_000, "a-000000-of-100000", "a-099999-of-100000"),
+    (1_000_001, "a-0000000-of-1000001", "a-1000000-of-1000001"),
+])  # fmt: skip
+def test_any_number_of_shards_has_names_in_order_that_can_be_read(count, first, last, tmp_path):
+    numbers = sorted({*range(min(count, 12)), *range(max(0, count - 12), count), count // 10, count // 2})
+    names = [shard_name("a", number, count) for number in numbers]
+    assert (names[0], names[-1]) == (f"{first}.tfrecord", f"{last}.tfrecord")
+    assert sorted(names) == names
+    (shard,) = dataset().shards
+    shards = tuple(dataclasses.replace(shard, name=name, split="a") for name in names)
+    save_dataset(str(tmp_path), dataclasses.replace(dataset(), shards=shards))
+    assert load_dataset(str(tmp_path)).shards == shards
+
+
+def test_shards_that_version_0_2_named_with_five_digits_and_more_are_read(tmp_path):
+    (shard,) = dataset().shards
+    shards = tuple(dataclasses.replace(shard, name=f"val-{number:05d}-of-123456.tfrecord") for number in (7, 123455))
+    save_dataset(str(tmp_path), dataclasses.replace(dataset(), shards=shards))
+    assert load_dataset(str(tmp_path)).shards == shards
+
+
+def counted(*pixels: int, ignored: int = 0) -> Dataset:
+    (shard,) = dataset().shards
+    pixels = (*pixels, *(0,) * (11 - len(pixels)))
+    return dataclasses.replace(
+        dataset(), shards=(dataclasses.replace(shard, class_pixels=pixels, ignored_pixels=ignored),) * 2
+    )
+
+
+def test_labels_of_all_classes_and_few_ignored_pixels_leave_no_doubts():
+    assert counted(*range(1, 12), ignored=66).doubts("val") == []
+    assert dataset().doubts("train") == []
+
+
+def test_classes_that_no_label_of_a_split_shows_are_named():
+    assert counted(*range(1, 10), 0, 3).doubts("val") == [
+        "val: 1 of 11 classes have not one pixel in its labels: pedestrian"
+    ]
+    (doubt,) = counted(1, 1).doubts("val")
+    assert doubt.startswith("val: 9 of 11 classes ") and doubt.endswith(" and 1 more")
+
+
+def test_labels_of_one_class_and_of_mostly_ignored_pixels_are_said():
+    assert counted(0, 5, ignored=5).doubts("val")[1:] == [
+        "val: every pixel that is not ignored is of the class building; nothing else can be learnt"
+    ]
+    assert counted(*range(1, 12), ignored=67).doubts("val") == ["val: 50.4% of the pixels are ignored (id 11)"]
+    assert counted(ignored=9).doubts("val") == ["val: every pixel of its labels is ignored (id 11)"]
 
 
 @pytest.mark.parametrize("where", ["local", "gs"])

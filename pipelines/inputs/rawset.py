@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from pipelines.inputs.layouts import Candidates, hidden, not_recognised, recognise, reject
 from pipelines.inputs.manifest import MANIFESTS, SUFFIXES, read_manifest
@@ -51,7 +52,7 @@ class RawSet:
       layout: one of `options.LAYOUTS`, never "auto".
       pairs: sorted by key.
       rejects: images and labels that cannot be used, with reasons.
-      summary: one human-readable sentence.
+      summary: a human-readable sentence, and another one in a line of its own where images are grouped.
       palette_hint: the palette the layout implies, if it does.
     """
 
@@ -63,21 +64,25 @@ class RawSet:
     palette_hint: Palette | None = None
 
 
-def scan(root: str, layout: str = "auto", val_fraction: float = 0.1) -> RawSet:
+def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: str = "") -> RawSet:
     """Finds and pairs the images and labels of a raw set.
 
     Args:
       root: a folder or a manifest file, local or gs://.
       layout: one of `options.LAYOUTS`; "auto" takes a manifest, then the first of the layouts that the folder has.
-      val_fraction: share of images that go to "val" where the set has no splits of its own, 0 <= it < 1.
+      val_fraction: share of images (of groups, with `group_by`) that go to "val" where the set has no splits of its
+        own, 0 <= it < 1.
+      group_by: regular expression; images in whose keys it finds the same text (its first group, if it has one) are
+        of one film or one tile, and go to one split.
 
     Raises:
-      InputError: the folder is missing, has no such layout, or not one image with a label.
+      InputError: the folder is missing, has no such layout, or not one image with a label; or `group_by` is no
+        regular expression, or finds nothing in any key.
     """
     manifest = _manifest_path(root, layout)
     if manifest:
         folder = posixpath.dirname(manifest) or "."
-        return _raw_set(folder, "manifest", read_manifest(manifest), val_fraction)
+        return _raw_set(folder, "manifest", read_manifest(manifest), val_fraction, group_by)
     try:
         files = storage.files(root)
     except OSError as error:
@@ -86,24 +91,29 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1) -> RawSet:
     recognised = recognise(files, layout)
     if recognised is None:
         raise InputError(not_recognised(root, layout, files))
-    return _raw_set(root, *recognised, val_fraction)
+    return _raw_set(root, *recognised, val_fraction, group_by)
 
 
-def _raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float) -> RawSet:
-    pairs, rejects = pair_by_key(candidates, val_fraction)
+def _raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float, group_by: str) -> RawSet:
+    pairs, rejects = pair_by_key(candidates)
     rejects = sorted(candidates.rejects + rejects, key=lambda reject: (reject.key, reject.path))
     if not pairs:
         example = f"; for example {rejects[0].path}: {rejects[0].reason}" if rejects else ""
         raise InputError(f"{root}: {layout} ({candidates.origin}), but not one image has a label{example}")
+    pairs, note = split_by_group(pairs, val_fraction, group_by)
     counts = Counter(pair.split for pair in pairs)
     order = sorted(counts, key=lambda split: (*(split != known for known in ("train", "val", "test")), split))
     summary = f"{layout}: {candidates.origin}, {' + '.join(f'{counts[s]} {s}' for s in order)} images"
     summary += f", {len(rejects)} rejected" if rejects else ""
+    summary += f"\n{note}" if note else ""
     return RawSet(root, layout, tuple(pairs), tuple(rejects), summary, candidates.palette_hint)
 
 
-def pair_by_key(candidates: Candidates, val_fraction: float) -> tuple[list[Pair], list[Reject]]:
-    """Pairs images and labels that have the same key; everything else is a reject."""
+def pair_by_key(candidates: Candidates) -> tuple[list[Pair], list[Reject]]:
+    """Pairs images and labels that have the same key; everything else is a reject.
+
+    The split of a pair is "" where folders, lists and manifest say nothing.
+    """
     pairs, rejects = [], []
     for key, images in sorted(candidates.images.items()):
         labels = candidates.labels.get(key, [])
@@ -112,13 +122,68 @@ def pair_by_key(candidates: Candidates, val_fraction: float) -> tuple[list[Pair]
             rejects += [reject(key, image.path, fault) for image in images]
             continue
         image, label = images[0], labels[0]
-        split = candidates.split_of(key) or hash_split(key, val_fraction)
         size, modified = image.size + label.size, image.modified + label.modified
-        pairs.append(Pair(key, image.path, label.path, split, size, modified))
+        pairs.append(Pair(key, image.path, label.path, candidates.split_of(key) or "", size, modified))
     for key in candidates.labels.keys() - candidates.images.keys():
         labels = candidates.labels[key]
         rejects += [reject(key, label.path, "label without an image of that name") for label in labels]
     return pairs, rejects
+
+
+def split_by_group(pairs: Sequence[Pair], val_fraction: float, group_by: str) -> tuple[list[Pair], str]:
+    """Gives every pair a split: its own, else that of the others in its group, else by the hash of the group.
+
+    Returns:
+      The pairs in their order, and a sentence on the groups; empty without `group_by`.
+
+    Raises:
+      InputError: `group_by` is no regular expression, or finds nothing in any key.
+    """
+    if not group_by:
+        return [replace(pair, split=pair.split or hash_split(pair.key, val_fraction)) for pair in pairs], ""
+    groups = [group_of(pair.key, group_by) for pair in pairs]
+    if all(group is None for group in groups):
+        raise InputError(f"--group-by {group_by!r} finds nothing in any key, such as {pairs[0].key!r}")
+    splits: dict[str | None, set[str]] = {}
+    for pair, group in zip(pairs, groups, strict=True):
+        splits.setdefault(group, set()).update({pair.split} - {""})
+
+    def split(pair: Pair, group: str | None) -> str:
+        if pair.split:
+            return pair.split
+        (known,) = splits[group] if group is not None and len(splits[group]) == 1 else ("",)
+        return known or hash_split(pair.key if group is None else group, val_fraction)
+
+    pairs = [replace(pair, split=split(pair, group)) for pair, group in zip(pairs, groups, strict=True)]
+    together: dict[str, set[str]] = {}
+    for pair, group in zip(pairs, groups, strict=True):
+        if group is not None:
+            together.setdefault(group, set()).add(pair.split)
+    note = f"--group-by: {len(together)} groups"
+    if alone := [pair.key for pair, group in zip(pairs, groups, strict=True) if group is None]:
+        note += f"; keys in which it finds nothing are groups of their own: {len(alone)}, such as {alone[0]!r}"
+    if val_fraction and "val" not in {pair.split for pair in pairs}:
+        note += "\nwarning: no group fell into split val; raise --val-fraction, or list the splits in a manifest"
+    if torn := sorted(group for group, splits in together.items() if len(splits) > 1):
+        found = " and ".join(sorted(together[torn[0]]))
+        note += (
+            f"\nwarning: groups that lie in several splits, as the set's own folders, lists or manifest say: "
+            f"{len(torn)}, such as {torn[0]!r} in {found}"
+        )
+    return pairs, note
+
+
+def group_of(key: str, group_by: str) -> str | None:
+    """What the regular expression `group_by` finds in `key`: its first group, else all of it; None for nothing.
+
+    Raises InputError when it is no regular expression.
+    """
+    try:
+        found = re.search(group_by, key)
+    except re.error as error:
+        raise InputError(f"--group-by {group_by!r} is no regular expression: {error}") from None
+    # An alternative may leave the first group out; what is found in no place of the text is no name of a group.
+    return (found and next((group for group in found.groups() if group is not None), found[0])) or None
 
 
 def hash_split(key: str, val_fraction: float) -> str:

@@ -26,7 +26,7 @@ def run(options: Options, flags: list[str]) -> int:
     source, folder = storage.absolute(options.input), storage.absolute(options.output)
     if source.rstrip("/") == folder.rstrip("/"):
         raise InputError(f"--output {options.output} is the input folder; give a folder of its own")
-    raw = scan(source, options.layout, options.val_fraction)
+    raw = scan(source, options.layout, options.val_fraction, options.group_by)
     palette, reason = detect_palette(raw, options.palette)
     print(f"{raw.summary}\n{reason}", flush=True)
     plan = plan_shards(raw, palette, options)

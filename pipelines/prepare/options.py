@@ -103,6 +103,13 @@ class Options(RecordOptions):
         below=1,
         group="input",
     )
+    group_by: str = option(
+        "",
+        "regular expression; images in whose keys it finds the same text (its first group, if it has one), such as "
+        "those of one film or tile, go to one split",
+        metavar="REGEX",
+        group="input",
+    )
     copies: int = option(0, "augmented copies of every image, besides the image itself", low=0, group="records")
     augment_splits: tuple[str, ...] = option(
         ("train",), "splits that get augmented copies", metavar="SPLIT", group="records"

@@ -1,0 +1,88 @@
+"""Images of one film or one tile go to one split."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.inputs.rawset import group_of, hash_split, scan
+from tests.drawn.prepared import prepare, read_records
+from tests.drawn.rawset import splits_of, touch, write_pair
+from tests.drawn.records import PALETTE, draw_image
+from trainer.options import InputError
+
+FILM = r"^(film\d+)_"
+
+
+def draw_names(root: Path, *names: str) -> str:
+    touch(root, *(f"images/{name}.jpg" for name in names), *(f"labels/{name}.png" for name in names))
+    return str(root)
+
+
+def test_the_hash_of_a_group_decides_for_all_its_images(tmp_path: Path) -> None:
+    source = draw_names(tmp_path, *(f"film{film}_{frame:03d}" for film in range(20) for frame in range(5)))
+    alone = splits_of(scan(source, val_fraction=0.3))
+    assert any(len({alone[f"film{film}_{frame:03d}"] for frame in range(5)}) == 2 for film in range(20))
+    raw = scan(source, val_fraction=0.3, group_by=FILM)
+    assert splits_of(raw) == {key: hash_split(key.partition("_")[0], 0.3) for key in alone}
+    assert set(splits_of(raw).values()) == {"train", "val"} and raw.summary.endswith("\n--group-by: 20 groups")
+
+
+def test_keys_in_which_nothing_is_found_are_groups_of_their_own_and_said(tmp_path: Path) -> None:
+    raw = scan(draw_names(tmp_path, "film1_0", "film1_1", "other"), group_by=FILM)
+    assert splits_of(raw)["other"] == hash_split("other", 0.1)
+    assert "--group-by: 1 groups; keys in which it finds nothing are groups of their own: 1, such as 'other'" in (
+        raw.summary
+    )
+
+
+def test_groups_that_folders_tear_are_said(tmp_path: Path) -> None:
+    raw = scan(draw_names(tmp_path, "train/film1_0", "val/film1_1", "train/film2_0"), group_by=r"film\d+")
+    assert splits_of(raw) == {"train/film1_0": "train", "val/film1_1": "val", "train/film2_0": "train"}
+    assert "warning: groups that lie in several splits" in raw.summary and "1, such as 'film1' in train and val" in (
+        raw.summary
+    )
+
+
+def test_images_without_a_split_follow_the_others_of_their_group(tmp_path: Path) -> None:
+    names = [f"film{film}_{frame}" for film in range(6) for frame in range(2)]
+    draw_names(tmp_path, *names)
+    rows = [f"images/{n}.jpg,labels/{n}.png,{'holdout' if n.endswith('_0') else ''}" for n in names]
+    (tmp_path / "manifest.csv").write_text("\n".join(["image,label,split", *rows]))
+    assert set(splits_of(scan(str(tmp_path), group_by=r"film\d+")).values()) == {"holdout"}
+
+
+def test_a_set_in_which_no_group_fell_into_val_says_so(tmp_path: Path) -> None:
+    raw = scan(draw_names(tmp_path, "film2_0", "film2_1"), group_by=FILM, val_fraction=0.0001)
+    assert "no group fell into split val; raise --val-fraction" in raw.summary
+
+
+def test_a_group_is_the_first_that_was_found_or_the_whole_text() -> None:
+    assert group_of("film7_x", r"film\d+") == "film7" and group_of("film7_x", r"film(\d+)_(.)") == "7"
+    assert group_of("tile_3", r"film(\d+)|tile_(\d)") == "3" and group_of("x", r"film") is None
+    assert group_of("x", "y*") is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("(film", r"--group-by '\(film' is no regular expression"), ("scene", "finds nothing in any key, such as 'film")],
+)
+def test_expressions_that_group_nothing_are_refused(tmp_path: Path, pattern: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        scan(draw_names(tmp_path, "film1_0"), group_by=pattern)
+
+
+def test_prepare_keeps_films_together(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for film in range(8):
+        for frame in range(2):
+            write_pair(tmp_path / "set", "", f"film{film}_{frame}.jpg", *draw_image(film, 64, 64))
+    (tmp_path / "set/palette.json").write_text(json.dumps(PALETTE.to_json()))
+    flags = ["--val-fraction", "0.4", "--group-by", FILM, "--direct_num_workers", "1"]
+    assert prepare(tmp_path / "set", tmp_path / "out", *flags) == 0
+    films = {
+        split: {r.key.partition("_")[0] for r in read_records(tmp_path / "out", split)} for split in ("train", "val")
+    }
+    assert films["train"] and films["val"] and not films["train"] & films["val"]
+    assert "--group-by: 8 groups" in capsys.readouterr().out

@@ -22,6 +22,7 @@ PARTS = ("runner", "inputs", "scores", "crf", "masks", "pages")
 """Parts of `pipelines`, lowest first: each may import those before it, and trainer."""
 FLOORS = (
     ("options", "startup"),
+    ("attempts",),
     ("storage",),
     ("accounts", "metrics"),
     ("formats",),
@@ -35,6 +36,7 @@ STAIR = ("options", "plan", "tally", "job", "command")
 LIGHT = (
     "trainer.options",
     "trainer.startup",
+    "trainer.attempts",
     "trainer.storage",
     "trainer.metrics",
     "trainer.accounts",

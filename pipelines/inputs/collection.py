@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -65,7 +64,7 @@ def find(source: str, output: str = "") -> Listing:
       InputError: `source` is missing, cannot be read, or has no images.
     """
     if any(character in source for character in "*?["):
-        files, kind = _from_glob(source), "glob"
+        files, kind = storage.glob(source), "glob"
     elif storage.is_dir(source):
         if not storage.is_remote(source) and os.path.realpath(source) == os.path.realpath(output or "/"):
             raise InputError(f"input and output are the same folder, {source}; masks would replace images")
@@ -109,12 +108,6 @@ def _file(path: str, relative: str) -> storage.File:
     except OSError:
         return storage.File(path, relative, 0, 0)
     return storage.File(path, relative, stat.st_size, stat.st_mtime_ns)
-
-
-def _from_glob(pattern: str) -> list[storage.File]:
-    fixed = _posix(re.split(r"[*?\[]", pattern, maxsplit=1)[0])
-    root = fixed[: fixed.rfind("/") + 1]
-    return [_file(path, _posix(path)[len(root) :].lstrip("/")) for path in storage.glob(pattern)]
 
 
 def _from_list(source: str) -> list[storage.File]:

@@ -54,7 +54,7 @@ def test_missing_files_and_folders_raise_the_same_error_everywhere(root):
 def test_single_stars_stay_in_a_folder_and_double_stars_do_not(root):
     for name in ("a.jpg", "b/c.jpg", "b/d.png"):
         storage.write(storage.join(root, *name.split("/")), b"x")
-    relative = lambda pattern: [path[len(root) + 1 :] for path in storage.glob(storage.join(root, pattern))]
+    relative = lambda pattern: [file.path[len(root) + 1 :] for file in storage.glob(storage.join(root, pattern))]
     assert relative("*.jpg") == ["a.jpg"]
     assert relative("b/*") == ["b/c.jpg", "b/d.png"]
     assert "b/c.jpg" in relative("**/*.jpg")

@@ -76,7 +76,8 @@ class Checkpoint:
             # TensorFlow's own gs:// access knows neither our credentials nor an emulator.
             self._folder = tempfile.TemporaryDirectory()
             prefix = os.path.join(self._folder.name, "model.ckpt")
-            for part in [f"{self.path}.index", *storage.glob(f"{self.path}.data-*")]:
+            data = [file.path for file in storage.glob(f"{self.path}.data-*")]
+            for part in [f"{self.path}.index", *data]:
                 storage.write(prefix + part[len(self.path) :], storage.read(part))
         try:
             self._reader = tf.train.load_checkpoint(prefix)

@@ -1,0 +1,143 @@
+"""Work on files that may fail for a moment: what is tried again, and what its errors mean.
+
+Errors mean the same everywhere, for local files and for objects in Cloud Storage:
+
+* OSError: something is wrong with that file. It is missing, may not be read, is a folder, its bytes are damaged.
+* Unavailable: storage does not do what it is asked at present, after several attempts, or it is full. No file's fault.
+* InputError: the user has to do something first, such as logging in.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from trainer.options import InputError
+
+T = TypeVar("T")
+
+SCHEME = "gs://"
+WAITS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""Seconds before each further attempt after an error that may pass."""
+PATIENCE = 120.0
+"""Seconds after which nothing is tried again."""
+
+
+def _numbers(*names: str) -> frozenset[int]:
+    """The system's error numbers of these names; not every system has all of them."""
+    return frozenset(getattr(errno, name) for name in names if hasattr(errno, name))
+
+
+PASSING = _numbers(
+    *("EAGAIN", "EBUSY", "EDEADLK", "EINTR", "EIO", "EMFILE", "ENFILE", "ENOBUFS", "ENOLCK", "ENOMEM", "ESTALE"),
+    *("ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETRESET"),
+    *("ENETUNREACH", "ENONET", "ENOTCONN", "EPIPE", "EREMOTEIO", "ESHUTDOWN", "ETIMEDOUT"),
+)
+"""Errors of the machine, the disk or the network that may be gone in a moment."""
+FULL = _numbers("ENOSPC", "EDQUOT", "EROFS")
+"""Errors on writing that do not pass by themselves and are no file's fault."""
+DAMAGE = _numbers("EIO", "EREMOTEIO")
+"""Those of `PASSING` that are the file's own fault, a bad sector, if they stay when it is read."""
+THROTTLES = ("rateLimitExceeded", "userRateLimitExceeded")
+"""Reasons of an answer 403 that mean "too fast", not "you may not"."""
+
+
+class Unavailable(RuntimeError):
+    """Storage did not do what it was asked, for no reason that lies in the file: the run ends and can be resumed."""
+
+
+class CorruptError(OSError):
+    """A file's bytes are not those that were stored."""
+
+
+def attempt(path: str, work: Callable[[], T], writing: bool = False) -> T:
+    """What `work` returns; it is called again after errors that may pass. Raises what the module promises."""
+    end = time.monotonic() + PATIENCE
+    for wait in (*WAITS, None):
+        try:
+            return work()
+        except Exception as error:
+            passing, verdict = meaning(error, path, writing)
+            if not passing or wait is None or time.monotonic() > end:
+                if verdict is error:
+                    raise
+                raise verdict from error
+        time.sleep(wait * random.uniform(0.5, 1))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def meaning(error: Exception, path: str, writing: bool) -> tuple[bool, Exception]:
+    """Whether `error` may pass, and what to raise if it does not."""
+    path = str(path)
+    if isinstance(error, CorruptError):
+        return True, error
+    if isinstance(error, ValueError) and _is_impossible(path):
+        return False, FileNotFoundError(errno.ENOENT, "no file can have this name", path)
+    remote = path.startswith(SCHEME)
+    if remote and (verdict := _remote_meaning(error, path)):
+        return verdict
+    if not isinstance(error, OSError):
+        return False, error
+    if error.errno in FULL and (writing or remote):
+        place = error.filename or path
+        return False, Unavailable(f"{place}: {os.strerror(error.errno)}; make room and run the same command again")
+    if error.errno in DAMAGE and not writing:
+        return True, error
+    if error.errno in PASSING or isinstance(error, (TimeoutError, ConnectionError)):
+        return True, _unavailable(path, error.strerror or type(error).__name__)
+    return False, error
+
+
+def _is_impossible(path: str) -> bool:
+    try:
+        return b"\0" in (path.encode() if path.startswith(SCHEME) else os.fsencode(path))
+    except UnicodeEncodeError:
+        return True
+
+
+def _unavailable(path: str, reason: str) -> Unavailable:
+    return Unavailable(f"{path}: {reason}, in spite of several attempts; run the same command again to go on")
+
+
+def _remote_meaning(error: Exception, path: str) -> tuple[bool, Exception] | None:
+    """The same for the exceptions of Google's libraries and of those below; None for all others.
+
+    Nothing of their text is kept that could hold an address with a secret in it.
+    """
+    import requests
+    import urllib3
+    from google.api_core import exceptions as api
+    from google.auth import exceptions as auth
+    from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+
+    if isinstance(error, DataCorruption):
+        return True, CorruptError(errno.EIO, "what came is not what is stored: its checksum differs", path)
+    if isinstance(error, auth.GoogleAuthError):
+        if isinstance(error, auth.TransportError) or error.retryable:
+            return True, _unavailable(path, f"no answer to the request for credentials ({type(error).__name__})")
+        cure = "run `gcloud auth application-default login`, or name a key file in GOOGLE_APPLICATION_CREDENTIALS"
+        return False, InputError(f"{path}: no valid credentials for Google Cloud ({type(error).__name__}); {cure}")
+    if isinstance(error, (api.GoogleAPICallError, InvalidResponse)):
+        code = error.code if isinstance(error, api.GoogleAPICallError) else error.response.status_code
+        return _answer_meaning(int(code or 0), getattr(error, "errors", ()), path)
+    if isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException)):
+        return True, _unavailable(path, f"no whole answer ({type(error).__name__})")
+    return None
+
+
+def _answer_meaning(code: int, errors: Sequence[Any], path: str) -> tuple[bool, Exception]:
+    """The same for an answer of Cloud Storage: its status, and the errors that it names."""
+    details = [detail for detail in errors if isinstance(detail, dict)]
+    status = f"{code} {http.HTTPStatus(code).phrase}" if code in set(http.HTTPStatus) else str(code)
+    reason = f"Cloud Storage answered {status}" + "".join(f", {d['message']}" for d in details if d.get("message"))
+    if code == 404:
+        return False, FileNotFoundError(errno.ENOENT, "no such object or bucket", path)
+    # 410: the session of an upload is over; 412: the object was replaced between two requests.
+    if code in (408, 410, 412, 429) or code >= 500 or any(detail.get("reason") in THROTTLES for detail in details):
+        return True, _unavailable(path, reason)
+    return False, OSError(errno.EACCES if code in (401, 403) else errno.EINVAL, reason, path)

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
+import re
+import sys
+from collections.abc import Mapping
 
 from apache_beam.options.pipeline_options import (
     DirectOptions,
+    FlinkRunnerOptions,
     GoogleCloudOptions,
     PipelineOptions,
+    PortableOptions,
     SetupOptions,
+    SparkRunnerOptions,
     StandardOptions,
     WorkerOptions,
     _BeamArgumentParser,
 )
 
 from pipelines.runner.cores import cores
+from trainer import storage
 from trainer.options import InputError
 
 LOCAL_RUNNERS = ("directrunner", "fnapirunner", "switchingdirectrunner")
+CLUSTER_RUNNERS = ("portablerunner", "flinkrunner", "sparkrunner")
 REMOTE_WORKERS = 16
 """Workers that work is cut for where their number is the service's to choose."""
+IMAGE_PYTHON = (3, 11)
+"""Python of the worker image that the Dockerfile makes."""
 
 
 def beam_options(flags: list[str]) -> PipelineOptions:
@@ -30,7 +41,8 @@ def beam_options(flags: list[str]) -> PipelineOptions:
     as many workers as this process may use cores.
 
     Raises:
-      InputError: flags that Beam does not know either, values Beam refuses, a Dataflow job without what it needs.
+      InputError: flags that Beam does not know either, values Beam refuses, a remote job whose workers would lack this
+        package or have another Python.
     """
     _refuse_unknown(flags)
     options = PipelineOptions(list(flags))
@@ -51,6 +63,8 @@ def beam_options(flags: list[str]) -> PipelineOptions:
             direct.direct_running_mode = "multi_threading"
     elif "dataflow" in runner:
         _check_dataflow(options)
+    elif not shares_this_machine(options):
+        _check_portable(options)
     return options
 
 
@@ -62,6 +76,55 @@ def runner_name(options: PipelineOptions) -> str:
 def is_local(options: PipelineOptions) -> bool:
     """Whether `run.run` uses the runner inside this process (threads or processes of this machine)."""
     return runner_name(options) in LOCAL_RUNNERS
+
+
+def is_dataflow(options: PipelineOptions) -> bool:
+    """Whether the job runs on Google Cloud."""
+    return "dataflow" in runner_name(options)
+
+
+def shares_this_machine(options: PipelineOptions) -> bool:
+    """Whether the workers are parts of this process or its children, so that they work where it does and end with it.
+
+    That is so for local runs, for `--environment_type LOOPBACK`, and where Beam's runners choose that by themselves.
+    """
+    runner, environment = runner_name(options), options.view_as(PortableOptions).environment_type
+    if is_local(options) or is_dataflow(options) or environment:
+        return is_local(options) or (not is_dataflow(options) and environment == "LOOPBACK")
+    flink, spark = options.view_as(FlinkRunnerOptions), options.view_as(SparkRunnerOptions)
+    is_small = {
+        "flinkrunner": flink.flink_master in ("[auto]", "[local]"),
+        "sparkrunner": spark.spark_master_url.startswith("local"),
+    }
+    return is_small.get(runner, runner not in CLUSTER_RUNNERS)
+
+
+def check_paths(options: PipelineOptions, paths: Mapping[str, str | None]) -> None:
+    """Refuses paths that the workers could not find, before the job is sent to them.
+
+    Args:
+      paths: of all that workers read and write, under the flags they were given with: {"--output": "out/records"};
+        None for a flag that was not given.
+
+    Raises:
+      InputError: an address of another service than Cloud Storage, a path on this machine for workers on Dataflow, or
+        a relative one for workers that have another working directory.
+    """
+    for flag, path in paths.items():
+        if path is None or storage.is_remote(path):
+            continue
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
+            raise InputError(f"{flag} {path}: expected a local path or a gs:// address; others are not supported")
+        if is_dataflow(options):
+            raise InputError(
+                f"{flag} {path} is a path of this machine, which workers on Dataflow cannot see; copy the files to "
+                "Cloud Storage (`gcloud storage cp --recursive`) and give a gs:// address"
+            )
+        if not os.path.isabs(path) and not shares_this_machine(options):
+            raise InputError(
+                f"{flag} {path} is a relative path, and the workers have another working directory than this command; "
+                f"give the absolute path, of a folder that all workers see there, such as {os.path.abspath(path)}"
+            )
 
 
 def workers(options: PipelineOptions) -> int:
@@ -115,8 +178,42 @@ def _check_dataflow(options: PipelineOptions) -> None:
     # Beam itself only warns, and then looks for or creates a bucket of its own.
     if not (cloud.temp_location or "").startswith("gs://"):
         raise InputError(f"--runner DataflowRunner needs --temp_location gs://BUCKET/..., got {cloud.temp_location!r}")
-    if not (setup.setup_file or setup.extra_packages or options.view_as(WorkerOptions).sdk_container_image):
+    image = options.view_as(WorkerOptions).sdk_container_image
+    if not (setup.setup_file or setup.extra_packages or image):
         raise InputError(
             "--runner DataflowRunner: the workers need this package; give --setup_file ./setup.py, or "
             "--sdk_container_image with an image that has it installed"
         )
+    if image:  # without one, Dataflow takes Beam's image for the Python of this process
+        _check_image("--sdk_container_image", image)
+
+
+def _check_portable(options: PipelineOptions) -> None:
+    portable, setup = options.view_as(PortableOptions), options.view_as(SetupOptions)
+    if portable.environment_type not in (None, "DOCKER"):  # PROCESS and EXTERNAL have what the user put there
+        return
+    image = portable.lookup_environment_option("docker_container_image") or portable.environment_config
+    if not (image or setup.setup_file or setup.extra_packages):
+        raise InputError(
+            f"--runner {options.view_as(StandardOptions).runner}: the workers need this package; give "
+            "--environment_type DOCKER --environment_config IMAGE with an image that has it installed, or PROCESS or "
+            "EXTERNAL for workers of your own"
+        )
+    if image:
+        _check_image("--environment_config", image)
+
+
+def _check_image(flag: str, image: str) -> None:
+    """Refuses an image of another Python: one cannot read what the other pickles, and workers fail or wait for ever."""
+    named = re.search(r"py(?:thon)?[-_]?3\.?(\d+)", image.rsplit("/", 1)[-1])
+    python = (3, int(named.group(1))) if named else IMAGE_PYTHON
+    here = sys.version_info[:2]
+    if python == here:
+        return
+    (major, minor), (here_major, here_minor) = python, here
+    known = "by its name" if named else "if it was built from this package's Dockerfile"
+    raise InputError(
+        f"{flag} {image}: {known} the image has Python {major}.{minor}, and this is Python {here_major}.{here_minor}; "
+        f"run deeplab with Python {major}.{minor}, or build the image with this Python and say so in its tag, as in "
+        f"IMAGE:python{here_major}.{here_minor}"
+    )

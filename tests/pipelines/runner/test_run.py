@@ -13,11 +13,9 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions
 
 from pipelines.runner import failures
-from pipelines.runner.cores import cores
-from pipelines.runner.flags import beam_options, cores_per_process, is_local, workers
+from pipelines.runner.flags import beam_options
 from pipelines.runner.progress import Heartbeat, beats
 from pipelines.runner.run import run
 from tests.drawn.places import ROOT
@@ -57,65 +55,6 @@ def test_a_heartbeat_without_a_folder_is_silent(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Heartbeat().beat(3)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_processes_of_one_machine_share_its_cores():
-    threads, processes = [], ["--direct_running_mode", "multi_processing", "--direct_num_workers", "2"]
-    assert cores_per_process(beam_options(threads)) == 0 and workers(beam_options(threads)) == cores()
-    assert cores_per_process(beam_options(processes)) == max(1, cores() // 2) and workers(beam_options(processes)) == 2
-    assert workers(beam_options([*DATAFLOW, "--sdk_container_image", "x"])) > 1
-
-
-@pytest.mark.parametrize("flags", [[], ["--runner", "DirectRunner"], ["--runner=FnApiRunner"]])
-def test_local_runs_use_threads_on_every_core(flags):
-    options = beam_options(flags)
-    direct = options.view_as(DirectOptions)
-    assert is_local(options)
-    assert direct.direct_running_mode == "multi_threading"
-    assert direct.direct_num_workers == len(os.sched_getaffinity(0))
-
-
-def test_what_the_user_says_of_local_workers_stands():
-    direct = beam_options(["--direct_num_workers=3", "--direct_running_mode", "in_memory"]).view_as(DirectOptions)
-    assert (direct.direct_num_workers, direct.direct_running_mode) == (3, "in_memory")
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--direct_num_wrokers", "2"], "--direct_num_wrokers (did you mean --direct_num_workers?)"),
-        (["--direct-num-workers", "2"], "did you mean --direct_num_workers?"),
-        (["--zzqx=1", "--zzqy"], "--zzqx, --zzqy"),
-        (["stray"], "unknown arguments: stray"),
-        (["--direct_num_workers", "two"], "invalid int value: 'two'"),
-        (["--direct_num_workers", "-1"], "must be 0 (all cores) or more, got -1"),
-        (["--direct_running_mode", "fast"], "invalid choice: 'fast'"),
-        (["--runner", "DaskRunner"], "silently drops outputs"),
-    ],
-)
-def test_flags_that_cannot_be_used_are_named(flags, said):
-    with pytest.raises(InputError) as error:
-        beam_options(flags)
-    assert said in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--runner", "DataflowRunner", "--temp_location", "gs://b/t"], "needs --project and --region"),
-        ([*DATAFLOW[:4], "--temp_location", "gs://b/t"], "needs --region"),
-        ([*DATAFLOW[:6], "--temp_location", "/tmp"], "needs --temp_location gs://BUCKET/..., got '/tmp'"),
-        (DATAFLOW, "give --setup_file ./setup.py, or --sdk_container_image"),
-    ],
-)
-def test_a_dataflow_job_says_what_it_lacks(flags, said):
-    with pytest.raises(InputError) as error:
-        beam_options(flags)
-    assert said in str(error.value)
-
-
-def test_a_complete_dataflow_job_is_accepted():
-    assert not is_local(beam_options([*DATAFLOW, "--sdk_container_image", "image"]))
 
 
 def test_progress_ends_with_what_was_done(capsys):

@@ -23,14 +23,12 @@ class SourceImage:
     Attributes:
       path: where it is, local or gs://.
       name: relative path of its mask without ".png", with forward slashes.
-      size: bytes, 0 when not known.
-      modified: time of its last change in nanoseconds, 0 when not known.
+      identity: of its contents, see `storage.identity`, where the listing tells it; "" otherwise.
     """
 
     path: str
     name: str
-    size: int = 0
-    modified: int = 0
+    identity: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,5 +150,5 @@ def _name(files: list[storage.File]) -> tuple[list[SourceImage], list[tuple[str,
         elif name in images:
             unusable.append((file.path, f"its mask would overwrite that of {images[name].path}; rename one"))
         else:
-            images[name] = SourceImage(file.path, name, file.size, file.modified)
+            images[name] = SourceImage(file.path, name, file.identity)
     return sorted(images.values(), key=lambda source: source.name), unusable

@@ -1,7 +1,8 @@
-"""How a mask was made: a fingerprint of model and options, carried by every mask as a PNG text chunk.
+"""How a mask was made: a fingerprint of model and options, and the identity of the image, carried by the mask itself.
 
-A mask thus identifies itself: an interrupted or repeated job can tell its own masks from those of another model,
-whatever the files' times are.
+An interrupted or repeated job can thus tell its own masks from those of another model, of another image under the same
+name, and from files that this program did not write, whatever the files' times are. Overlays and maps of confidence
+carry the same stamp.
 """
 
 from __future__ import annotations
@@ -10,10 +11,23 @@ import hashlib
 import json
 import struct
 import zlib
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from pipelines.crf.options import CrfOptions
 from trainer.formats.cards import ModelCard
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a mask says of itself; all "" in a stamp that is damaged.
+
+    Attributes:
+      fingerprint: of model and options, see `fingerprint`.
+      identity: `storage.identity` of the image file; "" in masks of version 0.2 and before.
+    """
+
+    fingerprint: str = ""
+    identity: str = ""
 
 
 def fingerprint(
@@ -32,20 +46,42 @@ def fingerprint(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
+_NAME = b"deeplab\0"
 _PNG_HEAD = 33  # signature and IHDR chunk
+_JPEG_HEAD = 20  # start of image and JFIF segment
+_TEXT = _PNG_HEAD + 8 + len(_NAME)
+_COMMENT = _JPEG_HEAD + 4 + len(_NAME)
 
 
-def _stamp(digest: str) -> bytes:
-    """The PNG text chunk "deeplab" = `digest`: length, type and content, checksum."""
-    body = b"tEXtdeeplab\0" + digest.encode()
-    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+def stamp_png(png: bytes, content: Stamp) -> bytes:
+    """The PNG file `png` with `content` as the text chunk "deeplab" after its header."""
+    body = b"tEXt" + _NAME + _text(content)
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return png[:_PNG_HEAD] + chunk + png[_PNG_HEAD:]
 
 
-def stamp(png: bytes, digest: str) -> bytes:
-    """The PNG file `png` with the text chunk "deeplab" = `digest` after its header."""
-    return png[:_PNG_HEAD] + _stamp(digest) + png[_PNG_HEAD:]
+def stamp_jpeg(jpeg: bytes, content: Stamp) -> bytes:
+    """The JPEG file `jpeg` with `content` as a comment after its header."""
+    body = _NAME + _text(content)
+    return jpeg[:_JPEG_HEAD] + b"\xff\xfe" + struct.pack(">H", len(body) + 2) + body + jpeg[_JPEG_HEAD:]
 
 
-def has_stamp(png: bytes, digest: str) -> bool:
-    """Whether the PNG file `png` was stamped with `digest`."""
-    return png[_PNG_HEAD:].startswith(_stamp(digest))
+def read_stamp(file: bytes) -> Stamp | None:
+    """The stamp of a PNG or JPEG file; None for what this program did not write."""
+    if file[_PNG_HEAD + 4 : _TEXT] == b"tEXt" + _NAME:
+        end = _PNG_HEAD + 8 + int.from_bytes(file[_PNG_HEAD : _PNG_HEAD + 4], "big")
+        is_whole = file[end : end + 4] == struct.pack(">I", zlib.crc32(file[_PNG_HEAD + 4 : end]))
+        return _stamp(file[_TEXT:end]) if is_whole else Stamp()
+    if file[_COMMENT - len(_NAME) : _COMMENT] == _NAME and file[_JPEG_HEAD : _JPEG_HEAD + 2] == b"\xff\xfe":
+        end = _JPEG_HEAD + 2 + int.from_bytes(file[_JPEG_HEAD + 2 : _JPEG_HEAD + 4], "big")
+        return _stamp(file[_COMMENT:end])
+    return None
+
+
+def _text(content: Stamp) -> bytes:
+    return f"{content.fingerprint} {content.identity}".encode()
+
+
+def _stamp(text: bytes) -> Stamp:
+    fingerprint, _, identity = text.decode("latin-1").partition(" ")
+    return Stamp(fingerprint, identity)

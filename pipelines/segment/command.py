@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from pipelines.crf.refine import require_engine
 from pipelines.inputs import collection
 from pipelines.masks import segmenter
 from pipelines.masks.stamps import fingerprint
-from pipelines.runner.flags import beam_options, cores_per_process, workers
+from pipelines.runner.boundary import InFlight
+from pipelines.runner.flags import beam_options, check_paths, cores_per_process, workers
 from pipelines.runner.run import run as run_job
 from pipelines.segment import plan as planning
 from pipelines.segment import tally
-from pipelines.segment.job import SegmentJob, build
+from pipelines.segment.job import build
+from pipelines.segment.mask import SegmentJob
 from pipelines.segment.options import Options
-from pipelines.segment.plan import Plan, check_output, crf_in_force, make_plan
+from pipelines.segment.plan import Plan, crf_in_force, make_plan
 from pipelines.segment.tally import SegmentTally
 from trainer import storage
 from trainer.accounts import REJECTS_FILE
@@ -27,10 +29,16 @@ from trainer.options import InputError, to_json
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
+    check_paths(beam, {"--input": options.input, "--model": options.model, "--output": options.output})
     job, card = prepare(options, cores_per_process(beam))
     listing = collection.find(options.input, options.output)
-    check_output(options, job.fingerprint)
+    previous = planning.previous(options, job.fingerprint)
+    job = replace(job, unstamped=planning.may_lack_stamps(previous))
     plan = make_plan(listing, options, workers(beam))
+    if previous is None:
+        planning.check_output_is_ours(options, plan)
+    elif "plan" not in previous and not options.overwrite:
+        print("masks of version 0.2 and before do not say of which image they are; those in the output are made again")
     for note in listing.notes:
         print(note)
     print(f"segment: {plan.total} images in {options.input} with {options.model} -> {options.output}", flush=True)
@@ -72,7 +80,9 @@ def started(job: SegmentJob, card: ModelCard, plan: Plan) -> dict[str, Any]:
         "input": job.options.input,
         "model": job.options.model,
         "images": plan.total,
+        "plan": plan.file,
         "fingerprint": job.fingerprint,
+        "unstamped": job.unstamped,
         "palette": job.palette.to_json(),
         "architecture": card.architecture,
         "head": card.architecture.get("head", ""),
@@ -90,7 +100,7 @@ def segment(job: SegmentJob, plan: Plan, report: dict[str, Any], beam: Any) -> b
     """
     folder = job.options.output
     try:
-        digest = planning.write(folder, plan.chunks)
+        planning.write(folder, plan)
         storage.write_json(storage.join(folder, planning.REPORT_FILE), report)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error}") from None
@@ -98,7 +108,7 @@ def segment(job: SegmentJob, plan: Plan, report: dict[str, Any], beam: Any) -> b
         build,
         job=job,
         chunks=len(plan.chunks),
-        plan_digest=digest,
+        plan=plan.file,
         unplaced=SegmentTally(rejects=plan.rejects),
         started=report,
     )
@@ -113,8 +123,10 @@ def finish(options: Options, plan: Plan) -> int:
 
     Raises UnbalancedError when images of the plan are neither written, skipped nor rejected.
     """
-    accounts, report = tally.read_accounts(options.output, plan.total)
+    accounts, report = tally.read_accounts(options.output, plan.total, plan.file)
     accounts.check()
+    planning.sweep(options.output, plan)
+    InFlight(storage.join(options.output, planning.NOTES_FOLDER)).clear()
     print(accounts.report(storage.join(options.output, REJECTS_FILE)))
     if table := tally.table(report):
         print(table)

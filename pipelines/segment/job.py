@@ -8,146 +8,115 @@ finished do without.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import apache_beam as beam
 import numpy as np
 
-from pipelines.crf.options import CrfOptions
 from pipelines.inputs.collection import SourceImage
-from pipelines.masks.segmenter import Segmented, Segmenter, shared_segmenter
-from pipelines.masks.stamps import has_stamp, stamp
-from pipelines.runner.cores import cores
+from pipelines.runner.boundary import Care, Failed, InFlight, attempt
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.work import Work, spread
-from pipelines.segment.options import Options
-from pipelines.segment.plan import PLAN_FILE, STAGE, place, read_chunk
+from pipelines.segment import plan as planning
+from pipelines.segment.mask import Loaded, Occupied, SegmentJob, alone
+from pipelines.segment.plan import NOTES_FOLDER, STAGE, Entry, read_chunk
 from pipelines.segment.tally import SegmentTally, add_up, publish
 from trainer import storage
 from trainer.accounts import Reject
-from trainer.formats import images
-from trainer.formats.labels import Palette
+from trainer.formats.images import ImageError
 
-
-@dataclass(frozen=True)
-class SegmentJob:
-    """What a worker must know.
-
-    Attributes:
-      options: of the command.
-      palette: the model's.
-      max_side: bound in force on the longest side of what the network sees, in pixels; 0 for none.
-      model_digest: SHA-256 of the model's weights.
-      fingerprint: of all that masks depend on.
-      cores: that a worker process has to itself; 0 where it has its machine to itself.
-      crf: parameters of the CRF, None for no CRF.
-    """
-
-    options: Options
-    palette: Palette
-    max_side: int
-    model_digest: str
-    fingerprint: str
-    cores: int
-    crf: CrfOptions | None
-
-    def segmenter(self) -> Segmenter:
-        """The one Segmenter of this process."""
-        options = self.options
-        return shared_segmenter(
-            options.model,
-            self.model_digest,
-            self.cores,
-            batch_size=options.batch_size,
-            max_side=self.max_side,
-            crf=self.crf,
-            crf_engine=options.crf_engine,
-            crf_workers=options.crf_workers or self.cores or cores(),
-            confidence=options.confidence,
-        )
-
-    def finished(self, source: SourceImage) -> np.ndarray | None:
-        """The image's mask, uint8 [H, W] class ids, if it is whole and of this job; otherwise None."""
-        try:
-            png = storage.read(place(self.options.output, "masks", source.name))
-            return images.decode_label(png) if has_stamp(png, self.fingerprint) else None
-        except (OSError, images.ImageError):
-            return None
-
-    def load(self, source: SourceImage) -> np.ndarray:
-        """The image, uint8 [H, W, 3] RGB. Raises OSError, or ImageError for what cannot be used."""
-        data = storage.read(source.path)
-        height, width = images.shrunk_size(*images.header(data).upright_size, self.max_side)
-        bound = self.options.max_pixels
-        if height * width > bound:
-            raise images.ImageError(
-                f"{width}x{height} is {height * width:,} pixels, over the bound of {bound:,} for one pass of the "
-                "network; give --max-side to shrink it, or raise --max-pixels if memory allows"
-            )
-        return images.decode_image(data)
-
-    def write(self, result: Segmented) -> None:
-        """Writes the mask of the SourceImage `result.key`, and what else the options name."""
-        folder, name = self.options.output, result.key.name
-        if result.confidence is not None:
-            storage.write(place(folder, "confidence", name), images.encode_png(result.confidence))
-        if self.options.overlays:
-            overlay = self.palette.overlay(result.image, result.ids)
-            storage.write(place(folder, "overlays", name), images.encode_jpeg(overlay, quality=90))
-        # The mask comes last: where it is, the others are.
-        png = stamp(self.palette.encode_mask(result.ids), self.fingerprint)
-        storage.write(place(folder, "masks", name), png)
+KNOWN = (ImageError, OSError, Occupied)
+"""What is wrong with an image, or with the files that are where its mask shall be."""
 
 
 @functools.lru_cache(maxsize=1)
-def _plan(path: str, digest: str) -> list[bytes]:
-    """Lines of the plan, one per chunk; read once per process. `digest` tells plans of one path apart."""
-    return storage.read(path).splitlines()
+def _plan(folder: str, file: str) -> list[bytes]:
+    """Lines of the plan, one per chunk; read once per process."""
+    return planning.read(folder, file)
 
 
 @dataclass(eq=False)
 class SegmentChunk(Work):
-    """Chunk number -> SegmentTally; the masks are written on the way. Repeating a chunk writes the same bytes.
+    """Chunk number -> SegmentTally; the masks are written on the way. Repeating a chunk writes the same masks.
 
     Attributes:
       job: model and options.
-      plan_digest: of the file of the plan.
+      plan: name of the plan's file.
     """
 
     stage: ClassVar[str] = STAGE
     job: SegmentJob
-    plan_digest: str
+    plan: str
 
     def process(self, number: int) -> Iterator[SegmentTally]:
-        lines = _plan(storage.join(self.job.options.output, PLAN_FILE), self.plan_digest)
-        tallies: list[SegmentTally] = []
+        folder = self.job.options.output
+        entries = read_chunk(_plan(folder, self.plan)[number])
+        # The same on every run over the same images, so that a rerun finds what an earlier one died of.
+        name = repr([entry.source.name for entry in entries])
+        with InFlight(storage.join(folder, NOTES_FOLDER)).watch(name) as care:
+            tally = add_up(self._tallies(entries, care))
+        yield tally
+
+    def _tallies(self, entries: list[Entry], care: Care | None) -> Iterator[SegmentTally]:
         todo = []
-        for entry in read_chunk(lines[number]):
-            ids = self.job.finished(entry.source) if entry.done else None
+        for entry in entries:
+            try:
+                ids = attempt(functools.partial(self.job.finished, entry), KNOWN) if entry.existing else None
+            except (*KNOWN, Failed) as fault:
+                yield self._rejected(entry.source, fault)
+                continue
             if ids is None:
                 todo.append(entry.source)
             else:
-                tallies.append(SegmentTally.of(ids, skipped=1))
                 self.finish("skipped")
+                yield SegmentTally.of(ids, skipped=1)
         if todo:
-            # Made here rather than in setup: where every mask is finished, TensorFlow is not needed.
-            for result in self.job.segmenter()(self._load(todo, tallies)):
-                self.job.write(result)
-                tallies.append(SegmentTally.of(result.ids, written=1))
-                self.finish("written")
-        yield add_up(tallies)
+            yield from self._with_care(todo, care) if care else self._segmented(todo, self.job.load)
 
-    def _load(self, todo: list[SourceImage], tallies: list[SegmentTally]) -> Iterator[tuple[SourceImage, np.ndarray]]:
-        """The images with what they are of; those that cannot be used go into `tallies` instead."""
+    def _with_care(self, todo: list[SourceImage], care: Care) -> Iterator[SegmentTally]:
+        """Image by image, decoded in a subprocess; where a process ended after that, everything is done in one."""
         for source in todo:
+            if source.name in care.suspects:
+                try:
+                    yield care.isolated(alone, self.job, source)
+                    self.finish("written")
+                except (*KNOWN, Failed) as fault:
+                    yield self._rejected(source, fault)
+            else:
+                load = functools.partial(care.isolated, self.job.load)
+                care.at(source.name)
+                yield from self._segmented([source], load)
+
+    def _segmented(
+        self, todo: list[SourceImage], load: Callable[[SourceImage], tuple[Loaded, np.ndarray]]
+    ) -> Iterator[SegmentTally]:
+        """Images side by side: those of equal size share a pass of the network."""
+        rejects: list[SegmentTally] = []
+
+        def loaded() -> Iterator[tuple[Loaded, np.ndarray]]:
+            for source in todo:
+                try:
+                    yield attempt(functools.partial(load, source), KNOWN)
+                except (*KNOWN, Failed) as fault:
+                    rejects.append(self._rejected(source, fault))
+
+        # Made here rather than in setup: where every mask is finished, TensorFlow is not needed.
+        for result in self.job.segmenter()(loaded()):
             try:
-                yield source, self.job.load(source)
-            except (images.ImageError, OSError) as error:
-                reason = "file not found" if isinstance(error, FileNotFoundError) else str(error)
-                tallies.append(SegmentTally(rejects=(Reject(source.name, source.path, STAGE, reason),)))
-                self.finish("rejected")
+                attempt(functools.partial(self.job.write, result), KNOWN)
+            except (*KNOWN, Failed) as fault:
+                yield self._rejected(result.key.source, fault)
+            else:
+                self.finish("written")
+                yield SegmentTally.of(result.ids, written=1)
+        yield from rejects
+
+    def _rejected(self, source: SourceImage, fault: Exception) -> SegmentTally:
+        self.finish("rejected")
+        reason = "file not found" if isinstance(fault, FileNotFoundError) else str(fault)
+        return SegmentTally(rejects=(Reject(source.name, source.path, STAGE, reason),))
 
 
 def build(
@@ -156,7 +125,7 @@ def build(
     *,
     job: SegmentJob,
     chunks: int,
-    plan_digest: str,
+    plan: str,
     unplaced: SegmentTally,
     started: dict[str, Any],
 ) -> None:
@@ -166,13 +135,14 @@ def build(
 
     Args:
       chunks: how many lines the file of the plan has.
+      plan: its name.
       unplaced: the images of the plan that are in no chunk.
       started: segment.json as it was written before.
     """
     output, palette = job.options.output, job.palette
     _ = (
         spread(pipeline, range(chunks), "chunks")
-        | "Segment chunks" >> beam.ParDo(SegmentChunk(heartbeat, job, plan_digest))
+        | "Segment chunks" >> beam.ParDo(SegmentChunk(heartbeat, job, plan))
         | "Sum tallies" >> beam.CombineGlobally(add_up)
         | "Write report" >> beam.Map(lambda tally: publish(unplaced + tally, output, palette, started))
     )

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import itertools
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pipelines.crf.options import CrfOptions
 from pipelines.crf.tuning import TUNING_FILE, load
 from pipelines.inputs.collection import Listing, SourceImage
+from pipelines.masks.stamps import read_stamp
 from pipelines.segment.options import Options
 from trainer import storage
-from trainer.accounts import Reject
+from trainer.accounts import REJECTS_FILE, Reject
 from trainer.options import InputError
 
 STAGE = "segment"
-PLAN_FILE = "images.jsonl"
 REPORT_FILE = "segment.json"
+NOTES_FOLDER = "in-flight"
+"""Folder of the output for the notes of `pipelines.runner.boundary.InFlight`, empty when nothing runs."""
 PLACES = {"masks": ("", ".png"), "overlays": ("overlays/", ".jpg"), "confidence": ("confidence/", ".png")}
 """Folder and suffix of every kind of file that is written for an image."""
 CHUNK = 64
 """Most images in one element: enough that images of like sizes meet, few enough to spread and to retry."""
+LONGEST_NAME = 255
+"""Bytes of a file's name that all usual file systems take."""
+SAMPLES = 8
+"""Files that are looked at before the work to see whose folder the output is; every one is before it is replaced."""
 
 
 def kinds(options: Options) -> tuple[str, ...]:
@@ -42,11 +53,12 @@ class Entry:
 
     Attributes:
       source: the image.
-      done: whether files of all kinds are there and newer than the image, so that its mask may be finished.
+      existing: kinds, as the keys of PLACES, of the files that are there already: they may be finished, out of date,
+        or somebody else's. Under --overwrite that does not matter, and there are none.
     """
 
     source: SourceImage
-    done: bool
+    existing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,11 +67,13 @@ class Plan:
 
     Attributes:
       chunks: the images, a chunk being what a worker takes at a time.
-      rejects: images whose masks cannot be written: their paths are unsafe, reserved or taken.
+      rejects: images whose masks cannot be written: their paths are unsafe, reserved, taken or too long.
+      outdated: files in the output that have the name of a plan, of earlier runs.
     """
 
     chunks: tuple[tuple[Entry, ...], ...]
     rejects: tuple[Reject, ...]
+    outdated: tuple[str, ...] = ()
 
     @property
     def usable(self) -> int:
@@ -71,56 +85,163 @@ class Plan:
         """How many images there are, with a place for their masks and without."""
         return self.usable + len(self.rejects)
 
+    @functools.cached_property
+    def lines(self) -> bytes:
+        """The chunks as they are written to the plan's file, one per line."""
+        # Every other character is escaped: names may hold those at which lines are split elsewhere, or no UTF-8.
+        return b"".join(json.dumps([asdict(entry) for entry in chunk]).encode() + b"\n" for chunk in self.chunks)
+
+    @functools.cached_property
+    def file(self) -> str:
+        """The name of the plan's file, which tells its contents."""
+        return plan_file(self.lines)
+
+
+def plan_file(lines: bytes) -> str:
+    return f"images-{hashlib.sha256(lines).hexdigest()[:16]}.jsonl"
+
 
 def make_plan(listing: Listing, options: Options, workers: int) -> Plan:
-    """Cuts the images into chunks, about four for each of the workers."""
+    """Cuts the images into chunks, about four for each of the workers.
+
+    Raises InputError where an image would be replaced by what is written.
+    """
+    folder = options.output
     try:
-        times = {file.relative: _nanoseconds(file) for file in storage.files(options.output)}
+        # Where the file system takes A.png for a.png, either is in the way of the other.
+        there = {file.relative.casefold() for file in storage.files(folder)}
     except FileNotFoundError:
-        times = {}
-    places = [PLACES[kind] for kind in kinds(options)]
-
-    def done(source: SourceImage) -> bool:
-        files = [f"{folder}{source.name}{suffix}" for folder, suffix in places]
-        return not options.overwrite and all(times.get(file, -1) >= source.modified for file in files)
-
-    entries = tuple(Entry(source, done(source)) for source in listing.images)
+        there = set()
+    rejects = [Reject(path, path, STAGE, reason) for path, reason in listing.unusable]
+    entries = []
+    for source in listing.images:
+        if fault := _fault(folder, source.name):
+            rejects.append(Reject(source.name, source.path, STAGE, fault))
+            continue
+        files = {kind: f"{below}{source.name}{suffix}" for kind, (below, suffix) in PLACES.items()}
+        existing = (kind for kind in kinds(options) if files[kind].casefold() in there)
+        entries.append(Entry(source, tuple(existing)))
+    check_inputs_stay(entries, folder)
+    if options.overwrite:
+        entries = [Entry(entry.source) for entry in entries]
     size = min(CHUNK, max(options.batch_size, -(-len(entries) // (4 * workers))))
-    chunks = tuple(entries[start : start + size] for start in range(0, len(entries), size))
-    return Plan(chunks, tuple(Reject(path, path, STAGE, reason) for path, reason in listing.unusable))
+    chunks = tuple(tuple(entries[start : start + size]) for start in range(0, len(entries), size))
+    outdated = sorted(name for name in there if re.fullmatch(r"images-[0-9a-f]{16}\.jsonl", name))
+    return Plan(chunks, tuple(rejects), tuple(outdated))
 
 
-def _nanoseconds(file: storage.File) -> int:
-    """When the file was made. Generation numbers of Cloud Storage are microseconds."""
-    return file.modified * 1000 if storage.is_remote(file.path) else file.modified
+def _fault(folder: str, name: str) -> str:
+    """Why there can be no file for the image `name` in `folder`; "" where there can."""
+    if storage.is_remote(folder):
+        return ""
+    longest = max((len(part.encode()) for part in f"{name}.png".split("/")), default=0)
+    if longest > LONGEST_NAME:
+        return f"the name of its mask would have {longest} bytes, over the {LONGEST_NAME} of file systems; shorten it"
+    return ""
 
 
-def write(folder: str, chunks: Iterable[Iterable[Entry]]) -> str:
-    """Writes the plan's chunks, one per line, to PLAN_FILE in `folder`; returns the digest of the file."""
-    lines = "".join(json.dumps([asdict(entry) for entry in chunk], ensure_ascii=False) + "\n" for chunk in chunks)
-    storage.write(storage.join(folder, PLAN_FILE), lines.encode())
-    return hashlib.sha256(lines.encode()).hexdigest()
+def check_inputs_stay(entries: Iterable[Entry], folder: str) -> None:
+    """Raises InputError where a file that is there already, and would be replaced, is one of the images."""
+    entries = tuple(entries)
+    targets = [(place(folder, kind, entry.source.name), entry) for entry in entries for kind in entry.existing]
+    if not targets:
+        return
+    inputs = {key: entry.source.path for entry in entries if (key := _key(entry.source.path))}
+    for target, entry in targets:
+        if image := inputs.get(_key(target)):
+            raise InputError(
+                f"{target} would be written for {entry.source.path}, but is the image {image}; give another --output"
+            )
+
+
+def _key(path: str) -> object:
+    """What tells files apart, through links of all kinds; None for a file that is not there."""
+    if storage.is_remote(path):
+        return path
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def write(folder: str, plan: Plan) -> None:
+    """Writes the plan's file into `folder`."""
+    storage.write(storage.join(folder, plan.file), plan.lines)
+
+
+def read(folder: str, file: str) -> list[bytes]:
+    """The lines of a plan's file in `folder`. Raises InputError when it is not what was written."""
+    path = storage.join(folder, file)
+    try:
+        lines = storage.read(path)
+    except FileNotFoundError:
+        lines = b""
+    if plan_file(lines) != file:
+        raise InputError(f"{path} was changed or removed while it was worked on; run the same command again to resume")
+    return lines.split(b"\n")
 
 
 def read_chunk(line: bytes) -> list[Entry]:
-    """A line of PLAN_FILE."""
-    return [Entry(SourceImage(**entry["source"]), entry["done"]) for entry in json.loads(line)]
+    """A line of the plan's file."""
+    return [Entry(SourceImage(**entry["source"]), tuple(entry["existing"])) for entry in json.loads(line)]
 
 
-def check_output(options: Options, fingerprint: str) -> None:
-    """Raises InputError when the output is a file, or holds the masks of another model or of other options."""
+def sweep(folder: str, plan: Plan) -> None:
+    """Removes the files of earlier plans; whose name does not tell their contents is not of this program."""
+    for file in plan.outdated:
+        with contextlib.suppress(FileNotFoundError, InputError):
+            if file != plan.file and read(folder, file):
+                storage.remove(storage.join(folder, file))
+
+
+def previous(options: Options, fingerprint: str) -> dict[str, Any] | None:
+    """The segment.json of an earlier run into the output; None where there is none.
+
+    Raises InputError when the output is a file, or holds the masks of another model or of other options, or when the
+    list of images is a file that is written.
+    """
     folder = options.output
     if not storage.is_remote(folder) and os.path.exists(folder) and not os.path.isdir(folder):
         raise InputError(f"--output {folder} is a file; expected a folder")
-    path = storage.join(folder, REPORT_FILE)
-    if options.overwrite or not storage.exists(path):
-        return
-    previous = storage.read_json(path)
-    if not isinstance(previous, dict) or previous.get("fingerprint") != fingerprint:
+    path, rejects = (storage.join(folder, name) for name in (REPORT_FILE, REJECTS_FILE))
+    if storage.real(options.input) in (storage.real(path), storage.real(rejects)):
+        raise InputError(f"--input {options.input} would be replaced by what is written; give another --output")
+    if not storage.exists(path):
+        if not options.overwrite and storage.exists(rejects):
+            raise InputError(
+                f"{rejects} was not written by this command; give another --output, or --overwrite to replace it"
+            )
+        return None
+    try:
+        report = storage.read_json(path)
+    except InputError:
+        report = None
+    is_ours = isinstance(report, dict) and "fingerprint" in report
+    if not options.overwrite and not (is_ours and report["fingerprint"] == fingerprint):
         raise InputError(
             f"{folder} holds masks made with another model or other options (see {path}); give another --output, or "
             "--overwrite to write them again"
         )
+    return report if is_ours else None
+
+
+def may_lack_stamps(report: dict[str, Any] | None) -> bool:
+    """Whether overlays and maps of confidence without a stamp, beside this segment.json, may be of this program."""
+    return bool(report and report.get("unstamped", "plan" not in report))
+
+
+def check_output_is_ours(options: Options, plan: Plan) -> None:
+    """Raises InputError where files that this program did not write are in the way, as far as a few of them tell."""
+    existing = ((kind, entry) for chunk in plan.chunks for entry in chunk for kind in entry.existing)
+    for kind, entry in itertools.islice(existing, SAMPLES):
+        path = place(options.output, kind, entry.source.name)
+        with contextlib.suppress(FileNotFoundError):
+            if (file := storage.read(path)) and read_stamp(file) is None:
+                raise InputError(
+                    f"{path} is in the way: this program did not write it; give another --output, or --overwrite to "
+                    "replace such files"
+                )
 
 
 def crf_in_force(options: Options, model_digest: str) -> tuple[CrfOptions | None, str]:

@@ -15,6 +15,7 @@ from pipelines.segment.plan import REPORT_FILE
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts, Reject, merged, write_rejects
 from trainer.formats.labels import Palette
+from trainer.options import InputError
 
 RUNNING, DONE, INCOMPLETE = "running", "done", "incomplete"
 """Status in segment.json: before the end, after it, and after it with images that are not accounted for."""
@@ -57,7 +58,10 @@ def publish(tally: SegmentTally, folder: str, palette: Palette, started: dict[st
     Args:
       tally: of all images.
       started: segment.json as it was written before the first mask; its "images" says how many there are.
+
+    Raises InputError when another run into the same folder has begun since then.
     """
+    _check_same_run(storage.read_json(storage.join(folder, REPORT_FILE)), started["plan"], folder)
     accounts = Accounts("images", started["images"], _outputs(vars(tally)), merged(tally.rejects))
     is_balanced = sum(accounts.outputs.values()) + accounts.rejected == accounts.inputs
     report = {
@@ -72,6 +76,14 @@ def publish(tally: SegmentTally, folder: str, palette: Palette, started: dict[st
     storage.write_json(storage.join(folder, REPORT_FILE), report)
 
 
+def _check_same_run(report: dict[str, Any], plan: str, folder: str) -> None:
+    if report.get("plan") != plan:
+        raise InputError(
+            f"another `deeplab segment` has begun to write to {folder} in the meantime; finished masks are kept: run "
+            "the same command again when that has ended"
+        )
+
+
 def _outputs(counts: dict[str, Any]) -> dict[str, int]:
     return {name: counts.get(name, 0) for name in ("written", "skipped")}
 
@@ -80,12 +92,19 @@ def _by_class(counts: np.ndarray, palette: Palette) -> dict[str, int]:
     return {name: int(count) for name, count in zip(palette.names, counts, strict=False)}
 
 
-def read_accounts(folder: str, images: int) -> tuple[Accounts, dict[str, Any]]:
-    """What the job has published in `folder`: its accounts against the `images` of the plan, and segment.json."""
+def read_accounts(folder: str, images: int, plan: str) -> tuple[Accounts, dict[str, Any]]:
+    """What the job over the plan's file `plan` has published in `folder`.
+
+    Returns:
+      Its accounts against the `images` of the plan, and segment.json.
+
+    Raises InputError when another run into the same folder has begun.
+    """
     report = storage.read_json(storage.join(folder, REPORT_FILE))
+    _check_same_run(report, plan, folder)
     lines = []
     if report["status"] != RUNNING:  # rejects.jsonl may be that of an earlier run
-        lines = storage.read(storage.join(folder, REJECTS_FILE)).splitlines()
+        lines = storage.read(storage.join(folder, REJECTS_FILE)).split(b"\n")[:-1]
     rejects = tuple(Reject(**json.loads(line)) for line in lines)
     return Accounts("images", images, _outputs(report), rejects), report
 

@@ -4,25 +4,57 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
 
 from pipelines.crf.options import CrfOptions
-from pipelines.masks.stamps import fingerprint, has_stamp, stamp
+from pipelines.masks.stamps import Stamp, fingerprint, read_stamp, stamp_jpeg, stamp_png
 from tests.drawn.segmenting import PALETTE
 from trainer.formats.cards import ModelCard
+from trainer.formats.images import decode_image, encode_jpeg
 
 CARD = ModelCard({"num_classes": 3, "alpha": 0.35, "head": "bilinear"}, PALETTE, max_side=513)
 
 
-def test_stamps_survive_in_a_png_and_are_told_apart() -> None:
+STAMP = Stamp("f" * 32, "e3069283-9")
+
+
+def test_stamps_survive_in_a_png() -> None:
     ids = np.arange(12, dtype=np.uint8).reshape(3, 4) % 3
-    png = stamp(PALETTE.encode_mask(ids), "abc")
-    assert has_stamp(png, "abc") and not has_stamp(png, "abd") and not has_stamp(b"", "abc")
+    png = stamp_png(PALETTE.encode_mask(ids), STAMP)
+    assert read_stamp(png) == STAMP
     with Image.open(io.BytesIO(png)) as image:
-        assert image.text == {"deeplab": "abc"}
+        assert image.text == {"deeplab": f"{'f' * 32} e3069283-9"}
         np.testing.assert_array_equal(np.asarray(image), ids)
+
+
+def test_stamps_survive_in_a_jpeg() -> None:
+    plain = encode_jpeg(np.full((8, 8, 3), 70, np.uint8))
+    jpeg = stamp_jpeg(plain, STAMP)
+    assert read_stamp(jpeg) == STAMP
+    with Image.open(io.BytesIO(jpeg)) as image:
+        assert image.info["comment"] == b"deeplab\0" + b"f" * 32 + b" e3069283-9"
+    np.testing.assert_array_equal(decode_image(jpeg), decode_image(plain))
+
+
+def test_what_this_program_did_not_write_has_no_stamp() -> None:
+    png, jpeg = PALETTE.encode_mask(np.zeros((2, 2), np.uint8)), encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+    assert [read_stamp(file) for file in (png, jpeg, b"", b"text", png[:40], jpeg[:25])] == [None] * 6
+
+
+def test_a_damaged_stamp_says_nothing_but_whose_it_is() -> None:
+    png = stamp_png(PALETTE.encode_mask(np.zeros((2, 2), np.uint8)), STAMP)
+    assert read_stamp(png[:60]) == read_stamp(png.replace(b"ffff", b"fffe", 1)) == Stamp()
+
+
+def test_stamps_of_version_0_2_name_no_image() -> None:
+    body = b"tEXtdeeplab\0" + b"f" * 32
+    png = PALETTE.encode_mask(np.zeros((2, 2), np.uint8))
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    assert read_stamp(png[:33] + chunk + png[33:]) == Stamp("f" * 32, "")
 
 
 def test_fingerprints_are_those_of_version_0_1() -> None:

@@ -7,17 +7,30 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines.inputs.collection import Listing, SourceImage
+from pipelines.masks.stamps import Stamp, stamp_png
 from pipelines.segment import plan
 from pipelines.segment.options import Options
-from pipelines.segment.plan import CHUNK, Entry, Plan, check_output, make_plan, place, read_chunk
+from pipelines.segment.plan import (
+    CHUNK,
+    Entry,
+    Plan,
+    check_output_is_ours,
+    make_plan,
+    may_lack_stamps,
+    place,
+    previous,
+    read_chunk,
+)
+from tests.drawn.segmenting import PALETTE
 from trainer.options import InputError
 
 
-def listing(count: int, modified: int = 0) -> Listing:
-    return Listing(tuple(SourceImage(f"in/{n:04d}.jpg", f"{n:04d}", 10, modified) for n in range(count)))
+def listing(count: int) -> Listing:
+    return Listing(tuple(SourceImage(f"in/{n:04d}.jpg", f"{n:04d}") for n in range(count)))
 
 
 def options(output: Path, **flags: object) -> Options:
@@ -41,28 +54,67 @@ def test_images_without_a_place_are_rejected_and_counted(tmp_path: Path) -> None
     assert [(reject.path, reject.stage, reject.reason) for reject in whole.rejects] == [("in/x", "segment", "why")]
 
 
-def done(output: Path, modified: int, **flags: object) -> bool:
-    ((entry,),) = make_plan(listing(1, modified), options(output, **flags), 1).chunks
-    return entry.done
+def existing(output: Path, **flags: object) -> tuple[str, ...]:
+    ((entry,),) = make_plan(listing(1), options(output, **flags), 1).chunks
+    return entry.existing
 
 
-def test_a_mask_may_be_finished_where_all_its_files_are_newer_than_the_image(tmp_path: Path) -> None:
-    assert not done(tmp_path / "nowhere", 0)
-    (tmp_path / "0000.png").write_bytes(b"")
-    os.utime(tmp_path / "0000.png", ns=(50, 50))
-    assert done(tmp_path, 50) and not done(tmp_path, 51) and not done(tmp_path, 50, overwrite=True)
-    assert not done(tmp_path, 50, overlays=True)
+def test_files_that_are_there_already_are_noted_whatever_their_times(tmp_path: Path) -> None:
+    assert existing(tmp_path / "nowhere") == ()
+    (tmp_path / "0000.PNG").write_bytes(b"")
+    os.utime(tmp_path / "0000.PNG", ns=(0, 0))
+    assert existing(tmp_path) == ("masks",) and existing(tmp_path, overwrite=True) == ()
     (tmp_path / "overlays").mkdir()
     (tmp_path / "overlays/0000.jpg").write_bytes(b"")
-    assert done(tmp_path, 50, overlays=True) and not done(tmp_path, 50, overlays=True, confidence=True)
+    assert existing(tmp_path) == ("masks",)
+    assert existing(tmp_path, overlays=True, confidence=True) == ("masks", "overlays")
+
+
+def test_masks_whose_names_are_too_long_are_rejected(tmp_path: Path) -> None:
+    sources = tuple(SourceImage(f"in/{name}.j", name) for name in ("ä" * 125, "ä" * 126, "x/" + "a" * 252))
+    whole = make_plan(Listing(sources), options(tmp_path), 1)
+    assert [entry.source for entry in whole.chunks[0]] == [sources[0]]
+    assert [reject.path for reject in whole.rejects] == [source.path for source in sources[1:]]
+    assert whole.rejects[0].reason == (
+        "the name of its mask would have 256 bytes, over the 255 of file systems; shorten it"
+    )
+
+
+NAMES = ("ä", "two\nlines", "line\u2028separator", "next\x85line", 'quote"', "100%", "\U0001f600", " ")
 
 
 def test_chunks_are_read_as_they_were_written(tmp_path: Path) -> None:
-    chunks = ((Entry(SourceImage("in/ä.jpg", "ä", 1, 2), True),), (Entry(SourceImage("in/b", "b"), False),))
-    digest = plan.write(str(tmp_path), Plan(chunks, ()).chunks)
-    lines = (tmp_path / "images.jsonl").read_bytes().splitlines()
-    assert tuple(tuple(read_chunk(line)) for line in lines) == chunks
-    assert plan.write(str(tmp_path), chunks) == digest != plan.write(str(tmp_path), chunks[:1])
+    entries = [Entry(SourceImage(f"in/{name}.jpg", name, "e3069283-9"), ("masks",)) for name in NAMES]
+    whole = Plan((tuple(entries), (Entry(SourceImage("in/\udcff", "b")),)), ())
+    plan.write(str(tmp_path), whole)
+    lines = plan.read(str(tmp_path), whole.file)
+    assert tuple(tuple(read_chunk(line)) for line in lines if line) == whole.chunks
+    assert len(lines) == 3
+
+
+def test_a_plan_that_is_not_what_was_written_ends_the_run(tmp_path: Path) -> None:
+    one, other = (make_plan(listing(count), options(tmp_path), 1) for count in (1, 2))
+    plan.write(str(tmp_path), one)
+    plan.write(str(tmp_path), other)
+    assert plan.read(str(tmp_path), one.file) == one.lines.split(b"\n")
+    (tmp_path / one.file).write_bytes(other.lines)
+    with pytest.raises(InputError, match="was changed or removed"):
+        plan.read(str(tmp_path), one.file)
+    (tmp_path / one.file).unlink()
+    with pytest.raises(InputError, match="was changed or removed"):
+        plan.read(str(tmp_path), one.file)
+
+
+def test_earlier_plans_are_swept_and_nothing_else(tmp_path: Path) -> None:
+    earlier = make_plan(listing(1), options(tmp_path), 1)
+    plan.write(str(tmp_path), earlier)
+    others = ("images-0123456789abcdef.jsonl", "images.jsonl", "images-2.jsonl")
+    for name in others:
+        (tmp_path / name).write_text("{}\n")
+    whole = make_plan(listing(2), options(tmp_path), 1)
+    plan.write(str(tmp_path), whole)
+    plan.sweep(str(tmp_path), whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted((*others, whole.file))
 
 
 def test_files_of_an_image_have_their_places(tmp_path: Path) -> None:
@@ -73,13 +125,71 @@ def test_files_of_an_image_have_their_places(tmp_path: Path) -> None:
         place("out", "masks", "../a")
 
 
+def write_report(folder: Path, **report: object) -> None:
+    (folder / "segment.json").write_text(json.dumps(report))
+
+
 def test_an_output_of_other_masks_is_refused_unless_it_is_overwritten(tmp_path: Path) -> None:
-    check_output(options(tmp_path), "f")
-    (tmp_path / "segment.json").write_text(json.dumps({"fingerprint": "f"}))
-    check_output(options(tmp_path), "f")
-    with pytest.raises(InputError, match="another model or other options"):
-        check_output(options(tmp_path), "g")
-    check_output(options(tmp_path, overwrite=True), "g")
-    (tmp_path / "segment.json").write_text("[]")
-    with pytest.raises(InputError, match="another model or other options"):
-        check_output(options(tmp_path), "f")
+    assert previous(options(tmp_path), "f") is None
+    write_report(tmp_path, fingerprint="f")
+    assert previous(options(tmp_path), "f") == {"fingerprint": "f"}
+    for text in ('{"fingerprint": "g"}', "{}", "[]", "no JSON"):
+        (tmp_path / "segment.json").write_text(text)
+        with pytest.raises(InputError, match="another model or other options"):
+            previous(options(tmp_path), "f")
+        previous(options(tmp_path, overwrite=True), "f")
+
+
+def test_overlays_without_stamps_can_be_those_of_version_0_2(tmp_path: Path) -> None:
+    assert not may_lack_stamps(None) and not may_lack_stamps({"plan": "p"})
+    assert may_lack_stamps({"fingerprint": "f"}) and may_lack_stamps({"plan": "p", "unstamped": True})
+
+
+def test_rejects_of_another_command_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "rejects.jsonl").write_text("")
+    with pytest.raises(InputError, match="was not written by this command"):
+        previous(options(tmp_path), "f")
+    assert previous(options(tmp_path, overwrite=True), "f") is None
+    write_report(tmp_path, fingerprint="f")
+    previous(options(tmp_path), "f")
+
+
+@pytest.mark.parametrize("name", ["rejects.jsonl", "segment.json"])
+def test_a_list_of_images_is_never_replaced(name: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="would be replaced by what is written"):
+        previous(dataclasses.replace(options(tmp_path, overwrite=True), input=str(tmp_path / "link" / name)), "f")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_image_is_never_replaced(overwrite: bool, tmp_path: Path) -> None:
+    image = tmp_path / "photos" / "a.png"
+    image.parent.mkdir()
+    image.write_bytes(b"image")
+    images = Listing((SourceImage(str(image), "a"), SourceImage(str(tmp_path / "gone.png"), "b")))
+    places = {}
+    for kind in ("folder", "hard", "soft"):
+        output = places[kind] = tmp_path / kind
+        if kind == "folder":
+            output.symlink_to(image.parent)
+            continue
+        output.mkdir()
+        (output / "a.png").hardlink_to(image) if kind == "hard" else (output / "a.png").symlink_to(image)
+    for output in places.values():
+        with pytest.raises(InputError, match=f"a.png would be written for {image}, but is the image {image}"):
+            make_plan(images, options(output, overwrite=overwrite), 1)
+    make_plan(images, options(tmp_path / "elsewhere", overwrite=overwrite), 1)
+
+
+def test_a_folder_of_somebody_elses_files_is_refused(tmp_path: Path) -> None:
+    def check() -> None:
+        check_output_is_ours(options(tmp_path), make_plan(listing(20), options(tmp_path), 1))
+
+    check()
+    (tmp_path / "0005.png").write_bytes(b"")
+    png = PALETTE.encode_mask(np.zeros((2, 2), np.uint8))
+    (tmp_path / "0006.png").write_bytes(stamp_png(png, Stamp("f", "i")))
+    check()
+    (tmp_path / "0007.png").write_bytes(png)
+    with pytest.raises(InputError, match=r"0007\.png is in the way: this program did not write it"):
+        check()

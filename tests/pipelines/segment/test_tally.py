@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipelines.segment import tally
 from pipelines.segment.tally import SegmentTally, add_up
 from tests.drawn.segmenting import PALETTE, rejects_of, report_of
 from trainer.accounts import Reject
+from trainer.options import InputError
 
 IDS = np.uint8([[0, 0, 2]])
 REJECTS = (Reject("b", "photos/b", "segment", "damaged"), Reject("a", "photos/a", "segment", "empty"))
@@ -22,9 +25,13 @@ def test_tallies_add_up() -> None:
     assert add_up([]).class_pixels.sum() == 0
 
 
-def publish(folder: Path, images: int) -> None:
+STARTED = {"status": "running", "plan": "images-1.jsonl", "model": "m"}
+
+
+def publish(folder: Path, images: int, plan: str = "images-1.jsonl") -> None:
+    (folder / "segment.json").write_text(json.dumps({"status": "running", "plan": plan}))
     whole = add_up([SegmentTally.of(IDS, written=1), SegmentTally(rejects=REJECTS)])
-    tally.publish(whole, str(folder), PALETTE, {"status": "running", "images": images, "model": "m"})
+    tally.publish(whole, str(folder), PALETTE, STARTED | {"images": images})
 
 
 def test_the_report_holds_counts_by_class_and_rejects_in_order(tmp_path: Path) -> None:
@@ -32,6 +39,7 @@ def test_the_report_holds_counts_by_class_and_rejects_in_order(tmp_path: Path) -
     assert report_of(tmp_path) == {
         "status": "done",
         "images": 3,
+        "plan": "images-1.jsonl",
         "model": "m",
         "written": 1,
         "skipped": 0,
@@ -40,7 +48,7 @@ def test_the_report_holds_counts_by_class_and_rejects_in_order(tmp_path: Path) -
         "class_images": {"left": 1, "right": 0, "rest": 1},
     }
     assert [reject["key"] for reject in rejects_of(tmp_path)] == ["a", "b"]
-    accounts, report = tally.read_accounts(str(tmp_path), 3)
+    accounts, report = tally.read_accounts(str(tmp_path), 3, "images-1.jsonl")
     accounts.check()
     assert accounts.line() == "3 images = 1 written + 0 skipped + 2 rejected"
     assert tally.table(report).splitlines() == [
@@ -53,6 +61,14 @@ def test_the_report_holds_counts_by_class_and_rejects_in_order(tmp_path: Path) -
 def test_what_does_not_add_up_is_not_done(tmp_path: Path) -> None:
     publish(tmp_path, 4)
     assert report_of(tmp_path)["status"] == "incomplete"
+
+
+def test_the_report_of_another_run_is_neither_replaced_nor_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="another `deeplab segment` has begun"):
+        publish(tmp_path, 3, "images-2.jsonl")
+    assert report_of(tmp_path) == {"status": "running", "plan": "images-2.jsonl"}
+    with pytest.raises(InputError, match="another `deeplab segment` has begun"):
+        tally.read_accounts(str(tmp_path), 3, "images-1.jsonl")
 
 
 def test_without_masks_there_is_no_table() -> None:

@@ -1,0 +1,152 @@
+"""One image of a segmentation: whether its mask is finished, the image itself, and what is written for it.
+
+Without Beam and, until the first mask has to be made, without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.crf.options import CrfOptions
+from pipelines.inputs.collection import SourceImage
+from pipelines.masks.segmenter import Segmented, Segmenter, shared_segmenter
+from pipelines.masks.stamps import Stamp, read_stamp, stamp_jpeg, stamp_png
+from pipelines.runner.cores import cores
+from pipelines.segment.options import Options
+from pipelines.segment.plan import Entry, kinds, place
+from pipelines.segment.tally import SegmentTally
+from trainer import storage
+from trainer.formats import images
+from trainer.formats.labels import Palette
+
+
+class Occupied(ValueError):
+    """A file that this program did not write is in the way. The message names it, and says what to do."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What an image is known by on its way.
+
+    Attributes:
+      source: the image.
+      identity: `storage.identity` of the bytes that were read.
+    """
+
+    source: SourceImage
+    identity: str
+
+
+@dataclass(frozen=True)
+class SegmentJob:
+    """What a worker must know.
+
+    Attributes:
+      options: of the command.
+      palette: the model's.
+      max_side: bound in force on the longest side of what the network sees, in pixels; 0 for none.
+      model_digest: SHA-256 of the model's weights.
+      fingerprint: of all that masks depend on but the image.
+      cores: that a worker process has to itself; 0 where it has its machine to itself.
+      crf: parameters of the CRF, None for no CRF.
+      unstamped: whether overlays and maps of confidence without a stamp may be of this program: version 0.2 stamped
+        masks alone.
+    """
+
+    options: Options
+    palette: Palette
+    max_side: int
+    model_digest: str
+    fingerprint: str
+    cores: int
+    crf: CrfOptions | None
+    unstamped: bool = False
+
+    def segmenter(self) -> Segmenter:
+        """The one Segmenter of this process."""
+        options = self.options
+        return shared_segmenter(
+            options.model,
+            self.model_digest,
+            self.cores,
+            batch_size=options.batch_size,
+            max_side=self.max_side,
+            crf=self.crf,
+            crf_engine=options.crf_engine,
+            crf_workers=options.crf_workers or self.cores or cores(),
+            confidence=options.confidence,
+        )
+
+    def finished(self, entry: Entry) -> np.ndarray | None:
+        """The image's mask, uint8 [H, W] class ids, where all its files are of this job and of the image as it is now.
+
+        None where they have to be made.
+
+        Raises:
+          Occupied: one of the files is not of this program.
+          OSError: one of them, or the image, cannot be read.
+        """
+        files = {kind: self._existing(kind, entry.source.name) for kind in entry.existing}
+        stamps = {read_stamp(file) for file in files.values() if file is not None}
+        if None in files.values() or set(files) != set(kinds(self.options)) or len(stamps) != 1:
+            return None
+        (stamp,) = stamps
+        if stamp is None or stamp.fingerprint != self.fingerprint or stamp.identity != self._identity(entry.source):
+            return None
+        try:
+            return images.decode_label(files["masks"])
+        except images.ImageError:
+            return None
+
+    def _existing(self, kind: str, name: str) -> bytes | None:
+        """The file of that kind; None where there is none. Raises Occupied unless it is of this program."""
+        path = place(self.options.output, kind, name)
+        try:
+            file = storage.read(path)
+        except FileNotFoundError:
+            return None
+        # Nothing is lost with an empty file, which is what a power failure leaves of one.
+        if file and read_stamp(file) is None and not (self.unstamped and kind != "masks"):
+            raise Occupied(f"{path} is in the way: this program did not write it; move it, or give --overwrite")
+        return file
+
+    @staticmethod
+    def _identity(source: SourceImage) -> str:
+        return source.identity or storage.identity(storage.read(source.path))
+
+    def load(self, source: SourceImage) -> tuple[Loaded, np.ndarray]:
+        """The image, uint8 [H, W, 3] RGB. Raises OSError, or ImageError for what cannot be used."""
+        data = storage.read(source.path)
+        height, width = images.shrunk_size(*images.header(data).upright_size, self.max_side)
+        bound = self.options.max_pixels
+        if height * width > bound:
+            raise images.ImageError(
+                f"{width}x{height} is {height * width:,} pixels, over the bound of {bound:,} for one pass of the "
+                "network; give --max-side to shrink it, or raise --max-pixels if memory allows"
+            )
+        return Loaded(source, storage.identity(data)), images.decode_image(data)
+
+    def write(self, result: Segmented) -> None:
+        """Writes the mask of the `Loaded` image `result.key`, and what else the options name."""
+        folder, name = self.options.output, result.key.source.name
+        stamp = Stamp(self.fingerprint, result.key.identity)
+        if result.confidence is not None:
+            png = images.encode_png(result.confidence)
+            storage.write(place(folder, "confidence", name), stamp_png(png, stamp))
+        if self.options.overlays:
+            jpeg = images.encode_jpeg(self.palette.overlay(result.image, result.ids), quality=90)
+            storage.write(place(folder, "overlays", name), stamp_jpeg(jpeg, stamp))
+        # The mask comes last: where it is, the others are.
+        storage.write(place(folder, "masks", name), stamp_png(self.palette.encode_mask(result.ids), stamp))
+
+
+def alone(job: SegmentJob, source: SourceImage) -> SegmentTally:
+    """Makes the mask of one image, in a subprocess that the image may end."""
+    # The process that waits for this one may hold all memory of the GPU.
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    (result,) = job.segmenter()([job.load(source)])
+    job.write(result)
+    return SegmentTally.of(result.ids, written=1)

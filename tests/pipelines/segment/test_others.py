@@ -1,0 +1,84 @@
+"""Files that this program did not write, and images, are never replaced by masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.drawn.segmenting import draw, outcomes_of, rejects_of, save, segment
+from trainer.options import InputError
+
+DRAWN = np.full((24, 32), 77, np.uint8)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    for seed, name in enumerate("abc"):
+        save(folder / f"{name}.jpg", draw(24, 32, seed))
+    return folder
+
+
+def drawn(path: Path) -> bytes:
+    """Somebody's own file at `path`; its bytes."""
+    save(path, DRAWN)
+    return path.read_bytes()
+
+
+def test_a_folder_of_hand_drawn_masks_is_refused_before_the_work(model, images, tmp_path):
+    mask = drawn(tmp_path / "out/b.png")
+    with pytest.raises(InputError, match=r"out/b\.png is in the way: this program did not write it"):
+        segment("--input", images, "--model", model, "--output", tmp_path / "out")
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "out").iterdir()] == [("b.png", mask)]
+
+
+@pytest.mark.parametrize("path", ["b.png", "overlays/b.jpg", "confidence/b.png"])
+def test_a_hand_drawn_file_among_masks_is_a_reject_and_kept(path, model, images, tmp_path):
+    run = ("--input", images, "--model", model, "--output", tmp_path / "out", "--overlays", "--confidence")
+    assert segment(*run) == 0
+    file = drawn(tmp_path / "out" / path)
+    (tmp_path / "out/c.png").unlink()
+    assert segment(*run) == 1
+    assert outcomes_of(tmp_path / "out") == (1, 1, 1)
+    (reject,) = rejects_of(tmp_path / "out")
+    assert reject["key"] == "b"
+    assert reject["reason"] == (
+        f"{tmp_path}/out/{path} is in the way: this program did not write it; move it, or give --overwrite"
+    )
+    assert (tmp_path / "out" / path).read_bytes() == file
+    assert segment(*run, "--overwrite") == 0
+    assert (tmp_path / "out" / path).read_bytes() != file
+
+
+def test_overlays_that_are_not_asked_for_may_be_anybodys(model, images, tmp_path):
+    file = drawn(tmp_path / "out/overlays/b.jpg")
+    assert segment("--input", images, "--model", model, "--output", tmp_path / "out") == 0
+    assert (tmp_path / "out/overlays/b.jpg").read_bytes() == file
+
+
+def test_a_mask_that_cannot_be_read_is_a_reject_and_kept(model, images, tmp_path):
+    run = ("--input", images, "--model", model, "--output", tmp_path / "out")
+    assert segment(*run) == 0
+    (tmp_path / "out/b.png").unlink()
+    (tmp_path / "out/b.png").mkdir()
+    assert segment(*run) == 1
+    (reject,) = rejects_of(tmp_path / "out")
+    assert reject["key"] == "b" and "b.png" in reject["reason"]
+    assert outcomes_of(tmp_path / "out") == (0, 2, 1)
+
+
+@pytest.mark.parametrize("flags", [(), ("--overwrite",)])
+def test_images_are_not_replaced_through_a_link_to_their_folder(flags, model, tmp_path):
+    save(tmp_path / "photos/set/a.png", draw(24, 32, 0))
+    before = (tmp_path / "photos/set/a.png").read_bytes()
+    (tmp_path / "whole").symlink_to(tmp_path / "photos")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/set").symlink_to(tmp_path / "photos/set")
+    for output in ("whole", "parts"):
+        with pytest.raises(InputError):
+            segment("--input", tmp_path / "photos", "--model", model, "--output", tmp_path / output, *flags)
+        assert (tmp_path / "photos/set/a.png").read_bytes() == before
+        Image.open(tmp_path / "photos/set/a.png").load()

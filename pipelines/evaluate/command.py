@@ -16,7 +16,7 @@ from pipelines.inputs import selection
 from pipelines.inputs.layouts import name_of
 from pipelines.pages import evaluation as page
 from pipelines.pages import gallery
-from pipelines.runner.flags import beam_options
+from pipelines.runner.flags import beam_options, check_paths
 from pipelines.runner.run import run as run_job
 from trainer import storage
 from trainer.accounts import Accounts, write_rejects
@@ -29,6 +29,7 @@ from trainer.options import InputError
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
+    check_paths(beam, {"--labels": options.labels, "--masks": options.masks, "--output": options.output})
     palette = load_card(options.model).palette if options.model is not None else resolve(options.palette)
     sources = Sources(options.labels, options.masks, palette)
     notes = [segment_notes(folder, palette) for folder in options.masks]

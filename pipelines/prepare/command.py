@@ -11,7 +11,7 @@ from pipelines.prepare import folder as output
 from pipelines.prepare.job import build
 from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Plan, ShardPlan, plan_shards, unfinished
-from pipelines.runner.flags import beam_options
+from pipelines.runner.flags import beam_options, check_paths
 from pipelines.runner.run import run as run_job
 from trainer import storage
 from trainer.accounts import Accounts, merged, write_rejects
@@ -23,6 +23,7 @@ from trainer.options import InputError
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
+    check_paths(beam, {"--input": options.input, "--output": options.output})
     source, folder = storage.absolute(options.input), storage.absolute(options.output)
     if source.rstrip("/") == folder.rstrip("/"):
         raise InputError(f"--output {options.output} is the input folder; give a folder of its own")

@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from apache_beam.options.pipeline_options import (
     DirectOptions,
@@ -30,6 +30,8 @@ LOCAL_RUNNERS = ("directrunner", "fnapirunner", "switchingdirectrunner")
 CLUSTER_RUNNERS = ("portablerunner", "flinkrunner", "sparkrunner")
 REMOTE_WORKERS = 16
 """Workers that work is cut for where their number is the service's to choose."""
+LISTS = (".csv", ".jsonl", ".txt")
+"""Files that are read before the job starts; what they list may lie elsewhere."""
 IMAGE_PYTHON = (3, 11)
 """Python of the worker image that the Dockerfile makes."""
 
@@ -99,32 +101,37 @@ def shares_this_machine(options: PipelineOptions) -> bool:
     return is_small.get(runner, runner not in CLUSTER_RUNNERS)
 
 
-def check_paths(options: PipelineOptions, paths: Mapping[str, str | None]) -> None:
+def check_paths(options: PipelineOptions, paths: Mapping[str, str | Sequence[str] | None]) -> None:
     """Refuses paths that the workers could not find, before the job is sent to them.
 
     Args:
-      paths: of all that workers read and write, under the flags they were given with: {"--output": "out/records"};
-        None for a flag that was not given.
+      paths: of all that workers read and write, one or several under the flag they were given with:
+        {"--output": "out/records"}; None for a flag that was not given.
 
     Raises:
       InputError: an address of another service than Cloud Storage, a path on this machine for workers on Dataflow, or
         a relative one for workers that have another working directory.
     """
-    for flag, path in paths.items():
-        if path is None or storage.is_remote(path):
-            continue
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
-            raise InputError(f"{flag} {path}: expected a local path or a gs:// address; others are not supported")
-        if is_dataflow(options):
-            raise InputError(
-                f"{flag} {path} is a path of this machine, which workers on Dataflow cannot see; copy the files to "
-                "Cloud Storage (`gcloud storage cp --recursive`) and give a gs:// address"
-            )
-        if not os.path.isabs(path) and not shares_this_machine(options):
-            raise InputError(
-                f"{flag} {path} is a relative path, and the workers have another working directory than this command; "
-                f"give the absolute path, of a folder that all workers see there, such as {os.path.abspath(path)}"
-            )
+    for flag, values in paths.items():
+        for path in [values] if isinstance(values, str) else values or ():
+            _check_path(options, flag, path)
+
+
+def _check_path(options: PipelineOptions, flag: str, path: str) -> None:
+    if storage.is_remote(path):
+        return
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
+        raise InputError(f"{flag} {path}: expected a local path or a gs:// address; others are not supported")
+    if is_dataflow(options) and not path.lower().endswith(LISTS):
+        raise InputError(
+            f"{flag} {path} is a path of this machine, which workers on Dataflow cannot see; copy the files to "
+            "Cloud Storage (`gcloud storage cp --recursive`) and give a gs:// address"
+        )
+    if not os.path.isabs(path) and not shares_this_machine(options) and not is_dataflow(options):
+        raise InputError(
+            f"{flag} {path} is a relative path, and the workers have another working directory than this command; "
+            f"give the absolute path, of a folder that all workers see there, such as {os.path.abspath(path)}"
+        )
 
 
 def workers(options: PipelineOptions) -> int:
@@ -204,7 +211,7 @@ def _check_portable(options: PipelineOptions) -> None:
 
 
 def _check_image(flag: str, image: str) -> None:
-    """Refuses an image of another Python: one cannot read what the other pickles, and workers fail or wait for ever."""
+    """Refuses an image of another Python: one cannot read what the other pickles; workers fail or wait for ever."""
     named = re.search(r"py(?:thon)?[-_]?3\.?(\d+)", image.rsplit("/", 1)[-1])
     python = (3, int(named.group(1))) if named else IMAGE_PYTHON
     here = sys.version_info[:2]

@@ -15,7 +15,7 @@ from pipelines.crf.tuning import TUNING_FILE, Tuning
 from pipelines.masks.stamps import fingerprint
 from pipelines.pages import gallery
 from pipelines.pages import tuning as page
-from pipelines.runner.flags import beam_options, cores_per_process
+from pipelines.runner.flags import beam_options, check_paths, cores_per_process
 from pipelines.runner.run import run as run_job
 from pipelines.tune_crf import samples, scoring, search
 from pipelines.tune_crf.job import build
@@ -38,6 +38,7 @@ NAMES_FILE = "images.json"
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
+    check_paths(beam, {"--model": options.model, "--records": options.records, "--output": options.output})
     job, dataset = prepare(options, beam)
     usable, accounts = choose(options, job, dataset)
     tuning = tune(options, job, dataset, usable, accounts, beam)

@@ -168,7 +168,9 @@ def test_the_python_of_the_dockerfile_is_known():
 )  # fmt: skip
 def test_paths_that_workers_cannot_find_are_refused(flags, path, said):
     with pytest.raises(InputError) as error:
-        check_paths(beam_options(flags), {"--input": "gs://b/in", "--model": None, "--output": path})
+        check_paths(
+            beam_options(flags), {"--masks": ("gs://b/in", "gs://b/2"), "--model": None, "--output": ("gs://b", path)}
+        )
     assert said in str(error.value)
 
 
@@ -179,6 +181,7 @@ def test_paths_that_workers_cannot_find_are_refused(flags, path, said):
         ([], "a:b//c"),
         ([], "gs://b/out"),
         (CLOUD, "gs://b/out"),
+        (CLOUD, "images.csv"),
         ([*PORTABLE, *PROCESS], "/out"),
         (["--runner", "PrismRunner"], "out"),
     ],

@@ -1,0 +1,48 @@
+"""Every command with workers refuses what they could not find, before anything is read, written or sent."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from pipelines import cli
+
+CLOUD = "--runner DataflowRunner --project p --region r --temp_location gs://b/tmp --setup_file setup.py".split()
+CLUSTER = [*"--runner PortableRunner --job_endpoint h:1 --environment_type PROCESS --environment_config".split(), "{}"]
+COMMANDS = {
+    "prepare": ("--input", "--output"),
+    "segment": ("--input", "--model", "--output"),
+    "evaluate": ("--labels", "--masks", "--output"),
+    "tune-crf": ("--model", "--records", "--output"),
+}
+CASES = [(command, flag) for command, flags in COMMANDS.items() for flag in flags]
+
+
+def arguments(command, flag, path):
+    paths = {other: f"gs://b/{other[2:]}.json" for other in COMMANDS[command]} | {flag: path}
+    classes = ["--palette", "voc"] if command == "evaluate" else []
+    return [command, *(word for pair in paths.items() for word in pair), *classes]
+
+
+@pytest.mark.parametrize(("command", "flag"), CASES)
+def test_a_path_of_this_machine_is_refused_for_workers_on_dataflow(command, flag, tmp_path, capsys):
+    assert cli.main([*arguments(command, flag, f"{tmp_path}/x.json"), *CLOUD]) == 2
+    assert f"{flag} {tmp_path}/x.json is a path of this machine" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("command", "flag"), CASES)
+def test_a_relative_path_is_refused_for_workers_on_a_cluster(command, flag, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*arguments(command, flag, "x.json"), *CLUSTER]) == 2
+    assert f"{flag} x.json is a relative path" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_image_of_another_python_is_refused_by_every_command(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "version_info", (3, 13, 1))
+    flags = [*CLOUD[:-2], "--sdk_container_image", "image:python3.11"]
+    assert cli.main([*arguments(command, "--output", "gs://b/o.json"), *flags]) == 2
+    assert "the image has Python 3.11, and this is Python 3.13" in capsys.readouterr().err

@@ -18,11 +18,16 @@ from trainer.formats.labels import LabelError, Palette
 
 
 class Unusable(Exception):
-    """A source file cannot be used; becomes a Reject."""
+    """A source file cannot be used; becomes a Reject.
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(reason)
-        self.path, self.reason = path, reason
+    Attributes:
+      path, reason: which one, and why.
+      unread: whether it could not even be read, which may pass.
+    """
+
+    def __init__(self, path: str, reason: str, unread: bool = False) -> None:
+        super().__init__(path, reason, unread)  # all of them, or it could not go from process to process
+        self.path, self.reason, self.unread = path, reason, unread
 
 
 def make_record(entry: Entry, palette: Palette, options: RecordOptions) -> tuple[Record, np.ndarray]:
@@ -70,7 +75,7 @@ def _load(path: str, decode: Callable[[bytes], Any]) -> tuple[bytes, Any]:
     try:
         data = storage.read(path)
     except OSError as error:
-        raise Unusable(path, f"cannot be read: {error.strerror or error}") from None
+        raise Unusable(path, f"cannot be read: {error.strerror or error}", unread=True) from None
     try:
         return data, decode(data)
     except (ImageError, LabelError) as error:

@@ -137,7 +137,8 @@ def _answer_meaning(code: int, errors: Sequence[Any], path: str) -> tuple[bool, 
     reason = f"Cloud Storage answered {status}" + "".join(f", {d['message']}" for d in details if d.get("message"))
     if code == 404:
         return False, FileNotFoundError(errno.ENOENT, "no such object or bucket", path)
-    # 410: the session of an upload is over; 412: the object was replaced between two requests.
-    if code in (408, 410, 412, 429) or code >= 500 or any(detail.get("reason") in THROTTLES for detail in details):
+    if code == 412:
+        return False, Unavailable(f"{path} was replaced while it was read; run the same command again")
+    if code in (408, 410, 429) or code >= 500 or any(detail.get("reason") in THROTTLES for detail in details):
         return True, _unavailable(path, reason)
     return False, OSError(errno.EACCES if code in (401, 403) else errno.EINVAL, reason, path)

@@ -485,19 +485,19 @@ def localize(path: str, cache_dir: str | None = None) -> str:
     """A local path that holds the file at `path`; objects are downloaded once per generation into `cache_dir`."""
     if not is_remote(path):
         return path
-    folder = cache_dir or os.path.join(tempfile.gettempdir(), f"deeplab-cache-{os.getuid()}")
-    return attempt(path, lambda: _download(path, folder))
-
-
-def _download(path: str, folder: str) -> str:
     blob = _blob(path)
-    blob.reload(retry=None, timeout=TIMEOUT)
+    attempt(path, lambda: blob.reload(retry=None, timeout=TIMEOUT))
+    folder = cache_dir or os.path.join(tempfile.gettempdir(), f"deeplab-cache-{os.getuid()}")
     os.makedirs(folder, mode=0o700, exist_ok=True)
     digest = hashlib.md5(f"{path}#{blob.generation}".encode()).hexdigest()
     local = os.path.join(folder, f"{digest}-{os.path.basename(path)[-40:]}")
-    if not exists(local):
+
+    def download() -> None:
         with writer(local) as file:
             blob.download_to_file(file, if_generation_match=blob.generation, retry=None, timeout=TIMEOUT)
+
+    if not exists(local):
+        attempt(path, download)
     return local
 
 

@@ -1,0 +1,78 @@
+"""Faults of storage: answers of Cloud Storage that fail, and calls of the system that do."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import requests
+import urllib3
+
+from trainer import attempts
+
+Fault = Callable[[int, requests.PreparedRequest], "requests.Response | Exception | None"]
+"""What happens to a request, by its number from 1: another answer, an exception, or None for the true answer."""
+
+
+def answer(
+    request: requests.PreparedRequest, status: int, body: bytes = b"{}", headers: Any = ()
+) -> requests.Response:
+    """An answer of that status and body."""
+    response = requests.Response()
+    response.status_code, response.request, response.url = status, request, request.url
+    response.headers.update({"Content-Type": "application/json"} | dict(headers))
+    response.raw = urllib3.HTTPResponse(io.BytesIO(body), response.headers, status, preload_content=False)
+    return response
+
+
+def in_the_cloud(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> list[requests.PreparedRequest]:
+    """Lets `fault` decide on every request to Cloud Storage; returns the list of the requests, which grows."""
+    seen: list[requests.PreparedRequest] = []
+    send = requests.Session.send
+
+    def changed(self, request, **arguments):
+        seen.append(request)
+        outcome = fault(len(seen), request)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return send(self, request, **arguments) if outcome is None else outcome
+
+    monkeypatch.setattr(requests.Session, "send", changed)
+    return seen
+
+
+def with_body(
+    request: requests.PreparedRequest, change: Callable[[bytes], bytes], send: Callable[..., requests.Response]
+) -> requests.Response:
+    """The true answer to `request` with another body, and the headers of the true one, its checksum among them."""
+    true = send(requests.Session(), request)
+    content = true.content
+    del true.headers["Content-Length"]
+    return answer(request, true.status_code, change(content), true.headers)
+
+
+def of_the_system(monkeypatch: pytest.MonkeyPatch, number: int, times: int, *, name: str = "") -> list[str]:
+    """Lets the next openings of files fail with that error, of those whose path has `name` in it.
+
+    Returns:
+      the paths whose opening failed, a list that grows.
+    """
+    failed: list[str] = []
+    true = open
+
+    def fails(path: Any, *arguments: Any, **named: Any):
+        if name in str(path) and len(failed) < times:
+            failed.append(str(path))
+            raise OSError(number, os.strerror(number), path)
+        return true(path, *arguments, **named)
+
+    monkeypatch.setattr("builtins.open", fails)
+    return failed
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch, attempts_more: int = 4) -> None:
+    """Does not wait before the further attempts."""
+    monkeypatch.setattr(attempts, "WAITS", (0.0,) * attempts_more)

@@ -10,8 +10,10 @@ A sixth, `manifest`, is a list of the files; see `manifest`. Names and Pascal VO
 
 from __future__ import annotations
 
+import codecs
 import posixpath
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -20,6 +22,7 @@ from trainer.accounts import Reject
 from trainer.formats.images import SUFFIXES
 from trainer.formats.labels import Palette
 from trainer.formats.palettes import CITYSCAPES, CITYSCAPES_TRAINIDS, VOC
+from trainer.options import InputError
 from trainer.storage import File
 
 SPLIT_FOLDERS = {
@@ -27,6 +30,8 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+BLANKS = " \t\r\n"
+"""What separates words in lists; names may well hold other white space, such as U+00A0."""
 # An image in several lists goes to the first of these, so that none is both trained on and validated with.
 _VOC_LISTS = {
     **{"test": "test", "val": "val", "train": "train", "trainaug": "train", "train_aug": "train", "trainval": None},
@@ -99,13 +104,28 @@ def spellings(entry: str) -> tuple[str, ...]:
 
     Lists of Pascal VOC hold `NAME`, `NAME 1` (or 0, -1) and `/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png`.
     """
-    entry = entry.strip()
-    first, *others = entry.split() or [""]
+    entry = entry.strip(BLANKS)
     paths = [entry]
-    if others and (name_of(first) != first or all(word in ("-1", "0", "1") for word in others)):
+    if marked := re.fullmatch(f"(.+?)[{BLANKS}]+(-1|0|1)", entry):
+        paths.append(marked[1])
+    first, *others = re.split(f"[{BLANKS}]+", entry)
+    if others and name_of(first) != first:
         paths.append(first)
     paths += [path.replace("\\", "/") for path in paths if "\\" in path]
     return tuple(dict.fromkeys(spelled for path in paths for spelled in (path, name_of(path))))
+
+
+def composed(name: str) -> str:
+    """The name with every accent in one character with its letter; macOS writes "ü" as two, everybody else as one."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def by_composed(names: Iterable[str]) -> dict[str, str]:
+    """Composed name -> name, for those that differ from all others in more than how their accents are written."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(composed(name), []).append(name)
+    return {form: alike[0] for form, alike in found.items() if len(alike) == 1}
 
 
 def hidden(relative: str) -> bool:
@@ -140,40 +160,80 @@ def _find_voc(folders: Folders) -> Candidates | None:
     for name in reversed(label_folders):
         labels.update(_by_key(folders[name]))
     origin = f"JPEGImages with {' and '.join(label_folders)}"
-    splits, source = _voc_splits(folders)
-    if not splits:
-        return Candidates(origin, images, labels, palette_hint=VOC)
+    lists = _voc_lists(folders)
+    if not lists.used:
+        return Candidates(origin + lists.note, images, labels, palette_hint=VOC)
     # The lists say what the set is: of VOC's 17125 images only 2913 are meant for segmentation.
-    rejects = [
-        reject(key, f"JPEGImages/{key}", f"listed in {source[key]}, but not found in JPEGImages")
-        for key in splits
-        if key not in images
-    ]
+    splits: dict[str, str | None] = {}
+    rejects: dict[str, Reject] = {}
+    torn = []
+    known = by_composed(images)
+    for name, split in _VOC_LISTS.items():
+        for entry in _entries(lists.used.get(name)):
+            paths = _listed_paths(entry)
+            key = next((known[form] for path in paths if (form := composed(path)) in known), None)
+            key = next((path for path in paths if path in images), key)
+            if key is not None:
+                torn += [key] if split and splits.get(key, split) not in (split, None) else []
+                splits.setdefault(key, split)
+            elif not entry.startswith("#"):
+                fault = f"listed in {name}.txt, but not found in JPEGImages"
+                missing = _below_images(spellings(entry)[-1])
+                rejects.setdefault(missing, reject(missing, f"JPEGImages/{missing}", fault))
+    used = [f"{name}.txt" for name in _VOC_LISTS if name in lists.used]
     left_out = len(images.keys() - splits.keys())
-    origin += f" by {', '.join(dict.fromkeys(source.values()))}" + (f" ({left_out} in no list)" if left_out else "")
-    images = {key: images[key] for key in splits if key in images}
-    labels = {key: labels[key] for key in images if key in labels}
-    return Candidates(origin, images, labels, splits.get, rejects, VOC)
+    origin += f" by {', '.join(used)}" + (f" ({left_out} in no list)" if left_out else "") + lists.note
+    if torn:
+        origin += f" (in lists of several splits, and used in the first of {', '.join(used)}: {len(set(torn))})"
+    images = {key: images[key] for key in splits}
+    by_form = by_composed(labels)
+    found = {key: key if key in labels else by_form.get(composed(key)) for key in images}
+    labels = {label: labels[label] for label in found.values() if label is not None}
+    return Candidates(origin, images, labels, splits.get, list(rejects.values()), VOC)
 
 
-def _voc_splits(folders: Folders) -> tuple[dict[str, str | None], dict[str, str]]:
-    """Split of every listed key, and the list it is from."""
+@dataclass(frozen=True)
+class _VocLists:
+    """The lists of ImageSets/Segmentation that are known by their names, and a note on the others."""
+
+    used: dict[str, File]
+    note: str
+
+
+def _voc_lists(folders: Folders) -> _VocLists:
     lists = {
         posixpath.splitext(posixpath.basename(below))[0]: file
         for below, file in folders.get("ImageSets", [])
-        if re.fullmatch(r"Segmentation/\w+\.txt", below)
+        if posixpath.dirname(below) == "Segmentation" and below.endswith(".txt")
     }
-    splits: dict[str, str | None] = {}
-    source: dict[str, str] = {}
-    for name, split in _VOC_LISTS.items():
-        if name not in lists:
-            continue
-        for line in storage.read(lists[name].path).decode("utf-8-sig", errors="replace").splitlines():
-            words = line.split()
-            # Some lists of the augmented set hold "/JPEGImages/KEY.jpg /SegmentationClassAug/KEY.png".
-            if words and (key := name_of(posixpath.basename(words[0]))) not in splits:
-                splits[key], source[key] = split, f"{name}.txt"
-    return splits, source
+    others = sorted(f"{name}.txt" for name in lists.keys() - _VOC_LISTS.keys())
+    note = f" (lists of other names, not read: {', '.join(others[:4])}{', ...' * (len(others) > 4)})" if others else ""
+    return _VocLists({name: file for name, file in lists.items() if name in _VOC_LISTS}, note)
+
+
+def _entries(file: File | None) -> list[str]:
+    """The lines of a list, none for None, without blank ones. Raises InputError where it cannot be read."""
+    if file is None:
+        return []
+    try:
+        data = storage.read(file.path)
+    except OSError as error:
+        raise InputError(f"{file.path} cannot be read: {error}") from None
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{file.path} is UTF-16 text; save it as UTF-8")
+    # As the names of files that are not UTF-8 are read.
+    text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    return [entry for line in text.split("\n") if (entry := line.strip(BLANKS))]
+
+
+def _listed_paths(entry: str) -> list[str]:
+    """The paths below JPEGImages, without suffix, that an entry of a list may mean, best first."""
+    paths = [_below_images(spelled) for spelled in spellings(entry)]
+    return list(dict.fromkeys([*paths, *map(posixpath.basename, paths)]))
+
+
+def _below_images(path: str) -> str:
+    return posixpath.normpath("/" + path).lstrip("/").rpartition("JPEGImages/")[2]
 
 
 def _find_cityscapes(folders: Folders) -> Candidates | None:
@@ -189,7 +249,7 @@ def _find_cityscapes(folders: Folders) -> Candidates | None:
         f"leftImg8bit with gtFine/*{CITYSCAPES_LABELS[coding]}",
         images,
         coded[coding],
-        lambda key: SPLIT_FOLDERS.get(key.split("/")[0], key.split("/")[0]) if "/" in key else None,
+        lambda key: _split_of_folder(key) or (key.split("/")[0] if "/" in key else None),
         palette_hint=(CITYSCAPES_TRAINIDS, CITYSCAPES)[coding],
     )
 
@@ -203,8 +263,13 @@ def _cityscapes_labels(entries: list[tuple[str, File]], ending: str) -> ByKey:
     return labels
 
 
+def split_named(name: str) -> str | None:
+    """The split that a folder, or a manifest, calls by that name: "Validation" is "val"; None for other words."""
+    return SPLIT_FOLDERS.get(name.lower())
+
+
 def _split_of_folder(key: str) -> str | None:
-    return SPLIT_FOLDERS.get(key.split("/")[0]) if "/" in key else None
+    return split_named(key.split("/")[0]) if "/" in key else None
 
 
 def _in_split_folders(by_key: ByKey) -> bool:
@@ -217,18 +282,27 @@ def _find_camvid(folders: Folders) -> Candidates | None:
         if _in_split_folders(images) and labels:
             origin = f"images/{_braces(images)} with labels/{_braces(labels)}"
             return Candidates(origin, images, labels, _split_of_folder)
-    splits = [name for name in SPLIT_FOLDERS if name in folders and name + "annot" in folders]
+    named = [name for name in sorted(folders, key=lambda name: (_order(name), name)) if split_named(name)]
+    splits = [name for name in named if name + "annot" in folders]
     images, labels = {}, {}
     for name in splits:
         images |= _by_key(folders[name], name + "/")
         labels |= _by_key(folders[name + "annot"], name + "/")
     origin = f"{', '.join(splits)} with {', '.join(name + 'annot' for name in splits)}"
+    if alone := [name for name in named if name not in splits]:
+        origin += f" ({', '.join(alone)} left out: no {alone[0]}annot)"
     return Candidates(origin, images, labels, _split_of_folder) if images and labels else None
 
 
 def _braces(by_key: ByKey) -> str:
-    names = sorted({key.split("/")[0] for key in by_key if "/" in key}, key=[*SPLIT_FOLDERS].index)
+    names = sorted({key.split("/")[0] for key in by_key if "/" in key}, key=lambda name: (_order(name), name))
     return "{" + ",".join(names) + "}" if len(names) > 1 else "".join(names)
+
+
+def _order(name: str) -> int:
+    """Training, validation, test, and what is none of them."""
+    names = [*SPLIT_FOLDERS]
+    return names.index(name.lower()) if name.lower() in names else len(names)
 
 
 def _find_paired(folders: Folders) -> Candidates | None:
@@ -236,7 +310,9 @@ def _find_paired(folders: Folders) -> Candidates | None:
     for name in ("labels", "masks", "annotations"):
         labels = _by_key(folders.get(name, []))
         if images and labels:
-            split_of = _split_of_folder if _in_split_folders(images) else lambda key: None
+            splits = {_split_of_folder(key) for key in images} - {None}
+            # A folder "train" alone may hold trains; beside one of validation or test images it is a split.
+            split_of = _split_of_folder if len(splits) > 1 or _in_split_folders(images) else lambda key: None
             return Candidates(f"images with {name}", images, labels, split_of)
     return None
 

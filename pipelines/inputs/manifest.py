@@ -11,7 +11,7 @@ import posixpath
 import re
 from collections.abc import Iterable
 
-from pipelines.inputs.layouts import SPLIT_FOLDERS, Candidates, name_of, reject
+from pipelines.inputs.layouts import BLANKS, Candidates, by_composed, composed, name_of, reject, split_named
 from pipelines.inputs.lists import Row, entry_path, read_rows
 from trainer import storage
 from trainer.storage import File
@@ -32,7 +32,7 @@ def read_manifest(path: str) -> Candidates:
     lines: dict[str, int] = {}
     rows = []
     for row in read_rows(path, COLUMNS):
-        image, label, split = (str(row.values.get(name) or "").strip() for name in (*COLUMNS, "split"))
+        image, label, split = (str(row.values.get(name) or "").strip(BLANKS) for name in (*COLUMNS, "split"))
         image_path = entry_path(folder, image) if image else ""
         fault = _fault(row, image, label, split)
         if not fault and image_path in lines:
@@ -53,7 +53,7 @@ def read_manifest(path: str) -> Candidates:
             continue
         candidates.images.setdefault(key, []).append(files[image])
         candidates.labels.setdefault(key, []).append(files[label])
-        splits[key] = SPLIT_FOLDERS.get(split, split) or None
+        splits[key] = split_named(split) or split or None
     candidates.split_of = splits.get
     return candidates
 
@@ -88,14 +88,23 @@ def _look_up(paths: Iterable[str]) -> dict[str, File]:
     for folder in sorted({posixpath.dirname(path) + "/" for path in paths}):
         if not tops or not folder.startswith(tops[-1]):
             tops.append(folder)
-    existing = {}
+    existing: dict[str, File] = {}
     for folder in (top[:-1] for top in tops):
         try:
-            files = storage.files(folder or ".")
-        except FileNotFoundError:
-            continue
-        for file in files:
-            path = storage.join(folder, file.relative)
-            if path in paths:
-                existing[path] = file
+            files = {storage.join(folder, file.relative): file for file in storage.files(folder or ".")}
+        except OSError:  # there is no such folder, or one beside the files may not be read
+            files = {path: file for path in paths if path.startswith(f"{folder}/") and (file := _local(path))}
+        existing |= {path: files[path] for path in paths & files.keys()}
+        forms = by_composed(files)
+        for path in paths - files.keys():
+            if not path.isascii() and composed(path) in forms:
+                existing[path] = files[forms[composed(path)]]
     return existing
+
+
+def _local(path: str) -> File | None:
+    """The local file at `path`, where there is one."""
+    if storage.is_remote(path) or not os.path.lexists(path):
+        return None
+    stat = os.stat(path) if os.path.exists(path) else os.lstat(path)
+    return File(path, posixpath.basename(path), stat.st_size, stat.st_mtime_ns)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from pipelines.inputs.layouts import Candidates, hidden, not_recognised, recognise, reject
+from pipelines.inputs.layouts import Candidates, by_composed, hidden, not_recognised, recognise, reject
 from pipelines.inputs.manifest import MANIFESTS, SUFFIXES, read_manifest
 from trainer import storage
 from trainer.accounts import Reject
@@ -114,9 +114,10 @@ def pair_by_key(candidates: Candidates) -> tuple[list[Pair], list[Reject]]:
 
     The split of a pair is "" where folders, lists and manifest say nothing.
     """
+    label_of = _labels_of_images(candidates)
     pairs, rejects = [], []
     for key, images in sorted(candidates.images.items()):
-        labels = candidates.labels.get(key, [])
+        labels = candidates.labels[label_of[key]] if key in label_of else []
         fault = _fault(key, images, labels)
         if fault:
             rejects += [reject(key, image.path, fault) for image in images]
@@ -124,10 +125,18 @@ def pair_by_key(candidates: Candidates) -> tuple[list[Pair], list[Reject]]:
         image, label = images[0], labels[0]
         size, modified = image.size + label.size, image.modified + label.modified
         pairs.append(Pair(key, image.path, label.path, candidates.split_of(key) or "", size, modified))
-    for key in candidates.labels.keys() - candidates.images.keys():
+    for key in candidates.labels.keys() - set(label_of.values()):
         labels = candidates.labels[key]
         rejects += [reject(key, label.path, "label without an image of that name") for label in labels]
     return pairs, rejects
+
+
+def _labels_of_images(candidates: Candidates) -> dict[str, str]:
+    """Key of an image -> that of its label: the same, or one that writes its accents differently and is no other's."""
+    same = {key: key for key in candidates.images if key in candidates.labels}
+    images = by_composed(candidates.images.keys() - same.keys())
+    labels = by_composed(candidates.labels.keys() - same.keys())
+    return same | {images[form]: labels[form] for form in images.keys() & labels.keys()}
 
 
 def split_by_group(pairs: Sequence[Pair], val_fraction: float, group_by: str) -> tuple[list[Pair], str]:

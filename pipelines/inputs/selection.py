@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import os
 import posixpath
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pipelines.inputs.layouts import SPLIT_FOLDERS, name_of, spellings
+from pipelines.inputs.layouts import composed, name_of, spellings, split_named
 from pipelines.inputs.lists import entry_path, is_list, read_rows
 from trainer import storage
 from trainer.formats.dataset import Shard, load_dataset, open_shard
@@ -184,8 +183,8 @@ def _of_list(path: str, split: str) -> Selection:
                 fault = row.fault or f"expected an image, got {dict(row.values)}"
                 raise InputError(f"{path} line {row.line}: {fault}; correct or remove the line")
             its_split = str(row.values.get("split") or "").strip()
-            splits.add(SPLIT_FOLDERS.get(its_split, its_split))
-            if not split or SPLIT_FOLDERS.get(its_split, its_split) == SPLIT_FOLDERS.get(split, split):
+            splits.add(split_named(its_split) or its_split)
+            if not split or (split_named(its_split) or its_split) == (split_named(split) or split):
                 entries[image.strip()] = None
     except OSError as error:
         raise InputError(f"--list {path} cannot be read: {error}") from None
@@ -210,7 +209,7 @@ def _spelled(folder: str, entry: str) -> tuple[str, ...]:
 def _without_shared_folder(reading: tuple[tuple[str, ...], ...]) -> list[tuple[tuple[str, ...], ...]]:
     """One more reading, where all images share a folder that labels need not lie in; none where they share none."""
     shared = posixpath.commonpath([posixpath.dirname(spelled[-1]) for spelled in reading]).split("/")
-    while shared and shared[-1] in SPLIT_FOLDERS:
+    while shared and split_named(shared[-1]):
         shared.pop()
     prefix = "/".join(shared) + "/"
     if prefix == "/":
@@ -223,7 +222,7 @@ def _hits(reading: Sequence[Sequence[str]], paths: Iterable[str], addresses: Ite
     index: dict[str, list[tuple[int, int]]] = {}
     for image, spelled in enumerate(reading):
         for rank, name in enumerate(spelled):
-            for form in {name, _composed(name)}:
+            for form in {name, composed(name)}:
                 index.setdefault(form, []).append((rank, image))
     depth = max((name.count("/") + 1 for name in index), default=0)
     hits = []
@@ -247,18 +246,12 @@ def _look_up(index: dict[str, list[tuple[int, int]]], below: str) -> list[tuple[
 def _forms(address: str) -> Iterator[list[str]]:
     """The parts of a path: as it is; as other systems write its accents; with SegNet's folders of labels as splits."""
     exact = _bare(address)
-    composed = _composed(exact)
+    parts = composed(exact).split("/")
     yield exact.split("/")
-    if composed != exact:
-        yield composed.split("/")
-    parts = composed.split("/")
+    if composed(exact) != exact:
+        yield parts
     splits = [part.removesuffix("annot") for part in parts]
-    yield [split if split in SPLIT_FOLDERS else part for split, part in zip(splits, parts, strict=True)]
-
-
-def _composed(name: str) -> str:
-    """macOS writes "ü" as two characters, everybody else as one."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
+    yield [split if split_named(split) else part for split, part in zip(splits, parts, strict=True)]
 
 
 def _bare(path: str) -> str:

@@ -119,3 +119,35 @@ def test_split_is_a_hash_of_the_key_and_stays_when_images_are_added(tmp_path):
 def test_cityscapes_labels_tell_the_key_of_their_image(coding):
     assert cityscapes_key(f"val/ulm/a_gtFine_{coding}.png") == "val/ulm/a_leftImg8bit"
     assert cityscapes_key("val/ulm/a_gtFine_color.png") is None
+
+
+def test_folders_of_splits_may_be_written_in_capitals(tmp_path):
+    for split, name in {"Train": "a", "VAL": "b"}.items():
+        touch(tmp_path / "camvid", f"images/{split}/{name}.jpg", f"labels/{split}/{name}.png")
+        touch(tmp_path / "segnet", f"{split}/{name}.png", f"{split}annot/{name}.png")
+    for folder in ("camvid", "segnet"):
+        raw = scan(str(tmp_path / folder))
+        assert raw.layout == "camvid" and splits_of(raw) == {"Train/a": "train", "VAL/b": "val"}
+
+
+def test_folders_of_splits_count_beside_other_folders(tmp_path):
+    names = [*(f"train/{i}" for i in range(20)), *(f"val/{i}" for i in range(20)), "extra/0"]
+    touch(tmp_path, *(f"images/{n}.jpg" for n in names), *(f"labels/{n}.png" for n in names))
+    splits = splits_of(scan(str(tmp_path)))
+    assert {splits[name] for name in names if name.startswith("val/")} == {"val"}
+    assert {splits[name] for name in names if name.startswith("train/")} == {"train"}
+
+
+def test_a_folder_of_trains_is_no_split(tmp_path):
+    names = [*(f"train/{i}" for i in range(40)), *(f"bus/{i}" for i in range(40))]
+    touch(tmp_path, *(f"images/{n}.jpg" for n in names), *(f"labels/{n}.png" for n in names))
+    raw = scan(str(tmp_path), val_fraction=0.5)
+    assert {pair.split for pair in raw.pairs if pair.key.startswith("train")} == {
+        "train",
+        "val",
+    }
+
+
+def test_segnet_folders_without_labels_are_said(tmp_path):
+    touch(tmp_path, "train/a.png", "trainannot/a.png", "val/b.png", "valannot/b.png", "test/c.png")
+    assert "(test left out: no testannot)" in scan(str(tmp_path)).summary

@@ -84,3 +84,27 @@ def test_lines_that_cannot_be_read_are_rejects_with_the_reason(tmp_path):
     reasons = [reject.reason for reject in scan(str(manifest)).rejects]
     assert reasons[0].startswith(f"{manifest} line 2: is not JSON: ")
     assert reasons[1] == f"{manifest} line 3: is not a JSON object: [1]"
+
+
+def test_dotted_names_without_the_suffix_of_an_image_are_whole_keys(tmp_path):
+    touch(tmp_path, "cam_1.5m_1", "cam_1.5m_2", "l1.png", "l2.png")
+    (tmp_path / "m.csv").write_text("image,label\ncam_1.5m_1,l1.png\ncam_1.5m_2,l2.png\n")
+    assert set(splits_of(scan(str(tmp_path / "m.csv")))) == {"cam_1.5m_1", "cam_1.5m_2"}
+
+
+def test_splits_may_be_written_in_capitals(tmp_path):
+    touch(tmp_path, "a.jpg", "a.png", "b.jpg", "b.png")
+    (tmp_path / "m.csv").write_text("image,label,split\na.jpg,a.png,Train\nb.jpg,b.png,VALIDATION\n")
+    assert splits_of(scan(str(tmp_path / "m.csv"))) == {"a": "train", "b": "val"}
+
+
+def test_a_folder_that_may_not_be_read_beside_the_files_is_no_hindrance(tmp_path, monkeypatch):
+    touch(tmp_path, "set/a.jpg", "set/sub/a.png")
+    (tmp_path / "m.csv").write_text("image,label\nset/a.jpg,set/sub/a.png\nset/gone.jpg,set/sub/a.png\n")
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", folder)
+
+    monkeypatch.setattr("trainer.storage.files", refuse)
+    raw = scan(str(tmp_path / "m.csv"))
+    assert list(splits_of(raw)) == ["set/a"] and "gone.jpg not found" in raw.rejects[0].reason

@@ -1,0 +1,162 @@
+"""What lies in a folder: links, circles, what is no file, names, and folders that may not be read."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from tests.drawn.rawset import touch
+from trainer import storage
+
+
+def relative(root) -> list[str]:
+    return [file.relative for file in storage.files(str(root))]
+
+
+def test_two_links_to_one_folder_both_count(tmp_path):
+    touch(tmp_path, "set/a.jpg", "other/deep/b.jpg")
+    for name in ("one", "two"):
+        (tmp_path / "set" / name).symlink_to(tmp_path / "other")
+    assert relative(tmp_path / "set") == ["a.jpg", "one/deep/b.jpg", "two/deep/b.jpg"]
+
+
+def test_circles_end_wherever_they_begin(tmp_path):
+    touch(tmp_path, "a/b/c/1.jpg", "a/2.jpg")
+    (tmp_path / "a/b/c/up").symlink_to(tmp_path / "a")
+    (tmp_path / "a/self").symlink_to(tmp_path / "a/self")
+    (tmp_path / "a/here").symlink_to(".")
+    assert relative(tmp_path / "a") == ["2.jpg", "b/c/1.jpg", "self"]
+    # From within, the link leads to a folder above, whose files are other ones.
+    assert relative(tmp_path / "a/b/c") == ["1.jpg", "up/2.jpg", "up/self"]
+    touch(tmp_path, "x/3.jpg", "y/4.jpg")
+    (tmp_path / "x/to").symlink_to(tmp_path / "y")
+    (tmp_path / "y/to").symlink_to(tmp_path / "x")
+    assert relative(tmp_path / "x") == ["3.jpg", "to/4.jpg"]
+
+
+def test_a_link_that_leads_nowhere_is_a_file_that_cannot_be_read(tmp_path):
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "nowhere")
+    touch(tmp_path, "empty.jpg")
+    gone, empty = storage.files(str(tmp_path))
+    assert (gone.relative, gone.size, gone.modified) == ("a.jpg", 0, 0)
+    assert (empty.size, empty.modified > 0) == (0, True)
+    with pytest.raises(FileNotFoundError):
+        storage.read(gone.path)
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "device"])
+def test_what_is_no_file_is_never_opened(tmp_path, monkeypatch, kind):
+    path = tmp_path / "x.jpg"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "socket":
+        monkeypatch.chdir(tmp_path)  # the path of a socket is short
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind("x.jpg")
+    else:
+        path.symlink_to("/dev/zero")
+    (file,) = storage.files(str(tmp_path))
+    assert (file.relative, file.size, file.modified) == ("x.jpg", 0, 0)
+    assert not storage.exists(file.path)
+    for work in (storage.read, storage.reader):
+        with pytest.raises(OSError, match=f"a {kind}, no file: .*x.jpg"):
+            work(file.path)
+
+
+@pytest.mark.parametrize("name", ["lost+found", "private"])
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch, name):
+    touch(tmp_path, "a.jpg", f"{name}/b.jpg")
+    scandir = os.scandir
+
+    def refuses(path):
+        if str(path).rstrip("/").endswith(name):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    if name == "lost+found":
+        assert relative(tmp_path) == ["a.jpg"]
+        return
+    with pytest.raises(PermissionError, match="private"):
+        storage.files(str(tmp_path))
+
+
+NAMES = [
+    "a\nb",
+    "a\u2028b",
+    "a\x85b",
+    "'a' \"b\"",
+    "100%25",
+    "a#b?c&d=e+f",
+    " a ",
+    "a\\b",
+    "é",
+    "e\u0301",
+    "猫",
+    "🐈",
+    "-a",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_any_characters_are_written_listed_read_and_removed(tmp_path, bucket, name):
+    for root in (str(tmp_path), f"{bucket}/names/{NAMES.index(name)}"):
+        path = storage.join(root, name + ".jpg")
+        storage.write(path, b"1")
+        (file,) = storage.files(root)
+        assert (file.path, file.relative) == (path, name + ".jpg")
+        assert storage.exists(path) and storage.read(path) == b"1"
+        assert storage.glob(path)[0].path == path
+        storage.remove(path)
+        assert not storage.exists(path)
+
+
+@pytest.mark.skipif(os.uname().sysname == "Darwin", reason="names are UTF-8 there")
+def test_names_that_are_not_utf8_are_listed_and_read(tmp_path):
+    path = os.fsdecode(bytes(tmp_path) + b"/a\xff.jpg")
+    storage.write(path, b"1")
+    (file,) = storage.files(str(tmp_path))
+    assert file.relative == "a\udcff.jpg" and storage.read(file.path) == b"1"
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 127, "猫" * 85, "n" * 101 + "é" * 77])
+def test_a_name_as_long_as_names_may_be_can_be_written(tmp_path, name):
+    path = str(tmp_path / name)
+    storage.write(path, b"1")
+    with storage.writer(path) as file:
+        file.write(b"2")
+        (temporary,) = set(os.listdir(tmp_path)) - {name}
+        assert temporary.startswith(".n" if name[0] == "n" else f".{name[0]}") and temporary.endswith(".tmp")
+    assert storage.read(path) == b"2"
+    assert relative(tmp_path) == [name]
+
+
+def test_a_name_that_is_too_long_is_an_error_of_the_file_and_leaves_nothing(tmp_path):
+    path = str(tmp_path / ("n" * 256))
+    assert not storage.exists(path)
+    with pytest.raises(OSError, match="name too long"):
+        storage.write(path, b"1")
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_lies_in_a_folder_is_seen_through_links(tmp_path):
+    touch(tmp_path, "set/x/a.jpg", "other/b.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "set/x")
+    (tmp_path / "set/out").symlink_to(tmp_path / "other")
+    inside = lambda path, folder: storage.lies_in(str(tmp_path / path), str(tmp_path / folder))
+    assert inside("set/x/a.jpg", "set") and inside("link/a.jpg", "set") and inside("set", "set")
+    assert inside("set/x/a.jpg", "link") and inside("set/x/new.png", "link")
+    assert not inside("set/out/b.jpg", "set") and not inside("set", "set/x") and not inside("settle/a", "set")
+    assert not inside("set/x/a.jpg", "none")
+    assert storage.lies_in("gs://b/set/a.jpg", "gs://b/set/") and not storage.lies_in("gs://b/settle", "gs://b/set")
+    assert not storage.lies_in("gs://b/set", str(tmp_path)) and not storage.lies_in("a\0b", str(tmp_path))
+
+
+def test_the_folder_says_whether_case_matters(tmp_path):
+    touch(tmp_path, "A")
+    folds = os.path.exists(tmp_path / "a")
+    assert storage.folds_case(str(tmp_path / "not" / "yet")) == folds
+    assert os.listdir(tmp_path) == ["A"]
+    assert not storage.folds_case("gs://bucket/set")

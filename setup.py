@@ -50,7 +50,7 @@ setup(
     entry_points={"console_scripts": ["deeplab = pipelines.cli:main"]},
     install_requires=[
         "apache-beam[gcp]>=2.77,<2.80",
-        "google-cloud-storage>=2.18,<4",
+        "google-cloud-storage>=3,<4",
         "google-crc32c>=1.5,<2",
         "jinja2>=3.1,<4",
         "keras>=3.12,<4",

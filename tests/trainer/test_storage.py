@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from tests.drawn.places import ROOT
 from trainer import storage
 from trainer.options import InputError
 
@@ -40,6 +43,12 @@ def test_a_writer_that_raises_leaves_nothing(root):
         file.write(b"half")
         raise RuntimeError("stop")
     assert [file.relative for file in storage.files(root)] == ["other"]
+
+
+def test_no_version_of_the_client_is_allowed_that_publishes_what_was_cut_off():
+    setup, constraints = (ROOT / name for name in ("setup.py", "constraints.txt"))
+    assert '"google-cloud-storage>=3,<4"' in setup.read_text()
+    assert re.search(r"^google-cloud-storage==3\.", constraints.read_text(), re.MULTILINE)
 
 
 def test_missing_files_and_folders_raise_the_same_error_everywhere(root):

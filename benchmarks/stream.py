@@ -9,6 +9,7 @@ same shards and decodes image and label, in as many threads. Neither repeats a r
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import tempfile
@@ -64,11 +65,10 @@ def run_all(folder: str, options: Options) -> None:
         for _ in shards.map(decode, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE):
             pass
 
-    epochs = iter(range(1000))
+    epochs = itertools.count(1)
 
     def stream():
-        epoch = training_stream(folder, dataset, batches, next(epochs))
-        for _ in epoch.take(dataset.count("train") // batches.batch_size):
+        for _ in training_stream(folder, dataset, batches, next(epochs), dataset.count("train") // batches.batch_size):
             pass
 
     stream(), bare()

@@ -82,7 +82,7 @@ def train(options: Options, dataset: Dataset, validation: tf.data.Dataset, progr
         logs = Logs(options.output)
         while not is_finished(options, progress):
             epoch = progress.epochs + 1
-            stream = training_stream(options.records, dataset, options, epoch)
+            stream = training_stream(options.records, dataset, options, epoch, steps)
             row = train_epoch(model, stream, epoch, options.epochs, steps)
             if not math.isfinite(row["loss"]):
                 print(f"deeplab train: error: the loss became {row['loss']} in epoch {epoch}; {CURE}", file=sys.stderr)

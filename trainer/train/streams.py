@@ -1,8 +1,10 @@
 """Records -> batches: tf.data from the shards that `deeplab prepare` wrote, or any with the published feature keys.
 
 Training images are varied on the fly (scale, crop, flip). What is decoded, and what is resized, is the window of the
-image that becomes the crop and nothing else. All randomness comes from (seed, epoch, position in the epoch), so that
-an epoch holds the same batches however many threads make them. Validation images come whole and unchanged.
+image that becomes the crop and nothing else. Validation images come whole and unchanged.
+
+All randomness of training comes from the seed and the place in the training, so that an epoch holds the same batches
+however many threads make them, and whatever was trained before it in the same process.
 
 Images stay uint8 until the model scales them: a quarter of the memory of floats, here and on the way to a GPU.
 """
@@ -22,12 +24,13 @@ from trainer.formats.dataset import DATASET_FILE, Dataset
 from trainer.formats.examples import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED
 from trainer.formats.images import PADDING
 from trainer.options import InputError
+from trainer.train import passes
 from trainer.train.options import StreamOptions
 
 SHUFFLE_BYTES = 128 << 20
-"""Bound on the bytes of encoded records that wait in the shuffle buffer."""
+"""Bound on the bytes of encoded records that are shuffled together; as many again are read ahead of them."""
 
-MAX_INTERLEAVED_SHARDS = 16
+MIN_SHUFFLED = 16
 
 FEATURES = {
     IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string),
@@ -199,20 +202,18 @@ def _shard_paths(folder: str, dataset: Dataset, split: str) -> list[str]:
     return [_readable(path) for path in dataset.shard_paths(folder, split)]
 
 
-def _shuffle_buffer(dataset: Dataset, split: str) -> int:
-    """How many records the shuffle buffer holds: all of a small set, a bounded number of bytes of a large one."""
-    size = sum(shard.bytes for shard in dataset.of_split(split)) / dataset.count(split)
-    return int(min(dataset.count(split), max(SHUFFLE_BYTES // max(size, 1), 16)))
+def _window_size(dataset: Dataset, split: str) -> int:
+    """How many records are shuffled together: all of a small set, a bounded number of bytes of a large one."""
+    count = dataset.count(split)
+    mean = sum(shard.bytes for shard in dataset.of_split(split)) / count
+    # The last window of a pass had better be a short one: to make it, the shards are read to their ends and counted.
+    return int(min(count + 1, max(SHUFFLE_BYTES // max(mean, 1), MIN_SHUFFLED)))
 
 
-def _encoded_records(paths: list[str], shuffled: bool) -> tf.data.Dataset:
-    """Serialised examples of all shards; of several shards in turn if `shuffled`, else shard after shard."""
-    cycle = min(len(paths), MAX_INTERLEAVED_SHARDS) if shuffled else 1
+def _records_in_order(paths: list[str]) -> tf.data.Dataset:
+    """Serialised examples of all shards, shard after shard."""
     return tf.data.Dataset.from_tensor_slices(paths).interleave(
-        tf.data.TFRecordDataset,
-        cycle_length=cycle,
-        num_parallel_calls=min(cycle, os.cpu_count() or 1),
-        deterministic=True,
+        tf.data.TFRecordDataset, cycle_length=1, num_parallel_calls=1, deterministic=True
     )
 
 
@@ -228,14 +229,15 @@ def _with_options(stream: tf.data.Dataset) -> tf.data.Dataset:
     return stream.with_options(options)
 
 
-def training_stream(folder: str, dataset: Dataset, options: StreamOptions, epoch: int) -> tf.data.Dataset:
-    """One epoch's batches, without end: take as many as the epoch has steps.
+def training_stream(folder: str, dataset: Dataset, options: StreamOptions, epoch: int, steps: int) -> tf.data.Dataset:
+    """One epoch's batches.
 
     Args:
       folder: the records, local or gs://.
       dataset: its dataset.json.
       options: size, variation and weights of the batches.
-      epoch: every epoch has its own order of shards, records and its own crops.
+      epoch: counts from 1; begins where the epoch before it ended, if that had as many steps of the same size.
+      steps: how many batches it has.
 
     Returns:
       batches of image [B, crop, crop, 3] uint8 RGB, label [B, crop, crop] uint8 class ids (what lies outside the
@@ -243,22 +245,20 @@ def training_stream(folder: str, dataset: Dataset, options: StreamOptions, epoch
     """
     num_classes, ignore_id = dataset.palette.num_classes, dataset.palette.ignore_id
     paths = _shard_paths(folder, dataset, "train")
-    order = np.random.default_rng([options.seed, epoch]).permutation(len(paths))
-    epoch_seed = tf.random.experimental.stateless_fold_in(tf.constant([options.seed, 0], tf.int64), epoch)
+    counts = np.array([shard.records for shard in dataset.of_split("train")], np.int64)
+    count = steps * options.batch_size
+    begin = (epoch - 1) * count
+    crop_seed = tf.constant([options.seed, 0], tf.int64)
 
     def example(index: tf.Tensor, serialized: tf.Tensor):
-        seed = tf.random.experimental.stateless_fold_in(epoch_seed, index)
+        seed = tf.random.experimental.stateless_fold_in(crop_seed, index)
         image, label = _random_crop(_parse(serialized), seed, options, ignore_id)
         if options.pixel_weights == "adaptive":
             return image, label, pixel_weights(label, num_classes, ignore_id, options.max_ratio)
         return image, label, _valid_pixels(label, num_classes, ignore_id)
 
-    stream = _encoded_records([paths[i] for i in order], shuffled=True)
-    # A pass over the shards with other numbers of records is an error, see `readable_records`.
-    stream = stream.apply(tf.data.experimental.assert_cardinality(dataset.count("train")))
-    # Before `repeat`, so that every record comes once before any comes again.
-    stream = stream.shuffle(_shuffle_buffer(dataset, "train"), seed=options.seed * 1_000_003 + epoch).repeat()
-    stream = stream.enumerate().map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    stream = passes.endless_records(paths, counts, _window_size(dataset, "train"), options.seed, begin, count)
+    stream = stream.enumerate(begin).map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _with_options(stream.batch(options.batch_size, drop_remainder=True).prefetch(2))
 
 
@@ -277,7 +277,7 @@ def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str
         return _decode_image(example[IMAGE_ENCODED]), _decode_label(example[LABEL_ENCODED])[..., 0]
 
     # Images wait for others of their size while they are still encoded, which bounds the memory that takes.
-    stream = _encoded_records(_shard_paths(folder, dataset, split), shuffled=False).map(_parse)
+    stream = _records_in_order(_shard_paths(folder, dataset, split)).map(_parse)
     stream = stream.group_by_window(
         size, lambda _, window: window.map(decode, num_parallel_calls=2).batch(batch_size), batch_size
     )

@@ -33,7 +33,7 @@ def open_shard(folder: str, name: str) -> BinaryIO:
     Raises:
       OSError: it is missing (FileNotFoundError) or cannot be read.
     """
-    return open(storage.localize(storage.join(folder, name)), "rb")
+    return storage.reader(storage.join(folder, name))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from pipelines.inputs.coding import detect_palette
 from pipelines.inputs.rawset import RawSet, scan
@@ -11,13 +12,14 @@ from pipelines.prepare import folder as output
 from pipelines.prepare.job import build
 from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Plan, ShardPlan, plan_shards, unfinished
+from pipelines.prepare.workarea import Area, survey
 from pipelines.runner.flags import beam_options, check_paths
 from pipelines.runner.run import run as run_job
 from trainer import storage
 from trainer.accounts import Accounts, merged, write_rejects
 from trainer.formats.dataset import DATASET_FILE, Dataset
 from trainer.formats.labels import Palette
-from trainer.options import InputError
+from trainer.options import InputError, printable
 
 
 def run(options: Options, flags: list[str]) -> int:
@@ -25,27 +27,51 @@ def run(options: Options, flags: list[str]) -> int:
     beam = beam_options(flags)
     check_paths(beam, {"--input": options.input, "--output": options.output})
     source, folder = storage.absolute(options.input), storage.absolute(options.output)
-    if source.rstrip("/") == folder.rstrip("/"):
+    if storage.lies_in(source, folder) and storage.lies_in(folder, source):
         raise InputError(f"--output {options.output} is the input folder; give a folder of its own")
+    options = replace(options, input=source, output=folder)  # what dataset.json says of them holds anywhere
     raw = scan(source, options.layout, options.val_fraction, options.group_by)
     palette, reason = detect_palette(raw, options.palette)
     print(f"{raw.summary}\n{reason}", flush=True)
     plan = plan_shards(raw, palette, options)
-    todo = unfinished(folder, plan)
-    if len(todo) < len(plan.shards):
-        finished = len(plan.shards) - len(todo)
+    area = survey(folder)
+    refuse_strangers(area, plan, raw, options)
+    todo = unfinished(area, plan, options.overwrite)
+    if todo.older:
+        print(
+            f"{_count(todo.older, 'shard')} in {folder} are of an older version of this program, whose records may "
+            "differ; all are written again"
+        )
+    if todo.again:
+        print(f"{_count(len(todo.again), 'shard')} with rejects whose cause may have passed are written again")
+    if len(todo.shards) < len(plan.shards):
+        finished = len(plan.shards) - len(todo.shards)
         print(f"{finished} of {len(plan.shards)} shards are finished already and kept", flush=True)
-    if todo:
-        output.make_ready(folder, plan, todo)
-        specs = [shard.spec for shard in todo]
+    if todo.shards:
+        specs = output.make_ready(area, plan, todo)
         job = functools.partial(build, specs=specs, folder=folder, palette=palette, options=options)
         total = sum(spec.records for spec in specs)
         if not run_job(job, beam, total=total, unit="records", title="prepare"):
             return 0
-    return finish(folder, plan, todo, raw, palette, options)
+    return finish(plan, todo.shards, raw, palette, options)
 
 
-def finish(folder: str, plan: Plan, todo: Sequence[ShardPlan], raw: RawSet, palette: Palette, options: Options) -> int:
+def refuse_strangers(area: Area, plan: Plan, raw: RawSet, options: Options) -> None:
+    """Raises InputError where files would be replaced that are not this program's, or that it reads."""
+    strangers = output.strangers(area, plan)
+    inputs = {options.input, options.palette, *(path for pair in raw.pairs for path in (pair.image, pair.label))}
+    for path in strangers:
+        if storage.real(path) in map(storage.real, inputs):
+            raise InputError(f"{path} is one of the inputs and would be replaced; give another --output")
+    if strangers and not options.overwrite:
+        others = f" and {_count(len(strangers) - 1, 'file')} more" if len(strangers) > 1 else ""
+        raise InputError(
+            f"{strangers[0]}{others} would be replaced and was not written by this command; give another --output, or "
+            "--overwrite to replace it"
+        )
+
+
+def finish(plan: Plan, todo: Sequence[ShardPlan], raw: RawSet, palette: Palette, options: Options) -> int:
     """Checks the accounts, writes rejects.jsonl and dataset.json, and prints them; returns the exit status.
 
     Args:
@@ -54,7 +80,9 @@ def finish(folder: str, plan: Plan, todo: Sequence[ShardPlan], raw: RawSet, pale
     Raises:
       UnbalancedError: records of the plan are neither in shards nor rejected.
     """
-    contents = output.collect(folder, plan)
+    folder = options.output
+    area = survey(folder)
+    contents = output.collect(area, plan)
     new = {shard.spec.name for shard in todo}
     records = {"written": sum(shard.records for shard in contents.shards if shard.name in new)}
     if len(todo) < len(plan.shards):
@@ -63,7 +91,7 @@ def finish(folder: str, plan: Plan, todo: Sequence[ShardPlan], raw: RawSet, pale
     accounts = Accounts("records", inputs, records, merged([*raw.rejects, *contents.rejects]))
     accounts.check()
     rejects_path = write_rejects(folder, accounts.rejects)
-    removed = output.sweep(folder, plan)
+    removed = output.sweep(area, plan)
     if removed:
         print(f"removed {_count(removed, 'shard')} of an earlier run that do not belong to this set")
     print(accounts.report(rejects_path))
@@ -76,6 +104,8 @@ def finish(folder: str, plan: Plan, todo: Sequence[ShardPlan], raw: RawSet, pale
     for split in dataset.splits:
         print(f"  {split}: {_sum(dataset, [split])}")
     print(f"{_sum(dataset, dataset.splits)}, written to {folder}")
+    for doubt in (doubt for split in dataset.splits for doubt in dataset.doubts(split)):
+        print(f"warning: {printable(doubt)}")
     if excess := accounts.excess(options.max_reject_rate):
         print(excess)
         return 1

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from pipelines.prepare import workarea
 from pipelines.prepare.options import Options
-from pipelines.prepare.plan import Plan, ShardPlan, finished
+from pipelines.prepare.plan import Plan, ShardPlan, Spec, Todo, finished
+from pipelines.prepare.workarea import Area
 from trainer import storage
-from trainer.accounts import Accounts, Reject, merged
-from trainer.formats.dataset import DATASET_FILE, SHARD_PATTERN, Dataset, Shard, save_dataset
+from trainer.accounts import REJECTS_FILE, Accounts, Reject, merged
+from trainer.formats.dataset import DATASET_FILE, Dataset, Shard, load_dataset, save_dataset
 from trainer.formats.labels import Palette
-from trainer.options import to_json
+from trainer.options import InputError, to_json
+
+STAGES = ("scan", "prepare")
+"""Whose rejects this command writes."""
 
 
 class Contents(NamedTuple):
@@ -24,30 +30,89 @@ class Contents(NamedTuple):
     rejects: tuple[Reject, ...]
 
 
-def make_ready(folder: str, plan: Plan, todo: Sequence[ShardPlan]) -> None:
-    """Removes what would describe the shards about to be written wrongly if the run were stopped; writes their plans.
+def strangers(area: Area, plan: Plan) -> list[str]:
+    """Files that this program did not write and a job would replace, in order of path.
 
-    Args:
-      todo: shards of `plan`.
+    A shard is this program's if it has a sidecar or a plan, or if this program's dataset.json lists it.
     """
-    existing = {file.relative for file in workarea.list_files(folder)}
-    stale = [workarea.sidecar_name(shard.spec.name) for shard in todo] + [DATASET_FILE]
-    for name in stale:
-        if name in existing:
-            storage.remove(storage.join(folder, *name.split("/")))
-    for shard in todo:
-        workarea.write_plan(folder, shard.spec.name, plan.entries(shard))
+    listed = _listed(area)
+    known = area.planned() | {name for name, outcome in area.outcomes.items() if outcome.shard.records}
+    found = []
+    for shard in plan.shards:
+        name = shard.spec.name
+        if name in area.files and name not in known and name not in (listed or ()):
+            found.append(name)
+        if workarea.sidecar_name(name) in area.files and name not in area.outcomes:
+            found.append(workarea.sidecar_name(name))
+    if DATASET_FILE in area.files and listed is None:
+        found.append(DATASET_FILE)
+    if REJECTS_FILE in area.files and not _holds_rejects(area.files[REJECTS_FILE].path):
+        found.append(REJECTS_FILE)
+    return [area.files[name].path for name in sorted(found)]
 
 
-def collect(folder: str, plan: Plan) -> Contents:
+def _listed(area: Area) -> frozenset[str] | None:
+    """The shards that dataset.json lists; None where there is none, or not one of this program."""
+    if DATASET_FILE not in area.files:
+        return None
+    try:
+        return frozenset(shard.name for shard in load_dataset(area.folder).shards)
+    except InputError:
+        return None
+
+
+def _holds_rejects(path: str) -> bool:
+    """Whether a file is the rejects.jsonl of an earlier run, and not another command's."""
+    *lines, rest = storage.read(path).split(b"\n")
+    try:
+        return not rest and all(Reject(**json.loads(line)).stage in STAGES for line in lines)
+    except (TypeError, ValueError):
+        return False
+
+
+def make_ready(area: Area, plan: Plan, todo: Todo) -> list[Spec]:
+    """Writes the plans of the shards, then removes what would describe them wrongly if the run were stopped.
+
+    Returns:
+      The shards with the digests of their plans.
+    """
+    notes = workarea.notes(area.folder)
+
+    def ready(shard: ShardPlan) -> Spec:
+        spec = shard.spec
+        if spec.name in todo.again and area.outcomes[spec.name].failed:
+            notes.start(spec.name)  # what may have ended a process before is worked on with care
+        digest = workarea.write_plan(area.folder, spec.name, plan.entries(shard))
+        # Only now: a shard with neither plan nor sidecar would be taken for somebody else's.
+        _remove(area, workarea.sidecar_name(spec.name))
+        return spec._replace(plan=digest)
+
+    _remove(area, DATASET_FILE)
+    with ThreadPoolExecutor(workarea.REQUESTS) as pool:
+        return list(pool.map(ready, todo.shards))
+
+
+def _remove(area: Area, name: str) -> None:
+    if name in area.files:
+        with contextlib.suppress(FileNotFoundError):
+            storage.remove(area.files[name].path)
+
+
+def collect(area: Area, plan: Plan) -> Contents:
     """What came of every shard of the plan.
 
     Raises:
+      InputError: another run has written into the folder.
       UnbalancedError: a shard is missing, or its records and rejects are not the planned ones.
     """
-    outcomes = finished(folder, plan.shards)
+    outcomes = finished(area, plan)
     for shard in plan.shards:
         name, outcome = shard.spec.name, outcomes.get(shard.spec.name)
+        if not outcome and name in area.outcomes:
+            raise InputError(
+                f"{name} in {area.folder} was replaced by another `deeplab prepare` that works on this folder; wait "
+                "for it to end, and run this command again"
+            )
         written, rejects = (outcome.shard.records, outcome.rejects) if outcome else (0, ())
         Accounts(f"records of {name}", shard.spec.records, {"written": written}, rejects).check()
     shards = sorted((outcome.shard for outcome in outcomes.values()), key=lambda shard: shard.name)
@@ -55,22 +120,23 @@ def collect(folder: str, plan: Plan) -> Contents:
     return Contents(tuple(shard for shard in shards if shard.records), rejects)
 
 
-def sweep(folder: str, plan: Plan) -> int:
-    """Removes plans, what a killed run left, and shards of earlier runs with other counts; returns how many shards."""
-    names, removed = {shard.spec.name for shard in plan.shards}, 0
-    for file in workarea.list_files(folder):
-        below, _, base = file.relative.rpartition("/")
-        # Temporary files of `storage.writer` are called ".NAME.SUFFIX.tmp".
-        is_leftover = base.startswith(".") and base.endswith(".tmp")
-        name = base[1:].rsplit(".", 2)[0] if is_leftover else base
-        is_plan = name.startswith("plan-") and name.endswith(".jsonl")
-        name = name.removeprefix("plan-").removesuffix(".jsonl") if is_plan else name.removesuffix(".json")
-        if below not in ("", workarea.FOLDER) or not SHARD_PATTERN.fullmatch(name):
-            continue
-        if is_leftover or is_plan or name not in names:
-            storage.remove(file.path)
-            removed += not is_leftover and base == name
-    return removed
+def sweep(area: Area, plan: Plan) -> int:
+    """Removes what this program left: plans, notes, unfinished files, and shards of earlier runs with other counts.
+
+    What it did not write stays, whatever it is called: a shard is removed with its sidecar, or if it was planned.
+
+    Returns:
+      How many shards were removed.
+    """
+    names = {shard.spec.name for shard in plan.shards}
+    own = {name for name, outcome in area.outcomes.items() if outcome.shard.records} | area.planned()
+    stale = [name for name in area.files if name in own and name not in names]
+    stale += [workarea.sidecar_name(name) for name in area.outcomes if name not in names]
+    passing = [name for name in area.files if workarea.shard_of_plan(name) or workarea.is_leftover(name)]
+    for name in (*stale, *passing):
+        _remove(area, name)
+    workarea.notes(area.folder).clear()
+    return sum(name in own for name in stale)
 
 
 def describe(folder: str, shards: Sequence[Shard], palette: Palette, options: Options, rejected: int) -> Dataset:

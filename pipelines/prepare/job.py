@@ -33,7 +33,7 @@ class WriteShard(Work):
     options: RecordOptions
 
     def process(self, spec: Spec) -> None:
-        entries = workarea.read_plan(self.folder, spec.name)
+        entries = workarea.read_plan(self.folder, spec.name, spec.plan)
         shards.write_shard(self.folder, spec, entries, self.palette, self.options, self.finish)
 
 

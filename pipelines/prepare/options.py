@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from pipelines.inputs.options import LAYOUTS
 from trainer.accounts import max_reject_rate
-from trainer.formats.options import MAX_PIXELS, PALETTES
+from trainer.formats.options import CODINGS, MAX_PIXELS, PALETTES
 from trainer.options import CheckedOptions, InputError, option
 
 
@@ -76,6 +76,12 @@ class RecordOptions(AugmentOptions):
         group="records",
     )
     jpeg_quality: int = option(95, "quality of the JPEGs that are encoded", low=1, high=100, group="records")
+    label_coding: str = option(
+        "auto",
+        "what counts in labels that can be read in two ways, such as palette PNGs: their numbers (ids) or their colors",
+        choices=CODINGS,
+        group="input",
+    )
     max_pixels: int = option(MAX_PIXELS, "reject images of more pixels than this", low=1, group="input")
 
 
@@ -118,7 +124,12 @@ class Options(RecordOptions):
         0,
         "shards of the largest split; others get a share by their records. 0: about 1000 records or 128 MB each",
         low=0,
-        high=99999,
+        high=999999,
+        group="records",
+    )
+    overwrite: bool = option(
+        False,
+        "write every shard again, also over files of their names that this program did not write",
         group="records",
     )
     max_reject_rate: float = max_reject_rate("records")

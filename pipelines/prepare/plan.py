@@ -12,31 +12,43 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from pipelines.inputs.rawset import Pair, RawSet
-from pipelines.prepare import workarea
 from pipelines.prepare.options import Options, RecordOptions
-from pipelines.prepare.workarea import Entry, Outcome
+from pipelines.prepare.workarea import REQUESTS, Area, Entry, Outcome
+from trainer import storage
 from trainer.formats.dataset import shard_name
 from trainer.formats.labels import Palette
 from trainer.options import InputError
 
-FORMAT_VERSION = 1
-"""Part of every fingerprint. Raise it whenever the same input gives other bytes, or finished shards would be kept."""
+FORMAT_VERSION = 2
+"""Part of every fingerprint. Raise it whenever the same input gives other bytes, or finished shards would be kept.
+
+Version 1, of programs up to 0.2, read palette PNGs by their indices even where their own colour map gave these other
+meanings, took PNGs with damaged checksums, and laid out MPO images as PNGs.
+"""
 SHARD_BYTES = 128 * 1024 * 1024
 SHARD_RECORDS = 1000
 
 
 class Spec(NamedTuple):
-    """One shard that is to be there; what Beam passes around. `records` counts rejects too."""
+    """One shard that is to be there; what Beam passes around.
+
+    Attributes:
+      name, split: file name and split.
+      fingerprint: of all that decides its bytes.
+      records: planned ones; some may become rejects.
+      plan: digest of its entries, once they are in the work area.
+    """
 
     name: str
     split: str
     fingerprint: str
     records: int
+    plan: str = ""
 
 
 class ShardPlan(NamedTuple):
@@ -146,24 +158,57 @@ def filename(path: str, root: str) -> str:
     return path[len(prefix) :] if path.startswith(prefix) else path.rsplit("/", 1)[-1]
 
 
-def finished(folder: str, shards: Iterable[ShardPlan]) -> dict[str, Outcome]:
+def finished(area: Area, plan: Plan) -> dict[str, Outcome]:
     """What came of the shards that are in the output folder as they are planned, by name."""
-    sizes = {file.relative: file.size for file in workarea.list_files(folder)}
 
-    def look_up(shard: ShardPlan) -> Outcome | None:
-        name = shard.spec.name
-        outcome = workarea.read_sidecar(folder, name) if workarea.sidecar_name(name) in sizes else None
-        if outcome is None or outcome.shard.fingerprint != shard.spec.fingerprint:
-            return None
-        is_whole = not outcome.shard.records or sizes.get(name) == outcome.shard.bytes
-        return outcome if is_whole else None
+    def is_finished(shard: ShardPlan) -> bool:
+        outcome = area.outcomes.get(shard.spec.name)
+        is_same = outcome is not None and outcome.shard.fingerprint == shard.spec.fingerprint
+        return is_same and area.is_whole(shard.spec.name)
 
-    with ThreadPoolExecutor(16) as pool:
-        outcomes = pool.map(look_up, shards)
-    return {outcome.shard.name: outcome for outcome in outcomes if outcome is not None}
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        done = pool.map(is_finished, plan.shards)
+        return {
+            shard.spec.name: area.outcomes[shard.spec.name]
+            for shard, is_done in zip(plan.shards, done, strict=True)
+            if is_done
+        }
 
 
-def unfinished(folder: str, plan: Plan) -> tuple[ShardPlan, ...]:
-    """The shards that are still to be written, or to be written again."""
-    done = finished(folder, plan.shards)
-    return tuple(shard for shard in plan.shards if shard.spec.name not in done)
+class Todo(NamedTuple):
+    """What is to be written.
+
+    Attributes:
+      shards: those that are not finished, and those below.
+      again: names of shards that hold rejects whose cause may have passed.
+      older: how many shards an older version of this program wrote, in whatever way they differ.
+    """
+
+    shards: tuple[ShardPlan, ...]
+    again: frozenset[str] = frozenset()
+    older: int = 0
+
+
+def unfinished(area: Area, plan: Plan, overwrite: bool = False) -> Todo:
+    """The shards that are still to be written, or to be written again; all of them to `overwrite`."""
+    done = {} if overwrite else finished(area, plan)
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        again = frozenset(
+            name for name, may in zip(done, pool.map(_may_have_passed, done.values()), strict=True) if may
+        )
+    shards = tuple(shard for shard in plan.shards if shard.spec.name not in done or shard.spec.name in again)
+    older = sum(outcome.format < FORMAT_VERSION for outcome in area.outcomes.values())
+    return Todo(shards, again, older)
+
+
+def _may_have_passed(outcome: Outcome) -> bool:
+    """Whether entries that were rejected may well be good now: nothing of their files need have changed for that."""
+    return outcome.failed or any(map(_is_readable, outcome.unread))
+
+
+def _is_readable(path: str) -> bool:
+    try:
+        storage.read(path)
+        return True
+    except OSError:
+        return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -11,9 +10,9 @@ from pipelines.prepare import augment
 from pipelines.prepare.options import RecordOptions
 from pipelines.prepare.workarea import Entry
 from trainer import storage
-from trainer.formats import images
+from trainer.formats import codings, images
 from trainer.formats.examples import Record
-from trainer.formats.images import ImageError
+from trainer.formats.images import Header, ImageError
 from trainer.formats.labels import LabelError, Palette
 
 
@@ -39,13 +38,15 @@ def make_record(entry: Entry, palette: Palette, options: RecordOptions) -> tuple
     Raises:
       Unusable: one of the two files.
     """
-    data, image = _load(entry.image, lambda data: images.decode_image(data, options.max_pixels))
-    _, label = _load(entry.label, lambda data: palette.to_ids(images.decode_label(data, options.max_pixels)))
-    if label.shape != image.shape[:2]:
-        height, width = image.shape[:2]
-        raise Unusable(
-            entry.label, f"label is {label.shape[1]}x{label.shape[0]}, its image {width}x{height} (upright)"
-        )
+    source, data, image = _load(
+        entry.image, options.max_pixels, lambda data: images.decode_image(data, options.max_pixels)
+    )
+    labelled, _, label = _load(
+        entry.label,
+        options.max_pixels,
+        lambda data: codings.decode_ids(data, palette, options.max_pixels, options.label_coding),
+    )
+    _check_match(entry.label, source, labelled)
     fits = options.max_side == 0 or max(label.shape) <= options.max_side
     if not fits:
         image, label = augment.shrink(image, label, options.max_side)
@@ -53,7 +54,7 @@ def make_record(entry: Entry, palette: Palette, options: RecordOptions) -> tuple
         rng = augment.rng_for(options.seed, entry.key, entry.copy)
         image, label = augment.augment(image, label, rng, options, palette.ignore_id)
     if fits and not entry.copy:
-        data, image_format, channels = _unchanged(data, image, options)
+        data, image_format, channels = _unchanged(source, data, image, options)
     else:
         data, image_format, channels = _encoded(image, options.image_format, options)
     height, width = label.shape
@@ -71,15 +72,35 @@ def make_record(entry: Entry, palette: Palette, options: RecordOptions) -> tuple
     return record, label
 
 
-def _load(path: str, decode: Callable[[bytes], Any]) -> tuple[bytes, Any]:
+def _load(path: str, max_pixels: int, decode: Callable[[bytes], np.ndarray]) -> tuple[Header, bytes, np.ndarray]:
     try:
         data = storage.read(path)
     except OSError as error:
-        raise Unusable(path, f"cannot be read: {error.strerror or error}", unread=True) from None
+        raise Unusable(path, f"cannot be read: {error.strerror or error}") from None
     try:
-        return data, decode(data)
+        return images.header(data, max_pixels), data, decode(data)
     except (ImageError, LabelError) as error:
         raise Unusable(path, str(error)) from None
+
+
+def _check_match(path: str, image: Header, label: Header) -> None:
+    """Raises Unusable where a label does not lie on its image once both are upright.
+
+    A label without an EXIF orientation was drawn on the upright image; one that has its image's is turned as that is.
+    """
+    (height, width), (label_height, label_width) = image.upright_size, label.upright_size
+    turned = f" by its EXIF orientation {image.orientation}" if image.orientation != 1 else ""
+    if (label_height, label_width) != (height, width):
+        reason = f"label is {label_width}x{label_height}, its image {width}x{height} (upright{turned})"
+        if (label_height, label_width) == (width, height) and turned:
+            reason += "; if it was drawn on the image as stored, give both the same EXIF orientation, or none"
+        raise Unusable(path, reason)
+    if label.orientation not in (1, image.orientation):
+        raise Unusable(
+            path,
+            f"label has EXIF orientation {label.orientation}, its image {image.orientation}, so that how they lie on "
+            "each other is in doubt; expected none in the label, or that of its image",
+        )
 
 
 def _encoded(image: np.ndarray, image_format: str, options: RecordOptions) -> tuple[bytes, str, int]:
@@ -88,9 +109,13 @@ def _encoded(image: np.ndarray, image_format: str, options: RecordOptions) -> tu
     return images.encode_png(image) if is_png else images.encode_jpeg(image, options.jpeg_quality), image_format, 3
 
 
-def _unchanged(data: bytes, image: np.ndarray, options: RecordOptions) -> tuple[bytes, str, int]:
-    """The same for an image as it came: its own bytes where every reader of records can read them upright."""
-    source = images.header(data, options.max_pixels)
-    if source.format in ("jpeg", "png") and source.mode in ("RGB", "L") and source.orientation == 1:
-        return data, source.format, 1 if source.mode == "L" else 3
+def _unchanged(source: Header, data: bytes, image: np.ndarray, options: RecordOptions) -> tuple[bytes, str, int]:
+    """The same for an image as it came: its own bytes where every reader of records decodes them to `image`."""
+    if (
+        source.format in ("jpeg", "png")
+        and (source.mode, source.depth) in (("RGB", 8), ("L", 8))
+        and source.orientation == 1
+        and source.is_common
+    ):
+        return data[: source.end], source.format, 1 if source.mode == "L" else 3
     return _encoded(image, options.image_format if source.format == "jpeg" else "png", options)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import cv2
 import google_crc32c
@@ -11,9 +14,10 @@ import numpy as np
 
 from pipelines.prepare import workarea
 from pipelines.prepare.options import RecordOptions
-from pipelines.prepare.plan import Spec
+from pipelines.prepare.plan import FORMAT_VERSION, Spec
 from pipelines.prepare.record import Unusable, make_record
 from pipelines.prepare.workarea import Entry, Outcome
+from pipelines.runner.boundary import Failed, attempt
 from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats.dataset import Shard
@@ -32,6 +36,8 @@ def write_shard(
 ) -> Outcome:
     """Writes one whole shard and then its sidecar; both appear only when they are complete.
 
+    Whatever an entry does becomes a reject: what it raises, and that the process ended in an earlier run.
+
     Args:
       folder: of the records.
       entries: what to put in, in this order.
@@ -42,24 +48,59 @@ def write_shard(
     """
     path = storage.join(folder, spec.name)
     rejects: list[Reject] = []
+    unread: list[str] = []
+    failed = False
     sums = _Sums()
-    with storage.writer(path) as file:
-        for entry in entries:
-            try:
-                record, label = make_record(entry, palette, options)
-            except Unusable as fault:
-                rejects.append(Reject(entry.key, fault.path, "prepare", fault.reason))
-                finish("rejected")
-            else:
-                framed = frame(encode(record))
-                file.write(framed)
-                sums.add(framed, label, entry.copy)
-                finish("written")
-    if not sums.records:
-        storage.remove(path)
-    outcome = Outcome(sums.shard(spec, palette), tuple(rejects))
-    workarea.write_sidecar(folder, outcome)
+    with workarea.notes(folder).watch(spec.name) as care:
+        with storage.writer(path) as file:
+            for entry in entries:
+                work = functools.partial(make, entry, palette, options)
+                if care:
+                    work = functools.partial(care.isolated, make, entry, palette, options)
+                try:
+                    made = attempt(work, known=Unusable)
+                except Unusable as fault:
+                    rejects.append(Reject(entry.key, fault.path, "prepare", fault.reason))
+                    unread += [fault.path] * fault.unread
+                    finish("rejected")
+                except Failed as fault:
+                    rejects.append(Reject(entry.key, entry.image, "prepare", fault.reason))
+                    failed = True
+                    finish("rejected")
+                else:
+                    file.write(made.framed)
+                    sums.add(made, entry.copy)
+                    finish("written")
+            file.flush()
+            # Before it has its name, or it might be another run's.
+            modified = 0 if storage.is_remote(path) else os.fstat(file.fileno()).st_mtime_ns
+        if not sums.records:
+            storage.remove(path)
+        outcome = Outcome(
+            sums.shard(spec, palette), tuple(rejects), FORMAT_VERSION, modified, tuple(dict.fromkeys(unread)), failed
+        )
+        workarea.write_sidecar(folder, outcome)
     return outcome
+
+
+class Made(NamedTuple):
+    """A record as it stands in a shard.
+
+    Attributes:
+      framed: its bytes.
+      size: (height, width) of image and label, in pixels.
+      pixels: label pixels of every id, int64 [256].
+    """
+
+    framed: bytes
+    size: tuple[int, int]
+    pixels: np.ndarray
+
+
+def make(entry: Entry, palette: Palette, options: RecordOptions) -> Made:
+    """Reads, augments and encodes one entry. Raises Unusable for what is wrong with its files."""
+    record, label = make_record(entry, palette, options)
+    return Made(frame(encode(record)), label.shape, _pixels_of_ids(label))
 
 
 @dataclass
@@ -74,14 +115,14 @@ class _Sums:
     min_size: tuple[int, int] = (0, 0)
     max_size: tuple[int, int] = (0, 0)
 
-    def add(self, framed: bytes, label: np.ndarray, copy: int) -> None:
-        sizes = [label.shape, *([self.min_size, self.max_size] if self.records else [])]
+    def add(self, made: Made, copy: int) -> None:
+        sizes = [made.size, *([self.min_size, self.max_size] if self.records else [])]
         self.min_size, self.max_size = (tuple(map(pick, zip(*sizes, strict=True))) for pick in (min, max))
         self.records += 1
         self.originals += copy == 0
-        self.size += len(framed)
-        self.crc = google_crc32c.extend(self.crc, framed)
-        self.pixels += _pixels_of_ids(label)
+        self.size += len(made.framed)
+        self.crc = google_crc32c.extend(self.crc, made.framed)
+        self.pixels += made.pixels
 
     def shard(self, spec: Spec, palette: Palette) -> Shard:
         return Shard(

@@ -1,22 +1,37 @@
 """The work area of the output folder, by which the process that plans and its workers know of each other.
 
-`shards/plan-NAME.jsonl` holds the entries of a shard that is still to be written; `shards/NAME.json`, its sidecar,
-describes a finished one.
+In `shards/` lie `plan-DIGEST-NAME.jsonl`, the entries of a shard that is still to be written, named by its own digest,
+so that no other run can put other entries in its place; `NAME.json`, the sidecar that describes a finished shard; and
+`*.started`, the notes of what workers are at.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import google_crc32c
+
+from pipelines.runner.boundary import SUFFIX, InFlight
 from trainer import storage
-from trainer.accounts import Reject
-from trainer.formats.dataset import Shard
+from trainer.accounts import REJECTS_FILE, Reject
+from trainer.formats.dataset import DATASET_FILE, SHARD_PATTERN, Shard, open_shard
 from trainer.options import InputError
 
 FOLDER = "shards"
+REQUESTS = 16
+"""Small files that are read or written at a time."""
+
+# Version 0.2 named plans without a digest.
+_PLAN = re.compile(rf"plan-(?:[0-9a-f]{{16}}-)?(?P<shard>{SHARD_PATTERN.pattern})\.jsonl")
+_SIDECAR = re.compile(rf"(?P<shard>{SHARD_PATTERN.pattern})\.json")
+# What `storage.writer` leaves when it is killed.
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp")
 
 
 class Entry(NamedTuple):
@@ -33,10 +48,72 @@ class Entry(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a shard: what is in it, and the entries that are not."""
+    """What came of a shard, as its sidecar says.
+
+    Attributes:
+      shard: what is in it.
+      rejects: the entries that are not in it.
+      format: version of the records, `plan.FORMAT_VERSION` at that time.
+      modified: the local file's time of change when it was written, in nanoseconds; 0 for objects.
+      unread: files that could not even be read, which may pass.
+      failed: whether entries were rejected for what may lie in the machine: no memory, a process that was killed.
+    """
 
     shard: Shard
     rejects: tuple[Reject, ...]
+    format: int = 1
+    modified: int = 0
+    unread: tuple[str, ...] = ()
+    failed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Area:
+    """What is in the output folder.
+
+    Attributes:
+      folder: the output folder, local or gs://.
+      files: everything in it, by relative path.
+      outcomes: what the sidecars say, by name of the shard; without those that this program cannot have written.
+    """
+
+    folder: str
+    files: Mapping[str, storage.File]
+    outcomes: Mapping[str, Outcome]
+
+    def planned(self) -> frozenset[str]:
+        """Shards of which there is a plan: they are to be written, or are being written."""
+        return frozenset(map(shard_of_plan, self.files)) - {""}
+
+    def is_whole(self, name: str) -> bool:
+        """Whether a shard's file is the one that its sidecar describes."""
+        outcome, file = self.outcomes[name], self.files.get(name)
+        shard = outcome.shard
+        if not shard.records or file is None:
+            return not shard.records and file is None
+        if file.size != shard.bytes:
+            return False
+        if file.identity:
+            return file.identity == f"{shard.crc32c:08x}-{shard.bytes}"
+        # A file that was copied or touched since has another time, and only its bytes can tell.
+        return file.modified == outcome.modified or _checksum(self.folder, name) == shard.crc32c
+
+
+def survey(folder: str) -> Area:
+    """Lists the output folder, whether it exists or not, and reads its sidecars."""
+    try:
+        files = {file.relative: file for file in storage.files(folder)}
+    except FileNotFoundError:
+        files = {}
+    shards = [shard for relative in files if (shard := shard_of_sidecar(relative))]
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        outcomes = dict(zip(shards, pool.map(lambda shard: read_sidecar(folder, shard), shards), strict=True))
+    return Area(folder, files, {shard: outcome for shard, outcome in outcomes.items() if outcome})
+
+
+def notes(folder: str) -> InFlight:
+    """The notes of the shards that workers are at."""
+    return InFlight(storage.join(folder, FOLDER))
 
 
 def sidecar_name(shard: str) -> str:
@@ -44,39 +121,92 @@ def sidecar_name(shard: str) -> str:
     return f"{FOLDER}/{shard}.json"
 
 
-def plan_name(shard: str) -> str:
+def plan_name(shard: str, digest: str) -> str:
     """Path of a shard's entries below the output folder."""
-    return f"{FOLDER}/plan-{shard}.jsonl"
+    return f"{FOLDER}/plan-{digest}-{shard}.jsonl"
 
 
-def write_plan(folder: str, shard: str, entries: Iterable[Entry]) -> None:
-    """Writes the entries of a shard where its worker will read them."""
-    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
-    storage.write(storage.join(folder, plan_name(shard)), "".join(lines).encode())
+def shard_of_sidecar(relative: str) -> str:
+    """The shard that a file in the output folder is the sidecar of, by its path; "" for other files."""
+    return _shard(_SIDECAR, relative)
 
 
-def read_plan(folder: str, shard: str) -> Iterator[Entry]:
-    for line in storage.read(storage.join(folder, plan_name(shard))).decode().splitlines():
-        yield Entry(*json.loads(line))
+def shard_of_plan(relative: str) -> str:
+    """The shard that a file in the output folder holds the entries of, by its path; "" for other files."""
+    return _shard(_PLAN, relative)
+
+
+def is_leftover(relative: str) -> bool:
+    """Whether a file in the output folder is what a killed process left of one that it was writing."""
+    below, _, base = relative.rpartition("/")
+    leftover = _LEFTOVER.fullmatch(base)
+    name = leftover["name"] if leftover else ""
+    if not below:
+        return bool(SHARD_PATTERN.fullmatch(name)) or name in (DATASET_FILE, REJECTS_FILE)
+    whole = f"{below}/{name}"
+    is_note = below == FOLDER and name.endswith(SUFFIX)
+    return bool(shard_of_sidecar(whole) or shard_of_plan(whole)) or is_note
+
+
+def _shard(pattern: re.Pattern[str], relative: str) -> str:
+    below, _, base = relative.rpartition("/")
+    match = pattern.fullmatch(base) if below == FOLDER else None
+    return match["shard"] if match else ""
+
+
+def write_plan(folder: str, shard: str, entries: Iterable[Entry]) -> str:
+    """Writes the entries of a shard where its worker will read them; returns their digest."""
+    # In ASCII, whatever characters names have: none of them is taken for the end of a line.
+    data = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
+    digest = _digest(data)
+    storage.write(storage.join(folder, *plan_name(shard, digest).split("/")), data)
+    return digest
+
+
+def read_plan(folder: str, shard: str, digest: str) -> list[Entry]:
+    """Raises InputError where the entries are gone, or are not those of the digest."""
+    path = storage.join(folder, *plan_name(shard, digest).split("/"))
+    try:
+        data = storage.read(path)
+    except FileNotFoundError:
+        data = b""
+    if _digest(data) != digest:
+        raise InputError(
+            f"{path} {'was changed' if data else 'is gone'}: another `deeplab prepare` works on this folder; wait for "
+            "it to end, and run this command again"
+        )
+    return [Entry(*json.loads(line)) for line in data.split(b"\n")[:-1]]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def write_sidecar(folder: str, outcome: Outcome) -> None:
-    shard, rejects = dataclasses.asdict(outcome.shard), [reject.to_json() for reject in outcome.rejects]
-    storage.write_json(storage.join(folder, sidecar_name(outcome.shard.name)), {"shard": shard, "rejects": rejects})
+    content = outcome._asdict() | {
+        "shard": dataclasses.asdict(outcome.shard),
+        "rejects": [reject.to_json() for reject in outcome.rejects],
+    }
+    storage.write_json(storage.join(folder, *sidecar_name(outcome.shard.name).split("/")), content)
 
 
 def read_sidecar(folder: str, shard: str) -> Outcome | None:
-    """None where the sidecar is missing or cannot be read."""
+    """None where the sidecar is missing, or is none that this program or an earlier version of it wrote."""
     try:
-        content = storage.read_json(storage.join(folder, sidecar_name(shard)))
-        return Outcome(Shard.from_json(content["shard"]), tuple(Reject(**reject) for reject in content["rejects"]))
-    except (InputError, KeyError, TypeError):
+        content = storage.read_json(storage.join(folder, *sidecar_name(shard).split("/")))
+        outcome = Outcome(
+            Shard.from_json(content.pop("shard")),
+            tuple(Reject(**reject) for reject in content.pop("rejects")),
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()},
+        )
+    except (InputError, KeyError, TypeError, AttributeError):
         return None
+    return outcome if outcome.shard.name == shard else None
 
 
-def list_files(folder: str) -> list[storage.File]:
-    """Everything in the output folder, whether it exists or not."""
-    try:
-        return storage.files(folder)
-    except FileNotFoundError:
-        return []
+def _checksum(folder: str, name: str) -> int:
+    crc = 0
+    with open_shard(folder, name) as file:
+        while data := file.read(1 << 20):
+            crc = google_crc32c.extend(crc, data)
+    return crc

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pipelines import cli
 from pipelines.prepare import job
@@ -156,7 +156,7 @@ def test_turned_images_are_upright_in_the_record(tmp_path):
     source, output = write_rawset(tmp_path / "raw", {"train": 1}), tmp_path / "records"
     image, label = draw_image(3, 80, 60)  # as one sees it
     exif = Image.Exif()
-    exif[images.ORIENTATION_TAG] = 6  # stored turned a quarter to the left
+    exif[ExifTags.Base.Orientation] = 6  # stored turned a quarter to the left
     stored = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(np.rot90(image))).save(stored, "JPEG", exif=exif, quality=95)
     write_pair(source, "train", "turned.jpg", image, label)

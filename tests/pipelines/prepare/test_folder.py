@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from pipelines.prepare import shards
+from pipelines.prepare import plan, shards
 from tests.drawn.places import ROOT
 from tests.drawn.prepared import prepare, read_records, shard_bytes
 from tests.drawn.rawset import write_pair, write_rawset
@@ -37,19 +38,27 @@ def test_a_rerun_keeps_finished_shards(source, tmp_path, capsys):
     assert len(read_records(output)) == 11
 
 
-def test_shards_that_version_1_describes_are_kept(source, tmp_path, capsys):
-    output = tmp_path / "records"
-    prepare(source, output, "--shards", "2")
-    before = shard_bytes(output)
+def test_shards_of_an_older_version_are_written_again_and_this_is_said_once(source, tmp_path, monkeypatch, capsys):
+    output, flags = tmp_path / "records", ("--shards", "2")
+    with monkeypatch.context() as older:
+        for module in (plan, shards):
+            older.setattr(module, "FORMAT_VERSION", 1)
+        prepare(source, output, *flags)
+    (output / "train-00000-of-00002.tfrecord").write_bytes(b"of the older version")
     for path in (output / "shards").iterdir():
         content = json.loads(path.read_text())
         content["shard"]["pictures"] = content["shard"].pop("images")
-        path.write_text(json.dumps(content))
+        older = {name: content[name] for name in ("shard", "rejects")}
+        path.write_text(json.dumps(older))
     capsys.readouterr()
-    assert prepare(source, output, "--shards", "2") == 0
-    assert "3 of 3 shards are finished already and kept" in capsys.readouterr().out
-    assert shard_bytes(output) == before
-    assert json.loads((output / "dataset.json").read_text())["version"] == 2
+    said = "3 shards in .* are of an older version of this program, whose records may differ; all are written again"
+    for kept in (0, 11):
+        assert prepare(source, output, *flags) == 0
+        text = capsys.readouterr().out
+        assert bool(re.search(said, text)) == (kept == 0)
+        assert f"{kept} kept" in text or not kept
+    prepare(source, tmp_path / "new", *flags)
+    assert shard_bytes(output) == shard_bytes(tmp_path / "new")
 
 
 def test_other_augmentation_rewrites_only_shards_with_copies(source, tmp_path):

@@ -16,7 +16,7 @@ from trainer.options import InputError
         (["--jpeg-quality", "101"], "--jpeg-quality must be 1 to 100, got 101"),
         (["--max-reject-rate", "2"], "--max-reject-rate must be 0 to 1, got 2.0"),
         (["--val-fraction", "1"], "--val-fraction must be 0 or more and below 1, got 1.0"),
-        (["--shards", "-2"], "--shards must be 0 to 99999, got -2"),
+        (["--shards", "-2"], "--shards must be 0 to 999999, got -2"),
         (["--seed", "-1"], "--seed must be 0 or more, got -1"),
         (["--flip-horizontal", "1.5"], "--flip-horizontal must be 0 to 1, got 1.5"),
         (["--scale", "1.5", "0.75"], "--scale must be a range, lowest first, got 1.5 0.75"),

@@ -60,7 +60,7 @@ def test_a_shard_is_written_with_its_sidecar_and_every_entry_is_finished(tmp_pat
     outcome = write_shard(str(tmp_path / "out"), spec, entries, PALETTE, RecordOptions(), outcomes.append)
     assert outcomes == ["written", "rejected", "written"]
     assert read_sidecar(str(tmp_path / "out"), spec.name) == outcome
-    shard, (reject,) = outcome
+    shard, (reject,) = outcome.shard, outcome.rejects
     assert (shard.records, shard.images, shard.fingerprint) == (2, 1, "f")
     assert (shard.min_size, shard.max_size) == ((96, 100), (96, 100))
     assert shard.bytes == (tmp_path / "out" / spec.name).stat().st_size

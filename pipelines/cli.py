@@ -155,8 +155,8 @@ def _main(argv: list[str]) -> int:
         if argv[0] != "records":  # whose reader may well have seen enough
             say(f"{title}: stopped, for the reader of its output has gone; run the same command again to resume")
         return 141
-    except KeyboardInterrupt:
-        say(f"\n{title}: interrupted; run the same command again to resume")
+    except KeyboardInterrupt as interrupt:
+        say(f"\n{title}: interrupted; {str(interrupt) or 'run the same command again to resume'}")
         return 130
     except UnbalancedError as error:
         return failure(title, error, 1)

@@ -15,15 +15,19 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from pipelines.runner.progress import say
+from trainer import storage
 from trainer.options import InputError
 
 STATUS_WORKER_DIED = 70
 STATUS_INTERRUPTED = 130
 
 
-def readable(error: Exception, title: str) -> InputError:
+def readable(error: Exception, title: str) -> InputError | storage.Unavailable:
     """One readable line from a failure that Beam hands over as text of nested tracebacks."""
     text = str(error)
+    for known in (InputError, storage.Unavailable):
+        if isinstance(error, known):  # itself, but for what Beam adds to it
+            return known(re.sub(r" \[while running '.*?'\]\Z", "", text))
     causes = re.findall(r"^([A-Za-z_][\w.]*): (.*?)(?: \[while running '(.*?)'\])?$", text, re.MULTILINE)
     kind, message, step = causes[-1] if causes else (type(error).__name__, text.split("\n", 1)[0], "")
     while inner := re.fullmatch(r"([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)): (.*)", message):
@@ -31,8 +35,10 @@ def readable(error: Exception, title: str) -> InputError:
     step = step or next(iter(re.findall(r"\[while running '(.*?)'\]", text)), "")
     if kind.rsplit(".", 1)[-1] == "InputError":
         return InputError(message)
-    with tempfile.NamedTemporaryFile("w", prefix="deeplab-error-", suffix=".txt", delete=False) as file:
-        file.write(text)
+    if kind.rsplit(".", 1)[-1] == "Unavailable":
+        return storage.Unavailable(message)
+    with tempfile.NamedTemporaryFile("wb", prefix="deeplab-error-", suffix=".txt", delete=False) as file:
+        file.write(text.encode(errors="backslashreplace"))
     where = f" in step {step!r}" if step else ""
     return InputError(
         f"the {title} job failed{where}: {kind}: {message} (full traceback: {file.name}). "

@@ -26,10 +26,10 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment, SubprocessSDKEnvironment
 
+from pipelines.runner import remote
 from pipelines.runner.failures import quiet_beam, readable, stop_when_worker_dies
-from pipelines.runner.flags import is_local, runner_name
+from pipelines.runner.flags import is_local
 from pipelines.runner.progress import Heartbeat, progress, say
-from trainer.options import InputError
 
 NEVER_MS = 2**31 - 1
 """When Beam's threads send incomplete output. They would do it every second, also in the middle of an element that
@@ -54,6 +54,8 @@ def run(
 
     Raises:
       InputError: the job failed. The message says the cause in one line and where the full traceback was kept.
+      storage.Unavailable: storage did not answer a worker.
+      KeyboardInterrupt: by Ctrl-C while waiting for a job elsewhere; its text says what becomes of the job.
     """
     if not is_local(options):
         return _run_remote(build, options, title)
@@ -77,18 +79,18 @@ def _run_remote(build: Callable[[beam.Pipeline, Heartbeat], Any], options: Pipel
     template = options.view_as(GoogleCloudOptions).template_location
     try:
         result = pipeline.run()
-        if template:
-            say(
-                f"{title}: job template written to {template}; when its job is done, run this command without "
-                "--runner and --template_location: it finds what the job wrote, and finishes it",
-                sys.stdout,
-            )
-            return False
-        state = result.wait_until_finish()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(remote.unsent(options)) from None
     except Exception as error:
         raise readable(error, title) from None
-    if state not in ("DONE", None):
-        raise InputError(f"{title}: the {runner_name(options)} job ended in state {state}; its own log has the cause")
+    if template:
+        say(
+            f"{title}: job template written to {template}; when its job is done, run this command without "
+            "--runner and --template_location: it finds what the job wrote, and finishes it",
+            sys.stdout,
+        )
+        return False
+    remote.wait(result, options, title)
     return True
 
 

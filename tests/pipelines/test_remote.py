@@ -8,8 +8,8 @@ import pytest
 
 from pipelines import cli
 
-CLOUD = "--runner DataflowRunner --project p --region r --temp_location gs://b/tmp --setup_file setup.py".split()
-CLUSTER = [*"--runner PortableRunner --job_endpoint h:1 --environment_type PROCESS --environment_config".split(), "{}"]
+CLOUD = ["--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://b/tmp", "--setup_file=setup.py"]
+CLUSTER = ["--runner=PortableRunner", "--job_endpoint=h:1", "--environment_type=PROCESS", "--environment_config={}"]
 COMMANDS = {
     "prepare": ("--input", "--output"),
     "segment": ("--input", "--model", "--output"),
@@ -43,6 +43,6 @@ def test_a_relative_path_is_refused_for_workers_on_a_cluster(command, flag, tmp_
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_image_of_another_python_is_refused_by_every_command(command, monkeypatch, capsys):
     monkeypatch.setattr(sys, "version_info", (3, 13, 1))
-    flags = [*CLOUD[:-2], "--sdk_container_image", "image:python3.11"]
+    flags = [*CLOUD[:-1], "--sdk_container_image", "image:python3.11"]
     assert cli.main([*arguments(command, "--output", "gs://b/o.json"), *flags]) == 2
     assert "the image has Python 3.11, and this is Python 3.13" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from pipelines.runner.flags import beam_options
 from pipelines.runner.progress import Heartbeat, beats
 from pipelines.runner.run import run
 from tests.drawn.places import ROOT
+from trainer import storage
 from trainer.options import InputError
 
 DATAFLOW = ["--runner", "DataflowRunner", "--project", "p", "--region", "r", "--temp_location", "gs://b/tmp"]
@@ -108,6 +109,30 @@ def test_input_errors_of_a_step_reach_the_user_as_they_are():
 
     with pytest.raises(InputError, match=r"^label\.png: what a label$"):
         run(build, beam_options([]), total=1, unit="things", title="testing")
+
+
+@pytest.mark.parametrize("mode", ["in_memory", "multi_threading", "multi_processing"])
+def test_storage_that_does_not_answer_ends_the_run_in_one_line(mode):
+    """Not as an error of the input: the same command, run again later, resumes."""
+
+    def build(pipeline, heartbeat):
+        error = storage.Unavailable("b/a.jpg: 503; run the same command again")
+        pipeline | beam.Create([1]) | beam.ParDo(Fail(error))
+
+    with pytest.raises(storage.Unavailable, match=r"^b/a\.jpg: 503; run the same command again$"):
+        run(build, beam_options([f"--direct_running_mode={mode}"]), total=1, unit="things", title="testing")
+
+
+@pytest.mark.parametrize("text", ["no model in gs: b", "x\udcff: Error: what", "a\nNameError: b"])
+def test_an_error_of_the_input_is_left_as_it_is(text):
+    assert str(failures.readable(InputError(text), "testing")) == text
+
+
+def test_names_that_are_not_utf_8_are_kept_with_the_traceback():
+    message = str(failures.readable(RuntimeError("OSError: a\udcff"), "testing"))
+    kept = Path(message.split("full traceback: ")[1].split(")")[0])
+    assert kept.read_text() == r"OSError: a\udcff"
+    kept.unlink()
 
 
 def test_a_killed_worker_process_ends_the_run(tmp_path):

@@ -10,7 +10,6 @@ from pipelines.crf.refine import require_engine
 from pipelines.inputs import collection
 from pipelines.masks import segmenter
 from pipelines.masks.stamps import fingerprint
-from pipelines.runner.boundary import InFlight
 from pipelines.runner.flags import beam_options, check_paths, cores_per_process, workers
 from pipelines.runner.run import run as run_job
 from pipelines.segment import plan as planning
@@ -126,7 +125,6 @@ def finish(options: Options, plan: Plan) -> int:
     accounts, report = tally.read_accounts(options.output, plan.total, plan.file)
     accounts.check()
     planning.sweep(options.output, plan)
-    InFlight(storage.join(options.output, planning.NOTES_FOLDER)).clear()
     print(accounts.report(storage.join(options.output, REJECTS_FILE)))
     if table := tally.table(report):
         print(table)

@@ -16,14 +16,13 @@ import apache_beam as beam
 import numpy as np
 
 from pipelines.inputs.collection import SourceImage
-from pipelines.runner.boundary import Care, Failed, InFlight, attempt
+from pipelines.runner.boundary import Care, Failed, attempt
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.work import Work, spread
 from pipelines.segment import plan as planning
 from pipelines.segment.mask import Loaded, Occupied, SegmentJob, alone
-from pipelines.segment.plan import NOTES_FOLDER, STAGE, Entry, read_chunk
+from pipelines.segment.plan import STAGE, Entry, read_chunk
 from pipelines.segment.tally import SegmentTally, add_up, publish
-from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats.images import ImageError
 
@@ -55,7 +54,7 @@ class SegmentChunk(Work):
         entries = read_chunk(_plan(folder, self.plan)[number])
         # The same on every run over the same images, so that a rerun finds what an earlier one died of.
         name = repr([entry.source.name for entry in entries])
-        with InFlight(storage.join(folder, NOTES_FOLDER)).watch(name) as care:
+        with planning.in_flight(folder).watch(name) as care:
             tally = add_up(self._tallies(entries, care))
         yield tally
 

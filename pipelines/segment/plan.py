@@ -17,6 +17,7 @@ from pipelines.crf.options import CrfOptions
 from pipelines.crf.tuning import TUNING_FILE, load
 from pipelines.inputs.collection import Listing, SourceImage
 from pipelines.masks.stamps import read_stamp
+from pipelines.runner.boundary import InFlight
 from pipelines.segment.options import Options
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Reject
@@ -24,8 +25,6 @@ from trainer.options import InputError
 
 STAGE = "segment"
 REPORT_FILE = "segment.json"
-NOTES_FOLDER = "in-flight"
-"""Folder of the output for the notes of `pipelines.runner.boundary.InFlight`, empty when nothing runs."""
 PLACES = {"masks": ("", ".png"), "overlays": ("overlays/", ".jpg"), "confidence": ("confidence/", ".png")}
 """Folder and suffix of every kind of file that is written for an image."""
 CHUNK = 64
@@ -187,12 +186,23 @@ def read_chunk(line: bytes) -> list[Entry]:
     return [Entry(SourceImage(**entry["source"]), tuple(entry["existing"])) for entry in json.loads(line)]
 
 
+def in_flight(folder: str) -> InFlight:
+    """Notes of what the workers that write to `folder` are at."""
+    return InFlight(storage.join(folder, "in-flight"))
+
+
 def sweep(folder: str, plan: Plan) -> None:
-    """Removes the files of earlier plans; whose name does not tell their contents is not of this program."""
+    """Removes the files of earlier plans, and the notes of what workers were at: the job over `plan` is done."""
     for file in plan.outdated:
+        # Whose name does not tell its contents was not written by this program.
         with contextlib.suppress(FileNotFoundError, InputError):
             if file != plan.file and read(folder, file):
                 storage.remove(storage.join(folder, file))
+    notes = in_flight(folder)
+    notes.clear()
+    if not storage.is_remote(folder):
+        with contextlib.suppress(OSError):  # there is none, or something else in it
+            os.rmdir(notes.folder)
 
 
 def previous(options: Options, fingerprint: str) -> dict[str, Any] | None:

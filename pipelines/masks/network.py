@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from trainer.formats.cards import weights_digest
+from trainer.options import InputError
 from trainer.startup import start_tensorflow
 
 BATCH_PIXELS = {"CPU": 1 << 17, "GPU": 1 << 21}
@@ -57,7 +59,14 @@ _sharing = threading.Lock()
 
 @functools.lru_cache(maxsize=1)
 def _network(folder: str, digest: str) -> Network:
-    return Network(folder)
+    network = Network(folder)
+    # After it was read: before, another training could still have replaced it.
+    if weights_digest(folder) != digest:
+        raise InputError(
+            f"the model in {folder} was replaced while this command was running; what it makes would be of two models. "
+            "Run the command again, and let no training write into a model's folder meanwhile"
+        )
+    return network
 
 
 def shared_network(folder: str, digest: str, threads: int) -> Network:
@@ -65,8 +74,11 @@ def shared_network(folder: str, digest: str, threads: int) -> Network:
 
     Args:
       folder: model folder, local or gs://.
-      digest: of the model, so that a new model in an old folder is loaded again.
+      digest: SHA-256 of the model's weights, so that a new model in an old folder is loaded again.
       threads: bounds TensorFlow's, 0 for one per core; without effect once TensorFlow has begun to compute.
+
+    Raises:
+      InputError: no usable model, or one of another digest.
     """
     with _sharing:
         if threads:

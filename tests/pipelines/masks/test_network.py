@@ -7,6 +7,11 @@ import os
 import pytest
 
 from pipelines.masks import network
+from trainer.options import InputError
+
+
+WEIGHTS = {"m": "d", "n": "d"}
+"""Folder -> digest of the weights in it."""
 
 
 @pytest.fixture
@@ -19,15 +24,19 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return object()
 
     monkeypatch.setattr(network, "Network", load)
+    monkeypatch.setattr(network, "weights_digest", lambda folder: WEIGHTS[folder])
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
     network._network.cache_clear()
     yield folders
     network._network.cache_clear()
 
 
-def test_a_network_is_loaded_once_until_its_folder_holds_another(loads: list[str]) -> None:
+def test_a_network_is_loaded_once_until_its_folder_holds_another(
+    loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = network.shared_network("m", "d", 0)
     assert network.shared_network("m", "d", 0) is first and loads == ["m"]
+    monkeypatch.setitem(WEIGHTS, "m", "e")
     assert network.shared_network("m", "e", 0) is not first and loads == ["m", "m"]
     assert "TF_NUM_INTRAOP_THREADS" not in os.environ
 
@@ -40,3 +49,9 @@ def test_threads_are_bounded_unless_the_environment_says_otherwise(
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == "2"
     network.shared_network("n", "d", 4)
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == "2"
+
+
+def test_a_model_that_was_replaced_before_a_worker_read_it_is_refused(loads: list[str]) -> None:
+    for _ in range(2):
+        with pytest.raises(InputError, match="the model in m was replaced while this command was running"):
+            network.shared_network("m", "of the model that the masks are planned with", 0)

@@ -1,17 +1,15 @@
-"""How the labels of a raw set code their classes: by which palette they are to be read."""
+"""How the labels of a raw set code their classes: by which palette they are to be read, by numbers or by colours."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from pipelines.inputs.rawset import RawSet
 from trainer import storage
-from trainer.formats import images
+from trainer.formats import codings, images
 from trainer.formats.labels import JSON_FORM, Color, Palette, ranges
 from trainer.formats.palettes import BUILT_IN, CAMVID, READ_BY_COLOR, READ_BY_COLORMAP, resolve
 from trainer.options import InputError
@@ -54,6 +52,55 @@ def detect_palette(rawset: RawSet, palette: str = "auto") -> tuple[Palette, str]
     return built_in, f"palette {built_in.name}: {sample.describe()}"
 
 
+def settle_coding(labels: Sequence[str], palette: Palette, coding: str = "auto") -> tuple[str, str]:
+    """Finds whether a set's labels are read by their numbers or by their colours, from a sample of them.
+
+    Args:
+      labels: paths of label files.
+      palette: by which they are read.
+      coding: one of `trainer.formats.options.CODINGS`; what is not "auto" is kept.
+
+    Returns:
+      The coding for `codings.decode_ids`, and a sentence with the reason, or "" where there is nothing to say. Palette
+      images whose colours alone can be read are "colors". "auto" leaves it to each label.
+
+    Raises:
+      InputError: labels that can be read in two ways, or a set of masks of 0 and 255 whose foreground is ignored.
+    """
+    if coding != "auto":
+        return coding, f"labels are read by their {coding}, as given by --label-coding"
+    numbers: set[int] = set()
+    by_ids = by_colors = ""
+    has_colors = has_maps = is_mixed = False
+    for path, label in _sampled(labels):
+        has_colors |= label.codes.ndim == 3
+        if label.colormap is None:
+            if label.codes.ndim == 2:
+                used = set(label.used.tolist())
+                numbers |= used
+                is_mixed |= 255 in used and bool(used - {0, 255})
+            continue
+        has_maps = True
+        if differs := codings.two_readings(label, palette):
+            raise InputError(f"{path} {differs}; {codings.CURE}")
+        ids, colors = codings.readings(label, palette)
+        by_ids = by_ids or (path if colors is None and ids is not None else "")
+        by_colors = by_colors or (path if ids is None and colors is not None else "")
+    if by_ids and by_colors:
+        raise InputError(
+            f"palette {palette.name} knows {by_ids} by its indices alone, and {by_colors} by its colours alone; "
+            f"{codings.CURE}"
+        )
+    if by_colors:
+        return "colors", f"palette images are read by their colours, which palette {palette.name} knows"
+    if has_colors or has_maps:
+        return "auto", ""
+    if codings.is_mask(sorted(numbers), palette):
+        raise InputError(f"the sampled labels hold 0 and 255 alone; {codings.mask_cure(palette)}")
+    # Labels with a class besides 255 tell that 255 is what is ignored, so that those of 0 and 255 are none of masks.
+    return ("ids" if is_mixed and palette.num_classes <= 2 else "auto"), ""
+
+
 @dataclass(frozen=True)
 class Sample:
     """What some labels of a set hold.
@@ -62,65 +109,70 @@ class Sample:
       labels: how many could be read.
       ids: ids or palette indices of single-channel labels.
       colors: RGB colours of three-channel labels, SAMPLED_COLORS of a label at most.
-      embedded: the colour maps that palette PNGs carry.
+      embedded: the colour maps that palette images carry.
+      mapped: the colours of their indices that are used; None is one that is transparent.
+      is_mapped: whether every label of ids carries a colour map.
     """
 
     labels: int
     ids: frozenset[int]
     colors: frozenset[Color]
     embedded: frozenset[tuple[Color, ...]]
+    mapped: frozenset[Color | None]
+    is_mapped: bool
 
     def describe(self) -> str:
         if not self.labels:
             return "not one of the sampled labels could be read"
         ids = [f"ids {ranges(sorted(self.ids))}"] if self.ids else []
-        colors = [str(color) for color in sorted(self.colors)[:6]]
-        more = ", ..." if len(self.colors) > 6 else ""
-        colors = [f"{len(self.colors)} colours {', '.join(colors)}{more}"] if colors else []
+        every = sorted(self.colors | self.mapped - {None})
+        more = ", ..." if len(every) > 6 else ""
+        colors = [f"{len(every)} colours {', '.join(map(str, every[:6]))}{more}"] if every else []
         subject = "1 sampled label holds" if self.labels == 1 else f"{self.labels} sampled labels hold"
         return f"{subject} {' and '.join(ids + colors)}"
 
 
-def _sample(paths: Sequence[str]) -> Sample:
-    """Looks into SAMPLED_LABELS labels, evenly spaced; those that cannot be read are left out."""
+def _sampled(paths: Sequence[str]) -> Iterator[tuple[str, images.Label]]:
+    """SAMPLED_LABELS labels, evenly spaced; those that cannot be read are left out."""
     count = min(SAMPLED_LABELS, len(paths))
-    labels, ids, colors, embedded = 0, set(), set(), set()
     for path in (paths[index * len(paths) // count] for index in range(count)):
         try:
-            data = storage.read(path)
-            label = images.decode_label(data)
+            yield path, images.read_label(storage.read(path))
         except (images.ImageError, OSError):
             continue
+
+
+def _sample(paths: Sequence[str]) -> Sample:
+    labels, ids, colors, embedded, mapped, is_mapped = 0, set(), set(), set(), set(), True
+    for _, label in _sampled(paths):
         labels += 1
-        if label.ndim == 2:
-            ids.update(np.flatnonzero(np.bincount(label.ravel(), minlength=256)).tolist())
-            embedded |= _embedded(data)
+        if label.codes.ndim == 2:
+            ids.update(label.used.tolist())
+            is_mapped &= label.colormap is not None
+            if label.colormap is not None:
+                embedded.add(tuple(map(tuple, label.colormap.tolist())))
+                mapped.update(codings.seen_colors(label))
         elif len(colors) < SAMPLED_COLORS:
-            packed = np.unique(label.astype(np.int32) @ np.int32([1 << 16, 1 << 8, 1]))[:SAMPLED_COLORS].tolist()
+            packed = np.unique(label.codes.astype(np.int32) @ np.int32([1 << 16, 1 << 8, 1]))[:SAMPLED_COLORS].tolist()
             colors.update((code >> 16, code >> 8 & 255, code & 255) for code in packed)
-    return Sample(labels, frozenset(ids), frozenset(colors), frozenset(embedded))
-
-
-def _embedded(data: bytes) -> set[tuple[Color, ...]]:
-    """The colour map of a palette PNG; none for other images."""
-    with Image.open(io.BytesIO(data), formats=images.FORMATS) as label:
-        flat = label.getpalette("RGB") if label.mode == "P" else None
-    return {tuple(zip(flat[0::3], flat[1::3], flat[2::3], strict=True))} if flat else set()
+    return Sample(labels, *map(frozenset, (ids, colors, embedded, mapped)), is_mapped)
 
 
 def _palette_of(sample: Sample, layout: str) -> Palette | None:
     """The one built-in palette that a sample can be coded by; None where none fits, or more than one."""
-    if sample.ids and sample.colors:
-        return None
-    if sample.colors:
-        fits = [palette for palette in READ_BY_COLOR if sample.colors <= palette.known_colors()]
-        return fits[0] if len(fits) == 1 else None
-    if sample.embedded:
+    if sample.embedded and not sample.colors:
         for palette in READ_BY_COLORMAP:
             known = {*range(palette.num_classes), palette.ignore_id}
             maps = {colors[: palette.num_classes] for colors in sample.embedded}
             if maps == {palette.colors} and sample.ids <= known:
                 return palette
+    colors = sample.colors | sample.mapped
+    if colors and (sample.is_mapped or not sample.ids):
+        fits = [palette for palette in READ_BY_COLOR if colors <= palette.known_colors()]
+        if len(fits) == 1:
+            return fits[0]
+    if sample.colors:
+        return None
     # Ids alone say little; CamVid's folders, its range and most of its classes together say enough.
     if layout == "camvid" and len(sample.ids) >= 6 and max(sample.ids) <= CAMVID.ignore_id:
         return CAMVID

@@ -76,7 +76,7 @@ def _load(path: str, max_pixels: int, decode: Callable[[bytes], np.ndarray]) -> 
     try:
         data = storage.read(path)
     except OSError as error:
-        raise Unusable(path, f"cannot be read: {error.strerror or error}") from None
+        raise Unusable(path, f"cannot be read: {error.strerror or error}", unread=True) from None
     try:
         return images.header(data, max_pixels), data, decode(data)
     except (ImageError, LabelError) as error:

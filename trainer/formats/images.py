@@ -1,23 +1,26 @@
 """Bytes to images and back.
 
-Pillow decodes, because it refuses truncated files (OpenCV fills what is missing with grey) and knows an image's size
-before it touches a pixel; OpenCV encodes, because it is faster.
+OpenCV decodes PNGs: by libpng, as TensorFlow does, which finds every fault of the compressed pixels. Pillow decodes
+all else, because it refuses truncated files (OpenCV fills what is missing with grey). Both get what the pixels are
+made of and nothing else, so that damaged EXIF, profiles and texts cost no image. OpenCV encodes, because it is faster.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import warnings
+import functools
+import struct
+import zlib
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from trainer.formats import headers
+from trainer.formats.headers import PNG_SIGNATURE, Header, ImageError, check_png, open_pillow, png_chunks
 from trainer.formats.options import MAX_PIXELS
 
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
-"""Formats that are opened at all; formats whose decoders start other programs (such as EPS) are not among them."""
+__all__ = ["Header", "ImageError", "check_png"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 """How the names of image files end, in lower case."""
@@ -25,106 +28,91 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 PADDING = 128
 """What stands outside an image: the middle of the range, which the network scales to nearly 0, as zero padding."""
 
-ORIENTATION_TAG = 0x0112
-
-
-class ImageError(ValueError):
-    """The bytes cannot be used as an image. The message says why, without the file's name."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Header:
-    """What an image says of itself before its pixels are decoded.
-
-    Attributes:
-      format: "jpeg", "png", "bmp", "webp" or "tiff".
-      width, height: pixels, as stored (before the EXIF orientation is applied).
-      mode: Pillow's mode, such as "RGB", "L", "P", "CMYK".
-      orientation: EXIF orientation, 1 to 8; 1 is upright.
-    """
-
-    format: str
-    width: int
-    height: int
-    mode: str
-    orientation: int
-
-    @property
-    def upright_size(self) -> tuple[int, int]:
-        """(height, width) after the EXIF orientation is applied."""
-        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
-
-
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    if not data:
-        raise ImageError("the file is empty")
-    try:
-        with warnings.catch_warnings():
-            # The bound below replaces Pillow's own warning.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"refused as a decompression bomb: {error}") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        kind = "damaged image" if not isinstance(error, Image.UnidentifiedImageError) else "not an image"
-        raise ImageError(f"{kind}: begins with {data[:12]!r}, expected JPEG, PNG, BMP, WebP or TIFF") from None
-    if image.width * image.height > max_pixels:
-        raise ImageError(
-            f"{image.width}x{image.height} is {image.width * image.height:,} pixels, over the bound of {max_pixels:,}"
-        )
-    return image
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF raises many kinds of error, and none of them must cost the image
-        return 1
-    return value if value in range(1, 9) else 1
+_UPRIGHT = {
+    2: lambda pixels: cv2.flip(pixels, 1),
+    3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
+    4: lambda pixels: cv2.flip(pixels, 0),
+    5: cv2.transpose,
+    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda pixels: cv2.rotate(cv2.transpose(pixels), cv2.ROTATE_180),
+    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
+"""EXIF orientation -> what makes pixels stored in it upright."""
 
 
 def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     """Read the header alone. Raises ImageError for what is not an image, or over `max_pixels`."""
-    image = _open(data, max_pixels)
-    return Header(image.format.lower(), image.width, image.height, image.mode, _orientation(image))
+    return headers.read(data, max_pixels)
 
 
-def _load(image: Image.Image) -> None:
-    try:
-        image.load()
-    except (OSError, SyntaxError, ValueError, IndexError, Image.DecompressionBombError) as error:
-        raise ImageError(f"damaged or truncated {image.format}: {error}") from None
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns stored pixels, uint8 [H, W] or [H, W, 3], as their EXIF orientation, 1 to 8, has it."""
+    return pixels if orientation == 1 else _UPRIGHT[orientation](pixels)
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image.
 
     Args:
-      data: an encoded image in one of FORMATS.
+      data: an encoded image: JPEG, PNG, BMP, WebP or TIFF.
       max_pixels: bound on width x height, checked before decoding.
 
     Returns:
-      [height, width, 3] uint8 RGB, upright (EXIF orientation applied). Transparent images are composited onto black;
-      16-bit greys are scaled to 8 bit.
+      [height, width, 3] uint8 RGB, upright (EXIF orientation applied). Transparency is left out, which shows the
+      colours beneath; 16-bit greys are scaled to 8 bit.
 
     Raises:
-      ImageError: empty, truncated, too large, or not an image.
+      ImageError: empty, damaged, truncated, too large, an animation or several pages, or not an image.
     """
-    image = _open(data, max_pixels)
-    orientation = _orientation(image)
-    _load(image)
-    if orientation != 1:
-        image = ImageOps.exif_transpose(image)
+    found = _single(data, max_pixels)
+    if found.format == "png":
+        return upright(_png_image(data, found), found.orientation)
+    image = _load(data, found)
+    if image.mode == "F":
+        raise ImageError("its pixels are floating-point numbers, whose range is not known; save it with 8 or 16 bits")
     if image.mode == "RGB":
-        return np.asarray(image)
-    if image.mode.startswith(("I", "F")):
-        return np.repeat(_to_8_bit(np.asarray(image))[..., None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
+        pixels = np.asarray(image)
+    elif image.mode.startswith("I"):
+        pixels = _grey_to_rgb(np.asarray(image))
+    else:
+        pixels = np.asarray(image.convert("RGB"))
+    return upright(pixels, found.orientation)
 
 
-def _to_8_bit(grey: np.ndarray) -> np.ndarray:
-    scale = 257.0 if grey.max(initial=0) > 255 else 1.0
-    return np.clip(grey / scale, 0, 255).round().astype(np.uint8)
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """A label image as it is coded.
+
+    Attributes:
+      codes: uint8 [H, W], class ids or palette indices, or uint8 [H, W, 3], RGB colours; upright.
+      colormap: where codes are indices of colours, uint8 [n, 3]: the RGB colours, of the first n indices; else None.
+      opaque: bool [n]: whether those colours are seen at all.
+    """
+
+    codes: np.ndarray
+    colormap: np.ndarray | None = None
+    opaque: np.ndarray | None = None
+
+    @functools.cached_property
+    def used(self) -> np.ndarray:
+        """The ids or indices that occur, in order."""
+        return np.flatnonzero(cv2.calcHist([self.codes], [0], None, [256], [0, 256]))
+
+
+def read_label(data: bytes, max_pixels: int = MAX_PIXELS) -> Label:
+    """Decode a label image without touching its values; `codings.decode_ids` makes class ids of it.
+
+    An EXIF orientation is applied, as to images. Greys of fewer than 8 bits are indices of a map of greys, since their
+    readers differ in whether the numbers or the greys are the values.
+
+    Raises:
+      ImageError: as in `decode_image`; lossy, transparent, or values that do not fit into 8 bits.
+    """
+    found = _single(data, max_pixels)
+    if found.lossy:
+        raise ImageError(f"is a {found.lossy}, which blurs class ids; expected a lossless label (PNG)")
+    label = _png_label(data, found) if found.format == "png" else _pillow_label(_load(data, found))
+    return dataclasses.replace(label, codes=upright(label.codes, found.orientation))
 
 
 def decode_label(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -135,24 +123,163 @@ def decode_label(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
       Images whose three channels are equal everywhere are still colours: the palette decides.
 
     Raises:
-      ImageError: empty, truncated, too large, not an image, or ids over 255.
+      ImageError: empty, damaged, truncated, too large, lossy, transparent, not one image, or ids over 255.
     """
-    image = _open(data, max_pixels)
-    if image.format == "JPEG":
-        raise ImageError("is a JPEG, which blurs class ids; expected a lossless label (PNG)")
-    _load(image)
-    if image.mode in ("L", "P"):
-        return np.asarray(image)
+    return read_label(data, max_pixels).codes
+
+
+def _single(data: bytes, max_pixels: int) -> Header:
+    found = headers.read(data, max_pixels)
+    if found.images > 1:
+        raise ImageError(
+            f"holds {found.images} images (the frames of an animation, or pages); expected one: save the one that is "
+            "meant as a file of its own"
+        )
+    return found
+
+
+def _load(data: bytes, found: Header) -> Image.Image:
+    """Pixels of what is not a PNG, as they are stored."""
+    image = open_pillow(headers.jpeg_pixels(data) if found.format == "jpeg" else data)
+    # Pillow turns TIFFs itself, and only those.
+    size = (found.width, found.height)
+    if image.size not in (size, size[::-1]):
+        raise ImageError(f"damaged {image.format}: says that it is {size} pixels as well as {image.size}")
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # see `open_pillow`
+        raise ImageError(f"damaged or truncated {image.format}: {error or type(error).__name__}") from None
+    return image
+
+
+def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
+    scale = 257.0 if grey.max(initial=0) > 255 else 1.0
+    return np.repeat(np.clip(grey / scale, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _png_image(data: bytes, found: Header) -> np.ndarray:
+    if found.mode == "I;16":
+        return _grey_to_rgb(_decode_png(data, cv2.IMREAD_UNCHANGED))
+    return _to_rgb(_decode_png(data, cv2.IMREAD_COLOR))
+
+
+def _png_label(data: bytes, found: Header) -> Label:
+    if found.mode == "P":
+        indices = _scale_down(_decode_png(data, cv2.IMREAD_UNCHANGED, as_grey=True), found.depth)
+        return _indexed(indices, *_png_colors(data))
+    pixels = _decode_png(data, cv2.IMREAD_UNCHANGED)
+    if found.mode in ("LA", "RGBA"):
+        _check_opaque(pixels[..., 3])
+        pixels = pixels[..., 0] if found.mode == "LA" else np.ascontiguousarray(pixels[..., :3])
+    if pixels.ndim == 3:
+        return Label(_to_rgb(_to_8_bit_colors(pixels)))
+    if found.depth < 8:
+        greys = np.arange(1 << found.depth) * 255 // ((1 << found.depth) - 1)
+        return _indexed(_scale_down(pixels, found.depth), greys.astype(np.uint8)[:, None].repeat(3, axis=1))
+    return Label(_to_8_bit_ids(pixels))
+
+
+def _pillow_label(image: Image.Image) -> Label:
+    pixels = np.asarray(image)
+    if image.mode == "P":
+        return _indexed(pixels, np.uint8(image.getpalette("RGB")).reshape(-1, 3))
     if image.mode == "1":
-        return np.asarray(image).astype(np.uint8)
+        return _indexed(pixels.astype(np.uint8), np.uint8([[0, 0, 0], [255, 255, 255]]))
+    if image.mode in ("LA", "RGBA"):
+        _check_opaque(pixels[..., -1])
+        return Label(np.ascontiguousarray(pixels[..., 0] if image.mode == "LA" else pixels[..., :3]))
+    if image.mode in ("L", "RGB"):
+        return Label(pixels)
     if image.mode.startswith("I"):
-        ids = np.asarray(image)
-        if ids.min(initial=0) < 0 or ids.max(initial=0) > 255:
-            raise ImageError(f"class id {int(ids.max())} in a 16-bit label; expected ids from 0 to 255")
-        return ids.astype(np.uint8)
-    if image.mode == "LA":
-        return np.asarray(image)[..., 0]
-    return np.asarray(image.convert("RGB"))
+        return Label(_to_8_bit_ids(pixels))
+    raise ImageError(f"a label of mode {image.mode}; expected class ids, palette indices or RGB colours")
+
+
+def _indexed(indices: np.ndarray, colormap: np.ndarray, opaque: np.ndarray | None = None) -> Label:
+    """A label of indices; without its map where that gives every index its own level of grey, as in a grey image."""
+    opaque = np.ones(len(colormap), bool) if opaque is None else opaque
+    if len(colormap) > 1 and opaque.all() and (colormap == np.arange(len(colormap))[:, None]).all():
+        return Label(indices)
+    return Label(indices, colormap, opaque)
+
+
+def _check_opaque(alpha: np.ndarray) -> None:
+    hidden = alpha.size - int(np.count_nonzero(alpha == np.iinfo(alpha.dtype).max))
+    if hidden:
+        raise ImageError(
+            f"{hidden} pixels are transparent, so that their class is in doubt; save the label without transparency"
+        )
+
+
+def _to_8_bit_ids(ids: np.ndarray) -> np.ndarray:
+    if ids.dtype == np.uint8:
+        return ids
+    if ids.min(initial=0) < 0 or ids.max(initial=0) > 255:
+        wrong = int(ids.min()) if ids.min() < 0 else int(ids.max())
+        raise ImageError(f"class id {wrong} in a 16-bit label; expected ids from 0 to 255")
+    return ids.astype(np.uint8)
+
+
+def _to_8_bit_colors(colors: np.ndarray) -> np.ndarray:
+    """Colours of 16 bits were scaled from 8, or were never scaled; both tell the 8 bits exactly."""
+    if colors.dtype == np.uint8:
+        return colors
+    if colors.max(initial=0) <= 255:
+        return colors.astype(np.uint8)
+    scaled, rest = np.divmod(colors, 257)
+    if rest.any():
+        raise ImageError("16-bit colours that are no 8-bit colours; save the label with 8 bits a channel")
+    return scaled.astype(np.uint8)
+
+
+def _to_rgb(bgr: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def _scale_down(greys: np.ndarray, depth: int) -> np.ndarray:
+    """The numbers of `depth` bits behind what a decoder scaled to 0-255."""
+    return greys if depth == 8 else greys // (255 // ((1 << depth) - 1))
+
+
+def _decode_png(data: bytes, flags: int, as_grey: bool = False) -> np.ndarray:
+    """Decodes a PNG by OpenCV: BGR, or as `flags` have it; with `as_grey` a palette's indices, scaled to 0-255."""
+    chunks = png_chunks(data)
+    check_png(data, chunks)
+    kinds = (b"IHDR", b"IDAT", b"IEND") if as_grey else (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+    if as_grey or any(chunk.kind not in kinds for chunk in chunks) or chunks[-1].end + 4 < len(data):
+        kept = [data[begin - 8 : end + 4] for kind, begin, end in chunks if kind in kinds]
+        if as_grey:
+            kept[0] = _grey_header(kept[0])
+        data = b"".join((PNG_SIGNATURE, *kept))
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(str(error)) from None
+        raise ImageError(f"damaged PNG: {error.err}") from None
+    if pixels is None:
+        raise ImageError("damaged or truncated PNG: its compressed pixels cannot be read")
+    return pixels
+
+
+def _grey_header(chunk: bytes) -> bytes:
+    """The chunk IHDR of the same PNG with greys in place of indices."""
+    head = bytearray(chunk[4:-4])
+    head[4 + 9] = 0
+    return chunk[:4] + bytes(head) + struct.pack(">I", zlib.crc32(head))
+
+
+def _png_colors(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """The colour map of a palette PNG, uint8 [n, 3], and bool [n]: whether its colours are opaque."""
+    parts: dict[bytes, bytes] = {kind: data[begin:end] for kind, begin, end in png_chunks(data)}
+    flat = parts[b"PLTE"]
+    colormap = np.frombuffer(flat[: len(flat) // 3 * 3], np.uint8).reshape(-1, 3)
+    opaque = np.ones(len(colormap), bool)
+    alpha = np.frombuffer(parts.get(b"tRNS", b""), np.uint8)[: len(colormap)]
+    opaque[: len(alpha)] = alpha == 255
+    return colormap, opaque
 
 
 def _encode(suffix: str, array: np.ndarray, parameters: list[int]) -> bytes:

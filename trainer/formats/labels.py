@@ -96,7 +96,7 @@ class Palette:
 
     def known_colors(self) -> frozenset[Color]:
         """Every RGB colour that `to_ids` reads."""
-        return frozenset(_color_meanings(self))
+        return frozenset(color_meanings(self))
 
     def colormap(self) -> np.ndarray:
         """Returns uint8 [256, 3]: the RGB colour of every id, black for ids that mean nothing. Read-only."""
@@ -129,9 +129,9 @@ class Palette:
         if label.dtype != np.uint8 or not (label.ndim == 2 or (label.ndim == 3 and label.shape[2] == 3)):
             raise LabelError(f"a label is uint8 [H, W] or [H, W, 3], got {label.dtype} {list(label.shape)}")
         if label.ndim == 2:
-            return self._translate(label, _id_table(self), "class id", _known_ids(self))
+            return self._translate(label, id_table(self), "class id", _known_ids(self))
         packed = _pack(label)
-        return self._translate(packed, _color_table(self), "colour", f"{len(_color_meanings(self))} colours")
+        return self._translate(packed, _color_table(self), "colour", f"{len(color_meanings(self))} colours")
 
     def check_ids(self, ids: np.ndarray) -> np.ndarray:
         """Returns ids, uint8 [H, W], as they are when all are class ids or `ignore_id`; LabelError otherwise.
@@ -169,7 +169,7 @@ class Palette:
 
     def _translate(self, codes: np.ndarray, table: np.ndarray, kind: str, knows: str) -> np.ndarray:
         ids = np.take(table, codes)
-        unknown = ids == _unknown_mark(self)
+        unknown = ids == unknown_mark(self)
         if unknown.any():
             raise LabelError(self._unknown(codes[unknown], kind, knows))
         return ids
@@ -260,14 +260,15 @@ def _boundary_colors(palette: Palette) -> np.ndarray:
     return np.where(dark[:, None], (colors + 255) / 2, colors / 2).astype(np.uint8)
 
 
-def _unknown_mark(palette: Palette) -> int:
+def unknown_mark(palette: Palette) -> int:
     """A value that is neither a class id nor the ignore id (there are at most 254 classes)."""
     return 255 if palette.ignore_id != 255 else 254
 
 
 @lru_cache(maxsize=16)
-def _id_table(palette: Palette) -> np.ndarray:
-    table = np.full(256, _unknown_mark(palette), np.uint8)
+def id_table(palette: Palette) -> np.ndarray:
+    """uint8 [256]: class id or `ignore_id` of every id in label files, `unknown_mark` of those that mean nothing."""
+    table = np.full(256, unknown_mark(palette), np.uint8)
     table[palette.ignore_id] = palette.ignore_id
     for source, target in palette.source_ids or [(index, index) for index in range(palette.num_classes)]:
         table[source] = target
@@ -276,13 +277,14 @@ def _id_table(palette: Palette) -> np.ndarray:
 
 @lru_cache(maxsize=2)  # 16 MiB each
 def _color_table(palette: Palette) -> np.ndarray:
-    table = np.full(1 << 24, _unknown_mark(palette), np.uint8)
-    for (red, green, blue), target in _color_meanings(palette).items():
+    table = np.full(1 << 24, unknown_mark(palette), np.uint8)
+    for (red, green, blue), target in color_meanings(palette).items():
         table[red << 16 | green << 8 | blue] = target
     return table
 
 
-def _color_meanings(palette: Palette) -> dict[Color, int]:
+def color_meanings(palette: Palette) -> dict[Color, int]:
+    """Class id or `ignore_id` of every RGB colour in label files."""
     return {
         **dict(palette.aliases),
         palette.ignore_color: palette.ignore_id,

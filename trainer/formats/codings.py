@@ -1,0 +1,143 @@
+"""From the bytes of a label file to class ids: by its numbers, or by its colours.
+
+The one way in, so that no two commands read a label differently. Where a file can be read in two ways that differ, it
+is refused; `coding` chooses then:
+
+- "ids": the numbers are the ids: values, indices of a palette image, or the one value of three equal channels.
+- "colors": the colours count, those of a palette image as well.
+- "auto": of a palette image the colours, where the palette knows all that are used, and the indices else; neither,
+  where both give class ids and differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from trainer.formats.images import Label, read_label
+from trainer.formats.labels import Color, LabelError, Palette, color_meanings, id_table, unknown_mark
+from trainer.formats.options import MAX_PIXELS
+
+CURE = "say which one holds by --label-coding ids or --label-coding colors"
+
+
+def decode_ids(data: bytes, palette: Palette, max_pixels: int = MAX_PIXELS, coding: str = "auto") -> np.ndarray:
+    """Reads a label file of a raw set.
+
+    Args:
+      data: an encoded label.
+      palette: how its set codes classes.
+      max_pixels: bound on width x height.
+      coding: one of `trainer.formats.options.CODINGS`.
+
+    Returns:
+      uint8 [H, W]: class ids and `ignore_id`, upright.
+
+    Raises:
+      ImageError: the bytes are no label.
+      LabelError: values that the palette does not know, or that can be read in two ways.
+    """
+    return to_ids(read_label(data, max_pixels), palette, coding)
+
+
+def decode_mask(data: bytes, palette: Palette, max_pixels: int = MAX_PIXELS, coding: str = "auto") -> np.ndarray:
+    """The same for a mask, which holds class ids or colours, whatever the raw set's own ids (`source_ids`) were."""
+    label = read_label(data, max_pixels)
+    if label.codes.ndim == 2 and label.colormap is None:
+        return palette.check_ids(label.codes)
+    return to_ids(label, replace(palette, source_ids=()), coding)
+
+
+def to_ids(label: Label, palette: Palette, coding: str = "auto") -> np.ndarray:
+    """The same for a label that is decoded."""
+    if label.colormap is not None:
+        return _indexed_ids(label, palette, coding)
+    codes = label.codes
+    if codes.ndim == 3 and coding == "ids":
+        if (codes != codes[..., :1]).any():
+            raise LabelError("is coloured: its three channels differ; expected class ids, as --label-coding says")
+        codes = codes[..., 0]
+    ids = palette.to_ids(codes)
+    if codes.ndim == 2 and coding == "auto" and palette.num_classes <= 2 and is_mask(label.used, palette):
+        raise LabelError(f"holds 0 and 255 alone; {mask_cure(palette)}")
+    return ids
+
+
+def _indexed_ids(label: Label, palette: Palette, coding: str) -> np.ndarray:
+    _, by_colors = readings(label, palette)
+    if coding == "auto":
+        if differs := two_readings(label, palette):
+            raise LabelError(f"{differs}; {CURE}")
+        coding = "ids" if by_colors is None else "colors"
+    if coding == "ids":
+        return palette.to_ids(label.codes)
+    if by_colors is None:  # for the message
+        colormap = np.zeros((256, 3), np.uint8)
+        colormap[: len(label.colormap)] = label.colormap
+        return palette.to_ids(np.take(colormap, label.codes, axis=0))
+    table = np.zeros(256, np.uint8)
+    table[label.used] = by_colors
+    return np.take(table, label.codes)
+
+
+def readings(label: Label, palette: Palette) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The class ids of the indices that a label with a colour map uses, by number and by colour.
+
+    Returns:
+      Twice uint8 [number of indices used], in their order; None where the palette does not know all of them.
+    """
+    meanings = color_meanings(palette)
+    by_color = [meanings.get(color, unknown_mark(palette)) for color in seen_colors(label)]
+    return _known(id_table(palette)[label.used], palette), _known(by_color, palette)
+
+
+def two_readings(label: Label, palette: Palette) -> str | None:
+    """What a label with a colour map says twice and differently, in words; None where it says one thing.
+
+    Where the palette does not know the colours, these may be greys that stand for ids, as in a grey label that a PNG
+    optimiser gave a colour map or fewer bits. Black and white are no such greys in a set of two classes.
+    """
+    colors = seen_colors(label)
+    by_id, by_color = readings(label, palette)
+    if by_color is None and all(color and len(set(color)) == 1 for color in colors):
+        greys = [color[0] for color in colors]
+        if palette.num_classes > 2 or not {*greys} <= {0, 255}:
+            by_color = _known(id_table(palette)[greys], palette)
+    if by_id is None or by_color is None or (by_id == by_color).all():
+        return None
+    place = int(np.flatnonzero(by_id != by_color)[0])
+    return (
+        f"can be read in two ways: index {label.used[place]} of its colour map is "
+        f"{_name(by_id[place], palette)}, its colour {colors[place]} is {_name(by_color[place], palette)}"
+    )
+
+
+def seen_colors(label: Label) -> list[Color | None]:
+    """The colours of the indices that a label uses; None for what is transparent or has no colour."""
+    return [
+        tuple(map(int, label.colormap[index])) if index < len(label.colormap) and label.opaque[index] else None
+        for index in label.used
+    ]
+
+
+def is_mask(ids: np.ndarray, palette: Palette) -> bool:
+    """Whether these ids, in order, are those of a mask of 0 and 255, whose foreground would be ignored."""
+    return palette.ignore_id == 255 and not palette.source_ids and list(ids) == [0, 255]
+
+
+def mask_cure(palette: Palette) -> str:
+    """What to do about labels that hold 0 and 255 alone, in words."""
+    return (
+        f"palette {palette.name} ignores 255, so that only class 0 ({palette.names[0]}) would be left. If 255 is the "
+        'foreground, give --palette a JSON file of two classes with "source_ids": {"0": 0, "255": 1}; if 255 is to be '
+        "ignored, give --label-coding ids"
+    )
+
+
+def _known(ids: np.ndarray | list[int], palette: Palette) -> np.ndarray | None:
+    return None if unknown_mark(palette) in ids else np.uint8(ids)
+
+
+def _name(class_id: int, palette: Palette) -> str:
+    return "ignored" if class_id == palette.ignore_id else f"class {class_id} ({palette.names[class_id]})"

@@ -63,7 +63,7 @@ def _network(folder: str, digest: str) -> Network:
     # After it was read: before, another training could still have replaced it.
     if weights_digest(folder) != digest:
         raise InputError(
-            f"the model in {folder} was replaced while this command was running; what it makes would be of two models. "
+            f"the model in {folder} was replaced while this command was running; its output would be of two models. "
             "Run the command again, and let no training write into a model's folder meanwhile"
         )
     return network

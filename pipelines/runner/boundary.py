@@ -187,15 +187,18 @@ class InFlight:
         """Whether an earlier process ended while it was at `name`, or another is at it now."""
         return storage.exists(self.path(name))
 
-    def start(self, name: str, image: str = "", suspects: frozenset[str] = frozenset()) -> None:
+    def start(
+        self, name: str, image: str = "", suspects: frozenset[str] = frozenset(), is_fatal: bool = False
+    ) -> None:
         """Notes that this process is at `name`.
 
         Args:
           name: of the chunk, the same on every run over the same images.
           image: at which one, where it works with care.
           suspects: images at which earlier processes ended.
+          is_fatal: whether it is known to hold an image that ends processes.
         """
-        note = {"name": name, "image": image, "suspects": sorted(suspects)}
+        note = {"name": name, "image": image, "suspects": sorted(suspects), "is_fatal": is_fatal}
         storage.write(self.path(name), json.dumps(note).encode())
 
     def end(self, name: str) -> None:
@@ -205,17 +208,16 @@ class InFlight:
 
     def suspects(self, name: str) -> frozenset[str]:
         """Images of `name` at which a process that worked with care has ended."""
-        try:
-            note = json.loads(storage.read(self.path(name)))
-            return frozenset(filter(None, [*note["suspects"], note["image"]]))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return frozenset()
+        note = _read(self.path(name))
+        suspects = note.get("suspects")
+        found = [*(suspects if isinstance(suspects, list) else ()), note.get("image")]
+        return frozenset(image for image in found if isinstance(image, str) and image)
 
     def clear(self) -> None:
-        """Removes all notes: of a job that has come to its end, nothing is in flight."""
+        """Removes the notes of a job that has come to its end but those of fatal images, which the next run needs."""
         with contextlib.suppress(FileNotFoundError):
             for file in storage.files(self.folder):
-                if file.relative.endswith(SUFFIX):
+                if file.relative.endswith(SUFFIX) and not _read(file.path).get("is_fatal"):
                     storage.remove(file.path)
 
     @contextlib.contextmanager
@@ -223,7 +225,8 @@ class InFlight:
         """Notes that this process is at `name` while the block runs.
 
         Gives None, or a `Care` where an earlier process ended in there. An exception is no end of the process: the
-        note goes with it. Costs three requests where `folder` is in Cloud Storage.
+        note goes with it. It stays where an image has ended its subprocess, so that the next run, which will try that
+        image again, begins with care. Costs three requests where `folder` is in Cloud Storage.
         """
         care = Care(self, name, self.suspects(name)) if self.interrupted(name) else None
         self.start(name, suspects=care.suspects if care else frozenset())
@@ -232,7 +235,19 @@ class InFlight:
         finally:
             if care:
                 care.isolated.close()
-            self.end(name)
+            if care and care.isolated.ended:
+                self.start(name, suspects=care.suspects, is_fatal=True)
+            else:
+                self.end(name)
+
+
+def _read(path: str) -> dict[str, Any]:
+    """The note at that path; empty where there is none, or a damaged one."""
+    try:
+        note = json.loads(storage.read(path))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
 
 
 class Care:
@@ -258,9 +273,13 @@ class Isolated:
 
     The subprocess is started at the first call and after every end, and ends with this process. It is the first that
     Linux kills when memory runs out.
+
+    Attributes:
+      ended: whether a function has ended it.
     """
 
     def __init__(self) -> None:
+        self.ended = False
         self._lock = threading.Lock()
         self._process: Any = None
         self._pipe: Connection | None = None
@@ -306,6 +325,7 @@ class Isolated:
                 raise
         if -ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             raise InputError("a subprocess was asked to end; run the same command again to resume")
+        self.ended = True
         raise _Died(f"the process that worked on it ended twice, with {_ending(ending)}")
 
     def _start(self) -> None:

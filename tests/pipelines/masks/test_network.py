@@ -9,7 +9,6 @@ import pytest
 from pipelines.masks import network
 from trainer.options import InputError
 
-
 WEIGHTS = {"m": "d", "n": "d"}
 """Folder -> digest of the weights in it."""
 

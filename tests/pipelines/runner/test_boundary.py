@@ -195,3 +195,16 @@ def test_a_damaged_note_is_a_note_all_the_same(content, tmp_path):
     notes = InFlight(str(tmp_path))
     (tmp_path / os.path.basename(notes.path("chunk"))).write_bytes(content)
     assert notes.interrupted("chunk") and notes.suspects("chunk") == frozenset()
+
+
+def test_the_note_of_a_fatal_image_stays_until_the_image_is_harmless(tmp_path):
+    notes = InFlight(str(tmp_path))
+    notes.start("chunk")
+    with notes.watch("chunk") as care, pytest.raises(Failed):
+        care.at("other")
+        care.isolated(os._exit, 3)
+    notes.clear()
+    assert notes.interrupted("chunk") and notes.suspects("chunk") == frozenset()
+    with notes.watch("chunk") as care:
+        assert care.isolated(len, "harmless") == 8
+    assert os.listdir(tmp_path) == []

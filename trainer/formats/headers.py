@@ -32,6 +32,9 @@ _MAX_PROFILE = 1 << 20
 _JPEG_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 # What ends or interrupts the coded pixels of a JPEG: neither a stuffed byte, nor a fill byte, nor a restart.
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_XMP_TAG = 0x02BC
+_PRIVATE_TAG = 0xFDFD  # means nothing to anyone
+_TIFF_ORDERS = {b"II": "<", b"MM": ">"}
 _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _TIFF_BYTES = {
     kind: size
@@ -109,23 +112,34 @@ def _read(data: bytes) -> Header | None:
     return _bmp(data) if data[:2] == b"BM" else None
 
 
+class _Directory(NamedTuple):
+    """A directory of a TIFF.
+
+    Attributes:
+      values: tag -> value, for single whole numbers.
+      places: tag -> byte at which its entry begins.
+      claimed: bytes that the values of all tags claim together.
+    """
+
+    values: dict[int, int]
+    places: dict[int, int]
+    claimed: int
+
+    @property
+    def orientation(self) -> int:
+        value = self.values.get(ORIENTATION_TAG, 1)
+        return value if 1 <= value <= 8 else 1
+
+
 def exif_orientation(exif: bytes) -> int:
     """The orientation that an EXIF block tells, 1 to 8; 1 where it tells none or is damaged."""
-    directory, _ = next(_directories(exif.removeprefix(b"Exif\0\0")), ({}, 0))
-    return _orientation(directory)
+    first = next(_directories(exif.removeprefix(b"Exif\0\0")), None)
+    return first.orientation if first else 1
 
 
-def _orientation(directory: dict[int, int]) -> int:
-    value = directory.get(ORIENTATION_TAG, 1)
-    return value if 1 <= value <= 8 else 1
-
-
-def _directories(data: bytes) -> Iterator[tuple[dict[int, int], int]]:
-    """The chain of TIFF directories, which are EXIF's as well; ends where it is damaged.
-
-    Each is tag -> value, for single whole numbers, and the bytes that all its values together claim.
-    """
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+def _directories(data: bytes) -> Iterator[_Directory]:
+    """The chain of TIFF directories, which are EXIF's as well; ends where it is damaged."""
+    order = _TIFF_ORDERS.get(data[:2])
     if order is None or len(data) < 8:
         return
     is_big = data[2:4] in (b"\x2b\0", b"\0\x2b")
@@ -137,17 +151,29 @@ def _directories(data: bytes) -> Iterator[tuple[dict[int, int], int]]:
             seen.add(at)
             (count,) = struct.unpack_from(order + ("Q" if is_big else "H"), data, at)
             begin = at + (8 if is_big else 2)
-            directory: dict[int, int] = {}
+            values: dict[int, int] = {}
+            places: dict[int, int] = {}
             claimed = 0
             for place in range(begin, min(begin + count * entry, len(data) - entry + 1), entry):
                 tag, kind, number = struct.unpack_from(f"{order}HH{word}", data, place)
+                places[tag] = place
                 claimed += number * _TIFF_BYTES.get(kind, 0)
                 if number == 1 and kind in _TIFF_NUMBERS:
-                    directory[tag] = struct.unpack_from(order + _TIFF_NUMBERS[kind], data, place + 4 + size)[0]
-            yield directory, claimed
+                    values[tag] = struct.unpack_from(order + _TIFF_NUMBERS[kind], data, place + 4 + size)[0]
+            yield _Directory(values, places, claimed)
             (at,) = struct.unpack_from(order + word, data, begin + count * entry)
     except (struct.error, OverflowError):
         return
+
+
+def tiff_pixels(data: bytes) -> bytes:
+    """A TIFF whose tags tell no orientation: Pillow would turn it as it loads, by EXIF that may be damaged, or XMP."""
+    order = _TIFF_ORDERS[data[:2]]
+    places = next(_directories(data)).places
+    changed = bytearray(data)
+    for tag in {ORIENTATION_TAG, _XMP_TAG} & places.keys():
+        struct.pack_into(order + "H", changed, places[tag], _PRIVATE_TAG)
+    return bytes(changed)
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -346,25 +372,25 @@ def _webp(data: bytes) -> Header | None:
 
 def _tiff(data: bytes) -> Header | None:
     pages = []
-    for directory, claimed in _directories(data):
-        if claimed > 2 * len(data) + (1 << 20):
-            raise ImageError(f"damaged TIFF: its tags claim {claimed:,} bytes in a file of {len(data):,}")
+    for directory in _directories(data):
+        if directory.claimed > 2 * len(data) + (1 << 20):
+            raise ImageError(f"damaged TIFF: its tags claim {directory.claimed:,} bytes of {len(data):,} in the file")
         pages.append(directory)
     if not pages:
         return None
-    first = pages[0]
+    first = pages[0].values
     width, height = first.get(256, 0), first.get(257, 0)
     tile = first.get(322, 0), first.get(323, 0)
     if tile[0] * tile[1] > max(4 * width * height, 1 << 24):
         raise ImageError(f"damaged TIFF: tiles of {tile[0]}x{tile[1]} for an image of {width}x{height} pixels")
     # Directories of smaller copies (bit 0 of their kind) and of masks (bit 2) show the same image.
-    further = sum(not page.get(254, 0) & 0b101 for page in pages[1:])
+    further = sum(not page.values.get(254, 0) & 0b101 for page in pages[1:])
     return Header(
         "tiff",
         width,
         height,
-        open_pillow(data).mode,
-        orientation=_orientation(first),
+        open_pillow(tiff_pixels(data)).mode,
+        orientation=pages[0].orientation,
         images=1 + further,
         lossy=_LOSSY_TIFF.get(first.get(259, 1), ""),
     )

@@ -140,11 +140,12 @@ def _single(data: bytes, max_pixels: int) -> Header:
 
 def _load(data: bytes, found: Header) -> Image.Image:
     """Pixels of what is not a PNG, as they are stored."""
-    image = open_pillow(headers.jpeg_pixels(data) if found.format == "jpeg" else data)
-    # Pillow turns TIFFs itself, and only those.
-    size = (found.width, found.height)
-    if image.size not in (size, size[::-1]):
-        raise ImageError(f"damaged {image.format}: says that it is {size} pixels as well as {image.size}")
+    pixels = {"jpeg": headers.jpeg_pixels, "tiff": headers.tiff_pixels}.get(found.format, bytes)
+    image = open_pillow(pixels(data))
+    if image.size != (found.width, found.height):
+        raise ImageError(
+            f"damaged {image.format}: says that it is {found.width}x{found.height} and {image.size} pixels"
+        )
     try:
         image.load()
     except MemoryError:

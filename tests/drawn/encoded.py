@@ -1,0 +1,113 @@
+"""Encoded images of every kind, byte by byte where no library writes them, and bytes that are damaged."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""PNG's colour types: grey, RGB, palette, grey and alpha, RGBA."""
+
+
+def saved(image: Image.Image | np.ndarray, format: str = "PNG", **options) -> bytes:
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def noise(height: int = 9, width: int = 14, channels: int = 3, seed: int = 0) -> np.ndarray:
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def exif_block(orientation: int, order: str = ">") -> bytes:
+    """EXIF as cameras write it: a maker, the orientation, a resolution and a date."""
+    entries = [(0x010F, 2, 6, 62), (0x0112, 3, 1, None), (0x011A, 5, 1, 68), (0x0132, 2, 20, 76)]
+    head = {">": b"MM\0*", "<": b"II*\0"}[order] + struct.pack(order + "IH", 8, len(entries))
+    for tag, kind, count, value in entries:
+        head += struct.pack(order + "HHI", tag, kind, count)
+        head += struct.pack(order + "HH", orientation, 0) if value is None else struct.pack(order + "I", value)
+    tail = b"Maker\0" + struct.pack(order + "II", 72, 1) + b"2020:01:01 00:00:00\0"
+    return head + struct.pack(order + "I", 0) + tail
+
+
+def with_exif(jpeg: bytes, block: bytes) -> bytes:
+    """A JPEG with an EXIF segment in front."""
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 8) + b"Exif\0\0" + block + jpeg[2:]
+
+
+def chunk(kind: bytes, content: bytes = b"") -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_head(width: int, height: int, depth: int = 8, colors: int = 2, interlace: int = 0) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, colors, 0, 0, interlace)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+
+
+def png(
+    depth: int = 8,
+    colors: int = 2,
+    size: tuple[int, int] = (9, 14),
+    rows: bytes | None = None,
+    stream: bytes | None = None,
+    before: Sequence[tuple[bytes, bytes]] = (),
+    after: Sequence[tuple[bytes, bytes]] = (),
+) -> bytes:
+    """A PNG of noise, unless `rows` (with their filters) or the compressed `stream` are given; `size` is (H, W)."""
+    height, width = size
+    if rows is None:
+        line = -(-width * depth * CHANNELS[colors] // 8)
+        rows = b"".join(b"\0" + noise(1, line, 1, seed=y).tobytes() for y in range(height))
+    stream = zlib.compress(rows) if stream is None else stream
+    parts = [png_head(width, height, depth, colors), *(chunk(*each) for each in before)]
+    return b"".join((*parts, chunk(b"IDAT", stream), *(chunk(*each) for each in after), chunk(b"IEND")))
+
+
+def palette_png(indices: np.ndarray, colors: Sequence[Sequence[int]], alpha: bytes = b"", bits: int = 8) -> bytes:
+    """A palette PNG of indices, uint8 [H, W], with exactly these colours."""
+    image = Image.fromarray(np.asarray(indices, np.uint8))
+    image.putpalette(np.asarray(colors, np.uint8).tobytes())
+    return saved(image, bits=bits, **({"transparency": alpha} if alpha else {}))
+
+
+def optimised(rgb: np.ndarray) -> bytes:
+    """RGB, uint8 [H, W, 3], as a PNG optimiser stores it: without loss, in a palette of the colours used."""
+    colors, indices = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)
+    return palette_png(indices.reshape(rgb.shape[:2]), colors)
+
+
+def two_pictures(size: tuple[int, int] = (16, 24)) -> tuple[bytes, bytes]:
+    """What phones write: a JPEG with a second, smaller one behind it (MPO), and the first as it stands in there."""
+    first, second = Image.fromarray(noise(*size)), Image.fromarray(noise(8, 8, seed=1))
+    data = saved(first, "MPO", save_all=True, append_images=[second], quality=90)
+    return data, data[: data.index(b"\xff\xd9") + 2]
+
+
+def mutations(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
+    """`data` with bytes changed, cut out, doubled or cut off, the first few hundred bytes most."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        changed = bytearray(data)
+        for _ in range(int(rng.integers(1, 4))):
+            place = int(rng.integers(min(len(changed), 300) if rng.random() < 0.6 else len(changed)))
+            kind = rng.integers(6)
+            if kind < 2:
+                changed[place] ^= 1 << int(rng.integers(8))
+            elif kind < 4:
+                changed[place] = int(rng.choice([0, 1, 0x7F, 0x80, 0xFF, int(rng.integers(256))]))
+            elif kind == 4:
+                del changed[place : place + int(rng.integers(1, 20))]
+            else:
+                changed[place:place] = changed[place : place + int(rng.integers(1, 20))]
+            if len(changed) < 2:
+                break
+        if rng.random() < 0.1:
+            del changed[int(rng.integers(len(changed))) :]
+        yield bytes(changed)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.crf.refine import require_engine
 from pipelines.inputs import collection
+from pipelines.inputs.selection import load as load_selection
 from pipelines.masks import segmenter
 from pipelines.masks.stamps import fingerprint
 from pipelines.runner.flags import beam_options, check_paths, cores_per_process, workers
@@ -30,7 +31,8 @@ def run(options: Options, flags: list[str]) -> int:
     beam = beam_options(flags)
     check_paths(beam, {"--input": options.input, "--model": options.model, "--output": options.output})
     job, card = prepare(options, cores_per_process(beam))
-    listing = collection.find(options.input, options.output)
+    selection = load_selection(options.records, options.split, options.list)
+    listing = planning.selected(collection.find(options.input, options.output), selection)
     previous = planning.previous(options, job.fingerprint)
     job = replace(job, unstamped=planning.may_lack_stamps(previous))
     plan = make_plan(listing, options, workers(beam))

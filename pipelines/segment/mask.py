@@ -13,14 +13,16 @@ import numpy as np
 from pipelines.crf.options import CrfOptions
 from pipelines.inputs.collection import SourceImage
 from pipelines.masks.segmenter import Segmented, Segmenter, shared_segmenter
-from pipelines.masks.stamps import Stamp, read_stamp, stamp_jpeg, stamp_png
+from pipelines.masks.stamps import Stamp, fingerprint, read_stamp, stamp_jpeg, stamp_png
 from pipelines.runner.cores import cores
 from pipelines.segment.options import Options
 from pipelines.segment.plan import Entry, kinds, place
 from pipelines.segment.tally import SegmentTally
 from trainer import storage
 from trainer.formats import images
+from trainer.formats.cards import CARD, load_card
 from trainer.formats.labels import Palette
+from trainer.options import InputError
 
 
 class Occupied(ValueError):
@@ -66,9 +68,9 @@ class SegmentJob:
     unstamped: bool = False
 
     def segmenter(self) -> Segmenter:
-        """The one Segmenter of this process."""
+        """The one Segmenter of this process. Raises InputError when the model is not the one of the plan any more."""
         options = self.options
-        return shared_segmenter(
+        segmenter = shared_segmenter(
             options.model,
             self.model_digest,
             self.cores,
@@ -79,6 +81,14 @@ class SegmentJob:
             crf_workers=options.crf_workers or self.cores or cores(),
             confidence=options.confidence,
         )
+        # Weights are compared where they are loaded; the same ones in a network of another stride make other masks.
+        card = load_card(options.model)
+        if fingerprint(self.model_digest, card, self.max_side, self.crf, options.crf_engine) != self.fingerprint:
+            raise InputError(
+                f"{CARD} in {options.model} was replaced while this command was running; finished masks are kept: run "
+                "it again, and let nothing write into a model's folder meanwhile"
+            )
+        return segmenter
 
     def finished(self, entry: Entry) -> np.ndarray | None:
         """The image's mask, uint8 [H, W] class ids, where all its files are of this job and of the image as it is now.

@@ -3,12 +3,15 @@
 examples:
   deeplab segment --input photos --model out/model --output out/masks
   deeplab segment --input "photos/**/*.jpg" --model out/model --output out/masks-crf --crf auto --overlays
+  deeplab segment --input data/images --records out/records --model out/model --output out/masks-val
   deeplab segment --input gs://bucket/photos --model gs://bucket/model --output gs://bucket/masks \\
       --runner DataflowRunner --project my-project --region europe-west1 --temp_location gs://bucket/tmp \\
       --sdk_container_image IMAGE --experiments=no_use_multiple_sdk_containers
 
-The last flag lets the threads of one machine share one model. Finished masks of the same model and options are
-skipped, so a killed run resumes. Flags that are not listed go to Apache Beam, such as --direct_num_workers 4.
+--records DIR takes only images that the model was not trained on: those of the records' split val. The last flag of
+the last example lets the threads of one machine share one model. Masks of the same model, options and image are
+finished and skipped, so a killed run resumes; other files of these names are kept unless --overwrite is given. Flags
+that are not listed go to Apache Beam, such as --direct_num_workers 4.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from pipelines.crf.options import ENGINES, CrfOptions
+from pipelines.inputs.options import SelectionOptions
 from trainer.accounts import max_reject_rate
-from trainer.options import CheckedOptions, option
+from trainer.options import option
 
 
 def _crf(name: str, meaning: str, **bounds: float) -> Any:
@@ -28,7 +32,7 @@ def _crf(name: str, meaning: str, **bounds: float) -> Any:
 
 
 @dataclass(frozen=True)
-class Options(CheckedOptions):
+class Options(SelectionOptions):
     """Options of `deeplab segment`."""
 
     takes_beam_flags: ClassVar[bool] = True

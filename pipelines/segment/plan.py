@@ -16,6 +16,7 @@ from typing import Any
 from pipelines.crf.options import CrfOptions
 from pipelines.crf.tuning import TUNING_FILE, load
 from pipelines.inputs.collection import Listing, SourceImage
+from pipelines.inputs.selection import Selection
 from pipelines.masks.stamps import read_stamp
 from pipelines.runner.boundary import InFlight
 from pipelines.segment.options import Options
@@ -29,8 +30,6 @@ PLACES = {"masks": ("", ".png"), "overlays": ("overlays/", ".jpg"), "confidence"
 """Folder and suffix of every kind of file that is written for an image."""
 CHUNK = 64
 """Most images in one element: enough that images of like sizes meet, few enough to spread and to retry."""
-LONGEST_NAME = 255
-"""Bytes of a file's name that all usual file systems take."""
 SAMPLES = 8
 """Files that are looked at before the work to see whose folder the output is; every one is before it is replaced."""
 
@@ -66,7 +65,7 @@ class Plan:
 
     Attributes:
       chunks: the images, a chunk being what a worker takes at a time.
-      rejects: images whose masks cannot be written: their paths are unsafe, reserved, taken or too long.
+      rejects: images whose masks cannot be written: their paths are unsafe, reserved or taken.
       outdated: files in the output that have the name of a plan, of earlier runs.
     """
 
@@ -100,6 +99,18 @@ def plan_file(lines: bytes) -> str:
     return f"images-{hashlib.sha256(lines).hexdigest()[:16]}.jsonl"
 
 
+def selected(listing: Listing, selection: Selection | None) -> Listing:
+    """The images that a selection takes, with a note on it. Raises InputError when it takes none."""
+    if selection is None:
+        return listing
+    choice = selection.choose([*(image.path for image in listing.images), *(path for path, _ in listing.unusable)])
+    return Listing(
+        tuple(image for image in listing.images if image.path in choice.paths),
+        tuple((path, reason) for path, reason in listing.unusable if path in choice.paths),
+        (*listing.notes, choice.note),
+    )
+
+
 def make_plan(listing: Listing, options: Options, workers: int) -> Plan:
     """Cuts the images into chunks, about four for each of the workers.
 
@@ -111,12 +122,8 @@ def make_plan(listing: Listing, options: Options, workers: int) -> Plan:
         there = {file.relative.casefold() for file in storage.files(folder)}
     except FileNotFoundError:
         there = set()
-    rejects = [Reject(path, path, STAGE, reason) for path, reason in listing.unusable]
     entries = []
     for source in listing.images:
-        if fault := _fault(folder, source.name):
-            rejects.append(Reject(source.name, source.path, STAGE, fault))
-            continue
         files = {kind: f"{below}{source.name}{suffix}" for kind, (below, suffix) in PLACES.items()}
         existing = (kind for kind in kinds(options) if files[kind].casefold() in there)
         entries.append(Entry(source, tuple(existing)))
@@ -126,17 +133,7 @@ def make_plan(listing: Listing, options: Options, workers: int) -> Plan:
     size = min(CHUNK, max(options.batch_size, -(-len(entries) // (4 * workers))))
     chunks = tuple(tuple(entries[start : start + size]) for start in range(0, len(entries), size))
     outdated = sorted(name for name in there if re.fullmatch(r"images-[0-9a-f]{16}\.jsonl", name))
-    return Plan(chunks, tuple(rejects), tuple(outdated))
-
-
-def _fault(folder: str, name: str) -> str:
-    """Why there can be no file for the image `name` in `folder`; "" where there can."""
-    if storage.is_remote(folder):
-        return ""
-    longest = max((len(part.encode()) for part in f"{name}.png".split("/")), default=0)
-    if longest > LONGEST_NAME:
-        return f"the name of its mask would have {longest} bytes, over the {LONGEST_NAME} of file systems; shorten it"
-    return ""
+    return Plan(chunks, tuple(Reject(path, path, STAGE, reason) for path, reason in listing.unusable), tuple(outdated))
 
 
 def check_inputs_stay(entries: Iterable[Entry], folder: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines.inputs.collection import Listing, SourceImage
+from pipelines.inputs.selection import load as load_selection
 from pipelines.masks.stamps import Stamp, stamp_png
 from pipelines.segment import plan
 from pipelines.segment.options import Options
@@ -24,6 +25,7 @@ from pipelines.segment.plan import (
     place,
     previous,
     read_chunk,
+    selected,
 )
 from tests.drawn.segmenting import PALETTE
 from trainer.options import InputError
@@ -54,6 +56,16 @@ def test_images_without_a_place_are_rejected_and_counted(tmp_path: Path) -> None
     assert [(reject.path, reject.stage, reject.reason) for reject in whole.rejects] == [("in/x", "segment", "why")]
 
 
+def test_a_selection_takes_images_with_a_place_and_without(tmp_path: Path) -> None:
+    whole = dataclasses.replace(listing(3), unusable=(("in/x.jpg", "why"), ("in/y.jpg", "why")), notes=("note",))
+    assert selected(whole, None) is whole
+    (tmp_path / "list.txt").write_text("0001\nx\ngone\n")
+    some = selected(whole, load_selection("", "", str(tmp_path / "list.txt")))
+    assert (some.images, some.unusable) == (whole.images[1:2], whole.unusable[:1])
+    assert some.notes[0] == "note" and some.notes[1].startswith("selection: 2 of 5 files")
+    assert "1 of its 3 images have no file, such as gone" in some.notes[1]
+
+
 def existing(output: Path, **flags: object) -> tuple[str, ...]:
     ((entry,),) = make_plan(listing(1), options(output, **flags), 1).chunks
     return entry.existing
@@ -68,16 +80,6 @@ def test_files_that_are_there_already_are_noted_whatever_their_times(tmp_path: P
     (tmp_path / "overlays/0000.jpg").write_bytes(b"")
     assert existing(tmp_path) == ("masks",)
     assert existing(tmp_path, overlays=True, confidence=True) == ("masks", "overlays")
-
-
-def test_masks_whose_names_are_too_long_are_rejected(tmp_path: Path) -> None:
-    sources = tuple(SourceImage(f"in/{name}.j", name) for name in ("ä" * 125, "ä" * 126, "x/" + "a" * 252))
-    whole = make_plan(Listing(sources), options(tmp_path), 1)
-    assert [entry.source for entry in whole.chunks[0]] == [sources[0]]
-    assert [reject.path for reject in whole.rejects] == [source.path for source in sources[1:]]
-    assert whole.rejects[0].reason == (
-        "the name of its mask would have 256 bytes, over the 255 of file systems; shorten it"
-    )
 
 
 NAMES = ("ä", "two\nlines", "line\u2028separator", "next\x85line", 'quote"', "100%", "\U0001f600", " ")

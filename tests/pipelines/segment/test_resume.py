@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from PIL import Image
 
 from pipelines import cli
 from pipelines.segment import job
+from pipelines.segment import plan as planning
 from pipelines.segment.job import SegmentChunk
 from tests.drawn.segmenting import SIZES, draw, outcomes_of, read_mask, report_of, save, segment
 from trainer.accounts import UnbalancedError
@@ -80,6 +83,23 @@ def test_a_killed_run_leaves_whole_masks_and_the_next_one_resumes(model, tmp_pat
     assert cli.run(list(map(str, command))) == 0
     report = report_of(output)
     assert (report["status"], report["skipped"], report["written"]) == ("done", len(done), 40 - len(done))
+
+
+def test_a_model_that_is_replaced_during_the_work_ends_it(model, photos, tmp_path, monkeypatch):
+    """The same weights in a network of another stride."""
+    shutil.copytree(model, tmp_path / "model")
+    card = json.loads((model / "model.json").read_text())
+    card["architecture"]["output_stride"] = 8
+    write = planning.write
+
+    def replaced(folder: str, plan: planning.Plan) -> None:
+        write(folder, plan)
+        (tmp_path / "model/model.json").write_text(json.dumps(card))
+
+    monkeypatch.setattr(planning, "write", replaced)
+    with pytest.raises(InputError, match=r"model\.json in .* was replaced while this command was running"):
+        segment("--input", photos, "--model", tmp_path / "model", "--output", tmp_path / "masks")
+    assert not list((tmp_path / "masks").glob("*.png"))
 
 
 def withhold(monkeypatch: pytest.MonkeyPatch, chunks: set[int]) -> None:

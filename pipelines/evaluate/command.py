@@ -2,55 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
+import os
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from pipelines.evaluate import job, tally
+from pipelines.evaluate import plan as planning
 from pipelines.evaluate.options import Options
 from pipelines.evaluate.plan import Plan, compared_names, pair
-from pipelines.evaluate.sources import Sources, segment_notes
+from pipelines.evaluate.sources import Comparison, Sources, Unusable, segment_notes
 from pipelines.evaluate.tally import EvaluationTally
 from pipelines.inputs import selection
-from pipelines.inputs.layouts import name_of
 from pipelines.pages import evaluation as page
 from pipelines.pages import gallery
+from pipelines.runner.boundary import Care, Failed, attempt
 from pipelines.runner.flags import beam_options, check_paths
 from pipelines.runner.run import run as run_job
 from trainer import storage
-from trainer.accounts import Accounts, write_rejects
+from trainer.accounts import REJECTS_FILE, Accounts, write_rejects
 from trainer.formats.cards import load_card
 from trainer.formats.labels import Palette
 from trainer.formats.palettes import resolve
-from trainer.options import InputError
+from trainer.options import InputError, printable
+
+REPORT_FILE = "evaluation.json"
+PAGE_FILE = "report.html"
 
 
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
     check_paths(beam, {"--labels": options.labels, "--masks": options.masks, "--output": options.output})
+    check_folders(options)
     palette = load_card(options.model).palette if options.model is not None else resolve(options.palette)
-    sources = Sources(options.labels, options.masks, palette)
+    sources = Sources(options.labels, options.masks, palette, options.label_coding)
     notes = [segment_notes(folder, palette) for folder in options.masks]
-    chosen = selection.load(options.records, options.split, options.list)
-    plan = pair(options.labels, options.masks, palette, chosen)
-    if plan.note:
-        print(plan.note, flush=True)
+    plan = pair(sources, selection.load(options.records, options.split, options.list))
+    say(note for note in (plan.selection, *plan.notes, *unfinished(options.masks, notes)) if note)
     images_folder = find_images_folder(options, notes)
-    total = score(options, sources, plan, beam)
+    total = score(options, plan, beam)
+    tidy(options.output)
     accounts = tally.accounts(plan, total)
     accounts.check()
     evaluation = describe(options, palette, plan, notes, total, accounts)
-    entries = draw_gallery(options.gallery, sources, plan, total, evaluation["compared"], images_folder)
+    entries = draw_gallery(options, plan, total, evaluation["compared"], images_folder)
+    tidy(options.output)
     evaluation["gallery"] = [
         {"key": entry.key, "rank": entry.rank, "miou": {result.name: result.miou for result in entry.results}}
         for entry in entries
     ]
-    page_path = storage.join(options.output, "report.html")
+    # First the file by which the others are known to be of this command.
+    storage.write_json(storage.join(options.output, REPORT_FILE), evaluation)
     rejects_path = write_rejects(options.output, accounts.rejects)
-    storage.write(page_path, page.render(evaluation, entries).encode())
-    storage.write_json(storage.join(options.output, "evaluation.json"), evaluation)
+    page_path = storage.join(options.output, PAGE_FILE)
+    # Names of files need not be UTF-8.
+    storage.write(page_path, page.render(evaluation, entries).encode("utf-8", "backslashreplace"))
     print(f"{page.text(evaluation)}\n\n{accounts.report(rejects_path)}")
     for name, scores in evaluation["masks"].items():
         if scores["without_label"]:
@@ -60,6 +71,47 @@ def run(options: Options, flags: list[str]) -> int:
         print(excess)
         return 1
     return 0
+
+
+def say(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        print(printable(sentence), flush=True)
+
+
+def check_folders(options: Options) -> None:
+    """Raises InputError where two folders are one through links, or the report would replace what others wrote."""
+    masks = [storage.real(folder) for folder in options.masks]
+    if len(set(masks)) < len(masks):
+        raise InputError(f"--masks names a folder twice: {' '.join(options.masks)}; name each once")
+    inputs = {storage.real(options.labels), *masks, *([storage.real(options.images)] if options.images else [])}
+    if storage.real(options.output) in inputs:
+        raise InputError(f"--output {options.output} is an input folder; give a folder of its own")
+    if options.overwrite or is_ours(options.output):
+        return
+    for name in (REPORT_FILE, PAGE_FILE, REJECTS_FILE):
+        if storage.exists(path := storage.join(options.output, name)):
+            raise InputError(
+                f"{path} was not written by `deeplab evaluate`; give another --output, or --overwrite to replace it"
+            )
+
+
+def is_ours(folder: str) -> bool:
+    """Whether the report in a folder is one of this command's."""
+    path = storage.join(folder, REPORT_FILE)
+    try:
+        report = json.loads(storage.read(path)) if storage.exists(path) else None
+    except ValueError:
+        return False
+    return isinstance(report, dict) and {"compared", "masks", "palette"} <= report.keys()
+
+
+def unfinished(folders: Iterable[str], notes: Iterable[dict[str, Any]]) -> list[str]:
+    """What to say of masks folders that `deeplab segment` has not finished."""
+    return [
+        f"warning: {folder} is not finished, as its segment.json says; run `deeplab segment` again to finish it"
+        for folder, note in zip(folders, notes, strict=True)
+        if note.get("status") == "running"
+    ]
 
 
 def find_images_folder(options: Options, notes: list[dict[str, Any]]) -> str | None:
@@ -77,19 +129,28 @@ def find_images_folder(options: Options, notes: list[dict[str, Any]]) -> str | N
     return None
 
 
-def score(options: Options, sources: Sources, plan: Plan, beam: Any) -> EvaluationTally:
+def score(options: Options, plan: Plan, beam: Any) -> EvaluationTally:
     """Runs the Beam job over the plan. Its files in the output folder are gone afterwards."""
-    todo, result = (storage.join(options.output, name) for name in (".plan.jsonl", ".tally.npz"))
-    storage.write(todo, plan.chunks())
-    build = functools.partial(job.build, sources=sources, plan=todo, result=result)
+    output, digest = options.output, plan.digest
+    build = functools.partial(job.build, sources=plan.sources, chunks=plan.chunks, output=output, digest=digest)
     try:
-        if not run_job(build, beam, total=len(plan.labels), unit="labels", title="evaluate"):
+        planning.write(output, plan)
+        if not run_job(build, beam, total=len(plan.comparisons), unit="labels", title="evaluate"):
             raise InputError("evaluate reads the job's result itself; omit --template_location")
-        return tally.read(result)
+        return tally.read(planning.tally_path(output, digest), digest)
     finally:
-        for path in (todo, result):
+        for path in (planning.plan_path(output, digest), planning.tally_path(output, digest)):
             if storage.exists(path):
                 storage.remove(path)
+
+
+def tidy(folder: str) -> None:
+    """Removes the notes of what workers were at: the job is done."""
+    notes = job.in_flight(folder)
+    notes.clear()
+    if not storage.is_remote(folder):
+        with contextlib.suppress(OSError):  # there is none, or something else in it
+            os.rmdir(notes.folder)
 
 
 def describe(
@@ -108,7 +169,7 @@ def describe(
         "palette": palette.to_json(),
         "images": evaluated,
         "rejected": accounts.rejected,
-        "selection": plan.note or None,
+        "selection": plan.selection or None,
         "compared": names,
         "masks": {
             name: {
@@ -125,33 +186,51 @@ def describe(
 
 
 def draw_gallery(
-    count: int,
-    sources: Sources,
-    plan: Plan,
-    total: EvaluationTally,
-    names: list[str],
-    images_folder: str | None,
+    options: Options, plan: Plan, total: EvaluationTally, names: Sequence[str], images_folder: str | None
 ) -> list[gallery.Entry]:
-    """The gallery's entries: `count` of the images that were evaluated; `names` are those of the masks folders."""
-    numbers, mious = total.numbers, total.mious
-    chosen = gallery.best_median_worst(mious.mean(1), count)
+    """The gallery's entries: some of the images that were evaluated; `names` are those of the masks folders.
+
+    What cannot be shown is said: it may have changed since it was evaluated, and images are read here alone.
+    """
+    mious = total.mious
+    chosen = gallery.best_median_worst(mious.mean(1), options.gallery)
     entries = []
-    for index, rank in chosen:
-        relative = plan.labels[numbers[index]]
-        label, masks = sources.read(relative)
-        image = None if images_folder is None else gallery_image(images_folder, name_of(relative), label.shape)
-        scores = dict(zip(names, mious[index].tolist(), strict=True))
-        predictions = dict(zip(names, masks, strict=True))
-        entries.append(
-            gallery.entry(name_of(relative), rank, scores, image, label, predictions, sources.palette, len(chosen))
-        )
+    with job.in_flight(options.output).watch("gallery") as care:
+        for index, rank in chosen:
+            comparison = plan.comparisons[total.numbers[index]]
+            scores = dict(zip(names, mious[index].tolist(), strict=True))
+            draw = functools.partial(
+                draw_entry, plan.sources, comparison, rank, scores, images_folder, len(chosen), care
+            )
+            try:
+                entries.append(attempt(draw, known=Unusable))
+            except (Unusable, Failed) as fault:
+                path = fault.path if isinstance(fault, Unusable) else comparison.key
+                say([f"gallery: {path}: {fault.reason}"])
     return entries
 
 
-def gallery_image(folder: str, key: str, shape: tuple[int, int]) -> np.ndarray | None:
+def draw_entry(
+    sources: Sources,
+    comparison: Comparison,
+    rank: str,
+    scores: dict[str, float],
+    images_folder: str | None,
+    entries: int,
+    care: Care | None,
+) -> gallery.Entry:
+    """Draws one of `entries` entries; see `gallery.entry`. Raises Unusable."""
+    label, masks = sources.read(comparison)
+    image = None if images_folder is None else gallery_image(images_folder, comparison.key, label.shape, care)
+    predictions = dict(zip(scores, masks, strict=True))
+    return gallery.entry(comparison.key, rank, scores, image, label, predictions, sources.palette, entries)
+
+
+def gallery_image(folder: str, key: str, shape: tuple[int, int], care: Care | None) -> np.ndarray | None:
     """See `gallery.find_image`; prints why there is none."""
+    find = functools.partial(care.isolated, gallery.find_image) if care else gallery.find_image
     try:
-        return gallery.find_image(folder, key, shape)
-    except gallery.NotShown as error:
-        print(f"gallery: {error}")
+        return attempt(functools.partial(find, folder, key, shape), known=(gallery.NotShown, OSError))
+    except (gallery.NotShown, OSError, Failed) as error:
+        say([f"gallery: {error}"])
         return None

@@ -1,13 +1,12 @@
-"""The Beam side of `deeplab evaluate`: labels and masks in, one sum of confusion matrices out.
+"""The Beam side of `deeplab evaluate`: numbers of chunks in, one sum of confusion matrices out.
 
-Only names cross Beam's shuffle, and one tally comes back, with one float32 per image and masks folder: 16 MB for a
-million images in four folders. The process that starts the job holds the list of names, some hundred bytes a label and
-folder.
+Only numbers cross Beam's shuffle, and one tally comes back, with one float32 per image and masks folder: 16 MB for a
+million images in four folders. Every process holds the plan's file, some hundred bytes a label and folder.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -15,43 +14,59 @@ from typing import ClassVar
 import apache_beam as beam
 
 from pipelines.evaluate import tally
-from pipelines.evaluate.plan import STAGE
-from pipelines.evaluate.sources import Sources, Unusable
+from pipelines.evaluate.plan import read_chunk, tally_path
+from pipelines.evaluate.sources import STAGE, Comparison, Sources, Unusable
 from pipelines.evaluate.tally import EvaluationTally
-from pipelines.inputs.layouts import name_of
+from pipelines.runner.boundary import Care, Failed, InFlight, attempt
 from pipelines.runner.progress import Heartbeat
-from pipelines.runner.work import Work
-from pipelines.scores.trimap import band_confusions
+from pipelines.runner.work import Work, spread
+from trainer import storage
 from trainer.accounts import Reject
+
+
+def in_flight(folder: str) -> InFlight:
+    """Notes of what the workers of a job are at whose output is `folder`."""
+    return InFlight(storage.join(folder, ".in-flight"))
 
 
 @dataclass(eq=False)
 class EvaluateChunk(Work):
-    """A line of the plan -> the EvaluationTally of its labels.
+    """Number of a chunk of the plan -> the EvaluationTally of its labels.
 
     Attributes:
       sources: labels and masks.
+      output: the folder with the plan.
+      digest: of the plan.
     """
 
     stage: ClassVar[str] = STAGE
     sources: Sources
+    output: str
+    digest: str
 
-    def process(self, line: str) -> Iterator[EvaluationTally]:
-        chunk, sources = json.loads(line), self.sources
-        palette = sources.palette
-        total = EvaluationTally.empty(len(sources.masks), palette.num_classes)
-        for number, relative in enumerate(chunk["labels"], start=chunk["first"]):
+    def process(self, number: int) -> Iterator[EvaluationTally]:
+        first, comparisons = read_chunk(self.output, self.digest, number)
+        # The same on every run over the same labels, so that a rerun finds what an earlier one died of.
+        name = repr([comparison.label for comparison in comparisons])
+        with in_flight(self.output).watch(name) as care:
+            total = self._tally(first, comparisons, care)
+        yield total
+
+    def _tally(self, first: int, comparisons: list[Comparison], care: Care | None) -> EvaluationTally:
+        total = EvaluationTally.empty(len(self.sources.masks), self.sources.palette.num_classes)
+        for number, comparison in enumerate(comparisons, start=first):
+            read = functools.partial(care.isolated, self.sources.confusions) if care else self.sources.confusions
             try:
-                label, masks = sources.read(relative)
-            except Unusable as error:
-                reject = Reject(name_of(relative), error.path, STAGE, error.reason)
+                confusion = attempt(functools.partial(read, comparison), known=Unusable)
+            except (Unusable, Failed) as fault:
+                path = fault.path if isinstance(fault, Unusable) else self.sources.label_path(comparison)
+                reject = Reject(comparison.key, path, STAGE, fault.reason)
                 total = replace(total, rejects=(*total.rejects, reject))
                 self.finish("rejected")
             else:
-                confusion = band_confusions(label, masks, palette.num_classes, palette.ignore_id)
                 total += EvaluationTally.of(number, confusion)
                 self.finish("evaluated")
-        yield total
+        return total
 
 
 @dataclass(eq=False)
@@ -73,14 +88,20 @@ class SumTallies(beam.CombineFn):
         return accumulator
 
 
-def build(pipeline: beam.Pipeline, heartbeat: Heartbeat, *, sources: Sources, plan: str, result: str) -> None:
-    """Builds the job: the chunks of the file `plan` are evaluated, their tally is written to the file `result`."""
+def build(
+    pipeline: beam.Pipeline, heartbeat: Heartbeat, *, sources: Sources, chunks: int, output: str, digest: str
+) -> None:
+    """Builds the job: the plan's chunks are evaluated, their tally is written beside the plan.
+
+    Args:
+      chunks: of the plan.
+      output: folder of the plan.
+      digest: of the plan.
+    """
     empty = EvaluationTally.empty(len(sources.masks), sources.palette.num_classes)
     _ = (
-        pipeline
-        | "Plan chunks" >> beam.io.ReadFromText(plan)
-        | "Spread chunks" >> beam.Reshuffle()
-        | "Evaluate chunks" >> beam.ParDo(EvaluateChunk(heartbeat, sources))
+        spread(pipeline, range(chunks), "chunks")
+        | "Evaluate chunks" >> beam.ParDo(EvaluateChunk(heartbeat, sources, output, digest))
         | "Sum tallies" >> beam.CombineGlobally(SumTallies(empty))
-        | "Write tally" >> beam.Map(tally.write, result)
+        | "Write tally" >> beam.Map(tally.write, tally_path(output, digest), digest)
     )

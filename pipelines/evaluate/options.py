@@ -20,6 +20,7 @@ from typing import ClassVar
 
 from pipelines.inputs.options import SelectionOptions
 from trainer.accounts import max_reject_rate
+from trainer.formats.options import CODINGS
 from trainer.options import InputError, option
 
 
@@ -42,6 +43,13 @@ class Options(SelectionOptions):
     palette: str | None = option(
         None, "classes in place of --model: a palette's name or its JSON file", metavar="NAME|FILE", group="input"
     )
+    label_coding: str = option(
+        "auto",
+        "how labels, and masks of other programs, are read that can be in two ways: ids: by their numbers, colors: by "
+        "their colours; auto: by the one that the palette knows, and where it knows both, and they differ, not at all",
+        choices=CODINGS,
+        group="input",
+    )
     images: str | None = option(
         None,
         "folder of the images, for the gallery (default: the one that the masks were made from)",
@@ -51,17 +59,15 @@ class Options(SelectionOptions):
     gallery: int = option(
         6, "images in the report's gallery: best, median and worst, a third each", low=0, group="output"
     )
+    overwrite: bool = option(
+        False, "also replace files of the report's names that this command did not write", group="output"
+    )
     max_reject_rate: float = max_reject_rate("labels")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        folders = [folder.rstrip("/") for folder in self.masks]
-        if len(set(folders)) < len(folders):
-            raise InputError(f"--masks names a folder twice: {' '.join(self.masks)}; name each once")
         if (self.model is None) == (self.palette is None):
             raise InputError(
                 f"give the classes by either --model DIR or --palette NAME|FILE, got "
                 f"{'neither' if self.model is None else 'both'}"
             )
-        if self.output.rstrip("/") in [*folders, self.labels.rstrip("/")]:
-            raise InputError(f"--output {self.output} is an input folder; give a folder of its own")

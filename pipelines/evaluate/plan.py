@@ -1,22 +1,26 @@
-"""What there is to evaluate: labels and masks, paired by their names. No file is opened."""
+"""What there is to evaluate: labels and masks, paired by their names. No label and no mask is opened."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
+from pipelines.evaluate.sources import STAGE, Comparison, Sources
 from pipelines.inputs.collection import RESERVED
-from pipelines.inputs.layouts import CITYSCAPES_LABELS, hidden, name_of
+from pipelines.inputs.layouts import CITYSCAPES_LABELS, cityscapes_key, hidden, name_of, partners
 from pipelines.inputs.selection import Selection
 from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats import images
 from trainer.formats.labels import Palette
-from trainer.options import InputError
+from trainer.options import InputError, printable
 
-STAGE = "evaluate"
-LABEL_SUFFIXES = tuple(suffix for suffix in images.SUFFIXES if suffix not in (".jpg", ".jpeg"))
+JPEG = (".jpg", ".jpeg")
+LABEL_SUFFIXES = tuple(suffix for suffix in images.SUFFIXES if suffix not in JPEG)
 """JPEG blurs class ids."""
 
 _CHUNK = 64  # labels per element at most: a few seconds of work
@@ -27,98 +31,216 @@ class Plan:
     """What is compared.
 
     Attributes:
-      labels: paths, below the labels folder, of the labels that have a mask in every folder; sorted by key.
+      sources: folders and palette.
+      comparisons: the labels that have a mask in every folder, with these; sorted by key.
       rejects: the other labels, and images of the selection that no label was found for.
       without_label: masks folder -> how many of its masks have no label.
-      note: what the selection took, human-readable; empty without one.
+      selection: what the selection took, human-readable; empty without one.
+      notes: sentences on files of the labels folder that are left out.
     """
 
-    labels: tuple[str, ...]
-    rejects: tuple[Reject, ...]
-    without_label: dict[str, int]
-    note: str = ""
+    sources: Sources
+    comparisons: tuple[Comparison, ...]
+    rejects: tuple[Reject, ...] = ()
+    without_label: Mapping[str, int] = field(default_factory=dict)
+    selection: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
         """How many labels there are, with masks and without."""
-        return len(self.labels) + len(self.rejects)
+        return len(self.comparisons) + len(self.rejects)
 
-    def chunks(self) -> bytes:
-        """One JSON line per chunk: {"first": number of its first label, "labels": paths}."""
-        size = max(1, min(_CHUNK, len(self.labels) // 32))
-        starts = range(0, len(self.labels), size)
-        lines = [json.dumps({"first": first, "labels": self.labels[first : first + size]}) for first in starts]
-        return "\n".join(lines).encode()
+    @functools.cached_property
+    def lines(self) -> tuple[bytes, ...]:
+        """The contents of the plan's file: a line of what is the same for all, and one of each chunk."""
+        size = max(1, min(_CHUNK, len(self.comparisons) // 32))
+        rows = [asdict(comparison) for comparison in self.comparisons]
+        chunks = [{"first": first, "rows": rows[first : first + size]} for first in range(0, len(rows), size)]
+        # Names may hold any character, such as those at which lines are split elsewhere; JSON in ASCII escapes them.
+        return tuple(json.dumps(value, sort_keys=True).encode() for value in (self.sources.to_json(), *chunks))
+
+    @property
+    def chunks(self) -> int:
+        return len(self.lines) - 1
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return _digest(b"\n".join(self.lines))
 
 
-def pair(
-    labels_folder: str, mask_folders: Sequence[str], palette: Palette, selection: Selection | None = None
-) -> Plan:
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def plan_path(folder: str, digest: str) -> str:
+    """Where the plan of that digest is, in the output folder."""
+    return storage.join(folder, f".plan-{digest}.jsonl")
+
+
+def tally_path(folder: str, digest: str) -> str:
+    """Where the job writes what came of the plan of that digest."""
+    return storage.join(folder, f".tally-{digest}.npz")
+
+
+def write(folder: str, plan: Plan) -> None:
+    """Writes the plan's file into the output folder."""
+    storage.write(plan_path(folder, plan.digest), b"\n".join(plan.lines))
+
+
+def read_chunk(folder: str, digest: str, number: int) -> tuple[int, list[Comparison]]:
+    """Number of its first label, and the comparisons, of a chunk of the plan. Raises InputError if it was changed."""
+    chunk = json.loads(_lines(folder, digest)[1 + number])
+    return chunk["first"], [Comparison(row["key"], row["label"], tuple(row["masks"])) for row in chunk["rows"]]
+
+
+@functools.lru_cache(maxsize=1)
+def _lines(folder: str, digest: str) -> list[bytes]:
+    """The lines of a plan's file; read once per process."""
+    path = plan_path(folder, digest)
+    try:
+        content = storage.read(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}; has another run used the folder?") from None
+    if _digest(content) != digest:
+        raise InputError(f"{path} was changed while it was worked on; give every run an --output of its own")
+    return content.split(b"\n")
+
+
+def pair(sources: Sources, selection: Selection | None = None) -> Plan:
     """Pairs labels with masks by name. Raises InputError when a folder is missing or empty, or nothing pairs up.
 
     Args:
       selection: the images to evaluate; None for all that have a label.
     """
-    labels = list_labels(labels_folder, palette)
-    masks = {folder: list_masks(folder) for folder in mask_folders}
-    without_label = {folder: len(masks[folder] - labels.keys()) for folder in masks}
-    rejects, note = [], ""
+    masks = {folder: list_masks(folder) for folder in sources.masks}
+    labels = list_labels(sources.labels, sources.palette, set().union(*masks.values()))
+    # What a key of a label is called among the masks of each folder.
+    found = {folder: partners(labels.files, masks[folder]) for folder in sources.masks}
+    without_label = {folder: len(masks[folder]) - len(found[folder]) for folder in sources.masks}
+    files, rejects, note = labels.files, [], ""
     if selection:
-        paths = {storage.join(labels_folder, name): key for key, name in labels.items()}
+        paths = {storage.join(sources.labels, name): key for key, names in files.items() for name in names}
         choice = selection.choose(list(paths))
-        labels = {paths[path]: labels[paths[path]] for path in choice.paths}
-        rejects = [Reject(name, labels_folder, STAGE, reason) for name, reason in choice.missing]
+        chosen = {paths[path] for path in choice.paths}
+        # Where a key has several labels, all of them are its reject.
+        files = {key: names for key, names in files.items() if key in chosen}
+        rejects = [Reject(name, sources.labels, STAGE, reason) for name, reason in choice.missing]
         note = choice.note
-    lacking = {key: [folder for folder in masks if key not in masks[folder]] for key in labels}
-    matched = tuple(labels[key] for key in sorted(labels) if not lacking[key])
-    if not matched:
+    comparisons = []
+    for key, names in sorted(files.items()):
+        paths = [masks[folder][found[folder][key]] if key in found[folder] else [] for folder in sources.masks]
+        if fault := labels.faults.get(key) or _fault(key, names, paths, sources.masks):
+            rejects += [Reject(key, storage.join(sources.labels, name), STAGE, fault) for name in names]
+        else:
+            comparisons.append(Comparison(key, names[0], tuple(path for (path,) in paths)))
+    if not comparisons:
+        first = min(name for names in labels.files.values() for name in names)
+        mask = min((path for paths in masks[sources.masks[0]].values() for path in paths), default="(none)")
+        reason = f"; rejected: {rejects[0].path}: {rejects[0].reason}" if rejects else ""
         raise InputError(
-            f"no label in {labels_folder} has a mask of the same path in {' and '.join(mask_folders)}: the first "
-            f"label is {min(labels.values())}, the first mask {min(masks[mask_folders[0]], default='(none)')}.png"
+            f"no label in {sources.labels} has a mask of the same path in {' and '.join(sources.masks)}: the first "
+            f"label is {first}, the first mask {mask}{reason}"
         )
-    rejects += [
-        Reject(key, storage.join(labels_folder, labels[key]), STAGE, f"no mask {key}.png in {', '.join(folders)}")
-        for key, folders in sorted(lacking.items())
-        if folders
-    ]
-    return Plan(matched, tuple(rejects), without_label, note)
+    return Plan(sources, tuple(comparisons), tuple(rejects), without_label, note, labels.notes)
 
 
-def list_labels(folder: str, palette: Palette) -> dict[str, str]:
-    """Key -> path below `folder` of every label. Raises InputError for two labels of one key."""
-    names = _listing(folder, "--labels", LABEL_SUFFIXES)
+def _fault(key: str, labels: Sequence[str], masks: Sequence[Sequence[str]], folders: Sequence[str]) -> str | None:
+    """Why the files of a key cannot be compared, in words; None when they can."""
+    if len(labels) > 1:
+        return f"{len(labels)} labels have the same name but for the suffix: {', '.join(labels)}; keep one"
+    try:
+        storage.safe_relative(labels[0])
+    except InputError as error:
+        return str(error)
+    if lacking := [folder for folder, paths in zip(folders, masks, strict=True) if not paths]:
+        return f"no mask {key}.png in {', '.join(lacking)}"
+    for folder, paths in zip(folders, masks, strict=True):
+        if len(paths) > 1:
+            return f"{len(paths)} masks in {folder} have the label's name: {', '.join(paths)}; keep one"
+    return None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a folder.
+
+    Attributes:
+      files: key -> paths below the folder; more than one where they differ in their suffix alone.
+      faults: key -> why its file is no label that can be read.
+      notes: sentences on files that are left out.
+    """
+
+    files: dict[str, list[str]]
+    faults: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def list_labels(folder: str, palette: Palette, masks: Iterable[str] = ()) -> Labels:
+    """Finds the labels in a folder. Raises InputError where there are none.
+
+    Args:
+      palette: tells which of Cityscapes' codings is read.
+      masks: keys of masks. What has one, and is no label but only looks like one, is a fault and not left out.
+    """
+    files = _listing(folder, "--labels")
+    seen = [name for name in files if not hidden(name)]
+    names = [name for name in seen if name.lower().endswith(LABEL_SUFFIXES)]
+    if not names:
+        raise InputError(f"--labels {folder}: none of its {len(files)} files ends in {' or '.join(LABEL_SUFFIXES)}")
+    faults: dict[str, tuple[str, str]] = {}
     if any(name.endswith(CITYSCAPES_LABELS) for name in names):
         # Cityscapes keeps several codings of a label beside each other; the palette tells which one it reads.
         ending = CITYSCAPES_LABELS[bool(palette.source_ids)]
+        others = [name for name in names if cityscapes_key(name) and not name.endswith(ending)]
         names = [name for name in names if name.endswith(ending)]
         if not names:
             raise InputError(f"--labels {folder}: no file ends in {ending}, which palette {palette.name} reads")
-    labels: dict[str, str] = {}
+        faults |= {
+            name_of(name): (name, f"no label that ends in {ending}, which the palette reads") for name in others
+        }
+    masks = set(masks)
+    for name in seen:
+        if name.lower().endswith(JPEG) and name_of(name) in masks:
+            faults[name_of(name)] = (name, "is a JPEG, which blurs class ids; expected a lossless label (PNG)")
+    by_key: dict[str, list[str]] = {}
     for name in names:
-        if labels.setdefault(name_of(name), name) != name:
-            raise InputError(
-                f"--labels {folder}: {labels[name_of(name)]} and {name} differ in their suffix alone; keep one"
-            )
-    return labels
+        by_key.setdefault(name_of(name), []).append(name)
+    faults = {key: fault for key, fault in faults.items() if key not in by_key}
+    by_key |= {key: [name] for key, (name, _) in faults.items()}
+    left_out = Counter(_suffix(name) for name in set(seen) - {name for names in by_key.values() for name in names})
+    kinds = [f"{count} of {suffix}" for suffix, count in sorted(left_out.items())]
+    kinds += [f"{len(files) - len(seen)} hidden"] if len(files) > len(seen) else []
+    notes = (f"files in {folder} that are no labels, left out: {', '.join(kinds)}",) if kinds else ()
+    return Labels(by_key, {key: reason for key, (_, reason) in faults.items()}, notes)
 
 
-def list_masks(folder: str) -> set[str]:
-    """Keys of the masks in a folder."""
-    names = _listing(folder, "--masks", (".png",))
-    return {name_of(name) for name in names if name.split("/")[0] not in RESERVED}
+def _suffix(name: str) -> str:
+    base = name.rpartition("/")[2]
+    return printable(base[base.rfind(".") :]) if "." in base else "no suffix"
 
 
-def _listing(folder: str, flag: str, suffixes: tuple[str, ...]) -> list[str]:
-    """Paths below `folder` of the files with these suffixes, but for hidden ones. Raises InputError without any."""
+def list_masks(folder: str) -> dict[str, list[str]]:
+    """Key -> paths below the folder of its masks; more than one where they differ in the case of their suffix."""
+    files = _listing(folder, "--masks")
+    names = [name for name in files if name.lower().endswith(".png") and not hidden(name)]
+    if not names:
+        raise InputError(f"--masks {folder}: none of its {len(files)} files ends in .png")
+    by_key: dict[str, list[str]] = {}
+    for name in names:
+        if name.split("/")[0] not in RESERVED:
+            by_key.setdefault(name_of(name), []).append(name)
+    return by_key
+
+
+def _listing(folder: str, flag: str) -> list[str]:
+    """Paths of all files below `folder`. Raises InputError where there is no such folder."""
     try:
-        files = storage.files(folder)
+        return [file.relative for file in storage.files(folder)]
     except FileNotFoundError:
         raise InputError(f"{flag} {folder}: folder not found") from None
-    names = [file.relative for file in files if file.relative.lower().endswith(suffixes)]
-    names = [name for name in names if not hidden(name)]
-    if not names:
-        raise InputError(f"{flag} {folder}: none of its {len(files)} files ends in {' or '.join(suffixes)}")
-    return names
+    except OSError as error:
+        raise InputError(f"{flag} {folder} cannot be read: {error}") from None
 
 
 def compared_names(folders: Sequence[str]) -> list[str]:

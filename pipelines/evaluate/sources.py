@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.inputs.layouts import name_of
+from pipelines.masks.stamps import read_stamp
+from pipelines.scores.trimap import band_confusions
 from trainer import storage
-from trainer.formats import images
+from trainer.formats.codings import decode_ids, decode_mask
+from trainer.formats.images import ImageError, decode_label
 from trainer.formats.labels import LabelError, Palette
 from trainer.options import InputError
 
+STAGE = "evaluate"
 NOTES_FILE = "segment.json"
 
 
@@ -28,45 +31,97 @@ class Unusable(ValueError):
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """One label and what it is compared with.
+
+    Attributes:
+      key: what the files share; names the image.
+      label: path below the folder of labels.
+      masks: path below each of the folders of masks.
+    """
+
+    key: str
+    label: str
+    masks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Sources:
-    """Where labels and masks lie, and how they are coded: the folder of labels, those of masks, the classes."""
+    """Where labels and masks lie, and how they are coded.
+
+    Attributes:
+      labels: folder of labels.
+      masks: folders of masks.
+      palette: the classes.
+      coding: how labels, and masks of other programs, are read where they can be in two ways.
+    """
 
     labels: str
     masks: tuple[str, ...]
     palette: Palette
+    coding: str = "auto"
 
-    def read(self, relative: str) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Label and masks, uint8 [H, W] each, of the label file at that path below `labels`. Raises Unusable."""
-        label = _read_label(storage.join(self.labels, relative), self.palette)
-        paths = [storage.join(folder, f"{name_of(relative)}.png") for folder in self.masks]
-        return label, [_read_mask(path, label, self.palette) for path in paths]
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "labels": self.labels,
+            "masks": list(self.masks),
+            "palette": self.palette.to_json(),
+            "coding": self.coding,
+        }
+
+    def label_path(self, comparison: Comparison) -> str:
+        return storage.join(self.labels, comparison.label)
+
+    def read(self, comparison: Comparison) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Label and masks, uint8 [H, W] each. Raises Unusable."""
+        label = self._read_label(self.label_path(comparison))
+        paths = [storage.join(folder, path) for folder, path in zip(self.masks, comparison.masks, strict=True)]
+        return label, [self._read_mask(path, label) for path in paths]
+
+    def confusions(self, comparison: Comparison) -> np.ndarray:
+        """int64 [masks, bands + 1, classes, classes], see `band_confusions`. Raises Unusable."""
+        label, masks = self.read(comparison)
+        return band_confusions(label, masks, self.palette.num_classes, self.palette.ignore_id)
+
+    def _read_label(self, path: str) -> np.ndarray:
+        """The label file as uint8 [H, W] class ids and the ignore id."""
+        try:
+            return decode_ids(storage.read(path), self.palette, coding=self.coding)
+        except FileNotFoundError:
+            raise Unusable(path, "the label is listed, but not found") from None
+        except (OSError, ImageError, LabelError) as error:
+            raise Unusable(path, reason(error)) from None
+
+    def _read_mask(self, path: str, label: np.ndarray) -> np.ndarray:
+        """The mask file as uint8 [H, W] class ids: of the label's size, with a class wherever the label has one."""
+        palette = self.palette
+        try:
+            data = storage.read(path)
+            if read_stamp(data) is not None:
+                # This program's own masks hold class ids, whatever colours their model's palette gave them.
+                mask = palette.check_ids(decode_label(data))
+            else:
+                mask = decode_mask(data, palette, coding=self.coding)
+        except FileNotFoundError:
+            raise Unusable(path, "no mask found for this label") from None
+        except (OSError, ImageError, LabelError) as error:
+            raise Unusable(path, reason(error)) from None
+        if mask.shape != label.shape:
+            (h, w), (label_h, label_w) = mask.shape, label.shape
+            raise Unusable(path, f"the mask is {w}x{h} pixels, its label {label_w}x{label_h}")
+        open_pixels = int(((mask == palette.ignore_id) & (label != palette.ignore_id)).sum())
+        if open_pixels:
+            raise Unusable(
+                path, f"no class (id {palette.ignore_id}) in {open_pixels} pixels that have one in the label"
+            )
+        return mask
 
 
-def _read_label(path: str, palette: Palette) -> np.ndarray:
-    """The label file as uint8 [H, W] class ids and the ignore id."""
-    try:
-        return palette.to_ids(images.decode_label(storage.read(path)))
-    except (FileNotFoundError, images.ImageError, LabelError) as error:
-        raise Unusable(path, str(error)) from None
-
-
-def _read_mask(path: str, label: np.ndarray, palette: Palette) -> np.ndarray:
-    """The mask file as uint8 [H, W] class ids: of the label's size, with a class wherever the label has one."""
-    try:
-        mask = images.decode_label(storage.read(path))
-        # Masks hold class ids, whatever ids the label files of the raw set use; colours mean the same in both.
-        mask = palette.check_ids(mask) if mask.ndim == 2 else palette.to_ids(mask)
-    except FileNotFoundError:
-        raise Unusable(path, "no mask found for this label") from None
-    except (images.ImageError, LabelError) as error:
-        raise Unusable(path, str(error)) from None
-    if mask.shape != label.shape:
-        (h, w), (label_h, label_w) = mask.shape, label.shape
-        raise Unusable(path, f"the mask is {w}x{h} pixels, its label {label_w}x{label_h}")
-    open_pixels = int(((mask == palette.ignore_id) & (label != palette.ignore_id)).sum())
-    if open_pixels:
-        raise Unusable(path, f"no class (id {palette.ignore_id}) in {open_pixels} pixels that have one in the label")
-    return mask
+def reason(error: Exception) -> str:
+    """Why a file could not be read, in words; system errors without the path, which stands beside them."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror}"
+    return str(error)
 
 
 def segment_notes(folder: str, palette: Palette) -> dict[str, Any]:
@@ -75,7 +130,10 @@ def segment_notes(folder: str, palette: Palette) -> dict[str, Any]:
     if not storage.exists(path):
         return {}
     notes = storage.read_json(path)
-    written = [entry["name"] for entry in notes.get("palette", {}).get("classes", [])]
+    try:
+        written = [entry["name"] for entry in notes.get("palette", {}).get("classes", [])]
+    except (AttributeError, KeyError, TypeError):
+        raise InputError(f"{path} is not what `deeplab segment` writes; move it away, or run segment again") from None
     if written and written != list(palette.names):
         raise InputError(
             f"{path}: the masks have {len(written)} classes ({', '.join(written)}), but the evaluation has "

@@ -14,6 +14,7 @@ from pipelines.evaluate.plan import Plan
 from pipelines.scores.trimap import BANDS
 from trainer import metrics, storage
 from trainer.accounts import Accounts, Reject, merged
+from trainer.options import InputError
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,25 @@ class EvaluationTally:
         return np.concatenate([np.zeros((0, len(self.confusion)), np.float32), *(mious for _, mious in self.parts)])
 
 
-def write(tally: EvaluationTally, path: str) -> None:
-    """Writes a tally as an .npz file without pickled objects."""
+def write(tally: EvaluationTally, path: str, digest: str) -> None:
+    """Writes a tally of the plan of that digest as an .npz file without pickled objects."""
     rejects = json.dumps([reject.to_json() for reject in tally.rejects]).encode()
     buffer = io.BytesIO()
     arrays = {"confusion": tally.confusion, "numbers": tally.numbers, "mious": tally.mious}
-    np.savez(buffer, **arrays, rejects=np.frombuffer(rejects, np.uint8))
+    texts = {"rejects": rejects, "plan": digest.encode()}
+    np.savez(buffer, **arrays, **{name: np.frombuffer(text, np.uint8) for name, text in texts.items()})
     storage.write(path, buffer.getvalue())
 
 
-def read(path: str) -> EvaluationTally:
-    """The inverse of `write`; labels come in the order of their numbers."""
-    with np.load(io.BytesIO(storage.read(path)), allow_pickle=False) as content:
+def read(path: str, digest: str) -> EvaluationTally:
+    """The inverse of `write`; labels come in the order of their numbers. InputError for that of another plan."""
+    try:
+        data = storage.read(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}; has another run used the folder?") from None
+    with np.load(io.BytesIO(data), allow_pickle=False) as content:
+        if content["plan"].tobytes().decode() != digest:
+            raise InputError(f"{path} is that of another run; give every run an --output of its own")
         order = np.argsort(content["numbers"])
         rejects = json.loads(content["rejects"].tobytes())
         return EvaluationTally(

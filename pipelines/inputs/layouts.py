@@ -128,6 +128,13 @@ def by_composed(names: Iterable[str]) -> dict[str, str]:
     return {form: alike[0] for form, alike in found.items() if len(alike) == 1}
 
 
+def partners(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """Name -> the other of the same name, or of one that writes its accents differently and is no other's partner."""
+    names, others = set(names), set(others)
+    mine, theirs = by_composed(names - others), by_composed(others - names)
+    return {name: name for name in names & others} | {mine[form]: theirs[form] for form in mine.keys() & theirs.keys()}
+
+
 def hidden(relative: str) -> bool:
     return relative.startswith(".") or "/." in relative
 
@@ -186,9 +193,7 @@ def _find_voc(folders: Folders) -> Candidates | None:
     if torn:
         origin += f" (in lists of several splits, and used in the first of {', '.join(used)}: {len(set(torn))})"
     images = {key: images[key] for key in splits}
-    by_form = by_composed(labels)
-    found = {key: key if key in labels else by_form.get(composed(key)) for key in images}
-    labels = {label: labels[label] for label in found.values() if label is not None}
+    labels = {label: labels[label] for label in partners(images, labels).values()}
     return Candidates(origin, images, labels, splits.get, list(rejects.values()), VOC)
 
 

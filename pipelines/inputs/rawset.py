@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from pipelines.inputs.layouts import Candidates, by_composed, hidden, not_recognised, recognise, reject
+from pipelines.inputs.layouts import Candidates, hidden, not_recognised, partners, recognise, reject
 from pipelines.inputs.manifest import MANIFESTS, SUFFIXES, read_manifest
 from trainer import storage
 from trainer.accounts import Reject
@@ -114,7 +114,7 @@ def pair_by_key(candidates: Candidates) -> tuple[list[Pair], list[Reject]]:
 
     The split of a pair is "" where folders, lists and manifest say nothing.
     """
-    label_of = _labels_of_images(candidates)
+    label_of = partners(candidates.images, candidates.labels)
     pairs, rejects = [], []
     for key, images in sorted(candidates.images.items()):
         labels = candidates.labels[label_of[key]] if key in label_of else []
@@ -129,14 +129,6 @@ def pair_by_key(candidates: Candidates) -> tuple[list[Pair], list[Reject]]:
         labels = candidates.labels[key]
         rejects += [reject(key, label.path, "label without an image of that name") for label in labels]
     return pairs, rejects
-
-
-def _labels_of_images(candidates: Candidates) -> dict[str, str]:
-    """Key of an image -> that of its label: the same, or one that writes its accents differently and is no other's."""
-    same = {key: key for key in candidates.images if key in candidates.labels}
-    images = by_composed(candidates.images.keys() - same.keys())
-    labels = by_composed(candidates.labels.keys() - same.keys())
-    return same | {images[form]: labels[form] for form in images.keys() & labels.keys()}
 
 
 def split_by_group(pairs: Sequence[Pair], val_fraction: float, group_by: str) -> tuple[list[Pair], str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from pipelines.evaluate.job import EvaluateChunk, SumTallies
-from pipelines.evaluate.sources import Sources
+from pipelines.evaluate.plan import Plan, write
+from pipelines.evaluate.sources import Comparison, Sources
 from pipelines.evaluate.tally import EvaluationTally
 from pipelines.runner.progress import Heartbeat, beats
 from trainer.formats import images
@@ -25,13 +26,19 @@ def test_a_chunk_gives_the_tally_of_its_labels_and_a_heartbeat_for_each(tmp_path
             (tmp_path / folder / f"{name}.png").write_bytes(images.encode_png(ids))
     (tmp_path / "masks/b.png").write_bytes(b"")
     sources = Sources(str(tmp_path / "labels"), (str(tmp_path / "masks"),), PALETTE)
-    line = json.dumps({"first": 7, "labels": ["a.png", "b.png", "c.png"]})
-    (tally,) = EvaluateChunk(Heartbeat(str(tmp_path / "beats")), sources).process(line)
-    assert tally.numbers.tolist() == [7, 9]
+    plan = Plan(sources, tuple(Comparison(name, f"{name}.png", (f"{name}.png",)) for name in "abc"))
+    write(str(tmp_path / "out"), plan)
+    tallies = EvaluateChunk(Heartbeat(str(tmp_path / "beats")), sources, str(tmp_path / "out"), plan.digest)
+    tally = add(tally for number in range(plan.chunks) for tally in tallies.process(number))
+    assert tally.numbers.tolist() == [0, 2]
     np.testing.assert_array_equal(tally.confusion.sum((0, 1)), [[2, 2], [0, 2]])
     np.testing.assert_allclose(tally.mious, [[0.5], [0.5]])
     assert [(reject.key, reject.path) for reject in tally.rejects] == [("b", str(tmp_path / "masks/b.png"))]
     assert beats(str(tmp_path / "beats")) == 3
+
+
+def add(parts: Iterable[EvaluationTally]) -> EvaluationTally:
+    return sum(parts, start=EvaluationTally.empty(1, 2))
 
 
 def test_tallies_are_summed_in_any_order_and_none_is_the_empty_one() -> None:

@@ -18,11 +18,8 @@ def test_the_least_that_must_be_given() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"masks": ("out/masks", "out/masks/")}, "--masks names a folder twice: out/masks out/masks/; name each once"),
         ({"model": "out/model"}, "--palette NAME|FILE, got both"),
         ({"palette": None}, "--palette NAME|FILE, got neither"),
-        ({"output": "out/masks/"}, "--output out/masks/ is an input folder; give a folder of its own"),
-        ({"output": "labels"}, "--output labels is an input folder"),
         ({"gallery": -1}, "--gallery must be 0 or more, got -1"),
         ({"max_reject_rate": 2.0}, "--max-reject-rate must be 0 to 1, got 2.0"),
     ],

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from pipelines.evaluate.plan import Plan, compared_names, pair
+from pipelines.evaluate.plan import Plan, compared_names, pair, plan_path, read_chunk, write
+from pipelines.evaluate.sources import Comparison, Sources
 from pipelines.inputs.layouts import name_of
 from trainer.formats.labels import Palette
 from trainer.formats.palettes import resolve
@@ -40,41 +40,55 @@ def test_labels_are_those_with_a_mask_in_every_folder_and_the_others_are_rejecte
     labels = files(tmp_path / "labels", "b.png", "a.bmp", "sub/c.png", "one.png", "none.tif", ".hidden.png", "x.txt")
     first = files(tmp_path / "first", "a.png", "b.png", "sub/c.png", "one.png", "more.png", "overlays/a.png")
     second = files(tmp_path / "second", "a.png", "b.png", "sub/c.png", ".cache/one.png")
-    plan = pair(labels, [first, second], PALETTE)
-    assert plan.labels == ("a.bmp", "b.png", "sub/c.png")
+    plan = pair(Sources(labels, (first, second), PALETTE))
+    assert [one.label for one in plan.comparisons] == ["a.bmp", "b.png", "sub/c.png"]
+    assert plan.comparisons[0] == Comparison("a", "a.bmp", ("a.png", "a.png"))
     assert [(reject.key, reject.path, reject.stage, reject.reason) for reject in plan.rejects] == [
         ("none", f"{labels}/none.tif", "evaluate", f"no mask none.png in {first}, {second}"),
         ("one", f"{labels}/one.png", "evaluate", f"no mask one.png in {second}"),
     ]
     assert plan.total == 5
     assert plan.without_label == {first: 1, second: 0}
+    assert plan.notes == (f"files in {labels} that are no labels, left out: 1 of .txt, 1 hidden",)
 
 
-@pytest.mark.parametrize(("labels", "size"), [(8, 1), (100, 3), (64 * 32, 64), (10_000, 64)])
-def test_chunks_hold_every_label_once_with_the_number_of_their_first(labels: int, size: int) -> None:
-    names = tuple(f"é {number}.png" for number in range(labels))
-    chunks = [json.loads(line) for line in Plan(names, (), {}).chunks().splitlines()]
-    assert [name for chunk in chunks for name in chunk["labels"]] == list(names)
-    assert [chunk["first"] for chunk in chunks] == list(range(0, labels, size))
+@pytest.mark.parametrize(("labels", "size"), [(3, 1), (200, 6), (5000, 64)])
+def test_chunks_name_all_labels_once_with_the_number_of_their_first(tmp_path: Path, labels: int, size: int) -> None:
+    names = [f"é\u2028\n\x85 {number}" for number in range(labels)]
+    plan = Plan(Sources("labels", ("m",), PALETTE), tuple(Comparison(n, f"{n}.png", (f"{n}.png",)) for n in names))
+    write(str(tmp_path), plan)
+    chunks = [read_chunk(str(tmp_path), plan.digest, number) for number in range(plan.chunks)]
+    assert [one for _, chunk in chunks for one in chunk] == list(plan.comparisons)
+    assert [first for first, _ in chunks] == list(range(0, labels, size))
 
 
-def test_two_labels_of_one_key_are_refused(tmp_path: Path) -> None:
-    labels, masks = files(tmp_path / "labels", "a.png", "a.bmp"), files(tmp_path / "masks", "a.png")
-    with pytest.raises(InputError, match=r"a\.bmp and a\.png differ in their suffix alone; keep one"):
-        pair(labels, [masks], PALETTE)
+def test_a_plan_that_another_run_changed_is_not_worked_on(tmp_path: Path) -> None:
+    comparisons = (Comparison("a", "a.png", ("a.png",)),)
+    plans = [Plan(Sources(folder, ("m",), PALETTE), comparisons) for folder in ("labels", "others")]
+    assert plans[0].digest != plans[1].digest
+    for plan in plans:
+        write(str(tmp_path), plan)
+    assert read_chunk(str(tmp_path), plans[0].digest, 0) == read_chunk(str(tmp_path), plans[1].digest, 0)
+    Path(plan_path(str(tmp_path), plans[0].digest)).write_bytes(b"\n".join(plans[1].lines))
+    with pytest.raises(InputError, match=r"was changed while it was worked on; give every run an --output of its own"):
+        read_chunk(str(tmp_path), plans[0].digest, 0)
+    Path(plan_path(str(tmp_path), plans[0].digest)).unlink()
+    with pytest.raises(InputError, match="has another run used the folder"):
+        read_chunk(str(tmp_path), plans[0].digest, 0)
 
 
 def test_the_palette_decides_which_coding_of_cityscapes_is_read(tmp_path: Path) -> None:
     names = [f"ulm/ulm_1_gtFine_{coding}.png" for coding in ("color", "labelIds", "labelTrainIds")]
     labels, masks = files(tmp_path / "labels", *names), files(tmp_path / "masks", "ulm/ulm_1_leftImg8bit.png")
-    assert pair(labels, [masks], resolve("cityscapes")).labels == (names[1],)
-    assert pair(labels, [masks], resolve("cityscapes-trainids")).labels == (names[2],)
+    for palette, name in (("cityscapes", names[1]), ("cityscapes-trainids", names[2])):
+        (one,) = pair(Sources(labels, (masks,), resolve(palette))).comparisons
+        assert (one.key, one.label) == ("ulm/ulm_1_leftImg8bit", name)
     (tmp_path / "labels" / names[2]).unlink()
     with pytest.raises(InputError, match=r"no file ends in _gtFine_labelTrainIds\.png, which palette cityscapes"):
-        pair(labels, [masks], resolve("cityscapes-trainids"))
+        pair(Sources(labels, (masks,), resolve("cityscapes-trainids")))
 
 
 def test_labels_without_any_mask_are_refused(tmp_path: Path) -> None:
     labels, masks = files(tmp_path / "labels", "b.png", "a.png"), files(tmp_path / "masks", "z.png", "y.png")
     with pytest.raises(InputError, match=r"the first label is a\.png, the first mask y\.png"):
-        pair(labels, [masks], PALETTE)
+        pair(Sources(labels, (masks,), PALETTE))

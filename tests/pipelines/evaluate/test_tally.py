@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 
 from pipelines.evaluate import tally
 from pipelines.evaluate.plan import Plan
+from pipelines.evaluate.sources import Comparison, Sources
 from pipelines.evaluate.tally import EvaluationTally
 from pipelines.scores.trimap import BANDS
 from trainer.accounts import Reject, UnbalancedError
+from trainer.formats.palettes import VOC
+from trainer.options import InputError
 
 REJECTS = tuple(Reject(key, f"labels/{key}.png", "evaluate", "is ‘empty’") for key in ("x", "y"))
 
@@ -44,8 +48,8 @@ def test_the_miou_of_a_label_is_that_of_its_whole_image() -> None:
 
 def test_a_tally_comes_back_from_its_file_in_the_order_of_the_plan(tmp_path: Path) -> None:
     path, total = str(tmp_path / "tally.npz"), whole()
-    tally.write(total, path)
-    back = tally.read(path)
+    tally.write(total, path, "d")
+    back = tally.read(path, "d")
     np.testing.assert_array_equal(back.confusion, total.confusion)
     assert back.numbers.tolist() == [0, 3, 5] and back.mious.dtype == np.float32
     np.testing.assert_array_equal(back.mious, total.mious[[1, 2, 0]])
@@ -54,19 +58,29 @@ def test_a_tally_comes_back_from_its_file_in_the_order_of_the_plan(tmp_path: Pat
 
 def test_the_tally_of_nothing_comes_back_too(tmp_path: Path) -> None:
     path = str(tmp_path / "tally.npz")
-    tally.write(EvaluationTally.empty(2, 3), path)
-    back = tally.read(path)
+    tally.write(EvaluationTally.empty(2, 3), path, "d")
+    back = tally.read(path, "d")
     assert back.numbers.shape == (0,) and back.mious.shape == (0, 2) and not back.confusion.any()
 
 
+def test_the_tally_of_another_plan_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "tally.npz")
+    tally.write(whole(), path, "d")
+    with pytest.raises(InputError, match=r"is that of another run; give every run an --output of its own"):
+        tally.read(path, "e")
+    with pytest.raises(InputError, match="has another run used the folder"):
+        tally.read(str(tmp_path / "nowhere.npz"), "d")
+
+
 def test_accounts_count_the_labels_of_the_plan() -> None:
-    plan = Plan(("a", "b", "c", "x", "y"), (Reject("m", "labels/m.png", "evaluate", "no mask"),), {})
+    comparisons = tuple(Comparison(key, f"{key}.png", ()) for key in "abcxy")
+    plan = Plan(Sources("labels", (), VOC), comparisons, (Reject("m", "labels/m.png", "evaluate", "no mask"),))
     accounts = tally.accounts(plan, whole())
     accounts.check()
     assert accounts.line() == "6 labels = 3 evaluated + 3 rejected"
     assert [reject.key for reject in accounts.rejects] == ["m", "x", "y"]
     with pytest.raises(UnbalancedError, match=r"5 labels != 3 evaluated .* 1 too many"):
-        tally.accounts(Plan(plan.labels[1:], plan.rejects, {}), whole()).check()
+        tally.accounts(replace(plan, comparisons=comparisons[1:]), whole()).check()
 
 
 def test_a_summary_cumulates_the_bands_and_leaves_out_what_lies_beyond_them() -> None:

@@ -1,0 +1,67 @@
+"""The output is a folder of its own, and nothing that others wrote is replaced in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.drawn.evaluating import evaluate, evaluation, put
+from trainer.options import InputError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    put(tmp_path / "labels", "a.png")
+    put(tmp_path / "masks", "a.png")
+    put(tmp_path / "others", "a.png")
+    (tmp_path / "shortcut").symlink_to("masks")
+    return tmp_path
+
+
+@pytest.mark.parametrize("output", ["masks", "masks/", "shortcut", "labels", "labels/../labels", "others"])
+def test_an_output_that_is_an_input_is_refused(root: Path, output: str) -> None:
+    with pytest.raises(InputError, match=r"is an input folder; give a folder of its own"):
+        evaluate(root, "--images", str(root / "others"), output=output)
+    assert [path.name for path in (root / "masks").iterdir()] == ["a.png"]
+
+
+def test_a_masks_folder_that_is_named_twice_is_refused_through_links_too(root: Path) -> None:
+    for name in ("masks/", "shortcut"):
+        with pytest.raises(InputError, match="--masks names a folder twice"):
+            evaluate(root, "--masks", str(root / "masks"), str(root / name))
+
+
+@pytest.mark.parametrize("name", ["report.html", "evaluation.json", "rejects.jsonl"])
+def test_reports_of_others_are_replaced_with_overwrite_alone(root: Path, name: str) -> None:
+    put(root / "out", name, data=b'{"mine": 1}')
+    with pytest.raises(InputError, match=rf"{name} was not written by `deeplab evaluate`; .*--overwrite"):
+        evaluate(root)
+    assert (root / "out" / name).read_bytes() == b'{"mine": 1}'
+    assert evaluate(root, "--overwrite") == 0 and evaluation(root / "out")["images"] == 1
+
+
+def test_a_report_of_this_command_is_replaced(root: Path) -> None:
+    assert evaluate(root) == 0
+    put(root / "labels", "b.png")
+    put(root / "masks", "b.png")
+    assert evaluate(root) == 0 and evaluation(root / "out")["images"] == 2
+
+
+def test_other_files_in_the_output_stay(root: Path) -> None:
+    put(root / "out", "notes.txt", ".plan.jsonl")
+    assert evaluate(root) == 0
+    assert {path.name for path in (root / "out").iterdir()} == {
+        "notes.txt",
+        ".plan.jsonl",
+        "evaluation.json",
+        "report.html",
+        "rejects.jsonl",
+    }
+
+
+def test_masks_that_segment_has_not_finished_are_said(root: Path, capsys: pytest.CaptureFixture) -> None:
+    (root / "masks/segment.json").write_text(json.dumps({"status": "running"}))
+    assert evaluate(root) == 0
+    assert f"warning: {root / 'masks'} is not finished" in capsys.readouterr().out

@@ -23,7 +23,7 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import google_crc32c
@@ -126,10 +126,10 @@ def safe_relative(name: str) -> str:
         name.encode()
     except UnicodeEncodeError:
         raise InputError(f"its name is not UTF-8: {name!r}; rename it") from None
-    path = PurePosixPath(name)
-    if not name or "\0" in name or "\\" in name or path.is_absolute() or ".." in path.parts or name[1:2] == ":":
+    parts = name.split("/")
+    if not name or "\0" in name or "\\" in name or name[0] == "/" or ".." in parts or name[1:2] == ":":
         raise InputError(f"the name {name!r} would leave the output folder; rename the file or the record")
-    return str(path)
+    return "/".join(part for part in parts if part not in ("", ".")) or "."
 
 
 @functools.cache

@@ -5,6 +5,7 @@ Relative paths are relative to the list's folder; files may lie anywhere, local 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -19,6 +20,8 @@ from trainer.options import InputError
 
 SUFFIXES = (".csv", ".jsonl", ".txt")
 """How the names of lists end, in lower case."""
+BLANKS = " \t\r"
+"""What may stand around a path in a .csv or a .txt without being part of it."""
 
 
 @dataclass(frozen=True)
@@ -44,38 +47,75 @@ def is_list(path: str) -> bool:
 def read_rows(path: str, columns: Sequence[str] = ("image",)) -> Iterator[Row]:
     """Reads the entries of a list, without blank lines and, in a .txt, lines that begin with "#".
 
+    Blanks around a path belong to it in a .jsonl only. A line of a .txt that names a file is a path whatever it begins
+    with.
+
     Args:
       path: the list, local or gs://.
       columns: those that the header of a .csv must have.
 
     Raises:
-      InputError: the file is not UTF-8 text, or a .csv without one of these columns.
+      InputError: the file cannot be read, is not UTF-8 text (nor UTF-16 that says so), or a .csv without one of these
+        columns.
     """
-    try:
-        text = storage.read(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}; save it in that encoding") from None
+    text = _text(path)
     if path.lower().endswith(".csv"):
         yield from _csv_rows(path, text, columns)
         return
-    for line, content in enumerate(text.splitlines(), 1):
+    # Names may hold what else ends a line for Python, such as U+2028.
+    for line, content in enumerate(text.split("\n"), 1):
         if path.lower().endswith(".txt"):
-            if content.strip() and not content.startswith("#"):
-                yield Row(line, {"image": content.strip()})
+            name = content.strip(BLANKS)
+            if name and not (content.startswith("#") and not _names_file(path, name)):
+                yield _checked(Row(line, {"image": name}))
         elif content.strip():
             yield _json_row(line, content)
 
 
+def _text(path: str) -> str:
+    try:
+        data = storage.read(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path} is not UTF-8 text: {error} (line {line}); save it in that encoding") from None
+
+
+def _names_file(path: str, name: str) -> bool:
+    try:
+        return storage.exists(entry_path(posixpath.dirname(path), name))
+    except OSError:
+        return False
+
+
+def _checked(row: Row) -> Row:
+    """The row, or its fault where a value holds what no path can."""
+    if any("\0" in value for value in row.values.values() if isinstance(value, str)):
+        return Row(row.line, fault="holds a NUL character, which no path can; save the list as UTF-8 text")
+    return row
+
+
 def _csv_rows(path: str, text: str, columns: Sequence[str]) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+    # Without `strict`, a quote that is never closed would swallow all rows behind it.
+    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
     try:
         header = [name.strip() for name in reader.fieldnames or []]
         for name in columns:
-            if name not in header:
+            if header.count(name) != 1:
                 raise InputError(f"{path}: expected a column {name!r} in its first line, got {','.join(header)!r}")
         reader.fieldnames = header
         for values in reader:
-            yield Row(reader.line_num, values)
+            extra = values.pop(None, [])
+            if any(value.strip() for value in extra):
+                fault = f"has more values than the {len(header)} columns; put quotes around what holds a comma"
+                yield Row(reader.line_num, fault=fault)
+                continue
+            stripped = {name: value and value.strip(BLANKS) for name, value in values.items()}
+            yield _checked(Row(reader.line_num, stripped))
     except csv.Error as error:
         raise InputError(f"{path} line {reader.line_num} is not CSV: {error}") from None
 
@@ -83,14 +123,23 @@ def _csv_rows(path: str, text: str, columns: Sequence[str]) -> Iterator[Row]:
 def _json_row(line: int, content: str) -> Row:
     try:
         value = json.loads(content)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         return Row(line, fault=f"is not JSON: {error}")
-    return Row(line, value) if isinstance(value, dict) else Row(line, fault=f"is not a JSON object: {content.strip()}")
+    if isinstance(value, dict):
+        return _checked(Row(line, value))
+    return Row(line, fault=f"is not a JSON object: {content.strip()}")
 
 
 def entry_path(folder: str, path: str) -> str:
     """What `path` stands for in a list of `folder`: local or gs://, without "." and ".."."""
     if storage.is_remote(path) or (storage.is_remote(folder) and not path.startswith("/")):
         whole = path if storage.is_remote(path) else storage.join(folder, path)
-        return storage.SCHEME + posixpath.normpath("/" + whole[len(storage.SCHEME) :]).lstrip("/")
+        names: list[str] = []
+        for name in whole[len(storage.SCHEME) :].split("/"):
+            # An empty name is one like any other in the name of an object.
+            if name == "..":
+                names = names[:-1]
+            elif name != ".":
+                names.append(name)
+        return storage.SCHEME + "/".join(names)
     return os.path.normpath(os.path.join(folder, path))

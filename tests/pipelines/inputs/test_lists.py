@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from pipelines.inputs.lists import Row, entry_path, is_list, read_rows
@@ -41,11 +43,69 @@ def test_a_txt_gives_its_lines_as_images(tmp_path):
         ("l.csv", "", "expected a column 'image' in its first line, got ''"),
         ("l.csv", 'image\n"a' + "a" * 200_000, "line 1 is not CSV: field larger"),
         ("l.txt", b"\xff\xfea.jpg", "is not UTF-8 text"),
+        ("l.txt", b"a.jpg\nb\xe4.jpg", r"is not UTF-8 text: .*\(line 2\); save it in that encoding"),
+        ("l.csv", 'image\n"a.jpg\nb.jpg\n', "is not CSV: unexpected end of data"),
+        ("l.csv", "image,image\na,b\n", "expected a column 'image' in its first line, got 'image,image'"),
     ],
 )
 def test_what_is_no_list_is_an_input_error(tmp_path, name, content, message):
     with pytest.raises(InputError, match=message):
         rows(tmp_path / name, content, "image")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-bom"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lists_of_other_systems_are_read(tmp_path, encoding, end):
+    names = ["ä.jpg", "b\u2028c.jpg", "d\x85e.jpg", "f\x0cg.jpg"]
+    bom, encoding = (b"\xff\xfe", "utf-16-le") if encoding.endswith("-bom") else (b"", encoding)
+    encode = lambda lines: bom + end.join([*lines, "", ""]).encode(encoding)
+    expected = [{"image": name} for name in names]
+    for name, content in (
+        ("l.txt", encode(names)),
+        ("l.csv", encode(["image", *names])),
+        ("l.jsonl", encode([json.dumps(row, ensure_ascii=False) for row in expected])),
+    ):
+        assert [row.values for row in rows(tmp_path / name, content, "image")] == expected
+
+
+def test_a_nul_character_is_a_fault_of_its_line(tmp_path):
+    for name, content in (
+        ("l.txt", "a.jpg\nb\0.jpg\n"),
+        ("l.jsonl", '{"image": "a.jpg"}\n{"image": "b\\u0000.jpg"}\n'),
+    ):
+        first, second = rows(tmp_path / name, content)
+        assert first == Row(1, {"image": "a.jpg"})
+        assert second.line == 2 and "NUL character" in second.fault
+    (row,) = rows(tmp_path / "l.txt", "a.jpg".encode("utf-16-be"))
+    assert row.fault == "holds a NUL character, which no path can; save the list as UTF-8 text"
+
+
+def test_a_line_that_names_a_file_is_no_comment(tmp_path):
+    (tmp_path / "#1.jpg").touch()
+    assert rows(tmp_path / "l.txt", "# 1.jpg\n#1.jpg\n#2.jpg\n") == [Row(2, {"image": "#1.jpg"})]
+
+
+def test_blanks_around_a_path_count_in_a_jsonl_only(tmp_path):
+    assert rows(tmp_path / "l.jsonl", '{"image": " a.jpg "}')[0].values == {"image": " a.jpg "}
+    assert rows(tmp_path / "l.csv", "image,label\na.jpg , b.png \n")[0].values == {"image": "a.jpg", "label": "b.png"}
+    assert rows(tmp_path / "l.txt", "\u3000a.jpg\xa0 \n")[0].values == {"image": "\u3000a.jpg\xa0"}
+
+
+def test_a_row_with_too_many_values_is_a_fault(tmp_path):
+    first, second, third = rows(tmp_path / "l.csv", 'image,n\n"a,b.jpg",1\nc,d.jpg,2\ne.jpg,3,,\n', "image")
+    assert first.values == {"image": "a,b.jpg", "n": "1"} and third.values == {"image": "e.jpg", "n": "3"}
+    assert second == Row(3, fault="has more values than the 2 columns; put quotes around what holds a comma")
+
+
+def test_deeply_nested_json_is_a_fault(tmp_path):
+    (row,) = rows(tmp_path / "l.jsonl", "[" * 100_000)
+    assert row.fault.startswith("is not JSON")
+
+
+def test_a_list_that_may_not_be_read_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match=r"l\.txt cannot be read: Is a directory"):
+        (tmp_path / "l.txt").mkdir()
+        list(read_rows(str(tmp_path / "l.txt")))
 
 
 def test_lists_are_known_by_their_suffix():
@@ -63,6 +123,8 @@ def test_lists_are_known_by_their_suffix():
         ("gs://bucket/set", "../../../a.jpg", "gs://a.jpg"),
         ("/set", "gs://bucket/x/../a.jpg", "gs://bucket/a.jpg"),
         ("gs://bucket/set", "/local/a.jpg", "/local/a.jpg"),
+        ("gs://bucket/set", "x//a.jpg", "gs://bucket/set/x//a.jpg"),
+        ("gs://bucket/set", "./x//../a.jpg", "gs://bucket/set/x/a.jpg"),
     ],
 )
 def test_relative_paths_are_relative_to_the_lists_folder(folder, path, expected):

@@ -88,7 +88,7 @@ def read(data: bytes, max_pixels: int) -> Header:
         raise ImageError("the file is empty")
     try:
         found = _read(data)
-    except (struct.error, IndexError, Image.UnidentifiedImageError):
+    except (struct.error, IndexError):
         found = None
     if found is None:
         raise ImageError(f"not an image: begins with {data[:12]!r}, expected JPEG, PNG, BMP, WebP or TIFF")
@@ -408,8 +408,10 @@ def open_pillow(data: bytes) -> Image.Image:
     """Opens what is not a PNG by Pillow, which reads its header. Raises ImageError, whatever Pillow raises."""
     try:
         return Image.open(io.BytesIO(data), formats=("JPEG", "WEBP", "TIFF", "BMP"))
-    except (MemoryError, Image.UnidentifiedImageError):
+    except MemoryError:
         raise
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"damaged image: begins with {data[:12]!r}, but goes on otherwise") from None
     except Exception as error:
         # Pillow's parsers meet damaged bytes with errors of every kind: struct.error, KeyError, TypeError, zlib.error
         raise ImageError(f"damaged image: {type(error).__name__}: {error}") from None

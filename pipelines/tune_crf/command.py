@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipelines.crf.tuning import TUNING_FILE, Tuning
 from pipelines.masks.stamps import fingerprint
 from pipelines.pages import gallery
 from pipelines.pages import tuning as page
+from pipelines.runner.boundary import Failed, attempt
 from pipelines.runner.flags import beam_options, check_paths, cores_per_process
 from pipelines.runner.run import run as run_job
 from pipelines.tune_crf import samples, scoring, search
@@ -23,16 +25,18 @@ from pipelines.tune_crf.options import MIN_IMAGES, Options
 from pipelines.tune_crf.samples import Sample
 from pipelines.tune_crf.scoring import Point, Scores, TuningJob
 from trainer import storage
-from trainer.accounts import Accounts, write_rejects
+from trainer.accounts import Accounts, merged, write_rejects
 from trainer.formats.cards import load_card, weights_digest
 from trainer.formats.dataset import Dataset, load_dataset
 from trainer.metrics import mean_iou
-from trainer.options import InputError
+from trainer.options import InputError, printable
 
 SHOWN = 3
 """Images on the page that gained most, and as many that lost most."""
 NAMES_FILE = "images.json"
 """Which image has which name in the work folder."""
+PAGE_TITLE = b"<title>CRF tuning: "
+"""By which the page of an earlier run is known."""
 
 
 def run(options: Options, flags: list[str]) -> int:
@@ -41,7 +45,7 @@ def run(options: Options, flags: list[str]) -> int:
     check_paths(beam, {"--model": options.model, "--records": options.records, "--output": options.output})
     job, dataset = prepare(options, beam)
     usable, accounts = choose(options, job, dataset)
-    tuning = tune(options, job, dataset, usable, accounts, beam)
+    tuning, accounts = tune(options, job, dataset, usable, accounts, beam)
     print(page.text(tuning, output(options, ".json")))
     print(f"page: {output(options, '.html')}")
     if excess := accounts.excess(options.max_reject_rate):
@@ -59,8 +63,7 @@ def output(options: Options, suffix: str) -> str:
 def prepare(options: Options, beam: Any) -> tuple[TuningJob, Dataset]:
     """Checks model, records and options. Raises InputError when they cannot work."""
     require_engine()
-    if os.path.isdir(output(options, ".json")):
-        raise InputError(f"--output {output(options, '.json')} is a folder; expected the file to write")
+    check_output(options)
     card, dataset = load_card(options.model), load_dataset(options.records)
     if card.palette.names != dataset.palette.names:
         raise InputError(
@@ -83,33 +86,72 @@ def prepare(options: Options, beam: Any) -> tuple[TuningJob, Dataset]:
     return job, dataset
 
 
+def check_output(options: Options) -> None:
+    """Raises InputError where the output is a folder, or what is there was not written by this command."""
+    path, html, names = output(options, ".json"), output(options, ".html"), output(options, ".tuning")
+    if os.path.isdir(path):
+        raise InputError(f"--output {path} is a folder; expected the file to write")
+    names = storage.join(names, NAMES_FILE)
+    is_ours = {path: holds(path, Tuning.from_json), names: holds(names, read_names)}
+    if storage.exists(html):
+        is_ours[html] = PAGE_TITLE in storage.read(html)
+    for file, ours in is_ours.items():
+        if not ours:
+            raise InputError(f"{file} was not written by `deeplab tune-crf`; move it away, or give another --output")
+
+
+def holds(path: str, read: Callable[[Any], Any]) -> bool:
+    """Whether the JSON file at `path` is one that `read` can read, or there is none."""
+    try:
+        return not storage.exists(path) or read(storage.read_json(path)) is not None
+    except InputError:
+        return False
+
+
+def read_names(content: Any) -> dict[str, str]:
+    """The contents of NAMES_FILE. Raises InputError for anything else."""
+    if isinstance(content, dict) and all(len(name) == 24 and isinstance(content[name], str) for name in content):
+        return content
+    raise InputError("expected names of images")
+
+
 def choose(options: Options, job: TuningJob, dataset: Dataset) -> tuple[list[Sample], Accounts]:
     """The images to tune on, and the accounts of those that were chosen; both are noted in the work folder.
 
     Raises InputError when too few can be used, or the work folder cannot be written to.
     """
     try:
-        chosen = samples.choose(options.records, dataset, options.split, options.images)
-        usable, rejects = samples.sift(options.records, job.palette, chosen)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"a shard of {options.records} is missing: {error}; `deeplab records verify {options.records}` tells more"
-        ) from None
-    accounts = samples.accounts(chosen, usable, rejects)
-    accounts.check()
-    try:
-        rejects_path = write_rejects(job.work, accounts.rejects)
-        names = {job.name(sample): sample.key for sample in usable}
-        storage.write_json(storage.join(job.work, NAMES_FILE), names)
+        # The first file of the folder, by which a later run knows it.
+        storage.write_json(storage.join(job.work, NAMES_FILE), {})
+        scoring.forgive(job)
     except OSError as error:
         raise InputError(f"cannot write to {job.work}: {error}; give another --output") from None
-    print(f"{options.split}: {accounts.report(rejects_path)}", flush=True)
-    if len(usable) < MIN_IMAGES:
+    try:
+        chosen = samples.choose(options.records, dataset, options.split, options.images)
+        usable, rejects = samples.sift(options.records, job.palette, chosen, job.notes)
+    except OSError as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
         raise InputError(
-            f"{len(usable)} usable images in the split {options.split} of {options.records}; "
+            f"a shard of {options.records} {what}: {error}; `deeplab records verify {options.records}` tells more"
+        ) from None
+    if load_dataset(options.records).fingerprint != dataset.fingerprint:  # by which the counts are known later
+        raise samples.changed(options.records)
+    accounts = samples.accounts(chosen, usable, rejects)
+    names = {job.name(sample): sample.key for sample in usable}
+    storage.write_json(storage.join(job.work, NAMES_FILE), names)
+    report(options, job, accounts)
+    return usable, accounts
+
+
+def report(options: Options, job: TuningJob, accounts: Accounts) -> None:
+    """Checks, writes and prints the accounts of the images. Raises InputError when too few can be used."""
+    accounts.check()
+    print(f"{options.split}: {accounts.report(write_rejects(job.work, accounts.rejects))}", flush=True)
+    if accounts.outputs["usable"] < MIN_IMAGES:
+        raise InputError(
+            f"{accounts.outputs['usable']} usable images in the split {options.split} of {options.records}; "
             f"expected {MIN_IMAGES} or more"
         )
-    return usable, accounts
 
 
 def tune(
@@ -119,21 +161,26 @@ def tune(
     usable: list[Sample],
     accounts: Accounts,
     beam: Any,
-) -> Tuning:
-    """Scores the coarse and the fine grid, decides, and writes crf.json and the page."""
-    keys = [sample.key for sample in usable]
+) -> tuple[Tuning, Accounts]:
+    """Scores the coarse and the fine grid, decides, and writes crf.json and the page.
+
+    Returns:
+      The result, and the accounts with the images that could not be scored.
+    """
     width = options.trimap_width if options.metric == "trimap" else None
-    score_grid = functools.partial(score, job, usable, scoring.bands_of(width), beam)
+    bands = scoring.bands_of(width)
     coarse = search.coarse_points()
-    counts = stacked(job, usable, coarse, score_grid((None, *coarse), "coarse grid"))
-    fine = search.fine_points_to_score(counts, search.folds(keys))
-    scores = score_grid((None, *coarse, *fine), "fine grid")
-    counts = stacked(job, usable, dict.fromkeys((*coarse, *fine)), scores)
+    usable, accounts, scores = score(options, job, usable, accounts, bands, beam, (None, *coarse), "coarse grid")
+    counts = stacked(job, usable, coarse, scores)
+    fine = search.fine_points_to_score(counts, search.folds([sample.key for sample in usable]))
+    points = tuple(dict.fromkeys((None, *coarse, *fine)))
+    usable, accounts, scores = score(options, job, usable, accounts, bands, beam, points, "fine grid")
+    counts = stacked(job, usable, points[1:], scores)
     before = stacked(job, usable, (None,), scores)[None]
     tuning = search.tune(
         before,
         counts,
-        keys,
+        [sample.key for sample in usable],
         dataset.palette.names,
         metric=options.metric,
         trimap_width=width,
@@ -149,19 +196,36 @@ def tune(
     storage.write(output(options, ".html"), html.encode())
     storage.write_json(output(options, ".json"), tuning.to_json())
     scoring.forget(job)
-    return tuning
+    job.notes.clear()
+    return tuning, accounts
 
 
-def score(job: TuningJob, usable: list[Sample], bands: int, beam: Any, points: Iterable[Point], title: str) -> Scores:
+def score(
+    options: Options,
+    job: TuningJob,
+    usable: list[Sample],
+    accounts: Accounts,
+    bands: int,
+    beam: Any,
+    points: tuple[Point, ...],
+    title: str,
+) -> tuple[list[Sample], Accounts, Scores]:
     """Counts of all images at all points: those in the work folder are read, the others are computed.
+
+    Args:
+      usable, accounts: of the images so far.
+      bands: how many distances from boundaries count.
+      title: of the points.
+
+    Returns:
+      The images that could be scored, the accounts with the others as rejects, and the counts.
 
     Raises UnbalancedError when some are missing after the job.
     """
-    points = tuple(dict.fromkeys(points))
     scores = scoring.read_scores(job, usable, bands)
     tasks = scoring.missing(job, usable, points, scores)
     if not tasks:
-        return scores
+        return usable, accounts, scores
     planned = count(tasks)
     known = len(points) * len(usable) - planned
     print(f"{title}: {planned} masks to make, {known} known", flush=True)
@@ -169,10 +233,20 @@ def score(job: TuningJob, usable: list[Sample], bands: int, beam: Any, points: I
     if not run_job(whole, beam, total=planned, unit="masks", title="tune-crf"):
         raise InputError("tune-crf reads the job's result itself; omit --template_location")
     scores = scoring.read_scores(job, usable, bands)
-    scored = planned - count(scoring.missing(job, usable, points, scores))
-    accounts = Accounts("masks", known + planned, {"known": known, "scored": scored})
-    accounts.check()
-    return scores
+    reasons = scoring.failures(job, usable)
+    left = scoring.missing(job, usable, points, scores)
+    rejects = tuple(
+        replace(samples.reject(options.records, sample, reasons[job.name(sample)]), records=len(lacking))
+        for sample, lacking in left
+        if job.name(sample) in reasons
+    )
+    Accounts("masks", known + planned, {"known": known, "scored": planned - count(left)}, rejects).check()
+    if rejects:
+        usable = [sample for sample in usable if job.name(sample) not in reasons]
+        rejects = merged((*accounts.rejects, *(replace(reject, records=1) for reject in rejects)))
+        accounts = Accounts(accounts.unit, accounts.inputs, {"usable": len(usable)}, rejects)
+        report(options, job, accounts)
+    return usable, accounts, scores
 
 
 def count(tasks: Iterable[scoring.Task]) -> int:
@@ -200,12 +274,22 @@ def draw_gallery(
     order = np.argsort(accuracy(before) - accuracy(after), kind="stable")
     chosen = [*((index, "best") for index in order[:SHOWN]), *((index, "worst") for index in order[-SHOWN:])]
     entries = []
-    for index, rank in chosen:
-        sample = usable[index]
-        image, label = job.load(sample)
-        masks, mious = {}, {}
-        for name, parameters, counts in (("without CRF", None, before), ("with CRF", point, after)):
-            masks[name] = scoring.shown_mask(job, sample, image, parameters)
-            mious[name] = float(mean_iou(counts[index]))
-        entries.append(gallery.entry(sample.key, rank, mious, image, label, masks, job.palette, len(chosen)))
+    with job.notes.watch("gallery") as care:
+        draw = functools.partial(care.isolated, draw_entry) if care else draw_entry
+        for index, rank in chosen:
+            mious = {"without CRF": float(mean_iou(before[index])), "with CRF": float(mean_iou(after[index]))}
+            try:
+                entries.append(attempt(functools.partial(draw, job, usable[index], point, rank, mious, len(chosen))))
+            except Failed as failure:
+                print(printable(f"page: {usable[index].key} is not shown: {failure.reason}"))
     return entries
+
+
+def draw_entry(
+    job: TuningJob, sample: Sample, point: CrfOptions, rank: str, mious: dict[str, float], entries: int
+) -> gallery.Entry:
+    """An image of the gallery with its masks; `mious` are those of the two."""
+    image, label = job.load(sample)
+    masks = [scoring.shown_mask(job, sample, image, parameters) for parameters in (None, point)]
+    predictions = dict(zip(mious, masks, strict=True))
+    return gallery.entry(sample.key, rank, mious, image, label, predictions, job.palette, entries)

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import apache_beam as beam
 
+from pipelines.runner.boundary import Failed, attempt
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.work import Work, spread
 from pipelines.tune_crf import scoring
-from pipelines.tune_crf.samples import STAGE
-from pipelines.tune_crf.scoring import Task, TuningJob
+from pipelines.tune_crf.samples import STAGE, Sample
+from pipelines.tune_crf.scoring import Point, Task, TuningJob
 
 BLOCK = 10
 """Points of the grid in one element: enough to share the distances to the boundaries, few enough to spread."""
 
 
 @dataclass(eq=False)
-class PredictImage(Work):
-    """Task -> tasks of few points each, with the probabilities on this disk. The point None, no CRF, is scored here.
+class Scoring(Work):
+    """What both steps are made of.
 
     Attributes:
       job: model and records.
@@ -30,14 +31,32 @@ class PredictImage(Work):
     stage: ClassVar[str] = STAGE
     job: TuningJob
 
+    def survives(
+        self, work: Callable[[TuningJob, Sample, Sequence[Point]], None], sample: Sample, points: Sequence[Point]
+    ) -> bool:
+        """Whether the work on a sample could be done; where not, the reason is noted in the work folder."""
+        with self.job.notes.watch(f"{work.__name__} {self.job.result(sample, points, '')}") as care:
+            call = functools.partial(care.isolated, work) if care else work
+            try:
+                attempt(functools.partial(call, self.job, sample, points))
+            except Failed as failure:
+                scoring.give_up(self.job, sample, failure.reason)
+                return False
+        return True
+
+
+@dataclass(eq=False)
+class PredictImage(Scoring):
+    """Task -> tasks of few points each, with the probabilities on this disk. None (no CRF) is scored here."""
+
     def process(self, task: Task) -> Iterator[Task]:
         sample, points = task
-        if None in points:
-            scoring.score(self.job, sample, (None,), functools.partial(self.finish, "scored"))
-        else:
-            image, _ = self.job.load(sample)
-            scoring.probabilities(self.job, sample, image)
         refined = tuple(point for point in points if point is not None)
+        plain = (None,) if None in points else ()
+        if not self.survives(scoring.score if plain else scoring.keep, sample, plain):
+            self.finish("rejected", len(points))
+            return
+        self.finish("scored", len(plain))
         # Blocks of equal size: local runs deal elements out in turns, and one worker would get all the long ones.
         blocks = -(-len(refined) // BLOCK)
         for number in range(blocks):
@@ -45,18 +64,11 @@ class PredictImage(Work):
 
 
 @dataclass(eq=False)
-class RefinePoints(Work):
-    """Task -> nothing; the counts are written.
-
-    Attributes:
-      job: model and records.
-    """
-
-    stage: ClassVar[str] = STAGE
-    job: TuningJob
+class RefinePoints(Scoring):
+    """Task -> nothing; the counts are written."""
 
     def process(self, task: Task) -> None:
-        scoring.score(self.job, *task, functools.partial(self.finish, "scored"))
+        self.finish("scored" if self.survives(scoring.score, *task) else "rejected", len(task[1]))
 
 
 def build(pipeline: beam.Pipeline, heartbeat: Heartbeat, *, job: TuningJob, tasks: Iterable[Task]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.runner.boundary import Failed, InFlight, attempt
 from trainer import storage
 from trainer.accounts import Accounts, Reject
 from trainer.formats import images
@@ -16,6 +18,7 @@ from trainer.formats.dataset import Dataset, open_shard
 from trainer.formats.examples import decode
 from trainer.formats.frames import CorruptRecord, Frame, read_frames, scan_frames
 from trainer.formats.labels import Palette
+from trainer.options import InputError
 
 STAGE = "tune-crf"
 
@@ -28,12 +31,14 @@ class Sample:
       key: its name.
       shard, offset: file of its record, and the first byte of it.
       reason: why it cannot be used; empty for one that can.
+      identity: of the record, see `storage.identity`; empty for one that cannot be used.
     """
 
     key: str
     shard: str
     offset: int
     reason: str = ""
+    identity: str = ""
 
 
 def digest(*parts: object) -> str:
@@ -66,7 +71,7 @@ def _sample(shard: str, frame: Frame | CorruptRecord) -> Sample | None:
         record = decode(frame.data)
     except ValueError as error:
         return Sample(place, shard, frame.offset, f"record {frame.index}: {error}")
-    return None if record.copy else Sample(record.key, shard, frame.offset)
+    return None if record.copy else Sample(record.key, shard, frame.offset, identity=storage.identity(frame.data))
 
 
 def choose(folder: str, dataset: Dataset, split: str, most: int) -> list[Sample]:
@@ -78,22 +83,42 @@ def choose(folder: str, dataset: Dataset, split: str, most: int) -> list[Sample]
     return candidates[: most or None]
 
 
-def sift(folder: str, palette: Palette, chosen: Iterable[Sample]) -> tuple[list[Sample], list[Reject]]:
-    """Reads every sample once: those that can be used, and the others with the reason."""
+def sift(
+    folder: str, palette: Palette, chosen: Iterable[Sample], notes: InFlight
+) -> tuple[list[Sample], list[Reject]]:
+    """Reads every sample once: those that can be used, and the others with the reason.
+
+    Args:
+      notes: of what is in flight.
+
+    Raises:
+      OSError: a shard cannot be read.
+    """
     usable, rejects = [], []
-    for sample in chosen:
-        reason = sample.reason or fault(folder, palette, sample)
-        if reason:
-            rejects.append(Reject(sample.key, storage.join(folder, sample.shard), STAGE, reason))
-        else:
-            usable.append(sample)
+    with notes.watch("images") as care:
+        for sample in chosen:
+            look = functools.partial(care.isolated, fault) if care else fault
+            try:
+                reason = sample.reason or attempt(functools.partial(look, folder, palette, sample), known=OSError)
+            except Failed as failure:
+                reason = failure.reason
+            if reason:
+                rejects.append(reject(folder, sample, reason))
+            else:
+                usable.append(sample)
     return usable, rejects
+
+
+def reject(folder: str, sample: Sample, reason: str) -> Reject:
+    return Reject(sample.key, storage.join(folder, sample.shard), STAGE, reason)
 
 
 def fault(folder: str, palette: Palette, sample: Sample) -> str:
     """Why image or label cannot be read; empty where they can."""
     try:
         load(folder, palette, sample)
+    except InputError:
+        raise
     except ValueError as error:  # ImageError, LabelError, CorruptRecord
         return str(error)
     return ""
@@ -112,10 +137,14 @@ def load(folder: str, palette: Palette, sample: Sample) -> tuple[np.ndarray, np.
 
     Raises:
       ValueError: damaged, or of different sizes.
+      InputError: it is another record than the one that was found there.
     """
     with open_shard(folder, sample.shard) as file:
         file.seek(sample.offset)
-        record = decode(next(read_frames(file)).data)
+        data = next(read_frames(file)).data
+    if sample.identity and storage.identity(data) != sample.identity:
+        raise changed(folder)
+    record = decode(data)
     image = images.decode_image(record.image)
     label = palette.check_ids(images.decode_label(record.label))
     if image.shape[:2] != label.shape:
@@ -123,3 +152,10 @@ def load(folder: str, palette: Palette, sample: Sample) -> tuple[np.ndarray, np.
             f"image is {image.shape[1]}x{image.shape[0]}, its label {label.shape[1]}x{label.shape[0]} pixels"
         )
     return image, label
+
+
+def changed(folder: str) -> InputError:
+    return InputError(
+        f"the records in {folder} were replaced while this command was running; run it again, and let no "
+        "`deeplab prepare` write into that folder meanwhile"
+    )

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 
@@ -25,6 +25,7 @@ from pipelines.crf import refine as crf
 from pipelines.crf.options import CrfOptions
 from pipelines.masks import network
 from pipelines.masks.segmenter import most_probable
+from pipelines.runner.boundary import InFlight
 from pipelines.scores.trimap import BANDS, band_confusions
 from pipelines.tune_crf.samples import Sample, digest, load
 from trainer import storage
@@ -34,7 +35,9 @@ from trainer.metrics import class_counts
 
 READERS = 10
 """Files of the work folder that are read at the same time."""
-RESULT = ".npz"
+RESULT, FAILURE = ".npz", ".failed"
+"""Suffixes of files of the work folder: with the counts of a sample, and with the reason why there are none."""
+NOTES_FOLDER = "in-flight"
 
 Point = CrfOptions | None
 """A point of the grid: parameters of the CRF; None: no CRF."""
@@ -74,6 +77,11 @@ class TuningJob:
     def result(self, sample: Sample, points: Sequence[Point], suffix: str) -> str:
         """The file of the work folder with what is known of a sample at these points."""
         return storage.join(self.work, f"{self.name(sample)}-{digest(_rows(points))}{suffix}")
+
+    @property
+    def notes(self) -> InFlight:
+        """Of what workers are at."""
+        return InFlight(storage.join(self.work, NOTES_FOLDER))
 
     @property
     def cache(self) -> str:
@@ -143,22 +151,48 @@ def forget(job: TuningJob) -> None:
     shutil.rmtree(job.cache, ignore_errors=True)
 
 
-def score(job: TuningJob, sample: Sample, points: Sequence[Point], finish: Callable[[], None]) -> None:
-    """Counts the pixels of the sample's mask at every point, and writes them to the work folder.
+def keep(job: TuningJob, sample: Sample, points: Sequence[Point] = ()) -> None:
+    """Leaves the sample's probabilities on this disk."""
+    image, _ = job.load(sample)
+    probabilities(job, sample, image)
 
-    Args:
-      finish: called after every mask.
-    """
+
+def score(job: TuningJob, sample: Sample, points: Sequence[Point]) -> None:
+    """Counts the pixels of the sample's mask at every point, and writes them to the work folder."""
     image, label = job.load(sample)
-    masks = []
-    for mask in make_masks(job, sample, image, points):
-        masks.append(mask)
-        finish()
+    masks = list(make_masks(job, sample, image, points))
     confusions = band_confusions(label, masks, job.palette.num_classes, job.palette.ignore_id)
     rows = np.array(_rows(points), np.float64)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, points=rows, counts=class_counts(confusions))
     storage.write(job.result(sample, points, RESULT), buffer.getvalue())
+
+
+def give_up(job: TuningJob, sample: Sample, reason: str) -> None:
+    """Notes in the work folder that the sample cannot be scored."""
+    storage.write_json(storage.join(job.work, job.name(sample) + FAILURE), {"reason": reason})
+
+
+def failures(job: TuningJob, samples: Iterable[Sample]) -> dict[str, str]:
+    """Name of a sample -> why it cannot be scored, for those of the samples that were given up."""
+    names = {job.name(sample) for sample in samples}
+    paths = {file.relative.removesuffix(FAILURE): file.path for file in _files(job) if file.relative.endswith(FAILURE)}
+    return {name: storage.read_json(path)["reason"] for name, path in paths.items() if name in names}
+
+
+def forgive(job: TuningJob) -> None:
+    """Forgets the samples that were given up, so that they are tried again."""
+    for file in _files(job):
+        if file.relative.endswith(FAILURE):
+            storage.remove(file.path)
+
+
+def _files(job: TuningJob) -> list[storage.File]:
+    """All of the work folder, which may be missing."""
+    try:
+        return storage.files(job.work)
+    except FileNotFoundError:
+        return []
 
 
 def _counts(data: bytes) -> dict[Point, np.ndarray]:
@@ -174,11 +208,7 @@ def _counts(data: bytes) -> dict[Point, np.ndarray]:
 def read_scores(job: TuningJob, samples: Iterable[Sample], bands: int) -> Scores:
     """All counts of these samples in the work folder, summed over the first `bands` distances."""
     scores: Scores = {job.name(sample): {} for sample in samples}
-    try:
-        files = storage.files(job.work)
-    except FileNotFoundError:
-        return scores
-    results = [file for file in files if file.relative.endswith(RESULT)]
+    results = [file for file in _files(job) if file.relative.endswith(RESULT)]
     ours = [(name, file.path) for file in results if (name := file.relative.partition("-")[0]) in scores]
     with ThreadPoolExecutor(READERS) as pool:
         for (name, _), data in zip(ours, pool.map(storage.read, [path for _, path in ours]), strict=True):

@@ -63,7 +63,8 @@ def folds(keys: Sequence[str]) -> np.ndarray:
     Returns:
       int [n], 0 to FOLDS - 1.
     """
-    order = sorted(range(len(keys)), key=lambda index: (hashlib.sha256(keys[index].encode()).digest(), index))
+    hashes = [hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest() for key in keys]
+    order = sorted(range(len(keys)), key=lambda index: (hashes[index], index))
     fold = np.empty(len(keys), np.intp)
     fold[order] = np.arange(len(keys)) % FOLDS
     return fold

@@ -33,9 +33,8 @@ def samples(tmp_path: Path) -> list[Sample]:
 def test_counts_are_those_of_the_masks_by_distance(
     job: TuningJob, samples: list[Sample], network: Colours, smoothing: Smoothing
 ) -> None:
-    finished = []
-    scoring.score(job, samples[0], POINTS, lambda: finished.append(1))
-    assert len(finished) == 3 and network.calls == 1 and smoothing.calls == 2
+    scoring.score(job, samples[0], POINTS)
+    assert network.calls == 1 and smoothing.calls == 2
     image, label = job.load(samples[0])
     masks = list(scoring.make_masks(job, samples[0], image, POINTS))
     assert [(mask.shape, mask.dtype) for mask in masks] == [(label.shape, np.uint8)] * 3
@@ -59,7 +58,7 @@ def test_missing_scores_are_the_points_that_an_image_lacks(job: TuningJob, sampl
 def test_a_damaged_file_holds_no_scores(
     job: TuningJob, samples: list[Sample], network: Colours, smoothing: Smoothing, size: int
 ) -> None:
-    scoring.score(job, samples[0], POINTS, lambda: None)
+    scoring.score(job, samples[0], POINTS)
     path = Path(job.result(samples[0], POINTS, scoring.RESULT))
     path.write_bytes(path.read_bytes()[:size])
     assert scoring.read_scores(job, samples, 6)[job.name(samples[0])] == {}

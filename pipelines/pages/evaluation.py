@@ -12,6 +12,7 @@ from pipelines.pages.gallery import Entry
 from pipelines.pages.page import as_difference, as_percent, as_score, data_uri, direction, template
 from trainer.formats import images
 from trainer.formats.labels import Palette
+from trainer.options import printable
 
 SERIES_COLORS = 8
 NUMBERED_CLASSES = 12  # confusion matrices of more classes show their numbers on hover only
@@ -75,6 +76,7 @@ def text(evaluation: dict[str, Any]) -> str:
 
 def _aligned(rows: list[list[str]], texts: int) -> str:
     """Rows in columns: the first `texts` columns to the left, numbers to the right."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import base64
 import functools
+from typing import Any
 
 import jinja2
+
+from trainer.options import printable
 
 
 @functools.cache
 def template(name: str) -> jinja2.Template:
-    """A template of this package; what data hold is escaped, and what is missing is an error."""
+    """A template of this package; what is missing is an error.
+
+    What data hold is escaped: HTML, and also what `printable` escapes, such as bytes of names that are not UTF-8.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipelines.pages", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -26,6 +33,10 @@ def template(name: str) -> jinja2.Template:
     environment.filters["difference"] = as_difference
     environment.filters["css_color"] = lambda color: "rgb({}, {}, {})".format(*color)
     return environment.get_template(name)
+
+
+def _shown(value: Any) -> Any:
+    return printable(value) if type(value) is str else value  # Markup is what a macro has made
 
 
 def as_score(value: float | None) -> str:

@@ -38,3 +38,16 @@ def test_images_are_inside_of_the_page() -> None:
 def test_a_template_does_without_nothing(name: str) -> None:
     with pytest.raises(jinja2.UndefinedError):
         template(name).render()
+
+
+NAME = "<i>a\x1b[2J\nb\u202ec\udcff\0"
+SHOWN = r"&lt;i&gt;a\x1b[2J\nb\u202ec\udcff\x00"
+
+
+def test_no_name_brings_html_or_control_characters_into_a_page() -> None:
+    page = template("gallery.html.j2")
+    legend = page.module.class_legend([{"name": NAME, "color": (1, 2, 3)}])
+    figure = page.module.figure({"uri": "data:,", "alt": NAME, "caption": NAME, "width": 1, "height": 1})
+    assert legend.count(SHOWN) == 1 and figure.count(SHOWN) == 2
+    assert (legend + figure).encode().count(b"\x1b") == 0
+    assert "\n" in legend, "those of the template stay"

@@ -15,6 +15,7 @@ from pipelines.segment.plan import REPORT_FILE
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts, Reject, merged, write_rejects
 from trainer.formats.labels import Palette
+from trainer.options import printable
 from trainer.options import InputError
 
 RUNNING, DONE, INCOMPLETE = "running", "done", "incomplete"
@@ -115,8 +116,8 @@ def table(report: dict[str, Any]) -> str:
     present = [name for name in pixels if pixels[name]]
     if not present:
         return ""
-    width = max(map(len, [*present, "class"]))
+    width = max(map(len, [*map(printable, present), "class"]))
     lines = [f"{'class':<{width}}  {'area %':>7}  {'images':>8}"]
     for name in present:
-        lines.append(f"{name:<{width}}  {100 * pixels[name] / total:7.2f}  {report['class_images'][name]:8d}")
+        lines.append(f"{printable(name):<{width}}  {100 * pixels[name] / total:7.2f}  {report['class_images'][name]:8d}")
     return "\n".join(lines)

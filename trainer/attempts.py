@@ -9,6 +9,7 @@ Errors mean the same everywhere, for local files and for objects in Cloud Storag
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import os
@@ -79,7 +80,7 @@ def meaning(error: Exception, path: str, writing: bool) -> tuple[bool, Exception
     if isinstance(error, ValueError) and _is_impossible(path):
         return False, FileNotFoundError(errno.ENOENT, "no file can have this name", path)
     remote = path.startswith(SCHEME)
-    if remote and (verdict := _remote_meaning(error, path)):
+    if remote and (verdict := _remote_meaning(error, path, writing)):
         return verdict
     if not isinstance(error, OSError):
         return False, error
@@ -104,7 +105,7 @@ def _unavailable(path: str, reason: str) -> Unavailable:
     return Unavailable(f"{path}: {reason}, in spite of several attempts; run the same command again to go on")
 
 
-def _remote_meaning(error: Exception, path: str) -> tuple[bool, Exception] | None:
+def _remote_meaning(error: Exception, path: str, writing: bool) -> tuple[bool, Exception] | None:
     """The same for the exceptions of Google's libraries and of those below; None for all others.
 
     Nothing of their text is kept that could hold an address with a secret in it.
@@ -116,6 +117,8 @@ def _remote_meaning(error: Exception, path: str) -> tuple[bool, Exception] | Non
     from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
     if isinstance(error, DataCorruption):
+        if writing:
+            return True, _unavailable(path, "what arrived is not what was sent")
         return True, CorruptError(errno.EIO, "what came is not what is stored: its checksum differs", path)
     if isinstance(error, auth.GoogleAuthError):
         if isinstance(error, auth.TransportError) or error.retryable:
@@ -124,21 +127,32 @@ def _remote_meaning(error: Exception, path: str) -> tuple[bool, Exception] | Non
         return False, InputError(f"{path}: no valid credentials for Google Cloud ({type(error).__name__}); {cure}")
     if isinstance(error, (api.GoogleAPICallError, InvalidResponse)):
         code = error.code if isinstance(error, api.GoogleAPICallError) else error.response.status_code
-        return _answer_meaning(int(code or 0), getattr(error, "errors", ()), path)
+        return _answer_meaning(int(code or 0), _details(error), path)
     if isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException)):
         return True, _unavailable(path, f"no whole answer ({type(error).__name__})")
     return None
 
 
-def _answer_meaning(code: int, errors: Sequence[Any], path: str) -> tuple[bool, Exception]:
+def _details(error: Any) -> list[dict[str, Any]]:
+    """The errors that an answer of Cloud Storage names, with `reason` and `message`; none where it names none."""
+    errors = getattr(error, "errors", None)
+    if not errors:
+        # Answers to transfers are not read by Google's client.
+        with contextlib.suppress(Exception):
+            errors = error.response.json()["error"]["errors"]
+    return [detail for detail in errors or () if isinstance(detail, dict)]
+
+
+def _answer_meaning(code: int, details: Sequence[dict[str, Any]], path: str) -> tuple[bool, Exception]:
     """The same for an answer of Cloud Storage: its status, and the errors that it names."""
-    details = [detail for detail in errors if isinstance(detail, dict)]
     status = f"{code} {http.HTTPStatus(code).phrase}" if code in set(http.HTTPStatus) else str(code)
     reason = f"Cloud Storage answered {status}" + "".join(f", {d['message']}" for d in details if d.get("message"))
     if code == 404:
         return False, FileNotFoundError(errno.ENOENT, "no such object or bucket", path)
     if code == 412:
         return False, Unavailable(f"{path} was replaced while it was read; run the same command again")
-    if code in (408, 410, 429) or code >= 500 or any(detail.get("reason") in THROTTLES for detail in details):
+    throttled = any(detail.get("reason") in THROTTLES for detail in details)
+    damaged = code in (400, 409) and any("match" in str(detail.get("message")) for detail in details)
+    if code in (408, 410, 429) or code >= 500 or throttled or damaged:
         return True, _unavailable(path, reason)
     return False, OSError(errno.EACCES if code in (401, 403) else errno.EINVAL, reason, path)

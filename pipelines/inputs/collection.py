@@ -225,6 +225,8 @@ def _faults(names: list[str], files: list[storage.File], output: str) -> Callabl
             return f"its mask would be called {name}.png, like a folder of other masks; rename the image"
         if too_long(name):
             return "the name of its mask would be too long; shorten the image's name"
+        if remote and ("\n" in name or "\r" in name):
+            return "Cloud Storage takes no line ends in names; rename the image"
         if output and (place := misled(_folder(name))):
             return f"its mask would lie in {place}, among the images; choose another output folder"
         return ""

@@ -1,30 +1,18 @@
-"""What is tried again, and what every error comes to, for local files and objects alike."""
+"""What is tried again of work on local files, and what their errors come to."""
 
 from __future__ import annotations
 
 import errno
-import json
-from pathlib import Path
 
 import pytest
-import requests
-from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 
 from tests.drawn import faults
 from trainer import attempts, storage
-from trainer.options import InputError
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     faults.impatient(monkeypatch)
-
-
-@pytest.fixture
-def gs(bucket, tmp_path):
-    root = f"{bucket}/{tmp_path.name}"
-    storage.write(f"{root}/a.bin", b"contents")
-    return root
 
 
 @pytest.mark.parametrize("name", ["EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "ESTALE", "EIO", "ETIMEDOUT", "ECONNRESET"])
@@ -108,171 +96,3 @@ def test_the_attempts_end_when_the_time_is_over(monkeypatch):
     with pytest.raises(storage.Unavailable):
         attempts.attempt("a", lambda: calls.append(1) or (_ for _ in ()).throw(OSError(errno.EMFILE, "too many")))
     assert len(calls) == 1
-
-
-def everything(root: str) -> None:
-    """Every operation there is on the objects below `root`."""
-    storage.write(f"{root}/b.bin", b"2" * 100)
-    with storage.writer(f"{root}/c/d.bin") as file:
-        file.write(b"3")
-    assert storage.read(f"{root}/b.bin") == b"2" * 100
-    assert [file.relative for file in storage.files(root)] == ["a.bin", "b.bin", "c/d.bin"]
-    assert [file.relative for file in storage.glob(f"{root}/**/*.bin")] == ["a.bin", "b.bin", "c/d.bin"]
-    assert storage.exists(f"{root}/b.bin") and storage.is_dir(f"{root}/c") and not storage.exists(f"{root}/e")
-    with storage.reader(f"{root}/c/d.bin") as file:
-        assert file.read() == b"3"
-    storage.remove(f"{root}/b.bin")
-    storage.remove(f"{root}/c/d.bin")
-
-
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_every_second_answer_of_the_cloud_may_fail(gs, monkeypatch, status):
-    fault = lambda number, request: faults.answer(request, status) if number % 2 else None
-    assert len(faults.in_the_cloud(monkeypatch, fault)) == 0
-    everything(gs)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [requests.ConnectionError("cut"), requests.Timeout("late"), requests.exceptions.ChunkedEncodingError("cut")],
-    ids=lambda error: type(error).__name__,
-)
-def test_every_second_connection_may_be_cut(gs, monkeypatch, error):
-    faults.in_the_cloud(monkeypatch, lambda number, request: error if number % 2 else None)
-    everything(gs)
-
-
-OPERATIONS = {
-    "read": lambda root: storage.read(f"{root}/a.bin"),
-    "write": lambda root: storage.write(f"{root}/a.bin", b"1"),
-    "files": storage.files,
-    "exists": lambda root: storage.exists(f"{root}/a.bin"),
-    "is_dir": storage.is_dir,
-    "glob": lambda root: storage.glob(f"{root}/*"),
-    "localize": lambda root: storage.localize(f"{root}/a.bin"),
-    "remove": lambda root: storage.remove(f"{root}/a.bin"),
-}
-
-
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
-def test_answers_of_the_cloud_mean_the_same_for_every_operation(gs, monkeypatch, operation):
-    for status, kind, requests_sent in ((403, PermissionError, 1), (503, storage.Unavailable, 5), (400, OSError, 1)):
-        with monkeypatch.context() as patch:
-            seen = faults.in_the_cloud(patch, lambda _, request, status=status: faults.answer(request, status))
-            with pytest.raises(kind, match=f"gs://seg/.*{status}|{status}.*gs://seg/"):
-                operation(gs)
-            assert len(seen) == requests_sent
-
-
-def test_an_answer_403_that_means_too_fast_is_tried_again(gs, monkeypatch):
-    body = (
-        b'{"error": {"code": 403, "message": "slow", "errors": [{"reason": "rateLimitExceeded", "message": "slow"}]}}'
-    )
-    fault = lambda number, request: faults.answer(request, 403, body) if number < 3 else None
-    faults.in_the_cloud(monkeypatch, fault)
-    assert storage.exists(f"{gs}/a.bin")
-
-
-def test_the_service_says_why_it_refuses(gs, monkeypatch):
-    body = b'{"error": {"code": 403, "errors": [{"reason": "forbidden", "message": "x lacks storage.objects.get"}]}}'
-    faults.in_the_cloud(monkeypatch, lambda _, request: faults.answer(request, 403, body))
-    with pytest.raises(PermissionError, match=r"403 Forbidden, x lacks storage\.objects\.get: 'gs://"):
-        storage.exists(f"{gs}/a.bin")
-
-
-@pytest.mark.parametrize("change", [lambda body: body[:-3], lambda body: b"X" + body[1:]], ids=["short", "changed"])
-@pytest.mark.parametrize("operation", [storage.read, lambda path: Path(storage.localize(path)).read_bytes()])
-def test_a_damaged_download_is_tried_again(gs, monkeypatch, change, operation):
-    path, send = f"{gs}/a.bin", requests.Session.send
-    damaged: list[int] = []
-
-    def fault(number, request):
-        if "alt=media" not in request.url or len(damaged) == times:
-            return None
-        damaged.append(number)
-        return faults.with_body(request, change, send)
-
-    faults.in_the_cloud(monkeypatch, fault)
-    times = 2
-    assert operation(path) == b"contents"
-    storage.write(path, b"other contents")
-    times = 99
-    with pytest.raises(storage.CorruptError, match="its checksum differs: 'gs://"):
-        operation(path)
-
-
-def test_a_deletion_whose_answer_was_lost_counts(gs, monkeypatch):
-    send = requests.Session.send
-
-    def fault(number, request):
-        if number == 1:
-            send(requests.Session(), request)
-            return requests.ConnectionError("cut")
-        return None
-
-    faults.in_the_cloud(monkeypatch, fault)
-    storage.remove(f"{gs}/a.bin")
-    with pytest.raises(FileNotFoundError):
-        storage.remove(f"{gs}/a.bin")
-
-
-def test_long_listings_come_in_pages_each_of_which_may_fail(bucket, tmp_path, monkeypatch):
-    root = f"{bucket}/{tmp_path.name}"
-    for name in "abcdefg":
-        storage.write(f"{root}/{name}", b"1")
-    send = requests.Session.send
-
-    def fault(number, request):
-        if number % 2:
-            return faults.answer(request, 503)
-        token = int(dict(part.split("=") for part in request.url.split("?")[1].split("&")).get("pageToken", 0))
-
-        def page(body):
-            items = json.loads(body)["items"]
-            more = {"nextPageToken": str(token + 3)} if token + 3 < len(items) else {}
-            return json.dumps({"items": items[token : token + 3]} | more).encode()
-
-        return faults.with_body(request, page, send)
-
-    seen = faults.in_the_cloud(monkeypatch, fault)
-    assert [file.relative for file in storage.files(root)] == list("abcdefg")
-    assert len(seen) == 6
-
-
-@pytest.mark.parametrize(
-    ("error", "kind", "message"),
-    [
-        (
-            DefaultCredentialsError("secret"),
-            InputError,
-            "gcloud auth application-default login",
-        ),
-        (RefreshError("secret"), InputError, "no valid credentials for Google Cloud"),
-        (RefreshError("secret", retryable=True), storage.Unavailable, "again"),
-        (TransportError("secret"), storage.Unavailable, "again"),
-    ],
-)
-def test_credentials_that_are_missing_are_told_with_the_cure_and_no_secret(monkeypatch, error, kind, message):
-    def fails():
-        raise error
-
-    monkeypatch.setattr(storage, "_client", fails)
-    with pytest.raises(kind, match=message) as caught:
-        storage.read("gs://bucket/a.bin")
-    assert "secret" not in str(caught.value)
-
-
-def test_no_project_need_be_named(monkeypatch):
-    import google.auth
-    from google.auth.credentials import AnonymousCredentials
-
-    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
-    monkeypatch.setattr(google.auth, "default", lambda **_: (AnonymousCredentials(), None))
-    assert storage._client.__wrapped__().bucket("b").name == "b"
-
-
-@pytest.mark.parametrize("path", ["a\0b", "gs://bucket/a\ud800", "a\ud800"])
-def test_a_name_that_no_file_can_have_is_not_found(bucket, path):
-    assert not storage.exists(path) and not storage.is_dir(path)
-    with pytest.raises(FileNotFoundError):
-        storage.read(path)

@@ -72,6 +72,10 @@ ODD = [
 def test_images_of_any_name_have_masks(tmp_path):
     touch(tmp_path, *(f"{name}.jpg" for name in ODD))
     assert names(tmp_path) == sorted(ODD)
+    assert names(tmp_path, "gs://bucket/out") == sorted(set(ODD) - {"a\nb"})
+    assert reasons(tmp_path, "gs://bucket/out") == {
+        "a\nb.jpg": "Cloud Storage takes no line ends in names; rename the image"
+    }
 
 
 def test_a_name_that_is_not_utf8_or_holds_a_backslash_is_a_reject(tmp_path):

@@ -15,8 +15,7 @@ from pipelines.segment.plan import REPORT_FILE
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts, Reject, merged, write_rejects
 from trainer.formats.labels import Palette
-from trainer.options import printable
-from trainer.options import InputError
+from trainer.options import InputError, printable
 
 RUNNING, DONE, INCOMPLETE = "running", "done", "incomplete"
 """Status in segment.json: before the end, after it, and after it with images that are not accounted for."""
@@ -119,5 +118,7 @@ def table(report: dict[str, Any]) -> str:
     width = max(map(len, [*map(printable, present), "class"]))
     lines = [f"{'class':<{width}}  {'area %':>7}  {'images':>8}"]
     for name in present:
-        lines.append(f"{printable(name):<{width}}  {100 * pixels[name] / total:7.2f}  {report['class_images'][name]:8d}")
+        lines.append(
+            f"{printable(name):<{width}}  {100 * pixels[name] / total:7.2f}  {report['class_images'][name]:8d}"
+        )
     return "\n".join(lines)

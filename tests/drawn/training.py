@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tests.drawn.records import record, write_records
+from trainer.network.layers import Subpixel, layer_name
 
 NETWORK = ["--alpha", "0.35", "--decoder", "--batch-norm-momentum", "0.9"]
 LENGTH = ["--crop", "64", "--batch-size", "4", "--epochs", "2", "--steps-per-epoch", "50", "--seed", "1"]
@@ -32,7 +33,8 @@ def colour_network(num_classes: int, **_) -> keras.Model:
     """A network that is trained in no time and has every kind of state: for what does not depend on the network."""
     image = keras.Input([None, None, 3])
     x = keras.layers.BatchNormalization()(keras.layers.Rescaling(1 / 127.5, offset=-1.0)(image))
-    return keras.Model(image, keras.layers.Conv2D(num_classes, 1)(keras.layers.Dropout(0.1)(x)))
+    x = keras.layers.Dropout(0.1)(x)
+    return keras.Model(image, Subpixel(num_classes, 1, name=layer_name("logits/semantic"))([x, image]))
 
 
 def history(output) -> list[dict[str, str]]:

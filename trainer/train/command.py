@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 from typing import Any
@@ -11,18 +12,24 @@ import keras
 import tensorflow as tf
 
 from trainer import metrics, startup, storage
-from trainer.formats.cards import ModelCard
+from trainer.formats.cards import CARD, WEIGHTS, ModelCard
 from trainer.formats.dataset import Dataset, load_dataset
 from trainer.network.folder import predictor, save_model
-from trainer.options import to_json
+from trainer.options import InputError, printable, to_json
 from trainer.train import model as models
 from trainer.train import resume
 from trainer.train.epoch import steps_per_epoch, train_epoch, validate, validation_batch_size
-from trainer.train.history import Logs, epoch_line, history_csv, history_row, in_order, summary
+from trainer.train.history import HISTORY, Logs, epoch_line, history_csv, history_row, in_order, summary
 from trainer.train.optimizer import adjust_learning_rate
 from trainer.train.options import Options
 from trainer.train.resume import Progress
-from trainer.train.streams import readable_records, training_stream, validation_stream
+from trainer.train.streams import (
+    readable_records,
+    training_records,
+    training_stream,
+    validation_records,
+    validation_stream,
+)
 from trainer.weights.checkpoints import load_weights_from
 
 CURE = "try a smaller --learning-rate, or --precision float32"
@@ -33,6 +40,7 @@ def run(options: Options, flags: list[str]) -> int:
     startup.start_tensorflow()
     dataset = load_dataset(options.records)
     validation = validation_stream(options.records, dataset, validation_batch_size(options, dataset))
+    check_labels(options, dataset)
     progress = find_progress(options, dataset)
     if not is_finished(options, progress):
         progress = train(options, dataset, validation, progress)
@@ -44,16 +52,51 @@ def run(options: Options, flags: list[str]) -> int:
     return 0
 
 
+def check_labels(options: Options, dataset: Dataset) -> None:
+    """Says what is doubtful about the labels; InputError where a split has none."""
+    for split in ("train", "val"):
+        pixels, ignored = dataset.pixels(split)
+        if ignored and not any(pixels):
+            raise InputError(
+                f"{options.records}: the split {split} has no pixel of any class, all are ignored; prepare the set "
+                "again with other labels, or with the --palette they were made with"
+            )
+        for doubt in dataset.doubts(split):
+            print(f"warning: {printable(doubt)}")
+
+
 def find_progress(options: Options, dataset: Dataset) -> Progress:
-    """The progress of the training in the output folder, or that of a new one."""
+    """The progress of the training in the output folder, or that of a new one.
+
+    Raises:
+      InputError: the folder holds another training, or a model that is of none.
+    """
     fresh = Progress(to_json(options), dataset.fingerprint)
-    if not options.resume:
-        resume.forget(options.output)
-    stored = resume.load(options.output)
-    if stored is None:
+    stored = None if options.overwrite and not options.resume else resume.load(options.output)
+    if stored is None or not stored.epochs or not options.resume:
+        check_output(options, is_training=stored is not None)
         return fresh
-    resume.check_same(options.output, stored, fresh)
+    changes = resume.changes(options.output, stored, fresh)
+    if changes:
+        print(f"resuming with other options: {'; '.join(changes)}")
     return dataclasses.replace(fresh, history=tuple(in_order(row, dataset.palette.names) for row in stored.history))
+
+
+def check_output(options: Options, is_training: bool) -> None:
+    """Raises InputError where a new training would replace its input, or what no training wrote.
+
+    Args:
+      is_training: whether the output folder is that of a training.
+    """
+    source, output = options.init_from, options.output
+    if source and storage.lies_in(source, output) and storage.lies_in(output, source):
+        raise InputError(f"--output {output} is the model of --init-from and would be replaced; give another --output")
+    names = [name for name in (WEIGHTS, CARD, HISTORY) if storage.exists(storage.join(output, name))]
+    if names and not is_training and not options.overwrite:
+        raise InputError(
+            f"{output} holds {' and '.join(names)}, but no training to resume: they are not of `deeplab train`, or "
+            "their checkpoints/ are gone; choose another --output, or --overwrite to replace them"
+        )
 
 
 def is_finished(options: Options, progress: Progress) -> bool:
@@ -76,26 +119,32 @@ def train(options: Options, dataset: Dataset, validation: tf.data.Dataset, progr
     """Trains from `progress` on, saving after every epoch; None when the loss became infinite or NaN."""
     steps = steps_per_epoch(options, dataset)
     keras.utils.set_random_seed(options.seed)
-    with models.precision(options.precision), models.strategy().scope(), readable_records(options.records):
+    with models.precision(options.precision), models.strategy().scope():
         model = build(options, dataset, progress, options.epochs * steps)
         predict = predictor(model, "ids")
         logs = Logs(options.output)
         while not is_finished(options, progress):
             epoch = progress.epochs + 1
             stream = training_stream(options.records, dataset, options, epoch, steps)
-            row = train_epoch(model, stream, epoch, options.epochs, steps)
+            suspects = functools.partial(training_records, options.records, dataset, options, epoch, steps)
+            with readable_records(options.records, suspects):
+                row = train_epoch(model, stream, epoch, options.epochs, steps)
             if not math.isfinite(row["loss"]):
                 print(f"deeplab train: error: the loss became {row['loss']} in epoch {epoch}; {CURE}", file=sys.stderr)
                 return None
-            result = validate(predict, validation, dataset)
+            with readable_records(options.records, functools.partial(validation_records, options.records, dataset)):
+                result = validate(predict, validation, dataset)
             scores = metrics.scores(result.confusion, dataset.palette.names)
             progress = progress.after(history_row(row, scores))
             print(epoch_line(progress, options.epochs))
+            if epoch == 1:
+                # Not earlier, so that whatever goes wrong before leaves the training that was there.
+                resume.begin(options.output, dataclasses.replace(progress, history=()))
             if progress.best_epoch == epoch:
                 save_best(options, dataset, model, scores, epoch)
             adjust_learning_rate(options, model, progress)
             logs.add(progress.history[-1], result.overlays)
-            storage.write(storage.join(options.output, "history.csv"), history_csv(progress.history))
+            storage.write(storage.join(options.output, HISTORY), history_csv(progress.history))
             # Last, so that a kill before it repeats the epoch and writes the same again.
             resume.save(options.output, model, progress)
     return progress

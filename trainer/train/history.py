@@ -20,6 +20,7 @@ from trainer import storage
 from trainer.train.resume import Progress
 
 COLUMNS = ("epoch", "loss", "learning_rate", "seconds_per_step", "val_jaccard", "val_pixel_accuracy")
+HISTORY = "history.csv"
 CLASS = "iou/"
 """Begins the columns of the classes, which follow COLUMNS."""
 

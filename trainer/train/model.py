@@ -12,6 +12,7 @@ import tensorflow as tf
 from trainer.formats.labels import Palette
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.options import NetworkOptions
+from trainer.options import InputError
 from trainer.train.losses import sparse_cross_entropy
 from trainer.train.optimizer import build_optimizer, freeze
 from trainer.train.options import Options
@@ -32,10 +33,31 @@ def build(options: NetworkOptions, palette: Palette) -> keras.Model:
 def compile_model(model: keras.Model, options: Options, palette: Palette, total_steps: int) -> None:
     """Makes `model` ready to train: freezes layers, and gives it a loss and an optimizer whose variables are built."""
     freeze(model, options.freeze_until, options.freeze_bn)
+    check_batch(options.batch_size, model, tf.distribute.get_strategy().num_replicas_in_sync)
     optimizer, loss = build_optimizer(options, model, total_steps), sparse_cross_entropy(palette.ignore_id)
     # On a CPU a step compiled by XLA takes six times as long as one with oneDNN's kernels, which Keras would not know.
     model.compile(optimizer, loss, jit_compile="auto" if tf.config.list_logical_devices("GPU") else False)
     model.optimizer.build(model.trainable_variables)
+
+
+def check_batch(size: int, model: keras.Model, devices: int) -> None:
+    """Raises InputError for a batch of `size` images that `devices` cannot share, or that batch norms cannot use.
+
+    That of the image pooling sees one value per image and channel, which has no variance if the image is alone.
+    """
+    if size % devices:
+        near = max(size // devices, 1) * devices
+        raise InputError(
+            f"--batch-size {size} is over all {devices} GPUs together, which cannot share it equally; give a multiple "
+            f"of {devices}, such as {near} or {near + devices}"
+        )
+    learning = any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in model.layers)
+    if size < 2 * devices and learning:
+        where = f" over {devices} GPUs" if devices > 1 else ""
+        raise InputError(
+            f"--batch-size {size}{where} leaves one image per device, of which batch norms cannot learn a variance; "
+            f"give --batch-size {2 * devices} or more, or keep the batch norms as they were loaded with --freeze-bn"
+        )
 
 
 @contextlib.contextmanager

@@ -22,7 +22,9 @@ from trainer.options import CheckedOptions, InputError, option
 class StreamOptions(CheckedOptions):
     """Options that decide which batches are trained on."""
 
-    batch_size: int = option(8, "images per step, over all GPUs together", low=1, group="stream")
+    batch_size: int = option(
+        8, "images per step, over all GPUs together, not for each; at least 2 for each", low=1, group="stream"
+    )
     crop: int = option(512, "side of the square training crops, in pixels", low=32, group="stream")
     scale_min: float = option(0.75, "smallest random scale of a training image", above=0, group="stream")
     scale_max: float = option(1.75, "largest random scale of a training image", above=0, group="stream")
@@ -62,7 +64,8 @@ class Options(StreamOptions, NetworkOptions):
     learning_rate: float = option(1e-3, "learning rate at the beginning", above=0, group="optimizer")
     schedule: str = option(
         "poly",
-        "poly: decay to 0 over all epochs; plateau: halve when the validation Jaccard stops rising",
+        "poly: decay to 0 over all epochs, which cannot be changed later; plateau: halve when the validation Jaccard "
+        "stops rising",
         choices=("poly", "plateau", "constant"),
         group="optimizer",
     )
@@ -81,3 +84,4 @@ class Options(StreamOptions, NetworkOptions):
         "float32", "arithmetic of the layers", choices=("float32", "mixed_bfloat16", "mixed_float16")
     )
     resume: bool = option(True, "resume the training in the output folder, if there is one")
+    overwrite: bool = option(False, "replace a model in the output folder that is not of `deeplab train`")

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import bisect
 import os
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+
+Read = Callable[[tf.Tensor], tf.data.Dataset]
+"""From the path of a shard to its elements."""
 
 MAX_INTERLEAVED_SHARDS = 8
 """More would mix no better, as `prepare` deals records out by hash, and more would have to be stepped over."""
@@ -62,7 +66,13 @@ def _order_of_shards(counts: np.ndarray, seed: int, number: int, place: int) -> 
 
 
 def endless_records(
-    paths: list[str], counts: np.ndarray, window: int, seed: int, begin: int, count: int
+    paths: list[str],
+    counts: np.ndarray,
+    window: int,
+    seed: int,
+    begin: int,
+    count: int,
+    read: Read = tf.data.TFRecordDataset,
 ) -> tf.data.Dataset:
     """`count` serialised examples of the passes over the shards, from sample `begin` of the training on.
 
@@ -86,7 +96,7 @@ def endless_records(
     fold_in = tf.random.experimental.stateless_fold_in
 
     def shard(row: tf.Tensor) -> tf.data.Dataset:
-        records = tf.data.TFRecordDataset(tf.gather(paths, row[0])).skip(row[1])
+        records = read(tf.gather(paths, row[0])).skip(row[1])
         return records.apply(tf.data.experimental.assert_cardinality(row[2]))
 
     def group(rows: tf.Tensor) -> tf.data.Dataset:

@@ -6,7 +6,6 @@ leaves either the previous epoch's checkpoint or this epoch's, whole. Arrays are
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import re
@@ -23,8 +22,11 @@ FOLDER = "checkpoints"
 STATE_FILE = "state.json"
 ARRAYS_FILE = re.compile(r"epoch-\d{4,}\.npz")
 
-FREE_TO_CHANGE = ("records", "output", "epochs", "resume")
-"""Options in which a resumed training may differ; records are compared by the fingerprint of their contents."""
+NOT_COMPARED = ("records", "output", "resume", "overwrite")
+"""Options that say nothing of the training; records are compared by the fingerprint of their contents."""
+
+FREE_TO_CHANGE = ("epochs", "early_stopping", "plateau_patience")
+"""Options that only decide how a training goes on, so that a resumed one may have others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,39 +114,55 @@ def restore(output: str, model: keras.Model, progress: Progress) -> None:
 
 
 def load(output: str) -> Progress | None:
-    """The progress of the training in `output`; None without one."""
+    """The progress of the training in `output`; None without one. Raises InputError for what is no such state."""
     path = _path(output, STATE_FILE)
     if not storage.exists(path):
         return None
     value = storage.read_json(path)
     try:
-        return Progress(value["options"], value["data_fingerprint"], tuple(value["history"]))
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error!r}); train from scratch with --no-resume") from None
+        return Progress(dict(value["options"]), value["data_fingerprint"], tuple(value["history"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged, or not of `deeplab train` ({error!r}); choose another --output, or --no-resume "
+            "with --overwrite to train there from scratch"
+        ) from None
 
 
-def forget(output: str) -> None:
-    """Remove the training state below `output`, so that nothing resumes it."""
-    with contextlib.suppress(FileNotFoundError):
-        storage.remove(_path(output, STATE_FILE))
-        _remove_arrays(output)
+def begin(output: str, progress: Progress) -> None:
+    """Makes `output` the folder of a training without finished epochs; one that was there is forgotten."""
+    storage.write_json(_path(output, STATE_FILE), dataclasses.asdict(progress))
+    _remove_arrays(output)
 
 
-def check_same(output: str, stored: Progress, fresh: Progress) -> None:
-    """Raises InputError unless `fresh` is the training that `stored` was, or the same with more epochs."""
+def changes(output: str, stored: Progress, fresh: Progress) -> list[str]:
+    """How `fresh` goes on otherwise than `stored` was started: "--early-stopping was 0, is 5".
+
+    Raises:
+      InputError: `fresh` is another training than `stored`.
+    """
     # What was stored went through JSON, so tuples became lists.
     options = json.loads(json.dumps(fresh.options))
     # An option that one of the two does not know is of another version of this program.
-    names = [name for name in sorted(options.keys() & stored.options.keys()) if name not in FREE_TO_CHANGE]
-    different = [
-        f"--{name.replace('_', '-')} was {stored.options[name]}, is {options[name]}"
+    names = [name for name in sorted(options.keys() & stored.options.keys()) if name not in NOT_COMPARED]
+    different = {
+        name: f"--{name.replace('_', '-')} was {stored.options[name]}, is {options[name]}"
         for name in names
         if stored.options[name] != options[name]
-    ]
+    }
+    forbidden = [line for name, line in different.items() if name not in FREE_TO_CHANGE]
     if stored.data_fingerprint != fresh.data_fingerprint:
-        different.append("the records differ")
-    if different:
+        forbidden.append("the records differ")
+    if forbidden:
         raise InputError(
-            f"{output} holds a training with other options: {'; '.join(different)}. Choose another --output, "
-            "or --no-resume to train there from scratch"
+            f"{output} holds a training with other options: {'; '.join(forbidden)}. They decide the course of "
+            f"a training, of which {stored.epochs} epochs are over. Choose another --output (--init-from {output} "
+            "starts from the weights found so far), or --no-resume to train there from scratch"
         )
+    if "epochs" in different and options.get("schedule") == "poly":
+        raise InputError(
+            f"{output} holds a training in which {different['epochs']}; under --schedule poly the learning rate falls "
+            f"to 0 over all epochs, so that it would jump after epoch {stored.epochs}. Give --epochs "
+            f"{stored.options['epochs']} to finish or to see that training, or start another from its weights: "
+            f"--init-from {output} and another --output. With --schedule constant or plateau epochs can be added"
+        )
+    return list(different.values())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -22,10 +22,12 @@ from trainer import storage
 from trainer.accounts import UnbalancedError
 from trainer.formats.dataset import DATASET_FILE, Dataset
 from trainer.formats.examples import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED
+from trainer.formats.examples import decode as decode_example
 from trainer.formats.images import PADDING
 from trainer.options import InputError
 from trainer.train import passes
 from trainer.train.options import StreamOptions
+from trainer.train.passes import Read
 
 SHUFFLE_BYTES = 128 << 20
 """Bound on the bytes of encoded records that are shuffled together; as many again are read ahead of them."""
@@ -44,8 +46,11 @@ DCT_METHOD = "INTEGER_ACCURATE"
 
 
 @contextlib.contextmanager
-def readable_records(folder: str) -> Iterator[None]:
+def readable_records(folder: str, suspects: Callable[[], tf.data.Dataset]) -> Iterator[None]:
     """Turns tf.data's errors in the block into what a user can act on.
+
+    Args:
+      suspects: gives the records that the block reads, in order, see `training_records` and `validation_records`.
 
     Raises:
       InputError: a shard of `folder` is damaged, or a record cannot be decoded.
@@ -61,17 +66,44 @@ def readable_records(folder: str) -> Iterator[None]:
     except tf.errors.InvalidArgumentError as error:
         if "IteratorGetNext" not in str(error):
             raise
-        raise InputError(
-            f"a record in {folder} cannot be decoded ({error.message.splitlines()[0]}); "
-            f"`deeplab records verify {folder}` reports which"
-        ) from None
+        found = _undecodable(suspects()) or f"a record cannot be decoded ({error.message.splitlines()[0]})"
+        raise InputError(f"{folder}: {found}; `deeplab records verify {folder}` reports all such records") from None
     except tf.errors.FailedPreconditionError as error:
         if "expected to contain" not in str(error):
             raise
         raise UnbalancedError(
-            f"the training shards in {folder} do not hold the records that {DATASET_FILE} counts "
+            f"the shards in {folder} do not hold the records that {DATASET_FILE} counts "
             f"({error.message.splitlines()[0]}); `deeplab records verify {folder}` reports which"
         ) from None
+
+
+def _with_path(path: tf.Tensor) -> tf.data.Dataset:
+    """Reads a shard, each record behind the path and a newline."""
+    return tf.data.TFRecordDataset(path).map(lambda data: tf.strings.join([path, data], "\n"))
+
+
+def _undecodable(records: tf.data.Dataset) -> str | None:
+    """Which is the first of the records, from `_with_path`, that cannot be decoded, and why; None if all can be."""
+
+    def decode(data: tf.Tensor):
+        example = _parse(tf.strings.split(data, ".tfrecord\n", maxsplit=1)[1])
+        size = [*(tf.cast(example[key], tf.int32) for key in (IMAGE_HEIGHT, IMAGE_WIDTH)), -1]
+        whole = (_decode_image(example[IMAGE_ENCODED]), _decode_label(example[LABEL_ENCODED]))
+        return [tf.slice(array, [0, 0, 0], size) for array in whole]
+
+    good = 0
+    try:
+        for _ in records.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True):
+            good += 1
+    except tf.errors.InvalidArgumentError as error:
+        path, data = next(records.skip(good).as_numpy_iterator()).split(b".tfrecord\n", 1)
+        try:
+            record = decode_example(data)
+            name = f"record {record.key!r} (of {record.filename})"
+        except ValueError:
+            name = "a record"
+        return f"{name} in {path.decode()}.tfrecord cannot be decoded ({error.message.splitlines()[0]})"
+    return None
 
 
 def pixel_weights(label: tf.Tensor, num_classes: int, ignore_id: int, max_ratio: float) -> tf.Tensor:
@@ -210,10 +242,10 @@ def _window_size(dataset: Dataset, split: str) -> int:
     return int(min(count + 1, max(SHUFFLE_BYTES // max(mean, 1), MIN_SHUFFLED)))
 
 
-def _records_in_order(paths: list[str]) -> tf.data.Dataset:
-    """Serialised examples of all shards, shard after shard."""
+def _records_in_order(paths: list[str], read: Read) -> tf.data.Dataset:
+    """What `read` gives for the records of all shards, shard after shard."""
     return tf.data.Dataset.from_tensor_slices(paths).interleave(
-        tf.data.TFRecordDataset, cycle_length=1, num_parallel_calls=1, deterministic=True
+        read, cycle_length=1, num_parallel_calls=1, deterministic=True
     )
 
 
@@ -227,6 +259,22 @@ def _with_options(stream: tf.data.Dataset) -> tf.data.Dataset:
     # One machine's GPUs share one stream of batches; each batch is cut, not the list of files.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return stream.with_options(options)
+
+
+def _records_of_epoch(
+    folder: str, dataset: Dataset, options: StreamOptions, epoch: int, steps: int, read: Read
+) -> tf.data.Dataset:
+    """What `read` gives for the records of `training_stream`, in order."""
+    paths = _shard_paths(folder, dataset, "train")
+    counts = np.array([shard.records for shard in dataset.of_split("train")], np.int64)
+    count = steps * options.batch_size
+    begin = (epoch - 1) * count
+    return passes.endless_records(paths, counts, _window_size(dataset, "train"), options.seed, begin, count, read)
+
+
+def training_records(folder: str, dataset: Dataset, options: StreamOptions, epoch: int, steps: int) -> tf.data.Dataset:
+    """The records behind `training_stream`, each behind the path of its shard; see `readable_records`."""
+    return _records_of_epoch(folder, dataset, options, epoch, steps, _with_path)
 
 
 def training_stream(folder: str, dataset: Dataset, options: StreamOptions, epoch: int, steps: int) -> tf.data.Dataset:
@@ -244,10 +292,6 @@ def training_stream(folder: str, dataset: Dataset, options: StreamOptions, epoch
       image is the palette's ignore_id), weights [B, crop, crop] float32 (0 where the label is ignored).
     """
     num_classes, ignore_id = dataset.palette.num_classes, dataset.palette.ignore_id
-    paths = _shard_paths(folder, dataset, "train")
-    counts = np.array([shard.records for shard in dataset.of_split("train")], np.int64)
-    count = steps * options.batch_size
-    begin = (epoch - 1) * count
     crop_seed = tf.constant([options.seed, 0], tf.int64)
 
     def example(index: tf.Tensor, serialized: tf.Tensor):
@@ -257,8 +301,9 @@ def training_stream(folder: str, dataset: Dataset, options: StreamOptions, epoch
             return image, label, pixel_weights(label, num_classes, ignore_id, options.max_ratio)
         return image, label, _valid_pixels(label, num_classes, ignore_id)
 
-    stream = passes.endless_records(paths, counts, _window_size(dataset, "train"), options.seed, begin, count)
-    stream = stream.enumerate(begin).map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    stream = _records_of_epoch(folder, dataset, options, epoch, steps, tf.data.TFRecordDataset)
+    stream = stream.enumerate((epoch - 1) * steps * options.batch_size)
+    stream = stream.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _with_options(stream.batch(options.batch_size, drop_remainder=True).prefetch(2))
 
 
@@ -277,8 +322,13 @@ def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str
         return _decode_image(example[IMAGE_ENCODED]), _decode_label(example[LABEL_ENCODED])[..., 0]
 
     # Images wait for others of their size while they are still encoded, which bounds the memory that takes.
-    stream = _records_in_order(_shard_paths(folder, dataset, split)).map(_parse)
+    stream = _records_in_order(_shard_paths(folder, dataset, split), tf.data.TFRecordDataset).map(_parse)
     stream = stream.group_by_window(
         size, lambda _, window: window.map(decode, num_parallel_calls=2).batch(batch_size), batch_size
     )
     return _with_options(stream.prefetch(2))
+
+
+def validation_records(folder: str, dataset: Dataset, split: str = "val") -> tf.data.Dataset:
+    """The records behind `validation_stream`, each behind the path of its shard; see `readable_records`."""
+    return _records_in_order(_shard_paths(folder, dataset, split), _with_path)

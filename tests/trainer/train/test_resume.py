@@ -18,12 +18,14 @@ from trainer.options import InputError
 from trainer.train import resume
 from trainer.train.resume import Progress
 
+CONSTANT = ["--steps-per-epoch", "2", "--schedule", "constant"]
+
 
 @pytest.fixture
 def finished(records, tmp_path, tiny_network):
-    """The model folder of a finished training of two epochs."""
+    """The model folder of a finished training of two epochs at a constant rate."""
     output = str(tmp_path / "finished")
-    assert cli.main(train_flags(records, output, "--steps-per-epoch", "2")) == 0
+    assert cli.main(train_flags(records, output, *CONSTANT)) == 0
     return output
 
 
@@ -54,7 +56,7 @@ def test_a_killed_training_resumes_and_ends_as_an_uninterrupted_one(records, tmp
         stderr=subprocess.DEVNULL,
     )
     state = output / "checkpoints" / "state.json"
-    while not state.exists():
+    while not state.exists() or not resume.load(str(output)).epochs:
         assert process.poll() is None, "the training ended before it could be killed"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -73,25 +75,26 @@ def test_a_killed_training_resumes_and_ends_as_an_uninterrupted_one(records, tmp
 
 def test_a_finished_training_is_not_repeated(finished, records, capsys):
     before = Path(finished, "model.keras").read_bytes()
-    assert cli.main(train_flags(records, finished, "--steps-per-epoch", "2")) == 0
+    assert cli.main(train_flags(records, finished, *CONSTANT)) == 0
     assert "best epoch" in capsys.readouterr().out
     assert Path(finished, "model.keras").read_bytes() == before and len(history(finished)) == 2
 
 
 def test_other_options_in_the_same_folder_are_refused_by_name(finished, records, capsys):
-    message = refused(
-        capsys, train_flags(records, finished, "--steps-per-epoch", "2", "--head", "bilinear", "--max-ratio", "5")
-    )
+    message = refused(capsys, train_flags(records, finished, *CONSTANT, "--head", "bilinear", "--max-ratio", "5"))
     assert "--head was subpixel, is bilinear" in message and "--max-ratio was 10.0, is 5.0" in message
     assert "--no-resume" in message and "--crop" not in message
 
 
-def test_other_records_are_refused_and_more_epochs_are_not():
-    started = Progress({"epochs": 2, "crop": 64, "records": "a", "aspp_rates": [6, 12]}, "fingerprint")
-    fresh = Progress({"epochs": 5, "crop": 64, "records": "b", "aspp_rates": (6, 12)}, "fingerprint")
-    resume.check_same("out", started, fresh)
+def test_other_records_are_refused_and_what_decides_how_to_go_on_is_said():
+    options = {"epochs": 2, "schedule": "plateau", "crop": 64, "early_stopping": 0}
+    started = Progress({**options, "records": "a", "aspp_rates": [6, 12]}, "fingerprint")
+    assert not resume.changes("out", started, Progress({**options, "aspp_rates": (6, 12)}, "fingerprint"))
+    changed = {**options, "epochs": 5, "early_stopping": 3, "records": "b", "aspp_rates": (6, 12)}
+    found = resume.changes("out", started, Progress(changed, "fingerprint"))
+    assert found == ["--early-stopping was 0, is 3", "--epochs was 2, is 5"]
     with pytest.raises(InputError, match="the records differ"):
-        resume.check_same("out", started, Progress(fresh.options, "another"))
+        resume.changes("out", started, Progress(changed, "another"))
 
 
 def test_a_training_that_an_older_version_began_is_resumed(finished, records):
@@ -101,7 +104,7 @@ def test_a_training_that_an_older_version_began_is_resumed(finished, records):
     del state["options"]["freeze_bn"]
     state["options"]["of_old"] = 1
     path.write_text(json.dumps(state))
-    assert cli.main(train_flags(records, finished, "--steps-per-epoch", "2", "--epochs", "3")) == 0
+    assert cli.main(train_flags(records, finished, *CONSTANT, "--epochs", "3")) == 0
     assert [row["epoch"] for row in history(finished)] == ["1", "2", "3"]
 
 
@@ -136,7 +139,7 @@ def test_no_resume_trains_from_scratch(records, tmp_path, tiny_network):
 
 
 def test_a_damaged_checkpoint_is_refused_with_the_cure(finished, records, capsys):
-    more = ["--steps-per-epoch", "2", "--epochs", "3"]
+    more = [*CONSTANT, "--epochs", "3"]
     Path(finished, "checkpoints", "epoch-0002.npz").write_bytes(b"no archive")
     message = refused(capsys, train_flags(records, finished, *more))
     assert "epoch-0002.npz cannot be read" in message and "--no-resume" in message

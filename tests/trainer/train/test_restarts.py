@@ -1,0 +1,166 @@
+"""What a training finds in its output folder, and leaves there when something is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli
+from tests.drawn.records import record, write_records
+from tests.drawn.training import colour_network, history, train_flags
+from trainer.train import command, model, resume
+
+SHORT = ["--steps-per-epoch", "1"]
+
+
+def contents(folder) -> dict[str, bytes]:
+    """All files of a model folder but the logs, which grow."""
+    paths = [path for path in Path(folder).rglob("*") if path.is_file() and path.parent.name != "logs"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def refused(capsys, argv) -> str:
+    assert cli.main(argv) == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def once_trained(records, tmp_path_factory):
+    output = tmp_path_factory.mktemp("once") / "trained"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "deeplab_v3_plus", colour_network)
+        assert cli.main(train_flags(records, output, *SHORT)) == 0
+    return output
+
+
+@pytest.fixture
+def trained(once_trained, tmp_path, tiny_network):
+    """The folder of a training of two epochs of one step, with the rate falling to 0."""
+    return str(shutil.copytree(once_trained, tmp_path / "trained"))
+
+
+@pytest.mark.parametrize("epochs", ["1", "3"])
+def test_other_epochs_under_a_rate_that_falls_to_zero_are_refused_with_what_to_do(trained, records, capsys, epochs):
+    before = contents(trained)
+    message = refused(capsys, train_flags(records, trained, *SHORT, "--epochs", epochs))
+    assert f"--epochs was 2, is {epochs}" in message and "--schedule poly" in message
+    assert f"--init-from {trained}" in message and "constant" in message
+    assert contents(trained) == before
+
+
+@pytest.mark.parametrize("schedule", ["constant", "plateau"])
+def test_epochs_can_be_added_under_other_schedules(records, tmp_path, tiny_network, capsys, schedule):
+    output = str(tmp_path / "model")
+    assert cli.main(train_flags(records, output, *SHORT, "--schedule", schedule)) == 0
+    assert cli.main(train_flags(records, output, *SHORT, "--schedule", schedule, "--epochs", "3")) == 0
+    assert "resuming with other options: --epochs was 2, is 3" in capsys.readouterr().out
+    assert len(history(output)) == 3
+
+
+def test_what_only_decides_when_to_stop_can_be_changed_and_is_said(
+    records, tmp_path, tiny_network, monkeypatch, capsys
+):
+    def save(output, model, progress, save=resume.save):
+        save(output, model, progress)
+        raise KeyboardInterrupt
+
+    output = str(tmp_path / "model")
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "save", save)
+        assert cli.main(train_flags(records, output, *SHORT)) == 130
+    assert cli.main(train_flags(records, output, *SHORT, "--early-stopping", "2", "--plateau-patience", "1")) == 0
+    said = "resuming with other options: --early-stopping was 0, is 2; --plateau-patience was 3, is 1"
+    assert said in capsys.readouterr().out
+    assert json.loads(Path(output, "checkpoints", "state.json").read_text())["options"]["early_stopping"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch-size", "8"], "--batch-size was 4, is 8"),
+        (["--learning-rate", "1"], "--learning-rate was 0.05, is 1.0"),
+    ],
+)
+def test_what_decides_the_course_of_a_training_is_refused_with_the_reason(trained, records, capsys, flags, message):
+    found = refused(capsys, train_flags(records, trained, *SHORT, *flags))
+    assert message in found and "decide the course of a training" in found and "--no-resume" in found
+
+
+@pytest.mark.parametrize(
+    ("flags", "status"),
+    [
+        (["--init-from", "nowhere.ckpt"], 2),
+        (["--freeze-until", "no-such-layer"], 2),
+        (["--batch-size", "1"], 2),
+        (["--learning-rate", "1e38", "--steps-per-epoch", "5"], 1),
+    ],
+)
+def test_a_mistake_beside_no_resume_leaves_the_training_that_was_there(trained, records, flags, status):
+    before = contents(trained)
+    assert cli.main(train_flags(records, trained, *SHORT, "--no-resume", *flags)) == status
+    assert contents(trained) == before
+
+
+def test_records_that_fail_beside_no_resume_leave_the_training_that_was_there(trained, tmp_path):
+    before = contents(trained)
+    assert cli.main(train_flags(tmp_path / "none", trained, *SHORT, "--no-resume")) == 2
+    broken = dataclasses.replace(record(0), image=record(0).image[:200])
+    write_records(tmp_path / "broken", {"train": [[broken]], "val": [[record(1)]]})
+    assert cli.main(train_flags(tmp_path / "broken", trained, *SHORT, "--no-resume")) == 2
+    assert contents(trained) == before
+
+
+@pytest.mark.parametrize("names", [["model.keras", "model.json"], ["model.keras"], ["history.csv"]])
+def test_a_model_of_somebody_else_is_not_replaced_unless_told_to(records, tmp_path, tiny_network, capsys, names):
+    output = tmp_path / "model"
+    output.mkdir()
+    for name in names:
+        (output / name).write_bytes(b"not of a training")
+    before = contents(output)
+    for more in ([], ["--no-resume"]):
+        message = refused(capsys, train_flags(records, output, *SHORT, *more))
+        assert f"holds {' and '.join(names)}, but no training to resume" in message and "--overwrite" in message
+        assert contents(output) == before
+    assert cli.main(train_flags(records, output, *SHORT, "--overwrite")) == 0
+    assert len(history(output)) == 2
+
+
+def test_a_state_that_is_of_no_training_is_not_replaced_unless_told_to(records, tmp_path, tiny_network, capsys):
+    state = tmp_path / "model" / "checkpoints" / "state.json"
+    state.parent.mkdir(parents=True)
+    state.write_text('{"step": 3}')
+    for more in ([], ["--no-resume"]):
+        message = refused(capsys, train_flags(records, tmp_path / "model", *SHORT, *more))
+        assert "state.json is damaged, or not of `deeplab train`" in message and "--overwrite" in message
+    assert state.read_text() == '{"step": 3}'
+    assert cli.main(train_flags(records, tmp_path / "model", *SHORT, "--no-resume", "--overwrite")) == 0
+
+
+def test_a_training_killed_within_its_first_epoch_needs_no_flag_to_start_again(
+    records, tmp_path, tiny_network, monkeypatch
+):
+    output = str(tmp_path / "model")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "history_csv", killed)  # after the model was written, before its checkpoint
+        assert cli.main(train_flags(records, output, *SHORT)) == 130
+    assert "model.keras" in contents(output)
+    assert cli.main(train_flags(records, output, *SHORT, "--max-ratio", "5")) == 0
+    assert len(history(output)) == 2
+
+
+def test_the_model_that_a_training_starts_from_is_never_replaced(trained, records, tmp_path, capsys):
+    before = contents(trained)
+    link = tmp_path / "link"
+    link.symlink_to(trained)
+    more = ["--no-resume", "--overwrite", "--init-from", trained]
+    message = refused(capsys, train_flags(records, link, *SHORT, *more))
+    assert "is the model of --init-from and would be replaced" in message
+    assert contents(trained) == before

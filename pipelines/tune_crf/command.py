@@ -33,6 +33,8 @@ from trainer.options import InputError, printable
 
 SHOWN = 3
 """Images on the page that gained most, and as many that lost most."""
+TRAINING = "train"
+"""The split that `deeplab train` learns from."""
 NAMES_FILE = "images.json"
 """Which image has which name in the work folder."""
 PAGE_TITLE = b"<title>CRF tuning: "
@@ -72,6 +74,13 @@ def prepare(options: Options, beam: Any) -> tuple[TuningJob, Dataset]:
         )
     if options.split not in dataset.splits:
         raise InputError(f"{options.records} has no split {options.split!r}; it has {', '.join(dataset.splits)}")
+    if options.split == TRAINING:
+        known = "was" if card.data_fingerprint == dataset.fingerprint else "may have been"
+        print(
+            f"warning: the model {known} trained on the split {TRAINING}, whose masks are better than those of other "
+            "images, and so is the verdict; tune on another --split",
+            flush=True,
+        )
     digest = weights_digest(options.model)
     job = TuningJob(
         model=options.model,

@@ -13,6 +13,7 @@ import pytest
 from pipelines.crf.options import CrfOptions
 from pipelines.crf.tuning import Tuning, load
 from pipelines.scores.trimap import trimap_distance
+from pipelines.tune_crf import command
 from tests.drawn import records as drawn
 from tests.drawn.tuning import PLANTED, SIZE, tune, write_model, write_records
 from trainer import metrics, storage
@@ -88,6 +89,20 @@ def test_images_are_shrunk_for_network_and_crf_and_scored_at_their_own_size(tmp_
     (path, *_) = (tmp_path / "model/crf.tuning").glob("*.npz")
     counts = np.load(path)["counts"]
     assert set(counts.sum((1, 3))[:, 1]) == {(SIZE[0] - 4) * (SIZE[1] - 4)}, "pixels of the label without its frame"
+
+
+@pytest.mark.parametrize(("fingerprint", "known"), [("drawn-1", "was trained on"), ("", "may have been trained on")])
+def test_tuning_on_the_images_of_the_training_is_warned_of(
+    fingerprint, known, tmp_path, network, smoothing, monkeypatch, capsys
+):
+    records = [drawn.record(number, SIZE) for number in range(10)]
+    dataset = drawn.write_records(tmp_path / "records", {"train": [records], "val": [records[:1]]})
+    model = write_model(tmp_path / "model", data_fingerprint=fingerprint and dataset.fingerprint)
+    monkeypatch.setattr(command, "choose", lambda *rest: 1 / 0)
+    for split in ("train", "val"):
+        with pytest.raises(ZeroDivisionError):
+            tune("--model", model, "--records", tmp_path / "records", "--split", split)
+        assert (f"the model {known} the split train" in capsys.readouterr().out) is (split == "train")
 
 
 def damage(path: Path, index: int, place: int) -> None:

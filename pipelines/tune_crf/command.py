@@ -77,8 +77,8 @@ def prepare(options: Options, beam: Any) -> tuple[TuningJob, Dataset]:
     if options.split == TRAINING:
         known = "was" if card.data_fingerprint == dataset.fingerprint else "may have been"
         print(
-            f"warning: the model {known} trained on the split {TRAINING}, whose masks are better than those of other "
-            "images, and so is the verdict; tune on another --split",
+            f"warning: the model {known} trained on the split {TRAINING}, whose masks are better than those of others, "
+            "and the verdict with them; tune on another --split",
             flush=True,
         )
     digest = weights_digest(options.model)

@@ -77,7 +77,7 @@ def prepare(options: Options, beam: Any) -> tuple[TuningJob, Dataset]:
     if options.split == TRAINING:
         known = "was" if card.data_fingerprint == dataset.fingerprint else "may have been"
         print(
-            f"warning: the model {known} trained on the split {TRAINING}, whose masks are better than those of others, "
+            f"warning: the model {known} trained on the split {TRAINING}, whose masks are better than others, "
             "and the verdict with them; tune on another --split",
             flush=True,
         )

@@ -62,7 +62,7 @@ class Header:
         JPEG (a gain map, a depth map) and the smaller copies in a TIFF are of the same view and do not count.
       lossy: by which lossy coding pixels are stored, such as "JPEG"; "" for none.
       is_common: coded in a way that every reader of this format knows.
-      end: bytes up to the image's own end; what follows belongs to something else.
+      end: bytes up to the image's own end; what follows belongs to something else. 0 where a JPEG's end is missing.
     """
 
     format: str
@@ -170,8 +170,11 @@ def tiff_pixels(data: bytes) -> bytes:
     """A TIFF whose tags tell no orientation: Pillow would turn it as it loads, by EXIF that may be damaged, or XMP."""
     order = _TIFF_ORDERS[data[:2]]
     places = next(_directories(data)).places
+    tags = {ORIENTATION_TAG, _XMP_TAG} & places.keys()
+    if not tags:
+        return data
     changed = bytearray(data)
-    for tag in {ORIENTATION_TAG, _XMP_TAG} & places.keys():
+    for tag in tags:
         struct.pack_into(order + "H", changed, places[tag], _PRIVATE_TAG)
     return bytes(changed)
 
@@ -202,15 +205,13 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 def _jpeg(data: bytes) -> Header | None:
     frame: tuple[int, int, int, int] | None = None
     coding = scan = 0
-    orientation, has_more = 1, False
+    orientation = 1
     for marker, begin, end in _jpeg_segments(data):
         segment = data[begin + 4 : end]
         if marker in _JPEG_FRAMES and frame is None:
             coding, frame = marker, struct.unpack_from(">BHHB", segment)
         elif marker == 0xE1 and segment.startswith(b"Exif\0\0") and orientation == 1:
             orientation = exif_orientation(segment)
-        elif marker == 0xE2 and segment.startswith(b"MPF\0"):
-            has_more = True
         scan = begin
     if frame is None:
         return None
@@ -225,7 +226,7 @@ def _jpeg(data: bytes) -> Header | None:
         orientation=orientation,
         lossy="JPEG",
         is_common=coding in (0xC0, 0xC1, 0xC2),  # Huffman-coded, sequential or progressive
-        end=_jpeg_end(data, scan) if has_more or not data.endswith(b"\xff\xd9") else len(data),
+        end=_jpeg_end(data, scan),
     )
 
 
@@ -240,7 +241,7 @@ def jpeg_pixels(data: bytes) -> bytes:
 
 
 def _jpeg_end(data: bytes, at: int) -> int:
-    """Behind the marker that ends the image whose first scan begins at `at`; the end of the data without one."""
+    """Behind the marker that ends the image whose first scan begins at `at`; 0 without one."""
     while match := _JPEG_MARKER.search(data, at):
         marker = match[1][0]
         if marker == 0xD9:
@@ -248,7 +249,7 @@ def _jpeg_end(data: bytes, at: int) -> int:
         at = match.end()
         if marker not in (0x01, 0xD8) and at + 2 <= len(data):
             at += struct.unpack_from(">H", data, at)[0]
-    return len(data)
+    return 0
 
 
 class Chunk(NamedTuple):

@@ -140,6 +140,9 @@ def _single(data: bytes, max_pixels: int) -> Header:
 
 def _load(data: bytes, found: Header) -> Image.Image:
     """Pixels of what is not a PNG, as they are stored."""
+    if found.format == "jpeg" and not found.end:
+        # Pillow does without where enough bytes of something else follow; TensorFlow does not.
+        raise ImageError("damaged or truncated JPEG: the marker of its end is missing")
     pixels = {"jpeg": headers.jpeg_pixels, "tiff": headers.tiff_pixels}.get(found.format, bytes)
     image = open_pillow(pixels(data))
     if image.size != (found.width, found.height):

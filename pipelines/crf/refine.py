@@ -17,12 +17,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 
 from pipelines.crf.engine import builds
 from pipelines.crf.options import CrfOptions
+from pipelines.runner.boundary import Isolated
 from trainer.options import InputError
 
 # The unary cost of a label that the network rules out is bounded by -log of this, so that its neighbours can still
@@ -190,21 +192,40 @@ class Refiner:
     def __init__(self, workers: int, options: CrfOptions, engine: str = "native"):
         require_engine(engine)
         self._options, self._engine = options, engine
-        self._pool = (
-            ThreadPoolExecutor(workers, thread_name_prefix="crf")
-            if engine == "native"
-            else ProcessPoolExecutor(
-                workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
-            )
+        self._workers, self._lock = workers, threading.Lock()
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> Executor:
+        if self._engine == "native":
+            return ThreadPoolExecutor(self._workers, thread_name_prefix="crf")
+        return ProcessPoolExecutor(
+            self._workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
         )
 
     def submit(self, image: np.ndarray, probabilities: np.ndarray) -> Future:
         """Future of `refine(image, probabilities)`.
 
-        Raises BrokenProcessPool, as does the future's `result()`, when a pydensecrf process has died (killed, out of
-        memory): the pool is then of no further use.
+        The future's `result()` raises BrokenProcessPool when a pydensecrf process has died (killed, out of memory),
+        whichever of the images at work then has ended it. The next call begins with new processes.
         """
-        return self._pool.submit(refine, image, probabilities, self._options, self._engine)
+        work = (refine, image, probabilities, self._options, self._engine)
+        with self._lock:
+            try:
+                return self._pool.submit(*work)
+            except BrokenProcessPool:
+                self._pool = self._new_pool()
+                return self._pool.submit(*work)
+
+    def alone(self, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        """`refine(image, probabilities)` beside no other image of this pool, after `submit` has failed.
+
+        Raises Failed when that ends its process.
+        """
+        work = (refine, image, probabilities, self._options, self._engine)
+        if self._engine == "native":
+            return refine(*work[1:])
+        with Isolated() as isolated:
+            return isolated(*work)
 
     def close(self) -> None:
         """Ends the workers; work that has not begun is dropped."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -18,8 +17,10 @@ import numpy as np
 from pipelines.crf.options import CrfOptions
 from pipelines.crf.refine import Refiner
 from pipelines.masks.network import Network, shared_network
+from pipelines.runner.boundary import Failed, attempt
 from trainer.formats.images import shrink
-from trainer.options import InputError
+
+T = TypeVar("T")
 
 HELD_BYTES = 1 << 28
 """What one thread keeps waiting at each of two places: for a full batch, and for the CRF."""
@@ -58,6 +59,27 @@ class Segmented:
     image: np.ndarray
     ids: np.ndarray
     confidence: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Unsegmented:
+    """An image that could not be segmented, alone neither.
+
+    Attributes:
+      key: of the item.
+      reason: in one line, for its reject.
+    """
+
+    key: Any
+    reason: str
+
+
+def tried(key: Any, work: Callable[[], T]) -> T | Unsegmented:
+    """What `work` on the image `key` returns."""
+    try:
+        return attempt(work)
+    except Failed as failure:
+        return Unsegmented(key, failure.reason)
 
 
 def batches(items: Iterable[Item], size: int, pixels: int) -> Iterator[list[Item]]:
@@ -133,73 +155,75 @@ class Segmenter:
         self._confidence = confidence
         self._refiner = Refiner(crf_workers, crf, crf_engine) if crf else None
 
-    def __call__(self, images: Iterable[tuple[Any, np.ndarray]]) -> Iterator[Segmented]:
+    def __call__(self, images: Iterable[tuple[Any, np.ndarray]]) -> Iterator[Segmented | Unsegmented]:
         """Segments (key, image uint8 [H, W, 3]) pairs; the order of the results may differ from that of the images.
 
         While the CRF refines one batch, the network predicts the next.
         """
-        items = (Item(key, image, shrink(image, self._max_side)) for key, image in images)
-        pending: deque[tuple[Item, Callable[[], np.ndarray]]] = deque()
+        unusable: deque[Unsegmented] = deque()
+        pending: deque[tuple[Item, Callable[[], np.ndarray], int]] = deque()
         held = 0
-        for batch in batches(items, self._batch_size, self._network.batch_pixels):
+        for batch in batches(self._items(images, unusable), self._batch_size, self._network.batch_pixels):
             for item, output in zip(batch, self._predict(batch), strict=True):
-                pending.append((item, self._refine(item, output)))
-                held += self._bytes(item, output)
+                if isinstance(output, Unsegmented):
+                    unusable.append(output)
+                    continue
+                # The image that waits for the CRF, and its softmax before and after.
+                size = item.image.nbytes + 2 * output.nbytes
+                pending.append((item, self._refine(item, output), size))
+                held += size
             while pending and (held > HELD_BYTES or self._refiner is None):
-                item, result = pending.popleft()
-                output = result()
-                held -= self._bytes(item, output)
-                yield self._finish(item, output)
+                item, result, size = pending.popleft()
+                held -= size
+                yield self._finish(item, result)
         while pending:
-            item, result = pending.popleft()
-            yield self._finish(item, result())
+            item, result, _ = pending.popleft()
+            yield self._finish(item, result)
+        yield from unusable
 
-    @staticmethod
-    def _bytes(item: Item, output: np.ndarray) -> int:
-        """Memory of an image that waits for the CRF: its softmax before and after."""
-        return item.image.nbytes + 2 * output.nbytes
+    def _items(self, images: Iterable[tuple[Any, np.ndarray]], unusable: deque[Unsegmented]) -> Iterator[Item]:
+        for key, image in images:
+            item = tried(key, lambda key=key, image=image: Item(key, image, shrink(image, self._max_side)))
+            if isinstance(item, Item):
+                yield item
+            else:
+                unusable.append(item)
 
     def close(self) -> None:
         """Ends the CRF's workers."""
         if self._refiner:
             self._refiner.close()
 
-    def _predict(self, batch: list[Item]) -> np.ndarray:
-        """Class ids where they are all that is needed, otherwise (twenty times the memory) the softmax."""
+    def _predict(self, batch: list[Item]) -> list[np.ndarray | Unsegmented]:
+        """Class ids where they are all that is needed, otherwise (twenty times the memory) the softmax.
+
+        A batch that fails is predicted image by image.
+        """
         shrunk = any(item.network_input.shape != item.image.shape for item in batch)
         what = "probabilities" if shrunk or self._confidence or self._refiner else "ids"
-        return self._network(np.stack([item.network_input for item in batch]), what)
+        inputs = [item.network_input for item in batch]
+        outputs = tried(batch[0].key, lambda: list(self._network(np.stack(inputs), what)))
+        if isinstance(outputs, list):
+            return outputs
+        return [outputs] if len(batch) == 1 else [output for item in batch for output in self._predict([item])]
 
     def _refine(self, item: Item, output: np.ndarray) -> Callable[[], np.ndarray]:
         """Starts the CRF on one image; calling what is returned waits for the result."""
         if self._refiner is None:
             return lambda: output
-        try:
-            future = self._refiner.submit(item.network_input, output)
-        except BrokenProcessPool:
-            raise _crf_died() from None
+        futures = [self._refiner.submit(item.network_input, output)]
+        return lambda: futures.pop().result() if futures else self._refiner.alone(item.network_input, output)
 
-        def result() -> np.ndarray:
-            try:
-                return future.result()
-            except BrokenProcessPool:
-                raise _crf_died() from None
+    def _finish(self, item: Item, result: Callable[[], np.ndarray]) -> Segmented | Unsegmented:
+        def finish() -> Segmented:
+            output = result()
+            if output.ndim == 2:
+                return Segmented(item.key, item.image, output, None)
+            ids, best = most_probable(output, *item.image.shape[:2])
+            confidence = (best * 255).round().clip(0, 255).astype(np.uint8) if self._confidence else None
+            return Segmented(item.key, item.image, ids, confidence)
 
-        return result
-
-    def _finish(self, item: Item, output: np.ndarray) -> Segmented:
-        if output.ndim == 2:
-            return Segmented(item.key, item.image, output, None)
-        ids, best = most_probable(output, *item.image.shape[:2])
-        confidence = (best * 255).round().clip(0, 255).astype(np.uint8) if self._confidence else None
-        return Segmented(item.key, item.image, ids, confidence)
-
-
-def _crf_died() -> InputError:
-    return InputError(
-        "a process of the CRF was killed, usually for lack of memory; give fewer --crf-workers or a --max-side. "
-        "Finished masks are kept: run the same command again to resume"
-    )
+        return tried(item.key, finish)
 
 
 _sharing = threading.Lock()

@@ -12,8 +12,9 @@ import numpy as np
 
 from pipelines.crf.options import CrfOptions
 from pipelines.inputs.collection import SourceImage
-from pipelines.masks.segmenter import Segmented, Segmenter, shared_segmenter
+from pipelines.masks.segmenter import Segmented, Segmenter, Unsegmented, shared_segmenter
 from pipelines.masks.stamps import Stamp, fingerprint, read_stamp, stamp_jpeg, stamp_png
+from pipelines.runner.boundary import Failed
 from pipelines.runner.cores import cores
 from pipelines.segment.options import Options
 from pipelines.segment.plan import Entry, kinds, place
@@ -139,8 +140,13 @@ class SegmentJob:
             )
         return Loaded(source, storage.identity(data)), images.decode_image(data)
 
-    def write(self, result: Segmented) -> None:
-        """Writes the mask of the `Loaded` image `result.key`, and what else the options name."""
+    def write(self, result: Segmented | Unsegmented) -> None:
+        """Writes the mask of the `Loaded` image `result.key`, and what else the options name.
+
+        Raises Failed for an image that could not be segmented.
+        """
+        if isinstance(result, Unsegmented):
+            raise Failed(result.reason)
         folder, name = self.options.output, result.key.source.name
         stamp = Stamp(self.fingerprint, result.key.identity)
         if result.confidence is not None:

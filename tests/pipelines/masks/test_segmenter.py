@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from pipelines.crf import refine as crf
 from pipelines.crf.options import CrfOptions
 from pipelines.masks import segmenter as masks
 from pipelines.masks.segmenter import most_probable
-from trainer.options import InputError
 
 
 @pytest.fixture
@@ -76,20 +76,67 @@ def segmenter(**options) -> masks.Segmenter:
     return masks.Segmenter(Halves(), **defaults | options)
 
 
-def test_a_killed_crf_process_is_an_error_with_the_cure():
+def test_an_image_whose_crf_process_was_killed_is_refined_in_another_one():
     pytest.importorskip("pydensecrf.densecrf")
     refining = segmenter(crf=CrfOptions(), crf_engine="pydensecrf")
     blank = np.zeros((16, 16, 3), np.uint8)
     try:
-        (first,) = refining([("a", blank)])
-        assert (first.ids == Halves()(blank[None], "ids")[0]).all()
+        list(refining([("a", blank)]))
         for pid in refining._refiner._pool._processes:
             os.kill(pid, signal.SIGKILL)
-        with pytest.raises(InputError, match="--crf-workers"):
-            for _ in range(100):
-                list(refining([("b", blank)]))
+        for _ in range(3):  # the pool may notice at once, or when the next image is there
+            (result,) = refining([("b", blank)])
+            assert (result.ids == Halves()(blank[None], "ids")[0]).all()
     finally:
         refining.close()
+
+
+def blank(value: int) -> np.ndarray:
+    return np.full((4, 6, 3), value, np.uint8)
+
+
+def outcomes(results) -> dict:
+    return {result.key: getattr(result, "reason", "") for result in results}
+
+
+def test_of_a_batch_that_fails_only_the_image_that_fails_alone_is_lost(monkeypatch):
+    def call(self, images, what):
+        if (images == 1).any():
+            raise RuntimeError("no memory\nfor ones")
+        return np.zeros(images.shape[:3], np.uint8)
+
+    monkeypatch.setattr(Halves, "__call__", call)
+    results = outcomes(segmenter()((str(value), blank(value)) for value in range(4)))
+    assert results == {"0": "", "1": "RuntimeError: no memory for ones; tried alone", "2": "", "3": ""}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_image_that_the_crf_fails_on_is_tried_again_alone(times, monkeypatch):
+    left, refine = [times], crf.refine
+
+    def fail(image, *arguments):
+        if (image == 1).any() and left[0]:
+            left[0] -= 1
+            raise MemoryError("for ones")
+        return refine(image, *arguments)
+
+    monkeypatch.setattr(crf, "refine", fail)
+    results = outcomes(segmenter(crf=CrfOptions())((str(value), blank(value)) for value in range(3)))
+    assert results == {"0": "", "1": "MemoryError: for ones; tried alone" if times == 2 else "", "2": ""}
+
+
+@pytest.mark.parametrize("name", ["shrink", "most_probable"])
+def test_an_image_that_cannot_be_shrunk_or_enlarged_is_lost_alone(name, monkeypatch):
+    true = getattr(masks, name)
+
+    def fail(array, *arguments):
+        if array.shape[0] == 7 or arguments[-1] == 7:
+            raise ValueError("seven")
+        return true(array, *arguments)
+
+    monkeypatch.setattr(masks, name, fail)
+    images = [("a", np.zeros((8, 20, 3), np.uint8)), ("b", np.zeros((7, 7, 3), np.uint8))]
+    assert outcomes(segmenter(max_side=6)(images)) == {"a": "", "b": "ValueError: seven; tried alone"}
 
 
 def test_confidence_is_the_probability_of_the_chosen_class():

@@ -203,12 +203,12 @@ def exists(path: str) -> bool:
 
 
 def is_dir(path: str) -> bool:
-    """Whether there is a folder at `path`; in Cloud Storage, whether any object's name begins with it."""
+    """Whether there is a folder that we may see at `path`; in Cloud Storage, whether any object's name begins so."""
     try:
         if is_remote(path):
             return next(_blobs(*_split(path.rstrip("/") + "/"), limit=1), None) is not None
         return stat.S_ISDIR(_mode(path))
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return False
 
 
@@ -347,6 +347,8 @@ def _entries(folder: str) -> list[tuple[str, bool, os.stat_result | None]]:
 
     try:
         return attempt(folder, work)
+    except FileNotFoundError:
+        return []
     except PermissionError:
         # The root of every disk has this folder, which only the system may enter.
         if os.path.basename(folder.rstrip("/")) == "lost+found":

@@ -123,8 +123,10 @@ def find_images_folder(options: Options, notes: list[dict[str, Any]]) -> str | N
     if not options.gallery:
         return None
     for note in notes:
-        if note.get("input") and storage.is_dir(note["input"]):
-            return note["input"]
+        # The masks may have been made elsewhere: what their notes name need not be reachable from here.
+        with contextlib.suppress(InputError, OSError):
+            if note.get("input") and storage.is_dir(note["input"]):
+                return note["input"]
     print("gallery: no images, only labels and masks (--images DIR shows them)")
     return None
 

@@ -83,6 +83,23 @@ def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch, name):
         storage.files(str(tmp_path))
 
 
+def test_what_lies_in_a_folder_that_may_not_be_entered_is_neither_there_nor_missing(tmp_path, monkeypatch):
+    def refuses(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "stat", refuses)
+    assert not storage.is_dir(str(tmp_path))
+    with pytest.raises(PermissionError):
+        storage.exists(str(tmp_path / "a.jpg"))
+
+
+def test_a_folder_that_vanishes_while_its_files_are_listed_is_empty(tmp_path, monkeypatch):
+    touch(tmp_path, "a.jpg", "x/b.jpg")
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: scandir(path + "gone" if path.endswith("x/") else path))
+    assert relative(tmp_path) == ["a.jpg"]
+
+
 NAMES = [
     "a\nb",
     "a\u2028b",

@@ -140,38 +140,58 @@ def split_by_group(pairs: Sequence[Pair], val_fraction: float, group_by: str) ->
     Raises:
       InputError: `group_by` is no regular expression, or finds nothing in any key.
     """
-    if not group_by:
-        return [replace(pair, split=pair.split or hash_split(pair.key, val_fraction)) for pair in pairs], ""
-    groups = [group_of(pair.key, group_by) for pair in pairs]
-    if all(group is None for group in groups):
+    first = _same_files(pairs)
+    found = [group_of(first.get(pair.key, pair.key), group_by) if group_by else None for pair in pairs]
+    if group_by and not any(found):
         raise InputError(f"--group-by {group_by!r} finds nothing in any key, such as {pairs[0].key!r}")
-    splits: dict[str | None, set[str]] = {}
+    if not group_by and not first:
+        return [p if p.split else replace(p, split=hash_split(p.key, val_fraction)) for p in pairs], ""
+    # A key that nothing is found in is a group of its own, or that of the image which it is one file with.
+    groups = [group or first.get(pair.key, pair.key) for pair, group in zip(pairs, found, strict=True)]
+    own: dict[str, set[str]] = {}
     for pair, group in zip(pairs, groups, strict=True):
-        splits.setdefault(group, set()).update({pair.split} - {""})
+        own.setdefault(group, set()).update({pair.split} - {""})
 
-    def split(pair: Pair, group: str | None) -> str:
-        if pair.split:
-            return pair.split
-        (known,) = splits[group] if group is not None and len(splits[group]) == 1 else ("",)
-        return known or hash_split(pair.key if group is None else group, val_fraction)
+    def split(pair: Pair, group: str) -> str:
+        known = next(iter(own[group])) if len(own[group]) == 1 else ""
+        return pair.split or known or hash_split(group, val_fraction)
 
     pairs = [replace(pair, split=split(pair, group)) for pair, group in zip(pairs, groups, strict=True)]
-    together: dict[str, set[str]] = {}
-    for pair, group in zip(pairs, groups, strict=True):
-        if group is not None:
-            together.setdefault(group, set()).add(pair.split)
-    note = f"--group-by: {len(together)} groups"
-    if alone := [pair.key for pair, group in zip(pairs, groups, strict=True) if group is None]:
-        note += f"; keys in which it finds nothing are groups of their own: {len(alone)}, such as {alone[0]!r}"
-    if val_fraction and "val" not in {pair.split for pair in pairs}:
-        note += "\nwarning: no group fell into split val; raise --val-fraction, or list the splits in a manifest"
-    if torn := sorted(group for group, splits in together.items() if len(splits) > 1):
-        found = " and ".join(sorted(together[torn[0]]))
-        note += (
-            f"\nwarning: groups that lie in several splits, as the set's own folders, lists or manifest say: "
-            f"{len(torn)}, such as {torn[0]!r} in {found}"
+    notes = []
+    if group_by:
+        alone = [pair.key for pair, group in zip(pairs, found, strict=True) if not group]
+        note = f"--group-by: {len({*found} - {None})} groups"
+        if alone:
+            note += f"; keys in which it finds nothing are groups of their own: {len(alone)}, such as {alone[0]!r}"
+        notes.append(note)
+        if val_fraction and "val" not in {pair.split for pair in pairs}:
+            notes.append("warning: no group is in split val; raise --val-fraction, or list the splits in a manifest")
+    for key, other in list(first.items())[:1]:
+        notes.append(
+            f"images that are the files of others, through links: {len(first)}, such as {key}, which is {other}; "
+            "they share a split where the set gives none"
         )
-    return pairs, note
+    if torn := sorted(group for group, splits in own.items() if len(splits) > 1):
+        notes.append(
+            "warning: groups that lie in several splits, as the set's own folders, lists or manifest say: "
+            f"{len(torn)}, such as {torn[0]!r} in {' and '.join(sorted(own[torn[0]]))}"
+        )
+    return pairs, "\n".join(notes)
+
+
+def _same_files(pairs: Sequence[Pair]) -> dict[str, str]:
+    """Key of an image -> that of the first which is the same file, through links; nothing for images of their own."""
+    alike: dict[tuple[int, int], list[Pair]] = {}
+    for pair in pairs:
+        alike.setdefault((pair.size, pair.modified), []).append(pair)
+    first: dict[str, str] = {}
+    for candidates in alike.values():
+        keys: dict[str, str] = {}
+        for pair in candidates if len(candidates) > 1 else ():
+            key = keys.setdefault(storage.real(pair.image), pair.key)
+            if key != pair.key:
+                first[pair.key] = key
+    return first
 
 
 def group_of(key: str, group_by: str) -> str | None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pipelines.inputs.layouts import composed, name_of, spellings, split_named
+from pipelines.inputs.layouts import BLANKS, composed, name_of, spellings, split_named
 from pipelines.inputs.lists import entry_path, is_list, read_rows
 from trainer import storage
 from trainer.formats.dataset import Shard, load_dataset, open_shard
@@ -40,6 +40,10 @@ class Choice:
     note: str
 
 
+Reading = tuple[tuple[str, ...], ...]
+"""The spellings of every image's name, best first."""
+
+
 @dataclass(frozen=True)
 class _Hit:
     """A file that bears a name: which file and image, how well (lower is better), and the folder the name is below."""
@@ -57,12 +61,14 @@ class Selection:
     Attributes:
       source: where they are from, human-readable.
       names: of the images, one each.
-      readings: ways to read the names, one of which fits; each holds the spellings of every image, best first.
+      readings: ways to read the names, one of which fits.
+      fallback: one more, for where none of these does; empty where there is none.
     """
 
     source: str
     names: tuple[str, ...]
-    readings: tuple[tuple[tuple[str, ...], ...], ...]
+    readings: tuple[Reading, ...]
+    fallback: Reading = ()
 
     def choose(self, paths: Sequence[str]) -> Choice:
         """The files among `paths` (local or gs://) that bear the names.
@@ -70,17 +76,17 @@ class Selection:
         Raises:
           InputError: no file bears any, or files in several folders bear them alike.
         """
-        # A folder may be a link to the one whose name tells the split.
-        for resolve in (storage.absolute, storage.real):
-            addresses = [_posix(resolve(path)) for path in paths]
-            readings = [_hits(reading, paths, addresses) for reading in self.readings]
-            best = max(readings, key=lambda hits: len({hit.image for hit in hits}))
-            if best:
-                return self._choice(best, paths)
+        for readings in (self.readings, (self.fallback,)):
+            # A folder may be a link to the one whose name tells the split.
+            for resolve in (storage.absolute, storage.real):
+                addresses = [_posix(resolve(path)) for path in paths]
+                best = max((_hits(reading, paths, addresses) for reading in readings), key=_images_of)
+                if best:
+                    return self._choice(best, paths)
         found = f"the first of {len(paths)} files is {min(paths)}" if paths else "there are no files"
         raise InputError(
             f"no file has the name of one of the {len(self.names)} images of {self.source}: the first of them is "
-            f"{min(self.names)}, {found}; give the folder of the set, or one in it whose name the images' paths have"
+            f"{min(self.names)}, {found}; names count with their folders, so that no other split passes for this one"
         )
 
     def _choice(self, hits: list[_Hit], paths: Sequence[str]) -> Choice:
@@ -121,6 +127,11 @@ class Selection:
         return Choice(frozenset(chosen), tuple(missing), note)
 
 
+def _images_of(hits: list[_Hit]) -> int:
+    """How many images there are files for."""
+    return len({hit.image for hit in hits})
+
+
 def load(records: str, split: str, list_file: str) -> Selection | None:
     """The selection that the flags --records, --split and --list ask for; None without the first and the last.
 
@@ -144,7 +155,7 @@ def _of_records(folder: str, split: str) -> Selection:
     # File names in the set are more exact than keys: images/a.jpg is not labels/a.png.
     by_filename = tuple((filename, name_of(filename)) for _, filename in images)
     readings = [by_filename, by_key] if len(set(by_filename)) == len(names) else [by_key]
-    return Selection(f"split {split} of {folder}", names, tuple(readings + _without_shared_folder(by_key)))
+    return Selection(f"split {split} of {folder}", names, tuple(readings), _without_shared_folder(by_key))
 
 
 def _images(folder: str, shard: Shard) -> list[tuple[str, str]]:
@@ -179,21 +190,21 @@ def _of_list(path: str, split: str) -> Selection:
     try:
         for row in read_rows(path):
             image = row.values.get("image")
-            if row.fault or not isinstance(image, str) or not image.strip():
+            if row.fault or not isinstance(image, str) or not image.strip(BLANKS):
                 fault = row.fault or f"expected an image, got {dict(row.values)}"
                 raise InputError(f"{path} line {row.line}: {fault}; correct or remove the line")
             its_split = str(row.values.get("split") or "").strip()
             splits.add(split_named(its_split) or its_split)
             if not split or (split_named(its_split) or its_split) == (split_named(split) or split):
-                entries[image.strip()] = None
+                entries[image.strip(BLANKS)] = None
     except OSError as error:
         raise InputError(f"--list {path} cannot be read: {error}") from None
     if not entries:
         known = ", ".join(sorted(splits - {""})) or "none"
         raise InputError(f"--list {path} names no image{f' of split {split}; its splits: {known}' if split else ''}")
     names = tuple(entries)
-    readings = [tuple(_spelled(folder, name) for name in names)]
-    return Selection(f"list {path}", names, tuple(readings + _without_shared_folder(readings[0])))
+    reading = tuple(_spelled(folder, name) for name in names)
+    return Selection(f"list {path}", names, (reading,), _without_shared_folder(reading))
 
 
 def _spelled(folder: str, entry: str) -> tuple[str, ...]:
@@ -206,15 +217,15 @@ def _spelled(folder: str, entry: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(spelled))
 
 
-def _without_shared_folder(reading: tuple[tuple[str, ...], ...]) -> list[tuple[tuple[str, ...], ...]]:
-    """One more reading, where all images share a folder that labels need not lie in; none where they share none."""
+def _without_shared_folder(reading: Reading) -> Reading:
+    """Another reading, where all images share a folder that labels need not lie in; empty where they share none."""
     shared = posixpath.commonpath([posixpath.dirname(spelled[-1]) for spelled in reading]).split("/")
-    while shared and split_named(shared[-1]):
+    while split_named(shared[-1]):
         shared.pop()
+        if not shared:
+            return ()
     prefix = "/".join(shared) + "/"
-    if prefix == "/":
-        return []
-    return [tuple(tuple(name.removeprefix(prefix) for name in spelled) for spelled in reading)]
+    return () if prefix == "/" else tuple(tuple(name.removeprefix(prefix) for name in names) for names in reading)
 
 
 def _hits(reading: Sequence[Sequence[str]], paths: Iterable[str], addresses: Iterable[str]) -> list[_Hit]:

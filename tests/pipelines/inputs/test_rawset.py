@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,38 @@ def test_a_set_without_one_pair_is_an_input_error(tmp_path):
     touch(tmp_path, "images/a.jpg", "labels/a_mask.png")
     with pytest.raises(InputError, match=r"not one image has a label; for example .*images/a\.jpg: image without"):
         scan(str(tmp_path))
+
+
+def test_links_that_lead_nowhere_are_pairs_that_reading_rejects(tmp_path):
+    touch(tmp_path, "images/a.jpg", "labels/a.png", "labels/b.png", "images/c.jpg")
+    (tmp_path / "images/b.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "labels/c.png").symlink_to("nowhere.png")
+    raw = scan(str(tmp_path))
+    assert set(splits_of(raw)) == {"a", "b", "c"} and not raw.rejects
+
+
+def test_a_folder_that_is_reached_twice_counts_twice_and_goes_to_one_split(tmp_path):
+    names = [f"film/{number}" for number in range(30)]
+    touch(tmp_path, *(f"images/{name}.jpg" for name in names), *(f"labels/{name}.png" for name in names))
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "again").symlink_to("film")
+    raw = scan(str(tmp_path), val_fraction=0.5)
+    splits = splits_of(raw)
+    assert len(splits) == 60 and set(splits.values()) == {"train", "val"}
+    assert all(splits[f"again/{number}"] == splits[f"film/{number}"] for number in range(30))
+    assert "images that are the files of others, through links: 30, such as film/0, which is again/0" in raw.summary
+
+
+def test_one_file_in_two_splits_through_links_is_said(tmp_path):
+    touch(tmp_path, "images/train/a.jpg", "labels/train/a.png", "images/val/b.jpg", "labels/val/b.png")
+    for kind, suffix in (("images", "jpg"), ("labels", "png")):
+        (tmp_path / kind / f"val/a.{suffix}").symlink_to(f"../train/a.{suffix}")
+    assert "warning: groups that lie in several splits" in scan(str(tmp_path)).summary
+
+
+def test_files_of_one_size_and_time_are_images_of_their_own(tmp_path):
+    for number in range(40):
+        for name in (f"images/{number}.jpg", f"labels/{number}.png"):
+            touch(tmp_path, name)
+            os.utime(tmp_path / name, (0, 0))
+    assert "through links" not in scan(str(tmp_path)).summary

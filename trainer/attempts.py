@@ -26,7 +26,7 @@ SCHEME = "gs://"
 WAITS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Seconds before each further attempt after an error that may pass."""
 PATIENCE = 120.0
-"""Seconds after which nothing is tried again."""
+"""Seconds after which nothing is tried again that has been tried three times."""
 
 
 def _numbers(*names: str) -> frozenset[int]:
@@ -59,12 +59,12 @@ class CorruptError(OSError):
 def attempt(path: str, work: Callable[[], T], writing: bool = False) -> T:
     """What `work` returns; it is called again after errors that may pass. Raises what the module promises."""
     end = time.monotonic() + PATIENCE
-    for wait in (*WAITS, None):
+    for number, wait in enumerate((*WAITS, None), 1):
         try:
             return work()
         except Exception as error:
             passing, verdict = meaning(error, path, writing)
-            if not passing or wait is None or time.monotonic() > end:
+            if not passing or wait is None or (number >= 3 and time.monotonic() > end):
                 if verdict is error:
                     raise
                 raise verdict from error
@@ -91,6 +91,9 @@ def meaning(error: Exception, path: str, writing: bool) -> tuple[bool, Exception
         return True, error
     if error.errno in PASSING or isinstance(error, (TimeoutError, ConnectionError)):
         return True, _unavailable(path, error.strerror or type(error).__name__)
+    if remote and error.filename != path:
+        # Not the object, but what it takes to reach it: a file of credentials, the folder for downloads.
+        return False, InputError(f"{path} cannot be reached: {error}; mend that first")
     return False, error
 
 

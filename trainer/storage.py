@@ -144,7 +144,7 @@ def _client():
 
 def _split(path: str) -> tuple[str, str]:
     bucket, _, name = path[len(SCHEME) :].partition("/")
-    if not bucket:
+    if not bucket or not (bucket[0].isalnum() and bucket[-1].isalnum()):
         raise InputError(f"{path!r} names no bucket; expected gs://BUCKET/FOLDER")
     return bucket, name
 
@@ -277,7 +277,7 @@ def writer(path: str) -> Iterator[BinaryIO]:
             yield file
     except OSError as error:
         # The block has run and cannot run again, but a full disk is still no fault of what is written.
-        _, verdict = meaning(error, path, writing=True)
+        _, verdict = meaning(error, tempfile.gettempdir() if is_remote(path) else path, writing=True)
         if verdict is error:
             raise
         raise verdict from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -210,6 +211,36 @@ def test_credentials_that_are_missing_are_told_with_the_cure_and_no_secret(monke
     with pytest.raises(kind, match=message) as caught:
         storage.read("gs://bucket/a.bin")
     assert "secret" not in str(caught.value)
+
+
+def test_a_file_of_credentials_that_may_not_be_read_is_no_fault_of_the_object(monkeypatch):
+    def fails():
+        raise PermissionError(13, "Permission denied", "/key.json")
+
+    monkeypatch.setattr(storage, "_client", fails)
+    with pytest.raises(InputError, match=r"gs://bucket/a.bin cannot be reached: .*/key\.json'; mend that first"):
+        storage.read("gs://bucket/a.bin")
+
+
+def test_errors_of_what_is_done_while_an_object_is_written_stay_what_they_are(gs, tmp_path):
+    with pytest.raises(FileNotFoundError, match="other"), storage.writer(f"{gs}/b.bin"):
+        (tmp_path / "other").read_bytes()
+    with pytest.raises(storage.Unavailable, match="make room"), storage.writer(f"{gs}/b.bin"):
+        raise OSError(errno.ENOSPC, "full")
+    assert not storage.exists(f"{gs}/b.bin")
+
+
+@pytest.mark.parametrize("path", ["gs://", "gs:///a", "gs://-b/a", "gs://b_/a"])
+def test_an_address_without_a_bucket_is_an_input_error(path):
+    for operation in (storage.read, storage.files, storage.exists, storage.is_dir, storage.glob):
+        with pytest.raises(InputError, match="names no bucket"):
+            operation(path)
+
+
+def test_a_bucket_is_no_object(bucket):
+    assert not storage.exists(bucket) and not storage.exists(f"{bucket}/")
+    with pytest.raises(IsADirectoryError):
+        storage.read(bucket)
 
 
 def test_no_project_need_be_named(monkeypatch):

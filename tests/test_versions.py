@@ -39,11 +39,18 @@ def run(*argv: str) -> None:
     assert cli.run(list(argv)) == 0
 
 
-def test_finished_shards_are_kept(old, capsys):
+def test_records_are_written_again_once_and_this_is_said(old, capsys):
     before = content(old / "records", "*.tfrecord")
-    run("prepare", "--input", "set", "--output", "records", "--copies", "1", "--shards", "2")
-    assert "3 of 3 shards are finished already" in capsys.readouterr().out
+    command = ["prepare", "--input", "set", "--output", "records", "--copies", "1", "--shards", "2"]
+    run(*command)
+    text = capsys.readouterr().out
+    assert "are of an older version of this program, whose records may differ; all are written again" in text
+    assert "19 records = 19 written + 0 rejected" in text
+    # This set has none of what older versions read in another way.
     assert content(old / "records", "*.tfrecord") == before
+    run(*command)
+    text = capsys.readouterr().out
+    assert "3 of 3 shards are finished already" in text and "older version" not in text
     dataset = json.loads((old / "records/dataset.json").read_text())
     assert dataset["version"] == 2 and dataset["splits"]["val"] == {"records": 11, "images": 11}
 

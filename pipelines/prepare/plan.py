@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from pipelines.inputs.rawset import Pair, RawSet
-from pipelines.prepare.options import Options, RecordOptions
+from pipelines.prepare.options import AugmentOptions, Options, RecordOptions
 from pipelines.prepare.workarea import REQUESTS, Area, Entry, Outcome
 from trainer import storage
 from trainer.formats.dataset import shard_name
@@ -30,6 +30,8 @@ FORMAT_VERSION = 2
 Version 1, of programs up to 0.2, read palette PNGs by their indices even where their own colour map gave these other
 meanings, took PNGs with damaged checksums, and laid out MPO images as PNGs.
 """
+OF_COPIES = frozenset({"seed", *(field.name for field in dataclasses.fields(AugmentOptions))})
+"""Options that decide the bytes of augmented copies alone."""
 SHARD_BYTES = 128 * 1024 * 1024
 SHARD_RECORDS = 1000
 
@@ -142,7 +144,7 @@ def fingerprint(
     """md5 of all that decides a shard's bytes: options, palette, and the entries with their files' sizes and times."""
     used = {field.name: getattr(options, field.name) for field in dataclasses.fields(RecordOptions)}
     if not any(copy for _, copy in members):  # other augmentation leaves shards of originals as they are
-        used = {name: used[name] for name in ("max_side", "image_format", "jpeg_quality", "max_pixels")}
+        used = {name: value for name, value in used.items() if name not in OF_COPIES}
     digest = hashlib.md5(json.dumps([FORMAT_VERSION, used, palette.to_json()], sort_keys=True).encode())
     for index, copy in members:
         pair = pairs[index]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,13 +12,14 @@ from tqdm import tqdm
 from pipelines.records import reading
 from pipelines.records.export import export
 from pipelines.records.options import Export, Ls, Show, Stats, Verify
+from pipelines.records.target import Target
 from pipelines.records.verify import verify
 from pipelines.runner.cores import cores
 from trainer import storage
 from trainer.formats import images
 from trainer.formats.dataset import Dataset, load_dataset
 from trainer.formats.labels import Palette
-from trainer.options import CheckedOptions
+from trainer.options import CheckedOptions, printable
 
 BAR_WIDTH = 30  # characters
 
@@ -48,8 +51,8 @@ def run_show(options: Show, dataset: Dataset) -> int:
     image, label = reading.decode_pair(record, dataset.palette)
     kind = f"augmented copy {record.copy}" if record.copy else "the image itself"
     colors = {1: "grey", 3: "RGB"}.get(record.channels, f"{record.channels} channels")
-    print(f"key       {record.key} ({kind})")
-    print(f"file      {record.filename}")
+    print(f"key       {printable(record.key)} ({kind})")
+    print(f"file      {printable(record.filename)}")
     print(f"where     {shard.name}, record {frame.index}, at byte {frame.offset}, {len(frame.data):,} bytes")
     print(f"image     {record.image_format}, {record.width} x {record.height}, {colors}, {len(record.image):,} bytes")
     print(f"label     png, {len(record.label):,} bytes, {len(np.unique(label))} different ids")
@@ -57,14 +60,16 @@ def run_show(options: Show, dataset: Dataset) -> int:
     if options.save:
         stem = reading.file_stem(record).replace("/", "_")
         suffix = reading.SUFFIXES.get(record.image_format, ".bin")
-        for name, data in (
-            (f"{stem}{suffix}", record.image),
-            (f"{stem}-label.png", dataset.palette.encode_mask(label)),
-            (f"{stem}-overlay.png", images.encode_png(dataset.palette.overlay(image, label))),
-        ):
-            path = storage.join(options.save, name)
-            storage.write(path, data)
-            print(f"wrote     {path}")
+        files = {
+            f"{stem}{suffix}": record.image,
+            f"{stem}-label.png": dataset.palette.encode_mask(label),
+            f"{stem}-overlay.png": images.encode_png(dataset.palette.overlay(image, label)),
+        }
+        target = Target.of(options.save, dataset)
+        target.refuse(target.others(files), options.overwrite)
+        for name, data in files.items():
+            target.write(name, data)
+            print(f"wrote     {printable(target.path(name))}")
     return 0
 
 
@@ -89,28 +94,35 @@ def run_stats(options: Stats, dataset: Dataset) -> int:
 def run_verify(options: Verify, dataset: Dataset) -> int:
     """Prints all faults; the status is 1 when there are any."""
     with _bar("verify", dataset) as bar, ThreadPoolExecutor(cores()) as pool:
-        faults, accounts = verify(options.records, dataset, pool, bar.update)
+        faults, shards, accounts = verify(options.records, dataset, pool, bar.update)
     for fault in faults:
-        print(fault)
+        print(printable(fault))
     counts = " + ".join(f"{count:,} {name}" for name, count in accounts.outputs.items())
     print(f"{accounts.inputs:,} records = {counts}")
-    if faults:
-        print(
-            f"{options.records}: {len(faults)} fault{'s' * (len(faults) != 1)}; delete the shards that are named, and "
-            "run the same `deeplab prepare` again to write them"
-        )
-        return 1
-    print(f"{options.records}: every checksum and every record of {len(dataset.shards)} shards is good")
-    return 0
+    if not faults:
+        print(f"{options.records}: every checksum and every record of {len(dataset.shards)} shards is good")
+        return 0
+    print(f"{options.records}: {len(faults)} fault{'s' * (len(faults) != 1)}")
+    if shards and not options.delete:
+        command = f"deeplab records verify {shlex.quote(options.records)} --delete"
+        print(f"`{command}` deletes the shards that have faults; the same `deeplab prepare` then writes them again")
+    elif shards:
+        for name in shards:
+            with contextlib.suppress(FileNotFoundError):
+                storage.remove(storage.join(options.records, name))
+        print(f"deleted: {', '.join(shards)}; run the same `deeplab prepare` again to write them")
+    return 1
 
 
 def run_export(options: Export, dataset: Dataset) -> int:
-    """Prints how many records were written."""
+    """Prints how many records were written; the status is 1 when some could not be."""
     with _bar("export", dataset) as bar, ThreadPoolExecutor(cores()) as pool:
         accounts = export(options, dataset, pool, bar.update)
     print(accounts.line())
+    for reject in accounts.rejects:
+        print(printable(f"rejected: {reject.path}: {reject.reason}"))
     print(f"{accounts.outputs['exported']:,} images with labels written to {options.output}")
-    return 0
+    return 1 if accounts.rejects else 0
 
 
 def _bar(title: str, dataset: Dataset) -> tqdm:

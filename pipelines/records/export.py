@@ -2,69 +2,131 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections import Counter
-from collections.abc import Callable
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from typing import NamedTuple
 
 from pipelines.inputs.coding import PALETTE_FILE
 from pipelines.records.options import Export
 from pipelines.records.reading import SUFFIXES, file_stem, read_records
+from pipelines.records.target import Target
 from trainer import storage
-from trainer.accounts import Accounts
+from trainer.accounts import Accounts, Reject
 from trainer.formats.dataset import Dataset, Shard
 from trainer.formats.examples import Record
 from trainer.options import InputError
 
+KINDS = ("images", "labels")
+
 
 class ShardExport(NamedTuple):
-    """What came of one shard: the paths of the labels that were written, and how many copies were left out."""
+    """What came of one shard: records written, copies left out, and records whose files cannot be written."""
 
-    labels: list[str]
+    exported: int
     left_out: int
+    rejects: tuple[Reject, ...]
 
 
 def export(options: Export, dataset: Dataset, pool: Executor, beat: Callable[[], object]) -> Accounts:
-    """Writes the files of every record, then palette.json.
+    """Writes the files of every record, then palette.json; what is there already, as it would be written, stays.
 
     Args:
       pool: writes the shards in parallel.
       beat: called after every record.
 
     Raises:
-      InputError: a shard is damaged, a key would leave the output folder, or two records have the same files.
+      InputError: a shard is damaged, a key would leave the output folder, two records have the same files, or other
+        files are in the way; this last before anything is written.
       UnbalancedError: shards do not hold as many records as dataset.json says.
     """
-    parts = list(pool.map(lambda shard: export_shard(options, shard, beat), dataset.shards))
-    labels = Counter(label for part in parts for label in part.labels)
+    target = Target.of(options.output, dataset)
+    target.refuse_raw_set(f"{kind}/{split}" for kind in KINDS for split in dataset.splits)
+    # Records hold class ids, whatever the coding of the raw set was.
+    palette = dataclasses.replace(dataset.palette, source_ids=(), aliases=())
+    palette_json = f"{json.dumps(palette.to_json(), indent=2, sort_keys=True)}\n".encode()
+    if target.files:
+        others = pool.map(lambda shard: in_the_way(options, shard, target), dataset.shards)
+        palettes = target.others({PALETTE_FILE: palette_json})
+        target.refuse([*palettes, *(path for paths in others for path in paths)], options.overwrite)
+    names = Names(target)
+    parts = list(pool.map(lambda shard: export_shard(options, shard, target, names, beat), dataset.shards))
     accounts = Accounts(
         "records",
         sum(shard.records for shard in dataset.shards),
-        {"exported": labels.total(), "left out": sum(part.left_out for part in parts)},
+        {"exported": sum(part.exported for part in parts), "left out": sum(part.left_out for part in parts)},
+        tuple(reject for part in parts for reject in part.rejects),
     )
     accounts.check()
-    repeated = next((label for label, count in labels.items() if count > 1), None)
-    if repeated:
-        raise InputError(f"two records would both be {repeated}; export without copies (--originals)")
-    # Records hold class ids, whatever the coding of the raw set was.
-    palette = dataclasses.replace(dataset.palette, source_ids=(), aliases=())
-    storage.write_json(storage.join(options.output, PALETTE_FILE), palette.to_json())
+    target.write(PALETTE_FILE, palette_json)
     return accounts
 
 
-def export_shard(options: Export, shard: Shard, beat: Callable[[], object]) -> ShardExport:
-    labels, left_out = [], 0
-    for _, record in read_records(options.records, shard):
+def in_the_way(options: Export, shard: Shard, target: Target) -> list[str]:
+    """Files that the records of a shard would replace by other contents."""
+    return [path for _, files in _files(options, shard) for path in target.others(files)]
+
+
+def export_shard(
+    options: Export, shard: Shard, target: Target, names: Names, beat: Callable[[], object]
+) -> ShardExport:
+    exported, left_out, rejects = 0, 0, []
+    for record, files in _files(options, shard):
         beat()
-        if record.copy and options.originals:
+        if not files:
             left_out += 1
             continue
-        paths = export_paths(shard.split, record)
-        for path, data in zip(paths, (record.image, record.label), strict=True):
-            storage.write(storage.join(options.output, *path.split("/")), data)
-        labels.append(paths[1])
-    return ShardExport(labels, left_out)
+        names.take(files)
+        try:
+            _write_all(target, files)
+            exported += 1
+        except OSError as error:  # a name that is too long with what is added to it here
+            path = target.path(next(iter(files)))
+            rejects.append(Reject(record.key, path, "export", f"cannot be written: {error.strerror or error}"))
+    return ShardExport(exported, left_out, tuple(rejects))
+
+
+class Names:
+    """Paths that are taken, for all threads."""
+
+    def __init__(self, target: Target) -> None:
+        self._target, self._lock, self._taken = target, threading.Lock(), set()
+
+    def take(self, files: Mapping[str, bytes]) -> None:
+        """Raises InputError where another record has one of the files, before it is overwritten."""
+        folded = {self._target.fold(relative): relative for relative in files}
+        with self._lock:
+            repeated = [relative for name, relative in folded.items() if name in self._taken]
+            self._taken |= folded.keys()
+        if repeated:
+            raise InputError(f"two records would both be {repeated[-1]}; export without copies (--originals)")
+
+
+def _files(options: Export, shard: Shard) -> Iterator[tuple[Record, dict[str, bytes]]]:
+    """Every record of a shard with its files, by path below the output folder; none for copies that are left out."""
+    for _, record in read_records(options.records, shard):
+        if record.copy and options.originals:
+            yield record, {}
+        else:
+            yield record, dict(zip(export_paths(shard.split, record), (record.image, record.label), strict=True))
+
+
+def _write_all(target: Target, files: Mapping[str, bytes]) -> None:
+    """Writes an image and its label, or neither."""
+    written = []
+    try:
+        for relative, data in files.items():
+            target.write(relative, data)
+            written.append(relative)
+    except OSError:
+        for relative in written:
+            if target.fold(relative) not in target.files:
+                with contextlib.suppress(OSError):
+                    storage.remove(target.path(relative))
+        raise
 
 
 def export_paths(split: str, record: Record) -> tuple[str, str]:

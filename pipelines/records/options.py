@@ -45,6 +45,7 @@ class Show(CheckedOptions):
     record: str = option("0", "which one: its key, or its number in the order of the shards, from 0", metavar="KEY|N")
     copy: int = option(0, "with a key: which augmented copy; 0 is the image itself", low=0)
     save: str = option("", "folder to save the image, its label and an overlay to", metavar="DIR")
+    overwrite: bool = option(False, "replace files that are there already and differ; never those of the raw set")
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,14 @@ class Verify(CheckedOptions):
 
     examples:
       deeplab records verify out/records
-      deeplab records verify gs://bucket/records
+      deeplab records verify gs://bucket/records --delete
 
-    Ends with status 1 when it finds a fault. Shards that are deleted are written again by the same `deeplab prepare`.
+    A record is good when the trainer reads it. Ends with status 1 when it finds a fault. Shards that are deleted are
+    written again by the same `deeplab prepare`.
     """
 
     records: str = _folder()
+    delete: bool = option(False, "delete the shards that have faults, among those that dataset.json lists")
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Export(CheckedOptions):
     records: str = _folder()
     output: str = option(help="folder to write to; local or gs://", positional=True, metavar="OUTPUT")
     originals: bool = option(False, "leave out augmented copies")
+    overwrite: bool = option(False, "replace files that are there already and differ; never those of the raw set")
 
 
 VERBS = {"ls": Ls, "show": Show, "verify": Verify, "stats": Stats, "export": Export}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import BinaryIO, NamedTuple
 import google_crc32c
 import numpy as np
 
+from pipelines.runner.boundary import Failed, attempt
 from trainer import storage
 from trainer.accounts import Accounts
 from trainer.formats import images
@@ -20,11 +22,21 @@ from trainer.formats.examples import KEY, Record, decode
 from trainer.formats.frames import CorruptRecord, scan_frames
 from trainer.formats.labels import Palette
 
+FORMATS = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png"}
+"""`Record.image_format` of any writer -> `Header.format`."""
+
 
 class Verification(NamedTuple):
-    """All faults, in words, in the order of the shards; and how many records are good, damaged and missing."""
+    """What was found.
+
+    Attributes:
+      faults: in words, in the order of the shards.
+      shards: names of those that have faults and are to be written again.
+      accounts: how many records are good, damaged and missing.
+    """
 
     faults: list[str]
+    shards: list[str]
     accounts: Accounts
 
 
@@ -77,25 +89,34 @@ def verify(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], obj
     ]
 
     def check(shard: Shard) -> ShardCheck:
-        if shard.name in existing:
+        if shard.name not in existing:
+            return ShardCheck([f"{shard.name}: the shard is missing ({shard.records} records)"], missing=shard.records)
+        try:
             return check_shard(folder, shard, dataset.palette, beat)
-        return ShardCheck([f"{shard.name}: the shard is missing ({shard.records} records)"], missing=shard.records)
+        except OSError as error:
+            fault = f"{shard.name}: cannot be read: {error.strerror or error}"
+            return ShardCheck([fault], missing=shard.records)
 
     first: dict[tuple[str, int], Shard] = {}
     split_of: dict[str, str] = {}
     records = Counter(good=0, damaged=0, missing=0)
+    damaged: dict[str, None] = {}
     for shard, checked in zip(dataset.shards, pool.map(check, dataset.shards), strict=True):
         faults += checked.faults
+        if checked.faults:
+            damaged[shard.name] = None
         good = len(checked.names) - checked.surplus
         records.update(good=good, damaged=checked.damaged, missing=checked.missing)
         for name in checked.names:
             if first.setdefault(name, shard) is not shard:
                 faults.append(f"{shard.name}: key {name[0]} copy {name[1]} is in {first[name].name} as well")
+                damaged |= dict.fromkeys((first[name].name, shard.name))
             if split_of.setdefault(name[0], shard.split) != shard.split:
                 faults.append(f"{shard.name}: key {name[0]} is in split {split_of[name[0]]} as well")
+                damaged[shard.name] = None
     accounts = Accounts("records", sum(shard.records for shard in dataset.shards), dict(records))
     accounts.check()
-    return Verification(faults, accounts)
+    return Verification(faults, [name for name in damaged if name in existing], accounts)
 
 
 def check_shard(folder: str, shard: Shard, palette: Palette, beat: Callable[[], object] = lambda: None) -> ShardCheck:
@@ -112,8 +133,8 @@ def check_shard(folder: str, shard: Shard, palette: Palette, beat: Callable[[], 
                 if isinstance(frame, CorruptRecord):
                     raise ValueError(frame.reason)
                 record = decode(frame.data)
-                label = _check_record(record, palette)
-            except ValueError as error:  # CorruptRecord, malformed message, ImageError, LabelError
+                label = attempt(functools.partial(_check_record, record, palette), known=ValueError)
+            except (ValueError, Failed) as error:  # CorruptRecord, malformed message, ImageError, LabelError
                 where = f"{shard.name}: record {frame.index} at byte {frame.offset}, {_key_of(frame.data)}"
                 checked.faults.append(f"{where}: {error}")
                 checked.damaged += not is_surplus
@@ -155,7 +176,19 @@ def _compare(
 
 
 def _check_record(record: Record, palette: Palette) -> np.ndarray:
-    """Returns the label, uint8 [H, W]; ValueError when image, label and numbers do not belong together."""
+    """Returns the label, uint8 [H, W]; ValueError when the trainer would not read record and label as they are."""
+    header, labelled = images.header(record.image), images.header(record.label)
+    found = (header.format, header.orientation)
+    if found != (FORMATS.get(record.image_format), 1):
+        raise ValueError(
+            f"image is {header.format} of EXIF orientation {header.orientation}, which the trainer does not apply; "
+            f"expected upright {record.image_format}"
+        )
+    if (labelled.format, labelled.mode, labelled.depth) != ("png", "L", 8):
+        raise ValueError(
+            f"label is {labelled.format} of mode {labelled.mode} and {labelled.depth} bits, which the trainer "
+            "does not read as ids; expected a grey PNG of 8 bits"
+        )
     image = images.decode_image(record.image)
     label = palette.check_ids(images.decode_label(record.label))
     size = (record.height, record.width)
@@ -163,11 +196,6 @@ def _check_record(record: Record, palette: Palette) -> np.ndarray:
         raise ValueError(
             f"image is {image.shape[1]}x{image.shape[0]}, label {label.shape[1]}x{label.shape[0]}, "
             f"but the record says {record.width}x{record.height}"
-        )
-    header = images.header(record.image)
-    if (header.format, header.orientation) != (record.image_format, 1):
-        raise ValueError(
-            f"image is {header.format} of orientation {header.orientation}, expected upright {record.image_format}"
         )
     return label
 

@@ -128,7 +128,9 @@ class Dataset:
             )
         if used in counts:
             name = self.palette.names[counts.index(used)]
-            doubts.append(f"{split}: every pixel that is not ignored is of the class {name}; nothing else can be learnt")
+            doubts.append(
+                f"{split}: every pixel that is not ignored is of the class {name}; nothing else can be learnt"
+            )
         if ignored > MUCH_IGNORED * (used + ignored):
             share = ignored / (used + ignored)
             doubts.append(f"{split}: {share:.1%} of the pixels are ignored (id {self.palette.ignore_id})")

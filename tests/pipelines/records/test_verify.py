@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
+import shlex
 
 import numpy as np
 import pytest
 
+from pipelines import cli
 from pipelines.records import verify
-from tests.drawn.prepared import flip_bit, read_shard, records
+from tests.drawn.prepared import flip_bit, prepare, read_shard, records, shard_bytes
 from tests.drawn.records import record, write_records
 from trainer.accounts import UnbalancedError
 from trainer.formats import images
@@ -36,7 +40,7 @@ def test_verify_reports_a_flipped_byte_with_shard_number_offset_and_key(folder, 
     copy = f" copy {damaged.copy}" if damaged.copy else ""
     assert f"{TRAIN}: record 2 at byte {third.offset}, key {damaged.key}{copy}: checksum of the data is wrong" in text
     assert "14 records = 13 good + 1 damaged + 0 missing" in text
-    assert f"{folder}: 1 fault; delete the shards" in text
+    assert f"{folder}: 1 fault\n`deeplab records verify {folder} --delete` deletes the shards that have faults" in text
 
 
 @pytest.mark.parametrize("where", ["message", "data checksum"])
@@ -93,7 +97,7 @@ def test_whole_records_of_another_shard_are_found_by_their_count_and_checksum(fo
         ({"label": images.encode_png(np.zeros([96, 90], np.uint8))}, "label 90x96, but the record says 96x96"),
         ({"height": 95}, "but the record says 96x95"),
         ({"image": b"\xff\xd8nothing"}, "begins with b'\\xff\\xd8nothing'"),
-        ({"image_format": "png"}, "image is jpeg of orientation 1, expected upright png"),
+        ({"image_format": "png"}, "image is jpeg of EXIF orientation 1, "),
     ],
 )
 def test_records_that_contradict_themselves_are_found(tmp_path, capsys, change, fault):
@@ -132,3 +136,62 @@ def test_a_record_that_the_check_loses_is_an_error(folder, monkeypatch):
     monkeypatch.setattr(verify, "check_shard", forgetful)
     with pytest.raises(UnbalancedError, match=r"14 records != 11 good .*; 3 lost"):
         records("verify", folder)
+
+
+def test_what_verify_says_makes_damaged_shards_anew_when_it_is_done_to_the_letter(source, folder, prepared, capsys):
+    for name in (TRAIN, "val-00000-of-00001.tfrecord"):
+        time = (folder / name).stat().st_mtime_ns
+        flip_bit(folder / name, 300)
+        os.utime(folder / name, ns=(time, time))  # as where a disk forgets
+    prepare(source, folder, "--copies", "1", "--shards", "2")
+    assert shard_bytes(folder) != shard_bytes(prepared)
+    capsys.readouterr()
+    assert records("verify", folder) == 1
+    said = re.search(
+        r"`deeplab (records verify .*)` deletes .*; the same `deeplab prepare` then", capsys.readouterr().out
+    )
+    assert cli.run(shlex.split(said[1])) == 1
+    assert f"deleted: {TRAIN}, val-00000-of-00001.tfrecord; run the same `deeplab prepare`" in capsys.readouterr().out
+    assert prepare(source, folder, "--copies", "1", "--shards", "2") == 0
+    assert shard_bytes(folder) == shard_bytes(prepared)
+    assert records("verify", folder) == 0
+
+
+def test_prepare_finds_a_damaged_shard_by_itself_where_its_time_changed(source, folder, prepared):
+    flip_bit(folder / TRAIN, 300)
+    assert prepare(source, folder, "--copies", "1", "--shards", "2") == 0
+    assert shard_bytes(folder) == shard_bytes(prepared)
+
+
+def test_delete_leaves_whole_shards_and_strange_files(folder):
+    flip_bit(folder / TRAIN, 300)
+    (folder / "train-00007-of-00009.tfrecord").write_bytes(b"theirs")
+    before = {path.name for path in folder.iterdir()}
+    assert records("verify", folder, "--delete") == 1
+    assert before - {path.name for path in folder.iterdir()} == {TRAIN}
+
+
+def test_whatever_the_check_of_one_record_raises_is_a_fault_of_that_record(folder, monkeypatch, capsys):
+    read = verify.images.decode_image
+
+    def short(data):
+        if data == first.image:
+            raise MemoryError("no more")
+        return read(data)
+
+    first = decode(read_shard(folder / TRAIN)[0].data)
+    monkeypatch.setattr(verify.images, "decode_image", short)
+    assert records("verify", folder) == 1
+    text = capsys.readouterr().out
+    assert "MemoryError: no more; tried alone" in text
+    assert "14 records = 13 good + 1 damaged + 0 missing" in text
+
+
+def test_a_shard_that_cannot_be_read_is_a_fault(folder, monkeypatch, capsys):
+    (folder / TRAIN).unlink()
+    (folder / TRAIN).symlink_to(folder / "nowhere")
+    count = len(read_shard(folder / "train-00001-of-00002.tfrecord"))
+    assert records("verify", folder) == 1
+    text = capsys.readouterr().out
+    assert f"{TRAIN}: cannot be read: No such file or directory" in text
+    assert f"14 records = {count + 2} good + 0 damaged + {12 - count} missing" in text

@@ -1,0 +1,94 @@
+"""The folder that files of records are written to: what is there already stays, unless the user says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipelines.inputs.coding import PALETTE_FILE
+from pipelines.inputs.rawset import scan
+from trainer import storage
+from trainer.formats.dataset import Dataset
+from trainer.options import InputError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A folder, and what was in it before.
+
+    Attributes:
+      folder: local or gs://; it need not exist.
+      dataset: the records.
+      files: what is in the folder, by relative path, folded.
+      fold: makes those paths equal that are one file there.
+    """
+
+    folder: str
+    dataset: Dataset
+    files: Mapping[str, storage.File]
+    fold: Callable[[str], str]
+
+    @classmethod
+    def of(cls, folder: str, dataset: Dataset) -> Target:
+        fold = str.casefold if storage.folds_case(folder) else str
+        try:
+            files = {fold(file.relative): file for file in storage.files(folder)}
+        except FileNotFoundError:
+            files = {}
+        return cls(folder, dataset, files, fold)
+
+    def path(self, relative: str) -> str:
+        return storage.join(self.folder, *relative.split("/"))
+
+    def has(self, relative: str, data: bytes) -> bool:
+        """Whether a file is there already, as it would be written."""
+        file = self.files.get(self.fold(relative))
+        if file is None or file.size != len(data):
+            return False
+        return file.identity == storage.identity(data) if file.identity else storage.read(file.path) == data
+
+    def others(self, contents: Mapping[str, bytes]) -> list[str]:
+        """Paths of the files that are there already and are not what would be written."""
+        there = [relative for relative in contents if self.fold(relative) in self.files]
+        return [self.path(relative) for relative in there if not self.has(relative, contents[relative])]
+
+    def write(self, relative: str, data: bytes) -> None:
+        """Writes a file that is not there already."""
+        if not self.has(relative, data):
+            storage.write(self.path(relative), data)
+
+    def refuse_raw_set(self, folders: Iterable[str]) -> None:
+        """Raises InputError where the folder is the raw set's own, or one of `folders` in it leads there by a link."""
+        source = self.dataset.options.get("input") or ""
+        if not storage.is_dir(source):
+            return
+        is_own = storage.lies_in(self.folder, source) and storage.lies_in(source, self.folder)
+        present = filter(storage.is_dir, map(self.path, folders))
+        linked = (path for path in present if not storage.lies_in(path, self.folder))
+        if is_own or any(storage.lies_in(path, source) for path in linked):
+            raise InputError(
+                f"{self.folder} is, or leads into, the raw set that the records were made from; give another folder"
+            )
+
+    def refuse(self, others: Sequence[str], overwrite: bool) -> None:
+        """Raises InputError where `others`, files that would be replaced, may not be."""
+        if others and not overwrite:
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            raise InputError(
+                f"{min(others)}{more} would be replaced by other contents; give another folder, or --overwrite"
+            )
+        inputs = self._inputs() if others else frozenset()
+        for path in sorted(others):
+            if storage.real(path) in inputs:
+                raise InputError(f"{path} belongs to the raw set that the records were made from; give another folder")
+
+    def _inputs(self) -> frozenset[str]:
+        """Real paths of the files that the records were made from, as far as they are still there."""
+        source, layout = self.dataset.options.get("input") or "", self.dataset.options.get("layout", "auto")
+        try:
+            raw = scan(source, layout)
+        except InputError:
+            return frozenset()
+        paths = [path for pair in raw.pairs for path in (pair.image, pair.label)]
+        paths += [*(reject.path for reject in raw.rejects), source, storage.join(raw.root, PALETTE_FILE)]
+        return frozenset(map(storage.real, paths))

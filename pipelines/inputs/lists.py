@@ -117,7 +117,8 @@ def _csv_rows(path: str, text: str, columns: Sequence[str]) -> Iterator[Row]:
             stripped = {name: value and value.strip(BLANKS) for name, value in values.items()}
             yield _checked(Row(reader.line_num, stripped))
     except csv.Error as error:
-        raise InputError(f"{path} line {reader.line_num} is not CSV: {error}") from None
+        cure = "; a quote is never closed" if "end of data" in str(error) else ""
+        raise InputError(f"{path} line {reader.line_num} is not CSV: {error}{cure}") from None
 
 
 def _json_row(line: int, content: str) -> Row:

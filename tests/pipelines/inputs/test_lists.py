@@ -44,7 +44,7 @@ def test_a_txt_gives_its_lines_as_images(tmp_path):
         ("l.csv", 'image\n"a' + "a" * 200_000, "line 1 is not CSV: field larger"),
         ("l.txt", b"\xff\xfea.jpg", "is not UTF-8 text"),
         ("l.txt", b"a.jpg\nb\xe4.jpg", r"is not UTF-8 text: .*\(line 2\); save it in that encoding"),
-        ("l.csv", 'image\n"a.jpg\nb.jpg\n', "is not CSV: unexpected end of data"),
+        ("l.csv", 'image\n"a.jpg\nb.jpg\n', "is not CSV: unexpected end of data; a quote is never closed"),
         ("l.csv", "image,image\na,b\n", "expected a column 'image' in its first line, got 'image,image'"),
     ],
 )

@@ -127,7 +127,8 @@ class Sample:
         ids = [f"ids {ranges(sorted(self.ids))}"] if self.ids else []
         every = sorted(self.colors | self.mapped - {None})
         more = ", ..." if len(every) > 6 else ""
-        colors = [f"{len(every)} colours {', '.join(map(str, every[:6]))}{more}"] if every else []
+        count = "1 colour" if len(every) == 1 else f"{len(every)} colours"
+        colors = [f"{count} {', '.join(map(str, every[:6]))}{more}"] if every else []
         subject = "1 sampled label holds" if self.labels == 1 else f"{self.labels} sampled labels hold"
         return f"{subject} {' and '.join(ids + colors)}"
 

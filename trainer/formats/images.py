@@ -154,7 +154,7 @@ def _load(data: bytes, found: Header) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # see `open_pillow`
-        raise ImageError(f"damaged or truncated {image.format}: {error or type(error).__name__}") from None
+        raise ImageError(f"damaged or truncated {image.format}: {str(error) or type(error).__name__}") from None
     return image
 
 
@@ -213,7 +213,8 @@ def _check_opaque(alpha: np.ndarray) -> None:
     hidden = alpha.size - int(np.count_nonzero(alpha == np.iinfo(alpha.dtype).max))
     if hidden:
         raise ImageError(
-            f"{hidden} pixels are transparent, so that their class is in doubt; save the label without transparency"
+            f"is transparent in {hidden} pixel{'s' * (hidden != 1)}, whose class is in doubt; save the label without "
+            "transparency"
         )
 
 

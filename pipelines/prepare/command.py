@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from pipelines.inputs.coding import detect_palette
+from pipelines.inputs.coding import detect_palette, settle_coding
 from pipelines.inputs.rawset import RawSet, scan
 from pipelines.prepare import folder as output
 from pipelines.prepare.job import build
@@ -32,7 +32,9 @@ def run(options: Options, flags: list[str]) -> int:
     options = replace(options, input=source, output=folder)  # what dataset.json says of them holds anywhere
     raw = scan(source, options.layout, options.val_fraction, options.group_by)
     palette, reason = detect_palette(raw, options.palette)
-    print(f"{raw.summary}\n{reason}", flush=True)
+    coding, coding_reason = settle_coding([pair.label for pair in raw.pairs], palette, options.label_coding)
+    options = replace(options, label_coding=coding)
+    print("\n".join(filter(None, (raw.summary, reason, coding_reason))), flush=True)
     plan = plan_shards(raw, palette, options)
     area = survey(folder)
     refuse_strangers(area, plan, raw, options)

@@ -78,7 +78,7 @@ class RecordOptions(AugmentOptions):
     jpeg_quality: int = option(95, "quality of the JPEGs that are encoded", low=1, high=100, group="records")
     label_coding: str = option(
         "auto",
-        "what counts in labels that can be read in two ways, such as palette PNGs: their numbers (ids) or their colors",
+        "what counts in labels that can be read in two ways, such as palette PNGs: their ids or their colors",
         choices=CODINGS,
         group="input",
     )

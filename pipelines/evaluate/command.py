@@ -100,7 +100,7 @@ def is_ours(folder: str) -> bool:
     path = storage.join(folder, REPORT_FILE)
     try:
         report = json.loads(storage.read(path)) if storage.exists(path) else None
-    except ValueError:
+    except (ValueError, OSError):
         return False
     return isinstance(report, dict) and {"compared", "masks", "palette"} <= report.keys()
 
@@ -110,7 +110,7 @@ def unfinished(folders: Iterable[str], notes: Iterable[dict[str, Any]]) -> list[
     return [
         f"warning: {folder} is not finished, as its segment.json says; run `deeplab segment` again to finish it"
         for folder, note in zip(folders, notes, strict=True)
-        if note.get("status") == "running"
+        if note.get("status") in ("running", "incomplete")
     ]
 
 

@@ -14,6 +14,7 @@ import codecs
 import posixpath
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -30,6 +31,11 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+UNREAD = (
+    *(".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".pnm", ".tga", ".exr", ".dcm"),
+    *(".npy", ".npz", ".mat"),
+)
+"""How the names of images and labels end that are in formats which no command reads, in lower case."""
 BLANKS = " \t\r\n"
 """What separates words in lists; names may well hold other white space, such as U+00A0."""
 # An image in several lists goes to the first of these, so that none is both trained on and validated with.
@@ -137,6 +143,17 @@ def partners(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
 
 def hidden(relative: str) -> bool:
     return relative.startswith(".") or "/." in relative
+
+
+def left_out(files: Iterable[File]) -> str:
+    """What to say of images that are passed over for their names; empty where there are none."""
+    suffixes = Counter(
+        "hidden" if hidden(file.relative) else suffix
+        for file in files
+        if (suffix := posixpath.splitext(file.relative)[1].lower()) in (*SUFFIXES, *UNREAD)
+    )
+    counts = [f"{count} {name}" for name, count in sorted(suffixes.items()) if name not in SUFFIXES]
+    return f", left out: {', '.join(counts)}" if counts else ""
 
 
 def _by_top_folder(files: Iterable[File]) -> Folders:

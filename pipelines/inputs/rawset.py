@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from pipelines.inputs.layouts import Candidates, hidden, not_recognised, partners, recognise, reject
+from pipelines.inputs.layouts import Candidates, hidden, left_out, not_recognised, partners, recognise, reject
 from pipelines.inputs.manifest import MANIFESTS, SUFFIXES, read_manifest
 from trainer import storage
 from trainer.accounts import Reject
@@ -87,11 +87,13 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
         files = storage.files(root)
     except OSError as error:
         raise InputError(f"{root} cannot be read: {error}") from None
-    files = [file for file in files if not hidden(file.relative)]
-    recognised = recognise(files, layout)
+    seen = [file for file in files if not hidden(file.relative)]
+    recognised = recognise(seen, layout)
     if recognised is None:
-        raise InputError(not_recognised(root, layout, files))
-    return _raw_set(root, *recognised, val_fraction, group_by)
+        raise InputError(not_recognised(root, layout, seen))
+    name, candidates = recognised
+    candidates.origin += left_out(files)
+    return _raw_set(root, name, candidates, val_fraction, group_by)
 
 
 def _raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float, group_by: str) -> RawSet:

@@ -45,6 +45,11 @@ def test_hidden_and_other_files_are_no_images(tmp_path):
     assert list(splits_of(raw)) == ["a"] and not raw.rejects
 
 
+def test_images_that_are_passed_over_for_their_names_are_said(tmp_path):
+    touch(tmp_path, "images/a.jpg", "labels/a.png", "images/b.gif", "labels/b.npy", "images/._a.jpg", "notes.txt")
+    assert scan(str(tmp_path)).summary.startswith("paired: images with labels, left out: 1 .gif, 1 .npy, 1 hidden, 1 ")
+
+
 def test_unsafe_names_are_rejects(tmp_path):
     touch(tmp_path, "images/a.jpg", "labels/a.png", "images/b\\..\\c.jpg", "labels/b\\..\\c.png")
     assert "would leave the output folder" in reasons_of(scan(str(tmp_path)))["b\\..\\c"]

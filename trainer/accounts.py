@@ -41,6 +41,11 @@ class Reject:
     reason: str
     records: int = 1
 
+    @property
+    def place(self) -> str:
+        """The path, and the key where the path does not tell it, as that of a shard does not."""
+        return self.path if self.key in self.path else f"{self.path}, {self.key}"
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -88,7 +93,7 @@ class Accounts:
     def report(self, rejects_path: str) -> str:
         """The equation, and the first rejects with their reasons; `rejects_path` is where all of them are listed."""
         lines = [self.line()]
-        lines += [printable(f"rejected: {reject.path}: {reject.reason}") for reject in self.rejects[:EXAMPLES]]
+        lines += [printable(f"rejected: {reject.place}: {reject.reason}") for reject in self.rejects[:EXAMPLES]]
         if self.rejects:
             more = len(self.rejects) - EXAMPLES
             lines.append(f"{f'{more:,} more, ' if more > 0 else ''}see {printable(rejects_path)}")

@@ -39,6 +39,12 @@ def test_the_report_shows_the_first_five_rejects_and_where_the_others_are():
     assert lines[6:] == ["2 more, see out/rejects.jsonl"]
 
 
+def test_the_report_names_the_image_where_its_path_does_not():
+    reject = Reject("street/7", "records/val-00000-of-00001.tfrecord", "tune-crf", "no memory")
+    lines = Accounts("images", 1, {}, (reject,)).report("x").splitlines()
+    assert lines[1] == "rejected: records/val-00000-of-00001.tfrecord, street/7: no memory"
+
+
 def test_a_report_without_rejects_is_one_line():
     assert Accounts("images", 7, {"written": 7}).report("x") == "7 images = 7 written + 0 rejected"
 

@@ -7,7 +7,7 @@ network is fully convolutional and takes images of any size; see `trainer.networ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import layers
@@ -19,6 +19,9 @@ from trainer.options import InputError
 
 # Of ASPP and decoder; the backbones have their own.
 _EPSILON = 1e-5
+
+HEAD, UPSAMPLE = layer_name("logits/semantic"), "logits-upsample"
+"""Layers: from features to logits, and what enlarges those of the bilinear head."""
 
 
 def _check(num_classes: int, backbone: str, alpha: float, output_stride: int, head: str) -> None:
@@ -59,6 +62,40 @@ def _decoder(x: Any, low_level: Any, stride: int, norm: Norm) -> Any:
     x = layers.Concatenate(name="decoder-concat")([x, low_level])
     x = separable(x, "decoder/decoder_conv0", 256, norm=norm)
     return separable(x, "decoder/decoder_conv1", 256, norm=norm)
+
+
+class Parts(NamedTuple):
+    """A network in two parts, so that logits need not be there for all pixels at once; see `split`.
+
+    Attributes:
+      features: from images [B, H, W, 3] to what the head is applied to, [B, ceil(H/stride), ceil(W/stride), C].
+      head: from features and a reference [B, H, W, 3], of which only the size counts, to logits [B, H, W, classes].
+        Of the features of a tile, stride·i to stride·j, it gives the logits of the tile.
+      stride: pixels per feature.
+      overlap: rows and columns of features that the head looks at beyond a tile, where there are any.
+    """
+
+    features: keras.Model
+    head: keras.Model
+    stride: int
+    overlap: int
+
+
+def split(model: keras.Model) -> Parts:
+    """The two parts of a network from `deeplab_v3_plus`, made of its own layers."""
+    head = model.get_layer(HEAD)
+    is_subpixel = isinstance(head, Subpixel)
+    features = head.input[0] if is_subpixel else head.input
+    x = keras.Input(features.shape[1:], dtype=features.dtype)
+    reference = keras.Input((None, None, 3), dtype="uint8")
+    if is_subpixel:
+        logits, stride = head([x, reference]), head.factor
+    else:
+        upsample = model.get_layer(UPSAMPLE)
+        logits, stride = upsample([head(x), reference]), upsample.stride
+    return Parts(
+        keras.Model(model.input, features), keras.Model([x, reference], logits), stride, overlap=1 - is_subpixel
+    )
 
 
 def deeplab_v3_plus(
@@ -113,10 +150,9 @@ def deeplab_v3_plus(
     if decoder:
         x = _decoder(x, low_level, output_stride, norm)
     # The loss needs logits of full precision whatever the policy of the layers before.
-    name = layer_name("logits/semantic")
     if head == "subpixel":
-        x = Subpixel(num_classes, stride, dtype="float32", name=name)([x, image])
+        x = Subpixel(num_classes, stride, dtype="float32", name=HEAD)([x, image])
     else:
-        x = layers.Conv2D(num_classes, 1, dtype="float32", name=name)(x)
-        x = Upsample(stride, dtype="float32", name="logits-upsample")([x, image])
+        x = layers.Conv2D(num_classes, 1, dtype="float32", name=HEAD)(x)
+        x = Upsample(stride, dtype="float32", name=UPSAMPLE)([x, image])
     return keras.Model(image, x, name="deeplab_v3_plus")

@@ -9,7 +9,8 @@ import os
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from keras import ops
 
 from trainer import storage
 from trainer.formats.cards import CARD, WEIGHTS, ModelCard, load_card, save_card
-from trainer.network.deeplab import deeplab_v3_plus
+from trainer.network.deeplab import deeplab_v3_plus, split
 from trainer.options import InputError
 
 
@@ -90,34 +91,95 @@ def load_model(folder: str) -> tuple[keras.Model, ModelCard]:
     return model, card
 
 
-def predictor(model: keras.Model, what: str = "ids") -> Callable[[np.ndarray], np.ndarray]:
-    """A thread-safe function from images to predictions; under TensorFlow one trace serves all sizes.
+WHAT = ("ids", "best", "probabilities")
 
-    Args:
-      model: from `deeplab_v3_plus`.
-      what: "ids" or "probabilities".
+TILE_BYTES = {"CPU": 4 << 20, "GPU": 256 << 20}
+"""Logits that are there at once, of all images of a batch: few enough for the caches of a CPU, and enough to keep all
+of a GPU busy."""
+TILE_SIDE = 512
+"""Pixels. The work of interpolating a pixel grows with the length of what is interpolated."""
 
-    Returns:
-      uint8 [B, H, W, 3] -> "ids": uint8 [B, H, W], the class of the greatest logit; "probabilities": float32
-      [B, H, W, num_classes], the softmax.
-    """
-    if what not in ("ids", "probabilities"):
-        raise ValueError(f"what must be 'ids' or 'probabilities', got {what!r}")
-    logits = model.output
-    output = ops.cast(ops.argmax(logits, axis=-1), "uint8") if what == "ids" else ops.softmax(logits, axis=-1)
-    network = keras.Model(model.input, output)
+
+def _tiles(rows: int, columns: int, area: int, side: int) -> Iterator[tuple[slice, slice]]:
+    """Tiles that cover [rows, columns], of at most `area` and `side` where these are 1 or more."""
+    width = max(1, min(columns, side, area))
+    height = max(1, min(rows, side, area // width))
+    for top in range(0, rows, height):
+        for left in range(0, columns, width):
+            yield slice(top, top + height), slice(left, left + width)
+
+
+def _outputs(logits: Any, what: str) -> Any:
+    if what == "ids":
+        return ops.cast(ops.argmax(logits, axis=-1), "uint8")
+    probabilities = ops.softmax(logits, axis=-1)
+    if what == "probabilities":
+        return probabilities
+    return [ops.cast(ops.argmax(probabilities, axis=-1), "uint8"), ops.max(probabilities, axis=-1)]
+
+
+def _compiled(network: keras.Model, *dtypes: str) -> Callable[..., Any]:
+    """The network in inference as a function of arrays, or of parts of what another one returned."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        signature = [tf.TensorSpec([None, None, None, 3], tf.uint8)]
-        run = tf.function(
-            lambda images: network(images, training=False), input_signature=signature
+        specs = [tf.TensorSpec(x.shape, dtype) for x, dtype in zip(network.inputs, dtypes, strict=True)]
+        return tf.function(
+            lambda *inputs: network(inputs if inputs[1:] else inputs[0], training=False), input_signature=specs
         ).get_concrete_function()
-        return lambda images: run(tf.convert_to_tensor(images, tf.uint8)).numpy()
     lock = threading.Lock()
 
-    def predict(images: np.ndarray) -> np.ndarray:
+    def run(*inputs: np.ndarray) -> Any:
         with lock:
-            return network.predict_on_batch(images)
+            return network.predict_on_batch(inputs if inputs[1:] else inputs[0])
+
+    return run
+
+
+def _tile_bytes() -> int:
+    if keras.backend.backend() != "tensorflow":
+        return TILE_BYTES["GPU"]  # others compile every size of a tile anew
+    import tensorflow as tf
+
+    return TILE_BYTES["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
+
+
+def predictor(model: keras.Model, what: str = "ids") -> Callable[[np.ndarray], Any]:
+    """A thread-safe function from images to predictions; under TensorFlow one trace serves all sizes.
+
+    Logits are made tile by tile: only features, and what is returned, are in memory for whole images.
+
+    Args:
+      model: from `deeplab_v3_plus`.
+      what: one of WHAT.
+
+    Returns:
+      A function of images, uint8 [B, H, W, 3]. "ids": uint8 [B, H, W], the class of the greatest logit; "best": that
+      of the greatest probability, uint8 [B, H, W], and this probability, float32 [B, H, W]; "probabilities": float32
+      [B, H, W, num_classes], the softmax.
+    """
+    if what not in WHAT:
+        raise ValueError(f"what must be one of {', '.join(WHAT)}, got {what!r}")
+    parts = split(model)
+    network = _compiled(parts.features, "uint8")
+    head = keras.Model(parts.head.inputs, _outputs(parts.head.output, what))
+    decide = _compiled(head, parts.features.output.dtype, "uint8")
+    stride, tile_bytes = parts.stride, _tile_bytes()
+
+    def predict(images: np.ndarray) -> Any:
+        features = network(images)
+        batch, height, width, _ = images.shape
+        cells = tile_bytes // (batch * stride**2 * parts.head.output.shape[-1] * 4)
+        results: list[np.ndarray] = []
+        for rows, columns in _tiles(*features.shape[1:3], cells, TILE_SIDE // stride):
+            seen = (slice(rows.start, rows.stop + parts.overlap), slice(columns.start, columns.stop + parts.overlap))
+            place = tuple(slice(part.start * stride, part.stop * stride) for part in (rows, columns))
+            values = decide(features[(slice(None), *seen)], images[(slice(None), *place)])
+            values = [np.asarray(value) for value in (values if what == "best" else [values])]
+            if not results:
+                results = [np.empty((batch, height, width, *value.shape[3:]), value.dtype) for value in values]
+            for result, value in zip(results, values, strict=True):
+                result[(slice(None), *place)] = value
+        return results[0] if len(results) == 1 else tuple(results)
 
     return predict

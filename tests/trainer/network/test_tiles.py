@@ -1,0 +1,89 @@
+"""Predictions are made tile by tile, and are those of the whole image."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from tests.drawn.networks import random_image, randomise, small_network
+from trainer.network import folder
+from trainer.network.deeplab import HEAD, UPSAMPLE
+from trainer.network.folder import predictor
+from trainer.network.layers import Subpixel, Upsample
+
+
+def headed(head: str, stride: int, classes: int) -> keras.Model:
+    """The shortest network with one of the two heads."""
+    image = keras.Input((None, None, 3))
+    x = layers.AveragePooling2D(stride, padding="same")(layers.Rescaling(1 / 64, offset=-2.0)(image))
+    x = layers.Conv2D(16, 1)(x)
+    if head == "subpixel":
+        logits = Subpixel(classes, stride, name=HEAD)([x, image])
+    else:
+        logits = Upsample(stride, name=UPSAMPLE)([layers.Conv2D(classes, 1, name=HEAD)(x), image])
+    model = keras.Model(image, logits)
+    randomise(model)
+    return model
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of a few cells."""
+    monkeypatch.setattr(folder, "TILE_BYTES", {"CPU": 1 << 15, "GPU": 1 << 15})
+    monkeypatch.setattr(folder, "TILE_SIDE", 64)
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16, 32])
+@pytest.mark.parametrize("head", ["subpixel", "bilinear"])
+@pytest.mark.parametrize("classes", [1, 3, 40])
+def test_tiles_give_what_the_whole_image_gives_to_the_bit(head, stride, classes, small_tiles):
+    model = headed(head, stride, classes)
+    predict = {what: predictor(model, what) for what in folder.WHAT}
+    rng = np.random.default_rng(stride + classes)
+    sizes = [(1, 1), (stride, 3 * stride + 1), (stride + 1, 1), *rng.integers(1, 150, (3, 2)).tolist()]
+    for height, width in sizes:
+        image = random_image(height, width, batch=2)
+        probabilities = ops.convert_to_numpy(ops.softmax(model(image)))
+        np.testing.assert_array_equal(predict["ids"](image), ops.convert_to_numpy(model(image)).argmax(-1))
+        np.testing.assert_array_equal(predict["probabilities"](image), probabilities)
+        ids, best = predict["best"](image)
+        assert ids.dtype == np.uint8 and best.dtype == np.float32
+        np.testing.assert_array_equal(ids, probabilities.argmax(-1))
+        np.testing.assert_array_equal(best, probabilities.max(-1))
+
+
+def test_a_network_of_ours_gives_the_same_in_tiles(small_tiles):
+    model, image = small_network(), random_image(201, 157)
+    logits = ops.convert_to_numpy(model(image))
+    np.testing.assert_array_equal(predictor(model)(image), logits.argmax(-1))
+
+
+@pytest.mark.parametrize(("area", "side"), [(0, 4), (1, 0), (5, 3), (100, 4), (10**6, 10**6)])
+def test_tiles_cover_every_cell_once(area, side):
+    seen = np.zeros((7, 11), int)
+    for tile in folder._tiles(7, 11, area, side):
+        seen[tile] += 1
+        height, width = seen[tile].shape
+        assert height * width <= max(area, 1) and max(height, width) <= max(side, 1)
+    assert (seen == 1).all()
+
+
+def test_logits_of_a_large_image_are_never_whole(small_tiles, monkeypatch):
+    """40 classes of 200x300 pixels are 9.6 MB of logits, of which a tile has 32 kB."""
+    model, largest = headed("bilinear", 4, 40), [0]
+    compiled = folder._compiled
+
+    def watched(network, *dtypes):
+        run = compiled(network, *dtypes)
+
+        def call(*inputs):
+            largest[0] = max([largest[0], *(int(np.prod(x.shape)) for x in inputs[1:])])
+            return run(*inputs)
+
+        return call
+
+    monkeypatch.setattr(folder, "_compiled", watched)
+    assert predictor(model)(random_image(200, 300)).shape == (1, 200, 300)
+    assert 0 < largest[0] * 40 * 4 / 3 <= 1 << 15

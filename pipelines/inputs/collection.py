@@ -219,7 +219,7 @@ def _faults(names: list[str], files: list[storage.File], output: str) -> Callabl
 
     def fault(name: str) -> str:
         top, _, below = name.partition("/")
-        if top in RESERVED and below:
+        if below and (top in RESERVED or (top.casefold() in RESERVED and storage.folds_case(output))):
             return f"its mask would lie in {top}/, which is reserved; rename the image's folder"
         if f"{name}.png" in folders:
             return f"its mask would be called {name}.png, like a folder of other masks; rename the image"

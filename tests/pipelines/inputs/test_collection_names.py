@@ -111,6 +111,13 @@ def test_names_that_differ_in_case_alone_need_an_output_that_tells_them_apart(tm
     assert list(reasons(tmp_path)) == ["a.jpg", "x/b.png", "é.jpg"]
 
 
+@pytest.mark.parametrize("folds", [True, False])
+def test_reserved_folders_are_so_in_any_case_where_case_does_not_matter(tmp_path, monkeypatch, folds):
+    monkeypatch.setattr(storage, "folds_case", lambda folder: folds)
+    touch(tmp_path, "Overlays/a.jpg", "confidence/b.jpg", "c.jpg")
+    assert names(tmp_path) == (["c"] if folds else ["Overlays/a", "c"])
+
+
 def test_case_is_looked_at_only_where_it_matters(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "folds_case", lambda folder: pytest.fail("the output was looked at"))
     touch(tmp_path, "a.jpg", "a.png", "b.jpg")

@@ -133,7 +133,18 @@ def main(argv: list[str] | None = None) -> int:
             streams.enter_context(contextlib.redirect_stdout(_Shown(sys.stdout)))
         if sys.stderr is not None:
             streams.enter_context(contextlib.redirect_stderr(_Shown(sys.stderr)))
-        return _main(argv)
+        try:
+            try:
+                return _main(argv)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except BrokenPipeError:
+            # Whatever is still in the stream would raise once more when the program ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if not {"records", "help", "-h", "--help", "-V", "--version"} & {*argv}:  # their reader has seen enough
+                say("deeplab: stopped, for the reader of its output has gone; run the same command again to resume")
+            return 141
 
 
 def _main(argv: list[str]) -> int:
@@ -145,16 +156,7 @@ def _main(argv: list[str]) -> int:
         return 0
     title = f"deeplab {argv[0]}" if argv[0] in COMMANDS else "deeplab"
     try:
-        status = run(argv)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        # Whatever is still in the stream would raise once more when the program ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if argv[0] != "records":  # whose reader may well have seen enough
-            say(f"{title}: stopped, for the reader of its output has gone; run the same command again to resume")
-        return 141
+        return run(argv)
     except KeyboardInterrupt as interrupt:
         say(f"\n{title}: interrupted; {str(interrupt) or 'run the same command again to resume'}")
         return 130
@@ -164,6 +166,8 @@ def _main(argv: list[str]) -> int:
         return failure(title, f"there is not enough memory ({error}); finished outputs are kept", 1)
     except storage.Unavailable as error:
         return failure(title, error, 75)
+    except BrokenPipeError:
+        raise
     except (InputError, OSError) as error:
         return failure(title, error, 2)
 

@@ -90,6 +90,20 @@ def two_pictures(size: tuple[int, int] = (16, 24)) -> tuple[bytes, bytes]:
     return data, data[: data.index(b"\xff\xd9") + 2]
 
 
+def tiff_of(
+    width: int, depths: tuple[int, ...] = (8,), content: bytes = bytes(64), white_is_zero: bool = False
+) -> bytes:
+    """A TIFF of one row, of grey or of colours."""
+    meaning = 0 if white_is_zero else 1 if len(depths) == 1 else 2
+    length = width * sum(depths) // 8
+    tags = [(256, 3, 1, width), (257, 3, 1, 1), (258, 3, len(depths), depths[0]), (259, 3, 1, 1), (262, 3, 1, meaning)]
+    tags += [(273, 4, 1, 16), (277, 3, 1, len(depths)), (278, 3, 1, 1), (279, 4, 1, length)]
+    if len(depths) > 1:  # their depths stand elsewhere
+        tags[2] = (258, 3, len(depths), 8)
+    head = b"II*\0" + struct.pack("<I", 16 + len(content)) + struct.pack("<4H", *(*depths, 0, 0, 0)[:4])
+    return head + content + struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *t) for t in tags) + bytes(4)
+
+
 def mutations(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
     """`data` with bytes changed, cut out, doubled or cut off, the first few hundred bytes most."""
     rng = np.random.default_rng(seed)

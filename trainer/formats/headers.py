@@ -6,6 +6,7 @@ canvases to open a WebP and raises whatever it likes at damaged EXIF. Nothing he
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import re
@@ -391,6 +392,7 @@ def _tiff(data: bytes) -> Header | None:
         width,
         height,
         open_pillow(tiff_pixels(data)).mode,
+        first.get(258, 8),
         orientation=pages[0].orientation,
         images=1 + further,
         lossy=_LOSSY_TIFF.get(first.get(259, 1), ""),
@@ -407,12 +409,22 @@ def _bmp(data: bytes) -> Header:
 
 def open_pillow(data: bytes) -> Image.Image:
     """Opens what is not a PNG by Pillow, which reads its header. Raises ImageError, whatever Pillow raises."""
+    with pillow_errors("damaged image"):
+        try:
+            return Image.open(io.BytesIO(data), formats=("JPEG", "WEBP", "TIFF", "BMP"))
+        except Image.UnidentifiedImageError:
+            raise ImageError(f"damaged image: begins with {data[:12]!r}, but goes on otherwise") from None
+
+
+@contextlib.contextmanager
+def pillow_errors(what: str) -> Iterator[None]:
+    """Turns what Pillow raises in the block into ImageError, want of memory aside.
+
+    Its parsers meet damaged bytes with errors of every kind: struct.error, KeyError, TypeError, zlib.error and others.
+    """
     try:
-        return Image.open(io.BytesIO(data), formats=("JPEG", "WEBP", "TIFF", "BMP"))
-    except MemoryError:
+        yield
+    except (ImageError, MemoryError):
         raise
-    except Image.UnidentifiedImageError:
-        raise ImageError(f"damaged image: begins with {data[:12]!r}, but goes on otherwise") from None
     except Exception as error:
-        # Pillow's parsers meet damaged bytes with errors of every kind: struct.error, KeyError, TypeError, zlib.error
-        raise ImageError(f"damaged image: {type(error).__name__}: {error}") from None
+        raise ImageError(f"{what}: {str(error) or type(error).__name__}") from None

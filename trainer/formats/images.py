@@ -17,7 +17,15 @@ import numpy as np
 from PIL import Image
 
 from trainer.formats import headers
-from trainer.formats.headers import PNG_SIGNATURE, Header, ImageError, check_png, open_pillow, png_chunks
+from trainer.formats.headers import (
+    PNG_SIGNATURE,
+    Header,
+    ImageError,
+    check_png,
+    open_pillow,
+    pillow_errors,
+    png_chunks,
+)
 from trainer.formats.options import MAX_PIXELS
 
 __all__ = ["Header", "ImageError", "check_png"]
@@ -28,6 +36,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 PADDING = 128
 """What stands outside an image: the middle of the range, which the network scales to nearly 0, as zero padding."""
 
+_TIFF_DEPTH, _TIFF_MEANING = 258, 262  # tags: bits a sample, and whether 0 is black, white or a colour
 _UPRIGHT = {
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
@@ -67,15 +76,8 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     found = _single(data, max_pixels)
     if found.format == "png":
         return upright(_png_image(data, found), found.orientation)
-    image = _load(data, found)
-    if image.mode == "F":
-        raise ImageError("its pixels are floating-point numbers, whose range is not known; save it with 8 or 16 bits")
-    if image.mode == "RGB":
-        pixels = np.asarray(image)
-    elif image.mode.startswith("I"):
-        pixels = _grey_to_rgb(np.asarray(image))
-    else:
-        pixels = np.asarray(image.convert("RGB"))
+    with pillow_errors(f"damaged or truncated {found.format.upper()}"):
+        pixels = _pillow_image(_load(data, found))
     return upright(pixels, found.orientation)
 
 
@@ -111,7 +113,11 @@ def read_label(data: bytes, max_pixels: int = MAX_PIXELS) -> Label:
     found = _single(data, max_pixels)
     if found.lossy:
         raise ImageError(f"is a {found.lossy}, which blurs class ids; expected a lossless label (PNG)")
-    label = _png_label(data, found) if found.format == "png" else _pillow_label(_load(data, found))
+    if found.format == "png":
+        label = _png_label(data, found)
+    else:
+        with pillow_errors(f"damaged or truncated {found.format.upper()}"):
+            label = _pillow_label(_load(data, found), found)
     return dataclasses.replace(label, codes=upright(label.codes, found.orientation))
 
 
@@ -149,13 +155,16 @@ def _load(data: bytes, found: Header) -> Image.Image:
         raise ImageError(
             f"damaged {image.format}: says that it is {found.width}x{found.height} and {image.size} pixels"
         )
-    try:
-        image.load()
-    except MemoryError:
-        raise
-    except Exception as error:  # see `open_pillow`
-        raise ImageError(f"damaged or truncated {image.format}: {str(error) or type(error).__name__}") from None
+    image.load()
     return image
+
+
+def _pillow_image(image: Image.Image) -> np.ndarray:
+    if image.mode == "F":
+        raise ImageError("its pixels are floating-point numbers, whose range is not known; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        return _grey_to_rgb(np.asarray(image))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
@@ -179,26 +188,43 @@ def _png_label(data: bytes, found: Header) -> Label:
         pixels = pixels[..., 0] if found.mode == "LA" else np.ascontiguousarray(pixels[..., :3])
     if pixels.ndim == 3:
         return Label(_to_rgb(_to_8_bit_colors(pixels)))
-    if found.depth < 8:
-        greys = np.arange(1 << found.depth) * 255 // ((1 << found.depth) - 1)
-        return _indexed(_scale_down(pixels, found.depth), greys.astype(np.uint8)[:, None].repeat(3, axis=1))
-    return Label(_to_8_bit_ids(pixels))
+    return _greys(pixels, found.depth) if found.depth < 8 else Label(_to_8_bit_ids(pixels))
 
 
-def _pillow_label(image: Image.Image) -> Label:
+def _pillow_label(image: Image.Image, found: Header) -> Label:
     pixels = np.asarray(image)
+    if found.format == "tiff":
+        _check_tiff(image)
     if image.mode == "P":
         return _indexed(pixels, np.uint8(image.getpalette("RGB")).reshape(-1, 3))
     if image.mode == "1":
-        return _indexed(pixels.astype(np.uint8), np.uint8([[0, 0, 0], [255, 255, 255]]))
+        return _greys(pixels.astype(np.uint8) * 255, 1)
     if image.mode in ("LA", "RGBA"):
         _check_opaque(pixels[..., -1])
         return Label(np.ascontiguousarray(pixels[..., 0] if image.mode == "LA" else pixels[..., :3]))
+    if image.mode == "L" and found.depth < 8:
+        return _greys(pixels, found.depth)
     if image.mode in ("L", "RGB"):
         return Label(pixels)
     if image.mode.startswith("I"):
         return Label(_to_8_bit_ids(pixels))
     raise ImageError(f"a label of mode {image.mode}; expected class ids, palette indices or RGB colours")
+
+
+def _check_tiff(image: Image.Image) -> None:
+    """Raises ImageError for a TIFF label of which Pillow does not give the values as they are stored."""
+    tags = image.tag_v2
+    depths = np.atleast_1d(tags.get(_TIFF_DEPTH, 8))
+    if image.mode in ("RGB", "RGBA") and depths.max(initial=0) > 8:
+        raise ImageError(f"is a TIFF of {depths.max()}-bit colours; save the label as a PNG, or with 8 bits a channel")
+    if tags.get(_TIFF_MEANING) == 0 and image.mode in ("1", "L", "I", "I;16"):
+        raise ImageError("is a TIFF in which 0 is white, so that its values are in doubt; save the label as a PNG")
+
+
+def _greys(scaled: np.ndarray, depth: int) -> Label:
+    """Greys of fewer than 8 bits, which decoders scale to 0-255."""
+    levels = np.arange(1 << depth) * 255 // ((1 << depth) - 1)
+    return _indexed(_scale_down(scaled, depth), levels.astype(np.uint8)[:, None].repeat(3, axis=1))
 
 
 def _indexed(indices: np.ndarray, colormap: np.ndarray, opaque: np.ndarray | None = None) -> Label:

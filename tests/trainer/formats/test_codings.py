@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.drawn.encoded import noise, optimised, palette_png, png, saved, two_pictures
+from tests.drawn.encoded import noise, optimised, palette_png, png, saved, tiff_of, two_pictures
 from trainer.formats.codings import decode_ids, decode_mask
 from trainer.formats.images import ImageError, decode_label
 from trainer.formats.labels import LabelError, Palette
@@ -146,8 +146,10 @@ def test_greys_of_few_bits_are_numbers_unless_their_levels_are_ids_too():
     data = png(4, 0, size=(1, 4), rows=b"\0\x01\x23")
     assert decode_label(data).tolist() == [[0, 1, 2, 3]]
     assert decode_ids(data, CLASSES).tolist() == [[0, 1, 2, 3]]
-    with pytest.raises(LabelError, match=r"its colour \(17, 17, 17\) is class 17"):
-        decode_ids(png(4, 0, size=(1, 2), rows=b"\0\x01"), VOC)
+    for data in (png(4, 0, size=(1, 2), rows=b"\0\x01"), tiff_of(2, depths=(4,), content=b"\x01")):
+        with pytest.raises(LabelError, match=r"its colour \(17, 17, 17\) is class 17"):
+            decode_ids(data, VOC)
+        assert decode_ids(data, VOC, coding="ids").tolist() == [[0, 1]]
 
 
 # Masks of 0 and 255
@@ -216,14 +218,28 @@ def test_transparent_pixels_of_a_label_are_refused_and_opaque_ones_read():
         saved(noise(), "TIFF", compression="jpeg"),
         saved(Image.new("F", (4, 4)), "TIFF"),
         saved(Image.new("CMYK", (4, 4)), "TIFF"),
+        tiff_of(4, depths=(16, 16, 16)),
+        tiff_of(4, white_is_zero=True),
         saved(noise(), "PNG", save_all=True, append_images=[Image.fromarray(noise(seed=1))]),
         saved(noise(), "WEBP", save_all=True, append_images=[Image.fromarray(noise(seed=1))], lossless=True),
         saved(noise(), "TIFF", save_all=True, append_images=[Image.fromarray(noise(seed=1))]),
     ],
-    ids=["jpeg", "two pictures", "webp", "jpeg in tiff", "floats", "cmyk", "apng", "animated webp", "pages"],
+    ids=[
+        "jpeg",
+        "two pictures",
+        "webp",
+        "jpeg in tiff",
+        "floats",
+        "cmyk",
+        "wide tiff",
+        "white is 0",
+        "apng",
+        "animated webp",
+        "pages",
+    ],
 )
 def test_what_is_no_label_is_refused(data):
-    with pytest.raises(ImageError, match=r"blurs class ids|of mode|holds 2 images"):
+    with pytest.raises(ImageError, match=r"blurs class ids|of mode|holds 2 images|16-bit colours|0 is white"):
         decode_ids(data, CAMVID)
 
 

@@ -66,8 +66,8 @@ def test_golden_fingerprints():
 @pytest.mark.parametrize("name", [field.name for field in fields(RecordOptions)])
 def test_every_option_of_a_record_is_part_of_its_fingerprint(name):
     default = getattr(RecordOptions(), name)
-    if name == "image_format":
-        other = "png"
+    if isinstance(default, str):
+        other = {"image_format": "png", "label_coding": "colors"}[name]
     elif isinstance(default, tuple):
         other = (default[0], default[1] + 0.1)
     else:

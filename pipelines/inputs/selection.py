@@ -94,14 +94,17 @@ class Selection:
         for hit in hits:
             images_of.setdefault(hit.base, set()).add(hit.image)
         # Names of files that lie outside of their set are whole paths, below "".
-        order = sorted(images_of.keys() - {""}, key=lambda base: (-len(images_of[base]), base))
-        if len(order) > 1 and len(images_of[order[0]]) == len(images_of[order[1]]):
-            first, second = (next(hit.path for hit in hits if hit.base == base) for base in order[:2])
+        bases = images_of.keys() - {""}
+        most = max((len(images_of[base]) for base in bases), default=0)
+        # What lies deeper has another name below the folder that the names are relative to.
+        first, *others = sorted((base for base in bases if len(images_of[base]) == most), key=_depth) or [""]
+        if other := next((base for base in others if not base.startswith(f"{first}/")), None):
+            alike = " as well as ".join(min(hit.path for hit in hits if hit.base == base) for base in (first, other))
             raise InputError(
-                f"{self.source}: files in several folders have the names of its images, {first} as well as {second}; "
+                f"{self.source}: files in several folders have the names of its images, {alike}; "
                 "give the one folder that is meant, or whole paths in the list"
             )
-        inside = {"", *order[:1]}
+        inside = {"", first}
         files: dict[int, list[_Hit]] = {}
         elsewhere: dict[int, str] = {}
         for hit in hits:
@@ -130,6 +133,10 @@ class Selection:
 def _images_of(hits: list[_Hit]) -> int:
     """How many images there are files for."""
     return len({hit.image for hit in hits})
+
+
+def _depth(base: str) -> tuple[int, str]:
+    return base.count("/"), base
 
 
 def load(records: str, split: str, list_file: str) -> Selection | None:

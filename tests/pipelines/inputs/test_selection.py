@@ -115,6 +115,13 @@ def test_a_name_that_ends_another_is_not_that_other(tmp_path: Path) -> None:
     assert choice.paths == {"/labels/a.png", "/labels/b.png"} and not choice.missing
 
 
+def test_of_two_folders_the_one_above_is_that_of_the_names(tmp_path: Path) -> None:
+    some = selection.load(records(tmp_path, {"a": "a.jpg"}), "val", "")
+    assert some.choose(["/labels/old/a.png", "/labels/a.png"]).paths == {"/labels/a.png"}
+    with pytest.raises(InputError, match="files in several folders"):
+        some.choose(["/labels/old/a.png", "/labels/new/a.png"])
+
+
 def test_an_image_is_not_replaced_by_one_of_its_name_in_another_folder(tmp_path: Path) -> None:
     some = selection.load(records(tmp_path, {n: f"{n}.jpg" for n in "abc"}), "val", "")
     choice = some.choose(["/labels/a.png", "/labels/b.png", "/labels/extra/c.png"])

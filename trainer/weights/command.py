@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from trainer import startup
+import contextlib
+from typing import Any
+
+from trainer import startup, storage
 from trainer.formats import palettes
-from trainer.formats.cards import ModelCard
+from trainer.formats.cards import CARD, WEIGHTS, ModelCard, load_card
 from trainer.network.deeplab import deeplab_v3_plus, published_rates
 from trainer.network.folder import save_model
 from trainer.options import InputError, to_json
@@ -21,12 +24,30 @@ def run(options: Options, flags: list[str]) -> int:
     return 0
 
 
+def check_output(output: str, imported_with: dict[str, Any]) -> None:
+    """Raises InputError if `output` holds a model that did not come from the same import."""
+    names = [name for name in (WEIGHTS, CARD) if storage.exists(storage.join(output, name))]
+    if names == [WEIGHTS, CARD]:
+        with contextlib.suppress(InputError):
+            if load_card(output).training.get("imported") == imported_with:
+                return
+    if names:
+        raise InputError(
+            f"{output} holds another model ({' and '.join(names)}); give another --output, or --overwrite to replace "
+            "it"
+        )
+
+
 def import_weights(options: Options) -> Imported:
     """Writes the model folder of a published checkpoint.
 
     Raises:
-      InputError: the palette has another number of classes, or the checkpoint does not fit.
+      InputError: the palette has another number of classes, the checkpoint does not fit, or the output folder holds
+        another model.
     """
+    imported_with = {name: value for name, value in to_json(options).items() if name != "overwrite"}
+    if not options.overwrite:
+        check_output(options.output, imported_with)
     palette = palettes.resolve(options.palette)
     checkpoint = Checkpoint(options.checkpoint)
     numbers = architecture(checkpoint)
@@ -41,6 +62,6 @@ def import_weights(options: Options) -> Imported:
     imported = load_checkpoint(model, checkpoint)
     if imported.skipped:
         raise InputError(f"{checkpoint.path} lacks layers of the model: {imported}")
-    card = ModelCard(numbers, palette, options.max_side, training={"imported": to_json(options)})
+    card = ModelCard(numbers, palette, options.max_side, training={"imported": imported_with})
     save_model(options.output, model, card)
     return imported

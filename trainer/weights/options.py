@@ -30,4 +30,5 @@ class Options(CheckedOptions):
     )
     head: str = option("bilinear", "bilinear (as published) or subpixel", choices=HEADS)
     output_stride: int = option(16, "input pixels per feature; 8 is finer and slower", choices=OUTPUT_STRIDES)
+    overwrite: bool = option(False, "replace another model in the output folder")
     max_side: int = option(513, "shrink images to this longest side, in pixels, before the network; 0: never", low=0)

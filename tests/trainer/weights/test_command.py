@@ -23,12 +23,17 @@ def small(tmp_path_factory):
     return str(path)
 
 
-def test_import_weights_writes_a_model_folder(small, tmp_path, capsys):
-    palette = tmp_path / "three.json"
-    palette.write_text('{"name": "three", "classes": [{"name": "a", "color": [0, 0, 0]}, '
-                       '{"name": "b", "color": [0, 0, 9]}, {"name": "c", "color": [0, 9, 0]}]}')  # fmt: skip
+@pytest.fixture
+def palette(tmp_path):
+    path = tmp_path / "three.json"
+    path.write_text('{"name": "three", "classes": [{"name": "a", "color": [0, 0, 0]}, '
+                    '{"name": "b", "color": [0, 0, 9]}, {"name": "c", "color": [0, 9, 0]}]}')  # fmt: skip
+    return str(path)
+
+
+def test_import_weights_writes_a_model_folder(small, palette, tmp_path, capsys):
     output = str(tmp_path / "model")
-    arguments = ["import-weights", small, "--palette", str(palette), "--output", output, "--max-side", "65"]
+    arguments = ["import-weights", small, "--palette", palette, "--output", output, "--max-side", "65"]
     assert cli.main(arguments) == 0
     assert "none left over" in capsys.readouterr().out
     model, card = load_model(output)
@@ -63,6 +68,24 @@ def test_import_weights_refuses_what_it_cannot_use(case, message, small, tmp_pat
     assert "Traceback" not in text
     assert message in text
     assert not output.exists()
+
+
+def test_another_model_in_the_output_folder_is_not_replaced_unless_told_to(small, palette, tmp_path, capsys):
+    output = tmp_path / "model"
+    arguments = ["import-weights", small, "--palette", palette, "--output", str(output)]
+    assert cli.main(arguments) == 0
+    assert cli.main(arguments) == 0, "the same import may be done again"
+    before = (output / "model.json").read_bytes()
+    assert cli.main([*arguments, "--max-side", "65"]) == 2
+    message = capsys.readouterr().err
+    assert "holds another model (model.keras and model.json)" in message and "--overwrite" in message
+    assert (output / "model.json").read_bytes() == before
+    (output / "model.json").unlink()
+    (output / "model.keras").write_bytes(b"of another program")
+    assert cli.main(arguments) == 2
+    assert (output / "model.keras").read_bytes() == b"of another program"
+    assert cli.main([*arguments, "--overwrite"]) == 0
+    assert load_model(str(output))[1].max_side == 513
 
 
 def test_a_negative_side_is_refused(small, tmp_path, capsys):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.evaluate import command
 from tests.drawn.evaluating import evaluate, evaluation, put
 from trainer.options import InputError
 
@@ -46,6 +47,22 @@ def test_a_report_of_this_command_is_replaced(root: Path) -> None:
     assert evaluate(root) == 0
     put(root / "labels", "b.png")
     put(root / "masks", "b.png")
+    assert evaluate(root) == 0 and evaluation(root / "out")["images"] == 2
+
+
+def test_a_run_into_the_same_folder_does_not_change_what_another_works_on(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(root / "labels", "b.png")
+    put(root / "masks", "b.png")
+    run_job = command.run_job
+
+    def after_another(*arguments, **named) -> bool:
+        monkeypatch.setattr(command, "run_job", run_job)
+        assert evaluate(root, labels="others") == 0 and evaluation(root / "out")["images"] == 1
+        return run_job(*arguments, **named)
+
+    monkeypatch.setattr(command, "run_job", after_another)
     assert evaluate(root) == 0 and evaluation(root / "out")["images"] == 2
 
 

@@ -132,18 +132,20 @@ def find_images_folder(options: Options, notes: list[dict[str, Any]]) -> str | N
 
 
 def score(options: Options, plan: Plan, beam: Any) -> EvaluationTally:
-    """Runs the Beam job over the plan. Its files in the output folder are gone afterwards."""
+    """Runs the Beam job over the plan. Its files in the output folder are gone afterwards.
+
+    They stay where it fails, or is not waited for: a job elsewhere may go on, and needs them.
+    """
     output, digest = options.output, plan.digest
     build = functools.partial(job.build, sources=plan.sources, chunks=plan.chunks, output=output, digest=digest)
-    try:
-        planning.write(output, plan)
-        if not run_job(build, beam, total=len(plan.comparisons), unit="labels", title="evaluate"):
-            raise InputError("evaluate reads the job's result itself; omit --template_location")
-        return tally.read(planning.tally_path(output, digest), digest)
-    finally:
-        for path in (planning.plan_path(output, digest), planning.tally_path(output, digest)):
-            if storage.exists(path):
-                storage.remove(path)
+    planning.write(output, plan)
+    if not run_job(build, beam, total=len(plan.comparisons), unit="labels", title="evaluate"):
+        raise InputError("evaluate reads the job's result itself; omit --template_location")
+    total = tally.read(planning.tally_path(output, digest), digest)
+    for path in (planning.plan_path(output, digest), planning.tally_path(output, digest)):
+        if storage.exists(path):
+            storage.remove(path)
+    return total
 
 
 def tidy(folder: str) -> None:

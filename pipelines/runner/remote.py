@@ -71,13 +71,14 @@ def _left_behind(result: Any, options: PipelineOptions) -> str:
 
 def _remedy(result: Any, options: PipelineOptions) -> str:
     """Where the job is, how to cancel it, and how to go on with what it does."""
+    job = getattr(result, "job_id", None) or getattr(result, "_job_id", "")
+    job = job() if callable(job) else job
     if is_dataflow(options):
-        cloud, job = options.view_as(GoogleCloudOptions), result.job_id()
+        cloud = options.view_as(GoogleCloudOptions)
         page = f"https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{job}?project={cloud.project}"
         cancel = f"gcloud dataflow jobs cancel {job} --project={cloud.project} --region={cloud.region}"
         return f"See {page}; cancel it with `{cancel}`, {LATER}"
-    job = getattr(result, "_job_id", "")
-    return f"{f'It is {job} at' if job else 'It is at'} {_cluster(options)}; cancel it there, {LATER}"
+    return f"It is {job or 'the newest'} at {_cluster(options)}; cancel it there, {LATER}"
 
 
 def _cluster(options: PipelineOptions) -> str:

@@ -206,13 +206,15 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 def _jpeg(data: bytes) -> Header | None:
     frame: tuple[int, int, int, int] | None = None
     coding = scan = 0
-    orientation = 1
+    orientation, has_more = 1, False
     for marker, begin, end in _jpeg_segments(data):
         segment = data[begin + 4 : end]
         if marker in _JPEG_FRAMES and frame is None:
             coding, frame = marker, struct.unpack_from(">BHHB", segment)
         elif marker == 0xE1 and segment.startswith(b"Exif\0\0") and orientation == 1:
             orientation = exif_orientation(segment)
+        elif marker == 0xE2 and segment.startswith(b"MPF\0"):
+            has_more = True
         scan = begin
     if frame is None:
         return None
@@ -227,7 +229,8 @@ def _jpeg(data: bytes) -> Header | None:
         orientation=orientation,
         lossy="JPEG",
         is_common=coding in (0xC0, 0xC1, 0xC2),  # Huffman-coded, sequential or progressive
-        end=_jpeg_end(data, scan),
+        # Looking through all coded pixels takes 2 % of the time of decoding them.
+        end=len(data) if data.endswith(b"\xff\xd9") and not has_more else _jpeg_end(data, scan),
     )
 
 

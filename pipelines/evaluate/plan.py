@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from pipelines.evaluate.sources import STAGE, Comparison, Sources
 from pipelines.inputs.collection import RESERVED
-from pipelines.inputs.layouts import CITYSCAPES_LABELS, cityscapes_key, hidden, name_of, partners
+from pipelines.inputs.names import CITYSCAPES_LABELS, cityscapes_key, hidden, name_of, partners
 from pipelines.inputs.selection import Selection
 from trainer import storage
 from trainer.accounts import Reject

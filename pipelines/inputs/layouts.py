@@ -12,12 +12,22 @@ from __future__ import annotations
 
 import codecs
 import posixpath
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from pipelines.inputs.names import (
+    BLANKS,
+    CITYSCAPES_LABELS,
+    by_composed,
+    cityscapes_key,
+    composed,
+    hidden,
+    partners,
+    spellings,
+    split_named,
+    split_order,
+)
 from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats.images import SUFFIXES
@@ -26,27 +36,15 @@ from trainer.formats.palettes import CITYSCAPES, CITYSCAPES_TRAINIDS, VOC
 from trainer.options import InputError
 from trainer.storage import File
 
-SPLIT_FOLDERS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 UNREAD = (
     *(".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".pnm", ".tga", ".exr", ".dcm"),
     *(".npy", ".npz", ".mat"),
 )
 """How the names of images and labels end that are in formats which no command reads, in lower case."""
-BLANKS = " \t\r\n"
-"""What separates words in lists; names may well hold other white space, such as U+00A0."""
 # An image in several lists goes to the first of these, so that none is both trained on and validated with.
 _VOC_LISTS = {
     **{"test": "test", "val": "val", "train": "train", "trainaug": "train", "train_aug": "train", "trainval": None},
 }
-CITYSCAPES_IMAGE = "_leftImg8bit"
-"""How the names of Cityscapes' images end, but for the suffix."""
-CITYSCAPES_LABELS = ("_gtFine_labelTrainIds.png", "_gtFine_labelIds.png")
-"""How those of its labels end: with class ids, and with the ids that `Palette.source_ids` translates."""
-
 ByKey = dict[str, list[File]]
 Folders = dict[str, list[tuple[str, File]]]
 """Top folder -> its files, each with its path below that folder."""
@@ -82,67 +80,8 @@ def recognise(files: list[File], layout: str) -> tuple[str, Candidates] | None:
     return None
 
 
-def cityscapes_key(label: str) -> str | None:
-    """Key of the image that a Cityscapes label belongs to, by its path; None for other labels."""
-    for ending in CITYSCAPES_LABELS:
-        if label.endswith(ending):
-            return label.removesuffix(ending) + CITYSCAPES_IMAGE
-    return None
-
-
 def reject(key: str, path: str, reason: str) -> Reject:
     return Reject(key=key, path=path, stage="scan", reason=reason)
-
-
-def name_of(path: str) -> str:
-    """What an image, its label and its mask share: the path without an image's suffix (Cityscapes: the image's).
-
-    Only suffixes of images are cut: `cam_1.5m_0001` is a whole name.
-    """
-    if (key := cityscapes_key(path)) is not None:
-        return key
-    stem, suffix = posixpath.splitext(path)
-    return stem if suffix.lower() in SUFFIXES else path
-
-
-def spellings(entry: str) -> tuple[str, ...]:
-    """The paths, with suffix or without, that a line of a list may mean, best first.
-
-    Lists of Pascal VOC hold `NAME`, `NAME 1` (or 0, -1) and `/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png`.
-    """
-    entry = entry.strip(BLANKS)
-    paths = [entry]
-    if marked := re.fullmatch(f"(.+?)[{BLANKS}]+(-1|0|1)", entry):
-        paths.append(marked[1])
-    first, *others = re.split(f"[{BLANKS}]+", entry)
-    if others and name_of(first) != first:
-        paths.append(first)
-    paths += [path.replace("\\", "/") for path in paths if "\\" in path]
-    return tuple(dict.fromkeys(spelled for path in paths for spelled in (path, name_of(path))))
-
-
-def composed(name: str) -> str:
-    """The name with every accent in one character with its letter; macOS writes "ü" as two, everybody else as one."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
-
-
-def by_composed(names: Iterable[str]) -> dict[str, str]:
-    """Composed name -> name, for those that differ from all others in more than how their accents are written."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        found.setdefault(composed(name), []).append(name)
-    return {form: alike[0] for form, alike in found.items() if len(alike) == 1}
-
-
-def partners(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
-    """Name -> the other of the same name, or of one that writes its accents differently and is no other's partner."""
-    names, others = set(names), set(others)
-    mine, theirs = by_composed(names - others), by_composed(others - names)
-    return {name: name for name in names & others} | {mine[form]: theirs[form] for form in mine.keys() & theirs.keys()}
-
-
-def hidden(relative: str) -> bool:
-    return relative.startswith(".") or "/." in relative
 
 
 def left_out(files: Iterable[File]) -> str:
@@ -192,9 +131,11 @@ def _find_voc(folders: Folders) -> Candidates | None:
     rejects: dict[str, Reject] = {}
     torn = []
     known = by_composed(images)
+    is_flat = not any("/" in key for key in images)
     for name, split in _VOC_LISTS.items():
         for entry in _entries(lists.used.get(name)):
-            paths = _listed_paths(entry)
+            paths = [_below_images(spelled) for spelled in spellings(entry)]
+            paths += [posixpath.basename(path) for path in paths if is_flat]
             key = next((known[form] for path in paths if (form := composed(path)) in known), None)
             key = next((path for path in paths if path in images), key)
             if key is not None:
@@ -248,13 +189,8 @@ def _entries(file: File | None) -> list[str]:
     return [entry for line in text.split("\n") if (entry := line.strip(BLANKS))]
 
 
-def _listed_paths(entry: str) -> list[str]:
-    """The paths below JPEGImages, without suffix, that an entry of a list may mean, best first."""
-    paths = [_below_images(spelled) for spelled in spellings(entry)]
-    return list(dict.fromkeys([*paths, *map(posixpath.basename, paths)]))
-
-
 def _below_images(path: str) -> str:
+    """What an entry of a list calls a file below JPEGImages, whatever folders above it are named as well."""
     return posixpath.normpath("/" + path).lstrip("/").rpartition("JPEGImages/")[2]
 
 
@@ -285,11 +221,6 @@ def _cityscapes_labels(entries: list[tuple[str, File]], ending: str) -> ByKey:
     return labels
 
 
-def split_named(name: str) -> str | None:
-    """The split that a folder, or a manifest, calls by that name: "Validation" is "val"; None for other words."""
-    return SPLIT_FOLDERS.get(name.lower())
-
-
 def _split_of_folder(key: str) -> str | None:
     return split_named(key.split("/")[0]) if "/" in key else None
 
@@ -304,7 +235,7 @@ def _find_camvid(folders: Folders) -> Candidates | None:
         if _in_split_folders(images) and labels:
             origin = f"images/{_braces(images)} with labels/{_braces(labels)}"
             return Candidates(origin, images, labels, _split_of_folder)
-    named = [name for name in sorted(folders, key=lambda name: (_order(name), name)) if split_named(name)]
+    named = [name for name in sorted(folders, key=lambda name: (split_order(name), name)) if split_named(name)]
     splits = [name for name in named if name + "annot" in folders]
     images, labels = {}, {}
     for name in splits:
@@ -317,14 +248,8 @@ def _find_camvid(folders: Folders) -> Candidates | None:
 
 
 def _braces(by_key: ByKey) -> str:
-    names = sorted({key.split("/")[0] for key in by_key if "/" in key}, key=lambda name: (_order(name), name))
+    names = sorted({key.split("/")[0] for key in by_key if "/" in key}, key=lambda name: (split_order(name), name))
     return "{" + ",".join(names) + "}" if len(names) > 1 else "".join(names)
-
-
-def _order(name: str) -> int:
-    """Training, validation, test, and what is none of them."""
-    names = [*SPLIT_FOLDERS]
-    return names.index(name.lower()) if name.lower() in names else len(names)
 
 
 def _find_paired(folders: Folders) -> Candidates | None:

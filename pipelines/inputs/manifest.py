@@ -11,8 +11,9 @@ import posixpath
 import re
 from collections.abc import Iterable
 
-from pipelines.inputs.layouts import BLANKS, Candidates, by_composed, composed, name_of, reject, split_named
+from pipelines.inputs.layouts import Candidates, reject
 from pipelines.inputs.lists import Row, entry_path, read_rows
+from pipelines.inputs.names import BLANKS, by_composed, composed, name_of, split_named
 from trainer import storage
 from trainer.storage import File
 

@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from pipelines.inputs.layouts import Candidates, hidden, left_out, not_recognised, partners, recognise, reject
+from pipelines.inputs.layouts import Candidates, left_out, not_recognised, recognise, reject
 from pipelines.inputs.manifest import MANIFESTS, SUFFIXES, read_manifest
+from pipelines.inputs.names import hidden, partners
 from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats.labels import Palette

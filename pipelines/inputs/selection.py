@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pipelines.inputs.layouts import BLANKS, composed, name_of, spellings, split_named
 from pipelines.inputs.lists import entry_path, is_list, read_rows
+from pipelines.inputs.names import BLANKS, composed, name_of, spellings, split_named
 from trainer import storage
 from trainer.formats.dataset import Shard, load_dataset, open_shard
 from trainer.formats.examples import decode

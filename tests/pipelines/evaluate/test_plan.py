@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.evaluate.plan import Plan, compared_names, pair, plan_path, read_chunk, write
 from pipelines.evaluate.sources import Comparison, Sources
-from pipelines.inputs.layouts import name_of
+from pipelines.inputs.names import name_of
 from trainer.formats.labels import Palette
 from trainer.formats.palettes import resolve
 from trainer.options import InputError

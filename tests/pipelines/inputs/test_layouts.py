@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from pipelines.inputs.layouts import cityscapes_key
+from pipelines.inputs.names import cityscapes_key
 from pipelines.inputs.rawset import hash_split, scan
 from tests.drawn.rawset import labels_of, reasons_of, splits_of, touch
 from trainer.formats.palettes import CITYSCAPES, CITYSCAPES_TRAINIDS, VOC

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.inputs.layouts import name_of, spellings
+from pipelines.inputs.names import name_of, spellings
 from pipelines.inputs.rawset import RawSet, scan
 from tests.drawn.rawset import reasons_of, splits_of, touch
 from trainer.options import InputError
@@ -59,6 +59,11 @@ def test_every_dotted_name_of_a_list_is_an_image(tmp_path: Path) -> None:
 def test_entries_may_have_suffixes_folders_columns_and_blanks(tmp_path: Path, entries: str) -> None:
     raw = draw_voc(tmp_path, ("v1.2", "v1", "b c", "b"), {"train.txt": entries, "val.txt": "v1\nb\n"})
     assert splits_of(raw) == {"b": "val", "b c": "train", "v1": "val", "v1.2": "train"} and not raw.rejects
+
+
+def test_an_entry_in_a_folder_is_no_image_of_another_folder(tmp_path: Path) -> None:
+    raw = draw_voc(tmp_path, ("0001", "ulm/0001"), {"train.txt": "ulm/0001\nbonn/0001\n"})
+    assert list(splits_of(raw)) == ["ulm/0001"] and list(reasons_of(raw)) == ["bonn/0001"]
 
 
 def test_entries_that_name_no_image_are_rejects_each_once(tmp_path: Path) -> None:

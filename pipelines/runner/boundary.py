@@ -146,7 +146,10 @@ def attempt(work: Callable[[], T], known: type[Exception] | tuple[type[Exception
       Failed: `work` raised twice; with the second cause.
       InputError, storage.Unavailable, UnbalancedError: end the job, whatever image was at work.
     """
+    reason = ""
     for place in (_room.beside, _room.alone):
+        if reason:
+            gc.collect()  # not in the handler below, where the traceback holds what `work` had in memory
         try:
             with place():
                 return work()
@@ -156,7 +159,6 @@ def attempt(work: Callable[[], T], known: type[Exception] | tuple[type[Exception
                 raise
             reason = cause(error)
             logging.getLogger(__name__).info("an image failed: %s", reason, exc_info=True)
-        gc.collect()  # outside of the handler, where the traceback holds what `work` had in memory
     raise Failed(f"{reason}; tried alone")
 
 

@@ -12,6 +12,7 @@ import weakref
 import numpy as np
 import pytest
 
+from pipelines.runner import boundary
 from pipelines.runner.boundary import LONGEST, Failed, InFlight, attempt, cause
 from trainer import storage
 from trainer.accounts import UnbalancedError
@@ -129,7 +130,8 @@ def test_a_second_try_runs_alone():
     assert len(seen) == 15 and all(len(numbers) == 1 for numbers in seen)
 
 
-def test_nested_attempts_that_fail_in_every_thread_end():
+def test_nested_attempts_that_fail_in_every_thread_end(monkeypatch):
+    monkeypatch.setattr(boundary.gc, "collect", lambda: None)  # which takes its time where much is loaded
     failures = []
 
     def thread(number):

@@ -11,7 +11,9 @@ import pytest
 
 from pipelines import cli
 from tests.drawn.records import PALETTE, record, write_records
+from trainer import storage
 from trainer.formats import images
+from trainer.options import InputError
 
 LABEL = np.repeat(np.uint8([[0, 1, 2, 2]]), 4, axis=0)
 
@@ -68,3 +70,19 @@ def test_selected_images_without_label_or_mask_are_rejects(trained: Path, capsys
     text = capsys.readouterr().out
     assert "3 labels = 1 evaluated + 2 rejected" in text
     assert "there is no file of that name" in text and "no mask b.png" in text
+
+
+def test_in_cloud_storage_too(trained: Path, bucket: str) -> None:
+    remote = f"{bucket}/set [1]"
+    for path in trained.rglob("*"):
+        if path.is_file():
+            storage.write(f"{remote}/{path.relative_to(trained).as_posix()}", path.read_bytes())
+    folders = ["--masks", f"{remote}/masks", "--labels", f"{remote}/labels", "--records", f"{remote}/records"]
+    command = ["evaluate", *folders, "--palette", f"{remote}/palette.json", "--gallery", "0"]
+    assert cli.run([*command, "--output", f"{remote}/out"]) == 0
+    scores = storage.read_json(f"{remote}/out/evaluation.json")
+    assert scores["images"] == 2 and scores["masks"]["masks"]["pixel_accuracy"] == 0.25
+    names = {file.relative for file in storage.files(f"{remote}/out")}
+    assert names == {"evaluation.json", "report.html", "rejects.jsonl"}
+    with pytest.raises(InputError, match="is an input folder"):
+        cli.run([*command, "--output", f"{remote}/masks/"])

@@ -15,7 +15,7 @@ from pipelines.inputs.collection import SourceImage
 from pipelines.masks.segmenter import Segmented, Segmenter, Unsegmented, shared_segmenter
 from pipelines.masks.stamps import Stamp, fingerprint, read_stamp, stamp_jpeg, stamp_png
 from pipelines.runner.boundary import Failed
-from pipelines.runner.cores import cores
+from pipelines.runner.cores import cores, memory
 from pipelines.segment.options import Options
 from pipelines.segment.plan import Entry, kinds, place
 from pipelines.segment.tally import SegmentTally
@@ -24,6 +24,11 @@ from trainer.formats import images
 from trainer.formats.cards import CARD, load_card
 from trainer.formats.labels import Palette
 from trainer.options import InputError
+
+GIB = 1 << 30
+NETWORK_BYTES, SOFTMAX_BYTES, CRF_BYTES, IMAGE_BYTES = 550, 4, 17, 16
+"""What an image takes at its peak, as measured: per pixel that the network sees; per pixel and class where the softmax
+is whole, to be enlarged or for the CRF; per pixel of the image as it is."""
 
 
 class Occupied(ValueError):
@@ -131,14 +136,28 @@ class SegmentJob:
     def load(self, source: SourceImage) -> tuple[Loaded, np.ndarray]:
         """The image, uint8 [H, W, 3] RGB. Raises OSError, or ImageError for what cannot be used."""
         data = storage.read(source.path)
-        height, width = images.shrunk_size(*images.header(data).upright_size, self.max_side)
-        bound = self.options.max_pixels
-        if height * width > bound:
+        self.check_size(*images.header(data).upright_size)
+        return Loaded(source, storage.identity(data)), images.decode_image(data)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises ImageError for an image of so many pixels that it would take more memory than allowed."""
+        shrunk = images.shrunk_size(height, width, self.max_side)
+        pixels, bound = shrunk[0] * shrunk[1], self.options.max_pixels
+        if pixels > bound:
             raise images.ImageError(
-                f"{width}x{height} is {height * width:,} pixels, over the bound of {bound:,} for one pass of the "
+                f"{shrunk[1]}x{shrunk[0]} is {pixels:,} pixels, over the bound of {bound:,} for one pass of the "
                 "network; give --max-side to shrink it, or raise --max-pixels if memory allows"
             )
-        return Loaded(source, storage.identity(data)), images.decode_image(data)
+        classes, refined = self.palette.num_classes, self.crf is not None
+        whole = CRF_BYTES if refined else SOFTMAX_BYTES if shrunk != (height, width) else 0
+        needed = pixels * (NETWORK_BYTES + whole * classes) + height * width * IMAGE_BYTES
+        allowed = self.options.max_memory * GIB or memory() * 3 // 4 * (self.cores or cores()) // cores()
+        if needed > allowed:
+            raise images.ImageError(
+                f"{shrunk[1]}x{shrunk[0]} pixels of {classes} classes{' with the CRF' * refined} take about "
+                f"{needed / GIB:.1f} GiB of memory, over the bound of {allowed / GIB:.1f}; give --max-side to shrink "
+                f"it{', or omit --crf' * refined}, or raise --max-memory if there is more"
+            )
 
     def write(self, result: Segmented | Unsegmented) -> None:
         """Writes the mask of the `Loaded` image `result.key`, and what else the options name.

@@ -64,9 +64,13 @@ class Options(SelectionOptions):
         group="network",
     )
     max_pixels: int = option(
-        1 << 24,
-        "reject images with more pixels than this after --max-side; 21 classes take about 300 bytes a pixel",
-        low=1,
+        1 << 24, "reject images with more pixels than this after --max-side", low=1, group="network"
+    )
+    max_memory: float = option(
+        0,
+        "reject images whose segmentation would take more GiB than this, which grows with pixels and, with --crf or "
+        "--max-side, with classes; 0: three quarters of the machine's, or of a worker process' share of it",
+        low=0,
         group="network",
     )
     crf: str = option(

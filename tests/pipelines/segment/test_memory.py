@@ -1,0 +1,77 @@
+"""Images that would take more memory than there is are rejects before any of it is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from pipelines.crf.options import CrfOptions
+from pipelines.segment import mask
+from pipelines.segment.mask import GIB, SegmentJob
+from pipelines.segment.options import Options
+from tests.drawn.segmenting import draw, rejects_of, save, segment
+from trainer.formats.images import ImageError
+from trainer.formats.labels import Palette
+
+MANY = Palette("many", tuple(map(str, range(150))), tuple((n, n, n) for n in range(150)))
+FEW = Palette("few", MANY.names[:21], MANY.colors[:21])
+PHOTO = (3000, 4000)
+
+
+def job(palette: Palette = MANY, crf: CrfOptions | None = None, max_side: int = 0, **flags: object) -> SegmentJob:
+    options = Options(input="i", model="m", output="o", **flags)
+    return SegmentJob(options, palette, max_side, "", "", 0, crf)
+
+
+@pytest.mark.parametrize(
+    ("palette", "crf", "max_side", "gib", "fits"),
+    [
+        (FEW, None, 0, 8, True),
+        (MANY, None, 0, 8, True),
+        (MANY, None, 0, 4, False),
+        (FEW, CrfOptions(), 0, 12, True),
+        (MANY, CrfOptions(), 0, 8, False),
+        (MANY, CrfOptions(), 1500, 8, True),
+        (MANY, None, 3999, 8, False),
+    ],
+)
+def test_what_counts_are_bytes_which_grow_with_pixels_and_classes(palette, crf, max_side, gib, fits):
+    check = job(palette, crf, max_side, max_memory=gib).check_size
+    if fits:
+        check(*PHOTO)
+        return
+    with pytest.raises(ImageError, match="GiB of memory"):
+        check(*PHOTO)
+
+
+def test_the_reason_names_size_classes_and_cures():
+    with pytest.raises(ImageError) as reject:
+        job(crf=CrfOptions(), max_memory=8).check_size(*PHOTO)
+    assert str(reject.value) == (
+        "4000x3000 pixels of 150 classes with the CRF take about 34.8 GiB of memory, over the bound of 8.0; give "
+        "--max-side to shrink it, or omit --crf, or raise --max-memory if there is more"
+    )
+
+
+def test_without_the_flag_the_bound_is_the_machines(monkeypatch):
+    monkeypatch.setattr(mask, "memory", lambda: 12 * GIB)
+    job().check_size(*PHOTO)
+    with pytest.raises(ImageError, match=r"over the bound of 9\.0"):
+        job(crf=CrfOptions()).check_size(*PHOTO)
+
+
+def test_processes_share_the_memory_as_they_share_the_cores(monkeypatch):
+    monkeypatch.setattr(mask, "memory", lambda: 16 * GIB)
+    monkeypatch.setattr(mask, "cores", lambda: 8)
+    with pytest.raises(ImageError, match=r"over the bound of 3\.0"):
+        dataclasses.replace(job(), cores=2).check_size(*PHOTO)
+
+
+def test_an_image_that_is_too_large_for_the_memory_is_a_reject(model, tmp_path):
+    save(tmp_path / "in/large.png", draw(600, 800, 0))
+    save(tmp_path / "in/small.png", draw(20, 30, 0))
+    flags = ("--input", tmp_path / "in", "--model", model, "--output", tmp_path / "out", "--max-memory", 0.1)
+    assert segment(*flags) == 1
+    (reject,) = rejects_of(tmp_path / "out")
+    assert reject["key"] == "large" and "--max-memory" in reject["reason"]

@@ -8,6 +8,7 @@ never moved. A shard's bytes follow from its plan, the options and the source fi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -142,15 +143,20 @@ def fingerprint(
     pairs: Sequence[Pair], members: Sequence[tuple[int, int]], options: RecordOptions, palette: Palette, root: str
 ) -> str:
     """md5 of all that decides a shard's bytes: options, palette, and the entries with their files' sizes and times."""
-    used = {field.name: getattr(options, field.name) for field in dataclasses.fields(RecordOptions)}
-    if not any(copy for _, copy in members):  # other augmentation leaves shards of originals as they are
-        used = {name: value for name, value in used.items() if name not in OF_COPIES}
-    digest = hashlib.md5(json.dumps([FORMAT_VERSION, used, palette.to_json()], sort_keys=True).encode())
+    digest = _digest_of_options(FORMAT_VERSION, options, palette, any(copy for _, copy in members)).copy()
     for index, copy in members:
         pair = pairs[index]
         row = [pair.key, filename(pair.image, root), copy, pair.size, pair.modified]
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=4)
+def _digest_of_options(version: int, options: RecordOptions, palette: Palette, has_copies: bool) -> hashlib._Hash:
+    used = {field.name: getattr(options, field.name) for field in dataclasses.fields(RecordOptions)}
+    if not has_copies:  # other augmentation leaves shards of originals as they are
+        used = {name: value for name, value in used.items() if name not in OF_COPIES}
+    return hashlib.md5(json.dumps([version, used, palette.to_json()], sort_keys=True).encode())
 
 
 def filename(path: str, root: str) -> str:

@@ -8,12 +8,12 @@ import pytest
 
 from pipelines.inputs.rawset import Pair, scan
 from pipelines.prepare.options import Options, RecordOptions
-from pipelines.prepare.plan import filename, fingerprint, plan_shards, shuffle_hash, unfinished
+from pipelines.prepare.plan import filename, fingerprint, plan_shards, plan_split, shuffle_hash, unfinished
 from pipelines.prepare.workarea import survey
 from tests.drawn.prepared import read_shard
 from tests.drawn.rawset import write_pair, write_rawset
 from tests.drawn.records import PALETTE, draw_image
-from trainer.formats.dataset import load_dataset
+from trainer.formats.dataset import SHARD_PATTERN, load_dataset
 from trainer.formats.examples import decode
 
 PAIRS = [Pair("train/a", "/raw/images/train/a.jpg", "/raw/labels/train/a.png", "train", 1000, 5)]
@@ -81,3 +81,12 @@ def test_file_names_are_relative_to_the_set():
     assert filename("/raw/images/a.jpg", "/raw/") == "images/a.jpg"
     assert filename("/else/b.jpg", "/raw") == "b.jpg"
     assert filename("gs://bucket/set/images/a.jpg", "gs://bucket/set") == "images/a.jpg"
+
+
+def test_more_than_100000_shards_have_names_that_are_read_and_in_order():
+    pairs = [Pair(f"a{i}", f"/raw/a{i}.jpg", f"/raw/a{i}.png", "train", 1, 1) for i in range(108_000)]
+    shards = plan_split(pairs, "train", 1_000_000, 0, RecordOptions(), PALETTE, "/raw")
+    names = [shard.spec.name for shard in shards]
+    assert len(names) > 100_000 and names == sorted(names)
+    assert all(map(SHARD_PATTERN.fullmatch, names))
+    assert names[-1] == f"train-{len(names) - 1}-of-{len(names)}.tfrecord"

@@ -121,3 +121,19 @@ def test_a_palette_png_as_label_is_a_fault_since_training_reads_its_colours(tmp_
     write_records(tmp_path, {"train": [[dataclasses.replace(record(0, (64, 80), "png"), label=label)]]})
     assert records("verify", tmp_path) == 1
     assert "label is png of mode P and 8 bits, which the trainer does not read as ids" in capsys.readouterr().out
+
+
+def test_shards_beyond_five_digits_are_read_by_all_verbs_and_by_training(tmp_path, capsys):
+    write_records(tmp_path / "records", {"val": [[record(0, (64, 80))], [record(1, (64, 80))]]})
+    for number in range(2):
+        name, longer = f"val-0000{number}-of-00002.tfrecord", f"val-10000{number}-of-100002.tfrecord"
+        (tmp_path / "records" / name).rename(tmp_path / "records" / longer)
+        path = tmp_path / "records/dataset.json"
+        path.write_text(path.read_text().replace(name, longer))
+    folder = tmp_path / "records"
+    assert records("ls", folder) == records("show", folder, "--record", "001") == 0
+    assert records("export", folder, tmp_path / "raw") == records("stats", folder) == 0
+    records("verify", folder)
+    out = capsys.readouterr().out
+    assert "val-100001-of-100002.tfrecord" in out and "2 records = 2 good + 0 damaged + 0 missing" in out
+    assert len(list(streams.validation_stream(str(folder), load_dataset(str(folder)), 1))) == 2

@@ -7,7 +7,9 @@ finished do without.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -28,6 +30,32 @@ from trainer.formats.images import ImageError
 
 KNOWN = (ImageError, OSError, Occupied)
 """What is wrong with an image, or with the files that are where its mask shall be."""
+
+Load = Callable[[SourceImage], tuple[Loaded, np.ndarray]]
+
+
+class Memory:
+    """What the threads of a process share where their images are large."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._held = 0
+
+    @contextlib.contextmanager
+    def hold(self, needed: int, allowed: int) -> Iterator[None]:
+        """Waits until `needed` bytes fit into those `allowed` for all, or nobody else holds any. Not to be nested."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held or self._held + needed <= allowed)
+            self._held += needed
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= needed
+                self._changed.notify_all()
+
+
+_memory = Memory()
 
 
 @functools.lru_cache(maxsize=1)
@@ -88,18 +116,31 @@ class SegmentChunk(Work):
                 care.at(source.name)
                 yield from self._segmented([source], load)
 
-    def _segmented(
-        self, todo: list[SourceImage], load: Callable[[SourceImage], tuple[Loaded, np.ndarray]]
+    def _segmented(self, todo: list[SourceImage], load: Load) -> Iterator[SegmentTally]:
+        large: list[Loaded] = []
+        yield from self._together(todo, load, large)
+        for key in large:
+            # They are read once more, which costs little beside the work on them.
+            with _memory.hold(key.memory, self.job.allowed):
+                yield from self._together([key.source], load)
+
+    def _together(
+        self, todo: list[SourceImage], load: Load, large: list[Loaded] | None = None
     ) -> Iterator[SegmentTally]:
-        """Images side by side: those of equal size share a pass of the network."""
+        """Images side by side: those of equal size share a pass of the network. Large ones are put into `large`."""
         rejects: list[SegmentTally] = []
 
         def loaded() -> Iterator[tuple[Loaded, np.ndarray]]:
             for source in todo:
                 try:
-                    yield attempt(functools.partial(load, source), KNOWN)
+                    key, image = attempt(functools.partial(load, source), KNOWN)
                 except (*KNOWN, Failed) as fault:
                     rejects.append(self._rejected(source, fault))
+                    continue
+                if key.memory and large is not None:
+                    large.append(key)
+                else:
+                    yield key, image
 
         # Made here rather than in setup: where every mask is finished, TensorFlow is not needed.
         for result in self.job.segmenter()(loaded()):

@@ -30,6 +30,9 @@ NETWORK_BYTES, SOFTMAX_BYTES, CRF_BYTES, IMAGE_BYTES = 550, 4, 17, 16
 """What an image takes at its peak, as measured: per pixel that the network sees; per pixel and class where the softmax
 is whole, to be enlarged or for the CRF; per pixel of the image as it is."""
 
+LARGE_BYTES = 1 << 30
+"""Images whose softmax takes more wait for one another where there is no room for all at once."""
+
 
 class Occupied(ValueError):
     """A file that this program did not write is in the way. The message names it, and says what to do."""
@@ -42,10 +45,12 @@ class Loaded:
     Attributes:
       source: the image.
       identity: `storage.identity` of the bytes that were read.
+      memory: bytes that it takes, where it must share them with others; 0 for a small one.
     """
 
     source: SourceImage
     identity: str
+    memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,11 +141,19 @@ class SegmentJob:
     def load(self, source: SourceImage) -> tuple[Loaded, np.ndarray]:
         """The image, uint8 [H, W, 3] RGB. Raises OSError, or ImageError for what cannot be used."""
         data = storage.read(source.path)
-        self.check_size(*images.header(data).upright_size)
-        return Loaded(source, storage.identity(data)), images.decode_image(data)
+        needed = self.check_size(*images.header(data).upright_size)
+        return Loaded(source, storage.identity(data), needed), images.decode_image(data)
 
-    def check_size(self, height: int, width: int) -> None:
-        """Raises ImageError for an image of so many pixels that it would take more memory than allowed."""
+    @property
+    def allowed(self) -> int:
+        """Bytes that images may take in this process."""
+        return int(self.options.max_memory * GIB) or memory() * 3 // 4 * (self.cores or cores()) // cores()
+
+    def check_size(self, height: int, width: int) -> int:
+        """The bytes that an image of so many pixels takes beside others; 0 where that is too little to count.
+
+        Raises ImageError for too many pixels, or more memory than allowed.
+        """
         shrunk = images.shrunk_size(height, width, self.max_side)
         pixels, bound = shrunk[0] * shrunk[1], self.options.max_pixels
         if pixels > bound:
@@ -148,16 +161,18 @@ class SegmentJob:
                 f"{shrunk[1]}x{shrunk[0]} is {pixels:,} pixels, over the bound of {bound:,} for one pass of the "
                 "network; give --max-side to shrink it, or raise --max-pixels if memory allows"
             )
-        classes, refined = self.palette.num_classes, self.crf is not None
-        whole = CRF_BYTES if refined else SOFTMAX_BYTES if shrunk != (height, width) else 0
-        needed = pixels * (NETWORK_BYTES + whole * classes) + height * width * IMAGE_BYTES
-        allowed = self.options.max_memory * GIB or memory() * 3 // 4 * (self.cores or cores()) // cores()
+        classes, refined, allowed = self.palette.num_classes, self.crf is not None, self.allowed
+        per_class = CRF_BYTES if refined else SOFTMAX_BYTES if shrunk != (height, width) else 0
+        whole = pixels * per_class * classes
+        needed = whole + pixels * NETWORK_BYTES + height * width * IMAGE_BYTES
         if needed > allowed:
             raise images.ImageError(
                 f"{shrunk[1]}x{shrunk[0]} pixels of {classes} classes{' with the CRF' * refined} take about "
                 f"{needed / GIB:.1f} GiB of memory, over the bound of {allowed / GIB:.1f}; give --max-side to shrink "
                 f"it{', or omit --crf' * refined}, or raise --max-memory if there is more"
             )
+        # The network takes one image at a time, whatever the number of threads.
+        return whole if whole > LARGE_BYTES else 0
 
     def write(self, result: Segmented | Unsegmented) -> None:
         """Writes the mask of the `Loaded` image `result.key`, and what else the options name.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pipelines.crf.options import CrfOptions
 from pipelines.segment import mask
+from pipelines.segment.job import Memory
 from pipelines.segment.mask import GIB, SegmentJob
 from pipelines.segment.options import Options
 from tests.drawn.segmenting import draw, rejects_of, save, segment
@@ -39,7 +42,7 @@ def job(palette: Palette = MANY, crf: CrfOptions | None = None, max_side: int = 
 def test_what_counts_are_bytes_which_grow_with_pixels_and_classes(palette, crf, max_side, gib, fits):
     check = job(palette, crf, max_side, max_memory=gib).check_size
     if fits:
-        check(*PHOTO)
+        assert bool(check(*PHOTO)) == bool(crf)
         return
     with pytest.raises(ImageError, match="GiB of memory"):
         check(*PHOTO)
@@ -75,3 +78,32 @@ def test_an_image_that_is_too_large_for_the_memory_is_a_reject(model, tmp_path):
     assert segment(*flags) == 1
     (reject,) = rejects_of(tmp_path / "out")
     assert reject["key"] == "large" and "--max-memory" in reject["reason"]
+
+
+def test_large_images_share_the_memory_and_one_is_never_kept_waiting_for_ever():
+    shared, inside, most = Memory(), [0], [0]
+
+    def work(needed: int) -> None:
+        with shared.hold(needed, 10):
+            inside[0] += needed
+            most[0] = max(most[0], inside[0])
+            time.sleep(0.002)
+            inside[0] -= needed
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [4, 6, 3, 10, 1, 5, 5, 9] * 4))
+        assert most[0] <= 10 and inside[0] == 0
+        list(pool.map(work, [20, 20]))
+    assert most[0] == 20
+
+
+def test_large_images_get_the_masks_of_small_ones(model, tmp_path, monkeypatch):
+    for seed, name in enumerate("abc"):
+        save(tmp_path / f"in/{name}.png", draw(24, 32, seed))
+    run = ("--input", tmp_path / "in", "--model", model, "--crf", "--batch-size", 1)
+    assert segment(*run, "--output", tmp_path / "small") == 0
+    monkeypatch.setattr(mask, "LARGE_BYTES", 0)
+    assert segment(*run, "--output", tmp_path / "large") == 0
+    for name in "abc":
+        masks = [(tmp_path / folder / f"{name}.png").read_bytes() for folder in ("small", "large")]
+        assert masks[0] == masks[1]

@@ -38,14 +38,8 @@ def make_record(entry: Entry, palette: Palette, options: RecordOptions) -> tuple
     Raises:
       Unusable: one of the two files.
     """
-    source, data, image = _load(
-        entry.image, options.max_pixels, lambda data: images.decode_image(data, options.max_pixels)
-    )
-    labelled, _, label = _load(
-        entry.label,
-        options.max_pixels,
-        lambda data: codings.decode_ids(data, palette, options.max_pixels, options.label_coding),
-    )
+    data, (source, image) = _load(entry.image, lambda data: images.decode(data, options.max_pixels))
+    _, (labelled, label) = _load(entry.label, lambda data: _decode_label(data, palette, options))
     _check_match(entry.label, source, labelled)
     fits = options.max_side == 0 or max(label.shape) <= options.max_side
     if not fits:
@@ -72,15 +66,20 @@ def make_record(entry: Entry, palette: Palette, options: RecordOptions) -> tuple
     return record, label
 
 
-def _load(path: str, max_pixels: int, decode: Callable[[bytes], np.ndarray]) -> tuple[Header, bytes, np.ndarray]:
+def _load(path: str, decode: Callable[[bytes], tuple[Header, np.ndarray]]) -> tuple[bytes, tuple[Header, np.ndarray]]:
     try:
         data = storage.read(path)
     except OSError as error:
         raise Unusable(path, f"cannot be read: {error.strerror or error}", unread=True) from None
     try:
-        return images.header(data, max_pixels), data, decode(data)
+        return data, decode(data)
     except (ImageError, LabelError) as error:
         raise Unusable(path, str(error)) from None
+
+
+def _decode_label(data: bytes, palette: Palette, options: RecordOptions) -> tuple[Header, np.ndarray]:
+    ids = codings.decode_ids(data, palette, options.max_pixels, options.label_coding)
+    return images.header(data, options.max_pixels), ids
 
 
 def _check_match(path: str, image: Header, label: Header) -> None:

@@ -73,12 +73,19 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises:
       ImageError: empty, damaged, truncated, too large, an animation or several pages, or not an image.
     """
+    return decode(data, max_pixels)[1]
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, np.ndarray]:
+    """The same, and the header, in which a JPEG's end is known."""
     found = _single(data, max_pixels)
     if found.format == "png":
-        return upright(_png_image(data, found), found.orientation)
+        return found, upright(_png_image(data, found), found.orientation)
+    if found.format == "jpeg":
+        found = dataclasses.replace(found, end=headers.jpeg_end(data))
     with pillow_errors(f"damaged or truncated {found.format.upper()}"):
         pixels = _pillow_image(_load(data, found))
-    return upright(pixels, found.orientation)
+    return found, upright(pixels, found.orientation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,9 +153,6 @@ def _single(data: bytes, max_pixels: int) -> Header:
 
 def _load(data: bytes, found: Header) -> Image.Image:
     """Pixels of what is not a PNG, as they are stored."""
-    if found.format == "jpeg" and not found.end:
-        # Pillow does without where enough bytes of something else follow; TensorFlow does not.
-        raise ImageError("damaged or truncated JPEG: the marker of its end is missing")
     pixels = {"jpeg": headers.jpeg_pixels, "tiff": headers.tiff_pixels}.get(found.format, bytes)
     image = open_pillow(pixels(data))
     if image.size != (found.width, found.height):

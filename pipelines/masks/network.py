@@ -6,11 +6,10 @@ import functools
 import os
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from trainer.formats.cards import weights_digest
-from trainer.options import InputError
 from trainer.startup import start_tensorflow
 
 BATCH_PIXELS = {"CPU": 1 << 17, "GPU": 1 << 21}
@@ -24,22 +23,26 @@ class Network:
     Attributes:
       batch_pixels: most pixels in one pass of more than one image.
 
-    Raises InputError when the folder holds no usable model.
+    Args:
+      folder: model folder, local or gs://.
+      digest: SHA-256 of the weights that are wanted; "" for any.
+
+    Raises InputError when the folder holds no usable model, or other weights.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, digest: str = "") -> None:
         # Not imported with this module: workers that find all their masks finished need no TensorFlow.
         start_tensorflow()
         from trainer.network.folder import load_model
 
-        self._model, _ = load_model(folder)
+        self._model, _ = load_model(folder, digest)
         self.batch_pixels = BATCH_PIXELS["GPU" if _has_gpu() else "CPU"]
-        self._predictors: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+        self._predictors: dict[str, Callable[[np.ndarray], Any]] = {}
         # One pass at a time: it uses every core by itself, and two would only double the memory.
         self._lock = threading.Lock()
 
-    def __call__(self, images: np.ndarray, what: str) -> np.ndarray:
-        """uint8 [B, H, W, 3] -> "ids": uint8 [B, H, W]; "probabilities": float32 softmax [B, H, W, C]."""
+    def __call__(self, images: np.ndarray, what: str) -> Any:
+        """Predictions for images uint8 [B, H, W, 3], see `trainer.network.folder.predictor`."""
         with self._lock:
             if what not in self._predictors:
                 from trainer.network.folder import predictor
@@ -59,14 +62,7 @@ _sharing = threading.Lock()
 
 @functools.lru_cache(maxsize=1)
 def _network(folder: str, digest: str) -> Network:
-    network = Network(folder)
-    # After it was read: before, another training could still have replaced it.
-    if weights_digest(folder) != digest:
-        raise InputError(
-            f"the model in {folder} was replaced while this command was running; its output would be of two models. "
-            "Run the command again, and let no training write into a model's folder meanwhile"
-        )
-    return network
+    return Network(folder, digest)
 
 
 def shared_network(folder: str, digest: str, threads: int) -> Network:

@@ -44,6 +44,10 @@ class Item:
     def pixels(self) -> int:
         return self.network_input.shape[0] * self.network_input.shape[1]
 
+    @property
+    def is_shrunk(self) -> bool:
+        return self.network_input.shape != self.image.shape
+
 
 @dataclass(frozen=True)
 class Segmented:
@@ -161,7 +165,7 @@ class Segmenter:
         While the CRF refines one batch, the network predicts the next.
         """
         unusable: deque[Unsegmented] = deque()
-        pending: deque[tuple[Item, Callable[[], np.ndarray], int]] = deque()
+        pending: deque[tuple[Item, Callable[[], Any], int]] = deque()
         held = 0
         for batch in batches(self._items(images, unusable), self._batch_size, self._network.batch_pixels):
             for item, output in zip(batch, self._predict(batch), strict=True):
@@ -169,7 +173,7 @@ class Segmenter:
                     unusable.append(output)
                     continue
                 # The image that waits for the CRF, and its softmax before and after.
-                size = item.image.nbytes + 2 * output.nbytes
+                size = item.image.nbytes + 2 * output.nbytes if self._refiner else 0
                 pending.append((item, self._refine(item, output), size))
                 held += size
             while pending and (held > HELD_BYTES or self._refiner is None):
@@ -194,32 +198,36 @@ class Segmenter:
         if self._refiner:
             self._refiner.close()
 
-    def _predict(self, batch: list[Item]) -> list[np.ndarray | Unsegmented]:
-        """Class ids where they are all that is needed, otherwise (twenty times the memory) the softmax.
+    def _predict(self, batch: list[Item]) -> list[Any]:
+        """Of each image the softmax for those who work on it, otherwise class ids, and their probability if asked for.
 
         A batch that fails is predicted image by image.
         """
-        shrunk = any(item.network_input.shape != item.image.shape for item in batch)
-        what = "probabilities" if shrunk or self._confidence or self._refiner else "ids"
-        inputs = [item.network_input for item in batch]
-        outputs = tried(batch[0].key, lambda: list(self._network(np.stack(inputs), what)))
+
+        def predict() -> list[Any]:
+            results = self._network(np.stack([item.network_input for item in batch]), what)
+            return list(zip(*results, strict=True) if what == "best" else results)
+
+        whole = self._refiner or any(item.is_shrunk for item in batch)
+        what = "probabilities" if whole else "best" if self._confidence else "ids"
+        outputs = tried(batch[0].key, predict)
         if isinstance(outputs, list):
             return outputs
         return [outputs] if len(batch) == 1 else [output for item in batch for output in self._predict([item])]
 
-    def _refine(self, item: Item, output: np.ndarray) -> Callable[[], np.ndarray]:
+    def _refine(self, item: Item, output: Any) -> Callable[[], Any]:
         """Starts the CRF on one image; calling what is returned waits for the result."""
         if self._refiner is None:
             return lambda: output
         futures = [self._refiner.submit(item.network_input, output)]
         return lambda: futures.pop().result() if futures else self._refiner.alone(item.network_input, output)
 
-    def _finish(self, item: Item, result: Callable[[], np.ndarray]) -> Segmented | Unsegmented:
+    def _finish(self, item: Item, result: Callable[[], Any]) -> Segmented | Unsegmented:
         def finish() -> Segmented:
             output = result()
-            if output.ndim == 2:
+            if isinstance(output, np.ndarray) and output.ndim == 2:
                 return Segmented(item.key, item.image, output, None)
-            ids, best = most_probable(output, *item.image.shape[:2])
+            ids, best = output if isinstance(output, tuple) else most_probable(output, *item.image.shape[:2])
             confidence = (best * 255).round().clip(0, 255).astype(np.uint8) if self._confidence else None
             return Segmented(item.key, item.image, ids, confidence)
 

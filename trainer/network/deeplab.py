@@ -24,7 +24,13 @@ HEAD, UPSAMPLE = layer_name("logits/semantic"), "logits-upsample"
 """Layers: from features to logits, and what enlarges those of the bilinear head."""
 
 
-def _check(num_classes: int, backbone: str, alpha: float, output_stride: int, head: str) -> None:
+MAX_RATES, MAX_RATE = 16, 1000
+"""Most atrous branches, and the greatest rate of one; published are three, of at most 36."""
+
+
+def _check(
+    num_classes: int, backbone: str, alpha: float, output_stride: int, head: str, aspp_rates: Sequence[int] | None
+) -> None:
     if not isinstance(num_classes, int) or not 1 <= num_classes <= 255:
         raise InputError(f"num_classes must be a whole number from 1 to 255, got {num_classes!r}")
     if backbone not in BACKBONES:
@@ -37,6 +43,12 @@ def _check(num_classes: int, backbone: str, alpha: float, output_stride: int, he
         raise InputError(f"output_stride must be 8, 16 or 32, got {output_stride!r}")
     if head not in HEADS:
         raise InputError(f"head must be one of {', '.join(HEADS)}, got {head!r}")
+    rates = aspp_rates or ()
+    if len(rates) > MAX_RATES or not all(isinstance(rate, int) and 1 <= rate <= MAX_RATE for rate in rates):
+        raise InputError(
+            f"aspp_rates must be at most {MAX_RATES} whole numbers from 1 to {MAX_RATE}, got "
+            f"{', '.join(map(str, rates[:MAX_RATES]))}{', ...' * (len(rates) > MAX_RATES)}"
+        )
 
 
 def published_rates(output_stride: int) -> list[int]:
@@ -131,7 +143,7 @@ def deeplab_v3_plus(
     Raises:
       InputError: an argument is outside its range.
     """
-    _check(num_classes, backbone, alpha, output_stride, head)
+    _check(num_classes, backbone, alpha, output_stride, head, aspp_rates)
     published = PUBLISHED[backbone]
     decoder = published.has_decoder if decoder is None else decoder
     if aspp_rates is None:

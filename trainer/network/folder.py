@@ -5,6 +5,8 @@ No layer description is ever read: loading a folder runs nothing that is in it.
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 import tempfile
 import threading
@@ -12,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 from keras import ops
@@ -20,6 +23,9 @@ from trainer import storage
 from trainer.formats.cards import CARD, WEIGHTS, ModelCard, load_card, save_card
 from trainer.network.deeplab import deeplab_v3_plus, split
 from trainer.options import InputError
+
+ARRAYS = "model.weights.h5"
+"""The member of the weights file that holds them."""
 
 
 def save_model(folder: str, model: keras.Model, card: ModelCard) -> None:
@@ -43,51 +49,95 @@ def _reason(error: Exception) -> str:
     return (rest[0] if rest and first.startswith("A total of") else first).splitlines()[0]
 
 
-def _check_archive(path: str) -> None:
-    # Keras seeks in the weights, and from Python 3.12 on zipfile gives up a member's checksum at a seek forwards.
+def _check_archive(path: str, model: keras.Model) -> None:
+    """Raises ValueError or BadZipFile for an archive that is damaged, or claims more than `model` can have."""
+    # Names, attributes and layer descriptions come on top of the arrays.
+    bound = 2 * sum(math.prod(weight.shape) * 4 for weight in model.weights) + (64 << 20)
     with zipfile.ZipFile(path) as archive:
+        claimed = sum(member.file_size for member in archive.infolist())
+        if claimed > bound:
+            raise ValueError(f"it claims to hold {claimed:,} bytes, more than the {bound:,} of such a network")
+        # Keras seeks in the weights, and from Python 3.12 on zipfile gives up a member's checksum at a seek forwards.
         damaged = archive.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"the checksum of {damaged} in it is wrong")
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"the checksum of {damaged} in it is wrong")
+        sizes: list[int] = []
+        with archive.open(ARRAYS) as member, h5py.File(member) as file:
+            file.visititems(lambda _, item: sizes.append(item.nbytes) if isinstance(item, h5py.Dataset) else None)
+    # Compressed or left out, arrays can claim any size in a small file.
+    if sum(sizes) > bound:
+        raise ValueError(
+            f"its arrays claim to hold {sum(sizes):,} bytes, more than the {bound:,} of such a network"
+        )
 
 
-def load_weights(model: keras.Model, folder: str) -> None:
+def _copy(path: str, local: str) -> str:
+    """Copies the file at `path` (local or gs://); returns its SHA-256 as hex digits."""
+    digest = hashlib.sha256()
+    with storage.reader(path) as source, open(local, "wb") as target:
+        while chunk := source.read(1 << 20):
+            digest.update(chunk)
+            target.write(chunk)
+    return digest.hexdigest()
+
+
+def load_weights(model: keras.Model, folder: str, digest: str = "") -> None:
     """Read the weights in `folder` into `model`, which must have the same architecture.
 
     Only arrays are read: Keras opens `model.weights.h5` inside the archive, refuses links to other files, and never
     looks at the layer descriptions beside it.
 
+    Args:
+      model: from `deeplab_v3_plus`.
+      folder: of a model, local or gs://.
+      digest: SHA-256 of the weights file that is wanted, see `trainer.formats.cards.weights_digest`; "" for any.
+
     Raises:
-      InputError: the file is missing, damaged, or of another architecture.
+      InputError: the file is missing, damaged, of another architecture, or not the one that is wanted.
     """
     path = storage.join(folder, WEIGHTS)
-    try:
-        local = storage.localize(path)
-        _check_archive(local)
-        model.load_weights(local)
-    except FileNotFoundError:
-        raise InputError(
-            f"{folder} is not a model folder: {WEIGHTS} is missing; give the output of `deeplab train` or "
-            "`deeplab import-weights`"
-        ) from None
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path} is damaged or does not belong to {CARD} beside it ({_reason(error)}); train or import it again"
-        ) from None
+    # The file may be replaced at any time: what was digested is what is read.
+    with tempfile.TemporaryDirectory() as temporary:
+        local = os.path.join(temporary, WEIGHTS)
+        try:
+            found = _copy(path, local)
+            if digest and found != digest:
+                raise InputError(
+                    f"the model in {folder} was replaced while this command was running; its output would be of two "
+                    "models. Run the command again, and let no training write into a model's folder meanwhile"
+                )
+            _check_archive(local, model)
+            model.load_weights(local)
+        except FileNotFoundError:
+            raise InputError(
+                f"{folder} is not a model folder: {WEIGHTS} is missing; give the output of `deeplab train` or "
+                "`deeplab import-weights`"
+            ) from None
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{path} is damaged or does not belong to {CARD} beside it ({_reason(error)}); train or import it "
+                "again"
+            ) from None
 
 
-def load_model(folder: str) -> tuple[keras.Model, ModelCard]:
+def load_model(folder: str, digest: str = "") -> tuple[keras.Model, ModelCard]:
     """The model and card in `folder` (local or gs://): rebuilt from `model.json`'s numbers, then its weights read.
 
+    Args:
+      folder: of a model.
+      digest: SHA-256 of the weights that are wanted, "" for any.
+
     Raises:
-      InputError: the folder holds no model, or a damaged one.
+      InputError: the folder holds no model, a damaged one, or one with other weights.
     """
     card = load_card(folder)
     try:
         model = deeplab_v3_plus(**card.architecture)
-    except (TypeError, InputError) as error:
+    except (TypeError, ValueError, InputError) as error:
         raise InputError(f"{storage.join(folder, CARD)}: {error}") from None
-    load_weights(model, folder)
+    load_weights(model, folder, digest)
     return model, card
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,10 +59,13 @@ class Halves:
 
     batch_pixels = 10**6
 
-    def __call__(self, images: np.ndarray, what: str) -> np.ndarray:
+    def __call__(self, images: np.ndarray, what: str) -> Any:
         right = np.zeros(images.shape[:3], np.float32)
         right[:, :, images.shape[2] // 2 :] = 1
-        return right.astype(np.uint8) if what == "ids" else np.stack([1 - right, right], -1) * 0.8 + 0.1
+        if what == "probabilities":
+            return np.stack([1 - right, right], -1) * 0.8 + 0.1
+        ids = right.astype(np.uint8)
+        return ids if what == "ids" else (ids, np.full(ids.shape, 0.9, np.float32))
 
 
 def segmenter(**options) -> masks.Segmenter:
@@ -142,6 +146,23 @@ def test_an_image_that_cannot_be_shrunk_or_enlarged_is_lost_alone(name, monkeypa
 def test_confidence_is_the_probability_of_the_chosen_class():
     (result,) = segmenter(confidence=True)([("a", np.zeros((6, 6, 3), np.uint8))])
     assert set(result.confidence.ravel().tolist()) == {round(0.9 * 255)}
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({}, "ids"),
+        ({"confidence": True}, "best"),
+        ({"confidence": True, "max_side": 4}, "probabilities"),
+        ({"crf": CrfOptions()}, "probabilities"),
+    ],
+)
+def test_the_network_is_asked_for_no_more_than_is_needed(options, what, monkeypatch):
+    asked, call = [], Halves.__call__
+    monkeypatch.setattr(Halves, "__call__", lambda self, images, what: asked.append(what) or call(self, images, what))
+    results = list(segmenter(**options)((str(value), blank(value)) for value in range(3)))
+    assert [result.ids[0].tolist() for result in results] == [[0, 0, 0, 1, 1, 1]] * 3
+    assert asked == [what]
 
 
 def test_the_most_probable_class_is_the_first_of_equals_and_probabilities_are_interpolated():

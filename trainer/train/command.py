@@ -127,12 +127,13 @@ def train(options: Options, dataset: Dataset, validation: tf.data.Dataset, progr
             epoch = progress.epochs + 1
             stream = training_stream(options.records, dataset, options, epoch, steps)
             suspects = functools.partial(training_records, options.records, dataset, options, epoch, steps)
-            with readable_records(options.records, suspects):
+            with readable_records(options.records, dataset.palette, suspects):
                 row = train_epoch(model, stream, epoch, options.epochs, steps)
             if not math.isfinite(row["loss"]):
                 print(f"deeplab train: error: the loss became {row['loss']} in epoch {epoch}; {CURE}", file=sys.stderr)
                 return None
-            with readable_records(options.records, functools.partial(validation_records, options.records, dataset)):
+            suspects = functools.partial(validation_records, options.records, dataset)
+            with readable_records(options.records, dataset.palette, suspects):
                 result = validate(predict, validation, dataset)
             scores = metrics.scores(result.confusion, dataset.palette.names)
             progress = progress.after(history_row(row, scores))

@@ -24,6 +24,7 @@ from trainer.formats.dataset import DATASET_FILE, Dataset
 from trainer.formats.examples import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED
 from trainer.formats.examples import decode as decode_example
 from trainer.formats.images import PADDING
+from trainer.formats.labels import Palette
 from trainer.options import InputError
 from trainer.train import passes
 from trainer.train.options import StreamOptions
@@ -46,14 +47,15 @@ DCT_METHOD = "INTEGER_ACCURATE"
 
 
 @contextlib.contextmanager
-def readable_records(folder: str, suspects: Callable[[], tf.data.Dataset]) -> Iterator[None]:
+def readable_records(folder: str, palette: Palette, suspects: Callable[[], tf.data.Dataset]) -> Iterator[None]:
     """Turns tf.data's errors in the block into what a user can act on.
 
     Args:
+      palette: of the labels.
       suspects: gives the records that the block reads, in order, see `training_records` and `validation_records`.
 
     Raises:
-      InputError: a shard of `folder` is damaged, or a record cannot be decoded.
+      InputError: a shard of `folder` is damaged, or a record cannot be used.
       UnbalancedError: a pass over the shards gave more or fewer records than dataset.json counts.
     """
     try:
@@ -64,9 +66,10 @@ def readable_records(folder: str, suspects: Callable[[], tf.data.Dataset]) -> It
             f"`deeplab records verify {folder}` reports which record"
         ) from None
     except tf.errors.InvalidArgumentError as error:
-        if "IteratorGetNext" not in str(error):
+        found = _unusable(suspects(), palette)
+        if not found and "IteratorGetNext" not in str(error):
             raise
-        found = _undecodable(suspects()) or f"a record cannot be decoded ({error.message.splitlines()[0]})"
+        found = found or f"a record cannot be used ({error.message.splitlines()[0]})"
         raise InputError(f"{folder}: {found}; `deeplab records verify {folder}` reports all such records") from None
     except tf.errors.FailedPreconditionError as error:
         if "expected to contain" not in str(error):
@@ -82,14 +85,11 @@ def _with_path(path: tf.Tensor) -> tf.data.Dataset:
     return tf.data.TFRecordDataset(path).map(lambda data: tf.strings.join([path, data], "\n"))
 
 
-def _undecodable(records: tf.data.Dataset) -> str | None:
-    """Which is the first of the records, from `_with_path`, that cannot be decoded, and why; None if all can be."""
+def _unusable(records: tf.data.Dataset, palette: Palette) -> str | None:
+    """Which is the first of the records, from `_with_path`, that cannot be used, and why; None if all can be."""
 
     def decode(data: tf.Tensor):
-        example = _parse(tf.strings.split(data, ".tfrecord\n", maxsplit=1)[1])
-        size = [*(tf.cast(example[key], tf.int32) for key in (IMAGE_HEIGHT, IMAGE_WIDTH)), -1]
-        whole = (_decode_image(example[IMAGE_ENCODED]), _decode_label(example[LABEL_ENCODED]))
-        return [tf.slice(array, [0, 0, 0], size) for array in whole]
+        return _decode_whole(_parse(tf.strings.split(data, ".tfrecord\n", maxsplit=1)[1]), palette)
 
     good = 0
     try:
@@ -102,7 +102,7 @@ def _undecodable(records: tf.data.Dataset) -> str | None:
             name = f"record {record.key!r} (of {record.filename})"
         except ValueError:
             name = "a record"
-        return f"{name} in {path.decode()}.tfrecord cannot be decoded ({error.message.splitlines()[0]})"
+        return f"{name} in {path.decode()}.tfrecord cannot be used ({error.message.splitlines()[0]})"
     return None
 
 
@@ -165,6 +165,17 @@ def _begin(window: tf.Tensor) -> tf.Tensor:
 def _decode_label(data: tf.Tensor) -> tf.Tensor:
     """A label PNG as [height, width, 1] uint8 class ids."""
     return tf.io.decode_png(data, channels=1)
+
+
+def _decode_whole(example: dict[str, tf.Tensor], palette: Palette) -> tuple[tf.Tensor, tf.Tensor]:
+    """Image [height, width, 3] and label [height, width] uint8; an error where they do not go together."""
+    image, label = _decode_image(example[IMAGE_ENCODED]), _decode_label(example[LABEL_ENCODED])[..., 0]
+    size = tf.stack([example[IMAGE_HEIGHT], example[IMAGE_WIDTH]])
+    for what, shape in (("image", tf.shape(image)[:2]), ("label", tf.shape(label))):
+        tf.debugging.assert_equal(tf.cast(shape, tf.int64), size, f"its {what} has not the size that it gives")
+    highest = tf.reduce_max(tf.where(label == palette.ignore_id, tf.zeros_like(label), label))
+    tf.debugging.assert_less(tf.cast(highest, tf.int32), palette.num_classes, "its label has ids of no class")
+    return image, label
 
 
 def _offset(uniform: tf.Tensor, length: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
@@ -319,7 +330,7 @@ def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str
         return example[IMAGE_HEIGHT] * 2**32 + example[IMAGE_WIDTH]
 
     def decode(example: dict[str, tf.Tensor]):
-        return _decode_image(example[IMAGE_ENCODED]), _decode_label(example[LABEL_ENCODED])[..., 0]
+        return _decode_whole(example, dataset.palette)
 
     # Images wait for others of their size while they are still encoded, which bounds the memory that takes.
     stream = _records_in_order(_shard_paths(folder, dataset, split), tf.data.TFRecordDataset).map(_parse)

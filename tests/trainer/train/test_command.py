@@ -16,6 +16,7 @@ from pipelines import cli
 from tests.drawn.places import ROOT
 from tests.drawn.records import PALETTE, record, write_records
 from tests.drawn.training import history, train_flags
+from trainer.formats import images
 from trainer.formats.dataset import load_dataset, save_dataset
 from trainer.network.folder import load_model, predictor
 from trainer.train import command
@@ -134,11 +135,55 @@ def test_a_damaged_shard_is_refused_with_the_tool_that_finds_the_record(tmp_path
     assert "is damaged" in message and "deeplab records verify" in message
 
 
-def test_an_image_that_cannot_be_decoded_is_refused(tmp_path, tiny_network, capsys):
-    broken = dataclasses.replace(record(0), image=record(0).image[:200])
-    write_records(tmp_path / "records", {"train": [[broken]], "val": [[record(1)]]})
-    message = refused(capsys, train_flags(str(tmp_path / "records"), str(tmp_path / "model")))
-    assert "cannot be decoded" in message and "deeplab records verify" in message
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"image": record(7).image[:200]},
+        {"label": record(7).label[:100]},
+        {"label": record(7, (60, 96)).label},
+        {"label": images.encode_png(np.full((96, 96), 7, np.uint8))},
+        {"image": b"neither JPEG nor PNG"},
+    ],
+)
+def test_a_record_that_cannot_be_used_is_named_with_its_shard(tmp_path, tiny_network, capsys, split, damage):
+    broken = dataclasses.replace(record(7), **damage)
+    shards = {"train": [[record(0), record(1)], [record(2), record(3)]], "val": [[record(4)], [record(5)]]}
+    shards[split][1][0] = broken
+    write_records(tmp_path / "records", shards)
+    message = refused(capsys, train_flags(tmp_path / "records", tmp_path / "model", "--steps-per-epoch", "2"))
+    assert (
+        f"record '007' (of 007.jpeg) in {tmp_path}/records/{split}-00001-of-00002.tfrecord cannot be used" in message
+    )
+    assert "deeplab records verify" in message
+
+
+def with_pixels(folder, split, class_pixels, ignored_pixels):
+    """Lets dataset.json in `folder` say that of the labels of `split`."""
+    dataset = load_dataset(str(folder))
+    changed = {"class_pixels": class_pixels, "ignored_pixels": ignored_pixels}
+    shards = [dataclasses.replace(s, **(changed if s.split == split else {})) for s in dataset.shards]
+    save_dataset(str(folder), dataclasses.replace(dataset, shards=tuple(shards)))
+
+
+def test_doubtful_labels_are_said_before_training(tmp_path, tiny_network, capsys):
+    write_records(tmp_path / "records", {"train": [[record(0)]], "val": [[record(1)]]})
+    with_pixels(tmp_path / "records", "train", (100, 20, 0), 900)
+    with_pixels(tmp_path / "records", "val", (0, 50, 0), 0)
+    assert cli.main(train_flags(tmp_path / "records", tmp_path / "model", "--steps-per-epoch", "1")) == 0
+    said, *_ = capsys.readouterr().out.split("epoch 1/2")
+    assert "warning: train: 1 of 3 classes have not one pixel in its labels: bar" in said
+    assert "warning: train: 88.2% of the pixels are ignored (id 255)" in said
+    assert "warning: val: 2 of 3 classes have not one pixel in its labels: ground, bar" in said
+    assert "val: every pixel that is not ignored is of the class disc" in said
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_a_pixel_of_any_class_is_refused_before_training(tmp_path, tiny_network, capsys, split):
+    write_records(tmp_path / "records", {"train": [[record(0)]], "val": [[record(1)]]})
+    with_pixels(tmp_path / "records", split, (0, 0, 0), 900)
+    message = refused(capsys, train_flags(tmp_path / "records", tmp_path / "model"))
+    assert f"the split {split} has no pixel of any class" in message and "--palette" in message
 
 
 @pytest.mark.parametrize("batches", [3, 0])

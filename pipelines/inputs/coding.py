@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipelines.inputs.rawset import RawSet
+from pipelines.runner.boundary import Failed, attempt
 from trainer import storage
 from trainer.formats import codings, images
 from trainer.formats.labels import JSON_FORM, Color, Palette, ranges
@@ -20,13 +22,22 @@ SAMPLED_LABELS = 32
 SAMPLED_COLORS = 1000
 
 
-def detect_palette(rawset: RawSet, palette: str = "auto") -> tuple[Palette, str]:
+Read = Callable[[str], images.Label]
+
+
+def read_label(path: str) -> images.Label:
+    """The label file at `path`. Raises OSError, or ImageError for what is no label."""
+    return images.read_label(storage.read(path))
+
+
+def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_label) -> tuple[Palette, str]:
     """Finds the palette by which the labels of a raw set are coded.
 
     Args:
       rawset: from `rawset.scan`.
       palette: "auto", the name of a built-in palette, or a palette file. With "auto", PALETTE_FILE in the set's
         folder decides, then the layout, then what a sample of labels holds.
+      read: `read_label`, or what does the same in another process.
 
     Returns:
       The palette, and a sentence with the reason.
@@ -42,7 +53,7 @@ def detect_palette(rawset: RawSet, palette: str = "auto") -> tuple[Palette, str]
         return own, f"palette {own.name} of {own.num_classes} classes, from {path}"
     if rawset.palette_hint:
         return rawset.palette_hint, f"palette {rawset.palette_hint.name}, as is usual for {rawset.layout} sets"
-    sample = _sample([pair.label for pair in rawset.pairs])
+    sample = _sample([pair.label for pair in rawset.pairs], read)
     built_in = _palette_of(sample, rawset.layout)
     if built_in is None:
         raise InputError(
@@ -52,13 +63,16 @@ def detect_palette(rawset: RawSet, palette: str = "auto") -> tuple[Palette, str]
     return built_in, f"palette {built_in.name}: {sample.describe()}"
 
 
-def settle_coding(labels: Sequence[str], palette: Palette, coding: str = "auto") -> tuple[str, str]:
+def settle_coding(
+    labels: Sequence[str], palette: Palette, coding: str = "auto", read: Read = read_label
+) -> tuple[str, str]:
     """Finds whether a set's labels are read by their numbers or by their colours, from a sample of them.
 
     Args:
       labels: paths of label files.
       palette: by which they are read.
       coding: one of `trainer.formats.options.CODINGS`; what is not "auto" is kept.
+      read: `read_label`, or what does the same in another process.
 
     Returns:
       The coding for `codings.decode_ids`, and a sentence with the reason, or "" where there is nothing to say. Palette
@@ -72,7 +86,7 @@ def settle_coding(labels: Sequence[str], palette: Palette, coding: str = "auto")
     numbers: set[int] = set()
     by_ids = by_colors = ""
     has_colors = has_maps = is_mixed = False
-    for path, label in _sampled(labels):
+    for path, label in _sampled(labels, read):
         has_colors |= label.codes.ndim == 3
         if label.colormap is None:
             if label.codes.ndim == 2:
@@ -133,19 +147,20 @@ class Sample:
         return f"{subject} {' and '.join(ids + colors)}"
 
 
-def _sampled(paths: Sequence[str]) -> Iterator[tuple[str, images.Label]]:
+def _sampled(paths: Sequence[str], read: Read) -> Iterator[tuple[str, images.Label]]:
     """SAMPLED_LABELS labels, evenly spaced; those that cannot be read are left out."""
     count = min(SAMPLED_LABELS, len(paths))
     for path in (paths[index * len(paths) // count] for index in range(count)):
         try:
-            yield path, images.read_label(storage.read(path))
-        except (images.ImageError, OSError):
+            label = attempt(functools.partial(read, path), known=(images.ImageError, OSError))
+        except (images.ImageError, OSError, Failed):
             continue
+        yield path, label
 
 
-def _sample(paths: Sequence[str]) -> Sample:
+def _sample(paths: Sequence[str], read: Read) -> Sample:
     labels, ids, colors, embedded, mapped, is_mapped = 0, set(), set(), set(), set(), True
-    for _, label in _sampled(paths):
+    for _, label in _sampled(paths, read):
         labels += 1
         if label.codes.ndim == 2:
             ids.update(label.used.tolist())

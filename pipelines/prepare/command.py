@@ -6,9 +6,10 @@ import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from pipelines.inputs.coding import detect_palette, settle_coding
+from pipelines.inputs.coding import detect_palette, read_label, settle_coding
 from pipelines.inputs.rawset import RawSet, scan
 from pipelines.prepare import folder as output
+from pipelines.prepare import workarea
 from pipelines.prepare.job import build
 from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Plan, ShardPlan, plan_shards, unfinished
@@ -31,10 +32,9 @@ def run(options: Options, flags: list[str]) -> int:
         raise InputError(f"--output {options.output} is the input folder; give a folder of its own")
     options = replace(options, input=source, output=folder)  # what dataset.json says of them holds anywhere
     raw = scan(source, options.layout, options.val_fraction, options.group_by)
-    palette, reason = detect_palette(raw, options.palette)
-    coding, coding_reason = settle_coding([pair.label for pair in raw.pairs], palette, options.label_coding)
+    palette, coding, reasons, is_fatal = recognise_labels(raw, options)
     options = replace(options, label_coding=coding)
-    print("\n".join(filter(None, (raw.summary, reason, coding_reason))), flush=True)
+    print("\n".join(filter(None, (raw.summary, *reasons))), flush=True)
     plan = plan_shards(raw, palette, options)
     area = survey(folder)
     refuse_strangers(area, plan, raw, options)
@@ -51,11 +51,31 @@ def run(options: Options, flags: list[str]) -> int:
         print(f"{finished} of {len(plan.shards)} shards are finished already and kept", flush=True)
     if todo.shards:
         specs = output.make_ready(area, plan, todo)
+        for spec in specs if is_fatal else ():
+            workarea.notes(folder).start(spec.name)
         job = functools.partial(build, specs=specs, folder=folder, palette=palette, options=options)
         total = sum(spec.records for spec in specs)
         if not run_job(job, beam, total=total, unit="records", title="prepare"):
             return 0
     return finish(plan, todo.shards, raw, palette, options)
+
+
+def recognise_labels(raw: RawSet, options: Options) -> tuple[Palette, str, tuple[str, str], bool]:
+    """Looks at a sample of the labels; see `pipelines.inputs.coding`.
+
+    Returns:
+      The palette, how the labels are coded, a sentence of either, and whether a label ends the process it is read in,
+      so that the set is to be prepared with care.
+    """
+    labels, is_new = [pair.label for pair in raw.pairs], not storage.is_dir(options.output)
+    try:
+        with workarea.notes(options.output).watch("labels") as care:
+            read = functools.partial(care.isolated, read_label) if care else read_label
+            palette, why_palette = detect_palette(raw, options.palette, read)
+            coding, why_coding = settle_coding(labels, palette, options.label_coding, read)
+    finally:
+        workarea.remove_empty(options.output, is_new)
+    return palette, coding, (why_palette, why_coding), care is not None and care.isolated.ended
 
 
 def refuse_strangers(area: Area, plan: Plan, raw: RawSet, options: Options) -> None:

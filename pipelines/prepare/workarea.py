@@ -7,9 +7,11 @@ so that no other run can put other entries in its place; `NAME.json`, the sideca
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -114,6 +116,15 @@ def survey(folder: str) -> Area:
 def notes(folder: str) -> InFlight:
     """The notes of the shards that workers are at."""
     return InFlight(storage.join(folder, FOLDER))
+
+
+def remove_empty(folder: str, is_new: bool) -> None:
+    """Removes the work area where nothing is in it, as where the set cannot be prepared; the folder where `is_new`."""
+    if not storage.is_remote(folder):
+        with contextlib.suppress(OSError):
+            os.rmdir(storage.join(folder, FOLDER))
+            if is_new:
+                os.rmdir(folder)
 
 
 def sidecar_name(shard: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.inputs import coding
 from pipelines.inputs.coding import detect_palette
 from pipelines.inputs.rawset import RawSet, scan
 from tests.drawn.places import DATA
@@ -82,6 +83,18 @@ def test_the_colour_map_inside_palette_pngs_tells_the_palette(tmp_path, palette)
 def test_labels_that_tell_nothing_ask_for_a_palette(tmp_path, label, seen):
     with pytest.raises(InputError, match=rf"cannot tell the palette; .*{seen}.* Give --palette voc, camvid"):
         detect_palette(labelled(tmp_path, np.uint8(label)))
+
+
+def test_a_label_that_fails_in_an_unknown_way_is_passed_over(tmp_path):
+    """A job does not end of one image before it has begun either."""
+    raw = labelled(tmp_path, [[0, 1, 2]], [[3, 5, 11]], [[7, 8]], folders=("images/train", "labels/train"))
+
+    def read(path):
+        if path.endswith("2.png"):
+            raise MemoryError
+        return coding.read_label(path)
+
+    assert detect_palette(raw, "auto", read)[1] == "palette camvid: 2 sampled labels hold ids 0-3, 5, 11"
 
 
 def test_labels_that_cannot_be_read_ask_for_a_palette(tmp_path):

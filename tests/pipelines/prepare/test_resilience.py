@@ -144,6 +144,43 @@ def test_an_image_that_ends_the_process_is_found_by_the_rerun_and_the_set_finish
     assert read_records(output) == expected
 
 
+PLANTED_HEADER = """
+    import os, signal
+    from trainer.formats import headers
+    read = headers.read
+    def killing(data, *args):
+        if data.endswith(b"planted"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return read(data, *args)
+    headers.read = killing
+"""
+
+
+def test_a_label_that_ends_the_process_before_the_job_begins_is_found_by_the_rerun(raw, tmp_path):
+    label = raw / "labels/train/a2.png"
+    label.write_bytes(label.read_bytes() + b"planted")
+    (tmp_path / "planted").mkdir()
+    (tmp_path / "planted/sitecustomize.py").write_text(textwrap.dedent(PLANTED_HEADER))
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'planted'}{os.pathsep}{ROOT}"}
+    output = tmp_path / "records"
+    command = [sys.executable, "-m", "pipelines.cli", "prepare", "--input", str(raw), "--output", str(output), *FLAGS]
+    first, rerun = (subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True) for _ in "12")
+    assert first.returncode == -signal.SIGSEGV and not first.stdout
+    assert rerun.returncode == 1, rerun.stderr
+    (reject,) = read_rejects(output).values()
+    assert (reject["key"], reject["path"], reject["records"]) == ("train/a2", str(raw / "images/train/a2.jpg"), 2)
+    assert "(SIGSEGV)" in reject["reason"]
+
+
+def test_a_set_that_cannot_be_prepared_leaves_nothing_in_the_output(raw, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for output in (tmp_path / "new", tmp_path / "empty"):
+        (raw / "palette.json").write_text("{}")
+        with pytest.raises(InputError):
+            prepare(raw, output, *FLAGS)
+    assert not (tmp_path / "new").exists() and list((tmp_path / "empty").iterdir()) == []
+
+
 def test_a_plan_that_another_run_changed_ends_the_run(raw, whole, tmp_path, monkeypatch):
     read, output = job.workarea.read_plan, tmp_path / "records"
 

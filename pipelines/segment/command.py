@@ -23,6 +23,7 @@ from pipelines.segment.tally import SegmentTally
 from trainer import storage
 from trainer.accounts import REJECTS_FILE
 from trainer.formats.cards import ModelCard, load_card, weights_digest
+from trainer.network.options import bytes_per_pixel
 from trainer.options import InputError, to_json
 
 
@@ -70,6 +71,7 @@ def prepare(options: Options, cores: int) -> tuple[SegmentJob, ModelCard]:
         fingerprint=fingerprint(digest, card, max_side, crf, options.crf_engine),
         cores=cores,
         crf=crf,
+        network_bytes=bytes_per_pixel(card.architecture),
     )
     return job, card
 

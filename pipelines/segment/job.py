@@ -24,7 +24,7 @@ from pipelines.runner.work import Work, spread
 from pipelines.segment import plan as planning
 from pipelines.segment.mask import Loaded, Occupied, SegmentJob, alone
 from pipelines.segment.plan import STAGE, Entry, read_chunk
-from pipelines.segment.tally import SegmentTally, add_up, publish
+from pipelines.segment.tally import SegmentTally, add_up, check_same_run, publish
 from trainer.accounts import Reject
 from trainer.formats.images import ImageError
 
@@ -79,6 +79,8 @@ class SegmentChunk(Work):
 
     def process(self, number: int) -> Iterator[SegmentTally]:
         folder = self.job.options.output
+        # Another run's masks must not be replaced by those of this one.
+        check_same_run(folder, fingerprint=self.job.fingerprint)
         entries = read_chunk(_plan(folder, self.plan)[number])
         # The same on every run over the same images, so that a rerun finds what an earlier one died of.
         name = repr([entry.source.name for entry in entries])

@@ -23,12 +23,13 @@ from trainer import storage
 from trainer.formats import images
 from trainer.formats.cards import CARD, load_card
 from trainer.formats.labels import Palette
+from trainer.network.options import bytes_per_pixel
 from trainer.options import InputError
 
 GIB = 1 << 30
-NETWORK_BYTES, SOFTMAX_BYTES, CRF_BYTES, IMAGE_BYTES = 550, 4, 17, 16
-"""What an image takes at its peak, as measured: per pixel that the network sees; per pixel and class where the softmax
-is whole, to be enlarged or for the CRF; per pixel of the image as it is."""
+SOFTMAX_BYTES, CRF_BYTES, IMAGE_BYTES = 4, 17, 16
+"""What an image takes at its peak besides the network's share, as measured: per pixel and class where the softmax is
+whole, to be enlarged or for the CRF; per pixel of the image as it is."""
 
 LARGE_BYTES = 1 << 30
 """Images whose softmax takes more wait for one another where there is no room for all at once."""
@@ -65,6 +66,7 @@ class SegmentJob:
       fingerprint: of all that masks depend on but the image.
       cores: that a worker process has to itself; 0 where it has its machine to itself.
       crf: parameters of the CRF, None for no CRF.
+      network_bytes: that the network takes for a pixel, see `trainer.network.options.bytes_per_pixel`.
       unstamped: whether overlays and maps of confidence without a stamp may be of this program: version 0.2 stamped
         masks alone.
     """
@@ -76,6 +78,7 @@ class SegmentJob:
     fingerprint: str
     cores: int
     crf: CrfOptions | None
+    network_bytes: int = bytes_per_pixel({})
     unstamped: bool = False
 
     def segmenter(self) -> Segmenter:
@@ -164,7 +167,7 @@ class SegmentJob:
         classes, refined, allowed = self.palette.num_classes, self.crf is not None, self.allowed
         per_class = CRF_BYTES if refined else SOFTMAX_BYTES if shrunk != (height, width) else 0
         whole = pixels * per_class * classes
-        needed = whole + pixels * NETWORK_BYTES + height * width * IMAGE_BYTES
+        needed = whole + pixels * self.network_bytes + height * width * IMAGE_BYTES
         if needed > allowed:
             raise images.ImageError(
                 f"{shrunk[1]}x{shrunk[0]} pixels of {classes} classes{' with the CRF' * refined} take about "

@@ -61,7 +61,7 @@ def publish(tally: SegmentTally, folder: str, palette: Palette, started: dict[st
 
     Raises InputError when another run into the same folder has begun since then.
     """
-    _check_same_run(storage.read_json(storage.join(folder, REPORT_FILE)), started["plan"], folder)
+    check_same_run(folder, plan=started["plan"])
     accounts = Accounts("images", started["images"], _outputs(vars(tally)), merged(tally.rejects))
     is_balanced = sum(accounts.outputs.values()) + accounts.rejected == accounts.inputs
     report = {
@@ -76,12 +76,15 @@ def publish(tally: SegmentTally, folder: str, palette: Palette, started: dict[st
     storage.write_json(storage.join(folder, REPORT_FILE), report)
 
 
-def _check_same_run(report: dict[str, Any], plan: str, folder: str) -> None:
-    if report.get("plan") != plan:
+def check_same_run(folder: str, **expected: str) -> dict[str, Any]:
+    """segment.json in `folder`. Raises InputError where it has other values, since another run has begun."""
+    report = storage.read_json(storage.join(folder, REPORT_FILE))
+    if any(report.get(name) != value for name, value in expected.items()):
         raise InputError(
             f"another `deeplab segment` has begun to write to {folder} in the meantime; finished masks are kept: run "
             "the same command again when that has ended"
         )
+    return report
 
 
 def _outputs(counts: dict[str, Any]) -> dict[str, int]:
@@ -100,8 +103,7 @@ def read_accounts(folder: str, images: int, plan: str) -> tuple[Accounts, dict[s
 
     Raises InputError when another run into the same folder has begun.
     """
-    report = storage.read_json(storage.join(folder, REPORT_FILE))
-    _check_same_run(report, plan, folder)
+    report = check_same_run(folder, plan=plan)
     lines = []
     if report["status"] != RUNNING:  # rejects.jsonl may be that of an earlier run
         lines = storage.read(storage.join(folder, REJECTS_FILE)).split(b"\n")[:-1]

@@ -102,6 +102,19 @@ def test_a_model_that_is_replaced_during_the_work_ends_it(model, photos, tmp_pat
     assert not list((tmp_path / "masks").glob("*.png"))
 
 
+def test_a_run_ends_where_one_of_another_model_has_begun_in_its_folder(model, photos, tmp_path, monkeypatch):
+    process = SegmentChunk.process
+
+    def begun(self: SegmentChunk, number: int) -> list:
+        (tmp_path / "segment.json").write_text(json.dumps(report_of(tmp_path) | {"fingerprint": "f", "plan": "p"}))
+        return list(process(self, number))
+
+    monkeypatch.setattr(SegmentChunk, "process", begun)
+    with pytest.raises(InputError, match="another `deeplab segment` has begun to write to"):
+        segment("--input", photos, "--model", model, "--output", tmp_path)
+    assert not list(tmp_path.glob("*.png")) and report_of(tmp_path)["plan"] == "p"
+
+
 def withhold(monkeypatch: pytest.MonkeyPatch, chunks: set[int]) -> None:
     """Lets the job lose these chunks."""
     process = SegmentChunk.process

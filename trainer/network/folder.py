@@ -66,9 +66,7 @@ def _check_archive(path: str, model: keras.Model) -> None:
             file.visititems(lambda _, item: sizes.append(item.nbytes) if isinstance(item, h5py.Dataset) else None)
     # Compressed or left out, arrays can claim any size in a small file.
     if sum(sizes) > bound:
-        raise ValueError(
-            f"its arrays claim to hold {sum(sizes):,} bytes, more than the {bound:,} of such a network"
-        )
+        raise ValueError(f"its arrays claim to hold {sum(sizes):,} bytes, more than the {bound:,} of such a network")
 
 
 def _copy(path: str, local: str) -> str:

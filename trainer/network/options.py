@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from trainer.options import CheckedOptions, option
 
@@ -10,6 +12,24 @@ BACKBONES = ("mobilenet_v2", "xception_65")
 HEADS = ("subpixel", "bilinear")
 OUTPUT_STRIDES = (8, 16, 32)
 MAX_ALPHA = 4
+
+
+def bytes_per_pixel(architecture: Mapping[str, Any]) -> int:
+    """About the most memory that the network takes for a pixel of an image in inference, as measured on a CPU.
+
+    Its widest features are there at once with what they are made from; logits do not count, see
+    `trainer.network.folder.predictor`. What is no architecture at all counts as the default one.
+    """
+    stride, alpha, rates = (architecture.get(name) for name in ("output_stride", "alpha", "aspp_rates"))
+    stride = stride if stride in OUTPUT_STRIDES else 16
+    if architecture.get("backbone") == "xception_65":
+        base, channels, branches = 640, 2048, 3
+    else:
+        alpha = alpha if isinstance(alpha, int | float) and 0 < alpha <= MAX_ALPHA else 1
+        base, channels, branches = 80 + 470 * alpha, 320 * alpha, 0
+    branches = len(rates) if isinstance(rates, list | tuple) else branches
+    # Branches of atrous convolution run side by side, each with two arrays of all the backbone's channels.
+    return round(base + 1.5 * branches * 2 * channels * 4 / stride**2)
 
 
 @dataclass(frozen=True)

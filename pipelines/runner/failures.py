@@ -71,10 +71,11 @@ def stop_when_worker_dies(out: TextIO, title: str, folder: str) -> Iterator[None
         yield
     except KeyboardInterrupt:
         if cause:
-            text = f"a worker process ended with status {cause[0]} (137 or -9: killed, usually out of memory)"
+            text = f"error: a worker process ended with status {cause[0]} (137 or -9: killed, usually out of memory)"
+            cure = "run the command again, which resumes, and rejects the image if one is the cause"
         else:
-            text = "interrupted"
-        say(f"deeplab {title}: error: {text}; finished outputs are kept, run the command again to resume", out)
+            text, cure = "interrupted", "run the same command again to resume"
+        say(f"deeplab {title}: {text}; finished outputs are kept, {cure}", out)
         sys.stdout.flush()
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(STATUS_WORKER_DIED if cause else STATUS_INTERRUPTED)

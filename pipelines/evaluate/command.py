@@ -7,6 +7,7 @@ import functools
 import json
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipelines.evaluate.plan import Plan, compared_names, pair
 from pipelines.evaluate.sources import Comparison, Sources, Unusable, segment_notes
 from pipelines.evaluate.tally import EvaluationTally
 from pipelines.inputs import selection
+from pipelines.inputs.coding import read_label, settle_coding
 from pipelines.pages import evaluation as page
 from pipelines.pages import gallery
 from pipelines.runner.boundary import Care, Failed, attempt
@@ -25,7 +27,8 @@ from pipelines.runner.flags import beam_options, check_paths
 from pipelines.runner.run import run as run_job
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts, write_rejects
-from trainer.formats.cards import load_card
+from trainer.formats.cards import ModelCard, load_card
+from trainer.formats.dataset import load_dataset
 from trainer.formats.labels import Palette
 from trainer.formats.palettes import resolve
 from trainer.options import InputError, printable
@@ -39,12 +42,15 @@ def run(options: Options, flags: list[str]) -> int:
     beam = beam_options(flags)
     check_paths(beam, {"--labels": options.labels, "--masks": options.masks, "--output": options.output})
     check_folders(options)
-    palette = load_card(options.model).palette if options.model is not None else resolve(options.palette)
-    sources = Sources(options.labels, options.masks, palette, options.label_coding)
+    card = load_card(options.model) if options.model is not None else None
+    palette = card.palette if card else resolve(options.palette)
+    sources = Sources(options.labels, options.masks, palette, options.label_coding, options.label_coding)
     notes = [segment_notes(folder, palette) for folder in options.masks]
     plan = pair(sources, selection.load(options.records, options.split, options.list))
-    say(note for note in (plan.selection, *plan.notes, *unfinished(options.masks, notes)) if note)
+    doubts = [*unfinished(options.masks, notes), training_images(plan, card)]
+    say(note for note in (plan.selection, *plan.notes, *doubts) if note)
     images_folder = find_images_folder(options, notes)
+    plan = settle(plan, options)
     total = score(options, plan, beam)
     tidy(options.output)
     accounts = tally.accounts(plan, total)
@@ -71,6 +77,23 @@ def run(options: Options, flags: list[str]) -> int:
         print(excess)
         return 1
     return 0
+
+
+def settle(plan: Plan, options: Options) -> Plan:
+    """The plan with what a sample of its labels tells of their coding, as `deeplab prepare` finds it.
+
+    Raises InputError where they can be read in two ways.
+    """
+    paths = [plan.sources.label_path(comparison) for comparison in plan.comparisons]
+    try:
+        with job.in_flight(options.output).watch("labels") as care:
+            read = functools.partial(care.isolated, read_label) if care else read_label
+            coding, reason = settle_coding(paths, plan.sources.palette, options.label_coding, read)
+    except InputError:
+        tidy(options.output)
+        raise
+    say([reason] if reason else [])
+    return replace(plan, sources=replace(plan.sources, coding=coding))
 
 
 def say(sentences: Iterable[str]) -> None:
@@ -155,6 +178,28 @@ def tidy(folder: str) -> None:
     if not storage.is_remote(folder):
         with contextlib.suppress(OSError):  # there is none, or something else in it
             os.rmdir(notes.folder)
+
+
+def training_images(plan: Plan, card: ModelCard | None) -> str:
+    """What to say where more labels are evaluated than the model's records have for validation; else "".
+
+    Args:
+      card: of the model; None where the classes are from a palette.
+    """
+    folder = card.training.get("records") if card and not plan.selection else None
+    if not folder or not isinstance(folder, str):
+        return ""
+    try:
+        dataset = load_dataset(folder)
+    except (InputError, OSError):
+        return ""
+    images = dataset.images("val")
+    if dataset.fingerprint != card.data_fingerprint or plan.total <= images:
+        return ""
+    return (
+        f"warning: {plan.total} labels, but split val of {folder}, with which the model was trained, has {images} "
+        f"images: others may be of images it was trained on; give --records {folder} to keep these out"
+    )
 
 
 def describe(

@@ -53,20 +53,22 @@ class Sources:
       labels: folder of labels.
       masks: folders of masks.
       palette: the classes.
-      coding: how labels, and masks of other programs, are read where they can be in two ways.
+      coding: how labels are read that can be in two ways, one of `trainer.formats.options.CODINGS`.
+      mask_coding: the same for masks of other programs.
     """
 
     labels: str
     masks: tuple[str, ...]
     palette: Palette
     coding: str = "auto"
+    mask_coding: str = "auto"
 
     def to_json(self) -> dict[str, Any]:
         return {
             "labels": self.labels,
             "masks": list(self.masks),
             "palette": self.palette.to_json(),
-            "coding": self.coding,
+            "codings": [self.coding, self.mask_coding],
         }
 
     def label_path(self, comparison: Comparison) -> str:
@@ -101,7 +103,7 @@ class Sources:
                 # This program's own masks hold class ids, whatever colours their model's palette gave them.
                 mask = palette.check_ids(decode_label(data))
             else:
-                mask = decode_mask(data, palette, coding=self.coding)
+                mask = decode_mask(data, palette, coding=self.mask_coding)
         except FileNotFoundError:
             raise Unusable(path, "no mask found for this label") from None
         except (OSError, ImageError, LabelError) as error:

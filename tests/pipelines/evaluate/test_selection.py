@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from pipelines import cli
 from tests.drawn.records import PALETTE, record, write_records
 from trainer import storage
 from trainer.formats import images
+from trainer.formats.cards import ModelCard, save_card
+from trainer.formats.dataset import load_dataset
 from trainer.options import InputError
 
 LABEL = np.repeat(np.uint8([[0, 1, 2, 2]]), 4, axis=0)
@@ -28,7 +30,7 @@ def trained(tmp_path: Path) -> Path:
             (tmp_path / folder / f"{key}.png").write_bytes(images.encode_png(ids))
     one = record(0)
     parts = {
-        split: [[dataclasses.replace(one, key=key, filename=f"images/{key}.jpg") for key in keys]]
+        split: [[replace(one, key=key, filename=f"images/{key}.jpg") for key in keys]]
         for split, keys in {"train": "ab", "val": "cd"}.items()
     }
     write_records(tmp_path / "records", parts)
@@ -70,6 +72,29 @@ def test_selected_images_without_label_or_mask_are_rejects(trained: Path, capsys
     text = capsys.readouterr().out
     assert "3 labels = 1 evaluated + 2 rejected" in text
     assert "there is no file of that name" in text and "no mask b.png" in text
+
+
+def test_more_labels_than_the_model_was_validated_with_are_said(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    fingerprint = load_dataset(str(trained / "records")).fingerprint
+    card = ModelCard({"num_classes": 3}, PALETTE, training={"records": str(trained / "records")})
+    save_card(str(trained / "model"), replace(card, data_fingerprint=fingerprint))
+    folders = [
+        "--masks",
+        str(trained / "masks"),
+        "--labels",
+        str(trained / "labels"),
+        "--output",
+        str(trained / "out"),
+    ]
+    command = ["evaluate", *folders, "--model", str(trained / "model"), "--gallery", "0"]
+    warning = (
+        f"warning: 4 labels, but split val of {trained / 'records'}, which the model was trained with, has 2 images"
+    )
+    assert cli.run(command) == 0 and warning in capsys.readouterr().out
+    assert cli.run([*command, "--records", str(trained / "records")]) == 0
+    assert "warning" not in capsys.readouterr().out
+    save_card(str(trained / "model"), replace(card, data_fingerprint="of other records"))
+    assert cli.run(command) == 0 and "warning" not in capsys.readouterr().out
 
 
 def test_in_cloud_storage_too(trained: Path, bucket: str) -> None:

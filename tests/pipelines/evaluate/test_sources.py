@@ -101,7 +101,7 @@ def test_palette_pngs_that_can_be_read_in_two_ways_need_the_users_word(tmp_path:
     with pytest.raises(Unusable, match=r"can be read in two ways.*--label-coding"):
         some.read(comparison(1))
     for coding, expected in (("colors", MASK), ("ids", 1 - MASK)):
-        truth, (mask,) = replace(some, coding=coding).read(comparison(1))
+        truth, (mask,) = replace(some, coding=coding, mask_coding=coding).read(comparison(1))
         np.testing.assert_array_equal(truth, expected)
         np.testing.assert_array_equal(mask, expected)
 

@@ -78,18 +78,9 @@ def test_more_labels_than_the_model_was_validated_with_are_said(trained: Path, c
     fingerprint = load_dataset(str(trained / "records")).fingerprint
     card = ModelCard({"num_classes": 3}, PALETTE, training={"records": str(trained / "records")})
     save_card(str(trained / "model"), replace(card, data_fingerprint=fingerprint))
-    folders = [
-        "--masks",
-        str(trained / "masks"),
-        "--labels",
-        str(trained / "labels"),
-        "--output",
-        str(trained / "out"),
-    ]
-    command = ["evaluate", *folders, "--model", str(trained / "model"), "--gallery", "0"]
-    warning = (
-        f"warning: 4 labels, but split val of {trained / 'records'}, which the model was trained with, has 2 images"
-    )
+    command = ["evaluate", "--gallery", "0", "--model", str(trained / "model"), "--masks", str(trained / "masks")]
+    command += ["--labels", str(trained / "labels"), "--output", str(trained / "out")]
+    warning = f"warning: 4 labels, but split val of {trained / 'records'}, with which the model was trained, has 2 "
     assert cli.run(command) == 0 and warning in capsys.readouterr().out
     assert cli.run([*command, "--records", str(trained / "records")]) == 0
     assert "warning" not in capsys.readouterr().out

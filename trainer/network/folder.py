@@ -141,17 +141,22 @@ def load_model(folder: str, digest: str = "") -> tuple[keras.Model, ModelCard]:
 
 WHAT = ("ids", "best", "probabilities")
 
-TILE_BYTES = {"CPU": 4 << 20, "GPU": 256 << 20}
-"""Logits that are there at once, of all images of a batch: few enough for the caches of a CPU, and enough to keep all
-of a GPU busy."""
-TILE_SIDE = 512
+TILE_BYTES = {"CPU": 32 << 20, "GPU": 256 << 20}
+"""Logits that are there at once, of all images of a batch: on a CPU those of one image of usual size, on a GPU what
+keeps all of it busy."""
+TILE_SIDE = 640
 """Pixels. The work of interpolating a pixel grows with the length of what is interpolated."""
+
+
+def _even(length: int, most: int) -> int:
+    """The length of as few parts as possible of `length`, all but the last equal, of at most `most` or 1."""
+    return math.ceil(length / math.ceil(length / max(1, most)))
 
 
 def _tiles(rows: int, columns: int, area: int, side: int) -> Iterator[tuple[slice, slice]]:
     """Tiles that cover [rows, columns], of at most `area` and `side` where these are 1 or more."""
-    width = max(1, min(columns, side, area))
-    height = max(1, min(rows, side, area // width))
+    width = _even(columns, min(side, area))
+    height = _even(rows, min(side, area // width))
     for top in range(0, rows, height):
         for left in range(0, columns, width):
             yield slice(top, top + height), slice(left, left + width)
@@ -224,6 +229,9 @@ def predictor(model: keras.Model, what: str = "ids") -> Callable[[np.ndarray], A
             place = tuple(slice(part.start * stride, part.stop * stride) for part in (rows, columns))
             values = decide(features[(slice(None), *seen)], images[(slice(None), *place)])
             values = [np.asarray(value) for value in (values if what == "best" else [values])]
+            if values[0].shape[1:3] == (height, width):
+                results = values
+                break
             if not results:
                 results = [np.empty((batch, height, width, *value.shape[3:]), value.dtype) for value in values]
             for result, value in zip(results, values, strict=True):

@@ -181,7 +181,7 @@ def _name(files: list[storage.File], output: str) -> tuple[list[SourceImage], li
         except InputError as error:
             unusable.append((file.path, str(error)))
     fault = _faults([name for name, _ in named], files, output)
-    fold = _folded if _may_fold([name for name, _ in named], output) else str
+    fold = folded if _may_fold([name for name, _ in named], output) else str
     images: dict[str, SourceImage] = {}
     for name, file in named:
         if reason := fault(name):
@@ -194,14 +194,14 @@ def _name(files: list[storage.File], output: str) -> tuple[list[SourceImage], li
     return sorted(images.values(), key=lambda source: source.name), unusable
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """What names that a folder does not tell apart have in common."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _may_fold(names: list[str], output: str) -> bool:
     """Whether the output folder would take some of these names for one."""
-    return len(set(map(_folded, names))) < len(set(names)) and storage.folds_case(output or ".")
+    return len(set(map(folded, names))) < len(set(names)) and storage.folds_case(output or ".")
 
 
 def _faults(names: list[str], files: list[storage.File], output: str) -> Callable[[str], str]:

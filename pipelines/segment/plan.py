@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.crf.options import CrfOptions
 from pipelines.crf.tuning import TUNING_FILE, load
-from pipelines.inputs.collection import Listing, SourceImage
+from pipelines.inputs.collection import Listing, SourceImage, folded
 from pipelines.inputs.selection import Selection
 from pipelines.masks.stamps import read_stamp
 from pipelines.runner.boundary import InFlight
@@ -119,13 +119,13 @@ def make_plan(listing: Listing, options: Options, workers: int) -> Plan:
     folder = options.output
     try:
         # Where the file system takes A.png for a.png, either is in the way of the other.
-        there = {file.relative.casefold() for file in storage.files(folder)}
+        there = {folded(file.relative) for file in storage.files(folder)}
     except FileNotFoundError:
         there = set()
     entries = []
     for source in listing.images:
         files = {kind: f"{below}{source.name}{suffix}" for kind, (below, suffix) in PLACES.items()}
-        existing = (kind for kind in kinds(options) if files[kind].casefold() in there)
+        existing = (kind for kind in kinds(options) if folded(files[kind]) in there)
         entries.append(Entry(source, tuple(existing)))
     check_inputs_stay(entries, folder)
     if options.overwrite:

@@ -82,6 +82,12 @@ def test_files_that_are_there_already_are_noted_whatever_their_times(tmp_path: P
     assert existing(tmp_path, overlays=True, confidence=True) == ("masks", "overlays")
 
 
+def test_a_file_whose_name_some_systems_take_for_the_masks_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "A\u0308.png").write_bytes(b"")
+    ((entry,),) = make_plan(Listing((SourceImage("in/ä.jpg", "ä"),)), options(tmp_path), 1).chunks
+    assert entry.existing == ("masks",)
+
+
 NAMES = ("ä", "two\nlines", "line\u2028separator", "next\x85line", 'quote"', "100%", "\U0001f600", " ")
 
 

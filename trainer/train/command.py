@@ -18,12 +18,13 @@ from trainer.network.folder import predictor, save_model
 from trainer.options import InputError, printable, to_json
 from trainer.train import model as models
 from trainer.train import resume
-from trainer.train.epoch import steps_per_epoch, train_epoch, validate, validation_batch_size
+from trainer.train.epoch import steps_per_epoch, train_epoch, try_largest, validate, validation_batch_size
 from trainer.train.history import HISTORY, Logs, epoch_line, history_csv, history_row, in_order, summary
 from trainer.train.optimizer import adjust_learning_rate
 from trainer.train.options import Options
 from trainer.train.resume import Progress
 from trainer.train.streams import (
+    largest_image,
     readable_records,
     training_records,
     training_stream,
@@ -122,6 +123,8 @@ def train(options: Options, dataset: Dataset, validation: tf.data.Dataset, progr
     with models.precision(options.precision), models.strategy().scope():
         model = build(options, dataset, progress, options.epochs * steps)
         predict = predictor(model, "ids")
+        if validation_batch_size(options, dataset) == 1:  # smaller images take less than a training step
+            try_largest(predict, largest_image(options.records, dataset))
         logs = Logs(options.output)
         while not is_finished(options, progress):
             epoch = progress.epochs + 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,19 +33,43 @@ def validation_batch_size(options: Options, dataset: Dataset) -> int:
     return max(1, options.batch_size * options.crop**2 // largest)
 
 
+@contextlib.contextmanager
+def enough_memory(what: str, cure: str) -> Iterator[None]:
+    """Raises InputError where the block finds no memory for `what`."""
+    try:
+        yield
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"there is not enough memory for {what}: {cure} ({reason})") from None
+
+
+def try_largest(predict: Callable[[np.ndarray], np.ndarray], size: tuple[int, int]) -> None:
+    """Predicts one image of `size`, that of the largest in the validation: better now than after the first epoch.
+
+    Raises:
+      InputError: it takes too much memory.
+    """
+    height, width = size
+    with enough_memory(
+        f"the largest validation image, {height} x {width} pixels", "prepare the records with a smaller --max-side"
+    ):
+        predict(np.zeros([1, height, width, 3], np.uint8))
+
+
 def train_epoch(model: keras.Model, stream: tf.data.Dataset, epoch: int, epochs: int, steps: int) -> dict[str, Any]:
     """One epoch of training; `epoch` counts from 1. Returns the beginning of its `history_row`."""
     bar = StepBar(f"epoch {epoch}/{epochs}", steps)
     rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
-    fitted = model.fit(
-        stream,
-        epochs=epoch,
-        initial_epoch=epoch - 1,
-        steps_per_epoch=steps,
-        shuffle=False,
-        callbacks=[bar, keras.callbacks.TerminateOnNaN()],
-        verbose=0,
-    )
+    with enough_memory("a training step", "give a smaller --batch-size or --crop"):
+        fitted = model.fit(
+            stream,
+            epochs=epoch,
+            initial_epoch=epoch - 1,
+            steps_per_epoch=steps,
+            shuffle=False,
+            callbacks=[bar, keras.callbacks.TerminateOnNaN()],
+            verbose=0,
+        )
     return {
         "epoch": epoch,
         "loss": fitted.history["loss"][-1],

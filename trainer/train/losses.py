@@ -5,8 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import ops
+
+
+def _over_devices(weight: Any) -> Any:
+    """The sum over all devices: Keras adds up what they give, so that each gives its share of the mean over them."""
+    import tensorflow as tf
+
+    # Keras also asks for the loss once outside of them, to see its shape.
+    devices = tf.distribute.get_replica_context()
+    if devices is None or devices.num_replicas_in_sync == 1:
+        return weight
+    return devices.all_reduce(tf.distribute.ReduceOp.SUM, weight)
 
 
 class _SparseCrossEntropy(keras.losses.Loss):
@@ -20,11 +30,8 @@ class _SparseCrossEntropy(keras.losses.Loss):
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         valid = ops.cast(ops.not_equal(y_true, self.ignore_id), "float32")
         weight = ops.sum(valid if sample_weight is None else valid * ops.cast(sample_weight, "float32"))
-        # Keras adds up what the devices give, so that each gives its share of the mean over all of them. It also asks
-        # for the loss once outside of them, to see its shape.
-        devices = tf.distribute.get_replica_context()
-        if devices is not None and devices.num_replicas_in_sync > 1:
-            weight = devices.all_reduce(tf.distribute.ReduceOp.SUM, weight)
+        if keras.backend.backend() == "tensorflow":
+            weight = _over_devices(weight)
         return ops.divide_no_nan(self.weighted_sum(y_true, y_pred, sample_weight), weight)
 
 

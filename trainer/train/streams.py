@@ -340,6 +340,14 @@ def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str
     return _with_options(stream.prefetch(2))
 
 
+def largest_image(folder: str, dataset: Dataset, split: str = "val") -> tuple[int, int]:
+    """Height and width of the image with the most pixels in `split`, as its records say."""
+    stream = _records_in_order(_shard_paths(folder, dataset, split), tf.data.TFRecordDataset).map(_parse)
+    sizes = stream.map(lambda example: (example[IMAGE_HEIGHT], example[IMAGE_WIDTH])).as_numpy_iterator()
+    height, width = max(sizes, key=lambda size: int(size[0]) * int(size[1]))
+    return int(height), int(width)
+
+
 def validation_records(folder: str, dataset: Dataset, split: str = "val") -> tf.data.Dataset:
     """The records behind `validation_stream`, each behind the path of its shard; see `readable_records`."""
     return _records_in_order(_shard_paths(folder, dataset, split), _with_path)

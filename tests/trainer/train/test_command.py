@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipelines import cli
 from tests.drawn.places import ROOT
@@ -135,15 +136,13 @@ def test_a_damaged_shard_is_refused_with_the_tool_that_finds_the_record(tmp_path
     assert "is damaged" in message and "deeplab records verify" in message
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize(
-    "damage",
+    ("split", "damage"),
     [
-        {"image": record(7).image[:200]},
-        {"label": record(7).label[:100]},
-        {"label": record(7, (60, 96)).label},
-        {"label": images.encode_png(np.full((96, 96), 7, np.uint8))},
-        {"image": b"neither JPEG nor PNG"},
+        ("train", {"image": record(7).image[:200]}),
+        ("val", {"label": record(7).label[:100]}),
+        ("val", {"label": record(7, (60, 96)).label}),
+        ("train", {"label": images.encode_png(np.full((96, 96), 7, np.uint8))}),
     ],
 )
 def test_a_record_that_cannot_be_used_is_named_with_its_shard(tmp_path, tiny_network, capsys, split, damage):
@@ -184,6 +183,27 @@ def test_a_split_without_a_pixel_of_any_class_is_refused_before_training(tmp_pat
     with_pixels(tmp_path / "records", split, (0, 0, 0), 900)
     message = refused(capsys, train_flags(tmp_path / "records", tmp_path / "model"))
     assert f"the split {split} has no pixel of any class" in message and "--palette" in message
+
+
+def test_a_validation_image_that_memory_does_not_hold_is_refused_before_training(
+    tmp_path, tiny_network, monkeypatch, capsys
+):
+    """The largest of all counts, and it alone is tried."""
+    tried = []
+
+    def predictor(*_):
+        def predict(images):
+            tried.append(images.shape)
+            raise tf.errors.ResourceExhaustedError(None, None, "no room for a tensor")
+
+        return predict
+
+    monkeypatch.setattr(command, "predictor", predictor)
+    val = [record(1), record(2, (200, 150)), record(3, (150, 190))]
+    write_records(tmp_path / "records", {"train": [[record(0)]], "val": [val]})
+    message = refused(capsys, train_flags(tmp_path / "records", tmp_path / "model"))
+    assert "the largest validation image, 200 x 150 pixels: prepare the records with a smaller --max-side" in message
+    assert tried == [(1, 200, 150, 3)] and not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize("batches", [3, 0])

@@ -12,7 +12,7 @@ from tests.drawn.records import PALETTE
 from trainer.accounts import UnbalancedError
 from trainer.formats.dataset import Dataset, Shard
 from trainer.options import InputError
-from trainer.train.epoch import steps_per_epoch, validate, validation_batch_size
+from trainer.train.epoch import enough_memory, steps_per_epoch, validate, validation_batch_size
 from trainer.train.options import Options
 
 OPTIONS = Options(records="", output="", batch_size=4, crop=64)
@@ -42,6 +42,12 @@ def test_an_epoch_has_the_steps_that_the_images_fill_or_those_of_the_flag():
 @pytest.mark.parametrize(("size", "expected"), [((64, 64), 4), ((64, 65), 3), ((32, 64), 8), ((1000, 1000), 1)])
 def test_a_validation_batch_has_no_more_pixels_than_a_training_batch_but_one_image(size, expected):
     assert validation_batch_size(OPTIONS, dataset(shard("val", 9, 9, size))) == expected
+
+
+def test_a_step_that_memory_does_not_hold_is_refused_with_the_cure():
+    found = pytest.raises(InputError, match=r"a training step: give a smaller --batch-size \(OOM when allocating\)")
+    with found, enough_memory("a training step", "give a smaller --batch-size"):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\nmore")
 
 
 def test_validation_counts_every_pixel_that_has_a_class():

@@ -42,6 +42,10 @@ SHARING_ERROR = 8e-5
 KEPT_PIXELS = 1 << 21
 
 
+# pydensecrf writes past the end of its arrays beyond.
+COUNTED = 2**31 - 1
+
+
 def require_engine(engine: str = "native") -> None:
     """Raises InputError with the cure when the engine cannot be used here."""
     try:
@@ -128,6 +132,11 @@ def _pydensecrf(image: np.ndarray, probabilities: np.ndarray, options: CrfOption
 
     _check_range(probabilities)
     height, width, labels = probabilities.shape
+    if probabilities.size > COUNTED:
+        raise ValueError(
+            f"pydensecrf counts values in 32 bits, and {width}x{height} pixels of {labels} classes are more; omit "
+            "--crf-engine, or give --max-side"
+        )
     planes = np.ascontiguousarray(np.moveaxis(probabilities, 2, 0).reshape(labels, -1), np.float32)
     field = DenseCRF2D(width, height, labels)
     field.setUnaryEnergy(-np.log(np.clip(planes, MIN_PROBABILITY, 1.0)))

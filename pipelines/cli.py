@@ -76,9 +76,13 @@ def read(argv: list[str]) -> tuple[str, CheckedOptions, list[str]]:
 
     Raises:
       SystemExit: after help (0) and for wrong usage (2).
-      InputError: an unknown command or verb, or values out of bounds.
+      InputError: an unknown command or verb, values out of bounds, or an argument that is not UTF-8.
     """
     name, *rest = argv
+    for word in argv:
+        if not word.isascii() and any("\ud800" <= character <= "\udfff" for character in word):
+            # Beam cannot send such names, not even in messages of errors, and would wait for ever.
+            raise InputError(f"{word} is not UTF-8; rename the file or folder")
     if name not in COMMANDS:
         raise InputError(f"unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
     module, prog = options_of(name), f"deeplab {name}"

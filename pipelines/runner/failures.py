@@ -26,17 +26,17 @@ def readable(error: Exception, title: str) -> InputError | storage.Unavailable:
     """One readable line from a failure that Beam hands over as text of nested tracebacks."""
     text = str(error)
     for known in (InputError, storage.Unavailable):
-        if isinstance(error, known):  # itself, but for what Beam adds to it
-            return known(re.sub(r" \[while running '.*?'\]\Z", "", text))
+        # By what is last in the text, whole: names of files may hold line breaks.
+        name = rf"(?:\A|.*^)(?:\w+\.)*{known.__name__}: "
+        before = re.match(name, text, re.MULTILINE | re.DOTALL)
+        if isinstance(error, known) or (before and "\nTraceback (" not in text[before.end() :]):
+            message = text if isinstance(error, known) else text[before.end() :]
+            return known(re.sub(r"(?: \[while running '[^']*'\])?\s*\Z", "", message))
     causes = re.findall(r"^([A-Za-z_][\w.]*): (.*?)(?: \[while running '(.*?)'\])?$", text, re.MULTILINE)
     kind, message, step = causes[-1] if causes else (type(error).__name__, text.split("\n", 1)[0], "")
     while inner := re.fullmatch(r"([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)): (.*)", message):
         kind, message = inner.groups()
     step = step or next(iter(re.findall(r"\[while running '(.*?)'\]", text)), "")
-    if kind.rsplit(".", 1)[-1] == "InputError":
-        return InputError(message)
-    if kind.rsplit(".", 1)[-1] == "Unavailable":
-        return storage.Unavailable(message)
     with tempfile.NamedTemporaryFile("wb", prefix="deeplab-error-", suffix=".txt", delete=False) as file:
         file.write(text.encode(errors="backslashreplace"))
     where = f" in step {step!r}" if step else ""

@@ -48,6 +48,13 @@ def test_unknown_commands_and_verbs_are_refused(argv, capsys):
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
+def test_arguments_that_are_not_utf_8_are_refused(command, capsys):
+    """Beam cannot send them: a job whose errors name such a folder would wait for ever."""
+    assert cli.main([command, "--output", "a\udcff"]) == 2
+    assert capsys.readouterr().err == f"deeplab {command}: error: a\\udcff is not UTF-8; rename the file or folder\n"
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_teaches_its_use(command, capsys):
     text, status = help_of([command], capsys)
     assert status == 0

@@ -103,12 +103,18 @@ def test_a_failing_step_is_one_line_with_its_cause(mode, capfd, caplog):
     assert "Traceback" not in caplog.text
 
 
-def test_input_errors_of_a_step_reach_the_user_as_they_are():
+@pytest.mark.parametrize(
+    "message",
+    ["label.png: what a label", "no\nValueError: a\n\nb.png: is bad, [x] 'y'"],
+)
+@pytest.mark.parametrize("mode", ["in_memory", "multi_threading"])
+def test_input_errors_of_a_step_reach_the_user_as_they_are(message, mode):
     def build(pipeline, heartbeat):
-        pipeline | beam.Create([1]) | beam.ParDo(Fail(InputError("label.png: what a label")))
+        pipeline | beam.Create([1]) | beam.ParDo(Fail(InputError(message)))
 
-    with pytest.raises(InputError, match=r"^label\.png: what a label$"):
-        run(build, beam_options([]), total=1, unit="things", title="testing")
+    with pytest.raises(InputError) as error:
+        run(build, beam_options([f"--direct_running_mode={mode}"]), total=1, unit="things", title="testing")
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize("mode", ["in_memory", "multi_threading", "multi_processing"])

@@ -20,9 +20,10 @@ def headed(head: str, stride: int, classes: int) -> keras.Model:
     x = layers.AveragePooling2D(stride, padding="same")(layers.Rescaling(1 / 64, offset=-2.0)(image))
     x = layers.Conv2D(16, 1)(x)
     if head == "subpixel":
-        logits = Subpixel(classes, stride, name=HEAD)([x, image])
+        logits = Subpixel(classes, stride, dtype="float32", name=HEAD)([x, image])
     else:
-        logits = Upsample(stride, name=UPSAMPLE)([layers.Conv2D(classes, 1, name=HEAD)(x), image])
+        logits = layers.Conv2D(classes, 1, dtype="float32", name=HEAD)(x)
+        logits = Upsample(stride, dtype="float32", name=UPSAMPLE)([logits, image])
     model = keras.Model(image, logits)
     randomise(model)
     return model
@@ -58,6 +59,21 @@ def test_a_network_of_ours_gives_the_same_in_tiles(small_tiles):
     model, image = small_network(), random_image(201, 157)
     logits = ops.convert_to_numpy(model(image))
     np.testing.assert_array_equal(predictor(model)(image), logits.argmax(-1))
+
+
+def test_features_of_half_precision_give_logits_of_full_precision(small_tiles):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = headed("bilinear", 8, 5)
+    finally:
+        keras.config.set_dtype_policy(before)
+    image = random_image(70, 90)
+    ids, best = predictor(model, "best")(image)
+    probabilities = ops.convert_to_numpy(ops.softmax(model(image)))
+    # Compiled, a convolution and its bias are rounded once.
+    np.testing.assert_allclose(best, probabilities.max(-1), atol=5e-3)
+    assert (ids == probabilities.argmax(-1)).mean() > 0.98
 
 
 @pytest.mark.parametrize(("area", "side"), [(0, 4), (1, 0), (5, 3), (100, 4), (10**6, 10**6)])

@@ -205,12 +205,22 @@ def test_split_names_that_are_no_file_names_are_refused(source, tmp_path):
     assert list(tmp_path.glob("**/*.tfrecord")) == []
 
 
-def test_from_bucket_to_bucket_gives_the_local_bytes(source, prepared, bucket):
+def test_from_bucket_to_bucket_gives_the_local_bytes_and_a_rerun_keeps_them(source, prepared, bucket, capsys):
     for file in storage.files(str(source)):
         storage.write(storage.join(bucket, "raw", *file.relative.split("/")), storage.read(file.path))
     output = storage.join(bucket, "records")
     for _ in range(2):
         assert prepare(f"{bucket}/raw", output, "--copies", "2", "--shards", "4") == 0
+    assert "27 records = 0 written + 27 kept + 0 rejected" in capsys.readouterr().out
     for name, data in shard_bytes(prepared).items():
         assert storage.read(storage.join(output, name)) == data
-    assert not [file.relative for file in storage.files(output) if "plan-" in file.relative]
+    left = [file.relative for file in storage.files(output) if "plan-" in file.relative or ".started" in file.relative]
+    assert not left
+    shard = storage.join(output, "train-00000-of-00004.tfrecord")
+    whole = storage.read(shard)
+    storage.write(shard, bytes(len(whole)))
+    assert prepare(f"{bucket}/raw", output, "--copies", "2", "--shards", "4") == 0
+    assert storage.read(shard) == whole
+    storage.write(storage.join(output, "train-00000-of-00007.tfrecord"), b"theirs")
+    assert prepare(f"{bucket}/raw", output, "--copies", "1", "--shards", "2") == 0
+    assert storage.read(storage.join(output, "train-00000-of-00007.tfrecord")) == b"theirs"

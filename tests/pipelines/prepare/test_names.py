@@ -12,6 +12,7 @@ from tests.drawn.prepared import prepare, read_records, read_rejects, records
 from tests.drawn.rawset import write_rawset
 from tests.drawn.records import draw_image
 from trainer.formats.dataset import load_dataset
+from trainer.options import InputError
 
 NAMES = [
     "line\u2028separator",
@@ -82,15 +83,13 @@ def test_images_that_differ_in_their_suffix_alone_are_rejects_that_name_each_oth
     assert list(rejects) == ["train/case"] and "case.jpg, case.png" in rejects["train/case"]["reason"]
 
 
-def test_a_raw_set_below_a_folder_whose_name_is_not_utf8_is_prepared(tmp_path):
+def test_a_raw_set_below_a_folder_whose_name_is_not_utf8_is_refused(tmp_path):
     parent = os.fsencode(tmp_path) + b"/\xff"
     os.mkdir(parent)
-    raw = write_rawset(tmp_path / "raw", {"train": 2})
-    os.rename(raw, parent + b"/raw")
-    output = tmp_path / "records"
-    assert prepare(os.fsdecode(parent + b"/raw"), output) == 0
-    assert len(read_records(output)) == 2
-    assert os.fsencode(load_dataset(str(output)).options["input"]) == parent + b"/raw"
+    os.rename(write_rawset(tmp_path / "raw", {"train": 2}), parent + b"/raw")
+    with pytest.raises(InputError, match="is not UTF-8; rename"):
+        prepare(os.fsdecode(parent + b"/raw"), tmp_path / "records")
+    assert not (tmp_path / "records").exists()
 
 
 def test_copies_of_the_longest_names_are_written_and_exported_where_they_fit(raw, tmp_path, capsys):

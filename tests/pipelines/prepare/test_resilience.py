@@ -37,7 +37,7 @@ def whole(raw, tmp_path) -> dict[str, bytes]:
 @pytest.mark.parametrize("error", [MemoryError("no more"), TypeError("planted"), RuntimeError("planted")])
 def test_what_an_image_raises_rejects_that_image_until_it_passes(raw, whole, tmp_path, monkeypatch, capsys, error):
     poison = (raw / "images/train/a2.jpg").read_bytes()
-    decode = record.images.decode_image
+    decode = record.images.decode
     calls = []
 
     def planted(data, max_pixels):
@@ -48,7 +48,7 @@ def test_what_an_image_raises_rejects_that_image_until_it_passes(raw, whole, tmp
 
     output = tmp_path / "records"
     with monkeypatch.context() as patch:
-        patch.setattr(record.images, "decode_image", planted)
+        patch.setattr(record.images, "decode", planted)
         assert prepare(raw, output, *FLAGS) == 1
     assert len(calls) == 4  # the image and its copy, each of them once more alone
     (reject,) = read_rejects(output).values()

@@ -123,20 +123,22 @@ def train(options: Options, dataset: Dataset, validation: tf.data.Dataset, progr
     with models.precision(options.precision), models.strategy().scope():
         model = build(options, dataset, progress, options.epochs * steps)
         predict = predictor(model, "ids")
+        validated = functools.partial(validation_records, options.records, dataset)
         if validation_batch_size(options, dataset) == 1:  # smaller images take less than a training step
-            try_largest(predict, largest_image(options.records, dataset))
+            with readable_records(options.records, dataset.palette, validated):
+                largest = largest_image(options.records, dataset)
+            try_largest(predict, largest)
         logs = Logs(options.output)
         while not is_finished(options, progress):
             epoch = progress.epochs + 1
             stream = training_stream(options.records, dataset, options, epoch, steps)
-            suspects = functools.partial(training_records, options.records, dataset, options, epoch, steps)
-            with readable_records(options.records, dataset.palette, suspects):
+            trained = functools.partial(training_records, options.records, dataset, options, epoch, steps)
+            with readable_records(options.records, dataset.palette, trained):
                 row = train_epoch(model, stream, epoch, options.epochs, steps)
             if not math.isfinite(row["loss"]):
                 print(f"deeplab train: error: the loss became {row['loss']} in epoch {epoch}; {CURE}", file=sys.stderr)
                 return None
-            suspects = functools.partial(validation_records, options.records, dataset)
-            with readable_records(options.records, dataset.palette, suspects):
+            with readable_records(options.records, dataset.palette, validated):
                 result = validate(predict, validation, dataset)
             scores = metrics.scores(result.confusion, dataset.palette.names)
             progress = progress.after(history_row(row, scores))

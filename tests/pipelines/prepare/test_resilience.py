@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.prepare import job, record, shards
+from pipelines.prepare import job, shards
 from tests.drawn.places import ROOT
 from tests.drawn.prepared import prepare, read_records, read_rejects, shard_bytes
 from tests.drawn.rawset import write_rawset
@@ -36,19 +36,17 @@ def whole(raw, tmp_path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("error", [MemoryError("no more"), TypeError("planted"), RuntimeError("planted")])
 def test_what_an_image_raises_rejects_that_image_until_it_passes(raw, whole, tmp_path, monkeypatch, capsys, error):
-    poison = (raw / "images/train/a2.jpg").read_bytes()
-    decode = record.images.decode
-    calls = []
+    make_record, calls = shards.make_record, []
 
-    def planted(data, max_pixels):
-        if data == poison:
-            calls.append(data)
+    def planted(entry, *others):
+        if entry.key == "train/a2":
+            calls.append(entry)
             raise error
-        return decode(data, max_pixels)
+        return make_record(entry, *others)
 
     output = tmp_path / "records"
     with monkeypatch.context() as patch:
-        patch.setattr(record.images, "decode", planted)
+        patch.setattr(shards, "make_record", planted)
         assert prepare(raw, output, *FLAGS) == 1
     assert len(calls) == 4  # the image and its copy, each of them once more alone
     (reject,) = read_rejects(output).values()

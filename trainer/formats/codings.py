@@ -6,11 +6,12 @@ is refused; `coding` chooses then:
 - "ids": the numbers are the ids: values, indices of a palette image, or the one value of three equal channels.
 - "colors": the colours count, those of a palette image as well.
 - "auto": of a palette image the colours, where the palette knows all that are used, and the indices else; neither,
-  where both give class ids and differ.
+  where both give class ids and differ. Where the palette knows neither, but greys are used that are ids, these.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -65,14 +66,17 @@ def to_ids(label: Label, palette: Palette, coding: str = "auto") -> np.ndarray:
 
 
 def _indexed_ids(label: Label, palette: Palette, coding: str) -> np.ndarray:
-    _, by_colors = readings(label, palette)
+    by_ids, by_colors = readings(label, palette)
     if coding == "auto":
         if differs := two_readings(label, palette):
             raise LabelError(f"{differs}; {CURE}")
+        if by_ids is None and by_colors is None:
+            by_colors = _grey_ids(seen_colors(label), palette)
         coding = "ids" if by_colors is None else "colors"
     if coding == "ids":
         return palette.to_ids(label.codes)
     if by_colors is None:  # for the message
+        _check_opaque(label)
         colormap = np.zeros((256, 3), np.uint8)
         colormap[: len(label.colormap)] = label.colormap
         return palette.to_ids(np.take(colormap, label.codes, axis=0))
@@ -87,29 +91,28 @@ def readings(label: Label, palette: Palette) -> tuple[np.ndarray | None, np.ndar
     Returns:
       Twice uint8 [number of indices used], in their order; None where the palette does not know all of them.
     """
-    meanings = color_meanings(palette)
-    by_color = [meanings.get(color, unknown_mark(palette)) for color in seen_colors(label)]
-    return _known(id_table(palette)[label.used], palette), _known(by_color, palette)
+    return _known(id_table(palette)[label.used], palette), _color_ids(seen_colors(label), palette)
 
 
 def two_readings(label: Label, palette: Palette) -> str | None:
     """What a label with a colour map says twice and differently, in words; None where it says one thing.
 
-    Where the palette does not know the colours, these may be greys that stand for ids, as in a grey label that a PNG
-    optimiser gave a colour map or fewer bits. Black and white are no such greys in a set of two classes.
+    What is transparent has no colour that could differ. Where the palette does not know the colours, these may be
+    greys that stand for ids, as in a grey label that a PNG optimiser gave a colour map or fewer bits.
     """
+    by_id, _ = readings(label, palette)
     colors = seen_colors(label)
-    by_id, by_color = readings(label, palette)
-    if by_color is None and all(color and len(set(color)) == 1 for color in colors):
-        greys = [color[0] for color in colors]
-        if palette.num_classes > 2 or not {*greys} <= {0, 255}:
-            by_color = _known(id_table(palette)[greys], palette)
-    if by_id is None or by_color is None or (by_id == by_color).all():
+    places = np.array([place for place, color in enumerate(colors) if color], int)
+    seen = [color for color in colors if color]
+    by_color = _color_ids(seen, palette)
+    if by_color is None:
+        by_color = _grey_ids(seen, palette)
+    if by_id is None or by_color is None or (by_id[places] == by_color).all():
         return None
-    place = int(np.flatnonzero(by_id != by_color)[0])
+    first = int(np.flatnonzero(by_id[places] != by_color)[0])
     return (
-        f"can be read in two ways: index {label.used[place]} of its colour map is "
-        f"{_name(by_id[place], palette)}, its colour {colors[place]} is {_name(by_color[place], palette)}"
+        f"can be read in two ways: index {label.used[places[first]]} of its colour map is "
+        f"{_name(by_id[places[first]], palette)}, its colour {seen[first]} is {_name(by_color[first], palette)}"
     )
 
 
@@ -133,6 +136,31 @@ def mask_cure(palette: Palette) -> str:
         'foreground, give --palette a JSON file of two classes with "source_ids": {"0": 0, "255": 1}; if 255 is to be '
         "ignored, give --label-coding ids"
     )
+
+
+def _color_ids(colors: Sequence[Color | None], palette: Palette) -> np.ndarray | None:
+    meanings = color_meanings(palette)
+    return _known([meanings.get(color, unknown_mark(palette)) for color in colors], palette)
+
+
+def _grey_ids(colors: Sequence[Color | None], palette: Palette) -> np.ndarray | None:
+    """The class ids for which greys stand. Black and white are two classes, unless the palette says otherwise."""
+    if not all(color and len(set(color)) == 1 for color in colors):
+        return None
+    greys = [color[0] for color in colors]
+    if palette.num_classes <= 2 and not palette.source_ids and {*greys} <= {0, 255}:
+        ids = np.uint8([grey // 255 for grey in greys])
+        return ids if ids.max(initial=0) < palette.num_classes else None
+    return _known(id_table(palette)[greys], palette)
+
+
+def _check_opaque(label: Label) -> None:
+    clear = np.flatnonzero(~label.opaque)
+    if hidden := int(np.isin(label.codes, clear).sum()):
+        raise LabelError(
+            f"is transparent in {hidden} pixel{'s' * (hidden != 1)}, whose class is in doubt; save the label without "
+            "transparency, or say --label-coding ids if its indices are class ids"
+        )
 
 
 def _known(ids: np.ndarray | list[int], palette: Palette) -> np.ndarray | None:

@@ -94,6 +94,16 @@ def test_a_transparent_colour_is_no_known_colour():
     assert decode_ids(palette_png(row(0, 1), CLASSES.colors, alpha=b"\0\xff"), CLASSES).tolist() == [[0, 1]]
 
 
+def test_colours_beside_transparent_ones_count_where_they_differ_from_the_indices():
+    colors = [CLASSES.colors[1], CLASSES.colors[0], CLASSES.colors[2]]
+    data = palette_png(row(0, 1, 2), colors, alpha=b"\xff\0")
+    with pytest.raises(LabelError, match=r"index 0 .* is class 0 \(a\), its colour .* is class 1 \(b\)"):
+        decode_ids(data, CLASSES)
+    assert decode_ids(data, CLASSES, coding="ids").tolist() == [[0, 1, 2]]
+    with pytest.raises(LabelError, match=r"transparent in 1 pixel, .*without transparency"):
+        decode_ids(data, CLASSES, coding="colors")
+
+
 def test_an_index_without_a_colour_is_its_number():
     data = png(8, 3, size=(1, 3), rows=b"\0\0\1\4", before=[(b"PLTE", bytes(CLASSES.colors[0] + CLASSES.colors[1]))])
     assert decode_ids(data, CLASSES).tolist() == [[0, 1, 4]]
@@ -140,6 +150,23 @@ def test_a_mask_of_one_bit_is_of_0_and_1(format):
     with pytest.raises(LabelError, match=r"index 1 .* is class 1 \(b\), its colour \(255, 255, 255\) is ignored"):
         decode_ids(mask, CLASSES)
     assert decode_ids(mask, CLASSES, coding="ids").tolist() == [[0, 1, 1]]
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP"])
+def test_a_mask_of_one_bit_is_of_0_and_255_where_the_palette_says_so(format):
+    told = Palette(PLAIN.name, PLAIN.names, PLAIN.colors, source_ids=((0, 0), (255, 1)))
+    assert decode_ids(saved(Image.fromarray(np.array([[False, True, True]])), format), told).tolist() == [[0, 1, 1]]
+    assert decode_ids(palette_png(row(1, 0), [(255, 255, 255), (0, 0, 0)]), told).tolist() == [[0, 1]]
+    assert decode_ids(palette_png(row(0, 1, 2), [(0, 0, 0), (1, 1, 1), (255, 255, 255)]), PLAIN).tolist() == [
+        [0, 1, 255]
+    ]
+
+
+def test_a_mask_whose_colour_map_begins_with_white_is_refused():
+    data = palette_png(row(0, 1), [(255, 255, 255), (0, 0, 0)])
+    with pytest.raises(LabelError, match=r"index 0 .* is class 0 \(rest\), its colour .* is class 1 \(thing\)"):
+        decode_ids(data, PLAIN)
+    assert decode_ids(data, BINARY, coding="colors").tolist() == [[1, 0]]
 
 
 def test_greys_of_few_bits_are_numbers_unless_their_levels_are_ids_too():

@@ -284,7 +284,7 @@ def png_chunks(data: bytes) -> list[Chunk]:
             raise ImageError(
                 f"damaged or truncated PNG: chunk {kind!r} at byte {at} claims {length:,} bytes of {len(data):,}"
             )
-        if not kind[0] & 0x20 and kind not in _PNG_CRITICAL:
+        if not kind.isalpha() or (kind[:1].isupper() and kind not in _PNG_CRITICAL):
             raise ImageError(f"damaged PNG: unknown chunk {kind!r} at byte {at}")
         chunks.append(Chunk(kind, at + 8, at + 8 + length))
         at += 12 + length

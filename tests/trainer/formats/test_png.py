@@ -89,6 +89,7 @@ def test_faults_of_the_compressed_indices_are_found_as_well(depth):
     [
         png(before=[(b"IHDR", png_head(14, 9)[16:29])]),
         png(before=[(b"ABCD", b"")]),
+        png(before=[(b"\x7fHRM", b"")]),
         png(stream=STREAM[:50], after=[TEXT, (b"IDAT", STREAM[50:])]),
         png(colors=3),
         png(after=[(b"PLTE", bytes(12))]),
@@ -102,7 +103,15 @@ def test_faults_of_the_compressed_indices_are_found_as_well(depth):
         png_head(14, 1 << 31) + png()[33:],
     ],
     ids=[
-        *("two headers", "unknown chunk", "pixels in two places", "no palette", "late palette", "two palettes"),
+        *(
+            "two headers",
+            "unknown chunk",
+            "no name of a chunk",
+            "pixels in two places",
+            "no palette",
+            "late palette",
+            "two palettes",
+        ),
         *("no pixels", "pixels before the header", "an end that holds something", "3 bits", "interlace", "no width"),
         "negative height",
     ],

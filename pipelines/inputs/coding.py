@@ -96,7 +96,7 @@ def settle_coding(
             continue
         has_maps = True
         if differs := codings.two_readings(label, palette):
-            raise InputError(f"{path} {differs}; {codings.CURE}")
+            raise InputError(f"{path} {differs}")
         ids, colors = codings.readings(label, palette)
         by_ids = by_ids or (path if colors is None and ids is not None else "")
         by_colors = by_colors or (path if ids is None and colors is not None else "")

@@ -21,6 +21,10 @@ from trainer.formats.labels import Color, LabelError, Palette, color_meanings, i
 from trainer.formats.options import MAX_PIXELS
 
 CURE = "say which one holds by --label-coding ids or --label-coding colors"
+_GREY_CURE = (
+    "give --label-coding ids if its indices hold; if its colours do, name these in a palette file (under aliases) and "
+    "give --label-coding colors"
+)
 
 
 def decode_ids(data: bytes, palette: Palette, max_pixels: int = MAX_PIXELS, coding: str = "auto") -> np.ndarray:
@@ -69,7 +73,7 @@ def _indexed_ids(label: Label, palette: Palette, coding: str) -> np.ndarray:
     by_ids, by_colors = readings(label, palette)
     if coding == "auto":
         if differs := two_readings(label, palette):
-            raise LabelError(f"{differs}; {CURE}")
+            raise LabelError(differs)
         if by_ids is None and by_colors is None:
             by_colors = _grey_ids(seen_colors(label), palette)
         coding = "ids" if by_colors is None else "colors"
@@ -95,7 +99,7 @@ def readings(label: Label, palette: Palette) -> tuple[np.ndarray | None, np.ndar
 
 
 def two_readings(label: Label, palette: Palette) -> str | None:
-    """What a label with a colour map says twice and differently, in words; None where it says one thing.
+    """What a label with a colour map says twice and differently, with the cure; None where it says one thing.
 
     What is transparent has no colour that could differ. Where the palette does not know the colours, these may be
     greys that stand for ids, as in a grey label that a PNG optimiser gave a colour map or fewer bits.
@@ -104,15 +108,16 @@ def two_readings(label: Label, palette: Palette) -> str | None:
     colors = seen_colors(label)
     places = np.array([place for place, color in enumerate(colors) if color], int)
     seen = [color for color in colors if color]
-    by_color = _color_ids(seen, palette)
+    by_color, cure = _color_ids(seen, palette), CURE
     if by_color is None:
-        by_color = _grey_ids(seen, palette)
+        by_color, cure = _grey_ids(seen, palette), _GREY_CURE
     if by_id is None or by_color is None or (by_id[places] == by_color).all():
         return None
     first = int(np.flatnonzero(by_id[places] != by_color)[0])
+    place = places[first]
     return (
-        f"can be read in two ways: index {label.used[places[first]]} of its colour map is "
-        f"{_name(by_id[places[first]], palette)}, its colour {seen[first]} is {_name(by_color[first], palette)}"
+        f"can be read in two ways: index {label.used[place]} of its colour map is {_name(by_id[place], palette)}, its "
+        f"colour {colors[place]} is {_name(by_color[first], palette)}; {cure}"
     )
 
 

@@ -13,6 +13,7 @@ Its statuses:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import inspect
 import os
@@ -98,9 +99,17 @@ def read(argv: list[str]) -> tuple[str, CheckedOptions, list[str]]:
     return name, *parse(cls, rest[1:], prog=f"{prog} {verb}", text=cls.__doc__)
 
 
+def check_output(options: CheckedOptions) -> None:
+    """Raises InputError where the folder that a command is to write to is a file, or lies below one."""
+    for field in dataclasses.fields(options):
+        if field.name in ("output", "save") and field.metadata["metavar"] != "FILE" and getattr(options, field.name):
+            storage.check_folder(getattr(options, field.name))
+
+
 def run(argv: list[str]) -> int:
     """Runs a command line and returns its status; what `main` turns into messages is raised."""
     name, options, flags = read(argv)
+    check_output(options)
     # gRPC's notes on its start are for its developers, as TensorFlow's are; an explicit setting wins.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     with quiet_startup():

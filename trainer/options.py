@@ -142,6 +142,9 @@ class CheckedOptions:
 def _check(field: dataclasses.Field, value: Any) -> None:
     bounds, flag = field.metadata["bounds"], CheckedOptions.flag(field.name)
     values = value if isinstance(value, tuple) else (value,)
+    if "" in values and field.default != "":
+        # As of a variable of the shell that is not set; "" would be the folder the command was called in.
+        raise InputError(f"{flag} must not be empty")
     for number in values:
         if isinstance(number, (int, float)) and not bounds.hold(number):
             raise InputError(f"{flag} must be {bounds}, got {number}")

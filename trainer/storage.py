@@ -212,6 +212,17 @@ def is_dir(path: str) -> bool:
         return False
 
 
+def check_folder(path: str) -> None:
+    """Raises InputError where there can be no folder `path` to write to, because it or one above it is a file."""
+    if is_remote(path):
+        return
+    place = os.path.abspath(path)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        raise InputError(f"{path} cannot be written to: {place} is no folder; give another one, or move that away")
+
+
 def _mode(path: str) -> int:
     """The mode of what is at a local path; FileNotFoundError where there can be nothing."""
     try:

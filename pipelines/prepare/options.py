@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from pipelines.inputs.options import LAYOUTS
 from trainer.accounts import max_reject_rate
 from trainer.formats.options import CODINGS, MAX_PIXELS, PALETTES
-from trainer.options import CheckedOptions, InputError, option
+from trainer.options import CheckedOptions, option
 
 
 def _augmentation(default: Any, help: str, low: float = 0, high: float = 1) -> Any:
@@ -133,8 +133,3 @@ class Options(RecordOptions):
         group="records",
     )
     max_reject_rate: float = max_reject_rate("records")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.output or not self.input:
-            raise InputError("--input and --output must not be empty")

@@ -205,12 +205,10 @@ def sweep(folder: str, plan: Plan) -> None:
 def previous(options: Options, fingerprint: str) -> dict[str, Any] | None:
     """The segment.json of an earlier run into the output; None where there is none.
 
-    Raises InputError when the output is a file, or holds the masks of another model or of other options, or when the
-    list of images is a file that is written.
+    Raises InputError when the output holds the masks of another model or of other options, or when the list of images
+    is a file that is written.
     """
     folder = options.output
-    if not storage.is_remote(folder) and os.path.exists(folder) and not os.path.isdir(folder):
-        raise InputError(f"--output {folder} is a file; expected a folder")
     path, rejects = (storage.join(folder, name) for name in (REPORT_FILE, REJECTS_FILE))
     if storage.real(options.input) in (storage.real(path), storage.real(rejects)):
         raise InputError(f"--input {options.input} would be replaced by what is written; give another --output")

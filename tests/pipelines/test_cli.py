@@ -54,6 +54,39 @@ def test_arguments_that_are_not_utf_8_are_refused(command, capsys):
     assert capsys.readouterr().err == f"deeplab {command}: error: a\\udcff is not UTF-8; rename the file or folder\n"
 
 
+REQUIRED = {
+    "demo": [],
+    "prepare": ["--input", "x"],
+    "records": ["export", "x"],
+    "train": ["--records", "x"],
+    "import-weights": ["x", "--palette", "voc"],
+    "segment": ["--input", "x", "--model", "x"],
+    "evaluate": ["--labels", "x", "--masks", "x", "--palette", "voc"],
+}
+
+
+@pytest.mark.parametrize("command", REQUIRED)
+@pytest.mark.parametrize("below", ["", "/", "/below/it"])
+def test_an_output_folder_that_is_a_file_or_lies_below_one_is_refused(command, below, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    output = f"{tmp_path}/file{below}"
+    assert cli.main([command, *REQUIRED[command], *output_flag(command, output)]) == 2
+    assert f"{output} cannot be written to: {tmp_path}/file is no folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", REQUIRED)
+def test_an_empty_output_is_not_the_folder_of_the_call(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([command, *REQUIRED[command], *output_flag(command, "")]) == 2
+    assert "output must not be empty" in capsys.readouterr().err.lower()
+    assert not list(tmp_path.iterdir())
+
+
+def output_flag(command: str, output: str) -> list[str]:
+    return [output] if command == "records" else ["--output", output]
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_teaches_its_use(command, capsys):
     text, status = help_of([command], capsys)

@@ -24,7 +24,7 @@ from trainer.options import InputError
         (["--rotate", "nan"], "--rotate must be 0 to 180, got nan"),
         (["--crop", "-1"], "--crop must be 0 to 32766, got -1"),
         (["--copis", "2"], "--copis"),
-        (["--output", ""], "--input and --output must not be empty"),
+        (["--output", ""], "--output must not be empty"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path, flags, message):

@@ -93,6 +93,7 @@ def check_output(options: Options, is_training: bool) -> None:
     if source and storage.lies_in(source, output) and storage.lies_in(output, source):
         raise InputError(f"--output {output} is the model of --init-from and would be replaced; give another --output")
     names = [name for name in (WEIGHTS, CARD, HISTORY) if storage.exists(storage.join(output, name))]
+    names += resume.arrays(output)[:1]
     if names and not is_training and not options.overwrite:
         raise InputError(
             f"{output} holds {' and '.join(names)}, but no training to resume: they are not of `deeplab train`, or "

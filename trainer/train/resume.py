@@ -78,10 +78,19 @@ def _variables(model: keras.Model) -> dict[str, Any]:
     return {f"{group}/{i:05d}": v for group, variables in groups.items() for i, v in enumerate(variables)}
 
 
+def arrays(output: str) -> list[str]:
+    """Names of the files below `output` that are arrays of checkpoints, or would be taken for them."""
+    try:
+        files = storage.files(storage.join(output, FOLDER))
+    except FileNotFoundError:
+        return []
+    return [f"{FOLDER}/{file.relative}" for file in files if ARRAYS_FILE.fullmatch(file.relative)]
+
+
 def _remove_arrays(output: str, but: str = "") -> None:
-    for file in storage.files(storage.join(output, FOLDER)):
-        if ARRAYS_FILE.fullmatch(file.relative) and file.relative != but:
-            storage.remove(file.path)
+    for name in arrays(output):
+        if name != f"{FOLDER}/{but}":
+            storage.remove(storage.join(output, name))
 
 
 def save(output: str, model: keras.Model, progress: Progress) -> None:

@@ -114,10 +114,13 @@ def test_records_that_fail_beside_no_resume_leave_the_training_that_was_there(tr
     assert contents(trained) == before
 
 
-@pytest.mark.parametrize("names", [["model.keras", "model.json"], ["model.keras"], ["history.csv"]])
+FOREIGN = [["model.keras", "model.json"], ["model.keras"], ["history.csv"], ["checkpoints/epoch-0007.npz"]]
+
+
+@pytest.mark.parametrize("names", FOREIGN)
 def test_a_model_of_somebody_else_is_not_replaced_unless_told_to(records, tmp_path, tiny_network, capsys, names):
     output = tmp_path / "model"
-    output.mkdir()
+    (output / "checkpoints").mkdir(parents=True)
     for name in names:
         (output / name).write_bytes(b"not of a training")
     before = contents(output)

@@ -139,8 +139,18 @@ class _Shown:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command line and returns its status, see above."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Runs a command line and returns its status, see above; without `argv` that of this process, which ends here."""
+    if argv is not None:
+        return _said(argv)
+    if status := _said(sys.argv[1:]):
+        # Threads of a job that failed may still be at work, in C++ that aborts the process where Python ends them.
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        os._exit(status)
+    return 0
+
+
+def _said(argv: list[str]) -> int:
     with contextlib.ExitStack() as streams:
         if sys.stdout is not None:  # as behind `>&-`
             streams.enter_context(contextlib.redirect_stdout(_Shown(sys.stdout)))

@@ -187,3 +187,26 @@ def test_whatever_names_hold_the_terminal_gets_no_control_characters():
 def test_a_terminal_that_cannot_show_a_name_gets_it_escaped():
     out, _, status = piped("print(chr(252) + chr(0x732b))", "", PYTHONIOENCODING="latin-1")
     assert (out, status) == (b"\xfc\\u732b\n", 0)
+
+
+def test_a_failed_job_whose_threads_are_still_at_work_ends_with_its_status():
+    program = """
+import sys, threading, time
+import cv2, numpy
+from pipelines import cli
+from trainer.options import InputError
+image = numpy.zeros((2000, 2000), numpy.uint8)
+def work():
+    while True:
+        cv2.GaussianBlur(image, (31, 31), 0)
+def run(argv):
+    for _ in range(3):
+        threading.Thread(target=work, daemon=True).start()
+    time.sleep(0.1)
+    raise InputError("it failed")
+cli.run = run
+sys.argv = ["deeplab", "segment"]
+sys.exit(cli.main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (2, "deeplab segment: error: it failed\n")

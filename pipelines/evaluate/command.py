@@ -109,6 +109,9 @@ def check_folders(options: Options) -> None:
     inputs = {storage.real(options.labels), *masks, *([storage.real(options.images)] if options.images else [])}
     if storage.real(options.output) in inputs:
         raise InputError(f"--output {options.output} is an input folder; give a folder of its own")
+    reports = [storage.real(storage.join(options.output, name)) for name in (REPORT_FILE, PAGE_FILE, REJECTS_FILE)]
+    if options.list and storage.real(options.list) in reports:
+        raise InputError(f"--list {options.list} would be replaced by what is written; give another --output")
     if options.overwrite or is_ours(options.output):
         return
     for name in (REPORT_FILE, PAGE_FILE, REJECTS_FILE):

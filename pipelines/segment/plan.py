@@ -205,13 +205,14 @@ def sweep(folder: str, plan: Plan) -> None:
 def previous(options: Options, fingerprint: str) -> dict[str, Any] | None:
     """The segment.json of an earlier run into the output; None where there is none.
 
-    Raises InputError when the output holds the masks of another model or of other options, or when the list of images
+    Raises InputError when the output holds the masks of another model or of other options, or when a list of images
     is a file that is written.
     """
     folder = options.output
     path, rejects = (storage.join(folder, name) for name in (REPORT_FILE, REJECTS_FILE))
-    if storage.real(options.input) in (storage.real(path), storage.real(rejects)):
-        raise InputError(f"--input {options.input} would be replaced by what is written; give another --output")
+    for flag, source in (("--input", options.input), ("--list", options.list)):
+        if source and storage.real(source) in (storage.real(path), storage.real(rejects)):
+            raise InputError(f"{flag} {source} would be replaced by what is written; give another --output")
     if not storage.exists(path):
         if not options.overwrite and storage.exists(rejects):
             raise InputError(

@@ -130,3 +130,13 @@ def test_names_are_escaped_in_the_page(tmp_path: Path) -> None:
     assert evaluate(tmp_path, "--gallery", "1") == 0
     page = (tmp_path / "out/report.html").read_text()
     assert "<script>alert" not in page and 'onload="x' not in page and "&lt;script&gt;" in page
+
+
+def test_a_list_of_labels_is_never_replaced(tmp_path: Path) -> None:
+    put(tmp_path, "labels/a.png", "masks/a.png")
+    put(tmp_path, "out/rejects.jsonl", data=b'{"image": "a"}\n')
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for folder in ("out", "link"):
+        with pytest.raises(InputError, match=r"--list .* would be replaced by what is written"):
+            evaluate(tmp_path, "--overwrite", "--list", str(tmp_path / folder / "rejects.jsonl"))
+    assert (tmp_path / "out/rejects.jsonl").read_bytes() == b'{"image": "a"}\n'

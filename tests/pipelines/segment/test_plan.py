@@ -163,10 +163,11 @@ def test_rejects_of_another_command_are_not_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["rejects.jsonl", "segment.json"])
-def test_a_list_of_images_is_never_replaced(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", ["input", "list"])
+def test_a_list_of_images_is_never_replaced(name: str, flag: str, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(InputError, match="would be replaced by what is written"):
-        previous(dataclasses.replace(options(tmp_path, overwrite=True), input=str(tmp_path / "link" / name)), "f")
+    with pytest.raises(InputError, match=f"--{flag} .* would be replaced by what is written"):
+        previous(dataclasses.replace(options(tmp_path, overwrite=True), **{flag: str(tmp_path / "link" / name)}), "f")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

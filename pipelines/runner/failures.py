@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -20,6 +21,8 @@ from trainer.options import InputError
 
 STATUS_WORKER_DIED = 70
 STATUS_INTERRUPTED = 130
+TELLING = 10.0
+"""Seconds within which Beam learns that a worker process has ended: it waits for that alone."""
 
 
 def readable(error: Exception, title: str) -> InputError | storage.Unavailable:
@@ -44,6 +47,15 @@ def readable(error: Exception, title: str) -> InputError | storage.Unavailable:
         f"the {title} job failed{where}: {kind}: {message} (full traceback: {file.name}). "
         "Finished outputs are kept; run the same command again to resume"
     )
+
+
+def let_death_be_told(error: Exception) -> None:
+    """Waits, where a job failed because the connection to a worker broke, for the thread that tells how that ended.
+
+    It interrupts this one, see `stop_when_worker_dies`.
+    """
+    if "Channel closed prematurely" in str(error):
+        time.sleep(TELLING)
 
 
 @contextlib.contextmanager

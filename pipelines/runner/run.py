@@ -27,7 +27,7 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment, SubprocessSDKEnvironment
 
 from pipelines.runner import remote
-from pipelines.runner.failures import quiet_beam, readable, stop_when_worker_dies
+from pipelines.runner.failures import let_death_be_told, quiet_beam, readable, stop_when_worker_dies
 from pipelines.runner.flags import is_local
 from pipelines.runner.progress import Heartbeat, progress, say
 
@@ -69,6 +69,7 @@ def run(
             try:
                 pipeline.run().wait_until_finish()
             except Exception as error:  # Beam wraps whatever a DoFn raised, in most modes into a RuntimeError
+                let_death_be_told(error)
                 raise readable(error, title) from None
     return True
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import pickle
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -171,6 +173,24 @@ def test_a_killed_worker_process_ends_the_run(tmp_path):
     assert done.returncode == failures.STATUS_WORKER_DIED
     assert "error: a worker process ended with status" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_worker_whose_connection_breaks_before_its_end_is_known_ends_the_run_as_well(tmp_path, monkeypatch):
+    def end():
+        time.sleep(0.1)
+        raise RuntimeError("Worker subprocess exited with return code 139")
+
+    beam_log, out = logging.getLogger("apache_beam"), io.StringIO()
+    level = beam_log.level
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    try:
+        with pytest.raises(SystemExit) as ended, failures.stop_when_worker_dies(out, "testing", str(tmp_path / "run")):
+            threading.Thread(target=end).start()
+            failures.let_death_be_told(RuntimeError("Channel closed prematurely."))
+    finally:
+        beam_log.setLevel(level)
+    assert ended.value.code == failures.STATUS_WORKER_DIED
+    assert "a worker process ended with status 139" in out.getvalue()
 
 
 class Slow:

@@ -86,7 +86,7 @@ def settle(plan: Plan, options: Options) -> Plan:
     """
     paths = [plan.sources.label_path(comparison) for comparison in plan.comparisons]
     try:
-        with job.in_flight(options.output).watch("labels") as care:
+        with job.in_flight(options.output).watch(job.LABELS) as care:
             read = functools.partial(care.isolated, read_label) if care else read_label
             coding, reason = settle_coding(paths, plan.sources.palette, options.label_coding, read)
     except InputError:

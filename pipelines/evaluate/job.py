@@ -23,6 +23,9 @@ from pipelines.runner.work import Work, spread
 from trainer import storage
 from trainer.accounts import Reject
 
+LABELS = "labels"
+"""Name of the notes of the sample of labels that is looked at before the job."""
+
 
 def in_flight(folder: str) -> InFlight:
     """Notes of what the workers of a job are at whose output is `folder`."""
@@ -48,7 +51,10 @@ class EvaluateChunk(Work):
         first, comparisons = read_chunk(self.output, self.digest, number)
         # The same on every run over the same labels, so that a rerun finds what an earlier one died of.
         name = repr([comparison.label for comparison in comparisons])
-        with in_flight(self.output).watch(name) as care:
+        notes = in_flight(self.output)
+        if notes.interrupted(LABELS):  # one of the sample has ended a process, and is in some chunk
+            notes.start(name)
+        with notes.watch(name) as care:
             total = self._tally(first, comparisons, care)
         yield total
 

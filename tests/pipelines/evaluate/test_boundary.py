@@ -71,28 +71,32 @@ def test_images_that_the_gallery_cannot_show_end_no_evaluation(
 
 KILLER = """
 import signal, sys
-import pipelines.evaluate.sources as sources
-from pipelines import cli
+import {module} as place
 
-decode = sources.decode_ids
+decode = place.{name}
 
 def end(data, *arguments, **flags):
     if data == open(sys.argv[1], "rb").read():
         signal.raise_signal(signal.SIGSEGV)  # in this very thread, as faults of decoders are
     return decode(data, *arguments, **flags)
 
-sources.decode_ids = end
+place.{name} = end
+from pipelines import cli
+
 if __name__ == "__main__":
     sys.exit(cli.run(sys.argv[2:]))
 """
+IN_THE_JOB = ("pipelines.evaluate.sources", "decode_ids")
+IN_ITS_SAMPLE_AS_WELL = ("trainer.formats.images", "read_label")
 
 
-def test_a_label_that_ends_its_process_is_found_by_the_rerun(root: Path) -> None:
+@pytest.mark.parametrize("place", [IN_THE_JOB, IN_ITS_SAMPLE_AS_WELL])
+def test_a_label_that_ends_its_process_is_found_by_the_rerun(root: Path, place: tuple[str, str]) -> None:
     put(root / "labels", BAD, data=PNG + b"deadly")
     (root / "palette.json").write_text(
         '{"name": "two", "classes": [{"name": "a", "color": [9, 0, 0]}, {"name": "b", "color": [0, 9, 0]}]}'
     )
-    (root / "killer.py").write_text(KILLER)
+    (root / "killer.py").write_text(KILLER.format(module=place[0], name=place[1]))
     command = [sys.executable, str(root / "killer.py"), str(root / "labels" / BAD), "evaluate", "--masks"]
     command += [str(root / "masks"), "--labels", str(root / "labels"), "--palette", str(root / "palette.json")]
     command += ["--output", str(root / "out"), "--gallery", "0", "--direct_num_workers", "1"]

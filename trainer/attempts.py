@@ -86,7 +86,8 @@ def meaning(error: Exception, path: str, writing: bool) -> tuple[bool, Exception
         return False, error
     if error.errno in FULL and (writing or remote):
         place = error.filename or path
-        return False, Unavailable(f"{place}: {os.strerror(error.errno)}; make room and run the same command again")
+        cure = "make it writable" if error.errno == errno.EROFS else "make room"
+        return False, Unavailable(f"{place}: {os.strerror(error.errno)}; {cure} and run the same command again")
     if error.errno in DAMAGE and not writing:
         return True, error
     if error.errno in PASSING or isinstance(error, (TimeoutError, ConnectionError)):

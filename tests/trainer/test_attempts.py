@@ -49,12 +49,14 @@ def test_what_is_wrong_with_a_file_is_an_oserror(tmp_path, monkeypatch, name):
     assert len(failed) == (5 if name == "EIO" else 1)
 
 
-@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS"])
-def test_a_full_disk_ends_the_run_at_once(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "cure"), [("ENOSPC", "make room"), ("EDQUOT", "make room"), ("EROFS", "make it writable")]
+)
+def test_a_full_disk_ends_the_run_at_once(tmp_path, monkeypatch, name, cure):
     failed = faults.of_the_system(monkeypatch, getattr(errno, name), 99)
-    with pytest.raises(storage.Unavailable, match="make room"):
+    with pytest.raises(storage.Unavailable, match=cure):
         storage.write(str(tmp_path / "a.bin"), b"1")
-    with pytest.raises(storage.Unavailable, match="make room"), storage.writer(str(tmp_path / "a.bin")):
+    with pytest.raises(storage.Unavailable, match=cure), storage.writer(str(tmp_path / "a.bin")):
         pass
     assert len(failed) == 2
 

@@ -6,8 +6,11 @@ No layer description is ever read: loading a folder runs nothing that is in it.
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import math
 import os
+import re
 import tempfile
 import threading
 import zipfile
@@ -26,6 +29,7 @@ from trainer.options import InputError
 
 ARRAYS = "model.weights.h5"
 """The member of the weights file that holds them."""
+SHARED_ID = re.compile(rb'(?<="shared_object_id": )\d+')
 
 
 def save_model(folder: str, model: keras.Model, card: ModelCard) -> None:
@@ -38,9 +42,23 @@ def save_model(folder: str, model: keras.Model, card: ModelCard) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         path = os.path.join(temporary, WEIGHTS)
         bare.save(path)
-        with open(path, "rb") as file:
-            storage.write(storage.join(folder, WEIGHTS), file.read())
+        storage.write(storage.join(folder, WEIGHTS), _reproducible(path))
     save_card(folder, card)
+
+
+def _reproducible(path: str) -> bytes:
+    """A Keras archive without times and addresses in memory: masks and crf.json know a model by its bytes."""
+    data, numbers = io.BytesIO(), {}
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(data, "w") as timeless:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name == "metadata.json":
+                metadata = json.loads(content)
+                content = json.dumps({key: metadata[key] for key in metadata if key != "date_saved"}).encode()
+            if name == "config.json":
+                content = SHARED_ID.sub(lambda found: b"%d" % numbers.setdefault(found[0], len(numbers)), content)
+            timeless.writestr(zipfile.ZipInfo(name), content)
+    return data.getvalue()
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -222,3 +223,12 @@ def test_under_jax_the_same_folder_gives_the_same_probabilities_and_can_be_train
     assert done.returncode == 0, done.stderr[-3000:]
     count = len(small_model.trainable_weights)
     assert done.stdout.split() == ["moved", str(count), "of", str(count), "False"]
+
+
+def test_the_bytes_of_a_model_tell_neither_when_nor_where_in_memory_it_was_saved(folder):
+    """Masks and crf.json know a model by them, and `import-weights` may be run again."""
+    with zipfile.ZipFile(folder / "model.keras") as archive:
+        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        assert json.loads(archive.read("metadata.json")).keys() == {"keras_version"}
+        numbers = re.findall(rb'"shared_object_id": (\d+)', archive.read("config.json"))
+        assert numbers and {int(number) for number in numbers} == set(range(len({*numbers})))

@@ -35,8 +35,8 @@ def compile_model(model: keras.Model, options: Options, palette: Palette, total_
     freeze(model, options.freeze_until, options.freeze_bn)
     check_batch(options.batch_size, model, tf.distribute.get_strategy().num_replicas_in_sync)
     optimizer, loss = build_optimizer(options, model, total_steps), sparse_cross_entropy(palette.ignore_id)
-    # XLA for one GPU alone. On a CPU a step that it compiled takes six times as long as one with oneDNN's kernels, and it
-    # cannot compile what devices exchange within a step: batch norms and gradients.
+    # XLA for one GPU alone: on a CPU a step that it compiled takes six times as long as one with oneDNN's kernels, and
+    # it cannot compile what devices exchange within a step, batch norms and gradients.
     model.compile(optimizer, loss, jit_compile="auto" if len(tf.config.list_logical_devices("GPU")) == 1 else False)
     model.optimizer.build(model.trainable_variables)
 

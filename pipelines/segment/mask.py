@@ -144,6 +144,11 @@ class SegmentJob:
     def load(self, source: SourceImage) -> tuple[Loaded, np.ndarray]:
         """The image, uint8 [H, W, 3] RGB. Raises OSError, or ImageError for what cannot be used."""
         data = storage.read(source.path)
+        if read_stamp(data):
+            raise images.ImageError(
+                "is what `deeplab segment` wrote of an image (its mask, overlay or confidence); expected an image: "
+                "keep outputs outside of --input, or name the images by a glob or a list"
+            )
         needed = self.check_size(*images.header(data).upright_size)
         return Loaded(source, storage.identity(data), needed), images.decode_image(data)
 

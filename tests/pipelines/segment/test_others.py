@@ -92,3 +92,11 @@ def test_an_image_is_not_replaced_through_a_link_to_itself(model, images, tmp_pa
         with pytest.raises(InputError, match=r"out/b\.png would be written for .*in/b\.jpg, but is the image"):
             segment("--input", images, "--model", model, "--output", tmp_path / "out", *flags)
     assert (tmp_path / "out/b.png").is_symlink()
+
+
+def test_masks_and_overlays_of_an_earlier_run_among_the_images_are_rejects(model, images, tmp_path):
+    first = ("--input", images, "--model", model, "--output", images / "masks", "--overlays", "--confidence")
+    assert segment(*first) == 0
+    assert segment("--input", images, "--model", model, "--output", tmp_path / "out") == 1
+    assert outcomes_of(tmp_path / "out") == (3, 0, 9)
+    assert all("is what `deeplab segment` wrote of an image" in one["reason"] for one in rejects_of(tmp_path / "out"))

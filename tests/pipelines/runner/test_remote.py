@@ -132,7 +132,7 @@ def test_ctrl_c_ends_a_portable_job_and_its_workers():
 
         def work(element):
             print("at work", flush=True)
-            time.sleep(1)
+            time.sleep(10)
 
         def wait(options, flags):
             build = lambda pipeline, _: pipeline | beam.Create([1]) | beam.Map(work)

@@ -15,7 +15,7 @@ from trainer.options import InputError
 from trainer.train.epoch import enough_memory, steps_per_epoch, validate, validation_batch_size
 from trainer.train.options import Options
 
-OPTIONS = Options(records="", output="", batch_size=4, crop=64)
+OPTIONS = Options(records="records", output="model", batch_size=4, crop=64)
 
 
 def shard(split: str, records: int, images: int, max_size: tuple[int, int] = (2, 3)) -> Shard:

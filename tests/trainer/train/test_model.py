@@ -16,7 +16,7 @@ from trainer.train.optimizer import freeze
 from trainer.train.options import Options
 from trainer.weights.checkpoints import load_weights_from
 
-OPTIONS = Options(records="", output="", alpha=0.35, decoder=True)
+OPTIONS = Options(records="records", output="model", alpha=0.35, decoder=True)
 
 
 def test_another_class_count_leaves_only_the_last_layer_out(tmp_path):

@@ -93,7 +93,7 @@ def _unusable(records: tf.data.Dataset, palette: Palette) -> str | None:
 
     good = 0
     try:
-        for _ in records.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True):
+        for _ in _with_options(records.map(decode, num_parallel_calls=os.cpu_count())):
             good += 1
     except tf.errors.InvalidArgumentError as error:
         path, data = next(records.skip(good).as_numpy_iterator()).split(b".tfrecord\n", 1)
@@ -267,6 +267,9 @@ def _parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 def _with_options(stream: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
+    # The thread that tunes parallelism sleeps for 10, 20, 40, ... ms, up to a minute, and the end of an epoch may have
+    # to wait for it to wake: up to 4.9 s were seen after 6 s of steps.
+    options.autotune.enabled = False
     # One machine's GPUs share one stream of batches; each batch is cut, not the list of files.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return stream.with_options(options)
@@ -314,7 +317,7 @@ def training_stream(folder: str, dataset: Dataset, options: StreamOptions, epoch
 
     stream = _records_of_epoch(folder, dataset, options, epoch, steps, tf.data.TFRecordDataset)
     stream = stream.enumerate((epoch - 1) * steps * options.batch_size)
-    stream = stream.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    stream = stream.map(example, num_parallel_calls=os.cpu_count(), deterministic=True)
     return _with_options(stream.batch(options.batch_size, drop_remainder=True).prefetch(2))
 
 
@@ -343,8 +346,8 @@ def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str
 def largest_image(folder: str, dataset: Dataset, split: str = "val") -> tuple[int, int]:
     """Height and width of the image with the most pixels in `split`, as its records say."""
     stream = _records_in_order(_shard_paths(folder, dataset, split), tf.data.TFRecordDataset).map(_parse)
-    sizes = stream.map(lambda example: (example[IMAGE_HEIGHT], example[IMAGE_WIDTH])).as_numpy_iterator()
-    height, width = max(sizes, key=lambda size: int(size[0]) * int(size[1]))
+    sizes = _with_options(stream.map(lambda example: (example[IMAGE_HEIGHT], example[IMAGE_WIDTH])))
+    height, width = max(sizes.as_numpy_iterator(), key=lambda size: int(size[0]) * int(size[1]))
     return int(height), int(width)
 
 

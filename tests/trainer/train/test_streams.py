@@ -50,6 +50,13 @@ def test_the_same_seed_and_epoch_give_the_same_batches_however_often(folder):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(
+    "stream", [lambda *args: training_stream(*args, OPTIONS, 1, 4), lambda *args: validation_stream(*args, 2)]
+)
+def test_the_end_of_a_stream_waits_for_no_thread_that_tunes_it(folder, stream):
+    assert stream(*folder).options().autotune.enabled is False
+
+
 @pytest.mark.parametrize("change", [{"epoch": 2}, {"options": changed(seed=4)}])
 def test_another_epoch_or_seed_gives_other_batches(folder, change):
     assert any(not np.array_equal(a[0], b[0]) for a, b in zip(batches(folder), batches(folder, **change), strict=True))

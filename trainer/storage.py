@@ -19,6 +19,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import stat
 import tempfile
 import uuid
@@ -36,6 +37,7 @@ from trainer.options import InputError
 TIMEOUT = (10.0, 60.0)
 """Seconds to wait for a connection to Cloud Storage, and then for its next bytes."""
 PAGE_FIELDS = "items(name,size,generation,crc32c,contentEncoding),nextPageToken"
+_UNFINISHED = re.compile(r"(?P<folder>(?:.*/)?)\.(?P<name>[^/]+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,9 +309,7 @@ def _replaced(path: str) -> Iterator[BinaryIO]:
     """A local file under a temporary name, renamed to `path` when the block ends."""
     folder, name = os.path.split(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
-    # What fits as a name must not be too long with what is added to it here.
-    stem = os.fsencode(name)[:100].decode("utf-8", "ignore") if len(os.fsencode(name)) > 100 else name
-    temporary = os.path.join(folder, f".{stem}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = os.path.join(folder, f".{shortened(name)}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -318,6 +318,19 @@ def _replaced(path: str) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             os.remove(temporary)
         raise
+
+
+def shortened(relative: str) -> str:
+    """A path with a name that is not too long with what is added to it while the file is written."""
+    folder, slash, name = relative.rpartition("/")
+    data = os.fsencode(name)
+    return folder + slash + (data[:100].decode("utf-8", "ignore") if len(data) > 100 else name)
+
+
+def unfinished(relative: str) -> str:
+    """The `shortened` path of the file that a killed process was writing when it left this one; "" for others."""
+    found = _UNFINISHED.fullmatch(relative)
+    return found["folder"] + found["name"] if found else ""
 
 
 def _upload(path: str, file: BinaryIO) -> None:

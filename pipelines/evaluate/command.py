@@ -175,7 +175,12 @@ def score(options: Options, plan: Plan, beam: Any) -> EvaluationTally:
 
 
 def tidy(folder: str) -> None:
-    """Removes the notes of what workers were at: the job is done."""
+    """Removes the notes of what workers were at, and what killed runs were writing: the job is done."""
+    for file in storage.glob(storage.join(folder, ".*")):
+        whole = storage.unfinished(file.relative)
+        if whole in (REPORT_FILE, PAGE_FILE, REJECTS_FILE) or planning.is_passing(whole):
+            with contextlib.suppress(FileNotFoundError):
+                storage.remove(file.path)
     notes = job.in_flight(folder)
     notes.clear()
     if not storage.is_remote(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -81,6 +82,11 @@ def plan_path(folder: str, digest: str) -> str:
 def tally_path(folder: str, digest: str) -> str:
     """Where the job writes what came of the plan of that digest."""
     return storage.join(folder, f".tally-{digest}.npz")
+
+
+def is_passing(name: str) -> bool:
+    """Whether a file in the output folder is the plan of a run, or what came of it."""
+    return bool(re.fullmatch(r"\.plan-[0-9a-f]{16}\.jsonl|\.tally-[0-9a-f]{16}\.npz", name))
 
 
 def write(folder: str, plan: Plan) -> None:

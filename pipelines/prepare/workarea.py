@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import google_crc32c
 
-from pipelines.runner.boundary import SUFFIX, InFlight
+from pipelines.runner.boundary import InFlight
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Reject
 from trainer.formats.dataset import DATASET_FILE, SHARD_PATTERN, Shard, open_shard
@@ -32,8 +32,6 @@ REQUESTS = 16
 # Version 0.2 named plans without a digest.
 _PLAN = re.compile(rf"plan-(?:[0-9a-f]{{16}}-)?(?P<shard>{SHARD_PATTERN.pattern})\.jsonl")
 _SIDECAR = re.compile(rf"(?P<shard>{SHARD_PATTERN.pattern})\.json")
-# What `storage.writer` leaves when it is killed.
-_LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp")
 
 
 class Entry(NamedTuple):
@@ -149,14 +147,9 @@ def shard_of_plan(relative: str) -> str:
 
 def is_leftover(relative: str) -> bool:
     """Whether a file in the output folder is what a killed process left of one that it was writing."""
-    below, _, base = relative.rpartition("/")
-    leftover = _LEFTOVER.fullmatch(base)
-    name = leftover["name"] if leftover else ""
-    if not below:
-        return bool(SHARD_PATTERN.fullmatch(name)) or name in (DATASET_FILE, REJECTS_FILE)
-    whole = f"{below}/{name}"
-    is_note = below == FOLDER and name.endswith(SUFFIX)
-    return bool(shard_of_sidecar(whole) or shard_of_plan(whole)) or is_note
+    whole = storage.unfinished(relative)
+    is_shard = SHARD_PATTERN.fullmatch(whole) or shard_of_sidecar(whole) or shard_of_plan(whole)
+    return bool(is_shard) or whole in (DATASET_FILE, REJECTS_FILE)
 
 
 def _shard(pattern: re.Pattern[str], relative: str) -> str:

@@ -219,7 +219,8 @@ class InFlight:
         """Removes the notes of a job that has come to its end but those of fatal images, which the next run needs."""
         with contextlib.suppress(FileNotFoundError):
             for file in storage.files(self.folder):
-                if file.relative.endswith(SUFFIX) and not _read(file.path).get("is_fatal"):
+                is_note = file.relative.endswith(SUFFIX) and not _read(file.path).get("is_fatal")
+                if is_note or storage.unfinished(file.relative).endswith(SUFFIX):
                     storage.remove(file.path)
 
     @contextlib.contextmanager

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from trainer.options import InputError
 
 STAGE = "segment"
 REPORT_FILE = "segment.json"
+PLAN_FILE = re.compile(r"images-[0-9a-f]{16}\.jsonl")
 PLACES = {"masks": ("", ".png"), "overlays": ("overlays/", ".jpg"), "confidence": ("confidence/", ".png")}
 """Folder and suffix of every kind of file that is written for an image."""
 CHUNK = 64
@@ -67,11 +68,13 @@ class Plan:
       chunks: the images, a chunk being what a worker takes at a time.
       rejects: images whose masks cannot be written: their paths are unsafe, reserved or taken.
       outdated: files in the output that have the name of a plan, of earlier runs.
+      unfinished: files in the output that killed processes left.
     """
 
     chunks: tuple[tuple[Entry, ...], ...]
     rejects: tuple[Reject, ...]
     outdated: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()
 
     @property
     def usable(self) -> int:
@@ -119,9 +122,9 @@ def make_plan(listing: Listing, options: Options, workers: int) -> Plan:
     folder = options.output
     try:
         # Where the file system takes A.png for a.png, either is in the way of the other.
-        there = {folded(file.relative) for file in storage.files(folder)}
+        there = {folded(file.relative): file.relative for file in storage.files(folder)}
     except FileNotFoundError:
-        there = set()
+        there = {}
     entries = []
     for source in listing.images:
         files = {kind: f"{below}{source.name}{suffix}" for kind, (below, suffix) in PLACES.items()}
@@ -132,8 +135,23 @@ def make_plan(listing: Listing, options: Options, workers: int) -> Plan:
         entries = [Entry(entry.source) for entry in entries]
     size = min(CHUNK, max(options.batch_size, -(-len(entries) // (4 * workers))))
     chunks = tuple(tuple(entries[start : start + size]) for start in range(0, len(entries), size))
-    outdated = sorted(name for name in there if re.fullmatch(r"images-[0-9a-f]{16}\.jsonl", name))
-    return Plan(chunks, tuple(Reject(path, path, STAGE, reason) for path, reason in listing.unusable), tuple(outdated))
+    outdated = sorted(filter(PLAN_FILE.fullmatch, there.values()))
+    rejects = tuple(Reject(path, path, STAGE, reason) for path, reason in listing.unusable)
+    return Plan(chunks, rejects, tuple(outdated), tuple(_unfinished(there.values(), listing.images)))
+
+
+def _unfinished(names: Iterable[str], images: Iterable[SourceImage]) -> Iterator[str]:
+    """Which of the names in the output are what killed processes left of files that this command writes."""
+    left = {name: whole for name in names if (whole := storage.unfinished(name))}
+    if not left:
+        return
+    ours = {
+        f"{below}{storage.shortened(image.name + suffix)}" for below, suffix in PLACES.values() for image in images
+    }
+    ours |= {REPORT_FILE, REJECTS_FILE}
+    for name, whole in left.items():
+        if whole in ours or PLAN_FILE.fullmatch(whole):
+            yield name
 
 
 def check_inputs_stay(entries: Iterable[Entry], folder: str) -> None:
@@ -189,7 +207,10 @@ def in_flight(folder: str) -> InFlight:
 
 
 def sweep(folder: str, plan: Plan) -> None:
-    """Removes the files of earlier plans, and the notes of what workers were at: the job over `plan` is done."""
+    """Removes the files of earlier plans, what killed processes left, and the notes: the job over `plan` is done."""
+    for file in plan.unfinished:
+        with contextlib.suppress(FileNotFoundError):
+            storage.remove(storage.join(folder, file))
     for file in plan.outdated:
         # Whose name does not tell its contents was not written by this program.
         with contextlib.suppress(FileNotFoundError, InputError):

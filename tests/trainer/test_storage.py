@@ -45,6 +45,19 @@ def test_a_writer_that_raises_leaves_nothing(root):
     assert [file.relative for file in storage.files(root)] == ["other"]
 
 
+def test_what_a_killed_writer_leaves_tells_which_file_it_was_at(tmp_path, monkeypatch):
+    names = ["a.png", ".hidden", "line\nbreak.png", "ä" * 120, "x.0123abcd.tmp"]
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.os, "replace", lambda *paths: 1 / 0)
+        patch.setattr(storage.os, "remove", lambda path: None)
+        for name in names:
+            with pytest.raises(ZeroDivisionError):
+                storage.write(str(tmp_path / "sub" / name), b"half")
+    found = {storage.unfinished(file.relative) for file in storage.files(str(tmp_path))}
+    assert found == {storage.shortened(f"sub/{name}") for name in names}
+    assert not any(map(storage.unfinished, ["a.png", ".a.png", "a.0123abcd.tmp", ".a.0123.tmp", ".a/b.0123abcd.tmp"]))
+
+
 def test_no_version_of_the_client_is_allowed_that_publishes_what_was_cut_off():
     setup, constraints = (ROOT / name for name in ("setup.py", "constraints.txt"))
     assert '"google-cloud-storage>=3,<4"' in setup.read_text()

@@ -44,6 +44,9 @@ def save_model(folder: str, model: keras.Model, card: ModelCard) -> None:
         bare.save(path)
         storage.write(storage.join(folder, WEIGHTS), _reproducible(path))
     save_card(folder, card)
+    for file in storage.glob(storage.join(folder, ".*")):
+        if storage.unfinished(file.relative) in (WEIGHTS, CARD):
+            storage.remove(file.path)
 
 
 def _reproducible(path: str) -> bytes:

@@ -47,6 +47,7 @@ def run(options: Options, flags: list[str]) -> int:
         progress = train(options, dataset, validation, progress)
     if progress is None:
         return 1
+    resume.sweep(options.output, progress, HISTORY)
     if progress.epochs < options.epochs:
         print(f"stopped early: {progress.stale_epochs} epochs without a better validation Jaccard")
     print(f"{summary(progress)}\nmodel: {options.output}")

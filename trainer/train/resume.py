@@ -103,6 +103,20 @@ def save(output: str, model: keras.Model, progress: Progress) -> None:
     _remove_arrays(output, but=name)
 
 
+def sweep(output: str, progress: Progress, *files: str) -> None:
+    """Removes what killed trainings left below `output`: arrays of epochs before, and what they were writing.
+
+    Args:
+      files: that a training writes besides those of this module.
+    """
+    _remove_arrays(output, but=_arrays_name(progress))
+    for file in storage.files(output):
+        whole = storage.unfinished(file.relative)
+        folder, _, name = whole.rpartition("/")
+        if whole in files or (folder == FOLDER and (name == STATE_FILE or ARRAYS_FILE.fullmatch(name))):
+            storage.remove(file.path)
+
+
 def restore(output: str, model: keras.Model, progress: Progress) -> None:
     """Put the checkpoint's values into a built model and its built optimizer."""
     path = _path(output, _arrays_name(progress))

@@ -83,3 +83,14 @@ def test_masks_that_segment_has_not_finished_are_said(root: Path, status: str, c
     (root / "masks/segment.json").write_text(json.dumps({"status": status}))
     assert evaluate(root) == 0
     assert f"warning: {root / 'masks'} is not finished" in capsys.readouterr().out
+
+
+def test_what_killed_runs_left_is_removed_and_nothing_of_others(root: Path) -> None:
+    ours = [f".{name}.0123abcd.tmp" for name in ("report.html", "evaluation.json", "rejects.jsonl")]
+    ours += [f".{file}.0123abcd.tmp" for file in (".plan-0123456789abcdef.jsonl", ".tally-0123456789abcdef.npz")]
+    ours += [".in-flight/.0123456789abcdef01234567.started.0123abcd.tmp"]
+    theirs = [".notes.0123abcd.tmp", "sub/.report.html.0123abcd.tmp"]
+    put(root / "out", *ours, *theirs)
+    assert evaluate(root) == 0
+    names = {path.relative_to(root / "out").as_posix() for path in (root / "out").rglob("*") if path.is_file()}
+    assert names == {"report.html", "evaluation.json", "rejects.jsonl", *theirs}

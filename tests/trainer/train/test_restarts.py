@@ -159,6 +159,24 @@ def test_a_training_killed_within_its_first_epoch_needs_no_flag_to_start_again(
     assert len(history(output)) == 2
 
 
+def test_what_a_killed_training_left_is_removed_and_nothing_of_others(trained, records):
+    before = contents(trained)
+    ours = [".model.keras", ".model.json", ".history.csv", "checkpoints/.epoch-0001.npz", "checkpoints/.state.json"]
+    for name in (*ours, ".notes", "checkpoints/.model.keras"):
+        Path(trained, f"{name}.0123abcd.tmp").write_bytes(b"half")
+    Path(trained, "checkpoints/epoch-0001.npz").write_bytes(b"of the epoch before")
+    assert cli.main(train_flags(records, trained, *SHORT, "--no-resume")) == 0
+    others = {f"{name}.0123abcd.tmp" for name in (".notes", "checkpoints/.model.keras")}
+    assert contents(trained).keys() == before.keys() | others
+
+
+def test_arrays_of_the_epoch_before_are_removed_where_the_training_is_over(trained, records):
+    before = contents(trained)
+    Path(trained, "checkpoints/epoch-0001.npz").write_bytes(b"of the epoch before")
+    assert cli.main(train_flags(records, trained, *SHORT)) == 0
+    assert contents(trained) == before
+
+
 def test_the_model_that_a_training_starts_from_is_never_replaced(trained, records, tmp_path, capsys):
     before = contents(trained)
     link = tmp_path / "link"

@@ -46,7 +46,7 @@ def run(options: Options, flags: list[str]) -> int:
     print(f"segment: {plan.total} images in {options.input} with {options.model} -> {options.output}", flush=True)
     if not segment(job, plan, started(job, card, plan), beam):
         return 0
-    return finish(options, plan)
+    return finish(options, plan, job.fingerprint)
 
 
 def prepare(options: Options, cores: int) -> tuple[SegmentJob, ModelCard]:
@@ -121,12 +121,12 @@ def segment(job: SegmentJob, plan: Plan, report: dict[str, Any], beam: Any) -> b
         segmenter.release()
 
 
-def finish(options: Options, plan: Plan) -> int:
+def finish(options: Options, plan: Plan, fingerprint: str) -> int:
     """Checks and prints the accounts of what the job has published; returns the exit status.
 
     Raises UnbalancedError when images of the plan are neither written, skipped nor rejected.
     """
-    accounts, report = tally.read_accounts(options.output, plan.total, plan.file)
+    accounts, report = tally.read_accounts(options.output, plan.total, plan.file, fingerprint)
     accounts.check()
     planning.sweep(options.output, plan)
     print(accounts.report(storage.join(options.output, REJECTS_FILE)))

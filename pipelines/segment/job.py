@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -30,6 +31,10 @@ from trainer.formats.images import ImageError
 
 KNOWN = (ImageError, OSError, Occupied)
 """What is wrong with an image, or with the files that are where its mask shall be."""
+
+CHECK_SECONDS = 1.0
+"""How long a process trusts that no other run has begun in its folder, which takes longer to its first mask: it loads
+TensorFlow and the network in between."""
 
 Load = Callable[[SourceImage], tuple[Loaded, np.ndarray]]
 
@@ -58,6 +63,24 @@ class Memory:
 _memory = Memory()
 
 
+class Turn:
+    """Whose turn it is to write into a folder: what the threads of a process know of it."""
+
+    def __init__(self) -> None:
+        self._run: tuple[str, str, str] = ("", "", "")
+        self._end = 0.0
+
+    def check(self, folder: str, plan: str, fingerprint: str) -> None:
+        """See `check_same_run`, of whose answer this is at most CHECK_SECONDS old."""
+        run, now = (folder, plan, fingerprint), time.monotonic()
+        if self._run != run or now > self._end:
+            check_same_run(*run)
+            self._run, self._end = run, now + CHECK_SECONDS
+
+
+_turn = Turn()
+
+
 @functools.lru_cache(maxsize=1)
 def _plan(folder: str, file: str) -> list[bytes]:
     """Lines of the plan, one per chunk; read once per process."""
@@ -79,8 +102,7 @@ class SegmentChunk(Work):
 
     def process(self, number: int) -> Iterator[SegmentTally]:
         folder = self.job.options.output
-        # Another run's masks must not be replaced by those of this one.
-        check_same_run(folder, fingerprint=self.job.fingerprint)
+        check_same_run(folder, self.plan, self.job.fingerprint)
         entries = read_chunk(_plan(folder, self.plan)[number])
         # The same on every run over the same images, so that a rerun finds what an earlier one died of.
         name = repr([entry.source.name for entry in entries])
@@ -108,6 +130,7 @@ class SegmentChunk(Work):
         """Image by image, decoded in a subprocess; where a process ended after that, everything is done in one."""
         for source in todo:
             if source.name in care.suspects:
+                _turn.check(self.job.options.output, self.plan, self.job.fingerprint)
                 try:
                     yield care.isolated(alone, self.job, source)
                     self.finish("written")
@@ -146,6 +169,8 @@ class SegmentChunk(Work):
 
         # Made here rather than in setup: where every mask is finished, TensorFlow is not needed.
         for result in self.job.segmenter()(loaded()):
+            # Another run's masks must not be replaced by those of this one.
+            _turn.check(self.job.options.output, self.plan, self.job.fingerprint)
             try:
                 attempt(functools.partial(self.job.write, result), KNOWN)
             except (*KNOWN, Failed) as fault:

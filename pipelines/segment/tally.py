@@ -61,7 +61,7 @@ def publish(tally: SegmentTally, folder: str, palette: Palette, started: dict[st
 
     Raises InputError when another run into the same folder has begun since then.
     """
-    check_same_run(folder, plan=started["plan"])
+    check_same_run(folder, started["plan"], started["fingerprint"])
     accounts = Accounts("images", started["images"], _outputs(vars(tally)), merged(tally.rejects))
     is_balanced = sum(accounts.outputs.values()) + accounts.rejected == accounts.inputs
     report = {
@@ -76,10 +76,15 @@ def publish(tally: SegmentTally, folder: str, palette: Palette, started: dict[st
     storage.write_json(storage.join(folder, REPORT_FILE), report)
 
 
-def check_same_run(folder: str, **expected: str) -> dict[str, Any]:
-    """segment.json in `folder`. Raises InputError where it has other values, since another run has begun."""
+def check_same_run(folder: str, plan: str, fingerprint: str) -> dict[str, Any]:
+    """segment.json in `folder`. Raises InputError where it is of other images, model or options: a run has begun.
+
+    Args:
+      plan: name of the plan's file.
+      fingerprint: of model and options.
+    """
     report = storage.read_json(storage.join(folder, REPORT_FILE))
-    if any(report.get(name) != value for name, value in expected.items()):
+    if (report.get("plan"), report.get("fingerprint")) != (plan, fingerprint):
         raise InputError(
             f"another `deeplab segment` has begun to write to {folder} in the meantime; finished masks are kept: run "
             "the same command again when that has ended"
@@ -95,15 +100,15 @@ def _by_class(counts: np.ndarray, palette: Palette) -> dict[str, int]:
     return {name: int(count) for name, count in zip(palette.names, counts, strict=False)}
 
 
-def read_accounts(folder: str, images: int, plan: str) -> tuple[Accounts, dict[str, Any]]:
-    """What the job over the plan's file `plan` has published in `folder`.
+def read_accounts(folder: str, images: int, plan: str, fingerprint: str) -> tuple[Accounts, dict[str, Any]]:
+    """What the job of that plan and fingerprint, see `check_same_run`, has published in `folder`.
 
     Returns:
       Its accounts against the `images` of the plan, and segment.json.
 
     Raises InputError when another run into the same folder has begun.
     """
-    report = check_same_run(folder, plan=plan)
+    report = check_same_run(folder, plan, fingerprint)
     lines = []
     if report["status"] != RUNNING:  # rejects.jsonl may be that of an earlier run
         lines = storage.read(storage.join(folder, REJECTS_FILE)).split(b"\n")[:-1]

@@ -14,10 +14,13 @@ import pytest
 from PIL import Image
 
 from pipelines import cli
+from pipelines.masks.segmenter import Segmented
 from pipelines.segment import job
 from pipelines.segment import plan as planning
 from pipelines.segment.job import SegmentChunk
+from pipelines.segment.mask import SegmentJob
 from tests.drawn.segmenting import SIZES, draw, outcomes_of, read_mask, report_of, save, segment
+from trainer import storage
 from trainer.accounts import UnbalancedError
 from trainer.options import InputError
 
@@ -85,6 +88,18 @@ def test_a_killed_run_leaves_whole_masks_and_the_next_one_resumes(model, tmp_pat
     assert (report["status"], report["skipped"], report["written"]) == ("done", len(done), 40 - len(done))
 
 
+def test_what_a_killed_run_was_writing_is_removed_and_nothing_of_others(model, photos, tmp_path):
+    ours = [".a.png", "deep/er/.d.png", "overlays/deep/.c.jpg", "confidence/.e.png", ".segment.json"]
+    ours += [".images-0123456789abcdef.jsonl", "in-flight/.0123456789abcdef01234567.started"]
+    theirs = [".notes.txt", ".g.png", "deep/.a.png"]
+    for name in (*ours, *theirs):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.0123abcd.tmp").write_bytes(b"half")
+    assert segment("--input", photos, "--model", model, "--output", tmp_path) == 0
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.tmp")}
+    assert left == {f"{name}.0123abcd.tmp" for name in theirs} and not (tmp_path / "in-flight").exists()
+
+
 def test_a_model_that_is_replaced_during_the_work_ends_it(model, photos, tmp_path, monkeypatch):
     """The same weights in a network of another stride."""
     shutil.copytree(model, tmp_path / "model")
@@ -102,17 +117,24 @@ def test_a_model_that_is_replaced_during_the_work_ends_it(model, photos, tmp_pat
     assert not list((tmp_path / "masks").glob("*.png"))
 
 
-def test_a_run_ends_where_one_of_another_model_has_begun_in_its_folder(model, photos, tmp_path, monkeypatch):
-    process = SegmentChunk.process
+@pytest.mark.parametrize("other", [{"fingerprint": "of another model"}, {"plan": "images-0.jsonl"}])
+@pytest.mark.parametrize("seconds", [0, 1000])
+def test_a_run_ends_where_another_one_has_begun_in_its_folder(other, seconds, model, photos, tmp_path, monkeypatch):
+    """Before its next chunk at the latest, and within one before what it writes a while later."""
+    monkeypatch.setattr(job, "CHECK_SECONDS", seconds)
+    write = SegmentJob.write
+    written = []
 
-    def begun(self: SegmentChunk, number: int) -> list:
-        (tmp_path / "segment.json").write_text(json.dumps(report_of(tmp_path) | {"fingerprint": "f", "plan": "p"}))
-        return list(process(self, number))
+    def begun(self: SegmentJob, result: Segmented) -> None:
+        write(self, result)
+        written.append(result)
+        storage.write_json(str(tmp_path / "segment.json"), report_of(tmp_path) | other)
 
-    monkeypatch.setattr(SegmentChunk, "process", begun)
+    monkeypatch.setattr(SegmentJob, "write", begun)
+    flags = ("--batch-size", 2, "--direct_num_workers", 1)
     with pytest.raises(InputError, match="another `deeplab segment` has begun to write to"):
-        segment("--input", photos, "--model", model, "--output", tmp_path)
-    assert not list(tmp_path.glob("*.png")) and report_of(tmp_path)["plan"] == "p"
+        segment("--input", photos, "--model", model, "--output", tmp_path, *flags)
+    assert len(written) == (2 if seconds else 1) and report_of(tmp_path).items() >= other.items()
 
 
 def withhold(monkeypatch: pytest.MonkeyPatch, chunks: set[int]) -> None:

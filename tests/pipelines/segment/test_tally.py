@@ -25,11 +25,11 @@ def test_tallies_add_up() -> None:
     assert add_up([]).class_pixels.sum() == 0
 
 
-STARTED = {"status": "running", "plan": "images-1.jsonl", "model": "m"}
+STARTED = {"status": "running", "plan": "images-1.jsonl", "fingerprint": "f", "model": "m"}
 
 
-def publish(folder: Path, images: int, plan: str = "images-1.jsonl") -> None:
-    (folder / "segment.json").write_text(json.dumps({"status": "running", "plan": plan}))
+def publish(folder: Path, images: int, **other: str) -> None:
+    (folder / "segment.json").write_text(json.dumps(STARTED | other))
     whole = add_up([SegmentTally.of(IDS, written=1), SegmentTally(rejects=REJECTS)])
     tally.publish(whole, str(folder), PALETTE, STARTED | {"images": images})
 
@@ -40,6 +40,7 @@ def test_the_report_holds_counts_by_class_and_rejects_in_order(tmp_path: Path) -
         "status": "done",
         "images": 3,
         "plan": "images-1.jsonl",
+        "fingerprint": "f",
         "model": "m",
         "written": 1,
         "skipped": 0,
@@ -48,7 +49,7 @@ def test_the_report_holds_counts_by_class_and_rejects_in_order(tmp_path: Path) -
         "class_images": {"left": 1, "right": 0, "rest": 1},
     }
     assert [reject["key"] for reject in rejects_of(tmp_path)] == ["a", "b"]
-    accounts, report = tally.read_accounts(str(tmp_path), 3, "images-1.jsonl")
+    accounts, report = tally.read_accounts(str(tmp_path), 3, "images-1.jsonl", "f")
     accounts.check()
     assert accounts.line() == "3 images = 1 written + 0 skipped + 2 rejected"
     assert tally.table(report).splitlines() == [
@@ -63,12 +64,13 @@ def test_what_does_not_add_up_is_not_done(tmp_path: Path) -> None:
     assert report_of(tmp_path)["status"] == "incomplete"
 
 
-def test_the_report_of_another_run_is_neither_replaced_nor_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [{"plan": "images-2.jsonl"}, {"fingerprint": "of another model"}])
+def test_the_report_of_another_run_is_neither_replaced_nor_read(tmp_path: Path, other: dict[str, str]) -> None:
     with pytest.raises(InputError, match="another `deeplab segment` has begun"):
-        publish(tmp_path, 3, "images-2.jsonl")
-    assert report_of(tmp_path) == {"status": "running", "plan": "images-2.jsonl"}
+        publish(tmp_path, 3, **other)
+    assert report_of(tmp_path) == STARTED | other
     with pytest.raises(InputError, match="another `deeplab segment` has begun"):
-        tally.read_accounts(str(tmp_path), 3, "images-1.jsonl")
+        tally.read_accounts(str(tmp_path), 3, "images-1.jsonl", "f")
 
 
 def test_without_masks_there_is_no_table() -> None:

@@ -125,3 +125,17 @@ def test_training_begins_with_an_old_model(old, capsys):
     scores = [json.loads((old / name).read_text()) for name in ("new/model.json", "report/evaluation.json")]
     # One step of no length, but that of the batch norms' statistics: a hundredth of a batch of two images.
     assert scores[0]["scores"]["miou"] == pytest.approx(scores[1]["masks"]["masks"]["miou"], abs=0.05)
+
+
+@pytest.mark.parametrize("old", ["0.2"], indirect=True)
+def test_an_old_training_is_found_finished_where_its_head_is_named(old, capsys):
+    state = json.loads((old / "small/checkpoints/state.json").read_text())
+    flags = []
+    for name in ("alpha", "output_stride", "batch_norm_momentum", "batch_size", "crop", "epochs", "learning_rate"):
+        flags += ["--" + name.replace("_", "-"), str(state["options"][name])]
+    flags += ["--decoder", "--optimizer", "momentum", "--seed", "3", "--steps-per-epoch", "120"]
+    command = ["train", "--records", "records", "--output", "small", *flags]
+    assert cli.main(command) == 2
+    assert "with other options: --subpixel-start was nearest, is bilinear. They" in capsys.readouterr().err
+    run(*command, "--subpixel-start", "nearest")
+    assert "model: small" in capsys.readouterr().out

@@ -8,7 +8,7 @@ from keras import layers
 
 from trainer.network.deeplab import deeplab_v3_plus
 
-SMALL = {"num_classes": 11, "alpha": 0.25}
+SMALL = {"num_classes": 11, "alpha": 0.25, "subpixel_start": "bilinear"}
 
 
 def random_image(height: int, width: int, batch: int = 1) -> np.ndarray:
@@ -37,7 +37,7 @@ def small_network() -> keras.Model:
 def assert_greatest(ids: np.ndarray, values: np.ndarray) -> None:
     """Asserts that each id is of a greatest value [..., classes].
 
-    Kernels chosen for another size or machine round differently, which decides between values that are equal up to that.
+    Kernels chosen for another size or machine round differently, which decides between values equal up to that.
     """
     chosen = np.take_along_axis(values, ids[..., None].astype(np.int64), axis=-1)[..., 0]
     np.testing.assert_allclose(chosen, values.max(-1), rtol=0, atol=1e-5 * np.abs(values).max())

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from trainer.network.backbones import PUBLISHED
 from trainer.network.layers import BroadcastLike, Norm, Subpixel, Upsample, conv, layer_name, separable
-from trainer.network.options import BACKBONES, HEADS, MAX_ALPHA, OUTPUT_STRIDES
+from trainer.network.options import BACKBONES, HEADS, MAX_ALPHA, OUTPUT_STRIDES, SUBPIXEL_STARTS
 from trainer.options import InputError
 
 # Of ASPP and decoder; the backbones have their own.
@@ -29,7 +29,13 @@ MAX_RATES, MAX_RATE = 16, 1000
 
 
 def _check(
-    num_classes: int, backbone: str, alpha: float, output_stride: int, head: str, aspp_rates: Sequence[int] | None
+    num_classes: int,
+    backbone: str,
+    alpha: float,
+    output_stride: int,
+    head: str,
+    subpixel_start: str,
+    aspp_rates: Sequence[int] | None,
 ) -> None:
     if not isinstance(num_classes, int) or not 1 <= num_classes <= 255:
         raise InputError(f"num_classes must be a whole number from 1 to 255, got {num_classes!r}")
@@ -43,6 +49,8 @@ def _check(
         raise InputError(f"output_stride must be 8, 16 or 32, got {output_stride!r}")
     if head not in HEADS:
         raise InputError(f"head must be one of {', '.join(HEADS)}, got {head!r}")
+    if subpixel_start not in SUBPIXEL_STARTS:
+        raise InputError(f"subpixel_start must be one of {', '.join(SUBPIXEL_STARTS)}, got {subpixel_start!r}")
     rates = aspp_rates or ()
     if len(rates) > MAX_RATES or not all(isinstance(rate, int) and 1 <= rate <= MAX_RATE for rate in rates):
         raise InputError(
@@ -80,11 +88,12 @@ class Parts(NamedTuple):
     """A network in two parts, so that logits need not be there for all pixels at once; see `split`.
 
     Attributes:
-      features: from images [B, H, W, 3] to what the head is applied to, [B, ceil(H/stride), ceil(W/stride), C].
+      features: from images [B, H, W, 3] to what the head is applied to, [B, ceil(H/stride), ceil(W/stride), C], or one
+        more on every side, where the head looks before a tile: the outermost ones again.
       head: from features and a reference [B, H, W, 3], of which only the size counts, to logits [B, H, W, classes].
-        Of the features of a tile, stride·i to stride·j, it gives the logits of the tile.
+        Of rows i to j + overlap of the features it gives the logits of a tile, pixels stride·i to stride·j.
       stride: pixels per feature.
-      overlap: rows and columns of features that the head looks at beyond a tile, where there are any.
+      overlap: rows and columns of features that the head looks at beyond those of a tile, where there are any.
     """
 
     features: keras.Model
@@ -100,14 +109,15 @@ def split(model: keras.Model) -> Parts:
     features = head.input[0] if is_subpixel else head.input
     x = keras.Input(features.shape[1:], dtype=features.dtype)
     reference = keras.Input((None, None, 3), dtype="uint8")
-    if is_subpixel:
-        logits, stride = head([x, reference]), head.factor
-    else:
+    if not is_subpixel:
         upsample = model.get_layer(UPSAMPLE)
-        logits, stride = upsample([head(x), reference]), upsample.stride
-    return Parts(
-        keras.Model(model.input, features), keras.Model([x, reference], logits), stride, overlap=1 - is_subpixel
-    )
+        logits, stride, overlap = upsample([head(x), reference]), upsample.stride, 1
+    elif head.start == "bilinear":
+        features = ops.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="symmetric")
+        logits, stride, overlap = head([x, reference], bordered=True), head.factor, 2
+    else:
+        logits, stride, overlap = head([x, reference]), head.factor, 0
+    return Parts(keras.Model(model.input, features), keras.Model([x, reference], logits), stride, overlap)
 
 
 def deeplab_v3_plus(
@@ -117,6 +127,7 @@ def deeplab_v3_plus(
     alpha: float = 1.0,
     output_stride: int = 16,
     head: str = "subpixel",
+    subpixel_start: str = "nearest",
     decoder: bool | None = None,
     aspp_rates: Sequence[int] | None = None,
     dropout: float = 0.1,
@@ -134,6 +145,8 @@ def deeplab_v3_plus(
       output_stride: 8, 16 or 32; the stride of the backbone's last features.
       head: "bilinear" (1x1 convolution, then interpolation) or "subpixel" (1x1 convolution to num_classes·s² channels,
         then pixel shuffle; s is 4 with the decoder, `output_stride` without).
+      subpixel_start: what the subpixel head starts from, "bilinear" or "nearest"; see `layers.Subpixel`. Model folders
+        of version 0.3 and before do not say it, and are "nearest".
       decoder: whether to refine at stride 4; None: as published, see `backbones.PUBLISHED`.
       aspp_rates: atrous rates of ASPP; None: as published, see `backbones.PUBLISHED` and `published_rates`.
       dropout: share of the features before the head (or decoder) dropped in training; published 0.1.
@@ -143,7 +156,7 @@ def deeplab_v3_plus(
     Raises:
       InputError: an argument is outside its range.
     """
-    _check(num_classes, backbone, alpha, output_stride, head, aspp_rates)
+    _check(num_classes, backbone, alpha, output_stride, head, subpixel_start, aspp_rates)
     published = PUBLISHED[backbone]
     decoder = published.has_decoder if decoder is None else decoder
     if aspp_rates is None:
@@ -163,7 +176,7 @@ def deeplab_v3_plus(
         x = _decoder(x, low_level, output_stride, norm)
     # The loss needs logits of full precision whatever the policy of the layers before.
     if head == "subpixel":
-        x = Subpixel(num_classes, stride, dtype="float32", name=HEAD)([x, image])
+        x = Subpixel(num_classes, stride, subpixel_start, dtype="float32", name=HEAD)([x, image])
     else:
         x = layers.Conv2D(num_classes, 1, dtype="float32", name=HEAD)(x)
         x = Upsample(stride, dtype="float32", name=UPSAMPLE)([x, image])

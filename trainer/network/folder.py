@@ -245,7 +245,7 @@ def predictor(model: keras.Model, what: str = "ids") -> Callable[[np.ndarray], A
         batch, height, width, _ = images.shape
         cells = tile_bytes // (batch * stride**2 * parts.head.output.shape[-1] * 4)
         results: list[np.ndarray] = []
-        for rows, columns in _tiles(*features.shape[1:3], cells, TILE_SIDE // stride):
+        for rows, columns in _tiles(math.ceil(height / stride), math.ceil(width / stride), cells, TILE_SIDE // stride):
             seen = (slice(rows.start, rows.stop + parts.overlap), slice(columns.start, columns.stop + parts.overlap))
             place = tuple(slice(part.start * stride, part.stop * stride) for part in (rows, columns))
             values = decide(features[(slice(None), *seen)], images[(slice(None), *place)])

@@ -160,17 +160,38 @@ def separable(
     return conv(x, f"{scope}_pointwise", filters, norm=norm, activation=activation)
 
 
-def _interpolation(size: Any, cells: Any, stride: int) -> Any:
-    """[size, cells] float32: row y holds the weights of the cells around pixel y, cell i lying at pixel stride·i."""
-    position = ops.cast(ops.arange(size), "float32") / stride
-    # Past the last cell its value stays: there is nothing to interpolate towards.
-    position = ops.minimum(position, ops.cast(cells - 1, "float32"))
+def _weights(size: Any, cells: Any, stride: int, first: float) -> Any:
+    """[size, cells] float32: row y holds the bilinear weights of the cells around first + y / stride, in cells."""
+    position = ops.cast(ops.arange(size), "float32") / stride + first
+    # Past the first and the last cell their values stay: there is nothing to interpolate towards.
+    position = ops.clip(position, 0.0, ops.cast(cells - 1, "float32"))
     return ops.relu(1.0 - ops.abs(position[:, None] - ops.cast(ops.arange(cells), "float32")))
+
+
+def interpolate(x: Any, reference: Any, stride: int, first: float = 0.0) -> Any:
+    """Bilinear interpolation to the size of a reference: two small matrix products.
+
+    Args:
+      x: [B, rows, columns, C].
+      reference: [B, H, W, any].
+      stride: of the cells against the pixels of the reference.
+      first: where the first pixel lies, in cells: pixel y lies at first + y / stride.
+
+    Returns:
+      [B, H, W, C].
+    """
+    batch, rows, columns, channels = ops.shape(x)
+    height, width = ops.shape(reference)[1:3]
+    vertical = ops.cast(_weights(height, rows, stride, first), x.dtype)
+    horizontal = ops.cast(_weights(width, columns, stride, first), x.dtype)
+    # Columns first, while rows are few: the product over rows has wide right sides, which suit processors better.
+    x = ops.reshape(ops.matmul(horizontal, x), (batch, rows, width * channels))
+    return ops.reshape(ops.matmul(vertical, x), (batch, height, width, channels))
 
 
 @keras.saving.register_keras_serializable("deeplab")
 class Upsample(layers.Layer):
-    """Bilinear interpolation of features at any stride to the size of a reference: two small matrix products.
+    """Bilinear interpolation of features at any stride to the size of a reference.
 
     Called with [features [B, ceil(H/stride), ceil(W/stride), C], reference [B, H, W, any]], gives [B, H, W, C].
     Feature i lies at row (column) stride·i. For sizes stride·k + 1 this is bilinear resizing with aligned corners, as
@@ -185,14 +206,7 @@ class Upsample(layers.Layer):
         self.stride = stride
 
     def call(self, inputs: Any) -> Any:
-        x, reference = inputs
-        batch, rows, columns, channels = ops.shape(x)
-        height, width = ops.shape(reference)[1:3]
-        vertical = ops.cast(_interpolation(height, rows, self.stride), x.dtype)
-        horizontal = ops.cast(_interpolation(width, columns, self.stride), x.dtype)
-        x = ops.matmul(vertical, ops.reshape(x, (batch, rows, columns * channels)))
-        x = ops.reshape(x, (batch, height, columns, channels))
-        return ops.matmul(horizontal, x)
+        return interpolate(*inputs, self.stride)
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         features, reference = input_shape
@@ -232,21 +246,25 @@ class Subpixel(layers.Layer):
     Shi et al., "Real-time single image and video super-resolution using an efficient sub-pixel convolutional neural
     network", arXiv:1609.05158.
 
-    At initialisation it is equal to nearest-neighbour upsampling of an underlying 1x1 convolution, to the bit (ICNR,
-    Aitken et al., arXiv:1707.02937). Copies of one kernel for the factor² places in a block would not give that:
-    matrix products round differently from column to column. So the kernel of each place is written as the sum of the
-    underlying kernel, which all places share, and a difference of its own, which starts at zero. The functions that
-    can be learnt are the same, and the underlying kernel has the shape of a bilinear head's.
+    What each of the factor² places in a block gets is a sum: of logits that all places share, by a kernel of the shape
+    of a bilinear head's, and of a difference of its own, which starts at zero. At initialisation, therefore, the layer
+    enlarges the shared logits:
+
+    * "bilinear": they are interpolated between the middles of the blocks; pixel y lies at cell (y + 0.5)/factor - 0.5.
+    * "nearest": they are repeated over the block, to the bit (ICNR, Aitken et al., arXiv:1707.02937). Copies of one
+      kernel would not give that: matrix products round differently from column to column.
 
     Args:
       classes: channels of the output.
       factor: of the upsampling.
+      start: one of `trainer.network.options.SUBPIXEL_STARTS`.
     """
 
-    def __init__(self, classes: int, factor: int, **kwargs: Any):
+    def __init__(self, classes: int, factor: int, start: str = "bilinear", **kwargs: Any):
         super().__init__(**kwargs)
         self.classes = classes
         self.factor = factor
+        self.start = start
 
     def build(self, input_shape: Any) -> None:
         channels, width = input_shape[0][-1], self.classes * self.factor**2
@@ -255,19 +273,27 @@ class Subpixel(layers.Layer):
         self.place_kernel = self.add_weight(shape=(1, 1, channels, width), initializer="zeros", name="place_kernel")
         self.place_bias = self.add_weight(shape=(width,), initializer="zeros", name="place_bias")
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, bordered: bool = False) -> Any:
+        """Logits; `bordered` features have one cell more on every side, which is only interpolated towards."""
         x, reference = inputs
-        height, width = ops.shape(reference)[1:3]
-        batch, rows, columns, _ = ops.shape(x)
         shared = ops.conv(x, self.kernel, padding="valid") + self.bias
-        places = ops.conv(x, self.place_kernel, padding="valid") + self.place_bias
+        blocks = x[:, 1:-1, 1:-1] if bordered else x
+        places = ops.conv(blocks, self.place_kernel, padding="valid") + self.place_bias
+        if self.start == "bilinear":
+            first = 0.5 / self.factor - 0.5 + bordered
+            return interpolate(shared, reference, self.factor, first) + self._shuffle(places, reference)
+        batch, rows, columns, channels = ops.shape(places)
         places = ops.reshape(places, (batch, rows, columns, self.factor**2, self.classes))
-        x = ops.reshape(places + shared[:, :, :, None], (batch, rows, columns, self.factor**2 * self.classes))
-        return pixel_shuffle(x, self.factor)[:, :height, :width]
+        places = ops.reshape(places + shared[:, :, :, None], (batch, rows, columns, channels))
+        return self._shuffle(places, reference)
+
+    def _shuffle(self, places: Any, reference: Any) -> Any:
+        height, width = ops.shape(reference)[1:3]
+        return pixel_shuffle(places, self.factor)[:, :height, :width]
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         features, reference = input_shape
         return (features[0], *reference[1:3], self.classes)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "classes": self.classes, "factor": self.factor}
+        return {**super().get_config(), "classes": self.classes, "factor": self.factor, "start": self.start}

@@ -10,6 +10,7 @@ from trainer.options import CheckedOptions, option
 
 BACKBONES = ("mobilenet_v2", "xception_65")
 HEADS = ("subpixel", "bilinear")
+SUBPIXEL_STARTS = ("bilinear", "nearest")
 OUTPUT_STRIDES = (8, 16, 32)
 MAX_ALPHA = 4
 
@@ -49,6 +50,13 @@ class NetworkOptions(CheckedOptions):
         16, "input pixels per feature; 8 is finer and slower", choices=OUTPUT_STRIDES, group="network"
     )
     head: str = option("subpixel", "how features become pixels", choices=HEADS, group="network")
+    subpixel_start: str = option(
+        "bilinear",
+        "what the subpixel head starts as: bilinear interpolation, or nearest neighbour, whose blocks show where it "
+        "learns little",
+        choices=SUBPIXEL_STARTS,
+        group="network",
+    )
     decoder: bool | None = option(
         None, "refine with low-level features (default: as published for the backbone)", group="network"
     )

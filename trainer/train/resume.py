@@ -136,6 +136,13 @@ def restore(output: str, model: keras.Model, progress: Progress) -> None:
         raise InputError(f"{path} cannot be read ({error}); {cure}") from None
 
 
+def _said_today(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a training as this version says them; up to version 0.3 the subpixel head had one start."""
+    if options.get("head") == "subpixel":
+        options = {"subpixel_start": "nearest"} | options
+    return options
+
+
 def load(output: str) -> Progress | None:
     """The progress of the training in `output`; None without one. Raises InputError for what is no such state."""
     path = _path(output, STATE_FILE)
@@ -143,7 +150,7 @@ def load(output: str) -> Progress | None:
         return None
     value = storage.read_json(path)
     try:
-        return Progress(dict(value["options"]), value["data_fingerprint"], tuple(value["history"]))
+        return Progress(_said_today(dict(value["options"])), value["data_fingerprint"], tuple(value["history"]))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is damaged, or not of `deeplab train` ({error!r}); choose another --output, or --no-resume "
@@ -178,8 +185,9 @@ def changes(output: str, stored: Progress, fresh: Progress) -> list[str]:
     if forbidden:
         raise InputError(
             f"{output} holds a training with other options: {'; '.join(forbidden)}. They decide the course of "
-            f"a training, of which {stored.epochs} epochs are over. Choose another --output (--init-from {output} "
-            "starts from the weights found so far), or --no-resume to train there from scratch"
+            f"a training, of which {stored.epochs} epochs are over. Give them as they were to resume it; or choose "
+            f"another --output (--init-from {output} starts from the weights found so far), or --no-resume to train "
+            "there from scratch"
         )
     if "epochs" in different and options.get("schedule") == "poly":
         raise InputError(

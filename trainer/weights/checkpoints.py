@@ -118,7 +118,7 @@ def _last_weights(layer: keras.Layer, arrays: list[np.ndarray]) -> list[np.ndarr
     """
     if arrays[0].shape != tuple(layer.kernel.shape) or len(arrays) > len(layer.weights):
         return None
-    # Without differences between the places, a subpixel head is the nearest-neighbour upsampling of the other.
+    # Without differences between the places, a subpixel head is the plain enlargement of the other.
     arrays = arrays + [np.zeros(weight.shape, "float32") for weight in layer.weights[len(arrays) :]]
     return arrays if all(a.shape == tuple(w.shape) for a, w in zip(arrays, layer.weights, strict=True)) else None
 
@@ -157,7 +157,7 @@ def load_checkpoint(model: keras.Model, path: str | Checkpoint) -> Imported:
     """Load a published TensorFlow checkpoint into `model`.
 
     Layers the checkpoint lacks keep their initial weights, as does the last layer where the number of classes differs;
-    a subpixel head starts as the nearest-neighbour upsampling of the checkpoint's last layer.
+    a subpixel head starts as an enlargement of the checkpoint's last layer, see `trainer.network.layers.Subpixel`.
 
     Args:
       model: from `trainer.network.deeplab.deeplab_v3_plus`.

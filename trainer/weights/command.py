@@ -57,7 +57,8 @@ def import_weights(options: Options) -> Imported:
             f"{palette.num_classes}; give the palette the checkpoint was trained with"
         )
     rates = published_rates(options.output_stride) if numbers.pop("atrous_branches") else []
-    numbers |= {"output_stride": options.output_stride, "head": options.head, "aspp_rates": rates}
+    numbers |= {"output_stride": options.output_stride, "aspp_rates": rates}
+    numbers |= {"head": options.head, "subpixel_start": "bilinear"}
     model = deeplab_v3_plus(**numbers)
     imported = load_checkpoint(model, checkpoint)
     if imported.skipped:

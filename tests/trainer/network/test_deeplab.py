@@ -10,7 +10,7 @@ from keras import layers, ops
 from tests.drawn.networks import random_image, randomise, small_network
 from trainer.network.backbones import PUBLISHED, mobilenet_v2, xception_65
 from trainer.network.deeplab import deeplab_v3_plus
-from trainer.network.options import BACKBONES
+from trainer.network.options import BACKBONES, SUBPIXEL_STARTS
 from trainer.options import InputError
 
 
@@ -20,19 +20,20 @@ def small_model() -> keras.Model:
 
 
 @pytest.mark.parametrize(
-    ("output_stride", "head", "decoder"),
+    ("output_stride", "head", "start", "decoder"),
     [
-        (8, "bilinear", False),
-        (8, "subpixel", True),
-        (16, "bilinear", True),
-        (16, "subpixel", False),
-        (32, "bilinear", False),
-        (32, "subpixel", True),
+        (8, "bilinear", "nearest", False),
+        (8, "subpixel", "bilinear", True),
+        (16, "bilinear", "bilinear", True),
+        (16, "subpixel", "nearest", False),
+        (32, "bilinear", "bilinear", False),
+        (32, "subpixel", "bilinear", False),
+        (32, "subpixel", "nearest", True),
     ],
 )
-def test_logits_have_the_size_of_the_image_whatever_it_is(output_stride, head, decoder):
-    rates = (2,) if decoder else None
-    model = deeplab_v3_plus(3, alpha=0.25, output_stride=output_stride, head=head, decoder=decoder, aspp_rates=rates)
+def test_logits_have_the_size_of_the_image_whatever_it_is(output_stride, head, start, decoder):
+    numbers = {"output_stride": output_stride, "head": head, "subpixel_start": start, "decoder": decoder}
+    model = deeplab_v3_plus(3, alpha=0.25, aspp_rates=(2,) if decoder else None, **numbers)
     assert model.output_shape == (None, None, None, 3)
     for height, width in [(1, 1), (37, 53), (65, 97)]:
         logits = model(random_image(height, width))
@@ -60,7 +61,8 @@ def test_logits_are_float32_under_mixed_precision():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        models = [deeplab_v3_plus(2, alpha=0.1, head=head) for head in ("bilinear", "subpixel")]
+        models = [deeplab_v3_plus(2, alpha=0.1, head="bilinear")]
+        models += [deeplab_v3_plus(2, alpha=0.1, subpixel_start=start) for start in SUBPIXEL_STARTS]
     finally:
         keras.config.set_dtype_policy(before)
     for model in models:
@@ -131,6 +133,7 @@ def test_atrous_rates_take_the_place_of_strides():
         ({"backbone": "resnet"}, "mobilenet_v2, xception_65"),
         ({"output_stride": 4}, "8, 16 or 32"),
         ({"head": "deconvolution"}, "subpixel, bilinear"),
+        ({"subpixel_start": "zero"}, "subpixel_start must be one of bilinear, nearest, got 'zero'"),
         ({"alpha": 0}, "alpha"),
         ({"backbone": "xception_65", "alpha": 0.5}, "alpha must be 1 for xception_65"),
     ],

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tests.drawn.networks import SMALL, assert_greatest, random_image, small_network
+from tests.drawn.networks import SMALL, assert_greatest, random_image, randomise, small_network
 from trainer.formats.cards import ModelCard, load_card
 from trainer.formats.palettes import CAMVID, VOC
+from trainer.network.deeplab import HEAD, deeplab_v3_plus
 from trainer.network.folder import load_model, predictor, save_model
 from trainer.options import InputError
 
@@ -65,6 +66,19 @@ def test_a_saved_model_comes_back_with_its_card_and_to_the_bit(small_model, fold
     assert load_card(str(folder)) == card
     image = random_image(33, 47)
     np.testing.assert_array_equal(ops.convert_to_numpy(model(image)), ops.convert_to_numpy(small_model(image)))
+
+
+def test_a_card_that_names_no_start_of_the_subpixel_head_is_of_one_that_starts_as_nearest(tmp_path):
+    """As version 0.3 and before wrote them; the shapes of the weights do not tell the starts apart."""
+    model = deeplab_v3_plus(11, alpha=0.1, subpixel_start="nearest")
+    randomise(model)
+    architecture = {"num_classes": 11, "backbone": "mobilenet_v2", "alpha": 0.1, "output_stride": 16}
+    architecture |= {"head": "subpixel", "decoder": None, "aspp_rates": None, "momentum": 0.99}
+    save_model(str(tmp_path), model, ModelCard(architecture, CAMVID))
+    loaded, _ = load_model(str(tmp_path))
+    assert loaded.get_layer(HEAD).start == "nearest"
+    image = random_image(33, 47)
+    np.testing.assert_array_equal(ops.convert_to_numpy(loaded(image)), ops.convert_to_numpy(model(image)))
 
 
 def copy_of(folder: Path, target: Path) -> Path:
@@ -186,6 +200,7 @@ JAX_PROGRAM = """
 import sys
 import keras, numpy as np
 from trainer.train.losses import sparse_cross_entropy
+from trainer.network.deeplab import HEAD, deeplab_v3_plus
 from trainer.network.folder import load_model, predictor
 assert keras.backend.backend() == "jax"
 folder, images, probabilities, ids = sys.argv[1:]

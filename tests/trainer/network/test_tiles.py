@@ -13,14 +13,16 @@ from trainer.network.deeplab import HEAD, UPSAMPLE
 from trainer.network.folder import predictor
 from trainer.network.layers import Subpixel, Upsample
 
+HEADS = ("bilinear", "subpixel from bilinear", "subpixel from nearest")
+
 
 def headed(head: str, stride: int, classes: int) -> keras.Model:
-    """The shortest network with one of the two heads."""
+    """The shortest network with a head of HEADS."""
     image = keras.Input((None, None, 3))
     x = layers.AveragePooling2D(stride, padding="same")(layers.Rescaling(1 / 64, offset=-2.0)(image))
     x = layers.Conv2D(16, 1)(x)
-    if head == "subpixel":
-        logits = Subpixel(classes, stride, dtype="float32", name=HEAD)([x, image])
+    if head.startswith("subpixel"):
+        logits = Subpixel(classes, stride, head.split()[-1], dtype="float32", name=HEAD)([x, image])
     else:
         logits = layers.Conv2D(classes, 1, dtype="float32", name=HEAD)(x)
         logits = Upsample(stride, dtype="float32", name=UPSAMPLE)([logits, image])
@@ -37,7 +39,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("stride", [4, 8, 16, 32])
-@pytest.mark.parametrize("head", ["subpixel", "bilinear"])
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("classes", [1, 3, 40])
 def test_tiles_give_what_the_whole_image_gives(head, stride, classes, small_tiles):
     model = headed(head, stride, classes)
@@ -61,11 +63,12 @@ def test_a_network_of_ours_gives_the_same_in_tiles(small_tiles):
     assert_greatest(predictor(model)(image), ops.convert_to_numpy(model(image)))
 
 
-def test_features_of_half_precision_give_logits_of_full_precision(small_tiles):
+@pytest.mark.parametrize("head", HEADS)
+def test_features_of_half_precision_give_logits_of_full_precision(head, small_tiles):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = headed("bilinear", 8, 5)
+        model = headed(head, 8, 5)
     finally:
         keras.config.set_dtype_policy(before)
     image = random_image(70, 90)
@@ -86,9 +89,10 @@ def test_tiles_cover_every_cell_once(area, side):
     assert (seen == 1).all()
 
 
-def test_logits_of_a_large_image_are_never_whole(small_tiles, monkeypatch):
+@pytest.mark.parametrize("head", HEADS)
+def test_logits_of_a_large_image_are_never_whole(head, small_tiles, monkeypatch):
     """40 classes of 200x300 pixels are 9.6 MB of logits, of which a tile has 32 kB."""
-    model, largest = headed("bilinear", 4, 40), [0]
+    model, largest = headed(head, 4, 40), [0]
     compiled = folder._compiled
 
     def watched(network, *dtypes):

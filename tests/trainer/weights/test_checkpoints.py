@@ -17,6 +17,7 @@ from trainer.formats.palettes import CAMVID, VOC
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.folder import predictor, save_model
 from trainer.network.layers import published_name
+from trainer.network.options import SUBPIXEL_STARTS
 from trainer.options import InputError
 from trainer.weights.checkpoints import Checkpoint, architecture, load_checkpoint, load_weights_from
 
@@ -59,15 +60,30 @@ def test_every_variable_of_a_mobilenet_checkpoint_has_its_layer(small):
     np.testing.assert_array_equal(weights["logits/semantic"][1], values["logits/semantic/biases"])
 
 
-def test_a_subpixel_head_starts_as_the_nearest_neighbour_upsampling_of_the_published_layer(small):
+@pytest.mark.parametrize("start", SUBPIXEL_STARTS)
+def test_a_subpixel_head_starts_as_an_enlargement_of_the_published_layer(start, small):
     path, values = small
-    model = deeplab_v3_plus(3, alpha=ALPHA, head="subpixel")
+    model = deeplab_v3_plus(3, alpha=ALPHA, head="subpixel", subpixel_start=start)
     assert load_checkpoint(model, path).skipped == []
     head = model.get_layer("logits-semantic")
     x = np.random.default_rng(0).random((1, 2, 3, 256), np.float32)
     result = ops.convert_to_numpy(head([x, np.zeros((1, 32, 48, 3))]))
-    expected = x @ values["logits/semantic/weights"][0, 0] + values["logits/semantic/biases"]
-    np.testing.assert_allclose(result, expected.repeat(16, axis=1).repeat(16, axis=2), rtol=1e-4)
+    cells = x @ values["logits/semantic/weights"][0, 0] + values["logits/semantic/biases"]
+    kind = {"size": (32, 48), "interpolation": start}
+    np.testing.assert_allclose(result, ops.convert_to_numpy(ops.image.resize(cells, **kind)), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_of_a_subpixel_head_carry_over_whatever_it_starts_as(tmp_path):
+    numbers = {"num_classes": 3, "alpha": ALPHA}
+    source = deeplab_v3_plus(**numbers, subpixel_start="nearest")
+    head = source.get_layer("logits-semantic")
+    head.set_weights([np.random.default_rng(0).normal(size=weight.shape) for weight in head.weights])
+    save_model(str(tmp_path), source, ModelCard(numbers, Palette("three", VOC.names[:3], VOC.colors[:3])))
+    model = deeplab_v3_plus(**numbers, subpixel_start="bilinear")
+    imported = load_weights_from(model, str(tmp_path))
+    assert (imported.skipped, imported.unused) == ([], [])
+    for weight, expected in zip(model.get_layer("logits-semantic").get_weights(), head.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, expected)
 
 
 def test_all_but_the_last_layer_is_loaded_when_classes_differ(small):

@@ -45,6 +45,13 @@ def test_import_weights_writes_a_model_folder(small, palette, tmp_path, capsys):
     np.testing.assert_array_equal(ops.convert_to_numpy(model(image)), ops.convert_to_numpy(expected(image)))
 
 
+def test_an_imported_subpixel_head_starts_as_the_bilinear_one_of_today(small, palette, tmp_path):
+    output = str(tmp_path / "model")
+    assert cli.main(["import-weights", small, "--palette", palette, "--output", output, "--head", "subpixel"]) == 0
+    model, card = load_model(output)
+    assert card.architecture["subpixel_start"] == model.get_layer("logits-semantic").start == "bilinear"
+
+
 @pytest.mark.parametrize(
     ("case", "message"),
     [

@@ -57,8 +57,8 @@ class NetworkOptions(CheckedOptions):
         choices=SUBPIXEL_STARTS,
         group="network",
     )
-    decoder: bool | None = option(
-        None, "refine with low-level features (default: as published for the backbone)", group="network"
+    decoder: bool = option(
+        True, "refine features with low-level ones of stride 4, for finer boundaries", group="network"
     )
     aspp_rates: tuple[int, ...] | None = option(
         None, "atrous rates of the ASPP branches (default: as published for the backbone)", low=1, group="network"

@@ -2,7 +2,7 @@
 
 examples:
   deeplab train --records out/records --output out/model --init-from deeplabv3_mnv2_pascal/model.ckpt --epochs 10
-  deeplab train --records out/records --output out/small --alpha 0.5 --decoder --epochs 60
+  deeplab train --records out/records --output out/small --alpha 0.5 --epochs 60
   deeplab train --records gs://bucket/records --output gs://bucket/model --init-from gs://bucket/voc
 
 The classes come from the records. The output folder gets model.keras and model.json (the best epoch), history.csv,

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from trainer import storage
+from trainer.network.backbones import PUBLISHED
 from trainer.options import InputError
 
 FOLDER = "checkpoints"
@@ -137,9 +138,15 @@ def restore(output: str, model: keras.Model, progress: Progress) -> None:
 
 
 def _said_today(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a training as this version says them; up to version 0.3 the subpixel head had one start."""
+    """The options of a training as this version says them.
+
+    Up to version 0.3 the subpixel head had one start, and there was a decoder where it was published, unless said
+    otherwise.
+    """
     if options.get("head") == "subpixel":
         options = {"subpixel_start": "nearest"} | options
+    if "decoder" in options and options["decoder"] is None:
+        options = options | {"decoder": PUBLISHED[options["backbone"]].has_decoder}
     return options
 
 

@@ -42,10 +42,12 @@ class Imported:
 
     def __str__(self) -> str:
         def some(names: list[str]) -> str:
+            # All layers of the decoder or none come from a source.
+            names = list(dict.fromkeys("decoder" if name.startswith("decoder/") else name for name in names))
             return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
 
         text = f"{len(self.loaded)} layers loaded"
-        text += f", {len(self.skipped)} not ({some(self.skipped)})" if self.skipped else ", none left over"
+        text += f", {len(self.skipped)} start afresh ({some(self.skipped)})" if self.skipped else ", none left over"
         return text + (f"; not used: {some(self.unused)}" if self.unused else "")
 
 

@@ -62,7 +62,7 @@ def import_weights(options: Options) -> Imported:
     model = deeplab_v3_plus(**numbers)
     imported = load_checkpoint(model, checkpoint)
     if imported.skipped:
-        raise InputError(f"{checkpoint.path} lacks layers of the model: {imported}")
+        raise InputError(f"{checkpoint.path} lacks layers of the model: {', '.join(imported.skipped[:6])}")
     card = ModelCard(numbers, palette, options.max_side, training={"imported": imported_with})
     save_model(options.output, model, card)
     return imported

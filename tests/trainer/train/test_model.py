@@ -10,13 +10,21 @@ from tests.drawn.records import PALETTE
 from trainer.formats.cards import ModelCard
 from trainer.formats.labels import Palette
 from trainer.network.folder import load_model, save_model
+from trainer.network.options import BACKBONES
 from trainer.options import InputError
 from trainer.train.model import architecture, build, compile_model, precision
 from trainer.train.optimizer import freeze
 from trainer.train.options import Options
 from trainer.weights.checkpoints import load_weights_from
 
-OPTIONS = Options(records="records", output="model", alpha=0.35, decoder=True)
+OPTIONS = Options(records="records", output="model", alpha=0.35)
+
+
+def test_what_is_trained_has_a_decoder_and_a_head_that_starts_as_bilinear_whatever_the_backbone():
+    for backbone in BACKBONES:
+        numbers = architecture(Options(records="records", output="model", backbone=backbone), PALETTE)
+        assert numbers["decoder"] is True
+        assert (numbers["head"], numbers["subpixel_start"]) == ("subpixel", "bilinear")
 
 
 def test_another_class_count_leaves_only_the_last_layer_out(tmp_path):

@@ -108,16 +108,18 @@ def test_a_training_that_an_older_version_began_is_resumed(finished, records):
     assert [row["epoch"] for row in history(finished)] == ["1", "2", "3"]
 
 
-def test_a_training_that_an_older_version_began_keeps_the_start_of_its_head(records, tmp_path, tiny_network, capsys):
-    output, nearest = str(tmp_path / "old"), ["--subpixel-start", "nearest"]
-    assert cli.main(train_flags(records, output, *CONSTANT, *nearest)) == 0
+def test_a_training_that_an_older_version_began_keeps_its_head_and_decoder(records, tmp_path, tiny_network, capsys):
+    output, before = str(tmp_path / "old"), ["--subpixel-start", "nearest", "--no-decoder"]
+    assert cli.main(train_flags(records, output, *CONSTANT, *before)) == 0
     path = Path(output, "checkpoints", "state.json")
     state = json.loads(path.read_text())
     del state["options"]["subpixel_start"]
+    state["options"]["decoder"] = None
     path.write_text(json.dumps(state))
     message = refused(capsys, train_flags(records, output, *CONSTANT, "--epochs", "3"))
     assert "--subpixel-start was nearest, is bilinear" in message and "as they were to resume it" in message
-    assert cli.main(train_flags(records, output, *CONSTANT, "--epochs", "3", *nearest)) == 0
+    assert "--decoder was False, is True" in message
+    assert cli.main(train_flags(records, output, *CONSTANT, "--epochs", "3", *before)) == 0
     assert [row["epoch"] for row in history(output)] == ["1", "2", "3"]
 
 

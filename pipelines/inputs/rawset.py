@@ -167,8 +167,12 @@ def split_by_group(pairs: Sequence[Pair], val_fraction: float, group_by: str) ->
         if alone:
             note += f"; keys in which it finds nothing are groups of their own: {len(alone)}, such as {alone[0]!r}"
         notes.append(note)
-        if val_fraction and "val" not in {pair.split for pair in pairs}:
-            notes.append("warning: no group is in split val; raise --val-fraction, or list the splits in a manifest")
+        splits = {pair.split for pair in pairs}
+        for name, cure in (("train", "lower"), ("val", "raise")) if val_fraction else ():
+            if name not in splits:
+                notes.append(
+                    f"warning: no group is in split {name}; {cure} --val-fraction, or list the splits in a manifest"
+                )
     for key, other in list(first.items())[:1]:
         notes.append(
             f"images that are the files of others, through links: {len(first)}, such as {key}, which is {other}; "

@@ -56,7 +56,12 @@ def test_images_without_a_split_follow_the_others_of_their_group(tmp_path: Path)
 
 def test_a_set_in_which_no_group_fell_into_val_says_so(tmp_path: Path) -> None:
     raw = scan(draw_names(tmp_path, "film2_0", "film2_1"), group_by=FILM, val_fraction=0.0001)
-    assert "no group is in split val; raise --val-fraction" in raw.summary
+    assert "no group is in split val; raise --val-fraction" in raw.summary and "split train" not in raw.summary
+
+
+def test_a_set_of_which_every_group_fell_into_val_says_so(tmp_path: Path) -> None:
+    raw = scan(draw_names(tmp_path, "film2_0", "film2_1"), group_by=FILM, val_fraction=0.9999)
+    assert "no group is in split train; lower --val-fraction" in raw.summary and "split val" not in raw.summary
 
 
 def test_a_group_is_the_first_that_was_found_or_the_whole_text() -> None:

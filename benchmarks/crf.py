@@ -3,6 +3,7 @@
     python benchmarks/crf.py                                       # drawn scenes, a blurred truth as probabilities
     python benchmarks/crf.py --model out/voc --data photos         # a model's own softmax of real images
     python benchmarks/crf.py --model out/voc --data photos --temperature 2.5
+    python benchmarks/crf.py --model out/voc --data photos --light 1        # the rarest label has a weight of its own
 
 Every image is cut to every size; the most frequent of the model's classes are kept, and made to add up to 1 again. A
 temperature above 1 flattens the softmax, until no label is improbable everywhere and each needs a channel of its own.
@@ -47,6 +48,7 @@ class Options(CheckedOptions):
     rounds: int = option(3, "times every run is repeated", low=1)
     sizes: tuple[str, ...] = option(("360x480", "512x512", "1024x2048"), "heights and widths", metavar="HxW")
     labels: tuple[int, ...] = option((2, 5, 12, 21), "numbers of labels", low=1)
+    light: int = option(0, "how many labels, the rarest of an image, have the class weight 0.25", low=0)
     temperature: float = option(1.0, "softmax of log(p) / temperature instead of p", above=0)
 
 
@@ -105,8 +107,12 @@ def pydensecrf(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions
     height, width, classes = probabilities.shape
     field = densecrf.DenseCRF2D(width, height, classes)
     field.setUnaryEnergy(unary_from_softmax(np.ascontiguousarray(probabilities.transpose(2, 0, 1))))
-    field.addPairwiseGaussian(sxy=options.sxy_gaussian, compat=options.compat_gaussian)
-    field.addPairwiseBilateral(sxy=options.sxy, srgb=options.srgb, rgbim=np.array(image), compat=options.compat)
+    pairs = 1.0
+    if options.class_weights:
+        pairs = np.outer(options.class_weights, options.class_weights).astype(np.float32) * (1 - np.eye(classes))
+    gaussian, bilateral = (np.float32(compat * pairs) for compat in (options.compat_gaussian, options.compat))
+    field.addPairwiseGaussian(sxy=options.sxy_gaussian, compat=gaussian)
+    field.addPairwiseBilateral(sxy=options.sxy, srgb=options.srgb, rgbim=np.array(image), compat=bilateral)
     return np.array(field.inference(options.iterations)).reshape(classes, height, width).transpose(1, 2, 0)
 
 
@@ -116,9 +122,17 @@ def timed(run: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
     return time.perf_counter() - start, result
 
 
-def compare(image: np.ndarray, probabilities: np.ndarray, rounds: int) -> tuple[float, float, float, float]:
+def weighted(probabilities: np.ndarray, light: int) -> CrfOptions:
+    """The default parameters with weight 0.25 for the `light` rarest labels."""
+    rank = np.argsort(np.argsort(probabilities.mean((0, 1))))
+    return CrfOptions(class_weights=tuple(np.where(rank < light, 0.25, 1.0)))
+
+
+def compare(
+    image: np.ndarray, probabilities: np.ndarray, rounds: int, light: int
+) -> tuple[float, float, float, float]:
     """Median seconds of crf.refine and of pydensecrf, largest |dQ|, share of pixels with the same label."""
-    parameters, seconds = CrfOptions(), ([], [])
+    parameters, seconds = weighted(probabilities, light), ([], [])
     crf.refine(image, probabilities, parameters)
     for _ in range(rounds):
         spent, ours = timed(lambda: crf.refine(image, probabilities, parameters))
@@ -136,7 +150,10 @@ def grid(options: Options, predicted: Callable[[int, int], list[Pair]]) -> None:
     for size in options.sizes:
         pairs = predicted(*map(int, size.split("x")))
         for labels in (count for count in options.labels if count <= pairs[0][1].shape[-1]):
-            rows = [compare(image, reduced(p, labels, options.temperature), options.rounds) for image, p in pairs]
+            rows = [
+                compare(image, reduced(p, labels, options.temperature), options.rounds, options.light)
+                for image, p in pairs
+            ]
             of_cell = [theirs / ours for ours, theirs, _, _ in rows]
             ratios += of_cell
             ours, theirs = (statistics.median(row[i] for row in rows) for i in (0, 1))

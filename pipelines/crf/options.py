@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral
+from typing import Any
 
 from trainer.options import InputError
 
@@ -22,6 +24,8 @@ class CrfOptions:
         sxy: spatial width of the bilateral kernel (pixels), > 0.
         srgb: colour width of the bilateral kernel (grey levels of 0..255), > 0.
         compat: Potts weight of the bilateral kernel, >= 0; 0 leaves the kernel out.
+        class_weights: 0 to 1 for every class, by its id: two classes repel each other by the product of theirs, times
+            the kernels' weights. Empty if all are 1, which is Potts' model. See docs/crf.md.
 
     The defaults suit softmax maps of DeepLab networks. Wide kernels as in textbooks (sxy 80, srgb 13, compat 10)
     flood thin objects and cost several points of mIoU on road scenes.
@@ -33,12 +37,18 @@ class CrfOptions:
     sxy: float = 49.0
     srgb: float = 5.0
     compat: float = 4.0
+    class_weights: tuple[float, ...] = ()
 
     def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
+        weights = tuple(map(float, self.class_weights))
+        if not all(0 <= weight <= 1 for weight in weights):
+            raise InputError(f"CRF class_weights must be from 0 to 1, got {', '.join(f'{w:g}' for w in weights)}")
+        # Weights of 1 are what no weights are: the same parameters, with the same fingerprint.
+        object.__setattr__(self, "class_weights", weights if set(weights) - {1.0} else ())
+        for name in NUMBERS:
+            value = getattr(self, name)
             if not math.isfinite(value):
-                raise InputError(f"CRF {field.name} must be a finite number, got {value}")
+                raise InputError(f"CRF {name} must be a finite number, got {value}")
         if not isinstance(self.iterations, Integral) or not 1 <= self.iterations <= 1000:
             raise InputError(f"CRF iterations must be a whole number from 1 to 1000, got {self.iterations}")
         for name in ("sxy_gaussian", "sxy", "srgb"):
@@ -47,3 +57,33 @@ class CrfOptions:
         for name in ("compat_gaussian", "compat"):
             if getattr(self, name) < 0:
                 raise InputError(f"CRF {name} is a weight and must not be negative, got {getattr(self, name)}")
+
+    def to_json(self, classes: Sequence[str]) -> dict[str, Any]:
+        """The parameters by name, weights by the names of the `classes` whose weight is not 1.
+
+        Without class weights it is what version 0.1 wrote, which fingerprints of masks are made of.
+        """
+        values = {name: getattr(self, name) for name in NUMBERS}
+        weights = {name: w for name, w in zip(classes, self.class_weights, strict=False) if w != 1}
+        return values | ({"class_weights": weights} if weights else {})
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], classes: Sequence[str]) -> CrfOptions:
+        """The inverse of `to_json`. Raises InputError for weights of other classes, TypeError for other names."""
+        # 30 and 30.0 are one number, and must give masks of one fingerprint.
+        numbers = {name: type(getattr(cls, name))(value[name]) for name in value if name != "class_weights"}
+        weights = value.get("class_weights", {})
+        if unknown := set(weights) - set(classes):
+            raise InputError(f"weights of unknown classes ({', '.join(sorted(unknown))})")
+        return cls(**numbers, class_weights=tuple(weights.get(name, 1.0) for name in classes))
+
+    def words(self, classes: Sequence[str]) -> str:
+        """All parameters in a line: "iterations 5, ..., compat 4, class weights pole 0.5"."""
+        values = self.to_json(classes)
+        numbers = [f"{name} {values[name]:g}" for name in NUMBERS]
+        weights = [f"{name} {weight:g}" for name, weight in values.get("class_weights", {}).items()]
+        return ", ".join([*numbers, *(["class weights " + ", ".join(weights)] if weights else [])])
+
+
+NUMBERS = tuple(field.name for field in fields(CrfOptions) if field.name != "class_weights")
+"""The parameters that are single numbers."""

@@ -82,6 +82,8 @@ def refine(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions, en
         InputError: the engine is not installed.
     """
     _check(image, probabilities)
+    if options.class_weights and len(options.class_weights) != probabilities.shape[2]:
+        raise ValueError(f"{len(options.class_weights)} class weights for {probabilities.shape[2]} classes")
     require_engine(engine)
     if probabilities.shape[2] == 1:
         _check_range(probabilities)
@@ -113,6 +115,7 @@ def _native(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions) -
             sxy=options.sxy,
             srgb=options.srgb,
             compat=options.compat,
+            class_weights=np.array(options.class_weights, np.float32),
             min_probability=MIN_PROBABILITY,
             max_shared_sum=IMPROBABLE * min(1.0, USUAL_WEIGHTS / weights),
             max_shared_error=SHARING_ERROR,
@@ -140,12 +143,18 @@ def _pydensecrf(image: np.ndarray, probabilities: np.ndarray, options: CrfOption
     planes = np.ascontiguousarray(np.moveaxis(probabilities, 2, 0).reshape(labels, -1), np.float32)
     field = DenseCRF2D(width, height, labels)
     field.setUnaryEnergy(-np.log(np.clip(planes, MIN_PROBABILITY, 1.0)))
+    # What two labels pay, [C, C], for a kernel of weight 1; a single number stands for Potts' model.
+    pairs: float | np.ndarray = 1.0
+    if options.class_weights:
+        weights = np.array(options.class_weights, np.float32)
+        pairs = np.outer(weights, weights)
+        np.fill_diagonal(pairs, 0)
     if options.compat_gaussian > 0:
-        field.addPairwiseGaussian(sxy=options.sxy_gaussian, compat=options.compat_gaussian)
+        field.addPairwiseGaussian(sxy=options.sxy_gaussian, compat=options.compat_gaussian * pairs)
     if options.compat > 0:
         # The engine takes a writable C-ordered buffer; decoded images may be views of read-only memory.
         pixels = np.require(image, np.uint8, ["C", "W"])
-        field.addPairwiseBilateral(sxy=options.sxy, srgb=options.srgb, rgbim=pixels, compat=options.compat)
+        field.addPairwiseBilateral(sxy=options.sxy, srgb=options.srgb, rgbim=pixels, compat=options.compat * pairs)
     marginals = np.asarray(field.inference(options.iterations), np.float32).reshape(labels, height, width)
     return np.ascontiguousarray(np.moveaxis(marginals, 0, 2))
 

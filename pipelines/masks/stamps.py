@@ -11,7 +11,7 @@ import hashlib
 import json
 import struct
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from pipelines.crf.options import CrfOptions
 from trainer.formats.cards import ModelCard
@@ -39,7 +39,7 @@ def fingerprint(
         "architecture": card.architecture,
         "palette": card.palette.to_json(),
         "max_side": max_side,
-        "crf": asdict(crf) if crf else None,
+        "crf": crf.to_json(card.palette.names) if crf else None,
     }
     if crf and crf_engine != "native":
         parts["crf_engine"] = crf_engine

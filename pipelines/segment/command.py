@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from pipelines.crf.refine import require_engine
@@ -90,7 +90,7 @@ def started(job: SegmentJob, card: ModelCard, plan: Plan) -> dict[str, Any]:
         "architecture": card.architecture,
         "head": card.architecture.get("head", ""),
         "max_side": job.max_side,
-        "crf": asdict(job.crf) if job.crf else None,
+        "crf": job.crf.to_json(job.palette.names) if job.crf else None,
         "options": to_json(job.options),
     }
 

@@ -16,10 +16,10 @@ that are not listed go to Apache Beam, such as --direct_num_workers 4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from pipelines.crf.options import ENGINES, CrfOptions
+from pipelines.crf.options import ENGINES, NUMBERS, CrfOptions
 from pipelines.inputs.options import SelectionOptions
 from trainer.accounts import max_reject_rate
 from trainer.options import option
@@ -100,5 +100,5 @@ class Options(SelectionOptions):
 
     def crf_options(self, otherwise: CrfOptions) -> CrfOptions:
         """The CRF's parameters: those given as flags, the others as in `otherwise`. InputError for impossible ones."""
-        flags = {field.name: getattr(self, f"crf_{field.name}") for field in fields(CrfOptions)}
+        flags = {name: getattr(self, f"crf_{name}") for name in NUMBERS}
         return replace(otherwise, **{name: value for name, value in flags.items() if value is not None})

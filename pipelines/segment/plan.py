@@ -22,7 +22,7 @@ from pipelines.runner.boundary import InFlight
 from pipelines.segment.options import Options
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Reject
-from trainer.options import InputError
+from trainer.options import InputError, printable
 
 STAGE = "segment"
 REPORT_FILE = "segment.json"
@@ -298,7 +298,7 @@ def crf_in_force(options: Options, model_digest: str) -> tuple[CrfOptions | None
     if tuning.options is None and options.crf == "auto":
         return None, f"no CRF: {path} advises against it"
     crf = options.crf_options(tuning.options or CrfOptions())
-    note = f"CRF: {', '.join(f'{name} {value:g}' for name, value in asdict(crf).items())}"
+    note = printable(f"CRF: {crf.words(list(tuning.per_class))}")
     if tuning.options is None:
         note = f"warning: {path} advises against the CRF, whose gain is not certain; --crf auto omits it\n{note}"
     return crf, note

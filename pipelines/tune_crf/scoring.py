@@ -17,12 +17,12 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
 from pipelines.crf import refine as crf
-from pipelines.crf.options import CrfOptions
+from pipelines.crf.options import NUMBERS, CrfOptions
 from pipelines.masks import network
 from pipelines.masks.segmenter import most_probable
 from pipelines.runner.boundary import InFlight
@@ -98,8 +98,24 @@ class TuningJob:
 
 
 def _rows(points: Sequence[Point]) -> list[tuple[float, ...]]:
-    """Points as numbers. No parameters have 0 iterations, which therefore stands for no CRF."""
-    return [astuple(point) if point else (0.0,) * len(CrfOptions.__dataclass_fields__) for point in points]
+    """Points as numbers, class weights behind the others where any of the points has them.
+
+    No parameters have 0 iterations, which therefore stands for no CRF.
+    """
+    classes = max((len(point.class_weights) for point in points if point), default=0)
+    return [
+        (*(getattr(point, name) for name in NUMBERS), *(point.class_weights or (1.0,) * classes))
+        if point
+        else (0.0,) * (len(NUMBERS) + classes)
+        for point in points
+    ]
+
+
+def _point(row: np.ndarray) -> Point:
+    """The inverse of `_rows`, for one row."""
+    iterations, *numbers = row[: len(NUMBERS)].tolist()
+    weights = tuple(row[len(NUMBERS) :].tolist())
+    return CrfOptions(int(iterations), *numbers, class_weights=weights) if iterations else None
 
 
 def predict(job: TuningJob, sample: Sample, image: np.ndarray) -> np.ndarray:
@@ -199,7 +215,7 @@ def _counts(data: bytes) -> dict[Point, np.ndarray]:
     """What `score` wrote, int64 [bands + 1, 3, C] each; nothing where the file is damaged."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as content:
-            points = [CrfOptions(int(row[0]), *row[1:].tolist()) if row[0] else None for row in content["points"]]
+            points = map(_point, content["points"])
             return dict(zip(points, content["counts"], strict=True))
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return {}

@@ -110,7 +110,10 @@ def marginals(
     rng = np.random.default_rng(seed)
     unary = np.log(np.clip(probabilities.reshape(-1, labels).astype(np.float64), MIN_PROBABILITY, 1))
     field = _softmax(unary)
+    weights = np.array(options.class_weights or np.ones(labels), np.float64)
+    pays = np.outer(weights, weights) * (1 - np.eye(labels))
     for _ in range(options.iterations):
-        messages = options.compat_gaussian * gaussian(field) + options.compat * bilateral(field)
+        filtered = options.compat_gaussian * gaussian(field) + options.compat * bilateral(field)
+        messages = -filtered @ pays if options.class_weights else filtered
         field = _softmax(unary + messages * (1 + error * rng.uniform(-1, 1, messages.shape)))
     return field.reshape(probabilities.shape)

@@ -21,6 +21,27 @@ inline int padded(int differences) {
     return (differences + unit - 1) / unit * unit;
 }
 
+// What turns the messages of Potts' model, in which every pair of labels repels each other alike, into those of labels
+// l with weights v_l, of which a pair repels each other by v_l v_k:
+//
+//     m_l = -v_l (S - v_l f_l),    S = sum over k of v_k f_k
+//
+// where f_l is the filtered marginal of l. A pass has filtered differences d_c = f_c - f_last; marginals add up to 1, so
+// filtered ones add up to the filtered constant 1, the pixel's `mass`, which gives f_last and with it all others. Then
+//
+//     m_c - m_last = v_c^2 d_c + (v_last - v_c) S + (v_c^2 - v_last^2) f_last
+//
+// All arrays are [padded channels], and 0 where a row is padded.
+struct Repulsion {
+    Array<float> part;     // of a channel in the mass: one over its pull
+    Array<float> heavy;    // of a channel in S: weight over pull
+    Array<float> squared;  // weight^2
+    Array<float> less;     // the last label's weight less that of the channel
+    Array<float> cross;    // weight^2 less that of the last label
+    float last_part;       // f_last = last_part * (mass - sum of part * d)
+    float last_heavy;      // S = last_heavy * f_last + sum of heavy * d
+};
+
 // `order` holds the labels of the channels and, at its end, the label that the others are compared with: its own
 // difference is 0 by definition.
 //
@@ -35,6 +56,7 @@ struct Channels {
     Array<float> pull;       // [padded channels]: 1, less for the shared channel
     Array<int32_t> present;  // [padded channels]: all bits, none where a row is padded
     int shared = -1;         // negative if no labels share a channel
+    std::optional<Repulsion> repulsion;  // where labels have weights of their own
 
     int differences() const { return int(order.size()) - 1; }
 
@@ -173,11 +195,34 @@ inline float sharing_error(const float* largest, int count) {
     return error;
 }
 
+inline Repulsion choose_repulsion(const Channels& channels, const float* class_weights) {
+    const int stride = int(channels.pull.size());
+    const float last = class_weights[channels.order[channels.differences()]];
+    Repulsion repulsion{Array<float>(stride, 0), Array<float>(stride, 0), Array<float>(stride, 0),
+                        Array<float>(stride, 0), Array<float>(stride, 0), 1.f, last};
+    for (int c = 0; c < channels.differences(); ++c) {
+        const float weight = class_weights[channels.order[c]];
+        repulsion.part[c] = 1.f / channels.pull[c];
+        repulsion.heavy[c] = weight / channels.pull[c];
+        repulsion.squared[c] = weight * weight;
+        repulsion.less[c] = last - weight;
+        repulsion.cross[c] = weight * weight - last * last;
+        repulsion.last_part += repulsion.part[c];
+        repulsion.last_heavy += repulsion.heavy[c];
+    }
+    repulsion.last_part = 1.f / repulsion.last_part;
+    return repulsion;
+}
+
 // The channels for an image; nothing if a probability is NaN or not in [0, 1]. `weight`: of both kernels.
+// `class_weights`: of the labels, null where all are 1. Only labels of weight 1 share a channel: others may gain by much
+// what they lack in probability.
 inline std::optional<Channels> choose_channels(const float* probabilities, size_t pixels, int labels,
-                                               float min_probability, float weight, Sharing sharing) {
+                                               const float* class_weights, float min_probability, float weight,
+                                               Sharing sharing) {
     const Survey seen = survey(probabilities, pixels, labels);
     if (!seen.valid) return std::nullopt;
+
     Channels channels;
     channels.labels = labels;
     channels.min_probability = min_probability;
@@ -186,27 +231,34 @@ inline std::optional<Channels> choose_channels(const float* probabilities, size_
     // normalisation raises them.
     const Array<int> by_size = ascending(seen.largest);
     Array<float> largest(labels);
+    Array<float> share(labels, 0);
     float sum = 0;
     float squares = 0;
     int improbable = 0;
-    for (; improbable < labels - 1; ++improbable) {
-        const float p = channels.raised(seen.largest[by_size[improbable]]) / seen.smallest_sum;
+    int shared = -1;  // stands for all of them
+    for (int i = 0; i < labels - 1; ++i) {
+        const int label = by_size[i];
+        if (class_weights && class_weights[label] != 1) continue;
+        const float p = channels.raised(seen.largest[label]) / seen.smallest_sum;
         largest[improbable] = p;
         if (sum + p > sharing.max_sum) break;
         if (weight * sharing_error(largest.data(), improbable + 1) > sharing.max_error) break;
+        if (improbable == 0) shared = label;
+        share[label] = 1;
+        ++improbable;
         sum += p;
         squares += p * p;
     }
-    if (improbable < 2) improbable = 0;
-
-    channels.share = Array<float>(labels, 0);
-    for (int i = 0; i < improbable; ++i) channels.share[by_size[i]] = 1;
-    if (improbable) {
+    if (improbable > 1) {
         channels.shared = 0;
-        channels.order.append(by_size[0]);  // stands for all of them
-        for (int i = improbable; i < labels; ++i) channels.order.append(by_size[i]);
+        channels.order.append(shared);
+        for (int i = 0; i < labels; ++i) {
+            if (!share[by_size[i]]) channels.order.append(by_size[i]);
+        }
+        channels.share = std::move(share);
     } else {
         for (int l = 0; l < labels; ++l) channels.order.append(l);
+        channels.share = Array<float>(labels, 0);
     }
     const int stride = padded(channels.differences());
     channels.pull = Array<float>(stride);
@@ -215,6 +267,7 @@ inline std::optional<Channels> choose_channels(const float* probabilities, size_
         channels.pull[c] = c == channels.shared ? squares / (sum * sum) : 1.f;
         channels.present[c] = c < channels.differences() ? -1 : 0;
     }
+    if (class_weights) channels.repulsion = choose_repulsion(channels, class_weights);
     return channels;
 }
 

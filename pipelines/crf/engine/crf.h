@@ -14,6 +14,7 @@ struct Parameters {
     float sxy;
     float srgb;
     float compat;
+    const float* class_weights;  // [labels], from 0 to 1; null where all are 1
     float min_probability;
     Sharing sharing;
 };
@@ -54,7 +55,8 @@ inline bool refine(const uint8_t* image, const float* probabilities, float* marg
                    const Lattice<2>& spatial, const Parameters& parameters) {
     const float weight = parameters.compat_gaussian + parameters.compat;
     const std::optional<Channels> channels =
-        choose_channels(probabilities, raster.pixels(), labels, parameters.min_probability, weight, parameters.sharing);
+        choose_channels(probabilities, raster.pixels(), labels, parameters.class_weights, parameters.min_probability,
+                        weight, parameters.sharing);
     if (!channels) return false;
     const Lattice<5> bilateral = bilateral_lattice(image, raster, parameters.sxy, parameters.srgb);
     const int stride = padded(channels->differences());
@@ -64,7 +66,13 @@ inline bool refine(const uint8_t* image, const float* probabilities, float* marg
                 raster,
                 Array<float>(raster.pixels() * channels->differences() + WIDTH),
                 VertexValues<2>(spatial, stride, parameters.compat_gaussian),
-                VertexValues<5>(bilateral, stride, parameters.compat)};
+                VertexValues<5>(bilateral, stride, parameters.compat),
+                {}};
+    if (channels->repulsion) {
+        field.mass = Array<float>(raster.pixels() + 16, 0);
+        add_mass(spatial, parameters.compat_gaussian, raster.pixels(), field.mass.data());
+        add_mass(bilateral, parameters.compat, raster.pixels(), field.mass.data());
+    }
     infer(field, parameters.iterations, weight);
     return true;
 }

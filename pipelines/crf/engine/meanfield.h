@@ -47,6 +47,7 @@ struct Field {
     Array<float> ratios;  // [pixels, channels] in the raster's order, and room for one more vector
     VertexValues<2> gaussian;
     VertexValues<5> bilateral;
+    Array<float> mass;  // [pixels] in the raster's order, and room for one more vector; empty if all labels weigh alike
 
     void fill_ratios() {
         const size_t labels = channels.labels;
@@ -170,16 +171,28 @@ void blur(VertexValues<D>& values, size_t stride) {
     values.turn();
 }
 
+// Adds what a lattice filters from the constant 1.
+template <int D>
+void add_mass(const Lattice<D>& lattice, float weight, size_t pixels, float* mass) {
+    VertexValues<D> values(lattice, 1, weight);
+    const Taps<D> splatting(values);
+    for (size_t i = 0; i < pixels; ++i) splat_number(1.f, splatting, i);
+    blur<float, 1>(values, 1);
+    const Taps<D> slicing(values);
+    for (size_t i = 0; i < pixels; ++i) mass[i] += slice_number(slicing, i);
+}
+
 // The first pass has no messages yet; the last one writes the marginals.
 enum class Stage { first, middle, last };
 
 // One pass over the pixels. V is the vector, and B how many of them hold a pixel's channels, 0 for any number.
-// `guarded` subtracts the largest message first, for weights whose messages could leave the range of exp.
+// `guarded` subtracts the largest message first, for weights whose messages could leave the range of exp. `weighted`
+// labels have weights of their own.
 //
 // From a message to what is splatted is one long chain of dependent operations, longer than a processor looks ahead.
 // Every step is therefore taken for a group of pixels before the next step. The steps are inlined: only then does the
 // compiler keep the members of this class in registers; without that, refining took 15 to 35 % longer.
-template <class V, int B, Stage stage, bool guarded>
+template <class V, int B, Stage stage, bool guarded, bool weighted>
 class Pass {
 public:
     explicit Pass(Field& field)
@@ -206,7 +219,11 @@ public:
             if constexpr (stage != Stage::first) {
                 for (int i = 0; i < count; ++i) {
                     slice_messages(group, i);
-                    if constexpr (guarded) subtract_peak(group, i);
+                    if constexpr (guarded && !weighted) subtract_peak(group, i);
+                }
+                if constexpr (weighted) weigh(group);
+                if constexpr (guarded && weighted) {
+                    for (int i = 0; i < count; ++i) subtract_peak(group, i);
                 }
                 exponentiate(group);
             }
@@ -245,6 +262,35 @@ private:
             slice<V, FIXED>(messages, gaussian_, group.start + i, stride_, size_t(b) * lanes<V>);
             slice<V, FIXED>(messages, bilateral_, group.start + i, stride_, size_t(b) * lanes<V>);
             for (int k = 0; k < FIXED; ++k) values[b + k] = messages[k];
+        }
+    }
+
+    // See Repulsion.
+    [[gnu::always_inline]] void weigh(const Group& group) const {
+        typedef Lanes<4>::Float Four;
+        const Repulsion& repulsion = *field_.channels.repulsion;
+        auto of_channel = [](const Array<float>& factors, int b) { return load<V>(&factors[b * lanes<V>]); };
+        for (int i = 0; i < GROUP; i += 4) {
+            V* const values = group.values + i * blocks_;
+            V parts[4] = {};
+            V heavy[4] = {};
+            for (int k = 0; k < 4; ++k) {
+                for (int b = 0; b < blocks_; ++b) {
+                    const V value = values[k * blocks_ + b];
+                    parts[k] = fma(of_channel(repulsion.part, b), value, parts[k]);
+                    heavy[k] = fma(of_channel(repulsion.heavy, b), value, heavy[k]);
+                }
+            }
+            const Four last = (load<Four>(&field_.mass[group.start + i]) - sums(parts)) * repulsion.last_part;
+            const Four all = fma(broadcast<Four>(repulsion.last_heavy), last, sums(heavy));
+            for (int k = 0; k < 4; ++k) {
+                for (int b = 0; b < blocks_; ++b) {
+                    V& value = values[k * blocks_ + b];
+                    value = fma(of_channel(repulsion.squared, b), value,
+                                fma(of_channel(repulsion.less, b), broadcast<V>(all[k]),
+                                    of_channel(repulsion.cross, b) * broadcast<V>(last[k])));
+                }
+            }
         }
     }
 
@@ -322,7 +368,7 @@ private:
 };
 
 // The same for a single channel, where the vector runs over pixels.
-template <Stage stage, bool guarded>
+template <Stage stage, bool guarded, bool weighted>
 class SinglePass {
 public:
     explicit SinglePass(Field& field) : field_(field), gaussian_(field.gaussian), bilateral_(field.bilateral) {}
@@ -335,7 +381,10 @@ public:
             float ratios[WIDTH] = {};
             std::memcpy(ratios, &field_.ratios[start], count * sizeof(float));
             V message = {};
-            if constexpr (stage != Stage::first) message = slice_messages(start, count);
+            if constexpr (stage != Stage::first) {
+                message = slice_messages(start, count);
+                if constexpr (weighted) message = weigh(message, start);
+            }
             V last = broadcast<V>(1.f);
             if constexpr (guarded) {
                 const V peak = larger(message, V{});
@@ -360,6 +409,14 @@ private:
         for (int i = 0; i < count; ++i)
             messages[i] = slice_number(gaussian_, start + i) + slice_number(bilateral_, start + i);
         return load<V>(messages);
+    }
+
+    // See Repulsion.
+    [[gnu::always_inline]] V weigh(V message, size_t start) const {
+        const Repulsion& repulsion = *field_.channels.repulsion;
+        const V last = (load<V>(&field_.mass[start]) - repulsion.part[0] * message) * repulsion.last_part;
+        const V all = repulsion.heavy[0] * message + repulsion.last_heavy * last;
+        return repulsion.squared[0] * message + repulsion.less[0] * all + repulsion.cross[0] * last;
     }
 
     [[gnu::always_inline]] void splat_values(size_t start, int count, V difference) const {
@@ -395,52 +452,59 @@ private:
     const Taps<5> bilateral_;
 };
 
-template <class V, int B, Stage stage, bool guarded>
+template <class V, int B, Stage stage, bool guarded, bool weighted>
 void run_pass(Field& field) {
     if constexpr (lanes<V> == 1) {
-        SinglePass<stage, guarded>(field).run();
+        SinglePass<stage, guarded, weighted>(field).run();
     } else {
-        Pass<V, B, stage, guarded>(field).run();
+        Pass<V, B, stage, guarded, weighted>(field).run();
     }
 }
 
-template <class V, int B, bool guarded>
+template <class V, int B, bool guarded, bool weighted>
 void infer(Field& field, int iterations) {
     const size_t stride = padded(field.channels.differences());
     for (int i = 0; i < iterations; ++i) {
         if (i == 0) {
-            run_pass<V, B, Stage::first, guarded>(field);
+            run_pass<V, B, Stage::first, guarded, weighted>(field);
         } else {
-            run_pass<V, B, Stage::middle, guarded>(field);
+            run_pass<V, B, Stage::middle, guarded, weighted>(field);
         }
         blur<V, B>(field.gaussian, stride);
         blur<V, B>(field.bilateral, stride);
     }
-    run_pass<V, B, Stage::last, guarded>(field);
+    run_pass<V, B, Stage::last, guarded, weighted>(field);
+}
+
+// `weight`: of both kernels.
+template <bool weighted>
+void infer(Field& field, int iterations, float weight) {
+    typedef Lanes<4>::Float Four;
+    typedef Lanes<WIDTH < 8 ? 4 : 8>::Float Eight;  // or two of four
+    typedef Lanes<WIDTH>::Float Widest;
+    const int channels = padded(field.channels.differences());
+    // Rows of the normalised kernels sum to about 1 (to 4 at the very most), so messages stay below 4 * weight.
+    if (4 * weight > EXP_MAX) {
+        if (channels == 1) return infer<float, 1, true, weighted>(field, iterations);
+        return infer<Four, 0, true, weighted>(field, iterations);
+    }
+    if (channels == 1) return infer<float, 1, false, weighted>(field, iterations);
+    if (channels == 4) return infer<Four, 1, false, weighted>(field, iterations);
+    if (channels == 8) return infer<Eight, 8 / lanes<Eight>, false, weighted>(field, iterations);
+    switch (channels / WIDTH) {
+        case 1: return infer<Widest, 1, false, weighted>(field, iterations);
+        case 2: return infer<Widest, 2, false, weighted>(field, iterations);
+        case 3: return infer<Widest, 3, false, weighted>(field, iterations);
+        case 4: return infer<Widest, 4, false, weighted>(field, iterations);
+        default: return infer<Widest, 0, false, weighted>(field, iterations);
+    }
 }
 
 // Writes the marginals of a field. `weight`: of both kernels.
 inline void infer(Field& field, int iterations, float weight) {
-    typedef Lanes<4>::Float Four;
-    typedef Lanes<WIDTH < 8 ? 4 : 8>::Float Eight;  // or two of four
-    typedef Lanes<WIDTH>::Float Widest;
     field.fill_ratios();
-    const int channels = padded(field.channels.differences());
-    // Rows of the normalised kernels sum to about 1 (to 4 at the very most), so messages stay below 4 * weight.
-    if (4 * weight > EXP_MAX) {
-        if (channels == 1) return infer<float, 1, true>(field, iterations);
-        return infer<Four, 0, true>(field, iterations);
-    }
-    if (channels == 1) return infer<float, 1, false>(field, iterations);
-    if (channels == 4) return infer<Four, 1, false>(field, iterations);
-    if (channels == 8) return infer<Eight, 8 / lanes<Eight>, false>(field, iterations);
-    switch (channels / WIDTH) {
-        case 1: return infer<Widest, 1, false>(field, iterations);
-        case 2: return infer<Widest, 2, false>(field, iterations);
-        case 3: return infer<Widest, 3, false>(field, iterations);
-        case 4: return infer<Widest, 4, false>(field, iterations);
-        default: return infer<Widest, 0, false>(field, iterations);
-    }
+    if (field.channels.repulsion) return infer<true>(field, iterations, weight);
+    return infer<false>(field, iterations, weight);
 }
 
 }  // namespace crf

@@ -88,7 +88,7 @@ PyObject* py_spatial(PyObject*, PyObject* positional, PyObject* keywords) {
 PyObject* py_refine(PyObject*, PyObject* positional, PyObject* keywords) {
     const char* const names[] = {
         "image", "probabilities", "marginals", "shape", "spatial", "iterations", "sxy_gaussian", "compat_gaussian",
-        "sxy", "srgb", "compat", "min_probability", "max_shared_sum", "max_shared_error", nullptr};
+        "sxy", "srgb", "compat", "class_weights", "min_probability", "max_shared_sum", "max_shared_error", nullptr};
     PyObject* image_object;
     PyObject* probabilities_object;
     PyObject* marginals_object;
@@ -96,12 +96,13 @@ PyObject* py_refine(PyObject*, PyObject* positional, PyObject* keywords) {
     Py_ssize_t width;
     int labels;
     PyObject* capsule;
+    PyObject* class_weights_object;
     crf::Parameters parameters;
-    if (!PyArg_ParseTupleAndKeywords(positional, keywords, "$OOO(nni)Oiffffffff:refine", const_cast<char**>(names),
+    if (!PyArg_ParseTupleAndKeywords(positional, keywords, "$OOO(nni)OifffffOfff:refine", const_cast<char**>(names),
                                      &image_object, &probabilities_object, &marginals_object, &height, &width, &labels,
                                      &capsule, &parameters.iterations, &parameters.sxy_gaussian,
                                      &parameters.compat_gaussian, &parameters.sxy, &parameters.srgb, &parameters.compat,
-                                     &parameters.min_probability, &parameters.sharing.max_sum,
+                                     &class_weights_object, &parameters.min_probability, &parameters.sharing.max_sum,
                                      &parameters.sharing.max_error))
         return nullptr;
     const auto* const spatial = static_cast<SpatialLattice*>(PyCapsule_GetPointer(capsule, LATTICE));
@@ -109,14 +110,17 @@ PyObject* py_refine(PyObject*, PyObject* positional, PyObject* keywords) {
     const View image(image_object, PyBUF_SIMPLE);
     const View probabilities(probabilities_object, PyBUF_SIMPLE);
     const View marginals(marginals_object, PyBUF_WRITABLE);
-    if (!image.held() || !probabilities.held() || !marginals.held()) return nullptr;
+    const View class_weights(class_weights_object, PyBUF_SIMPLE);
+    if (!image.held() || !probabilities.held() || !marginals.held() || !class_weights.held()) return nullptr;
     const Py_ssize_t pixels = in_range(height, width) ? height * width : 0;
     const Py_ssize_t bytes = pixels * labels * Py_ssize_t(sizeof(float));
     if (!pixels || labels < 2 || parameters.iterations < 1 || size_t(pixels) != spatial->pixels ||
-        !image.holds(3 * pixels) || !probabilities.holds(bytes) || !marginals.holds(bytes)) {
+        !image.holds(3 * pixels) || !probabilities.holds(bytes) || !marginals.holds(bytes) ||
+        !(class_weights.holds(0) || class_weights.holds(labels * Py_ssize_t(sizeof(float))))) {
         PyErr_SetString(PyExc_ValueError, "buffers do not fit each other");
         return nullptr;
     }
+    parameters.class_weights = class_weights.holds(0) ? nullptr : class_weights.data<const float>();
     bool valid = false;
     try {
         const Unlocked unlocked;
@@ -163,7 +167,7 @@ PyMethodDef methods[] = {
      "spatial(height, width, *, sxy)\n\nThe lattice of the positions of an image of that size, for `refine`."},
     {"refine", as_method(py_refine), METH_VARARGS | METH_KEYWORDS,
      "refine(*, image, probabilities, marginals, shape, spatial, iterations, sxy_gaussian, compat_gaussian, sxy,\n"
-     "       srgb, compat, min_probability, max_shared_sum, max_shared_error)\n\n"
+     "       srgb, compat, class_weights, min_probability, max_shared_sum, max_shared_error)\n\n"
      "Writes `marginals`; False if a probability is NaN or not in [0, 1]. See pipelines/crf/refine.py."},
     {nullptr, nullptr, 0, nullptr}};
 

@@ -74,7 +74,10 @@ def test_all_that_decides_a_mask_is_in_its_fingerprint() -> None:
         fingerprint("w", CARD, 0, crf),
         fingerprint("w", CARD, 513, None),
         fingerprint("w", CARD, 513, CrfOptions(sxy=20)),
+        fingerprint("w", CARD, 513, CrfOptions(class_weights=(1, 0.5, 1))),
+        fingerprint("w", CARD, 513, CrfOptions(class_weights=(0.5, 1, 1))),
         fingerprint("w", CARD, 513, crf, "pydensecrf"),
     }
-    assert len(digests) == 8
+    assert len(digests) == 10
+    assert fingerprint("w", CARD, 513, CrfOptions(class_weights=(1, 1, 1))) == fingerprint("w", CARD, 513, crf)
     assert fingerprint("w", CARD, 513, None, "pydensecrf") == fingerprint("w", CARD, 513, None)

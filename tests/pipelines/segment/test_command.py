@@ -166,7 +166,7 @@ def test_crf_masks_are_the_networks_refined(model, softmax, photos, tmp_path):
     flags = ("--input", photos, "--model", model, "--output", tmp_path, "--crf", "--crf-sxy", 20, "--crf-compat", 7)
     assert segment(*flags, "--crf-workers", 2) == 0
     options = CrfOptions(sxy=20, compat=7)
-    assert report_of(tmp_path)["crf"] == {**options.__dict__}
+    assert report_of(tmp_path)["crf"] == options.to_json(())
     changed = 0
     for seed, (name, size) in enumerate(SIZES.items()):
         image = draw(*size, seed)

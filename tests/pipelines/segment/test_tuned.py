@@ -28,7 +28,7 @@ def test_a_tuned_model_brings_its_own_crf(model, photos, tmp_path, capsys):
     (tuned / "crf.json").write_text(json.dumps(tuning.to_json()))
     assert segment(*run, "--output", tmp_path / "auto", "--crf", "auto", "--crf-iterations", 2) == 0
     assert "CRF: iterations 2, " in capsys.readouterr().out
-    assert report_of(tmp_path / "auto")["crf"] == {**vars(options), "iterations": 2}
+    assert report_of(tmp_path / "auto")["crf"] == {**options.to_json(()), "iterations": 2}
     assert segment(*run, "--crf", "--crf-iterations", 2, "--output", tmp_path / "flags") == 0
     flags = ("--crf-sxy", 20, "--crf-srgb", 9, "--crf-compat", 6, "--crf-iterations", 2)
     assert segment("--input", photos, "--model", model, "--crf", *flags, "--output", tmp_path / "plain") == 0

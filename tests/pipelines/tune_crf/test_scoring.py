@@ -54,6 +54,19 @@ def test_missing_scores_are_the_points_that_an_image_lacks(job: TuningJob, sampl
     assert scoring.missing(job, [first], POINTS, scores) == []
 
 
+def test_counts_with_class_weights_are_told_from_those_without(
+    job: TuningJob, samples: list[Sample], network: Colours
+) -> None:
+    weighted = CrfOptions(class_weights=(1, 0.25, 0))
+    scoring.score(job, samples[0], (CrfOptions(), weighted, None))
+    scoring.score(job, samples[0], (CrfOptions(sxy=30),))
+    scores = scoring.read_scores(job, samples, 6)[job.name(samples[0])]
+    assert set(scores) == {CrfOptions(), weighted, None, CrfOptions(sxy=30)}
+    image, label = job.load(samples[0])
+    for point, mask in zip(scores, scoring.make_masks(job, samples[0], image, list(scores)), strict=True):
+        np.testing.assert_array_equal(scores[point], class_counts(band_confusions(label, [mask], 3, 255))[0].sum(0))
+
+
 @pytest.mark.parametrize("size", [0, 100])
 def test_a_damaged_file_holds_no_scores(
     job: TuningJob, samples: list[Sample], network: Colours, smoothing: Smoothing, size: int

@@ -11,9 +11,21 @@ from trainer import storage
 from trainer.options import InputError
 
 TUNING_FILE = "crf.json"
-FORMAT = 2
-READ_FORMATS = (1, 2)
-"""Format 1 says "pictures" where format 2 says "images"."""
+FORMAT = 3
+READ_FORMATS = (1, 2, 3)
+"""Format 1 says "pictures" where later ones say "images"; classes have weights and intervals from format 3 on."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What the CRF does to a class: its IoU without and with it, and the gain.
+
+    Each None where the class is in neither label nor mask; the gain also in files of formats 1 and 2.
+    """
+
+    before: float | None
+    after: float | None
+    gain: Gain | None = None
 
 
 @dataclass(frozen=True)
@@ -26,8 +38,9 @@ class Tuning:
       trimap_width: pixels; None for "miou".
       before, after: the score without CRF, and with parameters chosen on other images (cross-fitted).
       gain: from before to after.
-      per_class: class name -> IoU before and after, None for classes that occur in neither.
-      grid: per point {"compat", "sxy", "srgb", "score"} on all images, in the order they were tried.
+      per_class: class name -> its IoU before and after, in the order of the class ids.
+      grid: per point {"compat", "sxy", "srgb", "score"} on all images, in the order they were tried, and for points
+        with weights of classes {"class_weights": {name: weight}}.
       split: of the records.
       images: how many were looked at.
       rejects: those of them that could not be used, each {"key", "path", "stage", "reason", "records"}.
@@ -41,8 +54,8 @@ class Tuning:
     before: float
     after: float
     gain: Gain
-    per_class: dict[str, tuple[float | None, float | None]]
-    grid: tuple[dict[str, float], ...]
+    per_class: dict[str, Change]
+    grid: tuple[dict[str, Any], ...]
     split: str
     images: int
     rejects: tuple[dict[str, Any], ...]
@@ -50,7 +63,13 @@ class Tuning:
     records_fingerprint: str
 
     @property
-    def best(self) -> dict[str, float]:
+    def losers(self) -> dict[str, Gain]:
+        """The classes that surely lose by the CRF: the whole interval of their gain is below 0."""
+        gains = {name: change.gain for name, change in self.per_class.items()}
+        return {name: gain for name, gain in gains.items() if gain is not None and gain.high < 0}
+
+    @property
+    def best(self) -> dict[str, Any]:
         """The best point of the grid, whether it gains or not."""
         return max(self.grid, key=lambda point: point["score"])
 
@@ -60,14 +79,16 @@ class Tuning:
         return self.images - len(self.rejects)
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, "verdict": "on" if self.options else "off", "scored": self.scored, **asdict(self)}
+        options = self.options.to_json(list(self.per_class)) if self.options else None
+        head = {"format": FORMAT, "verdict": "on" if self.options else "off", "scored": self.scored}
+        return head | asdict(self) | {"options": options}
 
     @classmethod
     def from_json(cls, value: Any) -> Tuning:
-        """The inverse of `to_json`, also for files of format 1. Raises InputError that names the fault."""
+        """The inverse of `to_json`, also for files of older formats. Raises InputError that names the fault."""
         content = value if isinstance(value, dict) else {"format": type(value).__name__}
         if content.get("format") not in READ_FORMATS:
-            known = " or ".join(map(str, READ_FORMATS))
+            known = f"{READ_FORMATS[0]} to {FORMAT}"
             raise InputError(f"expected the result of tune-crf in format {known}, found {content.get('format')!r}")
         if content["format"] == 1 and "pictures" in content:
             content = {**content, "images": content["pictures"]}
@@ -75,19 +96,26 @@ class Tuning:
             values = {field.name: content[field.name] for field in fields(cls)}
             options = values["options"]
             if options is not None:
-                # 30 and 30.0 are one number, and must give masks of one fingerprint.
-                options = CrfOptions(**{name: type(getattr(CrfOptions, name))(options[name]) for name in options})
+                options = CrfOptions.from_json(options, list(values["per_class"]))
             if content["verdict"] != ("on" if options else "off"):
                 raise InputError(
                     f"the verdict {content['verdict']!r} does not go with the options {values['options']}"
                 )
-            per_class = {name: (before, after) for name, (before, after) in values["per_class"].items()}
+            per_class = {name: _change(value, content["format"]) for name, value in values["per_class"].items()}
             typed = {"options": options, "gain": Gain(**values["gain"]), "per_class": per_class}
             return cls(**values | typed | {name: tuple(values[name]) for name in ("grid", "rejects")})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"is damaged ({error!r})") from None
+
+
+def _change(value: Any, format: int) -> Change:
+    if format < 3:
+        before, after = value
+        return Change(before, after)
+    gain = value["gain"]
+    return Change(value["before"], value["after"], None if gain is None else Gain(**gain))
 
 
 def load(model: str) -> Tuning | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.crf.options import CrfOptions
@@ -11,6 +11,7 @@ from pipelines.crf.tuning import Tuning
 from pipelines.pages.gallery import Entry
 from pipelines.pages.page import direction, template
 from trainer.formats.labels import Palette
+from trainer.options import printable
 
 AXES = ("compat", "sxy", "srgb")
 
@@ -19,10 +20,11 @@ def metric_name(tuning: Tuning) -> str:
     return "mIoU" if tuning.trimap_width is None else f"mIoU within {tuning.trimap_width} pixels of boundaries"
 
 
-def parameters(point: CrfOptions | dict[str, float]) -> str:
-    """What was searched, in words: "sxy 40, srgb 4, compat 3.5"."""
-    values = point if isinstance(point, dict) else vars(point)
-    return ", ".join(f"{name} {values[name]:g}" for name in ("sxy", "srgb", "compat"))
+def parameters(point: Mapping[str, Any]) -> str:
+    """What was searched, in words: "sxy 40, srgb 4, compat 3.5, class weights pole 0.5"; from `CrfOptions.to_json`."""
+    numbers = [f"{name} {point[name]:g}" for name in ("sxy", "srgb", "compat")]
+    weights = [f"{name} {weight:g}" for name, weight in point.get("class_weights", {}).items()]
+    return ", ".join([*numbers, *(["class weights " + ", ".join(weights)] if weights else [])])
 
 
 def text(tuning: Tuning, path: str) -> str:
@@ -33,21 +35,56 @@ def text(tuning: Tuning, path: str) -> str:
         f"{tuning.after:.3f} with (cross-fitted); gain {gain.value:+.3f}, "
         f"{100 * gain.level:g} % between {gain.low:+.3f} and {gain.high:+.3f}"
     )
-    verdict = f"on: {parameters(tuning.options)}" if tuning.options else f"leave it off: {_reason(tuning)}"
-    return f"{scores}\n{verdict} -> {path}"
+    verdict = f"on: {_options(tuning)}" if tuning.options else f"leave it off: {_reason(tuning)}"
+    return "\n".join(
+        [scores, *_class_table(tuning), f"{printable(verdict)} -> {path}", *map(printable, _harm(tuning))]
+    )
+
+
+def _class_table(tuning: Tuning) -> list[str]:
+    """IoU and gain of the classes, for a terminal; nothing where no gain is known."""
+    known = {printable(name): change for name, change in tuning.per_class.items() if change.gain is not None}
+    if not known:
+        return []
+    width = max(map(len, known))
+    head = f"{'IoU':{width}}  without   with    gain  {100 * tuning.gain.level:g} % between"
+    return [
+        head,
+        *(
+            f"{name:{width}}    {change.before:.3f}  {change.after:.3f}  {change.gain.value:+.3f}  "
+            f"{change.gain.low:+.3f} and {change.gain.high:+.3f}"
+            for name, change in known.items()
+        ),
+    ]
+
+
+def _options(tuning: Tuning) -> str:
+    return parameters(tuning.options.to_json(list(tuning.per_class)))
 
 
 def _reason(tuning: Tuning) -> str:
     return "the masks get worse" if tuning.gain.high < 0 else "no gain is certain"
 
 
-def render(tuning: Tuning, palette: Palette, model: str, entries: Sequence[Entry]) -> str:
+def _harm(tuning: Tuning) -> list[str]:
+    """Who loses by parameters that are worth using, and what to do; nothing where nobody surely does."""
+    if not (tuning.options and tuning.losers):
+        return []
+    losers = ", ".join(f"{name} ({gain.value:+.3f})" for name, gain in tuning.losers.items())
+    return [
+        f"Even so these classes surely lose IoU: {losers}. Where they matter more than the others' gain, omit --crf; "
+        "a model that is surer of them loses less."
+    ]
+
+
+def render(tuning: Tuning, palette: Palette, model: str, point: CrfOptions, entries: Sequence[Entry]) -> str:
     """The page.
 
     Args:
       tuning: the result.
       palette: the classes, in the order of `tuning.per_class`.
       model: the model's folder.
+      point: what the search chose, whether it gains or not.
       entries: from `pipelines.pages.gallery.entry`; "best" are images that gained most, "worst" those that lost
         most.
 
@@ -62,15 +99,17 @@ def render(tuning: Tuning, palette: Palette, model: str, entries: Sequence[Entry
         interval=_interval(tuning),
         panels=_panels(tuning),
         classes=_classes(tuning, palette),
-        absent=[name for name, (before, after) in tuning.per_class.items() if before is None and after is None],
-        best=parameters(tuning.best),
+        absent=[name for name, change in tuning.per_class.items() if change.before is None and change.after is None],
+        harm=_harm(tuning),
+        weights=_weights(tuning),
+        point=parameters(point.to_json(palette.names)),
         gallery=entries,
     )
 
 
 def _verdict(tuning: Tuning) -> str:
     if tuning.options:
-        return f"Use the CRF, with {parameters(tuning.options)}."
+        return f"Use the CRF, with {_options(tuning)}."
     return f"Leave the CRF off: {_reason(tuning)}."
 
 
@@ -105,9 +144,10 @@ def _interval(tuning: Tuning) -> dict[str, Any]:
 
 def _panels(tuning: Tuning) -> list[dict[str, Any]]:
     """One heat map per weight of the kernel: rows srgb, columns sxy, cells the gain over no CRF on all images."""
-    gains = {tuple(point[name] for name in AXES): point["score"] - tuning.before for point in tuning.grid}
+    alike = [point for point in tuning.grid if "class_weights" not in point]
+    gains = {tuple(point[name] for name in AXES): point["score"] - tuning.before for point in alike}
     largest = max(max(map(abs, gains.values())), 1e-6)
-    top = tuple(tuning.best[name] for name in AXES)
+    top = max(gains, key=gains.get)
 
     def cell(key: tuple[float, ...]) -> dict[str, Any] | None:
         if key not in gains:
@@ -131,12 +171,19 @@ def _panels(tuning: Tuning) -> list[dict[str, Any]]:
     return panels
 
 
+def _weights(tuning: Tuning) -> list[dict[str, Any]]:
+    """The points with weights of classes, and what they gain over no CRF on all images."""
+    weighted = [point for point in tuning.grid if "class_weights" in point]
+    return [{"parameters": parameters(point), "gain": point["score"] - tuning.before} for point in weighted]
+
+
 def _classes(tuning: Tuning, palette: Palette) -> list[dict[str, Any]]:
     classes = []
-    for (name, (before, after)), color in zip(tuning.per_class.items(), palette.colors, strict=True):
-        if before is None and after is None:
+    for (name, change), color in zip(tuning.per_class.items(), palette.colors, strict=True):
+        if change.before is None and change.after is None:
             continue
-        change = None if before is None or after is None else after - before
-        row = {"name": name, "color": color, "before": before, "after": after, "change": change}
-        classes.append(row | {"direction": direction(change)})
+        gain = change.gain
+        row = {"name": name, "color": color, "before": change.before, "after": change.after, "gain": gain}
+        row["sure"] = gain is not None and (gain.low > 0 or gain.high < 0)
+        classes.append(row | {"direction": direction(gain and gain.value)})
     return classes

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.metrics import mean_iou
+from trainer.metrics import iou, mean_iou
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -33,14 +34,33 @@ def bootstrap(before: np.ndarray, after: np.ndarray, seed: int = 0) -> Gain:
       before, after: int64 [n, 3, C], `trainer.metrics.class_counts` of n images, the same ones in both.
       seed: of the resamples; the same arguments give the same interval.
     """
-    images = len(before)
-    drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), RESAMPLES)
-
-    def scores(counts: np.ndarray) -> np.ndarray:
-        # Float64 sums of counts are exact up to 2**53 pixels, and only they run in BLAS.
-        flat = counts.reshape(images, -1).astype(np.float64)
-        return mean_iou((drawn.astype(np.float64) @ flat).reshape(RESAMPLES, *counts.shape[1:]))
-
-    low, high = np.nanquantile(scores(after) - scores(before), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     value = mean_iou(after.sum(0)) - mean_iou(before.sum(0))
+    low, high = _interval(mean_iou(_resampled(after, seed)) - mean_iou(_resampled(before, seed)))
     return Gain(float(value), float(low), float(high))
+
+
+def bootstrap_classes(before: np.ndarray, after: np.ndarray, seed: int = 0) -> list[Gain | None]:
+    """`bootstrap` of the IoU of each of the C classes; None for one that before or after has in no label and mask."""
+    values = iou(after.sum(0)) - iou(before.sum(0))
+    known = ~np.isnan(values)
+    differences = iou(_resampled(after[..., known], seed)) - iou(_resampled(before[..., known], seed))
+    gains = iter(zip(values[known], *_interval(differences), strict=True))
+    return [Gain(*map(float, next(gains))) if present else None for present in known]
+
+
+def _resampled(counts: np.ndarray, seed: int) -> np.ndarray:
+    """float64 [RESAMPLES, 3, C]: the sums over the images of each resample."""
+    # Float64 sums of counts are exact up to 2**53 pixels, and only they run in BLAS.
+    flat = counts.reshape(len(counts), -1).astype(np.float64)
+    return (_draws(len(counts), seed) @ flat).reshape(RESAMPLES, *counts.shape[1:])
+
+
+@functools.lru_cache(maxsize=2)
+def _draws(images: int, seed: int) -> np.ndarray:
+    """float64 [RESAMPLES, images]: how often each resample holds each image; kept, as drawing takes longest."""
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), RESAMPLES).astype(np.float64)
+
+
+def _interval(differences: np.ndarray) -> np.ndarray:
+    """[2, ...]: the lower and the upper end of the interval over the first axis."""
+    return np.nanquantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)

@@ -1,4 +1,4 @@
-"""The order of events of `deeplab tune-crf`: choose images, score two grids, decide, write crf.json and the page."""
+"""The order of events of `deeplab tune-crf`: choose images, search, decide, write crf.json and the page."""
 
 from __future__ import annotations
 
@@ -171,25 +171,26 @@ def tune(
     accounts: Accounts,
     beam: Any,
 ) -> tuple[Tuning, Accounts]:
-    """Scores the coarse and the fine grid, decides, and writes crf.json and the page.
+    """Scores what the search asks for, round by round, decides, and writes crf.json and the page.
 
     Returns:
       The result, and the accounts with the images that could not be scored.
     """
     width = options.trimap_width if options.metric == "trimap" else None
     bands = scoring.bands_of(width)
-    coarse = search.coarse_points()
-    usable, accounts, scores = score(options, job, usable, accounts, bands, beam, (None, *coarse), "coarse grid")
-    counts = stacked(job, usable, coarse, scores)
-    fine = search.fine_points_to_score(counts, search.folds([sample.key for sample in usable]))
-    points = tuple(dict.fromkeys((None, *coarse, *fine)))
-    usable, accounts, scores = score(options, job, usable, accounts, bands, beam, points, "fine grid")
-    counts = stacked(job, usable, points[1:], scores)
-    before = stacked(job, usable, (None,), scores)[None]
+    points, stage = (None, *search.coarse_points()), "coarse grid"
+    while True:
+        usable, accounts, scores = score(options, job, usable, accounts, bands, beam, points, stage)
+        keys = [sample.key for sample in usable]
+        before, counts = stacked(job, usable, (None,), scores)[None], stacked(job, usable, points[1:], scores)
+        lacking = search.unscored(before, counts, search.folds(keys))
+        if lacking is None:
+            break
+        points, stage = (*points, *lacking.points), lacking.stage
     tuning = search.tune(
         before,
         counts,
-        [sample.key for sample in usable],
+        keys,
         dataset.palette.names,
         metric=options.metric,
         trimap_width=width,
@@ -199,9 +200,9 @@ def tune(
         model_digest=job.model_digest,
         records_fingerprint=dataset.fingerprint,
     )
-    point = search.best(counts, counts, np.ones(len(usable), bool))
+    point = search.search(before, counts, np.ones(len(usable), bool))
     entries = draw_gallery(job, usable, point, before, counts[point])
-    html = page.render(tuning, dataset.palette, options.model, entries)
+    html = page.render(tuning, dataset.palette, options.model, point, entries)
     storage.write(output(options, ".html"), html.encode())
     storage.write_json(output(options, ".json"), tuning.to_json())
     scoring.forget(job)

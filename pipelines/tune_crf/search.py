@@ -6,9 +6,10 @@ images costs one sum.
 
 The recipe is DeepLab's (Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected
 CRFs", ICLR 2015): the Gaussian kernel stays at weight 3 and width 3; weight and widths of the bilateral kernel are
-searched coarse to fine. Parameters flatter themselves on the images they were chosen by, so the gain is measured by
-cross-fitting: every fold of the images is scored with what the other folds chose, and its interval is that of a
-bootstrap over images.
+searched coarse to fine, past the ends of the grid where the best point lies there. Then the classes that lose by the
+CRF are given less and less weight. Parameters flatter themselves on the images they were chosen by, so the gain is
+measured by cross-fitting: every fold of the images is scored with what this whole search chooses on the other folds,
+and its interval is that of a bootstrap over images.
 """
 
 from __future__ import annotations
@@ -22,22 +23,43 @@ from typing import Any
 import numpy as np
 
 from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import Tuning
-from pipelines.scores.bootstrap import bootstrap
+from pipelines.crf.tuning import Change, Tuning
+from pipelines.scores.bootstrap import Gain, bootstrap, bootstrap_classes
 from trainer.metrics import iou, mean_iou
 from trainer.options import InputError
 
 RANGES = {"compat": (3.0, 6.0), "sxy": (30.0, 100.0), "srgb": (3.0, 6.0)}
 """Where the bilateral kernel is searched; the coarse grid has both ends and the middle of each."""
+BEYOND = {
+    "compat": (1.0, 1.5, 2.0, 8.0, 12.0, 16.0),
+    "sxy": (10.0, 15.0, 20.0, 140.0, 200.0, 280.0, 400.0),
+    "srgb": (1.0, 1.5, 2.0, 8.0, 12.0, 16.0),
+}
+"""Where it is searched past the ends of RANGES, step by step while that gains."""
+LIGHTER = (0.5, 0.25, 0.0)
+"""What a class that loses is given in place of the weight 1, step by step."""
+LIGHTER_ROUNDS = 4
+"""How often classes are given less weight."""
+KEPT = 0.9
+"""The share of the gain in mIoU that weights of classes must keep."""
 FOLDS = 5
 
 Counts = Mapping[CrfOptions, np.ndarray]
-"""Per point of the grid int64 [n, 3, C] counts; the images are the same and in the same order."""
+"""Per point of the search int64 [n, 3, C] counts; the images are the same and in the same order."""
 
 
-def _grid(axes: Mapping[str, Iterable[float]]) -> list[CrfOptions]:
+class Unscored(LookupError):
+    """The search has come to `points` that there are no counts of; `stage` says in words what they are."""
+
+    def __init__(self, points: tuple[CrfOptions, ...], stage: str):
+        super().__init__(f"{len(points)} points of the {stage} have no counts")
+        self.points, self.stage = points, stage
+
+
+def _grid(axes: Mapping[str, Iterable[float]]) -> tuple[CrfOptions, ...]:
     gaussian = CrfOptions(sxy_gaussian=3.0, compat_gaussian=3.0)
-    return [replace(gaussian, **dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
+    products = itertools.product(*axes.values())
+    return tuple(replace(gaussian, **dict(zip(axes, values, strict=True))) for values in products)
 
 
 def coarse_points() -> tuple[CrfOptions, ...]:
@@ -52,7 +74,18 @@ def fine_points(centre: CrfOptions) -> tuple[CrfOptions, ...]:
     for name, (low, high) in RANGES.items():
         value, half = getattr(centre, name), (high - low) / 4
         axes[name] = sorted({float(np.clip(value + step, low, high)) for step in (-half, 0.0, half)})
-    return tuple(_grid(axes))
+    return _grid(axes)
+
+
+def points_beyond(centre: CrfOptions) -> tuple[CrfOptions, ...]:
+    """`centre` and what lies one step of BEYOND from it, on any of the axes at whose ends or past them it lies."""
+    axes = {}
+    for name, (low, high) in RANGES.items():
+        value = getattr(centre, name)
+        below = [step for step in BEYOND[name] if step < value <= low][-1:]
+        above = [step for step in BEYOND[name] if step > value >= high][:1]
+        axes[name] = [value, *below, *above]
+    return _grid(axes)
 
 
 def folds(keys: Sequence[str]) -> np.ndarray:
@@ -70,9 +103,71 @@ def folds(keys: Sequence[str]) -> np.ndarray:
     return fold
 
 
-def best(points: Iterable[CrfOptions], counts: Counts, chosen: np.ndarray) -> CrfOptions:
-    """The point of highest mIoU on the images that `chosen`, bool [n], selects; of equal ones the first."""
-    return max(points, key=lambda point: float(np.nan_to_num(mean_iou(counts[point][chosen].sum(0)), nan=-1.0)))
+def best(points: Sequence[CrfOptions], counts: Counts, chosen: np.ndarray, stage: str = "grid") -> CrfOptions:
+    """The point of highest mIoU on the images that `chosen`, bool [n], selects; of equal ones the first.
+
+    Raises Unscored when counts are missing.
+    """
+    _require(points, counts, stage)
+    return max(points, key=lambda point: _score(counts[point][chosen]))
+
+
+def _require(points: Sequence[CrfOptions], counts: Counts, stage: str) -> None:
+    if unscored := tuple(point for point in points if point not in counts):
+        raise Unscored(unscored, stage)
+
+
+def _score(counts: np.ndarray) -> float:
+    return float(np.nan_to_num(mean_iou(counts.sum(0)), nan=-1.0))
+
+
+def losses(before: np.ndarray, after: np.ndarray) -> dict[int, Gain]:
+    """The classes that surely lose, and their gain in IoU: its whole interval is below 0. Counts as in `tune`."""
+    fewer = np.flatnonzero(iou(after.sum(0)) < iou(before.sum(0)))  # only these can be below 0 with a whole interval
+    gains = zip(fewer.tolist(), bootstrap_classes(before[..., fewer], after[..., fewer]), strict=True)
+    return {class_id: gain for class_id, gain in gains if gain is not None and gain.high < 0}
+
+
+def lighter(point: CrfOptions, classes: Iterable[int], count: int) -> CrfOptions:
+    """`point` with one step less weight for some of the `count` classes."""
+    weights = list(point.class_weights or (1.0,) * count)
+    for class_id in classes:
+        weights[class_id] = next((step for step in LIGHTER if step < weights[class_id]), weights[class_id])
+    return replace(point, class_weights=tuple(weights))
+
+
+def spare(point: CrfOptions, before: np.ndarray, counts: Counts, chosen: np.ndarray) -> CrfOptions:
+    """`point` with weights of classes that do least harm.
+
+    As long as classes surely lose, those are given less weight. Of the weights tried that keep KEPT of the gain in
+    mIoU, those are taken under which the sure losses add up to least.
+    """
+    tried = []
+    while True:
+        after = counts[point][chosen]
+        lost = losses(before[chosen], after)
+        harm = -sum(gain.value for gain in lost.values())
+        tried.append((harm, -_score(after), len(tried), point))
+        next_point = lighter(point, lost, before.shape[-1])
+        if next_point == point or len(tried) > LIGHTER_ROUNDS:
+            break
+        _require([next_point], counts, "class weights")
+        point = next_point
+    without, alike = _score(before[chosen]), -tried[0][1]
+    least = min(alike, without + KEPT * (alike - without))
+    return min(entry for entry in tried if -entry[1] >= least)[-1]
+
+
+def search(before: np.ndarray, counts: Counts, chosen: np.ndarray) -> CrfOptions:
+    """The parameters that the search chooses by the images that `chosen`, bool [n], selects.
+
+    Raises Unscored when it needs further counts. It asks for nothing else when it is repeated with them.
+    """
+    centre = best(coarse_points(), counts, chosen, "coarse grid")
+    centre = best((centre, *fine_points(centre)), counts, chosen, "fine grid")
+    while (further := best(points_beyond(centre), counts, chosen, "points beyond the grid")) != centre:
+        centre = further
+    return spare(centre, before, counts, chosen)
 
 
 def _trainings(fold: np.ndarray) -> list[np.ndarray]:
@@ -80,23 +175,24 @@ def _trainings(fold: np.ndarray) -> list[np.ndarray]:
     return [np.ones(len(fold), bool), *(fold != held_out for held_out in range(FOLDS))]
 
 
-def fine_points_to_score(counts: Counts, fold: np.ndarray) -> tuple[CrfOptions, ...]:
-    """The fine points that `search` will need, given the counts of the coarse ones."""
-    centres = dict.fromkeys(best(coarse_points(), counts, chosen) for chosen in _trainings(fold))
-    return tuple(dict.fromkeys(point for centre in centres for point in fine_points(centre)))
+def unscored(before: np.ndarray, counts: Counts, fold: np.ndarray) -> Unscored | None:
+    """What the searches by all images and by all but each fold lack next; None when they come to their end."""
+    lacking = []
+    for chosen in _trainings(fold):
+        try:
+            search(before, counts, chosen)
+        except Unscored as error:
+            lacking.append(error)
+    if not lacking:
+        return None
+    return Unscored(tuple(dict.fromkeys(point for error in lacking for point in error.points)), lacking[0].stage)
 
 
-def search(counts: Counts, chosen: np.ndarray) -> CrfOptions:
-    """The parameters that the search, coarse to fine, chooses by the images that `chosen`, bool [n], selects."""
-    centre = best(coarse_points(), counts, chosen)
-    return best((centre, *fine_points(centre)), counts, chosen)
-
-
-def cross_fit(counts: Counts, fold: np.ndarray) -> np.ndarray:
+def cross_fit(before: np.ndarray, counts: Counts, fold: np.ndarray) -> np.ndarray:
     """int64 [n, 3, C]: counts of every image under the parameters that the other folds choose."""
-    after = np.empty_like(next(iter(counts.values())))
+    after = np.empty_like(before)
     for held_out in range(FOLDS):
-        point = search(counts, fold != held_out)
+        point = search(before, counts, fold != held_out)
         after[fold == held_out] = counts[point][fold == held_out]
     return after
 
@@ -112,7 +208,7 @@ def tune(
 
     Args:
       before: int64 [n, 3, C] counts without CRF.
-      counts: of the coarse points and `fine_points_to_score`.
+      counts: of all points that `unscored` asked for.
       keys: of the n images, at least `options.MIN_IMAGES`.
       names: of the C classes.
       about: the further fields of `Tuning`, copied.
@@ -123,21 +219,25 @@ def tune(
     score = float(mean_iou(before.sum(0)))
     if np.isnan(score):
         raise InputError(f"none of the {len(keys)} images has a labelled pixel that could be scored")
-    after = cross_fit(counts, folds(keys))
+    after = cross_fit(before, counts, folds(keys))
     gain = bootstrap(before, after)
-    grid = tuple(
-        {"compat": point.compat, "sxy": point.sxy, "srgb": point.srgb, "score": float(mean_iou(values.sum(0)))}
-        for point, values in counts.items()
-    )
-    chosen = best(counts, counts, np.ones(len(keys), bool))
+    chosen = search(before, counts, np.ones(len(keys), bool))
     is_real = gain.low > 0 and mean_iou(counts[chosen].sum(0)) > score
     ious = [[None if np.isnan(value) else float(value) for value in iou(part.sum(0))] for part in (before, after)]
+    changes = map(Change, *ious, bootstrap_classes(before, after))
     return Tuning(
         options=chosen if is_real else None,
         before=score,
         after=float(mean_iou(after.sum(0))),
         gain=gain,
-        per_class=dict(zip(names, zip(*ious, strict=True), strict=True)),
-        grid=grid,
+        per_class=dict(zip(names, changes, strict=True)),
+        grid=tuple(_tried(point, values, names) for point, values in counts.items()),
         **about,
     )
+
+
+def _tried(point: CrfOptions, counts: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """An entry of `Tuning.grid`."""
+    parameters = point.to_json(names)
+    searched = {name: parameters[name] for name in (*RANGES, "class_weights") if name in parameters}
+    return searched | {"score": float(mean_iou(counts.sum(0)))}

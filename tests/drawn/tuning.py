@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines import cli
 from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import Tuning
+from pipelines.crf.tuning import Change, Tuning
 from pipelines.scores.bootstrap import Gain
 from tests.drawn import records
 from tests.drawn.records import PALETTE
@@ -89,7 +89,7 @@ def some_tuning(**changes: object) -> Tuning:
         before=0.5,
         after=0.6,
         gain=Gain(0.1, 0.08, 0.12),
-        per_class={"sky": (0.5, 0.6), "ghost": (None, None)},
+        per_class={"sky": Change(0.5, 0.6, Gain(0.1, 0.09, 0.11)), "ghost": Change(None, None)},
         grid=({"compat": 3.5, "sxy": 40.0, "srgb": 4.0, "score": 0.61},),
         split="val",
         images=41,

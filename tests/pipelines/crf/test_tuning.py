@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import Tuning, load
+from pipelines.crf.tuning import Change, Tuning, load
+from pipelines.scores.bootstrap import Gain
 from tests.drawn.places import ROOT
 from tests.drawn.tuning import some_tuning
 from trainer.options import InputError
+
+WITHOUT_INTERVALS = {"sky": Change(0.5, 0.6), "ghost": Change(None, None)}
 
 
 @pytest.mark.parametrize("tuning", [some_tuning(), some_tuning(options=None, trimap_width=None, metric="miou")])
@@ -21,16 +24,41 @@ def test_the_file_holds_all_of_it(tuning: Tuning, tmp_path: Path) -> None:
     (tmp_path / "crf.json").write_text(json.dumps(tuning.to_json()))
     assert load(str(tmp_path)) == tuning
     value = tuning.to_json()
-    assert (value["format"], value["scored"], value["images"]) == (2, 40, 41)
+    assert (value["format"], value["scored"], value["images"]) == (3, 40, 41)
     assert value["verdict"] == ("on" if tuning.options else "off")
 
 
 def test_a_file_of_format_1_says_pictures_and_is_read() -> None:
     value = some_tuning().to_json()
     value["pictures"] = value.pop("images")
-    assert Tuning.from_json(value | {"format": 1}) == some_tuning()
     with pytest.raises(InputError, match="damaged"):
         Tuning.from_json(value)
+    value["per_class"] = {"sky": [0.5, 0.6], "ghost": [None, None]}
+    assert Tuning.from_json(value | {"format": 1}) == some_tuning(per_class=WITHOUT_INTERVALS)
+
+
+def test_a_file_of_format_2_has_no_intervals_of_classes_and_is_read() -> None:
+    value = some_tuning().to_json()
+    value |= {"format": 2, "per_class": {"sky": [0.5, 0.6], "ghost": [None, None]}}
+    tuning = Tuning.from_json(value)
+    assert tuning == some_tuning(per_class=WITHOUT_INTERVALS) and tuning.losers == {}
+
+
+def test_class_weights_are_stored_by_name() -> None:
+    tuning = some_tuning(options=CrfOptions(sxy=40, srgb=4, compat=3.5, class_weights=(0.5, 1)))
+    value = json.loads(json.dumps(tuning.to_json()))
+    assert value["options"]["class_weights"] == {"sky": 0.5}
+    assert Tuning.from_json(value) == tuning
+    assert "class_weights" not in some_tuning().to_json()["options"]
+    for weights, message in (({"sea": 0.5}, "unknown classes .sea"), ({"sky": 2}, "from 0 to 1"), (3, "damaged")):
+        with pytest.raises(InputError, match=message):
+            Tuning.from_json(value | {"options": value["options"] | {"class_weights": weights}})
+
+
+def test_losers_are_the_classes_whose_interval_is_below_zero() -> None:
+    gains = {"sure": Gain(-0.1, -0.2, -0.01), "unsure": Gain(-0.1, -0.2, 0.01), "gains": Gain(0.1, 0.01, 0.2)}
+    changes = {name: Change(0.5, 0.5 + gain.value, gain) for name, gain in gains.items()}
+    assert some_tuning(per_class=changes | {"ghost": Change(None, None)}).losers == {"sure": gains["sure"]}
 
 
 def test_whole_numbers_in_the_file_are_the_parameters_they_stand_for() -> None:
@@ -48,8 +76,8 @@ def test_without_a_file_there_is_no_tuning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda value: [], "format 1 or 2, found 'list'"),
-        (lambda value: value | {"format": 3}, "format 1 or 2, found 3"),
+        (lambda value: [], "format 1 to 3, found 'list'"),
+        (lambda value: value | {"format": 4}, "format 1 to 3, found 4"),
         (lambda value: value | {"verdict": "off"}, "does not go with the options"),
         (lambda value: value | {"options": {"sxy": -1}}, "above 0, got -1"),
         (lambda value: value | {"options": {"sxy": "wide"}}, "damaged"),

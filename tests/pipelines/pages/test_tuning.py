@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import Tuning
+from pipelines.crf.tuning import Change, Tuning
 from pipelines.pages import tuning as page
 from pipelines.scores.bootstrap import Gain
 from tests.drawn import chromium
@@ -30,7 +30,12 @@ def some_tuning(**changes) -> Tuning:
         before=0.6,
         after=0.63,
         gain=Gain(0.03, 0.021, 0.038),
-        per_class={"sky": (0.9, 0.91), EVIL: (0.3, 0.35), "ghost": (None, None), "fog": (None, 0.0)},
+        per_class={
+            "sky": Change(0.9, 0.91, Gain(0.01, 0.004, 0.016)),
+            EVIL: Change(0.3, 0.35, Gain(0.05, -0.01, 0.11)),
+            "ghost": Change(None, None),
+            "fog": Change(None, 0.0),
+        },
         # One point off the coarse grid: not every panel has every row and column.
         grid=tuple(
             {"compat": compat, "sxy": sxy, "srgb": srgb, "score": 0.6 + rng.normal(0, 0.02)}
@@ -46,16 +51,46 @@ def some_tuning(**changes) -> Tuning:
 
 
 def test_the_terminal_gets_scores_interval_and_verdict() -> None:
-    assert page.text(some_tuning(), "out/crf.json").splitlines() == [
+    plain = some_tuning(per_class={"sky": Change(0.9, 0.91, Gain(0.01, 0.004, 0.016)), "ghost": Change(None, None)})
+    assert page.text(plain, "out/crf.json").splitlines() == [
         "val, 100 images: mIoU 0.600 without, 0.630 with (cross-fitted); gain +0.030, 95 % between +0.021 and +0.038",
+        "IoU  without   with    gain  95 % between",
+        "sky    0.900  0.910  +0.010  +0.004 and +0.016",
         "on: sxy 40, srgb 4, compat 3.5 -> out/crf.json",
     ]
     off = some_tuning(options=None, gain=Gain(0.001, -0.002, 0.003), metric="trimap", trimap_width=4)
-    first, second = page.text(off, "out/crf.json").splitlines()
+    first, *_, second = page.text(off, "out/crf.json").splitlines()
     assert first.startswith("val, 100 images: mIoU within 4 pixels of boundaries 0.600 without")
     assert second == "leave it off: no gain is certain -> out/crf.json"
     worse = some_tuning(options=None, gain=Gain(-0.2, -0.3, -0.1))
     assert page.text(worse, "x").endswith("leave it off: the masks get worse -> x")
+
+
+WEIGHTED = CrfOptions(sxy=40, srgb=4, compat=3.5, class_weights=(1, 0.25, 1, 1))
+POLE = "\x1b[2Jpole"
+
+
+def test_classes_that_surely_lose_are_named_with_what_to_do() -> None:
+    changes = {"sky": Change(0.9, 0.91, Gain(0.01, 0.004, 0.016)), POLE: Change(0.3, 0.2, Gain(-0.1, -0.2, -0.01))}
+    options = CrfOptions(sxy=40, srgb=4, compat=3.5, class_weights=(1, 0))
+    lines = page.text(some_tuning(options=options, per_class=changes), "crf.json").splitlines()
+    assert r"\x1b[2Jpole    0.300  0.200  -0.100  -0.200 and -0.010" in lines
+    assert lines[-2] == r"on: sxy 40, srgb 4, compat 3.5, class weights \x1b[2Jpole 0 -> crf.json"
+    assert lines[-1].startswith(r"Even so these classes surely lose IoU: \x1b[2Jpole (-0.100). Where they matter more")
+    palette = Palette("two", ("sky", POLE), ((1, 2, 3), (4, 50, 6)))
+    html = page.render(some_tuning(options=options, per_class=changes), palette, "out/model", options, [])
+    assert "Even so these classes surely lose IoU: " in html
+    off = some_tuning(options=None, gain=Gain(0.001, -0.002, 0.003), per_class=changes)
+    assert "Even so" not in page.text(off, "crf.json"), "nobody loses where the CRF is left off"
+
+
+def test_points_with_class_weights_are_listed_below_the_grid() -> None:
+    point = {"compat": 3.5, "sxy": 40.0, "srgb": 4.0, "class_weights": {EVIL: 0.25}, "score": 0.625}
+    tuning = some_tuning(options=WEIGHTED, grid=(*some_tuning().grid, point))
+    html = page.render(tuning, PALETTE, "out/model", WEIGHTED, [])
+    assert html.count('<td class="right') + html.count('<td class="wrong') == len(tuning.grid) - 1
+    assert re.search(r"<li>sxy 40, srgb 4, compat 3.5, class weights &lt;script&gt;.* 0.25: \+2.50</li>", html)
+    assert "class weights" not in page.render(some_tuning(), PALETTE, "out/model", CrfOptions(), [])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +116,7 @@ def test_the_interval_is_drawn_to_scale_with_zero_on_its_axis(gain: Gain, kind: 
 
 def test_the_grid_shows_every_point_once_and_frames_the_best() -> None:
     tuning = some_tuning()
-    html = page.render(tuning, PALETTE, "out/model", [])
+    html = page.render(tuning, PALETTE, "out/model", tuning.options, [])
     cells = re.findall(r'<td class="(right|wrong)( strong)?( best)?" style="--v: ([\d.]+)" title="([^"]+)">', html)
     assert len(cells) == len(tuning.grid)
     (best,) = [title for _, _, best, _, title in cells if best]
@@ -102,7 +137,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory):
 def test_a_browser_shows_the_page(browser: chromium.Page, tmp_path: Path, width: int, dark: bool) -> None:
     path = tmp_path / "crf.html"
     entries = [entry(["without CRF", "with CRF"], np.random.default_rng(0), 2)] * 2
-    path.write_text(page.render(some_tuning(), PALETTE, f"out/{EVIL}", entries), encoding="utf-8")
+    path.write_text(page.render(some_tuning(), PALETTE, f"out/{EVIL}", CrfOptions(), entries), encoding="utf-8")
     browser.open(path, width, 800, dark)
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     assert browser.evaluate("document.body.innerText").count("<script>alert(1)</script>") >= 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.scores.bootstrap import bootstrap
+from pipelines.scores.bootstrap import bootstrap, bootstrap_classes
 from tests.drawn.counts import score, two_classes
 
 
@@ -33,3 +33,21 @@ def test_the_same_gain_on_every_image_is_certain() -> None:
     before, after = two_classes(np.full(20, 900)), two_classes(np.full(20, 950))
     gain = bootstrap(before, after)
     assert (gain.low, gain.value, gain.high) == pytest.approx((score(950) - score(900),) * 3)
+
+
+def test_every_class_has_an_interval_of_its_own() -> None:
+    rng = np.random.default_rng(5)
+    before, step = rng.integers(600, 900, 200), rng.integers(-20, 41, 200)
+    first, second = (two_classes(right)[..., :1] for right in (before, before + step))
+    flat = two_classes(np.full(200, 700))[..., :1]
+    gains = bootstrap_classes(np.concatenate([first, flat], -1), np.concatenate([second, flat], -1))
+    assert gains[0] == bootstrap(first, second)
+    assert (gains[1].low, gains[1].value, gains[1].high) == (0, 0, 0)
+
+
+def test_a_class_in_neither_labels_nor_masks_has_no_interval() -> None:
+    counts = two_classes(np.full(20, 900))
+    absent = np.zeros_like(counts[..., :1])
+    gains = bootstrap_classes(np.concatenate([absent, counts], -1), np.concatenate([absent, counts], -1))
+    assert gains[0] is None and None not in gains[1:]
+    assert bootstrap_classes(absent, absent) == [None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -26,10 +27,18 @@ ABOUT = {
 }
 
 
-def planted(rights: dict[CrfOptions, np.ndarray | int], otherwise: int) -> dict[CrfOptions, np.ndarray]:
-    """Counts of every point that may be needed: of `rights`, and `otherwise` right pixels for the others."""
-    points = dict.fromkeys(p for coarse in coarse_points() for p in (coarse, *fine_points(coarse)))
-    return {point: two_classes(np.zeros(len(KEYS), int) + rights.get(point, otherwise)) for point in points}
+def explored(before: np.ndarray, counts_at: Callable[[CrfOptions], np.ndarray]) -> dict[CrfOptions, np.ndarray]:
+    """The counts of all points that the search asks for, as the command gives them to it."""
+    counts = {}
+    while (lacking := search.unscored(before, counts, FOLD)) is not None:
+        assert not set(lacking.points) & set(counts), "nothing is asked for twice"
+        counts |= {point: counts_at(point) for point in lacking.points}
+    return counts
+
+
+def planted(rights: dict[CrfOptions, np.ndarray | int], otherwise: int) -> Callable[[CrfOptions], np.ndarray]:
+    """Counts of points: of `rights`, and `otherwise` right pixels for the others."""
+    return lambda point: two_classes(np.zeros(len(KEYS), int) + rights.get(point, otherwise))
 
 
 def test_the_coarse_grid_is_the_recipe_and_the_default():
@@ -48,6 +57,18 @@ def test_fine_points_are_half_a_step_away_and_stay_in_range():
     assert len(fine_points(CrfOptions(sxy=65, srgb=4.5, compat=4.5))) == 27
 
 
+def test_points_beyond_the_grid_are_a_step_away_on_the_axes_at_whose_ends_the_centre_is():
+    def beyond(**centre: float) -> set[tuple[float, ...]]:
+        return {(p.compat, p.sxy, p.srgb) for p in search.points_beyond(CrfOptions(**centre))}
+
+    assert beyond(compat=4.5, sxy=65, srgb=4.5) == {(4.5, 65, 4.5)}
+    assert beyond(compat=4.5, sxy=100, srgb=4.5) == {(4.5, 100, 4.5), (4.5, 140, 4.5)}
+    assert beyond(compat=3, sxy=30, srgb=6) == {(c, x, g) for c in (3, 2) for x in (30, 20) for g in (6, 8)}
+    assert beyond(compat=8, sxy=140, srgb=2) == {(c, x, g) for c in (8, 12) for x in (140, 200) for g in (2, 1.5)}
+    assert beyond(compat=16, sxy=400, srgb=1) == {(16, 400, 1)}, "the search is bounded"
+    assert beyond(compat=1, sxy=10, srgb=16) == {(1, 10, 16)}
+
+
 def test_folds_are_balanced_and_belong_to_the_key():
     assert np.bincount(FOLD).tolist() == [12] * 5
     assert np.bincount(search.folds(KEYS[:13])).tolist() == [3, 3, 3, 2, 2]
@@ -60,33 +81,54 @@ def test_folds_are_balanced_and_belong_to_the_key():
 def test_the_planted_point_is_found_coarse_to_fine_with_its_gain_and_interval():
     coarse = CrfOptions(sxy=65, srgb=3, compat=6)
     fine = replace(coarse, sxy=82.5, srgb=3.75)
-    counts = planted({coarse: 910, fine: 950}, otherwise=850)
-    assert fine in search.fine_points_to_score(counts, FOLD)
-    tuning = search.tune(two_classes(np.full(60, 900)), counts, KEYS, ("sky", "road"), **ABOUT)
+    before = two_classes(np.full(60, 900))
+    counts = explored(before, planted({coarse: 910, fine: 950}, otherwise=850))
+    tuning = search.tune(before, counts, KEYS, ("sky", "road"), **ABOUT)
     assert tuning.options == fine
     assert tuning.before == pytest.approx(score(900)) and tuning.after == pytest.approx(score(950))
     # All images gain the same, and so does every resample.
     expected = score(950) - score(900)
     assert (tuning.gain.value, tuning.gain.low, tuning.gain.high) == pytest.approx((expected,) * 3)
-    assert tuning.per_class == {name: pytest.approx((score(900), score(950))) for name in ("sky", "road")}
+    for change in tuning.per_class.values():
+        assert (change.before, change.after) == pytest.approx((score(900), score(950)))
+        assert (change.gain.value, change.gain.low, change.gain.high) == pytest.approx((expected,) * 3)
     assert tuning.best == {"sxy": 82.5, "srgb": 3.75, "compat": 6, "score": pytest.approx(score(950))}
 
 
-def test_only_the_fine_points_of_chosen_coarse_points_are_needed():
+def test_only_the_fine_points_of_chosen_coarse_points_are_asked_for():
     coarse = CrfOptions(sxy=65, srgb=4.5, compat=4.5)
-    counts = {point: planted({coarse: 910}, 850)[point] for point in coarse_points()}
-    assert search.fine_points_to_score(counts, FOLD) == fine_points(coarse)
+    counts = explored(two_classes(np.full(60, 900)), planted({coarse: 910}, 850))
+    assert set(counts) == {*coarse_points(), *fine_points(coarse)}
+
+
+def test_the_search_goes_past_the_ends_of_the_grid_until_the_gain_turns():
+    """The gain grows to sxy 200 and srgb 2, and falls beyond."""
+    before = two_classes(np.full(60, 900))
+    peak = {"sxy": 200.0, "srgb": 2.0, "compat": 4.5}
+
+    def counts_at(point: CrfOptions) -> np.ndarray:
+        away = sum(abs(np.log(getattr(point, name) / value)) for name, value in peak.items())
+        return two_classes(np.full(60, 950 - int(20 * away)))
+
+    counts = explored(before, counts_at)
+    tuning = search.tune(before, counts, KEYS, ("sky", "road"), **ABOUT)
+    assert {name: getattr(tuning.options, name) for name in peak} == peak
+    assert {point.sxy for point in counts} >= {140, 200, 280} and {point.srgb for point in counts} >= {2, 1.5}
+    assert 1 not in {point.srgb for point in counts}, "one step past the turn"
+    assert len(counts) <= 28 + 11 + 3 * 3
 
 
 def test_cross_fitting_scores_a_fold_with_what_the_others_choose():
     everywhere, flattered = CrfOptions(sxy=30, srgb=3, compat=3), CrfOptions(sxy=100, srgb=6, compat=6)
     # One point is excellent on fold 2 and best on all images together, but not on the other folds.
-    counts = planted({everywhere: 930, flattered: np.where(FOLD == 2, 1000, 920)}, otherwise=800)
-    assert search.best(counts, counts, FOLD >= 0) == flattered
-    assert search.search(counts, FOLD != 2) == everywhere
-    after = search.cross_fit(counts, FOLD)
+    before = two_classes(np.full(60, 900))
+    rights = {everywhere: 930, flattered: np.where(FOLD == 2, 1000, 920)}
+    counts = explored(before, planted(rights, otherwise=800))
+    assert search.search(before, counts, FOLD >= 0) == flattered
+    assert search.search(before, counts, FOLD != 2) == everywhere
+    after = search.cross_fit(before, counts, FOLD)
     np.testing.assert_array_equal(after[:, 0, 0], np.where(FOLD == 2, 930, 920))
-    tuning = search.tune(two_classes(np.full(60, 900)), counts, KEYS, ("a", "b"), **ABOUT)
+    tuning = search.tune(before, counts, KEYS, ("a", "b"), **ABOUT)
     assert tuning.options == flattered
     assert tuning.after == pytest.approx(score((48 * 920 + 12 * 930) / 60))
     assert tuning.after < tuning.best["score"] == pytest.approx(score(936))
@@ -98,7 +140,7 @@ def test_parameters_that_fit_noise_are_not_a_gain():
         rng = np.random.default_rng(seed)
         before = rng.integers(600, 900, 60)
         common = before + rng.integers(-40, 41, 60)  # parameters differ less from each other than from no CRF
-        counts = {p: two_classes(common + rng.integers(-20, 21, 60)) for p in planted({}, 0)}
+        counts = explored(two_classes(before), lambda _: two_classes(common + rng.integers(-20, 21, 60)))  # noqa: B023
         tuning = search.tune(two_classes(before), counts, KEYS, ("a", "b"), **ABOUT)
         flattered.append(tuning.best["score"] > tuning.before)
         verdicts.append(tuning.options)
@@ -110,12 +152,15 @@ def test_parameters_that_fit_noise_are_not_a_gain():
 
 
 def test_a_crf_that_harms_is_left_off():
-    tuning = search.tune(two_classes(np.full(60, 900)), planted({}, 880), KEYS, ("a", "b"), **ABOUT)
+    before = two_classes(np.full(60, 900))
+    counts = explored(before, planted({}, 880))
+    tuning = search.tune(before, counts, KEYS, ("a", "b"), **ABOUT)
     assert tuning.options is None and tuning.gain.high < 0
     assert tuning.to_json()["verdict"] == "off" and tuning.to_json()["options"] is None
 
 
 def test_images_without_a_labelled_pixel_cannot_be_tuned_on():
-    nothing = {point: np.zeros((60, 3, 2), np.int64) for point in planted({}, 0)}
+    nothing = np.zeros((60, 3, 2), np.int64)
+    counts = explored(nothing, lambda _: nothing)
     with pytest.raises(InputError, match="none of the 60 images has a labelled pixel"):
-        search.tune(np.zeros((60, 3, 2), np.int64), nothing, KEYS, ("a", "b"), **ABOUT)
+        search.tune(nothing, counts, KEYS, ("a", "b"), **ABOUT)

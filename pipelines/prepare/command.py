@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from pipelines.inputs.coding import detect_palette, read_label, settle_coding
@@ -49,15 +49,17 @@ def run(options: Options, flags: list[str]) -> int:
     if len(todo.shards) < len(plan.shards):
         finished = len(plan.shards) - len(todo.shards)
         print(f"{finished} of {len(plan.shards)} shards are finished already and kept", flush=True)
+    plans = {name for name in area.files if workarea.shard_of_plan(name)}
     if todo.shards:
         specs = output.make_ready(area, plan, todo)
+        plans |= {workarea.plan_name(spec.name, spec.plan) for spec in specs}
         for spec in specs if is_fatal else ():
             workarea.notes(folder).start(spec.name)
         job = functools.partial(build, specs=specs, folder=folder, palette=palette, options=options)
         total = sum(spec.records for spec in specs)
         if not run_job(job, beam, total=total, unit="records", title="prepare"):
             return 0
-    return finish(plan, todo.shards, raw, palette, options)
+    return finish(plan, todo.shards, plans, raw, palette, options)
 
 
 def recognise_labels(raw: RawSet, options: Options) -> tuple[Palette, str, tuple[str, str], bool]:
@@ -93,18 +95,26 @@ def refuse_strangers(area: Area, plan: Plan, raw: RawSet, options: Options) -> N
         )
 
 
-def finish(plan: Plan, todo: Sequence[ShardPlan], raw: RawSet, palette: Palette, options: Options) -> int:
+def finish(
+    plan: Plan,
+    todo: Sequence[ShardPlan],
+    plans: Collection[str],
+    raw: RawSet,
+    palette: Palette,
+    options: Options,
+) -> int:
     """Checks the accounts, writes rejects.jsonl and dataset.json, and prints them; returns the exit status.
 
     Args:
       plan, todo: all shards, and those that this run has written.
+      plans: see `folder.collect`.
 
     Raises:
       UnbalancedError: records of the plan are neither in shards nor rejected.
     """
     folder = options.output
     area = survey(folder)
-    contents = output.collect(area, plan)
+    contents = output.collect(area, plan, plans)
     new = {shard.spec.name for shard in todo}
     records = {"written": sum(shard.records for shard in contents.shards if shard.name in new)}
     if len(todo) < len(plan.shards):
@@ -114,6 +124,7 @@ def finish(plan: Plan, todo: Sequence[ShardPlan], raw: RawSet, palette: Palette,
     accounts.check()
     rejects_path = write_rejects(folder, accounts.rejects)
     removed = output.sweep(area, plan)
+    output.check_unchanged(area, contents)
     if removed:
         print(f"removed {_count(removed, 'shard')} of an earlier run that do not belong to this set")
     print(accounts.report(rejects_path))

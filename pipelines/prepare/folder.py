@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -98,26 +98,43 @@ def _remove(area: Area, name: str) -> None:
             storage.remove(area.files[name].path)
 
 
-def collect(area: Area, plan: Plan) -> Contents:
+def collect(area: Area, plan: Plan, plans: Collection[str]) -> Contents:
     """What came of every shard of the plan.
+
+    Args:
+      plans: paths below the folder of those that may be there: of this run, and of others before it.
 
     Raises:
       InputError: another run has written into the folder.
       UnbalancedError: a shard is missing, or its records and rejects are not the planned ones.
     """
     outcomes = finished(area, plan)
+    # Its run has removed the sidecars of shards that it is to write.
+    begun = {workarea.shard_of_plan(name) for name in area.files if name not in plans}
     for shard in plan.shards:
         name, outcome = shard.spec.name, outcomes.get(shard.spec.name)
-        if not outcome and name in area.outcomes:
-            raise InputError(
-                f"{name} in {area.folder} was replaced by another `deeplab prepare` that works on this folder; wait "
-                "for it to end, and run this command again"
-            )
+        if not outcome and (name in area.outcomes or name in begun):
+            raise _replaced(area.folder, name)
         written, rejects = (outcome.shard.records, outcome.rejects) if outcome else (0, ())
         Accounts(f"records of {name}", shard.spec.records, {"written": written}, rejects).check()
     shards = sorted((outcome.shard for outcome in outcomes.values()), key=lambda shard: shard.name)
     rejects = merged(reject for outcome in outcomes.values() for reject in outcome.rejects)
     return Contents(tuple(shard for shard in shards if shard.records), rejects)
+
+
+def _replaced(folder: str, shard: str) -> InputError:
+    return InputError(
+        f"{shard} in {folder} was replaced by another `deeplab prepare` that works on this folder; wait for it to "
+        "end, and run this command again"
+    )
+
+
+def check_unchanged(area: Area, contents: Contents) -> None:
+    """Raises InputError where another run has replaced one of the shards since then."""
+    files = {file.relative: file for file in storage.files(area.folder)}
+    for shard in contents.shards:
+        if files.get(shard.name) != area.files[shard.name]:
+            raise _replaced(area.folder, shard.name)
 
 
 def sweep(area: Area, plan: Plan) -> int:
@@ -132,8 +149,9 @@ def sweep(area: Area, plan: Plan) -> int:
     own = {name for name, outcome in area.outcomes.items() if outcome.shard.records} | area.planned()
     stale = [name for name in area.files if name in own and name not in names]
     stale += [workarea.sidecar_name(name) for name in area.outcomes if name not in names]
-    passing = [name for name in area.files if workarea.shard_of_plan(name) or workarea.is_leftover(name)]
-    for name in (*stale, *passing):
+    # Plans before what is being written: another run that finds its own gone writes no more shards.
+    plans, unfinished = filter(workarea.shard_of_plan, area.files), filter(workarea.is_leftover, area.files)
+    for name in (*stale, *plans, *unfinished):
         _remove(area, name)
     workarea.notes(area.folder).clear()
     return sum(name in own for name in stale)

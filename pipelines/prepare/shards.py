@@ -72,6 +72,8 @@ def write_shard(
                     sums.add(made, entry.copy)
                     finish("written")
             file.flush()
+            if spec.plan:  # that nobody has described what was there as the whole set meanwhile
+                workarea.read_plan(folder, spec.name, spec.plan)
             # Before it has its name, or it might be another run's.
             modified = 0 if storage.is_remote(path) else os.fstat(file.fileno()).st_mtime_ns
         if not sums.records:

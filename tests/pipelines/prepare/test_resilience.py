@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.prepare import job, shards
+from pipelines.prepare import command, job, shards
 from tests.drawn.places import ROOT
 from tests.drawn.prepared import prepare, read_records, read_rejects, shard_bytes
 from tests.drawn.rawset import write_rawset
@@ -214,6 +214,63 @@ def test_a_shard_that_another_run_replaced_is_not_described_by_this_one(raw, who
     with monkeypatch.context() as patch:
         patch.setattr(shards.workarea, "write_sidecar", late)
         with pytest.raises(InputError, match="was replaced by another `deeplab prepare`"):
+            prepare(raw, output, *FLAGS)
+    assert not (output / "dataset.json").exists()
+    assert prepare(raw, output, *FLAGS) == 0
+    assert shard_bytes(output) == whole
+
+
+def begin(output: Path) -> None:
+    """As another run with other options does, which is to write one of the shards."""
+    name = "train-00000-of-00002.tfrecord"
+    (output / f"shards/plan-0123456789abcdef-{name}.jsonl").write_text("")
+    (output / f"shards/{name}.json").unlink()
+
+
+def test_a_run_ends_where_another_one_has_begun_in_its_folder(raw, whole, tmp_path, monkeypatch):
+    survey, output, surveys = command.survey, tmp_path / "records", []
+
+    def late(folder):
+        surveys.append(folder)
+        if len(surveys) == 2:
+            begin(output)
+        return survey(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "survey", late)
+        with pytest.raises(InputError, match=r"train-00000-of-00002\.tfrecord .* was replaced by another"):
+            prepare(raw, output, *FLAGS)
+    assert not (output / "dataset.json").exists()
+    assert prepare(raw, output, *FLAGS) == 0
+    assert shard_bytes(output) == whole
+
+
+def test_shards_are_neither_written_nor_described_when_another_run_has_ended_in_the_folder(
+    raw, whole, tmp_path, monkeypatch
+):
+    make, output = shards.make, tmp_path / "records"
+
+    def slow(*arguments):
+        """Meanwhile the other run ends, which removes the plans."""
+        for path in (output / "shards").glob("plan-*"):
+            path.unlink()
+        return make(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "make", slow)
+        with pytest.raises(InputError, match="is gone: another `deeplab prepare` works on this folder"):
+            prepare(raw, output, *FLAGS)
+    assert not list(output.glob("*.tfrecord")) and not list(output.glob(".*"))
+    write = command.write_rejects
+
+    def replaced(*arguments):
+        """The other run writes its last shard after ours were looked at."""
+        (output / "val-00000-of-00001.tfrecord").write_bytes(b"of the other run")
+        return write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "write_rejects", replaced)
+        with pytest.raises(InputError, match=r"val-00000-of-00001\.tfrecord .* was replaced by another"):
             prepare(raw, output, *FLAGS)
     assert not (output / "dataset.json").exists()
     assert prepare(raw, output, *FLAGS) == 0

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import re
 import types
 import typing
 import unicodedata
@@ -25,6 +26,8 @@ from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
 
+FOREIGN_ADDRESS = re.compile(r"(?!gs://)[A-Za-z][A-Za-z0-9+.-]+://")
+"""Of another storage than is read and written here."""
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
@@ -145,6 +148,13 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     if "" in values and field.default != "":
         # As of a variable of the shell that is not set; "" would be the folder the command was called in.
         raise InputError(f"{flag} must not be empty")
+    for text in values:
+        if isinstance(text, str) and (foreign := FOREIGN_ADDRESS.match(text)):
+            # To the file system it would be a folder called "s3:".
+            raise InputError(
+                f"{flag} {text}: expected a local path or a gs:// address; {foreign[0]} is not supported, copy the "
+                "files to one of these"
+            )
     for number in values:
         if isinstance(number, (int, float)) and not bounds.hold(number):
             raise InputError(f"{flag} must be {bounds}, got {number}")

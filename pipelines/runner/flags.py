@@ -109,8 +109,8 @@ def check_paths(options: PipelineOptions, paths: Mapping[str, str | Sequence[str
         {"--output": "out/records"}; None for a flag that was not given.
 
     Raises:
-      InputError: an address of another service than Cloud Storage, a path on this machine for workers on Dataflow, or
-        a relative one for workers that have another working directory.
+      InputError: a path on this machine for workers on Dataflow, or a relative one for workers that have another
+        working directory.
     """
     for flag, values in paths.items():
         for path in [values] if isinstance(values, str) else values or ():
@@ -120,8 +120,6 @@ def check_paths(options: PipelineOptions, paths: Mapping[str, str | Sequence[str
 def _check_path(options: PipelineOptions, flag: str, path: str) -> None:
     if storage.is_remote(path):
         return
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
-        raise InputError(f"{flag} {path}: expected a local path or a gs:// address; others are not supported")
     if is_dataflow(options) and not path.lower().endswith(LISTS):
         raise InputError(
             f"{flag} {path} is a path of this machine, which workers on Dataflow cannot see; copy the files to "

@@ -83,6 +83,15 @@ def test_an_empty_output_is_not_the_folder_of_the_call(command, tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", REQUIRED)
+@pytest.mark.parametrize("address", ["s3://bucket/out", "hdfs://host/out", "file:///out", "GS://bucket/out"])
+def test_addresses_of_other_storage_are_not_taken_for_folders(command, address, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([command, *REQUIRED[command], *output_flag(command, address)]) == 2
+    assert f"{address}: expected a local path or a gs:// address" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def output_flag(command: str, output: str) -> list[str]:
     return [output] if command == "records" else ["--output", output]
 

@@ -79,9 +79,15 @@ class Tuning:
         return self.images - len(self.rejects)
 
     def to_json(self) -> dict[str, Any]:
-        options = self.options.to_json(list(self.per_class)) if self.options else None
-        head = {"format": FORMAT, "verdict": "on" if self.options else "off", "scored": self.scored}
-        return head | asdict(self) | {"options": options}
+        classes = list(self.per_class)
+        # The order of the classes by itself: that of an object's names is lost in a file.
+        head = {
+            "format": FORMAT,
+            "verdict": "on" if self.options else "off",
+            "scored": self.scored,
+            "classes": classes,
+        }
+        return head | asdict(self) | {"options": self.options.to_json(classes) if self.options else None}
 
     @classmethod
     def from_json(cls, value: Any) -> Tuning:
@@ -95,13 +101,14 @@ class Tuning:
         try:
             values = {field.name: content[field.name] for field in fields(cls)}
             options = values["options"]
+            classes = content["classes"] if content["format"] > 2 else list(values["per_class"])
             if options is not None:
-                options = CrfOptions.from_json(options, list(values["per_class"]))
+                options = CrfOptions.from_json(options, classes)
             if content["verdict"] != ("on" if options else "off"):
                 raise InputError(
                     f"the verdict {content['verdict']!r} does not go with the options {values['options']}"
                 )
-            per_class = {name: _change(value, content["format"]) for name, value in values["per_class"].items()}
+            per_class = {name: _change(values["per_class"][name], content["format"]) for name in classes}
             typed = {"options": options, "gain": Gain(**values["gain"]), "per_class": per_class}
             return cls(**values | typed | {name: tuple(values[name]) for name in ("grid", "rejects")})
         except (KeyError, TypeError, ValueError, AttributeError) as error:

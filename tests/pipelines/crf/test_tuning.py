@@ -46,9 +46,11 @@ def test_a_file_of_format_2_has_no_intervals_of_classes_and_is_read() -> None:
 
 def test_class_weights_are_stored_by_name() -> None:
     tuning = some_tuning(options=CrfOptions(sxy=40, srgb=4, compat=3.5, class_weights=(0.5, 1)))
-    value = json.loads(json.dumps(tuning.to_json()))
+    value = json.loads(json.dumps(tuning.to_json(), sort_keys=True))
     assert value["options"]["class_weights"] == {"sky": 0.5}
+    assert list(value["per_class"]) == ["ghost", "sky"], "an order that says nothing"
     assert Tuning.from_json(value) == tuning
+    assert list(Tuning.from_json(value).per_class) == ["sky", "ghost"]
     assert "class_weights" not in some_tuning().to_json()["options"]
     for weights, message in (({"sea": 0.5}, "unknown classes .sea"), ({"sky": 2}, "from 0 to 1"), (3, "damaged")):
         with pytest.raises(InputError, match=message):
@@ -84,6 +86,8 @@ def test_without_a_file_there_is_no_tuning(tmp_path: Path) -> None:
         (lambda value: value | {"options": {"width": 3}}, "damaged"),
         (lambda value: value | {"gain": None}, "damaged"),
         (lambda value: value | {"per_class": {"sky": 1}}, "damaged"),
+        (lambda value: value | {"classes": ["sky", "sea"]}, "damaged"),
+        (lambda value: value | {"classes": 3}, "damaged"),
         (lambda value: {name: value[name] for name in value if name != "grid"}, "damaged"),
     ],
 )

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 from pipelines.crf.options import CrfOptions
+from pipelines.crf.refine import refine
+from pipelines.crf.tuning import Change
 from pipelines.segment.options import Options
 from pipelines.segment.plan import crf_in_force
-from tests.drawn.segmenting import SIZES, outcomes_of, report_of, segment
+from tests.drawn.segmenting import PALETTE, SIZES, draw, outcomes_of, read_mask, report_of, segment
 from tests.drawn.tuning import some_tuning, write_model
 from trainer.formats.cards import WEIGHTS, weights_digest
 from trainer.options import InputError
 
 
-def test_a_tuned_model_brings_its_own_crf(model, photos, tmp_path, capsys):
+def test_a_tuned_model_brings_its_own_crf(model, softmax, photos, tmp_path, capsys):
     tuned, options = tmp_path / "model", CrfOptions(sxy=20, srgb=9, compat=6)
     shutil.copytree(model, tuned)
     tuning = some_tuning(options=options, model_digest=weights_digest(str(model)))
@@ -35,6 +37,17 @@ def test_a_tuned_model_brings_its_own_crf(model, photos, tmp_path, capsys):
     for name in SIZES:
         masks = [(tmp_path / folder / f"{name}.png").read_bytes() for folder in ("auto", "flags", "plain")]
         assert masks[0] == masks[1] == masks[2]
+    # Classes with a weight of their own, by their names.
+    weighted = dataclasses.replace(options, class_weights=(1, 0, 0.5))
+    classes = dict.fromkeys(PALETTE.names, Change(0.5, 0.6))
+    stored = dataclasses.replace(tuning, options=weighted, per_class=classes).to_json()
+    (tuned / "crf.json").write_text(json.dumps(stored))
+    assert segment(*run, "--output", tmp_path / "weighted", "--crf", "auto") == 0
+    assert report_of(tmp_path / "weighted")["crf"]["class_weights"] == {"right": 0, "rest": 0.5}
+    assert report_of(tmp_path / "weighted")["fingerprint"] != report_of(tmp_path / "plain")["fingerprint"]
+    image = draw(*SIZES["a"], 0)
+    expected = refine(image, softmax(image), weighted).argmax(-1)
+    assert (read_mask(tmp_path / "weighted/a.png") == expected).mean() > 0.99
     # What was advised against is not done: these are the masks of no CRF, also by their fingerprint.
     (tuned / "crf.json").write_text(json.dumps(dataclasses.replace(tuning, options=None).to_json()))
     assert segment(*run, "--output", tmp_path / "off", "--crf", "auto") == 0
@@ -78,6 +91,14 @@ def test_a_tuning_with_a_gain_is_taken_and_flags_come_before_it(untuned: Path) -
     crf, note = in_force(untuned, crf="auto", crf_srgb=7.0)
     assert crf == dataclasses.replace(TUNED, srgb=7)
     assert "sxy 40, srgb 7, compat 3.5" in note
+
+
+def test_class_weights_of_a_tuning_are_taken_and_named(untuned: Path) -> None:
+    weighted = dataclasses.replace(TUNED, class_weights=(0.5, 1))
+    store(untuned, options=weighted)
+    crf, note = in_force(untuned, crf="auto", crf_srgb=7.0)
+    assert crf == dataclasses.replace(weighted, srgb=7)
+    assert note.endswith("sxy 40, srgb 7, compat 3.5, class weights sky 0.5")
 
 
 def test_a_tuning_that_advises_against_the_crf_is_obeyed_unless_it_is_on(untuned: Path) -> None:

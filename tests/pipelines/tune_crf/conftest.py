@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import pipelines.masks.segmenter  # noqa: F401 (before the network is replaced, or it keeps the one that stands in)
 from pipelines.crf import refine as crf
 from pipelines.masks import network as masks
 from tests.drawn.tuning import Colours, Smoothing, write_model, write_records

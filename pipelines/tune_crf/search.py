@@ -78,14 +78,14 @@ def fine_points(centre: CrfOptions) -> tuple[CrfOptions, ...]:
 
 
 def points_beyond(centre: CrfOptions) -> tuple[CrfOptions, ...]:
-    """`centre` and what lies one step of BEYOND from it, on any of the axes at whose ends or past them it lies."""
-    axes = {}
+    """`centre` and what lies a step of BEYOND from it, on each of the axes at whose ends or past them it lies."""
+    points = [centre]
     for name, (low, high) in RANGES.items():
         value = getattr(centre, name)
         below = [step for step in BEYOND[name] if step < value <= low][-1:]
         above = [step for step in BEYOND[name] if step > value >= high][:1]
-        axes[name] = [value, *below, *above]
-    return _grid(axes)
+        points += [replace(centre, **{name: step}) for step in (*below, *above)]
+    return tuple(points)
 
 
 def folds(keys: Sequence[str]) -> np.ndarray:

@@ -8,13 +8,16 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 ENGINE := $(VENV)/.engine
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-slow lint docs clean
 
 demo: $(ENGINE)
 	$(VENV)/bin/deeplab demo --output out/demo
 
 test: $(ENGINE) lint
 	$(VENV)/bin/python -m pytest -n 2
+
+test-slow: $(ENGINE)
+	$(VENV)/bin/python -m pytest -n 2 -m slow
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -59,6 +59,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
+@pytest.mark.slow
 def test_an_image_that_ends_the_decoders_process_is_named_by_the_rerun(model, images, plant, tmp_path):
     plant(BAD_DECODER)
     output = tmp_path / "out"

@@ -65,6 +65,7 @@ def test_another_model_is_not_given_the_old_ones_counts(folders, network, smooth
     assert network.calls == 18 and load(str(model)).before > before
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_in_processes_with_a_real_network(tmp_path, capsys):
     pytest.importorskip("tensorflow")
     from trainer.network.deeplab import deeplab_v3_plus

@@ -217,6 +217,7 @@ print("moved", sum(moved), "of", len(moved), "tensorflow" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_under_jax_the_same_folder_gives_the_same_probabilities_and_can_be_trained(small_model, folder, tmp_path):
     pytest.importorskip("jax")
     images = random_image(33, 49, batch=2)

@@ -52,7 +52,7 @@ def test_other_epochs_under_a_rate_that_falls_to_zero_are_refused_with_what_to_d
     assert contents(trained) == before
 
 
-@pytest.mark.parametrize("schedule", ["constant", "plateau"])
+@pytest.mark.parametrize("schedule", ["plateau", pytest.param("constant", marks=pytest.mark.slow)])
 def test_epochs_can_be_added_under_other_schedules(records, tmp_path, tiny_network, capsys, schedule):
     output = str(tmp_path / "model")
     assert cli.main(train_flags(records, output, *SHORT, "--schedule", schedule)) == 0

@@ -46,6 +46,7 @@ cli.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_and_ends_as_an_uninterrupted_one(records, tmp_path, tiny_network, capsys):
     whole, output = tmp_path / "whole", tmp_path / "killed"
     short = ["--epochs", "4", "--steps-per-epoch", "5"]

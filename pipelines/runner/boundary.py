@@ -208,6 +208,12 @@ class InFlight:
         with contextlib.suppress(FileNotFoundError):
             storage.remove(self.path(name))
 
+    def names(self) -> frozenset[str]:
+        """Of what there are notes."""
+        with contextlib.suppress(FileNotFoundError):
+            return frozenset(str(_read(file.path).get("name")) for file in storage.files(self.folder))
+        return frozenset()
+
     def suspects(self, name: str) -> frozenset[str]:
         """Images of `name` at which a process that worked with care has ended."""
         note = _read(self.path(name))

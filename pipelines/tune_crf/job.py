@@ -15,6 +15,7 @@ from pipelines.runner.work import Work, spread
 from pipelines.tune_crf import scoring
 from pipelines.tune_crf.samples import STAGE, Sample
 from pipelines.tune_crf.scoring import Point, Task, TuningJob
+from trainer import storage
 
 BLOCK = 10
 """Points of the grid in one element: enough to share the distances to the boundaries, few enough to spread."""
@@ -35,7 +36,9 @@ class Scoring(Work):
         self, work: Callable[[TuningJob, Sample, Sequence[Point]], None], sample: Sample, points: Sequence[Point]
     ) -> bool:
         """Whether the work on a sample could be done; where not, the reason is noted in the work folder."""
-        with self.job.notes.watch(f"{work.__name__} {self.job.result(sample, points, '')}") as care:
+        if storage.exists(storage.join(self.job.work, self.job.name(sample) + scoring.FAILURE)):
+            return False  # it was given up at other points
+        with self.job.notes.watch(self.note(work, sample, points)) as care:
             call = functools.partial(care.isolated, work) if care else work
             try:
                 attempt(functools.partial(call, self.job, sample, points))
@@ -43,6 +46,10 @@ class Scoring(Work):
                 scoring.give_up(self.job, sample, failure.reason)
                 return False
         return True
+
+    def note(self, work: Callable, sample: Sample, points: Sequence[Point]) -> str:
+        """What the work is noted as."""
+        return f"{work.__name__} {self.job.result(sample, points, '')}"
 
 
 @dataclass(eq=False)
@@ -58,9 +65,14 @@ class PredictImage(Scoring):
             return
         self.finish("scored", len(plain))
         # Blocks of equal size: local runs deal elements out in turns, and one worker would get all the long ones.
-        blocks = -(-len(refined) // BLOCK)
-        for number in range(blocks):
-            yield sample, refined[number * len(refined) // blocks : (number + 1) * len(refined) // blocks]
+        count = -(-len(refined) // BLOCK)
+        blocks = [refined[n * len(refined) // count : (n + 1) * len(refined) // count] for n in range(count)]
+        if any(self.job.name(sample) in name for name in self.job.notes.names()):
+            # A process ended at some of its points: without care each of the other blocks would end one as well.
+            for block in blocks:
+                self.job.notes.start(self.note(scoring.score, sample, block))
+        for block in blocks:
+            yield sample, block
 
 
 @dataclass(eq=False)

@@ -91,6 +91,13 @@ def end_process(job: TuningJob, sample: Sample, points: object) -> None:
     os._exit(9)
 
 
+def end_score(job: TuningJob, sample: Sample, points: object) -> None:
+    os._exit(7)
+
+
+end_score.__name__ = "score"  # by which its notes are known
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> TuningJob:
     write_records(tmp_path / "records", 2)
@@ -108,6 +115,24 @@ def test_an_image_that_ended_a_process_is_worked_on_in_another_one(job: TuningJo
     assert reason == "the process that worked on it ended twice, with status 9; tried alone"
     scoring.forgive(job)
     assert scoring.failures(job, [SAMPLE]) == {}
+
+
+def test_a_process_that_ended_at_some_points_of_an_image_is_the_last_one_in_this_command(
+    job: TuningJob, network: Colours, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its blocks, which may be others than those of the run before, all are worked on in other processes."""
+    points = tuple(CrfOptions(sxy=float(sxy)) for sxy in range(10, 35))
+    job.notes.start(f"score {job.result(SAMPLE, points[:3], '')}")
+    blocks = list(PredictImage(Heartbeat(), job).process((SAMPLE, points)))
+    assert [point for _, block in blocks for point in block] == list(points) and len(blocks) == 3
+    monkeypatch.setattr(scoring, "score", end_score)
+    refine, refined = RefinePoints(Heartbeat(), job), []
+    monkeypatch.setattr(RefinePoints, "finish", lambda self, outcome, number: refined.append((outcome, number)))
+    for block in blocks:
+        refine.process(block)
+    assert refined == [("rejected", len(block)) for _, block in blocks]
+    (reason,) = scoring.failures(job, [SAMPLE]).values()
+    assert "ended twice, with status 7" in reason
 
 
 def test_an_image_that_failed_is_not_refined(job: TuningJob, network: Colours, smoothing: Smoothing) -> None:

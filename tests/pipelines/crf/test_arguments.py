@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,11 +61,18 @@ WEIGHT = st.sampled_from([0.0, 1e-300, 1e-30, 1.0, 4.0, 14.9, 15.1, 1e4, 1e30, 1
 
 
 @settings(max_examples=150, deadline=None)
-@given(SIZES, st.builds(CrfOptions, st.sampled_from([1, 2, 5, 30]), WIDTH, WEIGHT, WIDTH, WIDTH, WEIGHT))
-@example((9, 70, 5), CrfOptions(5, 3.0, 1e300, 50.0, 5.0, 1e300))
-@example((9, 70, 2), CrfOptions(5, 1e-4, 4.0, 1e-3, 1e-3, 4.0))
-def test_absurd_options_give_marginals_or_an_error(size, options):
-    height, width, _ = size
+@given(
+    SIZES,
+    st.builds(CrfOptions, st.sampled_from([1, 2, 5, 30]), WIDTH, WEIGHT, WIDTH, WIDTH, WEIGHT),
+    st.sampled_from([0, 1e-38, 0.5, 1]),
+)
+@example((9, 70, 5), CrfOptions(5, 3.0, 1e300, 50.0, 5.0, 1e300), 1)
+@example((9, 70, 5), CrfOptions(5, 3.0, 1e300, 50.0, 5.0, 1e300), 0.5)
+@example((9, 70, 2), CrfOptions(5, 3.0, 1e38, 50.0, 5.0, 1e38), 0)
+@example((9, 70, 2), CrfOptions(5, 1e-4, 4.0, 1e-3, 1e-3, 4.0), 1)
+def test_absurd_options_give_marginals_or_an_error(size, options, weight_of_last):
+    height, width, labels = size
+    options = replace(options, class_weights=(*(1,) * (labels - 1), weight_of_last))
     for build in BUILDS:
         with running(build):
             try:
@@ -126,6 +134,7 @@ def test_the_engine_itself_refuses_what_would_crash(build):
         "sxy": 49.0,
         "srgb": 5.0,
         "compat": 4.0,
+        "class_weights": np.ones(0, np.float32),
         "min_probability": 1e-5,
         "max_shared_sum": 1e-3,
         "max_shared_error": 1e-5,
@@ -143,6 +152,8 @@ def test_the_engine_itself_refuses_what_would_crash(build):
         {"spatial": engine.spatial(6, 6, sxy=3.0)},
         {"spatial": None},
         {"iterations": 0},
+        {"class_weights": np.ones(3, np.float32)},
+        {"class_weights": np.ones(8, np.float32)[::2]},
     ):
         with pytest.raises((ValueError, BufferError)):
             engine.refine(**right | wrong)

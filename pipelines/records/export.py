@@ -62,6 +62,7 @@ def export(options: Export, dataset: Dataset, pool: Executor, beat: Callable[[],
     )
     accounts.check()
     target.write(PALETTE_FILE, palette_json)
+    names.sweep()
     return accounts
 
 
@@ -103,6 +104,13 @@ class Names:
             self._taken |= folded.keys()
         if repeated:
             raise InputError(f"two records would both be {repeated[-1]}; export without copies (--originals)")
+
+    def sweep(self) -> None:
+        """Removes what a killed export left of the files that it was writing."""
+        whole = set(map(storage.shortened, {*self._taken, self._target.fold(PALETTE_FILE)}))
+        for name, file in self._target.files.items():
+            if storage.unfinished(name) in whole:
+                storage.remove(file.path)
 
 
 def _files(options: Export, shard: Shard) -> Iterator[tuple[Record, dict[str, bytes]]]:

@@ -42,8 +42,9 @@ def save_model(folder: str, model: keras.Model, card: ModelCard) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         path = os.path.join(temporary, WEIGHTS)
         bare.save(path)
+        # First the file by which the other is known to be of this program.
+        save_card(folder, card)
         storage.write(storage.join(folder, WEIGHTS), _reproducible(path))
-    save_card(folder, card)
     for file in storage.glob(storage.join(folder, ".*")):
         if storage.unfinished(file.relative) in (WEIGHTS, CARD):
             storage.remove(file.path)

@@ -43,6 +43,16 @@ def test_export_writes_copies_beside_their_images(prepared, tmp_path):
     assert len(list((tmp_path / "raw/labels/train").iterdir())) == 12
 
 
+def test_a_rerun_removes_what_a_killed_export_was_writing_and_nothing_of_others(prepared, tmp_path):
+    ours, theirs = ["labels/train/.a1.png", ".palette.json"], ["labels/train/.mine.png", ".a1.png"]
+    for name in (*ours, *theirs):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.0123abcd.tmp").write_bytes(b"half")
+    assert records("export", prepared, tmp_path) == 0
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.tmp")}
+    assert left == {f"{name}.0123abcd.tmp" for name in theirs}
+
+
 def test_an_exported_palette_reads_class_ids(tmp_path):
     palette = dataclasses.replace(PALETTE, source_ids=((7, 0), (8, 1), (9, 2)))
     write_records(tmp_path / "records", {"train": [[record(0)]]})

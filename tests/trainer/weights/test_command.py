@@ -10,6 +10,7 @@ from keras import ops
 
 from pipelines import cli
 from tests.drawn.checkpoints import ALPHA, mobilenet_variables, write_checkpoint
+from trainer import storage
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.folder import load_model
 from trainer.weights.checkpoints import load_checkpoint
@@ -93,6 +94,23 @@ def test_another_model_in_the_output_folder_is_not_replaced_unless_told_to(small
     assert (output / "model.keras").read_bytes() == b"of another program"
     assert cli.main([*arguments, "--overwrite"]) == 0
     assert load_model(str(output))[1].max_side == 513
+
+
+def test_an_import_that_was_killed_between_its_files_may_be_done_again(small, palette, tmp_path, monkeypatch):
+    arguments = ["import-weights", small, "--palette", palette, "--output", str(tmp_path / "model")]
+    write = storage.write
+
+    def killed(path, data):
+        if path.endswith("model.keras"):
+            raise KeyboardInterrupt
+        write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write", killed)
+        assert cli.main(arguments) == 130
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["model.json"]
+    assert cli.main(arguments) == 0
+    load_model(str(tmp_path / "model"))
 
 
 def test_a_negative_side_is_refused(small, tmp_path, capsys):

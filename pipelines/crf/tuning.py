@@ -69,11 +69,6 @@ class Tuning:
         return {name: gain for name, gain in gains.items() if gain is not None and gain.high < 0}
 
     @property
-    def best(self) -> dict[str, Any]:
-        """The best point of the grid, whether it gains or not."""
-        return max(self.grid, key=lambda point: point["score"])
-
-    @property
     def scored(self) -> int:
         """How many images the scores are of."""
         return self.images - len(self.rejects)

@@ -98,14 +98,17 @@ def test_a_tuning_is_obeyed_and_its_counts_are_used_again(old, capsys):
     assert "no CRF: small/crf.json advises against it" in capsys.readouterr().out
     before = json.loads((old / "small/crf.json").read_text())
     run("tune-crf", "--model", "small", "--records", "records", "--images", "0")
-    assert "masks to make" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "coarse grid: " not in out and "fine grid: " not in out, "only what later versions search besides is made"
     after = json.loads((old / "small/crf.json").read_text())
     # Version 0.1 calls the images pictures.
-    images = {name: before.pop(name) for name in ("pictures", "images") if name in before}
-    assert after["format"] == 2 and [after["images"]] == [*images.values()]
-    assert {name: after[name] for name in before if name != "format"} == {
-        name: before[name] for name in before if name != "format"
-    }
+    images = [before[name] for name in ("pictures", "images") if name in before]
+    assert after["format"] == 3 and [after["images"]] == images
+    same = ("before", "metric", "trimap_width", "split", "scored", "rejects", "model_digest", "records_fingerprint")
+    assert {name: after[name] for name in same} == {name: before[name] for name in same}
+    assert all(point in after["grid"] for point in before["grid"])
+    ious = {name: change["before"] for name, change in after["per_class"].items()}
+    assert ious == {name: without for name, (without, _) in before["per_class"].items()}
 
 
 def test_masks_score_as_they_did(old):

@@ -4,4 +4,4 @@ Commands: demo, prepare, records, segment, tune_crf, evaluate (and train, weight
 Parts: runner, inputs, scores, crf, masks, pages; each may import those before it.
 """
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

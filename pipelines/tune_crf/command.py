@@ -205,8 +205,7 @@ def tune(
     html = page.render(tuning, dataset.palette, options.model, point, entries)
     storage.write(output(options, ".html"), html.encode())
     storage.write_json(output(options, ".json"), tuning.to_json())
-    scoring.forget(job)
-    job.notes.clear()
+    scoring.tidy(job)
     return tuning, accounts
 
 

@@ -11,7 +11,8 @@ Writes crf.json, which `deeplab segment --crf auto` obeys, into the model folder
 widths of the bilateral kernel are searched coarse to fine on labelled images that the model was not trained on; then
 classes that lose by the CRF are given less weight. The gain, of all and of every class, is measured on images other
 than those that all this was chosen by. Counts of pixels are kept in crf.tuning/: an interrupted run resumes from them,
-and a run with another metric uses them again; the folder may be deleted. Flags that are not listed go to Apache Beam, such as --direct_num_workers 4.
+and a run with another metric uses them again; the folder may be deleted. Flags that are not listed go to Apache Beam,
+such as --direct_num_workers 4.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ Everything in here must pickle, and importing it must not import TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -162,9 +163,17 @@ def shown_mask(job: TuningJob, sample: Sample, image: np.ndarray, point: Point) 
         return ids
 
 
-def forget(job: TuningJob) -> None:
-    """Removes the probabilities that this machine keeps for the job."""
+def tidy(job: TuningJob) -> None:
+    """Removes what the job, which is done, needs no more, and what killed runs were writing.
+
+    That is the probabilities on this machine, and the notes of what workers were at.
+    """
     shutil.rmtree(job.cache, ignore_errors=True)
+    for file in storage.glob(storage.join(job.work, ".*")):
+        if storage.unfinished(file.relative).endswith((RESULT, FAILURE)):
+            with contextlib.suppress(FileNotFoundError):
+                storage.remove(file.path)
+    job.notes.clear()
 
 
 def keep(job: TuningJob, sample: Sample, points: Sequence[Point] = ()) -> None:

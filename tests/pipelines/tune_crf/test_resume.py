@@ -55,6 +55,16 @@ def test_damaged_results_and_lost_probabilities_are_made_again(folders, network,
     assert (model / "crf.json").read_bytes() == first
 
 
+def test_what_a_killed_run_was_writing_is_removed_and_files_of_others_are_not(folders, network, smoothing):
+    model, records = folders
+    work = model / "crf.tuning"
+    work.mkdir()
+    for name in (".ab-cd.npz.0123abcd.tmp", ".mine.tmp", ".mine.npz"):
+        (work / name).write_bytes(b"half")
+    assert tune("--model", model, "--records", records) == 0
+    assert {path.name for path in work.glob(".*")} == {".mine.tmp", ".mine.npz"}
+
+
 def test_another_model_is_not_given_the_old_ones_counts(folders, network, smoothing):
     model, records = folders
     assert tune("--model", model, "--records", records) == 0

@@ -93,6 +93,7 @@ def test_masks_are_made_again_the_same_since_they_do_not_say_of_which_image_they
         assert np.mean(mask == expected) > 0.99, name
 
 
+@pytest.mark.parametrize("old", ["0.2", pytest.param("0.1", marks=pytest.mark.slow)], indirect=True)
 def test_a_tuning_is_obeyed_and_its_counts_are_used_again(old, capsys):
     run("segment", "--input", "set/images/val", "--model", "small", "--output", "auto", "--crf", "auto")
     assert "no CRF: small/crf.json advises against it" in capsys.readouterr().out

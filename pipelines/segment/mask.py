@@ -27,7 +27,7 @@ from trainer.network.options import bytes_per_pixel
 from trainer.options import InputError
 
 GIB = 1 << 30
-SOFTMAX_BYTES, CRF_BYTES, IMAGE_BYTES = 4, 17, 16
+SOFTMAX_BYTES, CRF_BYTES, IMAGE_BYTES = 4, 22, 16
 """What an image takes at its peak besides the network's share, as measured: per pixel and class where the softmax is
 whole, to be enlarged or for the CRF; per pixel of the image as it is."""
 

@@ -52,7 +52,7 @@ def test_the_reason_names_size_classes_and_cures():
     with pytest.raises(ImageError) as reject:
         job(crf=CrfOptions(), max_memory=8).check_size(*PHOTO)
     assert str(reject.value) == (
-        "4000x3000 pixels of 150 classes with the CRF take about 34.8 GiB of memory, over the bound of 8.0; give "
+        "4000x3000 pixels of 150 classes with the CRF take about 43.2 GiB of memory, over the bound of 8.0; give "
         "--max-side to shrink it, or omit --crf, or raise --max-memory if there is more"
     )
 

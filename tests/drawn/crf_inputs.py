@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from pipelines.crf import refine as crf
 from pipelines.crf.engine import builds
 from pipelines.crf.options import CrfOptions
 from pipelines.demo import scenes
+from tests.drawn import crf_reference
 
 BUILDS = {build.__name__.rpartition(".")[2]: build for build in builds.builds()}
 
@@ -78,3 +80,50 @@ def assert_equal(refined: np.ndarray, expected: np.ndarray, tolerance: float = 1
 def pydensecrf(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions) -> np.ndarray:
     pytest.importorskip("pydensecrf.densecrf")
     return crf.refine(image, probabilities, options, "pydensecrf")
+
+
+class Case(NamedTuple):
+    """An image and a softmax as `draw_image` and `draw_softmax` draw them, and parameters for them."""
+
+    kind: str | tuple[int, int, int]
+    height: int
+    width: int
+    labels: int
+    options: CrfOptions
+
+    def drawn(self) -> tuple[np.ndarray, np.ndarray, CrfOptions]:
+        image = draw_image(self.kind, self.height, self.width)
+        return image, draw_softmax(self.height, self.width, self.labels), self.options
+
+
+@functools.cache
+def exact(case: Case) -> np.ndarray:
+    return crf_reference.marginals(*case.drawn())
+
+
+@functools.cache
+def tolerance(case: Case) -> float:
+    """1e-4, and for heavy kernels what float32 cannot tell; pydensecrf is as far from exact arithmetic there."""
+    if case.options.compat + case.options.compat_gaussian <= 10:
+        return 1e-4
+    moved = [crf_reference.marginals(*case.drawn(), error=1e-7, seed=seed) - exact(case) for seed in range(2)]
+    return 1e-4 + 20 * np.abs(moved).max()
+
+
+def assert_every_build(case: Case, expected: np.ndarray, allowed: float) -> None:
+    for build in BUILDS:
+        with running(build):
+            assert_equal(crf.refine(*case.drawn()), expected, allowed)
+
+
+def assert_exact(case: Case) -> None:
+    """Every build gives what exact arithmetic gives."""
+    assert_every_build(case, exact(case), tolerance(case))
+
+
+def assert_as_pydensecrf(case: Case) -> None:
+    """Every build gives what pydensecrf gives."""
+    expected = pydensecrf(*case.drawn())
+    # Of two that are within 1e-4 of exact arithmetic on different sides, neither is wrong.
+    allowed = max(1e-4, tolerance(case) - 1e-4 + 2 * np.abs(expected - exact(case)).max())
+    assert_every_build(case, expected, allowed)

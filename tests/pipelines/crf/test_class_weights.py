@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +17,10 @@ from tests.drawn.crf_inputs import (
     DEFAULT,
     GREEN,
     WHITE,
+    Case,
+    assert_as_pydensecrf,
     assert_equal,
+    assert_exact,
     draw_image,
     draw_rare_labels,
     draw_softmax,
@@ -46,44 +48,19 @@ CASES = {
 }  # fmt: skip
 
 
-@functools.cache
-def drawn(name: str) -> tuple[np.ndarray, np.ndarray, CrfOptions]:
+def case(name: str) -> Case:
     image, height, width, labels, kind, changed = CASES[name]
-    options = replace(DEFAULT, **changed, class_weights=KINDS[kind](labels))
-    return draw_image(image, height, width), draw_softmax(height, width, labels), options
-
-
-@functools.cache
-def exact(name: str) -> np.ndarray:
-    return crf_reference.marginals(*drawn(name))
-
-
-@functools.cache
-def tolerance(name: str) -> float:
-    """As in test_engine.py."""
-    options = drawn(name)[2]
-    if options.compat + options.compat_gaussian <= 10:
-        return 1e-4
-    moved = [crf_reference.marginals(*drawn(name), error=1e-7, seed=seed) - exact(name) for seed in range(2)]
-    return 1e-4 + 20 * np.abs(moved).max()
+    return Case(image, height, width, labels, replace(DEFAULT, **changed, class_weights=KINDS[kind](labels)))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_build_equals_exact_arithmetic(name):
-    image, probabilities, options = drawn(name)
-    for build in BUILDS:
-        with running(build):
-            assert_equal(crf.refine(image, probabilities, options), exact(name), tolerance(name))
+    assert_exact(case(name))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_build_equals_pydensecrf(name):
-    image, probabilities, options = drawn(name)
-    expected = pydensecrf(image, probabilities, options)
-    allowed = max(1e-4, tolerance(name) - 1e-4 + 2 * np.abs(expected - exact(name)).max())
-    for build in BUILDS:
-        with running(build):
-            assert_equal(crf.refine(image, probabilities, options), expected, allowed)
+    assert_as_pydensecrf(case(name))
 
 
 @settings(max_examples=150, deadline=None)

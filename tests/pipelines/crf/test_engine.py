@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +19,10 @@ from tests.drawn.crf_inputs import (
     GREEN,
     NARROWEST,
     WHITE,
+    Case,
+    assert_as_pydensecrf,
     assert_equal,
+    assert_exact,
     draw_image,
     draw_softmax,
     pydensecrf,
@@ -75,44 +77,19 @@ CASES = {
 }
 
 
-@functools.cache
-def drawn(name: str) -> tuple[np.ndarray, np.ndarray, CrfOptions]:
-    kind, height, width, labels, changed = CASES[name]
-    return draw_image(kind, height, width), draw_softmax(height, width, labels), replace(DEFAULT, **changed)
-
-
-@functools.cache
-def exact(name: str) -> np.ndarray:
-    return crf_reference.marginals(*drawn(name))
-
-
-@functools.cache
-def tolerance(name: str) -> float:
-    """1e-4, and for heavy kernels what float32 cannot tell; pydensecrf is as far from exact arithmetic there."""
-    options = drawn(name)[2]
-    if options.compat + options.compat_gaussian <= 10:
-        return 1e-4
-    moved = [crf_reference.marginals(*drawn(name), error=1e-7, seed=seed) - exact(name) for seed in range(2)]
-    return 1e-4 + 20 * np.abs(moved).max()
+def case(name: str) -> Case:
+    *drawn, changed = CASES[name]
+    return Case(*drawn, replace(DEFAULT, **changed))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_build_equals_exact_arithmetic(name):
-    image, probabilities, options = drawn(name)
-    for build in BUILDS:
-        with running(build):
-            assert_equal(crf.refine(image, probabilities, options), exact(name), tolerance(name))
+    assert_exact(case(name))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_build_equals_pydensecrf(name):
-    image, probabilities, options = drawn(name)
-    expected = pydensecrf(image, probabilities, options)
-    # Of two that are within 1e-4 of exact arithmetic on different sides, neither is wrong.
-    allowed = max(1e-4, tolerance(name) - 1e-4 + 2 * np.abs(expected - exact(name)).max())
-    for build in BUILDS:
-        with running(build):
-            assert_equal(crf.refine(image, probabilities, options), expected, allowed)
+    assert_as_pydensecrf(case(name))
 
 
 @pytest.mark.parametrize("labels", [2, 5, 21])

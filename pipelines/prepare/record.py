@@ -40,7 +40,8 @@ def make_record(entry: Entry, palette: Palette, options: RecordOptions) -> tuple
     """
     data, (source, image) = _load(entry.image, lambda data: images.decode(data, options.max_pixels))
     _, (labelled, label) = _load(entry.label, lambda data: _decode_label(data, palette, options))
-    _check_match(entry.label, source, labelled)
+    if fault := images.mismatch(source, labelled):
+        raise Unusable(entry.label, fault)
     fits = options.max_side == 0 or max(label.shape) <= options.max_side
     if not fits:
         image, label = augment.shrink(image, label, options.max_side)
@@ -80,26 +81,6 @@ def _load(path: str, decode: Callable[[bytes], tuple[Header, np.ndarray]]) -> tu
 def _decode_label(data: bytes, palette: Palette, options: RecordOptions) -> tuple[Header, np.ndarray]:
     ids = codings.decode_ids(data, palette, options.max_pixels, options.label_coding)
     return images.header(data, options.max_pixels), ids
-
-
-def _check_match(path: str, image: Header, label: Header) -> None:
-    """Raises Unusable where a label does not lie on its image once both are upright.
-
-    A label without an EXIF orientation was drawn on the upright image; one that has its image's is turned as that is.
-    """
-    (height, width), (label_height, label_width) = image.upright_size, label.upright_size
-    turned = f" by its EXIF orientation {image.orientation}" if image.orientation != 1 else ""
-    if (label_height, label_width) != (height, width):
-        reason = f"label is {label_width}x{label_height}, its image {width}x{height} (upright{turned})"
-        if (label_height, label_width) == (width, height) and turned:
-            reason += "; if it was drawn on the image as stored, give both the same EXIF orientation, or none"
-        raise Unusable(path, reason)
-    if label.orientation not in (1, image.orientation):
-        raise Unusable(
-            path,
-            f"label has EXIF orientation {label.orientation}, its image {image.orientation}, so that how they lie on "
-            "each other is in doubt; expected none in the label, or that of its image",
-        )
 
 
 def _encoded(image: np.ndarray, image_format: str, options: RecordOptions) -> tuple[bytes, str, int]:

@@ -59,6 +59,26 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels if orientation == 1 else _UPRIGHT[orientation](pixels)
 
 
+def mismatch(image: Header, label: Header) -> str | None:
+    """Why a label does not lie on its image once both are upright, in words; None where it does.
+
+    A label without an EXIF orientation was drawn on the upright image; one that has its image's is turned as that is.
+    """
+    (height, width), (label_height, label_width) = image.upright_size, label.upright_size
+    turned = f" by its EXIF orientation {image.orientation}" if image.orientation != 1 else ""
+    if (label_height, label_width) != (height, width):
+        reason = f"label is {label_width}x{label_height}, its image {width}x{height} (upright{turned})"
+        if (label_height, label_width) == (width, height) and turned:
+            reason += "; if it was drawn on the image as stored, give both the same EXIF orientation, or none"
+        return reason
+    if label.orientation not in (1, image.orientation):
+        return (
+            f"label has EXIF orientation {label.orientation}, its image {image.orientation}, so that how they lie on "
+            "each other is in doubt; expected none in the label, or that of its image"
+        )
+    return None
+
+
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image.
 

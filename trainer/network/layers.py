@@ -54,10 +54,36 @@ def _has_replicas() -> bool:
     return tf.distribute.get_strategy().num_replicas_in_sync > 1
 
 
+@keras.saving.register_keras_serializable("deeplab")
+class BatchNormalization(layers.BatchNormalization):
+    """Keras' batch normalisation, whose training step is one of TensorFlow's kernels where there is one.
+
+    Keras writes it as a dozen operations, each of which goes through the whole map: a training step of DeepLabV3+ on a
+    CPU takes 1.5 times as long with them. The values are the same up to rounding. The class bears Keras' name because
+    the arrays in a Keras file are named by it.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        learning = training and self.trainable
+        if not learning or self.synchronized or keras.backend.backend() != "tensorflow":
+            return super().call(inputs, training=training, mask=mask)
+        import tensorflow as tf
+
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs, scale=self.gamma, offset=self.beta, mean=[], variance=[], epsilon=self.epsilon, is_training=True
+        )
+        # TensorFlow gives the unbiased estimate, n / (n - 1) times Keras' variance; of one value both are 0.
+        count = tf.cast(tf.size(inputs, tf.int64) // inputs.shape[-1], variance.dtype)
+        variance *= (count - 1) / count
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + value * (1 - self.momentum))
+        return outputs
+
+
 def _normalise(x: Any, scope: str, norm: Norm, activation: str | None) -> Any:
     # Replicas share their statistics: the pooled map of an image is 1x1, and the variance of one value is zero. On a
     # single device Keras' sums for that would only round differently.
-    x = layers.BatchNormalization(
+    x = BatchNormalization(
         momentum=norm.momentum,
         epsilon=norm.epsilon,
         synchronized=_has_replicas(),

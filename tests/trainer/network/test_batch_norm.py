@@ -1,0 +1,58 @@
+"""Batch normalisation in one kernel against Keras' own."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.network.layers import BatchNormalization
+
+SHAPES = {"image": (2, 5, 7, 4), "one pixel": (3, 1, 1, 4), "one value": (1, 1, 1, 4)}
+
+
+def train_step(kind: type, values: np.ndarray, policy: str, trainable: bool = True) -> list[np.ndarray]:
+    """Outputs, gradients of inputs, scale and offset, and moving statistics of one step over float32 `values`."""
+    rng = np.random.default_rng(1)
+    layer = kind(momentum=0.9, epsilon=1e-3, dtype=policy)
+    layer.build(values.shape)
+    layer.set_weights([rng.uniform(0.5, 1.5, 4).astype("float32") for _ in range(4)])
+    layer.trainable = trainable
+    inputs, slopes = tf.constant(values), tf.constant(rng.normal(size=values.shape).astype("float32"))
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = layer(inputs, training=True)
+        loss = tf.reduce_sum(tf.cast(outputs, "float32") * slopes)
+    gradients = tape.gradient(loss, [inputs, layer.gamma, layer.beta])
+    return [np.asarray(tf.cast(value, "float32")) for value in (outputs, *gradients, *layer.weights)]
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize(("policy", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 0.03)])
+def test_a_step_gives_the_values_gradients_and_statistics_of_keras(shape, policy, tolerance):
+    values = np.random.default_rng(0).normal(3, 2, shape).astype("float32")
+    # One value has no spread, so what is left of its gradient is rounding over the square root of epsilon.
+    for ours, expected in zip(
+        train_step(BatchNormalization, values, policy),
+        train_step(keras.layers.BatchNormalization, values, policy),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance * max(1, np.abs(expected).max()))
+
+
+def test_frozen_it_keeps_its_statistics():
+    values = np.random.default_rng(0).normal(3, 2, SHAPES["image"]).astype("float32")
+    ours = train_step(BatchNormalization, values, "float32", trainable=False)
+    expected = train_step(keras.layers.BatchNormalization, values, "float32", trainable=False)
+    for one, other in zip(ours, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_training_step_is_one_kernel():
+    layer = BatchNormalization()
+    layer.build((None, None, None, 4))
+    step = tf.function(lambda x: layer(x, training=True)).get_concrete_function(tf.TensorSpec((None, None, None, 4)))
+    operations = [operation.type for operation in step.graph.get_operations()]
+    assert operations.count("FusedBatchNormV3") == 1
+    assert "Mean" not in operations and "SquaredDifference" not in operations

@@ -8,7 +8,7 @@ after it get its stride as their atrous rate (Chen et al., "Rethinking atrous co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from keras import layers
@@ -24,11 +24,11 @@ class _Stride:
 
     Attributes:
       limit: the stride of the last feature map.
-      on_blocks: the stride whose cells are centred on blocks (see `trainer.network.layers`), or None.
+      on_blocks: the strides whose cells are centred on blocks (see `trainer.network.layers`).
     """
 
     limit: int
-    on_blocks: int | None
+    on_blocks: Collection[int]
     reached: int = 1
     rate: int = 1
 
@@ -38,7 +38,7 @@ class _Stride:
             rate, self.rate = self.rate, self.rate * stride
             return {"strides": 1, "rate": rate, "on_blocks": False}
         self.reached *= stride
-        return {"strides": stride, "rate": 1, "on_blocks": stride > 1 and self.reached == self.on_blocks}
+        return {"strides": stride, "rate": 1, "on_blocks": stride > 1 and self.reached in self.on_blocks}
 
 
 # Sandler et al., arXiv:1801.04381, table 2: expansion, channels, blocks, stride of the first.
@@ -67,7 +67,7 @@ def _expanded(channels: int, expansion: int) -> int:
 
 
 def mobilenet_v2(
-    x: Any, *, alpha: float = 1.0, output_stride: int = 16, block_stride: int | None = None, momentum: float = 0.99
+    x: Any, *, alpha: float = 1.0, output_stride: int = 16, block_strides: Collection[int] = (), momentum: float = 0.99
 ) -> tuple[Any, Any]:
     """MobileNetV2 (arXiv:1801.04381) without the last 1280-channel expansion, as DeepLab uses it.
 
@@ -75,7 +75,7 @@ def mobilenet_v2(
       x: [B, H, W, 3] in [-1, 1].
       alpha: factor on the number of channels.
       output_stride: 8, 16 or 32.
-      block_stride: the stride whose cells are centred on blocks, or None; see `trainer.network.layers`.
+      block_strides: the strides whose cells are centred on blocks, see `trainer.network.layers`.
       momentum: of batch normalisation.
 
     Returns:
@@ -83,7 +83,7 @@ def mobilenet_v2(
       [B, ceil(H/4), ceil(W/4), 144·alpha] for the decoder.
     """
     norm = Norm(momentum, EPSILON)
-    stride = _Stride(output_stride, block_stride)
+    stride = _Stride(output_stride, block_strides)
     first = stride.step(2)
     x = conv(
         x,
@@ -150,14 +150,14 @@ def _xception_module(
 
 
 def xception_65(
-    x: Any, *, output_stride: int = 16, block_stride: int | None = None, momentum: float = 0.99
+    x: Any, *, output_stride: int = 16, block_strides: Collection[int] = (), momentum: float = 0.99
 ) -> tuple[Any, Any]:
     """The modified aligned Xception-65 of DeepLabV3+ (arXiv:1802.02611, figure 4).
 
     Args:
       x: [B, H, W, 3] in [-1, 1].
       output_stride: 8, 16 or 32.
-      block_stride: the stride whose cells are centred on blocks, or None; see `trainer.network.layers`.
+      block_strides: the strides whose cells are centred on blocks, see `trainer.network.layers`.
       momentum: of batch normalisation.
 
     Returns:
@@ -165,7 +165,7 @@ def xception_65(
       [B, ceil(H/4), ceil(W/4), 256] for the decoder.
     """
     norm = Norm(momentum, EPSILON)
-    stride = _Stride(output_stride, block_stride)
+    stride = _Stride(output_stride, block_strides)
     first = stride.step(2)
     root = "xception_65/entry_flow"
     x = conv(x, f"{root}/conv1_1", 32, norm=norm, kernel_size=3, strides=2, on_blocks=first["on_blocks"])
@@ -193,7 +193,7 @@ class Backbone(NamedTuple):
     """A backbone, and what DeepLab puts behind it as published.
 
     Attributes:
-      build: (x, *, output_stride, block_stride, momentum) -> features and low-level features.
+      build: (x, *, output_stride, block_strides, momentum) -> features and low-level features.
       has_alpha: whether `build` takes `alpha`, a factor on the number of channels.
       has_decoder: whether low-level features refine the result.
       has_atrous_branches: whether ASPP has three branches of atrous convolution.

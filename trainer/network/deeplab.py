@@ -24,6 +24,9 @@ HEAD, UPSAMPLE = layer_name("logits/semantic"), "logits-upsample"
 """Layers: from features to logits, and what enlarges those of the bilinear head."""
 
 
+BLOCK_STRIDES = (2, 4, 8, 16, 32)
+"""Strides whose cells may be centred on blocks, see `trainer.network.layers`."""
+
 MAX_RATES, MAX_RATE = 16, 1000
 """Most atrous branches, and the greatest rate of one; published are three, of at most 36."""
 
@@ -36,6 +39,7 @@ def _check(
     head: str,
     subpixel_start: str,
     aspp_rates: Sequence[int] | None,
+    block_strides: Sequence[int] | None,
 ) -> None:
     if not isinstance(num_classes, int) or not 1 <= num_classes <= 255:
         raise InputError(f"num_classes must be a whole number from 1 to 255, got {num_classes!r}")
@@ -57,6 +61,8 @@ def _check(
             f"aspp_rates must be at most {MAX_RATES} whole numbers from 1 to {MAX_RATE}, got "
             f"{', '.join(map(str, rates[:MAX_RATES]))}{', ...' * (len(rates) > MAX_RATES)}"
         )
+    if block_strides is not None and not set(block_strides) <= set(BLOCK_STRIDES):
+        raise InputError(f"block_strides must be of {', '.join(map(str, BLOCK_STRIDES))}, got {block_strides!r}")
 
 
 def published_rates(output_stride: int) -> list[int]:
@@ -130,6 +136,7 @@ def deeplab_v3_plus(
     subpixel_start: str = "nearest",
     decoder: bool | None = None,
     aspp_rates: Sequence[int] | None = None,
+    block_strides: Sequence[int] | None = None,
     dropout: float = 0.1,
     momentum: float = 0.99,
 ) -> keras.Model:
@@ -149,6 +156,8 @@ def deeplab_v3_plus(
         of version 0.3 and before do not say it, and are "nearest".
       decoder: whether to refine at stride 4; None: as published, see `backbones.PUBLISHED`.
       aspp_rates: atrous rates of ASPP; None: as published, see `backbones.PUBLISHED` and `published_rates`.
+      block_strides: the strides whose cells are centred on blocks, see `trainer.network.layers`; None: that of the
+        subpixel head, where there is one. Imported subpixel heads have others.
       dropout: share of the features before the head (or decoder) dropped in training; published 0.1.
       momentum: of batch normalisation. The published 0.9997 suits 30,000 steps and more: in fine-tuning over a
         thousand steps the moving statistics would stay those of the old images, and inference differ from training.
@@ -156,20 +165,21 @@ def deeplab_v3_plus(
     Raises:
       InputError: an argument is outside its range.
     """
-    _check(num_classes, backbone, alpha, output_stride, head, subpixel_start, aspp_rates)
+    _check(num_classes, backbone, alpha, output_stride, head, subpixel_start, aspp_rates, block_strides)
     published = PUBLISHED[backbone]
     decoder = published.has_decoder if decoder is None else decoder
     if aspp_rates is None:
         aspp_rates = published_rates(output_stride) if published.has_atrous_branches else []
     stride = 4 if decoder else output_stride
-    block_stride = stride if head == "subpixel" else None
+    if block_strides is None:
+        block_strides = [stride] if head == "subpixel" else []
     norm = Norm(momentum, _EPSILON)
 
     image = keras.Input((None, None, 3), name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="scale")(image)
     width = {"alpha": alpha} if published.has_alpha else {}
     x, low_level = published.build(
-        x, output_stride=output_stride, block_stride=block_stride, momentum=momentum, **width
+        x, output_stride=output_stride, block_strides=block_strides, momentum=momentum, **width
     )
     x = _aspp(x, aspp_rates, norm, dropout)
     if decoder:

@@ -91,7 +91,7 @@ def test_mirrored_kernels_on_a_mirrored_image_give_mirrored_logits():
 def test_features_lie_on_pixels_or_on_the_middle_of_blocks(backbone, block_stride, shift):
     """With kernels that copy their centre, feature i shows the pixel it lies on: stride·i (+ half a block)."""
     image = keras.Input((None, None, 3))
-    model = keras.Model(image, backbone(image, output_stride=16, block_stride=block_stride))
+    model = keras.Model(image, backbone(image, output_stride=16, block_strides=[block_stride] if block_stride else []))
     for layer in model.layers:
         if isinstance(layer, layers.DepthwiseConv2D):
             kernel = np.zeros(layer.kernel.shape)

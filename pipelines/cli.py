@@ -29,6 +29,7 @@ from trainer.startup import quiet_startup
 
 COMMANDS = {
     "demo": "pipelines.demo",
+    "doctor": "pipelines.doctor",
     "prepare": "pipelines.prepare",
     "records": "pipelines.records",
     "train": "trainer.train",

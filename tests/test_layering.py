@@ -195,7 +195,7 @@ RULES = {
     beam_outside_of_jobs: ("pipelines.crf.refine", "def f():\n    import apache_beam"),
     prints_elsewhere: ("pipelines.inputs.rawset", "def f():\n    print('found')"),
     circles: ("trainer.storage", "from trainer.formats import palettes"),
-    commands_without_rooms: ("pipelines.doctor.command", ""),
+    commands_without_rooms: ("pipelines.undo.command", ""),
     full_packages: ("pipelines.crf.__init__", "from pipelines.crf import refine"),
 }
 """Rule -> a module, and a line in it that breaks the rule."""

@@ -86,7 +86,7 @@ def settle_coding(
     numbers: set[int] = set()
     by_ids = by_colors = ""
     has_colors = has_maps = is_mixed = False
-    for path, label in _sampled(labels, read):
+    for path, label in sampled(labels, read):
         has_colors |= label.codes.ndim == 3
         if label.colormap is None:
             if label.codes.ndim == 2:
@@ -147,8 +147,8 @@ class Sample:
         return f"{subject} {' and '.join(ids + colors)}"
 
 
-def _sampled(paths: Sequence[str], read: Read) -> Iterator[tuple[str, images.Label]]:
-    """SAMPLED_LABELS labels, evenly spaced; those that cannot be read are left out."""
+def sampled(paths: Sequence[str], read: Read) -> Iterator[tuple[str, images.Label]]:
+    """SAMPLED_LABELS labels with their paths, evenly spaced; those that cannot be read are left out."""
     count = min(SAMPLED_LABELS, len(paths))
     for path in (paths[index * len(paths) // count] for index in range(count)):
         try:
@@ -158,9 +158,15 @@ def _sampled(paths: Sequence[str], read: Read) -> Iterator[tuple[str, images.Lab
         yield path, label
 
 
+def colors_of(label: images.Label) -> set[Color]:
+    """The colours of a label of three channels, SAMPLED_COLORS at most."""
+    packed = np.unique(label.codes.astype(np.int32) @ np.int32([1 << 16, 1 << 8, 1]))[:SAMPLED_COLORS].tolist()
+    return {(code >> 16, code >> 8 & 255, code & 255) for code in packed}
+
+
 def _sample(paths: Sequence[str], read: Read) -> Sample:
     labels, ids, colors, embedded, mapped, is_mapped = 0, set(), set(), set(), set(), True
-    for _, label in _sampled(paths, read):
+    for _, label in sampled(paths, read):
         labels += 1
         if label.codes.ndim == 2:
             ids.update(label.used.tolist())
@@ -169,8 +175,7 @@ def _sample(paths: Sequence[str], read: Read) -> Sample:
                 embedded.add(tuple(map(tuple, label.colormap.tolist())))
                 mapped.update(codings.seen_colors(label))
         elif len(colors) < SAMPLED_COLORS:
-            packed = np.unique(label.codes.astype(np.int32) @ np.int32([1 << 16, 1 << 8, 1]))[:SAMPLED_COLORS].tolist()
-            colors.update((code >> 16, code >> 8 & 255, code & 255) for code in packed)
+            colors |= colors_of(label)
     return Sample(labels, *map(frozenset, (ids, colors, embedded, mapped)), is_mapped)
 
 

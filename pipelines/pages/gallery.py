@@ -139,8 +139,8 @@ def entry(
     def paint(ids: np.ndarray) -> np.ndarray:
         return palette.colorize(ids) if image is None else palette.overlay(image, ids, 0.55)
 
-    truth = [_panel("image", f"image {key}", image, budget)] if image is not None else []
-    truth.append(_panel("label", f"label of {key}", paint(label), budget))
+    truth = [panel("image", f"image {key}", image, budget)] if image is not None else []
+    truth.append(panel("label", f"label of {key}", paint(label), budget))
     results = []
     for name, ids in predictions.items():
         wrong = _wrong(label, ids, palette.ignore_id).sum() / max(1, (label != palette.ignore_id).sum())
@@ -149,8 +149,8 @@ def entry(
             Result(
                 name,
                 mious[name],
-                _panel(name, f"prediction of {name} for {key}", paint(ids), budget),
-                _panel(f"errors {share}", f"wrong pixels of {name} in {key}, {share}", errors, budget),
+                panel(name, f"prediction of {name} for {key}", paint(ids), budget),
+                panel(f"errors {share}", f"wrong pixels of {name} in {key}, {share}", errors, budget),
             )
         )
     return Entry(key, rank, tuple(truth), tuple(results))
@@ -183,7 +183,8 @@ def _wrong(label: np.ndarray, ids: np.ndarray, ignore_id: int) -> np.ndarray:
     return (label != ids) & (label != ignore_id)
 
 
-def _panel(caption: str, alt: str, image: np.ndarray, budget: int) -> Panel:
+def panel(caption: str, alt: str, image: np.ndarray, budget: int) -> Panel:
+    """A thumbnail of uint8 [H, W, 3] RGB in at most `budget` bytes, as far as can be."""
     scale = min(1.0, THUMBNAIL_SIDE / max(image.shape[:2]))
     if scale < 1:
         size = [max(1, round(side * scale)) for side in image.shape[1::-1]]

@@ -1,0 +1,400 @@
+"""By which palette and coding a set's labels are to be read: as `deeplab prepare` would, or, where that cannot or must
+not be, by a palette that a sample of the labels gives evidence for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from pipelines.doctor.verdict import REJECT, WRONG, Example, Finding
+from pipelines.inputs import coding as inputs_coding
+from pipelines.inputs.coding import Read, detect_palette, sampled, settle_coding
+from pipelines.inputs.evidence import Evidence, Use, gather, one_based
+from pipelines.inputs.rawset import RawSet
+from trainer.formats import codings
+from trainer.formats.images import Label
+from trainer.formats.labels import Color, Palette, id_table, ranges, unknown_mark
+from trainer.formats.palettes import READ_BY_COLOR, voc_colormap
+from trainer.options import InputError
+
+MAX_CLASSES = 64
+"""Values of which a palette is made up; more are no classes but blurred colours."""
+MIN_SHARE = 0.0005
+"""Share of all pixels from which a colour that no palette knows may be a class."""
+SHOWN = 3
+"""Examples of a finding."""
+MAX_ALIASES = 1024
+"""Mixed colours that a palette names as ignored; labels with more are mended or drawn anew."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How labels are read from here on.
+
+    Attributes:
+      palette: None where none is known, so that labels cannot be read.
+      coding: one of `trainer.formats.options.CODINGS`.
+      flag: what to give prepare as --palette; "" for what it finds by itself, OWN for a palette of this command.
+      coding_flag: what to give it as --label-coding, "" for nothing.
+      reasons: sentences on how they were found.
+      findings: what is wrong.
+      evidence: of the sample.
+    """
+
+    palette: Palette | None
+    coding: str = "auto"
+    flag: str = ""
+    coding_flag: str = ""
+    reasons: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    evidence: Evidence = field(default_factory=Evidence)
+
+
+OWN = "palette.json"
+"""The palette that this command proposes, in its output folder."""
+
+
+def settle(raw: RawSet, palette: str, coding: str, read: Read = inputs_coding.read_label) -> Reading:
+    """Finds how the labels of a raw set are to be read, from a sample of them.
+
+    Args:
+      palette, coding: the flags --palette and --label-coding.
+      read: `read_label`, or what does the same in another process.
+
+    Raises:
+      InputError: --palette names no palette.
+    """
+    places = {pair.label: number for number, pair in enumerate(raw.pairs)}
+    held: list[_Held] = []
+
+    def labels() -> Iterator[Label]:
+        for path, label in sampled([pair.label for pair in raw.pairs], read):
+            held.append(_Held.of(path, places[path], label))
+            yield label
+
+    evidence = gather(labels())
+    sample = _Sample(tuple(held), evidence)
+    if coding == "ids":
+        sample = replace(sample, evidence=_as_ids(sample.evidence))
+    reading = _first(raw, palette, sample, read)
+    reading = replace(reading, coding=coding, coding_flag="" if coding == "auto" else coding)
+    if reading.palette is not None and held:
+        reading = _mended_ids(reading, sample)
+        reading = _mended_colors(reading, sample)
+        reading = _coded(reading, sample, read)
+    return replace(reading, evidence=sample.evidence)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a label of the sample holds; its pixels are gone."""
+
+    path: str
+    number: int
+    ids: frozenset[int]
+    colors: frozenset[Color]
+    is_mapped: bool
+
+    @classmethod
+    def of(cls, path: str, number: int, label: Label) -> _Held:
+        if label.codes.ndim == 3:
+            return cls(path, number, frozenset(), frozenset(inputs_coding.colors_of(label)), False)
+        is_mapped = label.colormap is not None
+        colors = frozenset(filter(None, codings.seen_colors(label))) if is_mapped else frozenset()
+        return cls(path, number, frozenset(label.used.tolist()), colors, is_mapped)
+
+    def describe(self) -> str:
+        parts = [f"ids {ranges(sorted(self.ids))}"] if self.ids else []
+        more = ", ..." if len(self.colors) > 6 else ""
+        parts += [f"colours {', '.join(map(str, sorted(self.colors)[:6]))}{more}"] if self.colors else []
+        return f"holds {' that are '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Labels, and what they show together."""
+
+    labels: tuple[_Held, ...]
+    evidence: Evidence
+
+    def examples(self, *values: int | Color) -> tuple[Example, ...]:
+        """Labels that hold one of these values; all, without values."""
+        found = []
+        for label in self.labels:
+            held = [value for value in values if value in label.ids or value in label.colors]
+            if held or not values:
+                detail = f"holds {', '.join(map(str, held[:6]))}" if values else label.describe()
+                found.append(Example(label.number, label.path, detail))
+        return tuple(found)
+
+
+def _as_ids(evidence: Evidence) -> Evidence:
+    return replace(evidence, ids={**evidence.indices, **evidence.ids}, indices={}, mapped={}, meanings=frozenset())
+
+
+def _first(raw: RawSet, flag: str, sample: _Sample, read: Read) -> Reading:
+    """By the palette that prepare would take; else by one of the sample's values."""
+    try:
+        palette, reason = detect_palette(raw, flag, read)
+        return Reading(palette, flag="" if flag == "auto" else flag, reasons=(reason,))
+    except InputError as error:
+        if flag != "auto" or raw.palette_hint:
+            raise
+        fault = str(error)
+    evidence = sample.evidence
+    if not evidence.labels:
+        return Reading(None, findings=(_unknown_palette(fault, "give --palette", sample),))
+    values = {color: use for color, use in {**evidence.colors, **evidence.mapped}.items() if use.solid}
+    fits = [palette for palette in READ_BY_COLOR if values and _most(values, palette) > 0.99]
+    if len(fits) == 1 and not evidence.ids:
+        name = fits[0].name
+        reason = f"palette {name}: it knows the colours of 99 % of the sampled pixels that lie within an area"
+        return Reading(fits[0], flag=name, reasons=(reason,))
+    palette = proposed(evidence)
+    if palette is None:
+        return Reading(None, findings=(_unknown_palette(fault, "give --palette", sample),))
+    cure = (
+        f"--palette {OWN}, which is made of the sampled labels: {palette.num_classes} classes, named by their values; "
+        "put the real names there"
+    )
+    reason = f"palette of {palette.num_classes} classes, made of what the sampled labels hold"
+    return Reading(palette, flag=OWN, reasons=(reason,), findings=(_unknown_palette(fault, cure, sample),))
+
+
+def _most(values: dict[Color, Use], palette: Palette) -> float:
+    """Share of the solid pixels whose colours a palette knows."""
+    known = palette.known_colors()
+    return sum(use.solid for color, use in values.items() if color in known) / sum(
+        use.solid for use in values.values()
+    )
+
+
+def _unknown_palette(fault: str, cure: str, sample: _Sample) -> Finding:
+    text = f"no palette is known by which the labels can be read: {fault.split(';')[1].split('. Give')[0].strip()}"
+    return Finding(
+        "palette", REJECT, sample.evidence.labels, 0, "sampled labels", text, cure, sample.examples()[:SHOWN]
+    )
+
+
+def proposed(evidence: Evidence) -> Palette | None:
+    """A palette of the values that labels hold, which are its classes; None for values that are none.
+
+    Ids of 0 and 255 alone are background and foreground; otherwise 255 is ignored, and so is a 0 of outlines alone. Of
+    colours those count that cover areas; black, and VOC's cream, count as ignored where they are outlines alone.
+    """
+    by_color = evidence.colors or evidence.is_shuffled or (evidence.mapped and not _is_grey(evidence.mapped))
+    if by_color:
+        return _of_colors({**evidence.colors, **evidence.mapped})
+    return _of_ids({**evidence.indices, **evidence.ids})
+
+
+def _is_grey(colors: dict[Color, Use]) -> bool:
+    return all(len(set(color)) == 1 for color in colors)
+
+
+def _of_ids(uses: dict[int, Use]) -> Palette | None:
+    ids = sorted(value for value, use in uses.items() if use.solid) or sorted(uses)
+    if ids == [0, 255]:
+        return two_classes()
+    ignored = {value for value in ids if value == 255 or (value == 0 and uses[0].is_outline and len(ids) > 2)}
+    classes = [value for value in ids if value not in ignored]
+    if not 1 <= len(classes) <= MAX_CLASSES:
+        return None
+    sources = [(value, index) for index, value in enumerate(classes)] + [(value, 255) for value in ignored - {255}]
+    plain = classes == list(range(len(classes))) and not ignored - {255}
+    return Palette(
+        "proposed",
+        tuple(f"class {value}" for value in classes),
+        _colors(len(classes)),
+        source_ids=() if plain else tuple(sources),
+    )
+
+
+def _of_colors(uses: dict[Color, Use]) -> Palette | None:
+    total = sum(use.pixels for use in uses.values())
+    solid = {color: use for color, use in uses.items() if use.solid and use.pixels >= MIN_SHARE * total}
+    void = [color for color in ((0, 0, 0), (224, 224, 192)) if color in uses and uses[color].is_outline]
+    classes = sorted(color for color in solid if color not in void)
+    if not 1 <= len(classes) <= MAX_CLASSES:
+        return None
+    return Palette(
+        "proposed",
+        tuple("colour {}, {}, {}".format(*color) for color in classes),
+        tuple(classes),
+        ignore_color=void[0] if void else next(c for c in voc_colormap()[::-1] if c not in uses),
+        aliases=tuple((color, 255) for color in void[1:]),
+    )
+
+
+def two_classes() -> Palette:
+    """The palette of masks of 0 and 255."""
+    return Palette("proposed", ("background", "foreground"), _colors(2), source_ids=((0, 0), (255, 1)))
+
+
+def _colors(count: int) -> tuple[Color, ...]:
+    return voc_colormap(count)
+
+
+def _mended_ids(reading: Reading, sample: _Sample) -> Reading:
+    """With a palette that knows the ids of labels without colours."""
+    palette, ids = reading.palette, sample.evidence.ids
+    if not ids:
+        return reading
+    if sorted(ids) == [0, 255] and not palette.source_ids and palette.ignore_id == 255:
+        own = two_classes()
+        if palette.num_classes == 2:
+            own = replace(palette, source_ids=((0, 0), (255, 1)))
+        text = (
+            "the sampled labels hold 0 and 255 alone: masks whose foreground is 255, which palette "
+            f"{palette.name} ignores; only class 0 would be left, with an mIoU near 1"
+        )
+        return _with(
+            reading, own, _finding("masks-0-255", REJECT, sample, (255,), text, 'read 255 as class 1 ("source_ids")')
+        )
+    if counted := one_based(ids, palette):
+        void = ", and 0, which is outlines alone, is what is ignored" if 0 in ids else ""
+        text = (
+            f"the labels seem to count the {palette.num_classes} classes from 1: the sampled ids are "
+            f"{ranges(sorted(ids))}{void}. Read as they are, every class would be learnt under the name of the next"
+        )
+        cure = 'count from 1 ("source_ids")'
+        return _with(reading, counted, _finding("ids-from-1", WRONG, sample, (palette.num_classes,), text, cure))
+    table, mark = id_table(palette), unknown_mark(palette)
+    unknown = [value for value in sorted(ids) if table[value] == mark]
+    if not unknown:
+        return reading
+    own = ignoring_ids(palette, unknown)
+    pixels = sum(ids[value].pixels for value in unknown)
+    if len(unknown) == 1:
+        kind, what = "void-value", f"id {unknown[0]}, which palette {palette.name} does not know"
+        rim = " and lies along outlines alone" if ids[unknown[0]].is_outline else ""
+        text = f"the sampled labels hold {what}{rim}: {pixels:,} pixels. Likely what is to be ignored"
+    else:
+        kind, what = "ids-out-of-range", f"ids {ranges(unknown)}"
+        text = f"the sampled labels hold {what}, which palette {palette.name} does not know: {pixels:,} pixels"
+    cure = f'ignore them ("source_ids"); if they are classes, name these in {OWN}'
+    return _with(reading, own, _finding(kind, REJECT, sample, unknown, text, cure))
+
+
+def _finding(kind: str, grade: str, sample: _Sample, values: Sequence[int | Color], text: str, change: str) -> Finding:
+    """A finding on values of the sample that a palette of our own cures."""
+    every = sample.examples(*values)
+    cure = f"--palette {OWN}: {change}"
+    return Finding(kind, grade, len(every), len(sample.labels), "sampled labels", text, cure, every[:SHOWN])
+
+
+def _with(reading: Reading, palette: Palette, finding: Finding) -> Reading:
+    return replace(reading, palette=palette, flag=OWN, findings=(*reading.findings, finding))
+
+
+def ignoring_ids(palette: Palette, ids: Sequence[int]) -> Palette:
+    """The palette that ignores these ids besides."""
+    sources = palette.source_ids or tuple((index, index) for index in range(palette.num_classes))
+    return replace(palette, source_ids=(*sources, *((value, palette.ignore_id) for value in ids)))
+
+
+def ignoring_colors(palette: Palette, colors: Sequence[Color]) -> Palette:
+    """The palette that ignores these colours besides."""
+    return replace(palette, aliases=(*palette.aliases, *((color, palette.ignore_id) for color in colors)))
+
+
+def _mended_colors(reading: Reading, sample: _Sample) -> Reading:
+    """With a palette that knows the colours of coloured labels that cover areas."""
+    palette, evidence = reading.palette, sample.evidence
+    known, total = palette.known_colors(), sum(use.pixels for use in evidence.colors.values())
+    unknown = {
+        color: use
+        for color, use in evidence.colors.items()
+        if color not in known and use.solid and use.pixels >= MIN_SHARE * total
+    }
+    if not unknown or reading.coding == "ids":
+        return reading
+    if len(unknown) > MAX_CLASSES:
+        return reading
+    colors = sorted(unknown)
+    share = sum(use.pixels for use in unknown.values()) / total
+    text = (
+        f"the sampled labels have areas of colours that palette {palette.name} does not know, {share:.1%} of their "
+        f"pixels: {', '.join(map(str, colors[:6]))}{', ...' if len(colors) > 6 else ''}"
+    )
+    change = f'ignore them ("aliases"); if they are classes, name these in {OWN}'
+    return _with(
+        reading,
+        ignoring_colors(palette, colors),
+        _finding("colors-out-of-palette", REJECT, sample, colors, text, change),
+    )
+
+
+def _coded(reading: Reading, sample: _Sample, read: Read) -> Reading:
+    """With the coding that prepare would find; where it would refuse or misread, with that which evidence is for."""
+    evidence, palette = sample.evidence, reading.palette
+    if reading.coding != "auto":
+        return replace(reading, reasons=(*reading.reasons, f"labels are read by their {reading.coding}, as was given"))
+    knows_colors = bool(evidence.mapped) and evidence.mapped.keys() <= palette.known_colors()
+    if evidence.is_shuffled and not knows_colors and not _is_grey(evidence.mapped):
+        own = _of_colors(evidence.mapped)
+        text = (
+            "the palette images give one index different colours from label to label, as PNG optimisers do, and "
+            f"palette {palette.name} does not know these colours: the indices, which would be read, mean nothing"
+        )
+        cure = f"--palette {OWN} --label-coding colors: their colours as classes; put the names of the classes there"
+        finding = Finding(
+            "shuffled-palettes",
+            WRONG,
+            evidence.labels,
+            evidence.labels,
+            "sampled labels",
+            text,
+            cure,
+            sample.examples()[:SHOWN],
+        )
+        if own:
+            reading = _with(reading, own, finding)
+            return replace(reading, coding="colors", coding_flag="colors")
+        return replace(reading, findings=(*reading.findings, finding))
+    paths = [label.path for label in sample.labels]
+    try:
+        coding, reason = settle_coding(paths, palette, "auto", read)
+        return replace(reading, coding=coding, reasons=(*reading.reasons, *([reason] if reason else [])))
+    except InputError as error:
+        return _chosen(reading, sample, str(error))
+
+
+def _chosen(reading: Reading, sample: _Sample, fault: str) -> Reading:
+    """With the coding that the evidence is for, where the labels can be read in two ways."""
+    evidence, palette = sample.evidence, reading.palette
+    knows_colors = evidence.mapped.keys() <= palette.known_colors()
+    why = "their colour maps differ from label to label" if evidence.is_shuffled else "the palette knows their colours"
+    coding = "colors"
+    if not knows_colors and _is_grey(evidence.mapped):
+        greys = [color for color in sorted(evidence.mapped) if color not in palette.known_colors()]
+        means = {color: int(id_table(palette)[color[0]]) for color in greys}
+        if evidence.is_shuffled and unknown_mark(palette) not in means.values():
+            palette = replace(palette, aliases=(*palette.aliases, *means.items()))
+            reading = replace(reading, palette=palette, flag=OWN)
+            why = 'their maps of greys differ from label to label, so that the greys are the ids (under "aliases")'
+        else:
+            coding, why = "ids", "all of them have one map of greys"
+    elif not knows_colors:
+        by_color = sum(label.is_mapped and label.colors <= palette.known_colors() for label in sample.labels)
+        maps = sum(label.is_mapped for label in sample.labels)
+        coding = "colors" if 2 * by_color >= maps else "ids"
+        why = f"the palette knows the colours of {by_color} of {maps} sampled palette images"
+    flags = f"--palette {OWN} --label-coding {coding}" if reading.flag == OWN else f"--label-coding {coding}"
+    finding = Finding(
+        "two-readings",
+        REJECT,
+        sum(label.is_mapped for label in sample.labels),
+        len(sample.labels),
+        "sampled labels",
+        fault,
+        f"{flags}: {why}",
+        sample.examples()[:SHOWN],
+    )
+    return replace(
+        reading,
+        coding=coding,
+        coding_flag=coding,
+        reasons=(*reading.reasons, f"labels are read by their {coding}: {why}"),
+        findings=(*reading.findings, finding),
+    )

@@ -1,0 +1,269 @@
+"""The order of events of `deeplab doctor`: scan, settle the coding, look at the pairs, conclude, write, print."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pipelines.doctor import copies, findings, job, remedy, tally, verdict
+from pipelines.doctor import plan as planning
+from pipelines.doctor.classes import OWN, Reading, settle
+from pipelines.doctor.drawings import draw
+from pipelines.doctor.measures import likeness
+from pipelines.doctor.options import SAMPLED, Options
+from pipelines.doctor.plan import Plan
+from pipelines.doctor.remedy import Remedy
+from pipelines.doctor.tally import DoctorTally
+from pipelines.doctor.verdict import Finding
+from pipelines.inputs.coding import read_label
+from pipelines.inputs.rawset import RawSet, scan
+from pipelines.pages import doctor as page
+from pipelines.pages.gallery import Panel
+from pipelines.runner.boundary import Care, Failed, attempt
+from pipelines.runner.flags import beam_options, check_paths
+from pipelines.runner.run import run as run_job
+from trainer import storage
+from trainer.accounts import Accounts
+from trainer.formats import codings, images
+from trainer.formats.images import ImageError
+from trainer.formats.labels import LabelError
+from trainer.options import InputError
+
+REPORT_FILE = "doctor.json"
+PAGE_FILE = "doctor.html"
+
+
+def run(options: Options, flags: list[str]) -> int:
+    """Runs the command; returns its exit status."""
+    beam = beam_options(flags)
+    check_paths(beam, {"DIR": options.input, "--output": options.output})
+    options = replace(options, input=storage.absolute(options.input), output=storage.absolute(options.output))
+    written = check_folder(options)
+    raw = scan(options.input, options.layout, options.val_fraction, options.group_by)
+    with job.in_flight(options.output).watch(job.LABELS) as care:
+        read = functools.partial(care.isolated, read_label) if care else read_label
+        reading = settle(raw, options.palette, options.label_coding, read)
+    plan = planning.make_plan(raw.pairs, options.full, SAMPLED, options.seed)
+    total = examine(options, plan, reading, beam)
+    Accounts("pairs", plan.total, {"looked at": total.looked}).check()
+    with job.in_flight(options.output).watch("conclusion") as care:
+        found, cure = conclude(options, raw, plan, total, reading, care)
+        shown = draw_examples(found, plan, cure.reading, findings.offset(total) or (0, 0), care)
+    report = describe(options, raw, plan, total, found, cure)
+    write(options, written, plan, cure, report, shown)
+    tidy(options.output)
+    print(json.dumps(report, indent=2) if options.json else page.text(report))
+    if not options.json:
+        print(f"page: {storage.join(options.output, PAGE_FILE)}")
+    return verdict.status(found)
+
+
+def check_folder(options: Options) -> dict[str, str]:
+    """What an earlier run wrote into the output folder: name -> identity.
+
+    Raises InputError where the output is in the set, or files would be replaced that this command did not write.
+    """
+    folder = options.output
+    if storage.is_dir(options.input) and storage.lies_in(folder, options.input):
+        raise InputError(f"--output {folder} lies in the set that is looked at; give a folder of its own")
+    path = storage.join(folder, REPORT_FILE)
+    try:
+        report = json.loads(storage.read(path)) if storage.exists(path) else {}
+    except (ValueError, OSError):
+        report = None
+    written = report.get("written") if isinstance(report, dict) else None
+    if isinstance(written, dict):
+        return written
+    names = (REPORT_FILE, PAGE_FILE, OWN, findings.MANIFEST, remedy.LABELS_FOLDER)
+    taken = [path for name in names if storage.exists(path := storage.join(folder, name))]
+    if options.mend and storage.is_dir(labels := storage.join(folder, remedy.LABELS_FOLDER)):
+        taken.append(labels)
+    if taken and not options.overwrite:
+        raise InputError(
+            f"{taken[0]} was not written by `deeplab doctor`; give another --output, or --overwrite to replace it"
+        )
+    return {}
+
+
+def examine(options: Options, plan: Plan, reading: Reading, beam: Any) -> DoctorTally:
+    """Runs the Beam job over the plan. Its files in the output folder are gone afterwards."""
+    output, digest = options.output, plan.digest
+    build = functools.partial(
+        job.build,
+        palette=reading.palette,
+        coding=reading.coding,
+        max_pixels=options.max_pixels,
+        chunks=len(plan.lines),
+        output=output,
+        digest=digest,
+    )
+    planning.write(output, plan)
+    if not run_job(build, beam, total=plan.total, unit="pairs", title="doctor"):
+        raise InputError("doctor reads the job's result itself; omit --template_location")
+    total = tally.read(planning.tally_path(output, digest), digest)
+    for path in (planning.plan_path(output, digest), planning.tally_path(output, digest)):
+        if storage.exists(path):
+            storage.remove(path)
+    return total
+
+
+def conclude(
+    options: Options, raw: RawSet, plan: Plan, total: DoctorTally, reading: Reading, care: Care | None
+) -> tuple[list[Finding], Remedy]:
+    """The findings, gravest first, and what cures them."""
+    found = [*findings.of_scan(raw.rejects, plan.total), *reading.findings, *findings.of_files(total, plan)]
+    reading, of_values = findings.of_values(total, plan, reading)
+    found += of_values
+    prints = total.prints
+    of_copies, doubles = copies.of_copies(
+        prints, plan, functools.partial(alike, plan, care), functools.partial(differ, plan, reading, care)
+    )
+    of_films, group_by = copies.of_films(prints, plan, options.val_fraction, options.group_by)
+    found += of_copies + of_films
+    shift = (0, 0)
+    if reading.palette is not None:
+        found += findings.of_classes(total, plan, reading.palette)
+        found += findings.of_alignment(total, plan)
+        shift = findings.offset(total) or (0, 0)
+    kinds = findings.doubtful(total)
+    cured = {number for number, kind in kinds.items() if findings.is_cured(kind, total)}
+    ill = {number: kind for number, kind in kinds.items() if number not in cured}
+    labels = {}
+    if options.mend and reading.palette is not None:
+        labels = remedy.mend_labels(plan, ill, shift, reading, options.output, care)
+    left_out = frozenset(ill.keys() - labels.keys()) | doubles
+    is_listed = bool(left_out or labels or raw.rejects) and len(left_out) < plan.total
+    return verdict.graded(found), Remedy(reading, left_out, labels, is_listed, group_by)
+
+
+def alike(plan: Plan, care: Care | None, one: int, other: int) -> float:
+    """Likeness of the images of two pairs; 0 where one cannot be read."""
+    call = functools.partial(care.isolated, _likeness) if care else _likeness
+    paths = (plan.subjects[number].image for number in (one, other))
+    try:
+        return attempt(functools.partial(call, *paths), known=(OSError, ImageError))
+    except (OSError, ImageError, Failed):
+        return 0.0
+
+
+def _likeness(one: str, other: str) -> float:
+    return likeness(*(images.decode_image(storage.read(path)) for path in (one, other)))
+
+
+def differ(plan: Plan, reading: Reading, care: Care | None, one: int, other: int) -> bool:
+    """Whether the labels of two pairs hold other classes; not where one cannot be read."""
+    call = functools.partial(care.isolated, _differ) if care else _differ
+    paths = (plan.subjects[number].label for number in (one, other))
+    try:
+        return attempt(functools.partial(call, reading, *paths), known=(OSError, ImageError, LabelError))
+    except (OSError, ImageError, LabelError, Failed):
+        return False
+
+
+def _differ(reading: Reading, one: str, other: str) -> bool:
+    if reading.palette is None:
+        return False
+    first, second = (
+        codings.decode_ids(storage.read(path), reading.palette, coding=reading.coding) for path in (one, other)
+    )
+    return first.shape != second.shape or bool((first != second).any())
+
+
+def draw_examples(
+    found: Collection[Finding], plan: Plan, reading: Reading, shift: tuple[int, int], care: Care | None
+) -> dict[str, tuple[tuple[Panel, ...], ...]]:
+    """Kind of a finding -> panels of each of its examples."""
+    total = sum(len(finding.examples) for finding in found)
+    call = functools.partial(care.isolated, draw) if care else draw
+    shown: dict[str, tuple[tuple[Panel, ...], ...]] = {}
+    for finding in found:
+        panels = []
+        for example in finding.examples:
+            make = functools.partial(call, finding, example, plan.subjects, reading, shift, total)
+            try:
+                panels.append(attempt(make))
+            except Failed:
+                panels.append(())
+        shown[finding.kind] = tuple(panels)
+    return shown
+
+
+def describe(
+    options: Options, raw: RawSet, plan: Plan, total: DoctorTally, found: list[Finding], cure: Remedy
+) -> dict[str, Any]:
+    """The contents of doctor.json, but for what was written."""
+    palette = cure.reading.palette
+    can_prepare = palette is not None and len(cure.left_out) < plan.total
+    pixels = {split: counts[: palette.num_classes].tolist() for split, counts in sorted(total.pixels.items())}
+    return {
+        "input": options.input,
+        "layout": raw.layout,
+        "pairs": plan.total,
+        "decoded": plan.decoded,
+        "palette": palette.to_json() if palette else None,
+        "label_coding": cure.reading.coding,
+        "evidence": [*raw.summary.split("\n"), *cure.reading.reasons],
+        "findings": [finding.to_json() for finding in found],
+        "pixels": pixels,
+        "status": verdict.status(found),
+        "verdict": verdict.sentence(found, plan.total, plan.decoded),
+        "left_out": len(cure.left_out),
+        "mended": len(cure.labels),
+        "prepare": remedy.command(options, cure, raw.root) if can_prepare else "",
+    }
+
+
+def write(
+    options: Options,
+    written: Mapping[str, str],
+    plan: Plan,
+    cure: Remedy,
+    report: dict[str, Any],
+    shown: Mapping[str, tuple[tuple[Panel, ...], ...]],
+) -> None:
+    """Writes the report, the page and the remedy's files; those of an earlier run that are no longer needed go.
+
+    Raises InputError where such a file was changed since, or is an input.
+    """
+    folder, contents = options.output, remedy.files(plan, cure)
+    inputs = {storage.real(path) for path in (options.input, options.palette)}
+    for name in (OWN, findings.MANIFEST):
+        path = storage.join(folder, name)
+        if not storage.exists(path) or storage.identity(storage.read(path)) == storage.identity(
+            contents.get(name, b"")
+        ):
+            continue
+        is_input = storage.real(path) in inputs
+        is_ours = name in written and storage.identity(storage.read(path)) == written[name]
+        if name in contents and (is_input or not (is_ours or options.overwrite)):
+            what = "is an input" if is_input else "was changed since this command wrote it"
+            raise InputError(f"{path} {what} and would be replaced; give another --output")
+        if is_ours and not is_input:
+            storage.remove(path)
+    # First the file by which the others are known to be of this command.
+    report["written"] = {name: storage.identity(data) for name, data in contents.items()}
+    storage.write_json(storage.join(folder, REPORT_FILE), report)
+    for name, data in contents.items():
+        storage.write(storage.join(folder, name), data)
+    # Names of files need not be UTF-8.
+    html = page.render(report, shown).encode("utf-8", "backslashreplace")
+    storage.write(storage.join(folder, PAGE_FILE), html)
+
+
+def tidy(folder: str) -> None:
+    """Removes the notes of what workers were at, and what killed runs were writing: the job is done."""
+    for file in storage.glob(storage.join(folder, ".*")):
+        whole = storage.unfinished(file.relative)
+        if whole in (REPORT_FILE, PAGE_FILE, OWN, findings.MANIFEST) or planning.is_passing(whole):
+            with contextlib.suppress(FileNotFoundError):
+                storage.remove(file.path)
+    notes = job.in_flight(folder)
+    notes.clear()
+    if not storage.is_remote(folder):
+        with contextlib.suppress(OSError):  # there is none, or something else in it
+            os.rmdir(notes.folder)

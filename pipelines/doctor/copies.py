@@ -1,0 +1,225 @@
+"""Images that are there twice, or nearly, and what of it gets into two splits."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.doctor.classes import SHOWN
+from pipelines.doctor.findings import LEFT_OUT
+from pipelines.doctor.plan import Plan
+from pipelines.doctor.verdict import NOTE, WRONG, Example, Finding
+from pipelines.inputs.rawset import group_of, hash_split
+
+NEAR = 4
+"""Bits in which the hashes of near duplicates differ at most; neighbours in CamVid's films mostly differ in 12."""
+ALIKE = 0.98
+"""Correlation from which two images of nearly one hash are near duplicates."""
+LOOKED_AT = 256
+"""Candidates of near duplicates that are compared."""
+MIN_FRAMES = 8
+FILM = 0.6
+"""Median distance of neighbours' hashes, in that of any two images, below which names count the frames of films."""
+
+Likeness = Callable[[int, int], float]
+"""Numbers of two pairs -> the likeness of their images, -1 to 1."""
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Pairs of one image: numbers of the first and of another, within a split or across two."""
+
+    within: tuple[tuple[int, int], ...]
+    across: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, couples: Iterable[tuple[int, int]], plan: Plan) -> Copies:
+        couples = sorted(couples)
+        splits = [subject.split for subject in plan.subjects]
+        return cls(
+            tuple((one, other) for one, other in couples if splits[one] == splits[other]),
+            tuple((one, other) for one, other in couples if splits[one] != splits[other]),
+        )
+
+
+def exact(prints: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs (first, other) of numbers whose image files are the same, byte for byte."""
+    known = prints[prints["image"] != 0]
+    order = np.argsort(known["image"], kind="stable")
+    known = known[order]
+    couples, first = [], 0
+    for place in range(1, len(known)):
+        if known["image"][place] != known["image"][first]:
+            first = place
+        else:
+            couples.append((int(known["number"][first]), int(known["number"][place])))
+    return couples
+
+
+def near(prints: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of numbers, of images that are not the same file, whose hashes differ in NEAR bits at most.
+
+    Of equal hashes the first image stands for all. Hashes that differ in NEAR of 64 bits agree in one of NEAR + 1
+    bands of bits, so that only those of one band need to be compared: not the square of all.
+    """
+    known = prints[prints["is_hashed"]]
+    _, first, group = np.unique(known["hash"], return_index=True, return_inverse=True)
+    couples = {
+        (int(known["number"][first[group[place]]]), int(known["number"][place]))
+        for place in np.flatnonzero(first[group] != np.arange(len(known)))
+        if known["image"][place] != known["image"][first[group[place]]]
+    }
+    hashes, numbers = known["hash"][first], known["number"][first]
+    edges = np.linspace(0, 64, NEAR + 2).astype(int)
+    for low, high in itertools.pairwise(edges):
+        band = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
+        order = np.argsort(band, kind="stable")
+        for members in np.split(order, np.flatnonzero(np.diff(band[order])) + 1):
+            for place, one in enumerate(members[:-1]):
+                others = members[place + 1 :]
+                close = others[np.bitwise_count(hashes[others] ^ hashes[one]) <= NEAR]
+                couples.update(tuple(sorted((int(numbers[one]), int(numbers[other])))) for other in close)
+    return sorted(couples)
+
+
+def verified(couples: Sequence[tuple[int, int]], likeness: Likeness) -> list[tuple[int, int]]:
+    """The couples, of the first LOOKED_AT, whose images are alike."""
+    return [couple for couple in couples[:LOOKED_AT] if likeness(*couple) >= ALIKE]
+
+
+def of_copies(
+    prints: np.ndarray, plan: Plan, likeness: Likeness, differ: Callable[[int, int], bool]
+) -> tuple[list[Finding], set[int]]:
+    """Findings on duplicates, and the numbers of the pairs that should be left out for them.
+
+    Args:
+      likeness: of two images.
+      differ: whether two labels of one size hold other classes.
+    """
+    findings, left_out = [], set()
+    splits = [subject.split for subject in plan.subjects]
+    same = exact(prints)
+    labels = dict(zip(prints["number"].tolist(), prints["label"].tolist(), strict=True))
+    torn = [couple for couple in same if labels[couple[0]] != labels[couple[1]]][:LOOKED_AT]
+    torn = [couple for couple in torn if differ(*couple)]
+    copies = Copies.of(same, plan)
+    if torn:
+        text = "images are there twice, byte for byte, with labels that differ"
+        cure = f"keep the right label of each; {LEFT_OUT}, both of them"
+        findings.append(_finding("contradictions", WRONG, torn, plan, text, cure))
+        left_out |= {number for couple in torn for number in couple}
+    if copies.across:
+        text = "images of one split are in another as well, byte for byte: the scores would be of images learnt from"
+        findings.append(_finding("leaks", WRONG, copies.across, plan, text, f"{LEFT_OUT} of the training"))
+        left_out |= {_of_training(couple, splits) for couple in copies.across}
+    if copies.within:
+        text = "images are there twice in one split, byte for byte: they count double"
+        findings.append(
+            _finding("duplicates", NOTE, copies.within, plan, text, "leave the copies out, or let them be")
+        )
+    candidates = Copies.of(near(prints), plan)
+    if across := verified(candidates.across, likeness):
+        text = (
+            "images of one split are nearly those of another, scaled, re-encoded or the next frame: the scores would "
+            "be of images learnt from"
+        )
+        findings.append(_finding("near-leaks", WRONG, across, plan, text, f"{LEFT_OUT} of the training"))
+        left_out |= {_of_training(couple, splits) for couple in across}
+    if within := verified(candidates.within, likeness):
+        more = " or more" if len(candidates.within) > LOOKED_AT else ""
+        text = f"images are nearly the same within a split{more}, as the frames of a film are"
+        findings.append(_finding("near-duplicates", NOTE, within, plan, text, "none is needed"))
+    return findings, left_out
+
+
+def _of_training(couple: tuple[int, int], splits: Sequence[str]) -> int:
+    """The one of two pairs that is to go: that of the training."""
+    one, other = couple
+    return other if splits[other] == "train" else one
+
+
+def _finding(kind: str, grade: str, couples: Sequence[tuple[int, int]], plan: Plan, text: str, cure: str) -> Finding:
+    subjects = plan.subjects
+
+    def example(one: int, other: int) -> Example:
+        first, second = subjects[one], subjects[other]
+        return Example(one, first.image, f"{first.split}, and in {second.split}: {second.image}", other)
+
+    examples = tuple(example(*couple) for couple in couples[:SHOWN])
+    return Finding(kind, grade, len(couples), plan.total, "images", text, cure, examples)
+
+
+def of_films(prints: np.ndarray, plan: Plan, val_fraction: float, group_by: str) -> tuple[list[Finding], str]:
+    """Findings on films whose frames lie in several splits, and the regular expression that keeps them together.
+
+    Names that end in a number may count anything; they count frames where neighbours look alike. Splits of the set's
+    own are its makers' business: they are a note; those by hash, which prepare makes, tear every film.
+    """
+    keys = [subject.key for subject in plan.subjects]
+    films = [re.sub(r"\d+$", "", key) for key in keys]
+    if group_by or not _are_films(prints, films):
+        return [], ""
+    of_film: dict[str, list[int]] = {}
+    for number, film in enumerate(films):
+        if film != keys[number]:
+            of_film.setdefault(_below_split(film), []).append(number)
+    splits = [subject.split for subject in plan.subjects]
+    torn = {film: numbers for film, numbers in of_film.items() if len({splits[n] for n in numbers}) > 1}
+    if not torn:
+        return [], ""
+    is_hashed = all(split == hash_split(key, val_fraction) for key, split in zip(keys, splits, strict=True))
+    regex = _regex(keys, of_film) if is_hashed else ""
+    text = f"films lie in several splits: names count frames, and neighbours look alike: {', '.join(sorted(torn)[:4])}"
+    cure = "none is needed if the split is one that others use as well; a manifest with a column split changes it"
+    if is_hashed:
+        text += "; scores would be of frames whose neighbours were learnt from"
+        cure = f"--group-by '{regex}'" if regex else "list the splits in a manifest"
+    couples = [_couple(numbers, splits) for numbers in torn.values()]
+    grade = WRONG if is_hashed else NOTE
+    found = _finding("films", grade, couples, plan, text, cure)
+    return [Finding(found.kind, grade, len(torn), len(of_film), "films", text, cure, found.examples)], regex
+
+
+def _below_split(film: str) -> str:
+    """A film's name without the folder of its split, so that its parts in two splits are one film."""
+    return film.rpartition("/")[2] or film
+
+
+def _couple(numbers: Sequence[int], splits: Sequence[str]) -> tuple[int, int]:
+    """The first two neighbours of a film that lie in different splits."""
+    for one, other in itertools.pairwise(numbers):
+        if splits[one] != splits[other]:
+            return one, other
+    return numbers[0], numbers[-1]
+
+
+def _are_films(prints: np.ndarray, films: Sequence[str]) -> bool:
+    known = prints[prints["is_hashed"]]
+    numbers, hashes = known["number"], known["hash"]
+    if len(known) < MIN_FRAMES:
+        return False
+    beside = np.flatnonzero(np.diff(numbers) == 1)
+    beside = np.array([place for place in beside if films[numbers[place]] == films[numbers[place + 1]]], int)
+    if len(beside) < MIN_FRAMES // 2:
+        return False
+    neighbours = np.bitwise_count(hashes[beside] ^ hashes[beside + 1])
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(0, len(known), (2, 4 * len(known)))
+    others = np.bitwise_count(hashes[one] ^ hashes[other])[one != other]
+    return bool(np.median(neighbours) < FILM * np.median(others))
+
+
+def _regex(keys: Sequence[str], of_film: dict[str, list[int]]) -> str:
+    """What finds the film in a key, or a stretch of it where films are too few to make splits of; "" for none."""
+    if len(of_film) >= 5:
+        return r"^(.*?)\d+$"
+    for digits in (1, 2, 3, 4):
+        regex = rf"^(.*?\d*?)\d{{1,{digits}}}$"
+        groups = {group_of(key, regex) for key in keys}
+        if 5 <= len(groups) <= len(keys) / 4:
+            return regex
+    return ""

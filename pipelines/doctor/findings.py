@@ -1,0 +1,286 @@
+"""What the tally of a set means: findings, and the palette that cures those of values no palette knew."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pipelines.doctor.classes import MAX_ALIASES, OWN, SHOWN, Reading, ignoring_colors, ignoring_ids
+from pipelines.doctor.plan import Plan
+from pipelines.doctor.tally import DOUBTS, FAULTS, MAX_COLORS, REACH, DoctorTally, Seen
+from pipelines.doctor.verdict import NOTE, REJECT, WRONG, Example, Finding
+from trainer.accounts import Reject
+from trainer.formats.labels import Palette, ranges
+
+MANIFEST = "manifest.jsonl"
+"""The list of good pairs that this command writes into its output folder."""
+MENDED = "--mend writes them anew"
+LEFT_OUT = f"--input {MANIFEST} leaves them out"
+MENDABLE = ("lossy-labels", "sizes", "exif", "unknown-colors", "blended-ids", "turned-labels")
+"""Kinds of labels of which `mend` may make good ones."""
+_IMAGE_KINDS = ("damaged-images", "deep-images", "other-colors")
+_TEXTS = {
+    "unreadable": ("files cannot be read", f"mend their permissions or links; {LEFT_OUT}"),
+    "animations": (
+        "files hold several images: animations, or pages",
+        f"save the one that is meant as a file of its own; {LEFT_OUT}",
+    ),
+    "lossy-labels": (
+        "labels are in a lossy coding, which blurs class ids and colours along every boundary",
+        f"export them anew as PNG; {MENDED}, as far as their colours tell the class, and ignores the rest; {LEFT_OUT}",
+    ),
+    "deep-labels": (
+        "labels have values that do not fit into 8 bits, as instance ids do",
+        f"export class ids instead; {LEFT_OUT}",
+    ),
+    "transparent-labels": (
+        "labels have transparent pixels, whose class is in doubt",
+        f"save them without transparency; {LEFT_OUT}",
+    ),
+    "damaged-images": ("images cannot be decoded", f"copy or export them anew; {LEFT_OUT}"),
+    "damaged-labels": ("labels cannot be decoded", f"copy or export them anew; {LEFT_OUT}"),
+    "sizes": (
+        "labels have another size than their images",
+        f"export both at one size; {MENDED} where both have one shape, by nearest neighbours; {LEFT_OUT}",
+    ),
+    "exif": (
+        "labels do not lie on their images once these are turned upright by their EXIF orientation",
+        f"{MENDED}, turned as their images are, where they have the size of these as stored; {LEFT_OUT}",
+    ),
+    "failed": ("pairs ended the process that looked at them, or raised what no file should", LEFT_OUT),
+}
+
+
+def of_scan(rejects: Sequence[Reject], pairs: int) -> Iterator[Finding]:
+    """Findings on images and labels that found no partner, or are no pair for another reason."""
+    alone = [reject for reject in rejects if "without a" in reject.reason]
+    for kind, text, members in (
+        ("pairing", "images or labels have no partner of their name", alone),
+        ("names", "files or lines of lists name no pair that could be used", [r for r in rejects if r not in alone]),
+    ):
+        if members:
+            reasons = Counter(reject.reason for reject in members).most_common(2)
+            text = f"{text}: {'; '.join(f'{reason} ({count})' for reason, count in reasons)}"
+            examples = tuple(Example(-1, reject.path, reject.reason) for reject in members[:SHOWN])
+            cure = f"give every image a label of its name; {LEFT_OUT}"
+            yield Finding(kind, REJECT, len(members), pairs + len(members), "files", text, cure, examples)
+
+
+def of_files(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
+    """Findings on files, and on labels against their images."""
+    for kind, (text, cure) in _TEXTS.items():
+        if seen := tally.kinds.get(kind):
+            yield _finding(kind, REJECT, seen, plan, tally.looked, text, cure)
+    if seen := tally.kinds.get("two-readings"):
+        text = "labels can be read in two ways, by their indices and by their colours, which differ"
+        cure = f"--label-coding ids or --label-coding colors; {LEFT_OUT}"
+        yield _finding("two-readings", REJECT, seen, plan, tally.decoded, text, cure)
+    for kind, text, cure in (
+        ("deep-images", "images have 16 bits a sample; prepare scales them to 8", "none is needed"),
+        ("other-colors", "images are neither RGB nor grey; prepare turns them into RGB", "none is needed"),
+    ):
+        if seen := tally.kinds.get(kind):
+            yield _finding(kind, NOTE, seen, plan, tally.looked, text, cure)
+    if seen := tally.kinds.get("blended-ids"):
+        text = (
+            "labels lead from class to class through ids between these, as after scaling or smoothing them like "
+            "images: outlines of classes that are not there"
+        )
+        cure = f"scale labels by nearest neighbours; {MENDED}, with such outlines ignored; {LEFT_OUT}"
+        yield _finding("blended-ids", WRONG, seen, plan, tally.decoded, text, cure)
+    if seen := tally.kinds.get("turned-labels"):
+        text = (
+            "labels fit their images as stored, which prepare turns upright by their EXIF orientation, so that the "
+            "two would not lie on each other"
+        )
+        cure = f"{MENDED}, turned as their images are; {LEFT_OUT}"
+        yield _finding("turned-labels", WRONG, seen, plan, tally.decoded, text, cure)
+
+
+def _finding(kind: str, grade: str, seen: Seen, plan: Plan, of: int, text: str, cure: str) -> Finding:
+    unit = "images" if kind in _IMAGE_KINDS else "labels" if kind not in ("unreadable", "failed") else "pairs"
+    subjects = plan.subjects
+
+    def example(number: int, detail: str) -> Example:
+        path = subjects[number].image if kind in _IMAGE_KINDS else subjects[number].label
+        return Example(number, path, detail)
+
+    examples = tuple(example(number, detail) for number, detail in seen.examples[:SHOWN])
+    return Finding(kind, grade, seen.count, of, unit, text, cure, examples)
+
+
+def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading, list[Finding]]:
+    """Findings on values that the palette does not know, and a reading by a palette that ignores them."""
+    findings = []
+    palette = reading.palette
+    if seen := tally.kinds.get("unknown-ids"):
+        unknown = sorted(tally.unknown_ids)
+        pixels = sum(tally.unknown_ids.values())
+        text = f"labels hold ids {ranges(unknown)}, which the palette does not know: {pixels:,} pixels"
+        cure = f'--palette {OWN}: ignore them ("source_ids"); if they are classes, name these there'
+        kind = "void-value" if len(unknown) == 1 else "ids-out-of-range"
+        findings.append(_finding(kind, REJECT, seen, plan, tally.decoded, text, cure))
+        reading = replace(reading, palette=ignoring_ids(palette, unknown), flag=OWN)
+    if seen := tally.kinds.get("unknown-colors"):
+        colors = sorted(tally.unknown_colors)
+        pixels = sum(tally.unknown_colors.values())
+        more = " or more" if len(colors) >= MAX_COLORS else ""
+        text = (
+            f"labels hold {len(colors):,}{more} colours that the palette does not know, {pixels:,} pixels, as where "
+            "they were smoothed (anti-aliased) or scaled like images"
+        )
+        cure = f"export them without smoothing; {MENDED}, with mixed colours ignored; {LEFT_OUT}"
+        if len(colors) < MAX_ALIASES:
+            cure = f'--palette {OWN}: ignore these colours ("aliases"); or export the labels without smoothing'
+            reading = replace(reading, palette=ignoring_colors(reading.palette, colors), flag=OWN)
+        findings.append(_finding("anti-aliased", REJECT, seen, plan, tally.decoded, text, cure))
+    return reading, findings
+
+
+def is_cured(kind: str, tally: DoctorTally) -> bool:
+    """Whether the palette of `of_values` reads labels with this fault."""
+    return kind == "unknown-ids" or (kind == "unknown-colors" and len(tally.unknown_colors) < MAX_ALIASES)
+
+
+def of_classes(tally: DoctorTally, plan: Plan, palette: Palette) -> Iterator[Finding]:
+    """Findings on what there is to learn."""
+    counts = {split: pixels[: palette.num_classes] for split, pixels in sorted(tally.pixels.items())}
+    whole = sum(counts.values(), np.zeros(palette.num_classes, np.int64))
+    ignored = sum(int(pixels[palette.ignore_id]) for pixels in tally.pixels.values())
+    used = [palette.names[index] for index in np.flatnonzero(whole)]
+    if whole.any() and len(used) == 1 and palette.num_classes > 1:
+        text = f"every pixel that is not ignored is of one class, {used[0]}: there is nothing to learn"
+        cure = "look at the labels: is their coding the palette's? Give the --palette by which they were drawn"
+        yield Finding("one-class-set", WRONG, tally.decoded, tally.decoded, "labels", text, cure, _any(plan, palette))
+    elif seen := tally.kinds.get("one-class"):
+        text = f"labels hold a single class: {seen.examples[0][1]}. Where that is background, it is right"
+        yield _finding("one-class", NOTE, seen, plan, tally.decoded, text, "look at a few of them")
+    if ignored and not whole.any():
+        text = f"every pixel of all labels is ignored (id {palette.ignore_id}): there is nothing to learn"
+        cure = "give the --palette by which they were drawn"
+        yield Finding(
+            "all-ignored-set", WRONG, tally.decoded, tally.decoded, "labels", text, cure, _any(plan, palette)
+        )
+    elif seen := tally.kinds.get("all-ignored"):
+        yield _finding(
+            "all-ignored", NOTE, seen, plan, tally.decoded, "labels are ignored as a whole", "none is needed"
+        )
+    if len(used) > 1:
+        yield from _absent(tally, plan, palette, counts)
+        yield from _tiny(tally, plan, palette, whole)
+
+
+def _any(plan: Plan, palette: Palette) -> tuple[Example, ...]:
+    decoded = [subject for subject in plan.subjects if subject.effort][:SHOWN]
+    return tuple(Example(subject.number, subject.label, "") for subject in decoded)
+
+
+def _absent(tally: DoctorTally, plan: Plan, palette: Palette, counts: dict[str, np.ndarray]) -> Iterator[Finding]:
+    whole = sum(counts.values())
+    sample = "" if tally.decoded == tally.looked else " decoded"
+    nowhere = [palette.names[index] for index in np.flatnonzero(whole == 0)]
+    if nowhere:
+        text = f"classes have not one pixel in the{sample} labels: {_named(nowhere)}"
+        cure = "none is needed where the set lacks them; else look at the palette"
+        yield Finding(
+            "absent-classes", NOTE, len(nowhere), palette.num_classes, "classes", text, cure, _any(plan, palette)
+        )
+    for split, pixels in counts.items():
+        missing = np.flatnonzero((pixels == 0) & (whole > 0))
+        if not len(missing):
+            continue
+        names = [palette.names[index] for index in missing]
+        is_wrong = split == "train" and not sample
+        text = f"classes are in other splits, but have not one pixel in the{sample} labels of split {split}: "
+        text += f"{_named(names)}. " + ("They cannot be learnt" if split == "train" else "They cannot be scored")
+        cure = f"deal the images out anew: in the column split of {MANIFEST}"
+        examples = _with_classes(tally, plan, missing, palette)
+        grade = WRONG if is_wrong else NOTE
+        yield Finding("absent-from-split", grade, len(names), palette.num_classes, "classes", text, cure, examples)
+
+
+def _with_classes(tally: DoctorTally, plan: Plan, classes: np.ndarray, palette: Palette) -> tuple[Example, ...]:
+    """Pairs that hold one of some classes."""
+    held = {}
+    for index in classes.tolist():
+        if seen := tally.kinds.get(f"class {index}"):
+            number = seen.examples[0][0]
+            held.setdefault(number, []).append(palette.names[index])
+    return tuple(
+        Example(number, plan.subjects[number].label, f"holds {', '.join(names)}")
+        for number, names in sorted(held.items())[:SHOWN]
+    )
+
+
+TINY_SHARE, TINY_AREA = 1e-4, 64
+"""Share of all labelled pixels, and pixels in a label that holds it, below which a class is tiny: 8x8 pixels are 2x2
+features at stride 4."""
+
+
+def _tiny(tally: DoctorTally, plan: Plan, palette: Palette, whole: np.ndarray) -> Iterator[Finding]:
+    labels = sum(counts[: palette.num_classes] for counts in tally.labels.values())
+    total = int(whole.sum())
+    area = whole / np.maximum(labels, 1)
+    tiny = np.flatnonzero((whole > 0) & ((whole < TINY_SHARE * total) | (area < TINY_AREA)))
+    if len(tiny):
+        parts = [f"{palette.names[i]} ({100 * whole[i] / total:.3f} %, {area[i]:.0f} pixels a label)" for i in tiny]
+        text = f"classes are tiny, and will hardly be learnt: {_named(parts)}"
+        cure = "larger images (no --max-side), more of them, or a palette that joins such classes"
+        examples = _with_classes(tally, plan, tiny, palette)
+        yield Finding("tiny-classes", NOTE, len(tiny), palette.num_classes, "classes", text, cure, examples)
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+MIN_VOTES = 3
+AGREED = 0.6
+"""Share of labels that must fit best at one offset, give or take a pixel, to call it constant."""
+BETTER_FIT = 0.7
+"""By how many standard deviations labels must fit better there."""
+
+
+def offset(tally: DoctorTally) -> tuple[int, int] | None:
+    """(y, x): by how many pixels labels must be moved down and right to fit their images; None for not at all."""
+    votes, score = tally.alignment.votes, tally.alignment.score
+    count = int(votes.sum())
+    if count < MIN_VOTES:
+        return None
+    y, x = (int(place) for place in np.unravel_index(score.argmax(), score.shape))
+    near = votes[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].sum()
+    gain = (score[y, x] - score[REACH, REACH]) / count
+    shift = (y - REACH, x - REACH)
+    is_clear = max(map(abs, shift)) >= 2 and near >= AGREED * count and gain >= BETTER_FIT
+    return shift if is_clear else None
+
+
+def of_alignment(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
+    shift = offset(tally)
+    if shift is None:
+        return
+    votes = int(tally.alignment.votes.sum())
+    ways = zip(shift, (("up", "down"), ("left", "right")), strict=True)
+    moves = " and ".join(f"{abs(step)} pixels {words[step > 0]}" for step, words in ways if step)
+    text = (
+        f"labels lie beside what they outline, all by the same way: the {votes} that were compared fit their images "
+        f"best when they are moved {moves}"
+    )
+    cure = "--mend writes all labels anew, moved so, with the rim that comes in ignored"
+    examples = tuple(
+        Example(subject.number, subject.label, f"offset {shift[0]} down, {shift[1]} right")
+        for subject in [s for s in plan.subjects if s.effort == 2][:SHOWN]
+    )
+    yield Finding("misaligned", WRONG, votes, votes, "labels", text, cure, examples)
+
+
+def doubtful(tally: DoctorTally) -> dict[int, str]:
+    """Number of a pair -> kind of its fault or doubt."""
+    prints = tally.prints
+    found = {}
+    for row in prints[(prints["fault"] > 0) | (prints["doubt"] > 0)]:
+        found[int(row["number"])] = FAULTS[row["fault"] - 1] if row["fault"] else DOUBTS[row["doubt"] - 1]
+    return found

@@ -1,0 +1,107 @@
+"""The Beam side of `deeplab doctor`: numbers of chunks in, one tally out.
+
+Only numbers and tallies cross Beam's shuffle; a tally is counts, a few examples, and 35 bytes a pair. Every process
+holds the plan's file, some hundred bytes a pair.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import apache_beam as beam
+
+from pipelines.doctor import tally
+from pipelines.doctor.look import look
+from pipelines.doctor.plan import Subject, read_chunk, tally_path
+from pipelines.doctor.tally import DoctorTally
+from pipelines.runner.boundary import Care, Failed, InFlight, attempt
+from pipelines.runner.progress import Heartbeat
+from pipelines.runner.work import Work, spread
+from trainer import storage
+from trainer.formats.labels import Palette
+
+LABELS = "labels"
+"""Name of the notes of the sample of labels that is looked at before the job."""
+
+
+def in_flight(folder: str) -> InFlight:
+    """Notes of what the workers of a job are at whose output is `folder`."""
+    return InFlight(storage.join(folder, ".in-flight"))
+
+
+@dataclass(eq=False)
+class LookAtChunk(Work):
+    """Number of a chunk of the plan -> the DoctorTally of its pairs.
+
+    Attributes:
+      palette, coding: by which labels are read; no palette where it is not known.
+      max_pixels: of an image or label.
+      output: the folder with the plan.
+      digest: of the plan.
+    """
+
+    stage: ClassVar[str] = "doctor"
+    palette: Palette | None
+    coding: str
+    max_pixels: int
+    output: str
+    digest: str
+
+    def process(self, number: int) -> Iterator[DoctorTally]:
+        subjects = read_chunk(self.output, self.digest, number)
+        # The same on every run over the same pairs, so that a rerun finds what an earlier one died of.
+        name = repr([subject.label for subject in subjects])
+        notes = in_flight(self.output)
+        if notes.interrupted(LABELS):  # one of the sample has ended a process, and is in some chunk
+            notes.start(name)
+        with notes.watch(name) as care:
+            yield tally.total(self._look(subject, care) for subject in subjects)
+
+    def _look(self, subject: Subject, care: Care | None) -> DoctorTally:
+        call = functools.partial(care.isolated, look) if care else look
+        try:
+            found = attempt(functools.partial(call, subject, self.palette, self.coding, self.max_pixels))
+        except Failed as fault:
+            found = tally.with_print(tally.seen_of(subject.number, "failed", fault.reason), subject.number)
+        self.finish("looked at")
+        return found
+
+
+@dataclass(eq=False)
+class SumTallies(beam.CombineFn):
+    """Adds tallies of parts of the set."""
+
+    def create_accumulator(self) -> DoctorTally:
+        return DoctorTally()
+
+    def add_input(self, accumulator: DoctorTally, element: DoctorTally) -> DoctorTally:
+        return accumulator + element
+
+    def merge_accumulators(self, accumulators: Iterable[DoctorTally]) -> DoctorTally:
+        return tally.total(accumulators)
+
+    def extract_output(self, accumulator: DoctorTally) -> DoctorTally:
+        return accumulator
+
+
+def build(
+    pipeline: beam.Pipeline,
+    heartbeat: Heartbeat,
+    *,
+    palette: Palette | None,
+    coding: str,
+    max_pixels: int,
+    chunks: int,
+    output: str,
+    digest: str,
+) -> None:
+    """Builds the job: the plan's chunks are looked at, their tally is written beside the plan."""
+    _ = (
+        spread(pipeline, range(chunks), "chunks")
+        | "Look at chunks" >> beam.ParDo(LookAtChunk(heartbeat, palette, coding, max_pixels, output, digest))
+        | "Sum tallies" >> beam.CombineGlobally(SumTallies())
+        | "Write tally" >> beam.Map(tally.write, tally_path(output, digest), digest)
+    )

@@ -1,0 +1,216 @@
+"""A look at one pair: what `deeplab prepare` would reject of it, and what it would take and should not."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+
+import numpy as np
+
+from pipelines.doctor import measures
+from pipelines.doctor.plan import ALIGNED, DECODED, Subject
+from pipelines.doctor.tally import REACH, Alignment, DoctorTally, Seen, seen_of, with_print
+from trainer import storage
+from trainer.formats import codings, images
+from trainer.formats.images import Header, ImageError, Label
+from trainer.formats.labels import LabelError, Palette, color_meanings, id_table, unknown_mark
+from trainer.formats.options import MAX_PIXELS
+
+BETTER = 1.5
+"""How many times better a label must lie on its image when turned to be taken for one that should be."""
+
+
+def look(
+    subject: Subject, palette: Palette | None = None, coding: str = "auto", max_pixels: int = MAX_PIXELS
+) -> DoctorTally:
+    """Looks at a pair as closely as the plan has it.
+
+    Args:
+      palette: by which labels are read; None where it is not known: then they are decoded alone.
+      coding: one of `trainer.formats.options.CODINGS`.
+
+    Returns:
+      Its tally. Of what prepare would reject it has one kind:
+
+      - "unreadable": the file cannot be read.
+      - "animations": several images or pages in one file.
+      - "lossy-labels", "deep-labels", "transparent-labels": labels in codings or depths that lose class ids.
+      - "damaged-images", "damaged-labels": whatever else cannot be decoded.
+      - "sizes", "exif": the label does not lie on the image.
+      - "unknown-ids", "unknown-colors", "two-readings": what the palette makes of the label.
+
+      Of what prepare would take any number: "deep-images", "other-colors" (of images), "blended-ids", "turned-labels",
+      "one-class", "all-ignored".
+    """
+    steps = _Look(subject, palette, coding, max_pixels)
+    try:
+        image, label = _read(subject.image), _read(subject.label)
+    except _Fault as fault:
+        return with_print(seen_of(subject.number, fault.kind, fault.detail), subject.number)
+    found = steps.found(image, label)
+    hash = None if steps.image is None else measures.perceptual_hash(steps.image)
+    return with_print(found, subject.number, _digest(image), _digest(label), hash)
+
+
+class _Fault(Exception):
+    """Why a pair would be rejected."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind, self.detail = kind, detail
+
+
+def _read(path: str) -> bytes:
+    try:
+        return storage.read(path)
+    except OSError as error:
+        raise _Fault("unreadable", f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _digest(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+
+
+class _Look:
+    """The steps of `look`, which share what they were called with; `image` is known once it is decoded."""
+
+    def __init__(self, subject: Subject, palette: Palette | None, coding: str, max_pixels: int) -> None:
+        self.subject, self.palette, self.coding, self.max_pixels = subject, palette, coding, max_pixels
+        self.image: np.ndarray | None = None
+
+    def tally(self, kind: str, detail: str) -> DoctorTally:
+        return seen_of(self.subject.number, kind, detail)
+
+    def found(self, image_data: bytes, label_data: bytes) -> DoctorTally:
+        try:
+            return self._whole(image_data, label_data)
+        except _Fault as fault:
+            return self.tally(fault.kind, fault.detail)
+
+    def _whole(self, image_data: bytes, label_data: bytes) -> DoctorTally:
+        """The tally of a pair that is in order; raises _Fault for one that is not."""
+        source = self._header("images", image_data)
+        labelled = self._header("labels", label_data)
+        if labelled.lossy:
+            raise _Fault("lossy-labels", f"is a {labelled.lossy}, which blurs class ids")
+        if fault := images.mismatch(source, labelled):
+            raise _Fault("sizes" if _sizes_differ(source, labelled) else "exif", fault)
+        total = self._of_image(source)
+        if self.subject.effort < DECODED:
+            return total
+        try:
+            self.image = images.decode_image(image_data, self.max_pixels)
+        except ImageError as error:
+            raise _Fault("damaged-images", str(error)) from None
+        label = self._decode_label(label_data, labelled)
+        if self.palette is None:
+            return total + DoctorTally(decoded=1)
+        return total + self._of_label(label, source, labelled)
+
+    def _header(self, what: str, data: bytes) -> Header:
+        try:
+            found = images.header(data, self.max_pixels)
+        except ImageError as error:
+            raise _Fault(f"damaged-{what}", str(error)) from None
+        if found.images > 1:
+            raise _Fault("animations", f"the {what[:-1]} holds {found.images} images, frames or pages; expected one")
+        if found.mode == "F":
+            raise _Fault(f"damaged-{what}", "its pixels are floating-point numbers, whose range is not known")
+        return found
+
+    def _of_image(self, source: Header) -> DoctorTally:
+        if source.mode.startswith("I") or source.depth > 8:
+            return self.tally("deep-images", f"{source.depth} bits a sample, which are scaled to 8")
+        if source.mode not in ("RGB", "L"):
+            return self.tally("other-colors", f"is of mode {source.mode}, and is turned into RGB")
+        return DoctorTally()
+
+    def _decode_label(self, data: bytes, header: Header) -> Label:
+        try:
+            return images.read_label(data, self.max_pixels)
+        except ImageError as error:
+            kind = "deep-labels" if header.depth > 8 or header.mode.startswith("I") else "damaged-labels"
+            kind = "transparent-labels" if "transparent" in str(error) else kind
+            raise _Fault(kind, str(error)) from None
+
+    def _of_label(self, label: Label, source: Header, labelled: Header) -> DoctorTally:
+        try:
+            ids = codings.to_ids(label, self.palette, self.coding)
+        except LabelError as error:
+            return self._unknown(label, str(error))
+        split = self.subject.split
+        counts = np.bincount(ids.ravel(), minlength=256)
+        total = DoctorTally(
+            decoded=1, pixels={split: counts}, labels={split: (counts > 0).astype(np.int64)}
+        ) + self._of_classes(counts)
+        if label.codes.ndim == 2 and label.colormap is None:
+            share = measures.blended_share(label.codes)
+            if share >= measures.BLENDED:
+                total += self.tally("blended-ids", f"{share:.0%} of the steps between ids lead through ids between")
+        if source.orientation != 1 and labelled.orientation == 1:
+            total += self._of_turn(ids, source)
+        if self.subject.effort >= ALIGNED and (scores := measures.fit(self.image, ids)) is not None:
+            votes = np.zeros((2 * REACH + 1,) * 2, np.int64)
+            votes[np.unravel_index(scores.argmax(), scores.shape)] = 1
+            total += DoctorTally(alignment=Alignment(scores.astype(np.float64), votes))
+        return total
+
+    def _of_classes(self, counts: np.ndarray) -> DoctorTally:
+        used = np.flatnonzero(counts[: self.palette.num_classes])
+        if not len(used):
+            return self.tally("all-ignored", "every pixel is ignored")
+        if len(used) == 1:
+            return self.tally("one-class", f"every pixel is {self.palette.names[used[0]]}, or ignored")
+        # Where a class is to be seen.
+        kinds = {f"class {index}": Seen(1, ((self.subject.number, f"{counts[index]} pixels"),)) for index in used}
+        return DoctorTally(kinds=kinds)
+
+    def _of_turn(self, ids: np.ndarray, source: Header) -> DoctorTally:
+        """Whether a label of the image's upright size was drawn on the image as stored."""
+        turned = images.upright(ids, source.orientation)
+        if turned.shape != ids.shape:
+            return DoctorTally()
+        here, there = measures.correlation(self.image, ids), measures.correlation(self.image, turned)
+        if there > max(BETTER * here, 0.05):
+            return self.tally(
+                "turned-labels",
+                f"lies better on the image if turned by its EXIF orientation {source.orientation}: correlation "
+                f"{there:.2f} instead of {here:.2f}",
+            )
+        return DoctorTally()
+
+    def _unknown(self, label: Label, detail: str) -> DoctorTally:
+        """The tally of a label that the palette does not read, with the values that it does not know."""
+        if label.colormap is not None and codings.two_readings(label, self.palette):
+            return self.tally("two-readings", detail)
+        if label.codes.ndim == 2 and (label.colormap is None or self.coding == "ids"):
+            values = np.bincount(label.codes.ravel(), minlength=256)
+            table = id_table(self.palette)
+            unknown = [code for code in np.flatnonzero(values).tolist() if table[code] == unknown_mark(self.palette)]
+            pixels = {code: int(values[code]) for code in unknown}
+            return self.tally("unknown-ids", detail) + DoctorTally(decoded=1, unknown_ids=pixels)
+        known = _packed_colors(self.palette)
+        packed, pixels = np.unique(_packed(label), return_counts=True)
+        found = sorted(zip(pixels.tolist(), packed.tolist(), strict=True), reverse=True)
+        colors = {(c >> 16, c >> 8 & 255, c & 255): n for n, c in found if c not in known}
+        return self.tally("unknown-colors", detail) + DoctorTally(decoded=1, unknown_colors=colors)
+
+
+@functools.lru_cache(maxsize=4)
+def _packed_colors(palette: Palette) -> frozenset[int]:
+    return frozenset(r << 16 | g << 8 | b for r, g, b in color_meanings(palette))
+
+
+def _packed(label: Label) -> np.ndarray:
+    """int32 [H, W]: the colours of a label, red in the highest byte; indices without a colour are black."""
+    rgb = label.codes
+    if label.colormap is not None:
+        colormap = np.zeros((256, 3), np.uint8)
+        colormap[: len(label.colormap)] = label.colormap
+        rgb = np.take(colormap, label.codes, axis=0)
+    return rgb.astype(np.int32) @ np.int32([1 << 16, 1 << 8, 1])
+
+
+def _sizes_differ(source: Header, labelled: Header) -> bool:
+    """Whether no turn would make the label as large as its image."""
+    return sorted((source.width, source.height)) != sorted((labelled.width, labelled.height))

@@ -1,0 +1,100 @@
+"""What pixels tell of an image and its label: blended ids, a perceptual hash, and how the two lie on each other."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from pipelines.doctor.tally import REACH
+
+BLENDED = 0.15
+"""Share of the steps between ids from which a label counts as blended; those of CamVid have 2 % at most."""
+MIN_BLENDED = 8
+MIN_BOUNDARY = 50
+"""Boundary pixels without which a label tells nothing of its place."""
+
+
+def blended_share(codes: np.ndarray) -> float:
+    """Share of the steps between neighbours of uint8 [H, W] ids that lead through an id between two others.
+
+    Where ids were scaled by interpolation, or smoothed, a boundary between classes 2 and 9 leads through 4 and 7. 0
+    where there are fewer than MIN_BLENDED such pixels.
+    """
+    between = steps = 0
+    for rows in (codes, codes.T):
+        before, here, after = rows[:, :-2], rows[:, 1:-1], rows[:, 2:]
+        between += int((((before < here) & (here < after)) | ((before > here) & (here > after))).sum())
+        steps += int((rows[:, 1:] != rows[:, :-1]).sum())
+    return between / steps if between >= MIN_BLENDED else 0.0
+
+
+def perceptual_hash(image: np.ndarray) -> int:
+    """64 bits of uint8 [H, W, 3] RGB that stay almost the same when it is scaled, re-encoded or made brighter.
+
+    The lowest 63 frequencies of a cosine transform of 32x32 greys, each against their median.
+    """
+    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
+    lowest = cv2.dct(grey.astype(np.float32))[:8, :8].ravel()[1:]
+    bits = np.append(lowest > np.median(lowest), False)
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def likeness(one: np.ndarray, other: np.ndarray) -> float:
+    """Correlation, -1 to 1, of two images, uint8 [H, W, 3] RGB of any sizes, as 64x64 greys."""
+    greys = [
+        cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (64, 64), interpolation=cv2.INTER_AREA).astype(np.float64)
+        for image in (one, other)
+    ]
+    first, second = (grey - grey.mean() for grey in greys)
+    norm = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    return float((first * second).sum() / norm) if norm else float(np.array_equal(*greys))
+
+
+def boundaries(ids: np.ndarray) -> np.ndarray:
+    """bool [H, W]: pixels that differ from a neighbour."""
+    found = np.zeros(ids.shape, bool)
+    across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
+    found[:, 1:] |= across
+    found[:, :-1] |= across
+    found[1:] |= down
+    found[:-1] |= down
+    return found
+
+
+def edges(image: np.ndarray) -> np.ndarray:
+    """float32 [H, W]: how strongly uint8 [H, W, 3] RGB changes at every pixel; the strongest are cut off."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    strength = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    mean, deviation = cv2.meanStdDev(strength)
+    return np.minimum(strength, float(mean[0, 0] + 2 * deviation[0, 0]))
+
+
+def fit(image: np.ndarray, ids: np.ndarray) -> np.ndarray | None:
+    """How well the boundaries of a label lie on the edges of its image, if it is shifted.
+
+    Args:
+      image: uint8 [H, W, 3] RGB.
+      ids: uint8 [H, W].
+
+    Returns:
+      float32 [2 REACH + 1, 2 REACH + 1], in standard deviations over all shifts: at (REACH + y, REACH + x) the fit of
+      the label moved down by y and right by x. None for what is too small, or has too little boundary.
+    """
+    height, width = ids.shape
+    if min(height, width) < 4 * REACH:
+        return None
+    inner = boundaries(ids)[REACH : height - REACH, REACH : width - REACH].astype(np.float32)
+    if inner.sum() < MIN_BOUNDARY:
+        return None
+    scores = cv2.matchTemplate(edges(image), inner - inner.mean(), cv2.TM_CCORR)
+    deviation = float(scores.std())
+    return (scores - scores.mean()) / deviation if deviation > 1e-6 else None
+
+
+def correlation(image: np.ndarray, ids: np.ndarray) -> float:
+    """Correlation, -1 to 1, of the edges of an image and the boundaries of a label where it lies."""
+    near = cv2.blur(boundaries(ids).astype(np.float32), (3, 3))
+    strength = edges(image)
+    near, strength = near - near.mean(), strength - strength.mean()
+    norm = float(np.sqrt((near**2).sum() * (strength**2).sum()))
+    return float((near * strength).sum() / norm) if norm else 0.0

@@ -1,0 +1,153 @@
+"""Makes a good label of one that `deeplab prepare` would reject or misread; what stays in doubt is ignored."""
+
+from __future__ import annotations
+
+import itertools
+
+import cv2
+import numpy as np
+
+from pipelines.doctor.findings import MENDABLE
+from trainer.formats import codings, images
+from trainer.formats.images import Header, ImageError
+from trainer.formats.labels import LabelError, Palette, color_meanings, id_table, unknown_mark
+
+MAX_BLUR = 48
+"""Distance of a colour from that of its class, in 0-255 over all channels, up to which a blurred pixel is of it."""
+SAME_SHAPE = 0.01
+"""Relative difference of two shapes, width to height, that rounding makes."""
+
+
+def mended(
+    kind: str,
+    data: bytes,
+    image: Header,
+    palette: Palette,
+    coding: str = "auto",
+    shift: tuple[int, int] = (0, 0),
+) -> np.ndarray | None:
+    """The class ids that a label means.
+
+    Args:
+      kind: of its fault or doubt, see `look`; "" for a label that is in order, which is only moved.
+      data: the label file.
+      image: header of its image.
+      palette, coding: by which it is read.
+      shift: by how many pixels it is moved down and right.
+
+    Returns:
+      uint8 [H, W] of the image's upright size, `ignore_id` where the class is in doubt; None where nothing can be made
+      of it.
+    """
+    if kind and kind not in MENDABLE:
+        return None
+    try:
+        ids = _ids(kind, data, image, palette, coding)
+    except (ImageError, LabelError):
+        return None
+    if ids is None or ids.shape != image.upright_size:
+        return None
+    return _moved(ids, shift, palette.ignore_id)
+
+
+def _ids(kind: str, data: bytes, image: Header, palette: Palette, coding: str) -> np.ndarray | None:
+    if kind == "lossy-labels":
+        return _sharpened(images.decode_image(data), palette)
+    label = images.read_label(data)
+    if kind == "unknown-colors":
+        return _known(label, palette)
+    ids = codings.to_ids(label, palette, coding)
+    if kind == "blended-ids":
+        return np.where(_between(label.codes), np.uint8(palette.ignore_id), ids)
+    if kind in ("exif", "turned-labels"):
+        header = images.header(data)
+        return images.upright(ids, image.orientation) if header.orientation == 1 else None
+    if kind == "sizes":
+        return _scaled(ids, image.upright_size)
+    return ids
+
+
+def encoded(ids: np.ndarray, palette: Palette, coding: str) -> bytes:
+    """A PNG that `palette` and `coding` read as these ids: of its colours, or of ids where colours do not count."""
+    if coding != "ids":
+        return images.encode_png(palette.colorize(ids))
+    codes = np.zeros(256, np.uint8)
+    table = id_table(palette)
+    for code in range(255, -1, -1):
+        if table[code] != unknown_mark(palette):
+            codes[table[code]] = code
+    return images.encode_png(codes[ids])
+
+
+def _sharpened(rgb: np.ndarray, palette: Palette) -> np.ndarray | None:
+    """Class ids of blurred colours, or of blurred greys that are ids far apart."""
+    if (np.ptp(rgb.astype(np.int16), axis=2) <= 2).mean() > 0.99 and (table := _grey_levels(palette)):
+        levels, classes = zip(*table, strict=True)
+        colors = np.repeat(np.float32(levels)[:, None], 3, axis=1)
+    else:
+        meanings = color_meanings(palette)
+        colors, classes = np.float32(list(meanings)), tuple(meanings.values())
+    nearest = np.zeros(rgb.shape[:2], np.int64)
+    best = np.full(rgb.shape[:2], np.inf, np.float32)
+    pixels = rgb.astype(np.float32)
+    for place, color in enumerate(colors):
+        distance = ((pixels - color) ** 2).sum(2)
+        nearest[distance < best] = place
+        np.minimum(best, distance, out=best)
+    if (best <= MAX_BLUR**2).mean() < 0.5:  # these are no colours of the palette
+        return None
+    ids = np.take(np.uint8(classes), nearest)
+    box = np.ones((3, 3), np.uint8)
+    is_sure = (best <= MAX_BLUR**2) & (cv2.erode(ids, box) == cv2.dilate(ids, box))
+    return np.where(is_sure, ids, np.uint8(palette.ignore_id))
+
+
+def _grey_levels(palette: Palette) -> list[tuple[int, int]]:
+    """Pairs of an id in label files and its class, where ids are so far apart that blurring leaves them apart."""
+    table = id_table(palette)
+    known = [(code, int(table[code])) for code in range(256) if table[code] != unknown_mark(palette)]
+    gaps = [after - before for (before, _), (after, _) in itertools.pairwise(known)]
+    return known if gaps and min(gaps) >= 32 else []
+
+
+def _known(label: images.Label, palette: Palette) -> np.ndarray:
+    """Class ids of the colours that the palette knows; the others are ignored."""
+    rgb = label.codes
+    if label.colormap is not None:
+        colormap = np.zeros((256, 3), np.uint8)
+        colormap[: len(label.colormap)] = label.colormap
+        rgb = np.take(colormap, label.codes, axis=0)
+    ids = np.full(rgb.shape[:2], palette.ignore_id, np.uint8)
+    packed = rgb.astype(np.int32) @ np.int32([1 << 16, 1 << 8, 1])
+    for (red, green, blue), meaning in color_meanings(palette).items():
+        ids[packed == (red << 16 | green << 8 | blue)] = meaning
+    return ids
+
+
+def _between(codes: np.ndarray) -> np.ndarray:
+    """bool [H, W]: pixels of an id between those of two neighbours that face each other, and those beside them."""
+    found = np.zeros(codes.shape, bool)
+    for rows, marks in ((codes, found), (codes.T, found.T)):
+        before, here, after = rows[:, :-2], rows[:, 1:-1], rows[:, 2:]
+        marks[:, 1:-1] |= ((before < here) & (here < after)) | ((before > here) & (here > after))
+    box = np.ones((3, 3), np.uint8)
+    solid = cv2.erode(codes, box) == cv2.dilate(codes, box)
+    return found | ((cv2.dilate(found.astype(np.uint8), box) > 0) & ~solid)
+
+
+def _scaled(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    (height, width), (new_height, new_width) = ids.shape, size
+    if abs(height * new_width - width * new_height) > SAME_SHAPE * height * new_width:
+        return None
+    return cv2.resize(ids, (new_width, new_height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _moved(ids: np.ndarray, shift: tuple[int, int], ignore_id: int) -> np.ndarray:
+    if shift == (0, 0):
+        return ids
+    moved = np.full(ids.shape, ignore_id, np.uint8)
+    (y, x), (height, width) = shift, ids.shape
+    moved[max(0, y) : height + min(0, y), max(0, x) : width + min(0, x)] = ids[
+        max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)
+    ]
+    return moved

@@ -1,0 +1,79 @@
+"""Examine a raw set before any compute: coding, pairs, sizes, copies, classes, and the flags that read it.
+
+examples:
+  deeplab doctor data/camvid
+  deeplab doctor data/list.csv --palette classes.json --full --output out/doctor
+  deeplab doctor data/scans --mend --output out/doctor
+  deeplab doctor gs://bucket/camvid --output gs://bucket/doctor --runner DataflowRunner --project my-project \\
+      --region europe-west1 --temp_location gs://bucket/tmp --setup_file ./setup.py
+
+Ends with a verdict, the `deeplab prepare` that reads the set as it should be read, and status 0, 1 (prepare would
+reject something) or 2 (something would be accepted and trained wrongly). The set itself is never changed: what is to
+replace a part of it, a palette, a manifest, mended labels, is written to --output. Flags that are not listed go to
+Apache Beam.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipelines.inputs.options import LAYOUTS
+from trainer.formats.options import CODINGS, MAX_PIXELS, PALETTES
+from trainer.options import CheckedOptions, InputError, option
+
+SAMPLED = 512
+"""Pairs that are decoded without --full."""
+
+
+@dataclass(frozen=True)
+class Options(CheckedOptions):
+    """Options of `deeplab doctor`."""
+
+    takes_beam_flags: ClassVar[bool] = True
+
+    input: str = option(
+        help="folder of the raw set, or its manifest; local or gs://", positional=True, metavar="DIR"
+    )
+    output: str = option(
+        "out/doctor",
+        "folder for doctor.json, doctor.html and what cures: palette.json, manifest.jsonl, labels",
+        metavar="DIR",
+        group="output",
+    )
+    layout: str = option("auto", "how the raw set is laid out", choices=LAYOUTS, group="input")
+    palette: str = option(
+        "auto", f"class set: auto, {', '.join(PALETTES)} or a JSON file", metavar="NAME|FILE", group="input"
+    )
+    label_coding: str = option(
+        "auto",
+        "what counts in labels that can be read in two ways, such as palette PNGs: their ids or their colors",
+        choices=CODINGS,
+        group="input",
+    )
+    val_fraction: float = option(
+        0.1,
+        "share of images for validation where the set has no splits of its own",
+        low=0,
+        below=1,
+        group="input",
+    )
+    group_by: str = option(
+        "", "the --group-by that prepare is to get: images of one film or tile", metavar="REGEX", group="input"
+    )
+    max_pixels: int = option(MAX_PIXELS, "take images of more pixels than this for damaged", low=1, group="input")
+    full: bool = option(False, "decode every image and label", group="effort")
+    quick: bool = option(
+        False, f"decode a sample of {SAMPLED} pairs, and the headers of all files; as without --full", group="effort"
+    )
+    seed: int = option(0, "seed of the sample", low=0, group="effort")
+    mend: bool = option(
+        False, "write labels that can be mended into labels/ of --output, pixels in doubt ignored", group="output"
+    )
+    json: bool = option(False, "print doctor.json in place of the findings", group="output")
+    overwrite: bool = option(False, "also replace files in --output that this command did not write", group="output")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.full and self.quick:
+            raise InputError("give --full or --quick, got both")

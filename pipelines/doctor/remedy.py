@@ -1,0 +1,137 @@
+"""What cures a set without changing it: a palette, a manifest of good pairs, mended labels, and flags with them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipelines.doctor.classes import OWN, Reading
+from pipelines.doctor.findings import MANIFEST
+from pipelines.doctor.mend import encoded, mended
+from pipelines.doctor.options import Options
+from pipelines.doctor.plan import Plan, Subject
+from pipelines.inputs.coding import PALETTE_FILE
+from pipelines.runner.boundary import Care, Failed, attempt
+from trainer import storage
+from trainer.formats import images
+from trainer.formats.images import ImageError
+from trainer.formats.labels import Palette
+
+LABELS_FOLDER = "labels"
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What is to be given to prepare in place of the set as it is.
+
+    Attributes:
+      reading: by which labels are read.
+      left_out: numbers of the pairs that are not to be prepared.
+      labels: number of a pair -> path of its mended label.
+      is_listed: whether there must be a manifest, for these, or for files that are no pair.
+      group_by: of prepare.
+    """
+
+    reading: Reading
+    left_out: frozenset[int] = frozenset()
+    labels: Mapping[int, str] = field(default_factory=dict)
+    is_listed: bool = False
+    group_by: str = ""
+
+    @property
+    def has_palette(self) -> bool:
+        """Whether there must be a palette of our own."""
+        return self.reading.palette is not None and self.reading.flag == OWN
+
+
+def mend_labels(
+    plan: Plan, kinds: Mapping[int, str], shift: tuple[int, int], reading: Reading, folder: str, care: Care | None
+) -> dict[int, str]:
+    """Writes the labels that can be mended into a folder.
+
+    Args:
+      kinds: number of a pair -> kind of its fault or doubt.
+      shift: by how many pixels all labels are to be moved.
+      folder: the output folder.
+
+    Returns:
+      Number of a pair -> path of its new label.
+    """
+    paths = {}
+    for subject in plan.subjects:
+        if shift == (0, 0) and subject.number not in kinds:
+            continue
+        call = functools.partial(care.isolated, _mended) if care else _mended
+        kind = kinds.get(subject.number, "")
+        mend = functools.partial(call, subject, kind, reading.palette, reading.coding, shift)
+        try:
+            ids = attempt(mend, known=(OSError, ImageError))
+        except (OSError, ImageError, Failed):
+            continue
+        if ids is not None and (ids != reading.palette.ignore_id).any():
+            path = storage.join(folder, LABELS_FOLDER, f"{subject.number:06d}.png")
+            storage.write(path, encoded(ids, reading.palette, reading.coding))
+            paths[subject.number] = path
+    return paths
+
+
+def _mended(subject: Subject, kind: str, palette: Palette, coding: str, shift: tuple[int, int]) -> np.ndarray | None:
+    header = images.header(storage.read(subject.image))
+    return mended(kind, storage.read(subject.label), header, palette, coding, shift)
+
+
+def manifest(plan: Plan, remedy: Remedy) -> bytes:
+    """The good pairs, one JSON object a line; their splits are left to prepare where it is to group them."""
+    lines = []
+    for subject in plan.subjects:
+        if subject.number not in remedy.left_out:
+            label = remedy.labels.get(subject.number, subject.label)
+            row = {"image": storage.absolute(subject.image), "label": storage.absolute(label)}
+            lines.append(json.dumps(row if remedy.group_by else {**row, "split": subject.split}) + "\n")
+    return "".join(lines).encode()
+
+
+def files(plan: Plan, remedy: Remedy) -> dict[str, bytes]:
+    """Name -> contents of the files of the remedy in the output folder, but for labels."""
+    found = {}
+    if remedy.has_palette:
+        text = json.dumps(remedy.reading.palette.to_json(), indent=2, ensure_ascii=False)
+        found[OWN] = (text + "\n").encode()
+    if remedy.is_listed:
+        found[MANIFEST] = manifest(plan, remedy)
+    return found
+
+
+def command(options: Options, remedy: Remedy, root: str) -> str:
+    """The `deeplab prepare` that reads the set as it should be read, for a shell.
+
+    Args:
+      root: folder of the raw set.
+    """
+    reading, words = remedy.reading, ["deeplab", "prepare"]
+    words += ["--input", storage.join(options.output, MANIFEST) if remedy.is_listed else options.input]
+    if options.layout != "auto" and not remedy.is_listed:
+        words += ["--layout", options.layout]
+    if remedy.has_palette:
+        words += ["--palette", storage.join(options.output, OWN)]
+    elif reading.flag:
+        words += ["--palette", reading.flag]
+    elif remedy.is_listed and reading.palette is not None:  # the manifest's folder tells less than the set's
+        own = storage.join(root, PALETTE_FILE)
+        words += ["--palette", own if storage.exists(own) else reading.palette.name]
+    words += ["--label-coding", reading.coding_flag] if reading.coding_flag else []
+    group_by = remedy.group_by or options.group_by
+    words += ["--group-by", group_by] if group_by else []
+    if options.val_fraction != 0.1:
+        words += ["--val-fraction", f"{options.val_fraction:g}"]
+    return " ".join(map(shlex.quote, [*words, "--output", "out/records"]))
+
+
+def left_out(kinds: Mapping[int, str], mended_labels: Iterable[int], cured: Iterable[int]) -> frozenset[int]:
+    """The pairs with a fault or doubt that nothing cures."""
+    return frozenset(kinds.keys() - set(mended_labels) - set(cured))

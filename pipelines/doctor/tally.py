@@ -1,0 +1,182 @@
+"""What was seen of the pairs: counts, a few examples of each kind, and 35 bytes a pair, by which copies are found."""
+
+from __future__ import annotations
+
+import heapq
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from trainer import storage
+from trainer.formats.labels import Color
+from trainer.options import InputError
+
+EXAMPLES = 6
+"""Examples that are kept of a kind: those of the lowest numbers, whatever the order in which pairs are looked at."""
+MAX_COLORS = 1024
+"""Unknown colours that are kept: those of the most pixels."""
+REACH = 8
+"""Largest offset between label and image that is looked for, in pixels."""
+FAULTS = (
+    *("unreadable", "animations", "lossy-labels", "deep-labels", "transparent-labels", "damaged-images"),
+    *("damaged-labels", "sizes", "exif", "unknown-ids", "unknown-colors", "two-readings", "failed"),
+)
+"""Kinds of what prepare would reject; `look` explains them."""
+DOUBTS = ("blended-ids", "turned-labels")
+"""Kinds of labels that prepare would take, and that are not what they seem."""
+PRINT = np.dtype(
+    [
+        *(("number", "<i8"), ("image", "<u8"), ("label", "<u8"), ("hash", "<u8"), ("is_hashed", "?")),
+        *(("fault", "u1"), ("doubt", "u1")),
+    ]
+)
+"""What is kept of every pair: digests of both files (0: not read), a perceptual hash of the image where it is decoded,
+and its place in FAULTS and in DOUBTS, from 1 (0: none)."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How often a kind of thing was seen, and examples: number of the pair, and what was found there."""
+
+    count: int
+    examples: tuple[tuple[int, str], ...]
+
+    def __add__(self, other: Seen) -> Seen:
+        return Seen(self.count + other.count, tuple(sorted(self.examples + other.examples)[:EXAMPLES]))
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How the boundaries of labels lie on their images, over some pairs.
+
+    Attributes:
+      score: float64 [2 REACH + 1, 2 REACH + 1], sums of how well labels fit, shifted by (y, x) - REACH.
+      votes: int64 of the same shape: at which shift how many labels fit best.
+    """
+
+    score: np.ndarray = field(default_factory=lambda: np.zeros((2 * REACH + 1,) * 2))
+    votes: np.ndarray = field(default_factory=lambda: np.zeros((2 * REACH + 1,) * 2, np.int64))
+
+    def __add__(self, other: Alignment) -> Alignment:
+        return Alignment(self.score + other.score, self.votes + other.votes)
+
+
+@dataclass(frozen=True)
+class DoctorTally:
+    """What is known after some of the pairs. Tallies of parts are added up.
+
+    Attributes:
+      looked, decoded: pairs of which the headers, and of which all pixels, were read.
+      kinds: what was seen, by its kind; see `look`.
+      pixels, labels: split -> int64 [256]: pixels of every class id, and labels that hold it.
+      unknown_ids, unknown_colors: values that the palette does not know -> pixels.
+      alignment: of labels on images.
+      parts: arrays of PRINT.
+    """
+
+    looked: int = 0
+    decoded: int = 0
+    kinds: Mapping[str, Seen] = field(default_factory=dict)
+    pixels: Mapping[str, np.ndarray] = field(default_factory=dict)
+    labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+    unknown_ids: Mapping[int, int] = field(default_factory=dict)
+    unknown_colors: Mapping[Color, int] = field(default_factory=dict)
+    alignment: Alignment = field(default_factory=Alignment)
+    parts: tuple[np.ndarray, ...] = ()
+
+    def __add__(self, other: DoctorTally) -> DoctorTally:
+        colors = _added(self.unknown_colors, other.unknown_colors)
+        if len(colors) > MAX_COLORS:
+            colors = dict(heapq.nlargest(MAX_COLORS, colors.items(), key=lambda item: (item[1], item[0])))
+        return DoctorTally(
+            self.looked + other.looked,
+            self.decoded + other.decoded,
+            _added(self.kinds, other.kinds),
+            _added(self.pixels, other.pixels),
+            _added(self.labels, other.labels),
+            _added(self.unknown_ids, other.unknown_ids),
+            colors,
+            self.alignment + other.alignment,
+            self.parts + other.parts,
+        )
+
+    def seen(self, kind: str) -> Seen:
+        return self.kinds.get(kind, Seen(0, ()))
+
+    @property
+    def prints(self) -> np.ndarray:
+        """PRINT [n], in the order of the plan."""
+        prints = np.concatenate([np.zeros(0, PRINT), *self.parts])
+        return prints[np.argsort(prints["number"])]
+
+
+def seen_of(number: int, kind: str, detail: str) -> DoctorTally:
+    """The tally of one thing that was seen of a pair."""
+    return DoctorTally(kinds={kind: Seen(1, ((number, detail),))})
+
+
+def with_print(
+    found: DoctorTally, number: int, image: int = 0, label: int = 0, hash: int | None = None
+) -> DoctorTally:
+    """The tally of a pair that has been looked at, with what is kept of every pair; see PRINT."""
+    row = np.zeros(1, PRINT)
+    row["number"], row["image"], row["label"] = number, image, label
+    row["hash"], row["is_hashed"] = hash or 0, hash is not None
+    for field_name, kinds in (("fault", FAULTS), ("doubt", DOUBTS)):
+        row[field_name] = next((place for place, kind in enumerate(kinds, 1) if kind in found.kinds), 0)
+    return replace(found, looked=1, parts=(row,))
+
+
+def _added(one: Mapping, other: Mapping) -> dict:
+    return {**one, **{key: one[key] + value if key in one else value for key, value in other.items()}}
+
+
+def total(parts: Iterable[DoctorTally]) -> DoctorTally:
+    """The sum, in one part."""
+    summed = sum(parts, start=DoctorTally())
+    return replace(summed, parts=(summed.prints,))
+
+
+def write(tally: DoctorTally, path: str, digest: str) -> None:
+    """Writes a tally of the plan of that digest as an .npz file without pickled objects."""
+    rest = {
+        "plan": digest,
+        "looked": tally.looked,
+        "decoded": tally.decoded,
+        "kinds": {kind: [seen.count, seen.examples] for kind, seen in tally.kinds.items()},
+        "pixels": {split: counts.tolist() for split, counts in tally.pixels.items()},
+        "labels": {split: counts.tolist() for split, counts in tally.labels.items()},
+        "unknown_ids": list(tally.unknown_ids.items()),
+        "unknown_colors": list(tally.unknown_colors.items()),
+    }
+    buffer = io.BytesIO()
+    text = np.frombuffer(json.dumps(rest).encode(), np.uint8)
+    alignment = tally.alignment
+    np.savez(buffer, prints=tally.prints, score=alignment.score, votes=alignment.votes, rest=text)
+    storage.write(path, buffer.getvalue())
+
+
+def read(path: str, digest: str) -> DoctorTally:
+    """The inverse of `write`. InputError for that of another plan."""
+    try:
+        data = storage.read(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}; has another run used the folder?") from None
+    with np.load(io.BytesIO(data), allow_pickle=False) as content:
+        rest = json.loads(content["rest"].tobytes())
+        if rest["plan"] != digest:
+            raise InputError(f"{path} is that of another run; give every run an --output of its own")
+        return DoctorTally(
+            rest["looked"],
+            rest["decoded"],
+            {kind: Seen(count, tuple(map(tuple, examples))) for kind, (count, examples) in rest["kinds"].items()},
+            {split: np.array(counts, np.int64) for split, counts in rest["pixels"].items()},
+            {split: np.array(counts, np.int64) for split, counts in rest["labels"].items()},
+            dict(rest["unknown_ids"]),
+            {tuple(color): pixels for color, pixels in rest["unknown_colors"]},
+            Alignment(content["score"], content["votes"]),
+            (content["prints"],),
+        )

@@ -1,0 +1,79 @@
+"""Findings, how grave they are, and what follows from all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+NOTE, REJECT, WRONG = "note", "reject", "wrong"
+STATUS = {NOTE: 0, REJECT: 1, WRONG: 2}
+"""How grave a finding is -> the command's exit status: nothing need be done; `deeplab prepare` would reject something;
+it would take something that is then trained wrongly."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One place where a finding shows: the pair's number in the plan (-1: none), a path, and what was found there.
+
+    `other` is the number of a second pair, of copies; -1 for none.
+    """
+
+    number: int
+    path: str
+    detail: str
+    other: int = -1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of trouble.
+
+    Attributes:
+      kind: its name, such as "lossy-labels".
+      grade: NOTE, REJECT or WRONG.
+      count, of, unit: "3 of 512 labels"; 0 `of` where there is nothing to count in.
+      text: what was found, and why it matters.
+      cure: what to do.
+      examples: a few places.
+    """
+
+    kind: str
+    grade: str
+    count: int
+    of: int
+    unit: str
+    text: str
+    cure: str
+    examples: tuple[Example, ...] = ()
+
+    @property
+    def share(self) -> str:
+        return f"{self.count:,} of {self.of:,} {self.unit}" if self.of else f"{self.count:,} {self.unit}"
+
+    def to_json(self) -> dict[str, Any]:
+        examples = [{"path": example.path, "found": example.detail} for example in self.examples]
+        return {
+            **{"kind": self.kind, "grade": self.grade, "count": self.count, "of": self.of, "unit": self.unit},
+            **{"text": self.text, "cure": self.cure, "examples": examples},
+        }
+
+
+def graded(findings: Sequence[Finding]) -> list[Finding]:
+    """The gravest first; those of one grade keep their order."""
+    return sorted(findings, key=lambda finding: -STATUS[finding.grade])
+
+
+def status(findings: Sequence[Finding]) -> int:
+    return max((STATUS[finding.grade] for finding in findings), default=0)
+
+
+def sentence(findings: Sequence[Finding], looked: int, decoded: int) -> str:
+    """The verdict in words."""
+    seen = f"{looked:,} pairs, {'all' if decoded == looked else f'{decoded:,}'} of them decoded"
+    heads = {
+        0: "healthy: `deeplab prepare` takes all of it as it is meant",
+        1: "ill: `deeplab prepare` would reject a part of it",
+        2: "dangerous: `deeplab prepare` would take it, or a part of it, and training would learn or score it wrongly",
+    }
+    return f"{heads[status(findings)]} ({seen})"

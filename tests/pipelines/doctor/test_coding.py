@@ -1,0 +1,103 @@
+"""How labels are coded: what is found, and that the proposed flags make prepare read what was drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.drawn.encoded import optimised, palette_png, saved
+from tests.drawn.ill import draw_set, examine, prepare_as_proposed
+from tests.drawn.records import PALETTE
+from trainer.formats import images
+from trainer.formats.labels import Palette
+
+TWO = Palette("two", ("ground", "thing"), ((40, 160, 60), (200, 40, 40)))
+
+
+def table(values: dict[int, int]) -> Callable[[np.ndarray, str], bytes]:
+    """Encodes labels as greys, of which some are other ids than those of the truth."""
+    lookup = np.arange(256, dtype=np.uint8)
+    lookup[list(values)] = list(values.values())
+    return lambda label, key: images.encode_png(lookup[label])
+
+
+def shuffled(label: np.ndarray, key: str) -> bytes:
+    """As an optimiser leaves a palette PNG: the colours used, in another order from file to file."""
+    colors = np.array([*PALETTE.colors, PALETTE.ignore_color])
+    order = np.random.default_rng(list(key.encode())).permutation(4)
+    return palette_png(np.argsort(order)[np.where(label == 255, 3, label)], colors[order])
+
+
+CASES = {
+    "one-based ids": (table({0: 1, 1: 2, 2: 3, 255: 0}), PALETTE, "ids-from-1", "wrong"),
+    "one-based ids with 255": (table({0: 1, 1: 2, 2: 3}), PALETTE, "ids-from-1", "wrong"),
+    "another void": (table({255: 200}), PALETTE, "void-value", "reject"),
+    "void is the next id": (table({255: 3}), PALETTE, "void-value", "reject"),
+    "shuffled palettes, unknown colours": (
+        shuffled,
+        replace(PALETTE, colors=((1, 1, 1), (2, 2, 2), (3, 3, 3)), ignore_color=(9, 9, 9)),
+        "shuffled-palettes",
+        "wrong",
+    ),
+    "ids no palette is known for": (table({}), None, "palette", "reject"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_proposed_flags_read_what_was_drawn(case, tmp_path):
+    encode, palette, kind, grade = CASES[case]
+    truth = draw_set(tmp_path / "set", encode, palette=palette)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds[kind] == grade, found.kinds
+    assert found.status == {"reject": 1, "wrong": 2}[grade]
+    assert found.finding(kind)["examples"], "no example"
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert made.keys() == truth.keys()
+    order = np.arange(256, dtype=np.uint8)
+    if kind == "shuffled-palettes":  # colours alone do not tell the order of the classes
+        order[:3] = [sorted(PALETTE.colors).index(color) for color in PALETTE.colors]
+    for key, label in truth.items():
+        np.testing.assert_array_equal(made[key], order[label], key)
+
+
+def test_labels_that_can_be_read_in_two_ways_are_read_by_colours_that_differ_from_map_to_map(tmp_path):
+    def encode(label: np.ndarray, key: str) -> bytes:
+        order = np.random.default_rng(list(key.encode())).permutation(3)
+        return palette_png(np.argsort(order)[np.where(label == 255, 0, label)], np.array(PALETTE.colors)[order])
+
+    truth = draw_set(tmp_path / "set", encode)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds["two-readings"] == "reject" and found.status == 1
+    assert "--label-coding colors" in found.report["prepare"]
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert all((made[key] == np.where(label == 255, 0, label)).all() for key, label in truth.items())
+
+
+def test_masks_of_0_and_255_get_a_palette_whose_foreground_is_255(tmp_path):
+    truth = draw_set(tmp_path / "set", lambda label, key: images.encode_png(np.uint8(label == 2) * 255), palette=TWO)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds["masks-0-255"] == "reject" and found.status == 1
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert all((made[key] == (label == 2)).all() for key, label in truth.items())
+    assert found.report["palette"]["classes"][1]["name"] == "thing", "the names of the palette are kept"
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda label, key: images.encode_png(label),
+        lambda label, key: saved(PALETTE.colorize(label)),
+        lambda label, key: PALETTE.encode_mask(label),
+        lambda label, key: optimised(PALETTE.colorize(label)),
+    ],
+    ids=["ids", "colours", "palette images", "optimised palette images"],
+)
+def test_a_set_that_is_well_is_called_healthy_and_prepared_as_it_is(encode, tmp_path):
+    draw_set(tmp_path / "set", encode)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.status == 0 and set(found.kinds.values()) <= {"note"}, found.report["findings"]
+    assert found.report["prepare"] == f"deeplab prepare --input {tmp_path / 'set'} --output out/records"
+    assert not (found.output / "palette.json").exists() and not (found.output / "manifest.jsonl").exists()

@@ -1,16 +1,17 @@
-"""Weights from published DeepLab checkpoints, and from model folders.
+"""Weights from published DeepLab checkpoints, from HDF5 files of Keras, and from model folders.
 
 Layers are named after the variables of DeepLab's checkpoints (see `trainer.network.layers`), so that loading one is a
-loop over layers.
+loop over layers. Whatever has other names is translated into these when it is opened.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -19,9 +20,11 @@ from keras import layers
 from trainer import storage
 from trainer.formats.cards import CARD
 from trainer.network.backbones import PUBLISHED
+from trainer.network.deeplab import published_rates
 from trainer.network.folder import load_model
 from trainer.network.layers import published_name
 from trainer.options import InputError
+from trainer.weights.hdf5 import SUFFIXES, Hdf5
 
 LAST = "logits/semantic"
 
@@ -33,7 +36,7 @@ class Imported:
     Attributes:
       loaded: layers whose weights were taken.
       skipped: layers that keep their initial weights: the last where the classes differ, and those the source lacks.
-      unused: variables (of a model folder: layers) of the source that the model has no place for.
+      unused: variables of the source that the model has no place for.
     """
 
     loaded: list[str]
@@ -41,14 +44,36 @@ class Imported:
     unused: list[str]
 
     def __str__(self) -> str:
-        def some(names: list[str]) -> str:
-            # All layers of the decoder or none come from a source.
-            names = list(dict.fromkeys("decoder" if name.startswith("decoder/") else name for name in names))
-            return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+        text = f"{len(self.loaded)} layers loaded ({', '.join(_folded(self.loaded, self.skipped))})"
+        kept = ", ".join(_folded(self.skipped, self.loaded))
+        text += f", {len(self.skipped)} start afresh ({kept})" if self.skipped else ", none left over"
+        unused = _folded(list(dict.fromkeys(name.rpartition("/")[0] or name for name in self.unused)), self.loaded)
+        more = f" and {len(unused) - 20} more" if len(unused) > 20 else ""
+        return text + (f"; not used: {', '.join(unused[:20])}{more}" if unused else "")
 
-        text = f"{len(self.loaded)} layers loaded"
-        text += f", {len(self.skipped)} start afresh ({some(self.skipped)})" if self.skipped else ", none left over"
-        return text + (f"; not used: {some(self.unused)}" if self.unused else "")
+
+def _folded(names: list[str], others: list[str]) -> list[str]:
+    """The scopes that `names` make up: each is as short as may be with two or more of them in it, and no other."""
+    parts = lambda name: ["/".join(name.split("/")[:count]) for count in range(1, name.count("/") + 2)]
+    taken = {prefix for name in others for prefix in parts(name)}
+    shared = collections.Counter(prefix for name in names for prefix in parts(name))
+    fold = lambda name: next((p for p in parts(name) if p not in taken and shared[p] > 1), name)
+    return list(dict.fromkeys(map(fold, names)))
+
+
+class Source(Protocol):
+    """Weights by the names of DeepLab's variables.
+
+    Attributes:
+      path: where they are, for messages.
+      shapes: the shape of every variable by its name.
+    """
+
+    path: str
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def read(self, name: str) -> np.ndarray:
+        """The values of one variable. Raises InputError when they are damaged."""
 
 
 class Checkpoint:
@@ -101,6 +126,22 @@ class Checkpoint:
             raise self._damaged(error) from None
 
 
+class _Model:
+    """The weights of a model folder as a `Source`."""
+
+    def __init__(self, path: str):
+        self.path = path
+        model, _ = load_model(path)
+        layers_ = [layer for layer in model.layers if layer.weights]
+        self._weights = {
+            name: weight for layer in layers_ for name, weight in zip(_variables(layer), layer.weights, strict=True)
+        }
+        self.shapes = {name: tuple(weight.shape) for name, weight in self._weights.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        return keras.ops.convert_to_numpy(self._weights[name])
+
+
 def _variables(layer: keras.Layer) -> list[str]:
     """The names of the layer's weights in a published checkpoint, in Keras's order."""
     if isinstance(layer, layers.BatchNormalization):
@@ -108,128 +149,131 @@ def _variables(layer: keras.Layer) -> list[str]:
     elif isinstance(layer, layers.DepthwiseConv2D):
         kinds = ["depthwise_weights"]
     else:
-        kinds = ["weights", "biases"][: len(layer.weights)]  # a subpixel head begins with the two of a bilinear one
+        # A subpixel head begins with the two of a bilinear one; nobody published names for its others.
+        kinds = ["weights", "biases", "place_weights", "place_biases"][: len(layer.weights)]
     return [f"{published_name(layer.name)}/{kind}" for kind in kinds]
 
 
-def _last_weights(layer: keras.Layer, arrays: list[np.ndarray]) -> list[np.ndarray] | None:
-    """`arrays` of a last layer made to fit `layer`, or None where classes differ or the heads cannot be converted.
+def _present(layer: keras.Layer, source: Source) -> list[str]:
+    """Those of the layer's variables that `source` has: all or none, of a subpixel head also half of them.
 
-    Args:
-      arrays: kernel [1, 1, channels, classes] and bias, followed by the differences of the places for a subpixel head.
+    Raises:
+      InputError: some are missing, or of another shape than the layer's.
     """
-    if arrays[0].shape != tuple(layer.kernel.shape) or len(arrays) > len(layer.weights):
-        return None
-    # Without differences between the places, a subpixel head is the plain enlargement of the other.
-    arrays = arrays + [np.zeros(weight.shape, "float32") for weight in layer.weights[len(arrays) :]]
-    return arrays if all(a.shape == tuple(w.shape) for a, w in zip(arrays, layer.weights, strict=True)) else None
+    names, scope = _variables(layer), published_name(layer.name)
+    present = [name for name in names if name in source.shapes]
+    if scope == LAST:
+        # A head of other classes, places or kind starts afresh.
+        fits = all(source.shapes[name] == tuple(w.shape) for name, w in _pairs(layer) if name in source.shapes)
+        if not fits or f"{LAST}/place_weights" in set(source.shapes) - set(names):
+            return []
+        names = [name for half in (names[:2], names[2:]) if set(half) & set(present) for name in half]
+    missing = [name for name in names if name not in present]
+    if present and missing:
+        raise InputError(f"{source.path}: variable {missing[0]} is missing beside {present[0]}; fetch it again")
+    for name, weight in _pairs(layer):
+        if name in present and source.shapes[name] != tuple(weight.shape):
+            raise InputError(
+                f"{source.path}: {scope} has {weight.name} of shape {list(source.shapes[name])}, but the model "
+                f"expects {list(weight.shape)}; choose the backbone, alpha, decoder and ASPP rates it was trained with"
+            )
+    return present
 
 
-def _assign(
-    model: keras.Model, find: Callable[[keras.Layer], list[np.ndarray] | None], source: str
-) -> tuple[list[str], list[str]]:
-    """Set the weights of every layer to what `find` gives for it; returns the scopes of loaded and skipped layers."""
-    loaded, skipped, pending = [], [], []
-    for layer in model.layers:
-        if not layer.weights:
-            continue
-        scope, arrays = published_name(layer.name), find(layer)
-        if arrays is not None and scope == LAST:
-            arrays = _last_weights(layer, arrays)
-        if arrays is None:
-            skipped.append(scope)
-            continue
-        for weight, array in zip(layer.weights, arrays, strict=True):
-            if tuple(weight.shape) != array.shape:
-                raise InputError(
-                    f"{source}: {scope} has {weight.name} of shape {list(array.shape)}, but the model expects "
-                    f"{list(weight.shape)}; choose the backbone, alpha, decoder and ASPP rates it was trained with"
-                )
-        loaded.append(scope)
-        pending.append((layer, arrays))
-    if not any(scope != LAST for scope in loaded):
-        raise InputError(f"{source} has no layer of this model; choose the backbone it was trained with")
-    # Only when everything fits is anything changed.
-    for layer, arrays in pending:
-        layer.set_weights(arrays)
-    return loaded, skipped
+def _pairs(layer: keras.Layer) -> Iterator[tuple[str, Any]]:
+    return zip(_variables(layer), layer.weights, strict=True)
 
 
-def load_checkpoint(model: keras.Model, path: str | Checkpoint) -> Imported:
-    """Load a published TensorFlow checkpoint into `model`.
+def load(model: keras.Model, source: Source) -> Imported:
+    """Load published weights into `model`.
 
-    Layers the checkpoint lacks keep their initial weights, as does the last layer where the number of classes differs;
-    a subpixel head starts as an enlargement of the checkpoint's last layer, see `trainer.network.layers.Subpixel`.
+    Layers the source lacks keep their initial weights, as does the last layer where the number of classes differs. A
+    subpixel head starts as an enlargement of a bilinear one, see `trainer.network.layers.Subpixel`.
 
     Args:
       model: from `trainer.network.deeplab.deeplab_v3_plus`.
-      path: the checkpoint's prefix, local or gs://, or the opened checkpoint.
+      source: of which nothing is read before all its shapes fit.
 
     Raises:
-      InputError: no checkpoint, a damaged one, or one of another network; names variable, found and expected shape.
+      InputError: damaged, or of another network; names variable, found and expected shape.
     """
-    checkpoint = path if isinstance(path, Checkpoint) else Checkpoint(path)
-    used: set[str] = set()
-
-    def find(layer: keras.Layer) -> list[np.ndarray] | None:
-        names = _variables(layer)
-        missing = [name for name in names if name not in checkpoint.shapes]
-        if len(missing) == len(names):
-            return None
-        if missing:
-            raise InputError(f"{checkpoint.path}: variable {missing[0]} is missing beside {names[0]}; fetch it again")
-        used.update(names)
-        return [checkpoint.read(name) for name in names]
-
-    loaded, skipped = _assign(model, find, checkpoint.path)
+    present = {layer: _present(layer, source) for layer in model.layers if layer.weights}
+    scopes = {layer: published_name(layer.name) for layer in present}
+    loaded = [layer for layer in present if present[layer]]
+    if not any(scopes[layer] != LAST for layer in loaded):
+        raise InputError(f"{source.path} has no layer of this model; choose the backbone it was trained with")
+    arrays = {name: source.read(name) for layer in loaded for name in present[layer]}
+    # Only when everything can be read is anything changed.
+    for layer in loaded:
+        zeros = (np.zeros(weight.shape, "float32") for weight in layer.weights)
+        layer.set_weights([arrays.get(name, zero) for name, zero in zip(_variables(layer), zeros, strict=True)])
     # An optimizer's slots are named below the variable they belong to.
-    unused = [
-        name
-        for name in sorted(checkpoint.shapes)
-        if name not in used and name.rpartition("/")[0] not in used and name != "global_step"
-    ]
-    return Imported(loaded, skipped, unused)
+    slots = [name for name in source.shapes if name.rpartition("/")[0] in source.shapes]
+    unused = sorted(set(source.shapes) - set(arrays) - set(slots) - {"global_step"})
+    kept = [scopes[layer] for layer in present if not present[layer]]
+    return Imported([scopes[layer] for layer in loaded], kept, unused)
+
+
+def open_published(path: str) -> Checkpoint | Hdf5:
+    """The weights in an HDF5 file, which has one of SUFFIXES, or under the prefix of a TensorFlow checkpoint.
+
+    Raises:
+      InputError: there is neither, or it is damaged.
+    """
+    return Hdf5(path) if path.endswith(SUFFIXES) else Checkpoint(path)
 
 
 def load_weights_from(model: keras.Model, path: str) -> Imported:
-    """Start `model` from `path`: a model folder of ours, or the prefix of a published TensorFlow checkpoint.
+    """Start `model` from `path`: a model folder of ours, or what `open_published` takes.
 
     Raises:
-      InputError: `path` is neither, damaged, or belongs to another network.
+      InputError: `path` is none of these, damaged, or belongs to another network.
     """
-    if not storage.exists(storage.join(path, CARD)):
-        if storage.is_dir(path):
-            raise InputError(f"{path} is neither a model folder ({CARD} is missing) nor the prefix of a checkpoint")
-        return load_checkpoint(model, path)
-    source, _ = load_model(path)
-    weights = {layer.name: layer.get_weights() for layer in source.layers if layer.weights}
-    loaded, skipped = _assign(model, lambda layer: weights.get(layer.name), path)
-    ours = {published_name(layer.name) for layer in model.layers}
-    return Imported(loaded, skipped, sorted({published_name(name) for name in weights} - ours))
+    if storage.exists(storage.join(path, CARD)):
+        return load(model, _Model(path))
+    if storage.is_dir(path):
+        raise InputError(f"{path} is neither a model folder ({CARD} is missing) nor the prefix of a checkpoint")
+    return load(model, open_published(path))
 
 
-def architecture(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Backbone, alpha, decoder and number of classes of a published checkpoint, as `deeplab_v3_plus` takes them.
+def architecture(source: Checkpoint | Hdf5) -> dict[str, Any]:
+    """The numbers of the network that published weights belong to, as `deeplab_v3_plus` takes them.
+
+    Returns:
+      All that arrays tell; "output_stride" and the rates of atrous convolution are as published.
 
     Raises:
-      InputError: it is not a DeepLab checkpoint, or of a kind that is not built here.
+      InputError: the weights are not DeepLab's, or of a kind that is not built here.
     """
-    shapes = checkpoint.shapes
+    shapes = source.shapes
     backbone = next((name for name, published in PUBLISHED.items() if published.last_weights in shapes), None)
-    if backbone is None or f"{LAST}/weights" not in shapes:
+    is_subpixel = f"{LAST}/place_weights" in shapes
+    last = shapes.get(f"{LAST}/place_weights" if is_subpixel else f"{LAST}/weights")
+    if backbone and not last:
+        raise InputError(
+            f"{source.path} holds ImageNet weights of a backbone, {backbone}, without a head; give it to "
+            f"`deeplab train --backbone {backbone} --init-from`"
+        )
+    if not backbone:
         expected = " or ".join(published.last_weights for published in PUBLISHED.values())
         raise InputError(
-            f"{checkpoint.path} is not a DeepLab checkpoint of a known kind: it has {len(shapes)} variables, "
+            f"{source.path} is not a DeepLab checkpoint of a known kind: it has {len(shapes)} variables, "
             f"the first {min(shapes, default='none')}, but not {expected} with {LAST}/weights"
         )
-    alpha = shapes[PUBLISHED[backbone].last_weights][-1] / PUBLISHED[backbone].last_channels
     branches = sum(f"aspp{n}_depthwise/depthwise_weights" in shapes for n in range(1, 10))
     if branches not in (0, 3):
-        raise InputError(f"{checkpoint.path} has {branches} atrous branches (aspp*_depthwise); expected 0 or 3")
-    return {
-        "num_classes": int(shapes[f"{LAST}/weights"][-1]),
+        raise InputError(f"{source.path} has {branches} atrous branches (aspp*_depthwise); expected 0 or 3")
+    numbers = {
+        "num_classes": int(last[-1]),
         "backbone": backbone,
-        "alpha": alpha,
+        "alpha": shapes[PUBLISHED[backbone].last_weights][-1] / PUBLISHED[backbone].last_channels,
+        "output_stride": 16,
         "decoder": "decoder/feature_projection0/weights" in shapes,
-        "atrous_branches": branches,
+        "head": "bilinear",
     }
+    if is_subpixel:
+        numbers |= {"head": "subpixel", "num_classes": int(last[-1]) // source.factor**2}
+        # As Keras pads where a size is even. The port of Xception pads evenly behind its first convolution.
+        numbers |= {"block_strides": [2] if numbers["decoder"] else [2, 4, 8]}
+        numbers |= {} if numbers["decoder"] else {"output_stride": source.factor}
+    return numbers | {"aspp_rates": published_rates(numbers["output_stride"]) if branches else []}

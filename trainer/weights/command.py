@@ -1,4 +1,4 @@
-"""`deeplab import-weights`: a published checkpoint -> model folder."""
+"""`deeplab import-weights`: published weights -> model folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from trainer.formats.cards import CARD, WEIGHTS, ModelCard, load_card
 from trainer.network.deeplab import deeplab_v3_plus, published_rates
 from trainer.network.folder import save_model
 from trainer.options import InputError, to_json
-from trainer.weights.checkpoints import Checkpoint, Imported, architecture, load_checkpoint
+from trainer.weights.checkpoints import Checkpoint, Imported, architecture, load, open_published
+from trainer.weights.hdf5 import Hdf5
 from trainer.weights.options import Options
 
 
@@ -38,31 +39,47 @@ def check_output(output: str, imported_with: dict[str, Any]) -> None:
         )
 
 
+def network(source: Checkpoint | Hdf5, options: Options) -> dict[str, Any]:
+    """The numbers of the network: those of the published one, but for what the options say.
+
+    Raises:
+      InputError: they ask for what the weights cannot be used in.
+    """
+    numbers = architecture(source)
+    stride, head = options.output_stride or numbers["output_stride"], options.head or numbers["head"]
+    if numbers["head"] == "subpixel" and (head != "subpixel" or (not numbers["decoder"] and stride != source.factor)):
+        raise InputError(
+            f"{source.path} has a subpixel head of factor {source.factor}, which no other head or output stride can "
+            "take; omit --head and --output-stride"
+        )
+    if numbers["aspp_rates"]:
+        numbers["aspp_rates"] = published_rates(stride)
+    return numbers | {"head": head, "output_stride": stride, "subpixel_start": "bilinear"}
+
+
 def import_weights(options: Options) -> Imported:
-    """Writes the model folder of a published checkpoint.
+    """Writes the model folder of published weights.
 
     Raises:
       InputError: the palette has another number of classes, the checkpoint does not fit, or the output folder holds
         another model.
     """
-    imported_with = {name: value for name, value in to_json(options).items() if name != "overwrite"}
-    if not options.overwrite:
-        check_output(options.output, imported_with)
     palette = palettes.resolve(options.palette)
-    checkpoint = Checkpoint(options.checkpoint)
-    numbers = architecture(checkpoint)
+    source = open_published(options.checkpoint)
+    numbers = network(source, options)
     if numbers["num_classes"] != palette.num_classes:
         raise InputError(
-            f"{checkpoint.path} has {numbers['num_classes']} classes but palette {palette.name} has "
+            f"{source.path} has {numbers['num_classes']} classes but palette {palette.name} has "
             f"{palette.num_classes}; give the palette the checkpoint was trained with"
         )
-    rates = published_rates(options.output_stride) if numbers.pop("atrous_branches") else []
-    numbers |= {"output_stride": options.output_stride, "aspp_rates": rates}
-    numbers |= {"head": options.head, "subpixel_start": "bilinear"}
+    imported_with = {name: value for name, value in to_json(options).items() if name != "overwrite"}
+    imported_with |= {name: numbers[name] for name in ("head", "output_stride")}
+    if not options.overwrite:
+        check_output(options.output, imported_with)
     model = deeplab_v3_plus(**numbers)
-    imported = load_checkpoint(model, checkpoint)
+    imported = load(model, source)
     if imported.skipped:
-        raise InputError(f"{checkpoint.path} lacks layers of the model: {', '.join(imported.skipped[:6])}")
+        raise InputError(f"{source.path} lacks layers of the model: {', '.join(imported.skipped[:6])}")
     card = ModelCard(numbers, palette, options.max_side, training={"imported": imported_with})
     save_model(options.output, model, card)
     return imported

@@ -1,11 +1,13 @@
-"""Turn a published DeepLab checkpoint into a model folder.
+"""Turn published DeepLab weights into a model folder.
 
 examples:
   deeplab import-weights deeplabv3_mnv2_pascal/model.ckpt --palette voc --output out/voc
   deeplab import-weights gs://bucket/model.ckpt --palette classes.json --output gs://bucket/model --max-side 0
+  deeplab import-weights mobilenetv2_subpixel.h5 --palette voc --output out/port --max-side 320
 
-CHECKPOINT is what `model.ckpt.index` and `model.ckpt.data-00000-of-00001` have in common: the path up to `.ckpt`.
-Backbone, width, decoder and ASPP branches are read from the checkpoint.
+CHECKPOINT is what `model.ckpt.index` and `model.ckpt.data-00000-of-00001` have in common: the path up to `.ckpt`; or
+an HDF5 file (.h5) of a Keras port of DeepLab, whose arrays alone are read. Backbone, width, decoder, ASPP branches and
+kind of head are read from the weights.
 """
 
 from __future__ import annotations
@@ -22,13 +24,17 @@ class Options(CheckedOptions):
     """Options of `deeplab import-weights`."""
 
     checkpoint: str = option(
-        help="prefix of the TensorFlow checkpoint, local or gs://", positional=True, metavar="CHECKPOINT"
+        help="prefix of a TensorFlow checkpoint or an HDF5 file, local or gs://", positional=True, metavar="CHECKPOINT"
     )
     output: str = option(help="model folder to write, local or gs://", metavar="DIR")
     palette: str = option(
         help=f"the classes it was trained on: {', '.join(PALETTES)} or a JSON file", metavar="NAME|FILE"
     )
-    head: str = option("bilinear", "bilinear (as published) or subpixel", choices=HEADS)
-    output_stride: int = option(16, "input pixels per feature; 8 is finer and slower", choices=OUTPUT_STRIDES)
+    head: str | None = option(None, "how features become pixels (default: as published)", choices=HEADS)
+    output_stride: int | None = option(
+        None,
+        "input pixels per feature; 8 is finer and slower than the usual 16 (default: as published)",
+        choices=OUTPUT_STRIDES,
+    )
     overwrite: bool = option(False, "replace another model in the output folder")
     max_side: int = option(513, "shrink images to this longest side, in pixels, before the network; 0: never", low=0)

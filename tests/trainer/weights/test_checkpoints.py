@@ -19,7 +19,7 @@ from trainer.network.folder import predictor, save_model
 from trainer.network.layers import published_name
 from trainer.network.options import SUBPIXEL_STARTS
 from trainer.options import InputError
-from trainer.weights.checkpoints import Checkpoint, architecture, load_checkpoint, load_weights_from
+from trainer.weights.checkpoints import Checkpoint, architecture, load_weights_from
 
 REAL = DATA / "deeplabv3_mnv2_pascal/model.ckpt"
 needs_real = pytest.mark.skipif(not REAL.with_suffix(".ckpt.index").exists(), reason=f"no checkpoint at {REAL}")
@@ -42,11 +42,13 @@ def test_every_variable_of_a_mobilenet_checkpoint_has_its_layer(small):
         "num_classes": 3,
         "backbone": "mobilenet_v2",
         "alpha": ALPHA,
+        "output_stride": 16,
         "decoder": False,
-        "atrous_branches": 0,
+        "head": "bilinear",
+        "aspp_rates": [],
     }
     model = deeplab_v3_plus(3, alpha=ALPHA, head="bilinear")
-    imported = load_checkpoint(model, path)
+    imported = load_weights_from(model, path)
     assert (imported.skipped, imported.unused) == ([], [])
     weights = weights_of(model)
     assert sorted(imported.loaded) == sorted(weights)
@@ -64,7 +66,7 @@ def test_every_variable_of_a_mobilenet_checkpoint_has_its_layer(small):
 def test_a_subpixel_head_starts_as_an_enlargement_of_the_published_layer(start, small):
     path, values = small
     model = deeplab_v3_plus(3, alpha=ALPHA, head="subpixel", subpixel_start=start)
-    assert load_checkpoint(model, path).skipped == []
+    assert load_weights_from(model, path).skipped == []
     head = model.get_layer("logits-semantic")
     x = np.random.default_rng(0).random((1, 2, 3, 256), np.float32)
     result = ops.convert_to_numpy(head([x, np.zeros((1, 32, 48, 3))]))
@@ -90,7 +92,7 @@ def test_all_but_the_last_layer_is_loaded_when_classes_differ(small):
     path, values = small
     model = deeplab_v3_plus(5, alpha=ALPHA)
     before = weights_of(model)["logits/semantic"]
-    imported = load_checkpoint(model, path)
+    imported = load_weights_from(model, path)
     assert imported.skipped == ["logits/semantic"]
     assert "logits/semantic" not in imported.loaded
     assert "1 start afresh (logits/semantic)" in str(imported)
@@ -102,7 +104,7 @@ def test_all_but_the_last_layer_is_loaded_when_classes_differ(small):
 
 def test_layers_a_checkpoint_lacks_keep_their_initial_weights(small):
     model = deeplab_v3_plus(3, alpha=ALPHA, decoder=True)
-    imported = load_checkpoint(model, small[0])
+    imported = load_weights_from(model, small[0])
     assert {name.split("/")[0] for name in imported.skipped} == {"decoder"}
     assert str(imported).endswith(f"{len(imported.skipped)} start afresh (decoder)")
 
@@ -111,7 +113,7 @@ def test_another_alpha_is_refused_with_variable_found_and_expected_shape(small):
     model = deeplab_v3_plus(3, alpha=0.5)
     before = weights_of(model)
     with pytest.raises(InputError, match=r"MobilenetV2/Conv has kernel of shape \[3, 3, 3, 8\].*\[3, 3, 3, 16\]"):
-        load_checkpoint(model, small[0])
+        load_weights_from(model, small[0])
     for name, arrays in weights_of(model).items():
         for old, new in zip(before[name], arrays, strict=True):
             np.testing.assert_array_equal(old, new)
@@ -125,11 +127,13 @@ def test_xception_checkpoint_is_recognised_and_fits(tmp_path):
         "num_classes": 4,
         "backbone": "xception_65",
         "alpha": 1.0,
+        "output_stride": 16,
         "decoder": True,
-        "atrous_branches": 3,
+        "head": "bilinear",
+        "aspp_rates": [6, 12, 18],
     }
     model = deeplab_v3_plus(4, backbone="xception_65", head="bilinear")
-    imported = load_checkpoint(model, str(path))
+    imported = load_weights_from(model, str(path))
     assert (imported.skipped, imported.unused) == ([], [])
     assert len(imported.loaded) == len(weights_of(model))
     assert model.count_params() == sum(value.size for value in values.values())
@@ -141,7 +145,7 @@ def test_xception_checkpoint_is_recognised_and_fits(tmp_path):
 
 def test_training_can_start_from_a_model_folder(small, tmp_path):
     source = deeplab_v3_plus(3, alpha=ALPHA, head="bilinear")
-    load_checkpoint(source, small[0])
+    load_weights_from(source, small[0])
     palette = Palette("three", VOC.names[:3], VOC.colors[:3])
     save_model(str(tmp_path), source, ModelCard({"num_classes": 3, "alpha": ALPHA, "head": "bilinear"}, palette))
     same = deeplab_v3_plus(3, alpha=ALPHA, head="subpixel")
@@ -162,14 +166,14 @@ def test_a_truncated_checkpoint_is_refused_on_reading(small, tmp_path):
         data = part.read_bytes()
         (tmp_path / part.name).write_bytes(data if part.suffix == ".index" else data[: len(data) // 2])
     with pytest.raises(InputError, match="cannot be read as a TensorFlow checkpoint"):
-        load_checkpoint(deeplab_v3_plus(3, alpha=ALPHA), str(tmp_path / "model.ckpt"))
+        load_weights_from(deeplab_v3_plus(3, alpha=ALPHA), str(tmp_path / "model.ckpt"))
 
 
 @needs_real
 def test_the_published_voc_weights_find_all_their_layers_and_see_a_cat():
     cv2 = pytest.importorskip("cv2")
     model = deeplab_v3_plus(21, head="bilinear")
-    imported = load_checkpoint(model, str(REAL))
+    imported = load_weights_from(model, str(REAL))
     assert (imported.skipped, imported.unused) == ([], [])
     image = cv2.imread(str(DATA / "photos/cat_1080p.jpg"))[..., ::-1]
     height, width = image.shape[:2]
@@ -181,6 +185,8 @@ def test_the_published_voc_weights_find_all_their_layers_and_see_a_cat():
 
 @needs_real
 def test_voc_weights_start_a_camvid_model():
-    imported = load_checkpoint(deeplab_v3_plus(CAMVID.num_classes, decoder=True), str(REAL))
-    assert str(imported).endswith(" 11 start afresh (decoder, logits/semantic)")
-    assert len(imported.loaded) == 108
+    imported = load_weights_from(deeplab_v3_plus(CAMVID.num_classes, decoder=True), str(REAL))
+    assert str(imported) == (
+        "108 layers loaded (MobilenetV2, image_pooling, aspp0, concat_projection), 11 start afresh (decoder, "
+        "logits/semantic); not used: logits/semantic"
+    )

@@ -13,7 +13,7 @@ from tests.drawn.checkpoints import ALPHA, mobilenet_variables, write_checkpoint
 from trainer import storage
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.folder import load_model
-from trainer.weights.checkpoints import load_checkpoint
+from trainer.weights.checkpoints import load_weights_from
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_import_weights_writes_a_model_folder(small, palette, tmp_path, capsys):
     assert (card.max_side, card.palette.names) == (65, ("a", "b", "c"))
     assert card.architecture["alpha"] == ALPHA
     expected = deeplab_v3_plus(3, alpha=ALPHA, head="bilinear")
-    load_checkpoint(expected, small)
+    load_weights_from(expected, small)
     image = np.random.default_rng(0).integers(0, 256, (1, 33, 33, 3)).astype("uint8")
     np.testing.assert_array_equal(ops.convert_to_numpy(model(image)), ops.convert_to_numpy(expected(image)))
 
@@ -124,4 +124,4 @@ def test_help_shows_the_checkpoint_as_an_argument_and_examples(capsys):
         cli.main(["import-weights", "--help"])
     text = capsys.readouterr().out
     assert text.startswith("usage: deeplab import-weights CHECKPOINT --output DIR --palette NAME|FILE [OPTIONS]")
-    assert text.count("  deeplab import-weights ") == 2 and "CHECKPOINT is what `model.ckpt.index`" in text
+    assert text.count("  deeplab import-weights ") == 3 and "CHECKPOINT is what `model.ckpt.index`" in text

@@ -1,0 +1,152 @@
+"""Weights from HDF5 files of Keras: those of the well-known ports of DeepLab, and of Keras Applications.
+
+A file is read as a published checkpoint under other names: `Hdf5` has the `shapes` and the `read` of
+`trainer.weights.checkpoints.Checkpoint`, by the names of DeepLab's variables. Only arrays are read. The description of
+a model that may lie beside them, with its Lambda layers and configurations, is never looked at.
+
+Names of layers are those in the source of github.com/bonlime/keras-deeplab-v3-plus, of
+github.com/Golbstein/Keras-segmentation-deeplab-v3.1, and of Keras Applications.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import h5py
+import numpy as np
+
+from trainer import storage
+from trainer.options import InputError
+
+SUFFIXES = (".h5", ".hdf5")
+HEAD = "logits/semantic"
+
+_SCOPES = (
+    # The ports of Xception-65.
+    (r"entry_flow_(conv1_[12])", r"xception_65/entry_flow/\1"),
+    (r"(entry|exit)_flow_(block\d)_(\w+)", r"xception_65/\1_flow/\2/unit_1/xception_module/\3"),
+    (r"middle_flow_unit_(\d+)_(\w+)", r"xception_65/middle_flow/block1/unit_\1/xception_module/\2"),
+    # Those of MobileNetV2, and Keras Applications.
+    (r"Conv1?", "MobilenetV2/Conv"),
+    (r"(?:expanded_conv|block)_0_(\w+)", r"MobilenetV2/expanded_conv/\1"),
+    (r"(?:expanded_conv|block)_(\d+)_(expand|depthwise|project)", r"MobilenetV2/expanded_conv_\1/\2"),
+    (r"expanded_conv_(depthwise|project)", r"MobilenetV2/expanded_conv/\1"),
+    # What lies behind them.
+    (r"aspp0|aspp[1-9]_(?:depth|point)wise|image_pooling|concat_projection", r"\g<0>"),
+    (r"feature_projection0|decoder_conv[01]_(?:depth|point)wise", r"decoder/\g<0>"),
+    (r"logits_semantic|custom_logits_semantic|conv_upsample", HEAD),
+    (r"subpixel(?:_\d+)?", f"{HEAD}/subpixel"),
+)
+"""Names of layers, and the variable scopes of the published network. A batch norm's name is that of the layer before
+with "_BN" behind it or "bn_" before it."""
+_KINDS = ("kernel", "bias", "depthwise_kernel", "gamma", "beta", "moving_mean", "moving_variance")
+_NORM_KINDS = _KINDS[3:]
+
+
+def _scope(layer: str) -> str:
+    """The published scope of a port's layer; "" for one that is not of DeepLab."""
+    plain = re.fullmatch(r"bn_(\w+)|(\w+?)(?:_BN)?", layer)
+    name = plain and (plain[1] or plain[2])
+    for pattern, scope in _SCOPES if name else ():
+        if found := re.fullmatch(pattern, name):
+            return found.expand(scope) + ("/BatchNorm" if name != layer else "")
+    return ""
+
+
+def _variable(scope: str, kind: str) -> str:
+    if scope == f"{HEAD}/subpixel":
+        return f"{HEAD}/place_{ {'kernel': 'weights', 'bias': 'biases'}[kind] }"
+    if kind == "bias":
+        return f"{scope}/biases"
+    if kind.endswith("kernel"):
+        return f"{scope}/depthwise_weights" if scope.endswith("depthwise") else f"{scope}/weights"
+    return f"{scope}/{kind}"
+
+
+def _layer_and_kind(path: str, dataset: h5py.Dataset) -> tuple[list[str], str]:
+    """What may be the layer's name, likeliest first, and which of its weights the dataset holds."""
+    *folders, last = path.split("/")
+    if folders[-1:] == ["vars"] and last.isdecimal():
+        # As of Keras 3: weights are numbered, and their group bears the layer's name.
+        count, number = len(dataset.parent), int(last)
+        kinds = _NORM_KINDS if count == 4 else ("kernel", "bias")
+        return [str(dataset.parent.attrs.get("name", ""))], kinds[number] if number < len(kinds) else ""
+    return folders[::-1], last.partition(":")[0]
+
+
+class Hdf5:
+    """The weights of a port, by the names of DeepLab's variables.
+
+    Args:
+      path: of the file, local or gs://.
+
+    Attributes:
+      shapes: the shape of every variable by its published name; kernels of a subpixel head as they are in the file.
+        What is not DeepLab's is there by its own name.
+
+    Raises:
+      InputError: no HDF5 file, a damaged one, or one that refers to data outside of it.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self._datasets: dict[str, h5py.Dataset] = {}
+        try:
+            self._file = h5py.File(storage.localize(path), "r")
+            # Links are not followed, so that nothing outside of the file is read.
+            self._file.visititems(self._add)
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.path} not found; give an HDF5 file of Keras, or the prefix of a checkpoint"
+            ) from None
+        except InputError:
+            raise
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise self._damaged(error) from None
+        self.shapes = {name: tuple(dataset.shape) for name, dataset in self._datasets.items()}
+
+    def _damaged(self, error: Exception) -> InputError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return InputError(f"{self.path} cannot be read as an HDF5 file of Keras ({reason}); fetch it again")
+
+    def _add(self, path: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset) or path.startswith("optimizer"):
+            return
+        if item.is_virtual or item.external:
+            raise InputError(f"{self.path}: {path} refers to data in another file, which no file of weights does")
+        layers, kind = _layer_and_kind(path, item)
+        scope = next((scope for layer in layers if (scope := _scope(layer))), "")
+        is_known = scope and kind in _KINDS
+        name = _variable(scope, kind) if is_known else re.sub(r".*/vars(?=/\d+$)", lambda _: layers[0], path)
+        if name in self._datasets:
+            raise InputError(f"{self.path} has {name} twice, as {self._datasets[name].name} and /{path}")
+        self._datasets[name] = item
+
+    def read(self, name: str) -> np.ndarray:
+        """The values of one variable. Raises InputError when they are damaged or no numbers."""
+        dataset = self._datasets[name]
+        # What is compressed may unpack to a chunk that is larger than the array it is of.
+        if dataset.dtype.kind != "f" or math.prod(dataset.chunks or ()) > 2 * dataset.size + 65536:
+            raise InputError(f"{self.path}: {dataset.name} holds no plain array of {list(dataset.shape)} numbers")
+        try:
+            array = np.asarray(dataset[()], "float32")
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise self._damaged(error) from None
+        return _ordered(array, self.factor**2) if name.startswith(f"{HEAD}/place_") else array
+
+    @property
+    def factor(self) -> int:
+        """Of the subpixel head, which no array tells: the stride of the features before it."""
+        return 4 if "decoder/decoder_conv0_depthwise/depthwise_weights" in self.shapes else 8
+
+
+def _ordered(array: np.ndarray, places: int) -> np.ndarray:
+    """Channels in the order of `trainer.network.layers.pixel_shuffle`, (row, column, class).
+
+    Golbstein's port orders them (class, column, row): it splits them into classes, r and r, and turns these around.
+    """
+    side = math.isqrt(places)
+    array = array.reshape(*array.shape[:-1], -1, side, side)
+    return np.ascontiguousarray(array.swapaxes(-1, -3)).reshape(*array.shape[:-3], -1)

@@ -27,7 +27,7 @@ class Permutohedral:
 
     Adams et al. (2010): splat to the vertices of each point's simplex, blur with 1/2, 1, 1/2 along D + 1 directions,
     slice. `corners` int [N, D + 1] and `weights` float64 [N, D + 1] say where the points lie; `neighbours` holds, for
-    each direction, the vertices after and before every vertex, -1 where there is none.
+    each direction and both ways along it, pairs: the vertices that have a neighbour there, and these neighbours.
     """
 
     def __init__(self, features: np.ndarray):
@@ -35,31 +35,45 @@ class Permutohedral:
         # pydensecrf takes points in groups of four and fills the last with the origin.
         filled = np.concatenate([features, np.zeros((-count % 4, self._dimensions), np.float32)])
         keys, weights = _simplices(filled)
-        vertices, corners = np.unique(keys.reshape(-1, self._dimensions + 1), axis=0, return_inverse=True)
+        keys = keys.reshape(-1, self._dimensions + 1)
+        _, first, corners = np.unique(_hashes(keys), return_index=True, return_inverse=True)
+        vertices = keys[first]
+        assert (vertices[corners] == keys).all(), "two vertices of one hash"
         self.corners = corners.reshape(weights.shape)[:count]
         self.weights = weights[:count].astype(np.float64)
-        number = {tuple(vertex): i for i, vertex in enumerate(vertices.tolist())}
+        self._order = np.argsort(self.corners, axis=None, kind="stable")
+        self._filled, self._starts = np.unique(self.corners.ravel()[self._order], return_index=True)
         steps = (self._dimensions + 1) * np.eye(self._dimensions + 1, dtype=int) - 1
-        self.neighbours = [
-            [
-                np.array([number.get(tuple(vertex), -1) for vertex in (vertices + way).tolist()])
-                for way in (step, -step)
-            ]
-            for step in steps
-        ]
+        self.neighbours = [[_pairs(vertices, vertices + way) for way in (step, -step)] for step in steps]
+        self._vertices = len(vertices)
         self._norm = 1 / np.sqrt(self._filter(np.ones((count, 1))) + 1e-20)
 
     def _filter(self, values: np.ndarray) -> np.ndarray:
-        at = np.zeros((len(self.neighbours[0][0]) + 1, values.shape[1]))  # the last stands for vertices not there
-        np.add.at(at, self.corners, self.weights[..., None] * values[:, None])
-        for after, before in self.neighbours:
-            at[:-1] += (at[after] + at[before]) / 2
+        at = np.zeros((self._vertices, values.shape[1]))
+        splat = self.weights.ravel()[self._order, None] * values[self._order // (self._dimensions + 1)]
+        at[self._filled] = np.add.reduceat(splat, self._starts)
+        for ways in self.neighbours:
+            halves = [at[neighbours] / 2 for _, neighbours in ways]
+            for (vertices, _), half in zip(ways, halves, strict=True):
+                at[vertices] += half
         sliced = np.einsum("nk,nkc->nc", self.weights, at[self.corners])
         return sliced / (1 + 2.0**-self._dimensions)
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """float64 [N, channels] -> the same, filtered."""
         return self._norm * self._filter(self._norm * values)
+
+
+def _hashes(vertices: np.ndarray) -> np.ndarray:
+    """int [N, D + 1] -> uint64 [N]."""
+    return vertices.astype(np.uint64) @ np.random.default_rng(0).integers(0, 2**63, vertices.shape[1], np.uint64)
+
+
+def _pairs(vertices: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of `wanted` are vertices, and which: two int [P]; the vertices are in the order of their hashes."""
+    places = np.minimum(np.searchsorted(_hashes(vertices), _hashes(wanted)), len(vertices) - 1)
+    (there,) = np.nonzero((vertices[places] == wanted).all(1))
+    return there, places[there]
 
 
 def _simplices(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

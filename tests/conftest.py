@@ -12,9 +12,9 @@ import pytest
 from trainer import storage
 
 
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory):
-    """A bucket of a Cloud Storage emulator, as gs://seg."""
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory):
+    """The address of a Cloud Storage emulator with the bucket seg."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -29,11 +29,17 @@ def bucket(tmp_path_factory):
             break
         except OSError:
             assert server.poll() is None and time.monotonic() < deadline, "the storage emulator did not start"
-    patch = pytest.MonkeyPatch()
-    patch.setenv("STORAGE_EMULATOR_HOST", address)
-    storage._client.cache_clear()
-    yield "gs://seg"
-    patch.undo()
-    storage._client.cache_clear()
+    yield address
     server.terminate()
     server.wait(10)
+
+
+@pytest.fixture(scope="module")
+def bucket(emulator):
+    """An empty bucket of a Cloud Storage emulator, as gs://seg."""
+    urllib.request.urlopen(f"{emulator}/wipe?keep-buckets=true", timeout=10).close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", emulator)
+        storage._client.cache_clear()
+        yield "gs://seg"
+    storage._client.cache_clear()

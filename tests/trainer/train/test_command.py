@@ -73,20 +73,38 @@ def test_the_saved_model_scores_what_the_history_says(trained, records):
     assert ious.mean() == pytest.approx(card.scores["miou"], abs=1e-3)
 
 
-def test_training_starts_from_a_model_folder_with_frozen_layers(trained, records, tmp_path, capsys):
-    output = str(tmp_path / "frozen")
-    frozen = "MobilenetV2-expanded_conv_16-project"
-    more = ["--init-from", trained, "--freeze-until", frozen, "--freeze-bn", "--schedule", "plateau", "--epochs", "1"]
-    assert cli.main(train_flags(records, output, "--steps-per-epoch", "2", *more)) == 0
-    assert f"weights of {trained}:" in capsys.readouterr().out
+FROZEN = "MobilenetV2-expanded_conv_16-project"
+
+
+@pytest.fixture(scope="module")
+def frozen(trained, records, tmp_path_factory):
+    """The model folder of a training from `trained` with frozen layers, and how the command ended."""
+    output = str(tmp_path_factory.mktemp("frozen") / "model")
+    more = ["--init-from", trained, "--freeze-until", FROZEN, "--freeze-bn", "--schedule", "plateau", "--epochs", "1"]
+    flags = train_flags(records, output, "--steps-per-epoch", "2", *more)
+    return output, subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *flags], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_training_starts_from_a_model_folder_with_frozen_layers(trained, frozen):
+    output, done = frozen
+    assert f"weights of {trained}:" in done.stdout
     before, after = load_model(trained)[0], load_model(output)[0]
     names = [layer.name for layer in before.layers]
-    last = names.index(frozen)
+    last = names.index(FROZEN)
     for index, layer in enumerate(before.layers):
         pairs = zip(layer.get_weights(), after.get_layer(layer.name).get_weights(), strict=True)
         same = all(np.array_equal(a, b) for a, b in pairs)
         stays = index <= last or isinstance(layer, keras.layers.BatchNormalization) or not layer.weights
         assert same == stays, layer.name
+
+
+def test_standard_error_stays_empty(frozen):
+    """TensorFlow's start-up lines are written past Python, and most of them when it first computes."""
+    _, done = frozen
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\nepoch 1/1: loss " in done.stdout
 
 
 def test_an_epoch_is_as_long_as_the_source_images_not_the_copies(records, tmp_path, tiny_network):
@@ -267,12 +285,3 @@ def test_help_shows_examples(capsys):
         cli.main(["train", "--help"])
     text = capsys.readouterr().out
     assert text.count("\n  deeplab train --records") == 3 and "--freeze-until" in text
-
-
-def test_standard_error_stays_empty(records, tmp_path):
-    """TensorFlow's start-up lines are written past Python, and most of them when it first computes."""
-    flags = train_flags(records, tmp_path / "model", "--steps-per-epoch", "1", "--epochs", "1")
-    argv = [sys.executable, "-m", "pipelines.cli", *flags]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("epoch 1/1: loss ")

@@ -125,11 +125,13 @@ def test_training_begins_with_an_old_model(old, capsys):
     shutil.rmtree(old / "set")
     flags = ["--alpha", "0.1", "--output-stride", "8", "--decoder", "--crop", "32", "--batch-size", "2"]
     start = ["--init-from", "small", "--epochs", "1", "--steps-per-epoch", "1", "--learning-rate", "1e-9"]
+    # The fewer layers learn, the sooner their graph is traced.
+    start += ["--freeze-bn", "--freeze-until", "decoder-decoder_conv1_pointwise-relu"]
     run("train", "--records", "records", "--output", "new", *flags, *start)
     assert "weights of small:" in capsys.readouterr().out
     scores = [json.loads((old / name).read_text()) for name in ("new/model.json", "report/evaluation.json")]
-    # One step of no length, but that of the batch norms' statistics: a hundredth of a batch of two images.
-    assert scores[0]["scores"]["miou"] == pytest.approx(scores[1]["masks"]["masks"]["miou"], abs=0.05)
+    # One step of no length; the new head interpolates what the old one repeated.
+    assert scores[0]["scores"]["miou"] == pytest.approx(scores[1]["masks"]["masks"]["miou"], abs=0.02)
 
 
 @pytest.mark.parametrize("old", ["0.2"], indirect=True)

@@ -38,9 +38,17 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "TILE_SIDE", 64)
 
 
-@pytest.mark.parametrize("stride", [4, 8, 16, 32])
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("classes", [1, 3, 40])
+STRIDES, CLASSES = (4, 8, 16, 32), (1, 3, 40)
+COMBINATIONS = [
+    # Every head at every stride, with every number of classes and every number at every stride; the others are slow.
+    pytest.param(head, stride, classes, marks=() if (i + j + k) % 3 == 0 else pytest.mark.slow)
+    for i, head in enumerate(HEADS)
+    for j, stride in enumerate(STRIDES)
+    for k, classes in enumerate(CLASSES)
+]
+
+
+@pytest.mark.parametrize(("head", "stride", "classes"), COMBINATIONS)
 def test_tiles_give_what_the_whole_image_gives(head, stride, classes, small_tiles):
     model = headed(head, stride, classes)
     predict = {what: predictor(model, what) for what in folder.WHAT}

@@ -14,10 +14,10 @@ demo: $(ENGINE)
 	$(VENV)/bin/deeplab demo --output out/demo
 
 test: $(ENGINE) lint
-	$(VENV)/bin/python -m pytest -n 2
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(ENGINE)
-	$(VENV)/bin/python -m pytest -n 2 -m slow
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

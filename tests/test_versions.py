@@ -74,6 +74,7 @@ def test_records_are_read_as_they_are(old, capsys):
         assert len(exported) == count and exported == content(old / "set" / "images" / split, "*.jpg")
 
 
+@pytest.mark.parametrize("old", ["0.2", pytest.param("0.1", marks=pytest.mark.slow)], indirect=True)
 @pytest.mark.parametrize(("folder", "flags"), [("masks", ["--overlays", "--confidence"]), ("masks-crf", ["--crf"])])
 def test_masks_are_made_again_the_same_since_they_do_not_say_of_which_image_they_are(folder, flags, old, capsys):
     before = content(old / folder, "*.png")

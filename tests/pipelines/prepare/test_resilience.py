@@ -154,6 +154,7 @@ PLANTED_HEADER = """
 """
 
 
+@pytest.mark.slow
 def test_a_label_that_ends_the_process_before_the_job_begins_is_found_by_the_rerun(raw, tmp_path):
     label = raw / "labels/train/a2.png"
     label.write_bytes(label.read_bytes() + b"planted")

@@ -75,6 +75,7 @@ def test_an_image_that_ends_the_decoders_process_is_named_by_the_rerun(model, im
     assert len(list((output / "in-flight").iterdir())) == 1, "by which a third run begins with care, and does not die"
 
 
+@pytest.mark.slow
 def test_an_image_that_ends_the_networks_process_is_tried_alone_and_named(model, images, plant, tmp_path):
     plant(BAD_NETWORK)  # for subprocesses: this process has begun already
     output = tmp_path / "out"

@@ -42,7 +42,8 @@ def pooled_network(num_classes: int, **_) -> keras.Model:
     return keras.Model(image, Subpixel(num_classes, 2, name=layer_name("logits/semantic"))([x, image]))
 
 
-@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 4])
 def test_several_devices_learn_what_one_learns_from_the_same_batches(records, tmp_path, devices):
     """At least two images for each device, with unlike numbers of ignored pixels."""
     flags = ["--batch-size", "8", "--steps-per-epoch", "3", "--epochs", "1", "--scale-min", "0.3"]

@@ -124,7 +124,9 @@ def test_a_training_that_an_older_version_began_keeps_its_head_and_decoder(recor
     assert [row["epoch"] for row in history(output)] == ["1", "2", "3"]
 
 
-@pytest.mark.parametrize(("optimizer", "schedule"), [("adam", "plateau"), ("momentum", "poly")])
+@pytest.mark.parametrize(
+    ("optimizer", "schedule"), [pytest.param("adam", "plateau", marks=pytest.mark.slow), ("momentum", "poly")]
+)
 def test_optimizer_schedule_and_dropout_states_survive_an_interruption(
     records, tmp_path, tiny_network, monkeypatch, optimizer, schedule
 ):

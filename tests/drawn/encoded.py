@@ -125,3 +125,7 @@ def mutations(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
         if rng.random() < 0.1:
             del changed[int(rng.integers(len(changed))) :]
         yield bytes(changed)
+
+
+def flip_bit_of(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]

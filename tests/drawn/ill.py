@@ -32,8 +32,8 @@ def scene(index: int, height: int = SIZE, width: int = SIZE) -> tuple[np.ndarray
     rng = np.random.default_rng([3, index])
     y, x = np.mgrid[:height, :width]
     label = np.zeros((height, width), np.uint8)
-    left = int(rng.integers(4, width - 16))
-    label[:, left : left + 12] = 2
+    top, left = int(rng.integers(3, 12)), int(rng.integers(4, width - 24))
+    label[top : height - 2 * top, left : left + 20] = 2
     cy, cx, radius = rng.integers(16, height - 16), rng.integers(16, width - 16), rng.integers(8, 13)
     distance = np.hypot(y - cy, x - cx)
     label[distance < radius] = 1
@@ -88,11 +88,11 @@ def examine(source: Path, output: Path, *flags: str) -> Examined:
 
 
 def prepare_as_proposed(found: Examined, records: Path) -> Truth:
-    """Runs the proposed `deeplab prepare`, which must accept all; its masks by the names of their images."""
+    """Runs the proposed `deeplab prepare`, which must accept all; its masks by the last two parts of their keys."""
     words = shlex.split(found.report["prepare"])
     assert words[0] == "deeplab"
     words[words.index("out/records")] = str(records)
     assert cli.run([*words[1:], "--max-reject-rate", "0"]) == 0
     assert load_dataset(str(records)).rejected == 0
     made = read_records(records)
-    return {"/".join(Path(one.filename).with_suffix("").parts[-2:]): images.decode_label(one.label) for one in made}
+    return {"/".join(one.key.split("/")[-2:]): images.decode_label(one.label) for one in made}

@@ -1,0 +1,60 @@
+"""What there is to learn, and where labels lie: findings, and that moved labels get back to their places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.drawn.encoded import saved
+from tests.drawn.ill import draw_set, examine, prepare_as_proposed
+
+SHIFT = (3, -4)
+
+
+def test_labels_that_are_all_moved_are_found_and_moved_back(tmp_path):
+    truth = draw_set(tmp_path / "set", lambda label, key: saved(np.roll(label, SHIFT, (0, 1))))
+    found = examine(tmp_path / "set", tmp_path / "out", "--mend")
+    assert found.kinds == {"misaligned": "wrong"} and found.status == 2
+    assert "3 pixels up and 4 pixels right" in found.finding("misaligned")["text"]
+    made = prepare_as_proposed(found, tmp_path / "records")
+    for key, label in truth.items():
+        np.testing.assert_array_equal(made[key][:61, 4:], label[:61, 4:])
+        assert (made[key][61:] == 255).all() and (made[key][:, :4] == 255).all()
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (1, 0)])
+def test_labels_in_their_places_and_a_pixel_beside_are_not(shift, tmp_path):
+    draw_set(tmp_path / "set", lambda label, key: saved(np.roll(label, shift, (0, 1))))
+    assert examine(tmp_path / "set", tmp_path / "out").status == 0
+
+
+def test_classes_that_cannot_be_learnt_or_hardly(tmp_path):
+    def encode(label: np.ndarray, key: str) -> bytes:
+        label = np.where(label == 2, 0, label) if key.startswith("train") else label
+        if key == "train/a0":
+            label = np.zeros_like(label)
+        if key == "val/a0":
+            label = np.full_like(label, 255)
+        ids = np.where((label == 1) & (np.arange(64) % 64 != 30), 0, label)  # a disc is a line in it
+        return saved(ids.astype(np.uint8))
+
+    draw_set(tmp_path / "set", encode)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds == {
+        "absent-from-split": "wrong",
+        "one-class": "note",
+        "all-ignored": "note",
+        "tiny-classes": "note",
+    }
+    absent = found.finding("absent-from-split")
+    assert "split train: bar." in absent["text"] and Path(absent["examples"][0]["path"]).parts[-2] == "val"
+    assert "disc (" in found.finding("tiny-classes")["text"]
+
+
+@pytest.mark.parametrize(("value", "kind"), [(0, "one-class-set"), (255, "all-ignored-set")])
+def test_sets_with_nothing_to_learn(value, kind, tmp_path):
+    draw_set(tmp_path / "set", lambda label, key: saved(np.full_like(label, value)), splits={"train": 2, "val": 1})
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds[kind] == "wrong" and found.status == 2

@@ -1,0 +1,116 @@
+"""Images that are there twice, within a split and across two, and the frames of films."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.doctor.copies import near
+from pipelines.doctor.tally import PRINT
+from tests.drawn.encoded import saved
+from tests.drawn.ill import draw_set, examine, prepare_as_proposed, scene
+from tests.drawn.prepared import read_records
+from tests.drawn.records import PALETTE
+
+
+def copy(folder: Path, source: str, target: str, label: bool = True) -> None:
+    for kind in ("images", "labels") if label else ("images",):
+        shutil.copyfile(folder / kind / f"{source}.png", folder / kind / f"{target}.png")
+
+
+@pytest.fixture(scope="module")
+def doubled(tmp_path_factory):
+    """A set with copies: in a split, across splits, re-encoded and brighter across splits, one of another label."""
+    folder = tmp_path_factory.mktemp("doubled")
+    truth = draw_set(folder / "set")
+    copy(folder / "set", "train/a0", "train/b0")
+    copy(folder / "set", "train/a1", "val/b1")
+    copy(folder / "set", "train/a2", "val/b2")
+    copy(folder / "set", "train/a3", "train/b3")
+    image = Image.open(folder / "set/images/train/a2.png").resize((48, 48)).resize((64, 64))
+    brighter = np.clip(np.asarray(image) * 1.1, 0, 255).astype(np.uint8)
+    (folder / "set/images/val/b2.png").write_bytes(saved(Image.fromarray(brighter), "JPEG", quality=80))
+    (folder / "set/labels/train/b3.png").write_bytes(saved((truth["train/a3"] == 0).astype(np.uint8)))
+    return folder, truth, examine(folder / "set", folder / "out")
+
+
+def test_copies_are_found_by_what_they_do(doubled):
+    _, _, found = doubled
+    assert found.kinds == {
+        "contradictions": "wrong",
+        "leaks": "wrong",
+        "near-leaks": "wrong",
+        "duplicates": "note",
+    }
+    assert found.status == 2
+    for kind, name in (("contradictions", "a3"), ("leaks", "a1"), ("near-leaks", "a2"), ("duplicates", "a0")):
+        assert Path(found.finding(kind)["examples"][0]["path"]).stem == name
+
+
+def test_the_manifest_keeps_validation_whole_and_trains_on_no_image_of_it(doubled, tmp_path):
+    _, truth, found = doubled
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert truth.keys() - made.keys() == {"train/a1", "train/a2", "train/a3"}
+    assert made.keys() - truth.keys() == {"train/b0", "val/b1", "val/b2"}
+    again = examine(
+        found.output / "manifest.jsonl", tmp_path / "again", "--palette", str(doubled[0] / "set/palette.json")
+    )
+    assert again.status == 0
+
+
+def write_films(folder: Path, films: int, frames: int) -> None:
+    """Frames in which everything moves by a pixel, in the layout of images with labels."""
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    (folder / "palette.json").write_text(json.dumps(PALETTE.to_json()))
+    for film in range(films):
+        image, label = scene(film, 64, 64 + frames)
+        for frame in range(frames):
+            name = f"film{film}_{frame:04d}.png"
+            (folder / "images" / name).write_bytes(saved(image[:, frame : frame + 64]))
+            (folder / "labels" / name).write_bytes(saved(label[:, frame : frame + 64]))
+
+
+def test_frames_of_a_film_are_kept_in_one_split_by_the_proposed_group(tmp_path):
+    write_films(tmp_path / "set", films=6, frames=5)
+    flags = ("--val-fraction", "0.3")
+    found = examine(tmp_path / "set", tmp_path / "out", *flags)
+    assert found.kinds["films"] == "wrong" and "--group-by" in found.report["prepare"]
+    prepare_as_proposed(found, tmp_path / "records")
+    splits = {split: read_records(tmp_path / "records", split) for split in ("train", "val")}
+    films = {split: {one.key.split("/")[-1][:5] for one in records} for split, records in splits.items()}
+    assert films["train"] and films["val"] and not films["train"] & films["val"]
+    assert examine(tmp_path / "set", tmp_path / "out", *flags, "--group-by", r"^(.*?)\d+$").status == 0
+
+
+def test_numbered_images_that_do_not_look_alike_are_no_film(tmp_path):
+    draw_set(tmp_path / "drawn", splits={"train": 20})
+    for kind in ("images", "labels"):
+        shutil.copytree(tmp_path / "drawn" / kind / "train", tmp_path / "set" / kind)
+    shutil.copyfile(tmp_path / "drawn/palette.json", tmp_path / "set/palette.json")
+    found = examine(tmp_path / "set", tmp_path / "out", "--val-fraction", "0.3")
+    assert found.status == 0 and "films" not in found.kinds, found.report["findings"]
+
+
+def test_near_hashes_are_those_that_a_comparison_of_all_finds():
+    rng = np.random.default_rng(1)
+    prints = np.zeros(300, PRINT)
+    prints["number"], prints["image"], prints["is_hashed"] = np.arange(300), np.arange(1, 301), True
+    prints["hash"] = rng.integers(0, 1 << 63, 300, dtype=np.uint64)
+    for place in range(200, 300):  # up to 8 bits beside another
+        flips = sum(1 << int(bit) for bit in rng.choice(63, rng.integers(0, 9), replace=False))
+        prints["hash"][place] = prints["hash"][place - 200] ^ np.uint64(flips)
+    distance = np.bitwise_count(prints["hash"][:, None] ^ prints["hash"])
+    expected = {(i, j) for i, j in zip(*np.nonzero(distance <= 4), strict=True) if i < j}
+    assert set(near(prints)) == expected and len(expected) > 30
+
+
+def test_a_file_and_its_copy_are_exact_but_not_near_duplicates():
+    prints = np.zeros(2, PRINT)
+    prints["number"], prints["image"], prints["is_hashed"], prints["hash"] = (0, 1), 7, True, 5
+    assert near(prints) == []

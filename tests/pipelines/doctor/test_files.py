@@ -1,0 +1,140 @@
+"""Files that prepare would reject, or take for what they are not, one of each kind in a set; as found, and mended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.drawn.encoded import exif_block, flip_bit_of, saved, with_exif
+from tests.drawn.ill import Examined, Truth, draw_set, examine, prepare_as_proposed, scene
+from tests.drawn.records import PALETTE
+
+SPOILT = {
+    "lossy": "lossy-labels",
+    "smooth": "anti-aliased",
+    "blended": "blended-ids",
+    "stored": "exif",
+    "turned": "turned-labels",
+    "half": "sizes",
+    "square": "sizes",
+    "deep": "deep-labels",
+    "clear": "transparent-labels",
+    "moving": "animations",
+    "torn": "damaged-images",
+    "cut": "damaged-labels",
+}
+"""Name of an image -> what is wrong with it, or its label."""
+MENDED = ("lossy", "blended", "stored", "turned", "half")
+
+
+def smoothed(label: np.ndarray) -> np.ndarray:
+    """RGB of a label that was drawn with smooth edges."""
+    return cv2.GaussianBlur(PALETTE.colorize(np.where(label == 255, 0, label)), (3, 3), 0)
+
+
+def spoilt_label(name: str, label: np.ndarray) -> bytes:
+    """The label file of that kind."""
+    if name == "lossy":
+        return saved(Image.fromarray(PALETTE.colorize(np.where(label == 255, 0, label))), "JPEG", quality=90)
+    if name == "smooth":
+        return saved(smoothed(label))
+    if name == "blended":
+        return saved(cv2.resize(cv2.resize(label % 255, (24, 24)), (64, 64)))
+    if name in ("stored", "turned"):
+        return saved(cv2.rotate(label, cv2.ROTATE_90_COUNTERCLOCKWISE))
+    if name == "half":
+        return saved(cv2.resize(label, (32, 32), interpolation=cv2.INTER_NEAREST))
+    if name == "deep":
+        return saved(label.astype(np.uint16) * 1000)
+    if name == "clear":
+        return saved(np.dstack([PALETTE.colorize(label), np.full(label.shape, 90, np.uint8)]))
+    if name == "moving":
+        return saved(Image.fromarray(label), "TIFF", save_all=True, append_images=[Image.fromarray(label)])
+    return {"square": saved(label[:, :40]), "cut": saved(label)[:60]}.get(name, saved(label))
+
+
+def spoil(folder: Path, truth: Truth) -> None:
+    """Adds a pair of every kind of SPOILT to the training."""
+    for number, name in enumerate(SPOILT, 900):
+        image, label = scene(number, 96 if name == "stored" else 64)
+        truth[f"train/{name}"] = label
+        encoded = saved(image)
+        if name in ("stored", "turned"):  # the camera was held upright, and the label drawn on what it had stored
+            stored = Image.fromarray(cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE))
+            encoded = with_exif(saved(stored, "JPEG", quality=95), exif_block(6))
+        encoded = flip_bit_of(encoded, 70) if name == "torn" else encoded
+        (folder / "images/train" / f"{name}.png").write_bytes(encoded)
+        (folder / "labels/train" / f"{name}.png").write_bytes(spoilt_label(name, label))
+
+
+@pytest.fixture(scope="module")
+def ill(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth, Examined]:
+    folder = tmp_path_factory.mktemp("ill")
+    truth = draw_set(folder / "set", lambda label, key: saved(label), splits={"train": 3, "val": 3})
+    spoil(folder / "set", truth)
+    return folder, truth, examine(folder / "set", folder / "out")
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_every_kind_is_found_with_its_file(name, ill):
+    _, _, found = ill
+    examples = [example["path"] for example in found.finding(SPOILT[name])["examples"]]
+    assert any(Path(path).stem == name for path in examples), found.report["findings"]
+
+
+def test_what_is_well_is_not_among_the_findings(ill):
+    _, _, found = ill
+    named = {
+        Path(example["path"]).stem
+        for finding in found.report["findings"]
+        if finding["grade"] != "note"
+        for example in finding["examples"]
+    }
+    assert named == set(SPOILT) and found.status == 2
+
+
+def test_every_finding_has_images_on_the_page(ill):
+    _, _, found = ill
+    page = (found.output / "doctor.html").read_text()
+    sections = page.split('<section class="finding"')[1:]
+    assert len(sections) == len(found.report["findings"])
+    assert all("data:image/jpeg" in section for section in sections)
+
+
+def test_the_manifest_leaves_out_what_cannot_be_used_and_the_palette_reads_mixed_colours(ill, tmp_path):
+    _, truth, found = ill
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert made.keys() == {key for key in truth if Path(key).name not in SPOILT} | {"train/smooth"}
+    check(made, truth)
+
+
+def test_what_can_be_mended_is_mended_and_right_but_where_it_is_ignored(ill, tmp_path):
+    folder, truth, _ = ill
+    before = {path: path.read_bytes() for path in (folder / "set").rglob("*.*")}
+    found = examine(folder / "set", tmp_path / "out", "--mend", "--full")
+    assert found.report["mended"] == len(MENDED)
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert {f"train/{name}" for name in MENDED} <= made.keys()
+    check(made, truth)
+    again = examine(
+        tmp_path / "out/manifest.jsonl", tmp_path / "again", "--palette", str(tmp_path / "out/palette.json")
+    )
+    assert again.status == 0, again.report["findings"]
+    assert {path: path.read_bytes() for path in (folder / "set").rglob("*.*")} == before
+
+
+def check(made: Truth, truth: Truth) -> None:
+    for key, label in made.items():
+        name = Path(key).name
+        known = (label != 255) & (truth[key] != 255)
+        right = (label == truth[key])[known].mean()
+        if name not in SPOILT:
+            np.testing.assert_array_equal(label, truth[key], key)
+        elif name in ("half", "blended"):  # of which most pixels were lost
+            assert right > 0.94 and known.mean() > 0.85, (key, right, known.mean())
+        else:
+            assert right > 0.995 and known.mean() > 0.6, (key, right, known.mean())

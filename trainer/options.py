@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 FOREIGN_ADDRESS = re.compile(r"(?!gs://)[A-Za-z][A-Za-z0-9+.-]+://")
 """Of another storage than is read and written here."""
+WEB = ("http://", "https://")
+"""Of files that some flags fetch."""
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
@@ -102,6 +104,7 @@ def option(
     group: str = "",
     positional: bool = False,
     bare: Any = None,
+    web: bool = False,
 ) -> Any:
     """A dataclass field that is also a command-line flag; without a default the flag is required.
 
@@ -114,10 +117,11 @@ def option(
       group: heading in help under which flags of one subject stand.
       positional: whether the value stands by itself, without the flag.
       bare: what the flag means without a value; None: it must have one.
+      web: whether it takes http(s):// addresses too.
     """
     bounds = Bounds(low, high, above, below)
     metadata = {"help": help, "bounds": bounds, "choices": choices, "metavar": metavar}
-    metadata |= {"group": group, "positional": positional, "bare": bare}
+    metadata |= {"group": group, "positional": positional, "bare": bare, "web": web}
     return dataclasses.field(default=default, metadata=metadata, kw_only=True)
 
 
@@ -137,6 +141,15 @@ class CheckedOptions:
                 _check(field, getattr(self, field.name))
 
     @classmethod
+    def preset(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Defaults that follow from other flags, such as those of a recipe: field -> value.
+
+        Args:
+          given: values of all fields, as the command line and the fields' own defaults have them.
+        """
+        return {}
+
+    @classmethod
     def flag(cls, name: str) -> str:
         """The flag of the field `name`: "max_side" -> "--max-side"."""
         return "--" + name.replace("_", "-")
@@ -149,7 +162,8 @@ def _check(field: dataclasses.Field, value: Any) -> None:
         # As of a variable of the shell that is not set; "" would be the folder the command was called in.
         raise InputError(f"{flag} must not be empty")
     for text in values:
-        if isinstance(text, str) and (foreign := FOREIGN_ADDRESS.match(text)):
+        is_fetched = field.metadata["web"] and str(text).startswith(WEB)
+        if isinstance(text, str) and not is_fetched and (foreign := FOREIGN_ADDRESS.match(text)):
             # To the file system it would be a folder called "s3:".
             raise InputError(
                 f"{flag} {text}: expected a local path or a gs:// address; {foreign[0]} is not supported, copy the "
@@ -299,10 +313,25 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, text: str) -> tuple[T
     """
     parser = _parser(cls, prog, text)
     namespace, rest = parser.parse_known_args(argv)
+    if preset := cls.preset(vars(namespace)):
+        parser.set_defaults(**preset)
+        namespace, rest = parser.parse_known_args(argv)
     if rest and not cls.takes_beam_flags:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
     return cls(**values), rest
+
+
+def as_flags(values: dict[str, Any]) -> str:
+    """Fields and their values as on a command line: "--epochs 10 --no-flip"."""
+    words = []
+    for name, value in values.items():
+        flag = CheckedOptions.flag(name)
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            words += [flag, *(str(part) for part in (value if isinstance(value, tuple) else (value,)))]
+    return " ".join(words)
 
 
 def to_json(options: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Train DeepLabV3+ on records that `deeplab prepare` wrote.
 
 examples:
-  deeplab train --records out/records --output out/model --init-from deeplabv3_mnv2_pascal/model.ckpt --epochs 10
+  deeplab train --records out/records --output out/model --init-from mobilenetv2_coco_voc_trainaug --epochs 10
   deeplab train --records out/records --output out/small --alpha 0.5 --epochs 60
   deeplab train --records gs://bucket/records --output gs://bucket/model --init-from gs://bucket/voc
 
@@ -50,7 +50,13 @@ class Options(StreamOptions, NetworkOptions):
 
     records: str = option(help="folder of records, local or gs://", metavar="DIR")
     output: str = option(help="model folder to write, local or gs://", metavar="DIR")
-    init_from: str = option("", "initial weights: a published DeepLab checkpoint, or a model folder", metavar="PATH")
+    init_from: str = option(
+        "",
+        "initial weights: a model folder; published ones by path, http(s):// address or name; or imagenet, for the "
+        "backbone alone",
+        metavar="PATH|NAME",
+        web=True,
+    )
     epochs: int = option(30, "epochs to train", low=1)
     steps_per_epoch: int = option(
         0, "batches per epoch; 0: as many as the source images fill, copies not counted", low=0

@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import gzip
 import os
+import re
+import shutil
+import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -24,9 +29,15 @@ from trainer.network.deeplab import published_rates
 from trainer.network.folder import load_model
 from trainer.network.layers import published_name
 from trainer.options import InputError
+from trainer.weights.catalog import locate
 from trainer.weights.hdf5 import SUFFIXES, Hdf5
 
 LAST = "logits/semantic"
+
+ARCHIVES = (".tar.gz", ".tgz")
+CHECKPOINT_PART = re.compile(r"(?P<prefix>[\w.-]+)\.(index|data-\d{5}-of-\d{5})")
+MAX_CHECKPOINT = 4 << 30
+"""Bytes of the largest checkpoint that is unpacked; the largest published one takes half a gigabyte."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +87,41 @@ class Source(Protocol):
         """The values of one variable. Raises InputError when they are damaged."""
 
 
+def _unpacked(archive: str, folder: str) -> str:
+    """Unpacks the checkpoint in `archive` (local or gs://), and nothing else, into `folder`; returns its prefix.
+
+    Raises:
+      InputError: a damaged archive, or one without a checkpoint, with several, or with one that is too large.
+    """
+    prefixes, size = set(), 0
+    try:
+        with storage.reader(archive) as file, tarfile.open(fileobj=file, mode="r|gz") as members:
+            for member in members:
+                name = os.path.basename(member.name)
+                part = CHECKPOINT_PART.fullmatch(name)
+                if not part or not member.isfile():
+                    continue
+                size += member.size
+                if size > MAX_CHECKPOINT:
+                    raise InputError(f"{archive}: its checkpoint takes over {MAX_CHECKPOINT:,} bytes; unpack it first")
+                prefixes.add(os.path.join(folder, part["prefix"]))
+                with storage.writer(os.path.join(folder, name)) as target:
+                    shutil.copyfileobj(members.extractfile(member), target)
+    except FileNotFoundError:
+        raise InputError(f"{archive} not found; expected a .tar.gz with a TensorFlow checkpoint") from None
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{archive} cannot be unpacked ({error}); fetch it again") from None
+    if len(prefixes) != 1:
+        raise InputError(f"{archive} holds {len(prefixes)} checkpoints (*.ckpt.index); expected one")
+    return prefixes.pop()
+
+
 class Checkpoint:
     """The variables of a TensorFlow checkpoint.
 
     Args:
-      path: its prefix, local or gs://: "model.ckpt" of `model.ckpt.index` and `model.ckpt.data-00000-of-00001`.
+      path: its prefix, local or gs://: "model.ckpt" of `model.ckpt.index` and `model.ckpt.data-00000-of-00001`; or
+        the .tar.gz in which it was published.
 
     Attributes:
       shapes: the shape of every variable by its name.
@@ -93,12 +134,15 @@ class Checkpoint:
         import tensorflow as tf
 
         self.path = path.removesuffix(".index")
-        if not storage.exists(f"{self.path}.index"):
+        prefix = self.path
+        if path.endswith(ARCHIVES):
+            self._folder = tempfile.TemporaryDirectory()
+            prefix = _unpacked(path, self._folder.name)
+        elif not storage.exists(f"{self.path}.index"):
             raise InputError(
                 f"{self.path} is not a TensorFlow checkpoint: {self.path}.index is missing; "
                 "give the path up to `.ckpt`"
             )
-        prefix = self.path
         if storage.is_remote(prefix):
             # TensorFlow's own gs:// access knows neither our credentials nor an emulator.
             self._folder = tempfile.TemporaryDirectory()
@@ -214,13 +258,14 @@ def load(model: keras.Model, source: Source) -> Imported:
     return Imported([scopes[layer] for layer in loaded], kept, unused)
 
 
-def open_published(path: str) -> Checkpoint | Hdf5:
-    """The weights in an HDF5 file, which has one of SUFFIXES, or under the prefix of a TensorFlow checkpoint.
+def open_published(path: str, backbone: str = "") -> Checkpoint | Hdf5:
+    """The weights that `trainer.weights.catalog.locate` finds: an HDF5 file (one of SUFFIXES) or a checkpoint.
 
     Raises:
       InputError: there is neither, or it is damaged.
     """
-    return Hdf5(path) if path.endswith(SUFFIXES) else Checkpoint(path)
+    place = locate(path, backbone)
+    return Hdf5(place) if place.endswith(SUFFIXES) else Checkpoint(place)
 
 
 def load_weights_from(model: keras.Model, path: str) -> Imported:
@@ -233,7 +278,13 @@ def load_weights_from(model: keras.Model, path: str) -> Imported:
         return load(model, _Model(path))
     if storage.is_dir(path):
         raise InputError(f"{path} is neither a model folder ({CARD} is missing) nor the prefix of a checkpoint")
-    return load(model, open_published(path))
+    shapes = {name: tuple(w.shape) for layer in model.layers if layer.weights for name, w in _pairs(layer)}
+    return load(model, open_published(path, _backbone(shapes) or ""))
+
+
+def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The backbone whose last convolution is among `shapes`."""
+    return next((name for name, published in PUBLISHED.items() if published.last_weights in shapes), None)
 
 
 def architecture(source: Checkpoint | Hdf5) -> dict[str, Any]:
@@ -246,7 +297,7 @@ def architecture(source: Checkpoint | Hdf5) -> dict[str, Any]:
       InputError: the weights are not DeepLab's, or of a kind that is not built here.
     """
     shapes = source.shapes
-    backbone = next((name for name, published in PUBLISHED.items() if published.last_weights in shapes), None)
+    backbone = _backbone(shapes)
     is_subpixel = f"{LAST}/place_weights" in shapes
     last = shapes.get(f"{LAST}/place_weights" if is_subpixel else f"{LAST}/weights")
     if backbone and not last:

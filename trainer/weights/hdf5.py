@@ -47,6 +47,9 @@ _NORM_KINDS = _KINDS[3:]
 
 def _scope(layer: str) -> str:
     """The published scope of a port's layer; "" for one that is not of DeepLab."""
+    # Until 2018 Keras Applications said mobl3_conv_3_expand and bn3_conv_3_bn_expand for block_3_expand.
+    layer = re.sub(r"mobl(\d+)_conv_\1_", r"block_\1_", layer)
+    layer = re.sub(r"bn(\d+)_conv_\1_(?:bn_)?", r"bn_block_\1_", layer)
     plain = re.fullmatch(r"bn_(\w+)|(\w+?)(?:_BN)?", layer)
     name = plain and (plain[1] or plain[2])
     for pattern, scope in _SCOPES if name else ():

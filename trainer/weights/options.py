@@ -1,13 +1,14 @@
 """Turn published DeepLab weights into a model folder.
 
 examples:
-  deeplab import-weights deeplabv3_mnv2_pascal/model.ckpt --palette voc --output out/voc
+  deeplab import-weights mobilenetv2_coco_voc_trainaug --palette voc --output out/voc
   deeplab import-weights gs://bucket/model.ckpt --palette classes.json --output gs://bucket/model --max-side 0
   deeplab import-weights mobilenetv2_subpixel.h5 --palette voc --output out/port --max-side 320
 
-CHECKPOINT is what `model.ckpt.index` and `model.ckpt.data-00000-of-00001` have in common: the path up to `.ckpt`; or
-an HDF5 file (.h5) of a Keras port of DeepLab, whose arrays alone are read. Backbone, width, decoder, ASPP branches and
-kind of head are read from the weights.
+CHECKPOINT is what `model.ckpt.index` and `model.ckpt.data-00000-of-00001` have in common: the path up to `.ckpt`; the
+archive (.tar.gz) in which they were published; an HDF5 file (.h5) of a Keras port of DeepLab, whose arrays alone are
+read; or the name or address of one of these, which is fetched once. Backbone, width, decoder, ASPP branches and kind
+of head are read from the weights. docs/weights.md lists the names.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ class Options(CheckedOptions):
     """Options of `deeplab import-weights`."""
 
     checkpoint: str = option(
-        help="prefix of a TensorFlow checkpoint or an HDF5 file, local or gs://", positional=True, metavar="CHECKPOINT"
+        help="published weights: a name, an http(s):// address, or a TensorFlow checkpoint's prefix or an HDF5 file, "
+        "local or gs://",
+        positional=True,
+        metavar="CHECKPOINT",
+        web=True,
     )
     output: str = option(help="model folder to write, local or gs://", metavar="DIR")
     palette: str = option(

@@ -1,0 +1,103 @@
+"""Published weights by name and by address."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+
+from pipelines import cli
+from tests.drawn.checkpoints import ALPHA, mobilenet_variables, write_checkpoint
+from tests.drawn.places import ROOT
+from tests.drawn.web import served
+from trainer.network.deeplab import deeplab_v3_plus
+from trainer.network.options import BACKBONES
+from trainer.options import InputError
+from trainer.weights import catalog
+from trainer.weights.checkpoints import Checkpoint, load_weights_from
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """A published archive: its bytes, and the values in it."""
+    folder = tmp_path_factory.mktemp("archive")
+    values = write_checkpoint(folder / "model.ckpt-30000", mobilenet_variables(3))
+    with tarfile.open(folder / "weights.tar.gz", "w:gz") as file:
+        for path in sorted(folder.glob("model.ckpt*")):
+            file.add(path, f"deeplabv3/{path.name}")
+        file.addfile(tarfile.TarInfo("../frozen_inference_graph.pb"), io.BytesIO())
+    return (folder / "weights.tar.gz").read_bytes(), values
+
+
+@pytest.fixture(scope="module")
+def small():
+    return deeplab_v3_plus(3, alpha=ALPHA, head="bilinear")
+
+
+@pytest.fixture
+def fetched(archive, tmp_path, monkeypatch):
+    """The catalogue of one name, "small_voc", that is on loopback."""
+    monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "cache"))
+    with served(archive[0]) as server:
+        url = server.url.replace("weights.bin", "weights.tar.gz")
+        entry = catalog.Entry("mobilenet_v2", url)
+        monkeypatch.setattr(catalog, "CATALOG", {"small_voc": entry, "mobilenet_v2_imagenet": entry})
+        yield url
+
+
+@pytest.mark.parametrize("by", ["name", "address", "imagenet"])
+def test_weights_are_fetched_by_name_and_address(by, fetched, small, archive):
+    imported = load_weights_from(small, {"name": "small_voc", "address": fetched, "imagenet": "imagenet"}[by])
+    assert (imported.skipped, imported.unused) == ([], [])
+    np.testing.assert_array_equal(small.get_layer("aspp0").get_weights()[0], archive[1]["aspp0/weights"])
+
+
+def test_import_weights_takes_a_name(fetched, tmp_path, capsys):
+    arguments = ["import-weights", "small_voc", "--palette", "voc", "--output", str(tmp_path / "model")]
+    assert cli.main(arguments) == 2
+    assert "3 classes but palette voc has 21" in capsys.readouterr().err
+    assert cli.main(["import-weights", "imagenet", *arguments[2:]]) == 2
+    assert "give them to `deeplab train --init-from`" in capsys.readouterr().err
+
+
+def test_a_file_of_that_name_comes_before_the_published_one(fetched, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint(tmp_path / "small_voc", mobilenet_variables(5))
+    assert load_weights_from(small, "small_voc").skipped == ["logits/semantic"]
+
+
+def test_weights_of_another_backbone_are_not_fetched(fetched):
+    with pytest.raises(InputError, match="small_voc are weights of mobilenet_v2; give --backbone mobilenet_v2"):
+        catalog.locate("small_voc", "xception_65")
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [("empty", "holds 0 checkpoints"), ("cut", "cannot be unpacked"), ("text", "cannot be unpacked"),
+     ("large", "takes over 100 bytes"), ("missing", "not found")],
+)  # fmt: skip
+def test_an_archive_without_a_checkpoint_is_refused(case, message, archive, tmp_path, monkeypatch):
+    path = tmp_path / "weights.tar.gz"
+    if case == "empty":
+        tarfile.open(path, "w:gz").close()
+    elif case != "missing":
+        path.write_bytes({"cut": archive[0][:9999], "text": b"no archive", "large": archive[0]}[case])
+    if case == "large":
+        monkeypatch.setattr("trainer.weights.checkpoints.MAX_CHECKPOINT", 100)
+    with pytest.raises(InputError, match=message):
+        Checkpoint(str(path))
+
+
+def test_every_backbone_has_imagenet_weights_and_every_name_a_backbone():
+    assert {entry.backbone for entry in catalog.CATALOG.values()} <= set(BACKBONES)
+    assert {f"{backbone}_imagenet" for backbone in BACKBONES} <= set(catalog.CATALOG)
+    assert all(entry.url.startswith("https://") for entry in catalog.CATALOG.values())
+
+
+def test_the_documentation_lists_every_name_with_its_backbone():
+    lines = (ROOT / "docs/weights.md").read_text().splitlines()
+    rows = [line.split("|")[1:3] for line in lines if line.startswith("| `")]
+    names = {name.strip(" `"): backbone.strip(" `") for name, backbone in rows}
+    assert names == {name: entry.backbone for name, entry in catalog.CATALOG.items()}

@@ -1,0 +1,88 @@
+"""Published weights by name.
+
+Sources: github.com/tensorflow/models, research/deeplab/g3doc/model_zoo.md; and `keras.applications`. Nobody published
+checksums of these files; those of the former lie in the bucket download.tensorflow.org, which is asked over an
+encrypted connection.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from trainer import storage
+from trainer.options import InputError
+from trainer.weights.download import fetch, is_web
+
+_ZOO = "https://storage.googleapis.com/download.tensorflow.org/models/"
+_KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/"
+
+
+class Entry(NamedTuple):
+    """Published weights.
+
+    Attributes:
+      backbone: the one that they are of.
+      url: of an archive with a TensorFlow checkpoint, or of an HDF5 file.
+      md5: of that, in hex digits; "" where none was published.
+    """
+
+    backbone: str
+    url: str
+    md5: str = ""
+
+
+def _zoo(backbone: str, **files: str) -> dict[str, Entry]:
+    return {name: Entry(backbone, f"{_ZOO}{file}.tar.gz") for name, file in files.items()}
+
+
+CATALOG = {
+    **_zoo(
+        "mobilenet_v2",
+        mobilenetv2_dm05_coco_voc_trainaug="deeplabv3_mnv2_dm05_pascal_trainaug_2018_10_01",
+        mobilenetv2_dm05_coco_voc_trainval="deeplabv3_mnv2_dm05_pascal_trainval_2018_10_01",
+        mobilenetv2_coco_voc_trainaug="deeplabv3_mnv2_pascal_train_aug_2018_01_29",
+        mobilenetv2_coco_voc_trainval="deeplabv3_mnv2_pascal_trainval_2018_01_29",
+        mobilenetv2_coco_cityscapes_trainfine="deeplabv3_mnv2_cityscapes_train_2018_02_05",
+        mobilenetv2_ade20k_train="deeplabv3_mnv2_ade20k_train_2018_12_03",
+    ),
+    "mobilenet_v2_imagenet": Entry(
+        "mobilenet_v2", f"{_KERAS}mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+    ),
+    **_zoo(
+        "xception_65",
+        xception65_coco_voc_trainaug="deeplabv3_pascal_train_aug_2018_01_04",
+        xception65_coco_voc_trainval="deeplabv3_pascal_trainval_2018_01_04",
+        xception65_cityscapes_trainfine="deeplabv3_cityscapes_train_2018_02_06",
+        xception65_ade20k_train="deeplabv3_xception_ade20k_train_2018_05_29",
+        xception_65_imagenet="deeplabv3_xception_2018_01_04",
+        xception_65_imagenet_coco="xception_65_coco_pretrained_2018_10_02",
+    ),
+}
+"""Names as in the model zoo, and `BACKBONE_imagenet`."""
+
+IMAGENET = "imagenet"
+"""Stands for those of the backbone that is trained."""
+
+
+def locate(path: str, backbone: str = "") -> str:
+    """Where the weights are that `path` says: itself, or the file that a name or an address leads to.
+
+    Args:
+      path: a path or gs:// address, which is returned; an http(s):// address; or a name of CATALOG, unless there is
+        a file or folder of that name.
+      backbone: that they are for; "" where this is for the weights to say.
+
+    Raises:
+      InputError: they are of another backbone; and see `fetch`.
+      Unavailable: see `fetch`.
+    """
+    if is_web(path):
+        return fetch(path)
+    if path == IMAGENET and not backbone:
+        raise InputError(f"{IMAGENET} weights have no head to import; give them to `deeplab train --init-from`")
+    entry = CATALOG.get(f"{backbone}_{IMAGENET}" if path == IMAGENET else path)
+    if not entry or storage.exists(path) or storage.exists(f"{path}.index"):
+        return path
+    if backbone not in ("", entry.backbone):
+        raise InputError(f"{path} are weights of {entry.backbone}; give --backbone {entry.backbone}, or other weights")
+    return fetch(entry.url, entry.md5)

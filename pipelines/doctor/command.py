@@ -16,12 +16,13 @@ from pipelines.doctor.classes import OWN, Reading, settle
 from pipelines.doctor.drawings import draw
 from pipelines.doctor.measures import likeness
 from pipelines.doctor.options import SAMPLED, Options
+from pipelines.doctor.pairing import find
 from pipelines.doctor.plan import Plan
 from pipelines.doctor.remedy import Remedy
 from pipelines.doctor.tally import DoctorTally
 from pipelines.doctor.verdict import Finding
 from pipelines.inputs.coding import read_label
-from pipelines.inputs.rawset import RawSet, scan
+from pipelines.inputs.rawset import RawSet
 from pipelines.pages import doctor as page
 from pipelines.pages.gallery import Panel
 from pipelines.runner.boundary import Care, Failed, attempt
@@ -44,10 +45,11 @@ def run(options: Options, flags: list[str]) -> int:
     check_paths(beam, {"DIR": options.input, "--output": options.output})
     options = replace(options, input=storage.absolute(options.input), output=storage.absolute(options.output))
     written = check_folder(options)
-    raw = scan(options.input, options.layout, options.val_fraction, options.group_by)
+    raw, pairing = find(options.input, options.layout, options.val_fraction, options.group_by)
     with job.in_flight(options.output).watch(job.LABELS) as care:
         read = functools.partial(care.isolated, read_label) if care else read_label
         reading = settle(raw, options.palette, options.label_coding, read)
+    reading = replace(reading, findings=(*pairing, *reading.findings))
     plan = planning.make_plan(raw.pairs, options.full, SAMPLED, options.seed)
     total = examine(options, plan, reading, beam)
     Accounts("pairs", plan.total, {"looked at": total.looked}).check()
@@ -137,7 +139,8 @@ def conclude(
     if options.mend and reading.palette is not None:
         labels = remedy.mend_labels(plan, ill, shift, reading, options.output, care)
     left_out = frozenset(ill.keys() - labels.keys()) | doubles
-    is_listed = bool(left_out or labels or raw.rejects) and len(left_out) < plan.total
+    is_paired = any(finding.kind in ("layout", "pairing") for finding in reading.findings)
+    is_listed = bool(left_out or labels or raw.rejects or is_paired) and len(left_out) < plan.total
     return verdict.graded(found), Remedy(reading, left_out, labels, is_listed, group_by)
 
 

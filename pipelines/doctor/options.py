@@ -32,9 +32,7 @@ class Options(CheckedOptions):
 
     takes_beam_flags: ClassVar[bool] = True
 
-    input: str = option(
-        help="folder of the raw set, or its manifest; local or gs://", positional=True, metavar="DIR"
-    )
+    input: str = option(help="folder of the raw set, or its manifest; local or gs://", positional=True, metavar="DIR")
     output: str = option(
         "out/doctor",
         "folder for doctor.json, doctor.html and what cures: palette.json, manifest.jsonl, labels",

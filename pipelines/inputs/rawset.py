@@ -83,7 +83,7 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
     manifest = _manifest_path(root, layout)
     if manifest:
         folder = posixpath.dirname(manifest) or "."
-        return _raw_set(folder, "manifest", read_manifest(manifest), val_fraction, group_by)
+        return raw_set(folder, "manifest", read_manifest(manifest), val_fraction, group_by)
     try:
         files = storage.files(root)
     except OSError as error:
@@ -94,10 +94,11 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
         raise InputError(not_recognised(root, layout, seen))
     name, candidates = recognised
     candidates.origin += left_out(files)
-    return _raw_set(root, name, candidates, val_fraction, group_by)
+    return raw_set(root, name, candidates, val_fraction, group_by)
 
 
-def _raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float, group_by: str) -> RawSet:
+def raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float, group_by: str) -> RawSet:
+    """The set of these candidates, paired. Raises InputError where not one image has a label."""
     pairs, rejects = pair_by_key(candidates)
     rejects = sorted(candidates.rejects + rejects, key=lambda reject: (reject.key, reject.path))
     if not pairs:

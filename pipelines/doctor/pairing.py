@@ -1,0 +1,100 @@
+"""Images and labels of a folder that has no layout, or only a part of it: paired by what is common to their names."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from dataclasses import replace
+
+from pipelines.doctor.classes import SHOWN
+from pipelines.doctor.findings import MANIFEST
+from pipelines.doctor.verdict import REJECT, Example, Finding
+from pipelines.inputs.layouts import ByKey, Candidates
+from pipelines.inputs.names import hidden, split_named
+from pipelines.inputs.rawset import RawSet, raw_set, scan
+from trainer import storage
+from trainer.formats.images import SUFFIXES
+from trainer.options import InputError
+from trainer.storage import File
+
+LABEL_WORDS = frozenset(
+    (
+        *("label", "labels", "labelled", "mask", "masks", "annot", "annotation", "annotations", "ann", "gt"),
+        *("groundtruth", "truth", "seg", "segmentation", "segmentations", "target", "targets"),
+        *("trainannot", "valannot", "testannot"),
+    )
+)
+IMAGE_WORDS = frozenset(
+    (
+        *("image", "images", "img", "imgs", "rgb", "photo", "photos", "frame", "frames", "picture", "pictures"),
+        *("input", "inputs", "raw"),
+    )
+)
+"""Words of names, in lower case, that say what a file is and not which one."""
+
+
+def find(root: str, layout: str, val_fraction: float, group_by: str) -> tuple[RawSet, tuple[Finding, ...]]:
+    """The raw set that prepare would scan; one that is paired by words where that finds nothing, or less.
+
+    Raises InputError where neither finds a pair.
+    """
+    fault, known = "", None
+    try:
+        known = scan(root, layout, val_fraction, group_by)
+        alone = [reject for reject in known.rejects if "without a" in reject.reason]
+        if not alone:
+            return known, ()
+    except InputError as error:
+        fault = str(error)
+    guessed = _guess(root, val_fraction, group_by) if layout in ("auto", "paired") else None
+    if guessed is None or (known and len(guessed.pairs) <= len(known.pairs)):
+        if known is None:
+            raise InputError(fault)
+        return known, ()
+    if known:
+        guessed = replace(guessed, palette_hint=known.palette_hint)
+        fault = f"{len(alone)} images or labels have no partner of their name, such as {alone[0].path}"
+    text = f"prepare does not pair these files: {fault}"
+    cure = (
+        f"--input {MANIFEST}, which pairs them by what their names have in common besides words such as mask and image"
+    )
+    examples = tuple(Example(n, pair.image, f"with {pair.label}") for n, pair in enumerate(guessed.pairs[:SHOWN]))
+    kind = "pairing" if known else "layout"
+    finding = Finding(kind, REJECT, len(guessed.pairs), 0, "pairs found", text, cure, examples)
+    return guessed, (finding,)
+
+
+def _guess(root: str, val_fraction: float, group_by: str) -> RawSet | None:
+    if not storage.is_dir(root):
+        return None
+    try:
+        files = [file for file in storage.files(root) if not hidden(file.relative)]
+    except OSError:
+        return None
+    images: ByKey = {}
+    labels: ByKey = {}
+    splits: dict[str, str] = {}
+    for file in files:
+        if posixpath.splitext(file.relative)[1].lower() in SUFFIXES:
+            key, is_label = name_key(file)
+            (labels if is_label else images).setdefault(key, []).append(file)
+            splits.setdefault(key, next(filter(None, map(split_named, file.relative.split("/")[:-1])), ""))
+    candidates = Candidates("pairs by words in their names", images, labels, splits.get)
+    try:
+        return raw_set(root, "manifest", candidates, val_fraction, group_by)
+    except InputError:
+        return None
+
+
+def name_key(file: File) -> tuple[str, bool]:
+    """What is left of a file's path without the words that say what it is; and whether it is a label by these."""
+    stem, _ = posixpath.splitext(file.relative)
+    kept, is_label = [], False
+    for part in stem.split("/"):
+        part = re.sub(r"ground[_\-. ]truth", "groundtruth", part, flags=re.IGNORECASE)
+        words = [word for word in re.split(r"[_\-. ]+", part) if word]
+        said = {word.lower() for word in words} & (LABEL_WORDS | IMAGE_WORDS)
+        is_label |= bool(said & LABEL_WORDS)
+        rest = [word for word in words if word.lower() not in said]
+        kept += ["_".join(rest)] if rest else []
+    return "/".join(kept), is_label

@@ -1,0 +1,117 @@
+"""Layouts: no false alarm on those that are known, and pairs by words of names where none is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.doctor.pairing import name_key
+from tests.drawn.encoded import saved
+from tests.drawn.ill import Truth, draw_set, examine, prepare_as_proposed, scene
+from trainer.formats.palettes import CITYSCAPES, VOC
+from trainer.storage import File
+
+COUNT = 8
+
+
+def write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def voc(folder: Path) -> None:
+    lists: dict[str, list[str]] = {"train": [], "val": []}
+    for index in range(COUNT):
+        image, label = scene(index)
+        name = f"2007_{index:06d}"
+        write(folder / f"JPEGImages/{name}.jpg", saved(image, "JPEG", quality=90))
+        write(folder / f"SegmentationClass/{name}.png", VOC.encode_mask(np.uint8([0, 7, 15, *[255] * 253])[label]))
+        lists["val" if index % 4 == 3 else "train"].append(name)
+    for split, names in lists.items():
+        write(folder / f"ImageSets/Segmentation/{split}.txt", "\n".join(names).encode())
+
+
+def cityscapes(folder: Path) -> None:
+    sources = {target: source for source, target in CITYSCAPES.source_ids if target != 255}
+    for index in range(COUNT):
+        image, label = scene(index)
+        name = f"{'val' if index % 4 == 3 else 'train'}/ulm/ulm_{index:06d}_000019"
+        write(folder / f"leftImg8bit/{name}_leftImg8bit.png", saved(image))
+        codes = np.uint8([sources[0], sources[13], sources[2], *[1] * 253])[label]
+        write(folder / f"gtFine/{name}_gtFine_labelIds.png", saved(codes))
+
+
+def paired(folder: Path) -> None:
+    draw_set(folder / "drawn", splits={"train": 12})
+    for kind in ("images", "labels"):
+        shutil.copytree(folder / "drawn" / kind / "train", folder / kind)
+    shutil.copyfile(folder / "drawn/palette.json", folder / "palette.json")
+    shutil.rmtree(folder / "drawn")
+
+
+@pytest.mark.parametrize("write_set", [voc, cityscapes, paired])
+def test_no_false_alarm_on_a_known_layout(write_set, tmp_path):
+    write_set(tmp_path / "set")
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.status == 0 and set(found.kinds) <= {"absent-classes"}, found.report["findings"]
+
+
+def scattered(folder: Path) -> Truth:
+    """Images and labels in folders of other names, whose names end in words of their own."""
+    truth = {}
+    for index in range(6):
+        image, label = scene(index)
+        truth[f"x/s{index}"] = label
+        write(folder / f"photos/x/s{index}_rgb.jpg", saved(image, "JPEG", quality=95))
+        write(folder / f"ground-truth/x/s{index}_mask.png", saved(label))
+    return truth
+
+
+def suffixed(folder: Path) -> Truth:
+    """The layout of images with labels, but for the names of the labels."""
+    truth = {}
+    for index in range(6):
+        image, label = scene(index)
+        truth[f"images/s{index}"] = label
+        write(folder / f"images/s{index}.png", saved(image))
+        write(folder / f"labels/s{index}{'_label' if index else ''}.png", saved(label))
+    return truth
+
+
+@pytest.mark.parametrize(("draw", "kind"), [(scattered, "layout"), (suffixed, "pairing")])
+def test_files_that_no_layout_pairs_are_paired_by_a_manifest(draw, kind, tmp_path):
+    truth = draw(tmp_path / "set")
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.status == 1 and found.kinds[kind] == "reject"
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert {key.split("/")[1][:2]: label.tolist() for key, label in made.items()} == {
+        key.split("/")[1]: label.tolist() for key, label in truth.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("images/train/a_1.jpg", ("train/a_1", False)),
+        ("labels/train/a_1_mask.png", ("train/a_1", True)),
+        ("GT/train/a-1.png", ("train/a_1", True)),
+        ("seg/b.png", ("b", True)),
+        ("b_image.png", ("b", False)),
+        ("mask.png", ("", True)),
+    ],
+)
+def test_words_that_say_what_a_file_is_are_no_part_of_its_name(path, key):
+    assert name_key(File(path, path, 1, 1)) == key
+
+
+def test_images_without_labels_are_left_out_by_the_manifest(tmp_path):
+    truth = draw_set(tmp_path / "set")
+    (tmp_path / "set/labels/train/a1.png").unlink()
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds == {"pairing": "reject"} and found.finding("pairing")["count"] == 1
+    assert "a1.png" in found.finding("pairing")["examples"][0]["path"]
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert made.keys() == truth.keys() - {"train/a1"}

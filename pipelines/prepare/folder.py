@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +14,12 @@ from pipelines.prepare.plan import Plan, ShardPlan, Spec, Todo, finished
 from pipelines.prepare.workarea import Area
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts, Reject, merged
-from trainer.formats.dataset import DATASET_FILE, Dataset, Shard, load_dataset, save_dataset
+from trainer.formats.dataset import DATASET_FILE, Dataset, Shard, fingerprint_of, load_dataset, save_dataset
 from trainer.formats.labels import Palette
 from trainer.options import InputError, to_json
 
-STAGES = ("scan", "prepare")
-"""Whose rejects this command writes."""
+STAGES = ("scan", "prepare", "repair")
+"""Whose rejects this command replaces."""
 
 
 class Contents(NamedTuple):
@@ -163,12 +162,11 @@ def describe(folder: str, shards: Sequence[Shard], palette: Palette, options: Op
     Args:
       rejected: how many records could not be made.
     """
-    digest = hashlib.md5(json.dumps([[shard.name, shard.crc32c] for shard in shards]).encode())
     dataset = Dataset(
         palette=palette,
         shards=tuple(shards),
         options=to_json(options),
-        fingerprint=digest.hexdigest(),
+        fingerprint=fingerprint_of(shards),
         max_side=options.max_side,
         rejected=rejected,
     )

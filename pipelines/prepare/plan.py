@@ -21,7 +21,7 @@ from pipelines.inputs.rawset import Pair, RawSet
 from pipelines.prepare.options import AugmentOptions, Options, RecordOptions
 from pipelines.prepare.workarea import REQUESTS, Area, Entry, Outcome
 from trainer import storage
-from trainer.formats.dataset import shard_name
+from trainer.formats.dataset import shard_name, shuffle_hash
 from trainer.formats.labels import Palette
 from trainer.options import InputError
 
@@ -132,11 +132,6 @@ def plan_split(
         digest = fingerprint(pairs, members, options, palette, root)
         shards.append(ShardPlan(Spec(shard_name(split, number, len(groups)), split, digest, len(members)), members))
     return shards
-
-
-def shuffle_hash(seed: int, key: str, copy: int) -> int:
-    """64 bits that decide shard and order; the same on every machine."""
-    return int.from_bytes(hashlib.md5(f"{seed}/{copy}/{key}".encode()).digest()[:8], "big")
 
 
 def fingerprint(

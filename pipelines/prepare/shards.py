@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import cv2
-import google_crc32c
 import numpy as np
 
 from pipelines.prepare import workarea
@@ -20,7 +18,7 @@ from pipelines.prepare.workarea import Entry, Outcome
 from pipelines.runner.boundary import Failed, attempt
 from trainer import storage
 from trainer.accounts import Reject
-from trainer.formats.dataset import Shard
+from trainer.formats.dataset import Sums
 from trainer.formats.examples import encode
 from trainer.formats.frames import frame
 from trainer.formats.labels import Palette
@@ -50,7 +48,7 @@ def write_shard(
     rejects: list[Reject] = []
     unread: list[str] = []
     failed = False
-    sums = _Sums()
+    sums = Sums()
     with workarea.notes(folder).watch(spec.name) as care:
         with storage.writer(path) as file:
             for entry in entries:
@@ -69,7 +67,7 @@ def write_shard(
                     finish("rejected")
                 else:
                     file.write(made.framed)
-                    sums.add(made, entry.copy)
+                    sums.add(*made, entry.copy)
                     finish("written")
             file.flush()
             if spec.plan:  # that nobody has described what was there as the whole set meanwhile
@@ -79,7 +77,12 @@ def write_shard(
         if not sums.records:
             storage.remove(path)
         outcome = Outcome(
-            sums.shard(spec, palette), tuple(rejects), FORMAT_VERSION, modified, tuple(dict.fromkeys(unread)), failed
+            sums.shard(spec.name, spec.split, spec.fingerprint, palette),
+            tuple(rejects),
+            FORMAT_VERSION,
+            modified,
+            tuple(dict.fromkeys(unread)),
+            failed,
         )
         workarea.write_sidecar(folder, outcome)
     return outcome
@@ -103,43 +106,6 @@ def make(entry: Entry, palette: Palette, options: RecordOptions) -> Made:
     """Reads, augments and encodes one entry. Raises Unusable for what is wrong with its files."""
     record, label = make_record(entry, palette, options)
     return Made(frame(encode(record)), label.shape, _pixels_of_ids(label))
-
-
-@dataclass
-class _Sums:
-    """What the sidecar says of a shard, added up while it is written."""
-
-    records: int = 0
-    originals: int = 0
-    size: int = 0
-    crc: int = 0
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    min_size: tuple[int, int] = (0, 0)
-    max_size: tuple[int, int] = (0, 0)
-
-    def add(self, made: Made, copy: int) -> None:
-        sizes = [made.size, *([self.min_size, self.max_size] if self.records else [])]
-        self.min_size, self.max_size = (tuple(map(pick, zip(*sizes, strict=True))) for pick in (min, max))
-        self.records += 1
-        self.originals += copy == 0
-        self.size += len(made.framed)
-        self.crc = google_crc32c.extend(self.crc, made.framed)
-        self.pixels += made.pixels
-
-    def shard(self, spec: Spec, palette: Palette) -> Shard:
-        return Shard(
-            name=spec.name,
-            split=spec.split,
-            records=self.records,
-            images=self.originals,
-            bytes=self.size,
-            crc32c=self.crc,
-            fingerprint=spec.fingerprint,
-            class_pixels=tuple(self.pixels[: palette.num_classes].tolist()),
-            ignored_pixels=int(self.pixels[palette.ignore_id]),
-            min_size=self.min_size,
-            max_size=self.max_size,
-        )
 
 
 def _pixels_of_ids(label: np.ndarray) -> np.ndarray:

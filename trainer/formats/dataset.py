@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import re
+from collections.abc import Iterable
 from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
 
 from trainer import storage
 from trainer.formats.labels import Palette
@@ -25,6 +31,11 @@ def shard_name(split: str, index: int, count: int) -> str:
     """All shards of a split have names of one length, so that their order is that of their numbers."""
     digits = max(5, len(str(count)))
     return f"{split}-{index:0{digits}d}-of-{count:0{digits}d}.tfrecord"
+
+
+def shuffle_hash(seed: int, key: str, copy: int) -> int:
+    """64 bits that decide shard and order of a record; the same on every machine."""
+    return int.from_bytes(hashlib.md5(f"{seed}/{copy}/{key}".encode()).digest()[:8], "big")
 
 
 def open_shard(folder: str, name: str) -> BinaryIO:
@@ -68,6 +79,56 @@ class Shard:
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
         # Version 1 calls the images pictures.
         return Shard(**{"images" if name == "pictures" else name: v for name, v in values.items()})
+
+
+@dataclasses.dataclass
+class Sums:
+    """What there is to say of a shard, added up record by record."""
+
+    records: int = 0
+    originals: int = 0
+    size: int = 0
+    crc: int = 0
+    pixels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
+    min_size: tuple[int, int] = (0, 0)
+    max_size: tuple[int, int] = (0, 0)
+
+    def add(self, framed: bytes, size: tuple[int, int], pixels: np.ndarray, copy: int) -> None:
+        """Adds a record.
+
+        Args:
+          framed: its bytes in the shard.
+          size: (height, width) of image and label, in pixels.
+          pixels: label pixels of every id, int64 [256].
+          copy: 0 for a source image.
+        """
+        sizes = [size, *([self.min_size, self.max_size] if self.records else [])]
+        self.min_size, self.max_size = (tuple(map(pick, zip(*sizes, strict=True))) for pick in (min, max))
+        self.records += 1
+        self.originals += copy == 0
+        self.size += len(framed)
+        self.crc = google_crc32c.extend(self.crc, framed)
+        self.pixels += pixels
+
+    def shard(self, name: str, split: str, fingerprint: str, palette: Palette) -> Shard:
+        return Shard(
+            name=name,
+            split=split,
+            records=self.records,
+            images=self.originals,
+            bytes=self.size,
+            crc32c=self.crc,
+            fingerprint=fingerprint,
+            class_pixels=tuple(self.pixels[: palette.num_classes].tolist()),
+            ignored_pixels=int(self.pixels[palette.ignore_id]),
+            min_size=self.min_size,
+            max_size=self.max_size,
+        )
+
+
+def fingerprint_of(shards: Iterable[Shard]) -> str:
+    """md5 of the contents of shards, in order of their names."""
+    return hashlib.md5(json.dumps([[shard.name, shard.crc32c] for shard in shards]).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

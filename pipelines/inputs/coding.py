@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.inputs.evidence import Use, one_based
 from pipelines.inputs.rawset import RawSet
 from pipelines.runner.boundary import Failed, attempt
 from trainer import storage
@@ -75,7 +76,7 @@ def settle_coding(
       read: `read_label`, or what does the same in another process.
 
     Returns:
-      The coding for `codings.decode_ids`, and a sentence with the reason, or "" where there is nothing to say. Palette
+      The coding for `codings.decode_ids`, and a sentence with the reason or a doubt, or "" for nothing to say. Palette
       images whose colours alone can be read are "colors". "auto" leaves it to each label.
 
     Raises:
@@ -84,6 +85,7 @@ def settle_coding(
     if coding != "auto":
         return coding, f"labels are read by their {coding}, as given by --label-coding"
     numbers: set[int] = set()
+    meanings: set[tuple[int, Color | None]] = set()
     by_ids = by_colors = ""
     has_colors = has_maps = is_mixed = False
     for path, label in sampled(labels, read):
@@ -98,6 +100,7 @@ def settle_coding(
         if differs := codings.two_readings(label, palette):
             raise InputError(f"{path} {differs}")
         ids, colors = codings.readings(label, palette)
+        meanings.update(zip(label.used.tolist(), codings.seen_colors(label), strict=True))
         by_ids = by_ids or (path if colors is None and ids is not None else "")
         by_colors = by_colors or (path if ids is None and colors is not None else "")
     if by_ids and by_colors:
@@ -107,12 +110,34 @@ def settle_coding(
         )
     if by_colors:
         return "colors", f"palette images are read by their colours, which palette {palette.name} knows"
+    doubt = _doubt(numbers, meanings, palette)
     if has_colors or has_maps:
-        return "auto", ""
+        return "auto", doubt
     if codings.is_mask(sorted(numbers), palette):
         raise InputError(f"the sampled labels hold 0 and 255 alone; {codings.mask_cure(palette)}")
     # Labels with a class besides 255 tell that 255 is what is ignored, so that those of 0 and 255 are none of masks.
-    return ("ids" if is_mixed and palette.num_classes <= 2 else "auto"), ""
+    return ("ids" if is_mixed and palette.num_classes <= 2 else "auto"), doubt
+
+
+def _doubt(numbers: set[int], meanings: set[tuple[int, Color | None]], palette: Palette) -> str:
+    """What makes it doubtful that labels are read as they were meant, in words; "" for nothing.
+
+    Args:
+      numbers: ids of labels without a colour map.
+      meanings: the indices and colours of those with one.
+    """
+    if numbers and one_based({number: Use(1, 1, 1, 1) for number in numbers}, palette):
+        return (
+            f"warning: the sampled labels hold ids {ranges(sorted(numbers))} and none of class 0: they may count the "
+            f"{palette.num_classes} classes of palette {palette.name} from 1. `deeplab doctor` tells, and has a cure"
+        )
+    colors = {color for _, color in meanings}
+    if len({index for index, _ in meanings}) < len(meanings) and not colors <= palette.known_colors() | {None}:
+        return (
+            "warning: the sampled palette images give one index different colours, which the palette does not know, "
+            "and the indices, which are read, may mean nothing. `deeplab doctor` tells, and has a cure"
+        )
+    return ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer.formats import codings
 from trainer.formats.images import Label
-from trainer.formats.labels import Color, Palette, ranges
+from trainer.formats.labels import Color, Palette
 
 MAX_COLORS = 4096
 """Colours of which one label is counted: those of the most pixels."""
@@ -152,20 +152,3 @@ def one_based(ids: dict[int, Use], palette: Palette) -> Palette | None:
     sources += [(last, 255)] if last == classes + 1 < 255 else []
     aliases = tuple((color, target if target < classes else 255) for color, target in palette.aliases)
     return replace(palette, ignore_id=255, source_ids=tuple(sources), aliases=aliases)
-
-
-def doubts(found: Evidence, palette: Palette, coding: str = "auto") -> list[str]:
-    """What makes it doubtful, in words, that the labels are read as they were meant, though each of them can be."""
-    said = []
-    if found.ids and not found.colors and one_based(found.ids, palette):
-        said.append(
-            f"the sampled labels hold ids {ranges(sorted(found.ids))}, none of them 0 but outlines: these seem to "
-            f"count the {palette.num_classes} classes of palette {palette.name} from 1"
-        )
-    known = palette.known_colors()
-    if coding != "colors" and found.is_shuffled and not found.mapped.keys() <= known:
-        said.append(
-            "the sampled palette images give one index different colours, which the palette does not know: their "
-            "indices mean nothing"
-        )
-    return said

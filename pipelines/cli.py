@@ -34,6 +34,7 @@ COMMANDS = {
     "records": "pipelines.records",
     "train": "trainer.train",
     "import-weights": "trainer.weights",
+    "export": "trainer.export",
     "tune-crf": "pipelines.tune_crf",
     "segment": "pipelines.segment",
     "evaluate": "pipelines.evaluate",
@@ -103,7 +104,7 @@ def read(argv: list[str]) -> tuple[str, CheckedOptions, list[str]]:
 def check_output(options: CheckedOptions) -> None:
     """Raises InputError where the folder that a command is to write to is a file, or lies below one."""
     for field in dataclasses.fields(options):
-        if field.name in ("output", "save") and field.metadata["metavar"] != "FILE" and getattr(options, field.name):
+        if field.name in ("output", "save") and field.metadata["metavar"] != "PATH" and getattr(options, field.name):
             storage.check_folder(getattr(options, field.name))
 
 

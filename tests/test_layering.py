@@ -27,7 +27,7 @@ FLOORS = (
     ("accounts", "metrics"),
     ("formats",),
     ("network",),
-    ("weights",),
+    ("weights", "export"),
     ("train",),
 )
 """Floors of `trainer`, lowest first."""

@@ -28,6 +28,8 @@ _KNOWN = re.compile(
     | .*failed\ call\ to\ cuInit:.*(\(303\)|NO_DEVICE)  # no driver, no GPU; other failures are worth reading
     | .*Unable\ to\ register\ cu\w+\ factory:\ Attempting\ to\ register\ factory\ for\ plugin
     | .*computation\ placer\ already\ registered
+    | W\d{4}\ .*(tf_tfl_flatbuffer_helpers|flatbuffer_export)\.cc  # of conversions to TFLite, for its developers
+    | INFO:\ Created\ TensorFlow\ Lite\ \S+\ delegate
     | .*oneDNN\ supports\ DT_\w+\ only\ on\ platforms\ with
     """,
     re.VERBOSE,

@@ -1,0 +1,139 @@
+"""The order of events of `deeplab export`: look at everything, convert, write, run what was written, compare."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from trainer import startup, storage
+from trainer.export import plan, samples, tally
+from trainer.export.options import Options
+from trainer.export.samples import Sample
+from trainer.export.tally import Comparison
+from trainer.formats import exports
+from trainer.formats.cards import ModelCard, load_card, weights_digest
+from trainer.formats.dataset import Dataset
+
+LIBRARIES = {
+    "savedmodel": ("tensorflow",),
+    "onnx": ("tensorflow", "tf2onnx", "onnx", "onnxruntime"),
+    "tflite": ("tensorflow", "ai-edge-litert"),
+}
+"""Format -> the distributions it is made with, the last one that of its runtime."""
+RUNTIMES = {"savedmodel": "TensorFlow", "onnx": "ONNX Runtime", "tflite": "LiteRT"}
+DRAWN_SIDES = (1.0, 0.6)
+"""Sides of the images that are drawn, in parts of the longest."""
+
+
+def run(options: Options, flags: list[str]) -> int:
+    """Runs the command. Returns 0, or 1 where the export does not agree with the model."""
+    card, digest = load_card(options.model), weights_digest(options.model)
+    plan.check(options, card)
+    dataset = plan.dataset(options, card)
+    images = samples.found(options.images) if options.images else []
+    plan.reserve(options)
+    startup.start_tensorflow()
+    # Not imported with this module: none of the above needs a second.
+    from trainer.network.folder import load_model, predictor
+
+    model, _ = load_model(options.model, digest)
+    about = exports.about(card, digest, versions(options.format))
+    print(f"export: {options.model} as {options.format}, {options.quantize_words} -> {options.output}", flush=True)
+    with startup.quiet_startup():
+        files = build(options, model, card, dataset, about)
+    for name, data in files.items():
+        storage.write(storage.join(options.output, name) if name else options.output, data)
+    size, runtime_name = sum(map(len, files.values())) / 1e6, RUNTIMES[options.format]
+    print(f"written, {size:.1f} MB; now it is run in {runtime_name}, beside the model", flush=True)
+    with startup.quiet_startup():
+        predict, ran = predictor(model, "probabilities"), runtime(options.format, files)
+    comparison = tally.compare(
+        to_check(options, card, dataset, images),
+        lambda image: tally.reference(predict, card.max_side, image),
+        lambda image: tuple(output[0] for output in ran(image[None], ("ids", "probabilities"))),
+        card.palette,
+        options.quantize,
+    )
+    return finish(options, about, comparison)
+
+
+def versions(name: str) -> dict[str, str]:
+    """Of this program, Keras, and the libraries of a format."""
+    libraries = ("deeplab-pipelines", "keras", *LIBRARIES[name])
+    return {library: importlib.metadata.version(library) for library in libraries}
+
+
+def build(
+    options: Options, model: Any, card: ModelCard, dataset: Dataset | None, about: dict[str, Any]
+) -> dict[str, bytes]:
+    """The files of the export by their names below the output, "" for the output itself."""
+    from trainer.export import graph
+
+    function = graph.frozen(model, card.max_side, options.size)
+    if options.format == "savedmodel":
+        from trainer.export import savedmodel
+
+        # Last the file that makes the folder a model.
+        return {exports.ABOUT: json.dumps(about, indent=2).encode(), exports.SAVED_MODEL: savedmodel.build(function)}
+    if options.format == "onnx":
+        from trainer.export import onnx
+
+        return {"": onnx.build(function, about)}
+    from trainer.export import tflite
+
+    calibration: Iterator[np.ndarray] = iter(())
+    if options.quantize == "int8":
+        train = samples.of_records(options.records, dataset, "train")
+        calibration = (sample.resized(options.size).image for sample in train)
+    return {"": tflite.build(function, options.quantize, calibration, about, card.palette.names)}
+
+
+def runtime(name: str, files: dict[str, bytes]) -> Callable[..., list[np.ndarray]]:
+    """The export as its own runtime runs it: a function of images and names of outputs, to these outputs."""
+    if name == "savedmodel":
+        from trainer.export import savedmodel
+
+        with tempfile.TemporaryDirectory() as folder:
+            with open(os.path.join(folder, exports.SAVED_MODEL), "wb") as file:
+                file.write(files[exports.SAVED_MODEL])
+            return savedmodel.served(folder)
+    if name == "onnx":
+        from trainer.export import onnx
+
+        return onnx.load(files[""])
+    from trainer.export import tflite
+
+    return tflite.load(files[""])
+
+
+def to_check(options: Options, card: ModelCard, dataset: Dataset | None, images: list[str]) -> Iterator[Sample]:
+    """The samples that the export is checked on, at its size."""
+    if images:
+        found = samples.of_files(images)
+    elif dataset is not None:
+        found = samples.of_records(options.records, dataset, "val")
+    else:
+        # With a model that shrinks, one image is larger than it takes.
+        side = round(1.3 * card.max_side) or 480
+        found = samples.drawn([(side, round(part * side)) for part in DRAWN_SIDES] + [(161, 200), (97, 97)])
+    return (sample.resized(options.size) for sample in found)
+
+
+def finish(options: Options, about: dict[str, Any], comparison: Comparison) -> int:
+    """Writes and prints the figures; returns the exit status."""
+    checked_on = options.images or (f"{options.records}, split val" if options.records else "drawn images")
+    report = {"status": "finished", "format": options.format, "quantize": options.quantize, "size": options.size}
+    report |= {"checked_on": checked_on, **comparison.to_json(), "versions": about["versions"]}
+    path = plan.report_path(options.output)
+    storage.write_json(path, report)
+    print(f"checked on {checked_on}:\n{comparison.table()}\n  figures: {path}")
+    if fault := comparison.fault():
+        print(f"the export does not do what the model does: {fault}")
+        return 1
+    return 0

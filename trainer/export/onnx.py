@@ -1,0 +1,56 @@
+"""ONNX: one file, for ONNX Runtime and much else."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from trainer.export.graph import INPUT, serving
+from trainer.formats.exports import KEY
+from trainer.options import InputError
+
+OPSET = 17
+"""Version of ONNX's operations: of 2022, so that runtimes of today have it."""
+
+
+def build(function: Any, about: dict[str, Any]) -> bytes:
+    """The file of a function from `graph.frozen`."""
+    import onnx
+    import tf2onnx
+
+    # It tells of each step at the level of warnings, and of what it looks for and does not find as errors.
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
+    serve = serving(function)
+    model, _ = tf2onnx.convert.from_function(serve, input_signature=serve.input_signature, opset=OPSET)
+    onnx.helper.set_model_props(model, {KEY: json.dumps(about)})
+    model.producer_name, model.producer_version = "deeplab", about["versions"]["deeplab-pipelines"]
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def load(data: bytes) -> Callable[..., list[np.ndarray]]:
+    """What an export computes, in ONNX Runtime on CPUs; thread-safe.
+
+    ONNX Runtime knows ONNX's operations, which do nothing but compute, and refuses a file with others.
+
+    Returns:
+      A function of images, uint8 [B, H, W, 3], and the names of outputs, to these outputs.
+
+    Raises:
+      InputError: the file cannot be used.
+    """
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no base of their own
+        raise InputError(f"ONNX Runtime cannot use the file: {str(error).splitlines()[0]}") from None
+
+    def run(images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
+        return session.run(list(outputs), {INPUT: images})
+
+    return run

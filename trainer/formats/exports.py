@@ -1,0 +1,130 @@
+"""What an export of `deeplab export` says of itself, and where in the file that stands.
+
+Neither TensorFlow nor ONNX's libraries are needed to read it, so that every stage can look into an export.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+
+from trainer import storage
+from trainer.formats import cards
+from trainer.formats.cards import ModelCard
+from trainer.options import InputError
+
+VERSION = 1
+SAVED_MODEL = "saved_model.pb"
+"""The file of a SavedModel's folder that its program and its arrays are in."""
+ABOUT = "assets.extra/deeplab.json"
+"""The file of a SavedModel's folder that tells of the model; TensorFlow leaves that folder to others."""
+KEY = "deeplab"
+"""The entry of an ONNX file's metadata that does."""
+
+
+def kind(path: str) -> str:
+    """What the model at `path` (local or gs://) is: "onnx", "savedmodel", or "" for a model folder.
+
+    Raises InputError for a TFLite file, which takes images of one size alone.
+    """
+    if path.endswith(".tflite"):
+        raise InputError(
+            f"{path}: a TFLite model takes images of one size; give a model folder, a SavedModel or an ONNX file"
+        )
+    if path.endswith(".onnx"):
+        return "onnx"
+    return "savedmodel" if storage.exists(storage.join(path, SAVED_MODEL)) else ""
+
+
+def about(card: ModelCard, weights: str, versions: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON object that goes into an export.
+
+    Args:
+      card: of the model; what it was trained with, paths among it, is left out.
+      weights: SHA-256 of the model's weights.
+      versions: of the libraries it was made with.
+    """
+    model = dataclasses.replace(card, training={}).to_json()
+    return {"version": VERSION, "model": model, "weights": weights, "versions": dict(versions)}
+
+
+def load_card(path: str) -> ModelCard:
+    """The card of the model folder or export at `path`. Raises InputError when it is missing or damaged."""
+    if not (found := kind(path)):
+        return cards.load_card(path)
+    try:
+        text = _onnx_metadata(storage.read(path)) if found == "onnx" else storage.read(storage.join(path, ABOUT))
+        value = json.loads(text)
+        if value["version"] != VERSION:
+            raise InputError(f"is of version {value['version']}, this program reads {VERSION}; update the program")
+        return ModelCard.from_json(value["model"])
+    except FileNotFoundError as error:
+        missing = f"{error.filename or ABOUT} is missing"
+        raise InputError(
+            f"{path} is no model: {missing}; give what `deeplab export` wrote, or a model folder"
+        ) from None
+    except (ValueError, KeyError, TypeError, message.DecodeError) as error:
+        raise InputError(f"{path} is damaged, or `deeplab export` did not write it: {error}") from None
+
+
+def model_digest(path: str) -> str:
+    """SHA-256 of what decides the masks of the model folder or export at `path`, as hex digits: its weights.
+
+    Raises InputError when they are missing.
+    """
+    return hashlib.sha256(_program(path)).hexdigest() if kind(path) else cards.weights_digest(path)
+
+
+def read(path: str, digest: str = "") -> bytes:
+    """The program of the export at `path`, weights included.
+
+    Raises InputError when it is missing, or `digest` is not its digest; "" is that of any.
+    """
+    data = _program(path)
+    if digest and hashlib.sha256(data).hexdigest() != digest:
+        raise InputError(
+            f"the model in {path} was replaced while this command was running; its output would be of two models. Run "
+            "the command again, and let no export write there meanwhile"
+        )
+    return data
+
+
+def _program(path: str) -> bytes:
+    try:
+        return storage.read(path if kind(path) == "onnx" else storage.join(path, SAVED_MODEL))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; give what `deeplab export` wrote, or a model folder") from None
+
+
+@functools.cache
+def _onnx_model_class() -> type:
+    """ONNX's ModelProto as far as its metadata goes, in a private descriptor pool (field numbers of onnx.proto)."""
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="onnx_metadata.proto", package="exports", syntax="proto3")
+    entry = file.message_type.add(name="Entry")
+    for number, name in enumerate(("key", "value"), start=1):
+        entry.field.add(name=name, number=number, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
+    model = file.message_type.add(name="Model")
+    model.field.add(
+        name="metadata_props",
+        number=14,
+        label=field.LABEL_REPEATED,
+        type=field.TYPE_MESSAGE,
+        type_name=".exports.Entry",
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("exports.Model"))
+
+
+def _onnx_metadata(data: bytes) -> str:
+    for entry in _onnx_model_class().FromString(data).metadata_props:
+        if entry.key == KEY:
+            return entry.value
+    raise ValueError(f"its metadata has no entry {KEY!r}")

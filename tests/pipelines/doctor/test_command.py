@@ -1,0 +1,119 @@
+"""What `deeplab doctor` prints, writes and refuses, and that it touches nothing that is not its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines import cli
+from pipelines.doctor import job
+from tests.drawn.encoded import saved
+from tests.drawn.ill import draw_set, examine, prepare_as_proposed
+from trainer.options import InputError
+
+
+def from_1(label: np.ndarray, key: str) -> bytes:
+    return saved(np.where(label == 255, 0, label + 1).astype(np.uint8))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def ill(tmp_path: Path) -> Path:
+    draw_set(tmp_path / "set", from_1, splits={"train": 4, "val": 2})
+    return tmp_path
+
+
+def test_the_output_holds_the_report_and_the_cure_and_nothing_else(ill, capsys):
+    before = contents(ill / "set")
+    assert examine(ill / "set", ill / "out").status == 2
+    assert {*contents(ill / "out")} == {"doctor.json", "doctor.html", "palette.json"}
+    assert contents(ill / "set") == before
+    out = capsys.readouterr().out
+    assert "trained wrongly: 6 of 6 sampled labels: the labels seem to count the 3 classes from 1" in out
+    assert "cure: --palette palette.json" in out and "verdict: dangerous" in out and "prepare it by: " in out
+
+
+def test_json_is_all_that_is_printed_with_json(ill, capsys):
+    found = examine(ill / "set", ill / "out", "--json")
+    assert json.loads(capsys.readouterr().out) == found.report
+    assert found.report["status"] == found.status == 2
+    assert {"kind", "grade", "count", "of", "unit", "text", "cure", "examples"} == found.report["findings"][0].keys()
+
+
+def test_a_rerun_gives_the_same_and_removes_a_cure_that_is_no_longer_needed(ill):
+    examine(ill / "set", ill / "out")
+    before = contents(ill / "out")
+    examine(ill / "set", ill / "out")
+    assert contents(ill / "out") == before
+    draw_set(ill / "set", lambda label, key: saved(label), splits={"train": 4, "val": 2})
+    assert examine(ill / "set", ill / "out").status == 0
+    assert {*contents(ill / "out")} == {"doctor.json", "doctor.html"}
+
+
+def test_a_palette_into_which_names_were_put_is_kept_and_may_be_given_again(ill):
+    examine(ill / "set", ill / "out")
+    path = ill / "out/palette.json"
+    path.write_text(path.read_text().replace("disc", "wheel"))
+    edited = path.read_text()
+    with pytest.raises(InputError, match=r"palette\.json was changed since this command wrote it"):
+        examine(ill / "set", ill / "out")
+    found = examine(ill / "set", ill / "out", "--palette", str(path))
+    assert found.status == 0 and path.read_text() == edited
+    assert "wheel" in [entry["name"] for entry in found.report["palette"]["classes"]]
+    prepare_as_proposed(found, ill / "records")
+
+
+@pytest.mark.parametrize("name", ["doctor.json", "doctor.html", "palette.json", "manifest.jsonl", "labels"])
+def test_files_of_others_are_not_replaced(name, ill):
+    (ill / "out").mkdir()
+    (ill / "out" / name).write_text("mine")
+    with pytest.raises(InputError, match=f"{name} was not written by `deeplab doctor`"):
+        examine(ill / "set", ill / "out")
+    assert contents(ill / "out") == {name: b"mine"}
+
+
+def test_an_output_in_the_set_is_refused(ill):
+    with pytest.raises(InputError, match="lies in the set that is looked at"):
+        examine(ill / "set", ill / "set/labels/doctor")
+    with pytest.raises(InputError, match="give --full or --quick, got both"):
+        examine(ill / "set", ill / "out", "--full", "--quick")
+
+
+def test_what_is_no_set_ends_with_a_message_and_leaves_nothing(tmp_path):
+    (tmp_path / "set").mkdir()
+    with pytest.raises(InputError, match="is not a raw set of a known layout"):
+        cli.run(["doctor", str(tmp_path / "set"), "--output", str(tmp_path / "out")])
+    assert contents(tmp_path) == {}
+
+
+def test_a_label_that_cannot_be_examined_is_a_finding_and_the_others_are_examined(ill, monkeypatch):
+    real = job.look
+
+    def look(subject, *rest):
+        if subject.key == "val/a1":
+            raise RuntimeError("the decoder fell over")
+        return real(subject, *rest)
+
+    monkeypatch.setattr(job, "look", look)
+    found = examine(ill / "set", ill / "out")
+    assert found.finding("failed")["count"] == 1 and found.report["pairs"] == 6
+    assert "the decoder fell over" in found.finding("failed")["examples"][0]["found"]
+    assert "val/a1" not in prepare_as_proposed(found, ill / "records")
+
+
+def test_names_of_any_characters_get_through_to_the_page_and_the_manifest(tmp_path):
+    truth = draw_set(tmp_path / "set", splits={"train": 4, "val": 2})
+    name = 'a [1] #%25 "ü"\n<b>'
+    for kind in ("images", "labels"):
+        (tmp_path / "set" / kind / "train/a1.png").rename(tmp_path / "set" / kind / f"train/{name}.png")
+    (tmp_path / "set/labels/train/a2.png").write_bytes(b"")
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.status == 1
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert made.keys() == truth.keys() - {"train/a1", "train/a2"} | {f"train/{name}"}

@@ -1,0 +1,130 @@
+"""The parts of an examination: the sample, tallies that add up, measures, and labels that are mended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from pipelines.doctor import tally
+from pipelines.doctor.measures import blended_share, fit, likeness, perceptual_hash
+from pipelines.doctor.mend import encoded, mended
+from pipelines.doctor.plan import DECODED, MAX_ALIGNED, make_plan, read_chunk, write
+from pipelines.doctor.tally import REACH, Alignment, DoctorTally, seen_of, with_print
+from pipelines.inputs.rawset import Pair
+from tests.drawn.encoded import saved
+from tests.drawn.ill import scene
+from tests.drawn.records import PALETTE
+from trainer.formats import codings, images
+from trainer.options import InputError
+
+PAIRS = [Pair(f"{n:04d}", f"i/{n}", f"l/{n}", "train", 1, 1) for n in range(1001)]
+
+
+def test_a_sample_is_of_neighbours_and_the_same_for_a_seed():
+    plan = make_plan(PAIRS, full=False, sampled=100, seed=3)
+    chosen = [subject.number for subject in plan.subjects if subject.effort >= DECODED]
+    assert plan.decoded == len(chosen) == 100 and plan.total == 1001
+    assert all(one + 1 == other and one % 2 == 0 for one, other in zip(chosen[::2], chosen[1::2], strict=True))
+    assert plan == make_plan(PAIRS, full=False, sampled=100, seed=3) != make_plan(PAIRS, False, 100, seed=4)
+    assert make_plan(PAIRS, full=True, sampled=100, seed=3).decoded == 1001
+    assert make_plan(PAIRS[:90], full=False, sampled=100, seed=3).decoded == 90
+    aligned = [subject for subject in make_plan(PAIRS, True, 100, 0).subjects if subject.effort > DECODED]
+    assert len(aligned) == MAX_ALIGNED
+
+
+def test_chunks_of_a_plan_are_read_back_unless_it_was_changed(tmp_path):
+    plan = make_plan(PAIRS, full=False, sampled=10, seed=0)
+    write(str(tmp_path), plan)
+    chunks = [read_chunk(str(tmp_path), plan.digest, number) for number in range(len(plan.lines))]
+    assert [subject for chunk in chunks for subject in chunk] == list(plan.subjects)
+    with pytest.raises(InputError, match="has another run used the folder"):
+        read_chunk(str(tmp_path), "0" * 16, 0)
+
+
+def some(number: int) -> DoctorTally:
+    found = seen_of(number, "sizes" if number % 2 else "blended-ids", f"found {number}")
+    votes = np.zeros((2 * REACH + 1,) * 2, np.int64)
+    votes[REACH, number % 5] = 1
+    found += DoctorTally(
+        decoded=1,
+        pixels={"val" if number % 3 else "train": np.arange(256) * number},
+        labels={"train": np.ones(256, np.int64)},
+        unknown_ids={number % 4: 10},
+        unknown_colors={(number, 1, 2): number},
+        alignment=Alignment(votes * 0.5, votes),
+    )
+    return with_print(found, number, image=number + 1, label=7, hash=number)
+
+
+def test_tallies_add_up_to_the_same_in_any_order_and_come_back_from_their_file(tmp_path):
+    parts = [some(number) for number in range(20)]
+    one, other = tally.total(parts), tally.total([tally.total(parts[13:]), *parts[:13][::-1]])
+    for name, summed in (("one", one), ("other", other)):
+        tally.write(summed, str(tmp_path / name), "digest")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes() or one.kinds == other.kinds
+    found = tally.read(str(tmp_path / "other"), "digest")
+    assert found.looked == found.decoded == 20
+    assert found.kinds == one.kinds and found.seen("sizes").count == 10
+    assert [number for number, _ in found.seen("sizes").examples] == [1, 3, 5, 7, 9, 11]
+    assert found.unknown_ids == {0: 50, 1: 50, 2: 50, 3: 50} and found.unknown_colors[19, 1, 2] == 19
+    np.testing.assert_array_equal(found.prints, one.prints)
+    assert [tally.FAULTS[row["fault"] - 1] for row in found.prints[:2] if row["fault"]] == ["sizes"]
+    np.testing.assert_array_equal(found.pixels["train"], np.arange(256) * sum(range(0, 20, 3)))
+    assert found.alignment.votes.sum() == 20 and found.alignment.score.sum() == 10
+    with pytest.raises(InputError, match="is that of another run"):
+        tally.read(str(tmp_path / "one"), "other digest")
+
+
+def test_a_million_unknown_colours_stay_few():
+    parts = [DoctorTally(unknown_colors={(n, m, 0): 1 + n for m in range(256)}) for n in range(20)]
+    summed = tally.total(parts)
+    assert len(summed.unknown_colors) == tally.MAX_COLORS and min(summed.unknown_colors.values()) == 17
+
+
+def test_ids_are_blended_where_steps_lead_through_others():
+    ids = np.zeros((12, 12), np.uint8)
+    ids[:, 6:] = 9
+    assert blended_share(ids) == 0
+    ids[:, 6] = 4
+    assert blended_share(ids) == 0.5
+    ids[:, 6] = 10  # an outline
+    assert blended_share(ids) == 0
+
+
+def test_likeness_and_hash_outlive_scaling_and_light_but_not_another_scene():
+    image, other = scene(1)[0], scene(2)[0]
+    changed = cv2.convertScaleAbs(cv2.resize(image, (40, 40), interpolation=cv2.INTER_AREA), alpha=0.8, beta=10)
+    assert likeness(image, changed) > 0.98 > 0.9 > likeness(image, other)
+    distance = [(perceptual_hash(image) ^ perceptual_hash(one)).bit_count() for one in (changed, other)]
+    assert distance[0] <= 4 < 12 < distance[1]
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (2, 5), (-7, 3)])
+def test_a_label_fits_best_where_it_was_drawn(shift):
+    total = sum(fit(*(image, np.roll(label, shift, (0, 1)))) for image, label in map(scene, range(6)))
+    place = np.unravel_index(total.argmax(), total.shape)
+    assert tuple(int(at) - REACH for at in place) == (-shift[0], -shift[1])
+    assert fit(*(array[:31] for array in scene(0))) is None
+    assert fit(scene(0)[0], np.zeros((64, 64), np.uint8)) is None
+
+
+@pytest.mark.parametrize("coding", ["auto", "ids"])
+def test_mended_labels_are_written_as_their_palette_reads_them(coding):
+    palette = replace(PALETTE, source_ids=((10, 0), (20, 1), (30, 2), (40, 255)))
+    ids = scene(0)[1]
+    np.testing.assert_array_equal(codings.decode_ids(encoded(ids, palette, coding), palette, coding=coding), ids)
+
+
+def test_blurred_masks_of_0_and_255_are_sharpened_and_ids_of_a_jpeg_are_lost():
+    image, label = scene(0)
+    header = images.header(saved(image))
+    two = replace(PALETTE, names=("a", "b"), colors=PALETTE.colors[:2], source_ids=((0, 0), (255, 1)))
+    truth = (label == 2).astype(np.uint8)
+    sharp = mended("lossy-labels", saved(truth * 255, "JPEG", quality=80), header, two)
+    assert (sharp == truth)[sharp != 255].all() and (sharp != 255).mean() > 0.8
+    assert mended("lossy-labels", saved(label % 255, "JPEG", quality=95), header, PALETTE) is None
+    assert mended("damaged-labels", saved(label), header, PALETTE) is None
+    assert mended("sizes", saved(label[:, :40]), header, PALETTE) is None

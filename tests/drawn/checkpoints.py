@@ -48,25 +48,52 @@ def mobilenet_variables(classes: int) -> dict[str, list[int]]:
     return found | logits(classes)
 
 
-def xception_variables(classes: int) -> dict[str, list[int]]:
-    """Names and shapes of the published Xception-65 checkpoint with decoder, written out by hand."""
-    found = conv("xception_65/entry_flow/conv1_1", 3, 3, 32) | conv("xception_65/entry_flow/conv1_2", 3, 32, 64)
+ENTRY = {41: (128, 256, 728), 65: (128, 256, 728), 71: (128, 256, 256, 728, 728)}
+"""Channels behind every block of the entry flow of the three Xceptions."""
+
+
+def xception_variables(classes: int, depth: int = 65) -> dict[str, list[int]]:
+    """Names and shapes of the published Xception checkpoints with decoder, written out by hand."""
+    root = f"xception_{depth}"
+    found = conv(f"{root}/entry_flow/conv1_1", 3, 3, 32) | conv(f"{root}/entry_flow/conv1_2", 3, 32, 64)
+    before = (64, *ENTRY[depth])
     modules = [
-        ("entry_flow/block1/unit_1", 64, (128, 128, 128), True),
-        ("entry_flow/block2/unit_1", 128, (256, 256, 256), True),
-        ("entry_flow/block3/unit_1", 256, (728, 728, 728), True),
-        *((f"middle_flow/block1/unit_{unit}", 728, (728, 728, 728), False) for unit in range(1, 17)),
+        *((f"entry_flow/block{i}/unit_1", before[i - 1], (n,) * 3, True) for i, n in enumerate(ENTRY[depth], 1)),
+        *((f"middle_flow/block1/unit_{unit}", 728, (728,) * 3, False) for unit in range(1, 9 if depth == 41 else 17)),
         ("exit_flow/block1/unit_1", 728, (728, 1024, 1024), True),
         ("exit_flow/block2/unit_1", 1024, (1536, 1536, 2048), False),
     ]
     for unit, inputs, depths, shortcut in modules:
-        scope = f"xception_65/{unit}/xception_module"
+        scope = f"{root}/{unit}/xception_module"
         if shortcut:
             found |= conv(f"{scope}/shortcut", 1, inputs, depths[-1])
         for number, depth in enumerate(depths, start=1):
             found |= separable(f"{scope}/separable_conv{number}", inputs, depth)
             inputs = depth
-    found |= conv("aspp0", 1, 2048, 256) | conv("image_pooling", 1, 2048, 256)
+    return found | _behind(classes)
+
+
+def resnet_variables(classes: int, depth: int) -> dict[str, list[int]]:
+    """Names and shapes of a ResNet "beta" with all of DeepLab behind it, written out by hand."""
+    root = f"resnet_v1_{depth}"
+    found = (
+        conv(f"{root}/conv1_1", 3, 3, 64) | conv(f"{root}/conv1_2", 3, 64, 64) | conv(f"{root}/conv1_3", 3, 64, 128)
+    )
+    inputs = 128
+    for block, units, inner in ((1, 3, 64), (2, 4, 128), (3, 6 if depth == 50 else 23, 256), (4, 3, 512)):
+        for unit in range(1, units + 1):
+            scope = f"{root}/block{block}/unit_{unit}/bottleneck_v1"
+            if unit == 1:
+                found |= conv(f"{scope}/shortcut", 1, inputs, 4 * inner)
+            found |= conv(f"{scope}/conv1", 1, inputs, inner) | conv(f"{scope}/conv2", 3, inner, inner)
+            found |= conv(f"{scope}/conv3", 1, inner, 4 * inner)
+            inputs = 4 * inner
+    return found | _behind(classes)
+
+
+def _behind(classes: int) -> dict[str, list[int]]:
+    """ASPP, decoder and logits behind 2048 channels."""
+    found = conv("aspp0", 1, 2048, 256) | conv("image_pooling", 1, 2048, 256)
     for branch in (1, 2, 3):
         found |= separable(f"aspp{branch}", 2048, 256)
     found |= conv("concat_projection", 1, 1280, 256) | conv("decoder/feature_projection0", 1, 256, 48)

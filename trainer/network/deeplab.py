@@ -40,6 +40,7 @@ def _check(
     subpixel_start: str,
     aspp_rates: Sequence[int] | None,
     block_strides: Sequence[int] | None,
+    multi_grid: Sequence[int] | None,
 ) -> None:
     if not isinstance(num_classes, int) or not 1 <= num_classes <= 255:
         raise InputError(f"num_classes must be a whole number from 1 to 255, got {num_classes!r}")
@@ -63,6 +64,11 @@ def _check(
         )
     if block_strides is not None and not set(block_strides) <= set(BLOCK_STRIDES):
         raise InputError(f"block_strides must be of {', '.join(map(str, BLOCK_STRIDES))}, got {block_strides!r}")
+    if multi_grid is not None:
+        if not PUBLISHED[backbone].has_multi_grid:
+            raise InputError(f"multi_grid is not for {backbone}; omit it")
+        if len(multi_grid) != 3 or not all(isinstance(rate, int) and 1 <= rate <= MAX_RATE for rate in multi_grid):
+            raise InputError(f"multi_grid must be three whole numbers from 1 to {MAX_RATE}, got {multi_grid!r}")
 
 
 def published_rates(output_stride: int) -> list[int]:
@@ -137,6 +143,7 @@ def deeplab_v3_plus(
     decoder: bool | None = None,
     aspp_rates: Sequence[int] | None = None,
     block_strides: Sequence[int] | None = None,
+    multi_grid: Sequence[int] | None = None,
     dropout: float = 0.1,
     momentum: float = 0.99,
 ) -> keras.Model:
@@ -158,6 +165,8 @@ def deeplab_v3_plus(
       aspp_rates: atrous rates of ASPP; None: as published, see `backbones.PUBLISHED` and `published_rates`.
       block_strides: the strides whose cells are centred on blocks, see `trainer.network.layers`; None: that of the
         subpixel head, where there is one. Imported subpixel heads have others.
+      multi_grid: factors on the atrous rates of the last three convolutions of Xception, or units of ResNet; None: all
+        are 1, as published.
       dropout: share of the features before the head (or decoder) dropped in training; published 0.1.
       momentum: of batch normalisation. The published 0.9997 suits 30,000 steps and more: in fine-tuning over a
         thousand steps the moving statistics would stay those of the old images, and inference differ from training.
@@ -165,7 +174,7 @@ def deeplab_v3_plus(
     Raises:
       InputError: an argument is outside its range.
     """
-    _check(num_classes, backbone, alpha, output_stride, head, subpixel_start, aspp_rates, block_strides)
+    _check(num_classes, backbone, alpha, output_stride, head, subpixel_start, aspp_rates, block_strides, multi_grid)
     published = PUBLISHED[backbone]
     decoder = published.has_decoder if decoder is None else decoder
     if aspp_rates is None:
@@ -178,8 +187,9 @@ def deeplab_v3_plus(
     image = keras.Input((None, None, 3), name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="scale")(image)
     width = {"alpha": alpha} if published.has_alpha else {}
+    grid = {"multi_grid": multi_grid} if multi_grid else {}
     x, low_level = published.build(
-        x, output_stride=output_stride, block_strides=block_strides, momentum=momentum, **width
+        x, output_stride=output_stride, block_strides=block_strides, momentum=momentum, **width, **grid
     )
     x = _aspp(x, aspp_rates, norm, dropout)
     if decoder:

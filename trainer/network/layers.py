@@ -92,9 +92,17 @@ def _normalise(x: Any, scope: str, norm: Norm, activation: str | None) -> Any:
     return layers.Activation(activation, name=layer_name(f"{scope}/{activation}"))(x) if activation else x
 
 
-def _pad(x: Any, scope: str, on_blocks: bool) -> Any:
-    width = (0, 2) if on_blocks else (1, 1)
+def pad(x: Any, scope: str, on_blocks: bool, kernel_size: int = 3) -> Any:
+    """Zeros around [B, H, W, C] for a window of stride 2 without padding of its own, see the module's docstring."""
+    half = kernel_size // 2
+    width = (half - on_blocks, half + on_blocks)
     return layers.ZeroPadding2D((width, width), name=layer_name(f"{scope}/pad"))(x)
+
+
+def next_pixel(x: Any, scope: str) -> Any:
+    """[B, H, W, C] moved by one, so that a stride of 2 takes rows and columns 1, 3, 5, ... and not 0, 2, 4, ..."""
+    x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=layer_name(f"{scope}/pad"))(x)
+    return layers.Cropping2D(((1, 0), (1, 0)), name=layer_name(f"{scope}/crop"))(x)
 
 
 def conv(
@@ -105,6 +113,7 @@ def conv(
     norm: Norm,
     kernel_size: int = 1,
     strides: int = 1,
+    rate: int = 1,
     activation: str | None = "relu",
     on_blocks: bool = False,
 ) -> Any:
@@ -113,21 +122,22 @@ def conv(
     Args:
       scope: the published variable scope, which names the layers.
       kernel_size: 1 or 3.
+      rate: the atrous rate.
       on_blocks: where strided cells are centred, see the module's docstring.
     """
     padding = "same"
     if strides > 1:
         padding = "valid"
         if kernel_size == 3:
-            x = _pad(x, scope, on_blocks)
+            x = pad(x, scope, on_blocks)
         elif on_blocks:
-            x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=layer_name(f"{scope}/pad"))(x)
-            x = layers.Cropping2D(((1, 0), (1, 0)), name=layer_name(f"{scope}/crop"))(x)
+            x = next_pixel(x, scope)
     x = layers.Conv2D(
         filters,
         kernel_size,
         strides=strides,
         padding=padding,
+        dilation_rate=rate,
         use_bias=False,
         kernel_initializer="he_normal",
         name=layer_name(scope),
@@ -140,16 +150,17 @@ def depthwise(
     scope: str,
     *,
     norm: Norm,
+    kernel_size: int = 3,
     strides: int = 1,
     rate: int = 1,
     activation: str | None = "relu",
     on_blocks: bool = False,
 ) -> Any:
-    """3x3 depthwise convolution without bias, batch normalisation, activation; `rate` is the atrous rate."""
+    """Depthwise convolution without bias, batch normalisation, activation; `rate` is the atrous rate."""
     if strides > 1:
-        x = _pad(x, scope, on_blocks)
+        x = pad(x, scope, on_blocks, kernel_size)
     x = layers.DepthwiseConv2D(
-        3,
+        kernel_size,
         strides=strides,
         padding="same" if strides == 1 else "valid",
         dilation_rate=rate,

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer.options import CheckedOptions, option
 
-BACKBONES = ("mobilenet_v2", "xception_65")
+BACKBONES = ("mobilenet_v2", "xception_41", "xception_65", "xception_71", "resnet_v1_50_beta", "resnet_v1_101_beta")
 HEADS = ("subpixel", "bilinear")
 SUBPIXEL_STARTS = ("bilinear", "nearest")
 OUTPUT_STRIDES = (8, 16, 32)
@@ -23,7 +23,7 @@ def bytes_per_pixel(architecture: Mapping[str, Any]) -> int:
     """
     stride, alpha, rates = (architecture.get(name) for name in ("output_stride", "alpha", "aspp_rates"))
     stride = stride if stride in OUTPUT_STRIDES else 16
-    if architecture.get("backbone") == "xception_65":
+    if architecture.get("backbone") in BACKBONES[1:]:
         base, channels, branches = 640, 2048, 3
     else:
         alpha = alpha if isinstance(alpha, int | float) and 0 < alpha <= MAX_ALPHA else 1
@@ -62,6 +62,12 @@ class NetworkOptions(CheckedOptions):
     )
     aspp_rates: tuple[int, ...] | None = option(
         None, "atrous rates of the ASPP branches (default: as published for the backbone)", low=1, group="network"
+    )
+    multi_grid: tuple[int, ...] | None = option(
+        None,
+        "factors on the atrous rates of the last three convolutions of Xception, or units of ResNet (default: 1 1 1)",
+        low=1,
+        group="network",
     )
     batch_norm_momentum: float = option(
         0.99,

@@ -20,7 +20,7 @@ from trainer.train.options import Options
 
 def architecture(options: NetworkOptions, palette: Palette) -> dict[str, Any]:
     """The arguments of `deeplab_v3_plus`."""
-    names = ("backbone", "alpha", "output_stride", "head", "subpixel_start", "decoder", "aspp_rates")
+    names = ("backbone", "alpha", "output_stride", "head", "subpixel_start", "decoder", "aspp_rates", "multi_grid")
     numbers = {name: getattr(options, name) for name in names}
     return numbers | {"num_classes": palette.num_classes, "momentum": options.batch_norm_momentum}
 

@@ -57,6 +57,10 @@ CATALOG = {
         xception_65_imagenet="deeplabv3_xception_2018_01_04",
         xception_65_imagenet_coco="xception_65_coco_pretrained_2018_10_02",
     ),
+    **_zoo("xception_41", xception_41_imagenet="xception_41_2018_05_09"),
+    **_zoo("xception_71", xception_71_imagenet="xception_71_2018_05_09"),
+    **_zoo("resnet_v1_50_beta", resnet_v1_50_beta_imagenet="resnet_v1_50_2018_05_04"),
+    **_zoo("resnet_v1_101_beta", resnet_v1_101_beta_imagenet="resnet_v1_101_2018_05_04"),
 }
 """Names as in the model zoo, and `BACKBONE_imagenet`."""
 

@@ -8,7 +8,7 @@ import pytest
 from keras import layers, ops
 
 from tests.drawn.networks import random_image, randomise, small_network
-from trainer.network.backbones import PUBLISHED, mobilenet_v2, xception_65
+from trainer.network.backbones import PUBLISHED, mobilenet_v2, xception
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.options import BACKBONES, SUBPIXEL_STARTS
 from trainer.options import InputError
@@ -86,7 +86,12 @@ def test_mirrored_kernels_on_a_mirrored_image_give_mirrored_logits():
 
 @pytest.mark.parametrize(
     ("backbone", "block_stride", "shift"),
-    [(mobilenet_v2, None, 0), (mobilenet_v2, 16, 8), (mobilenet_v2, 4, 2), (xception_65, 16, 8)],
+    [
+        (mobilenet_v2, None, 0),
+        (mobilenet_v2, 16, 8),
+        (mobilenet_v2, 4, 2),
+        (xception, 16, 8),
+    ],
 )
 def test_features_lie_on_pixels_or_on_the_middle_of_blocks(backbone, block_stride, shift):
     """With kernels that copy their centre, feature i shows the pixel it lies on: stride·i (+ half a block)."""
@@ -130,7 +135,10 @@ def test_atrous_rates_take_the_place_of_strides():
     ("arguments", "message"),
     [
         ({"num_classes": 0}, "num_classes"),
-        ({"backbone": "resnet"}, "mobilenet_v2, xception_65"),
+        ({"backbone": "resnet"}, "mobilenet_v2, xception_41"),
+        ({"multi_grid": (1, 2, 4)}, "multi_grid is not for mobilenet_v2"),
+        ({"backbone": "xception_65", "multi_grid": (1, 2)}, "multi_grid must be three whole numbers"),
+        ({"block_strides": (3,)}, "block_strides must be of 2, 4, 8"),
         ({"output_stride": 4}, "8, 16 or 32"),
         ({"head": "deconvolution"}, "subpixel, bilinear"),
         ({"subpixel_start": "zero"}, "subpixel_start must be one of bilinear, nearest, got 'zero'"),

@@ -1,0 +1,70 @@
+"""Backbones against the names, shapes, rates and geometry of the published ones."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from tests.drawn.checkpoints import resnet_variables, xception_variables
+from trainer.network.backbones import PUBLISHED
+from trainer.network.deeplab import deeplab_v3_plus
+from trainer.network.layers import published_name
+from trainer.network.resnet import resnet
+
+
+@pytest.mark.parametrize(
+    ("backbone", "variables"),
+    [
+        ("resnet_v1_50_beta", lambda: resnet_variables(3, 50)),
+        pytest.param("xception_41", lambda: xception_variables(3, 41), marks=pytest.mark.slow),
+        pytest.param("resnet_v1_101_beta", lambda: resnet_variables(3, 101), marks=pytest.mark.slow),
+        pytest.param("xception_71", lambda: xception_variables(3, 71), marks=pytest.mark.slow),
+    ],
+)
+def test_every_layer_has_the_name_and_size_of_the_published_one(backbone, variables):
+    model = deeplab_v3_plus(3, backbone=backbone, head="bilinear")
+    expected = variables()
+    scopes = {name.rpartition("/")[0] for name in expected}
+    assert {published_name(layer.name) for layer in model.layers if layer.weights} == scopes
+    for layer in model.layers:
+        for weight in layer.weights:
+            kind = {"kernel": "depthwise_weights" if "depthwise" in layer.name else "weights", "bias": "biases"}
+            name = f"{published_name(layer.name)}/{kind.get(weight.name, weight.name)}"
+            assert list(weight.shape) == expected[name], name
+    assert PUBLISHED[backbone].last_weights in expected
+    assert model(np.zeros((1, 33, 47, 3), "uint8")).shape == (1, 33, 47, 3)
+
+
+@pytest.mark.parametrize(("output_stride", "rates"), [(8, [1, 2, 4, 8, 16]), (16, [1, 1, 2, 4, 8])])
+def test_the_last_units_of_a_resnet_have_the_rates_of_the_grid(output_stride, rates):
+    image = keras.Input((None, None, 3))
+    model = keras.Model(image, resnet(image, output_stride=output_stride, multi_grid=(1, 2, 4)))
+    units = ["block2/unit_4", "block3/unit_6", "block4/unit_1", "block4/unit_2", "block4/unit_3"]
+    found = {name: model.get_layer(f"resnet_v1_50/{name}/bottleneck_v1/conv2".replace("/", "-")) for name in units}
+    assert [found[name].dilation_rate[0] for name in units] == rates
+
+
+@pytest.mark.parametrize(("block_stride", "shift"), [(None, 0), pytest.param(16, 8, marks=pytest.mark.slow), (4, 2)])
+def test_features_of_a_resnet_lie_on_pixels_or_on_the_middle_of_blocks(block_stride, shift):
+    """With kernels that copy their centre, a feature shows its pixel, but for the pooling: that takes the greatest of
+    three cells, here the last, two pixels behind."""
+    image = keras.Input((None, None, 3))
+    strides = [block_stride] if block_stride else []
+    model = keras.Model(image, resnet(image, output_stride=16, block_strides=strides))
+    for layer in model.layers:
+        if isinstance(layer, layers.Conv2D):
+            kernel = np.zeros(layer.kernel.shape)
+            kernel[kernel.shape[0] // 2, kernel.shape[1] // 2, 0, 0] = 1.0
+            layer.set_weights([kernel])
+    rows, columns = np.meshgrid(np.arange(80), np.arange(80), indexing="ij")
+    pixels = (1e-5 + 1e-8 * (rows * 80 + columns)).astype("float32")
+    features, low_level = model(np.repeat(pixels[None, :, :, None], 3, axis=3))
+    for values, stride in ((features, 16), (low_level, 4)):
+        values = ops.convert_to_numpy(values)[0, :, :, 0]
+        at = 2 + (shift if stride == 16 or block_stride == 4 else 0)
+        assert values.shape == (80 // stride, 80 // stride)
+        inner = slice(80 // stride - 2)
+        expected = pixels[at::stride, at::stride][inner, inner]
+        np.testing.assert_allclose(values[inner, inner] / values[0, 0], expected / expected[0, 0], rtol=1e-4)

@@ -1,0 +1,86 @@
+"""MobileNetV2 as DeepLab uses it. Layers bear the names of the published variables, see `trainer.network.layers`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from keras import layers
+
+from trainer.network.layers import Norm, conv, depthwise, layer_name
+from trainer.network.strides import Stride
+
+EPSILON = 1e-3
+
+# Sandler et al., arXiv:1801.04381, table 2: expansion, channels, blocks, stride of the first.
+_MOBILENET_V2 = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+def _channels(channels: int, alpha: float) -> int:
+    # DeepLab's MobileNetV2 rounds to whole channels where alpha is not 1, not to multiples of 8 as the classifier
+    # does: its checkpoint of depth multiplier 0.5 has 12 channels in blocks 1 and 2.
+    return max(1, int(channels * alpha + 0.5))
+
+
+def _expanded(channels: int, expansion: int) -> int:
+    """`channels` times `expansion`, rounded to a multiple of 8, as published."""
+    wide = channels * expansion
+    rounded = max(8, (wide + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * wide else rounded
+
+
+def mobilenet_v2(
+    x: Any, *, alpha: float = 1.0, output_stride: int = 16, block_strides: Collection[int] = (), momentum: float = 0.99
+) -> tuple[Any, Any]:
+    """MobileNetV2 (arXiv:1801.04381) without the last 1280-channel expansion, as DeepLab uses it.
+
+    Args:
+      x: [B, H, W, 3] in [-1, 1].
+      alpha: factor on the number of channels.
+      output_stride: 8, 16 or 32.
+      block_strides: the strides whose cells are centred on blocks, see `trainer.network.layers`.
+      momentum: of batch normalisation.
+
+    Returns:
+      The features [B, ceil(H/output_stride), ceil(W/output_stride), 320·alpha] and the low-level features
+      [B, ceil(H/4), ceil(W/4), 144·alpha] for the decoder.
+    """
+    norm = Norm(momentum, EPSILON)
+    stride = Stride(output_stride, block_strides)
+    first = stride.step(2)
+    x = conv(
+        x,
+        "MobilenetV2/Conv",
+        _channels(32, alpha),
+        norm=norm,
+        kernel_size=3,
+        strides=first["strides"],
+        on_blocks=first["on_blocks"],
+        activation="relu6",
+    )
+    low_level = None
+    blocks = [
+        (expansion, channels, step if repeat == 0 else 1)
+        for expansion, channels, count, step in _MOBILENET_V2
+        for repeat in range(count)
+    ]
+    for index, (expansion, channels, step) in enumerate(blocks):
+        scope = f"MobilenetV2/expanded_conv_{index}" if index else "MobilenetV2/expanded_conv"
+        inputs = x
+        if expansion > 1:
+            width = _expanded(inputs.shape[-1], expansion)
+            x = conv(x, f"{scope}/expand", width, norm=norm, activation="relu6")
+        x = depthwise(x, f"{scope}/depthwise", norm=norm, activation="relu6", **stride.step(step))
+        low_level = x if index == 2 else low_level
+        x = conv(x, f"{scope}/project", _channels(channels, alpha), norm=norm, activation=None)
+        if step == 1 and inputs.shape[-1] == x.shape[-1]:
+            x = layers.Add(name=layer_name(f"{scope}/add"))([inputs, x])
+    return x, low_level

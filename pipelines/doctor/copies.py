@@ -20,7 +20,9 @@ NEAR = 4
 ALIKE = 0.98
 """Correlation from which two images of nearly one hash are near duplicates."""
 LOOKED_AT = 256
-"""Candidates of near duplicates that are compared."""
+"""Candidates of near duplicates that are compared; the others are taken for some if nearly all of these are."""
+SURE = 0.95
+"""Share of those that were compared."""
 MIN_FRAMES = 8
 FILM = 0.6
 """Median distance of neighbours' hashes, in that of any two images, below which names count the frames of films."""
@@ -87,8 +89,9 @@ def near(prints: np.ndarray) -> list[tuple[int, int]]:
 
 
 def verified(couples: Sequence[tuple[int, int]], likeness: Likeness) -> list[tuple[int, int]]:
-    """The couples, of the first LOOKED_AT, whose images are alike."""
-    return [couple for couple in couples[:LOOKED_AT] if likeness(*couple) >= ALIKE]
+    """The couples whose images are alike: of the first LOOKED_AT, and of all where nearly all of these are."""
+    alike = [couple for couple in couples[:LOOKED_AT] if likeness(*couple) >= ALIKE]
+    return alike + list(couples[LOOKED_AT:] if len(alike) >= SURE * LOOKED_AT else ())
 
 
 def of_copies(
@@ -130,8 +133,7 @@ def of_copies(
         findings.append(_finding("near-leaks", WRONG, across, plan, text, f"{LEFT_OUT} of the training"))
         left_out |= {_of_training(couple, splits) for couple in across}
     if within := verified(candidates.within, likeness):
-        more = " or more" if len(candidates.within) > LOOKED_AT else ""
-        text = f"images are nearly the same within a split{more}, as the frames of a film are"
+        text = "images are nearly the same as another one of their split, as the frames of a film are"
         findings.append(_finding("near-duplicates", NOTE, within, plan, text, "none is needed"))
     return findings, left_out
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from pipelines.doctor import measures
 from pipelines.doctor.classes import Reading
+from pipelines.doctor.findings import MENDABLE
+from pipelines.doctor.mend import mended
 from pipelines.doctor.plan import Subject
 from pipelines.doctor.verdict import Example, Finding
 from pipelines.pages.gallery import GALLERY_BYTES, Panel, panel
@@ -21,7 +23,7 @@ from trainer.formats.palettes import voc_colormap
 MARK, MOVED = (255, 0, 80), (0, 220, 90)
 SMALLEST = 160
 """Longer side in pixels to which smaller images are enlarged, so that their pixels can be seen."""
-PANELS = 3
+PANELS = 4
 
 
 def draw(
@@ -78,6 +80,9 @@ def _drawings(
     if finding.kind == "two-readings":
         for coding in ("ids", "colors"):
             yield f"read by its {coding}", lambda coding=coding: _read(subject, reading.palette, coding)
+    elif finding.kind in MENDABLE:
+        yield "as prepare would read it", lambda: _read(subject, reading.palette, reading.coding)
+        yield "mended", lambda: _mended(subject, finding.kind, reading)
     else:
         yield "as it is read with the cure", lambda: _read(subject, reading.palette, reading.coding)
 
@@ -100,6 +105,12 @@ def _as_coded(path: str) -> np.ndarray:
         colormap = colormap.copy()
         colormap[: len(label.colormap)] = label.colormap
     return np.take(colormap, label.codes, axis=0)
+
+
+def _mended(subject: Subject, kind: str, reading: Reading) -> np.ndarray | None:
+    header = images.header(storage.read(subject.image))
+    ids = mended(kind, storage.read(subject.label), header, reading.palette, reading.coding)
+    return None if ids is None else reading.palette.overlay(_as_image(subject.image), ids, 0.6)
 
 
 def _read(subject: Subject, palette: Palette, coding: str) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from tests.drawn.ill import draw_set, examine, prepare_as_proposed
 from tests.drawn.records import PALETTE
 from trainer.formats import images
 from trainer.formats.labels import Palette
+from trainer.formats.palettes import CAMVID
 
 TWO = Palette("two", ("ground", "thing"), ((40, 160, 60), (200, 40, 40)))
 
@@ -74,6 +76,49 @@ def test_labels_that_can_be_read_in_two_ways_are_read_by_colours_that_differ_fro
     assert "--label-coding colors" in found.report["prepare"]
     made = prepare_as_proposed(found, tmp_path / "records")
     assert all((made[key] == np.where(label == 255, 0, label)).all() for key, label in truth.items())
+
+
+CAMVID_IDS = np.uint8([0, 3, 8, *[11] * 253])
+
+
+def test_smooth_colours_of_a_built_in_palette_tell_it_and_the_mixed_ones_are_ignored(tmp_path):
+    def encode(label: np.ndarray, key: str) -> bytes:
+        return saved(cv2.GaussianBlur(CAMVID.colorize(CAMVID_IDS[label]), (3, 3), 0))
+
+    truth = draw_set(tmp_path / "set", encode, palette=None)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds == {"anti-aliased": "reject"}
+    assert found.report["palette"]["name"] == "camvid"
+    made = prepare_as_proposed(found, tmp_path / "records")
+    for key, label in truth.items():
+        known = made[key] != 11
+        assert (made[key] == CAMVID_IDS[label])[known].all() and known.mean() > 0.7
+
+
+def test_colours_of_which_no_palette_is_known_become_classes(tmp_path):
+    truth = draw_set(tmp_path / "set", lambda label, key: saved(PALETTE.colorize(label)), palette=None)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds["palette"] == "reject" and found.report["palette"]["ignore_color"] == [*PALETTE.ignore_color]
+    order = np.arange(256, dtype=np.uint8)
+    order[:3] = [sorted(PALETTE.colors).index(color) for color in PALETTE.colors]
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert all((made[key] == order[label]).all() for key, label in truth.items())
+
+
+def test_lossy_labels_alone_are_mended_where_a_palette_is_known_and_nothing_is_proposed_where_none_is(tmp_path):
+    def encode(label: np.ndarray, key: str) -> bytes:
+        return saved(PALETTE.colorize(np.where(label == 255, 0, label)), "JPEG", quality=90)
+
+    truth = draw_set(tmp_path / "set", encode, suffix=".jpg")
+    made = prepare_as_proposed(examine(tmp_path / "set", tmp_path / "out", "--mend"), tmp_path / "records")
+    assert made.keys() == truth.keys()
+    for key, label in truth.items():
+        known = (made[key] != 255) & (label != 255)
+        assert (made[key] == label)[known].mean() > 0.995 and known.mean() > 0.6
+    (tmp_path / "set/palette.json").unlink()
+    found = examine(tmp_path / "set", tmp_path / "out", "--mend")
+    assert found.status == 1 and found.kinds == {"palette": "reject", "lossy-labels": "reject"}
+    assert found.report["prepare"] == "" and found.report["mended"] == 0
 
 
 def test_masks_of_0_and_255_get_a_palette_whose_foreground_is_255(tmp_path):

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from trainer.options import Bounds, CheckedOptions, InputError, markdown, option, parse, printable, to_json
+from trainer.options import Bounds, CheckedOptions, InputError, as_flags, markdown, option, parse, printable, to_json
 
 TEXT = """Draw a set.
 
@@ -192,3 +192,29 @@ def test_names_are_shown_without_what_steers_a_terminal(text, shown):
 
 def test_what_is_to_stay_stays():
     assert printable("a\nb\x1b", keep="\n") == "a\nb\\x1b"
+
+
+@dataclasses.dataclass(frozen=True)
+class SketchOptions(DrawOptions):
+    @classmethod
+    def preset(cls, given):
+        return {"copies": 9, "crf": True, "scale": (1.0, 1.5)} if given["head"] == "bilinear" else {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "copies", "crf"),
+    [
+        ([], 2, False),
+        (["--head", "bilinear"], 9, True),
+        (["--copies", "2", "--head", "bilinear", "--no-crf"], 2, False),
+    ],
+)
+def test_defaults_that_follow_from_other_flags_give_way_to_what_is_given(flags, copies, crf):
+    options, _ = parse(SketchOptions, ["--output", "x", *flags], prog="draw", text=TEXT)
+    assert (options.copies, options.crf) == (copies, crf)
+    assert options.scale == ((1.0, 1.5) if flags else (0.5, 2.0))
+
+
+def test_values_are_written_as_flags():
+    values = {"copies": 3, "scale": (0.75, 1.5), "crf": False, "shadow": True, "head": "subpixel"}
+    assert as_flags(values) == "--copies 3 --scale 0.75 1.5 --no-crf --shadow --head subpixel"

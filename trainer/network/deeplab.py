@@ -24,6 +24,9 @@ HEAD, UPSAMPLE = layer_name("logits/semantic"), "logits-upsample"
 """Layers: from features to logits, and what enlarges those of the bilinear head."""
 
 
+HEAD_SCOPES = ("image_pooling", "aspp", "concat", "decoder", "logits")
+"""What the names of the layers behind the backbone begin with."""
+
 BLOCK_STRIDES = (2, 4, 8, 16, 32)
 """Strides whose cells may be centred on blocks, see `trainer.network.layers`."""
 

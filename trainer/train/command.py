@@ -15,13 +15,13 @@ from trainer import metrics, startup, storage
 from trainer.formats.cards import CARD, WEIGHTS, ModelCard
 from trainer.formats.dataset import Dataset, load_dataset
 from trainer.network.folder import predictor, save_model
-from trainer.options import InputError, printable, to_json
+from trainer.options import InputError, as_flags, printable, to_json
 from trainer.train import model as models
 from trainer.train import resume
 from trainer.train.epoch import steps_per_epoch, train_epoch, try_largest, validate, validation_batch_size
 from trainer.train.history import HISTORY, Logs, epoch_line, history_csv, history_row, in_order, summary
 from trainer.train.optimizer import adjust_learning_rate
-from trainer.train.options import Options
+from trainer.train.options import RECIPES, Options
 from trainer.train.resume import Progress
 from trainer.train.streams import (
     largest_image,
@@ -38,6 +38,8 @@ CURE = "try a smaller --learning-rate, or --precision float32"
 
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command. Returns 0, or 1 when the loss became infinite or NaN."""
+    if options.recipe:
+        print(recipe_line(options))
     startup.start_tensorflow()
     dataset = load_dataset(options.records)
     validation = validation_stream(options.records, dataset, validation_batch_size(options, dataset))
@@ -52,6 +54,14 @@ def run(options: Options, flags: list[str]) -> int:
         print(f"stopped early: {progress.stale_epochs} epochs without a better validation Jaccard")
     print(f"{summary(progress)}\nmodel: {options.output}")
     return 0
+
+
+def recipe_line(options: Options) -> str:
+    """The recipe with its flags, and which of them are given otherwise."""
+    recipe = RECIPES[options.recipe]
+    values = {name: getattr(options, name) for name in recipe}
+    changes = {name: value for name, value in values.items() if value != recipe[name]}
+    return f"recipe {options.recipe}: {as_flags(recipe)}" + (f"; here {as_flags(changes)}" if changes else "")
 
 
 def check_labels(options: Options, dataset: Dataset) -> None:

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
+from trainer.network.deeplab import HEAD_SCOPES
 from trainer.options import InputError
 from trainer.train.options import Options
 from trainer.train.resume import Progress
 
 POLY_POWER = 0.9
+
+
+def _with_shares(kind: type[keras.optimizers.Optimizer], shares: Sequence[float]) -> type[keras.optimizers.Optimizer]:
+    """`kind` with a learning rate for each variable: its share of the common one.
+
+    The rate is what is scaled: Adam divides gradients by their size, so it would not feel a factor on them.
+
+    Args:
+      shares: of the variables the optimizer is built with, in their order.
+    """
+
+    class Shared(kind):
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            super().update_step(gradient, variable, learning_rate * shares[self._get_variable_index(variable)])
+
+    return Shared
+
+
+def is_backbone(layer: keras.Layer) -> bool:
+    """Whether a layer of `deeplab_v3_plus` lies before ASPP, decoder and head."""
+    return not layer.name.startswith(HEAD_SCOPES)
 
 
 def build_optimizer(options: Options, model: keras.Model, total_steps: int) -> keras.optimizers.Optimizer:
@@ -20,10 +43,12 @@ def build_optimizer(options: Options, model: keras.Model, total_steps: int) -> k
     if options.schedule == "poly":
         rate = keras.optimizers.schedules.PolynomialDecay(rate, total_steps, 0.0, POLY_POWER)
     decay = options.weight_decay or None
+    backbone = {id(v) for layer in model.layers if is_backbone(layer) for v in layer.trainable_variables}
+    shares = [options.backbone_rate if id(v) in backbone else 1.0 for v in model.trainable_variables]
     if options.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(rate, weight_decay=decay)
+        optimizer = _with_shares(keras.optimizers.Adam, shares)(rate, weight_decay=decay)
     else:
-        optimizer = keras.optimizers.SGD(rate, momentum=0.9, weight_decay=decay)
+        optimizer = _with_shares(keras.optimizers.SGD, shares)(rate, momentum=0.9, weight_decay=decay)
     if decay:
         # Biases and batch norms, all of them vectors, are not to be drawn to zero.
         optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if len(v.shape) < 2])

@@ -13,9 +13,17 @@ after its last finished epoch, and ends where an uninterrupted one ends.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from trainer.network.options import NetworkOptions
 from trainer.options import CheckedOptions, InputError, option
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "fine-tune": {"epochs": 40},
+    "from-scratch": {"epochs": 120},
+    "quick": {"epochs": 10},
+}
+"""Sets of flags that go together, which any flag of the command line overrides."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,12 @@ class Options(StreamOptions, NetworkOptions):
         metavar="PATH|NAME",
         web=True,
     )
+    recipe: str | None = option(
+        None,
+        "set of flags that go together, each of which can be given otherwise (default: fine-tune with --init-from, "
+        "from-scratch without)",
+        choices=tuple(RECIPES),
+    )
     epochs: int = option(30, "epochs to train", low=1)
     steps_per_epoch: int = option(
         0, "batches per epoch; 0: as many as the source images fill, copies not counted", low=0
@@ -68,6 +82,13 @@ class Options(StreamOptions, NetworkOptions):
         group="optimizer",
     )
     learning_rate: float = option(1e-3, "learning rate at the beginning", above=0, group="optimizer")
+    backbone_rate: float = option(
+        1.0,
+        "learning rate of the backbone as a share of the rest's; below 1 it keeps more of what it has learnt",
+        above=0,
+        high=1,
+        group="optimizer",
+    )
     schedule: str = option(
         "poly",
         "poly: decay to 0 over all epochs, which cannot be changed later; plateau: halve when the validation Jaccard "
@@ -91,3 +112,9 @@ class Options(StreamOptions, NetworkOptions):
     )
     resume: bool = option(True, "resume the training in the output folder, if there is one")
     overwrite: bool = option(False, "replace a model in the output folder that is not of `deeplab train`")
+
+    @classmethod
+    def preset(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The recipe that is given, or goes with the initial weights, and its flags."""
+        recipe = given["recipe"] or ("fine-tune" if given["init_from"] else "from-scratch")
+        return {"recipe": recipe, **RECIPES[recipe]}

@@ -23,8 +23,9 @@ FOLDER = "checkpoints"
 STATE_FILE = "state.json"
 ARRAYS_FILE = re.compile(r"epoch-\d{4,}\.npz")
 
-NOT_COMPARED = ("records", "output", "resume", "overwrite")
-"""Options that say nothing of the training; records are compared by the fingerprint of their contents."""
+NOT_COMPARED = ("records", "output", "resume", "overwrite", "recipe")
+"""Options that say nothing of the training; records are compared by the fingerprint of their contents, recipes by what
+they set."""
 
 FREE_TO_CHANGE = ("epochs", "early_stopping", "plateau_patience")
 """Options that only decide how a training goes on, so that a resumed one may have others."""
@@ -141,10 +142,11 @@ def _said_today(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a training as this version says them.
 
     Up to version 0.3 the subpixel head had one start, and there was a decoder where it was published, unless said
-    otherwise.
+    otherwise; up to version 0.4 the backbone learnt at the rate of the rest.
     """
     if options.get("head") == "subpixel":
         options = {"subpixel_start": "nearest"} | options
+    options = {"backbone_rate": 1.0} | options
     if "decoder" in options and options["decoder"] is None:
         options = options | {"decoder": PUBLISHED[options["backbone"]].has_decoder}
     return options

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from trainer.options import InputError
-from trainer.train.options import Options, StreamOptions
+from trainer.options import InputError, parse
+from trainer.train.options import RECIPES, Options, StreamOptions
 
 
 def test_the_stream_knows_its_own_options_and_no_other():
@@ -46,3 +46,21 @@ def test_a_stream_that_makes_no_sense_is_refused(changes, message):
 def test_a_training_that_makes_no_sense_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
         Options(records="r", output="o", **changes)
+
+
+def parsed(*flags: str) -> Options:
+    return parse(Options, ["--records", "r", "--output", "o", *flags], prog="deeplab train", text="Train.")[0]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_sets_flags_that_the_command_takes_and_any_of_them_can_be_given(name):
+    options = parsed("--recipe", name)
+    assert {field: getattr(options, field) for field in RECIPES[name]} == RECIPES[name]
+    changed = parsed("--epochs", "7", "--recipe", name)
+    assert changed == dataclasses.replace(options, epochs=7)
+
+
+def test_the_recipe_follows_from_the_initial_weights():
+    assert parsed().recipe == "from-scratch"
+    assert parsed("--init-from", "w") == parsed("--init-from", "w", "--recipe", "fine-tune")
+    assert parsed("--init-from", "w", "--recipe", "quick").recipe == "quick"

@@ -9,15 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
-from pipelines.records import reading
+from pipelines.records import diff, reading
+from pipelines.records import repair as repairs
 from pipelines.records.export import export
-from pipelines.records.options import Export, Ls, Show, Stats, Verify
+from pipelines.records.options import Diff, Export, Ls, Repair, Reshard, Show, Stats, Verify
+from pipelines.records.reshard import reshard
 from pipelines.records.target import Target
 from pipelines.records.verify import verify
 from pipelines.runner.cores import cores
 from trainer import storage
+from trainer.accounts import EXAMPLES
 from trainer.formats import images
-from trainer.formats.dataset import Dataset, load_dataset
+from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
 from trainer.formats.labels import Palette
 from trainer.options import CheckedOptions, printable
 
@@ -26,7 +29,16 @@ BAR_WIDTH = 30  # characters
 
 def run(options: CheckedOptions, flags: list[str]) -> int:
     """Runs the verb that the options belong to; returns its exit status."""
-    verbs = {Ls: run_ls, Show: run_show, Verify: run_verify, Stats: run_stats, Export: run_export}
+    verbs = {
+        Ls: run_ls,
+        Show: run_show,
+        Verify: run_verify,
+        Stats: run_stats,
+        Export: run_export,
+        Repair: run_repair,
+        Reshard: run_reshard,
+        Diff: run_diff,
+    }
     return verbs[type(options)](options, load_dataset(options.records))
 
 
@@ -123,6 +135,70 @@ def run_export(options: Export, dataset: Dataset) -> int:
         print(printable(f"rejected: {reject.path}: {reject.reason}"))
     print(f"{accounts.outputs['exported']:,} images with labels written to {options.output}")
     return 1 if accounts.rejects else 0
+
+
+def run_repair(options: Repair, dataset: Dataset) -> int:
+    """Prints what was damaged and what became of it; the status is 1 when something is left to be done."""
+    folder = options.records
+    if repairs.has_begun(folder):
+        dataset = repairs.finish(folder)
+        print("a repair that was begun before is finished")
+    before = storage.read(storage.join(folder, DATASET_FILE))
+    with _bar("repair", dataset) as bar, ThreadPoolExecutor(cores()) as pool:
+        repair = repairs.plan(folder, dataset, pool, bar.update)
+    for fault in repair.faults:
+        print(printable(fault))
+    if not repair.faults:
+        print(f"{folder}: every record of {len(dataset.shards)} shards is good; there is nothing to repair")
+        return 0
+    print(repair.accounts.line())
+    for reject in repair.rejects:
+        print(printable(f"cannot be made again: {reject.place}: {reject.reason}"))
+    if repair.rejects and not options.drop:
+        print(
+            f"nothing was changed: `deeplab records verify {shlex.quote(folder)} --delete` and the same "
+            "`deeplab prepare` write these shards again, and --drop leaves out the records"
+        )
+        return 1
+    repairs.begin(folder, repair, before)
+    after = repairs.finish(folder)
+    with _bar("verify", after) as bar, ThreadPoolExecutor(cores()) as pool:
+        faults = verify(folder, after, pool, bar.update).faults
+    for fault in faults:
+        print(printable(f"not of single records, and left as it is: {fault}"))
+    records, shards = sum(shard.records for shard in after.shards), len(after.shards)
+    print(f"{records:,} records in {shards} shards; fingerprint {after.fingerprint}, was {dataset.fingerprint}")
+    return 1 if faults else 0
+
+
+def run_reshard(options: Reshard, dataset: Dataset) -> int:
+    """Prints into how many shards the records went."""
+    with _bar("reshard", dataset) as bar, ThreadPoolExecutor(cores()) as pool:
+        new = reshard(options, dataset, pool, bar.update)
+    records = sum(shard.records for shard in new.shards)
+    print(f"{records:,} records of {len(dataset.shards)} shards written to {len(new.shards)} in {options.output}")
+    return 0
+
+
+def run_diff(options: Diff, dataset: Dataset) -> int:
+    """Prints what differs; the status is 1 when anything does."""
+    other = load_dataset(options.other)
+    differences, contents = list(diff.of_datasets(dataset, other)), []
+    with ThreadPoolExecutor(cores()) as pool:
+        for folder, side in ((options.records, dataset), (options.other, other)):
+            with _bar("diff", side) as bar:
+                contents.append(diff.contained(folder, side, pool, bar.update))
+    by_kind: dict[str, list[str]] = {}
+    for kind, name in diff.of_records(*contents):
+        by_kind.setdefault(kind, []).append(name)
+    for kind, names in by_kind.items():
+        more = f" and {len(names) - EXAMPLES:,} more" if len(names) > EXAMPLES else ""
+        differences.append(f"{len(names):,} {kind}: {', '.join(names[:EXAMPLES])}{more}")
+    for line in differences:
+        print(printable(line))
+    if not differences:
+        print(f"{len(contents[0]):,} records, the same in {options.records} and {options.other}")
+    return 1 if differences else 0
 
 
 def _bar(title: str, dataset: Dataset) -> tqdm:

@@ -1,10 +1,11 @@
-"""Look into a folder of records that `deeplab prepare` wrote.
+"""Look into, mend and compare folders of records that `deeplab prepare` wrote.
 
 examples:
   deeplab records ls out/records
   deeplab records show out/records --record train/a --save out/a
   deeplab records verify gs://bucket/records
   deeplab records export out/records out/raw --originals
+  deeplab records repair out/records
 """
 
 from __future__ import annotations
@@ -95,5 +96,67 @@ class Export(CheckedOptions):
     overwrite: bool = option(False, "replace files that are there already and differ; never those of the raw set")
 
 
-VERBS = {"ls": Ls, "show": Show, "verify": Verify, "stats": Stats, "export": Export}
+@dataclass(frozen=True)
+class Repair(CheckedOptions):
+    """Put right the shards in which verify finds faults.
+
+    examples:
+      deeplab records repair out/records
+      deeplab records repair gs://bucket/records --drop
+
+    Records whose bytes are damaged are made again from the raw set that dataset.json names, where that gives the very
+    bytes by their checksum: images as they came, not shrunk or augmented ones. What cannot be made again is left out
+    with --drop alone; the same `deeplab prepare` writes all of it again. Killed and run again it gives the same.
+    """
+
+    records: str = _folder()
+    drop: bool = option(False, "leave out damaged records that cannot be made again, and list them in rejects.jsonl")
+
+
+@dataclass(frozen=True)
+class Reshard(CheckedOptions):
+    """Write the same records into another number of shards.
+
+    examples:
+      deeplab records reshard out/records out/resharded --shards 64
+      deeplab records reshard gs://bucket/records gs://bucket/resharded --megabytes 256
+
+    The bytes of every record are kept, and no image is decoded. Shards are those that `deeplab prepare` would have
+    written with this number: the same seed gives the same order.
+    """
+
+    records: str = _folder()
+    output: str = option(help="folder to write to; local or gs://", positional=True, metavar="OUTPUT")
+    shards: int = option(
+        0, "shards of the largest split; others get a share by their records. 0: by --megabytes", low=0, high=999999
+    )
+    megabytes: int = option(128, "size of a shard in MiB, without --shards", low=1)
+
+
+@dataclass(frozen=True)
+class Diff(CheckedOptions):
+    """Show what differs between two sets of records.
+
+    examples:
+      deeplab records diff out/records out/other
+      deeplab records diff out/records gs://bucket/records
+
+    Compares keys, splits, bytes of images and labels, classes, and the options that decide records, but not in which
+    shards they are. Ends with status 0 when nothing differs, and 1 when something does.
+    """
+
+    records: str = _folder()
+    other: str = option(help="folder of the other records; local or gs://", positional=True, metavar="OTHER")
+
+
+VERBS = {
+    "ls": Ls,
+    "show": Show,
+    "verify": Verify,
+    "stats": Stats,
+    "export": Export,
+    "repair": Repair,
+    "reshard": Reshard,
+    "diff": Diff,
+}
 """Verb -> its options."""

@@ -133,9 +133,9 @@ def check_shard(folder: str, shard: Shard, palette: Palette, beat: Callable[[], 
                 if isinstance(frame, CorruptRecord):
                     raise ValueError(frame.reason)
                 record = decode(frame.data)
-                label = attempt(functools.partial(_check_record, record, palette), known=ValueError)
+                label = attempt(functools.partial(check_record, record, palette), known=ValueError)
             except (ValueError, Failed) as error:  # CorruptRecord, malformed message, ImageError, LabelError
-                where = f"{shard.name}: record {frame.index} at byte {frame.offset}, {_key_of(frame.data)}"
+                where = f"{shard.name}: record {frame.index} at byte {frame.offset}, {key_of(frame.data)}"
                 checked.faults.append(f"{where}: {error}")
                 checked.damaged += not is_surplus
             else:
@@ -175,7 +175,7 @@ def _compare(
     return faults
 
 
-def _check_record(record: Record, palette: Palette) -> np.ndarray:
+def check_record(record: Record, palette: Palette) -> np.ndarray:
     """Returns the label, uint8 [H, W]; ValueError when the trainer would not read record and label as they are."""
     header, labelled = images.header(record.image), images.header(record.label)
     found = (header.format, header.orientation)
@@ -200,7 +200,7 @@ def _check_record(record: Record, palette: Palette) -> np.ndarray:
     return label
 
 
-def _key_of(data: bytes) -> str:
+def key_of(data: bytes) -> str:
     """The key of a possibly damaged message: most flipped bytes lie in the image and leave the rest readable."""
     try:
         record = decode(data)

@@ -1,0 +1,319 @@
+"""Puts damaged shards right: their records are made again where the raw set gives the very bytes, or left out.
+
+What is to come of the folder is written into `.repair/` before anything is changed, so that a run that was killed is
+finished by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from typing import NamedTuple
+
+import google_crc32c
+import numpy as np
+
+from pipelines.inputs.rawset import Pair, scan
+from pipelines.records.verify import check_record, key_of, verify
+from pipelines.runner.boundary import Failed, attempt
+from trainer import storage
+from trainer.accounts import REJECTS_FILE, Accounts, Reject, write_rejects
+from trainer.formats import codings, images
+from trainer.formats.dataset import (
+    DATASET_FILE,
+    Dataset,
+    Shard,
+    Sums,
+    fingerprint_of,
+    load_dataset,
+    open_shard,
+    save_dataset,
+)
+from trainer.formats.examples import Record, decode, encode
+from trainer.formats.frames import CorruptRecord, frame, scan_frames
+from trainer.formats.labels import Palette
+from trainer.options import InputError
+
+FOLDER = ".repair"
+BEFORE, SHARDS = "before.json", "shards.json"
+"""In that folder: the dataset.json that the repair began with, and the names of the shards that are written again."""
+STAGE = "repair"
+
+
+class Repair(NamedTuple):
+    """What is to come of a folder of records.
+
+    Attributes:
+      faults: all that was found, in words.
+      changed: names of shards that are written again, or removed where no record of them is left. Faults that are not
+        of single records stay.
+      dataset: what dataset.json is to say.
+      rejects: the records that are left out.
+      accounts: records kept, made again and left out.
+    """
+
+    faults: list[str]
+    changed: list[str]
+    dataset: Dataset
+    rejects: tuple[Reject, ...]
+    accounts: Accounts
+
+
+class Mended(NamedTuple):
+    """A record as it is to stand in its shard: its bytes, size, pixels of every id and copy, and whether it is new."""
+
+    framed: bytes
+    size: tuple[int, int]
+    pixels: np.ndarray
+    copy: int
+    is_new: bool
+
+
+class Source:
+    """The raw set that records were made from, as far as it is still there."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    @functools.cached_property
+    def _pairs(self) -> tuple[str, dict[str, Pair]]:
+        """Root of the set, and its images by key."""
+        options = self._dataset.options
+        try:
+            raw = scan(options.get("input") or "", options.get("layout", "auto"))
+        except InputError:
+            return "", {}
+        return raw.root, {pair.key: pair for pair in raw.pairs}
+
+    def message(self, key: str) -> bytes | None:
+        """The record of an image as it came, serialised; None where its files are gone or cannot be used."""
+        root, pairs = self._pairs
+        if key not in pairs:
+            return None
+        image, label = pairs[key].image, pairs[key].label
+        options, palette = self._dataset.options, self._dataset.palette
+        try:
+            data = storage.read(image)
+            header, pixels = images.decode(data)
+            ids = codings.decode_ids(storage.read(label), palette, coding=options.get("label_coding", "auto"))
+        except (OSError, ValueError):
+            return None
+        height, width = pixels.shape[:2]
+        inside = image.startswith(f"{root.rstrip('/')}/")
+        return encode(
+            Record(
+                key=key,
+                filename=image[len(root.rstrip("/")) + 1 :] if inside else image.rsplit("/", 1)[-1],
+                image=data[: header.end],
+                image_format=header.format,
+                height=height,
+                width=width,
+                channels=1 if header.mode == "L" else 3,
+                label=images.encode_png(ids),
+            )
+        )
+
+
+def plan(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], object]) -> Repair:
+    """Finds what is damaged, and what can be made of it; changes nothing.
+
+    Raises:
+      InputError: no record is left.
+      UnbalancedError: records are neither kept nor made again nor left out.
+    """
+    faults, damaged, _ = verify(folder, dataset, pool, beat)
+    existing = {file.relative for file in storage.files(folder)}
+    source = Source(dataset)
+    shards, rejects, changed, made = [], [], [], 0
+    for shard in dataset.shards:
+        path = storage.join(folder, shard.name)
+        if shard.name not in existing:
+            rejects.append(Reject(shard.name, path, STAGE, "the shard is missing", shard.records))
+            continue
+        if shard.name not in damaged:
+            shards.append(shard)
+            continue
+        sums, new, lost = _sums(folder, shard, dataset.palette, source)
+        mended = sums.shard(shard.name, shard.split, shard.fingerprint, dataset.palette)
+        is_balanced = sums.records + sum(reject.records for reject in lost) == shard.records
+        if not is_balanced or (mended == shard and not lost and _is_done(folder, shard)):
+            shards.append(shard)
+            continue
+        changed.append(shard.name)
+        made += new
+        rejects += lost
+        shards += [mended] * (sums.records > 0)
+    if not shards:
+        raise InputError(f"not one record of {folder} can be used; run the same `deeplab prepare` again")
+    kept = sum(shard.records for shard in shards) - made
+    inputs = sum(shard.records for shard in dataset.shards)
+    accounts = Accounts("records", inputs, {"kept": kept, "made again": made}, tuple(rejects))
+    accounts.check()
+    after = dataclasses.replace(
+        dataset,
+        shards=tuple(shards),
+        fingerprint=fingerprint_of(shards),
+        rejected=dataset.rejected + accounts.rejected,
+    )
+    return Repair(faults, changed, after, tuple(rejects), accounts)
+
+
+def begin(folder: str, repair: Repair, before: bytes) -> None:
+    """Writes down what is to come of the folder.
+
+    Args:
+      before: the dataset.json that the repair was planned with.
+
+    Raises:
+      InputError: it is another one by now.
+    """
+    _check_unchanged(folder, before)
+    work = storage.join(folder, FOLDER)
+    storage.write(storage.join(work, BEFORE), before)
+    storage.write_json(storage.join(work, SHARDS), repair.changed)
+    rejects, listed = storage.join(folder, REJECTS_FILE), write_rejects(work, repair.rejects)
+    if storage.exists(rejects):
+        storage.write(listed, storage.read(rejects) + storage.read(listed))
+    save_dataset(work, repair.dataset)  # last: without it nothing has begun
+
+
+def has_begun(folder: str) -> bool:
+    """Whether a repair was begun that is to be finished; one that other commands have overtaken is forgotten."""
+    work = storage.join(folder, FOLDER)
+    if not storage.exists(storage.join(work, BEFORE)):
+        return False
+    if storage.exists(storage.join(work, DATASET_FILE)):
+        paths = ((folder, DATASET_FILE), (work, BEFORE), (work, DATASET_FILE))
+        now, before, after = (storage.read(storage.join(*path)) for path in paths)
+        if now in (before, after):
+            return True
+    _forget(folder)
+    return False
+
+
+def finish(folder: str) -> Dataset:
+    """Brings the folder to what was written down; returns what its dataset.json says then.
+
+    Raises:
+      InputError: a shard, the raw set or dataset.json is another one by now.
+    """
+    work = storage.join(folder, FOLDER)
+    before, after = storage.read(storage.join(work, BEFORE)), load_dataset(work)
+    old, new = ({shard.name: shard for shard in dataset.shards} for dataset in (load_dataset(folder), after))
+    for name in storage.read_json(storage.join(work, SHARDS)):
+        if name not in new:
+            with contextlib.suppress(FileNotFoundError):
+                storage.remove(storage.join(folder, name))
+        elif not _is_done(folder, new[name]):
+            _rewrite(folder, old[name], new[name], after)
+    rejects = storage.read(storage.join(work, REJECTS_FILE))
+    described = storage.read(storage.join(work, DATASET_FILE))
+    _check_unchanged(folder, before, described)
+    storage.write(storage.join(folder, REJECTS_FILE), rejects)
+    storage.write(storage.join(folder, DATASET_FILE), described)
+    _forget(folder)
+    return after
+
+
+def _check_unchanged(folder: str, *allowed: bytes) -> None:
+    path = storage.join(folder, DATASET_FILE)
+    if not storage.exists(path) or storage.read(path) not in allowed:
+        raise InputError(
+            f"{path} was changed by another command that works on this folder; wait for it to end, and run this "
+            "command again"
+        )
+
+
+def _forget(folder: str) -> None:
+    """Removes what was written down: first that without which nothing has begun, last what shows that it is ours."""
+    work = storage.join(folder, FOLDER)
+    for name in (DATASET_FILE, SHARDS, REJECTS_FILE, BEFORE):
+        with contextlib.suppress(FileNotFoundError):
+            storage.remove(storage.join(work, name))
+    if not storage.is_remote(work):
+        with contextlib.suppress(OSError):  # there are files of others in it
+            os.rmdir(work)
+
+
+def _sums(folder: str, shard: Shard, palette: Palette, source: Source) -> tuple[Sums, int, list[Reject]]:
+    """What is to be said of a mended shard, how many of its records are made again, and those that are left out."""
+    sums, new, rejects = Sums(), 0, []
+    for part in _mended(folder, shard, palette, source):
+        if isinstance(part, Reject):
+            rejects.append(part)
+        else:
+            sums.add(*part[:4])
+            new += part.is_new
+    return sums, new, rejects
+
+
+def _rewrite(folder: str, old: Shard, shard: Shard, dataset: Dataset) -> None:
+    """Writes a mended shard in the place of the old one; InputError where it is not the one written down."""
+    sums = Sums()
+    with storage.writer(storage.join(folder, shard.name)) as file:
+        for part in _mended(folder, old, dataset.palette, Source(dataset)):
+            if not isinstance(part, Reject):
+                file.write(part.framed)
+                sums.add(*part[:4])
+        if (sums.crc, sums.size) != (shard.crc32c, shard.bytes):
+            raise InputError(
+                f"{storage.join(folder, shard.name)} or the raw set was changed since the repair began; remove "
+                f"{storage.join(folder, FOLDER)}, and run this command again"
+            )
+
+
+def _is_done(folder: str, shard: Shard) -> bool:
+    crc, size = 0, 0
+    with open_shard(folder, shard.name) as file:
+        while data := file.read(1 << 20):
+            crc, size = google_crc32c.extend(crc, data), size + len(data)
+    return (crc, size) == (shard.crc32c, shard.bytes)
+
+
+def _mended(folder: str, shard: Shard, palette: Palette, source: Source) -> Iterator[Mended | Reject]:
+    """Every record of a shard as it is to be; those that cannot be used, as rejects."""
+    path, count = storage.join(folder, shard.name), 0
+    with open_shard(folder, shard.name) as file, open_shard(folder, shard.name) as again:
+        for found in scan_frames(file):
+            if isinstance(found, CorruptRecord) and found.index >= shard.records:
+                break  # bytes behind the last record
+            data, reason, is_new = found.data, "", False
+            if isinstance(found, CorruptRecord):
+                again.seek(found.offset)
+                data, reason = _again(again.read(16 + len(found.data)), source, key_of(found.data)), found.reason
+                is_new = data is not None
+            if data is not None:
+                try:
+                    record = decode(data)
+                    label = attempt(functools.partial(check_record, record, palette), known=ValueError)
+                    pixels = np.bincount(label.ravel(), minlength=256)
+                    yield Mended(frame(data), label.shape, pixels, record.copy, is_new)
+                except (ValueError, Failed) as error:
+                    data, reason = None, str(error)
+            # Behind a damaged length no record can be found.
+            last = isinstance(found, CorruptRecord) and not found.data
+            count = shard.records if last else count + 1
+            if data is None:
+                records = shard.records - found.index if last else 1
+                key = key_of(found.data).removeprefix("key ")
+                yield Reject(key, path, STAGE, f"record {found.index}: {reason}", records)
+    if count < shard.records:
+        yield Reject(shard.name, path, STAGE, f"the shard ends after {count} records", shard.records - count)
+
+
+def _again(damaged: bytes, source: Source, described: str) -> bytes | None:
+    """The message of a damaged record, if the raw set gives it.
+
+    Length and checksum of the damaged one prove it; where the checksum is what was damaged, its bytes do.
+    """
+    key = described.removeprefix("key ")
+    message = source.message(key)
+    if message is None:
+        return None
+    whole = frame(message)
+    is_same = whole[:12] == damaged[:12] and (whole[-4:] == damaged[-4:] or whole[:-4] == damaged[:-4])
+    return message if is_same and len(whole) == len(damaged) else None

@@ -1,0 +1,189 @@
+"""The same records in another number of shards: their bytes are moved as they are, and no image is decoded."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import io
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import NamedTuple
+
+import numpy as np
+
+from pipelines.records.options import Reshard
+from pipelines.records.reading import read_records
+from trainer import storage
+from trainer.accounts import REJECTS_FILE, Accounts
+from trainer.formats import images
+from trainer.formats.dataset import (
+    DATASET_FILE,
+    SHARD_PATTERN,
+    Dataset,
+    Shard,
+    Sums,
+    fingerprint_of,
+    load_dataset,
+    save_dataset,
+    shard_name,
+    shuffle_hash,
+)
+from trainer.formats.examples import Record, decode
+from trainer.formats.frames import CorruptRecord, read_frames
+from trainer.formats.labels import Palette
+from trainer.options import InputError
+
+STARTED = "reshard.json"
+"""In the new folder until its dataset.json is written: which shards it is to have, and from which records."""
+
+
+class Place(NamedTuple):
+    """Where a record is: its hash, by which it is ordered, and the bytes that it takes in a shard."""
+
+    value: int
+    shard: str
+    offset: int
+    size: int
+
+
+def reshard(options: Reshard, dataset: Dataset, pool: Executor, beat: Callable[[], object]) -> Dataset:
+    """Writes the records of a set into new shards in another folder.
+
+    Shard and place of a record follow from seed, key and copy as in `deeplab prepare`, which would have written the
+    same bytes with this number of shards. Labels are decoded, to count the pixels of every new shard.
+
+    Args:
+      pool: reads and writes shards in parallel.
+      beat: called after every record that is written.
+
+    Returns:
+      What the dataset.json of the new folder says.
+
+    Raises:
+      InputError: a shard is damaged or changes meanwhile, or the new folder holds other records.
+      UnbalancedError: shards do not hold as many records as dataset.json says.
+    """
+    if storage.lies_in(options.output, options.records) and storage.lies_in(options.records, options.output):
+        raise InputError(f"{options.output} is the folder of the records themselves; give another folder")
+    places = list(pool.map(functools.partial(_places, options.records, dataset), dataset.shards))
+    inputs = sum(shard.records for shard in dataset.shards)
+    Accounts("records", inputs, {"found": sum(map(len, places))}).check()
+    by_split: dict[str, list[Place]] = {}
+    for shard, found in zip(dataset.shards, places, strict=True):
+        by_split.setdefault(shard.split, []).extend(found)
+    plan = plan_shards(by_split, options.shards, options.megabytes << 20)
+    started = {"records": dataset.fingerprint, "shards": sorted(plan)}
+    _refuse_others(options.output, started)
+    storage.write_json(storage.join(options.output, STARTED), started)
+    write = functools.partial(_write, options, dataset, beat)
+    shards = tuple(pool.map(write, sorted(plan), (plan[name] for name in sorted(plan))))
+    moved = {"output": storage.absolute(options.output), "shards": options.shards}
+    described = dataclasses.replace(
+        dataset, shards=shards, options=dataset.options | moved, fingerprint=fingerprint_of(shards)
+    )
+    _refuse_others(options.output, started)
+    if storage.exists(rejects := storage.join(options.records, REJECTS_FILE)):
+        storage.write(storage.join(options.output, REJECTS_FILE), storage.read(rejects))
+    save_dataset(options.output, described)
+    _sweep(options.output, plan)
+    return described
+
+
+def plan_shards(by_split: Mapping[str, Sequence[Place]], shards: int, size: int) -> dict[str, list[Place]]:
+    """Which records go into which shard, and in which order, by the shard's name.
+
+    Args:
+      shards: of the largest split, others get a share by their records; 0 for shards of `size`.
+      size: bytes of a shard.
+    """
+    largest = max(map(len, by_split.values()))
+    plan = {}
+    for split, places in by_split.items():
+        count = math.ceil(sum(place.size for place in places) / size)
+        if shards:
+            count = max(1, round(shards * len(places) / largest))
+        groups: list[list[Place]] = [[] for _ in range(min(count, len(places)))]
+        for place in places:
+            groups[place.value % len(groups)].append(place)
+        groups = [sorted(group) for group in groups if group]
+        plan |= {shard_name(split, number, len(groups)): group for number, group in enumerate(groups)}
+    return plan
+
+
+def _places(folder: str, dataset: Dataset, shard: Shard) -> list[Place]:
+    seed = dataset.options.get("seed", 0)
+    return [
+        Place(shuffle_hash(seed, record.key, record.copy), shard.name, frame.offset, 16 + len(frame.data))
+        for frame, record in read_records(folder, shard)
+    ]
+
+
+def _refuse_others(folder: str, started: Mapping[str, object]) -> None:
+    """Raises InputError where the folder holds records that are not the very ones which are to be there."""
+    if not storage.is_dir(folder):
+        return
+    there = {file.relative for file in storage.files(folder)}
+    if STARTED in there:
+        if storage.read_json(storage.join(folder, STARTED)) == started:
+            return
+        raise InputError(
+            f"another `deeplab records reshard` has begun in {folder}; wait for it to end, or give another folder"
+        )
+    if DATASET_FILE in there:
+        shards = load_dataset(folder).shards
+        sources = {shard.fingerprint for shard in shards}
+        if sources == {started["records"]} and sorted(shard.name for shard in shards) == started["shards"]:
+            return
+    others = sorted(name for name in there if SHARD_PATTERN.fullmatch(name) or name in (DATASET_FILE, REJECTS_FILE))
+    if others:
+        raise InputError(f"{storage.join(folder, others[0])} belongs to other records; give another folder")
+
+
+def _write(options: Reshard, dataset: Dataset, beat: Callable[[], object], name: str, places: list[Place]) -> Shard:
+    sums, palette = Sums(), dataset.palette
+    with storage.writer(storage.join(options.output, name)) as file:
+        for place, framed, record in _read(options.records, places):
+            label = _label(place, record, palette)
+            sums.add(framed, label.shape, np.bincount(label.ravel(), minlength=256), record.copy)
+            file.write(framed)
+            beat()
+    split = SHARD_PATTERN.fullmatch(name)["split"]
+    return sums.shard(name, split, dataset.fingerprint, palette)
+
+
+def _read(folder: str, places: Sequence[Place]) -> Iterator[tuple[Place, bytes, Record]]:
+    """Every record with its bytes. Raises InputError where they are no longer those that were found."""
+    local = functools.cache(lambda shard: storage.localize(storage.join(folder, shard)))
+    for place in places:
+        with storage.reader(local(place.shard)) as file:
+            file.seek(place.offset)
+            framed = file.read(place.size)
+        try:
+            (frame,) = read_frames(io.BytesIO(framed))
+            yield place, framed, decode(frame.data)
+        except (CorruptRecord, ValueError):
+            raise InputError(
+                f"{place.shard} in {folder} was changed meanwhile; let no other command write there, and run this "
+                "command again"
+            ) from None
+
+
+def _label(place: Place, record: Record, palette: Palette) -> np.ndarray:
+    try:
+        return palette.check_ids(images.decode_label(record.label))
+    except ValueError as error:  # ImageError, LabelError
+        raise InputError(
+            f"{place.shard}: record at byte {place.offset}, key {record.key}: {error}; `deeplab records verify` lists "
+            "all faults"
+        ) from None
+
+
+def _sweep(folder: str, names: Collection[str]) -> None:
+    """Removes the note of the beginning, and what killed runs were writing."""
+    ours = {*names, DATASET_FILE, REJECTS_FILE, STARTED}
+    for file in storage.files(folder):
+        if file.relative == STARTED or storage.unfinished(file.relative) in ours:
+            with contextlib.suppress(FileNotFoundError):  # another run of the same may have been faster
+                storage.remove(file.path)

@@ -1,0 +1,182 @@
+"""`deeplab records repair`: damaged records are made again or left out, and a killed repair is finished."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipelines.records import repair
+from tests.drawn.prepared import flip_bit, prepare, read_records, read_rejects, read_shard, records, shard_bytes
+from tests.drawn.records import record, write_records
+from trainer import storage
+from trainer.formats.dataset import load_dataset
+from trainer.formats.examples import decode
+from trainer.options import InputError
+
+TRAIN = "train-00000-of-00002.tfrecord"
+
+
+def place(shard: Path, copy: int) -> tuple[int, str]:
+    """The byte in the middle of the first record with that copy, and its key."""
+    for frame in read_shard(shard):
+        one = decode(frame.data)
+        if one.copy == copy:
+            return frame.offset + 12 + frame.data.index(one.image) + len(one.image) // 2, one.key
+    raise AssertionError("the shard has no such record")
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_image_as_it_came_is_made_again_to_the_bit(folder, prepared, capsys):
+    flip_bit(folder / TRAIN, place(folder / TRAIN, 0)[0])
+    flip_bit(folder / "val-00000-of-00001.tfrecord", 8)  # the checksum of the first record's length
+    assert records("repair", folder) == 1
+    assert "nothing was changed" in capsys.readouterr().out
+    shutil.copy(prepared / "val-00000-of-00001.tfrecord", folder)
+    assert records("repair", folder) == 0
+    out = capsys.readouterr().out
+    assert "14 records = 13 kept + 1 made again + 0 rejected" in out
+    assert everything(folder) == everything(prepared)
+    assert records("repair", folder) == 0
+    assert "there is nothing to repair" in capsys.readouterr().out
+
+
+def test_the_checksum_of_a_record_is_made_again_too(folder, prepared):
+    first = next(frame for frame in read_shard(folder / TRAIN) if not decode(frame.data).copy)
+    flip_bit(folder / TRAIN, first.offset + 12 + len(first.data))
+    assert records("repair", folder) == 0
+    assert shard_bytes(folder) == shard_bytes(prepared)
+
+
+@pytest.mark.parametrize("change", ["another image", "gone"])
+def test_a_source_that_is_another_one_is_not_taken(source, tmp_path, capsys, change):
+    raw, folder = shutil.copytree(source, tmp_path / "raw"), tmp_path / "records"
+    assert prepare(raw, folder, "--shards", "1") == 0
+    shard = folder / "train-00000-of-00001.tfrecord"
+    byte, key = place(shard, 0)
+    flip_bit(shard, byte)
+    image = raw / f"images/{key}.jpg"
+    image.write_bytes(next(path for path in image.parent.iterdir() if path != image).read_bytes())
+    if change == "gone":
+        shutil.rmtree(raw)
+    before = everything(folder)
+    assert records("repair", folder) == 1
+    assert f"{shard}, {key}: record " in capsys.readouterr().out and everything(folder) == before
+
+
+def test_what_cannot_be_made_again_is_left_out_when_that_is_asked_for(folder, prepared, source, capsys):
+    byte, key = place(folder / TRAIN, 1)
+    flip_bit(folder / TRAIN, byte)
+    (folder / "train-00001-of-00002.tfrecord").unlink()
+    lost = load_dataset(str(prepared)).shards[1].records
+    assert records("repair", folder, "--drop") == 0
+    assert f"{13 - lost} kept + 0 made again + {1 + lost} rejected" in capsys.readouterr().out
+    dataset = load_dataset(str(folder))
+    assert (sum(shard.records for shard in dataset.shards), dataset.rejected) == (13 - lost, 1 + lost)
+    assert dataset.fingerprint != load_dataset(str(prepared)).fingerprint
+    rejects = read_rejects(folder)
+    assert rejects[f"{key} copy 1"]["reason"].endswith("checksum of the data is wrong")
+    assert rejects["train-00001-of-00002.tfrecord"]["records"] == lost
+    kept = [one for one in read_records(prepared) if (one.key, one.copy) != (key, 1)]
+    assert read_records(folder) == [one for one in kept if one in read_records(folder)]
+    assert records("verify", folder) == 0
+    # The command that made the set makes the whole of it again.
+    assert prepare(source, folder, "--copies", "1", "--shards", "2") == 0
+    assert shard_bytes(folder) == shard_bytes(prepared) and read_rejects(folder) == {}
+
+
+def spoil(folder: Path) -> None:
+    """A record that is made again, one that is left out, and a shard that ends early."""
+    for byte, _ in [place(folder / TRAIN, copy) for copy in (0, 1)]:
+        flip_bit(folder / TRAIN, byte)
+    other = folder / "train-00001-of-00002.tfrecord"
+    other.write_bytes(other.read_bytes()[:-30])
+
+
+def test_killed_at_any_step_and_run_again_gives_the_same(folder, tmp_path, monkeypatch):
+    spoil(folder)
+    whole = Path(shutil.copytree(folder, tmp_path / "whole"))
+    assert records("repair", whole, "--drop") == 0
+    steps = 0
+    for name in ("write", "writer", "remove"):
+        done = getattr(storage, name)
+
+        def killing(*arguments, done=done):
+            nonlocal steps
+            if not steps:
+                raise KeyboardInterrupt
+            steps -= 1
+            return done(*arguments)
+
+        monkeypatch.setattr(storage, name, killing)
+    for kill in range(20):
+        killed, steps = Path(shutil.copytree(folder, tmp_path / f"killed-{kill}")), kill
+        try:
+            records("repair", killed, "--drop")
+            break
+        except KeyboardInterrupt:
+            steps = 1000
+            assert records("repair", killed, "--drop") == 0
+            assert shard_bytes(killed) == shard_bytes(whole)
+            assert (killed / "dataset.json").read_bytes() == (whole / "dataset.json").read_bytes()
+            assert len(read_rejects(killed)) == len(read_rejects(whole)) and not (killed / ".repair").exists()
+    assert kill > 8
+
+
+@pytest.mark.parametrize("other", ["prepare", "repair"])
+def test_a_set_that_another_command_changes_meanwhile_is_left_to_it(folder, monkeypatch, other):
+    spoil(folder)
+    plan = repair.plan
+
+    def slow(*arguments):
+        planned = plan(*arguments)
+        if other == "prepare":
+            (folder / "dataset.json").unlink()  # as it begins
+        else:
+            monkeypatch.setattr(repair, "plan", plan)
+            assert records("repair", folder, "--drop") == 0
+        return planned
+
+    monkeypatch.setattr(repair, "plan", slow)
+    with pytest.raises(InputError, match="was changed by another command that works on this folder"):
+        records("repair", folder, "--drop")
+    if other == "repair":
+        assert records("verify", folder) == 0 and not (folder / ".repair").exists()
+
+
+def test_a_repair_that_another_command_has_overtaken_is_forgotten(folder, prepared, monkeypatch):
+    spoil(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(repair, "finish", lambda folder: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            records("repair", folder, "--drop")
+    for name in ("dataset.json", TRAIN, "train-00001-of-00002.tfrecord"):
+        shutil.copy(prepared / name, folder)
+    content = json.loads((folder / "dataset.json").read_text()) | {"rejected": 1}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    assert records("repair", folder) == 0
+    assert shard_bytes(folder) == shard_bytes(prepared) and not (folder / ".repair").exists()
+
+
+def test_faults_that_are_not_of_single_records_are_left_to_prepare(tmp_path, capsys):
+    write_records(tmp_path, {"train": [[record(0), record(1)], [record(1)]]})
+    left = "left as it is: train-00001-of-00002.tfrecord: key 001 copy 0 is in train-00000-of-00002.tfrecord as well"
+    for _ in range(2):  # the first one also gives dataset.json the checksums that it lacks
+        assert records("repair", tmp_path) == 1
+        assert left in capsys.readouterr().out
+    assert load_dataset(str(tmp_path)).shards[0].crc32c
+
+
+def test_a_set_in_cloud_storage_is_repaired_where_it_is(folder, prepared, bucket):
+    flip_bit(folder / TRAIN, place(folder / TRAIN, 0)[0])
+    for path in folder.iterdir():
+        if path.is_file():
+            storage.write(f"{bucket}/mended/{path.name}", path.read_bytes())
+    assert records("repair", f"{bucket}/mended") == 0
+    assert storage.read(f"{bucket}/mended/{TRAIN}") == (prepared / TRAIN).read_bytes()
+    assert not [file for file in storage.files(f"{bucket}/mended") if file.relative.startswith(".repair/")]

@@ -1,0 +1,147 @@
+"""`deeplab records reshard`: other shards of the same bytes, those that `deeplab prepare` would have written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.records import reshard
+from pipelines.records.reshard import Place, plan_shards
+from tests.drawn.prepared import flip_bit, prepare, read_shard, records, shard_bytes
+from trainer import storage
+from trainer.formats import images
+from trainer.formats.dataset import load_dataset
+from trainer.options import InputError
+
+
+@pytest.fixture(scope="module")
+def five(source, tmp_path_factory) -> Path:
+    """The records of the fixture `prepared` as prepare writes them in five shards, with another seed's order."""
+    folder = tmp_path_factory.mktemp("five") / "records"
+    assert prepare(source, folder, "--copies", "1", "--shards", "5") == 0
+    return folder
+
+
+def test_shards_are_those_that_prepare_writes_with_this_number(prepared, five, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(images, "decode_image", lambda *_: 1 / 0)
+    assert records("reshard", prepared, tmp_path / "new", "--shards", 5) == 0
+    assert f"14 records of 3 shards written to {len(shard_bytes(five))} in {tmp_path}/new" in capsys.readouterr().out
+    assert shard_bytes(tmp_path / "new") == shard_bytes(five)
+    new, expected = load_dataset(str(tmp_path / "new")), load_dataset(str(five))
+    assert (new.fingerprint, new.palette, new.rejected) == (expected.fingerprint, expected.palette, 0)
+    for shard, other in zip(new.shards, expected.shards, strict=True):
+        assert vars(shard) | {"fingerprint": ""} == vars(other) | {"fingerprint": ""}
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        *shard_bytes(five), "dataset.json", "rejects.jsonl"
+    }  # fmt: skip
+    monkeypatch.undo()
+    assert records("verify", tmp_path / "new") == 0
+
+
+def test_there_and_back_gives_the_same_bytes(prepared, five, tmp_path):
+    assert records("reshard", five, tmp_path / "new", "--shards", 2) == 0
+    assert shard_bytes(tmp_path / "new") == shard_bytes(prepared)
+
+
+def test_shards_have_a_size_or_a_number_in_the_largest_split():
+    splits = {
+        "train": [Place(value * 7919, "a", 0, 1 << 20) for value in range(12)],
+        "val": [Place(value, "b", 0, 1 << 20) for value in range(3)],
+    }
+    names = lambda *arguments: [name.split("-of-")[0] for name in plan_shards(splits, *arguments)]
+    assert names(0, 4 << 20) == ["train-00000", "train-00001", "train-00002", "val-00000"]
+    assert names(4, 1) == ["train-00000", "train-00001", "train-00002", "train-00003", "val-00000"]
+    assert len(names(1000, 1)) <= 15, "none is empty"
+    planned = [place for places in plan_shards(splits, 5, 1).values() for place in places]
+    assert sorted(planned) == sorted([*splits["train"], *splits["val"]])
+
+
+def test_killed_at_any_step_and_run_again_gives_the_same(prepared, five, tmp_path, monkeypatch):
+    steps = 0
+    for name in ("write", "writer", "remove"):
+        done = getattr(storage, name)
+
+        def killing(*arguments, done=done):
+            nonlocal steps
+            if not steps:
+                raise KeyboardInterrupt
+            steps -= 1
+            return done(*arguments)
+
+        monkeypatch.setattr(storage, name, killing)
+    for kill in range(20):
+        folder, steps = tmp_path / str(kill), kill
+        try:
+            records("reshard", prepared, folder, "--shards", 5)
+            break
+        except KeyboardInterrupt:
+            steps = 1000
+            assert records("reshard", prepared, folder, "--shards", 5) == 0
+            assert shard_bytes(folder) == shard_bytes(five) and not (folder / "reshard.json").exists()
+    assert kill > 6
+
+
+def test_a_folder_of_other_records_is_refused(prepared, folder, five, tmp_path):
+    message = "belongs to other records; give another folder"
+    with pytest.raises(InputError, match=message):
+        records("reshard", prepared, five)
+    (folder / "dataset.json").unlink()
+    with pytest.raises(InputError, match=message):
+        records("reshard", prepared, folder)
+    with pytest.raises(InputError, match="is the folder of the records themselves"):
+        records("reshard", prepared, f"{prepared}/")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/reshard.json").write_text(json.dumps({"records": "others", "shards": []}))
+    with pytest.raises(InputError, match="another `deeplab records reshard` has begun"):
+        records("reshard", prepared, tmp_path / "new")
+
+
+def test_damaged_records_are_named_before_anything_is_written(folder, tmp_path):
+    first = read_shard(folder / "train-00000-of-00002.tfrecord")[0]
+    flip_bit(folder / "train-00000-of-00002.tfrecord", first.offset + 20)
+    with pytest.raises(InputError, match=r"train-00000-of-00002\.tfrecord: record 0 .*`deeplab records verify"):
+        records("reshard", folder, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_from_bucket_to_bucket(prepared, five, bucket):
+    for path in prepared.iterdir():
+        if path.is_file():
+            storage.write(f"{bucket}/old/{path.name}", path.read_bytes())
+    assert records("reshard", f"{bucket}/old", f"{bucket}/new", "--shards", 5) == 0
+    for name, data in shard_bytes(five).items():
+        assert storage.read(f"{bucket}/new/{name}") == data
+
+
+def test_a_shard_that_changes_meanwhile_is_an_error(folder, tmp_path, monkeypatch):
+    plan = reshard.plan_shards
+
+    def changed(*arguments):
+        flip_bit(folder / "train-00000-of-00002.tfrecord", 40)
+        return plan(*arguments)
+
+    monkeypatch.setattr(reshard, "plan_shards", changed)
+    with pytest.raises(InputError, match="was changed meanwhile"):
+        records("reshard", folder, tmp_path / "new")
+    assert not (tmp_path / "new/dataset.json").exists()
+
+
+@pytest.mark.parametrize("shards", [5, 4])
+def test_two_at_once_give_the_same_or_one_of_them_ends(prepared, five, tmp_path, monkeypatch, shards):
+    plan = reshard.plan_shards
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(reshard, "plan_shards", plan)
+        assert records("reshard", prepared, tmp_path / "new", "--shards", shards) == 0
+        return plan(*arguments)
+
+    monkeypatch.setattr(reshard, "plan_shards", overtaken)
+    if shards == 5:
+        assert records("reshard", prepared, tmp_path / "new", "--shards", 5) == 0
+        assert shard_bytes(tmp_path / "new") == shard_bytes(five)
+    else:
+        with pytest.raises(InputError, match="belongs to other records"):
+            records("reshard", prepared, tmp_path / "new", "--shards", 5)
+    assert records("verify", tmp_path / "new") == 0

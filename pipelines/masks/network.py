@@ -1,4 +1,4 @@
-"""A model folder's network as the stages use it: from images to classes, one copy per worker process."""
+"""A model's network as the stages use it: from images to classes, one copy per worker process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from trainer.formats import exports
+from trainer.formats.exports import IDS, OUTPUTS, PROBABILITIES
+from trainer.options import InputError
 from trainer.startup import start_tensorflow
 
 BATCH_PIXELS = {"CPU": 1 << 17, "GPU": 1 << 21}
@@ -17,27 +20,33 @@ BATCH_PIXELS = {"CPU": 1 << 17, "GPU": 1 << 21}
 360x480 took half as long again as eight passes: arrays that large leave the caches and are mapped again every time."""
 
 
+THREADS = "TF_NUM_INTRAOP_THREADS"
+"""The environment variable that bounds TensorFlow's threads, and ONNX Runtime's here; 0 for one per core."""
+
+Predict = Callable[[np.ndarray], Any]
+
+
 class Network:
-    """A model folder's network; safe to use from several threads.
+    """The network of a model folder or of an export; safe to use from several threads.
 
     Attributes:
       batch_pixels: most pixels in one pass of more than one image.
 
     Args:
-      folder: model folder, local or gs://.
-      digest: SHA-256 of the weights that are wanted; "" for any.
+      model: model folder or export, local or gs://.
+      digest: SHA-256 of the weights that are wanted, see `trainer.formats.exports.model_digest`; "" for any.
 
-    Raises InputError when the folder holds no usable model, or other weights.
+    Raises InputError when there is no usable model, or one with other weights.
     """
 
-    def __init__(self, folder: str, digest: str = "") -> None:
-        # Not imported with this module: workers that find all their masks finished need no TensorFlow.
-        start_tensorflow()
-        from trainer.network.folder import load_model
-
-        self._model, _ = load_model(folder, digest)
-        self.batch_pixels = BATCH_PIXELS["GPU" if _has_gpu() else "CPU"]
-        self._predictors: dict[str, Callable[[np.ndarray], Any]] = {}
+    def __init__(self, model: str, digest: str = "") -> None:
+        kind = exports.kind(model)
+        # Not imported with this module: workers that find all their masks finished need no TensorFlow, nor does ONNX.
+        if kind != "onnx":
+            start_tensorflow()
+        self._predictor = _exported(model, kind, digest) if kind else _of_folder(model, digest)
+        self.batch_pixels = BATCH_PIXELS["GPU" if kind != "onnx" and _has_gpu() else "CPU"]
+        self._predictors: dict[str, Predict] = {}
         # One pass at a time: it uses every core by itself, and two would only double the memory.
         self._lock = threading.Lock()
 
@@ -45,10 +54,41 @@ class Network:
         """Predictions for images uint8 [B, H, W, 3], see `trainer.network.folder.predictor`."""
         with self._lock:
             if what not in self._predictors:
-                from trainer.network.folder import predictor
-
-                self._predictors[what] = predictor(self._model, what)
+                self._predictors[what] = self._predictor(what)
             return self._predictors[what](images)
+
+
+def _of_folder(folder: str, digest: str) -> Callable[[str], Predict]:
+    from trainer.network.folder import load_model, predictor
+
+    model, _ = load_model(folder, digest)
+    return functools.partial(predictor, model)
+
+
+def _exported(path: str, kind: str, digest: str) -> Callable[[str], Predict]:
+    data = exports.read(path, digest)
+    try:
+        if kind == "onnx":
+            from trainer.export import onnx
+
+            run = onnx.load(data, int(os.environ.get(THREADS, 0)))
+        else:
+            from trainer.export import savedmodel
+
+            run = savedmodel.load(data)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+    def best(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        ids, probabilities = run(images, OUTPUTS)
+        return ids, probabilities.max(-1)
+
+    predictors = {
+        "ids": lambda images: run(images, (IDS,))[0],
+        "best": best,
+        "probabilities": lambda images: run(images, (PROBABILITIES,))[0],
+    }
+    return predictors.__getitem__
 
 
 def _has_gpu() -> bool:
@@ -61,22 +101,23 @@ _sharing = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)
-def _network(folder: str, digest: str) -> Network:
-    return Network(folder, digest)
+def _network(model: str, digest: str) -> Network:
+    return Network(model, digest)
 
 
-def shared_network(folder: str, digest: str, threads: int) -> Network:
+def shared_network(model: str, digest: str, threads: int) -> Network:
     """The one Network of this process, loaded on the first call.
 
     Args:
-      folder: model folder, local or gs://.
-      digest: SHA-256 of the model's weights, so that a new model in an old folder is loaded again.
-      threads: bounds TensorFlow's, 0 for one per core; without effect once TensorFlow has begun to compute.
+      model: model folder or export, local or gs://.
+      digest: SHA-256 of the model's weights, so that a new model in an old place is loaded again.
+      threads: bounds those of TensorFlow and ONNX Runtime, 0 for one per core; without effect once they have begun to
+        compute.
 
     Raises:
       InputError: no usable model, or one of another digest.
     """
     with _sharing:
         if threads:
-            os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
-        return _network(folder, digest)
+            os.environ.setdefault(THREADS, str(threads))
+        return _network(model, digest)

@@ -22,7 +22,8 @@ from pipelines.segment.plan import Plan, crf_in_force, make_plan
 from pipelines.segment.tally import SegmentTally
 from trainer import storage
 from trainer.accounts import REJECTS_FILE
-from trainer.formats.cards import ModelCard, load_card, weights_digest
+from trainer.formats import exports
+from trainer.formats.cards import ModelCard
 from trainer.network.options import bytes_per_pixel
 from trainer.options import InputError, to_json
 
@@ -55,14 +56,19 @@ def prepare(options: Options, cores: int) -> tuple[SegmentJob, ModelCard]:
     Args:
       cores: that a worker process has to itself, 0 where it has its machine to itself.
     """
-    card = load_card(options.model)
-    digest = weights_digest(options.model)
+    card, digest = exports.load_card(options.model), exports.model_digest(options.model)
     crf, note = crf_in_force(options, digest)
     if note:
         print(note)
     if crf:
         require_engine(options.crf_engine)
     max_side = card.max_side if options.max_side is None else options.max_side
+    exported = bool(exports.kind(options.model))
+    if exported and card.max_side and not 0 < max_side <= card.max_side:
+        raise InputError(
+            f"--max-side {max_side}: {options.model} itself shrinks images to {card.max_side} pixels; give no more "
+            "than that, or the model folder it was made from"
+        )
     job = SegmentJob(
         options=options,
         palette=card.palette,
@@ -71,7 +77,7 @@ def prepare(options: Options, cores: int) -> tuple[SegmentJob, ModelCard]:
         fingerprint=fingerprint(digest, card, max_side, crf, options.crf_engine),
         cores=cores,
         crf=crf,
-        network_bytes=bytes_per_pixel(card.architecture),
+        network_bytes=bytes_per_pixel(card.architecture) + exported * card.palette.num_classes * exports.CLASS_BYTES,
     )
     return job, card
 

@@ -21,7 +21,8 @@ from pipelines.segment.plan import Entry, kinds, place
 from pipelines.segment.tally import SegmentTally
 from trainer import storage
 from trainer.formats import images
-from trainer.formats.cards import CARD, load_card
+from trainer.formats.cards import CARD
+from trainer.formats.exports import load_card
 from trainer.formats.labels import Palette
 from trainer.network.options import bytes_per_pixel
 from trainer.options import InputError

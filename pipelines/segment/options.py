@@ -43,7 +43,9 @@ class Options(SelectionOptions):
         metavar="PATH",
     )
     model: str = option(
-        help="model folder, from `deeplab train` or `deeplab import-weights`; local or gs://", metavar="DIR"
+        help="model folder, from `deeplab train` or `deeplab import-weights`, or a SavedModel folder or .onnx file "
+        "from `deeplab export`; local or gs://",
+        metavar="PATH",
     )
     output: str = option(help="folder for the masks; local or gs://", metavar="DIR")
     overlays: bool = option(False, "also write images with their classes painted over, to overlays/", group="output")

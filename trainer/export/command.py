@@ -56,7 +56,7 @@ def run(options: Options, flags: list[str]) -> int:
     comparison = tally.compare(
         to_check(options, card, dataset, images),
         lambda image: tally.reference(predict, card.max_side, image),
-        lambda image: tuple(output[0] for output in ran(image[None], ("ids", "probabilities"))),
+        lambda image: tuple(output[0] for output in ran(image[None], exports.OUTPUTS)),
         card.palette,
         options.quantize,
     )

@@ -12,11 +12,8 @@ import keras
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from trainer.formats.exports import IDS, INPUT, OUTPUTS, PROBABILITIES
 from trainer.formats.images import shrunk_size
-
-INPUT = "images"
-OUTPUTS = IDS, PROBABILITIES = ("ids", "probabilities")
-"""Names of what goes in and comes out, in every format."""
 
 
 def area_weights(cells: Any, pixels: Any) -> tf.Tensor:

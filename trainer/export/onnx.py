@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.export.graph import INPUT, serving
-from trainer.formats.exports import KEY
+from trainer.formats.exports import INPUT, KEY
 from trainer.options import InputError
 
 OPSET = 17
@@ -22,6 +21,8 @@ def build(function: Any, about: dict[str, Any]) -> bytes:
     import onnx
     import tf2onnx
 
+    from trainer.export.graph import serving
+
     # It tells of each step at the level of warnings, and of what it looks for and does not find as errors.
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     serve = serving(function)
@@ -32,10 +33,14 @@ def build(function: Any, about: dict[str, Any]) -> bytes:
     return model.SerializeToString()
 
 
-def load(data: bytes) -> Callable[..., list[np.ndarray]]:
+def load(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
     """What an export computes, in ONNX Runtime on CPUs; thread-safe.
 
     ONNX Runtime knows ONNX's operations, which do nothing but compute, and refuses a file with others.
+
+    Args:
+      data: the file.
+      threads: most that one image is computed by; 0: one per core.
 
     Returns:
       A function of images, uint8 [B, H, W, 3], and the names of outputs, to these outputs.
@@ -43,10 +48,18 @@ def load(data: bytes) -> Callable[..., list[np.ndarray]]:
     Raises:
       InputError: the file cannot be used.
     """
-    import onnxruntime
-
     try:
-        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        import onnxruntime
+    except ImportError:
+        raise InputError(
+            "ONNX files are run by ONNX Runtime, which is not installed; install it with "
+            '`pip install "deeplab-pipelines[onnx]"`'
+        ) from None
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no base of their own
         raise InputError(f"ONNX Runtime cannot use the file: {str(error).splitlines()[0]}") from None
 

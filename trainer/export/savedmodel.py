@@ -11,8 +11,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from trainer.export.graph import INPUT, OUTPUTS
-from trainer.formats.exports import SAVED_MODEL
+from trainer.formats.exports import INPUT, OUTPUTS, SAVED_MODEL
 from trainer.options import InputError
 
 SIGNATURE = "serving_default"

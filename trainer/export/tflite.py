@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer.export.graph import INPUT, serving
+from trainer.export.graph import serving
 from trainer.export.savedmodel import SIGNATURE
+from trainer.formats.exports import INPUT
 
 ABOUT, LABELS = "deeplab.json", "labels.txt"
 """Files in the ZIP archive behind the model: of this program, and the one where others look for the classes' names."""

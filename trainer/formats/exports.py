@@ -19,6 +19,13 @@ from trainer.formats import cards
 from trainer.formats.cards import ModelCard
 from trainer.options import InputError
 
+INPUT = "images"
+OUTPUTS = IDS, PROBABILITIES = ("ids", "probabilities")
+"""Names of what goes in and comes out, in every format."""
+
+CLASS_BYTES = 16
+"""That an export takes in inference for a pixel and class: unlike a model folder's, its logits are made whole."""
+
 VERSION = 1
 SAVED_MODEL = "saved_model.pb"
 """The file of a SavedModel's folder that its program and its arrays are in."""

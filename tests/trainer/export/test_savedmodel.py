@@ -11,7 +11,8 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tests.drawn.networks import random_image
 from tests.trainer.export.conftest import drawn_network
 from trainer.export import savedmodel
-from trainer.export.graph import OUTPUTS, frozen
+from trainer.export.graph import frozen
+from trainer.formats.exports import OUTPUTS
 from trainer.options import InputError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipelines import cli
 from pipelines.doctor import job
 from tests.drawn.encoded import saved
 from tests.drawn.ill import draw_set, examine, prepare_as_proposed
+from trainer import storage
 from trainer.options import InputError
 
 
@@ -31,7 +33,7 @@ def ill(tmp_path: Path) -> Path:
 
 def test_the_output_holds_the_report_and_the_cure_and_nothing_else(ill, capsys):
     before = contents(ill / "set")
-    assert examine(ill / "set", ill / "out").status == 2
+    assert examine(ill / "set", ill / "out", beam=True).status == 2
     assert {*contents(ill / "out")} == {"doctor.json", "doctor.html", "palette.json"}
     assert contents(ill / "set") == before
     out = capsys.readouterr().out
@@ -117,3 +119,20 @@ def test_names_of_any_characters_get_through_to_the_page_and_the_manifest(tmp_pa
     assert found.status == 1
     made = prepare_as_proposed(found, tmp_path / "records")
     assert made.keys() == truth.keys() - {"train/a1", "train/a2"} | {f"train/{name}"}
+
+
+def test_beam_finds_what_is_found_chunk_by_chunk(ill):
+    draw_set(ill / "set", lambda label, key: saved(label), splits={"train": 40, "val": 2})
+    assert examine(ill / "set", ill / "beam", beam=True).report == examine(ill / "set", ill / "here").report
+
+
+@pytest.mark.slow
+def test_a_set_in_cloud_storage_is_examined_there(bucket, ill):
+    for path, data in contents(ill / "set").items():
+        storage.write(f"{bucket}/doctor/set/{path}", data)
+    output = f"{bucket}/doctor/out"
+    assert cli.run(["doctor", f"{bucket}/doctor/set", "--output", output]) == 2
+    assert {file.relative for file in storage.files(output)} == {"doctor.json", "doctor.html", "palette.json"}
+    words = shlex.split(storage.read_json(f"{output}/doctor.json")["prepare"])
+    assert words[2:6] == ["--input", f"{bucket}/doctor/set", "--palette", f"{output}/palette.json"]
+    assert cli.run([*words[1:-1], str(ill / "records")]) == 0

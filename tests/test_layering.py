@@ -6,6 +6,7 @@ Every rule is a function over the sources, and is seen to fail on sources in whi
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -52,9 +53,15 @@ def sources() -> Sources:
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text() for path in paths}
 
 
+@functools.cache
+def nodes(source: str) -> tuple[ast.AST, ...]:
+    """Every node of a source; each source is parsed once for all rules."""
+    return tuple(ast.walk(ast.parse(source)))
+
+
 def imports(module: str, source: str, known: Sources) -> Iterator[str]:
     """Every module that `source` imports, those inside of functions too; names of ours down to the module."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -147,7 +154,7 @@ def prints_elsewhere(sources: Sources) -> Iterator[str]:
     for module, source in sources.items():
         if room(module) in ("command", "cli") or module == "pipelines.runner.progress":
             continue
-        for node in ast.walk(ast.parse(source)):
+        for node in nodes(source):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
                 yield f"{module} prints in line {node.lineno}"
 

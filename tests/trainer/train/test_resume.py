@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,20 +14,27 @@ import pytest
 
 from pipelines import cli
 from tests.drawn.places import ROOT
-from tests.drawn.training import assert_same_checkpoint, history, train_flags
+from tests.drawn.training import assert_same_checkpoint, colour_network, history, train_flags
 from trainer.options import InputError
-from trainer.train import resume
+from trainer.train import model, resume
 from trainer.train.resume import Progress
 
 CONSTANT = ["--steps-per-epoch", "2", "--schedule", "constant"]
 
 
-@pytest.fixture
-def finished(records, tmp_path, tiny_network):
-    """The model folder of a finished training of two epochs at a constant rate."""
-    output = str(tmp_path / "finished")
-    assert cli.main(train_flags(records, output, *CONSTANT)) == 0
+@pytest.fixture(scope="module")
+def once_finished(records, tmp_path_factory):
+    output = tmp_path_factory.mktemp("once") / "finished"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "deeplab_v3_plus", colour_network)
+        assert cli.main(train_flags(records, output, *CONSTANT)) == 0
     return output
+
+
+@pytest.fixture
+def finished(once_finished, tmp_path, tiny_network):
+    """The model folder of a finished training of two epochs at a constant rate."""
+    return str(shutil.copytree(once_finished, tmp_path / "finished"))
 
 
 def refused(capsys, argv):

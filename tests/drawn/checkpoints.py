@@ -48,6 +48,29 @@ def mobilenet_variables(classes: int) -> dict[str, list[int]]:
     return found | logits(classes)
 
 
+def mobilenet_v3_small_variables(classes: int) -> dict[str, list[int]]:
+    """Names and shapes of the published MobileNetV3-small checkpoint for Cityscapes, written out by hand."""
+    biased = lambda scope, inputs, outputs: {f"{scope}/weights": [1, 1, inputs, outputs], f"{scope}/biases": [outputs]}
+    found, inputs = conv("MobilenetV3/Conv", 3, 3, 16), 16
+    # Kernel, expanded channels, channels, channels that are squeezed into.
+    blocks = [(3, 16, 16, 8), (3, 72, 24, 0), (3, 88, 24, 0), (5, 96, 40, 24), (5, 240, 40, 64), (5, 240, 40, 64)]
+    blocks += [(5, 120, 48, 32), (5, 144, 48, 40), (5, 144, 48, 40), (5, 288, 48, 72), (5, 288, 48, 72)]
+    for number, (kernel, wide, outputs, squeezed) in enumerate(blocks):
+        scope = f"MobilenetV3/expanded_conv_{number}" if number else "MobilenetV3/expanded_conv"
+        if number:
+            found |= conv(f"{scope}/expand", 1, inputs, wide)
+        found |= depthwise(f"{scope}/depthwise", wide)
+        found[f"{scope}/depthwise/depthwise_weights"] = [kernel, kernel, wide, 1]
+        if squeezed:
+            found |= biased(f"{scope}/squeeze_excite/Conv", wide, squeezed)
+            found |= biased(f"{scope}/squeeze_excite/Conv_1", squeezed, wide)
+        found |= conv(f"{scope}/project", 1, wide, outputs)
+        inputs = outputs
+    found |= conv("MobilenetV3/Conv_1", 1, 48, 288) | conv("aspp0", 1, 288, 128) | biased("image_pooling", 288, 128)
+    found |= biased("decoder/decoder_conv0", 128, classes) | biased("decoder/feature_projection0", 88, classes)
+    return found
+
+
 ENTRY = {41: (128, 256, 728), 65: (128, 256, 728), 71: (128, 256, 256, 728, 728)}
 """Channels behind every block of the entry flow of the three Xceptions."""
 

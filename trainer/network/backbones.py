@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from trainer.network.mobilenet import mobilenet_v2
+from trainer.network.mobilenet import mobilenet_v2, mobilenet_v3
 from trainer.network.resnet import resnet
 from trainer.network.xception import xception
 
@@ -24,8 +24,11 @@ class Backbone(NamedTuple):
       has_alpha: whether `build` takes `alpha`, a factor on the number of channels.
       has_decoder: whether low-level features refine the result.
       has_atrous_branches: whether ASPP has three branches of atrous convolution.
+      is_light: whether what was published behind it is MobileNetV3's: ASPP of one convolution that means over windows
+        weigh, and low-level features of stride 8 that go into the logits as they are.
       last_weights: variable of its last convolution, which tells its checkpoints from others.
       last_channels: how many channels that has at alpha 1.
+      output_stride: that it was published with.
     """
 
     build: Callable[..., tuple[Any, Any]]
@@ -35,6 +38,8 @@ class Backbone(NamedTuple):
     has_atrous_branches: bool
     last_weights: str
     last_channels: int
+    is_light: bool = False
+    output_stride: int = 16
 
 
 def _deep(build: Callable[..., Any], depth: int, last_weights: str) -> Backbone:
@@ -47,6 +52,20 @@ def _deep(build: Callable[..., Any], depth: int, last_weights: str) -> Backbone:
         has_atrous_branches=True,
         last_weights=last_weights,
         last_channels=2048,
+    )
+
+
+def _mobilenet_v3(size: str, channels: int) -> Backbone:
+    return Backbone(
+        build=functools.partial(mobilenet_v3, size=size),
+        has_multi_grid=False,
+        has_alpha=False,
+        has_decoder=True,
+        has_atrous_branches=False,
+        last_weights="MobilenetV3/Conv_1/weights",
+        last_channels=channels,
+        is_light=True,
+        output_stride=32,
     )
 
 
@@ -69,6 +88,8 @@ PUBLISHED = {
         last_weights="MobilenetV2/expanded_conv_16/project/weights",
         last_channels=320,
     ),
+    "mobilenet_v3_large_seg": _mobilenet_v3("large", 480),
+    "mobilenet_v3_small_seg": _mobilenet_v3("small", 288),
     "xception_41": _xception(41),
     "xception_65": _xception(65),
     "xception_71": _xception(71),

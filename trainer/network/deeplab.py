@@ -13,7 +13,17 @@ import keras
 from keras import layers, ops
 
 from trainer.network.backbones import PUBLISHED
-from trainer.network.layers import BroadcastLike, Norm, Subpixel, Upsample, conv, layer_name, separable
+from trainer.network.layers import (
+    BroadcastLike,
+    Norm,
+    StretchLike,
+    Subpixel,
+    Upsample,
+    WindowMeans,
+    conv,
+    layer_name,
+    separable,
+)
 from trainer.network.options import BACKBONES, HEADS, MAX_ALPHA, OUTPUT_STRIDES, SUBPIXEL_STARTS
 from trainer.options import InputError
 
@@ -67,6 +77,8 @@ def _check(
         )
     if block_strides is not None and not set(block_strides) <= set(BLOCK_STRIDES):
         raise InputError(f"block_strides must be of {', '.join(map(str, BLOCK_STRIDES))}, got {block_strides!r}")
+    if rates and PUBLISHED[backbone].is_light:
+        raise InputError(f"aspp_rates are not for {backbone}, behind which there are no branches; omit them")
     if multi_grid is not None:
         if not PUBLISHED[backbone].has_multi_grid:
             raise InputError(f"multi_grid is not for {backbone}; omit it")
@@ -97,6 +109,26 @@ def _decoder(x: Any, low_level: Any, stride: int, norm: Norm) -> Any:
     x = layers.Concatenate(name="decoder-concat")([x, low_level])
     x = separable(x, "decoder/decoder_conv0", 256, norm=norm)
     return separable(x, "decoder/decoder_conv1", 256, norm=norm)
+
+
+def _light_aspp(x: Any, stride: int, norm: Norm) -> Any:
+    """What MobileNetV3 has for ASPP (arXiv:1905.02244, section 6.4): [B, H, W, C] -> [B, H, W, 128].
+
+    The windows are those of the published network: as many cells as a crop of 769 pixels has.
+    """
+    weights = WindowMeans(768 // stride + 1, (4, 5), name="image_pooling-means")(x)
+    weights = layers.Conv2D(128, 1, activation="hard_sigmoid", name="image_pooling")(weights)
+    weights = StretchLike(name="image_pooling-stretch")([weights, x])
+    return layers.Multiply(name="image_pooling-product")([conv(x, "aspp0", 128, norm=norm), weights])
+
+
+def _light_decoder(x: Any, low_level: Any, stride: int) -> Any:
+    """Features of `stride` beside the low-level ones: -> [B, H/8, W/8, 128 + C].
+
+    In the published network each of the two has logits of its own, which are added up. The head's kernel is both.
+    """
+    x = Upsample(stride // 8, name="decoder-upsample")([x, low_level])
+    return layers.Concatenate(name="decoder-concat")([x, low_level])
 
 
 class Parts(NamedTuple):
@@ -161,7 +193,7 @@ def deeplab_v3_plus(
       alpha: factor on MobileNetV2's channels, above 0 and at most MAX_ALPHA.
       output_stride: 8, 16 or 32; the stride of the backbone's last features.
       head: "bilinear" (1x1 convolution, then interpolation) or "subpixel" (1x1 convolution to num_classes·s² channels,
-        then pixel shuffle; s is 4 with the decoder, `output_stride` without).
+        then pixel shuffle; s is 4 with the decoder, 8 with that of MobileNetV3, `output_stride` without).
       subpixel_start: what the subpixel head starts from, "bilinear" or "nearest"; see `layers.Subpixel`. Model folders
         of version 0.3 and before do not say it, and are "nearest".
       decoder: whether to refine at stride 4; None: as published, see `backbones.PUBLISHED`.
@@ -182,7 +214,7 @@ def deeplab_v3_plus(
     decoder = published.has_decoder if decoder is None else decoder
     if aspp_rates is None:
         aspp_rates = published_rates(output_stride) if published.has_atrous_branches else []
-    stride = 4 if decoder else output_stride
+    stride = (8 if published.is_light else 4) if decoder else output_stride
     if block_strides is None:
         block_strides = [stride] if head == "subpixel" else []
     norm = Norm(momentum, _EPSILON)
@@ -194,9 +226,12 @@ def deeplab_v3_plus(
     x, low_level = published.build(
         x, output_stride=output_stride, block_strides=block_strides, momentum=momentum, **width, **grid
     )
-    x = _aspp(x, aspp_rates, norm, dropout)
-    if decoder:
-        x = _decoder(x, low_level, output_stride, norm)
+    if published.is_light:
+        x = _light_aspp(x, output_stride, norm)
+        x = _light_decoder(x, low_level, output_stride) if decoder else x
+    else:
+        x = _aspp(x, aspp_rates, norm, dropout)
+        x = _decoder(x, low_level, output_stride, norm) if decoder else x
     # The loss needs logits of full precision whatever the policy of the layers before.
     if head == "subpixel":
         x = Subpixel(num_classes, stride, subpixel_start, dtype="float32", name=HEAD)([x, image])

@@ -266,6 +266,64 @@ class BroadcastLike(layers.Layer):
         return (pooled[0], *reference[1:3], pooled[-1])
 
 
+@keras.saving.register_keras_serializable("deeplab")
+class WindowMeans(layers.Layer):
+    """Means over windows that lie on a grid: [B, H, W, C] -> [B, rows, columns, C].
+
+    Args:
+      window: side of the square windows, in cells; a smaller map is one window.
+      strides: cells from window to window, vertically and horizontally; none reaches beyond the map.
+    """
+
+    def __init__(self, window: int, strides: tuple[int, int], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.window = window
+        self.strides = tuple(strides)
+
+    def call(self, x: Any) -> Any:
+        vertical, horizontal = (
+            _shares(size, self.window, stride) for size, stride in zip(ops.shape(x)[1:3], self.strides, strict=True)
+        )
+        x = ops.einsum("bhwc,rh->brwc", x, ops.cast(vertical, x.dtype))
+        return ops.einsum("brwc,sw->brsc", x, ops.cast(horizontal, x.dtype))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        return (input_shape[0], None, None, input_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "window": self.window, "strides": self.strides}
+
+
+def _shares(size: Any, window: int, stride: int) -> Any:
+    """[windows, size] float32: row i holds the share that every cell has in the mean of window i."""
+    # Under JAX sizes are numbers, and have to stay so.
+    window = min(window, size) if isinstance(size, int) else ops.minimum(window, size)
+    first = ops.arange((size - window) // stride + 1)[:, None] * stride
+    cells = ops.arange(size)
+    return ops.cast((cells >= first) & (cells < first + window), "float32") / ops.cast(window, "float32")
+
+
+@keras.saving.register_keras_serializable("deeplab")
+class StretchLike(layers.Layer):
+    """Bilinear resizing with aligned corners: [[B, h, w, C], reference [B, H, W, any]] -> [B, H, W, C]."""
+
+    def call(self, inputs: Any) -> Any:
+        x, reference = inputs
+        for axis, name in ((1, "bhwc,rh->brwc"), (2, "bhwc,rw->bhrc")):
+            cells, size = ops.cast(ops.shape(x)[axis], "float32"), ops.cast(ops.shape(reference)[axis], "float32")
+            # One row alone lies at the first cell.
+            position = ops.arange(ops.shape(reference)[axis], dtype="float32") * (
+                (cells - 1) / ops.maximum(size - 1, 1)
+            )
+            near = ops.abs(position[:, None] - ops.arange(ops.shape(x)[axis], dtype="float32"))
+            x = ops.einsum(name, x, ops.cast(ops.relu(1.0 - near), x.dtype))
+        return x
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        pooled, reference = input_shape
+        return (pooled[0], *reference[1:3], pooled[-1])
+
+
 def pixel_shuffle(x: Any, factor: int) -> Any:
     """[B, H, W, factor²·C] -> [B, H·factor, W·factor, C]; channels are ordered (row in the block, column, class)."""
     batch, rows, columns, channels = ops.shape(x)

@@ -1,4 +1,7 @@
-"""MobileNetV2 as DeepLab uses it. Layers bear the names of the published variables, see `trainer.network.layers`."""
+"""MobileNetV2 and V3 as DeepLab uses them.
+
+Layers bear the names of the published variables, see `trainer.network.layers`.
+"""
 
 from __future__ import annotations
 
@@ -84,3 +87,95 @@ def mobilenet_v2(
         if step == 1 and inputs.shape[-1] == x.shape[-1]:
             x = layers.Add(name=layer_name(f"{scope}/add"))([inputs, x])
     return x, low_level
+
+
+# Howard et al., arXiv:1905.02244, tables 1 and 2, of which DeepLab halves the last blocks: kernel, expanded channels,
+# channels, squeeze and excitation, activation, stride.
+_MOBILENET_V3 = {
+    "large": (
+        (3, 16, 16, False, "relu", 1),
+        (3, 64, 24, False, "relu", 2),
+        (3, 72, 24, False, "relu", 1),
+        (5, 72, 40, True, "relu", 2),
+        (5, 120, 40, True, "relu", 1),
+        (5, 120, 40, True, "relu", 1),
+        (3, 240, 80, False, "hard_swish", 2),
+        (3, 200, 80, False, "hard_swish", 1),
+        (3, 184, 80, False, "hard_swish", 1),
+        (3, 184, 80, False, "hard_swish", 1),
+        (3, 480, 112, True, "hard_swish", 1),
+        (3, 672, 112, True, "hard_swish", 1),
+        (5, 336, 80, True, "hard_swish", 2),
+        (5, 480, 80, True, "hard_swish", 1),
+        (5, 480, 80, True, "hard_swish", 1),
+    ),
+    "small": (
+        (3, 16, 16, True, "relu", 2),
+        (3, 72, 24, False, "relu", 2),
+        (3, 88, 24, False, "relu", 1),
+        (5, 96, 40, True, "hard_swish", 2),
+        (5, 240, 40, True, "hard_swish", 1),
+        (5, 240, 40, True, "hard_swish", 1),
+        (5, 120, 48, True, "hard_swish", 1),
+        (5, 144, 48, True, "hard_swish", 1),
+        (5, 144, 48, True, "hard_swish", 2),
+        (5, 288, 48, True, "hard_swish", 1),
+        (5, 288, 48, True, "hard_swish", 1),
+    ),
+}
+# The blocks whose depthwise convolution gives the low-level features, and channels of the last convolution.
+_LOW_LEVEL = {"large": 5, "small": 2}
+_LAST = {"large": 480, "small": 288}
+
+
+def _squeeze_excite(x: Any, scope: str) -> Any:
+    """Channels weighed by what all of them are on average (arXiv:1709.01507)."""
+    channels = x.shape[-1]
+    weights = layers.GlobalAveragePooling2D(keepdims=True, name=layer_name(f"{scope}/mean"))(x)
+    squeezed = _expanded(channels // 4, 1)
+    weights = layers.Conv2D(squeezed, 1, activation="relu", name=layer_name(f"{scope}/Conv"))(weights)
+    weights = layers.Conv2D(channels, 1, activation="hard_sigmoid", name=layer_name(f"{scope}/Conv_1"))(weights)
+    return layers.Multiply(name=layer_name(f"{scope}/product"))([x, weights])
+
+
+def mobilenet_v3(
+    x: Any,
+    *,
+    size: str = "large",
+    output_stride: int = 32,
+    block_strides: Collection[int] = (),
+    momentum: float = 0.99,
+) -> tuple[Any, Any]:
+    """MobileNetV3 (arXiv:1905.02244) without its classifier, its last blocks half as wide, as DeepLab uses it.
+
+    Args:
+      x: [B, H, W, 3] in [-1, 1].
+      size: "large" or "small".
+      output_stride: 8, 16 or 32.
+      block_strides: the strides whose cells are centred on blocks, see `trainer.network.layers`.
+      momentum: of batch normalisation.
+
+    Returns:
+      The features [B, ceil(H/output_stride), ceil(W/output_stride), 480 or 288] and the low-level features
+      [B, ceil(H/8), ceil(W/8), 120 or 88] for the decoder.
+    """
+    norm = Norm(momentum, EPSILON)
+    stride = Stride(output_stride, block_strides)
+    first = {name: value for name, value in stride.step(2).items() if name != "rate"}
+    x = conv(x, "MobilenetV3/Conv", 16, norm=norm, kernel_size=3, activation="hard_swish", **first)
+    low_level = None
+    for index, (kernel, expanded, channels, excites, activation, step) in enumerate(_MOBILENET_V3[size]):
+        scope = f"MobilenetV3/expanded_conv_{index}" if index else "MobilenetV3/expanded_conv"
+        inputs = x
+        if expanded > inputs.shape[-1]:
+            x = conv(x, f"{scope}/expand", expanded, norm=norm, activation=activation)
+        x = depthwise(
+            x, f"{scope}/depthwise", norm=norm, kernel_size=kernel, activation=activation, **stride.step(step)
+        )
+        low_level = x if index == _LOW_LEVEL[size] else low_level
+        if excites:
+            x = _squeeze_excite(x, f"{scope}/squeeze_excite")
+        x = conv(x, f"{scope}/project", channels, norm=norm, activation=None)
+        if step == 1 and inputs.shape[-1] == channels:
+            x = layers.Add(name=layer_name(f"{scope}/add"))([inputs, x])
+    return conv(x, "MobilenetV3/Conv_1", _LAST[size], norm=norm, activation="hard_swish"), low_level

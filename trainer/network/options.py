@@ -8,7 +8,8 @@ from typing import Any
 
 from trainer.options import CheckedOptions, option
 
-BACKBONES = ("mobilenet_v2", "xception_41", "xception_65", "xception_71", "resnet_v1_50_beta", "resnet_v1_101_beta")
+MOBILENETS = ("mobilenet_v2", "mobilenet_v3_large_seg", "mobilenet_v3_small_seg")
+BACKBONES = (*MOBILENETS, "xception_41", "xception_65", "xception_71", "resnet_v1_50_beta", "resnet_v1_101_beta")
 HEADS = ("subpixel", "bilinear")
 SUBPIXEL_STARTS = ("bilinear", "nearest")
 OUTPUT_STRIDES = (8, 16, 32)
@@ -23,7 +24,7 @@ def bytes_per_pixel(architecture: Mapping[str, Any]) -> int:
     """
     stride, alpha, rates = (architecture.get(name) for name in ("output_stride", "alpha", "aspp_rates"))
     stride = stride if stride in OUTPUT_STRIDES else 16
-    if architecture.get("backbone") in BACKBONES[1:]:
+    if architecture.get("backbone") in BACKBONES[len(MOBILENETS) :]:
         base, channels, branches = 640, 2048, 3
     else:
         alpha = alpha if isinstance(alpha, int | float) and 0 < alpha <= MAX_ALPHA else 1

@@ -1,8 +1,8 @@
 """Published weights by name.
 
-Sources: github.com/tensorflow/models, research/deeplab/g3doc/model_zoo.md; and `keras.applications`. Nobody published
-checksums of these files; those of the former lie in the bucket download.tensorflow.org, which is asked over an
-encrypted connection.
+Sources: github.com/tensorflow/models, research/deeplab/g3doc/model_zoo.md; and `keras.applications`, whose source has
+the MD5 sums that are given here. Nobody published checksums of the former; they lie in the bucket
+download.tensorflow.org, which is asked over an encrypted connection.
 """
 
 from __future__ import annotations
@@ -56,6 +56,24 @@ CATALOG = {
         xception65_ade20k_train="deeplabv3_xception_ade20k_train_2018_05_29",
         xception_65_imagenet="deeplabv3_xception_2018_01_04",
         xception_65_imagenet_coco="xception_65_coco_pretrained_2018_10_02",
+    ),
+    **_zoo(
+        "mobilenet_v3_large_seg",
+        mobilenetv3_large_cityscapes_trainfine="deeplab_mnv3_large_cityscapes_trainfine_2019_11_15",
+    ),
+    **_zoo(
+        "mobilenet_v3_small_seg",
+        mobilenetv3_small_cityscapes_trainfine="deeplab_mnv3_small_cityscapes_trainfine_2019_11_15",
+    ),
+    "mobilenet_v3_large_seg_imagenet": Entry(
+        "mobilenet_v3_large_seg",
+        f"{_KERAS}mobilenet_v3/weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5",
+        "07fb09a5933dd0c8eaafa16978110389",
+    ),
+    "mobilenet_v3_small_seg_imagenet": Entry(
+        "mobilenet_v3_small_seg",
+        f"{_KERAS}mobilenet_v3/weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5",
+        "d3e8ec802a04aa4fc771ee12a9a9b836",
     ),
     **_zoo("xception_41", xception_41_imagenet="xception_41_2018_05_09"),
     **_zoo("xception_71", xception_71_imagenet="xception_71_2018_05_09"),

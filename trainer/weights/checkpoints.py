@@ -215,6 +215,10 @@ def _present(layer: keras.Layer, source: Source) -> list[str]:
     missing = [name for name in names if name not in present]
     if present and missing:
         raise InputError(f"{source.path}: variable {missing[0]} is missing beside {present[0]}; fetch it again")
+    if scope.startswith("MobilenetV3/") and f"{LAST}/weights" not in source.shapes:
+        # A classifier's last blocks are twice as wide.
+        fits = all(source.shapes[name] == tuple(weight.shape) for name, weight in _pairs(layer) if name in present)
+        return present if fits else []
     for name, weight in _pairs(layer):
         if name in present and source.shapes[name] != tuple(weight.shape):
             raise InputError(
@@ -258,14 +262,43 @@ def load(model: keras.Model, source: Source) -> Imported:
     return Imported([scopes[layer] for layer in loaded], kept, unused)
 
 
-def open_published(path: str, backbone: str = "") -> Checkpoint | Hdf5:
+class _OneHead:
+    """MobileNetV3's weights with one last layer.
+
+    The published ones have two, of features and of low-level features, whose results are added up: they are one layer
+    of both side by side.
+    """
+
+    PARTS = ("decoder/decoder_conv0", "decoder/feature_projection0")
+
+    def __init__(self, source: Source):
+        self.path, self._source = source.path, source
+        kernels = [f"{part}/weights" for part in self.PARTS]
+        self._parts = {f"{LAST}/weights": kernels, f"{LAST}/biases": [f"{part}/biases" for part in self.PARTS]}
+        merged = {name for names in self._parts.values() for name in names}
+        if missing := sorted(merged - set(source.shapes)):
+            raise InputError(f"{self.path}: variable {missing[0]} is missing beside {kernels[0]}; fetch it again")
+        self.shapes = {name: shape for name, shape in source.shapes.items() if name not in merged}
+        one, other = (source.shapes[name] for name in kernels)
+        self.shapes[f"{LAST}/weights"] = (1, 1, one[-2] + other[-2], one[-1])
+        self.shapes[f"{LAST}/biases"] = source.shapes[f"{self.PARTS[0]}/biases"]
+
+    def read(self, name: str) -> np.ndarray:
+        if name not in self._parts:
+            return self._source.read(name)
+        one, other = (self._source.read(part) for part in self._parts[name])
+        return np.concatenate([one, other], axis=-2) if name.endswith("/weights") else one + other
+
+
+def open_published(path: str, backbone: str = "") -> Source:
     """The weights that `trainer.weights.catalog.locate` finds: an HDF5 file (one of SUFFIXES) or a checkpoint.
 
     Raises:
       InputError: there is neither, or it is damaged.
     """
     place = locate(path, backbone)
-    return Hdf5(place) if place.endswith(SUFFIXES) else Checkpoint(place)
+    source = Hdf5(place) if place.endswith(SUFFIXES) else Checkpoint(place)
+    return _OneHead(source) if f"{_OneHead.PARTS[0]}/weights" in source.shapes else source
 
 
 def load_weights_from(model: keras.Model, path: str) -> Imported:
@@ -284,10 +317,14 @@ def load_weights_from(model: keras.Model, path: str) -> Imported:
 
 def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """The backbone whose last convolution is among `shapes`."""
-    return next((name for name, published in PUBLISHED.items() if published.last_weights in shapes), None)
+    for name, published in PUBLISHED.items():
+        channels = shapes.get(published.last_weights, [0])[-1]
+        if channels == published.last_channels or (channels and published.has_alpha):
+            return name
+    return None
 
 
-def architecture(source: Checkpoint | Hdf5) -> dict[str, Any]:
+def architecture(source: Source) -> dict[str, Any]:
     """The numbers of the network that published weights belong to, as `deeplab_v3_plus` takes them.
 
     Returns:
@@ -318,8 +355,8 @@ def architecture(source: Checkpoint | Hdf5) -> dict[str, Any]:
         "num_classes": int(last[-1]),
         "backbone": backbone,
         "alpha": shapes[PUBLISHED[backbone].last_weights][-1] / PUBLISHED[backbone].last_channels,
-        "output_stride": 16,
-        "decoder": "decoder/feature_projection0/weights" in shapes,
+        "output_stride": PUBLISHED[backbone].output_stride,
+        "decoder": "decoder/feature_projection0/weights" in shapes or PUBLISHED[backbone].is_light,
         "head": "bilinear",
     }
     if is_subpixel:

@@ -11,8 +11,7 @@ from trainer.formats.cards import CARD, WEIGHTS, ModelCard, load_card
 from trainer.network.deeplab import deeplab_v3_plus, published_rates
 from trainer.network.folder import save_model
 from trainer.options import InputError, to_json
-from trainer.weights.checkpoints import Checkpoint, Imported, architecture, load, open_published
-from trainer.weights.hdf5 import Hdf5
+from trainer.weights.checkpoints import Imported, Source, architecture, load, open_published
 from trainer.weights.options import Options
 
 
@@ -39,7 +38,7 @@ def check_output(output: str, imported_with: dict[str, Any]) -> None:
         )
 
 
-def network(source: Checkpoint | Hdf5, options: Options) -> dict[str, Any]:
+def network(source: Source, options: Options) -> dict[str, Any]:
     """The numbers of the network: those of the published one, but for what the options say.
 
     Raises:

@@ -58,6 +58,25 @@ def _scope(layer: str) -> str:
     return ""
 
 
+_V3_PARTS = {"conv": "Conv", "squeeze_excite_conv": "squeeze_excite/Conv"}
+_V3_NAME = re.compile(rf"(?:(expanded_conv(?:_\d+)?)_)?({'|'.join(_V3_PARTS)}|expand|depthwise|project)(_1)?(_bn)?")
+_V3_PATH = re.compile(
+    r"(?:^|/)((?:expanded_conv(?:_\d+)?/(?:expand|depthwise|project|squeeze_excite/Conv(?:_1)?)|Conv(?:_1)?)"
+    r"(?:/BatchNorm)?)$"
+)
+
+
+def _v3_scope(layers: list[str]) -> str:
+    """The same for MobileNetV3 of Keras Applications: DeepLab's names, today with "_" in place of "/"."""
+    if found := _V3_PATH.search("/".join(layers[::-1])):
+        return f"MobilenetV3/{found[1]}"
+    if found := _V3_NAME.fullmatch(layers[0]):
+        block, part, second, norm = found.groups(default="")
+        name = f"{_V3_PARTS.get(part, part)}{second}" + ("/BatchNorm" if norm else "")
+        return f"MobilenetV3/{block}/{name}" if block else f"MobilenetV3/{name}"
+    return ""
+
+
 def _variable(scope: str, kind: str) -> str:
     if scope == f"{HEAD}/subpixel":
         return f"{HEAD}/place_{ {'kernel': 'weights', 'bias': 'biases'}[kind] }"
@@ -79,6 +98,10 @@ def _layer_and_kind(path: str, dataset: h5py.Dataset) -> tuple[list[str], str]:
     return folders[::-1], last.partition(":")[0]
 
 
+def _excites(path: str, item: Any) -> bool | None:
+    return "squeeze_excite" in f"{path} {item.attrs.get('name', '')}" or None
+
+
 class Hdf5:
     """The weights of a port, by the names of DeepLab's variables.
 
@@ -98,6 +121,8 @@ class Hdf5:
         self._datasets: dict[str, h5py.Dataset] = {}
         try:
             self._file = h5py.File(storage.localize(path), "r")
+            # MobileNetV2 and V3 share names; only the latter excites.
+            self._is_v3 = bool(self._file.visititems(_excites))
             # Links are not followed, so that nothing outside of the file is read.
             self._file.visititems(self._add)
         except FileNotFoundError:
@@ -120,7 +145,10 @@ class Hdf5:
         if item.is_virtual or item.external:
             raise InputError(f"{self.path}: {path} refers to data in another file, which no file of weights does")
         layers, kind = _layer_and_kind(path, item)
-        scope = next((scope for layer in layers if (scope := _scope(layer))), "")
+        if self._is_v3:
+            scope = _v3_scope(layers) if layers else ""
+        else:
+            scope = next((scope for layer in layers if (scope := _scope(layer))), "")
         is_known = scope and kind in _KINDS
         name = _variable(scope, kind) if is_known else re.sub(r".*/vars(?=/\d+$)", lambda _: layers[0], path)
         if name in self._datasets:

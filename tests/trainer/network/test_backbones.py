@@ -5,12 +5,14 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 from tests.drawn.checkpoints import resnet_variables, xception_variables
+from tests.drawn.networks import random_image
 from trainer.network.backbones import PUBLISHED
 from trainer.network.deeplab import deeplab_v3_plus
-from trainer.network.layers import published_name
+from trainer.network.layers import StretchLike, WindowMeans, published_name
 from trainer.network.resnet import resnet
 
 
@@ -44,6 +46,24 @@ def test_the_last_units_of_a_resnet_have_the_rates_of_the_grid(output_stride, ra
     units = ["block2/unit_4", "block3/unit_6", "block4/unit_1", "block4/unit_2", "block4/unit_3"]
     found = {name: model.get_layer(f"resnet_v1_50/{name}/bottleneck_v1/conv2".replace("/", "-")) for name in units}
     assert [found[name].dilation_rate[0] for name in units] == rates
+
+
+@pytest.mark.parametrize("size", [(40, 60), (24, 24), (1, 3)])
+def test_means_over_windows_are_those_of_the_published_network(size):
+    x = np.random.default_rng(0).random((1, *size, 2), np.float32)
+    window = [1, *(min(25, length) for length in size), 1]
+    pooled = tf.nn.avg_pool2d(x, window, [1, 4, 5, 1], "VALID")
+    result = WindowMeans(25, (4, 5))(x)
+    np.testing.assert_allclose(ops.convert_to_numpy(result), pooled.numpy(), rtol=1e-4)
+    expected = tf.compat.v1.image.resize_bilinear(pooled, size, align_corners=True)
+    np.testing.assert_allclose(ops.convert_to_numpy(StretchLike()([result, x])), expected.numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("output_stride", "head"), [(32, "subpixel"), (16, "bilinear"), (8, "subpixel")])
+def test_mobilenet_v3_takes_images_of_any_size(output_stride, head):
+    model = deeplab_v3_plus(3, backbone="mobilenet_v3_large_seg", output_stride=output_stride, head=head)
+    for height, width in [(1, 1), (37, 53)]:
+        assert model(random_image(height, width)).shape == (1, height, width, 3)
 
 
 @pytest.mark.parametrize(("block_stride", "shift"), [(None, 0), pytest.param(16, 8, marks=pytest.mark.slow), (4, 2)])

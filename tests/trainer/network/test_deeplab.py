@@ -135,7 +135,8 @@ def test_atrous_rates_take_the_place_of_strides():
     ("arguments", "message"),
     [
         ({"num_classes": 0}, "num_classes"),
-        ({"backbone": "resnet"}, "mobilenet_v2, xception_41"),
+        ({"backbone": "resnet"}, "mobilenet_v2, mobilenet_v3_large_seg"),
+        ({"backbone": "mobilenet_v3_large_seg", "aspp_rates": (6,)}, "aspp_rates are not for mobilenet_v3"),
         ({"multi_grid": (1, 2, 4)}, "multi_grid is not for mobilenet_v2"),
         ({"backbone": "xception_65", "multi_grid": (1, 2)}, "multi_grid must be three whole numbers"),
         ({"block_strides": (3,)}, "block_strides must be of 2, 4, 8"),

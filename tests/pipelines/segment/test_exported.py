@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines import cli
 from pipelines.masks.network import Network
@@ -36,18 +37,10 @@ def test_masks_are_those_of_the_model_folder(masks: Path, segmented: Path) -> No
     for name in SIZES:
         found, expected = (read_mask(folder / f"{name}.png") for folder in (masks, segmented))
         assert found.shape == expected.shape and (found == expected).mean() > 0.99
-        confidence = [
-            np.asarray(read_grey(folder / "confidence" / f"{name}.png"), float) for folder in (masks, segmented)
-        ]
+        confidence = [np.float32(Image.open(folder / "confidence" / f"{name}.png")) for folder in (masks, segmented)]
         assert np.abs(confidence[0] - confidence[1]).max() <= 1
     assert outcomes_of(masks) == (len(SIZES), 0, 0)
     assert report_of(masks)["palette"] == report_of(segmented)["palette"]
-
-
-def read_grey(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    return np.asarray(Image.open(path))
 
 
 def test_a_rerun_keeps_the_masks_and_another_model_is_told_apart(
@@ -81,15 +74,15 @@ def test_what_is_no_export_is_said_in_one_line(export: Path, photos: Path, tmp_p
         with pytest.raises(InputError, match="of version 2, this program reads 1; update the program"):
             run(copy)
         (copy / "assets.extra/deeplab.json").unlink()
-    with pytest.raises(InputError, match="is missing; give what|is damaged, or `deeplab export` did not write it"):
+    with pytest.raises(InputError, match=r"is missing; give what|is damaged, or `deeplab export` did not write it"):
         run(copy)
-    with pytest.raises(InputError, match="is missing; give what|is not a model folder"):
+    with pytest.raises(InputError, match=r"is missing; give what|is not a model folder"):
         run(tmp_path / f"none{export.suffix}")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_onnx_file_is_looked_into_without_tensorflow_and_onnx() -> None:
-    program = "import sys\nfrom pipelines.masks import network\nfrom trainer.export import onnx\nfrom trainer.formats import exports\n"
+    program = "import sys, pipelines.masks.network, trainer.export.onnx, trainer.formats.exports\n"
     program += "print({'tensorflow', 'keras', 'onnx', 'onnxruntime', 'tf2onnx'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

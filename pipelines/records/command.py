@@ -141,7 +141,8 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
     """Prints what was damaged and what became of it; the status is 1 when something is left to be done."""
     folder = options.records
     if repairs.has_begun(folder):
-        dataset = repairs.finish(folder)
+        with reading.undisturbed(folder):
+            dataset = repairs.finish(folder)
         print("a repair that was begun before is finished")
     before = storage.read(storage.join(folder, DATASET_FILE))
     with _bar("repair", dataset) as bar, ThreadPoolExecutor(cores()) as pool:
@@ -160,8 +161,9 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
             "`deeplab prepare` write these shards again, and --drop leaves out the records"
         )
         return 1
-    repairs.begin(folder, repair, before)
-    after = repairs.finish(folder)
+    with reading.undisturbed(folder):
+        repairs.begin(folder, repair, before)
+        after = repairs.finish(folder)
     with _bar("verify", after) as bar, ThreadPoolExecutor(cores()) as pool:
         faults = verify(folder, after, pool, bar.update).faults
     for fault in faults:
@@ -173,7 +175,7 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
 
 def run_reshard(options: Reshard, dataset: Dataset) -> int:
     """Prints into how many shards the records went."""
-    with _bar("reshard", dataset) as bar, ThreadPoolExecutor(cores()) as pool:
+    with _bar("reshard", dataset) as bar, ThreadPoolExecutor(cores()) as pool, reading.undisturbed(options.output):
         new = reshard(options, dataset, pool, bar.update)
     records = sum(shard.records for shard in new.shards)
     print(f"{records:,} records of {len(dataset.shards)} shards written to {len(new.shards)} in {options.output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,6 +17,18 @@ from trainer.options import InputError
 
 SUFFIXES = {"jpeg": ".jpg", "jpg": ".jpg", "png": ".png"}
 """`Record.image_format` -> suffix of the image's file."""
+
+
+@contextlib.contextmanager
+def undisturbed(folder: str) -> Iterator[None]:
+    """Raises InputError where another command that writes into `folder` takes files away in the block."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{error.filename or folder} is gone: another command works on this folder; wait for it to end, and run "
+            "this command again"
+        ) from None
 
 
 def read_records(folder: str, shard: Shard) -> Iterator[tuple[Frame, Record]]:

@@ -41,6 +41,8 @@ from trainer.options import InputError
 FOLDER = ".repair"
 BEFORE, SHARDS = "before.json", "shards.json"
 """In that folder: the dataset.json that the repair began with, and the names of the shards that are written again."""
+NAMES = (DATASET_FILE, SHARDS, REJECTS_FILE, BEFORE)
+"""What is in it, in the order in which it is removed."""
 STAGE = "repair"
 
 
@@ -216,6 +218,11 @@ def finish(folder: str) -> Dataset:
     storage.write(storage.join(folder, REJECTS_FILE), rejects)
     storage.write(storage.join(folder, DATASET_FILE), described)
     _forget(folder)
+    written = {*new, DATASET_FILE, REJECTS_FILE, *(f"{FOLDER}/{name}" for name in NAMES)}
+    for file in storage.files(folder):
+        if storage.unfinished(file.relative) in written:  # of killed runs
+            with contextlib.suppress(FileNotFoundError):
+                storage.remove(file.path)
     return after
 
 
@@ -231,7 +238,7 @@ def _check_unchanged(folder: str, *allowed: bytes) -> None:
 def _forget(folder: str) -> None:
     """Removes what was written down: first that without which nothing has begun, last what shows that it is ours."""
     work = storage.join(folder, FOLDER)
-    for name in (DATASET_FILE, SHARDS, REJECTS_FILE, BEFORE):
+    for name in NAMES:
         with contextlib.suppress(FileNotFoundError):
             storage.remove(storage.join(work, name))
     if not storage.is_remote(work):

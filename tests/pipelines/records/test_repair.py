@@ -163,6 +163,25 @@ def test_a_repair_that_another_command_has_overtaken_is_forgotten(folder, prepar
     assert shard_bytes(folder) == shard_bytes(prepared) and not (folder / ".repair").exists()
 
 
+def test_what_a_killed_repair_was_writing_is_removed_and_nothing_of_others(folder):
+    spoil(folder)
+    ours, theirs = [TRAIN, "dataset.json", ".repair/before.json"], ["mine.json", "shards/dataset.json"]
+    for name in (*ours, *theirs):
+        path = (folder / name).parent / f".{Path(name).name}.0123abcd.tmp"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    assert records("repair", folder, "--drop") == 0
+    left = {path.name for path in folder.rglob("*.tmp")}
+    assert left == {f".{Path(name).name}.0123abcd.tmp" for name in theirs}
+
+
+def test_files_that_another_command_takes_away_end_the_repair_in_one_line(folder, monkeypatch):
+    spoil(folder)
+    monkeypatch.setattr(repair, "_rewrite", lambda folder, *_: storage.read(f"{folder}/gone"))
+    with pytest.raises(InputError, match="gone is gone: another command works on this folder"):
+        records("repair", folder, "--drop")
+
+
 def test_faults_that_are_not_of_single_records_are_left_to_prepare(tmp_path, capsys):
     write_records(tmp_path, {"train": [[record(0), record(1)], [record(1)]]})
     left = "left as it is: train-00001-of-00002.tfrecord: key 001 copy 0 is in train-00000-of-00002.tfrecord as well"

@@ -14,7 +14,7 @@ from pipelines.inputs.rawset import RawSet
 from trainer.formats import codings
 from trainer.formats.images import Label
 from trainer.formats.labels import Color, Palette, id_table, ranges, unknown_mark
-from trainer.formats.palettes import READ_BY_COLOR, voc_colormap
+from trainer.formats.palettes import CAMVID, READ_BY_COLOR, voc_colormap
 from trainer.options import InputError
 
 MAX_CLASSES = 64
@@ -150,6 +150,8 @@ def _first(raw: RawSet, flag: str, sample: _Sample, read: Read) -> Reading:
         name = fits[0].name
         reason = f"palette {name}: it knows the colours of 99 % of the sampled pixels that lie within an area"
         return Reading(fits[0], flag=name, reasons=(reason,))
+    if raw.layout == "camvid" and evidence.ids and not values and one_based(evidence.ids, CAMVID):
+        return Reading(CAMVID, flag=CAMVID.name, reasons=("palette camvid: the sampled ids are its own, from 1",))
     palette = proposed(evidence)
     if palette is None:
         return Reading(None, findings=(_unknown_palette(fault, "give --palette", sample),))
@@ -158,6 +160,10 @@ def _first(raw: RawSet, flag: str, sample: _Sample, read: Read) -> Reading:
         "put the real names there"
     )
     reason = f"palette of {palette.num_classes} classes, made of what the sampled labels hold"
+    if palette == two_classes():
+        text = "the sampled labels hold 0 and 255 alone: masks whose foreground is 255, and no palette reads these so"
+        finding = _finding("masks-0-255", REJECT, sample, (255,), text, 'read 255 as class 1 ("source_ids")')
+        return Reading(palette, flag=OWN, reasons=(reason,), findings=(finding,))
     return Reading(palette, flag=OWN, reasons=(reason,), findings=(_unknown_palette(fault, cure, sample),))
 
 
@@ -170,7 +176,8 @@ def _most(values: dict[Color, Use], palette: Palette) -> float:
 
 
 def _unknown_palette(fault: str, cure: str, sample: _Sample) -> Finding:
-    text = f"no palette is known by which the labels can be read: {fault.split(';')[1].split('. Give')[0].strip()}"
+    seen = fault.partition("the palette; ")[2].split(". Give")[0]
+    text = f"no palette is known by which the labels can be read: {seen}"
     return Finding(
         "palette", REJECT, sample.evidence.labels, 0, "sampled labels", text, cure, sample.examples()[:SHOWN]
     )
@@ -269,6 +276,8 @@ def _mended_ids(reading: Reading, sample: _Sample) -> Reading:
         kind, what = "void-value", f"id {unknown[0]}, which palette {palette.name} does not know"
         rim = " and lies along outlines alone" if ids[unknown[0]].is_outline else ""
         text = f"the sampled labels hold {what}{rim}: {pixels:,} pixels. Likely what is to be ignored"
+        if unknown[0] == palette.num_classes and 0 in ids and not rim:
+            text += "; but if 0 is what is to be ignored, the ids count from 1, and all classes are read as the next"
     else:
         kind, what = "ids-out-of-range", f"ids {ranges(unknown)}"
         text = f"the sampled labels hold {what}, which palette {palette.name} does not know: {pixels:,} pixels"

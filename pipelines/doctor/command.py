@@ -201,7 +201,9 @@ def describe(
 ) -> dict[str, Any]:
     """The contents of doctor.json, but for what was written."""
     palette = cure.reading.palette
-    can_prepare = palette is not None and len(cure.left_out) < plan.total
+    shift, kinds = findings.offset(total), findings.doubtful(total).values()
+    can_prepare = palette is not None and len(cure.left_out) < plan.total and (shift is None or options.mend)
+    can_mend = palette is not None and not options.mend and (shift or not findings.MENDABLE.isdisjoint(kinds))
     pixels = {split: counts[: palette.num_classes].tolist() for split, counts in sorted(total.pixels.items())}
     return {
         "input": options.input,
@@ -218,6 +220,7 @@ def describe(
         "left_out": len(cure.left_out),
         "mended": len(cure.labels),
         "prepare": remedy.command(options, cure, raw.root) if can_prepare else "",
+        "mend": remedy.mend_command(options) if can_mend else "",
     }
 
 

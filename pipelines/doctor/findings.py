@@ -19,7 +19,7 @@ MANIFEST = "manifest.jsonl"
 """The list of good pairs that this command writes into its output folder."""
 MENDED = "--mend writes them anew"
 LEFT_OUT = f"--input {MANIFEST} leaves them out"
-MENDABLE = ("lossy-labels", "sizes", "exif", "unknown-colors", "blended-ids", "turned-labels")
+MENDABLE = frozenset(("lossy-labels", "sizes", "exif", "unknown-colors", "blended-ids", "turned-labels"))
 """Kinds of labels of which `mend` may make good ones."""
 _IMAGE_KINDS = ("damaged-images", "deep-images", "other-colors")
 _TEXTS = {

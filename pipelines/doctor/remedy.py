@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -132,6 +132,11 @@ def command(options: Options, remedy: Remedy, root: str) -> str:
     return " ".join(map(shlex.quote, [*words, "--output", "out/records"]))
 
 
-def left_out(kinds: Mapping[int, str], mended_labels: Iterable[int], cured: Iterable[int]) -> frozenset[int]:
-    """The pairs with a fault or doubt that nothing cures."""
-    return frozenset(kinds.keys() - set(mended_labels) - set(cured))
+def mend_command(options: Options) -> str:
+    """The `deeplab doctor` that mends what can be mended, for a shell."""
+    words = ["deeplab", "doctor", options.input]
+    for name in ("layout", "palette", "label_coding", "group_by"):
+        value = getattr(options, name)
+        words += [options.flag(name), value] if value not in ("auto", "") else []
+    words += ["--full"] if options.full else []
+    return " ".join(map(shlex.quote, [*words, "--mend", "--output", options.output]))

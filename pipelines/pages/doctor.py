@@ -47,6 +47,8 @@ def text(report: dict[str, Any]) -> str:
             lines.append(printable(f"  {example['path']}{found}"))
         lines.append(printable(f"  cure: {finding['cure']}"))
     lines.append(printable(f"verdict: {report['verdict']}"))
+    if report["mend"]:
+        lines.append(printable(f"mend it by: {report['mend']}"))
     if report["prepare"]:
         lines.append(printable(f"prepare it by: {report['prepare']}"))
     return "\n".join(lines)

@@ -15,6 +15,9 @@ SHIFT = (3, -4)
 
 def test_labels_that_are_all_moved_are_found_and_moved_back(tmp_path):
     truth = draw_set(tmp_path / "set", lambda label, key: saved(np.roll(label, SHIFT, (0, 1))))
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.report["prepare"] == "", "as they are, they would be learnt wrongly"
+    assert found.report["mend"] == f"deeplab doctor {tmp_path / 'set'} --mend --output {tmp_path / 'out'}"
     found = examine(tmp_path / "set", tmp_path / "out", "--mend")
     assert found.kinds == {"misaligned": "wrong"} and found.status == 2
     assert "3 pixels up and 4 pixels right" in found.finding("misaligned")["text"]

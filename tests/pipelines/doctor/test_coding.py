@@ -130,6 +130,28 @@ def test_masks_of_0_and_255_get_a_palette_whose_foreground_is_255(tmp_path):
     assert found.report["palette"]["classes"][1]["name"] == "thing", "the names of the palette are kept"
 
 
+def test_camvid_counted_from_1_is_known_by_its_layout_and_range(tmp_path):
+    y, x = np.mgrid[:64, :64]
+    classes = np.minimum(y // 16 * 4 + x // 16, 10)  # all of them side by side
+
+    def encode(label: np.ndarray, key: str) -> bytes:
+        return images.encode_png(np.where(label == 255, 12, classes + 1).astype(np.uint8))
+
+    truth = draw_set(tmp_path / "set", encode, palette=None)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds["ids-from-1"] == "wrong"
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert all((made[key] == np.where(label == 255, 255, classes)).all() for key, label in truth.items())
+
+
+def test_masks_of_0_and_255_without_a_palette_become_two_classes(tmp_path):
+    truth = draw_set(tmp_path / "set", lambda label, key: images.encode_png(np.uint8(label == 2) * 255), palette=None)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds == {"masks-0-255": "reject"} and found.status == 1
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert all((made[key] == (label == 2)).all() for key, label in truth.items())
+
+
 @pytest.mark.parametrize(
     "encode",
     [

@@ -25,6 +25,7 @@ def report(**changes: Any) -> dict[str, Any]:
         **{"input": f"data/{EVIL}", "pairs": 10000, "decoded": 512, "palette": PALETTE.to_json(), "status": 1},
         **{"evidence": ["paired: images with labels", "palette two"], "findings": [finding, note]},
         **{"pixels": {"train": [75, 25], "val": [0, 0]}, "verdict": "ill", "prepare": "deeplab prepare --input x"},
+        "mend": "deeplab doctor x --mend",
         **changes,
     }
 
@@ -45,6 +46,7 @@ def test_the_terminal_gets_counts_examples_cures_verdict_and_command() -> None:
         f"note: 2 classes: labels are JPEGs {EVIL}",
         "  cure: export them anew",
         "verdict: ill",
+        "mend it by: deeplab doctor x --mend",
         "prepare it by: deeplab prepare --input x",
     ]
     assert "prepare it by" not in page.text(report(prepare=""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,7 +37,8 @@ def build(function: Any, about: dict[str, Any]) -> bytes:
 def load(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
     """What an export computes, in ONNX Runtime on CPUs; thread-safe.
 
-    ONNX Runtime knows ONNX's operations, which do nothing but compute, and refuses a file with others.
+    ONNX Runtime has ONNX's operations, which do nothing but compute, and some more of that kind; it refuses a file with
+    others. Files that an export names are not read.
 
     Args:
       data: the file.
@@ -59,7 +61,10 @@ def load(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        # Arrays may be named to lie in other files: let these be looked for where there are none.
+        with tempfile.TemporaryDirectory() as folder:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no base of their own
         raise InputError(f"ONNX Runtime cannot use the file: {str(error).splitlines()[0]}") from None
 

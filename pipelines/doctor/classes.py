@@ -138,9 +138,9 @@ def _first(raw: RawSet, flag: str, sample: _Sample, read: Read) -> Reading:
         palette, reason = detect_palette(raw, flag, read)
         return Reading(palette, flag="" if flag == "auto" else flag, reasons=(reason,))
     except InputError as error:
-        if flag != "auto" or raw.palette_hint:
-            raise
         fault = str(error)
+        if "cannot tell the palette" not in fault:  # a palette that was given, or the set's own, is none
+            raise
     evidence = sample.evidence
     if not evidence.labels:
         return Reading(None, findings=(_unknown_palette(fault, "give --palette", sample),))
@@ -204,6 +204,7 @@ def _of_ids(uses: dict[int, Use]) -> Palette | None:
     if ids == [0, 255]:
         return two_classes()
     ignored = {value for value in ids if value == 255 or (value == 0 and uses[0].is_outline and len(ids) > 2)}
+    ignored |= uses.keys() - set(ids)
     classes = [value for value in ids if value not in ignored]
     if not 1 <= len(classes) <= MAX_CLASSES:
         return None

@@ -46,9 +46,7 @@ def run(options: Options, flags: list[str]) -> int:
     options = replace(options, input=storage.absolute(options.input), output=storage.absolute(options.output))
     written = check_folder(options)
     raw, pairing = find(options.input, options.layout, options.val_fraction, options.group_by)
-    with job.in_flight(options.output).watch(job.LABELS) as care:
-        read = functools.partial(care.isolated, read_label) if care else read_label
-        reading = settle(raw, options.palette, options.label_coding, read)
+    reading = settle_reading(options, raw)
     reading = replace(reading, findings=(*pairing, *reading.findings))
     plan = planning.make_plan(raw.pairs, options.full, SAMPLED, options.seed)
     total = examine(options, plan, reading, beam)
@@ -63,6 +61,17 @@ def run(options: Options, flags: list[str]) -> int:
     if not options.json:
         print(f"page: {storage.join(options.output, PAGE_FILE)}")
     return verdict.status(found)
+
+
+def settle_reading(options: Options, raw: RawSet) -> Reading:
+    """See `classes.settle`. Raises InputError where --palette, or the set's own, is none; then no note is left."""
+    try:
+        with job.in_flight(options.output).watch(job.LABELS) as care:
+            read = functools.partial(care.isolated, read_label) if care else read_label
+            return settle(raw, options.palette, options.label_coding, read)
+    except InputError:
+        tidy(options.output)
+        raise
 
 
 def check_folder(options: Options) -> dict[str, str]:

@@ -87,6 +87,13 @@ def test_an_output_in_the_set_is_refused(ill):
         examine(ill / "set", ill / "out", "--full", "--quick")
 
 
+def test_a_broken_palette_of_the_set_ends_with_a_message_that_names_it(ill):
+    (ill / "set/palette.json").write_text('{"classes": 3}')
+    with pytest.raises(InputError, match=r"set/palette\.json: a palette needs a list of classes"):
+        examine(ill / "set", ill / "out")
+    assert not [*(ill / "out").iterdir()]
+
+
 def test_what_is_no_set_ends_with_a_message_and_leaves_nothing(tmp_path):
     (tmp_path / "set").mkdir()
     with pytest.raises(InputError, match="is not a raw set of a known layout"):

@@ -37,7 +37,7 @@ def build(function: Any, about: dict[str, Any]) -> bytes:
 def load(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
     """What an export computes, in ONNX Runtime on CPUs; thread-safe.
 
-    ONNX Runtime has ONNX's operations, which do nothing but compute, and some more of that kind; it refuses a file with
+    ONNX Runtime has ONNX's operations, which do nothing but compute, and some more of that kind; it refuses files with
     others. Files that an export names are not read.
 
     Args:

@@ -59,14 +59,19 @@ def test_means_over_windows_are_those_of_the_published_network(size):
     np.testing.assert_allclose(ops.convert_to_numpy(StretchLike()([result, x])), expected.numpy(), rtol=1e-4)
 
 
-@pytest.mark.parametrize(("output_stride", "head"), [(32, "subpixel"), (16, "bilinear"), (8, "subpixel")])
+@pytest.mark.parametrize(
+    ("output_stride", "head"), [pytest.param(32, "bilinear", marks=pytest.mark.slow), (8, "subpixel")]
+)
 def test_mobilenet_v3_takes_images_of_any_size(output_stride, head):
     model = deeplab_v3_plus(3, backbone="mobilenet_v3_large_seg", output_stride=output_stride, head=head)
     for height, width in [(1, 1), (37, 53)]:
         assert model(random_image(height, width)).shape == (1, height, width, 3)
 
 
-@pytest.mark.parametrize(("block_stride", "shift"), [(None, 0), pytest.param(16, 8, marks=pytest.mark.slow), (4, 2)])
+@pytest.mark.parametrize(
+    ("block_stride", "shift"),
+    [pytest.param(None, 0, marks=pytest.mark.slow), pytest.param(16, 8, marks=pytest.mark.slow), (4, 2)],
+)
 def test_features_of_a_resnet_lie_on_pixels_or_on_the_middle_of_blocks(block_stride, shift):
     """With kernels that copy their centre, a feature shows its pixel, but for the pooling: that takes the greatest of
     three cells, here the last, two pixels behind."""

@@ -84,7 +84,7 @@ def test_a_subpixel_port_predicts_what_it_predicted(tmp_path):
     assert "logits/semantic" in other.skipped and "logits/semantic/place_weights" in other.unused
 
 
-@pytest.mark.parametrize("written", ["before version 3", "version 3"])
+@pytest.mark.parametrize("written", ["before version 3", pytest.param("version 3", marks=pytest.mark.slow)])
 def test_imagenet_weights_of_keras_start_the_backbone(written, tmp_path):
     path = str(tmp_path / "mobilenet.weights.h5")
     classifier = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), classes=2)

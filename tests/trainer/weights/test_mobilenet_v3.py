@@ -52,7 +52,7 @@ def test_logits_are_the_sum_of_those_of_features_and_of_low_level_features(impor
     np.testing.assert_allclose(ops.convert_to_numpy(logits), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("names", ["published", "Keras 3"])
+@pytest.mark.parametrize("names", ["published", pytest.param("Keras 3", marks=pytest.mark.slow)])
 def test_imagenet_weights_start_all_but_the_last_blocks(names, imported, tmp_path):
     classifier = keras.applications.MobileNetV3Small(weights=None, include_top=False, input_shape=(32, 32, 3))
     randomise(classifier)

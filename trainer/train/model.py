@@ -13,7 +13,7 @@ from trainer.formats.labels import Palette
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.options import NetworkOptions
 from trainer.options import InputError
-from trainer.train.losses import sparse_cross_entropy
+from trainer.train.losses import training_loss
 from trainer.train.optimizer import build_optimizer, freeze
 from trainer.train.options import Options
 
@@ -34,7 +34,7 @@ def compile_model(model: keras.Model, options: Options, palette: Palette, total_
     """Makes `model` ready to train: freezes layers, and gives it a loss and an optimizer whose variables are built."""
     freeze(model, options.freeze_until, options.freeze_bn)
     check_batch(options.batch_size, model, tf.distribute.get_strategy().num_replicas_in_sync)
-    optimizer, loss = build_optimizer(options, model, total_steps), sparse_cross_entropy(palette.ignore_id)
+    optimizer, loss = build_optimizer(options, model, total_steps), training_loss(palette.ignore_id, options.lovasz)
     # XLA for one GPU alone: on a CPU a step that it compiled takes six times as long as one with oneDNN's kernels, and
     # it cannot compile what devices exchange within a step, batch norms and gradients.
     model.compile(optimizer, loss, jit_compile="auto" if len(tf.config.list_logical_devices("GPU")) == 1 else False)

@@ -89,6 +89,9 @@ class Options(StreamOptions, NetworkOptions):
         high=1,
         group="optimizer",
     )
+    lovasz: float = option(
+        0.0, "weight of the Lovász loss, a smooth 1 - mIoU, beside the cross-entropy", low=0, group="optimizer"
+    )
     schedule: str = option(
         "poly",
         "poly: decay to 0 over all epochs, which cannot be changed later; plateau: halve when the validation Jaccard "

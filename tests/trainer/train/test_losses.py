@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import keras
 import numpy as np
 import pytest
 
-from trainer.train.losses import sparse_cross_entropy
+from trainer import metrics
+from trainer.train.losses import lovasz_softmax, sparse_cross_entropy, training_loss
 
 # Softmax of these logits: class 0 has probability 3/4, class 1 has 1/4.
 LOGITS = np.tile(np.array([math.log(3.0), 0.0], "float32"), (1, 2, 2, 1))
@@ -39,3 +41,38 @@ def test_a_batch_of_nothing_but_void_costs_nothing():
 def test_all_weights_zero_cost_nothing():
     labels = np.zeros((1, 2, 2), "uint8")
     assert float(sparse_cross_entropy(255)(labels, LOGITS, np.zeros((1, 2, 2), "float32"))) == 0.0
+
+
+def test_lovasz_of_certain_predictions_is_one_minus_the_iou_of_the_classes_that_are_there():
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 1, 2, 255], size=(2, 9, 7)).astype("uint8")
+    ids = rng.integers(0, 4, labels.shape)  # of class 3 there is none
+    loss = float(lovasz_softmax(labels, np.eye(4, dtype="float32")[ids], 255))
+    scores = metrics.scores(metrics.confusion(labels, ids.astype("uint8"), 4, 255), ("a", "b", "c", "d"))
+    assert loss == pytest.approx(1 - np.mean([scores["per_class"][name] for name in "abc"]), abs=1e-6)
+
+
+def test_lovasz_by_hand():
+    # Errors of class 0: 0.25 where it is, 0.5 and 0.1 where it is not. Sorted 0.5, 0.25, 0.1, 1 - IoU grows to 1/2, 1,
+    # 1. Class 1 is there at two pixels: errors 0.5, 0.25 (not of it), 0.1; 1 - IoU grows to 1/2, 2/3, 1.
+    labels = np.array([[[0, 1, 1, 255]]], "uint8")
+    probabilities = np.array([[[[0.75, 0.25], [0.5, 0.5], [0.1, 0.9], [0.3, 0.7]]]], "float32")
+    of_0, of_1 = 0.5 * 0.5 + 0.25 * 0.5, 0.5 * 0.5 + 0.25 / 6 + 0.1 / 3
+    assert float(lovasz_softmax(labels, probabilities, 255)) == pytest.approx((of_0 + of_1) / 2)
+
+
+def test_lovasz_of_a_batch_of_nothing_but_void_costs_nothing():
+    labels = np.full((1, 2, 2), 255, "uint8")
+    assert float(lovasz_softmax(labels, keras.ops.softmax(LOGITS), 255)) == 0.0
+    assert float(training_loss(255, lovasz=2.0)(labels, LOGITS)) == 0.0
+
+
+def test_the_training_loss_adds_lovasz_of_every_second_pixel_by_its_weight():
+    labels = np.zeros((1, 4, 4), "uint8")
+    labels[0, 1::2, 1::2] = [[0, 1], [255, 1]]
+    logits = np.tile(LOGITS, (1, 2, 2, 1))
+    expected = float(lovasz_softmax(labels[:, 1::2, 1::2], keras.ops.softmax(logits[:, 1::2, 1::2]), 255))
+    assert expected > 0
+    plain = float(training_loss(255)(labels, logits))
+    assert plain == float(sparse_cross_entropy(255)(labels, logits))
+    assert float(training_loss(255, lovasz=2.0)(labels, logits)) == pytest.approx(plain + 2 * expected)

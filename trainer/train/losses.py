@@ -71,7 +71,7 @@ class _WithLovasz(keras.losses.Loss):
 
 
 def training_loss(ignore_id: int, lovasz: float = 0.0) -> keras.losses.Loss:
-    """`sparse_cross_entropy` and `lovasz` times `lovasz_softmax`, of which several devices take the mean over their own."""
+    """`sparse_cross_entropy` and `lovasz` times `lovasz_softmax`, of which devices take the mean over their own."""
     cross_entropy = sparse_cross_entropy(ignore_id)
     return _WithLovasz(cross_entropy, ignore_id, lovasz) if lovasz else cross_entropy
 

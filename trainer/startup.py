@@ -29,6 +29,7 @@ _KNOWN = re.compile(
     | .*Unable\ to\ register\ cu\w+\ factory:\ Attempting\ to\ register\ factory\ for\ plugin
     | .*computation\ placer\ already\ registered
     | W\d{4}\ .*(tf_tfl_flatbuffer_helpers|flatbuffer_export)\.cc  # of conversions to TFLite, for its developers
+    | fully_quantize:\ 0,\ inference_type:
     | INFO:\ Created\ TensorFlow\ Lite\ \S+\ delegate
     | .*oneDNN\ supports\ DT_\w+\ only\ on\ platforms\ with
     """,

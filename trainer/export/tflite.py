@@ -63,7 +63,9 @@ def load(data: bytes) -> Callable[..., list[np.ndarray]]:
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    runner = Interpreter(model_content=data, num_threads=os.cpu_count()).get_signature_runner(SIGNATURE)
+    interpreter = Interpreter(model_content=data, num_threads=os.cpu_count())
+    interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner(SIGNATURE)
 
     def run(images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
         results = runner(**{INPUT: images})

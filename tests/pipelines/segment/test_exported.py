@@ -19,7 +19,7 @@ from tests.drawn.segmenting import SIZES, outcomes_of, read_mask, report_of, seg
 from trainer.options import InputError
 
 
-@pytest.fixture(scope="module", params=["savedmodel", "onnx"])
+@pytest.fixture(scope="module", params=["onnx", pytest.param("savedmodel", marks=pytest.mark.slow)])
 def export(request, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / {"savedmodel": "served", "onnx": "model.onnx"}[request.param]
     assert cli.run(["export", "--model", str(model), "--format", request.param, "--output", str(path)]) == 0

@@ -26,7 +26,10 @@ def report_of(output: Path) -> dict:
     return json.loads(output.with_name(output.name + ".check.json").read_text())
 
 
-@pytest.fixture(scope="module", params=["savedmodel", "onnx", "float32", "float16", "int8"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("float32", "float16")]
+
+
+@pytest.fixture(scope="module", params=["savedmodel", "onnx", "int8", *SLOW])
 def exported(request, model, records, tmp_path_factory):
     """The name of the format or of its numbers, and its output; checked on records."""
     name = request.param if request.param in OUTPUTS else "tflite"

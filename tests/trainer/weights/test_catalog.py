@@ -15,6 +15,7 @@ from tests.drawn.web import served
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.options import BACKBONES
 from trainer.options import InputError
+from trainer.train.options import Options
 from trainer.weights import catalog
 from trainer.weights.checkpoints import Checkpoint, load_weights_from
 
@@ -101,3 +102,11 @@ def test_the_documentation_lists_every_name_with_its_backbone():
     rows = [line.split("|")[1:3] for line in lines if line.startswith("| `")]
     names = {name.strip(" `"): backbone.strip(" `") for name, backbone in rows}
     assert names == {name: entry.backbone for name, entry in catalog.CATALOG.items()}
+
+
+def test_only_flags_of_weights_take_web_addresses():
+    flags = {"records": "records", "output": "model"}
+    assert Options(**flags, init_from="https://host/weights.h5").init_from == "https://host/weights.h5"
+    for wrong in ({"init_from": "s3://bucket/weights.h5"}, {"output": "https://host/model"}):
+        with pytest.raises(InputError, match="expected a local path or a gs:// address"):
+            Options(**flags | wrong)

@@ -104,7 +104,7 @@ def read(argv: list[str]) -> tuple[str, CheckedOptions, list[str]]:
 def check_output(options: CheckedOptions) -> None:
     """Raises InputError where the folder that a command is to write to is a file, or lies below one."""
     for field in dataclasses.fields(options):
-        is_folder = field.name in ("output", "save") and field.metadata["metavar"] == "DIR"
+        is_folder = field.name in ("output", "save") and field.metadata["metavar"] not in ("FILE", "PATH")
         if is_folder and getattr(options, field.name):
             storage.check_folder(getattr(options, field.name))
 

@@ -27,8 +27,9 @@ def drawn_network(num_classes: int, **_: object) -> keras.Model:
     return network
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def small_networks():
+    """A fixture of the session would keep the network replaced for every test that comes after in the process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folder, "deeplab_v3_plus", drawn_network)
         yield

@@ -105,6 +105,7 @@ def option(
     positional: bool = False,
     bare: Any = None,
     web: bool = False,
+    default_by: str = "",
 ) -> Any:
     """A dataclass field that is also a command-line flag; without a default the flag is required.
 
@@ -118,10 +119,11 @@ def option(
       positional: whether the value stands by itself, without the flag.
       bare: what the flag means without a value; None: it must have one.
       web: whether it takes http(s):// addresses too.
+      default_by: the flag that the default follows from, see `CheckedOptions.preset`; shown in place of `default`.
     """
     bounds = Bounds(low, high, above, below)
     metadata = {"help": help, "bounds": bounds, "choices": choices, "metavar": metavar}
-    metadata |= {"group": group, "positional": positional, "bare": bare, "web": web}
+    metadata |= {"group": group, "positional": positional, "bare": bare, "web": web, "default_by": default_by}
     return dataclasses.field(default=default, metadata=metadata, kw_only=True)
 
 
@@ -214,6 +216,8 @@ def _fields(cls: type) -> list[dataclasses.Field]:
 
 def _shown_default(field: dataclasses.Field) -> str:
     default = field.default
+    if field.metadata["default_by"]:
+        return f"by {field.metadata['default_by']}"
     if default is dataclasses.MISSING or default is None or default in ("", ()):
         return ""
     if isinstance(default, bool):

@@ -196,6 +196,8 @@ def test_what_is_to_stay_stays():
 
 @dataclasses.dataclass(frozen=True)
 class SketchOptions(DrawOptions):
+    copies: int = option(2, "augmented copies", low=0, default_by="--head")
+
     @classmethod
     def preset(cls, given):
         return {"copies": 9, "crf": True, "scale": (1.0, 1.5)} if given["head"] == "bilinear" else {}
@@ -213,6 +215,11 @@ def test_defaults_that_follow_from_other_flags_give_way_to_what_is_given(flags, 
     options, _ = parse(SketchOptions, ["--output", "x", *flags], prog="draw", text=TEXT)
     assert (options.copies, options.crf) == (copies, crf)
     assert options.scale == ((1.0, 1.5) if flags else (0.5, 2.0))
+
+
+def test_help_and_table_say_which_flag_a_default_follows_from(capsys):
+    assert "augmented copies (0 or more; default: by --head)" in " ".join(help_of(SketchOptions, capsys).split())
+    assert "| `--copies` | `by --head` | 0 or more | augmented copies |" in markdown(SketchOptions)
 
 
 def test_values_are_written_as_flags():

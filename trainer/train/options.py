@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.network.options import NetworkOptions
-from trainer.options import CheckedOptions, InputError, option
+from trainer.options import CheckedOptions, InputError, as_flags, option
 
 RECIPES: dict[str, dict[str, Any]] = {
     "fine-tune": {"epochs": 40},
@@ -67,11 +67,12 @@ class Options(StreamOptions, NetworkOptions):
     )
     recipe: str | None = option(
         None,
-        "set of flags that go together, each of which can be given otherwise (default: fine-tune with --init-from, "
-        "from-scratch without)",
+        "flags that go together, each of which can be given otherwise; "
+        + "; ".join(f"{name}: {as_flags(flags)}" for name, flags in RECIPES.items())
+        + " (default: fine-tune with --init-from, from-scratch without)",
         choices=tuple(RECIPES),
     )
-    epochs: int = option(30, "epochs to train", low=1)
+    epochs: int = option(40, "epochs to train", low=1, default_by="--recipe")
     steps_per_epoch: int = option(
         0, "batches per epoch; 0: as many as the source images fill, copies not counted", low=0
     )

@@ -11,13 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.doctor import copies, findings, job, remedy, tally, verdict
-from pipelines.doctor import plan as planning
 from pipelines.doctor.classes import OWN, Reading, settle
 from pipelines.doctor.drawings import draw
 from pipelines.doctor.measures import likeness
 from pipelines.doctor.options import SAMPLED, Options
 from pipelines.doctor.pairing import find
-from pipelines.doctor.plan import Plan
+from pipelines.doctor.plan import Plan, make_plan
 from pipelines.doctor.remedy import Remedy
 from pipelines.doctor.tally import DoctorTally
 from pipelines.doctor.verdict import Finding
@@ -25,6 +24,7 @@ from pipelines.inputs.coding import read_label
 from pipelines.inputs.rawset import RawSet
 from pipelines.pages import doctor as page
 from pipelines.pages.gallery import Panel
+from pipelines.runner import handover
 from pipelines.runner.boundary import Care, Failed, attempt
 from pipelines.runner.flags import beam_options, check_paths
 from pipelines.runner.run import run as run_job
@@ -48,7 +48,7 @@ def run(options: Options, flags: list[str]) -> int:
     raw, pairing = find(options.input, options.layout, options.val_fraction, options.group_by)
     reading = settle_reading(options, raw)
     reading = replace(reading, findings=(*pairing, *reading.findings))
-    plan = planning.make_plan(raw.pairs, options.full, SAMPLED, options.seed)
+    plan = make_plan(raw.pairs, options.full, SAMPLED, options.seed)
     total = examine(options, plan, reading, beam)
     Accounts("pairs", plan.total, {"looked at": total.looked}).check()
     with job.in_flight(options.output).watch("conclusion") as care:
@@ -113,13 +113,11 @@ def examine(options: Options, plan: Plan, reading: Reading, beam: Any) -> Doctor
         output=output,
         digest=digest,
     )
-    planning.write(output, plan)
+    handover.write_plan(output, plan.lines)
     if not run_job(build, beam, total=plan.total, unit="pairs", title="doctor"):
         raise InputError("doctor reads the job's result itself; omit --template_location")
-    total = tally.read(planning.tally_path(output, digest), digest)
-    for path in (planning.plan_path(output, digest), planning.tally_path(output, digest)):
-        if storage.exists(path):
-            storage.remove(path)
+    total = tally.read(output, digest)
+    handover.remove(output, digest)
     return total
 
 
@@ -274,7 +272,7 @@ def tidy(folder: str) -> None:
     """Removes the notes of what workers were at, and what killed runs were writing: the job is done."""
     for file in storage.glob(storage.join(folder, ".*")):
         whole = storage.unfinished(file.relative)
-        if whole in (REPORT_FILE, PAGE_FILE, OWN, findings.MANIFEST) or planning.is_passing(whole):
+        if whole in (REPORT_FILE, PAGE_FILE, OWN, findings.MANIFEST) or handover.is_handover(whole):
             with contextlib.suppress(FileNotFoundError):
                 storage.remove(file.path)
     notes = job.in_flight(folder)

@@ -15,7 +15,7 @@ import apache_beam as beam
 
 from pipelines.doctor import tally
 from pipelines.doctor.look import look
-from pipelines.doctor.plan import Subject, read_chunk, tally_path
+from pipelines.doctor.plan import Subject, read_chunk
 from pipelines.doctor.tally import DoctorTally
 from pipelines.runner.boundary import Care, Failed, InFlight, attempt
 from pipelines.runner.progress import Heartbeat
@@ -103,5 +103,5 @@ def build(
         spread(pipeline, range(chunks), "chunks")
         | "Look at chunks" >> beam.ParDo(LookAtChunk(heartbeat, palette, coding, max_pixels, output, digest))
         | "Sum tallies" >> beam.CombineGlobally(SumTallies())
-        | "Write tally" >> beam.Map(tally.write, tally_path(output, digest), digest)
+        | "Write tally" >> beam.Map(tally.write, output, digest)
     )

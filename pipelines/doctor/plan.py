@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from pipelines.inputs.rawset import Pair
-from trainer import storage
-from trainer.options import InputError
+from pipelines.runner import handover
 
 HEADERS, DECODED, ALIGNED = 0, 1, 2
 """How closely a pair is looked at: headers and checksums; pixels too; and how its boundaries lie on the image."""
@@ -60,7 +57,7 @@ class Plan:
 
     @functools.cached_property
     def digest(self) -> str:
-        return _digest(b"\n".join(self.lines))
+        return handover.digest_of(self.lines)
 
 
 def make_plan(pairs: Sequence[Pair], full: bool, sampled: int, seed: int) -> Plan:
@@ -85,43 +82,6 @@ def make_plan(pairs: Sequence[Pair], full: bool, sampled: int, seed: int) -> Pla
     return Plan(tuple(subject(number, pair) for number, pair in enumerate(pairs)))
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def plan_path(folder: str, digest: str) -> str:
-    """Where the plan of that digest is, in the output folder."""
-    return storage.join(folder, f".plan-{digest}.jsonl")
-
-
-def tally_path(folder: str, digest: str) -> str:
-    """Where the job writes what came of the plan of that digest."""
-    return storage.join(folder, f".tally-{digest}.npz")
-
-
-def is_passing(name: str) -> bool:
-    """Whether a file in the output folder is the plan of a run, or what came of it."""
-    return bool(re.fullmatch(r"\.plan-[0-9a-f]{16}\.jsonl|\.tally-[0-9a-f]{16}\.npz", name))
-
-
-def write(folder: str, plan: Plan) -> None:
-    """Writes the plan's file into the output folder."""
-    storage.write(plan_path(folder, plan.digest), b"\n".join(plan.lines))
-
-
 def read_chunk(folder: str, digest: str, number: int) -> list[Subject]:
     """The pairs of a chunk of the plan. Raises InputError if it was changed."""
-    return [Subject(**row) for row in json.loads(_lines(folder, digest)[number])]
-
-
-@functools.lru_cache(maxsize=1)
-def _lines(folder: str, digest: str) -> list[bytes]:
-    """The lines of a plan's file; read once per process."""
-    path = plan_path(folder, digest)
-    try:
-        content = storage.read(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}; has another run used the folder?") from None
-    if _digest(content) != digest:
-        raise InputError(f"{path} was changed while it was worked on; give every run an --output of its own")
-    return content.split(b"\n")
+    return [Subject(**row) for row in json.loads(handover.read_line(folder, digest, number))]

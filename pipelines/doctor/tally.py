@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from pipelines.runner import handover
 from trainer import storage
 from trainer.formats.labels import Color
-from trainer.options import InputError
 
 EXAMPLES = 6
 """Examples that are kept of a kind: those of the lowest numbers, whatever the order in which pairs are looked at."""
@@ -140,10 +140,9 @@ def total(parts: Iterable[DoctorTally]) -> DoctorTally:
     return replace(summed, parts=(summed.prints,))
 
 
-def write(tally: DoctorTally, path: str, digest: str) -> None:
-    """Writes a tally of the plan of that digest as an .npz file without pickled objects."""
+def write(tally: DoctorTally, folder: str, digest: str) -> None:
+    """Writes a tally of the plan of that digest beside it, as an .npz file without pickled objects."""
     rest = {
-        "plan": digest,
         "looked": tally.looked,
         "decoded": tally.decoded,
         "kinds": {kind: [seen.count, seen.examples] for kind, seen in tally.kinds.items()},
@@ -156,19 +155,13 @@ def write(tally: DoctorTally, path: str, digest: str) -> None:
     text = np.frombuffer(json.dumps(rest).encode(), np.uint8)
     alignment = tally.alignment
     np.savez(buffer, prints=tally.prints, score=alignment.score, votes=alignment.votes, rest=text)
-    storage.write(path, buffer.getvalue())
+    storage.write(handover.tally_path(folder, digest), buffer.getvalue())
 
 
-def read(path: str, digest: str) -> DoctorTally:
-    """The inverse of `write`. InputError for that of another plan."""
-    try:
-        data = storage.read(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}; has another run used the folder?") from None
-    with np.load(io.BytesIO(data), allow_pickle=False) as content:
+def read(folder: str, digest: str) -> DoctorTally:
+    """The inverse of `write`. Raises InputError if it cannot be read."""
+    with np.load(io.BytesIO(handover.read_tally(folder, digest)), allow_pickle=False) as content:
         rest = json.loads(content["rest"].tobytes())
-        if rest["plan"] != digest:
-            raise InputError(f"{path} is that of another run; give every run an --output of its own")
         return DoctorTally(
             rest["looked"],
             rest["decoded"],

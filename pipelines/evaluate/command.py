@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from pipelines.evaluate import job, tally
-from pipelines.evaluate import plan as planning
 from pipelines.evaluate.options import Options
 from pipelines.evaluate.plan import Plan, compared_names, pair
 from pipelines.evaluate.sources import Comparison, Sources, Unusable, segment_notes
@@ -22,6 +21,7 @@ from pipelines.inputs import selection
 from pipelines.inputs.coding import read_label, settle_coding
 from pipelines.pages import evaluation as page
 from pipelines.pages import gallery
+from pipelines.runner import handover
 from pipelines.runner.boundary import Care, Failed, attempt
 from pipelines.runner.flags import beam_options, check_paths
 from pipelines.runner.run import run as run_job
@@ -164,13 +164,11 @@ def score(options: Options, plan: Plan, beam: Any) -> EvaluationTally:
     """
     output, digest = options.output, plan.digest
     build = functools.partial(job.build, sources=plan.sources, chunks=plan.chunks, output=output, digest=digest)
-    planning.write(output, plan)
+    handover.write_plan(output, plan.lines)
     if not run_job(build, beam, total=len(plan.comparisons), unit="labels", title="evaluate"):
         raise InputError("evaluate reads the job's result itself; omit --template_location")
-    total = tally.read(planning.tally_path(output, digest), digest)
-    for path in (planning.plan_path(output, digest), planning.tally_path(output, digest)):
-        if storage.exists(path):
-            storage.remove(path)
+    total = tally.read(output, digest)
+    handover.remove(output, digest)
     return total
 
 
@@ -178,7 +176,7 @@ def tidy(folder: str) -> None:
     """Removes the notes of what workers were at, and what killed runs were writing: the job is done."""
     for file in storage.glob(storage.join(folder, ".*")):
         whole = storage.unfinished(file.relative)
-        if whole in (REPORT_FILE, PAGE_FILE, REJECTS_FILE) or planning.is_passing(whole):
+        if whole in (REPORT_FILE, PAGE_FILE, REJECTS_FILE) or handover.is_handover(whole):
             with contextlib.suppress(FileNotFoundError):
                 storage.remove(file.path)
     notes = job.in_flight(folder)

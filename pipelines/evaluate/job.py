@@ -14,7 +14,7 @@ from typing import ClassVar
 import apache_beam as beam
 
 from pipelines.evaluate import tally
-from pipelines.evaluate.plan import read_chunk, tally_path
+from pipelines.evaluate.plan import read_chunk
 from pipelines.evaluate.sources import STAGE, Comparison, Sources, Unusable
 from pipelines.evaluate.tally import EvaluationTally
 from pipelines.runner.boundary import Care, Failed, InFlight, attempt
@@ -109,5 +109,5 @@ def build(
         spread(pipeline, range(chunks), "chunks")
         | "Evaluate chunks" >> beam.ParDo(EvaluateChunk(heartbeat, sources, output, digest))
         | "Sum tallies" >> beam.CombineGlobally(SumTallies(empty))
-        | "Write tally" >> beam.Map(tally.write, tally_path(output, digest), digest)
+        | "Write tally" >> beam.Map(tally.write, output, digest)
     )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +12,7 @@ from pipelines.evaluate.sources import STAGE, Comparison, Sources
 from pipelines.inputs.collection import RESERVED
 from pipelines.inputs.names import CITYSCAPES_LABELS, cityscapes_key, hidden, name_of, partners
 from pipelines.inputs.selection import Selection
+from pipelines.runner import handover
 from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats import images
@@ -67,50 +66,13 @@ class Plan:
 
     @functools.cached_property
     def digest(self) -> str:
-        return _digest(b"\n".join(self.lines))
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def plan_path(folder: str, digest: str) -> str:
-    """Where the plan of that digest is, in the output folder."""
-    return storage.join(folder, f".plan-{digest}.jsonl")
-
-
-def tally_path(folder: str, digest: str) -> str:
-    """Where the job writes what came of the plan of that digest."""
-    return storage.join(folder, f".tally-{digest}.npz")
-
-
-def is_passing(name: str) -> bool:
-    """Whether a file in the output folder is the plan of a run, or what came of it."""
-    return bool(re.fullmatch(r"\.plan-[0-9a-f]{16}\.jsonl|\.tally-[0-9a-f]{16}\.npz", name))
-
-
-def write(folder: str, plan: Plan) -> None:
-    """Writes the plan's file into the output folder."""
-    storage.write(plan_path(folder, plan.digest), b"\n".join(plan.lines))
+        return handover.digest_of(self.lines)
 
 
 def read_chunk(folder: str, digest: str, number: int) -> tuple[int, list[Comparison]]:
     """Number of its first label, and the comparisons, of a chunk of the plan. Raises InputError if it was changed."""
-    chunk = json.loads(_lines(folder, digest)[1 + number])
+    chunk = json.loads(handover.read_line(folder, digest, 1 + number))
     return chunk["first"], [Comparison(row["key"], row["label"], tuple(row["masks"])) for row in chunk["rows"]]
-
-
-@functools.lru_cache(maxsize=1)
-def _lines(folder: str, digest: str) -> list[bytes]:
-    """The lines of a plan's file; read once per process."""
-    path = plan_path(folder, digest)
-    try:
-        content = storage.read(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}; has another run used the folder?") from None
-    if _digest(content) != digest:
-        raise InputError(f"{path} was changed while it was worked on; give every run an --output of its own")
-    return content.split(b"\n")
 
 
 def pair(sources: Sources, selection: Selection | None = None) -> Plan:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from pipelines.evaluate.plan import Plan
+from pipelines.runner import handover
 from pipelines.scores.trimap import BANDS
 from trainer import metrics, storage
 from trainer.accounts import Accounts, Reject, merged
-from trainer.options import InputError
 
 
 @dataclass(frozen=True)
@@ -60,25 +60,18 @@ class EvaluationTally:
         return np.concatenate([np.zeros((0, len(self.confusion)), np.float32), *(mious for _, mious in self.parts)])
 
 
-def write(tally: EvaluationTally, path: str, digest: str) -> None:
-    """Writes a tally of the plan of that digest as an .npz file without pickled objects."""
+def write(tally: EvaluationTally, folder: str, digest: str) -> None:
+    """Writes a tally of the plan of that digest beside it, as an .npz file without pickled objects."""
     rejects = json.dumps([reject.to_json() for reject in tally.rejects]).encode()
     buffer = io.BytesIO()
     arrays = {"confusion": tally.confusion, "numbers": tally.numbers, "mious": tally.mious}
-    texts = {"rejects": rejects, "plan": digest.encode()}
-    np.savez(buffer, **arrays, **{name: np.frombuffer(text, np.uint8) for name, text in texts.items()})
-    storage.write(path, buffer.getvalue())
+    np.savez(buffer, **arrays, rejects=np.frombuffer(rejects, np.uint8))
+    storage.write(handover.tally_path(folder, digest), buffer.getvalue())
 
 
-def read(path: str, digest: str) -> EvaluationTally:
-    """The inverse of `write`; labels come in the order of their numbers. InputError for that of another plan."""
-    try:
-        data = storage.read(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}; has another run used the folder?") from None
-    with np.load(io.BytesIO(data), allow_pickle=False) as content:
-        if content["plan"].tobytes().decode() != digest:
-            raise InputError(f"{path} is that of another run; give every run an --output of its own")
+def read(folder: str, digest: str) -> EvaluationTally:
+    """The inverse of `write`; labels come in the order of their numbers. Raises InputError if it cannot be read."""
+    with np.load(io.BytesIO(handover.read_tally(folder, digest)), allow_pickle=False) as content:
         order = np.argsort(content["numbers"])
         rejects = json.loads(content["rejects"].tobytes())
         return EvaluationTally(

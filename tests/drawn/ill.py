@@ -17,7 +17,6 @@ from pipelines import cli
 from pipelines.doctor import command as doctor_command
 from pipelines.doctor import job as doctor_job
 from pipelines.doctor import tally
-from pipelines.doctor.plan import tally_path
 from pipelines.prepare import command as prepare_command
 from pipelines.prepare import job as prepare_job
 from pipelines.runner.progress import Heartbeat
@@ -97,7 +96,7 @@ def _look_here(build: Callable, options: object, **progress: object) -> bool:
     chunks = given.pop("chunks")
     look = doctor_job.LookAtChunk(Heartbeat(), **given)
     summed = tally.total(part for number in range(chunks) for part in look.process(number))
-    tally.write(summed, tally_path(given["output"], given["digest"]), given["digest"])
+    tally.write(summed, given["output"], given["digest"])
     return True
 
 

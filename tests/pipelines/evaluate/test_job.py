@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.evaluate.job import EvaluateChunk, SumTallies
-from pipelines.evaluate.plan import Plan, write
+from pipelines.evaluate.plan import Plan
 from pipelines.evaluate.sources import Comparison, Sources
 from pipelines.evaluate.tally import EvaluationTally
+from pipelines.runner import handover
 from pipelines.runner.progress import Heartbeat, beats
 from trainer.formats import images
 from trainer.formats.labels import Palette
@@ -27,7 +28,7 @@ def test_a_chunk_gives_the_tally_of_its_labels_and_a_heartbeat_for_each(tmp_path
     (tmp_path / "masks/b.png").write_bytes(b"")
     sources = Sources(str(tmp_path / "labels"), (str(tmp_path / "masks"),), PALETTE)
     plan = Plan(sources, tuple(Comparison(name, f"{name}.png", (f"{name}.png",)) for name in "abc"))
-    write(str(tmp_path / "out"), plan)
+    handover.write_plan(str(tmp_path / "out"), plan.lines)
     tallies = EvaluateChunk(Heartbeat(str(tmp_path / "beats")), sources, str(tmp_path / "out"), plan.digest)
     tally = add(tally for number in range(plan.chunks) for tally in tallies.process(number))
     assert tally.numbers.tolist() == [0, 2]

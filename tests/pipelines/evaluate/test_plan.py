@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.evaluate.plan import Plan, compared_names, pair, plan_path, read_chunk, write
+from pipelines.evaluate.plan import Plan, compared_names, pair, read_chunk
 from pipelines.evaluate.sources import Comparison, Sources
 from pipelines.inputs.names import name_of
+from pipelines.runner import handover
 from trainer.formats.labels import Palette
 from trainer.formats.palettes import resolve
 from trainer.options import InputError
@@ -56,25 +57,10 @@ def test_labels_are_those_with_a_mask_in_every_folder_and_the_others_are_rejecte
 def test_chunks_name_all_labels_once_with_the_number_of_their_first(tmp_path: Path, labels: int, size: int) -> None:
     names = [f"é\u2028\n\x85 {number}" for number in range(labels)]
     plan = Plan(Sources("labels", ("m",), PALETTE), tuple(Comparison(n, f"{n}.png", (f"{n}.png",)) for n in names))
-    write(str(tmp_path), plan)
+    handover.write_plan(str(tmp_path), plan.lines)
     chunks = [read_chunk(str(tmp_path), plan.digest, number) for number in range(plan.chunks)]
     assert [one for _, chunk in chunks for one in chunk] == list(plan.comparisons)
     assert [first for first, _ in chunks] == list(range(0, labels, size))
-
-
-def test_a_plan_that_another_run_changed_is_not_worked_on(tmp_path: Path) -> None:
-    comparisons = (Comparison("a", "a.png", ("a.png",)),)
-    plans = [Plan(Sources(folder, ("m",), PALETTE), comparisons) for folder in ("labels", "others")]
-    assert plans[0].digest != plans[1].digest
-    for plan in plans:
-        write(str(tmp_path), plan)
-    assert read_chunk(str(tmp_path), plans[0].digest, 0) == read_chunk(str(tmp_path), plans[1].digest, 0)
-    Path(plan_path(str(tmp_path), plans[0].digest)).write_bytes(b"\n".join(plans[1].lines))
-    with pytest.raises(InputError, match=r"was changed while it was worked on; give every run an --output of its own"):
-        read_chunk(str(tmp_path), plans[0].digest, 0)
-    Path(plan_path(str(tmp_path), plans[0].digest)).unlink()
-    with pytest.raises(InputError, match="has another run used the folder"):
-        read_chunk(str(tmp_path), plans[0].digest, 0)
 
 
 def test_the_palette_decides_which_coding_of_cityscapes_is_read(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def mutations(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
                 changed[place:place] = changed[place : place + int(rng.integers(1, 20))]
             if len(changed) < 2:
                 break
-        if rng.random() < 0.1:
+        if rng.random() < 0.1 and changed:
             del changed[int(rng.integers(len(changed))) :]
         yield bytes(changed)
 

@@ -44,8 +44,13 @@ class ModelCard:
                 f"the model has {classes} classes but the palette {self.palette.name} has "
                 f"{self.palette.num_classes}; give the palette the model was trained with"
             )
-        if not isinstance(self.max_side, int) or self.max_side < 0:
+        if type(self.max_side) is not int or self.max_side < 0:
             raise InputError(f"max_side must be 0 or a number of pixels, got {self.max_side!r}")
+        if type(classes) is not int or not isinstance(self.data_fingerprint, str):
+            raise InputError(f"num_classes must be a whole number and data_fingerprint a text, got {classes!r}")
+        for name in ("training", "scores"):
+            if not isinstance(getattr(self, name), dict):
+                raise InputError(f"{name} must be a JSON object, got {getattr(self, name)!r}")
 
     def to_json(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

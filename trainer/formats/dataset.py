@@ -76,9 +76,24 @@ class Shard:
     @staticmethod
     def from_json(value: dict[str, Any]) -> Shard:
         """The inverse of dataclasses.asdict, and of its JSON. Raises TypeError for what is no such object."""
+        if not isinstance(value, dict):
+            raise TypeError(f"a shard is a JSON object, got {value!r}")
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
         # Version 1 calls the images pictures.
-        return Shard(**{"images" if name == "pictures" else name: v for name, v in values.items()})
+        shard = Shard(**{"images" if name == "pictures" else name: v for name, v in values.items()})
+        shard._check()
+        return shard
+
+    def _check(self) -> None:
+        """Raises TypeError where a value is not of its kind."""
+        texts, numbers = (self.name, self.split, self.fingerprint), (self.records, self.images, self.bytes)
+        rows = (self.class_pixels, self.min_size, self.max_size)
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(row, tuple) for row in rows):
+            raise TypeError("a shard has a name, a split, a fingerprint, sizes and pixels of every class")
+        counts = [*numbers, self.crc32c, self.ignored_pixels, *self.class_pixels, *self.min_size, *self.max_size]
+        wrong = [count for count in counts if type(count) is not int or not 0 <= count < 1 << 63]
+        if wrong or self.images > self.records or len(self.min_size) != 2 or len(self.max_size) != 2:
+            raise TypeError(f"counts of {self.name!r}: {repr(wrong[0])[:40] if wrong else 'more images than records'}")
 
 
 @dataclasses.dataclass
@@ -223,17 +238,28 @@ def load_dataset(folder: str) -> Dataset:
         if value["version"] not in READ_VERSIONS:
             known = " and ".join(map(str, READ_VERSIONS))
             raise InputError(f"{path} has version {value['version']}, this program reads {known}; update the program")
-        shards = tuple(Shard.from_json(shard) for shard in value["shards"])
-        for shard in shards:
-            if not SHARD_PATTERN.fullmatch(shard.name):
-                raise InputError(f"{path} names a shard {shard.name!r}, expected SPLIT-00000-of-00000.tfrecord")
-        return Dataset(
-            palette=Palette.from_json(value["palette"]),
-            shards=shards,
-            options=value["options"],
-            fingerprint=value["fingerprint"],
-            max_side=value["max_side"],
-            rejected=value["rejected"],
-        )
+        return _dataset(value)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error!r}); run `deeplab prepare` again") from None
+    except InputError as error:
+        raise error if str(error).startswith(path) else InputError(f"{path}: {error}") from None
+
+
+def _dataset(value: dict[str, Any]) -> Dataset:
+    """What a dataset.json of a known version says. Raises TypeError or KeyError for what it cannot say."""
+    palette, options, names = Palette.from_json(value["palette"]), value["options"], set()
+    shards = tuple(map(Shard.from_json, value["shards"]))
+    for shard in shards:
+        found = SHARD_PATTERN.fullmatch(shard.name)
+        if not found:
+            raise InputError(f"names a shard {shard.name!r}, expected SPLIT-00000-of-00000.tfrecord")
+        if shard.name in names or found["split"] != shard.split or len(shard.class_pixels) != palette.num_classes:
+            raise TypeError(f"{shard.name} appears twice, in split {shard.split!r}, or with pixels of other classes")
+        names.add(shard.name)
+    numbers = value["max_side"], value["rejected"]
+    if not shards or any(type(number) is not int or number < 0 for number in numbers):
+        raise TypeError(f"{len(shards)} shards, max_side and rejected {numbers}")
+    texts = (value["fingerprint"], *(options.get(name) or "" for name in ("input", "layout", "label_coding")))
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("its options or its fingerprint")
+    return Dataset(palette, shards, options, value["fingerprint"], *numbers)

@@ -330,7 +330,9 @@ def _png_colors(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     """The colour map of a palette PNG, uint8 [n, 3], and bool [n]: whether its colours are opaque."""
     parts: dict[bytes, bytes] = {kind: data[begin:end] for kind, begin, end in png_chunks(data)}
     flat = parts[b"PLTE"]
-    colormap = np.frombuffer(flat[: len(flat) // 3 * 3], np.uint8).reshape(-1, 3)
+    if len(flat) % 3 or not 3 <= len(flat) <= 768:
+        raise ImageError(f"damaged PNG: a palette of {len(flat)} bytes; expected three for each of 1 to 256 colours")
+    colormap = np.frombuffer(flat, np.uint8).reshape(-1, 3)
     opaque = np.ones(len(colormap), bool)
     alpha = np.frombuffer(parts.get(b"tRNS", b""), np.uint8)[: len(colormap)]
     opaque[: len(alpha)] = alpha == 255

@@ -195,6 +195,10 @@ def _fault(palette: Palette) -> str | None:
         return f"expected one colour per class, got {classes} names and {len(palette.colors)} colours"
     if any(not isinstance(name, str) or not name.strip() for name in palette.names):
         return f"class names must be non-empty strings, got {list(palette.names)}"
+    # As JSON writes half of a character: no page and no table can hold it.
+    for name in (palette.name, *palette.names):
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            return f"the name {name!r} is no Unicode text; write it as UTF-8"
     if not _is_byte(palette.ignore_id) or palette.ignore_id < classes:
         return f"ignore_id must be {classes} to 255 (0-{classes - 1} are classes), got {palette.ignore_id!r}"
     aliases = [color for color, _ in palette.aliases]

@@ -1,0 +1,382 @@
+"""Everything that parses bytes, and real bytes to begin with: what the fuzzer runs.
+
+A target takes bytes and a folder of its own, and gives a value or raises what is known. What a command does next with
+the value belongs to it: a number that is none is no better found later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from pipelines.crf import tuning
+from pipelines.evaluate.sources import segment_notes
+from pipelines.inputs import collection, rawset, selection
+from pipelines.masks.stamps import Stamp, read_stamp, stamp_jpeg, stamp_png
+from pipelines.prepare import workarea
+from pipelines.records.verify import check_record
+from tests.drawn import encoded
+from tests.drawn.encoded import saved
+from tests.drawn.records import PALETTE, record, write_records
+from tests.drawn.tuning import some_tuning
+from tests.zoo import mutation
+from tests.zoo.mutation import Spoil
+from trainer.accounts import Reject
+from trainer.formats import cards, codings, dataset, examples, exports, frames, headers, images, palettes
+from trainer.formats.dataset import load_dataset
+from trainer.formats.images import ImageError
+from trainer.formats.labels import LabelError
+from trainer.formats.palettes import CAMVID, VOC
+from trainer.network.options import bytes_per_pixel
+from trainer.options import InputError
+
+MAX_PIXELS = 1 << 20
+"""Images of more take longer than the second that a case has."""
+
+
+class Target(NamedTuple):
+    """What is to be read.
+
+    Attributes:
+      seeds: bytes that can be read.
+      read: reads such bytes, in a folder that no other target uses.
+      known: what it may raise.
+      spoil: how the seeds are changed.
+    """
+
+    seeds: Callable[[], list[bytes]]
+    read: Callable[[bytes, Path], object]
+    known: tuple[type[Exception], ...] = (InputError,)
+    spoil: Spoil = mutation.bits
+
+
+def jpegs() -> list[bytes]:
+    noise, smooth = encoded.noise(24, 32), Image.linear_gradient("L").resize((40, 24)).convert("RGB")
+    found = [saved(smooth, "JPEG", **options) for options in ({}, {"progressive": True}, {"quality": 30})]
+    found += [saved(encoded.noise(24, 32, 1), "JPEG"), saved(smooth.convert("CMYK"), "JPEG")]
+    found += [encoded.with_exif(found[0], encoded.exif_block(n, order)) for n, order in ((6, "<"), (3, ">"))]
+    found += [encoded.two_pictures()[0], saved(noise, "JPEG", restart_marker_blocks=2, subsampling=0)]
+    return [*found, stamp_jpeg(images.encode_jpeg(noise), Stamp("f" * 32, "0-1"))]
+
+
+def pngs() -> list[bytes]:
+    kinds = [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2), (8, 4), (8, 6), (16, 6)]
+    found = [encoded.png(depth, colors) for depth, colors in kinds]
+    ids = encoded.noise(9, 14, 1) % 11
+    found += [encoded.palette_png(ids, CAMVID.colors), encoded.palette_png(ids % 2, [(0, 0, 0), (255, 255, 255)])]
+    found += [encoded.palette_png(ids, VOC.colors, alpha=b"\0\xff")]
+    found += [encoded.png(before=[(b"eXIf", encoded.exif_block(6))]), saved(ids)]
+    return [*found, stamp_png(CAMVID.encode_mask(ids), Stamp("f" * 32, "0-1"))]
+
+
+def others() -> list[bytes]:
+    noise, grey = encoded.noise(24, 32), encoded.noise(24, 32, 1) % 11
+    found = [saved(noise, "TIFF", **({"compression": kind} if kind else {})) for kind in ("", "tiff_lzw", "jpeg")]
+    found += [saved(grey, "TIFF"), encoded.tiff_of(8), encoded.tiff_of(4, (8, 8, 8)), encoded.tiff_of(8, (16,))]
+    found += [saved(noise, "WEBP"), saved(noise, "WEBP", lossless=True), saved(grey, "BMP"), saved(noise, "BMP")]
+    found += [saved(Image.fromarray(noise), "WEBP", exif=b"Exif\0\0" + encoded.exif_block(6)), saved(grey, "GIF")]
+    frames_ = [Image.fromarray(encoded.noise(8, 8, seed=n)) for n in range(2)]
+    return [*found, saved(frames_[0], "WEBP", save_all=True, append_images=frames_[1:])]
+
+
+def read_image(data: bytes, folder: Path) -> None:
+    header, pixels = images.decode(data, MAX_PIXELS)
+    assert pixels.dtype == np.uint8 and pixels.shape == (*header.upright_size, 3), (header, pixels.shape)
+
+
+def read_label(data: bytes, folder: Path) -> None:
+    label = images.read_label(data, MAX_PIXELS)
+    assert label.codes.dtype == np.uint8
+    for palette in (CAMVID, PALETTE):
+        for coding in ("auto", "ids", "colors"):
+            try:
+                assert codings.to_ids(label, palette, coding).shape == label.codes.shape[:2]
+            except LabelError:
+                continue
+
+
+def shards() -> list[bytes]:
+    return [
+        b"".join(frames.frame(examples.encode(record(n, (56, 56), kind))) for n in (1, 2)) for kind in ("jpeg", "png")
+    ]
+
+
+def read_shard(data: bytes, folder: Path) -> None:
+    for found in frames.scan_frames(io.BytesIO(data)):
+        if isinstance(found, frames.Frame):
+            try:
+                check_record(examples.decode(found.data), PALETTE)
+            except ValueError as error:
+                assert type(error) in (ValueError, ImageError, LabelError), repr(error)
+
+
+def card() -> bytes:
+    architecture = {"num_classes": 3, "alpha": 0.35, "head": "bilinear", "aspp_rates": [6, 12, 18]}
+    training = {"records": "r", "epoch": 3}
+    return json.dumps(cards.ModelCard(architecture, PALETTE, 513, training, "f", {"miou": 0.5}).to_json()).encode()
+
+
+def read_card(data: bytes, folder: Path) -> None:
+    (folder / "model.json").write_bytes(data)
+    found = exports.load_card(str(folder))
+    bytes_per_pixel(found.architecture)
+    found.training.get("records")
+    paint(found.palette)
+    json.dumps(found.to_json()).encode()
+
+
+def paint(palette) -> None:
+    """All that commands do with a palette."""
+    ids = np.zeros((2, 2), np.uint8)
+    palette.encode_mask(ids), palette.overlay(np.zeros((2, 2, 3), np.uint8), ids), palette.known_colors()
+    codings.decode_ids(images.encode_png(ids + palette.ignore_id), palette)
+    " ".join((palette.name, *palette.names)).encode()
+    assert palettes.Palette.from_json(json.loads(json.dumps(palette.to_json()))) == palette
+
+
+def some_dataset(folder: Path) -> bytes:
+    write_records(folder, {"train": [[record(n, (56, 56)) for n in range(3)]], "val": [[record(3, (56, 56))]]})
+    return (folder / "dataset.json").read_bytes()
+
+
+def datasets() -> list[bytes]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        return [some_dataset(Path(folder))]
+
+
+def read_dataset(data: bytes, folder: Path) -> None:
+    (folder / "dataset.json").write_bytes(data)
+    found = load_dataset(str(folder))
+    for split in found.splits:
+        assert found.count(split) >= found.images(split) >= 0
+        found.pixels(split), found.doubts(split), found.shard_paths("x", split), split.encode()
+        np.array(found.pixels(split)[0], np.int64)
+    for shard in found.shards:
+        f"{shard.name:<9}{shard.records:,}{shard.bytes:,}{shard.crc32c:#010x}{shard.max_size[1]:,}{shard.min_size[0]:,}"
+    dataset.fingerprint_of(found.shards), found.options.get("input"), found.max_side > 0, f"{found.rejected:,}"
+    paint(found.palette)
+
+
+def palette_files() -> list[bytes]:
+    rich = dataclasses.replace(PALETTE, source_ids=((7, 0), (11, 1), (3, 255)), aliases=(((1, 2, 3), 1),))
+    return [json.dumps(palette.to_json()).encode() for palette in (PALETTE, CAMVID, rich)]
+
+
+def read_palette(data: bytes, folder: Path) -> None:
+    (folder / "palette.json").write_bytes(data)
+    paint(palettes.resolve(str(folder / "palette.json")))
+
+
+def a_set(folder: Path) -> None:
+    if not (folder / "JPEGImages").exists():
+        for kind in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+            (folder / kind).mkdir(parents=True)
+        for name in ("a", "b c", "d#1", "ü", "e.2"):
+            (folder / f"JPEGImages/{name}.jpg").touch()
+            (folder / f"SegmentationClass/{name}.png").touch()
+
+
+def manifests() -> list[bytes]:
+    rows = [("a", "train"), ("b c", "val"), ("d#1", ""), ("ü", "test"), ("e.2", "train")]
+    line = "JPEGImages/{0}.jpg,SegmentationClass/{0}.png,{1}\n"
+    csv = "image,label,split\n" + "".join(line.format(*row) for row in rows)
+    quoted = csv.replace("JPEGImages/b c.jpg", '"JPEGImages/b c.jpg"').replace("\n", "\r\n")
+    return [csv.encode(), quoted.encode("utf-8-sig"), quoted.encode("utf-16")]
+
+
+def read_manifest(data: bytes, folder: Path) -> None:
+    a_set(folder)
+    (folder / "manifest.csv").write_bytes(data)
+    check_set(rawset.scan(str(folder / "manifest.csv")))
+
+
+def check_set(raw: rawset.RawSet) -> None:
+    for pair in raw.pairs:
+        pair.key.encode(), pair.split.encode()
+    json.dumps([reject.to_json() for reject in raw.rejects]).encode()
+
+
+def json_rows() -> list[bytes]:
+    rows = [{"image": f"JPEGImages/{n}.jpg", "label": f"SegmentationClass/{n}.png", "split": "val"} for n in "aü"]
+    return ["\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()]
+
+
+def read_json_rows(data: bytes, folder: Path) -> None:
+    a_set(folder)
+    (folder / "manifest.jsonl").write_bytes(data)
+    check_set(rawset.scan(str(folder / "manifest.jsonl")))
+
+
+def lists() -> list[bytes]:
+    return [
+        b"a\nb c\nd#1\n\xc3\xbc\n",
+        b"a 1\nb -1\n",
+        b"/JPEGImages/a.jpg /SegmentationClass/a.png\n",
+        b"# x\r\n\r\na.jpg\r\n",
+    ]
+
+
+def read_voc_list(data: bytes, folder: Path) -> None:
+    a_set(folder)
+    (folder / "ImageSets/Segmentation/train.txt").write_bytes(data)
+    check_set(rawset.scan(str(folder), "voc"))
+
+
+def read_list(suffix: str) -> Callable[[bytes, Path], None]:
+    def read(data: bytes, folder: Path) -> None:
+        path = folder / f"list{suffix}"
+        path.write_bytes(data)
+        try:
+            listing = collection.find(str(path), str(folder / "out"))
+            json.dumps([(image.path, image.name) for image in listing.images])
+        except InputError:
+            pass
+        chosen = selection.load("", "", str(path))
+        chosen.choose([str(folder / f"{name}.jpg") for name in ("a", "b c", "ü")])
+
+    return read
+
+
+def tunings() -> list[bytes]:
+    return [json.dumps(some_tuning().to_json()).encode(), json.dumps(some_tuning(options=None).to_json()).encode()]
+
+
+def read_tuning(data: bytes, folder: Path) -> None:
+    (folder / "crf.json").write_bytes(data)
+    found = tuning.load(str(folder))
+    f"{found.losers} {found.scored} {found.model_digest.encode()}"
+    if found.options:
+        found.options.words(list(found.per_class)), found.options.to_json(list(found.per_class))
+    json.dumps(found.to_json()).encode()
+
+
+def notes() -> list[bytes]:
+    return [
+        json.dumps({"palette": PALETTE.to_json(), "status": "running", "input": "x", "head": "", "crf": None}).encode()
+    ]
+
+
+def read_notes(data: bytes, folder: Path) -> None:
+    (folder / "segment.json").write_bytes(data)
+    found = segment_notes(str(folder), PALETTE)
+    found.get("status"), found.get("input")
+
+
+def sidecars() -> list[bytes]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        some_dataset(Path(folder))
+        shard = load_dataset(folder).shards[0]
+        outcome = workarea.Outcome(shard, (Reject("k", "p", "prepare", "r"),), 2, 17, ("x",))
+        workarea.write_sidecar(folder, outcome)
+        return [(Path(folder) / workarea.sidecar_name(shard.name)).read_bytes()]
+
+
+def read_sidecar(data: bytes, folder: Path) -> None:
+    name = dataset.shard_name("train", 0, 1)
+    (folder / "shards").mkdir(exist_ok=True)
+    (folder / f"shards/{name}.json").write_bytes(data)
+    (folder / name).write_bytes(b"shard")
+    area = workarea.survey(str(folder))
+    for found in area.outcomes:
+        area.is_whole(found)
+        outcome = area.outcomes[found]
+        outcome.format < 2, bool(outcome.failed), [path.encode() for path in outcome.unread]
+        sum(reject.records for reject in outcome.rejects)
+
+
+def hdf5_files() -> list[bytes]:
+    import h5py
+
+    def file(**options) -> bytes:
+        buffer = io.BytesIO()
+        with h5py.File(buffer, "w", **options) as content:
+            for name, shape in (("aspp0/aspp0/kernel:0", (1, 1, 8, 4)), ("Conv/Conv/kernel:0", (3, 3, 3, 4))):
+                content[name] = np.zeros(shape, "float32")
+            content.create_dataset(
+                "logits_semantic/logits_semantic/kernel:0", data=np.ones((4, 3), "f4"), compression=1
+            )
+            group = content.create_group("layers/conv2d/vars")
+            group["0"] = np.ones((3, 3), "f4")
+            content["layers/conv2d"].attrs["name"] = "Conv_BN"
+        return buffer.getvalue()
+
+    return [file(), file(libver="latest")]
+
+
+def read_hdf5(data: bytes, folder: Path) -> None:
+    from trainer.weights.hdf5 import Hdf5
+
+    (folder / "w.h5").write_bytes(data)
+    file = Hdf5(str(folder / "w.h5"))
+    for name in file.shapes:
+        file.read(name)
+
+
+def onnx_files() -> list[bytes]:
+    about = exports.about(cards.ModelCard.from_json(json.loads(card())), "0" * 64, {"keras": "3"})
+    model = exports._onnx_model_class()()
+    model.metadata_props.add(key=exports.KEY, value=json.dumps(about))
+    return [model.SerializeToString()]
+
+
+def read_onnx(data: bytes, folder: Path) -> None:
+    (folder / "m.onnx").write_bytes(data)
+    paint(exports.load_card(str(folder / "m.onnx")).palette)
+
+
+def abouts() -> list[bytes]:
+    about = exports.about(cards.ModelCard.from_json(json.loads(card())), "0" * 64, {"keras": "3"})
+    return [json.dumps(about).encode()]
+
+
+def read_about(data: bytes, folder: Path) -> None:
+    (folder / "assets.extra").mkdir(exist_ok=True)
+    (folder / exports.SAVED_MODEL).write_bytes(b"x")
+    (folder / exports.ABOUT).write_bytes(data)
+    paint(exports.load_card(str(folder)).palette)
+
+
+def read_header(data: bytes, folder: Path) -> None:
+    headers.read(data, MAX_PIXELS), read_stamp(data)
+
+
+PNG = mutation.either(mutation.bits, mutation.png_chunks)
+TARGETS: dict[str, Target] = {
+    "JPEG": Target(jpegs, read_image, (ImageError,)),
+    "PNG": Target(pngs, read_image, (ImageError,), PNG),
+    "TIFF, WebP, BMP, GIF": Target(others, read_image, (ImageError,)),
+    "label": Target(lambda: [*pngs(), *others()], read_label, (ImageError, LabelError)),
+    "label PNG": Target(pngs, read_label, (ImageError, LabelError), mutation.png_chunks),
+    "headers": Target(lambda: [*jpegs(), *pngs(), *others()], read_header, (ImageError,)),
+    "EXIF": Target(
+        lambda: [encoded.exif_block(6, order) for order in "<>"], lambda data, _: headers.exif_orientation(data), ()
+    ),
+    "shard": Target(shards, read_shard, ()),
+    "record": Target(shards, read_shard, (), mutation.frames),
+    "model.json": Target(lambda: [card()], read_card, spoil=mutation.json_values),
+    "dataset.json": Target(datasets, read_dataset, spoil=mutation.json_values),
+    "palette": Target(palette_files, read_palette, spoil=mutation.json_values),
+    "manifest.csv": Target(manifests, read_manifest),
+    "manifest.jsonl": Target(json_rows, read_json_rows, spoil=mutation.json_lines),
+    "VOC list": Target(lists, read_voc_list),
+    "list.txt": Target(lists, read_list(".txt")),
+    "list.csv": Target(manifests, read_list(".csv")),
+    "list.jsonl": Target(json_rows, read_list(".jsonl"), spoil=mutation.json_lines),
+    "crf.json": Target(tunings, read_tuning, spoil=mutation.json_values),
+    "segment.json": Target(notes, read_notes, spoil=mutation.json_values),
+    "sidecar": Target(sidecars, read_sidecar, (), spoil=mutation.json_values),
+    "HDF5": Target(hdf5_files, read_hdf5),
+    "ONNX": Target(onnx_files, read_onnx),
+    "SavedModel": Target(abouts, read_about, spoil=mutation.json_values),
+}

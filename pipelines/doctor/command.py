@@ -26,7 +26,7 @@ from pipelines.pages import doctor as page
 from pipelines.pages.gallery import Panel
 from pipelines.runner import handover
 from pipelines.runner.boundary import Care, Failed, attempt
-from pipelines.runner.flags import beam_options, check_paths
+from pipelines.runner.flags import beam_options, located
 from pipelines.runner.run import run as run_job
 from trainer import storage
 from trainer.accounts import Accounts
@@ -42,8 +42,7 @@ PAGE_FILE = "doctor.html"
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
-    check_paths(beam, {"DIR": options.input, "--output": options.output})
-    options = replace(options, input=storage.absolute(options.input), output=storage.absolute(options.output))
+    options = located(beam, options, "input", "output")
     written = check_folder(options)
     raw, pairing = find(options.input, options.layout, options.val_fraction, options.group_by)
     reading = settle_reading(options, raw)

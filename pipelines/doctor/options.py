@@ -5,7 +5,7 @@ examples:
   deeplab doctor data/list.csv --palette classes.json --full --output out/doctor
   deeplab doctor data/scans --mend --output out/doctor
   deeplab doctor gs://bucket/camvid --output gs://bucket/doctor --runner DataflowRunner --project my-project \\
-      --region europe-west1 --temp_location gs://bucket/tmp --setup_file ./setup.py
+      --region europe-west1 --temp_location gs://bucket/tmp --sdk_container_image IMAGE
 
 Ends with a verdict, the `deeplab prepare` that reads the set as it should be read, and status 0, 1 (prepare would
 reject something) or 2 (something would be accepted and trained wrongly). The set itself is never changed: what is to

@@ -23,7 +23,7 @@ from pipelines.pages import evaluation as page
 from pipelines.pages import gallery
 from pipelines.runner import handover
 from pipelines.runner.boundary import Care, Failed, attempt
-from pipelines.runner.flags import beam_options, check_paths
+from pipelines.runner.flags import beam_options, located
 from pipelines.runner.run import run as run_job
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts, write_rejects
@@ -40,7 +40,7 @@ PAGE_FILE = "report.html"
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
-    check_paths(beam, {"--labels": options.labels, "--masks": options.masks, "--output": options.output})
+    options = located(beam, options, "labels", "masks", "output")
     check_folders(options)
     card = load_card(options.model) if options.model is not None else None
     palette = card.palette if card else resolve(options.palette)

@@ -6,7 +6,7 @@ examples:
   deeplab evaluate --masks out/masks out/masks-crf --labels data/labels/val --palette camvid --output out/report
   deeplab evaluate --masks gs://bucket/masks --labels gs://bucket/labels --palette camvid \\
       --output gs://bucket/report --runner DataflowRunner --project my-project --region europe-west1 \\
-      --temp_location gs://bucket/tmp --setup_file ./setup.py
+      --temp_location gs://bucket/tmp --sdk_container_image IMAGE
 
 A label and its masks have the same path below their folders but for the suffix. Several masks folders are compared
 side by side, on the images that all of them have a mask of. --records DIR takes only images that the model was not

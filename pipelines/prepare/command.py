@@ -14,7 +14,7 @@ from pipelines.prepare.job import build
 from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Plan, ShardPlan, plan_shards, unfinished
 from pipelines.prepare.workarea import Area, survey
-from pipelines.runner.flags import beam_options, check_paths
+from pipelines.runner.flags import beam_options, located
 from pipelines.runner.run import run as run_job
 from trainer import storage
 from trainer.accounts import Accounts, merged, write_rejects
@@ -26,11 +26,10 @@ from trainer.options import InputError, printable
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
-    check_paths(beam, {"--input": options.input, "--output": options.output})
-    source, folder = storage.absolute(options.input), storage.absolute(options.output)
+    options = located(beam, options, "input", "output")  # what dataset.json says of them holds anywhere
+    source, folder = options.input, options.output
     if storage.lies_in(source, folder) and storage.lies_in(folder, source):
         raise InputError(f"--output {options.output} is the input folder; give a folder of its own")
-    options = replace(options, input=source, output=folder)  # what dataset.json says of them holds anywhere
     raw = scan(source, options.layout, options.val_fraction, options.group_by)
     palette, coding, reasons, is_fatal = recognise_labels(raw, options)
     options = replace(options, label_coding=coding)

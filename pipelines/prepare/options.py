@@ -5,7 +5,7 @@ examples:
   deeplab prepare --input data/list.csv --output out/records --palette classes.json --max-side 1024
   deeplab prepare --input gs://bucket/camvid --output gs://bucket/records --copies 2 --shards 256 \\
       --runner DataflowRunner --project my-project --region europe-west1 \\
-      --temp_location gs://bucket/tmp --setup_file ./setup.py
+      --temp_location gs://bucket/tmp --sdk_container_image IMAGE
 
 Stop it at any moment and run it again: finished shards are kept, and the bytes come out the same. Only the plan goes
 through the runner; each worker reads the images of its shards and writes them. Flags that are not listed go to Apache

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
-import os
-import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     FlinkRunnerOptions,
-    GoogleCloudOptions,
     PipelineOptions,
     PortableOptions,
-    SetupOptions,
     SparkRunnerOptions,
     StandardOptions,
-    WorkerOptions,
     _BeamArgumentParser,
 )
 
+from pipelines.runner import jobserver, needs
 from pipelines.runner.cores import cores
 from trainer import storage
 from trainer.options import InputError
@@ -32,8 +29,19 @@ REMOTE_WORKERS = 16
 """Workers that work is cut for where their number is the service's to choose."""
 LISTS = (".csv", ".jsonl", ".txt")
 """Files that are read before the job starts; what they list may lie elsewhere."""
-IMAGE_PYTHON = (3, 11)
-"""Python of the worker image that the Dockerfile makes."""
+JOB_SERVERS = ("flinkrunner", "sparkrunner", "prismrunner")
+"""Runners that start a job server where the user names none."""
+T = TypeVar("T")
+
+
+class JobOptions(PipelineOptions):
+    """What is asked of a job elsewhere besides what Beam's own flags say."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: _BeamArgumentParser) -> None:
+        parser.add_argument("--no_wait", action="store_true", help="end as soon as the job is sent")
+        parser.add_argument("--cancel", action="store_true", help="end the job that writes to the output folder")
+        parser.add_argument("--worker_accelerator", default=None, help="GPU of every worker on Dataflow")
 
 
 def beam_options(flags: list[str]) -> PipelineOptions:
@@ -48,8 +56,12 @@ def beam_options(flags: list[str]) -> PipelineOptions:
     """
     _refuse_unknown(flags)
     options = PipelineOptions(list(flags))
-    runner = runner_name(options)
-    if runner == "daskrunner":
+    job = options.view_as(JobOptions)
+    if job.worker_accelerator and not is_dataflow(options):
+        raise InputError("--worker_accelerator is for --runner DataflowRunner")
+    if is_local(options) and (job.no_wait or job.cancel):
+        raise InputError(f"--{'cancel' if job.cancel else 'no_wait'} is for jobs elsewhere; give their --runner too")
+    if runner_name(options) == "daskrunner":
         raise InputError(
             "--runner DaskRunner: Beam's Dask runner silently drops outputs; omit --runner to run locally, or give "
             "FlinkRunner, SparkRunner or DataflowRunner"
@@ -63,10 +75,10 @@ def beam_options(flags: list[str]) -> PipelineOptions:
             raise InputError(f"--direct_num_workers must be 0 (all cores) or more, got {direct.direct_num_workers}")
         if "--direct_running_mode" not in names:
             direct.direct_running_mode = "multi_threading"
-    elif "dataflow" in runner:
-        _check_dataflow(options)
+    elif is_dataflow(options):
+        needs.check_dataflow(options, job.worker_accelerator)
     elif not shares_this_machine(options):
-        _check_portable(options)
+        needs.check_cluster(options)
     return options
 
 
@@ -101,35 +113,36 @@ def shares_this_machine(options: PipelineOptions) -> bool:
     return is_small.get(runner, runner not in CLUSTER_RUNNERS)
 
 
-def check_paths(options: PipelineOptions, paths: Mapping[str, str | Sequence[str] | None]) -> None:
-    """Refuses paths that the workers could not find, before the job is sent to them.
+def located(options: PipelineOptions, command: T, *names: str) -> T:
+    """The options of a command with absolute paths, for workers may have another working directory.
 
     Args:
-      paths: of all that workers read and write, one or several under the flag they were given with:
-        {"--output": "out/records"}; None for a flag that was not given.
+      names: fields with the paths of all that workers read and write: one path, several, or None.
 
     Raises:
-      InputError: a path on this machine for workers on Dataflow, or a relative one for workers that have another
-        working directory.
+      InputError: a path on this machine for workers on Dataflow.
     """
-    for flag, values in paths.items():
-        for path in [values] if isinstance(values, str) else values or ():
-            _check_path(options, flag, path)
+    paths: dict[str, Any] = {}
+    for name in names:
+        value = getattr(command, name)
+        (field,) = (field for field in dataclasses.fields(command) if field.name == name)
+        flag = field.metadata["metavar"] if field.metadata["positional"] else f"--{name.replace('_', '-')}"
+        check_paths(options, flag, [value] if isinstance(value, str) else value or ())
+        if value is not None:
+            paths[name] = storage.absolute(value) if isinstance(value, str) else tuple(map(storage.absolute, value))
+    return dataclasses.replace(command, **paths)
 
 
-def _check_path(options: PipelineOptions, flag: str, path: str) -> None:
-    if storage.is_remote(path):
+def check_paths(options: PipelineOptions, flag: str, paths: Iterable[str]) -> None:
+    """Raises InputError where one of the paths, given with that flag, is one that workers on Dataflow cannot see."""
+    if not is_dataflow(options):
         return
-    if is_dataflow(options) and not path.lower().endswith(LISTS):
-        raise InputError(
-            f"{flag} {path} is a path of this machine, which workers on Dataflow cannot see; copy the files to "
-            "Cloud Storage (`gcloud storage cp --recursive`) and give a gs:// address"
-        )
-    if not os.path.isabs(path) and not shares_this_machine(options) and not is_dataflow(options):
-        raise InputError(
-            f"{flag} {path} is a relative path, and the workers have another working directory than this command; "
-            f"give the absolute path, of a folder that all workers see there, such as {os.path.abspath(path)}"
-        )
+    for path in paths:
+        if not storage.is_remote(path) and not path.lower().endswith(LISTS):
+            raise InputError(
+                f"{flag} {path} is a path of this machine, which workers on Dataflow cannot see; copy the files to "
+                "Cloud Storage (`gcloud storage cp --recursive`) and give a gs:// address"
+            )
 
 
 def workers(options: PipelineOptions) -> int:
@@ -153,6 +166,12 @@ def _beam_parser() -> _BeamArgumentParser:
     return parser
 
 
+def _has_job_server(options: PipelineOptions) -> bool:
+    """Whether the job goes through a job server that has flags of its own."""
+    own = runner_name(options) in JOB_SERVERS
+    return own or (runner_name(options) == "portablerunner" and bool(jobserver.endpoint(options)))
+
+
 def _refuse_unknown(flags: list[str]) -> None:
     parser = _beam_parser()
 
@@ -165,6 +184,13 @@ def _refuse_unknown(flags: list[str]) -> None:
         return
     known = [flag for action in parser._actions for flag in action.option_strings]
     names = [flag.split("=", 1)[0] for flag in unknown if flag.startswith("-")]
+    options = PipelineOptions(list(flags))
+    if names and _has_job_server(options):
+        theirs = jobserver.flags(options, options.view_as(StandardOptions).runner)
+        names = [name for name in names if name not in theirs]
+        if not names:
+            return
+        known += theirs
     hints = {
         name: difflib.get_close_matches(name.replace("-", "_").replace("__", "--", 1), known, 1) for name in names
     }
@@ -172,53 +198,4 @@ def _refuse_unknown(flags: list[str]) -> None:
     raise InputError(
         f"unknown arguments: {', '.join(shown) if shown else ' '.join(unknown)}; "
         "neither this command nor Apache Beam knows them (see --help)"
-    )
-
-
-def _check_dataflow(options: PipelineOptions) -> None:
-    cloud, setup = options.view_as(GoogleCloudOptions), options.view_as(SetupOptions)
-    missing = [f"--{name}" for name in ("project", "region") if not getattr(cloud, name)]
-    if missing:
-        raise InputError(f"--runner DataflowRunner needs {' and '.join(missing)}")
-    # Beam itself only warns, and then looks for or creates a bucket of its own.
-    if not (cloud.temp_location or "").startswith("gs://"):
-        raise InputError(f"--runner DataflowRunner needs --temp_location gs://BUCKET/..., got {cloud.temp_location!r}")
-    image = options.view_as(WorkerOptions).sdk_container_image
-    if not (setup.setup_file or setup.extra_packages or image):
-        raise InputError(
-            "--runner DataflowRunner: the workers need this package; give --setup_file ./setup.py, or "
-            "--sdk_container_image with an image that has it installed"
-        )
-    if image:  # without one, Dataflow takes Beam's image for the Python of this process
-        _check_image("--sdk_container_image", image)
-
-
-def _check_portable(options: PipelineOptions) -> None:
-    portable, setup = options.view_as(PortableOptions), options.view_as(SetupOptions)
-    if portable.environment_type not in (None, "DOCKER"):  # PROCESS and EXTERNAL have what the user put there
-        return
-    image = portable.lookup_environment_option("docker_container_image") or portable.environment_config
-    if not (image or setup.setup_file or setup.extra_packages):
-        raise InputError(
-            f"--runner {options.view_as(StandardOptions).runner}: the workers need this package; give "
-            "--environment_type DOCKER --environment_config IMAGE with an image that has it installed, or PROCESS or "
-            "EXTERNAL for workers of your own"
-        )
-    if image:
-        _check_image("--environment_config", image)
-
-
-def _check_image(flag: str, image: str) -> None:
-    """Refuses an image of another Python: one cannot read what the other pickles; workers fail or wait for ever."""
-    named = re.search(r"py(?:thon)?[-_]?3\.?(\d+)", image.rsplit("/", 1)[-1])
-    python = (3, int(named.group(1))) if named else IMAGE_PYTHON
-    here = sys.version_info[:2]
-    if python == here:
-        return
-    (major, minor), (here_major, here_minor) = python, here
-    known = "by its name" if named else "if it was built from this package's Dockerfile"
-    raise InputError(
-        f"{flag} {image}: {known} the image has Python {major}.{minor}, and this is Python {here_major}.{here_minor}; "
-        f"run deeplab with Python {major}.{minor}, or build the image with this Python and say so in its tag, as in "
-        f"IMAGE:python{here_major}.{here_minor}"
     )

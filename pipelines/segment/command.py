@@ -11,7 +11,7 @@ from pipelines.inputs import collection
 from pipelines.inputs.selection import load as load_selection
 from pipelines.masks import segmenter
 from pipelines.masks.stamps import fingerprint
-from pipelines.runner.flags import beam_options, check_paths, cores_per_process, workers
+from pipelines.runner.flags import beam_options, cores_per_process, located, workers
 from pipelines.runner.run import run as run_job
 from pipelines.segment import plan as planning
 from pipelines.segment import tally
@@ -31,7 +31,7 @@ from trainer.options import InputError, to_json
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
-    check_paths(beam, {"--input": options.input, "--model": options.model, "--output": options.output})
+    options = located(beam, options, "input", "model", "output")
     job, card = prepare(options, cores_per_process(beam))
     selection = load_selection(options.records, options.split, options.list)
     listing = planning.selected(collection.find(options.input, options.output), selection)

@@ -6,12 +6,11 @@ examples:
   deeplab segment --input data/images --records out/records --model out/model --output out/masks-val
   deeplab segment --input gs://bucket/photos --model gs://bucket/model --output gs://bucket/masks \\
       --runner DataflowRunner --project my-project --region europe-west1 --temp_location gs://bucket/tmp \\
-      --sdk_container_image IMAGE --experiments=no_use_multiple_sdk_containers
+      --sdk_container_image IMAGE
 
---records DIR takes only images that the model was not trained on: those of the records' split val. The last flag of
-the last example lets the threads of one machine share one model. Masks of the same model, options and image are
-finished and skipped, so a killed run resumes; other files of these names are kept unless --overwrite is given. Flags
-that are not listed go to Apache Beam, such as --direct_num_workers 4.
+--records DIR takes only images that the model was not trained on: those of the records' split val. Masks of the same
+model, options and image are finished and skipped, so a killed run resumes; other files of these names are kept unless
+--overwrite is given. Flags that are not listed go to Apache Beam, such as --direct_num_workers 4.
 """
 
 from __future__ import annotations

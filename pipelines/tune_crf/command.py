@@ -17,7 +17,7 @@ from pipelines.masks.stamps import fingerprint
 from pipelines.pages import gallery
 from pipelines.pages import tuning as page
 from pipelines.runner.boundary import Failed, attempt
-from pipelines.runner.flags import beam_options, check_paths, cores_per_process
+from pipelines.runner.flags import beam_options, cores_per_process, located
 from pipelines.runner.run import run as run_job
 from pipelines.tune_crf import samples, scoring, search
 from pipelines.tune_crf.job import build
@@ -44,7 +44,7 @@ PAGE_TITLE = b"<title>CRF tuning: "
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
-    check_paths(beam, {"--model": options.model, "--records": options.records, "--output": options.output})
+    options = located(beam, options, "model", "records", "output")
     job, dataset = prepare(options, beam)
     usable, accounts = choose(options, job, dataset)
     tuning, accounts = tune(options, job, dataset, usable, accounts, beam)

@@ -5,7 +5,7 @@ examples:
   deeplab segment --input photos --model out/model --output out/masks --crf auto
   deeplab tune-crf --model gs://bucket/model --records gs://bucket/records --runner DataflowRunner \\
       --project my-project --region europe-west1 --temp_location gs://bucket/tmp \\
-      --sdk_container_image IMAGE --experiments=no_use_multiple_sdk_containers
+      --sdk_container_image IMAGE
 
 Writes crf.json, which `deeplab segment --crf auto` obeys, into the model folder, and a page beside it. Weight and
 widths of the bilateral kernel are searched coarse to fine on labelled images that the model was not trained on; then

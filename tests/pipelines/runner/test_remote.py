@@ -19,9 +19,25 @@ from pipelines.runner.run import run
 from tests.drawn.places import ROOT
 from trainer.options import InputError
 
-CLOUD = ["--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://b/tmp", "--setup_file=setup.py"]
-FLINK = ["--runner=FlinkRunner", "--flink_master=h:8081", "--environment_type=PROCESS", "--environment_config={}"]
-PORTABLE = ["--runner=PortableRunner", "--job_endpoint=h:8099", "--environment_type=EXTERNAL"]
+CLOUD = [
+    "--runner=DataflowRunner",
+    "--project=p",
+    "--region=r",
+    "--temp_location=gs://b/tmp",
+    "--sdk_container_image=x",
+]
+FLINK = [
+    "--runner=FlinkRunner",
+    "--flink_master=h:8081",
+    "--environment_type=PROCESS",
+    '--environment_config={"command": "boot"}',
+]
+PORTABLE = [
+    "--runner=PortableRunner",
+    "--job_endpoint=h:8099",
+    "--environment_type=EXTERNAL",
+    "--environment_config=h:9",
+]
 LOOPBACK = ["--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"]
 
 

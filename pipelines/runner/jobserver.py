@@ -1,0 +1,63 @@
+"""Beam's job servers, to which jobs for Flink, Spark and Prism are sent: the flags they know, and their jobs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
+from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
+from apache_beam.runners.runner import create_runner
+
+from trainer.options import InputError
+
+ANSWER = 10.0
+"""Seconds within which a job server answers."""
+
+
+def endpoint(options: PipelineOptions) -> str:
+    """HOST:PORT of a job server that stands by itself; "" where Beam starts one for the job, or needs none."""
+    named = options.view_as(PortableOptions).job_endpoint or ""
+    return "" if named == "embed" else named
+
+
+def connect(address: str) -> beam_job_api_pb2_grpc.JobServiceStub:
+    """Raises InputError where no job server answers at HOST:PORT."""
+    channel = grpc.insecure_channel(address)
+    try:
+        grpc.channel_ready_future(channel).result(timeout=ANSWER)
+    except grpc.FutureTimeoutError:
+        channel.close()
+        raise InputError(
+            f"--job_endpoint {address}: no job server answers there; start it, or give the address of one"
+        ) from None
+    return beam_job_api_pb2_grpc.JobServiceStub(channel)
+
+
+def flags(options: PipelineOptions, runner: str) -> frozenset[str]:
+    """The flags that the job server of the options knows: "--object_reuse", ...
+
+    Args:
+      runner: name of the runner, whose own job server is started, asked and stopped where none stands by itself.
+
+    Raises InputError where it does not answer.
+    """
+    with _server(options, runner) as service:
+        answer = service.DescribePipelineOptions(beam_job_api_pb2.DescribePipelineOptionsRequest(), timeout=ANSWER)
+    return frozenset(f"--{option.name}" for option in answer.options)
+
+
+@contextlib.contextmanager
+def _server(options: PipelineOptions, runner: str) -> Iterator[Any]:
+    if address := endpoint(options):
+        yield connect(address)
+        return
+    server = create_runner(runner).default_job_server(options)
+    try:
+        yield server.start()
+    except (OSError, RuntimeError, ValueError, grpc.RpcError) as error:
+        raise InputError(f"the job server of {runner} does not start: {error}") from None
+    finally:
+        server.stop()

@@ -1,0 +1,186 @@
+"""What the workers of a job elsewhere need, checked before anything is sent to them, and what suits these jobs."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    PortableOptions,
+    SetupOptions,
+    StandardOptions,
+    WorkerOptions,
+)
+
+from pipelines import __version__
+from trainer.options import InputError
+
+IMAGE_PYTHON = (3, 11)
+"""Python of the worker image that the Dockerfile makes."""
+IMAGE_BEAM = "2.77.0"
+"""Apache Beam of that image."""
+
+MACHINE = "n2-standard-4"
+"""Decoding, the CRF and the network on a CPU scale with the cores, and take less than 4 GB for each."""
+GPU_MACHINES = {
+    "nvidia-l4": "g2-standard-8",
+    "nvidia-tesla-a100": "a2-highgpu-1g",
+    "nvidia-a100-80gb": "a2-ultragpu-1g",
+}
+"""Machines that some GPUs come with; the others are added to GPU_MACHINE."""
+GPU_MACHINE = "n1-standard-8"
+THREADS = 8
+"""Threads of a worker whose machine's name does not tell its cores."""
+DISK_GB = 50
+"""The image unpacked is some 5 GB, a shard that is gathered before its upload 128 MB for each thread."""
+ONE_PROCESS, PROCESSES = "no_use_multiple_sdk_containers", "use_multiple_sdk_containers"
+"""Experiments of Dataflow. The service's own choice is a process for each core, each with a network of its own."""
+
+ACCELERATOR = re.compile(r"type:(?P<kind>[\w-]+);count:\d+(;install-nvidia-driver(:[\w.-]+)?)?(;[\w:.;-]+)?")
+WHEEL = re.compile(r"deeplab_pipelines-(?P<version>[^-]+)(-\d[^-]*)?-cp3(?P<minor>\d+)-\w+-(?P<platform>[\w.]+)\.whl")
+
+
+def check_dataflow(options: PipelineOptions, accelerator: str | None = None) -> None:
+    """Fills in what suits these jobs where the user said nothing. Raises InputError for what cannot work.
+
+    Args:
+      accelerator: GPU of every worker, such as nvidia-tesla-t4, or Dataflow's whole text for it; None for none.
+    """
+    cloud, setup = options.view_as(GoogleCloudOptions), options.view_as(SetupOptions)
+    missing = [f"--{name}" for name in ("project", "region") if not getattr(cloud, name)]
+    if missing:
+        raise InputError(f"--runner DataflowRunner needs {' and '.join(missing)}")
+    # Beam itself only warns, and then looks for or creates a bucket of its own.
+    if not (cloud.temp_location or "").startswith("gs://"):
+        raise InputError(f"--runner DataflowRunner needs --temp_location gs://BUCKET/..., got {cloud.temp_location!r}")
+    image = options.view_as(WorkerOptions).sdk_container_image
+    if image:
+        check_image("--sdk_container_image", image)
+    elif setup.setup_file:
+        raise InputError(
+            f"--setup_file {setup.setup_file} has the CRF's engine compiled by every worker each time it starts; "
+            "build the wheel once (`pip wheel --no-deps --wheel-dir dist .`) and give --extra_package dist/WHEEL, or "
+            "--sdk_container_image with an image that has it installed"
+        )
+    else:
+        check_wheel(setup.extra_packages or ())
+    suit(options, accelerator)
+
+
+def check_wheel(packages: list[str] | tuple[()]) -> None:
+    """Raises InputError unless one of the packages is a wheel of this program that Dataflow's workers can install."""
+    ours = [path for path in packages if path.replace("\\", "/").rsplit("/", 1)[-1].startswith("deeplab_pipelines-")]
+    if not ours:
+        raise InputError(
+            "--runner DataflowRunner: the workers need this package; give --sdk_container_image with an image that "
+            "has it installed, or --extra_package with its wheel (`pip wheel --no-deps --wheel-dir dist .`)"
+        )
+    name = ours[0].replace("\\", "/").rsplit("/", 1)[-1]
+    found, minor = WHEEL.fullmatch(name), sys.version_info[1]
+    if not found:
+        raise InputError(
+            f"--extra_package {ours[0]}: expected a wheel with the CRF's engine in it, which workers would compile "
+            "each time they start; make it with `pip wheel --no-deps --wheel-dir dist .`"
+        )
+    if "linux" not in found["platform"] or int(found["minor"]) != minor:
+        raise InputError(
+            f"--extra_package {ours[0]}: the workers run Linux and, as this process does, Python 3.{minor}; build the "
+            "wheel there with that Python"
+        )
+    if found["version"] != __version__:
+        raise InputError(f"--extra_package {ours[0]} is not of this version, {__version__}; build it again")
+
+
+def suit(options: PipelineOptions, accelerator: str | None) -> None:
+    """Sets machine, disk, threads and processes of Dataflow's workers where the user did not."""
+    worker, debug = options.view_as(WorkerOptions), options.view_as(DebugOptions)
+    cloud = options.view_as(GoogleCloudOptions)
+    kind = ""
+    if accelerator:
+        services = list(cloud.dataflow_service_options or ())
+        if any(service.startswith("worker_accelerator") for service in services):
+            raise InputError(
+                "give --worker_accelerator or --dataflow_service_options=worker_accelerator=..., not both"
+            )
+        whole = accelerator if ":" in accelerator else f"type:{accelerator};count:1;install-nvidia-driver"
+        found = ACCELERATOR.fullmatch(whole)
+        if not found:
+            raise InputError(
+                f"--worker_accelerator {accelerator}: expected a GPU's name, such as nvidia-tesla-t4, or "
+                "'type:NAME;count:N;install-nvidia-driver'"
+            )
+        kind = found["kind"]
+        cloud.dataflow_service_options = [*services, f"worker_accelerator={whole}"]
+    if not worker.machine_type:
+        worker.machine_type = GPU_MACHINES.get(kind, GPU_MACHINE) if kind else MACHINE
+    if not worker.disk_size_gb:
+        worker.disk_size_gb = DISK_GB
+    if not debug.number_of_worker_harness_threads:
+        known = re.search(r"-(\d+)(?:-\d+)?$", worker.machine_type)
+        debug.number_of_worker_harness_threads = int(known.group(1)) if known else THREADS
+    if not {ONE_PROCESS, PROCESSES} & {*(debug.experiments or ())}:
+        debug.add_experiment(ONE_PROCESS)
+
+
+def check_cluster(options: PipelineOptions) -> None:
+    """Raises InputError where the workers of a cluster would have no or another package, or another Python."""
+    portable, setup = options.view_as(PortableOptions), options.view_as(SetupOptions)
+    kind, config = portable.environment_type, portable.environment_config
+    if kind == "PROCESS":
+        check_process(config)
+    elif kind == "EXTERNAL":
+        if not re.fullmatch(r"(https?://)?[^\s/]+:\d+", config or ""):
+            raise InputError(
+                f"--environment_type EXTERNAL needs --environment_config HOST:PORT, of a worker pool, got {config!r}"
+            )
+    elif kind in (None, "DOCKER"):
+        image = portable.lookup_environment_option("docker_container_image") or config
+        if not (image or setup.setup_file or setup.extra_packages):
+            raise InputError(
+                f"--runner {options.view_as(StandardOptions).runner}: the workers need this package; give "
+                "--environment_type DOCKER --environment_config IMAGE with an image that has it installed, or PROCESS "
+                "or EXTERNAL for workers of your own"
+            )
+        if image:
+            check_image("--environment_config", image)
+
+
+def check_process(config: str | None) -> None:
+    """Raises InputError unless the configuration names the command that starts a worker."""
+    try:
+        command = json.loads(config or "").get("command")
+    except (ValueError, AttributeError):
+        command = None
+    if not command:
+        raise InputError(
+            f'--environment_type PROCESS needs --environment_config \'{{"command": "/PATH/boot"}}\', got {config!r}'
+        )
+
+
+def check_image(flag: str, image: str) -> None:
+    """Refuses an image of another Python or Beam: one cannot read what the other pickles; workers fail or wait."""
+    name = image.rsplit("/", 1)[-1]
+    named = re.search(r"py(?:thon)?[-_]?3\.?(\d+)", name)
+    python, here = (3, int(named.group(1))) if named else IMAGE_PYTHON, sys.version_info[:2]
+    if python != here:
+        (major, minor), (here_major, here_minor) = python, here
+        known = "by its name" if named else "if it was built from this package's Dockerfile"
+        raise InputError(
+            f"{flag} {image}: {known} the image has Python {major}.{minor}, and this is Python "
+            f"{here_major}.{here_minor}; run deeplab with Python {major}.{minor}, or build the image with this Python "
+            f"and say so in its tag, as in IMAGE:python{here_major}.{here_minor}"
+        )
+    tagged = re.search(r"(?:beam[-_]?v?|^beam_python[\d.]+_sdk:)(\d+\.\d+\.\d+)", name)
+    theirs, ours = tagged.group(1) if tagged else IMAGE_BEAM, beam.__version__
+    if theirs != ours:
+        known = "by its name" if tagged else "if it was built from this package's Dockerfile"
+        raise InputError(
+            f"{flag} {image}: {known} the image has Apache Beam {theirs}, and here is {ours}; run `pip install "
+            f"apache-beam=={theirs}`, or build the image with this Beam and say so in its tag, as in "
+            f"IMAGE:beam{ours}"
+        )

@@ -5,11 +5,12 @@ An image's key is its path below the manifest's folder, or its whole path where 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pipelines.inputs.layouts import Candidates, reject
 from pipelines.inputs.lists import Row, entry_path, read_rows
@@ -83,29 +84,41 @@ def _key(folder: str, image: str) -> str:
 
 
 def _look_up(paths: Iterable[str]) -> dict[str, File]:
-    """The files that exist among `paths`; their folders are listed, each once."""
+    """The files that exist among `paths`."""
     paths = set(paths)
+    remote = {path for path in paths if storage.is_remote(path)}
+    existing = {path: file for path in paths - remote if (file := _local(path))}
+    # Locally, whoever writes accents in another way; a folder may be the root of a disk, and is not walked.
+    for folder in sorted({posixpath.dirname(path) for path in paths - remote - existing.keys() if not path.isascii()}):
+        listed = storage.glob(storage.join(folder, "*"))
+        existing |= _found(paths - existing.keys(), {storage.join(folder, file.relative): file for file in listed})
+    for folder in _tops(remote):
+        with contextlib.suppress(OSError):  # there is no such folder
+            listed = {storage.join(folder, file.relative): file for file in storage.files(folder)}
+            existing |= _found(paths, listed)
+    return existing
+
+
+def _tops(paths: Iterable[str]) -> list[str]:
+    """The folders of `paths`, without those that lie in others of them."""
     tops: list[str] = []
     for folder in sorted({posixpath.dirname(path) + "/" for path in paths}):
         if not tops or not folder.startswith(tops[-1]):
             tops.append(folder)
-    existing: dict[str, File] = {}
-    for folder in (top[:-1] for top in tops):
-        try:
-            files = {storage.join(folder, file.relative): file for file in storage.files(folder or ".")}
-        except OSError:  # there is no such folder, or one beside the files may not be read
-            files = {path: file for path in paths if path.startswith(f"{folder}/") and (file := _local(path))}
-        existing |= {path: files[path] for path in paths & files.keys()}
-        forms = by_composed(files)
-        for path in paths - files.keys():
-            if not path.isascii() and composed(path) in forms:
-                existing[path] = files[forms[composed(path)]]
-    return existing
+    return [top[:-1] for top in tops]
+
+
+def _found(paths: Iterable[str], files: Mapping[str, File]) -> dict[str, File]:
+    """Those of `paths` that are among `files`, whichever way accents are written."""
+    forms = by_composed(files)
+    names = {path: path if path in files else forms.get(composed(path)) for path in paths}
+    return {path: files[name] for path, name in names.items() if name}
 
 
 def _local(path: str) -> File | None:
-    """The local file at `path`, where there is one."""
-    if storage.is_remote(path) or not os.path.lexists(path):
+    """The local file at `path`, where there is one; of a link that leads nowhere nothing but its name is known."""
+    if not os.path.lexists(path) or os.path.isdir(path):
         return None
-    stat = os.stat(path) if os.path.exists(path) else os.lstat(path)
-    return File(path, posixpath.basename(path), stat.st_size, stat.st_mtime_ns)
+    info = os.stat(path) if os.path.isfile(path) else None
+    size, modified = (info.st_size, info.st_mtime_ns) if info else (0, 0)
+    return File(path, posixpath.basename(path), size, modified)

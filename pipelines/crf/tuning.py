@@ -105,11 +105,15 @@ class Tuning:
                 )
             per_class = {name: _change(values["per_class"][name], content["format"]) for name in classes}
             typed = {"options": options, "gain": Gain(**values["gain"]), "per_class": per_class}
-            return cls(**values | typed | {name: tuple(values[name]) for name in ("grid", "rejects")})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            tuning = cls(**values | typed | {name: tuple(values[name]) for name in ("grid", "rejects")})
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"is damaged ({error!r})") from None
+        texts = (tuning.model_digest, tuning.records_fingerprint, tuning.split, tuning.metric)
+        if not all(isinstance(text, str) for text in texts) or type(tuning.images) is not int:
+            raise InputError(f"is damaged (found {(*texts, tuning.images)}; expected four texts and a number)")
+        return tuning
 
 
 def _change(value: Any, format: int) -> Change:

@@ -1,7 +1,8 @@
 """Runs the targets on bytes spoilt at random: `python -m tests.zoo.fuzz --minutes 60 --keep out/fuzz`.
 
-Each case must give a value or what its target may raise, within a second and LIMIT bytes of memory. They run in a process
-of their own, so that a crash or a hang in a C library is a finding as well, and are known by seed, target and number.
+Each case must give a value or what its target may raise, within a second and LIMIT bytes of memory. They run in a
+process of their own, so that a crash or a hang in a C library is a finding as well, and are known by seed, target and
+number.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class Runner:
         return found
 
     def _answers(self, name: str, numbers: range, found: list[Finding]) -> tuple[int, str]:
-        """Runs cases until all are done or one ends the process: the last one's number, and how it ended; "" if not."""
+        """Runs cases until all are done, or one ends the process: the last one's number, and how it did, or ""."""
         if self._process is None:
             self._start()
         self._pipe.send((name, numbers))

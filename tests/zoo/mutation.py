@@ -1,4 +1,4 @@
-"""Real bytes spoilt at random: bit by bit, value by value in JSON, and behind checksums, which are made right again."""
+"""Real bytes spoilt at random: bit by bit, value by value in JSON, and behind checksums, which are made right."""
 
 from __future__ import annotations
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.masks.certainty import entropies
 from trainer.formats import exports
-from trainer.formats.exports import IDS, OUTPUTS, PROBABILITIES
+from trainer.formats.exports import OUTPUTS, PROBABILITIES
 from trainer.options import InputError
 from trainer.startup import start_tensorflow
 
@@ -79,12 +80,11 @@ def _exported(path: str, kind: str, digest: str) -> Callable[[str], Predict]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
-    def best(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def best(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         ids, probabilities = run(images, OUTPUTS)
-        return ids, probabilities.max(-1)
+        return ids, probabilities.max(-1), np.stack(list(map(entropies, probabilities)))
 
     predictors = {
-        "ids": lambda images: run(images, (IDS,))[0],
         "best": best,
         "probabilities": lambda images: run(images, (PROBABILITIES,))[0],
     }

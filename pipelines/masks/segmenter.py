@@ -16,6 +16,8 @@ import numpy as np
 
 from pipelines.crf.options import CrfOptions
 from pipelines.crf.refine import Refiner
+from pipelines.masks import certainty
+from pipelines.masks.certainty import Certainty
 from pipelines.masks.network import Network, shared_network
 from pipelines.runner.boundary import Failed, attempt
 from trainer.formats.images import shrink
@@ -57,12 +59,14 @@ class Segmented:
       key, image: of the item.
       ids: uint8 [H, W] class ids.
       confidence: uint8 [H, W], 255 times the probability of the chosen class; None where it is not computed.
+      certainty: of the whole image.
     """
 
     key: Any
     image: np.ndarray
     ids: np.ndarray
     confidence: np.ndarray | None
+    certainty: Certainty
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ class Segmenter:
         While the CRF refines one batch, the network predicts the next.
         """
         unusable: deque[Unsegmented] = deque()
-        pending: deque[tuple[Item, Callable[[], Any], int]] = deque()
+        pending: deque[tuple[Item, Any, Callable[[], np.ndarray] | None, int]] = deque()
         held = 0
         for batch in batches(self._items(images, unusable), self._batch_size, self._network.batch_pixels):
             for item, output in zip(batch, self._predict(batch), strict=True):
@@ -174,15 +178,15 @@ class Segmenter:
                     continue
                 # The image that waits for the CRF, and its softmax before and after.
                 size = item.image.nbytes + 2 * output.nbytes if self._refiner else 0
-                pending.append((item, self._refine(item, output), size))
+                pending.append((item, output, self._refine(item, output), size))
                 held += size
             while pending and (held > HELD_BYTES or self._refiner is None):
-                item, result, size = pending.popleft()
+                *work, size = pending.popleft()
                 held -= size
-                yield self._finish(item, result)
+                yield self._finish(*work)
         while pending:
-            item, result, _ = pending.popleft()
-            yield self._finish(item, result)
+            *work, _ = pending.popleft()
+            yield self._finish(*work)
         yield from unusable
 
     def _items(self, images: Iterable[tuple[Any, np.ndarray]], unusable: deque[Unsegmented]) -> Iterator[Item]:
@@ -199,7 +203,7 @@ class Segmenter:
             self._refiner.close()
 
     def _predict(self, batch: list[Item]) -> list[Any]:
-        """Of each image the softmax for those who work on it, otherwise class ids, and their probability if asked for.
+        """Of each image the softmax for those who work on it, otherwise class ids, their probability and the entropy.
 
         A batch that fails is predicted image by image.
         """
@@ -209,27 +213,30 @@ class Segmenter:
             return list(zip(*results, strict=True) if what == "best" else results)
 
         whole = self._refiner or any(item.is_shrunk for item in batch)
-        what = "probabilities" if whole else "best" if self._confidence else "ids"
+        what = "probabilities" if whole else "best"
         outputs = tried(batch[0].key, predict)
         if isinstance(outputs, list):
             return outputs
         return [outputs] if len(batch) == 1 else [output for item in batch for output in self._predict([item])]
 
-    def _refine(self, item: Item, output: Any) -> Callable[[], Any]:
-        """Starts the CRF on one image; calling what is returned waits for the result."""
+    def _refine(self, item: Item, probabilities: Any) -> Callable[[], np.ndarray] | None:
+        """Starts the CRF on one image, if there is one; calling what is returned waits for the result."""
         if self._refiner is None:
-            return lambda: output
-        futures = [self._refiner.submit(item.network_input, output)]
-        return lambda: futures.pop().result() if futures else self._refiner.alone(item.network_input, output)
+            return None
+        futures = [self._refiner.submit(item.network_input, probabilities)]
+        return lambda: futures.pop().result() if futures else self._refiner.alone(item.network_input, probabilities)
 
-    def _finish(self, item: Item, result: Callable[[], Any]) -> Segmented | Unsegmented:
+    def _finish(self, item: Item, output: Any, refined: Callable[[], np.ndarray] | None) -> Segmented | Unsegmented:
         def finish() -> Segmented:
-            output = result()
-            if isinstance(output, np.ndarray) and output.ndim == 2:
-                return Segmented(item.key, item.image, output, None)
-            ids, best = output if isinstance(output, tuple) else most_probable(output, *item.image.shape[:2])
+            if isinstance(output, tuple):
+                ids, best, entropy = output
+                sure = certainty.of_maps(best, entropy)
+            else:
+                final = refined() if refined else output
+                sure = certainty.of_probabilities(output, final if refined else None)
+                ids, best = most_probable(final, *item.image.shape[:2])
             confidence = (best * 255).round().clip(0, 255).astype(np.uint8) if self._confidence else None
-            return Segmented(item.key, item.image, ids, confidence)
+            return Segmented(item.key, item.image, ids, confidence, sure)
 
         return tried(item.key, finish)
 

@@ -187,10 +187,14 @@ def _tiles(rows: int, columns: int, area: int, side: int) -> Iterator[tuple[slic
 def _outputs(logits: Any, what: str) -> Any:
     if what == "ids":
         return ops.cast(ops.argmax(logits, axis=-1), "uint8")
-    probabilities = ops.softmax(logits, axis=-1)
     if what == "probabilities":
-        return probabilities
-    return [ops.cast(ops.argmax(probabilities, axis=-1), "uint8"), ops.max(probabilities, axis=-1)]
+        return ops.softmax(logits, axis=-1)
+    shifted = logits - ops.max(logits, axis=-1, keepdims=True)
+    powers = ops.exp(shifted)
+    total = ops.sum(powers, axis=-1)
+    # Of p = powers / total: its greatest value, and -sum(p log p).
+    entropy = ops.log(total) - ops.sum(powers * shifted, axis=-1) / total
+    return [ops.cast(ops.argmax(logits, axis=-1), "uint8"), 1 / total, entropy]
 
 
 def _compiled(network: keras.Model, *dtypes: str) -> Callable[..., Any]:
@@ -229,9 +233,9 @@ def predictor(model: keras.Model, what: str = "ids") -> Callable[[np.ndarray], A
       what: one of WHAT.
 
     Returns:
-      A function of images, uint8 [B, H, W, 3]. "ids": uint8 [B, H, W], the class of the greatest logit; "best": that
-      of the greatest probability, uint8 [B, H, W], and this probability, float32 [B, H, W]; "probabilities": float32
-      [B, H, W, num_classes], the softmax.
+      A function of images, uint8 [B, H, W, 3]. "ids": uint8 [B, H, W], the class of the greatest logit; "best": the
+      same, its probability, float32 [B, H, W], and the entropy of all classes' probabilities in nats, float32
+      [B, H, W]; "probabilities": float32 [B, H, W, num_classes], the softmax.
     """
     if what not in WHAT:
         raise ValueError(f"what must be one of {', '.join(WHAT)}, got {what!r}")

@@ -65,7 +65,7 @@ class Halves:
         if what == "probabilities":
             return np.stack([1 - right, right], -1) * 0.8 + 0.1
         ids = right.astype(np.uint8)
-        return ids if what == "ids" else (ids, np.full(ids.shape, 0.9, np.float32))
+        return ids, np.full(ids.shape, 0.9, np.float32), np.full(ids.shape, 0.325, np.float32)
 
 
 def segmenter(**options) -> masks.Segmenter:
@@ -90,7 +90,7 @@ def test_an_image_whose_crf_process_was_killed_is_refined_in_another_one():
             os.kill(pid, signal.SIGKILL)
         for _ in range(3):  # the pool may notice at once, or when the next image is there
             (result,) = refining([("b", blank)])
-            assert (result.ids == Halves()(blank[None], "ids")[0]).all()
+            assert (result.ids == Halves()(blank[None], "best")[0][0]).all()
     finally:
         refining.close()
 
@@ -107,7 +107,7 @@ def test_of_a_batch_that_fails_only_the_image_that_fails_alone_is_lost(monkeypat
     def call(self, images, what):
         if (images == 1).any():
             raise RuntimeError("no memory\nfor ones")
-        return np.zeros(images.shape[:3], np.uint8)
+        return tuple(np.zeros(images.shape[:3], kind) for kind in (np.uint8, np.float32, np.float32))
 
     monkeypatch.setattr(Halves, "__call__", call)
     results = outcomes(segmenter()((str(value), blank(value)) for value in range(4)))
@@ -151,7 +151,7 @@ def test_confidence_is_the_probability_of_the_chosen_class():
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({}, "ids"),
+        ({}, "best"),
         ({"confidence": True}, "best"),
         ({"confidence": True, "max_side": 4}, "probabilities"),
         ({"crf": CrfOptions()}, "probabilities"),

@@ -60,10 +60,12 @@ def test_tiles_give_what_the_whole_image_gives(head, stride, classes, small_tile
         probabilities = ops.convert_to_numpy(ops.softmax(logits))
         assert_greatest(predict["ids"](image), logits)
         np.testing.assert_allclose(predict["probabilities"](image), probabilities, rtol=0, atol=1e-5)
-        ids, best = predict["best"](image)
-        assert ids.dtype == np.uint8 and best.dtype == np.float32
-        assert_greatest(ids, probabilities)
+        ids, best, entropy = predict["best"](image)
+        assert ids.dtype == np.uint8 and best.dtype == entropy.dtype == np.float32
+        assert_greatest(ids, logits)
         np.testing.assert_allclose(best, probabilities.max(-1), rtol=0, atol=1e-5)
+        logarithms = np.log(np.maximum(probabilities, 1e-30))
+        np.testing.assert_allclose(entropy, -(probabilities * logarithms).sum(-1), rtol=0, atol=2e-5)
 
 
 def test_a_network_of_ours_gives_the_same_in_tiles(small_tiles):
@@ -80,7 +82,7 @@ def test_features_of_half_precision_give_logits_of_full_precision(head, small_ti
     finally:
         keras.config.set_dtype_policy(before)
     image = random_image(70, 90)
-    ids, best = predictor(model, "best")(image)
+    ids, best, _ = predictor(model, "best")(image)
     probabilities = ops.convert_to_numpy(ops.softmax(model(image)))
     # Compiled, a convolution and its bias are rounded once.
     np.testing.assert_allclose(best, probabilities.max(-1), atol=5e-3)

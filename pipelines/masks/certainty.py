@@ -1,0 +1,54 @@
+"""How sure the network was of an image, in three numbers: what selection of images to label, and analysts, go by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+ROWS = 64
+"""Rows of an image whose logarithms are in memory at once."""
+DIGITS, CHANGED_DIGITS = 4, 6
+"""Decimals of means, and of the share that the CRF has changed."""
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """Means over the pixels that the network saw, of its own probabilities: before the CRF, and before enlarging.
+
+    Attributes:
+      confidence: of the probability of the most probable class, 1 / classes to 1.
+      entropy: of the entropy -sum(p log p) of the classes' probabilities, 0 to log(classes), in nats.
+      changed: share of these pixels that have another class after the CRF, 0 to 1; None without the CRF.
+    """
+
+    confidence: float
+    entropy: float
+    changed: float | None = None
+
+
+def entropies(probabilities: np.ndarray) -> np.ndarray:
+    """Entropy in nats of the probabilities on the last axis: float32 [H, W] of float32 [H, W, C]; 0 log 0 is 0."""
+    result = np.empty(probabilities.shape[:-1], np.float32)
+    for top in range(0, len(probabilities), ROWS):
+        p = probabilities[top : top + ROWS]
+        result[top : top + ROWS] = -(p * np.log(np.maximum(p, np.finfo(np.float32).tiny))).sum(-1)
+    return result
+
+
+def of_maps(best: np.ndarray, entropy: np.ndarray) -> Certainty:
+    """From the greatest probability and the entropy of every pixel, float32 [H, W] each."""
+    return Certainty(_mean(best), _mean(entropy))
+
+
+def of_probabilities(probabilities: np.ndarray, refined: np.ndarray | None) -> Certainty:
+    """From the softmax, float32 [H, W, C], and what the CRF made of it, float32 [H, W, C], None without the CRF."""
+    changed = None
+    if refined is not None:
+        changed = round(float((probabilities.argmax(-1) != refined.argmax(-1)).mean()), CHANGED_DIGITS)
+    return Certainty(_mean(probabilities.max(-1)), _mean(entropies(probabilities)), changed)
+
+
+def _mean(values: np.ndarray) -> float:
+    # Other digits change with the images that share a pass of the network.
+    return round(float(values.mean(dtype=np.float64)), DIGITS)

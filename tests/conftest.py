@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-from trainer import storage
+from trainer.files import cloud
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +40,6 @@ def bucket(emulator):
     urllib.request.urlopen(f"{emulator}/wipe?keep-buckets=true", timeout=10).close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", emulator)
-        storage._client.cache_clear()
+        cloud.client.cache_clear()
         yield "gs://seg"
-    storage._client.cache_clear()
+    cloud.client.cache_clear()

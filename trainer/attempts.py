@@ -2,7 +2,8 @@
 
 Errors mean the same everywhere, for local files and for objects in Cloud Storage:
 
-* OSError: something is wrong with that file. It is missing, may not be read, is a folder, its bytes are damaged.
+* OSError: something is wrong with that file. It is missing (FileNotFoundError), may not be read (PermissionError), its
+  bytes are not those that were stored (CorruptError), or it alone does not come while others do.
 * Unavailable: storage does not do what it is asked at present, after several attempts, or it is full. No file's fault.
 * InputError: the user has to do something first, such as logging in.
 """
@@ -14,6 +15,7 @@ import errno
 import http.client
 import os
 import random
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -49,7 +51,13 @@ THROTTLES = ("rateLimitExceeded", "userRateLimitExceeded")
 
 
 class Unavailable(RuntimeError):
-    """Storage did not do what it was asked, for no reason that lies in the file: the run ends and can be resumed."""
+    """Storage did not do what it was asked, for no reason that lies in the file: the run ends and can be resumed.
+
+    Attributes:
+      answer: where Cloud Storage answered that something is wrong with itself, what it answered; "" otherwise.
+    """
+
+    answer = ""
 
 
 class CorruptError(OSError):
@@ -85,7 +93,7 @@ def meaning(error: Exception, path: str, writing: bool) -> tuple[bool, Exception
     if not isinstance(error, OSError):
         return False, error
     if error.errno in FULL and (writing or remote):
-        place = error.filename or path
+        place = error.filename or (tempfile.gettempdir() if remote else path)
         cure = "make it writable" if error.errno == errno.EROFS else "make room"
         return False, Unavailable(f"{place}: {os.strerror(error.errno)}; {cure} and run the same command again")
     if error.errno in DAMAGE and not writing:
@@ -158,5 +166,7 @@ def _answer_meaning(code: int, details: Sequence[dict[str, Any]], path: str) -> 
     throttled = any(detail.get("reason") in THROTTLES for detail in details)
     damaged = code in (400, 409) and any("match" in str(detail.get("message")) for detail in details)
     if code in (408, 410, 429) or code >= 500 or throttled or damaged:
-        return True, _unavailable(path, reason)
+        verdict = _unavailable(path, reason)
+        verdict.answer = reason if code >= 500 else ""
+        return True, verdict
     return False, OSError(errno.EACCES if code in (401, 403) else errno.EINVAL, reason, path)

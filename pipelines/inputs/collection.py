@@ -103,13 +103,13 @@ def find(source: str, output: str = "") -> Listing:
 
 def _listed(source: str) -> tuple[list[storage.File], str, list[str]]:
     """The files that `source` stands for, what it is, and what has to be said of it."""
-    if storage.is_dir(source):
-        return storage.files(source), "folder", []
-    if storage.exists(source):
+    if storage.exists(source):  # first, for who may read objects need not be allowed to list them
         if is_list(source):
             files, notes = _from_list(source)
             return files, "list", notes
         return [_file(source, posixpath.basename(_posix(source)))], "image", []
+    if storage.is_dir(source):
+        return storage.files(source), "folder", []
     if storage.is_pattern(source):
         return storage.glob(source), "glob", []
     raise InputError(f"{source} does not exist; expected a folder, a glob, an image or a list")

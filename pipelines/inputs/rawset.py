@@ -242,11 +242,12 @@ def _names(files: Iterable[File]) -> str:
 
 def _manifest_path(root: str, layout: str) -> str | None:
     """The manifest, when the input is one or a folder with one."""
-    if storage.is_dir(root):
+    is_file = storage.exists(root)  # first, for who may read objects need not be allowed to list them
+    if not is_file and storage.is_dir(root):
         if layout not in ("auto", "manifest"):
             return None
         return next((path for name in MANIFESTS if storage.exists(path := storage.join(root, name))), None)
-    if not storage.exists(root):
+    if not is_file:
         raise InputError(f"{root} not found; expected a folder with images and labels, or a manifest")
     if not root.lower().endswith(SUFFIXES):
         raise InputError(f"{root} is a file; expected a folder, or a manifest named *.csv or *.jsonl")

@@ -60,7 +60,11 @@ class Target:
     def refuse_raw_set(self, folders: Iterable[str]) -> None:
         """Raises InputError where the folder is the raw set's own, or one of `folders` in it leads there by a link."""
         source = self.dataset.options.get("input") or ""
-        if not storage.is_dir(source):
+        try:
+            is_there = storage.is_dir(source)
+        except PermissionError:  # nor may we write there
+            is_there = False
+        if not is_there:
             return
         is_own = storage.lies_in(self.folder, source) and storage.lies_in(source, self.folder)
         present = filter(storage.is_dir, map(self.path, folders))
@@ -87,7 +91,7 @@ class Target:
         source, layout = self.dataset.options.get("input") or "", self.dataset.options.get("layout", "auto")
         try:
             raw = scan(source, layout)
-        except InputError:
+        except (InputError, OSError):
             return frozenset()
         paths = [path for pair in raw.pairs for path in (pair.image, pair.label)]
         paths += [*(reject.path for reject in raw.rejects), source, storage.join(raw.root, PALETTE_FILE)]

@@ -15,7 +15,6 @@ import copy
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +29,7 @@ from pipelines.runner import remote
 from pipelines.runner.failures import let_death_be_told, quiet_beam, readable, stop_when_worker_dies
 from pipelines.runner.flags import is_local
 from pipelines.runner.progress import Heartbeat, progress, say
+from trainer.files import scratch
 
 NEVER_MS = 2**31 - 1
 """When Beam's threads send incomplete output. They would do it every second, also in the middle of an element that
@@ -60,7 +60,7 @@ def run(
     if not is_local(options):
         return _run_remote(build, options, title)
     out, options = sys.stderr, copy.deepcopy(options)  # building the runner changes them
-    with tempfile.TemporaryDirectory(prefix="deeplab-run-") as folder:
+    with scratch.folder("run") as folder:
         counts, worker_log = os.path.join(folder, "beats"), os.path.join(folder, "workers.log")
         os.mkdir(counts)
         pipeline = beam.Pipeline(runner=_local_runner(options, worker_log), options=options)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.drawn.rawset import touch
 from trainer import storage
+from trainer.files.names import match
 
 NAMES = st.sampled_from(["a", "b", "ab", ".h", "a.jpg", "b.jpg", ".c.jpg", "é", "a b"])
 TREES = st.sets(st.lists(NAMES, min_size=1, max_size=4).map(tuple), max_size=12)
@@ -49,7 +50,7 @@ def test_files_and_objects_match_as_in_pythons_glob(tree, parts):
         assert [file.path for file in found] == sorted(os.path.normpath(path) for path in expected)
         assert all(file.path.endswith(file.relative) and file.modified for file in found)
         last = [*parts, "*"] if parts[-1] == "**" else parts
-        objects = {os.path.join(root, path) for path in paths if storage._match(path.split("/"), last)}
+        objects = {os.path.join(root, path) for path in paths if match(path.split("/"), last)}
         assert objects == {os.path.normpath(path) for path in expected}
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from tests.drawn.places import ROOT
 from trainer import storage
+from trainer.files import local
 from trainer.options import InputError
 
 
@@ -48,8 +49,8 @@ def test_a_writer_that_raises_leaves_nothing(root):
 def test_what_a_killed_writer_leaves_tells_which_file_it_was_at(tmp_path, monkeypatch):
     names = ["a.png", ".hidden", "line\nbreak.png", "ä" * 120, "x.0123abcd.tmp"]
     with monkeypatch.context() as patch:
-        patch.setattr(storage.os, "replace", lambda *paths: 1 / 0)
-        patch.setattr(storage.os, "remove", lambda path: None)
+        patch.setattr(local.os, "replace", lambda *paths: 1 / 0)
+        patch.setattr(local.os, "remove", lambda path: None)
         for name in names:
             with pytest.raises(ZeroDivisionError):
                 storage.write(str(tmp_path / "sub" / name), b"half")
@@ -82,11 +83,11 @@ def test_single_stars_stay_in_a_folder_and_double_stars_do_not(root):
     assert "b/c.jpg" in relative("**/*.jpg")
 
 
-def test_localize_gives_a_local_file_and_downloads_a_new_generation(root, tmp_path):
+def test_localize_gives_a_local_file_and_downloads_a_new_generation(root):
     path = storage.join(root, "a.bin")
     for content in (b"1", b"2"):
         storage.write(path, content)
-        with open(storage.localize(path, str(tmp_path / "cache")), "rb") as file:
+        with open(storage.localize(path), "rb") as file:
             assert file.read() == content
 
 

@@ -1,0 +1,68 @@
+"""Temporary folders end with their process; those of killed ones are removed by the next, and no others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from trainer import processes, storage
+from trainer.files import scratch
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_a_folder_ends_with_its_block_and_is_private(temporary):
+    with scratch.folder("run") as folder:
+        assert os.stat(folder).st_mode & 0o777 == 0o700
+    assert not os.path.exists(folder)
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(temporary):
+    program = "import os, signal\nfrom trainer.files import scratch\nopen(scratch.own() + '/copy', 'w').close()\n"
+    program += "with scratch.folder('run') as f: os.kill(os.getpid(), signal.SIGKILL)"
+    subprocess.run([sys.executable, "-c", program], env=os.environ | {"TMPDIR": str(temporary)}, check=False)
+    assert len(list(temporary.iterdir())) == 2
+    here, others = scratch._space(), ["deeplab-run-x", "deeplab-error-1.txt", "deeplab-run-0-999999-1-container"]
+    for name in (*others, f"deeplab-run-{here}-{processes.name()}-alive", "target"):
+        (temporary / name).mkdir()
+    (temporary / f"deeplab-run-{here}-999999-1-link").symlink_to(temporary / "target")
+    with scratch.folder("run") as folder:
+        left = {path.name for path in temporary.iterdir()} - {os.path.basename(folder)}
+    assert left == {
+        *others,
+        f"deeplab-run-{here}-{processes.name()}-alive",
+        "target",
+        f"deeplab-run-{here}-999999-1-link",
+    }
+
+
+def test_copies_of_objects_do_not_outlive_their_process(bucket, temporary):
+    path = f"{bucket}/{temporary.name}/a.bin"
+    storage.write(path, b"contents")
+    with storage.reader(path) as file:
+        assert file.read() == b"contents" and list(temporary.iterdir()) == []
+    program = f"from trainer import storage\nprint(open(storage.localize({path!r})).read(), end='')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"TMPDIR": str(temporary)}, capture_output=True, check=True
+    )
+    assert done.stdout == b"contents" and list(temporary.iterdir()) == []
+
+
+def test_a_process_is_known_by_its_number_and_its_start():
+    me = processes.name()
+    assert processes.is_alive(me) and not processes.is_alive(f"{os.getpid()}-1")
+    child = subprocess.Popen(["sleep", "60"])
+    other = processes.name(child.pid)
+    assert processes.is_alive(other)
+    child.kill()
+    assert not processes.is_alive(other) or child.poll() is None  # a zombie is dead
+    child.wait()
+    assert not processes.is_alive(other) and not processes.is_alive("") and not processes.is_alive("x")

@@ -1,0 +1,253 @@
+"""Objects in Google Cloud Storage. ``STORAGE_EMULATOR_HOST`` is honoured, with anonymous credentials."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import functools
+import io
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO, TypeVar
+
+from trainer.attempts import SCHEME, Unavailable, attempt, meaning
+from trainer.files.names import File, crc32c_and_size
+from trainer.options import InputError
+
+T = TypeVar("T")
+
+TIMEOUT = (10.0, 60.0)
+"""Seconds to wait for a connection to Cloud Storage, and then for its next bytes."""
+CONNECTIONS = 64
+"""Most that are kept open: as many as there are threads with requests."""
+LISTINGS = 16
+"""Folders that are listed at a time."""
+FOLDERS = 64
+"""Most in one folder that are listed each for itself."""
+FIELDS = "items(name,size,generation,crc32c,contentEncoding),prefixes,nextPageToken"
+
+
+@functools.cache
+def client():
+    from google.cloud import storage
+    from requests.adapters import HTTPAdapter
+
+    # Only whole buckets belong to a project; without one, nobody needs to name it.
+    is_emulated = bool(os.environ.get("STORAGE_EMULATOR_HOST"))
+    made = storage.Client.create_anonymous_client() if is_emulated else storage.Client(project=None)
+    for scheme in ("https://", "http://"):
+        # With the ten of the default, all other threads would open a connection for every request.
+        made._http.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=CONNECTIONS))
+    return made
+
+
+def split(path: str) -> tuple[str, str]:
+    """Bucket and name of an address. Raises InputError where it names no bucket."""
+    bucket, _, name = path[len(SCHEME) :].partition("/")
+    if not bucket or not (bucket[0].isalnum() and bucket[-1].isalnum()):
+        raise InputError(f"{path!r} names no bucket; expected gs://BUCKET/FOLDER")
+    return bucket, name
+
+
+def _blob(path: str):
+    bucket, name = split(path)
+    if not name:
+        raise IsADirectoryError(errno.EISDIR, "a bucket, no object", path)
+    return client().bucket(bucket).blob(name)
+
+
+def _page(
+    bucket: str, prefix: str, token: str | None = None, limit: int | None = None, delimiter: str | None = None
+) -> tuple[list[Any], set[str], str | None]:
+    """A page of a listing: objects, prefixes up to the delimiter, and the token of the next page."""
+
+    def work() -> tuple[list[Any], set[str], str | None]:
+        pages = client().list_blobs(
+            bucket,
+            prefix=prefix,
+            page_token=token,
+            max_results=limit,
+            delimiter=delimiter,
+            fields=FIELDS,
+            retry=None,
+            timeout=TIMEOUT,
+        )
+        blobs = list(next(pages.pages, ()))
+        return blobs, set(pages.prefixes), pages.next_page_token
+
+    return attempt(f"{SCHEME}{bucket}/{prefix}", work)
+
+
+def _blobs(bucket: str, prefix: str) -> list[Any]:
+    """All objects whose names begin with `prefix`.
+
+    An answer holds a thousand of them. Where there are more, in a few folders, these are listed side by side.
+    """
+    found: list[Any] = []
+    with ThreadPoolExecutor(LISTINGS) as pool:
+        pending = [pool.submit(_part, bucket, prefix)]
+        while pending:
+            blobs, folders = pending.pop().result()
+            found += blobs
+            pending += [pool.submit(_part, bucket, folder) for folder in sorted(folders)]
+    return found
+
+
+def _part(bucket: str, prefix: str) -> tuple[list[Any], set[str]]:
+    """Objects whose names begin with `prefix`, and the folders that hold the others."""
+    blobs, _, token = _page(bucket, prefix)
+    if token:
+        direct, folders, more = _page(bucket, prefix, delimiter="/")
+        # Many folders hold few objects each, which would take more requests than they save.
+        if folders and len(folders) <= FOLDERS and not more:
+            return direct, folders
+    while token:
+        others, _, token = _page(bucket, prefix, token)
+        blobs += others
+    return blobs, set()
+
+
+def files(path: str, beginning: str = "") -> list[File]:
+    """The objects below the folder `path`, those whose names go on with `beginning`, in no order.
+
+    Objects whose names end in a slash mark folders, and are left out.
+    """
+    bucket, prefix = split(path if path.endswith("/") else f"{path}/")
+    blobs = _blobs(bucket, prefix + beginning)
+    return [_file(bucket, prefix, blob) for blob in blobs if not blob.name.endswith("/")]
+
+
+def _file(bucket: str, prefix: str, blob: Any) -> File:
+    """What a listing says of an object; its identity is unknown where the bytes are compressed on the way."""
+    known = blob.crc32c and not blob.content_encoding
+    crc32c = int.from_bytes(base64.b64decode(blob.crc32c), "big") if known else 0
+    return File(
+        f"{SCHEME}{bucket}/{blob.name}",
+        blob.name[len(prefix) :],
+        blob.size,
+        blob.generation or 0,
+        crc32c_and_size(crc32c, blob.size) if known else "",
+    )
+
+
+def is_folder(path: str) -> bool:
+    """Whether the name of any object begins with `path` as that of a folder."""
+    blobs, _, _ = _page(*split(path.rstrip("/") + "/"), limit=1)
+    return bool(blobs)
+
+
+def exists(path: str) -> bool:
+    return attempt(path, lambda: _blob(path).exists(retry=None, timeout=TIMEOUT))
+
+
+def _received(path: str, work: Callable[[], T]) -> T:
+    """What `work` returns, which reads the object at `path`.
+
+    Raises OSError, not Unavailable, where Cloud Storage fails for this object and answers for its bucket.
+    """
+    try:
+        return attempt(path, work)
+    except Unavailable as error:
+        if not error.answer or not _answers(path):
+            raise
+        raise OSError(errno.EIO, f"{error.answer}, in spite of several attempts", path) from error
+
+
+def _answers(path: str) -> bool:
+    """Whether Cloud Storage answers for the bucket of `path`, be it that we may not list it."""
+    bucket, _ = split(path)
+    try:
+        next(client().list_blobs(bucket, max_results=1, fields=FIELDS, retry=None, timeout=TIMEOUT).pages, ())
+    except Exception as error:
+        passing, _ = meaning(error, path, False)
+        return not passing
+    return True
+
+
+def read(path: str) -> bytes:
+    return _received(path, lambda: _blob(path).download_as_bytes(retry=None, timeout=TIMEOUT))
+
+
+def download(path: str, file: BinaryIO, generation: int | None = None) -> None:
+    """Puts the whole object into an empty `file`, and its beginning to where that is read next."""
+
+    def work() -> None:
+        file.seek(0)
+        file.truncate()
+        _blob(path).download_to_file(file, if_generation_match=generation, retry=None, timeout=TIMEOUT)
+        file.seek(0)
+
+    _received(path, work)
+
+
+def generation(path: str) -> int:
+    """The number that the object's contents have, which is another one after each change."""
+    blob = _blob(path)
+    attempt(path, lambda: blob.reload(retry=None, timeout=TIMEOUT))
+    return blob.generation
+
+
+def upload(path: str, file: BinaryIO) -> None:
+    """Makes the object at `path` of all bytes of `file`, which Cloud Storage checks against their checksum.
+
+    A second attempt after an answer that was lost writes the same bytes again, so it needs no condition.
+    """
+    attempt(path, lambda: _send(path, file), writing=True)
+
+
+def _send(path: str, file: BinaryIO, generation: int | None = None) -> None:
+    size = file.seek(0, os.SEEK_END)
+    _blob(path).upload_from_file(
+        file,
+        rewind=True,
+        size=size,
+        content_type="application/octet-stream",
+        if_generation_match=generation,
+        retry=None,
+        timeout=TIMEOUT,
+    )
+
+
+def exchange(path: str, before: bytes | None, after: bytes | None) -> bool:
+    """See `storage.exchange`."""
+    return attempt(path, lambda: _exchange(path, before, after), writing=True)
+
+
+def _exchange(path: str, before: bytes | None, after: bytes | None) -> bool:
+    from google.api_core.exceptions import NotFound, PreconditionFailed
+
+    current, blob = None, _blob(path)
+    with contextlib.suppress(NotFound):
+        current = blob.download_as_bytes(retry=None, timeout=TIMEOUT)
+    if current == after:  # by an attempt whose answer was lost
+        return True
+    if current != before:
+        return False
+    mark = blob.generation if current is not None else 0
+    try:
+        if after is None:
+            blob.delete(if_generation_match=mark, retry=None, timeout=TIMEOUT)
+        else:
+            _send(path, io.BytesIO(after), mark)
+    except (NotFound, PreconditionFailed):
+        return False
+    return True
+
+
+def remove(path: str) -> None:
+    attempts = []
+
+    def work() -> None:
+        from google.api_core.exceptions import NotFound
+
+        attempts.append(path)
+        try:
+            _blob(path).delete(retry=None, timeout=TIMEOUT)
+        except NotFound:
+            # The answer to the attempt before may have been lost.
+            if len(attempts) == 1:
+                raise
+
+    attempt(path, work, writing=True)

@@ -1,0 +1,167 @@
+"""Files on the disks of this machine: opened, listed, matched, and written so that nothing is ever half visible."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+from trainer.attempts import DAMAGE, PASSING, attempt
+from trainer.files.names import File, fits, shortened
+
+
+def mode(path: str) -> int:
+    """The mode of what is at a local path; FileNotFoundError where there can be nothing."""
+    try:
+        return attempt(path, lambda: os.stat(path).st_mode)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise FileNotFoundError(error.errno, error.strerror, path) from error
+        raise
+
+
+def open_file(path: str) -> BinaryIO:
+    """A local file, open for reading. What is no file is never opened: a FIFO would wait for ever for a writer."""
+    found = os.stat(path).st_mode
+    if not stat.S_ISREG(found) and not stat.S_ISDIR(found):
+        kinds = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
+        kind = next((name for test, name in kinds if test(found)), "a device")
+        raise OSError(errno.EINVAL, f"{kind}, no file", path)
+    return open(path, "rb")
+
+
+@contextlib.contextmanager
+def replaced(path: str) -> Iterator[BinaryIO]:
+    """A local file under a temporary name, renamed to `path` when the block ends."""
+    folder, name = os.path.split(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{shortened(name)}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
+
+
+def _look(entry: os.DirEntry) -> os.stat_result | None:
+    """What an entry of a folder leads to; None where that cannot be told, as of a link that leads nowhere."""
+    try:
+        return entry.stat()
+    except OSError as error:
+        if error.errno in PASSING - DAMAGE:
+            raise
+        return None
+
+
+def _entries(folder: str) -> list[tuple[str, bool, os.stat_result | None]]:
+    """Name, whether it is a link, and what it leads to, of all in a local folder."""
+
+    def work():
+        with os.scandir(folder) as entries:
+            looked = [(entry, _look(entry)) for entry in entries]
+        # A file that is gone by now, and was no link, was somebody's temporary one.
+        return [
+            (entry.name, entry.is_symlink(), info)
+            for entry, info in looked
+            if info or entry.is_symlink() or os.path.lexists(entry.path)
+        ]
+
+    try:
+        return attempt(folder, work)
+    except FileNotFoundError:
+        return []
+    except PermissionError:
+        # The root of every disk has this folder, which only the system may enter.
+        if os.path.basename(folder.rstrip("/")) == "lost+found":
+            return []
+        raise
+
+
+def _file(root: str, relative: str, info: os.stat_result | None) -> File:
+    if info is None or not stat.S_ISREG(info.st_mode):
+        return File(os.path.join(root, relative), relative, 0, 0)
+    return File(os.path.join(root, relative), relative, info.st_size, info.st_mtime_ns)
+
+
+Chain = tuple[str, ...]
+"""The real paths of a folder and of those it was reached through, itself last."""
+
+
+def _enter(chain: Chain, name: str, linked: bool) -> Chain | None:
+    """The chain of a folder in the last one of `chain`; None where that would be a circle.
+
+    Sets are often assembled from links to folders: two that lead to one folder both count, but a link to a folder
+    above must not be followed for ever.
+    """
+    path = os.path.join(chain[-1], name)
+    place = os.path.realpath(path) if linked else path
+    return None if place in chain else (*chain, place)
+
+
+def files(root: str) -> Iterator[File]:
+    pending: list[tuple[str, Chain]] = [("", (os.path.realpath(root),))]
+    while pending:
+        below, chain = pending.pop()
+        for name, linked, info in _entries(os.path.join(root, below)):
+            if info is None or not stat.S_ISDIR(info.st_mode):
+                yield _file(root, below + name, info)
+            elif inner := _enter(chain, name, linked):
+                pending.append((f"{below}{name}/", inner))
+
+
+def matches(root: str, below: str, parts: Sequence[str], chain: Chain) -> Iterator[File]:
+    """What fits `parts` in the folder `below` the folder `root`; the same file may come twice."""
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        yield from matches(root, below, rest, chain)
+    for name, linked, info in _entries(os.path.join(root, below)):
+        inside = info is not None and stat.S_ISDIR(info.st_mode)
+        if part == "**":
+            if inside and name[0] != "." and (inner := _enter(chain, name, linked)):
+                yield from matches(root, f"{below}{name}/", parts, inner)
+        elif fits(name, part):
+            if rest and inside:
+                inner = (*chain, os.path.realpath(os.path.join(root, below, name)))
+                yield from matches(root, f"{below}{name}/", rest, inner)
+            elif not rest and not inside:
+                yield _file(root, below + name, info)
+
+
+def exchange(path: str, before: bytes | None, after: bytes | None) -> bool:
+    """See `storage.exchange`."""
+    folder = os.path.dirname(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    with _alone_in(folder):
+        try:
+            with open(path, "rb") as file:
+                current = file.read()
+        except FileNotFoundError:
+            current = None
+        if current != before:
+            return False
+        if after is None:
+            os.remove(path)
+        else:
+            with replaced(path) as file:
+                file.write(after)
+    return True
+
+
+@contextlib.contextmanager
+def _alone_in(folder: str) -> Iterator[None]:
+    """Keeps other processes out of this block, as far as the file system of `folder` can."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # NFS locks no folders
+            fcntl.flock(place, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(place)

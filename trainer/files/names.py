@@ -1,0 +1,107 @@
+"""Names of files and patterns of names, for local files and objects alike. No file is looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import os
+import re
+from collections.abc import Sequence
+
+import google_crc32c
+
+from trainer.attempts import SCHEME
+from trainer.options import InputError
+
+_UNFINISHED = re.compile(r"(?P<folder>(?:.*/)?)\.(?P<name>[^/]+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """One file below a folder.
+
+    Attributes:
+      path: where it is, local or gs://.
+      relative: its path below that folder, with forward slashes.
+      size: bytes.
+      modified: a number that is another one after each change: the time of the last one in nanoseconds, or the
+        object's generation, which is no time. 0 where nothing can be read: a link that leads nowhere, or what is no
+        file, such as a FIFO.
+      identity: of its contents, see `identity`, where the listing tells it (Cloud Storage); "" otherwise.
+    """
+
+    path: str
+    relative: str
+    size: int
+    modified: int
+    identity: str = ""
+
+
+def identity(data: bytes) -> str:
+    """What tells contents apart: CRC-32C as 8 hexadecimal digits, a hyphen, and the number of bytes."""
+    return crc32c_and_size(google_crc32c.value(data), len(data))
+
+
+def crc32c_and_size(crc32c: int, size: int) -> str:
+    """The identity of contents by their checksum and size."""
+    return f"{crc32c:08x}-{size}"
+
+
+def is_remote(path: str) -> bool:
+    return str(path).startswith(SCHEME)
+
+
+def join(root: str, *parts: str) -> str:
+    """`parts` below `root`, which is a local folder or a gs:// address."""
+    if is_remote(root):
+        return "/".join([str(root).rstrip("/"), *parts])
+    return os.path.join(root, *parts)
+
+
+def absolute(path: str) -> str:
+    """`path` from the root of the file system; gs:// addresses are whole already."""
+    return path if is_remote(path) else os.path.abspath(path)
+
+
+def safe_relative(name: str) -> str:
+    """`name` if it is UTF-8 and a relative path that stays below the folder it is joined to; InputError otherwise."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"its name is not UTF-8: {name!r}; rename it") from None
+    parts = name.split("/")
+    if not name or "\0" in name or "\\" in name or name[0] == "/" or ".." in parts or name[1:2] == ":":
+        raise InputError(f"the name {name!r} would leave the output folder; rename the file or the record")
+    return "/".join(part for part in parts if part not in ("", ".")) or "."
+
+
+def shortened(relative: str) -> str:
+    """A path with a name that is not too long with what is added to it while the file is written."""
+    folder, slash, name = relative.rpartition("/")
+    data = os.fsencode(name)
+    return folder + slash + (data[:100].decode("utf-8", "ignore") if len(data) > 100 else name)
+
+
+def unfinished(relative: str) -> str:
+    """The `shortened` path of the file that a killed process was writing when it left this one; "" for others."""
+    found = _UNFINISHED.fullmatch(relative)
+    return found["folder"] + found["name"] if found else ""
+
+
+def is_pattern(path: str) -> bool:
+    """Whether `path` has characters that stand for others in a pattern."""
+    return any(character in path for character in "*?[")
+
+
+def fits(name: str, part: str) -> bool:
+    """Whether one name fits one part of a pattern."""
+    return name == part or ((name[:1] != "." or part[:1] == ".") and fnmatch.fnmatchcase(name, part))
+
+
+def match(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether the names that make a path fit the parts of a pattern, of which the last is not ``**``."""
+    if not names or not parts:
+        return not names and not parts
+    if parts[0] == "**":
+        return match(names, parts[1:]) or (names[0][:1] != "." and match(names[1:], parts))
+    return fits(names[0], parts[0]) and match(names[1:], parts[1:])

@@ -1,0 +1,64 @@
+"""Temporary folders that go with their process, or with the next one of this program where it was killed."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from trainer import processes
+
+_NAME = re.compile(r"deeplab-\w+-(?P<space>\d+)-(?P<process>\d+-\d+)-\w+")
+
+
+@contextlib.contextmanager
+def folder(kind: str) -> Iterator[str]:
+    """A new folder that is removed when the block ends. Those of processes that were killed are removed first."""
+    sweep()
+    path = _make(kind)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def own() -> str:
+    """A folder of this process for what it needs until its end."""
+    return _own(os.getpid())  # a process may have been forked from one that has a folder
+
+
+@functools.cache
+def _own(process: int) -> str:
+    sweep()
+    path = _make("files")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+def _make(kind: str) -> str:
+    return tempfile.mkdtemp(prefix=f"deeplab-{kind}-{_space()}-{processes.name()}-")
+
+
+def _space() -> int:
+    """The container of this process, in which processes have their numbers; 0 where there are none."""
+    with contextlib.suppress(OSError):
+        return os.stat("/proc/self/ns/pid").st_ino
+    return 0
+
+
+def sweep() -> None:
+    """Removes the folders of this user's processes that are no more."""
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+        for entry in entries:
+            found = _NAME.fullmatch(entry.name)
+            if not found or int(found["space"]) != _space() or processes.is_alive(found["process"]):
+                continue
+            # What somebody else has put there under such a name is not ours, and a link leads anywhere.
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.getuid():
+                    shutil.rmtree(entry.path, ignore_errors=True)

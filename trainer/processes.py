@@ -1,0 +1,45 @@
+"""Processes of this machine, by names that no other process will have."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+
+def machine() -> str:
+    """What processes that see one another have in common: the host and, on Linux, its start and their container."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
+        parts.append(file.read().strip())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def name(number: int | None = None) -> str:
+    """The process of that number, this one by default: its number and, on Linux, when it was started; "" for none."""
+    number = number or os.getpid()
+    try:
+        with open(f"/proc/{number}/stat", "rb") as file:
+            # Its command may hold blanks and brackets.
+            state, *fields = file.read().rpartition(b")")[2].split()
+        return "" if state in (b"Z", b"X") else f"{number}-{fields[18].decode()}"
+    except OSError:
+        return "" if os.path.isdir("/proc/self") or not _exists(number) else f"{number}-0"
+
+
+def is_alive(process: str) -> bool:
+    """Whether the process of that name, on this machine, is still there."""
+    number = process.partition("-")[0]
+    return number.isdecimal() and name(int(number)) == process
+
+
+def _exists(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

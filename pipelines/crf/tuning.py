@@ -104,7 +104,7 @@ class Tuning:
                     f"the verdict {content['verdict']!r} does not go with the options {values['options']}"
                 )
             per_class = {name: _change(values["per_class"][name], content["format"]) for name in classes}
-            typed = {"options": options, "gain": Gain(**values["gain"]), "per_class": per_class}
+            typed = {"options": options, "gain": _gain(values["gain"]), "per_class": per_class}
             tuning = cls(**values | typed | {name: tuple(values[name]) for name in ("grid", "rejects")})
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, InputError):
@@ -121,7 +121,14 @@ def _change(value: Any, format: int) -> Change:
         before, after = value
         return Change(before, after)
     gain = value["gain"]
-    return Change(value["before"], value["after"], None if gain is None else Gain(**gain))
+    return Change(value["before"], value["after"], None if gain is None else _gain(gain))
+
+
+def _gain(value: Any) -> Gain:
+    gain = Gain(**value)
+    if not all(isinstance(number, int | float) for number in (gain.value, gain.low, gain.high, gain.level)):
+        raise TypeError(f"a gain of {gain.value!r}")
+    return gain
 
 
 def load(model: str) -> Tuning | None:

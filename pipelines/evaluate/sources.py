@@ -134,6 +134,9 @@ def segment_notes(folder: str, palette: Palette) -> dict[str, Any]:
     notes = storage.read_json(path)
     try:
         written = [entry["name"] for entry in notes.get("palette", {}).get("classes", [])]
+        texts = (*written, *(notes.get(name) or "" for name in ("input", "head", "status")))
+        if not all(isinstance(text, str) for text in texts) or not isinstance(notes.get("crf") or {}, dict):
+            raise TypeError
     except (AttributeError, KeyError, TypeError):
         raise InputError(f"{path} is not what `deeplab segment` writes; move it away, or run segment again") from None
     if written and written != list(palette.names):

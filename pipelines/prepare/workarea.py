@@ -205,7 +205,15 @@ def read_sidecar(folder: str, shard: str) -> Outcome | None:
         )
     except (InputError, KeyError, TypeError, AttributeError):
         return None
-    return outcome if outcome.shard.name == shard else None
+    return outcome if outcome.shard.name == shard and _is_ours(outcome) else None
+
+
+def _is_ours(outcome: Outcome) -> bool:
+    """Whether every value of a sidecar is of its kind."""
+    texts = [text for reject in outcome.rejects for text in (reject.key, reject.path, reject.stage, reject.reason)]
+    numbers = [outcome.format, outcome.modified, *(reject.records for reject in outcome.rejects)]
+    is_listed = isinstance(outcome.unread, tuple) and all(isinstance(path, str) for path in outcome.unread)
+    return is_listed and all(isinstance(text, str) for text in texts) and all(type(n) is int for n in numbers)
 
 
 def _checksum(folder: str, name: str) -> int:

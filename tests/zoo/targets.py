@@ -291,7 +291,7 @@ def read_sidecar(data: bytes, folder: Path) -> None:
     for found in area.outcomes:
         area.is_whole(found)
         outcome = area.outcomes[found]
-        outcome.format < 2, bool(outcome.failed), [path.encode() for path in outcome.unread]
+        outcome.format < 2, bool(outcome.failed), [len(path) for path in outcome.unread]
         sum(reject.records for reject in outcome.rejects)
 
 

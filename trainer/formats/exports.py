@@ -76,7 +76,7 @@ def load_card(path: str) -> ModelCard:
         raise InputError(
             f"{path} is no model: {missing}; give what `deeplab export` wrote, or a model folder"
         ) from None
-    except (ValueError, KeyError, TypeError, message.DecodeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, message.DecodeError) as error:
         raise InputError(f"{path} is damaged, or `deeplab export` did not write it: {error}") from None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import sys
 from typing import Any
 
@@ -20,9 +19,11 @@ from trainer.train import model as models
 from trainer.train import resume
 from trainer.train.epoch import steps_per_epoch, train_epoch, try_largest, validate, validation_batch_size
 from trainer.train.history import HISTORY, Logs, epoch_line, history_csv, history_row, in_order, summary
+from trainer.train.interrupts import TERMINATED, Interrupts, Terminated
 from trainer.train.optimizer import adjust_learning_rate
 from trainer.train.options import RECIPES, Options
-from trainer.train.resume import Progress
+from trainer.train.resume import Checkpoints, Progress
+from trainer.train.steps import LossError, Steps
 from trainer.train.streams import (
     largest_image,
     readable_records,
@@ -37,7 +38,20 @@ CURE = "try a smaller --learning-rate, or --precision float32"
 
 
 def run(options: Options, flags: list[str]) -> int:
-    """Runs the command. Returns 0, or 1 when the loss became infinite or NaN."""
+    """Runs the command. Returns 0; 1 when the loss became infinite or NaN; `TERMINATED` after SIGTERM."""
+    with Interrupts() as interrupts:
+        try:
+            return _run(options, interrupts)
+        except LossError as error:
+            print(f"deeplab train: error: {error}; {CURE}", file=sys.stderr)
+            return 1
+        except Terminated as error:
+            what_next = str(error) or "run the same command again to resume"
+            print(f"deeplab train: terminated; {what_next}", file=sys.stderr)
+            return TERMINATED
+
+
+def _run(options: Options, interrupts: Interrupts) -> int:
     if options.recipe:
         print(recipe_line(options))
     startup.start_tensorflow()
@@ -46,9 +60,7 @@ def run(options: Options, flags: list[str]) -> int:
     check_labels(options, dataset)
     progress = find_progress(options, dataset)
     if not is_finished(options, progress):
-        progress = train(options, dataset, validation, progress)
-    if progress is None:
-        return 1
+        progress = train(options, dataset, validation, progress, interrupts)
     resume.sweep(options.output, progress, HISTORY)
     if progress.epochs < options.epochs:
         print(f"stopped early: {progress.stale_epochs} epochs without a better validation Jaccard")
@@ -85,13 +97,14 @@ def find_progress(options: Options, dataset: Dataset) -> Progress:
     """
     fresh = Progress(to_json(options), dataset.fingerprint)
     stored = None if options.overwrite and not options.resume else resume.load(options.output)
-    if stored is None or not stored.epochs or not options.resume:
+    if stored is None or stored.is_new or not options.resume:
         check_output(options, is_training=stored is not None)
         return fresh
     changes = resume.changes(options.output, stored, fresh)
     if changes:
         print(f"resuming with other options: {'; '.join(changes)}")
-    return dataclasses.replace(fresh, history=tuple(in_order(row, dataset.palette.names) for row in stored.history))
+    history = tuple(in_order(row, dataset.palette.names) for row in stored.history)
+    return dataclasses.replace(stored, options=fresh.options, history=history)
 
 
 def check_output(options: Options, is_training: bool) -> None:
@@ -116,24 +129,36 @@ def is_finished(options: Options, progress: Progress) -> bool:
     return 0 < options.early_stopping <= progress.stale_epochs or progress.epochs >= options.epochs
 
 
-def build(options: Options, dataset: Dataset, progress: Progress, total_steps: int) -> keras.Model:
-    """The compiled model as `progress` left it; loads and reports the initial weights of a new training."""
+def build(options: Options, dataset: Dataset, progress: Progress, steps: int) -> keras.Model:
+    """The compiled model as `progress` left it; loads and reports the initial weights of a new training.
+
+    Args:
+      steps: of an epoch.
+    """
     model = models.build(options, dataset.palette)
-    if options.init_from and not progress.epochs:
+    if options.init_from and progress.is_new:
         print(f"weights of {options.init_from}: {load_weights_from(model, options.init_from)}")
-    models.compile_model(model, options, dataset.palette, total_steps)
-    if progress.epochs:
+    models.compile_model(model, options, dataset.palette, options.epochs * steps)
+    if not progress.is_new:
         resume.restore(options.output, model, progress)
-        print(f"resuming after epoch {progress.epochs} of {options.epochs}")
+        within = f"step {progress.step} of {steps} in epoch {progress.epochs + 1}" if progress.step else ""
+        print(f"resuming after {within or f'epoch {progress.epochs}'} of {options.epochs}")
     return model
 
 
-def train(options: Options, dataset: Dataset, validation: tf.data.Dataset, progress: Progress) -> Progress | None:
-    """Trains from `progress` on, saving after every epoch; None when the loss became infinite or NaN."""
-    steps = steps_per_epoch(options, dataset)
+def train(
+    options: Options, dataset: Dataset, validation: tf.data.Dataset, progress: Progress, interrupts: Interrupts
+) -> Progress:
+    """Trains from `progress` on, saving now and then and after every epoch.
+
+    Raises:
+      LossError: the loss became infinite or NaN.
+      Terminated, KeyboardInterrupt: the training was interrupted; what is done is saved.
+    """
+    total = steps_per_epoch(options, dataset)
     keras.utils.set_random_seed(options.seed)
     with models.precision(options.precision), models.strategy().scope():
-        model = build(options, dataset, progress, options.epochs * steps)
+        model = build(options, dataset, progress, total)
         predict = predictor(model, "ids")
         validated = functools.partial(validation_records, options.records, dataset)
         if validation_batch_size(options, dataset) == 1:  # smaller images take less than a training step
@@ -141,30 +166,33 @@ def train(options: Options, dataset: Dataset, validation: tf.data.Dataset, progr
                 largest = largest_image(options.records, dataset)
             try_largest(predict, largest)
         logs = Logs(options.output)
+        checkpoints = Checkpoints(options.output, model, progress, options.checkpoint_minutes)
         while not is_finished(options, progress):
             epoch = progress.epochs + 1
-            stream = training_stream(options.records, dataset, options, epoch, steps)
-            trained = functools.partial(training_records, options.records, dataset, options, epoch, steps)
-            with readable_records(options.records, dataset.palette, trained):
-                row = train_epoch(model, stream, epoch, options.epochs, steps)
-            if not math.isfinite(row["loss"]):
-                print(f"deeplab train: error: the loss became {row['loss']} in epoch {epoch}; {CURE}", file=sys.stderr)
-                return None
-            with readable_records(options.records, dataset.palette, validated):
-                result = validate(predict, validation, dataset)
+            place = (options.records, dataset, options, epoch, total, progress.step)
+            steps = Steps(model, progress, f"epoch {epoch}/{options.epochs}", total, checkpoints, interrupts)
+            with readable_records(options.records, dataset.palette, functools.partial(training_records, *place)):
+                row = train_epoch(model, training_stream(*place), steps)
+            try:
+                with interrupts.at_once(), readable_records(options.records, dataset.palette, validated):
+                    result = validate(predict, validation, dataset)
+            except (KeyboardInterrupt, Terminated) as error:
+                steps.keep()
+                interrupts.waiting = type(error)
+                interrupts.check(steps.kept)
             scores = metrics.scores(result.confusion, dataset.palette.names)
             progress = progress.after(history_row(row, scores))
             print(epoch_line(progress, options.epochs))
-            if epoch == 1:
-                # Not earlier, so that whatever goes wrong before leaves the training that was there.
-                resume.begin(options.output, dataclasses.replace(progress, history=()))
+            # Not earlier, so that whatever goes wrong before leaves the training that was there.
+            checkpoints.begin(progress)
             if progress.best_epoch == epoch:
                 save_best(options, dataset, model, scores, epoch)
             adjust_learning_rate(options, model, progress)
             logs.add(progress.history[-1], result.overlays)
             storage.write(storage.join(options.output, HISTORY), history_csv(progress.history))
             # Last, so that a kill before it repeats the epoch and writes the same again.
-            resume.save(options.output, model, progress)
+            checkpoints.write(progress)
+            interrupts.check(f"epoch {epoch} is kept")
     return progress
 
 

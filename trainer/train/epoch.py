@@ -16,8 +16,8 @@ from trainer import metrics
 from trainer.accounts import Accounts
 from trainer.formats.dataset import Dataset
 from trainer.options import InputError
-from trainer.train.history import StepBar
 from trainer.train.options import Options
+from trainer.train.steps import Steps
 
 OVERLAYS = 3
 
@@ -56,25 +56,17 @@ def try_largest(predict: Callable[[np.ndarray], np.ndarray], size: tuple[int, in
         predict(np.zeros([1, height, width, 3], np.uint8))
 
 
-def train_epoch(model: keras.Model, stream: tf.data.Dataset, epoch: int, epochs: int, steps: int) -> dict[str, Any]:
-    """One epoch of training; `epoch` counts from 1. Returns the beginning of its `history_row`."""
-    bar = StepBar(f"epoch {epoch}/{epochs}", steps)
-    rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
-    with enough_memory("a training step", "give a smaller --batch-size or --crop"):
-        fitted = model.fit(
-            stream,
-            epochs=epoch,
-            initial_epoch=epoch - 1,
-            steps_per_epoch=steps,
-            shuffle=False,
-            callbacks=[bar, keras.callbacks.TerminateOnNaN()],
-            verbose=0,
-        )
+def train_epoch(model: keras.Model, stream: tf.data.Dataset, steps: Steps) -> dict[str, Any]:
+    """Takes the steps of an epoch that are left, from `stream`. Returns the beginning of its `history_row`."""
+    with steps.bar, enough_memory("a training step", "give a smaller --batch-size or --crop"):
+        if steps.done < steps.total:
+            left = steps.total - steps.done
+            model.fit(stream, steps_per_epoch=left, shuffle=False, callbacks=steps, verbose=0)
     return {
-        "epoch": epoch,
-        "loss": fitted.history["loss"][-1],
-        "learning_rate": rate,
-        "seconds_per_step": bar.seconds_per_step,
+        "epoch": steps.progress.epochs + 1,
+        "loss": float(model.get_metrics_result()["loss"]),
+        "learning_rate": steps.rate,
+        "seconds_per_step": steps.seconds_per_step,
     }
 
 

@@ -1,4 +1,4 @@
-"""What a training reports of itself: history.csv, TensorBoard logs, step times, and a summary in words."""
+"""What a training reports of itself: history.csv, TensorBoard logs, and a summary in words."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import io
 import resource
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from trainer import storage
 from trainer.train.resume import Progress
@@ -23,32 +20,6 @@ COLUMNS = ("epoch", "loss", "learning_rate", "seconds_per_step", "val_jaccard", 
 HISTORY = "history.csv"
 CLASS = "iou/"
 """Begins the columns of the classes, which follow COLUMNS."""
-
-
-class StepBar(keras.callbacks.Callback):
-    """A progress bar of one epoch's steps on a terminal, and the time they take.
-
-    The first step is not timed: in it the graph is traced and the stream starts.
-    """
-
-    def __init__(self, title: str, steps: int) -> None:
-        super().__init__()
-        self.ends: list[float] = []
-        # `disable=None`: no bar where standard error is no terminal.
-        self.bar = tqdm(total=steps, desc=title, unit="step", leave=False, disable=None)
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.ends.append(time.perf_counter())
-        self.bar.set_postfix_str(f"loss {float((logs or {}).get('loss', 0)):.4f}", refresh=False)
-        self.bar.update()
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self.bar.close()
-
-    @property
-    def seconds_per_step(self) -> float | None:
-        """None with a single step."""
-        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1) if len(self.ends) > 1 else None
 
 
 def history_row(fitted: dict[str, Any], scores: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,9 @@ examples:
   deeplab train --records gs://bucket/records --output gs://bucket/model --init-from gs://bucket/voc
 
 The classes come from the records. The output folder gets model.keras and model.json (the best epoch), history.csv,
-checkpoints/ (the last epoch) and logs/ (TensorBoard). Stop it at any moment and run it again: a killed run resumes
-after its last finished epoch, and ends where an uninterrupted one ends.
+checkpoints/ (the last one) and logs/ (TensorBoard). Stop it at any moment and run it again: a killed run resumes from
+its last checkpoint, and ends where an uninterrupted one ends. On SIGTERM and Ctrl-C it finishes the step it is in and
+writes a checkpoint before it ends, with status 143 and 130.
 """
 
 from __future__ import annotations
@@ -113,6 +114,9 @@ class Options(StreamOptions, NetworkOptions):
     freeze_bn: bool = option(False, "keep batch norms as they were loaded; for very small batches", group="optimizer")
     precision: str = option(
         "float32", "arithmetic of the layers", choices=("float32", "mixed_bfloat16", "mixed_float16")
+    )
+    checkpoint_minutes: float = option(
+        10.0, "minutes between checkpoints within an epoch; 0: only after an epoch, and on SIGTERM or Ctrl-C", low=0
     )
     resume: bool = option(True, "resume the training in the output folder, if there is one")
     overwrite: bool = option(False, "replace a model in the output folder that is not of `deeplab train`")

@@ -1,7 +1,7 @@
-"""What a training resumes from: weights, optimizer state and history after every finished epoch.
+"""What a training resumes from: weights, optimizer state and history after an epoch, or a step within one.
 
 `checkpoints/state.json` names the file of arrays it belongs to and is written last, so that a kill at any moment
-leaves either the previous epoch's checkpoint or this epoch's, whole. Arrays are plain NumPy; no pickle is read.
+leaves either the previous checkpoint or this one, whole. Arrays are plain NumPy; no pickle is read.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import time
 import zipfile
 from typing import Any
 
@@ -21,9 +22,9 @@ from trainer.options import InputError
 
 FOLDER = "checkpoints"
 STATE_FILE = "state.json"
-ARRAYS_FILE = re.compile(r"epoch-\d{4,}\.npz")
+ARRAYS_FILE = re.compile(r"epoch-\d{4,}(-step-\d{6,})?\.npz")
 
-NOT_COMPARED = ("records", "output", "resume", "overwrite", "recipe")
+NOT_COMPARED = ("records", "output", "resume", "overwrite", "recipe", "checkpoint_minutes")
 """Options that say nothing of the training; records are compared by the fingerprint of their contents, recipes by what
 they set."""
 
@@ -39,11 +40,15 @@ class Progress:
       options: the options it was started with, as JSON.
       data_fingerprint: of the records.
       history: one row per finished epoch; "val_jaccard" is what decides which was best.
+      step: how many steps of the epoch after these are done.
+      learning_rate: at the beginning of that epoch; None where no step of it is done.
     """
 
     options: dict[str, Any]
     data_fingerprint: str
     history: tuple[dict[str, Any], ...] = ()
+    step: int = 0
+    learning_rate: float | None = None
 
     @property
     def epochs(self) -> int:
@@ -62,8 +67,17 @@ class Progress:
         """Epochs since the best one."""
         return self.epochs - self.best_epoch
 
+    @property
+    def is_new(self) -> bool:
+        return not self.history and not self.step
+
     def after(self, row: dict[str, Any]) -> Progress:
-        return dataclasses.replace(self, history=(*self.history, row))
+        """With one more epoch finished."""
+        return dataclasses.replace(self, history=(*self.history, row), step=0, learning_rate=None)
+
+    def at(self, step: int, learning_rate: float) -> Progress:
+        """With that many steps done of the epoch, which began at that rate."""
+        return dataclasses.replace(self, step=step, learning_rate=learning_rate)
 
 
 def _path(output: str, name: str) -> str:
@@ -71,12 +85,20 @@ def _path(output: str, name: str) -> str:
 
 
 def _arrays_name(progress: Progress) -> str:
+    """After epoch 3 "epoch-0003.npz", after 20 steps of epoch 4 "epoch-0004-step-000020.npz"."""
+    if progress.step:
+        return f"epoch-{progress.epochs + 1:04d}-step-{progress.step:06d}.npz"
     return f"epoch-{progress.epochs:04d}.npz"
 
 
-def _variables(model: keras.Model) -> dict[str, Any]:
-    """All that training changes: weights, batch statistics, states of random generators, the optimizer's variables."""
+def _variables(model: keras.Model, progress: Progress) -> dict[str, Any]:
+    """All that training changes: weights, batch statistics, states of random generators, the optimizer's variables.
+
+    Within an epoch its running loss as well.
+    """
     groups = {"model": model.variables, "optimizer": model.optimizer.variables}
+    if progress.step:
+        groups["metrics"] = model.metrics_variables
     return {f"{group}/{i:05d}": v for group, variables in groups.items() for i, v in enumerate(variables)}
 
 
@@ -96,13 +118,41 @@ def _remove_arrays(output: str, but: str = "") -> None:
 
 
 def save(output: str, model: keras.Model, progress: Progress) -> None:
-    """Write this epoch's checkpoint below `output` (local or gs://), then remove the one before."""
+    """Write a checkpoint below `output` (local or gs://), then remove the one before."""
     name = _arrays_name(progress)
-    arrays = {key: keras.ops.convert_to_numpy(v) for key, v in _variables(model).items()}
+    arrays = {key: keras.ops.convert_to_numpy(v) for key, v in _variables(model, progress).items()}
     with storage.writer(_path(output, name)) as file:
         np.savez(file, **arrays)
     storage.write_json(_path(output, STATE_FILE), dataclasses.asdict(progress) | {"arrays": name})
     _remove_arrays(output, but=name)
+
+
+class Checkpoints:
+    """Writes the checkpoints of one training, the first of which replaces the training that was there."""
+
+    def __init__(self, output: str, model: keras.Model, progress: Progress, minutes: float) -> None:
+        """
+        Args:
+          progress: where the training resumes, or a new one.
+          minutes: from one checkpoint to the next within an epoch; 0: none is ever due.
+        """
+        self.output, self.model, self.minutes = output, model, minutes
+        self._is_new = progress.is_new
+        self._written = time.monotonic()
+
+    def due(self) -> bool:
+        return 0 < self.minutes * 60 <= time.monotonic() - self._written
+
+    def begin(self, progress: Progress) -> None:
+        """Called before the first of this training's files is written."""
+        if self._is_new:
+            begin(self.output, dataclasses.replace(progress, history=(), step=0, learning_rate=None))
+            self._is_new = False
+
+    def write(self, progress: Progress) -> None:
+        self.begin(progress)
+        save(self.output, self.model, progress)
+        self._written = time.monotonic()
 
 
 def sweep(output: str, progress: Progress, *files: str) -> None:
@@ -125,7 +175,7 @@ def restore(output: str, model: keras.Model, progress: Progress) -> None:
     cure = "train from scratch with --no-resume"
     try:
         with np.load(storage.localize(path), allow_pickle=False) as arrays:
-            variables = _variables(model)
+            variables = _variables(model, progress)
             if set(arrays.files) != set(variables):
                 raise InputError(
                     f"{path} holds {len(arrays.files)} variables, this model has {len(variables)}; {cure}"
@@ -159,7 +209,10 @@ def load(output: str) -> Progress | None:
         return None
     value = storage.read_json(path)
     try:
-        return Progress(_said_today(dict(value["options"])), value["data_fingerprint"], tuple(value["history"]))
+        options, history = _said_today(dict(value["options"])), tuple(value["history"])
+        # Up to version 0.5 there were no checkpoints within an epoch.
+        step, rate = int(value.get("step", 0)), value.get("learning_rate")
+        return Progress(options, value["data_fingerprint"], history, step, rate)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is damaged, or not of `deeplab train` ({error!r}); choose another --output, or --no-resume "

@@ -275,24 +275,32 @@ def _with_options(stream: tf.data.Dataset) -> tf.data.Dataset:
     return stream.with_options(options)
 
 
+def _samples(options: StreamOptions, epoch: int, steps: int, done: int) -> tuple[int, int]:
+    """The first sample of what is left of an epoch, counted over the whole training, and how many there are."""
+    return ((epoch - 1) * steps + done) * options.batch_size, (steps - done) * options.batch_size
+
+
 def _records_of_epoch(
-    folder: str, dataset: Dataset, options: StreamOptions, epoch: int, steps: int, read: Read
+    folder: str, dataset: Dataset, options: StreamOptions, epoch: int, steps: int, done: int, read: Read
 ) -> tf.data.Dataset:
     """What `read` gives for the records of `training_stream`, in order."""
     paths = _shard_paths(folder, dataset, "train")
     counts = np.array([shard.records for shard in dataset.of_split("train")], np.int64)
-    count = steps * options.batch_size
-    begin = (epoch - 1) * count
+    begin, count = _samples(options, epoch, steps, done)
     return passes.endless_records(paths, counts, _window_size(dataset, "train"), options.seed, begin, count, read)
 
 
-def training_records(folder: str, dataset: Dataset, options: StreamOptions, epoch: int, steps: int) -> tf.data.Dataset:
+def training_records(
+    folder: str, dataset: Dataset, options: StreamOptions, epoch: int, steps: int, done: int = 0
+) -> tf.data.Dataset:
     """The records behind `training_stream`, each behind the path of its shard; see `readable_records`."""
-    return _records_of_epoch(folder, dataset, options, epoch, steps, _with_path)
+    return _records_of_epoch(folder, dataset, options, epoch, steps, done, _with_path)
 
 
-def training_stream(folder: str, dataset: Dataset, options: StreamOptions, epoch: int, steps: int) -> tf.data.Dataset:
-    """One epoch's batches.
+def training_stream(
+    folder: str, dataset: Dataset, options: StreamOptions, epoch: int, steps: int, done: int = 0
+) -> tf.data.Dataset:
+    """One epoch's batches, or what is left of them.
 
     Args:
       folder: the records, local or gs://.
@@ -300,6 +308,7 @@ def training_stream(folder: str, dataset: Dataset, options: StreamOptions, epoch
       options: size, variation and weights of the batches.
       epoch: counts from 1; begins where the epoch before it ended, if that had as many steps of the same size.
       steps: how many batches it has.
+      done: how many of them to leave out at its beginning, which costs no more than to begin there.
 
     Returns:
       batches of image [B, crop, crop, 3] uint8 RGB, label [B, crop, crop] uint8 class ids (what lies outside the
@@ -315,8 +324,8 @@ def training_stream(folder: str, dataset: Dataset, options: StreamOptions, epoch
             return image, label, pixel_weights(label, num_classes, ignore_id, options.max_ratio)
         return image, label, _valid_pixels(label, num_classes, ignore_id)
 
-    stream = _records_of_epoch(folder, dataset, options, epoch, steps, tf.data.TFRecordDataset)
-    stream = stream.enumerate((epoch - 1) * steps * options.batch_size)
+    stream = _records_of_epoch(folder, dataset, options, epoch, steps, done, tf.data.TFRecordDataset)
+    stream = stream.enumerate(_samples(options, epoch, steps, done)[0])
     stream = stream.map(example, num_parallel_calls=os.cpu_count(), deterministic=True)
     return _with_options(stream.batch(options.batch_size, drop_remainder=True).prefetch(2))
 

@@ -1,0 +1,122 @@
+"""Trainings that end within an epoch, and go on there as if they had not."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+
+from pipelines import cli
+from tests.drawn.training import assert_same_checkpoint, colour_network, history, train_flags
+from trainer.train import command, model, resume
+from trainer.train.resume import Checkpoints
+
+SHORT = ["--epochs", "2", "--steps-per-epoch", "3", "--weight-decay", "0.01"]
+
+
+@pytest.fixture(scope="module")
+def whole(records, tmp_path_factory):
+    """The folder of a training that nobody interrupted."""
+    output = tmp_path_factory.mktemp("whole") / "model"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "deeplab_v3_plus", colour_network)
+        assert cli.main(train_flags(records, output, *SHORT)) == 0
+    return output
+
+
+def state(output) -> tuple[int, int, str]:
+    """Finished epochs, steps of the next, and the file of arrays that a training resumes from."""
+    value = json.loads((output / "checkpoints" / "state.json").read_text())
+    return len(value["history"]), value["step"], value["arrays"]
+
+
+def test_a_training_ended_at_any_step_goes_on_as_one_left_alone(
+    whole, records, tmp_path, tiny_network, monkeypatch, capsys
+):
+    output = tmp_path / "model"
+
+    def run(*more: str) -> tuple[int, str, str]:
+        status = cli.main(train_flags(records, output, *SHORT, *more))
+        return status, *capsys.readouterr()
+
+    with monkeypatch.context() as patch:  # SIGTERM in the second step
+
+        def due(_):
+            steps.append(len(steps))
+            if len(steps) == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+        steps = []
+        patch.setattr(Checkpoints, "due", due)
+        status, _, err = run()
+    assert status == 143 and "step 2 of epoch 1 is kept; run the same command again to resume" in err
+    assert state(output) == (0, 2, "epoch-0001-step-000002.npz")
+
+    with monkeypatch.context() as patch:  # killed in the step after a checkpoint that was due
+
+        def save(*args, save=resume.save):
+            if len(saved) == 3:
+                raise SystemExit("killed")
+            saved.append(args)
+            save(*args)
+
+        saved = []
+        patch.setattr(resume, "save", save)
+        with pytest.raises(SystemExit, match="killed"):
+            run("--checkpoint-minutes", "1e-9")
+    assert "resuming after step 2 of 3 in epoch 1 of 2" in capsys.readouterr().out
+    assert state(output) == (1, 1, "epoch-0002-step-000001.npz")
+    assert not list((output / "checkpoints").glob("epoch-0001*"))
+
+    with monkeypatch.context() as patch:  # Ctrl-C while the validation runs
+        patch.setattr(command, "validate", lambda *_: signal.raise_signal(signal.SIGINT))
+        status, _, err = run()
+    assert status == 130 and "interrupted; step 3 of epoch 2 is kept" in err
+    assert state(output) == (1, 3, "epoch-0002-step-000003.npz")
+
+    status, out, _ = run()
+    assert status == 0 and "resuming after step 3 of 3 in epoch 2 of 2" in out
+    assert state(output) == (2, 0, "epoch-0002.npz")
+    for row, expected in zip(history(output), history(whole), strict=True):
+        assert row | {"seconds_per_step": 0} == expected | {"seconds_per_step": 0}
+    assert_same_checkpoint(output / "checkpoints/epoch-0002.npz", whole / "checkpoints/epoch-0002.npz")
+
+
+def test_a_first_checkpoint_within_an_epoch_replaces_the_training_that_was_there(
+    whole, records, tmp_path, tiny_network, monkeypatch
+):
+    """Not with arrays of the one under the name of the other, wherever it is killed."""
+    output = tmp_path / "model"
+    flags = train_flags(records, output, *SHORT, "--checkpoint-minutes", "1e-9")
+
+    def interrupted(*args, save=resume.save):
+        save(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(resume, "save", interrupted)
+    assert cli.main(flags) == 130
+    assert state(output)[:2] == (0, 1)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(resume, "save", killed)
+    assert cli.main([*flags, "--no-resume", "--max-ratio", "5"]) == 130
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["state.json"]
+    assert resume.load(str(output)).is_new
+
+
+def test_checkpoints_are_due_by_the_minutes_since_the_last_one(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(resume.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(resume, "save", lambda *_: None)
+    fresh = resume.Progress({}, "", step=1)
+    often, never = (Checkpoints("out", None, fresh, minutes) for minutes in (0.5, 0))
+    assert not often.due()
+    clock[0] = 30.0
+    assert often.due() and not never.due()
+    often.write(fresh)
+    assert not often.due()
+    clock[0] = 59.0
+    assert not often.due()

@@ -1,0 +1,76 @@
+"""When SIGTERM and Ctrl-C end a training."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from trainer.train.interrupts import Interrupts, Terminated
+
+ENDINGS = [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)]
+
+
+@pytest.mark.parametrize(("number", "ending"), ENDINGS)
+def test_they_end_at_once_what_has_nothing_to_lose(number, ending):
+    before = signal.getsignal(number)
+    with pytest.raises(ending), Interrupts():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize(("number", "ending"), ENDINGS)
+def test_they_wait_until_something_is_kept(number, ending):
+    with Interrupts() as interrupts:
+        interrupts.wait = True
+        interrupts.check("nothing")
+        signal.raise_signal(number)
+        with pytest.raises(ending, match="step 5 is kept; run the same command again"):
+            interrupts.check("step 5 is kept")
+
+
+def test_a_second_ctrl_c_does_not_wait_but_a_second_sigterm_does():
+    """Schedulers send SIGTERM to a process and to its group; who presses Ctrl-C again means it."""
+    with Interrupts() as interrupts:
+        interrupts.wait = True
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+        assert interrupts.waiting is Terminated
+        interrupts.waiting = None
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_block_that_may_be_left_anywhere_is_left_for_what_came_before_it_too():
+    with Interrupts() as interrupts:
+        interrupts.wait = True
+        with pytest.raises(Terminated), interrupts.at_once():
+            signal.raise_signal(signal.SIGTERM)
+        assert interrupts.wait and not interrupts.waiting
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Terminated), interrupts.at_once():
+            pytest.fail("the block has been entered")
+
+
+def test_signals_that_are_ignored_stay_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupts():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_another_thread_leaves_signals_alone():
+    def enter():
+        with Interrupts():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    found = []
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert found == [signal.getsignal(signal.SIGTERM)]

@@ -116,6 +116,19 @@ def read(path: str) -> bytes:
     return attempt(path, work)
 
 
+def read_part(path: str, offset: int, size: int) -> bytes:
+    """At most `size` bytes of a file from `offset` on, which nothing verifies."""
+    if is_remote(path):
+        return cloud.read_part(path, offset, size)
+
+    def work() -> bytes:
+        with local.open_file(path) as file:
+            file.seek(offset)
+            return file.read(size)
+
+    return attempt(path, work)
+
+
 def reader(path: str) -> BinaryIO:
     """The file, open for reading from its first byte. An object is downloaded whole, to a file without a name."""
     if not is_remote(path):
@@ -192,14 +205,20 @@ def files(root: str) -> list[File]:
       FileNotFoundError: there is no such folder.
       PermissionError: a folder in it may not be read.
     """
+    return sorted(walk(root), key=lambda file: file.relative)
+
+
+def walk(root: str) -> Iterator[File]:
+    """The same one by one, in no order: of a local folder they need not all be in memory."""
     if not is_remote(root):
         if not is_dir(root):
             raise FileNotFoundError(f"folder not found: {root}")
-        return sorted(local.files(root), key=lambda file: file.relative)
+        yield from local.files(root)
+        return
     entries = cloud.files(root)
     if not entries:
         raise FileNotFoundError(f"folder not found: {root} (no object below it)")
-    return sorted(entries, key=lambda file: file.relative)
+    yield from entries
 
 
 def glob(pattern: str) -> list[File]:

@@ -23,8 +23,16 @@ def test_what_is_written_is_read_and_listed(root):
     assert storage.read(storage.join(root, "a.bin")) == b"1"
     assert [(file.relative, file.size) for file in storage.files(root)] == [("a.bin", 1), ("b/two.bin", 2)]
     assert storage.read(storage.files(root)[1].path) == b"22"
+    assert sorted(file.relative for file in storage.walk(root)) == ["a.bin", "b/two.bin"]
     assert storage.exists(storage.join(root, "a.bin")) and not storage.exists(storage.join(root, "b"))
     assert storage.is_dir(storage.join(root, "b")) and not storage.is_dir(storage.join(root, "c"))
+
+
+def test_a_part_of_a_file_is_read_without_the_rest(root):
+    storage.write(storage.join(root, "a.bin"), b"0123456789")
+    assert [storage.read_part(storage.join(root, "a.bin"), *span) for span in ((3, 4), (8, 9))] == [b"3456", b"89"]
+    with pytest.raises(FileNotFoundError):
+        storage.read_part(storage.join(root, "b.bin"), 0, 1)
 
 
 def test_overwriting_changes_the_modification_mark(root):

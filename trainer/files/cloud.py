@@ -170,6 +170,11 @@ def read(path: str) -> bytes:
     return _received(path, lambda: _blob(path).download_as_bytes(retry=None, timeout=TIMEOUT))
 
 
+def read_part(path: str, offset: int, size: int) -> bytes:
+    span = {"start": offset, "end": offset + size - 1}
+    return _received(path, lambda: _blob(path).download_as_bytes(**span, retry=None, timeout=TIMEOUT))
+
+
 def download(path: str, file: BinaryIO, generation: int | None = None) -> None:
     """Puts the whole object into an empty `file`, and its beginning to where that is read next."""
 

@@ -27,6 +27,7 @@ from pipelines.pages.gallery import Panel
 from pipelines.runner import handover
 from pipelines.runner.boundary import Care, Failed, attempt
 from pipelines.runner.flags import beam_options, located
+from pipelines.runner.remote import CANCELLED, take_up
 from pipelines.runner.run import run as run_job
 from trainer import storage
 from trainer.accounts import Accounts
@@ -43,6 +44,8 @@ def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
     options = located(beam, options, "input", "output")
+    if take_up(beam, options, options.output, "doctor", needs_result=True) == CANCELLED:
+        return 0
     written = check_folder(options)
     raw, pairing = find(options.input, options.layout, options.val_fraction, options.group_by)
     reading = settle_reading(options, raw)
@@ -113,7 +116,7 @@ def examine(options: Options, plan: Plan, reading: Reading, beam: Any) -> Doctor
         digest=digest,
     )
     handover.write_plan(output, plan.lines)
-    if not run_job(build, beam, total=plan.total, unit="pairs", title="doctor"):
+    if not run_job(build, beam, total=plan.total, unit="pairs", title="doctor", folder=options.output):
         raise InputError("doctor reads the job's result itself; omit --template_location")
     total = tally.read(output, digest)
     handover.remove(output, digest)

@@ -24,6 +24,7 @@ from pipelines.pages import gallery
 from pipelines.runner import handover
 from pipelines.runner.boundary import Care, Failed, attempt
 from pipelines.runner.flags import beam_options, located
+from pipelines.runner.remote import CANCELLED, FOLLOWED, take_up
 from pipelines.runner.run import run as run_job
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts, write_rejects
@@ -41,6 +42,9 @@ def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
     options = located(beam, options, "labels", "masks", "output")
+    earlier = take_up(beam, options, options.output, "evaluate", needs_result=True)
+    if earlier == CANCELLED:
+        return 0
     check_folders(options)
     card = load_card(options.model) if options.model is not None else None
     palette = card.palette if card else resolve(options.palette)
@@ -51,7 +55,7 @@ def run(options: Options, flags: list[str]) -> int:
     say(note for note in (plan.selection, *plan.notes, *doubts) if note)
     images_folder = find_images_folder(options, notes)
     plan = settle(plan, options)
-    total = score(options, plan, beam)
+    total = score(options, plan, beam, earlier == FOLLOWED)
     tidy(options.output)
     accounts = tally.accounts(plan, total)
     accounts.check()
@@ -157,15 +161,23 @@ def find_images_folder(options: Options, notes: list[dict[str, Any]]) -> str | N
     return None
 
 
-def score(options: Options, plan: Plan, beam: Any) -> EvaluationTally:
+def score(options: Options, plan: Plan, beam: Any, is_scored: bool) -> EvaluationTally:
     """Runs the Beam job over the plan. Its files in the output folder are gone afterwards.
 
     They stay where it fails, or is not waited for: a job elsewhere may go on, and needs them.
+
+    Args:
+      is_scored: whether a job that an earlier run had sent was followed to its end: where it was over this plan, its
+        result is there.
     """
     output, digest = options.output, plan.digest
+    if is_scored and storage.exists(handover.tally_path(output, digest)):
+        total = tally.read(output, digest)
+        handover.remove(output, digest)
+        return total
     build = functools.partial(job.build, sources=plan.sources, chunks=plan.chunks, output=output, digest=digest)
     handover.write_plan(output, plan.lines)
-    if not run_job(build, beam, total=len(plan.comparisons), unit="labels", title="evaluate"):
+    if not run_job(build, beam, total=len(plan.comparisons), unit="labels", title="evaluate", folder=options.output):
         raise InputError("evaluate reads the job's result itself; omit --template_location")
     total = tally.read(output, digest)
     handover.remove(output, digest)

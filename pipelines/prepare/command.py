@@ -15,6 +15,7 @@ from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Plan, ShardPlan, plan_shards, unfinished
 from pipelines.prepare.workarea import Area, survey
 from pipelines.runner.flags import beam_options, located
+from pipelines.runner.remote import CANCELLED, take_up
 from pipelines.runner.run import run as run_job
 from trainer import storage
 from trainer.accounts import Accounts, merged, write_rejects
@@ -28,6 +29,8 @@ def run(options: Options, flags: list[str]) -> int:
     beam = beam_options(flags)
     options = located(beam, options, "input", "output")  # what dataset.json says of them holds anywhere
     source, folder = options.input, options.output
+    if take_up(beam, options, folder, "prepare") == CANCELLED:
+        return 0
     if storage.lies_in(source, folder) and storage.lies_in(folder, source):
         raise InputError(f"--output {options.output} is the input folder; give a folder of its own")
     raw = scan(source, options.layout, options.val_fraction, options.group_by)
@@ -56,7 +59,7 @@ def run(options: Options, flags: list[str]) -> int:
             workarea.notes(folder).start(spec.name)
         job = functools.partial(build, specs=specs, folder=folder, palette=palette, options=options)
         total = sum(spec.records for spec in specs)
-        if not run_job(job, beam, total=total, unit="records", title="prepare"):
+        if not run_job(job, beam, total=total, unit="records", title="prepare", folder=folder):
             return 0
     return finish(plan, todo.shards, plans, raw, palette, options)
 

@@ -21,6 +21,8 @@ from trainer.formats.labels import Palette
 class WriteShard(Work):
     """Spec of a shard -> the shard and its sidecar; writing it again gives the same bytes.
 
+    Runners try again what they lost sight of, with much that was done: what is finished is not written a second time.
+
     Attributes:
       folder: of the records, whose work area holds the shard's entries.
       palette: of the raw set's labels.
@@ -34,6 +36,9 @@ class WriteShard(Work):
 
     def process(self, spec: Spec) -> None:
         entries = workarea.read_plan(self.folder, spec.name, spec.plan)
+        if shards.is_finished(self.folder, spec):
+            self.count("kept", spec.records)
+            return
         shards.write_shard(self.folder, spec, entries, self.palette, self.options, self.finish)
 
 

@@ -24,6 +24,14 @@ from trainer.formats.frames import frame
 from trainer.formats.labels import Palette
 
 
+def is_finished(folder: str, spec: Spec) -> bool:
+    """Whether a shard has been written since it was planned, which took away the sidecar of an earlier one."""
+    outcome = workarea.read_sidecar(folder, spec.name)
+    if outcome is None or outcome.shard.fingerprint != spec.fingerprint:
+        return False
+    return storage.exists(storage.join(folder, spec.name)) == bool(outcome.shard.records)
+
+
 def write_shard(
     folder: str,
     spec: Spec,

@@ -21,6 +21,8 @@ from trainer.options import InputError
 
 STATUS_WORKER_DIED = 70
 STATUS_INTERRUPTED = 130
+SERVERS = ("PrismJobServer", "FlinkJarJobServer", "SparkJarJobServer", "apache_beam.utils.subprocess_server")
+"""Loggers of job servers that Beam starts."""
 TELLING = 10.0
 """Seconds within which Beam learns that a worker process has ended: it waits for that alone."""
 
@@ -118,6 +120,20 @@ def _not_repeated(record: logging.LogRecord) -> bool:
     text = record.getMessage()
     repeated = ("Error processing instruction", "[while running ", "Failed to read inputs in the data plane")
     return not any(words in text for words in repeated)
+
+
+def quiet_servers() -> None:
+    """Hides for good what job servers that Beam starts tell of themselves, unless the user's log level shows it.
+
+    They do so until this process ends, at levels of their own.
+    """
+    if logging.getLogger().getEffectiveLevel() > logging.INFO:
+        for name in SERVERS:
+            logging.getLogger(name).addFilter(_is_grave)
+
+
+def _is_grave(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 @contextlib.contextmanager

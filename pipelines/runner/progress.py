@@ -1,43 +1,75 @@
-"""Progress of a local run: workers count what they have finished, and a bar or plain lines show the sum."""
+"""Progress of a run: workers count what they have finished, and a bar or plain lines show the sum."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-PLAIN_SECONDS = 10.0  # between two progress lines where stderr is no terminal
+from trainer import storage
+from trainer.options import InputError
+
+PLAIN_SECONDS = 10.0  # between two progress lines where stderr is no terminal, or two counts in Cloud Storage
 WATCH_SECONDS = 0.25
+REMOTE_SECONDS = 5.0
+"""Between two looks where one is a request."""
+READERS = 16
+"""Counts that are read at a time from Cloud Storage."""
+COUNT = ".count"
+"""Suffix of the files with counts."""
 
 
 class Heartbeat:
-    """Counts finished items from any worker thread or process of a local run.
+    """Counts finished items from any thread or process of any worker.
 
-    Every (unpickled) copy appends to a file of its own in `folder`; one byte is one item, so that the sum of the file
-    sizes is the count and no lock is needed. A heartbeat without a folder (remote runners) does nothing.
+    Every (unpickled) copy has a file of its own in `folder`, so that no lock is needed: in a local or a shared folder
+    it grows by one byte for each item; in Cloud Storage it holds the number, written again every PLAIN_SECONDS. A
+    heartbeat without a folder does nothing.
     """
 
     def __init__(self, folder: str = "") -> None:
         self.folder = folder
         self._file: int | None = None
+        self._count, self._path, self._next = 0, "", 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_file": None}
+        return Heartbeat(self.folder).__dict__.copy()
+
+    def check(self) -> None:
+        """Raises InputError where the folder is not there: this worker does not see what the others do."""
+        if self.folder and not storage.is_remote(self.folder) and not os.path.isdir(self.folder):
+            raise InputError(
+                f"{self.folder} is not there on the worker {socket.gethostname()}; give folders that all workers see "
+                "under the same path, such as on a network file system, or gs:// addresses"
+            )
 
     def beat(self, n: int = 1) -> None:
         """Adds `n` finished items."""
         if not self.folder or n < 1:
             return
+        if storage.is_remote(self.folder):
+            self._write(n)
+            return
         if self._file is None:
-            path = os.path.join(self.folder, uuid.uuid4().hex)
+            path = os.path.join(self.folder, uuid.uuid4().hex + COUNT)
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.write(self._file, b"." * n)
+
+    def _write(self, n: int) -> None:
+        self._count, now = self._count + n, time.monotonic()
+        if now >= self._next:
+            self._path = self._path or storage.join(self.folder, uuid.uuid4().hex + COUNT)
+            self._next = now + PLAIN_SECONDS
+            with contextlib.suppress(OSError, storage.Unavailable):  # the next one will do
+                storage.write(self._path, str(self._count).encode())
 
     def __del__(self) -> None:
         if self._file is not None:
@@ -50,17 +82,27 @@ def say(text: str, out: TextIO) -> None:
 
 
 def beats(folder: str) -> int:
-    """Items counted so far by all heartbeats of `folder`."""
-    return sum(entry.stat().st_size for entry in os.scandir(folder))
+    """Items counted so far by all heartbeats of `folder`, local or gs://."""
+    if not storage.is_remote(folder):
+        return sum(entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith(COUNT))
+    paths = [file.path for file in storage.files(folder) if file.path.endswith(COUNT)]
+    with ThreadPoolExecutor(READERS) as pool:
+        return sum(map(int, pool.map(storage.read, paths)))
 
 
 @contextlib.contextmanager
-def progress(folder: str, total: int, unit: str, title: str, out: TextIO) -> Iterator[None]:
-    """Shows the sum of the heartbeats while the block runs: a bar on a terminal, else a line every few seconds."""
+def progress(
+    count: Callable[[], int], total: int, unit: str, title: str, out: TextIO, watch: float = WATCH_SECONDS
+) -> Iterator[None]:
+    """Shows what `count` returns while the block runs: a bar on a terminal, else a line every few seconds.
+
+    Args:
+      total: what it will be in the end; 0 where nobody knows.
+      watch: seconds between two calls of it for the bar.
+    """
     done = threading.Event()
-    start = time.monotonic()
     show = _bar if out.isatty() else _lines
-    watcher = threading.Thread(target=show, args=(folder, total, unit, title, out, start, done), daemon=True)
+    watcher = threading.Thread(target=show, args=(_Last(count), total, unit, title, out, watch, done), daemon=True)
     watcher.start()
     try:
         yield
@@ -69,19 +111,32 @@ def progress(folder: str, total: int, unit: str, title: str, out: TextIO) -> Ite
         watcher.join()
 
 
-def _bar(folder: str, total: int, unit: str, title: str, out: TextIO, start: float, done: threading.Event) -> None:
-    with tqdm(total=total, unit=f" {unit}", desc=title, file=out, dynamic_ncols=True, smoothing=0.1) as bar:
+class _Last:
+    """What a function last returned: a service that does not answer for a while is no reason to stop."""
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count, self._value = count, 0
+
+    def __call__(self) -> int:
+        with contextlib.suppress(Exception):
+            self._value = self._count()
+        return self._value
+
+
+def _bar(count: _Last, total: int, unit: str, title: str, out: TextIO, watch: float, done: threading.Event) -> None:
+    with tqdm(total=total or None, unit=f" {unit}", desc=title, file=out, dynamic_ncols=True, smoothing=0.1) as bar:
         running = True
         while running:
-            running = not done.wait(WATCH_SECONDS)
-            bar.update(beats(folder) - bar.n)
+            running = not done.wait(watch)
+            bar.update(count() - bar.n)
 
 
-def _lines(folder: str, total: int, unit: str, title: str, out: TextIO, start: float, done: threading.Event) -> None:
-    running = True
+def _lines(count: _Last, total: int, unit: str, title: str, out: TextIO, watch: float, done: threading.Event) -> None:
+    start, running = time.monotonic(), True
     while running:
         running = not done.wait(PLAIN_SECONDS)
-        count, seconds = beats(folder), time.monotonic() - start
-        rate = count / seconds if seconds else 0.0
-        left = f", {(total - count) / rate:.0f} s left" if running and rate else ""
-        say(f"{title}: {count}/{total} {unit}, {rate:.1f}/s, {seconds:.0f} s{left}", out)
+        number, seconds = count(), time.monotonic() - start
+        rate = number / seconds if seconds else 0.0
+        left = f", {max(0, total - number) / rate:.0f} s left" if running and rate and total else ""
+        of = f"/{total}" if total else ""
+        say(f"{title}: {number}{of} {unit}, {rate:.1f}/s, {seconds:.0f} s{left}", out)

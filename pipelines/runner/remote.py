@@ -1,97 +1,313 @@
-"""A job on another runner: waiting for it, and what is said where the waiting ends before the job does."""
+"""A job on another runner: sent, followed to its end, found again by another run of the same command, and ended.
+
+A job's name holds a digest of its output folder and one of its command's options. So nothing needs to be noted
+anywhere: a later run asks the service for a job that writes to its folder, and knows whether that is its own.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
+import json
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
-from apache_beam.options.pipeline_options import (
-    FlinkRunnerOptions,
-    GoogleCloudOptions,
-    PipelineOptions,
-    PortableOptions,
-    SparkRunnerOptions,
-)
-from apache_beam.runners.runner import PipelineState
+import apache_beam as beam
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, SparkRunnerOptions
 
+from pipelines.runner import jobserver, services
 from pipelines.runner.boundary import cause
-from pipelines.runner.failures import readable
-from pipelines.runner.flags import is_dataflow, runner_name, shares_this_machine
-from trainer.options import InputError
+from pipelines.runner.failures import quiet_beam, quiet_servers, readable
+from pipelines.runner.flags import JobOptions, is_dataflow, is_local, runner_name, shares_this_machine
+from pipelines.runner.progress import REMOTE_SECONDS, WATCH_SECONDS, Heartbeat, beats, progress, say
+from pipelines.runner.services import Job
+from pipelines.runner.work import DONE
+from trainer import storage
+from trainer.options import CheckedOptions, InputError, to_json
 
-LATER = "or let it finish and then run the same command again, which keeps what it wrote; not before"
+COUNTS = ".progress"
+"""Where the workers of a job count what they have done, in its output folder."""
+EXPECTED = "expected.json"
+"""How much that will be, in the same folder."""
+NAME = re.compile(r"(?:.*-)?(?P<output>[0-9a-f]{12})-(?P<options>[0-9a-f]{8})")
+LOST = 300.0
+"""Seconds without an answer after which a job is given up."""
+SILENCE = 120.0
+"""Seconds after which it is said that no worker has reported."""
+CANCELLED, FOLLOWED = "cancelled", "followed"
+"""What `take_up` did."""
+AGAIN = "or let it finish: the same command, run again, follows it, and keeps what it wrote"
 
 
-def wait(result: Any, options: PipelineOptions, title: str) -> None:
-    """Waits for the end of a job.
+def take_up(
+    options: PipelineOptions, command: CheckedOptions, folder: str, title: str, needs_result: bool = False
+) -> str:
+    """Looks for a job that an earlier run of the command has left at work, and follows it or ends it.
+
+    To be called before anything is planned: what the job finishes changes what is left to do.
 
     Args:
-      result: what Beam's `Pipeline.run` returns.
-      options: of the job.
-      title: of the command.
+      options: of the job; it gets its name.
+      command: options of the command.
+      folder: what the job writes to.
+      title: name of the command.
+      needs_result: whether the command itself goes on with what the job finds, so that it cannot but wait.
+
+    Returns:
+      CANCELLED where that was asked, so that nothing is left to do; FOLLOWED after a job that is done; else "".
 
     Raises:
-      InputError: the job failed, or there is no word of it any more; in that case with what can be done about it.
+      InputError: another command's job is at work there, there is none to cancel, or the one that was followed failed.
+      KeyboardInterrupt: see `follow`.
+    """
+    if is_local(options):
+        return ""
+    asked, cloud = options.view_as(JobOptions), options.view_as(GoogleCloudOptions)
+    if asked.no_wait and needs_result:
+        raise InputError(f"{title} reads the job's result itself; omit --no_wait")
+    if asked.no_wait and not services.can_find(options):
+        raise InputError(
+            f"--no_wait: the {runner_name(options)} job would end with this command, or could not be found again; "
+            "give --job_endpoint, or --flink_master of a cluster"
+        )
+    output, ours = _digest(storage.real(folder).encode(), 12), _digest(json.dumps(to_json(command)).encode(), 8)
+    cloud.job_name = f"{cloud.job_name or f'deeplab-{title}'}-{output}-{ours}"
+    job, its_options = _at_work(options, output)
+    if asked.cancel:
+        if job is None:
+            raise InputError(f"no job at {_service(options)} writes to {folder}; there is nothing to cancel")
+        job.cancel()
+        say(f"{title}: job {job.id} is being cancelled; finished outputs are kept", sys.stderr)
+        return CANCELLED
+    if job is None:
+        return ""
+    if shares_this_machine(options):
+        raise InputError(
+            f"job {job.id} at {_service(options)} writes to {folder} already, with workers of the process that sent "
+            "it; wait for its end or, where that process is gone, end the job with --cancel"
+        )
+    if its_options != ours:
+        raise InputError(
+            f"job {job.id} at {_service(options)} writes to {folder} already, with other options or another command; "
+            "wait for its end, cancel it with --cancel, or give another --output"
+        )
+    if asked.no_wait:
+        raise InputError(
+            f"job {job.id} at {_service(options)} is at work on this already; omit --no_wait to follow it"
+        )
+    say(f"{title}: job {job.id} is at work on this already, and is followed{_see(job)}", sys.stderr)
+    follow(job, options, title, folder)
+    return FOLLOWED
+
+
+def _at_work(options: PipelineOptions, output: str) -> tuple[Job | None, str]:
+    """The job whose output folder has that digest, and the digest of its options."""
+    try:
+        for job in services.active(options):
+            if (found := NAME.fullmatch(job.name)) and found["output"] == output:
+                return job, found["options"]
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{_service(options)} does not answer: {cause(error)}") from None
+    return None, ""
+
+
+def run(
+    build: Callable[[beam.Pipeline, Heartbeat], Any],
+    options: PipelineOptions,
+    *,
+    total: int,
+    unit: str,
+    title: str,
+    folder: str,
+) -> bool:
+    """Sends a job and follows it to its end; see `pipelines.runner.run.run`.
+
+    Args:
+      folder: what the job writes to.
+
+    Returns:
+      False where the job goes on, or only a template of it was stored.
+    """
+    cloud = options.view_as(GoogleCloudOptions)
+    template, name = cloud.template_location, cloud.job_name or f"deeplab-{title}"
+    counts = storage.join(folder, COUNTS) if folder and not is_dataflow(options) else ""
+    if counts:
+        _forget(counts)
+        storage.write_json(storage.join(counts, EXPECTED), {"total": total, "unit": unit})
+    quiet_servers()
+    with quiet_beam():
+        pipeline = beam.Pipeline(options=options)
+        build(pipeline, Heartbeat(counts))
+        try:
+            result = pipeline.run()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(unsent(options)) from None
+        except Exception as error:
+            raise readable(error, title) from None
+    if template:
+        say(
+            f"{title}: job template written to {template}; when its job is done, run this command without "
+            "--runner and --template_location: it finds what the job wrote, and finishes it",
+            sys.stdout,
+        )
+        return False
+    job = services.sent(result, options, name)
+    if services.can_find(options):
+        say(f"{title}: job {job.id}{_see(job)}", sys.stderr)
+    if options.view_as(JobOptions).no_wait:
+        say(f"{title}: run the same command again to follow the job and, when it is done, to finish", sys.stdout)
+        return False
+    follow(job, options, title, folder, total, unit)
+    return True
+
+
+def follow(job: Job, options: PipelineOptions, title: str, folder: str, total: int = 0, unit: str = "items") -> None:
+    """Shows the progress of a job until its end.
+
+    Args:
+      job: the job.
+      options: of it.
+      title: of the command.
+      folder: what the job writes to.
+      total: how many `unit`s it will do; 0 where that was another process to say.
+
+    Raises:
+      InputError, storage.Unavailable: it failed or was cancelled, or there is no word of it any more.
       KeyboardInterrupt: the user wants to wait no longer; its text says whether the job goes on, and how to end it.
     """
+    counts = storage.join(folder, COUNTS)
+    if not total and not is_dataflow(options):
+        with contextlib.suppress(InputError, OSError, AttributeError):
+            expected = storage.read_json(storage.join(counts, EXPECTED))
+            total, unit = expected.get("total", 0), expected.get("unit", unit)
+    count = functools.partial(_done, job) if is_dataflow(options) else functools.partial(beats, counts)
+    watch = REMOTE_SECONDS if is_dataflow(options) or storage.is_remote(counts) else WATCH_SECONDS
     try:
-        state = result.wait_until_finish()
+        with quiet_beam(), progress(count, total, unit, title, sys.stderr, watch):
+            state = _wait(job, count, options, title)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_left_behind(result, options)) from None
-    except Exception as error:
-        if _has_ended(result):
-            raise readable(error, title) from None
-        lost = f"no word of the {title} job any more: {cause(error)}; it may go on all the same."
-        raise InputError(f"{lost} {_remedy(result, options)}") from None
-    if state not in ("DONE", None):
-        raise InputError(
-            f"{title}: the {runner_name(options)} job ended in state {state}; its own log has the cause. "
-            "Finished outputs are kept; run the same command again to resume"
-        )
+        raise KeyboardInterrupt(_left_behind(job, options)) from None
+    with contextlib.suppress(Exception):  # of workers of this process, which are not needed any more
+        job.release()
+    failure = _failure(job, state, options, title)
+    if folder and not is_dataflow(options):
+        _forget(counts)
+    if failure:
+        raise failure
+
+
+def _wait(job: Job, count: Callable[[], int], options: PipelineOptions, title: str) -> str:
+    """The state in which the job ends; others on the way are printed as they change."""
+    before, start, heard = "RUNNING", time.monotonic(), time.monotonic()
+    has_reported = False
+    while True:
+        try:
+            state = job.state()
+            heard = time.monotonic()
+        except Exception as error:  # whatever a service's client raises: the job may go on all the same
+            if time.monotonic() - heard > LOST:
+                lost = f"no word of the {title} job any more: {cause(error)}; it may go on all the same."
+                raise InputError(f"{lost} {_remedy(job, options)}") from None
+            state = before
+        if services.is_over(state):
+            return state
+        if state != before:
+            say(f"{title}: the job is {state.lower().replace('_', ' ')}", sys.stderr)
+            before = state
+        if not has_reported and time.monotonic() - start > SILENCE:
+            has_reported = True
+            with contextlib.suppress(Exception):
+                if not count():
+                    say(f"{title}: {_hint(options)}", sys.stderr)
+        time.sleep(job.poll)
+
+
+def _hint(options: PipelineOptions) -> str:
+    if is_dataflow(options):
+        return f"no worker has reported for {SILENCE:.0f} s; they take some minutes to start"
+    version = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
+    return (
+        f"no worker has reported for {SILENCE:.0f} s; each needs {version}, this version of this package and of Beam, "
+        "and the output folder under the same path: the runner's log tells more"
+    )
+
+
+def _failure(job: Job, state: str, options: PipelineOptions, title: str) -> Exception | None:
+    """What there is to say of a job that ended in that state, in one line; None where it is done."""
+    if state == "DONE":
+        return None
+    error = ""
+    with contextlib.suppress(Exception):  # the service has nothing to say, or is gone
+        error = job.error() if state == "FAILED" else ""
+    if error:
+        found = readable(RuntimeError(error), title)
+        return type(found)(f"{found}{_see(job)}")
+    return InputError(
+        f"{title}: the {runner_name(options)} job ended in state {state}{_see(job) or '; its own log has the cause'}. "
+        "Finished outputs are kept; run the same command again to resume"
+    )
+
+
+def _done(job: Job) -> int:
+    return (job.counters() or {}).get(DONE, 0)
+
+
+def _forget(counts: str) -> None:
+    """Removes the counts of a job that has ended."""
+    if not storage.is_remote(counts):
+        shutil.rmtree(counts, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError, storage.Unavailable):
+        for file in storage.files(counts):
+            storage.remove(file.path)
+
+
+def _digest(text: bytes, length: int) -> str:
+    return hashlib.sha256(text).hexdigest()[:length]
+
+
+def _see(job: Job) -> str:
+    return f"; see {job.page}" if job.page else ""
 
 
 def unsent(options: PipelineOptions) -> str:
     """What to say where a job was interrupted while it was being sent."""
-    if not is_dataflow(options):
-        return "the job was being sent; if it runs already, cancel it there. Run the same command again to resume"
-    cloud = options.view_as(GoogleCloudOptions)
-    return (
-        "the job was being sent to Dataflow; whether it runs there tells `gcloud dataflow jobs list --status=active "
-        f"--project={cloud.project} --region={cloud.region}`"
-    )
+    if services.can_find(options):
+        return "the job was being sent; the same command, run again, follows it if it runs, and with --cancel ends it"
+    return "the job was being sent; if it runs already, cancel it there. Run the same command again to resume"
 
 
-def _left_behind(result: Any, options: PipelineOptions) -> str:
+def _left_behind(job: Job, options: PipelineOptions) -> str:
     if not shares_this_machine(options):
-        return f"the job goes on. {_remedy(result, options)}"
+        return f"the job goes on. {_remedy(job, options)}"
     with contextlib.suppress(Exception):
-        result.cancel()
+        job.cancel()
+    with contextlib.suppress(Exception):
+        job.release()
     return "the job ends as well, for its workers belong to this process; run the same command again to resume"
 
 
-def _remedy(result: Any, options: PipelineOptions) -> str:
+def _remedy(job: Job, options: PipelineOptions) -> str:
     """Where the job is, how to cancel it, and how to go on with what it does."""
-    job = getattr(result, "job_id", None) or getattr(result, "_job_id", "")
-    job = job() if callable(job) else job
+    where = f"It is {job.id} at {_service(options)}{_see(job)}"
+    if services.can_find(options):
+        return f"{where}; cancel it with the same command and --cancel, {AGAIN}"
+    return (
+        f"{where}; cancel it there, or let it finish and then run the same command again, which keeps what it wrote; "
+        "not before"
+    )
+
+
+def _service(options: PipelineOptions) -> str:
+    """What people know as the place where jobs of these options run."""
     if is_dataflow(options):
-        cloud = options.view_as(GoogleCloudOptions)
-        page = f"https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{job}?project={cloud.project}"
-        cancel = f"gcloud dataflow jobs cancel {job} --project={cloud.project} --region={cloud.region}"
-        return f"See {page}; cancel it with `{cancel}`, {LATER}"
-    return f"It is {job or 'the newest'} at {_cluster(options)}; cancel it there, {LATER}"
-
-
-def _cluster(options: PipelineOptions) -> str:
-    masters = {
-        "flinkrunner": options.view_as(FlinkRunnerOptions).flink_master,
-        "sparkrunner": options.view_as(SparkRunnerOptions).spark_master_url,
-    }
-    endpoint = options.view_as(PortableOptions).job_endpoint
-    return endpoint or masters.get(runner_name(options)) or runner_name(options)
-
-
-def _has_ended(result: Any) -> bool:
-    """By what is known here: whoever asks may be cut off."""
-    if hasattr(result, "is_in_terminal_state"):
-        return result.is_in_terminal_state()
-    return not hasattr(result, "_state") or PipelineState.is_terminal(result._state)
+        return "Dataflow"
+    spark = options.view_as(SparkRunnerOptions).spark_master_url if runner_name(options) == "sparkrunner" else ""
+    return jobserver.endpoint(options) or services.flink_master(options) or spark or runner_name(options)

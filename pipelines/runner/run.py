@@ -12,6 +12,7 @@ of them is downloaded from the network at its first use), so here it means the F
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import shlex
 import sys
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
@@ -28,7 +29,7 @@ from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment, S
 from pipelines.runner import remote
 from pipelines.runner.failures import let_death_be_told, quiet_beam, readable, stop_when_worker_dies
 from pipelines.runner.flags import is_local
-from pipelines.runner.progress import Heartbeat, progress, say
+from pipelines.runner.progress import Heartbeat, beats, progress
 from trainer.files import scratch
 
 NEVER_MS = 2**31 - 1
@@ -38,7 +39,13 @@ failed, or took all the memory there was."""
 
 
 def run(
-    build: Callable[[beam.Pipeline, Heartbeat], Any], options: PipelineOptions, *, total: int, unit: str, title: str
+    build: Callable[[beam.Pipeline, Heartbeat], Any],
+    options: PipelineOptions,
+    *,
+    total: int,
+    unit: str,
+    title: str,
+    folder: str = "",
 ) -> bool:
     """Builds a pipeline and runs it to its end.
 
@@ -48,9 +55,11 @@ def run(
       total: items expected, in `unit`s; what the heartbeats will sum up to.
       unit: name of an item, plural ("records").
       title: short name of the job, put before the progress.
+      folder: what the job writes to, which a job elsewhere shows its progress in.
 
     Returns:
-      True when the job ran to its end; False when the runner only stored a job template (`--template_location`).
+      True when the job ran to its end; False when it was not waited for (`--no_wait`), or the runner only stored a
+      template of it (`--template_location`).
 
     Raises:
       InputError: the job failed. The message says the cause in one line and where the full traceback was kept.
@@ -58,40 +67,20 @@ def run(
       KeyboardInterrupt: by Ctrl-C while waiting for a job elsewhere; its text says what becomes of the job.
     """
     if not is_local(options):
-        return _run_remote(build, options, title)
+        return remote.run(build, options, total=total, unit=unit, title=title, folder=folder)
     out, options = sys.stderr, copy.deepcopy(options)  # building the runner changes them
-    with scratch.folder("run") as folder:
-        counts, worker_log = os.path.join(folder, "beats"), os.path.join(folder, "workers.log")
+    with scratch.folder("run") as place:
+        counts, worker_log = os.path.join(place, "beats"), os.path.join(place, "workers.log")
         os.mkdir(counts)
         pipeline = beam.Pipeline(runner=_local_runner(options, worker_log), options=options)
         build(pipeline, Heartbeat(counts))
-        with quiet_beam(), stop_when_worker_dies(out, title, folder), progress(counts, total, unit, title, out):
+        shown = progress(functools.partial(beats, counts), total, unit, title, out)
+        with quiet_beam(), stop_when_worker_dies(out, title, place), shown:
             try:
                 pipeline.run().wait_until_finish()
             except Exception as error:  # Beam wraps whatever a DoFn raised, in most modes into a RuntimeError
                 let_death_be_told(error)
                 raise readable(error, title) from None
-    return True
-
-
-def _run_remote(build: Callable[[beam.Pipeline, Heartbeat], Any], options: PipelineOptions, title: str) -> bool:
-    pipeline = beam.Pipeline(options=options)
-    build(pipeline, Heartbeat())
-    template = options.view_as(GoogleCloudOptions).template_location
-    try:
-        result = pipeline.run()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(remote.unsent(options)) from None
-    except Exception as error:
-        raise readable(error, title) from None
-    if template:
-        say(
-            f"{title}: job template written to {template}; when its job is done, run this command without "
-            "--runner and --template_location: it finds what the job wrote, and finishes it",
-            sys.stdout,
-        )
-        return False
-    remote.wait(result, options, title)
     return True
 
 

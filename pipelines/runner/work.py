@@ -12,6 +12,9 @@ from apache_beam.metrics import Metrics
 
 from pipelines.runner.progress import Heartbeat
 
+DONE = "done"
+"""The Beam counter of all finished items, whatever became of them."""
+
 
 @dataclass(eq=False)
 class Work(beam.DoFn):
@@ -30,6 +33,7 @@ class Work(beam.DoFn):
     def setup(self) -> None:
         # The workers are the parallelism; OpenCV's own threads would only compete with them.
         cv2.setNumThreads(1)
+        self.heartbeat.check()
 
     def count(self, outcome: str, number: int = 1) -> None:
         """Adds `number` items to the Beam counter `outcome`: "written", "skipped", "rejected", ..."""
@@ -38,6 +42,7 @@ class Work(beam.DoFn):
     def finish(self, outcome: str, number: int = 1) -> None:
         """Counts `number` items and shows them as progress."""
         self.count(outcome, number)
+        self.count(DONE, number)
         self.heartbeat.beat(number)
 
 

@@ -12,6 +12,7 @@ from pipelines.inputs.selection import load as load_selection
 from pipelines.masks import segmenter
 from pipelines.masks.stamps import fingerprint
 from pipelines.runner.flags import beam_options, cores_per_process, located, workers
+from pipelines.runner.remote import CANCELLED, take_up
 from pipelines.runner.run import run as run_job
 from pipelines.segment import plan as planning
 from pipelines.segment import tally
@@ -32,6 +33,8 @@ def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
     options = located(beam, options, "input", "model", "output")
+    if take_up(beam, options, options.output, "segment") == CANCELLED:
+        return 0
     job, card = prepare(options, cores_per_process(beam))
     selection = load_selection(options.records, options.split, options.list)
     listing = planning.selected(collection.find(options.input, options.output), selection)
@@ -122,7 +125,7 @@ def segment(job: SegmentJob, plan: Plan, report: dict[str, Any], beam: Any) -> b
         started=report,
     )
     try:
-        return run_job(whole, beam, total=plan.usable, unit="images", title="segment")
+        return run_job(whole, beam, total=plan.usable, unit="images", title="segment", folder=folder)
     finally:
         segmenter.release()
 

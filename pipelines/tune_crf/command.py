@@ -18,6 +18,7 @@ from pipelines.pages import gallery
 from pipelines.pages import tuning as page
 from pipelines.runner.boundary import Failed, attempt
 from pipelines.runner.flags import beam_options, cores_per_process, located
+from pipelines.runner.remote import CANCELLED, take_up
 from pipelines.runner.run import run as run_job
 from pipelines.tune_crf import samples, scoring, search
 from pipelines.tune_crf.job import build
@@ -45,6 +46,8 @@ def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
     options = located(beam, options, "model", "records", "output")
+    if take_up(beam, options, output(options, ".tuning"), "tune-crf", needs_result=True) == CANCELLED:
+        return 0
     job, dataset = prepare(options, beam)
     usable, accounts = choose(options, job, dataset)
     tuning, accounts = tune(options, job, dataset, usable, accounts, beam)
@@ -239,7 +242,7 @@ def score(
     known = len(points) * len(usable) - planned
     print(f"{title}: {planned} masks to make, {known} known", flush=True)
     whole = functools.partial(build, job=job, tasks=tasks)
-    if not run_job(whole, beam, total=planned, unit="masks", title="tune-crf"):
+    if not run_job(whole, beam, total=planned, unit="masks", title="tune-crf", folder=job.work):
         raise InputError("tune-crf reads the job's result itself; omit --template_location")
     scores = scoring.read_scores(job, usable, bands)
     reasons = scoring.failures(job, usable)

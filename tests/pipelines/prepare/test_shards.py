@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.prepare.job import WriteShard
 from pipelines.prepare.options import Options, RecordOptions
 from pipelines.prepare.plan import Spec
 from pipelines.prepare.record import make_record
 from pipelines.prepare.shards import write_shard
-from pipelines.prepare.workarea import Entry, read_sidecar
+from pipelines.prepare.workarea import Entry, read_sidecar, sidecar_name, write_plan
+from pipelines.runner.progress import Heartbeat
 from tests.drawn.prepared import read_records
 from tests.drawn.rawset import write_pair
 from tests.drawn.records import PALETTE, draw_image
@@ -76,3 +78,27 @@ def test_a_shard_of_rejects_has_a_sidecar_alone(tmp_path):
     )
     assert outcome.shard.records == 0 and len(outcome.rejects) == 1
     assert [path.name for path in tmp_path.rglob("*.*")] == [f"{spec.name}.json"]
+
+
+def test_a_shard_that_is_tried_again_is_kept_once_it_is_finished(tmp_path):
+    """Runners do much again when they lose a worker. What was planned anew has lost its sidecar, and is written."""
+    write_pair(tmp_path, "train", "a.png", *draw_image(1, 96, 100))
+    folder, paths = str(tmp_path / "out"), [str(tmp_path / kind / "train/a.png") for kind in ("images", "labels")]
+    name = "train-00000-of-00001.tfrecord"
+    spec = Spec(name, "train", "f", 1, write_plan(folder, name, [Entry("a", "a.png", *paths, 0)]))
+    work, shard = WriteShard(Heartbeat(), folder, PALETTE, RecordOptions()), tmp_path / "out" / name
+
+    def written_by(spec: Spec) -> int:
+        work.process(spec)
+        return shard.stat().st_ino
+
+    first = written_by(spec)
+    assert written_by(spec) == first
+    assert written_by(spec._replace(fingerprint="g")) != first
+    shard.unlink()
+    work.process(spec._replace(fingerprint="g"))
+    assert shard.exists()
+    (tmp_path / "out" / sidecar_name(name)).unlink()
+    before = shard.stat()
+    work.process(spec)
+    assert shard.stat().st_mtime_ns != before.st_mtime_ns

@@ -1,8 +1,9 @@
-"""What is said of a job elsewhere when the waiting for it ends before the job: Ctrl-C, and a lost connection."""
+"""What is said of a job elsewhere when the waiting for it ends before the job, and what is left of it afterwards."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import signal
 import subprocess
 import sys
@@ -13,105 +14,152 @@ import apache_beam as beam
 import pytest
 
 from pipelines import cli
-from pipelines.runner import remote
+from pipelines.runner import progress, remote, services
 from pipelines.runner.flags import beam_options
+from pipelines.runner.progress import Heartbeat
+from pipelines.runner.remote import follow, take_up
 from pipelines.runner.run import run
+from pipelines.runner.services import Job
 from tests.drawn.places import ROOT
-from trainer.options import InputError
+from trainer.options import CheckedOptions, InputError
 
-CLOUD = [
-    "--runner=DataflowRunner",
-    "--project=p",
-    "--region=r",
-    "--temp_location=gs://b/tmp",
-    "--sdk_container_image=x",
-]
-FLINK = [
-    "--runner=FlinkRunner",
-    "--flink_master=h:8081",
-    "--environment_type=PROCESS",
-    '--environment_config={"command": "boot"}',
-]
-PORTABLE = [
-    "--runner=PortableRunner",
-    "--job_endpoint=h:8099",
-    "--environment_type=EXTERNAL",
-    "--environment_config=h:9",
-]
+PROCESS = ["--environment_type=PROCESS", '--environment_config={"command": "boot"}']
+FLINK = ["--runner=FlinkRunner", "--flink_master=h:8081", *PROCESS]
+PORTABLE = ["--runner=PortableRunner", "--job_endpoint=h:8099", *PROCESS]
+SPARK = ["--runner=SparkRunner", "--spark_master_url=spark://h:7077", *PROCESS]
 LOOPBACK = ["--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"]
 
 
-class Portable:
-    """What Beam's runners for clusters return: `error` ends the waiting, the job was last seen in `state`."""
+class Drawn(Job):
+    """A job that is in `states`, one after another, and stays in the last one; an exception among them is raised."""
 
-    _job_id = "job-7"
+    poll = 0.01
 
-    def __init__(self, error=None, state="RUNNING"):
-        self._error, self._state, self.cancelled = error, state, False
+    def __init__(self, *states, error=""):
+        super().__init__("job-7", "name")
+        self._states, self._error, self.cancelled, self.released = [*states], error, False, False
 
-    def wait_until_finish(self):
-        if self._error:
-            raise self._error
-        return self._state
+    def state(self):
+        state = self._states.pop(0) if len(self._states) > 1 else self._states[0]
+        if isinstance(state, BaseException):
+            raise state
+        return state
+
+    def error(self):
+        return self._error
 
     def cancel(self):
         self.cancelled = True
         raise ConnectionError("the job server has gone too")
 
-
-class Dataflow(Portable):
-    def job_id(self):
-        return "2026-7"
-
-    def is_in_terminal_state(self):
-        return self._state != "RUNNING"
+    def release(self):
+        self.released = True
 
 
-DATAFLOW_REMEDY = (
-    "See https://console.cloud.google.com/dataflow/jobs/r/2026-7?project=p; cancel it with "
-    "`gcloud dataflow jobs cancel 2026-7 --project=p --region=r`, or let it finish and then run the same command again"
-)
 CASES = [
-    (CLOUD, Dataflow, DATAFLOW_REMEDY),
-    (FLINK, Portable, "It is job-7 at h:8081; cancel it there, or let it finish and then run the same command again"),
-    (PORTABLE, Portable, "It is job-7 at h:8099; cancel it there, or let it finish"),
+    (FLINK, "It is job-7 at http://h:8081; cancel it with the same command and --cancel, or let it finish: the same"),
+    (PORTABLE, "It is job-7 at h:8099; cancel it with the same command and --cancel, or let it finish: the same"),
+    (SPARK, "It is job-7 at spark://h:7077; cancel it there, or let it finish and then run the same command again"),
 ]
 
 
-@pytest.mark.parametrize(("flags", "result", "remedy"), CASES)
-def test_ctrl_c_says_that_the_job_goes_on_and_how_to_end_it(flags, result, remedy):
-    job = result(KeyboardInterrupt())
+@pytest.mark.parametrize(("flags", "remedy"), CASES)
+def test_ctrl_c_says_that_the_job_goes_on_and_how_to_end_it(flags, remedy, tmp_path):
+    job = Drawn(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt) as interrupt:
-        remote.wait(job, beam_options(flags), "segment")
+        follow(job, beam_options(flags), "segment", str(tmp_path))
     assert str(interrupt.value).startswith(f"the job goes on. {remedy}")
     assert not job.cancelled
 
 
-@pytest.mark.parametrize(("flags", "result", "remedy"), CASES)
-def test_a_lost_connection_is_not_taken_for_the_end_of_the_job(flags, result, remedy):
+@pytest.mark.parametrize(("flags", "remedy"), CASES)
+def test_a_lost_connection_is_not_taken_for_the_end_of_the_job(flags, remedy, tmp_path, monkeypatch):
+    options = beam_options(flags)
+    follow(Drawn("RUNNING", ConnectionError(), "DONE"), options, "segment", str(tmp_path))
+    monkeypatch.setattr(remote, "LOST", 0.02)
     with pytest.raises(InputError) as error:
-        remote.wait(result(ConnectionError("reset\nby peer")), beam_options(flags), "segment")
+        follow(Drawn("RUNNING", ConnectionError("reset\nby peer")), options, "segment", str(tmp_path))
     said = "no word of the segment job any more: ConnectionError: reset by peer; it may go on all the same. "
     assert str(error.value).startswith(said + remedy)
 
 
-def test_workers_of_this_process_end_with_it():
-    job = Portable(KeyboardInterrupt())
+def test_workers_of_this_process_end_with_it(tmp_path):
+    job = Drawn(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt, match="the job ends as well"):
-        remote.wait(job, beam_options(LOOPBACK), "segment")
-    assert job.cancelled
+        follow(job, beam_options(LOOPBACK), "segment", str(tmp_path))
+    assert job.cancelled and job.released
 
 
-@pytest.mark.parametrize("result", [Portable, Dataflow])
-def test_a_job_that_failed_is_said_to_have_failed(result):
+def test_a_job_that_failed_is_said_to_have_failed(tmp_path):
+    job = Drawn("RUNNING", "FAILED", error="Traceback\nOSError: disk")
     with pytest.raises(InputError, match="the segment job failed: OSError: disk"):
-        remote.wait(result(RuntimeError("Traceback\nOSError: disk"), "FAILED"), beam_options(LOOPBACK), "segment")
-    with pytest.raises(InputError, match="the portablerunner job ended in state CANCELLED"):
-        remote.wait(result(state="CANCELLED"), beam_options(LOOPBACK), "segment")
-    remote.wait(result(state="DONE"), beam_options(LOOPBACK), "segment")
+        follow(job, beam_options(LOOPBACK), "segment", str(tmp_path))
+    assert job.released
+    with pytest.raises(InputError, match="the portablerunner job ended in state CANCELLED; its own log has the cause"):
+        follow(Drawn("CANCELLED"), beam_options(LOOPBACK), "segment", str(tmp_path))
 
 
-def test_an_interrupt_while_a_job_is_sent_says_how_to_look_for_it(monkeypatch):
+def test_workers_count_beside_the_output_and_nothing_stays(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.02)
+    counts = tmp_path / remote.COUNTS
+    counts.mkdir()
+    (counts / remote.EXPECTED).write_text(json.dumps({"total": 9, "unit": "images"}))
+    heartbeat = Heartbeat(str(counts))
+    heartbeat.check()
+    heartbeat.beat(7)
+    follow(Drawn(*["RUNNING"] * 9, "RESTARTING", "DONE"), beam_options(PORTABLE), "segment", str(tmp_path))
+    said = capsys.readouterr().err
+    assert "segment: 7/9 images" in said and "segment: the job is restarting\n" in said
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match=r"is not there on the worker .* give folders that all workers see"):
+        Heartbeat(str(counts)).check()
+
+
+def test_workers_count_in_cloud_storage_too(bucket, monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    for number in (2, 3):
+        heartbeat = Heartbeat(f"{bucket}/out/.progress")
+        heartbeat.check()
+        heartbeat.beat(number)
+        heartbeat.beat(number)
+    assert progress.beats(f"{bucket}/out/.progress") == 10
+
+
+def test_that_no_worker_reports_is_said_once(tmp_path, monkeypatch, capsys):
+    (tmp_path / remote.COUNTS).mkdir()
+    monkeypatch.setattr(remote, "SILENCE", 0.0)
+    follow(Drawn(*["RUNNING"] * 5, "DONE"), beam_options(PORTABLE), "segment", str(tmp_path))
+    assert capsys.readouterr().err.count("no worker has reported for 0 s; each needs Python") == 1
+
+
+def test_a_job_whose_workers_were_of_another_process_is_not_waited_for(tmp_path, monkeypatch):
+    flags = ["--runner=PortableRunner", "--job_endpoint=h:8099", "--environment_type=LOOPBACK"]
+    jobs: list[Job] = []
+    monkeypatch.setattr(services, "active", lambda options: iter(jobs))
+    options = beam_options(flags)
+    assert take_up(options, CheckedOptions(), str(tmp_path), "segment") == ""
+    jobs.append(Job("job-7", options.get_all_options()["job_name"]))
+    with pytest.raises(InputError, match="with workers of the process that sent it; wait for its end or"):
+        take_up(beam_options(flags), CheckedOptions(), str(tmp_path), "segment")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said", "needs_result"),
+    [
+        (PORTABLE, "evaluate reads the job's result itself; omit --no_wait", True),
+        (SPARK, "the sparkrunner job would end with this command, or could not be found again", False),
+    ],
+)
+def test_what_must_be_waited_for_is(flags, said, needs_result):
+    with pytest.raises(InputError, match=said):
+        take_up(beam_options([*flags, "--no_wait"]), CheckedOptions(), "/out", "evaluate", needs_result)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(FLINK, "the same command, run again, follows it if it runs"), (SPARK, "if it runs already, cancel it there")],
+)
+def test_an_interrupt_while_a_job_is_sent_says_how_to_look_for_it(flags, said, monkeypatch):
     class Sending:
         def __init__(self, options):
             pass
@@ -120,19 +168,18 @@ def test_an_interrupt_while_a_job_is_sent_says_how_to_look_for_it(monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(beam, "Pipeline", Sending)
-    listing = "gcloud dataflow jobs list --status=active --project=p --region=r"
-    with pytest.raises(KeyboardInterrupt, match=listing):
-        run(lambda pipeline, _: None, beam_options(CLOUD), total=1, unit="x", title="segment")
+    with pytest.raises(KeyboardInterrupt, match=said):
+        run(lambda pipeline, _: None, beam_options(flags), total=1, unit="x", title="segment")
 
 
-def test_the_command_line_prints_what_becomes_of_the_job(monkeypatch, capsys):
+def test_the_command_line_prints_what_becomes_of_the_job(monkeypatch, capsys, tmp_path):
     def wait(options, flags):
-        remote.wait(Dataflow(KeyboardInterrupt()), beam_options(CLOUD), "demo")
+        follow(Drawn(KeyboardInterrupt()), beam_options(FLINK), "demo", str(tmp_path))
 
     monkeypatch.setattr(importlib.import_module("pipelines.demo.command"), "run", wait)
     assert cli.main(["demo"]) == 130
     said = capsys.readouterr().err
-    assert f"deeplab demo: interrupted; the job goes on. {DATAFLOW_REMEDY}" in said and "Traceback" not in said
+    assert f"deeplab demo: interrupted; the job goes on. {CASES[0][1]}" in said and "Traceback" not in said
 
 
 def test_ctrl_c_ends_a_portable_job_and_its_workers():

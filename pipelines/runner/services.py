@@ -1,0 +1,258 @@
+"""Jobs on Dataflow, on a Flink cluster or behind a job server: found by name, asked for their state, and ended.
+
+States are Beam's: "RUNNING", "DONE", "FAILED", "CANCELLED", and others on the way there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions, PipelineOptions
+from apache_beam.portability.api import beam_job_api_pb2
+from apache_beam.runners.runner import PipelineState
+
+from pipelines.runner import jobserver
+from pipelines.runner.flags import is_dataflow, runner_name
+
+TIMEOUT = 30.0
+"""Seconds within which a service answers."""
+MESSAGES = 10.0
+"""Seconds to wait for the last messages of a job that has ended."""
+EMBEDDED = ("[auto]", "[local]", "[collection]")
+"""Flink masters that are no cluster."""
+
+
+def is_over(state: str) -> bool:
+    """Whether a job in that state has ended."""
+    return PipelineState.is_terminal(state)
+
+
+@dataclass
+class Job:
+    """A job elsewhere.
+
+    Attributes:
+      id, name: by which its service knows it.
+      page: address where people see it, "" for none.
+      poll: seconds between two questions for its state.
+    """
+
+    id: str
+    name: str
+    page: str = ""
+
+    poll: ClassVar[float] = 1.0
+
+    def state(self) -> str:
+        raise NotImplementedError
+
+    def error(self) -> str:
+        """Why it failed, in the service's words; "" where it does not say."""
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        raise NotImplementedError
+
+    def counters(self) -> dict[str, int] | None:
+        """Beam counters so far; None where the service tells them when it is too late."""
+        return None
+
+    def release(self) -> None:
+        """Ends what this process has started for it."""
+
+
+@dataclass
+class DataflowJob(Job):
+    """A job on Google Cloud."""
+
+    options: PipelineOptions = field(default_factory=PipelineOptions)
+
+    poll: ClassVar[float] = 5.0
+
+    def __post_init__(self) -> None:
+        cloud = self.options.view_as(GoogleCloudOptions)
+        self._where = {"project_id": cloud.project, "location": cloud.region}
+        self.page = f"https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{self.id}?project={cloud.project}"
+
+    def state(self) -> str:
+        job = _client("Jobs", self.options).get_job({**self._where, "job_id": self.id}, timeout=TIMEOUT)
+        return _dataflow_state(job)
+
+    def error(self) -> str:
+        request = {**self._where, "job_id": self.id, "minimum_importance": "JOB_MESSAGE_ERROR"}
+        answer = _client("Messages", self.options).list_job_messages(request, timeout=TIMEOUT)
+        texts = [message.message_text for message in answer]
+        # Of the many that follow one failure, the worker's own traceback tells the cause.
+        return next((text for text in reversed(texts) if "Traceback" in text), texts[-1] if texts else "")
+
+    def counters(self) -> dict[str, int] | None:
+        answer = _client("Metrics", self.options).get_job_metrics({**self._where, "job_id": self.id}, timeout=TIMEOUT)
+        found: dict[tuple[str, str], int] = {}
+        for metric in answer.metrics:
+            if metric.name.origin == "user" and isinstance(metric.scalar, (int, float)):
+                # Each stands there twice, as committed and, ahead of that, as tentative.
+                key = (metric.name.name, metric.name.context.get("step", ""))
+                found[key] = max(found.get(key, 0), int(metric.scalar))
+        total: dict[str, int] = {}
+        for (name, _), value in found.items():
+            total[name] = total.get(name, 0) + value
+        return total
+
+    def cancel(self) -> None:
+        request = {**self._where, "job_id": self.id, "job": {"requested_state": "JOB_STATE_CANCELLED"}}
+        _client("Jobs", self.options).update_job(request, timeout=TIMEOUT)
+
+
+def _dataflow_state(job: Any) -> str:
+    from google.cloud import dataflow_v1beta3
+
+    return dataflow_v1beta3.JobState(job.current_state).name.removeprefix("JOB_STATE_")
+
+
+def _client(kind: str, options: PipelineOptions) -> Any:
+    """The client of one of Dataflow's services: Jobs, Messages or Metrics."""
+    from apache_beam.internal.gcp import auth
+    from google.api_core.client_options import ClientOptions
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import dataflow_v1beta3
+
+    cloud = options.view_as(GoogleCloudOptions)
+    endpoint = (cloud.dataflow_endpoint or "").strip().rstrip("/")
+    is_rest = "localhost" in endpoint  # as Beam's own client takes it
+    return getattr(dataflow_v1beta3, f"{kind}V1Beta3Client")(
+        credentials=(None if cloud.no_auth else auth.get_service_credentials(options)) or AnonymousCredentials(),
+        transport="rest" if is_rest else None,
+        client_options=ClientOptions(
+            api_endpoint=endpoint if is_rest else endpoint.removeprefix("https://").removeprefix("http://") or None
+        ),
+    )
+
+
+@dataclass
+class FlinkJob(Job):
+    """A job on a Flink cluster, by its REST interface, which outlives whoever sent the job.
+
+    Attributes:
+      master: address of the JobManager.
+    """
+
+    master: str = ""
+
+    poll: ClassVar[float] = 2.0
+
+    def __post_init__(self) -> None:
+        self.page = f"{self.master}/#/job/running/{self.id}"
+
+    def state(self) -> str:
+        return _flink_state(_ask(f"{self.master}/jobs/{self.id}")["state"])
+
+    def error(self) -> str:
+        answer = _ask(f"{self.master}/jobs/{self.id}/exceptions")
+        return answer.get("root-exception") or ""
+
+    def cancel(self) -> None:
+        _ask(f"{self.master}/jobs/{self.id}?mode=cancel", "PATCH")
+
+
+def _flink_state(state: str) -> str:
+    return {"FINISHED": "DONE", "CANCELED": "CANCELLED"}.get(state, state)
+
+
+def _ask(address: str, method: str = "GET") -> dict[str, Any]:
+    with urllib.request.urlopen(urllib.request.Request(address, method=method), timeout=TIMEOUT) as answer:
+        return json.loads(answer.read() or b"{}")
+
+
+@dataclass
+class PortableJob(Job):
+    """A job behind a job server.
+
+    Attributes:
+      service: stub of the job server.
+      end: ends the workers that this process has started for the job.
+    """
+
+    service: Any = None
+    end: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        self._errors: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        request = beam_job_api_pb2.JobMessagesRequest(job_id=self.id)
+        with contextlib.suppress(Exception):  # the job server has ended; the state will tell
+            for message in self.service.GetMessageStream(request):
+                text = message.message_response
+                if text.importance == beam_job_api_pb2.JobMessage.JOB_MESSAGE_ERROR:
+                    self._errors.append(text.message_text)
+
+    def state(self) -> str:
+        answer = self.service.GetState(beam_job_api_pb2.GetJobStateRequest(job_id=self.id))
+        return beam_job_api_pb2.JobState.Enum.Name(answer.state)
+
+    def error(self) -> str:
+        self._reader.join(MESSAGES)
+        return self._errors[-1] if self._errors else ""
+
+    def cancel(self) -> None:
+        self.service.Cancel(beam_job_api_pb2.CancelJobRequest(job_id=self.id))
+
+    def release(self) -> None:
+        if self.end:
+            self.end()
+
+
+def flink_master(options: PipelineOptions) -> str:
+    """The address of the JobManager that Beam sends jobs to by itself; "" where there is none."""
+    master = options.view_as(FlinkRunnerOptions).flink_master.strip()
+    if runner_name(options) != "flinkrunner" or jobserver.endpoint(options) or master in EMBEDDED:
+        return ""
+    return (master if "://" in master else f"http://{master}").rstrip("/")
+
+
+def can_find(options: PipelineOptions) -> bool:
+    """Whether a job of these options can be found by another process than the one that sent it."""
+    return bool(is_dataflow(options) or jobserver.endpoint(options) or flink_master(options))
+
+
+def active(options: PipelineOptions) -> Iterator[Job]:
+    """The jobs that have not ended where jobs of these options run."""
+    if is_dataflow(options):
+        cloud = options.view_as(GoogleCloudOptions)
+        request = {"project_id": cloud.project, "location": cloud.region, "filter": "ACTIVE"}
+        for job in _client("Jobs", options).list_jobs(request, timeout=TIMEOUT):
+            if not is_over(_dataflow_state(job)):
+                yield DataflowJob(job.id, job.name, options=options)
+    elif address := jobserver.endpoint(options):
+        service = jobserver.connect(address)
+        answer = service.GetJobs(beam_job_api_pb2.GetJobsRequest(), timeout=TIMEOUT)
+        for job in answer.job_info:
+            if not is_over(beam_job_api_pb2.JobState.Enum.Name(job.state)):
+                yield PortableJob(job.job_id, job.job_name, service=service)
+    elif master := flink_master(options):
+        for job in _ask(f"{master}/jobs/overview")["jobs"]:
+            if not is_over(_flink_state(job["state"])):
+                yield FlinkJob(job["jid"], job["name"], master=master)
+
+
+def sent(result: Any, options: PipelineOptions, name: str) -> Job:
+    """The job that Beam has just sent.
+
+    Args:
+      result: what Beam's `Pipeline.run` returned.
+      name: of the job.
+    """
+    if is_dataflow(options):
+        return DataflowJob(result.job_id(), name, options=options)
+    job = PortableJob(result._job_id, name, service=result._job_service, end=result._cleanup)
+    if master := flink_master(options):
+        job.page = master
+    return job

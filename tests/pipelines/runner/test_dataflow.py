@@ -1,0 +1,156 @@
+"""A job on Dataflow: states and counters, its failure, a service that is silent, its end, another run of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+from pipelines.runner import progress, remote, services
+from pipelines.runner.flags import beam_options
+from pipelines.runner.remote import CANCELLED, FOLLOWED, follow, take_up
+from pipelines.runner.run import run
+from pipelines.runner.services import DataflowJob
+from tests.drawn.dataflow import FLAGS, Dataflow, dataflow
+from trainer.options import CheckedOptions, InputError, option
+
+PAGE = "https://console.cloud.google.com/dataflow/jobs/r/2026-0?project=p"
+
+
+@dataclass(frozen=True)
+class Command(CheckedOptions):
+    output: str = option("gs://seg/masks", "where to")
+    overlays: bool = option(False, "more")
+
+
+@pytest.fixture
+def service(monkeypatch) -> Iterator[Dataflow]:
+    monkeypatch.setattr(DataflowJob, "poll", 0.01)
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.02)
+    with dataflow() as service:
+        yield service
+
+
+def options_of(service: Dataflow, *flags: str):
+    return beam_options([*FLAGS, service.endpoint, *flags])
+
+
+def followed(service: Dataflow) -> None:
+    options = options_of(service)
+    follow(DataflowJob(service.add("job"), "job", options=options), options, "segment", "gs://seg/masks", 9, "images")
+
+
+def test_states_and_counters_are_shown_until_the_job_is_done(service, capsys):
+    service.states = ["PENDING", "RUNNING", "CANCELLING", "DONE"]
+    service.counters = {"done": 7, "written": 6}
+    followed(service)
+    said = capsys.readouterr().err
+    assert "segment: the job is pending\n" in said and "segment: the job is running\n" in said
+    assert "segment: 7/9 images" in said
+
+
+def test_a_failure_is_one_line_with_its_cause_and_its_page(service):
+    service.states = ["RUNNING", "FAILED"]
+    service.errors = ["Traceback (most recent call last):\n  File x\nOSError: no space", "The job failed, see above."]
+    with pytest.raises(InputError) as error:
+        followed(service)
+    said = str(error.value)
+    assert said.startswith("the segment job failed: OSError: no space (full traceback: ") and "\n" not in said
+    assert said.endswith(f"run the same command again to resume; see {PAGE}")
+
+
+def test_a_failure_without_a_word_names_the_page(service):
+    service.states = ["FAILED"]
+    with pytest.raises(InputError, match="ended in state FAILED; see https://console"):
+        followed(service)
+
+
+def test_a_service_that_is_silent_for_a_while_is_asked_again(service, monkeypatch):
+    service.states, service.failing = ["RUNNING", "RUNNING", "DONE"], 3
+    followed(service)
+    assert service.failing == 0
+    monkeypatch.setattr(remote, "LOST", 0.05)
+    service.failing = -1
+    with pytest.raises(InputError) as error:
+        followed(service)
+    assert str(error.value).startswith("no word of the segment job any more: ServiceUnavailable: 503")
+    assert "it may go on all the same. It is 2026-1 at Dataflow; see" in str(error.value)
+    assert "cancel it with the same command and --cancel, or let it finish" in str(error.value)
+
+
+def test_ctrl_c_leaves_the_job_and_says_how_to_end_it(service, monkeypatch):
+    def interrupt(job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DataflowJob, "state", interrupt)
+    with pytest.raises(KeyboardInterrupt) as error:
+        followed(service)
+    assert str(error.value).startswith(f"the job goes on. It is 2026-0 at Dataflow; see {PAGE}; cancel it with")
+
+
+def sent(service: Dataflow, command: Command = Command()) -> str:
+    """A job as a run of the command has sent it; returns its id."""
+    options = options_of(service)
+    assert take_up(options, command, command.output, "segment") == ""
+    name = options.view_as(GoogleCloudOptions).job_name
+    assert name.startswith("deeplab-segment-")
+    return service.add(name)
+
+
+def test_another_run_of_the_command_follows_the_job(service, capsys):
+    service.add("deeplab-segment-0123456789ab-01234567")
+    sent(service)
+    service.states = ["RUNNING", "DONE"]
+    assert take_up(options_of(service), Command(), "gs://seg/masks", "segment") == FOLLOWED
+    page = PAGE.replace("2026-0", "2026-1")
+    assert f"segment: job 2026-1 is at work on this already, and is followed; see {page}" in capsys.readouterr().err
+    assert take_up(options_of(service), Command(output="gs://seg/other"), "gs://seg/other", "segment") == ""
+
+
+def test_a_job_of_other_options_into_the_folder_is_refused(service):
+    sent(service, Command(overlays=True))
+    with pytest.raises(InputError, match="2026-0 at Dataflow writes to gs://seg/masks/ already, with other options"):
+        take_up(options_of(service), Command(), "gs://seg/masks/", "segment")
+    with pytest.raises(InputError, match="is at work on this already; omit --no_wait"):
+        take_up(options_of(service, "--no_wait"), Command(overlays=True), "gs://seg/masks", "segment")
+
+
+def test_cancel_ends_the_job_of_the_folder(service, capsys):
+    number = sent(service)
+    assert take_up(options_of(service, "--cancel"), Command(), "gs://seg/masks", "segment") == CANCELLED
+    assert service.states == ["CANCELLED"]
+    assert f"segment: job {number} is being cancelled; finished outputs are kept" in capsys.readouterr().err
+    assert DataflowJob(number, "", options=options_of(service)).state() == "CANCELLED"
+    with pytest.raises(InputError, match="no job at Dataflow writes to gs://seg/masks; there is nothing to cancel"):
+        take_up(options_of(service, "--cancel"), Command(), "gs://seg/masks", "segment")
+
+
+def test_a_service_that_does_not_answer_is_named_before_anything_is_planned(service):
+    service.failing = -1
+    with pytest.raises(InputError, match=r"^Dataflow does not answer: ServiceUnavailable: 503"):
+        take_up(options_of(service), Command(), "gs://seg/masks", "segment")
+
+
+@pytest.mark.slow
+def test_a_job_is_sent_and_its_id_and_page_are_told(service, bucket, capsys, caplog):
+    """By Beam's own client, which stages the pipeline in the emulator."""
+
+    def build(pipeline, heartbeat):
+        pipeline | beam.Create([1])
+
+    waiting = options_of(service, "--job_name=mine")
+    assert take_up(waiting, Command(), "gs://seg/masks", "segment") == ""
+    service.states = ["RUNNING", "DONE"]
+    assert run(build, waiting, total=1, unit="images", title="segment", folder="gs://seg/masks") is True
+    said = capsys.readouterr().err
+    assert f"segment: job 2026-0; see {PAGE}" in said and not caplog.text
+    pool = service.jobs["2026-0"]["environment"]["workerPools"][0]
+    assert (pool["machineType"], pool["diskSizeGb"]) == ("n2-standard-4", 50)
+    assert service.jobs["2026-0"]["name"].startswith("mine-")
+    sending = options_of(service, "--no_wait")
+    assert run(build, sending, total=1, unit="images", title="segment", folder="gs://seg/masks") is False
+    assert "run the same command again to follow the job" in capsys.readouterr().out
+    assert services.is_over("DONE") and not services.is_over("RUNNING")

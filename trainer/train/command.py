@@ -10,13 +10,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer import metrics, startup, storage
+from trainer import leases, metrics, startup, storage
 from trainer.formats.cards import CARD, WEIGHTS, ModelCard
 from trainer.formats.dataset import Dataset, load_dataset
 from trainer.network.folder import predictor, save_model
 from trainer.options import InputError, as_flags, printable, to_json
 from trainer.train import model as models
 from trainer.train import resume
+from trainer.train.diagnosis import Diagnosis, diagnose, names_of, report, without_numbers
 from trainer.train.epoch import steps_per_epoch, train_epoch, try_largest, validate, validation_batch_size
 from trainer.train.history import HISTORY, Logs, epoch_line, history_csv, history_row, in_order, summary
 from trainer.train.interrupts import TERMINATED, Interrupts, Terminated
@@ -34,17 +35,12 @@ from trainer.train.streams import (
 )
 from trainer.weights.checkpoints import load_weights_from
 
-CURE = "try a smaller --learning-rate, or --precision float32"
-
 
 def run(options: Options, flags: list[str]) -> int:
-    """Runs the command. Returns 0; 1 when the loss became infinite or NaN; `TERMINATED` after SIGTERM."""
+    """Runs the command. Returns 0; 1 when the loss became no number; `TERMINATED` after SIGTERM."""
     with Interrupts() as interrupts:
         try:
             return _run(options, interrupts)
-        except LossError as error:
-            print(f"deeplab train: error: {error}; {CURE}", file=sys.stderr)
-            return 1
         except Terminated as error:
             what_next = str(error) or "run the same command again to resume"
             print(f"deeplab train: terminated; {what_next}", file=sys.stderr)
@@ -58,9 +54,12 @@ def _run(options: Options, interrupts: Interrupts) -> int:
     dataset = load_dataset(options.records)
     validation = validation_stream(options.records, dataset, validation_batch_size(options, dataset))
     check_labels(options, dataset)
+    leases.hold(options.output, "train")
     progress = find_progress(options, dataset)
     if not is_finished(options, progress):
         progress = train(options, dataset, validation, progress, interrupts)
+    if progress is None:
+        return 1
     resume.sweep(options.output, progress, HISTORY)
     if progress.epochs < options.epochs:
         print(f"stopped early: {progress.stale_epochs} epochs without a better validation Jaccard")
@@ -138,6 +137,8 @@ def build(options: Options, dataset: Dataset, progress: Progress, steps: int) ->
     model = models.build(options, dataset.palette)
     if options.init_from and progress.is_new:
         print(f"weights of {options.init_from}: {load_weights_from(model, options.init_from)}")
+        if layers := without_numbers(model):
+            raise InputError(f"{options.init_from}: weights of the layer {layers[0]} are no numbers; give others")
     models.compile_model(model, options, dataset.palette, options.epochs * steps)
     if not progress.is_new:
         resume.restore(options.output, model, progress)
@@ -148,11 +149,10 @@ def build(options: Options, dataset: Dataset, progress: Progress, steps: int) ->
 
 def train(
     options: Options, dataset: Dataset, validation: tf.data.Dataset, progress: Progress, interrupts: Interrupts
-) -> Progress:
-    """Trains from `progress` on, saving now and then and after every epoch.
+) -> Progress | None:
+    """Trains from `progress` on, saving now and then and after every epoch; None when the loss became no number.
 
     Raises:
-      LossError: the loss became infinite or NaN.
       Terminated, KeyboardInterrupt: the training was interrupted; what is done is saved.
     """
     total = steps_per_epoch(options, dataset)
@@ -172,7 +172,16 @@ def train(
             place = (options.records, dataset, options, epoch, total, progress.step)
             steps = Steps(model, progress, f"epoch {epoch}/{options.epochs}", total, checkpoints, interrupts)
             with readable_records(options.records, dataset.palette, functools.partial(training_records, *place)):
-                row = train_epoch(model, training_stream(*place), steps)
+                try:
+                    row = train_epoch(model, training_stream(*place), steps)
+                    steps.check()
+                except LossError as error:
+                    print(
+                        f"{error} of epoch {epoch}; the steps since the last checkpoint are taken once more to see why"
+                    )
+                    cause = explain(options, dataset, checkpoints.last, error, interrupts)
+                    print(f"deeplab train: error: {cause}", file=sys.stderr)
+                    return None
             try:
                 with interrupts.at_once(), readable_records(options.records, dataset.palette, validated):
                     result = validate(predict, validation, dataset)
@@ -194,6 +203,26 @@ def train(
             checkpoints.write(progress)
             interrupts.check(f"epoch {epoch} is kept")
     return progress
+
+
+def explain(options: Options, dataset: Dataset, start: Progress, error: LossError, interrupts: Interrupts) -> str:
+    """What was no number, and in which batch: trains once more from the checkpoint `start` to the step before."""
+    total = steps_per_epoch(options, dataset)
+    place = (options.records, dataset, options, start.epochs + 1, total)
+    with interrupts.at_once():
+        keras.utils.set_random_seed(options.seed)
+        model = build(options, dataset, start, total)
+        steps = Steps(
+            model, start, "once more", error.step - 1, Checkpoints(options.output, model, start), Interrupts()
+        )
+        try:
+            train_epoch(model, training_stream(*place, start.step), steps)
+            found = diagnose(model, error.step, next(training_stream(*place, error.step - 1).as_numpy_iterator()))
+        except (LossError, InputError, MemoryError, tf.errors.ResourceExhaustedError):
+            found = Diagnosis(error.step)
+        _, labels, _ = next(training_stream(*place, found.step - 1).as_numpy_iterator())
+        records = list(training_records(*place, found.step - 1).take(options.batch_size).as_numpy_iterator())
+    return report(options, dataset.palette, start.epochs + 1, error.loss, found, names_of(records), labels)
 
 
 def save_best(options: Options, dataset: Dataset, model: keras.Model, scores: dict[str, Any], epoch: int) -> None:

@@ -128,15 +128,20 @@ def save(output: str, model: keras.Model, progress: Progress) -> None:
 
 
 class Checkpoints:
-    """Writes the checkpoints of one training, the first of which replaces the training that was there."""
+    """Writes the checkpoints of one training, the first of which replaces the training that was there.
 
-    def __init__(self, output: str, model: keras.Model, progress: Progress, minutes: float) -> None:
+    Attributes:
+      last: what the training would resume from; a new one before the first is written.
+    """
+
+    def __init__(self, output: str, model: keras.Model, progress: Progress, minutes: float = 0) -> None:
         """
         Args:
           progress: where the training resumes, or a new one.
           minutes: from one checkpoint to the next within an epoch; 0: none is ever due.
         """
         self.output, self.model, self.minutes = output, model, minutes
+        self.last = progress
         self._is_new = progress.is_new
         self._written = time.monotonic()
 
@@ -152,6 +157,7 @@ class Checkpoints:
     def write(self, progress: Progress) -> None:
         self.begin(progress)
         save(self.output, self.model, progress)
+        self.last = progress
         self._written = time.monotonic()
 
 

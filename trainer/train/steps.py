@@ -13,6 +13,7 @@ from typing import Any
 import keras
 from tqdm import tqdm
 
+from trainer.train.diagnosis import is_finite
 from trainer.train.interrupts import Interrupts
 from trainer.train.resume import Checkpoints, Progress
 
@@ -29,7 +30,7 @@ class LossError(ArithmeticError):
     """
 
     def __init__(self, step: int, loss: float) -> None:
-        super().__init__(f"the loss became {loss} at step {step}")
+        super().__init__(f"the loss became {loss} with step {step}")
         self.step, self.loss = step, loss
 
 
@@ -104,11 +105,17 @@ class Steps(keras.callbacks.CallbackList):
         if losses:
             self.bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
 
-    def keep(self) -> None:
-        """Writes a checkpoint of what is done."""
-        begin = time.perf_counter()
+    def check(self) -> None:
+        """Raises LossError where the next loss would be no number, because weights no longer are."""
         if hasattr(self.model, "jax_state_sync"):  # the variables lag behind the steps
             self.model.jax_state_sync()
+        if not is_finite(self.model.variables):
+            raise LossError(self.done + 1, math.nan)
+
+    def keep(self) -> None:
+        """Writes a checkpoint of what is done. Raises LossError, see `check`, so that the last good one stays."""
+        begin = time.perf_counter()
+        self.check()
         self.checkpoints.write(self.progress.at(self.done, self.rate))
         self._begun += time.perf_counter() - begin
 

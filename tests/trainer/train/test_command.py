@@ -128,14 +128,6 @@ def test_plateau_halves_the_rate_and_early_stopping_ends(records, tmp_path, tiny
     assert len(history(output)) == 6
 
 
-def test_a_loss_that_is_no_number_ends_the_training_with_status_1(records, tmp_path, tiny_network, capsys):
-    argv = train_flags(records, str(tmp_path / "model"), "--learning-rate", "1e38")
-    assert cli.main(argv) == 1
-    error = capsys.readouterr().err
-    assert "in epoch 1" in error and "--learning-rate" in error
-    assert not Path(tmp_path, "model", "model.json").exists()
-
-
 def test_missing_records_and_a_missing_validation_split_are_refused(tmp_path, capsys):
     message = refused(capsys, train_flags(str(tmp_path / "none"), str(tmp_path / "model")))
     assert "deeplab prepare" in message

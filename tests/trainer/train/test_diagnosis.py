@@ -1,0 +1,116 @@
+"""What is said of a loss that is no number."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from pipelines import cli
+from tests.drawn.records import PALETTE, record
+from tests.drawn.training import train_flags
+from trainer.formats.examples import encode
+from trainer.train.diagnosis import Diagnosis, cure, diagnose, is_finite, names_of, report
+from trainer.train.losses import sparse_cross_entropy
+from trainer.train.options import Options
+
+OPTIONS = Options(records="records", output="model", learning_rate=0.5)
+BATCH = (np.full((2, 4, 4, 3), 200, np.uint8), np.zeros((2, 4, 4), np.uint8), np.ones((2, 4, 4), np.float32))
+
+
+@pytest.fixture
+def network():
+    """Two layers, "first" and "second", whose kernels are ones."""
+    image = keras.Input([None, None, 3])
+    x = keras.layers.Rescaling(1.0)(image)
+    for name in ("first", "second"):
+        x = keras.layers.Conv2D(3, 1, kernel_initializer="ones", name=name)(x)
+    model = keras.Model(image, x)
+    model.compile("sgd", sparse_cross_entropy(255), jit_compile=False)
+    return model
+
+
+def test_the_layer_is_named_whose_output_is_the_first_without_numbers(network):
+    network.get_layer("first").kernel.assign(np.full((1, 1, 3, 3), 5e35))
+    found = diagnose(network, 7, BATCH)
+    assert (found.step, found.found) == (7, "the output of the layer second")
+    # first gives 3 x 200 x 5e35, of which second adds up three.
+    assert found.largest == pytest.approx(3e38, rel=1e-5)
+
+
+def test_gradients_without_numbers_belong_to_the_step_before_and_begin_in_the_last_layer_that_has_them(network):
+    for name in ("first", "second"):
+        network.get_layer(name).kernel.assign(np.full((1, 1, 3, 3), np.nan))
+    assert diagnose(network, 7, BATCH) == Diagnosis(6, "the gradients, first in the layer second", 0.0)
+
+
+def test_a_loss_may_be_no_number_though_its_logits_are(network):
+    network.compile("sgd", lambda truth, logits: keras.ops.sum(logits) * np.inf, jit_compile=False)
+    found = diagnose(network, 7, BATCH)
+    assert (found.step, found.found, found.largest) == (7, "the loss alone, of logits that are numbers", 1800.0)
+
+
+def test_nothing_is_found_where_all_are_numbers(network):
+    assert not diagnose(network, 7, BATCH).found
+
+
+def test_integers_are_finite():
+    assert is_finite([np.int32([1]), np.float32([1])]) and not is_finite([np.int32([1]), np.float32([1, np.inf])])
+    assert is_finite([np.int32([1])])
+
+
+@pytest.mark.parametrize(
+    ("precision", "largest", "expected"),
+    [
+        ("float32", 3e38, "a smaller --learning-rate than 0.5"),
+        ("mixed_bfloat16", 3e38, "a smaller --learning-rate than 0.5, or --precision float32"),
+        ("mixed_float16", 100.0, "a smaller --learning-rate than 0.5, or --precision float32"),
+        ("mixed_float16", 6e4, "--precision mixed_bfloat16 or float32: mixed_float16 has no numbers above 65504"),
+    ],
+)
+def test_what_to_change_follows_from_the_precision_and_the_largest_number(precision, largest, expected):
+    options = Options(records="records", output="model", learning_rate=0.5, precision=precision)
+    assert cure(options, Diagnosis(7, "the output of the layer second", largest)) == expected
+
+
+def test_the_report_has_step_records_labels_layer_and_cure():
+    labels = np.uint8([[[2, 0], [255, 2]]])
+    diagnosis = Diagnosis(7, "the output of the layer second", 3e38)
+    assert report(OPTIONS, PALETTE, 2, float("inf"), diagnosis, ["a", "b (copy 1)"], labels) == (
+        "the loss became inf with step 7 of epoch 2\n"
+        "  records: a, b (copy 1)\n"
+        "  labels: 0 ground, 2 bar\n"
+        "  no number: the output of the layer second; the largest number before was 3e+38\n"
+        "  try a smaller --learning-rate than 0.5"
+    )
+    said = report(OPTIONS, PALETTE, 2, float("nan"), Diagnosis(7), list("abcdefghijklmnopqrs"), np.uint8([255]))
+    assert "p, 3 more\n" in said and "labels: all ignored" in said and "not found when the steps" in said
+
+
+def test_records_are_named_by_key_and_copy():
+    records = [b"/folder/train-00000-of-00001.tfrecord\n" + encode(record(0)), b"a.tfrecord\n" + encode(record(1))]
+    assert names_of(records) == ["000", "001"]
+
+
+def test_a_loss_that_is_no_number_ends_the_training_with_its_cause(records, tmp_path, tiny_network, capsys):
+    """The network has one layer that learns. At that rate, its first step leaves weights of some 1e37."""
+    output = tmp_path / "model"
+    more = ["--learning-rate", "1e38", "--steps-per-epoch", "5", "--checkpoint-minutes", "1e-9"]
+    assert cli.main(train_flags(records, output, *more)) == 1
+    said = capsys.readouterr()
+    step = int(re.search(r"the loss became (?:nan|inf) with step (\d) of epoch 1", said.err)[1])
+    assert 1 < step <= 5
+    assert len(re.search(r"records: (.*)", said.err)[1].split(", ")) == 4
+    assert "labels: 0 ground" in said.err and "try a smaller --learning-rate than 1e+38" in said.err
+    assert re.search(r"no number: the (output of|gradients, first in) the layer", said.err)
+    assert f"resuming after step {step - 1} of 5 in epoch 1" in said.out
+    assert not (output / "model.json").exists()
+    # What it would resume from are the last numbers.
+    state = json.loads((output / "checkpoints" / "state.json").read_text())
+    assert state["step"] == step - 1
+    with np.load(Path(output, "checkpoints", state["arrays"])) as arrays:
+        assert all(np.isfinite(arrays[name]).all() for name in arrays.files)

@@ -1,0 +1,117 @@
+"""Why the loss of a step is no number: the records of its batch, their labels, and the layer in which it began."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from trainer.formats.examples import decode
+from trainer.formats.labels import Palette
+from trainer.train.options import Options
+
+FLOAT16_MAX = 65504.0
+SHOWN_RECORDS = 16
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is known of a step after which a training cannot go on.
+
+    Attributes:
+      step: of the epoch, counted from 1.
+      found: what is no number there, and in which layer first; "" where nothing was found.
+      largest: the largest number that the network made or held before; NaN where nothing was found.
+    """
+
+    step: int
+    found: str = ""
+    largest: float = math.nan
+
+
+def is_finite(variables: Sequence[Any]) -> bool:
+    """Whether all variables or tensors that are not of integers are finite."""
+    checks = [ops.all(ops.isfinite(v)) for v in variables if keras.backend.is_float_dtype(v.dtype)] or [True]
+    return bool(ops.convert_to_numpy(ops.all(ops.stack(checks))))
+
+
+def without_numbers(model: keras.Model) -> list[str]:
+    """The layers, in the order of the network, with weights that are not finite."""
+    return [layer.name for layer in model.layers if layer.weights and not is_finite(layer.weights)]
+
+
+def _largest(values: Sequence[Any]) -> float:
+    """The largest finite magnitude in tensors."""
+    floats = [ops.cast(value, "float32") for value in values]
+    found = [ops.max(ops.abs(ops.where(ops.isfinite(value), value, 0.0))) for value in floats]
+    return float(ops.convert_to_numpy(ops.max(ops.stack(found))))
+
+
+def diagnose(model: keras.Model, step: int, batch: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Diagnosis:
+    """What is no number in a step.
+
+    Args:
+      model: as it was before the step.
+      step: the first whose loss is no number.
+      batch: of the step; image, label and weights, see `training_stream`.
+    """
+    weights = model.trainable_variables
+    if layers := without_numbers(model):
+        # Gradients flow backwards: all layers before the one where they ceased to be numbers have got such weights.
+        return Diagnosis(step - 1, f"the gradients, first in the layer {layers[-1]}", _largest(weights))
+    image, label, pixel_weights = batch
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    outputs = keras.Model(model.input, [layer.output for layer in layers])(image, training=True)
+    for index, output in enumerate(outputs):
+        if not is_finite([output]):
+            largest = _largest([*weights, *outputs[: index + 1]])
+            return Diagnosis(step, f"the output of the layer {layers[index].name}", largest)
+    loss = model.compute_loss(image, label, outputs[-1], pixel_weights)
+    if math.isfinite(float(ops.convert_to_numpy(loss))):
+        return Diagnosis(step)
+    return Diagnosis(step, "the loss alone, of logits that are numbers", _largest(outputs[-1:]))
+
+
+def cure(options: Options, diagnosis: Diagnosis) -> str:
+    """What to change, as flags."""
+    smaller = f"a smaller --learning-rate than {options.learning_rate:g}"
+    if options.precision == "mixed_float16" and diagnosis.largest > FLOAT16_MAX / 16:
+        return f"--precision mixed_bfloat16 or float32: mixed_float16 has no numbers above {FLOAT16_MAX:g}"
+    if options.precision != "float32":
+        return f"{smaller}, or --precision float32"
+    return smaller
+
+
+def names_of(records: Sequence[bytes]) -> list[str]:
+    """The records by key and copy: "street/7", "street/7 (copy 2)"; see `training_records`."""
+    decoded = [decode(record.split(b".tfrecord\n", 1)[1]) for record in records]
+    return [f"{record.key} (copy {record.copy})" if record.copy else record.key for record in decoded]
+
+
+def report(
+    options: Options, palette: Palette, epoch: int, loss: float, diagnosis: Diagnosis, records: list[str], labels: Any
+) -> str:
+    """The error and what to do, in a few lines.
+
+    Args:
+      records: of the batch.
+      labels: [B, height, width] uint8 class ids of the batch.
+    """
+    ids = [id for id in np.unique(labels) if id < palette.num_classes]
+    shown = records[:SHOWN_RECORDS] + ([f"{len(records) - SHOWN_RECORDS} more"] if records[SHOWN_RECORDS:] else [])
+    found = diagnosis.found or "not found when the steps since the last checkpoint were taken again"
+    largest = f"; the largest number before was {diagnosis.largest:.3g}" if diagnosis.found else ""
+    return "\n".join(
+        [
+            f"the loss became {loss} with step {diagnosis.step} of epoch {epoch}",
+            f"  records: {', '.join(shown)}",
+            f"  labels: {', '.join(f'{id} {palette.names[id]}' for id in ids) or 'all ignored'}",
+            f"  no number: {found}{largest}",
+            f"  try {cure(options, diagnosis)}",
+        ]
+    )

@@ -106,6 +106,7 @@ def option(
     bare: Any = None,
     web: bool = False,
     default_by: str = "",
+    behind: bool = False,
 ) -> Any:
     """A dataclass field that is also a command-line flag; without a default the flag is required.
 
@@ -120,10 +121,12 @@ def option(
       bare: what the flag means without a value; None: it must have one.
       web: whether it takes http(s):// addresses too.
       default_by: the flag that the default follows from, see `CheckedOptions.preset`; shown in place of `default`.
+      behind: whether it is no flag, but takes all words behind `--`, as they are.
     """
     bounds = Bounds(low, high, above, below)
     metadata = {"help": help, "bounds": bounds, "choices": choices, "metavar": metavar}
     metadata |= {"group": group, "positional": positional, "bare": bare, "web": web, "default_by": default_by}
+    metadata |= {"behind": behind}
     return dataclasses.field(default=default, metadata=metadata, kw_only=True)
 
 
@@ -139,7 +142,7 @@ class CheckedOptions:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if "bounds" in field.metadata:
+            if "bounds" in field.metadata and not field.metadata["behind"]:
                 _check(field, getattr(self, field.name))
 
     @classmethod
@@ -245,6 +248,10 @@ def _add_argument(group: Any, field: dataclasses.Field, shape: _Shape) -> None:
     metadata, needed = field.metadata, field.default is dataclasses.MISSING
     if metadata["positional"]:
         group.add_argument(field.name, metavar=metadata["metavar"], help=_help(field))
+    elif metadata["behind"]:
+        group.add_argument(
+            field.name, nargs="*", default=field.default, metavar=metadata["metavar"], help=_help(field)
+        )
     elif shape.element is bool:
         flag = CheckedOptions.flag(field.name)
         switch = group.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
@@ -273,7 +280,9 @@ def _usage(cls: type, prog: str) -> str:
         elif field.default is dataclasses.MISSING:
             words += [CheckedOptions.flag(field.name), str(_metavar(field, shapes[field.name]))]
             words += ["..."] if shapes[field.name].count == "+" else []
-    return " ".join([*words, "[OPTIONS]", *(["[BEAM OPTIONS]"] if cls.takes_beam_flags else [])]).replace("%", "%%")
+    words += ["[OPTIONS]", *(["[BEAM OPTIONS]"] if cls.takes_beam_flags else [])]
+    words += [field.metadata["metavar"] for field in _fields(cls) if field.metadata["behind"]]
+    return " ".join(words).replace("%", "%%")
 
 
 def _parser(cls: type, prog: str, text: str) -> argparse.ArgumentParser:
@@ -316,18 +325,30 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, text: str) -> tuple[T
       InputError: values out of bounds.
     """
     parser = _parser(cls, prog, text)
+    argv, behind = _split(cls, argv)
     namespace, rest = parser.parse_known_args(argv)
     if preset := cls.preset(vars(namespace)):
         parser.set_defaults(**preset)
         namespace, rest = parser.parse_known_args(argv)
-    if rest and not cls.takes_beam_flags:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    stray = [word for name in behind for word in getattr(namespace, name)]
+    if stray or (rest and not cls.takes_beam_flags):
+        hint = "; the command that is to run stands behind --" if behind else ""
+        parser.error(f"unrecognized arguments: {' '.join([*stray, *rest])}{hint}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
-    return cls(**values), rest
+    return cls(**values | behind), rest
 
 
-def as_flags(values: dict[str, Any]) -> str:
-    """Fields and their values as on a command line: "--epochs 10 --no-flip"."""
+def _split(cls: type, argv: Sequence[str]) -> tuple[Sequence[str], dict[str, tuple[str, ...]]]:
+    """The words before `--`, and those behind it for the field that takes them, if `cls` has one."""
+    names = [field.name for field in _fields(cls) if field.metadata["behind"]]
+    if not names:
+        return argv, {}
+    place = argv.index("--") if "--" in argv else len(argv)
+    return argv[:place], {names[0]: tuple(argv[place + 1 :])}
+
+
+def as_words(values: dict[str, Any]) -> list[str]:
+    """Fields and their values as words of a command line: ["--epochs", "10", "--no-flip"]."""
     words = []
     for name, value in values.items():
         flag = CheckedOptions.flag(name)
@@ -335,7 +356,12 @@ def as_flags(values: dict[str, Any]) -> str:
             words.append(flag if value else f"--no-{flag[2:]}")
         else:
             words += [flag, *(str(part) for part in (value if isinstance(value, tuple) else (value,)))]
-    return " ".join(words)
+    return words
+
+
+def as_flags(values: dict[str, Any]) -> str:
+    """Fields and their values as on a command line: "--epochs 10 --no-flip"."""
+    return " ".join(as_words(values))
 
 
 def to_json(options: Any) -> dict[str, Any]:
@@ -351,7 +377,7 @@ def markdown(cls: type) -> str:
     shapes = _shapes(cls)
     for field in _fields(cls):
         metadata, flag = field.metadata, CheckedOptions.flag(field.name)
-        if metadata["positional"]:
+        if metadata["positional"] or metadata["behind"]:
             flag = metadata["metavar"] or field.name
         flags = f"`{flag}`, `--no-{flag[2:]}`" if shapes[field.name].element is bool else f"`{flag}`"
         default = _shown_default(field)

@@ -225,3 +225,28 @@ def test_help_and_table_say_which_flag_a_default_follows_from(capsys):
 def test_values_are_written_as_flags():
     values = {"copies": 3, "scale": (0.75, 1.5), "crf": False, "shadow": True, "head": "subpixel"}
     assert as_flags(values) == "--copies 3 --scale 0.75 1.5 --no-crf --shadow --head subpixel"
+
+
+@dataclasses.dataclass(frozen=True)
+class SendOptions(CheckedOptions):
+    command: tuple[str, ...] = option((), "what is to run", behind=True, metavar="-- COMMAND ...")
+    place: str = option("here", "where")
+
+
+def test_all_words_behind_two_hyphens_are_kept_as_they_are(capsys):
+    words = ("draw", "--place", "s3://there", "", "--", "-h")
+    assert parse(SendOptions, ["--place", "x", "--", *words], prog="send", text=TEXT)[0] == SendOptions(
+        command=words, place="x"
+    )
+    assert parse(SendOptions, [], prog="send", text=TEXT)[0].command == ()
+    assert "usage: send [OPTIONS] -- COMMAND ..." in help_of(SendOptions, capsys)
+    assert "| `-- COMMAND ...` |  |  | what is to run |" in markdown(SendOptions)
+
+
+@pytest.mark.parametrize(
+    "argv", [["draw", "--output", "x"], ["--place", "x", "draw"], ["--output", "x", "--", "draw"]]
+)
+def test_a_command_before_two_hyphens_is_refused_with_the_cure(argv, capsys):
+    with pytest.raises(SystemExit):
+        parse(SendOptions, argv, prog="send", text=TEXT)
+    assert "; the command that is to run stands behind --" in capsys.readouterr().err

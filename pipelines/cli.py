@@ -38,12 +38,13 @@ COMMANDS = {
     "tune-crf": "pipelines.tune_crf",
     "segment": "pipelines.segment",
     "evaluate": "pipelines.evaluate",
+    "submit": "pipelines.submit",
 }
 """Command -> package with its rooms `options` (whose docstring is the help) and `command` (what runs)."""
 
 
 def options_of(command: str) -> ModuleType:
-    """The module with the options of a command: a class `Options`, or `VERBS`, one class for each verb."""
+    """The module with the options of a command: a class `Options`, or `VERBS`, one class for each verb, and `USAGE`."""
     return importlib.import_module(f"{COMMANDS[command]}.options")
 
 
@@ -71,7 +72,7 @@ def _verb_usage(command: str, module: ModuleType) -> str:
     summary, _, rest = inspect.cleandoc(module.__doc__).partition("\n\n")
     verbs = _table({verb: _summary(cls.__doc__) for verb, cls in module.VERBS.items()})
     explains = f"`deeplab {command} VERB --help` explains a verb."
-    return "\n\n".join([f"usage: deeplab {command} VERB FOLDER [OPTIONS]", summary, verbs, rest, explains])
+    return "\n\n".join([f"usage: deeplab {command} VERB {module.USAGE}", summary, verbs, rest, explains])
 
 
 def read(argv: list[str]) -> tuple[str, CheckedOptions, list[str]]:

@@ -160,3 +160,5 @@ VERBS = {
     "diff": Diff,
 }
 """Verb -> its options."""
+USAGE = "FOLDER [OPTIONS]"
+"""What stands behind a verb."""

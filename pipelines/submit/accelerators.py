@@ -1,0 +1,122 @@
+"""GPUs of Google Cloud: which machine types take how many of them, and where jobs of Vertex AI get them.
+
+Source: the pages "Configure compute resources" and "Locations" of Google Cloud's documentation of Vertex AI's training
+(now Gemini Enterprise Agent Platform), docs.cloud.google.com/gemini-enterprise-agent-platform/machine-learning/
+training/configure-compute and general/locations, as they stood in 2026. Left out are P100, whose support ended in
+September 2026, P4, and GB200, whose machines have Arm processors.
+"""
+
+from __future__ import annotations
+
+AS_OF = "2026"
+
+T4, V100, L4, A100 = "nvidia-tesla-t4", "nvidia-tesla-v100", "nvidia-l4", "nvidia-tesla-a100"
+A100_80, H100, H100_MEGA = "nvidia-a100-80gb", "nvidia-h100-80gb", "nvidia-h100-mega-80gb"
+H200, B200, RTX_PRO = "nvidia-h200-141gb", "nvidia-b200", "nvidia-rtx-pro-6000"
+
+
+def _n1(t4: tuple[int, ...], v100: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    return {T4: t4, V100: v100}
+
+
+_ANY, _EVEN, _MANY = _n1((1, 2, 4), (1, 2, 4, 8)), _n1((1, 2, 4), (2, 4, 8)), _n1((2, 4), (4, 8))
+_MOST = _n1((4,), (8,))
+
+MACHINES: dict[str, dict[str, tuple[int, ...]]] = {
+    **{f"n1-standard-{cores}": _ANY for cores in (4, 8)},
+    **{f"n1-highmem-{cores}": _ANY for cores in (2, 4, 8)},
+    **{f"n1-{kind}-16": _EVEN for kind in ("standard", "highmem", "highcpu")},
+    **{f"n1-{kind}-32": _MANY for kind in ("standard", "highmem", "highcpu")},
+    **{f"n1-{kind}-{cores}": _MOST for kind in ("standard", "highmem", "highcpu") for cores in (64, 96)},
+    **{f"g2-standard-{cores}": {L4: (1,)} for cores in (4, 8, 12, 16, 32)},
+    **{f"g2-standard-{cores}": {L4: (gpus,)} for cores, gpus in ((24, 2), (48, 4), (96, 8))},
+    **{f"g4-standard-{48 * gpus}": {RTX_PRO: (gpus,)} for gpus in (1, 2, 4, 8)},
+    **{f"a2-highgpu-{gpus}g": {A100: (gpus,)} for gpus in (1, 2, 4, 8)},
+    "a2-megagpu-16g": {A100: (16,)},
+    **{f"a2-ultragpu-{gpus}g": {A100_80: (gpus,)} for gpus in (1, 2, 4, 8)},
+    **{f"a3-highgpu-{gpus}g": {H100: (gpus,)} for gpus in (1, 2, 4, 8)},
+    "a3-megagpu-8g": {H100_MEGA: (8,)},
+    "a3-ultragpu-8g": {H200: (8,)},
+    "a4-highgpu-8g": {B200: (8,)},
+}
+"""Machine type -> the GPUs it takes, and how many of them."""
+
+REGIONS: dict[str, str] = {
+    T4: "asia-east1 asia-east2 asia-northeast1 asia-northeast3 asia-south1 asia-southeast1 asia-southeast2 "
+    "australia-southeast1 europe-central2 europe-west1 europe-west2 europe-west3 europe-west4 "
+    "northamerica-northeast1 southamerica-east1 us-central1 us-east1 us-east4 us-west1 us-west2 us-west4",
+    V100: "asia-east1 europe-west4 us-central1 us-east1 us-west1",
+    L4: "asia-northeast3 asia-south1 asia-southeast1 europe-west2 europe-west4 me-central2 northamerica-northeast2 "
+    "us-central1 us-east1 us-east4 us-west1",
+    A100: "asia-northeast3 asia-southeast1 europe-west4 me-west1 us-central1 us-east1 us-west3 us-west4",
+    A100_80: "asia-southeast1 europe-west4 us-central1 us-east4 us-east5",
+    H100: "asia-northeast1 asia-northeast3 asia-south1 asia-southeast1 europe-west1 europe-west2 europe-west3 "
+    "europe-west4 northamerica-northeast2 us-central1 us-east4 us-east5 us-west1 us-west4",
+    H100_MEGA: "asia-east1 asia-northeast1 asia-southeast1 australia-southeast1 europe-north1 europe-west1 "
+    "europe-west3 europe-west4 us-central1 us-east4 us-east5 us-west1 us-west4",
+    H200: "asia-south1 asia-south2 europe-west1 europe-west4 us-central1 us-east4 us-east5 us-south1 us-west1",
+    B200: "asia-northeast1 asia-southeast1 europe-west4 us-central1 us-east1 us-east4 us-south1 us-west2 us-west3",
+    RTX_PRO: "asia-south2 asia-southeast1 europe-west4 us-central1 us-east1 us-east4",
+}
+"""GPU -> regions where jobs of Vertex AI train on it."""
+
+
+def parse(text: str) -> tuple[str, int]:
+    """Name and number of "nvidia-l4:2", or of "NVIDIA_L4", as Vertex AI spells it; 0 where no number is given.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    name, colon, number = text.partition(":")
+    name = name.lower().replace("_", "-")
+    if not name or (colon and not (number.isascii() and number.isdigit() and int(number))):
+        raise ValueError(text)
+    return name, int(number or 0)
+
+
+def of_machine(machine_type: str) -> tuple[str, int]:
+    """The GPUs that every machine of a type has; ("", 0) where that is open."""
+    choices = [(name, number) for name, numbers in MACHINES.get(machine_type, {}).items() for number in numbers]
+    return choices[0] if len(choices) == 1 else ("", 0)
+
+
+def misfits(machine_type: str, name: str, number: int) -> list[str]:
+    """What is wrong with `number` GPUs called `name` in a machine of that type, as sentences."""
+    if name not in REGIONS:
+        return [f"--accelerator {name} is not in the table of {AS_OF}; expected one of {', '.join(REGIONS)}"]
+    if not machine_type:
+        return []
+    takers = [machine for machine, gpus in MACHINES.items() if number in gpus.get(name, ())]
+    if machine_type not in MACHINES:
+        return [
+            f"--machine-type {machine_type} takes no GPUs by the table of {AS_OF}; {number} of {name} fit "
+            f"{_few(takers)}"
+        ]
+    numbers = MACHINES[machine_type].get(name)
+    if not numbers:
+        fitting = " or ".join(MACHINES[machine_type])
+        return [f"--machine-type {machine_type} takes {fitting}, not {name}; {number} of {name} fit {_few(takers)}"]
+    if number not in numbers:
+        counts = " or ".join(map(str, numbers))
+        return [
+            f"--machine-type {machine_type} takes {counts} of {name}, got {number}" + _instead(number, name, takers)
+        ]
+    return []
+
+
+def missing_in(region: str, name: str) -> list[str]:
+    """What is wrong with a GPU in a region, as sentences; what the table does not have is for `misfits` to say."""
+    regions = REGIONS.get(name, region).split()
+    if region in regions:
+        return []
+    return [
+        f"--region {region} has no {name} for jobs of Vertex AI by the table of {AS_OF}; {', '.join(regions)} have"
+    ]
+
+
+def _instead(number: int, name: str, takers: list[str]) -> str:
+    return f"; {number} of {name} fit {_few(takers)}" if takers else ""
+
+
+def _few(machines: list[str]) -> str:
+    return ", ".join(machines[:3]) + (" and others" if len(machines) > 3 else "") if machines else "no machine type"

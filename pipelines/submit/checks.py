@@ -1,0 +1,223 @@
+"""What would fail once the job runs, or never run at all: looked at before anything is sent.
+
+Every function returns sentences, so that all that is wrong can be said at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+
+from pipelines import __version__
+from pipelines.submit import accelerators
+from pipelines.submit.options import JobOptions
+from pipelines.submit.plan import BEAM_FLAGS, LONGEST_NAME, OURS, Job
+from trainer import storage
+from trainer.formats.cards import CARD
+from trainer.formats.dataset import load_dataset
+from trainer.options import CheckedOptions, InputError
+from trainer.weights.catalog import CATALOG, IMAGENET
+
+PATHS = ("DIR", "FILE", "PATH", "PATH|NAME")
+"""What stands in help for values that are paths."""
+IMAGE = re.compile(r"[a-z0-9][a-zA-Z0-9._:/-]*(@sha256:[0-9a-f]{64})?")
+VERSION = re.compile(r"v?(\d+\.\d+\.\d+)([-_.+].*)?")
+NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+LABEL = re.compile(r"[a-z]([a-z0-9_-]{0,61}[a-z0-9])?=([a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?)?")
+"""What both Google Cloud and Kubernetes take as a label."""
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
+SELECTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*=[A-Za-z0-9._-]*")
+IMAGES_PER_GPU = 2
+"""Fewer leave batch norms nothing to learn from."""
+
+
+def problems(options: JobOptions, job: Job, flags: list[str]) -> list[str]:
+    """All that is wrong with a job, in the order of what is to be mended first.
+
+    Args:
+      flags: of the job's command, that are Beam's.
+
+    Raises:
+      Unavailable: storage does not answer, so that nothing can be told.
+    """
+    found = [*_image(job.image), *_words(options), *_machines(options, job), *_hosts(job), *_beam(job, flags)]
+    if job.options is not None:
+        found += _far(_paths(job.options))
+        found += [sentence for look in (_inputs, _records, _model, _folder) for sentence in _told(look, job)]
+    return list(dict.fromkeys(found))
+
+
+def doubts(job: Job) -> Iterator[str]:
+    """What may be meant, but is worth a line."""
+    if job.image and "@" not in job.image and not VERSION.fullmatch(_tag(job.image)):
+        yield f"--image {job.image}: its tag names no version; it has to hold {__version__}, which this is"
+    if not job.gpus:
+        yield "no GPUs: neither --accelerator nor the machine type names any"
+
+
+def _told(look: Callable[[Job], Iterator[str]], job: Job) -> list[str]:
+    """What a look at a command's files finds, or why it could not look."""
+    try:
+        return list(look(job))
+    except (InputError, OSError) as error:
+        return [str(error)]
+
+
+def _tag(image: str) -> str:
+    return image.partition("@")[0].rpartition("/")[2].partition(":")[2]
+
+
+def _image(image: str) -> Iterator[str]:
+    if not image:
+        yield "--image is missing: the trainer image of the Dockerfile, pushed to a registry that the job can read"
+    elif not IMAGE.fullmatch(image):
+        yield f"--image {image} is no name of an image; expected REGISTRY/PATH:TAG, in lower case and without https://"
+    elif (tag := VERSION.fullmatch(_tag(image))) and tag[1] != __version__:
+        yield (
+            f"--image {image} is of version {tag[1]}, and this is {__version__}; push an image of this version, or "
+            f"run deeplab {tag[1]} here"
+        )
+
+
+def _words(options: JobOptions) -> Iterator[str]:
+    if options.name and not (NAME.fullmatch(options.name) and len(options.name) <= LONGEST_NAME):
+        yield (
+            f"--name {options.name}: expected at most {LONGEST_NAME} lower-case letters, digits and hyphens, a letter "
+            "first and no hyphen last"
+        )
+    patterns = {
+        "labels": (LABEL, "KEY=VALUE of lower-case letters, digits, _ and -, a letter first, each at most 63 long"),
+        "env": (VARIABLE, "NAME=VALUE"),
+        "node_selector": (SELECTOR, "KEY=VALUE"),
+    }
+    for field, (pattern, shape) in patterns.items():
+        for text in getattr(options, field, ()):
+            if not pattern.fullmatch(text):
+                yield f"{CheckedOptions.flag(field)} {text}: expected {shape}"
+
+
+def _machines(options: JobOptions, job: Job) -> Iterator[str]:
+    region = getattr(options, "region", None)
+    if region is not None and not job.machine_type:
+        yield "--machine-type is missing: Vertex AI needs one, such as g2-standard-8"
+    if region == "":
+        yield "--region is missing: where the job is to run, such as europe-west4; best that of the buckets"
+    if job.accelerator and not options.unlisted:
+        wrong = accelerators.misfits(job.machine_type, job.accelerator, job.gpus)
+        wrong += accelerators.missing_in(region, job.accelerator) if region else []
+        yield from (f"{sentence} (if that has changed: --unlisted)" for sentence in wrong)
+
+
+def _hosts(job: Job) -> Iterator[str]:
+    if job.options is None:
+        return
+    given = [f"--{name.replace('_', '-')}" for name in OURS if _is_given(job.words, name)]
+    if given:
+        yield f"{' and '.join(given)}: every host is given its own; say --count before the -- instead"
+    if job.hosts > 1 and not all(hasattr(job.options, name) for name in OURS):
+        yield f"--count {job.hosts}: {job.command} runs on one host; give it a machine with more GPUs"
+    devices = job.gpus * job.hosts
+    batch, frozen = getattr(job.options, "batch_size", 0), getattr(job.options, "freeze_bn", False)
+    if (
+        job.command == "train"
+        and devices > 1
+        and (batch % devices or (not frozen and batch < IMAGES_PER_GPU * devices))
+    ):
+        yield (
+            f"--batch-size {batch} is shared by {devices} GPUs; give a multiple of {devices}, at least "
+            f"{IMAGES_PER_GPU * devices}"
+        )
+
+
+def _is_given(words: tuple[str, ...], name: str) -> bool:
+    flag = CheckedOptions.flag(name)
+    return any(word == flag or word.startswith(f"{flag}=") for word in words)
+
+
+def _beam(job: Job, flags: list[str]) -> Iterator[str]:
+    names = [flag.partition("=")[0] for flag in flags if flag.startswith("-")]
+    unfit = [name for name in names if name not in BEAM_FLAGS]
+    if unfit:
+        yield (
+            f"deeplab {job.command} does not know {', '.join(unfit)}; of Beam's flags a job on one machine takes "
+            f"{' and '.join(BEAM_FLAGS)}"
+        )
+
+
+def _paths(options: CheckedOptions) -> dict[str, str]:
+    """Flags of a command whose values are paths, and these; names of published weights and web addresses are none."""
+    paths = {}
+    for field in dataclasses.fields(options):
+        value, is_web = getattr(options, field.name), field.metadata["web"]
+        if field.metadata["metavar"] not in PATHS or not value:
+            continue
+        is_name = field.metadata["metavar"] == "PATH|NAME" and (value == IMAGENET or value in CATALOG)
+        if not is_name and not (is_web and re.match("https?://", value)):
+            paths[options.flag(field.name)] = value
+    return paths
+
+
+def _far(paths: dict[str, str]) -> Iterator[str]:
+    for flag, path in paths.items():
+        if not storage.is_remote(path):
+            yield (
+                f"{flag} {path} is a path of this machine, which the job's cannot see; copy it with `gcloud storage "
+                "cp --recursive` and give its gs:// address"
+            )
+
+
+def _inputs(job: Job) -> Iterator[str]:
+    """Inputs that are not there; records and models are looked into besides."""
+    for flag, path in _paths(job.options).items():
+        if flag not in ("--output", "--records", "--model") and storage.is_remote(path) and not _is_there(path):
+            yield f"{flag} {path} does not exist"
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is a file, a folder, a checkpoint of that name, or the folder that a glob looks in."""
+    if storage.is_dir(path) or storage.exists(path) or storage.exists(f"{path}.index"):
+        return True
+    if not storage.is_pattern(path):
+        return False
+    return storage.is_dir(re.split(r"[*?[]", path)[0].rpartition("/")[0])
+
+
+def _records(job: Job) -> Iterator[str]:
+    folder = getattr(job.options, "records", "")
+    if not storage.is_remote(folder):
+        return
+    dataset = load_dataset(folder)
+    sizes = {file.relative: file.size for file in storage.files(folder)}
+    bad = [shard.name for shard in dataset.shards if sizes.get(shard.name) != shard.bytes]
+    if bad:
+        yield (
+            f"--records {folder}: {len(bad)} of {len(dataset.shards)} shards are missing or of another size than "
+            f"dataset.json says, such as {bad[0]}; run the same `deeplab prepare` again"
+        )
+    splits = ("train", "val") if job.command == "train" else (job.options.split or "val",)
+    yield from (
+        f"--records {folder} has no split {split}; it has {', '.join(dataset.splits)}"
+        for split in splits
+        if split not in dataset.splits
+    )
+
+
+def _model(job: Job) -> Iterator[str]:
+    """The model that is run; what `train` starts from is one of the `_inputs`."""
+    model = getattr(job.options, "model", "")
+    if storage.is_remote(model):
+        names = (CARD,) if job.command == "tune-crf" else (CARD, "saved_model.pb")
+        paths = [storage.join(model, name) for name in names]
+        if not any(map(storage.exists, [model] if model.endswith(".onnx") else paths)):
+            yield f"--model {model} holds no model: {' or '.join(names)} is missing"
+
+
+def _folder(job: Job) -> Iterator[str]:
+    """Whether `train` would take the model folder, as it looks itself; an empty one needs no such look."""
+    options = job.options
+    if job.command == "train" and storage.is_remote(options.output) and storage.is_dir(options.output):
+        from trainer.train.command import find_progress  # with TensorFlow
+
+        find_progress(options, load_dataset(options.records))
+    yield from ()

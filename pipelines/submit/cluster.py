@@ -1,0 +1,342 @@
+"""A Kubernetes cluster: sends jobs to it and follows them, through the official client.
+
+Answers are read as plain JSON: the client's models refuse fields of clusters that are newer than they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pipelines.submit.kubernetes import CONTAINER, JOBSET
+from pipelines.submit.options import Kubernetes
+from pipelines.submit.watching import Course, Lost, Patience, Refused, send
+from trainer.options import InputError
+
+TIMEOUT = (10.0, 120.0)
+"""Seconds to wait for a connection, and then for its next bytes; a log silent for longer is asked for again."""
+WAIT = 10
+"""Seconds after which states are asked for again where the cluster names no change."""
+SLACK = 60
+"""Seconds of log that are asked for twice, so that clocks which differ lose no line."""
+STUCK = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError")
+"""Why a container waits that waits for ever."""
+INSTALL = "https://jobset.sigs.k8s.io/docs/installation/"
+
+Object = dict[str, Any]
+
+
+class Cluster:
+    """One namespace of a cluster, as the kubeconfig or the pod that this runs in has it."""
+
+    def __init__(self, options: Kubernetes) -> None:
+        from kubernetes import client, config
+
+        settings = client.Configuration()
+        settings.retries = False
+        try:
+            config.load_config(context=options.context or None, client_configuration=settings)
+        except (config.ConfigException, OSError) as error:
+            raise InputError(f"no cluster to submit to: {error}; make `kubectl get jobs` work first") from None
+        api = client.ApiClient(settings)
+        self.batch, self.core, self.custom = (
+            client.BatchV1Api(api),
+            client.CoreV1Api(api),
+            client.CustomObjectsApi(api),
+        )
+        self.context, default = _context(options.context)
+        self.namespace = options.namespace or default
+        self.kind = "job"
+        self.flags = [f"--context={options.context}"] * bool(options.context) + [f"--namespace={self.namespace}"]
+
+    def submit(self, manifest: Object) -> str:
+        """Sends a job; returns its name."""
+        name = manifest["metadata"]["name"]
+        self.kind = manifest["kind"].lower()
+
+        def taken() -> str:
+            try:
+                return self._read(name)["metadata"]["name"]
+            except InputError:
+                return ""
+
+        return send(lambda: self._create(manifest) or name, taken)
+
+    def _create(self, manifest: Object) -> None:
+        if manifest["kind"] == "Job":
+            _ask(self.batch.create_namespaced_job, self.namespace, manifest)
+            return
+        group, version, plural = JOBSET
+        try:
+            _ask(self.custom.create_namespaced_custom_object, group, version, self.namespace, plural, manifest)
+        except Refused as error:
+            if error.status == 404 and "page not found" in str(error):
+                raise InputError(
+                    f"the cluster knows no JobSet, which several hosts need; install it: {INSTALL}"
+                ) from None
+            raise
+
+    def page(self, name: str) -> str:
+        """Where the job can be seen: GKE's console, or kubectl."""
+        gke = re.fullmatch(r"gke_([^_]+)_([^_]+)_(.+)", self.context)
+        if not gke or self.kind == "jobset":
+            return shlex.join(["kubectl", *self.flags, "describe", self.kind, name])
+        project, location, cluster = gke.groups()
+        path = f"{location}/{cluster}/{self.namespace}/{name}"
+        return f"https://console.cloud.google.com/kubernetes/job/{path}/details?project={project}"
+
+    def back(self, name: str) -> str:
+        """The command that comes back to a job."""
+        return shlex.join(["deeplab", "submit", "kubernetes", *self.flags, "--follow", name])
+
+    def end(self, name: str) -> str:
+        """The command that ends a job."""
+        return shlex.join(["kubectl", *self.flags, "delete", self.kind, name])
+
+    def follow(self, name: str) -> Iterator[str]:
+        """Lines on what becomes of a job, and its log; returns its status.
+
+        Raises:
+          Refused: the cluster will not say, or no longer knows the job.
+          Lost: nothing was heard for a while.
+          InputError: the job cannot start.
+        """
+        course, log, patience = Course(), Log(self), Patience()
+        while True:
+            try:
+                job = self._read(name)
+                pods = self._pods(name)
+                patience.heard()
+                yield from course.changes(_states(job, pods["items"]))
+                if not pods["items"]:
+                    yield from course.changes({f"job {name}": self._warning(name)})
+                for pod in pods["items"]:
+                    if reason := _stuck(pod):
+                        raise InputError(f"job {name} cannot start: {reason}; `{self.end(name)}` removes it")
+                for pod in filter(_is_first, pods["items"]):
+                    yield from log.lines(pod)
+                if (status := _status(job, pods["items"])) is not None:
+                    return status
+                self._wait(name, pods["metadata"].get("resourceVersion", ""))
+            except Lost as error:
+                yield from patience.wait(error)
+
+    def _read(self, name: str) -> Object:
+        """A Job or a JobSet."""
+        group, version, plural = JOBSET
+        calls = {
+            "job": lambda: _ask(self.batch.read_namespaced_job, name, self.namespace),
+            "jobset": lambda: _ask(
+                self.custom.get_namespaced_custom_object, group, version, self.namespace, plural, name
+            ),
+        }
+        for kind in sorted(calls, key=lambda kind: kind != self.kind):
+            try:
+                job = calls[kind]()
+                self.kind = kind
+                return job
+            except Refused as error:
+                if error.status != 404:
+                    raise
+        raise InputError(
+            f"there is no job {name} in the namespace {self.namespace}; it was deleted, or lies elsewhere"
+        )
+
+    def _selector(self, name: str) -> str:
+        return f"jobset.sigs.k8s.io/jobset-name={name}" if self.kind == "jobset" else f"job-name={name}"
+
+    def _pods(self, name: str) -> Object:
+        """All pods that the job has had, oldest first."""
+        pods = _ask(self.core.list_namespaced_pod, self.namespace, label_selector=self._selector(name))
+        pods["items"].sort(key=lambda pod: pod["metadata"].get("creationTimestamp") or "")
+        return pods
+
+    def _warning(self, name: str) -> str:
+        """The last thing that went wrong with a job that has no pods, such as a quota that is used up."""
+        selector = f"involvedObject.name={name},type=Warning"
+        try:
+            events = _ask(self.core.list_namespaced_event, self.namespace, field_selector=selector)["items"]
+        except Refused:  # accounts that may create jobs may not always read events
+            return ""
+        return f"{events[-1].get('reason')}: {events[-1].get('message')}" if events else ""
+
+    def _wait(self, name: str, version: str) -> None:
+        """Returns when something happens to a pod of the job, or after `WAIT` seconds."""
+        watch = {"label_selector": self._selector(name), "resource_version": version, "watch": True}
+        for _ in lines(self.core.list_namespaced_pod, self.namespace, timeout_seconds=WAIT, **watch):
+            return
+
+
+class Log:
+    """The logs of the first host's pods, each line once, however often the connection is lost."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.finished: set[str] = set()
+        self.last: dict[str, tuple[str, float]] = {}
+
+    def lines(self, pod: Object) -> Iterator[str]:
+        """New lines of a pod, until it has no more for now."""
+        name, state = pod["metadata"]["name"], _container(pod).get("state", {})
+        if name in self.finished or not state or "waiting" in state:
+            return
+        since = {}
+        if name in self.last:
+            since = {"since_seconds": int(time.monotonic() - self.last[name][1]) + SLACK}
+        read = self.cluster.core.read_namespaced_pod_log
+        try:
+            for line in lines(
+                read, name, self.cluster.namespace, follow=True, timestamps=True, container=CONTAINER, **since
+            ):
+                stamp, _, text = line.partition(" ")
+                moment = stamp.rstrip("Z")
+                if moment > self.last.get(name, ("", 0))[0]:
+                    self.last[name] = moment, time.monotonic()
+                    yield text.rpartition("\r")[2]
+        except Refused as error:
+            if error.status != 404:  # the pod is gone
+                raise
+        if "terminated" in state:
+            self.finished.add(name)
+
+
+def _context(name: str) -> tuple[str, str]:
+    """Name and namespace of a context; inside of a cluster, its own namespace."""
+    from kubernetes import config
+
+    try:
+        contexts, active = config.list_kube_config_contexts()
+    except config.ConfigException:
+        with contextlib.suppress(OSError), open("/var/run/secrets/kubernetes.io/serviceaccount/namespace") as file:
+            return "", file.read().strip()
+        return "", "default"
+    context = next((one for one in contexts if one["name"] == name), active)
+    return context["name"], context["context"].get("namespace") or "default"
+
+
+def _ask(call: Callable[..., Any], *arguments: Any, **more: Any) -> Object:
+    """The JSON that a call of the client answers."""
+    with _open(call, *arguments, **more) as response:
+        return json.loads(response.data)
+
+
+def lines(call: Callable[..., Any], *arguments: Any, **more: Any) -> Iterator[str]:
+    """The lines of an answer, as they come."""
+    with _open(call, *arguments, **more) as response:
+        for line in response:
+            yield line.decode("utf-8", "replace").rstrip("\n")
+
+
+@contextlib.contextmanager
+def _open(call: Callable[..., Any], *arguments: Any, **more: Any) -> Iterator[Any]:
+    """The answer of a call. Raises Refused and Lost, in the block too."""
+    import urllib3
+    from kubernetes.client import ApiException
+
+    try:
+        response = call(*arguments, **more, _preload_content=False, _request_timeout=TIMEOUT)
+        with contextlib.closing(response):
+            if not 200 <= response.status < 300:
+                raise ApiException(status=response.status, reason=response.reason, body=response.data.decode())
+            yield response
+    except ApiException as error:
+        message = error.body or error.reason or ""
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
+            message = json.loads(error.body).get("message") or message
+        raise _verdict(int(error.status or 0), message.strip()) from None
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise Lost(f"the cluster does not answer ({type(error).__name__})") from None
+
+
+def _verdict(status: int, message: str) -> Exception:
+    if status in (408, 429) or status >= 500 or status == 410:
+        return Lost(f"the cluster answers {status}: {message}", retry=status != 429)
+    if status in (0, 401):
+        cure = "log in as for kubectl, such as with `gcloud container clusters get-credentials`"
+        return Refused(f"the cluster does not know you ({message or 'no valid credentials'}); {cure}", status)
+    if status == 403 and "exceeded quota" in message:
+        return Lost(f"quota: {message}", retry=False)
+    if status == 403:
+        return Refused(
+            f"{message}; ask for a role that may create jobs, and get and watch pods and their logs", status
+        )
+    if status == 409:
+        return Refused(f"{message}; give another --name, or --follow it", status)
+    return Refused(f"the cluster answers {status}: {message}", status)
+
+
+def _conditions(value: Object) -> dict[str, Object]:
+    """Those that hold, by their type."""
+    found = value.get("status", {}).get("conditions") or ()
+    return {one["type"]: one for one in found if one.get("status") == "True"}
+
+
+def _container(pod: Object) -> Object:
+    """The status of the pod's container."""
+    return next(iter(pod.get("status", {}).get("containerStatuses") or ()), {})
+
+
+def _is_first(pod: Object) -> bool:
+    """Whether it is the first host, whose log is that of the job."""
+    annotations = pod["metadata"].get("annotations") or {}
+    return annotations.get("batch.kubernetes.io/job-completion-index", "0") == "0"
+
+
+def _because(value: Object) -> str:
+    return ": ".join(filter(None, (value.get("reason"), value.get("message"))))
+
+
+def _stuck(pod: Object) -> str:
+    waiting = _container(pod).get("state", {}).get("waiting") or {}
+    return _because(waiting) if waiting.get("reason") in STUCK else ""
+
+
+def _states(job: Object, pods: list[Object]) -> dict[str, str]:
+    """What to say of a job and its pods."""
+    states = {f"pod {pod['metadata']['name']}": _state(pod) for pod in pods}
+    ends = [one for kind, one in _conditions(job).items() if kind in ("Complete", "Completed", "Failed")]
+    restarts = job.get("status", {}).get("restarts")
+    if restarts:
+        states["jobset"] = f"started again, {restarts} times by now"
+    for end in ends:
+        done = "failed" if end["type"] == "Failed" else "done"
+        states[f"job {job['metadata']['name']}"] = f"{done} ({_because(end)})" if _because(end) else done
+    return states
+
+
+def _state(pod: Object) -> str:
+    state, conditions = _container(pod).get("state", {}), _conditions(pod)
+    if ended := state.get("terminated"):
+        taken = conditions.get("DisruptionTarget")
+        why = f"; the machine was taken away ({_because(taken)})" if taken else ""
+        return f"ended with {ended.get('exitCode')}{why}"
+    if "running" in state:
+        return f"running on {pod.get('spec', {}).get('nodeName') or 'a node'}"
+    if waiting := state.get("waiting"):
+        return f"waiting ({_because(waiting)})"
+    phase = pod.get("status", {}).get("phase", "Pending").lower()
+    unscheduled = [
+        _because(one)
+        for one in pod.get("status", {}).get("conditions") or ()
+        if one["type"] == "PodScheduled" and one.get("status") == "False"
+    ]
+    reason = next(iter(unscheduled), "") or _because(pod.get("status", {}))
+    return f"{phase} ({reason})" if reason else phase
+
+
+def _status(job: Object, pods: list[Object]) -> int | None:
+    """The exit status of a job that has ended: of its command where it failed, 1 where that is not known."""
+    conditions = _conditions(job)
+    if {"Complete", "Completed"} & set(conditions):
+        return 0
+    if "Failed" not in conditions:
+        return None
+    ends = [_container(pod).get("state", {}).get("terminated") or {} for pod in pods]
+    codes = [end["exitCode"] for end in ends if end.get("exitCode")]
+    told = re.search(r"exit code (\d+)", conditions["Failed"].get("message") or "")
+    return codes[-1] if codes else int(told[1]) if told else 1

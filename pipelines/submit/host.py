@@ -1,0 +1,28 @@
+"""Starts `deeplab` on one of several hosts of a job of Vertex AI: python -m pipelines.submit.host train ...
+
+Vertex AI gives all hosts the same command, and CLUSTER_SPEC, from which each sees which one it is
+(docs.cloud.google.com/gemini-enterprise-agent-platform/machine-learning/training/distributed-training).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+
+def own(spec: str) -> list[str]:
+    """Flags of this host: how many there are, its number, and where the first one waits for the others.
+
+    Args:
+      spec: CLUSTER_SPEC, with the addresses of all hosts by pool, and pool and place of this one.
+    """
+    value = json.loads(spec)
+    places = [(pool, place) for pool in sorted(value["cluster"]) for place in range(len(value["cluster"][pool]))]
+    number = places.index((value["task"]["type"], int(value["task"]["index"])))
+    first = value["cluster"][places[0][0]][0]
+    return ["--hosts", str(len(places)), "--host-id", str(number), "--coordinator", first]
+
+
+if __name__ == "__main__":
+    os.execvp("deeplab", ["deeplab", *sys.argv[1:], *own(os.environ["CLUSTER_SPEC"])])

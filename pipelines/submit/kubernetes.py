@@ -1,0 +1,151 @@
+"""Jobs of Kubernetes: what they are made of.
+
+One host is a Job; several are a JobSet (jobset.sigs.k8s.io), whose hosts find each other by name, and which is started
+again as a whole where one of them ends.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.submit.options import Kubernetes
+from pipelines.submit.plan import Job, pairs
+
+GPU = "nvidia.com/gpu"
+CONTAINER = "deeplab"
+HOSTS = "host"
+"""Name of the replicated job of a JobSet, and part of its pods' names."""
+JOBSET = ("jobset.x-k8s.io", "v1alpha2", "jobsets")
+PORT = 8476
+"""Where the first of several hosts waits for the others."""
+RETRIES = 6
+"""Failures after which a job is given up; machines that are taken away are none."""
+TERMINATED = 143
+"""Exit status of a command that SIGTERM ended: it resumes."""
+USELESS = (1, 2)
+"""Exit statuses that come again however often the command is run: see `pipelines.cli`."""
+GRACE = 60
+"""Seconds from SIGTERM to SIGKILL. (GKE leaves 15 to pods on spot machines, whatever is asked for.)"""
+
+
+def manifest(options: Kubernetes, job: Job) -> dict[str, Any]:
+    """The Job, or the JobSet of several hosts, as it is sent."""
+    return _jobset(options, job) if job.hosts > 1 else _job(options, job)
+
+
+def _metadata(options: Kubernetes, job: Job) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": job.name, "labels": labels(options, job)}
+    return metadata | ({"namespace": options.namespace} if options.namespace else {})
+
+
+def labels(options: Kubernetes, job: Job) -> dict[str, str]:
+    """Of the job and its pods: those that were asked for, and what it is."""
+    return {"app.kubernetes.io/name": "deeplab", "deeplab-command": job.command} | pairs(options.labels)
+
+
+def _job(options: Kubernetes, job: Job) -> dict[str, Any]:
+    rules = [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        _on_status("Ignore", TERMINATED),
+        _on_status("FailJob", *USELESS),
+    ]
+    spec = {
+        "backoffLimit": RETRIES,
+        "podFailurePolicy": {"rules": rules},
+        "template": _template(options, job, job.words),
+    }
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": _metadata(options, job), "spec": spec}
+
+
+def _jobset(options: Kubernetes, job: Job) -> dict[str, Any]:
+    """A host that ends fails its Job, and with it the set, which then begins anew."""
+    rules = [
+        {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        _on_status("FailJob", TERMINATED),
+    ]
+    coordinator = f"{job.name}-{HOSTS}-0-0.{job.name}:{PORT}"
+    own = ("--hosts", str(job.hosts), "--host-id", "$(JOB_COMPLETION_INDEX)", "--coordinator", coordinator)
+    hosts = {
+        "completionMode": "Indexed",
+        "completions": job.hosts,
+        "parallelism": job.hosts,
+        "backoffLimit": 0,
+        "podFailurePolicy": {"rules": rules},
+        "template": _template(options, job, (*job.words, *own)),
+    }
+    spec = {
+        "network": {"enableDNSHostnames": True},
+        "failurePolicy": {
+            "maxRestarts": RETRIES,
+            "rules": [
+                {
+                    "name": "taken-away",
+                    "action": "RestartJobSetAndIgnoreMaxRestarts",
+                    "onJobFailureReasons": ["PodFailurePolicy"],
+                }
+            ],
+        },
+        "replicatedJobs": [{"name": HOSTS, "replicas": 1, "template": {"spec": hosts}}],
+    }
+    group, version, _ = JOBSET
+    return {"apiVersion": f"{group}/{version}", "kind": "JobSet", "metadata": _metadata(options, job), "spec": spec}
+
+
+def _on_status(action: str, *statuses: int) -> dict[str, Any]:
+    codes = {"containerName": CONTAINER, "operator": "In", "values": [*statuses]}
+    return {"action": action, "onExitCodes": codes}
+
+
+def _template(options: Kubernetes, job: Job, words: tuple[str, ...]) -> dict[str, Any]:
+    """The pods.
+
+    Args:
+      words: arguments of `deeplab`; what Kubernetes would replace in the user's own is kept from it.
+    """
+    arguments = [word.replace("$(", "$$(") for word in job.words] + [*words[len(job.words) :]]
+    container: dict[str, Any] = {"name": CONTAINER, "image": job.image, "args": arguments}
+    if options.env:
+        container["env"] = [{"name": name, "value": value} for name, value in pairs(options.env).items()]
+    if resources := _resources(options, job):
+        container["resources"] = resources
+    pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": GRACE}
+    if options.service_account:
+        pod["serviceAccountName"] = options.service_account
+    if selector := _selector(options, job):
+        pod["nodeSelector"] = selector
+    if tolerations := _tolerations(options, job):
+        pod["tolerations"] = tolerations
+    if job.gpus > 1:
+        # GPUs of one host exchange gradients through shared memory, of which a container has 64 MiB.
+        container["volumeMounts"] = [{"name": "shared-memory", "mountPath": "/dev/shm"}]
+        pod["volumes"] = [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}]
+    return {"metadata": {"labels": labels(options, job)}, "spec": pod | {"containers": [container]}}
+
+
+def _resources(options: Kubernetes, job: Job) -> dict[str, Any]:
+    requests = {"cpu": str(options.cpus)} if options.cpus else {}
+    requests |= {"memory": f"{options.memory}Gi"} if options.memory else {}
+    resources = {"requests": requests} if requests else {}
+    return resources | ({"limits": {GPU: str(job.gpus)}} if job.gpus else {})
+
+
+def _selector(options: Kubernetes, job: Job) -> dict[str, str]:
+    """Labels that a node must have: those given, or GKE's."""
+    machine = {"node.kubernetes.io/instance-type": job.machine_type} if job.machine_type else {}
+    if options.node_selector:
+        return machine | pairs(options.node_selector)
+    gpus = {"cloud.google.com/gke-accelerator": job.accelerator} if job.accelerator else {}
+    return machine | gpus | ({"cloud.google.com/gke-spot": "true"} if options.spot else {})
+
+
+def _tolerations(options: Kubernetes, job: Job) -> list[dict[str, str]]:
+    gpus = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}] if job.gpus else []
+    spot = {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+    return gpus + [spot] * options.spot
+
+
+def shown(options: Kubernetes, job: Job) -> str:
+    """The manifest as YAML, which `kubectl create -f -` takes."""
+    import yaml
+
+    return yaml.safe_dump(manifest(options, job), sort_keys=False)

@@ -1,0 +1,118 @@
+"""Run train, segment or tune-crf on machines with GPUs in the cloud.
+
+examples:
+  deeplab submit vertex --region europe-west4 --image IMAGE --machine-type g2-standard-8 --spot --follow -- \\
+      train --records gs://bucket/records --output gs://bucket/model --init-from gs://bucket/voc
+  deeplab submit kubernetes --image IMAGE --accelerator nvidia-l4:1 --service-account trainer --dry-run -- \\
+      segment --input gs://bucket/photos --model gs://bucket/model --output gs://bucket/masks
+  deeplab submit vertex --follow projects/my-project/locations/europe-west4/customJobs/123
+
+IMAGE is the trainer image of the Dockerfile in a registry. Behind -- stands the command as on one's own machine, with
+gs:// paths. What would fail an hour later is looked at first: the command's flags, its paths, records, model folder,
+the image's version, and whether the GPUs fit the machine and the region. All that is wrong is listed, nothing sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer.options import CheckedOptions, InputError, option
+
+COMMANDS = ("train", "segment", "tune-crf")
+"""What is run on GPUs; the other commands need none."""
+NEW = "the new job"
+"""What --follow without a value follows; no job can have this name."""
+
+
+@dataclass(frozen=True)
+class JobOptions(CheckedOptions):
+    """What a job needs, wherever it runs."""
+
+    command: tuple[str, ...] = option(
+        (), f"what is to run, with its flags: {', '.join(COMMANDS)}", behind=True, metavar="-- COMMAND ..."
+    )
+    image: str = option("", "trainer image, with its registry and tag", metavar="IMAGE")
+    machine_type: str = option("", "machine type of Google Cloud, such as g2-standard-8", metavar="TYPE")
+    accelerator: str = option(
+        "", "GPUs of each host, such as nvidia-l4:2; without the flag: as the machine type has", metavar="NAME[:N]"
+    )
+    count: int = option(1, "hosts; several train one model together", low=1)
+    spot: bool = option(False, "cheaper machines that may be taken away; a job started again resumes")
+    follow: str = option(
+        "",
+        "print states until the job has ended, whose status is this command's; JOB: come back to that one",
+        metavar="JOB",
+        bare=NEW,
+    )
+    dry_run: bool = option(False, "check all, print what would be sent, and send nothing")
+    name: str = option("", "name of the job; without the flag: one made of command and output", metavar="NAME")
+    service_account: str = option("", "account that the job runs as", metavar="NAME")
+    labels: tuple[str, ...] = option((), "labels of the job", metavar="KEY=VALUE")
+    env: tuple[str, ...] = option((), "environment of the command", metavar="KEY=VALUE")
+    unlisted: bool = option(
+        False, "take machine types, GPUs and regions that this version's table (docs/jobs.md) does not have"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.returns and self.command:
+            raise InputError(
+                f"--follow {self.follow} comes back to a job that was submitted; to follow the new one put --follow "
+                "without a value before another flag or --"
+            )
+        if not self.returns and not self.command:
+            raise InputError(f"nothing to run; put -- and one of {', '.join(COMMANDS)} with its flags at the end")
+
+    @property
+    def returns(self) -> bool:
+        """Whether a job is followed that was submitted before."""
+        return self.follow not in ("", NEW)
+
+
+@dataclass(frozen=True)
+class Vertex(JobOptions):
+    """Run it as a custom job on Vertex AI.
+
+    examples:
+      deeplab submit vertex --region europe-west4 --image IMAGE --machine-type g2-standard-8 --spot --follow -- \\
+          train --records gs://bucket/records --output gs://bucket/model
+      deeplab submit vertex --region us-central1 --image IMAGE --machine-type n1-standard-16 \\
+          --accelerator nvidia-tesla-t4:2 -- tune-crf --model gs://bucket/model --records gs://bucket/records
+      deeplab submit vertex --follow projects/my-project/locations/europe-west4/customJobs/123
+
+    Needs `pip install "deeplab-pipelines[vertex]"` and `gcloud auth application-default login`. Prints the job's
+    page and its states. Ctrl-C leaves the job running and prints how to come back to it.
+    """
+
+    region: str = option("", "region of Google Cloud, such as europe-west4; that of the buckets", metavar="REGION")
+    project: str = option("", "project of Google Cloud; without the flag: that of the credentials", metavar="PROJECT")
+
+
+@dataclass(frozen=True)
+class Kubernetes(JobOptions):
+    """Run it as a Job in a Kubernetes cluster, or a JobSet of several hosts.
+
+    examples:
+      deeplab submit kubernetes --image IMAGE --accelerator nvidia-l4:1 --service-account trainer --follow -- \\
+          train --records gs://bucket/records --output gs://bucket/model
+      deeplab submit kubernetes --image IMAGE --accelerator nvidia-l4:1 --dry-run -- \\
+          segment --input gs://bucket/photos --model gs://bucket/model --output gs://bucket/masks
+      deeplab submit kubernetes --namespace research --follow train-model-1a2b3c
+
+    Needs `pip install "deeplab-pipelines[kubernetes]"` and a cluster that kubectl reaches. --dry-run prints YAML for
+    `kubectl create -f -`. --follow prints the log too. Ctrl-C leaves the job running and prints how to come back.
+    """
+
+    namespace: str = option("", "namespace; without the flag: that of the context", metavar="NAME")
+    context: str = option("", "context of the kubeconfig; without the flag: the current one", metavar="NAME")
+    cpus: int = option(0, "CPU cores that each host asks for; 0: none", low=0)
+    memory: int = option(0, "GiB of memory that each host asks for; 0: none", low=0)
+    node_selector: tuple[str, ...] = option(
+        (), "labels of nodes, in place of GKE's for GPUs and spot machines", metavar="KEY=VALUE"
+    )
+
+
+VERBS = {"vertex": Vertex, "kubernetes": Kubernetes}
+"""Verb -> its options."""
+USAGE = "[OPTIONS] -- COMMAND ..."
+"""What stands behind a verb."""

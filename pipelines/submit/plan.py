@@ -1,0 +1,142 @@
+"""What is to run: the command behind `--`, read as that command reads it, and the machines it gets."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import re
+import secrets
+
+from pipelines import cli
+from pipelines.submit import accelerators
+from pipelines.submit.options import COMMANDS, JobOptions
+from trainer import storage
+from trainer.options import CheckedOptions, InputError
+
+OURS = ("hosts", "host_id", "coordinator")
+"""Flags of `train` that every host of a job is given another value of."""
+LONGEST_NAME = 40
+"""Kubernetes adds to the names of jobs, and names of hosts have at most 63 characters."""
+BEAM_FLAGS = ("--direct_num_workers", "--direct_running_mode")
+"""Those that say how a command uses the one machine it runs on."""
+EXTRAS = {"vertex": "google.cloud.aiplatform_v1", "kubernetes": "kubernetes"}
+"""Verb, which is the name of its extra too -> the module that it needs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A command, and where it is to run.
+
+    Attributes:
+      name: of the job.
+      image: of the container, whose entry point is `deeplab`.
+      words: arguments of that: the command and its flags.
+      options: the same, read by the command; None where it does not understand them.
+      machine_type: "" for any.
+      accelerator: name of the GPUs as GKE spells it, "" for none.
+      gpus: of every host.
+      hosts: machines that run the command together.
+    """
+
+    name: str
+    image: str
+    words: tuple[str, ...]
+    options: CheckedOptions | None
+    machine_type: str
+    accelerator: str
+    gpus: int
+    hosts: int
+
+    @property
+    def command(self) -> str:
+        return self.words[0]
+
+
+def missing_extra(options: JobOptions) -> list[str]:
+    """What is wrong where the client of a service is not installed, as sentences."""
+    verb = type(options).__name__.lower()
+    try:
+        found = importlib.util.find_spec(EXTRAS[verb])
+    except ModuleNotFoundError:  # not even the packages around it
+        found = None
+    cure = f'install it with `pip install "deeplab-pipelines[{verb}]"`'
+    return [] if found else [f"the client of {verb} is not installed; {cure}"]
+
+
+def pairs(words: tuple[str, ...]) -> dict[str, str]:
+    """KEY=VALUE words as a mapping."""
+    return {key: value for key, _, value in (word.partition("=") for word in words)}
+
+
+def read_command(words: tuple[str, ...]) -> tuple[CheckedOptions, list[str]]:
+    """The options of the command behind `--`, and what it would hand on to Beam.
+
+    Raises:
+      InputError: it is not understood.
+      SystemExit: it was asked for its help, which is printed.
+    """
+    if words[0] not in COMMANDS:
+        raise InputError(f"{words[0]} is no command for machines with GPUs; expected {', '.join(COMMANDS)}")
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            _, options, flags = cli.read([*words])
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        last = complaint.getvalue().strip().rpartition("\n")[2]
+        raise InputError(last.replace(": error:", ":", 1)) from None
+    except InputError as error:
+        raise InputError(f"deeplab {words[0]}: {error}") from None
+    return options, flags
+
+
+def machines(options: JobOptions) -> tuple[str, int]:
+    """Name and number of the GPUs of every host: those asked for, else those that the machine type has."""
+    if not options.accelerator:
+        return accelerators.of_machine(options.machine_type)
+    try:
+        name, number = accelerators.parse(options.accelerator)
+    except ValueError:
+        raise InputError(
+            f"--accelerator {options.accelerator}: expected NAME or NAME:N, such as nvidia-l4:2"
+        ) from None
+    has, as_many = accelerators.of_machine(options.machine_type)
+    return name, number or (as_many if has == name else 1)
+
+
+def job_name(options: JobOptions, command: CheckedOptions | None) -> str:
+    """--name, or one of command and output that no other job has: "train-model-1a2b3c"."""
+    if options.name:
+        return options.name
+    place = getattr(command, "output", None) or getattr(command, "model", "")
+    last = storage.real(place).rpartition("/")[2].removesuffix(".json")
+    words = re.sub(r"[^a-z0-9]+", "-", f"{options.command[0]}-{last}".lower())
+    return f"{words[: LONGEST_NAME - 7].strip('-')}-{secrets.token_hex(3)}"
+
+
+def plan(options: JobOptions) -> tuple[Job, list[str], list[str]]:
+    """The job, the flags of its command that are Beam's, and why something of it could not be read, as sentences."""
+    command, flags, problems = None, [], []
+    accelerator, gpus = "", 0
+    try:
+        command, flags = read_command(options.command)
+    except InputError as error:
+        problems.append(str(error))
+    try:
+        accelerator, gpus = machines(options)
+    except InputError as error:
+        problems.append(str(error))
+    job = Job(
+        name=job_name(options, command),
+        image=options.image,
+        words=options.command,
+        options=command,
+        machine_type=options.machine_type,
+        accelerator=accelerator,
+        gpus=gpus,
+        hosts=options.count,
+    )
+    return job, flags, problems

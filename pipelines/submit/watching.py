@@ -1,0 +1,97 @@
+"""What becomes of a job: what is said of it, each thing once, and what is done when nobody answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from trainer import storage
+from trainer.options import InputError
+
+AGAIN = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+"""Seconds before asking again, the last for all further times."""
+PATIENCE = 900.0
+"""Seconds without any answer after which a job is no longer followed."""
+
+
+class Refused(InputError):
+    """The service answers, and says no.
+
+    Attributes:
+      status: of its answer, as in HTTP.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Lost(storage.Unavailable):
+    """The service does not answer at present, or has no room.
+
+    Attributes:
+      retry: whether it may answer otherwise in a moment.
+    """
+
+    def __init__(self, message: str, retry: bool = True) -> None:
+        super().__init__(message)
+        self.retry = retry
+
+
+class Course:
+    """What was said of the parts of a job."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+
+    def changes(self, states: Mapping[str, str]) -> Iterator[str]:
+        """Lines on the parts of which something else is to be said than before."""
+        for part, state in states.items():
+            if state and self._said.get(part) != state:
+                self._said[part] = state
+                yield f"{part}: {state}"
+
+
+class Patience:
+    """How long a job is followed of which nothing is heard."""
+
+    def __init__(self) -> None:
+        self._since, self._tries = 0.0, 0
+
+    def heard(self) -> None:
+        """The service has answered."""
+        self._tries = 0
+
+    def wait(self, error: Lost) -> Iterator[str]:
+        """Says what happened, the first time, and waits a moment; raises `error` after `PATIENCE` seconds of it."""
+        now = time.monotonic()
+        if not self._tries:
+            self._since = now
+            yield f"{error}; asking again"
+        elif now - self._since > PATIENCE:
+            raise error
+        time.sleep(AGAIN[min(self._tries, len(AGAIN) - 1)])
+        self._tries += 1
+
+
+def send(create: Callable[[], str], taken: Callable[[], str]) -> str:
+    """The name of a job that `create` sends, not twice where an answer is lost.
+
+    Args:
+      create: sends the job; returns its name.
+      taken: name of the job of an earlier try, "" where there is none.
+    """
+    lost = False
+    for pause in (*AGAIN[:2], None):
+        try:
+            return (taken() if lost else "") or create()
+        except Lost as error:
+            if not error.retry:
+                raise Lost(f"{error}; nothing was submitted, run the same command again later") from None
+            if pause is None:
+                raise Lost(
+                    f"{error}; whether the job was created is not known: look before submitting again"
+                ) from None
+            lost = True
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")

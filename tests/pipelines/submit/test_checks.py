@@ -1,0 +1,146 @@
+"""What would fail an hour later is said before anything is sent, all of it at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines import __version__, cli
+from pipelines.submit import checks
+from pipelines.submit.plan import plan
+from tests.drawn.submitting import IMAGE, submit, upload_records
+from trainer import storage
+
+
+@pytest.fixture(scope="module")
+def place(bucket, tmp_path_factory):
+    """gs:// folder with records, two half-made sets of them, a model folder and a photo."""
+    place = f"{bucket}/submit"
+    upload_records(tmp_path_factory.mktemp("records"), f"{place}/records")
+    upload_records(tmp_path_factory.mktemp("cut"), f"{place}/cut")
+    storage.remove(f"{place}/cut/train-00001-of-00002.tfrecord")
+    storage.write(f"{place}/cut/val-00000-of-00001.tfrecord", b"short")
+    storage.write(f"{place}/model/model.json", b"{}")
+    storage.write(f"{place}/served/saved_model.pb", b"")
+    storage.write(f"{place}/photos/a.jpg", b"")
+    storage.write(f"{place}/voc/model.ckpt.index", b"")
+    return place
+
+
+def problems(verb: str, *flags: str, command: str) -> list[str]:
+    """What is wrong with a job."""
+    _, options, _ = cli.read(["submit", verb, "--image", IMAGE, *flags, "--", *command.split()])
+    job, beam, unread = plan(options)
+    return unread + checks.problems(options, job, beam)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train --records {0}/records --output {0}/new",
+        "train --records {0}/records --output {0}/new --init-from imagenet",
+        "train --records {0}/records --output {0}/new --init-from mobilenetv2_coco_voc_trainaug",
+        "train --records {0}/records --output {0}/new --init-from https://example.org/model.tar.gz",
+        "train --records {0}/records --output {0}/new --init-from {0}/voc/model.ckpt",
+        "segment --input {0}/photos --model {0}/model --output {0}/masks --direct_num_workers=4",
+        "segment --input {0}/photos/*.jpg --model {0}/served --output {0}/masks",
+        "tune-crf --model {0}/model --records {0}/records",
+    ],
+)
+def test_nothing_is_wrong_with_what_would_run(place, command):
+    assert problems("kubernetes", command=command.format(place)) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train --records {0}/cut --output {0}/new", "2 of 3 shards are missing or of another size than dataset.json"),
+        ("train --records {0}/photos --output {0}/new", "{0}/photos holds no records: dataset.json is missing"),
+        ("train --records {0}/records --output {0}/new --init-from {0}/lost", "--init-from {0}/lost does not exist"),
+        ("train --records {0}/records --output {0}/new --init-from s3://b/m", "s3:// is not supported"),
+        (
+            "train --records {0}/records --output {0}/new --epochs 0",
+            "deeplab train: --epochs must be 1 or more, got 0",
+        ),
+        ("train --records {0}/records", "deeplab train: the following arguments are required: --output"),
+        ("train --records {0}/records --output {0}/model", "{0}/model holds model.json, but no training to resume"),
+        ("prepare --input {0}/set --output {0}/new", "prepare is no command for machines with GPUs"),
+        ("segment --input {0}/lost --model {0}/model --output {0}/masks", "--input {0}/lost does not exist"),
+        ("segment --input {0}/x/*.jpg --model {0}/model --output {0}/masks", "--input {0}/x/*.jpg does not exist"),
+        ("segment --input {0}/photos --model {0}/photos --output {0}/masks", "{0}/photos holds no model: model.json"),
+        ("segment --input {0}/photos --model {0}/a.onnx --output {0}/masks", "{0}/a.onnx holds no model"),
+        (
+            "segment --input {0}/photos --model {0}/model --output {0}/m --runner=Spark",
+            "does not know --runner; of Beam",
+        ),
+        ("tune-crf --model {0}/served --records {0}/records", "{0}/served holds no model: model.json is missing"),
+        ("tune-crf --model {0}/model --records {0}/records --split test", "no split test; it has train, val"),
+        (
+            "train --records out --output {0}/new",
+            "--records out is a path of this machine, which the job's cannot see",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_command_is_said(place, command, said):
+    found = problems("kubernetes", command=command.format(place))
+    assert len(found) == 1 and said.format(place) in found[0]
+
+
+TRAIN = "train --records {0}/records --output {0}/new"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--image", ""], "--image is missing: the trainer image of the Dockerfile"),
+        (["--image", "https://ghcr.io/x"], "https:// is not supported"),
+        (["--image", "Trainer:1"], "--image Trainer:1 is no name of an image"),
+        (["--image", "host:5000/trainer:v0.1.0-cuda"], f"is of version 0.1.0, and this is {__version__}"),
+        (["--name", "Model_1"], "--name Model_1: expected at most 40 lower-case letters"),
+        (["--labels", "Team=a"], "--labels Team=a: expected KEY=VALUE of lower-case letters"),
+        (["--env", "1A=b"], "--env 1A=b: expected NAME=VALUE"),
+        (["--accelerator", "nvidia-l4:many"], "--accelerator nvidia-l4:many: expected NAME or NAME:N"),
+        (["--machine-type", "g2-standard-24", "--accelerator", "nvidia-l4"], ""),
+        (["--machine-type", "g2-standard-24"], ""),
+        (["--machine-type", "g2-standard-8", "--accelerator", "nvidia-l4:2"], "takes 1 of nvidia-l4, got 2"),
+        (["--machine-type", "g2-standard-8", "--accelerator", "nvidia-l4:2", "--unlisted"], ""),
+        (["--accelerator", "nvidia-l4:3"], "--batch-size 8 is shared by 3 GPUs; give a multiple of 3, at least 6"),
+        (["--accelerator", "nvidia-l4:8"], "--batch-size 8 is shared by 8 GPUs; give a multiple of 8, at least 16"),
+    ],
+)
+def test_what_is_wrong_with_the_machines_is_said(place, flags, said, capsys):
+    status = submit("kubernetes", *flags, "--dry-run", command=TRAIN.format(place).split())
+    told = capsys.readouterr().err
+    assert said in told and status == (2 if said else 0)
+
+
+def test_vertex_needs_machine_and_region_and_gpus_that_are_there(place):
+    assert [line.split(":")[0] for line in problems("vertex", command=TRAIN.format(place))] == [
+        "--machine-type is missing",
+        "--region is missing",
+    ]
+    (region,) = problems(
+        "vertex", *["--region", "us-west4", "--machine-type", "g2-standard-8"], command=TRAIN.format(place)
+    )
+    assert region.startswith("--region us-west4 has no nvidia-l4 for jobs of Vertex AI")
+
+
+def test_all_that_is_wrong_is_listed_and_nothing_is_sent(place, capsys):
+    flags = ["--image", "trainer:0.0.1", "--name", "X", "--accelerator", "nvidia-l5:1", "--count", "2"]
+    command = f"segment --input here --model {place}/lost --output {place}/masks --typo 1".split()
+    assert submit("kubernetes", *flags, command=command) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 7 and all(line.startswith("deeplab submit kubernetes: error: ") for line in lines)
+
+
+def test_a_version_that_no_tag_names_is_a_warning(place, capsys):
+    assert (
+        submit("kubernetes", "--image", "ghcr.io/me/trainer:latest", "--dry-run", command=TRAIN.format(place).split())
+        == 0
+    )
+    told = capsys.readouterr().err
+    assert f"its tag names no version; it has to hold {__version__}" in told and "no GPUs" in told
+
+
+def test_a_model_folder_with_files_of_others_alone_is_taken(place):
+    storage.write(f"{place}/notes/notes.txt", b"")
+    assert problems("kubernetes", command=f"train --records {place}/records --output {place}/notes") == []

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any, TextIO
 
 from pipelines import __version__
-from trainer import storage
+from trainer import leases, storage
 from trainer.accounts import UnbalancedError
 from trainer.options import CheckedOptions, InputError, parse, printable
 from trainer.startup import quiet_startup
@@ -118,7 +118,15 @@ def run(argv: list[str]) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     with quiet_startup():
         command = importlib.import_module(f"{COMMANDS[name]}.command")
-    return command.run(options, flags)
+    with leases.scope(lambda message: _stop(name, message), say):
+        return command.run(options, flags)
+
+
+def _stop(name: str, message: str) -> None:
+    """Ends this process from whatever thread, without waiting for what is at work in others."""
+    failure(f"deeplab {name}", f"{message}; run the same command again when that has ended", 2)
+    sys.stderr.flush()
+    os._exit(2)
 
 
 class _Shown:

@@ -17,7 +17,7 @@ from pipelines.prepare.workarea import Area, survey
 from pipelines.runner.flags import beam_options, located
 from pipelines.runner.remote import CANCELLED, take_up
 from pipelines.runner.run import run as run_job
-from trainer import storage
+from trainer import leases, storage
 from trainer.accounts import Accounts, merged, write_rejects
 from trainer.formats.dataset import DATASET_FILE, Dataset
 from trainer.formats.labels import Palette
@@ -33,6 +33,7 @@ def run(options: Options, flags: list[str]) -> int:
         return 0
     if storage.lies_in(source, folder) and storage.lies_in(folder, source):
         raise InputError(f"--output {options.output} is the input folder; give a folder of its own")
+    leases.hold(folder, "prepare")
     raw = scan(source, options.layout, options.val_fraction, options.group_by)
     palette, coding, reasons, is_fatal = recognise_labels(raw, options)
     options = replace(options, label_coding=coding)

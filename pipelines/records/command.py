@@ -17,7 +17,7 @@ from pipelines.records.reshard import reshard
 from pipelines.records.target import Target
 from pipelines.records.verify import verify
 from pipelines.runner.cores import cores
-from trainer import storage
+from trainer import leases, storage
 from trainer.accounts import EXAMPLES
 from trainer.formats import images
 from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
@@ -128,6 +128,7 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
 
 def run_export(options: Export, dataset: Dataset) -> int:
     """Prints how many records were written; the status is 1 when some could not be."""
+    leases.hold(options.output, "records export")
     with _bar("export", dataset) as bar, ThreadPoolExecutor(cores()) as pool:
         accounts = export(options, dataset, pool, bar.update)
     print(accounts.line())
@@ -140,6 +141,7 @@ def run_export(options: Export, dataset: Dataset) -> int:
 def run_repair(options: Repair, dataset: Dataset) -> int:
     """Prints what was damaged and what became of it; the status is 1 when something is left to be done."""
     folder = options.records
+    leases.hold(folder, "records repair")
     if repairs.has_begun(folder):
         with reading.undisturbed(folder):
             dataset = repairs.finish(folder)
@@ -175,6 +177,7 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
 
 def run_reshard(options: Reshard, dataset: Dataset) -> int:
     """Prints into how many shards the records went."""
+    leases.hold(options.output, "records reshard")
     with _bar("reshard", dataset) as bar, ThreadPoolExecutor(cores()) as pool, reading.undisturbed(options.output):
         new = reshard(options, dataset, pool, bar.update)
     records = sum(shard.records for shard in new.shards)

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import threading
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from pipelines.runner.progress import say
-from trainer import storage
+from trainer import leases, storage
 from trainer.options import InputError
 
 STATUS_WORKER_DIED = 70
@@ -54,7 +53,7 @@ def readable(error: Exception, title: str) -> InputError | storage.Unavailable:
 def let_death_be_told(error: Exception) -> None:
     """Waits, where a job failed because the connection to a worker broke, for the thread that tells how that ended.
 
-    It interrupts this one, see `stop_when_worker_dies`.
+    It ends the program, see `stop_when_worker_dies`.
     """
     if "Channel closed prematurely" in str(error):
         time.sleep(TELLING)
@@ -64,35 +63,40 @@ def let_death_be_told(error: Exception) -> None:
 def stop_when_worker_dies(out: TextIO, title: str, folder: str) -> Iterator[None]:
     """Ends the program when a worker process was killed (out of memory): Beam itself would wait for it for ever.
 
-    Beam says so only in one of its helper threads. Its non-daemon threads would also keep an interrupted program
-    alive, therefore both that and Ctrl-C end with `os._exit`. What had been published by then is whole and is kept.
+    Beam says so only in one of its helper threads, which ends the program there: where SIGINT is ignored, as in what
+    a script starts with `&`, no interrupt would reach the thread that waits. Beam's non-daemon threads would also keep
+    an interrupted program alive, therefore Ctrl-C ends with `os._exit` as well. What had been published by then is
+    whole and is kept.
     """
-    cause = []
     before = threading.excepthook
+    ending = threading.Lock()
+
+    def end(text: str, cure: str, status: int) -> None:
+        if not ending.acquire(blocking=False):  # in another thread, for another reason
+            return
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL + 1)  # what follows are its consequences
+        bar = "\n" * out.isatty()  # that may stand there without the end of its line
+        say(f"{bar}deeplab {title}: {text}; finished outputs are kept, {cure}", out)
+        sys.stdout.flush()
+        shutil.rmtree(folder, ignore_errors=True)
+        leases.release()
+        os._exit(status)
 
     def hook(args: threading.ExceptHookArgs) -> None:
         found = re.search(r"Worker subprocess exited with return code (-?\d+)", str(args.exc_value))
-        if not found:
-            if args.exc_type.__module__ != "grpc":  # connections to a dead or finished worker
-                before(args)
-        elif not cause:
-            cause.append(found.group(1))
-            logging.getLogger("apache_beam").setLevel(logging.CRITICAL + 1)  # what follows are its consequences
-            os.kill(os.getpid(), signal.SIGINT)
+        if found:
+            text = f"error: a worker process ended with status {found[1]} (137 or -9: killed, usually out of memory)"
+            cure = "run the command again, which resumes, and rejects the image if one is the cause"
+            end(text, cure, STATUS_WORKER_DIED)
+        elif args.exc_type.__module__ != "grpc":  # connections to a dead or finished worker
+            before(args)
 
     threading.excepthook = hook
     try:
         yield
     except KeyboardInterrupt:
-        if cause:
-            text = f"error: a worker process ended with status {cause[0]} (137 or -9: killed, usually out of memory)"
-            cure = "run the command again, which resumes, and rejects the image if one is the cause"
-        else:
-            text, cure = "interrupted", "run the same command again to resume"
-        say(f"deeplab {title}: {text}; finished outputs are kept, {cure}", out)
-        sys.stdout.flush()
-        shutil.rmtree(folder, ignore_errors=True)
-        os._exit(STATUS_WORKER_DIED if cause else STATUS_INTERRUPTED)
+        end("interrupted", "run the same command again to resume", STATUS_INTERRUPTED)
+        raise
     finally:
         threading.excepthook = before
 

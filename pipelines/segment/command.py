@@ -21,7 +21,7 @@ from pipelines.segment.mask import SegmentJob
 from pipelines.segment.options import Options
 from pipelines.segment.plan import Plan, crf_in_force, make_plan
 from pipelines.segment.tally import SegmentTally
-from trainer import storage
+from trainer import leases, storage
 from trainer.accounts import REJECTS_FILE
 from trainer.formats import exports
 from trainer.formats.cards import ModelCard
@@ -38,6 +38,7 @@ def run(options: Options, flags: list[str]) -> int:
     job, card = prepare(options, cores_per_process(beam))
     selection = load_selection(options.records, options.split, options.list)
     listing = planning.selected(collection.find(options.input, options.output), selection)
+    leases.hold(options.output, "segment")
     previous = planning.previous(options, job.fingerprint)
     job = replace(job, unstamped=planning.may_lack_stamps(previous))
     plan = make_plan(listing, options, workers(beam))

@@ -25,7 +25,7 @@ from pipelines.tune_crf.job import build
 from pipelines.tune_crf.options import MIN_IMAGES, Options
 from pipelines.tune_crf.samples import Sample
 from pipelines.tune_crf.scoring import Point, Scores, TuningJob
-from trainer import storage
+from trainer import leases, storage
 from trainer.accounts import Accounts, merged, write_rejects
 from trainer.formats.cards import load_card, weights_digest
 from trainer.formats.dataset import Dataset, load_dataset
@@ -49,6 +49,7 @@ def run(options: Options, flags: list[str]) -> int:
     if take_up(beam, options, output(options, ".tuning"), "tune-crf", needs_result=True) == CANCELLED:
         return 0
     job, dataset = prepare(options, beam)
+    leases.hold(job.work, "tune-crf")
     usable, accounts = choose(options, job, dataset)
     tuning, accounts = tune(options, job, dataset, usable, accounts, beam)
     print(page.text(tuning, output(options, ".json")))

@@ -150,8 +150,10 @@ def exchange(path: str, before: bytes | None, after: bytes | None) -> bool:
         if after is None:
             os.remove(path)
         else:
-            with replaced(path) as file:
+            # In place, so that a process that is killed leaves nothing else. Without a lock, one alone can make it.
+            with open(path, "xb" if current is None else "r+b") as file:
                 file.write(after)
+                file.truncate()
     return True
 
 

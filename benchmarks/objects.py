@@ -1,0 +1,199 @@
+"""A small Cloud Storage in memory, for tests and measurements: with conditions on generations, a delay, and faults.
+
+python benchmarks/objects.py 9023 0.05      # STORAGE_EMULATOR_HOST=http://127.0.0.1:9023, 50 ms for every request
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import google_crc32c
+
+PAGE = 1000
+"""Objects in an answer to a listing."""
+OBJECT = re.compile(r"(?:/download)?/storage/v1/b/(?P<bucket>[^/]+)/o/(?P<name>[^/]+)")
+LISTING = re.compile(r"/storage/v1/b/(?P<bucket>[^/]+)/o")
+UPLOAD = re.compile(r"(?:/resumable)?/upload/storage/v1/b/(?P<bucket>[^/]+)/o")
+
+
+class Objects(ThreadingHTTPServer):
+    """The objects of all buckets, served over HTTP.
+
+    Attributes:
+      delay: seconds that every request takes at least.
+      fault: gets the number of a request from 1, its method and its address, and returns the status of an answer that
+        takes the place of the true one, or None.
+      requests: method and address of all requests so far.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, port: int = 0, delay: float = 0.0, fault: Callable[[int, str, str], int | None] | None = None):
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.delay, self.fault = delay, fault
+        self.requests: list[tuple[str, str]] = []
+        self.contents: dict[tuple[str, str], tuple[bytes, int]] = {}
+        self.uploads: dict[str, tuple[str, str | None, bytearray]] = {}
+        self.lock = threading.Lock()
+        self.generations = itertools.count(1)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def store(self, key: tuple[str, str], data: bytes, condition: str | None) -> dict[str, str] | None:
+        """What is to be told of the new object; None where the condition on its generation does not hold."""
+        with self.lock:
+            if not self.holds(key, condition):
+                return None
+            self.contents[key] = (data, next(self.generations))
+            return self.described(key)
+
+    def holds(self, key: tuple[str, str], condition: str | None) -> bool:
+        return condition is None or int(condition) == self.contents.get(key, (b"", 0))[1]
+
+    def described(self, key: tuple[str, str]) -> dict[str, str]:
+        data, generation = self.contents[key]
+        about = {"bucket": key[0], "name": key[1], "size": str(len(data)), "generation": str(generation)}
+        return about | {"crc32c": checksum(data)}
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: clients that are killed cut their connections."""
+
+
+def checksum(data: bytes) -> str:
+    return base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Objects
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        with self.server.lock:
+            self.server.requests.append((self.command, self.path))
+            number = len(self.server.requests)
+        time.sleep(self.server.delay)
+        if self.server.fault and (status := self.server.fault(number, self.command, self.path)):
+            self._answer(status)
+            return
+        url = urlsplit(self.path)
+        query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
+        if found := OBJECT.fullmatch(url.path):
+            self._object((found["bucket"], unquote(found["name"])), query)
+        elif found := UPLOAD.fullmatch(url.path):
+            self._upload(found["bucket"], query, body)
+        elif found := LISTING.fullmatch(url.path):
+            self._list(found["bucket"], query)
+        else:
+            self._answer(404)
+
+    do_GET = do_POST = do_PUT = do_DELETE = _serve
+
+    def _answer(self, status: int, content: object = None, data: bytes = b"", **headers: str) -> None:
+        data = data or json.dumps(content or {}).encode()
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _object(self, key: tuple[str, str], query: dict[str, str]) -> None:
+        with self.server.lock:
+            data, generation = self.server.contents.get(key, (None, 0))
+            if data is None or not self.server.holds(key, query.get("ifGenerationMatch")):
+                status = 404 if data is None else 412
+            elif self.command == "DELETE":
+                del self.server.contents[key]
+                status = 204
+            else:
+                status = 200
+        if status == 200 and query.get("alt") == "media":
+            headers = {"X_Goog_Hash": f"crc32c={checksum(data)}", "X_Goog_Generation": str(generation)}
+            self.send_response(200)
+            for name, value in {"Content-Length": str(len(data)), **headers}.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            self.wfile.write(data)
+        elif status == 204:
+            self.send_response(204)
+            self.end_headers()
+        else:
+            self._answer(status, self.server.described(key) if status == 200 else None)
+
+    def _upload(self, bucket: str, query: dict[str, str], body: bytes) -> None:
+        if "upload_id" in query:
+            name, condition, whole = self.server.uploads[query["upload_id"]]
+            whole += body
+            _, _, place = self.headers["Content-Range"].partition(" ")
+            if place.endswith("/*") or int(place.rpartition("/")[2]) > len(whole):
+                self._answer(308, Range=f"bytes=0-{len(whole) - 1}")
+                return
+            self._stored((bucket, name), bytes(whole), condition)
+        elif query["uploadType"] == "resumable":
+            name = str(json.loads(body or b"{}").get("name") or query.get("name"))
+            number = str(next(self.server.generations))
+            self.server.uploads[number] = (name, query.get("ifGenerationMatch"), bytearray())
+            place = f"{self.server.address}/upload/storage/v1/b/{bucket}/o?upload_id={number}"
+            self._answer(200, Location=place)
+        else:
+            edge = b"--" + self.headers["Content-Type"].partition("boundary=")[2].strip('"').encode()
+            about, data = (part.partition(b"\r\n\r\n")[2][:-2] for part in body.split(edge)[1:3])
+            self._stored((bucket, json.loads(about)["name"]), data, query.get("ifGenerationMatch"))
+
+    def _stored(self, key: tuple[str, str], data: bytes, condition: str | None) -> None:
+        about = self.server.store(key, data, condition)
+        self._answer(200 if about else 412, about)
+
+    def _list(self, bucket: str, query: dict[str, str]) -> None:
+        prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
+        after, limit = query.get("pageToken", ""), int(query.get("maxResults") or PAGE)
+        items, prefixes, last, token = [], [], "", None
+        with self.server.lock:
+            names = sorted(name for of, name in self.server.contents if of == bucket and name.startswith(prefix))
+            for name in names:
+                folder, slash, _ = name[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
+                row = prefix + folder + slash if slash else name
+                if row <= after or (prefixes and prefixes[-1] == row):
+                    continue
+                if len(items) + len(prefixes) == limit:
+                    token = last
+                    break
+                last = row
+                if slash:
+                    prefixes.append(row)
+                else:
+                    items.append(self.server.described((bucket, name)))
+        self._answer(200, {"items": items, "prefixes": prefixes} | ({"nextPageToken": token} if token else {}))
+
+
+@contextlib.contextmanager
+def served(delay: float = 0.0, fault: Callable[[int, str, str], int | None] | None = None) -> Iterator[Objects]:
+    """The server in threads of this process, while the block runs."""
+    server = Objects(delay=delay, fault=fault)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+if __name__ == "__main__":
+    Objects(int(sys.argv[1]), float(sys.argv[2])).serve_forever()

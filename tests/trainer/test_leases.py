@@ -1,0 +1,158 @@
+"""One job at a time in a folder: the second is refused, and a dead one has lost its place."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from trainer import leases, storage
+from trainer.options import InputError
+
+HELD = "import sys, time\nfrom trainer import leases\nleases.hold(sys.argv[1], 'prepare')\nprint('held', flush=True)\n"
+
+
+@pytest.fixture(params=["local", "gs"])
+def folder(request, tmp_path):
+    if request.param == "local":
+        return str(tmp_path / "deep/out")
+    return request.getfixturevalue("bucket") + f"/{tmp_path.name}"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(leases, "BEAT", 0.05)
+    monkeypatch.setattr(leases, "PATIENCE", 0.5)
+    monkeypatch.setattr(leases, "GLANCE", 0.02)
+
+
+@pytest.fixture
+def told():
+    """What is told and lost while the test runs."""
+    said: list[str] = []
+    with leases.scope(said.append, said.append):
+        yield said
+
+
+@pytest.fixture
+def other(folder):
+    """A process that holds the folder."""
+    child = subprocess.Popen([sys.executable, "-c", HELD + "time.sleep(60)", folder], stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"held\n"
+    yield child
+    child.kill()
+    child.wait()
+
+
+def place(folder: str) -> str:
+    return storage.join(folder, leases.FILE)
+
+
+def from_elsewhere(folder: str, **changes: str) -> dict[str, str]:
+    """Makes the lease that of a job on another machine; what it says."""
+    note = json.loads(storage.read(place(folder))) | {"machine": "another", "host": "far", "job": "other"} | changes
+    storage.write(place(folder), json.dumps(note).encode())
+    return note
+
+
+def test_the_second_is_told_who_writes_and_the_killed_one_has_lost_its_place_at_once(folder, other, told):
+    with pytest.raises(InputError, match=r"out|seg") as refused:
+        leases.hold(folder, "segment")
+    for part in ("is written by `deeplab prepare` of ", f"(process {other.pid}, since 20", "; wait for it to end"):
+        assert part in str(refused.value)
+    other.send_signal(signal.SIGSTOP)  # it is silent, but it is there
+    with pytest.raises(InputError):
+        leases.hold(folder, "segment")
+    os.kill(other.pid, signal.SIGKILL)
+    other.wait()
+    leases.hold(folder, "segment")
+    assert told == []
+
+
+def test_nothing_is_left_at_the_end_nor_where_it_was_refused(tmp_path):
+    with leases.scope(print, print):
+        leases.hold(str(tmp_path / "a/b"), "prepare")
+        assert (tmp_path / "a/b" / leases.FILE).exists()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/b cannot be written to: Not a directory"):
+        leases.hold(str(tmp_path / "file/b"), "prepare")
+    (tmp_path / "there").mkdir()
+    with leases.scope(print, print):
+        leases.hold(str(tmp_path / "there"), "prepare")
+        (tmp_path / "there/shard").touch()
+    assert os.listdir(tmp_path / "there") == ["shard"]
+
+
+def test_a_job_of_another_machine_is_refused_at_its_next_sign_of_life(folder, told):
+    with leases.scope(print, print):
+        leases.hold(folder, "prepare")
+    storage.write(place(folder), b"{}")
+    note = from_elsewhere(folder, command="prepare", user="me", process="7-1", since="2026")
+    alive = threading.Timer(0.2, lambda: storage.write(place(folder), json.dumps(note | {"beat": "2"}).encode()))
+    alive.start()
+    with pytest.raises(InputError, match=r"`deeplab prepare` of me on far \(process 7, since 2026\)"):
+        leases.hold(folder, "segment")
+    alive.join()
+    assert len(told) == 1 and "waiting 0 seconds for a sign of life" in told[0]
+
+
+@pytest.mark.parametrize("content", [None, b""], ids=["dead", "damaged"])
+def test_a_job_of_another_machine_without_a_sign_of_life_has_lost_its_place(folder, content, told):
+    storage.write(place(folder), b"{}")
+    from_elsewhere(folder)
+    if content is not None:
+        storage.write(place(folder), content)
+    leases.hold(folder, "segment")
+    assert json.loads(storage.read(place(folder)))["command"] == "segment"
+
+
+def wait_for(condition) -> None:
+    for _ in range(200):
+        if condition():
+            return
+        threading.Event().wait(0.02)
+    raise AssertionError("it did not come")
+
+
+def test_signs_of_life_are_given_and_a_removed_lease_comes_back(folder, told):
+    leases.hold(folder, "prepare")
+    before = storage.read(place(folder))
+    wait_for(lambda: storage.read(place(folder)) != before)
+    storage.remove(place(folder))
+    wait_for(lambda: storage.exists(place(folder)))
+    assert told == []
+
+
+def test_a_job_that_was_not_heard_of_is_told_that_its_place_is_taken(folder, told):
+    leases.hold(folder, "prepare")
+    from_elsewhere(folder, command="segment")
+    wait_for(lambda: told)
+    assert "is written by `deeplab segment` of" in told[0] and "it has taken the place of this job" in told[0]
+    leases.release()
+    assert json.loads(storage.read(place(folder)))["host"] == "far"
+
+
+def test_of_many_that_find_a_dead_job_one_takes_its_place(folder, told):
+    storage.write(place(folder), b"{}")
+    from_elsewhere(folder, machine=leases.processes.machine(), process="999999-1")
+    outcomes = []
+
+    def take() -> None:
+        try:
+            leases.hold(folder, "segment")
+            outcomes.append("held")
+        except InputError:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["held"] + ["refused"] * 7 or folder.startswith("gs://")  # the emulator lets all

@@ -239,7 +239,7 @@ def test_all_words_behind_two_hyphens_are_kept_as_they_are(capsys):
         command=words, place="x"
     )
     assert parse(SendOptions, [], prog="send", text=TEXT)[0].command == ()
-    assert "usage: send [OPTIONS] -- COMMAND ..." in help_of(SendOptions, capsys)
+    assert "usage: draw [OPTIONS] -- COMMAND ..." in help_of(SendOptions, capsys)
     assert "| `-- COMMAND ...` |  |  | what is to run |" in markdown(SendOptions)
 
 

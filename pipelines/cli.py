@@ -203,8 +203,12 @@ def _main(argv: list[str]) -> int:
         return failure(title, error, 75)
     except BrokenPipeError:
         raise
-    except (InputError, OSError) as error:
+    except InputError as error:
         return failure(title, error, 2)
+    except OSError as error:
+        place = error.filename2 or error.filename  # of a new name, that is
+        is_told = place is not None and error.strerror
+        return failure(title, f"{place}: {error.strerror}; mend that, and run it again" if is_told else error, 2)
 
 
 def failure(title: str, error: object, status: int) -> int:

@@ -103,6 +103,8 @@ def meaning(error: Exception, path: str, writing: bool) -> tuple[bool, Exception
     if remote and error.filename != path:
         # Not the object, but what it takes to reach it: a file of credentials, the folder for downloads.
         return False, InputError(f"{path} cannot be reached: {error}; mend that first")
+    if error.filename is None:  # as of what is written to an open file
+        error.filename = path
     return False, error
 
 

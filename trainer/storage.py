@@ -104,6 +104,12 @@ def check_folder(path: str) -> None:
         raise InputError(f"{path} cannot be written to: {place} is no folder; give another one, or move that away")
 
 
+def check_file(path: str) -> None:
+    """Raises InputError where there can be no file `path` to write, because it is a folder."""
+    if not is_remote(path) and os.path.isdir(path):
+        raise InputError(f"{path} is a folder, where a file is to be written; move it away, or give another --output")
+
+
 def read(path: str) -> bytes:
     """The whole file, of which Cloud Storage's checksum is verified."""
     if is_remote(path):

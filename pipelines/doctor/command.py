@@ -85,6 +85,8 @@ def check_folder(options: Options) -> dict[str, str]:
     if storage.is_dir(options.input) and storage.lies_in(folder, options.input):
         raise InputError(f"--output {folder} lies in the set that is looked at; give a folder of its own")
     path = storage.join(folder, REPORT_FILE)
+    for name in (REPORT_FILE, PAGE_FILE, OWN, findings.MANIFEST):
+        storage.check_file(storage.join(folder, name))
     try:
         report = json.loads(storage.read(path)) if storage.exists(path) else {}
     except (ValueError, OSError):

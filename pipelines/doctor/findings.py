@@ -105,8 +105,9 @@ def _finding(kind: str, grade: str, seen: Seen, plan: Plan, of: int, text: str, 
     subjects = plan.subjects
 
     def example(number: int, detail: str) -> Example:
-        path = subjects[number].image if kind in _IMAGE_KINDS else subjects[number].label
-        return Example(number, path, detail)
+        image, label = subjects[number].image, subjects[number].label
+        is_image = kind in _IMAGE_KINDS or detail.startswith(("the image ", f"{image} "))
+        return Example(number, image if is_image else label, detail)
 
     examples = tuple(example(number, detail) for number, detail in seen.examples[:SHOWN])
     return Finding(kind, grade, seen.count, of, unit, text, cure, examples)

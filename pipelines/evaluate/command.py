@@ -116,6 +116,8 @@ def check_folders(options: Options) -> None:
     reports = [storage.real(storage.join(options.output, name)) for name in (REPORT_FILE, PAGE_FILE, REJECTS_FILE)]
     if options.list and storage.real(options.list) in reports:
         raise InputError(f"--list {options.list} would be replaced by what is written; give another --output")
+    for path in (storage.join(options.output, name) for name in (REPORT_FILE, PAGE_FILE, REJECTS_FILE)):
+        storage.check_file(path)
     if options.overwrite or is_ours(options.output):
         return
     for name in (REPORT_FILE, PAGE_FILE, REJECTS_FILE):

@@ -10,7 +10,7 @@ import numpy as np
 from pipelines.masks.stamps import read_stamp
 from pipelines.scores.trimap import band_confusions
 from trainer import storage
-from trainer.formats.codings import decode_ids, decode_mask
+from trainer.formats.codings import decode_ids, decode_mask, is_mask, mask_cure
 from trainer.formats.images import ImageError, decode_label
 from trainer.formats.labels import LabelError, Palette
 from trainer.options import InputError
@@ -113,8 +113,9 @@ class Sources:
             raise Unusable(path, f"the mask is {w}x{h} pixels, its label {label_w}x{label_h}")
         open_pixels = int(((mask == palette.ignore_id) & (label != palette.ignore_id)).sum())
         if open_pixels:
+            cure = f"; {mask_cure(palette)}" if palette.num_classes <= 2 and is_mask(np.unique(mask), palette) else ""
             raise Unusable(
-                path, f"no class (id {palette.ignore_id}) in {open_pixels} pixels that have one in the label"
+                path, f"no class (id {palette.ignore_id}) in {open_pixels} pixels that have one in the label{cure}"
             )
         return mask
 

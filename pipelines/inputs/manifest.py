@@ -90,8 +90,9 @@ def _look_up(paths: Iterable[str]) -> dict[str, File]:
     existing = {path: file for path in paths - remote if (file := _local(path))}
     # Locally, whoever writes accents in another way; a folder may be the root of a disk, and is not walked.
     for folder in sorted({posixpath.dirname(path) for path in paths - remote - existing.keys() if not path.isascii()}):
-        listed = storage.glob(storage.join(folder, "*"))
-        existing |= _found(paths - existing.keys(), {storage.join(folder, file.relative): file for file in listed})
+        with contextlib.suppress(OSError):  # a name that is too long
+            listed = storage.glob(storage.join(folder, "*"))
+            existing |= _found(paths - existing.keys(), {storage.join(folder, file.relative): file for file in listed})
     for folder in _tops(remote):
         with contextlib.suppress(OSError):  # there is no such folder
             listed = {storage.join(folder, file.relative): file for file in storage.files(folder)}

@@ -18,7 +18,7 @@ from pipelines.runner.flags import beam_options, located
 from pipelines.runner.remote import CANCELLED, take_up
 from pipelines.runner.run import run as run_job
 from trainer import leases, storage
-from trainer.accounts import Accounts, merged, write_rejects
+from trainer.accounts import REJECTS_FILE, Accounts, merged, write_rejects
 from trainer.formats.dataset import DATASET_FILE, Dataset
 from trainer.formats.labels import Palette
 from trainer.options import InputError, printable
@@ -85,6 +85,8 @@ def recognise_labels(raw: RawSet, options: Options) -> tuple[Palette, str, tuple
 
 def refuse_strangers(area: Area, plan: Plan, raw: RawSet, options: Options) -> None:
     """Raises InputError where files would be replaced that are not this program's, or that it reads."""
+    for name in (DATASET_FILE, REJECTS_FILE, *(shard.spec.name for shard in plan.shards)):
+        storage.check_file(storage.join(area.folder, name))
     strangers = output.strangers(area, plan)
     inputs = {options.input, options.palette, *(path for pair in raw.pairs for path in (pair.image, pair.label))}
     for path in strangers:

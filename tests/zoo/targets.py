@@ -253,7 +253,7 @@ def tunings() -> list[bytes]:
 def read_tuning(data: bytes, folder: Path) -> None:
     (folder / "crf.json").write_bytes(data)
     found = tuning.load(str(folder))
-    f"{found.losers} {found.scored} {found.model_digest.encode()}"
+    f"{found.losers} {found.scored} {len(found.model_digest)}"
     if found.options:
         found.options.words(list(found.per_class)), found.options.to_json(list(found.per_class))
     json.dumps(found.to_json()).encode()

@@ -50,6 +50,9 @@ def decode_mask(data: bytes, palette: Palette, max_pixels: int = MAX_PIXELS, cod
     """The same for a mask, which holds class ids or colours, whatever the raw set's own ids (`source_ids`) were."""
     label = read_label(data, max_pixels)
     if label.codes.ndim == 2 and label.colormap is None:
+        ignored = palette.ignore_id
+        if ignored in label.used and dict(palette.source_ids).get(ignored, ignored) != ignored:
+            return palette.to_ids(label.codes)  # a class has the number that else is no class, as in labels
         return palette.check_ids(label.codes)
     return to_ids(label, replace(palette, source_ids=()), coding)
 
@@ -111,6 +114,11 @@ def two_readings(label: Label, palette: Palette) -> str | None:
     by_color, cure = _color_ids(seen, palette), CURE
     if by_color is None:
         by_color, cure = _grey_ids(seen, palette), _GREY_CURE
+    if by_color is None:  # one colour too many does not make indices of what else are the palette's colours
+        known = [color in color_meanings(palette) for color in seen]
+        if 2 * sum(known) > len(known):
+            places, seen = places[known], [color for color in seen if color in color_meanings(palette)]
+            by_color, cure = _color_ids(seen, palette), CURE
     if by_id is None or by_color is None or (by_id[places] == by_color).all():
         return None
     first = int(np.flatnonzero(by_id[places] != by_color)[0])

@@ -36,6 +36,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 PADDING = 128
 """What stands outside an image: the middle of the range, which the network scales to nearly 0, as zero padding."""
 
+FILLERS = (b"\0", b"\x55")
+"""Codes of pixels: those of one of the two are not of grey, whatever the tables."""
+NEARLY_GREY = 3
+"""How far the last pixel of a JPEG without its last pixels may be from grey, through the colours before it."""
+
 _TIFF_DEPTH, _TIFF_MEANING = 258, 262  # tags: bits a sample, and whether 0 is black, white or a colour
 _UPRIGHT = {
     2: lambda pixels: cv2.flip(pixels, 1),
@@ -105,7 +110,22 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, np.ndarra
         found = dataclasses.replace(found, end=headers.jpeg_end(data))
     with pillow_errors(f"damaged or truncated {found.format.upper()}"):
         pixels = _pillow_image(_load(data, found))
+    if found.format == "jpeg":
+        _check_whole(data, found, pixels)
     return found, upright(pixels, found.orientation)
+
+
+def _check_whole(data: bytes, found: Header, pixels: np.ndarray) -> None:
+    """Raises ImageError for a JPEG whose coded pixels end early, though the marker of its end stands behind them.
+
+    Decoders fill what is missing with grey, and tell nobody. Bytes put before that marker mean nothing to a whole
+    image, but are read as pixels where some are missing.
+    """
+    may_lack = not found.is_sequential or abs(int(pixels[-1, -1].mean()) - 128) <= NEARLY_GREY
+    for filler in FILLERS if found.is_common and may_lack else ():
+        longer = data[: found.end - 2] + filler * 64 + data[found.end - 2 : found.end]
+        if (_pillow_image(_load(longer, found)) != pixels).any():
+            raise ImageError("damaged or truncated JPEG: its coded pixels end early, before the marker of its end")
 
 
 @dataclasses.dataclass(frozen=True)

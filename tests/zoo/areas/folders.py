@@ -1,0 +1,370 @@
+"""Folders and links: what is missing, what may not be read, what leads elsewhere, and where outputs lie."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from tests.zoo.engine import Area, Case
+from tests.zoo.worlds import LABEL, both, file, gone, link, model, pair
+
+PREPARE = "prepare --input @/set --output @/out"
+SEGMENT = "segment --input @/set/images --model @/model --output @/out"
+EVALUATE = "evaluate --labels @/set/labels --masks @/masks --palette @/set/palette.json --output @/out"
+
+
+def fifo(name: str):
+    return lambda world: os.mkfifo(world / name)
+
+
+def sock(world: Path) -> None:
+    """A socket; its path must be short, so that it is made by its name alone."""
+    here = os.getcwd()
+    os.chdir(world / "set/images/train")
+    try:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind("s.png")
+    finally:
+        os.chdir(here)
+
+
+def folder(name: str):
+    return lambda world: (world / name).mkdir(parents=True)
+
+
+BROKEN_LINK = both(link("set/images/train/l.png", "@/nowhere"), file("set/labels/train/l.png", LABEL))
+CASES = (
+    Case("a set that is not there", "prepare --input @/no --output @/out", says=("no not found", "expected a folder")),
+    Case(
+        "a set that is a file",
+        "prepare --input @/set/palette.json --output @/out",
+        says=("is a file; expected a folder",),
+    ),
+    Case("an empty set", "prepare --input @/empty --output @/out", make=folder("empty"), says=("it is empty",)),
+    Case(
+        "a set one folder further down",
+        "prepare --input @/above --output @/out",
+        make=lambda world: (world / "above").mkdir() or (world / "set").rename(world / "above/set"),
+        says=("looks like camvid: give that as --input",),
+    ),
+    Case("the output is the input", "prepare --input @/set --output @/set", says=("is the input folder",)),
+    Case(
+        "the output is the input, through a link",
+        "prepare --input @/set --output @/l",
+        make=link("l", "@/set"),
+        says=("is the input folder",),
+    ),
+    Case("the output is a file", "prepare --input @/set --output @/f", make=file("f", b"x"), says=("f is no folder",)),
+    Case(
+        "the output lies below a file",
+        "prepare --input @/set --output @/f/a/b",
+        make=file("f", b"x"),
+        says=("f is no folder",),
+    ),
+    Case(
+        "the output is a link that leads nowhere",
+        "prepare --input @/set --output @/l",
+        make=link("l", "@/none"),
+        says=("l is no folder",),
+    ),
+    Case("the output is empty", "prepare --input @/set --output=", says=("--output must not be empty",)),
+    Case(
+        "the output is in another storage", "prepare --input @/set --output s3://b/x", says=("s3:// is not supported",)
+    ),
+    Case(
+        "a file of others where a shard shall be",
+        PREPARE,
+        make=file("out/train-00000-of-00001.tfrecord", b"mine"),
+        says=("train-00000-of-00001.tfrecord would be replaced and was not written by this command",),
+    ),
+    Case(
+        "a file of others called dataset.json",
+        PREPARE,
+        make=file("out/dataset.json", b"{}"),
+        says=("dataset.json would be replaced",),
+    ),
+    Case(
+        "a file of others called rejects.jsonl",
+        PREPARE,
+        make=file("out/rejects.jsonl", b"mine\n"),
+        says=("rejects.jsonl would be replaced",),
+    ),
+    Case(
+        "files of others beside the records, whatever they are called",
+        PREPARE,
+        status=0,
+        make=both(
+            file("out/notes.txt", b"x"),
+            file("out/shards/plan-x.jsonl", b"x"),
+            file("out/test-00000-of-00001.tfrecord", b"x"),
+            file("out/.dataset.json.0123abcd.tmpx", b"x"),
+            file("out/shards/a.started.bak", b"x"),
+        ),
+        keeps=(
+            "out/notes.txt",
+            "out/shards/plan-x.jsonl",
+            "out/test-00000-of-00001.tfrecord",
+            "out/.dataset.json.0123abcd.tmpx",
+            "out/shards/a.started.bak",
+        ),
+    ),
+    Case(
+        "a folder where dataset.json shall be",
+        PREPARE,
+        make=folder("out/dataset.json"),
+        says=("dataset.json is a folder, where a file is to be written",),
+    ),
+    Case(
+        "a folder where a shard shall be",
+        PREPARE,
+        make=folder("out/train-00000-of-00001.tfrecord"),
+        says=("train-00000-of-00001.tfrecord is a folder",),
+    ),
+    Case(
+        "a file where the work area shall be",
+        PREPARE,
+        make=file("out/shards", b"mine"),
+        says=("out/shards",),
+    ),
+    Case(
+        "links to images",
+        PREPARE,
+        status=0,
+        make=both(link("set/images/train/l.png", "@/set/images/train/g0.png"), file("set/labels/train/l.png", LABEL)),
+        says=("6 records = 6 written",),
+    ),
+    Case(
+        "a link that leads nowhere",
+        f"{PREPARE} --max-reject-rate 1",
+        status=0,
+        make=BROKEN_LINK,
+        rejects={"l.png": "cannot be read"},
+    ),
+    Case(
+        "the same, to be segmented",
+        f"{SEGMENT} --max-reject-rate 1",
+        status=0,
+        make=BROKEN_LINK,
+        rejects={"l.png": "file not found"},
+    ),
+    Case(
+        "a link to itself",
+        f"{PREPARE} --max-reject-rate 1",
+        status=0,
+        make=both(link("set/images/train/l.png", "l.png"), file("set/labels/train/l.png", LABEL)),
+        rejects={"l.png": "cannot be read"},
+    ),
+    Case(
+        "a link to the folder above",
+        PREPARE,
+        status=0,
+        make=link("set/images/train/up", ".."),
+        says=("5 records = 5 written",),
+    ),
+    Case(
+        "a FIFO",
+        f"{PREPARE} --max-reject-rate 1",
+        status=0,
+        make=both(fifo("set/images/train/f.png"), file("set/labels/train/f.png", LABEL)),
+        rejects={"f.png": "a FIFO, no file"},
+    ),
+    Case(
+        "the same, to be segmented",
+        f"{SEGMENT} --max-reject-rate 1",
+        status=0,
+        make=fifo("set/images/f.png"),
+        rejects={"f.png": "a FIFO, no file"},
+    ),
+    Case(
+        "a socket",
+        f"{PREPARE} --max-reject-rate 1",
+        status=0,
+        make=both(sock, file("set/labels/train/s.png", LABEL)),
+        rejects={"s.png": "a socket, no file"},
+    ),
+    Case(
+        "a device",
+        f"{PREPARE} --max-reject-rate 1",
+        status=0,
+        make=both(link("set/images/train/d.png", "/dev/zero"), file("set/labels/train/d.png", LABEL)),
+        rejects={"d.png": "a device, no file"},
+    ),
+    Case(
+        "a folder called like an image",
+        PREPARE,
+        status=0,
+        make=folder("set/images/train/x.png"),
+        says=("5 records = 5 written",),
+    ),
+    Case(
+        "a FIFO as the list of images",
+        "segment --input @/set/images --model @/model --output @/out --list @/l.txt",
+        make=fifo("l.txt"),
+        says=("l.txt cannot be read",),
+    ),
+    Case(
+        "a FIFO as the palette",
+        "prepare --input @/set --output @/out --palette @/p.json",
+        make=fifo("p.json"),
+        says=("p.json",),
+    ),
+    Case("a FIFO as the input", "segment --input @/f --model @/model --output @/out", make=fifo("f"), says=("/f",)),
+    Case(
+        "the masks' folder is the images'",
+        "segment --input @/set/images --model @/model --output @/set/images",
+        says=("input and output are the same folder",),
+    ),
+    Case(
+        "the masks' folder holds the images",
+        "segment --input @/set/images --model @/model --output @/set",
+        says=("lies in the output folder",),
+    ),
+    Case(
+        "the masks' folder lies among the images",
+        "segment --input @/set/images --model @/model --output @/set/images/out",
+        status=0,
+        writes=("set/images/out",),
+        done=("set/images/out/train/g0.png",),
+    ),
+    Case(
+        "masks would lie in the folder of other images, through a link",
+        f"{SEGMENT} --max-reject-rate 1",
+        status=0,
+        make=both(folder("out"), link("out/train", "@/set/images/train")),
+        rejects={
+            "train/g0.png": "among the images",
+            "train/g1.png": "among the images",
+            "train/g2.png": "among the images",
+        },
+        done=("out/val/g3.png",),
+    ),
+    Case(
+        "a mask of others is in the way",
+        SEGMENT,
+        make=file("out/train/g0.png", b"mine"),
+        says=("g0.png is in the way: this program did not write it",),
+    ),
+    Case(
+        "a folder is in the way of a mask",
+        f"{SEGMENT} --max-reject-rate 1",
+        status=0,
+        make=folder("out/train/g0.png"),
+        rejects={"train/g0.png": "g0.png"},
+    ),
+    Case(
+        "no images to segment",
+        "segment --input @/masks/none --model @/model --output @/out",
+        make=file("masks/none/a.txt", b"x"),
+        says=("no images in",),
+    ),
+    Case(
+        "an input to segment that is not there",
+        "segment --input @/no --model @/model --output @/out",
+        says=("no does not exist",),
+    ),
+    Case(
+        "a pattern that fits nothing",
+        "segment --input @/set/*.bmp --model @/model --output @/out",
+        says=("no images in", "*.bmp"),
+    ),
+    Case(
+        "a folder called like a pattern",
+        "segment --input @/[ab] --model @/model --output @/out",
+        status=0,
+        make=file("[ab]/x.png"),
+        done=("out/x.png",),
+    ),
+    Case(
+        "masks that were segmented before, among the images",
+        "segment --input @/masks --model @/model --output @/out --max-reject-rate 1",
+        status=0,
+        rejects={
+            f"{name}.png": "is what `deeplab segment` wrote"
+            for name in ("train/g0", "train/g1", "train/g2", "val/g3", "val/g4")
+        },
+    ),
+    Case(
+        "no folder of labels",
+        "evaluate --labels @/no --masks @/masks --palette @/set/palette.json --output @/out",
+        says=("--labels", "folder not found"),
+    ),
+    Case(
+        "no folder of masks",
+        "evaluate --labels @/set/labels --masks @/no --palette @/set/palette.json --output @/out",
+        says=("--masks", "folder not found"),
+    ),
+    Case(
+        "an empty folder of masks",
+        "evaluate --labels @/set/labels --masks @/e --palette @/set/palette.json --output @/out",
+        make=folder("e"),
+        says=("none of its 0 files ends in .png",),
+    ),
+    Case(
+        "masks of other names",
+        "evaluate --labels @/set/labels --masks @/e --palette @/set/palette.json --output @/out",
+        make=file("e/zzz.png", LABEL),
+        says=("no label in", "has a mask of the same path", "zzz.png"),
+    ),
+    Case(
+        "a mask that is missing",
+        f"{EVALUATE} --max-reject-rate 1",
+        status=0,
+        make=gone("masks/train/g0.png"),
+        rejects={"g0.png": "no mask train/g0.png in"},
+    ),
+    Case(
+        "a mask that is damaged",
+        f"{EVALUATE} --max-reject-rate 1",
+        status=0,
+        make=lambda world: (world / "masks/train/g0.png").write_bytes(b"x"),
+        rejects={"masks/train/g0.png": "not an image"},
+    ),
+    Case(
+        "a mask of another size",
+        f"{EVALUATE} --max-reject-rate 1",
+        status=0,
+        make=lambda world: (
+            (world / "masks/train/g0.png").write_bytes((world / "set/labels/train/g0.png").read_bytes())
+            and pair(world, "train/g0.png", labelled=LABEL[:0] or _half())
+        ),
+        rejects={"g0.png": "the mask is 32x24 pixels, its label"},
+    ),
+    Case(
+        "the same folder of masks twice",
+        "evaluate --labels @/set/labels --masks @/masks @/m2 --palette @/set/palette.json --output @/out",
+        make=link("m2", "@/masks"),
+        says=("names a folder twice",),
+    ),
+    Case(
+        "a report of others in the output",
+        EVALUATE,
+        make=file("out/report.html", b"mine"),
+        says=("report.html was not written by `deeplab evaluate`",),
+    ),
+    Case("a folder where the report shall be", EVALUATE, make=folder("out/report.html"), says=("report.html is a folder",)),
+    Case(
+        "the output is the folder of labels",
+        "evaluate --labels @/set/labels --masks @/masks --palette @/set/palette.json --output @/set/labels",
+        says=("is an input folder",),
+    ),
+    Case(
+        "a folder for the images that is not there", f"{EVALUATE} --images @/no", says=("--images", "folder not found")
+    ),
+    Case(
+        "labels in JPEG",
+        "evaluate --labels @/j --masks @/masks --palette @/set/palette.json --output @/out",
+        make=file("j/train/g0.jpg", b"x"),
+        says=("none of its 1 files ends in",),
+    ),
+)
+
+
+def _half() -> bytes:
+    from tests.zoo.worlds import label
+    from trainer.formats import images
+
+    return images.encode_png(label()[::2, ::2].copy())
+
+
+AREA = Area("Folders and links", model, CASES)

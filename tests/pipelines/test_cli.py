@@ -129,7 +129,7 @@ def test_a_command_with_verbs_lists_them(capsys):
         (
             PermissionError(13, "Permission denied", "a\nb"),
             2,
-            r"deeplab demo: error: [Errno 13] Permission denied: 'a\nb'",
+            r"deeplab demo: error: a\nb: Permission denied; mend that, and run it again",
         ),
         (InputError("no a\x1b[2J\n\udcff"), 2, r"deeplab demo: error: no a\x1b[2J\n\udcff"),
         (UnbalancedError("3 images != 2 written"), 1, "deeplab demo: error: 3 images != 2 written"),

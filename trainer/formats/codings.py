@@ -19,6 +19,7 @@ import numpy as np
 from trainer.formats.images import Label, read_label
 from trainer.formats.labels import Color, LabelError, Palette, color_meanings, id_table, unknown_mark
 from trainer.formats.options import MAX_PIXELS
+from trainer.formats.palettes import voc_colormap
 
 CURE = "say which one holds by --label-coding ids or --label-coding colors"
 _GREY_CURE = (
@@ -114,7 +115,8 @@ def two_readings(label: Label, palette: Palette) -> str | None:
     by_color, cure = _color_ids(seen, palette), CURE
     if by_color is None:
         by_color, cure = _grey_ids(seen, palette), _GREY_CURE
-    if by_color is None:  # one colour too many does not make indices of what else are the palette's colours
+    # One colour too many makes no indices of what else are the palette's colours; VOC's map is that of many tools.
+    if by_color is None and tuple(map(tuple, label.colormap.tolist())) != voc_colormap(len(label.colormap)):
         known = [color in color_meanings(palette) for color in seen]
         if 2 * sum(known) > len(known):
             places, seen = places[known], [color for color in seen if color in color_meanings(palette)]

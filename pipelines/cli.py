@@ -18,6 +18,7 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, TextIO
 
@@ -110,6 +111,22 @@ def check_output(options: CheckedOptions) -> None:
             storage.check_folder(getattr(options, field.name))
 
 
+@contextlib.contextmanager
+def _no_empty_folder(options: CheckedOptions) -> Iterator[None]:
+    """Takes away the folder to write to, and those above it, where the block has made them and put nothing in."""
+    output, new = getattr(options, "output", None) or "", []
+    place = os.path.abspath(output)
+    while not storage.is_remote(output) and not os.path.lexists(place):
+        new.append(place)
+        place = os.path.dirname(place)
+    try:
+        yield
+    finally:
+        for folder in new:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+
+
 def run(argv: list[str]) -> int:
     """Runs a command line and returns its status; what `main` turns into messages is raised."""
     name, options, flags = read(argv)
@@ -118,7 +135,7 @@ def run(argv: list[str]) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     with quiet_startup():
         command = importlib.import_module(f"{COMMANDS[name]}.command")
-    with leases.scope(lambda message: _stop(name, message), say):
+    with _no_empty_folder(options), leases.scope(lambda message: _stop(name, message), say):
         return command.run(options, flags)
 
 

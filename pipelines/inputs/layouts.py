@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import codecs
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -141,7 +142,7 @@ def _find_voc(folders: Folders) -> Candidates | None:
             if key is not None:
                 torn += [key] if split and splits.get(key, split) not in (split, None) else []
                 splits.setdefault(key, split)
-            elif not entry.startswith("#"):
+            elif not _is_comment(entry):
                 fault = f"listed in {name}.txt, but not found in JPEGImages"
                 missing = _below_images(spellings(entry)[-1])
                 rejects.setdefault(missing, reject(missing, f"JPEGImages/{missing}", fault))
@@ -187,6 +188,11 @@ def _entries(file: File | None) -> list[str]:
     # As the names of files that are not UTF-8 are read.
     text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     return [entry for line in text.split("\n") if (entry := line.strip(BLANKS))]
+
+
+def _is_comment(entry: str) -> bool:
+    """Whether a line of a list that names no image is a remark: "# ..."; "#1" and "#1 -1" are names."""
+    return entry.startswith("#") and not re.fullmatch(f"#[^#{BLANKS}]+([{BLANKS}]+(-1|0|1))?", entry)
 
 
 def _below_images(path: str) -> str:

@@ -275,7 +275,7 @@ def _of_rejects(case: Case, place: Path, outcome: Outcome) -> Iterator[str]:
     rejects = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
     left = list(rejects)
     for name, words in case.rejects.items():
-        hits = [one for one in rejects if one["path"].endswith(name) or one["key"].endswith(name)]
+        hits = [one for one in left if one["path"].endswith(name) or one["key"].endswith(name)]
         left = [one for one in left if one not in hits]
         if not hits:
             yield f"{name} was not rejected"

@@ -141,7 +141,8 @@ def resolve(name_or_path: str) -> Palette:
             f"palette {name_or_path!r} is neither one of {', '.join(BUILT_IN)} nor a file; "
             f"a palette file is JSON: {JSON_FORM}"
         )
+    content = storage.read_json(name_or_path)
     try:
-        return Palette.from_json(storage.read_json(name_or_path))
+        return Palette.from_json(content)
     except InputError as error:
         raise InputError(f"{name_or_path}: {error}") from None

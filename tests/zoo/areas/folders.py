@@ -342,7 +342,12 @@ CASES = (
         make=file("out/report.html", b"mine"),
         says=("report.html was not written by `deeplab evaluate`",),
     ),
-    Case("a folder where the report shall be", EVALUATE, make=folder("out/report.html"), says=("report.html is a folder",)),
+    Case(
+        "a folder where the report shall be",
+        EVALUATE,
+        make=folder("out/report.html"),
+        says=("report.html is a folder",),
+    ),
     Case(
         "the output is the folder of labels",
         "evaluate --labels @/set/labels --masks @/masks --palette @/set/palette.json --output @/set/labels",

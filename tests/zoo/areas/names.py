@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.zoo.engine import TROUBLE, Area, Case
+from tests.zoo.engine import Area, Case
 from tests.zoo.worlds import LABEL, PNG, both, file, gone, model, pair
 
 GOOD = (

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tests.drawn.records import record, write_records
-from trainer.network.layers import Subpixel, layer_name
+from trainer.network.layers import BroadcastLike, Norm, Subpixel, conv, layer_name
 
 NETWORK = ["--alpha", "0.35", "--decoder", "--batch-norm-momentum", "0.9"]
 LENGTH = ["--crop", "64", "--batch-size", "4", "--epochs", "2", "--steps-per-epoch", "50", "--seed", "1"]
@@ -35,6 +35,16 @@ def colour_network(num_classes: int, **_) -> keras.Model:
     x = keras.layers.BatchNormalization()(keras.layers.Rescaling(1 / 127.5, offset=-1.0)(image))
     x = keras.layers.Dropout(0.1)(x)
     return keras.Model(image, Subpixel(num_classes, 1, name=layer_name("logits/semantic"))([x, image]))
+
+
+def pooled_network(num_classes: int, dropout: float = 0, **_) -> keras.Model:
+    """What of DeepLab depends on how a batch is shared: batch norms, one of them over pooled images."""
+    image, norm = keras.Input([None, None, 3]), Norm(0.5, 1e-5)
+    x = conv(keras.layers.Rescaling(1 / 127.5, offset=-1.0)(image), "entry", 8, norm=norm, kernel_size=3, strides=2)
+    pooled = conv(keras.layers.GlobalAveragePooling2D(keepdims=True)(x), "image_pooling", 8, norm=norm)
+    x = keras.layers.Concatenate()([BroadcastLike()([pooled, x]), x])
+    x = keras.layers.Dropout(dropout)(x) if dropout else x
+    return keras.Model(image, Subpixel(num_classes, 2, name=layer_name("logits/semantic"))([x, image]))
 
 
 def history(output) -> list[dict[str, str]]:

@@ -159,7 +159,8 @@ def train(
     keras.utils.set_random_seed(options.seed)
     with models.precision(options.precision), models.strategy().scope():
         model = build(options, dataset, progress, total)
-        predict = predictor(model, "ids")
+        network = models.for_validation(model, options, dataset.palette)
+        predict = predictor(network, "ids")
         validated = functools.partial(validation_records, options.records, dataset)
         if validation_batch_size(options, dataset) == 1:  # smaller images take less than a training step
             with readable_records(options.records, dataset.palette, validated):
@@ -182,6 +183,7 @@ def train(
                     cause = explain(options, dataset, checkpoints.last, error, interrupts)
                     print(f"deeplab train: error: {cause}", file=sys.stderr)
                     return None
+            models.copy_weights(model, network)
             try:
                 with interrupts.at_once(), readable_records(options.records, dataset.palette, validated):
                     result = validate(predict, validation, dataset)

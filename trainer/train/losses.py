@@ -9,7 +9,7 @@ from keras import ops
 
 
 def _devices() -> int:
-    """How many devices share the batch."""
+    """How many devices share the batch, each with a loss of its own."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf
@@ -76,6 +76,13 @@ def training_loss(ignore_id: int, lovasz: float = 0.0) -> keras.losses.Loss:
     return _WithLovasz(cross_entropy, ignore_id, lovasz) if lovasz else cross_entropy
 
 
+def batch_weight(labels: Any, weights: Any, ignore_id: int) -> Any:
+    """The sum of the weights [B, H, W], 1 where they are None, of all pixels that have a class, over all devices."""
+    valid = ops.cast(ops.not_equal(labels, ignore_id), "float32")
+    weight = ops.sum(valid if weights is None else valid * ops.cast(weights, "float32"))
+    return _over_devices(weight) if keras.backend.backend() == "tensorflow" else weight
+
+
 class _SparseCrossEntropy(keras.losses.Loss):
     def __init__(self, ignore_id: int) -> None:
         super().__init__(name="sparse_cross_entropy", reduction="sum")
@@ -85,10 +92,7 @@ class _SparseCrossEntropy(keras.losses.Loss):
         )
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        valid = ops.cast(ops.not_equal(y_true, self.ignore_id), "float32")
-        weight = ops.sum(valid if sample_weight is None else valid * ops.cast(sample_weight, "float32"))
-        if keras.backend.backend() == "tensorflow":
-            weight = _over_devices(weight)
+        weight = batch_weight(y_true, sample_weight, self.ignore_id)
         return ops.divide_no_nan(self.weighted_sum(y_true, y_pred, sample_weight), weight)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,9 +14,10 @@ from trainer.formats.labels import Palette
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.options import NetworkOptions
 from trainer.options import InputError
-from trainer.train.losses import training_loss
+from trainer.train.losses import batch_weight, training_loss
 from trainer.train.optimizer import build_optimizer, freeze
 from trainer.train.options import Options
+from trainer.train.parts import in_parts
 
 
 def architecture(options: NetworkOptions, palette: Palette) -> dict[str, Any]:
@@ -25,39 +27,80 @@ def architecture(options: NetworkOptions, palette: Palette) -> dict[str, Any]:
     return numbers | {"num_classes": palette.num_classes, "momentum": options.batch_norm_momentum}
 
 
-def build(options: NetworkOptions, palette: Palette) -> keras.Model:
+def build(options: Options, palette: Palette) -> keras.Model:
     """The network with initial weights."""
-    return deeplab_v3_plus(**architecture(options, palette))
+    network = deeplab_v3_plus(**architecture(options, palette))
+    if options.accumulate == 1:
+        return network
+    return in_parts(network, options.accumulate, functools.partial(batch_weight, ignore_id=palette.ignore_id))
+
+
+def for_validation(model: keras.Model, options: Options, palette: Palette) -> keras.Model:
+    """The network as `segment` builds it, in float32 and on one device; `model` itself where it is no other.
+
+    Otherwise it has weights of its own, see `copy_weights`.
+    """
+    if options.precision == "float32" and (keras.backend.backend() == "tensorflow" or devices() == 1):
+        return model
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        with precision("float32"):
+            return deeplab_v3_plus(**architecture(options, palette))
+    finally:
+        keras.distribution.set_distribution(before)
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Gives a network `for_validation` the weights of the one that is trained."""
+    if source is not target:
+        for one, other in zip(source.weights, target.weights, strict=True):
+            other.assign(keras.ops.convert_to_numpy(one))
 
 
 def compile_model(model: keras.Model, options: Options, palette: Palette, total_steps: int) -> None:
     """Makes `model` ready to train: freezes layers, and gives it a loss and an optimizer whose variables are built."""
     freeze(model, options.freeze_until, options.freeze_bn)
-    check_batch(options.batch_size, model, tf.distribute.get_strategy().num_replicas_in_sync)
+    check_batch(options.batch_size, model, devices(), options.accumulate)
     optimizer, loss = build_optimizer(options, model, total_steps), training_loss(palette.ignore_id, options.lovasz)
-    # XLA for one GPU alone: on a CPU a step that it compiled takes six times as long as one with oneDNN's kernels, and
-    # it cannot compile what devices exchange within a step, batch norms and gradients.
-    model.compile(optimizer, loss, jit_compile="auto" if len(tf.config.list_logical_devices("GPU")) == 1 else False)
+    # JAX is nothing but XLA. Under TensorFlow it is for one GPU alone: on a CPU a step takes six times as long as with
+    # oneDNN's kernels, and what devices exchange within a step it cannot compile.
+    is_compiled = keras.backend.backend() == "jax" or len(tf.config.list_logical_devices("GPU")) == 1
+    model.compile(optimizer, loss, jit_compile=is_compiled)
     model.optimizer.build(model.trainable_variables)
 
 
-def check_batch(size: int, model: keras.Model, devices: int) -> None:
-    """Raises InputError for a batch of `size` images that `devices` cannot share, or that batch norms cannot use.
+def devices() -> int:
+    """How many share the batch."""
+    if keras.backend.backend() == "jax":
+        distribution = keras.distribution.distribution()
+        return distribution.num_model_replicas if distribution else 1
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def check_batch(size: int, model: keras.Model, devices: int, parts: int = 1) -> None:
+    """Raises InputError for a batch of `size` images that devices or parts cannot share, or batch norms cannot use.
 
     That of the image pooling sees one value per image and channel, which has no variance if the image is alone.
     """
-    if size % devices:
-        near = max(size // devices, 1) * devices
+    shares = devices * parts
+    if size % shares:
+        near = max(size // shares, 1) * shares
+        over = f"all {devices} GPUs together" if devices > 1 else ""
+        over += f"{' and ' if over else ''}{parts} parts" if parts > 1 else ""
         raise InputError(
-            f"--batch-size {size} is over all {devices} GPUs together, which cannot share it equally; give a multiple "
-            f"of {devices}, such as {near} or {near + devices}"
+            f"--batch-size {size} is over {over}, which cannot share it equally; give a multiple of {shares}, such as "
+            f"{near} or {near + shares}"
         )
+    # JAX sees the images of all devices as one batch.
+    alone = parts if keras.backend.backend() == "jax" else shares
     learning = any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in model.layers)
-    if size < 2 * devices and learning:
-        where = f" over {devices} GPUs" if devices > 1 else ""
+    if size < 2 * alone and learning:
+        where = f" over {devices} GPUs" * (devices > 1) + f" in {parts} parts" * (parts > 1)
         raise InputError(
-            f"--batch-size {size}{where} leaves one image per device, of which batch norms cannot learn a variance; "
-            f"give --batch-size {2 * devices} or more, or keep the batch norms as they were loaded with --freeze-bn"
+            f"--batch-size {size}{where} leaves one image per device{' and part' * (parts > 1)}, of which batch norms "
+            f"cannot learn a variance; give --batch-size {2 * alone} or more, or keep the batch norms as they were "
+            "loaded with --freeze-bn"
         )
 
 
@@ -72,8 +115,15 @@ def precision(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def strategy() -> tf.distribute.Strategy:
-    """All GPUs of this machine. (Tried on logical CPU devices; one GPU or none needs no strategy.)"""
-    if len(tf.config.list_logical_devices("GPU")) > 1:
+def strategy() -> Any:
+    """All devices that share a batch; to be entered with `scope()`.
+
+    Under TensorFlow the GPUs of this machine (tried on logical CPU devices; one or none needs no strategy), under JAX
+    the devices of all hosts.
+    """
+    if keras.backend.backend() == "jax" and keras.distribution.get_device_count() > 1:
+        # Each host makes its own part of a batch, see `streams.training_stream`.
+        return keras.distribution.DataParallel(auto_shard_dataset=False)
+    if keras.backend.backend() == "tensorflow" and len(tf.config.list_logical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()

@@ -34,6 +34,12 @@ class StreamOptions(CheckedOptions):
     batch_size: int = option(
         8, "images per step, over all GPUs together, not for each; at least 2 for each", low=1, group="stream"
     )
+    accumulate: int = option(
+        1,
+        "parts of a batch that are computed one after the other, in less memory, and give one step",
+        low=1,
+        group="stream",
+    )
     crop: int = option(512, "side of the square training crops, in pixels", low=32, group="stream")
     scale_min: float = option(0.75, "smallest random scale of a training image", above=0, group="stream")
     scale_max: float = option(1.75, "largest random scale of a training image", above=0, group="stream")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 
 from tests.drawn.places import ROOT
 from tests.drawn.training import colour_network, history, train_flags
-from trainer.network.layers import BroadcastLike, Norm, Subpixel, conv, layer_name
 from trainer.options import InputError
 from trainer.train.model import check_batch
 from trainer.train.optimizer import freeze
@@ -24,7 +22,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * {devices}
 )
 from pipelines import cli
-from tests.trainer.train.test_devices import pooled_network
+from tests.drawn.training import pooled_network
 from trainer.train import model
 model.deeplab_v3_plus = pooled_network
 assert cli.main([*sys.argv[2:], "--output", sys.argv[1] + "/one"]) == 0
@@ -33,20 +31,12 @@ assert cli.main([*sys.argv[2:], "--output", sys.argv[1] + "/many"]) == 0
 """
 
 
-def pooled_network(num_classes: int, **_) -> keras.Model:
-    """What of DeepLab depends on how a batch is shared: batch norms, one of them over pooled images."""
-    image, norm = keras.Input([None, None, 3]), Norm(0.5, 1e-5)
-    x = conv(keras.layers.Rescaling(1 / 127.5, offset=-1.0)(image), "entry", 8, norm=norm, kernel_size=3, strides=2)
-    pooled = conv(keras.layers.GlobalAveragePooling2D(keepdims=True)(x), "image_pooling", 8, norm=norm)
-    x = keras.layers.Concatenate()([BroadcastLike()([pooled, x]), x])
-    return keras.Model(image, Subpixel(num_classes, 2, name=layer_name("logits/semantic"))([x, image]))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [2, 4])
-def test_several_devices_learn_what_one_learns_from_the_same_batches(records, tmp_path, devices):
-    """At least two images for each device, with unlike numbers of ignored pixels."""
+@pytest.mark.parametrize(("devices", "parts"), [(2, 2), (4, 1)])
+def test_several_devices_learn_what_one_learns_from_the_same_batches(records, tmp_path, devices, parts):
+    """At least two images for each device and part, with unlike numbers of ignored pixels."""
     flags = ["--batch-size", "8", "--steps-per-epoch", "3", "--epochs", "1", "--scale-min", "0.3"]
+    flags += ["--accumulate", str(parts)]
     program = PROGRAM.format(root=str(ROOT), devices=devices)
     argv = [sys.executable, "-c", program, str(tmp_path), *train_flags(records, tmp_path, *flags)]
     done = subprocess.run(argv, capture_output=True, text=True)

@@ -12,7 +12,7 @@ from trainer.train.options import RECIPES, Options, StreamOptions
 
 def test_the_stream_knows_its_own_options_and_no_other():
     names = {field.name for field in dataclasses.fields(StreamOptions)}
-    sizes, variation = {"batch_size", "crop"}, {"scale_min", "scale_max", "flip", "seed"}
+    sizes, variation = {"batch_size", "accumulate", "crop"}, {"scale_min", "scale_max", "flip", "seed"}
     assert names == sizes | variation | {"pixel_weights", "max_ratio"}
     assert names < {field.name for field in dataclasses.fields(Options)}
 

@@ -7,8 +7,12 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 ENGINE := $(VENV)/.engine
+BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
+ENGINES ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/deeplab-engines
+# So that what was fetched for other versions is not taken for these.
+FETCHED := $(ENGINES)/.fetched-$(BEAM)-$(shell cksum < tests/engines/pom.xml | cut -d ' ' -f 1)
 
-.PHONY: demo test test-slow lint docs clean
+.PHONY: demo test test-slow test-engines wheel lint docs clean
 
 demo: $(ENGINE)
 	$(VENV)/bin/deeplab demo --output out/demo
@@ -18,6 +22,23 @@ test: $(ENGINE) lint
 
 test-slow: $(ENGINE)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow
+
+test-engines: $(ENGINE) $(FETCHED)
+	DEEPLAB_ENGINES=$(ENGINES) $(VENV)/bin/python -m pytest -m engines tests/engines
+
+# docs/engines.md says what this fetches, from where, and how to name mirrors. Both clients check sums.
+$(FETCHED):
+	@for tool in java mvn go; do command -v $$tool >/dev/null || { \
+		echo "$$tool is needed (Debian: apt install openjdk-17-jre-headless maven golang-go)"; exit 1; }; done
+	rm -rf $(ENGINES)/flink
+	mvn --batch-mode --quiet --strict-checksums --file tests/engines/pom.xml dependency:copy-dependencies \
+		-DincludeScope=runtime -DoutputDirectory=$(ENGINES)/flink
+	GOBIN=$(ENGINES)/bin go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM) \
+		github.com/apache/beam/sdks/v2/python/container@v$(BEAM)
+	touch $(FETCHED)
+
+wheel: $(STAMP)
+	$(VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -20,8 +20,8 @@ from trainer.options import InputError
 
 STATUS_WORKER_DIED = 70
 STATUS_INTERRUPTED = 130
-SERVERS = ("PrismJobServer", "FlinkJarJobServer", "SparkJarJobServer", "apache_beam.utils.subprocess_server")
-"""Loggers of job servers that Beam starts."""
+SERVERS = ("PrismJobServer", "FlinkJarJobServer", "SparkJarJobServer", "apache_beam.utils.subprocess_server", "")
+"""Loggers by which Beam tells of job servers that it starts; the last one is the root, for what names none."""
 TELLING = 10.0
 """Seconds within which Beam learns that a worker process has ended: it waits for that alone."""
 

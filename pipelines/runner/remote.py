@@ -18,7 +18,12 @@ from collections.abc import Callable
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, SparkRunnerOptions
+from apache_beam.options.pipeline_options import (
+    GoogleCloudOptions,
+    JobServerOptions,
+    PipelineOptions,
+    SparkRunnerOptions,
+)
 
 from pipelines.runner import jobserver, services
 from pipelines.runner.boundary import cause
@@ -77,6 +82,8 @@ def take_up(
         )
     output, ours = _digest(storage.real(folder).encode(), 12), _digest(json.dumps(to_json(command)).encode(), 8)
     cloud.job_name = f"{cloud.job_name or f'deeplab-{title}'}-{output}-{ours}"
+    if cloud.template_location:  # which is made without asking anybody
+        return ""
     job, its_options = _at_work(options, output)
     if asked.cancel:
         if job is None:
@@ -141,9 +148,16 @@ def run(
     if counts:
         _forget(counts)
         storage.write_json(storage.join(counts, EXPECTED), {"total": total, "unit": unit})
+    if counts and services.flink_master(options) and not storage.is_remote(folder):
+        # Beam's own choice is a folder of this machine that goes with this process: workers could not start any more.
+        server = options.view_as(JobServerOptions)
+        server.artifacts_dir = server.artifacts_dir or storage.join(counts, "artifacts")
     quiet_servers()
     with quiet_beam():
-        pipeline = beam.Pipeline(options=options)
+        try:
+            pipeline = beam.Pipeline(options=options)
+        except ValueError as error:  # "Pipeline has validations errors", and these
+            raise InputError(" ".join(str(error).split("\n")[1:]) or str(error)) from None
         build(pipeline, Heartbeat(counts))
         try:
             result = pipeline.run()

@@ -13,7 +13,7 @@ from typing import Any
 from google.cloud.dataflow_v1beta3 import JobState
 
 FLAGS = [
-    *("--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://seg/tmp", "--no_auth"),
+    *("--runner=DataflowRunner", "--project=drawn", "--region=r", "--temp_location=gs://seg/tmp", "--no_auth"),
     "--sdk_container_image=image",
 ]
 """Of a job for Dataflow, to which `endpoint` adds where."""
@@ -49,7 +49,7 @@ class Dataflow:
 
     def answer(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
         """What the service answers; None where there is nothing at that path."""
-        found = re.fullmatch(r"/v1b3/projects/p/locations/r/jobs(?:/(?P<job>[^/]+))?(?:/(?P<what>\w+))?", path)
+        found = re.fullmatch(r"/v1b3/projects/drawn/locations/r/jobs(?:/(?P<job>[^/]+))?(?:/(?P<what>\w+))?", path)
         if not found:
             return None
         number, what = found["job"], found["what"]

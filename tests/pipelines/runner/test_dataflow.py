@@ -17,7 +17,7 @@ from pipelines.runner.services import DataflowJob
 from tests.drawn.dataflow import FLAGS, Dataflow, dataflow
 from trainer.options import CheckedOptions, InputError, option
 
-PAGE = "https://console.cloud.google.com/dataflow/jobs/r/2026-0?project=p"
+PAGE = "https://console.cloud.google.com/dataflow/jobs/r/2026-0?project=drawn"
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["pipelines", "pipelines.*", "trainer", "trainer.*"]),
-    package_data={"pipelines.pages": ["*.j2"]},
+    package_data={"pipelines.pages": ["*.j2"], "pipelines.plan": ["*.json"]},
     ext_modules=extensions,
     entry_points={"console_scripts": ["deeplab = pipelines.cli:main"]},
     install_requires=[
@@ -58,6 +58,7 @@ setup(
         "opencv-python-headless>=4.10,<6",
         "pillow>=11,<14",
         "protobuf>=4.25",
+        "pyarrow>=17,<26",
         "tensorboard>=2.19,<3",
         "tensorflow>=2.20,<2.22",
         "tqdm>=4.66,<5",

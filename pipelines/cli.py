@@ -8,6 +8,7 @@ Its statuses:
   75: storage did not answer, or is full (EX_TEMPFAIL of sysexits.h): the same command, run again later, resumes.
   130: interrupted by Ctrl-C.
   141: who read its output, such as `head`, has gone before it was done.
+  143: terminated by SIGTERM; `train` has kept what it had done: the same command, run again, resumes.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ COMMANDS = {
     "segment": "pipelines.segment",
     "evaluate": "pipelines.evaluate",
     "submit": "pipelines.submit",
+    "plan": "pipelines.plan",
 }
 """Command -> package with its rooms `options` (whose docstring is the help) and `command` (what runs)."""
 

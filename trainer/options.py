@@ -136,9 +136,11 @@ class CheckedOptions:
 
     Attributes:
       takes_beam_flags: whether flags that it does not know are Apache Beam's.
+      passes_on: what flags that it does not know are for, as help calls them, where they are not Beam's.
     """
 
     takes_beam_flags: ClassVar[bool] = False
+    passes_on: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -280,7 +282,7 @@ def _usage(cls: type, prog: str) -> str:
         elif field.default is dataclasses.MISSING:
             words += [CheckedOptions.flag(field.name), str(_metavar(field, shapes[field.name]))]
             words += ["..."] if shapes[field.name].count == "+" else []
-    words += ["[OPTIONS]", *(["[BEAM OPTIONS]"] if cls.takes_beam_flags else [])]
+    words += ["[OPTIONS]", *(["[BEAM OPTIONS]"] if cls.takes_beam_flags else []), *filter(None, [cls.passes_on])]
     words += [field.metadata["metavar"] for field in _fields(cls) if field.metadata["behind"]]
     return " ".join(words).replace("%", "%%")
 
@@ -331,7 +333,7 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, text: str) -> tuple[T
         parser.set_defaults(**preset)
         namespace, rest = parser.parse_known_args(argv)
     stray = [word for name in behind for word in getattr(namespace, name)]
-    if stray or (rest and not cls.takes_beam_flags):
+    if stray or (rest and not (cls.takes_beam_flags or cls.passes_on)):
         hint = "; the command that is to run stands behind --" if behind else ""
         parser.error(f"unrecognized arguments: {' '.join([*stray, *rest])}{hint}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}

@@ -1,0 +1,154 @@
+"""The order of events of `deeplab plan`: read the job, try parts of it, work out the whole, print it."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Sequence
+
+from pipelines import cli
+from pipelines.plan import sample, trial
+from pipelines.plan.compute import forward_flops
+from pipelines.plan.estimate import GIB, Estimate, Trial, Work, estimates, rate, read_prices, to_json
+from pipelines.plan.options import Options
+from pipelines.plan.sample import Study
+from pipelines.runner.cores import cores
+from pipelines.runner.flags import beam_options, is_local
+from trainer import storage
+from trainer.options import CheckedOptions, as_words
+
+STUDIES = {"prepare": sample.of_prepare, "segment": sample.of_segment, "train": sample.of_train}
+PLACEHOLDERS = "--project PROJECT --region REGION --temp_location gs://BUCKET/tmp --sdk_container_image IMAGE"
+
+
+def run(options: Options, flags: list[str]) -> int:
+    """Runs the command; returns its exit status."""
+    prices = read_prices(options.prices)
+    if options.save_prices:
+        storage.write_json(options.save_prices, prices)
+    _, job, beam = cli.read([options.job, *flags])
+    local = beam if is_local(beam_options(beam)) else []  # trials run here
+    here = cores()
+    with tempfile.TemporaryDirectory(prefix="deeplab-plan-") as folder:
+        study = STUDIES[options.job](job, folder, options.sample, here, local)
+        trials = [tried(part, number, study) for number, part in enumerate(study.parts, start=1)]
+    work = study.work(sample.written(study, trials), flops(study))
+    found = estimates(work, trials, here, options.cores, prices, getattr(job, "precision", ""))
+    print(summary(options.job, work, trials, here))
+    print(f"\n{table(found, prices['currency'])}\n")
+    for note in notes(work, options, prices):
+        print(note)
+    print("\n".join(["", *commands(options.job, job, options.cores)]))
+    if options.json:
+        storage.write_json(options.json, to_json(work, trials, found))
+    return 0
+
+
+def tried(part: sample.Part, number: int, study: Study) -> Trial:
+    """Runs a trial, and says so."""
+    print(f"[{number}/{len(study.parts)}] {part.arguments[0]} of {part.items} {study.unit}", end="", flush=True)
+    found = trial.run(part.arguments, part.output, part.items, part.rounds)
+    print(f": {found.wall:.1f} s, {found.cpu:.1f} core-seconds, {found.memory / (1 << 20):.0f} MiB")
+    return found
+
+
+def flops(study: Study) -> float:
+    """Of one item; 0 where there is no network."""
+    if study.network is None:
+        return 0.0
+    architecture, height, width, factor = study.network
+    return factor * forward_flops(architecture, height, width)
+
+
+def summary(job: str, work: Work, trials: Sequence[Trial], here: int) -> str:
+    """What the whole is, and what was measured."""
+    wall, cpu = rate(trials, "wall"), rate(trials, "cpu")
+    lines = [f"{job}: {work.items:,} {work.unit}, {size(work.read)} in, about {size(work.written)} out"]
+    each = f"{wall.each:.3g} s and {cpu.each:.3g} core-seconds for each of the {work.unit}"
+    lines.append(f"measured on {here} core{'s' * (here > 1)}: {wall.start:.1f} s to start, {each}")
+    if wall.round:
+        lines[-1] += f", {wall.round:.1f} s for an epoch's validation and checkpoint"
+    return "\n".join(lines)
+
+
+def table(found: Sequence[Estimate], currency: str) -> str:
+    """A line for each kind of machine."""
+    rows = [("where", "cores", "time", "core-hours", "GPU-hours", "memory per worker", "disk", currency)]
+    for one in found:
+        cost = "" if one.cost is None else f"{one.cost:,.2f}"
+        gpu = f"{one.gpu_hours:,.2f}" if one.gpu_hours else ""
+        disk = size(round(one.disk * GIB)) if one.disk else ""
+        rows.append(
+            (
+                one.place,
+                f"{one.cores:,}",
+                duration(one.wall),
+                f"{one.core_hours:,.2f}",
+                gpu,
+                size(one.memory),
+                disk,
+                cost,
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    shown = []
+    for row in rows:
+        first, *rest = (
+            cell.ljust(width) if not place else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        shown.append("  ".join([first, *rest]).rstrip())
+    return "\n".join(shown)
+
+
+def notes(work: Work, options: Options, prices: dict) -> list[str]:
+    """What the table does not say."""
+    kept = prices["storage"]["gib_month"] * work.written / GIB
+    found = [
+        f"In Cloud Storage: {work.reads:,} reads and {work.writes:,} writes, which the prices above hold; the output "
+        f"costs {kept:.2f} {prices['currency']} a month there.",
+        "Times elsewhere are worked out, not measured: a core there is taken to be as fast as one here.",
+    ]
+    if work.parts < options.cores and options.job != "train":
+        found.append(
+            f"The work is cut into {work.parts:,} parts, and no more of the {options.cores:,} cores than that are busy"
+            + ("; --shards gives more." if options.job == "prepare" else ".")
+        )
+    if work.flops:
+        share = prices["gpu"]["share_of_peak"]
+        found.append(
+            f"On the GPU: {work.flops / 1e9:,.1f} GFLOP for each of the {work.unit}, at an assumed {share:.0%} of the "
+            "card's peak."
+        )
+    return [*found, f"Prices: {prices['source']}; --save-prices FILE and --prices FILE change them."]
+
+
+def commands(job: str, options: CheckedOptions, count: int) -> list[str]:
+    """The command for every kind of machine."""
+    command = f"deeplab {shlex.join([job, *as_words(sample.given(options))])}"
+    lines = ["here:", f"  {command}"]
+    if job == "train":
+        return [*lines, "on a GPU machine: the same, with paths in gs://"]
+    return [
+        *lines,
+        "on Flink:",
+        f"  {command} --runner FlinkRunner --flink_master HOST:PORT --environment_type PROCESS --parallelism {count}",
+        "on Dataflow, with paths in gs://:",
+        f"  {command} --runner DataflowRunner {PLACEHOLDERS} --max_num_workers {-(-count // 4)}",
+    ]
+
+
+def size(count: int) -> str:
+    """Bytes as people read them."""
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if count >= scale:
+            return f"{count / scale:,.1f} {unit}"
+    return f"{count / 1024:,.0f} KiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,39 @@
+"""Measure a sample of a job here, and say what all of it will take: time, machines, memory, storage, money.
+
+examples:
+  deeplab plan prepare --input data/camvid --output out/records --copies 2
+  deeplab plan segment --input photos --model out/model --output out/masks --crf auto --cores 256
+  deeplab plan train --records out/records --output out/model --init-from out/voc
+
+Behind the job stand its own flags, as they would be given to it. The command itself runs over a few images and over
+more of them, which tells its start from what each image takes. Nothing is written to the job's output. A core
+elsewhere is taken to be as fast as one here. Prices are list prices, to be edited. The plan ends with the commands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trainer.options import CheckedOptions, option
+
+JOBS = ("prepare", "train", "segment")
+"""Commands that can be planned."""
+
+
+@dataclass(frozen=True)
+class Options(CheckedOptions):
+    """Options of `deeplab plan`."""
+
+    passes_on: ClassVar[str] = "FLAGS OF THE JOB"
+
+    job: str = option(help="the command to plan", positional=True, choices=JOBS, metavar="{prepare,train,segment}")
+    sample: int = option(
+        100, "images to measure; for train: steps; more of them take longer and tell more", low=10, high=10000
+    )
+    cores: int = option(64, "cores of a cluster, or vCPUs of a Dataflow job, to plan for", low=1)
+    prices: str = option(
+        "", "JSON file of prices to use instead of the list prices; --save-prices writes one to edit", metavar="FILE"
+    )
+    save_prices: str = option("", "write the prices in use to this file", metavar="FILE")
+    json: str = option("", "also write the plan to this file, as JSON", metavar="FILE")

@@ -1,0 +1,239 @@
+"""What the whole job is, and which parts of it are tried: found from its options, without running it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from pipelines.inputs import collection
+from pipelines.inputs.coding import detect_palette
+from pipelines.inputs.rawset import scan
+from pipelines.inputs.selection import load as load_selection
+from pipelines.plan.estimate import Trial, Work
+from trainer import storage
+from trainer.formats import exports, images
+from trainer.formats.dataset import load_dataset, save_dataset
+from trainer.options import CheckedOptions, InputError, as_words
+
+SHARD_BYTES, SHARD_RECORDS = 128 << 20, 1000  # of `deeplab prepare` without --shards
+LISTED = 1000  # names in an answer of Cloud Storage to a listing
+FEW = 5
+"""How many times smaller the smaller trial is."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A trial to run: arguments of `deeplab`, its output folder, and what it works on, as in `Trial`."""
+
+    arguments: tuple[str, ...]
+    output: str
+    items: int
+    rounds: int = 0
+
+
+@dataclass(frozen=True)
+class Study:
+    """The whole job and its trials. What it writes is known when they have run.
+
+    Attributes:
+      reads, writes: requests for the whole, where it is in Cloud Storage.
+      flops: of one item in the network, forwards and, for a training, backwards: (architecture, height, width,
+        factor); None without a network.
+      others as in `estimate.Work`.
+    """
+
+    parts: tuple[Part, ...]
+    items: int
+    unit: str
+    images: int
+    read: int
+    cut: int
+    reads: int
+    writes: int
+    listing: float
+    rounds: float = 0
+    network: tuple[dict[str, Any], int, int, float] | None = None
+
+    def work(self, written: int, flops: float) -> Work:
+        return Work(
+            items=self.items,
+            rounds=self.rounds,
+            unit=self.unit,
+            images=self.images,
+            read=self.read,
+            written=written,
+            parts=self.cut,
+            reads=self.reads,
+            writes=self.writes,
+            listing=self.listing,
+            flops=flops,
+        )
+
+
+def written(study: Study, trials: Sequence[Trial]) -> int:
+    """Bytes of the whole output: a training's does not grow with its steps."""
+    if study.rounds:
+        return max(trial.written for trial in trials)
+    small, large = trials
+    return round(
+        large.written + (large.written - small.written) / (large.items - small.items) * (study.items - large.items)
+    )
+
+
+def chosen(total: int, sample: int) -> tuple[list[int], list[int]]:
+    """Numbers of the items in the smaller and in the larger trial, drawn from all, in order. Needs two items."""
+    large = sorted(random.Random(0).sample(range(total), min(sample, total)))
+    return large[::FEW][: max(1, len(large) // FEW)], large
+
+
+def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequence[str]) -> Study:
+    """A job of `deeplab prepare`.
+
+    Args:
+      options: its options.
+      folder: of this machine, for the trials.
+      sample: images in the larger trial.
+      cores: of this machine.
+      flags: for Beam, that go with the trials.
+    """
+    start = time.monotonic()
+    raw = scan(storage.absolute(options.input), options.layout, options.val_fraction, options.group_by)
+    listing = time.monotonic() - start
+    palette = os.path.join(folder, "palette.json")
+    storage.write_json(palette, detect_palette(raw, options.palette)[0].to_json())
+    _check_enough(len(raw.pairs), options.input)
+    same = {"layout": "auto", "palette": palette, "group_by": "", "shards": 4 * cores, "max_reject_rate": 1.0}
+    parts = []
+    for name, numbers in zip(("few", "many"), chosen(len(raw.pairs), sample), strict=True):
+        rows = [raw.pairs[number] for number in numbers]
+        manifest, output = os.path.join(folder, f"{name}.jsonl"), os.path.join(folder, name)
+        lines = [json.dumps({"image": row.image, "label": row.label, "split": row.split}) for row in rows]
+        storage.write(manifest, "\n".join(lines).encode())
+        tried = replace(options, input=manifest, output=output, **same)
+        parts.append(Part(("prepare", *as_words(given(tried)), *flags), output, len(rows)))
+    read, records, sizes = sum(pair.size for pair in raw.pairs), Counter(), Counter()
+    for pair in raw.pairs:
+        times = 1 + options.copies * (pair.split in options.augment_splits)
+        records[pair.split] += times
+        sizes[pair.split] += times * pair.size
+    largest = max(records.values())
+    shards = sum(
+        max(1, round(options.shards * count / largest))
+        if options.shards
+        else max(-(-count // SHARD_RECORDS), -(-sizes[split] // SHARD_BYTES))
+        for split, count in records.items()
+    )
+    return Study(
+        parts=tuple(parts),
+        items=len(raw.pairs),
+        unit="images",
+        images=len(raw.pairs),
+        read=read,
+        cut=shards,
+        reads=2 * records.total() + 2 * len(raw.pairs) // LISTED + shards,
+        writes=3 * shards,
+        listing=listing,
+    )
+
+
+def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequence[str]) -> Study:
+    """A job of `deeplab segment`; arguments as of `of_prepare`."""
+    start = time.monotonic()
+    found = collection.find(options.input, options.output).images
+    if selection := load_selection(options.records, options.split, options.list):
+        taken = set(selection.choose([image.path for image in found]).paths)
+        found = tuple(image for image in found if image.path in taken)
+    listing = time.monotonic() - start
+    _check_enough(len(found), options.input)
+    parts, sizes, read = [], [], 0
+    same = {"records": "", "list": "", "split": "", "max_reject_rate": 1.0, "model": storage.absolute(options.model)}
+    for name, numbers in zip(("few", "many"), chosen(len(found), sample), strict=True):
+        paths, output = [storage.absolute(found[number].path) for number in numbers], os.path.join(folder, name)
+        lines = [json.dumps({"image": path}) for path in paths]
+        storage.write(f"{output}.jsonl", "\n".join(lines).encode())
+        tried = replace(options, input=f"{output}.jsonl", output=output, **same)
+        parts.append(Part(("segment", *as_words(given(tried)), *flags), output, len(paths)))
+    for path in paths:
+        data = storage.read(path)
+        read += len(data)
+        try:
+            header = images.header(data, options.max_pixels)
+            sizes.append((header.height, header.width))
+        except images.ImageError:
+            continue
+    card = exports.load_card(options.model)
+    side = card.max_side if options.max_side is None else options.max_side
+    shrunk = [images.shrunk_size(*size, side) if side else size for size in sizes] or [(0, 0)]
+    height, width = (round(sum(size[axis] for size in shrunk) / len(shrunk)) for axis in (0, 1))
+    kinds = 1 + options.overlays + options.confidence
+    return Study(
+        parts=tuple(parts),
+        items=len(found),
+        unit="images",
+        images=len(found),
+        read=round(read / len(paths) * len(found)),
+        cut=max(1, len(found) // options.batch_size),
+        reads=len(found) + len(found) // LISTED,
+        writes=kinds * len(found),
+        listing=listing,
+        network=(card.architecture, height, width, 1.0) if height else None,
+    )
+
+
+def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence[str]) -> Study:
+    """A job of `deeplab train`; `sample` is of steps."""
+    dataset = load_dataset(options.records)
+    records = os.path.join(folder, "records")
+    shards = [shard for split in ("train", "val") for shard in dataset.of_split(split)[:1]]
+    for shard in shards:
+        with (
+            storage.reader(storage.join(options.records, shard.name)) as source,
+            storage.writer(os.path.join(records, shard.name)) as copy,
+        ):
+            while block := source.read(1 << 20):
+                copy.write(block)
+    save_dataset(records, replace(dataset, shards=tuple(shards)))
+    steps = options.steps_per_epoch or -(-dataset.images("train") // options.batch_size)
+    few, many = max(2, sample // FEW), sample
+    parts = []
+    for name, count, epochs in (("few", few, 1), ("many", many, 1), ("twice", few, 2)):
+        output = os.path.join(folder, name)
+        tried = replace(options, records=records, output=output, steps_per_epoch=count, epochs=epochs)
+        parts.append(Part(("train", *as_words(given(tried)), *flags), output, count * epochs, epochs))
+    # Epochs of the trials look at the images of one shard; the job's at all of them.
+    looked = sum(shard.records for shard in shards if shard.split == "val")
+    rounds = options.epochs * dataset.count("val") / max(1, looked)
+    size = sum(shard.bytes for shard in dataset.shards)
+    from trainer.train.model import architecture  # loads TensorFlow, which plans of other jobs do without
+
+    network = (architecture(options, dataset.palette), options.crop, options.crop, 3.0 * options.batch_size)
+    return Study(
+        parts=tuple(parts),
+        items=steps * options.epochs,
+        rounds=rounds,
+        unit="steps",
+        images=dataset.images("train"),
+        read=size,
+        cut=0,
+        reads=len(dataset.shards) * options.epochs,
+        writes=10 * options.epochs,
+        listing=0.0,
+        network=network,
+    )
+
+
+def _check_enough(count: int, source: str) -> None:
+    if count < 2 * FEW:
+        raise InputError(f"{source} has {count} images; a job of fewer than {2 * FEW} is not worth a plan, run it")
+
+
+def given(options: CheckedOptions) -> dict[str, Any]:
+    """The fields that differ from their defaults."""
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    return {field.name: values[field.name] for field in fields(options) if values[field.name] != field.default}

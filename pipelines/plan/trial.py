@@ -1,0 +1,54 @@
+"""Runs of the real command over a part of its input, and what they take."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from pipelines.plan.estimate import Trial
+from trainer.options import InputError, printable
+
+REJECTED = 1
+"""Status of a command that ran, and rejected more than it should: what it took is known all the same."""
+
+
+def run(arguments: Sequence[str], output: str, items: int, rounds: int = 0) -> Trial:
+    """Runs `deeplab` with these arguments in a process of its own, and measures it.
+
+    Args:
+      arguments: of the command; it writes to `output`, a folder of this machine.
+      items, rounds: what it works on, see `Trial`.
+
+    Raises:
+      InputError: the command failed; the message is its own.
+    """
+    log = f"{output}.log"
+    start = time.monotonic()
+    with open(log, "wb") as file:
+        program = [sys.executable, "-m", "pipelines.cli", *arguments]
+        process = subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    wall = time.monotonic() - start
+    process.returncode = status = os.waitstatus_to_exitcode(status)
+    if status not in (0, REJECTED):
+        raise InputError(_last_words(log) or f"deeplab {arguments[0]} ended with status {status}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Trial(items, rounds, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit, _size(output))
+
+
+def _last_words(log: str) -> str:
+    with open(log, encoding="utf-8", errors="replace") as file:
+        lines = [line.strip() for line in file if ": error: " in line]
+    return printable(lines[-1].partition(": error: ")[2]) if lines else ""
+
+
+def _size(folder: str) -> int:
+    return sum(os.path.getsize(os.path.join(root, name)) for root, _, names in os.walk(folder) for name in names)

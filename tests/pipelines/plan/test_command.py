@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli
+from pipelines.plan import sample, trial
+from pipelines.plan.command import duration, size
+from pipelines.plan.estimate import Trial
+from tests.drawn.rawset import write_rawset
+from tests.drawn.segmenting import draw, save
+from tests.drawn.training import SMALL, draw_records
+from trainer.options import InputError
+
+
+@pytest.fixture
+def ran(monkeypatch) -> list[list[str]]:
+    """Trials that take as long as they have items, and are not run; their arguments."""
+    arguments = []
+
+    def took(words, output: str, items: int, rounds: int = 0) -> Trial:
+        arguments.append(list(words))
+        cli.read(list(words))
+        return Trial(items, rounds, 2 + 0.1 * items + 3 * rounds, 3 + 0.15 * items, 200 << 20, 1000 * items)
+
+    monkeypatch.setattr(trial, "run", took)
+    return arguments
+
+
+def plan(*words: object) -> int:
+    return cli.run(["plan", *map(str, words)])
+
+
+def test_a_plan_of_prepare_says_what_all_of_it_takes(tmp_path: Path, ran, capsys):
+    source = write_rawset(tmp_path / "set", {"train": 40, "val": 10}, 64)
+    output = tmp_path / "records"
+    flags = ["--input", source, "--output", output, "--copies", "2", "--seed", "5"]
+    assert (
+        plan("prepare", *flags, "--sample", "20", "--json", tmp_path / "plan.json", "--direct_num_workers", "2") == 0
+    )
+    text = capsys.readouterr().out
+    assert "[1/2] prepare of 4 images: " in text and "[2/2] prepare of 20 images: 4.0 s" in text
+    assert f"deeplab prepare --seed 5 --input {source} --output {output} --copies 2 --runner DataflowRunner" in text
+    content = json.loads((tmp_path / "plan.json").read_text())
+    assert content["work"] | {"read": 0, "listing": 0} == {
+        **{"items": 50, "rounds": 0, "unit": "images", "images": 50, "read": 0, "written": 50_000, "parts": 2},
+        **{"reads": 2 * (3 * 40 + 10) + 2, "writes": 6, "listing": 0, "flops": 0.0},
+    }
+    for words in ran:
+        assert words[-2:] == ["--direct_num_workers", "2"] and "--copies" in words and str(output) not in words
+    assert not output.exists()
+
+
+def test_trials_are_of_images_drawn_from_all_of_the_set(tmp_path: Path, ran):
+    source = write_rawset(tmp_path / "set", {"train": 30}, 64)
+    options = cli.read(["prepare", "--input", str(source), "--output", str(tmp_path / "out")])[1]
+    parts = sample.of_prepare(options, str(tmp_path), 20, 2, []).parts
+    rows = [
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("few", "many")
+    ]
+    assert [len(row) for row in rows] == [4, 20] == [part.items for part in parts]
+    assert all(Path(row["image"]).is_file() and row["split"] == "train" for row in rows[1])
+    assert len({row["image"] for row in rows[1]}) == 20 and rows[0][0] in rows[1]
+
+
+def test_a_set_too_small_for_a_plan_is_refused(tmp_path: Path, ran):
+    source = write_rawset(tmp_path / "set", {"train": 9}, 64)
+    with pytest.raises(InputError, match="has 9 images; a job of fewer than 10 is not worth a plan, run it"):
+        plan("prepare", "--input", source, "--output", tmp_path / "out")
+    assert not ran
+
+
+def test_flags_of_the_job_are_checked_before_anything_runs(tmp_path: Path, ran):
+    with pytest.raises(InputError, match="--copies must be 0 or more"):
+        plan("prepare", "--input", tmp_path, "--output", tmp_path / "out", "--copies", "-1")
+    with pytest.raises(InputError, match="unknown arguments: --copy"):
+        plan("prepare", "--input", tmp_path, "--output", tmp_path / "out", "--copy", "1")
+    assert not ran
+
+
+def test_prices_are_written_to_be_edited(tmp_path: Path, ran):
+    source = write_rawset(tmp_path / "set", {"train": 10}, 64)
+    flags = ["--input", source, "--output", tmp_path / "out"]
+    assert plan("prepare", *flags, "--save-prices", tmp_path / "prices.json") == 0
+    assert json.loads((tmp_path / "prices.json").read_text())["dataflow"]["core_hour"] > 0
+
+
+def test_a_trial_that_fails_ends_the_plan_with_its_message(tmp_path: Path):
+    source = write_rawset(tmp_path / "set", {"train": 10}, 64)
+    output = str(tmp_path / "none")
+    with pytest.raises(InputError, match="nowhere not found"):
+        trial.run(["prepare", "--input", str(source / "nowhere"), "--output", output], output, 10)
+
+
+@pytest.mark.slow
+def test_every_job_is_tried_by_its_own_command(tmp_path: Path, capsys):
+    records = draw_records(tmp_path / "records")
+    train = [*SMALL, "--records", records, "--output", tmp_path / "model"]
+    assert plan("train", "--sample", "10", *train, "--json", tmp_path / "plan.json") == 0
+    content = json.loads((tmp_path / "plan.json").read_text())
+    assert content["work"]["items"] == 100 and content["work"]["rounds"] == 2 and content["work"]["flops"] > 1e7
+    assert [one["items"] for one in content["trials"]] == [2, 10, 4] and content["trials"][0]["written"] > 100_000
+    assert len(content["estimates"]) == 2
+    assert cli.run(["train", *map(str, train), "--steps-per-epoch", "2", "--epochs", "1"]) == 0
+    for number in range(12):
+        save(tmp_path / "images" / f"{number}.png", draw(40, 56, number))
+    segment = ["--input", tmp_path / "images", "--model", tmp_path / "model", "--output", tmp_path / "masks"]
+    assert plan("segment", *segment, "--sample", "10", "--json", tmp_path / "plan.json") == 0
+    content = json.loads((tmp_path / "plan.json").read_text())
+    assert [one["items"] for one in content["trials"]] == [2, 10] and content["work"]["flops"] > 1e7
+    assert len(content["estimates"]) == 4 and not (tmp_path / "masks").exists()
+    prepare = ["--input", write_rawset(tmp_path / "set", {"train": 20}, 64), "--output", tmp_path / "out"]
+    assert plan("prepare", *prepare, "--sample", "20", "--json", tmp_path / "plan.json") == 0
+    content = json.loads((tmp_path / "plan.json").read_text())
+    assert content["trials"][1]["written"] > content["trials"][0]["written"] > 1000
+    assert all(one["memory"] > 50 << 20 for one in content["trials"])
+
+
+def test_sizes_and_times_are_those_that_people_read():
+    assert [size(count) for count in (2048, 3 << 20, 5 << 29)] == ["2 KiB", "3.0 MiB", "2.5 GiB"]
+    assert [duration(seconds) for seconds in (12.4, 89, 91, 5340, 9000)] == [
+        "12 s",
+        "89 s",
+        "2 min",
+        "89 min",
+        "2 h 30 min",
+    ]

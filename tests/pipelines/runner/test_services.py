@@ -1,0 +1,126 @@
+"""Job servers and Flink clusters, asked for flags and jobs over real connections."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import grpc
+import pytest
+from apache_beam.portability.api import beam_job_api_pb2 as api
+from apache_beam.portability.api import beam_job_api_pb2_grpc
+
+from pipelines.runner import jobserver, services
+from pipelines.runner.flags import beam_options
+from trainer.options import InputError
+
+PROCESS = ["--environment_type=PROCESS", '--environment_config={"command": "boot"}']
+
+
+class JobServer(beam_job_api_pb2_grpc.JobServiceServicer):
+    """One job that has ended, one that runs and fails when it is cancelled, and two flags."""
+
+    def __init__(self):
+        self.state = api.JobState.RUNNING
+
+    def DescribePipelineOptions(self, request, context):
+        options = [api.PipelineOptionDescriptor(name=name) for name in ("object_reuse", "max_bundle_size")]
+        return api.DescribePipelineOptionsResponse(options=options)
+
+    def GetJobs(self, request, context):
+        done = api.JobInfo(job_id="0", job_name="done", state=api.JobState.DONE)
+        return api.GetJobsResponse(job_info=[done, api.JobInfo(job_id="1", job_name="mine", state=self.state)])
+
+    def GetState(self, request, context):
+        return api.JobStateEvent(state=self.state)
+
+    def GetMessageStream(self, request, context):
+        for importance, text in (
+            (api.JobMessage.JOB_MESSAGE_ERROR, "the cause"),
+            (api.JobMessage.JOB_MESSAGE_BASIC, "x"),
+        ):
+            yield api.JobMessagesResponse(message_response=api.JobMessage(importance=importance, message_text=text))
+
+    def Cancel(self, request, context):
+        self.state = api.JobState.FAILED
+        return api.CancelJobResponse(state=self.state)
+
+
+@pytest.fixture(scope="module")
+def job_server():
+    server = grpc.server(ThreadPoolExecutor(2))
+    beam_job_api_pb2_grpc.add_JobServiceServicer_to_server(JobServer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield ["--runner=PortableRunner", f"--job_endpoint=127.0.0.1:{port}", *PROCESS]
+    server.stop(None)
+
+
+def test_flags_that_the_job_server_knows_pass(job_server):
+    beam_options([*job_server, "--object_reuse", "--max_bundle_size", "9"])
+    with pytest.raises(InputError) as error:
+        beam_options([*job_server, "--object_reuse", "--max_bundle_sizes=9"])
+    assert "unknown arguments: --max_bundle_sizes (did you mean --max_bundle_size?)" in str(error.value)
+
+
+def test_a_job_behind_a_job_server_is_found_asked_and_ended(job_server):
+    options = beam_options(job_server)
+    (job,) = services.active(options)
+    assert (job.id, job.name, job.state(), services.can_find(options)) == ("1", "mine", "RUNNING", True)
+    job.cancel()
+    assert (job.state(), job.error(), list(services.active(options))) == ("FAILED", "the cause", [])
+
+
+def test_a_job_server_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(jobserver, "ANSWER", 0.1)
+    options = beam_options(["--runner=PortableRunner", "--job_endpoint=127.0.0.1:9", *PROCESS])
+    with pytest.raises(InputError, match=r"--job_endpoint 127\.0\.0\.1:9: no job server answers there"):
+        list(services.active(options))
+
+
+@pytest.fixture
+def cluster():
+    """The address of a Flink cluster's REST interface, and what was asked of it."""
+    asked, state = [], ["RUNNING"]
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self):
+            asked.append(f"{self.command} {self.path}")
+            if self.command == "PATCH":
+                state[0] = "CANCELED"
+            jobs = [{"jid": "0", "name": "done", "state": "FINISHED"}, {"jid": "1", "name": "mine", "state": state[0]}]
+            answers = {"/jobs/overview": {"jobs": jobs}, "/jobs/1/exceptions": {"root-exception": "the cause"}}
+            data = json.dumps(answers.get(self.path, {"state": state[0]})).encode()
+            self.send_response(202 if self.command == "PATCH" else 200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_PATCH = answer
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+def test_a_job_on_a_flink_cluster_is_found_asked_and_ended(cluster):
+    address, asked = cluster
+    options = beam_options(["--runner=FlinkRunner", f"--flink_master={address}", *PROCESS])
+    (job,) = services.active(options)
+    assert (job.id, job.name, job.state(), services.can_find(options)) == ("1", "mine", "RUNNING", True)
+    assert job.page == f"http://{address}/#/job/running/1"
+    job.cancel()
+    assert asked[-1] == "PATCH /jobs/1?mode=cancel"
+    assert (job.state(), job.error(), list(services.active(options))) == ("CANCELLED", "the cause", [])
+
+
+def test_a_cluster_inside_of_the_job_server_is_none():
+    options = beam_options(["--runner=FlinkRunner"])
+    assert services.flink_master(options) == "" and not services.can_find(options)
+    assert list(services.active(options)) == []

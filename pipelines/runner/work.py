@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,8 +12,12 @@ import apache_beam as beam
 import cv2
 from apache_beam.metrics import Metrics
 
+from pipelines import __version__
 from pipelines.runner.progress import Heartbeat
+from trainer.options import InputError
 
+HERE = f"Python {sys.version_info[0]}.{sys.version_info[1]}, Apache Beam {beam.__version__} and deeplab {__version__}"
+"""What whoever sends a job and whoever works on it must have alike: other versions may write other bytes."""
 DONE = "done"
 """The Beam counter of all finished items, whatever became of them."""
 
@@ -29,6 +35,17 @@ class Work(beam.DoFn):
 
     stage: ClassVar[str]
     heartbeat: Heartbeat
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "sender": HERE}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["sender"] != HERE:
+            raise InputError(
+                f"the worker {socket.gethostname()} has {HERE}, but the job was sent with {state['sender']}; install "
+                "the same on both sides"
+            )
+        self.__dict__ |= {name: value for name, value in state.items() if name != "sender"}
 
     def setup(self) -> None:
         # The workers are the parallelism; OpenCV's own threads would only compete with them.

@@ -8,7 +8,8 @@ from trainer.options import CheckedOptions, markdown
 HEAD = """# Options
 
 Every flag of every command, as `deeplab COMMAND --help` has it. This file is made by `make docs`; a test compares it
-with the commands. Commands that run on Apache Beam (marked below) hand flags they do not know on to Beam.
+with the commands. Commands that run on Apache Beam (marked below) hand flags they do not know on to Beam;
+[engines.md](engines.md) has those for jobs elsewhere: `--runner`, `--no_wait`, `--cancel`, `--worker_accelerator`.
 """
 
 

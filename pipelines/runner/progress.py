@@ -124,7 +124,8 @@ class _Last:
 
 
 def _bar(count: _Last, total: int, unit: str, title: str, out: TextIO, watch: float, done: threading.Event) -> None:
-    with tqdm(total=total or None, unit=f" {unit}", desc=title, file=out, dynamic_ncols=True, smoothing=0.1) as bar:
+    shown = {"unit": f" {unit}", "desc": title, "file": out, "dynamic_ncols": True, "smoothing": 0.1}
+    with tqdm(total=total or None, initial=count(), **shown) as bar:
         running = True
         while running:
             running = not done.wait(watch)
@@ -132,11 +133,11 @@ def _bar(count: _Last, total: int, unit: str, title: str, out: TextIO, watch: fl
 
 
 def _lines(count: _Last, total: int, unit: str, title: str, out: TextIO, watch: float, done: threading.Event) -> None:
-    start, running = time.monotonic(), True
+    start, first, running = time.monotonic(), count(), True
     while running:
         running = not done.wait(PLAIN_SECONDS)
         number, seconds = count(), time.monotonic() - start
-        rate = number / seconds if seconds else 0.0
+        rate = (number - first) / seconds if seconds else 0.0
         left = f", {max(0, total - number) / rate:.0f} s left" if running and rate and total else ""
         of = f"/{total}" if total else ""
         say(f"{title}: {number}{of} {unit}, {rate:.1f}/s, {seconds:.0f} s{left}", out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 import re
 from dataclasses import replace
@@ -9,9 +10,10 @@ from dataclasses import replace
 from pipelines.doctor.classes import SHOWN
 from pipelines.doctor.findings import MANIFEST
 from pipelines.doctor.verdict import REJECT, Example, Finding
-from pipelines.inputs.layouts import ByKey, Candidates
+from pipelines.inputs.layouts import Candidates, Keyed
 from pipelines.inputs.names import hidden, split_named
 from pipelines.inputs.rawset import RawSet, raw_set, scan
+from pipelines.inputs.rows import Row
 from trainer import storage
 from trainer.formats.images import SUFFIXES
 from trainer.options import InputError
@@ -58,7 +60,9 @@ def find(root: str, layout: str, val_fraction: float, group_by: str) -> tuple[Ra
     cure = (
         f"--input {MANIFEST}, which pairs them by what their names have in common besides words such as mask and image"
     )
-    examples = tuple(Example(n, pair.image, f"with {pair.label}") for n, pair in enumerate(guessed.pairs[:SHOWN]))
+    examples = tuple(
+        Example(n, pair.image, f"with {pair.label}") for n, pair in enumerate(itertools.islice(guessed.pairs, SHOWN))
+    )
     kind = "pairing" if known else "layout"
     finding = Finding(kind, REJECT, len(guessed.pairs), 0, "pairs found", text, cure, examples)
     return guessed, (finding,)
@@ -71,15 +75,15 @@ def _guess(root: str, val_fraction: float, group_by: str) -> RawSet | None:
         files = [file for file in storage.files(root) if not hidden(file.relative)]
     except OSError:
         return None
-    images: ByKey = {}
-    labels: ByKey = {}
+    images: list[Row] = []
+    labels: list[Row] = []
     splits: dict[str, str] = {}
     for file in files:
         if posixpath.splitext(file.relative)[1].lower() in SUFFIXES:
             key, is_label = name_key(file)
-            (labels if is_label else images).setdefault(key, []).append(file)
+            (labels if is_label else images).append((key, file.path, file.size, file.modified))
             splits.setdefault(key, next(filter(None, map(split_named, file.relative.split("/")[:-1])), ""))
-    candidates = Candidates("pairs by words in their names", images, labels, splits.get)
+    candidates = Candidates("pairs by words in their names", Keyed(images), Keyed(labels), splits.get)
     try:
         return raw_set(root, "manifest", candidates, val_fraction, group_by)
     except InputError:

@@ -6,16 +6,19 @@
     paired      images with labels, masks or annotations
 
 A sixth, `manifest`, is a list of the files; see `manifest`. Names and Pascal VOC's lists are all that is looked at.
+Files are rows that lie sorted on disk, so that a set may have more of them than there is memory for.
 """
 
 from __future__ import annotations
 
 import codecs
+import itertools
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from pipelines.inputs.names import (
     BLANKS,
@@ -29,6 +32,7 @@ from pipelines.inputs.names import (
     split_named,
     split_order,
 )
+from pipelines.inputs.rows import Row, Rows, ordered
 from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats.images import SUFFIXES
@@ -46,9 +50,68 @@ UNREAD = (
 _VOC_LISTS = {
     **{"test": "test", "val": "val", "train": "train", "trainaug": "train", "train_aug": "train", "trainval": None},
 }
-ByKey = dict[str, list[File]]
-Folders = dict[str, list[tuple[str, File]]]
-"""Top folder -> its files, each with its path below that folder."""
+
+
+class Folders:
+    """The files of a set by their top folders; those that lie in none are under "".
+
+    Args:
+      root: of the set.
+      rows: (relative path, size, modified) of its files.
+    """
+
+    def __init__(self, root: str, rows: Iterable[Row]) -> None:
+        self._root = root
+        self._rows = Rows()
+        self._spans: dict[str, tuple[int, int]] = {}
+        for top, group in itertools.groupby(ordered(_split(rows)), itemgetter(0)):
+            start = len(self._rows)
+            for row in group:
+                self._rows.append(row)
+            self._spans[top] = start, len(self._rows)
+
+    def __contains__(self, top: str) -> bool:
+        return top in self._spans
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._spans))
+
+    def of(self, top: str) -> Iterator[tuple[str, File]]:
+        """The files in a top folder, each with its path below that, which is their order; none where there is none."""
+        for _, below, size, modified in self._rows.span(*self._spans.get(top, (0, 0))):
+            relative = f"{top}/{below}" if top else below
+            yield below, File(storage.join(self._root, relative), relative, size, modified)
+
+
+def _split(rows: Iterable[Row]) -> Iterator[Row]:
+    for relative, size, modified in rows:
+        top, slash, below = relative.partition("/")
+        yield (top, below, size, modified) if slash else ("", top, size, modified)
+
+
+class Keyed:
+    """Files by their keys: rows (key, path, size, modified) in order.
+
+    Args:
+      rows: such rows, in any order.
+    """
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self._rows = Rows(ordered(rows))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows)
+
+    def keys(self) -> int:
+        """How many different ones there are."""
+        return sum(1 for _ in itertools.groupby(self, itemgetter(0)))
+
+    def tops(self) -> set[str]:
+        """The top folders of the keys; "" for those without."""
+        return {key.rpartition("/")[0].partition("/")[0] for key, *_ in self}
 
 
 @dataclass
@@ -64,16 +127,15 @@ class Candidates:
     """
 
     origin: str
-    images: ByKey
-    labels: ByKey
+    images: Keyed
+    labels: Keyed
     split_of: Callable[[str], str | None] = lambda key: None
     rejects: list[Reject] = field(default_factory=list)
     palette_hint: Palette | None = None
 
 
-def recognise(files: list[File], layout: str) -> tuple[str, Candidates] | None:
+def recognise(folders: Folders, layout: str) -> tuple[str, Candidates] | None:
     """The first layout that these files have (`layout` "auto"), or the one of that name, if they have it."""
-    folders = _by_top_folder(files)
     finders = {"voc": _find_voc, "cityscapes": _find_cityscapes, "camvid": _find_camvid, "paired": _find_paired}
     for name, find in finders.items():
         if layout in ("auto", name) and (candidates := find(folders)):
@@ -85,44 +147,42 @@ def reject(key: str, path: str, reason: str) -> Reject:
     return Reject(key=key, path=path, stage="scan", reason=reason)
 
 
-def left_out(files: Iterable[File]) -> str:
-    """What to say of images that are passed over for their names; empty where there are none."""
-    suffixes = Counter(
-        "hidden" if hidden(file.relative) else suffix
-        for file in files
-        if (suffix := posixpath.splitext(file.relative)[1].lower()) in (*SUFFIXES, *UNREAD)
-    )
-    counts = [f"{count} {name}" for name, count in sorted(suffixes.items()) if name not in SUFFIXES]
+def left_out(suffixes: Counter[str]) -> str:
+    """What to say of images that are passed over for their names; empty where there are none.
+
+    Args:
+      suffixes: how many files there are of each suffix in UNREAD, and of "hidden" images.
+    """
+    counts = [f"{count} {name}" for name, count in sorted(suffixes.items())]
     return f", left out: {', '.join(counts)}" if counts else ""
 
 
-def _by_top_folder(files: Iterable[File]) -> Folders:
-    """Files that lie in no folder are under ""."""
-    folders: Folders = {}
+def seen(files: Iterable[File], suffixes: Counter[str]) -> Iterator[Row]:
+    """Rows (relative path, size, modified) of the files that are not hidden; `suffixes` is filled for `left_out`."""
     for file in files:
-        top, slash, below = file.relative.partition("/")
-        folders.setdefault(top if slash else "", []).append((below if slash else top, file))
-    return folders
+        relative = file.relative
+        suffix = posixpath.splitext(relative)[1].lower()
+        if not hidden(relative):
+            suffixes.update([suffix] if suffix in UNREAD else ())
+            yield relative, file.size, file.modified
+        elif suffix in (*SUFFIXES, *UNREAD):
+            suffixes["hidden"] += 1
 
 
-def _by_key(entries: Iterable[tuple[str, File]], prefix: str = "") -> ByKey:
-    """The image files among `entries` by their paths without suffix."""
-    by_key: ByKey = {}
+def keyed(entries: Iterable[tuple[str, File]], prefix: str = "") -> Iterator[Row]:
+    """Rows (key, path, size, modified) of the image files among `entries`: keys are their paths without suffix."""
     for below, file in entries:
         stem, suffix = posixpath.splitext(below)
         if suffix.lower() in SUFFIXES:
-            by_key.setdefault(prefix + stem, []).append(file)
-    return by_key
+            yield prefix + stem, file.path, file.size, file.modified
 
 
 def _find_voc(folders: Folders) -> Candidates | None:
     label_folders = [name for name in ("SegmentationClassAug", "SegmentationClass") if name in folders]
     if "JPEGImages" not in folders or not label_folders:
         return None
-    images = _by_key(folders["JPEGImages"])
-    labels: ByKey = {}
-    for name in reversed(label_folders):
-        labels.update(_by_key(folders[name]))
+    images = Keyed(keyed(folders.of("JPEGImages")))
+    labels = Keyed(_preferred([keyed(folders.of(name)) for name in label_folders]))
     origin = f"JPEGImages with {' and '.join(label_folders)}"
     lists = _voc_lists(folders)
     if not lists.used:
@@ -131,14 +191,15 @@ def _find_voc(folders: Folders) -> Candidates | None:
     splits: dict[str, str | None] = {}
     rejects: dict[str, Reject] = {}
     torn = []
-    known = by_composed(images)
-    is_flat = not any("/" in key for key in images)
+    keys = {key for key, *_ in images}
+    known = by_composed(keys)
+    is_flat = not any("/" in key for key in keys)
     for name, split in _VOC_LISTS.items():
         for entry in _entries(lists.used.get(name)):
             paths = [_below_images(spelled) for spelled in spellings(entry)]
             paths += [posixpath.basename(path) for path in paths if is_flat]
             key = next((known[form] for path in paths if (form := composed(path)) in known), None)
-            key = next((path for path in paths if path in images), key)
+            key = next((path for path in paths if path in keys), key)
             if key is not None:
                 torn += [key] if split and splits.get(key, split) not in (split, None) else []
                 splits.setdefault(key, split)
@@ -147,13 +208,22 @@ def _find_voc(folders: Folders) -> Candidates | None:
                 missing = _below_images(spellings(entry)[-1])
                 rejects.setdefault(missing, reject(missing, f"JPEGImages/{missing}", fault))
     used = [f"{name}.txt" for name in _VOC_LISTS if name in lists.used]
-    left_out = len(images.keys() - splits.keys())
+    left_out = len(keys - splits.keys())
     origin += f" by {', '.join(used)}" + (f" ({left_out} in no list)" if left_out else "") + lists.note
     if torn:
         origin += f" (in lists of several splits, and used in the first of {', '.join(used)}: {len(set(torn))})"
-    images = {key: images[key] for key in splits}
-    labels = {label: labels[label] for label in partners(images, labels).values()}
+    images = Keyed(row for row in images if row[0] in splits)
+    meant = set(partners(splits, {key for key, *_ in labels}).values())
+    labels = Keyed(row for row in labels if row[0] in meant)
     return Candidates(origin, images, labels, splits.get, list(rejects.values()), VOC)
+
+
+def _preferred(alternatives: Iterable[Iterable[Row]]) -> Iterator[Row]:
+    """Of every key the rows of the first alternative that has any."""
+    ranked = ((row[0], rank, *row[1:]) for rank, rows in enumerate(alternatives) for row in rows)
+    for _, group in itertools.groupby(ordered(ranked), itemgetter(0)):
+        first, *others = group
+        yield from ((row[0], *row[2:]) for row in (first, *others) if row[1] == first[1])
 
 
 @dataclass(frozen=True)
@@ -167,7 +237,7 @@ class _VocLists:
 def _voc_lists(folders: Folders) -> _VocLists:
     lists = {
         posixpath.splitext(posixpath.basename(below))[0]: file
-        for below, file in folders.get("ImageSets", [])
+        for below, file in folders.of("ImageSets")
         if posixpath.dirname(below) == "Segmentation" and below.endswith(".txt")
     }
     others = sorted(f"{name}.txt" for name in lists.keys() - _VOC_LISTS.keys())
@@ -203,12 +273,12 @@ def _below_images(path: str) -> str:
 def _find_cityscapes(folders: Folders) -> Candidates | None:
     if "leftImg8bit" not in folders or "gtFine" not in folders:
         return None
-    images = _by_key(folders["leftImg8bit"])
-    coded = [_cityscapes_labels(folders["gtFine"], ending) for ending in CITYSCAPES_LABELS]
+    images = Keyed(keyed(folders.of("leftImg8bit")))
+    coded = [Keyed(_cityscapes_labels(folders.of("gtFine"), ending)) for ending in CITYSCAPES_LABELS]
     if not images or not any(coded):
         return None
     # One set is read by one coding. Class ids as they are come first, unless only a part of the set has them.
-    coding = 0 if len(coded[0]) >= len(coded[1]) else 1
+    coding = 0 if coded[0].keys() >= coded[1].keys() else 1
     return Candidates(
         f"leftImg8bit with gtFine/*{CITYSCAPES_LABELS[coding]}",
         images,
@@ -218,59 +288,59 @@ def _find_cityscapes(folders: Folders) -> Candidates | None:
     )
 
 
-def _cityscapes_labels(entries: list[tuple[str, File]], ending: str) -> ByKey:
+def _cityscapes_labels(entries: Iterable[tuple[str, File]], ending: str) -> Iterator[Row]:
     """Labels of one coding by the keys of their images."""
-    labels: ByKey = {}
     for below, file in entries:
         if below.endswith(ending):
-            labels.setdefault(cityscapes_key(below), []).append(file)
-    return labels
+            yield cityscapes_key(below), file.path, file.size, file.modified
 
 
 def _split_of_folder(key: str) -> str | None:
     return split_named(key.split("/")[0]) if "/" in key else None
 
 
-def _in_split_folders(by_key: ByKey) -> bool:
-    return bool(by_key) and all(_split_of_folder(key) for key in by_key)
+def _in_split_folders(files: Keyed) -> bool:
+    return bool(files) and all(map(split_named, files.tops()))
 
 
 def _find_camvid(folders: Folders) -> Candidates | None:
     if "images" in folders and "labels" in folders:
-        images, labels = _by_key(folders["images"]), _by_key(folders["labels"])
+        images, labels = (Keyed(keyed(folders.of(name))) for name in ("images", "labels"))
         if _in_split_folders(images) and labels:
             origin = f"images/{_braces(images)} with labels/{_braces(labels)}"
             return Candidates(origin, images, labels, _split_of_folder)
     named = [name for name in sorted(folders, key=lambda name: (split_order(name), name)) if split_named(name)]
     splits = [name for name in named if name + "annot" in folders]
-    images, labels = {}, {}
-    for name in splits:
-        images |= _by_key(folders[name], name + "/")
-        labels |= _by_key(folders[name + "annot"], name + "/")
+    if not splits:
+        return None
+    images = Keyed(row for name in splits for row in keyed(folders.of(name), name + "/"))
+    labels = Keyed(row for name in splits for row in keyed(folders.of(name + "annot"), name + "/"))
     origin = f"{', '.join(splits)} with {', '.join(name + 'annot' for name in splits)}"
     if alone := [name for name in named if name not in splits]:
         origin += f" ({', '.join(alone)} left out: no {alone[0]}annot)"
     return Candidates(origin, images, labels, _split_of_folder) if images and labels else None
 
 
-def _braces(by_key: ByKey) -> str:
-    names = sorted({key.split("/")[0] for key in by_key if "/" in key}, key=lambda name: (split_order(name), name))
+def _braces(files: Keyed) -> str:
+    names = sorted(files.tops() - {""}, key=lambda name: (split_order(name), name))
     return "{" + ",".join(names) + "}" if len(names) > 1 else "".join(names)
 
 
 def _find_paired(folders: Folders) -> Candidates | None:
-    images = _by_key(folders.get("images", []))
+    if "images" not in folders or not any(name in folders for name in ("labels", "masks", "annotations")):
+        return None
+    images = Keyed(keyed(folders.of("images")))
     for name in ("labels", "masks", "annotations"):
-        labels = _by_key(folders.get(name, []))
+        labels = Keyed(keyed(folders.of(name)))
         if images and labels:
-            splits = {_split_of_folder(key) for key in images} - {None}
+            splits = set(filter(None, map(split_named, images.tops())))
             # A folder "train" alone may hold trains; beside one of validation or test images it is a split.
             split_of = _split_of_folder if len(splits) > 1 or _in_split_folders(images) else lambda key: None
             return Candidates(f"images with {name}", images, labels, split_of)
     return None
 
 
-def not_recognised(root: str, layout: str, files: list[File]) -> str:
+def not_recognised(root: str, layout: str, folders: Folders) -> str:
     """The message for a folder that has none of the layouts, or not the one of that name."""
     marks = {
         "voc": "JPEGImages + SegmentationClass",
@@ -280,12 +350,12 @@ def not_recognised(root: str, layout: str, files: list[File]) -> str:
         "manifest": "manifest.csv or manifest.jsonl",
     }
     expected = [f"{name} ({text})" for name, text in marks.items() if layout in ("auto", name)]
-    folders = _by_top_folder(files)
-    names = [f"{name}/" for name in sorted(folders) if name] + [below for below, _ in folders.get("", [])]
+    names = [f"{name}/" for name in folders if name] + [below for below, _ in itertools.islice(folders.of(""), 9)]
     contents = f"found {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "it is empty"
     message = f"{root} is not a raw set of a known layout; expected {'; '.join(expected)}; {contents}"
-    for name, entries in sorted(folders.items()):
-        below = [File(f.path, path, f.size, f.modified) for path, f in entries]
-        if name and (recognised := recognise(below, layout)):
-            return message + f". {storage.join(root, name)} looks like {recognised[0]}: give that as --input"
+    for name in filter(None, folders):
+        place = storage.join(root, name)
+        inner = Folders(place, ((below, file.size, file.modified) for below, file in folders.of(name)))
+        if found := recognise(inner, layout):
+            return message + f". {place} looks like {found[0]}: give that as --input"
     return message

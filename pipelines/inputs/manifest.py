@@ -12,7 +12,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping
 
-from pipelines.inputs.layouts import Candidates, reject
+from pipelines.inputs.layouts import Candidates, Keyed, reject
 from pipelines.inputs.lists import Row, entry_path, read_rows
 from pipelines.inputs.names import BLANKS, by_composed, composed, name_of, split_named
 from trainer import storage
@@ -44,7 +44,7 @@ def read_manifest(path: str) -> Candidates:
             continue
         lines[image_path] = row.line
         rows.append((row.line, image_path, entry_path(folder, label), split))
-    candidates = Candidates(posixpath.basename(path), {}, {}, rejects=rejects)
+    images, labels = [], []
     splits: dict[str, str | None] = {}
     files = _look_up(part for _, image, label, _ in rows for part in (image, label))
     for line, image, label, split in rows:
@@ -53,11 +53,10 @@ def read_manifest(path: str) -> Candidates:
         if missing:
             rejects.append(reject(key, image, f"{path} line {line}: {missing[0]} not found"))
             continue
-        candidates.images.setdefault(key, []).append(files[image])
-        candidates.labels.setdefault(key, []).append(files[label])
+        for keyed, file in ((images, files[image]), (labels, files[label])):
+            keyed.append((key, file.path, file.size, file.modified))
         splits[key] = split_named(split) or split or None
-    candidates.split_of = splits.get
-    return candidates
+    return Candidates(posixpath.basename(path), Keyed(images), Keyed(labels), splits.get, rejects)
 
 
 def _fault(row: Row, image: str, label: str, split: str) -> str | None:

@@ -1,31 +1,36 @@
 """Raw sets: finds images and their labels, pairs them by name, and gives each pair a key and a split.
 
 An image's key is its path below its image folder without the suffix, so that `train/a` and `val/a` are two images and
-adding images changes no other image's key. Nothing is read but names, lists and manifests, and time is linear in the
-number of files.
+adding images changes no other image's key. Nothing is read but names, lists and manifests. Images and labels are rows
+that lie sorted on disk and are merged: what is in memory for all at once is eight bytes per image.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
+import itertools
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
 
-from pipelines.inputs.layouts import Candidates, left_out, not_recognised, recognise, reject
+import numpy as np
+
+from pipelines.inputs.layouts import Candidates, Folders, left_out, not_recognised, recognise, reject, seen
 from pipelines.inputs.manifest import MANIFESTS, SUFFIXES, read_manifest
-from pipelines.inputs.names import hidden, partners
+from pipelines.inputs.names import partners
+from pipelines.inputs.rows import Row, Rows
 from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats.labels import Palette
 from trainer.options import InputError
-from trainer.storage import File
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """One image with its label.
 
     Attributes:
@@ -44,6 +49,35 @@ class Pair:
     modified: int
 
 
+class Pairs(Sequence):
+    """Pairs in the order in which they are given."""
+
+    def __init__(self, pairs: Iterable[Pair]) -> None:
+        self._rows = Rows(map(tuple, pairs))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return itertools.starmap(Pair, self._rows)
+
+    def __getitem__(self, index: int) -> Pair:
+        return Pair(*self._rows[index])
+
+
+class Labels(Sequence):
+    """The paths of the labels of pairs."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self._pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> str:
+        return self._pairs[index].label
+
+
 @dataclass(frozen=True)
 class RawSet:
     """What `scan` found.
@@ -59,10 +93,14 @@ class RawSet:
 
     root: str
     layout: str
-    pairs: tuple[Pair, ...]
+    pairs: Pairs
     rejects: tuple[Reject, ...]
     summary: str
     palette_hint: Palette | None = None
+
+    @property
+    def labels(self) -> Labels:
+        return Labels(self.pairs)
 
 
 def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: str = "") -> RawSet:
@@ -84,16 +122,16 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
     if manifest:
         folder = posixpath.dirname(manifest) or "."
         return raw_set(folder, "manifest", read_manifest(manifest), val_fraction, group_by)
+    suffixes: Counter[str] = Counter()
     try:
-        files = storage.files(root)
+        folders = Folders(root, seen(storage.walk(root), suffixes))
     except OSError as error:
         raise InputError(f"{root} cannot be read: {error}") from None
-    seen = [file for file in files if not hidden(file.relative)]
-    recognised = recognise(seen, layout)
+    recognised = recognise(folders, layout)
     if recognised is None:
-        raise InputError(not_recognised(root, layout, seen))
+        raise InputError(not_recognised(root, layout, folders))
     name, candidates = recognised
-    candidates.origin += left_out(files)
+    candidates.origin += left_out(suffixes)
     return raw_set(root, name, candidates, val_fraction, group_by)
 
 
@@ -110,32 +148,55 @@ def raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float,
     summary = f"{layout}: {candidates.origin}, {' + '.join(f'{counts[s]} {s}' for s in order)} images"
     summary += f", {len(rejects)} rejected" if rejects else ""
     summary += f"\n{note}" if note else ""
-    return RawSet(root, layout, tuple(pairs), tuple(rejects), summary, candidates.palette_hint)
+    return RawSet(root, layout, pairs, tuple(rejects), summary, candidates.palette_hint)
 
 
-def pair_by_key(candidates: Candidates) -> tuple[list[Pair], list[Reject]]:
+def pair_by_key(candidates: Candidates) -> tuple[Pairs, list[Reject]]:
     """Pairs images and labels that have the same key; everything else is a reject.
 
     The split of a pair is "" where folders, lists and manifest say nothing.
     """
-    label_of = partners(candidates.images, candidates.labels)
-    pairs, rejects = [], []
-    for key, images in sorted(candidates.images.items()):
-        labels = candidates.labels[label_of[key]] if key in label_of else []
-        fault = _fault(key, images, labels)
-        if fault:
-            rejects += [reject(key, image.path, fault) for image in images]
-            continue
-        image, label = images[0], labels[0]
-        size, modified = image.size + label.size, image.modified + label.modified
-        pairs.append(Pair(key, image.path, label.path, candidates.split_of(key) or "", size, modified))
-    for key in candidates.labels.keys() - set(label_of.values()):
-        labels = candidates.labels[key]
-        rejects += [reject(key, label.path, "label without an image of that name") for label in labels]
-    return pairs, rejects
+    rejects: list[Reject] = []
+    images: dict[str, list[Row]] = {}
+    labels: dict[str, list[Row]] = {}
+
+    def paired(key: str, image: list[Row], label: list[Row]) -> Iterator[Pair]:
+        if fault := _fault(key, image, label):
+            rejects.extend(reject(key, path, fault) for path, *_ in image)
+            return
+        ((image_path, *image_facts),), ((label_path, *label_facts),) = image, label
+        size, modified = map(sum, zip(image_facts, label_facts, strict=True))
+        yield Pair(key, image_path, label_path, candidates.split_of(key) or "", size, modified)
+
+    def same() -> Iterator[Pair]:
+        for key, image, label in _joined(candidates.images, candidates.labels):
+            if image and label:
+                yield from paired(key, image, label)
+            else:
+                (images if image else labels)[key] = image or label
+
+    pairs = Pairs(same())
+    # What is left may differ in how its accents are written.
+    label_of = partners(images, labels)
+    others = [
+        pair for key in sorted(images) for pair in paired(key, images[key], labels.get(label_of.get(key, ""), []))
+    ]
+    for key in labels.keys() - set(label_of.values()):
+        rejects += [reject(key, path, "label without an image of that name") for path, *_ in labels[key]]
+    return Pairs(heapq.merge(pairs, others)) if others else pairs, rejects
 
 
-def split_by_group(pairs: Sequence[Pair], val_fraction: float, group_by: str) -> tuple[list[Pair], str]:
+def _joined(images: Iterable[Row], labels: Iterable[Row]) -> Iterator[tuple[str, list[Row], list[Row]]]:
+    """Every key in order, with the rows (path, size, modified) of its images and of its labels."""
+    tagged = lambda rows, is_label: ((key, is_label, *rest) for key, *rest in rows)
+    for key, group in itertools.groupby(heapq.merge(tagged(images, 0), tagged(labels, 1)), itemgetter(0)):
+        sides: tuple[list[Row], list[Row]] = [], []
+        for _, is_label, *rest in group:
+            sides[is_label].append(tuple(rest))
+        yield key, *sides
+
+
+def split_by_group(pairs: Pairs, val_fraction: float, group_by: str) -> tuple[Pairs, str]:
     """Gives every pair a split: its own, else that of the others in its group, else by the hash of the group.
 
     Returns:
@@ -145,28 +206,42 @@ def split_by_group(pairs: Sequence[Pair], val_fraction: float, group_by: str) ->
       InputError: `group_by` is no regular expression, or finds nothing in any key.
     """
     first = _same_files(pairs)
-    found = [group_of(first.get(pair.key, pair.key), group_by) if group_by else None for pair in pairs]
-    if group_by and not any(found):
-        raise InputError(f"--group-by {group_by!r} finds nothing in any key, such as {pairs[0].key!r}")
     if not group_by and not first:
-        return [p if p.split else replace(p, split=hash_split(p.key, val_fraction)) for p in pairs], ""
-    # A key that nothing is found in is a group of its own, or that of the image which it is one file with.
-    groups = [group or first.get(pair.key, pair.key) for pair, group in zip(pairs, found, strict=True)]
+        by_hash = lambda pair: pair if pair.split else pair._replace(split=hash_split(pair.key, val_fraction))
+        return Pairs(map(by_hash, pairs)), ""
+
+    def found(pair: Pair) -> str | None:
+        return group_of(first.get(pair.key, pair.key), group_by) if group_by else None
+
+    def group(pair: Pair) -> str:
+        # A key that nothing is found in is a group of its own, or that of the image which it is one file with.
+        return found(pair) or first.get(pair.key, pair.key)
+
     own: dict[str, set[str]] = {}
-    for pair, group in zip(pairs, groups, strict=True):
-        own.setdefault(group, set()).update({pair.split} - {""})
+    names: set[str] = set()
+    alone: list[str] = []
+    count = 0
+    for pair in pairs:
+        name = found(pair)
+        names.update([name] if name else ())
+        if not name:
+            count += 1
+            alone += [pair.key] if not alone else []
+        if pair.split:
+            own.setdefault(group(pair), set()).add(pair.split)
+    if group_by and not names:
+        raise InputError(f"--group-by {group_by!r} finds nothing in any key, such as {pairs[0].key!r}")
 
-    def split(pair: Pair, group: str) -> str:
-        known = next(iter(own[group])) if len(own[group]) == 1 else ""
-        return pair.split or known or hash_split(group, val_fraction)
+    def split(pair: Pair) -> str:
+        known = own.get(group(pair), ())
+        return pair.split or (next(iter(known)) if len(known) == 1 else hash_split(group(pair), val_fraction))
 
-    pairs = [replace(pair, split=split(pair, group)) for pair, group in zip(pairs, groups, strict=True)]
+    pairs = Pairs(pair._replace(split=split(pair)) for pair in pairs)
     notes = []
     if group_by:
-        alone = [pair.key for pair, group in zip(pairs, found, strict=True) if not group]
-        note = f"--group-by: {len({*found} - {None})} groups"
+        note = f"--group-by: {len(names)} groups"
         if alone:
-            note += f"; keys in which it finds nothing are groups of their own: {len(alone)}, such as {alone[0]!r}"
+            note += f"; keys in which it finds nothing are groups of their own: {count}, such as {alone[0]!r}"
         notes.append(note)
         splits = {pair.split for pair in pairs}
         for name, cure in (("train", "lower"), ("val", "raise")) if val_fraction else ():
@@ -187,19 +262,24 @@ def split_by_group(pairs: Sequence[Pair], val_fraction: float, group_by: str) ->
     return pairs, "\n".join(notes)
 
 
-def _same_files(pairs: Sequence[Pair]) -> dict[str, str]:
+def _same_files(pairs: Pairs) -> dict[str, str]:
     """Key of an image -> that of the first which is the same file, through links; nothing for images of their own."""
-    alike: dict[tuple[int, int], list[Pair]] = {}
-    for pair in pairs:
-        alike.setdefault((pair.size, pair.modified), []).append(pair)
+    facts = _repeated(hash((pair.size, pair.modified)) for pair in pairs)
+    alike = lambda: (pair for pair in pairs if facts and hash((pair.size, pair.modified)) in facts)
+    places = _repeated(hash(storage.real(pair.image)) for pair in alike() if not storage.is_remote(pair.image))
     first: dict[str, str] = {}
-    for candidates in alike.values():
-        keys: dict[str, str] = {}
-        for pair in candidates if len(candidates) > 1 else ():
-            key = keys.setdefault(storage.real(pair.image), pair.key)
-            if key != pair.key:
-                first[pair.key] = key
+    keys: dict[str, str] = {}
+    for pair in alike() if places else ():
+        place = storage.real(pair.image)
+        if hash(place) in places and (key := keys.setdefault(place, pair.key)) != pair.key:
+            first[pair.key] = key
     return first
+
+
+def _repeated(hashes: Iterable[int]) -> frozenset[int]:
+    """Those that come more than once."""
+    found = np.sort(np.fromiter(hashes, np.int64))
+    return frozenset(found[1:][found[1:] == found[:-1]].tolist())
 
 
 def group_of(key: str, group_by: str) -> str | None:
@@ -221,7 +301,7 @@ def hash_split(key: str, val_fraction: float) -> str:
     return "val" if share < val_fraction else "train"
 
 
-def _fault(key: str, images: list[File], labels: list[File]) -> str | None:
+def _fault(key: str, images: list[Row], labels: list[Row]) -> str | None:
     """Why the files of a key are no pair, in words; None when they are one."""
     if len(images) > 1:
         return f"{len(images)} images have the same name: {_names(images)}; rename or remove all but one"
@@ -236,8 +316,8 @@ def _fault(key: str, images: list[File], labels: list[File]) -> str | None:
     return None
 
 
-def _names(files: Iterable[File]) -> str:
-    return ", ".join(posixpath.basename(file.path) for file in files)
+def _names(files: Iterable[Row]) -> str:
+    return ", ".join(posixpath.basename(path) for path, *_ in files)
 
 
 def _manifest_path(root: str, layout: str) -> str | None:

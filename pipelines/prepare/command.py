@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
@@ -72,12 +73,12 @@ def recognise_labels(raw: RawSet, options: Options) -> tuple[Palette, str, tuple
       The palette, how the labels are coded, a sentence of either, and whether a label ends the process it is read in,
       so that the set is to be prepared with care.
     """
-    labels, is_new = [pair.label for pair in raw.pairs], not storage.is_dir(options.output)
+    is_new = not storage.is_dir(options.output)
     try:
         with workarea.notes(options.output).watch("labels") as care:
             read = functools.partial(care.isolated, read_label) if care else read_label
             palette, why_palette = detect_palette(raw, options.palette, read)
-            coding, why_coding = settle_coding(labels, palette, options.label_coding, read)
+            coding, why_coding = settle_coding(raw.labels, palette, options.label_coding, read)
     finally:
         workarea.remove_empty(options.output, is_new)
     return palette, coding, (why_palette, why_coding), care is not None and care.isolated.ended
@@ -88,9 +89,10 @@ def refuse_strangers(area: Area, plan: Plan, raw: RawSet, options: Options) -> N
     for name in (DATASET_FILE, REJECTS_FILE, *(shard.spec.name for shard in plan.shards)):
         storage.check_file(storage.join(area.folder, name))
     strangers = output.strangers(area, plan)
-    inputs = {options.input, options.palette, *(path for pair in raw.pairs for path in (pair.image, pair.label))}
-    for path in strangers:
-        if storage.real(path) in map(storage.real, inputs):
+    places = {storage.real(path): path for path in strangers}
+    files = (path for pair in raw.pairs for path in (pair.image, pair.label))
+    for source in itertools.chain((options.input, options.palette), files) if places else ():
+        if path := places.get(storage.real(source)):
             raise InputError(f"{path} is one of the inputs and would be replaced; give another --output")
     if strangers and not options.overwrite:
         others = f" and {_count(len(strangers) - 1, 'file')} more" if len(strangers) > 1 else ""

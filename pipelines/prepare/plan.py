@@ -10,14 +10,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from typing import NamedTuple
 
+import numpy as np
+
 from pipelines.inputs.rawset import Pair, RawSet
+from pipelines.inputs.rows import Rows, ordered
 from pipelines.prepare.options import AugmentOptions, Options, RecordOptions
 from pipelines.prepare.workarea import REQUESTS, Area, Entry, Outcome
 from trainer import storage
@@ -55,10 +61,10 @@ class Spec(NamedTuple):
 
 
 class ShardPlan(NamedTuple):
-    """A shard and its records, as (index into the pairs of its split, copy), so that a million of them stay small."""
+    """A shard, and the number of its first record among those of the plan."""
 
     spec: Spec
-    members: list[tuple[int, int]]
+    start: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,82 +72,119 @@ class Plan:
     """All there is to be written.
 
     Attributes:
-      root: folder of the raw set; file names in records are relative to it.
-      pairs: of every split.
       shards: by split and number.
+      rows: the records of one shard after the other, in their order, as `Entry` has them.
     """
 
-    root: str
-    pairs: Mapping[str, Sequence[Pair]]
     shards: tuple[ShardPlan, ...]
+    rows: Rows
 
     @property
     def records(self) -> int:
-        return sum(shard.spec.records for shard in self.shards)
+        return len(self.rows)
 
     def entries(self, shard: ShardPlan) -> Iterator[Entry]:
         """The records of a shard, in their order."""
-        pairs = self.pairs[shard.spec.split]
-        for index, copy in shard.members:
-            pair = pairs[index]
-            yield Entry(pair.key, filename(pair.image, self.root), pair.image, pair.label, copy)
+        return itertools.starmap(Entry, self.rows.span(shard.start, shard.start + shard.spec.records))
+
+
+class Place(NamedTuple):
+    """Where a record comes to lie, and all that is known of it; in order of shards, and of records in a shard.
+
+    Attributes:
+      split, number: the shard, numbered as if none were empty.
+      value: `shuffle_hash` of the record.
+      key, copy: which record it is.
+      filename, image, label: as in `Entry`.
+      size, modified: as in `Pair`.
+    """
+
+    split: str
+    number: int
+    value: int
+    key: str
+    copy: int
+    filename: str
+    image: str
+    label: str
+    size: int
+    modified: int
+
+    @property
+    def entry(self) -> Entry:
+        return Entry(self.key, self.filename, self.image, self.label, self.copy)
 
 
 def plan_shards(raw: RawSet, palette: Palette, options: Options) -> Plan:
     """Plans the shards of every split. Raises InputError for splits whose names cannot be part of a file's."""
-    by_split: dict[str, list[Pair]] = {}
+    images: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     for pair in raw.pairs:
-        by_split.setdefault(pair.split, []).append(pair)
-    for split in by_split:
+        images[pair.split] += 1
+        sizes[pair.split] += pair.size
+    for split in images:
         if not re.fullmatch(r"[\w-]+", split):
             raise InputError(f"{raw.root}: a split is named {split!r}; expected letters, digits, '_' and '-' only")
-    copies = {split: options.copies if split in options.augment_splits else 0 for split in by_split}
-    totals = {split: len(pairs) * (copies[split] + 1) for split, pairs in by_split.items()}
+    versions = {split: 1 + (options.copies if split in options.augment_splits else 0) for split in images}
+    totals = {split: count * versions[split] for split, count in images.items()}
     largest = max(totals.values(), default=1)
-    shards: list[ShardPlan] = []
-    for split, pairs in sorted(by_split.items()):
+    counts = {}
+    for split, total in totals.items():
         if options.shards:
-            count = max(1, round(options.shards * totals[split] / largest))
+            count = max(1, round(options.shards * total / largest))
         else:
-            size = sum(pair.size for pair in pairs) * (copies[split] + 1)
-            count = max(math.ceil(totals[split] / SHARD_RECORDS), math.ceil(size / SHARD_BYTES))
-        count = min(count, totals[split])
-        shards += plan_split(pairs, split, count, copies[split], options, palette, raw.root)
-    return Plan(raw.root, by_split, tuple(shards))
+            size = sizes[split] * versions[split]
+            count = max(math.ceil(total / SHARD_RECORDS), math.ceil(size / SHARD_BYTES))
+        counts[split] = min(count, total)
+    return deal(raw.pairs, counts, versions, options, palette, raw.root)
 
 
-def plan_split(
-    pairs: Sequence[Pair], split: str, count: int, copies: int, options: RecordOptions, palette: Palette, root: str
-) -> list[ShardPlan]:
-    """Deals the records of one split out to at most `count` shards, none of them empty.
+def deal(
+    pairs: Iterable[Pair],
+    counts: Mapping[str, int],
+    versions: Mapping[str, int],
+    options: RecordOptions,
+    palette: Palette,
+    root: str,
+) -> Plan:
+    """Deals the records of every split out to shards, none of them empty.
 
     Args:
-      pairs: the images of the split.
-      copies: augmented copies of every image, besides the image itself.
+      counts: by split, how many shards it has at most.
+      versions: by split, how many records are made of every image.
       root: folder of the raw set.
     """
-    groups: list[list[tuple[int, int, int]]] = [[] for _ in range(count)]
-    for index, pair in enumerate(pairs):
-        for copy in range(copies + 1):
-            value = shuffle_hash(options.seed, pair.key, copy)
-            groups[value % count].append((value, index, copy))
-    groups = [sorted(group) for group in groups if group]
-    shards = []
-    for number, group in enumerate(groups):
-        members = [(index, copy) for _, index, copy in group]
-        digest = fingerprint(pairs, members, options, palette, root)
-        shards.append(ShardPlan(Spec(shard_name(split, number, len(groups)), split, digest, len(members)), members))
-    return shards
+    used = {split: np.zeros(count, bool) for split, count in counts.items()}
+
+    def places() -> Iterator[Place]:
+        for pair in pairs:
+            name = filename(pair.image, root)
+            for copy in range(versions[pair.split]):
+                value = shuffle_hash(options.seed, pair.key, copy)
+                number = value % counts[pair.split]
+                used[pair.split][number] = True
+                yield (pair.split, number, value, pair.key, copy, name, *pair[1:3], pair.size, pair.modified)
+
+    dealt = ordered(places())
+    filled = {split: int(numbers.sum()) for split, numbers in used.items()}
+    rows, shards, numbers = Rows(), [], Counter()
+    for (split, _), group in itertools.groupby(dealt, itemgetter(0, 1)):
+        members = [Place(*row) for row in group]
+        name = shard_name(split, numbers[split], filled[split])
+        numbers[split] += 1
+        digest = fingerprint(members, options, palette)
+        shards.append(ShardPlan(Spec(name, split, digest, len(members)), len(rows)))
+        for member in members:
+            rows.append(tuple(member.entry))
+    return Plan(tuple(shards), rows)
 
 
-def fingerprint(
-    pairs: Sequence[Pair], members: Sequence[tuple[int, int]], options: RecordOptions, palette: Palette, root: str
-) -> str:
+def fingerprint(members: Sequence[Place], options: RecordOptions, palette: Palette) -> str:
     """md5 of all that decides a shard's bytes: options, palette, and the entries with their files' sizes and times."""
-    digest = _digest_of_options(FORMAT_VERSION, options, palette, any(copy for _, copy in members)).copy()
-    for index, copy in members:
-        pair = pairs[index]
-        row = [pair.key, filename(pair.image, root), copy, pair.size, pair.modified]
+    has_copies = any(member.copy for member in members)
+    digest = _digest_of_options(FORMAT_VERSION, options, palette, has_copies).copy()
+    for member in members:
+        row = [member.key, member.filename, member.copy, member.size, member.modified]
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()
 

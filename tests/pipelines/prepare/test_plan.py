@@ -6,9 +6,10 @@ from dataclasses import fields, replace
 
 import pytest
 
+from pipelines.inputs import rows
 from pipelines.inputs.rawset import Pair, scan
 from pipelines.prepare.options import Options, RecordOptions
-from pipelines.prepare.plan import filename, fingerprint, plan_shards, plan_split, shuffle_hash, unfinished
+from pipelines.prepare.plan import Place, deal, filename, fingerprint, plan_shards, shuffle_hash, unfinished
 from pipelines.prepare.workarea import survey
 from tests.drawn.prepared import read_shard
 from tests.drawn.rawset import write_pair, write_rawset
@@ -16,7 +17,13 @@ from tests.drawn.records import PALETTE, draw_image
 from trainer.formats.dataset import SHARD_PATTERN, load_dataset
 from trainer.formats.examples import decode
 
-PAIRS = [Pair("train/a", "/raw/images/train/a.jpg", "/raw/labels/train/a.png", "train", 1000, 5)]
+PAIR = Pair("train/a", "/raw/images/train/a.jpg", "/raw/labels/train/a.png", "train", 1000, 5)
+
+
+def members(copies: int) -> list[Place]:
+    """The image of PAIR, and copies of it."""
+    name = filename(PAIR.image, "/raw")
+    return [Place("train", 0, 0, PAIR.key, copy, name, *PAIR[1:3], *PAIR[4:]) for copy in range(copies + 1)]
 
 
 def test_a_new_image_changes_only_the_shards_it_falls_into(tmp_path):
@@ -56,10 +63,23 @@ def test_the_plan_counts_every_image_and_copy(source):
     assert unfinished(survey("/nowhere"), plan).shards == plan.shards
 
 
+def test_a_plan_that_does_not_fit_in_memory_is_the_same(source, monkeypatch):
+    options = Options(input=str(source), output="out", copies=2, shards=4)
+
+    def planned():
+        plan = plan_shards(scan(str(source)), PALETTE, options)
+        return [(shard.spec, [*plan.entries(shard)]) for shard in plan.shards]
+
+    whole = planned()
+    monkeypatch.setattr(rows, "HELD", 4)
+    monkeypatch.setattr(rows, "BLOCK", 2)
+    assert planned() == whole and len(whole) > 4
+
+
 def test_golden_fingerprints():
     """Shards of earlier versions are kept by these: they change only with a release that says that records change."""
-    assert fingerprint(PAIRS, [(0, 0)], RecordOptions(), PALETTE, "/raw") == "2816bcab7b7db76c40c605b590ba67f0"
-    assert fingerprint(PAIRS, [(0, 0), (0, 1)], RecordOptions(), PALETTE, "/raw") == "7273df03c6e0de2665da9de1541b4fc7"
+    assert fingerprint(members(0), RecordOptions(), PALETTE) == "2816bcab7b7db76c40c605b590ba67f0"
+    assert fingerprint(members(1), RecordOptions(), PALETTE) == "7273df03c6e0de2665da9de1541b4fc7"
     assert shuffle_hash(3, "train/a", 1) == 8725626830869558235
 
 
@@ -73,7 +93,7 @@ def test_every_option_of_a_record_is_part_of_its_fingerprint(name):
     else:
         other = default + 1 if isinstance(default, int) else default / 2 + 0.03
     changed = replace(RecordOptions(), **{name: other})
-    of = lambda options: fingerprint(PAIRS, [(0, 0), (0, 1)], options, PALETTE, "/raw")
+    of = lambda options: fingerprint(members(1), options, PALETTE)
     assert of(changed) != of(RecordOptions())
 
 
@@ -85,8 +105,8 @@ def test_file_names_are_relative_to_the_set():
 
 def test_more_than_100000_shards_have_names_that_are_read_and_in_order():
     pairs = [Pair(f"a{i}", f"/raw/a{i}.jpg", f"/raw/a{i}.png", "train", 1, 1) for i in range(108_000)]
-    shards = plan_split(pairs, "train", 1_000_000, 0, RecordOptions(), PALETTE, "/raw")
-    names = [shard.spec.name for shard in shards]
+    plan = deal(pairs, {"train": 1_000_000}, {"train": 1}, RecordOptions(), PALETTE, "/raw")
+    names = [shard.spec.name for shard in plan.shards]
     assert len(names) > 100_000 and names == sorted(names)
     assert all(map(SHARD_PATTERN.fullmatch, names))
     assert names[-1] == f"train-{len(names) - 1}-of-{len(names)}.tfrecord"

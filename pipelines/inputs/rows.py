@@ -1,0 +1,97 @@
+"""Rows of a set that need not fit in memory: the last HELD of them stay there, the others go to a temporary file.
+
+A row is a tuple of texts and numbers. The file has no name, and is gone with the process.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import marshal
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+Row = tuple[Any, ...]
+
+HELD = 1 << 17
+"""Rows in memory: about 50 MB of names. Whole blocks."""
+BLOCK = 1 << 10
+"""Rows that are read back at a time, from each of the runs that are being merged."""
+
+
+class Rows:
+    """Rows in the order in which they were added, to be read as often as one likes."""
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self._last: list[Row] = []
+        self._spool = _Spool()
+        self._blocks: list[tuple[int, int]] = []
+        self._count = 0
+        for row in rows:
+            self.append(row)
+
+    def append(self, row: Row) -> None:
+        self._last.append(row)
+        self._count += 1
+        if len(self._last) == HELD:
+            self._blocks += self._spool.write(self._last)
+            self._last = []
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Row]:
+        yield from self._spool.read(self._blocks)
+        yield from self._last
+
+    def __getitem__(self, index: int) -> Row:
+        place = range(self._count)[index]
+        return next(self.span(place, place + 1))
+
+    def span(self, start: int, stop: int) -> Iterator[Row]:
+        """The rows from number `start` to before `stop`, both at most the number of rows."""
+        spilled = len(self._blocks) * BLOCK
+        first = start // BLOCK
+        rows = self._spool.read(self._blocks[first : -(-stop // BLOCK)])
+        yield from itertools.islice(rows, start - first * BLOCK, stop - first * BLOCK)
+        yield from self._last[max(start - spilled, 0) : max(stop - spilled, 0)]
+
+
+def ordered(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows in ascending order, as `sorted` has them; all are taken when this returns."""
+    spool = _Spool()
+    runs: list[list[tuple[int, int]]] = []
+    run: list[Row] = []
+    for row in rows:
+        run.append(row)
+        if len(run) == HELD:
+            run.sort()
+            runs.append(spool.write(run))
+            run = []
+    run.sort()
+    return heapq.merge(*map(spool.read, runs), run)
+
+
+class _Spool:
+    """A temporary file of blocks of rows; a block is known by its offset and size."""
+
+    def __init__(self) -> None:
+        self._file: BinaryIO | None = None
+        self._size = 0
+
+    def write(self, rows: list[Row]) -> list[tuple[int, int]]:
+        self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - closed with the last who reads it
+        blocks = []
+        for start in range(0, len(rows), BLOCK):
+            data = marshal.dumps(rows[start : start + BLOCK])
+            self._file.write(data)
+            blocks.append((self._size, len(data)))
+            self._size += len(data)
+        self._file.flush()
+        return blocks
+
+    def read(self, blocks: Iterable[tuple[int, int]]) -> Iterator[Row]:
+        for offset, size in blocks:
+            yield from marshal.loads(os.pread(self._file.fileno(), size, offset))

@@ -28,7 +28,8 @@ TELLING = 10.0
 
 def readable(error: Exception, title: str) -> InputError | storage.Unavailable:
     """One readable line from a failure that Beam hands over as text of nested tracebacks."""
-    text = str(error)
+    # What Java adds where it hands on a traceback of Python.
+    text = re.sub(r"\n\s+(?:at [^\n]*\([^\n]*\)|\.\.\. \d+ (?:more|common frames omitted))(?=\n|\Z)", "", str(error))
     for known in (InputError, storage.Unavailable):
         # By what is last in the text, whole: names of files may hold line breaks.
         name = rf"(?:\A|.*^)(?:\w+\.)*{known.__name__}: "
@@ -43,6 +44,7 @@ def readable(error: Exception, title: str) -> InputError | storage.Unavailable:
     step = step or next(iter(re.findall(r"\[while running '(.*?)'\]", text)), "")
     with tempfile.NamedTemporaryFile("wb", prefix="deeplab-error-", suffix=".txt", delete=False) as file:
         file.write(text.encode(errors="backslashreplace"))
+    step = re.sub(r"-ptransform-\d+\Z", "", step)  # as job servers number them
     where = f" in step {step!r}" if step else ""
     return InputError(
         f"the {title} job failed{where}: {kind}: {message} (full traceback: {file.name}). "

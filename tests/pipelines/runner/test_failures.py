@@ -1,0 +1,36 @@
+"""Failures of jobs elsewhere, as services report them, in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.runner.failures import readable
+from trainer import storage
+from trainer.options import InputError
+
+PYTHON = """Error received from SDK harness for instruction 4: Traceback (most recent call last):
+  File "apache_beam/runners/common.py", line 1498, in process
+    return self.do_fn_invoker.invoke_process(windowed_value)
+{error} [while running 'Write shards-ptransform-20']
+
+"""
+JAVA = """java.util.concurrent.ExecutionException: java.lang.RuntimeException: PYTHON
+\tat java.base/java.util.concurrent.CompletableFuture.reportGet(CompletableFuture.java:396)
+\tat org.apache.beam.runners.flink.FlinkPipelineRunner.lambda$run$0(FlinkPipelineRunner.java:98)
+\t... 12 more
+Caused by: java.lang.RuntimeException: PYTHON
+\tat org.apache.beam.runners.fnexecution.control.FnApiControlClient$ResponseStreamObserver.onNext(FnApi.java:180)
+\t... 3 common frames omitted
+""".replace("PYTHON", PYTHON)
+
+
+@pytest.mark.parametrize("text", [PYTHON, JAVA])
+def test_what_a_worker_said_is_what_the_user_reads(text):
+    for known in (InputError, storage.Unavailable):
+        error = text.replace("{error}", f"{known.__module__}.{known.__name__}: b.png: is\nno image; move it")
+        found = readable(RuntimeError(error), "prepare")
+        assert (type(found), str(found)) == (known, "b.png: is\nno image; move it")
+    said = str(readable(RuntimeError(text.replace("{error}", "OSError: [Errno 28] No space")), "prepare"))
+    assert said.startswith(
+        "the prepare job failed in step 'Write shards': OSError: [Errno 28] No space ("
+    )

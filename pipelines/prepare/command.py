@@ -15,7 +15,7 @@ from pipelines.prepare.job import build
 from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Plan, ShardPlan, plan_shards, unfinished
 from pipelines.prepare.workarea import Area, survey
-from pipelines.runner.flags import beam_options, located
+from pipelines.runner.flags import beam_options, check_paths, located
 from pipelines.runner.remote import CANCELLED, take_up
 from pipelines.runner.run import run as run_job
 from trainer import leases, storage
@@ -36,6 +36,8 @@ def run(options: Options, flags: list[str]) -> int:
         raise InputError(f"--output {options.output} is the input folder; give a folder of its own")
     leases.hold(folder, "prepare")
     raw = scan(source, options.layout, options.val_fraction, options.group_by)
+    if not storage.is_remote(source):
+        check_paths(beam, "--input", (path for pair in raw.pairs for path in (pair.image, pair.label)))
     palette, coding, reasons, is_fatal = recognise_labels(raw, options)
     options = replace(options, label_coding=coding)
     print("\n".join(filter(None, (raw.summary, *reasons))), flush=True)

@@ -11,7 +11,7 @@ from pipelines.inputs import collection
 from pipelines.inputs.selection import load as load_selection
 from pipelines.masks import segmenter
 from pipelines.masks.stamps import fingerprint
-from pipelines.runner.flags import beam_options, cores_per_process, located, workers
+from pipelines.runner.flags import beam_options, check_paths, cores_per_process, located, workers
 from pipelines.runner.remote import CANCELLED, take_up
 from pipelines.runner.run import run as run_job
 from pipelines.segment import plan as planning
@@ -38,6 +38,8 @@ def run(options: Options, flags: list[str]) -> int:
     job, card = prepare(options, cores_per_process(beam))
     selection = load_selection(options.records, options.split, options.list)
     listing = planning.selected(collection.find(options.input, options.output), selection)
+    if not storage.is_remote(options.input):
+        check_paths(beam, "--input", (image.path for image in listing.images))
     leases.hold(options.output, "segment")
     previous = planning.previous(options, job.fingerprint)
     job = replace(job, unstamped=planning.may_lack_stamps(previous))

@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from pipelines import cli
+from tests.drawn.dataflow import FLAGS, dataflow
+from tests.drawn.rawset import touch
 
 CLOUD = [
     "--runner=DataflowRunner",
@@ -44,3 +46,13 @@ def test_an_image_of_another_python_is_refused_by_every_command(command, monkeyp
     flags = [*CLOUD[:-1], "--sdk_container_image", "image:python3.11"]
     assert cli.main([*arguments(command, "--output", "gs://b/o.json"), *flags]) == 2
     assert "the image has Python 3.11, and this is Python 3.13" in capsys.readouterr().err
+
+
+def test_a_list_here_that_names_files_of_this_machine_is_refused(tmp_path, bucket, capsys):
+    """A list of gs:// addresses would do."""
+    touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "set.csv").write_text("image,label\na.png,b.png\n")
+    with dataflow() as service:
+        flags = [f"--input={tmp_path}/set.csv", f"--output={bucket}/out", *FLAGS, service.endpoint]
+        assert cli.main(["prepare", *flags]) == 2
+    assert f"--input {tmp_path}/a.png is a path of this machine" in capsys.readouterr().err

@@ -22,6 +22,9 @@ import google_crc32c
 PAGE = 1000
 """Objects in an answer to a listing."""
 OBJECT = re.compile(r"(?:/download)?/storage/v1/b/(?P<bucket>[^/]+)/o/(?P<name>[^/]+)")
+COUNT = "/requests"
+"""Where the number of the requests so far is told."""
+BUCKET = re.compile(r"/storage/v1/b/(?P<bucket>[^/]+)")
 LISTING = re.compile(r"/storage/v1/b/(?P<bucket>[^/]+)/o")
 UPLOAD = re.compile(r"(?:/resumable)?/upload/storage/v1/b/(?P<bucket>[^/]+)/o")
 
@@ -86,6 +89,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.path == COUNT:
+            self._answer(200, {"requests": len(self.server.requests)})
+            return
         with self.server.lock:
             self.server.requests.append((self.command, self.path))
             number = len(self.server.requests)
@@ -101,6 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._upload(found["bucket"], query, body)
         elif found := LISTING.fullmatch(url.path):
             self._list(found["bucket"], query)
+        elif found := BUCKET.fullmatch(url.path):
+            self._answer(200, {"name": found["bucket"]})
         else:
             self._answer(404)
 
@@ -196,4 +204,8 @@ def served(delay: float = 0.0, fault: Callable[[int, str, str], int | None] | No
 
 
 if __name__ == "__main__":
-    Objects(int(sys.argv[1]), float(sys.argv[2])).serve_forever()
+    port, seconds, share = map(float, sys.argv[1:])
+    server = Objects(int(port), seconds)
+    # Spread evenly: a number comes where the share of those before has grown by one.
+    server.fault = lambda number, method, address: 503 if int(number * share) > int((number - 1) * share) else None
+    server.serve_forever()

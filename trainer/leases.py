@@ -79,8 +79,10 @@ def hold(folder: str, command: str) -> None:
     lease = _Lease(storage.absolute(folder), command)
     try:
         lease.take()
-    except OSError as error:
+    except (OSError, storage.Unavailable) as error:
         lease.remove_folders()
+        if isinstance(error, storage.Unavailable):
+            raise
         raise InputError(f"{folder} cannot be written to: {error.strerror or error}; give another folder") from None
     with _lock:
         _held.append(lease)

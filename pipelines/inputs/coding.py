@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.inputs.evidence import Use, one_based
 from pipelines.inputs.rawset import RawSet
 from pipelines.runner.boundary import Failed, attempt
-from trainer import storage
+from trainer import ahead, storage
 from trainer.formats import codings, images
 from trainer.formats.labels import JSON_FORM, Color, Palette, ranges
 from trainer.formats.palettes import BUILT_IN, CAMVID, READ_BY_COLOR, READ_BY_COLORMAP, resolve
@@ -26,9 +26,9 @@ SAMPLED_COLORS = 1000
 Read = Callable[[str], images.Label]
 
 
-def read_label(path: str) -> images.Label:
+def read_label(path: str, read: ahead.Read = storage.read) -> images.Label:
     """The label file at `path`. Raises OSError, or ImageError for what is no label."""
-    return images.read_label(storage.read(path))
+    return images.read_label(read(path))
 
 
 def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_label) -> tuple[Palette, str]:
@@ -174,10 +174,12 @@ class Sample:
 
 def sampled(paths: Sequence[str], read: Read) -> Iterator[tuple[str, images.Label]]:
     """SAMPLED_LABELS labels with their paths, evenly spaced; those that cannot be read are left out."""
-    count = min(SAMPLED_LABELS, len(paths))
-    for path in (paths[index * len(paths) // count] for index in range(count)):
+    count, is_here = min(SAMPLED_LABELS, len(paths)), read is read_label
+    chosen = [paths[index * len(paths) // count] for index in range(count)]
+    for path, fetch in ahead.each(chosen, lambda path: (path,) if is_here else ()):
+        look = functools.partial(read_label, path, fetch) if is_here else functools.partial(read, path)
         try:
-            label = attempt(functools.partial(read, path), known=(images.ImageError, OSError))
+            label = attempt(look, known=(images.ImageError, OSError))
         except (images.ImageError, OSError, Failed):
             continue
         yield path, label

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -147,13 +148,15 @@ def sweep(area: Area, plan: Plan) -> int:
     names = {shard.spec.name for shard in plan.shards}
     own = {name for name, outcome in area.outcomes.items() if outcome.shard.records} | area.planned()
     stale = [name for name in area.files if name in own and name not in names]
-    stale += [workarea.sidecar_name(name) for name in area.outcomes if name not in names]
-    # Plans before what is being written: another run that finds its own gone writes no more shards.
+    sidecars = [workarea.sidecar_name(name) for name in area.outcomes if name not in names]
     plans, unfinished = filter(workarea.shard_of_plan, area.files), filter(workarea.is_leftover, area.files)
-    for name in (*stale, *plans, *unfinished):
-        _remove(area, name)
+    with ThreadPoolExecutor(workarea.REQUESTS) as pool:
+        # Shards before their sidecars, by which they are known, and plans before what is being written: another run
+        # that finds its own gone writes no more shards.
+        for kind in (stale, sidecars, plans, unfinished):
+            list(pool.map(functools.partial(_remove, area), kind))
     workarea.notes(area.folder).clear()
-    return sum(name in own for name in stale)
+    return len(stale)
 
 
 def describe(folder: str, shards: Sequence[Shard], palette: Palette, options: Options, rejected: int) -> Dataset:

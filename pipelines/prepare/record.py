@@ -29,8 +29,13 @@ class Unusable(Exception):
         self.path, self.reason, self.unread = path, reason, unread
 
 
-def make_record(entry: Entry, palette: Palette, options: RecordOptions) -> tuple[Record, np.ndarray]:
+def make_record(
+    entry: Entry, palette: Palette, options: RecordOptions, read: Callable[[str], bytes] = storage.read
+) -> tuple[Record, np.ndarray]:
     """Reads one image and its label and makes the record.
+
+    Args:
+      read: how files are read.
 
     Returns:
       The record and its label, uint8 [H, W] class ids.
@@ -38,8 +43,8 @@ def make_record(entry: Entry, palette: Palette, options: RecordOptions) -> tuple
     Raises:
       Unusable: one of the two files.
     """
-    data, (source, image) = _load(entry.image, lambda data: images.decode(data, options.max_pixels))
-    _, (labelled, label) = _load(entry.label, lambda data: _decode_label(data, palette, options))
+    data, (source, image) = _load(entry.image, read, lambda data: images.decode(data, options.max_pixels))
+    _, (labelled, label) = _load(entry.label, read, lambda data: _decode_label(data, palette, options))
     if fault := images.mismatch(source, labelled):
         raise Unusable(entry.label, fault)
     fits = options.max_side == 0 or max(label.shape) <= options.max_side
@@ -67,9 +72,11 @@ def make_record(entry: Entry, palette: Palette, options: RecordOptions) -> tuple
     return record, label
 
 
-def _load(path: str, decode: Callable[[bytes], tuple[Header, np.ndarray]]) -> tuple[bytes, tuple[Header, np.ndarray]]:
+def _load(
+    path: str, read: Callable[[str], bytes], decode: Callable[[bytes], tuple[Header, np.ndarray]]
+) -> tuple[bytes, tuple[Header, np.ndarray]]:
     try:
-        data = storage.read(path)
+        data = read(path)
     except OSError as error:
         raise Unusable(path, f"cannot be read: {error.strerror or error}", unread=True) from None
     try:

@@ -16,7 +16,7 @@ from pipelines.prepare.plan import FORMAT_VERSION, Spec
 from pipelines.prepare.record import Unusable, make_record
 from pipelines.prepare.workarea import Entry, Outcome
 from pipelines.runner.boundary import Failed, attempt
-from trainer import storage
+from trainer import ahead, storage
 from trainer.accounts import Reject
 from trainer.formats.dataset import Sums
 from trainer.formats.examples import encode
@@ -59,8 +59,8 @@ def write_shard(
     sums = Sums()
     with workarea.notes(folder).watch(spec.name) as care:
         with storage.writer(path) as file:
-            for entry in entries:
-                work = functools.partial(make, entry, palette, options)
+            for entry, read in ahead.each(entries, lambda entry: () if care else (entry.image, entry.label)):
+                work = functools.partial(make, entry, palette, options, read)
                 if care:
                     work = functools.partial(care.isolated, make, entry, palette, options)
                 try:
@@ -110,9 +110,9 @@ class Made(NamedTuple):
     pixels: np.ndarray
 
 
-def make(entry: Entry, palette: Palette, options: RecordOptions) -> Made:
+def make(entry: Entry, palette: Palette, options: RecordOptions, read: ahead.Read = storage.read) -> Made:
     """Reads, augments and encodes one entry. Raises Unusable for what is wrong with its files."""
-    record, label = make_record(entry, palette, options)
+    record, label = make_record(entry, palette, options, read)
     return Made(frame(encode(record)), label.shape, _pixels_of_ids(label))
 
 

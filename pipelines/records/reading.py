@@ -38,6 +38,10 @@ def read_records(folder: str, shard: Shard) -> Iterator[tuple[Frame, Record]]:
         file = open_shard(folder, shard.name)
     except FileNotFoundError:
         raise InputError(f"shard {shard.name} is missing in {folder}; {advice}") from None
+    except OSError as error:
+        raise InputError(
+            f"shard {shard.name} in {folder} cannot be read: {error.strerror or error}; {advice}"
+        ) from None
     with file:
         for frame in scan_frames(file):
             if isinstance(frame, CorruptRecord):
@@ -60,7 +64,8 @@ def find_record(folder: str, dataset: Dataset, name: str, copy: int) -> tuple[Sh
       InputError: the record is not there; the message names an example that is.
     """
     total = sum(shard.records for shard in dataset.shards)
-    number = int(name) if name.isdecimal() and int(name) < total else None
+    is_number = name.isdecimal() and len(name) <= len(str(total))
+    number = int(name) if is_number and int(name) < total else None
     for shard in dataset.shards:
         if number is not None and number >= shard.records:
             number -= shard.records

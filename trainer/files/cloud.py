@@ -34,6 +34,8 @@ def client():
     from google.cloud import storage
     from requests.adapters import HTTPAdapter
 
+    # It would ask for what the bucket is, to tell tracing of it.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     # Only whole buckets belong to a project; without one, nobody needs to name it.
     is_emulated = bool(os.environ.get("STORAGE_EMULATOR_HOST"))
     made = storage.Client.create_anonymous_client() if is_emulated else storage.Client(project=None)

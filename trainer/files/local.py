@@ -149,12 +149,23 @@ def exchange(path: str, before: bytes | None, after: bytes | None) -> bool:
             return False
         if after is None:
             os.remove(path)
+        elif current is None:
+            _make(path, after)
         else:
-            # In place, so that a process that is killed leaves nothing else. Without a lock, one alone can make it.
-            with open(path, "xb" if current is None else "r+b") as file:
+            with open(path, "r+b") as file:  # in place, so that a process that is killed leaves nothing else
                 file.write(after)
                 file.truncate()
     return True
+
+
+def _make(path: str, data: bytes) -> None:
+    """Writes a file that is not there yet: one alone can, even without a lock. Leaves none where that fails."""
+    with open(path, "xb", buffering=0) as file:
+        try:
+            file.write(data)
+        except OSError:
+            os.remove(path)
+            raise
 
 
 @contextlib.contextmanager

@@ -1,0 +1,147 @@
+"""`deeplab prepare` and `deeplab segment` on this machine's disk, and with 50 ms for every request to Cloud Storage.
+
+    python benchmarks/storage.py                                # drawn scenes, an untrained network
+    python benchmarks/storage.py --data data/camvid --delay 0.1
+
+The Cloud Storage is a process of its own on this machine, which takes processor time too. The model is a local folder
+in either case. Records and masks are compared to the byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import objects
+from segment import untrained
+from timing import table, take_turns
+
+from pipelines import cli
+from pipelines.demo import scenes
+from pipelines.inputs.rawset import scan
+from trainer import storage
+from trainer.options import CheckedOptions, option, parse
+from trainer.startup import start_tensorflow
+
+BUCKET = "gs://bucket"
+
+
+@dataclass(frozen=True)
+class Options(CheckedOptions):
+    data: str = option("", "raw set; drawn scenes of 360 x 480 pixels when empty", metavar="DIR")
+    images: int = option(300, "how many scenes are drawn", low=5)
+    delay: float = option(0.05, "seconds for every request", low=0.0)
+    faults: float = option(0.0, "share of the requests that fail", low=0.0, below=0.5)
+    workers: int = option(2, "threads that work", low=1)
+    rounds: int = option(2, "times every run is repeated", low=1)
+    segment: bool = option(True, "measure segment as well")
+
+
+@contextlib.contextmanager
+def cloud(delay: float, faults: float) -> Iterator[None]:
+    """A Cloud Storage in a process of its own, which this process and its children use."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen([sys.executable, objects.__file__, str(port), str(delay), str(faults)])
+    try:
+        while True:
+            with contextlib.suppress(OSError):
+                requests()
+                break
+            time.sleep(0.05)
+        yield
+    finally:
+        server.kill()
+        server.wait()
+
+
+def requests() -> int:
+    """How many there were so far."""
+    with urllib.request.urlopen(os.environ["STORAGE_EMULATOR_HOST"] + objects.COUNT) as answer:
+        return json.load(answer)["requests"]
+
+
+def clear(folder: str) -> None:
+    if not storage.is_remote(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        for file in storage.files(folder):
+            storage.remove(file.path)
+
+
+def contents(folder: str, suffix: str) -> dict[str, bytes]:
+    return {file.relative: storage.read(file.path) for file in storage.files(folder) if file.path.endswith(suffix)}
+
+
+def run(*argv: str) -> None:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        status = cli.main(list(argv))
+    if status:
+        sys.exit(f"{argv[0]} ended with status {status}\n{text.getvalue()}")
+
+
+def compare(command: list[str], here: tuple[str, str], there: tuple[str, str], items: int, suffix: str, rounds: int):
+    """Runs a command in both places in turns; prints the rates, the requests for an item, and whether bytes differ.
+
+    Args:
+      here, there: input and output.
+      suffix: of the files to compare.
+    """
+    sent, busy = [], {here: [], there: []}
+
+    def work(source: str, output: str) -> None:
+        clear(output)
+        before, begin = requests(), time.process_time()
+        run(*command, "--input", source, "--output", output)
+        busy[source, output].append(time.process_time() - begin)
+        sent.append(requests() - before)
+
+    work(*here)  # imports, and the images into the page cache
+    runs = {f"{command[0]}, disk": lambda: work(*here), f"{command[0]}, Cloud Storage": lambda: work(*there)}
+    seconds = take_turns(runs, rounds)
+    is_same = contents(here[1], suffix) == contents(there[1], suffix)
+    print(f"\n{table(seconds, items, 'images', next(iter(runs)))}")
+    disk, cloud = (min(seconds) for seconds in busy.values())
+    print(f"\n{sent[-1] / items:.2f} requests for an image; {'the same bytes' if is_same else 'OTHER BYTES'}")
+    print(f"processor seconds of the command: {disk:.1f} on the disk, {cloud:.1f} in Cloud Storage\n")
+
+
+def main(argv: list[str]) -> int:
+    options, _ = parse(Options, argv, prog="storage.py", text="prepare and segment on a disk and in Cloud Storage.")
+    start_tensorflow()
+    workers = ["--direct_num_workers", str(options.workers)]
+    with tempfile.TemporaryDirectory() as folder, cloud(options.delay, options.faults):
+        data = options.data or os.path.join(folder, "set")
+        if not options.data:
+            scenes.write_set(data, options.images, options.images // 5, (360, 480), seed=0)
+        for file in storage.files(data):
+            storage.write(f"{BUCKET}/set/{file.relative}", storage.read(file.path))
+        pairs = scan(data).pairs
+        places = (data, f"{folder}/records"), (f"{BUCKET}/set", f"{BUCKET}/records")
+        compare(["prepare", *workers], *places, len(pairs), ".tfrecord", options.rounds)
+        if options.segment:
+            model = untrained(os.path.join(folder, "model"))
+            below = os.path.relpath(os.path.dirname(pairs[0].image), data)
+            count = len(storage.files(f"{data}/{below}"))
+            places = (f"{data}/{below}", f"{folder}/masks"), (f"{BUCKET}/set/{below}", f"{BUCKET}/masks")
+            compare(["segment", "--model", model, *workers], *places, count, ".png", options.rounds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

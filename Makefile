@@ -12,7 +12,7 @@ ENGINES ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/deeplab-engines
 # So that what was fetched for other versions is not taken for these.
 FETCHED := $(ENGINES)/.fetched-$(BEAM)-$(shell cksum < tests/engines/pom.xml | cut -d ' ' -f 1)
 
-.PHONY: demo test test-slow test-engines wheel lint docs clean
+.PHONY: demo test test-slow test-engines test-images wheel lint docs clean
 
 demo: $(ENGINE)
 	$(VENV)/bin/deeplab demo --output out/demo
@@ -25,6 +25,9 @@ test-slow: $(ENGINE)
 
 test-engines: $(ENGINE) $(FETCHED)
 	DEEPLAB_ENGINES=$(ENGINES) $(VENV)/bin/python -m pytest -m engines tests/engines
+
+test-images: $(ENGINE)
+	$(VENV)/bin/python -m pytest -m images
 
 # docs/engines.md says what this fetches, from where, and how to name mirrors. Both clients check sums.
 $(FETCHED):

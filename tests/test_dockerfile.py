@@ -48,4 +48,4 @@ def test_the_beam_image_keeps_its_entry_point_and_the_trainer_runs_the_command_a
     beam = LINES[start["beam"] : start["trainer"]]
     trainer = LINES[start["trainer"] :]
     assert not any(line.startswith("ENTRYPOINT") for line in beam)
-    assert 'ENTRYPOINT ["deeplab"]' in trainer and "USER 1000" in trainer
+    assert 'ENTRYPOINT ["tini", "--", "deeplab"]' in trainer and "USER 1000" in trainer

@@ -32,7 +32,7 @@ test-images: $(ENGINE)
 # docs/engines.md says what this fetches, from where, and how to name mirrors. Both clients check sums.
 $(FETCHED):
 	@for tool in java mvn go; do command -v $$tool >/dev/null || { \
-		echo "$$tool is needed (Debian: apt install openjdk-17-jre-headless maven golang-go)"; exit 1; }; done
+		echo "$$tool is needed (Debian: apt install openjdk-17-jre-headless maven; Go 1.26: go.dev/dl)"; exit 1; }; done
 	rm -rf $(ENGINES)/flink
 	mvn --batch-mode --quiet --strict-checksums --file tests/engines/pom.xml dependency:copy-dependencies \
 		-DincludeScope=runtime -DoutputDirectory=$(ENGINES)/flink

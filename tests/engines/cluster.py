@@ -1,0 +1,140 @@
+"""Processes of the engines, and a Flink cluster of them on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+PATIENCE = 600.0
+"""Seconds within which an engine starts, or a job of these tests comes so far, on a busy machine."""
+PACKAGES = (
+    *("java.lang", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.text", "java.time", "java.util"),
+    *("java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks", "sun.nio.ch"),
+)
+"""Of Java 17, which Flink 1.19 reaches into."""
+JAVA = [
+    *("java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"),
+    *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in PACKAGES),
+]
+SETTINGS = """
+jobmanager.rpc.address: localhost
+jobmanager.rpc.port: {rpc}
+rest.address: localhost
+rest.port: {rest}
+rest.bind-address: localhost
+taskmanager.host: localhost
+taskmanager.numberOfTaskSlots: 2
+taskmanager.cpu.cores: 2.0
+taskmanager.memory.framework.heap.size: 128m
+taskmanager.memory.framework.off-heap.size: 128m
+taskmanager.memory.jvm-metaspace.size: 128m
+taskmanager.memory.jvm-overhead.min: 64m
+taskmanager.memory.jvm-overhead.max: 64m
+taskmanager.memory.task.heap.size: 256m
+taskmanager.memory.task.off-heap.size: 0m
+taskmanager.memory.managed.size: 128m
+taskmanager.memory.network.min: 64m
+taskmanager.memory.network.max: 64m
+heartbeat.interval: 1000
+heartbeat.timeout: 6000
+restart-strategy.type: fixed-delay
+restart-strategy.fixed-delay.attempts: 10
+restart-strategy.fixed-delay.delay: 1s
+io.tmp.dirs: {folder}
+"""
+"""What scripts of Flink's own distribution would work out from `taskmanager.memory.process.size` is written out."""
+
+
+def free_ports(number: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def wait_for(what: str, is_so: Callable[[], object], process: subprocess.Popen | None = None) -> None:
+    """Fails where `is_so` stays false, or raises OSError, too long, or the process has ended."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with contextlib.suppress(OSError):
+            if is_so():
+                return
+        assert process is None or process.poll() is None, f"{what}: the process ended with {process.poll()}"
+        assert time.monotonic() < deadline, f"{what}: not in {PATIENCE:.0f} s"
+        time.sleep(0.05)
+
+
+def answers(port: int) -> bool:
+    socket.create_connection(("localhost", port)).close()
+    return True
+
+
+@contextlib.contextmanager
+def started(command: list[str], log: Path, **options: object) -> Iterator[subprocess.Popen]:
+    """A process that is ended, with all that it has started, when the block ends."""
+    with open(log, "wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        kill(process)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """Kills a process of `started` and its children, as a machine that fails would."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+class Flink:
+    """A cluster of one JobManager and two TaskManagers.
+
+    Attributes:
+      flags: of a job for it, whose TaskManagers start their workers themselves.
+      managers: processes of the TaskManagers.
+    """
+
+    def __init__(self, stack: contextlib.ExitStack, jar: Path, boot: Path, folder: Path) -> None:
+        rpc, rest = free_ports(2)
+        (folder / "flink-conf.yaml").write_text(SETTINGS.format(rpc=rpc, rest=rest, folder=folder))
+        self._stack, self._jar, self._folder, self._master = stack, jar, folder, f"localhost:{rest}"
+        self.managers: list[subprocess.Popen] = []
+        self.flags = [
+            *("--runner", "FlinkRunner", "--flink_master", self._master, "--flink_job_server_jar", str(jar)),
+            *("--environment_type", "PROCESS", "--environment_config", json.dumps({"command": str(boot)})),
+            *("--parallelism", "2", "--environment_cache_millis", "60000"),
+        ]
+        process = self._start("entrypoint.StandaloneSessionClusterEntrypoint", "master.log")
+        wait_for("the JobManager", lambda: self.ask("/overview"), process)
+        self.fill()
+
+    def _start(self, main: str, log: str) -> subprocess.Popen:
+        program = [f"org.apache.flink.runtime.{main}", "--configDir", str(self._folder)]
+        return self._stack.enter_context(started([*JAVA, "-cp", str(self._jar), *program], self._folder / log))
+
+    def fill(self) -> None:
+        """Starts as many TaskManagers as two lack."""
+        self.managers = [process for process in self.managers if process.poll() is None]
+        while len(self.managers) < 2:
+            log = f"worker-{time.monotonic_ns()}.log"
+            self.managers.append(self._start("taskexecutor.TaskManagerRunner", log))
+        wait_for("the TaskManagers", lambda: self.ask("/overview")["taskmanagers"] >= 2, self.managers[-1])
+
+    def ask(self, path: str) -> dict:
+        with urllib.request.urlopen(f"http://{self._master}{path}", timeout=10) as answer:
+            return json.load(answer)
+
+    def states(self) -> list[str]:
+        """Of all its jobs, the newest last."""
+        jobs = sorted(self.ask("/jobs/overview")["jobs"], key=lambda job: job["start-time"])
+        return [job["state"] for job in jobs]

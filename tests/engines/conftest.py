@@ -1,0 +1,104 @@
+"""The engines that `make test-engines` has fetched, started and stopped; and the drawn road that they are held to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.drawn.rawset import write_rawset
+from tests.drawn.records import PALETTE
+from tests.engines.cluster import Flink, answers, free_ports, started, wait_for
+from tests.engines.road import walk
+
+
+@pytest.fixture(scope="session")
+def engines() -> Path:
+    """The folder of what was fetched."""
+    folder = os.environ.get("DEEPLAB_ENGINES", "")
+    missing = [name for name in ("bin/prism", "bin/container", "flink") if not os.path.exists(f"{folder}/{name}")]
+    if missing:
+        pytest.fail(f"DEEPLAB_ENGINES={folder!r} lacks {', '.join(missing)}: run `make test-engines`", pytrace=False)
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def boot(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Beam's program that starts a worker, in the environment of these tests and another working directory."""
+    path = tmp_path_factory.mktemp("boot") / "boot"
+    python = os.path.dirname(sys.executable)
+    path.write_text(
+        "#!/bin/sh\n"
+        f"export PATH={python}:$PATH RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1\n"
+        f'cd / && exec {engines}/bin/container "$@"\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(scope="session")
+def jar(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One jar that stands for all of Flink and its job server."""
+    path = tmp_path_factory.mktemp("jar") / "flink.jar"
+    jars = " ".join(jar.as_uri() for jar in sorted((engines / "flink").glob("*.jar")))
+    text = f"Class-Path: {jars}"
+    lines = [text[:70], *(f" {text[start : start + 69]}" for start in range(70, len(text), 69))]
+    head = ["Manifest-Version: 1.0", "Main-Class: org.apache.beam.runners.flink.FlinkJobServerDriver"]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("META-INF/MANIFEST.MF", "\n".join([*head, *lines, ""]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def flink(jar: Path, boot: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flink]:
+    with contextlib.ExitStack() as stack:
+        yield Flink(stack, jar, boot, tmp_path_factory.mktemp("flink"))
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Flags for Beam's portable runner, whose job server and worker pool are processes of their own."""
+    jobs, workers = free_ports(2)
+    folder = tmp_path_factory.mktemp("pool")
+    modules = {
+        "portability.local_job_service_main": ["--port", str(jobs)],
+        "worker.worker_pool_main": ["--service_port", str(workers)],
+    }
+    with contextlib.ExitStack() as stack:
+        for port, (module, flags) in zip((jobs, workers), modules.items(), strict=True):
+            command = [sys.executable, "-m", f"apache_beam.runners.{module}", *flags]
+            process = stack.enter_context(started(command, folder / f"{module}.log", cwd=folder))
+            wait_for(module, lambda port=port: answers(port), process)
+        yield [
+            *("--runner", "PortableRunner", "--job_endpoint", f"localhost:{jobs}"),
+            *("--environment_type", "EXTERNAL", "--environment_config", f"localhost:{workers}"),
+        ]
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a raw set."""
+    folder = tmp_path_factory.mktemp("road")
+    write_rawset(folder / "raw", {"train": 10, "val": 4}, 64)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def road(place: Path) -> Path:
+    """The same folder with a tiny model, and in `local` what the commands make of both on this machine."""
+    import keras
+
+    from trainer.formats.cards import ModelCard
+    from trainer.network.deeplab import deeplab_v3_plus
+    from trainer.network.folder import save_model
+
+    keras.utils.set_random_seed(1)
+    architecture = {"num_classes": PALETTE.num_classes, "alpha": 0.35, "head": "bilinear"}
+    save_model(str(place / "model"), deeplab_v3_plus(**architecture), ModelCard(architecture, PALETTE))
+    walk(place, "local", [])
+    return place

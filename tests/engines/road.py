@@ -1,0 +1,78 @@
+"""The commands from a raw set to a report, run as a user does, and what they wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet
+
+from tests.drawn.places import ROOT
+
+COMMANDS = {
+    "prepare": ("--input", "raw", "--copies", 1, "--shards", 6),
+    "segment": ("--input", "raw/images", "--model", "model", "--crf", "--batch-size", 2),
+    "evaluate": ("--masks", "local/segment", "--labels", "raw/labels", "--model", "model", "--gallery", 1),
+}
+"""Command -> flags, with paths relative to the folder of the road."""
+PASSING = 1800
+"""Seconds after which a command is given up."""
+
+
+def arguments(command: str, *flags: object) -> list[str]:
+    return [sys.executable, "-m", "pipelines.cli", command, *map(str, (*COMMANDS[command], *flags))]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def deeplab(folder: Path, command: str, *flags: object) -> str:
+    """Runs a command in `folder`; returns what it printed, which is nothing of Beam's or Java's."""
+    done = subprocess.run(
+        arguments(command, *flags),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PASSING,
+    )
+    assert done.returncode == 0, done.stdout
+    noise = ("INFO", "WARNING", "ERROR", "Traceback", "SLF4J")
+    assert [line for line in done.stdout.splitlines() if line.startswith(noise)] == [], done.stdout
+    return done.stdout
+
+
+def walk(folder: Path, output: str, flags: Sequence[object]) -> None:
+    """Runs every command, each into a folder of its own below `output`."""
+    for command in COMMANDS:
+        said = deeplab(folder, command, *flags, "--output", f"{output}/{command}")
+        assert f"{command}: " in said and "= 0 " not in said, said
+
+
+def contents(folder: Path, output: str, command: str) -> dict[str, bytes]:
+    """Every file that a command has written: path -> contents, without the folder's own name and times of change."""
+    files = [path for path in (folder / output / command).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder / output)): _timeless(path, folder / output) for path in sorted(files)}
+
+
+def _timeless(path: Path, output: Path) -> bytes:
+    if path.parent.name == "shards":
+        return json.dumps(json.loads(path.read_bytes()) | {"modified": 0}).encode()
+    if path.suffix == ".parquet":
+        rows = pyarrow.parquet.read_table(path, partitioning=None).to_pylist()
+        return repr([row | {"seconds": 0} for row in rows]).replace(str(output), "OUTPUT").encode()
+    if path.suffix in (".json", ".html"):
+        return path.read_bytes().replace(str(output).encode(), b"OUTPUT")
+    return path.read_bytes()
+
+
+def differences(folder: Path, output: str, command: str) -> list[str]:
+    """Names of files that are not what the local run wrote."""
+    ours, theirs = contents(folder, output, command), contents(folder, "local", command)
+    return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))

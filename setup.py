@@ -64,6 +64,7 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
+        "benchmarks": ["keras-hub>=0.21,<1"],
         "export": [
             "ai-edge-litert>=2.1,<3",
             "onnx>=1.19,<2",
@@ -72,6 +73,7 @@ setup(
         ],
         "onnx": ["onnxruntime>=1.23,<2"],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        "jax": ["jax>=0.6,<1"],
         "kubernetes": ["kubernetes>=37,<38", "pyyaml>=6,<7"],
         "pydensecrf": ["pydensecrf2>=1.1,<2"],
         "vertex": ["google-cloud-aiplatform>=1.100,<2"],
@@ -80,7 +82,7 @@ setup(
             "build>=1.2",
             "gcp-storage-emulator>=2024.8",
             "hypothesis>=6.100,<7",
-            "jax>=0.6",
+            "jax>=0.6,<1",
             "kubernetes>=37,<38",
             "onnx>=1.19,<2",
             "onnxruntime>=1.23,<2",

@@ -13,7 +13,7 @@ from pipelines import __version__
 from pipelines.submit import accelerators
 from pipelines.submit.options import JobOptions
 from pipelines.submit.plan import BEAM_FLAGS, LONGEST_NAME, OURS, Job
-from trainer import storage
+from trainer import leases, storage
 from trainer.formats.cards import CARD
 from trainer.formats.dataset import load_dataset
 from trainer.options import CheckedOptions, InputError
@@ -52,6 +52,9 @@ def doubts(job: Job) -> Iterator[str]:
     """What may be meant, but is worth a line."""
     if job.image and "@" not in job.image and not VERSION.fullmatch(_tag(job.image)):
         yield f"--image {job.image}: its tag names no version; it has to hold {__version__}, which this is"
+    output = job.options.output
+    if output and job.command != "tune-crf" and storage.exists(storage.join(output, leases.FILE)):
+        yield f"{output} is written by another job, or was by one that was killed; this job will wait and see"
     if not job.gpus:
         yield "no GPUs: neither --accelerator nor the machine type names any"
 
@@ -206,10 +209,12 @@ def _records(job: Job) -> Iterator[str]:
 def _model(job: Job) -> Iterator[str]:
     """The model that is run; what `train` starts from is one of the `_inputs`."""
     model = getattr(job.options, "model", "")
-    if storage.is_remote(model):
+    if model.endswith(".onnx"):
+        yield f"--model {model} would run on the machine's processors; give the model folder, or a SavedModel"
+    elif storage.is_remote(model):
         names = (CARD,) if job.command == "tune-crf" else (CARD, "saved_model.pb")
         paths = [storage.join(model, name) for name in names]
-        if not any(map(storage.exists, [model] if model.endswith(".onnx") else paths)):
+        if not any(map(storage.exists, paths)):
             yield f"--model {model} holds no model: {' or '.join(names)} is missing"
 
 

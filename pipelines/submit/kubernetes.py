@@ -77,9 +77,11 @@ def _jobset(options: Kubernetes, job: Job) -> dict[str, Any]:
         "network": {"enableDNSHostnames": True},
         "failurePolicy": {
             "maxRestarts": RETRIES,
+            # Hosts of before that are still there would hold the model folder.
+            "restartStrategy": "BlockingRecreate",
             "rules": [
                 {
-                    "name": "taken-away",
+                    "name": "takenAway",
                     "action": "RestartJobSetAndIgnoreMaxRestarts",
                     "onJobFailureReasons": ["PodFailurePolicy"],
                 }

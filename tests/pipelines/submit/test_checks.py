@@ -67,7 +67,10 @@ def test_nothing_is_wrong_with_what_would_run(place, command):
         ("segment --input {0}/lost --model {0}/model --output {0}/masks", "--input {0}/lost does not exist"),
         ("segment --input {0}/x/*.jpg --model {0}/model --output {0}/masks", "--input {0}/x/*.jpg does not exist"),
         ("segment --input {0}/photos --model {0}/photos --output {0}/masks", "{0}/photos holds no model: model.json"),
-        ("segment --input {0}/photos --model {0}/a.onnx --output {0}/masks", "{0}/a.onnx holds no model"),
+        (
+            "segment --input {0}/photos --model {0}/a.onnx --output {0}/masks",
+            "{0}/a.onnx would run on the machine's proc",
+        ),
         (
             "segment --input {0}/photos --model {0}/model --output {0}/m --runner=Spark",
             "does not know --runner; of Beam",
@@ -139,6 +142,13 @@ def test_a_version_that_no_tag_names_is_a_warning(place, capsys):
     )
     told = capsys.readouterr().err
     assert f"its tag names no version; it has to hold {__version__}" in told and "no GPUs" in told
+
+
+def test_a_folder_that_another_job_may_write_to_is_a_warning(place, capsys):
+    storage.write(f"{place}/new/.deeplab-lease.json", b"{}")
+    assert submit("kubernetes", "--dry-run", command=TRAIN.format(place).split()) == 0
+    assert f"{place}/new is written by another job, or was by one" in capsys.readouterr().err
+    storage.remove(f"{place}/new/.deeplab-lease.json")
 
 
 def test_a_model_folder_with_files_of_others_alone_is_taken(place):

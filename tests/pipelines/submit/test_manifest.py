@@ -100,7 +100,14 @@ def test_several_hosts_are_a_jobset_in_which_each_knows_its_number_and_the_first
     own = ["--hosts", "3", "--host-id", "$(JOB_COMPLETION_INDEX)", "--coordinator", "wide-host-0-0.wide:8476"]
     assert container["args"] == [*TRAIN.split(), *own]
     assert hosts["template"]["spec"]["backoffLimit"] == 0
-    assert jobset["spec"]["failurePolicy"]["rules"][0]["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+    policy = jobset["spec"]["failurePolicy"]
+    (rule,) = policy["rules"]
+    assert rule["action"] == "RestartJobSetAndIgnoreMaxRestarts" and policy["restartStrategy"] == "BlockingRecreate"
+    # As the definition of JobSets has it, api/jobset/v1alpha2/jobset_types.go of kubernetes-sigs/jobset.
+    assert re.fullmatch("[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"])
+    assert set(rule) == {"name", "action", "onJobFailureReasons"}
+    assert set(policy) <= {"maxRestarts", "restartStrategy", "rules"}
+    assert set(jobset["spec"]) <= {"network", "failurePolicy", "replicatedJobs"}
 
 
 def test_names_are_made_of_command_and_output_and_never_twice_the_same():

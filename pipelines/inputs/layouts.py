@@ -76,11 +76,11 @@ class Folders:
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._spans))
 
-    def of(self, top: str) -> Iterator[tuple[str, File]]:
-        """The files in a top folder, each with its path below that, which is their order; none where there is none."""
+    def of(self, top: str) -> Iterator[Row]:
+        """Rows (path below it, path, size, modified) of the files in a top folder, in order; none where it is none."""
+        folder = storage.join(self._root, top, "") if top else storage.join(self._root, "")
         for _, below, size, modified in self._rows.span(*self._spans.get(top, (0, 0))):
-            relative = f"{top}/{below}" if top else below
-            yield below, File(storage.join(self._root, relative), relative, size, modified)
+            yield below, folder + below, size, modified
 
 
 def _split(rows: Iterable[Row]) -> Iterator[Row]:
@@ -163,18 +163,19 @@ def seen(files: Iterable[File], suffixes: Counter[str]) -> Iterator[Row]:
         relative = file.relative
         suffix = posixpath.splitext(relative)[1].lower()
         if not hidden(relative):
-            suffixes.update([suffix] if suffix in UNREAD else ())
+            if suffix in UNREAD:
+                suffixes[suffix] += 1
             yield relative, file.size, file.modified
         elif suffix in (*SUFFIXES, *UNREAD):
             suffixes["hidden"] += 1
 
 
-def keyed(entries: Iterable[tuple[str, File]], prefix: str = "") -> Iterator[Row]:
-    """Rows (key, path, size, modified) of the image files among `entries`: keys are their paths without suffix."""
-    for below, file in entries:
+def keyed(rows: Iterable[Row], prefix: str = "") -> Iterator[Row]:
+    """Rows (key, path, size, modified) of the images among those of `Folders.of`: keys are paths without suffix."""
+    for below, *facts in rows:
         stem, suffix = posixpath.splitext(below)
         if suffix.lower() in SUFFIXES:
-            yield prefix + stem, file.path, file.size, file.modified
+            yield prefix + stem, *facts
 
 
 def _find_voc(folders: Folders) -> Candidates | None:
@@ -228,33 +229,33 @@ def _preferred(alternatives: Iterable[Iterable[Row]]) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class _VocLists:
-    """The lists of ImageSets/Segmentation that are known by their names, and a note on the others."""
+    """Paths of the lists of ImageSets/Segmentation that are known by their names, and a note on the others."""
 
-    used: dict[str, File]
+    used: dict[str, str]
     note: str
 
 
 def _voc_lists(folders: Folders) -> _VocLists:
     lists = {
-        posixpath.splitext(posixpath.basename(below))[0]: file
-        for below, file in folders.of("ImageSets")
+        posixpath.splitext(posixpath.basename(below))[0]: path
+        for below, path, *_ in folders.of("ImageSets")
         if posixpath.dirname(below) == "Segmentation" and below.endswith(".txt")
     }
     others = sorted(f"{name}.txt" for name in lists.keys() - _VOC_LISTS.keys())
     note = f" (lists of other names, not read: {', '.join(others[:4])}{', ...' * (len(others) > 4)})" if others else ""
-    return _VocLists({name: file for name, file in lists.items() if name in _VOC_LISTS}, note)
+    return _VocLists({name: path for name, path in lists.items() if name in _VOC_LISTS}, note)
 
 
-def _entries(file: File | None) -> list[str]:
+def _entries(path: str | None) -> list[str]:
     """The lines of a list, none for None, without blank ones. Raises InputError where it cannot be read."""
-    if file is None:
+    if path is None:
         return []
     try:
-        data = storage.read(file.path)
+        data = storage.read(path)
     except OSError as error:
-        raise InputError(f"{file.path} cannot be read: {error}") from None
+        raise InputError(f"{path} cannot be read: {error}") from None
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise InputError(f"{file.path} is UTF-16 text; save it as UTF-8")
+        raise InputError(f"{path} is UTF-16 text; save it as UTF-8")
     # As the names of files that are not UTF-8 are read.
     text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     return [entry for line in text.split("\n") if (entry := line.strip(BLANKS))]
@@ -288,11 +289,11 @@ def _find_cityscapes(folders: Folders) -> Candidates | None:
     )
 
 
-def _cityscapes_labels(entries: Iterable[tuple[str, File]], ending: str) -> Iterator[Row]:
+def _cityscapes_labels(rows: Iterable[Row], ending: str) -> Iterator[Row]:
     """Labels of one coding by the keys of their images."""
-    for below, file in entries:
+    for below, *facts in rows:
         if below.endswith(ending):
-            yield cityscapes_key(below), file.path, file.size, file.modified
+            yield cityscapes_key(below), *facts
 
 
 def _split_of_folder(key: str) -> str | None:
@@ -350,12 +351,12 @@ def not_recognised(root: str, layout: str, folders: Folders) -> str:
         "manifest": "manifest.csv or manifest.jsonl",
     }
     expected = [f"{name} ({text})" for name, text in marks.items() if layout in ("auto", name)]
-    names = [f"{name}/" for name in folders if name] + [below for below, _ in itertools.islice(folders.of(""), 9)]
+    names = [f"{name}/" for name in folders if name] + [below for below, *_ in itertools.islice(folders.of(""), 9)]
     contents = f"found {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "it is empty"
     message = f"{root} is not a raw set of a known layout; expected {'; '.join(expected)}; {contents}"
     for name in filter(None, folders):
         place = storage.join(root, name)
-        inner = Folders(place, ((below, file.size, file.modified) for below, file in folders.of(name)))
+        inner = Folders(place, ((below, size, modified) for below, _, size, modified in folders.of(name)))
         if found := recognise(inner, layout):
             return message + f". {place} looks like {found[0]}: give that as --input"
     return message

@@ -64,14 +64,20 @@ def ordered(rows: Iterable[Row]) -> Iterator[Row]:
     spool = _Spool()
     runs: list[list[tuple[int, int]]] = []
     run: list[Row] = []
+    last: list[Row] = []
+    is_sorted = True
     for row in rows:
         run.append(row)
         if len(run) == HELD:
             run.sort()
+            is_sorted &= last <= run[:1]
+            last = run[-1:]
             runs.append(spool.write(run))
             run = []
     run.sort()
-    return heapq.merge(*map(spool.read, runs), run)
+    is_sorted &= not run or last <= run[:1]
+    merge = itertools.chain if is_sorted else heapq.merge
+    return iter(merge(*map(spool.read, runs), run))
 
 
 class _Spool:

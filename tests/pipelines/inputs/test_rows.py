@@ -37,3 +37,5 @@ def test_rows_are_read_as_they_were_added_and_again(held: None) -> None:
 def test_rows_come_in_order(held: None, count: int) -> None:
     drawn = [(f"{random.Random(number).random()}", number) for number in range(count)] + NAMES
     assert [*ordered(iter(drawn))] == sorted(drawn)
+    assert [*ordered(sorted(drawn))] == sorted(drawn)
+    assert [*ordered([*sorted(drawn), ("", 0)])] == sorted([*drawn, ("", 0)])

@@ -26,8 +26,8 @@ from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
 
-FOREIGN_ADDRESS = re.compile(r"(?!gs://)[A-Za-z][A-Za-z0-9+.-]+://")
-"""Of another storage than is read and written here."""
+FOREIGN_ADDRESS = re.compile(r"(?!gs://)[A-Za-z][A-Za-z0-9+.-]+:/+")
+"""How the address of another storage than is read and written here begins, with one slash lost too."""
 WEB = ("http://", "https://")
 """Of files that some flags fetch."""
 METAVARS = {int: "N", float: "X", str: "TEXT"}

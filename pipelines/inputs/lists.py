@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainer import storage
-from trainer.options import InputError
+from trainer.options import FOREIGN_ADDRESS, InputError
 
 SUFFIXES = (".csv", ".jsonl", ".txt")
 """How the names of lists end, in lower case."""
+PATHS = ("image", "label")
+"""Columns with the path of a file."""
 BLANKS = " \t\r"
 """What may stand around a path in a .csv or a .txt without being part of it."""
 
@@ -96,6 +98,9 @@ def _checked(row: Row) -> Row:
     """The row, or its fault where a value holds what no path can."""
     if any("\0" in value for value in row.values.values() if isinstance(value, str)):
         return Row(row.line, fault="holds a NUL character, which no path can; save the list as UTF-8 text")
+    for path in (row.values.get(name) for name in PATHS):
+        if isinstance(path, str) and (foreign := FOREIGN_ADDRESS.match(path)):
+            return Row(row.line, fault=f"names {path}: {foreign[0]} is not supported, copy the files here or to gs://")
     return row
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer import startup, storage
+from trainer import leases, startup, storage
 from trainer.export import plan, samples, tally
 from trainer.export.options import Options
 from trainer.export.samples import Sample
@@ -34,6 +34,8 @@ DRAWN_SIDES = (1.0, 0.6)
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command. Returns 0, or 1 where the export does not agree with the model."""
     card, digest = load_card(options.model), weights_digest(options.model)
+    if options.format == "savedmodel":
+        leases.hold(options.output, "export")
     plan.check(options, card)
     dataset = plan.dataset(options, card)
     images = samples.found(options.images) if options.images else []

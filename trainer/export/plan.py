@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from trainer import storage
+from trainer import leases, storage
 from trainer.export.options import Options
 from trainer.formats.cards import ModelCard
 from trainer.formats.dataset import Dataset, load_dataset
@@ -45,6 +45,7 @@ def check(options: Options, card: ModelCard) -> None:
     if options.format == "savedmodel":
         storage.check_folder(options.output)
         names = {file.relative for file in storage.files(options.output)} if storage.is_dir(options.output) else set()
+        names.discard(leases.FILE)
         if names and SAVED_MODEL not in names:
             raise InputError(f"{options.output} holds other files than a SavedModel; give another --output")
         taken = bool(names)

@@ -8,11 +8,14 @@ import errno
 import functools
 import io
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar
 
-from trainer.attempts import SCHEME, Unavailable, attempt, meaning
+import google_crc32c
+
+from trainer.attempts import SCHEME, CorruptError, Unavailable, attempt, meaning
 from trainer.files.names import File, crc32c_and_size
 from trainer.options import InputError
 
@@ -169,7 +172,43 @@ def _answers(path: str) -> bool:
 
 
 def read(path: str) -> bytes:
-    return _received(path, lambda: _blob(path).download_as_bytes(retry=None, timeout=TIMEOUT))
+    return _received(path, lambda: _get(path))
+
+
+def _get(path: str) -> bytes:
+    """The bytes of an object, for half the processor time that the client itself takes, which is that of an image."""
+    import requests
+    from google.api_core.exceptions import from_http_response
+
+    blob, made = _blob(path), client()
+    session, url = made._http, f"{made.api_endpoint}/download/storage/v1{blob.path}?alt=media"
+    headers = {"Accept-Encoding": "identity"}
+    made._credentials.before_request(_authorisation(), "GET", url, headers)
+    request = requests.PreparedRequest()
+    request.prepare(method="GET", url=url, headers=headers)
+    response = session.send(request, timeout=TIMEOUT, **_settings(made.api_endpoint))
+    stored = re.search(r"crc32c=([\w+/=]+)", response.headers.get("X-Goog-Hash", ""))
+    is_coded = response.headers.get("X-Goog-Stored-Content-Encoding", "identity") != "identity"
+    if response.status_code == 401 or (response.ok and (is_coded or not stored)):
+        return blob.download_as_bytes(retry=None, timeout=TIMEOUT)  # which renews credentials, and knows all codings
+    if not response.ok:
+        raise from_http_response(response)
+    if int.from_bytes(base64.b64decode(stored[1]), "big") != google_crc32c.value(response.content):
+        raise CorruptError(errno.EIO, "what came is not what is stored: its checksum differs", path)
+    return response.content
+
+
+@functools.cache
+def _authorisation() -> Any:
+    from google.auth.transport.requests import Request
+
+    return Request()
+
+
+@functools.cache
+def _settings(address: str) -> dict[str, Any]:
+    """Proxies and certificates of the environment, which would be looked for at every request."""
+    return client()._http.merge_environment_settings(address, {}, None, None, None)
 
 
 def read_part(path: str, offset: int, size: int) -> bytes:

@@ -137,7 +137,11 @@ class Checkpoint:
         prefix = self.path
         if path.endswith(ARCHIVES):
             self._folder = tempfile.TemporaryDirectory()
-            prefix = _unpacked(path, self._folder.name)
+            try:
+                prefix = _unpacked(path, self._folder.name)
+            except BaseException:
+                self._folder.cleanup()  # not when nobody refers to it any more: the program may end before
+                raise
         elif not storage.exists(f"{self.path}.index"):
             raise InputError(
                 f"{self.path} is not a TensorFlow checkpoint: {self.path}.index is missing; "

@@ -80,6 +80,18 @@ def test_a_nul_character_is_a_fault_of_its_line(tmp_path):
     assert row.fault == "holds a NUL character, which no path can; save the list as UTF-8 text"
 
 
+def test_addresses_of_other_storage_are_no_paths(tmp_path):
+    for name, content in (
+        ("l.txt", "s3://b/a.jpg"),
+        ("l.csv", "image,label\na.jpg,http://h/a.png"),
+        ("l.txt", "gs:/b/a"),
+    ):
+        (row,) = rows(tmp_path / name, content + "\n")
+        assert "is not supported, copy the files here or to gs://" in row.fault
+    (row,) = rows(tmp_path / "l.csv", "image,from\ngs://b/a.jpg,https://h/a\n")
+    assert not row.fault
+
+
 def test_a_line_that_names_a_file_is_no_comment(tmp_path):
     (tmp_path / "#1.jpg").touch()
     assert rows(tmp_path / "l.txt", "# 1.jpg\n#1.jpg\n#2.jpg\n") == [Row(2, {"image": "#1.jpg"})]

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from tests.drawn import faults
-from tests.drawn.prepared import prepare, read_records, read_rejects
+from tests.drawn.prepared import prepare, read_records, read_rejects, shard_bytes
 from tests.drawn.rawset import write_rawset
 from trainer import storage
 from trainer.formats.dataset import load_dataset
@@ -58,11 +58,21 @@ def remote(bucket, twelve, request):
     return folder
 
 
-def test_every_third_answer_of_cloud_storage_may_fail(remote, monkeypatch):
+def test_every_third_answer_of_cloud_storage_may_fail_and_no_byte_changes(remote, twelve, tmp_path, monkeypatch):
     faults.impatient(monkeypatch)
-    faults.in_the_cloud(monkeypatch, lambda number, request: None if number % 3 else faults.answer(request, 503))
+    seen = faults.in_the_cloud(
+        monkeypatch, lambda number, request: faults.answer(request, 503) if not number % 3 else None
+    )
     assert prepare(f"{remote}/raw", f"{remote}/records") == 0
-    assert sum(shard.records for shard in load_dataset(f"{remote}/records").shards) == 12
+    monkeypatch.undo()
+    assert prepare(twelve, tmp_path / "records") == 0
+    for name, data in shard_bytes(tmp_path / "records").items():
+        assert storage.read(f"{remote}/records/{name}") == data
+    # Each once, and each label once more in the sample, and a third of them in vain.
+    files = [
+        request for request in seen if re.search(r"alt=media", request.url) and re.search("images|labels", request.url)
+    ]
+    assert len(files) <= 12 * 3 * 3 / 2
 
 
 def test_an_object_that_may_not_be_read_is_a_reject(remote, monkeypatch):

@@ -76,6 +76,16 @@ def test_an_object_that_alone_does_not_come_is_a_reject(status, model, remote, m
     assert segment(*run) == 0
 
 
+def test_every_third_answer_may_fail_and_no_byte_changes(model, remote, images, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        faults.impatient(patch)
+        faults.in_the_cloud(patch, lambda number, request: None if number % 3 else faults.answer(request, 503))
+        assert segment("--input", f"{remote}/in", "--model", model, "--output", f"{remote}/out", "--overlays") == 0
+    assert segment("--input", images, "--model", model, "--output", tmp_path / "out", "--overlays") == 0
+    for name in ("a.png", "b.png", "c.png", "overlays/a.jpg"):
+        assert storage.read(f"{remote}/out/{name}") == (tmp_path / "out" / name).read_bytes()
+
+
 def test_cloud_storage_that_does_not_answer_ends_the_run(model, remote, monkeypatch):
     began: list[str] = []
 

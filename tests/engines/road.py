@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 
+from pipelines.segment.plan import PLAN_FILE, REPORT_FILE
 from tests.drawn.places import ROOT
 
 COMMANDS = {
@@ -56,14 +57,19 @@ def walk(folder: Path, output: str, flags: Sequence[object]) -> None:
 
 
 def contents(folder: Path, output: str, command: str) -> dict[str, bytes]:
-    """Every file that a command has written: path -> contents, without the folder's own name and times of change."""
+    """Every file that a command has written: path -> contents, without what is its own: the folder's name, times of
+    change, and the plan, whose chunks follow from the number of workers."""
     files = [path for path in (folder / output / command).rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder / output)): _timeless(path, folder / output) for path in sorted(files)}
+    results = [path for path in sorted(files) if not PLAN_FILE.fullmatch(path.name)]
+    return {str(path.relative_to(folder / output)): _common(path, folder / output / command) for path in results}
 
 
-def _timeless(path: Path, output: Path) -> bytes:
+def _common(path: Path, output: Path) -> bytes:
     if path.parent.name == "shards":
         return json.dumps(json.loads(path.read_bytes()) | {"modified": 0}).encode()
+    if path.name == REPORT_FILE:
+        report = json.loads(path.read_bytes()) | {"plan": ""}
+        return json.dumps(report).replace(str(output), "OUTPUT").encode()
     if path.suffix == ".parquet":
         rows = pyarrow.parquet.read_table(path, partitioning=None).to_pylist()
         return repr([row | {"seconds": 0} for row in rows]).replace(str(output), "OUTPUT").encode()

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipelines.submit.kubernetes import CONTAINER, JOBSET
 from pipelines.submit.options import Kubernetes
+from pipelines.submit.pods import Object, container, exit_status, is_first, states, stuck
 from pipelines.submit.watching import Course, Lost, Patience, Refused, send
 from trainer.options import InputError
 
@@ -24,11 +25,7 @@ WAIT = 10
 """Seconds after which states are asked for again where the cluster names no change."""
 SLACK = 60
 """Seconds of log that are asked for twice, so that clocks which differ lose no line."""
-STUCK = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError")
-"""Why a container waits that waits for ever."""
 INSTALL = "https://jobset.sigs.k8s.io/docs/installation/"
-
-Object = dict[str, Any]
 
 
 class Cluster:
@@ -112,15 +109,15 @@ class Cluster:
                 job = self._read(name)
                 pods = self._pods(name)
                 patience.heard()
-                yield from course.changes(_states(job, pods["items"]))
+                yield from course.changes(states(job, pods["items"]))
                 if not pods["items"]:
                     yield from course.changes({f"job {name}": self._warning(name)})
                 for pod in pods["items"]:
-                    if reason := _stuck(pod):
+                    if reason := stuck(pod):
                         raise InputError(f"job {name} cannot start: {reason}; `{self.end(name)}` removes it")
-                for pod in filter(_is_first, pods["items"]):
+                for pod in filter(is_first, pods["items"]):
                     yield from log.lines(pod)
-                if (status := _status(job, pods["items"])) is not None:
+                if (status := exit_status(job, pods["items"])) is not None:
                     return status
                 self._wait(name, pods["metadata"].get("resourceVersion", ""))
             except Lost as error:
@@ -182,7 +179,7 @@ class Log:
 
     def lines(self, pod: Object) -> Iterator[str]:
         """New lines of a pod, until it has no more for now."""
-        name, state = pod["metadata"]["name"], _container(pod).get("state", {})
+        name, state = pod["metadata"]["name"], container(pod).get("state", {})
         if name in self.finished or not state or "waiting" in state:
             return
         since = {}
@@ -268,75 +265,3 @@ def _verdict(status: int, message: str) -> Exception:
     if status == 409:
         return Refused(f"{message}; give another --name, or --follow it", status)
     return Refused(f"the cluster answers {status}: {message}", status)
-
-
-def _conditions(value: Object) -> dict[str, Object]:
-    """Those that hold, by their type."""
-    found = value.get("status", {}).get("conditions") or ()
-    return {one["type"]: one for one in found if one.get("status") == "True"}
-
-
-def _container(pod: Object) -> Object:
-    """The status of the pod's container."""
-    return next(iter(pod.get("status", {}).get("containerStatuses") or ()), {})
-
-
-def _is_first(pod: Object) -> bool:
-    """Whether it is the first host, whose log is that of the job."""
-    annotations = pod["metadata"].get("annotations") or {}
-    return annotations.get("batch.kubernetes.io/job-completion-index", "0") == "0"
-
-
-def _because(value: Object) -> str:
-    return ": ".join(filter(None, (value.get("reason"), value.get("message"))))
-
-
-def _stuck(pod: Object) -> str:
-    waiting = _container(pod).get("state", {}).get("waiting") or {}
-    return _because(waiting) if waiting.get("reason") in STUCK else ""
-
-
-def _states(job: Object, pods: list[Object]) -> dict[str, str]:
-    """What to say of a job and its pods."""
-    states = {f"pod {pod['metadata']['name']}": _state(pod) for pod in pods}
-    ends = [one for kind, one in _conditions(job).items() if kind in ("Complete", "Completed", "Failed")]
-    restarts = job.get("status", {}).get("restarts")
-    if restarts:
-        states["jobset"] = f"started again, {restarts} times by now"
-    for end in ends:
-        done = "failed" if end["type"] == "Failed" else "done"
-        states[f"job {job['metadata']['name']}"] = f"{done} ({_because(end)})" if _because(end) else done
-    return states
-
-
-def _state(pod: Object) -> str:
-    state, conditions = _container(pod).get("state", {}), _conditions(pod)
-    if ended := state.get("terminated"):
-        taken = conditions.get("DisruptionTarget")
-        why = f"; the machine was taken away ({_because(taken)})" if taken else ""
-        return f"ended with {ended.get('exitCode')}{why}"
-    if "running" in state:
-        return f"running on {pod.get('spec', {}).get('nodeName') or 'a node'}"
-    if waiting := state.get("waiting"):
-        return f"waiting ({_because(waiting)})"
-    phase = pod.get("status", {}).get("phase", "Pending").lower()
-    unscheduled = [
-        _because(one)
-        for one in pod.get("status", {}).get("conditions") or ()
-        if one["type"] == "PodScheduled" and one.get("status") == "False"
-    ]
-    reason = next(iter(unscheduled), "") or _because(pod.get("status", {}))
-    return f"{phase} ({reason})" if reason else phase
-
-
-def _status(job: Object, pods: list[Object]) -> int | None:
-    """The exit status of a job that has ended: of its command where it failed, 1 where that is not known."""
-    conditions = _conditions(job)
-    if {"Complete", "Completed"} & set(conditions):
-        return 0
-    if "Failed" not in conditions:
-        return None
-    ends = [_container(pod).get("state", {}).get("terminated") or {} for pod in pods]
-    codes = [end["exitCode"] for end in ends if end.get("exitCode")]
-    told = re.search(r"exit code (\d+)", conditions["Failed"].get("message") or "")
-    return codes[-1] if codes else int(told[1]) if told else 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
 
 import pytest
 
+from pipelines import cli
 from tests.drawn.clouds import DROP, Fault, Moment, log, pod
 from tests.drawn.submitting import submit
 
@@ -176,8 +178,6 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(kubernetes, com
 
 
 def test_a_job_is_come_back_to_by_its_name(kubernetes, capsys):
-    from pipelines import cli
-
     kubernetes.jobs["fit"] = {"kind": "JobSet", "metadata": {"name": "fit"}}
     kubernetes.life = [Moment(condition=("Completed", "AllJobsCompleted", ""))]
     assert cli.main(["submit", "kubernetes", "--follow", "fit"]) == 0
@@ -185,13 +185,20 @@ def test_a_job_is_come_back_to_by_its_name(kubernetes, capsys):
     assert "there is no job lost in the namespace research" in capsys.readouterr().err
 
 
-def test_several_hosts_need_jobsets_in_the_cluster(kubernetes, command, capsys):
+def test_several_hosts_are_sent_as_a_jobset_which_the_cluster_has_to_know(kubernetes, command, capsys, monkeypatch):
+    monkeypatch.setattr("pipelines.submit.checks._hosts", lambda job: iter(()))
     kubernetes.has_jobsets = False
-    flags = [*GPU, "--count", "2", "--dry-run"]
-    if submit("kubernetes", *flags, command=command) == 2:
-        pytest.skip("this version trains on one host")
-    assert submit("kubernetes", *flags[:-1], command=command) == 2
+    assert submit("kubernetes", *GPU, "--count", "2", command=command) == 2
     assert "the cluster knows no JobSet, which several hosts need; install it" in capsys.readouterr().err
+    kubernetes.has_jobsets = True
+    workers = {"fit-host-0-0": RUNNING, "fit-host-0-1": pod(phase="Pending", waiting={"reason": "ContainerCreating"})}
+    kubernetes.life = [Moment(pods=workers), Moment(condition=("Completed", "AllJobsCompleted", ""))]
+    kubernetes.logs = {"fit-host-0-0": [log("epoch 1/3")]}
+    assert submit("kubernetes", *GPU, "--count", "2", "--follow", command=command) == 0
+    assert kubernetes.jobs["fit"]["kind"] == "JobSet"
+    told = capsys.readouterr().out
+    assert "kubectl --namespace=research delete jobset fit" in told and "epoch 1/3" in told
+    assert any("jobset.sigs.k8s.io/jobset-name=fit" in unquote(request) for request in kubernetes.requests)
 
 
 def test_without_a_cluster_it_is_said_what_has_to_work_first(command, monkeypatch, tmp_path, capsys):

@@ -14,6 +14,8 @@ from pipelines.demo.sheet import comparison, sheet
 from trainer import storage
 from trainer.options import InputError, to_json
 
+SHEET = "road.png"
+
 
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status, or that of the first stage that fails."""
@@ -25,7 +27,7 @@ def run(options: Options, flags: list[str]) -> int:
         status = cli.main(stage.arguments)
         if status:
             return status
-    path = os.path.join(options.output, "road.png")
+    path = os.path.join(options.output, SHEET)
     with storage.writer(path) as file:
         sheet(options.output).quantize(256).save(file, "PNG", optimize=True)
     print(f"\n{comparison(options.output)}\n")
@@ -35,19 +37,30 @@ def run(options: Options, flags: list[str]) -> int:
 
 
 def draw(options: Options) -> None:
-    """Draws the set, unless a demo with the same options has done it. InputError where one had other options."""
+    """Draws the set, unless a demo with the same options has done it.
+
+    Raises InputError where one had other options, or what would be replaced is not of a demo.
+    """
     path, content = os.path.join(options.output, "demo.json"), to_json(options)
     del content["output"]
-    if storage.exists(path):
+    folder, train = os.path.join(options.output, "set"), options.images - options.validation
+    is_drawn = begun = storage.exists(path)
+    if begun:
         before = storage.read_json(path)
+        if not isinstance(before, dict):
+            raise InputError(f"{path} was not written by `deeplab demo`; give another --output, or move it away")
         if "pictures" in before:  # its earlier name
             before["images"] = before.pop("pictures")
+        is_drawn = before.pop("is_drawn", True)
         if before != content:
             raise InputError(
                 f"{options.output} holds a demo with other options ({before}, now {content}); "
                 "give another --output, or delete the folder"
             )
-        return
-    folder, train = os.path.join(options.output, "set"), options.images - options.validation
-    scenes.write_set(folder, train, options.validation, (HEIGHT, WIDTH), options.seed)
-    storage.write_json(path, content)
+    for place in (folder, os.path.join(options.output, SHEET)):
+        if os.path.exists(place) and not begun:
+            raise InputError(f"{place} was not made by `deeplab demo`; give another --output, or move it away")
+    if not is_drawn:
+        storage.write_json(path, content | {"is_drawn": False})
+        scenes.write_set(folder, train, options.validation, (HEIGHT, WIDTH), options.seed)
+        storage.write_json(path, content)

@@ -157,6 +157,10 @@ def list_labels(folder: str, palette: Palette, masks: Iterable[str] = ()) -> Lab
     if not names:
         raise InputError(f"--labels {folder}: none of its {len(files)} files ends in {' or '.join(LABEL_SUFFIXES)}")
     faults: dict[str, tuple[str, str]] = {}
+    tops = {name.partition("/")[0] for name in names}
+    # As SegNet has it: images in train, their labels in trainannot.
+    splits = {top for top in tops if f"{top}annot" in tops}
+    names = [name for name in names if name.partition("/")[0] not in splits]
     if any(name.endswith(CITYSCAPES_LABELS) for name in names):
         # Cityscapes keeps several codings of a label beside each other; the palette tells which one it reads.
         ending = CITYSCAPES_LABELS[bool(palette.source_ids)]
@@ -173,7 +177,9 @@ def list_labels(folder: str, palette: Palette, masks: Iterable[str] = ()) -> Lab
             faults[name_of(name)] = (name, "is a JPEG, which blurs class ids; expected a lossless label (PNG)")
     by_key: dict[str, list[str]] = {}
     for name in names:
-        by_key.setdefault(name_of(name), []).append(name)
+        top, slash, below = name.partition("/")
+        split = top.removesuffix("annot")
+        by_key.setdefault(name_of(f"{split}/{below}" if slash and split in splits else name), []).append(name)
     faults = {key: fault for key, fault in faults.items() if key not in by_key}
     by_key |= {key: [name] for key, (name, _) in faults.items()}
     left_out = Counter(_suffix(name) for name in set(seen) - {name for names in by_key.values() for name in names})

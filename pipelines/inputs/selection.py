@@ -178,7 +178,8 @@ def _images(folder: str, shard: Shard) -> list[tuple[str, str]]:
                 if not record.copy:
                     images.append((record.key, record.filename))
     except OSError as error:
-        raise InputError(f"shard {shard.name} in {folder} cannot be read: {error}; {advice}") from None
+        reason = error.strerror or error
+        raise InputError(f"shard {shard.name} in {folder} cannot be read: {reason}; {advice}") from None
     except InputError:
         raise
     except ValueError as error:

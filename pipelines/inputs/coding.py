@@ -54,7 +54,7 @@ def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_labe
         return own, f"palette {own.name} of {own.num_classes} classes, from {path}"
     if rawset.palette_hint:
         return rawset.palette_hint, f"palette {rawset.palette_hint.name}, as is usual for {rawset.layout} sets"
-    sample = _sample([pair.label for pair in rawset.pairs], read)
+    sample = _sample(rawset.labels, read)
     built_in = _palette_of(sample, rawset.layout)
     if built_in is None:
         raise InputError(

@@ -1,4 +1,8 @@
-"""What `segment` works on: the images of a folder, a glob or a list, and the name that each mask gets."""
+"""What `segment` works on: the images of a folder, a glob or a list, and the name that each mask gets.
+
+There may be a hundred million of them: they are named in three passes over rows that lie sorted on disk, and what is
+in memory for all at once is eight bytes per image.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,27 @@ import itertools
 import os
 import posixpath
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import NamedTuple
+
+import numpy as np
 
 from pipelines.inputs.lists import entry_path, is_list, read_rows
+from pipelines.inputs.rows import Row, Rows, ordered
 from trainer import storage
 from trainer.formats.images import SUFFIXES
 from trainer.options import InputError
 
-RESERVED = ("overlays", "confidence")
+RESERVED = ("overlays", "confidence", "images.parquet")
 """Folders of the output that hold no masks."""
 LONGEST_NAME, LONGEST_PATH, LONGEST_OBJECT = 255, 4000, 1000
 """Bytes of a file's name, and of its path or the name of an object, with room for what is written beside it."""
 
 
-@dataclass(frozen=True)
-class SourceImage:
+class SourceImage(NamedTuple):
     """One image to segment.
 
     Attributes:
@@ -37,6 +45,22 @@ class SourceImage:
     identity: str = ""
 
 
+class Images:
+    """Images in the order in which they are given, to be gone through as often as one likes."""
+
+    def __init__(self, images: Iterable[SourceImage] = ()) -> None:
+        self._rows = Rows(map(tuple, images))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[SourceImage]:
+        return itertools.starmap(SourceImage, self._rows)
+
+    def __getitem__(self, index: int) -> SourceImage:
+        return SourceImage(*self._rows[index])
+
+
 @dataclass(frozen=True)
 class Listing:
     """The images of a collection.
@@ -48,7 +72,7 @@ class Listing:
       notes: sentences on what was left out because it is no image, and on what was named twice.
     """
 
-    images: tuple[SourceImage, ...]
+    images: Images
     unusable: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -70,38 +94,34 @@ def find(source: str, output: str = "") -> Listing:
     """
     try:
         files, kind, notes = _listed(source)
+        found = _Found()
+        rows = ordered(_chosen(files, kind in ("list", "image"), _inside(output), found))
     except OSError as error:
         place = error.filename or source
         raise InputError(f"{place} cannot be read: {error.strerror or error}; mend that or leave it out") from None
     if kind == "folder" and output and storage.lies_in(source, output) and storage.lies_in(output, source):
         raise InputError(f"input and output are the same folder, {source}; masks would replace images")
-    inside = _inside(output)
-    outside = [file for file in files if not inside(file.path)]
-    if files and not outside:
+    if found.inside and not found.images and not found.others.count:
         raise InputError(f"{source} lies in the output folder {output}; choose another folder for the masks")
-    named = kind in ("list", "image")
-    # A file that was named is an image whatever its suffix; a folder or glob may well hold other files.
-    chosen, others = [], []
-    for file in outside:
-        (chosen if named or _is_image(file.relative) else others).append(file)
-    if not chosen:
-        found = f"others, such as {files[0].relative}" if files else "no files at all"
-        raise InputError(f"no images in {source} ({kind}); expected {', '.join(SUFFIXES)}, found {found}")
-    images, unusable = _name(chosen, output)
-    if len(files) > len(outside) and named:
+    if not found.images:
+        others = f"others, such as {found.first}" if found.first else "no files at all"
+        raise InputError(f"no images in {source} ({kind}); expected {', '.join(SUFFIXES)}, found {others}")
+    images, unusable = _name(rows, output)
+    if found.inside and kind in ("list", "image"):
         reason = "it lies in the output folder; choose another one for the masks"
-        unusable += [(file.path, reason) for file in files if inside(file.path)]
-    elif len(files) > len(outside):
-        notes.append(f"files left out because they lie in the output folder: {len(files) - len(outside)}")
-    lost = [file.relative for file in others if not file.modified and not storage.is_remote(file.path)]
-    if lost:
-        notes.append(f"links that lead nowhere, FIFOs and the like, skipped: {len(lost)}, such as {lost[0]}")
-    if len(others) > len(lost):
-        notes.append(f"files without the suffix of an image, skipped: {len(others) - len(lost)}")
-    return Listing(tuple(images), tuple(unusable), tuple(notes))
+        unusable += [(path, reason) for path in found.inside_paths]
+    elif found.inside:
+        notes.append(f"files left out because they lie in the output folder: {found.inside}")
+    if found.lost.count:
+        notes.append(
+            f"links that lead nowhere, FIFOs and the like, skipped: {found.lost.count}, such as {found.lost.first}"
+        )
+    if found.others.count > found.lost.count:
+        notes.append(f"files without the suffix of an image, skipped: {found.others.count - found.lost.count}")
+    return Listing(images, tuple(unusable), tuple(notes))
 
 
-def _listed(source: str) -> tuple[list[storage.File], str, list[str]]:
+def _listed(source: str) -> tuple[Iterable[storage.File], str, list[str]]:
     """The files that `source` stands for, what it is, and what has to be said of it."""
     if storage.exists(source):  # first, for who may read objects need not be allowed to list them
         if is_list(source):
@@ -109,10 +129,61 @@ def _listed(source: str) -> tuple[list[storage.File], str, list[str]]:
             return files, "list", notes
         return [_file(source, posixpath.basename(_posix(source)))], "image", []
     if storage.is_dir(source):
-        return storage.files(source), "folder", []
+        return storage.walk(source), "folder", []
     if storage.is_pattern(source):
         return storage.glob(source), "glob", []
     raise InputError(f"{source} does not exist; expected a folder, a glob, an image or a list")
+
+
+@dataclass
+class _Some:
+    """How many files there are of a kind, and the first of them by path."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, relative: str) -> None:
+        self.first = min(self.first or relative, relative)
+        self.count += 1
+
+
+@dataclass
+class _Found:
+    """What was found in a collection.
+
+    Attributes:
+      images: how many.
+      inside: how many files lie in the output folder, and which ones where these were named.
+      others, lost: what is no image, and what of these cannot be read.
+      first: the first file of all by path.
+    """
+
+    images: int = 0
+    inside: int = 0
+    inside_paths: list[str] = field(default_factory=list)
+    others: _Some = field(default_factory=_Some)
+    lost: _Some = field(default_factory=_Some)
+    first: str = ""
+
+
+def _chosen(files: Iterable[storage.File], named: bool, inside: Callable[[str], bool], found: _Found) -> Iterator[Row]:
+    """Rows (stem, relative path, path, identity) of the images among the files, of which `found` keeps count.
+
+    Args:
+      named: whether the files were named: they are images then, whatever their suffixes; a folder may hold others.
+    """
+    for file in files:
+        found.first = min(found.first or file.relative, file.relative)
+        if inside(file.path):
+            found.inside += 1
+            found.inside_paths += [file.path] * named
+        elif named or _is_image(file.relative):
+            found.images += 1
+            yield posixpath.splitext(file.relative)[0], file.relative, file.path, file.identity
+        else:
+            found.others.add(file.relative)
+            if not file.modified and not storage.is_remote(file.path):
+                found.lost.add(file.relative)
 
 
 def _inside(output: str) -> Callable[[str], bool]:
@@ -168,49 +239,82 @@ def _from_list(source: str) -> tuple[list[storage.File], list[str]]:
     return [_file(path, path[len(shared) :]) for path in once], notes
 
 
-def _name(files: list[storage.File], output: str) -> tuple[list[SourceImage], list[tuple[str, str]]]:
-    """Gives every file its mask's name; the second list says which files have none, and why."""
-    files = sorted(files, key=lambda file: file.relative)
-    stems = [posixpath.splitext(file.relative)[0] for file in files]
-    counts = Counter(stems)
-    named = []
-    unusable = []
-    for stem, file in zip(stems, files, strict=True):
-        try:
-            named.append((storage.safe_relative(stem if counts[stem] == 1 else file.relative), file))
-        except InputError as error:
-            unusable.append((file.path, str(error)))
-    fault = _faults([name for name, _ in named], files, output)
-    fold = folded if _may_fold([name for name, _ in named], output) else str
-    images: dict[str, SourceImage] = {}
-    for name, file in named:
+def _name(rows: Iterable[Row], output: str) -> tuple[Images, list[tuple[str, str]]]:
+    """Gives every image its mask's name; the second list says which have none, and why.
+
+    Args:
+      rows: (stem, relative path, path, identity) in order.
+    """
+    names, unusable = _Names(), []
+    named = ordered(_named(rows, names, unusable))
+    return Images(_placed(named, names, output, unusable)), unusable
+
+
+class _Names:
+    """What has to be known of all images before the first gets its place.
+
+    Attributes:
+      folders: that they lie in.
+      parents: folders of masks whose names end in ".png".
+      hashes: of the folded names.
+    """
+
+    def __init__(self) -> None:
+        self.folders: set[str] = set()
+        self.parents: set[str] = set()
+        self.hashes = array("q")
+
+    def shared(self) -> frozenset[int]:
+        """Hashes of names that are one, or that a folder may take for one."""
+        hashes = np.sort(np.array(self.hashes, np.int64))
+        return frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+
+
+def _named(rows: Iterable[Row], names: _Names, unusable: list[tuple[str, str]]) -> Iterator[Row]:
+    """Rows (name, relative path, path, identity): where images differ in their suffix only, both keep it."""
+    for stem, group in itertools.groupby(rows, itemgetter(0)):
+        alike = list(group)
+        for _, relative, path, identity in alike:
+            names.folders.add(_folder(path))
+            try:
+                name = storage.safe_relative(stem if len(alike) == 1 else relative)
+            except InputError as error:
+                unusable.append((path, str(error)))
+                continue
+            if ".png/" in name:
+                names.parents.update(parent for parent in _parents(name) if parent.endswith(".png"))
+            names.hashes.append(hash(folded(name)))
+            yield name, relative, path, identity
+
+
+def _placed(rows: Iterable[Row], names: _Names, output: str, unusable: list[tuple[str, str]]) -> Iterator[SourceImage]:
+    """The images whose masks have a place, in order of name, as the rows are."""
+    fault, shared = _faults(names, output), names.shared()
+    fold = folded if shared and storage.folds_case(output or ".") else str
+    taken: dict[str, SourceImage] = {}
+    for name, _, path, identity in rows:
+        source = SourceImage(path, name, identity)
         if reason := fault(name):
-            unusable.append((file.path, reason))
-        elif other := images.get(fold(name)):
+            unusable.append((path, reason))
+        elif shared and hash(folded(name)) in shared and (other := taken.setdefault(fold(name), source)) is not source:
             case = "" if other.name == name else ", since upper and lower case are the same in the output folder"
-            unusable.append((file.path, f"its mask would overwrite that of {other.path}{case}; rename one"))
+            unusable.append((path, f"its mask would overwrite that of {other.path}{case}; rename one"))
         else:
-            images[fold(name)] = SourceImage(file.path, name, file.identity)
-    return sorted(images.values(), key=lambda source: source.name), unusable
+            yield source
 
 
 def folded(name: str) -> str:
     """What names that a folder does not tell apart have in common."""
-    return unicodedata.normalize("NFC", name).casefold()
+    return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
-def _may_fold(names: list[str], output: str) -> bool:
-    """Whether the output folder would take some of these names for one."""
-    return len(set(map(folded, names))) < len(set(names)) and storage.folds_case(output or ".")
-
-
-def _faults(names: list[str], files: list[storage.File], output: str) -> Callable[[str], str]:
+def _faults(names: _Names, output: str) -> Callable[[str], str]:
     """Tells why a mask of that name cannot be written, if it cannot: "" otherwise."""
     remote = storage.is_remote(output)
     length = len(os.fsencode(storage.join(storage.absolute(output), max(RESERVED, key=len), "")))
     # In Cloud Storage "a.png" and "a.png/b.png" are two names; elsewhere one is a file and the other a folder.
-    folders = set() if remote else {parent for name in names for parent in _parents(name) if parent.endswith(".png")}
-    sources = {storage.real(folder) for folder in {_folder(file.path) for file in files}}
+    parents = frozenset() if remote else names.parents
+    sources = {storage.real(folder) for folder in names.folders}
 
     @functools.cache
     def misled(folder: str) -> str:
@@ -221,7 +325,7 @@ def _faults(names: list[str], files: list[storage.File], output: str) -> Callabl
         top, _, below = name.partition("/")
         if below and (top in RESERVED or (top.casefold() in RESERVED and storage.folds_case(output))):
             return f"its mask would lie in {top}/, which is reserved; rename the image's folder"
-        if f"{name}.png" in folders:
+        if f"{name}.png" in parents:
             return f"its mask would be called {name}.png, like a folder of other masks; rename the image"
         if too_long(name):
             return "the name of its mask would be too long; shorten the image's name"

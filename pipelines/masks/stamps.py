@@ -2,7 +2,7 @@
 
 An interrupted or repeated job can thus tell its own masks from those of another model, of another image under the same
 name, and from files that this program did not write, whatever the files' times are. Overlays and maps of confidence
-carry the same stamp.
+carry the same stamp. It also says how sure the network was, which a mask alone does not tell.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import hashlib
 import json
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipelines.crf.options import CrfOptions
+from pipelines.masks.certainty import CHANGED_DIGITS, DIGITS, Certainty
 from trainer.formats.cards import ModelCard
 
 
@@ -24,10 +25,12 @@ class Stamp:
     Attributes:
       fingerprint: of model and options, see `fingerprint`.
       identity: `storage.identity` of the image file; "" in masks of version 0.2 and before.
+      certainty: of the network; None in files of version 0.5 and before. Stamps that differ in it alone are equal.
     """
 
     fingerprint: str = ""
     identity: str = ""
+    certainty: Certainty | None = field(default=None, compare=False)
 
 
 def fingerprint(
@@ -79,9 +82,17 @@ def read_stamp(file: bytes) -> Stamp | None:
 
 
 def _text(content: Stamp) -> bytes:
-    return f"{content.fingerprint} {content.identity}".encode()
+    words = [content.fingerprint, content.identity]
+    if sure := content.certainty:
+        words += [f"{sure.confidence:.{DIGITS}f}", f"{sure.entropy:.{DIGITS}f}"]
+        words += [] if sure.changed is None else [f"{sure.changed:.{CHANGED_DIGITS}f}"]
+    return " ".join(words).encode()
 
 
 def _stamp(text: bytes) -> Stamp:
-    fingerprint, _, identity = text.decode("latin-1").partition(" ")
-    return Stamp(fingerprint, identity)
+    words = text.decode("latin-1").split(" ")
+    fingerprint, identity, *numbers = words if words[1:] else (*words, "")
+    try:
+        return Stamp(fingerprint, identity, Certainty(*map(float, numbers)) if numbers else None)
+    except (ValueError, TypeError):
+        return Stamp()

@@ -11,7 +11,7 @@ from pipelines.inputs import collection
 from pipelines.inputs.selection import load as load_selection
 from pipelines.masks import segmenter
 from pipelines.masks.stamps import fingerprint
-from pipelines.runner.flags import beam_options, check_paths, cores_per_process, located, workers
+from pipelines.runner.flags import beam_options, check_paths, cores_per_process, located
 from pipelines.runner.remote import CANCELLED, take_up
 from pipelines.runner.run import run as run_job
 from pipelines.segment import plan as planning
@@ -43,9 +43,9 @@ def run(options: Options, flags: list[str]) -> int:
     leases.hold(options.output, "segment")
     previous = planning.previous(options, job.fingerprint)
     job = replace(job, unstamped=planning.may_lack_stamps(previous))
-    plan = make_plan(listing, options, workers(beam))
+    plan = make_plan(listing, options, planning.size_of_chunks(previous))
     if previous is None:
-        planning.check_output_is_ours(options, plan)
+        planning.check_output_is_ours(plan)
     elif "plan" not in previous and not options.overwrite:
         print("masks of version 0.2 and before do not say of which image they are; those in the output are made again")
     for note in listing.notes:
@@ -96,6 +96,7 @@ def started(job: SegmentJob, card: ModelCard, plan: Plan) -> dict[str, Any]:
         "model": job.options.model,
         "images": plan.total,
         "plan": plan.file,
+        "chunk": plan.size,
         "fingerprint": job.fingerprint,
         "unstamped": job.unstamped,
         "palette": job.palette.to_json(),
@@ -122,7 +123,7 @@ def segment(job: SegmentJob, plan: Plan, report: dict[str, Any], beam: Any) -> b
     whole = functools.partial(
         build,
         job=job,
-        chunks=len(plan.chunks),
+        chunks=plan.chunks,
         plan=plan.file,
         unplaced=SegmentTally(rejects=plan.rejects),
         started=report,

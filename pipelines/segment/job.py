@@ -1,8 +1,8 @@
-"""The Beam side of `deeplab segment`: numbers of chunks in; masks, segment.json and rejects.jsonl out.
+"""The Beam side of `deeplab segment`: chunks of the plan in; masks, the table, segment.json and rejects.jsonl out.
 
-Images never pass from one step to another: an element is the number of a chunk of the plan, and one DoFn reads,
-predicts, refines, encodes and writes. Importing this must not import TensorFlow: workers that find all their masks
-finished do without.
+Images never pass from one step to another: an element says where a chunk stands in the plan's file, and one DoFn
+reads, predicts, refines, encodes and writes. Importing this must not import TensorFlow: workers that find all their
+masks finished do without.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,13 +19,17 @@ import apache_beam as beam
 import numpy as np
 
 from pipelines.inputs.collection import SourceImage
+from pipelines.masks.segmenter import Segmented, Unsegmented
 from pipelines.runner.boundary import Care, Failed, attempt
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.work import Work, spread
 from pipelines.segment import plan as planning
+from pipelines.segment import table
 from pipelines.segment.mask import Loaded, Occupied, SegmentJob, alone
-from pipelines.segment.plan import STAGE, Entry, read_chunk
-from pipelines.segment.tally import SegmentTally, add_up, check_same_run, publish
+from pipelines.segment.plan import STAGE, Chunk, Entry, read_chunk
+from pipelines.segment.table import Row
+from pipelines.segment.tally import SegmentTally, add_up, check_same_run, publish, tally_of
+from trainer import ahead
 from trainer.accounts import Reject
 from trainer.formats.images import ImageError
 
@@ -36,7 +40,9 @@ CHECK_SECONDS = 1.0
 """How long a process trusts that no other run has begun in its folder, which takes longer to its first mask: it loads
 TensorFlow and the network in between."""
 
-Load = Callable[[SourceImage], tuple[Loaded, np.ndarray]]
+Load = Callable[[SourceImage, ahead.Read], tuple[Loaded, np.ndarray]]
+Result = tuple[str, Row | Reject]
+"""What became of an image, "written", "skipped" or "rejected", and its row of the table, or why there is none."""
 
 
 class Memory:
@@ -81,15 +87,11 @@ class Turn:
 _turn = Turn()
 
 
-@functools.lru_cache(maxsize=1)
-def _plan(folder: str, file: str) -> list[bytes]:
-    """Lines of the plan, one per chunk; read once per process."""
-    return planning.read(folder, file)
-
-
 @dataclass(eq=False)
 class SegmentChunk(Work):
-    """Chunk number -> SegmentTally; the masks are written on the way. Repeating a chunk writes the same masks.
+    """Chunk of the plan -> SegmentTally; masks and the part of the table are written on the way.
+
+    Repeating a chunk writes the same masks, or none where they are finished.
 
     Attributes:
       job: model and options.
@@ -100,48 +102,58 @@ class SegmentChunk(Work):
     job: SegmentJob
     plan: str
 
-    def process(self, number: int) -> Iterator[SegmentTally]:
-        folder = self.job.options.output
-        check_same_run(folder, self.plan, self.job.fingerprint)
-        entries = read_chunk(_plan(folder, self.plan)[number])
+    def process(self, chunk: Chunk) -> Iterator[SegmentTally]:
+        folder, palette, fingerprint = self.job.options.output, self.job.palette, self.job.fingerprint
+        check_same_run(folder, self.plan, fingerprint)
+        entries = read_chunk(folder, self.plan, chunk)
         # The same on every run over the same images, so that a rerun finds what an earlier one died of.
-        name = repr([entry.source.name for entry in entries])
-        with planning.in_flight(folder).watch(name) as care:
-            tally = add_up(self._tallies(entries, care))
-        yield tally
+        part = planning.part(entries)
+        with planning.in_flight(folder).watch(part) as care:
+            known = table.read(folder, part, fingerprint, palette)
+            results = list(self._results(entries, known, care))
+            place = {entry.source.name: index for index, entry in enumerate(entries)}
+            rows = sorted((result for _, result in results if isinstance(result, Row)), key=lambda row: place[row.key])
+            if rows != [*known.values()]:
+                check_same_run(folder, self.plan, fingerprint)
+                table.write(folder, part, rows, fingerprint, palette)
+        yield add_up(tally_of(*result) for result in results)
 
-    def _tallies(self, entries: list[Entry], care: Care | None) -> Iterator[SegmentTally]:
+    def _results(self, entries: list[Entry], known: Mapping[str, Row], care: Care | None) -> Iterator[Result]:
         todo = []
         for entry in entries:
-            try:
-                ids = attempt(functools.partial(self.job.finished, entry), KNOWN) if entry.existing else None
-            except (*KNOWN, Failed) as fault:
-                yield self._rejected(entry.source, fault)
-                continue
-            if ids is None:
+            row = known.get(entry.source.name)
+            finished = None
+            if row or entry.existing:
+                try:
+                    finished = attempt(functools.partial(self.job.finished, entry, row), KNOWN)
+                except (*KNOWN, Failed) as fault:
+                    yield self._rejected(entry.source, fault)
+                    continue
+            if finished is None:
                 todo.append(entry.source)
             else:
                 self.finish("skipped")
-                yield SegmentTally.of(ids, skipped=1)
+                yield "skipped", finished
         if todo:
             yield from self._with_care(todo, care) if care else self._segmented(todo, self.job.load)
 
-    def _with_care(self, todo: list[SourceImage], care: Care) -> Iterator[SegmentTally]:
+    def _with_care(self, todo: list[SourceImage], care: Care) -> Iterator[Result]:
         """Image by image, decoded in a subprocess; where a process ended after that, everything is done in one."""
         for source in todo:
             if source.name in care.suspects:
                 _turn.check(self.job.options.output, self.plan, self.job.fingerprint)
                 try:
-                    yield care.isolated(alone, self.job, source)
-                    self.finish("written")
+                    row = care.isolated(alone, self.job, source)
                 except (*KNOWN, Failed) as fault:
                     yield self._rejected(source, fault)
+                else:
+                    self.finish("written")
+                    yield "written", row
             else:
-                load = functools.partial(care.isolated, self.job.load)
                 care.at(source.name)
-                yield from self._segmented([source], load)
+                yield from self._segmented([source], lambda source, read: care.isolated(self.job.load, source))
 
-    def _segmented(self, todo: list[SourceImage], load: Load) -> Iterator[SegmentTally]:
+    def _segmented(self, todo: list[SourceImage], load: Load) -> Iterator[Result]:
         large: list[Loaded] = []
         yield from self._together(todo, load, large)
         for key in large:
@@ -149,16 +161,14 @@ class SegmentChunk(Work):
             with _memory.hold(key.memory, self.job.allowed):
                 yield from self._together([key.source], load)
 
-    def _together(
-        self, todo: list[SourceImage], load: Load, large: list[Loaded] | None = None
-    ) -> Iterator[SegmentTally]:
+    def _together(self, todo: list[SourceImage], load: Load, large: list[Loaded] | None = None) -> Iterator[Result]:
         """Images side by side: those of equal size share a pass of the network. Large ones are put into `large`."""
-        rejects: list[SegmentTally] = []
+        rejects: list[Result] = []
 
         def loaded() -> Iterator[tuple[Loaded, np.ndarray]]:
-            for source in todo:
+            for source, read in ahead.each(todo, lambda source: (source.path,)):
                 try:
-                    key, image = attempt(functools.partial(load, source), KNOWN)
+                    key, image = attempt(functools.partial(load, source, read), KNOWN)
                 except (*KNOWN, Failed) as fault:
                     rejects.append(self._rejected(source, fault))
                     continue
@@ -168,22 +178,31 @@ class SegmentChunk(Work):
                     yield key, image
 
         # Made here rather than in setup: where every mask is finished, TensorFlow is not needed.
-        for result in self.job.segmenter()(loaded()):
-            # Another run's masks must not be replaced by those of this one.
-            _turn.check(self.job.options.output, self.plan, self.job.fingerprint)
+        results = self.job.segmenter()(loaded())
+        for result, written in ahead.behind(results, self.job.options.output, self._write, _held):
             try:
-                attempt(functools.partial(self.job.write, result), KNOWN)
+                row = written()
             except (*KNOWN, Failed) as fault:
                 yield self._rejected(result.key.source, fault)
             else:
                 self.finish("written")
-                yield SegmentTally.of(result.ids, written=1)
+                yield "written", row
         yield from rejects
 
-    def _rejected(self, source: SourceImage, fault: Exception) -> SegmentTally:
+    def _write(self, result: Segmented | Unsegmented) -> Row:
+        # Another run's masks must not be replaced by those of this one.
+        _turn.check(self.job.options.output, self.plan, self.job.fingerprint)
+        return attempt(functools.partial(self.job.write, result), KNOWN)
+
+    def _rejected(self, source: SourceImage, fault: Exception) -> Result:
         self.finish("rejected")
         reason = "file not found" if isinstance(fault, FileNotFoundError) else str(fault)
-        return SegmentTally(rejects=(Reject(source.name, source.path, STAGE, reason),))
+        return "rejected", Reject(source.name, source.path, STAGE, reason)
+
+
+def _held(result: Segmented | Unsegmented) -> int:
+    """Bytes that a result takes."""
+    return result.image.nbytes + result.ids.nbytes if isinstance(result, Segmented) else 0
 
 
 def build(
@@ -191,7 +210,7 @@ def build(
     heartbeat: Heartbeat,
     *,
     job: SegmentJob,
-    chunks: int,
+    chunks: Sequence[Chunk],
     plan: str,
     unplaced: SegmentTally,
     started: dict[str, Any],
@@ -201,14 +220,14 @@ def build(
     Its last step publishes the results, so that they are complete also when nobody waits for the job.
 
     Args:
-      chunks: how many lines the file of the plan has.
-      plan: its name.
+      chunks: of the plan.
+      plan: name of its file.
       unplaced: the images of the plan that are in no chunk.
       started: segment.json as it was written before.
     """
     output, palette = job.options.output, job.palette
     _ = (
-        spread(pipeline, range(chunks), "chunks")
+        spread(pipeline, chunks, "chunks")
         | "Segment chunks" >> beam.ParDo(SegmentChunk(heartbeat, job, plan))
         | "Sum tallies" >> beam.CombineGlobally(add_up)
         | "Write report" >> beam.Map(lambda tally: publish(unplaced + tally, output, palette, started))

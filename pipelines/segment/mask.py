@@ -5,21 +5,27 @@ Without Beam and, until the first mask has to be made, without TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipelines.crf.options import CrfOptions
 from pipelines.inputs.collection import SourceImage
+from pipelines.masks.certainty import Certainty
 from pipelines.masks.segmenter import Segmented, Segmenter, Unsegmented, shared_segmenter
 from pipelines.masks.stamps import Stamp, fingerprint, read_stamp, stamp_jpeg, stamp_png
 from pipelines.runner.boundary import Failed
 from pipelines.runner.cores import cores, memory
+from pipelines.segment import table
+from pipelines.segment.existing import look
 from pipelines.segment.options import Options
 from pipelines.segment.plan import Entry, kinds, place
-from pipelines.segment.tally import SegmentTally
-from trainer import storage
+from pipelines.segment.table import Row
+from trainer import ahead, storage
 from trainer.formats import images
 from trainer.formats.cards import CARD
 from trainer.formats.exports import load_card
@@ -48,11 +54,15 @@ class Loaded:
       source: the image.
       identity: `storage.identity` of the bytes that were read.
       memory: bytes that it takes, where it must share them with others; 0 for a small one.
+      look: what the file looked like before it was read, see `Row.files`.
+      begin: when that was, in seconds of `time.monotonic`.
     """
 
     source: SourceImage
     identity: str
     memory: int = 0
+    look: str = ""
+    begin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,26 +115,67 @@ class SegmentJob:
             )
         return segmenter
 
-    def finished(self, entry: Entry) -> np.ndarray | None:
-        """The image's mask, uint8 [H, W] class ids, where all its files are of this job and of the image as it is now.
+    def finished(self, entry: Entry, row: Row | None) -> Row | None:
+        """The image's row where all its files are of this job and of the image as it is now; else None: make them.
 
-        None where they have to be made.
+        No file is read that looks as it did when the row was written, but local images that may have changed.
+
+        Args:
+          row: what the table says of the image; None where that is not known.
 
         Raises:
           Occupied: one of the files is not of this program.
           OSError: one of them, or the image, cannot be read.
         """
-        files = {kind: self._existing(kind, entry.source.name) for kind in entry.existing}
+        source, wanted = entry.source, kinds(self.options)
+        if self.options.overwrite:
+            return None
+        if row and all(kind in entry.existing and entry.existing[kind] == row.files.get(kind) for kind in wanted):
+            if self._is_same(source, row):
+                return self._seen(row, entry)
+            if "masks" not in wanted:
+                return None
+        files = {kind: self._existing(kind, source.name) for kind in entry.existing}
         stamps = {read_stamp(file) for file in files.values() if file is not None}
-        if None in files.values() or set(files) != set(kinds(self.options)) or len(stamps) != 1:
+        if None in files.values() or set(files) != set(wanted) or "masks" not in files or len(stamps) != 1:
             return None
         (stamp,) = stamps
-        if stamp is None or stamp.fingerprint != self.fingerprint or stamp.identity != self._identity(entry.source):
+        if stamp is None or stamp.fingerprint != self.fingerprint or stamp.identity != self._identity(source):
             return None
         try:
-            return images.decode_label(files["masks"])
+            ids = images.decode_label(files["masks"])
         except images.ImageError:
             return None
+        if row and row.identity == stamp.identity:
+            return self._seen(row, entry)
+        certainty = read_stamp(files["masks"]).certainty
+        return self._row(Loaded(source, stamp.identity), ids, certainty, None, entry.existing)
+
+    def _seen(self, row: Row, entry: Entry) -> Row:
+        """The row of an image whose files are finished, with what they look like now."""
+        files = {kind: entry.existing[kind] for kind in kinds(self.options)}
+        return replace(row, path=table.text(entry.source.path), files={"image": _look(entry.source), **files})
+
+    def _row(
+        self,
+        key: Loaded,
+        ids: np.ndarray,
+        certainty: Certainty | None,
+        seconds: float | None,
+        files: Mapping[str, str],
+    ) -> Row:
+        height, width = ids.shape
+        return Row(
+            key=key.source.name,
+            path=table.text(key.source.path),
+            identity=key.identity,
+            width=width,
+            height=height,
+            pixels=table.pixels_of(ids, self.palette),
+            certainty=certainty,
+            seconds=seconds,
+            files={"image": key.look or _look(key.source), **files},
+        )
 
     def _existing(self, kind: str, name: str) -> bytes | None:
         """The file of that kind; None where there is none. Raises Occupied unless it is of this program."""
@@ -142,16 +193,22 @@ class SegmentJob:
     def _identity(source: SourceImage) -> str:
         return source.identity or storage.identity(storage.read(source.path))
 
-    def load(self, source: SourceImage) -> tuple[Loaded, np.ndarray]:
+    def _is_same(self, source: SourceImage, row: Row) -> bool:
+        """Whether the image has the contents that the row is of."""
+        seen = "" if source.identity else _look(source)
+        return (bool(seen) and seen == row.files.get("image")) or self._identity(source) == row.identity
+
+    def load(self, source: SourceImage, read: ahead.Read = storage.read) -> tuple[Loaded, np.ndarray]:
         """The image, uint8 [H, W, 3] RGB. Raises OSError, or ImageError for what cannot be used."""
-        data = storage.read(source.path)
+        begin, seen = time.monotonic(), _look(source)
+        data = read(source.path)
         if read_stamp(data):
             raise images.ImageError(
                 "is what `deeplab segment` wrote of an image (its mask, overlay or confidence); expected an image: "
                 "keep outputs outside of --input, or name the images by a glob or a list"
             )
         needed = self.check_size(*images.header(data).upright_size)
-        return Loaded(source, storage.identity(data), needed), images.decode_image(data)
+        return Loaded(source, storage.identity(data), needed, seen, begin), images.decode_image(data)
 
     @property
     def allowed(self) -> int:
@@ -183,29 +240,53 @@ class SegmentJob:
         # The network takes one image at a time, whatever the number of threads.
         return whole if whole > LARGE_BYTES else 0
 
-    def write(self, result: Segmented | Unsegmented) -> None:
-        """Writes the mask of the `Loaded` image `result.key`, and what else the options name.
+    def write(self, result: Segmented | Unsegmented) -> Row:
+        """Writes the mask of the `Loaded` image `result.key`, and what else the options name; returns its row.
 
         Raises Failed for an image that could not be segmented.
         """
         if isinstance(result, Unsegmented):
             raise Failed(result.reason)
-        folder, name = self.options.output, result.key.source.name
-        stamp = Stamp(self.fingerprint, result.key.identity)
-        if result.confidence is not None:
+        key, options = result.key, self.options
+        stamp = Stamp(self.fingerprint, key.identity, result.certainty)
+        files = {}
+        if options.confidence:
             png = images.encode_png(result.confidence)
-            storage.write(place(folder, "confidence", name), stamp_png(png, stamp))
-        if self.options.overlays:
+            files["confidence"] = self._put("confidence", key, stamp_png(png, stamp))
+        if options.overlays:
             jpeg = images.encode_jpeg(self.palette.overlay(result.image, result.ids), quality=90)
-            storage.write(place(folder, "overlays", name), stamp_jpeg(jpeg, stamp))
-        # The mask comes last: where it is, the others are.
-        storage.write(place(folder, "masks", name), stamp_png(self.palette.encode_mask(result.ids), stamp))
+            files["overlays"] = self._put("overlays", key, stamp_jpeg(jpeg, stamp))
+        if options.masks:  # the mask comes last: where it is, the others are
+            files["masks"] = self._put("masks", key, stamp_png(self.palette.encode_mask(result.ids), stamp))
+        seconds = round(time.monotonic() - key.begin, 3)
+        return self._row(key, result.ids, result.certainty, seconds, files)
+
+    def _put(self, kind: str, key: Loaded, data: bytes) -> str:
+        """Writes a file of that kind; returns what it looks like, see `existing.look`."""
+        path = place(self.options.output, kind, key.source.name)
+        storage.write(path, data)
+        if storage.is_remote(path):
+            return storage.identity(data)
+        info = os.stat(path)
+        return look(info.st_size, info.st_mtime_ns, is_object=False)
 
 
-def alone(job: SegmentJob, source: SourceImage) -> SegmentTally:
+def _look(source: SourceImage) -> str:
+    """What an image looks like to the file system; its identity where that is known. "" where there is no such file.
+
+    Contents cannot change without the time of the last change of a file's state, which nobody can set.
+    """
+    if source.identity or storage.is_remote(source.path):
+        return source.identity
+    with contextlib.suppress(OSError):
+        info = os.stat(source.path)
+        return f"{info.st_dev}-{info.st_ino}-{info.st_size}-{info.st_mtime_ns}-{info.st_ctime_ns}"
+    return ""
+
+
+def alone(job: SegmentJob, source: SourceImage) -> Row:
     """Makes the mask of one image, in a subprocess that the image may end."""
     # The process that waits for this one may hold all memory of the GPU.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     (result,) = job.segmenter()([job.load(source)])
-    job.write(result)
-    return SegmentTally.of(result.ids, written=1)
+    return job.write(result)

@@ -1,9 +1,10 @@
-"""Segment images: one palette PNG per image, at the image's own size.
+"""Segment images: one palette PNG per image, at the image's own size, and a table of the images.
 
 examples:
   deeplab segment --input photos --model out/model --output out/masks
   deeplab segment --input "photos/**/*.jpg" --model out/model --output out/masks-crf --crf auto --overlays
   deeplab segment --input data/images --records out/records --model out/model --output out/masks-val
+  deeplab segment --input photos --model out/model --output out/table --no-masks
   deeplab segment --input gs://bucket/photos --model gs://bucket/model --output gs://bucket/masks \\
       --runner DataflowRunner --project my-project --region europe-west1 --temp_location gs://bucket/tmp \\
       --sdk_container_image IMAGE
@@ -47,6 +48,11 @@ class Options(SelectionOptions):
         metavar="PATH",
     )
     output: str = option(help="folder for the masks; local or gs://", metavar="DIR")
+    masks: bool = option(
+        True,
+        "write masks; --no-masks: only the table of images, images.parquet, and what else is asked for",
+        group="output",
+    )
     overlays: bool = option(False, "also write images with their classes painted over, to overlays/", group="output")
     confidence: bool = option(
         False, "also write the probability of the chosen class, 0 to 255, to confidence/", group="output"

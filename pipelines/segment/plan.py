@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO, NamedTuple
 
 from pipelines.crf.options import CrfOptions
 from pipelines.crf.tuning import TUNING_FILE, load
-from pipelines.inputs.collection import Listing, SourceImage, folded
+from pipelines.inputs.collection import Images, Listing, SourceImage
 from pipelines.inputs.selection import Selection
 from pipelines.masks.stamps import read_stamp
 from pipelines.runner.boundary import InFlight
+from pipelines.segment import table
+from pipelines.segment.existing import There, blocks, check_inputs_stay
 from pipelines.segment.options import Options
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Reject
@@ -29,15 +31,16 @@ REPORT_FILE = "segment.json"
 PLAN_FILE = re.compile(r"images-[0-9a-f]{16}\.jsonl")
 PLACES = {"masks": ("", ".png"), "overlays": ("overlays/", ".jpg"), "confidence": ("confidence/", ".png")}
 """Folder and suffix of every kind of file that is written for an image."""
-CHUNK = 64
-"""Most images in one element: enough that images of like sizes meet, few enough to spread and to retry."""
+CHUNK, CHUNKS, LARGEST_SET = 64, 64, 1 << 22
+"""Images in a chunk, about: enough that images of like sizes meet, few enough to spread and to retry. Fewer where that
+gives no more than CHUNKS chunks, and more in a set of over LARGEST_SET images."""
 SAMPLES = 8
 """Files that are looked at before the work to see whose folder the output is; every one is before it is replaced."""
 
 
 def kinds(options: Options) -> tuple[str, ...]:
     """What is written for every image, as the keys of PLACES."""
-    return ("masks", *(kind for kind in ("overlays", "confidence") if getattr(options, kind)))
+    return tuple(kind for kind in PLACES if getattr(options, kind))
 
 
 def place(folder: str, kind: str, name: str) -> str:
@@ -52,12 +55,25 @@ class Entry:
 
     Attributes:
       source: the image.
-      existing: kinds, as the keys of PLACES, of the files that are there already: they may be finished, out of date,
-        or somebody else's. Under --overwrite that does not matter, and there are none.
+      existing: the files that are there already: kind, as the keys of PLACES -> what it looks like. They may be
+        finished, out of date, or somebody else's. Under --overwrite that does not matter, and there are none.
     """
 
     source: SourceImage
-    existing: tuple[str, ...] = ()
+    existing: Mapping[str, str] = field(default_factory=dict)
+
+
+class Chunk(NamedTuple):
+    """The line of a chunk in the plan's file, which is all that Beam passes around of it.
+
+    Attributes:
+      offset, size: where it is, in bytes.
+      digest: of its bytes.
+    """
+
+    offset: int
+    size: int
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -65,41 +81,33 @@ class Plan:
     """All there is to segment.
 
     Attributes:
-      chunks: the images, a chunk being what a worker takes at a time.
+      file: the name of the plan's file, which tells its contents.
+      lines: what is in it: the images of a chunk in every line, a chunk being what a worker takes at a time.
+      chunks: the lines.
+      size: about how many images a chunk has.
+      usable: how many images are in chunks.
       rejects: images whose masks cannot be written: their paths are unsafe, reserved or taken.
-      outdated: files in the output that have the name of a plan, of earlier runs.
+      parts: the parts of the table, one per chunk.
+      samples: some of the files that are there already, and that may have to be replaced.
+      outdated: files in the output that have the name of a plan, or of a part of the table, of earlier runs.
       unfinished: files in the output that killed processes left.
     """
 
-    chunks: tuple[tuple[Entry, ...], ...]
+    file: str
+    lines: BinaryIO
+    chunks: tuple[Chunk, ...]
+    size: int
+    usable: int
     rejects: tuple[Reject, ...]
+    parts: frozenset[str]
+    samples: tuple[str, ...] = ()
     outdated: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
-
-    @property
-    def usable(self) -> int:
-        """How many images are in chunks."""
-        return sum(map(len, self.chunks))
 
     @property
     def total(self) -> int:
         """How many images there are, with a place for their masks and without."""
         return self.usable + len(self.rejects)
-
-    @functools.cached_property
-    def lines(self) -> bytes:
-        """The chunks as they are written to the plan's file, one per line."""
-        # Every other character is escaped: names may hold those at which lines are split elsewhere, or no UTF-8.
-        return b"".join(json.dumps([asdict(entry) for entry in chunk]).encode() + b"\n" for chunk in self.chunks)
-
-    @functools.cached_property
-    def file(self) -> str:
-        """The name of the plan's file, which tells its contents."""
-        return plan_file(self.lines)
-
-
-def plan_file(lines: bytes) -> str:
-    return f"images-{hashlib.sha256(lines).hexdigest()[:16]}.jsonl"
 
 
 def selected(listing: Listing, selection: Selection | None) -> Listing:
@@ -108,97 +116,139 @@ def selected(listing: Listing, selection: Selection | None) -> Listing:
         return listing
     choice = selection.choose([*(image.path for image in listing.images), *(path for path, _ in listing.unusable)])
     return Listing(
-        tuple(image for image in listing.images if image.path in choice.paths),
+        Images(image for image in listing.images if image.path in choice.paths),
         tuple((path, reason) for path, reason in listing.unusable if path in choice.paths),
         (*listing.notes, choice.note),
     )
 
 
-def make_plan(listing: Listing, options: Options, workers: int) -> Plan:
-    """Cuts the images into chunks, about four for each of the workers.
+def chunk_size(images: int, batch_size: int, before: int = 0) -> int:
+    """About how many images make a chunk; as many as `before`, in the folder's last run, where that is near enough."""
+    size = max(min(CHUNK, max(batch_size, -(-images // CHUNKS))), -(-images * CHUNK // LARGEST_SET))
+    return before if before <= 4 * size and size <= 4 * before else size
+
+
+def cut(entries: Iterable[Entry], size: int) -> Iterator[tuple[Entry, ...]]:
+    """Chunks of about `size` images, at most twice as many, that end where the hash of a name says so.
+
+    So an image more or less changes the chunk it falls into, and few after it; all the others are found finished.
+    """
+    least, share = size - size // 2, size // 2 + 1
+    chunk: list[Entry] = []
+    for entry in entries:
+        chunk.append(entry)
+        digest = hashlib.md5(entry.source.name.encode()).digest()
+        if len(chunk) >= least and (len(chunk) == 2 * size or int.from_bytes(digest[:8], "big") % share == 0):
+            yield tuple(chunk)
+            chunk = []
+    if chunk:
+        yield tuple(chunk)
+
+
+def make_plan(listing: Listing, options: Options, before: int = 0) -> Plan:
+    """Cuts the images into chunks.
+
+    Args:
+      before: about how many images a chunk of the folder's last run has; 0 where there is none.
 
     Raises InputError where an image would be replaced by what is written.
     """
-    folder = options.output
-    try:
-        # Where the file system takes A.png for a.png, either is in the way of the other.
-        there = {folded(file.relative): file.relative for file in storage.files(folder)}
-    except FileNotFoundError:
-        there = {}
-    entries = []
-    for source in listing.images:
-        files = {kind: f"{below}{source.name}{suffix}" for kind, (below, suffix) in PLACES.items()}
-        existing = (kind for kind in kinds(options) if folded(files[kind]) in there)
-        entries.append(Entry(source, tuple(existing)))
-    check_inputs_stay(entries, folder)
-    if options.overwrite:
-        entries = [Entry(entry.source) for entry in entries]
-    size = min(CHUNK, max(options.batch_size, -(-len(entries) // (4 * workers))))
-    chunks = tuple(tuple(entries[start : start + size]) for start in range(0, len(entries), size))
-    outdated = sorted(filter(PLAN_FILE.fullmatch, there.values()))
-    rejects = tuple(Reject(path, path, STAGE, reason) for path, reason in listing.unusable)
-    return Plan(chunks, rejects, tuple(outdated), tuple(_unfinished(there.values(), listing.images)))
+    there = There(options.output, _is_plan)
+    check_inputs_stay(listing.images, lambda: _targets(listing.images, there, options))
+    size = chunk_size(len(listing.images), options.batch_size, before)
+    lines = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the plan
+    chunks, parts, samples = [], [], []
+    whole, offset = hashlib.sha256(), 0
+    for chunk in cut(_entries(listing.images, there, options), size):
+        # Every other character is escaped: names may hold those at which lines are split elsewhere, or no UTF-8.
+        line = json.dumps([[*entry.source, entry.existing] for entry in chunk]).encode() + b"\n"
+        lines.write(line)
+        whole.update(line)
+        chunks.append(Chunk(offset, len(line), _digest(line)))
+        offset += len(line)
+        parts.append(part(chunk))
+        if len(samples) < SAMPLES:
+            samples += [place(options.output, kind, e.source.name) for e in chunk for kind in e.existing]
+    return Plan(
+        f"images-{whole.hexdigest()[:16]}.jsonl",
+        lines,
+        tuple(chunks),
+        size,
+        len(listing.images),
+        tuple(Reject(path, path, STAGE, reason) for path, reason in listing.unusable),
+        frozenset(parts),
+        tuple(samples[:SAMPLES]),
+        tuple(sorted(there.outdated)),
+        tuple(_unfinished(there.left, listing.images)),
+    )
 
 
-def _unfinished(names: Iterable[str], images: Iterable[SourceImage]) -> Iterator[str]:
-    """Which of the names in the output are what killed processes left of files that this command writes."""
-    left = {name: whole for name in names if (whole := storage.unfinished(name))}
-    if not left:
+def _is_plan(name: str) -> bool:
+    """Whether a file in the output has the name of a plan, or of a part of the table."""
+    return bool(PLAN_FILE.fullmatch(name) or table.PART.fullmatch(name))
+
+
+def _entries(images: Iterable[SourceImage], there: There, options: Options) -> Iterator[Entry]:
+    """The images, and what is there of each; nothing under --overwrite, where it does not matter."""
+    if not there or options.overwrite:
+        yield from map(Entry, images)
         return
-    ours = {
-        f"{below}{storage.shortened(image.name + suffix)}" for below, suffix in PLACES.values() for image in images
-    }
-    ours |= {REPORT_FILE, REJECTS_FILE}
-    for name, whole in left.items():
-        if whole in ours or PLAN_FILE.fullmatch(whole):
-            yield name
+    wanted = kinds(options)
+    for block in blocks(images):
+        looks = [there.looks([_file(kind, source.name) for source in block]) for kind in wanted]
+        for source, *found in zip(block, *looks, strict=True):
+            yield Entry(source, {kind: one for kind, one in zip(wanted, found, strict=True) if one})
 
 
-def check_inputs_stay(entries: Iterable[Entry], folder: str) -> None:
-    """Raises InputError where a file that is there already, and would be replaced, is one of the images."""
-    entries = tuple(entries)
-    targets = [(place(folder, kind, entry.source.name), entry) for entry in entries for kind in entry.existing]
-    if not targets:
-        return
-    inputs = {key: entry.source.path for entry in entries if (key := _key(entry.source.path))}
-    for target, entry in targets:
-        if image := inputs.get(_key(target)):
-            raise InputError(
-                f"{target} would be written for {entry.source.path}, but is the image {image}; give another --output"
-            )
+def _file(kind: str, name: str) -> str:
+    """The path below the output folder of a file of that kind."""
+    below, suffix = PLACES[kind]
+    return f"{below}{name}{suffix}"
 
 
-def _key(path: str) -> object:
-    """What tells files apart, through links of all kinds; None for a file that is not there."""
-    if storage.is_remote(path):
-        return path
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino
+def _targets(images: Iterable[SourceImage], there: There, options: Options) -> Iterator[tuple[str, SourceImage]]:
+    """The files that are there already and may be replaced, each with its image."""
+    for entry in _entries(images, there, replace(options, overwrite=False)) if there else ():
+        for kind in entry.existing:
+            yield place(options.output, kind, entry.source.name), entry.source
+
+
+def _unfinished(left: Mapping[str, Sequence[str]], images: Iterable[SourceImage]) -> Iterator[str]:
+    """Which of the files that killed processes left are ones that this command writes."""
+    for whole, names in left.items():
+        if whole in (REPORT_FILE, REJECTS_FILE) or _is_plan(whole):
+            yield from names
+    for image in images if left else ():
+        for kind in PLACES:
+            yield from left.get(storage.shortened(_file(kind, image.name)), ())
 
 
 def write(folder: str, plan: Plan) -> None:
     """Writes the plan's file into `folder`."""
-    storage.write(storage.join(folder, plan.file), plan.lines)
+    with storage.writer(storage.join(folder, plan.file)) as file:
+        plan.lines.seek(0)
+        shutil.copyfileobj(plan.lines, file)
 
 
-def read(folder: str, file: str) -> list[bytes]:
-    """The lines of a plan's file in `folder`. Raises InputError when it is not what was written."""
+def read_chunk(folder: str, file: str, chunk: Chunk) -> list[Entry]:
+    """The images of a chunk, from a plan's file in `folder`. Raises InputError when that is not what was written."""
     path = storage.join(folder, file)
     try:
-        lines = storage.read(path)
+        line = storage.read_part(path, chunk.offset, chunk.size)
     except FileNotFoundError:
-        lines = b""
-    if plan_file(lines) != file:
+        line = b""
+    if _digest(line) != chunk.digest:
         raise InputError(f"{path} was changed or removed while it was worked on; run the same command again to resume")
-    return lines.split(b"\n")
+    return [Entry(SourceImage(*source), existing) for *source, existing in json.loads(line)]
 
 
-def read_chunk(line: bytes) -> list[Entry]:
-    """A line of the plan's file."""
-    return [Entry(SourceImage(**entry["source"]), tuple(entry["existing"])) for entry in json.loads(line)]
+def _digest(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()[:16]
+
+
+def part(chunk: Iterable[Entry]) -> str:
+    """The part of the table with the images of a chunk."""
+    return table.part_of(entry.source.name for entry in chunk)
 
 
 def in_flight(folder: str) -> InFlight:
@@ -212,15 +262,26 @@ def sweep(folder: str, plan: Plan) -> None:
         with contextlib.suppress(FileNotFoundError):
             storage.remove(storage.join(folder, file))
     for file in plan.outdated:
-        # Whose name does not tell its contents was not written by this program.
-        with contextlib.suppress(FileNotFoundError, InputError):
-            if file != plan.file and read(folder, file):
-                storage.remove(storage.join(folder, file))
+        with contextlib.suppress(FileNotFoundError):
+            if file != plan.file and file not in plan.parts and _is_ours(folder, file):
+                storage.remove(storage.join(folder, *file.split("/")))
     notes = in_flight(folder)
     notes.clear()
     if not storage.is_remote(folder):
         with contextlib.suppress(OSError):  # there is none, or something else in it
             os.rmdir(notes.folder)
+
+
+def _is_ours(folder: str, file: str) -> bool:
+    """Whether this program wrote a file that has the name of a plan or of a part."""
+    path = storage.join(folder, *file.split("/"))
+    if table.PART.fullmatch(file):
+        return table.is_ours(storage.read(path))
+    digest = hashlib.sha256()
+    with storage.reader(path) as lines:
+        while data := lines.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest().startswith(file[len("images-") : -len(".jsonl")])
 
 
 def previous(options: Options, fingerprint: str) -> dict[str, Any] | None:
@@ -260,11 +321,15 @@ def may_lack_stamps(report: dict[str, Any] | None) -> bool:
     return bool(report and report.get("unstamped", "plan" not in report))
 
 
-def check_output_is_ours(options: Options, plan: Plan) -> None:
+def size_of_chunks(report: dict[str, Any] | None) -> int:
+    """About how many images a chunk has, of the run that wrote this segment.json; 0 where it does not say."""
+    size = (report or {}).get("chunk")
+    return size if isinstance(size, int) and size > 0 else 0
+
+
+def check_output_is_ours(plan: Plan) -> None:
     """Raises InputError where files that this program did not write are in the way, as far as a few of them tell."""
-    existing = ((kind, entry) for chunk in plan.chunks for entry in chunk for kind in entry.existing)
-    for kind, entry in itertools.islice(existing, SAMPLES):
-        path = place(options.output, kind, entry.source.name)
+    for path in plan.samples:
         with contextlib.suppress(FileNotFoundError):
             if (file := storage.read(path)) and read_stamp(file) is None:
                 raise InputError(

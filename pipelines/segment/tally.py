@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.segment.plan import REPORT_FILE
+from pipelines.segment.table import Row
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts, Reject, merged, write_rejects
 from trainer.formats.labels import Palette
@@ -41,11 +42,14 @@ class SegmentTally:
     def __add__(self, other: SegmentTally) -> SegmentTally:
         return SegmentTally(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
-    @staticmethod
-    def of(ids: np.ndarray, **counts: int) -> SegmentTally:
-        """The tally of one mask, uint8 [H, W] class ids; `counts` is written=1 or skipped=1."""
-        pixels = np.bincount(ids.ravel(), minlength=256)
-        return SegmentTally(class_pixels=pixels, class_images=(pixels > 0).astype(np.int64), **counts)
+
+def tally_of(outcome: str, result: Row | Reject) -> SegmentTally:
+    """The tally of one image: "written" or "skipped" with its row, or "rejected" with its reject."""
+    if isinstance(result, Reject):
+        return SegmentTally(rejects=(result,))
+    pixels = np.zeros(256, np.int64)
+    pixels[: len(result.pixels)] = result.pixels
+    return SegmentTally(class_pixels=pixels, class_images=(pixels > 0).astype(np.int64), **{outcome: 1})
 
 
 def add_up(tallies: Iterable[SegmentTally]) -> SegmentTally:

@@ -9,6 +9,9 @@ import numpy as np
 from PIL import Image
 
 from pipelines import cli
+from pipelines.inputs.collection import Images, Listing, SourceImage
+from pipelines.segment import plan as planning
+from pipelines.segment.options import Options
 from trainer.formats.labels import Palette
 
 PALETTE = Palette("three", ("left", "right", "rest"), ((200, 0, 0), (0, 200, 0), (0, 0, 200)))
@@ -52,3 +55,19 @@ def outcomes_of(folder: Path) -> tuple[int, int, int]:
     """Images written, skipped and rejected."""
     report = report_of(folder)
     return report["written"], report["skipped"], report["rejected"]
+
+
+def listing(count: int) -> Listing:
+    """Images that are named and nothing else."""
+    return Listing(Images(SourceImage(f"in/{n:04d}.jpg", f"{n:04d}") for n in range(count)))
+
+
+def written(folder: Path, whole: planning.Plan) -> list[list[planning.Entry]]:
+    """The chunks of a plan, as workers read them."""
+    planning.write(str(folder), whole)
+    return [planning.read_chunk(str(folder), whole.file, chunk) for chunk in whole.chunks]
+
+
+def options(output: Path, **flags: object) -> Options:
+    """Options of a plan."""
+    return Options(input="in", model="m", output=str(output), **flags)

@@ -27,7 +27,7 @@ def test_masks_are_named_by_the_path_without_suffix(tmp_path):
 
 def test_the_identity_of_a_local_image_is_not_known_yet(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"123")
-    assert find(str(tmp_path)).images == (SourceImage(str(tmp_path / "a.jpg"), "a", identity=""),)
+    assert tuple(find(str(tmp_path)).images) == (SourceImage(str(tmp_path / "a.jpg"), "a", identity=""),)
 
 
 def test_a_single_image_and_a_glob(tmp_path):
@@ -41,7 +41,7 @@ def test_names_from_a_list_cannot_leave_the_output(tmp_path):
     touch(tmp_path, "x/a.jpg", "y/a.jpg", "lists/l.txt")
     source = tmp_path / "lists/l.txt"
     source.write_text(f"# images\n../x/a.jpg\n{tmp_path}/y/../y/a.jpg\n\n")
-    images = find(str(source)).images
+    images = [*find(str(source)).images]
     assert [image.name for image in images] == ["x/a", "y/a"]
     assert [image.path for image in images] == [str(tmp_path / "x/a.jpg"), str(tmp_path / "y/a.jpg")]
     source.write_text("../x/back\\slash.jpg\n../y/a.jpg\n")

@@ -8,9 +8,11 @@ import struct
 import zlib
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pipelines.crf.options import CrfOptions
+from pipelines.masks.certainty import Certainty
 from pipelines.masks.stamps import Stamp, fingerprint, read_stamp, stamp_jpeg, stamp_png
 from tests.drawn.segmenting import PALETTE
 from trainer.formats.cards import ModelCard
@@ -38,6 +40,16 @@ def test_stamps_survive_in_a_jpeg() -> None:
     with Image.open(io.BytesIO(jpeg)) as image:
         assert image.info["comment"] == b"deeplab\0" + b"f" * 32 + b" e3069283-9"
     np.testing.assert_array_equal(decode_image(jpeg), decode_image(plain))
+
+
+@pytest.mark.parametrize("sure", [Certainty(0.9313, 0.214), Certainty(1.0, 0.0, 0.031207)])
+def test_stamps_say_how_sure_the_network_was_and_are_equal_without_it(sure: Certainty) -> None:
+    stamp = dataclasses.replace(STAMP, certainty=sure)
+    png = stamp_png(PALETTE.encode_mask(np.zeros((2, 2), np.uint8)), stamp)
+    jpeg = stamp_jpeg(encode_jpeg(np.zeros((8, 8, 3), np.uint8)), stamp)
+    assert [read_stamp(file).certainty for file in (png, jpeg)] == [sure, sure]
+    assert stamp == STAMP and hash(stamp) == hash(STAMP)
+    assert read_stamp(jpeg.replace(b"e3069283-9 ", b"e3069283-9 x", 1)) == Stamp()
 
 
 def test_what_this_program_did_not_write_has_no_stamp() -> None:

@@ -137,12 +137,13 @@ def test_a_run_ends_where_another_one_has_begun_in_its_folder(other, seconds, mo
     assert len(written) == (2 if seconds else 1) and report_of(tmp_path).items() >= other.items()
 
 
-def withhold(monkeypatch: pytest.MonkeyPatch, chunks: set[int]) -> None:
-    """Lets the job lose these chunks."""
+def withhold(monkeypatch: pytest.MonkeyPatch, names: set[str]) -> None:
+    """Lets the job lose the chunks that begin with these images."""
     process = SegmentChunk.process
 
-    def some(self: SegmentChunk, number: int) -> list:
-        return [] if number in chunks else list(process(self, number))
+    def some(self: SegmentChunk, chunk: planning.Chunk) -> list:
+        first, *_ = planning.read_chunk(self.job.options.output, self.plan, chunk)
+        return [] if first.source.name in names else list(process(self, chunk))
 
     monkeypatch.setattr(SegmentChunk, "process", some)
 
@@ -152,7 +153,7 @@ def test_chunks_that_get_lost_are_an_error_and_the_next_run_makes_them(model, ph
     run = ("--input", tmp_path / "list.txt", "--model", model, "--output", tmp_path / "masks", "--batch-size", 1)
     flags = ("--direct_num_workers", 2, "--max-reject-rate", 1)
     with monkeypatch.context() as patch:
-        withhold(patch, {0, 2})
+        withhold(patch, {"a", "deep/c"})
         with pytest.raises(UnbalancedError, match=r"7 images != 4 written \+ 0 skipped \+ 1 rejected; 2 lost"):
             segment(*run, *flags)
     assert report_of(tmp_path / "masks")["status"] == "incomplete"
@@ -162,7 +163,7 @@ def test_chunks_that_get_lost_are_an_error_and_the_next_run_makes_them(model, ph
 
 
 def test_a_job_that_loses_everything_is_an_error(model, photos, tmp_path, monkeypatch):
-    withhold(monkeypatch, set(range(100)))
+    withhold(monkeypatch, {*SIZES})
     with pytest.raises(UnbalancedError, match=r"6 images != 0 written \+ 0 skipped \+ 0 rejected; 6 lost"):
         segment("--input", photos, "--model", model, "--output", tmp_path)
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipelines.segment import tally
-from pipelines.segment.tally import SegmentTally, add_up
+from pipelines.segment.table import Row
+from pipelines.segment.tally import SegmentTally, add_up, tally_of
 from tests.drawn.segmenting import PALETTE, rejects_of, report_of
 from trainer.accounts import Reject
 from trainer.options import InputError
 
-IDS = np.uint8([[0, 0, 2]])
+ROW = Row("a", "in/a.png", "e3069283-9", 3, 1, (2, 0, 1), None, None)
 REJECTS = (Reject("b", "photos/b", "segment", "damaged"), Reject("a", "photos/a", "segment", "empty"))
 
 
 def test_tallies_add_up() -> None:
-    whole = add_up([SegmentTally.of(IDS, written=1), SegmentTally(rejects=REJECTS), SegmentTally.of(IDS, skipped=1)])
+    whole = add_up([tally_of("written", ROW), SegmentTally(rejects=REJECTS), tally_of("skipped", ROW)])
     assert (whole.written, whole.skipped, whole.rejects) == (1, 1, REJECTS)
     assert whole.class_pixels[:3].tolist() == [4, 0, 2] and whole.class_images[:3].tolist() == [2, 0, 2]
     assert add_up([]).class_pixels.sum() == 0
@@ -30,7 +30,7 @@ STARTED = {"status": "running", "plan": "images-1.jsonl", "fingerprint": "f", "m
 
 def publish(folder: Path, images: int, **other: str) -> None:
     (folder / "segment.json").write_text(json.dumps(STARTED | other))
-    whole = add_up([SegmentTally.of(IDS, written=1), SegmentTally(rejects=REJECTS)])
+    whole = add_up([tally_of("written", ROW), *(tally_of("rejected", reject) for reject in REJECTS)])
     tally.publish(whole, str(folder), PALETTE, STARTED | {"images": images})
 
 

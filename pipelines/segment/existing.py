@@ -1,0 +1,122 @@
+"""What is in the output folder already, and that none of it is an image; however many files there are.
+
+Nothing is kept of a file but the hash of its name, its size and the number that its changes are told by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from pipelines.inputs.collection import SourceImage, folded
+from trainer import storage
+from trainer.options import InputError
+
+BLOCK = 1 << 12
+"""Images that are looked up at a time."""
+
+
+class There:
+    """The files in the output folder.
+
+    Attributes:
+      outdated: names of files that may be plans or parts of the table.
+      left: the files that killed processes left, by the `storage.unfinished` names of those that they were writing.
+
+    Args:
+      is_plan: tells of a name whether it is that of a plan or a part.
+    """
+
+    def __init__(self, folder: str, is_plan: Callable[[str], object] = lambda name: False) -> None:
+        self.outdated: list[str] = []
+        self.left: dict[str, list[str]] = {}
+        self._are_objects = storage.is_remote(folder)
+        hashes, sizes, numbers = array("q"), array("q"), array("q")
+        with contextlib.suppress(FileNotFoundError):
+            for file in storage.walk(folder):
+                if whole := storage.unfinished(file.relative):
+                    self.left.setdefault(whole, []).append(file.relative)
+                if is_plan(file.relative):
+                    self.outdated.append(file.relative)
+                # Where the file system takes A.png for a.png, either is in the way of the other.
+                hashes.append(hash(folded(file.relative)))
+                sizes.append(file.size)
+                numbers.append(self._number(file))
+        order = np.argsort(np.array(hashes, np.int64), kind="stable")
+        self._hashes, self._sizes, self._numbers = (
+            np.array(column, np.int64)[order] for column in (hashes, sizes, numbers)
+        )
+
+    def _number(self, file: storage.File) -> int:
+        if not self._are_objects:
+            return file.modified
+        return int(file.identity.partition("-")[0], 16) if file.identity else -1
+
+    def __bool__(self) -> bool:
+        return bool(self._hashes.size)
+
+    def looks(self, names: Sequence[str]) -> list[str]:
+        """What each file looks like, which is something else after each change of it; "" where there is none."""
+        wanted = np.array([hash(folded(name)) for name in names], np.int64)
+        places = np.searchsorted(self._hashes, wanted)
+        places[places == self._hashes.size] = 0
+        found = zip(
+            (self._hashes[places] == wanted).tolist(),
+            self._sizes[places].tolist(),
+            self._numbers[places].tolist(),
+            strict=True,
+        )
+        return [look(size, number, self._are_objects) if is_there else "" for is_there, size, number in found]
+
+
+def look(size: int, number: int, is_object: bool) -> str:
+    """What a file looks like: the `storage.identity` of an object, size and time of the last change of a local file.
+
+    Args:
+      number: the object's CRC-32C, -1 where it is not known, or the time in nanoseconds.
+    """
+    return f"{number:08x}-{size}" if is_object else f"{size}-{number}"
+
+
+def blocks(images: Iterable[SourceImage]) -> Iterator[list[SourceImage]]:
+    images = iter(images)
+    while block := list(itertools.islice(images, BLOCK)):
+        yield block
+
+
+def check_inputs_stay(images: Iterable[SourceImage], targets: Callable[[], Iterable[tuple[str, SourceImage]]]) -> None:
+    """Raises InputError where a file that is there already, and would be replaced, is one of the images.
+
+    Args:
+      targets: gives these files, each with the image that it would be written for.
+    """
+    keys = (hash(key) for target, _ in targets() if (key := _key(target)))
+    taken = np.sort(np.fromiter(keys, np.int64))
+    for block in blocks(images) if taken.size else ():
+        keys = np.fromiter((hash(_key(image.path)) for image in block), np.int64, len(block))
+        places = np.searchsorted(taken, keys)
+        places[places == taken.size] = 0
+        for index in np.flatnonzero(taken[places] == keys):
+            image = block[index]
+            for target, source in targets():
+                if (key := _key(target)) and key == _key(image.path):
+                    raise InputError(
+                        f"{target} would be written for {source.path}, but is the image {image.path}; give another "
+                        "--output"
+                    )
+
+
+def _key(path: str) -> object:
+    """What tells files apart, through links of all kinds; None for a file that is not there."""
+    if storage.is_remote(path):
+        return path
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino

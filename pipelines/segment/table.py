@@ -1,0 +1,149 @@
+"""The table of a segmentation, a row for every image: Parquet files in the folder `images.parquet`, one per chunk.
+
+A file is written when its chunk is done, and not again while nothing in it changes. It is also what a rerun goes by:
+its metadata, which readers of Parquet pass over, say what model and options it is of, and what the images and the
+files that were made of them looked like to the file system. So masks are read only where that has changed since.
+docs/table.md describes the columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from pipelines.masks.certainty import Certainty
+from trainer import storage
+from trainer.formats.labels import Palette
+
+FOLDER = "images.parquet"
+PART = re.compile(rf"{re.escape(FOLDER)}/part-[0-9a-f]{{16}}\.parquet")
+KEY = b"deeplab"
+"""Of the metadata that only this program reads."""
+PIXELS = "pixels_"
+"""How the names of the columns begin that count the pixels of a class."""
+COLUMNS = {
+    "key": pyarrow.string(),
+    "path": pyarrow.string(),
+    "identity": pyarrow.string(),
+    "width": pyarrow.int32(),
+    "height": pyarrow.int32(),
+    "confidence": pyarrow.float64(),
+    "entropy": pyarrow.float64(),
+    "changed": pyarrow.float64(),
+    "seconds": pyarrow.float64(),
+}
+"""Columns before those of the classes, see `Row`."""
+SURE = ("confidence", "entropy", "changed")
+FACTS = tuple(name for name in COLUMNS if name not in SURE)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the table says of one image.
+
+    Attributes:
+      key: the path of its mask without ".png".
+      path: of the image, local or gs://, see `text`.
+      identity: of its contents, see `storage.identity`.
+      width, height: of image and mask, in pixels.
+      pixels: of every class in the mask, in palette order.
+      certainty: of the network; None for masks of version 0.5 and before, which do not tell it.
+      seconds: from the beginning of its reading to the end of its writing, the wait for images that shared a pass of
+        the network included; None where the process ended before it could note that.
+      files: "image", and the kinds of the files that were written for it -> what they looked like then: the identity
+        of objects, sizes and times of local files. No column.
+    """
+
+    key: str
+    path: str
+    identity: str
+    width: int
+    height: int
+    pixels: tuple[int, ...]
+    certainty: Certainty | None
+    seconds: float | None
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def pixels_of(ids: np.ndarray, palette: Palette) -> tuple[int, ...]:
+    """How many pixels of every class there are in a mask, uint8 [H, W] class ids."""
+    return tuple(np.bincount(ids.ravel(), minlength=256)[: palette.num_classes].tolist())
+
+
+def text(path: str) -> str:
+    """A path as the table has it: names of local files need not be UTF-8, but texts of Parquet are."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def schema(palette: Palette) -> pyarrow.Schema:
+    """The columns of the table of masks of these classes."""
+    return pyarrow.schema([*COLUMNS.items(), *((PIXELS + name, pyarrow.int64()) for name in palette.names)])
+
+
+def part_of(keys: Iterable[str]) -> str:
+    """The path below the output folder of the part for the chunk with these images."""
+    return f"{FOLDER}/part-{hashlib.sha256(json.dumps(list(keys)).encode()).hexdigest()[:16]}.parquet"
+
+
+def write(folder: str, part: str, rows: Sequence[Row], fingerprint: str, palette: Palette) -> None:
+    """Writes a part below the output folder; the same bytes for the same rows.
+
+    Args:
+      fingerprint: of model and options, see `pipelines.masks.stamps`.
+    """
+    sure = [row.certainty or Certainty(None, None) for row in rows]
+    columns = {
+        **{name: [getattr(row, name) for row in rows] for name in FACTS},
+        **{name: [getattr(one, name) for one in sure] for name in SURE},
+        **{PIXELS + name: [row.pixels[index] for row in rows] for index, name in enumerate(palette.names)},
+    }
+    about = {"fingerprint": fingerprint, "files": [row.files for row in rows]}
+    file = pyarrow.BufferOutputStream()
+    # Arrow's own schema, which says no more than Parquet's, would take half of a part.
+    with pyarrow.parquet.ParquetWriter(file, schema(palette), compression="zstd", store_schema=False) as writer:
+        writer.write_table(pyarrow.Table.from_pydict(columns, schema(palette)))
+        writer.add_key_value_metadata({KEY: json.dumps(about, sort_keys=True).encode()})
+    storage.write(storage.join(folder, *part.split("/")), file.getvalue().to_pybytes())
+
+
+def read(folder: str, part: str, fingerprint: str, palette: Palette) -> dict[str, Row]:
+    """The rows of a part by key, in their order; none where it is missing, damaged, or of another model or options."""
+    try:
+        data = storage.read(storage.join(folder, *part.split("/")))
+    except FileNotFoundError:
+        return {}
+    try:
+        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
+        table, about = file.read(), json.loads(file.metadata.metadata[KEY])
+        if about["fingerprint"] != fingerprint or not table.schema.equals(schema(palette)):
+            return {}
+        rows = zip(table.to_pylist(), about["files"], strict=True)
+        return {values["key"]: _row(values, files, palette) for values, files in rows}
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError):  # damaged, or somebody else's
+        return {}
+
+
+def _row(values: Mapping[str, object], files: Mapping[str, str], palette: Palette) -> Row:
+    sure = Certainty(*(values[name] for name in SURE))
+    return Row(
+        **{name: values[name] for name in FACTS},
+        pixels=tuple(values[PIXELS + name] for name in palette.names),
+        certainty=None if sure.confidence is None else sure,
+        files=files,
+    )
+
+
+def is_ours(data: bytes) -> bool:
+    """Whether this program wrote a file that has the name of a part."""
+    try:
+        return KEY in (pyarrow.parquet.read_metadata(pyarrow.BufferReader(data)).metadata or {})
+    except (pyarrow.ArrowException, OSError):
+        return False

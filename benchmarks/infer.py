@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
     shape = (1, options.height, options.width, 3)
     columns = {
         "peak memory": lambda name, _: memory[name],
-        "share of matrix products": share(built, shape, ceilings(), images),
+        "share of matrix products": share(built, shape, ceilings(clock), images),
     }
     print("\n" + table(seconds, images, "images", names[0], columns))
     return 0

@@ -94,13 +94,13 @@ def available(backbone: str, height: int, width: int, bfloat16: bool) -> tuple[l
     return names, built
 
 
-def ceilings() -> dict[str, float]:
+def ceilings(clock: Callable[[], float]) -> dict[str, float]:
     """Operations per second of matrix products, in float32 and in bfloat16; prints them."""
     from ceiling import accelerator, matrix_products
 
     side = 8192 if accelerator() else 2048
-    rates = {dtype: matrix_products(dtype, side) for dtype in ("float32", "bfloat16")}
-    print(", ".join(f"{dtype} products {rate / 1e12:.2f} Tflop/s" for dtype, rate in rates.items()))
+    rates = {dtype: matrix_products(dtype, side, clock) for dtype in ("float32", "bfloat16")}
+    print(", ".join(f"{dtype} products {rate / 1e12:.3g} Tflop/s" for dtype, rate in rates.items()))
     return rates
 
 
@@ -149,7 +149,7 @@ def main(argv: list[str]) -> int:
     shape = (1, options.crop, options.crop, 3)
     columns = {
         "peak memory": lambda name, _: memory[name],
-        "share of matrix products": share(built, shape, ceilings(), 3 * images),
+        "share of matrix products": share(built, shape, ceilings(clock), 3 * images),
     }
     print("\n" + table(seconds, images, "images", names[0], columns))
     return 0

@@ -76,6 +76,7 @@ def hold(folder: str, command: str) -> None:
       InputError: another job holds it, or the folder cannot be written to.
       storage.Unavailable: storage does not answer, or is full.
     """
+    storage.check_folder(folder)
     lease = _Lease(storage.absolute(folder), command)
     try:
         lease.take()

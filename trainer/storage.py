@@ -215,16 +215,18 @@ def files(root: str) -> list[File]:
 
 
 def walk(root: str) -> Iterator[File]:
-    """The same one by one, in no order: of a local folder they need not all be in memory."""
+    """The same one by one, in no order, so that they need not all be in memory."""
     if not is_remote(root):
         if not is_dir(root):
             raise FileNotFoundError(f"folder not found: {root}")
         yield from local.files(root)
         return
-    entries = cloud.files(root)
-    if not entries:
+    is_empty = True
+    for file in cloud.files(root):
+        is_empty = False
+        yield file
+    if is_empty:
         raise FileNotFoundError(f"folder not found: {root} (no object below it)")
-    yield from entries
 
 
 def glob(pattern: str) -> list[File]:

@@ -9,7 +9,7 @@ import functools
 import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar
 
@@ -85,43 +85,32 @@ def _page(
     return attempt(f"{SCHEME}{bucket}/{prefix}", work)
 
 
-def _blobs(bucket: str, prefix: str) -> list[Any]:
-    """All objects whose names begin with `prefix`.
-
-    An answer holds a thousand of them. Where there are more, in a few folders, these are listed side by side.
-    """
-    found: list[Any] = []
-    with ThreadPoolExecutor(LISTINGS) as pool:
-        pending = [pool.submit(_part, bucket, prefix)]
-        while pending:
-            blobs, folders = pending.pop().result()
-            found += blobs
-            pending += [pool.submit(_part, bucket, folder) for folder in sorted(folders)]
-    return found
-
-
-def _part(bucket: str, prefix: str) -> tuple[list[Any], set[str]]:
-    """Objects whose names begin with `prefix`, and the folders that hold the others."""
-    blobs, _, token = _page(bucket, prefix)
-    if token:
-        direct, folders, more = _page(bucket, prefix, delimiter="/")
-        # Many folders hold few objects each, which would take more requests than they save.
-        if folders and len(folders) <= FOLDERS and not more:
-            return direct, folders
-    while token:
-        others, _, token = _page(bucket, prefix, token)
-        blobs += others
-    return blobs, set()
-
-
-def files(path: str, beginning: str = "") -> list[File]:
+def files(path: str, beginning: str = "") -> Iterator[File]:
     """The objects below the folder `path`, those whose names go on with `beginning`, in no order.
 
-    Objects whose names end in a slash mark folders, and are left out.
+    Objects whose names end in a slash mark folders, and are left out. An answer holds a thousand of them. Where there
+    are more, in a few folders, these are listed side by side; what is in memory are the answers that wait to be taken.
     """
     bucket, prefix = split(path if path.endswith("/") else f"{path}/")
-    blobs = _blobs(bucket, prefix + beginning)
-    return [_file(bucket, prefix, blob) for blob in blobs if not blob.name.endswith("/")]
+    with ThreadPoolExecutor(LISTINGS) as pool:
+        pending = [pool.submit(_part, bucket, prefix + beginning, None)]
+        while pending:
+            blobs, rest = pending.pop().result()
+            pending += [pool.submit(_part, bucket, *part) for part in rest]
+            for blob in blobs:
+                if not blob.name.endswith("/"):
+                    yield _file(bucket, prefix, blob)
+
+
+def _part(bucket: str, prefix: str, token: str | None) -> tuple[list[Any], list[tuple[str, str | None]]]:
+    """Some of the objects whose names begin with `prefix`, and where to go on: prefixes and tokens of pages."""
+    blobs, _, more = _page(bucket, prefix, token)
+    if more and not token:
+        direct, folders, others = _page(bucket, prefix, delimiter="/")
+        # Many folders hold few objects each, which would take more requests than they save.
+        if folders and len(folders) <= FOLDERS and not others:
+            return direct, [(folder, None) for folder in sorted(folders)]
+    return blobs, [(prefix, more)] if more else []
 
 
 def _file(bucket: str, prefix: str, blob: Any) -> File:

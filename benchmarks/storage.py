@@ -21,6 +21,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import objects
@@ -129,8 +130,9 @@ def main(argv: list[str]) -> int:
         data = options.data or os.path.join(folder, "set")
         if not options.data:
             scenes.write_set(data, options.images, options.images // 5, (360, 480), seed=0)
-        for file in storage.files(data):
-            storage.write(f"{BUCKET}/set/{file.relative}", storage.read(file.path))
+        with ThreadPoolExecutor(32) as pool:
+            send = lambda file: storage.write(f"{BUCKET}/set/{file.relative}", storage.read(file.path))
+            list(pool.map(send, storage.files(data)))
         pairs = scan(data).pairs
         places = (data, f"{folder}/records"), (f"{BUCKET}/set", f"{BUCKET}/records")
         compare(["prepare", *workers], *places, len(pairs), ".tfrecord", options.rounds)

@@ -8,6 +8,7 @@ and nothing new, but below the folders that the command is to write to, and ther
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -63,6 +64,8 @@ class Case:
       keeps: files below those that must stay as they are.
       stays: whether nothing at all may be made or changed; None: where the status is REFUSED.
       rows: names of the files of `rejects`, for docs/zoo.md, where one run meets many.
+      around: what else happens while the command runs.
+      slow: whether `make test-slow` runs it.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Case:
     keeps: tuple[str, ...] = ()
     stays: bool | None = None
     rows: Mapping[str, str] = field(default_factory=dict)
+    around: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
     slow: bool = False
 
     @property
@@ -209,9 +213,11 @@ def faults(case: Case, world: Path, folder: Path) -> list[str]:
     case.make(place)
     before = look(place)
     argv = [word.replace("@", str(place)) for word in _words(case.argv)]
-    outcome = call(argv, place)
+    with case.around():
+        outcome = call(argv, place)
     found = [*_of_output(case, outcome), *_of_files(case, before, look(place)), *_of_accounts(outcome)]
-    if left := sorted(os.listdir(folder / "scratch")):
+    # TensorFlow keeps the source of what it traced there.
+    if left := [name for name in os.listdir(folder / "scratch") if not name.startswith("__autograph")]:
         found.append(f"left in the folder of temporary files: {left}")
     found += [f"{name} is missing" for name in case.done if not (place / name).exists()]
     found += _of_rejects(case, place, outcome)
@@ -220,8 +226,9 @@ def faults(case: Case, world: Path, folder: Path) -> list[str]:
 
 
 def _words(argv: str) -> list[str]:
-    """A command line in words; blanks inside of one are written as "~"."""
-    return [word.replace("~", " ") for word in argv.split()]
+    """A command line in words; blanks in one are written as "~", see SIGNS."""
+    signs = (("~", " "), ("@TILDE", "~"), ("@BREAK", "\n"))
+    return [functools.reduce(lambda word, sign: word.replace(*sign), signs, word) for word in argv.split(" ") if word]
 
 
 def _of_output(case: Case, outcome: Outcome) -> Iterator[str]:

@@ -97,6 +97,12 @@ class Runner:
         self._process: Any = None
         self._pipe: Any = None
 
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def run(self, name: str, numbers: range) -> list[Finding]:
         """What was found in the cases of these numbers."""
         found: list[Finding] = []

@@ -7,7 +7,11 @@ import pytest
 from tests.zoo.areas import AREAS
 from tests.zoo.engine import at_hand, faults
 
-CASES = {f"{area.title}: {case.name}": (area, case) for area in AREAS for case in area.cases}
+CASES = [
+    pytest.param(area, case, id=f"{area.title}: {case.name}", marks=pytest.mark.slow if case.slow else ())
+    for area in AREAS
+    for case in area.cases
+]
 
 
 @pytest.fixture(scope="session")
@@ -25,11 +29,8 @@ def worlds(tmp_path_factory):
     return world
 
 
-@pytest.mark.parametrize(
-    "title", [pytest.param(title, marks=pytest.mark.slow if case.slow else ()) for title, (_, case) in CASES.items()]
-)
-def test_case(title, worlds, tmp_path):
-    area, case = CASES[title]
+@pytest.mark.parametrize(("area", "case"), CASES)
+def test_case(area, case, worlds, tmp_path):
     with at_hand(area.drawn):
         found = faults(case, worlds(area), tmp_path)
     assert not found, "\n".join(found)

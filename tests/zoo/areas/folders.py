@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -31,6 +32,13 @@ def sock(world: Path) -> None:
 
 def folder(name: str):
     return lambda world: (world / name).mkdir(parents=True)
+
+
+def segnet(world: Path) -> None:
+    """The set with its images in train and val, its labels in trainannot and valannot."""
+    for split in ("train", "val"):
+        shutil.copytree(world / "set/images" / split, world / "segnet" / split)
+        shutil.copytree(world / "set/labels" / split, world / "segnet" / f"{split}annot")
 
 
 BROKEN_LINK = both(link("set/images/train/l.png", "@/nowhere"), file("set/labels/train/l.png", LABEL))
@@ -355,6 +363,13 @@ CASES = (
     ),
     Case(
         "a folder for the images that is not there", f"{EVALUATE} --images @/no", says=("--images", "folder not found")
+    ),
+    Case(
+        "a whole set in SegNet's layout as the folder of labels",
+        "evaluate --labels @/segnet --masks @/masks --palette @/set/palette.json --output @/out",
+        status=0,
+        make=segnet,
+        says=("5 labels = 5 evaluated + 0 rejected",),
     ),
     Case(
         "labels in JPEG",

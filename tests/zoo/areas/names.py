@@ -81,6 +81,8 @@ def both_cases(world: Path) -> None:
 
 PREPARE = "prepare --input @/set --output @/out"
 SEGMENT = "segment --input @/set/images --model @/model --output @/out"
+EVALUATE = "evaluate --labels @/set/labels --masks @/masks --palette @/set/palette.json --output @/out"
+ROWS = "image,label,split\nimages/train/g0.png,labels/train/g0.png,a b\nimages/val/g3.png,labels/val/g3.png,val\n"
 CASES = (
     Case(
         "names of every kind",
@@ -121,7 +123,7 @@ CASES = (
     ),
     Case(
         "the same, evaluated",
-        "evaluate --labels @/set/labels --masks @/masks --palette @/set/palette.json --output @/out --max-reject-rate 1",
+        f"{EVALUATE} --max-reject-rate 1",
         status=0,
         make=both(file(f"set/labels/{NOT_UTF8}.png", LABEL), file(f"masks/{NOT_UTF8}.png", LABEL)),
         rejects={f"{NOT_UTF8}.png": "its name is not UTF-8"},
@@ -257,10 +259,7 @@ CASES = (
         "a split whose name cannot be part of a file's",
         "prepare --input @/set/m.csv --output @/out --max-reject-rate 1",
         status=0,
-        make=file(
-            "set/m.csv",
-            "image,label,split\nimages/train/g0.png,labels/train/g0.png,a b\nimages/val/g3.png,labels/val/g3.png,val\n",
-        ),
+        make=file("set/m.csv", ROWS),
         rejects={"g0.png": "a split is one word, got 'a b'"},
     ),
     Case("no images at all", PREPARE, make=gone("set/images"), says=("@/set".strip("@/"), "expected")),

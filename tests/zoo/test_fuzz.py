@@ -1,0 +1,41 @@
+"""Everything that parses bytes gives a value or the project's own error for what is spoilt at random."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.zoo import fuzz
+from tests.zoo.fuzz import Runner
+from tests.zoo.targets import TARGETS
+
+SEED = 20
+CASES = 40
+"""Of each target; about ten seconds in all. `python -m tests.zoo.fuzz --minutes 60` runs many more."""
+
+
+@pytest.fixture(scope="module")
+def runner():
+    with Runner(SEED) as runner:
+        yield runner
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_spoilt_bytes_give_a_value_or_a_known_error(runner, name):
+    assert runner.run(name, range(CASES)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TARGETS)
+def test_many_spoilt_bytes_do(runner, name):
+    assert runner.run(name, range(CASES, 5 * CASES)) == []
+
+
+def test_what_cases_must_not_do_is_found(monkeypatch):
+    monkeypatch.setattr(fuzz, "PATIENCE", 5.0)
+    with Runner(SEED, "tests.zoo.crashing") as runner:
+        found = {name: [finding.what for finding in runner.run(name, range(2))] for name in runner.targets}
+    assert found.pop("good") == []
+    expected = {"broken": "IndexError", "slow": "took 1", "deadly": "with -11", "greedy": "MemoryError"}
+    expected |= {"hanging": "no answer in 5 s"}
+    for name, what in found.items():
+        assert len(what) == 2 and expected[name] in what[0], (name, what)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import math
 import re
 import types
 import typing
@@ -179,6 +180,8 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     for number in values:
         if isinstance(number, (int, float)) and not bounds.hold(number):
             raise InputError(f"{flag} must be {bounds}, got {number}")
+        if isinstance(number, float) and not math.isfinite(number):
+            raise InputError(f"{flag} must be a finite number, got {number}")
     choices = field.metadata["choices"]
     if choices and value is not None and value not in choices:
         raise InputError(f"{flag} must be one of {', '.join(map(str, choices))}, got {value!r}")

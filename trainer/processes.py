@@ -6,6 +6,9 @@ import contextlib
 import os
 import socket
 
+UNSEEN = "-0"
+"""In place of the start of a process where that cannot be seen."""
+
 
 def machine() -> str:
     """What processes that see one another have in common: the host and, on Linux, its start and their container."""
@@ -25,14 +28,14 @@ def name(number: int | None = None) -> str:
             # Its command may hold blanks and brackets.
             state, *fields = file.read().rpartition(b")")[2].split()
         return "" if state in (b"Z", b"X") else f"{number}-{fields[18].decode()}"
-    except OSError:
-        return "" if os.path.isdir("/proc/self") or not _exists(number) else f"{number}-0"
+    except OSError:  # it is gone, or another user's, or this is no Linux
+        return f"{number}{UNSEEN}" if _exists(number) else ""
 
 
 def is_alive(process: str) -> bool:
     """Whether the process of that name, on this machine, is still there."""
     number = process.partition("-")[0]
-    return number.isdecimal() and name(int(number)) == process
+    return number.isdecimal() and name(int(number)) in (process, f"{number}{UNSEEN}")
 
 
 def _exists(number: int) -> bool:

@@ -66,3 +66,10 @@ def test_a_process_is_known_by_its_number_and_its_start():
     assert not processes.is_alive(other) or child.poll() is None  # a zombie is dead
     child.wait()
     assert not processes.is_alive(other) and not processes.is_alive("") and not processes.is_alive("x")
+
+
+def test_a_process_whose_start_cannot_be_seen_counts_as_alive(monkeypatch):
+    """As another user's where these are hidden, and on other systems than Linux."""
+    me = processes.name()
+    monkeypatch.setattr("builtins.open", lambda *args: (_ for _ in ()).throw(PermissionError()))
+    assert processes.is_alive(me) and not processes.is_alive("999999-1")

@@ -106,6 +106,16 @@ def test_an_object_that_alone_does_not_come_is_at_fault_itself(gs, monkeypatch, 
         storage.write(f"{gs}/a.bin", b"1")
 
 
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [(401, {}), (200, {"X-Goog-Stored-Content-Encoding": "gzip"}), (200, {"X-Goog-Hash": "md5=1"})],
+)
+def test_credentials_codings_and_checksums_of_other_kinds_are_left_to_googles_client(gs, monkeypatch, status, headers):
+    answer = lambda request: faults.answer(request, status, b"coded", headers)
+    seen = faults.in_the_cloud(monkeypatch, lambda number, request: answer(request) if number == 1 else None)
+    assert storage.read(f"{gs}/a.bin") == b"contents" and len(seen) == 2
+
+
 def test_a_folder_whose_objects_may_not_be_listed_is_not_said_to_be_missing(gs, monkeypatch):
     lists = lambda request: request.method == "GET" and "/o?" in request.url
     faults.in_the_cloud(monkeypatch, lambda _, request: faults.answer(request, 403) if lists(request) else None)

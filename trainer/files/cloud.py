@@ -172,7 +172,7 @@ def _get(path: str) -> bytes:
     blob, made = _blob(path), client()
     session, url = made._http, f"{made.api_endpoint}/download/storage/v1{blob.path}?alt=media"
     headers = {"Accept-Encoding": "identity"}
-    made._credentials.before_request(_authorisation(), "GET", url, headers)
+    session.credentials.before_request(_authorisation(), "GET", url, headers)
     request = requests.PreparedRequest()
     request.prepare(method="GET", url=url, headers=headers)
     response = session.send(request, timeout=TIMEOUT, **_settings(made.api_endpoint))

@@ -78,15 +78,24 @@ def _verb_usage(command: str, module: ModuleType) -> str:
     return "\n\n".join([f"usage: deeplab {command} VERB {module.USAGE}", summary, verbs, rest, explains])
 
 
+def _here() -> str:
+    """The working directory, which relative paths are below. Raises InputError where it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the folder that this command is called in is gone; change to one that is there") from None
+
+
 def read(argv: list[str]) -> tuple[str, CheckedOptions, list[str]]:
     """A command line -> name of the command, its options, and flags for Apache Beam.
 
     Raises:
       SystemExit: after help (0) and for wrong usage (2).
-      InputError: an unknown command or verb, values out of bounds, or an argument that is not UTF-8.
+      InputError: an unknown command or verb, values out of bounds, or an argument or the working directory that is
+        not UTF-8.
     """
     name, *rest = argv
-    for word in argv:
+    for word in (*argv, _here()):
         if not word.isascii() and any("\ud800" <= character <= "\udfff" for character in word):
             # Beam cannot send such names, not even in messages of errors, and would wait for ever.
             raise InputError(f"{word} is not UTF-8; rename the file or folder")

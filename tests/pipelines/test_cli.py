@@ -54,6 +54,23 @@ def test_arguments_that_are_not_utf_8_are_refused(command, capsys):
     assert capsys.readouterr().err == f"deeplab {command}: error: a\\udcff is not UTF-8; rename the file or folder\n"
 
 
+def test_a_working_directory_that_is_not_utf_8_is_refused(tmp_path, monkeypatch, capsys):
+    place = tmp_path / os.fsdecode(b"latin-\xe4")
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert cli.main(["records", "ls", "out/records"]) == 2
+    assert "latin-\\udce4 is not UTF-8; rename the file or folder" in capsys.readouterr().err
+
+
+def test_a_working_directory_that_is_gone_is_refused(tmp_path, monkeypatch, capsys):
+    place = tmp_path / "gone"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    place.rmdir()
+    assert cli.main(["records", "ls", "out/records"]) == 2
+    assert "is gone; change to one that is there" in capsys.readouterr().err
+
+
 REQUIRED = {
     "demo": [],
     "prepare": ["--input", "x"],

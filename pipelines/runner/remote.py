@@ -42,6 +42,8 @@ EXPECTED = "expected.json"
 NAME = re.compile(r"(?:.*-)?(?P<output>[0-9a-f]{12})-(?P<options>[0-9a-f]{8})")
 LOST = 300.0
 """Seconds without an answer after which a job is given up."""
+ENDING = 60.0
+"""Seconds within which a job that is cancelled ends."""
 SILENCE = 120.0
 """Seconds after which it is said that no worker has reported."""
 CANCELLED, FOLLOWED = "cancelled", "followed"
@@ -88,7 +90,7 @@ def take_up(
     if asked.cancel:
         if job is None:
             raise InputError(f"no job at {_service(options)} writes to {folder}; there is nothing to cancel")
-        job.cancel()
+        _cancel(job, options, folder)
         say(f"{title}: job {job.id} is being cancelled; finished outputs are kept", sys.stderr)
         return CANCELLED
     if job is None:
@@ -110,6 +112,18 @@ def take_up(
     say(f"{title}: job {job.id} is at work on this already, and is followed{_see(job)}", sys.stderr)
     follow(job, options, title, folder)
     return FOLLOWED
+
+
+def _cancel(job: Job, options: PipelineOptions, folder: str) -> None:
+    """Ends a job; on Dataflow, where that takes minutes, without waiting for its end."""
+    job.cancel()
+    if is_dataflow(options):
+        return
+    deadline = time.monotonic() + ENDING
+    with contextlib.suppress(Exception):  # its job server ends with it
+        while not services.is_over(job.state()) and time.monotonic() < deadline:
+            time.sleep(job.poll)
+    _forget(storage.join(folder, COUNTS))
 
 
 def _at_work(options: PipelineOptions, output: str) -> tuple[Job | None, str]:

@@ -143,6 +143,21 @@ def test_a_job_whose_workers_were_of_another_process_is_not_waited_for(tmp_path,
         take_up(beam_options(flags), CheckedOptions(), str(tmp_path), "segment")
 
 
+def test_cancel_waits_for_the_end_of_the_job_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    options = beam_options([*PORTABLE, "--cancel"])
+    job = Drawn("CANCELLING", "CANCELLED")
+    monkeypatch.setattr(Drawn, "cancel", lambda self: setattr(self, "cancelled", True))
+    monkeypatch.setattr(services, "active", lambda options: iter([job]))
+    with pytest.raises(InputError, match="there is nothing to cancel"):
+        take_up(options, CheckedOptions(), str(tmp_path), "segment")
+    job.name = options.get_all_options()["job_name"]
+    (tmp_path / remote.COUNTS).mkdir()
+    again = beam_options([*PORTABLE, "--cancel"])
+    assert take_up(again, CheckedOptions(), str(tmp_path), "segment") == remote.CANCELLED
+    assert job.cancelled and job.state() == "CANCELLED" and list(tmp_path.iterdir()) == []
+    assert "job job-7 is being cancelled; finished outputs are kept" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "said", "needs_result"),
     [

@@ -106,6 +106,9 @@ def start_tensorflow() -> None:
     with quiet_startup():
         import tensorflow as tf
 
+        if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+            # TensorFlow only reads records then, but would take all of a GPU's memory.
+            tf.config.set_visible_devices([], "GPU")
         tf.config.list_logical_devices("GPU")
         # The first array of bytes that oneDNN sees makes it say, once, that it leaves bytes to others.
         with tf.device("CPU"):

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from trainer.startup import quiet_startup
+from trainer.startup import quiet_startup, start_tensorflow
 
 START_UP = (
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
@@ -156,3 +156,14 @@ def test_tensorflow_starts_without_a_word_and_once_for_all():
 def test_the_module_loads_nothing_but_the_standard_library():
     program = "print([name for name in ('numpy', 'tensorflow', 'keras', 'absl') if name in sys.modules])"
     assert run(program).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("backend", "hidden"), [("jax", [([], "GPU")]), ("tensorflow", [])])
+def test_tensorflow_leaves_gpus_to_the_framework_that_trains(backend, hidden, monkeypatch):
+    import tensorflow as tf
+
+    calls = []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *given: calls.append(given))
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    start_tensorflow()
+    assert calls == hidden

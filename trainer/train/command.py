@@ -15,8 +15,8 @@ from trainer.formats.cards import CARD, WEIGHTS, ModelCard
 from trainer.formats.dataset import Dataset, load_dataset
 from trainer.network.folder import predictor, save_model
 from trainer.options import InputError, as_flags, printable, to_json
+from trainer.train import hosts, resume
 from trainer.train import model as models
-from trainer.train import resume
 from trainer.train.diagnosis import Diagnosis, diagnose, names_of, report, without_numbers
 from trainer.train.epoch import steps_per_epoch, train_epoch, try_largest, validate, validation_batch_size
 from trainer.train.history import HISTORY, Logs, epoch_line, history_csv, history_row, in_order, summary
@@ -40,7 +40,8 @@ def run(options: Options, flags: list[str]) -> int:
     """Runs the command. Returns 0; 1 when the loss became no number; `TERMINATED` after SIGTERM."""
     with Interrupts() as interrupts:
         try:
-            return _run(options, interrupts)
+            with hosts.joined(options) as joined:
+                return _run(joined, interrupts)
         except Terminated as error:
             what_next = str(error) or "run the same command again to resume"
             print(f"deeplab train: terminated; {what_next}", file=sys.stderr)
@@ -54,8 +55,10 @@ def _run(options: Options, interrupts: Interrupts) -> int:
     dataset = load_dataset(options.records)
     validation = validation_stream(options.records, dataset, validation_batch_size(options, dataset))
     check_labels(options, dataset)
-    leases.hold(options.output, "train")
+    if options.host_id == 0:
+        leases.hold(options.output, "train")
     progress = find_progress(options, dataset)
+    hosts.check_same(progress, options)
     if not is_finished(options, progress):
         progress = train(options, dataset, validation, progress, interrupts)
     if progress is None:
@@ -191,7 +194,8 @@ def train(
                 steps.keep()
                 interrupts.waiting = type(error)
                 interrupts.check(steps.kept)
-            scores = metrics.scores(result.confusion, dataset.palette.names)
+            confusion = hosts.of_first(result.confusion, options.hosts)
+            scores = metrics.scores(confusion, dataset.palette.names)
             progress = progress.after(history_row(row, scores))
             print(epoch_line(progress, options.epochs))
             # Not earlier, so that whatever goes wrong before leaves the training that was there.

@@ -38,7 +38,10 @@ def enough_memory(what: str, cure: str) -> Iterator[None]:
     """Raises InputError where the block finds no memory for `what`."""
     try:
         yield
-    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+    except (MemoryError, RuntimeError, tf.errors.ResourceExhaustedError) as error:
+        # JAX has no class for it.
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"there is not enough memory for {what}: {cure} ({reason})") from None
 

@@ -74,7 +74,7 @@ def devices() -> int:
     """How many share the batch."""
     if keras.backend.backend() == "jax":
         distribution = keras.distribution.distribution()
-        return distribution.num_model_replicas if distribution else 1
+        return distribution.device_mesh.devices.size if distribution else 1
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
@@ -121,7 +121,7 @@ def strategy() -> Any:
     Under TensorFlow the GPUs of this machine (tried on logical CPU devices; one or none needs no strategy), under JAX
     the devices of all hosts.
     """
-    if keras.backend.backend() == "jax" and keras.distribution.get_device_count() > 1:
+    if keras.backend.backend() == "jax" and len(keras.distribution.list_devices()) > 1:
         # Each host makes its own part of a batch, see `streams.training_stream`.
         return keras.distribution.DataParallel(auto_shard_dataset=False)
     if keras.backend.backend() == "tensorflow" and len(tf.config.list_logical_devices("GPU")) > 1:

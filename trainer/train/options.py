@@ -9,6 +9,9 @@ The classes come from the records. The output folder gets model.keras and model.
 checkpoints/ (the last one) and logs/ (TensorBoard). Stop it at any moment and run it again: a killed run resumes from
 its last checkpoint, and ends where an uninterrupted one ends. On SIGTERM and Ctrl-C it finishes the step it is in and
 writes a checkpoint before it ends, with status 143 and 130.
+
+All GPUs of a machine share each batch. With KERAS_BACKEND=jax in the environment it is trained under JAX, and GPUs of
+several machines share it: --hosts.
 """
 
 from __future__ import annotations
@@ -52,11 +55,27 @@ class StreamOptions(CheckedOptions):
     )
     max_ratio: float = option(10.0, "how many times more one class may weigh than another", low=1, group="stream")
     seed: int = option(0, "seed of initial weights, order, crops and dropout", low=0)
+    hosts: int = option(
+        1, "how many machines train together, each by this command; needs KERAS_BACKEND=jax", low=1, group="hosts"
+    )
+    host_id: int = option(0, "which of them this is, from 0 on; 0 writes the output", low=0, group="hosts")
+    coordinator: str = option(
+        "", "address of host 0 and a free port there, the same for all", metavar="HOST:PORT", group="hosts"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scale_min > self.scale_max:
             raise InputError(f"--scale-min must not exceed --scale-max, got {self.scale_min} and {self.scale_max}")
+        if self.host_id >= self.hosts:
+            raise InputError(f"--host-id must be below --hosts, got {self.host_id} and {self.hosts}")
+        if self.hosts > 1 and not self.coordinator:
+            raise InputError("--hosts needs --coordinator HOST:PORT, the address of host 0 and a free port there")
+        if self.batch_size % self.hosts:
+            raise InputError(
+                "--batch-size is over all hosts together and must be a multiple of --hosts, got "
+                f"{self.batch_size} and {self.hosts}"
+            )
 
 
 @dataclass(frozen=True)

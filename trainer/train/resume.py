@@ -24,7 +24,9 @@ FOLDER = "checkpoints"
 STATE_FILE = "state.json"
 ARRAYS_FILE = re.compile(r"epoch-\d{4,}(-step-\d{6,})?\.npz")
 
-NOT_COMPARED = ("records", "output", "resume", "overwrite", "recipe", "checkpoint_minutes")
+HOSTS = ("hosts", "host_id", "coordinator")
+
+NOT_COMPARED = ("records", "output", "resume", "overwrite", "recipe", "checkpoint_minutes", *HOSTS)
 """Options that say nothing of the training; records are compared by the fingerprint of their contents, recipes by what
 they set."""
 
@@ -109,6 +111,13 @@ def arrays(output: str) -> list[str]:
     except FileNotFoundError:
         return []
     return [f"{FOLDER}/{file.relative}" for file in files if ARRAYS_FILE.fullmatch(file.relative)]
+
+
+def copy(output: str, target: str) -> None:
+    """Copies the checkpoint below `output`, if there is one, to below `target`."""
+    if storage.exists(_path(output, STATE_FILE)):
+        for name in (*arrays(output), f"{FOLDER}/{STATE_FILE}"):
+            storage.write(storage.join(target, name), storage.read(storage.join(output, name)))
 
 
 def _remove_arrays(output: str, but: str = "") -> None:

@@ -312,7 +312,8 @@ def training_stream(
 
     Returns:
       batches of image [B, crop, crop, 3] uint8 RGB, label [B, crop, crop] uint8 class ids (what lies outside the
-      image is the palette's ignore_id), weights [B, crop, crop] float32 (0 where the label is ignored).
+      image is the palette's ignore_id), weights [B, crop, crop] float32 (0 where the label is ignored). Of several
+      hosts each gets its part of every batch.
     """
     num_classes, ignore_id = dataset.palette.num_classes, dataset.palette.ignore_id
     crop_seed = tf.constant([options.seed, 0], tf.int64)
@@ -326,8 +327,11 @@ def training_stream(
 
     stream = _records_of_epoch(folder, dataset, options, epoch, steps, done, tf.data.TFRecordDataset)
     stream = stream.enumerate(_samples(options, epoch, steps, done)[0])
+    size = options.batch_size // options.hosts
+    if options.hosts > 1:
+        stream = stream.filter(lambda index, _: index % options.batch_size // size == options.host_id)
     stream = stream.map(example, num_parallel_calls=os.cpu_count(), deterministic=True)
-    return _with_options(stream.batch(options.batch_size, drop_remainder=True).prefetch(2))
+    return _with_options(stream.batch(size, drop_remainder=True).prefetch(2))
 
 
 def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str = "val") -> tf.data.Dataset:

@@ -13,7 +13,7 @@ from trainer.train.options import RECIPES, Options, StreamOptions
 def test_the_stream_knows_its_own_options_and_no_other():
     names = {field.name for field in dataclasses.fields(StreamOptions)}
     sizes, variation = {"batch_size", "accumulate", "crop"}, {"scale_min", "scale_max", "flip", "seed"}
-    assert names == sizes | variation | {"pixel_weights", "max_ratio"}
+    assert names == sizes | variation | {"pixel_weights", "max_ratio"} | {"hosts", "host_id", "coordinator"}
     assert names < {field.name for field in dataclasses.fields(Options)}
 
 
@@ -24,6 +24,9 @@ def test_the_stream_knows_its_own_options_and_no_other():
         ({"scale_min": 0.0}, r"--scale-min must be above 0, got 0\.0"),
         ({"scale_min": 3.0}, r"--scale-min must not exceed --scale-max, got 3\.0 and 1\.75"),
         ({"max_ratio": 0.5}, r"--max-ratio must be 1 or more, got 0\.5"),
+        ({"hosts": 2, "host_id": 2}, "--host-id must be below --hosts, got 2 and 2"),
+        ({"hosts": 2}, "--hosts needs --coordinator HOST:PORT"),
+        ({"hosts": 3, "coordinator": "a:1"}, "must be a multiple of --hosts, got 8 and 3"),
         ({"pixel_weights": "focal"}, "--pixel-weights must be one of adaptive, none, got 'focal'"),
     ],
 )

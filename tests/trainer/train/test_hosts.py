@@ -1,0 +1,56 @@
+"""Several hosts that train one model: what each of them gets, and when they are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from trainer import storage
+from trainer.formats.dataset import load_dataset
+from trainer.options import InputError
+from trainer.train import hosts, resume
+from trainer.train.options import Options
+from trainer.train.streams import training_stream
+
+OPTIONS = Options(records="records", output="model", batch_size=4, crop=64)
+TWO = dataclasses.replace(OPTIONS, hosts=2, coordinator="127.0.0.1:1")
+
+
+def test_the_parts_of_all_hosts_are_the_batches_of_one(records):
+    dataset = load_dataset(records)
+
+    def batches(options: Options) -> list:
+        return list(training_stream(records, dataset, options, 2, 3, 1).as_numpy_iterator())
+
+    parts = zip(*(batches(dataclasses.replace(TWO, host_id=host)) for host in (0, 1)), strict=True)
+    whole = batches(OPTIONS)
+    assert len(whole) == 2
+    for batch, (first, second) in zip(whole, parts, strict=True):
+        for expected, *halves in zip(batch, first, second, strict=True):
+            assert len(halves[0]) == 2
+            np.testing.assert_array_equal(np.concatenate(halves), expected)
+
+
+def test_under_tensorflow_several_hosts_are_refused_with_the_cure():
+    refused = pytest.raises(InputError, match=r"--hosts 2 needs JAX, found tensorflow; set KERAS_BACKEND=jax")
+    with refused, hosts.joined(TWO):
+        pass
+
+
+def test_one_host_alone_goes_by_its_options_and_agrees_with_itself():
+    with hosts.joined(OPTIONS) as joined:
+        assert joined is OPTIONS
+    hosts.check_same(resume.Progress({}, ""), OPTIONS)
+
+
+def test_another_host_resumes_from_a_copy_of_the_checkpoint(tmp_path):
+    source, target = str(tmp_path / "source"), str(tmp_path / "target")
+    resume.copy(source, target)
+    assert not (tmp_path / "target").exists()
+    for name in ("state.json", "epoch-0002.npz", "other.txt"):
+        storage.write(storage.join(source, "checkpoints", name), name.encode())
+    resume.copy(source, target)
+    found = {path.name: path.read_bytes() for path in (tmp_path / "target" / "checkpoints").iterdir()}
+    assert found == {"state.json": b"state.json", "epoch-0002.npz": b"epoch-0002.npz"}

@@ -69,10 +69,13 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
         "portability.local_job_service_main": ["--port", str(jobs)],
         "worker.worker_pool_main": ["--service_port", str(workers)],
     }
+    # The pool starts whatever Python is found first.
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
     with contextlib.ExitStack() as stack:
         for port, (module, flags) in zip((jobs, workers), modules.items(), strict=True):
             command = [sys.executable, "-m", f"apache_beam.runners.{module}", *flags]
-            process = stack.enter_context(started(command, folder / f"{module}.log", cwd=folder))
+            log, environment = folder / f"{module}.log", os.environ | {"PATH": path}
+            process = stack.enter_context(started(command, log, cwd=folder, env=environment))
             wait_for(module, lambda port=port: answers(port), process)
         yield [
             *("--runner", "PortableRunner", "--job_endpoint", f"localhost:{jobs}"),

@@ -61,9 +61,11 @@ def keras_hub_network(backbone: str, classes: int, height: int, width: int) -> k
     import keras_hub
 
     if backbone == "mobilenet_v2":
-        encoder = keras.applications.MobileNetV2((height, width, 3), include_top=False, weights=None)
+        mobilenet = keras.applications.MobileNetV2((height, width, 3), include_top=False, weights=None)
         ends = {"P2": "block_2_add", "P3": "block_5_add", "P4": "block_12_add", "P5": "block_16_project_BN"}
-        encoder.pyramid_outputs = {level: encoder.get_layer(name).output for level, name in ends.items()}
+        outputs = {level: mobilenet.get_layer(name).output for level, name in ends.items()}
+        encoder = keras.Model(mobilenet.input, outputs["P5"])
+        encoder.pyramid_outputs = outputs
     else:
         encoder = keras_hub.models.ResNetBackbone(
             input_conv_filters=[64, 64, 128],

@@ -76,7 +76,7 @@ def run_of(name: str, options: Options) -> Callable[[], object]:
     labels = rng.integers(0, PALETTE.num_classes, shape).astype("uint8")
     batch = (rng.integers(0, 256, (*shape, 3)).astype("uint8"), labels, rng.uniform(0.3, 3, shape).astype("float32"))
     stream = tf.data.Dataset.from_tensors(batch).cache().repeat(options.steps)
-    return lambda: network.fit(stream, verbose=0)
+    return lambda: network.fit(stream, shuffle=False, verbose=0)
 
 
 def available(backbone: str, height: int, width: int, bfloat16: bool) -> tuple[list[str], dict[str, Any]]:

@@ -14,7 +14,6 @@ import io
 import logging
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from pipelines.runner.boundary import InFlight
 from pipelines.scores.trimap import BANDS, band_confusions
 from pipelines.tune_crf.samples import Sample, digest, load
 from trainer import storage
+from trainer.files import scratch
 from trainer.formats import images
 from trainer.formats.labels import Palette
 from trainer.metrics import class_counts
@@ -87,7 +87,7 @@ class TuningJob:
     @property
     def cache(self) -> str:
         """Where this machine keeps probabilities."""
-        return os.path.join(tempfile.gettempdir(), f"deeplab-probabilities-{os.getuid()}", self.fingerprint)
+        return os.path.join(scratch.kept("probabilities"), self.fingerprint)
 
     def cached(self, sample: Sample) -> str:
         """The file of a sample's probabilities on this machine, which may be missing."""

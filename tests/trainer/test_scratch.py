@@ -11,6 +11,7 @@ import pytest
 
 from trainer import processes, storage
 from trainer.files import scratch
+from trainer.options import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +43,21 @@ def test_what_a_killed_process_left_is_removed_by_the_next(temporary):
         "target",
         f"deeplab-run-{here}-999999-1-link",
     }
+
+
+def test_what_is_kept_for_later_runs_is_in_a_folder_of_this_user(temporary, monkeypatch):
+    folder = scratch.kept("probabilities")
+    assert os.stat(folder).st_mode & 0o777 == 0o700 and scratch.kept("probabilities") == folder
+    os.rmdir(folder)
+    (temporary / "others").mkdir()
+    os.symlink(temporary / "others", folder)
+    with pytest.raises(InputError, match="is not a folder of this user"):
+        scratch.kept("probabilities")
+    os.remove(folder)
+    os.mkdir(folder)
+    monkeypatch.setattr(os, "lstat", lambda path: os.stat_result((0o40755, 0, 0, 1, os.getuid() + 1, 0, 0, 0, 0, 0)))
+    with pytest.raises(InputError, match="remove it, or name another place in TMPDIR"):
+        scratch.kept("probabilities")
 
 
 def test_copies_of_objects_do_not_outlive_their_process(bucket, temporary):

@@ -8,10 +8,12 @@ import functools
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 
 from trainer import processes
+from trainer.options import InputError
 
 _NAME = re.compile(r"deeplab-\w+-(?P<space>\d+)-(?P<process>\d+-\d+)-\w+")
 
@@ -37,6 +39,20 @@ def _own(process: int) -> str:
     sweep()
     path = _make("files")
     atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+def kept(kind: str) -> str:
+    """The folder of this user's for what later runs on this machine may need.
+
+    Raises InputError where somebody else has put something there, whose contents would be taken for ours.
+    """
+    path = os.path.join(tempfile.gettempdir(), f"deeplab-{kind}-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise InputError(f"{path} is not a folder of this user; remove it, or name another place in TMPDIR")
     return path
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from tests.zoo.targets import Target
+from tests.zoo.mutation import Target
 
 
 def good(data: bytes, folder: object) -> None:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.zoo.targets import TARGETS, Target
+from tests.zoo.mutation import Target
 
 SECONDS = 1.0
 """Of processor time that a case has."""
@@ -69,6 +69,7 @@ def _serve(pipe: Any, module: str, seed: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (size + LIMIT,) * 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libpng and LibTIFF say there what they find
     targets = importlib.import_module(module).TARGETS
+    pipe.send(None)
     seeds: dict[str, list[bytes]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         while True:
@@ -139,6 +140,7 @@ class Runner:
         self._process = context.Process(target=_serve, args=(theirs, self._module, self.seed), daemon=True)
         self._process.start()
         theirs.close()
+        self._pipe.recv()
 
     def _finding(self, name: str, number: int, what: str) -> Finding:
         target = self.targets[name]
@@ -160,12 +162,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--only", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--only", nargs="+", help="names of targets", metavar="NAME")
     parser.add_argument("--keep", type=Path, help="folder for the bytes of every finding")
     arguments = parser.parse_args()
     runner, end, kinds, first = Runner(arguments.seed), time.monotonic() + 60 * arguments.minutes, set(), 0
+    names = arguments.only or list(runner.targets)
     while time.monotonic() < end:
-        for name in arguments.only:
+        for name in names:
             for found in runner.run(name, range(first, first + 200)):
                 kind = (name, found.what.partition(":")[0], found.what.rpartition("(")[2])
                 if kind in kinds:
@@ -177,7 +180,7 @@ def main() -> int:
                     (arguments.keep / f"{len(kinds):03d}").write_bytes(found.data)
         first += 200
     runner.close()
-    print(f"{first * len(arguments.only):,} cases with seed {arguments.seed}: {len(kinds)} kinds of findings")
+    print(f"{first * len(names):,} cases with seed {arguments.seed}: {len(kinds)} kinds of findings")
     return 1 if kinds else 0
 
 

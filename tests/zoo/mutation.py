@@ -1,4 +1,4 @@
-"""Real bytes spoilt at random: bit by bit, value by value in JSON, and behind checksums, which are made right."""
+"""What the fuzzer reads, and real bytes spoilt at random: bits, values in JSON, and what is behind checksums."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tests.drawn.encoded import mutations
 from trainer.formats.frames import frame
+from trainer.options import InputError
 
 Spoil = Callable[[bytes, np.random.Generator], bytes]
 ODD: tuple[Any, ...] = (
@@ -135,6 +137,22 @@ def members(inner: Spoil = bits) -> Spoil:
         return buffer.getvalue()
 
     return spoil
+
+
+class Target(NamedTuple):
+    """What is to be read.
+
+    Attributes:
+      seeds: bytes that can be read.
+      read: reads such bytes, in a folder that no other target uses.
+      known: what it may raise.
+      spoil: how the seeds are changed.
+    """
+
+    seeds: Callable[[], list[bytes]]
+    read: Callable[[bytes, Path], object]
+    known: tuple[type[Exception], ...] = (InputError,)
+    spoil: Spoil = bits
 
 
 def either(*spoils: Spoil) -> Spoil:

@@ -11,7 +11,6 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,7 +26,7 @@ from tests.drawn.encoded import saved
 from tests.drawn.records import PALETTE, record, write_records
 from tests.drawn.tuning import some_tuning
 from tests.zoo import mutation
-from tests.zoo.mutation import Spoil
+from tests.zoo.mutation import Target
 from trainer.accounts import Reject
 from trainer.formats import cards, codings, dataset, examples, exports, frames, headers, images, palettes
 from trainer.formats.dataset import load_dataset
@@ -39,22 +38,6 @@ from trainer.options import InputError
 
 MAX_PIXELS = 1 << 20
 """Images of more take longer than the second that a case has."""
-
-
-class Target(NamedTuple):
-    """What is to be read.
-
-    Attributes:
-      seeds: bytes that can be read.
-      read: reads such bytes, in a folder that no other target uses.
-      known: what it may raise.
-      spoil: how the seeds are changed.
-    """
-
-    seeds: Callable[[], list[bytes]]
-    read: Callable[[bytes, Path], object]
-    known: tuple[type[Exception], ...] = (InputError,)
-    spoil: Spoil = mutation.bits
 
 
 def jpegs() -> list[bytes]:

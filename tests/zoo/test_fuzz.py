@@ -31,11 +31,11 @@ def test_many_spoilt_bytes_do(runner, name):
 
 
 def test_what_cases_must_not_do_is_found(monkeypatch):
-    monkeypatch.setattr(fuzz, "PATIENCE", 5.0)
+    monkeypatch.setattr(fuzz, "PATIENCE", 3.0)
     with Runner(SEED, "tests.zoo.crashing") as runner:
-        found = {name: [finding.what for finding in runner.run(name, range(2))] for name in runner.targets}
+        found = {name: [finding.what for finding in runner.run(name, range(1))] for name in runner.targets}
     assert found.pop("good") == []
     expected = {"broken": "IndexError", "slow": "took 1", "deadly": "with -11", "greedy": "MemoryError"}
-    expected |= {"hanging": "no answer in 5 s"}
+    expected |= {"hanging": "no answer in 3 s"}
     for name, what in found.items():
-        assert len(what) == 2 and expected[name] in what[0], (name, what)
+        assert len(what) == 1 and expected[name] in what[0], (name, what)

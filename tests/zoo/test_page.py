@@ -23,8 +23,3 @@ def test_the_page_is_that_of_the_tables():
 def test_there_are_many_kinds_and_every_command_meets_some():
     assert sum(max(1, len(case.rows)) for case in CASES) >= 600
     assert {case.command.split()[0] for case in CASES if case.command} >= COMMANDS.keys() - NOT_HELD
-
-
-def test_no_case_is_there_twice():
-    lines = [(case.name, case.argv) for case in CASES]
-    assert len(lines) == len(set(lines)), [line for line in lines if lines.count(line) > 1]

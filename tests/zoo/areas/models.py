@@ -227,7 +227,7 @@ def cases() -> list[Case]:
     found = []
     for number, (name, (make, says)) in enumerate(CARDS.items()):
         takers = list(TAKERS)
-        for command in {"segment", takers[number % len(takers)]}:
+        for command in dict.fromkeys(("segment", takers[number % len(takers)])):
             found.append(Case(f"{name}: {command}", TAKERS[command], REFUSED, (says,), make, writes=("out", "model")))
     for command in ("segment", "tune-crf", "export"):
         found.append(

@@ -105,7 +105,7 @@ def each_description() -> list[Case]:
     names = list(READERS)
     cases = []
     for number, (name, (make, says)) in enumerate(DESCRIPTIONS.items()):
-        for command in {names[0], names[number % len(names)], names[(number * 3 + 1) % len(names)]}:
+        for command in dict.fromkeys(names[place % len(names)] for place in (0, number, 3 * number + 1)):
             line = READERS[command]
             cases.append(Case(f"{name}: {command}", line, make=make, says=(says,), writes=("out", "records", "model")))
     return cases

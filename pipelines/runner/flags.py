@@ -75,6 +75,9 @@ def beam_options(flags: list[str]) -> PipelineOptions:
             raise InputError(f"--direct_num_workers must be 0 (all cores) or more, got {direct.direct_num_workers}")
         if "--direct_running_mode" not in names:
             direct.direct_running_mode = "multi_threading"
+    elif is_unknown(options):
+        known = ", ".join(StandardOptions.KNOWN_RUNNER_NAMES)
+        raise InputError(f"--runner {options.view_as(StandardOptions).runner} is none of Beam's; expected {known}")
     elif is_dataflow(options):
         needs.check_dataflow(options, job.worker_accelerator)
     elif not shares_this_machine(options):
@@ -90,6 +93,13 @@ def runner_name(options: PipelineOptions) -> str:
 def is_local(options: PipelineOptions) -> bool:
     """Whether `run.run` uses the runner inside this process (threads or processes of this machine)."""
     return runner_name(options) in LOCAL_RUNNERS
+
+
+def is_unknown(options: PipelineOptions) -> bool:
+    """Whether Beam knows no runner of that name; one with the name of its module is not looked for here."""
+    given = options.view_as(StandardOptions).runner or ""
+    known = {name.lower() for name in StandardOptions.KNOWN_RUNNER_NAMES}
+    return "." not in given and not {given.lower(), f"{given.lower()}runner"} & known
 
 
 def is_dataflow(options: PipelineOptions) -> bool:

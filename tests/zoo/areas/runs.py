@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.zoo.worlds import LABEL, PNG, both, file, gone, image, put, run, whol
 PREPARE = "prepare --input @/set --output @/records --shards 2 --copies 1"
 SEGMENT = "segment --input @/set/images --model @/model --output @/masks"
 EVALUATE = "evaluate --labels @/set/labels --masks @/masks --palette @/set/palette.json --output @/out"
-DATAFLOW = "--runner DataflowRunner"
+DATAFLOW, PYTHON = "--runner DataflowRunner", ".".join(map(str, sys.version_info[:2]))
 IN_RECORDS, IN_MASKS = ("records",), ("masks",)
 
 
@@ -331,13 +332,16 @@ FLAGS = {
         "prepare --input @/set --output @/out --direct_num_workers -3",
         "--direct_num_workers must be 0",
     ),
-    "a runner that there is not": ("prepare --input @/set --output @/out --runner NoRunner", "NoRunner"),
+    "a runner that there is not": (
+        "prepare --input @/set --output @/out --runner NoRunner",
+        "--runner NoRunner is none of Beam's; expected",
+    ),
     "Dataflow without a project": (
         "prepare --input gs://b/s --output gs://b/o --runner DataflowRunner",
         "needs --project and --region",
     ),
     "Dataflow on local paths": (
-        f"{PREPARE} {DATAFLOW} --project p --region r --temp_location gs://b/t --setup_file @/s.py",
+        f"{PREPARE} {DATAFLOW} --project p --region r --temp_location gs://b/t --sdk_container_image x:python{PYTHON}",
         "cannot see",
     ),
     "a scale whose ends are turned round": (

@@ -55,7 +55,10 @@ READ_MANIFESTS = {
     ),
     "a NUL character in a path": (f"{HEAD}a\0b.png,labels/train/g1.png,val\n", {"m.csv": "NUL character"}),
     "a path that is too long": (f"{HEAD}{'x' * 5000}.png,labels/train/g1.png,val\n", {".png": "not found"}),
-    "an address of another storage": (f"{HEAD}s3://b/a.png,labels/train/g1.png,val\n", {"a.png": "not found"}),
+    "an address of another storage": (
+        f"{HEAD}s3://b/a.png,labels/train/g1.png,val\n",
+        {"m.csv": "s3:// is not supported"},
+    ),
     "a split of two words": (
         f"{HEAD}images/train/g1.png,labels/train/g1.png,my split\n",
         {"g1.png": "a split is one word"},

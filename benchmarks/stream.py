@@ -49,7 +49,7 @@ def run_all(folder: str, options: Options) -> None:
     start_tensorflow()
     import tensorflow as tf
 
-    from trainer.train.streams import training_stream
+    from trainer.train.streams import TrainingStream
 
     dataset = load_dataset(folder)
     batches = StreamOptions(crop=options.crop, batch_size=4)
@@ -66,9 +66,10 @@ def run_all(folder: str, options: Options) -> None:
             pass
 
     epochs = itertools.count(1)
+    training = TrainingStream(folder, dataset, batches)
 
     def stream():
-        for _ in training_stream(folder, dataset, batches, next(epochs), dataset.count("train") // batches.batch_size):
+        for _ in training.epoch(next(epochs), dataset.count("train") // batches.batch_size):
             pass
 
     stream(), bare()

@@ -24,12 +24,11 @@ from trainer.train.interrupts import TERMINATED, Interrupts, Terminated
 from trainer.train.optimizer import adjust_learning_rate
 from trainer.train.options import RECIPES, Options
 from trainer.train.resume import Checkpoints, Progress
-from trainer.train.steps import LossError, Steps
+from trainer.train.steps import LossError, Pace, Steps
 from trainer.train.streams import (
+    TrainingStream,
     largest_image,
     readable_records,
-    training_records,
-    training_stream,
     validation_records,
     validation_stream,
 )
@@ -53,14 +52,15 @@ def _run(options: Options, interrupts: Interrupts) -> int:
         print(recipe_line(options))
     startup.start_tensorflow()
     dataset = load_dataset(options.records)
+    options, progress = find_progress(options, dataset)
+    hosts.check_same(progress, options)
     validation = validation_stream(options.records, dataset, validation_batch_size(options, dataset))
+    stream = TrainingStream(options.records, dataset, options)
     check_labels(options, dataset)
     if options.host_id == 0:
         leases.hold(options.output, "train")
-    progress = find_progress(options, dataset)
-    hosts.check_same(progress, options)
     if not is_finished(options, progress):
-        progress = train(options, dataset, validation, progress, interrupts)
+        progress = train(options, dataset, stream, validation, progress, interrupts)
     if progress is None:
         return 1
     resume.sweep(options.output, progress, HISTORY)
@@ -91,22 +91,25 @@ def check_labels(options: Options, dataset: Dataset) -> None:
             print(f"warning: {printable(doubt)}")
 
 
-def find_progress(options: Options, dataset: Dataset) -> Progress:
-    """The progress of the training in the output folder, or that of a new one.
+def find_progress(options: Options, dataset: Dataset) -> tuple[Options, Progress]:
+    """The progress of the training in the output folder with its options, or that of a new one.
 
     Raises:
       InputError: the folder holds another training, or a model that is of none.
     """
-    fresh = Progress(to_json(options), dataset.fingerprint)
     stored = None if options.overwrite and not options.resume else resume.load(options.output)
     if stored is None or stored.is_new or not options.resume:
         check_output(options, is_training=stored is not None)
-        return fresh
+        return options, Progress(to_json(options), dataset.fingerprint)
+    given, options = options, resume.as_begun(options, stored)
+    if options != given:
+        print(f"resuming with the defaults of the version that began it: {as_flags(stored.older)}")
+    fresh = Progress(to_json(options), dataset.fingerprint)
     changes = resume.changes(options.output, stored, fresh)
     if changes:
         print(f"resuming with other options: {'; '.join(changes)}")
     history = tuple(in_order(row, dataset.palette.names) for row in stored.history)
-    return dataclasses.replace(stored, options=fresh.options, history=history)
+    return options, dataclasses.replace(stored, options=fresh.options, history=history)
 
 
 def check_output(options: Options, is_training: bool) -> None:
@@ -151,7 +154,12 @@ def build(options: Options, dataset: Dataset, progress: Progress, steps: int) ->
 
 
 def train(
-    options: Options, dataset: Dataset, validation: tf.data.Dataset, progress: Progress, interrupts: Interrupts
+    options: Options,
+    dataset: Dataset,
+    stream: TrainingStream,
+    validation: tf.data.Dataset,
+    progress: Progress,
+    interrupts: Interrupts,
 ) -> Progress | None:
     """Trains from `progress` on, saving now and then and after every epoch; None when the loss became no number.
 
@@ -169,21 +177,18 @@ def train(
             with readable_records(options.records, dataset.palette, validated):
                 largest = largest_image(options.records, dataset)
             try_largest(predict, largest)
-        logs = Logs(options.output)
+        logs, pace = Logs(options.output), Pace()
         checkpoints = Checkpoints(options.output, model, progress, options.checkpoint_minutes)
         while not is_finished(options, progress):
             epoch = progress.epochs + 1
-            place = (options.records, dataset, options, epoch, total, progress.step)
-            steps = Steps(model, progress, f"epoch {epoch}/{options.epochs}", total, checkpoints, interrupts)
-            with readable_records(options.records, dataset.palette, functools.partial(training_records, *place)):
+            title, place = f"epoch {epoch}/{options.epochs}", (epoch, total, progress.step)
+            steps = Steps(model, progress, title, total, checkpoints, interrupts, stream.waited.numpy)
+            with readable_records(options.records, dataset.palette, functools.partial(stream.records, *place)):
                 try:
-                    row = train_epoch(model, training_stream(*place), steps)
+                    row = train_epoch(model, stream.epoch(*place), steps)
                     steps.check()
                 except LossError as error:
-                    print(
-                        f"{error} of epoch {epoch}; the steps since the last checkpoint are taken once more to see why"
-                    )
-                    cause = explain(options, dataset, checkpoints.last, error, interrupts)
+                    cause = explain(options, stream, checkpoints.last, error, interrupts)
                     print(f"deeplab train: error: {cause}", file=sys.stderr)
                     return None
             models.copy_weights(model, network)
@@ -194,6 +199,7 @@ def train(
                 steps.keep()
                 interrupts.waiting = type(error)
                 interrupts.check(steps.kept)
+            pace += steps.pace
             confusion = hosts.of_first(result.confusion, options.hosts)
             scores = metrics.scores(confusion, dataset.palette.names)
             progress = progress.after(history_row(row, scores))
@@ -208,27 +214,40 @@ def train(
             # Last, so that a kill before it repeats the epoch and writes the same again.
             checkpoints.write(progress)
             interrupts.check(f"epoch {epoch} is kept")
+    if pace.steps:
+        print(pace)
     return progress
 
 
-def explain(options: Options, dataset: Dataset, start: Progress, error: LossError, interrupts: Interrupts) -> str:
+def explain(
+    options: Options, stream: TrainingStream, start: Progress, error: LossError, interrupts: Interrupts
+) -> str:
     """What was no number, and in which batch: trains once more from the checkpoint `start` to the step before."""
-    total = steps_per_epoch(options, dataset)
-    place = (options.records, dataset, options, start.epochs + 1, total)
+    epoch, total = start.epochs + 1, steps_per_epoch(options, stream.dataset)
     with interrupts.at_once():
-        keras.utils.set_random_seed(options.seed)
-        model = build(options, dataset, start, total)
-        steps = Steps(
-            model, start, "once more", error.step - 1, Checkpoints(options.output, model, start), Interrupts()
-        )
-        try:
-            train_epoch(model, training_stream(*place, start.step), steps)
-            found = diagnose(model, error.step, next(training_stream(*place, error.step - 1).as_numpy_iterator()))
-        except (LossError, InputError, MemoryError, tf.errors.ResourceExhaustedError):
-            found = Diagnosis(error.step)
-        _, labels, _ = next(training_stream(*place, found.step - 1).as_numpy_iterator())
-        records = list(training_records(*place, found.step - 1).take(options.batch_size).as_numpy_iterator())
-    return report(options, dataset.palette, start.epochs + 1, error.loss, found, names_of(records), labels)
+        if options.hosts == 1:
+            print(f"{error} of epoch {epoch}; to see why, the steps since the last checkpoint are taken again")
+            found = take_again(options, stream, start, error.step)
+        else:
+            found = Diagnosis(error.step, "not looked for, as several hosts train")
+        place = (epoch, total, found.step - 1)
+        _, labels, _ = next(stream.epoch(*place).as_numpy_iterator())
+        records = list(stream.records(*place).take(options.batch_size).as_numpy_iterator())
+    return report(options, stream.dataset.palette, epoch, error.loss, found, names_of(records), labels)
+
+
+def take_again(options: Options, stream: TrainingStream, start: Progress, step: int) -> Diagnosis:
+    """What the steps from the checkpoint `start` to `step`, the first whose loss is no number, show of it."""
+    epoch, total = start.epochs + 1, steps_per_epoch(options, stream.dataset)
+    keras.utils.set_random_seed(options.seed)
+    model = build(options, stream.dataset, start, total)
+    never = Checkpoints(options.output, model, start)
+    steps = Steps(model, start, f"to step {step}", step - 1, never, Interrupts(), stream.waited.numpy)
+    try:
+        train_epoch(model, stream.epoch(epoch, total, start.step), steps)
+        return diagnose(model, step, next(stream.epoch(epoch, total, step - 1).as_numpy_iterator()))
+    except (LossError, InputError, MemoryError, tf.errors.ResourceExhaustedError):
+        return Diagnosis(step)
 
 
 def save_best(options: Options, dataset: Dataset, model: keras.Model, scores: dict[str, Any], epoch: int) -> None:

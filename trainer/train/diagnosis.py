@@ -25,19 +25,19 @@ class Diagnosis:
 
     Attributes:
       step: of the epoch, counted from 1.
-      found: what is no number there, and in which layer first; "" where nothing was found.
-      largest: the largest number that the network made or held before; NaN where nothing was found.
+      found: what is no number there, and in which layer first; or why that is not known.
+      largest: the largest number that the network made or held before; NaN where that is not known.
     """
 
     step: int
-    found: str = ""
+    found: str = "not found when the steps since the last checkpoint were taken again"
     largest: float = math.nan
 
 
 def is_finite(variables: Sequence[Any]) -> bool:
     """Whether all variables or tensors that are not of integers are finite."""
-    checks = [ops.all(ops.isfinite(v)) for v in variables if keras.backend.is_float_dtype(v.dtype)] or [True]
-    return bool(ops.convert_to_numpy(ops.all(ops.stack(checks))))
+    floats = (ops.convert_to_numpy(v) for v in variables if keras.backend.is_float_dtype(v.dtype))
+    return all(np.isfinite(array).all() for array in floats)
 
 
 def without_numbers(model: keras.Model) -> list[str]:
@@ -58,7 +58,7 @@ def diagnose(model: keras.Model, step: int, batch: tuple[np.ndarray, np.ndarray,
     Args:
       model: as it was before the step.
       step: the first whose loss is no number.
-      batch: of the step; image, label and weights, see `training_stream`.
+      batch: of the step; image, label and weights, see `TrainingStream`.
     """
     weights = model.trainable_variables
     if layers := without_numbers(model):
@@ -104,14 +104,13 @@ def report(
     """
     ids = [id for id in np.unique(labels) if id < palette.num_classes]
     shown = records[:SHOWN_RECORDS] + ([f"{len(records) - SHOWN_RECORDS} more"] if records[SHOWN_RECORDS:] else [])
-    found = diagnosis.found or "not found when the steps since the last checkpoint were taken again"
-    largest = f"; the largest number before was {diagnosis.largest:.3g}" if diagnosis.found else ""
+    largest = "" if math.isnan(diagnosis.largest) else f"; the largest number before was {diagnosis.largest:.3g}"
     return "\n".join(
         [
             f"the loss became {loss} with step {diagnosis.step} of epoch {epoch}",
             f"  records: {', '.join(shown)}",
             f"  labels: {', '.join(f'{id} {palette.names[id]}' for id in ids) or 'all ignored'}",
-            f"  no number: {found}{largest}",
+            f"  no number: {diagnosis.found}{largest}",
             f"  try {cure(options, diagnosis)}",
         ]
     )

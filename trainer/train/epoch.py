@@ -69,7 +69,7 @@ def train_epoch(model: keras.Model, stream: tf.data.Dataset, steps: Steps) -> di
         "epoch": steps.progress.epochs + 1,
         "loss": float(model.get_metrics_result()["loss"]),
         "learning_rate": steps.rate,
-        "seconds_per_step": steps.seconds_per_step,
+        "seconds_per_step": steps.pace.seconds_per_step,
     }
 
 

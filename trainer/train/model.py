@@ -122,7 +122,7 @@ def strategy() -> Any:
     the devices of all hosts.
     """
     if keras.backend.backend() == "jax" and len(keras.distribution.list_devices()) > 1:
-        # Each host makes its own part of a batch, see `streams.training_stream`.
+        # Each host makes its own part of a batch, see `TrainingStream`.
         return keras.distribution.DataParallel(auto_shard_dataset=False)
     if keras.backend.backend() == "tensorflow" and len(tf.config.list_logical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -65,20 +66,35 @@ def _order_of_shards(counts: np.ndarray, seed: int, number: int, place: int) -> 
     return rows
 
 
-def endless_records(
-    paths: list[str],
-    counts: np.ndarray,
-    window: int,
-    seed: int,
-    begin: int,
-    count: int,
-    read: Read = tf.data.TFRecordDataset,
-) -> tf.data.Dataset:
-    """`count` serialised examples of the passes over the shards, from sample `begin` of the training on.
+class Part(NamedTuple):
+    """Some of the samples of a training: in which passes and windows they are. Arrays, or the tensors made of them.
+
+    Attributes:
+      passes: int64 [P] their numbers.
+      orders: int64 [P, groups, shards, 3] what of each is read, see `_order_of_shards`.
+      first_windows: int64 [P] the window that each begins with.
+      windows: int64 [P] how many windows of each are read; -1: all.
+      before: int64, samples of the first window that come before.
+      count: int64, how many samples there are.
+    """
+
+    passes: Any
+    orders: Any
+    first_windows: Any
+    windows: Any
+    before: Any
+    count: Any
+
+
+PART = Part(*(tf.TensorSpec(shape, tf.int64) for shape in ([None], [None] * 3 + [3], [None], [None], [], [])))
+"""What a `Part` looks like to a function that is traced for all of them."""
+
+
+def part(counts: np.ndarray, window: int, seed: int, begin: int, count: int) -> Part:
+    """`count` samples from sample `begin` of the training on.
 
     Args:
-      paths: of the shards.
-      counts: int64 [S] records of the shards; a shard that holds another number is an error, see `readable_records`.
+      counts: int64 [S] records of the shards.
       window: how many records are shuffled together.
     """
     total = int(counts.sum())
@@ -91,9 +107,24 @@ def endless_records(
     # Nothing is read ahead of what the epoch needs: of its last pass so many windows, of the others all.
     end = (begin + count - 1) % total // window + 1
     windows = np.where(passes == passes[-1], end - first_windows, -1)
+    return Part(passes, orders, first_windows, windows, np.int64(before), np.int64(count))
+
+
+def endless_records(
+    paths: Sequence[str], window: int, seed: int, part: Part, read: Read = tf.data.TFRecordDataset
+) -> tf.data.Dataset:
+    """The serialised examples of a part of the passes over the shards.
+
+    Args:
+      paths: of the shards; one that holds another number of records than was said is an error, see
+        `readable_records`.
+      window: how many records are shuffled together.
+    """
     paths = tf.constant(paths)
     shuffle_seed = tf.constant([seed, 1], tf.int64)
     fold_in = tf.random.experimental.stateless_fold_in
+    groups = -(-len(paths) // MAX_INTERLEAVED_SHARDS)
+    cycle = -(-len(paths) // groups)
 
     def shard(row: tf.Tensor) -> tf.data.Dataset:
         records = read(tf.gather(paths, row[0])).skip(row[1])
@@ -101,7 +132,6 @@ def endless_records(
 
     def group(rows: tf.Tensor) -> tf.data.Dataset:
         opened = tf.data.Dataset.from_tensor_slices(tf.boolean_mask(rows, rows[:, 2] > 0))
-        cycle = orders.shape[2]
         return opened.interleave(
             shard, cycle_length=cycle, num_parallel_calls=min(cycle, os.cpu_count() or 1), deterministic=True
         )
@@ -116,5 +146,5 @@ def endless_records(
         records = tf.data.Dataset.from_tensor_slices(order).flat_map(group)
         return records.window(window).take(windows).prefetch(1).enumerate(first_window).flat_map(shuffled)
 
-    parts = tf.data.Dataset.from_tensor_slices((passes, orders, first_windows, windows))
-    return parts.flat_map(one_pass).skip(before).take(count)
+    parts = tf.data.Dataset.from_tensor_slices(tuple(part[:4]))
+    return parts.flat_map(one_pass).skip(part.before).take(part.count)

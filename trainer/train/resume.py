@@ -19,6 +19,7 @@ import numpy as np
 from trainer import storage
 from trainer.network.backbones import PUBLISHED
 from trainer.options import InputError
+from trainer.train.options import Options
 
 FOLDER = "checkpoints"
 STATE_FILE = "state.json"
@@ -44,6 +45,7 @@ class Progress:
       history: one row per finished epoch; "val_jaccard" is what decides which was best.
       step: how many steps of the epoch after these are done.
       learning_rate: at the beginning of that epoch; None where no step of it is done.
+      older: those of the options that were defaults of the version that began it, which are others today.
     """
 
     options: dict[str, Any]
@@ -51,6 +53,7 @@ class Progress:
     history: tuple[dict[str, Any], ...] = ()
     step: int = 0
     learning_rate: float | None = None
+    older: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def epochs(self) -> int:
@@ -217,6 +220,26 @@ def _said_today(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def _older_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a training as an older version said them -> those of `_said_today` that nobody need have given."""
+    today, names = _said_today(options), []
+    if "recipe" not in options and options.get("epochs") == 30:
+        names.append("epochs")
+    if "subpixel_start" not in options and "subpixel_start" in today:
+        names.append("subpixel_start")
+    if "decoder" in options and options["decoder"] is None:
+        names.append("decoder")
+    return {name: today[name] for name in names}
+
+
+def as_begun(options: Options, progress: Progress) -> Options:
+    """`options`, with the defaults of the version that began the training in place of today's."""
+    today = {field.name: field.default for field in dataclasses.fields(options)}
+    today |= options.preset(dataclasses.asdict(options))
+    older = {name: value for name, value in progress.older.items() if getattr(options, name) == today[name]}
+    return dataclasses.replace(options, **older)
+
+
 def load(output: str) -> Progress | None:
     """The progress of the training in `output`; None without one. Raises InputError for what is no such state."""
     path = _path(output, STATE_FILE)
@@ -224,10 +247,11 @@ def load(output: str) -> Progress | None:
         return None
     value = storage.read_json(path)
     try:
-        options, history = _said_today(dict(value["options"])), tuple(value["history"])
+        options, history = dict(value["options"]), tuple(value["history"])
         # Up to version 0.5 there were no checkpoints within an epoch.
         step, rate = int(value.get("step", 0)), value.get("learning_rate")
-        return Progress(options, value["data_fingerprint"], history, step, rate)
+        older = value.get("older") or _older_defaults(options)
+        return Progress(_said_today(options), value["data_fingerprint"], history, step, rate, older)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is damaged, or not of `deeplab train` ({error!r}); choose another --output, or --no-resume "

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -19,6 +21,9 @@ from trainer.train.resume import Checkpoints, Progress
 
 READ_EVERY = 1.0
 """Seconds from one look at the loss to the next."""
+
+LIMIT = 0.05
+"""The share of time from which on waiting for batches counts as the limit."""
 
 
 class LossError(ArithmeticError):
@@ -34,6 +39,33 @@ class LossError(ArithmeticError):
         self.step, self.loss = step, loss
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How long steps took, in seconds, and how much of that they waited for their batches."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def __add__(self, other: Pace) -> Pace:
+        return Pace(self.steps + other.steps, self.seconds + other.seconds, self.waited + other.waited)
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """None without any."""
+        return self.seconds / self.steps if self.steps else None
+
+    def __str__(self) -> str:
+        """Whether the input or the device was the limit, and by how much."""
+        share = self.waited / self.seconds if self.seconds else 0.0
+        if share < LIMIT:
+            return f"the device was the limit: {share:.1%} of a step's time went by waiting for its batch"
+        return (
+            f"the input was the limit: {share:.0%} of a step's time went by waiting for its batch; more CPU cores, or "
+            "smaller images (`deeplab prepare --max-side`), would shorten it"
+        )
+
+
 class Steps(keras.callbacks.CallbackList):
     """The callbacks of one epoch, all in one: Keras' list of them reads the loss of every step.
 
@@ -43,6 +75,7 @@ class Steps(keras.callbacks.CallbackList):
       total: steps of the epoch.
       done: those of them that are over.
       rate: the learning rate at the beginning of the epoch.
+      pace: how fast it went, without the first step and the time for checkpoints; known at the end.
     """
 
     def __init__(
@@ -53,15 +86,24 @@ class Steps(keras.callbacks.CallbackList):
         total: int,
         checkpoints: Checkpoints,
         interrupts: Interrupts,
+        waited: Callable[[], float],
     ) -> None:
-        """`model` is as `progress` left it, the running values of its metrics included."""
+        """
+        Args:
+          model: as `progress` left it, the running values of its metrics included.
+          title: of the bar.
+          waited: seconds of waiting for batches so far.
+        """
         super().__init__(add_history=True, model=model)
         self.progress, self.checkpoints, self.interrupts = progress, checkpoints, interrupts
         self.total, self.done = total, progress.step
-        self.rate = progress.learning_rate or float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+        rate = model.optimizer.learning_rate if progress.learning_rate is None else progress.learning_rate
+        self.rate = float(keras.ops.convert_to_numpy(rate))
         self._running = [keras.ops.convert_to_numpy(v) for v in model.metrics_variables] if progress.step else None
         self._unread: list[Any] = []
-        self._timed, self._begun, self._looked = 0, 0.0, 0.0
+        self._waited, self._looked = waited, 0.0
+        self._begun: tuple[float, float] | None = None
+        self.pace = Pace()
         # `disable=None`: no bar where standard error is no terminal.
         self.bar = tqdm(total=total, initial=self.done, desc=title, unit="step", leave=False, disable=None)
 
@@ -95,12 +137,12 @@ class Steps(keras.callbacks.CallbackList):
         for step, loss in enumerate(losses, first):
             if not math.isfinite(loss):
                 raise LossError(step, loss)
-        now = time.perf_counter()
-        if self._begun:
-            self._timed += len(losses)
+        self._looked, waited = time.perf_counter(), self._waited()
+        if self._begun is None:
+            self._begun = self._looked, waited
         else:
-            self._begun = now
-        self._looked = now
+            steps = self.pace.steps + len(losses)
+            self.pace = Pace(steps, self._looked - self._begun[0], waited - self._begun[1])
         self._unread.clear()
         if losses:
             self.bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
@@ -117,13 +159,9 @@ class Steps(keras.callbacks.CallbackList):
         begin = time.perf_counter()
         self.check()
         self.checkpoints.write(self.progress.at(self.done, self.rate))
-        self._begun += time.perf_counter() - begin
+        if self._begun:
+            self._begun = self._begun[0] + time.perf_counter() - begin, self._begun[1]
 
     @property
     def kept(self) -> str:
         return f"step {self.done} of epoch {self.progress.epochs + 1} is kept"
-
-    @property
-    def seconds_per_step(self) -> float | None:
-        """Without the time for checkpoints; None with a single step."""
-        return (self._looked - self._begun) / self._timed if self._timed else None

@@ -52,7 +52,7 @@ def readable_records(folder: str, palette: Palette, suspects: Callable[[], tf.da
 
     Args:
       palette: of the labels.
-      suspects: gives the records that the block reads, in order, see `training_records` and `validation_records`.
+      suspects: gives the records that the block reads, in order, see `TrainingStream` and `validation_records`.
 
     Raises:
       InputError: a shard of `folder` is damaged, or a record cannot be used.
@@ -275,63 +275,97 @@ def _with_options(stream: tf.data.Dataset) -> tf.data.Dataset:
     return stream.with_options(options)
 
 
-def _samples(options: StreamOptions, epoch: int, steps: int, done: int) -> tuple[int, int]:
-    """The first sample of what is left of an epoch, counted over the whole training, and how many there are."""
-    return ((epoch - 1) * steps + done) * options.batch_size, (steps - done) * options.batch_size
+class TrainingStream:
+    """The batches of a training, epoch by epoch.
 
+    Its graph is traced once, and where an epoch lies is put into it.
 
-def _records_of_epoch(
-    folder: str, dataset: Dataset, options: StreamOptions, epoch: int, steps: int, done: int, read: Read
-) -> tf.data.Dataset:
-    """What `read` gives for the records of `training_stream`, in order."""
-    paths = _shard_paths(folder, dataset, "train")
-    counts = np.array([shard.records for shard in dataset.of_split("train")], np.int64)
-    begin, count = _samples(options, epoch, steps, done)
-    return passes.endless_records(paths, counts, _window_size(dataset, "train"), options.seed, begin, count, read)
-
-
-def training_records(
-    folder: str, dataset: Dataset, options: StreamOptions, epoch: int, steps: int, done: int = 0
-) -> tf.data.Dataset:
-    """The records behind `training_stream`, each behind the path of its shard; see `readable_records`."""
-    return _records_of_epoch(folder, dataset, options, epoch, steps, done, _with_path)
-
-
-def training_stream(
-    folder: str, dataset: Dataset, options: StreamOptions, epoch: int, steps: int, done: int = 0
-) -> tf.data.Dataset:
-    """One epoch's batches, or what is left of them.
-
-    Args:
-      folder: the records, local or gs://.
-      dataset: its dataset.json.
-      options: size, variation and weights of the batches.
-      epoch: counts from 1; begins where the epoch before it ended, if that had as many steps of the same size.
-      steps: how many batches it has.
-      done: how many of them to leave out at its beginning, which costs no more than to begin there.
-
-    Returns:
-      batches of image [B, crop, crop, 3] uint8 RGB, label [B, crop, crop] uint8 class ids (what lies outside the
-      image is the palette's ignore_id), weights [B, crop, crop] float32 (0 where the label is ignored). Of several
-      hosts each gets its part of every batch.
+    Attributes:
+      waited: seconds that whoever takes the batches has waited for them, as a variable.
     """
-    num_classes, ignore_id = dataset.palette.num_classes, dataset.palette.ignore_id
-    crop_seed = tf.constant([options.seed, 0], tf.int64)
 
-    def example(index: tf.Tensor, serialized: tf.Tensor):
-        seed = tf.random.experimental.stateless_fold_in(crop_seed, index)
-        image, label = _random_crop(_parse(serialized), seed, options, ignore_id)
-        if options.pixel_weights == "adaptive":
-            return image, label, pixel_weights(label, num_classes, ignore_id, options.max_ratio)
-        return image, label, _valid_pixels(label, num_classes, ignore_id)
+    def __init__(self, folder: str, dataset: Dataset, options: StreamOptions) -> None:
+        """
+        Args:
+          folder: the records, local or gs://.
+          dataset: its dataset.json.
+          options: size, variation and weights of the batches.
 
-    stream = _records_of_epoch(folder, dataset, options, epoch, steps, done, tf.data.TFRecordDataset)
-    stream = stream.enumerate(_samples(options, epoch, steps, done)[0])
-    size = options.batch_size // options.hosts
-    if options.hosts > 1:
-        stream = stream.filter(lambda index, _: index % options.batch_size // size == options.host_id)
-    stream = stream.map(example, num_parallel_calls=os.cpu_count(), deterministic=True)
-    return _with_options(stream.batch(size, drop_remainder=True).prefetch(2))
+        Raises:
+          InputError: there are no records to train on, or a shard is missing.
+        """
+        _shard_paths(folder, dataset, "train")
+        self.folder, self.dataset, self.options = folder, dataset, options
+        with tf.device("CPU"):
+            self.waited = tf.Variable(0.0, trainable=False, dtype=tf.float64)
+        self._window = _window_size(dataset, "train")
+        self._batches = tf.function(self._trace, input_signature=[tf.TensorSpec([], tf.int64), passes.PART])
+
+    def _part(self, epoch: int, steps: int, done: int) -> tuple[int, passes.Part]:
+        """The first sample of what is left of an epoch, counted over the whole training, and where all of it lies."""
+        size, seed = self.options.batch_size, self.options.seed
+        counts = np.array([shard.records for shard in self.dataset.of_split("train")], np.int64)
+        begin = ((epoch - 1) * steps + done) * size
+        return begin, passes.part(counts, self._window, seed, begin, (steps - done) * size)
+
+    def _read(self, part: passes.Part, read: Read) -> tf.data.Dataset:
+        paths = _shard_paths(self.folder, self.dataset, "train")
+        return passes.endless_records(paths, self._window, self.options.seed, part, read)
+
+    def _trace(self, begin: tf.Tensor, part: passes.Part) -> tf.data.Dataset:
+        options, palette = self.options, self.dataset.palette
+        crop_seed = tf.constant([options.seed, 0], tf.int64)
+
+        def example(index: tf.Tensor, serialized: tf.Tensor):
+            seed = tf.random.experimental.stateless_fold_in(crop_seed, index)
+            image, label = _random_crop(_parse(serialized), seed, options, palette.ignore_id)
+            if options.pixel_weights == "adaptive":
+                weights = pixel_weights(label, palette.num_classes, palette.ignore_id, options.max_ratio)
+            else:
+                weights = _valid_pixels(label, palette.num_classes, palette.ignore_id)
+            return image, label, weights
+
+        stream = self._read(part, tf.data.TFRecordDataset).enumerate(begin)
+        size = options.batch_size // options.hosts
+        if options.hosts > 1:
+            stream = stream.filter(lambda index, _: index % options.batch_size // size == options.host_id)
+        stream = stream.map(example, num_parallel_calls=os.cpu_count(), deterministic=True)
+        return self._clocked(stream.batch(size, drop_remainder=True).prefetch(2))
+
+    def _clocked(self, stream: tf.data.Dataset) -> tf.data.Dataset:
+        """`stream`, counting the time from when an element is asked for until it is there."""
+        asked = tf.data.Dataset.from_tensors(0).repeat().map(lambda _: tf.timestamp())
+
+        def count(begin: tf.Tensor, batch: tuple[tf.Tensor, ...]):
+            self.waited.assign_add(tf.timestamp() - begin)
+            return batch
+
+        # A zip asks for the time first, and only then for the batch.
+        return tf.data.Dataset.zip((asked, stream)).map(count)
+
+    def epoch(self, epoch: int, steps: int, done: int = 0) -> tf.data.Dataset:
+        """One epoch's batches, or what is left of them.
+
+        Args:
+          epoch: counts from 1; begins where the epoch before it ended, if that had as many steps of the same size.
+          steps: how many batches it has.
+          done: how many of them to leave out at its beginning, which costs no more than to begin there.
+
+        Returns:
+          batches of image [B, crop, crop, 3] uint8 RGB, label [B, crop, crop] uint8 class ids (what lies outside the
+          image is the palette's ignore_id), weights [B, crop, crop] float32 (0 where the label is ignored).
+          Of several hosts each gets its part of every batch.
+
+        Raises:
+          InputError: a shard is missing, or not as long as dataset.json says.
+        """
+        _shard_paths(self.folder, self.dataset, "train")  # again: it may have gone since the epoch before
+        begin, part = self._part(epoch, steps, done)
+        return _with_options(self._batches(begin, part))
+
+    def records(self, epoch: int, steps: int, done: int = 0) -> tf.data.Dataset:
+        """The records behind `epoch`, each behind the path of its shard; see `readable_records`."""
+        return self._read(self._part(epoch, steps, done)[1], _with_path)
 
 
 def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str = "val") -> tf.data.Dataset:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from tests.drawn.training import colour_network, draw_records
@@ -17,3 +19,11 @@ def tiny_network(monkeypatch):
     from trainer.train import model
 
     monkeypatch.setattr(model, "deeplab_v3_plus", colour_network)
+
+
+@pytest.fixture
+def ctrl_c():
+    """Lets Ctrl-C interrupt: a shell lets what it runs in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

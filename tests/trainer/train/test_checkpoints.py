@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from pipelines import cli
+from tests.drawn.places import ROOT
 from tests.drawn.training import assert_same_checkpoint, colour_network, history, train_flags
 from trainer.train import command, model, resume
 from trainer.train.resume import Checkpoints
@@ -32,7 +38,7 @@ def state(output) -> tuple[int, int, str]:
 
 
 def test_a_training_ended_at_any_step_goes_on_as_one_left_alone(
-    whole, records, tmp_path, tiny_network, monkeypatch, capsys
+    whole, records, tmp_path, tiny_network, ctrl_c, monkeypatch, capsys
 ):
     output = tmp_path / "model"
 
@@ -120,3 +126,62 @@ def test_checkpoints_are_due_by_the_minutes_since_the_last_one(monkeypatch):
     assert not often.due()
     clock[0] = 59.0
     assert not often.due()
+
+
+FORKS = """
+import os, sys
+sys.path.insert(0, {root!r})
+from pipelines import cli
+from tests.drawn.training import colour_network
+from trainer.train import command, model  # once for all: it takes longer than the training
+model.deeplab_v3_plus = colour_network
+sys.stdout = open(os.devnull, "w")
+for _ in sys.stdin:
+    if not (child := os.fork()):
+        os._exit(cli.main(sys.argv[1:]))
+    os.write(1, b"%d\\n" % child)
+    os.write(1, b"%d\\n" % os.waitpid(child, 0)[1])
+"""
+"""Starts the training of its arguments for every line it reads, and writes the process and how it ended."""
+
+
+@pytest.mark.slow
+def test_a_training_killed_twenty_times_at_random_ends_as_one_left_alone(records, tmp_path, tiny_network):
+    epochs, steps, kills = 3, 40, 20
+    flags = ["--epochs", str(epochs), "--steps-per-epoch", str(steps), "--checkpoint-minutes", "1e-9"]
+    whole, output = tmp_path / "whole", tmp_path / "killed"
+    program = [sys.executable, "-c", FORKS.format(root=str(ROOT)), *train_flags(records, output, *flags)]
+    pipe, null = subprocess.PIPE, subprocess.DEVNULL
+    forks = subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=null, text=True, bufsize=1)
+
+    def start() -> int:
+        forks.stdin.write("\n")
+        return int(forks.stdout.readline())
+
+    def done() -> int:
+        if not (output / "checkpoints" / "state.json").exists():
+            return 0
+        progress = resume.load(str(output))
+        return progress.epochs * steps + progress.step
+
+    draw = random.Random(time.time_ns())
+    found = []
+    for goal in sorted(draw.sample(range(epochs * steps - 20), kills)):
+        child = start()
+        while done() < goal:
+            os.kill(child, 0)  # an error where it is no more
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.1))
+        os.kill(child, signal.SIGKILL)
+        assert int(forks.stdout.readline()) == signal.SIGKILL, "the training ended before it was killed"
+        found.append(done())
+    start()
+    assert int(forks.stdout.readline()) == 0
+    forks.communicate()
+    assert len(set(found)) > kills // 2, found
+
+    assert cli.main(train_flags(records, whole, *flags, "--checkpoint-minutes", "0")) == 0
+    for row, expected in zip(history(output), history(whole), strict=True):
+        assert row | {"seconds_per_step": 0} == expected | {"seconds_per_step": 0}
+    name = f"checkpoints/epoch-{epochs:04d}.npz"
+    assert_same_checkpoint(output / name, whole / name)

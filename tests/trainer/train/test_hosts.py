@@ -12,7 +12,7 @@ from trainer.formats.dataset import load_dataset
 from trainer.options import InputError
 from trainer.train import hosts, resume
 from trainer.train.options import Options
-from trainer.train.streams import training_stream
+from trainer.train.streams import TrainingStream
 
 OPTIONS = Options(records="records", output="model", batch_size=4, crop=64)
 TWO = dataclasses.replace(OPTIONS, hosts=2, coordinator="127.0.0.1:1")
@@ -22,7 +22,7 @@ def test_the_parts_of_all_hosts_are_the_batches_of_one(records):
     dataset = load_dataset(records)
 
     def batches(options: Options) -> list:
-        return list(training_stream(records, dataset, options, 2, 3, 1).as_numpy_iterator())
+        return list(TrainingStream(records, dataset, options).epoch(2, 3, 1).as_numpy_iterator())
 
     parts = zip(*(batches(dataclasses.replace(TWO, host_id=host)) for host in (0, 1)), strict=True)
     whole = batches(OPTIONS)

@@ -9,6 +9,8 @@ import pytest
 
 from trainer.train.interrupts import Interrupts, Terminated
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 ENDINGS = [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)]
 
 

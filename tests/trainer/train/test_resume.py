@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from pipelines import cli
-from tests.drawn.places import ROOT
 from tests.drawn.training import assert_same_checkpoint, colour_network, history, train_flags
 from trainer.options import InputError
 from trainer.train import model, resume
+from trainer.train.options import Options
 from trainer.train.resume import Progress
 
 CONSTANT = ["--steps-per-epoch", "2", "--schedule", "constant"]
@@ -41,45 +38,6 @@ def refused(capsys, argv):
     """The error message with which a command refuses its input."""
     assert cli.main(argv) == 2
     return capsys.readouterr().err
-
-
-KILLED = """
-import sys
-sys.path.insert(0, {root!r})
-from pipelines import cli
-from tests.drawn.training import colour_network
-from trainer.train import model
-model.deeplab_v3_plus = colour_network
-cli.main(sys.argv[1:])
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_training_resumes_and_ends_as_an_uninterrupted_one(records, tmp_path, tiny_network, capsys):
-    whole, output = tmp_path / "whole", tmp_path / "killed"
-    short = ["--epochs", "4", "--steps-per-epoch", "5"]
-    code = KILLED.format(root=str(ROOT))
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *train_flags(records, str(output), *short)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    state = output / "checkpoints" / "state.json"
-    while not state.exists() or not resume.load(str(output)).epochs:
-        assert process.poll() is None, "the training ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = resume.load(str(output)).epochs
-    assert 1 <= done < 4, "the kill came too late"
-
-    assert cli.main(train_flags(records, str(output), *short)) == 0
-    assert f"resuming after epoch {done} of 4" in capsys.readouterr().out
-    assert cli.main(train_flags(records, str(whole), *short)) == 0
-    assert list(history(str(output))[0]) == list(history(str(whole))[0])
-    for row, expected in zip(history(str(output)), history(str(whole)), strict=True):
-        assert row | {"seconds_per_step": 0} == expected | {"seconds_per_step": 0}
-    assert_same_checkpoint(output / "checkpoints/epoch-0004.npz", whole / "checkpoints/epoch-0004.npz")
 
 
 def test_a_finished_training_is_not_repeated(finished, records, capsys):
@@ -117,19 +75,57 @@ def test_a_training_that_an_older_version_began_is_resumed(finished, records):
     assert [row["epoch"] for row in history(finished)] == ["1", "2", "3"]
 
 
-def test_a_training_that_an_older_version_began_keeps_its_head_and_decoder(records, tmp_path, tiny_network, capsys):
-    output, before = str(tmp_path / "old"), ["--subpixel-start", "nearest", "--no-decoder"]
-    assert cli.main(train_flags(records, output, *CONSTANT, *before)) == 0
+OLD = {"epochs": 30, "head": "subpixel", "backbone": "mobilenet_v2", "decoder": None, "schedule": "poly", "crop": 64}
+"""Options as version 0.3 recorded them."""
+
+
+def test_defaults_of_an_older_version_hold_for_a_training_it_began(tmp_path):
+    """Today they are 120 epochs, a bilinear start and a decoder; and once resumed, the state says them as today."""
+    options, state = (
+        Options(records="records", output=str(tmp_path), recipe="from-scratch", epochs=120),
+        tmp_path / "checkpoints/state.json",
+    )
+    state.parent.mkdir()
+    for recorded in (OLD, {**OLD, "recipe": "from-scratch", "subpixel_start": "nearest", "decoder": False}):
+        older = {"epochs": 30, "subpixel_start": "nearest", "decoder": False}
+        more = {"older": older} if "recipe" in recorded else {}
+        state.write_text(json.dumps({"options": recorded, "data_fingerprint": "f", "history": [], **more}))
+        stored = resume.load(str(tmp_path))
+        begun = resume.as_begun(options, stored)
+        assert (begun.epochs, begun.subpixel_start, begun.decoder) == (30, "nearest", False)
+        assert stored.older == older
+        given = resume.as_begun(dataclasses.replace(options, epochs=7, crop=32), stored)
+        assert (given.epochs, given.decoder, given.crop) == (7, False, 32)
+
+
+def test_what_an_older_version_recorded_because_it_was_given_is_no_default(tmp_path):
+    path = tmp_path / "checkpoints/state.json"
+    path.parent.mkdir()
+    for recorded in (
+        {**OLD, "epochs": 31, "decoder": True, "subpixel_start": "bilinear"},
+        {"recipe": "quick", "epochs": 30},
+    ):
+        path.write_text(json.dumps({"options": recorded, "data_fingerprint": "f", "history": []}))
+        assert resume.load(str(tmp_path)).older == {}
+
+
+def test_a_training_that_an_older_version_began_needs_no_flags_for_its_defaults(
+    records, tmp_path, tiny_network, capsys
+):
+    output, older = str(tmp_path / "old"), ["--subpixel-start", "nearest", "--no-decoder"]
+    assert cli.main(train_flags(records, output, *CONSTANT, "--epochs", "1", *older)) == 0
     path = Path(output, "checkpoints", "state.json")
     state = json.loads(path.read_text())
-    del state["options"]["subpixel_start"]
+    del state["options"]["subpixel_start"], state["older"]
     state["options"]["decoder"] = None
     path.write_text(json.dumps(state))
-    message = refused(capsys, train_flags(records, output, *CONSTANT, "--epochs", "3"))
-    assert "--subpixel-start was nearest, is bilinear" in message and "as they were to resume it" in message
-    assert "--decoder was False, is True" in message
-    assert cli.main(train_flags(records, output, *CONSTANT, "--epochs", "3", *before)) == 0
-    assert [row["epoch"] for row in history(output)] == ["1", "2", "3"]
+    message = refused(capsys, train_flags(records, output, *CONSTANT, "--head", "bilinear"))
+    assert "--head was subpixel, is bilinear" in message and "as they were to resume it" in message
+    assert cli.main(train_flags(records, output, *CONSTANT)) == 0
+    said = "resuming with the defaults of the version that began it: --subpixel-start nearest --no-decoder"
+    assert said in capsys.readouterr().out
+    assert [row["epoch"] for row in history(output)] == ["1", "2"]
+    assert json.loads(path.read_text())["options"]["decoder"] is False
 
 
 @pytest.mark.parametrize(

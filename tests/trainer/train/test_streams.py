@@ -13,7 +13,7 @@ from trainer.formats import images
 from trainer.options import InputError
 from trainer.train import streams
 from trainer.train.options import StreamOptions
-from trainer.train.streams import pixel_weights, training_stream, validation_stream
+from trainer.train.streams import TrainingStream, pixel_weights, validation_stream
 
 OPTIONS = StreamOptions(crop=64, batch_size=2, seed=3)
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 
 def batches(folder, options=OPTIONS, epoch=1, count=4):
-    return list(training_stream(*folder, options, epoch, count).as_numpy_iterator())
+    return list(TrainingStream(*folder, options).epoch(epoch, count).as_numpy_iterator())
 
 
 def test_batches_have_the_promised_shapes_and_types(folder):
@@ -51,7 +51,7 @@ def test_the_same_seed_and_epoch_give_the_same_batches_however_often(folder):
 
 
 @pytest.mark.parametrize(
-    "stream", [lambda *args: training_stream(*args, OPTIONS, 1, 4), lambda *args: validation_stream(*args, 2)]
+    "stream", [lambda *args: TrainingStream(*args, OPTIONS).epoch(1, 4), lambda *args: validation_stream(*args, 2)]
 )
 def test_the_end_of_a_stream_waits_for_no_thread_that_tunes_it(folder, stream):
     assert stream(*folder).options().autotune.enabled is False
@@ -210,4 +210,4 @@ def test_a_missing_shard_is_named(tmp_path):
     dataset = write_records(tmp_path, {"train": [[record(0)], [record(1)]]})
     (tmp_path / dataset.shards[1].name).unlink()
     with pytest.raises(InputError, match=r"lacks train-00001-of-00002\.tfrecord"):
-        training_stream(str(tmp_path), dataset, OPTIONS, 1, 1)
+        TrainingStream(str(tmp_path), dataset, OPTIONS).epoch(1, 1)

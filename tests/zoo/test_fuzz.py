@@ -30,10 +30,18 @@ def test_many_spoilt_bytes_do(runner, name):
     assert runner.run(name, range(CASES, 5 * CASES)) == []
 
 
+@pytest.mark.slow
+def test_spoilt_archives_and_checkpoints_of_weights_do():
+    with Runner(SEED, "tests.zoo.heavy") as runner:
+        assert [found for name in runner.targets for found in runner.run(name, range(CASES))] == []
+
+
 def test_what_cases_must_not_do_is_found(monkeypatch):
-    monkeypatch.setattr(fuzz, "PATIENCE", 3.0)
+    found = {}
     with Runner(SEED, "tests.zoo.crashing") as runner:
-        found = {name: [finding.what for finding in runner.run(name, range(1))] for name in runner.targets}
+        for name in runner.targets:
+            monkeypatch.setattr(fuzz, "PATIENCE", 3.0 if name == "hanging" else 300.0)
+            found[name] = [finding.what for finding in runner.run(name, range(1))]
     assert found.pop("good") == []
     expected = {"broken": "IndexError", "slow": "took 1", "deadly": "with -11", "greedy": "MemoryError"}
     expected |= {"hanging": "no answer in 3 s"}

@@ -23,7 +23,8 @@ RUN pip install --no-cache-dir --constraint /wheels/constraints.txt /wheels/*.wh
     && python -c "import pipelines.prepare.job, pipelines.segment.job; from pipelines.crf.engine import builds; builds.load()" \
     && rm -r /wheels
 
-# CUDA and cuDNN come as packages with the extra `gpu`; the machine adds the driver alone. tini is the first process, for
+# CUDA and cuDNN come as packages with the extras, for TensorFlow and for JAX, under which several hosts train; the
+# machine adds the driver alone. tini is the first process, for
 # the kernel keeps SIGTERM from a first process that has no handler of its own, such as one that is still starting.
 FROM python:3.11-slim-bookworm AS trainer
 RUN apt-get update \
@@ -31,7 +32,7 @@ RUN apt-get update \
     && rm -r /var/lib/apt/lists/*
 COPY --from=wheel /wheels /wheels
 COPY constraints.txt /wheels/
-RUN pip install --no-cache-dir --constraint /wheels/constraints.txt "$(echo /wheels/*.whl)[gpu]" \
+RUN pip install --no-cache-dir --constraint /wheels/constraints.txt "$(echo /wheels/*.whl)[gpu,jax-gpu]" \
     && deeplab --version \
     && rm -r /wheels \
     && useradd --create-home --uid 1000 deeplab

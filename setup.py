@@ -74,6 +74,7 @@ setup(
         "onnx": ["onnxruntime>=1.23,<2"],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "jax": ["jax>=0.6,<1"],
+        "jax-gpu": ["jax[cuda12]>=0.6,<1"],
         "kubernetes": ["kubernetes>=37,<38", "pyyaml>=6,<7"],
         "pydensecrf": ["pydensecrf2>=1.1,<2"],
         "vertex": ["google-cloud-aiplatform>=1.100,<2"],

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pipelines import __version__
 from pipelines.submit import accelerators
 from pipelines.submit.options import JobOptions
-from pipelines.submit.plan import BEAM_FLAGS, LONGEST_NAME, OURS, Job
+from pipelines.submit.plan import BEAM_FLAGS, LONGEST_NAME, Job, environment, own_flags, read_command
 from trainer import leases, storage
 from trainer.formats.cards import CARD
 from trainer.formats.dataset import load_dataset
@@ -28,8 +28,6 @@ LABEL = re.compile(r"[a-z]([a-z0-9_-]{0,61}[a-z0-9])?=([a-z0-9]([a-z0-9_-]{0,61}
 """What both Google Cloud and Kubernetes take as a label."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 SELECTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*=[A-Za-z0-9._-]*")
-IMAGES_PER_GPU = 2
-"""Fewer leave batch norms nothing to learn from."""
 
 
 def problems(options: JobOptions, job: Job, flags: list[str]) -> list[str]:
@@ -41,7 +39,7 @@ def problems(options: JobOptions, job: Job, flags: list[str]) -> list[str]:
     Raises:
       Unavailable: storage does not answer, so that nothing can be told.
     """
-    found = [*_image(job.image), *_words(options), *_machines(options, job), *_hosts(job), *_beam(job, flags)]
+    found = [*_image(job.image), *_words(options), *_machines(options, job), *_hosts(options, job), *_beam(job, flags)]
     if job.options is not None:
         found += _far(_paths(job.options))
         found += [sentence for look in (_inputs, _records, _model, _folder) for sentence in _told(look, job)]
@@ -112,29 +110,32 @@ def _machines(options: JobOptions, job: Job) -> Iterator[str]:
         yield from (f"{sentence} (if that has changed: --unlisted)" for sentence in wrong)
 
 
-def _hosts(job: Job) -> Iterator[str]:
+def _hosts(options: JobOptions, job: Job) -> Iterator[str]:
     if job.options is None:
         return
-    given = [f"--{name.replace('_', '-')}" for name in OURS if _is_given(job.words, name)]
+    given = [flag for flag in own_flags(0, 0, "") if flag.startswith("--") and _is_given(job.words, flag)]
     if given:
         yield f"{' and '.join(given)}: every host is given its own; say --count before the -- instead"
-    if job.hosts > 1 and not all(hasattr(job.options, name) for name in OURS):
+    elif job.hosts > 1 and job.command != "train":
         yield f"--count {job.hosts}: {job.command} runs on one host; give it a machine with more GPUs"
+    elif job.hosts > 1:
+        yield from _told(_together, job)
+    if environment(options).get("KERAS_BACKEND", "jax") != "jax" and job.hosts > 1:
+        yield "--env KERAS_BACKEND: several hosts train under jax; leave it out, or set it so"
     devices = job.gpus * job.hosts
     batch, frozen = getattr(job.options, "batch_size", 0), getattr(job.options, "freeze_bn", False)
-    if (
-        job.command == "train"
-        and devices > 1
-        and (batch % devices or (not frozen and batch < IMAGES_PER_GPU * devices))
-    ):
-        yield (
-            f"--batch-size {batch} is shared by {devices} GPUs; give a multiple of {devices}, at least "
-            f"{IMAGES_PER_GPU * devices}"
-        )
+    if job.command == "train" and devices > 1 and (batch % devices or (not frozen and batch < 2 * devices)):
+        # Of one image on a GPU, batch norms cannot learn a variance.
+        yield f"--batch-size {batch} is shared by {devices} GPUs; give a multiple of {devices}, at least {2 * devices}"
 
 
-def _is_given(words: tuple[str, ...], name: str) -> bool:
-    flag = CheckedOptions.flag(name)
+def _together(job: Job) -> Iterator[str]:
+    """Whether the command is understood with the flags of one of several hosts; it raises InputError where not."""
+    read_command((*job.words, *own_flags(job.hosts, 0, "first:1")))
+    yield from ()
+
+
+def _is_given(words: tuple[str, ...], flag: str) -> bool:
     return any(word == flag or word.startswith(f"{flag}=") for word in words)
 
 

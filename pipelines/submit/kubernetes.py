@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.submit.options import Kubernetes
-from pipelines.submit.plan import Job, pairs
+from pipelines.submit.plan import Job, environment, own_flags, pairs
 
 GPU = "nvidia.com/gpu"
 CONTAINER = "deeplab"
@@ -64,7 +64,7 @@ def _jobset(options: Kubernetes, job: Job) -> dict[str, Any]:
         _on_status("FailJob", TERMINATED),
     ]
     coordinator = f"{job.name}-{HOSTS}-0-0.{job.name}:{PORT}"
-    own = ("--hosts", str(job.hosts), "--host-id", "$(JOB_COMPLETION_INDEX)", "--coordinator", coordinator)
+    own = own_flags(job.hosts, "$(JOB_COMPLETION_INDEX)", coordinator)
     hosts = {
         "completionMode": "Indexed",
         "completions": job.hosts,
@@ -106,8 +106,8 @@ def _template(options: Kubernetes, job: Job, words: tuple[str, ...]) -> dict[str
     """
     arguments = [word.replace("$(", "$$(") for word in job.words] + [*words[len(job.words) :]]
     container: dict[str, Any] = {"name": CONTAINER, "image": job.image, "args": arguments}
-    if options.env:
-        container["env"] = [{"name": name, "value": value} for name, value in pairs(options.env).items()]
+    if variables := environment(options):
+        container["env"] = [{"name": name, "value": value} for name, value in variables.items()]
     if resources := _resources(options, job):
         container["resources"] = resources
     pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": GRACE}

@@ -15,8 +15,8 @@ from pipelines.submit.options import COMMANDS, JobOptions
 from trainer import storage
 from trainer.options import CheckedOptions, InputError
 
-OURS = ("hosts", "host_id", "coordinator")
-"""Flags of `train` that every host of a job is given another value of."""
+BACKEND = {"KERAS_BACKEND": "jax"}
+"""What several hosts train under, see `trainer.train.hosts`."""
 LONGEST_NAME = 40
 """Kubernetes adds to the names of jobs, and names of hosts have at most 63 characters."""
 BEAM_FLAGS = ("--direct_num_workers", "--direct_running_mode")
@@ -68,6 +68,16 @@ def missing_extra(options: JobOptions) -> list[str]:
 def pairs(words: tuple[str, ...]) -> dict[str, str]:
     """KEY=VALUE words as a mapping."""
     return {key: value for key, _, value in (word.partition("=") for word in words)}
+
+
+def own_flags(hosts: int, host_id: int | str, coordinator: str) -> tuple[str, ...]:
+    """Flags of `train` that tell one of several hosts which one it is, and where the first one is."""
+    return "--hosts", str(hosts), "--host-id", str(host_id), "--coordinator", coordinator
+
+
+def environment(options: JobOptions) -> dict[str, str]:
+    """Variables of the command: those that were asked for, and what several hosts need."""
+    return (BACKEND if options.count > 1 else {}) | pairs(options.env)
 
 
 def read_command(words: tuple[str, ...]) -> tuple[CheckedOptions, list[str]]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pipelines import __version__
 from pipelines.submit.options import Vertex
-from pipelines.submit.plan import Job, pairs
+from pipelines.submit.plan import Job, environment, pairs
 from pipelines.submit.watching import Course, Lost, Patience, Refused, send
 from trainer.options import InputError
 
@@ -58,8 +58,8 @@ def _pool(options: Vertex, job: Job, replicas: int) -> dict[str, Any]:
     container: dict[str, Any] = {"imageUri": job.image, "args": [*job.words]}
     if job.hosts > 1:
         container["command"] = [*HOST]
-    if options.env:
-        container["env"] = [{"name": name, "value": value} for name, value in pairs(options.env).items()]
+    if variables := environment(options):
+        container["env"] = [{"name": name, "value": value} for name, value in variables.items()]
     return {"machineSpec": machine, "replicaCount": replicas, "containerSpec": container}
 
 

@@ -75,6 +75,7 @@ def test_nothing_is_wrong_with_what_would_run(place, command):
             "segment --input {0}/photos --model {0}/model --output {0}/m --runner=Spark",
             "does not know --runner; of Beam",
         ),
+        ("train --records {0}/records --output {0}/new --host-id=0", "--host-id: every host is given its own; say"),
         ("tune-crf --model {0}/served --records {0}/records", "{0}/served holds no model: model.json is missing"),
         ("tune-crf --model {0}/model --records {0}/records --split test", "no split test; it has train, val"),
         (
@@ -106,6 +107,10 @@ TRAIN = "train --records {0}/records --output {0}/new"
         (["--machine-type", "g2-standard-24"], ""),
         (["--machine-type", "g2-standard-8", "--accelerator", "nvidia-l4:2"], "takes 1 of nvidia-l4, got 2"),
         (["--machine-type", "g2-standard-8", "--accelerator", "nvidia-l4:2", "--unlisted"], ""),
+        (["--count", "3"], "--batch-size is over all hosts together and must be a multiple of --hosts, got 8 and 3"),
+        (["--count", "2", "--env", "KERAS_BACKEND=torch"], "--env KERAS_BACKEND: several hosts train under jax"),
+        (["--count", "2"], ""),
+        (["--count", "4", "--accelerator", "nvidia-l4:2"], "--batch-size 8 is shared by 8 GPUs"),
         (["--accelerator", "nvidia-l4:3"], "--batch-size 8 is shared by 3 GPUs; give a multiple of 3, at least 6"),
         (["--accelerator", "nvidia-l4:8"], "--batch-size 8 is shared by 8 GPUs; give a multiple of 8, at least 16"),
     ],

@@ -185,8 +185,7 @@ def test_a_job_is_come_back_to_by_its_name(kubernetes, capsys):
     assert "there is no job lost in the namespace research" in capsys.readouterr().err
 
 
-def test_several_hosts_are_sent_as_a_jobset_which_the_cluster_has_to_know(kubernetes, command, capsys, monkeypatch):
-    monkeypatch.setattr("pipelines.submit.checks._hosts", lambda job: iter(()))
+def test_several_hosts_are_sent_as_a_jobset_which_the_cluster_has_to_know(kubernetes, command, capsys):
     kubernetes.has_jobsets = False
     assert submit("kubernetes", *GPU, "--count", "2", command=command) == 2
     assert "the cluster knows no JobSet, which several hosts need; install it" in capsys.readouterr().err

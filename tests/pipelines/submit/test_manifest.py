@@ -99,6 +99,7 @@ def test_several_hosts_are_a_jobset_in_which_each_knows_its_number_and_the_first
     (container,) = hosts["template"]["spec"]["template"]["spec"]["containers"]
     own = ["--hosts", "3", "--host-id", "$(JOB_COMPLETION_INDEX)", "--coordinator", "wide-host-0-0.wide:8476"]
     assert container["args"] == [*TRAIN.split(), *own]
+    assert container["env"] == [{"name": "KERAS_BACKEND", "value": "jax"}]
     assert hosts["template"]["spec"]["backoffLimit"] == 0
     policy = jobset["spec"]["failurePolicy"]
     (rule,) = policy["rules"]

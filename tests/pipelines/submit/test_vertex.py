@@ -144,3 +144,14 @@ def test_each_host_of_vertex_ai_sees_which_one_it_is():
     assert host.own(json.dumps(SPEC)) == ["--hosts", "3", "--host-id", "2", "--coordinator", "first:2222"]
     first = SPEC | {"task": {"type": "workerpool0", "index": 0}}
     assert host.own(json.dumps(first))[3] == "0"
+
+
+def test_several_hosts_are_pools_that_are_started_again_together(vertex, command):
+    assert submit("vertex", *FLAGS, "--count", "2", command=[*command, "--batch-size", "8"]) == 0
+    (job,) = vertex.jobs.values()
+    first, others = job["jobSpec"]["workerPoolSpecs"]
+    assert (int(first["replicaCount"]), int(others["replicaCount"])) == (1, 1)
+    assert first["containerSpec"] == others["containerSpec"]
+    assert first["containerSpec"]["command"] == ["python", "-m", "pipelines.submit.host"]
+    assert first["containerSpec"]["env"] == [{"name": "KERAS_BACKEND", "value": "jax"}]
+    assert job["jobSpec"]["scheduling"]["restartJobOnWorkerRestart"]

@@ -110,6 +110,7 @@ class SegmentChunk(Work):
         part = planning.part(entries)
         with planning.in_flight(folder).watch(part) as care:
             known = table.read(folder, part, fingerprint, palette)
+            entries = [self.job.looked(entry, again=bool(care or known)) for entry in entries]
             results = list(self._results(entries, known, care))
             place = {entry.source.name: index for index, entry in enumerate(entries)}
             rows = sorted((result for _, result in results if isinstance(result, Row)), key=lambda row: place[row.key])

@@ -115,6 +115,21 @@ class SegmentJob:
             )
         return segmenter
 
+    def looked(self, entry: Entry, again: bool) -> Entry:
+        """The entry with the files that are there by now.
+
+        Since the plan was made, a runner may have tried the chunk, or somebody may have put a file there.
+
+        Args:
+          again: whether the chunk was tried before. Only then are objects looked for, which takes a request for each.
+        """
+        wanted = kinds(self.options)
+        is_known = not again or all(kind in entry.existing for kind in wanted)
+        if self.options.overwrite or (is_known and storage.is_remote(self.options.output)):
+            return entry
+        found = ((kind, _found(place(self.options.output, kind, entry.source.name))) for kind in wanted)
+        return Entry(entry.source, {kind: seen for kind, seen in found if seen})
+
     def finished(self, entry: Entry, row: Row | None) -> Row | None:
         """The image's row where all its files are of this job and of the image as it is now; else None: make them.
 
@@ -130,11 +145,9 @@ class SegmentJob:
         source, wanted = entry.source, kinds(self.options)
         if self.options.overwrite:
             return None
-        if row and all(kind in entry.existing and entry.existing[kind] == row.files.get(kind) for kind in wanted):
-            if self._is_same(source, row):
-                return self._seen(row, entry)
-            if "masks" not in wanted:
-                return None
+        look_alike = row and all(entry.existing.get(kind, "") == row.files.get(kind) for kind in wanted)
+        if look_alike and self._is_same(source, row):
+            return self._seen(row, entry)
         files = {kind: self._existing(kind, source.name) for kind in entry.existing}
         stamps = {read_stamp(file) for file in files.values() if file is not None}
         if None in files.values() or set(files) != set(wanted) or "masks" not in files or len(stamps) != 1:
@@ -265,10 +278,18 @@ class SegmentJob:
         """Writes a file of that kind; returns what it looks like, see `existing.look`."""
         path = place(self.options.output, kind, key.source.name)
         storage.write(path, data)
+        return storage.identity(data) if storage.is_remote(path) else _found(path)
+
+
+def _found(path: str) -> str:
+    """What the file at `path` looks like, see `existing.look`; "" where there is none."""
+    try:
         if storage.is_remote(path):
-            return storage.identity(data)
+            return storage.identity(storage.read(path))
         info = os.stat(path)
-        return look(info.st_size, info.st_mtime_ns, is_object=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    return look(info.st_size, info.st_mtime_ns, is_object=False)
 
 
 def _look(source: SourceImage) -> str:

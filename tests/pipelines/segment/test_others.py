@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from pipelines.segment import plan as planning
 from tests.drawn.segmenting import draw, outcomes_of, rejects_of, save, segment
 from trainer.options import InputError
 
@@ -51,6 +53,23 @@ def test_a_hand_drawn_file_among_masks_is_a_reject_and_kept(path, model, images,
     assert (tmp_path / "out" / path).read_bytes() == file
     assert segment(*run, "--overwrite") == 0
     assert (tmp_path / "out" / path).read_bytes() != file
+
+
+def test_a_hand_drawn_file_is_kept_without_masks_and_when_it_came_after_the_plan(model, images, tmp_path, monkeypatch):
+    run = ("--input", images, "--model", model, "--output", tmp_path / "out", "--no-masks", "--overlays")
+    assert segment(*run) == 0
+    file = drawn(tmp_path / "out/overlays/b.jpg")
+    assert segment(*run) == 1
+    assert outcomes_of(tmp_path / "out") == (0, 2, 1) and (tmp_path / "out/overlays/b.jpg").read_bytes() == file
+    write = planning.write
+    monkeypatch.setattr(planning, "write", lambda *plan: write(*plan) or drawn(tmp_path / "late/b.png"))
+    assert segment("--input", images, "--model", model, "--output", tmp_path / "late") == 1
+    assert outcomes_of(tmp_path / "late") == (2, 0, 1) and read_drawn(tmp_path / "late/b.png")
+
+
+def read_drawn(path: Path) -> bool:
+    with Image.open(path) as image:
+        return (np.asarray(image) == DRAWN).all()
 
 
 def test_overlays_that_are_not_asked_for_may_be_anybodys(model, images, tmp_path):

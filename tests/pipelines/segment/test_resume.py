@@ -148,6 +148,28 @@ def withhold(monkeypatch: pytest.MonkeyPatch, names: set[str]) -> None:
     monkeypatch.setattr(SegmentChunk, "process", some)
 
 
+def test_a_chunk_that_is_tried_again_is_kept(model, photos, tmp_path, monkeypatch):
+    """With its part of the table, and from masks alone where a process ended in it; a mask that is gone is made."""
+    process, write, made = SegmentChunk.process, SegmentJob.write, []
+
+    def tried_again(self: SegmentChunk, chunk: planning.Chunk) -> list:
+        list(process(self, chunk))
+        list(process(self, chunk))
+        part = planning.part(planning.read_chunk(self.job.options.output, self.plan, chunk))
+        planning.in_flight(self.job.options.output).start(part)
+        (tmp_path / part).unlink()
+        (tmp_path / "e.png").unlink(missing_ok=True)
+        return list(process(self, chunk))
+
+    monkeypatch.setattr(SegmentChunk, "process", tried_again)
+    monkeypatch.setattr(
+        SegmentJob, "write", lambda self, result: made.append(result.key.source.name) or write(self, result)
+    )
+    assert segment("--input", photos, "--model", model, "--output", tmp_path, "--direct_num_workers", 1) == 0
+    assert sorted(made) == sorted([*SIZES, "e"])
+    assert outcomes_of(tmp_path) == (1, 5, 0)
+
+
 def test_chunks_that_get_lost_are_an_error_and_the_next_run_makes_them(model, photos, tmp_path, monkeypatch):
     (tmp_path / "list.txt").write_text("".join(f"{photos}/{name}.png\n" for name in (*SIZES, "gone")))
     run = ("--input", tmp_path / "list.txt", "--model", model, "--output", tmp_path / "masks", "--batch-size", 1)

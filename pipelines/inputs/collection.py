@@ -266,7 +266,8 @@ class _Names:
 
     def shared(self) -> frozenset[int]:
         """Hashes of names that are one, or that a folder may take for one."""
-        hashes = np.sort(np.array(self.hashes, np.int64))
+        hashes = np.frombuffer(self.hashes or array("q", [0]), np.int64)
+        hashes.sort()
         return frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
 
 

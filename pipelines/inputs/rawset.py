@@ -278,7 +278,8 @@ def _same_files(pairs: Pairs) -> dict[str, str]:
 
 def _repeated(hashes: Iterable[int]) -> frozenset[int]:
     """Those that come more than once."""
-    found = np.sort(np.fromiter(hashes, np.int64))
+    found = np.fromiter(hashes, np.int64)
+    found.sort()
     return frozenset(found[1:][found[1:] == found[:-1]].tolist())
 
 

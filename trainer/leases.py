@@ -78,15 +78,17 @@ def hold(folder: str, command: str) -> None:
     """
     storage.check_folder(folder)
     lease = _Lease(storage.absolute(folder), command)
-    try:
-        lease.take()
-    except (OSError, storage.Unavailable) as error:
-        lease.remove_folders()
-        if isinstance(error, storage.Unavailable):
-            raise
-        raise InputError(f"{folder} cannot be written to: {error.strerror or error}; give another folder") from None
     with _lock:
         _held.append(lease)
+    try:
+        lease.take()
+    except BaseException as error:
+        with _lock:
+            _held.remove(lease)
+        lease.remove_folders()
+        if not isinstance(error, OSError):
+            raise
+        raise InputError(f"{folder} cannot be written to: {error.strerror or error}; give another folder") from None
     threading.Thread(target=lease.beat, daemon=True).start()
 
 
@@ -104,7 +106,7 @@ atexit.register(release)
 
 class _Lease:
     def __init__(self, folder: str, command: str) -> None:
-        self.folder, self.process = folder, processes.name()
+        self.folder, self.process, self.job = folder, processes.name(), uuid.uuid4().hex
         self._path = storage.join(folder, FILE)
         self._made = [] if storage.is_remote(folder) else _missing(folder)
         self._ended, self._writing = threading.Event(), threading.Lock()
@@ -115,7 +117,7 @@ class _Lease:
             "machine": processes.machine(),
             "process": self.process,
             "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-            "job": uuid.uuid4().hex,
+            "job": self.job,
         }
         self._beats = 0
 
@@ -207,8 +209,11 @@ def _is_here(content: bytes) -> bool:
 
 
 def _is_dead(content: bytes) -> bool:
-    """Whether it is known that the process of a lease is no more."""
-    return _is_here(content) and not processes.is_alive(str(_fields(content).get("process")))
+    """Whether it is known that the process of a lease is no more, or was this one and could not give it back."""
+    note = _fields(content)
+    if note.get("process") == processes.name() and _is_here(content):
+        return note.get("job") not in {lease.job for lease in _held}
+    return _is_here(content) and not processes.is_alive(str(note.get("process")))
 
 
 def _owner(folder: str, content: bytes) -> str:

@@ -177,7 +177,6 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
 
 def run_reshard(options: Reshard, dataset: Dataset) -> int:
     """Prints into how many shards the records went."""
-    leases.hold(options.output, "records reshard")
     with _bar("reshard", dataset) as bar, ThreadPoolExecutor(cores()) as pool, reading.undisturbed(options.output):
         new = reshard(options, dataset, pool, bar.update)
     records = sum(shard.records for shard in new.shards)

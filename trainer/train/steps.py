@@ -125,7 +125,7 @@ class Steps(keras.callbacks.CallbackList):
             self._look()
         if is_kept:
             self.keep()
-        self.interrupts.check(self.kept)
+            self.interrupts.check(self.kept)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._look()

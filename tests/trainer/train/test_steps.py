@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trainer.train import steps
-from trainer.train.interrupts import Interrupts
+from trainer.train.interrupts import Interrupts, Terminated
 from trainer.train.resume import Checkpoints, Progress
 from trainer.train.steps import LossError, Pace, Steps
 
@@ -60,6 +60,20 @@ def test_the_step_with_the_first_loss_without_number_is_known_though_it_is_read_
     with pytest.raises(LossError, match="the loss became inf with step 4") as error:
         epoch.on_epoch_end(0)
     assert error.value.step == 4
+
+
+def test_a_signal_that_comes_when_nothing_is_kept_waits_for_the_next_step(epoch, clock):
+    class Signalled(Loss):
+        def __array__(self, *args, **more) -> np.ndarray:
+            epoch.interrupts.waiting = Terminated
+            return super().__array__(*args, **more)
+
+    kept = []
+    epoch.keep = lambda: kept.append(epoch.done)
+    epoch.on_train_batch_end(0, {"loss": Signalled(1, [])})
+    with pytest.raises(Terminated, match="step 2 of epoch 1 is kept"):
+        epoch.on_train_batch_end(1, {"loss": Loss(1, [])})
+    assert kept == [2]
 
 
 def test_weights_that_are_no_numbers_are_an_error_before_the_loss_is(epoch):

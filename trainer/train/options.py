@@ -23,9 +23,9 @@ from trainer.network.options import NetworkOptions
 from trainer.options import CheckedOptions, InputError, as_flags, option
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "fine-tune": {"epochs": 40},
-    "from-scratch": {"epochs": 120},
-    "quick": {"epochs": 10},
+    "fine-tune": {"epochs": 40, "max_ratio": 5.0, "lovasz": 1.0},
+    "from-scratch": {"epochs": 120, "max_ratio": 10.0, "lovasz": 0.0},
+    "quick": {"epochs": 10, "max_ratio": 5.0, "lovasz": 1.0},
 }
 """Sets of flags that go together, which any flag of the command line overrides."""
 
@@ -53,7 +53,13 @@ class StreamOptions(CheckedOptions):
         choices=("adaptive", "none"),
         group="stream",
     )
-    max_ratio: float = option(10.0, "how many times more one class may weigh than another", low=1, group="stream")
+    max_ratio: float = option(
+        10.0,
+        "how many times more one class may weigh than another",
+        low=1,
+        group="stream",
+        default_by="--recipe",
+    )
     seed: int = option(0, "seed of initial weights, order, crops and dropout", low=0)
     hosts: int = option(
         1, "how many machines train together, each by this command; needs KERAS_BACKEND=jax", low=1, group="hosts"
@@ -117,7 +123,11 @@ class Options(StreamOptions, NetworkOptions):
         group="optimizer",
     )
     lovasz: float = option(
-        0.0, "weight of the Lovász loss, a smooth 1 - mIoU, beside the cross-entropy", low=0, group="optimizer"
+        0.0,
+        "weight of the Lovász loss, a smooth 1 - mIoU, beside the cross-entropy",
+        low=0,
+        group="optimizer",
+        default_by="--recipe",
     )
     schedule: str = option(
         "poly",

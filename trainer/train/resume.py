@@ -229,6 +229,8 @@ def _older_defaults(options: dict[str, Any]) -> dict[str, Any]:
         names.append("subpixel_start")
     if "decoder" in options and options["decoder"] is None:
         names.append("decoder")
+    if "checkpoint_minutes" not in options:  # up to version 0.5 no recipe set these
+        names += [name for name, value in (("max_ratio", 10.0), ("lovasz", 0.0)) if today.get(name) == value]
     return {name: today[name] for name in names}
 
 

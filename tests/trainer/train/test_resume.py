@@ -87,7 +87,7 @@ def test_defaults_of_an_older_version_hold_for_a_training_it_began(tmp_path):
     )
     state.parent.mkdir()
     for recorded in (OLD, {**OLD, "recipe": "from-scratch", "subpixel_start": "nearest", "decoder": False}):
-        older = {"epochs": 30, "subpixel_start": "nearest", "decoder": False}
+        older = {"epochs": 30, "subpixel_start": "nearest", "decoder": False, "lovasz": 0.0}
         more = {"older": older} if "recipe" in recorded else {}
         state.write_text(json.dumps({"options": recorded, "data_fingerprint": "f", "history": [], **more}))
         stored = resume.load(str(tmp_path))
@@ -98,12 +98,25 @@ def test_defaults_of_an_older_version_hold_for_a_training_it_began(tmp_path):
         assert (given.epochs, given.decoder, given.crop) == (7, False, 32)
 
 
+def test_a_training_of_version_0_5_keeps_the_loss_that_its_recipe_left_alone(tmp_path):
+    path = tmp_path / "checkpoints/state.json"
+    path.parent.mkdir()
+    recorded = {"recipe": "fine-tune", "epochs": 40, "max_ratio": 10.0, "lovasz": 0.0, "init_from": "weights"}
+    path.write_text(json.dumps({"options": recorded, "data_fingerprint": "f", "history": []}))
+    stored = resume.load(str(tmp_path))
+    flags = {"records": "records", "output": str(tmp_path), "init_from": "weights", "recipe": "fine-tune"}
+    begun = resume.as_begun(Options(**flags, max_ratio=5.0, lovasz=1.0), stored)
+    assert (begun.max_ratio, begun.lovasz) == (10.0, 0.0)
+    given = resume.as_begun(Options(**flags, max_ratio=4.0, lovasz=1.0), stored)
+    assert (given.max_ratio, given.lovasz) == (4.0, 0.0)
+
+
 def test_what_an_older_version_recorded_because_it_was_given_is_no_default(tmp_path):
     path = tmp_path / "checkpoints/state.json"
     path.parent.mkdir()
     for recorded in (
-        {**OLD, "epochs": 31, "decoder": True, "subpixel_start": "bilinear"},
-        {"recipe": "quick", "epochs": 30},
+        {**OLD, "epochs": 31, "decoder": True, "subpixel_start": "bilinear", "max_ratio": 4.0, "lovasz": 0.5},
+        {"recipe": "quick", "epochs": 30, "max_ratio": 9.0, "lovasz": 0.5},
     ):
         path.write_text(json.dumps({"options": recorded, "data_fingerprint": "f", "history": []}))
         assert resume.load(str(tmp_path)).older == {}

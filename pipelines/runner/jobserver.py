@@ -11,6 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, PortableOption
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 from apache_beam.runners.runner import create_runner
 
+from pipelines.runner.failures import quiet_servers
 from trainer.options import InputError
 
 ANSWER = 10.0
@@ -54,6 +55,7 @@ def _server(options: PipelineOptions, runner: str) -> Iterator[Any]:
     if address := endpoint(options):
         yield connect(address)
         return
+    quiet_servers()
     server = create_runner(runner).default_job_server(options)
     try:
         yield server.start()

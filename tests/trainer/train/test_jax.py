@@ -19,7 +19,7 @@ from trainer.network.folder import load_model, predictor
 pytest.importorskip("jax")
 pytestmark = pytest.mark.slow
 
-FLAGS = ["--batch-size", "8", "--steps-per-epoch", "3", "--epochs", "2", "--scale-min", "0.3"]
+FLAGS = ["--batch-size", "8", "--steps-per-epoch", "4", "--epochs", "1", "--scale-min", "0.3"]
 
 PROGRAM = f"""
 import functools, sys
@@ -38,7 +38,6 @@ for module in (models, folder):
 """
 
 DEVICES = """
-import contextlib
 import tensorflow as tf
 from tests.trainer.train.test_parts import assert_parts_give_the_step
 
@@ -50,7 +49,6 @@ assert cli.main([*sys.argv[2:], "--output", sys.argv[1] + "/one"]) == 0
 model, _ = folder.load_model(sys.argv[1] + "/one")
 np.save(sys.argv[1] + "/probabilities.npy", folder.predictor(model, "probabilities")(random_image(33, 49)))
 models.deeplab_v3_plus = pooled_network
-assert_parts_give_the_step(4)
 with many.scope():
     assert_parts_give_the_step(4)
 """
@@ -64,6 +62,7 @@ def start(program: str, folder: str, records: str, *flags: str, devices: int = 1
     environment = {
         "KERAS_BACKEND": "jax",
         "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # what is run a few times need not be fast
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
     argv = [sys.executable, "-c", PROGRAM + program, folder, *train_flags(records, folder, *FLAGS, *flags)]
@@ -96,7 +95,7 @@ def test_devices_and_hosts_learn_what_one_device_learns(trained, name):
     for found, expected in zip(history(trained / name), history(trained / "one"), strict=True):
         for column in ("loss", "val_jaccard"):
             assert float(found[column]) == pytest.approx(float(expected[column]), rel=1e-4), column
-    paths = [trained / which / "checkpoints" / "epoch-0002.npz" for which in ("one", name)]
+    paths = [trained / which / "checkpoints" / "epoch-0001.npz" for which in ("one", name)]
     with np.load(paths[0]) as expected, np.load(paths[1]) as found:
         assert set(found.files) == set(expected.files)
         for array in expected.files:
@@ -106,6 +105,6 @@ def test_devices_and_hosts_learn_what_one_device_learns(trained, name):
 def test_tensorflow_reads_the_model_that_jax_trained(trained, monkeypatch):
     monkeypatch.setattr(folder, "deeplab_v3_plus", pooled_network)
     model, card = load_model(str(trained / "one"))
-    assert card.training["epoch"] in (1, 2)
+    assert card.training["epoch"] == 1
     expected = np.load(trained / "probabilities.npy")
     np.testing.assert_allclose(predictor(model, "probabilities")(random_image(33, 49)), expected, atol=1e-4)

@@ -91,21 +91,21 @@ PART = Part(*(tf.TensorSpec(shape, tf.int64) for shape in ([None], [None] * 3 + 
 
 
 def part(counts: np.ndarray, window: int, seed: int, begin: int, count: int) -> Part:
-    """`count` samples from sample `begin` of the training on.
+    """`count` samples from sample `begin` of the training on, which may be none.
 
     Args:
       counts: int64 [S] records of the shards.
       window: how many records are shuffled together.
     """
-    total = int(counts.sum())
+    total, last = int(counts.sum()), begin + max(count, 1) - 1
     first, place = divmod(begin, total)
-    passes = np.arange(first, (begin + count - 1) // total + 1)
+    passes = np.arange(first, last // total + 1)
     first_window, before = divmod(place, window)
     places = np.where(passes == first, first_window * window, 0)
     orders = np.stack([_order_of_shards(counts, seed, *one) for one in zip(passes, places, strict=True)])
     first_windows = np.where(passes == first, first_window, 0)
     # Nothing is read ahead of what the epoch needs: of its last pass so many windows, of the others all.
-    end = (begin + count - 1) % total // window + 1
+    end = last % total // window + 1
     windows = np.where(passes == passes[-1], end - first_windows, -1)
     return Part(passes, orders, first_windows, windows, np.int64(before), np.int64(count))
 

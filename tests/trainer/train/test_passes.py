@@ -95,6 +95,12 @@ def test_what_lies_before_an_epoch_is_not_opened(paths, tmp_path):
     assert keys(elsewhere, TOTAL - 1, 1, window=1)[0].startswith(last.encode() + b"/")
 
 
+@pytest.mark.parametrize("begin", [0, 40, TOTAL])
+def test_a_part_may_have_no_records(paths, begin):
+    """As of an epoch all of whose steps are done, also where it ends with a pass."""
+    assert keys(paths, begin, 0) == []
+
+
 @pytest.mark.parametrize("difference", [1, -1])
 @pytest.mark.parametrize("begin", [0, 2 * TOTAL - 30])
 def test_a_pass_that_finds_another_number_of_records_is_an_error(paths, difference, begin):

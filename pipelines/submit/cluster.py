@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shlex
 import time
@@ -37,7 +38,10 @@ class Cluster:
         settings = client.Configuration()
         settings.retries = False
         try:
-            config.load_config(context=options.context or None, client_configuration=settings)
+            if path := _kubeconfig():
+                config.load_kube_config(path, options.context or None, settings)
+            else:
+                config.load_incluster_config(settings)
         except (config.ConfigException, OSError) as error:
             raise InputError(f"no cluster to submit to: {error}; make `kubectl get jobs` work first") from None
         api = client.ApiClient(settings)
@@ -202,16 +206,21 @@ class Log:
             self.finished.add(name)
 
 
+def _kubeconfig() -> str:
+    """The kubeconfig as kubectl finds it; "" where there is none, as inside of a cluster."""
+    paths = os.path.expanduser(os.environ.get("KUBECONFIG") or "~/.kube/config")
+    return paths if any(map(os.path.exists, paths.split(os.pathsep))) else ""
+
+
 def _context(name: str) -> tuple[str, str]:
     """Name and namespace of a context; inside of a cluster, its own namespace."""
     from kubernetes import config
 
-    try:
-        contexts, active = config.list_kube_config_contexts()
-    except config.ConfigException:
+    if not (path := _kubeconfig()):
         with contextlib.suppress(OSError), open("/var/run/secrets/kubernetes.io/serviceaccount/namespace") as file:
             return "", file.read().strip()
         return "", "default"
+    contexts, active = config.list_kube_config_contexts(path)
     context = next((one for one in contexts if one["name"] == name), active)
     return context["name"], context["context"].get("namespace") or "default"
 

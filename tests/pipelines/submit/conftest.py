@@ -42,7 +42,6 @@ def kubernetes(tmp_path, monkeypatch, soon):
         path = tmp_path / "kubeconfig"
         path.write_text(yaml.safe_dump(config))
         monkeypatch.setenv("KUBECONFIG", str(path))
-        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
         yield server
 
 

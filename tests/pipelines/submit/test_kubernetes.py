@@ -201,6 +201,6 @@ def test_several_hosts_are_sent_as_a_jobset_which_the_cluster_has_to_know(kubern
 
 
 def test_without_a_cluster_it_is_said_what_has_to_work_first(command, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     assert submit("kubernetes", *GPU, command=command) == 2
     assert "no cluster to submit to" in capsys.readouterr().err

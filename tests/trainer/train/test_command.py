@@ -233,7 +233,7 @@ def test_training_records_that_dataset_json_does_not_count_end_the_training(
     tmp_path, tiny_network, capsys, difference
 ):
     folder = tmp_path / "records"
-    dataset = write_records(folder, {"train": [[record(0), record(1)]], "val": [[record(2)]]})
+    dataset = write_records(folder, {"train": [[record(0), record(1)]], "val": [[record(2)]]}, copies=1)
     train, val = dataset.shards
     miscounted = dataclasses.replace(train, records=train.records + difference)
     save_dataset(str(folder), dataclasses.replace(dataset, shards=(miscounted, val)))

@@ -97,7 +97,7 @@ def test_masks_are_made_again_the_same_since_they_do_not_say_of_which_image_they
 @pytest.mark.parametrize("old", ["0.2", pytest.param("0.1", marks=pytest.mark.slow)], indirect=True)
 def test_a_tuning_is_obeyed_and_its_counts_are_used_again(old, capsys):
     run("segment", "--input", "set/images/val", "--model", "small", "--output", "auto", "--crf", "auto")
-    assert "no CRF: small/crf.json advises against it" in capsys.readouterr().out
+    assert "small/crf.json advises against it" in capsys.readouterr().out
     before = json.loads((old / "small/crf.json").read_text())
     run("tune-crf", "--model", "small", "--records", "records", "--images", "0")
     out = capsys.readouterr().out
@@ -118,6 +118,8 @@ def test_masks_score_as_they_did(old):
     before = json.loads((old / "report/evaluation.json").read_text())
     run("evaluate", "--masks", "masks", "masks-crf", *labels, "--output", "new")
     after = json.loads((old / "new/evaluation.json").read_text())
+    for masks in (*before["masks"].values(), *after["masks"].values()):
+        masks["folder"] = Path(masks["folder"]).name  # relative up to version 0.5
     assert after["masks"] == before["masks"] and after["gallery"] == before["gallery"]
 
 
@@ -143,7 +145,8 @@ def test_an_old_training_is_found_finished_where_its_head_is_named(old, capsys):
         flags += ["--" + name.replace("_", "-"), str(state["options"][name])]
     flags += ["--decoder", "--optimizer", "momentum", "--seed", "3", "--steps-per-epoch", "120"]
     command = ["train", "--records", "records", "--output", "small", *flags]
-    assert cli.main(command) == 2
-    assert "with other options: --subpixel-start was nearest, is bilinear. They" in capsys.readouterr().err
-    run(*command, "--subpixel-start", "nearest")
-    assert "model: small" in capsys.readouterr().out
+    run(*command)
+    said = capsys.readouterr().out
+    assert (
+        "with the defaults of the version that began it: --subpixel-start nearest" in said and "model: small" in said
+    )

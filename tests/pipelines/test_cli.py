@@ -101,7 +101,9 @@ def test_an_empty_output_is_not_the_folder_of_the_call(command, tmp_path, monkey
 
 
 @pytest.mark.parametrize("command", REQUIRED)
-@pytest.mark.parametrize("address", ["s3://bucket/out", "hdfs://host/out", "file:///out", "GS://bucket/out", "gs:/b/out"])
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/out", "hdfs://host/out", "file:///out", "GS://bucket/out", "gs:/b/out"]
+)
 def test_addresses_of_other_storage_are_not_taken_for_folders(command, address, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main([command, *REQUIRED[command], *output_flag(command, address)]) == 2

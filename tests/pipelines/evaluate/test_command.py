@@ -281,7 +281,7 @@ def test_chunks_that_get_lost_are_an_error_and_no_smaller_evaluation(
     withhold(monkeypatch, {0, 3, 5})
     with pytest.raises(UnbalancedError, match=r"8 labels != 5 evaluated \+ 0 rejected; 3 lost"):
         evaluate(eight)
-    assert list((eight / "out").iterdir()) == []
+    assert not (eight / "out").exists()
 
 
 def test_a_job_that_loses_everything_is_an_error(eight: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def test_an_exported_palette_reads_class_ids(tmp_path):
 @pytest.mark.parametrize("key", ["../../outside", "/outside", "a/../../../outside", "..\\outside", "c:/outside"])
 def test_export_never_leaves_its_folder(tmp_path, key):
     write_records(tmp_path / "records", {"train": [[dataclasses.replace(record(0), key=key)]]})
-    with pytest.raises(InputError, match="would leave the output folder"):
+    with pytest.raises(InputError, match=r"would leave the output folder|which other systems read as a folder"):
         records("export", tmp_path / "records", tmp_path / "inside/raw")
     assert not [path for path in tmp_path.rglob("*") if "outside" in path.name]
 

@@ -128,25 +128,33 @@ def test_killed_at_any_step_and_run_again_gives_the_same(folder, tmp_path, monke
     assert kill > 8
 
 
-@pytest.mark.parametrize("other", ["prepare", "repair"])
-def test_a_set_that_another_command_changes_meanwhile_is_left_to_it(folder, monkeypatch, other):
+def test_a_set_that_another_command_changes_meanwhile_is_left_to_it(folder, monkeypatch):
     spoil(folder)
     plan = repair.plan
 
     def slow(*arguments):
         planned = plan(*arguments)
-        if other == "prepare":
-            (folder / "dataset.json").unlink()  # as it begins
-        else:
-            monkeypatch.setattr(repair, "plan", plan)
-            assert records("repair", folder, "--drop") == 0
+        (folder / "dataset.json").unlink()  # as `prepare` begins
         return planned
 
     monkeypatch.setattr(repair, "plan", slow)
     with pytest.raises(InputError, match="was changed by another command that works on this folder"):
         records("repair", folder, "--drop")
-    if other == "repair":
-        assert records("verify", folder) == 0 and not (folder / ".repair").exists()
+
+
+def test_a_second_repair_of_a_set_is_refused_and_the_first_ends_right(folder, monkeypatch):
+    spoil(folder)
+    plan = repair.plan
+
+    def slow(*arguments):
+        monkeypatch.setattr(repair, "plan", plan)
+        with pytest.raises(InputError, match="is written by `deeplab records repair`"):
+            records("repair", folder, "--drop")
+        return plan(*arguments)
+
+    monkeypatch.setattr(repair, "plan", slow)
+    assert records("repair", folder, "--drop") == 0
+    assert records("verify", folder) == 0 and not (folder / ".repair").exists()
 
 
 def test_a_repair_that_another_command_has_overtaken_is_forgotten(folder, prepared, monkeypatch):

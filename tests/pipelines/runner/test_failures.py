@@ -31,6 +31,4 @@ def test_what_a_worker_said_is_what_the_user_reads(text):
         found = readable(RuntimeError(error), "prepare")
         assert (type(found), str(found)) == (known, "b.png: is\nno image; move it")
     said = str(readable(RuntimeError(text.replace("{error}", "OSError: [Errno 28] No space")), "prepare"))
-    assert said.startswith(
-        "the prepare job failed in step 'Write shards': OSError: [Errno 28] No space ("
-    )
+    assert said.startswith("the prepare job failed in step 'Write shards': OSError: [Errno 28] No space (")

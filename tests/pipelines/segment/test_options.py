@@ -26,7 +26,7 @@ def options(**flags: object) -> Options:
         ("crf_iterations", 0, "--crf-iterations must be 1 to 1000, got 0"),
         ("crf_sxy", 0.0, "--crf-sxy must be above 0, got 0.0"),
         ("crf_compat", -1.0, "--crf-compat must be 0 or more, got -1.0"),
-        ("crf_srgb", math.inf, "CRF srgb must be a finite number, got inf"),
+        ("crf_srgb", math.inf, "--crf-srgb must be a finite number, got inf"),
     ],
 )
 def test_values_out_of_bounds_are_refused(flag: str, value: float, message: str) -> None:

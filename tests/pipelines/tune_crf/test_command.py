@@ -167,7 +167,7 @@ def test_input_that_cannot_work_is_refused(folders, tmp_path, network, smoothing
         "10 or more": (model, good, "--images", 5),
         "a .json file": (model, good, "--output", tmp_path / "x.html"),
         "is a folder; expected the file to write": (model, good, "--output", tmp_path / "dir.json"),
-        "cannot write": (model, good, "--output", tmp_path / "file/crf.json"),
+        "cannot be written to": (model, good, "--output", tmp_path / "file/crf.json"),
         "--max-reject-rate must be 0 to 1": (model, good, "--max-reject-rate", 2),
         "neither this command nor Apache Beam": (model, good, "--no-such-flag", 1),
     }

@@ -47,7 +47,7 @@ COMMANDS = {
 
 
 def options_of(command: str) -> ModuleType:
-    """The module with the options of a command: a class `Options`, or `VERBS`, one class for each verb, and `USAGE`."""
+    """The module with the options of a command: a class `Options`, or `VERBS`, a class for each, and `USAGE`."""
     return importlib.import_module(f"{COMMANDS[command]}.options")
 
 

@@ -29,7 +29,7 @@ class Options(CheckedOptions):
 
     job: str = option(help="the command to plan", positional=True, choices=JOBS, metavar="{prepare,train,segment}")
     sample: int = option(
-        100, "images to measure; for train: steps; more of them take longer and tell more", low=10, high=10000
+        200, "images to measure; for train: four times the steps; more tell more, and take longer", low=10, high=10000
     )
     cores: int = option(64, "cores of a cluster, or vCPUs of a Dataflow job, to plan for", low=1)
     prices: str = option(

@@ -108,14 +108,15 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
     palette = os.path.join(folder, "palette.json")
     storage.write_json(palette, detect_palette(raw, options.palette)[0].to_json())
     _check_enough(len(raw.pairs), options.input)
-    same = {"layout": "auto", "palette": palette, "group_by": "", "shards": 4 * cores, "max_reject_rate": 1.0}
+    same = {"layout": "auto", "palette": palette, "group_by": "", "max_reject_rate": 1.0}
     parts = []
     for name, numbers in zip(("few", "many"), chosen(len(raw.pairs), sample), strict=True):
         rows = [raw.pairs[number] for number in numbers]
         manifest, output = os.path.join(folder, f"{name}.jsonl"), os.path.join(folder, name)
         lines = [json.dumps({"image": row.image, "label": row.label, "split": row.split}) for row in rows]
         storage.write(manifest, "\n".join(lines).encode())
-        tried = replace(options, input=manifest, output=output, **same)
+        # Many small shards, so that all workers have work to the end, as they have in the whole job.
+        tried = replace(options, input=manifest, output=output, shards=max(cores, len(rows) // 2), **same)
         parts.append(Part(("prepare", *as_words(given(tried)), *flags), output, len(rows)))
     read, records, sizes = sum(pair.size for pair in raw.pairs), Counter(), Counter()
     for pair in raw.pairs:
@@ -187,7 +188,7 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
 
 
 def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence[str]) -> Study:
-    """A job of `deeplab train`; `sample` is of steps."""
+    """A job of `deeplab train`, which is tried with a quarter as many steps as `sample` says."""
     dataset = load_dataset(options.records)
     records = os.path.join(folder, "records")
     shards = [shard for split in ("train", "val") for shard in dataset.of_split(split)[:1]]
@@ -200,7 +201,8 @@ def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence
                 copy.write(block)
     save_dataset(records, replace(dataset, shards=tuple(shards)))
     steps = options.steps_per_epoch or -(-dataset.images("train") // options.batch_size)
-    few, many = max(2, sample // FEW), sample
+    many = max(FEW, sample // 4)
+    few = max(2, many // FEW)
     parts = []
     for name, count, epochs in (("few", few, 1), ("many", many, 1), ("twice", few, 2)):
         output = os.path.join(folder, name)

@@ -99,7 +99,7 @@ def test_a_trial_that_fails_ends_the_plan_with_its_message(tmp_path: Path):
 def test_every_job_is_tried_by_its_own_command(tmp_path: Path, capsys):
     records = draw_records(tmp_path / "records")
     train = [*SMALL, "--records", records, "--output", tmp_path / "model"]
-    assert plan("train", "--sample", "10", *train, "--json", tmp_path / "plan.json") == 0
+    assert plan("train", "--sample", "40", *train, "--json", tmp_path / "plan.json") == 0
     content = json.loads((tmp_path / "plan.json").read_text())
     assert content["work"]["items"] == 100 and content["work"]["rounds"] == 2 and content["work"]["flops"] > 1e7
     assert [one["items"] for one in content["trials"]] == [2, 10, 4] and content["trials"][0]["written"] > 100_000

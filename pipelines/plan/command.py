@@ -18,6 +18,7 @@ from trainer import storage
 from trainer.options import CheckedOptions, as_words
 
 STUDIES = {"prepare": sample.of_prepare, "segment": sample.of_segment, "train": sample.of_train}
+WORKERS = """--environment_type PROCESS --environment_config '{"command": "BOOT"}'"""  # see docs/engines.md
 PLACEHOLDERS = "--project PROJECT --region REGION --temp_location gs://BUCKET/tmp --sdk_container_image IMAGE"
 
 
@@ -132,7 +133,7 @@ def commands(job: str, options: CheckedOptions, count: int) -> list[str]:
     return [
         *lines,
         "on Flink:",
-        f"  {command} --runner FlinkRunner --flink_master HOST:PORT --environment_type PROCESS --parallelism {count}",
+        f"  {command} --runner FlinkRunner --flink_master HOST:PORT --parallelism {count} {WORKERS}",
         "on Dataflow, with paths in gs://:",
         f"  {command} --runner DataflowRunner {PLACEHOLDERS} --max_num_workers {-(-count // 4)}",
     ]

@@ -29,7 +29,10 @@ class Options(CheckedOptions):
 
     job: str = option(help="the command to plan", positional=True, choices=JOBS, metavar="{prepare,train,segment}")
     sample: int = option(
-        200, "images to measure; for train: four times the steps; more tell more, and take longer", low=10, high=10000
+        200,
+        "images to measure (a training is tried with a quarter as many steps); more tell more, and take longer",
+        low=10,
+        high=10000,
     )
     cores: int = option(64, "cores of a cluster, or vCPUs of a Dataflow job, to plan for", low=1)
     prices: str = option(

@@ -42,10 +42,10 @@ class Study:
     """The whole job and its trials. What it writes is known when they have run.
 
     Attributes:
-      reads, writes: requests for the whole, where it is in Cloud Storage.
-      flops: of one item in the network, forwards and, for a training, backwards: (architecture, height, width,
-        factor); None without a network.
-      others as in `estimate.Work`.
+      parts: the trials, in order.
+      cut: `Work.parts`; the others are as there.
+      network: what an item computes: arguments of the network, height and width of an image, and how many forward
+        passes that is worth; None without a network.
     """
 
     parts: tuple[Part, ...]

@@ -43,6 +43,8 @@ def test_a_plan_of_prepare_says_what_all_of_it_takes(tmp_path: Path, ran, capsys
     text = capsys.readouterr().out
     assert "[1/2] prepare of 4 images: " in text and "[2/2] prepare of 20 images: 4.0 s" in text
     assert f"deeplab prepare --seed 5 --input {source} --output {output} --copies 2 --runner DataflowRunner" in text
+    # Without a command that starts workers, such a job is refused.
+    assert """--parallelism 64 --environment_type PROCESS --environment_config '{"command": "BOOT"}'""" in text
     content = json.loads((tmp_path / "plan.json").read_text())
     assert content["work"] | {"read": 0, "listing": 0} == {
         **{"items": 50, "rounds": 0, "unit": "images", "images": 50, "read": 0, "written": 50_000, "parts": 2},

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pipelines.doctor.verdict import REJECT, WRONG, Example, Finding
 from pipelines.inputs import coding as inputs_coding
 from pipelines.inputs.coding import Read, detect_palette, sampled, settle_coding
-from pipelines.inputs.evidence import Evidence, Use, gather, one_based
+from pipelines.inputs.evidence import Evidence, Use, from_one, gather, one_based
 from pipelines.inputs.rawset import RawSet
 from trainer.formats import codings
 from trainer.formats.images import Label
@@ -39,6 +39,7 @@ class Reading:
       reasons: sentences on how they were found.
       findings: what is wrong.
       evidence: of the sample.
+      counted: a palette for what else the labels may mean: ids from 1, with 0 ignored; None where they cannot.
     """
 
     palette: Palette | None
@@ -48,10 +49,11 @@ class Reading:
     reasons: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     evidence: Evidence = field(default_factory=Evidence)
+    counted: Palette | None = None
 
 
-OWN = "palette.json"
-"""The palette that this command proposes, in its output folder."""
+OWN, COUNTED = "palette.json", "palette-from-1.json"
+"""The palette that this command proposes, in its output folder, and that of `Reading.counted`."""
 
 
 def settle(raw: RawSet, palette: str, coding: str, read: Read = inputs_coding.read_label) -> Reading:
@@ -199,6 +201,16 @@ def _is_grey(colors: dict[Color, Use]) -> bool:
     return all(len(set(color)) == 1 for color in colors)
 
 
+def of_values_alone(reading: Reading) -> Reading | None:
+    """By a palette of all values that the sampled labels hold; None where these are one class, or none."""
+    palette = proposed(reading.evidence)
+    if palette is None or palette.num_classes < 2:
+        return None
+    is_mapped = bool(reading.evidence.mapped) and not _is_grey(reading.evidence.mapped)
+    coding = "colors" if is_mapped else reading.coding_flag
+    return replace(reading, palette=palette, flag=OWN, coding=coding or reading.coding, coding_flag=coding)
+
+
 def _of_ids(uses: dict[int, Use]) -> Palette | None:
     ids = sorted(value for value, use in uses.items() if use.solid) or sorted(uses)
     if ids == [0, 255]:
@@ -270,20 +282,47 @@ def _mended_ids(reading: Reading, sample: _Sample) -> Reading:
     table, mark = id_table(palette), unknown_mark(palette)
     unknown = [value for value in sorted(ids) if table[value] == mark]
     if not unknown:
-        return reading
+        return _with_doubt(reading, ids)
     own = ignoring_ids(palette, unknown)
     pixels = sum(ids[value].pixels for value in unknown)
+    of_values = proposed(sample.evidence)
+    is_left_alone = len({int(table[value]) for value in ids.keys() - unknown} - {palette.ignore_id}) < 2
+    if is_left_alone and of_values and of_values.num_classes > 1 and not any(ids[v].is_outline for v in unknown):
+        text = (
+            f"the sampled labels hold ids {ranges(unknown)}, which palette {palette.name} does not know: {pixels:,} "
+            "pixels, without which there is nothing to learn"
+        )
+        change = "what the labels hold as classes, named by their values; put the real names there"
+        return _with(reading, of_values, _finding("ids-out-of-range", REJECT, sample, unknown, text, change))
     if len(unknown) == 1:
         kind, what = "void-value", f"id {unknown[0]}, which palette {palette.name} does not know"
         rim = " and lies along outlines alone" if ids[unknown[0]].is_outline else ""
         text = f"the sampled labels hold {what}{rim}: {pixels:,} pixels. Likely what is to be ignored"
-        if unknown[0] == palette.num_classes and 0 in ids and not rim:
+        if unknown[0] == palette.num_classes and 0 in ids and not rim and not palette.source_ids:
             text += "; but if 0 is what is to be ignored, the ids count from 1, and all classes are read as the next"
+            cure = f"ignore it; --palette {COUNTED} in its place counts from 1 and ignores 0"
+            reading = replace(reading, counted=from_one(palette, unknown[0]))
+            return _with(reading, own, _finding(kind, REJECT, sample, unknown, text, cure))
     else:
         kind, what = "ids-out-of-range", f"ids {ranges(unknown)}"
         text = f"the sampled labels hold {what}, which palette {palette.name} does not know: {pixels:,} pixels"
     cure = f'ignore them ("source_ids"); if they are classes, name these in {OWN}'
     return _with(reading, own, _finding(kind, REJECT, sample, unknown, text, cure))
+
+
+def _with_doubt(reading: Reading, ids: dict[int, Use]) -> Reading:
+    """With a word where ids that count from 1, 0 of which is ignored, would look the same."""
+    palette = reading.palette
+    first, last = palette.names[0], palette.num_classes
+    if palette.source_ids or palette.ignore_id != last or sorted(ids) != [*range(last + 1)]:
+        return reading
+    if ids[0].is_outline or ids[last].is_outline:
+        return reading
+    doubt = (
+        f"ids 0 to {last} are all there: 0 is read as {first}, and {last} is ignored. If 0 is what is to be ignored, "
+        'they count from 1: give --palette a copy of the palette with "ignore_id": 255'
+    )
+    return replace(reading, reasons=(*reading.reasons, doubt))
 
 
 def _finding(kind: str, grade: str, sample: _Sample, values: Sequence[int | Color], text: str, change: str) -> Finding:

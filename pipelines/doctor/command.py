@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.doctor import copies, findings, job, remedy, tally, verdict
-from pipelines.doctor.classes import OWN, Reading, settle
+from pipelines.doctor.classes import COUNTED, OWN, Reading, settle
 from pipelines.doctor.drawings import draw
 from pipelines.doctor.measures import likeness
 from pipelines.doctor.options import SAMPLED, Options
@@ -38,6 +38,8 @@ from trainer.options import InputError
 
 REPORT_FILE = "doctor.json"
 PAGE_FILE = "doctor.html"
+CURES = (OWN, COUNTED, findings.MANIFEST)
+"""Files beside these two that prepare can be given."""
 
 
 def run(options: Options, flags: list[str]) -> int:
@@ -85,7 +87,7 @@ def check_folder(options: Options) -> dict[str, str]:
     if storage.is_dir(options.input) and storage.lies_in(folder, options.input):
         raise InputError(f"--output {folder} lies in the set that is looked at; give a folder of its own")
     path = storage.join(folder, REPORT_FILE)
-    for name in (REPORT_FILE, PAGE_FILE, OWN, findings.MANIFEST):
+    for name in (REPORT_FILE, PAGE_FILE, *CURES):
         storage.check_file(storage.join(folder, name))
     try:
         report = json.loads(storage.read(path)) if storage.exists(path) else {}
@@ -94,7 +96,7 @@ def check_folder(options: Options) -> dict[str, str]:
     written = report.get("written") if isinstance(report, dict) else None
     if isinstance(written, dict):
         return written
-    names = (REPORT_FILE, PAGE_FILE, OWN, findings.MANIFEST, remedy.LABELS_FOLDER)
+    names = (REPORT_FILE, PAGE_FILE, *CURES, remedy.LABELS_FOLDER)
     taken = [path for name in names if storage.exists(path := storage.join(folder, name))]
     if options.mend and storage.is_dir(labels := storage.join(folder, remedy.LABELS_FOLDER)):
         taken.append(labels)
@@ -140,7 +142,8 @@ def conclude(
     found += of_copies + of_films
     shift = (0, 0)
     if reading.palette is not None:
-        found += findings.of_classes(total, plan, reading.palette)
+        reading, of_nothing = findings.of_nothing(total, plan, reading)
+        found += of_nothing or findings.of_classes(total, plan, reading.palette)
         found += findings.of_alignment(total, plan)
         shift = findings.offset(total) or (0, 0)
     kinds = findings.doubtful(total)
@@ -150,9 +153,12 @@ def conclude(
     if options.mend and reading.palette is not None:
         labels = remedy.mend_labels(plan, ill, shift, reading, options.output, care)
     left_out = frozenset(ill.keys() - labels.keys()) | doubles
+    splits = {}
+    if reading.palette is not None and not group_by:
+        splits = findings.dealt(total, plan, reading.palette, left_out)
     is_paired = any(finding.kind in ("layout", "pairing") for finding in reading.findings)
-    is_listed = bool(left_out or labels or raw.rejects or is_paired) and len(left_out) < plan.total
-    return verdict.graded(found), Remedy(reading, left_out, labels, is_listed, group_by)
+    is_listed = bool(left_out or labels or splits or raw.rejects or is_paired) and len(left_out) < plan.total
+    return verdict.graded(found), Remedy(reading, left_out, labels, splits, is_listed, group_by)
 
 
 def alike(plan: Plan, care: Care | None, one: int, other: int) -> float:
@@ -249,7 +255,7 @@ def write(
     """
     folder, contents = options.output, remedy.files(plan, cure)
     inputs = {storage.real(path) for path in (options.input, options.palette)}
-    for name in (OWN, findings.MANIFEST):
+    for name in CURES:
         path = storage.join(folder, name)
         if not storage.exists(path) or storage.identity(storage.read(path)) == storage.identity(
             contents.get(name, b"")
@@ -276,7 +282,7 @@ def tidy(folder: str) -> None:
     """Removes the notes of what workers were at, and what killed runs were writing: the job is done."""
     for file in storage.glob(storage.join(folder, ".*")):
         whole = storage.unfinished(file.relative)
-        if whole in (REPORT_FILE, PAGE_FILE, OWN, findings.MANIFEST) or handover.is_handover(whole):
+        if whole in (REPORT_FILE, PAGE_FILE, *CURES) or handover.is_handover(whole):
             with contextlib.suppress(FileNotFoundError):
                 storage.remove(file.path)
     notes = job.in_flight(folder)

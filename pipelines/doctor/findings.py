@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from pipelines.doctor.classes import MAX_ALIASES, OWN, SHOWN, Reading, ignoring_colors, ignoring_ids
+from pipelines.doctor.classes import (
+    MAX_ALIASES,
+    OWN,
+    SHOWN,
+    Reading,
+    ignoring_colors,
+    ignoring_ids,
+    of_values_alone,
+)
 from pipelines.doctor.plan import Plan
 from pipelines.doctor.tally import DOUBTS, FAULTS, MAX_COLORS, REACH, DoctorTally, Seen
 from pipelines.doctor.verdict import NOTE, REJECT, WRONG, Example, Finding
@@ -146,35 +154,47 @@ def is_cured(kind: str, tally: DoctorTally) -> bool:
     return kind == "unknown-ids" or (kind == "unknown-colors" and len(tally.unknown_colors) < MAX_ALIASES)
 
 
-def of_classes(tally: DoctorTally, plan: Plan, palette: Palette) -> Iterator[Finding]:
-    """Findings on what there is to learn."""
-    counts = {split: pixels[: palette.num_classes] for split, pixels in sorted(tally.pixels.items())}
-    whole = sum(counts.values(), np.zeros(palette.num_classes, np.int64))
+def of_nothing(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading, list[Finding]]:
+    """The finding that there is nothing to learn, and a reading by the values that labels hold, if that is more."""
+    palette = reading.palette
+    used = np.flatnonzero(sum(_counts(tally, palette).values(), np.zeros(palette.num_classes, np.int64)))
     ignored = sum(int(pixels[palette.ignore_id]) for pixels in tally.pixels.values())
-    used = [palette.names[index] for index in np.flatnonzero(whole)]
-    if whole.any() and len(used) == 1 and palette.num_classes > 1:
-        text = f"every pixel that is not ignored is of one class, {used[0]}: there is nothing to learn"
-        cure = "look at the labels: is their coding the palette's? Give the --palette by which they were drawn"
-        yield Finding("one-class-set", WRONG, tally.decoded, tally.decoded, "labels", text, cure, _any(plan, palette))
-    elif seen := tally.kinds.get("one-class"):
+    if len(used) == 1 and palette.num_classes > 1:
+        kind, text = "one-class-set", f"every pixel that is not ignored is of one class, {palette.names[used[0]]}"
+    elif ignored and not len(used):
+        kind, text = "all-ignored-set", f"every pixel of all labels is ignored (id {palette.ignore_id})"
+    else:
+        return reading, []
+    cure = "draw or export the labels anew: they hold nothing else, however they are read"
+    if other := of_values_alone(reading):
+        reading = other
+        cure = f"--palette {OWN}: all that the sampled labels hold as classes; put their names there"
+    text = f"{text}: there is nothing to learn"
+    return reading, [Finding(kind, WRONG, tally.decoded, tally.decoded, "labels", text, cure, _any(plan))]
+
+
+def _counts(tally: DoctorTally, palette: Palette) -> dict[str, np.ndarray]:
+    """Pixels of every class, by split."""
+    return {split: pixels[: palette.num_classes] for split, pixels in sorted(tally.pixels.items())}
+
+
+def of_classes(tally: DoctorTally, plan: Plan, palette: Palette) -> Iterator[Finding]:
+    """Findings on single classes."""
+    counts = _counts(tally, palette)
+    whole = sum(counts.values(), np.zeros(palette.num_classes, np.int64))
+    if seen := tally.kinds.get("one-class"):
         text = f"labels hold a single class: {seen.examples[0][1]}. Where that is background, it is right"
         yield _finding("one-class", NOTE, seen, plan, tally.decoded, text, "look at a few of them")
-    if ignored and not whole.any():
-        text = f"every pixel of all labels is ignored (id {palette.ignore_id}): there is nothing to learn"
-        cure = "give the --palette by which they were drawn"
-        yield Finding(
-            "all-ignored-set", WRONG, tally.decoded, tally.decoded, "labels", text, cure, _any(plan, palette)
-        )
-    elif seen := tally.kinds.get("all-ignored"):
+    if seen := tally.kinds.get("all-ignored"):
         yield _finding(
             "all-ignored", NOTE, seen, plan, tally.decoded, "labels are ignored as a whole", "none is needed"
         )
-    if len(used) > 1:
+    if np.count_nonzero(whole) > 1:
         yield from _absent(tally, plan, palette, counts)
         yield from _tiny(tally, plan, palette, whole)
 
 
-def _any(plan: Plan, palette: Palette) -> tuple[Example, ...]:
+def _any(plan: Plan) -> tuple[Example, ...]:
     decoded = [subject for subject in plan.subjects if subject.effort][:SHOWN]
     return tuple(Example(subject.number, subject.label, "") for subject in decoded)
 
@@ -186,9 +206,7 @@ def _absent(tally: DoctorTally, plan: Plan, palette: Palette, counts: dict[str, 
     if nowhere:
         text = f"classes have not one pixel in the{sample} labels: {_named(nowhere)}"
         cure = "none is needed where the set lacks them; else look at the palette"
-        yield Finding(
-            "absent-classes", NOTE, len(nowhere), palette.num_classes, "classes", text, cure, _any(plan, palette)
-        )
+        yield Finding("absent-classes", NOTE, len(nowhere), palette.num_classes, "classes", text, cure, _any(plan))
     for split, pixels in counts.items():
         missing = np.flatnonzero((pixels == 0) & (whole > 0))
         if not len(missing):
@@ -197,10 +215,29 @@ def _absent(tally: DoctorTally, plan: Plan, palette: Palette, counts: dict[str, 
         is_wrong = split == "train" and not sample
         text = f"classes are in other splits, but have not one pixel in the{sample} labels of split {split}: "
         text += f"{_named(names)}. " + ("They cannot be learnt" if split == "train" else "They cannot be scored")
-        cure = f"deal the images out anew: in the column split of {MANIFEST}"
+        cure = "none is needed to train; a manifest with a column split deals the images out anew"
+        if is_wrong:
+            cure = f"--input {MANIFEST}, whose column split has some of the images that hold them in train"
         examples = _with_classes(tally, plan, missing, palette)
         grade = WRONG if is_wrong else NOTE
         yield Finding("absent-from-split", grade, len(names), palette.num_classes, "classes", text, cure, examples)
+
+
+def dealt(tally: DoctorTally, plan: Plan, palette: Palette, left_out: Collection[int]) -> dict[int, str]:
+    """Number of a pair -> its new split: of those of classes that training lacks, half go to it.
+
+    Args:
+      left_out: pairs that are not to be prepared.
+    """
+    counts = _counts(tally, palette)
+    if "train" not in counts or tally.decoded < tally.looked:
+        return {}
+    moved: dict[int, str] = {}
+    for index in np.flatnonzero((counts["train"] == 0) & (sum(counts.values()) > 0)).tolist():
+        holders = [number for number, _ in tally.seen(f"class {index}").examples if number not in left_out]
+        if moved.keys().isdisjoint(holders):
+            moved |= dict.fromkeys(holders[: max(1, len(holders) // 2)], "train")
+    return moved
 
 
 def _with_classes(tally: DoctorTally, plan: Plan, classes: np.ndarray, palette: Palette) -> tuple[Example, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipelines.doctor.classes import OWN, Reading
+from pipelines.doctor.classes import COUNTED, OWN, Reading
 from pipelines.doctor.findings import MANIFEST
 from pipelines.doctor.mend import encoded, mended
 from pipelines.doctor.options import Options
@@ -33,6 +33,7 @@ class Remedy:
       reading: by which labels are read.
       left_out: numbers of the pairs that are not to be prepared.
       labels: number of a pair -> path of its mended label.
+      splits: number of a pair -> its split, where it is to be another one.
       is_listed: whether there must be a manifest, for these, or for files that are no pair.
       group_by: of prepare.
     """
@@ -40,6 +41,7 @@ class Remedy:
     reading: Reading
     left_out: frozenset[int] = frozenset()
     labels: Mapping[int, str] = field(default_factory=dict)
+    splits: Mapping[int, str] = field(default_factory=dict)
     is_listed: bool = False
     group_by: str = ""
 
@@ -92,16 +94,18 @@ def manifest(plan: Plan, remedy: Remedy) -> bytes:
         if subject.number not in remedy.left_out:
             label = remedy.labels.get(subject.number, subject.label)
             row = {"image": storage.absolute(subject.image), "label": storage.absolute(label)}
-            lines.append(json.dumps(row if remedy.group_by else {**row, "split": subject.split}) + "\n")
+            split = remedy.splits.get(subject.number, subject.split)
+            lines.append(json.dumps(row if remedy.group_by else {**row, "split": split}) + "\n")
     return "".join(lines).encode()
 
 
 def files(plan: Plan, remedy: Remedy) -> dict[str, bytes]:
     """Name -> contents of the files of the remedy in the output folder, but for labels."""
     found = {}
-    if remedy.has_palette:
-        text = json.dumps(remedy.reading.palette.to_json(), indent=2, ensure_ascii=False)
-        found[OWN] = (text + "\n").encode()
+    palettes = {OWN: remedy.reading.palette if remedy.has_palette else None, COUNTED: remedy.reading.counted}
+    for name, palette in palettes.items():
+        if palette:
+            found[name] = (json.dumps(palette.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
     if remedy.is_listed:
         found[MANIFEST] = manifest(plan, remedy)
     return found

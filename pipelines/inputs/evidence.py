@@ -148,6 +148,12 @@ def one_based(ids: dict[int, Use], palette: Palette) -> Palette | None:
         return None
     if (0 in ids and not ids[0].is_outline) or len(ids.keys() & {*range(1, classes + 1)}) < max(2, 0.6 * classes):
         return None
+    return from_one(palette, last)
+
+
+def from_one(palette: Palette, last: int) -> Palette:
+    """The palette that reads ids which count the classes from 1, as far as `last`; 0 is ignored."""
+    classes = palette.num_classes
     sources = [(index + 1, index) for index in range(classes)] + [(0, 255)]
     sources += [(last, 255)] if last == classes + 1 < 255 else []
     aliases = tuple((color, target if target < classes else 255) for color, target in palette.aliases)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from tests.drawn.encoded import saved
 from tests.drawn.ill import draw_set, examine, prepare_as_proposed
+from tests.drawn.records import PALETTE
+from trainer.formats.dataset import load_dataset
 
 SHIFT = (3, -4)
 
@@ -57,7 +60,40 @@ def test_classes_that_cannot_be_learnt_or_hardly(tmp_path):
 
 
 @pytest.mark.parametrize(("value", "kind"), [(0, "one-class-set"), (255, "all-ignored-set")])
-def test_sets_with_nothing_to_learn(value, kind, tmp_path):
+def test_no_flag_is_proposed_for_a_set_with_nothing_to_learn(value, kind, tmp_path):
     draw_set(tmp_path / "set", lambda label, key: saved(np.full_like(label, value)), splits={"train": 2, "val": 1})
     found = examine(tmp_path / "set", tmp_path / "out")
-    assert found.kinds[kind] == "wrong" and found.status == 2
+    assert found.kinds == {kind: "wrong"} and found.status == 2
+    assert "they hold nothing else" in found.finding(kind)["cure"]
+
+
+def test_classes_that_training_lacks_are_dealt_to_it(tmp_path):
+    truth = draw_set(
+        tmp_path / "set",
+        lambda label, key: saved(np.where((label == 2) & key.startswith("train"), 0, label).astype(np.uint8)),
+    )
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds == {"absent-from-split": "wrong"}
+    made = prepare_as_proposed(found, tmp_path / "records")
+    for key, label in truth.items():
+        np.testing.assert_array_equal(made[key], np.where((label == 2) & key.startswith("train"), 0, label), key)
+    dataset = load_dataset(str(tmp_path / "records"))
+    assert all(dataset.pixels(split)[0][2] for split in ("train", "val"))
+
+
+@pytest.mark.parametrize(("first", "kind"), [(0, "one-class-set"), (255, "all-ignored-set")])
+def test_classes_that_a_palette_takes_for_one_are_told_apart_by_one_of_their_values(first, kind, tmp_path):
+    palette = replace(PALETTE, source_ids=(*((value, first) for value in range(3)), (255, 255)))
+    truth = draw_set(tmp_path / "set", palette=palette, splits={"train": 2, "val": 1})
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds == {kind: "wrong"} and found.finding(kind)["cure"].startswith("--palette palette.json")
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert all((made[key] == label).all() for key, label in truth.items())
+
+
+def test_an_unknown_id_without_which_there_is_nothing_to_learn_is_a_class(tmp_path):
+    truth = draw_set(tmp_path / "set", lambda label, key: saved(np.uint8(label == 2) * 200))
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds == {"ids-out-of-range": "reject"} and found.status == 1
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert all((made[key] == (label == 2)).all() for key, label in truth.items())

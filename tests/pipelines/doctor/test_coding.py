@@ -79,6 +79,35 @@ def test_labels_that_can_be_read_in_two_ways_are_read_by_colours_that_differ_fro
     assert all((made[key] == np.where(label == 255, 0, label)).all() for key, label in truth.items())
 
 
+def with_void_below(label: np.ndarray, key: str) -> bytes:
+    """Counted from 1; 0 is what is ignored, an area in every label."""
+    return images.encode_png(np.where((label == 255) | (np.arange(64)[:, None] > 48), 0, label + 1).astype(np.uint8))
+
+
+def test_ids_from_1_whose_void_is_an_area_get_a_palette_of_either_meaning(tmp_path):
+    truth = draw_set(tmp_path / "set", with_void_below)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds == {"void-value": "reject"}
+    assert "--palette palette-from-1.json in its place counts from 1" in found.finding("void-value")["cure"]
+    made = prepare_as_proposed(found, tmp_path / "records")
+    below = np.arange(64)[:, None] > 48
+    for key, label in truth.items():
+        codes = np.where(below | (label == 255), 0, label + 1)
+        np.testing.assert_array_equal(made[key], np.uint8([0, 1, 2, 255])[codes])
+    found.report["prepare"] = found.report["prepare"].replace("palette.json", "palette-from-1.json")
+    made = prepare_as_proposed(found, tmp_path / "others")
+    for key, label in truth.items():
+        np.testing.assert_array_equal(made[key], np.where(below, 255, label))
+
+
+def test_ids_that_may_count_from_1_where_the_last_one_is_ignored_are_doubted_in_words(tmp_path):
+    draw_set(tmp_path / "set", with_void_below, palette=replace(PALETTE, ignore_id=3))
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.status == 0 and not set(found.kinds) - {"tiny-classes"}
+    doubt = next(line for line in found.report["evidence"] if "0 is read as ground, and 3 is ignored" in line)
+    assert '"ignore_id": 255' in doubt  # with which the test above begins
+
+
 CAMVID_IDS = np.uint8([0, 3, 8, *[11] * 253])
 
 

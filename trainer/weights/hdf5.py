@@ -139,7 +139,9 @@ class Hdf5:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return InputError(f"{self.path} cannot be read as an HDF5 file of Keras ({reason}); fetch it again")
 
-    def _add(self, path: str, item: Any) -> None:
+    def _add(self, path: str | bytes, item: Any) -> None:
+        if isinstance(path, bytes):
+            raise ValueError(f"the name {path!r} is not UTF-8")
         if not isinstance(item, h5py.Dataset) or path.startswith("optimizer"):
             return
         if item.is_virtual or item.external:

@@ -22,10 +22,10 @@ from timing import table, take_turns
 
 from pipelines import cli
 from pipelines.demo import scenes
+from pipelines.entries.augment import augment, rng_for
+from pipelines.entries.options import AugmentOptions
 from pipelines.inputs.coding import detect_palette
 from pipelines.inputs.rawset import Pair, scan
-from pipelines.prepare.augment import augment, rng_for
-from pipelines.prepare.options import AugmentOptions
 from trainer import storage
 from trainer.formats import images
 from trainer.formats.examples import Record, encode

@@ -19,7 +19,7 @@ from tests.drawn.places import ROOT
 Sources = Mapping[str, str]
 """Module -> its source; the names of packages end in ".__init__"."""
 
-PARTS = ("runner", "inputs", "scores", "crf", "masks", "pages")
+PARTS = ("runner", "inputs", "entries", "scores", "crf", "masks", "pages")
 """Parts of `pipelines`, lowest first: each may import those before it, and trainer."""
 FLOORS = (
     ("options", "startup", "processes"),

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import apache_beam as beam
 
+from pipelines.entries.options import RecordOptions
 from pipelines.prepare import shards, workarea
-from pipelines.prepare.options import RecordOptions
 from pipelines.prepare.plan import Spec
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.work import Work, spread

@@ -22,10 +22,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipelines.entries.options import AugmentOptions, RecordOptions
+from pipelines.entries.record import Entry, filename
 from pipelines.inputs.rawset import Pair, RawSet
 from pipelines.inputs.rows import Rows, ordered
-from pipelines.prepare.options import AugmentOptions, Options, RecordOptions
-from pipelines.prepare.workarea import REQUESTS, Area, Entry, Outcome
+from pipelines.prepare.options import Options
+from pipelines.prepare.workarea import REQUESTS, Area, Outcome
 from trainer import storage
 from trainer.formats.dataset import shard_name, shuffle_hash
 from trainer.formats.labels import Palette
@@ -195,13 +197,6 @@ def _digest_of_options(version: int, options: RecordOptions, palette: Palette, h
     if not has_copies:  # other augmentation leaves shards of originals as they are
         used = {name: value for name, value in used.items() if name not in OF_COPIES}
     return hashlib.md5(json.dumps([version, used, palette.to_json()], sort_keys=True).encode())
-
-
-def filename(path: str, root: str) -> str:
-    """`path` relative to the raw set's folder, or its last part when it lies elsewhere."""
-    prefix = root.replace("\\", "/").rstrip("/") + "/"
-    path = path.replace("\\", "/")
-    return path[len(prefix) :] if path.startswith(prefix) else path.rsplit("/", 1)[-1]
 
 
 def finished(area: Area, plan: Plan) -> dict[str, Outcome]:

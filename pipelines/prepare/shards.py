@@ -10,11 +10,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from pipelines.entries.options import RecordOptions
+from pipelines.entries.record import Entry, Unusable, make_record
 from pipelines.prepare import workarea
-from pipelines.prepare.options import RecordOptions
 from pipelines.prepare.plan import FORMAT_VERSION, Spec
-from pipelines.prepare.record import Unusable, make_record
-from pipelines.prepare.workarea import Entry, Outcome
+from pipelines.prepare.workarea import Outcome
 from pipelines.runner.boundary import Failed, attempt
 from trainer import ahead, storage
 from trainer.accounts import Reject

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import google_crc32c
 
+from pipelines.entries.record import Entry
 from pipelines.runner.boundary import InFlight
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Reject
@@ -32,19 +33,6 @@ REQUESTS = 16
 # Version 0.2 named plans without a digest.
 _PLAN = re.compile(rf"plan-(?:[0-9a-f]{{16}}-)?(?P<shard>{SHARD_PATTERN.pattern})\.jsonl")
 _SIDECAR = re.compile(rf"(?P<shard>{SHARD_PATTERN.pattern})\.json")
-
-
-class Entry(NamedTuple):
-    """One planned record: the `copy`-th version of an image, 0 being the image itself.
-
-    `filename` is the image's path relative to the raw set, `image` and `label` are whole paths.
-    """
-
-    key: str
-    filename: str
-    image: str
-    label: str
-    copy: int
 
 
 class Outcome(NamedTuple):

@@ -6,10 +6,12 @@ from dataclasses import fields, replace
 
 import pytest
 
+from pipelines.entries.options import RecordOptions
+from pipelines.entries.record import filename
 from pipelines.inputs import rows
 from pipelines.inputs.rawset import Pair, scan
-from pipelines.prepare.options import Options, RecordOptions
-from pipelines.prepare.plan import Place, deal, filename, fingerprint, plan_shards, shuffle_hash, unfinished
+from pipelines.prepare.options import Options
+from pipelines.prepare.plan import Place, deal, fingerprint, plan_shards, shuffle_hash, unfinished
 from pipelines.prepare.workarea import survey
 from tests.drawn.prepared import read_shard
 from tests.drawn.rawset import write_pair, write_rawset

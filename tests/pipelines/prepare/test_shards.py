@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.entries.options import RecordOptions
+from pipelines.entries.record import Entry, make_record
 from pipelines.prepare.job import WriteShard
-from pipelines.prepare.options import Options, RecordOptions
+from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Spec
-from pipelines.prepare.record import make_record
 from pipelines.prepare.shards import write_shard
-from pipelines.prepare.workarea import Entry, read_sidecar, sidecar_name, write_plan
+from pipelines.prepare.workarea import read_sidecar, sidecar_name, write_plan
 from pipelines.runner.progress import Heartbeat
 from tests.drawn.prepared import read_records
 from tests.drawn.rawset import write_pair

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.prepare import augment
-from pipelines.prepare.options import RecordOptions
-from pipelines.prepare.workarea import Entry
+from pipelines.entries import augment
+from pipelines.entries.options import RecordOptions
 from trainer import storage
 from trainer.formats import codings, images
 from trainer.formats.examples import Record
 from trainer.formats.images import Header, ImageError
 from trainer.formats.labels import LabelError, Palette
+
+
+class Entry(NamedTuple):
+    """One planned record: the `copy`-th version of an image, 0 being the image itself.
+
+    `filename` is the image's path relative to the raw set, `image` and `label` are whole paths.
+    """
+
+    key: str
+    filename: str
+    image: str
+    label: str
+    copy: int
+
+
+def filename(path: str, root: str) -> str:
+    """`path` relative to the raw set's folder, or its last part when it lies elsewhere."""
+    prefix = root.replace("\\", "/").rstrip("/") + "/"
+    path = path.replace("\\", "/")
+    return path[len(prefix) :] if path.startswith(prefix) else path.rsplit("/", 1)[-1]
 
 
 class Unusable(Exception):

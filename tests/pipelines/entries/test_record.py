@@ -12,9 +12,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipelines.prepare.options import RecordOptions
-from pipelines.prepare.record import Unusable, make_record
-from pipelines.prepare.workarea import Entry
+from pipelines.entries.options import RecordOptions
+from pipelines.entries.record import Entry, Unusable, make_record
 from tests.drawn.encoded import (
     chunk,
     exif_block,

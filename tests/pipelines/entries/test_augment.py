@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.prepare.augment import (
+from pipelines.entries.augment import (
     Draws,
     adjust_tones,
     augment,
@@ -17,7 +17,7 @@ from pipelines.prepare.augment import (
     shrink,
     warp,
 )
-from pipelines.prepare.options import AugmentOptions
+from pipelines.entries.options import AugmentOptions
 
 IGNORE = 255
 NOTHING = AugmentOptions(

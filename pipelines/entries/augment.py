@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipelines.prepare.options import AugmentOptions
+from pipelines.entries.options import AugmentOptions
 from trainer.formats import images
 from trainer.formats.images import PADDING, shrunk_size
 

@@ -1,16 +1,17 @@
-"""The file crf.json of a model folder: the CRF's parameters that suit the model, and what they gain."""
+"""The file crf.json of a model folder, and what exports have of it: the CRF's parameters that suit the model."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from pipelines.crf.options import CrfOptions
 from pipelines.scores.bootstrap import Gain
 from trainer import storage
+from trainer.formats import exports
+from trainer.formats.cards import TUNING_FILE
 from trainer.options import InputError
 
-TUNING_FILE = "crf.json"
 FORMAT = 3
 READ_FORMATS = (1, 2, 3)
 """Format 1 says "pictures" where later ones say "images"; classes have weights and intervals from format 3 on."""
@@ -131,12 +132,30 @@ def _gain(value: Any) -> Gain:
     return gain
 
 
+def path_of(model: str) -> str:
+    """Where the tuning of a model folder or of an export stands."""
+    return model if exports.kind(model) else storage.join(model, TUNING_FILE)
+
+
 def load(model: str) -> Tuning | None:
-    """The tuning in a model folder (local or gs://), None without one; InputError for a damaged one."""
-    path = storage.join(model, TUNING_FILE)
-    if not storage.exists(path):
+    """The tuning of a model folder or export (local or gs://), None without one; InputError for a damaged one."""
+    path, is_export = path_of(model), bool(exports.kind(model))
+    if not is_export and not storage.exists(path):
         return None
     try:
-        return Tuning.from_json(storage.read_json(path))
+        value = exports.load_tuning(model) if is_export else storage.read_json(path)
+        if value is None:
+            return None
+        tuning = Tuning.from_json(value)
     except InputError as error:
-        raise InputError(f"{path}: {error}; run `deeplab tune-crf` again, or delete the file") from None
+        cure = "export the model again" if is_export else "run `deeplab tune-crf` again, or delete the file"
+        raise InputError(f"{path}: {error}; {cure}") from None
+    # Whether it belongs to the weights in an export was looked at when that was made.
+    return replace(tuning, model_digest=exports.model_digest(model)) if is_export else tuning
+
+
+def how_to_make(model: str) -> str:
+    """What a model folder or an export lacks that has no tuning, and the cure."""
+    if exports.kind(model):
+        return f"{model} was made of a model without {TUNING_FILE}; run `deeplab tune-crf` on that and export it again"
+    return f"{path_of(model)} is missing; make it with `deeplab tune-crf --model {model} --records DIR`"

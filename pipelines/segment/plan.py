@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, NamedTuple
 
 from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import TUNING_FILE, load
+from pipelines.crf.tuning import how_to_make, load, path_of
 from pipelines.inputs.collection import Images, Listing, SourceImage
 from pipelines.inputs.selection import Selection
 from pipelines.masks.stamps import read_stamp
@@ -352,13 +352,10 @@ def crf_in_force(options: Options, model_digest: str) -> tuple[CrfOptions | None
     """
     if options.crf == "off":
         return None, ""
-    tuning, path = load(options.model), storage.join(options.model, TUNING_FILE)
+    tuning, path = load(options.model), path_of(options.model)
     if tuning is None:
         if options.crf == "auto":
-            raise InputError(
-                f"--crf auto: {path} is missing; make it with `deeplab tune-crf --model {options.model} "
-                "--records DIR`, or give --crf on or off"
-            )
+            raise InputError(f"--crf auto: {how_to_make(options.model)}, or give --crf on or off")
         return options.crf_options(CrfOptions()), ""
     if tuning.model_digest != model_digest:
         raise InputError(f"{path} was made with other weights; run `deeplab tune-crf` again, or delete the file")

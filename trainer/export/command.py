@@ -37,6 +37,7 @@ def run(options: Options, flags: list[str]) -> int:
     if options.format == "savedmodel":
         leases.hold(options.output, "export")
     plan.check(options, card)
+    about = exports.about(card, digest, versions(options.format), plan.tuning(options, digest))
     dataset = plan.dataset(options, card)
     images = samples.found(options.images) if options.images else []
     plan.reserve(options)
@@ -45,7 +46,6 @@ def run(options: Options, flags: list[str]) -> int:
     from trainer.network.folder import load_model, predictor
 
     model, _ = load_model(options.model, digest)
-    about = exports.about(card, digest, versions(options.format))
     print(f"export: {options.model} as {options.format}, {options.quantize_words} -> {options.output}", flush=True)
     with startup.quiet_startup():
         files = build(options, model, card, dataset, about)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 from trainer import leases, storage
 from trainer.export.options import Options
-from trainer.formats.cards import ModelCard
+from trainer.formats.cards import TUNING_FILE, ModelCard
 from trainer.formats.dataset import Dataset, load_dataset
 from trainer.formats.exports import SAVED_MODEL
 from trainer.options import InputError
@@ -53,6 +54,21 @@ def check(options: Options, card: ModelCard) -> None:
         taken = storage.exists(options.output)
     if taken and not options.overwrite:
         raise InputError(f"{options.output} exists; give another --output, or --overwrite to replace it")
+
+
+def tuning(options: Options, digest: str) -> dict[str, Any] | None:
+    """Contents of the model's crf.json, None without one. Raises InputError where it is damaged or of other weights.
+
+    Args:
+      digest: of the model's weights.
+    """
+    path = storage.join(options.model, TUNING_FILE)
+    if not storage.exists(path):
+        return None
+    found = storage.read_json(path)
+    if not isinstance(found, dict) or found.get("model_digest") != digest:
+        raise InputError(f"{path} was made with other weights; run `deeplab tune-crf` again, or delete the file")
+    return found
 
 
 def reserve(options: Options) -> None:

@@ -15,6 +15,8 @@ from trainer.options import InputError
 
 CARD = "model.json"
 WEIGHTS = "model.keras"
+TUNING_FILE = "crf.json"
+"""The CRF's parameters, where `deeplab tune-crf` looked for them; see `pipelines.crf.tuning`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,28 +49,44 @@ def kind(path: str) -> str:
     return "savedmodel" if storage.exists(storage.join(path, SAVED_MODEL)) else ""
 
 
-def about(card: ModelCard, weights: str, versions: Mapping[str, str]) -> dict[str, Any]:
+def about(
+    card: ModelCard, weights: str, versions: Mapping[str, str], crf: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The JSON object that goes into an export.
 
     Args:
       card: of the model; what it was trained with, paths among it, is left out.
       weights: SHA-256 of the model's weights.
       versions: of the libraries it was made with.
+      crf: contents of the model's crf.json; what was tried, and images that could not be used, are left out.
     """
     model = dataclasses.replace(card, training={}).to_json()
-    return {"version": VERSION, "model": model, "weights": weights, "versions": dict(versions)}
+    tuning = None if crf is None else crf | {"grid": [], "rejects": []}
+    return {"version": VERSION, "model": model, "weights": weights, "crf": tuning, "versions": dict(versions)}
 
 
 def load_card(path: str) -> ModelCard:
     """The card of the model folder or export at `path`. Raises InputError when it is missing or damaged."""
-    if not (found := kind(path)):
-        return cards.load_card(path)
+    return _load(path)[0] if kind(path) else cards.load_card(path)
+
+
+def load_tuning(path: str) -> Any:
+    """What the export at `path` has of the crf.json of its model; None where that had none.
+
+    Raises InputError when the export is missing or damaged.
+    """
+    return _load(path)[1]
+
+
+def _load(path: str) -> tuple[ModelCard, Any]:
+    """Card and tuning of an export."""
     try:
-        text = _onnx_metadata(storage.read(path)) if found == "onnx" else storage.read(storage.join(path, ABOUT))
+        is_onnx = kind(path) == "onnx"
+        text = _onnx_metadata(storage.read(path)) if is_onnx else storage.read(storage.join(path, ABOUT))
         value = json.loads(text)
         if value["version"] != VERSION:
             raise InputError(f"is of version {value['version']}, this program reads {VERSION}; update the program")
-        return ModelCard.from_json(value["model"])
+        return ModelCard.from_json(value["model"]), value.get("crf")  # exports of version 0.6 have none
     except FileNotFoundError as error:
         missing = f"{error.filename or ABOUT} is missing"
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -13,9 +14,17 @@ import pytest
 from PIL import Image
 
 from pipelines import cli
+from pipelines.crf.options import CrfOptions
+from pipelines.crf.tuning import Tuning
 from pipelines.masks.network import Network
+from pipelines.segment.options import Options
+from pipelines.segment.plan import crf_in_force
 from tests.drawn.places import ROOT
-from tests.drawn.segmenting import SIZES, outcomes_of, read_mask, report_of, segment
+from tests.drawn.segmenting import PALETTE, SIZES, outcomes_of, read_mask, report_of, segment
+from tests.drawn.tuning import some_tuning
+from trainer import storage
+from trainer.formats import exports
+from trainer.formats.cards import ModelCard
 from trainer.options import InputError
 
 
@@ -79,6 +88,38 @@ def test_what_is_no_export_is_said_in_one_line(export: Path, photos: Path, tmp_p
     with pytest.raises(InputError, match=r"is missing; give what|is not a model folder"):
         run(tmp_path / f"none{export.suffix}")
     assert not (tmp_path / "out").exists()
+
+
+def tuned(folder: Path, tuning: Tuning | None) -> str:
+    """An export that knows what its model was tuned to, and cannot be run."""
+    card = ModelCard({"num_classes": 3}, PALETTE)
+    about = exports.about(card, "weights", {}, tuning and json.loads(json.dumps(tuning.to_json())))
+    storage.write(str(folder / exports.SAVED_MODEL), b"network")
+    storage.write_json(str(folder / exports.ABOUT), about)
+    return str(folder)
+
+
+def test_an_export_brings_the_crf_that_its_model_was_tuned_to(tmp_path: Path) -> None:
+    def in_force(tuning: Tuning | None, **flags: object) -> tuple[CrfOptions | None, str]:
+        path = tuned(tmp_path / "served", tuning)
+        return crf_in_force(Options(input="photos", model=path, output="masks", **flags), exports.model_digest(path))
+
+    found = some_tuning()
+    assert in_force(found) == in_force(None) == (None, "")
+    assert in_force(found, crf="on")[0] == in_force(found, crf="auto")[0] == found.options
+    assert in_force(found, crf="auto", crf_sxy=7.0)[0] == dataclasses.replace(found.options, sxy=7)
+    against = dataclasses.replace(found, options=None)
+    assert in_force(against, crf="auto") == (None, f"no CRF: {tmp_path / 'served'} advises against it")
+    assert in_force(None, crf="on") == (CrfOptions(), "")
+    with pytest.raises(InputError, match=r"served was made of a model without crf\.json; run `deeplab tune-crf`"):
+        in_force(None, crf="auto")
+    in_force(found)
+    assert '"p"' not in (tmp_path / "served" / exports.ABOUT).read_text(), "a path of the records"
+    broken = json.loads(json.dumps(found.to_json())) | {"gain": None}
+    path = tmp_path / "served" / exports.ABOUT
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"crf": broken}))
+    with pytest.raises(InputError, match=r"served: is damaged .*; export the model again"):
+        crf_in_force(Options(input="photos", model=str(tmp_path / "served"), output="m", crf="on"), "")
 
 
 def test_an_onnx_file_is_looked_into_without_tensorflow_and_onnx() -> None:

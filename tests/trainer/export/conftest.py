@@ -9,7 +9,8 @@ import pytest
 
 from tests.drawn.records import PALETTE, record, write_records
 from tests.drawn.training import colour_network
-from trainer.formats.cards import ModelCard
+from trainer import storage
+from trainer.formats.cards import TUNING_FILE, ModelCard, weights_digest
 from trainer.network import folder
 from trainer.network.folder import save_model
 
@@ -40,6 +41,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("model")
     card = ModelCard({"num_classes": 3}, PALETTE, MAX_SIDE, training={"records": "/home/someone/records"})
     save_model(str(path), drawn_network(3), card)
+    tuning = {"format": 3, "model_digest": weights_digest(str(path)), "options": {"sxy": 40.0}, "rejects": ["/a.png"]}
+    storage.write_json(str(path / TUNING_FILE), tuning)
     return str(path)
 
 

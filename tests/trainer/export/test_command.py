@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 
 from pipelines import cli
 from tests.drawn.records import PALETTE
+from tests.drawn.submitting import upload
+from trainer import storage
 from trainer.export import graph, plan
 from trainer.formats import exports
 from trainer.formats.cards import weights_digest
@@ -18,22 +21,26 @@ from trainer.formats.cards import weights_digest
 OUTPUTS = {"savedmodel": "served", "onnx": "model.onnx", "tflite": "model.tflite"}
 
 
-def export(model: str, name: str, output: Path, *more: str) -> int:
+def export(model: str, name: str, output: str | Path, *more: str) -> int:
     return cli.main(["export", "--model", model, "--format", name, "--output", str(output), *more])
 
 
-def report_of(output: Path) -> dict:
-    return json.loads(output.with_name(output.name + ".check.json").read_text())
+def report_of(output: str | Path) -> dict:
+    return storage.read_json(f"{output}.check.json")
 
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("float32", "float16")]
 
 
 @pytest.fixture(scope="module", params=["savedmodel", "onnx", "int8", *SLOW])
-def exported(request, model, records, tmp_path_factory):
-    """The name of the format or of its numbers, and its output; checked on records."""
+def exported(request, model, records, bucket, tmp_path_factory):
+    """The name of the format or of its numbers, and its output; checked on records. Two go from gs:// to gs://."""
     name = request.param if request.param in OUTPUTS else "tflite"
-    output = tmp_path_factory.mktemp("out") / OUTPUTS[name]
+    folder = str(tmp_path_factory.mktemp("out"))
+    if name != "tflite":
+        folder = f"{bucket}/{name}"
+        model, records = upload(Path(model), f"{folder}/model"), upload(Path(records), f"{folder}/records")
+    output = f"{folder}/{OUTPUTS[name]}"
     flags = ["--size", "64", "64"] if name == "tflite" else []
     flags += ["--quantize", request.param] if request.param in ("float16", "int8") else []
     assert export(model, name, output, "--records", records, *flags) == 0
@@ -53,16 +60,17 @@ def test_an_export_is_checked_in_its_own_runtime_on_validation_images(exported):
 def test_an_export_names_its_classes_and_versions_and_no_path_of_the_training(exported, model):
     name, output = exported
     if name == "savedmodel":
-        about = json.loads((output / exports.ABOUT).read_text())
+        about = storage.read_json(f"{output}/{exports.ABOUT}")
     elif name == "onnx":
-        about = json.loads(exports._onnx_metadata(output.read_bytes()))
+        about = json.loads(exports._onnx_metadata(storage.read(output)))
     else:
         with zipfile.ZipFile(output) as archive:
             about = json.loads(archive.read("deeplab.json"))
             assert archive.read("labels.txt").decode().split() == list(PALETTE.names)
     assert [one["name"] for one in about["model"]["palette"]["classes"]] == list(PALETTE.names)
     assert about["weights"] == weights_digest(model) and {"tensorflow", "keras"} <= about["versions"].keys()
-    assert "someone" not in json.dumps(about)
+    assert about["crf"]["options"] == {"sxy": 40.0}
+    assert "someone" not in json.dumps(about) and "/a.png" not in json.dumps(about)
 
 
 def test_the_status_is_1_where_export_and_model_differ(model, tmp_path, monkeypatch, capsys):
@@ -98,6 +106,10 @@ FAULTS = {
     ),
     "images": (["--format", "savedmodel", "--output", "m", "--images", "none"], "found no image"),
     "model": (["--format", "savedmodel", "--output", "m", "--model", "none"], "is not a model folder"),
+    "tuning": (
+        ["--format", "savedmodel", "--output", "m", "--model", "tuned"],
+        "was made with other weights",
+    ),
     "below a file": (["--format", "savedmodel", "--output", "file/m"], "cannot be written to|cannot write to"),
     "file": (["--format", "savedmodel", "--output", "file"], "is no folder"),
     "taken": (["--format", "onnx", "--output", "taken.onnx"], "--overwrite to replace it"),
@@ -114,6 +126,8 @@ def test_what_cannot_be_exported_is_said_in_one_line_before_anything_is_computed
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("trainer.startup.start_tensorflow", lambda: pytest.fail("it has begun to compute"))
     (tmp_path / "foreign").mkdir()
+    shutil.copytree(model, tmp_path / "tuned")
+    (tmp_path / "tuned/crf.json").write_text('{"model_digest": "other"}')
     (tmp_path / "folder.onnx").mkdir()
     for name in ("file", "taken.onnx", "foreign/notes"):
         (tmp_path / name).write_text("mine")

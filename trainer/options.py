@@ -185,8 +185,8 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     choices = field.metadata["choices"]
     if choices and value is not None and value not in choices:
         raise InputError(f"{flag} must be one of {', '.join(map(str, choices))}, got {value!r}")
-    is_range = len(values) == 2 and all(isinstance(number, (int, float)) for number in values)
-    if is_range and isinstance(field.default, tuple) and values[0] > values[1]:
+    is_range = isinstance(field.default, tuple) and len(field.default) == 2
+    if is_range and len(values) == 2 and values[0] > values[1]:
         raise InputError(f"{flag} must be a range, lowest first, got {values[0]} {values[1]}")
 
 

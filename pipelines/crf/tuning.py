@@ -12,9 +12,10 @@ from trainer.formats import exports
 from trainer.formats.cards import TUNING_FILE
 from trainer.options import InputError
 
-FORMAT = 3
-READ_FORMATS = (1, 2, 3)
-"""Format 1 says "pictures" where later ones say "images"; classes have weights and intervals from format 3 on."""
+FORMAT = 4
+READ_FORMATS = (1, 2, 3, 4)
+"""Format 1 says "pictures" where later ones say "images"; classes have weights and intervals from format 3 on, and it
+is said at which sizes the network saw the images from format 4 on."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Tuning:
       rejects: those of them that could not be used, each {"key", "path", "stage", "reason", "records"}.
       model_digest: SHA-256 of the model's weights.
       records_fingerprint: of the records.
+      scales, flip: the views that the network saw of every image, see `pipelines.masks.options.Views`.
     """
 
     options: CrfOptions | None
@@ -62,6 +64,8 @@ class Tuning:
     rejects: tuple[dict[str, Any], ...]
     model_digest: str
     records_fingerprint: str
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
 
     @property
     def losers(self) -> dict[str, Gain]:
@@ -94,6 +98,8 @@ class Tuning:
             raise InputError(f"expected the result of tune-crf in format {known}, found {content.get('format')!r}")
         if content["format"] == 1 and "pictures" in content:
             content = {**content, "images": content["pictures"]}
+        if content["format"] < 4:
+            content = {**content, "scales": (1.0,), "flip": False}
         try:
             values = {field.name: content[field.name] for field in fields(cls)}
             options = values["options"]
@@ -106,8 +112,9 @@ class Tuning:
                 )
             per_class = {name: _change(values["per_class"][name], content["format"]) for name in classes}
             typed = {"options": options, "gain": _gain(values["gain"]), "per_class": per_class}
+            typed |= {"scales": tuple(map(float, values["scales"])), "flip": bool(values["flip"])}
             tuning = cls(**values | typed | {name: tuple(values[name]) for name in ("grid", "rejects")})
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"is damaged ({error!r})") from None

@@ -63,7 +63,7 @@ def _of_folder(folder: str, digest: str) -> Callable[[str], Predict]:
     from trainer.network.folder import load_model, predictor
 
     model, _ = load_model(folder, digest)
-    return functools.partial(predictor, model)
+    return functools.partial(predictor, model, frozen=not _has_gpu())  # with GPUs it was not tried
 
 
 def _exported(path: str, kind: str, digest: str) -> Callable[[str], Predict]:

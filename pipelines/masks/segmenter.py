@@ -19,6 +19,8 @@ from pipelines.crf.refine import Refiner
 from pipelines.masks import certainty
 from pipelines.masks.certainty import Certainty
 from pipelines.masks.network import Network, shared_network
+from pipelines.masks.options import Views
+from pipelines.masks.views import mean_softmax
 from pipelines.runner.boundary import Failed, attempt
 from trainer.formats.images import shrink
 
@@ -138,6 +140,7 @@ class Segmenter:
       network: the network.
       batch_size: most images in one pass of the network.
       max_side: bound in pixels on the longest side of what network and CRF see; 0 for none.
+      views: of an image, after that, that the network sees.
       crf: parameters of the CRF; None for none.
       crf_engine: which engine refines, one of `pipelines.crf.options.ENGINES`.
       crf_workers: images refined side by side, at least 1.
@@ -152,6 +155,7 @@ class Segmenter:
         *,
         batch_size: int,
         max_side: int,
+        views: Views,
         crf: CrfOptions | None,
         crf_engine: str,
         crf_workers: int,
@@ -160,6 +164,7 @@ class Segmenter:
         self._network = network
         self._batch_size = batch_size
         self._max_side = max_side
+        self._views = views
         self._confidence = confidence
         self._refiner = Refiner(crf_workers, crf, crf_engine) if crf else None
 
@@ -171,7 +176,8 @@ class Segmenter:
         unusable: deque[Unsegmented] = deque()
         pending: deque[tuple[Item, Any, Callable[[], np.ndarray] | None, int]] = deque()
         held = 0
-        for batch in batches(self._items(images, unusable), self._batch_size, self._network.batch_pixels):
+        pixels = int(self._network.batch_pixels / self._views.area)
+        for batch in batches(self._items(images, unusable), self._batch_size, pixels):
             for item, output in zip(batch, self._predict(batch), strict=True):
                 if isinstance(output, Unsegmented):
                     unusable.append(output)
@@ -209,11 +215,12 @@ class Segmenter:
         """
 
         def predict() -> list[Any]:
-            results = self._network(np.stack([item.network_input for item in batch]), what)
-            return list(zip(*results, strict=True) if what == "best" else results)
+            inputs = np.stack([item.network_input for item in batch])
+            if whole:
+                return list(mean_softmax(self._network, inputs, self._views))
+            return list(zip(*self._network(inputs, "best"), strict=True))
 
-        whole = self._refiner or any(item.is_shrunk for item in batch)
-        what = "probabilities" if whole else "best"
+        whole = self._refiner or not self._views.is_single or any(item.is_shrunk for item in batch)
         outputs = tried(batch[0].key, predict)
         if isinstance(outputs, list):
             return outputs

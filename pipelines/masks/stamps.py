@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from pipelines.crf.options import CrfOptions
 from pipelines.masks.certainty import CHANGED_DIGITS, DIGITS, Certainty
+from pipelines.masks.options import SINGLE, Views
 from trainer.formats.cards import ModelCard
 
 
@@ -34,7 +35,12 @@ class Stamp:
 
 
 def fingerprint(
-    weights: str, card: ModelCard, max_side: int, crf: CrfOptions | None, crf_engine: str = "native"
+    weights: str,
+    card: ModelCard,
+    max_side: int,
+    crf: CrfOptions | None,
+    crf_engine: str = "native",
+    views: Views = SINGLE,
 ) -> str:
     """32 hex digits of all that decides a mask; `weights` is the SHA-256 of the model's."""
     parts = {
@@ -46,6 +52,8 @@ def fingerprint(
     }
     if crf and crf_engine != "native":
         parts["crf_engine"] = crf_engine
+    if not views.is_single:
+        parts["views"] = views.to_json()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -183,7 +183,7 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         reads=len(found) + len(found) // LISTED,
         writes=kinds * len(found),
         listing=listing,
-        network=(card.architecture, height, width, 1.0) if height else None,
+        network=(card.architecture, height, width, options.views.passes) if height else None,
     )
 
 

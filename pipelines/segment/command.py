@@ -10,14 +10,13 @@ from pipelines.crf.refine import require_engine
 from pipelines.inputs import collection
 from pipelines.inputs.selection import load as load_selection
 from pipelines.masks import segmenter
-from pipelines.masks.stamps import fingerprint
 from pipelines.runner.flags import beam_options, check_paths, cores_per_process, located
 from pipelines.runner.remote import CANCELLED, take_up
 from pipelines.runner.run import run as run_job
 from pipelines.segment import plan as planning
 from pipelines.segment import tally
 from pipelines.segment.job import build
-from pipelines.segment.mask import SegmentJob
+from pipelines.segment.mask import SegmentJob, made_by
 from pipelines.segment.options import Options
 from pipelines.segment.plan import Plan, crf_in_force, make_plan
 from pipelines.segment.tally import SegmentTally
@@ -75,12 +74,17 @@ def prepare(options: Options, cores: int) -> tuple[SegmentJob, ModelCard]:
             f"--max-side {max_side}: {options.model} itself shrinks images to {card.max_side} pixels; give no more "
             "than that, or the model folder it was made from"
         )
+    if exported and card.max_side and options.views.area > 1:
+        raise InputError(
+            f"--scales {max(options.scales):g}: {options.model} itself shrinks images to {card.max_side} pixels; give "
+            "none above 1, or the model folder it was made from"
+        )
     job = SegmentJob(
         options=options,
         palette=card.palette,
         max_side=max_side,
         model_digest=digest,
-        fingerprint=fingerprint(digest, card, max_side, crf, options.crf_engine),
+        fingerprint=made_by(options, digest, card, max_side, crf),
         cores=cores,
         crf=crf,
         network_bytes=bytes_per_pixel(card.architecture) + exported * card.palette.num_classes * exports.CLASS_BYTES,

@@ -27,7 +27,7 @@ from pipelines.segment.plan import Entry, kinds, place
 from pipelines.segment.table import Row
 from trainer import ahead, storage
 from trainer.formats import images
-from trainer.formats.cards import CARD
+from trainer.formats.cards import CARD, ModelCard
 from trainer.formats.exports import load_card
 from trainer.formats.labels import Palette
 from trainer.network.options import bytes_per_pixel
@@ -101,6 +101,7 @@ class SegmentJob:
             self.cores,
             batch_size=options.batch_size,
             max_side=self.max_side,
+            views=options.views,
             crf=self.crf,
             crf_engine=options.crf_engine,
             crf_workers=options.crf_workers or self.cores or cores(),
@@ -108,7 +109,7 @@ class SegmentJob:
         )
         # Weights are compared where they are loaded; the same ones in a network of another stride make other masks.
         card = load_card(options.model)
-        if fingerprint(self.model_digest, card, self.max_side, self.crf, options.crf_engine) != self.fingerprint:
+        if made_by(options, self.model_digest, card, self.max_side, self.crf) != self.fingerprint:
             raise InputError(
                 f"{CARD} in {options.model} was replaced while this command was running; finished masks are kept: run "
                 "it again, and let nothing write into a model's folder meanwhile"
@@ -241,14 +242,19 @@ class SegmentJob:
                 "network; give --max-side to shrink it, or raise --max-pixels if memory allows"
             )
         classes, refined, allowed = self.palette.num_classes, self.crf is not None, self.allowed
-        per_class = CRF_BYTES if refined else SOFTMAX_BYTES if shrunk != (height, width) else 0
-        whole = pixels * per_class * classes
-        needed = whole + pixels * self.network_bytes + height * width * IMAGE_BYTES
+        views = self.options.views
+        per_class = CRF_BYTES if refined else SOFTMAX_BYTES if shrunk != (height, width) or not views.is_single else 0
+        if not views.is_single:  # the sum, and a view's softmax at its own size and at the image's
+            per_class = max(per_class, SOFTMAX_BYTES * (2 + views.area))
+        whole = round(pixels * per_class * classes)
+        needed = whole + round(pixels * views.area * self.network_bytes) + height * width * IMAGE_BYTES
         if needed > allowed:
+            cures = ["give --max-side to shrink it"]
+            cures += ["give smaller --scales"] * (views.area > 1) + ["omit --crf"] * refined
             raise images.ImageError(
                 f"{shrunk[1]}x{shrunk[0]} pixels of {classes} classes{' with the CRF' * refined} take about "
-                f"{needed / GIB:.1f} GiB of memory, over the bound of {allowed / GIB:.1f}; give --max-side to shrink "
-                f"it{', or omit --crf' * refined}, or raise --max-memory if there is more"
+                f"{needed / GIB:.1f} GiB of memory, over the bound of {allowed / GIB:.1f}; {', or '.join(cures)}, or "
+                "raise --max-memory if there is more"
             )
         # The network takes one image at a time, whatever the number of threads.
         return whole if whole > LARGE_BYTES else 0
@@ -303,6 +309,11 @@ def _look(source: SourceImage) -> str:
         info = os.stat(source.path)
         return f"{info.st_dev}-{info.st_ino}-{info.st_size}-{info.st_mtime_ns}-{info.st_ctime_ns}"
     return ""
+
+
+def made_by(options: Options, digest: str, card: ModelCard, max_side: int, crf: CrfOptions | None) -> str:
+    """The fingerprint of the masks that a model makes under these options."""
+    return fingerprint(digest, card, max_side, crf, options.crf_engine, options.views)
 
 
 def alone(job: SegmentJob, source: SourceImage) -> Row:

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 from pipelines.crf.options import ENGINES, NUMBERS, CrfOptions
 from pipelines.inputs.options import SelectionOptions
+from pipelines.masks.options import ViewOptions
 from trainer.accounts import max_reject_rate
 from trainer.options import option
 
@@ -32,7 +33,7 @@ def _crf(name: str, meaning: str, **bounds: float) -> Any:
 
 
 @dataclass(frozen=True)
-class Options(SelectionOptions):
+class Options(SelectionOptions, ViewOptions):
     """Options of `deeplab segment`."""
 
     takes_beam_flags: ClassVar[bool] = True

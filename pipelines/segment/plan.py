@@ -363,6 +363,12 @@ def crf_in_force(options: Options, model_digest: str) -> tuple[CrfOptions | None
         return None, f"no CRF: {path} advises against it"
     crf = options.crf_options(tuning.options or CrfOptions())
     note = printable(f"CRF: {crf.words(list(tuning.per_class))}")
+    views = options.views
+    if (tuning.scales, tuning.flip) != (views.scales, views.flip):
+        note = (
+            f"warning: {path} was found under other --scales or --flip, and what it gains under these is not known; "
+            f"run `deeplab tune-crf` with the same ones\n{note}"
+        )
     if tuning.options is None:
         note = f"warning: {path} advises against the CRF, whose gain is not certain; --crf auto omits it\n{note}"
     return crf, note

@@ -92,8 +92,9 @@ def prepare(options: Options, beam: Any) -> tuple[TuningJob, Dataset]:
         work=output(options, ".tuning"),
         palette=dataset.palette,
         max_side=card.max_side,
+        views=options.views,
         model_digest=digest,
-        fingerprint=f"{fingerprint(digest, card, card.max_side, None)}-{dataset.fingerprint}",
+        fingerprint=f"{fingerprint(digest, card, card.max_side, None, views=options.views)}-{dataset.fingerprint}",
         threads=cores_per_process(beam),
     )
     return job, dataset
@@ -203,6 +204,8 @@ def tune(
         rejects=tuple(reject.to_json() for reject in accounts.rejects),
         model_digest=job.model_digest,
         records_fingerprint=dataset.fingerprint,
+        scales=job.views.scales,
+        flip=job.views.flip,
     )
     point = search.search(before, counts, np.ones(len(usable), bool))
     entries = draw_gallery(job, usable, point, before, counts[point])

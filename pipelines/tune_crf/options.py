@@ -20,16 +20,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pipelines.masks.options import ViewOptions
 from pipelines.scores.options import BANDS
 from trainer.accounts import max_reject_rate
-from trainer.options import CheckedOptions, InputError, option
+from trainer.options import InputError, option
 
 MIN_IMAGES = 10
 """With fewer, a fold is a single image and an interval means nothing."""
 
 
 @dataclass(frozen=True)
-class Options(CheckedOptions):
+class Options(ViewOptions):
     """Options of `deeplab tune-crf`."""
 
     takes_beam_flags: ClassVar[bool] = True

@@ -24,7 +24,9 @@ import numpy as np
 from pipelines.crf import refine as crf
 from pipelines.crf.options import NUMBERS, CrfOptions
 from pipelines.masks import network
+from pipelines.masks.options import Views
 from pipelines.masks.segmenter import most_probable
+from pipelines.masks.views import mean_softmax
 from pipelines.runner.boundary import InFlight
 from pipelines.scores.trimap import BANDS, band_confusions
 from pipelines.tune_crf.samples import Sample, digest, load
@@ -57,6 +59,7 @@ class TuningJob:
       work: folder of the counts.
       palette: of model and records.
       max_side: bound on the longest side of what the network sees, in pixels; 0 for none.
+      views: of an image, after that, that the network sees.
       model_digest: SHA-256 of the model's weights.
       fingerprint: of all that the counts depend on besides the point.
       threads: bound on TensorFlow's, 0 for one per core.
@@ -67,6 +70,7 @@ class TuningJob:
     work: str
     palette: Palette
     max_side: int
+    views: Views
     model_digest: str
     fingerprint: str
     threads: int
@@ -122,7 +126,7 @@ def _point(row: np.ndarray) -> Point:
 def predict(job: TuningJob, sample: Sample, image: np.ndarray) -> np.ndarray:
     """The network's softmax of a sample, float32 [h, w, C], of which float16 values are left on this disk."""
     shared = network.shared_network(job.model, job.model_digest, job.threads)
-    softmax = shared(images.shrink(image, job.max_side)[None], "probabilities")[0]
+    softmax = mean_softmax(shared, images.shrink(image, job.max_side)[None], job.views)[0]
     try:
         storage.write(job.cached(sample), softmax.astype(np.float16).tobytes())
     except OSError as error:

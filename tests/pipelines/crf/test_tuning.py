@@ -24,7 +24,7 @@ def test_the_file_holds_all_of_it(tuning: Tuning, tmp_path: Path) -> None:
     (tmp_path / "crf.json").write_text(json.dumps(tuning.to_json()))
     assert load(str(tmp_path)) == tuning
     value = tuning.to_json()
-    assert (value["format"], value["scored"], value["images"]) == (3, 40, 41)
+    assert (value["format"], value["scored"], value["images"]) == (4, 40, 41)
     assert value["verdict"] == ("on" if tuning.options else "off")
 
 
@@ -35,6 +35,14 @@ def test_a_file_of_format_1_says_pictures_and_is_read() -> None:
         Tuning.from_json(value)
     value["per_class"] = {"sky": [0.5, 0.6], "ghost": [None, None]}
     assert Tuning.from_json(value | {"format": 1}) == some_tuning(per_class=WITHOUT_INTERVALS)
+
+
+def test_a_file_of_format_3_is_of_images_seen_once() -> None:
+    views = {"scales": (1.0, 1.5), "flip": True}
+    value = some_tuning(**views).to_json()
+    assert Tuning.from_json(json.loads(json.dumps(value))) == some_tuning(**views)
+    older = {name: value[name] for name in value if name not in views} | {"format": 3}
+    assert Tuning.from_json(older) == some_tuning()
 
 
 def test_a_file_of_format_2_has_no_intervals_of_classes_and_is_read() -> None:
@@ -78,8 +86,8 @@ def test_without_a_file_there_is_no_tuning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda value: [], "format 1 to 3, found 'list'"),
-        (lambda value: value | {"format": 4}, "format 1 to 3, found 4"),
+        (lambda value: [], "format 1 to 4, found 'list'"),
+        (lambda value: value | {"format": 5}, "format 1 to 4, found 5"),
         (lambda value: value | {"verdict": "off"}, "does not go with the options"),
         (lambda value: value | {"options": {"sxy": -1}}, "above 0, got -1"),
         (lambda value: value | {"options": {"sxy": "wide"}}, "damaged"),

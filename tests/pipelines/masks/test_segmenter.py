@@ -13,6 +13,7 @@ import pytest
 from pipelines.crf import refine as crf
 from pipelines.crf.options import CrfOptions
 from pipelines.masks import segmenter as masks
+from pipelines.masks.options import Views
 from pipelines.masks.segmenter import most_probable
 
 
@@ -72,6 +73,7 @@ def segmenter(**options) -> masks.Segmenter:
     defaults = {
         "batch_size": 4,
         "max_side": 0,
+        "views": Views(),
         "crf": None,
         "crf_engine": "native",
         "crf_workers": 1,
@@ -192,7 +194,7 @@ def halves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_process_has_one_segmenter_until_options_change_or_it_is_released(halves: None) -> None:
-    options = {"batch_size": 4, "max_side": 0, "crf": None, "crf_engine": "native", "crf_workers": 1}
+    options = {"batch_size": 4, "max_side": 0, "views": Views(), "crf": None, "crf_engine": "native", "crf_workers": 1}
     first = masks.shared_segmenter("m", "d", 0, confidence=False, **options)
     assert masks.shared_segmenter("m", "d", 0, confidence=False, **options) is first
     other = masks.shared_segmenter("m", "d", 0, confidence=True, **options)

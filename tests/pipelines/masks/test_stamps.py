@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipelines.crf.options import CrfOptions
 from pipelines.masks.certainty import Certainty
+from pipelines.masks.options import Views
 from pipelines.masks.stamps import Stamp, fingerprint, read_stamp, stamp_jpeg, stamp_png
 from tests.drawn.segmenting import PALETTE
 from trainer.formats.cards import ModelCard
@@ -89,7 +90,10 @@ def test_all_that_decides_a_mask_is_in_its_fingerprint() -> None:
         fingerprint("w", CARD, 513, CrfOptions(class_weights=(1, 0.5, 1))),
         fingerprint("w", CARD, 513, CrfOptions(class_weights=(0.5, 1, 1))),
         fingerprint("w", CARD, 513, crf, "pydensecrf"),
+        fingerprint("w", CARD, 513, crf, views=Views(flip=True)),
+        fingerprint("w", CARD, 513, crf, views=Views((1.0, 1.5))),
     }
-    assert len(digests) == 10
+    assert len(digests) == 12
+    assert fingerprint("w", CARD, 513, crf, views=Views()) == fingerprint("w", CARD, 513, crf)
     assert fingerprint("w", CARD, 513, CrfOptions(class_weights=(1, 1, 1))) == fingerprint("w", CARD, 513, crf)
     assert fingerprint("w", CARD, 513, None, "pydensecrf") == fingerprint("w", CARD, 513, None)

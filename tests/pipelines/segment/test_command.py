@@ -14,7 +14,9 @@ from PIL import Image
 
 from pipelines.crf.options import CrfOptions
 from pipelines.crf.refine import refine
+from pipelines.masks.options import Views
 from pipelines.masks.segmenter import most_probable
+from pipelines.masks.views import mean_softmax
 from tests.drawn.places import ROOT
 from tests.drawn.segmenting import (
     PALETTE,
@@ -29,6 +31,8 @@ from tests.drawn.segmenting import (
 from trainer.formats.images import shrink
 from trainer.formats.labels import Palette
 from trainer.options import InputError
+
+VIEWS = Views((1.0, 1.5), flip=True)
 
 
 def test_masks_are_those_of_each_image_alone(segmented, softmax):
@@ -83,6 +87,23 @@ def test_shrunk_images_get_masks_of_their_own_size(model, softmax, tmp_path):
     assert segment(*flags) == 0
     expected, _ = most_probable(softmax(shrink(image, 45)), 60, 90)
     assert (read_mask(tmp_path / "out/x.png") == expected).mean() > 0.99
+
+
+def test_masks_of_several_views_are_of_the_mean_of_their_softmax_and_no_others_are_kept(model, softmax, tmp_path):
+    image = draw(60, 90, 3)
+    save(tmp_path / "in/x.png", image)
+    run = ("--input", tmp_path / "in", "--model", model, "--output", tmp_path / "out")
+    assert segment(*run, "--scales", 1.5, 1, "--flip", "--confidence") == 0
+    expected = mean_softmax(lambda images, _: np.stack([softmax(one) for one in images]), image[None], VIEWS)[0]
+    mask = read_mask(tmp_path / "out/x.png")
+    assert (mask == expected.argmax(-1)).mean() > 0.99
+    assert (mask != softmax(image).argmax(-1)).any()
+    confidence = np.asarray(Image.open(tmp_path / "out/confidence/x.png"))
+    np.testing.assert_allclose(confidence, expected.max(-1) * 255, atol=0.6)
+    with pytest.raises(InputError, match="other options"):
+        segment(*run, "--scales", 1, 1.5, "--confidence")
+    assert segment(*run, "--scales", 1, 1.5, "--flip", "--confidence") == 0
+    assert report_of(tmp_path / "out")["skipped"] == 1
 
 
 def test_exif_orientation_is_applied(model, tmp_path):

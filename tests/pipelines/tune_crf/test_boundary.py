@@ -14,6 +14,7 @@ import pytest
 from pipelines.crf import refine as crf
 from pipelines.crf.options import CrfOptions
 from pipelines.crf.tuning import load
+from pipelines.masks.options import Views
 from pipelines.pages import gallery
 from pipelines.runner.progress import Heartbeat
 from pipelines.tune_crf import samples as choosing
@@ -101,7 +102,7 @@ end_score.__name__ = "score"  # by which its notes are known
 @pytest.fixture
 def job(tmp_path: Path) -> TuningJob:
     write_records(tmp_path / "records", 2)
-    return TuningJob("model", str(tmp_path / "records"), str(tmp_path / "work"), PALETTE, 0, "d", "f", 0)
+    return TuningJob("model", str(tmp_path / "records"), str(tmp_path / "work"), PALETTE, 0, Views(), "d", "f", 0)
 
 
 SAMPLE = Sample("000", "val-00000-of-00002.tfrecord", 0)

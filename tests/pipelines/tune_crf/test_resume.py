@@ -14,6 +14,7 @@ import pytest
 from pipelines import cli
 from pipelines.crf.options import CrfOptions
 from pipelines.crf.tuning import load
+from pipelines.masks.options import Views
 from pipelines.tune_crf.job import BLOCK, PredictImage, RefinePoints
 from pipelines.tune_crf.samples import Sample
 from pipelines.tune_crf.scoring import Task, TuningJob
@@ -137,7 +138,7 @@ def test_a_job_that_loses_everything_is_an_error(folders, network, monkeypatch):
 
 
 def test_counts_are_found_under_the_names_that_version_0_1_gave_them():
-    job = TuningJob("m", "r", "w", PALETTE, 0, "d", "f", 0)
+    job = TuningJob("m", "r", "w", PALETTE, 0, Views(), "d", "f", 0)
     sample = Sample("000", "val-00000-of-00002.tfrecord", 0)
     path = job.result(sample, [None, CrfOptions()], ".npz")
     assert path == "w/3f64c11235d5868d64a46c2c-fa0014e271c352db87c66a2c.npz"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.crf.options import CrfOptions
+from pipelines.masks.options import Views
 from pipelines.scores.trimap import band_confusions
 from pipelines.tune_crf import scoring
 from pipelines.tune_crf.samples import Sample, choose
@@ -21,7 +22,7 @@ POINTS = (None, CrfOptions(), CrfOptions(sxy=30))
 
 @pytest.fixture
 def job(tmp_path: Path) -> TuningJob:
-    return TuningJob("model", str(tmp_path / "records"), str(tmp_path / "work"), PALETTE, 0, "d", "f", 0)
+    return TuningJob("model", str(tmp_path / "records"), str(tmp_path / "work"), PALETTE, 0, Views(), "d", "f", 0)
 
 
 @pytest.fixture

@@ -1,0 +1,68 @@
+"""Options of what makes masks of images: how often, and at which sizes, the network sees each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.options import CheckedOptions, InputError, option
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of an image that the network sees, see `pipelines.masks.views.mean_softmax`.
+
+    Attributes:
+      scales: sizes of the views, relative to the image as the network would see it once.
+      flip: whether each is seen mirrored as well.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the network sees the image once, as it is."""
+        return self == Views()
+
+    @property
+    def area(self) -> float:
+        """Pixels of the largest view per pixel of the image; an image that is to be compared with it has 1 itself."""
+        return max(1.0, *self.scales) ** 2
+
+    @property
+    def passes(self) -> float:
+        """How many passes over the image itself all views cost."""
+        return (1 + self.flip) * sum(scale**2 for scale in self.scales)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"scales": list(self.scales), "flip": self.flip}
+
+
+SINGLE = Views()
+"""The image itself, seen once."""
+
+
+@dataclass(frozen=True)
+class ViewOptions(CheckedOptions):
+    """Test-time augmentation: the mean of what the network makes of several views of an image."""
+
+    scales: tuple[float, ...] = option(
+        (1.0,),
+        "sizes at which the network sees every image, whose probabilities are averaged; 1 is that of the image after "
+        "--max-side, 1 1.5 finds thin things, for three times the time",
+        low=0.25,
+        high=4,
+        group="network",
+    )
+    flip: bool = option(False, "let the network see every image mirrored, too, for twice the time", group="network")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.scales)) < len(self.scales):
+            raise InputError(f"--scales {' '.join(f'{scale:g}' for scale in self.scales)} names a size twice")
+
+    @property
+    def views(self) -> Views:
+        """What the network sees."""
+        return Views(tuple(sorted(self.scales)), self.flip)

@@ -1,0 +1,68 @@
+"""Test-time augmentation: one softmax of an image from several views of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import cv2
+import numpy as np
+
+from pipelines.masks.options import Views
+
+Predict = Callable[[np.ndarray, str], np.ndarray]
+"""Images uint8 [B, H, W, 3] and "probabilities" -> their softmax, float32 [B, H, W, C]."""
+
+CHANNELS = 32
+"""Classes resized at a time: OpenCV takes no more than 128 channels."""
+
+
+def mean_softmax(predict: Predict, images: np.ndarray, views: Views) -> np.ndarray:
+    """The mean of the softmax of all views, each brought to the size of the images.
+
+    As in the evaluation of DeepLabV3+ (Chen et al. 2018, section 4: multi-scale inputs, left-right flips).
+
+    Args:
+      predict: the network.
+      images: uint8 [B, H, W, 3] RGB.
+      views: at least one.
+
+    Returns:
+      float32 [B, H, W, C]; over the classes they add up to 1.
+    """
+    if views.is_single:
+        return predict(images, "probabilities")
+    total: np.ndarray | None = None
+    count = 0
+    for softmax in _softmaxes(predict, images, views):
+        count += 1
+        if total is None:
+            total = softmax
+        else:
+            total += softmax
+    total /= count
+    return total
+
+
+def _softmaxes(predict: Predict, images: np.ndarray, views: Views) -> Iterator[np.ndarray]:
+    """The softmax of every view, float32 [B, H, W, C], writable."""
+    size = images.shape[1:3]
+    for scale in views.scales:
+        view = resized(images, tuple(max(1, round(side * scale)) for side in size))
+        yield np.array(resized(predict(view, "probabilities"), size))
+        if views.flip:
+            mirrored = predict(np.ascontiguousarray(view[:, :, ::-1]), "probabilities")
+            yield resized(mirrored, size)[:, :, ::-1]
+
+
+def resized(arrays: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """[B, h, w, C] as [B, *size, C], shrunk by area averages or enlarged bilinearly; the same array where it fits."""
+    if arrays.shape[1:3] == size:
+        return arrays
+    interpolation = cv2.INTER_AREA if size[0] < arrays.shape[1] else cv2.INTER_LINEAR
+    result = np.empty((len(arrays), *size, arrays.shape[3]), arrays.dtype)
+    for target, array in zip(result, arrays, strict=True):
+        for first in range(0, array.shape[2], CHANNELS):
+            part = np.ascontiguousarray(array[..., first : first + CHANNELS])
+            found = cv2.resize(part, size[::-1], interpolation=interpolation)
+            target[..., first : first + CHANNELS] = found.reshape(*size, -1)
+    return result

@@ -33,6 +33,7 @@ from pipelines.runner.progress import REMOTE_SECONDS, WATCH_SECONDS, Heartbeat, 
 from pipelines.runner.services import Job
 from pipelines.runner.work import DONE
 from trainer import storage
+from trainer.files import scratch
 from trainer.options import CheckedOptions, InputError, to_json
 
 COUNTS = ".progress"
@@ -167,7 +168,7 @@ def run(
         server = options.view_as(JobServerOptions)
         server.artifacts_dir = server.artifacts_dir or storage.join(counts, "artifacts")
     quiet_servers()
-    with quiet_beam():
+    with quiet_beam(), scratch.default(scratch.own()):
         try:
             pipeline = beam.Pipeline(options=options)
         except ValueError as error:  # "Pipeline has validations errors", and these

@@ -72,7 +72,8 @@ def run(
     with scratch.folder("run") as place:
         counts, worker_log = os.path.join(place, "beats"), os.path.join(place, "workers.log")
         os.mkdir(counts)
-        pipeline = beam.Pipeline(runner=_local_runner(options, worker_log), options=options)
+        with scratch.default(place):
+            pipeline = beam.Pipeline(runner=_local_runner(options, worker_log), options=options)
         build(pipeline, Heartbeat(counts))
         shown = progress(functools.partial(beats, counts), total, unit, title, out)
         with quiet_beam(), stop_when_worker_dies(out, title, place), shown:

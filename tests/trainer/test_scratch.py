@@ -89,3 +89,9 @@ def test_a_process_whose_start_cannot_be_seen_counts_as_alive(monkeypatch):
     me = processes.name()
     monkeypatch.setattr("builtins.open", lambda *args: (_ for _ in ()).throw(PermissionError()))
     assert processes.is_alive(me) and not processes.is_alive("999999-1")
+
+
+def test_libraries_that_know_no_place_for_a_temporary_file_are_given_one(temporary):
+    with scratch.folder("run") as folder, scratch.default(folder):
+        assert os.path.dirname(tempfile.mkdtemp()) == folder
+    assert tempfile.tempdir == str(temporary) and list(temporary.iterdir()) == []

@@ -34,6 +34,16 @@ def own() -> str:
     return _own(os.getpid())  # a process may have been forked from one that has a folder
 
 
+@contextlib.contextmanager
+def default(folder: str) -> Iterator[None]:
+    """Lets libraries that make temporary files wherever `tempfile` does have them in `folder` during the block."""
+    before, tempfile.tempdir = tempfile.tempdir, folder
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
 @functools.cache
 def _own(process: int) -> str:
     sweep()

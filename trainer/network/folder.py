@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ import numpy as np
 from keras import ops
 
 from trainer import storage
+from trainer.files import scratch
 from trainer.formats.cards import CARD, WEIGHTS, ModelCard, load_card, save_card
 from trainer.network.deeplab import deeplab_v3_plus, split
 from trainer.options import InputError
@@ -39,7 +39,7 @@ def save_model(folder: str, model: keras.Model, card: ModelCard) -> None:
     """
     # A second model over the same layers has their weights but no optimizer.
     bare = keras.Model(model.inputs, model.outputs, name=model.name)
-    with tempfile.TemporaryDirectory() as temporary:
+    with scratch.folder("model") as temporary:
         path = os.path.join(temporary, WEIGHTS)
         bare.save(path)
         # First the file by which the other is known to be of this program.
@@ -117,7 +117,7 @@ def load_weights(model: keras.Model, folder: str, digest: str = "") -> None:
     """
     path = storage.join(folder, WEIGHTS)
     # The file may be replaced at any time: what was digested is what is read.
-    with tempfile.TemporaryDirectory() as temporary:
+    with scratch.folder("model") as temporary:
         local = os.path.join(temporary, WEIGHTS)
         try:
             found = _copy(path, local)
@@ -215,6 +215,20 @@ def _compiled(network: keras.Model, *dtypes: str) -> Callable[..., Any]:
     return run
 
 
+def _frozen(function: Any) -> Callable[..., Any]:
+    """What `_compiled` made for TensorFlow, with the weights of now as constants, which it folds into each other."""
+    from tensorflow import convert_to_tensor
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    is_one, constant = not isinstance(function.structured_outputs, list), convert_variables_to_constants_v2(function)
+
+    def run(*inputs: Any) -> Any:
+        results = constant(*map(convert_to_tensor, inputs))
+        return results[0] if is_one else results
+
+    return run
+
+
 def _tile_bytes() -> int:
     if keras.backend.backend() != "tensorflow":
         return TILE_BYTES["GPU"]  # others compile every size of a tile anew
@@ -223,7 +237,7 @@ def _tile_bytes() -> int:
     return TILE_BYTES["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
 
 
-def predictor(model: keras.Model, what: str = "ids") -> Callable[[np.ndarray], Any]:
+def predictor(model: keras.Model, what: str = "ids", frozen: bool = False) -> Callable[[np.ndarray], Any]:
     """A thread-safe function from images to predictions; under TensorFlow one trace serves all sizes.
 
     Logits are made tile by tile: only features, and what is returned, are in memory for whole images.
@@ -231,6 +245,8 @@ def predictor(model: keras.Model, what: str = "ids") -> Callable[[np.ndarray], A
     Args:
       model: from `deeplab_v3_plus`.
       what: one of WHAT.
+      frozen: whether the weights stay what they are, for which TensorFlow does not compute batch norms by themselves:
+        a quarter faster on a CPU, a second later. Other backends make no difference.
 
     Returns:
       A function of images, uint8 [B, H, W, 3]. "ids": uint8 [B, H, W], the class of the greatest logit; "best": the
@@ -243,6 +259,8 @@ def predictor(model: keras.Model, what: str = "ids") -> Callable[[np.ndarray], A
     network = _compiled(parts.features, "uint8")
     head = keras.Model(parts.head.inputs, _outputs(parts.head.output, what))
     decide = _compiled(head, parts.features.output.dtype, "uint8")
+    if frozen and keras.backend.backend() == "tensorflow":
+        network, decide = _frozen(network), _frozen(decide)
     stride, tile_bytes = parts.stride, _tile_bytes()
 
     def predict(images: np.ndarray) -> Any:

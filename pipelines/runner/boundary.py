@@ -44,6 +44,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -342,7 +343,13 @@ class Isolated:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
+        resource_tracker.ensure_running()  # which would let through again what is held back here
+        # Ctrl-C reaches the subprocess too, and would end it before it can say that the other one decides.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         try:
             self._pipe.recv()
@@ -372,12 +379,12 @@ def _ending(status: int) -> str:
 
 def _serve(pipe: Connection) -> None:
     """The subprocess: answers calls until nobody is there to ask."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too; the other one decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    pipe.send(None)
     with contextlib.suppress(EOFError, BrokenPipeError):
+        pipe.send(None)
         while True:
             call = pipe.recv_bytes()
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -123,3 +124,16 @@ def test_the_subprocess_loads_little_and_is_the_first_to_be_killed():
         assert isolated(heavy_modules) == []
         if sys.platform == "linux":
             assert isolated(oom_score).strip() == "1000"
+
+
+def test_an_interrupt_that_reaches_a_subprocess_at_its_start_is_not_for_it(monkeypatch, capfd):
+    start = multiprocessing.get_context("spawn").Process.start
+
+    def interrupted(process):
+        start(process)
+        os.kill(process.pid, signal.SIGINT)
+
+    monkeypatch.setattr(multiprocessing.get_context("spawn").Process, "start", interrupted)
+    with Isolated() as isolated:
+        assert isolated(os.getppid) == os.getpid()
+    assert capfd.readouterr().err == ""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 import numpy as np
 from keras import layers
 
+from trainer.formats.cards import ModelCard
+from trainer.formats.labels import Palette
 from trainer.network.deeplab import deeplab_v3_plus
+from trainer.network.folder import save_model
 
 SMALL = {"num_classes": 11, "alpha": 0.25, "subpixel_start": "bilinear"}
 
@@ -32,6 +37,13 @@ def small_network() -> keras.Model:
     model = deeplab_v3_plus(**SMALL)
     randomise(model)
     return model
+
+
+def write_model(folder: Path, palette: Palette) -> None:
+    """A model folder of the smallest network, with random weights that are the same every time."""
+    keras.utils.set_random_seed(1)
+    architecture = {"num_classes": palette.num_classes, "alpha": 0.35, "head": "bilinear"}
+    save_model(str(folder), deeplab_v3_plus(**architecture), ModelCard(architecture, palette))
 
 
 def assert_greatest(ids: np.ndarray, values: np.ndarray) -> None:

@@ -94,14 +94,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def road(place: Path) -> Path:
     """The same folder with a tiny model, and in `local` what the commands make of both on this machine."""
-    import keras
+    from tests.drawn.networks import write_model
 
-    from trainer.formats.cards import ModelCard
-    from trainer.network.deeplab import deeplab_v3_plus
-    from trainer.network.folder import save_model
-
-    keras.utils.set_random_seed(1)
-    architecture = {"num_classes": PALETTE.num_classes, "alpha": 0.35, "head": "bilinear"}
-    save_model(str(place / "model"), deeplab_v3_plus(**architecture), ModelCard(architecture, PALETTE))
+    write_model(place / "model", PALETTE)
     walk(place, "local", [])
     return place

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow.parquet
-
-from pipelines.segment.plan import PLAN_FILE, REPORT_FILE
+from tests.drawn import outputs
 from tests.drawn.places import ROOT
 
 COMMANDS = {
@@ -56,29 +53,7 @@ def walk(folder: Path, output: str, flags: Sequence[object]) -> None:
         assert f"{command}: " in said and "= 0 " not in said, said
 
 
-def contents(folder: Path, output: str, command: str) -> dict[str, bytes]:
-    """Every file that a command has written: path -> contents, without what is its own: the folder's name, times of
-    change, and the plan, whose chunks follow from the number of workers."""
-    files = [path for path in (folder / output / command).rglob("*") if path.is_file()]
-    results = [path for path in sorted(files) if not PLAN_FILE.fullmatch(path.name)]
-    return {str(path.relative_to(folder / output)): _common(path, folder / output / command) for path in results}
-
-
-def _common(path: Path, output: Path) -> bytes:
-    if path.parent.name == "shards":
-        return json.dumps(json.loads(path.read_bytes()) | {"modified": 0}).encode()
-    if path.name == REPORT_FILE:
-        report = json.loads(path.read_bytes()) | {"plan": ""}
-        return json.dumps(report).replace(str(output), "OUTPUT").encode()
-    if path.suffix == ".parquet":
-        rows = pyarrow.parquet.read_table(path, partitioning=None).to_pylist()
-        return repr([row | {"seconds": 0} for row in rows]).replace(str(output), "OUTPUT").encode()
-    if path.suffix in (".json", ".html"):
-        return path.read_bytes().replace(str(output).encode(), b"OUTPUT")
-    return path.read_bytes()
-
-
 def differences(folder: Path, output: str, command: str) -> list[str]:
     """Names of files that are not what the local run wrote."""
-    ours, theirs = contents(folder, output, command), contents(folder, "local", command)
+    ours, theirs = (outputs.contents(folder / place / command) for place in (output, "local"))
     return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))

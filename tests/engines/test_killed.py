@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.drawn.outputs import State, finished_shards, states
 from tests.engines.cluster import Flink, kill, started, wait_for
 from tests.engines.road import arguments, deeplab, environment
 
@@ -20,15 +21,6 @@ MANY = ("--copies", 400, "--shards", 24)
 SLOTS = 4
 """Shards that may be in flight: two TaskManagers of two slots."""
 
-Finished = dict[str, tuple[int, int]]
-"""Shard with a sidecar -> its inode and time of change."""
-
-
-def finished(records: Path) -> Finished:
-    sidecars = (records / "shards").glob("*.tfrecord.json")
-    states = {sidecar.stem: (records / sidecar.stem).stat() for sidecar in sidecars}
-    return {name: (state.st_ino, state.st_mtime_ns) for name, state in states.items()}
-
 
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Path:
@@ -37,14 +29,14 @@ def whole(place: Path) -> Path:
     return place / "whole"
 
 
-def assert_same(records: Path, whole: Path, before: Finished) -> None:
+def assert_same(records: Path, whole: Path, before: State) -> None:
     """That the shards are those of the local run, and none that was finished before was written again."""
     assert {path.name: path.read_bytes() for path in records.glob("*.tfrecord")} == {
         path.name: path.read_bytes() for path in whole.glob("*.tfrecord")
     }
-    assert 0 < len(before) < len(finished(whole)) - SLOTS, "it did not fail in the middle"
-    after = finished(records)
-    assert [name for name, state in before.items() if after[name] != state] == []
+    assert 0 < len(before) < len(finished_shards(whole)) - SLOTS, "it did not fail in the middle"
+    after = states(map(Path, before))
+    assert [path for path, state in before.items() if after[path] != state] == []
     assert [path.name for path in records.iterdir() if path.name.startswith(".")] == []
 
 
@@ -53,14 +45,14 @@ def begun(place: Path, output: str, flink: Flink) -> Iterator[subprocess.Popen]:
     """A command whose job has finished some shards; what it prints is in a file."""
     command = arguments("prepare", *MANY, *flink.flags, "--output", output)
     with started(command, place / f"{output}.log", cwd=place, env=environment()) as process:
-        wait_for("the first shards", lambda: finished(place / output), process)
+        wait_for("the first shards", lambda: finished_shards(place / output), process)
         yield process
 
 
 def test_a_machine_that_fails_costs_the_shards_in_flight(place, flink, whole):
     with begun(place, "machine", flink) as command:
         kill(flink.managers[0])
-        before = finished(place / "machine")
+        before = states(finished_shards(place / "machine"))
         flink.fill()
         assert command.wait() == 0, (place / "machine.log").read_text()
     assert_same(place / "machine", whole, before)
@@ -70,7 +62,7 @@ def test_a_command_that_is_killed_leaves_its_job_which_the_next_follows(place, f
     jobs = len(flink.states())
     with begun(place, "command", flink) as command:
         kill(command)
-        before = finished(place / "command")
+        before = states(finished_shards(place / "command"))
     said = deeplab(place, "prepare", *MANY, *flink.flags, "--output", "command")
     assert "is at work on this already, and is followed" in said
     assert_same(place / "command", whole, before)
@@ -81,7 +73,7 @@ def test_ctrl_c_leaves_the_job_and_cancel_ends_it(place, flink, whole):
     with begun(place, "ended", flink) as command:
         command.send_signal(signal.SIGINT)
         assert command.wait() == 130
-        before = finished(place / "ended")
+        before = states(finished_shards(place / "ended"))
     assert "the job goes on" in (place / "ended.log").read_text()
     deeplab(place, "prepare", *MANY, *flink.flags, "--output", "ended", "--cancel")
     wait_for("the job's end", lambda: flink.states()[-1] == "CANCELED")

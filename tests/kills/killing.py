@@ -1,0 +1,219 @@
+"""Runs a command again and again, kills each run at a random moment, and looks at what is there afterwards."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pipelines import cli
+from tests.drawn.outputs import State, contents, states
+from tests.kills.work import Work
+
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+"""Each as likely as the others."""
+ENDINGS = {
+    signal.SIGKILL: (-signal.SIGKILL,),
+    signal.SIGINT: (130,),
+    signal.SIGTERM: (143, -signal.SIGTERM),
+}
+"""Statuses that a run may end with."""
+PATIENCE = 300.0
+"""Seconds that a run may take on a busy machine."""
+
+
+class Fault(Exception):
+    """Something that must not be."""
+
+
+def start(argv: Sequence[str], folder: Path, scratch: Path, log: Path) -> int:
+    """Runs a command line in a process group of its own; returns the process.
+
+    It is forked from this process, which has imported what takes longest, and otherwise as if started by a shell.
+    """
+    process = os.fork()
+    if process:
+        return process
+    status = 1
+    try:
+        os.setsid()
+        os.chdir(folder)
+        os.environ["TMPDIR"], tempfile.tempdir = str(scratch), None
+        for descriptor in (1, 2):
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        status = cli.main(list(argv))
+        if not status:
+            atexit._run_exitfuncs()
+    except KeyboardInterrupt:  # before the command could say anything
+        status = 130
+    finally:
+        os._exit(status)
+
+
+def end(process: int, seconds: float) -> int | None:
+    """The status of a process, or minus the signal that ended it; None where it is at work after these seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.002)
+
+
+def is_empty(group: int) -> bool:
+    """Whether a process group has no processes, or soon has none."""
+    for _ in range(500):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@dataclass
+class Course:
+    """A command that is killed until it is done, in a folder of its own.
+
+    Attributes:
+      work: the command.
+      argv: its command line.
+      place: for the folder `world`, the temporary files and what is printed.
+      whole: what an undisturbed run leaves in the world.
+      seconds: that an undisturbed run takes.
+      kills: signals sent, by name.
+    """
+
+    work: Work
+    argv: tuple[str, ...]
+    place: Path
+    whole: dict[str, bytes]
+    seconds: float
+    rng: np.random.Generator
+    kills: list[str] = field(default_factory=list)
+
+    @property
+    def world(self) -> Path:
+        return self.place / "world"
+
+    def run(self, most: int) -> None:
+        """Kills at most as many runs, and lets the last one end. Raises Fault."""
+        before: State = {}
+        while True:
+            is_last = len(self.kills) == most
+            process = start(self.argv, self.world, self.place / "scratch", self.place / "log")
+            status = end(process, PATIENCE if is_last else self.rng.uniform(0, self.seconds))
+            if status is None:
+                status = self._kill(process, signal.SIGKILL if is_last else SIGNALS[self.rng.integers(len(SIGNALS))])
+                if is_last:
+                    raise Fault(f"not done after {PATIENCE:.0f} seconds")
+            elif status:
+                raise Fault(f"status {status}")
+            before = self._look(before)
+            if status == 0:
+                break
+        self._compare()
+
+    def _kill(self, process: int, number: signal.Signals) -> int:
+        os.killpg(process, number)
+        status = end(process, PATIENCE)
+        if status is None:
+            os.killpg(process, signal.SIGKILL)
+            end(process, PATIENCE)
+            raise Fault(f"{number.name} did not end it in {PATIENCE:.0f} seconds")
+        self.kills.append(number.name)
+        if status not in (0, *ENDINGS[number]):
+            raise Fault(f"{number.name} ended it with status {status}")
+        if not is_empty(process):
+            os.killpg(process, signal.SIGKILL)
+            raise Fault(f"{number.name} left processes of its group")
+        return status
+
+    def _look(self, before: State) -> State:
+        """Looks at what is finished. Raises Fault where something was finished before, and was written again."""
+        if "Traceback" in (text := (self.place / "log").read_text(errors="replace")):
+            raise Fault(f"a traceback that ends in {text.rstrip().rpartition(chr(10))[2]}")
+        now = states(self.work.finished(self.world))
+        for path, state in before.items():
+            if now.get(path) != state:
+                raise Fault(f"{path} was finished, and is {'written again' if path in now else 'gone'}")
+        for path in now.keys() - before.keys():
+            name = os.path.relpath(path, self.world)
+            if Path(path).read_bytes() != self.whole.get(name):
+                raise Fault(f"{path} counts as finished, and is not what an undisturbed run writes")
+        return now
+
+    def _compare(self) -> None:
+        """Raises Fault where the world differs from that of an undisturbed run, or temporary files are left."""
+        now = contents(self.world)
+        wrong = [f"{name} differs" for name in now.keys() & self.whole if now[name] != self.whole[name]]
+        wrong += [f"{name} is left" for name in now.keys() - self.whole]
+        wrong += [f"{name} is missing" for name in self.whole.keys() - now.keys()]
+        if wrong:
+            raise Fault("; ".join(sorted(wrong)[:5]))
+        if left := os.listdir(self.place / "scratch"):
+            raise Fault(f"temporary files are left: {', '.join(sorted(left)[:5])}")
+
+
+class Killer:
+    """Courses of a command.
+
+    Args:
+      command: of `deeplab`.
+      work: what it does.
+      flags: more of them, for Beam.
+      folder: for all files.
+      seed: of all that is random.
+    """
+
+    def __init__(self, command: str, work: Work, flags: Sequence[str], folder: Path, seed: int) -> None:
+        self._work, self._argv, self._folder, self._seed = work, (command, *work.flags.split(), *flags), folder, seed
+        self._drawn = folder / "drawn"
+        self._drawn.mkdir(parents=True)
+        process = os.fork()  # so that nothing of TensorFlow is at work in this one, of which all others are copies
+        if not process:
+            status = 1
+            try:
+                work.draw(self._drawn)
+                status = 0
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        if end(process, PATIENCE) != 0:
+            raise Fault("the set could not be drawn")
+        begin = time.monotonic()
+        course = self._course("whole", {}, 0.0)
+        with contextlib.suppress(Fault):  # there is nothing yet to be compared with
+            course.run(0)
+        self.seconds, self.whole = time.monotonic() - begin, contents(course.world)
+        if left := os.listdir(course.place / "scratch"):
+            raise Fault(f"an undisturbed run leaves {left}")
+
+    def _course(self, name: str, whole: dict[str, bytes], seconds: float, number: int = 0) -> Course:
+        place = self._folder / name
+        (place / "scratch").mkdir(parents=True)
+        shutil.copytree(self._drawn, place / "world")
+        return Course(self._work, self._argv, place, whole, seconds, np.random.default_rng([self._seed, number]))
+
+    def kill(self, number: int, most: int) -> tuple[list[str], str]:
+        """A course with at most as many kills: the signals that were sent, and what was wrong, or ""."""
+        course = self._course(f"course-{number}", self.whole, self.seconds, number)
+        try:
+            course.run(most)
+        except Fault as fault:
+            return course.kills, f"{fault} ({course.place} is kept)"
+        shutil.rmtree(course.place)
+        return course.kills, ""

@@ -35,6 +35,12 @@ class Views:
         """How many passes over the image itself all views cost."""
         return (1 + self.flip) * sum(scale**2 for scale in self.scales)
 
+    @property
+    def flags(self) -> str:
+        """The flags that ask for these views; "" for the image itself, seen once."""
+        scales = f"--scales {' '.join(f'{scale:g}' for scale in self.scales)}" if self.scales != (1.0,) else ""
+        return f"{scales} {'--flip' * self.flip}".strip()
+
     def to_json(self) -> dict[str, Any]:
         return {"scales": list(self.scales), "flip": self.flip}
 
@@ -60,7 +66,7 @@ class ViewOptions(CheckedOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(set(self.scales)) < len(self.scales):
-            raise InputError(f"--scales {' '.join(f'{scale:g}' for scale in self.scales)} names a size twice")
+            raise InputError(f"{Views(self.scales).flags} names a size twice")
 
     @property
     def views(self) -> Views:

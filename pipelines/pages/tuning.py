@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.crf.options import CrfOptions
 from pipelines.crf.tuning import Tuning
+from pipelines.masks.options import Views
 from pipelines.pages.gallery import Entry
 from pipelines.pages.page import direction, template
 from trainer.formats.labels import Palette
@@ -31,7 +32,7 @@ def text(tuning: Tuning, path: str) -> str:
     """The result for a terminal; `path` is where crf.json lies."""
     gain = tuning.gain
     scores = (
-        f"{tuning.split}, {tuning.scored} images: {metric_name(tuning)} {tuning.before:.3f} without, "
+        f"{_images(tuning)}: {metric_name(tuning)} {tuning.before:.3f} without, "
         f"{tuning.after:.3f} with (cross-fitted); gain {gain.value:+.3f}, "
         f"{100 * gain.level:g} % between {gain.low:+.3f} and {gain.high:+.3f}"
     )
@@ -39,6 +40,12 @@ def text(tuning: Tuning, path: str) -> str:
     return "\n".join(
         [scores, *_class_table(tuning), f"{printable(verdict)} -> {path}", *map(printable, _harm(tuning))]
     )
+
+
+def _images(tuning: Tuning) -> str:
+    """What the scores are of: "val, 101 images, seen with --flip"."""
+    flags = Views(tuning.scales, tuning.flip).flags
+    return f"{tuning.split}, {tuning.scored} images" + (f", seen with {flags}" if flags else "")
 
 
 def _class_table(tuning: Tuning) -> list[str]:
@@ -95,6 +102,7 @@ def render(tuning: Tuning, palette: Palette, model: str, point: CrfOptions, entr
         tuning=tuning,
         model=model,
         metric=metric_name(tuning),
+        images=_images(tuning),
         verdict=_verdict(tuning),
         interval=_interval(tuning),
         panels=_panels(tuning),

@@ -17,6 +17,7 @@ from pipelines.crf.options import CrfOptions
 from pipelines.crf.tuning import how_to_make, load, path_of
 from pipelines.inputs.collection import Images, Listing, SourceImage
 from pipelines.inputs.selection import Selection
+from pipelines.masks.options import Views
 from pipelines.masks.stamps import read_stamp
 from pipelines.runner.boundary import InFlight
 from pipelines.segment import table
@@ -363,11 +364,11 @@ def crf_in_force(options: Options, model_digest: str) -> tuple[CrfOptions | None
         return None, f"no CRF: {path} advises against it"
     crf = options.crf_options(tuning.options or CrfOptions())
     note = printable(f"CRF: {crf.words(list(tuning.per_class))}")
-    views = options.views
-    if (tuning.scales, tuning.flip) != (views.scales, views.flip):
+    tuned = Views(tuning.scales, tuning.flip)
+    if tuned != options.views:
         note = (
-            f"warning: {path} was found under other --scales or --flip, and what it gains under these is not known; "
-            f"run `deeplab tune-crf` with the same ones\n{note}"
+            f"warning: {path} was found {f'with {tuned.flags}' if tuned.flags else 'without --scales or --flip'}, and "
+            f"what the CRF gains otherwise is not known; run `deeplab tune-crf` with the flags of this command\n{note}"
         )
     if tuning.options is None:
         note = f"warning: {path} advises against the CRF, whose gain is not certain; --crf auto omits it\n{note}"

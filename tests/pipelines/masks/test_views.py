@@ -80,6 +80,13 @@ def test_what_views_cost():
     assert Views((1.0, 1.5)).area == 2.25
 
 
+def test_the_flags_of_views_are_those_that_ask_for_them():
+    assert Views().flags == ""
+    assert Views(flip=True).flags == "--flip"
+    assert Views((1.0, 1.5)).flags == "--scales 1 1.5"
+    assert Views((0.75,), flip=True).flags == "--scales 0.75 --flip"
+
+
 def test_the_order_of_sizes_does_not_matter_and_a_size_given_twice_is_refused():
     assert ViewOptions(scales=(1.5, 1.0)).views == ViewOptions(scales=(1.0, 1.5)).views
     with pytest.raises(InputError, match=r"--scales 1 1\.5 1 names a size twice"):

@@ -62,6 +62,9 @@ def test_the_terminal_gets_scores_interval_and_verdict() -> None:
     first, *_, second = page.text(off, "out/crf.json").splitlines()
     assert first.startswith("val, 100 images: mIoU within 4 pixels of boundaries 0.600 without")
     assert second == "leave it off: no gain is certain -> out/crf.json"
+    assert page.text(some_tuning(scales=(1.0, 1.5), flip=True), "x").startswith(
+        "val, 100 images, seen with --scales 1 1.5 --flip: mIoU 0.600 without"
+    )
     worse = some_tuning(options=None, gain=Gain(-0.2, -0.3, -0.1))
     assert page.text(worse, "x").endswith("leave it off: the masks get worse -> x")
 

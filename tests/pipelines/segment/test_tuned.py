@@ -52,7 +52,7 @@ def test_a_tuned_model_brings_its_own_crf(model, softmax, photos, tmp_path, caps
     assert (read_mask(tmp_path / "weighted/a.png") == expected).mean() > 0.99
     capsys.readouterr()
     assert segment(*run, "--output", tmp_path / "views", "--crf", "auto", "--flip") == 0
-    assert "crf.json was found under other --scales or --flip" in capsys.readouterr().out
+    assert "crf.json was found without --scales or --flip" in capsys.readouterr().out
     # What was advised against is not done: these are the masks of no CRF, also by their fingerprint.
     (tuned / "crf.json").write_text(json.dumps(dataclasses.replace(tuning, options=None).to_json()))
     assert segment(*run, "--output", tmp_path / "off", "--crf", "auto") == 0

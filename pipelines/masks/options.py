@@ -55,13 +55,13 @@ class ViewOptions(CheckedOptions):
 
     scales: tuple[float, ...] = option(
         (1.0,),
-        "sizes at which the network sees every image, whose probabilities are averaged; 1 is that of the image after "
-        "--max-side, 1 1.5 finds thin things, for three times the time",
+        "sizes at which the network sees every image, relative to the one after --max-side; masks are of the mean of "
+        "the probabilities; 1 1.5 finds more thin things, in three times the time",
         low=0.25,
         high=4,
         group="network",
     )
-    flip: bool = option(False, "let the network see every image mirrored, too, for twice the time", group="network")
+    flip: bool = option(False, "let the network see every image mirrored too; takes twice the time", group="network")
 
     def __post_init__(self) -> None:
         super().__post_init__()

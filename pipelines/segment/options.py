@@ -4,6 +4,7 @@ examples:
   deeplab segment --input photos --model out/model --output out/masks
   deeplab segment --input "photos/**/*.jpg" --model out/model --output out/masks-crf --crf auto --overlays
   deeplab segment --input data/images --records out/records --model out/model --output out/masks-val
+  deeplab segment --input photos --model out/model --output out/masks-views --scales 1 1.5 --flip
   deeplab segment --input photos --model out/model --output out/table --no-masks
   deeplab segment --input gs://bucket/photos --model gs://bucket/model --output gs://bucket/masks \\
       --runner DataflowRunner --project my-project --region europe-west1 --temp_location gs://bucket/tmp \\

@@ -38,6 +38,10 @@ gives no more than CHUNKS chunks, and more in a set of over LARGEST_SET images."
 SAMPLES = 8
 """Files that are looked at before the work to see whose folder the output is; every one is before it is replaced."""
 
+DEFAULT_NOTE = (
+    "CRF: default parameters, which suit one model and harm another; `deeplab tune-crf` finds those that suit this one"
+)
+
 
 def kinds(options: Options) -> tuple[str, ...]:
     """What is written for every image, as the keys of PLACES."""
@@ -346,7 +350,7 @@ def crf_in_force(options: Options, model_digest: str) -> tuple[CrfOptions | None
       model_digest: of the model's weights.
 
     Returns:
-      The parameters, None for no CRF, and a note for the user where crf.json has a say, else "".
+      The parameters, None for no CRF, and a note for the user where they are not the user's own, else "".
 
     Raises:
       InputError: --crf auto without a crf.json, or a crf.json that is damaged or was made with other weights.
@@ -357,7 +361,8 @@ def crf_in_force(options: Options, model_digest: str) -> tuple[CrfOptions | None
     if tuning is None:
         if options.crf == "auto":
             raise InputError(f"--crf auto: {how_to_make(options.model)}, or give --crf on or off")
-        return options.crf_options(CrfOptions()), ""
+        crf = options.crf_options(CrfOptions())
+        return crf, DEFAULT_NOTE if crf == CrfOptions() else ""
     if tuning.model_digest != model_digest:
         raise InputError(f"{path} was made with other weights; run `deeplab tune-crf` again, or delete the file")
     if tuning.options is None and options.crf == "auto":

@@ -13,7 +13,7 @@ from pipelines.crf.options import CrfOptions
 from pipelines.crf.refine import refine
 from pipelines.crf.tuning import Change
 from pipelines.segment.options import Options
-from pipelines.segment.plan import crf_in_force
+from pipelines.segment.plan import DEFAULT_NOTE, crf_in_force
 from tests.drawn.segmenting import PALETTE, SIZES, draw, outcomes_of, read_mask, report_of, segment
 from tests.drawn.tuning import some_tuning, write_model
 from trainer.formats.cards import WEIGHTS, weights_digest
@@ -83,7 +83,7 @@ TUNED = CrfOptions(sxy=40, srgb=4, compat=3.5)
 
 def test_without_a_tuning_flags_and_defaults_decide(untuned: Path) -> None:
     assert in_force(untuned) == (None, "")
-    assert in_force(untuned, crf="on") == (CrfOptions(), "")
+    assert in_force(untuned, crf="on") == (CrfOptions(), DEFAULT_NOTE)
     assert in_force(untuned, crf="on", crf_sxy=20.0) == (CrfOptions(sxy=20), "")
     with pytest.raises(InputError, match=r"crf\.json is missing; make it with `deeplab tune-crf"):
         in_force(untuned, crf="auto")

@@ -197,34 +197,28 @@ def _outputs(logits: Any, what: str) -> Any:
     return [ops.cast(ops.argmax(logits, axis=-1), "uint8"), 1 / total, entropy]
 
 
-def _compiled(network: keras.Model, *dtypes: str) -> Callable[..., Any]:
-    """The network in inference as a function of arrays, or of parts of what another one returned."""
+def _compiled(network: keras.Model, *dtypes: str, frozen: bool = False) -> Callable[..., Any]:
+    """The network in inference as a function of arrays, or of parts of what another one returned.
+
+    Args:
+      frozen: whether it has the weights of now as constants, rather than those of the time of a call.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         specs = [tf.TensorSpec(x.shape, dtype) for x, dtype in zip(network.inputs, dtypes, strict=True)]
-        return tf.function(
-            lambda *inputs: network(inputs if inputs[1:] else inputs[0], training=False), input_signature=specs
-        ).get_concrete_function()
+        weights = [(weight, weight.numpy()) for weight in network.weights] if frozen else []
+
+        def traced(*inputs: Any) -> Any:
+            with keras.StatelessScope([(weight, tf.constant(value)) for weight, value in weights]):
+                return network(inputs if inputs[1:] else inputs[0], training=False)
+
+        return tf.function(traced, input_signature=specs).get_concrete_function()
     lock = threading.Lock()
 
     def run(*inputs: np.ndarray) -> Any:
         with lock:
             return network.predict_on_batch(inputs if inputs[1:] else inputs[0])
-
-    return run
-
-
-def _frozen(function: Any) -> Callable[..., Any]:
-    """What `_compiled` made for TensorFlow, with the weights of now as constants, which it folds into each other."""
-    from tensorflow import convert_to_tensor
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    is_one, constant = not isinstance(function.structured_outputs, list), convert_variables_to_constants_v2(function)
-
-    def run(*inputs: Any) -> Any:
-        results = constant(*map(convert_to_tensor, inputs))
-        return results[0] if is_one else results
 
     return run
 
@@ -245,8 +239,8 @@ def predictor(model: keras.Model, what: str = "ids", frozen: bool = False) -> Ca
     Args:
       model: from `deeplab_v3_plus`.
       what: one of WHAT.
-      frozen: whether the weights stay what they are, for which TensorFlow does not compute batch norms by themselves:
-        a quarter faster on a CPU, a second later. Other backends make no difference.
+      frozen: whether the weights stay what they are, so that TensorFlow can put batch norms into the kernels before
+        them. Other backends make no difference.
 
     Returns:
       A function of images, uint8 [B, H, W, 3]. "ids": uint8 [B, H, W], the class of the greatest logit; "best": the
@@ -256,11 +250,9 @@ def predictor(model: keras.Model, what: str = "ids", frozen: bool = False) -> Ca
     if what not in WHAT:
         raise ValueError(f"what must be one of {', '.join(WHAT)}, got {what!r}")
     parts = split(model)
-    network = _compiled(parts.features, "uint8")
+    network = _compiled(parts.features, "uint8", frozen=frozen)
     head = keras.Model(parts.head.inputs, _outputs(parts.head.output, what))
-    decide = _compiled(head, parts.features.output.dtype, "uint8")
-    if frozen and keras.backend.backend() == "tensorflow":
-        network, decide = _frozen(network), _frozen(decide)
+    decide = _compiled(head, parts.features.output.dtype, "uint8", frozen=frozen)
     stride, tile_bytes = parts.stride, _tile_bytes()
 
     def predict(images: np.ndarray) -> Any:

@@ -12,6 +12,7 @@ Files are rows that lie sorted on disk, so that a set may have more of them than
 from __future__ import annotations
 
 import codecs
+import functools
 import itertools
 import posixpath
 import re
@@ -66,8 +67,7 @@ class Folders:
         self._spans: dict[str, tuple[int, int]] = {}
         for top, group in itertools.groupby(ordered(_split(rows)), itemgetter(0)):
             start = len(self._rows)
-            for row in group:
-                self._rows.append(row)
+            self._rows.extend(group)
             self._spans[top] = start, len(self._rows)
 
     def __contains__(self, top: str) -> bool:
@@ -109,9 +109,10 @@ class Keyed:
         """How many different ones there are."""
         return sum(1 for _ in itertools.groupby(self, itemgetter(0)))
 
-    def tops(self) -> set[str]:
+    @functools.cached_property
+    def tops(self) -> frozenset[str]:
         """The top folders of the keys; "" for those without."""
-        return {key.rpartition("/")[0].partition("/")[0] for key, *_ in self}
+        return frozenset(key.rpartition("/")[0].partition("/")[0] for key, *_ in self)
 
 
 @dataclass
@@ -161,21 +162,20 @@ def seen(files: Iterable[File], suffixes: Counter[str]) -> Iterator[Row]:
     """Rows (relative path, size, modified) of the files that are not hidden; `suffixes` is filled for `left_out`."""
     for file in files:
         relative = file.relative
-        suffix = posixpath.splitext(relative)[1].lower()
         if not hidden(relative):
-            if suffix in UNREAD:
+            if (suffix := relative[relative.rfind(".") :].lower()) in UNREAD:
                 suffixes[suffix] += 1
             yield relative, file.size, file.modified
-        elif suffix in (*SUFFIXES, *UNREAD):
+        elif posixpath.splitext(relative)[1].lower() in (*SUFFIXES, *UNREAD):
             suffixes["hidden"] += 1
 
 
 def keyed(rows: Iterable[Row], prefix: str = "") -> Iterator[Row]:
     """Rows (key, path, size, modified) of the images among those of `Folders.of`: keys are paths without suffix."""
-    for below, *facts in rows:
-        stem, suffix = posixpath.splitext(below)
-        if suffix.lower() in SUFFIXES:
-            yield prefix + stem, *facts
+    for below, path, size, modified in rows:
+        dot = below.rfind(".")
+        if below[dot:].lower() in SUFFIXES:
+            yield prefix + below[:dot], path, size, modified
 
 
 def _find_voc(folders: Folders) -> Candidates | None:
@@ -301,7 +301,7 @@ def _split_of_folder(key: str) -> str | None:
 
 
 def _in_split_folders(files: Keyed) -> bool:
-    return bool(files) and all(map(split_named, files.tops()))
+    return bool(files) and all(map(split_named, files.tops))
 
 
 def _find_camvid(folders: Folders) -> Candidates | None:
@@ -323,7 +323,7 @@ def _find_camvid(folders: Folders) -> Candidates | None:
 
 
 def _braces(files: Keyed) -> str:
-    names = sorted(files.tops() - {""}, key=lambda name: (split_order(name), name))
+    names = sorted(files.tops - {""}, key=lambda name: (split_order(name), name))
     return "{" + ",".join(names) + "}" if len(names) > 1 else "".join(names)
 
 
@@ -334,7 +334,7 @@ def _find_paired(folders: Folders) -> Candidates | None:
     for name in ("labels", "masks", "annotations"):
         labels = Keyed(keyed(folders.of(name)))
         if images and labels:
-            splits = set(filter(None, map(split_named, images.tops())))
+            splits = set(filter(None, map(split_named, images.tops)))
             # A folder "train" alone may hold trains; beside one of validation or test images it is a split.
             split_of = _split_of_folder if len(splits) > 1 or _in_split_folders(images) else lambda key: None
             return Candidates(f"images with {name}", images, labels, split_of)

@@ -160,40 +160,51 @@ def pair_by_key(candidates: Candidates) -> tuple[Pairs, list[Reject]]:
     images: dict[str, list[Row]] = {}
     labels: dict[str, list[Row]] = {}
 
-    def paired(key: str, image: list[Row], label: list[Row]) -> Iterator[Pair]:
+    def paired(key: str, image: list[Row], label: list[Row]) -> Pair | None:
         if fault := _fault(key, image, label):
             rejects.extend(reject(key, path, fault) for path, *_ in image)
-            return
-        ((image_path, *image_facts),), ((label_path, *label_facts),) = image, label
-        size, modified = map(sum, zip(image_facts, label_facts, strict=True))
-        yield Pair(key, image_path, label_path, candidates.split_of(key) or "", size, modified)
+            return None
+        ((image_path, image_size, image_time),), ((label_path, label_size, label_time),) = image, label
+        split = candidates.split_of(key) or ""
+        return Pair(key, image_path, label_path, split, image_size + label_size, image_time + label_time)
 
     def same() -> Iterator[Pair]:
         for key, image, label in _joined(candidates.images, candidates.labels):
-            if image and label:
-                yield from paired(key, image, label)
-            else:
+            if not (image and label):
                 (images if image else labels)[key] = image or label
+            elif pair := paired(key, image, label):
+                yield pair
 
     pairs = Pairs(same())
     # What is left may differ in how its accents are written.
     label_of = partners(images, labels)
-    others = [
-        pair for key in sorted(images) for pair in paired(key, images[key], labels.get(label_of.get(key, ""), []))
-    ]
+    others = [paired(key, images[key], labels.get(label_of.get(key, ""), [])) for key in sorted(images)]
     for key in labels.keys() - set(label_of.values()):
         rejects += [reject(key, path, "label without an image of that name") for path, *_ in labels[key]]
+    others = [pair for pair in others if pair]
     return Pairs(heapq.merge(pairs, others)) if others else pairs, rejects
 
 
 def _joined(images: Iterable[Row], labels: Iterable[Row]) -> Iterator[tuple[str, list[Row], list[Row]]]:
     """Every key in order, with the rows (path, size, modified) of its images and of its labels."""
-    tagged = lambda rows, is_label: ((key, is_label, *rest) for key, *rest in rows)
-    for key, group in itertools.groupby(heapq.merge(tagged(images, 0), tagged(labels, 1)), itemgetter(0)):
-        sides: tuple[list[Row], list[Row]] = [], []
-        for _, is_label, *rest in group:
-            sides[is_label].append(tuple(rest))
-        yield key, *sides
+    ours, theirs = _grouped(images), _grouped(labels)
+    image, label = next(ours, None), next(theirs, None)
+    while image or label:
+        if label is None or (image is not None and image[0] < label[0]):
+            yield *image, []
+            image = next(ours, None)
+        elif image is None or label[0] < image[0]:
+            yield label[0], [], label[1]
+            label = next(theirs, None)
+        else:
+            yield *image, label[1]
+            image, label = next(ours, None), next(theirs, None)
+
+
+def _grouped(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Every key in order, with its rows (path, size, modified)."""
+    for key, group in itertools.groupby(rows, itemgetter(0)):
+        yield key, [row[1:] for row in group]
 
 
 def split_by_group(pairs: Pairs, val_fraction: float, group_by: str) -> tuple[Pairs, str]:
@@ -207,6 +218,8 @@ def split_by_group(pairs: Pairs, val_fraction: float, group_by: str) -> tuple[Pa
     """
     first = _same_files(pairs)
     if not group_by and not first:
+        if all(pair.split for pair in pairs):
+            return pairs, ""
         by_hash = lambda pair: pair if pair.split else pair._replace(split=hash_split(pair.key, val_fraction))
         return Pairs(map(by_hash, pairs)), ""
 

@@ -29,15 +29,16 @@ class Rows:
         self._spool = _Spool()
         self._blocks: list[tuple[int, int]] = []
         self._count = 0
-        for row in rows:
-            self.append(row)
+        self.extend(rows)
 
-    def append(self, row: Row) -> None:
-        self._last.append(row)
-        self._count += 1
-        if len(self._last) == HELD:
-            self._blocks += self._spool.write(self._last)
-            self._last = []
+    def extend(self, rows: Iterable[Row]) -> None:
+        rows = iter(rows)
+        while more := list(itertools.islice(rows, HELD - len(self._last))):
+            self._last += more
+            self._count += len(more)
+            if len(self._last) == HELD:
+                self._blocks += self._spool.write(self._last)
+                self._last = []
 
     def __len__(self) -> int:
         return self._count
@@ -63,19 +64,15 @@ def ordered(rows: Iterable[Row]) -> Iterator[Row]:
     """The rows in ascending order, as `sorted` has them; all are taken when this returns."""
     spool = _Spool()
     runs: list[list[tuple[int, int]]] = []
-    run: list[Row] = []
     last: list[Row] = []
     is_sorted = True
-    for row in rows:
-        run.append(row)
-        if len(run) == HELD:
-            run.sort()
-            is_sorted &= last <= run[:1]
-            last = run[-1:]
-            runs.append(spool.write(run))
-            run = []
-    run.sort()
-    is_sorted &= not run or last <= run[:1]
+    rows = iter(rows)
+    while run := sorted(itertools.islice(rows, HELD)):
+        is_sorted &= last <= run[:1]
+        last = run[-1:]
+        if len(run) < HELD:
+            break
+        runs.append(spool.write(run))
     merge = itertools.chain if is_sorted else heapq.merge
     return iter(merge(*map(spool.read, runs), run))
 

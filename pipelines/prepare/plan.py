@@ -17,8 +17,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from json.encoder import encode_basestring_ascii
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -112,10 +113,6 @@ class Place(NamedTuple):
     size: int
     modified: int
 
-    @property
-    def entry(self) -> Entry:
-        return Entry(self.key, self.filename, self.image, self.label, self.copy)
-
 
 def plan_shards(raw: RawSet, palette: Palette, options: Options) -> Plan:
     """Plans the shards of every split. Raises InputError for splits whose names cannot be part of a file's."""
@@ -171,23 +168,28 @@ def deal(
     filled = {split: int(numbers.sum()) for split, numbers in used.items()}
     rows, shards, numbers = Rows(), [], Counter()
     for (split, _), group in itertools.groupby(dealt, itemgetter(0, 1)):
-        members = [Place(*row) for row in group]
+        members = list(group)
         name = shard_name(split, numbers[split], filled[split])
         numbers[split] += 1
         digest = fingerprint(members, options, palette)
         shards.append(ShardPlan(Spec(name, split, digest, len(members)), len(rows)))
-        for member in members:
-            rows.append(tuple(member.entry))
+        # As `Entry` has them; millions of named tuples would take longer than all else here.
+        rows.extend((key, name, image, label, copy) for _, _, _, key, copy, name, image, label, _, _ in members)
     return Plan(tuple(shards), rows)
 
 
-def fingerprint(members: Sequence[Place], options: RecordOptions, palette: Palette) -> str:
-    """md5 of all that decides a shard's bytes: options, palette, and the entries with their files' sizes and times."""
-    has_copies = any(member.copy for member in members)
+def fingerprint(members: Sequence[tuple[Any, ...]], options: RecordOptions, palette: Palette) -> str:
+    """md5 of all that decides a shard's bytes: options, palette, and the entries with their files' sizes and times.
+
+    Args:
+      members: rows as `Place` has them.
+    """
+    has_copies = any(member[4] for member in members)
     digest = _digest_of_options(FORMAT_VERSION, options, palette, has_copies).copy()
-    for member in members:
-        row = [member.key, member.filename, member.copy, member.size, member.modified]
-        digest.update(json.dumps(row).encode())
+    for _, _, _, key, copy, name, _, _, size, modified in members:
+        # JSON of a list of these.
+        row = f"[{encode_basestring_ascii(key)}, {encode_basestring_ascii(name)}, {copy}, {size}, {modified}]"
+        digest.update(row.encode())
     return digest.hexdigest()
 
 

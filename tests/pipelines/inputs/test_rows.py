@@ -23,7 +23,7 @@ def test_rows_are_read_as_they_were_added_and_again(held: None) -> None:
     added = Rows(NAMES)
     one, other = iter(added), iter(added)
     assert [next(one), *other, *one] == [NAMES[0], *NAMES, *NAMES[1:]]
-    added.append(("c", 1))
+    added.extend([("c", 1)])
     assert [*added] == [*NAMES, ("c", 1)] and len(added) == 7
     assert [added[index] for index in (0, 3, 6, -1, -7)] == [[*added][index] for index in (0, 3, 6, -1, -7)]
     for span in ((0, 7), (2, 2), (1, 5), (5, 7)):

@@ -151,7 +151,7 @@ def load(model: str) -> Tuning | None:
         return None
     try:
         value = exports.load_tuning(model) if is_export else storage.read_json(path)
-        if value is None:
+        if is_export and value is None:
             return None
         tuning = Tuning.from_json(value)
     except InputError as error:

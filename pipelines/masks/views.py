@@ -12,8 +12,8 @@ from pipelines.masks.options import Views
 Predict = Callable[[np.ndarray, str], np.ndarray]
 """Images uint8 [B, H, W, 3] and "probabilities" -> their softmax, float32 [B, H, W, C]."""
 
-CHANNELS = 32
-"""Classes resized at a time: OpenCV takes no more than 128 channels."""
+CHANNELS = 4
+"""Classes resized at a time: OpenCV's area averages take no more channels."""
 
 
 def mean_softmax(predict: Predict, images: np.ndarray, views: Views) -> np.ndarray:

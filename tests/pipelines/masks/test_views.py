@@ -70,6 +70,7 @@ def test_many_classes_and_tiny_images_are_resized():
     softmax = np.random.default_rng(0).random((2, 3, 5, 255), np.float32)
     assert resized(softmax, (1, 1)).shape == (2, 1, 1, 255)
     assert resized(softmax, (7, 9)).shape == (2, 7, 9, 255)
+    assert resized(softmax.repeat(4, 1).repeat(4, 2), (8, 13)).shape == (2, 8, 13, 255)
     assert mean_softmax(by_brightness, RAMP[:, :1, :1], Views((0.25,), flip=True)).shape == (1, 1, 1, 2)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.formats import images
-from trainer.formats.labels import LabelError, Palette
+from trainer.formats.labels import LabelError, Palette, pixels_of_ids
 from trainer.formats.palettes import BUILT_IN, CAMVID, CITYSCAPES, VOC, resolve
 from trainer.options import InputError
 
@@ -143,3 +143,9 @@ def test_a_malformed_palette_is_named(content, message, tmp_path):
     with pytest.raises(InputError, match=message) as error:
         resolve(str(path))
     assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("ids", [[[7]], [[0, 0, 3], [3, 255, 0]], np.random.default_rng(0).integers(0, 256, (9, 31))])
+def test_pixels_are_counted_by_id(ids):
+    ids = np.array(ids, np.uint8)
+    assert pixels_of_ids(ids[:, ::-1]).tolist() == [int((ids == i).sum()) for i in range(256)]

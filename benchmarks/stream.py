@@ -3,8 +3,9 @@
     python benchmarks/stream.py                          # records made from drawn scenes
     python benchmarks/stream.py --records out/records    # your own
 
-The stream decodes, scales, crops, flips, weighs the pixels, and batches; the reference reads the same records of the
-same shards and decodes image and label, in as many threads. Neither repeats a record within a run.
+The stream decodes, scales, crops, flips, weighs the pixels, and batches, in shapes of a training on a GPU; the
+reference reads the same records of the same shards and decodes image and label by the same decoders, in as many
+threads. Neither repeats a record within a run.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import itertools
 import os
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 
 from timing import table, take_turns
@@ -29,14 +31,17 @@ from trainer.train.options import StreamOptions
 @dataclass(frozen=True)
 class Options(CheckedOptions):
     records: str = option("", "folder of records; made from drawn scenes when empty", metavar="DIR")
-    crop: int = option(320, "side of the square training crops, in pixels", low=32)
-    images: int = option(200, "how many scenes are drawn, 360 x 480 pixels each; three records each", low=5)
+    crop: int = option(513, "side of the square training crops, in pixels", low=32)
+    batch: int = option(16, "crops in a batch", low=1)
+    images: int = option(200, "how many scenes are drawn; three records each", low=5)
+    height: int = option(360, "of drawn scenes, in pixels, three quarters of their width", low=32)
     rounds: int = option(5, "times every run is repeated", low=1)
+    cpu_time: bool = option(False, "count seconds of the processor, on a machine that others share")
 
 
-def draw_records(folder: str, images: int) -> str:
+def draw_records(folder: str, images: int, height: int) -> str:
     """Prepares records of that many drawn scenes below `folder`; returns their folder."""
-    scenes.write_set(os.path.join(folder, "set"), images, 1, (360, 480), seed=0)
+    scenes.write_set(os.path.join(folder, "set"), images, 1, (height, height * 4 // 3), seed=0)
     records = os.path.join(folder, "records")
     arguments = ["--input", os.path.join(folder, "set"), "--output", records, "--copies", "2", "--shards", "8"]
     status = cli.main(["prepare", *arguments])
@@ -49,15 +54,15 @@ def run_all(folder: str, options: Options) -> None:
     start_tensorflow()
     import tensorflow as tf
 
-    from trainer.train.streams import TrainingStream
+    from trainer.train.streams import DCT_METHOD, TrainingStream
 
     dataset = load_dataset(folder)
-    batches = StreamOptions(crop=options.crop, batch_size=4)
+    batches = StreamOptions(crop=options.crop, batch_size=options.batch)
     features = {name: tf.io.FixedLenFeature([], tf.string) for name in (IMAGE_ENCODED, LABEL_ENCODED)}
 
     def decode(data):
         example = tf.io.parse_single_example(data, features)
-        image = tf.io.decode_image(example[IMAGE_ENCODED], channels=3, expand_animations=False)
+        image = tf.io.decode_jpeg(example[IMAGE_ENCODED], channels=3, dct_method=DCT_METHOD)
         return image, tf.io.decode_png(example[LABEL_ENCODED], channels=1)
 
     def bare():
@@ -73,14 +78,15 @@ def run_all(folder: str, options: Options) -> None:
             pass
 
     stream(), bare()
-    seconds = take_turns({"training stream": stream, "bare decode": bare}, options.rounds)
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    seconds = take_turns({"training stream": stream, "bare decode": bare}, options.rounds, clock)
     print("\n" + table(seconds, dataset.count("train"), "records", "bare decode"))
 
 
 def main(argv: list[str]) -> int:
     options, _ = parse(Options, argv, prog="stream.py", text="The training stream against bare decoding.")
     with tempfile.TemporaryDirectory() as folder:
-        run_all(options.records or draw_records(folder, options.images), options)
+        run_all(options.records or draw_records(folder, options.images, options.height), options)
     return 0
 
 

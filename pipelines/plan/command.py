@@ -119,7 +119,7 @@ def notes(work: Work, options: Options, prices: dict) -> list[str]:
         share = prices["gpu"]["share_of_peak"]
         found.append(
             f"On the GPU: {work.flops / 1e9:,.1f} GFLOP for each of the {work.unit}, at an assumed {share:.0%} of the "
-            "card's peak."
+            "card's peak (gpu.share_of_peak among the prices)."
         )
     return [*found, f"Prices: {prices['source']}; --save-prices FILE and --prices FILE change them."]
 

@@ -22,6 +22,7 @@ from trainer.formats.dataset import load_dataset, save_dataset
 from trainer.options import CheckedOptions, InputError, as_words
 
 SHARD_BYTES, SHARD_RECORDS = 128 << 20, 1000  # of `deeplab prepare` without --shards
+CHUNK = CHUNKS = 64  # images in a chunk of `deeplab segment`: fewer where that gives no more chunks than this
 LISTED = 1000  # names in an answer of Cloud Storage to a listing
 FEW = 5
 """How many times smaller the smaller trial is."""
@@ -179,7 +180,7 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         unit="images",
         images=len(found),
         read=round(read / len(paths) * len(found)),
-        cut=max(1, len(found) // options.batch_size),
+        cut=-(-len(found) // min(CHUNK, max(options.batch_size, -(-len(found) // CHUNKS)))),
         reads=len(found) + len(found) // LISTED,
         writes=kinds * len(found),
         listing=listing,

@@ -28,6 +28,8 @@ ENDINGS = {
     signal.SIGTERM: (143, -signal.SIGTERM),
 }
 """Statuses that a run may end with."""
+LATEST = 1.5
+"""Times of an undisturbed run's, until a run is killed: some have to come to their end."""
 PATIENCE = 300.0
 """Seconds that a run may take on a busy machine."""
 
@@ -93,6 +95,7 @@ class Course:
       argv: its command line.
       place: for the folder `world`, the temporary files and what is printed.
       whole: what an undisturbed run leaves in the world.
+      kept: and of temporary files, which later runs may need.
       seconds: that an undisturbed run takes.
       kills: signals sent, by name.
     """
@@ -101,6 +104,7 @@ class Course:
     argv: tuple[str, ...]
     place: Path
     whole: dict[str, bytes]
+    kept: frozenset[str]
     seconds: float
     rng: np.random.Generator
     kills: list[str] = field(default_factory=list)
@@ -115,7 +119,7 @@ class Course:
         while True:
             is_last = len(self.kills) == most
             process = start(self.argv, self.world, self.place / "scratch", self.place / "log")
-            status = end(process, PATIENCE if is_last else self.rng.uniform(0, self.seconds))
+            status = end(process, PATIENCE if is_last else self.rng.uniform(0, LATEST * self.seconds))
             if status is None:
                 status = self._kill(process, signal.SIGKILL if is_last else SIGNALS[self.rng.integers(len(SIGNALS))])
                 if is_last:
@@ -164,8 +168,12 @@ class Course:
         wrong += [f"{name} is missing" for name in self.whole.keys() - now.keys()]
         if wrong:
             raise Fault("; ".join(sorted(wrong)[:5]))
-        if left := os.listdir(self.place / "scratch"):
+        if left := self.temporary() - self.kept:
             raise Fault(f"temporary files are left: {', '.join(sorted(left)[:5])}")
+
+    def temporary(self) -> frozenset[str]:
+        """What there is of temporary files."""
+        return frozenset(str(path.relative_to(self.place)) for path in (self.place / "scratch").rglob("*"))
 
 
 class Killer:
@@ -195,22 +203,23 @@ class Killer:
         if end(process, PATIENCE) != 0:
             raise Fault("the set could not be drawn")
         begin = time.monotonic()
-        course = self._course("whole", {}, 0.0)
+        self.seconds, self._whole, self._kept = 0.0, {}, frozenset()
+        course = self._course("whole", 0)
         with contextlib.suppress(Fault):  # there is nothing yet to be compared with
             course.run(0)
-        self.seconds, self.whole = time.monotonic() - begin, contents(course.world)
-        if left := os.listdir(course.place / "scratch"):
-            raise Fault(f"an undisturbed run leaves {left}")
+        self.seconds = time.monotonic() - begin
+        self._whole, self._kept = contents(course.world), course.temporary()
 
-    def _course(self, name: str, whole: dict[str, bytes], seconds: float, number: int = 0) -> Course:
+    def _course(self, name: str, number: int) -> Course:
         place = self._folder / name
         (place / "scratch").mkdir(parents=True)
         shutil.copytree(self._drawn, place / "world")
-        return Course(self._work, self._argv, place, whole, seconds, np.random.default_rng([self._seed, number]))
+        rng = np.random.default_rng([self._seed, number])
+        return Course(self._work, self._argv, place, self._whole, self._kept, self.seconds, rng)
 
     def kill(self, number: int, most: int) -> tuple[list[str], str]:
         """A course with at most as many kills: the signals that were sent, and what was wrong, or ""."""
-        course = self._course(f"course-{number}", self.whole, self.seconds, number)
+        course = self._course(f"course-{number}", number)
         try:
             course.run(most)
         except Fault as fault:

@@ -5,22 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
-from PIL import Image
 
-from pipelines import cli
 from pipelines.masks.segmenter import Segmented
 from pipelines.segment import job
 from pipelines.segment import plan as planning
 from pipelines.segment.job import SegmentChunk
 from pipelines.segment.mask import SegmentJob
 from pipelines.segment.table import Row
-from tests.drawn.segmenting import SIZES, draw, outcomes_of, read_mask, report_of, save, segment
+from tests.drawn.segmenting import SIZES, outcomes_of, read_mask, report_of, segment
 from trainer import storage
 from trainer.accounts import UnbalancedError
 from trainer.options import InputError
@@ -64,29 +58,6 @@ def test_masks_of_other_options_are_neither_mixed_nor_taken_for_finished(model, 
     (output / "a.png").write_bytes(plain)
     assert segment(*run, "--max-side", 24) == 0
     assert (report_of(output)["written"], report_of(output)["skipped"]) == (1, 5)
-
-
-def test_a_killed_run_leaves_whole_masks_and_the_next_one_resumes(model, tmp_path):
-    for number in range(40):
-        save(tmp_path / f"in/{number:02d}.png", draw(64, 64, number))
-    output = tmp_path / "out"
-    command = ["segment", "--input", tmp_path / "in", "--model", model, "--output", output, "--batch-size", 1]
-    with subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", *map(str, command)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        while len(list(output.glob("*.png"))) < 3:
-            assert process.poll() is None, "the job ended before it could be killed"
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    done = list(output.glob("[0-9]*.png"))
-    assert report_of(output)["status"] == "running"
-    for path in done:
-        Image.open(path).load()
-    assert cli.run(list(map(str, command))) == 0
-    report = report_of(output)
-    assert (report["status"], report["skipped"], report["written"]) == ("done", len(done), 40 - len(done))
 
 
 def test_what_a_killed_run_was_writing_is_removed_and_nothing_of_others(model, photos, tmp_path):

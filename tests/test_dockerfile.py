@@ -2,6 +2,7 @@
 
 import re
 
+from pipelines.submit.vertex import HOST
 from tests.drawn.places import ROOT
 
 LINES = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
@@ -49,3 +50,4 @@ def test_the_beam_image_keeps_its_entry_point_and_the_trainer_runs_the_command_a
     trainer = LINES[start["trainer"] :]
     assert not any(line.startswith("ENTRYPOINT") for line in beam)
     assert 'ENTRYPOINT ["tini", "--", "deeplab"]' in trainer and "USER 1000" in trainer
+    assert HOST[:2] == ("tini", "--"), "one of several hosts has the same first process"

@@ -80,6 +80,15 @@ def of_machine(machine_type: str) -> tuple[str, int]:
     return choices[0] if len(choices) == 1 else ("", 0)
 
 
+def unknown(machine_type: str) -> list[str]:
+    """What is wrong with a machine type whose family has GPUs of its own, as sentences."""
+    family = machine_type.partition("-")[0]
+    relatives = [machine for machine in MACHINES if machine.startswith(f"{family}-")]
+    if machine_type in MACHINES or family == "n1" or not relatives:
+        return []
+    return [f"--machine-type {machine_type} is not in the table of {AS_OF}, of whose family {_few(relatives)} are"]
+
+
 def misfits(machine_type: str, name: str, number: int) -> list[str]:
     """What is wrong with `number` GPUs called `name` in a machine of that type, as sentences."""
     if name not in REGIONS:

@@ -10,23 +10,33 @@ import re
 from collections.abc import Callable, Iterator
 
 from pipelines import __version__
+from pipelines.crf import tuning
 from pipelines.submit import accelerators
-from pipelines.submit.options import JobOptions
+from pipelines.submit.options import JobOptions, Kubernetes, Vertex
 from pipelines.submit.plan import BEAM_FLAGS, LONGEST_NAME, Job, environment, own_flags, read_command
 from trainer import leases, storage
+from trainer.files import cloud
 from trainer.formats.cards import CARD
 from trainer.formats.dataset import load_dataset
+from trainer.formats.exports import SAVED_MODEL
 from trainer.options import CheckedOptions, InputError
+from trainer.startup import quiet_startup
 from trainer.weights.catalog import CATALOG, IMAGENET
 
 PATHS = ("DIR", "FILE", "PATH", "PATH|NAME")
 """What stands in help for values that are paths."""
-IMAGE = re.compile(r"[a-z0-9][a-zA-Z0-9._:/-]*(@sha256:[0-9a-f]{64})?")
+IMAGE = re.compile(r"(?!.*//)[a-z0-9][a-zA-Z0-9._:/-]*(@sha256:[0-9a-f]{64})?")
 VERSION = re.compile(r"v?(\d+\.\d+\.\d+)([-_.+].*)?")
 NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 LABEL = re.compile(r"[a-z]([a-z0-9_-]{0,61}[a-z0-9])?=([a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?)?")
 """What both Google Cloud and Kubernetes take as a label."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
+PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")
+ACCOUNT = re.compile(r"[^@\s]+@[^@\s]+")
+ACCOUNTS = {
+    Vertex: "the address of an account of Google Cloud, such as trainer@my-project.iam.gserviceaccount.com",
+    Kubernetes: "the name of an account in the namespace, such as trainer",
+}
 SELECTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*=[A-Za-z0-9._-]*")
 
 
@@ -42,7 +52,8 @@ def problems(options: JobOptions, job: Job, flags: list[str]) -> list[str]:
     found = [*_image(job.image), *_words(options), *_machines(options, job), *_hosts(options, job), *_beam(job, flags)]
     if job.options is not None:
         found += _far(_paths(job.options))
-        found += [sentence for look in (_inputs, _records, _model, _folder) for sentence in _told(look, job)]
+        looks = (_inputs, _records, _model, _tuning, _output, _folder)
+        found += [sentence for look in looks for sentence in _told(look, job)]
     return list(dict.fromkeys(found))
 
 
@@ -88,12 +99,16 @@ def _words(options: JobOptions) -> Iterator[str]:
             "first and no hyphen last"
         )
     patterns = {
+        "namespace": (NAME, "a name of lower-case letters, digits and hyphens"),
+        "service_account": (ACCOUNT if isinstance(options, Vertex) else NAME, ACCOUNTS[type(options)]),
+        "project": (PROJECT, "the ID of a project of Google Cloud, as in `gcloud projects list`"),
         "labels": (LABEL, "KEY=VALUE of lower-case letters, digits, _ and -, a letter first, each at most 63 long"),
         "env": (VARIABLE, "NAME=VALUE"),
         "node_selector": (SELECTOR, "KEY=VALUE"),
     }
     for field, (pattern, shape) in patterns.items():
-        for text in getattr(options, field, ()):
+        values = getattr(options, field, ())
+        for text in [values] * bool(values) if isinstance(values, str) else values:
             if not pattern.fullmatch(text):
                 yield f"{CheckedOptions.flag(field)} {text}: expected {shape}"
 
@@ -104,29 +119,32 @@ def _machines(options: JobOptions, job: Job) -> Iterator[str]:
         yield "--machine-type is missing: Vertex AI needs one, such as g2-standard-8"
     if region == "":
         yield "--region is missing: where the job is to run, such as europe-west4; best that of the buckets"
-    if job.accelerator and not options.unlisted:
-        wrong = accelerators.misfits(job.machine_type, job.accelerator, job.gpus)
-        wrong += accelerators.missing_in(region, job.accelerator) if region else []
+    if not options.unlisted:
+        wrong = accelerators.unknown(job.machine_type)
+        wrong += accelerators.misfits(job.machine_type, job.accelerator, job.gpus) if job.accelerator else []
+        wrong += accelerators.missing_in(region, job.accelerator) if region and job.accelerator else []
         yield from (f"{sentence} (if that has changed: --unlisted)" for sentence in wrong)
 
 
 def _hosts(options: JobOptions, job: Job) -> Iterator[str]:
-    if job.options is None:
-        return
     given = [flag for flag in own_flags(0, 0, "") if flag.startswith("--") and _is_given(job.words, flag)]
     if given:
         yield f"{' and '.join(given)}: every host is given its own; say --count before the -- instead"
     elif job.hosts > 1 and job.command != "train":
         yield f"--count {job.hosts}: {job.command} runs on one host; give it a machine with more GPUs"
-    elif job.hosts > 1:
-        yield from _told(_together, job)
+    elif job.options is not None and job.command == "train":
+        # Of one image on a GPU, batch norms cannot learn a variance.
+        devices, each = job.gpus * job.hosts, 1 if job.options.freeze_bn else 2
+        batch = job.options.batch_size
+        if devices > 1 and (batch % devices or batch < each * devices):
+            yield (
+                f"--batch-size {batch} is shared by {devices} GPUs; give a multiple of {devices}, at least "
+                f"{each * devices}"
+            )
+        elif job.hosts > 1:
+            yield from _told(_together, job)
     if environment(options).get("KERAS_BACKEND", "jax") != "jax" and job.hosts > 1:
         yield "--env KERAS_BACKEND: several hosts train under jax; leave it out, or set it so"
-    devices = job.gpus * job.hosts
-    batch, frozen = getattr(job.options, "batch_size", 0), getattr(job.options, "freeze_bn", False)
-    if job.command == "train" and devices > 1 and (batch % devices or (not frozen and batch < 2 * devices)):
-        # Of one image on a GPU, batch norms cannot learn a variance.
-        yield f"--batch-size {batch} is shared by {devices} GPUs; give a multiple of {devices}, at least {2 * devices}"
 
 
 def _together(job: Job) -> Iterator[str]:
@@ -164,7 +182,11 @@ def _paths(options: CheckedOptions) -> dict[str, str]:
 
 def _far(paths: dict[str, str]) -> Iterator[str]:
     for flag, path in paths.items():
-        if not storage.is_remote(path):
+        if storage.is_remote(path):
+            continue
+        if flag == "--output":
+            yield f"{flag} {path} would be lost with the job's machine; give a gs:// address"
+        else:
             yield (
                 f"{flag} {path} is a path of this machine, which the job's cannot see; copy it with `gcloud storage "
                 "cp --recursive` and give its gs:// address"
@@ -213,17 +235,36 @@ def _model(job: Job) -> Iterator[str]:
     if model.endswith(".onnx"):
         yield f"--model {model} would run on the machine's processors; give the model folder, or a SavedModel"
     elif storage.is_remote(model):
-        names = (CARD,) if job.command == "tune-crf" else (CARD, "saved_model.pb")
+        names = (CARD,) if job.command == "tune-crf" else (CARD, SAVED_MODEL)
         paths = [storage.join(model, name) for name in names]
         if not any(map(storage.exists, paths)):
             yield f"--model {model} holds no model: {' or '.join(names)} is missing"
+
+
+def _tuning(job: Job) -> Iterator[str]:
+    """Whether there is the CRF that `segment --crf auto` takes."""
+    options = job.options
+    is_asked_for = job.command == "segment" and options.crf == "auto" and storage.is_remote(options.model)
+    if is_asked_for and tuning.load(options.model) is None:
+        yield f"--crf auto: {tuning.how_to_make(options.model)}, or give --crf on or off"
+
+
+def _output(job: Job) -> Iterator[str]:
+    """Whether there is the bucket that is written to."""
+    output = job.options.output
+    if output and storage.is_remote(output):
+        try:
+            cloud.is_folder(output)
+        except FileNotFoundError:
+            yield f"--output {output}: there is no such bucket; make it with `gcloud storage buckets create`"
 
 
 def _folder(job: Job) -> Iterator[str]:
     """Whether `train` would take the model folder, as it looks itself; an empty one needs no such look."""
     options = job.options
     if job.command == "train" and storage.is_remote(options.output) and storage.is_dir(options.output):
-        from trainer.train.command import find_progress  # with TensorFlow
+        with quiet_startup():
+            from trainer.train.command import find_progress  # with TensorFlow
 
         find_progress(options, load_dataset(options.records))
     yield from ()

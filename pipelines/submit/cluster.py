@@ -43,7 +43,9 @@ class Cluster:
             else:
                 config.load_incluster_config(settings)
         except (config.ConfigException, OSError) as error:
-            raise InputError(f"no cluster to submit to: {error}; make `kubectl get jobs` work first") from None
+            raise InputError(
+                f"no cluster to submit to: {str(error).rstrip('.')}; make `kubectl get jobs` work first"
+            ) from None
         api = client.ApiClient(settings)
         self.batch, self.core, self.custom = (
             client.BatchV1Api(api),

@@ -10,6 +10,8 @@ import json
 import os
 import sys
 
+from pipelines.submit.plan import own_flags
+
 
 def own(spec: str) -> list[str]:
     """Flags of this host: how many there are, its number, and where the first one waits for the others.
@@ -21,7 +23,7 @@ def own(spec: str) -> list[str]:
     places = [(pool, place) for pool in sorted(value["cluster"]) for place in range(len(value["cluster"][pool]))]
     number = places.index((value["task"]["type"], int(value["task"]["index"])))
     first = value["cluster"][places[0][0]][0]
-    return ["--hosts", str(len(places)), "--host-id", str(number), "--coordinator", first]
+    return [*own_flags(len(places), number, first)]
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ examples:
       segment --input gs://bucket/photos --model gs://bucket/model --output gs://bucket/masks
   deeplab submit vertex --follow projects/my-project/locations/europe-west4/customJobs/123
 
-IMAGE is the trainer image of the Dockerfile in a registry. Behind -- stands the command as on one's own machine, with
-gs:// paths. What would fail an hour later is looked at first: the command's flags, its paths, records, model folder,
-the image's version, and whether the GPUs fit the machine and the region. All that is wrong is listed, nothing sent.
+IMAGE is the trainer image of the Dockerfile, pushed to a registry with the version as its tag, such as
+ghcr.io/me/deeplab-trainer:VERSION; docs/jobs.md has the commands. Behind -- stands the command as on one's own
+machine, with gs:// paths. What would fail an hour later is looked at first: the command's flags, its paths, records,
+model folder, the image's version, and whether the GPUs fit the machine and the region. All that is wrong is listed,
+and nothing sent.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class JobOptions(CheckedOptions):
     command: tuple[str, ...] = option(
         (), f"what is to run, with its flags: {', '.join(COMMANDS)}", behind=True, metavar="-- COMMAND ..."
     )
-    image: str = option("", "trainer image, with its registry and tag", metavar="IMAGE")
+    image: str = option(
+        "", "trainer image of the Dockerfile, such as ghcr.io/me/deeplab-trainer:VERSION", metavar="IMAGE", web=True
+    )
     machine_type: str = option("", "machine type of Google Cloud, such as g2-standard-8", metavar="TYPE")
     accelerator: str = option(
         "", "GPUs of each host, such as nvidia-l4:2; without the flag: as the machine type has", metavar="NAME[:N]"
@@ -80,6 +84,7 @@ class Vertex(JobOptions):
           --accelerator nvidia-tesla-t4:2 -- tune-crf --model gs://bucket/model --records gs://bucket/records
       deeplab submit vertex --follow projects/my-project/locations/europe-west4/customJobs/123
 
+    A new job needs --region, --machine-type, --image (see docs/jobs.md) and a command with gs:// paths.
     Needs `pip install "deeplab-pipelines[vertex]"` and `gcloud auth application-default login`. Prints the job's
     page and its states. Ctrl-C leaves the job running and prints how to come back to it.
     """
@@ -99,6 +104,7 @@ class Kubernetes(JobOptions):
           segment --input gs://bucket/photos --model gs://bucket/model --output gs://bucket/masks
       deeplab submit kubernetes --namespace research --follow train-model-1a2b3c
 
+    A new job needs --image (see docs/jobs.md), --accelerator for GPUs, and a command with gs:// paths.
     Needs `pip install "deeplab-pipelines[kubernetes]"` and a cluster that kubectl reaches. --dry-run prints YAML for
     `kubectl create -f -`. --follow prints the log too. Ctrl-C leaves the job running and prints how to come back.
     """

@@ -29,8 +29,9 @@ POLL = 15
 TIMEOUT = 60
 """Seconds to wait for an answer."""
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
-HOST = ("python", "-m", "pipelines.submit.host")
-"""What starts the command on one of several hosts, which Vertex AI tells by CLUSTER_SPEC alone which one it is."""
+HOST = ("tini", "--", "python", "-m", "pipelines.submit.host")
+"""What starts the command on one of several hosts, which Vertex AI tells by CLUSTER_SPEC alone which one it is; it
+takes the place of the image's entry point, whose tini hands SIGTERM on."""
 
 
 def manifest(options: Vertex, job: Job) -> dict[str, Any]:

@@ -79,6 +79,19 @@ def test_nothing_is_wrong_with_what_would_run(place, command):
         ("tune-crf --model {0}/served --records {0}/records", "{0}/served holds no model: model.json is missing"),
         ("tune-crf --model {0}/model --records {0}/records --split test", "no split test; it has train, val"),
         (
+            "train --records {0}/records --output gs://none/new",
+            "--output gs://none/new: there is no such bucket; make",
+        ),
+        (
+            "segment --input {0}/photos --model {0}/model --output {0}/m --crf auto",
+            "--crf auto: {0}/model/crf.json is m",
+        ),
+        (
+            "train --records {0}/records --output {0}/new --hosts 2 --coordinator a:1",
+            "--hosts and --coordinator: every",
+        ),
+        ("train --records {0}/records --output new", "--output new would be lost with the job's machine; give a gs:"),
+        (
             "train --records out --output {0}/new",
             "--records out is a path of this machine, which the job's cannot see",
         ),
@@ -96,9 +109,18 @@ TRAIN = "train --records {0}/records --output {0}/new"
     ("flags", "said"),
     [
         (["--image", ""], "--image is missing: the trainer image of the Dockerfile"),
-        (["--image", "https://ghcr.io/x"], "https:// is not supported"),
+        (["--image", "https://ghcr.io/x"], "--image https://ghcr.io/x is no name of an image; expected REG"),
         (["--image", "Trainer:1"], "--image Trainer:1 is no name of an image"),
         (["--image", "host:5000/trainer:v0.1.0-cuda"], f"is of version 0.1.0, and this is {__version__}"),
+        (["--namespace", "Research"], "--namespace Research: expected a name of lower-case letters"),
+        (
+            ["--service-account", "a@b.iam"],
+            "--service-account a@b.iam: expected the name of an account in the namespa",
+        ),
+        (
+            ["--machine-type", "g2-standard-7"],
+            "--machine-type g2-standard-7 is not in the table of 2026, of whose fam",
+        ),
         (["--name", "Model_1"], "--name Model_1: expected at most 40 lower-case letters"),
         (["--labels", "Team=a"], "--labels Team=a: expected KEY=VALUE of lower-case letters"),
         (["--env", "1A=b"], "--env 1A=b: expected NAME=VALUE"),

@@ -152,6 +152,6 @@ def test_several_hosts_are_pools_that_are_started_again_together(vertex, command
     first, others = job["jobSpec"]["workerPoolSpecs"]
     assert (int(first["replicaCount"]), int(others["replicaCount"])) == (1, 1)
     assert first["containerSpec"] == others["containerSpec"]
-    assert first["containerSpec"]["command"] == ["python", "-m", "pipelines.submit.host"]
+    assert first["containerSpec"]["command"] == ["tini", "--", "python", "-m", "pipelines.submit.host"]
     assert first["containerSpec"]["env"] == [{"name": "KERAS_BACKEND", "value": "jax"}]
     assert job["jobSpec"]["scheduling"]["restartJobOnWorkerRestart"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,12 @@ def logits(classes: int) -> dict[str, list[int]]:
     return {"logits/semantic/weights": [1, 1, 256, classes], "logits/semantic/biases": [classes]}
 
 
-def mobilenet_variables(classes: int) -> dict[str, list[int]]:
-    """Names and shapes of a published MobileNetV2 checkpoint of depth multiplier 0.25, written out by hand."""
+def mobilenet_variables(classes: int, behind: str = "pooling") -> dict[str, list[int]]:
+    """Names and shapes of a published MobileNetV2 checkpoint of depth multiplier 0.25, written out by hand.
+
+    Args:
+      behind: it "pooling" alone, as for VOC; that and the "decoder", as for ADE20K; or the "cell" and the decoder.
+    """
     found = conv("MobilenetV2/Conv", 3, 3, 8)
     inputs = 8
     # Channels after each block; 24 · 0.25 = 6 is not rounded to 8.
@@ -44,8 +49,12 @@ def mobilenet_variables(classes: int) -> dict[str, list[int]]:
             found |= conv(f"{scope}/expand", 1, inputs, wide)
         found |= depthwise(f"{scope}/depthwise", wide) | conv(f"{scope}/project", 1, wide, outputs)
         inputs = outputs
-    found |= conv("aspp0", 1, 80, 256) | conv("image_pooling", 1, 80, 256) | conv("concat_projection", 1, 512, 256)
-    return found | logits(classes)
+    if behind == "cell":
+        found |= cell(80)
+    else:
+        found |= conv("aspp0", 1, 80, 256) | conv("image_pooling", 1, 80, 256)
+        found |= conv("concat_projection", 1, 512, 256)
+    return found | (decoder(40) if behind != "pooling" else {}) | logits(classes)
 
 
 def mobilenet_v3_small_variables(classes: int) -> dict[str, list[int]]:
@@ -75,8 +84,12 @@ ENTRY = {41: (128, 256, 728), 65: (128, 256, 728), 71: (128, 256, 256, 728, 728)
 """Channels behind every block of the entry flow of the three Xceptions."""
 
 
-def xception_variables(classes: int, depth: int = 65) -> dict[str, list[int]]:
-    """Names and shapes of the published Xception checkpoints with decoder, written out by hand."""
+def xception_variables(classes: int, depth: int = 65, is_cell: bool = False) -> dict[str, list[int]]:
+    """Names and shapes of the published Xception checkpoints with decoder, written out by hand.
+
+    Args:
+      is_cell: whether the dense prediction cell takes the place of ASPP.
+    """
     root = f"xception_{depth}"
     found = conv(f"{root}/entry_flow/conv1_1", 3, 3, 32) | conv(f"{root}/entry_flow/conv1_2", 3, 32, 64)
     before = (64, *ENTRY[depth])
@@ -93,7 +106,7 @@ def xception_variables(classes: int, depth: int = 65) -> dict[str, list[int]]:
         for number, depth in enumerate(depths, start=1):
             found |= separable(f"{scope}/separable_conv{number}", inputs, depth)
             inputs = depth
-    return found | _behind(classes)
+    return found | (cell(2048) | decoder(256) | logits(classes) if is_cell else _behind(classes))
 
 
 def resnet_variables(classes: int, depth: int) -> dict[str, list[int]]:
@@ -119,18 +132,51 @@ def _behind(classes: int) -> dict[str, list[int]]:
     found = conv("aspp0", 1, 2048, 256) | conv("image_pooling", 1, 2048, 256)
     for branch in (1, 2, 3):
         found |= separable(f"aspp{branch}", 2048, 256)
-    found |= conv("concat_projection", 1, 1280, 256) | conv("decoder/feature_projection0", 1, 256, 48)
-    found |= separable("decoder/decoder_conv0", 304, 256) | separable("decoder/decoder_conv1", 256, 256)
-    return found | logits(classes)
+    return found | conv("concat_projection", 1, 1280, 256) | decoder(256) | logits(classes)
+
+
+def cell(inputs: int) -> dict[str, list[int]]:
+    """The dense prediction cell, of five branches."""
+    found = separable("meta_architecture/branch0", inputs, 256)
+    for branch in (1, 2, 3, 4):
+        found |= separable(f"meta_architecture/branch{branch}", 256, 256)
+    return found | conv("meta_architecture/concat_projection", 1, 1280, 256)
+
+
+def decoder(low_level: int) -> dict[str, list[int]]:
+    found = conv("decoder/feature_projection0", 1, low_level, 48)
+    return found | separable("decoder/decoder_conv0", 304, 256) | separable("decoder/decoder_conv1", 256, 256)
+
+
+def random_values(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
+    """Variables under which numbers neither vanish nor overflow, however deep the network is."""
+    rng, values = np.random.default_rng(0), {}
+    for name, shape in shapes.items():
+        values[name] = rng.random(shape, np.float32) + (0.5 if name.endswith(("gamma", "variance")) else -0.5)
+        if name.endswith("weights"):
+            inputs = np.prod(shape[:2] if name.endswith("depthwise_weights") else shape[:3])
+            values[name] *= np.float32(5 / np.sqrt(inputs))
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A `trainer.weights.checkpoints.Source` without a file."""
+
+    values: dict[str, np.ndarray]
+    path: str = "drawn"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: value.shape for name, value in self.values.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        return self.values[name]
 
 
 def write_checkpoint(path: Path, shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
     """Write variables of random values, with an optimizer's slot and a step as training leaves them."""
-    rng = np.random.default_rng(0)
-    values = {
-        name: rng.random(shape, np.float32) + (0.5 if name.endswith(("gamma", "variance")) else -0.5)
-        for name, shape in shapes.items()
-    }
+    values = random_values(shapes)
     extra = {"logits/semantic/biases/Momentum": np.zeros(3, np.float32), "global_step": np.int64(30000)}
     saved = {**values, **extra}
     tf.raw_ops.SaveV2(

@@ -34,7 +34,7 @@ HEAD, UPSAMPLE = layer_name("logits/semantic"), "logits-upsample"
 """Layers: from features to logits, and what enlarges those of the bilinear head."""
 
 
-HEAD_SCOPES = ("image_pooling", "aspp", "concat", "decoder", "logits")
+HEAD_SCOPES = ("image_pooling", "aspp", "meta_architecture", "concat", "decoder", "logits")
 """What the names of the layers behind the backbone begin with."""
 
 BLOCK_STRIDES = (2, 4, 8, 16, 32)
@@ -42,6 +42,10 @@ BLOCK_STRIDES = (2, 4, 8, 16, 32)
 
 MAX_RATES, MAX_RATE = 16, 1000
 """Most atrous branches, and the greatest rate of one; published are three, of at most 36."""
+
+CELL = (((1, 6), -1), ((18, 15), 0), ((6, 3), 1), ((1, 1), 0), ((6, 21), 0))
+"""Of every branch of the dense prediction cell the atrous rates, vertical and horizontal, at output stride 16, and the
+branch it continues; -1: the backbone. Chen et al., arXiv:1809.04184, figure 5; published for Cityscapes."""
 
 
 def _check(
@@ -54,6 +58,7 @@ def _check(
     aspp_rates: Sequence[int] | None,
     block_strides: Sequence[int] | None,
     multi_grid: Sequence[int] | None,
+    dense_prediction_cell: bool,
 ) -> None:
     if not isinstance(num_classes, int) or not 1 <= num_classes <= 255:
         raise InputError(f"num_classes must be a whole number from 1 to 255, got {num_classes!r}")
@@ -79,6 +84,9 @@ def _check(
         raise InputError(f"block_strides must be of {', '.join(map(str, BLOCK_STRIDES))}, got {block_strides!r}")
     if rates and PUBLISHED[backbone].is_light:
         raise InputError(f"aspp_rates are not for {backbone}, behind which there are no branches; omit them")
+    if dense_prediction_cell and (rates or PUBLISHED[backbone].is_light):
+        what = "aspp_rates, which are its own" if rates else f"{backbone}, which weighs its features instead"
+        raise InputError(f"dense_prediction_cell does not go with {what}; omit one of them")
     if multi_grid is not None:
         if not PUBLISHED[backbone].has_multi_grid:
             raise InputError(f"multi_grid is not for {backbone}; omit it")
@@ -100,6 +108,24 @@ def _aspp(x: Any, rates: Sequence[int], norm: Norm, dropout: float) -> Any:
     x = layers.Concatenate(name="concat")(branches)
     x = conv(x, "concat_projection", 256, norm=norm)
     return layers.Dropout(dropout, name="concat_projection-dropout")(x)
+
+
+def _dense_prediction_cell(x: Any, output_stride: int, norm: Norm, dropout: float) -> Any:
+    """Atrous convolutions that continue each other, in place of ASPP (see CELL): [B, H, W, C] -> [B, H, W, 256]."""
+    branches: list[Any] = []
+    for number, (rates, before) in enumerate(CELL):
+        branches.append(
+            separable(
+                x if before < 0 else branches[before],
+                f"meta_architecture/branch{number}",
+                256,
+                norm=norm,
+                rate=tuple(max(1, rate * 16 // output_stride) for rate in rates),
+            )
+        )
+    x = layers.Concatenate(name="meta_architecture-concat")(branches)
+    x = layers.Dropout(dropout, name="meta_architecture-dropout")(x)
+    return conv(x, "meta_architecture/concat_projection", 256, norm=norm)
 
 
 def _decoder(x: Any, low_level: Any, stride: int, norm: Norm) -> Any:
@@ -179,6 +205,7 @@ def deeplab_v3_plus(
     aspp_rates: Sequence[int] | None = None,
     block_strides: Sequence[int] | None = None,
     multi_grid: Sequence[int] | None = None,
+    dense_prediction_cell: bool = False,
     dropout: float = 0.1,
     momentum: float = 0.99,
 ) -> keras.Model:
@@ -202,6 +229,7 @@ def deeplab_v3_plus(
         subpixel head, where there is one. Imported subpixel heads have others.
       multi_grid: factors on the atrous rates of the last three convolutions of Xception, or units of ResNet; None: all
         are 1, as published.
+      dense_prediction_cell: whether CELL takes the place of ASPP.
       dropout: share of the features before the head (or decoder) dropped in training; published 0.1.
       momentum: of batch normalisation. The published 0.9997 suits 30,000 steps and more: in fine-tuning over a
         thousand steps the moving statistics would stay those of the old images, and inference differ from training.
@@ -209,7 +237,18 @@ def deeplab_v3_plus(
     Raises:
       InputError: an argument is outside its range.
     """
-    _check(num_classes, backbone, alpha, output_stride, head, subpixel_start, aspp_rates, block_strides, multi_grid)
+    _check(
+        num_classes,
+        backbone,
+        alpha,
+        output_stride,
+        head,
+        subpixel_start,
+        aspp_rates,
+        block_strides,
+        multi_grid,
+        dense_prediction_cell,
+    )
     published = PUBLISHED[backbone]
     decoder = published.has_decoder if decoder is None else decoder
     if aspp_rates is None:
@@ -230,7 +269,10 @@ def deeplab_v3_plus(
         x = _light_aspp(x, output_stride, norm)
         x = _light_decoder(x, low_level, output_stride) if decoder else x
     else:
-        x = _aspp(x, aspp_rates, norm, dropout)
+        if dense_prediction_cell:
+            x = _dense_prediction_cell(x, output_stride, norm, dropout)
+        else:
+            x = _aspp(x, aspp_rates, norm, dropout)
         x = _decoder(x, low_level, output_stride, norm) if decoder else x
     # The loss needs logits of full precision whatever the policy of the layers before.
     if head == "subpixel":

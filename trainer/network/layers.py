@@ -152,11 +152,11 @@ def depthwise(
     norm: Norm,
     kernel_size: int = 3,
     strides: int = 1,
-    rate: int = 1,
+    rate: int | tuple[int, int] = 1,
     activation: str | None = "relu",
     on_blocks: bool = False,
 ) -> Any:
-    """Depthwise convolution without bias, batch normalisation, activation; `rate` is the atrous rate."""
+    """Depthwise convolution without bias, batch normalisation, activation; `rate` is atrous, of both axes or each."""
     if strides > 1:
         x = pad(x, scope, on_blocks, kernel_size)
     x = layers.DepthwiseConv2D(
@@ -180,7 +180,7 @@ def separable(
     *,
     norm: Norm,
     strides: int = 1,
-    rate: int = 1,
+    rate: int | tuple[int, int] = 1,
     activation: str | None = "relu",
     on_blocks: bool = False,
 ) -> Any:

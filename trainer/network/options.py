@@ -30,7 +30,9 @@ def bytes_per_pixel(architecture: Mapping[str, Any]) -> int:
         alpha = alpha if isinstance(alpha, int | float) and 0 < alpha <= MAX_ALPHA else 1
         base, channels, branches = 80 + 470 * alpha, 320 * alpha, 0
     branches = len(rates) if isinstance(rates, list | tuple) else branches
-    # Branches of atrous convolution run side by side, each with two arrays of all the backbone's channels.
+    branches = 1 if architecture.get("dense_prediction_cell") else branches
+    # Branches of atrous convolution run side by side, each with two arrays of all the backbone's channels; of the
+    # dense prediction cell only the first sees these.
     return round(base + 1.5 * branches * 2 * channels * 4 / stride**2)
 
 
@@ -69,6 +71,9 @@ class NetworkOptions(CheckedOptions):
         "factors on the atrous rates of the last three convolutions of Xception, or units of ResNet (default: 1 1 1)",
         low=1,
         group="network",
+    )
+    dense_prediction_cell: bool = option(
+        False, "continue branches of atrous convolution in place of ASPP, as xception71_dpc_* do", group="network"
     )
     batch_norm_momentum: float = option(
         0.99,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -22,9 +23,9 @@ from trainer.train.parts import in_parts
 
 def architecture(options: NetworkOptions, palette: Palette) -> dict[str, Any]:
     """The arguments of `deeplab_v3_plus`."""
-    names = ("backbone", "alpha", "output_stride", "head", "subpixel_start", "decoder", "aspp_rates", "multi_grid")
-    numbers = {name: getattr(options, name) for name in names}
-    return numbers | {"num_classes": palette.num_classes, "momentum": options.batch_norm_momentum}
+    numbers = {field.name: getattr(options, field.name) for field in dataclasses.fields(NetworkOptions)}
+    momentum = numbers.pop("batch_norm_momentum")
+    return numbers | {"num_classes": palette.num_classes, "momentum": momentum}
 
 
 def build(options: Options, palette: Palette) -> keras.Model:

@@ -210,11 +210,12 @@ def _said_today(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a training as this version says them.
 
     Up to version 0.3 the subpixel head had one start, and there was a decoder where it was published, unless said
-    otherwise; up to version 0.4 the backbone learnt at the rate of the rest, from the cross-entropy alone.
+    otherwise; up to version 0.4 the backbone learnt at the rate of the rest, from the cross-entropy alone; up to
+    version 0.6 there was no dense prediction cell.
     """
     if options.get("head") == "subpixel":
         options = {"subpixel_start": "nearest"} | options
-    options = {"backbone_rate": 1.0, "lovasz": 0.0} | options
+    options = {"backbone_rate": 1.0, "lovasz": 0.0, "dense_prediction_cell": False} | options
     if "decoder" in options and options["decoder"] is None:
         options = options | {"decoder": PUBLISHED[options["backbone"]].has_decoder}
     return options

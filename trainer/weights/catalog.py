@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from trainer import storage
+from trainer.network.options import BACKBONES
 from trainer.options import InputError
 from trainer.weights.download import fetch, is_web
 
@@ -58,6 +59,11 @@ CATALOG = {
         xception_65_imagenet_coco="xception_65_coco_pretrained_2018_10_02",
     ),
     **_zoo(
+        "xception_71",
+        xception71_dpc_cityscapes_trainfine="deeplab_cityscapes_xception71_trainfine_2018_09_08",
+        xception71_dpc_cityscapes_trainval="deeplab_cityscapes_xception71_trainvalfine_2018_09_08",
+    ),
+    **_zoo(
         "mobilenet_v3_large_seg",
         mobilenetv3_large_cityscapes_trainfine="deeplab_mnv3_large_cityscapes_trainfine_2019_11_15",
     ),
@@ -82,6 +88,12 @@ CATALOG = {
 }
 """Names as in the model zoo, and `BACKBONE_imagenet`."""
 
+NOT_TAKEN = {
+    "edgetpu-deeplab": "MobileNet-EdgeTPU 1.0",
+    "edgetpu-deeplab-slim": "MobileNet-EdgeTPU 0.75",
+}
+"""Names of the model zoo whose backbones are not built here, and these."""
+
 IMAGENET = "imagenet"
 """Stands for those of the backbone that is trained."""
 
@@ -95,11 +107,14 @@ def locate(path: str, backbone: str = "") -> str:
       backbone: that they are for; "" where this is for the weights to say.
 
     Raises:
-      InputError: they are of another backbone; and see `fetch`.
+      InputError: they are of another backbone, or of one that is not built here; and see `fetch`.
       Unavailable: see `fetch`.
     """
     if is_web(path):
         return fetch(path)
+    if unknown := NOT_TAKEN.get(path.lower()):
+        known = ", ".join(BACKBONES)
+        raise InputError(f"{path} are weights of {unknown}, which is not built here; give those of one of {known}")
     if path == IMAGENET and not backbone:
         raise InputError(f"{IMAGENET} weights have no head to import; give them to `deeplab train --init-from`")
     entry = CATALOG.get(f"{backbone}_{IMAGENET}" if path == IMAGENET else path)

@@ -368,4 +368,6 @@ def architecture(source: Source) -> dict[str, Any]:
         # As Keras pads where a size is even. The port of Xception pads evenly behind its first convolution.
         numbers |= {"block_strides": [2] if numbers["decoder"] else [2, 4, 8]}
         numbers |= {} if numbers["decoder"] else {"output_stride": source.factor}
+    if "meta_architecture/concat_projection/weights" in shapes:
+        numbers["dense_prediction_cell"] = True
     return numbers | {"aspp_rates": published_rates(numbers["output_stride"]) if branches else []}

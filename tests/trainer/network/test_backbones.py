@@ -8,12 +8,14 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from tests.drawn.checkpoints import resnet_variables, xception_variables
+from tests.drawn import published
+from tests.drawn.checkpoints import Drawn, random_values, resnet_variables, xception_variables
 from tests.drawn.networks import random_image
 from trainer.network.backbones import PUBLISHED
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.layers import StretchLike, WindowMeans, published_name
 from trainer.network.resnet import resnet
+from trainer.weights.checkpoints import architecture, load
 
 
 @pytest.mark.parametrize(
@@ -22,12 +24,16 @@ from trainer.network.resnet import resnet
         ("resnet_v1_50_beta", lambda: resnet_variables(3, 50)),
         pytest.param("xception_41", lambda: xception_variables(3, 41), marks=pytest.mark.slow),
         pytest.param("resnet_v1_101_beta", lambda: resnet_variables(3, 101), marks=pytest.mark.slow),
-        pytest.param("xception_71", lambda: xception_variables(3, 71), marks=pytest.mark.slow),
+        pytest.param("xception_71", lambda: xception_variables(3, 71, is_cell=True), marks=pytest.mark.slow),
     ],
 )
-def test_every_layer_has_the_name_and_size_of_the_published_one(backbone, variables):
-    model = deeplab_v3_plus(3, backbone=backbone, head="bilinear")
+def test_a_backbone_has_the_names_and_sizes_of_the_published_one_and_computes_what_it_does(backbone, variables):
     expected = variables()
+    values = random_values(expected)
+    source = Drawn(values)
+    numbers = architecture(source)
+    assert (numbers["backbone"], numbers.get("dense_prediction_cell", False)) == (backbone, backbone == "xception_71")
+    model = deeplab_v3_plus(**numbers)
     scopes = {name.rpartition("/")[0] for name in expected}
     assert {published_name(layer.name) for layer in model.layers if layer.weights} == scopes
     for layer in model.layers:
@@ -36,7 +42,9 @@ def test_every_layer_has_the_name_and_size_of_the_published_one(backbone, variab
             name = f"{published_name(layer.name)}/{kind.get(weight.name, weight.name)}"
             assert list(weight.shape) == expected[name], name
     assert PUBLISHED[backbone].last_weights in expected
-    assert model(np.zeros((1, 33, 47, 3), "uint8")).shape == (1, 33, 47, 3)
+    load(model, source)
+    image = random_image(33, 65)
+    published.assert_same(model(image), published.logits(values, image))
 
 
 @pytest.mark.parametrize(("output_stride", "rates"), [(8, [1, 2, 4, 8, 16]), (16, [1, 1, 2, 4, 8])])

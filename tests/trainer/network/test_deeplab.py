@@ -137,6 +137,8 @@ def test_atrous_rates_take_the_place_of_strides():
         ({"num_classes": 0}, "num_classes"),
         ({"backbone": "resnet"}, "mobilenet_v2, mobilenet_v3_large_seg"),
         ({"backbone": "mobilenet_v3_large_seg", "aspp_rates": (6,)}, "aspp_rates are not for mobilenet_v3"),
+        ({"dense_prediction_cell": True, "aspp_rates": (6,)}, "does not go with aspp_rates, which are its own"),
+        ({"dense_prediction_cell": True, "backbone": "mobilenet_v3_small_seg"}, "does not go with mobilenet_v3_small"),
         ({"multi_grid": (1, 2, 4)}, "multi_grid is not for mobilenet_v2"),
         ({"backbone": "xception_65", "multi_grid": (1, 2)}, "multi_grid must be three whole numbers"),
         ({"block_strides": (3,)}, "block_strides must be of 2, 4, 8"),

@@ -91,6 +91,30 @@ def test_an_archive_without_a_checkpoint_is_refused(case, message, archive, tmp_
         Checkpoint(str(path))
 
 
+@pytest.mark.parametrize("name", ["EdgeTPU-DeepLab", "edgetpu-deeplab-slim"])
+def test_published_weights_that_are_not_taken_are_refused_by_name(name):
+    with pytest.raises(InputError, match=f"{name} are weights of MobileNet-EdgeTPU .* not built here"):
+        catalog.locate(name)
+
+
+ZOO = [
+    "mobilenetv2_dm05_coco_voc_trainaug", "mobilenetv2_dm05_coco_voc_trainval", "mobilenetv2_coco_voc_trainaug",
+    "mobilenetv2_coco_voc_trainval", "xception65_coco_voc_trainaug", "xception65_coco_voc_trainval",
+    "mobilenetv2_coco_cityscapes_trainfine", "mobilenetv3_large_cityscapes_trainfine",
+    "mobilenetv3_small_cityscapes_trainfine", "xception65_cityscapes_trainfine",
+    "xception71_dpc_cityscapes_trainfine", "xception71_dpc_cityscapes_trainval", "edgetpu-deeplab",
+    "edgetpu-deeplab-slim", "mobilenetv2_ade20k_train", "xception65_ade20k_train", "xception_41_imagenet",
+    "xception_65_imagenet", "xception_65_imagenet_coco", "xception_71_imagenet", "resnet_v1_50_beta_imagenet",
+    "resnet_v1_101_beta_imagenet",
+]  # fmt: skip
+"""Every name in the model zoo of DeepLab, as of 2020."""
+
+
+def test_every_name_of_the_model_zoo_is_known():
+    of_keras = {f"{name}_imagenet" for name in ("mobilenet_v2", "mobilenet_v3_large_seg", "mobilenet_v3_small_seg")}
+    assert {*catalog.CATALOG, *catalog.NOT_TAKEN} == {*ZOO, *of_keras}
+
+
 def test_every_backbone_has_imagenet_weights_and_every_name_a_backbone():
     assert {entry.backbone for entry in catalog.CATALOG.values()} <= set(BACKBONES)
     assert {f"{backbone}_imagenet" for backbone in BACKBONES} <= set(catalog.CATALOG)

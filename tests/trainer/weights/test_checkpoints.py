@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tests.drawn.checkpoints import ALPHA, mobilenet_variables, write_checkpoint, xception_variables
+from tests.drawn import published
+from tests.drawn.checkpoints import (
+    ALPHA,
+    Drawn,
+    mobilenet_variables,
+    random_values,
+    write_checkpoint,
+    xception_variables,
+)
+from tests.drawn.checkpoints import conv as conv_variables
+from tests.drawn.networks import random_image
 from tests.drawn.places import DATA
 from trainer.formats.cards import ModelCard
 from trainer.formats.labels import Palette
@@ -19,9 +29,10 @@ from trainer.network.folder import predictor, save_model
 from trainer.network.layers import published_name
 from trainer.network.options import SUBPIXEL_STARTS
 from trainer.options import InputError
-from trainer.weights.checkpoints import Checkpoint, architecture, load_weights_from
+from trainer.weights.checkpoints import Checkpoint, architecture, load, load_weights_from
 
 REAL = DATA / "deeplabv3_mnv2_pascal/model.ckpt"
+MORE = [("decoder", 16), ("cell", 16)]
 needs_real = pytest.mark.skipif(not REAL.with_suffix(".ckpt.index").exists(), reason=f"no checkpoint at {REAL}")
 
 
@@ -60,6 +71,40 @@ def test_every_variable_of_a_mobilenet_checkpoint_has_its_layer(small):
     for kind, array in zip(kinds, weights["aspp0/BatchNorm"], strict=True):
         np.testing.assert_array_equal(array, values[f"aspp0/BatchNorm/{kind}"])
     np.testing.assert_array_equal(weights["logits/semantic"][1], values["logits/semantic/biases"])
+    image = random_image(65, 33)
+    published.assert_same(model(image), published.logits(values, image))
+
+
+@pytest.mark.parametrize(
+    ("behind", "output_stride"), [("cell", 8), *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)]
+)
+def test_what_lies_behind_a_backbone_computes_what_was_published(behind, output_stride):
+    values = random_values(mobilenet_variables(3, behind))
+    source = Drawn(values)
+    numbers = architecture(source) | {"output_stride": output_stride}
+    assert (numbers.get("dense_prediction_cell", False), numbers["decoder"]) == (behind == "cell", True)
+    model = deeplab_v3_plus(**numbers)
+    imported = load(model, source)
+    assert (imported.skipped, imported.unused) == ([], [])
+    if behind == "cell":
+        scopes = {name.split("/")[1] for name in imported.loaded if name.startswith("meta_architecture/")}
+        halves = {f"branch{branch}_{half}" for branch in range(5) for half in ("depthwise", "pointwise")}
+        assert scopes == {*halves, "concat_projection"}
+    image = random_image(33, 65)
+    published.assert_same(model(image), published.logits(values, image, output_stride))
+
+
+def test_of_weights_with_something_else_behind_it_the_backbone_is_loaded():
+    """The cell in place of ASPP; and slim's classifier, beside averages of its variables."""
+    model = deeplab_v3_plus(3, alpha=ALPHA, head="bilinear")
+    said = str(load(model, Drawn(random_values(mobilenet_variables(3, "cell")))))
+    assert said.startswith("103 layers loaded (MobilenetV2, logits/semantic), 6 start afresh (image_pooling, aspp0, ")
+    assert said.endswith("concat_projection); not used: decoder, meta_architecture")
+    slim = {name: shape for name, shape in mobilenet_variables(3).items() if name.startswith("MobilenetV2/")}
+    slim |= conv_variables("MobilenetV2/Conv_1", 1, 80, 1280) | {"MobilenetV2/Logits/biases": [1001]}
+    said = str(load(model, Drawn(random_values(slim | {"MobilenetV2/Conv/weights/ExponentialMovingAverage": [1]}))))
+    assert said.startswith("102 layers loaded (MobilenetV2), 7 start afresh")
+    assert said.endswith("not used: MobilenetV2/Conv_1, MobilenetV2/Logits"), said
 
 
 @pytest.mark.parametrize("start", SUBPIXEL_STARTS)
@@ -140,7 +185,8 @@ def test_xception_checkpoint_is_recognised_and_fits(tmp_path):
     scope = "xception_65/middle_flow/block1/unit_16/xception_module/separable_conv3_pointwise"
     np.testing.assert_array_equal(weights_of(model)[scope][0], values[f"{scope}/weights"])
     assert [model.get_layer(f"aspp{n}_depthwise").dilation_rate[0] for n in (1, 2, 3)] == [6, 12, 18]
-    assert model(np.zeros((1, 33, 47, 3), "uint8")).shape == (1, 33, 47, 4)
+    image = random_image(33, 65)
+    published.assert_same(model(image), published.logits(values, image))
 
 
 def test_training_can_start_from_a_model_folder(small, tmp_path):

@@ -266,8 +266,12 @@ def _exchange(path: str, before: bytes | None, after: bytes | None) -> bool:
             blob.delete(if_generation_match=mark, retry=None, timeout=TIMEOUT)
         else:
             _send(path, io.BytesIO(after), mark)
-    except (NotFound, PreconditionFailed):
+    except PreconditionFailed:
         return False
+    except NotFound:
+        if after is None:
+            return False
+        raise  # there is no such bucket
     return True
 
 

@@ -40,9 +40,9 @@ def is_finite(variables: Sequence[Any]) -> bool:
     return all(np.isfinite(array).all() for array in floats)
 
 
-def without_numbers(model: keras.Model) -> list[str]:
-    """The layers, in the order of the network, with weights that are not finite."""
-    return [layer.name for layer in model.layers if layer.weights and not is_finite(layer.weights)]
+def without_numbers(model: keras.Model, kind: str = "weights") -> list[str]:
+    """The layers, in the order of the network, with weights of that kind (a layer's attribute) that are not finite."""
+    return [layer.name for layer in model.layers if not is_finite(getattr(layer, kind))]
 
 
 def _largest(values: Sequence[Any]) -> float:
@@ -61,9 +61,13 @@ def diagnose(model: keras.Model, step: int, batch: tuple[np.ndarray, np.ndarray,
       batch: of the step; image, label and weights, see `TrainingStream`.
     """
     weights = model.trainable_variables
-    if layers := without_numbers(model):
+    if layers := without_numbers(model, "trainable_weights"):
         # Gradients flow backwards: all layers before the one where they ceased to be numbers have got such weights.
         return Diagnosis(step - 1, f"the gradients, first in the layer {layers[-1]}", _largest(weights))
+    if layers := without_numbers(model, "non_trainable_weights"):
+        # A batch norm keeps the scale of what overflows in the variance alone.
+        found = f"the mean or variance of a batch, first in the layer {layers[0]}"
+        return Diagnosis(step - 1, found, _largest(weights))
     image, label, pixel_weights = batch
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     outputs = keras.Model(model.input, [layer.output for layer in layers])(image, training=True)

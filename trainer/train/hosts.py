@@ -7,9 +7,11 @@ the scores of the validation, which are those of host 0.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -17,9 +19,17 @@ from typing import Any
 import keras
 import numpy as np
 
+from trainer import storage
 from trainer.options import InputError
 from trainer.train import resume
+from trainer.train.interrupts import TERMINATED, Terminated
 from trainer.train.options import Options
+
+EXCHANGES = ("Gloo", "NCCL", "coordination service")
+"""What carries values from host to host, as it is called in errors: on CPUs, on GPUs, and JAX's own service."""
+
+STATUS = {InputError: 2, storage.Unavailable: 75, KeyboardInterrupt: 130, Terminated: TERMINATED}
+"""Exit status after an error; 1 after any other."""
 
 
 @contextlib.contextmanager
@@ -28,6 +38,7 @@ def joined(options: Options) -> Iterator[Options]:
 
     Raises:
       InputError: there are several hosts, but the backend is not JAX, or the coordinator cannot be reached.
+      Unavailable: another host went away.
     """
     if options.hosts == 1:
         yield options
@@ -37,21 +48,53 @@ def joined(options: Options) -> Iterator[Options]:
             f"--hosts {options.hosts} needs JAX, found {keras.backend.backend()}; set KERAS_BACKEND=jax on every host "
             "(pip install '.[jax]')"
         )
+    with _ending_alone(), contextlib.ExitStack() as own:
+        try:
+            keras.distribution.initialize(options.coordinator, options.hosts, options.host_id)
+        except RuntimeError as error:
+            raise InputError(
+                f"--coordinator {options.coordinator}: the hosts do not come together ({_first_line(error)})"
+            ) from None
+        if options.host_id:
+            folder = own.enter_context(tempfile.TemporaryDirectory())
+            nowhere = own.enter_context(open(os.devnull, "w"))
+            own.enter_context(contextlib.redirect_stdout(nowhere))
+            resume.copy(options.output, folder)
+            options = dataclasses.replace(options, output=folder)
+        try:
+            yield options
+        except RuntimeError as error:
+            if not any(name in str(error) for name in EXCHANGES):
+                raise
+            raise storage.Unavailable(
+                f"host {options.host_id} of {options.hosts} waited for another, which went away "
+                f"({_first_line(error)}); run the same command again on every host to resume"
+            ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+@contextlib.contextmanager
+def _ending_alone() -> Iterator[None]:
+    """A program whose block fails ends without the other hosts.
+
+    At its end JAX would wait for them, which may be gone or wait for this one within a step, for minutes; and then
+    abort.
+    """
     try:
-        keras.distribution.initialize(options.coordinator, options.hosts, options.host_id)
-    except RuntimeError as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"--coordinator {options.coordinator}: the hosts do not come together ({reason})") from None
-    if options.host_id == 0:
-        yield options
-        return
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-    ):
-        resume.copy(options.output, folder)
-        yield dataclasses.replace(options, output=folder)
+        yield
+    except BaseException as error:
+        atexit.register(_end, next((status for kind, status in STATUS.items() if isinstance(error, kind)), 1))
+        raise
+
+
+def _end(status: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, AttributeError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def of_first(array: np.ndarray, hosts: int) -> np.ndarray:

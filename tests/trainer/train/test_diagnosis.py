@@ -48,6 +48,15 @@ def test_gradients_without_numbers_belong_to_the_step_before_and_begin_in_the_la
     assert diagnose(network, 7, BATCH) == Diagnosis(6, "the gradients, first in the layer second", 0.0)
 
 
+def test_statistics_without_numbers_are_told_from_gradients(network):
+    image = keras.Input([None, None, 3])
+    norm = keras.layers.BatchNormalization(name="norm")
+    model = keras.Model(image, norm(network(image)))
+    norm.moving_variance.assign([1, np.inf, 1])
+    found = diagnose(model, 7, BATCH)
+    assert (found.step, found.found) == (6, "the mean or variance of a batch, first in the layer norm")
+
+
 def test_a_loss_may_be_no_number_though_its_logits_are(network):
     network.compile("sgd", lambda truth, logits: keras.ops.sum(logits) * np.inf, jit_compile=False)
     found = diagnose(network, 7, BATCH)

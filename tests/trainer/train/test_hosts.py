@@ -10,7 +10,9 @@ import pytest
 from trainer import storage
 from trainer.formats.dataset import load_dataset
 from trainer.options import InputError
+from trainer.storage import Unavailable
 from trainer.train import hosts, resume
+from trainer.train.interrupts import Terminated
 from trainer.train.options import Options
 from trainer.train.streams import TrainingStream
 
@@ -43,6 +45,40 @@ def test_one_host_alone_goes_by_its_options_and_agrees_with_itself():
     with hosts.joined(OPTIONS) as joined:
         assert joined is OPTIONS
     hosts.check_same(resume.Progress({}, ""), OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("error", "ends_with", "message", "status"),
+    [
+        (
+            RuntimeError("UNKNOWN: Gloo all-reduce failed: reset\nby"),
+            Unavailable,
+            "host 1 of 2 waited for another",
+            75,
+        ),
+        (RuntimeError("of another kind"), RuntimeError, "of another kind", 1),
+        (InputError("no such records"), InputError, "no such records", 2),
+        (Terminated("step 3 is kept"), Terminated, "step 3 is kept", 143),
+    ],
+)
+def test_a_host_that_fails_ends_without_the_others(error, ends_with, message, status, tmp_path, monkeypatch):
+    registered = []
+    monkeypatch.setattr(hosts.keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(hosts.keras.distribution, "initialize", lambda *_: None)
+    monkeypatch.setattr(hosts.atexit, "register", lambda *arguments: registered.append(arguments))
+    options = dataclasses.replace(TWO, host_id=1, output=str(tmp_path))
+    with pytest.raises(ends_with, match=message), hosts.joined(options) as joined:
+        assert joined.output != options.output
+        raise error
+    assert (hosts._end, status) in registered
+
+
+def test_a_host_that_finishes_waits_for_the_others_as_jax_does(monkeypatch):
+    monkeypatch.setattr(hosts.keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(hosts.keras.distribution, "initialize", lambda *_: None)
+    monkeypatch.setattr(hosts.atexit, "register", pytest.fail)
+    with hosts.joined(TWO) as joined:
+        assert joined == TWO
 
 
 def test_another_host_resumes_from_a_copy_of_the_checkpoint(tmp_path):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.drawn.networks import random_image
 from tests.drawn.places import ROOT
-from tests.drawn.training import history, pooled_network, train_flags
+from tests.drawn.training import history, pooled_network
 from trainer.network import folder
 from trainer.network.folder import load_model, predictor
 
@@ -21,72 +25,124 @@ pytestmark = pytest.mark.slow
 
 FLAGS = ["--batch-size", "8", "--steps-per-epoch", "4", "--epochs", "1", "--scale-min", "0.3"]
 
-PROGRAM = f"""
-import functools, sys
+FORKS = f"""
+import functools, json, os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
 import keras
 import numpy as np
+import tensorflow as tf
 from pipelines import cli
 from tests.drawn.networks import random_image
-from tests.drawn.training import pooled_network
+from tests.drawn.training import pooled_network, train_flags
+from tests.trainer.train.test_parts import assert_parts_give_the_step
 from trainer.network import folder
 from trainer.train import model as models
+from trainer.train import command, steps  # once for all: it takes longer than a training
 
 assert keras.backend.backend() == "jax"
 for module in (models, folder):
     module.deeplab_v3_plus = functools.partial(pooled_network, dropout=0.1)
+for line in sys.stdin:
+    job = json.loads(line)
+    if "wait" in job:
+        print(os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1]), flush=True)
+    elif child := os.fork():
+        print(child, flush=True)
+    else:
+        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={{job['devices']}}"
+        os.dup2(os.open(job["said"], os.O_CREAT | os.O_APPEND | os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        output, flags = job["output"], job["flags"]
+        train = lambda name: cli.main(train_flags(job["records"], f"{{output}}/{{name}}", *flags))
+        exec(job["program"])
+        sys.exit(0)
 """
+"""Does the jobs of its lines; writes the process of a new one, and how one ended that is to be waited for."""
 
 DEVICES = """
-import tensorflow as tf
-from tests.trainer.train.test_parts import assert_parts_give_the_step
-
 many = models.strategy()
 assert keras.distribution.get_device_count() == many.num_model_replicas == 2
-assert cli.main([*sys.argv[2:], "--output", sys.argv[1] + "/devices"]) == 0
+assert train("devices") == 0
 models.strategy = tf.distribute.get_strategy
-assert cli.main([*sys.argv[2:], "--output", sys.argv[1] + "/one"]) == 0
-model, _ = folder.load_model(sys.argv[1] + "/one")
-np.save(sys.argv[1] + "/probabilities.npy", folder.predictor(model, "probabilities")(random_image(33, 49)))
+assert train("one") == 0
+model, _ = folder.load_model(output + "/one")
+np.save(output + "/probabilities.npy", folder.predictor(model, "probabilities")(random_image(33, 49)))
 models.deeplab_v3_plus = pooled_network
 with many.scope():
     assert_parts_give_the_step(4)
 """
 
-HOSTS = """
-assert cli.main([*sys.argv[2:], "--output", sys.argv[1] + "/hosts"]) == 0
+HOST = """
+sys.exit(train("hosts"))
+"""
+
+KILLED = """
+def end(self, *arguments, before=steps.Steps.on_train_batch_end):
+    before(self, *arguments)
+    if self.done == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+steps.Steps.on_train_batch_end = end
 """
 
 
-def start(program: str, folder: str, records: str, *flags: str, devices: int = 1) -> subprocess.Popen:
-    environment = {
-        "KERAS_BACKEND": "jax",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # what is run a few times need not be fast
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
-    argv = [sys.executable, "-c", PROGRAM + program, folder, *train_flags(records, folder, *FLAGS, *flags)]
-    return subprocess.Popen(argv, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
+class Forks:
+    """Programs that begin with all that `FORKS` imports."""
 
+    def __init__(self, folder: Path, records: str) -> None:
+        self.folder, self.records = folder, records
+        environment = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+        environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # what is run a few times need not be fast
+        command, pipe = [sys.executable, "-c", FORKS], subprocess.PIPE
+        self.process = subprocess.Popen(command, env=os.environ | environment, stdin=pipe, stdout=pipe, text=True)
 
-def wait(process: subprocess.Popen) -> None:
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors[-3000:]
+    def _ask(self, job: dict) -> int:
+        print(json.dumps(job), file=self.process.stdin, flush=True)
+        return int(self.process.stdout.readline())
+
+    def start(self, name: str, program: str, *flags: str, devices: int = 1) -> int:
+        """Starts a program that writes to the file "name.txt"; returns its process."""
+        said = str(self.folder / f"{name}.txt")
+        job = {"program": program, "devices": devices, "said": said, "flags": [*FLAGS, *flags]}
+        return self._ask(job | {"records": self.records, "output": str(self.folder)})
+
+    def wait(self, child: int) -> int:
+        """Its exit status, or less than 0 for the signal that ended it."""
+        return self._ask({"wait": child})
+
+    def hosts(self, name: str, *programs: str) -> list[int]:
+        """How these end as the hosts of one training."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
+        together = ("--hosts", "2", "--coordinator", coordinator, "--checkpoint-minutes", "1e-9")
+        started = [
+            self.start(f"{name}-{host}", program, *together, "--host-id", str(host))
+            for host, program in enumerate(programs)
+        ]
+        return [self.wait(child) for child in started]
 
 
 @pytest.fixture(scope="module")
 def trained(records, tmp_path_factory):
-    """A folder with the trainings "one" (device), "devices" (two) and "hosts" (two of one device each)."""
+    """A folder with the trainings "one" (device), "devices" (two) and "hosts" (two of one device each, one of which
+    was killed before both were started again)."""
     output = tmp_path_factory.mktemp("jax")
-    wait(start(DEVICES, str(output), records, devices=2))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
-    together = ("--hosts", "2", "--coordinator", coordinator)
-    processes = [start(HOSTS, str(output), records, *together, "--host-id", str(host)) for host in (0, 1)]
-    for process in processes:
-        wait(process)
+    forks = Forks(output, records)
+    devices = forks.start("devices", DEVICES, devices=2)
+    (output / "ended.json").write_text(json.dumps(forks.hosts("killed", HOST, KILLED + HOST)))
+    assert forks.hosts("resumed", HOST, HOST) == [0, 0], (output / "resumed-0.txt").read_text()[-3000:]
+    assert forks.wait(devices) == 0, (output / "devices.txt").read_text()[-3000:]
+    forks.process.communicate()
     return output
+
+
+def test_a_host_ends_with_a_word_when_another_is_killed_and_both_resume(trained):
+    assert json.loads((trained / "ended.json").read_text()) == [75, -signal.SIGKILL]
+    said = (trained / "killed-0.txt").read_text()
+    assert "deeplab train: error: host 0 of 2 waited for another, which went away (" in said
+    assert "run the same command again on every host to resume" in said and "Traceback" not in said
+    assert re.search("resuming after step [12] of 4 in epoch 1 of 1", (trained / "resumed-0.txt").read_text())
 
 
 @pytest.mark.parametrize("name", ["devices", "hosts"])

@@ -104,9 +104,9 @@ class Repair(CheckedOptions):
       deeplab records repair out/records
       deeplab records repair gs://bucket/records --drop
 
-    Records whose bytes are damaged are made again from the raw set that dataset.json names, where that gives the very
-    bytes by their checksum: images as they came, not shrunk or augmented ones. What cannot be made again is left out
-    with --drop alone; the same `deeplab prepare` writes all of it again. Killed and run again it gives the same.
+    Records whose bytes are damaged, copies among them, are made again from the raw set and by the options that
+    dataset.json names, where these give the very bytes by their checksum. What cannot be made again is left out with
+    --drop alone; the same `deeplab prepare` writes all of it again. Killed and run again it gives the same.
     """
 
     records: str = _folder()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 
+from pipelines.runner.boundary import Failed, Isolated, attempt
 from trainer import storage
 from trainer.formats import images
 from trainer.formats.dataset import Dataset, Shard, open_shard
@@ -15,8 +18,31 @@ from trainer.formats.frames import CorruptRecord, Frame, scan_frames
 from trainer.formats.labels import Palette
 from trainer.options import InputError
 
+T = TypeVar("T")
+
 SUFFIXES = {"jpeg": ".jpg", "jpg": ".jpg", "png": ".png"}
 """`Record.image_format` -> suffix of the image's file."""
+
+_idle: deque[Isolated] = deque()
+"""Subprocesses that have nothing to do, for the next call; they end with this process."""
+
+
+def apart(function: Callable[..., T], *args: Any) -> T:
+    """What `function(*args)` returns or raises in a subprocess: an image may end the process it is decoded in.
+
+    No earlier run has left a note of such an image, as of those that jobs meet: verbs look at every record once.
+
+    Raises:
+      Failed: it ended two subprocesses, or raised twice what is no ValueError.
+    """
+    try:
+        isolated = _idle.pop()
+    except IndexError:
+        isolated = Isolated()
+    try:
+        return attempt(lambda: isolated(function, *args), known=ValueError)
+    finally:
+        _idle.append(isolated)
 
 
 @contextlib.contextmanager
@@ -83,10 +109,13 @@ def find_record(folder: str, dataset: Dataset, name: str, copy: int) -> tuple[Sh
 def decode_pair(record: Record, palette: Palette) -> tuple[np.ndarray, np.ndarray]:
     """Image, uint8 [H, W, 3] RGB, and label, uint8 [H, W], of a record. Raises InputError when one is unusable."""
     try:
-        image = images.decode_image(record.image)
-        return image, palette.check_ids(images.decode_label(record.label))
-    except ValueError as error:  # ImageError, LabelError
+        return apart(_pair, record, palette)
+    except (ValueError, Failed) as error:  # ImageError, LabelError
         raise InputError(f"record {record.key}: {error}") from None
+
+
+def _pair(record: Record, palette: Palette) -> tuple[np.ndarray, np.ndarray]:
+    return images.decode_image(record.image), palette.check_ids(images.decode_label(record.label))
 
 
 def file_stem(record: Record) -> str:

@@ -1,4 +1,4 @@
-"""Puts damaged shards right: their records are made again where the raw set gives the very bytes, or left out.
+"""Puts damaged shards right: their records are made again where raw set and options give the very bytes, or left out.
 
 What is to come of the folder is written into `.repair/` before anything is changed, so that a run that was killed is
 finished by the next one.
@@ -17,12 +17,14 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 
+from pipelines.entries.options import RecordOptions
+from pipelines.entries.record import Entry, Unusable, filename, make_record
 from pipelines.inputs.rawset import Pair, scan
-from pipelines.records.verify import check_record, key_of, verify
-from pipelines.runner.boundary import Failed, attempt
+from pipelines.records.reading import apart
+from pipelines.records.verify import check_message, key_of, name_of, verify
+from pipelines.runner.boundary import Failed
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts, Reject, write_rejects
-from trainer.formats import codings, images
 from trainer.formats.dataset import (
     DATASET_FILE,
     Dataset,
@@ -33,7 +35,7 @@ from trainer.formats.dataset import (
     open_shard,
     save_dataset,
 )
-from trainer.formats.examples import Record, decode, encode
+from trainer.formats.examples import encode
 from trainer.formats.frames import CorruptRecord, frame, scan_frames
 from trainer.formats.labels import Palette
 from trainer.options import InputError
@@ -76,48 +78,55 @@ class Mended(NamedTuple):
 
 
 class Source:
-    """The raw set that records were made from, as far as it is still there."""
+    """What records were made from, as dataset.json tells it: the raw set, as far as it is still there, and options."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
 
     @functools.cached_property
     def _pairs(self) -> tuple[str, dict[str, Pair]]:
-        """Root of the set, and its images by key."""
+        """Root of the set, and its images by key. Raises InputError where it is none."""
         options = self._dataset.options
-        try:
-            raw = scan(options.get("input") or "", options.get("layout", "auto"))
-        except InputError:
-            return "", {}
+        if not options.get("input"):
+            raise InputError("dataset.json names no raw set")
+        raw = scan(options["input"], options.get("layout", "auto"))
         return raw.root, {pair.key: pair for pair in raw.pairs}
 
-    def message(self, key: str) -> bytes | None:
-        """The record of an image as it came, serialised; None where its files are gone or cannot be used."""
+    @functools.cached_property
+    def _options(self) -> RecordOptions:
+        """Raises InputError where dataset.json lacks one, as those of other versions of this program may."""
+        given, names = self._dataset.options, {field.name for field in dataclasses.fields(RecordOptions)}
+        if missing := sorted(names - given.keys()):
+            raise InputError(f"dataset.json does not say {', '.join(missing)}")
+        values = {name: tuple(given[name]) if isinstance(given[name], list) else given[name] for name in names}
+        try:
+            return RecordOptions(**values)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the options in dataset.json are none: {error}") from None
+
+    def message(self, key: str, copy: int) -> bytes:
+        """The record of an image, or of a copy of it, serialised. Raises InputError that says why there is none."""
         root, pairs = self._pairs
         if key not in pairs:
-            return None
+            raise InputError(f"{root} has no image {key} with a label")
         image, label = pairs[key].image, pairs[key].label
-        options, palette = self._dataset.options, self._dataset.palette
+        entry = Entry(key, filename(image, root), image, label, copy)
         try:
-            data = storage.read(image)
-            header, pixels = images.decode(data)
-            ids = codings.decode_ids(storage.read(label), palette, coding=options.get("label_coding", "auto"))
-        except (OSError, ValueError):
-            return None
-        height, width = pixels.shape[:2]
-        inside = image.startswith(f"{root.rstrip('/')}/")
-        return encode(
-            Record(
-                key=key,
-                filename=image[len(root.rstrip("/")) + 1 :] if inside else image.rsplit("/", 1)[-1],
-                image=data[: header.end],
-                image_format=header.format,
-                height=height,
-                width=width,
-                channels=1 if header.mode == "L" else 3,
-                label=images.encode_png(ids),
-            )
-        )
+            return apart(_message, entry, self._dataset.palette, self._options)
+        except (ValueError, Failed) as error:
+            raise InputError(str(error)) from None
+
+    def copies(self) -> int:
+        """How many copies there may be of an image."""
+        copies = self._dataset.options.get("copies")
+        return copies if type(copies) is int else 0
+
+
+def _message(entry: Entry, palette: Palette, options: RecordOptions) -> bytes:
+    try:
+        return encode(make_record(entry, palette, options)[0])
+    except Unusable as fault:
+        raise ValueError(f"{fault.path}: {fault.reason}") from None
 
 
 def plan(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], object]) -> Repair:
@@ -291,14 +300,12 @@ def _mended(folder: str, shard: Shard, palette: Palette, source: Source) -> Iter
             data, reason, is_new = found.data, "", False
             if isinstance(found, CorruptRecord):
                 again.seek(found.offset)
-                data, reason = _again(again.read(16 + len(found.data)), source, key_of(found.data)), found.reason
-                is_new = data is not None
+                data, why = _again(again.read(16 + len(found.data)), source)
+                reason, is_new = f"{found.reason}; {why}", data is not None
             if data is not None:
                 try:
-                    record = decode(data)
-                    label = attempt(functools.partial(check_record, record, palette), known=ValueError)
-                    pixels = np.bincount(label.ravel(), minlength=256)
-                    yield Mended(frame(data), label.shape, pixels, record.copy, is_new)
+                    good = apart(check_message, data, palette)
+                    yield Mended(frame(data), good.size, good.pixels, good.name[1], is_new)
                 except (ValueError, Failed) as error:
                     data, reason = None, str(error)
             # Behind a damaged length no record can be found.
@@ -312,15 +319,22 @@ def _mended(folder: str, shard: Shard, palette: Palette, source: Source) -> Iter
         yield Reject(shard.name, path, STAGE, f"the shard ends after {count} records", shard.records - count)
 
 
-def _again(damaged: bytes, source: Source, described: str) -> bytes | None:
-    """The message of a damaged record, if the raw set gives it.
+def _again(damaged: bytes, source: Source) -> tuple[bytes | None, str]:
+    """The message of a damaged record if raw set and options give it, or None and why not.
 
     Length and checksum of the damaged one prove it; where the checksum is what was damaged, its bytes do.
     """
-    key = described.removeprefix("key ")
-    message = source.message(key)
-    if message is None:
-        return None
-    whole = frame(message)
-    is_same = whole[:12] == damaged[:12] and (whole[-4:] == damaged[-4:] or whole[:-4] == damaged[:-4])
-    return message if is_same and len(whole) == len(damaged) else None
+    name = name_of(damaged[12:-4])
+    if name is None:
+        return None, "its key cannot be read"
+    try:
+        # The key of a message that cannot be parsed may still be read, but not which copy it is.
+        for copy in range(source.copies() + 1) if name[1] is None else (name[1],):
+            message = source.message(name[0], copy)
+            whole = frame(message)
+            is_same = whole[:12] == damaged[:12] and (whole[-4:] == damaged[-4:] or whole[:-4] == damaged[:-4])
+            if is_same and len(whole) == len(damaged):
+                return message, ""
+    except InputError as error:
+        return None, str(error)
+    return None, "raw set and options give other bytes: files, dataset.json or this program were changed since"

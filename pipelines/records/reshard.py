@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.records.options import Reshard
-from pipelines.records.reading import read_records
+from pipelines.records.reading import apart, read_records
+from pipelines.runner.boundary import Failed
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts
 from trainer.formats import images
@@ -76,7 +77,10 @@ def reshard(options: Reshard, dataset: Dataset, pool: Executor, beat: Callable[[
     plan = plan_shards(by_split, options.shards, options.megabytes << 20)
     started = {"records": dataset.fingerprint, "shards": sorted(plan)}
     _refuse_others(options.output, started)
-    storage.write_json(storage.join(options.output, STARTED), started)
+    try:
+        storage.write_json(storage.join(options.output, STARTED), started)
+    except FileNotFoundError as error:  # of a bucket
+        raise InputError(f"{options.output} cannot be written to: {error.strerror}; give another folder") from None
     write = functools.partial(_write, options, dataset, beat)
     shards = tuple(pool.map(write, sorted(plan), (plan[name] for name in sorted(plan))))
     moved = {"output": storage.absolute(options.output), "shards": options.shards}
@@ -145,8 +149,7 @@ def _write(options: Reshard, dataset: Dataset, beat: Callable[[], object], name:
     sums, palette = Sums(), dataset.palette
     with storage.writer(storage.join(options.output, name)) as file:
         for place, framed, record in _read(options.records, places):
-            label = _label(place, record, palette)
-            sums.add(framed, label.shape, np.bincount(label.ravel(), minlength=256), record.copy)
+            sums.add(framed, *_label(place, record, palette), record.copy)
             file.write(framed)
             beat()
     split = SHARD_PATTERN.fullmatch(name)["split"]
@@ -170,14 +173,20 @@ def _read(folder: str, places: Sequence[Place]) -> Iterator[tuple[Place, bytes, 
             ) from None
 
 
-def _label(place: Place, record: Record, palette: Palette) -> np.ndarray:
+def _label(place: Place, record: Record, palette: Palette) -> tuple[tuple[int, int], np.ndarray]:
+    """Size of a record's label, and its pixels of every id."""
     try:
-        return palette.check_ids(images.decode_label(record.label))
-    except ValueError as error:  # ImageError, LabelError
+        return apart(_counted, record.label, palette)
+    except (ValueError, Failed) as error:  # ImageError, LabelError
         raise InputError(
             f"{place.shard}: record at byte {place.offset}, key {record.key}: {error}; `deeplab records verify` lists "
             "all faults"
         ) from None
+
+
+def _counted(label: bytes, palette: Palette) -> tuple[tuple[int, int], np.ndarray]:
+    ids = palette.check_ids(images.decode_label(label))
+    return ids.shape, np.bincount(ids.ravel(), minlength=256)
 
 
 def _sweep(folder: str, names: Collection[str]) -> None:

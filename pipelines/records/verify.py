@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +12,8 @@ from typing import BinaryIO, NamedTuple
 import google_crc32c
 import numpy as np
 
-from pipelines.runner.boundary import Failed, attempt
+from pipelines.records.reading import apart
+from pipelines.runner.boundary import Failed
 from trainer import storage
 from trainer.accounts import Accounts
 from trainer.formats import images
@@ -31,7 +31,7 @@ class Verification(NamedTuple):
 
     Attributes:
       faults: in words, in the order of the shards.
-      shards: names of those that have faults and are to be written again.
+      shards: names of those that have faults and are to be written again; none that storage did not give.
       accounts: how many records are good, damaged and missing.
     """
 
@@ -49,6 +49,7 @@ class ShardCheck:
       names: (key, copy) of every good record.
       damaged, missing: records that cannot be used, and those that dataset.json counts and the shard lacks.
       surplus: good records beyond those that dataset.json counts.
+      is_unread: whether storage did not give it, of which nothing follows for its bytes.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -56,6 +57,7 @@ class ShardCheck:
     damaged: int = 0
     missing: int = 0
     surplus: int = 0
+    is_unread: bool = False
 
 
 class _Summing:
@@ -95,7 +97,7 @@ def verify(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], obj
             return check_shard(folder, shard, dataset.palette, beat)
         except OSError as error:
             fault = f"{shard.name}: cannot be read: {error.strerror or error}"
-            return ShardCheck([fault], missing=shard.records)
+            return ShardCheck([fault], missing=shard.records, is_unread=True)
 
     first: dict[tuple[str, int], Shard] = {}
     split_of: dict[str, str] = {}
@@ -103,7 +105,7 @@ def verify(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], obj
     damaged: dict[str, None] = {}
     for shard, checked in zip(dataset.shards, pool.map(check, dataset.shards), strict=True):
         faults += checked.faults
-        if checked.faults:
+        if checked.faults and not checked.is_unread:
             damaged[shard.name] = None
         good = len(checked.names) - checked.surplus
         records.update(good=good, damaged=checked.damaged, missing=checked.missing)
@@ -132,15 +134,14 @@ def check_shard(folder: str, shard: Shard, palette: Palette, beat: Callable[[], 
             try:
                 if isinstance(frame, CorruptRecord):
                     raise ValueError(frame.reason)
-                record = decode(frame.data)
-                label = attempt(functools.partial(check_record, record, palette), known=ValueError)
+                good = apart(check_message, frame.data, palette)
             except (ValueError, Failed) as error:  # CorruptRecord, malformed message, ImageError, LabelError
                 where = f"{shard.name}: record {frame.index} at byte {frame.offset}, {key_of(frame.data)}"
                 checked.faults.append(f"{where}: {error}")
                 checked.damaged += not is_surplus
             else:
-                pixels += np.bincount(label.ravel(), minlength=256)
-                checked.names.append((record.key, record.copy))
+                pixels += good.pixels
+                checked.names.append(good.name)
                 checked.surplus += is_surplus
             beat()
         while file.read(1 << 20):
@@ -175,6 +176,27 @@ def _compare(
     return faults
 
 
+class Good(NamedTuple):
+    """What there is to say of a record that the trainer reads as it is.
+
+    Attributes:
+      name: its key and copy.
+      size: (height, width) of image and label, in pixels.
+      pixels: label pixels of every id, int64 [256].
+    """
+
+    name: tuple[str, int]
+    size: tuple[int, int]
+    pixels: np.ndarray
+
+
+def check_message(data: bytes, palette: Palette) -> Good:
+    """Checks a serialised record; ValueError for one that cannot be parsed, too."""
+    record = decode(data)
+    label = check_record(record, palette)
+    return Good((record.key, record.copy), label.shape, np.bincount(label.ravel(), minlength=256))
+
+
 def check_record(record: Record, palette: Palette) -> np.ndarray:
     """Returns the label, uint8 [H, W]; ValueError when the trainer would not read record and label as they are."""
     header, labelled = images.header(record.image), images.header(record.label)
@@ -201,14 +223,24 @@ def check_record(record: Record, palette: Palette) -> np.ndarray:
 
 
 def key_of(data: bytes) -> str:
-    """The key of a possibly damaged message: most flipped bytes lie in the image and leave the rest readable."""
+    """The key of a possibly damaged message, in words."""
+    name = name_of(data)
+    if name is None:
+        return "key unreadable"
+    return f"key {name[0]}" + (f" copy {name[1]}" if name[1] else "")
+
+
+def name_of(data: bytes) -> tuple[str, int | None] | None:
+    """Key and copy of a possibly damaged message: most flipped bytes lie in the image and leave the rest readable.
+
+    The copy is None where the key alone is found, and all is where not even that is.
+    """
     try:
         record = decode(data)
-        return f"key {record.key}" + (f" copy {record.copy}" if record.copy else "")
+        return record.key, record.copy
     except ValueError:
         # Map entry: name, then Feature > BytesList > value, each a tag and a length of one byte.
         entry = re.search(re.escape(KEY).encode() + rb"\x12.\x0a.\x0a(.)", data, re.DOTALL)
     if not entry:
-        return "key unreadable"
-    key = data[entry.end() : entry.end() + entry.group(1)[0]]
-    return f"key {key.decode(errors='backslashreplace')}"
+        return None
+    return data[entry.end() : entry.end() + entry.group(1)[0]].decode(errors="backslashreplace"), None

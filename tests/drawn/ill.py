@@ -18,10 +18,9 @@ from pipelines.doctor import command as doctor_command
 from pipelines.doctor import job as doctor_job
 from pipelines.doctor import tally
 from pipelines.prepare import command as prepare_command
-from pipelines.prepare import job as prepare_job
 from pipelines.runner.progress import Heartbeat
 from tests.drawn.encoded import saved
-from tests.drawn.prepared import read_records
+from tests.drawn.prepared import read_records, write_here
 from tests.drawn.records import PALETTE
 from trainer.formats import images
 from trainer.formats.dataset import load_dataset
@@ -100,15 +99,6 @@ def _look_here(build: Callable, options: object, **progress: object) -> bool:
     return True
 
 
-def _write_here(build: Callable, options: object, **progress: object) -> bool:
-    """The same for `deeplab prepare`, shard by shard."""
-    given = build.keywords
-    write = prepare_job.WriteShard(Heartbeat(), given["folder"], given["palette"], given["options"])
-    for spec in given["specs"]:
-        write.process(spec)
-    return True
-
-
 def examine(source: Path, output: Path, *flags: str, beam: bool = False) -> Examined:
     """Runs `deeplab doctor`, on Beam where `beam` is set."""
     with contextlib.ExitStack() as stack:
@@ -123,7 +113,7 @@ def prepare_as_proposed(found: Examined, records: Path) -> Truth:
     words = shlex.split(found.report["prepare"])
     assert words[0] == "deeplab"
     words[words.index("out/records")] = str(records)
-    with mock.patch.object(prepare_command, "run_job", _write_here):
+    with mock.patch.object(prepare_command, "run_job", write_here):
         assert cli.run([*words[1:], "--max-reject-rate", "0"]) == 0
     assert load_dataset(str(records)).rejected == 0
     made = read_records(records)

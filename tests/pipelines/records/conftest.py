@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drawn.prepared import prepare
+from tests.drawn.prepared import prepare_here
 from tests.drawn.rawset import write_rawset
 
 
@@ -19,7 +19,7 @@ def source(tmp_path_factory):
 def prepared(source, tmp_path_factory):
     """The records of `source`, with a copy, in two shards for training; tests must not change them."""
     folder = tmp_path_factory.mktemp("prepared") / "records"
-    assert prepare(source, folder, "--copies", "1", "--shards", "2") == 0
+    assert prepare_here(source, folder, "--copies", "1", "--shards", "2") == 0
     return folder
 
 

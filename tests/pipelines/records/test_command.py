@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipelines import cli
 from pipelines.records.options import VERBS
-from tests.drawn.prepared import flip_bit, prepare, read_shard, records
+from tests.drawn.prepared import flip_bit, prepare_here, read_shard, records
 from tests.drawn.rawset import write_pair, write_rawset
 from tests.drawn.records import PALETTE
 from trainer.formats import images
@@ -105,7 +105,7 @@ def test_stats_show_the_share_of_every_class(tmp_path, capsys):
     label[9] = PALETTE.ignore_id
     raw = write_rawset(tmp_path / "raw", {})
     write_pair(raw, "train", "a.png", np.zeros([10, 10, 3], np.uint8), label)
-    prepare(raw, tmp_path / "records")
+    prepare_here(raw, tmp_path / "records")
     capsys.readouterr()
     assert records("stats", tmp_path / "records") == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -10,6 +10,7 @@ import pytest
 
 from tests.drawn.prepared import flip_bit, records
 from tests.drawn.records import record, write_records
+from trainer import storage
 from trainer.formats.labels import Palette
 from trainer.options import InputError
 
@@ -85,3 +86,14 @@ def test_damaged_records_are_refused_with_advice(one, tmp_path):
     flip_bit(tmp_path / "b/train-00000-of-00002.tfrecord", 100)
     with pytest.raises(InputError, match=r"`deeplab records verify .* lists all faults"):
         records("diff", one, tmp_path / "b")
+
+
+def test_a_set_in_cloud_storage_is_compared_with_one_here(one, tmp_path, bucket, capsys):
+    write_records(tmp_path / "other", {"train": [[record(0), record(1)]], "val": [[record(3)]]})
+    for name in ("one", "other"):
+        for path in (tmp_path / name).iterdir():
+            storage.write(f"{bucket}/diff/{name}/{path.name}", path.read_bytes())
+    assert records("diff", f"{bucket}/diff/one", one) == 0
+    assert capsys.readouterr().out == f"4 records, the same in {bucket}/diff/one and {one}\n"
+    assert records("diff", one, f"{bucket}/diff/other") == 1
+    assert capsys.readouterr().out == "1 only in the first: 002\n"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.drawn.prepared import prepare, read_shard, records
+from tests.drawn.prepared import prepare_here, read_shard, records
 from tests.drawn.records import PALETTE, record, write_records
 from trainer.accounts import UnbalancedError
 from trainer.formats.dataset import DATASET_FILE
@@ -31,7 +31,7 @@ def test_export_gives_the_very_files_back_and_prepare_reads_them_again(source, p
     for path in (source / "labels").rglob("*.png"):
         exported = np.asarray(Image.open(raw / path.relative_to(source)))
         np.testing.assert_array_equal(exported, np.asarray(Image.open(path)))
-    assert prepare(raw, again, "--copies", "1", "--shards", "2") == 0
+    assert prepare_here(raw, again, "--copies", "1", "--shards", "2") == 0
     for path in prepared.glob("*.tfrecord"):
         assert (again / path.name).read_bytes() == path.read_bytes()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drawn.prepared import prepare, records
+from tests.drawn.prepared import prepare_here, records
 from tests.drawn.rawset import write_rawset
 from tests.drawn.records import record, write_records
 from trainer.options import InputError
@@ -22,7 +22,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def own(tmp_path) -> tuple[Path, Path]:
     """A raw set, and its records with a copy of every image."""
     raw = write_rawset(tmp_path / "raw", {"train": 3, "val": 1})
-    assert prepare(raw, tmp_path / "records", "--copies", "1") == 0
+    assert prepare_here(raw, tmp_path / "records", "--copies", "1") == 0
     return raw, tmp_path / "records"
 
 
@@ -74,7 +74,7 @@ def test_files_of_a_manifest_are_inputs_wherever_they_are(own, tmp_path):
     rows = [{"image": f"raw/images/train/a{i}.jpg", "label": f"raw/labels/train/a{i}.png"} for i in range(3)]
     rows = [row | {"split": "train"} for row in rows]
     (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert prepare(tmp_path / "list.jsonl", tmp_path / "listed", "--max-side", "50") == 0
+    assert prepare_here(tmp_path / "list.jsonl", tmp_path / "listed", "--max-side", "50") == 0
     output = tmp_path / "output"
     (output / "images/train/raw/images").mkdir(parents=True)
     (output / "images/train/raw/images/train").symlink_to(raw / "images/train")

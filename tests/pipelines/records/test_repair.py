@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from pipelines.records import repair
-from tests.drawn.prepared import flip_bit, prepare, read_records, read_rejects, read_shard, records, shard_bytes
+from tests.drawn.prepared import flip_bit, prepare_here, read_records, read_rejects, read_shard, records, shard_bytes
+from tests.drawn.rawset import write_rawset
 from tests.drawn.records import record, write_records
 from trainer import storage
 from trainer.formats.dataset import load_dataset
@@ -26,6 +28,13 @@ def place(shard: Path, copy: int) -> tuple[int, str]:
         if one.copy == copy:
             return frame.offset + 12 + frame.data.index(one.image) + len(one.image) // 2, one.key
     raise AssertionError("the shard has no such record")
+
+
+def described(folder: Path, **options: object) -> None:
+    """dataset.json with other options: seeds, by which copies come out otherwise."""
+    path = folder / "dataset.json"
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(value | {"options": value["options"] | options}))
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -53,10 +62,49 @@ def test_the_checksum_of_a_record_is_made_again_too(folder, prepared):
     assert shard_bytes(folder) == shard_bytes(prepared)
 
 
+def test_copies_and_shrunk_images_are_made_again_to_the_bit(tmp_path):
+    raw, whole = write_rawset(tmp_path / "raw", {"train": 2}), tmp_path / "whole"
+    assert prepare_here(raw, whole, "--copies", "2", "--shards", "1", "--max-side", "48", "--crop", "32") == 0
+    folder, shard = Path(shutil.copytree(whole, tmp_path / "records")), "train-00000-of-00001.tfrecord"
+    last = read_shard(folder / shard)[-1]
+    # The last one cannot be parsed, so that its key is read, and the number of its copy is not.
+    for byte in (*[place(folder / shard, copy)[0] for copy in range(3)], last.offset + 12):
+        flip_bit(folder / shard, byte)
+    assert records("repair", folder) == 0
+    assert everything(folder) == everything(whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"seed": 1}, "raw set and options give other bytes"),
+        ({"crop": -1}, "the options in dataset.json are none: --crop must be 0 to 32766, got -1"),
+        ({"input": ""}, "dataset.json names no raw set"),
+        ({"input": "/nowhere"}, "/nowhere not found"),
+        ({"max_pixels": 9}, r"\S+\.jpg: "),
+    ],
+)
+def test_why_a_copy_is_not_made_again_is_said(folder, capsys, options, why):
+    flip_bit(folder / TRAIN, place(folder / TRAIN, 1)[0])
+    described(folder, **options)
+    before = everything(folder)
+    assert records("repair", folder) == 1
+    assert re.search(f"checksum of the data is wrong; {why}", capsys.readouterr().out) and everything(folder) == before
+
+
+def test_options_that_an_older_version_did_not_have_are_missed(folder, capsys):
+    flip_bit(folder / TRAIN, place(folder / TRAIN, 0)[0])
+    value = json.loads((folder / "dataset.json").read_text())
+    del value["options"]["clahe"]
+    (folder / "dataset.json").write_text(json.dumps(value))
+    assert records("repair", folder) == 1
+    assert "wrong; dataset.json does not say clahe" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("change", ["another image", "gone"])
 def test_a_source_that_is_another_one_is_not_taken(source, tmp_path, capsys, change):
     raw, folder = shutil.copytree(source, tmp_path / "raw"), tmp_path / "records"
-    assert prepare(raw, folder, "--shards", "1") == 0
+    assert prepare_here(raw, folder, "--shards", "1") == 0
     shard = folder / "train-00000-of-00001.tfrecord"
     byte, key = place(shard, 0)
     flip_bit(shard, byte)
@@ -72,6 +120,7 @@ def test_a_source_that_is_another_one_is_not_taken(source, tmp_path, capsys, cha
 def test_what_cannot_be_made_again_is_left_out_when_that_is_asked_for(folder, prepared, source, capsys):
     byte, key = place(folder / TRAIN, 1)
     flip_bit(folder / TRAIN, byte)
+    described(folder, seed=1)
     (folder / "train-00001-of-00002.tfrecord").unlink()
     lost = load_dataset(str(prepared)).shards[1].records
     assert records("repair", folder, "--drop") == 0
@@ -80,13 +129,13 @@ def test_what_cannot_be_made_again_is_left_out_when_that_is_asked_for(folder, pr
     assert (sum(shard.records for shard in dataset.shards), dataset.rejected) == (13 - lost, 1 + lost)
     assert dataset.fingerprint != load_dataset(str(prepared)).fingerprint
     rejects = read_rejects(folder)
-    assert rejects[f"{key} copy 1"]["reason"].endswith("checksum of the data is wrong")
+    assert "checksum of the data is wrong; raw set and options give other" in rejects[f"{key} copy 1"]["reason"]
     assert rejects["train-00001-of-00002.tfrecord"]["records"] == lost
     kept = [one for one in read_records(prepared) if (one.key, one.copy) != (key, 1)]
     assert read_records(folder) == [one for one in kept if one in read_records(folder)]
     assert records("verify", folder) == 0
     # The command that made the set makes the whole of it again.
-    assert prepare(source, folder, "--copies", "1", "--shards", "2") == 0
+    assert prepare_here(source, folder, "--copies", "1", "--shards", "2") == 0
     assert shard_bytes(folder) == shard_bytes(prepared) and read_rejects(folder) == {}
 
 
@@ -94,6 +143,7 @@ def spoil(folder: Path) -> None:
     """A record that is made again, one that is left out, and a shard that ends early."""
     for byte, _ in [place(folder / TRAIN, copy) for copy in (0, 1)]:
         flip_bit(folder / TRAIN, byte)
+    described(folder, seed=1)
     other = folder / "train-00001-of-00002.tfrecord"
     other.write_bytes(other.read_bytes()[:-30])
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.records import reshard
 from pipelines.records.reshard import Place, plan_shards
-from tests.drawn.prepared import flip_bit, prepare, read_shard, records, shard_bytes
+from tests.drawn.prepared import flip_bit, prepare_here, read_shard, records, shard_bytes
 from trainer import storage
 from trainer.formats import images
 from trainer.formats.dataset import load_dataset
@@ -20,7 +20,7 @@ from trainer.options import InputError
 def five(source, tmp_path_factory) -> Path:
     """The records of the fixture `prepared` as prepare writes them in five shards, with another seed's order."""
     folder = tmp_path_factory.mktemp("five") / "records"
-    assert prepare(source, folder, "--copies", "1", "--shards", "5") == 0
+    assert prepare_here(source, folder, "--copies", "1", "--shards", "5") == 0
     return folder
 
 

@@ -6,13 +6,16 @@ import dataclasses
 import os
 import re
 import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from pipelines import cli
 from pipelines.records import verify
-from tests.drawn.prepared import flip_bit, prepare, read_shard, records, shard_bytes
+from tests.drawn.places import ROOT
+from tests.drawn.prepared import flip_bit, prepare_here, read_shard, records, shard_bytes
 from tests.drawn.records import record, write_records
 from trainer.accounts import UnbalancedError
 from trainer.formats import images
@@ -143,7 +146,7 @@ def test_what_verify_says_makes_damaged_shards_anew_when_it_is_done_to_the_lette
         time = (folder / name).stat().st_mtime_ns
         flip_bit(folder / name, 300)
         os.utime(folder / name, ns=(time, time))  # as where a disk forgets
-    prepare(source, folder, "--copies", "1", "--shards", "2")
+    prepare_here(source, folder, "--copies", "1", "--shards", "2")
     assert shard_bytes(folder) != shard_bytes(prepared)
     capsys.readouterr()
     assert records("verify", folder) == 1
@@ -152,14 +155,14 @@ def test_what_verify_says_makes_damaged_shards_anew_when_it_is_done_to_the_lette
     )
     assert cli.run(shlex.split(said[1])) == 1
     assert f"deleted: {TRAIN}, val-00000-of-00001.tfrecord; run the same `deeplab prepare`" in capsys.readouterr().out
-    assert prepare(source, folder, "--copies", "1", "--shards", "2") == 0
+    assert prepare_here(source, folder, "--copies", "1", "--shards", "2") == 0
     assert shard_bytes(folder) == shard_bytes(prepared)
     assert records("verify", folder) == 0
 
 
 def test_prepare_finds_a_damaged_shard_by_itself_where_its_time_changed(source, folder, prepared):
     flip_bit(folder / TRAIN, 300)
-    assert prepare(source, folder, "--copies", "1", "--shards", "2") == 0
+    assert prepare_here(source, folder, "--copies", "1", "--shards", "2") == 0
     assert shard_bytes(folder) == shard_bytes(prepared)
 
 
@@ -171,22 +174,6 @@ def test_delete_leaves_whole_shards_and_strange_files(folder):
     assert before - {path.name for path in folder.iterdir()} == {TRAIN}
 
 
-def test_whatever_the_check_of_one_record_raises_is_a_fault_of_that_record(folder, monkeypatch, capsys):
-    read = verify.images.decode_image
-
-    def short(data):
-        if data == first.image:
-            raise MemoryError("no more")
-        return read(data)
-
-    first = decode(read_shard(folder / TRAIN)[0].data)
-    monkeypatch.setattr(verify.images, "decode_image", short)
-    assert records("verify", folder) == 1
-    text = capsys.readouterr().out
-    assert "MemoryError: no more; tried alone" in text
-    assert "14 records = 13 good + 1 damaged + 0 missing" in text
-
-
 def test_a_shard_that_cannot_be_read_is_a_fault(folder, monkeypatch, capsys):
     (folder / TRAIN).unlink()
     (folder / TRAIN).symlink_to(folder / "nowhere")
@@ -195,3 +182,40 @@ def test_a_shard_that_cannot_be_read_is_a_fault(folder, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert f"{TRAIN}: cannot be read: No such file or directory" in text
     assert f"14 records = {count + 2} good + 0 damaged + {12 - count} missing" in text
+
+
+DEADLY = """
+import os, signal, sys
+from trainer.formats import images
+
+decode = images.decode_image
+
+def end(data):
+    if data == open(sys.argv[1] + "/deadly", "rb").read():
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if data == open(sys.argv[1] + "/greedy", "rb").read():
+        raise MemoryError("no more")
+    return decode(data)
+
+images.decode_image = end
+from pipelines import cli
+
+if __name__ == "__main__":
+    for verb in sys.argv[2:]:
+        print(verb, cli.main(["records", verb, f"{sys.argv[1]}/records"]), flush=True)
+"""
+
+
+def test_an_image_that_ends_its_process_is_a_damaged_record_and_not_the_end_of_the_command(tmp_path):
+    write_records(tmp_path / "records", {"train": [[record(0), record(1), record(2)]]})
+    (tmp_path / "deadly").write_bytes(record(1).image)
+    (tmp_path / "greedy").write_bytes(record(2).image)
+    (tmp_path / "program.py").write_text(DEADLY)
+    command = [sys.executable, tmp_path / "program.py", tmp_path, "verify", "repair"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    ended = "the process that worked on it ended twice, with signal 11 (SIGSEGV)"
+    assert len(re.findall(rf"record 1 at byte [0-9]+, key 001: {re.escape(ended)}", done.stdout)) == 2, done
+    assert len(re.findall(r"record 2 at byte [0-9]+, key 002: MemoryError: no more; tried alone", done.stdout)) == 2
+    assert "3 records = 1 good + 2 damaged + 0 missing" in done.stdout
+    assert "3 records = 1 kept + 0 made again + 2 rejected" in done.stdout
+    assert re.findall("^(?:verify|repair) [0-9]$", done.stdout, re.M) == ["verify 1", "repair 1"]

@@ -11,7 +11,10 @@ github.com/Golbstein/Keras-segmentation-deeplab-v3.1, and of Keras Applications.
 from __future__ import annotations
 
 import math
+import os
 import re
+import subprocess
+import sys
 from typing import Any
 
 import h5py
@@ -102,6 +105,45 @@ def _excites(path: str, item: Any) -> bool | None:
     return "squeeze_excite" in f"{path} {item.attrs.get('name', '')}" or None
 
 
+PATIENCE = 60
+"""Seconds of processor time in which a file of weights must be read through."""
+_READING = """
+import resource, sys, h5py
+
+def read(path, item):
+    for name in list(item.attrs):
+        try:
+            item.attrs[name]
+        except Exception:
+            pass
+    if isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external:
+        try:
+            item[()]
+        except Exception:
+            pass
+
+seconds = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+with h5py.File(sys.argv[1], "r") as file:
+    file.visititems(read)
+"""
+
+
+def _try(path: str, local: str) -> None:
+    """Reads a file through in another process: HDF5's library never comes to the end of some damaged ones.
+
+    Raises InputError where that process is ended. What is otherwise wrong shows again in this one.
+    """
+    if os.path.isfile(local):
+        done = subprocess.run([sys.executable, "-c", _READING, local, str(PATIENCE)], capture_output=True, check=False)
+        if done.returncode < 0:
+            raise InputError(
+                f"{path} cannot be read as an HDF5 file of Keras (the library that reads it does not get through it: "
+                f"signal {-done.returncode}); fetch it again"
+            )
+
+
 class Hdf5:
     """The weights of a port, by the names of DeepLab's variables.
 
@@ -120,7 +162,9 @@ class Hdf5:
         self.path = path
         self._datasets: dict[str, h5py.Dataset] = {}
         try:
-            self._file = h5py.File(storage.localize(path), "r")
+            local = storage.localize(path)
+            _try(path, local)
+            self._file = h5py.File(local, "r")
             # MobileNetV2 and V3 share names; only the latter excites.
             self._is_v3 = bool(self._file.visititems(_excites))
             # Links are not followed, so that nothing outside of the file is read.
@@ -129,9 +173,11 @@ class Hdf5:
             raise InputError(
                 f"{self.path} not found; give an HDF5 file of Keras, or the prefix of a checkpoint"
             ) from None
-        except InputError:
+        except (InputError, storage.Unavailable):
             raise
         except (OSError, RuntimeError, KeyError, ValueError) as error:
+            if storage.is_remote(str(getattr(error, "filename", ""))):  # not even fetched
+                raise
             raise self._damaged(error) from None
         self.shapes = {name: tuple(dataset.shape) for name, dataset in self._datasets.items()}
 

@@ -37,7 +37,8 @@ from pipelines.runner.progress import Heartbeat
 from pipelines.segment import command as segment_command
 from pipelines.segment import job as segment_job
 from pipelines.segment import tally as segment_tally
-from tests.drawn.ill import _look_here, _write_here, doctor_command
+from tests.drawn.ill import _look_here, doctor_command
+from tests.drawn.prepared import write_here
 from tests.drawn.records import PALETTE
 
 REFUSED, TROUBLE, DONE, PASSING = 2, 1, 0, 75
@@ -133,7 +134,7 @@ def _segment_here(build: Callable, options: object, **progress: object) -> bool:
     return True
 
 
-HERE = ((prepare_command, _write_here), (doctor_command, _look_here))
+HERE = ((prepare_command, write_here), (doctor_command, _look_here))
 HERE += ((evaluate_command, _evaluate_here), (segment_command, _segment_here))
 """Commands, and what does for them what Beam would: that takes longer than all else on a tiny set."""
 

@@ -1,17 +1,21 @@
-"""What the fuzzer reads by TensorFlow and Keras: `python -m tests.zoo.fuzz --module tests.zoo.heavy`."""
+"""What the fuzzer reads by TensorFlow, Keras and processes: `python -m tests.zoo.fuzz --module tests.zoo.heavy`."""
 
 from __future__ import annotations
 
 import functools
+import io
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tests.drawn.training import colour_network
 from tests.zoo import mutation
 from tests.zoo.mutation import Target
 from trainer.network import folder as folders
 from trainer.weights.checkpoints import Checkpoint
+from trainer.weights.hdf5 import Hdf5
 
 
 @functools.cache
@@ -53,7 +57,34 @@ def read_checkpoint(data: bytes, folder: Path) -> None:
             found.read(name)
 
 
+def hdf5_files() -> list[bytes]:
+    import h5py
+
+    def file(**options) -> bytes:
+        buffer = io.BytesIO()
+        with h5py.File(buffer, "w", **options) as content:
+            for name, shape in (("aspp0/aspp0/kernel:0", (1, 1, 8, 4)), ("Conv/Conv/kernel:0", (3, 3, 3, 4))):
+                content[name] = np.zeros(shape, "float32")
+            content.create_dataset(
+                "logits_semantic/logits_semantic/kernel:0", data=np.ones((4, 3), "f4"), compression=1
+            )
+            group = content.create_group("layers/conv2d/vars")
+            group["0"] = np.ones((3, 3), "f4")
+            content["layers/conv2d"].attrs["name"] = "Conv_BN"
+        return buffer.getvalue()
+
+    return [file(), file(libver="latest")]
+
+
+def read_hdf5(data: bytes, folder: Path) -> None:
+    (folder / "w.h5").write_bytes(data)
+    file = Hdf5(str(folder / "w.h5"))
+    for name in file.shapes:
+        file.read(name)
+
+
 TARGETS: dict[str, Target] = {
     ".keras archive": Target(archives, read_archive, spoil=mutation.either(mutation.bits, mutation.members())),
     "checkpoint": Target(checkpoints, read_checkpoint),
+    "HDF5": Target(hdf5_files, read_hdf5),
 }

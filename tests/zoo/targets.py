@@ -278,34 +278,6 @@ def read_sidecar(data: bytes, folder: Path) -> None:
         sum(reject.records for reject in outcome.rejects)
 
 
-def hdf5_files() -> list[bytes]:
-    import h5py
-
-    def file(**options) -> bytes:
-        buffer = io.BytesIO()
-        with h5py.File(buffer, "w", **options) as content:
-            for name, shape in (("aspp0/aspp0/kernel:0", (1, 1, 8, 4)), ("Conv/Conv/kernel:0", (3, 3, 3, 4))):
-                content[name] = np.zeros(shape, "float32")
-            content.create_dataset(
-                "logits_semantic/logits_semantic/kernel:0", data=np.ones((4, 3), "f4"), compression=1
-            )
-            group = content.create_group("layers/conv2d/vars")
-            group["0"] = np.ones((3, 3), "f4")
-            content["layers/conv2d"].attrs["name"] = "Conv_BN"
-        return buffer.getvalue()
-
-    return [file(), file(libver="latest")]
-
-
-def read_hdf5(data: bytes, folder: Path) -> None:
-    from trainer.weights.hdf5 import Hdf5
-
-    (folder / "w.h5").write_bytes(data)
-    file = Hdf5(str(folder / "w.h5"))
-    for name in file.shapes:
-        file.read(name)
-
-
 def onnx_files() -> list[bytes]:
     about = exports.about(cards.ModelCard.from_json(json.loads(card())), "0" * 64, {"keras": "3"})
     model = exports._onnx_model_class()()
@@ -359,7 +331,6 @@ TARGETS: dict[str, Target] = {
     "crf.json": Target(tunings, read_tuning, spoil=mutation.json_values),
     "segment.json": Target(notes, read_notes, spoil=mutation.json_values),
     "sidecar": Target(sidecars, read_sidecar, (), spoil=mutation.json_values),
-    "HDF5": Target(hdf5_files, read_hdf5),
     "ONNX": Target(onnx_files, read_onnx),
     "SavedModel": Target(abouts, read_about, spoil=mutation.json_values),
 }

@@ -1,8 +1,10 @@
 """The areas of the zoo."""
 
 from tests.zoo.areas import (
+    cloud,
     flags,
     folders,
+    jobs,
     labels,
     models,
     names,
@@ -18,5 +20,5 @@ from tests.zoo.areas import (
 AREAS = (
     *(raw_images.AREA, labels.AREA, turned.AREA, names.AREA, folders.AREA),
     *(tables.AREA_MANIFESTS, tables.AREA_LISTS, tables.AREA_LAYOUTS, tables.AREA_PALETTES, records.AREA),
-    *(models.AREA, reruns.AREA, flags.AREA, flags.AREA_DEMO, paths.AREA, storage.AREA),
+    *(models.AREA, reruns.AREA, flags.AREA, flags.AREA_DEMO, paths.AREA, jobs.AREA, storage.AREA, cloud.AREA),
 )

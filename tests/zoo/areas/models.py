@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from tests.drawn.records import PALETTE
 from tests.drawn.tuning import some_tuning
@@ -37,6 +39,35 @@ def card(**changes: Any) -> Callable[[Path], object]:
 
 def written(data: bytes) -> Callable[[Path], object]:
     return file("model/model.json", data)
+
+
+def hdf5(name: bytes) -> Callable[[Path], object]:
+    """w.h5 with an array of that name."""
+
+    def make(world: Path) -> None:
+        import h5py
+
+        with h5py.File(world / "w.h5", "w") as weights:
+            weights[name] = [1.0]
+
+    return make
+
+
+def endless(world: Path) -> None:
+    """w.h5 with an attribute whose text ends within the entry behind it, of no length, at which the library stays."""
+    import h5py
+
+    with h5py.File(world / "w.h5", "w", libver="latest") as weights:
+        weights.create_group("layers").attrs["name"] = "Conv_BN"
+    data = bytearray((world / "w.h5").read_bytes())
+    data[data.index(b"GCOL") + 24] = 44
+    (world / "w.h5").write_bytes(data)
+
+
+@contextlib.contextmanager
+def impatient() -> Iterator[None]:
+    with mock.patch("trainer.weights.hdf5.PATIENCE", 1):
+        yield
 
 
 CARDS = {
@@ -76,10 +107,15 @@ def tuning(**changes: Any) -> Callable[[Path], object]:
 
 TUNINGS = {
     "an empty crf.json": (file("model/crf.json", b""), "crf.json is not valid JSON"),
-    "a crf.json of another format": (tuning(format=9), "expected the result of tune-crf in format 1 to 3, found 9"),
+    "a crf.json of another format": (tuning(format=9), "expected the result of tune-crf in format 1 to"),
+    "a crf.json that is null": (file("model/crf.json", b"null"), "expected the result of tune-crf"),
     "a crf.json that is a list": (file("model/crf.json", b"[1]"), "expected the result of tune-crf"),
     "a crf.json without a gain": (tuning(gain=None), "is damaged"),
     "a crf.json with a text for a gain": (tuning(gain={"value": "x", "low": 0, "high": 1}), "is damaged"),
+    "a crf.json whose gains of classes are a list": (
+        tuning(options=None, verdict="off", per_class=[0, 1, 2], classes=[9]),
+        "is damaged",
+    ),
     "a crf.json whose verdict contradicts it": (tuning(verdict="off"), "does not go with the options"),
     "a crf.json with a width of no pixels": (tuning(options={"sxy": 0}), "sxy is the width of a kernel"),
     "a crf.json with a number of 400 digits": (tuning(options={"sxy": 10**400}), "is damaged"),
@@ -167,6 +203,8 @@ WEIGHTS = {
     "an HDF5 file that is not there": (H5, lambda world: None, "w.h5 not found"),
     "an HDF5 file that is text": (H5, file("w.h5", b"this is none"), "cannot be read as an HDF5 file"),
     "an empty HDF5 file": (H5, file("w.h5", b""), "cannot be read as an HDF5 file"),
+    "an HDF5 file with a name in Latin-1": (H5, hdf5(b"\xfcber"), "the name b'\\xfcber' is not UTF-8"),
+    "an HDF5 file that its library never gets through": (H5, endless, "does not get through it: signal "),
     "an HDF5 file that is a folder": (H5, lambda world: (world / "w.h5").mkdir(), "cannot be read as an HDF5 file"),
     "weights from a storage that is not known": (
         IMPORT.replace("@/w", "ftp://x/w.h5"),
@@ -277,7 +315,8 @@ def cases() -> list[Case]:
     for table in (EXPORTS, WEIGHTS, TRAININGS):
         for name, (line, make, says) in table.items():
             # These build a network first.
-            found.append(Case(name, line, REFUSED, (says,), make, slow="--init-from" in line))
+            around = impatient if "never" in name else contextlib.nullcontext
+            found.append(Case(name, line, REFUSED, (says,), make, around=around, slow="--init-from" in line))
     found += [
         Case(
             "an export over files of others",

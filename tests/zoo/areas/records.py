@@ -146,7 +146,7 @@ def other_format(one: Record) -> Record:
 
 
 DIRECTORY = both(gone(FIRST), lambda world: (world / FIRST).mkdir())
-BEHIND, EXPORT = "bytes behind the last record", "records export"
+BEHIND, FLIPPED, EXPORT = "bytes behind the last record", "a flipped bit in an image", "records export"
 ADVICE = "`deeplab records verify"
 SHARDS = {
     "a shard that is missing": (gone(FIRST), "the shard is missing", ""),
@@ -212,7 +212,7 @@ def each_shard() -> list[Case]:
         if says:
             lines = (FIRST[8:], says, "fault", "records = ")
             verify = Case(f"{name}: records verify", READERS["records verify"], TROUBLE, lines, make, stays=True)
-            status = DONE if name == BEHIND else TROUBLE
+            status = DONE if name in (BEHIND, FLIPPED) else TROUBLE
             repair = Case(
                 f"{name}: records repair", READERS["records repair"], status, (says,), make, writes=("records",)
             )

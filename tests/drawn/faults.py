@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import requests
 import urllib3
 
 from trainer import attempts
+from trainer.files import cloud
 
 Fault = Callable[[int, requests.PreparedRequest], "requests.Response | Exception | None"]
 """What happens to a request, by its number from 1: another answer, an exception, or None for the true answer."""
@@ -41,7 +42,14 @@ def in_the_cloud(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> list[requests
         return send(self, request, **arguments) if outcome is None else outcome
 
     monkeypatch.setattr(requests.Session, "send", changed)
+    monkeypatch.setattr(cloud, "transfer", by_requests)
     return seen
+
+
+def by_requests(url: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
+    """`cloud.transfer` by `requests.Session.send`, the one place where tests change what comes."""
+    response = requests.Session().send(requests.Request("GET", url, headers).prepare())
+    return response.status_code, response.headers, response.content
 
 
 def with_body(

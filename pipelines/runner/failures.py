@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -67,8 +68,9 @@ def stop_when_worker_dies(out: TextIO, title: str, folder: str) -> Iterator[None
 
     Beam says so only in one of its helper threads, which ends the program there: where SIGINT is ignored, as in what
     a script starts with `&`, no interrupt would reach the thread that waits. Beam's non-daemon threads would also keep
-    an interrupted program alive, therefore Ctrl-C ends with `os._exit` as well. What had been published by then is
-    whole and is kept.
+    an interrupted program alive, therefore Ctrl-C ends with `os._exit` as well, and at once: after an exception Beam
+    waits for its workers, and these perhaps for a lock that this thread held when it came. What had been published by
+    then is whole and is kept.
     """
     before = threading.excepthook
     ending = threading.Lock()
@@ -93,14 +95,24 @@ def stop_when_worker_dies(out: TextIO, title: str, folder: str) -> Iterator[None
         elif args.exc_type.__module__ != "grpc":  # connections to a dead or finished worker
             before(args)
 
+    def interrupt(*signal_and_frame: object) -> None:
+        end("interrupted", "run the same command again to resume", STATUS_INTERRUPTED)
+
+    # Not where it is ignored, or somebody else's: nor may another thread than the first one set it.
+    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    is_ours &= threading.current_thread() is threading.main_thread()
     threading.excepthook = hook
+    if is_ours:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     except KeyboardInterrupt:
-        end("interrupted", "run the same command again to resume", STATUS_INTERRUPTED)
+        interrupt()
         raise
     finally:
         threading.excepthook = before
+        if is_ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _NoTracebacks:

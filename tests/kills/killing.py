@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import os
 import shutil
 import signal
@@ -53,6 +54,7 @@ def start(argv: Sequence[str], folder: Path, scratch: Path, log: Path) -> int:
         os.environ["TMPDIR"], tempfile.tempdir = str(scratch), None
         for descriptor in (1, 2):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+        faulthandler.enable(file=2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         status = cli.main(list(argv))
         if not status:
@@ -135,8 +137,9 @@ class Course:
         os.killpg(process, number)
         status = end(process, PATIENCE)
         if status is None:
+            os.kill(process, signal.SIGABRT)  # its threads tell where they are
+            end(process, 1)
             os.killpg(process, signal.SIGKILL)
-            end(process, PATIENCE)
             raise Fault(f"{number.name} did not end it in {PATIENCE:.0f} seconds")
         self.kills.append(number.name)
         if status not in (0, *ENDINGS[number]):

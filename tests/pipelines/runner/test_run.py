@@ -219,3 +219,19 @@ def test_elements_that_take_long_to_encode_arrive_whole(tmp_path):
     options = beam_options(["--direct_num_workers", "2"])
     run(build, options, total=3, unit="elements", title="testing")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"1": "x", "2": "xx", "3": "xxx"}
+
+
+def test_an_interrupt_ends_the_run_also_where_beam_would_take_no_notice_of_an_exception():
+    program = """if True:
+        import contextlib, os, signal, sys, time
+        from pipelines.runner.failures import stop_when_worker_dies
+
+        with stop_when_worker_dies(sys.stderr, "testing", ""), contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=90)
+    assert done.returncode == failures.STATUS_INTERRUPTED
+    assert done.stderr.startswith(
+        "deeplab testing: interrupted; finished outputs are kept, run the same command again"
+    )

@@ -218,25 +218,39 @@ def _file(path: str, relative: str) -> storage.File:
     return storage.File(path, relative, 0, 0)
 
 
-def _from_list(source: str) -> tuple[list[storage.File], list[str]]:
+def _from_list(source: str) -> tuple[Iterable[storage.File], list[str]]:
     """The files of a list, each once, and a note on those that it names several times."""
-    folder = _folder(storage.absolute(source))
-    paths: list[str] = []
-    for row in read_rows(source):
-        image = row.values.get("image")
-        if row.fault or not isinstance(image, str) or not image.strip():
-            fault = row.fault or f"expected an image, got {dict(row.values)}"
-            raise InputError(f"{source} line {row.line}: {fault}; correct or remove the line")
-        paths.append(_posix(entry_path(folder, image)))
-    if len(set(map(storage.is_remote, paths))) == 2:
+    once, lines, shared, kinds = Rows(), 0, None, set()
+
+    def paths() -> Iterator[Row]:
+        nonlocal lines, shared
+        folder = _folder(storage.absolute(source))
+        for row in read_rows(source):
+            image = row.values.get("image")
+            if row.fault or not isinstance(image, str) or not image.strip():
+                fault = row.fault or f"expected an image, got {dict(row.values)}"
+                raise InputError(f"{source} line {row.line}: {fault}; correct or remove the line")
+            path = _posix(entry_path(folder, image))
+            shared = _shared(shared, path)
+            kinds.add(storage.is_remote(path))
+            lines += 1
+            yield (path,)
+
+    once.extend(path for path, _ in itertools.groupby(ordered(paths())))
+    if len(kinds) == 2:
         raise InputError(f"{source} lists local files and gs:// objects; expected one kind")
-    folders = [path.split("/")[:-1] for path in paths]
-    ends = zip(min(folders, default=[]), max(folders, default=[]), strict=False)
-    shared = "".join(f"{one}/" for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
-    once = dict.fromkeys(paths)
-    again = len(paths) - len(once)
+    again = lines - len(once)
     notes = [f"entries of {source} that name an image again: {again}"] if again else []
-    return [_file(path, path[len(shared) :]) for path in once], notes
+    return (_file(path, path[len(shared or "") :]) for (path,) in once), notes
+
+
+def _shared(folder: str | None, path: str) -> str:
+    """The folder, with a slash, that holds both `path` and `folder`; that of `path` where there is no other."""
+    own = path[: path.rfind("/") + 1]
+    if folder is None or own.startswith(folder):
+        return own if folder is None else folder
+    ends = zip(folder.split("/")[:-1], own.split("/")[:-1], strict=False)
+    return "".join(f"{part}/" for part, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
 
 
 def _name(rows: Iterable[Row], output: str) -> tuple[Images, list[tuple[str, str]]]:

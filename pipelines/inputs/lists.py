@@ -13,7 +13,7 @@ import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 from trainer import storage
 from trainer.options import FOREIGN_ADDRESS, InputError
@@ -60,12 +60,24 @@ def read_rows(path: str, columns: Sequence[str] = ("image",)) -> Iterator[Row]:
       InputError: the file cannot be read, is not UTF-8 text (nor UTF-16 that says so), or a .csv without one of these
         columns.
     """
-    text = _text(path)
+    try:
+        with storage.reader(path) as file:
+            marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            encoding = "utf-16" if file.read(2) in marks else "utf-8-sig"
+            file.seek(0)
+            # Names may hold what else ends a line for Python, such as U+2028.
+            yield from _entries(path, io.TextIOWrapper(file, encoding, newline="\n"), columns)
+    except UnicodeDecodeError as error:
+        raise InputError(_undecodable(path, error)) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _entries(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[Row]:
     if path.lower().endswith(".csv"):
         yield from _csv_rows(path, text, columns)
         return
-    # Names may hold what else ends a line for Python, such as U+2028.
-    for line, content in enumerate(text.split("\n"), 1):
+    for line, content in enumerate((content.removesuffix("\n") for content in text), 1):
         if path.lower().endswith(".txt"):
             name = content.strip(BLANKS)
             if name and not (content.startswith("#") and not _names_file(path, name)):
@@ -74,17 +86,15 @@ def read_rows(path: str, columns: Sequence[str] = ("image",)) -> Iterator[Row]:
             yield _json_row(line, content)
 
 
-def _text(path: str) -> str:
+def _undecodable(path: str, error: UnicodeDecodeError) -> str:
+    """What to say of a list that is no text; the error knows only of the part of it that was read at the time."""
+    data = storage.read(path)
     try:
-        data = storage.read(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path} is not UTF-8 text: {error} (line {line}); save it in that encoding") from None
+        data.decode(error.encoding)
+    except UnicodeDecodeError as whole:
+        error = whole
+    line = data.count(b"\n", 0, error.start) + 1
+    return f"{path} is not UTF-8 text: {error} (line {line}); save it in that encoding"
 
 
 def _names_file(path: str, name: str) -> bool:
@@ -104,9 +114,9 @@ def _checked(row: Row) -> Row:
     return row
 
 
-def _csv_rows(path: str, text: str, columns: Sequence[str]) -> Iterator[Row]:
+def _csv_rows(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[Row]:
     # Without `strict`, a quote that is never closed would swallow all rows behind it.
-    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    reader = csv.DictReader(text, skipinitialspace=True, strict=True)
     try:
         header = [name.strip() for name in reader.fieldnames or []]
         for name in columns:

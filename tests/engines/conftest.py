@@ -14,7 +14,7 @@ import pytest
 from tests.drawn.rawset import write_rawset
 from tests.drawn.records import PALETTE
 from tests.engines.cluster import Flink, answers, free_ports, started, wait_for
-from tests.engines.road import walk
+from tests.engines.road import COMMANDS, walk
 
 
 @pytest.fixture(scope="session")
@@ -84,18 +84,12 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a raw set."""
-    folder = tmp_path_factory.mktemp("road")
-    write_rawset(folder / "raw", {"train": 10, "val": 4}, 64)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def road(place: Path) -> Path:
-    """The same folder with a tiny model, and in `local` what the commands make of both on this machine."""
+def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a raw set, a tiny model, and in `local` what the commands make of both on this machine."""
     from tests.drawn.networks import write_model
 
-    write_model(place / "model", PALETTE)
-    walk(place, "local", [])
-    return place
+    folder = tmp_path_factory.mktemp("road")
+    write_rawset(folder / "raw", {"train": 10, "val": 4}, 64)
+    write_model(folder / "model", PALETTE)
+    walk(folder, "local", [], COMMANDS)
+    return folder

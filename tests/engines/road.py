@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tests.drawn import outputs
@@ -15,8 +15,12 @@ COMMANDS = {
     "prepare": ("--input", "raw", "--copies", 1, "--shards", 6),
     "segment": ("--input", "raw/images", "--model", "model", "--crf", "--batch-size", 2),
     "evaluate": ("--masks", "local/segment", "--labels", "raw/labels", "--model", "model", "--gallery", 1),
+    "doctor": ("raw", "--full"),
+    "tune-crf": ("--model", "model", "--records", "local/prepare", "--split", "train"),
 }
 """Command -> flags, with paths relative to the folder of the road."""
+ROAD = ("prepare", "segment", "evaluate")
+"""What runs on every engine; the others on one."""
 PASSING = 1800
 """Seconds after which a command is given up."""
 
@@ -46,14 +50,15 @@ def deeplab(folder: Path, command: str, *flags: object) -> str:
     return done.stdout
 
 
-def walk(folder: Path, output: str, flags: Sequence[object]) -> None:
-    """Runs every command, each into a folder of its own below `output`."""
-    for command in COMMANDS:
-        said = deeplab(folder, command, *flags, "--output", f"{output}/{command}")
+def walk(folder: Path, output: str, flags: Sequence[object], commands: Iterable[str] = ROAD) -> None:
+    """Runs commands, each into a folder of its own below `output`."""
+    for command in commands:
+        place = f"{output}/{command}" + "/crf.json" * (command == "tune-crf")
+        said = deeplab(folder, command, *flags, "--output", place)
         assert f"{command}: " in said and "= 0 " not in said, said
 
 
-def differences(folder: Path, output: str, command: str) -> list[str]:
+def differences(folder: Path, output: str, command: str, local: str = "local") -> list[str]:
     """Names of files that are not what the local run wrote."""
-    ours, theirs = (outputs.contents(folder / place / command) for place in (output, "local"))
+    ours, theirs = (outputs.contents(folder / place / command) for place in (output, local))
     return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))

@@ -1,81 +1,110 @@
-"""On a Flink cluster: a machine, the command or both fail in the middle, and no byte and no finished shard is lost."""
+"""On a Flink cluster: a machine, the command or both fail in the middle, and no byte and nothing finished is lost."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from pipelines.runner.progress import COUNT
+from pipelines.runner.remote import COUNTS
 from tests.drawn.outputs import State, finished_shards, states
+from tests.drawn.rawset import write_rawset
 from tests.engines.cluster import Flink, kill, started, wait_for
-from tests.engines.road import arguments, deeplab, environment
+from tests.engines.road import arguments, deeplab, differences, environment
 
 pytestmark = pytest.mark.engines
 
-MANY = ("--copies", 400, "--shards", 24)
-"""Enough for something to fail in the middle."""
-SLOTS = 4
-"""Shards that may be in flight: two TaskManagers of two slots."""
+LONG = {
+    "prepare": ("--copies", 400, "--shards", 24),
+    "segment": ("--input", "many/images"),
+    "evaluate": ("--masks", "many/labels", "--labels", "many/labels", "--gallery", 0),
+}
+"""Command -> flags of so much work that something can fail in the middle."""
+IN_FLIGHT = 4
+"""Shards or chunks that may be: two TaskManagers of two slots."""
+
+
+def parts(masks: Path) -> list[Path]:
+    """Of the table of images: the finished chunks."""
+    return list((masks / "images.parquet").glob("*.parquet"))
+
+
+def counts(report: Path) -> list[Path]:
+    """That tell of finished labels."""
+    return [path for path in (report / COUNTS).glob(f"*{COUNT}") if path.stat().st_size]
+
+
+FINISHED: dict[str, Callable[[Path], list[Path]]] = {"prepare": finished_shards, "segment": parts}
+"""Command -> from its output to what may not be written again; of `evaluate` there is nothing before its end."""
 
 
 @pytest.fixture(scope="module")
-def whole(place: Path) -> Path:
-    """The records of a local run."""
-    deeplab(place, "prepare", *MANY, "--output", "whole")
-    return place / "whole"
+def place(road: Path) -> Path:
+    """The road's folder with many images more, and in `whole` what the commands of LONG write locally."""
+    write_rawset(road / "many", {"train": 120}, 64)
+    for command, flags in LONG.items():
+        deeplab(road, command, *flags, "--output", f"whole/{command}")
+    return road
 
 
-def assert_same(records: Path, whole: Path, before: State) -> None:
-    """That the shards are those of the local run, and none that was finished before was written again."""
-    assert {path.name: path.read_bytes() for path in records.glob("*.tfrecord")} == {
-        path.name: path.read_bytes() for path in whole.glob("*.tfrecord")
-    }
-    assert 0 < len(before) < len(finished_shards(whole)) - SLOTS, "it did not fail in the middle"
-    after = states(map(Path, before))
-    assert [path for path, state in before.items() if after[path] != state] == []
-    assert [path.name for path in records.iterdir() if path.name.startswith(".")] == []
+def finished(place: Path, command: str, output: str) -> State:
+    return states(FINISHED[command](place / output / command)) if command in FINISHED else {}
+
+
+def assert_same(place: Path, command: str, output: str, before: State) -> None:
+    """That the output is that of the local run, and nothing that was finished before was written again."""
+    assert differences(place, output, command, "whole") == []
+    if command in FINISHED:
+        assert 0 < len(before) < len(finished(place, command, "whole")) - IN_FLIGHT, "it did not fail in the middle"
+        after = finished(place, command, output)
+        assert [path for path, state in before.items() if after[path] != state] == []
+    assert [path.name for path in (place / output / command).iterdir() if path.name.startswith(".")] == []
 
 
 @contextmanager
-def begun(place: Path, output: str, flink: Flink) -> Iterator[subprocess.Popen]:
-    """A command whose job has finished some shards; what it prints is in a file."""
-    command = arguments("prepare", *MANY, *flink.flags, "--output", output)
-    with started(command, place / f"{output}.log", cwd=place, env=environment()) as process:
-        wait_for("the first shards", lambda: finished_shards(place / output), process)
+def begun(place: Path, command: str, output: str, flink: Flink) -> Iterator[subprocess.Popen]:
+    """A command whose job has finished something; what it prints is in a file."""
+    argv = arguments(command, *LONG[command], *flink.flags, "--output", f"{output}/{command}")
+    look = FINISHED.get(command, counts)
+    with started(argv, place / f"{output}-{command}.log", cwd=place, env=environment()) as process:
+        wait_for("the first results", lambda: look(place / output / command), process)
         yield process
 
 
-def test_a_machine_that_fails_costs_the_shards_in_flight(place, flink, whole):
-    with begun(place, "machine", flink) as command:
+@pytest.mark.parametrize("command", LONG)
+def test_a_machine_that_fails_costs_what_is_in_flight(place, flink, command):
+    with begun(place, command, "machine", flink) as process:
         kill(flink.managers[0])
-        before = states(finished_shards(place / "machine"))
+        before = finished(place, command, "machine")
         flink.fill()
-        assert command.wait() == 0, (place / "machine.log").read_text()
-    assert_same(place / "machine", whole, before)
+        assert process.wait() == 0, (place / f"machine-{command}.log").read_text()
+    assert_same(place, command, "machine", before)
 
 
-def test_a_command_that_is_killed_leaves_its_job_which_the_next_follows(place, flink, whole):
+def test_a_command_that_is_killed_leaves_its_job_which_the_next_follows(place, flink):
     jobs = len(flink.states())
-    with begun(place, "command", flink) as command:
-        kill(command)
-        before = states(finished_shards(place / "command"))
-    said = deeplab(place, "prepare", *MANY, *flink.flags, "--output", "command")
+    with begun(place, "prepare", "command", flink) as process:
+        kill(process)
+        before = finished(place, "prepare", "command")
+    said = deeplab(place, "prepare", *LONG["prepare"], *flink.flags, "--output", "command/prepare")
     assert "is at work on this already, and is followed" in said
-    assert_same(place / "command", whole, before)
+    assert_same(place, "prepare", "command", before)
     assert flink.states()[jobs:] == ["FINISHED"]
 
 
-def test_ctrl_c_leaves_the_job_and_cancel_ends_it(place, flink, whole):
-    with begun(place, "ended", flink) as command:
-        command.send_signal(signal.SIGINT)
-        assert command.wait() == 130
-        before = states(finished_shards(place / "ended"))
-    assert "the job goes on" in (place / "ended.log").read_text()
-    deeplab(place, "prepare", *MANY, *flink.flags, "--output", "ended", "--cancel")
+def test_ctrl_c_leaves_the_job_and_cancel_ends_it(place, flink):
+    flags = (*LONG["prepare"], "--output", "ended/prepare")
+    with begun(place, "prepare", "ended", flink) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        before = finished(place, "prepare", "ended")
+    assert "the job goes on" in (place / "ended-prepare.log").read_text()
+    deeplab(place, "prepare", *flags, *flink.flags, "--cancel")
     wait_for("the job's end", lambda: flink.states()[-1] == "CANCELED")
-    deeplab(place, "prepare", *MANY, "--output", "ended")
-    assert_same(place / "ended", whole, before)
+    deeplab(place, "prepare", *flags)
+    assert_same(place, "prepare", "ended", before)

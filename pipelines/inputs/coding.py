@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,11 +24,28 @@ SAMPLED_COLORS = 1000
 
 
 Read = Callable[[str], images.Label]
+Labels = Callable[[], Iterable[tuple[str, images.Label]]]
+"""What gives some labels with their paths."""
 
 
 def read_label(path: str, read: ahead.Read = storage.read) -> images.Label:
     """The label file at `path`. Raises OSError, or ImageError for what is no label."""
     return images.read_label(read(path))
+
+
+def recognise(
+    rawset: RawSet, palette: str = "auto", coding: str = "auto", read: Read = read_label
+) -> tuple[Palette, str, str, str]:
+    """What `detect_palette` finds, then what `settle_coding` does, from labels that are read once."""
+    labels = functools.cache(lambda: [(path, _without_pixels(label)) for path, label in sampled(rawset.labels, read)])
+    found, why = _palette(rawset, palette, labels)
+    return found, why, *_coding(found, coding, labels)
+
+
+def _without_pixels(label: images.Label) -> images.Label:
+    """A label of the same values, each of them once."""
+    values = label.used if label.codes.ndim == 2 else sorted(colors_of(label))
+    return replace(label, codes=np.array([values], np.uint8))
 
 
 def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_label) -> tuple[Palette, str]:
@@ -46,6 +63,10 @@ def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_labe
     Raises:
       InputError: an unknown palette, or labels from which "auto" cannot tell it.
     """
+    return _palette(rawset, palette, lambda: sampled(rawset.labels, read))
+
+
+def _palette(rawset: RawSet, palette: str, labels: Labels) -> tuple[Palette, str]:
     if palette != "auto":
         return resolve(palette), f"palette {palette}, as given by --palette"
     path = storage.join(rawset.root, PALETTE_FILE)
@@ -54,7 +75,7 @@ def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_labe
         return own, f"palette {own.name} of {own.num_classes} classes, from {path}"
     if rawset.palette_hint:
         return rawset.palette_hint, f"palette {rawset.palette_hint.name}, as is usual for {rawset.layout} sets"
-    sample = _sample(rawset.labels, read)
+    sample = _sample(labels())
     built_in = _palette_of(sample, rawset.layout)
     if built_in is None:
         raise InputError(
@@ -82,13 +103,17 @@ def settle_coding(
     Raises:
       InputError: labels that can be read in two ways, or a set of masks of 0 and 255 whose foreground is ignored.
     """
+    return _coding(palette, coding, lambda: sampled(labels, read))
+
+
+def _coding(palette: Palette, coding: str, labels: Labels) -> tuple[str, str]:
     if coding != "auto":
         return coding, f"labels are read by their {coding}, as given by --label-coding"
     numbers: set[int] = set()
     meanings: set[tuple[int, Color | None]] = set()
     by_ids = by_colors = ""
     has_colors = has_maps = is_mixed = False
-    for path, label in sampled(labels, read):
+    for path, label in labels():
         has_colors |= label.codes.ndim == 3
         if label.colormap is None:
             if label.codes.ndim == 2:
@@ -191,9 +216,9 @@ def colors_of(label: images.Label) -> set[Color]:
     return {(code >> 16, code >> 8 & 255, code & 255) for code in packed}
 
 
-def _sample(paths: Sequence[str], read: Read) -> Sample:
+def _sample(sampled: Iterable[tuple[str, images.Label]]) -> Sample:
     labels, ids, colors, embedded, mapped, is_mapped = 0, set(), set(), set(), set(), True
-    for _, label in sampled(paths, read):
+    for _, label in sampled:
         labels += 1
         if label.codes.ndim == 2:
             ids.update(label.used.tolist())

@@ -13,7 +13,8 @@ import itertools
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple
@@ -255,24 +256,38 @@ def split_by_group(pairs: Pairs, val_fraction: float, group_by: str) -> tuple[Pa
         note = f"--group-by: {len(names)} groups"
         if alone:
             note += f"; keys in which it finds nothing are groups of their own: {count}, such as {alone[0]!r}"
-        notes.append(note)
-        splits = {pair.split for pair in pairs}
-        for name, cure in (("train", "lower"), ("val", "raise")) if val_fraction else ():
-            if name not in splits:
-                notes.append(
-                    f"warning: no group is in split {name}; {cure} --val-fraction, or list the splits in a manifest"
-                )
-    for key, other in list(first.items())[:1]:
-        notes.append(
+        notes += [note, *_empty_splits(pairs, val_fraction)]
+    return pairs, "\n".join([*notes, *_links(first), *_torn(own)])
+
+
+def _empty_splits(pairs: Pairs, val_fraction: float) -> Iterator[str]:
+    """Warnings of splits that no group has fallen into."""
+    splits = {pair.split for pair in pairs}
+    for name, cure in (("train", "lower"), ("val", "raise")) if val_fraction else ():
+        if name not in splits:
+            yield f"warning: no group is in split {name}; {cure} --val-fraction, or list the splits in a manifest"
+
+
+def _links(first: Mapping[str, str]) -> Iterator[str]:
+    """What to say of images that are the files of others."""
+    for key, other in itertools.islice(first.items(), 1):
+        yield (
             f"images that are the files of others, through links: {len(first)}, such as {key}, which is {other}; "
             "they share a split where the set gives none"
         )
+
+
+def _torn(own: Mapping[str, set[str]]) -> Iterator[str]:
+    """A warning of groups with images in several splits.
+
+    Args:
+      own: by group, the splits that the set itself gives its images.
+    """
     if torn := sorted(group for group, splits in own.items() if len(splits) > 1):
-        notes.append(
+        yield (
             "warning: groups that lie in several splits, as the set's own folders, lists or manifest say: "
             f"{len(torn)}, such as {torn[0]!r} in {' and '.join(sorted(own[torn[0]]))}"
         )
-    return pairs, "\n".join(notes)
 
 
 def _same_files(pairs: Pairs) -> dict[str, str]:
@@ -336,11 +351,14 @@ def _names(files: Iterable[Row]) -> str:
 
 def _manifest_path(root: str, layout: str) -> str | None:
     """The manifest, when the input is one or a folder with one."""
-    is_file = storage.exists(root)  # first, for who may read objects need not be allowed to list them
+    manifests = [storage.join(root, name) for name in MANIFESTS]
+    with ThreadPoolExecutor(1 + len(manifests)) as pool:
+        known = {path: pool.submit(storage.exists, path) for path in (root, *manifests)}
+    is_file = known[root].result()  # first, for who may read objects need not be allowed to list them
     if not is_file and storage.is_dir(root):
         if layout not in ("auto", "manifest"):
             return None
-        return next((path for name in MANIFESTS if storage.exists(path := storage.join(root, name))), None)
+        return next((path for path in manifests if known[path].result()), None)
     if not is_file:
         raise InputError(f"{root} not found; expected a folder with images and labels, or a manifest")
     if not root.lower().endswith(SUFFIXES):

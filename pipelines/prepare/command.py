@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from pipelines.inputs.coding import detect_palette, read_label, settle_coding
+from pipelines.inputs.coding import read_label, recognise
 from pipelines.inputs.rawset import RawSet, scan
 from pipelines.prepare import folder as output
 from pipelines.prepare import workarea
@@ -75,12 +75,11 @@ def recognise_labels(raw: RawSet, options: Options) -> tuple[Palette, str, tuple
       The palette, how the labels are coded, a sentence of either, and whether a label ends the process it is read in,
       so that the set is to be prepared with care.
     """
-    is_new = not storage.is_dir(options.output)
+    is_new = not (storage.is_remote(options.output) or storage.is_dir(options.output))
     try:
         with workarea.notes(options.output).watch("labels") as care:
             read = functools.partial(care.isolated, read_label) if care else read_label
-            palette, why_palette = detect_palette(raw, options.palette, read)
-            coding, why_coding = settle_coding(raw.labels, palette, options.label_coding, read)
+            palette, why_palette, coding, why_coding = recognise(raw, options.palette, options.label_coding, read)
     finally:
         workarea.remove_empty(options.output, is_new)
     return palette, coding, (why_palette, why_coding), care is not None and care.isolated.ended

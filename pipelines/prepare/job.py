@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,8 +36,10 @@ class WriteShard(Work):
     options: RecordOptions
 
     def process(self, spec: Spec) -> None:
-        entries = workarea.read_plan(self.folder, spec.name, spec.plan)
-        if shards.is_finished(self.folder, spec):
+        with ThreadPoolExecutor(1) as pool:
+            finished = pool.submit(shards.is_finished, self.folder, spec)
+            entries = workarea.read_plan(self.folder, spec.name, spec.plan)
+        if finished.result():
             self.count("kept", spec.records)
             return
         shards.write_shard(self.folder, spec, entries, self.palette, self.options, self.finish)

@@ -108,3 +108,13 @@ def test_real_camvid_is_recognised():
     raw = scan(str(CAMVID_DATA))
     assert raw.summary == "camvid: images/{train,val} with labels/{train,val}, 367 train + 101 val images"
     assert not raw.rejects and detect_palette(raw)[0] is CAMVID
+
+
+@pytest.mark.parametrize("colormap", [None, VOC.colormap()], ids=["ids", "colours"])
+def test_palette_and_coding_are_found_in_labels_that_are_read_once(tmp_path, colormap):
+    raw = labelled(tmp_path, [[0, 1, 2]], [[3, 5, 11]], folders=("images/train", "labels/train"), colormap=colormap)
+    read = []
+    found = coding.recognise(raw, read=lambda path: read.append(path) or coding.read_label(path))
+    palette, why = detect_palette(raw)
+    assert found == (palette, why, *coding.settle_coding(raw.labels, palette))
+    assert sorted(read) == sorted(raw.labels)

@@ -37,6 +37,8 @@ def read_manifest(path: str) -> Candidates:
         image, label, split = (str(row.values.get(name) or "").strip(BLANKS) for name in (*COLUMNS, "split"))
         image_path = entry_path(folder, image) if image else ""
         fault = _fault(row, image, label, split)
+        if not fault and image_path == entry_path(folder, label):
+            fault = "one file is image and label"
         if not fault and image_path in lines:
             fault = f"already listed in line {lines[image_path]}"
         if fault:

@@ -30,7 +30,7 @@ from pipelines.inputs.rows import Rows, ordered
 from pipelines.prepare.options import Options
 from pipelines.prepare.workarea import REQUESTS, Area, Outcome
 from trainer import storage
-from trainer.formats.dataset import shard_name, shuffle_hash
+from trainer.formats.dataset import SHARD_PATTERN, shard_name, shuffle_hash
 from trainer.formats.labels import Palette
 from trainer.options import InputError
 
@@ -114,8 +114,36 @@ class Place(NamedTuple):
     modified: int
 
 
-def plan_shards(raw: RawSet, palette: Palette, options: Options) -> Plan:
-    """Plans the shards of every split. Raises InputError for splits whose names cannot be part of a file's."""
+def plan_for(area: Area, raw: RawSet, palette: Palette, options: Options) -> Plan:
+    """Plans the shards of every split, in as many as the folder has where that keeps more of them; see `plan_shards`.
+
+    The number that follows from the size of a set changes when a few images more come, and then every shard would.
+    """
+    plan = plan_shards(raw, palette, options)
+    before = _numbers(area.outcomes)
+    if options.shards or options.overwrite or before == _numbers(shard.spec.name for shard in plan.shards):
+        return plan
+    other = plan_shards(raw, palette, options, before)
+    return max(plan, other, key=lambda one: len(finished(area, one)))
+
+
+def _numbers(names: Iterable[str]) -> dict[str, int]:
+    """By split, in how many shards most of those of these names are."""
+    found: dict[str, Counter[int]] = {}
+    for name in map(SHARD_PATTERN.fullmatch, names):
+        found.setdefault(name["split"], Counter())[int(name["count"])] += 1
+    return {split: counts.most_common(1)[0][0] for split, counts in found.items()}
+
+
+def plan_shards(raw: RawSet, palette: Palette, options: Options, before: Mapping[str, int] | None = None) -> Plan:
+    """Plans the shards of every split.
+
+    Args:
+      before: by split, how many shards there are to be in place of the number that follows from its size, unless that
+        is more than twice as many or less than half.
+
+    Raises InputError for splits whose names cannot be part of a file's, and for --augment-splits that there are not.
+    """
     images: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for pair in raw.pairs:
@@ -124,6 +152,9 @@ def plan_shards(raw: RawSet, palette: Palette, options: Options) -> Plan:
     for split in images:
         if not re.fullmatch(r"[\w-]+", split):
             raise InputError(f"{raw.root}: a split is named {split!r}; expected letters, digits, '_' and '-' only")
+    unknown = sorted({*options.augment_splits} - images.keys())
+    if unknown and images and options.augment_splits != Options.augment_splits:
+        raise InputError(f"--augment-splits: {raw.root} has no split {unknown[0]}; it has {', '.join(sorted(images))}")
     versions = {split: 1 + (options.copies if split in options.augment_splits else 0) for split in images}
     totals = {split: count * versions[split] for split, count in images.items()}
     largest = max(totals.values(), default=1)
@@ -134,6 +165,8 @@ def plan_shards(raw: RawSet, palette: Palette, options: Options) -> Plan:
         else:
             size = sizes[split] * versions[split]
             count = max(math.ceil(total / SHARD_RECORDS), math.ceil(size / SHARD_BYTES))
+            earlier = (before or {}).get(split, 0)
+            count = earlier if earlier <= 2 * count and count <= 2 * earlier else count
         counts[split] = min(count, total)
     return deal(raw.pairs, counts, versions, options, palette, raw.root)
 

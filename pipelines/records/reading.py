@@ -58,7 +58,7 @@ def undisturbed(folder: str) -> Iterator[None]:
 
 
 def read_records(folder: str, shard: Shard) -> Iterator[tuple[Frame, Record]]:
-    """Every record of a shard. Raises InputError when the shard is missing or damaged."""
+    """Every record of a shard. Raises InputError when the shard is missing, damaged, or not as dataset.json says."""
     advice = f"`deeplab records verify {folder}` lists all faults"
     try:
         file = open_shard(folder, shard.name)
@@ -68,8 +68,10 @@ def read_records(folder: str, shard: Shard) -> Iterator[tuple[Frame, Record]]:
         raise InputError(
             f"shard {shard.name} in {folder} cannot be read: {error.strerror or error}; {advice}"
         ) from None
+    count = 0
     with file:
         for frame in scan_frames(file):
+            count += 1
             if isinstance(frame, CorruptRecord):
                 raise InputError(f"{shard.name}: {frame}; {advice}")
             try:
@@ -77,6 +79,8 @@ def read_records(folder: str, shard: Shard) -> Iterator[tuple[Frame, Record]]:
             except ValueError as error:
                 raise InputError(f"{shard.name}: record {frame.index}: {error}; {advice}") from None
             yield frame, record
+    if count != shard.records:
+        raise InputError(f"{shard.name}: has {count} records, but dataset.json says {shard.records}; {advice}")
 
 
 def find_record(folder: str, dataset: Dataset, name: str, copy: int) -> tuple[Shard, Frame, Record]:

@@ -8,6 +8,7 @@ from tests.zoo.areas import (
     labels,
     models,
     names,
+    palettes,
     paths,
     raw_images,
     records,
@@ -19,6 +20,6 @@ from tests.zoo.areas import (
 
 AREAS = (
     *(raw_images.AREA, labels.AREA, turned.AREA, names.AREA, folders.AREA),
-    *(tables.AREA_MANIFESTS, tables.AREA_LISTS, tables.AREA_LAYOUTS, tables.AREA_PALETTES, records.AREA),
+    *(tables.AREA_MANIFESTS, tables.AREA_LISTS, tables.AREA_LAYOUTS, palettes.AREA, records.AREA),
     *(models.AREA, reruns.AREA, flags.AREA, flags.AREA_DEMO, paths.AREA, jobs.AREA, storage.AREA, cloud.AREA),
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.drawn import objects
 from tests.zoo.areas import jobs
-from tests.zoo.areas.records import flip
+from tests.zoo.areas.shards import flip
 from tests.zoo.engine import DONE, PASSING, REFUSED, TROUBLE, Area, Case
 from tests.zoo.worlds import both, file
 

@@ -32,6 +32,10 @@ FLAGS = {
     "a number that is none": ("prepare --input @/set --output @/out --val-fraction nan", "--val-fraction must be"),
     "a number without an end": ("train --records @/records --output @/out --learning-rate inf", "--learning-rate"),
     "a number of 5000 digits": (f"prepare --input @/set --output @/out --copies {'9' * 5000}", "--copies"),
+    "copies in a split that there is not": (
+        "prepare --input @/set --output @/out --copies 1 --augment-splits trian",
+        "set has no split trian; it has train, val",
+    ),
     "a range that is turned round": (
         "prepare --input @/set --output @/out --scale 2 1",
         "--scale must be a range, lowest first, got 2.0 1.0",

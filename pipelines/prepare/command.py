@@ -13,7 +13,7 @@ from pipelines.prepare import folder as output
 from pipelines.prepare import workarea
 from pipelines.prepare.job import build
 from pipelines.prepare.options import Options
-from pipelines.prepare.plan import Plan, ShardPlan, plan_shards, unfinished
+from pipelines.prepare.plan import Plan, ShardPlan, plan_for, unfinished
 from pipelines.prepare.workarea import Area, survey
 from pipelines.runner.flags import beam_options, check_paths, located
 from pipelines.runner.remote import CANCELLED, take_up
@@ -41,8 +41,8 @@ def run(options: Options, flags: list[str]) -> int:
     palette, coding, reasons, is_fatal = recognise_labels(raw, options)
     options = replace(options, label_coding=coding)
     print("\n".join(filter(None, (raw.summary, *reasons))), flush=True)
-    plan = plan_shards(raw, palette, options)
     area = survey(folder)
+    plan = plan_for(area, raw, palette, options)
     refuse_strangers(area, plan, raw, options)
     todo = unfinished(area, plan, options.overwrite)
     if todo.older:

@@ -38,6 +38,21 @@ def test_a_rerun_keeps_finished_shards(source, tmp_path, capsys):
     assert len(read_records(output)) == 11
 
 
+def test_a_few_images_more_change_the_shards_they_fall_into_and_many_more_all(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(plan, "SHARD_RECORDS", 4)
+    source = write_rawset(tmp_path / "raw", {"train": 12}, 64)
+    assert prepare(source, tmp_path / "records") == 0
+    write_pair(source, "train", "new.jpg", *draw_image(0, 64, 64))  # the thirteenth, and there would be four shards
+    assert prepare(source, tmp_path / "records") == 0
+    assert "2 of 3 shards are finished already and kept" in capsys.readouterr().out
+    assert prepare(source, tmp_path / "new") == 0
+    assert len(shard_bytes(tmp_path / "new")) == 4
+    for number in range(20):
+        write_pair(source, "train", f"more{number}.jpg", *draw_image(number, 64, 64))
+    assert prepare(source, tmp_path / "records") == 0
+    assert len(shard_bytes(tmp_path / "records")) == 9
+
+
 def test_shards_of_an_older_version_are_written_again_and_this_is_said_once(source, tmp_path, monkeypatch, capsys):
     output, flags = tmp_path / "records", ("--shards", "2")
     with monkeypatch.context() as older:

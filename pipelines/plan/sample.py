@@ -22,7 +22,7 @@ from trainer.formats.dataset import load_dataset, save_dataset
 from trainer.options import CheckedOptions, InputError, as_words
 
 SHARD_BYTES, SHARD_RECORDS = 128 << 20, 1000  # of `deeplab prepare` without --shards
-CHUNK = CHUNKS = 64  # images in a chunk of `deeplab segment`: fewer where that gives no more chunks than this
+CHUNK, CHUNKS, LARGEST_SET = 64, 64, 1 << 22  # of `deeplab segment`
 LISTED = 1000  # names in an answer of Cloud Storage to a listing
 FEW = 5
 """How many times smaller the smaller trial is."""
@@ -180,12 +180,18 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         unit="images",
         images=len(found),
         read=round(read / len(paths) * len(found)),
-        cut=-(-len(found) // min(CHUNK, max(options.batch_size, -(-len(found) // CHUNKS)))),
+        cut=chunks(len(found), options.batch_size),
         reads=len(found) + len(found) // LISTED,
         writes=kinds * len(found),
         listing=listing,
         network=(card.architecture, height, width, options.views.passes) if height else None,
     )
+
+
+def chunks(images: int, batch_size: int) -> int:
+    """About how many chunks `deeplab segment` cuts so many images into."""
+    size = max(min(CHUNK, max(batch_size, -(-images // CHUNKS))), -(-images * CHUNK // LARGEST_SET))
+    return -(-images // size)
 
 
 def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence[str]) -> Study:

@@ -44,7 +44,7 @@ taskmanager.memory.managed.size: 128m
 taskmanager.memory.network.min: 64m
 taskmanager.memory.network.max: 64m
 heartbeat.interval: 1000
-heartbeat.timeout: 6000
+heartbeat.timeout: 30000
 restart-strategy.type: fixed-delay
 restart-strategy.fixed-delay.attempts: 10
 restart-strategy.fixed-delay.delay: 1s

@@ -9,10 +9,17 @@ from pipelines import cli
 from pipelines.plan import sample, trial
 from pipelines.plan.command import duration, size
 from pipelines.plan.estimate import Trial
+from pipelines.segment.plan import chunk_size
 from tests.drawn.rawset import write_rawset
 from tests.drawn.segmenting import draw, save
 from tests.drawn.training import SMALL, draw_records
 from trainer.options import InputError
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 100])
+@pytest.mark.parametrize("images", [1, 63, 500, 5_000, 100_000, 10_000_000])
+def test_chunks_are_as_many_as_segment_cuts(images, batch_size):
+    assert sample.chunks(images, batch_size) == -(-images // chunk_size(images, batch_size))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from trainer.train.history import peak_memory_gib
+from trainer import processes
 
 
 def _is_tensorflow() -> bool:
@@ -88,7 +88,7 @@ def operations(network: keras.Model, shape: tuple[int, ...]) -> float:
 def peak_memory() -> float:
     """GiB: of the accelerator, the most that arrays took; without one, the most that this process ever held."""
     if not accelerator():
-        return peak_memory_gib()
+        return processes.peak_memory() / 2**30
     if _is_tensorflow():
         import tensorflow as tf
 

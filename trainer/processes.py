@@ -1,10 +1,12 @@
-"""Processes of this machine, by names that no other process will have."""
+"""Processes of this machine: names that no other process will have, and the memory that this one took."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
+import sys
 
 UNSEEN = "-0"
 """In place of the start of a process where that cannot be seen."""
@@ -36,6 +38,14 @@ def is_alive(process: str) -> bool:
     """Whether the process of that name, on this machine, is still there."""
     number = process.partition("-")[0]
     return number.isdecimal() and name(int(number)) in (process, f"{number}{UNSEEN}")
+
+
+def peak_memory() -> int:
+    """The most memory that this program ever held, in bytes."""
+    # What the system counts for `getrusage` begins with the memory of the process that started this one.
+    with contextlib.suppress(OSError), open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _exists(number: int) -> bool:

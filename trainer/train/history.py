@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import resource
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer import storage
+from trainer import processes, storage
 from trainer.train.resume import Progress
 
 COLUMNS = ("epoch", "loss", "learning_rate", "seconds_per_step", "val_jaccard", "val_pixel_accuracy")
@@ -71,12 +69,6 @@ class Logs:
                 storage.write(storage.join(self.output, file.relative), storage.read(file.path))
 
 
-def peak_memory_gib() -> float:
-    """The most memory this process ever held."""
-    # Linux counts in KiB, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-
-
 def _seconds(rows: Sequence[dict[str, Any]]) -> str:
     seconds = [row["seconds_per_step"] for row in rows if row["seconds_per_step"] is not None]
     return f"{np.median(seconds):.3f} s per step" if seconds else "one step per epoch"
@@ -102,6 +94,6 @@ def summary(progress: Progress) -> str:
             f"best epoch {progress.best_epoch} of {progress.epochs}: validation Jaccard {best['val_jaccard']:.4f}, "
             f"pixel accuracy {best['val_pixel_accuracy']:.4f}",
             *(f"  {name:<{width}}  {'absent' if value is None else f'{value:.4f}'}" for name, value in rows),
-            f"{_seconds(progress.history)}, peak memory {peak_memory_gib():.2f} GiB",
+            f"{_seconds(progress.history)}, peak memory {processes.peak_memory() / 2**30:.2f} GiB",
         ]
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import random
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.random import seed_generator
 
 from trainer.formats.labels import Palette
 from trainer.network.deeplab import deeplab_v3_plus
@@ -29,11 +31,27 @@ def architecture(options: NetworkOptions, palette: Palette) -> dict[str, Any]:
 
 
 def build(options: Options, palette: Palette) -> keras.Model:
-    """The network with initial weights."""
-    network = deeplab_v3_plus(**architecture(options, palette))
+    """The network with initial weights, which --seed alone decides."""
+    with _own_numbers(options.seed):
+        network = deeplab_v3_plus(**architecture(options, palette))
     if options.accumulate == 1:
         return network
     return in_parts(network, options.accumulate, functools.partial(batch_weight, ignore_id=palette.ignore_id))
+
+
+@contextlib.contextmanager
+def _own_numbers(seed: int) -> Iterator[None]:
+    """Lets Keras draw the seeds of initial weights from numbers that nobody else draws from.
+
+    Its own are Python's `random`, from which threads take numbers that write to Cloud Storage, such as those that keep
+    a lease: the weights would depend on when they write, and be others on every host.
+    """
+    before = seed_generator.python_random
+    seed_generator.python_random = random.Random(seed)
+    try:
+        yield
+    finally:
+        seed_generator.python_random = before
 
 
 def for_validation(model: keras.Model, options: Options, palette: Palette) -> keras.Model:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import random
+
 import keras
 import numpy as np
 import pytest
 
 from tests.drawn.records import PALETTE
+from tests.drawn.training import pooled_network
 from trainer.formats.cards import ModelCard
 from trainer.formats.labels import Palette
 from trainer.network.folder import load_model, save_model
@@ -37,6 +41,24 @@ def test_another_class_count_leaves_only_the_last_layer_out(tmp_path):
     np.testing.assert_array_equal(
         model.get_layer("aspp0").get_weights()[0], source.get_layer("aspp0").get_weights()[0]
     )
+
+
+def test_initial_weights_are_the_seeds_alone_whoever_else_draws_random_numbers(monkeypatch):
+    """As uploads to Cloud Storage do, in the thread that keeps the lease of a folder."""
+
+    def weights(is_disturbed: bool, seed: int) -> list[np.ndarray]:
+        def network(num_classes: int, **_: object) -> keras.Model:
+            if is_disturbed:
+                random.random()
+            return pooled_network(num_classes)
+
+        monkeypatch.setattr("trainer.train.model.deeplab_v3_plus", network)
+        keras.utils.set_random_seed(seed)
+        return build(dataclasses.replace(OPTIONS, seed=seed), PALETTE).get_weights()
+
+    for found, expected in zip(weights(True, 3), weights(False, 3), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert any((one != other).any() for one, other in zip(weights(False, 3), weights(False, 4), strict=True))
 
 
 def test_an_unknown_layer_is_refused_with_similar_ones():

@@ -12,43 +12,29 @@ All get the same uint8 images from memory and return class ids as NumPy arrays; 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from timing import table, take_turns
-from train_step import BACKBONES, BFLOAT16, available, ceilings, share
+from comparison import Comparison, Work, build, main
 
-from pipelines.demo.scenes import PALETTE
-from trainer.options import CheckedOptions, option, parse
-from trainer.startup import start_tensorflow
+from trainer.options import option
 
 
 @dataclass(frozen=True)
-class Options(CheckedOptions):
-    backbone: str = option("mobilenet_v2", "of all networks", choices=BACKBONES)
+class Options(Comparison):
     height: int = option(352, "of the images, in pixels; a multiple of 32", low=32)
     width: int = option(480, "of the images, in pixels; a multiple of 32", low=32)
     batch_size: int = option(1, "images in one pass", low=1)
     passes: int = option(5, "passes per run", low=1)
-    rounds: int = option(5, "times every run is repeated", low=1)
-    bfloat16: bool = option(False, "ours in bfloat16 without an accelerator, too")
-    cpu_time: bool = option(False, "count seconds of the processor, on a machine that others share")
-    memory: bool = option(True, "measure the peak memory as well, in a process of its own for each")
-    only: str = option("", "print the peak memory of this run alone, in GiB", metavar="RUN")
 
 
 def run_of(name: str, options: Options) -> Callable[[], object]:
     """What predicts the images of one run."""
     import numpy as np
-    from networks import networks
 
     from trainer.network.folder import predictor
-    from trainer.train import model as models
 
-    with models.precision("mixed_bfloat16" if name.endswith(BFLOAT16) else "float32"):
-        build = networks(options.backbone, PALETTE.num_classes, options.height, options.width)
-        network = build[name.removesuffix(BFLOAT16)]()
+    network = build(name, options.backbone, options.height, options.width)
     shape = (options.batch_size, options.height, options.width, 3)
     images = np.random.default_rng(0).integers(0, 256, shape).astype("uint8")
     ours = predictor(network, "ids") if name.startswith("deeplab") else None
@@ -61,34 +47,11 @@ def run_of(name: str, options: Options) -> Callable[[], object]:
     return run
 
 
-def main(argv: list[str]) -> int:
-    options, _ = parse(Options, argv, prog="infer.py", text="Class ids of images, against those of other DeepLabs.")
-    start_tensorflow()
-    import keras
-    from ceiling import accelerator, memory_alone, peak_memory
-
-    if options.only:
-        run_of(options.only, options)()
-        print(peak_memory())
-        return 0
-    names, built = available(options.backbone, options.height, options.width, options.bfloat16)
-    runs = {name: run_of(name, options) for name in names}
-    for run in runs.values():
-        run()
-    print(f"{options.backbone}, {options.batch_size} images of {options.height}x{options.width} pixels per pass, "
-          f"{keras.backend.backend()}, {accelerator() or 'CPU'}")  # fmt: skip
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    seconds = take_turns(runs, options.rounds, clock)
-    images = options.batch_size * options.passes
-    memory = {name: memory_alone(argv, name) if options.memory else "" for name in names}
-    shape = (1, options.height, options.width, 3)
-    columns = {
-        "peak memory": lambda name, _: memory[name],
-        "share of matrix products": share(built, shape, ceilings(clock), images),
-    }
-    print("\n" + table(seconds, images, "images", names[0], columns))
-    return 0
+def work_of(options: Options) -> Work:
+    what = f"{options.batch_size} images of {options.height}x{options.width} pixels per pass"
+    return Work(what, options.height, options.width, options.batch_size * options.passes)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    text = "Class ids of images, against those of other DeepLabs."
+    sys.exit(main(sys.argv[1:], Options, "infer.py", text, run_of, work_of))

@@ -15,34 +15,21 @@ keras-hub is of the extra `benchmarks`: pip install '.[benchmarks]'.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from timing import table, take_turns
+from comparison import Comparison, Work, build, main, precision
 
 from pipelines.demo.scenes import PALETTE
-from trainer.options import CheckedOptions, option, parse
-from trainer.startup import start_tensorflow
-
-BACKBONES = ("mobilenet_v2", "resnet_v1_50_beta")
-BFLOAT16 = ", bfloat16"
+from trainer.options import option
 
 
 @dataclass(frozen=True)
-class Options(CheckedOptions):
-    backbone: str = option("mobilenet_v2", "of all networks", choices=BACKBONES)
+class Options(Comparison):
     crop: int = option(320, "side of the square crops, in pixels; a multiple of 32", low=32)
     batch_size: int = option(4, "images per step", low=2)
     steps: int = option(3, "steps per run", low=1)
-    rounds: int = option(5, "times every run is repeated", low=1)
-    bfloat16: bool = option(False, "ours in bfloat16 without an accelerator, too")
-    cpu_time: bool = option(False, "count seconds of the processor, on a machine that others share")
-    memory: bool = option(True, "measure the peak memory as well, in a process of its own for each")
-    only: str = option("", "print the peak memory of this run alone, in GiB", metavar="RUN")
 
 
 def run_of(name: str, options: Options) -> Callable[[], object]:
@@ -50,21 +37,17 @@ def run_of(name: str, options: Options) -> Callable[[], object]:
     import keras
     import numpy as np
     import tensorflow as tf
-    from networks import networks
 
     from trainer.train import model as models
     from trainer.train.options import Options as TrainOptions
 
-    precision = "mixed_bfloat16" if name.endswith(BFLOAT16) else "float32"
-    with models.precision(precision):
-        build = networks(options.backbone, PALETTE.num_classes, options.crop, options.crop)
-        network = build[name.removesuffix(BFLOAT16)]()
+    network = build(name, options.backbone, options.crop, options.crop)
     flags = TrainOptions(
         records="-",
         output="-",
         batch_size=options.batch_size,
         crop=options.crop,
-        precision=precision,
+        precision=precision(name),
         schedule="constant",
     )
     models.compile_model(network, flags, PALETTE, total_steps=1)
@@ -79,81 +62,11 @@ def run_of(name: str, options: Options) -> Callable[[], object]:
     return lambda: network.fit(stream, shuffle=False, verbose=0)
 
 
-def available(backbone: str, height: int, width: int, bfloat16: bool) -> tuple[list[str], dict[str, Any]]:
-    """The names of the runs, and what builds their networks; says what is left out."""
-    from ceiling import accelerator
-    from networks import networks
-
-    built = networks(backbone, PALETTE.num_classes, height, width)
-    if importlib.util.find_spec("keras_hub") is None:
-        del built["keras-hub"]
-        print("keras-hub is not installed and is left out: pip install '.[benchmarks]'")
-    names = list(built)
-    if bfloat16 or accelerator():
-        names.insert(1, names[0] + BFLOAT16)
-    return names, built
-
-
-def ceilings(clock: Callable[[], float]) -> dict[str, float]:
-    """Operations per second of matrix products, in float32 and in bfloat16; prints them."""
-    from ceiling import accelerator, matrix_products
-
-    side = 8192 if accelerator() else 2048
-    rates = {dtype: matrix_products(dtype, side, clock) for dtype in ("float32", "bfloat16")}
-    print(", ".join(f"{dtype} products {rate / 1e12:.3g} Tflop/s" for dtype, rate in rates.items()))
-    return rates
-
-
-def share(
-    built: dict[str, Any], shape: tuple[int, ...], rates: dict[str, float], passes: int
-) -> Callable[[str, float], str]:
-    """Gives the cells of a column of `timing.table`.
-
-    Args:
-      built: from `available`.
-      shape: of one image, [1, H, W, 3].
-      rates: from `ceilings`.
-      passes: over one image in a run; the way back counts for two.
-    """
-    from ceiling import operations
-
-    asked = {name: operations(build(), shape) for name, build in built.items()}
-
-    def cell(name: str, seconds: float) -> str:
-        rate = rates["bfloat16" if name.endswith(BFLOAT16) else "float32"]
-        return f"{asked[name.removesuffix(BFLOAT16)] * passes / seconds / rate:.0%}"
-
-    return cell
-
-
-def main(argv: list[str]) -> int:
-    options, _ = parse(Options, argv, prog="train_step.py", text="A training step against those of other DeepLabs.")
-    start_tensorflow()
-    import keras
-    from ceiling import accelerator, memory_alone, peak_memory
-
-    if options.only:
-        run_of(options.only, options)()
-        print(peak_memory())
-        return 0
-    names, built = available(options.backbone, options.crop, options.crop, options.bfloat16)
-    runs = {name: run_of(name, options) for name in names}
-    for run in runs.values():
-        run()
-    print(f"{options.backbone}, {options.batch_size} crops of {options.crop} pixels, {keras.backend.backend()}, "
-          f"{accelerator() or 'CPU'}")  # fmt: skip
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    seconds = take_turns(runs, options.rounds, clock)
-    images = options.batch_size * options.steps
-    memory = {name: memory_alone(argv, name) if options.memory else "" for name in names}
-    shape = (1, options.crop, options.crop, 3)
-    columns = {
-        "peak memory": lambda name, _: memory[name],
-        "share of matrix products": share(built, shape, ceilings(clock), 3 * images),
-    }
-    print("\n" + table(seconds, images, "images", names[0], columns))
-    return 0
+def work_of(options: Options) -> Work:
+    what = f"{options.batch_size} crops of {options.crop} pixels"
+    return Work(what, options.crop, options.crop, options.batch_size * options.steps, passes=3)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    text = "A training step against those of other DeepLabs."
+    sys.exit(main(sys.argv[1:], Options, "train_step.py", text, run_of, work_of))

@@ -28,8 +28,6 @@ import numpy as np
 import pipelines.masks.segmenter
 from pipelines import cli
 from pipelines.evaluate import command as evaluate_command
-from pipelines.evaluate import job as evaluate_job
-from pipelines.evaluate import tally as evaluate_tally
 from pipelines.masks import network
 from pipelines.masks.certainty import entropies
 from pipelines.prepare import command as prepare_command
@@ -37,6 +35,7 @@ from pipelines.runner.progress import Heartbeat
 from pipelines.segment import command as segment_command
 from pipelines.segment import job as segment_job
 from pipelines.segment import tally as segment_tally
+from tests.drawn.evaluating import evaluate_here
 from tests.drawn.ill import _look_here, doctor_command
 from tests.drawn.prepared import write_here
 from tests.drawn.records import PALETTE
@@ -115,16 +114,6 @@ class Outcome:
     err: str
 
 
-def _evaluate_here(build: Callable, options: object, **progress: object) -> bool:
-    given = build.keywords
-    sources, output, digest = given["sources"], given["output"], given["digest"]
-    empty = evaluate_tally.EvaluationTally.empty(len(sources.masks), sources.palette.num_classes)
-    work = evaluate_job.EvaluateChunk(Heartbeat(), sources, output, digest)
-    total = sum((part for number in range(given["chunks"]) for part in work.process(number)), start=empty)
-    evaluate_tally.write(total, output, digest)
-    return True
-
-
 def _segment_here(build: Callable, options: object, **progress: object) -> bool:
     given = build.keywords
     job, started = given["job"], given["started"]
@@ -135,7 +124,7 @@ def _segment_here(build: Callable, options: object, **progress: object) -> bool:
 
 
 HERE = ((prepare_command, write_here), (doctor_command, _look_here))
-HERE += ((evaluate_command, _evaluate_here), (segment_command, _segment_here))
+HERE += ((evaluate_command, evaluate_here), (segment_command, _segment_here))
 """Commands, and what does for them what Beam would: that takes longer than all else on a tiny set."""
 
 

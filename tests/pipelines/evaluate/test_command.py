@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import cli
 from pipelines.evaluate.job import EvaluateChunk
+from tests.drawn.evaluating import run
 from trainer.accounts import UnbalancedError
 from trainer.formats import images
 from trainer.formats.cards import ModelCard, save_card
@@ -47,8 +47,8 @@ def drawn(tmp_path: Path) -> Path:
 def evaluate(folder: Path, *flags: str, masks: tuple[str, ...] = ("perfect", "wrong"), palette: bool = True) -> int:
     folders = [str(folder / name) for name in masks]
     classes = ["--palette", str(folder / "palette.json")] if palette else []
-    command = ["evaluate", "--masks", *folders, "--labels", str(folder / "labels"), "--output", str(folder / "out")]
-    return cli.run([*command, *classes, *flags])
+    command = ["--masks", *folders, "--labels", str(folder / "labels"), "--output", str(folder / "out")]
+    return run([*command, *classes, *flags])
 
 
 def evaluation(folder: Path) -> dict:

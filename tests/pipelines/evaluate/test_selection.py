@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines import cli
+from tests.drawn.evaluating import run
 from tests.drawn.records import PALETTE, record, write_records
 from trainer import storage
 from trainer.formats import images
@@ -39,9 +40,9 @@ def trained(tmp_path: Path) -> Path:
 
 
 def evaluate(folder: Path, *flags: str) -> tuple[int, dict]:
-    command = ["evaluate", "--masks", str(folder / "masks"), "--labels", str(folder / "labels")]
+    command = ["--masks", str(folder / "masks"), "--labels", str(folder / "labels")]
     command += ["--palette", str(folder / "palette.json"), "--output", str(folder / "out"), "--gallery", "0"]
-    status = cli.run([*command, *flags])
+    status = run([*command, *flags])
     return status, json.loads((folder / "out/evaluation.json").read_text())
 
 

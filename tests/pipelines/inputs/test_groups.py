@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.inputs.rawset import group_of, hash_split, scan
-from tests.drawn.prepared import prepare, read_records
+from tests.drawn.prepared import prepare_here, read_records
 from tests.drawn.rawset import splits_of, touch, write_pair
 from tests.drawn.records import PALETTE, draw_image
 from trainer.options import InputError
@@ -85,7 +85,7 @@ def test_prepare_keeps_films_together(tmp_path: Path, capsys: pytest.CaptureFixt
             write_pair(tmp_path / "set", "", f"film{film}_{frame}.jpg", *draw_image(film, 64, 64))
     (tmp_path / "set/palette.json").write_text(json.dumps(PALETTE.to_json()))
     flags = ["--val-fraction", "0.4", "--group-by", FILM, "--direct_num_workers", "1"]
-    assert prepare(tmp_path / "set", tmp_path / "out", *flags) == 0
+    assert prepare_here(tmp_path / "set", tmp_path / "out", *flags) == 0
     films = {
         split: {r.key.partition("_")[0] for r in read_records(tmp_path / "out", split)} for split in ("train", "val")
     }

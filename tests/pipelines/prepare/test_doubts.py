@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.drawn.prepared import prepare
+from tests.drawn.prepared import prepare_here
 from tests.drawn.rawset import write_pair, write_rawset
 from tests.drawn.records import draw_image
 from trainer.options import InputError
@@ -20,7 +20,7 @@ def warnings_of(text: str) -> list[str]:
 
 
 def test_sound_labels_give_no_warning(prepared, source, tmp_path, capsys):
-    prepare(source, tmp_path)
+    prepare_here(source, tmp_path)
     assert warnings_of(capsys.readouterr().out) == []
 
 
@@ -30,7 +30,7 @@ def test_classes_without_a_pixel_mostly_ignored_pixels_and_one_class_are_said_la
     disc[:40] = 1
     write_pair(raw, "val", "a.jpg", IMAGE, disc)
     for _ in range(2):
-        assert prepare(raw, tmp_path / "records") == 0
+        assert prepare_here(raw, tmp_path / "records") == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[-3:] == [
             "warning: val: 2 of 3 classes have not one pixel in its labels: ground, bar",
@@ -52,10 +52,10 @@ def test_masks_of_0_and_255_are_not_taken_for_one_class_and_ignored_pixels(tmp_p
     path.write_text(json.dumps({"name": "two", "classes": classes}))
     flags = [] if palette == "in the folder" else ["--palette", str(path)]
     with pytest.raises(InputError, match="255") as stop:
-        prepare(raw, tmp_path / "records", *flags)
+        prepare_here(raw, tmp_path / "records", *flags)
     assert "source_ids" in str(stop.value)
     assert not (tmp_path / "records").exists()
     path.write_text(
         json.dumps({"name": "two", "classes": classes, "ignore_id": 254, "source_ids": {"0": 0, "255": 1}})
     )
-    assert prepare(raw, tmp_path / "records", *flags) == 0
+    assert prepare_here(raw, tmp_path / "records", *flags) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drawn.prepared import prepare, shard_bytes
+from tests.drawn.prepared import prepare_here, shard_bytes
 from tests.drawn.rawset import write_rawset
 from trainer.formats.dataset import load_dataset
 from trainer.options import InputError
@@ -30,8 +30,8 @@ def folder(prepared, tmp_path):
 def test_records_of_another_tool_are_never_removed(source, folder, name):
     (folder / name).write_bytes(b"theirs")
     (folder / "shards" / f"{name}.json").write_text('{"theirs": true}')
-    assert prepare(source, folder, "--copies", "1", "--shards", "3") == 0
-    assert prepare(source, folder, "--copies", "1", "--shards", "5", "--overwrite") == 0
+    assert prepare_here(source, folder, "--copies", "1", "--shards", "3") == 0
+    assert prepare_here(source, folder, "--copies", "1", "--shards", "5", "--overwrite") == 0
     assert (folder / name).read_bytes() == b"theirs"
     assert (folder / "shards" / f"{name}.json").read_text() == '{"theirs": true}'
 
@@ -48,10 +48,10 @@ def test_a_file_of_another_program_is_not_replaced_but_by_overwrite(source, prep
     with pytest.raises(
         InputError, match=r"would be replaced and was not written by this command; .*--overwrite"
     ) as stop:
-        prepare(source, folder, *flags)
+        prepare_here(source, folder, *flags)
     assert str(stop.value).startswith(str(folder / name))
     assert content(folder) == {name: data}
-    assert prepare(source, folder, *flags, "--overwrite") == 0
+    assert prepare_here(source, folder, *flags, "--overwrite") == 0
     assert shard_bytes(folder) == shard_bytes(prepared)
 
 
@@ -59,7 +59,7 @@ def test_all_files_in_the_way_are_counted(source, tmp_path):
     for number in range(4):
         (tmp_path / f"train-0000{number}-of-00004.tfrecord").write_bytes(b"theirs")
     with pytest.raises(InputError, match=r"train-00000-of-00004\.tfrecord and 3 files more would be replaced"):
-        prepare(source, tmp_path, "--copies", "2", "--shards", "4")
+        prepare_here(source, tmp_path, "--copies", "2", "--shards", "4")
 
 
 def test_rejects_of_another_command_are_not_replaced(source, tmp_path):
@@ -67,19 +67,19 @@ def test_rejects_of_another_command_are_not_replaced(source, tmp_path):
         '{"key": "a", "path": "a", "stage": "segment", "reason": "", "records": 1}\n'
     )
     with pytest.raises(InputError, match="would be replaced"):
-        prepare(source, tmp_path)
+        prepare_here(source, tmp_path)
 
 
 def test_shards_are_ours_by_dataset_json_where_their_work_area_was_deleted(source, prepared, folder):
     shutil.rmtree(folder / "shards")
-    assert prepare(source, folder, "--copies", "2", "--shards", "4") == 0
+    assert prepare_here(source, folder, "--copies", "2", "--shards", "4") == 0
     assert shard_bytes(folder) == shard_bytes(prepared)
 
 
 def test_a_shard_that_a_killed_run_had_not_described_yet_is_ours(source, prepared, folder):
     (folder / "dataset.json").unlink()
     (folder / "shards" / f"{SHARD}.json").rename(folder / "shards" / f"plan-0123456789abcdef-{SHARD}.jsonl")
-    assert prepare(source, folder, "--copies", "2", "--shards", "4") == 0
+    assert prepare_here(source, folder, "--copies", "2", "--shards", "4") == 0
     assert shard_bytes(folder) == shard_bytes(prepared)
     assert not list((folder / "shards").glob("plan-*"))
 
@@ -87,7 +87,7 @@ def test_a_shard_that_a_killed_run_had_not_described_yet_is_ours(source, prepare
 def test_a_shard_that_another_file_took_the_place_of_is_written_again(source, prepared, folder):
     data = (folder / SHARD).read_bytes()
     (folder / SHARD).write_bytes(bytes(len(data)))
-    assert prepare(source, folder, "--copies", "2", "--shards", "4") == 0
+    assert prepare_here(source, folder, "--copies", "2", "--shards", "4") == 0
     assert shard_bytes(folder) == shard_bytes(prepared)
 
 
@@ -95,14 +95,14 @@ def test_a_copied_folder_is_finished_though_its_times_are_others(source, prepare
     folder = tmp_path / "copy"
     shutil.copytree(prepared, folder, copy_function=shutil.copyfile)
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.tfrecord")}
-    assert prepare(source, folder, "--copies", "2", "--shards", "4") == 0
+    assert prepare_here(source, folder, "--copies", "2", "--shards", "4") == 0
     assert "5 of 5 shards are finished already and kept" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*.tfrecord")} == before
 
 
 def test_overwrite_writes_finished_shards_again(source, folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.tfrecord")}
-    assert prepare(source, folder, "--copies", "2", "--shards", "4", "--overwrite") == 0
+    assert prepare_here(source, folder, "--copies", "2", "--shards", "4", "--overwrite") == 0
     assert "27 records = 27 written + 0 rejected" in capsys.readouterr().out
     assert all(path.stat().st_mtime_ns != time for path, time in before.items())
 
@@ -111,18 +111,18 @@ def test_inputs_are_not_replaced_through_links_nor_with_overwrite(source, tmp_pa
     raw, link = write_rawset(tmp_path / "raw", {"train": 2}), tmp_path / "link"
     link.symlink_to(raw, target_is_directory=True)
     with pytest.raises(InputError, match="is the input folder"):
-        prepare(raw, link, "--overwrite")
+        prepare_here(raw, link, "--overwrite")
     manifest = raw / "rejects.jsonl"
     manifest.write_text('{"image": "images/train/a0.jpg", "label": "labels/train/a0.png"}\n')
     for output in (raw, link):
         with pytest.raises(InputError, match=r"rejects\.jsonl is one of the inputs and would be replaced"):
-            prepare(manifest, output, "--overwrite")
+            prepare_here(manifest, output, "--overwrite")
     os.link(source / "palette.json", tmp_path / "dataset.json")
     with pytest.raises(InputError, match=r"dataset\.json is one of the inputs"):
-        prepare(source, tmp_path, "--overwrite", "--palette", str(tmp_path / "dataset.json"))
+        prepare_here(source, tmp_path, "--overwrite", "--palette", str(tmp_path / "dataset.json"))
 
 
 def test_dataset_json_says_where_the_raw_set_is_from_anywhere(source, tmp_path, monkeypatch):
     monkeypatch.chdir(source.parent)
-    assert prepare(source.name, os.path.relpath(tmp_path / "records")) == 0
+    assert prepare_here(source.name, os.path.relpath(tmp_path / "records")) == 0
     assert load_dataset(str(tmp_path / "records")).options["input"] == str(source)

@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.prepare import plan, shards
 from tests.drawn.places import ROOT
-from tests.drawn.prepared import prepare, read_records, shard_bytes
+from tests.drawn.prepared import prepare, prepare_here, read_records, shard_bytes
 from tests.drawn.rawset import write_pair, write_rawset
 from tests.drawn.records import draw_image
 from trainer.formats.dataset import load_dataset
@@ -22,12 +22,12 @@ from trainer.options import InputError
 
 def test_a_rerun_keeps_finished_shards(source, tmp_path, capsys):
     output = tmp_path / "records"
-    prepare(source, output, "--shards", "2")
+    prepare_here(source, output, "--shards", "2")
     times = {path: path.stat().st_mtime_ns for path in output.glob("*.tfrecord")}
     (output / "train-00001-of-00002.tfrecord").unlink()
     (output / "dataset.json").unlink()
     capsys.readouterr()
-    assert prepare(source, output, "--shards", "2") == 0
+    assert prepare_here(source, output, "--shards", "2") == 0
     text = capsys.readouterr().out
     assert "2 of 3 shards are finished already and kept" in text
     changed = [path.name for path, before in times.items() if path.stat().st_mtime_ns != before]
@@ -41,15 +41,15 @@ def test_a_rerun_keeps_finished_shards(source, tmp_path, capsys):
 def test_a_few_images_more_change_the_shards_they_fall_into_and_many_more_all(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(plan, "SHARD_RECORDS", 4)
     source = write_rawset(tmp_path / "raw", {"train": 12}, 64)
-    assert prepare(source, tmp_path / "records") == 0
+    assert prepare_here(source, tmp_path / "records") == 0
     write_pair(source, "train", "new.jpg", *draw_image(0, 64, 64))  # the thirteenth, and there would be four shards
-    assert prepare(source, tmp_path / "records") == 0
+    assert prepare_here(source, tmp_path / "records") == 0
     assert "2 of 3 shards are finished already and kept" in capsys.readouterr().out
-    assert prepare(source, tmp_path / "new") == 0
+    assert prepare_here(source, tmp_path / "new") == 0
     assert len(shard_bytes(tmp_path / "new")) == 4
     for number in range(20):
         write_pair(source, "train", f"more{number}.jpg", *draw_image(number, 64, 64))
-    assert prepare(source, tmp_path / "records") == 0
+    assert prepare_here(source, tmp_path / "records") == 0
     assert len(shard_bytes(tmp_path / "records")) == 9
 
 
@@ -58,7 +58,7 @@ def test_shards_of_an_older_version_are_written_again_and_this_is_said_once(sour
     with monkeypatch.context() as older:
         for module in (plan, shards):
             older.setattr(module, "FORMAT_VERSION", 1)
-        prepare(source, output, *flags)
+        prepare_here(source, output, *flags)
     for path in (output / "shards").iterdir():
         content = json.loads(path.read_text())
         content["shard"]["pictures"] = content["shard"].pop("images")
@@ -67,20 +67,20 @@ def test_shards_of_an_older_version_are_written_again_and_this_is_said_once(sour
     capsys.readouterr()
     said = "3 shards in .* are of an older version of this program, whose records may differ; all are written again"
     for kept in (0, 11):
-        assert prepare(source, output, *flags) == 0
+        assert prepare_here(source, output, *flags) == 0
         text = capsys.readouterr().out
         assert bool(re.search(said, text)) == (kept == 0)
         assert ("11 records = 0 written + 11 kept" if kept else "11 records = 11 written + 0 rejected") in text
-    prepare(source, tmp_path / "new", *flags)
+    prepare_here(source, tmp_path / "new", *flags)
     assert shard_bytes(output) == shard_bytes(tmp_path / "new")
 
 
 def test_other_augmentation_rewrites_only_shards_with_copies(source, tmp_path):
     output = tmp_path / "records"
     flags = ("--copies", "1", "--shards", "1")
-    prepare(source, output, *flags)
+    prepare_here(source, output, *flags)
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in output.glob("*.tfrecord")}
-    assert prepare(source, output, *flags, "--gamma", "2", "2") == 0
+    assert prepare_here(source, output, *flags, "--gamma", "2", "2") == 0
     after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in output.glob("*.tfrecord")}
     assert after["val-00000-of-00001.tfrecord"] == before["val-00000-of-00001.tfrecord"]
     assert after["train-00000-of-00001.tfrecord"][1] != before["train-00000-of-00001.tfrecord"][1]
@@ -88,17 +88,17 @@ def test_other_augmentation_rewrites_only_shards_with_copies(source, tmp_path):
 
 def test_a_changed_source_file_rewrites_its_shard(tmp_path):
     source, output = write_rawset(tmp_path / "raw", {"train": 8}), tmp_path / "records"
-    prepare(source, output, "--shards", "4", "--copies", "0")
+    prepare_here(source, output, "--shards", "4", "--copies", "0")
     before = shard_bytes(output)
     write_pair(source, "train", "a0.jpg", *draw_image(77))
-    assert prepare(source, output, "--shards", "4") == 0
+    assert prepare_here(source, output, "--shards", "4") == 0
     assert sum(data != before[name] for name, data in shard_bytes(output).items()) == 1
 
 
 def test_a_job_that_breaks_off_and_returns_to_old_options_gives_the_old_bytes(source, tmp_path, monkeypatch):
     output = tmp_path / "records"
     flags = ("--copies", "1", "--shards", "3", "--direct_num_workers", "1")
-    prepare(source, output, *flags)
+    prepare_here(source, output, *flags)
     before = shard_bytes(output)
     write, calls = shards.write_shard, []
 
@@ -114,7 +114,7 @@ def test_a_job_that_breaks_off_and_returns_to_old_options_gives_the_old_bytes(so
             prepare(source, output, *flags, "--gamma", "2", "2", "--seed", "3")
     assert not (output / "dataset.json").exists()
     assert shard_bytes(output) != before
-    assert prepare(source, output, *flags) == 0
+    assert prepare_here(source, output, *flags) == 0
     assert shard_bytes(output) == before
 
 
@@ -131,8 +131,8 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(tmp_path):
     left = len(list(killed.glob("*.tfrecord")))
     assert 0 < left < 20
     assert not (killed / "dataset.json").exists()
-    assert prepare(source, killed, *flags) == 0
-    assert prepare(source, whole, *flags) == 0
+    assert prepare_here(source, killed, *flags) == 0
+    assert prepare_here(source, whole, *flags) == 0
     assert shard_bytes(killed) == shard_bytes(whole)
     names = [path.name for path in [*killed.rglob("*"), *killed.rglob(".*")]]
     assert not [name for name in names if name.endswith(".tmp") or name.startswith("plan-")]
@@ -140,12 +140,12 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(tmp_path):
 
 def test_shards_of_an_earlier_run_are_removed_and_nothing_else(source, tmp_path, capsys):
     output = tmp_path / "records"
-    prepare(source, output, "--shards", "4")
+    prepare_here(source, output, "--shards", "4")
     (output / "notes.txt").write_text("mine")
     (output / "shards" / "notes.json").write_text("mine")
     old = {path.name for path in output.glob("*.tfrecord")}
     capsys.readouterr()
-    assert prepare(source, output, "--shards", "2") == 0
+    assert prepare_here(source, output, "--shards", "2") == 0
     removed = len(old - {path.name for path in output.glob("*.tfrecord")})
     assert removed >= 3
     assert f"removed {removed} shards of an earlier run" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.drawn.encoded import optimised, saved
-from tests.drawn.prepared import prepare, read_records
+from tests.drawn.prepared import prepare_here, read_records
 from tests.drawn.rawset import write_rawset
 from trainer.formats.dataset import DATASET_FILE
 from trainer.formats.images import decode_label
@@ -37,9 +37,9 @@ def test_palette_images_of_optimisers_are_refused_until_it_is_said_how_they_are_
     held = relabel(source, lambda ids: optimised(CAMVID.colorize(ids % 11)))
     output = tmp_path / "records"
     with pytest.raises(InputError, match="can be read in two ways"):
-        prepare(source, output, "--palette", "camvid")
+        prepare_here(source, output, "--palette", "camvid")
     assert not (output / DATASET_FILE).exists()
-    assert prepare(source, output, "--palette", "camvid", "--label-coding", "colors") == 0
+    assert prepare_here(source, output, "--palette", "camvid", "--label-coding", "colors") == 0
     assert "labels are read by their colors, as given by --label-coding" in capsys.readouterr().out
     for record in read_records(output):
         np.testing.assert_array_equal(decode_label(record.label), held[record.key] % 11)
@@ -52,8 +52,8 @@ def test_masks_of_0_and_255_are_refused_with_a_cure_that_works(source, tmp_path)
     palette.write_text(json.dumps(classes))
     output = tmp_path / "records"
     with pytest.raises(InputError, match=r'"source_ids": \{"0": 0, "255": 1\}'):
-        prepare(source, output, "--palette", str(palette))
+        prepare_here(source, output, "--palette", str(palette))
     palette.write_text(json.dumps({**classes, "source_ids": {"0": 0, "255": 1}}))
-    assert prepare(source, output, "--palette", str(palette)) == 0
+    assert prepare_here(source, output, "--palette", str(palette)) == 0
     for record in read_records(output):
         np.testing.assert_array_equal(decode_label(record.label), held[record.key] > 0)

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.prepare import command, job, shards
 from tests.drawn.places import ROOT
-from tests.drawn.prepared import prepare, read_records, read_rejects, shard_bytes
+from tests.drawn.prepared import prepare_here, read_records, read_rejects, shard_bytes
 from tests.drawn.rawset import write_rawset
 from trainer import storage
 from trainer.options import InputError
@@ -30,7 +30,7 @@ def raw(tmp_path) -> Path:
 @pytest.fixture
 def whole(raw, tmp_path) -> dict[str, bytes]:
     """What becomes of the set when nothing happens."""
-    assert prepare(raw, tmp_path / "whole", *FLAGS) == 0
+    assert prepare_here(raw, tmp_path / "whole", *FLAGS) == 0
     return shard_bytes(tmp_path / "whole")
 
 
@@ -47,21 +47,21 @@ def test_what_an_image_raises_rejects_that_image_until_it_passes(raw, whole, tmp
     output = tmp_path / "records"
     with monkeypatch.context() as patch:
         patch.setattr(shards, "make_record", planted)
-        assert prepare(raw, output, *FLAGS) == 1
+        assert prepare_here(raw, output, *FLAGS) == 1
     assert len(calls) == 4  # the image and its copy, each of them once more alone
     (reject,) = read_rejects(output).values()
     assert (reject["key"], reject["path"], reject["records"]) == ("train/a2", str(raw / "images/train/a2.jpg"), 2)
     assert reject["reason"] == f"{type(error).__name__}: {error}; tried alone"
     assert {one.key for one in read_records(output, "train")} == {f"train/a{i}" for i in (0, 1, 3, 4)}
     capsys.readouterr()
-    assert prepare(raw, output, *FLAGS) == 0
+    assert prepare_here(raw, output, *FLAGS) == 0
     assert "with rejects whose cause may have passed are written again" in capsys.readouterr().out
     assert shard_bytes(output) == whole
 
 
 def test_an_encoder_that_fails_rejects_that_image(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "encode", lambda made: 1 / 0 if made.key == "val/a1" else b"")
-    assert prepare(raw, tmp_path / "records") == 1
+    assert prepare_here(raw, tmp_path / "records") == 1
     assert read_rejects(tmp_path / "records")["val/a1"]["reason"].startswith("ZeroDivisionError")
 
 
@@ -78,9 +78,9 @@ def test_storage_that_does_not_answer_ends_the_run_which_can_be_resumed(raw, who
     with monkeypatch.context() as patch:
         patch.setattr(storage, "read", flaky)
         with pytest.raises((InputError, storage.Unavailable), match="too many open files"):
-            prepare(raw, output, *FLAGS)
+            prepare_here(raw, output, *FLAGS)
     assert not (output / "dataset.json").exists() and not (output / "rejects.jsonl").exists()
-    assert prepare(raw, output, *FLAGS) == 0
+    assert prepare_here(raw, output, *FLAGS) == 0
     assert shard_bytes(output) == whole and read_rejects(output) == {}
 
 
@@ -97,11 +97,11 @@ def test_a_file_that_could_not_be_read_is_tried_again_though_nothing_of_it_chang
     with monkeypatch.context() as patch:
         patch.setattr(storage, "read", denied)
         for _ in range(2):
-            assert prepare(raw, output, *FLAGS) == 1
+            assert prepare_here(raw, output, *FLAGS) == 1
             reject = read_rejects(output)["train/a1"]
             assert (reject["reason"], reject["records"]) == ("cannot be read: Permission denied", 2)
         assert "3 of 3 shards are finished already and kept" in capsys.readouterr().out
-    assert prepare(raw, output, *FLAGS) == 0
+    assert prepare_here(raw, output, *FLAGS) == 0
     assert shard_bytes(output) == whole and read_rejects(output) == {}
 
 
@@ -119,7 +119,7 @@ PLANTED = """
 
 def test_an_image_that_ends_the_process_is_found_by_the_rerun_and_the_set_finishes(raw, tmp_path):
     sound = tmp_path / "sound"
-    assert prepare(raw, sound, *FLAGS) == 0
+    assert prepare_here(raw, sound, *FLAGS) == 0
     image = raw / "images/train/a2.jpg"
     data = image.read_bytes()
     image.write_bytes(data[:-2] + b"planted" + data[-2:])
@@ -176,7 +176,7 @@ def test_a_set_that_cannot_be_prepared_leaves_nothing_in_the_output(raw, tmp_pat
     for output in (tmp_path / "new", tmp_path / "empty"):
         (raw / "palette.json").write_text("{}")
         with pytest.raises(InputError):
-            prepare(raw, output, *FLAGS)
+            prepare_here(raw, output, *FLAGS)
     assert not (tmp_path / "new").exists() and list((tmp_path / "empty").iterdir()) == []
 
 
@@ -197,8 +197,8 @@ def test_a_plan_that_another_run_changed_ends_the_run(raw, whole, tmp_path, monk
         with monkeypatch.context() as patch:
             patch.setattr(job.workarea, "read_plan", change)
             with pytest.raises(InputError, match=f"{said}: another `deeplab prepare` works on this folder"):
-                prepare(raw, output, *FLAGS)
-    assert prepare(raw, output, *FLAGS) == 0
+                prepare_here(raw, output, *FLAGS)
+    assert prepare_here(raw, output, *FLAGS) == 0
     assert shard_bytes(output) == whole
 
 
@@ -215,9 +215,9 @@ def test_a_shard_that_another_run_replaced_is_not_described_by_this_one(raw, who
     with monkeypatch.context() as patch:
         patch.setattr(shards.workarea, "write_sidecar", late)
         with pytest.raises(InputError, match="was replaced by another `deeplab prepare`"):
-            prepare(raw, output, *FLAGS)
+            prepare_here(raw, output, *FLAGS)
     assert not (output / "dataset.json").exists()
-    assert prepare(raw, output, *FLAGS) == 0
+    assert prepare_here(raw, output, *FLAGS) == 0
     assert shard_bytes(output) == whole
 
 
@@ -240,9 +240,9 @@ def test_a_run_ends_where_another_one_has_begun_in_its_folder(raw, whole, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(command, "survey", late)
         with pytest.raises(InputError, match=r"train-00000-of-00002\.tfrecord .* was replaced by another"):
-            prepare(raw, output, *FLAGS)
+            prepare_here(raw, output, *FLAGS)
     assert not (output / "dataset.json").exists()
-    assert prepare(raw, output, *FLAGS) == 0
+    assert prepare_here(raw, output, *FLAGS) == 0
     assert shard_bytes(output) == whole
 
 
@@ -260,7 +260,7 @@ def test_shards_are_neither_written_nor_described_when_another_run_has_ended_in_
     with monkeypatch.context() as patch:
         patch.setattr(shards, "make", slow)
         with pytest.raises(InputError, match="is gone: another `deeplab prepare` works on this folder"):
-            prepare(raw, output, *FLAGS)
+            prepare_here(raw, output, *FLAGS)
     assert not list(output.glob("*.tfrecord")) and not list(output.glob(".*"))
     write = command.write_rejects
 
@@ -272,9 +272,9 @@ def test_shards_are_neither_written_nor_described_when_another_run_has_ended_in_
     with monkeypatch.context() as patch:
         patch.setattr(command, "write_rejects", replaced)
         with pytest.raises(InputError, match=r"val-00000-of-00001\.tfrecord .* was replaced by another"):
-            prepare(raw, output, *FLAGS)
+            prepare_here(raw, output, *FLAGS)
     assert not (output / "dataset.json").exists()
-    assert prepare(raw, output, *FLAGS) == 0
+    assert prepare_here(raw, output, *FLAGS) == 0
     assert shard_bytes(output) == whole
 
 

@@ -22,6 +22,7 @@ from pipelines.masks.network import Network, shared_network
 from pipelines.masks.options import Views
 from pipelines.masks.views import mean_softmax
 from pipelines.runner.boundary import Failed, attempt
+from pipelines.runner.steps import step
 from trainer.formats.images import shrink
 
 T = TypeVar("T")
@@ -221,7 +222,8 @@ class Segmenter:
             return list(zip(*self._network(inputs, "best"), strict=True))
 
         whole = self._refiner or not self._views.is_single or any(item.is_shrunk for item in batch)
-        outputs = tried(batch[0].key, predict)
+        with step("network"):
+            outputs = tried(batch[0].key, predict)
         if isinstance(outputs, list):
             return outputs
         return [outputs] if len(batch) == 1 else [output for item in batch for output in self._predict([item])]
@@ -239,7 +241,8 @@ class Segmenter:
                 ids, best, entropy = output
                 sure = certainty.of_maps(best, entropy)
             else:
-                final = refined() if refined else output
+                with step("CRF"):
+                    final = refined() if refined else output
                 sure = certainty.of_probabilities(output, final if refined else None)
                 ids, best = most_probable(final, *item.image.shape[:2])
             confidence = (best * 255).round().clip(0, 255).astype(np.uint8) if self._confidence else None

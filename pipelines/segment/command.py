@@ -149,6 +149,8 @@ def finish(options: Options, plan: Plan, fingerprint: str) -> int:
     print(accounts.report(storage.join(options.output, REJECTS_FILE)))
     if table := tally.table(report):
         print(table)
+    if shares := tally.shares(report):
+        print(shares)
     if excess := accounts.excess(options.max_reject_rate):
         print(excess)
         return 1

@@ -22,6 +22,7 @@ from pipelines.inputs.collection import SourceImage
 from pipelines.masks.segmenter import Segmented, Unsegmented
 from pipelines.runner.boundary import Care, Failed, attempt
 from pipelines.runner.progress import Heartbeat
+from pipelines.runner.steps import step, watched
 from pipelines.runner.work import Work, spread
 from pipelines.segment import plan as planning
 from pipelines.segment import table
@@ -111,13 +112,14 @@ class SegmentChunk(Work):
         with planning.in_flight(folder).watch(part) as care:
             known = table.read(folder, part, fingerprint, palette)
             entries = [self.job.looked(entry, again=bool(care or known)) for entry in entries]
-            results = list(self._results(entries, known, care))
+            with watched() as seconds:
+                results = list(self._results(entries, known, care))
             place = {entry.source.name: index for index, entry in enumerate(entries)}
             rows = sorted((result for _, result in results if isinstance(result, Row)), key=lambda row: place[row.key])
             if rows != [*known.values()]:
                 check_same_run(folder, self.plan, fingerprint)
                 table.write(folder, part, rows, fingerprint, palette)
-        yield add_up(tally_of(*result) for result in results)
+        yield add_up(tally_of(*result) for result in results) + SegmentTally(seconds=seconds)
 
     def _results(self, entries: list[Entry], known: Mapping[str, Row], care: Care | None) -> Iterator[Result]:
         todo = []
@@ -182,7 +184,8 @@ class SegmentChunk(Work):
         results = self.job.segmenter()(loaded())
         for result, written in ahead.behind(results, self.job.options.output, self._write, _held):
             try:
-                row = written()
+                with step("write"):
+                    row = written()
             except (*KNOWN, Failed) as fault:
                 yield self._rejected(result.key.source, fault)
             else:

@@ -20,6 +20,7 @@ from pipelines.masks.segmenter import Segmented, Segmenter, Unsegmented, shared_
 from pipelines.masks.stamps import Stamp, fingerprint, read_stamp, stamp_jpeg, stamp_png
 from pipelines.runner.boundary import Failed
 from pipelines.runner.cores import cores, memory
+from pipelines.runner.steps import step
 from pipelines.segment import table
 from pipelines.segment.existing import look
 from pipelines.segment.options import Options
@@ -215,14 +216,17 @@ class SegmentJob:
     def load(self, source: SourceImage, read: ahead.Read = storage.read) -> tuple[Loaded, np.ndarray]:
         """The image, uint8 [H, W, 3] RGB. Raises OSError, or ImageError for what cannot be used."""
         begin, seen = time.monotonic(), _look(source)
-        data = read(source.path)
+        with step("read"):
+            data = read(source.path)
         if read_stamp(data):
             raise images.ImageError(
                 "is what `deeplab segment` wrote of an image (its mask, overlay or confidence); expected an image: "
                 "keep outputs outside of --input, or name the images by a glob or a list"
             )
         needed = self.check_size(*images.header(data).upright_size)
-        return Loaded(source, storage.identity(data), needed, seen, begin), images.decode_image(data)
+        with step("decode"):
+            image = images.decode_image(data)
+        return Loaded(source, storage.identity(data), needed, seen, begin), image
 
     @property
     def allowed(self) -> int:
@@ -270,13 +274,18 @@ class SegmentJob:
         stamp = Stamp(self.fingerprint, key.identity, result.certainty)
         files = {}
         if options.confidence:
-            png = images.encode_png(result.confidence)
-            files["confidence"] = self._put("confidence", key, stamp_png(png, stamp))
+            with step("encode"):
+                png = stamp_png(images.encode_png(result.confidence), stamp)
+            files["confidence"] = self._put("confidence", key, png)
         if options.overlays:
-            jpeg = images.encode_jpeg(self.palette.overlay(result.image, result.ids), quality=90)
-            files["overlays"] = self._put("overlays", key, stamp_jpeg(jpeg, stamp))
+            with step("encode"):
+                painted = self.palette.overlay(result.image, result.ids)
+                jpeg = stamp_jpeg(images.encode_jpeg(painted, quality=90), stamp)
+            files["overlays"] = self._put("overlays", key, jpeg)
         if options.masks:  # the mask comes last: where it is, the others are
-            files["masks"] = self._put("masks", key, stamp_png(self.palette.encode_mask(result.ids), stamp))
+            with step("encode"):
+                png = stamp_png(self.palette.encode_mask(result.ids), stamp)
+            files["masks"] = self._put("masks", key, png)
         seconds = round(time.monotonic() - key.begin, 3)
         return self._row(key, result.ids, result.certainty, seconds, files)
 

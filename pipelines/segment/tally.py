@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import operator
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ class SegmentTally:
       rejects: images that could not be used.
       class_pixels: int64 [256], pixels of every class in the masks, in palette order.
       class_images: int64 [256], images with any pixel of the class.
+      seconds: that workers spent in every step.
     """
 
     written: int = 0
@@ -38,6 +40,7 @@ class SegmentTally:
     rejects: tuple[Reject, ...] = ()
     class_pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     class_images: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    seconds: Counter[str] = field(default_factory=Counter)
 
     def __add__(self, other: SegmentTally) -> SegmentTally:
         return SegmentTally(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
@@ -75,6 +78,7 @@ def publish(tally: SegmentTally, folder: str, palette: Palette, started: dict[st
         "rejected": accounts.rejected,
         "class_pixels": _by_class(tally.class_pixels, palette),
         "class_images": _by_class(tally.class_images, palette),
+        "seconds": {name: round(seconds, 3) for name, seconds in tally.seconds.items()},
     }
     write_rejects(folder, accounts.rejects)
     storage.write_json(storage.join(folder, REPORT_FILE), report)
@@ -133,3 +137,13 @@ def table(report: dict[str, Any]) -> str:
             f"{printable(name):<{width}}  {100 * pixels[name] / total:7.2f}  {report['class_images'][name]:8d}"
         )
     return "\n".join(lines)
+
+
+def shares(report: dict[str, Any]) -> str:
+    """What the workers' time went into, by segment.json, most first; "" where no mask was made."""
+    seconds = report.get("seconds", {})
+    total = sum(seconds.values())
+    if "network" not in seconds or not total:
+        return ""
+    ordered = sorted(seconds, key=lambda name: -seconds[name])
+    return "time of the workers: " + ", ".join(f"{name} {100 * seconds[name] / total:.0f} %" for name in ordered)

@@ -33,7 +33,7 @@ def _common(path: Path, folder: Path) -> bytes:
     elif path.name == REPORT_FILE:
         report = json.loads(data)
         made = report.pop("written") + report.pop("skipped")
-        data = json.dumps(report | {"plan": "", "made": made}).encode()
+        data = json.dumps(report | {"plan": "", "made": made, "seconds": {}}).encode()
     elif path.suffix not in (".json", ".jsonl", ".html"):
         return data
     return data.replace(str(folder).encode(), b"FOLDER")

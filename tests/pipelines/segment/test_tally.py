@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def test_the_report_holds_counts_by_class_and_rejects_in_order(tmp_path: Path) -
         "rejected": 2,
         "class_pixels": {"left": 2, "right": 0, "rest": 1},
         "class_images": {"left": 1, "right": 0, "rest": 1},
+        "seconds": {},
     }
     assert [reject["key"] for reject in rejects_of(tmp_path)] == ["a", "b"]
     accounts, report = tally.read_accounts(str(tmp_path), 3, "images-1.jsonl", "f")
@@ -75,3 +77,13 @@ def test_the_report_of_another_run_is_neither_replaced_nor_read(tmp_path: Path, 
 
 def test_without_masks_there_is_no_table() -> None:
     assert tally.table({"class_pixels": {"left": 0}, "class_images": {"left": 0}}) == ""
+
+
+def test_the_report_says_what_the_time_went_into(tmp_path: Path) -> None:
+    (tmp_path / "segment.json").write_text(json.dumps(STARTED))
+    spent = [Counter(network=2.5, decode=0.5), Counter(network=0.5, CRF=1.5)]
+    whole = add_up([tally_of("written", ROW), *(SegmentTally(seconds=seconds) for seconds in spent)])
+    tally.publish(whole, str(tmp_path), PALETTE, STARTED | {"images": 1})
+    assert report_of(tmp_path)["seconds"] == {"network": 3.0, "decode": 0.5, "CRF": 1.5}
+    assert tally.shares(report_of(tmp_path)) == "time of the workers: network 60 %, CRF 30 %, decode 10 %"
+    assert tally.shares({"seconds": {"read": 1.0}}) == tally.shares({}) == ""

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 
 from pipelines import cli
 from pipelines.prepare import job
-from tests.drawn.prepared import prepare, read_records, read_rejects, shard_bytes
+from tests.drawn.prepared import prepare, prepare_here, read_records, read_rejects, shard_bytes
 from tests.drawn.rawset import write_pair, write_rawset
 from tests.drawn.records import draw_image
 from trainer import storage
@@ -112,14 +112,14 @@ def test_unusable_images_are_rejected_with_reasons_and_the_job_continues(spoilt,
 
 
 def test_the_reject_rate_can_be_allowed(spoilt, tmp_path):
-    assert prepare(spoilt, tmp_path / "records", "--max-reject-rate", "1") == 0
+    assert prepare_here(spoilt, tmp_path / "records", "--max-reject-rate", "1") == 0
 
 
 def test_a_set_of_rejects_alone_gives_no_records(tmp_path, capsys):
     source = write_rawset(tmp_path / "raw", {"train": 2})
     for path in (source / "images/train").iterdir():
         path.write_bytes(b"")
-    assert prepare(source, tmp_path / "records") == 1
+    assert prepare_here(source, tmp_path / "records") == 1
     assert "none of 2 images could be used; no dataset.json was written" in capsys.readouterr().out
     assert not (tmp_path / "records/dataset.json").exists()
     assert list((tmp_path / "records").glob("*.tfrecord")) == []
@@ -129,7 +129,7 @@ def test_a_set_of_rejects_alone_gives_no_records(tmp_path, capsys):
 def test_a_split_of_rejects_alone_is_left_out_and_named(tmp_path, capsys):
     source = write_rawset(tmp_path / "raw", {"train": 2, "val": 1})
     (source / "images/val/a0.jpg").write_bytes(b"")
-    assert prepare(source, tmp_path / "records") == 1
+    assert prepare_here(source, tmp_path / "records") == 1
     assert load_dataset(str(tmp_path / "records")).splits == ("train",)
     assert "split val is left out" in capsys.readouterr().out
 
@@ -161,7 +161,7 @@ def test_turned_images_are_upright_in_the_record(tmp_path):
     Image.fromarray(np.ascontiguousarray(np.rot90(image))).save(stored, "JPEG", exif=exif, quality=95)
     write_pair(source, "train", "turned.jpg", image, label)
     (source / "images/train/turned.jpg").write_bytes(stored.getvalue())
-    assert prepare(source, output) == 0
+    assert prepare_here(source, output) == 0
     record = next(record for record in read_records(output) if record.key == "train/turned")
     assert (record.height, record.width) == (80, 60)
     assert images.header(record.image).orientation == 1
@@ -173,7 +173,7 @@ def test_turned_images_are_upright_in_the_record(tmp_path):
 def test_max_side_shrinks_images_and_labels_alike(tmp_path):
     source, output = write_rawset(tmp_path / "raw", {"train": 1}), tmp_path / "records"
     write_pair(source, "train", "wide.png", *draw_image(2, 100, 200))
-    assert prepare(source, output, "--max-side", "96", "--image-format", "png") == 0
+    assert prepare_here(source, output, "--max-side", "96", "--image-format", "png") == 0
     by_key = {record.key: record for record in read_records(output)}
     assert (by_key["train/wide"].height, by_key["train/wide"].width) == (48, 96)
     assert images.decode_label(by_key["train/wide"].label).shape == (48, 96)
@@ -186,14 +186,14 @@ def test_max_side_shrinks_images_and_labels_alike(tmp_path):
 
 def test_missing_and_equal_folders_are_refused(source, tmp_path):
     with pytest.raises(InputError, match="nowhere not found; expected a folder"):
-        prepare(tmp_path / "nowhere", tmp_path / "records")
+        prepare_here(tmp_path / "nowhere", tmp_path / "records")
     with pytest.raises(InputError, match="is the input folder; give a folder of its own"):
-        prepare(source, source)
+        prepare_here(source, source)
 
 
 def test_an_unknown_palette_is_refused_before_anything_is_written(source, tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.json"):
-        prepare(source, tmp_path / "records", "--palette", "nowhere.json")
+        prepare_here(source, tmp_path / "records", "--palette", "nowhere.json")
     assert not (tmp_path / "records").exists()
 
 
@@ -201,7 +201,7 @@ def test_split_names_that_are_no_file_names_are_refused(source, tmp_path):
     manifest = tmp_path / "manifest.csv"
     manifest.write_text(f"image,label,split\n{source}/images/train/a0.jpg,{source}/labels/train/a0.png,../out\n")
     with pytest.raises(InputError, match=r"a split is one word, got '\.\./out'"):
-        prepare(manifest, tmp_path / "records", "--palette", str(source / "palette.json"))
+        prepare_here(manifest, tmp_path / "records", "--palette", str(source / "palette.json"))
     assert list(tmp_path.glob("**/*.tfrecord")) == []
 
 
@@ -210,7 +210,7 @@ def test_from_bucket_to_bucket_gives_the_local_bytes_and_a_rerun_keeps_them(sour
         storage.write(storage.join(bucket, "raw", *file.relative.split("/")), storage.read(file.path))
     output = storage.join(bucket, "records")
     for _ in range(2):
-        assert prepare(f"{bucket}/raw", output, "--copies", "2", "--shards", "4") == 0
+        assert prepare_here(f"{bucket}/raw", output, "--copies", "2", "--shards", "4") == 0
     assert "27 records = 0 written + 27 kept + 0 rejected" in capsys.readouterr().out
     for name, data in shard_bytes(prepared).items():
         assert storage.read(storage.join(output, name)) == data
@@ -219,8 +219,8 @@ def test_from_bucket_to_bucket_gives_the_local_bytes_and_a_rerun_keeps_them(sour
     shard = storage.join(output, "train-00000-of-00004.tfrecord")
     whole = storage.read(shard)
     storage.write(shard, bytes(len(whole)))
-    assert prepare(f"{bucket}/raw", output, "--copies", "2", "--shards", "4") == 0
+    assert prepare_here(f"{bucket}/raw", output, "--copies", "2", "--shards", "4") == 0
     assert storage.read(shard) == whole
     storage.write(storage.join(output, "train-00000-of-00007.tfrecord"), b"theirs")
-    assert prepare(f"{bucket}/raw", output, "--copies", "1", "--shards", "2") == 0
+    assert prepare_here(f"{bucket}/raw", output, "--copies", "1", "--shards", "2") == 0
     assert storage.read(storage.join(output, "train-00000-of-00007.tfrecord")) == b"theirs"

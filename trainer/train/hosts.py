@@ -22,7 +22,7 @@ import numpy as np
 from trainer import storage
 from trainer.options import InputError
 from trainer.train import resume
-from trainer.train.interrupts import TERMINATED, Terminated
+from trainer.train.interrupts import TERMINATED, Terminated, listen_again
 from trainer.train.options import Options
 
 EXCHANGES = ("Gloo", "NCCL", "coordination service")
@@ -55,6 +55,7 @@ def joined(options: Options) -> Iterator[Options]:
             raise InputError(
                 f"--coordinator {options.coordinator}: the hosts do not come together ({_first_line(error)})"
             ) from None
+        listen_again()  # JAX would only note that SIGTERM came
         if options.host_id:
             folder = own.enter_context(tempfile.TemporaryDirectory())
             nowhere = own.enter_context(open(os.devnull, "w"))

@@ -17,6 +17,14 @@ class Terminated(BaseException):
     """SIGTERM asked this process to end. The message says what of the training is kept."""
 
 
+def listen_again() -> None:
+    """Takes SIGTERM and Ctrl-C back where a library listens to them in its own way, beside Python's."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if handler := signal.getsignal(number):
+                signal.signal(number, handler)
+
+
 class Interrupts:
     """Receives SIGTERM and Ctrl-C while its `with` block runs.
 

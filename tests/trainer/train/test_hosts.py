@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import signal
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from trainer.formats.dataset import load_dataset
 from trainer.options import InputError
 from trainer.storage import Unavailable
 from trainer.train import hosts, resume
-from trainer.train.interrupts import Terminated
+from trainer.train.interrupts import Interrupts, Terminated
 from trainer.train.options import Options
 from trainer.train.streams import TrainingStream
 
@@ -71,6 +73,16 @@ def test_a_host_that_fails_ends_without_the_others(error, ends_with, message, st
         assert joined.output != options.output
         raise error
     assert (hosts._end, status) in registered
+
+
+def test_sigterm_ends_a_host_though_jax_listens_to_it_too(monkeypatch):
+    """JAX takes the signal for itself in C, of which Python knows nothing; without a word to anybody it is lost."""
+    ignore = lambda *_: ctypes.CDLL(None).signal(signal.SIGTERM, 1)
+    monkeypatch.setattr(hosts.keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(hosts.keras.distribution, "initialize", ignore)
+    monkeypatch.setattr(hosts.atexit, "register", lambda *_: None)
+    with pytest.raises(Terminated), Interrupts(), hosts.joined(TWO):
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_host_that_finishes_waits_for_the_others_as_jax_does(monkeypatch):

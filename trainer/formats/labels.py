@@ -235,6 +235,8 @@ def _fault(palette: Palette) -> str | None:
 def _from_json(content: dict) -> Palette:
     if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
         raise InputError(f"a palette needs a list of classes; expected the form {JSON_FORM}")
+    if not isinstance(content.get("source_ids", {}), dict):
+        raise InputError(f"malformed palette: source_ids must be an object; expected the form {JSON_FORM}")
     unknown = sorted(set(content) - _JSON_KEYS)
     if unknown:
         raise InputError(f"unknown entry {unknown[0]!r} in a palette; expected the form {JSON_FORM}")

@@ -30,6 +30,7 @@ PALETTES = {
     "a palette that is a list": (b"[]", "needs a list of classes"),
     "a palette of no classes": (classes(), "1 to 254 classes, got 0"),
     "a palette of 255 classes": (classes(*((f"c{n}", [n, 0, 1]) for n in range(255))), "1 to 254 classes, got 255"),
+    "ids of label files in a list": (palette(source_ids=[[7, 0]]), "source_ids must be an object"),
     "an entry that is not known": (palette(colours=[]), "unknown entry 'colours'"),
     "a class without a name": (palette(classes=[{"color": RED}]), "entry 'name' is missing"),
     "a class without a colour": (palette(classes=[{"name": "a"}]), "entry 'color' is missing"),

@@ -213,7 +213,7 @@ def _compiled(network: keras.Model, *dtypes: str, frozen: bool = False) -> Calla
             with keras.StatelessScope([(weight, tf.constant(value)) for weight, value in weights]):
                 return network(inputs if inputs[1:] else inputs[0], training=False)
 
-        return tf.function(traced, input_signature=specs).get_concrete_function()
+        return tf.function(traced, input_signature=specs, autograph=False).get_concrete_function()
     lock = threading.Lock()
 
     def run(*inputs: np.ndarray) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -18,7 +19,14 @@ from trainer.options import InputError, as_flags, printable, to_json
 from trainer.train import hosts, resume
 from trainer.train import model as models
 from trainer.train.diagnosis import Diagnosis, diagnose, names_of, report, without_numbers
-from trainer.train.epoch import steps_per_epoch, train_epoch, try_largest, validate, validation_batch_size
+from trainer.train.epoch import (
+    Validation,
+    steps_per_epoch,
+    train_epoch,
+    try_largest,
+    validate,
+    validation_batch_size,
+)
 from trainer.train.history import HISTORY, Logs, epoch_line, history_csv, history_row, in_order, summary
 from trainer.train.interrupts import TERMINATED, Interrupts, Terminated
 from trainer.train.optimizer import adjust_learning_rate
@@ -171,12 +179,7 @@ def train(
     with models.precision(options.precision), models.strategy().scope():
         model = build(options, dataset, progress, total)
         network = models.for_validation(model, options, dataset.palette)
-        predict = predictor(network, "ids")
-        validated = functools.partial(validation_records, options.records, dataset)
-        if validation_batch_size(options, dataset) == 1:  # smaller images take less than a training step
-            with readable_records(options.records, dataset.palette, validated):
-                largest = largest_image(options.records, dataset)
-            try_largest(predict, largest)
+        validated = validator(options, dataset, network, validation)
         logs, pace = Logs(options.output), Pace()
         checkpoints = Checkpoints(options.output, model, progress, options.checkpoint_minutes)
         while not is_finished(options, progress):
@@ -193,8 +196,8 @@ def train(
                     return None
             models.copy_weights(model, network)
             try:
-                with interrupts.at_once(), readable_records(options.records, dataset.palette, validated):
-                    result = validate(predict, validation, dataset)
+                with interrupts.at_once():
+                    result = validated()
             except (KeyboardInterrupt, Terminated) as error:
                 steps.keep()
                 interrupts.waiting = type(error)
@@ -217,6 +220,25 @@ def train(
     if pace.steps:
         print(pace)
     return progress
+
+
+def validator(
+    options: Options, dataset: Dataset, network: keras.Model, stream: tf.data.Dataset
+) -> Callable[[], Validation]:
+    """What validates the network as it then is, on `stream`; first it is tried whether the largest image fits."""
+    predict = predictor(network, "ids")
+    records = functools.partial(validation_records, options.records, dataset)
+    readable = functools.partial(readable_records, options.records, dataset.palette, records)
+    if validation_batch_size(options, dataset) == 1:  # smaller images take less than a training step
+        with readable():
+            largest = largest_image(options.records, dataset)
+        try_largest(predict, largest)
+
+    def run() -> Validation:
+        with readable():
+            return validate(predict, stream, dataset)
+
+    return run
 
 
 def explain(

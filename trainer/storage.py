@@ -187,6 +187,8 @@ def writer(path: str) -> Iterator[BinaryIO]:
         with opened:
             yield file
     except OSError as error:
+        if error.filename != path and is_remote(str(error.filename)):
+            raise  # of what the block reads
         # The block has run and cannot run again, but a full disk is still no fault of what is written.
         _, verdict = meaning(error, tempfile.gettempdir() if is_remote(path) else path, writing=True)
         if verdict is error:

@@ -200,8 +200,17 @@ class SegmentChunk(Work):
 
     def _rejected(self, source: SourceImage, fault: Exception) -> Result:
         self.finish("rejected")
-        reason = "file not found" if isinstance(fault, FileNotFoundError) else str(fault)
-        return "rejected", Reject(source.name, source.path, STAGE, reason)
+        return "rejected", Reject(source.name, source.path, STAGE, _reason(fault, source.path))
+
+
+def _reason(fault: Exception, path: str) -> str:
+    """Why the image at `path` has no mask, in words."""
+    if isinstance(fault, FileNotFoundError):
+        return "file not found"
+    if isinstance(fault, OSError) and fault.strerror:
+        place = "cannot be read" if fault.filename in (None, path) else fault.filename
+        return f"{place}: {fault.strerror}"
+    return str(fault)
 
 
 def _held(result: Segmented | Unsegmented) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import pytest
 
 from pipelines.masks.network import Network
 from tests.drawn.segmenting import outcomes_of, rejects_of, save, segment
+from trainer import storage
 from trainer.formats import images
 from trainer.formats.labels import Palette
 
@@ -37,6 +39,22 @@ def folder(tmp_path: Path) -> Path:
     for name, height in (("a", 30), ("b", SIDE), ("c", 30)):
         save(tmp_path / f"in/{name}.png", np.full((height, 20, 3), 90, np.uint8))
     return tmp_path / "in"
+
+
+def test_what_the_system_refuses_is_said_in_words(model, folder, tmp_path, monkeypatch):
+    read, bad = storage.read, str(folder / "b.png")
+
+    def refused(path: str) -> bytes:
+        if path == bad:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return read(path)
+
+    monkeypatch.setattr(storage, "read", refused)
+    (tmp_path / "out/c.png").mkdir(parents=True)
+    assert segment("--input", folder, "--model", model, "--output", tmp_path / "out") == 1
+    reasons = {reject["key"]: reject["reason"] for reject in rejects_of(tmp_path / "out")}
+    assert reasons["b"] == "cannot be read: Permission denied"
+    assert str(tmp_path / "out") in reasons["c"] and "Errno" not in reasons["c"]
 
 
 @pytest.mark.parametrize("step", STEPS)

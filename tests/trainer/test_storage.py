@@ -103,9 +103,11 @@ def test_localize_gives_a_local_file_and_downloads_a_new_generation(root):
 def test_an_object_that_fails_while_it_is_copied_is_named_itself(tmp_path):
     """Not the local file that it is copied to."""
     answer = OSError(errno.EIO, "Cloud Storage answered 500", "gs://seg/a.bin")
-    with pytest.raises(OSError, match=r"Cloud Storage answered 500: 'gs://seg/a\.bin'") as raised:
-        with storage.writer(str(tmp_path / "copy")):
-            raise answer
+    with (
+        pytest.raises(OSError, match=r"Cloud Storage answered 500: 'gs://seg/a\.bin'") as raised,
+        storage.writer(str(tmp_path / "copy")),
+    ):
+        raise answer
     assert raised.value is answer and not (tmp_path / "copy").exists()
 
 

@@ -105,7 +105,7 @@ def test_a_tuning_is_obeyed_and_its_counts_are_used_again(old, capsys):
     after = json.loads((old / "small/crf.json").read_text())
     # Version 0.1 calls the images pictures.
     images = [before[name] for name in ("pictures", "images") if name in before]
-    assert after["format"] == 3 and [after["images"]] == images
+    assert after["format"] == 4 and [after["images"]] == images
     same = ("before", "metric", "trimap_width", "split", "scored", "rejects", "model_digest", "records_fingerprint")
     assert {name: after[name] for name in same} == {name: before[name] for name in same}
     assert all(point in after["grid"] for point in before["grid"])

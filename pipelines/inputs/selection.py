@@ -168,13 +168,14 @@ def _of_records(folder: str, split: str) -> Selection:
 def _images(folder: str, shard: Shard) -> list[tuple[str, str]]:
     """(key, file name) of every source image in a shard. Raises InputError when it is missing or damaged."""
     advice = f"`deeplab records verify {folder}` lists all faults"
-    images = []
+    images, count = [], 0
     try:
         with open_shard(folder, shard.name) as file:
             for frame in scan_frames(file):
                 if isinstance(frame, CorruptRecord):
                     raise InputError(f"{shard.name}: {frame}; {advice}")
                 record = decode(frame.data)
+                count += 1
                 if not record.copy:
                     images.append((record.key, record.filename))
     except OSError as error:
@@ -184,6 +185,9 @@ def _images(folder: str, shard: Shard) -> list[tuple[str, str]]:
         raise
     except ValueError as error:
         raise InputError(f"{shard.name} in {folder}: {error}; {advice}") from None
+    if count != shard.records:
+        found = f"has {count} records, but dataset.json says {shard.records}"
+        raise InputError(f"{shard.name} in {folder} {found}; {advice}")
     if len(images) != shard.images:
         raise InputError(f"{shard.name} in {folder} holds {len(images)} images, expected {shard.images}; {advice}")
     return images

@@ -18,7 +18,7 @@ from pipelines.crf.options import CrfOptions
 from pipelines.crf.tuning import Tuning
 from pipelines.masks.network import Network
 from pipelines.segment.options import Options
-from pipelines.segment.plan import crf_in_force
+from pipelines.segment.plan import DEFAULT_NOTE, crf_in_force
 from tests.drawn.places import ROOT
 from tests.drawn.segmenting import PALETTE, SIZES, outcomes_of, read_mask, report_of, segment
 from tests.drawn.tuning import some_tuning
@@ -110,7 +110,7 @@ def test_an_export_brings_the_crf_that_its_model_was_tuned_to(tmp_path: Path) ->
     assert in_force(found, crf="auto", crf_sxy=7.0)[0] == dataclasses.replace(found.options, sxy=7)
     against = dataclasses.replace(found, options=None)
     assert in_force(against, crf="auto") == (None, f"no CRF: {tmp_path / 'served'} advises against it")
-    assert in_force(None, crf="on") == (CrfOptions(), "")
+    assert in_force(None, crf="on") == (CrfOptions(), DEFAULT_NOTE)
     with pytest.raises(InputError, match=r"served was made of a model without crf\.json; run `deeplab tune-crf`"):
         in_force(None, crf="auto")
     in_force(found)

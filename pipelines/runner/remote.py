@@ -12,9 +12,11 @@ import hashlib
 import json
 import re
 import shutil
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -168,7 +170,7 @@ def run(
         server = options.view_as(JobServerOptions)
         server.artifacts_dir = server.artifacts_dir or storage.join(counts, "artifacts")
     quiet_servers()
-    with quiet_beam(), scratch.default(scratch.own()):
+    with quiet_beam(), scratch.default(scratch.own()), _own_interrupt():
         try:
             pipeline = beam.Pipeline(options=options)
         except ValueError as error:  # "Pipeline has validations errors", and these
@@ -195,6 +197,21 @@ def run(
         return False
     follow(job, options, title, folder, total, unit)
     return True
+
+
+@contextlib.contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Undoes what the block does about Ctrl-C.
+
+    Beam's own way is to end its job server first. A question for the job's state, during which that happens, then
+    fails in place of being interrupted, and the command would wait on.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def follow(job: Job, options: PipelineOptions, title: str, folder: str, total: int = 0, unit: str = "items") -> None:

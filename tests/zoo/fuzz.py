@@ -30,7 +30,7 @@ SECONDS = 1.0
 PATIENCE = 300.0
 """Seconds without an answer after which a case hangs; on a busy machine one of processor time takes many."""
 LIMIT = 2 << 30
-"""Bytes of memory that all cases of a process may take, on top of what it has at its start."""
+"""Bytes of memory that all cases of a process may take, on top of what it has when the targets are loaded."""
 
 
 class Finding(NamedTuple):
@@ -64,11 +64,12 @@ def fault(target: Target, data: bytes, folder: Path) -> str:
 
 def _serve(pipe: Any, module: str, seed: int) -> None:
     """The process in which cases run: gets the name of a target and numbers, and tells each number before its case."""
+    targets = importlib.import_module(module).TARGETS
     if sys.platform == "linux":
+        # Where the targets load TensorFlow, that alone takes 2 GiB of addresses.
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + LIMIT,) * 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libpng and LibTIFF say there what they find
-    targets = importlib.import_module(module).TARGETS
     pipe.send(None)
     seeds: dict[str, list[bytes]] = {}
     with tempfile.TemporaryDirectory() as scratch:

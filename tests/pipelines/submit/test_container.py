@@ -1,6 +1,6 @@
 """The command of a job, run as its container runs it: a process that reads and writes gs:// and may be ended.
 
-Its program is `deeplab` with a small network, so that what takes time is what is looked at.
+Its program is `deeplab` with a small network and a small search, so that what takes time is what is looked at.
 """
 
 from __future__ import annotations
@@ -39,16 +39,21 @@ TRAIN = "train --records {0}/records --crop 32 --batch-size 4 --steps-per-epoch"
 PHOTOS = 60
 NOTICE = 20
 """Seconds that a spot machine may leave."""
+RANGES = {"compat": (3.0, 6.0), "sxy": (30.0, 100.0), "srgb": (4.0, 4.0)}
+BEYOND = dict.fromkeys(RANGES, ())
+"""A tenth of the search for the CRF."""
 PROGRAM = f"""#!{sys.executable} -u
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from pipelines import cli
+from pipelines.tune_crf import search
 from tests.drawn.training import pooled_network
 from trainer.network import folder
 from trainer.train import model
 
 for module in (folder, model):
     module.deeplab_v3_plus = pooled_network
+search.RANGES, search.BEYOND = {RANGES!r}, {BEYOND!r}
 if __name__ == "__main__":  # subprocesses of a command import it too
     cli.main()
 """
@@ -65,6 +70,8 @@ def program(tmp_path_factory):
         patch.setenv("PATH", f"{path.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}")
         patch.setattr("trainer.network.folder.deeplab_v3_plus", pooled_network)
         patch.setattr("trainer.train.model.deeplab_v3_plus", pooled_network)
+        patch.setattr("pipelines.tune_crf.search.RANGES", RANGES)
+        patch.setattr("pipelines.tune_crf.search.BEYOND", BEYOND)
         yield
 
 
@@ -176,8 +183,8 @@ def test_masks_are_finished_by_the_job_that_is_started_again(place):
     assert np.mean([(found[name] == others[name]).mean() for name in others]) > 0.999
 
 
-def test_a_search_for_the_crf_goes_on_from_its_counts(place):
-    output, expected = f"{place}/ended.json", f"{place}/crf.json"
+def test_a_search_for_the_crf_goes_on_from_its_counts(place, tmp_path):
+    output, expected = f"{place}/ended.json", str(tmp_path / "crf.json")
     command = f"tune-crf --model {place}/model --records {place}/records --output {{}}"
     work = f"{place}/ended.tuning"
     disturbed(command.format(output), lambda: len(storage.glob(f"{work}/*.npz")) > 10)

@@ -31,24 +31,20 @@ def mean_softmax(predict: Predict, images: np.ndarray, views: Views) -> np.ndarr
     """
     if views.is_single:
         return predict(images, "probabilities")
-    total: np.ndarray | None = None
-    count = 0
-    for softmax in _softmaxes(predict, images, views):
-        count += 1
-        if total is None:
-            total = softmax
-        else:
-            total += softmax
-    total /= count
+    softmaxes = _softmaxes(predict, images, views)
+    total = np.require(next(softmaxes), requirements="W")
+    for softmax in softmaxes:
+        total += softmax
+    total /= len(views.scales) * (1 + views.flip)
     return total
 
 
 def _softmaxes(predict: Predict, images: np.ndarray, views: Views) -> Iterator[np.ndarray]:
-    """The softmax of every view, float32 [B, H, W, C], writable."""
+    """The softmax of every view, float32 [B, H, W, C]."""
     size = images.shape[1:3]
     for scale in views.scales:
         view = resized(images, tuple(max(1, round(side * scale)) for side in size))
-        yield np.array(resized(predict(view, "probabilities"), size))
+        yield resized(predict(view, "probabilities"), size)
         if views.flip:
             mirrored = predict(np.ascontiguousarray(view[:, :, ::-1]), "probabilities")
             yield resized(mirrored, size)[:, :, ::-1]

@@ -108,6 +108,11 @@ def file(name: str, data: bytes | str | Callable[[], bytes] = PNG) -> Callable[[
     return lambda world: put(world, name, data() if callable(data) else data)
 
 
+def folder(name: str) -> Callable[[Path], None]:
+    """A step that makes an empty folder, and those above it."""
+    return lambda world: (world / name).mkdir(parents=True)
+
+
 def gone(*names: str) -> Callable[[Path], None]:
     """Files and folders that are not there."""
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 from pathlib import Path
 
 from tests.zoo.areas import masks
+from tests.zoo.areas.masks import SEGMENT
 from tests.zoo.engine import Area, Case
-from tests.zoo.worlds import LABEL, both, file, link, model
+from tests.zoo.worlds import LABEL, both, file, folder, link, model
 
 PREPARE = "prepare --input @/set --output @/out"
-SEGMENT = "segment --input @/set/images --model @/model --output @/out"
-EVALUATE = "evaluate --labels @/set/labels --masks @/masks --palette @/set/palette.json --output @/out"
 
 
 def fifo(name: str):
@@ -29,17 +27,6 @@ def sock(world: Path) -> None:
             one.bind("s.png")
     finally:
         os.chdir(here)
-
-
-def folder(name: str):
-    return lambda world: (world / name).mkdir(parents=True)
-
-
-def segnet(world: Path) -> None:
-    """The set with its images in train and val, its labels in trainannot and valannot."""
-    for split in ("train", "val"):
-        shutil.copytree(world / "set/images" / split, world / "segnet" / split)
-        shutil.copytree(world / "set/labels" / split, world / "segnet" / f"{split}annot")
 
 
 BROKEN_LINK = both(link("set/images/train/l.png", "@/nowhere"), file("set/labels/train/l.png", LABEL))

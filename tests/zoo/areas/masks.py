@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 from pathlib import Path
 
 from tests.zoo.engine import Case
-from tests.zoo.worlds import LABEL, both, file, gone, link, pair
+from tests.zoo.worlds import LABEL, both, file, folder, gone, link, pair
 
-PREPARE = "prepare --input @/set --output @/out"
 SEGMENT = "segment --input @/set/images --model @/model --output @/out"
 EVALUATE = "evaluate --labels @/set/labels --masks @/masks --palette @/set/palette.json --output @/out"
-
-
-def fifo(name: str):
-    return lambda world: os.mkfifo(world / name)
-
-
-def sock(world: Path) -> None:
-    """A socket; its path must be short, so that it is made by its name alone."""
-    here = os.getcwd()
-    os.chdir(world / "set/images/train")
-    try:
-        with socket.socket(socket.AF_UNIX) as one:
-            one.bind("s.png")
-    finally:
-        os.chdir(here)
-
-
-def folder(name: str):
-    return lambda world: (world / name).mkdir(parents=True)
 
 
 def segnet(world: Path) -> None:
@@ -41,7 +19,6 @@ def segnet(world: Path) -> None:
         shutil.copytree(world / "set/labels" / split, world / "segnet" / f"{split}annot")
 
 
-BROKEN_LINK = both(link("set/images/train/l.png", "@/nowhere"), file("set/labels/train/l.png", LABEL))
 CASES = (
     Case(
         "the masks' folder is the images'",

@@ -26,6 +26,7 @@ from typing import Any, TextIO
 from pipelines import __version__
 from trainer import leases, storage
 from trainer.accounts import UnbalancedError
+from trainer.files import scratch
 from trainer.options import CheckedOptions, InputError, parse, printable
 from trainer.startup import quiet_startup
 
@@ -142,6 +143,7 @@ def run(argv: list[str]) -> int:
     """Runs a command line and returns its status; what `main` turns into messages is raised."""
     name, options, flags = read(argv)
     check_output(options)
+    scratch.sweep()  # a command that finds everything done makes no folder of its own, and so would leave these
     # gRPC's notes on its start are for its developers, as TensorFlow's are; an explicit setting wins.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     with quiet_startup():

@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -215,6 +216,17 @@ def test_whatever_names_hold_the_terminal_gets_no_control_characters():
 def test_a_terminal_that_cannot_show_a_name_gets_it_escaped():
     out, _, status = piped("print(chr(252) + chr(0x732b))", "", PYTHONIOENCODING="latin-1")
     assert (out, status) == (b"\xfc\\u732b\n", 0)
+
+
+def test_a_command_with_nothing_to_do_removes_what_a_killed_one_left(tmp_path, monkeypatch):
+    """It may have been killed when all was done but this."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    program = "import os, signal\nfrom trainer.files import scratch\n"
+    program += "with scratch.folder('run'): os.kill(os.getpid(), signal.SIGKILL)"
+    subprocess.run([sys.executable, "-c", program], env=os.environ | {"TMPDIR": str(tmp_path)}, cwd=ROOT)
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(importlib.import_module("pipelines.demo.command"), "run", lambda options, flags: 0)
+    assert cli.main(["demo"]) == 0 and not list(tmp_path.iterdir())
 
 
 def test_a_failed_job_whose_threads_are_still_at_work_ends_with_its_status():

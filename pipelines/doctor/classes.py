@@ -311,7 +311,7 @@ def _mended_ids(reading: Reading, sample: _Sample) -> Reading:
 
 
 def _with_doubt(reading: Reading, ids: dict[int, Use]) -> Reading:
-    """With a word where ids that count from 1, 0 of which is ignored, would look the same."""
+    """With a palette besides, where ids that count from 1, 0 of which is ignored, would look the same."""
     palette = reading.palette
     first, last = palette.names[0], palette.num_classes
     if palette.source_ids or palette.ignore_id != last or sorted(ids) != [*range(last + 1)]:
@@ -320,9 +320,9 @@ def _with_doubt(reading: Reading, ids: dict[int, Use]) -> Reading:
         return reading
     doubt = (
         f"ids 0 to {last} are all there: 0 is read as {first}, and {last} is ignored. If 0 is what is to be ignored, "
-        'they count from 1: give --palette a copy of the palette with "ignore_id": 255'
+        f"they count from 1, and --palette {COUNTED} reads them so"
     )
-    return replace(reading, reasons=(*reading.reasons, doubt))
+    return replace(reading, reasons=(*reading.reasons, doubt), counted=from_one(palette, last))
 
 
 def _finding(kind: str, grade: str, sample: _Sample, values: Sequence[int | Color], text: str, change: str) -> Finding:

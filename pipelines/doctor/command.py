@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,12 +23,12 @@ from pipelines.inputs.coding import read_label
 from pipelines.inputs.rawset import RawSet
 from pipelines.pages import doctor as page
 from pipelines.pages.gallery import Panel
-from pipelines.runner import handover
+from pipelines.runner import handover, progress
 from pipelines.runner.boundary import Care, Failed, attempt
 from pipelines.runner.flags import beam_options, located
 from pipelines.runner.remote import CANCELLED, take_up
 from pipelines.runner.run import run as run_job
-from trainer import storage
+from trainer import leases, storage
 from trainer.accounts import Accounts
 from trainer.formats import codings, images
 from trainer.formats.images import ImageError
@@ -49,6 +48,7 @@ def run(options: Options, flags: list[str]) -> int:
     if take_up(beam, options, options.output, "doctor", needs_result=True) == CANCELLED:
         return 0
     written = check_folder(options)
+    leases.hold(options.output, "doctor")
     raw, pairing = find(options.input, options.layout, options.val_fraction, options.group_by)
     reading = settle_reading(options, raw)
     reading = replace(reading, findings=(*pairing, *reading.findings))
@@ -219,7 +219,9 @@ def describe(
     """The contents of doctor.json, but for what was written."""
     palette = cure.reading.palette
     shift, kinds = findings.offset(total), findings.doubtful(total).values()
-    can_prepare = palette is not None and len(cure.left_out) < plan.total and (shift is None or options.mend)
+    can_learn = bool(cure.labels) or all(finding.cure != findings.NEW_LABELS for finding in found)
+    is_some = palette is not None and len(cure.left_out) < plan.total
+    can_prepare = is_some and can_learn and (shift is None or options.mend)
     can_mend = palette is not None and not options.mend and (shift or not findings.MENDABLE.isdisjoint(kinds))
     pixels = {split: counts[: palette.num_classes].tolist() for split, counts in sorted(total.pixels.items())}
     return {
@@ -282,11 +284,9 @@ def tidy(folder: str) -> None:
     """Removes the notes of what workers were at, and what killed runs were writing: the job is done."""
     for file in storage.glob(storage.join(folder, ".*")):
         whole = storage.unfinished(file.relative)
-        if whole in (REPORT_FILE, PAGE_FILE, *CURES) or handover.is_handover(whole):
+        is_ours = whole in (REPORT_FILE, PAGE_FILE, *CURES) or handover.is_handover(whole or file.relative)
+        if is_ours:
             with contextlib.suppress(FileNotFoundError):
                 storage.remove(file.path)
-    notes = job.in_flight(folder)
-    notes.clear()
-    if not storage.is_remote(folder):
-        with contextlib.suppress(OSError):  # there is none, or something else in it
-            os.rmdir(notes.folder)
+    job.in_flight(folder).clear()
+    progress.forget(folder)

@@ -25,6 +25,7 @@ from trainer.formats.labels import Palette, ranges
 
 MANIFEST = "manifest.jsonl"
 """The list of good pairs that this command writes into its output folder."""
+NEW_LABELS = "draw or export the labels anew: they hold nothing else, however they are read"
 MENDED = "--mend writes them anew"
 LEFT_OUT = f"--input {MANIFEST} leaves them out"
 MENDABLE = frozenset(("lossy-labels", "sizes", "exif", "unknown-colors", "blended-ids", "turned-labels"))
@@ -165,7 +166,7 @@ def of_nothing(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Readin
         kind, text = "all-ignored-set", f"every pixel of all labels is ignored (id {palette.ignore_id})"
     else:
         return reading, []
-    cure = "draw or export the labels anew: they hold nothing else, however they are read"
+    cure = NEW_LABELS
     if other := of_values_alone(reading):
         reading = other
         cure = f"--palette {OWN}: all that the sampled labels hold as classes; put their names there"

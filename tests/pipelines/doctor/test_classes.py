@@ -60,11 +60,17 @@ def test_classes_that_cannot_be_learnt_or_hardly(tmp_path):
 
 
 @pytest.mark.parametrize(("value", "kind"), [(0, "one-class-set"), (255, "all-ignored-set")])
-def test_no_flag_is_proposed_for_a_set_with_nothing_to_learn(value, kind, tmp_path):
-    draw_set(tmp_path / "set", lambda label, key: saved(np.full_like(label, value)), splits={"train": 2, "val": 1})
+def test_a_set_with_nothing_to_learn_is_cured_by_other_labels_alone(value, kind, tmp_path):
+    splits = {"train": 2, "val": 1}
+    draw_set(tmp_path / "set", lambda label, key: saved(np.full_like(label, value)), splits=splits)
     found = examine(tmp_path / "set", tmp_path / "out")
     assert found.kinds == {kind: "wrong"} and found.status == 2
-    assert "they hold nothing else" in found.finding(kind)["cure"]
+    assert found.finding(kind)["cure"].startswith("draw or export the labels anew: they hold nothing else")
+    assert found.report["prepare"] == ""
+    truth = draw_set(tmp_path / "set", splits=splits)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert found.status == 0 and all((made[key] == label).all() for key, label in truth.items())
 
 
 def test_classes_that_training_lacks_are_dealt_to_it(tmp_path):

@@ -13,7 +13,7 @@ import itertools
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import itemgetter
@@ -88,7 +88,7 @@ class RawSet:
       layout: one of `options.LAYOUTS`, never "auto".
       pairs: sorted by key.
       rejects: images and labels that cannot be used, with reasons.
-      summary: a human-readable sentence, and another one in a line of its own where images are grouped.
+      summary: a human-readable sentence, and others in lines of their own, on groups and on splits without an image.
       palette_hint: the palette the layout implies, if it does.
     """
 
@@ -143,12 +143,14 @@ def raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float,
     if not pairs:
         example = f"; for example {rejects[0].path}: {rejects[0].reason}" if rejects else ""
         raise InputError(f"{root}: {layout} ({candidates.origin}), but not one image has a label{example}")
+    unsplit = pairs
     pairs, note = split_by_group(pairs, val_fraction, group_by)
     counts = Counter(pair.split for pair in pairs)
+    notes = filter(None, (note, *_empty_splits(unsplit, counts, val_fraction, "group" if group_by else "image")))
     order = sorted(counts, key=lambda split: (*(split != known for known in ("train", "val", "test")), split))
     summary = f"{layout}: {candidates.origin}, {' + '.join(f'{counts[s]} {s}' for s in order)} images"
     summary += f", {len(rejects)} rejected" if rejects else ""
-    summary += f"\n{note}" if note else ""
+    summary = "\n".join((summary, *notes))
     return RawSet(root, layout, pairs, tuple(rejects), summary, candidates.palette_hint)
 
 
@@ -256,16 +258,31 @@ def split_by_group(pairs: Pairs, val_fraction: float, group_by: str) -> tuple[Pa
         note = f"--group-by: {len(names)} groups"
         if alone:
             note += f"; keys in which it finds nothing are groups of their own: {count}, such as {alone[0]!r}"
-        notes += [note, *_empty_splits(pairs, val_fraction)]
+        notes.append(note)
     return pairs, "\n".join([*notes, *_links(first), *_torn(own)])
 
 
-def _empty_splits(pairs: Pairs, val_fraction: float) -> Iterator[str]:
-    """Warnings of splits that no group has fallen into."""
-    splits = {pair.split for pair in pairs}
-    for name, cure in (("train", "lower"), ("val", "raise")) if val_fraction else ():
-        if name not in splits:
-            yield f"warning: no group is in split {name}; {cure} --val-fraction, or list the splits in a manifest"
+def _empty_splits(pairs: Pairs, splits: Collection[str], val_fraction: float, what: str) -> Iterator[str]:
+    """Warnings of splits in which there is nothing.
+
+    Args:
+      pairs: as the set gives them, some without a split.
+      splits: that there are.
+      what: falls into a split by its hash.
+    """
+    for name, use, cure in (("train", "is learnt from", "lower"), ("val", "epochs are scored on", "raise")):
+        if name in splits:
+            continue
+        if all(pair.split for pair in pairs):
+            yield (
+                f"warning: no image is in split {name}, which {use}: the set's own folders, lists or manifest name "
+                f"{' and '.join(sorted(splits))} alone"
+            )
+        elif val_fraction:
+            yield (
+                f"warning: no {what} is in split {name}, which {use}; {cure} --val-fraction, or list the splits in a "
+                "manifest"
+            )
 
 
 def _links(first: Mapping[str, str]) -> Iterator[str]:

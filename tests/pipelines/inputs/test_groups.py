@@ -54,14 +54,23 @@ def test_images_without_a_split_follow_the_others_of_their_group(tmp_path: Path)
     assert set(splits_of(scan(str(tmp_path), group_by=r"film\d+")).values()) == {"holdout"}
 
 
-def test_a_set_in_which_no_group_fell_into_val_says_so(tmp_path: Path) -> None:
-    raw = scan(draw_names(tmp_path, "film2_0", "film2_1"), group_by=FILM, val_fraction=0.0001)
-    assert "no group is in split val; raise --val-fraction" in raw.summary and "split train" not in raw.summary
+@pytest.mark.parametrize(("group_by", "what"), [(FILM, "group"), ("", "image")])
+@pytest.mark.parametrize(
+    ("fraction", "empty", "cure"), [(0.0001, "val", "raise"), (0.9999, "train", "lower"), (0, "", "")]
+)
+def test_a_set_of_which_nothing_fell_into_a_split_says_so(tmp_path, fraction, empty, cure, group_by, what) -> None:
+    raw = scan(draw_names(tmp_path, "film2_0", "film2_1"), group_by=group_by, val_fraction=fraction)
+    warnings = [line for line in raw.summary.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == bool(empty)
+    if empty:
+        assert warnings[0].startswith(f"warning: no {what} is in split {empty}, which ")
+        assert f"; {cure} --val-fraction" in warnings[0]
 
 
-def test_a_set_of_which_every_group_fell_into_val_says_so(tmp_path: Path) -> None:
-    raw = scan(draw_names(tmp_path, "film2_0", "film2_1"), group_by=FILM, val_fraction=0.9999)
-    assert "no group is in split train; lower --val-fraction" in raw.summary and "split val" not in raw.summary
+def test_a_set_whose_own_splits_leave_one_out_says_so(tmp_path: Path) -> None:
+    _, warning = scan(draw_names(tmp_path, "val/a", "test/b")).summary.splitlines()
+    assert warning.startswith("warning: no image is in split train, which is learnt from: ")
+    assert warning.endswith("name test and val alone")
 
 
 def test_a_group_is_the_first_that_was_found_or_the_whole_text() -> None:

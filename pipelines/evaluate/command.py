@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,12 +20,12 @@ from pipelines.inputs import selection
 from pipelines.inputs.coding import read_label, settle_coding
 from pipelines.pages import evaluation as page
 from pipelines.pages import gallery
-from pipelines.runner import handover
+from pipelines.runner import handover, progress
 from pipelines.runner.boundary import Care, Failed, attempt
 from pipelines.runner.flags import beam_options, located
 from pipelines.runner.remote import CANCELLED, FOLLOWED, take_up
 from pipelines.runner.run import run as run_job
-from trainer import storage
+from trainer import leases, storage
 from trainer.accounts import REJECTS_FILE, Accounts, write_rejects
 from trainer.formats.cards import ModelCard, load_card
 from trainer.formats.dataset import load_dataset
@@ -46,6 +45,7 @@ def run(options: Options, flags: list[str]) -> int:
     if earlier == CANCELLED:
         return 0
     check_folders(options)
+    leases.hold(options.output, "evaluate")
     card = load_card(options.model) if options.model is not None else None
     palette = card.palette if card else resolve(options.palette)
     sources = Sources(options.labels, options.masks, palette, options.label_coding, options.label_coding)
@@ -190,14 +190,12 @@ def tidy(folder: str) -> None:
     """Removes the notes of what workers were at, and what killed runs were writing: the job is done."""
     for file in storage.glob(storage.join(folder, ".*")):
         whole = storage.unfinished(file.relative)
-        if whole in (REPORT_FILE, PAGE_FILE, REJECTS_FILE) or handover.is_handover(whole):
+        is_ours = whole in (REPORT_FILE, PAGE_FILE, REJECTS_FILE) or handover.is_handover(whole or file.relative)
+        if is_ours:
             with contextlib.suppress(FileNotFoundError):
                 storage.remove(file.path)
-    notes = job.in_flight(folder)
-    notes.clear()
-    if not storage.is_remote(folder):
-        with contextlib.suppress(OSError):  # there is none, or something else in it
-            os.rmdir(notes.folder)
+    job.in_flight(folder).clear()
+    progress.forget(folder)
 
 
 def training_images(plan: Plan, card: ModelCard | None) -> str:

@@ -13,6 +13,7 @@ from pipelines.prepare import workarea
 from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Plan, ShardPlan, Spec, Todo, finished
 from pipelines.prepare.workarea import Area
+from pipelines.runner import progress
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts, Reject, merged
 from trainer.formats.dataset import DATASET_FILE, Dataset, Shard, fingerprint_of, load_dataset, save_dataset
@@ -156,6 +157,7 @@ def sweep(area: Area, plan: Plan) -> int:
         for kind in (stale, sidecars, plans, unfinished):
             list(pool.map(functools.partial(_remove, area), kind))
     workarea.notes(area.folder).clear()
+    progress.forget(area.folder)
     return len(stale)
 
 

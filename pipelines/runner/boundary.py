@@ -229,6 +229,9 @@ class InFlight:
                 is_note = file.relative.endswith(SUFFIX) and not _read(file.path).get("is_fatal")
                 if is_note or storage.unfinished(file.relative).endswith(SUFFIX):
                     storage.remove(file.path)
+        if not storage.is_remote(self.folder):
+            with contextlib.suppress(OSError):  # there is none, or something else in it
+                os.rmdir(self.folder)
 
     @contextlib.contextmanager
     def watch(self, name: str) -> Iterator[Care | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import threading
 import time
@@ -23,8 +24,14 @@ REMOTE_SECONDS = 5.0
 """Between two looks where one is a request."""
 READERS = 16
 """Counts that are read at a time from Cloud Storage."""
+FOLDER = ".progress"
+"""Where the workers of a job elsewhere count what they have done, in its output folder."""
 COUNT = ".count"
 """Suffix of the files with counts."""
+EXPECTED = "expected.json"
+"""How much there will be, in the same folder."""
+STAGED = "artifacts"
+"""What a job server keeps for its workers, in the same folder."""
 
 
 class Heartbeat:
@@ -88,6 +95,23 @@ def beats(folder: str) -> int:
     paths = [file.path for file in storage.files(folder) if file.path.endswith(COUNT)]
     with ThreadPoolExecutor(READERS) as pool:
         return sum(map(int, pool.map(storage.read, paths)))
+
+
+def forget(output: str) -> None:
+    """Removes the counts of a job that has ended from its output folder, and what was staged for its workers.
+
+    Jobs whose command was killed leave them. What else somebody has put there stays.
+    """
+    folder = storage.join(output, FOLDER)
+    with contextlib.suppress(OSError, storage.Unavailable):
+        for file in storage.files(folder):
+            name = storage.unfinished(file.relative) or file.relative
+            if name.endswith(COUNT) or name == EXPECTED:
+                storage.remove(file.path)
+    if not storage.is_remote(folder):
+        shutil.rmtree(os.path.join(folder, STAGED), ignore_errors=True)
+        with contextlib.suppress(OSError):  # there is none, or something else in it
+            os.rmdir(folder)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import re
-import shutil
 import signal
 import sys
 import threading
@@ -31,17 +30,24 @@ from pipelines.runner import jobserver, services
 from pipelines.runner.boundary import cause
 from pipelines.runner.failures import quiet_beam, quiet_servers, readable
 from pipelines.runner.flags import JobOptions, is_dataflow, is_local, runner_name, shares_this_machine
-from pipelines.runner.progress import REMOTE_SECONDS, WATCH_SECONDS, Heartbeat, beats, progress, say
+from pipelines.runner.progress import (
+    EXPECTED,
+    FOLDER,
+    REMOTE_SECONDS,
+    STAGED,
+    WATCH_SECONDS,
+    Heartbeat,
+    beats,
+    forget,
+    progress,
+    say,
+)
 from pipelines.runner.services import Job
 from pipelines.runner.work import DONE
 from trainer import storage
 from trainer.files import scratch
 from trainer.options import CheckedOptions, InputError, to_json
 
-COUNTS = ".progress"
-"""Where the workers of a job count what they have done, in its output folder."""
-EXPECTED = "expected.json"
-"""How much that will be, in the same folder."""
 NAME = re.compile(r"(?:.*-)?(?P<output>[0-9a-f]{12})-(?P<options>[0-9a-f]{8})")
 LOST = 300.0
 """Seconds without an answer after which a job is given up."""
@@ -126,7 +132,7 @@ def _cancel(job: Job, options: PipelineOptions, folder: str) -> None:
     with contextlib.suppress(Exception):  # its job server ends with it
         while not services.is_over(job.state()) and time.monotonic() < deadline:
             time.sleep(job.poll)
-    _forget(storage.join(folder, COUNTS))
+    forget(folder)
 
 
 def _at_work(options: PipelineOptions, output: str) -> tuple[Job | None, str]:
@@ -161,14 +167,14 @@ def run(
     """
     cloud = options.view_as(GoogleCloudOptions)
     template, name = cloud.template_location, cloud.job_name or f"deeplab-{title}"
-    counts = storage.join(folder, COUNTS) if folder and not is_dataflow(options) else ""
+    counts = storage.join(folder, FOLDER) if folder and not is_dataflow(options) else ""
     if counts:
-        _forget(counts)
+        forget(folder)
         storage.write_json(storage.join(counts, EXPECTED), {"total": total, "unit": unit})
     if counts and services.flink_master(options) and not storage.is_remote(folder):
         # Beam's own choice is a folder of this machine that goes with this process: workers could not start any more.
         server = options.view_as(JobServerOptions)
-        server.artifacts_dir = server.artifacts_dir or storage.join(counts, "artifacts")
+        server.artifacts_dir = server.artifacts_dir or storage.join(counts, STAGED)
     quiet_servers()
     with quiet_beam(), scratch.default(scratch.own()), _own_interrupt():
         try:
@@ -228,7 +234,7 @@ def follow(job: Job, options: PipelineOptions, title: str, folder: str, total: i
       InputError, storage.Unavailable: it failed or was cancelled, or there is no word of it any more.
       KeyboardInterrupt: the user wants to wait no longer; its text says whether the job goes on, and how to end it.
     """
-    counts = storage.join(folder, COUNTS)
+    counts = storage.join(folder, FOLDER)
     if not total and not is_dataflow(options):
         with contextlib.suppress(InputError, OSError, AttributeError):
             expected = storage.read_json(storage.join(counts, EXPECTED))
@@ -244,7 +250,7 @@ def follow(job: Job, options: PipelineOptions, title: str, folder: str, total: i
         job.release()
     failure = _failure(job, state, options, title)
     if folder and not is_dataflow(options):
-        _forget(counts)
+        forget(folder)
     if failure:
         raise failure
 
@@ -303,16 +309,6 @@ def _failure(job: Job, state: str, options: PipelineOptions, title: str) -> Exce
 
 def _done(job: Job) -> int:
     return (job.counters() or {}).get(DONE, 0)
-
-
-def _forget(counts: str) -> None:
-    """Removes the counts of a job that has ended."""
-    if not storage.is_remote(counts):
-        shutil.rmtree(counts, ignore_errors=True)
-        return
-    with contextlib.suppress(OSError, storage.Unavailable):
-        for file in storage.files(counts):
-            storage.remove(file.path)
 
 
 def _digest(text: bytes, length: int) -> str:

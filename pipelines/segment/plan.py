@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from pipelines.inputs.collection import Images, Listing, SourceImage
 from pipelines.inputs.selection import Selection
 from pipelines.masks.options import Views
 from pipelines.masks.stamps import read_stamp
+from pipelines.runner import progress
 from pipelines.runner.boundary import InFlight
 from pipelines.segment import table
 from pipelines.segment.existing import There, blocks, check_inputs_stay
@@ -270,11 +270,8 @@ def sweep(folder: str, plan: Plan) -> None:
         with contextlib.suppress(FileNotFoundError):
             if file != plan.file and file not in plan.parts and _is_ours(folder, file):
                 storage.remove(storage.join(folder, *file.split("/")))
-    notes = in_flight(folder)
-    notes.clear()
-    if not storage.is_remote(folder):
-        with contextlib.suppress(OSError):  # there is none, or something else in it
-            os.rmdir(notes.folder)
+    in_flight(folder).clear()
+    progress.forget(folder)
 
 
 def _is_ours(folder: str, file: str) -> bool:

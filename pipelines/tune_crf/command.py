@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable
@@ -36,8 +37,6 @@ SHOWN = 3
 """Images on the page that gained most, and as many that lost most."""
 TRAINING = "train"
 """The split that `deeplab train` learns from."""
-NAMES_FILE = "images.json"
-"""Which image has which name in the work folder."""
 PAGE_TITLE = b"<title>CRF tuning: "
 """By which the page of an earlier run is known."""
 
@@ -105,13 +104,22 @@ def check_output(options: Options) -> None:
     path, html, names = output(options, ".json"), output(options, ".html"), output(options, ".tuning")
     if os.path.isdir(path):
         raise InputError(f"--output {path} is a folder; expected the file to write")
-    names = storage.join(names, NAMES_FILE)
+    names = storage.join(names, scoring.NAMES_FILE)
     is_ours = {path: holds(path, Tuning.from_json), names: holds(names, read_names)}
     if storage.exists(html):
         is_ours[html] = PAGE_TITLE in storage.read(html)
     for file, ours in is_ours.items():
         if not ours:
             raise InputError(f"{file} was not written by `deeplab tune-crf`; move it away, or give another --output")
+
+
+def sweep(options: Options) -> None:
+    """Removes what killed runs were writing beside the work folder."""
+    names = {os.path.basename(output(options, suffix)) for suffix in (".json", ".html")}
+    for file in storage.glob(storage.join(os.path.dirname(output(options, ".json")) or ".", ".*")):
+        if storage.unfinished(file.relative) in names:
+            with contextlib.suppress(FileNotFoundError):
+                storage.remove(file.path)
 
 
 def holds(path: str, read: Callable[[Any], Any]) -> bool:
@@ -123,7 +131,7 @@ def holds(path: str, read: Callable[[Any], Any]) -> bool:
 
 
 def read_names(content: Any) -> dict[str, str]:
-    """The contents of NAMES_FILE. Raises InputError for anything else."""
+    """The contents of scoring.NAMES_FILE. Raises InputError for anything else."""
     if isinstance(content, dict) and all(len(name) == 24 and isinstance(content[name], str) for name in content):
         return content
     raise InputError("expected names of images")
@@ -136,7 +144,7 @@ def choose(options: Options, job: TuningJob, dataset: Dataset) -> tuple[list[Sam
     """
     try:
         # The first file of the folder, by which a later run knows it.
-        storage.write_json(storage.join(job.work, NAMES_FILE), {})
+        storage.write_json(storage.join(job.work, scoring.NAMES_FILE), {})
         scoring.forgive(job)
     except OSError as error:
         raise InputError(f"cannot write to {job.work}: {error}; give another --output") from None
@@ -152,7 +160,7 @@ def choose(options: Options, job: TuningJob, dataset: Dataset) -> tuple[list[Sam
         raise samples.changed(options.records)
     accounts = samples.accounts(chosen, usable, rejects)
     names = {job.name(sample): sample.key for sample in usable}
-    storage.write_json(storage.join(job.work, NAMES_FILE), names)
+    storage.write_json(storage.join(job.work, scoring.NAMES_FILE), names)
     report(options, job, accounts)
     return usable, accounts
 
@@ -213,6 +221,7 @@ def tune(
     storage.write(output(options, ".html"), html.encode())
     storage.write_json(output(options, ".json"), tuning.to_json())
     scoring.tidy(job)
+    sweep(options)
     return tuning, accounts
 
 

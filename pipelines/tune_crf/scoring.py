@@ -27,10 +27,12 @@ from pipelines.masks import network
 from pipelines.masks.options import Views
 from pipelines.masks.segmenter import most_probable
 from pipelines.masks.views import mean_softmax
+from pipelines.runner import progress
 from pipelines.runner.boundary import InFlight
 from pipelines.scores.trimap import BANDS, band_confusions
 from pipelines.tune_crf.samples import Sample, digest, load
 from trainer import storage
+from trainer.accounts import REJECTS_FILE
 from trainer.files import scratch
 from trainer.formats import images
 from trainer.formats.labels import Palette
@@ -38,8 +40,11 @@ from trainer.metrics import class_counts
 
 READERS = 10
 """Files of the work folder that are read at the same time."""
-RESULT, FAILURE = ".npz", ".failed"
-"""Suffixes of files of the work folder: with the counts of a sample, and with the reason why there are none."""
+NAMES_FILE = "images.json"
+"""Which image has which name in the work folder."""
+RESULT, FAILURE, MASK = ".npz", ".failed", ".png"
+"""Suffixes of files of the work folder: with the counts of a sample, with the reason why there are none, and with a
+mask for the page."""
 NOTES_FOLDER = "in-flight"
 
 Point = CrfOptions | None
@@ -158,7 +163,7 @@ def make_masks(job: TuningJob, sample: Sample, image: np.ndarray, points: Sequen
 
 def shown_mask(job: TuningJob, sample: Sample, image: np.ndarray, point: Point) -> np.ndarray:
     """The mask at a point, uint8 [H, W] class ids, for the page; kept in the work folder."""
-    path = job.result(sample, [point], ".png")
+    path = job.result(sample, [point], MASK)
     try:
         return images.decode_label(storage.read(path))
     except (FileNotFoundError, images.ImageError):
@@ -174,10 +179,12 @@ def tidy(job: TuningJob) -> None:
     """
     shutil.rmtree(job.cache, ignore_errors=True)
     for file in storage.glob(storage.join(job.work, ".*")):
-        if storage.unfinished(file.relative).endswith((RESULT, FAILURE)):
+        whole = storage.unfinished(file.relative)
+        if whole in (NAMES_FILE, REJECTS_FILE) or whole.endswith((RESULT, FAILURE, MASK)):
             with contextlib.suppress(FileNotFoundError):
                 storage.remove(file.path)
     job.notes.clear()
+    progress.forget(job.work)
 
 
 def keep(job: TuningJob, sample: Sample, points: Sequence[Point] = ()) -> None:

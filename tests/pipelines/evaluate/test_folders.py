@@ -89,7 +89,9 @@ def test_what_killed_runs_left_is_removed_and_nothing_of_others(root: Path) -> N
     ours = [f".{name}.0123abcd.tmp" for name in ("report.html", "evaluation.json", "rejects.jsonl")]
     ours += [f".{file}.0123abcd.tmp" for file in (".plan-0123456789abcdef.jsonl", ".tally-0123456789abcdef.npz")]
     ours += [".in-flight/.0123456789abcdef01234567.started.0123abcd.tmp"]
-    theirs = [".notes.0123abcd.tmp", "sub/.report.html.0123abcd.tmp"]
+    ours += [".plan-0123456789abcdef.jsonl", ".tally-0123456789abcdef.npz"]
+    ours += [".progress/expected.json", ".progress/ab.count", ".progress/artifacts/1/1/file"]
+    theirs = [".notes.0123abcd.tmp", "sub/.report.html.0123abcd.tmp", ".progress/notes.txt"]
     put(root / "out", *ours, *theirs)
     assert evaluate(root) == 0
     names = {path.relative_to(root / "out").as_posix() for path in (root / "out").rglob("*") if path.is_file()}

@@ -131,7 +131,9 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(tmp_path):
     left = len(list(killed.glob("*.tfrecord")))
     assert 0 < left < 20
     assert not (killed / "dataset.json").exists()
+    (killed / ".progress").mkdir()  # as a command that followed a job elsewhere would have left it
     assert prepare_here(source, killed, *flags) == 0
+    assert not (killed / ".progress").exists()
     assert prepare_here(source, whole, *flags) == 0
     assert shard_bytes(killed) == shard_bytes(whole)
     names = [path.name for path in [*killed.rglob("*"), *killed.rglob(".*")]]

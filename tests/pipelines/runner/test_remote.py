@@ -101,9 +101,9 @@ def test_a_job_that_failed_is_said_to_have_failed(tmp_path):
 
 def test_workers_count_beside_the_output_and_nothing_stays(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.02)
-    counts = tmp_path / remote.COUNTS
+    counts = tmp_path / progress.FOLDER
     counts.mkdir()
-    (counts / remote.EXPECTED).write_text(json.dumps({"total": 9, "unit": "images"}))
+    (counts / progress.EXPECTED).write_text(json.dumps({"total": 9, "unit": "images"}))
     heartbeat = Heartbeat(str(counts))
     heartbeat.check()
     heartbeat.beat(7)
@@ -126,7 +126,7 @@ def test_workers_count_in_cloud_storage_too(bucket, monkeypatch):
 
 
 def test_that_no_worker_reports_is_said_once(tmp_path, monkeypatch, capsys):
-    (tmp_path / remote.COUNTS).mkdir()
+    (tmp_path / progress.FOLDER).mkdir()
     monkeypatch.setattr(remote, "SILENCE", 0.0)
     follow(Drawn(*["RUNNING"] * 5, "DONE"), beam_options(PORTABLE), "segment", str(tmp_path))
     assert capsys.readouterr().err.count("no worker has reported for 0 s; each needs Python") == 1
@@ -151,7 +151,7 @@ def test_cancel_waits_for_the_end_of_the_job_and_leaves_nothing(tmp_path, monkey
     with pytest.raises(InputError, match="there is nothing to cancel"):
         take_up(options, CheckedOptions(), str(tmp_path), "segment")
     job.name = options.get_all_options()["job_name"]
-    (tmp_path / remote.COUNTS).mkdir()
+    (tmp_path / progress.FOLDER).mkdir()
     again = beam_options([*PORTABLE, "--cancel"])
     assert take_up(again, CheckedOptions(), str(tmp_path), "segment") == remote.CANCELLED
     assert job.cancelled and job.state() == "CANCELLED" and list(tmp_path.iterdir()) == []

@@ -71,9 +71,11 @@ def test_what_a_killed_run_was_writing_is_removed_and_nothing_of_others(model, p
     for name in (*ours, *theirs):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{name}.0123abcd.tmp").write_bytes(b"half")
+    (tmp_path / ".progress").mkdir()
     assert segment("--input", photos, "--model", model, "--output", tmp_path) == 0
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.tmp")}
-    assert left == {f"{name}.0123abcd.tmp" for name in theirs} and not (tmp_path / "in-flight").exists()
+    assert left == {f"{name}.0123abcd.tmp" for name in theirs}
+    assert not (tmp_path / "in-flight").exists() and not (tmp_path / ".progress").exists()
 
 
 def test_a_model_that_is_replaced_during_the_work_ends_it(model, photos, tmp_path, monkeypatch):

@@ -60,10 +60,16 @@ def test_what_a_killed_run_was_writing_is_removed_and_files_of_others_are_not(fo
     model, records = folders
     work = model / "crf.tuning"
     work.mkdir()
-    for name in (".ab-cd.npz.0123abcd.tmp", ".mine.tmp", ".mine.npz"):
+    ours = [".ab-cd.npz", ".ab-cd.png", ".images.json", ".rejects.jsonl"]
+    for name in (*(f"{name}.0123abcd.tmp" for name in ours), ".mine.tmp", ".mine.npz"):
         (work / name).write_bytes(b"half")
+    for name in (".crf.json", ".crf.html", ".notes"):
+        (model / f"{name}.0123abcd.tmp").write_bytes(b"half")
+    (work / ".progress").mkdir()
+    (work / ".progress/0123.count").write_bytes(b"...")
     assert tune("--model", model, "--records", records) == 0
     assert {path.name for path in work.glob(".*")} == {".mine.tmp", ".mine.npz"}
+    assert {path.name for path in model.glob(".*")} == {".notes.0123abcd.tmp"}
 
 
 def test_another_model_is_not_given_the_old_ones_counts(folders, network, smoothing):

@@ -82,11 +82,18 @@ def answers(port: int) -> bool:
 def started(command: list[str], log: Path, **options: object) -> Iterator[subprocess.Popen]:
     """A process that is ended, with all that it has started, when the block ends."""
     with open(log, "wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, **options)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, start_new_session=True, preexec_fn=_heed_interrupts, **options
+        )
     try:
         yield process
     finally:
         kill(process)
+
+
+def _heed_interrupts() -> None:
+    """Undoes what a shell does to commands in its background, whose children would ignore Ctrl-C as well."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def kill(process: subprocess.Popen) -> None:

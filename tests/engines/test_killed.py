@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runner.progress import COUNT
-from pipelines.runner.remote import COUNTS
+from pipelines.runner.progress import COUNT, FOLDER
 from tests.drawn.outputs import State, finished_shards, states
 from tests.drawn.rawset import write_rawset
 from tests.engines.cluster import Flink, kill, started, wait_for
@@ -36,7 +35,7 @@ def parts(masks: Path) -> list[Path]:
 
 def counts(report: Path) -> list[Path]:
     """That tell of finished labels."""
-    return [path for path in (report / COUNTS).glob(f"*{COUNT}") if path.stat().st_size]
+    return [path for path in (report / FOLDER).glob(f"*{COUNT}") if path.stat().st_size]
 
 
 FINISHED: dict[str, Callable[[Path], list[Path]]] = {"prepare": finished_shards, "segment": parts}

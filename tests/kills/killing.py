@@ -78,8 +78,12 @@ def end(process: int, seconds: float) -> int | None:
 
 
 def is_empty(group: int) -> bool:
-    """Whether a process group has no processes, or soon has none."""
-    for _ in range(500):
+    """Whether a process group has no processes, or soon has none.
+
+    A subprocess that has just been started ends where it would begin its work, which takes a while on a busy machine.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         try:
             os.killpg(group, 0)
         except ProcessLookupError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
@@ -17,7 +17,7 @@ from pipelines.runner.boundary import Failed
 from trainer import storage
 from trainer.accounts import Accounts
 from trainer.formats import images
-from trainer.formats.dataset import DATASET_FILE, Dataset, Shard, open_shard
+from trainer.formats.dataset import DATASET_FILE, Dataset, Shard, Sums, fingerprint_of, open_shard
 from trainer.formats.examples import KEY, Record, decode
 from trainer.formats.frames import CorruptRecord, scan_frames
 from trainer.formats.labels import Palette
@@ -84,7 +84,8 @@ def verify(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], obj
     """
     existing = {file.relative for file in storage.files(folder)}
     known = {shard.name for shard in dataset.shards}
-    faults = [
+    faults = [f"{DATASET_FILE}: {fault}" for fault in _of_description(dataset)]
+    faults += [
         f"{name}: is not in {DATASET_FILE}"
         for name in sorted(existing - known)
         if "/" not in name and name.endswith(".tfrecord")
@@ -123,9 +124,7 @@ def verify(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], obj
 
 def check_shard(folder: str, shard: Shard, palette: Palette, beat: Callable[[], object] = lambda: None) -> ShardCheck:
     """Reads one shard once, from end to end, and compares it with what dataset.json says of it."""
-    checked = ShardCheck()
-    pixels = np.zeros(256, np.int64)
-    count = 0
+    checked, sums, count = ShardCheck(), Sums(), 0
     with open_shard(folder, shard.name) as raw:
         file = _Summing(raw)
         for frame in scan_frames(file):
@@ -140,21 +139,33 @@ def check_shard(folder: str, shard: Shard, palette: Palette, beat: Callable[[], 
                 checked.faults.append(f"{where}: {error}")
                 checked.damaged += not is_surplus
             else:
-                pixels += good.pixels
+                sums.add(b"", good.size, good.pixels, good.name[1])
                 checked.names.append(good.name)
                 checked.surplus += is_surplus
             beat()
         while file.read(1 << 20):
             pass
     checked.missing = max(0, shard.records - count)
-    checked.faults += _compare(shard, file, count, checked, pixels, palette)
+    checked.faults += _compare(shard, file, count, checked, sums.shard(shard.name, shard.split, "", palette))
     return checked
 
 
-def _compare(
-    shard: Shard, file: _Summing, count: int, checked: ShardCheck, pixels: np.ndarray, palette: Palette
-) -> list[str]:
-    """Faults of the shard as a whole; those that follow from damaged records are not repeated."""
+def _of_description(dataset: Dataset) -> Iterator[str]:
+    """What dataset.json says that it cannot have been written with, in words."""
+    if dataset.edited:
+        yield "was changed since it was written; the same `deeplab prepare` writes it again"
+    if (found := fingerprint_of(sorted(dataset.shards, key=lambda shard: shard.name))) != dataset.fingerprint:
+        yield f"its fingerprint is {dataset.fingerprint}, that of its shards is {found}"
+    if (given := dataset.options.get("max_side", dataset.max_side)) != dataset.max_side:
+        yield f"its max_side is {dataset.max_side}, that of its options is {given}"
+
+
+def _compare(shard: Shard, file: _Summing, count: int, checked: ShardCheck, found: Shard) -> list[str]:
+    """Faults of the shard as a whole; those that follow from damaged records are not repeated.
+
+    Args:
+      found: what its good records come to, but for their bytes.
+    """
     faults = []
     is_whole = len(checked.names) == count
     if file.size != shard.bytes:
@@ -168,11 +179,13 @@ def _compare(
         faults.append(f"{shard.name}: key {repeated[0]} copy {repeated[1]} appears more than once")
     if not is_whole or count != shard.records:
         return faults
-    originals = sum(copy == 0 for _, copy in checked.names)
-    if originals != shard.images:
-        faults.append(f"{shard.name}: has {originals} source images, expected {shard.images}")
-    if pixels[: palette.num_classes].tolist() != list(shard.class_pixels):
+    if found.images != shard.images:
+        faults.append(f"{shard.name}: has {found.images} source images, expected {shard.images}")
+    if (found.class_pixels, found.ignored_pixels) != (shard.class_pixels, shard.ignored_pixels):
         faults.append(f"{shard.name}: pixels per class differ from {DATASET_FILE}")
+    sizes = [f"{side.min_size} to {side.max_size} (height, width)" for side in (found, shard)]
+    if sizes[0] != sizes[1]:
+        faults.append(f"{shard.name}: has images of {sizes[0]}, expected {sizes[1]}")
     return faults
 
 

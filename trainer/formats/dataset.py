@@ -157,6 +157,8 @@ class Dataset:
       fingerprint: of the shards' contents alone; the same data has the same fingerprint everywhere.
       max_side: bound on the images' longest side in pixels, 0 for none.
       rejected: records that could not be made.
+      edited: what dataset.json gives as its own digest, where that is another one: somebody has changed it since it
+        was written. "" otherwise, and for those of versions up to 0.7, which give none.
     """
 
     palette: Palette
@@ -165,6 +167,7 @@ class Dataset:
     fingerprint: str
     max_side: int = 0
     rejected: int = 0
+    edited: str = ""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -225,7 +228,14 @@ def save_dataset(folder: str, dataset: Dataset) -> None:
             split: {"records": dataset.count(split), "images": dataset.images(split)} for split in dataset.splits
         },
     }
+    value["digest"] = value.pop("edited") or _digest(json.loads(json.dumps(value)))
     storage.write_json(storage.join(folder, DATASET_FILE), value)
+
+
+def _digest(value: dict[str, Any]) -> str:
+    """md5 of what a dataset.json says besides this digest."""
+    rest = {name: part for name, part in value.items() if name != "digest"}
+    return hashlib.md5(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def load_dataset(folder: str) -> Dataset:
@@ -245,6 +255,17 @@ def load_dataset(folder: str) -> Dataset:
         raise error if str(error).startswith(path) else InputError(f"{path}: {error}") from None
 
 
+def check_shards(folder: str, dataset: Dataset) -> None:
+    """Raises InputError where shards in `folder` are missing, or of another size than its dataset.json says."""
+    sizes = {file.relative: file.size for file in storage.files(folder)}
+    bad = [shard.name for shard in dataset.shards if sizes.get(shard.name) != shard.bytes]
+    if bad:
+        raise InputError(
+            f"{folder}: {len(bad)} of {len(dataset.shards)} shards are missing or of another size than {DATASET_FILE} "
+            f"says, such as {bad[0]}; run the same `deeplab prepare` again"
+        )
+
+
 def _dataset(value: dict[str, Any]) -> Dataset:
     """What a dataset.json of a known version says. Raises TypeError or KeyError for what it cannot say."""
     palette, options, names = Palette.from_json(value["palette"]), value["options"], set()
@@ -259,7 +280,12 @@ def _dataset(value: dict[str, Any]) -> Dataset:
     numbers = value["max_side"], value["rejected"]
     if not shards or any(type(number) is not int or number < 0 for number in numbers):
         raise TypeError(f"{len(shards)} shards, max_side and rejected {numbers}")
-    texts = (value["fingerprint"], *(options.get(name) or "" for name in ("input", "layout", "label_coding")))
+    texts = (
+        value["fingerprint"],
+        value.get("digest", ""),
+        *(options.get(name) or "" for name in ("input", "layout", "label_coding")),
+    )
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError("its options or its fingerprint")
-    return Dataset(palette, shards, options, value["fingerprint"], *numbers)
+        raise TypeError("its options, its fingerprint or its digest")
+    edited = value["digest"] if value.get("digest", "") not in ("", _digest(value)) else ""
+    return Dataset(palette, shards, options, value["fingerprint"], *numbers, edited)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipelines import cli
 from pipelines.records.options import VERBS
-from tests.drawn.prepared import flip_bit, prepare_here, read_shard, records
+from tests.drawn.prepared import describe, flip_bit, prepare_here, read_shard, records
 from tests.drawn.rawset import write_pair, write_rawset
 from tests.drawn.records import PALETTE
 from trainer.formats import images
@@ -59,11 +57,12 @@ def test_every_verb_explains_itself_with_examples(verb, capsys):
 
 
 def test_folders_of_version_1_are_read(folder, capsys):
-    path = folder / "dataset.json"
-    content = json.loads(path.read_text()) | {"version": 1}
-    for counts in (*content["shards"], *content["splits"].values()):
-        counts["pictures"] = counts.pop("images")
-    path.write_text(json.dumps(content))
+    def change(value: dict) -> None:
+        value["version"] = 1
+        for counts in (*value["shards"], *value["splits"].values()):
+            counts["pictures"] = counts.pop("images")
+
+    describe(folder, change)
     assert records("verify", folder) == records("stats", folder) == records("ls", folder) == 0
     assert "train: 12 records (6 images), " in capsys.readouterr().out
 

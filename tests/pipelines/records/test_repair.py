@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -10,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from pipelines.records import repair
-from tests.drawn.prepared import flip_bit, prepare_here, read_records, read_rejects, read_shard, records, shard_bytes
+from tests.drawn.prepared import (
+    describe,
+    flip_bit,
+    prepare_here,
+    read_records,
+    read_rejects,
+    read_shard,
+    records,
+    shard_bytes,
+)
 from tests.drawn.rawset import write_rawset
 from tests.drawn.records import record, write_records
 from trainer import storage
@@ -32,9 +40,7 @@ def place(shard: Path, copy: int) -> tuple[int, str]:
 
 def described(folder: Path, **options: object) -> None:
     """dataset.json with other options: seeds, by which copies come out otherwise."""
-    path = folder / "dataset.json"
-    value = json.loads(path.read_text())
-    path.write_text(json.dumps(value | {"options": value["options"] | options}))
+    describe(folder, lambda value: value["options"].update(options))
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -94,9 +100,7 @@ def test_why_a_copy_is_not_made_again_is_said(folder, capsys, options, why):
 
 def test_options_that_an_older_version_did_not_have_are_missed(folder, capsys):
     flip_bit(folder / TRAIN, place(folder / TRAIN, 0)[0])
-    value = json.loads((folder / "dataset.json").read_text())
-    del value["options"]["clahe"]
-    (folder / "dataset.json").write_text(json.dumps(value))
+    describe(folder, lambda value: value["options"].pop("clahe"))
     assert records("repair", folder) == 1
     assert "wrong; dataset.json does not say clahe" in capsys.readouterr().out
 
@@ -215,8 +219,7 @@ def test_a_repair_that_another_command_has_overtaken_is_forgotten(folder, prepar
             records("repair", folder, "--drop")
     for name in ("dataset.json", TRAIN, "train-00001-of-00002.tfrecord"):
         shutil.copy(prepared / name, folder)
-    content = json.loads((folder / "dataset.json").read_text()) | {"rejected": 1}
-    (folder / "dataset.json").write_text(json.dumps(content))
+    describe(folder, lambda value: value.update(rejected=1))
     assert records("repair", folder) == 0
     assert shard_bytes(folder) == shard_bytes(prepared) and not (folder / ".repair").exists()
 

@@ -15,7 +15,7 @@ import pytest
 from pipelines import cli
 from pipelines.records import verify
 from tests.drawn.places import ROOT
-from tests.drawn.prepared import flip_bit, prepare_here, read_shard, records, shard_bytes
+from tests.drawn.prepared import describe, flip_bit, prepare_here, read_shard, records, shard_bytes
 from tests.drawn.records import record, write_records
 from trainer.accounts import UnbalancedError
 from trainer.formats import images
@@ -74,6 +74,34 @@ def test_verify_misses_shards_and_finds_strange_ones(folder, capsys):
     assert f"{TRAIN}: the shard is missing" in text
     assert "train-00007-of-00009.tfrecord: is not in dataset.json" in text
     assert f"14 records = {14 - lost} good + 0 damaged + {lost} missing" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda value: value.update(max_side=64), "dataset.json: its max_side is 64, that of its options is 0"),
+        (lambda value: value.update(fingerprint="f"), "dataset.json: its fingerprint is f, that of its shards is "),
+        (lambda value: value["shards"][0].update(ignored_pixels=1), "pixels per class differ from dataset.json"),
+        (lambda value: value["shards"][0].update(max_size=[9, 9]), "expected (96, 96) to (9, 9) (height, width)"),
+        (lambda value: value["shards"][0].update(min_size=[1, 1]), "expected (1, 1) to (96, 96) (height, width)"),
+        (lambda value: value["shards"][0].update(images=1), "source images, expected 1"),
+    ],
+)
+def test_what_dataset_json_says_otherwise_than_records_is_found_without_its_digest(folder, capsys, change, fault):
+    describe(folder, change)
+    assert records("verify", folder) == 1
+    assert fault in capsys.readouterr().out
+
+
+def test_an_edited_dataset_json_is_found_and_written_again_by_prepare(source, folder, prepared, capsys):
+    path = folder / "dataset.json"
+    path.write_text(path.read_text().replace('"disc"', '"disk"'))
+    for verb in ("verify", "repair"):
+        assert records(verb, folder) == 1
+        assert "dataset.json: was changed since it was written; the same `deeplab prepare`" in capsys.readouterr().out
+    assert '"disk"' in path.read_text() and shard_bytes(folder) == shard_bytes(prepared)
+    assert prepare_here(source, folder, "--copies", "1", "--shards", "2") == 0
+    assert records("verify", folder) == 0
 
 
 def test_a_truncated_shard_is_found(folder, capsys):

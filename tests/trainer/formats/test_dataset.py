@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from tests.drawn.records import PALETTE
 from trainer import storage
 from trainer.formats.dataset import Dataset, Shard, load_dataset, open_shard, save_dataset, shard_name
 from trainer.formats.palettes import CAMVID
@@ -36,7 +37,8 @@ def test_dataset_json_counts_records_and_images_of_every_split(tmp_path):
 def test_version_1_which_counts_pictures_is_read(tmp_path):
     save_dataset(str(tmp_path), dataset())
     path = tmp_path / "dataset.json"
-    path.write_text(path.read_text().replace('"images"', '"pictures"').replace('"version": 2', '"version": 1'))
+    value = json.loads(path.read_text().replace('"images"', '"pictures"').replace('"version": 2', '"version": 1'))
+    storage.write_json(str(path), {name: part for name, part in value.items() if name != "digest"})
     assert '"pictures": 1' in path.read_text()
     assert load_dataset(str(tmp_path)) == dataset()
 
@@ -49,6 +51,34 @@ def test_the_json_of_a_shard_comes_back_from_either_version():
     assert Shard.from_json(value) == shard
     with pytest.raises(TypeError):
         Shard.from_json({"name": "val-00000-of-00001.tfrecord"})
+
+
+def leaves(value, path=()):
+    """Paths of all values in a JSON file that hold no others."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [leaf for key, inner in inside for leaf in leaves(inner, (*path, key))] or [path]
+
+
+def test_whatever_is_edited_in_dataset_json_is_noticed_and_stays_so_when_it_is_saved_again(tmp_path):
+    few = dataclasses.replace(dataset().shards[0], class_pixels=(4, 5, 6))
+    save_dataset(str(tmp_path), dataclasses.replace(dataset(), palette=PALETTE, shards=(few,)))
+    path = tmp_path / "dataset.json"
+    text = path.read_text()
+    for place in leaves(json.loads(text)):
+        value = json.loads(text)
+        parent = value
+        for key in place[:-1]:
+            parent = parent[key]
+        old = parent[place[-1]]
+        parent[place[-1]] = old + 1 if isinstance(old, int) else f"{old}x" if isinstance(old, str) else [1]
+        storage.write_json(str(path), value)
+        try:
+            found = load_dataset(str(tmp_path))
+        except InputError:
+            continue
+        assert found.edited, place
+        save_dataset(str(tmp_path), dataclasses.replace(found, rejected=7))
+        assert load_dataset(str(tmp_path)).edited == found.edited
 
 
 def test_missing_and_damaged_dataset_json_are_input_errors(tmp_path):

@@ -97,7 +97,7 @@ def test_an_object_that_alone_does_not_come_is_at_fault_itself(gs, monkeypatch, 
         return None if may_list else faults.answer(request, 403)
 
     faults.in_the_cloud(monkeypatch, fault)
-    for operation in (storage.read, storage.reader):
+    for operation in (storage.read, storage.reader, storage.localize):
         with pytest.raises(
             OSError, match=rf"answered {status} .*, in spite of several attempts: 'gs://seg/.*/a\.bin'"
         ):

@@ -250,7 +250,7 @@ def download(path: str, file: BinaryIO, generation: int | None = None) -> None:
 def generation(path: str) -> int:
     """The number that the object's contents have, which is another one after each change."""
     blob = _blob(path)
-    attempt(path, lambda: blob.reload(retry=None, timeout=TIMEOUT))
+    _received(path, lambda: blob.reload(retry=None, timeout=TIMEOUT))
     return blob.generation
 
 

@@ -143,12 +143,11 @@ def run(argv: list[str]) -> int:
     """Runs a command line and returns its status; what `main` turns into messages is raised."""
     name, options, flags = read(argv)
     check_output(options)
-    scratch.sweep()  # a command that finds everything done makes no folder of its own, and so would leave these
     # gRPC's notes on its start are for its developers, as TensorFlow's are; an explicit setting wins.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     with quiet_startup():
         command = importlib.import_module(f"{COMMANDS[name]}.command")
-    with _no_empty_folder(options), leases.scope(lambda message: _stop(name, message), say):
+    with scratch.of_command(), _no_empty_folder(options), leases.scope(lambda message: _stop(name, message), say):
         return command.run(options, flags)
 
 

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from pipelines.runner.progress import say
 from trainer import leases, storage
+from trainer.files import scratch
 from trainer.options import InputError
 
 STATUS_WORKER_DIED = 70
@@ -43,7 +44,8 @@ def readable(error: Exception, title: str) -> InputError | storage.Unavailable:
     while inner := re.fullmatch(r"([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)): (.*)", message):
         kind, message = inner.groups()
     step = step or next(iter(re.findall(r"\[while running '(.*?)'\]", text)), "")
-    with tempfile.NamedTemporaryFile("wb", prefix="deeplab-error-", suffix=".txt", delete=False) as file:
+    shown = {"prefix": "deeplab-error-", "suffix": ".txt", "dir": scratch.place(), "delete": False}
+    with tempfile.NamedTemporaryFile("wb", **shown) as file:
         file.write(text.encode(errors="backslashreplace"))
     step = re.sub(r"-ptransform-\d+\Z", "", step)  # as job servers number them
     where = f" in step {step!r}" if step else ""
@@ -83,6 +85,7 @@ def stop_when_worker_dies(out: TextIO, title: str, folder: str) -> Iterator[None
         say(f"{bar}deeplab {title}: {text}; finished outputs are kept, {cure}", out)
         sys.stdout.flush()
         shutil.rmtree(folder, ignore_errors=True)
+        scratch.abandon()
         leases.release()
         os._exit(status)
 

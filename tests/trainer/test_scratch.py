@@ -27,16 +27,23 @@ def test_a_folder_ends_with_its_block_and_is_private(temporary):
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next(temporary):
-    program = "import os, signal\nfrom trainer.files import scratch\nopen(scratch.own() + '/copy', 'w').close()\n"
-    program += "with scratch.folder('run') as f: os.kill(os.getpid(), signal.SIGKILL)"
+    program = """
+import os, signal, tempfile
+from trainer.files import scratch
+with scratch.of_command(), scratch.folder("run"):
+    open(scratch.own() + "/copy", "w").close()
+    tempfile.mkstemp()  # as libraries do
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
     subprocess.run([sys.executable, "-c", program], env=os.environ | {"TMPDIR": str(temporary)}, check=False)
-    assert len(list(temporary.iterdir())) == 2
+    kinds = sorted(path.name.split("-")[1] for path in temporary.iterdir())
+    assert kinds == ["command", "files", "run"]
     here, others = scratch._space(), ["deeplab-run-x", "deeplab-error-1.txt", "deeplab-run-0-999999-1-container"]
     for name in (*others, f"deeplab-run-{here}-{processes.name()}-alive", "target"):
         (temporary / name).mkdir()
     (temporary / f"deeplab-run-{here}-999999-1-link").symlink_to(temporary / "target")
-    with scratch.folder("run") as folder:
-        left = {path.name for path in temporary.iterdir()} - {os.path.basename(folder)}
+    with scratch.of_command():
+        left = {path.name for path in temporary.iterdir()} - {os.path.basename(tempfile.gettempdir())}
     assert left == {
         *others,
         f"deeplab-run-{here}-{processes.name()}-alive",

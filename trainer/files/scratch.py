@@ -17,6 +17,14 @@ from trainer.options import InputError
 
 _NAME = re.compile(r"deeplab-\w+-(?P<space>\d+)-(?P<process>\d+-\d+)-\w+")
 
+_place: str | None = None
+"""What `place` is while `default` has another folder taken for it."""
+
+
+def place() -> str:
+    """Where temporary files lie that are to outlive what `default` is around."""
+    return _place or tempfile.gettempdir()
+
 
 @contextlib.contextmanager
 def folder(kind: str) -> Iterator[str]:
@@ -29,6 +37,12 @@ def folder(kind: str) -> Iterator[str]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def abandon() -> None:
+    """Removes the folder of `of_command`, for a process that is about to end without leaving the block."""
+    if _place is not None:
+        shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)
+
+
 def own() -> str:
     """A folder of this process for what it needs until its end."""
     return _own(os.getpid())  # a process may have been forked from one that has a folder
@@ -37,11 +51,22 @@ def own() -> str:
 @contextlib.contextmanager
 def default(folder: str) -> Iterator[None]:
     """Lets libraries that make temporary files wherever `tempfile` does have them in `folder` during the block."""
-    before, tempfile.tempdir = tempfile.tempdir, folder
+    global _place
+    before = _place, tempfile.tempdir
+    _place, tempfile.tempdir = place(), folder
     try:
         yield
     finally:
-        tempfile.tempdir = before
+        _place, tempfile.tempdir = before
+
+
+@contextlib.contextmanager
+def of_command() -> Iterator[None]:
+    """Puts what libraries make during the block, and perhaps leave, into a `folder`, where one can be made."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stack.enter_context(default(stack.enter_context(folder("command"))))
+        yield
 
 
 @functools.cache
@@ -57,7 +82,7 @@ def kept(kind: str) -> str:
 
     Raises InputError where somebody else has put something there, whose contents would be taken for ours.
     """
-    path = os.path.join(tempfile.gettempdir(), f"deeplab-{kind}-{os.getuid()}")
+    path = os.path.join(place(), f"deeplab-{kind}-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
     found = os.lstat(path)
@@ -67,7 +92,7 @@ def kept(kind: str) -> str:
 
 
 def _make(kind: str) -> str:
-    return tempfile.mkdtemp(prefix=f"deeplab-{kind}-{_space()}-{processes.name()}-")
+    return tempfile.mkdtemp(prefix=f"deeplab-{kind}-{_space()}-{processes.name()}-", dir=place())
 
 
 def _space() -> int:
@@ -79,7 +104,7 @@ def _space() -> int:
 
 def sweep() -> None:
     """Removes the folders of this user's processes that are no more."""
-    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+    with contextlib.suppress(OSError), os.scandir(place()) as entries:
         for entry in entries:
             found = _NAME.fullmatch(entry.name)
             if not found or int(found["space"]) != _space() or processes.is_alive(found["process"]):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet
 
 from pipelines.segment.plan import PLAN_FILE, REPORT_FILE
+from trainer.formats.dataset import DATASET_FILE
 
 State = dict[str, tuple[int, int]]
 """Path -> inode and time of change of the file."""
@@ -34,6 +35,10 @@ def _common(path: Path, folder: Path) -> bytes:
         report = json.loads(data)
         made = report.pop("written") + report.pop("skipped")
         data = json.dumps(report | {"plan": "", "made": made, "seconds": {}}).encode()
+    elif path.name == DATASET_FILE:
+        described = json.loads(data)
+        described.pop("digest")  # of the folder's name, too
+        data = json.dumps(described).encode()
     elif path.suffix not in (".json", ".jsonl", ".html"):
         return data
     return data.replace(str(folder).encode(), b"FOLDER")

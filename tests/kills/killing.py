@@ -6,13 +6,15 @@ import atexit
 import contextlib
 import faulthandler
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +29,15 @@ ENDINGS = {
     signal.SIGKILL: (-signal.SIGKILL,),
     signal.SIGINT: (130,),
     signal.SIGTERM: (143, -signal.SIGTERM),
+    signal.SIGABRT: (-signal.SIGABRT,),
 }
 """Statuses that a run may end with."""
 LATEST = 1.5
-"""Times of an undisturbed run's, until a run is killed: some have to come to their end."""
-PATIENCE = 300.0
+"""Times of an undisturbed run's seconds, until a run is killed: some have to come to their end."""
+PATIENCE = 900.0
 """Seconds that a run may take on a busy machine."""
+PROBE = re.compile("[a-z0-9_]{8}")
+"""Name of the file by which Python looks whether it may write to a folder."""
 
 
 class Fault(Exception):
@@ -46,6 +51,9 @@ def start(argv: Sequence[str], folder: Path, scratch: Path, log: Path) -> int:
     """
     process = os.fork()
     if process:
+        with contextlib.suppress(ProcessLookupError):
+            while os.getpgid(process) != process:
+                time.sleep(0.001)
         return process
     status = 1
     try:
@@ -65,16 +73,41 @@ def start(argv: Sequence[str], folder: Path, scratch: Path, log: Path) -> int:
         os._exit(status)
 
 
-def end(process: int, seconds: float) -> int | None:
-    """The status of a process, or minus the signal that ended it; None where it is at work after these seconds."""
-    deadline = time.monotonic() + seconds
+def end(process: int, clock: Callable[[], float] = lambda: 0.0, moment: float = inf) -> int | None:
+    """The status of a process, or minus the signal that ended it.
+
+    None where it is at work when `clock` shows that moment, or PATIENCE is over.
+    """
+    deadline = time.monotonic() + PATIENCE
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > deadline:
+        if clock() > moment or time.monotonic() > deadline:
             return None
-        time.sleep(0.002)
+        time.sleep(0.005)
+
+
+class Clock:
+    """The seconds of the processor that a process group has taken, where the system tells, and else of the day.
+
+    How far a run is does not depend on what else the machine does.
+    """
+
+    def __init__(self, group: int) -> None:
+        self._group, self._begin, self._last = group, time.monotonic(), 0.0
+
+    def __call__(self) -> float:
+        if not os.path.isdir("/proc/self"):
+            return time.monotonic() - self._begin
+        ticks = 0
+        for process in filter(str.isdecimal, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                if os.getpgid(int(process)) == self._group:
+                    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+                    ticks += sum(map(int, fields[11:15]))  # its own, and of its children that have ended
+        self._last = max(self._last, ticks / os.sysconf("SC_CLK_TCK"))
+        return self._last
 
 
 def is_empty(group: int) -> bool:
@@ -102,7 +135,7 @@ class Course:
       place: for the folder `world`, the temporary files and what is printed.
       whole: what an undisturbed run leaves in the world.
       kept: and of temporary files, which later runs may need.
-      seconds: that an undisturbed run takes.
+      seconds: that an undisturbed run takes, see `Clock`.
       kills: signals sent, by name.
     """
 
@@ -125,11 +158,13 @@ class Course:
         while True:
             is_last = len(self.kills) == most
             process = start(self.argv, self.world, self.place / "scratch", self.place / "log")
-            status = end(process, PATIENCE if is_last else self.rng.uniform(0, LATEST * self.seconds))
+            clock = Clock(process)
+            status = end(process, clock, inf if is_last else self.rng.uniform(0, LATEST * self.seconds))
+            if status is None and is_last:
+                self._kill(process, signal.SIGABRT)  # its threads tell where they are
+                raise Fault(f"not done after {PATIENCE:.0f} seconds")
             if status is None:
-                status = self._kill(process, signal.SIGKILL if is_last else SIGNALS[self.rng.integers(len(SIGNALS))])
-                if is_last:
-                    raise Fault(f"not done after {PATIENCE:.0f} seconds")
+                status = self._kill(process, SIGNALS[self.rng.integers(len(SIGNALS))])
             elif status:
                 raise Fault(f"status {status}")
             before = self._look(before)
@@ -139,11 +174,12 @@ class Course:
 
     def _kill(self, process: int, number: signal.Signals) -> int:
         os.killpg(process, number)
-        status = end(process, PATIENCE)
+        status = end(process)
         if status is None:
             os.kill(process, signal.SIGABRT)  # its threads tell where they are
-            end(process, 1)
+            time.sleep(1)
             os.killpg(process, signal.SIGKILL)
+            os.waitpid(process, 0)
             raise Fault(f"{number.name} did not end it in {PATIENCE:.0f} seconds")
         self.kills.append(number.name)
         if status not in (0, *ENDINGS[number]):
@@ -180,7 +216,9 @@ class Course:
 
     def temporary(self) -> frozenset[str]:
         """What there is of temporary files."""
-        return frozenset(str(path.relative_to(self.place)) for path in (self.place / "scratch").rglob("*"))
+        scratch = self.place / "scratch"
+        found = (str(path.relative_to(scratch)) for path in scratch.rglob("*"))
+        return frozenset(name for name in found if not PROBE.fullmatch(name))
 
 
 class Killer:
@@ -207,14 +245,15 @@ class Killer:
             finally:
                 sys.stderr.flush()
                 os._exit(status)
-        if end(process, PATIENCE) != 0:
+        if end(process) != 0:
             raise Fault("the set could not be drawn")
-        begin = time.monotonic()
         self.seconds, self._whole, self._kept = 0.0, {}, frozenset()
         course = self._course("whole", 0)
-        with contextlib.suppress(Fault):  # there is nothing yet to be compared with
-            course.run(0)
-        self.seconds = time.monotonic() - begin
+        process = start(self._argv, course.world, course.place / "scratch", course.place / "log")
+        clock = Clock(process)
+        if status := end(process, clock):
+            raise Fault(f"undisturbed, it ended with status {status}; see {course.place / 'log'}")
+        self.seconds = clock()
         self._whole, self._kept = contents(course.world), course.temporary()
 
     def _course(self, name: str, number: int) -> Course:

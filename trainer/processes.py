@@ -1,4 +1,4 @@
-"""Processes of this machine: names that no other process will have, and the memory that this one took."""
+"""Processes of this machine: names that no other process will have, and how much memory there is and was taken."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import os
 import resource
 import socket
 import sys
+from pathlib import Path
 
+CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where Linux says what a container may use, newer systems first."""
 UNSEEN = "-0"
 """In place of the start of a process where that cannot be seen."""
 
@@ -38,6 +41,15 @@ def is_alive(process: str) -> bool:
     """Whether the process of that name, on this machine, is still there."""
     number = process.partition("-")[0]
     return number.isdecimal() and name(int(number)) in (process, f"{number}{UNSEEN}")
+
+
+def memory() -> int:
+    """Bytes of this machine, or of the container that this process is in."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # none, or "max"
+            limits.append(int(Path(path).read_text()))
+    return min(limits)
 
 
 def peak_memory() -> int:

@@ -19,7 +19,7 @@ from pipelines.masks.certainty import Certainty
 from pipelines.masks.segmenter import Segmented, Segmenter, Unsegmented, shared_segmenter
 from pipelines.masks.stamps import Stamp, fingerprint, read_stamp, stamp_jpeg, stamp_png
 from pipelines.runner.boundary import Failed
-from pipelines.runner.cores import cores, memory
+from pipelines.runner.cores import cores
 from pipelines.runner.steps import step
 from pipelines.segment import table
 from pipelines.segment.existing import look
@@ -33,6 +33,7 @@ from trainer.formats.exports import load_card
 from trainer.formats.labels import Palette
 from trainer.network.options import bytes_per_pixel
 from trainer.options import InputError
+from trainer.processes import memory
 
 GIB = 1 << 30
 SOFTMAX_BYTES, CRF_BYTES, IMAGE_BYTES = 4, 22, 16

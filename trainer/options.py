@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 FOREIGN_ADDRESS = re.compile(r"(?!gs://)[A-Za-z][A-Za-z0-9+.-]+:/+")
 """How the address of another storage than is read and written here begins, with one slash lost too."""
+NO_BUCKET = re.compile(r"gs://(/.*)?", re.DOTALL)
 WEB = ("http://", "https://")
 """Of files that some flags fetch."""
 METAVARS = {int: "N", float: "X", str: "TEXT"}
@@ -177,6 +178,9 @@ def _check(field: dataclasses.Field, value: Any) -> None:
                 f"{flag} {text}: expected a local path or a gs:// address; {foreign[0]} is not supported, copy the "
                 "files to one of these"
             )
+        if isinstance(text, str) and NO_BUCKET.fullmatch(text):
+            # Without the slashes at its end it would be a folder called "gs:".
+            raise InputError(f"{flag} {text} names no bucket; expected gs://BUCKET/FOLDER")
     for number in values:
         if isinstance(number, (int, float)) and not bounds.hold(number):
             raise InputError(f"{flag} must be {bounds}, got {number}")

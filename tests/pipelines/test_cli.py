@@ -112,6 +112,14 @@ def test_addresses_of_other_storage_are_not_taken_for_folders(command, address, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", REQUIRED)
+def test_an_address_without_a_bucket_is_not_taken_for_a_folder(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([command, *REQUIRED[command], *output_flag(command, "gs://")]) == 2
+    assert "gs:// names no bucket; expected gs://BUCKET/FOLDER" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def output_flag(command: str, output: str) -> list[str]:
     return [output] if command == "records" else ["--output", output]
 

@@ -17,7 +17,7 @@ from pipelines.submit.plan import BEAM_FLAGS, LONGEST_NAME, Job, environment, ow
 from trainer import leases, storage
 from trainer.files import cloud
 from trainer.formats.cards import CARD
-from trainer.formats.dataset import load_dataset
+from trainer.formats.dataset import check_shards, load_dataset
 from trainer.formats.exports import SAVED_MODEL
 from trainer.options import CheckedOptions, InputError
 from trainer.startup import quiet_startup
@@ -68,12 +68,12 @@ def doubts(job: Job) -> Iterator[str]:
         yield "no GPUs: neither --accelerator nor the machine type names any"
 
 
-def _told(look: Callable[[Job], Iterator[str]], job: Job) -> list[str]:
-    """What a look at a command's files finds, or why it could not look."""
+def _told(look: Callable[[Job], Iterator[str]], job: Job) -> Iterator[str]:
+    """What a look at a command's files finds, and why it could not look further."""
     try:
-        return list(look(job))
+        yield from look(job)
     except (InputError, OSError) as error:
-        return [str(error)]
+        yield str(error)
 
 
 def _tag(image: str) -> str:
@@ -214,19 +214,13 @@ def _records(job: Job) -> Iterator[str]:
     if not storage.is_remote(folder):
         return
     dataset = load_dataset(folder)
-    sizes = {file.relative: file.size for file in storage.files(folder)}
-    bad = [shard.name for shard in dataset.shards if sizes.get(shard.name) != shard.bytes]
-    if bad:
-        yield (
-            f"--records {folder}: {len(bad)} of {len(dataset.shards)} shards are missing or of another size than "
-            f"dataset.json says, such as {bad[0]}; run the same `deeplab prepare` again"
-        )
     splits = ("train", "val") if job.command == "train" else (job.options.split or "val",)
     yield from (
         f"--records {folder} has no split {split}; it has {', '.join(dataset.splits)}"
         for split in splits
         if split not in dataset.splits
     )
+    check_shards(folder, dataset)
 
 
 def _model(job: Job) -> Iterator[str]:

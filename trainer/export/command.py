@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -33,6 +34,7 @@ DRAWN_SIDES = (1.0, 0.6)
 
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command. Returns 0, or 1 where the export does not agree with the model."""
+    options = dataclasses.replace(options, output=storage.absolute(options.output))  # "." has no name to add to
     card, digest = load_card(options.model), weights_digest(options.model)
     if options.format == "savedmodel":
         leases.hold(options.output, "export")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 from typing import Any
 
 from trainer import leases, storage
 from trainer.export.options import Options
 from trainer.formats.cards import TUNING_FILE, ModelCard
-from trainer.formats.dataset import Dataset, load_dataset
-from trainer.formats.exports import SAVED_MODEL
+from trainer.formats.dataset import Dataset, check_shards, load_dataset
+from trainer.formats.exports import ABOUT, CLASS_BYTES, SAVED_MODEL
+from trainer.network.options import bytes_per_pixel
 from trainer.options import InputError
+from trainer.processes import memory
 
 PACKAGES = {"savedmodel": (), "onnx": ("onnx", "onnxruntime", "tf2onnx"), "tflite": ("ai_edge_litert",)}
 """Format -> modules that it needs beyond TensorFlow."""
@@ -33,27 +37,47 @@ def check(options: Options, card: ModelCard) -> None:
             'installed; install with `pip install "deeplab-pipelines[export]"`'
         )
     if options.size is not None:
-        height, width = options.size
-        classes = card.palette.num_classes
-        if height * width * classes > MOST_VALUES:
-            raise InputError(
-                f"--size {height} {width} with {classes} classes is {height * width * classes:,} probabilities, more "
-                f"than the {MOST_VALUES:,} values that an array of TFLite can have; give a smaller --size, or make a "
-                "SavedModel or ONNX file"
-            )
-    if options.format != "savedmodel" and storage.is_dir(options.output):
-        raise InputError(f"--output {options.output} is a folder; expected a file ending in .{options.format}")
-    if options.format == "savedmodel":
-        storage.check_folder(options.output)
-        names = {file.relative for file in storage.files(options.output)} if storage.is_dir(options.output) else set()
-        names.discard(leases.FILE)
-        if names and SAVED_MODEL not in names:
-            raise InputError(f"{options.output} holds other files than a SavedModel; give another --output")
-        taken = bool(names)
-    else:
-        taken = storage.exists(options.output)
-    if taken and not options.overwrite:
+        _check_size(*options.size, card)
+    if _is_taken(options) and not options.overwrite:
         raise InputError(f"{options.output} exists; give another --output, or --overwrite to replace it")
+
+
+def _check_size(height: int, width: int, card: ModelCard) -> None:
+    """Raises InputError where a TFLite model of images of that size cannot be, or not be run here."""
+    classes = card.palette.num_classes
+    if height * width * classes > MOST_VALUES:
+        raise InputError(
+            f"--size {height} {width} with {classes} classes is {height * width * classes:,} probabilities, more "
+            f"than the {MOST_VALUES:,} values that an array of TFLite can have; give a smaller --size, or make a "
+            "SavedModel or ONNX file"
+        )
+    needed = height * width * (bytes_per_pixel(card.architecture) + classes * CLASS_BYTES)
+    if needed > (there := memory()):
+        raise InputError(
+            f"--size {height} {width} with {classes} classes takes about {needed / 1e9:,.0f} GB to be checked, and "
+            f"this machine has {there / 1e9:,.0f} GB; give a smaller --size, or a larger machine"
+        )
+
+
+def _is_taken(options: Options) -> bool:
+    """Whether an export is at the output, or another file. Raises InputError where no export can take its place."""
+    output = options.output
+    if options.format != "savedmodel":
+        storage.check_folder(os.path.dirname(output) or ".")
+        if storage.is_dir(output):
+            raise InputError(f"--output {output} is a folder; expected a file ending in .{options.format}")
+        return _is_there(output)
+    storage.check_folder(output)
+    # One by one, for a folder of others may hold millions.
+    for file in storage.walk(output) if storage.is_dir(output) else ():
+        if (storage.unfinished(file.relative) or file.relative) not in (SAVED_MODEL, ABOUT, leases.FILE):
+            raise InputError(f"{output} holds {file.relative}, which is no part of an export; give another --output")
+    return storage.exists(storage.join(output, SAVED_MODEL))
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is a file, or what it would replace: a link that leads nowhere, a FIFO."""
+    return storage.exists(path) or (not storage.is_remote(path) and os.path.lexists(path))
 
 
 def tuning(options: Options, digest: str) -> dict[str, Any] | None:
@@ -72,12 +96,25 @@ def tuning(options: Options, digest: str) -> dict[str, Any] | None:
 
 
 def reserve(options: Options) -> None:
-    """Writes the report of a check that is still to come. Raises InputError where nothing can be written."""
+    """Writes the report of a check that is still to come. Raises InputError where it cannot be written."""
     path = report_path(options.output)
     try:
+        if _is_there(path) and not _is_report(path):
+            raise InputError(
+                f"{path}, where the figures of the check are written, is another file; move it away, or give another "
+                "--output"
+            )
         storage.write_json(path, {"status": "running"})
     except OSError as error:
-        raise InputError(f"cannot write to {path}: {error}") from None
+        raise InputError(f"{path} cannot be written to: {error.strerror or error}; give another --output") from None
+
+
+def _is_report(path: str) -> bool:
+    try:
+        value = json.loads(storage.read(path))
+    except ValueError:
+        return False
+    return isinstance(value, dict) and "status" in value
 
 
 def dataset(options: Options, card: ModelCard) -> Dataset | None:
@@ -90,6 +127,11 @@ def dataset(options: Options, card: ModelCard) -> Dataset | None:
             f"{options.records} has the classes {_some(found.palette.names)}, the model {_some(card.palette.names)}; "
             "give records of the classes the model was trained on"
         )
+    if found.palette.ignore_id != card.palette.ignore_id:
+        raise InputError(
+            f"{options.records} ignores pixels of id {found.palette.ignore_id}, the model those of "
+            f"{card.palette.ignore_id}; give records that were prepared with the model's palette"
+        )
     purposes = {"val": "to check the export on"}
     purposes |= {"train": "to calibrate on"} if options.quantize == "int8" else {}
     for split, purpose in purposes.items():
@@ -98,6 +140,7 @@ def dataset(options: Options, card: ModelCard) -> Dataset | None:
                 f"{options.records} has no images of split {split!r} {purpose}, only of "
                 f"{', '.join(found.splits) or 'none'}; prepare it again from a set with train and val images"
             )
+    check_shards(options.records, found)
     return found
 
 

@@ -77,13 +77,19 @@ def of_records(folder: str, dataset: Dataset, split: str) -> Iterator[Sample]:
 
 
 def found(path: str) -> list[str]:
-    """At most COUNT of the image files at `path`: a folder, a glob or an image. InputError where there are none."""
+    """At most COUNT of the image files at `path`: a folder, a glob or an image.
+
+    Raises InputError where there are none, or none of them can be read.
+    """
     files = storage.glob(path) if storage.is_pattern(path) else storage.files(path) if storage.is_dir(path) else []
     paths = [file.path for file in files if file.path.lower().endswith(images.SUFFIXES)]
     paths += [path] if storage.exists(path) else []
     if not paths:
         raise InputError(f"--images {path}: found no image; expected a folder of them, a glob in quotes, or an image")
-    return [paths[number] for number in _spread(len(paths), COUNT)]
+    chosen = [paths[number] for number in _spread(len(paths), COUNT)]
+    if next(of_files(chosen), None) is None:
+        raise InputError(f"--images {path}: no image of it can be read, such as {chosen[0]}; give others")
+    return chosen
 
 
 def of_files(paths: list[str]) -> Iterator[Sample]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -17,6 +19,7 @@ from trainer import storage
 from trainer.export import graph, plan
 from trainer.formats import exports
 from trainer.formats.cards import weights_digest
+from trainer.formats.dataset import load_dataset, save_dataset
 
 OUTPUTS = {"savedmodel": "served", "onnx": "model.onnx", "tflite": "model.tflite"}
 
@@ -90,47 +93,70 @@ def flipped(network):
     return other
 
 
+ONNX = ["--format", "onnx", "--output"]
+SAVED = ["--format", "savedmodel", "--output"]
+TFLITE = ["--format", "tflite", "--output", "m.tflite", "--size"]
+INT8 = [*TFLITE, "64", "64", "--quantize", "int8"]
 FAULTS = {
     "format": (["--format", "caffe"], "--format must be one of|invalid choice"),
-    "suffix": (["--format", "onnx", "--output", "model"], "must end in .onnx"),
-    "size": (["--format", "tflite", "--output", "m.tflite"], "give it as --size HEIGHT WIDTH"),
-    "any size": (["--format", "onnx", "--output", "m.onnx", "--size", "64", "64"], "are for --format tflite"),
-    "calibration": (
-        ["--format", "tflite", "--output", "m.tflite", "--size", "64", "64", "--quantize", "int8"],
-        "give the records the model was trained on",
-    ),
-    "both": (["--format", "savedmodel", "--output", "m", "--records", "r", "--images", "i"], "give one of them"),
-    "values": (
-        ["--format", "tflite", "--output", "m.tflite", "--size", "40000", "40000"],
-        "give a smaller --size, or make a SavedModel or ONNX file",
-    ),
-    "images": (["--format", "savedmodel", "--output", "m", "--images", "none"], "found no image"),
-    "model": (["--format", "savedmodel", "--output", "m", "--model", "none"], "is not a model folder"),
-    "tuning": (
-        ["--format", "savedmodel", "--output", "m", "--model", "tuned"],
-        "was made with other weights",
-    ),
-    "below a file": (["--format", "savedmodel", "--output", "file/m"], "cannot be written to|cannot write to"),
-    "file": (["--format", "savedmodel", "--output", "file"], "is no folder"),
-    "taken": (["--format", "onnx", "--output", "taken.onnx"], "--overwrite to replace it"),
-    "foreign": (["--format", "savedmodel", "--output", "foreign"], "holds other files than a SavedModel"),
-    "no file": (["--format", "onnx", "--output", "folder.onnx"], "is a folder; expected a file ending in .onnx"),
-    "below": (["--format", "onnx", "--output", "file/m.onnx"], "cannot write to"),
+    "suffix": ([*ONNX, "model"], "must end in .onnx"),
+    "size": (TFLITE[:-1], "give it as --size HEIGHT WIDTH"),
+    "any size": ([*ONNX, "m.onnx", "--size", "64", "64"], "are for --format tflite"),
+    "calibration": (INT8, "give the records the model was trained on"),
+    "both": ([*SAVED, "m", "--records", "r", "--images", "i"], "give one of them"),
+    "values": ([*TFLITE, "40000", "40000"], "give a smaller --size, or make a SavedModel or ONNX file"),
+    "memory": ([*TFLITE, "20000", "30000"], "GB; give a smaller --size, or a larger machine"),
+    "images": ([*SAVED, "m", "--images", "none"], "found no image"),
+    "no image": ([*SAVED, "m", "--images", "foreign/notes"], "no image of it can be read, such as foreign/notes"),
+    "model": ([*SAVED, "m", "--model", "none"], "is not a model folder"),
+    "tuning": ([*SAVED, "m", "--model", "tuned"], "was made with other weights"),
+    "below a file": ([*SAVED, "file/m"], "cannot be written to"),
+    "file": ([*SAVED, "file"], "is no folder"),
+    "taken": ([*ONNX, "taken.onnx"], "--overwrite to replace it"),
+    "link": ([*ONNX, "link.onnx"], "--overwrite to replace it"),
+    "foreign": ([*SAVED, "foreign", "--overwrite"], "foreign holds notes, which is no part of an export"),
+    "around": ([*SAVED, "foreign/new/..", "--overwrite"], "foreign holds notes, which is no part of an export"),
+    "no file": ([*ONNX, "folder.onnx"], "is a folder; expected a file ending in .onnx"),
+    "below": ([*ONNX, "file/m.onnx"], "file cannot be written to"),
+    "report": ([*ONNX, "new.onnx"], "new.onnx.check.json, where the figures of the check are written, is another"),
+    "classes": ([*SAVED, "m", "--records", "zebra"], "has the classes zebra, "),
+    "ignored": ([*SAVED, "m", "--records", "ignoring"], "ignores pixels of id 99, the model those of 255"),
+    "shards": ([*SAVED, "m", "--records", "cut"], "1 of 3 shards are missing or of another size"),
 }
+
+
+@pytest.fixture(scope="module")
+def faulty(model, records, tmp_path_factory):
+    """A folder with files of others, a model whose tuning is another's, and records that are not the model's."""
+    place = tmp_path_factory.mktemp("faulty")
+    (place / "foreign").mkdir()
+    shutil.copytree(model, place / "tuned")
+    (place / "tuned/crf.json").write_text('{"model_digest": "other"}')
+    (place / "folder.onnx").mkdir()
+    for name in ("file", "taken.onnx", "foreign/notes", "new.onnx.check.json"):
+        (place / name).write_text("mine")
+    (place / "link.onnx").symlink_to("nowhere")
+    dataset = load_dataset(records)
+    changes = {
+        "zebra": {"palette": replace(dataset.palette, names=("zebra", *dataset.palette.names[1:]))},
+        "ignoring": {"palette": replace(dataset.palette, ignore_id=99)},
+    }
+    for name, change in changes.items():
+        (place / name).mkdir()
+        save_dataset(str(place / name), replace(dataset, **change))
+    shutil.copytree(records, place / "cut")
+    next((place / "cut").glob("val-*")).write_bytes(b"short")
+    return place
 
 
 @pytest.mark.parametrize("case", FAULTS)
 def test_what_cannot_be_exported_is_said_in_one_line_before_anything_is_computed(
-    case, model, tmp_path, monkeypatch, capsys
+    case, model, faulty, monkeypatch, capsys
 ):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(faulty)
     monkeypatch.setattr("trainer.startup.start_tensorflow", lambda: pytest.fail("it has begun to compute"))
-    (tmp_path / "foreign").mkdir()
-    shutil.copytree(model, tmp_path / "tuned")
-    (tmp_path / "tuned/crf.json").write_text('{"model_digest": "other"}')
-    (tmp_path / "folder.onnx").mkdir()
-    for name in ("file", "taken.onnx", "foreign/notes"):
-        (tmp_path / name).write_text("mine")
+    monkeypatch.setattr(plan, "memory", lambda: 1 << 34)
+    before = contents(faulty)
     flags, message = FAULTS[case]
     try:
         status = cli.main(["export", "--model", model, "--output", "m", *flags])
@@ -139,7 +165,16 @@ def test_what_cannot_be_exported_is_said_in_one_line_before_anything_is_computed
     text = capsys.readouterr().err
     assert status == 2 and "Traceback" not in text
     assert any(part in text for part in message.split("|")), text
-    assert (tmp_path / "file").read_text() == (tmp_path / "taken.onnx").read_text() == "mine"
+    assert contents(faulty) == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """What is in each file, and where links lead."""
+    return {
+        path: os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes()
+        for path in folder.rglob("*")
+        if not path.is_dir()
+    }
 
 
 def test_packages_that_are_missing_are_named_with_what_installs_them(model, tmp_path, monkeypatch, capsys):

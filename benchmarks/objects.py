@@ -1,4 +1,5 @@
-"""A small Cloud Storage in memory, for tests and measurements: with conditions on generations, a delay, and faults.
+"""A small Cloud Storage in memory, for tests and measurements: with parts of objects, conditions on generations,
+a delay, and faults.
 
 python benchmarks/objects.py 9023 0.05      # STORAGE_EMULATOR_HOST=http://127.0.0.1:9023, 50 ms for every request
 """
@@ -26,6 +27,7 @@ COUNT = "/requests"
 """Where the number of the requests so far is told."""
 BUCKET = re.compile(r"/storage/v1/b/(?P<bucket>[^/]+)")
 LISTING = re.compile(r"/storage/v1/b/(?P<bucket>[^/]+)/o")
+PART = re.compile(r"bytes=(?P<start>\d+)-(?P<end>\d*)")
 UPLOAD = re.compile(r"(?:/resumable)?/upload/storage/v1/b/(?P<bucket>[^/]+)/o")
 
 
@@ -134,7 +136,11 @@ class _Handler(BaseHTTPRequestHandler):
                 status = 200
         if status == 200 and query.get("alt") == "media":
             headers = {"X_Goog_Hash": f"crc32c={checksum(data)}", "X_Goog_Generation": str(generation)}
-            self.send_response(200)
+            if found := PART.fullmatch(self.headers.get("Range", "")):
+                start, end = int(found["start"]), min(int(found["end"] or len(data)), len(data) - 1)
+                headers["Content_Range"] = f"bytes {start}-{end}/{len(data)}"
+                status, data = 206, data[start : end + 1]
+            self.send_response(status)
             for name, value in {"Content-Length": str(len(data)), **headers}.items():
                 self.send_header(name.replace("_", "-"), value)
             self.end_headers()

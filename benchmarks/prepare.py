@@ -30,7 +30,7 @@ from pipelines.entries.augment import augment, rng_for
 from pipelines.entries.options import AugmentOptions
 from pipelines.inputs.coding import detect_palette
 from pipelines.inputs.rawset import Pair, RawSet, scan
-from trainer import storage
+from trainer import processes, storage
 from trainer.formats import images
 from trainer.formats.examples import Record, encode
 from trainer.formats.frames import frame
@@ -117,10 +117,10 @@ def peak_memory(data: str, output: str, copies: int) -> float:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     quiet = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
     child = os.posix_spawn(sys.executable, command, environment, file_actions=quiet)
-    _, status, usage = os.wait4(child, 0)
+    status, _, memory = processes.end(child)
     if status:
-        sys.exit(f"prepare ended with status {os.waitstatus_to_exitcode(status)}")
-    return usage.ru_maxrss / 1024
+        sys.exit(f"prepare ended with status {status}")
+    return memory / 2**20
 
 
 def ten_times(data: str, folder: str) -> str:

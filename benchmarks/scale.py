@@ -17,7 +17,6 @@ import io
 import json
 import os
 import pickle
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from unittest import mock
 
-from trainer import storage
+from trainer import processes, storage
 from trainer.options import CheckedOptions, option, parse
 from trainer.storage import File
 
@@ -141,7 +140,7 @@ def step(options: Options) -> None:
             pickle.dump(handed["first"], file)
         found = {"passed": sum(len(pickle.dumps(one)) for one in handed["handed"]) / images}
     found |= {"seconds": time.process_time() - start}
-    found |= {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    found |= {"memory": processes.peak_memory()}
     print(json.dumps(found))
 
 

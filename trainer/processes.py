@@ -7,10 +7,13 @@ import os
 import resource
 import socket
 import sys
+import time
 from pathlib import Path
 
 CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where Linux says what a container may use, newer systems first."""
+GLANCE = 0.05
+"""Seconds between two looks at the memory of a child."""
 UNSEEN = "-0"
 """In place of the start of a process where that cannot be seen."""
 
@@ -52,12 +55,30 @@ def memory() -> int:
     return min(limits)
 
 
-def peak_memory() -> int:
-    """The most memory that this program ever held, in bytes."""
+def peak_memory(number: int | None = None) -> int:
+    """The most memory that a process ever held, in bytes: the one of that number, this one by default.
+
+    0 where that of another one cannot be seen.
+    """
     # What the system counts for `getrusage` begins with the memory of the process that started this one.
-    with contextlib.suppress(OSError), open("/proc/self/status") as file:
+    with contextlib.suppress(OSError, StopIteration), open(f"/proc/{number or 'self'}/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) * 1024
+    if number:
+        return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def end(number: int) -> tuple[int, float, int]:
+    """Waits for the end of a child: its status, the seconds of the processor and the most bytes of memory it took."""
+    memory = 0
+    while True:
+        memory = max(memory, peak_memory(number))
+        time.sleep(GLANCE)
+        ended, status, usage = os.wait4(number, os.WNOHANG)
+        if ended:
+            unit = 1 if sys.platform == "darwin" else 1024
+            seconds = usage.ru_utime + usage.ru_stime
+            return os.waitstatus_to_exitcode(status), seconds, memory or usage.ru_maxrss * unit
 
 
 def _exists(number: int) -> bool:

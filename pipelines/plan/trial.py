@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from pipelines.plan.estimate import Trial
+from trainer import processes
 from trainer.options import InputError, printable
 
 REJECTED = 1
@@ -31,17 +32,16 @@ def run(arguments: Sequence[str], output: str, items: int, rounds: int = 0) -> T
         program = [sys.executable, "-m", "pipelines.cli", *arguments]
         process = subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         try:
-            _, status, usage = os.wait4(process.pid, 0)
+            status, seconds, memory = processes.end(process.pid)
         except BaseException:
             process.terminate()
             process.wait()
             raise
     wall = time.monotonic() - start
-    process.returncode = status = os.waitstatus_to_exitcode(status)
+    process.returncode = status
     if status not in (0, REJECTED):
         raise InputError(_last_words(log) or f"deeplab {arguments[0]} ended with status {status}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Trial(items, rounds, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit, _size(output))
+    return Trial(items, rounds, wall, seconds, memory, _size(output))
 
 
 def _last_words(log: str) -> str:

@@ -8,8 +8,10 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,6 +103,39 @@ def kill(process: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def fetched() -> Path:
+    """The folder of what `make test-engines` fetches. Fails where something lacks."""
+    folder = os.environ.get("DEEPLAB_ENGINES", "")
+    missing = [name for name in ("bin/prism", "bin/container", "flink") if not os.path.exists(f"{folder}/{name}")]
+    assert not missing, f"DEEPLAB_ENGINES={folder!r} lacks {', '.join(missing)}: run `make test-engines`"
+    return Path(folder)
+
+
+def write_boot(engines: Path, folder: Path) -> Path:
+    """Beam's program that starts a worker, in the environment of these tests and another working directory."""
+    path = folder / "boot"
+    python = os.path.dirname(sys.executable)
+    path.write_text(
+        "#!/bin/sh\n"
+        f"export PATH={python}:$PATH RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1\n"
+        f'cd / && exec {engines}/bin/container "$@"\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+def write_jar(engines: Path, folder: Path) -> Path:
+    """One jar that stands for all of Flink and its job server."""
+    path = folder / "flink.jar"
+    jars = " ".join(jar.as_uri() for jar in sorted((engines / "flink").glob("*.jar")))
+    text = f"Class-Path: {jars}"
+    lines = [text[:70], *(f" {text[start : start + 69]}" for start in range(70, len(text), 69))]
+    head = ["Manifest-Version: 1.0", "Main-Class: org.apache.beam.runners.flink.FlinkJobServerDriver"]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("META-INF/MANIFEST.MF", "\n".join([*head, *lines, ""]))
+    return path
 
 
 class Flink:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,45 +12,27 @@ import pytest
 
 from tests.drawn.rawset import write_rawset
 from tests.drawn.records import PALETTE
-from tests.engines.cluster import Flink, answers, free_ports, started, wait_for
+from tests.engines.cluster import Flink, answers, fetched, free_ports, started, wait_for, write_boot, write_jar
 from tests.engines.road import COMMANDS, walk
 
 
 @pytest.fixture(scope="session")
 def engines() -> Path:
     """The folder of what was fetched."""
-    folder = os.environ.get("DEEPLAB_ENGINES", "")
-    missing = [name for name in ("bin/prism", "bin/container", "flink") if not os.path.exists(f"{folder}/{name}")]
-    if missing:
-        pytest.fail(f"DEEPLAB_ENGINES={folder!r} lacks {', '.join(missing)}: run `make test-engines`", pytrace=False)
-    return Path(folder)
+    try:
+        return fetched()
+    except AssertionError as error:
+        pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture(scope="session")
 def boot(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Beam's program that starts a worker, in the environment of these tests and another working directory."""
-    path = tmp_path_factory.mktemp("boot") / "boot"
-    python = os.path.dirname(sys.executable)
-    path.write_text(
-        "#!/bin/sh\n"
-        f"export PATH={python}:$PATH RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1\n"
-        f'cd / && exec {engines}/bin/container "$@"\n'
-    )
-    path.chmod(0o755)
-    return path
+    return write_boot(engines, tmp_path_factory.mktemp("boot"))
 
 
 @pytest.fixture(scope="session")
 def jar(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One jar that stands for all of Flink and its job server."""
-    path = tmp_path_factory.mktemp("jar") / "flink.jar"
-    jars = " ".join(jar.as_uri() for jar in sorted((engines / "flink").glob("*.jar")))
-    text = f"Class-Path: {jars}"
-    lines = [text[:70], *(f" {text[start : start + 69]}" for start in range(70, len(text), 69))]
-    head = ["Manifest-Version: 1.0", "Main-Class: org.apache.beam.runners.flink.FlinkJobServerDriver"]
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("META-INF/MANIFEST.MF", "\n".join([*head, *lines, ""]))
-    return path
+    return write_jar(engines, tmp_path_factory.mktemp("jar"))
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,18 @@ Every run is a process group, which SIGKILL, SIGINT or SIGTERM ends at some mome
 takes; the same command is run again, until it comes to its end. Then all files are those of the undisturbed run, what
 was finished once was never written again, and no temporary file, lease, note or process is left. Flags behind -- go to
 Beam.
+
+With --flink a cluster is started, from what `make test-engines` has fetched to DEEPLAB_ENGINES. The command is killed
+there, and its job goes on: no second one is ever sent beside it, and the files are those of a run on this machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import importlib
+import os
 import shutil
 import sys
 import tempfile
@@ -18,7 +24,8 @@ from collections import Counter
 from pathlib import Path
 
 from pipelines.cli import COMMANDS
-from tests.kills.killing import Killer
+from tests.engines.cluster import Flink, fetched, write_boot, write_jar
+from tests.kills.killing import Fault, Killer
 from tests.kills.work import WORK
 
 
@@ -27,23 +34,42 @@ def main() -> int:
     parser.add_argument("--command", nargs="+", choices=WORK, default=list(WORK))
     parser.add_argument("--times", type=int, default=50, help="kills of each command (default: 50)")
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--flink", action="store_true", help="on a Flink cluster, which goes on when commands end")
     parser.add_argument("flags", nargs="*", help="for Beam, such as -- --direct_running_mode multi_processing")
     arguments = parser.parse_args()
-    folder, faults = Path(tempfile.mkdtemp(prefix="kills-")), 0
-    for command in arguments.command:
-        importlib.import_module(f"{COMMANDS[command]}.command")
-        if command in ("segment", "tune-crf"):
-            importlib.import_module("trainer.network.folder")
-        faults += kill(command, folder / command, arguments)
+    folder = Path(tempfile.mkdtemp(prefix="kills-"))
+    with contextlib.ExitStack() as stack:
+        flink = start_flink(stack, folder) if arguments.flink else None
+        faults = sum(kill(command, folder / command, arguments, flink) for command in arguments.command)
     if not faults:
         shutil.rmtree(folder)
     return 1 if faults else 0
 
 
-def kill(command: str, folder: Path, arguments: argparse.Namespace) -> int:
+def start_flink(stack: contextlib.ExitStack, folder: Path) -> Flink:
+    """A cluster in `folder`."""
+    engines = fetched()
+    os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # job servers start in half the time
+    return Flink(stack, write_jar(engines, folder), write_boot(engines, folder), folder)
+
+
+def check(flink: Flink) -> None:
+    """Raises Fault where two jobs are at work, or one has failed."""
+    states = flink.states()
+    active = [state for state in states if state not in ("FINISHED", "CANCELED")]
+    if len(active) > 1 or "FAILED" in active:
+        raise Fault(f"jobs on the cluster: {', '.join(states)}")
+
+
+def kill(command: str, folder: Path, arguments: argparse.Namespace, flink: Flink | None) -> int:
     """How many courses went wrong."""
+    importlib.import_module(f"{COMMANDS[command]}.command")
+    if command in ("segment", "tune-crf"):
+        importlib.import_module("trainer.network.folder")
     begin = time.monotonic()
-    killer = Killer(command, WORK[command], arguments.flags, folder, arguments.seed)
+    flags = [*(flink.flags if flink else ()), *arguments.flags]
+    checked = functools.partial(check, flink) if flink else None
+    killer = Killer(command, WORK[command], flags, folder, arguments.seed, checked)
     sent: Counter[str] = Counter()
     courses = faults = 0
     while sent.total() < arguments.times:

@@ -88,18 +88,29 @@ def end(process: int, clock: Callable[[], float] = lambda: 0.0, moment: float = 
         time.sleep(0.005)
 
 
-class Clock:
-    """The seconds of the processor that a process group has taken, where the system tells, and else of the day.
+class Watch:
+    """The seconds since it was made."""
+
+    def __init__(self, group: int) -> None:
+        self._begin = time.monotonic()
+
+    def __call__(self) -> float:
+        return time.monotonic() - self._begin
+
+
+class Clock(Watch):
+    """The seconds of the processor that a process group has taken, where the system tells.
 
     How far a run is does not depend on what else the machine does.
     """
 
     def __init__(self, group: int) -> None:
-        self._group, self._begin, self._last = group, time.monotonic(), 0.0
+        super().__init__(group)
+        self._group, self._last = group, 0.0
 
     def __call__(self) -> float:
         if not os.path.isdir("/proc/self"):
-            return time.monotonic() - self._begin
+            return super().__call__()
         ticks = 0
         for process in filter(str.isdecimal, os.listdir("/proc")):
             with contextlib.suppress(OSError):
@@ -135,7 +146,9 @@ class Course:
       place: for the folder `world`, the temporary files and what is printed.
       whole: what an undisturbed run leaves in the world.
       kept: and of temporary files, which later runs may need.
-      seconds: that an undisturbed run takes, see `Clock`.
+      clock: tells from a process group how far a run is.
+      seconds: what it shows after an undisturbed run.
+      check: raises Fault where something is wrong elsewhere.
       kills: signals sent, by name.
     """
 
@@ -144,7 +157,9 @@ class Course:
     place: Path
     whole: dict[str, bytes]
     kept: frozenset[str]
+    clock: type[Watch]
     seconds: float
+    check: Callable[[], object]
     rng: np.random.Generator
     kills: list[str] = field(default_factory=list)
 
@@ -158,8 +173,7 @@ class Course:
         while True:
             is_last = len(self.kills) == most
             process = start(self.argv, self.world, self.place / "scratch", self.place / "log")
-            clock = Clock(process)
-            status = end(process, clock, inf if is_last else self.rng.uniform(0, LATEST * self.seconds))
+            status = end(process, self.clock(process), inf if is_last else self.rng.uniform(0, LATEST * self.seconds))
             if status is None and is_last:
                 self._kill(process, signal.SIGABRT)  # its threads tell where they are
                 raise Fault(f"not done after {PATIENCE:.0f} seconds")
@@ -167,10 +181,11 @@ class Course:
                 status = self._kill(process, SIGNALS[self.rng.integers(len(SIGNALS))])
             elif status:
                 raise Fault(f"status {status}")
+            self.check()
             before = self._look(before)
             if status == 0:
                 break
-        self._compare()
+        self.compare()
 
     def _kill(self, process: int, number: signal.Signals) -> int:
         os.killpg(process, number)
@@ -203,7 +218,7 @@ class Course:
                 raise Fault(f"{path} counts as finished, and is not what an undisturbed run writes")
         return now
 
-    def _compare(self) -> None:
+    def compare(self) -> None:
         """Raises Fault where the world differs from that of an undisturbed run, or temporary files are left."""
         now = contents(self.world)
         wrong = [f"{name} differs" for name in now.keys() & self.whole if now[name] != self.whole[name]]
@@ -230,10 +245,21 @@ class Killer:
       flags: more of them, for Beam.
       folder: for all files.
       seed: of all that is random.
+      check: whether all is well elsewhere, where the flags have it work there; called after every kill.
     """
 
-    def __init__(self, command: str, work: Work, flags: Sequence[str], folder: Path, seed: int) -> None:
-        self._work, self._argv, self._folder, self._seed = work, (command, *work.flags.split(), *flags), folder, seed
+    def __init__(
+        self,
+        command: str,
+        work: Work,
+        flags: Sequence[str],
+        folder: Path,
+        seed: int,
+        check: Callable[[], object] | None = None,
+    ) -> None:
+        here = (command, *work.flags.split())
+        self._work, self._argv, self._folder, self._seed = work, (*here, *flags), folder, seed
+        self._clock, self._check = (Watch, check) if check else (Clock, lambda: None)
         self._drawn = folder / "drawn"
         self._drawn.mkdir(parents=True)
         process = os.fork()  # so that nothing of TensorFlow is at work in this one, of which all others are copies
@@ -248,20 +274,27 @@ class Killer:
         if end(process) != 0:
             raise Fault("the set could not be drawn")
         self.seconds, self._whole, self._kept = 0.0, {}, frozenset()
-        course = self._course("whole", 0)
-        process = start(self._argv, course.world, course.place / "scratch", course.place / "log")
-        clock = Clock(process)
+        whole = self._undisturbed("whole", here if check else self._argv)
+        self._whole, self._kept = contents(whole.world), whole.temporary()
+        if check:  # what is written elsewhere are the same bytes
+            self._undisturbed("elsewhere", self._argv).compare()
+
+    def _undisturbed(self, name: str, argv: Sequence[str]) -> Course:
+        course = self._course(name, 0)
+        process = start(argv, course.world, course.place / "scratch", course.place / "log")
+        clock = self._clock(process)
         if status := end(process, clock):
             raise Fault(f"undisturbed, it ended with status {status}; see {course.place / 'log'}")
         self.seconds = clock()
-        self._whole, self._kept = contents(course.world), course.temporary()
+        return course
 
     def _course(self, name: str, number: int) -> Course:
         place = self._folder / name
         (place / "scratch").mkdir(parents=True)
         shutil.copytree(self._drawn, place / "world")
         rng = np.random.default_rng([self._seed, number])
-        return Course(self._work, self._argv, place, self._whole, self._kept, self.seconds, rng)
+        files = self._whole, self._kept
+        return Course(self._work, self._argv, place, *files, self._clock, self.seconds, self._check, rng)
 
     def kill(self, number: int, most: int) -> tuple[list[str], str]:
         """A course with at most as many kills: the signals that were sent, and what was wrong, or ""."""

@@ -77,6 +77,7 @@ def _exported(path: str, kind: str, digest: str) -> Callable[[str], Predict]:
             from trainer.export import savedmodel
 
             run = savedmodel.load(data)
+        _try(run, exports.load_card(path, data).palette.num_classes)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -89,6 +90,28 @@ def _exported(path: str, kind: str, digest: str) -> Callable[[str], Predict]:
         "probabilities": lambda images: run(images, (PROBABILITIES,))[0],
     }
     return predictors.__getitem__
+
+
+def _try(run: Callable[..., list[np.ndarray]], classes: int) -> None:
+    """Runs an export, which anybody may have edited, on an image; InputError where it gives no classes of it."""
+    images = np.zeros((1, 33, 47, 3), np.uint8)
+    try:
+        ids, probabilities = run(images, OUTPUTS)
+    except Exception as error:  # the errors of two runtimes have no base
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"it does not run: {reason}; export the model again") from None
+    found = (ids.dtype, ids.shape, probabilities.dtype, probabilities.shape)
+    shape = images.shape[:3]
+    if found != (np.uint8, shape, np.float32, (*shape, classes)):
+        raise InputError(
+            f"for an image of {shape[1]}x{shape[2]} and {classes} classes it gives {ids.dtype} {list(ids.shape)} and "
+            f"{probabilities.dtype} {list(probabilities.shape)}; export the model again"
+        )
+    if ids.max() >= classes or not np.allclose(probabilities.sum(-1), 1, atol=0.01):
+        raise InputError(
+            f"it gives class ids up to {ids.max()} for {classes} classes, or probabilities that do not add up to 1; "
+            "export the model again"
+        )
 
 
 def _has_gpu() -> bool:

@@ -60,6 +60,7 @@ def load(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what fails is raised as well
     try:
         # Arrays may be named to lie in other files: let these be looked for where there are none.
         with tempfile.TemporaryDirectory() as folder:

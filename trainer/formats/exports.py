@@ -65,9 +65,13 @@ def about(
     return {"version": VERSION, "model": model, "weights": weights, "crf": tuning, "versions": dict(versions)}
 
 
-def load_card(path: str) -> ModelCard:
-    """The card of the model folder or export at `path`. Raises InputError when it is missing or damaged."""
-    return _load(path)[0] if kind(path) else cards.load_card(path)
+def load_card(path: str, program: bytes = b"") -> ModelCard:
+    """The card of the model folder or export at `path`. Raises InputError when it is missing or damaged.
+
+    Args:
+      program: what `read` gave of an export, so that an ONNX file is not read again.
+    """
+    return _load(path, program)[0] if kind(path) else cards.load_card(path)
 
 
 def load_tuning(path: str) -> Any:
@@ -78,11 +82,11 @@ def load_tuning(path: str) -> Any:
     return _load(path)[1]
 
 
-def _load(path: str) -> tuple[ModelCard, Any]:
+def _load(path: str, program: bytes = b"") -> tuple[ModelCard, Any]:
     """Card and tuning of an export."""
     try:
         is_onnx = kind(path) == "onnx"
-        text = _onnx_metadata(storage.read(path)) if is_onnx else storage.read(storage.join(path, ABOUT))
+        text = _onnx_metadata(program or storage.read(path)) if is_onnx else storage.read(storage.join(path, ABOUT))
         value = json.loads(text)
         if value["version"] != VERSION:
             raise InputError(f"is of version {value['version']}, this program reads {VERSION}; update the program")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 
 from pipelines.masks import network
@@ -55,3 +56,35 @@ def test_a_model_that_was_replaced_before_a_worker_read_it_is_refused(loads: lis
     for _ in range(2):
         with pytest.raises(InputError, match="the model in m was replaced while this command was running"):
             network.shared_network("m", "of the model that the masks are planned with", 0)
+
+
+def outputs(images: np.ndarray, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """What an export gives that is unsure of everything."""
+    shape = images.shape[:3]
+    return np.zeros(shape, np.uint8), np.full((*shape, classes), 1 / classes, np.float32)
+
+
+def test_an_export_that_gives_classes_is_taken() -> None:
+    network._try(lambda images, _: outputs(images), 3)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda ids, probabilities: (ids / 0, probabilities)[2], "it does not run: tuple index out of range; export"),
+        (
+            lambda ids, probabilities: (ids.astype(np.int64), probabilities),
+            r"it gives int64 \[1, 33, 47\]",
+        ),
+        (
+            lambda ids, probabilities: (ids[:, ::2], probabilities),
+            "image of 33x47 and 3 classes it gives uint8",
+        ),
+        (lambda ids, _: outputs(ids, 4), r"and float32 \[1, 33, 47, 4\]; export the model again"),
+        (lambda ids, probabilities: (ids + np.uint8(3), probabilities), "it gives class ids up to 3 for 3 classes"),
+        (lambda ids, probabilities: (ids, probabilities * np.nan), "probabilities that do not add up to 1"),
+    ],
+)
+def test_an_export_that_was_edited_is_refused_before_the_first_image(edit, message) -> None:
+    with np.errstate(invalid="ignore"), pytest.raises(InputError, match=message):
+        network._try(lambda images, _: edit(*outputs(images)), 3)

@@ -110,7 +110,9 @@ def check_folders(options: Options) -> None:
     masks = [storage.real(folder) for folder in options.masks]
     if len(set(masks)) < len(masks):
         raise InputError(f"--masks names a folder twice: {' '.join(options.masks)}; name each once")
-    inputs = {storage.real(options.labels), *masks, *([storage.real(options.images)] if options.images else [])}
+    if (labels := storage.real(options.labels)) in masks:
+        raise InputError(f"--labels {options.labels} is a folder of --masks: each would be scored against itself")
+    inputs = {labels, *masks, *([storage.real(options.images)] if options.images else [])}
     if storage.real(options.output) in inputs:
         raise InputError(f"--output {options.output} is an input folder; give a folder of its own")
     reports = [storage.real(storage.join(options.output, name)) for name in (REPORT_FILE, PAGE_FILE, REJECTS_FILE)]

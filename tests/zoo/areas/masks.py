@@ -147,6 +147,12 @@ CASES = (
         says=("names a folder twice",),
     ),
     Case(
+        "masks that are their own labels",
+        "evaluate --labels @/m2 --masks @/masks --palette @/set/palette.json --output @/out",
+        make=link("m2", "@/masks"),
+        says=("is a folder of --masks: each would be scored against itself",),
+    ),
+    Case(
         "a report of others in the output",
         EVALUATE,
         make=file("out/report.html", b"mine"),

@@ -65,8 +65,9 @@ def read_rows(path: str, columns: Sequence[str] = ("image",)) -> Iterator[Row]:
             marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
             encoding = "utf-16" if file.read(2) in marks else "utf-8-sig"
             file.seek(0)
-            # Names may hold what else ends a line for Python, such as U+2028.
-            yield from _entries(path, io.TextIOWrapper(file, encoding, newline="\n"), columns)
+            # Names may hold what else ends a line for Python, such as U+2028; CR alone ends those of some CSV.
+            newline = "" if path.lower().endswith(".csv") else "\n"
+            yield from _entries(path, io.TextIOWrapper(file, encoding, newline=newline), columns)
     except UnicodeDecodeError as error:
         raise InputError(_undecodable(path, error)) from None
     except OSError as error:

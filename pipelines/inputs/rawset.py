@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
+import os
 import posixpath
 import re
 from collections import Counter
@@ -29,6 +30,9 @@ from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats.labels import Palette
 from trainer.options import InputError
+
+MAX_SPLIT = 100
+"""Bytes; names of files have 255 at most, and those of shards, and of what stands beside them, begin with a split."""
 
 
 class Pair(NamedTuple):
@@ -146,7 +150,20 @@ def raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float,
     unsplit = pairs
     pairs, note = split_by_group(pairs, val_fraction, group_by)
     counts = Counter(pair.split for pair in pairs)
-    notes = filter(None, (note, *_empty_splits(unsplit, counts, val_fraction, "group" if group_by else "image")))
+    if long := next((split for split in counts if len(os.fsencode(split)) > MAX_SPLIT), ""):
+        size = len(os.fsencode(long))
+        raise InputError(
+            f"{root}: the name of a split is {size} bytes long, {long[:40]!r}...; names of files begin with it, so "
+            f"that {MAX_SPLIT} are the most"
+        )
+    notes = filter(
+        None,
+        (
+            note,
+            *_shared_labels(layout, pairs),
+            *_empty_splits(unsplit, counts, val_fraction, "group" if group_by else "image"),
+        ),
+    )
     order = sorted(counts, key=lambda split: (*(split != known for known in ("train", "val", "test")), split))
     summary = f"{layout}: {candidates.origin}, {' + '.join(f'{counts[s]} {s}' for s in order)} images"
     summary += f", {len(rejects)} rejected" if rejects else ""
@@ -260,6 +277,18 @@ def split_by_group(pairs: Pairs, val_fraction: float, group_by: str) -> tuple[Pa
             note += f"; keys in which it finds nothing are groups of their own: {count}, such as {alone[0]!r}"
         notes.append(note)
     return pairs, "\n".join([*notes, *_links(first), *_torn(own)])
+
+
+def _shared_labels(layout: str, pairs: Pairs) -> Iterator[str]:
+    """A warning of labels that are given to several images, as manifests alone can."""
+    shared = _repeated(hash(pair.label) for pair in pairs) if layout == "manifest" else ()
+    if shared:
+        found = [pair for pair in pairs if hash(pair.label) in shared]
+        one = next(pair for pair in found if pair.label == found[0].label and pair.key != found[0].key)
+        yield (
+            f"warning: {len(found)} images share their labels with others, such as {found[0].key} and {one.key}, "
+            f"whose label is {found[0].label}"
+        )
 
 
 def _empty_splits(pairs: Pairs, splits: Collection[str], val_fraction: float, what: str) -> Iterator[str]:

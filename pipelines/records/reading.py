@@ -91,11 +91,13 @@ def find_record(folder: str, dataset: Dataset, name: str, copy: int) -> tuple[Sh
       copy: with a key, which copy; 0 for the image itself.
 
     Raises:
-      InputError: the record is not there; the message names an example that is.
+      InputError: the record is not there, and the message names an example that is; or it is a copy of a number.
     """
     total = sum(shard.records for shard in dataset.shards)
     is_number = name.isdecimal() and len(name) <= len(str(total))
     number = int(name) if is_number and int(name) < total else None
+    if number is not None and copy:
+        raise InputError(f"--copy {copy} is for a key; record {number} is one of all, copies among them")
     for shard in dataset.shards:
         if number is not None and number >= shard.records:
             number -= shard.records

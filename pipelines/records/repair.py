@@ -188,7 +188,8 @@ def begin(folder: str, repair: Repair, before: bytes) -> None:
     storage.write_json(storage.join(work, SHARDS), repair.changed)
     rejects, listed = storage.join(folder, REJECTS_FILE), write_rejects(work, repair.rejects)
     if storage.exists(rejects):
-        storage.write(listed, storage.read(rejects) + storage.read(listed))
+        old = storage.read(rejects)  # some editors leave out the end of the last line
+        storage.write(listed, old + b"\n" * (old[-1:] not in (b"", b"\n")) + storage.read(listed))
     save_dataset(work, repair.dataset)  # last: without it nothing has begun
 
 

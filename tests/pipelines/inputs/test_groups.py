@@ -73,6 +73,15 @@ def test_a_set_whose_own_splits_leave_one_out_says_so(tmp_path: Path) -> None:
     assert warning.endswith("name test and val alone")
 
 
+def test_a_label_that_a_manifest_gives_to_several_images_is_said(tmp_path: Path) -> None:
+    draw_names(tmp_path, *"abc")
+    rows = [f"images/{image}.jpg,labels/{label}.png" for image, label in zip("abc", "acc", strict=True)]
+    (tmp_path / "manifest.csv").write_text("\n".join(["image,label", *rows]))
+    warnings = [line for line in scan(str(tmp_path)).summary.splitlines() if "share their labels" in line]
+    assert len(warnings) == 1 and warnings[0].startswith("warning: 2 images share their labels with others, such as ")
+    assert f"images/b and images/c, whose label is {tmp_path}/labels/c.png" in warnings[0]
+
+
 def test_a_group_is_the_first_that_was_found_or_the_whole_text() -> None:
     assert group_of("film7_x", r"film\d+") == "film7" and group_of("film7_x", r"film(\d+)_(.)") == "7"
     assert group_of("tile_3", r"film(\d+)|tile_(\d)") == "3" and group_of("x", r"film") is None

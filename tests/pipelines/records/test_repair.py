@@ -126,6 +126,8 @@ def test_what_cannot_be_made_again_is_left_out_when_that_is_asked_for(folder, pr
     flip_bit(folder / TRAIN, byte)
     described(folder, seed=1)
     (folder / "train-00001-of-00002.tfrecord").unlink()
+    # An earlier one, as an editor saved it: without an end of the last line.
+    (folder / "rejects.jsonl").write_text('{"key": "old", "path": "p", "stage": "scan", "reason": "r"}')
     lost = load_dataset(str(prepared)).shards[1].records
     assert records("repair", folder, "--drop") == 0
     assert f"{13 - lost} kept + 0 made again + {1 + lost} rejected" in capsys.readouterr().out
@@ -133,6 +135,7 @@ def test_what_cannot_be_made_again_is_left_out_when_that_is_asked_for(folder, pr
     assert (sum(shard.records for shard in dataset.shards), dataset.rejected) == (13 - lost, 1 + lost)
     assert dataset.fingerprint != load_dataset(str(prepared)).fingerprint
     rejects = read_rejects(folder)
+    assert rejects["old"]["reason"] == "r"
     assert "checksum of the data is wrong; raw set and options give other" in rejects[f"{key} copy 1"]["reason"]
     assert rejects["train-00001-of-00002.tfrecord"]["records"] == lost
     kept = [one for one in read_records(prepared) if (one.key, one.copy) != (key, 1)]

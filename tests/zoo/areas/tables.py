@@ -32,11 +32,16 @@ REFUSED_MANIFESTS = {
     ),
     "a manifest that is an image": (PNG, ("m.csv",)),
     "a manifest of NUL bytes": (bytes(300), ("m.csv",)),
+    "a manifest with a split of 300 letters": (
+        f"image,label,split\n{ROW},{'x' * 300}\n".encode(),
+        ("the name of a split is 300 bytes long, 'xxx", "100 are the most"),
+    ),
     "a manifest of which no file exists": (b"image,label\nno.png,none.png\n", ("no.png not found",)),
 }
 READ_MANIFESTS = {
     "a manifest": (HEAD, {}),
     "a manifest with a mark of UTF-8, and Windows' line ends": ("\ufeff" + HEAD.replace("\n", "\r\n"), {}),
+    "a manifest whose lines end as on old Macs": (HEAD.replace("\n", "\r"), {}),
     "a manifest in UTF-16 with its mark": (HEAD.encode("utf-16"), {}),
     "blanks around values, blank lines": (HEAD.replace(",", " , ") + "\n\n", {}),
     "quotes around values": (HEAD.replace(ROW, '"images/train/g0.png","labels/train/g0.png"'), {}),

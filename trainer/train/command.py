@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from trainer import leases, metrics, startup, storage
 from trainer.formats.cards import CARD, WEIGHTS, ModelCard
-from trainer.formats.dataset import Dataset, load_dataset
+from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
 from trainer.network.folder import predictor, save_model
 from trainer.options import InputError, as_flags, printable, to_json
 from trainer.train import hosts, resume
@@ -129,6 +129,8 @@ def check_output(options: Options, is_training: bool) -> None:
     source, output = options.init_from, options.output
     if source and storage.lies_in(source, output) and storage.lies_in(output, source):
         raise InputError(f"--output {output} is the model of --init-from and would be replaced; give another --output")
+    if storage.exists(storage.join(output, DATASET_FILE)):
+        raise InputError(f"--output {output} is a folder of records; give the model a folder of its own")
     names = [name for name in (WEIGHTS, CARD, HISTORY) if storage.exists(storage.join(output, name))]
     names += resume.arrays(output)[:1]
     if names and not is_training and not options.overwrite:

@@ -240,19 +240,23 @@ def glob(pattern: str) -> list[File]:
     Returns:
       Files, whose `relative` is the path below the last folder that the pattern names without such characters.
     """
+    return sorted({file.relative: file for file in matching(pattern)}.values(), key=lambda file: file.relative)
+
+
+def matching(pattern: str) -> Iterator[File]:
+    """The same one by one, in no order, so that they need not all be in memory; some perhaps twice."""
     prefix, parts = _fixed(pattern)
     if parts[-1] == "**":
         parts = [*parts, "*"]
-    if not is_remote(pattern):
-        folder = prefix or "."
-        try:
-            found = {file.relative: file for file in local.matches(folder, "", parts, (os.path.realpath(folder),))}
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return [dataclasses.replace(found[name], path=prefix + name) for name in sorted(found)]
-    plain = "" if parts[0] == "**" else parts[0][: min(map(parts[0].index, set("*?[") & set(parts[0])), default=None)]
-    matches = (file for file in cloud.files(prefix, plain) if match(file.relative.split("/"), parts))
-    return sorted(matches, key=lambda file: file.relative)
+    if is_remote(pattern):
+        first = parts[0]
+        plain = "" if first == "**" else first[: min(map(first.index, set("*?[") & set(first)), default=None)]
+        yield from (file for file in cloud.files(prefix, plain) if match(file.relative.split("/"), parts))
+        return
+    folder = prefix or "."
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for file in local.matches(folder, "", parts, (os.path.realpath(folder),)):
+            yield dataclasses.replace(file, path=prefix + file.relative)
 
 
 def _fixed(pattern: str) -> tuple[str, list[str]]:

@@ -25,13 +25,17 @@ from trainer.weights.catalog import CATALOG, IMAGENET
 
 PATHS = ("DIR", "FILE", "PATH", "PATH|NAME")
 """What stands in help for values that are paths."""
-IMAGE = re.compile(r"(?!.*//)[a-z0-9][a-zA-Z0-9._:/-]*(@sha256:[0-9a-f]{64})?")
+IMAGE = re.compile(
+    r"(?!.*//)[a-z0-9][a-z0-9.-]*(:\d+/)?[a-z0-9._/-]*(?<!/)(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?"
+)
 VERSION = re.compile(r"v?(\d+\.\d+\.\d+)([-_.+].*)?")
 NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 LABEL = re.compile(r"[a-z]([a-z0-9_-]{0,61}[a-z0-9])?=([a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?)?")
 """What both Google Cloud and Kubernetes take as a label."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")
+REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
+MACHINE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
 ACCOUNT = re.compile(r"[^@\s]+@[^@\s]+")
 ACCOUNTS = {
     Vertex: "the address of an account of Google Cloud, such as trainer@my-project.iam.gserviceaccount.com",
@@ -52,7 +56,7 @@ def problems(options: JobOptions, job: Job, flags: list[str]) -> list[str]:
     found = [*_image(job.image), *_words(options), *_machines(options, job), *_hosts(options, job), *_beam(job, flags)]
     if job.options is not None:
         found += _far(_paths(job.options))
-        looks = (_inputs, _records, _model, _tuning, _output, _folder)
+        looks = (_inputs, _records, _model, _crf, _output, _folder)
         found += [sentence for look in looks for sentence in _told(look, job)]
     return list(dict.fromkeys(found))
 
@@ -105,7 +109,10 @@ def _words(options: JobOptions) -> Iterator[str]:
         "labels": (LABEL, "KEY=VALUE of lower-case letters, digits, _ and -, a letter first, each at most 63 long"),
         "env": (VARIABLE, "NAME=VALUE"),
         "node_selector": (SELECTOR, "KEY=VALUE"),
+        "region": (REGION, "the name of a region, such as europe-west4"),
     }
+    if isinstance(options, Vertex):  # nodes of other clouds may be called anything
+        patterns["machine_type"] = MACHINE, "a machine type of Google Cloud, such as g2-standard-8"
     for field, (pattern, shape) in patterns.items():
         values = getattr(options, field, ())
         for text in [values] * bool(values) if isinstance(values, str) else values:
@@ -115,6 +122,7 @@ def _words(options: JobOptions) -> Iterator[str]:
 
 def _machines(options: JobOptions, job: Job) -> Iterator[str]:
     region = getattr(options, "region", None)
+    is_region = bool(region and REGION.fullmatch(region))
     if region is not None and not job.machine_type:
         yield "--machine-type is missing: Vertex AI needs one, such as g2-standard-8"
     if region == "":
@@ -122,15 +130,12 @@ def _machines(options: JobOptions, job: Job) -> Iterator[str]:
     if not options.unlisted:
         wrong = accelerators.unknown(job.machine_type)
         wrong += accelerators.misfits(job.machine_type, job.accelerator, job.gpus) if job.accelerator else []
-        wrong += accelerators.missing_in(region, job.accelerator) if region and job.accelerator else []
+        wrong += accelerators.missing_in(region, job.accelerator) if is_region and job.accelerator else []
         yield from (f"{sentence} (if that has changed: --unlisted)" for sentence in wrong)
 
 
 def _hosts(options: JobOptions, job: Job) -> Iterator[str]:
-    given = [flag for flag in own_flags(0, 0, "") if flag.startswith("--") and _is_given(job.words, flag)]
-    if given:
-        yield f"{' and '.join(given)}: every host is given its own; say --count before the -- instead"
-    elif job.hosts > 1 and job.command != "train":
+    if job.hosts > 1 and job.command != "train":
         yield f"--count {job.hosts}: {job.command} runs on one host; give it a machine with more GPUs"
     elif job.options is not None and job.command == "train":
         # Of one image on a GPU, batch norms cannot learn a variance.
@@ -143,8 +148,11 @@ def _hosts(options: JobOptions, job: Job) -> Iterator[str]:
             )
         elif job.hosts > 1:
             yield from _told(_together, job)
-    if environment(options).get("KERAS_BACKEND", "jax") != "jax" and job.hosts > 1:
+    backend = environment(options).get("KERAS_BACKEND", "")
+    if job.hosts > 1 and backend != "jax":
         yield "--env KERAS_BACKEND: several hosts train under jax; leave it out, or set it so"
+    elif backend not in ("", "jax", "tensorflow"):
+        yield f"--env KERAS_BACKEND={backend}: the trainer image has tensorflow and jax; give one of these"
 
 
 def _together(job: Job) -> Iterator[str]:
@@ -153,18 +161,17 @@ def _together(job: Job) -> Iterator[str]:
     yield from ()
 
 
-def _is_given(words: tuple[str, ...], flag: str) -> bool:
-    return any(word == flag or word.startswith(f"{flag}=") for word in words)
-
-
 def _beam(job: Job, flags: list[str]) -> Iterator[str]:
-    names = [flag.partition("=")[0] for flag in flags if flag.startswith("-")]
-    unfit = [name for name in names if name not in BEAM_FLAGS]
-    if unfit:
+    given = re.findall(r"(--[^\s=]+)[\s=]?(?!--)(\S*)", " ".join(flags))
+    if unfit := [name for name, _ in given if name not in BEAM_FLAGS]:
         yield (
             f"deeplab {job.command} does not know {', '.join(unfit)}; of Beam's flags a job on one machine takes "
             f"{' and '.join(BEAM_FLAGS)}"
         )
+    for name, value in given:
+        pattern, shape = BEAM_FLAGS.get(name, (".*", ""))
+        if not re.fullmatch(pattern, value):
+            yield f"{name} {value}: expected {shape}"
 
 
 def _paths(options: CheckedOptions) -> dict[str, str]:
@@ -201,12 +208,10 @@ def _inputs(job: Job) -> Iterator[str]:
 
 
 def _is_there(path: str) -> bool:
-    """Whether there is a file, a folder, a checkpoint of that name, or the folder that a glob looks in."""
+    """Whether there is a file, a folder, a checkpoint of that name, or a match of a glob."""
     if storage.is_dir(path) or storage.exists(path) or storage.exists(f"{path}.index"):
         return True
-    if not storage.is_pattern(path):
-        return False
-    return storage.is_dir(re.split(r"[*?[]", path)[0].rpartition("/")[0])
+    return storage.is_pattern(path) and next(storage.matching(path), None) is not None
 
 
 def _records(job: Job) -> Iterator[str]:
@@ -235,17 +240,23 @@ def _model(job: Job) -> Iterator[str]:
             yield f"--model {model} holds no model: {' or '.join(names)} is missing"
 
 
-def _tuning(job: Job) -> Iterator[str]:
-    """Whether there is the CRF that `segment --crf auto` takes."""
+def _crf(job: Job) -> Iterator[str]:
+    """Whether there is the CRF that `segment` is to take."""
     options = job.options
-    is_asked_for = job.command == "segment" and options.crf == "auto" and storage.is_remote(options.model)
-    if is_asked_for and tuning.load(options.model) is None:
+    if job.command != "segment":
+        return
+    if options.crf_engine == "pydensecrf":
+        yield "--crf-engine pydensecrf is not in the trainer image; leave it out"
+    if options.crf == "auto" and storage.is_remote(options.model) and tuning.load(options.model) is None:
         yield f"--crf auto: {tuning.how_to_make(options.model)}, or give --crf on or off"
 
 
 def _output(job: Job) -> Iterator[str]:
-    """Whether there is the bucket that is written to."""
+    """Whether there is the bucket that is written to, and none of the inputs is."""
     output = job.options.output
+    for flag, path in _paths(job.options).items() if job.command == "segment" else ():  # train sees to that itself
+        if flag != "--output" and storage.real(path) == storage.real(output):
+            yield f"--output {output} is what {flag} names; give another --output"
     if output and storage.is_remote(output):
         try:
             cloud.is_folder(output)

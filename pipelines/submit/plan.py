@@ -19,8 +19,14 @@ BACKEND = {"KERAS_BACKEND": "jax"}
 """What several hosts train under, see `trainer.train.hosts`."""
 LONGEST_NAME = 40
 """Kubernetes adds to the names of jobs, and names of hosts have at most 63 characters."""
-BEAM_FLAGS = ("--direct_num_workers", "--direct_running_mode")
-"""Those that say how a command uses the one machine it runs on."""
+BEAM_FLAGS = {
+    "--direct_num_workers": ("[0-9]+", "a number"),
+    "--direct_running_mode": (
+        "in_memory|multi_threading|multi_processing",
+        "in_memory, multi_threading or multi_processing",
+    ),
+}
+"""Those that say how a command uses the one machine it runs on -> their values, as a pattern and in words."""
 EXTRAS = {"vertex": "google.cloud.aiplatform_v1", "kubernetes": "kubernetes"}
 """Verb, which is the name of its extra too -> the module that it needs."""
 
@@ -103,6 +109,14 @@ def read_command(words: tuple[str, ...]) -> tuple[CheckedOptions, list[str]]:
     return options, flags
 
 
+def _read(words: tuple[str, ...]) -> tuple[CheckedOptions, list[str]]:
+    """`read_command` of what the user gave, who gives no flags of hosts."""
+    own = own_flags(0, 0, "")[::2]
+    if given := [flag for flag in own if any(word == flag or word.startswith(f"{flag}=") for word in words)]:
+        raise InputError(f"{' and '.join(given)}: every host is given its own; say --count before the -- instead")
+    return read_command(words)
+
+
 def machines(options: JobOptions) -> tuple[str, int]:
     """Name and number of the GPUs of every host: those asked for, else those that the machine type has."""
     if not options.accelerator:
@@ -132,7 +146,7 @@ def plan(options: JobOptions) -> tuple[Job, list[str], list[str]]:
     command, flags, problems = None, [], []
     accelerator, gpus = "", 0
     try:
-        command, flags = read_command(options.command)
+        command, flags = _read(options.command)
     except InputError as error:
         problems.append(str(error))
     try:

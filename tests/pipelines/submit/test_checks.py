@@ -87,8 +87,29 @@ def test_nothing_is_wrong_with_what_would_run(place, command):
             "--crf auto: {0}/model/crf.json is m",
         ),
         (
+            "train --records {0}/records --output {0}/new --hosts 2",
+            "--hosts: every host is given its own; say --count",
+        ),
+        (
             "train --records {0}/records --output {0}/new --hosts 2 --coordinator a:1",
             "--hosts and --coordinator: every",
+        ),
+        ("train --records {0}/records --output {0}/records", "--output {0}/records is a folder of records; give the"),
+        (
+            "segment --input {0}/photos --model {0}/model --output {0}/photos/",
+            "--output {0}/photos/ is what --input names",
+        ),
+        (
+            "segment --input {0}/photos/*.tif --model {0}/model --output {0}/masks",
+            "--input {0}/photos/*.tif does not exist",
+        ),
+        (
+            "segment --input {0}/photos --model {0}/model --output {0}/m --crf on --crf-engine pydensecrf",
+            "--crf-engine pydensecrf is not in the trainer image",
+        ),
+        (
+            "segment --input {0}/photos --model {0}/model --output {0}/m --direct_num_workers",
+            "--direct_num_workers : expected a number",
         ),
         ("train --records {0}/records --output new", "--output new would be lost with the job's machine; give a gs:"),
         (
@@ -111,6 +132,7 @@ TRAIN = "train --records {0}/records --output {0}/new"
         (["--image", ""], "--image is missing: the trainer image of the Dockerfile"),
         (["--image", "https://ghcr.io/x"], "--image https://ghcr.io/x is no name of an image; expected REG"),
         (["--image", "Trainer:1"], "--image Trainer:1 is no name of an image"),
+        (["--image", "ghcr.io/x:"], "--image ghcr.io/x: is no name of an image"),
         (["--image", "host:5000/trainer:v0.1.0-cuda"], f"is of version 0.1.0, and this is {__version__}"),
         (["--namespace", "Research"], "--namespace Research: expected a name of lower-case letters"),
         (
@@ -132,6 +154,7 @@ TRAIN = "train --records {0}/records --output {0}/new"
         (["--count", "3"], "--batch-size is over all hosts together and must be a multiple of --hosts, got 8 and 3"),
         (["--count", "2", "--env", "KERAS_BACKEND=torch"], "--env KERAS_BACKEND: several hosts train under jax"),
         (["--count", "2"], ""),
+        (["--env", "KERAS_BACKEND=torch"], "--env KERAS_BACKEND=torch: the trainer image has tensorflow and jax"),
         (["--count", "4", "--accelerator", "nvidia-l4:2"], "--batch-size 8 is shared by 8 GPUs"),
         (["--accelerator", "nvidia-l4:3"], "--batch-size 8 is shared by 3 GPUs; give a multiple of 3, at least 6"),
         (["--accelerator", "nvidia-l4:8"], "--batch-size 8 is shared by 8 GPUs; give a multiple of 8, at least 16"),
@@ -152,6 +175,11 @@ def test_vertex_needs_machine_and_region_and_gpus_that_are_there(place):
         "vertex", *["--region", "us-west4", "--machine-type", "g2-standard-8"], command=TRAIN.format(place)
     )
     assert region.startswith("--region us-west4 has no nvidia-l4 for jobs of Vertex AI")
+    zone, machine = problems(
+        "vertex", *["--region", "us-west4-a", "--machine-type", "G2-Standard-8"], command=TRAIN.format(place)
+    )
+    assert zone == "--region us-west4-a: expected the name of a region, such as europe-west4"
+    assert machine.startswith("--machine-type G2-Standard-8: expected a machine type of Google Cloud")
 
 
 def test_all_that_is_wrong_is_listed_and_nothing_is_sent(place, capsys):

@@ -13,7 +13,7 @@ from pipelines.records import diff, reading
 from pipelines.records import repair as repairs
 from pipelines.records.export import export
 from pipelines.records.options import Diff, Export, Ls, Repair, Reshard, Show, Stats, Verify
-from pipelines.records.reshard import reshard
+from pipelines.records.reshard import check_folders, reshard
 from pipelines.records.target import Target
 from pipelines.records.verify import verify
 from pipelines.runner.cores import cores
@@ -119,6 +119,7 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
         command = f"deeplab records verify {shlex.quote(options.records)} --delete"
         print(f"`{command}` deletes the shards that have faults; the same `deeplab prepare` then writes them again")
     elif shards:
+        leases.hold(options.records, "records verify --delete")
         for name in shards:
             with contextlib.suppress(FileNotFoundError):
                 storage.remove(storage.join(options.records, name))
@@ -177,6 +178,8 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
 
 def run_reshard(options: Reshard, dataset: Dataset) -> int:
     """Prints into how many shards the records went."""
+    check_folders(options)
+    leases.hold(options.output, "records reshard")
     with _bar("reshard", dataset) as bar, ThreadPoolExecutor(cores()) as pool, reading.undisturbed(options.output):
         new = reshard(options, dataset, pool, bar.update)
     records = sum(shard.records for shard in new.shards)

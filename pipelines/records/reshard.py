@@ -66,8 +66,6 @@ def reshard(options: Reshard, dataset: Dataset, pool: Executor, beat: Callable[[
       InputError: a shard is damaged or changes meanwhile, or the new folder holds other records.
       UnbalancedError: shards do not hold as many records as dataset.json says.
     """
-    if storage.lies_in(options.output, options.records) and storage.lies_in(options.records, options.output):
-        raise InputError(f"{options.output} is the folder of the records themselves; give another folder")
     places = list(pool.map(functools.partial(_places, options.records, dataset), dataset.shards))
     inputs = sum(shard.records for shard in dataset.shards)
     Accounts("records", inputs, {"found": sum(map(len, places))}).check()
@@ -93,6 +91,12 @@ def reshard(options: Reshard, dataset: Dataset, pool: Executor, beat: Callable[[
     save_dataset(options.output, described)
     _sweep(options.output, plan)
     return described
+
+
+def check_folders(options: Reshard) -> None:
+    """Raises InputError where the new folder is the old one."""
+    if storage.lies_in(options.output, options.records) and storage.lies_in(options.records, options.output):
+        raise InputError(f"{options.output} is the folder of the records themselves; give another folder")
 
 
 def plan_shards(by_split: Mapping[str, Sequence[Place]], shards: int, size: int) -> dict[str, list[Place]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from trainer import startup, storage
+from trainer import leases, startup, storage
 from trainer.formats import palettes
 from trainer.formats.cards import CARD, WEIGHTS, ModelCard, load_card
 from trainer.network.deeplab import deeplab_v3_plus, published_rates
@@ -17,6 +17,7 @@ from trainer.weights.options import Options
 
 def run(options: Options, flags: list[str]) -> int:
     """Runs `deeplab import-weights`. Raises InputError when checkpoint or palette cannot be used."""
+    leases.hold(options.output, "import-weights")
     startup.start_tensorflow()
     imported = import_weights(options)
     print(f"{options.checkpoint}: {imported}")

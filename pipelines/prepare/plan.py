@@ -121,7 +121,9 @@ def plan_for(area: Area, raw: RawSet, palette: Palette, options: Options) -> Pla
     """
     plan = plan_shards(raw, palette, options)
     before = _numbers(area.outcomes)
-    if options.shards or options.overwrite or before == _numbers(shard.spec.name for shard in plan.shards):
+    if not before or options.shards or options.overwrite:
+        return plan
+    if before == _numbers(shard.spec.name for shard in plan.shards):
         return plan
     other = plan_shards(raw, palette, options, before)
     return max(plan, other, key=lambda one: len(finished(area, one)))

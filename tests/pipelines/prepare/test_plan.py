@@ -10,6 +10,7 @@ from pipelines.entries.options import RecordOptions
 from pipelines.entries.record import filename
 from pipelines.inputs import rows
 from pipelines.inputs.rawset import Pair, scan
+from pipelines.prepare import plan as planning
 from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Place, deal, fingerprint, plan_shards, shuffle_hash, unfinished
 from pipelines.prepare.workarea import survey
@@ -41,6 +42,16 @@ def test_a_new_image_changes_only_the_shards_it_falls_into(tmp_path):
     after = fingerprints()
     assert len(before) == 6
     assert sum(after[name] != value for name, value in before.items()) == 1
+
+
+def test_a_new_folder_is_planned_once(tmp_path, monkeypatch):
+    """Which takes a minute for a million images."""
+    source = write_rawset(tmp_path / "raw", {"train": 3})
+    calls = []
+    monkeypatch.setattr(planning, "deal", lambda *arguments: calls.append(arguments) or deal(*arguments))
+    options = Options(input=str(source), output=str(tmp_path / "records"))
+    planning.plan_for(survey(options.output), scan(options.input), PALETTE, options)
+    assert len(calls) == 1
 
 
 def test_keys_are_shuffled_over_shards_and_inside_them(prepared):

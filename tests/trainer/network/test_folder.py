@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import io
 import json
 import os
 import re
@@ -146,6 +147,25 @@ def test_links_to_other_files_are_not_followed(folder, tmp_path):
 
     rewritten(target / "model.keras", link)
     with pytest.raises(InputError, match="ExternalLink"):
+        load_model(str(target))
+
+
+def test_an_attribute_at_which_the_library_of_hdf5_stays_is_not_read(folder, tmp_path):
+    """A text that ends within the entry behind it, of no length; with right checksums, as no damage leaves it."""
+    target = copy_of(folder, tmp_path / "model")
+
+    def change(name: str, data: bytes) -> bytes:
+        if name != "model.weights.h5":
+            return data
+        weights = io.BytesIO(data)
+        with h5py.File(weights, "r+") as file:
+            file["layers/conv2d/vars/0"].attrs["dtype"] = "float32"
+        endless = bytearray(weights.getvalue())
+        endless[endless.rindex(b"GCOL") + 24] = 44
+        return bytes(endless)
+
+    rewritten(target / "model.keras", change)
+    with pytest.raises(InputError, match=r"model\.keras is damaged .*layers/conv2d/vars/0 has an attribute dtype"):
         load_model(str(target))
 
 

@@ -76,13 +76,18 @@ def test_an_export_names_its_classes_and_versions_and_no_path_of_the_training(ex
     assert "someone" not in json.dumps(about) and "/a.png" not in json.dumps(about)
 
 
-def test_the_status_is_1_where_export_and_model_differ(model, tmp_path, monkeypatch, capsys):
-    build = graph.frozen
-    monkeypatch.setattr(graph, "frozen", lambda network, max_side, size: build(flipped(network), max_side, size))
-    output = tmp_path / "served"
-    assert export(model, "savedmodel", output) == 1
+def test_the_status_is_1_where_export_and_model_differ_and_the_export_replaced_where_that_is_asked_for(
+    model, tmp_path, monkeypatch, capsys
+):
+    build, output = graph.frozen, tmp_path / "served"
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "frozen", lambda network, max_side, size: build(flipped(network), max_side, size))
+        assert export(model, "savedmodel", output) == 1
     assert "fewer than 99.9% of the pixels have the same class" in capsys.readouterr().out
     assert report_of(output)["fault"] and report_of(output)["checked_on"] == "drawn images"
+    assert export(model, "savedmodel", output) == 2 and report_of(output)["fault"]
+    assert export(model, "savedmodel", output, "--overwrite") == 0 and not report_of(output)["fault"]
+    assert sorted(path.name for path in output.rglob("*.*") if path.is_file()) == ["deeplab.json", "saved_model.pb"]
 
 
 def flipped(network):
@@ -182,11 +187,3 @@ def test_packages_that_are_missing_are_named_with_what_installs_them(model, tmp_
     assert export(model, "onnx", tmp_path / "m.onnx") == 2
     text = capsys.readouterr().err
     assert "needs no_such_module, which is not installed" in text and "deeplab-pipelines[export]" in text
-
-
-def test_an_export_is_replaced_where_that_is_asked_for(model, tmp_path):
-    output = tmp_path / "served"
-    for flags in ([], ["--overwrite"]):
-        assert export(model, "savedmodel", output, *flags) == 0
-    assert export(model, "savedmodel", output) == 2
-    assert sorted(path.name for path in output.rglob("*.*") if path.is_file()) == ["deeplab.json", "saved_model.pb"]

@@ -3,9 +3,10 @@
     python benchmarks/stream.py                          # records made from drawn scenes
     python benchmarks/stream.py --records out/records    # your own
 
-The stream decodes, scales, crops, flips, weighs the pixels, and batches, in shapes of a training on a GPU; the
-reference reads the same records of the same shards and decodes image and label by the same decoders, in as many
-threads. Neither repeats a record within a run.
+The stream decodes, scales, crops, flips, weighs the pixels, and batches, in shapes of a training on a GPU. There are
+two references, which read the same records of the same shards and decode image and label by TensorFlow's decoders, in
+as many threads: one does nothing else, the other also makes batches of as many bytes as the crops have. What no stream
+can do without lies between the two: the crops must be written somewhere. None repeats a record within a run.
 """
 
 from __future__ import annotations
@@ -54,33 +55,51 @@ def run_all(folder: str, options: Options) -> None:
     start_tensorflow()
     import tensorflow as tf
 
-    from trainer.train.streams import DCT_METHOD, TrainingStream
+    from trainer.train.streams import TrainingStream
 
     dataset = load_dataset(folder)
     batches = StreamOptions(crop=options.crop, batch_size=options.batch)
+    steps = dataset.count("train") // options.batch
     features = {name: tf.io.FixedLenFeature([], tf.string) for name in (IMAGE_ENCODED, LABEL_ENCODED)}
+    auto = tf.data.AUTOTUNE
 
     def decode(data):
         example = tf.io.parse_single_example(data, features)
-        image = tf.io.decode_jpeg(example[IMAGE_ENCODED], channels=3, dct_method=DCT_METHOD)
+        image = tf.io.decode_jpeg(example[IMAGE_ENCODED], channels=3, dct_method="INTEGER_ACCURATE")
         return image, tf.io.decode_png(example[LABEL_ENCODED], channels=1)
 
+    def records():
+        return tf.data.TFRecordDataset(dataset.shard_paths(folder, "train")).take(steps * options.batch)
+
     def bare():
-        shards = tf.data.TFRecordDataset(dataset.shard_paths(folder, "train"))
-        for _ in shards.map(decode, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE):
+        for _ in records().map(decode, num_parallel_calls=auto).prefetch(auto):
+            pass
+
+    def batched():
+        side = [options.crop, options.crop]
+        empty = (tf.zeros([*side, 3], tf.uint8), tf.zeros(side, tf.uint8), tf.zeros(side))
+
+        def crops(data):
+            sizes = [tf.size(pixels) for pixels in decode(data)]  # so that they are decoded
+            return *sizes, *empty
+
+        for _ in records().map(crops, num_parallel_calls=auto).batch(options.batch).prefetch(2):
             pass
 
     epochs = itertools.count(1)
     training = TrainingStream(folder, dataset, batches)
 
     def stream():
-        for _ in training.epoch(next(epochs), dataset.count("train") // batches.batch_size):
+        for _ in training.epoch(next(epochs), steps):
             pass
 
-    stream(), bare()
+    runs = {"training stream": stream, "bare decode": bare, "decode, batches of that size": batched}
+    for run in runs.values():
+        run()
     clock = time.process_time if options.cpu_time else time.perf_counter
-    seconds = take_turns({"training stream": stream, "bare decode": bare}, options.rounds, clock)
-    print("\n" + table(seconds, dataset.count("train"), "records", "bare decode"))
+    seconds = take_turns(runs, options.rounds, clock)
+    for reference in list(runs)[1:]:
+        print("\n" + table(seconds, steps * options.batch, "records", reference))
 
 
 def main(argv: list[str]) -> int:

@@ -1,7 +1,7 @@
 """Records -> batches: tf.data from the shards that `deeplab prepare` wrote, or any with the published feature keys.
 
-Training images are varied on the fly (scale, crop, flip). What is decoded, and what is resized, is the window of the
-image that becomes the crop and nothing else. Validation images come whole and unchanged.
+Training images are varied on the fly (scale, crop, flip), see `trainer.train.crops`. Validation images come whole and
+unchanged.
 
 All randomness of training comes from the seed and the place in the training, so that an epoch holds the same batches
 however many threads make them, and whatever was trained before it in the same process.
@@ -15,6 +15,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -25,10 +26,9 @@ from trainer.accounts import UnbalancedError
 from trainer.formats.dataset import DATASET_FILE, Dataset
 from trainer.formats.examples import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED
 from trainer.formats.examples import decode as decode_example
-from trainer.formats.images import PADDING
-from trainer.formats.labels import Palette, pixels_of_ids
+from trainer.formats.labels import Palette
 from trainer.options import InputError
-from trainer.train import passes
+from trainer.train import crops, passes
 from trainer.train.options import StreamOptions
 from trainer.train.passes import Read
 
@@ -43,9 +43,6 @@ FEATURES = {
     IMAGE_WIDTH: tf.io.FixedLenFeature([], tf.int64),
     LABEL_ENCODED: tf.io.FixedLenFeature([], tf.string),
 }
-
-# Pillow's JPEG decoding, which `segment` uses; TensorFlow's default is faster by a little and off by a grey level.
-DCT_METHOD = "INTEGER_ACCURATE"
 
 
 @contextlib.contextmanager
@@ -104,139 +101,17 @@ def _unusable(records: tf.data.Dataset, palette: Palette) -> str | None:
             name = f"record {record.key!r} (of {record.filename})"
         except ValueError:
             name = "a record"
-        return f"{name} in {path.decode()}.tfrecord cannot be used ({error.message.splitlines()[0]})"
+        reason = error.message.splitlines()[0].removeprefix("ValueError: ")
+        return f"{name} in {path.decode()}.tfrecord cannot be used ({reason})"
     return None
-
-
-def pixel_weights(label: np.ndarray, num_classes: int, ignore_id: int, max_ratio: float) -> np.ndarray:
-    """Adaptive pixel weights of one image: inverse class frequency, bounded.
-
-    With N valid pixels, n_c of them of class c, and K classes present: w_c = N / (K n_c), the factor by which class c
-    falls short of an equal share; clipped to [1 / sqrt(max_ratio), sqrt(max_ratio)], so that no class weighs more
-    than `max_ratio` times another; divided by its mean over the valid pixels, so that weights do not change the
-    learning rate.
-
-    Args:
-      label: [height, width] uint8 class ids.
-      num_classes: ids from there on are ignored, as `ignore_id` is.
-      ignore_id: the id of pixels that count for nothing.
-      max_ratio: at least 1; 1 weighs all valid pixels alike.
-
-    Returns:
-      [height, width] float32 with mean 1 over the valid pixels and 0 elsewhere; all 0 if no pixel is valid.
-    """
-    counts = pixels_of_ids(label)
-    counts[num_classes:] = 0
-    counts[ignore_id] = 0
-    weights = np.zeros(256)
-    if valid := counts.sum():
-        present = counts > 0
-        bound = max_ratio**0.5
-        weights[present] = np.clip(valid / (present.sum() * counts[present]), 1 / bound, bound)
-        weights *= valid / (weights @ counts)
-    return cv2.LUT(label, weights.astype(np.float32))
-
-
-def _decode_image(data: tf.Tensor) -> tf.Tensor:
-    """A JPEG or PNG image as [height, width, 3] uint8."""
-    return tf.cond(
-        tf.io.is_jpeg(data),
-        lambda: tf.io.decode_jpeg(data, channels=3, dct_method=DCT_METHOD),
-        lambda: tf.io.decode_png(data, channels=3),
-    )
-
-
-def _decode_window(data: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-    """The `window` (y, x, height, width) of a JPEG or PNG image as [height, width, 3] uint8."""
-    return tf.cond(
-        tf.io.is_jpeg(data),
-        lambda: tf.io.decode_and_crop_jpeg(data, window, channels=3, dct_method=DCT_METHOD),
-        lambda: tf.slice(tf.io.decode_png(data, channels=3), _begin(window), [window[2], window[3], 3]),
-    )
-
-
-def _begin(window: tf.Tensor) -> tf.Tensor:
-    return tf.stack([window[0], window[1], 0])
-
-
-def _decode_label(data: tf.Tensor) -> tf.Tensor:
-    """A label PNG as [height, width, 1] uint8 class ids."""
-    return tf.io.decode_png(data, channels=1)
 
 
 def _decode_whole(example: dict[str, tf.Tensor], palette: Palette) -> tuple[tf.Tensor, tf.Tensor]:
     """Image [height, width, 3] and label [height, width] uint8; an error where they do not go together."""
-    image, label = _decode_image(example[IMAGE_ENCODED]), _decode_label(example[LABEL_ENCODED])[..., 0]
-    size = tf.stack([example[IMAGE_HEIGHT], example[IMAGE_WIDTH]])
-    for what, shape in (("image", tf.shape(image)[:2]), ("label", tf.shape(label))):
-        tf.debugging.assert_equal(tf.cast(shape, tf.int64), size, f"its {what} has not the size that it gives")
-    highest = tf.reduce_max(tf.where(label == palette.ignore_id, tf.zeros_like(label), label))
-    tf.debugging.assert_less(tf.cast(highest, tf.int32), palette.num_classes, "its label has ids of no class")
-    return image, label
-
-
-def _offset(uniform: tf.Tensor, length: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-    """Where a window begins on an axis of `length` pixels; negative where it is longer than the axis.
-
-    The window lies wholly within the image, or the image wholly within the window; all places are as likely.
-    """
-    room = length - window
-    places = tf.cast(tf.abs(room) + 1, tf.float32)
-    return tf.sign(room) * tf.minimum(tf.cast(uniform * places, tf.int32), tf.abs(room))
-
-
-def _random_crop(example: dict[str, tf.Tensor], seed: tf.Tensor, options: StreamOptions, palette: Palette):
-    """A random square of the image at a random scale: image [crop, crop, 3] and label [crop, crop] uint8, weights."""
-    crop = options.crop
-    scale, vertical, horizontal, mirror = tf.unstack(tf.random.stateless_uniform([4], seed))
-    scale = options.scale_min + scale * (options.scale_max - options.scale_min)
-    side = tf.maximum(tf.cast(tf.round(crop / scale), tf.int32), 1)
-    height, width = (tf.cast(example[key], tf.int32) for key in (IMAGE_HEIGHT, IMAGE_WIDTH))
-    top, left = _offset(vertical, height, side), _offset(horizontal, width, side)
-    # The part of the window that the image covers.
-    y, x = tf.maximum(top, 0), tf.maximum(left, 0)
-    window = tf.stack([y, x, tf.minimum(top + side, height) - y, tf.minimum(left + side, width) - x])
-    image = _decode_window(example[IMAGE_ENCODED], window)
-    label = tf.slice(_decode_label(example[LABEL_ENCODED]), _begin(window), [window[2], window[3], 1])[..., 0]
-    mirrored = mirror < (0.5 if options.flip else 0.0)
-    # OpenCV takes a fifth of the time of TensorFlow's operations, which go over floats, one after another.
-    fit = functools.partial(_fit, options, palette)
-    arguments = [image, label, y - top, x - left, side, mirrored]
-    results = tf.numpy_function(fit, arguments, [tf.uint8, tf.uint8, tf.float32], stateful=False)
-    return tuple(map(tf.ensure_shape, results, ([crop, crop, 3], [crop, crop], [crop, crop])))
-
-
-def _fit(
-    options: StreamOptions,
-    palette: Palette,
-    image: np.ndarray,
-    label: np.ndarray,
-    above: int,
-    before: int,
-    side: int,
-    mirrored: bool,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pads the visible part of a window to the whole, resizes it to the crop, and weighs its pixels.
-
-    Args:
-      image, label: uint8 [h, w, 3] and [h, w], the part of the window that the image covers.
-      above, before: rows and columns of the window that come before it.
-      side: of the window, in pixels.
-      mirrored: whether left and right are exchanged.
-    """
-    below, behind = side - above - label.shape[0], side - before - label.shape[1]
-    if mirrored:
-        image, label, before, behind = cv2.flip(image, 1), cv2.flip(label, 1), behind, before
-    margins = (above, below, before, behind, cv2.BORDER_CONSTANT)
-    if any(margins[:4]):
-        image = cv2.copyMakeBorder(image, *margins, value=(PADDING, PADDING, PADDING))
-        label = cv2.copyMakeBorder(label, *margins, value=palette.ignore_id)
-    image = cv2.resize(image, (options.crop, options.crop), interpolation=cv2.INTER_LINEAR)
-    # Half-pixel centres, as in the image's resize, so that both stay aligned.
-    places = ((np.arange(options.crop) + 0.5) * (side / options.crop)).astype(np.intp)
-    label = label[places][:, places]
-    max_ratio = options.max_ratio if options.pixel_weights == "adaptive" else 1.0
-    return image, label, pixel_weights(label, palette.num_classes, palette.ignore_id, max_ratio)
+    decode = functools.partial(crops.decode_whole, palette=palette)
+    arguments = [example[key] for key in (IMAGE_ENCODED, LABEL_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH)]
+    image, label = tf.numpy_function(decode, arguments, [tf.uint8, tf.uint8], stateful=False)
+    return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(label, [None, None])
 
 
 def _readable(path: str) -> str:
@@ -317,6 +192,8 @@ class TrainingStream:
         with tf.device("CPU"):
             self.waited = tf.Variable(0.0, trainable=False, dtype=tf.float64)
         self._window = _window_size(dataset, "train")
+        self._workers = ThreadPoolExecutor(os.cpu_count(), initializer=cv2.setNumThreads, initargs=(1,))
+        self._memory = crops.Memory()
         self._batches = tf.function(self._trace, input_signature=[tf.TensorSpec([], tf.int64), passes.PART])
 
     def _part(self, epoch: int, steps: int, done: int) -> tuple[int, passes.Part]:
@@ -331,19 +208,28 @@ class TrainingStream:
         return passes.endless_records(paths, self._window, self.options.seed, part, read)
 
     def _trace(self, begin: tf.Tensor, part: passes.Part) -> tf.data.Dataset:
-        options, palette = self.options, self.dataset.palette
-        crop_seed = tf.constant([options.seed, 0], tf.int64)
-
-        def example(index: tf.Tensor, serialized: tf.Tensor):
-            seed = tf.random.experimental.stateless_fold_in(crop_seed, index)
-            return _random_crop(_parse(serialized), seed, options, palette)
-
         stream = self._read(part, tf.data.TFRecordDataset).enumerate(begin)
-        size = options.batch_size // options.hosts
-        if options.hosts > 1:
-            stream = stream.filter(lambda index, _: index % options.batch_size // size == options.host_id)
-        stream = stream.map(example, num_parallel_calls=os.cpu_count(), deterministic=True)
-        return self._clocked(stream.batch(size, drop_remainder=True).prefetch(2))
+        whole, hosts, host_id = self.options.batch_size, self.options.hosts, self.options.host_id
+        size = whole // hosts
+        if hosts > 1:
+            stream = stream.filter(lambda index, _: index % whole // size == host_id)
+        # The threads of one batch wait for its last crop, while those of the next one begin.
+        stream = stream.batch(size, drop_remainder=True).map(self._crops, num_parallel_calls=2, deterministic=True)
+        return self._clocked(stream.prefetch(2))
+
+    def _crops(self, indices: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """The crops of a batch of records, which are these samples of the training."""
+        seed = tf.constant([self.options.seed, 0], tf.int64)
+        fold_in = tf.random.experimental.stateless_fold_in
+        uniforms = [tf.random.stateless_uniform([4], fold_in(seed, index)) for index in tf.unstack(indices)]
+        examples = tf.io.parse_example(serialized, FEATURES)
+        sizes = tf.stack([examples[IMAGE_HEIGHT], examples[IMAGE_WIDTH]], axis=1)
+        arguments = [examples[IMAGE_ENCODED], examples[LABEL_ENCODED], sizes, tf.stack(uniforms)]
+        given = {"options": self.options, "palette": self.dataset.palette}
+        make = functools.partial(crops.crops, **given, workers=self._workers, memory=self._memory)
+        results = tf.numpy_function(make, arguments, [tf.uint8, tf.uint8, tf.float32], stateful=False)
+        shape = [len(uniforms), self.options.crop, self.options.crop]
+        return tuple(map(tf.ensure_shape, results, ([*shape, 3], shape, shape)))
 
     def _clocked(self, stream: tf.data.Dataset) -> tf.data.Dataset:
         """`stream`, counting the time from when an element is asked for until it is there."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 from pipelines.entries.options import RecordOptions
@@ -29,7 +28,7 @@ from tests.drawn.encoded import (
 from trainer.formats import images
 from trainer.formats.examples import Record
 from trainer.formats.labels import Palette
-from trainer.train.streams import DCT_METHOD
+from trainer.train import crops
 
 PALETTE = Palette("mine", ("a", "b", "c"), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
 OPTIONS = RecordOptions()
@@ -46,9 +45,7 @@ def made(folder: Path, image: bytes, label: bytes | None = None, **options) -> R
 
 
 def decoded_by_the_trainer(record: Record) -> np.ndarray:
-    if record.image_format == "jpeg":
-        return tf.io.decode_jpeg(record.image, channels=3, dct_method=DCT_METHOD).numpy()
-    return tf.io.decode_png(record.image, channels=3).numpy()
+    return crops.decode_image(record.image)
 
 
 def jpeg(channels: int = 3, size: tuple[int, int] = (40, 56), **options) -> bytes:

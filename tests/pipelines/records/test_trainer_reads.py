@@ -14,7 +14,7 @@ from tests.drawn.prepared import records
 from tests.drawn.records import PALETTE, draw_image, record, write_records
 from trainer.formats import images
 from trainer.formats.dataset import load_dataset
-from trainer.train import streams
+from trainer.train import crops, streams
 
 IMAGE, LABEL = draw_image(3, 64, 80)
 
@@ -56,7 +56,7 @@ def reads(decode, data: bytes) -> bool:
     try:
         decode(data)
         return True
-    except (tf.errors.InvalidArgumentError, images.ImageError):
+    except (ValueError, images.ImageError):
         return False
 
 
@@ -65,7 +65,7 @@ def test_no_damaged_image_is_good_that_training_dies_on(name):
     rng = np.random.default_rng(5)
     sample = [SOURCES[name], *(damaged(SOURCES[name], rng) for _ in range(150))]
     good = [reads(images.decode_image, data) for data in sample]
-    readable = [reads(lambda data: streams._decode_image(tf.constant(data)), data) for data in sample]
+    readable = [reads(crops.decode_image, data) for data in sample]
     assert good[0] and not all(readable)
     assert not [data for data, is_good, is_read in zip(sample, good, readable, strict=True) if is_good > is_read]
     if "png" in name:
@@ -75,7 +75,7 @@ def test_no_damaged_image_is_good_that_training_dies_on(name):
 def test_no_damaged_label_is_good_that_training_dies_on():
     rng, label = np.random.default_rng(6), images.encode_png(LABEL)
     for data in [label, *(damaged(label, rng) for _ in range(200))]:
-        assert reads(images.decode_label, data) == reads(lambda data: streams._decode_label(tf.constant(data)), data)
+        assert reads(images.decode_label, data) == reads(crops.decode_label, data)
 
 
 def test_a_whole_set_is_good_just_where_training_reads_it(tmp_path, capsys):
@@ -117,7 +117,7 @@ def test_what_training_reads_in_another_way_is_a_fault(tmp_path, capsys, change,
 
 def test_a_palette_png_as_label_is_a_fault_since_training_reads_its_colours(tmp_path, capsys):
     label = PALETTE.encode_mask(LABEL)
-    assert not np.array_equal(streams._decode_label(tf.constant(label))[..., 0], LABEL)
+    assert not np.array_equal(crops.decode_label(label), LABEL)
     write_records(tmp_path, {"train": [[dataclasses.replace(record(0, (64, 80), "png"), label=label)]]})
     assert records("verify", tmp_path) == 1
     assert "label is png of mode P and 8 bits, which the trainer does not read as ids" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from trainer.formats import images
 from trainer.options import InputError
 from trainer.train import streams
 from trainer.train.options import StreamOptions
-from trainer.train.streams import TrainingStream, pixel_weights, validation_stream
+from trainer.train.streams import TrainingStream, validation_stream
 
 OPTIONS = StreamOptions(crop=64, batch_size=2, seed=3)
 
@@ -149,40 +149,6 @@ def test_nothing_is_weighed_where_the_label_is_ignored_and_everything_alike_with
     np.testing.assert_array_equal(weights, (label != 255).astype(np.float32))
     _, label, weights = batches(folder, count=1)[0]
     np.testing.assert_array_equal(weights == 0, label == 255)
-
-
-def test_pixel_weights_by_a_worked_example():
-    """12 valid pixels: 9 of class 0, 2 of class 1, 1 of class 2, so N / (K n) = 4/9, 2 and 4.
-
-    With max_ratio 4 they are clipped to 1/2, 2 and 2; their mean is (9 * 1/2 + 2 * 2 + 1 * 2) / 12 = 10.5 / 12.
-    """
-    label = np.array([[0, 0, 0, 0, 9], [0, 0, 0, 0, 9], [0, 1, 1, 2, 9]], np.uint8)
-    weights = pixel_weights(label, 3, 9, 4.0)
-    mean = 10.5 / 12
-    expected = np.select([label == 0, label == 1, label == 2], [0.5 / mean, 2 / mean, 2 / mean], 0.0)
-    np.testing.assert_allclose(weights, expected, rtol=1e-6)
-    assert weights[label != 9].mean() == pytest.approx(1)
-
-
-def test_pixel_weights_without_a_bound_give_every_class_the_same_share():
-    label = np.array([[0, 0, 0, 0, 0, 0, 1, 2]], np.uint8)
-    weights = pixel_weights(label, 3, 255, 1e6)
-    sums = [weights[label == c].sum() for c in range(3)]
-    np.testing.assert_allclose(sums, [8 / 3] * 3, rtol=1e-6)
-
-
-@pytest.mark.parametrize("ignore_id", [11, 255])
-def test_pixel_weights_of_a_wholly_ignored_crop_are_zero(ignore_id):
-    weights = pixel_weights(np.full([4, 4], ignore_id, np.uint8), 11, ignore_id, 10.0)
-    np.testing.assert_array_equal(weights, np.zeros([4, 4], np.float32))
-
-
-def test_pixel_weights_differ_by_no_more_than_their_bound():
-    label = np.zeros([100, 100], np.uint8)
-    label[0, 0] = 1
-    weights = pixel_weights(label, 2, 255, 10.0)
-    assert weights.max() / weights.min() <= 10.001
-    assert weights[0, 0] > 1 > 0.99 * weights[1, 1]
 
 
 def test_validation_gives_every_image_whole_in_batches_of_one_size(folder):

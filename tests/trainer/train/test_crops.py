@@ -1,0 +1,98 @@
+"""What becomes of a record in training: the window, its decoding, the weights of its pixels."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.drawn.records import draw_image
+from trainer.formats import images
+from trainer.train import crops
+from trainer.train.crops import Memory, Window, pixel_weights, window
+from trainer.train.options import StreamOptions
+
+OPTIONS = StreamOptions(crop=64, batch_size=2, scale_min=0.5, scale_max=1.5)
+
+
+def uniform(*numbers: float) -> np.ndarray:
+    return np.array(numbers, np.float32)
+
+
+def test_a_window_lies_within_the_image_or_around_it():
+    assert window(uniform(0.5, 0, 0.999, 0.4), 100, 200, OPTIONS) == Window(0, 136, 64, 64, 0, 0, 64, True)
+    # At scale 0.5 the square has 128 pixels a side, of which an image of 100 x 200 covers 100 rows.
+    assert window(uniform(0, 0.999, 0, 0.6), 100, 200, OPTIONS) == Window(0, 0, 100, 128, 28, 0, 128, False)
+
+
+def test_no_window_is_mirrored_where_none_is_to_be():
+    assert not window(uniform(0.5, 0, 0, 0), 64, 64, StreamOptions(crop=64, flip=False)).mirrored
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_a_small_window_is_what_lies_there_in_the_whole_image(subsampling):
+    """Where chroma is stored at half the size, colours at the window's ends depend on those beside it."""
+    buffer = io.BytesIO()
+    Image.fromarray(draw_image(3, 96, 128)[0]).save(buffer, "JPEG", subsampling=subsampling)
+    data, rng = buffer.getvalue(), np.random.default_rng(0)
+    whole = images.decode_image(data)
+    for x in (0, 16, 48, 65, 78):
+        y, height, width = (int(rng.integers(*bounds)) for bounds in ((0, 40), (20, 56), (20, 50)))
+        part = Window(y, x, height, width, 0, 0, 64, False)
+        found = crops._decode_window(data, 96, 128, part)
+        np.testing.assert_array_equal(found, whole[y : y + height, x : x + width])
+
+
+def test_an_image_of_another_size_than_its_record_gives_is_refused():
+    data = images.encode_png(draw_image(3, 60, 70)[0])
+    with pytest.raises(ValueError, match="its image has not the size that it gives"):
+        crops._decode_window(data, 70, 60, Window(0, 0, 40, 40, 0, 0, 40, False))
+
+
+def test_memory_is_used_again_when_no_view_of_it_is_left():
+    memory = Memory()
+    first = memory.array((4, 5), "float32")
+    assert (first.shape, first.dtype) == ((4, 5), np.float32)
+    row, place = first[1], first.ctypes.data
+    assert place % crops.ALIGNMENT == 0
+    del first
+    other = memory.array((4, 5), "float32")
+    assert other.ctypes.data != place, "somebody still looks at it"
+    del row
+    assert memory.array((4, 5), "float32").ctypes.data == place
+
+
+def test_pixel_weights_by_a_worked_example():
+    """12 valid pixels: 9 of class 0, 2 of class 1, 1 of class 2, so N / (K n) = 4/9, 2 and 4.
+
+    With max_ratio 4 they are clipped to 1/2, 2 and 2; their mean is (9 * 1/2 + 2 * 2 + 1 * 2) / 12 = 10.5 / 12.
+    """
+    label = np.array([[0, 0, 0, 0, 9], [0, 0, 0, 0, 9], [0, 1, 1, 2, 9]], np.uint8)
+    weights = pixel_weights(label, 3, 9, 4.0)
+    mean = 10.5 / 12
+    expected = np.select([label == 0, label == 1, label == 2], [0.5 / mean, 2 / mean, 2 / mean], 0.0)
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+    assert weights[label != 9].mean() == pytest.approx(1)
+
+
+def test_pixel_weights_without_a_bound_give_every_class_the_same_share():
+    label = np.array([[0, 0, 0, 0, 0, 0, 1, 2]], np.uint8)
+    weights = pixel_weights(label, 3, 255, 1e6)
+    sums = [weights[label == c].sum() for c in range(3)]
+    np.testing.assert_allclose(sums, [8 / 3] * 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ignore_id", [11, 255])
+def test_pixel_weights_of_a_wholly_ignored_crop_are_zero(ignore_id):
+    weights = pixel_weights(np.full([4, 4], ignore_id, np.uint8), 11, ignore_id, 10.0)
+    np.testing.assert_array_equal(weights, np.zeros([4, 4], np.float32))
+
+
+def test_pixel_weights_differ_by_no_more_than_their_bound():
+    label = np.zeros([100, 100], np.uint8)
+    label[0, 0] = 1
+    weights = pixel_weights(label, 2, 255, 10.0)
+    assert weights.max() / weights.min() <= 10.001
+    assert weights[0, 0] > 1 > 0.99 * weights[1, 1]

@@ -78,6 +78,7 @@ def run_show(options: Show, dataset: Dataset) -> int:
             f"{stem}-overlay.png": images.encode_png(dataset.palette.overlay(image, label)),
         }
         target = Target.of(options.save, dataset)
+        target.check(files)
         target.refuse(target.others(files), options.overwrite)
         for name, data in files.items():
             target.write(name, data)

@@ -49,6 +49,7 @@ def export(options: Export, dataset: Dataset, pool: Executor, beat: Callable[[],
     palette = dataclasses.replace(dataset.palette, source_ids=(), aliases=())
     palette_json = f"{json.dumps(palette.to_json(), indent=2, sort_keys=True)}\n".encode()
     if target.files:
+        target.check([PALETTE_FILE])
         others = pool.map(lambda shard: in_the_way(options, shard, target), dataset.shards)
         palettes = target.others({PALETTE_FILE: palette_json})
         target.refuse([*palettes, *(path for paths in others for path in paths)], options.overwrite)
@@ -67,8 +68,12 @@ def export(options: Export, dataset: Dataset, pool: Executor, beat: Callable[[],
 
 
 def in_the_way(options: Export, shard: Shard, target: Target) -> list[str]:
-    """Files that the records of a shard would replace by other contents."""
-    return [path for _, files in _files(options, shard) for path in target.others(files)]
+    """Files that the records of a shard would replace by other contents. InputError where a folder is in the way."""
+    others = []
+    for _, files in _files(options, shard):
+        target.check(files)
+        others += target.others(files)
+    return others
 
 
 def export_shard(

@@ -75,6 +75,8 @@ def reshard(options: Reshard, dataset: Dataset, pool: Executor, beat: Callable[[
     plan = plan_shards(by_split, options.shards, options.megabytes << 20)
     started = {"records": dataset.fingerprint, "shards": sorted(plan)}
     _refuse_others(options.output, started)
+    for name in (*plan, DATASET_FILE, REJECTS_FILE, STARTED):
+        storage.check_file(storage.join(options.output, name))
     try:
         storage.write_json(storage.join(options.output, STARTED), started)
     except FileNotFoundError as error:  # of a bucket

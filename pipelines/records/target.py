@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import posixpath
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.inputs.coding import PALETTE_FILE
@@ -51,6 +52,13 @@ class Target:
         """Paths of the files that are there already and are not what would be written."""
         there = [relative for relative in contents if self.fold(relative) in self.files]
         return [self.path(relative) for relative in there if not self.has(relative, contents[relative])]
+
+    def check(self, relatives: Collection[str]) -> None:
+        """Raises InputError where a folder is in the way of one of these files, or a file in that of its folder."""
+        for relative in relatives:
+            storage.check_file(self.path(relative))
+        for folder in {posixpath.dirname(relative) for relative in relatives}:
+            storage.check_folder(self.path(folder))
 
     def write(self, relative: str, data: bytes) -> None:
         """Writes a file that is not there already."""

@@ -24,7 +24,7 @@ from pipelines.crf.options import ENGINES, NUMBERS, CrfOptions
 from pipelines.inputs.options import SelectionOptions
 from pipelines.masks.options import ViewOptions
 from trainer.accounts import max_reject_rate
-from trainer.options import option
+from trainer.options import InputError, option
 
 
 def _crf(name: str, meaning: str, **bounds: float) -> Any:
@@ -106,6 +106,8 @@ class Options(SelectionOptions, ViewOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.crf_options(CrfOptions())
+        if self.crf == "off" and (given := [name for name in NUMBERS if getattr(self, f"crf_{name}") is not None]):
+            raise InputError(f"{self.flag(f'crf_{given[0]}')} is for --crf on or auto; give one, or omit it")
 
     def crf_options(self, otherwise: CrfOptions) -> CrfOptions:
         """The CRF's parameters: those given as flags, the others as in `otherwise`. InputError for impossible ones."""

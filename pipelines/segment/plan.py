@@ -296,6 +296,8 @@ def previous(options: Options, fingerprint: str) -> dict[str, Any] | None:
     path, rejects = (storage.join(folder, name) for name in (REPORT_FILE, REJECTS_FILE))
     for file in (path, rejects):
         storage.check_file(file)
+    for name in (table.FOLDER, *(kind for kind in ("overlays", "confidence") if getattr(options, kind))):
+        storage.check_folder(storage.join(folder, name))
     for flag, source in (("--input", options.input), ("--list", options.list)):
         if source and storage.real(source) in (storage.real(path), storage.real(rejects)):
             raise InputError(f"{flag} {source} would be replaced by what is written; give another --output")

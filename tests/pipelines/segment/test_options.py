@@ -26,6 +26,7 @@ def options(**flags: object) -> Options:
         ("crf_iterations", 0, "--crf-iterations must be 1 to 1000, got 0"),
         ("crf_sxy", 0.0, "--crf-sxy must be above 0, got 0.0"),
         ("crf_compat", -1.0, "--crf-compat must be 0 or more, got -1.0"),
+        ("crf_sxy", 3.0, "--crf-sxy is for --crf on or auto; give one, or omit it"),
         ("crf_srgb", math.inf, "--crf-srgb must be a finite number, got inf"),
     ],
 )
@@ -45,11 +46,12 @@ def test_flags_of_the_crf_take_what_its_parameters_take(name: str, value: float)
             return False
         return True
 
-    assert is_taken(lambda: options(**{f"crf_{name}": value})) == is_taken(lambda: CrfOptions(**{name: value}))
+    assert is_taken(lambda: options(crf="on", **{f"crf_{name}": value})) == is_taken(
+        lambda: CrfOptions(**{name: value})
+    )
 
 
 def test_flags_come_before_other_parameters() -> None:
     assert options().crf_options(CrfOptions(sxy=20)) == CrfOptions(sxy=20)
-    assert options(crf_sxy=0.5, crf_compat_gaussian=0.0).crf_options(CrfOptions(sxy=20, srgb=9)) == CrfOptions(
-        sxy=0.5, compat_gaussian=0.0, srgb=9
-    )
+    given = options(crf="on", crf_sxy=0.5, crf_compat_gaussian=0.0).crf_options(CrfOptions(sxy=20, srgb=9))
+    assert given == CrfOptions(sxy=0.5, compat_gaussian=0.0, srgb=9)

@@ -55,6 +55,16 @@ CASES = (
         make=file("out/train/g0.png", b"mine"),
         says=("g0.png is in the way: this program did not write it",),
     ),
+    *(
+        Case(
+            f"a file where the folder {name} shall be",
+            f"{SEGMENT} {flags}",
+            make=file(f"out/{name}", b"mine"),
+            says=(f"out/{name} is no folder",),
+        )
+        for name, flags in (("images.parquet", ""), ("overlays", "--overlays"), ("confidence", "--confidence"))
+    ),
+    Case("a parameter of the CRF without it", f"{SEGMENT} --crf-sxy 9", says=("--crf-sxy is for --crf on or auto",)),
     Case(
         "a folder is in the way of a mask",
         f"{SEGMENT} --max-reject-rate 1",

@@ -102,6 +102,24 @@ def each_description() -> list[Case]:
     return cases
 
 
+def in_the_way() -> list[Case]:
+    """A folder where a verb is to write a file, and a file where it needs a folder."""
+    verbs = {"export": "@/out", "reshard": "@/out --shards 1", "show": "--record train/g0 --save @/out"}
+    names = {"export": "palette.json", "reshard": "dataset.json", "show": "train_g0-label.png"}
+    cases = [
+        Case(
+            f"a folder where a file shall be: records {verb}",
+            f"records {verb} @/records {rest}",
+            make=file(f"out/{names[verb]}/x", b"mine"),
+            says=(f"out/{names[verb]} is a folder, where a file is to be written",),
+        )
+        for verb, rest in verbs.items()
+    ]
+    says = ("out/images is no folder",)
+    name = "a file where a folder shall be: records export"
+    return [*cases, Case(name, READERS["records export"], make=file("out/images", b"mine"), says=says)]
+
+
 CASES = (
     *each_description(),
     Case(
@@ -163,6 +181,7 @@ CASES = (
         make=file("out/train_g0-label.png", b"mine"),
         says=("would be replaced by other contents",),
     ),
+    *in_the_way(),
     Case(
         "a folder where the files of others lie: records export",
         READERS["records export"],

@@ -21,12 +21,6 @@ from trainer.formats import exports
 from trainer.formats.cards import ModelCard, load_card, weights_digest
 from trainer.formats.dataset import Dataset
 
-LIBRARIES = {
-    "savedmodel": ("tensorflow",),
-    "onnx": ("tensorflow", "tf2onnx", "onnx", "onnxruntime"),
-    "tflite": ("tensorflow", "ai-edge-litert"),
-}
-"""Format -> the distributions it is made with, the last one that of its runtime."""
 RUNTIMES = {"savedmodel": "TensorFlow", "onnx": "ONNX Runtime", "tflite": "LiteRT"}
 DRAWN_SIDES = (1.0, 0.6)
 """Sides of the images that are drawn, in parts of the longest."""
@@ -69,7 +63,7 @@ def run(options: Options, flags: list[str]) -> int:
 
 def versions(name: str) -> dict[str, str]:
     """Of this program, Keras, and the libraries of a format."""
-    libraries = ("deeplab-pipelines", "keras", *LIBRARIES[name])
+    libraries = ("deeplab-pipelines", "keras", "tensorflow", *plan.LIBRARIES[name])
     return {library: importlib.metadata.version(library) for library in libraries}
 
 

@@ -16,8 +16,8 @@ from trainer.network.options import bytes_per_pixel
 from trainer.options import InputError
 from trainer.processes import memory
 
-PACKAGES = {"savedmodel": (), "onnx": ("onnx", "onnxruntime", "tf2onnx"), "tflite": ("ai_edge_litert",)}
-"""Format -> modules that it needs beyond TensorFlow."""
+LIBRARIES = {"savedmodel": (), "onnx": ("onnx", "onnxruntime", "tf2onnx"), "tflite": ("ai-edge-litert",)}
+"""Format -> distributions that it needs beyond TensorFlow."""
 
 MOST_VALUES = 2**31 - 1
 """In one array of a TFLite model, whose places are counted in int32."""
@@ -30,7 +30,7 @@ def report_path(output: str) -> str:
 
 def check(options: Options, card: ModelCard) -> None:
     """Raises InputError where packages are missing, the model is too large for the format, or the output is taken."""
-    missing = [name for name in PACKAGES[options.format] if importlib.util.find_spec(name) is None]
+    missing = [name for name in LIBRARIES[options.format] if importlib.util.find_spec(name.replace("-", "_")) is None]
     if missing:
         raise InputError(
             f"--format {options.format} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "

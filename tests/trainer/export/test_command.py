@@ -183,7 +183,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def test_packages_that_are_missing_are_named_with_what_installs_them(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(plan.PACKAGES, "onnx", ("onnx", "no_such_module"))
+    monkeypatch.setitem(plan.LIBRARIES, "onnx", ("onnx", "no-such-module"))
     assert export(model, "onnx", tmp_path / "m.onnx") == 2
     text = capsys.readouterr().err
-    assert "needs no_such_module, which is not installed" in text and "deeplab-pipelines[export]" in text
+    assert "needs no-such-module, which is not installed" in text and "deeplab-pipelines[export]" in text

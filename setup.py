@@ -76,7 +76,7 @@ setup(
         "jax": ["jax>=0.6,<1"],
         "jax-gpu": ["jax[cuda12]>=0.6,<1"],
         "kubernetes": ["kubernetes>=37,<38", "pyyaml>=6,<7"],
-        "pydensecrf": ["pydensecrf2>=1.1,<2"],
+        "pydensecrf": ["pydensecrf2>=1.1,<2; python_version < '3.13'"],  # where it can be built
         "vertex": ["google-cloud-aiplatform>=1.100,<2"],
         "test": [
             "ai-edge-litert>=2.1,<3",

@@ -6,16 +6,25 @@ An image's key is its path below the manifest's folder, or its whole path where 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import json
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
+
+import numpy as np
 
 from pipelines.inputs.layouts import Candidates, Keyed, reject
 from pipelines.inputs.lists import Row, entry_path, read_rows
 from pipelines.inputs.names import BLANKS, by_composed, composed, name_of, split_named
+from pipelines.inputs.rows import Row as Facts
+from pipelines.inputs.rows import Rows, ordered
 from trainer import storage
+from trainer.accounts import Reject
 from trainer.storage import File
 
 MANIFESTS = ("manifest.csv", "manifest.jsonl")
@@ -27,38 +36,85 @@ COLUMNS = ("image", "label")
 def read_manifest(path: str) -> Candidates:
     """Reads a manifest and looks up the files it lists. Raises InputError where it is no manifest at all.
 
-    Rows that cannot be used (files that are missing, images listed twice, no label) are rejects.
+    Rows that cannot be used (files that are missing, images listed twice, no label) are rejects. The others lie sorted
+    on disk: there may be more of them than there is memory for.
     """
-    folder = posixpath.dirname(path)
-    rejects = []
-    lines: dict[str, int] = {}
-    rows = []
+    folder, rejects = posixpath.dirname(path), []
+    listed = Rows(_once(path, ordered(_listed(path, folder, rejects)), rejects))
+    pairs = Rows(_paired(path, folder, listed, rejects))
+    return Candidates(
+        posixpath.basename(path),
+        Keyed((key, *image) for key, _, image, _ in pairs),
+        Keyed((key, *label) for key, _, _, label in pairs),
+        _Splits(row[:2] for row in pairs).of,
+        rejects,
+    )
+
+
+def _listed(path: str, folder: str, rejects: list[Reject]) -> Iterator[Facts]:
+    """Rows (image, line, label, split) of the entries that can be used, with whole paths."""
     for row in read_rows(path, COLUMNS):
         image, label, split = (str(row.values.get(name) or "").strip(BLANKS) for name in (*COLUMNS, "split"))
         image_path = entry_path(folder, image) if image else ""
         fault = _fault(row, image, label, split)
         if not fault and image_path == entry_path(folder, label):
             fault = "one file is image and label"
-        if not fault and image_path in lines:
-            fault = f"already listed in line {lines[image_path]}"
         if fault:
             rejects.append(reject(image, image_path or path, f"{path} line {row.line}: {fault}"))
-            continue
-        lines[image_path] = row.line
-        rows.append((row.line, image_path, entry_path(folder, label), split))
-    images, labels = [], []
-    splits: dict[str, str | None] = {}
-    files = _look_up(part for _, image, label, _ in rows for part in (image, label))
-    for line, image, label, split in rows:
+        else:
+            yield image_path, row.line, entry_path(folder, label), split_named(split) or split
+
+
+def _once(path: str, rows: Iterable[Facts], rejects: list[Reject]) -> Iterator[Facts]:
+    """Of every image the row that lists it first; the rows come in order of images and lines."""
+    for image, group in itertools.groupby(rows, itemgetter(0)):
+        first, *others = group
+        yield first
+        for _, line, *_ in others:
+            rejects.append(reject(image, image, f"{path} line {line}: already listed in line {first[1]}"))
+
+
+def _paired(path: str, folder: str, listed: Rows, rejects: list[Reject]) -> Iterator[Facts]:
+    """Rows (key, split, image, label), the last two (path, size, modified), of the entries whose files are there."""
+    parts = ((part, line, kind, split) for *files, split in _parts(listed) for part, line, kind in files)
+    found = ordered((line, kind, split, *file) for file, line, kind, split in _looked_up(ordered(parts), listed))
+    for line, group in itertools.groupby(found, itemgetter(0)):
+        (_, _, split, image, *image_file), (_, _, _, label, *label_file) = group
         key = _key(folder, image)
-        missing = [part for part in (image, label) if part not in files]
+        missing = image if not image_file[0] else label if not label_file[0] else ""
         if missing:
-            rejects.append(reject(key, image, f"{path} line {line}: {missing[0]} not found"))
-            continue
-        for keyed, file in ((images, files[image]), (labels, files[label])):
-            keyed.append((key, file.path, file.size, file.modified))
-        splits[key] = split_named(split) or split or None
-    return Candidates(posixpath.basename(path), Keyed(images), Keyed(labels), splits.get, rejects)
+            rejects.append(reject(key, image, f"{path} line {line}: {missing} not found"))
+        else:
+            yield key, split, tuple(image_file), tuple(label_file)
+
+
+def _parts(listed: Rows) -> Iterator[tuple[tuple[str, int, int], tuple[str, int, int], str]]:
+    for image, line, label, split in listed:
+        yield (image, line, 0), (label, line, 1), split
+
+
+class _Splits:
+    """The splits of keys, in twelve bytes of memory each.
+
+    Args:
+      rows: pairs (key, split), the last one being "" where it is not known.
+    """
+
+    def __init__(self, rows: Iterable[Facts]) -> None:
+        names: dict[str, int] = {}
+        hashes, numbers = array("q"), array("I")
+        for key, split in rows:
+            hashes.append(hash(key))
+            numbers.append(names.setdefault(split, len(names)))
+        order = np.argsort(hashes, kind="stable")
+        self._names, self._hashes, self._numbers = [*names], np.array(hashes)[order], np.array(numbers)[order]
+
+    def of(self, key: str) -> str | None:
+        """The split of a key; None where it is not known."""
+        place = int(np.searchsorted(self._hashes, hash(key), side="right")) - 1
+        if place < 0 or self._hashes[place] != hash(key):
+            return None
+        return self._names[self._numbers[place]] or None
 
 
 def _fault(row: Row, image: str, label: str, split: str) -> str | None:
@@ -84,37 +140,69 @@ def _key(folder: str, image: str) -> str:
     return key.lstrip("/")
 
 
-def _look_up(paths: Iterable[str]) -> dict[str, File]:
-    """The files that exist among `paths`."""
-    paths = set(paths)
-    remote = {path for path in paths if storage.is_remote(path)}
-    existing = {path: file for path in paths - remote if (file := _local(path))}
-    # Locally, whoever writes accents in another way; a folder may be the root of a disk, and is not walked.
-    for folder in sorted({posixpath.dirname(path) for path in paths - remote - existing.keys() if not path.isascii()}):
-        with contextlib.suppress(OSError):  # a name that is too long
-            listed = storage.glob(storage.join(folder, "*"))
-            existing |= _found(paths - existing.keys(), {storage.join(folder, file.relative): file for file in listed})
-    for folder in _tops(remote):
-        with contextlib.suppress(OSError):  # there is no such folder
-            listed = {storage.join(folder, file.relative): file for file in storage.files(folder)}
-            existing |= _found(paths, listed)
-    return existing
+def _looked_up(rows: Iterable[Facts], listed: Rows) -> Iterator[tuple[Facts, int, int, str]]:
+    """The rows (path, line, kind, split), in order of paths, with (path, path of the file, size, modified) in front.
+
+    The path of the file is "" where there is none; it may write accents in another way than the manifest.
+    """
+    remote = _Remote(path for image, _, label, _ in listed for path in (image, label) if storage.is_remote(path))
+    forms = functools.lru_cache(maxsize=1)(_forms)
+    for path, group in itertools.groupby(rows, itemgetter(0)):
+        file = remote.find(path) if storage.is_remote(path) else _local(path) or _other_form(path, forms)
+        facts = (path, file.path, file.size, file.modified) if file else (path, "", 0, 0)
+        for _, line, kind, split in group:
+            yield facts, line, kind, split
 
 
-def _tops(paths: Iterable[str]) -> list[str]:
-    """The folders of `paths`, without those that lie in others of them."""
+class _Remote:
+    """The objects in the folders of some paths, to be asked for in order of paths."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        folders = {f"{posixpath.dirname(path)}/" for path in paths}
+        self._forms: dict[str, list[File]] = {}
+        self._rows = ordered(self._walked(_tops(folders)))
+        self._next = next(self._rows, None)
+
+    def _walked(self, folders: Iterable[str]) -> Iterator[Facts]:
+        for folder in folders:
+            with contextlib.suppress(OSError):  # there is no such folder
+                for file in storage.walk(folder):
+                    path = storage.join(folder, file.relative)
+                    if not path.isascii():
+                        self._forms.setdefault(composed(path), []).append(file)
+                    yield path, file.size, file.modified
+
+    def find(self, path: str) -> File | None:
+        while self._next and self._next[0] < path:
+            self._next = next(self._rows, None)
+        if self._next and self._next[0] == path:
+            return File(path, path, *self._next[1:])
+        alike = self._forms.get(composed(path), [])
+        return alike[0] if len(alike) == 1 else None
+
+
+def _other_form(path: str, forms: Callable[[str], dict[str, File]]) -> File | None:
+    """The local file that writes accents in another way; a folder may be the root of a disk, and is not walked."""
+    if path.isascii():
+        return None
+    with contextlib.suppress(OSError):  # a name that is too long
+        return forms(posixpath.dirname(path)).get(composed(path))
+    return None
+
+
+def _forms(folder: str) -> dict[str, File]:
+    """The files in a folder by their composed paths, without those that differ in nothing else."""
+    files = {storage.join(folder, file.relative): file for file in storage.glob(storage.join(folder, "*"))}
+    return {form: files[name] for form, name in by_composed(files).items()}
+
+
+def _tops(folders: Iterable[str]) -> list[str]:
+    """The folders, whose paths end in a slash, without those that lie in others of them, and without that slash."""
     tops: list[str] = []
-    for folder in sorted({posixpath.dirname(path) + "/" for path in paths}):
+    for folder in sorted(folders):
         if not tops or not folder.startswith(tops[-1]):
             tops.append(folder)
     return [top[:-1] for top in tops]
-
-
-def _found(paths: Iterable[str], files: Mapping[str, File]) -> dict[str, File]:
-    """Those of `paths` that are among `files`, whichever way accents are written."""
-    forms = by_composed(files)
-    names = {path: path if path in files else forms.get(composed(path)) for path in paths}
-    return {path: files[name] for path, name in names.items() if name}
 
 
 def _local(path: str) -> File | None:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from pipelines.inputs import rows
 from pipelines.inputs.rawset import scan
 from tests.drawn.rawset import splits_of, touch
 from trainer.options import InputError
@@ -52,10 +53,23 @@ def test_rows_that_cannot_be_used_are_rejects_naming_the_line(tmp_path):
     ]
 
 
+def test_a_manifest_of_more_rows_than_memory_holds_gives_the_same_set(tmp_path, monkeypatch):
+    touch(tmp_path, *(f"{number}.{suffix}" for number in range(9) for suffix in ("jpg", "png")), "u\u0308.jpg")
+    entries = [f"{number}.jpg,{number}.png,{('', 'val', 'train')[number % 3]}" for number in (5, 0, 8, 3, 1, 7, 6, 2)]
+    lines = ["image,label,split", *entries, "8.jpg,8.png,val", "4.jpg,gone.png,", "\u00fc.jpg,4.png,test"]
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    whole = scan(str(tmp_path / "m.csv"), val_fraction=0.5)
+    monkeypatch.setattr(rows, "HELD", 2)
+    monkeypatch.setattr(rows, "BLOCK", 1)
+    spooled = scan(str(tmp_path / "m.csv"), val_fraction=0.5)
+    assert [*spooled.pairs] == [*whole.pairs] and len(whole.pairs) == 9
+    assert spooled.rejects == whole.rejects and len(whole.rejects) == 2
+
+
 def test_images_of_one_name_in_a_manifest_are_rejects(tmp_path):
     touch(tmp_path, "a.jpg", "a.png", "a.webp", "l.png", "b.jpg")
-    rows = [{"image": i, "label": "l.png"} for i in ("a.jpg", "a.webp", "b.jpg")]
-    (tmp_path / "m.jsonl").write_text("\n".join([*map(json.dumps, rows), "{broken", "[1]"]))
+    entries = [{"image": i, "label": "l.png"} for i in ("a.jpg", "a.webp", "b.jpg")]
+    (tmp_path / "m.jsonl").write_text("\n".join([*map(json.dumps, entries), "{broken", "[1]"]))
     raw = scan(str(tmp_path / "m.jsonl"))
     assert list(splits_of(raw)) == ["b"]
     assert [reject.key for reject in raw.rejects] == ["", "", "a", "a"]

@@ -118,9 +118,35 @@ def take_up(
         raise InputError(
             f"job {job.id} at {_service(options)} is at work on this already; omit --no_wait to follow it"
         )
-    say(f"{title}: job {job.id} is at work on this already, and is followed{_see(job)}", sys.stderr)
-    follow(job, options, title, folder)
+    await_others(options, title, folder)
     return FOLLOWED
+
+
+def await_others(options: PipelineOptions, title: str, folder: str) -> None:
+    """Follows the jobs of these options that earlier runs have sent, until none is at work.
+
+    There may be two: what a command was sending when it was killed may come to light after the next one has looked.
+    Raises as `follow` does.
+    """
+    while job := next(_same(options), None):
+        say(f"{title}: job {job.id} is at work on this already, and is followed{_see(job)}", sys.stderr)
+        follow(job, options, title, folder)
+
+
+def end_others(options: PipelineOptions, folder: str) -> None:
+    """Cancels the jobs of these options that are still at work when all is done."""
+    with contextlib.suppress(Exception):  # the service does not answer any more
+        for job in [*_same(options)]:
+            _cancel(job, options, folder)
+
+
+def _same(options: PipelineOptions) -> Iterator[Job]:
+    """The jobs at work that have the name of these options' one, where that holds the digests."""
+    found = NAME.fullmatch(options.view_as(GoogleCloudOptions).job_name or "")
+    if found and not shares_this_machine(options):
+        yield from (
+            job for job, options_digest in _active(options, found["output"]) if options_digest == found["options"]
+        )
 
 
 def _cancel(job: Job, options: PipelineOptions, folder: str) -> None:
@@ -137,15 +163,19 @@ def _cancel(job: Job, options: PipelineOptions, folder: str) -> None:
 
 def _at_work(options: PipelineOptions, output: str) -> tuple[Job | None, str]:
     """The job whose output folder has that digest, and the digest of its options."""
+    return next(_active(options, output), (None, ""))
+
+
+def _active(options: PipelineOptions, output: str) -> Iterator[tuple[Job, str]]:
+    """All of them."""
     try:
         for job in services.active(options):
             if (found := NAME.fullmatch(job.name)) and found["output"] == output:
-                return job, found["options"]
+                yield job, found["options"]
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"{_service(options)} does not answer: {cause(error)}") from None
-    return None, ""
 
 
 def run(
@@ -168,6 +198,8 @@ def run(
     cloud = options.view_as(GoogleCloudOptions)
     template, name = cloud.template_location, cloud.job_name or f"deeplab-{title}"
     counts = storage.join(folder, FOLDER) if folder and not is_dataflow(options) else ""
+    if not template and not options.view_as(JobOptions).no_wait:
+        await_others(options, title, folder)
     if counts:
         forget(folder)
         storage.write_json(storage.join(counts, EXPECTED), {"total": total, "unit": unit})
@@ -202,6 +234,7 @@ def run(
         say(f"{title}: run the same command again to follow the job and, when it is done, to finish", sys.stdout)
         return False
     follow(job, options, title, folder, total, unit)
+    end_others(options, folder)
     return True
 
 

@@ -148,7 +148,7 @@ class Course:
       kept: and of temporary files, which later runs may need.
       clock: tells from a process group how far a run is.
       seconds: what it shows after an undisturbed run.
-      check: raises Fault where something is wrong elsewhere.
+      check: gets whether a run came to its end; raises Fault where something is wrong elsewhere.
       kills: signals sent, by name.
     """
 
@@ -159,7 +159,7 @@ class Course:
     kept: frozenset[str]
     clock: type[Watch]
     seconds: float
-    check: Callable[[], object]
+    check: Callable[[bool], object]
     rng: np.random.Generator
     kills: list[str] = field(default_factory=list)
 
@@ -181,7 +181,7 @@ class Course:
                 status = self._kill(process, SIGNALS[self.rng.integers(len(SIGNALS))])
             elif status:
                 raise Fault(f"status {status}")
-            self.check()
+            self.check(status == 0)
             before = self._look(before)
             if status == 0:
                 break
@@ -255,11 +255,11 @@ class Killer:
         flags: Sequence[str],
         folder: Path,
         seed: int,
-        check: Callable[[], object] | None = None,
+        check: Callable[[bool], object] | None = None,
     ) -> None:
         here = (command, *work.flags.split())
         self._work, self._argv, self._folder, self._seed = work, (*here, *flags), folder, seed
-        self._clock, self._check = (Watch, check) if check else (Clock, lambda: None)
+        self._clock, self._check = (Watch, check) if check else (Clock, lambda is_done: None)
         self._drawn = folder / "drawn"
         self._drawn.mkdir(parents=True)
         process = os.fork()  # so that nothing of TensorFlow is at work in this one, of which all others are copies

@@ -158,6 +158,27 @@ def test_cancel_waits_for_the_end_of_the_job_and_leaves_nothing(tmp_path, monkey
     assert "job job-7 is being cancelled; finished outputs are kept" in capsys.readouterr().err
 
 
+def test_what_a_killed_command_was_sending_is_followed_too_and_does_not_outlive_the_work(
+    tmp_path, monkeypatch, capsys
+):
+    options, jobs = beam_options(FLINK), [Drawn("RUNNING", "DONE"), Drawn("RUNNING", "DONE")]
+    monkeypatch.setattr(services, "active", lambda options: (job for job in jobs if job._states[0] == "RUNNING"))
+    monkeypatch.setattr(Drawn, "cancel", lambda self: self._states.pop(0))
+    for number, job in enumerate(jobs):
+        job.id, job.name = f"job-{number}", "of-another"
+    assert take_up(options, CheckedOptions(), str(tmp_path), "segment") == ""
+    for job in jobs:
+        job.name = options.get_all_options()["job_name"]
+    again = beam_options(FLINK)
+    assert take_up(again, CheckedOptions(), str(tmp_path), "segment") == remote.FOLLOWED
+    said = capsys.readouterr().err
+    assert "job job-0 is at work" in said and "job job-1 is at work" in said
+    jobs.append(Drawn("RUNNING", "CANCELLED"))
+    jobs[-1].name = jobs[0].name
+    remote.end_others(again, str(tmp_path))
+    assert jobs[-1].state() == "CANCELLED"
+
+
 @pytest.mark.parametrize(
     ("flags", "said", "needs_result"),
     [

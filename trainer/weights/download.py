@@ -35,6 +35,9 @@ TIMEOUT = 60.0
 """Seconds to wait for a connection, and then for its next bytes."""
 CHUNK = 1 << 20
 
+BEGINNINGS = {".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b", ".h5": b"\x89HDF\r\n\x1a\n", ".hdf5": b"\x89HDF\r\n\x1a\n"}
+"""What files of these kinds begin with. Networks that want a login answer with a page of their own, and status 200."""
+
 
 def cache() -> str:
     """The folder of fetched files: $DEEPLAB_CACHE, or deeplab in the user's cache."""
@@ -56,11 +59,12 @@ def fetch(url: str, md5: str = "") -> str:
     name = os.path.basename(urllib.parse.urlsplit(url).path) or "file"
     # Two addresses may end in the same name.
     path = os.path.join(cache(), f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name[-80:]}")
-    attempt(path, lambda: os.makedirs(os.path.dirname(path), exist_ok=True), writing=True)
-    with _alone(f"{path}.part"):
-        if not os.path.exists(path):
-            attempt(path, lambda: _fetch(url, f"{path}.part"), writing=True)
-            _accept(url, path, md5)
+    if not os.path.exists(path):  # a cache that has it need not be one to write to
+        attempt(path, lambda: os.makedirs(os.path.dirname(path), exist_ok=True), writing=True)
+        with _alone(f"{path}.part"):
+            if not os.path.exists(path):
+                attempt(path, lambda: _fetch(url, f"{path}.part"), writing=True)
+                _accept(url, path, md5)
     _check(path)
     return path
 
@@ -68,7 +72,7 @@ def fetch(url: str, md5: str = "") -> str:
 @contextlib.contextmanager
 def _alone(part: str) -> Iterator[None]:
     """Waits until no other process fetches the file."""
-    with open(f"{part}.lock", "wb") as lock:
+    with attempt(part, lambda: open(f"{part}.lock", "wb"), writing=True) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -83,15 +87,30 @@ def _digest(path: str, kind: str) -> str:
 
 def _accept(url: str, path: str, md5: str) -> None:
     """Names the whole file `path`.part so, once it is the published one and its SHA-256 lies beside it."""
-    found = _digest(f"{path}.part", "md5")
+    part, suffix = f"{path}.part", os.path.splitext(path)[1]
+    expected = BEGINNINGS.get(suffix, b"")
+    with open(part, "rb") as file:
+        begin = file.read(len(expected))
+    if begin != expected:
+        _drop(part)
+        raise InputError(
+            f"{url} gave no {suffix} file: what came begins with {begin!r}, as a page does that asks for a login; it "
+            "was not kept. Fetch it by other means and give the path of the file"
+        )
+    found = _digest(part, "md5")
     if md5 and found != md5:
-        os.remove(f"{path}.part")
+        _drop(part)
         raise InputError(f"{url} has the MD5 {found}, but {md5} was published for it; it was not kept")
     with open(f"{path}.sha256", "w", encoding="utf-8") as file:
-        file.write(f"{_digest(f'{path}.part', 'sha256')}  {os.path.basename(path)}\n")
-    os.replace(f"{path}.part", path)
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(f"{path}.part.json")
+        file.write(f"{_digest(part, 'sha256')}  {os.path.basename(path)}\n")
+    os.replace(part, path)
+    _drop(part)
+
+
+def _drop(part: str) -> None:
+    for name in (part, f"{part}.json"):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(name)
 
 
 def _check(path: str) -> None:

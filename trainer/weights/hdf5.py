@@ -107,36 +107,17 @@ def _excites(path: str, item: Any) -> bool | None:
 
 PATIENCE = 60
 """Seconds of processor time in which a file of weights must be read through."""
-_READING = """
-import resource, sys, h5py
-
-def read(path, item):
-    for name in list(item.attrs):
-        try:
-            item.attrs[name]
-        except Exception:
-            pass
-    if isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external:
-        try:
-            item[()]
-        except Exception:
-            pass
-
-seconds = int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-with h5py.File(sys.argv[1], "r") as file:
-    file.visititems(read)
-"""
 
 
 def _try(path: str, local: str) -> None:
-    """Reads a file through in another process: HDF5's library never comes to the end of some damaged ones.
+    """Raises InputError where the process is ended that reads the file through, see `trainer.weights.reading`.
 
-    Raises InputError where that process is ended. What is otherwise wrong shows again in this one.
+    What is otherwise wrong shows again in this one.
     """
     if os.path.isfile(local):
-        done = subprocess.run([sys.executable, "-c", _READING, local, str(PATIENCE)], capture_output=True, check=False)
+        command = [sys.executable, "-m", "trainer.weights.reading", local, str(PATIENCE)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run(command, env=environment, capture_output=True, check=False)
         if done.returncode < 0:
             raise InputError(
                 f"{path} cannot be read as an HDF5 file of Keras (the library that reads it does not get through it: "

@@ -131,6 +131,33 @@ def test_two_processes_fetch_a_file_once(server):
     assert len(set(paths)) == 1 and len(paths) == 3 and len(server.ranges) == 1
 
 
+@pytest.mark.parametrize("name", ["weights.tar.gz", "weights.h5"])
+def test_a_page_in_place_of_the_file_is_not_kept(name, server):
+    """As networks that want a login answer, with status 200."""
+    server.content = b"<!DOCTYPE html><title>Sign in</title>"
+    with pytest.raises(InputError, match=r"gave no \.(gz|h5) file: what came begins with b'<!.*it was not kept"):
+        fetch(server.url.replace("weights.bin", name))
+    assert not [path for path in Path(download.cache()).iterdir() if path.suffix != ".lock"]
+    server.content = {"weights.h5": b"\x89HDF\r\n\x1a\nrest"}.get(name, b"\x1f\x8brest")
+    assert Path(fetch(server.url.replace("weights.bin", name))).read_bytes() == server.content
+
+
+def test_a_cache_that_has_the_file_is_not_written_to(server, monkeypatch):
+    path = fetch(server.url)
+    before = {entry.name: entry.stat().st_mtime_ns for entry in Path(download.cache()).iterdir()}
+    monkeypatch.setattr(os, "makedirs", pytest.fail)
+    monkeypatch.setattr(download, "_alone", pytest.fail)
+    assert fetch(server.url) == path
+    assert {entry.name: entry.stat().st_mtime_ns for entry in Path(download.cache()).iterdir()} == before
+
+
+@pytest.mark.parametrize("cache", ["/proc/deeplab", "/dev/null/deeplab"])
+def test_a_cache_that_cannot_be_written_is_named(cache, server, monkeypatch):
+    monkeypatch.setenv("DEEPLAB_CACHE", cache)
+    with pytest.raises(OSError, match=cache):
+        fetch(server.url)
+
+
 @pytest.mark.parametrize(
     ("case", "error", "message"),
     [

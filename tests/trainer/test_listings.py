@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 
 import pytest
 
 from tests.drawn.rawset import touch
 from trainer import storage
+from trainer.files import local
 
 
 def relative(root) -> list[str]:
@@ -177,3 +179,18 @@ def test_the_folder_says_whether_case_matters(tmp_path):
     assert storage.folds_case(str(tmp_path / "not" / "yet")) == folds
     assert os.listdir(tmp_path) == ["A"]
     assert not storage.folds_case("gs://bucket/set")
+
+
+def test_folders_are_listed_side_by_side(tmp_path, monkeypatch):
+    """Every one of two folders waits for the other."""
+    names = [f"{folder}/{file}" for folder in ("a", "b") for file in ("1", "2")]
+    touch(tmp_path, *names)
+    both, entries = threading.Barrier(2, timeout=30), local._entries
+
+    def waiting(folder):
+        if folder != os.path.join(tmp_path, ""):
+            both.wait()
+        return entries(folder)
+
+    monkeypatch.setattr(local, "_entries", waiting)
+    assert [file.relative for file in storage.files(str(tmp_path))] == names

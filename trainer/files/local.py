@@ -9,10 +9,14 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
 
 from trainer.attempts import DAMAGE, PASSING, attempt
 from trainer.files.names import File, fits, shortened
+
+AHEAD = 8
+"""Folders that are listed at a time, and whose entries wait to be taken."""
 
 
 def mode(path: str) -> int:
@@ -106,15 +110,30 @@ def _enter(chain: Chain, name: str, linked: bool) -> Chain | None:
     return None if place in chain else (*chain, place)
 
 
+class _Listing:
+    """A folder that is to be listed: its path below the root, how it was reached, and its entries once asked for."""
+
+    def __init__(self, below: str, chain: Chain) -> None:
+        self.below, self.chain = below, chain
+        self.entries: Future | None = None
+
+
 def files(root: str) -> Iterator[File]:
-    pending: list[tuple[str, Chain]] = [("", (os.path.realpath(root),))]
-    while pending:
-        below, chain = pending.pop()
-        for name, linked, info in _entries(os.path.join(root, below)):
-            if info is None or not stat.S_ISDIR(info.st_mode):
-                yield _file(root, below + name, info)
-            elif inner := _enter(chain, name, linked):
-                pending.append((f"{below}{name}/", inner))
+    """Every file below a folder, in no order.
+
+    The next folders are listed beside: on a network file system every look at a file takes as long as a request.
+    """
+    pending = [_Listing("", (os.path.realpath(root),))]
+    with ThreadPoolExecutor(AHEAD) as pool:
+        while pending:
+            for listing in pending[-AHEAD:]:
+                listing.entries = listing.entries or pool.submit(_entries, os.path.join(root, listing.below))
+            listing = pending.pop()
+            for name, linked, info in listing.entries.result():
+                if info is None or not stat.S_ISDIR(info.st_mode):
+                    yield _file(root, listing.below + name, info)
+                elif inner := _enter(listing.chain, name, linked):
+                    pending.append(_Listing(f"{listing.below}{name}/", inner))
 
 
 def matches(root: str, below: str, parts: Sequence[str], chain: Chain) -> Iterator[File]:

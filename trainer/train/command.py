@@ -185,43 +185,78 @@ def train(
         logs, pace = Logs(options.output), Pace()
         checkpoints = Checkpoints(options.output, model, progress, options.checkpoint_minutes)
         while not is_finished(options, progress):
-            epoch = progress.epochs + 1
-            title, place = f"epoch {epoch}/{options.epochs}", (epoch, total, progress.step)
+            title = f"epoch {progress.epochs + 1}/{options.epochs}"
             steps = Steps(model, progress, title, total, checkpoints, interrupts, stream.waited.numpy)
-            with readable_records(options.records, dataset.palette, functools.partial(stream.records, *place)):
-                try:
-                    row = train_epoch(model, stream.epoch(*place), steps)
-                    steps.check()
-                except LossError as error:
-                    cause = explain(options, stream, checkpoints.last, error, interrupts)
-                    print(f"deeplab train: error: {cause}", file=sys.stderr)
-                    return None
+            row = take_steps(options, stream, model, steps)
+            if row is None:
+                return None
             models.copy_weights(model, network)
-            try:
-                with interrupts.at_once():
-                    result = validated()
-            except (KeyboardInterrupt, Terminated) as error:
-                steps.keep()
-                interrupts.waiting = type(error)
-                interrupts.check(steps.kept)
+            result = at_once_or_kept(validated, steps)
             pace += steps.pace
             confusion = hosts.of_first(result.confusion, options.hosts)
             scores = metrics.scores(confusion, dataset.palette.names)
             progress = progress.after(history_row(row, scores))
             print(epoch_line(progress, options.epochs))
-            # Not earlier, so that whatever goes wrong before leaves the training that was there.
-            checkpoints.begin(progress)
-            if progress.best_epoch == epoch:
-                save_best(options, dataset, model, scores, epoch)
-            adjust_learning_rate(options, model, progress)
-            logs.add(progress.history[-1], result.overlays)
-            storage.write(storage.join(options.output, HISTORY), history_csv(progress.history))
-            # Last, so that a kill before it repeats the epoch and writes the same again.
-            checkpoints.write(progress)
-            interrupts.check(f"epoch {epoch} is kept")
+            keep_epoch(
+                options,
+                dataset,
+                model,
+                checkpoints,
+                progress,
+                scores,
+                functools.partial(logs.add, overlays=result.overlays),
+            )
+            interrupts.check(f"epoch {progress.epochs} is kept")
     if pace.steps:
         print(pace)
     return progress
+
+
+def take_steps(options: Options, stream: TrainingStream, model: keras.Model, steps: Steps) -> dict[str, Any] | None:
+    """Takes the steps of an epoch that are left, as `train_epoch` does; None when the loss became no number."""
+    place = (steps.progress.epochs + 1, steps.total, steps.progress.step)
+    with readable_records(options.records, stream.dataset.palette, functools.partial(stream.records, *place)):
+        try:
+            row = train_epoch(model, stream.epoch(*place), steps)
+            steps.check()
+        except LossError as error:
+            cause = explain(options, stream, steps.checkpoints.last, error, steps.interrupts)
+            print(f"deeplab train: error: {cause}", file=sys.stderr)
+            return None
+    return row
+
+
+def at_once_or_kept(validated: Callable[[], Validation], steps: Steps) -> Validation:
+    """What comes of the validation, which may be interrupted anywhere: what was trained is kept then."""
+    try:
+        with steps.interrupts.at_once():
+            return validated()
+    except (KeyboardInterrupt, Terminated) as error:
+        steps.keep()
+        steps.interrupts.waiting = type(error)
+        steps.interrupts.check(steps.kept)
+        raise
+
+
+def keep_epoch(
+    options: Options,
+    dataset: Dataset,
+    model: keras.Model,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    scores: dict[str, Any],
+    log: Callable[[dict[str, Any]], None],
+) -> None:
+    """Writes all that the last epoch leaves, which has these scores."""
+    # Not earlier, so that whatever goes wrong before leaves the training that was there.
+    checkpoints.begin(progress)
+    if progress.best_epoch == progress.epochs:
+        save_best(options, dataset, model, scores, progress.epochs)
+    adjust_learning_rate(options, model, progress)
+    log(progress.history[-1])
+    storage.write(storage.join(options.output, HISTORY), history_csv(progress.history))
+    # Last, so that a kill before it repeats the epoch and writes the same again.
+    checkpoints.write(progress)
 
 
 def validator(

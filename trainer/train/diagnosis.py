@@ -70,7 +70,7 @@ def diagnose(model: keras.Model, step: int, batch: tuple[np.ndarray, np.ndarray,
         return Diagnosis(step - 1, found, _largest(weights))
     image, label, pixel_weights = batch
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    outputs = keras.Model(model.input, [layer.output for layer in layers])(image, training=True)
+    outputs = keras.Model(model.inputs[0], [layer.output for layer in layers])(image, training=True)
     for index, output in enumerate(outputs):
         if not is_finite([output]):
             largest = _largest([*weights, *outputs[: index + 1]])
@@ -92,7 +92,7 @@ def cure(options: Options, diagnosis: Diagnosis) -> str:
 
 
 def names_of(records: Sequence[bytes]) -> list[str]:
-    """The records by key and copy: "street/7", "street/7 (copy 2)"; see `training_records`."""
+    """The records by key and copy: "street/7", "street/7 (copy 2)"; see `TrainingStream.records`."""
     decoded = [decode(record.split(b".tfrecord\n", 1)[1]) for record in records]
     return [f"{record.key} (copy {record.copy})" if record.copy else record.key for record in decoded]
 

@@ -51,7 +51,7 @@ def run(options: Options, flags: list[str]) -> int:
     sources = Sources(options.labels, options.masks, palette, options.label_coding, options.label_coding)
     notes = [segment_notes(folder, palette) for folder in options.masks]
     plan = pair(sources, selection.load(options.records, options.split, options.list))
-    doubts = [*unfinished(options.masks, notes), training_images(plan, card)]
+    doubts = [*unfinished(options.masks, notes), *themselves(options), training_images(plan, card)]
     say(note for note in (plan.selection, *plan.notes, *doubts) if note)
     images_folder = find_images_folder(options, notes)
     plan = settle(plan, options)
@@ -110,9 +110,7 @@ def check_folders(options: Options) -> None:
     masks = [storage.real(folder) for folder in options.masks]
     if len(set(masks)) < len(masks):
         raise InputError(f"--masks names a folder twice: {' '.join(options.masks)}; name each once")
-    if (labels := storage.real(options.labels)) in masks:
-        raise InputError(f"--labels {options.labels} is a folder of --masks: each would be scored against itself")
-    inputs = {labels, *masks, *([storage.real(options.images)] if options.images else [])}
+    inputs = {storage.real(options.labels), *masks, *([storage.real(options.images)] if options.images else [])}
     if storage.real(options.output) in inputs:
         raise InputError(f"--output {options.output} is an input folder; give a folder of its own")
     reports = [storage.real(storage.join(options.output, name)) for name in (REPORT_FILE, PAGE_FILE, REJECTS_FILE)]
@@ -145,6 +143,15 @@ def unfinished(folders: Iterable[str], notes: Iterable[dict[str, Any]]) -> list[
         f"warning: {folder} is not finished, as its segment.json says; run `deeplab segment` again to finish it"
         for folder, note in zip(folders, notes, strict=True)
         if note.get("status") in ("running", "incomplete")
+    ]
+
+
+def themselves(options: Options) -> list[str]:
+    """What to say of masks that are the labels, through links too."""
+    return [
+        f"warning: --labels {options.labels} and --masks {folder} are one folder: it is scored against itself"
+        for folder in options.masks
+        if storage.real(folder) == storage.real(options.labels)
     ]
 
 

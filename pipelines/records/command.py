@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 
 import numpy as np
 from tqdm import tqdm
@@ -106,8 +108,8 @@ def run_stats(options: Stats, dataset: Dataset) -> int:
 
 def run_verify(options: Verify, dataset: Dataset) -> int:
     """Prints all faults; the status is 1 when there are any."""
-    with _bar("verify", dataset) as bar, ThreadPoolExecutor(cores()) as pool:
-        faults, shards, accounts = verify(options.records, dataset, pool, bar.update)
+    with _at_work("verify", dataset) as (pool, beat):
+        faults, shards, accounts = verify(options.records, dataset, pool, beat)
     for fault in faults:
         print(printable(fault))
     counts = " + ".join(f"{count:,} {name}" for name, count in accounts.outputs.items())
@@ -131,8 +133,8 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
 def run_export(options: Export, dataset: Dataset) -> int:
     """Prints how many records were written; the status is 1 when some could not be."""
     leases.hold(options.output, "records export")
-    with _bar("export", dataset) as bar, ThreadPoolExecutor(cores()) as pool:
-        accounts = export(options, dataset, pool, bar.update)
+    with _at_work("export", dataset) as (pool, beat):
+        accounts = export(options, dataset, pool, beat)
     print(accounts.line())
     for reject in accounts.rejects:
         print(printable(f"rejected: {reject.path}: {reject.reason}"))
@@ -149,8 +151,8 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
             dataset = repairs.finish(folder)
         print("a repair that was begun before is finished")
     before = storage.read(storage.join(folder, DATASET_FILE))
-    with _bar("repair", dataset) as bar, ThreadPoolExecutor(cores()) as pool:
-        repair = repairs.plan(folder, dataset, pool, bar.update)
+    with _at_work("repair", dataset) as (pool, beat):
+        repair = repairs.plan(folder, dataset, pool, beat)
     for fault in repair.faults:
         print(printable(fault))
     if not repair.faults:
@@ -168,8 +170,8 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
     with reading.undisturbed(folder):
         repairs.begin(folder, repair, before)
         after = repairs.finish(folder)
-    with _bar("verify", after) as bar, ThreadPoolExecutor(cores()) as pool:
-        faults = verify(folder, after, pool, bar.update).faults
+    with _at_work("verify", after) as (pool, beat):
+        faults = verify(folder, after, pool, beat).faults
     for fault in faults:
         print(printable(f"not of single records, and left as it is: {fault}"))
     records, shards = sum(shard.records for shard in after.shards), len(after.shards)
@@ -181,8 +183,8 @@ def run_reshard(options: Reshard, dataset: Dataset) -> int:
     """Prints into how many shards the records went."""
     check_folders(options)
     leases.hold(options.output, "records reshard")
-    with _bar("reshard", dataset) as bar, ThreadPoolExecutor(cores()) as pool, reading.undisturbed(options.output):
-        new = reshard(options, dataset, pool, bar.update)
+    with _at_work("reshard", dataset) as (pool, beat), reading.undisturbed(options.output):
+        new = reshard(options, dataset, pool, beat)
     records = sum(shard.records for shard in new.shards)
     print(f"{records:,} records of {len(dataset.shards)} shards written to {len(new.shards)} in {options.output}")
     return 0
@@ -192,10 +194,9 @@ def run_diff(options: Diff, dataset: Dataset) -> int:
     """Prints what differs; the status is 1 when anything does."""
     other = load_dataset(options.other)
     differences, contents = list(diff.of_datasets(dataset, other)), []
-    with ThreadPoolExecutor(cores()) as pool:
-        for folder, side in ((options.records, dataset), (options.other, other)):
-            with _bar("diff", side) as bar:
-                contents.append(diff.contained(folder, side, pool, bar.update))
+    for folder, side in ((options.records, dataset), (options.other, other)):
+        with _at_work("diff", side) as (pool, beat):
+            contents.append(diff.contained(folder, side, pool, beat))
     by_kind: dict[str, list[str]] = {}
     for kind, name in diff.of_records(*contents):
         by_kind.setdefault(kind, []).append(name)
@@ -209,9 +210,28 @@ def run_diff(options: Diff, dataset: Dataset) -> int:
     return 1 if differences else 0
 
 
-def _bar(title: str, dataset: Dataset) -> tqdm:
-    total = sum(shard.records for shard in dataset.shards)
-    return tqdm(total=total, unit=" records", desc=title, disable=None)
+@contextlib.contextmanager
+def _at_work(title: str, dataset: Dataset) -> Iterator[tuple[Executor, Callable[[], object]]]:
+    """A pool of threads, and what they call after every record, which shows how far they are.
+
+    Where the block ends by an exception, as by Ctrl-C, that ends them too: a shard may take minutes.
+    """
+    total, is_over = sum(shard.records for shard in dataset.shards), threading.Event()
+    with (
+        tqdm(total=total, unit=" records", desc=title, disable=None) as bar,
+        ThreadPoolExecutor(cores()) as pool,
+    ):
+
+        def beat() -> None:
+            if is_over.is_set():
+                raise CancelledError
+            bar.update()
+
+        try:
+            yield pool, beat
+        except BaseException:
+            is_over.set()
+            raise
 
 
 def _print_classes(pixels: np.ndarray, palette: Palette, skip_absent: bool = False) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipelines import cli
+from pipelines.records import command
 from pipelines.records.options import VERBS
 from tests.drawn.prepared import describe, flip_bit, prepare_here, read_shard, records
 from tests.drawn.rawset import write_pair, write_rawset
 from tests.drawn.records import PALETTE
 from trainer.formats import images
+from trainer.formats.dataset import load_dataset
 from trainer.formats.examples import decode
 from trainer.options import InputError
 
@@ -129,3 +133,20 @@ def test_missing_shards_stop_the_other_verbs_with_advice(folder, tmp_path, monke
     (folder / TRAIN).unlink()
     with pytest.raises(InputError, match=f"shard {TRAIN} is missing in .*; `deeplab records verify"):
         records(command[0], folder, *command[1:])
+
+
+def test_an_interrupt_ends_what_threads_are_at(prepared):
+    seen = []
+
+    def work(beat):
+        for number in range(3000):
+            beat()
+            seen.append(number)
+            time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt), command._at_work("verify", load_dataset(str(prepared))) as (pool, beat):
+        pool.submit(work, beat)
+        while not seen:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+    assert len(seen) < 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -137,8 +138,8 @@ SHARDS = {
 
 
 def each_shard() -> list[Case]:
-    """Every damage of a shard under `verify` and `repair`; where it cannot be read, under what reads it as well."""
-    cases = []
+    """Every damage of a shard under `verify` and `repair`; where it cannot be read, under what reads it, in turn."""
+    cases, turn = [], itertools.cycle(("records export", "segment", "records diff", "evaluate", "records reshard"))
     for name, (make, says, read) in SHARDS.items():
         if says:
             lines = (FIRST[8:], says, "fault", "records = ")
@@ -148,9 +149,7 @@ def each_shard() -> list[Case]:
                 f"{name}: records repair", READERS["records repair"], status, (says,), make, writes=("records",)
             )
             cases += [verify, repair]
-        for command in (
-            ("records export", "records reshard", "records diff", "segment", "evaluate") if read is not None else ()
-        ):
+        for command in itertools.islice(turn, 2 if read is not None else 0):
             line = READERS[command] + (" --split train" if command in ("segment", "evaluate") else "")
             # What was exported before the damage was met stays.
             cases.append(

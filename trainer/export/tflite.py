@@ -48,11 +48,12 @@ def build(
             warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)
             data = converter.convert()
     # As TFLite's own metadata has it: a reader of ZIP archives finds them from the end, LiteRT reads from the start.
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr(zipfile.ZipInfo(LABELS), "".join(f"{name}\n" for name in names))
-        file.writestr(zipfile.ZipInfo(ABOUT), json.dumps(about, indent=2))
-    return data + archive.getvalue()
+    # Opened to be added to, for then the archive counts its places from the start of the file.
+    file = io.BytesIO(data)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(LABELS), "".join(f"{name}\n" for name in names))
+        archive.writestr(zipfile.ZipInfo(ABOUT), json.dumps(about, indent=2))
+    return file.getvalue()
 
 
 def load(data: bytes) -> Callable[..., list[np.ndarray]]:

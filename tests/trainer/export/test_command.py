@@ -70,6 +70,9 @@ def test_an_export_names_its_classes_and_versions_and_no_path_of_the_training(ex
         with zipfile.ZipFile(output) as archive:
             about = json.loads(archive.read("deeplab.json"))
             assert archive.read("labels.txt").decode().split() == list(PALETTE.names)
+        data = Path(output).read_bytes()
+        directory = int.from_bytes(data[-6:-2], "little")
+        assert data[directory : directory + 4] == b"PK\1\2", "as all readers count, from the start of the file"
     assert [one["name"] for one in about["model"]["palette"]["classes"]] == list(PALETTE.names)
     assert about["weights"] == weights_digest(model) and {"tensorflow", "keras"} <= about["versions"].keys()
     assert about["crf"]["options"] == {"sxy": 40.0}

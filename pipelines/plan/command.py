@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 from collections.abc import Sequence
 
 from pipelines import cli
@@ -15,6 +14,7 @@ from pipelines.plan.sample import Study
 from pipelines.runner.cores import cores
 from pipelines.runner.flags import beam_options, is_local
 from trainer import storage
+from trainer.files import scratch
 from trainer.options import CheckedOptions, as_words
 
 STUDIES = {"prepare": sample.of_prepare, "segment": sample.of_segment, "train": sample.of_train}
@@ -30,7 +30,7 @@ def run(options: Options, flags: list[str]) -> int:
     _, job, beam = cli.read([options.job, *flags])
     local = beam if is_local(beam_options(beam)) else []  # trials run here
     here = cores()
-    with tempfile.TemporaryDirectory(prefix="deeplab-plan-") as folder:
+    with scratch.folder("plan") as folder:
         study = STUDIES[options.job](job, folder, options.sample, here, local)
         trials = [tried(part, number, study) for number, part in enumerate(study.parts, start=1)]
     work = study.work(sample.written(study, trials), flops(study))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from pipelines.plan.estimate import Trial
 from trainer import processes
@@ -31,17 +34,33 @@ def run(arguments: Sequence[str], output: str, items: int, rounds: int = 0) -> T
     with open(log, "wb") as file:
         program = [sys.executable, "-m", "pipelines.cli", *arguments]
         process = subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
-        try:
+        with _ended_with_this(process):
             status, seconds, memory = processes.end(process.pid)
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
     wall = time.monotonic() - start
     process.returncode = status
     if status not in (0, REJECTED):
         raise InputError(_last_words(log) or f"deeplab {arguments[0]} ended with status {status}")
     return Trial(items, rounds, wall, seconds, memory, _size(output))
+
+
+@contextlib.contextmanager
+def _ended_with_this(process: subprocess.Popen) -> Iterator[None]:
+    """Ends a process before SIGTERM ends this one, and where the block fails."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        process.terminate()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _last_words(log: str) -> str:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,10 +15,12 @@ from pipelines.plan.command import duration, size
 from pipelines.plan.estimate import Trial
 from pipelines.segment.plan import chunk_size
 from tests.drawn.networks import write_model
+from tests.drawn.places import ROOT
 from tests.drawn.rawset import write_rawset
 from tests.drawn.records import PALETTE
 from tests.drawn.segmenting import draw, save
 from tests.drawn.training import SMALL, draw_records
+from trainer import processes
 from trainer.options import InputError
 
 
@@ -104,6 +110,28 @@ def test_a_trial_that_fails_ends_the_plan_with_its_message(tmp_path: Path):
     output = str(tmp_path / "none")
     with pytest.raises(InputError, match="nowhere not found"):
         trial.run(["prepare", "--input", str(source / "nowhere"), "--output", output], output, 10)
+
+
+def test_a_trial_ends_with_the_plan_that_sigterm_ends(tmp_path: Path):
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text(
+        f"#!/bin/sh\necho $$ > {tmp_path}/number.part\nmv {tmp_path}/number.part {tmp_path}/number\nexec sleep 600\n"
+    )
+    sleeper.chmod(0o755)
+    program = "import sys\nfrom pipelines.plan import trial\n"
+    program += f"sys.executable = {str(sleeper)!r}\ntrial.run(['demo'], {str(tmp_path / 'out')!r}, 10)"
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) as plan:
+        while not (tmp_path / "number").exists():
+            assert plan.poll() is None
+            time.sleep(0.01)
+        trial_process = processes.name(int((tmp_path / "number").read_text()))
+        plan.terminate()
+        assert plan.wait() == -signal.SIGTERM
+    for _ in range(500):
+        if not processes.is_alive(trial_process):
+            break
+        time.sleep(0.02)
+    assert not processes.is_alive(trial_process)
 
 
 @pytest.mark.slow

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from trainer.formats.exports import INPUT, KEY
+from trainer.formats.exports import INPUT, KEY, named_files
 from trainer.options import InputError
 
 OPSET = 17
@@ -38,7 +37,8 @@ def load(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
     """What an export computes, in ONNX Runtime on CPUs; thread-safe.
 
     ONNX Runtime has ONNX's operations, which do nothing but compute, and some more of that kind; it refuses files with
-    others. Files that an export names are not read.
+    others. A file that names other files, for arrays that are in these, is refused: ONNX Runtime of version 1.23 would
+    read them from anywhere on this machine.
 
     Args:
       data: the file.
@@ -62,10 +62,11 @@ def load(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what fails is raised as well
     try:
-        # Arrays may be named to lie in other files: let these be looked for where there are none.
-        with tempfile.TemporaryDirectory() as folder:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        if files := named_files(data):
+            raise InputError(f"its arrays are in other files, such as {files[0]!r}; give a file that holds its own")
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except InputError:
+        raise
     except Exception as error:  # its errors have no base of their own
         raise InputError(f"ONNX Runtime cannot use the file: {str(error).splitlines()[0]}") from None
 

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
@@ -129,25 +129,56 @@ def _program(path: str) -> bytes:
         raise InputError(f"{path} is missing; give what `deeplab export` wrote, or a model folder") from None
 
 
+_ONNX = {
+    "Model": {"graph": (7, "Graph"), "metadata_props": (14, "Entry"), "training": (20, "Training")}
+    | {"functions": (25, "Function")},
+    "Entry": {"key": (1, ""), "value": (2, "")},
+    "Training": {"initialization": (1, "Graph"), "algorithm": (2, "Graph")},
+    "Function": {"node": (7, "Node"), "attribute_proto": (11, "Attribute")},
+    "Graph": {"node": (1, "Node"), "initializer": (5, "Tensor"), "sparse_initializer": (15, "Sparse")},
+    "Node": {"attribute": (5, "Attribute")},
+    "Attribute": {"t": (5, "Tensor"), "g": (6, "Graph"), "tensors": (10, "Tensor"), "graphs": (11, "Graph")}
+    | {"sparse_tensor": (22, "Sparse"), "sparse_tensors": (23, "Sparse")},
+    "Sparse": {"values": (1, "Tensor"), "indices": (2, "Tensor")},
+    "Tensor": {"external_data": (13, "Entry")},
+}
+"""What is read of ONNX's messages -> fields, with their numbers in onnx.proto and their messages, "" for a text."""
+
+
 @functools.cache
 def _onnx_model_class() -> type:
-    """ONNX's ModelProto as far as its metadata goes, in a private descriptor pool (field numbers of onnx.proto)."""
+    """ONNX's ModelProto as far as `_ONNX` has it, in a private descriptor pool."""
     field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="onnx_metadata.proto", package="exports", syntax="proto3")
-    entry = file.message_type.add(name="Entry")
-    for number, name in enumerate(("key", "value"), start=1):
-        entry.field.add(name=name, number=number, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
-    model = file.message_type.add(name="Model")
-    model.field.add(
-        name="metadata_props",
-        number=14,
-        label=field.LABEL_REPEATED,
-        type=field.TYPE_MESSAGE,
-        type_name=".exports.Entry",
-    )
+    file = descriptor_pb2.FileDescriptorProto(name="onnx_parts.proto", package="exports", syntax="proto3")
+    for name, fields in _ONNX.items():
+        message_type = file.message_type.add(name=name)
+        for field_name, (number, kind) in fields.items():
+            # A field that there is once may be read as one that there is often, but not a text.
+            if kind:
+                types = {"label": field.LABEL_REPEATED, "type": field.TYPE_MESSAGE, "type_name": f".exports.{kind}"}
+            else:
+                types = {"label": field.LABEL_OPTIONAL, "type": field.TYPE_STRING}
+            message_type.field.add(name=field_name, number=number, **types)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("exports.Model"))
+
+
+def named_files(data: bytes) -> list[str]:
+    """Files that an ONNX file names, in which arrays of it are to be; those of this program name none.
+
+    Raises DecodeError for what is no ONNX file.
+    """
+    return [entry.value for entry in _external_data(_onnx_model_class().FromString(data)) if entry.key == "location"]
+
+
+def _external_data(value: message.Message) -> Iterator[Any]:
+    for field, parts in value.ListFields():
+        if field.name == "external_data":
+            yield from parts
+        elif field.type == field.TYPE_MESSAGE:
+            for part in parts:
+                yield from _external_data(part)
 
 
 def _onnx_metadata(data: bytes) -> str:

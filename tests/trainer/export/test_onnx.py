@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -18,13 +17,34 @@ def file(*nodes: onnx.NodeProto, domains: tuple[str, ...] = ("",)) -> bytes:
     return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
 
 
-def test_no_file_that_an_export_names_is_read(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    np.ones(4, np.float32).tofile("secret.bin")
-    array = TensorProto(data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
-    array.external_data.add(key="location", value="secret.bin")
-    with pytest.raises(InputError, match=r"ONNX Runtime cannot use the file: .*External data"):
-        load(file(helper.make_node("Constant", [], ["y"], value=array)))
+def external(location: str) -> TensorProto:
+    """An array that is in another file."""
+    array = TensorProto(name="a", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    array.external_data.add(key="location", value=location)
+    return array
+
+
+def constant(array: TensorProto) -> onnx.NodeProto:
+    return helper.make_node("Constant", [], ["y"], value=array)
+
+
+def in_a_branch(array: TensorProto) -> onnx.NodeProto:
+    branch = helper.make_graph([constant(array)], "branch", [], [helper.make_tensor_value_info("y", 1, [4])])
+    return helper.make_node("If", ["condition"], ["y"], then_branch=branch, else_branch=branch)
+
+
+@pytest.mark.parametrize("node", [constant, in_a_branch])
+@pytest.mark.parametrize("location", ["secret.bin", "/etc/hostname", "../secret.bin"])
+def test_no_file_that_an_export_names_is_read(node, location):
+    with pytest.raises(InputError, match=f"its arrays are in other files, such as '{location}'"):
+        load(file(node(external(location))))
+
+
+def test_initial_values_are_looked_at_too():
+    model = onnx.load_from_string(file(helper.make_node("Identity", ["a"], ["y"])))
+    model.graph.initializer.append(external("secret.bin"))
+    with pytest.raises(InputError, match="its arrays are in other files"):
+        load(model.SerializeToString())
 
 
 def test_operations_of_others_are_refused():

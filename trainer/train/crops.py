@@ -127,8 +127,11 @@ def _decode_window(data: bytes, height: int, width: int, part: Window) -> np.nda
     if data.startswith(JPEG) and 2 * part.height * part.width < height * width:
         left, right = max(part.x - JPEG_REACH, 0), min(part.x + part.width + JPEG_REACH, width)
         wider = [part.y, left, part.height, right - left]
-        with tf.device("CPU"):
-            pixels = tf.io.decode_and_crop_jpeg(data, wider, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+        try:
+            with tf.device("CPU"):
+                pixels = tf.io.decode_and_crop_jpeg(data, wider, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(f"its image cannot be decoded: {error.message}") from None
         return pixels[:, part.x - left :][:, : part.width]
     whole = _check_size(decode_image(data), height, width, "image")
     return whole[part.y : part.y + part.height, part.x : part.x + part.width]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 from collections.abc import Collection, Mapping
@@ -282,11 +281,6 @@ def write(
 
 def tidy(folder: str) -> None:
     """Removes the notes of what workers were at, and what killed runs were writing: the job is done."""
-    for file in storage.glob(storage.join(folder, ".*")):
-        whole = storage.unfinished(file.relative)
-        is_ours = whole in (REPORT_FILE, PAGE_FILE, *CURES) or handover.is_handover(whole or file.relative)
-        if is_ours:
-            with contextlib.suppress(FileNotFoundError):
-                storage.remove(file.path)
+    handover.sweep(folder, (REPORT_FILE, PAGE_FILE, *CURES))
     job.in_flight(folder).clear()
     progress.forget(folder)

@@ -197,12 +197,7 @@ def score(options: Options, plan: Plan, beam: Any, is_scored: bool) -> Evaluatio
 
 def tidy(folder: str) -> None:
     """Removes the notes of what workers were at, and what killed runs were writing: the job is done."""
-    for file in storage.glob(storage.join(folder, ".*")):
-        whole = storage.unfinished(file.relative)
-        is_ours = whole in (REPORT_FILE, PAGE_FILE, REJECTS_FILE) or handover.is_handover(whole or file.relative)
-        if is_ours:
-            with contextlib.suppress(FileNotFoundError):
-                storage.remove(file.path)
+    handover.sweep(folder, (REPORT_FILE, PAGE_FILE, REJECTS_FILE))
     job.in_flight(folder).clear()
     progress.forget(folder)
 

@@ -5,10 +5,11 @@ Both files are named by the plan's digest, so that no other run can put another 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from trainer import storage
 from trainer.options import InputError
@@ -33,9 +34,18 @@ def tally_path(folder: str, digest: str) -> str:
     return storage.join(folder, f".tally-{digest}.npz")
 
 
-def is_handover(name: str) -> bool:
+def _is_handover(name: str) -> bool:
     """Whether a file in the output folder is the plan of a run, or what came of it."""
     return bool(re.fullmatch(r"\.plan-[0-9a-f]{16}\.jsonl|\.tally-[0-9a-f]{16}\.npz", name))
+
+
+def sweep(folder: str, names: Collection[str]) -> None:
+    """Removes the plans of runs and what came of them, and what killed runs were writing of these and of `names`."""
+    for file in storage.glob(storage.join(folder, ".*")):
+        whole = storage.unfinished(file.relative)
+        if whole in names or _is_handover(whole or file.relative):
+            with contextlib.suppress(FileNotFoundError):
+                storage.remove(file.path)
 
 
 def write_plan(folder: str, lines: Sequence[bytes]) -> None:

@@ -13,7 +13,11 @@ def test_lines_of_a_plan_come_back_beside_the_plan_of_another_run(tmp_path: Path
     one, other = map(handover.digest_of, plans)
     assert [handover.read_line(str(tmp_path), one, number) for number in (0, 1)] == [b"one", b""]
     assert handover.read_line(str(tmp_path), other, 0) == b"other"
-    assert all(handover.is_handover(path.name) for path in tmp_path.iterdir())
+    for name in (".mine", f".plan-{one}.json", ".report.json.0123abcd.tmp", ".other.json.0123abcd.tmp"):
+        (tmp_path / name).touch()
+    handover.sweep(str(tmp_path), ["report.json"])
+    left = {".mine", f".plan-{one}.json", ".other.json.0123abcd.tmp"}
+    assert {path.name for path in tmp_path.iterdir()} == left, "plans and what was half written, and nothing else"
 
 
 def test_a_plan_that_another_run_changed_is_not_worked_on(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ class Dataset:
       max_side: bound on the images' longest side in pixels, 0 for none.
       rejected: records that could not be made.
       edited: what dataset.json gives as its own digest, where that is another one: somebody has changed it since it
-        was written. "" otherwise, and for those of versions up to 0.7, which give none.
+        was written. "" otherwise, and for those of versions up to 0.6, which give none.
     """
 
     palette: Palette

@@ -26,7 +26,7 @@ from apache_beam.options.pipeline_options import (
     SparkRunnerOptions,
 )
 
-from pipelines.runner import jobserver, services
+from pipelines.runner import jobserver, sending, services
 from pipelines.runner.boundary import cause
 from pipelines.runner.failures import quiet_beam, quiet_servers, readable
 from pipelines.runner.flags import JobOptions, is_dataflow, is_local, runner_name, shares_this_machine
@@ -55,6 +55,8 @@ ENDING = 60.0
 """Seconds within which a job that is cancelled ends."""
 SILENCE = 120.0
 """Seconds after which it is said that no worker has reported."""
+ASKING = 1.0
+"""Seconds between two questions for a job that is on its way."""
 CANCELLED, FOLLOWED = "cancelled", "followed"
 """What `take_up` did."""
 AGAIN = "or let it finish: the same command, run again, follows it, and keeps what it wrote"
@@ -96,6 +98,8 @@ def take_up(
     if cloud.template_location:  # which is made without asking anybody
         return ""
     job, its_options = _at_work(options, output)
+    if job is None and _digests(options):
+        job, its_options = _await_arrival(options, output, title, folder)
     if asked.cancel:
         if job is None:
             raise InputError(f"no job at {_service(options)} writes to {folder}; there is nothing to cancel")
@@ -142,11 +146,17 @@ def end_others(options: PipelineOptions, folder: str) -> None:
 
 def _same(options: PipelineOptions) -> Iterator[Job]:
     """The jobs at work that have the name of these options' one, where that holds the digests."""
-    found = NAME.fullmatch(options.view_as(GoogleCloudOptions).job_name or "")
-    if found and not shares_this_machine(options):
+    if found := _digests(options):
         yield from (
             job for job, options_digest in _active(options, found["output"]) if options_digest == found["options"]
         )
+
+
+def _digests(options: PipelineOptions) -> re.Match[str] | None:
+    """Those in the name of these options' job; None where no other process could go on with that."""
+    if shares_this_machine(options) or not services.can_find(options):
+        return None
+    return NAME.fullmatch(options.view_as(GoogleCloudOptions).job_name or "")
 
 
 def _cancel(job: Job, options: PipelineOptions, folder: str) -> None:
@@ -164,6 +174,20 @@ def _cancel(job: Job, options: PipelineOptions, folder: str) -> None:
 def _at_work(options: PipelineOptions, output: str) -> tuple[Job | None, str]:
     """The job whose output folder has that digest, and the digest of its options."""
     return next(_active(options, output), (None, ""))
+
+
+def _await_arrival(options: PipelineOptions, output: str, title: str, folder: str) -> tuple[Job | None, str]:
+    """As `_at_work`, for a job that a command was sending when it ended: it may come to light later."""
+    left = sending.seconds_left(folder)
+    deadline = time.monotonic() + left
+    if left:
+        where = f"for it to be seen at {_service(options)}"
+        say(f"{title}: an earlier run ended while it sent a job; waiting up to {left:.0f} s {where}", sys.stderr)
+    while time.monotonic() < deadline:
+        time.sleep(min(ASKING, left))
+        if (found := _at_work(options, output))[0]:
+            return found
+    return None, ""
 
 
 def _active(options: PipelineOptions, output: str) -> Iterator[tuple[Job, str]]:
@@ -200,9 +224,10 @@ def run(
     counts = storage.join(folder, FOLDER) if folder and not is_dataflow(options) else ""
     if not template and not options.view_as(JobOptions).no_wait:
         await_others(options, title, folder)
+    expected = {"total": total, "unit": unit}
     if counts:
         forget(folder)
-        storage.write_json(storage.join(counts, EXPECTED), {"total": total, "unit": unit})
+        sending.note(folder, expected, is_sending=False)
     if counts and services.flink_master(options) and not storage.is_remote(folder):
         # Beam's own choice is a folder of this machine that goes with this process: workers could not start any more.
         server = options.view_as(JobServerOptions)
@@ -214,11 +239,17 @@ def run(
         except ValueError as error:  # "Pipeline has validations errors", and these
             raise InputError(" ".join(str(error).split("\n")[1:]) or str(error)) from None
         build(pipeline, Heartbeat(counts))
+        is_noted = bool(counts and _digests(options))
+        if is_noted:
+            tell = functools.partial(sending.note, folder, expected, is_sending=True)
+            sending.before_sending(pipeline.runner, tell)
         try:
             result = pipeline.run()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(unsent(options)) from None
         except Exception as error:
+            if counts and not sending.seconds_left(folder):
+                forget(folder)
             raise readable(error, title) from None
     if template:
         say(
@@ -230,12 +261,31 @@ def run(
     job = services.sent(result, options, name)
     if services.can_find(options):
         say(f"{title}: job {job.id}{_see(job)}", sys.stderr)
+    if is_noted and _is_shown(job, options):
+        sending.note(folder, expected, is_sending=False)
     if options.view_as(JobOptions).no_wait:
         say(f"{title}: run the same command again to follow the job and, when it is done, to finish", sys.stdout)
         return False
     follow(job, options, title, folder, total, unit)
     end_others(options, folder)
     return True
+
+
+def _is_shown(job: Job, options: PipelineOptions) -> bool:
+    """Waits until the service shows a job that was sent to it, or has ended it, or does neither for long.
+
+    What was sent goes on when this process ends only from then on.
+    """
+    deadline = time.monotonic() + LOST
+    try:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(Exception):  # it does not answer for a while
+                if next(_same(options), None) or services.is_over(job.state()):
+                    return True
+            time.sleep(job.poll)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(unsent(options)) from None
+    return False
 
 
 @contextlib.contextmanager

@@ -59,6 +59,7 @@ ASKING = 1.0
 """Seconds between two questions for a job that is on its way."""
 CANCELLED, FOLLOWED = "cancelled", "followed"
 """What `take_up` did."""
+ENDS_TOO = "the job ends as well, for its workers belong to this process; run the same command again to resume"
 AGAIN = "or let it finish: the same command, run again, follows it, and keeps what it wrote"
 
 
@@ -239,30 +240,17 @@ def run(
         except ValueError as error:  # "Pipeline has validations errors", and these
             raise InputError(" ".join(str(error).split("\n")[1:]) or str(error)) from None
         build(pipeline, Heartbeat(counts))
-        is_noted = bool(counts and _digests(options))
-        if is_noted:
-            tell = functools.partial(sending.note, folder, expected, is_sending=True)
-            sending.before_sending(pipeline.runner, tell)
         try:
-            result = pipeline.run()
+            job = _send(pipeline, options, name, title, folder, expected if counts else {})
         except KeyboardInterrupt:
             raise KeyboardInterrupt(unsent(options)) from None
-        except Exception as error:
-            if counts and not sending.seconds_left(folder):
-                forget(folder)
-            raise readable(error, title) from None
-    if template:
+    if job is None:
         say(
             f"{title}: job template written to {template}; when its job is done, run this command without "
             "--runner and --template_location: it finds what the job wrote, and finishes it",
             sys.stdout,
         )
         return False
-    job = services.sent(result, options, name)
-    if services.can_find(options):
-        say(f"{title}: job {job.id}{_see(job)}", sys.stderr)
-    if is_noted and _is_shown(job, options):
-        sending.note(folder, expected, is_sending=False)
     if options.view_as(JobOptions).no_wait:
         say(f"{title}: run the same command again to follow the job and, when it is done, to finish", sys.stdout)
         return False
@@ -271,20 +259,49 @@ def run(
     return True
 
 
+def _send(
+    pipeline: beam.Pipeline, options: PipelineOptions, name: str, title: str, folder: str, expected: dict[str, Any]
+) -> Job | None:
+    """Sends a job, and notes in its folder that it is on its way, until its service shows it.
+
+    Args:
+      name: of the job.
+      expected: how much it will do; empty where nothing is noted.
+
+    Returns:
+      None where only a template of it was stored.
+    """
+    is_noted = bool(expected and _digests(options))
+    if is_noted:
+        tell = functools.partial(sending.note, folder, expected, is_sending=True)
+        sending.before_sending(pipeline.runner, tell)
+    try:
+        result = pipeline.run()
+    except Exception as error:
+        if expected and not sending.seconds_left(folder):
+            forget(folder)
+        raise readable(error, title) from None
+    if options.view_as(GoogleCloudOptions).template_location:
+        return None
+    job = services.sent(result, options, name)
+    if services.can_find(options):
+        say(f"{title}: job {job.id}{_see(job)}", sys.stderr)
+    if is_noted and _is_shown(job, options):
+        sending.note(folder, expected, is_sending=False)
+    return job
+
+
 def _is_shown(job: Job, options: PipelineOptions) -> bool:
     """Waits until the service shows a job that was sent to it, or has ended it, or does neither for long.
 
     What was sent goes on when this process ends only from then on.
     """
     deadline = time.monotonic() + LOST
-    try:
-        while time.monotonic() < deadline:
-            with contextlib.suppress(Exception):  # it does not answer for a while
-                if next(_same(options), None) or services.is_over(job.state()):
-                    return True
-            time.sleep(job.poll)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(unsent(options)) from None
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Exception):  # it does not answer for a while
+            if next(_same(options), None) or services.is_over(job.state()):
+                return True
+        time.sleep(job.poll)
     return False
 
 
@@ -318,13 +335,13 @@ def follow(job: Job, options: PipelineOptions, title: str, folder: str, total: i
       KeyboardInterrupt: the user wants to wait no longer; its text says whether the job goes on, and how to end it.
     """
     counts = storage.join(folder, FOLDER)
-    if not total and not is_dataflow(options):
-        with contextlib.suppress(InputError, OSError, AttributeError):
-            expected = storage.read_json(storage.join(counts, EXPECTED))
-            total, unit = expected.get("total", 0), expected.get("unit", unit)
     count = functools.partial(_done, job) if is_dataflow(options) else functools.partial(beats, counts)
     watch = REMOTE_SECONDS if is_dataflow(options) or storage.is_remote(counts) else WATCH_SECONDS
     try:
+        if not total and not is_dataflow(options):
+            with contextlib.suppress(InputError, OSError, AttributeError):
+                expected = storage.read_json(storage.join(counts, EXPECTED))
+                total, unit = expected.get("total", 0), expected.get("unit", unit)
         with quiet_beam(), progress(count, total, unit, title, sys.stderr, watch):
             state = _wait(job, count, options, title)
     except KeyboardInterrupt:
@@ -404,6 +421,8 @@ def _see(job: Job) -> str:
 
 def unsent(options: PipelineOptions) -> str:
     """What to say where a job was interrupted while it was being sent."""
+    if shares_this_machine(options):
+        return ENDS_TOO
     if services.can_find(options):
         return "the job was being sent; the same command, run again, follows it if it runs, and with --cancel ends it"
     return "the job was being sent; if it runs already, cancel it there. Run the same command again to resume"
@@ -416,7 +435,7 @@ def _left_behind(job: Job, options: PipelineOptions) -> str:
         job.cancel()
     with contextlib.suppress(Exception):
         job.release()
-    return "the job ends as well, for its workers belong to this process; run the same command again to resume"
+    return ENDS_TOO
 
 
 def _remedy(job: Job, options: PipelineOptions) -> str:

@@ -193,17 +193,27 @@ def test_what_must_be_waited_for_is(flags, said, needs_result):
 
 @pytest.mark.parametrize(
     ("flags", "said"),
-    [(FLINK, "the same command, run again, follows it if it runs"), (SPARK, "if it runs already, cancel it there")],
+    [
+        (FLINK, "the same command, run again, follows it if it runs"),
+        (SPARK, "if it runs already, cancel it there"),
+        (LOOPBACK, "the job ends as well"),
+    ],
 )
-def test_an_interrupt_while_a_job_is_sent_says_how_to_look_for_it(flags, said, monkeypatch):
+@pytest.mark.parametrize("has_been_sent", [False, True])
+def test_an_interrupt_while_a_job_is_sent_says_what_becomes_of_it(flags, said, has_been_sent, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
     class Sending:
         def __init__(self, options):
             pass
 
         def run(self):
-            raise KeyboardInterrupt
+            if not has_been_sent:
+                interrupt()
 
     monkeypatch.setattr(beam, "Pipeline", Sending)
+    monkeypatch.setattr(services, "sent", interrupt)
     with pytest.raises(KeyboardInterrupt, match=said):
         run(lambda pipeline, _: None, beam_options(flags), total=1, unit="x", title="segment")
 
@@ -231,14 +241,15 @@ def test_ctrl_c_ends_a_portable_job_and_its_workers():
 
         def work(element):
             print("at work", flush=True)
-            time.sleep(10)
+            time.sleep(90)
 
         def wait(options, flags):
             build = lambda pipeline, _: pipeline | beam.Create([1]) | beam.Map(work)
             run(build, beam_options({LOOPBACK!r}), total=1, unit="x", title="demo")
 
         command.run = wait
-        sys.exit(cli.main(["demo"]))
+        sys.argv[1:] = ["demo"]
+        cli.main()
         """
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

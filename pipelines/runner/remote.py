@@ -220,12 +220,11 @@ def run(
     Returns:
       False where the job goes on, or only a template of it was stored.
     """
-    cloud = options.view_as(GoogleCloudOptions)
-    template, name = cloud.template_location, cloud.job_name or f"deeplab-{title}"
+    template = options.view_as(GoogleCloudOptions).template_location
     counts = storage.join(folder, FOLDER) if folder and not is_dataflow(options) else ""
     if not template and not options.view_as(JobOptions).no_wait:
         await_others(options, title, folder)
-    expected = {"total": total, "unit": unit}
+    expected = {"total": total, "unit": unit} if counts else {}
     if counts:
         forget(folder)
         sending.note(folder, expected, is_sending=False)
@@ -234,16 +233,10 @@ def run(
         server = options.view_as(JobServerOptions)
         server.artifacts_dir = server.artifacts_dir or storage.join(counts, STAGED)
     quiet_servers()
-    with quiet_beam(), scratch.default(scratch.own()), _own_interrupt():
-        try:
-            pipeline = beam.Pipeline(options=options)
-        except ValueError as error:  # "Pipeline has validations errors", and these
-            raise InputError(" ".join(str(error).split("\n")[1:]) or str(error)) from None
-        build(pipeline, Heartbeat(counts))
-        try:
-            job = _send(pipeline, options, name, title, folder, expected if counts else {})
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(unsent(options)) from None
+    try:
+        job = _send(build, options, title, folder, expected)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(unsent(options)) from None
     if job is None:
         say(
             f"{title}: job template written to {template}; when its job is done, run this command without "
@@ -260,30 +253,40 @@ def run(
 
 
 def _send(
-    pipeline: beam.Pipeline, options: PipelineOptions, name: str, title: str, folder: str, expected: dict[str, Any]
+    build: Callable[[beam.Pipeline, Heartbeat], Any],
+    options: PipelineOptions,
+    title: str,
+    folder: str,
+    expected: dict[str, Any],
 ) -> Job | None:
-    """Sends a job, and notes in its folder that it is on its way, until its service shows it.
+    """Builds a job, sends it, and notes in its folder that it is on its way, until its service shows it.
 
     Args:
-      name: of the job.
-      expected: how much it will do; empty where nothing is noted.
+      expected: how much it will do; empty where workers do not count, and nothing is noted.
 
     Returns:
       None where only a template of it was stored.
     """
+    cloud = options.view_as(GoogleCloudOptions)
     is_noted = bool(expected and _digests(options))
-    if is_noted:
-        tell = functools.partial(sending.note, folder, expected, is_sending=True)
-        sending.before_sending(pipeline.runner, tell)
-    try:
-        result = pipeline.run()
-    except Exception as error:
-        if expected and not sending.seconds_left(folder):
-            forget(folder)
-        raise readable(error, title) from None
-    if options.view_as(GoogleCloudOptions).template_location:
+    with quiet_beam(), scratch.default(scratch.own()), _own_interrupt():
+        try:
+            pipeline = beam.Pipeline(options=options)
+        except ValueError as error:  # "Pipeline has validations errors", and these
+            raise InputError(" ".join(str(error).split("\n")[1:]) or str(error)) from None
+        build(pipeline, Heartbeat(storage.join(folder, FOLDER) if expected else ""))
+        if is_noted:
+            tell = functools.partial(sending.note, folder, expected, is_sending=True)
+            sending.before_sending(pipeline.runner, tell)
+        try:
+            result = pipeline.run()
+        except Exception as error:
+            if expected and not sending.seconds_left(folder):
+                forget(folder)
+            raise readable(error, title) from None
+    if cloud.template_location:
         return None
-    job = services.sent(result, options, name)
+    job = services.sent(result, options, cloud.job_name or f"deeplab-{title}")
     if services.can_find(options):
         say(f"{title}: job {job.id}{_see(job)}", sys.stderr)
     if is_noted and _is_shown(job, options):
@@ -334,10 +337,10 @@ def follow(job: Job, options: PipelineOptions, title: str, folder: str, total: i
       InputError, storage.Unavailable: it failed or was cancelled, or there is no word of it any more.
       KeyboardInterrupt: the user wants to wait no longer; its text says whether the job goes on, and how to end it.
     """
-    counts = storage.join(folder, FOLDER)
-    count = functools.partial(_done, job) if is_dataflow(options) else functools.partial(beats, counts)
-    watch = REMOTE_SECONDS if is_dataflow(options) or storage.is_remote(counts) else WATCH_SECONDS
     try:
+        counts = storage.join(folder, FOLDER)
+        count = functools.partial(_done, job) if is_dataflow(options) else functools.partial(beats, counts)
+        watch = REMOTE_SECONDS if is_dataflow(options) or storage.is_remote(counts) else WATCH_SECONDS
         if not total and not is_dataflow(options):
             with contextlib.suppress(InputError, OSError, AttributeError):
                 expected = storage.read_json(storage.join(counts, EXPECTED))

@@ -18,7 +18,8 @@ from trainer.files import scratch
 from trainer.options import CheckedOptions, as_words
 
 STUDIES = {"prepare": sample.of_prepare, "segment": sample.of_segment, "train": sample.of_train}
-WORKERS = """--environment_type PROCESS --environment_config '{"command": "BOOT"}'"""  # see docs/engines.md
+WORKERS = """--environment_type PROCESS --environment_config '{"command": "BOOT"}' --environment_cache_millis 60000"""
+"""What docs/engines.md says a Flink cluster needs."""
 PLACEHOLDERS = "--project PROJECT --region REGION --temp_location gs://BUCKET/tmp --sdk_container_image IMAGE"
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import pytest
 
 from pipelines import cli
 from pipelines.plan import sample, trial
-from pipelines.plan.command import duration, size
+from pipelines.plan.command import commands, duration, size
 from pipelines.plan.estimate import Trial
+from pipelines.runner.flags import beam_options, located
 from pipelines.segment.plan import chunk_size
 from tests.drawn.networks import write_model
 from tests.drawn.places import ROOT
@@ -68,6 +70,19 @@ def test_a_plan_of_prepare_says_what_all_of_it_takes(tmp_path: Path, ran, capsys
     for words in ran:
         assert words[-2:] == ["--direct_num_workers", "2"] and "--copies" in words and str(output) not in words
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["prepare"], ["segment", "--model", "gs://b/model", "--crf", "--scales", "1", "1.5"]]
+)
+def test_the_commands_of_a_plan_pass_the_checks_before_a_job_is_sent(words):
+    _, options, _ = cli.read([*words, "--input", "gs://b/a set", "--output", "gs://b/out"])
+    lines = [line for line in commands(words[0], options, 64) if line.startswith("  ")]
+    assert len(lines) == 3
+    for line in lines:
+        _, read, flags = cli.read(shlex.split(line)[1:])
+        assert read == options
+        assert located(beam_options(flags), read, "input", "output") == options
 
 
 def test_trials_are_of_images_drawn_from_all_of_the_set(tmp_path: Path, ran):

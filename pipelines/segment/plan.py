@@ -23,12 +23,13 @@ from pipelines.runner.boundary import InFlight
 from pipelines.segment import table
 from pipelines.segment.existing import There, blocks, check_inputs_stay
 from pipelines.segment.options import Options
-from trainer import storage
+from trainer import leases, storage
 from trainer.accounts import REJECTS_FILE, Reject
 from trainer.options import InputError, printable
 
 STAGE = "segment"
 REPORT_FILE = "segment.json"
+IN_FLIGHT = "in-flight"
 PLAN_FILE = re.compile(r"images-[0-9a-f]{16}\.jsonl")
 PLACES = {"masks": ("", ".png"), "overlays": ("overlays/", ".jpg"), "confidence": ("confidence/", ".png")}
 """Folder and suffix of every kind of file that is written for an image."""
@@ -258,7 +259,7 @@ def part(chunk: Iterable[Entry]) -> str:
 
 def in_flight(folder: str) -> InFlight:
     """Notes of what the workers that write to `folder` are at."""
-    return InFlight(storage.join(folder, "in-flight"))
+    return InFlight(storage.join(folder, IN_FLIGHT))
 
 
 def sweep(folder: str, plan: Plan) -> None:
@@ -287,7 +288,7 @@ def _is_ours(folder: str, file: str) -> bool:
 
 
 def previous(options: Options, fingerprint: str) -> dict[str, Any] | None:
-    """The segment.json of an earlier run into the output; None where there is none.
+    """The segment.json of an earlier run into the output; None where there is none, or that run came to nothing.
 
     Raises InputError when the output holds the masks of another model or of other options, or when a list of images
     is a file that is written.
@@ -313,11 +314,23 @@ def previous(options: Options, fingerprint: str) -> dict[str, Any] | None:
         report = None
     is_ours = isinstance(report, dict) and "fingerprint" in report
     if not options.overwrite and not (is_ours and report["fingerprint"] == fingerprint):
+        if is_ours and not _has_results(folder):
+            return None
         raise InputError(
             f"{folder} holds masks made with another model or other options (see {path}); give another --output, or "
             "--overwrite to write them again"
         )
     return report if is_ours else None
+
+
+def _has_results(folder: str) -> bool:
+    """Whether the folder holds more than what a run writes before its first chunk is done."""
+    notes = (f"{IN_FLIGHT}/", f"{progress.FOLDER}/")
+    for file in storage.walk(folder):
+        name = storage.unfinished(file.relative) or file.relative
+        if not (name in (REPORT_FILE, leases.FILE) or PLAN_FILE.fullmatch(name) or name.startswith(notes)):
+            return True
+    return False
 
 
 def may_lack_stamps(report: dict[str, Any] | None) -> bool:

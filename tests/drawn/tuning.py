@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import threading
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -66,10 +68,18 @@ class Smoothing:
         return cv2.GaussianBlur(probabilities, (0, 0), 2 / (1 + away))
 
 
-def write_model(folder: Path, weights: bytes = b"weights", **card: object) -> Path:
+def weights_file(content: bytes = b"weights") -> bytes:
+    """A whole archive, as a Keras file is one, in which there are no arrays."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("model.weights.h5"), content)
+    return data.getvalue()
+
+
+def write_model(folder: Path, weights: bytes | None = None, **card: object) -> Path:
     """A model folder whose weights nobody can load."""
     save_card(str(folder), ModelCard({"num_classes": PALETTE.num_classes, "head": "bilinear"}, PALETTE, **card))
-    (folder / WEIGHTS).write_bytes(weights)
+    (folder / WEIGHTS).write_bytes(weights_file() if weights is None else weights)
     return folder
 
 

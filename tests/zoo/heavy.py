@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import tempfile
@@ -13,7 +14,9 @@ import numpy as np
 from tests.drawn.training import colour_network
 from tests.zoo import mutation
 from tests.zoo.mutation import Target
+from trainer.formats.cards import weights_digest
 from trainer.network import folder as folders
+from trainer.options import InputError
 from trainer.weights.checkpoints import Checkpoint
 from trainer.weights.hdf5 import Hdf5
 
@@ -33,6 +36,8 @@ def archives() -> list[bytes]:
 
 def read_archive(data: bytes, folder: Path) -> None:
     (folder / "model.keras").write_bytes(data)
+    with contextlib.suppress(InputError):
+        weights_digest(str(folder))
     folders.load_weights(network(), str(folder))
 
 

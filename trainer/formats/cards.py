@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
+import zipfile
+import zlib
 from typing import Any
 
 from trainer import storage
@@ -85,11 +88,30 @@ def load_card(folder: str) -> ModelCard:
 
 
 def weights_digest(folder: str) -> str:
-    """SHA-256 of the model's weights file, as hex digits. Raises InputError when it is missing."""
+    """SHA-256 of the model's weights file, as hex digits. Raises InputError when it is missing or damaged.
+
+    Every command asks for it before its work, and builds the network later: damage is better found now.
+    """
+    path = storage.join(folder, WEIGHTS)
     try:
-        return hashlib.sha256(storage.read(storage.join(folder, WEIGHTS))).hexdigest()
+        data = storage.read(path)
     except FileNotFoundError:
         raise InputError(f"{folder} is not a model folder: {WEIGHTS} is missing") from None
+    if damage := _damage(data):
+        raise InputError(f"{path} is damaged ({damage}); train or import it again")
+    return hashlib.sha256(data).hexdigest()
+
+
+def _damage(data: bytes) -> str:
+    """What is wrong with a Keras file, which is an archive; "" where nothing is to be seen."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            # Keras compresses nothing. What claims to hold more than its bytes is refused as it is loaded.
+            claimed = sum(member.file_size for member in archive.infolist())
+            member = archive.testzip() if claimed <= 2 * len(data) else None
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
+        return str(error) or type(error).__name__
+    return f"the checksum of {member} in it is wrong" if member else ""
 
 
 def save_card(folder: str, card: ModelCard) -> None:

@@ -155,6 +155,7 @@ def test_an_output_of_other_masks_is_refused_unless_it_is_overwritten(tmp_path: 
     assert previous(options(tmp_path), "f") is None
     write_report(tmp_path, fingerprint="f")
     assert previous(options(tmp_path), "f") == {"fingerprint": "f"}
+    (tmp_path / "a.png").write_bytes(b"")
     for text in ('{"fingerprint": "g"}', "{}", "[]", "no JSON"):
         (tmp_path / "segment.json").write_text(text)
         with pytest.raises(InputError, match="another model or other options"):

@@ -45,6 +45,32 @@ def test_a_rerun_skips_finished_masks_and_makes_the_others(model, photos, tmp_pa
     assert (report_of(output)["written"], len(list((output / "overlays").rglob("*.jpg")))) == (6, 6)
 
 
+def test_a_run_that_came_to_nothing_does_not_bind_the_next_one_to_its_options(model, photos, tmp_path, monkeypatch):
+    output = tmp_path / "masks"
+    run = ("--input", photos, "--model", model, "--output", output)
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentChunk, "process", ended)
+        with pytest.raises(Exception, match="the network does not fit"):
+            segment(*run, "--max-side", 24)
+    assert report_of(output)["status"] == "running"
+    assert segment(*run) == 0
+    assert report_of(output)["written"] == 6
+
+
+def ended(*arguments):
+    raise InputError("the network does not fit")
+
+
+def test_a_damaged_model_is_found_before_anything_is_written(model, photos, tmp_path):
+    damaged = shutil.copytree(model, tmp_path / "damaged")
+    data = bytearray((damaged / "model.keras").read_bytes())
+    data[len(data) // 2] ^= 255
+    (damaged / "model.keras").write_bytes(data)
+    with pytest.raises(InputError, match=r"damaged/model\.keras is damaged \(.*train or import it again"):
+        segment("--input", photos, "--model", damaged, "--output", tmp_path / "masks")
+    assert not (tmp_path / "masks").exists()
+
+
 def test_masks_of_other_options_are_neither_mixed_nor_taken_for_finished(model, photos, tmp_path):
     output = tmp_path / "masks"
     run = ("--input", photos, "--model", model, "--output", output)

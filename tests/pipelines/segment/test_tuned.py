@@ -15,7 +15,7 @@ from pipelines.crf.tuning import Change
 from pipelines.segment.options import Options
 from pipelines.segment.plan import DEFAULT_NOTE, crf_in_force
 from tests.drawn.segmenting import PALETTE, SIZES, draw, outcomes_of, read_mask, report_of, segment
-from tests.drawn.tuning import some_tuning, write_model
+from tests.drawn.tuning import some_tuning, weights_file, write_model
 from trainer.formats.cards import WEIGHTS, weights_digest
 from trainer.options import InputError
 
@@ -117,7 +117,7 @@ def test_a_tuning_that_advises_against_the_crf_is_obeyed_unless_it_is_on(untuned
 @pytest.mark.parametrize("value", ["on", "auto"])
 def test_a_tuning_of_other_weights_is_refused(untuned: Path, value: str) -> None:
     store(untuned)
-    (untuned / WEIGHTS).write_bytes(b"trained again")
+    (untuned / WEIGHTS).write_bytes(weights_file(b"trained again"))
     assert in_force(untuned) == (None, "")
     with pytest.raises(InputError, match="other weights; run `deeplab tune-crf` again, or delete"):
         in_force(untuned, crf=value)

@@ -19,7 +19,7 @@ from pipelines.tune_crf.job import BLOCK, PredictImage, RefinePoints
 from pipelines.tune_crf.samples import Sample
 from pipelines.tune_crf.scoring import Task, TuningJob
 from tests.drawn.records import PALETTE
-from tests.drawn.tuning import tune, write_records
+from tests.drawn.tuning import tune, weights_file, write_records
 from trainer.accounts import UnbalancedError
 from trainer.formats.cards import WEIGHTS, ModelCard
 
@@ -75,7 +75,7 @@ def test_what_a_killed_run_was_writing_is_removed_and_files_of_others_are_not(fo
 def test_another_model_is_not_given_the_old_ones_counts(folders, network, smoothing):
     model, records = folders
     assert tune("--model", model, "--records", records) == 0
-    (model / WEIGHTS).write_bytes(b"other weights")
+    (model / WEIGHTS).write_bytes(weights_file(b"other weights"))
     network.noise, network.calls = 1.5, 0
     before = load(str(model)).before
     assert tune("--model", model, "--records", records) == 0

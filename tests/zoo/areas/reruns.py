@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.drawn.encoded import saved
+from tests.drawn.tuning import weights_file
 from tests.zoo.engine import REFUSED, Area, Case
 from tests.zoo.worlds import LABEL, both, file, gone, image, put, run, whole
 
@@ -103,7 +104,7 @@ RERUNS = (
         SEGMENT,
         REFUSED,
         ("holds masks made with another model or other options",),
-        file("model/model.keras", b"other"),
+        file("model/model.keras", weights_file(b"other")),
     ),
     Case(
         "other options: segment",

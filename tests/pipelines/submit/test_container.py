@@ -175,7 +175,7 @@ def test_masks_are_finished_by_the_job_that_is_started_again(place):
     output, expected = f"{place}/ended-masks", f"{place}/masks"
     command = f"segment --input {place}/photos --model {place}/model --output {{}}"
     container = disturbed(command.format(output), lambda: len(storage.glob(f"{output}/*.png")) > 5)
-    assert cli.main(container["args"]) == 0
+    finished(started(container))
     report = storage.read_json(f"{output}/segment.json")
     assert report["written"] + report["skipped"] == PHOTOS and report["skipped"] > 5 and report["written"]
     assert cli.main(command.format(expected).split()) == 0
@@ -189,7 +189,7 @@ def test_a_search_for_the_crf_goes_on_from_its_counts(place, tmp_path):
     command = f"tune-crf --model {place}/model --records {place}/records --output {{}}"
     work = f"{place}/ended.tuning"
     container = disturbed(command.format(output), lambda: len(storage.glob(f"{work}/*.npz")) > 10)
-    assert cli.main(container["args"]) == 0
+    finished(started(container))
     assert cli.main(command.format(expected).split()) == 0
     found, other = (storage.read_json(path) for path in (output, expected))
     assert [found[name] for name in ("verdict", "images")] == [other[name] for name in ("verdict", "images")]

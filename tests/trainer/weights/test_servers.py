@@ -1,0 +1,129 @@
+"""Servers that lead elsewhere, or answer otherwise than they were asked."""
+
+from __future__ import annotations
+
+import functools
+import os
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.drawn import faults
+from tests.drawn.web import served
+from trainer.attempts import Unavailable
+from trainer.options import InputError
+from trainer.weights import download
+from trainer.weights.download import fetch
+
+CONTENT = os.urandom(300_000)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "cache"))
+    faults.impatient(monkeypatch, 2)
+    with served(CONTENT) as server:
+        yield server
+
+
+def begun(server, size: int) -> None:
+    """Lets three transfers break that come to `size` bytes."""
+    server.breaks = [size, 0, 0]
+    with pytest.raises(Unavailable):
+        fetch(server.url)
+    server.ranges.clear()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_transfer_goes_on_at_the_host_that_the_first_leads_to(status, server):
+    with served(CONTENT) as other:
+        server.redirects = {"/weights.bin": (status, other.url)}
+        other.breaks = [100_000]
+        assert Path(fetch(server.url)).read_bytes() == CONTENT
+        assert other.ranges == ["", "bytes=100000-"]
+
+
+@pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/weights.bin", "data:,x", "gs://b/w"])
+def test_an_address_that_leads_off_the_web_is_refused(target, server):
+    server.redirects = {"/weights.bin": (302, target)}
+    with pytest.raises(
+        InputError, match=r"weights.bin cannot be fetched: .*[Rr]edirection.*check the address"
+    ) as caught:
+        fetch(server.url)
+    assert "\n" not in str(caught.value)
+    assert [path.suffix for path in Path(download.cache()).iterdir()] == [".lock"]
+
+
+def test_an_encrypted_address_leads_to_encrypted_ones_alone():
+    follow = functools.partial(download._Redirects().redirect_request, answer=None, code=302, reason="", headers={})
+    request = urllib.request.Request("https://host/weights.bin")
+    assert follow(request, url="https://other/weights.bin").full_url == "https://other/weights.bin"
+    with pytest.raises(InputError, match="https://host/weights.bin leads to http://other/, which is not encrypted"):
+        follow(request, url="http://other/")
+
+
+@pytest.mark.parametrize("paths", [["/weights.bin"], ["/weights.bin", "/other.bin"]])
+def test_an_address_that_leads_back_to_itself_is_refused(paths, server):
+    onward = zip(paths, [*paths[1:], paths[0]], strict=True)
+    server.redirects = {path: (302, target) for path, target in onward}
+    with pytest.raises(InputError, match=r"weights.bin cannot be fetched: .*redirect") as caught:
+        fetch(server.url)
+    assert "\n" not in str(caught.value) and len(server.ranges) < 15
+
+
+def test_what_had_come_whole_before_the_program_was_killed_is_not_fetched_again(server, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "_accept", lambda *_: None)
+        with pytest.raises(FileNotFoundError):
+            fetch(server.url)
+    server.ranges.clear()
+    assert Path(fetch(server.url)).read_bytes() == CONTENT
+    assert server.ranges == [f"bytes={len(CONTENT)}-"], "answered with 416"
+
+
+def test_more_than_the_file_has_is_dropped(server):
+    """The server tells no file from another by its date, and the one of now is shorter."""
+    server.headers = {"ETag": '"same"'}
+    begun(server, 200_000)
+    server.content = CONTENT[:100_000]
+    assert Path(fetch(server.url)).read_bytes() == CONTENT[:100_000]
+    assert server.ranges == ["bytes=200000-", ""]
+
+
+def test_the_rest_of_another_file_is_not_appended(server):
+    """By a server that does not look at If-Range."""
+    begun(server, 1000)
+    server.heeds, server.content = False, CONTENT[::-1]
+    assert Path(fetch(server.url)).read_bytes() == CONTENT[::-1]
+    assert server.ranges == ["bytes=1000-", ""]
+
+
+def test_a_server_that_gives_no_parts_sends_it_all_again(server):
+    begun(server, 1000)
+    server.gives_parts = False
+    assert Path(fetch(server.url)).read_bytes() == CONTENT
+    assert server.ranges == ["bytes=1000-"]
+
+
+def test_a_part_that_ends_before_the_file_does_is_not_taken_for_all_of_it(server):
+    begun(server, 1000)
+    server.most = 120_000
+    assert Path(fetch(server.url)).read_bytes() == CONTENT
+    assert server.ranges == ["bytes=1000-", "bytes=121000-", "bytes=241000-"]
+
+
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [(400_000, "the connection ended after 300,000 of 400,000 bytes"), (10**18, "bytes are to be fetched but")],
+)
+def test_a_length_that_is_not_the_files_is_told(length, message, server):
+    server.headers, server.gives_parts = {"Content-Length": length}, False
+    with pytest.raises(Unavailable, match=message):
+        fetch(server.url)
+
+
+@pytest.mark.parametrize("length", ["", "many", "-5"])
+def test_a_length_that_is_no_number_does_not_matter(length, server):
+    server.headers = {"Content-Length": length}
+    assert Path(fetch(server.url)).read_bytes() == CONTENT

@@ -137,8 +137,21 @@ def _begun(part: str) -> dict[str, str]:
     return {"Range": f"bytes={size}-", "If-Range": validator} if size and validator else {}
 
 
-def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
-    """The answer to a request.
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows the web alone, and from an encrypted connection only to others."""
+
+    def redirect_request(self, request, answer, code, reason, headers, url):
+        if request.full_url.startswith("https://") and not url.startswith("https://"):
+            raise InputError(
+                f"{request.full_url} leads to {url}, which is not encrypted; give that address if it is meant"
+            )
+        if not url.startswith(WEB):
+            raise urllib.error.HTTPError(url, code, f"{reason} - redirection to {url} is not allowed", headers, answer)
+        return super().redirect_request(request, answer, code, reason, headers, url)
+
+
+def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse | urllib.error.HTTPError:
+    """The answer to a request; an error where the server has not that much of the file.
 
     Raises:
       InputError: another attempt would not help.
@@ -146,10 +159,12 @@ def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
     """
     request = urllib.request.Request(url, headers={"User-Agent": "deeplab-pipelines", **headers})
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        return urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        answer = f"the server answered {error.code} {error.reason}"
-        if error.code in (408, 416, 429) or error.code >= 500:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and headers:
+            return error
+        answer = f"the server answered {error.code} {' '.join(str(error.reason).split())}"
+        if error.code in (408, 429) or error.code >= 500:
             raise ConnectionError(errno.ECONNRESET, f"{url}: {answer}") from None
         raise InputError(f"{url} cannot be fetched: {answer}; check the address") from None
     except urllib.error.URLError as error:
@@ -158,9 +173,6 @@ def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
                 f"{url} cannot be reached ({error.reason}); fetch it by other means and give the path of the file"
             ) from None
         raise ConnectionError(errno.ECONNRESET, f"{url}: {error.reason.strerror or error.reason}") from None
-    if url.startswith("https://") and not response.url.startswith("https://"):
-        raise InputError(f"{url} leads to {response.url}, which is not encrypted; give that address if it is meant")
-    return response
 
 
 def _fetch(url: str, part: str) -> None:
@@ -168,21 +180,19 @@ def _fetch(url: str, part: str) -> None:
     headers = _begun(part)
     try:
         with _open(url, headers) as response:
-            start = os.path.getsize(part) if headers and response.status == 206 else 0
-            if start and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-                os.remove(part)
-                raise ConnectionError(errno.ECONNRESET, f"{url}: the server sent another part than was asked for")
-            length = int(response.headers.get("Content-Length") or -1)
-            total = start + length if length >= 0 else None
+            start, total = _place(url, part, headers, response)
             free = shutil.disk_usage(os.path.dirname(part)).free
             if total and total - start > free:
                 raise Unavailable(
                     f"{part}: {total - start:,} bytes are to be fetched but {free:,} are free; make room, or name "
                     "another folder in DEEPLAB_CACHE, and run the same command again"
                 )
-            with open(part, "ab" if start else "wb") as file:
-                _note(part, response)
-                done = start + _copy(response, file, start, total, os.path.basename(url))
+            done = start
+            if start != total:
+                with open(part, "ab" if start else "wb") as file:
+                    if not start:
+                        _note(part, response)
+                    done += _copy(response, file, start, total, os.path.basename(url))
     except (http.client.HTTPException, ValueError, ConnectionError, TimeoutError) as error:
         if isinstance(error, InputError):
             raise
@@ -193,12 +203,42 @@ def _fetch(url: str, part: str) -> None:
     _compare(part, response.headers.get_all("x-goog-hash") or [])
 
 
-def _note(part: str, response: http.client.HTTPResponse) -> None:
-    """Writes beside the file by what the server tells it from a later one of the same address."""
+def _place(
+    url: str, part: str, headers: dict[str, str], response: http.client.HTTPResponse | urllib.error.HTTPError
+) -> tuple[int, int | None]:
+    """Where the answer begins in the file, and how many bytes that has, None where the server does not tell.
+
+    Args:
+      headers: that were sent to ask for the rest of what has been begun, see `_begun`.
+
+    Raises:
+      ConnectionError: it is of another file than has been begun, which is dropped.
+    """
+    if not headers or response.status == http.HTTPStatus.OK:
+        return 0, response.length
+    size = os.path.getsize(part)
+    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
+    start, total = found.groups() if found else (None, "*")
+    if start is None and total == str(size):  # it had come whole before the program was ended
+        return size, size
+    if start != str(size) or _validator(response) not in ("", headers["If-Range"]):
+        _drop(part)
+        raise ConnectionError(errno.ECONNRESET, f"{url}: the server sent another part than was asked for")
+    if total == "*":
+        return size, None if response.length is None else size + response.length
+    return size, int(total)
+
+
+def _validator(response: http.client.HTTPResponse | urllib.error.HTTPError) -> str:
+    """By what the server tells the file from a later one of the same address; "" where it does not."""
     tag = response.headers.get("ETag", "")
-    validator = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+
+
+def _note(part: str, response: http.client.HTTPResponse) -> None:
+    """Writes that beside the file."""
     with open(f"{part}.json", "w", encoding="utf-8") as file:
-        json.dump({"validator": validator}, file)
+        json.dump({"validator": _validator(response)}, file)
 
 
 def _copy(response: http.client.HTTPResponse, file: BinaryIO, start: int, total: int | None, name: str) -> int:

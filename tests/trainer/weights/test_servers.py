@@ -59,7 +59,7 @@ def test_an_encrypted_address_leads_to_encrypted_ones_alone():
     follow = functools.partial(download._Redirects().redirect_request, answer=None, code=302, reason="", headers={})
     request = urllib.request.Request("https://host/weights.bin")
     assert follow(request, url="https://other/weights.bin").full_url == "https://other/weights.bin"
-    with pytest.raises(InputError, match="https://host/weights.bin leads to http://other/, which is not encrypted"):
+    with pytest.raises(InputError, match=r"https://host/weights\.bin leads to http://other/, which is not encrypted"):
         follow(request, url="http://other/")
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
-from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
+from apache_beam.options.pipeline_options import JobServerOptions, PipelineOptions, PortableOptions
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 from apache_beam.runners.runner import create_runner
 
@@ -16,6 +19,14 @@ from trainer.options import InputError
 
 ANSWER = 10.0
 """Seconds within which a job server answers."""
+
+BOUND = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Becomes the program that is named behind the number of the process that starts this, and ends with that process."""
 
 
 def endpoint(options: PipelineOptions) -> str:
@@ -37,6 +48,19 @@ def connect(address: str) -> beam_job_api_pb2_grpc.JobServiceStub:
     return beam_job_api_pb2_grpc.JobServiceStub(channel)
 
 
+def bind(options: PipelineOptions) -> None:
+    """Has a job server in Java that Beam starts for the options end with this process, whatever ends it.
+
+    Where this process alone is killed the server would stay for good, and still pass on a job that it was given. Only
+    Linux can tell it.
+    """
+    server = options.view_as(JobServerOptions)
+    java = shutil.which(server.job_server_java_launcher)
+    if sys.platform == "linux" and java and server.job_server_java_launcher != sys.executable:
+        server.job_server_jvm_properties = ["-c", BOUND, str(os.getpid()), java, *server.job_server_jvm_properties]
+        server.job_server_java_launcher = sys.executable
+
+
 def flags(options: PipelineOptions, runner: str) -> frozenset[str]:
     """The flags that the job server of the options knows: "--object_reuse", ...
 
@@ -56,6 +80,7 @@ def _server(options: PipelineOptions, runner: str) -> Iterator[Any]:
         yield connect(address)
         return
     quiet_servers()
+    bind(options)
     server = create_runner(runner).default_job_server(options)
     try:
         yield server.start()

@@ -232,6 +232,8 @@ def run(
         # Beam's own choice is a folder of this machine that goes with this process: workers could not start any more.
         server = options.view_as(JobServerOptions)
         server.artifacts_dir = server.artifacts_dir or storage.join(counts, STAGED)
+    if runner_name(options) == "flinkrunner":  # one of Spark is itself at work on the job
+        jobserver.bind(options)
     quiet_servers()
     try:
         job = _send(build, options, title, folder, expected)

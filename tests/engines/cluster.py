@@ -26,6 +26,8 @@ JAVA = [
     *("java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"),
     *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in PACKAGES),
 ]
+SHORT_LIVED = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+"""Environment of commands, whose job servers start in half the time then."""
 SETTINGS = """
 jobmanager.rpc.address: localhost
 jobmanager.rpc.port: {rpc}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.drawn import outputs
 from tests.drawn.places import ROOT
+from tests.engines.cluster import SHORT_LIVED
 
 COMMANDS = {
     "prepare": ("--input", "raw", "--copies", 1, "--shards", 6),
@@ -30,7 +31,7 @@ def arguments(command: str, *flags: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT)}
+    return os.environ | SHORT_LIVED | {"PYTHONPATH": str(ROOT)}
 
 
 def deeplab(folder: Path, command: str, *flags: object) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pipelines import cli
 from pipelines.plan import sample, trial
 from pipelines.plan.compute import forward_flops
-from pipelines.plan.estimate import GIB, Estimate, Trial, Work, estimates, rate, read_prices, to_json
+from pipelines.plan.estimate import GIB, Estimate, Trial, Work, estimates, rate, read_prices, to_json, wall_rate
 from pipelines.plan.options import Options
 from pipelines.plan.sample import Study
 from pipelines.runner.cores import cores
@@ -64,7 +64,7 @@ def flops(study: Study) -> float:
 
 def summary(job: str, work: Work, trials: Sequence[Trial], here: int) -> str:
     """What the whole is, and what was measured."""
-    wall, cpu = rate(trials, "wall"), rate(trials, "cpu")
+    wall, cpu = wall_rate(trials, here), rate(trials, "cpu")
     lines = [f"{job}: {work.items:,} {work.unit}, {size(work.read)} in, about {size(work.written)} out"]
     each = f"{wall.each:.3g} s and {cpu.each:.3g} core-seconds for each of the {work.unit}"
     lines.append(f"measured on {here} core{'s' * (here > 1)}: {wall.start:.1f} s to start, {each}")

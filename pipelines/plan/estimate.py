@@ -59,6 +59,20 @@ def rate(trials: Sequence[Trial], quantity: str) -> Rate:
     return Rate(*(max(0.0, float(value)) for value in found))
 
 
+def wall_rate(trials: Sequence[Trial], here: int) -> Rate:
+    """Seconds that the job takes on all `here` cores of this machine.
+
+    Where others kept the trials waiting their difference tells little; but no item can take less than its core-seconds
+    on all cores.
+    """
+    wall, least = rate(trials, "wall"), rate(trials, "cpu").each / here
+    if wall.each >= least:
+        return wall
+    largest = max(trials, key=lambda trial: trial.items)
+    start = largest.wall - least * largest.items - wall.round * largest.rounds
+    return Rate(max(0.0, start), least, wall.round)
+
+
 @dataclass(frozen=True)
 class Work:
     """All of the job.
@@ -122,7 +136,7 @@ def estimates(
       prices: from `read_prices`.
       precision: of a training; "" for jobs that Beam runs on many machines.
     """
-    wall, cpu = rate(trials, "wall"), rate(trials, "cpu")
+    wall, cpu = wall_rate(trials, here), rate(trials, "cpu")
     memory = max(trial.memory for trial in trials)
     # The trials keep all cores busy, whatever the number of their items.
     idle = max(1.0, here / work.parts) if work.parts else 1.0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.plan.estimate import GIB, Rate, Trial, Work, estimates, rate, read_prices
+from pipelines.plan.estimate import GIB, Rate, Trial, Work, estimates, rate, read_prices, wall_rate
 from trainer.options import InputError
 
 TRIALS = [Trial(20, 0, 3.0, 4.0, 100, 2000), Trial(100, 0, 11.0, 20.0, 300, 10000)]
@@ -31,6 +31,18 @@ def test_a_third_trial_tells_the_rounds_apart():
     found = rate(trials, "wall")
     assert found == Rate(pytest.approx(10), pytest.approx(0.5), pytest.approx(7))
     assert found.of(1000, 4) == pytest.approx(10 + 500 + 28)
+
+
+def test_no_item_takes_less_than_its_core_seconds_on_all_cores():
+    # Another job kept the smaller trial waiting.
+    trials = [Trial(20, 0, 9.0, 4.0, 100, 0), Trial(100, 0, 11.0, 20.0, 300, 0)]
+    assert wall_rate(trials, 2) == Rate(pytest.approx(1.0), pytest.approx(0.1))
+    assert wall_rate(TRIALS, 2) == rate(TRIALS, "wall") and wall_rate(trials, 8) == rate(trials, "wall")
+    here, *_ = estimates(work(), trials, 2, 64, read_prices())
+    assert here.wall == pytest.approx(5 + 1 + 3600)
+    rounds = [Trial(10, 1, 30, 20, 0, 0), Trial(50, 1, 35, 60, 0, 0), Trial(20, 2, 40, 30, 0, 0)]
+    found = wall_rate(rounds, 2)
+    assert found.each == pytest.approx(0.5) and found.of(50, 1) == pytest.approx(35)
 
 
 def test_a_larger_trial_that_was_faster_gives_no_negative_times():

@@ -1,4 +1,4 @@
-"""A job on another runner: sent, followed to its end, found again by another run of the same command, and ended.
+"""A job on another runner: sent, found again by another run of the same command, and ended.
 
 A job's name holds a digest of its output folder and one of its command's options. So nothing needs to be noted
 anywhere: a later run asks the service for a job that writes to its folder, and knows whether that is its own.
@@ -19,48 +19,26 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import (
-    GoogleCloudOptions,
-    JobServerOptions,
-    PipelineOptions,
-    SparkRunnerOptions,
-)
+from apache_beam.options.pipeline_options import GoogleCloudOptions, JobServerOptions, PipelineOptions
 
 from pipelines.runner import jobserver, sending, services
 from pipelines.runner.boundary import cause
 from pipelines.runner.failures import quiet_beam, quiet_servers, readable
 from pipelines.runner.flags import JobOptions, is_dataflow, is_local, runner_name, shares_this_machine
-from pipelines.runner.progress import (
-    EXPECTED,
-    FOLDER,
-    REMOTE_SECONDS,
-    STAGED,
-    WATCH_SECONDS,
-    Heartbeat,
-    beats,
-    forget,
-    progress,
-    say,
-)
+from pipelines.runner.following import LOST, follow, see, service, unsent
+from pipelines.runner.progress import FOLDER, STAGED, Heartbeat, forget, say
 from pipelines.runner.services import Job
-from pipelines.runner.work import DONE
 from trainer import storage
 from trainer.files import scratch
 from trainer.options import CheckedOptions, InputError, to_json
 
 NAME = re.compile(r"(?:.*-)?(?P<output>[0-9a-f]{12})-(?P<options>[0-9a-f]{8})")
-LOST = 300.0
-"""Seconds without an answer after which a job is given up."""
 ENDING = 60.0
 """Seconds within which a job that is cancelled ends."""
-SILENCE = 120.0
-"""Seconds after which it is said that no worker has reported."""
 ASKING = 1.0
 """Seconds between two questions for a job that is on its way."""
 CANCELLED, FOLLOWED = "cancelled", "followed"
 """What `take_up` did."""
-ENDS_TOO = "the job ends as well, for its workers belong to this process; run the same command again to resume"
-AGAIN = "or let it finish: the same command, run again, follows it, and keeps what it wrote"
 
 
 def take_up(
@@ -103,7 +81,7 @@ def take_up(
         job, its_options = _await_arrival(options, output, title, folder)
     if asked.cancel:
         if job is None:
-            raise InputError(f"no job at {_service(options)} writes to {folder}; there is nothing to cancel")
+            raise InputError(f"no job at {service(options)} writes to {folder}; there is nothing to cancel")
         _cancel(job, options, folder)
         say(f"{title}: job {job.id} is being cancelled; finished outputs are kept", sys.stderr)
         return CANCELLED
@@ -111,18 +89,16 @@ def take_up(
         return ""
     if shares_this_machine(options):
         raise InputError(
-            f"job {job.id} at {_service(options)} writes to {folder} already, with workers of the process that sent "
+            f"job {job.id} at {service(options)} writes to {folder} already, with workers of the process that sent "
             "it; wait for its end or, where that process is gone, end the job with --cancel"
         )
     if its_options != ours:
         raise InputError(
-            f"job {job.id} at {_service(options)} writes to {folder} already, with other options or another command; "
+            f"job {job.id} at {service(options)} writes to {folder} already, with other options or another command; "
             "wait for its end, cancel it with --cancel, or give another --output"
         )
     if asked.no_wait:
-        raise InputError(
-            f"job {job.id} at {_service(options)} is at work on this already; omit --no_wait to follow it"
-        )
+        raise InputError(f"job {job.id} at {service(options)} is at work on this already; omit --no_wait to follow it")
     await_others(options, title, folder)
     return FOLLOWED
 
@@ -134,7 +110,7 @@ def await_others(options: PipelineOptions, title: str, folder: str) -> None:
     Raises as `follow` does.
     """
     while job := next(_same(options), None):
-        say(f"{title}: job {job.id} is at work on this already, and is followed{_see(job)}", sys.stderr)
+        say(f"{title}: job {job.id} is at work on this already, and is followed{see(job)}", sys.stderr)
         follow(job, options, title, folder)
 
 
@@ -182,7 +158,7 @@ def _await_arrival(options: PipelineOptions, output: str, title: str, folder: st
     left = sending.seconds_left(folder)
     deadline = time.monotonic() + left
     if left:
-        where = f"for it to be seen at {_service(options)}"
+        where = f"for it to be seen at {service(options)}"
         say(f"{title}: an earlier run ended while it sent a job; waiting up to {left:.0f} s {where}", sys.stderr)
     while time.monotonic() < deadline:
         time.sleep(min(ASKING, left))
@@ -200,7 +176,7 @@ def _active(options: PipelineOptions, output: str) -> Iterator[tuple[Job, str]]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{_service(options)} does not answer: {cause(error)}") from None
+        raise InputError(f"{service(options)} does not answer: {cause(error)}") from None
 
 
 def run(
@@ -290,7 +266,7 @@ def _send(
         return None
     job = services.sent(result, options, cloud.job_name or f"deeplab-{title}")
     if services.can_find(options):
-        say(f"{title}: job {job.id}{_see(job)}", sys.stderr)
+        say(f"{title}: job {job.id}{see(job)}", sys.stderr)
     if is_noted and _is_shown(job, options):
         sending.note(folder, expected, is_sending=False)
     return job
@@ -325,138 +301,5 @@ def _own_interrupt() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def follow(job: Job, options: PipelineOptions, title: str, folder: str, total: int = 0, unit: str = "items") -> None:
-    """Shows the progress of a job until its end.
-
-    Args:
-      job: the job.
-      options: of it.
-      title: of the command.
-      folder: what the job writes to.
-      total: how many `unit`s it will do; 0 where that was another process to say.
-
-    Raises:
-      InputError, storage.Unavailable: it failed or was cancelled, or there is no word of it any more.
-      KeyboardInterrupt: the user wants to wait no longer; its text says whether the job goes on, and how to end it.
-    """
-    try:
-        counts = storage.join(folder, FOLDER)
-        count = functools.partial(_done, job) if is_dataflow(options) else functools.partial(beats, counts)
-        watch = REMOTE_SECONDS if is_dataflow(options) or storage.is_remote(counts) else WATCH_SECONDS
-        if not total and not is_dataflow(options):
-            with contextlib.suppress(InputError, OSError, AttributeError):
-                expected = storage.read_json(storage.join(counts, EXPECTED))
-                total, unit = expected.get("total", 0), expected.get("unit", unit)
-        with quiet_beam(), progress(count, total, unit, title, sys.stderr, watch):
-            state = _wait(job, count, options, title)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_left_behind(job, options)) from None
-    with contextlib.suppress(Exception):  # of workers of this process, which are not needed any more
-        job.release()
-    failure = _failure(job, state, options, title)
-    if folder and not is_dataflow(options):
-        forget(folder)
-    if failure:
-        raise failure
-
-
-def _wait(job: Job, count: Callable[[], int], options: PipelineOptions, title: str) -> str:
-    """The state in which the job ends; others on the way are printed as they change."""
-    before, start, heard = "RUNNING", time.monotonic(), time.monotonic()
-    has_reported = False
-    while True:
-        try:
-            state = job.state()
-            heard = time.monotonic()
-        except Exception as error:  # whatever a service's client raises: the job may go on all the same
-            if time.monotonic() - heard > LOST:
-                lost = f"no word of the {title} job any more: {cause(error)}; it may go on all the same."
-                raise InputError(f"{lost} {_remedy(job, options)}") from None
-            state = before
-        if services.is_over(state):
-            return state
-        if state != before:
-            say(f"{title}: the job is {state.lower().replace('_', ' ')}", sys.stderr)
-            before = state
-        if not has_reported and time.monotonic() - start > SILENCE:
-            has_reported = True
-            with contextlib.suppress(Exception):
-                if not count():
-                    say(f"{title}: {_hint(options)}", sys.stderr)
-        time.sleep(job.poll)
-
-
-def _hint(options: PipelineOptions) -> str:
-    if is_dataflow(options):
-        return f"no worker has reported for {SILENCE:.0f} s; they take some minutes to start"
-    version = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
-    return (
-        f"no worker has reported for {SILENCE:.0f} s; each needs {version}, this version of this package and of Beam, "
-        "and the output folder under the same path: the runner's log tells more"
-    )
-
-
-def _failure(job: Job, state: str, options: PipelineOptions, title: str) -> Exception | None:
-    """What there is to say of a job that ended in that state, in one line; None where it is done."""
-    if state == "DONE":
-        return None
-    error = ""
-    with contextlib.suppress(Exception):  # the service has nothing to say, or is gone
-        error = job.error() if state == "FAILED" else ""
-    if error:
-        found = readable(RuntimeError(error), title)
-        return type(found)(f"{found}{_see(job)}")
-    return InputError(
-        f"{title}: the {runner_name(options)} job ended in state {state}{_see(job) or '; its own log has the cause'}. "
-        "Finished outputs are kept; run the same command again to resume"
-    )
-
-
-def _done(job: Job) -> int:
-    return (job.counters() or {}).get(DONE, 0)
-
-
 def _digest(text: bytes, length: int) -> str:
     return hashlib.sha256(text).hexdigest()[:length]
-
-
-def _see(job: Job) -> str:
-    return f"; see {job.page}" if job.page else ""
-
-
-def unsent(options: PipelineOptions) -> str:
-    """What to say where a job was interrupted while it was being sent."""
-    if shares_this_machine(options):
-        return ENDS_TOO
-    if services.can_find(options):
-        return "the job was being sent; the same command, run again, follows it if it runs, and with --cancel ends it"
-    return "the job was being sent; if it runs already, cancel it there. Run the same command again to resume"
-
-
-def _left_behind(job: Job, options: PipelineOptions) -> str:
-    if not shares_this_machine(options):
-        return f"the job goes on. {_remedy(job, options)}"
-    with contextlib.suppress(Exception):
-        job.cancel()
-    with contextlib.suppress(Exception):
-        job.release()
-    return ENDS_TOO
-
-
-def _remedy(job: Job, options: PipelineOptions) -> str:
-    """Where the job is, how to cancel it, and how to go on with what it does."""
-    where = f"It is {job.id} at {_service(options)}{_see(job)}"
-    if services.can_find(options):
-        return f"{where}; cancel it with the same command and --cancel, {AGAIN}"
-    return (
-        f"{where}; cancel it there, or let it finish and then run the same command again, which keeps what it wrote; "
-        "not before"
-    )
-
-
-def _service(options: PipelineOptions) -> str:
-    """What people know as the place where jobs of these options run."""
-    if is_dataflow(options):
-        return "Dataflow"
-    spark = options.view_as(SparkRunnerOptions).spark_master_url if runner_name(options) == "sparkrunner" else ""
-    return jobserver.endpoint(options) or services.flink_master(options) or spark or runner_name(options)

@@ -9,9 +9,10 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 
-from pipelines.runner import progress, remote, services
+from pipelines.runner import following, progress, services
 from pipelines.runner.flags import beam_options
-from pipelines.runner.remote import CANCELLED, FOLLOWED, follow, take_up
+from pipelines.runner.following import follow
+from pipelines.runner.remote import CANCELLED, FOLLOWED, take_up
 from pipelines.runner.run import run
 from pipelines.runner.services import DataflowJob
 from tests.drawn.dataflow import FLAGS, Dataflow, dataflow
@@ -72,7 +73,7 @@ def test_a_service_that_is_silent_for_a_while_is_asked_again(service, monkeypatc
     service.states, service.failing = ["RUNNING", "RUNNING", "DONE"], 3
     followed(service)
     assert service.failing == 0
-    monkeypatch.setattr(remote, "LOST", 0.05)
+    monkeypatch.setattr(following, "LOST", 0.05)
     service.failing = -1
     with pytest.raises(InputError) as error:
         followed(service)

@@ -14,10 +14,11 @@ import apache_beam as beam
 import pytest
 
 from pipelines import cli
-from pipelines.runner import progress, remote, services
+from pipelines.runner import following, progress, remote, services
 from pipelines.runner.flags import beam_options
+from pipelines.runner.following import follow
 from pipelines.runner.progress import Heartbeat
-from pipelines.runner.remote import follow, take_up
+from pipelines.runner.remote import take_up
 from pipelines.runner.run import run
 from pipelines.runner.services import Job
 from tests.drawn.places import ROOT
@@ -76,7 +77,7 @@ def test_ctrl_c_says_that_the_job_goes_on_and_how_to_end_it(flags, remedy, tmp_p
 def test_a_lost_connection_is_not_taken_for_the_end_of_the_job(flags, remedy, tmp_path, monkeypatch):
     options = beam_options(flags)
     follow(Drawn("RUNNING", ConnectionError(), "DONE"), options, "segment", str(tmp_path))
-    monkeypatch.setattr(remote, "LOST", 0.02)
+    monkeypatch.setattr(following, "LOST", 0.02)
     with pytest.raises(InputError) as error:
         follow(Drawn("RUNNING", ConnectionError("reset\nby peer")), options, "segment", str(tmp_path))
     said = "no word of the segment job any more: ConnectionError: reset by peer; it may go on all the same. "
@@ -127,7 +128,7 @@ def test_workers_count_in_cloud_storage_too(bucket, monkeypatch):
 
 def test_that_no_worker_reports_is_said_once(tmp_path, monkeypatch, capsys):
     (tmp_path / progress.FOLDER).mkdir()
-    monkeypatch.setattr(remote, "SILENCE", 0.0)
+    monkeypatch.setattr(following, "SILENCE", 0.0)
     follow(Drawn(*["RUNNING"] * 5, "DONE"), beam_options(PORTABLE), "segment", str(tmp_path))
     assert capsys.readouterr().err.count("no worker has reported for 0 s; each needs Python") == 1
 
@@ -256,9 +257,9 @@ def test_ctrl_c_ends_a_portable_job_and_its_workers():
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, **pipes) as process:
         guard = threading.Timer(300, process.kill)  # starting takes a minute on a busy machine
         guard.start()
-        assert process.stdout.readline() == "at work\n"
+        began = process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
         guard.cancel()
-    assert process.returncode == 130
+    assert (began, process.returncode) == ("at work\n", 130), said
     assert "deeplab demo: interrupted; the job ends as well" in said and "Traceback" not in said

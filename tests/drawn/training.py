@@ -34,7 +34,9 @@ def colour_network(num_classes: int, **_) -> keras.Model:
     image = keras.Input([None, None, 3])
     x = keras.layers.BatchNormalization()(keras.layers.Rescaling(1 / 127.5, offset=-1.0)(image))
     x = keras.layers.Dropout(0.1)(x)
-    return keras.Model(image, Subpixel(num_classes, 1, name=layer_name("logits/semantic"))([x, image]))
+    return keras.Model(
+        image, Subpixel(num_classes, 1, dtype="float32", name=layer_name("logits/semantic"))([x, image])
+    )
 
 
 def pooled_network(num_classes: int, dropout: float = 0, **_) -> keras.Model:
@@ -44,7 +46,9 @@ def pooled_network(num_classes: int, dropout: float = 0, **_) -> keras.Model:
     pooled = conv(keras.layers.GlobalAveragePooling2D(keepdims=True)(x), "image_pooling", 8, norm=norm)
     x = keras.layers.Concatenate()([BroadcastLike()([pooled, x]), x])
     x = keras.layers.Dropout(dropout)(x) if dropout else x
-    return keras.Model(image, Subpixel(num_classes, 2, name=layer_name("logits/semantic"))([x, image]))
+    return keras.Model(
+        image, Subpixel(num_classes, 2, dtype="float32", name=layer_name("logits/semantic"))([x, image])
+    )
 
 
 def history(output) -> list[dict[str, str]]:

@@ -15,27 +15,33 @@ from keras import ops
 from trainer import processes
 
 
-def _is_tensorflow() -> bool:
-    return keras.backend.backend() == "tensorflow"
+def _is(backend: str) -> bool:
+    return keras.backend.backend() == backend
 
 
 def accelerator() -> str:
     """The first device that is not a CPU, as the backend names it; "" without one."""
-    if _is_tensorflow():
+    if _is("tensorflow"):
         import tensorflow as tf
 
         return next((device.name for device in tf.config.list_logical_devices("GPU")), "")
+    if _is("torch"):
+        import torch
+
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     import jax
 
     return "" if jax.default_backend() == "cpu" else str(jax.devices()[0])
 
 
 def compiled(function: Any) -> Any:
-    """`function` of arrays, as one graph of the backend."""
-    if _is_tensorflow():
+    """`function` of arrays, as one graph of the backend; PyTorch, as Keras uses it, has none."""
+    if _is("tensorflow"):
         import tensorflow as tf
 
         return tf.function(function, jit_compile=bool(accelerator()))
+    if _is("torch"):
+        return function
     import jax
 
     return jax.jit(function)
@@ -68,7 +74,7 @@ def matrix_products(dtype: str, side: int, clock: Callable[[], float]) -> float:
 
 def operations(network: keras.Model, shape: tuple[int, ...]) -> float:
     """Floating-point operations of a pass over images of `shape` [B, H, W, 3], as the backend counts them."""
-    if _is_tensorflow():
+    if _is("tensorflow"):
         import tensorflow as tf
 
         tf.get_logger().setLevel("ERROR")  # the profiler is said to be of version 1
@@ -77,6 +83,13 @@ def operations(network: keras.Model, shape: tuple[int, ...]) -> float:
         builder = tf.compat.v1.profiler.ProfileOptionBuilder
         options = builder(builder.float_operation()).with_empty_output().build()
         return float(tf.compat.v1.profiler.profile(graph, options=options).total_float_ops)
+    if _is("torch"):
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network(np.zeros(shape, "uint8"), training=False)
+        return float(counter.get_total_flops())
     import jax
 
     groups = (network.trainable_variables, network.non_trainable_variables)
@@ -89,10 +102,14 @@ def peak_memory() -> float:
     """GiB: of the accelerator, the most that arrays took; without one, the most that this process ever held."""
     if not accelerator():
         return processes.peak_memory() / 2**30
-    if _is_tensorflow():
+    if _is("tensorflow"):
         import tensorflow as tf
 
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30
+    if _is("torch"):
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**30
     import jax
 
     return jax.devices()[0].memory_stats()["peak_bytes_in_use"] / 2**30

@@ -224,6 +224,20 @@ def _compiled(network: keras.Model, *dtypes: str, frozen: bool = False) -> Calla
 
         return tf.function(traced, input_signature=specs, autograph=False).get_concrete_function()
     lock = threading.Lock()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        @jax.jit
+        def apply(trained: list[Any], others: list[Any], *inputs: Any) -> Any:
+            return network.stateless_call(trained, others, inputs if inputs[1:] else inputs[0], training=False)[0]
+
+        def call(*inputs: Any) -> Any:
+            groups = (network.trainable_variables, network.non_trainable_variables)
+            with lock:
+                # What one network returns stays on the device for the next.
+                return apply(*([variable.value for variable in group] for group in groups), *inputs)
+
+        return call
 
     def run(*inputs: np.ndarray) -> Any:
         with lock:

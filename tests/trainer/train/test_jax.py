@@ -85,6 +85,15 @@ def end(self, *arguments, before=steps.Steps.on_train_batch_end):
 steps.Steps.on_train_batch_end = end
 """
 
+TERMINATED = """
+def end(self, *arguments, before=steps.Steps.on_train_batch_end):
+    if self.done == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+    before(self, *arguments)
+
+steps.Steps.on_train_batch_end = end
+"""
+
 
 class Forks:
     """Programs that begin with all that `FORKS` imports."""
@@ -126,11 +135,12 @@ class Forks:
 @pytest.fixture(scope="module")
 def trained(records, tmp_path_factory):
     """A folder with the trainings "one" (device), "devices" (two) and "hosts" (two of one device each, one of which
-    was killed before both were started again)."""
+    was killed, then one sent SIGTERM, before both were started again)."""
     output = tmp_path_factory.mktemp("jax")
     forks = Forks(output, records)
     devices = forks.start("devices", DEVICES, devices=2)
-    (output / "ended.json").write_text(json.dumps(forks.hosts("killed", HOST, KILLED + HOST)))
+    ended = [forks.hosts("killed", HOST, KILLED + HOST), forks.hosts("terminated", HOST, TERMINATED + HOST)]
+    (output / "ended.json").write_text(json.dumps(ended))
     assert forks.hosts("resumed", HOST, HOST) == [0, 0], (output / "resumed-0.txt").read_text()[-3000:]
     assert forks.wait(devices) == 0, (output / "devices.txt").read_text()[-3000:]
     forks.process.communicate()
@@ -138,11 +148,15 @@ def trained(records, tmp_path_factory):
 
 
 def test_a_host_ends_with_a_word_when_another_is_killed_and_both_resume(trained):
-    assert json.loads((trained / "ended.json").read_text()) == [75, -signal.SIGKILL]
-    said = (trained / "killed-0.txt").read_text()
-    assert "deeplab train: error: host 0 of 2 waited for another, which went away (" in said
-    assert "run the same command again on every host to resume" in said and "Traceback" not in said
-    assert re.search("resuming after step [12] of 4 in epoch 1 of 1", (trained / "resumed-0.txt").read_text())
+    killed, terminated = json.loads((trained / "ended.json").read_text())
+    assert killed == [75, -signal.SIGKILL] and terminated == [75, 143]
+    for name in ("killed", "terminated"):
+        said = (trained / f"{name}-0.txt").read_text()
+        assert "deeplab train: error: host 0 of 2 waited for another, which went away (" in said
+        assert "run the same command again on every host to resume" in said and "Traceback" not in said
+    assert "deeplab train: terminated; " in (trained / "terminated-1.txt").read_text()
+    assert re.search("resuming after step [12] of 4 in epoch 1 of 1", (trained / "terminated-0.txt").read_text())
+    assert re.search("resuming after step [123] of 4 in epoch 1 of 1", (trained / "resumed-0.txt").read_text())
 
 
 @pytest.mark.parametrize("name", ["devices", "hosts"])

@@ -25,7 +25,7 @@ from trainer.network.deeplab import deeplab_v3_plus
 
 BACKBONES = ("mobilenet_v2", "resnet_v1_50_beta")
 
-OURS = {"subpixel_start": "bilinear", "decoder": True}
+OURS = {"subpixel": "kernels", "decoder": True}
 """What `deeplab train` builds, see `trainer.train.model.architecture`."""
 LIKE_KERAS_HUB = {"output_stride": 32, "aspp_rates": [6, 12, 18], "decoder": True, "head": "bilinear"}
 LIKE_THE_PORT = {"output_stride": 8, "decoder": False, "head": "bilinear"}

@@ -47,7 +47,7 @@ def untrained(folder: str) -> str:
     from trainer.network.deeplab import deeplab_v3_plus
     from trainer.network.folder import save_model
 
-    architecture = {"num_classes": scenes.PALETTE.num_classes, "subpixel_start": "bilinear", "decoder": True}
+    architecture = {"num_classes": scenes.PALETTE.num_classes, "subpixel": "kernels", "decoder": True}
     card = ModelCard(
         architecture=architecture, palette=scenes.PALETTE, max_side=0, training={}, data_fingerprint="", scores={}
     )

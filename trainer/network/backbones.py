@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from trainer.network.layers import Features
 from trainer.network.mobilenet import mobilenet_v2, mobilenet_v3
 from trainer.network.resnet import resnet
 from trainer.network.xception import xception
@@ -19,7 +20,7 @@ class Backbone(NamedTuple):
     """A backbone, and what DeepLab puts behind it as published.
 
     Attributes:
-      build: (x, *, output_stride, block_strides, momentum) -> features and low-level features.
+      build: (x, *, output_stride, block_strides, momentum) -> `layers.Features`.
       has_multi_grid: whether `build` takes `multi_grid`, factors on the last atrous rates.
       has_alpha: whether `build` takes `alpha`, a factor on the number of channels.
       has_decoder: whether low-level features refine the result.
@@ -31,7 +32,7 @@ class Backbone(NamedTuple):
       output_stride: that it was published with.
     """
 
-    build: Callable[..., tuple[Any, Any]]
+    build: Callable[..., Features]
     has_multi_grid: bool
     has_alpha: bool
     has_decoder: bool

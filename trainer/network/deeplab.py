@@ -14,17 +14,20 @@ from keras import layers, ops
 
 from trainer.network.backbones import PUBLISHED
 from trainer.network.layers import (
+    KERNEL,
     BroadcastLike,
     Norm,
+    PixelUnshuffle,
     StretchLike,
     Subpixel,
+    SubpixelKernels,
     Upsample,
     WindowMeans,
     conv,
     layer_name,
     separable,
 )
-from trainer.network.options import BACKBONES, HEADS, MAX_ALPHA, OUTPUT_STRIDES, SUBPIXEL_STARTS
+from trainer.network.options import BACKBONES, HEADS, MAX_ALPHA, OUTPUT_STRIDES, SUBPIXEL_STARTS, SUBPIXELS
 from trainer.options import InputError
 
 # Of ASPP and decoder; the backbones have their own.
@@ -36,6 +39,9 @@ HEAD, UPSAMPLE = layer_name("logits/semantic"), "logits-upsample"
 
 HEAD_SCOPES = ("image_pooling", "aspp", "meta_architecture", "concat", "decoder", "logits")
 """What the names of the layers behind the backbone begin with."""
+
+GUIDE = 64
+"""Channels that the kernels of the subpixel head are made of."""
 
 BLOCK_STRIDES = (2, 4, 8, 16, 32)
 """Strides whose cells may be centred on blocks, see `trainer.network.layers`."""
@@ -54,6 +60,7 @@ def _check(
     alpha: float,
     output_stride: int,
     head: str,
+    subpixel: str,
     subpixel_start: str,
     aspp_rates: Sequence[int] | None,
     block_strides: Sequence[int] | None,
@@ -72,6 +79,8 @@ def _check(
         raise InputError(f"output_stride must be 8, 16 or 32, got {output_stride!r}")
     if head not in HEADS:
         raise InputError(f"head must be one of {', '.join(HEADS)}, got {head!r}")
+    if subpixel not in SUBPIXELS:
+        raise InputError(f"subpixel must be one of {', '.join(SUBPIXELS)}, got {subpixel!r}")
     if subpixel_start not in SUBPIXEL_STARTS:
         raise InputError(f"subpixel_start must be one of {', '.join(SUBPIXEL_STARTS)}, got {subpixel_start!r}")
     rates = aspp_rates or ()
@@ -157,6 +166,20 @@ def _light_decoder(x: Any, low_level: Any, stride: int) -> Any:
     return layers.Concatenate(name="decoder-concat")([x, low_level])
 
 
+def _with_guide(x: Any, fine: Any, stride: int, norm: Norm) -> Any:
+    """Features of `stride`, and behind them what the head's kernels are made of: -> [B, H, W, C + GUIDE].
+
+    Those are the features again, and the fine ones of every block, which know where in it the image has its edges.
+    """
+    fine = PixelUnshuffle(stride // 2, name="logits-unshuffle")([fine, x])
+    guide = [
+        conv(x, "logits/feature_projection0", GUIDE, norm=norm),
+        conv(fine, "logits/feature_projection1", GUIDE, norm=norm),
+    ]
+    guide = separable(layers.Concatenate(name="logits-concat")(guide), "logits/guide", GUIDE, norm=norm)
+    return layers.Concatenate(name="logits-inputs")([x, guide])
+
+
 class Parts(NamedTuple):
     """A network in two parts, so that logits need not be there for all pixels at once; see `split`.
 
@@ -167,30 +190,33 @@ class Parts(NamedTuple):
         Of rows i to j + overlap of the features it gives the logits of a tile, pixels stride·i to stride·j.
       stride: pixels per feature.
       overlap: rows and columns of features that the head looks at beyond those of a tile, where there are any.
+      values: numbers that the head has for every pixel.
     """
 
     features: keras.Model
     head: keras.Model
     stride: int
     overlap: int
+    values: int
 
 
 def split(model: keras.Model) -> Parts:
     """The two parts of a network from `deeplab_v3_plus`, made of its own layers."""
-    head = model.get_layer(HEAD)
-    is_subpixel = isinstance(head, Subpixel)
+    head, classes = model.get_layer(HEAD), model.output.shape[-1]
+    is_subpixel = isinstance(head, Subpixel | SubpixelKernels)
     features = head.input[0] if is_subpixel else head.input
     x = keras.Input(features.shape[1:], dtype=features.dtype)
     reference = keras.Input((None, None, 3), dtype="uint8")
     if not is_subpixel:
         upsample = model.get_layer(UPSAMPLE)
         logits, stride, overlap = upsample([head(x), reference]), upsample.stride, 1
-    elif head.start == "bilinear":
+    elif isinstance(head, SubpixelKernels) or head.start == "bilinear":
         features = ops.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="symmetric")
         logits, stride, overlap = head([x, reference], bordered=True), head.factor, 2
     else:
         logits, stride, overlap = head([x, reference]), head.factor, 0
-    return Parts(keras.Model(model.input, features), keras.Model([x, reference], logits), stride, overlap)
+    values = classes + 2 * KERNEL if isinstance(head, SubpixelKernels) else classes
+    return Parts(keras.Model(model.input, features), keras.Model([x, reference], logits), stride, overlap, values)
 
 
 def deeplab_v3_plus(
@@ -200,6 +226,7 @@ def deeplab_v3_plus(
     alpha: float = 1.0,
     output_stride: int = 16,
     head: str = "subpixel",
+    subpixel: str = "logits",
     subpixel_start: str = "nearest",
     decoder: bool | None = None,
     aspp_rates: Sequence[int] | None = None,
@@ -219,10 +246,12 @@ def deeplab_v3_plus(
       backbone: one of BACKBONES.
       alpha: factor on MobileNetV2's channels, above 0 and at most MAX_ALPHA.
       output_stride: 8, 16 or 32; the stride of the backbone's last features.
-      head: "bilinear" (1x1 convolution, then interpolation) or "subpixel" (1x1 convolution to num_classes·s² channels,
-        then pixel shuffle; s is 4 with the decoder, 8 with that of MobileNetV3, `output_stride` without).
-      subpixel_start: what the subpixel head starts from, "bilinear" or "nearest"; see `layers.Subpixel`. Model folders
-        of version 0.3 and before do not say it, and are "nearest".
+      head: "bilinear" (1x1 convolution, then interpolation) or "subpixel" (1x1 convolution to s² times as many
+        channels, then pixel shuffle; s is 4 with the decoder, 8 with that of MobileNetV3, `output_stride` without).
+      subpixel: what is shuffled, "logits" (`layers.Subpixel`) or "kernels" (`layers.SubpixelKernels`). Model folders
+        of version 0.7 and before do not say it, and are "logits".
+      subpixel_start: what the subpixel head of logits starts from, "bilinear" or "nearest". Model folders of version
+        0.3 and before do not say it, and are "nearest".
       decoder: whether to refine at stride 4; None: as published, see `backbones.PUBLISHED`.
       aspp_rates: atrous rates of ASPP; None: as published, see `backbones.PUBLISHED` and `published_rates`.
       block_strides: the strides whose cells are centred on blocks, see `trainer.network.layers`; None: that of the
@@ -243,6 +272,7 @@ def deeplab_v3_plus(
         alpha,
         output_stride,
         head,
+        subpixel,
         subpixel_start,
         aspp_rates,
         block_strides,
@@ -262,7 +292,7 @@ def deeplab_v3_plus(
     x = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="scale")(image)
     width = {"alpha": alpha} if published.has_alpha else {}
     grid = {"multi_grid": multi_grid} if multi_grid else {}
-    x, low_level = published.build(
+    x, low_level, fine = published.build(
         x, output_stride=output_stride, block_strides=block_strides, momentum=momentum, **width, **grid
     )
     if published.is_light:
@@ -275,7 +305,10 @@ def deeplab_v3_plus(
             x = _aspp(x, aspp_rates, norm, dropout)
         x = _decoder(x, low_level, output_stride, norm) if decoder else x
     # The loss needs logits of full precision whatever the policy of the layers before.
-    if head == "subpixel":
+    if head == "subpixel" and subpixel == "kernels":
+        x = _with_guide(x, fine, stride, norm)
+        x = SubpixelKernels(num_classes, stride, GUIDE, dtype="float32", name=HEAD)([x, image])
+    elif head == "subpixel":
         x = Subpixel(num_classes, stride, subpixel_start, dtype="float32", name=HEAD)([x, image])
     else:
         x = layers.Conv2D(num_classes, 1, dtype="float32", name=HEAD)(x)

@@ -281,7 +281,7 @@ def predictor(model: keras.Model, what: str = "ids", frozen: bool = False) -> Ca
     def predict(images: np.ndarray) -> Any:
         features = network(images)
         batch, height, width, _ = images.shape
-        cells = tile_bytes // (batch * stride**2 * parts.head.output.shape[-1] * 4)
+        cells = tile_bytes // (batch * stride**2 * parts.values * 4)
         results: list[np.ndarray] = []
         for rows, columns in _tiles(math.ceil(height / stride), math.ceil(width / stride), cells, TILE_SIDE // stride):
             seen = (slice(rows.start, rows.stop + parts.overlap), slice(columns.start, columns.stop + parts.overlap))

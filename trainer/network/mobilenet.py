@@ -10,7 +10,7 @@ from typing import Any
 
 from keras import layers
 
-from trainer.network.layers import Norm, conv, depthwise, layer_name
+from trainer.network.layers import Features, Norm, conv, depthwise, layer_name
 from trainer.network.strides import Stride
 
 EPSILON = 1e-3
@@ -42,7 +42,7 @@ def _expanded(channels: int, expansion: int) -> int:
 
 def mobilenet_v2(
     x: Any, *, alpha: float = 1.0, output_stride: int = 16, block_strides: Collection[int] = (), momentum: float = 0.99
-) -> tuple[Any, Any]:
+) -> Features:
     """MobileNetV2 (arXiv:1801.04381) without the last 1280-channel expansion, as DeepLab uses it.
 
     Args:
@@ -53,8 +53,7 @@ def mobilenet_v2(
       momentum: of batch normalisation.
 
     Returns:
-      The features [B, ceil(H/output_stride), ceil(W/output_stride), 320·alpha] and the low-level features
-      [B, ceil(H/4), ceil(W/4), 144·alpha] for the decoder.
+      Last features of 320·alpha channels, low-level ones of 144·alpha and stride 4, fine ones of 16·alpha.
     """
     norm = Norm(momentum, EPSILON)
     stride = Stride(output_stride, block_strides)
@@ -69,7 +68,7 @@ def mobilenet_v2(
         on_blocks=first["on_blocks"],
         activation="relu6",
     )
-    low_level = None
+    low_level = fine = None
     blocks = [
         (expansion, channels, step if repeat == 0 else 1)
         for expansion, channels, count, step in _MOBILENET_V2
@@ -86,7 +85,8 @@ def mobilenet_v2(
         x = conv(x, f"{scope}/project", _channels(channels, alpha), norm=norm, activation=None)
         if step == 1 and inputs.shape[-1] == x.shape[-1]:
             x = layers.Add(name=layer_name(f"{scope}/add"))([inputs, x])
-    return x, low_level
+        fine = x if index == 0 else fine
+    return Features(x, low_level, fine)
 
 
 # Howard et al., arXiv:1905.02244, tables 1 and 2, of which DeepLab halves the last blocks: kernel, expanded channels,
@@ -145,7 +145,7 @@ def mobilenet_v3(
     output_stride: int = 32,
     block_strides: Collection[int] = (),
     momentum: float = 0.99,
-) -> tuple[Any, Any]:
+) -> Features:
     """MobileNetV3 (arXiv:1905.02244) without its classifier, its last blocks half as wide, as DeepLab uses it.
 
     Args:
@@ -156,14 +156,13 @@ def mobilenet_v3(
       momentum: of batch normalisation.
 
     Returns:
-      The features [B, ceil(H/output_stride), ceil(W/output_stride), 480 or 288] and the low-level features
-      [B, ceil(H/8), ceil(W/8), 120 or 88] for the decoder.
+      Last features of 480 or 288 channels, low-level ones of 120 or 88 and stride 8, fine ones of 16.
     """
     norm = Norm(momentum, EPSILON)
     stride = Stride(output_stride, block_strides)
     first = {name: value for name, value in stride.step(2).items() if name != "rate"}
     x = conv(x, "MobilenetV3/Conv", 16, norm=norm, kernel_size=3, activation="hard_swish", **first)
-    low_level = None
+    low_level, fine = None, x
     for index, (kernel, expanded, channels, excites, activation, step) in enumerate(_MOBILENET_V3[size]):
         scope = f"MobilenetV3/expanded_conv_{index}" if index else "MobilenetV3/expanded_conv"
         inputs = x
@@ -178,4 +177,4 @@ def mobilenet_v3(
         x = conv(x, f"{scope}/project", channels, norm=norm, activation=None)
         if step == 1 and inputs.shape[-1] == channels:
             x = layers.Add(name=layer_name(f"{scope}/add"))([inputs, x])
-    return conv(x, "MobilenetV3/Conv_1", _LAST[size], norm=norm, activation="hard_swish"), low_level
+    return Features(conv(x, "MobilenetV3/Conv_1", _LAST[size], norm=norm, activation="hard_swish"), low_level, fine)

@@ -11,6 +11,7 @@ from trainer.options import CheckedOptions, option
 MOBILENETS = ("mobilenet_v2", "mobilenet_v3_large_seg", "mobilenet_v3_small_seg")
 BACKBONES = (*MOBILENETS, "xception_41", "xception_65", "xception_71", "resnet_v1_50_beta", "resnet_v1_101_beta")
 HEADS = ("subpixel", "bilinear")
+SUBPIXELS = ("kernels", "logits")
 SUBPIXEL_STARTS = ("bilinear", "nearest")
 OUTPUT_STRIDES = (8, 16, 32)
 MAX_ALPHA = 4
@@ -53,10 +54,17 @@ class NetworkOptions(CheckedOptions):
         16, "input pixels per feature; 8 is finer and slower", choices=OUTPUT_STRIDES, group="network"
     )
     head: str = option("subpixel", "how features become pixels", choices=HEADS, group="network")
+    subpixel: str = option(
+        "kernels",
+        "what the subpixel head has for each pixel: a kernel, which weighs the logits of the 3x3 cells around it and "
+        "is guided by the finest features of the image; or logits of its own, as up to version 0.7",
+        choices=SUBPIXELS,
+        group="network",
+    )
     subpixel_start: str = option(
         "bilinear",
-        "what the subpixel head starts as: bilinear interpolation, or nearest neighbour, whose blocks show where it "
-        "learns little",
+        "what the subpixel head of logits starts as: bilinear interpolation, or nearest neighbour, whose blocks show "
+        "where it learns little",
         choices=SUBPIXEL_STARTS,
         group="network",
     )

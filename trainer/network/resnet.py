@@ -11,7 +11,7 @@ from typing import Any
 
 from keras import layers
 
-from trainer.network.layers import Norm, conv, layer_name, next_pixel, pad
+from trainer.network.layers import Features, Norm, conv, layer_name, next_pixel, pad
 from trainer.network.strides import Stride
 
 EPSILON = 1e-5
@@ -55,8 +55,8 @@ def resnet(
     block_strides: Collection[int] = (),
     multi_grid: Sequence[int] = (1, 1, 1),
     momentum: float = 0.99,
-) -> tuple[Any, Any]:
-    """Features and low-level features of ResNet.
+) -> Features:
+    """Features of ResNet.
 
     Args:
       x: [B, H, W, 3] in [-1, 1].
@@ -67,8 +67,7 @@ def resnet(
       momentum: of batch normalisation.
 
     Returns:
-      The features [B, ceil(H/output_stride), ceil(W/output_stride), 2048] and the low-level features
-      [B, ceil(H/4), ceil(W/4), 256] for the decoder.
+      Last features of 2048 channels, low-level ones of 256 and stride 4, fine ones of 128.
     """
     norm = Norm(momentum, EPSILON)
     stride = Stride(output_stride, block_strides)
@@ -76,7 +75,7 @@ def resnet(
     first, second = stride.step(2), stride.step(2)
     x = conv(x, f"{root}/conv1_1", 64, norm=norm, kernel_size=3, strides=2, on_blocks=first["on_blocks"])
     x = conv(x, f"{root}/conv1_2", 64, norm=norm, kernel_size=3)
-    x = conv(x, f"{root}/conv1_3", 128, norm=norm, kernel_size=3)
+    x = fine = conv(x, f"{root}/conv1_3", 128, norm=norm, kernel_size=3)
     # After a rectification, zeros around the map are never the greatest.
     x = pad(x, f"{root}/pool1", second["on_blocks"])
     x = layers.MaxPooling2D(3, strides=2, name=layer_name(f"{root}/pool1"))(x)
@@ -89,4 +88,4 @@ def resnet(
             x, third = _bottleneck(x, scope, channels, norm=norm, step=step, grid=grid)
             if (block, unit) == (1, 2):
                 low_level = third
-    return x, low_level
+    return Features(x, low_level, fine)

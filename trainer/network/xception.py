@@ -10,7 +10,7 @@ from typing import Any
 
 from keras import layers
 
-from trainer.network.layers import Norm, conv, layer_name, separable
+from trainer.network.layers import Features, Norm, conv, layer_name, separable
 from trainer.network.strides import Stride
 
 EPSILON = 1e-3
@@ -75,8 +75,8 @@ def xception(
     block_strides: Collection[int] = (),
     multi_grid: Sequence[int] = (1, 1, 1),
     momentum: float = 0.99,
-) -> tuple[Any, Any]:
-    """Features and low-level features of Xception.
+) -> Features:
+    """Features of Xception.
 
     Args:
       x: [B, H, W, 3] in [-1, 1].
@@ -87,8 +87,7 @@ def xception(
       momentum: of batch normalisation.
 
     Returns:
-      The features [B, ceil(H/output_stride), ceil(W/output_stride), 2048] and the low-level features
-      [B, ceil(H/4), ceil(W/4), 256] for the decoder.
+      Last features of 2048 channels, low-level ones of 256 and stride 4, fine ones of 64.
     """
     norm = Norm(momentum, EPSILON)
     stride = Stride(output_stride, block_strides)
@@ -96,7 +95,7 @@ def xception(
     root = f"xception_{depth}"
     x = conv(x, f"{root}/entry_flow/conv1_1", 32, norm=norm, kernel_size=3, strides=2, on_blocks=first["on_blocks"])
     x = conv(x, f"{root}/entry_flow/conv1_2", 64, norm=norm, kernel_size=3)
-    low_level = None
+    low_level, fine = None, x
     # Scope, depths, shortcut, rectification inside, stride, grid.
     plain = (1, 1, 1)
     blocks = [
@@ -118,4 +117,4 @@ def xception(
         )
         if before == 4 and low_level is None and step == 2:
             low_level = second
-    return x, low_level
+    return Features(x, low_level, fine)

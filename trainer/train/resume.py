@@ -211,10 +211,10 @@ def _said_today(options: dict[str, Any]) -> dict[str, Any]:
 
     Up to version 0.3 the subpixel head had one start, and there was a decoder where it was published, unless said
     otherwise; up to version 0.4 the backbone learnt at the rate of the rest, from the cross-entropy alone; up to
-    version 0.6 there was no dense prediction cell.
+    version 0.6 there was no dense prediction cell, and up to version 0.7 no subpixel head of kernels.
     """
     if options.get("head") == "subpixel":
-        options = {"subpixel_start": "nearest"} | options
+        options = {"subpixel": "logits", "subpixel_start": "nearest"} | options
     options = {"backbone_rate": 1.0, "lovasz": 0.0, "dense_prediction_cell": False} | options
     if "decoder" in options and options["decoder"] is None:
         options = options | {"decoder": PUBLISHED[options["backbone"]].has_decoder}
@@ -226,8 +226,7 @@ def _older_defaults(options: dict[str, Any]) -> dict[str, Any]:
     today, names = _said_today(options), []
     if "recipe" not in options and options.get("epochs") == 30:
         names.append("epochs")
-    if "subpixel_start" not in options and "subpixel_start" in today:
-        names.append("subpixel_start")
+    names += [name for name in ("subpixel", "subpixel_start") if name not in options and name in today]
     if "decoder" in options and options["decoder"] is None:
         names.append("decoder")
     if "checkpoint_minutes" not in options:  # up to version 0.5 no recipe set these

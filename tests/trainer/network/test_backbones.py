@@ -93,7 +93,7 @@ def test_features_of_a_resnet_lie_on_pixels_or_on_the_middle_of_blocks(block_str
             layer.set_weights([kernel])
     rows, columns = np.meshgrid(np.arange(80), np.arange(80), indexing="ij")
     pixels = (1e-5 + 1e-8 * (rows * 80 + columns)).astype("float32")
-    features, low_level = model(np.repeat(pixels[None, :, :, None], 3, axis=3))
+    features, low_level, _ = model(np.repeat(pixels[None, :, :, None], 3, axis=3))
     for values, stride in ((features, 16), (low_level, 4)):
         values = ops.convert_to_numpy(values)[0, :, :, 0]
         at = 2 + (shift if stride == 16 or block_stride == 4 else 0)

@@ -22,6 +22,8 @@ def small_model() -> keras.Model:
 @pytest.mark.parametrize(
     ("output_stride", "head", "start", "decoder"),
     [
+        (16, "kernels", "bilinear", True),
+        (32, "kernels", "bilinear", False),
         (8, "bilinear", "nearest", False),
         (8, "subpixel", "bilinear", True),
         (16, "bilinear", "bilinear", True),
@@ -33,6 +35,7 @@ def small_model() -> keras.Model:
 )
 def test_logits_have_the_size_of_the_image_whatever_it_is(output_stride, head, start, decoder):
     numbers = {"output_stride": output_stride, "head": head, "subpixel_start": start, "decoder": decoder}
+    numbers |= {"head": "subpixel", "subpixel": "kernels"} if head == "kernels" else {}
     model = deeplab_v3_plus(3, alpha=0.25, aspp_rates=(2,) if decoder else None, **numbers)
     assert model.output_shape == (None, None, None, 3)
     for height, width in [(1, 1), (37, 53), (65, 97)]:
@@ -63,6 +66,7 @@ def test_logits_are_float32_under_mixed_precision():
     try:
         models = [deeplab_v3_plus(2, alpha=0.1, head="bilinear")]
         models += [deeplab_v3_plus(2, alpha=0.1, subpixel_start=start) for start in SUBPIXEL_STARTS]
+        models += [deeplab_v3_plus(2, alpha=0.1, subpixel="kernels")]
     finally:
         keras.config.set_dtype_policy(before)
     for model in models:
@@ -110,10 +114,10 @@ def test_features_lie_on_pixels_or_on_the_middle_of_blocks(backbone, block_strid
     rows, columns = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
     # Small enough for no rectification at 6 to bite.
     pixels = (1e-5 + 1e-8 * (rows * size + columns)).astype("float32")
-    features, low_level = model(np.repeat(pixels[None, :, :, None], 3, axis=3))
-    for values, stride in ((features, 16), (low_level, 4)):
+    features, low_level, fine = model(np.repeat(pixels[None, :, :, None], 3, axis=3))
+    for values, stride in ((features, 16), (low_level, 4), (fine, 2)):
         values = ops.convert_to_numpy(values)[0, :, :, 0]
-        at = shift if stride == 16 or block_stride == 4 else 0
+        at = shift if stride == 16 or block_stride == stride else 0
         expected = pixels[at::stride, at::stride]
         assert values.shape == (size // stride, size // stride)
         np.testing.assert_allclose(values / values[0, 0], expected / expected[0, 0], rtol=1e-4)
@@ -144,6 +148,7 @@ def test_atrous_rates_take_the_place_of_strides():
         ({"block_strides": (3,)}, "block_strides must be of 2, 4, 8"),
         ({"output_stride": 4}, "8, 16 or 32"),
         ({"head": "deconvolution"}, "subpixel, bilinear"),
+        ({"subpixel": "pixels"}, "subpixel must be one of logits, kernels, got 'pixels'"),
         ({"subpixel_start": "zero"}, "subpixel_start must be one of bilinear, nearest, got 'zero'"),
         ({"alpha": 0}, "alpha"),
         ({"backbone": "xception_65", "alpha": 0.5}, "alpha must be 1 for xception_65"),

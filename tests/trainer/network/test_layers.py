@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 from keras import ops
 
-from trainer.network.layers import Norm, Subpixel, Upsample, conv, depthwise, layer_name, pixel_shuffle, published_name
+from trainer.network.layers import (
+    Norm,
+    PixelUnshuffle,
+    Subpixel,
+    SubpixelKernels,
+    Upsample,
+    conv,
+    depthwise,
+    layer_name,
+    pixel_shuffle,
+    published_name,
+)
 
 
 def test_layer_names_can_be_turned_back_into_published_names():
@@ -101,6 +112,11 @@ def test_strided_cells_lie_at_even_or_at_odd_pixels_for_every_size(size, on_bloc
 
 
 def test_layers_survive_serialisation():
-    for layer in (Upsample(8, name="up"), Subpixel(3, 4, name="head"), Subpixel(3, 4, "nearest", name="head")):
+    heads = (
+        Subpixel(3, 4, name="head"),
+        Subpixel(3, 4, "nearest", name="head"),
+        SubpixelKernels(3, 4, 8, name="head"),
+    )
+    for layer in (Upsample(8, name="up"), PixelUnshuffle(2, name="down"), *heads):
         copy = type(layer).from_config(layer.get_config())
         assert copy.get_config() == layer.get_config()

@@ -7,12 +7,19 @@ import numpy as np
 import pytest
 from keras import ops
 
-from trainer.network.layers import Subpixel
+from trainer.network.layers import PixelUnshuffle, Subpixel, SubpixelKernels, pixel_shuffle
 from trainer.network.options import SUBPIXEL_STARTS
 
 FACTORS = (2, 3, 4, 8, 16, 32)
 SIZES = ((1, 1), (1, 6), (2, 3), (5, 7))
 """Cells in a column and in a row."""
+
+
+GUIDE = 16
+
+
+def kernels(classes: int, factor: int) -> SubpixelKernels:
+    return SubpixelKernels(classes, factor, GUIDE)
 
 
 def reference(height: int, width: int, batch: int = 1) -> np.ndarray:
@@ -44,15 +51,17 @@ def bilinear(cells: np.ndarray, factor: int) -> np.ndarray:
 
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("classes", [2, 3, 21])
-def test_the_head_starts_as_bilinear_interpolation_between_the_middles_of_blocks(classes, factor):
-    layer = Subpixel(classes, factor)
+@pytest.mark.parametrize("head", [Subpixel, kernels])
+def test_the_head_starts_as_bilinear_interpolation_between_the_middles_of_blocks(head, classes, factor):
+    layer = head(classes, factor)
     for rows, columns in SIZES:
         x = random_features(rows, columns, 64)
         underlying = None
         for height, width in ((rows * factor, columns * factor), ((rows - 1) * factor + 1, columns * factor - 1)):
             result = ops.convert_to_numpy(layer([x, reference(height, width)]))[0]
             if underlying is None:
-                underlying = x[0].astype("float64") @ ops.convert_to_numpy(layer.kernel)[0, 0]
+                kernel = ops.convert_to_numpy(layer.kernel)[0, 0]
+                underlying = x[0, ..., : len(kernel)].astype("float64") @ kernel
             expected = bilinear(underlying, factor)[:height, :width]
             assert np.ptp(expected) > 0
             np.testing.assert_allclose(result, expected, rtol=0, atol=2e-6 * np.abs(underlying).max())
@@ -91,10 +100,59 @@ def test_every_place_of_a_block_is_learnt_on_its_own(start):
     np.testing.assert_allclose(result[0, :, :, 1], np.tile([[21, 23], [25, 27]], (2, 2)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("start", SUBPIXEL_STARTS)
-def test_training_reaches_shared_logits_and_differences_of_the_places(start):
+def test_every_pixel_weighs_the_cells_around_it_as_its_kernel_says():
+    """In full: softmax of what the guide gives and the start, less what the start has too much."""
+    layer, rng = SubpixelKernels(2, 2, 3), np.random.default_rng(0)
+    x = random_features(3, 4, 5)
+    layer([x, reference(6, 8)])
+    layer.set_weights([rng.normal(size=weight.shape) for weight in layer.weights])
+    kernel, bias, place_kernel, place_bias = (weight.astype("float64") for weight in layer.get_weights())
+    cells = np.pad(x[0, ..., :2] @ kernel[0, 0] + bias, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    learnt = (x[0, ..., 2:] @ place_kernel[0, 0] + place_bias).reshape(3, 4, 2, 2, 9)
+    near, far = 0.75, 0.25  # of a pixel's middle, in blocks of two, to the middles of the nearest blocks
+    shares = {0: (far, near, 0.0), 1: (0.0, near, far)}
+    result = ops.convert_to_numpy(layer([x, reference(6, 8)]))[0]
+    for row, column in np.ndindex(6, 8):
+        bilinear = np.outer(shares[row % 2], shares[column % 2]).ravel()
+        start = (bilinear + 0.02) / 1.18
+        powers = start * np.exp(learnt[row // 2, column // 2, row % 2, column % 2])
+        weights = powers / powers.sum() + bilinear - start
+        around = cells[row // 2 : row // 2 + 3, column // 2 : column // 2 + 3].reshape(9, 2)
+        np.testing.assert_allclose(result[row, column], weights @ around, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("boundary", range(5))
+def test_a_boundary_can_lie_at_any_pixel_between_two_cells(boundary):
+    layer, x = SubpixelKernels(2, 4, 1), np.zeros((1, 1, 2, 3), "float32")
+    x[0, 0, 0, 0] = x[0, 0, 1, 1] = 1.0
+    layer([x, reference(4, 8)])
+    bias = np.zeros((4, 4, 9))
+    bias[:, :boundary, 4] = bias[:, boundary:, 5] = 20  # the cell itself, and the one to its right
+    layer.set_weights([np.eye(2)[None, None], np.zeros(2), np.zeros((1, 1, 1, 144)), bias.ravel()])
+    ids = ops.convert_to_numpy(layer([x, reference(4, 8)]))[0, :, :4].argmax(-1)
+    np.testing.assert_array_equal(ids, np.tile(np.arange(4) >= boundary, (4, 1)))
+
+
+@pytest.mark.parametrize("size", [(8, 12), (5, 9), (1, 1)])
+def test_pixels_become_channels_as_a_pixel_shuffle_takes_them_back(size):
+    (height, width), factor = size, 4
+    x = random_features(height, width, 3, batch=2)
+    cells = reference(-(-height // factor), -(-width // factor), batch=2)
+    result = PixelUnshuffle(factor)([x, cells])
+    assert result.shape == (*cells.shape[:3], 48)
+    back = ops.convert_to_numpy(pixel_shuffle(result, factor))
+    np.testing.assert_array_equal(back[:, :height, :width], x)
+    assert not back[:, height:].any() and not back[:, :, width:].any()
+
+
+def of_starts(classes: int, factor: int) -> list:
+    return [Subpixel(classes, factor, start) for start in SUBPIXEL_STARTS]
+
+
+@pytest.mark.parametrize("head", [0, 1, 2])
+def test_training_reaches_what_the_places_share_and_what_is_their_own(head):
     features, image = keras.Input((None, None, 5)), keras.Input((None, None, 3))
-    layer = Subpixel(3, 4, start)
+    layer = [*of_starts(3, 4), SubpixelKernels(3, 4, 2)][head]
     model = keras.Model([features, image], layer([features, image]))
     before = layer.get_weights()
     model.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -105,16 +163,17 @@ def test_training_reaches_shared_logits_and_differences_of_the_places(start):
         assert np.isfinite(now).all() and (moved > 0).all(), weight.name
 
 
-@pytest.mark.parametrize("start", SUBPIXEL_STARTS)
-def test_the_head_is_cropped_at_the_bottom_and_right(start):
-    layer, x = Subpixel(3, 4, start), random_features(3, 2, 5)
+@pytest.mark.parametrize("head", [0, 1, 2])
+def test_the_head_is_cropped_at_the_bottom_and_right(head):
+    layer, x = [*of_starts(3, 4), SubpixelKernels(3, 4, 2)][head], random_features(3, 2, 5)
     full = ops.convert_to_numpy(layer([x, reference(12, 8)]))
     cropped = ops.convert_to_numpy(layer([x, reference(9, 7)]))
     np.testing.assert_allclose(cropped, full[:, :9, :7], rtol=1e-6, atol=1e-6)
 
 
-def test_a_border_of_cells_is_interpolated_towards_and_not_shown():
-    layer, x = Subpixel(3, 4), random_features(5, 6, 7)
+@pytest.mark.parametrize("layer", [Subpixel(3, 4), SubpixelKernels(3, 4, 2)])
+def test_a_border_of_cells_is_interpolated_towards_and_not_shown(layer):
+    x = random_features(5, 6, 7)
     layer([x, reference(20, 24)])
     layer.set_weights([np.random.default_rng(1).normal(size=weight.shape) for weight in layer.weights])
     whole = ops.convert_to_numpy(layer([x, reference(20, 24)]))

@@ -11,9 +11,9 @@ from tests.drawn.networks import assert_greatest, random_image, randomise, small
 from trainer.network import folder
 from trainer.network.deeplab import HEAD, UPSAMPLE
 from trainer.network.folder import predictor
-from trainer.network.layers import Subpixel, Upsample
+from trainer.network.layers import Subpixel, SubpixelKernels, Upsample
 
-HEADS = ("bilinear", "subpixel from bilinear", "subpixel from nearest")
+HEADS = ("bilinear", "subpixel from bilinear", "subpixel from nearest", "kernels")
 
 
 def headed(head: str, stride: int, classes: int) -> keras.Model:
@@ -21,7 +21,9 @@ def headed(head: str, stride: int, classes: int) -> keras.Model:
     image = keras.Input((None, None, 3))
     x = layers.AveragePooling2D(stride, padding="same")(layers.Rescaling(1 / 64, offset=-2.0)(image))
     x = layers.Conv2D(16, 1)(x)
-    if head.startswith("subpixel"):
+    if head == "kernels":
+        logits = SubpixelKernels(classes, stride, 4, dtype="float32", name=HEAD)([x, image])
+    elif head.startswith("subpixel"):
         logits = Subpixel(classes, stride, head.split()[-1], dtype="float32", name=HEAD)([x, image])
     else:
         logits = layers.Conv2D(classes, 1, dtype="float32", name=HEAD)(x)

@@ -24,11 +24,11 @@ from trainer.weights.checkpoints import load_weights_from
 OPTIONS = Options(records="records", output="model", alpha=0.35)
 
 
-def test_what_is_trained_has_a_decoder_and_a_head_that_starts_as_bilinear_whatever_the_backbone():
+def test_what_is_trained_has_a_decoder_and_a_head_of_kernels_whatever_the_backbone():
     for backbone in BACKBONES:
         numbers = architecture(Options(records="records", output="model", backbone=backbone), PALETTE)
         assert numbers["decoder"] is True
-        assert (numbers["head"], numbers["subpixel_start"]) == ("subpixel", "bilinear")
+        assert (numbers["head"], numbers["subpixel"]) == ("subpixel", "kernels")
 
 
 def test_another_class_count_leaves_only_the_last_layer_out(tmp_path):

@@ -80,19 +80,21 @@ OLD = {"epochs": 30, "head": "subpixel", "backbone": "mobilenet_v2", "decoder": 
 
 
 def test_defaults_of_an_older_version_hold_for_a_training_it_began(tmp_path):
-    """Today they are 120 epochs, a bilinear start and a decoder; and once resumed, the state says them as today."""
+    """Today they are 120 epochs, kernels and a decoder; and once resumed, the state says them as today."""
     options, state = (
         Options(records="records", output=str(tmp_path), recipe="from-scratch", epochs=120),
         tmp_path / "checkpoints/state.json",
     )
     state.parent.mkdir()
-    for recorded in (OLD, {**OLD, "recipe": "from-scratch", "subpixel_start": "nearest", "decoder": False}):
-        older = {"epochs": 30, "subpixel_start": "nearest", "decoder": False, "lovasz": 0.0}
+    said = {"recipe": "from-scratch", "subpixel": "logits", "subpixel_start": "nearest", "decoder": False}
+    for recorded in (OLD, {**OLD, **said}):
+        older = {"epochs": 30, "subpixel": "logits", "subpixel_start": "nearest", "decoder": False, "lovasz": 0.0}
         more = {"older": older} if "recipe" in recorded else {}
         state.write_text(json.dumps({"options": recorded, "data_fingerprint": "f", "history": [], **more}))
         stored = resume.load(str(tmp_path))
         begun = resume.as_begun(options, stored)
-        assert (begun.epochs, begun.subpixel_start, begun.decoder) == (30, "nearest", False)
+        assert (begun.epochs, begun.subpixel, begun.subpixel_start) == (30, "logits", "nearest")
+        assert not begun.decoder
         assert stored.older == older
         given = resume.as_begun(dataclasses.replace(options, epochs=7, crop=32), stored)
         assert (given.epochs, given.decoder, given.crop) == (7, False, 32)
@@ -115,7 +117,8 @@ def test_what_an_older_version_recorded_because_it_was_given_is_no_default(tmp_p
     path = tmp_path / "checkpoints/state.json"
     path.parent.mkdir()
     for recorded in (
-        {**OLD, "epochs": 31, "decoder": True, "subpixel_start": "bilinear", "max_ratio": 4.0, "lovasz": 0.5},
+        {**OLD, "epochs": 31, "decoder": True, "subpixel": "kernels", "subpixel_start": "bilinear", "max_ratio": 4.0}
+        | {"lovasz": 0.5},
         {"recipe": "quick", "epochs": 30, "max_ratio": 9.0, "lovasz": 0.5},
     ):
         path.write_text(json.dumps({"options": recorded, "data_fingerprint": "f", "history": []}))
@@ -125,17 +128,18 @@ def test_what_an_older_version_recorded_because_it_was_given_is_no_default(tmp_p
 def test_a_training_that_an_older_version_began_needs_no_flags_for_its_defaults(
     records, tmp_path, tiny_network, capsys
 ):
-    output, older = str(tmp_path / "old"), ["--subpixel-start", "nearest", "--no-decoder"]
+    older = ["--subpixel", "logits", "--subpixel-start", "nearest", "--no-decoder"]
+    output = str(tmp_path / "old")
     assert cli.main(train_flags(records, output, *CONSTANT, "--epochs", "1", *older)) == 0
     path = Path(output, "checkpoints", "state.json")
     state = json.loads(path.read_text())
-    del state["options"]["subpixel_start"], state["older"]
+    del state["options"]["subpixel"], state["options"]["subpixel_start"], state["older"]
     state["options"]["decoder"] = None
     path.write_text(json.dumps(state))
     message = refused(capsys, train_flags(records, output, *CONSTANT, "--head", "bilinear"))
     assert "--head was subpixel, is bilinear" in message and "as they were to resume it" in message
     assert cli.main(train_flags(records, output, *CONSTANT)) == 0
-    said = "resuming with the defaults of the version that began it: --subpixel-start nearest --no-decoder"
+    said = f"resuming with the defaults of the version that began it: {' '.join(older)}"
     assert said in capsys.readouterr().out
     assert [row["epoch"] for row in history(output)] == ["1", "2"]
     assert json.loads(path.read_text())["options"]["decoder"] is False

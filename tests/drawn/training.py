@@ -14,7 +14,7 @@ from trainer.network.layers import BroadcastLike, Norm, Subpixel, conv, layer_na
 
 NETWORK = ["--alpha", "0.35", "--decoder", "--batch-norm-momentum", "0.9"]
 LENGTH = ["--crop", "64", "--batch-size", "4", "--epochs", "2", "--steps-per-epoch", "50", "--seed", "1"]
-SMALL = [*NETWORK, *LENGTH, "--optimizer", "momentum", "--learning-rate", "0.05"]
+SMALL = [*NETWORK, *LENGTH, "--optimizer", "momentum", "--learning-rate", "0.02"]
 
 
 def train_flags(records, output, *more: str) -> list[str]:

@@ -82,7 +82,7 @@ def test_what_only_decides_when_to_stop_can_be_changed_and_is_said(
     ("flags", "message"),
     [
         (["--batch-size", "8"], "--batch-size was 4, is 8"),
-        (["--learning-rate", "1"], "--learning-rate was 0.05, is 1.0"),
+        (["--learning-rate", "1"], "--learning-rate was 0.02, is 1.0"),
     ],
 )
 def test_what_decides_the_course_of_a_training_is_refused_with_the_reason(trained, records, capsys, flags, message):

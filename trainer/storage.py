@@ -16,7 +16,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -204,29 +204,35 @@ def _gathered(path: str) -> Iterator[BinaryIO]:
         cloud.upload(path, file)
 
 
-def files(root: str) -> list[File]:
+def files(root: str, within: Collection[str] | None = None) -> list[File]:
     """Every file below `root`, sorted by relative path, through links to folders too.
 
     Links that lead nowhere, FIFOs, sockets and devices are among them, with size 0; reading one raises OSError.
+
+    Args:
+      within: names of the folders in `root` that are looked into; None: all. Beside what a command wrote there may be
+        anything, and more of it than memory holds.
 
     Raises:
       FileNotFoundError: there is no such folder.
       PermissionError: a folder in it may not be read.
     """
-    return sorted(walk(root), key=lambda file: file.relative)
+    return sorted(walk(root, within), key=lambda file: file.relative)
 
 
-def walk(root: str) -> Iterator[File]:
+def walk(root: str, within: Collection[str] | None = None) -> Iterator[File]:
     """The same one by one, in no order, so that they need not all be in memory."""
     if not is_remote(root):
         if not is_dir(root):
             raise FileNotFoundError(f"folder not found: {root}")
-        yield from local.files(root)
+        yield from local.files(root, within)
         return
     is_empty = True
     for file in cloud.files(root):
         is_empty = False
-        yield file
+        folder, slash, _ = file.relative.partition("/")
+        if within is None or not slash or folder in within:
+            yield file
     if is_empty:
         raise FileNotFoundError(f"folder not found: {root} (no object below it)")
 

@@ -132,7 +132,7 @@ def _replaced(folder: str, shard: str) -> InputError:
 
 def check_unchanged(area: Area, contents: Contents) -> None:
     """Raises InputError where another run has replaced one of the shards since then."""
-    files = {file.relative: file for file in storage.files(area.folder)}
+    files = {file.relative: file for file in storage.files(area.folder, within=())}
     for shard in contents.shards:
         if files.get(shard.name) != area.files[shard.name]:
             raise _replaced(area.folder, shard.name)

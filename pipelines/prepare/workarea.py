@@ -61,7 +61,7 @@ class Area:
 
     Attributes:
       folder: the output folder, local or gs://.
-      files: everything in it, by relative path.
+      files: those in it and in its work area, by relative path.
       outcomes: what the sidecars say, by name of the shard; without those that this program cannot have written.
     """
 
@@ -90,7 +90,7 @@ class Area:
 def survey(folder: str) -> Area:
     """Lists the output folder, whether it exists or not, and reads its sidecars."""
     try:
-        files = {file.relative: file for file in storage.files(folder)}
+        files = {file.relative: file for file in storage.files(folder, within=(FOLDER,))}
     except FileNotFoundError:
         files = {}
     shards = [shard for relative in files if (shard := shard_of_sidecar(relative))]

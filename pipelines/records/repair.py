@@ -137,7 +137,7 @@ def plan(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], objec
       UnbalancedError: records are neither kept nor made again nor left out.
     """
     faults, damaged, _ = verify(folder, dataset, pool, beat)
-    existing = {file.relative for file in storage.files(folder)}
+    existing = {file.relative for file in storage.files(folder, within=())}
     source = Source(dataset)
     shards, rejects, changed, made = [], [], [], 0
     for shard in dataset.shards:
@@ -229,7 +229,7 @@ def finish(folder: str) -> Dataset:
     storage.write(storage.join(folder, DATASET_FILE), described)
     _forget(folder)
     written = {*new, DATASET_FILE, REJECTS_FILE, *(f"{FOLDER}/{name}" for name in NAMES)}
-    for file in storage.files(folder):
+    for file in storage.files(folder, within=(FOLDER,)):
         if storage.unfinished(file.relative) in written:  # of killed runs
             with contextlib.suppress(FileNotFoundError):
                 storage.remove(file.path)

@@ -134,7 +134,7 @@ def _refuse_others(folder: str, started: Mapping[str, object]) -> None:
     """Raises InputError where the folder holds records that are not the very ones which are to be there."""
     if not storage.is_dir(folder):
         return
-    there = {file.relative for file in storage.files(folder)}
+    there = {file.relative for file in storage.files(folder, within=())}
     if STARTED in there:
         if storage.read_json(storage.join(folder, STARTED)) == started:
             return
@@ -198,7 +198,7 @@ def _counted(label: bytes, palette: Palette) -> tuple[tuple[int, int], np.ndarra
 def _sweep(folder: str, names: Collection[str]) -> None:
     """Removes the note of the beginning, and what killed runs were writing."""
     ours = {*names, DATASET_FILE, REJECTS_FILE, STARTED}
-    for file in storage.files(folder):
+    for file in storage.files(folder, within=()):
         if file.relative == STARTED or storage.unfinished(file.relative) in ours:
             with contextlib.suppress(FileNotFoundError):  # another run of the same may have been faster
                 storage.remove(file.path)

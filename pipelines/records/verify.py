@@ -82,7 +82,7 @@ def verify(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], obj
     Raises:
       UnbalancedError: records of dataset.json are neither good nor damaged nor missing.
     """
-    existing = {file.relative for file in storage.files(folder)}
+    existing = {file.relative for file in storage.files(folder, within=())}
     known = {shard.name for shard in dataset.shards}
     faults = [f"{DATASET_FILE}: {fault}" for fault in _of_description(dataset)]
     faults += [

@@ -24,6 +24,15 @@ def test_two_links_to_one_folder_both_count(tmp_path):
     assert relative(tmp_path / "set") == ["a.jpg", "one/deep/b.jpg", "two/deep/b.jpg"]
 
 
+def test_folders_that_are_not_asked_for_are_not_even_listed(tmp_path, monkeypatch):
+    touch(tmp_path, "a", "own/b", "own/deep/c", "others/d", "others/deep/e")
+    listed, entries = [], local._entries
+    monkeypatch.setattr(local, "_entries", lambda folder: listed.append(folder) or entries(folder))
+    assert [file.relative for file in storage.files(str(tmp_path), within=("own",))] == ["a", "own/b", "own/deep/c"]
+    assert [file.relative for file in storage.files(str(tmp_path), within=())] == ["a"]
+    assert not [folder for folder in listed if "others" in folder]
+
+
 def test_circles_end_wherever_they_begin(tmp_path):
     touch(tmp_path, "a/b/c/1.jpg", "a/2.jpg")
     (tmp_path / "a/b/c/up").symlink_to(tmp_path / "a")

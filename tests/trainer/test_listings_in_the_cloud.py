@@ -56,6 +56,8 @@ def test_folders_with_many_objects_are_listed_side_by_side(bucket, tmp_path, mon
         storage.write(f"{root}/{name}", b"1")
     seen = in_pages(monkeypatch)
     assert sorted(file.relative for file in storage.files(root)) == sorted(names)
+    assert [file.relative for file in storage.files(root, within=())] == ["top"]
+    assert [file.relative for file in storage.files(root, within=("y",))] == ["top", *sorted(names)[6:]]
     prefixes = {query.split("=")[1] for request in seen for query in request.url.split("&") if "prefix=" in query}
     assert any(prefix.endswith("x%2F") for prefix in prefixes) and any(p.endswith("y%2F") for p in prefixes)
     assert [file.relative for file in storage.glob(f"{root}/y/*")] == list("01234")

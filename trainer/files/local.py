@@ -8,7 +8,7 @@ import fcntl
 import os
 import stat
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
 
@@ -118,8 +118,8 @@ class _Listing:
         self.entries: Future | None = None
 
 
-def files(root: str) -> Iterator[File]:
-    """Every file below a folder, in no order.
+def files(root: str, within: Collection[str] | None = None) -> Iterator[File]:
+    """Every file below a folder, in no order; see `storage.walk`.
 
     The next folders are listed beside: on a network file system every look at a file takes as long as a request.
     """
@@ -132,6 +132,8 @@ def files(root: str) -> Iterator[File]:
             for name, linked, info in listing.entries.result():
                 if info is None or not stat.S_ISDIR(info.st_mode):
                     yield _file(root, listing.below + name, info)
+                elif within is not None and not listing.below and name not in within:
+                    continue
                 elif inner := _enter(listing.chain, name, linked):
                     pending.append(_Listing(f"{listing.below}{name}/", inner))
 

@@ -257,7 +257,7 @@ def load_dataset(folder: str) -> Dataset:
 
 def check_shards(folder: str, dataset: Dataset) -> None:
     """Raises InputError where shards in `folder` are missing, or of another size than its dataset.json says."""
-    sizes = {file.relative: file.size for file in storage.files(folder)}
+    sizes = {file.relative: file.size for file in storage.files(folder, within=())}
     bad = [shard.name for shard in dataset.shards if sizes.get(shard.name) != shard.bytes]
     if bad:
         raise InputError(

@@ -180,7 +180,7 @@ def sweep(output: str, progress: Progress, *files: str) -> None:
       files: that a training writes besides those of this module.
     """
     _remove_arrays(output, but=_arrays_name(progress))
-    for file in storage.files(output):
+    for file in storage.files(output, within=(FOLDER,)):
         whole = storage.unfinished(file.relative)
         folder, _, name = whole.rpartition("/")
         if whole in files or (folder == FOLDER and (name == STATE_FILE or ARRAYS_FILE.fullmatch(name))):

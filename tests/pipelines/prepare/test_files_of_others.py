@@ -10,6 +10,7 @@ import pytest
 
 from tests.drawn.prepared import prepare_here, shard_bytes
 from tests.drawn.rawset import write_rawset
+from trainer.files import local
 from trainer.formats.dataset import load_dataset
 from trainer.options import InputError
 
@@ -120,6 +121,17 @@ def test_inputs_are_not_replaced_through_links_nor_with_overwrite(source, tmp_pa
     os.link(source / "palette.json", tmp_path / "dataset.json")
     with pytest.raises(InputError, match=r"dataset\.json is one of the inputs"):
         prepare_here(source, tmp_path, "--overwrite", "--palette", str(tmp_path / "dataset.json"))
+
+
+def test_folders_of_others_in_the_output_are_not_looked_into(source, tmp_path, monkeypatch):
+    """They may hold more names than there is memory for: with `--output /` all of the machine's."""
+    (tmp_path / "others/deep").mkdir(parents=True)
+    listed, entries = set(), local._entries
+    monkeypatch.setattr(local, "_entries", lambda folder: listed.add(folder) or entries(folder))
+    assert prepare_here(source, tmp_path, "--copies", "1") == 0
+    assert prepare_here(source, tmp_path, "--copies", "1") == 0
+    below = {Path(folder).relative_to(tmp_path).parts for folder in listed if Path(folder).is_relative_to(tmp_path)}
+    assert () in below and ("shards",) in below and not any("others" in parts for parts in below)
 
 
 def test_dataset_json_says_where_the_raw_set_is_from_anywhere(source, tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ from trainer.formats.cards import CARD
 from trainer.network.backbones import PUBLISHED
 from trainer.network.deeplab import published_rates
 from trainer.network.folder import load_model
-from trainer.network.layers import published_name
+from trainer.network.layers import SubpixelKernels, published_name
 from trainer.options import InputError
 from trainer.weights.catalog import locate
 from trainer.weights.hdf5 import SUFFIXES, Hdf5
@@ -211,8 +211,11 @@ def _present(layer: keras.Layer, source: Source) -> list[str]:
     names, scope = _variables(layer), published_name(layer.name)
     present = [name for name in names if name in source.shapes]
     if scope == LAST:
-        # A head of other classes, places or kind starts afresh.
-        fits = all(source.shapes[name] == tuple(w.shape) for name, w in _pairs(layer) if name in source.shapes)
+        # A head of other classes, places or kind starts afresh. One of kernels begins with what one of logits shares.
+        fit = {name for name, weight in _pairs(layer) if source.shapes.get(name) == tuple(weight.shape)}
+        fits = fit >= set(present)
+        if isinstance(layer, SubpixelKernels) and not fits:
+            return names[:2] if fit >= set(names[:2]) else []
         if not fits or f"{LAST}/place_weights" in set(source.shapes) - set(names):
             return []
         names = [name for half in (names[:2], names[2:]) if set(half) & set(present) for name in half]

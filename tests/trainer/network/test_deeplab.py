@@ -148,7 +148,7 @@ def test_atrous_rates_take_the_place_of_strides():
         ({"block_strides": (3,)}, "block_strides must be of 2, 4, 8"),
         ({"output_stride": 4}, "8, 16 or 32"),
         ({"head": "deconvolution"}, "subpixel, bilinear"),
-        ({"subpixel": "pixels"}, "subpixel must be one of logits, kernels, got 'pixels'"),
+        ({"subpixel": "pixels"}, "subpixel must be one of kernels, logits, got 'pixels'"),
         ({"subpixel_start": "zero"}, "subpixel_start must be one of bilinear, nearest, got 'zero'"),
         ({"alpha": 0}, "alpha"),
         ({"backbone": "xception_65", "alpha": 0.5}, "alpha must be 1 for xception_65"),

@@ -136,6 +136,22 @@ def test_weights_of_a_subpixel_head_carry_over_whatever_it_starts_as(tmp_path):
         np.testing.assert_array_equal(weight, expected)
 
 
+def test_a_head_of_kernels_begins_with_what_the_places_of_one_of_logits_share(tmp_path):
+    numbers = {"num_classes": 3, "alpha": ALPHA}
+    source = deeplab_v3_plus(**numbers, subpixel_start="bilinear")
+    head = source.get_layer("logits-semantic")
+    head.set_weights([np.random.default_rng(0).normal(size=weight.shape) for weight in head.weights])
+    save_model(str(tmp_path), source, ModelCard(numbers, Palette("three", VOC.names[:3], VOC.colors[:3])))
+    model = deeplab_v3_plus(**numbers, subpixel="kernels")
+    load_weights_from(model, str(tmp_path))
+    kernel, bias, *places = model.get_layer("logits-semantic").get_weights()
+    np.testing.assert_array_equal(kernel, head.get_weights()[0])
+    np.testing.assert_array_equal(bias, head.get_weights()[1])
+    assert not any(weight.any() for weight in places)
+    other = deeplab_v3_plus(2, alpha=ALPHA, subpixel="kernels")
+    assert "logits/semantic" in load_weights_from(other, str(tmp_path)).skipped
+
+
 def test_all_but_the_last_layer_is_loaded_when_classes_differ(small):
     path, values = small
     model = deeplab_v3_plus(5, alpha=ALPHA)

@@ -202,7 +202,7 @@ class Parts(NamedTuple):
 
 def split(model: keras.Model) -> Parts:
     """The two parts of a network from `deeplab_v3_plus`, made of its own layers."""
-    head, classes = model.get_layer(HEAD), model.output.shape[-1]
+    head = model.get_layer(HEAD)
     is_subpixel = isinstance(head, Subpixel | SubpixelKernels)
     features = head.input[0] if is_subpixel else head.input
     x = keras.Input(features.shape[1:], dtype=features.dtype)
@@ -215,7 +215,7 @@ def split(model: keras.Model) -> Parts:
         logits, stride, overlap = head([x, reference], bordered=True), head.factor, 2
     else:
         logits, stride, overlap = head([x, reference]), head.factor, 0
-    values = classes + 2 * KERNEL if isinstance(head, SubpixelKernels) else classes
+    values = logits.shape[-1] + 2 * KERNEL * isinstance(head, SubpixelKernels)
     return Parts(keras.Model(model.input, features), keras.Model([x, reference], logits), stride, overlap, values)
 
 

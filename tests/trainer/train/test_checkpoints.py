@@ -177,14 +177,14 @@ def test_a_training_killed_twenty_times_at_random_ends_as_one_left_alone(records
         while done() < goal:
             os.kill(child, 0)  # an error where it is no more
             time.sleep(0.01)
-        time.sleep(draw.uniform(0, 0.1))
+        time.sleep(draw.uniform(0, 0.03))
         os.kill(child, signal.SIGKILL)
         assert int(forks.stdout.readline()) == signal.SIGKILL, "the training ended before it was killed"
         found.append(done())
     start()
     assert int(forks.stdout.readline()) == 0
     forks.communicate()
-    assert len(set(found)) > kills // 2, found
+    assert len(set(found)) > kills // 3, found
 
     alone, _ = forking(whole, "--checkpoint-minutes", "0").communicate("\n")
     assert int(alone.split()[1]) == 0

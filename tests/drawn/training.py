@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from tests.drawn.records import record, write_records
-from trainer.network.layers import BroadcastLike, Norm, Subpixel, conv, layer_name
+from trainer.network.heads import Subpixel
+from trainer.network.layers import BroadcastLike, Norm, conv, layer_name
 
 NETWORK = ["--alpha", "0.35", "--decoder", "--batch-norm-momentum", "0.9"]
 LENGTH = ["--crop", "64", "--batch-size", "4", "--epochs", "2", "--steps-per-epoch", "50", "--seed", "1"]

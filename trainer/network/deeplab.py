@@ -13,20 +13,8 @@ import keras
 from keras import layers, ops
 
 from trainer.network.backbones import PUBLISHED
-from trainer.network.layers import (
-    KERNEL,
-    BroadcastLike,
-    Norm,
-    PixelUnshuffle,
-    StretchLike,
-    Subpixel,
-    SubpixelKernels,
-    Upsample,
-    WindowMeans,
-    conv,
-    layer_name,
-    separable,
-)
+from trainer.network.heads import KERNEL, PixelUnshuffle, Subpixel, SubpixelKernels
+from trainer.network.layers import BroadcastLike, Norm, StretchLike, Upsample, WindowMeans, conv, layer_name, separable
 from trainer.network.options import BACKBONES, HEADS, MAX_ALPHA, OUTPUT_STRIDES, SUBPIXEL_STARTS, SUBPIXELS
 from trainer.options import InputError
 
@@ -248,7 +236,7 @@ def deeplab_v3_plus(
       output_stride: 8, 16 or 32; the stride of the backbone's last features.
       head: "bilinear" (1x1 convolution, then interpolation) or "subpixel" (1x1 convolution to s² times as many
         channels, then pixel shuffle; s is 4 with the decoder, 8 with that of MobileNetV3, `output_stride` without).
-      subpixel: what is shuffled, "logits" (`layers.Subpixel`) or "kernels" (`layers.SubpixelKernels`). Model folders
+      subpixel: what is shuffled, "logits" (`heads.Subpixel`) or "kernels" (`heads.SubpixelKernels`). Model folders
         of version 0.7 and before do not say it, and are "logits".
       subpixel_start: what the subpixel head of logits starts from, "bilinear" or "nearest". Model folders of version
         0.3 and before do not say it, and are "nearest".

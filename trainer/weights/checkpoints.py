@@ -27,7 +27,8 @@ from trainer.formats.cards import CARD
 from trainer.network.backbones import PUBLISHED
 from trainer.network.deeplab import published_rates
 from trainer.network.folder import load_model
-from trainer.network.layers import SubpixelKernels, published_name
+from trainer.network.heads import SubpixelKernels
+from trainer.network.layers import published_name
 from trainer.options import InputError
 from trainer.weights.catalog import locate
 from trainer.weights.hdf5 import SUFFIXES, Hdf5
@@ -243,7 +244,7 @@ def load(model: keras.Model, source: Source) -> Imported:
     """Load published weights into `model`.
 
     Layers the source lacks keep their initial weights, as does the last layer where the number of classes differs. A
-    subpixel head starts as an enlargement of a bilinear one, see `trainer.network.layers.Subpixel`.
+    subpixel head starts as an enlargement of a bilinear one, see `trainer.network.heads.Subpixel`.
 
     Args:
       model: from `trainer.network.deeplab.deeplab_v3_plus`.

@@ -203,7 +203,7 @@ class Hdf5:
 
 
 def _ordered(array: np.ndarray, places: int) -> np.ndarray:
-    """Channels in the order of `trainer.network.layers.pixel_shuffle`, (row, column, class).
+    """Channels in the order of `trainer.network.heads.pixel_shuffle`, (row, column, class).
 
     Golbstein's port orders them (class, column, row): it splits them into classes, r and r, and turns these around.
     """

@@ -7,18 +7,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from trainer.network.layers import (
-    Norm,
-    PixelUnshuffle,
-    Subpixel,
-    SubpixelKernels,
-    Upsample,
-    conv,
-    depthwise,
-    layer_name,
-    pixel_shuffle,
-    published_name,
-)
+from trainer.network.heads import PixelUnshuffle, Subpixel, SubpixelKernels, pixel_shuffle
+from trainer.network.layers import Norm, Upsample, conv, depthwise, layer_name, published_name
 
 
 def test_layer_names_can_be_turned_back_into_published_names():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from trainer.network.layers import PixelUnshuffle, Subpixel, SubpixelKernels, pixel_shuffle
+from trainer.network.heads import PixelUnshuffle, Subpixel, SubpixelKernels, pixel_shuffle
 from trainer.network.options import SUBPIXEL_STARTS
 
 FACTORS = (2, 3, 4, 8, 16, 32)

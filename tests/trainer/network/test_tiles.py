@@ -11,7 +11,8 @@ from tests.drawn.networks import assert_greatest, random_image, randomise, small
 from trainer.network import folder
 from trainer.network.deeplab import HEAD, UPSAMPLE
 from trainer.network.folder import predictor
-from trainer.network.layers import Subpixel, SubpixelKernels, Upsample
+from trainer.network.heads import Subpixel, SubpixelKernels
+from trainer.network.layers import Upsample
 
 HEADS = ("bilinear", "subpixel from bilinear", "subpixel from nearest", "kernels")
 

@@ -1,0 +1,191 @@
+"""Heads: from features to the logits of every pixel.
+
+Features are those of blocks, see `trainer.network.layers`; the bilinear head is a convolution and its `Upsample`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from trainer.network.layers import interpolate
+
+
+def pixel_shuffle(x: Any, factor: int) -> Any:
+    """[B, H, W, factor²·C] -> [B, H·factor, W·factor, C]; channels are ordered (row in the block, column, class)."""
+    batch, rows, columns, channels = ops.shape(x)
+    classes = channels // factor**2
+    x = ops.reshape(x, (batch, rows, columns, factor, factor, classes))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+    return ops.reshape(x, (batch, rows * factor, columns * factor, classes))
+
+
+@keras.saving.register_keras_serializable("deeplab")
+class PixelUnshuffle(layers.Layer):
+    """Blocks of pixels as channels, the inverse of a pixel shuffle, with zeros beyond the end of the image.
+
+    Called with [image [B, H, W, C], reference [B, ceil(H/factor), ceil(W/factor), any]], gives [B, ceil(H/factor),
+    ceil(W/factor), factor²·C].
+
+    Args:
+      factor: side of the blocks.
+    """
+
+    def __init__(self, factor: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, inputs: Any) -> Any:
+        x, reference = inputs
+        batch, height, width, channels = ops.shape(x)
+        rows, columns = ops.shape(reference)[1:3]
+        x = ops.pad(x, ((0, 0), (0, self.factor * rows - height), (0, self.factor * columns - width), (0, 0)))
+        x = ops.reshape(x, (batch, rows, self.factor, columns, self.factor, channels))
+        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+        return ops.reshape(x, (batch, rows, columns, self.factor**2 * channels))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        image, reference = input_shape
+        return (*reference[:3], self.factor**2 * image[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "factor": self.factor}
+
+
+@keras.saving.register_keras_serializable("deeplab")
+class Subpixel(layers.Layer):
+    """1x1 convolution to classes·factor² channels and pixel shuffle, cropped at the bottom and right to a reference.
+
+    Called with [features [B, ceil(H/factor), ceil(W/factor), C], reference [B, H, W, any]], gives [B, H, W, classes].
+    Shi et al., "Real-time single image and video super-resolution using an efficient sub-pixel convolutional neural
+    network", arXiv:1609.05158.
+
+    What each of the factor² places in a block gets is a sum: of logits that all places share, by a kernel of the shape
+    of a bilinear head's, and of a difference of its own, which starts at zero. At initialisation, therefore, the layer
+    enlarges the shared logits:
+
+    * "bilinear": they are interpolated between the middles of the blocks; pixel y lies at cell (y + 0.5)/factor - 0.5.
+    * "nearest": they are repeated over the block, to the bit (ICNR, Aitken et al., arXiv:1707.02937). Copies of one
+      kernel would not give that: matrix products round differently from column to column.
+
+    Args:
+      classes: channels of the output.
+      factor: of the upsampling.
+      start: one of `trainer.network.options.SUBPIXEL_STARTS`.
+    """
+
+    def __init__(self, classes: int, factor: int, start: str = "bilinear", **kwargs: Any):
+        super().__init__(**kwargs)
+        self.classes = classes
+        self.factor = factor
+        self.start = start
+
+    def build(self, input_shape: Any) -> None:
+        channels, width = input_shape[0][-1], self.classes * self.factor**2
+        self.kernel = self.add_weight(shape=(1, 1, channels, self.classes), name="kernel")
+        self.bias = self.add_weight(shape=(self.classes,), initializer="zeros", name="bias")
+        self.place_kernel = self.add_weight(shape=(1, 1, channels, width), initializer="zeros", name="place_kernel")
+        self.place_bias = self.add_weight(shape=(width,), initializer="zeros", name="place_bias")
+
+    def call(self, inputs: Any, bordered: bool = False) -> Any:
+        """Logits; `bordered` features have one cell more on every side, which is only interpolated towards."""
+        x, reference = inputs
+        shared = ops.conv(x, self.kernel, padding="valid") + self.bias
+        blocks = x[:, 1:-1, 1:-1] if bordered else x
+        places = ops.conv(blocks, self.place_kernel, padding="valid") + self.place_bias
+        if self.start == "bilinear":
+            first = 0.5 / self.factor - 0.5 + bordered
+            return interpolate(shared, reference, self.factor, first) + self._shuffle(places, reference)
+        batch, rows, columns, channels = ops.shape(places)
+        places = ops.reshape(places, (batch, rows, columns, self.factor**2, self.classes))
+        places = ops.reshape(places + shared[:, :, :, None], (batch, rows, columns, channels))
+        return self._shuffle(places, reference)
+
+    def _shuffle(self, places: Any, reference: Any) -> Any:
+        height, width = ops.shape(reference)[1:3]
+        return pixel_shuffle(places, self.factor)[:, :height, :width]
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        features, reference = input_shape
+        return (features[0], *reference[1:3], self.classes)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "classes": self.classes, "factor": self.factor, "start": self.start}
+
+
+KERNEL = 9
+"""Cells around a pixel, itself included, that `SubpixelKernels` weighs."""
+START_SHARE = 0.02
+
+
+@keras.saving.register_keras_serializable("deeplab")
+class SubpixelKernels(layers.Layer):
+    """Logits of every pixel as a weighted mean of those of the 3x3 cells around it, with weights of its own.
+
+    Called with [features [B, ceil(H/factor), ceil(W/factor), C + guide], reference [B, H, W, any]], gives [B, H, W,
+    classes]. A 1x1 convolution of the first C channels gives the cells' logits, another one of the last `guide`
+    channels the KERNEL weights of each of the factor² places in a block, by a softmax and pixel shuffle. So a boundary
+    can lie anywhere between the middles of two cells, where the guide shows it. Wang et al., "CARAFE: content-aware
+    reassembly of features", arXiv:1905.02188; Teed and Deng, "RAFT", arXiv:2003.12039, section 3.3 ("convex
+    upsampling").
+
+    It starts as bilinear interpolation between the middles of the blocks. Since a softmax learns nothing of weights
+    that are 0, START_SHARE is added to those it starts from, and taken off its result.
+
+    Args:
+      classes: channels of the output.
+      factor: of the upsampling.
+      guide: how many of the channels, the last ones, the weights are made of.
+    """
+
+    def __init__(self, classes: int, factor: int, guide: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.classes = classes
+        self.factor = factor
+        self.guide = guide
+
+    def build(self, input_shape: Any) -> None:
+        channels, width = input_shape[0][-1] - self.guide, KERNEL * self.factor**2
+        self.kernel = self.add_weight(shape=(1, 1, channels, self.classes), name="kernel")
+        self.bias = self.add_weight(shape=(self.classes,), initializer="zeros", name="bias")
+        self.place_kernel = self.add_weight(shape=(1, 1, self.guide, width), initializer="zeros", name="place_kernel")
+        self.place_bias = self.add_weight(shape=(width,), initializer="zeros", name="place_bias")
+
+    def call(self, inputs: Any, bordered: bool = False) -> Any:
+        """Logits; `bordered` features have one cell more on every side, which is only averaged over."""
+        x, reference = inputs
+        features, guide = x[..., : -self.guide], x[..., -self.guide :]
+        cells = ops.conv(features, self.kernel, padding="valid") + self.bias
+        if bordered:
+            guide = guide[:, 1:-1, 1:-1]
+        else:
+            cells = ops.pad(cells, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="symmetric")
+        weights = ops.conv(guide, self.place_kernel, padding="valid") + self.place_bias
+        batch, rows, columns, _ = ops.shape(weights)
+        weights = ops.reshape(weights, (batch, rows, columns, self.factor**2, KERNEL))
+        bilinear = _bilinear_weights(self.factor)
+        start = (bilinear + START_SHARE) / (1 + KERNEL * START_SHARE)
+        weights = ops.softmax(weights + np.log(start)) + (bilinear - start)
+        around = [cells[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
+        places = ops.matmul(weights, ops.stack(around, axis=3))
+        places = ops.reshape(places, (batch, rows, columns, self.factor**2 * self.classes))
+        height, width = ops.shape(reference)[1:3]
+        return pixel_shuffle(places, self.factor)[:, :height, :width]
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        features, reference = input_shape
+        return (features[0], *reference[1:3], self.classes)
+
+    def get_config(self) -> dict[str, Any]:
+        numbers = {"classes": self.classes, "factor": self.factor, "guide": self.guide}
+        return {**super().get_config(), **numbers}
+
+
+def _bilinear_weights(factor: int) -> np.ndarray:
+    """float32 [factor², KERNEL]: what the 3x3 blocks around each place in a block weigh in bilinear interpolation."""
+    position = (np.arange(factor) + 0.5) / factor - 0.5
+    weights = np.maximum(0, 1 - np.abs(position[:, None] - np.array([-1, 0, 1])))
+    return np.einsum("ai,bj->abij", weights, weights).reshape(factor**2, 9).astype("float32")

@@ -76,7 +76,7 @@ def augment(
     if image.shape[:2] != label.shape:
         raise ValueError(f"expected image and label of one size, got {image.shape[:2]} and {label.shape}")
     draws = draw(rng, options)
-    size = (options.crop, options.crop) if options.crop else label.shape
+    size = _extent(label.shape, options)
     # Tones and blur come first: padding would otherwise distort CLAHE, and would not stay grey.
     if draws.clahe:
         image = equalize(image, options.clahe_clip)
@@ -85,6 +85,17 @@ def augment(
     image, label = flip(image, label, draws.flip_horizontal, draws.flip_vertical)
     image, label = warp(image, label, draws, size, ignore_id)
     return pad(image, label, options.pad, ignore_id)
+
+
+def _extent(shape: tuple[int, int], options: AugmentOptions) -> tuple[int, int]:
+    """Height and width of a copy before it is padded."""
+    return (options.crop, options.crop) if options.crop else shape
+
+
+def copied_size(shape: tuple[int, int], options: AugmentOptions) -> tuple[int, int]:
+    """Height and width of the copies of an image of this height and width."""
+    height, width = _extent(shape, options)
+    return max(height, options.pad), max(width, options.pad)
 
 
 def draw(rng: np.random.Generator, options: AugmentOptions) -> Draws:

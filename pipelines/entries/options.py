@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.formats.options import CODINGS, MAX_PIXELS
-from trainer.options import CheckedOptions, option
+from trainer.options import CheckedOptions, InputError, option
 
 
 def _augmentation(default: Any, help: str, low: float = 0, high: float = 1) -> Any:
@@ -69,3 +69,13 @@ class RecordOptions(AugmentOptions):
         group="input",
     )
     max_pixels: int = option(MAX_PIXELS, "reject images of more pixels than this", low=1, group="input")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("crop", "pad"):
+            side = getattr(self, name)
+            if side**2 > self.max_pixels:
+                raise InputError(
+                    f"--{name} {side} makes copies of {side**2:,} pixels, over the bound of {self.max_pixels:,}; "
+                    f"give a smaller --{name}, or a larger --max-pixels if memory allows"
+                )

@@ -71,6 +71,8 @@ def make_record(
     if not fits:
         image, label = augment.shrink(image, label, options.max_side)
     if entry.copy:
+        if fault := _too_large(label.shape, options):
+            raise Unusable(entry.image, fault)
         rng = augment.rng_for(options.seed, entry.key, entry.copy)
         image, label = augment.augment(image, label, rng, options, palette.ignore_id)
     if fits and not entry.copy:
@@ -108,6 +110,18 @@ def _load(
 def _decode_label(data: bytes, palette: Palette, options: RecordOptions) -> tuple[Header, np.ndarray]:
     ids = codings.decode_ids(data, palette, options.max_pixels, options.label_coding)
     return images.header(data, options.max_pixels), ids
+
+
+def _too_large(shape: tuple[int, int], options: RecordOptions) -> str:
+    """What to say of an image of this height and width whose copies would be over the bound; "" where they are not."""
+    height, width = augment.copied_size(shape, options)
+    pixels = height * width
+    if pixels <= options.max_pixels:
+        return ""
+    return (
+        f"is {shape[1]}x{shape[0]}, and --pad {options.pad} would make it {width}x{height}: {pixels:,} pixels, over "
+        f"the bound of {options.max_pixels:,}; shrink such images by --max-side, or give a smaller --pad"
+    )
 
 
 def _encoded(image: np.ndarray, image_format: str, options: RecordOptions) -> tuple[bytes, str, int]:

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.drawn import encoded
 from tests.drawn.encoded import chunk, png_head, saved
 from tests.zoo.engine import TROUBLE, Area, Case
-from tests.zoo.worlds import HEIGHT, LABEL, PNG, WIDTH, image, model, pair
+from tests.zoo.worlds import HEIGHT, LABEL, PNG, WIDTH, image, label, model, pair
 from trainer.formats import images
 
 
@@ -239,6 +239,11 @@ def all_of_them(world: Path) -> None:
         pair(world, f"train/{name}", odd.data, LABEL)
 
 
+def long(world: Path) -> None:
+    """An image of 96x24 pixels."""
+    pair(world, "train/long.png", saved(image().repeat(3, axis=1)), images.encode_png(label().repeat(3, axis=1)))
+
+
 REJECTS = {f"images/train/{name}": odd.says for name, odd in FILES.items() if odd.says}
 ROWS = {odd.name: f"reject: {odd.says}" if odd.says else "read" for odd in FILES.values()}
 AREA = Area(
@@ -280,6 +285,13 @@ AREA = Area(
             ),
             make=all_of_them,
             writes=("out",),
+        ),
+        Case(
+            "an image whose padded copies would be over the bound of pixels",
+            "prepare --input @/set --output @/out --copies 1 --pad 60 --max-pixels 3700 --max-reject-rate 1",
+            status=0,
+            make=long,
+            rejects={"long.png": "--pad 60 would make it 96x60: 5,760 pixels, over the bound of 3,700"},
         ),
         Case(
             "not one image that can be read",

@@ -24,7 +24,8 @@ from trainer.attempts import SCHEME, attempt, meaning
 from trainer.attempts import CorruptError as CorruptError
 from trainer.attempts import Unavailable as Unavailable
 from trainer.files import cloud, local, scratch
-from trainer.files.names import File, is_pattern, is_remote, match
+from trainer.files.names import LARGEST as LARGEST
+from trainer.files.names import File, check_size, is_pattern, is_remote, match
 from trainer.files.names import absolute as absolute
 from trainer.files.names import identity as identity
 from trainer.files.names import join as join
@@ -111,12 +112,16 @@ def check_file(path: str) -> None:
 
 
 def read(path: str) -> bytes:
-    """The whole file, of which Cloud Storage's checksum is verified."""
+    """The whole file, of which Cloud Storage's checksum is verified.
+
+    Raises OSError (EFBIG), before anything is read, for a file of over `LARGEST` bytes.
+    """
     if is_remote(path):
         return cloud.read(path)
 
     def work() -> bytes:
         with local.open_file(path) as file:
+            check_size(path, os.fstat(file.fileno()).st_size)
             return file.read()
 
     return attempt(path, work)

@@ -46,9 +46,12 @@ def in_the_cloud(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> list[requests
     return seen
 
 
-def by_requests(url: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
+def by_requests(
+    url: str, headers: Mapping[str, str], check: Callable[[int], None] = lambda size: None
+) -> tuple[int, Mapping[str, str], bytes]:
     """`cloud.transfer` by `requests.Session.send`, the one place where tests change what comes."""
     response = requests.Session().send(requests.Request("GET", url, headers).prepare())
+    check(len(response.content))
     return response.status_code, response.headers, response.content
 
 

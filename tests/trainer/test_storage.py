@@ -7,7 +7,7 @@ import pytest
 
 from tests.drawn.places import ROOT
 from trainer import storage
-from trainer.files import local
+from trainer.files import local, names
 from trainer.options import InputError
 
 
@@ -34,6 +34,17 @@ def test_a_part_of_a_file_is_read_without_the_rest(root):
     assert [storage.read_part(storage.join(root, "a.bin"), *span) for span in ((3, 4), (8, 9))] == [b"3456", b"89"]
     with pytest.raises(FileNotFoundError):
         storage.read_part(storage.join(root, "b.bin"), 0, 1)
+
+
+def test_a_file_too_large_for_memory_is_refused_before_it_is_read(root, monkeypatch):
+    path = storage.join(root, "a.bin")
+    storage.write(path, b"0" * 101)
+    monkeypatch.setattr(names, "LARGEST", 100)
+    with pytest.raises(OSError, match="101 bytes are more than the 100 ") as caught:
+        storage.read(path)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, path)
+    storage.write(path, b"0" * 100)
+    assert storage.read(path) == b"0" * 100
 
 
 def test_overwriting_changes_the_modification_mark(root):

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 import google_crc32c
 
 from trainer.attempts import SCHEME, CorruptError, Unavailable, attempt, meaning
-from trainer.files.names import File, crc32c_and_size
+from trainer.files.names import File, check_size, crc32c_and_size
 from trainer.options import InputError
 
 T = TypeVar("T")
@@ -178,7 +178,7 @@ def _get(path: str) -> bytes:
     url = f"{made.api_endpoint}/download/storage/v1{blob.path}?alt=media"
     headers = {"Accept-Encoding": "identity"}
     made._http.credentials.before_request(_authorisation(), "GET", url, headers)
-    status, about, data = transfer(url, headers)
+    status, about, data = transfer(url, headers, functools.partial(check_size, path))
     stored = re.search(r"crc32c=([\w+/=]+)", about.get("X-Goog-Hash", ""))
     is_coded = about.get("X-Goog-Stored-Content-Encoding", "identity") != "identity"
     if status == 401 or (status == 200 and (is_coded or not stored)):
@@ -197,18 +197,36 @@ def _faults(body: bytes) -> list[dict[str, Any]]:
     return []
 
 
-def transfer(url: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
+def transfer(
+    url: str, headers: Mapping[str, str], check: Callable[[int], None] = lambda size: None
+) -> tuple[int, Mapping[str, str], bytes]:
     """Status, headers and body of the answer to a GET, through the connections of the client.
 
     What requests does around that takes as much time again.
+
+    Args:
+      check: raises where a body of that many bytes is not to be received.
     """
     from urllib3 import Timeout
 
     place = client().api_endpoint
     answer = _connections(place).urlopen(
-        "GET", url[len(place) :], headers=headers, retries=False, redirect=False, timeout=Timeout(*TIMEOUT)
+        "GET",
+        url[len(place) :],
+        headers=headers,
+        retries=False,
+        redirect=False,
+        preload_content=False,
+        timeout=Timeout(*TIMEOUT),
     )
-    return answer.status, answer.headers, answer.data
+    try:
+        check(int(answer.headers.get("Content-Length", 0)))
+        return answer.status, answer.headers, answer.data
+    except BaseException:
+        answer.close()
+        raise
+    finally:
+        answer.release_conn()
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fnmatch
 import os
 import re
@@ -12,6 +13,9 @@ import google_crc32c
 
 from trainer.attempts import SCHEME
 from trainer.options import InputError
+
+LARGEST = 2 << 30
+"""Bytes of the largest file that is read whole. An image of as many pixels as are allowed takes less in any format."""
 
 _UNFINISHED = re.compile(r"(?P<folder>(?:.*/)?)\.(?P<name>[^/]+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
@@ -45,6 +49,12 @@ def identity(data: bytes) -> str:
 def crc32c_and_size(crc32c: int, size: int) -> str:
     """The identity of contents by their checksum and size."""
     return f"{crc32c:08x}-{size}"
+
+
+def check_size(path: str, size: int) -> None:
+    """Raises OSError where a file of `size` bytes is too large to be read whole."""
+    if size > LARGEST:
+        raise OSError(errno.EFBIG, f"its {size:,} bytes are more than the {LARGEST:,} that are read into memory", path)
 
 
 def is_remote(path: str) -> bool:

@@ -15,6 +15,7 @@ from pipelines.prepare import job as prepare_job
 from tests.zoo.engine import PASSING, REFUSED, Area, Case
 from tests.zoo.worlds import whole
 from trainer import attempts
+from trainer.files import names
 
 WRITERS = {
     "prepare": "prepare --input @/set --output @/out",
@@ -28,6 +29,7 @@ WRITERS = {
     "export": "export --model @/model --format savedmodel --output @/out",
     "demo": "demo --output @/out --images 60",
 }
+READ = {"prepare": "set/images", "segment": "set/images", "evaluate": "masks"}
 FULL, LOCKED, FORBIDDEN = "a full disk", "a disk that is read only", "an output that may not be written to"
 
 
@@ -128,6 +130,18 @@ CASES = (
     ),
     *reading("an image that may not be read", errno.EACCES, 0, "", "Permission denied"),
     *reading("an image on a bad sector", errno.EIO, 0, "", "Input/output error"),
+    *(
+        Case(
+            f"an image too large to be read into memory: {command}",
+            f"{WRITERS[command]} --max-reject-rate 1",
+            0,
+            rejects={"g0.png": "are more than the 200,000 that are read into memory"},
+            make=lambda world, top=top: os.truncate(world / top / "train/g0.png", 200_001),
+            around=lambda: mock.patch.object(names, "LARGEST", 200_000),
+            stays=False,
+        )
+        for command, top in READ.items()
+    ),
     *reading("too many open files", errno.EMFILE, PASSING, "Too many open files, in spite of several attempts"),
     Case(
         "Ctrl-C: prepare",

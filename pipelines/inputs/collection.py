@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipelines.inputs.layouts import labels_beside_images
 from pipelines.inputs.lists import entry_path, is_list, read_rows
 from pipelines.inputs.rows import Row, Rows, ordered
 from trainer import storage
@@ -90,7 +91,8 @@ def find(source: str, output: str = "") -> Listing:
     all images of a list share. Where two images differ in their suffix only, both keep it in the name.
 
     Raises:
-      InputError: `source` is missing, cannot be read, has no images, or lies in the output folder.
+      InputError: `source` is missing, cannot be read, has no images, lies in the output folder, or is a folder with
+        the labels of a raw set beside its images, which would be segmented like these.
     """
     try:
         files, kind, notes = _listed(source)
@@ -106,7 +108,10 @@ def find(source: str, output: str = "") -> Listing:
     if not found.images:
         others = f"others, such as {found.first}" if found.first else "no files at all"
         raise InputError(f"no images in {source} ({kind}); expected {', '.join(SUFFIXES)}, found {others}")
-    images, unusable = _name(rows, output)
+    names = _Names()
+    images, unusable = _name(rows, names, output)
+    if kind == "folder":
+        _check_no_labels(source, names.folders)
     if found.inside and kind in ("list", "image"):
         reason = "it lies in the output folder; choose another one for the masks"
         unusable += [(path, reason) for path in found.inside_paths]
@@ -119,6 +124,17 @@ def find(source: str, output: str = "") -> Listing:
     if found.others.count > found.lost.count:
         notes.append(f"files without the suffix of an image, skipped: {found.others.count - found.lost.count}")
     return Listing(images, tuple(unusable), tuple(notes))
+
+
+def _check_no_labels(source: str, folders: Iterable[str]) -> None:
+    below = _posix(storage.join(source, ""))
+    found = labels_beside_images(folder[len(below) :] for folder in folders if folder.startswith(below))
+    if found:
+        labels, images = (storage.join(source, name) for name in found)
+        raise InputError(
+            f"{labels} has the labels of the images in {images}, and would be segmented like these; give {images} as "
+            f"--input, or a pattern such as '{below}**' for everything"
+        )
 
 
 def _listed(source: str) -> tuple[Iterable[storage.File], str, list[str]]:
@@ -253,13 +269,14 @@ def _shared(folder: str | None, path: str) -> str:
     return "".join(f"{part}/" for part, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
 
 
-def _name(rows: Iterable[Row], output: str) -> tuple[Images, list[tuple[str, str]]]:
+def _name(rows: Iterable[Row], names: _Names, output: str) -> tuple[Images, list[tuple[str, str]]]:
     """Gives every image its mask's name; the second list says which have none, and why.
 
     Args:
       rows: (stem, relative path, path, identity) in order.
+      names: filled with what has to be known of them all.
     """
-    names, unusable = _Names(), []
+    unusable: list[tuple[str, str]] = []
     named = ordered(_named(rows, names, unusable))
     return Images(_placed(named, names, output, unusable)), unusable
 

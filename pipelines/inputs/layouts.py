@@ -47,6 +47,12 @@ UNREAD = (
     *(".npy", ".npz", ".mat"),
 )
 """How the names of images and labels end that are in formats which no command reads, in lower case."""
+_IMAGES_OF = {
+    **dict.fromkeys(("SegmentationClassAug", "SegmentationClass", "SegmentationObject"), "JPEGImages"),
+    **dict.fromkeys(("gtFine", "gtCoarse"), "leftImg8bit"),
+    **dict.fromkeys(("labels", "masks", "annotations"), "images"),
+}
+"""Folders of labels, and the folder beside them that their images are in."""
 # An image in several lists goes to the first of these, so that none is both trained on and validated with.
 _VOC_LISTS = {
     **{"test": "test", "val": "val", "train": "train", "trainaug": "train", "train_aug": "train", "trainval": None},
@@ -141,6 +147,26 @@ def recognise(folders: Folders, layout: str) -> tuple[str, Candidates] | None:
     for name, find in finders.items():
         if layout in ("auto", name) and (candidates := find(folders)):
             return name, candidates
+    return None
+
+
+def labels_beside_images(folders: Iterable[str]) -> tuple[str, str] | None:
+    """The first folder of labels, and the folder of their images beside it; None where no layout's names are found.
+
+    Args:
+      folders: that hold files, as paths with forward slashes.
+    """
+    known = {""}
+    for folder in folders:
+        while folder not in known:
+            known.add(folder)
+            folder = folder.rpartition("/")[0]
+    for folder in sorted(known):
+        above, slash, name = folder.rpartition("/")
+        split = name.removesuffix("annot")
+        beside = _IMAGES_OF.get(name) or (split if split != name and split_named(split) else None)
+        if beside and (images := above + slash + beside) in known:
+            return folder, images
     return None
 
 

@@ -25,6 +25,32 @@ def test_masks_are_named_by_the_path_without_suffix(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("images", "labels"),
+        ("images/train", "masks/train"),
+        ("training/images", "training/annotations"),
+        ("VOC2012/JPEGImages", "VOC2012/SegmentationClass"),
+        ("leftImg8bit/val/bonn", "gtFine/val/bonn"),
+        ("val", "valannot"),
+    ],
+)
+def test_the_labels_of_a_raw_set_are_not_taken_for_images(tmp_path, images, labels):
+    touch(tmp_path, f"{images}/a.png", f"{labels}/a.png")
+    with pytest.raises(InputError, match="has the labels of the images in") as caught:
+        find(str(tmp_path))
+    assert str(tmp_path / images).startswith(str(caught.value).split(" as --input")[0].split("; give ")[1])
+    assert names(tmp_path / images) == ["a"]
+    assert names(f"{tmp_path}/**") == sorted([f"{images}/a", f"{labels}/a"])
+
+
+@pytest.mark.parametrize("other", ["labels/a.txt", "masks.png", "b/labels/a.png", "trainannot/a.png", "annot/a.png"])
+def test_folders_without_the_labels_of_a_raw_set_are_segmented_whole(tmp_path, other):
+    touch(tmp_path, "images/a.png", other)
+    assert "images/a" in names(tmp_path)
+
+
 def test_the_identity_of_a_local_image_is_not_known_yet(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"123")
     assert tuple(find(str(tmp_path)).images) == (SourceImage(str(tmp_path / "a.jpg"), "a", identity=""),)

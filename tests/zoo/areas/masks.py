@@ -79,6 +79,17 @@ CASES = (
         says=("no images in",),
     ),
     Case(
+        "a raw set to segment, labels and all",
+        "segment --input @/set --model @/model --output @/out",
+        says=("set/labels has the labels of the images in", "give", "set/images as --input"),
+    ),
+    Case(
+        "the same in SegNet's layout",
+        "segment --input @/segnet --model @/model --output @/out",
+        make=segnet,
+        says=("segnet/trainannot has the labels of the images in", "segnet/train as --input"),
+    ),
+    Case(
         "an input to segment that is not there",
         "segment --input @/no --model @/model --output @/out",
         says=("no does not exist",),

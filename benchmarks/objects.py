@@ -103,14 +103,14 @@ class _Handler(BaseHTTPRequestHandler):
             return
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
-        if found := OBJECT.fullmatch(url.path):
-            self._object((found["bucket"], unquote(found["name"])), query)
-        elif found := UPLOAD.fullmatch(url.path):
-            self._upload(found["bucket"], query, body)
-        elif found := LISTING.fullmatch(url.path):
-            self._list(found["bucket"], query)
-        elif found := BUCKET.fullmatch(url.path):
-            self._answer(200, {"name": found["bucket"]})
+        if parts := OBJECT.fullmatch(url.path):
+            self._object((parts["bucket"], unquote(parts["name"])), query)
+        elif parts := UPLOAD.fullmatch(url.path):
+            self._upload(parts["bucket"], query, body)
+        elif parts := LISTING.fullmatch(url.path):
+            self._list(parts["bucket"], query)
+        elif parts := BUCKET.fullmatch(url.path):
+            self._answer(200, {"name": parts["bucket"]})
         else:
             self._answer(404)
 
@@ -136,8 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
                 status = 200
         if status == 200 and query.get("alt") == "media":
             headers = {"X_Goog_Hash": f"crc32c={checksum(data)}", "X_Goog_Generation": str(generation)}
-            if found := PART.fullmatch(self.headers.get("Range", "")):
-                start, end = int(found["start"]), min(int(found["end"] or len(data)), len(data) - 1)
+            if span := PART.fullmatch(self.headers.get("Range", "")):
+                start, end = int(span["start"]), min(int(span["end"] or len(data)), len(data) - 1)
                 headers["Content_Range"] = f"bytes {start}-{end}/{len(data)}"
                 status, data = 206, data[start : end + 1]
             self.send_response(status)

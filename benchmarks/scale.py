@@ -132,16 +132,16 @@ def step(options: Options) -> None:
     start = time.process_time()
     if options.step == "worker":
         work(command, options.folder)
-        found: dict[str, object] = {}
+        figures: dict[str, object] = {}
     else:
         with contextlib.redirect_stdout(io.StringIO()):
             handed = plan(command, images, options.folder)
         with open(f"{options.folder}.first", "wb") as file:
             pickle.dump(handed["first"], file)
-        found = {"passed": sum(len(pickle.dumps(one)) for one in handed["handed"]) / images}
-    found |= {"seconds": time.process_time() - start}
-    found |= {"memory": processes.peak_memory()}
-    print(json.dumps(found))
+        figures = {"passed": sum(len(pickle.dumps(one)) for one in handed["handed"]) / images}
+    figures |= {"seconds": time.process_time() - start}
+    figures |= {"memory": processes.peak_memory()}
+    print(json.dumps(figures))
 
 
 def plan_files(folder: str) -> tuple[int, int, str]:
@@ -157,16 +157,16 @@ def plan_files(folder: str) -> tuple[int, int, str]:
 def row(command: str, images: int) -> str:
     with tempfile.TemporaryDirectory() as place:
         folder = os.path.join(place, "out")
-        found = {}
+        steps = {}
         for name in STEPS:
             argv = [sys.executable, __file__, "--images", str(images), "--commands", command, "--step", name]
             start = time.perf_counter()
             done = subprocess.run([*argv, "--folder", folder], capture_output=True, text=True)
             if done.returncode:
                 sys.exit(done.stderr)
-            found[name] = json.loads(done.stdout) | {"wall": time.perf_counter() - start}
+            steps[name] = json.loads(done.stdout) | {"wall": time.perf_counter() - start}
         count, size, digest = plan_files(folder)
-    first, worker = found["plan"], found["worker"]
+    first, worker = steps["plan"], steps["worker"]
     cells = [command, f"{images:,}", f"{first['wall']:.0f} s", f"{first['seconds']:.0f} s"]
     cells += [f"{first['memory'] / 2**20:.0f} MiB", f"{size / images:.0f} in {count:,}", f"{first['passed']:.1f}"]
     cells += [f"{worker['seconds']:.1f} s, {worker['memory'] / 2**20:.0f} MiB", digest]

@@ -123,13 +123,13 @@ def _reading(path: str) -> _Held[bytes]:
 
 
 def _read(held: dict[str, _Held[bytes]], path: str) -> bytes:
-    found = held.pop(path, None)
-    if found is None:
+    ahead = held.pop(path, None)
+    if ahead is None:
         return storage.read(path)
     try:
-        return found.future.result()
+        return ahead.future.result()
     finally:
-        found.drop()
+        ahead.drop()
 
 
 def _drop(held: dict[str, _Held[bytes]]) -> None:

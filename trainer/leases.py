@@ -175,11 +175,11 @@ class _Lease:
 
 def _missing(folder: str) -> list[str]:
     """The folders that are not there yet, `folder` first and then those above it."""
-    found = []
+    folders = []
     while not os.path.lexists(folder):
-        found.append(folder)
+        folders.append(folder)
         folder = os.path.dirname(folder)
-    return found
+    return folders
 
 
 def _user() -> str:

@@ -121,13 +121,13 @@ class _Sample:
 
     def examples(self, *values: int | Color) -> tuple[Example, ...]:
         """Labels that hold one of these values; all, without values."""
-        found = []
+        examples = []
         for label in self.labels:
             held = [value for value in values if value in label.ids or value in label.colors]
             if held or not values:
                 detail = f"holds {', '.join(map(str, held[:6]))}" if values else label.describe()
-                found.append(Example(label.number, label.path, detail))
-        return tuple(found)
+                examples.append(Example(label.number, label.path, detail))
+        return tuple(examples)
 
 
 def _as_ids(evidence: Evidence) -> Evidence:

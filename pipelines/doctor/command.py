@@ -130,20 +130,20 @@ def conclude(
     options: Options, raw: RawSet, plan: Plan, total: DoctorTally, reading: Reading, care: Care | None
 ) -> tuple[list[Finding], Remedy]:
     """The findings, gravest first, and what cures them."""
-    found = [*findings.of_scan(raw.rejects, plan.total), *reading.findings, *findings.of_files(total, plan)]
+    report = [*findings.of_scan(raw.rejects, plan.total), *reading.findings, *findings.of_files(total, plan)]
     reading, of_values = findings.of_values(total, plan, reading)
-    found += of_values
+    report += of_values
     prints = total.prints
     of_copies, doubles = copies.of_copies(
         prints, plan, functools.partial(alike, plan, care), functools.partial(differ, plan, reading, care)
     )
     of_films, group_by = copies.of_films(prints, plan, options.val_fraction, options.group_by)
-    found += of_copies + of_films
+    report += of_copies + of_films
     shift = (0, 0)
     if reading.palette is not None:
         reading, of_nothing = findings.of_nothing(total, plan, reading)
-        found += of_nothing or findings.of_classes(total, plan, reading.palette)
-        found += findings.of_alignment(total, plan)
+        report += of_nothing or findings.of_classes(total, plan, reading.palette)
+        report += findings.of_alignment(total, plan)
         shift = findings.offset(total) or (0, 0)
     kinds = findings.doubtful(total)
     cured = {number for number, kind in kinds.items() if findings.is_cured(kind, total)}
@@ -157,7 +157,7 @@ def conclude(
         splits = findings.dealt(total, plan, reading.palette, left_out)
     is_paired = any(finding.kind in ("layout", "pairing") for finding in reading.findings)
     is_listed = bool(left_out or labels or splits or raw.rejects or is_paired) and len(left_out) < plan.total
-    return verdict.graded(found), Remedy(reading, left_out, labels, splits, is_listed, group_by)
+    return verdict.graded(report), Remedy(reading, left_out, labels, splits, is_listed, group_by)
 
 
 def alike(plan: Plan, care: Care | None, one: int, other: int) -> float:

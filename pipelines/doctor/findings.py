@@ -319,7 +319,7 @@ def of_alignment(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
 def doubtful(tally: DoctorTally) -> dict[int, str]:
     """Number of a pair -> kind of its fault or doubt."""
     prints = tally.prints
-    found = {}
+    kinds = {}
     for row in prints[(prints["fault"] > 0) | (prints["doubt"] > 0)]:
-        found[int(row["number"])] = FAULTS[row["fault"] - 1] if row["fault"] else DOUBTS[row["doubt"] - 1]
-    return found
+        kinds[int(row["number"])] = FAULTS[row["fault"] - 1] if row["fault"] else DOUBTS[row["doubt"] - 1]
+    return kinds

@@ -63,11 +63,11 @@ class LookAtChunk(Work):
     def _look(self, subject: Subject, care: Care | None) -> DoctorTally:
         call = functools.partial(care.isolated, look) if care else look
         try:
-            found = attempt(functools.partial(call, subject, self.palette, self.coding, self.max_pixels))
+            result = attempt(functools.partial(call, subject, self.palette, self.coding, self.max_pixels))
         except Failed as fault:
-            found = tally.with_print(tally.seen_of(subject.number, "failed", fault.reason), subject.number)
+            result = tally.with_print(tally.seen_of(subject.number, "failed", fault.reason), subject.number)
         self.finish("looked at")
-        return found
+        return result
 
 
 @dataclass(eq=False)

@@ -191,8 +191,8 @@ class _Look:
             return self.tally("unknown-ids", detail) + DoctorTally(decoded=1, unknown_ids=pixels)
         known = _packed_colors(self.palette)
         packed, pixels = np.unique(_packed(label), return_counts=True)
-        found = sorted(zip(pixels.tolist(), packed.tolist(), strict=True), reverse=True)
-        colors = {(c >> 16, c >> 8 & 255, c & 255): n for n, c in found if c not in known}
+        by_count = sorted(zip(pixels.tolist(), packed.tolist(), strict=True), reverse=True)
+        colors = {(c >> 16, c >> 8 & 255, c & 255): n for n, c in by_count if c not in known}
         return self.tally("unknown-colors", detail) + DoctorTally(decoded=1, unknown_colors=colors)
 
 

@@ -52,13 +52,13 @@ def likeness(one: np.ndarray, other: np.ndarray) -> float:
 
 def boundaries(ids: np.ndarray) -> np.ndarray:
     """bool [H, W]: pixels that differ from a neighbour."""
-    found = np.zeros(ids.shape, bool)
+    mask = np.zeros(ids.shape, bool)
     across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
-    found[:, 1:] |= across
-    found[:, :-1] |= across
-    found[1:] |= down
-    found[:-1] |= down
-    return found
+    mask[:, 1:] |= across
+    mask[:, :-1] |= across
+    mask[1:] |= down
+    mask[:-1] |= down
+    return mask
 
 
 def edges(image: np.ndarray) -> np.ndarray:

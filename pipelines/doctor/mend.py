@@ -126,13 +126,13 @@ def _known(label: images.Label, palette: Palette) -> np.ndarray:
 
 def _between(codes: np.ndarray) -> np.ndarray:
     """bool [H, W]: pixels of an id between those of two neighbours that face each other, and those beside them."""
-    found = np.zeros(codes.shape, bool)
-    for rows, marks in ((codes, found), (codes.T, found.T)):
+    mask = np.zeros(codes.shape, bool)
+    for rows, marks in ((codes, mask), (codes.T, mask.T)):
         before, here, after = rows[:, :-2], rows[:, 1:-1], rows[:, 2:]
         marks[:, 1:-1] |= ((before < here) & (here < after)) | ((before > here) & (here > after))
     box = np.ones((3, 3), np.uint8)
     solid = cv2.erode(codes, box) == cv2.dilate(codes, box)
-    return found | ((cv2.dilate(found.astype(np.uint8), box) > 0) & ~solid)
+    return mask | ((cv2.dilate(mask.astype(np.uint8), box) > 0) & ~solid)
 
 
 def _scaled(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:

@@ -101,14 +101,14 @@ def manifest(plan: Plan, remedy: Remedy) -> bytes:
 
 def files(plan: Plan, remedy: Remedy) -> dict[str, bytes]:
     """Name -> contents of the files of the remedy in the output folder, but for labels."""
-    found = {}
+    contents = {}
     palettes = {OWN: remedy.reading.palette if remedy.has_palette else None, COUNTED: remedy.reading.counted}
     for name, palette in palettes.items():
         if palette:
-            found[name] = (json.dumps(palette.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
+            contents[name] = (json.dumps(palette.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
     if remedy.is_listed:
-        found[MANIFEST] = manifest(plan, remedy)
-    return found
+        contents[MANIFEST] = manifest(plan, remedy)
+    return contents
 
 
 def command(options: Options, remedy: Remedy, root: str) -> str:

@@ -118,16 +118,14 @@ def seen_of(number: int, kind: str, detail: str) -> DoctorTally:
     return DoctorTally(kinds={kind: Seen(1, ((number, detail),))})
 
 
-def with_print(
-    found: DoctorTally, number: int, image: int = 0, label: int = 0, hash: int | None = None
-) -> DoctorTally:
+def with_print(one: DoctorTally, number: int, image: int = 0, label: int = 0, hash: int | None = None) -> DoctorTally:
     """The tally of a pair that has been looked at, with what is kept of every pair; see PRINT."""
     row = np.zeros(1, PRINT)
     row["number"], row["image"], row["label"] = number, image, label
     row["hash"], row["is_hashed"] = hash or 0, hash is not None
     for field_name, kinds in (("fault", FAULTS), ("doubt", DOUBTS)):
-        row[field_name] = next((place for place, kind in enumerate(kinds, 1) if kind in found.kinds), 0)
-    return replace(found, looked=1, parts=(row,))
+        row[field_name] = next((place for place, kind in enumerate(kinds, 1) if kind in one.kinds), 0)
+    return replace(one, looked=1, parts=(row,))
 
 
 def _added(one: Mapping, other: Mapping) -> dict:

@@ -84,8 +84,8 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
     masks = {folder: list_masks(folder) for folder in sources.masks}
     labels = list_labels(sources.labels, sources.palette, set().union(*masks.values()))
     # What a key of a label is called among the masks of each folder.
-    found = {folder: partners(labels.files, masks[folder]) for folder in sources.masks}
-    without_label = {folder: len(masks[folder]) - len(found[folder]) for folder in sources.masks}
+    mask_keys = {folder: partners(labels.files, masks[folder]) for folder in sources.masks}
+    without_label = {folder: len(masks[folder]) - len(mask_keys[folder]) for folder in sources.masks}
     files, rejects, note = labels.files, [], ""
     if selection:
         paths = {storage.join(sources.labels, name): key for key, names in files.items() for name in names}
@@ -97,7 +97,7 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
         note = choice.note
     comparisons = []
     for key, names in sorted(files.items()):
-        paths = [masks[folder][found[folder][key]] if key in found[folder] else [] for folder in sources.masks]
+        paths = [masks[folder][mask_keys[folder][key]] if key in mask_keys[folder] else [] for folder in sources.masks]
         if fault := labels.faults.get(key) or _fault(key, names, paths, sources.masks):
             rejects += [Reject(key, storage.join(sources.labels, name), STAGE, fault) for name in names]
         else:

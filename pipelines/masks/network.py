@@ -100,9 +100,9 @@ def _try(run: Callable[..., list[np.ndarray]], classes: int) -> None:
     except Exception as error:  # the errors of two runtimes have no base
         reason = str(error).partition("\n")[0]
         raise InputError(f"it does not run: {reason}; export the model again") from None
-    found = (ids.dtype, ids.shape, probabilities.dtype, probabilities.shape)
+    outputs = (ids.dtype, ids.shape, probabilities.dtype, probabilities.shape)
     shape = images.shape[:3]
-    if found != (np.uint8, shape, np.float32, (*shape, classes)):
+    if outputs != (np.uint8, shape, np.float32, (*shape, classes)):
         raise InputError(
             f"for an image of {shape[1]}x{shape[2]} and {classes} classes it gives {ids.dtype} {list(ids.shape)} and "
             f"{probabilities.dtype} {list(probabilities.shape)}; export the model again"

@@ -59,6 +59,6 @@ def resized(arrays: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     for target, array in zip(result, arrays, strict=True):
         for first in range(0, array.shape[2], CHANNELS):
             part = np.ascontiguousarray(array[..., first : first + CHANNELS])
-            found = cv2.resize(part, size[::-1], interpolation=interpolation)
-            target[..., first : first + CHANNELS] = found.reshape(*size, -1)
+            patch = cv2.resize(part, size[::-1], interpolation=interpolation)
+            target[..., first : first + CHANNELS] = patch.reshape(*size, -1)
     return result

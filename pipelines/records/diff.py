@@ -33,13 +33,13 @@ def contained(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], 
     """All records of a set. Raises InputError when a shard is missing or damaged."""
 
     def of_shard(shard: Shard) -> Contained:
-        found = {}
+        contents = {}
         for _, record in read_records(folder, shard):
             rest = (record.filename, record.image_format, record.height, record.width, record.channels)
             digests = (hashlib.sha256(data).digest() for data in (record.image, record.label))
-            found[record.key, record.copy] = Contents(shard.split, *digests, rest)
+            contents[record.key, record.copy] = Contents(shard.split, *digests, rest)
             beat()
-        return found
+        return contents
 
     return functools.reduce(lambda all, found: all | found, pool.map(of_shard, dataset.shards), {})
 

@@ -139,7 +139,7 @@ def plan(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], objec
     faults, damaged, _ = verify(folder, dataset, pool, beat)
     existing = {file.relative for file in storage.files(folder, within=())}
     source = Source(dataset)
-    shards, rejects, changed, made = [], [], [], 0
+    shards, rejects, changed, remade = [], [], [], 0
     for shard in dataset.shards:
         path = storage.join(folder, shard.name)
         if shard.name not in existing:
@@ -148,21 +148,21 @@ def plan(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], objec
         if shard.name not in damaged:
             shards.append(shard)
             continue
-        sums, new, lost = _sums(folder, shard, dataset.palette, source)
+        sums, new, unusable = _sums(folder, shard, dataset.palette, source)
         mended = sums.shard(shard.name, shard.split, shard.fingerprint, dataset.palette)
-        is_balanced = sums.records + sum(reject.records for reject in lost) == shard.records
-        if not is_balanced or (mended == shard and not lost and _is_done(folder, shard)):
+        is_balanced = sums.records + sum(reject.records for reject in unusable) == shard.records
+        if not is_balanced or (mended == shard and not unusable and _is_done(folder, shard)):
             shards.append(shard)
             continue
         changed.append(shard.name)
-        made += new
-        rejects += lost
+        remade += new
+        rejects += unusable
         shards += [mended] * (sums.records > 0)
     if not shards:
         raise InputError(f"not one record of {folder} can be used; run the same `deeplab prepare` again")
-    kept = sum(shard.records for shard in shards) - made
+    kept = sum(shard.records for shard in shards) - remade
     inputs = sum(shard.records for shard in dataset.shards)
-    accounts = Accounts("records", inputs, {"kept": kept, "made again": made}, tuple(rejects))
+    accounts = Accounts("records", inputs, {"kept": kept, "made again": remade}, tuple(rejects))
     accounts.check()
     after = dataclasses.replace(
         dataset,
@@ -295,14 +295,14 @@ def _mended(folder: str, shard: Shard, palette: Palette, source: Source) -> Iter
     """Every record of a shard as it is to be; those that cannot be used, as rejects."""
     path, count = storage.join(folder, shard.name), 0
     with open_shard(folder, shard.name) as file, open_shard(folder, shard.name) as again:
-        for found in scan_frames(file):
-            if isinstance(found, CorruptRecord) and found.index >= shard.records:
+        for entry in scan_frames(file):
+            if isinstance(entry, CorruptRecord) and entry.index >= shard.records:
                 break  # bytes behind the last record
-            data, reason, is_new = found.data, "", False
-            if isinstance(found, CorruptRecord):
-                again.seek(found.offset)
-                data, why = _again(again.read(16 + len(found.data)), source)
-                reason, is_new = f"{found.reason}; {why}", data is not None
+            data, reason, is_new = entry.data, "", False
+            if isinstance(entry, CorruptRecord):
+                again.seek(entry.offset)
+                data, why = _again(again.read(16 + len(entry.data)), source)
+                reason, is_new = f"{entry.reason}; {why}", data is not None
             if data is not None:
                 try:
                     good = apart(check_message, data, palette)
@@ -310,12 +310,12 @@ def _mended(folder: str, shard: Shard, palette: Palette, source: Source) -> Iter
                 except (ValueError, Failed) as error:
                     data, reason = None, str(error)
             # Behind a damaged length no record can be found.
-            last = isinstance(found, CorruptRecord) and not found.data
+            last = isinstance(entry, CorruptRecord) and not entry.data
             count = shard.records if last else count + 1
             if data is None:
-                records = shard.records - found.index if last else 1
-                key = key_of(found.data).removeprefix("key ")
-                yield Reject(key, path, STAGE, f"record {found.index}: {reason}", records)
+                records = shard.records - entry.index if last else 1
+                key = key_of(entry.data).removeprefix("key ")
+                yield Reject(key, path, STAGE, f"record {entry.index}: {reason}", records)
     if count < shard.records:
         yield Reject(shard.name, path, STAGE, f"the shard ends after {count} records", shard.records - count)
 

@@ -70,8 +70,8 @@ def reshard(options: Reshard, dataset: Dataset, pool: Executor, beat: Callable[[
     inputs = sum(shard.records for shard in dataset.shards)
     Accounts("records", inputs, {"found": sum(map(len, places))}).check()
     by_split: dict[str, list[Place]] = {}
-    for shard, found in zip(dataset.shards, places, strict=True):
-        by_split.setdefault(shard.split, []).extend(found)
+    for shard, records in zip(dataset.shards, places, strict=True):
+        by_split.setdefault(shard.split, []).extend(records)
     plan = plan_shards(by_split, options.shards, options.megabytes << 20)
     started = {"records": dataset.fingerprint, "shards": sorted(plan)}
     _refuse_others(options.output, started)

@@ -160,7 +160,7 @@ def _of_description(dataset: Dataset) -> Iterator[str]:
         yield f"its max_side is {dataset.max_side}, that of its options is {given}"
 
 
-def _compare(shard: Shard, file: _Summing, count: int, checked: ShardCheck, found: Shard) -> list[str]:
+def _compare(shard: Shard, file: _Summing, count: int, checked: ShardCheck, good: Shard) -> list[str]:
     """Faults of the shard as a whole; those that follow from damaged records are not repeated.
 
     Args:
@@ -179,11 +179,11 @@ def _compare(shard: Shard, file: _Summing, count: int, checked: ShardCheck, foun
         faults.append(f"{shard.name}: key {repeated[0]} copy {repeated[1]} appears more than once")
     if not is_whole or count != shard.records:
         return faults
-    if found.images != shard.images:
-        faults.append(f"{shard.name}: has {found.images} source images, expected {shard.images}")
-    if (found.class_pixels, found.ignored_pixels) != (shard.class_pixels, shard.ignored_pixels):
+    if good.images != shard.images:
+        faults.append(f"{shard.name}: has {good.images} source images, expected {shard.images}")
+    if (good.class_pixels, good.ignored_pixels) != (shard.class_pixels, shard.ignored_pixels):
         faults.append(f"{shard.name}: pixels per class differ from {DATASET_FILE}")
-    sizes = [f"{side.min_size} to {side.max_size} (height, width)" for side in (found, shard)]
+    sizes = [f"{side.min_size} to {side.max_size} (height, width)" for side in (good, shard)]
     if sizes[0] != sizes[1]:
         faults.append(f"{shard.name}: has images of {sizes[0]}, expected {sizes[1]}")
     return faults

@@ -219,8 +219,8 @@ class InFlight:
         """Images of `name` at which a process that worked with care has ended."""
         note = _read(self.path(name))
         suspects = note.get("suspects")
-        found = [*(suspects if isinstance(suspects, list) else ()), note.get("image")]
-        return frozenset(image for image in found if isinstance(image, str) and image)
+        names = [*(suspects if isinstance(suspects, list) else ()), note.get("image")]
+        return frozenset(image for image in names if isinstance(image, str) and image)
 
     def clear(self) -> None:
         """Removes the notes of a job that has come to its end but those of fatal images, which the next run needs."""

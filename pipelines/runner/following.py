@@ -85,8 +85,8 @@ def _wait(job: Job, count: Callable[[], int], options: PipelineOptions, title: s
             heard = time.monotonic()
         except Exception as error:  # whatever a service's client raises: the job may go on all the same
             if time.monotonic() - heard > LOST:
-                lost = f"no word of the {title} job any more: {cause(error)}; it may go on all the same."
-                raise InputError(f"{lost} {_remedy(job, options)}") from None
+                fault = f"no word of the {title} job any more: {cause(error)}; it may go on all the same."
+                raise InputError(f"{fault} {_remedy(job, options)}") from None
             state = before
         if services.is_over(state):
             return state

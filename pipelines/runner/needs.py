@@ -108,13 +108,13 @@ def suit(options: PipelineOptions, accelerator: str | None) -> None:
                 "give --worker_accelerator or --dataflow_service_options=worker_accelerator=..., not both"
             )
         whole = accelerator if ":" in accelerator else f"type:{accelerator};count:1;install-nvidia-driver"
-        found = ACCELERATOR.fullmatch(whole)
-        if not found:
+        request = ACCELERATOR.fullmatch(whole)
+        if not request:
             raise InputError(
                 f"--worker_accelerator {accelerator}: expected a GPU's name, such as nvidia-tesla-t4, or "
                 "'type:NAME;count:N;install-nvidia-driver'"
             )
-        kind = found["kind"]
+        kind = request["kind"]
         cloud.dataflow_service_options = [*services, f"worker_accelerator={whole}"]
     if not worker.machine_type:
         worker.machine_type = GPU_MACHINES.get(kind, GPU_MACHINE) if kind else MACHINE

@@ -123,9 +123,9 @@ def end_others(options: PipelineOptions, folder: str) -> None:
 
 def _same(options: PipelineOptions) -> Iterator[Job]:
     """The jobs at work that have the name of these options' one, where that holds the digests."""
-    if found := _digests(options):
+    if digests := _digests(options):
         yield from (
-            job for job, options_digest in _active(options, found["output"]) if options_digest == found["options"]
+            job for job, options_digest in _active(options, digests["output"]) if options_digest == digests["options"]
         )
 
 
@@ -162,8 +162,8 @@ def _await_arrival(options: PipelineOptions, output: str, title: str, folder: st
         say(f"{title}: an earlier run ended while it sent a job; waiting up to {left:.0f} s {where}", sys.stderr)
     while time.monotonic() < deadline:
         time.sleep(min(ASKING, left))
-        if (found := _at_work(options, output))[0]:
-            return found
+        if (arrival := _at_work(options, output))[0]:
+            return arrival
     return None, ""
 
 

@@ -93,14 +93,14 @@ class DataflowJob(Job):
 
     def counters(self) -> dict[str, int] | None:
         answer = _client("Metrics", self.options).get_job_metrics({**self._where, "job_id": self.id}, timeout=TIMEOUT)
-        found: dict[tuple[str, str], int] = {}
+        values: dict[tuple[str, str], int] = {}
         for metric in answer.metrics:
             if metric.name.origin == "user" and isinstance(metric.scalar, (int, float)):
                 # Each stands there twice, as committed and, ahead of that, as tentative.
                 key = (metric.name.name, metric.name.context.get("step", ""))
-                found[key] = max(found.get(key, 0), int(metric.scalar))
+                values[key] = max(values.get(key, 0), int(metric.scalar))
         total: dict[str, int] = {}
-        for (name, _), value in found.items():
+        for (name, _), value in values.items():
             total[name] = total.get(name, 0) + value
         return total
 

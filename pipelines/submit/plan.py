@@ -64,11 +64,11 @@ def missing_extra(options: JobOptions) -> list[str]:
     """What is wrong where the client of a service is not installed, as sentences."""
     verb = type(options).__name__.lower()
     try:
-        found = importlib.util.find_spec(EXTRAS[verb])
+        spec = importlib.util.find_spec(EXTRAS[verb])
     except ModuleNotFoundError:  # not even the packages around it
-        found = None
+        spec = None
     cure = f'install it with `pip install "deeplab-pipelines[{verb}]"`'
-    return [] if found else [f"the client of {verb} is not installed; {cure}"]
+    return [] if spec else [f"the client of {verb} is not installed; {cure}"]
 
 
 def pairs(words: tuple[str, ...]) -> dict[str, str]:

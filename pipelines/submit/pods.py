@@ -13,8 +13,8 @@ STUCK = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateCon
 
 def _conditions(value: Object) -> dict[str, Object]:
     """Those that hold, by their type."""
-    found = value.get("status", {}).get("conditions") or ()
-    return {one["type"]: one for one in found if one.get("status") == "True"}
+    conditions = value.get("status", {}).get("conditions") or ()
+    return {one["type"]: one for one in conditions if one.get("status") == "True"}
 
 
 def container(pod: Object) -> Object:
@@ -80,5 +80,5 @@ def exit_status(job: Object, pods: list[Object]) -> int | None:
         return None
     ends = [container(pod).get("state", {}).get("terminated") or {} for pod in pods]
     codes = [end["exitCode"] for end in ends if end.get("exitCode")]
-    told = re.search(r"exit code (\d+)", conditions["Failed"].get("message") or "")
-    return codes[-1] if codes else int(told[1]) if told else 1
+    code = re.search(r"exit code (\d+)", conditions["Failed"].get("message") or "")
+    return codes[-1] if codes else int(code[1]) if code else 1

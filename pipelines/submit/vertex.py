@@ -99,8 +99,8 @@ class Service:
         def taken() -> str:
             # Vertex AI gives numbers; the name is ours, and no other job has it.
             request = {"parent": parent, "filter": f'display_name="{job.display_name}"'}
-            found = _ask(lambda: list(self.jobs.list_custom_jobs(request=request, retry=None, timeout=TIMEOUT)))
-            return found[0].name if found else ""
+            jobs = _ask(lambda: list(self.jobs.list_custom_jobs(request=request, retry=None, timeout=TIMEOUT)))
+            return jobs[0].name if jobs else ""
 
         create = self.jobs.create_custom_job
         return send(
@@ -153,8 +153,8 @@ def _status(state: str, message: str) -> int:
     """The exit status of a job that has ended: of its command where it failed, 1 where that is not known."""
     if state == "SUCCEEDED":
         return 0
-    told = re.search(r"non-zero status of (\d+)", message)
-    return int(told[1]) if told else 1
+    code = re.search(r"non-zero status of (\d+)", message)
+    return int(code[1]) if code else 1
 
 
 def _credentials(endpoint: str) -> tuple[Any, str]:

@@ -81,10 +81,10 @@ def send(create: Callable[[], str], taken: Callable[[], str]) -> str:
       create: sends the job; returns its name.
       taken: name of the job of an earlier try, "" where there is none.
     """
-    lost = False
+    is_lost = False
     for pause in (*AGAIN[:2], None):
         try:
-            return (taken() if lost else "") or create()
+            return (taken() if is_lost else "") or create()
         except Lost as error:
             if not error.retry:
                 raise Lost(f"{error}; nothing was submitted, run the same command again later") from None
@@ -92,6 +92,6 @@ def send(create: Callable[[], str], taken: Callable[[], str]) -> str:
                 raise Lost(
                     f"{error}; whether the job was created is not known: look before submitting again"
                 ) from None
-            lost = True
+            is_lost = True
             time.sleep(pause)
     raise AssertionError("the last try returns or raises")

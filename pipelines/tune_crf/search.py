@@ -145,10 +145,10 @@ def spare(point: CrfOptions, before: np.ndarray, counts: Counts, chosen: np.ndar
     tried = []
     while True:
         after = counts[point][chosen]
-        lost = losses(before[chosen], after)
-        harm = -sum(gain.value for gain in lost.values())
+        sure_losses = losses(before[chosen], after)
+        harm = -sum(gain.value for gain in sure_losses.values())
         tried.append((harm, -_score(after), len(tried), point))
-        next_point = lighter(point, lost, before.shape[-1])
+        next_point = lighter(point, sure_losses, before.shape[-1])
         if next_point == point or len(tried) > LIGHTER_ROUNDS:
             break
         _require([next_point], counts, "class weights")

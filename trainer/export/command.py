@@ -113,14 +113,14 @@ def runtime(name: str, files: dict[str, bytes]) -> Callable[..., list[np.ndarray
 def to_check(options: Options, card: ModelCard, dataset: Dataset | None, images: list[str]) -> Iterator[Sample]:
     """The samples that the export is checked on, at its size."""
     if images:
-        found = samples.of_files(images)
+        originals = samples.of_files(images)
     elif dataset is not None:
-        found = samples.of_records(options.records, dataset, "val")
+        originals = samples.of_records(options.records, dataset, "val")
     else:
         # With a model that shrinks, one image is larger than it takes.
         side = round(1.3 * card.max_side) or 480
-        found = samples.drawn([(side, round(part * side)) for part in DRAWN_SIDES] + [(161, 200), (97, 97)])
-    return (sample.resized(options.size) for sample in found)
+        originals = samples.drawn([(side, round(part * side)) for part in DRAWN_SIDES] + [(161, 200), (97, 97)])
+    return (sample.resized(options.size) for sample in originals)
 
 
 def finish(options: Options, about: dict[str, Any], comparison: Comparison) -> int:

@@ -89,10 +89,10 @@ def tuning(options: Options, digest: str) -> dict[str, Any] | None:
     path = storage.join(options.model, TUNING_FILE)
     if not storage.exists(path):
         return None
-    found = storage.read_json(path)
-    if not isinstance(found, dict) or found.get("model_digest") != digest:
+    tuned = storage.read_json(path)
+    if not isinstance(tuned, dict) or tuned.get("model_digest") != digest:
         raise InputError(f"{path} was made with other weights; run `deeplab tune-crf` again, or delete the file")
-    return found
+    return tuned
 
 
 def reserve(options: Options) -> None:
@@ -121,27 +121,27 @@ def dataset(options: Options, card: ModelCard) -> Dataset | None:
     """The records of --records. Raises InputError where they are of other classes, or lack images of a split."""
     if not options.records:
         return None
-    found = load_dataset(options.records)
-    if found.palette.names != card.palette.names:
+    theirs = load_dataset(options.records)
+    if theirs.palette.names != card.palette.names:
         raise InputError(
-            f"{options.records} has the classes {_some(found.palette.names)}, the model {_some(card.palette.names)}; "
+            f"{options.records} has the classes {_some(theirs.palette.names)}, the model {_some(card.palette.names)}; "
             "give records of the classes the model was trained on"
         )
-    if found.palette.ignore_id != card.palette.ignore_id:
+    if theirs.palette.ignore_id != card.palette.ignore_id:
         raise InputError(
-            f"{options.records} ignores pixels of id {found.palette.ignore_id}, the model those of "
+            f"{options.records} ignores pixels of id {theirs.palette.ignore_id}, the model those of "
             f"{card.palette.ignore_id}; give records that were prepared with the model's palette"
         )
     purposes = {"val": "to check the export on"}
     purposes |= {"train": "to calibrate on"} if options.quantize == "int8" else {}
     for split, purpose in purposes.items():
-        if not found.images(split):
+        if not theirs.images(split):
             raise InputError(
                 f"{options.records} has no images of split {split!r} {purpose}, only of "
-                f"{', '.join(found.splits) or 'none'}; prepare it again from a set with train and val images"
+                f"{', '.join(theirs.splits) or 'none'}; prepare it again from a set with train and val images"
             )
-    check_shards(options.records, found)
-    return found
+    check_shards(options.records, theirs)
+    return theirs
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -140,11 +140,11 @@ def compare(
         began = time.perf_counter()
         expected = model(sample.image)
         between = time.perf_counter()
-        found = export(sample.image)
+        output = export(sample.image)
         ended = time.perf_counter()
         if comparison.images:
             comparison.seconds.append((between - began, ended - between))
-        comparison.add(sample.label, expected, found)
+        comparison.add(sample.label, expected, output)
     if not comparison.images:
         raise InputError("none of the images to check the export on can be read; give others")
     return comparison

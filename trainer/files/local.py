@@ -31,10 +31,10 @@ def mode(path: str) -> int:
 
 def open_file(path: str) -> BinaryIO:
     """A local file, open for reading. What is no file is never opened: a FIFO would wait for ever for a writer."""
-    found = os.stat(path).st_mode
-    if not stat.S_ISREG(found) and not stat.S_ISDIR(found):
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         kinds = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
-        kind = next((name for test, name in kinds if test(found)), "a device")
+        kind = next((name for test, name in kinds if test(mode)), "a device")
         raise OSError(errno.EINVAL, f"{kind}, no file", path)
     return open(path, "rb")
 

@@ -99,8 +99,8 @@ def shortened(relative: str) -> str:
 
 def unfinished(relative: str) -> str:
     """The `shortened` path of the file that a killed process was writing when it left this one; "" for others."""
-    found = _UNFINISHED.fullmatch(relative)
-    return found["folder"] + found["name"] if found else ""
+    parts = _UNFINISHED.fullmatch(relative)
+    return parts["folder"] + parts["name"] if parts else ""
 
 
 def is_pattern(path: str) -> bool:

@@ -85,8 +85,8 @@ def kept(kind: str) -> str:
     path = os.path.join(place(), f"deeplab-{kind}-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
-    found = os.lstat(path)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    info = os.lstat(path)
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
         raise InputError(f"{path} is not a folder of this user; remove it, or name another place in TMPDIR")
     return path
 
@@ -106,8 +106,8 @@ def sweep() -> None:
     """Removes the folders of this user's processes that are no more."""
     with contextlib.suppress(OSError), os.scandir(place()) as entries:
         for entry in entries:
-            found = _NAME.fullmatch(entry.name)
-            if not found or int(found["space"]) != _space() or processes.is_alive(found["process"]):
+            parts = _NAME.fullmatch(entry.name)
+            if not parts or int(parts["space"]) != _space() or processes.is_alive(parts["process"]):
                 continue
             # What somebody else has put there under such a name is not ours, and a link leads anywhere.
             with contextlib.suppress(OSError):

@@ -271,10 +271,10 @@ def _dataset(value: dict[str, Any]) -> Dataset:
     palette, options, names = Palette.from_json(value["palette"]), value["options"], set()
     shards = tuple(map(Shard.from_json, value["shards"]))
     for shard in shards:
-        found = SHARD_PATTERN.fullmatch(shard.name)
-        if not found:
+        parts = SHARD_PATTERN.fullmatch(shard.name)
+        if not parts:
             raise InputError(f"names a shard {shard.name!r}, expected SPLIT-00000-of-00000.tfrecord")
-        if shard.name in names or found["split"] != shard.split or len(shard.class_pixels) != palette.num_classes:
+        if shard.name in names or parts["split"] != shard.split or len(shard.class_pixels) != palette.num_classes:
             raise TypeError(f"{shard.name} appears twice, in split {shard.split!r}, or with pixels of other classes")
         names.add(shard.name)
     numbers = value["max_side"], value["rejected"]

@@ -91,17 +91,17 @@ def read(data: bytes, max_pixels: int) -> Header:
     if not data:
         raise ImageError("the file is empty")
     try:
-        found = _read(data)
+        header = _read(data)
     except (struct.error, IndexError):
-        found = None
-    if found is None:
+        header = None
+    if header is None:
         raise ImageError(f"not an image: begins with {data[:12]!r}, expected JPEG, PNG, BMP, WebP or TIFF")
-    if found.width < 1 or found.height < 1:
-        raise ImageError(f"damaged {found.format.upper()}: says that it is {found.width}x{found.height} pixels")
-    pixels = found.width * found.height
+    if header.width < 1 or header.height < 1:
+        raise ImageError(f"damaged {header.format.upper()}: says that it is {header.width}x{header.height} pixels")
+    pixels = header.width * header.height
     if pixels > max_pixels:
-        raise ImageError(f"{found.width}x{found.height} is {pixels:,} pixels, over the bound of {max_pixels:,}")
-    return found
+        raise ImageError(f"{header.width}x{header.height} is {pixels:,} pixels, over the bound of {max_pixels:,}")
+    return header
 
 
 def _read(data: bytes) -> Header | None:

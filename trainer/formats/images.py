@@ -103,28 +103,28 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, np.ndarray]:
     """The same, and the header, in which a JPEG's end is known."""
-    found = _single(data, max_pixels)
-    if found.format == "png":
-        return found, upright(_png_image(data, found), found.orientation)
-    if found.format == "jpeg":
-        found = dataclasses.replace(found, end=headers.jpeg_end(data))
-    with pillow_errors(f"damaged or truncated {found.format.upper()}"):
-        pixels = _pillow_image(_load(data, found))
-    if found.format == "jpeg":
-        _check_whole(data, found, pixels)
-    return found, upright(pixels, found.orientation)
+    header = _single(data, max_pixels)
+    if header.format == "png":
+        return header, upright(_png_image(data, header), header.orientation)
+    if header.format == "jpeg":
+        header = dataclasses.replace(header, end=headers.jpeg_end(data))
+    with pillow_errors(f"damaged or truncated {header.format.upper()}"):
+        pixels = _pillow_image(_load(data, header))
+    if header.format == "jpeg":
+        _check_whole(data, header, pixels)
+    return header, upright(pixels, header.orientation)
 
 
-def _check_whole(data: bytes, found: Header, pixels: np.ndarray) -> None:
+def _check_whole(data: bytes, header: Header, pixels: np.ndarray) -> None:
     """Raises ImageError for a JPEG whose coded pixels end early, though the marker of its end stands behind them.
 
     Decoders fill what is missing with grey, and tell nobody. Bytes put before that marker mean nothing to a whole
     image, but are read as pixels where some are missing.
     """
-    may_lack = not found.is_sequential or abs(int(pixels[-1, -1].mean()) - 128) <= NEARLY_GREY
-    for filler in FILLERS if found.is_common and may_lack else ():
-        longer = data[: found.end - 2] + filler * 64 + data[found.end - 2 : found.end]
-        if (_pillow_image(_load(longer, found)) != pixels).any():
+    may_lack = not header.is_sequential or abs(int(pixels[-1, -1].mean()) - 128) <= NEARLY_GREY
+    for filler in FILLERS if header.is_common and may_lack else ():
+        longer = data[: header.end - 2] + filler * 64 + data[header.end - 2 : header.end]
+        if (_pillow_image(_load(longer, header)) != pixels).any():
             raise ImageError("damaged or truncated JPEG: its coded pixels end early, before the marker of its end")
 
 
@@ -157,15 +157,15 @@ def read_label(data: bytes, max_pixels: int = MAX_PIXELS) -> Label:
     Raises:
       ImageError: as in `decode_image`; lossy, transparent, or values that do not fit into 8 bits.
     """
-    found = _single(data, max_pixels)
-    if found.lossy:
-        raise ImageError(f"is a {found.lossy}, which blurs class ids; expected a lossless label (PNG)")
-    if found.format == "png":
-        label = _png_label(data, found)
+    header = _single(data, max_pixels)
+    if header.lossy:
+        raise ImageError(f"is a {header.lossy}, which blurs class ids; expected a lossless label (PNG)")
+    if header.format == "png":
+        label = _png_label(data, header)
     else:
-        with pillow_errors(f"damaged or truncated {found.format.upper()}"):
-            label = _pillow_label(_load(data, found), found)
-    return dataclasses.replace(label, codes=upright(label.codes, found.orientation))
+        with pillow_errors(f"damaged or truncated {header.format.upper()}"):
+            label = _pillow_label(_load(data, header), header)
+    return dataclasses.replace(label, codes=upright(label.codes, header.orientation))
 
 
 def decode_label(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -182,22 +182,22 @@ def decode_label(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def _single(data: bytes, max_pixels: int) -> Header:
-    found = headers.read(data, max_pixels)
-    if found.images > 1:
+    header = headers.read(data, max_pixels)
+    if header.images > 1:
         raise ImageError(
-            f"holds {found.images} images (the frames of an animation, or pages); expected one: save the one that is "
+            f"holds {header.images} images (the frames of an animation, or pages); expected one: save the one that is "
             "meant as a file of its own"
         )
-    return found
+    return header
 
 
-def _load(data: bytes, found: Header) -> Image.Image:
+def _load(data: bytes, header: Header) -> Image.Image:
     """Pixels of what is not a PNG, as they are stored."""
-    pixels = {"jpeg": headers.jpeg_pixels, "tiff": headers.tiff_pixels}.get(found.format, bytes)
+    pixels = {"jpeg": headers.jpeg_pixels, "tiff": headers.tiff_pixels}.get(header.format, bytes)
     image = open_pillow(pixels(data))
-    if image.size != (found.width, found.height):
+    if image.size != (header.width, header.height):
         raise ImageError(
-            f"damaged {image.format}: says that it is {found.width}x{found.height} and {image.size} pixels"
+            f"damaged {image.format}: says that it is {header.width}x{header.height} and {image.size} pixels"
         )
     image.load()
     return image
@@ -216,28 +216,28 @@ def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
     return np.repeat(np.clip(grey / scale, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
 
 
-def _png_image(data: bytes, found: Header) -> np.ndarray:
-    if found.mode == "I;16":
+def _png_image(data: bytes, header: Header) -> np.ndarray:
+    if header.mode == "I;16":
         return _grey_to_rgb(_decode_png(data, cv2.IMREAD_UNCHANGED))
     return _to_rgb(_decode_png(data, cv2.IMREAD_COLOR))
 
 
-def _png_label(data: bytes, found: Header) -> Label:
-    if found.mode == "P":
-        indices = _scale_down(_decode_png(data, cv2.IMREAD_UNCHANGED, as_grey=True), found.depth)
+def _png_label(data: bytes, header: Header) -> Label:
+    if header.mode == "P":
+        indices = _scale_down(_decode_png(data, cv2.IMREAD_UNCHANGED, as_grey=True), header.depth)
         return _indexed(indices, *_png_colors(data))
     pixels = _decode_png(data, cv2.IMREAD_UNCHANGED)
-    if found.mode in ("LA", "RGBA"):
+    if header.mode in ("LA", "RGBA"):
         _check_opaque(pixels[..., 3])
-        pixels = pixels[..., 0] if found.mode == "LA" else np.ascontiguousarray(pixels[..., :3])
+        pixels = pixels[..., 0] if header.mode == "LA" else np.ascontiguousarray(pixels[..., :3])
     if pixels.ndim == 3:
         return Label(_to_rgb(_to_8_bit_colors(pixels)))
-    return _greys(pixels, found.depth) if found.depth < 8 else Label(_to_8_bit_ids(pixels))
+    return _greys(pixels, header.depth) if header.depth < 8 else Label(_to_8_bit_ids(pixels))
 
 
-def _pillow_label(image: Image.Image, found: Header) -> Label:
+def _pillow_label(image: Image.Image, header: Header) -> Label:
     pixels = np.asarray(image)
-    if found.format == "tiff":
+    if header.format == "tiff":
         _check_tiff(image)
     if image.mode == "P":
         return _indexed(pixels, np.uint8(image.getpalette("RGB")).reshape(-1, 3))
@@ -246,8 +246,8 @@ def _pillow_label(image: Image.Image, found: Header) -> Label:
     if image.mode in ("LA", "RGBA"):
         _check_opaque(pixels[..., -1])
         return Label(np.ascontiguousarray(pixels[..., 0] if image.mode == "LA" else pixels[..., :3]))
-    if image.mode == "L" and found.depth < 8:
-        return _greys(pixels, found.depth)
+    if image.mode == "L" and header.depth < 8:
+        return _greys(pixels, header.depth)
     if image.mode in ("L", "RGB"):
         return Label(pixels)
     if image.mode.startswith("I"):

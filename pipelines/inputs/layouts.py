@@ -3,7 +3,7 @@
     voc         JPEGImages, SegmentationClassAug or SegmentationClass, ImageSets/Segmentation/{train,val,...}.txt
     cityscapes  leftImg8bit/<split>/<city>/*_leftImg8bit.png, gtFine/<split>/<city>/*_gtFine_label[Train]Ids.png
     camvid      images/<split> with labels/<split>, or SegNet's train with trainannot, val with valannot, ...
-    paired      images with labels, masks or annotations
+    paired      images with labels, masks or annotations, or MMSegmentation's img_dir with ann_dir
 
 A sixth, `manifest`, is a list of the files; see `manifest`. Names and Pascal VOC's lists are all that is looked at.
 Files are rows that lie sorted on disk, so that a set may have more of them than there is memory for.
@@ -47,10 +47,11 @@ UNREAD = (
     *(".npy", ".npz", ".mat"),
 )
 """How the names of images and labels end that are in formats which no command reads, in lower case."""
+_PAIRED = {"labels": "images", "masks": "images", "annotations": "images", "ann_dir": "img_dir"}
 _IMAGES_OF = {
     **dict.fromkeys(("SegmentationClassAug", "SegmentationClass", "SegmentationObject"), "JPEGImages"),
     **dict.fromkeys(("gtFine", "gtCoarse"), "leftImg8bit"),
-    **dict.fromkeys(("labels", "masks", "annotations"), "images"),
+    **_PAIRED,
 }
 """Folders of labels, and the folder beside them that their images are in."""
 # An image in several lists goes to the first of these, so that none is both trained on and validated with.
@@ -354,16 +355,15 @@ def _braces(files: Keyed) -> str:
 
 
 def _find_paired(folders: Folders) -> Candidates | None:
-    if "images" not in folders or not any(name in folders for name in ("labels", "masks", "annotations")):
-        return None
-    images = Keyed(keyed(folders.of("images")))
-    for name in ("labels", "masks", "annotations"):
-        labels = Keyed(keyed(folders.of(name)))
+    for name, beside in _PAIRED.items():
+        if name not in folders or beside not in folders:
+            continue
+        images, labels = (Keyed(keyed(folders.of(top))) for top in (beside, name))
         if images and labels:
             splits = set(filter(None, map(split_named, images.tops)))
             # A folder "train" alone may hold trains; beside one of validation or test images it is a split.
             split_of = _split_of_folder if len(splits) > 1 or _in_split_folders(images) else lambda key: None
-            return Candidates(f"images with {name}", images, labels, split_of)
+            return Candidates(f"{beside} with {name}", images, labels, split_of)
     return None
 
 
@@ -373,7 +373,7 @@ def not_recognised(root: str, layout: str, folders: Folders) -> str:
         "voc": "JPEGImages + SegmentationClass",
         "cityscapes": "leftImg8bit + gtFine",
         "camvid": "images/train + labels/train, or train + trainannot",
-        "paired": "images + labels, masks or annotations",
+        "paired": "images + labels, masks or annotations, or img_dir + ann_dir",
         "manifest": "manifest.csv or manifest.jsonl",
     }
     expected = [f"{name} ({text})" for name, text in marks.items() if layout in ("auto", name)]

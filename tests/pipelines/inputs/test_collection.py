@@ -34,6 +34,7 @@ def test_masks_are_named_by_the_path_without_suffix(tmp_path):
         ("VOC2012/JPEGImages", "VOC2012/SegmentationClass"),
         ("leftImg8bit/val/bonn", "gtFine/val/bonn"),
         ("val", "valannot"),
+        ("img_dir/train", "ann_dir/train"),
     ],
 )
 def test_the_labels_of_a_raw_set_are_not_taken_for_images(tmp_path, images, labels):

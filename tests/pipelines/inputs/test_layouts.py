@@ -103,6 +103,13 @@ def test_paired_folders_are_paired_by_relative_name(tmp_path, folder):
     }
 
 
+def test_the_folders_of_mmsegmentation_are_a_paired_set_with_splits(tmp_path):
+    touch(tmp_path, "img_dir/train/a.jpg", "ann_dir/train/a.png", "img_dir/val/b.jpg", "ann_dir/val/b.png")
+    raw = scan(str(tmp_path))
+    assert raw.layout == "paired" and splits_of(raw) == {"train/a": "train", "val/b": "val"}
+    assert labels_of(raw, tmp_path)["val/b"] == "ann_dir/val/b.png"
+
+
 def test_split_is_a_hash_of_the_key_and_stays_when_images_are_added(tmp_path):
     touch(tmp_path, *(f"images/{i}.jpg" for i in range(200)), *(f"labels/{i}.png" for i in range(200)))
     few = splits_of(scan(str(tmp_path), val_fraction=0.25))

@@ -11,8 +11,10 @@ import atexit
 import contextlib
 import dataclasses
 import os
+import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +29,12 @@ from trainer.train.options import Options
 
 EXCHANGES = ("Gloo", "NCCL", "coordination service")
 """What carries values from host to host, as it is called in errors: on CPUs, on GPUs, and JAX's own service."""
+
+ENDED = "deeplab/ended"
+"""Where host 0 leaves word in JAX's coordination service, which is its own: that it ends, and why."""
+RESUME = "run the same command again on every host to resume"
+PARTING, PAUSE = 5.0, 0.5
+"""Seconds that host 0 then stays for the others to read it, and between the looks of these."""
 
 STATUS = {InputError: 2, storage.Unavailable: 75, KeyboardInterrupt: 130, Terminated: TERMINATED}
 """Exit status after an error; 1 after any other."""
@@ -62,18 +70,63 @@ def joined(options: Options) -> Iterator[Options]:
             own.enter_context(contextlib.redirect_stdout(nowhere))
             resume.copy(options.output, folder)
             options = dataclasses.replace(options, output=folder)
+            own.enter_context(_hearing(options))
         try:
             yield options
-        except RuntimeError as error:
-            if not any(name in str(error) for name in EXCHANGES):
-                raise
-            raise storage.Unavailable(
-                f"host {options.host_id} of {options.hosts} waited for another, which went away "
-                f"({_first_line(error)}); run the same command again on every host to resume"
-            ) from None
+        except BaseException as error:
+            if isinstance(error, RuntimeError) and any(name in str(error) for name in EXCHANGES):
+                raise storage.Unavailable(
+                    f"host {options.host_id} of {options.hosts} waited for another, which went away "
+                    f"({_first_line(error)}); {RESUME}"
+                ) from None
+            if not options.host_id:
+                _tell(error, options.hosts)
+            raise
 
 
-def _first_line(error: Exception) -> str:
+def _tell(error: BaseException, hosts: int) -> None:
+    """Has the other hosts end before this one does.
+
+    Without host 0 and its service JAX would abort them from C++, unless they are within a step.
+    """
+    with contextlib.suppress(Exception):  # JAX' errors, where the others are gone already
+        _service().key_value_set(ENDED, _first_line(error) or type(error).__name__)
+        for host in range(1, hosts):
+            _service().blocking_key_value_get(f"{ENDED}/{host}", round(1000 * PARTING))
+
+
+@contextlib.contextmanager
+def _hearing(options: Options) -> Iterator[None]:
+    """Within the block this host ends once host 0 has said that it ends."""
+    over = threading.Event()
+    thread = threading.Thread(target=_hear, args=(options, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(PARTING)
+
+
+def _hear(options: Options, over: threading.Event) -> None:
+    # A call that waits for the word would still be at work when the hosts part, of which JAX aborts.
+    while not over.wait(PAUSE):
+        with contextlib.suppress(Exception):  # JAX' errors: there is no such word, or no service any more
+            reason = _service().key_value_try_get(ENDED)
+            print(f"deeplab train: error: host 0 ended ({reason}); {RESUME}", file=sys.stderr)
+            shutil.rmtree(options.output, ignore_errors=True)
+            _service().key_value_set(f"{ENDED}/{options.host_id}", "")
+            _end(STATUS[storage.Unavailable])
+
+
+def _service() -> Any:
+    """What all hosts can leave word in; JAX has no public name for it."""
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]
 
 

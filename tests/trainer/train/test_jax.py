@@ -95,6 +95,16 @@ steps.Steps.on_train_batch_end = end
 """
 
 
+REFUSED = """
+from trainer.options import InputError
+
+def begin(self, *arguments):
+    raise InputError("no such records")
+
+steps.Steps.on_train_begin = begin
+"""
+
+
 class Forks:
     """Programs that begin with all that `FORKS` imports."""
 
@@ -134,12 +144,17 @@ class Forks:
 
 @pytest.fixture(scope="module")
 def trained(records, tmp_path_factory):
-    """A folder with the trainings "one" (device), "devices" (two) and "hosts" (two of one device each, one of which
-    was killed, then one sent SIGTERM, before both were started again)."""
+    """A folder with the trainings "one" (device), "devices" (two) and "hosts" (two of one device each, of which host 0
+    failed before its first step, then host 1 was killed, then sent SIGTERM, before both were started again)."""
     output = tmp_path_factory.mktemp("jax")
     forks = Forks(output, records)
     devices = forks.start("devices", DEVICES, devices=2)
-    ended = [forks.hosts("killed", HOST, KILLED + HOST), forks.hosts("terminated", HOST, TERMINATED + HOST)]
+    ends = {
+        "refused": (REFUSED + HOST, HOST),
+        "killed": (HOST, KILLED + HOST),
+        "terminated": (HOST, TERMINATED + HOST),
+    }
+    ended = {name: forks.hosts(name, *programs) for name, programs in ends.items()}
     (output / "ended.json").write_text(json.dumps(ended))
     assert forks.hosts("resumed", HOST, HOST) == [0, 0], (output / "resumed-0.txt").read_text()[-3000:]
     assert forks.wait(devices) == 0, (output / "devices.txt").read_text()[-3000:]
@@ -147,9 +162,18 @@ def trained(records, tmp_path_factory):
     return output
 
 
+def test_a_host_ends_with_the_reason_when_host_0_fails_before_the_first_step(trained):
+    assert json.loads((trained / "ended.json").read_text())["refused"] == [2, 75]
+    said = (trained / "refused-1.txt").read_text()
+    assert said.splitlines()[-1] == (
+        "deeplab train: error: host 0 ended (no such records); run the same command again on every host to resume"
+    )
+    assert "Traceback" not in said and "***" not in said
+
+
 def test_a_host_ends_with_a_word_when_another_is_killed_and_both_resume(trained):
-    killed, terminated = json.loads((trained / "ended.json").read_text())
-    assert killed == [75, -signal.SIGKILL] and terminated == [75, 143]
+    ended = json.loads((trained / "ended.json").read_text())
+    assert ended["killed"] == [75, -signal.SIGKILL] and ended["terminated"] == [75, 143]
     for name in ("killed", "terminated"):
         said = (trained / f"{name}-0.txt").read_text()
         assert "deeplab train: error: host 0 of 2 waited for another, which went away (" in said

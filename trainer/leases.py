@@ -4,10 +4,10 @@
         ...
         leases.hold(folder, "prepare")        # a command, before it looks at what is in the folder
 
-The lease is a small file in the folder, written anew every few seconds by the process that drives the job, never by
-its workers. Whether that process is alive is known at once where it was on this machine, so that a killed run can be
-repeated without delay. The lease of another machine is watched: it is taken where nothing happens to it for a while,
-whatever the clocks of the two machines say.
+The lease is a small file in the folder, or beside the one file that is written, and is signed every few seconds by the
+process that drives the job, never by its workers. Whether that process is alive is known at once where it was on this
+machine, so that a killed run can be repeated without delay. The lease of another machine is watched: it is taken where
+nothing happens to it for a while, whatever the clocks of the two machines say.
 """
 
 from __future__ import annotations
@@ -76,8 +76,18 @@ def hold(folder: str, command: str) -> None:
       InputError: another job holds it, or the folder cannot be written to.
       storage.Unavailable: storage does not answer, or is full.
     """
+    _take(folder, command, folder, FILE)
+
+
+def hold_file(path: str, command: str) -> None:
+    """The same for one file that is written; what else lies in its folder is anybody's."""
+    folder, _, name = storage.absolute(path).replace(os.sep, "/").rpartition("/")
+    _take(folder or "/", command, path, storage.shortened(f".{name}") + FILE)
+
+
+def _take(folder: str, command: str, target: str, file: str) -> None:
     storage.check_folder(folder)
-    lease = _Lease(storage.absolute(folder), command)
+    lease = _Lease(storage.absolute(folder), command, target, file)
     with _lock:
         _held.append(lease)
     try:
@@ -88,7 +98,7 @@ def hold(folder: str, command: str) -> None:
         lease.remove_folders()
         if not isinstance(error, OSError):
             raise
-        raise InputError(f"{folder} cannot be written to: {error.strerror or error}; give another folder") from None
+        raise InputError(f"{target} cannot be written to: {error.strerror or error}; give another one") from None
     threading.Thread(target=lease.beat, daemon=True).start()
 
 
@@ -97,7 +107,7 @@ def release(leases: list[_Lease] | None = None) -> None:
     with _lock:
         ours = [lease for lease in (_held if leases is None else leases) if lease.process == processes.name()]
         _held[:] = [lease for lease in _held if lease not in ours]
-    for lease in ours:
+    for lease in reversed(ours):  # the first made the folders of the others
         lease.release()
 
 
@@ -105,9 +115,9 @@ atexit.register(release)
 
 
 class _Lease:
-    def __init__(self, folder: str, command: str) -> None:
-        self.folder, self.process, self.job = folder, processes.name(), uuid.uuid4().hex
-        self._path = storage.join(folder, FILE)
+    def __init__(self, folder: str, command: str, target: str, file: str) -> None:
+        self.target, self.process, self.job = target, processes.name(), uuid.uuid4().hex
+        self._path = storage.join(folder, file)
         self._made = [] if storage.is_remote(folder) else _missing(folder)
         self._ended, self._writing = threading.Event(), threading.Lock()
         self._note = {
@@ -134,10 +144,10 @@ class _Lease:
                     return
                 continue
             if _is_here(current) or (seen is not None and current != seen):
-                raise InputError(_refusal(self.folder, current))
+                raise InputError(_refusal(self.target, current))
             if seen is None:
                 seen, since = current, time.monotonic()
-                _tell(f"{_owner(self.folder, current)}; waiting {PATIENCE:.0f} seconds for a sign of life of it")
+                _tell(f"{_owner(self.target, current)}; waiting {PATIENCE:.0f} seconds for a sign of life of it")
             elif time.monotonic() - since > PATIENCE:
                 if storage.exchange(self._path, current, self._content()):
                     return
@@ -150,7 +160,7 @@ class _Lease:
                 if not self._ended.is_set() and not self._renew():
                     current = _read(self._path) or b""
                     _lost(
-                        f"{_owner(self.folder, current)}: it has taken the place of this job, which was not heard of"
+                        f"{_owner(self.target, current)}: it has taken the place of this job, which was not heard of"
                     )
                     return
 
@@ -216,16 +226,16 @@ def _is_dead(content: bytes) -> bool:
     return _is_here(content) and not processes.is_alive(str(note.get("process")))
 
 
-def _owner(folder: str, content: bytes) -> str:
+def _owner(target: str, content: bytes) -> str:
     note = _fields(content)
     if not note:
-        return f"{folder} is written by a job that has left no name in {FILE}"
+        return f"{target} is written by a job that has left no name in its lease, *{FILE}"
     process = str(note.get("process")).partition("-")[0]
     return (
-        f"{folder} is written by `deeplab {note.get('command')}` of {note.get('user')} on {note.get('host')} "
+        f"{target} is written by `deeplab {note.get('command')}` of {note.get('user')} on {note.get('host')} "
         f"(process {process}, since {note.get('since')})"
     )
 
 
-def _refusal(folder: str, content: bytes) -> str:
-    return f"{_owner(folder, content)}; wait for it to end, or end it, or give another folder"
+def _refusal(target: str, content: bytes) -> str:
+    return f"{_owner(target, content)}; wait for it to end, or end it, or give another output"

@@ -74,6 +74,18 @@ def test_the_second_is_told_who_writes_and_the_killed_one_has_lost_its_place_at_
     assert told == []
 
 
+def test_one_file_is_held_without_the_others_in_its_folder(folder, told):
+    with leases.scope(told.append, told.append):
+        leases.hold_file(f"{folder}/m.onnx", "export")
+        leases.hold_file(f"{folder}/m.tflite", "export")
+        leases.hold(folder, "prepare")
+        with pytest.raises(InputError, match=r"m\.onnx is written by `deeplab export` of .*; wait for it to end"):
+            leases.hold_file(f"{folder}/m.onnx", "export")
+    with pytest.raises(FileNotFoundError):
+        storage.files(folder)
+    assert told == []
+
+
 def test_nothing_is_left_at_the_end_nor_where_it_was_refused(tmp_path):
     with leases.scope(print, print):
         leases.hold(str(tmp_path / "a/b"), "prepare")

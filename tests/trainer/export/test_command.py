@@ -15,7 +15,7 @@ import pytest
 from pipelines import cli
 from tests.drawn.records import PALETTE
 from tests.drawn.submitting import upload
-from trainer import storage
+from trainer import leases, storage
 from trainer.export import graph, plan
 from trainer.formats import exports
 from trainer.formats.cards import weights_digest
@@ -91,6 +91,16 @@ def test_the_status_is_1_where_export_and_model_differ_and_the_export_replaced_w
     assert export(model, "savedmodel", output) == 2 and report_of(output)["fault"]
     assert export(model, "savedmodel", output, "--overwrite") == 0 and not report_of(output)["fault"]
     assert sorted(path.name for path in output.rglob("*.*") if path.is_file()) == ["deeplab.json", "saved_model.pb"]
+
+
+def test_of_two_exports_into_one_file_the_second_is_refused(model, tmp_path, capsys):
+    output = tmp_path / "m.onnx"
+    with leases.scope(print, print):
+        leases.hold_file(str(output), "export")
+        assert export(model, "onnx", output) == 2
+        assert "m.onnx is written by `deeplab export` of " in capsys.readouterr().err
+        assert export(model, "onnx", tmp_path / "n.onnx") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["n.onnx", "n.onnx.check.json"]
 
 
 def flipped(network):

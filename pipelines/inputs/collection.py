@@ -147,8 +147,16 @@ def _listed(source: str) -> tuple[Iterable[storage.File], str, list[str]]:
     if storage.is_dir(source):
         return storage.walk(source), "folder", []
     if storage.is_pattern(source):
-        return storage.glob(source), "glob", []
+        return _once(storage.matching(source)), "glob", []
     raise InputError(f"{source} does not exist; expected a folder, a glob, an image or a list")
+
+
+def _once(files: Iterable[storage.File]) -> Iterator[storage.File]:
+    """The files in order of their relative paths; of those that a pattern matches in two ways each comes once."""
+    rows = ordered((file.relative, file.path, file.size, file.modified, file.identity) for file in files)
+    for relative, group in itertools.groupby(rows, itemgetter(0)):
+        path, size, modified, identity = next(group)[1:]
+        yield storage.File(path, relative, size, modified, identity)
 
 
 @dataclass

@@ -11,25 +11,22 @@ Files are rows that lie sorted on disk, so that a set may have more of them than
 
 from __future__ import annotations
 
-import codecs
 import functools
 import itertools
 import posixpath
-import re
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
 
+import numpy as np
+
+from pipelines.inputs import voc
 from pipelines.inputs.names import (
-    BLANKS,
     CITYSCAPES_LABELS,
-    by_composed,
     cityscapes_key,
-    composed,
     hidden,
-    partners,
-    spellings,
     split_named,
     split_order,
 )
@@ -39,7 +36,6 @@ from trainer.accounts import Reject
 from trainer.formats.images import SUFFIXES
 from trainer.formats.labels import Palette
 from trainer.formats.palettes import CITYSCAPES, CITYSCAPES_TRAINIDS, VOC
-from trainer.options import InputError
 from trainer.storage import File
 
 UNREAD = (
@@ -54,10 +50,6 @@ _IMAGES_OF = {
     **_PAIRED,
 }
 """Folders of labels, and the folder beside them that their images are in."""
-# An image in several lists goes to the first of these, so that none is both trained on and validated with.
-_VOC_LISTS = {
-    **{"test": "test", "val": "val", "train": "train", "trainaug": "train", "train_aug": "train", "trainval": None},
-}
 
 
 class Folders:
@@ -120,6 +112,30 @@ class Keyed:
     def tops(self) -> frozenset[str]:
         """The top folders of the keys; "" for those without."""
         return frozenset(key.rpartition("/")[0].partition("/")[0] for key, *_ in self)
+
+
+class Splits:
+    """The splits of keys, in twelve bytes of memory each.
+
+    Args:
+      rows: pairs (key, split), the last one being "" where it is not known.
+    """
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        names: dict[str, int] = {}
+        hashes, numbers = array("q"), array("I")
+        for key, split in rows:
+            hashes.append(hash(key))
+            numbers.append(names.setdefault(split, len(names)))
+        order = np.argsort(hashes, kind="stable")
+        self._names, self._hashes, self._numbers = [*names], np.array(hashes)[order], np.array(numbers)[order]
+
+    def of(self, key: str) -> str | None:
+        """The split of a key; None where it is not known."""
+        place = int(np.searchsorted(self._hashes, hash(key), side="right")) - 1
+        if place < 0 or self._hashes[place] != hash(key):
+            return None
+        return self._names[self._numbers[place]] or None
 
 
 @dataclass
@@ -216,34 +232,15 @@ def _find_voc(folders: Folders) -> Candidates | None:
     if not lists.used:
         return Candidates(origin + lists.note, images, labels, palette_hint=VOC)
     # The lists say what the set is: of VOC's 17125 images only 2913 are meant for segmentation.
-    splits: dict[str, str | None] = {}
-    rejects: dict[str, Reject] = {}
-    torn = []
-    keys = {key for key, *_ in images}
-    known = by_composed(keys)
-    is_flat = not any("/" in key for key in keys)
-    for name, split in _VOC_LISTS.items():
-        for entry in _entries(lists.used.get(name)):
-            paths = [_below_images(spelled) for spelled in spellings(entry)]
-            paths += [posixpath.basename(path) for path in paths if is_flat]
-            key = next((known[form] for path in paths if (form := composed(path)) in known), None)
-            key = next((path for path in paths if path in keys), key)
-            if key is not None:
-                torn += [key] if split and splits.get(key, split) not in (split, None) else []
-                splits.setdefault(key, split)
-            elif not _is_comment(entry):
-                fault = f"listed in {name}.txt, but not found in JPEGImages"
-                missing = _below_images(spellings(entry)[-1])
-                rejects.setdefault(missing, reject(missing, f"JPEGImages/{missing}", fault))
-    used = [f"{name}.txt" for name in _VOC_LISTS if name in lists.used]
-    left_out = len(keys - splits.keys())
+    named = voc.listed(lists.used, images)
+    used = [f"{name}.txt" for name in voc.LISTS if name in lists.used]
+    left_out = images.keys() - len(named.splits)
     origin += f" by {', '.join(used)}" + (f" ({left_out} in no list)" if left_out else "") + lists.note
-    if torn:
-        origin += f" (in lists of several splits, and used in the first of {', '.join(used)}: {len(set(torn))})"
-    images = Keyed(row for row in images if row[0] in splits)
-    meant = set(partners(splits, {key for key, *_ in labels}).values())
-    labels = Keyed(row for row in labels if row[0] in meant)
-    return Candidates(origin, images, labels, splits.get, list(rejects.values()), VOC)
+    if named.torn:
+        origin += f" (in lists of several splits, and used in the first of {', '.join(used)}: {named.torn})"
+    labels = Keyed(voc.labels_of((key for key, _ in named.splits), labels))
+    images = Keyed(voc.among(images, named.splits))
+    return Candidates(origin, images, labels, Splits(named.splits).of, named.rejects, VOC)
 
 
 def _preferred(alternatives: Iterable[Iterable[Row]]) -> Iterator[Row]:
@@ -268,34 +265,9 @@ def _voc_lists(folders: Folders) -> _VocLists:
         for below, path, *_ in folders.of("ImageSets")
         if posixpath.dirname(below) == "Segmentation" and below.endswith(".txt")
     }
-    others = sorted(f"{name}.txt" for name in lists.keys() - _VOC_LISTS.keys())
+    others = sorted(f"{name}.txt" for name in lists.keys() - voc.LISTS.keys())
     note = f" (lists of other names, not read: {', '.join(others[:4])}{', ...' * (len(others) > 4)})" if others else ""
-    return _VocLists({name: path for name, path in lists.items() if name in _VOC_LISTS}, note)
-
-
-def _entries(path: str | None) -> list[str]:
-    """The lines of a list, none for None, without blank ones. Raises InputError where it cannot be read."""
-    if path is None:
-        return []
-    try:
-        data = storage.read(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise InputError(f"{path} is UTF-16 text; save it as UTF-8")
-    # As the names of files that are not UTF-8 are read.
-    text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
-    return [entry for line in text.split("\n") if (entry := line.strip(BLANKS))]
-
-
-def _is_comment(entry: str) -> bool:
-    """Whether a line of a list that names no image is a remark: "# ..."; "#1" and "#1 -1" are names."""
-    return entry.startswith("#") and not re.fullmatch(f"#[^#{BLANKS}]+([{BLANKS}]+(-1|0|1))?", entry)
-
-
-def _below_images(path: str) -> str:
-    """What an entry of a list calls a file below JPEGImages, whatever folders above it are named as well."""
-    return posixpath.normpath("/" + path).lstrip("/").rpartition("JPEGImages/")[2]
+    return _VocLists({name: path for name, path in lists.items() if name in voc.LISTS}, note)
 
 
 def _find_cityscapes(folders: Folders) -> Candidates | None:

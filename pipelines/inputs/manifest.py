@@ -12,13 +12,10 @@ import json
 import os
 import posixpath
 import re
-from array import array
 from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 
-import numpy as np
-
-from pipelines.inputs.layouts import Candidates, Keyed, reject
+from pipelines.inputs.layouts import Candidates, Keyed, Splits, reject
 from pipelines.inputs.lists import Row, entry_path, read_rows
 from pipelines.inputs.names import BLANKS, by_composed, composed, name_of, split_named
 from pipelines.inputs.rows import Row as Facts
@@ -46,7 +43,7 @@ def read_manifest(path: str) -> Candidates:
         posixpath.basename(path),
         Keyed((key, *image) for key, _, image, _ in pairs),
         Keyed((key, *label) for key, _, _, label in pairs),
-        _Splits(row[:2] for row in pairs).of,
+        Splits(row[:2] for row in pairs).of,
         rejects,
     )
 
@@ -91,30 +88,6 @@ def _paired(path: str, folder: str, listed: Rows, rejects: list[Reject]) -> Iter
 def _parts(listed: Rows) -> Iterator[tuple[tuple[str, int, int], tuple[str, int, int], str]]:
     for image, line, label, split in listed:
         yield (image, line, 0), (label, line, 1), split
-
-
-class _Splits:
-    """The splits of keys, in twelve bytes of memory each.
-
-    Args:
-      rows: pairs (key, split), the last one being "" where it is not known.
-    """
-
-    def __init__(self, rows: Iterable[Facts]) -> None:
-        names: dict[str, int] = {}
-        hashes, numbers = array("q"), array("I")
-        for key, split in rows:
-            hashes.append(hash(key))
-            numbers.append(names.setdefault(split, len(names)))
-        order = np.argsort(hashes, kind="stable")
-        self._names, self._hashes, self._numbers = [*names], np.array(hashes)[order], np.array(numbers)[order]
-
-    def of(self, key: str) -> str | None:
-        """The split of a key; None where it is not known."""
-        place = int(np.searchsorted(self._hashes, hash(key), side="right")) - 1
-        if place < 0 or self._hashes[place] != hash(key):
-            return None
-        return self._names[self._numbers[place]] or None
 
 
 def _fault(row: Row, image: str, label: str, split: str) -> str | None:

@@ -11,6 +11,7 @@ import marshal
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from typing import Any, BinaryIO
 
 Row = tuple[Any, ...]
@@ -75,6 +76,25 @@ def ordered(rows: Iterable[Row]) -> Iterator[Row]:
         runs.append(spool.write(run))
     merge = itertools.chain if is_sorted else heapq.merge
     return iter(merge(*map(spool.read, runs), run))
+
+
+def joined(rows: Iterable[Row], others: Iterable[Row]) -> Iterator[tuple[str, list[Row], list[Row]]]:
+    """The rows of both that begin with the same text, for every text that both have; both are in order."""
+    mine, theirs = itertools.groupby(rows, itemgetter(0)), itertools.groupby(others, itemgetter(0))
+    one, other = next(mine, None), next(theirs, None)
+    while one and other:
+        if one[0] == other[0]:
+            yield one[0], [*one[1]], [*other[1]]
+            one, other = next(mine, None), next(theirs, None)
+        elif one[0] < other[0]:
+            one = next(mine, None)
+        else:
+            other = next(theirs, None)
+
+
+def among(rows: Iterable[Row], others: Iterable[Row]) -> Iterator[Row]:
+    """The rows that begin with the same text as one of the others; both are in order."""
+    return itertools.chain.from_iterable(mine for _, mine, _ in joined(rows, others))
 
 
 class _Spool:

@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.inputs.collection import SourceImage, find
 from tests.drawn.rawset import touch
+from trainer import storage
 from trainer.options import InputError
 
 
@@ -55,6 +56,14 @@ def test_folders_without_the_labels_of_a_raw_set_are_segmented_whole(tmp_path, o
 def test_the_identity_of_a_local_image_is_not_known_yet(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"123")
     assert tuple(find(str(tmp_path)).images) == (SourceImage(str(tmp_path / "a.jpg"), "a", identity=""),)
+
+
+def test_globs_give_their_images_one_by_one_and_each_once(tmp_path, monkeypatch):
+    touch(tmp_path, "b/a.jpg", "b/c/a.jpg", "a.jpg", "notes.txt")
+    monkeypatch.setattr(storage, "glob", None)  # which would hold them all
+    listing = find(f"{tmp_path}/**/**")
+    assert [image.name for image in listing.images] == ["a", "b/a", "b/c/a"]
+    assert listing.notes == ("files without the suffix of an image, skipped: 1",)
 
 
 def test_a_single_image_and_a_glob(tmp_path):

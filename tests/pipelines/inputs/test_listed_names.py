@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.inputs import rows
 from pipelines.inputs.names import name_of, spellings
 from pipelines.inputs.rawset import RawSet, scan
 from tests.drawn.rawset import reasons_of, splits_of, touch
@@ -64,6 +65,17 @@ def test_entries_may_have_suffixes_folders_columns_and_blanks(tmp_path: Path, en
 def test_an_entry_in_a_folder_is_no_image_of_another_folder(tmp_path: Path) -> None:
     raw = draw_voc(tmp_path, ("0001", "ulm/0001"), {"train.txt": "ulm/0001\nbonn/0001\n"})
     assert list(splits_of(raw)) == ["ulm/0001"] and list(reasons_of(raw)) == ["bonn/0001"]
+
+
+def test_lists_that_do_not_fit_in_memory_name_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [*(f"{folder}/{number:02d}" for folder in ("bonn", "ulm") for number in range(9)), "Mu\u0308nchen", "x.1"]
+    lists = {"val.txt": "\n".join([*names[4:8], "gone"]), "train.txt": "\n".join([*names[:-2][::-1], "M\u00fcnchen"])}
+    raw = draw_voc(tmp_path, names, lists)
+    monkeypatch.setattr(rows, "HELD", 4)
+    monkeypatch.setattr(rows, "BLOCK", 2)
+    spilled = scan(str(tmp_path))
+    assert [*spilled.pairs] == [*raw.pairs] and len(raw.pairs) == 19 and splits_of(raw)["bonn/05"] == "val"
+    assert (spilled.rejects, spilled.summary) == (raw.rejects, raw.summary) and "(1 in no list)" in raw.summary
 
 
 def test_entries_that_name_no_image_are_rejects_each_once(tmp_path: Path) -> None:

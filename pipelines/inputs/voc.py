@@ -1,0 +1,151 @@
+"""The lists of Pascal VOC, ImageSets/Segmentation/*.txt: which images they name, and the split of each.
+
+Entries and files are rows that lie sorted on disk and are merged, by their names as `composed` has them: the lists of
+a set may be as long as the set.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import itertools
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+
+from pipelines.inputs.names import BLANKS, composed, spellings
+from pipelines.inputs.rows import Row, Rows, among, joined, ordered
+from trainer import storage
+from trainer.accounts import Reject
+from trainer.options import InputError
+
+# An image in several lists goes to the first of these, so that none is both trained on and validated with.
+LISTS = {
+    **{"test": "test", "val": "val", "train": "train", "trainaug": "train", "train_aug": "train", "trainval": None},
+}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What the lists of a set name.
+
+    Attributes:
+      splits: rows (key, split) of the images, in order; "" where the lists do not tell it.
+      torn: how many images are in lists of several splits.
+      rejects: entries that name no image.
+    """
+
+    splits: Rows
+    torn: int
+    rejects: list[Reject]
+
+
+def listed(lists: Mapping[str, str], images: Iterable[Row]) -> Listed:
+    """Looks up the images that lists name.
+
+    Args:
+      lists: name, of those in LISTS -> path.
+      images: rows that begin with the key, in order; to be gone through twice.
+
+    Raises InputError where a list cannot be read.
+    """
+    names = [name for name in LISTS if name in lists]
+    entries = Rows((number, entry) for number, name in enumerate(names) for entry in _entries(lists[name]))
+    is_flat = not any("/" in row[0] for row in images)
+    wanted = ordered(_wanted(entries, is_flat))
+    forms = ordered((composed(key), key) for key, _ in itertools.groupby(images, itemgetter(0)))
+    rejects: dict[str, Reject] = {}
+    named = ordered(_named(names, entries, ordered(_hits(wanted, forms)), rejects))
+    torn = 0
+
+    def splits() -> Iterator[Row]:
+        nonlocal torn
+        for key, group in itertools.groupby(named, itemgetter(0)):
+            first, *others = (LISTS[names[number]] for _, number in group)
+            torn += bool(first) and any(split not in (first, None) for split in others)
+            yield key, first or ""
+
+    rows = Rows(splits())
+    return Listed(rows, torn, [*rejects.values()])
+
+
+def _wanted(entries: Iterable[Row], is_flat: bool) -> Iterator[Row]:
+    """Rows (composed path, entry, rank, path) of the paths below JPEGImages that entries may mean, best first."""
+    for number, (_, entry) in enumerate(entries):
+        paths = [_below_images(spelled) for spelled in spellings(entry)]
+        paths += [posixpath.basename(path) for path in paths if is_flat]
+        for rank, path in enumerate(dict.fromkeys(paths)):
+            yield composed(path), number, rank, path
+
+
+def _hits(wanted: Iterable[Row], forms: Iterable[Row]) -> Iterator[Row]:
+    """Rows (entry, whether its accents are written in another way, rank, key) of the images that it may mean."""
+    for _, paths, keys in joined(wanted, forms):
+        known = {key for _, key in keys}
+        for _, number, rank, path in paths:
+            if path in known:
+                yield number, False, rank, path
+            elif len(known) == 1:
+                yield number, True, rank, *known
+
+
+def _named(names: list[str], entries: Iterable[Row], hits: Iterable[Row], rejects: dict[str, Reject]) -> Iterator[Row]:
+    """Rows (key, number of the list); `rejects` is filled by the paths of the others."""
+    groups = itertools.groupby(hits, itemgetter(0))
+    ahead = next(groups, None)
+    for place, (number, entry) in enumerate(entries):
+        if ahead and ahead[0] == place:
+            yield next(ahead[1])[-1], number
+            ahead = next(groups, None)
+        elif not _is_comment(entry):
+            fault = f"listed in {names[number]}.txt, but not found in JPEGImages"
+            missing = _below_images(spellings(entry)[-1])
+            rejects.setdefault(missing, Reject(missing, f"JPEGImages/{missing}", "scan", fault))
+
+
+def labels_of(keys: Iterable[str], labels: Iterable[Row]) -> Iterator[Row]:
+    """The labels of these images, as `names.partners` has them.
+
+    Args:
+      keys: of images, in order.
+      labels: rows that begin with the key, in order; to be gone through twice.
+    """
+    names = ordered((composed(key), key) for key in keys)
+    others = ordered((composed(key), key) for key, _ in itertools.groupby(labels, itemgetter(0)))
+
+    def meant() -> Iterator[Row]:
+        for _, mine, theirs in joined(names, others):
+            mine, theirs = {key for _, key in mine}, {key for _, key in theirs}
+            yield from ((key,) for key in mine & theirs)
+            if len(mine - theirs) == 1 == len(theirs - mine):
+                yield (*(theirs - mine),)
+
+    return among(labels, ordered(meant()))
+
+
+def _entries(path: str) -> Iterator[str]:
+    """The lines of a list without blank ones. Raises InputError where it cannot be read."""
+    try:
+        with storage.reader(path) as file:
+            mark = file.read(3)
+            if mark[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise InputError(f"{path} is UTF-16 text; save it as UTF-8")
+            file.seek(len(codecs.BOM_UTF8) if mark == codecs.BOM_UTF8 else 0)
+            # As the names of files that are not UTF-8 are read.
+            for line in io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="\n"):
+                if entry := line.strip(BLANKS):
+                    yield entry
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def _is_comment(entry: str) -> bool:
+    """Whether a line of a list that names no image is a remark: "# ..."; "#1" and "#1 -1" are names."""
+    return entry.startswith("#") and not re.fullmatch(f"#[^#{BLANKS}]+([{BLANKS}]+(-1|0|1))?", entry)
+
+
+def _below_images(path: str) -> str:
+    """What an entry of a list calls a file below JPEGImages, whatever folders above it are named as well."""
+    return posixpath.normpath("/" + path).lstrip("/").rpartition("JPEGImages/")[2]

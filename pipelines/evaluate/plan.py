@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -90,7 +91,7 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
     if selection:
         paths = {storage.join(sources.labels, name): key for key, names in files.items() for name in names}
         choice = selection.choose(list(paths))
-        chosen = {paths[path] for path in choice.paths}
+        chosen = set(itertools.compress(paths.values(), choice.taken))
         # Where a key has several labels, all of them are its reject.
         files = {key: names for key, names in files.items() if key in chosen}
         rejects = [Reject(name, sources.labels, STAGE, reason) for name, reason in choice.missing]

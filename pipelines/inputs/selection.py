@@ -8,14 +8,20 @@ folder, that of all images or labels, or that of one split: `labels/val/a.png` i
 
 from __future__ import annotations
 
+import itertools
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import itemgetter
 
+import numpy as np
+
+from pipelines.inputs import hits
 from pipelines.inputs.lists import entry_path, is_list, read_rows
-from pipelines.inputs.names import BLANKS, composed, name_of, spellings, split_named
+from pipelines.inputs.names import BLANKS, name_of, spellings, split_named
+from pipelines.inputs.rows import Row, Rows, ordered
 from trainer import storage
 from trainer.formats.dataset import Shard, load_dataset, open_shard
 from trainer.formats.examples import decode
@@ -30,28 +36,14 @@ class Choice:
     """What a selection takes of some files.
 
     Attributes:
-      paths: of the files that are taken, as they were given.
+      taken: whether it takes them, one truth value for every file in the order in which they were given.
       missing: pairs (name, reason) of the selected images that no file could be found for.
       note: one human-readable sentence.
     """
 
-    paths: frozenset[str]
+    taken: np.ndarray
     missing: tuple[tuple[str, str], ...]
     note: str
-
-
-Reading = tuple[tuple[str, ...], ...]
-"""The spellings of every image's name, best first."""
-
-
-@dataclass(frozen=True)
-class _Hit:
-    """A file that bears a name: which file and image, how well (lower is better), and the folder the name is below."""
-
-    path: str
-    image: int
-    rank: tuple[int, int]
-    base: str
 
 
 @dataclass(frozen=True)
@@ -60,79 +52,120 @@ class Selection:
 
     Attributes:
       source: where they are from, human-readable.
-      names: of the images, one each.
-      readings: ways to read the names, one of which fits.
-      fallback: one more, for where none of these does; empty where there is none.
+      names: rows of one name, one of every image.
+      readings: ways to read the names, one of which fits: rows of the spellings of every image's name, best first.
     """
 
     source: str
-    names: tuple[str, ...]
-    readings: tuple[Reading, ...]
-    fallback: Reading = ()
+    names: Rows
+    readings: tuple[Rows, ...]
 
-    def choose(self, paths: Sequence[str]) -> Choice:
+    def choose(self, paths: Collection[str]) -> Choice:
         """The files among `paths` (local or gs://) that bear the names.
+
+        Args:
+          paths: to be gone through several times.
 
         Raises:
           InputError: no file bears any, or files in several folders bear them alike.
         """
-        for readings in (self.readings, (self.fallback,)):
+        for readings in (lambda: self.readings, self._without_shared_folder):
             # A folder may be a link to the one whose name tells the split.
             for resolve in (storage.absolute, storage.real):
-                addresses = [_posix(resolve(path)) for path in paths]
-                best = max((_hits(reading, paths, addresses) for reading in readings), key=_images_of)
-                if best:
-                    return self._choice(best, paths)
-        found = f"the first of {len(paths)} files is {min(paths)}" if paths else "there are no files"
+                found = [hits.find(reading, (_posix(resolve(path)) for path in paths)) for reading in readings()]
+                best = max(found, key=lambda one: one.images, default=None)
+                if best and best.images:
+                    return self._choice(best.rows, paths)
+        files = f"the first of {len(paths)} files is {min(paths)}" if paths else "there are no files"
+        (name,) = min(self.names)
         raise InputError(
             f"no file has the name of one of the {len(self.names)} images of {self.source}: the first of them is "
-            f"{min(self.names)}, {found}; names count with their folders, so that no other split passes for this one"
+            f"{name}, {files}; names count with their folders, so that no other split passes for this one"
         )
 
-    def _choice(self, hits: list[_Hit], paths: Sequence[str]) -> Choice:
-        images_of: dict[str, set[int]] = {}
-        for hit in hits:
-            images_of.setdefault(hit.base, set()).add(hit.image)
-        # Names of files that lie outside of their set are whole paths, below "".
-        bases = images_of.keys() - {""}
-        most = max((len(images_of[base]) for base in bases), default=0)
+    def _without_shared_folder(self) -> tuple[Rows, ...]:
+        """One more reading, where all images share a folder that labels need not lie in; none where they do not."""
+        reading = self.readings[-1]
+        prefix = _shared_folder(reading)
+        return (Rows(tuple(name.removeprefix(prefix) for name in row) for row in reading),) if prefix else ()
+
+    def _choice(self, rows: Rows, paths: Collection[str]) -> Choice:
+        first = self._folder(rows, paths)
+        taken, missing = np.zeros(len(paths), bool), []
+        groups = itertools.groupby(ordered(_of_images(rows, {"", first})), itemgetter(0))
+        ahead = next(groups, None)
+        for image, (name,) in enumerate(self.names):
+            best: list[int] = []
+            elsewhere = None
+            if ahead and ahead[0] == image:
+                best, elsewhere = _best(ahead[1])
+                ahead = next(groups, None)
+            if len(best) == 1:
+                taken[best[0]] = True
+            else:
+                missing.append((name, best, elsewhere))
+        missing = self._reasons(missing, paths)
+        note = f"selection: {int(taken.sum())} of {len(paths)} files, by {self.source}"
+        if missing:
+            note += f"; {len(missing)} of its {len(self.names)} images have no file, such as {missing[0][0]}"
+        return Choice(taken, missing, note)
+
+    def _folder(self, rows: Rows, paths: Collection[str]) -> str:
+        """The folder that the names are relative to; "" where all are whole paths."""
+        images_of = {
+            base: sum(1 for _ in itertools.groupby(group, itemgetter(1)))
+            for base, group in itertools.groupby(rows, itemgetter(0))
+            if base  # Names of files that lie outside of their set are whole paths, below "".
+        }
+        most = max(images_of.values(), default=0)
         # What lies deeper has another name below the folder that the names are relative to.
-        first, *others = sorted((base for base in bases if len(images_of[base]) == most), key=_depth) or [""]
+        first, *others = sorted((base for base, images in images_of.items() if images == most), key=_depth) or [""]
         if other := next((base for base in others if not base.startswith(f"{first}/")), None):
-            alike = " as well as ".join(min(hit.path for hit in hits if hit.base == base) for base in (first, other))
+            alike = " as well as ".join(_first_of(base, rows, paths) for base in (first, other))
             raise InputError(
                 f"{self.source}: files in several folders have the names of its images, {alike}; "
                 "give the one folder that is meant, or whole paths in the list"
             )
-        inside = {"", first}
-        files: dict[int, list[_Hit]] = {}
-        elsewhere: dict[int, str] = {}
-        for hit in hits:
-            if hit.base in inside:
-                files.setdefault(hit.image, []).append(hit)
+        return first
+
+    def _reasons(
+        self, missing: list[tuple[str, list[int], int | None]], paths: Collection[str]
+    ) -> tuple[tuple[str, str], ...]:
+        """Pairs (name, reason) of images without a file, or with several alike, or with one in another folder."""
+        wanted = {number for _, best, other in missing for number in (*best, *(() if other is None else (other,)))}
+        path_of = {number: path for number, path in enumerate(paths) if number in wanted} if wanted else {}
+        reasons = []
+        for name, best, other in missing:
+            if best:
+                alike = " and ".join(sorted(posixpath.basename(_posix(path_of[number])) for number in best))
+                reasons.append((name, f"{self.source} may mean {alike}; keep one of them"))
             else:
-                elsewhere.setdefault(hit.image, hit.path)
-        missing, chosen = [], set()
-        for image, name in enumerate(self.names):
-            rank = min((hit.rank for hit in files.get(image, [])), default=None)
-            best = [hit.path for hit in files.get(image, []) if hit.rank == rank]
-            if len(best) == 1:
-                chosen.add(best[0])
-            elif best:
-                alike = " and ".join(sorted(posixpath.basename(_posix(path)) for path in best))
-                missing.append((name, f"{self.source} may mean {alike}; keep one of them"))
-            else:
-                other = f"; {elsewhere[image]} lies in another folder" if image in elsewhere else ""
-                missing.append((name, f"named by {self.source}, but there is no file of that name{other}"))
-        note = f"selection: {len(chosen)} of {len(paths)} files, by {self.source}"
-        if missing:
-            note += f"; {len(missing)} of its {len(self.names)} images have no file, such as {missing[0][0]}"
-        return Choice(frozenset(chosen), tuple(missing), note)
+                found = "" if other is None else f"; {path_of[other]} lies in another folder"
+                reasons.append((name, f"named by {self.source}, but there is no file of that name{found}"))
+        return tuple(reasons)
 
 
-def _images_of(hits: list[_Hit]) -> int:
-    """How many images there are files for."""
-    return len({hit.image for hit in hits})
+def _of_images(rows: Rows, inside: set[str]) -> Iterator[Row]:
+    """Rows (image, lies elsewhere, form, rank, file) of the files that bear names, in `inside` and elsewhere."""
+    for base, image, form, rank, number in rows:
+        yield (image, False, form, rank, number) if base in inside else (image, True, 0, 0, number)
+
+
+def _best(group: Iterable[Row]) -> tuple[list[int], int | None]:
+    """The files of an image that fit its name best, and the first of those elsewhere; None where there is none."""
+    best, rank, elsewhere = [], None, None
+    for _, is_elsewhere, *fit, number in group:
+        if is_elsewhere:
+            elsewhere = number if elsewhere is None else elsewhere
+        elif rank in (None, fit):
+            rank = fit
+            best.append(number)
+    return best, elsewhere
+
+
+def _first_of(base: str, rows: Rows, paths: Collection[str]) -> str:
+    numbers = {number for folder, *_, number in rows if folder == base}
+    return min(path for number, path in enumerate(paths) if number in numbers)
 
 
 def _depth(base: str) -> tuple[int, str]:
@@ -156,13 +189,12 @@ def _of_records(folder: str, split: str) -> Selection:
         raise InputError(f"{folder} has no split {split!r}; it has {', '.join(dataset.splits)}")
     with ThreadPoolExecutor(8) as pool:
         parts = pool.map(lambda shard: _images(folder, shard), dataset.of_split(split))
-        images = sorted({image for part in parts for image in part})
-    names = tuple(key for key, _ in images)
-    by_key = tuple((key,) for key in names)
+        images = Rows(image for image, _ in itertools.groupby(ordered(image for part in parts for image in part)))
+    names = Rows((key,) for key, _ in images)
     # File names in the set are more exact than keys: images/a.jpg is not labels/a.png.
-    by_filename = tuple((filename, name_of(filename)) for _, filename in images)
-    readings = [by_filename, by_key] if len(set(by_filename)) == len(names) else [by_key]
-    return Selection(f"split {split} of {folder}", names, tuple(readings), _without_shared_folder(by_key))
+    by_filename = Rows((filename, name_of(filename)) for _, filename in images)
+    is_exact = sum(1 for _ in itertools.groupby(ordered(by_filename))) == len(names)
+    return Selection(f"split {split} of {folder}", names, (by_filename, names) if is_exact else (names,))
 
 
 def _images(folder: str, shard: Shard) -> list[tuple[str, str]]:
@@ -197,8 +229,16 @@ def _of_list(path: str, split: str) -> Selection:
     if not is_list(path):
         raise InputError(f"--list {path}: expected a .txt, .csv or .jsonl file")
     folder = posixpath.dirname(_posix(storage.absolute(path)))
-    entries: dict[str, None] = {}
     splits: set[str] = set()
+    names = Rows(_once(_names(path, split, splits)))
+    if not names:
+        known = ", ".join(sorted(splits - {""})) or "none"
+        raise InputError(f"--list {path} names no image{f' of split {split}; its splits: {known}' if split else ''}")
+    return Selection(f"list {path}", names, (Rows(_spelled(folder, name) for (name,) in names),))
+
+
+def _names(path: str, split: str, splits: set[str]) -> Iterator[str]:
+    """The images of a list that are in `split`, of all where it is ""; `splits` is filled with those that it has."""
     try:
         for row in read_rows(path):
             image = row.values.get("image")
@@ -208,15 +248,16 @@ def _of_list(path: str, split: str) -> Selection:
             its_split = str(row.values.get("split") or "").strip()
             splits.add(split_named(its_split) or its_split)
             if not split or (split_named(its_split) or its_split) == (split_named(split) or split):
-                entries[image.strip(BLANKS)] = None
+                yield image.strip(BLANKS)
     except OSError as error:
         raise InputError(f"--list {path} cannot be read: {error}") from None
-    if not entries:
-        known = ", ".join(sorted(splits - {""})) or "none"
-        raise InputError(f"--list {path} names no image{f' of split {split}; its splits: {known}' if split else ''}")
-    names = tuple(entries)
-    reading = tuple(_spelled(folder, name) for name in names)
-    return Selection(f"list {path}", names, (reading,), _without_shared_folder(reading))
+
+
+def _once(names: Iterable[str]) -> Iterator[Row]:
+    """Rows of one name, each once, in the order in which they come first."""
+    numbered = ordered((name, number) for number, name in enumerate(names))
+    firsts = ordered((next(group)[1], name) for name, group in itertools.groupby(numbered, itemgetter(0)))
+    return ((name,) for _, name in firsts)
 
 
 def _spelled(folder: str, entry: str) -> tuple[str, ...]:
@@ -225,60 +266,21 @@ def _spelled(folder: str, entry: str) -> tuple[str, ...]:
     for name in spellings(entry):
         whole = storage.is_remote(name) or ".." in name.split("/")
         path = _posix(entry_path(folder, name)) if whole else posixpath.normpath(name)
-        spelled.append(_bare(path))
+        spelled.append(hits.bare(path))
     return tuple(dict.fromkeys(spelled))
 
 
-def _without_shared_folder(reading: Reading) -> Reading:
-    """Another reading, where all images share a folder that labels need not lie in; empty where they share none."""
-    shared = posixpath.commonpath([posixpath.dirname(spelled[-1]) for spelled in reading]).split("/")
-    while split_named(shared[-1]):
-        shared.pop()
-        if not shared:
-            return ()
-    prefix = "/".join(shared) + "/"
-    return () if prefix == "/" else tuple(tuple(name.removeprefix(prefix) for name in names) for names in reading)
-
-
-def _hits(reading: Sequence[Sequence[str]], paths: Iterable[str], addresses: Iterable[str]) -> list[_Hit]:
-    """Every file that bears a name; the longest where there are several."""
-    index: dict[str, list[tuple[int, int]]] = {}
-    for image, spelled in enumerate(reading):
-        for rank, name in enumerate(spelled):
-            for form in {name, composed(name)}:
-                index.setdefault(form, []).append((rank, image))
-    depth = max((name.count("/") + 1 for name in index), default=0)
-    hits = []
-    for path, address in zip(paths, addresses, strict=True):
-        for form, parts in enumerate(_forms(address)):
-            starts = range(max(0, len(parts) - depth), len(parts))
-            found = next((start for start in starts if _look_up(index, "/".join(parts[start:]))), None)
-            if found is not None:
-                base, below = "/".join(parts[:found]), "/".join(parts[found:])
-                hits += [_Hit(path, image, (form, rank), base) for rank, image in _look_up(index, below)]
-                break
-    return hits
-
-
-def _look_up(index: dict[str, list[tuple[int, int]]], below: str) -> list[tuple[int, int]]:
-    """(rank, image) of the images that a file of that path, or the path without its suffix, may be."""
-    whole = [(2 * rank, image) for rank, image in index.get(below, [])]
-    return whole or [(2 * rank + 1, image) for rank, image in index.get(name_of(below), [])]
-
-
-def _forms(address: str) -> Iterator[list[str]]:
-    """The parts of a path: as it is; as other systems write its accents; with SegNet's folders of labels as splits."""
-    exact = _bare(address)
-    parts = composed(exact).split("/")
-    yield exact.split("/")
-    if composed(exact) != exact:
-        yield parts
-    splits = [part.removesuffix("annot") for part in parts]
-    yield [split if split_named(split) else part for split, part in zip(splits, parts, strict=True)]
-
-
-def _bare(path: str) -> str:
-    return path.removeprefix(storage.SCHEME).lstrip("/")
+def _shared_folder(reading: Iterable[Row]) -> str:
+    """The folder that all images share, with a slash, without the splits it ends in; "" where they share none."""
+    shared = None
+    for row in reading:
+        folder = posixpath.dirname(row[-1])
+        if folder != shared:
+            shared = posixpath.commonpath([folder] if shared is None else [shared, folder])
+    folders = (shared or "").split("/")
+    while folders and split_named(folders[-1]):
+        folders.pop()
+    return "/".join([*folders, ""]) if any(folders) else ""
 
 
 def _posix(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -149,8 +150,8 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
     start = time.monotonic()
     found = collection.find(options.input, options.output).images
     if selection := load_selection(options.records, options.split, options.list):
-        taken = set(selection.choose([image.path for image in found]).paths)
-        found = tuple(image for image in found if image.path in taken)
+        choice = selection.choose([image.path for image in found])
+        found = collection.Images(itertools.compress(found, choice.taken))
     listing = time.monotonic() - start
     _check_enough(len(found), options.input)
     parts, sizes, read = [], [], 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, NamedTuple
 
@@ -120,12 +121,30 @@ def selected(listing: Listing, selection: Selection | None) -> Listing:
     """The images that a selection takes, with a note on it. Raises InputError when it takes none."""
     if selection is None:
         return listing
-    choice = selection.choose([*(image.path for image in listing.images), *(path for path, _ in listing.unusable)])
+    choice = selection.choose(_Paths(listing))
+    images = len(listing.images)
     return Listing(
-        Images(image for image in listing.images if image.path in choice.paths),
-        tuple((path, reason) for path, reason in listing.unusable if path in choice.paths),
+        Images(itertools.compress(listing.images, choice.taken[:images])),
+        tuple(itertools.compress(listing.unusable, choice.taken[images:])),
         (*listing.notes, choice.note),
     )
+
+
+class _Paths(Collection):
+    """The paths of all images of a listing, which need not fit in memory."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+
+    def __len__(self) -> int:
+        return len(self._listing.images) + len(self._listing.unusable)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (image.path for image in self._listing.images)
+        yield from (path for path, _ in self._listing.unusable)
+
+    def __contains__(self, path: object) -> bool:
+        return any(path == one for one in self)
 
 
 def chunk_size(images: int, batch_size: int, before: int = 0) -> int:

@@ -1,0 +1,123 @@
+"""Which files bear which names: a file bears a name if its whole path, with or without the suffix, ends in it.
+
+Names and files are rows that lie sorted on disk and are merged. What is in memory for all at once are the hashes of
+the names, eight bytes each, by which most of what a path may end in is passed over.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from operator import itemgetter
+
+import numpy as np
+
+from pipelines.inputs.names import composed, name_of, split_named
+from pipelines.inputs.rows import Row, Rows, joined, ordered
+from trainer import storage
+
+BLOCK = 1 << 12
+"""Files whose paths are looked up at a time."""
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The files that bear the names of images.
+
+    Attributes:
+      rows: (folder the name is below, image, form, rank, file) in order: images and files by their numbers, and how
+        well the name fits, the lower the better.
+      images: how many images have a file.
+    """
+
+    rows: Rows
+    images: int
+
+
+def find(reading: Iterable[Row], addresses: Iterable[str]) -> Hits:
+    """Every file that bears a name; the longest where there are several.
+
+    Args:
+      reading: of every image the spellings of its name, best first; to be gone through several times.
+      addresses: whole paths of the files, with forward slashes.
+    """
+    hashes = np.fromiter((hash(name) for name, _, _ in _index(reading)), np.int64)
+    hashes.sort()
+    depth = max((name.count("/") + 1 for row in reading for name in row), default=0)
+    ends = ordered(_known(_ends(addresses, depth), hashes))
+    found = ordered(_borne(ends, ordered(_index(reading))))
+    rows = Rows(ordered(_best(found)))
+    has_file = np.zeros(len(reading), bool)
+    for _, image, *_ in rows:
+        has_file[image] = True
+    return Hits(rows, int(has_file.sum()))
+
+
+def _index(reading: Iterable[Row]) -> Iterator[Row]:
+    """Rows (name, rank, image)."""
+    for image, spelled in enumerate(reading):
+        for rank, name in enumerate(spelled):
+            yield name, rank, image
+            if not name.isascii() and composed(name) != name:
+                yield composed(name), rank, image
+
+
+def _ends(addresses: Iterable[str], depth: int) -> Iterator[list[Row]]:
+    """Rows (end, file, form, start, is without suffix, what is before it) of the ends of paths, in blocks of files."""
+    numbered = enumerate(addresses)
+    while block := list(itertools.islice(numbered, BLOCK)):
+        rows: list[Row] = []
+        for number, address in block:
+            for form, path in enumerate(_forms(address)):
+                start = path.rfind("/") + 1
+                last = path[start:]
+                stem = name_of(last)
+                for _ in range(depth):
+                    base = path[: max(start - 1, 0)]
+                    rows.append((path[start:], number, form, start, False, base))
+                    if stem != last:
+                        rows.append((path[start : len(path) - len(last)] + stem, number, form, start, True, base))
+                    if not start:
+                        break
+                    start = path.rfind("/", 0, start - 1) + 1
+        yield rows
+
+
+def _known(blocks: Iterable[list[Row]], hashes: np.ndarray) -> Iterator[Row]:
+    """The rows that begin with a text of one of these hashes, which are in order."""
+    for rows in blocks:
+        wanted = np.fromiter((hash(row[0]) for row in rows), np.int64, len(rows))
+        places = np.searchsorted(hashes, wanted)
+        places[places == hashes.size] = 0
+        yield from itertools.compress(rows, hashes[places] == wanted if hashes.size else ())
+
+
+def _borne(ends: Iterable[Row], index: Iterable[Row]) -> Iterator[Row]:
+    """Rows (file, form, start, is without suffix, image, rank, folder) of the names that are an end."""
+    for _, files, names in joined(ends, index):
+        for _, number, form, start, is_bare, base in files:
+            for _, rank, image in names:
+                yield number, form, start, is_bare, image, 2 * rank + is_bare, base
+
+
+def _best(found: Iterable[Row]) -> Iterator[Row]:
+    """Rows as `Hits` has them, of the first form of every file that bears a name, and the longest name."""
+    for number, group in itertools.groupby(found, itemgetter(0)):
+        _, rows = next(itertools.groupby(group, itemgetter(1, 2, 3)))
+        for _, form, _, _, image, rank, base in rows:
+            yield base, image, form, rank, number
+
+
+def _forms(address: str) -> list[str]:
+    """A path as it is; as other systems write its accents; with SegNet's folders of labels as splits."""
+    exact = bare(address)
+    forms = [exact, composed(exact)]
+    if "annot" in exact:
+        parts = [(part, part.removesuffix("annot")) for part in forms[1].split("/")]
+        forms.append("/".join(split if split_named(split) else part for part, split in parts))
+    return [*dict.fromkeys(forms)]
+
+
+def bare(path: str) -> str:
+    return path.removeprefix(storage.SCHEME).lstrip("/")

@@ -113,7 +113,7 @@ def _hear(options: Options, over: threading.Event) -> None:
     while not over.wait(PAUSE):
         with contextlib.suppress(Exception):  # JAX' errors: there is no such word, or no service any more
             reason = _service().key_value_try_get(ENDED)
-            print(f"deeplab train: error: host 0 ended ({reason}); {RESUME}", file=sys.stderr)
+            sys.stderr.write(f"deeplab train: error: host 0 ended ({reason}); {RESUME}\n")
             shutil.rmtree(options.output, ignore_errors=True)
             _service().key_value_set(f"{ENDED}/{options.host_id}", "")
             _end(STATUS[storage.Unavailable])

@@ -26,7 +26,7 @@ import numpy as np
 from pipelines.entries.options import AugmentOptions, RecordOptions
 from pipelines.entries.record import Entry, filename
 from pipelines.inputs.rawset import Pair, RawSet
-from pipelines.inputs.rows import Rows, ordered
+from pipelines.inputs.rows import Rows, in_bulk, ordered
 from pipelines.prepare.options import Options
 from pipelines.prepare.workarea import REQUESTS, Area, Outcome
 from trainer import storage
@@ -173,6 +173,7 @@ def plan_shards(raw: RawSet, palette: Palette, options: Options, before: Mapping
     return deal(raw.pairs, counts, versions, options, palette, raw.root)
 
 
+@in_bulk()
 def deal(
     pairs: Iterable[Pair],
     counts: Mapping[str, int],

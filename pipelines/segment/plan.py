@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from pipelines.crf.options import CrfOptions
 from pipelines.crf.tuning import how_to_make, load, path_of
 from pipelines.inputs.collection import Images, Listing, SourceImage
+from pipelines.inputs.rows import in_bulk
 from pipelines.inputs.selection import Selection
 from pipelines.masks.options import Views
 from pipelines.masks.stamps import read_stamp
@@ -170,6 +171,7 @@ def cut(entries: Iterable[Entry], size: int) -> Iterator[tuple[Entry, ...]]:
         yield tuple(chunk)
 
 
+@in_bulk()
 def make_plan(listing: Listing, options: Options, before: int = 0) -> Plan:
     """Cuts the images into chunks.
 

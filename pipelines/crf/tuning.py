@@ -41,8 +41,9 @@ class Tuning:
       before, after: the score without CRF, and with parameters chosen on other images (cross-fitted).
       gain: from before to after.
       per_class: class name -> its IoU before and after, in the order of the class ids.
-      grid: per point {"compat", "sxy", "srgb", "score"} on all images, in the order they were tried, and for points
-        with weights of classes {"class_weights": {name: weight}}.
+      grid: per point {"compat", "sxy", "srgb", "compat_gaussian", "score"} on all images, in the order they were
+        tried, and for points with weights of classes {"class_weights": {name: weight}}. Files of version 0.8 and
+        before lack "compat_gaussian", which was 3.
       split: of the records.
       images: how many were looked at.
       rejects: those of them that could not be used, each {"key", "path", "stage", "reason", "records"}.

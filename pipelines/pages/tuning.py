@@ -15,6 +15,8 @@ from trainer.formats.labels import Palette
 from trainer.options import printable
 
 AXES = ("compat", "sxy", "srgb")
+SMOOTHING = CrfOptions.compat_gaussian
+"""Weight of the Gaussian kernel in the grid, that of DeepLab."""
 
 
 def metric_name(tuning: Tuning) -> str:
@@ -22,8 +24,13 @@ def metric_name(tuning: Tuning) -> str:
 
 
 def parameters(point: Mapping[str, Any]) -> str:
-    """What was searched, in words: "sxy 40, srgb 4, compat 3.5, class weights pole 0.5"; from `CrfOptions.to_json`."""
+    """What was searched, in words: "sxy 40, srgb 4, compat 3.5, class weights pole 0.5"; from `CrfOptions.to_json`.
+
+    The weight of the Gaussian kernel is named where it is another than in the grid.
+    """
     numbers = [f"{name} {point[name]:g}" for name in ("sxy", "srgb", "compat")]
+    smoothing = point.get("compat_gaussian", SMOOTHING)
+    numbers += [f"compat_gaussian {smoothing:g}"] if smoothing != SMOOTHING else []
     weights = [f"{name} {weight:g}" for name, weight in point.get("class_weights", {}).items()]
     return ", ".join([*numbers, *(["class weights " + ", ".join(weights)] if weights else [])])
 
@@ -109,7 +116,7 @@ def render(tuning: Tuning, palette: Palette, model: str, point: CrfOptions, entr
         classes=_classes(tuning, palette),
         absent=[name for name, change in tuning.per_class.items() if change.before is None and change.after is None],
         harm=_harm(tuning),
-        weights=_weights(tuning),
+        others=_others(tuning),
         point=parameters(point.to_json(palette.names)),
         gallery=entries,
     )
@@ -152,7 +159,7 @@ def _interval(tuning: Tuning) -> dict[str, Any]:
 
 def _panels(tuning: Tuning) -> list[dict[str, Any]]:
     """One heat map per weight of the kernel: rows srgb, columns sxy, cells the gain over no CRF on all images."""
-    alike = [point for point in tuning.grid if "class_weights" not in point]
+    alike = [point for point in tuning.grid if _is_on_grid(point)]
     gains = {tuple(point[name] for name in AXES): point["score"] - tuning.before for point in alike}
     largest = max(max(map(abs, gains.values())), 1e-6)
     top = max(gains, key=gains.get)
@@ -179,10 +186,14 @@ def _panels(tuning: Tuning) -> list[dict[str, Any]]:
     return panels
 
 
-def _weights(tuning: Tuning) -> list[dict[str, Any]]:
-    """The points with weights of classes, and what they gain over no CRF on all images."""
-    weighted = [point for point in tuning.grid if "class_weights" in point]
-    return [{"parameters": parameters(point), "gain": point["score"] - tuning.before} for point in weighted]
+def _is_on_grid(point: Mapping[str, Any]) -> bool:
+    return "class_weights" not in point and point.get("compat_gaussian", SMOOTHING) == SMOOTHING
+
+
+def _others(tuning: Tuning) -> list[dict[str, Any]]:
+    """The points with other weights of the Gaussian kernel or of classes, and their gain over no CRF on all images."""
+    points = [point for point in tuning.grid if not _is_on_grid(point)]
+    return [{"parameters": parameters(point), "gain": point["score"] - tuning.before} for point in points]
 
 
 def _classes(tuning: Tuning, palette: Palette) -> list[dict[str, Any]]:

@@ -5,10 +5,11 @@ and in the mask (`trainer.metrics.class_counts`). Counts of images add up, and s
 images costs one sum.
 
 The recipe is DeepLab's (Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected
-CRFs", ICLR 2015): the Gaussian kernel stays at weight 3 and width 3; weight and widths of the bilateral kernel are
-searched coarse to fine, past the ends of the grid where the best point lies there. Then the classes that lose by the
-CRF are given less and less weight. Parameters flatter themselves on the images they were chosen by, so the gain is
-measured by cross-fitting: every fold of the images is scored with what this whole search chooses on the other folds,
+CRFs", ICLR 2015): the Gaussian kernel has weight 3 and width 3; weight and widths of the bilateral kernel are searched
+coarse to fine, past the ends of the grid where the best point lies there. The Gaussian kernel smooths whatever the
+image shows and costs a good network its thin things: it is tried with less weight as well. Then the classes that lose
+by the CRF are given less and less weight. Parameters flatter themselves on the images they were chosen by, so the gain
+is measured by cross-fitting: every fold of the images is scored with what this whole search chooses on the other folds,
 and its interval is that of a bootstrap over images.
 """
 
@@ -28,12 +29,13 @@ from pipelines.scores.bootstrap import Gain, bootstrap, bootstrap_classes
 from trainer.metrics import iou, mean_iou
 from trainer.options import InputError
 
-RANGES = {"compat": (3.0, 6.0), "sxy": (30.0, 100.0), "srgb": (3.0, 6.0)}
-"""Where the bilateral kernel is searched; the coarse grid has both ends and the middle of each."""
+RANGES = {"compat": (3.0, 6.0), "sxy": (30.0, 100.0), "srgb": (3.0, 6.0), "compat_gaussian": (3.0, 3.0)}
+"""Where the kernels are searched; the coarse grid has both ends and the middle of each."""
 BEYOND = {
     "compat": (1.0, 1.5, 2.0, 8.0, 12.0, 16.0),
     "sxy": (10.0, 15.0, 20.0, 140.0, 200.0, 280.0, 400.0),
     "srgb": (1.0, 1.5, 2.0, 8.0, 12.0, 16.0),
+    "compat_gaussian": (0.0, 0.3, 1.0),
 }
 """Where it is searched past the ends of RANGES, step by step while that gains."""
 LIGHTER = (0.5, 0.25, 0.0)
@@ -57,7 +59,7 @@ class Unscored(LookupError):
 
 
 def _grid(axes: Mapping[str, Iterable[float]]) -> tuple[CrfOptions, ...]:
-    gaussian = CrfOptions(sxy_gaussian=3.0, compat_gaussian=3.0)
+    gaussian = CrfOptions(sxy_gaussian=3.0)
     products = itertools.product(*axes.values())
     return tuple(replace(gaussian, **dict(zip(axes, values, strict=True))) for values in products)
 

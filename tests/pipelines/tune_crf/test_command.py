@@ -13,7 +13,7 @@ import pytest
 from pipelines.crf.options import CrfOptions
 from pipelines.crf.tuning import Tuning, load
 from pipelines.scores.trimap import trimap_distance
-from pipelines.tune_crf import command
+from pipelines.tune_crf import command, search
 from tests.drawn import records as drawn
 from tests.drawn.tuning import PLANTED, SIZE, tune, write_model, write_records
 from trainer import metrics, storage
@@ -31,7 +31,9 @@ def test_the_planted_parameters_are_found_stored_and_printed(folders, network, s
     assert tuning.gain.low > 0.02 and tuning.after == pytest.approx(tuning.before + tuning.gain.value)
     assert (tuning.images, tuning.scored, tuning.rejects, tuning.split) == (12, 12, (), "val")
     assert tuning.model_digest == weights_digest(str(model)) and tuning.records_fingerprint == "drawn-2"
-    assert len(tuning.grid) == len({(p["compat"], p["sxy"], p["srgb"]) for p in tuning.grid}) > 30
+    assert (
+        len(tuning.grid) == len({(p["compat"], p["sxy"], p["srgb"], p["compat_gaussian"]) for p in tuning.grid}) > 30
+    )
     out = capsys.readouterr().out
     assert (
         f"val, 12 images: mIoU {tuning.before:.3f} without, {tuning.after:.3f} with (cross-fitted); "

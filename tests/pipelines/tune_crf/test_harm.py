@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_a_class_that_the_crf_erases_is_spared_stored_and_printed(folders, netwo
     gain = content["per_class"]["bar"]["gain"]
     assert gain["value"] > 0 and gain["low"] <= gain["value"] <= gain["high"]
     out = capsys.readouterr().out
-    assert "class weights: 12 masks to make, " in out
+    assert re.search(r"^class weights: \d+ masks to make, ", out, re.MULTILINE)
     chosen = parameters(content["options"])
     assert chosen.endswith(f", class weights bar {weights[2]:g}")
     assert f"on: {chosen} -> {model / 'crf.json'}" in out

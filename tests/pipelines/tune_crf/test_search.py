@@ -74,6 +74,16 @@ def test_points_beyond_the_grid_are_a_step_away_on_the_axes_at_whose_ends_the_ce
     assert beyond(compat=1, sxy=10, srgb=16) == {(1, 10, 16)}
 
 
+def test_the_gaussian_kernel_is_given_less_and_less_weight_down_to_none():
+    for weight, weights in {3.0: {3, 1}, 1.0: {1, 0.3}, 0.3: {0.3, 0}, 0.0: {0}}.items():
+        points = search.points_beyond(CrfOptions(compat=4.5, sxy=65, srgb=4.5, compat_gaussian=weight))
+        assert {point.compat_gaussian for point in points} == weights
+    before = two_classes(np.full(60, 900))
+    best_weight = lambda point: two_classes(np.full(60, 950 - round(20 * abs(point.compat_gaussian - 0.3))))
+    counts = explored(before, best_weight)
+    assert search.tune(before, counts, KEYS, ("sky", "pole"), **ABOUT).options.compat_gaussian == 0.3
+
+
 def test_folds_are_balanced_and_belong_to_the_key():
     assert np.bincount(FOLD).tolist() == [12] * 5
     assert np.bincount(search.folds(KEYS[:13])).tolist() == [3, 3, 3, 2, 2]
@@ -97,13 +107,13 @@ def test_the_planted_point_is_found_coarse_to_fine_with_its_gain_and_interval():
     for change in tuning.per_class.values():
         assert (change.before, change.after) == pytest.approx((score(900), score(950)))
         assert (change.gain.value, change.gain.low, change.gain.high) == pytest.approx((expected,) * 3)
-    assert best_of(tuning) == {"sxy": 82.5, "srgb": 3.75, "compat": 6, "score": pytest.approx(score(950))}
+    assert best_of(tuning) == {"sxy": 82.5, "srgb": 3.75, "compat": 6, "compat_gaussian": 3, "score": tuning.after}
 
 
 def test_only_the_fine_points_of_chosen_coarse_points_are_asked_for():
     coarse = CrfOptions(sxy=65, srgb=4.5, compat=4.5)
     counts = explored(two_classes(np.full(60, 900)), planted({coarse: 910}, 850))
-    assert set(counts) == {*coarse_points(), *fine_points(coarse)}
+    assert set(counts) == {*coarse_points(), *fine_points(coarse), replace(coarse, compat_gaussian=1)}
 
 
 def test_the_search_goes_past_the_ends_of_the_grid_until_the_gain_turns():
@@ -120,7 +130,7 @@ def test_the_search_goes_past_the_ends_of_the_grid_until_the_gain_turns():
     assert {name: getattr(tuning.options, name) for name in peak} == peak
     assert {point.sxy for point in counts} >= {140, 200, 280} and {point.srgb for point in counts} >= {2, 1.5}
     assert 1 not in {point.srgb for point in counts}, "one step past the turn"
-    assert len(counts) == 28 + 11 + 4 * 2, "a step on each of two axes, four times"
+    assert len(counts) == 28 + 11 + 4 * 3, "a step on each of two axes and of less smoothing, four times"
 
 
 def test_cross_fitting_scores_a_fold_with_what_the_others_choose():

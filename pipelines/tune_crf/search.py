@@ -9,8 +9,8 @@ CRFs", ICLR 2015): the Gaussian kernel has weight 3 and width 3; weight and widt
 coarse to fine, past the ends of the grid where the best point lies there. The Gaussian kernel smooths whatever the
 image shows and costs a good network its thin things: it is tried with less weight as well. Then the classes that lose
 by the CRF are given less and less weight. Parameters flatter themselves on the images they were chosen by, so the gain
-is measured by cross-fitting: every fold of the images is scored with what this whole search chooses on the other folds,
-and its interval is that of a bootstrap over images.
+is measured by cross-fitting: every fold of the images is scored with what this whole search chooses on the other
+folds, and its interval is that of a bootstrap over images.
 """
 
 from __future__ import annotations

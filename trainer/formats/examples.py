@@ -118,23 +118,40 @@ def encode(record: Record) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
+def _features(data: bytes) -> Any:
+    """The features of a serialised message, by name."""
+    try:
+        return _example_class().FromString(data).features.feature
+    except message.DecodeError as error:
+        raise ValueError(f"not a tf.train.Example message: {error}") from None
+
+
+def _one(features: Any, name: str, kind: str, default: Any = None) -> Any:
+    """The one value that a feature has."""
+    values = getattr(features[name], kind).value if name in features else ()
+    if len(values) != 1 and default is None:
+        raise ValueError(f"feature {name!r} has {len(values)} values, expected one in its {kind}")
+    return values[0] if len(values) == 1 else default
+
+
+def decode_pixels(data: bytes) -> tuple[bytes, bytes, int, int]:
+    """Image and label, as they are encoded, and their height and width (pixels), of a serialised message.
+
+    Raises ValueError for what is no such message or lacks one of them.
+    """
+    features = _features(data)
+    image, label = (_one(features, name, "bytes_list") for name in (IMAGE_ENCODED, LABEL_ENCODED))
+    height, width = (_one(features, name, "int64_list") for name in (IMAGE_HEIGHT, IMAGE_WIDTH))
+    return image, label, height, width
+
+
 def decode(data: bytes) -> Record:
     """The inverse of :func:`encode`. Raises ValueError for what is no such message or lacks a feature.
 
     Records of other writers, which lack `image/key` and `augment/copy`, get their file name as key and copy 0.
     """
-    try:
-        example = _example_class().FromString(data)
-    except message.DecodeError as error:
-        raise ValueError(f"not a tf.train.Example message: {error}") from None
-    features = example.features.feature
-
-    def one(name: str, kind: str, default: Any = None) -> Any:
-        values = getattr(features[name], kind).value if name in features else ()
-        if len(values) != 1 and default is None:
-            raise ValueError(f"feature {name!r} has {len(values)} values, expected one in its {kind}")
-        return values[0] if len(values) == 1 else default
-
+    features = _features(data)
+    one = functools.partial(_one, features)
     try:
         filename = one(IMAGE_FILENAME, "bytes_list").decode()
         return Record(

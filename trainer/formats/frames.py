@@ -11,6 +11,8 @@ import google_crc32c
 
 MAX_MESSAGE = 2**31 - 1
 """Bytes a protobuf message can have at most."""
+HEAD, TAIL = 12, 4
+"""Bytes before and behind a record's payload: its length and the checksum of that, and the checksum of the payload."""
 
 
 def _masked_crc(data: bytes) -> int:
@@ -48,33 +50,48 @@ class CorruptRecord(ValueError):
         self.index, self.offset, self.reason, self.data = index, offset, reason, data
 
 
+def length_of(head: bytes, index: int, offset: int) -> int:
+    """The bytes of a record's payload, of the HEAD bytes before it. Raises CorruptRecord, for this place of it."""
+    if len(head) < HEAD:
+        raise CorruptRecord(index, offset, f"the shard ends in a header of {len(head)} of {HEAD} bytes")
+    length, length_crc = struct.unpack("<QI", head)
+    if _masked_crc(head[:8]) != length_crc:
+        raise CorruptRecord(index, offset, "checksum of the length is wrong; the rest of the shard is lost")
+    if length > MAX_MESSAGE:
+        raise CorruptRecord(index, offset, f"claims {length} bytes, over protobuf's bound of {MAX_MESSAGE}")
+    return length
+
+
+def check_payload(data: bytes, tail: bytes, index: int, offset: int) -> None:
+    """Raises CorruptRecord where the TAIL bytes behind a payload are not its checksum."""
+    if _masked_crc(data) != struct.unpack("<I", tail)[0]:
+        raise CorruptRecord(index, offset, "checksum of the data is wrong", data)
+
+
 def scan_frames(file: BinaryIO) -> Iterator[Frame | CorruptRecord]:
     """Every record of a shard, damaged ones as CorruptRecord.
 
     Continues after a damaged payload; ends after a damaged length, behind which no record can be found.
     """
     index = offset = 0
-    while head := file.read(12):
-        if len(head) < 12:
-            yield CorruptRecord(index, offset, f"the shard ends in a header of {len(head)} of 12 bytes")
+    while head := file.read(HEAD):
+        try:
+            length = length_of(head, index, offset)
+        except CorruptRecord as fault:
+            yield fault
             return
-        length, length_crc = struct.unpack("<QI", head)
-        if _masked_crc(head[:8]) != length_crc:
-            yield CorruptRecord(index, offset, "checksum of the length is wrong; the rest of the shard is lost")
-            return
-        if length > MAX_MESSAGE:
-            yield CorruptRecord(index, offset, f"claims {length} bytes, over protobuf's bound of {MAX_MESSAGE}")
-            return
-        data, tail = file.read(length), file.read(4)
-        if len(data) < length or len(tail) < 4:
+        data, tail = file.read(length), file.read(TAIL)
+        if len(data) < length or len(tail) < TAIL:
             yield CorruptRecord(index, offset, f"the shard ends after {len(data)} of {length} bytes", data)
             return
-        if _masked_crc(data) != struct.unpack("<I", tail)[0]:
-            yield CorruptRecord(index, offset, "checksum of the data is wrong", data)
+        try:
+            check_payload(data, tail, index, offset)
+        except CorruptRecord as fault:
+            yield fault
         else:
             yield Frame(index, offset, data)
         index += 1
-        offset += 16 + length
+        offset += HEAD + length + TAIL
 
 
 def read_frames(file: BinaryIO) -> Iterator[Frame]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -291,7 +292,7 @@ def explain(
             found = Diagnosis(error.step, "not looked for, as several hosts train")
         place = (epoch, total, found.step - 1)
         _, labels, _ = next(stream.epoch(*place).as_numpy_iterator())
-        records = list(stream.records(*place).take(options.batch_size).as_numpy_iterator())
+        records = [data for _, data in itertools.islice(stream.records(*place), options.batch_size)]
     return report(options, stream.dataset.palette, epoch, error.loss, found, names_of(records), labels)
 
 

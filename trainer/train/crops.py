@@ -10,7 +10,7 @@ import collections
 import functools
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from trainer.formats.examples import decode_pixels
 from trainer.formats.headers import PNG_SIGNATURE, ImageError, check_png
 from trainer.formats.images import PADDING
 from trainer.formats.labels import Palette, pixels_of_ids
@@ -211,34 +212,58 @@ class Crops(NamedTuple):
     weights: np.ndarray
 
 
-def _fill(crop: Crops, image: bytes, label: bytes, size: Sequence[int], uniform: np.ndarray, options: StreamOptions,
-          palette: Palette) -> None:  # fmt: skip
-    """Writes a random crop of a record of that size into `crop`, of one image."""
+def _place(before: int, covered: int, side: int, crop: int) -> slice:
+    """Where the part of a window's axis that the image covers comes to lie in the crop; see `Window`."""
+    length = max(1, min(crop, round(covered * crop / side)))
+    start = min(round(before * crop / side), crop - length)
+    return slice(start, start + length)
+
+
+def _frame(pixels: np.ndarray, rows: slice, columns: slice, value: int) -> None:
+    """Fills what of [height, width, ...] is not in these rows and columns."""
+    pixels[: rows.start] = value
+    pixels[rows.stop :] = value
+    pixels[rows, : columns.start] = value
+    pixels[rows, columns.stop :] = value
+
+
+def _sources(covered: int, place: slice) -> np.ndarray:
+    """Which of `covered` pixels of an axis are the nearest to those of the crop at `place`.
+
+    Half-pixel centres, as in the image's resize, so that both stay aligned.
+    """
+    length = place.stop - place.start
+    return ((np.arange(length) + 0.5) * (covered / length)).astype(np.intp)
+
+
+def _fill(
+    crop: Crops, read: Callable[[], bytes], uniform: np.ndarray, options: StreamOptions, palette: Palette
+) -> None:
+    """Writes a random crop of a record into `crop`, of one image."""
+    image, label, *size = decode_pixels(read())
     part = window(uniform, *size, options)
     pixels = _decode_window(image, *size, part)
     ids = _check_size(decode_label(label), *size, "label")
     ids = ids[part.y : part.y + part.height, part.x : part.x + part.width]
-    before, behind = part.before, part.side - part.before - part.width
+    before = part.before
     if part.mirrored:
-        pixels, ids, before, behind = cv2.flip(pixels, 1), cv2.flip(ids, 1), behind, before
-    margins = (part.above, part.side - part.above - part.height, before, behind)
-    if any(margins):
-        pixels = cv2.copyMakeBorder(pixels, *margins, cv2.BORDER_CONSTANT, value=(PADDING, PADDING, PADDING))
-        ids = cv2.copyMakeBorder(ids, *margins, cv2.BORDER_CONSTANT, value=palette.ignore_id)
-    cv2.resize(pixels, (options.crop, options.crop), dst=crop.image, interpolation=cv2.INTER_LINEAR)
-    # Half-pixel centres, as in the image's resize, so that both stay aligned.
-    places = ((np.arange(options.crop) + 0.5) * (part.side / options.crop)).astype(np.intp)
+        pixels, ids, before = cv2.flip(pixels, 1), cv2.flip(ids, 1), part.side - before - part.width
+    rows = _place(part.above, part.height, part.side, options.crop)
+    columns = _place(before, part.width, part.side, options.crop)
+    # Not the window with its margins: most windows are larger than the image.
+    extent = (columns.stop - columns.start, rows.stop - rows.start)
+    cv2.resize(pixels, extent, dst=crop.image[rows, columns], interpolation=cv2.INTER_LINEAR)
+    _frame(crop.image, rows, columns, PADDING)
     # Whole rows are taken at a time; OpenCV turns them into columns and back in less time than NumPy takes columns in.
-    columns = cv2.transpose(cv2.transpose(ids)[places])
-    np.take(columns, places, axis=0, out=crop.label, mode="clip")
+    turned = cv2.transpose(cv2.transpose(ids)[_sources(part.width, columns)])
+    crop.label[rows, columns] = turned[_sources(part.height, rows)]
+    _frame(crop.label, rows, columns, palette.ignore_id)
     max_ratio = options.max_ratio if options.pixel_weights == "adaptive" else 1.0
     pixel_weights(crop.label, palette.num_classes, palette.ignore_id, max_ratio, crop.weights)
 
 
 def crops(
-    images: Sequence[bytes],
-    labels: Sequence[bytes],
-    sizes: np.ndarray,
+    reads: Sequence[Callable[[], bytes]],
     uniforms: np.ndarray,
     options: StreamOptions,
     palette: Palette,
@@ -248,16 +273,15 @@ def crops(
     """A batch of random crops, each written where it lies in the batch.
 
     Args:
-      images, labels: of the records, as they are encoded.
-      sizes: [B, 2] their heights and widths (pixels).
+      reads: of every record of the batch what gives it, serialised; called by the workers.
       uniforms: [B, 4] float32, see `window`.
 
     Raises:
       ValueError: a record cannot be used.
     """
-    shape = (len(images), options.crop, options.crop)
+    shape = (len(reads), options.crop, options.crop)
     batch = Crops(*map(memory.array, ((*shape, 3), shape, shape), ("uint8", "uint8", "float32")))
     fill = functools.partial(_fill, options=options, palette=palette)
-    for _ in workers.map(fill, map(Crops, *batch), images, labels, sizes.tolist(), uniforms):
+    for _ in workers.map(fill, map(Crops, *batch), reads, uniforms):
         pass
     return batch

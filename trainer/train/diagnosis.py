@@ -92,8 +92,8 @@ def cure(options: Options, diagnosis: Diagnosis) -> str:
 
 
 def names_of(records: Sequence[bytes]) -> list[str]:
-    """The records by key and copy: "street/7", "street/7 (copy 2)"; see `TrainingStream.records`."""
-    decoded = [decode(record.split(b".tfrecord\n", 1)[1]) for record in records]
+    """The serialised records by key and copy: "street/7", "street/7 (copy 2)"."""
+    decoded = [decode(record) for record in records]
     return [f"{record.key} (copy {record.copy})" if record.copy else record.key for record in decoded]
 
 

@@ -22,18 +22,19 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import storage
-from trainer.accounts import UnbalancedError
 from trainer.formats.dataset import DATASET_FILE, Dataset
-from trainer.formats.examples import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED
+from trainer.formats.examples import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED, decode_pixels
 from trainer.formats.examples import decode as decode_example
+from trainer.formats.frames import CorruptRecord
 from trainer.formats.labels import Palette
 from trainer.options import InputError
-from trainer.train import crops, passes
+from trainer.train import crops
 from trainer.train.options import StreamOptions
-from trainer.train.passes import Read
+from trainer.train.passes import Passes
+from trainer.train.shards import BATCHES_AT_A_TIME, records_of
 
 SHUFFLE_BYTES = 128 << 20
-"""Bound on the bytes of encoded records that are shuffled together; as many again are read ahead of them."""
+"""Bound on the bytes of encoded records that are shuffled together; as many again may be read ahead of them."""
 
 MIN_SHUFFLED = 16
 
@@ -45,9 +46,13 @@ FEATURES = {
 }
 
 
+Suspects = Iterator[tuple[str, bytes]]
+"""Records that may be at fault, each with the path of its shard."""
+
+
 @contextlib.contextmanager
-def readable_records(folder: str, palette: Palette, suspects: Callable[[], tf.data.Dataset]) -> Iterator[None]:
-    """Turns tf.data's errors in the block into what a user can act on.
+def readable_records(folder: str, palette: Palette, suspects: Callable[[], Suspects]) -> Iterator[None]:
+    """Turns errors of the streams in the block into what a user can act on.
 
     Args:
       palette: of the labels.
@@ -58,52 +63,41 @@ def readable_records(folder: str, palette: Palette, suspects: Callable[[], tf.da
       UnbalancedError: a pass over the shards gave more or fewer records than dataset.json counts.
     """
     try:
-        yield
-    except tf.errors.DataLossError as error:
+        try:
+            yield
+        except tf.errors.InvalidArgumentError as error:
+            # In TensorFlow's graphs all errors of Python are of this kind; here they are what they are.
+            found = _unusable(suspects(), palette)
+            if not found and "IteratorGetNext" not in str(error):
+                raise
+            found = found or f"a record cannot be used ({error.message.splitlines()[0]})"
+            raise InputError(
+                f"{folder}: {found}; `deeplab records verify {folder}` reports all such records"
+            ) from None
+    except (tf.errors.DataLossError, CorruptRecord) as error:
+        reason = error.message if isinstance(error, tf.errors.DataLossError) else str(error)
         raise InputError(
-            f"a shard in {folder} is damaged ({error.message.splitlines()[0]}); "
+            f"a shard in {folder} is damaged ({reason.splitlines()[0]}); "
             f"`deeplab records verify {folder}` reports which record"
         ) from None
-    except tf.errors.InvalidArgumentError as error:
-        found = _unusable(suspects(), palette)
-        if not found and "IteratorGetNext" not in str(error):
-            raise
-        found = found or f"a record cannot be used ({error.message.splitlines()[0]})"
-        raise InputError(f"{folder}: {found}; `deeplab records verify {folder}` reports all such records") from None
-    except tf.errors.FailedPreconditionError as error:
-        if "expected to contain" not in str(error):
-            raise
-        raise UnbalancedError(
-            f"the shards in {folder} do not hold the records that {DATASET_FILE} counts "
-            f"({error.message.splitlines()[0]}); `deeplab records verify {folder}` reports which"
-        ) from None
 
 
-def _with_path(path: tf.Tensor) -> tf.data.Dataset:
-    """Reads a shard, each record behind the path and a newline."""
-    return tf.data.TFRecordDataset(path).map(lambda data: tf.strings.join([path, data], "\n"))
-
-
-def _unusable(records: tf.data.Dataset, palette: Palette) -> str | None:
-    """Which is the first of the records, from `_with_path`, that cannot be used, and why; None if all can be."""
-
-    def decode(data: tf.Tensor):
-        return _decode_whole(_parse(tf.strings.split(data, ".tfrecord\n", maxsplit=1)[1]), palette)
-
-    good = 0
-    try:
-        for _ in _with_options(records.map(decode, num_parallel_calls=os.cpu_count())):
-            good += 1
-    except tf.errors.InvalidArgumentError as error:
-        path, data = next(records.skip(good).as_numpy_iterator()).split(b".tfrecord\n", 1)
+def _unusable(records: Suspects, palette: Palette) -> str | None:
+    """Which is the first of the records that cannot be used, and why; None if all can be."""
+    for path, data in records:
         try:
-            record = decode_example(data)
-            name = f"record {record.key!r} (of {record.filename})"
-        except ValueError:
-            name = "a record"
-        reason = error.message.splitlines()[0].removeprefix("ValueError: ")
-        return f"{name} in {path.decode()}.tfrecord cannot be used ({reason})"
+            crops.decode_whole(*decode_pixels(data), palette)
+        except ValueError as error:
+            return f"{_name(data)} in {path} cannot be used ({error})"
     return None
+
+
+def _name(data: bytes) -> str:
+    try:
+        record = decode_example(data)
+    except ValueError:
+        return "a record"
+    return f"record {record.key!r} (of {record.filename})"
 
 
 def _decode_whole(example: dict[str, tf.Tensor], palette: Palette) -> tuple[tf.Tensor, tf.Tensor]:
@@ -142,14 +136,13 @@ def _window_size(dataset: Dataset, split: str) -> int:
     """How many records are shuffled together: all of a small set, a bounded number of bytes of a large one."""
     count = dataset.count(split)
     mean = sum(shard.bytes for shard in dataset.of_split(split)) / count
-    # The last window of a pass had better be a short one: to make it, the shards are read to their ends and counted.
-    return int(min(count + 1, max(SHUFFLE_BYTES // max(mean, 1), MIN_SHUFFLED)))
+    return int(min(count, max(SHUFFLE_BYTES // max(mean, 1), MIN_SHUFFLED)))
 
 
-def _records_in_order(paths: list[str], read: Read) -> tf.data.Dataset:
-    """What `read` gives for the records of all shards, shard after shard."""
+def _records_in_order(paths: list[str]) -> tf.data.Dataset:
+    """The records of all shards, shard after shard."""
     return tf.data.Dataset.from_tensor_slices(paths).interleave(
-        read, cycle_length=1, num_parallel_calls=1, deterministic=True
+        tf.data.TFRecordDataset, cycle_length=1, num_parallel_calls=1, deterministic=True
     )
 
 
@@ -187,49 +180,54 @@ class TrainingStream:
         Raises:
           InputError: there are no records to train on, or a shard is missing.
         """
-        _shard_paths(folder, dataset, "train")
+        paths = _shard_paths(folder, dataset, "train")
         self.folder, self.dataset, self.options = folder, dataset, options
         with tf.device("CPU"):
             self.waited = tf.Variable(0.0, trainable=False, dtype=tf.float64)
-        self._window = _window_size(dataset, "train")
+        shards = dataset.of_split("train")
+        self._passes = Passes([shard.records for shard in shards], _window_size(dataset, "train"), options.seed)
+        self._open = functools.partial(records_of, paths, shards, self._passes, options.batch_size)
+        self._records = self._open()
+        self._paths = dataset.shard_paths(folder, "train")
+        # Counted by samples, and of another seed than the order of the records.
+        self._key = np.random.SeedSequence(options.seed, spawn_key=(1,)).generate_state(2, np.uint64)
         self._workers = ThreadPoolExecutor(os.cpu_count(), initializer=cv2.setNumThreads, initargs=(1,))
         self._memory = crops.Memory()
-        self._batches = tf.function(self._trace, input_signature=[tf.TensorSpec([], tf.int64), passes.PART])
+        self._batches = tf.function(self._trace, input_signature=[tf.TensorSpec([], tf.int64)] * 2)
 
-    def _part(self, epoch: int, steps: int, done: int) -> tuple[int, passes.Part]:
-        """The first sample of what is left of an epoch, counted over the whole training, and where all of it lies."""
-        size, seed = self.options.batch_size, self.options.seed
-        counts = np.array([shard.records for shard in self.dataset.of_split("train")], np.int64)
-        begin = ((epoch - 1) * steps + done) * size
-        return begin, passes.part(counts, self._window, seed, begin, (steps - done) * size)
-
-    def _read(self, part: passes.Part, read: Read) -> tf.data.Dataset:
-        paths = _shard_paths(self.folder, self.dataset, "train")
-        return passes.endless_records(paths, self._window, self.options.seed, part, read)
-
-    def _trace(self, begin: tf.Tensor, part: passes.Part) -> tf.data.Dataset:
-        stream = self._read(part, tf.data.TFRecordDataset).enumerate(begin)
-        whole, hosts, host_id = self.options.batch_size, self.options.hosts, self.options.host_id
-        size = whole // hosts
-        if hosts > 1:
-            stream = stream.filter(lambda index, _: index % whole // size == host_id)
-        # The threads of one batch wait for its last crop, while those of the next one begin.
-        stream = stream.batch(size, drop_remainder=True).map(self._crops, num_parallel_calls=2, deterministic=True)
+    def _trace(self, first: tf.Tensor, end: tf.Tensor) -> tf.data.Dataset:
+        """Batches from `first` up to `end`, counted over the whole training."""
+        numbers = tf.data.Dataset.range(first, end)
+        stream = numbers.map(self._batch, num_parallel_calls=BATCHES_AT_A_TIME, deterministic=True)
         return self._clocked(stream.prefetch(2))
 
-    def _crops(self, indices: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """The crops of a batch of records, which are these samples of the training."""
-        seed = tf.constant([self.options.seed, 0], tf.int64)
-        fold_in = tf.random.experimental.stateless_fold_in
-        uniforms = [tf.random.stateless_uniform([4], fold_in(seed, index)) for index in tf.unstack(indices)]
-        examples = tf.io.parse_example(serialized, FEATURES)
-        sizes = tf.stack([examples[IMAGE_HEIGHT], examples[IMAGE_WIDTH]], axis=1)
-        arguments = [examples[IMAGE_ENCODED], examples[LABEL_ENCODED], sizes, tf.stack(uniforms)]
-        given = {"options": self.options, "palette": self.dataset.palette}
-        make = functools.partial(crops.crops, **given, workers=self._workers, memory=self._memory)
-        results = tf.numpy_function(make, arguments, [tf.uint8, tf.uint8, tf.float32], stateful=False)
-        shape = [len(uniforms), self.options.crop, self.options.crop]
+    def _batch(self, number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        results = tf.numpy_function(self._crops, [number], [tf.uint8, tf.uint8, tf.float32], stateful=False)
+        shape = [self.options.batch_size // self.options.hosts, self.options.crop, self.options.crop]
         return tuple(map(tf.ensure_shape, results, ([*shape, 3], shape, shape)))
+
+    def _crops(self, number: np.int64) -> crops.Crops:
+        """The crops of a batch, or of this host's part of it."""
+        size = self.options.batch_size // self.options.hosts
+        begin = int(number) * self.options.batch_size + self.options.host_id * size
+        given = {"options": self.options, "palette": self.dataset.palette}
+        try:
+            reads = [
+                functools.partial(self._records.read, window, *place)
+                for window, places in self._passes.samples(begin, size)
+                for place in places.tolist()
+            ]
+            return crops.crops(reads, self._uniforms(begin, size), **given, workers=self._workers, memory=self._memory)
+        except (MemoryError, ValueError):
+            raise
+        except Exception as error:
+            # TensorFlow would make an "unknown error" of it; `readable_records` meets it again as what it is.
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+
+    def _uniforms(self, begin: int, count: int) -> np.ndarray:
+        """[count, 4] float32 in [0, 1), the same of a sample whatever batch it is in; see `crops.window`."""
+        bits = np.random.Philox(key=self._key, counter=begin).random_raw(4 * count)  # four of every count
+        return ((bits >> np.uint64(40)) * np.float64(2**-24)).astype(np.float32).reshape(count, 4)
 
     def _clocked(self, stream: tf.data.Dataset) -> tf.data.Dataset:
         """`stream`, counting the time from when an element is asked for until it is there."""
@@ -259,12 +257,15 @@ class TrainingStream:
           InputError: a shard is missing, or not as long as dataset.json says.
         """
         _shard_paths(self.folder, self.dataset, "train")  # again: it may have gone since the epoch before
-        begin, part = self._part(epoch, steps, done)
-        return _with_options(self._batches(begin, part))
+        return _with_options(self._batches((epoch - 1) * steps + done, epoch * steps))
 
-    def records(self, epoch: int, steps: int, done: int = 0) -> tf.data.Dataset:
-        """The records behind `epoch`, each behind the path of its shard; see `readable_records`."""
-        return self._read(self._part(epoch, steps, done)[1], _with_path)
+    def records(self, epoch: int, steps: int, done: int = 0) -> Suspects:
+        """The records behind `epoch`, of all hosts."""
+        size, records = self.options.batch_size, self._open()
+        for step in range((epoch - 1) * steps + done, epoch * steps):
+            for window, places in self._passes.samples(step * size, size):
+                for shard, number in places.tolist():
+                    yield self._paths[shard], records.read(window, shard, number)
 
 
 def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str = "val") -> tf.data.Dataset:
@@ -282,7 +283,7 @@ def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str
         return _decode_whole(example, dataset.palette)
 
     # Images wait for others of their size while they are still encoded, which bounds the memory that takes.
-    stream = _records_in_order(_shard_paths(folder, dataset, split), tf.data.TFRecordDataset).map(_parse)
+    stream = _records_in_order(_shard_paths(folder, dataset, split)).map(_parse)
     stream = stream.group_by_window(
         size, lambda _, window: window.map(decode, num_parallel_calls=2).batch(batch_size), batch_size
     )
@@ -291,12 +292,14 @@ def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str
 
 def largest_image(folder: str, dataset: Dataset, split: str = "val") -> tuple[int, int]:
     """Height and width of the image with the most pixels in `split`, as its records say."""
-    stream = _records_in_order(_shard_paths(folder, dataset, split), tf.data.TFRecordDataset).map(_parse)
+    stream = _records_in_order(_shard_paths(folder, dataset, split)).map(_parse)
     sizes = _with_options(stream.map(lambda example: (example[IMAGE_HEIGHT], example[IMAGE_WIDTH])))
     height, width = max(sizes.as_numpy_iterator(), key=lambda size: int(size[0]) * int(size[1]))
     return int(height), int(width)
 
 
-def validation_records(folder: str, dataset: Dataset, split: str = "val") -> tf.data.Dataset:
-    """The records behind `validation_stream`, each behind the path of its shard; see `readable_records`."""
-    return _records_in_order(_shard_paths(folder, dataset, split), _with_path)
+def validation_records(folder: str, dataset: Dataset, split: str = "val") -> Suspects:
+    """The records behind `validation_stream`."""
+    for path in _shard_paths(folder, dataset, split):
+        for data in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            yield path, data

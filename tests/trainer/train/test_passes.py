@@ -1,78 +1,58 @@
-"""The order in which training goes round the records, on records that are their own keys."""
+"""The order in which training goes round the records: which one comes when, by shard and number."""
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from trainer.formats.frames import frame
-from trainer.train.passes import MAX_INTERLEAVED_SHARDS, PART, endless_records, part
+from trainer.train.passes import MAX_INTERLEAVED_SHARDS, Passes, Window
 
 COUNTS = [7, 1, 12, 5, 5, 0, 3, 9, 2, 6, 11, 4, 8, 1, 10, 6, 7, 2, 5, 3, 9]
 TOTAL = sum(COUNTS)
+ALL = sorted((shard, number) for shard, count in enumerate(COUNTS) for number in range(count))
 
 
-@pytest.fixture(scope="module")
-def paths(tmp_path_factory):
-    """More shards than are read at a time, of unequal length; record 3 of shard 2 is b"2/3"."""
-    folder = tmp_path_factory.mktemp("shards")
-    for shard, count in enumerate(COUNTS):
-        (folder / str(shard)).write_bytes(b"".join(frame(b"%d/%d" % (shard, i)) for i in range(count)))
-    return [str(folder / str(shard)) for shard in range(len(COUNTS))]
-
-
-ALL = sorted(b"%d/%d" % (shard, i) for shard, count in enumerate(COUNTS) for i in range(count))
-
-
-def keys(paths, begin, count, window=16, seed=0):
-    stream = traced(tuple(paths), window, seed)(part(np.array(COUNTS), window, seed, begin, count))
-    return list(stream.as_numpy_iterator())
-
-
-@functools.cache
-def traced(paths, window, seed):
-    """The graph of a stream, into which any part of the passes can be put."""
-    return tf.function(lambda part: endless_records(paths, window, seed, part), input_signature=[PART])
+def keys(begin, count, window=16, seed=0):
+    """The records of samples, as (shard, number)."""
+    found = Passes(COUNTS, window, seed).samples(begin, count)
+    return [tuple(place) for _, places in found for place in places.tolist()]
 
 
 @pytest.mark.parametrize(("window", "epoch"), [(1, 31), (5, 60), (16, 31), (TOTAL // 2, 60), (TOTAL + 1, 31)])
-def test_epochs_that_follow_one_another_see_every_record_once_per_pass(paths, window, epoch):
+def test_epochs_that_follow_one_another_see_every_record_once_per_pass(window, epoch):
     epochs = -(-2 * TOTAL // epoch)
-    seen = [key for number in range(epochs) for key in keys(paths, number * epoch, epoch, window)]
+    seen = [key for number in range(epochs) for key in keys(number * epoch, epoch, window)]
     assert sorted(seen[:TOTAL]) == ALL
     assert sorted(seen[TOTAL : 2 * TOTAL]) == ALL
     assert seen[:TOTAL] != seen[TOTAL : 2 * TOTAL]
 
 
 @pytest.mark.parametrize("window", [1, 16, TOTAL + 1])
-def test_where_epochs_begin_changes_nothing_about_the_order(paths, window):
-    whole = keys(paths, 0, 3 * TOTAL + 5, window)
+def test_where_epochs_begin_changes_nothing_about_the_order(window):
+    whole = keys(0, 3 * TOTAL + 5, window)
     for begin, count in ((3, 40), (16, 16), (TOTAL - 1, 2), (TOTAL + 37, TOTAL + 9)):
-        assert keys(paths, begin, count, window) == whole[begin : begin + count], (begin, count)
+        assert keys(begin, count, window) == whole[begin : begin + count], (begin, count)
 
 
-def test_an_epoch_may_be_longer_than_many_passes(paths):
-    seen = keys(paths, 2 * TOTAL, 5 * TOTAL)
+def test_an_epoch_may_be_longer_than_many_passes():
+    seen = keys(2 * TOTAL, 5 * TOTAL)
     assert len(seen) == 5 * TOTAL and {seen.count(key) for key in ALL} == {5}
 
 
-def test_the_order_depends_on_seed_and_pass_but_not_on_the_process_seed(paths):
-    tf.random.set_seed(0)
-    first = keys(paths, 0, TOTAL)
-    tf.random.set_seed(5)
-    traced.cache_clear()
-    assert keys(paths, 0, TOTAL) == first
-    assert keys(paths, 0, TOTAL, seed=1) != first
-    assert keys(paths, TOTAL, TOTAL) != first
+def test_the_order_depends_on_seed_pass_and_window():
+    first = keys(0, TOTAL)
+    assert keys(0, TOTAL, seed=1) != first
+    assert keys(TOTAL, TOTAL) != first
+    # In windows of one size over shards of one size nothing else tells the second window from the first.
+    _, places = zip(*Passes([32] * 2, 32, 0).samples(0, 64), strict=True)
+    turns = [(part[:, 1] % 16 * 2 + part[:, 0]).tolist() for part in places]
+    assert turns[0] != turns[1]
 
 
-def test_a_small_set_is_shuffled_as_a_whole(paths):
+def test_a_small_set_is_shuffled_as_a_whole():
     """Any record may come at any place: over passes, the mean place of each is the middle."""
     passes = 60
-    seen = keys(paths, 0, passes * TOTAL, window=TOTAL + 1)
+    seen = keys(0, passes * TOTAL, window=TOTAL + 1)
     places = {key: [] for key in ALL}
     for place, key in enumerate(seen):
         places[key].append(place % TOTAL / TOTAL)
@@ -81,30 +61,28 @@ def test_a_small_set_is_shuffled_as_a_whole(paths):
     assert 0.2 < np.mean([np.std(found) for found in places.values()]) < 0.35
 
 
-def test_a_window_mixes_the_shards_that_are_read_at_a_time(paths):
+def test_a_window_mixes_the_shards_that_are_read_at_a_time():
     """Neighbours come from as many shards as are open, and from others in every pass."""
-    shards = [{key.split(b"/")[0] for key in keys(paths, number * TOTAL, 16, 16)} for number in range(4)]
+    shards = [{key[0] for key in keys(number * TOTAL, 16, 16)} for number in range(4)]
     assert all(len(found) > MAX_INTERLEAVED_SHARDS // 2 for found in shards)
     assert len(set.union(*shards)) > MAX_INTERLEAVED_SHARDS
 
 
-def test_what_lies_before_an_epoch_is_not_opened(paths, tmp_path):
-    """The last record of a pass comes although every other shard is gone."""
-    last = keys(paths, TOTAL - 1, 1, window=1)[0].split(b"/")[0].decode()
-    elsewhere = [str(tmp_path / "gone") if str(shard) != last else path for shard, path in enumerate(paths)]
-    assert keys(elsewhere, TOTAL - 1, 1, window=1)[0].startswith(last.encode() + b"/")
+def test_a_window_takes_its_shards_in_turn():
+    """So that what is read ahead of a training lies together in as many places as there are shards."""
+    passes = Passes(COUNTS, 40, 0)
+    window, seen = Window(0, 0), []
+    while window.number == 0:
+        records = list(map(tuple, passes.records(window).tolist()))
+        assert sorted(keys(len(seen), len(records), 40)) == sorted(records)
+        seen += records
+        window = passes.after(window)
+    assert window == Window(1, 0) and sorted(seen) == ALL
+    for shard, count in enumerate(COUNTS):
+        assert [number for other, number in seen if other == shard] == list(range(count))
 
 
 @pytest.mark.parametrize("begin", [0, 40, TOTAL])
-def test_a_part_may_have_no_records(paths, begin):
+def test_a_part_may_have_no_records(begin):
     """As of an epoch all of whose steps are done, also where it ends with a pass."""
-    assert keys(paths, begin, 0) == []
-
-
-@pytest.mark.parametrize("difference", [1, -1])
-@pytest.mark.parametrize("begin", [0, 2 * TOTAL - 30])
-def test_a_pass_that_finds_another_number_of_records_is_an_error(paths, difference, begin):
-    counts = np.array(COUNTS)
-    counts[2] += difference
-    with pytest.raises(tf.errors.FailedPreconditionError, match="expected to contain"):
-        list(endless_records(paths, 16, 0, part(counts, 16, 0, begin, 2 * TOTAL)))
+    assert keys(begin, 0) == []

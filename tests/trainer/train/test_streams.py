@@ -61,6 +61,14 @@ def test_another_epoch_or_seed_gives_other_batches(folder, change):
     assert any(not np.array_equal(a[0], b[0]) for a, b in zip(batches(folder), batches(folder, **change), strict=True))
 
 
+def test_a_sample_is_varied_alike_whatever_batch_it_is_in(folder):
+    stream = TrainingStream(*folder, OPTIONS)
+    numbers = stream._uniforms(5, 400)
+    np.testing.assert_array_equal(stream._uniforms(300, 7), numbers[295:302])
+    assert numbers.dtype == np.float32 and 0 <= numbers.min() < 0.01 and 0.99 < numbers.max() < 1
+    assert np.abs(np.corrcoef(numbers[1:].T, numbers[:-1].T) - np.eye(8)).max() < 0.2
+
+
 def whole_images(**changes):
     """Options under which a training image is the record's image itself."""
     return changed(**({"crop": 96, "batch_size": 1, "scale_min": 1.0, "scale_max": 1.0, "flip": False} | changes))

@@ -65,4 +65,6 @@ class Work(beam.DoFn):
 
 def spread(pipeline: beam.Pipeline, elements: Iterable[Any], unit: str) -> beam.PCollection:
     """The elements of the plan, dealt out to the workers; only names and numbers, never images."""
-    return pipeline | f"Plan {unit}" >> beam.Create(elements) | f"Spread {unit}" >> beam.Reshuffle()
+    # Beam's own step in front would shuffle all of them as well, a first time.
+    planned = pipeline | f"Plan {unit}" >> beam.Create(elements, reshuffle=False)
+    return planned | f"Spread {unit}" >> beam.Reshuffle()

@@ -188,9 +188,8 @@ def pixels_of_ids(ids: np.ndarray) -> np.ndarray:
     It counts runs of one id, of which labels have few, in a third of the time of OpenCV's histogram.
     """
     flat = ids.ravel()
-    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
-    lengths = np.diff(starts, append=flat.size)
-    return np.bincount(flat[starts], weights=lengths, minlength=256).astype(np.int64)
+    bounds = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
+    return np.bincount(flat[bounds[:-1]], weights=np.diff(bounds), minlength=256).astype(np.int64)
 
 
 def _is_byte(value: object) -> bool:

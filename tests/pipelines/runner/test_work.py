@@ -6,11 +6,12 @@ import pickle
 from dataclasses import dataclass
 from typing import ClassVar
 
+import apache_beam as beam
 import pytest
 
 from pipelines.runner import work
 from pipelines.runner.progress import Heartbeat
-from pipelines.runner.work import Work
+from pipelines.runner.work import Work, spread
 from trainer.options import InputError
 
 
@@ -29,3 +30,10 @@ def test_a_worker_of_other_versions_refuses_the_job(monkeypatch):
     with pytest.raises(InputError) as error:
         pickle.loads(data)
     assert "has Python 3.99, Apache Beam 2 and deeplab 0.1, but the job was sent with Python 3." in str(error.value)
+
+
+def test_work_is_shuffled_once():
+    pipeline = beam.Pipeline()
+    spread(pipeline, ["one", "two"], "chunks")
+    kinds = [transform.spec.urn for transform in pipeline.to_runner_api().components.transforms.values()]
+    assert kinds.count("beam:transform:group_by_key:v1") == 1

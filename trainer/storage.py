@@ -166,6 +166,17 @@ def write(path: str, data: bytes) -> None:
     attempt(path, work, writing=True)
 
 
+def create(path: str, data: bytes) -> bool:
+    """Writes a file unless there is one at `path`; takes a single request.
+
+    Returns:
+      Whether it was written. False may also mean that it was, by an attempt whose answer was lost.
+    """
+    if is_remote(path):
+        return cloud.create(path, data)
+    return attempt(path, lambda: local.create(path, data), writing=True)
+
+
 def exchange(path: str, before: bytes | None, after: bytes | None) -> bool:
     """Writes `after` where the file at `path` holds `before`; None stands for no file.
 

@@ -201,8 +201,7 @@ class InFlight:
           suspects: images at which earlier processes ended.
           is_fatal: whether it is known to hold an image that ends processes.
         """
-        note = {"name": name, "image": image, "suspects": sorted(suspects), "is_fatal": is_fatal}
-        storage.write(self.path(name), json.dumps(note).encode())
+        storage.write(self.path(name), _note(name, image, suspects, is_fatal))
 
     def end(self, name: str) -> None:
         """Notes that `name` is done, or given up for another reason than the end of the process."""
@@ -239,10 +238,12 @@ class InFlight:
 
         Gives None, or a `Care` where an earlier process ended in there. An exception is no end of the process: the
         note goes with it. It stays where an image has ended its subprocess, so that the next run, which will try that
-        image again, begins with care. Costs three requests where `folder` is in Cloud Storage.
+        image again, begins with care. Costs two requests where `folder` is in Cloud Storage.
         """
-        care = Care(self, name, self.suspects(name)) if self.interrupted(name) else None
-        self.start(name, suspects=care.suspects if care else frozenset())
+        care = None
+        if not storage.create(self.path(name), _note(name)):
+            care = Care(self, name, self.suspects(name))
+            self.start(name, suspects=care.suspects)
         try:
             yield care
         finally:
@@ -252,6 +253,11 @@ class InFlight:
                 self.start(name, suspects=care.suspects, is_fatal=True)
             else:
                 self.end(name)
+
+
+def _note(name: str, image: str = "", suspects: frozenset[str] = frozenset(), is_fatal: bool = False) -> bytes:
+    """What stands in a note; see `InFlight.start`."""
+    return json.dumps({"name": name, "image": image, "suspects": sorted(suspects), "is_fatal": is_fatal}).encode()
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -74,15 +74,18 @@ class Turn:
     """Whose turn it is to write into a folder: what the threads of a process know of it."""
 
     def __init__(self) -> None:
+        self._asking = threading.Lock()
         self._run: tuple[str, str, str] = ("", "", "")
         self._end = 0.0
 
     def check(self, folder: str, plan: str, fingerprint: str) -> None:
         """See `check_same_run`, of whose answer this is at most CHECK_SECONDS old."""
-        run, now = (folder, plan, fingerprint), time.monotonic()
-        if self._run != run or now > self._end:
-            check_same_run(*run)
-            self._run, self._end = run, now + CHECK_SECONDS
+        run = folder, plan, fingerprint
+        with self._asking:  # one of the threads, for all of them
+            if self._run != run or time.monotonic() > self._end:
+                now = time.monotonic()
+                check_same_run(*run)
+                self._run, self._end = run, now + CHECK_SECONDS
 
 
 _turn = Turn()
@@ -105,7 +108,7 @@ class SegmentChunk(Work):
 
     def process(self, chunk: Chunk) -> Iterator[SegmentTally]:
         folder, palette, fingerprint = self.job.options.output, self.job.palette, self.job.fingerprint
-        check_same_run(folder, self.plan, fingerprint)
+        _turn.check(folder, self.plan, fingerprint)
         entries = read_chunk(folder, self.plan, chunk)
         # The same on every run over the same images, so that a rerun finds what an earlier one died of.
         part = planning.part(entries)
@@ -117,7 +120,7 @@ class SegmentChunk(Work):
             place = {entry.source.name: index for index, entry in enumerate(entries)}
             rows = sorted((result for _, result in results if isinstance(result, Row)), key=lambda row: place[row.key])
             if rows != [*known.values()]:
-                check_same_run(folder, self.plan, fingerprint)
+                _turn.check(folder, self.plan, fingerprint)
                 table.write(folder, part, rows, fingerprint, palette)
         yield add_up(tally_of(*result) for result in results) + SegmentTally(seconds=seconds)
 

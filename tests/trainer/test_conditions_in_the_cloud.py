@@ -97,3 +97,8 @@ def test_large_objects_and_listings_are_as_in_cloud_storage(server):
     assert storage.read("gs://b/x/big") == data
     assert [(file.relative, file.size) for file in storage.files("gs://b/x")] == [("big", len(data)), ("y/small", 1)]
     assert storage.files("gs://b/x")[0].identity == storage.identity(data)
+
+
+def test_a_new_object_takes_one_request_and_is_made_once(server):
+    assert storage.create("gs://seg/note", b"first") and len(server.requests) == 1
+    assert not storage.create("gs://seg/note", b"second") and storage.read("gs://seg/note") == b"first"

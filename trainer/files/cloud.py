@@ -293,6 +293,20 @@ def _send(path: str, file: BinaryIO, generation: int | None = None) -> None:
     )
 
 
+def create(path: str, data: bytes) -> bool:
+    """See `storage.create`."""
+    from google.api_core.exceptions import PreconditionFailed
+
+    def work() -> bool:
+        try:
+            _send(path, io.BytesIO(data), 0)
+        except PreconditionFailed:
+            return False
+        return True
+
+    return attempt(path, work, writing=True)
+
+
 def exchange(path: str, before: bytes | None, after: bytes | None) -> bool:
     """See `storage.exchange`."""
     return attempt(path, lambda: _exchange(path, before, after), writing=True)

@@ -156,6 +156,16 @@ def matches(root: str, below: str, parts: Sequence[str], chain: Chain) -> Iterat
                 yield _file(root, below + name, info)
 
 
+def create(path: str, data: bytes) -> bool:
+    """See `storage.create`."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    try:
+        _make(path, data)
+    except FileExistsError:
+        return False
+    return True
+
+
 def exchange(path: str, before: bytes | None, after: bytes | None) -> bool:
     """See `storage.exchange`."""
     folder = os.path.dirname(os.path.abspath(path))

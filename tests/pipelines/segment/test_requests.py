@@ -1,0 +1,43 @@
+"""How many requests a chunk takes in Cloud Storage."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from benchmarks.objects import served
+from pipelines.runner.boundary import InFlight
+from pipelines.segment.job import Turn
+from trainer import storage
+from trainer.files import cloud
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with served() as objects:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", objects.address)
+        cloud.client.cache_clear()
+        yield objects
+    cloud.client.cache_clear()
+
+
+def test_a_note_around_a_piece_of_work_takes_two_requests(server):
+    notes = InFlight("gs://seg/in-flight")
+    with notes.watch("part") as care:
+        assert care is None and len(server.requests) == 1
+        with notes.watch("part") as care:
+            assert care
+    server.requests.clear()
+    with notes.watch("other"):
+        pass
+    assert [method for method, _ in server.requests] == ["POST", "DELETE"]
+
+
+def test_threads_that_write_ask_together_whose_turn_it_is(server):
+    storage.write_json("gs://seg/out/segment.json", {"plan": "p", "fingerprint": "f"})
+    server.requests.clear()
+    turn, server.delay = Turn(), 0.1
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: turn.check("gs://seg/out", "p", "f"), range(8)))
+    assert len(server.requests) == 1

@@ -36,7 +36,7 @@ def test_the_plan_is_the_images_in_their_order(tmp_path: Path) -> None:
     assert [entry.source for chunk in chunks for entry in chunk] == [*listing(100).images]
     assert whole.parts == {table.part_of(entry.source.name for entry in chunk) for chunk in chunks}
     assert len(chunks) == len(whole.chunks) == len(whole.parts)
-    assert whole.usable == whole.total == 100 and whole.size == 8
+    assert whole.usable == whole.total == 100 and whole.size == 12
     assert make_plan(listing(100), options(tmp_path / "out"), 16).size == 16
 
 

@@ -16,6 +16,7 @@ several machines share it: --hosts.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,12 @@ class StreamOptions(CheckedOptions):
             raise InputError(f"--host-id must be below --hosts, got {self.host_id} and {self.hosts}")
         if self.hosts > 1 and not self.coordinator:
             raise InputError("--hosts needs --coordinator HOST:PORT, the address of host 0 and a free port there")
+        port = re.fullmatch(r"(?:[\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", self.coordinator)
+        if self.coordinator and not (port and 0 < int(port[1]) < 2**16):
+            raise InputError(
+                f"--coordinator {self.coordinator}: expected HOST:PORT, the address of host 0 and a free port there "
+                "from 1 to 65535, such as 10.0.0.2:8476"
+            )
         if self.batch_size % self.hosts:
             raise InputError(
                 "--batch-size is over all hosts together and must be a multiple of --hosts, got "

@@ -26,6 +26,13 @@ def test_the_stream_knows_its_own_options_and_no_other():
         ({"max_ratio": 0.5}, r"--max-ratio must be 1 or more, got 0\.5"),
         ({"hosts": 2, "host_id": 2}, "--host-id must be below --hosts, got 2 and 2"),
         ({"hosts": 2}, "--hosts needs --coordinator HOST:PORT"),
+        *(
+            (
+                {"hosts": 2, "coordinator": place},
+                rf"--coordinator .*{place[-4:]}: expected HOST:PORT, .* 10\.0\.0\.2:8476",
+            )
+            for place in ("host", "host:", "host:http", "host:0", "host:65536", ":8476", "a/b:8476", "::1", "a b:84")
+        ),
         ({"hosts": 3, "coordinator": "a:1"}, "must be a multiple of --hosts, got 8 and 3"),
         ({"pixel_weights": "focal"}, "--pixel-weights must be one of adaptive, none, got 'focal'"),
     ],
@@ -33,6 +40,11 @@ def test_the_stream_knows_its_own_options_and_no_other():
 def test_a_stream_that_makes_no_sense_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
         StreamOptions(**changes)
+
+
+@pytest.mark.parametrize("place", ["10.0.0.2:8476", "job-0-0.job:1", "[::1]:65535", "localhost:80", "a_b:8476"])
+def test_a_coordinator_is_a_host_and_a_port(place):
+    assert StreamOptions(hosts=2, coordinator=place).coordinator == place
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from trainer.network.folder import predictor, save_model
 from trainer.options import InputError, as_flags, printable, to_json
 from trainer.train import hosts, resume
 from trainer.train import model as models
-from trainer.train.diagnosis import Diagnosis, diagnose, names_of, report, without_numbers
+from trainer.train.diagnosis import Diagnosis, diagnose, names_of, report
 from trainer.train.epoch import (
     Validation,
     steps_per_epoch,
@@ -154,8 +154,6 @@ def build(options: Options, dataset: Dataset, progress: Progress, steps: int) ->
     model = models.build(options, dataset.palette)
     if options.init_from and progress.is_new:
         print(f"weights of {options.init_from}: {load_weights_from(model, options.init_from)}")
-        if layers := without_numbers(model):
-            raise InputError(f"{options.init_from}: weights of the layer {layers[0]} are no numbers; give others")
     models.compile_model(model, options, dataset.palette, options.epochs * steps)
     if not progress.is_new:
         resume.restore(options.output, model, progress)

@@ -7,6 +7,7 @@ download.tensorflow.org, which is asked over an encrypted connection.
 
 from __future__ import annotations
 
+import difflib
 from typing import NamedTuple
 
 from trainer import storage
@@ -98,6 +99,14 @@ IMAGENET = "imagenet"
 """Stands for those of the backbone that is trained."""
 
 
+def _check_name(path: str) -> None:
+    """Raises InputError where `path` is nothing but nearly a name."""
+    names = {name.lower(): name for name in (*CATALOG, IMAGENET)}
+    near = [names[name] for name in difflib.get_close_matches(path.lower(), names, n=3, cutoff=0.8)]
+    if near and not storage.exists(path) and not storage.exists(f"{path}.index"):
+        raise InputError(f"{path} is no file and no name of published weights; similar names: {', '.join(near)}")
+
+
 def locate(path: str, backbone: str = "") -> str:
     """Where the weights are that `path` says: itself, or the file that a name or an address leads to.
 
@@ -107,7 +116,8 @@ def locate(path: str, backbone: str = "") -> str:
       backbone: that they are for; "" where this is for the weights to say.
 
     Raises:
-      InputError: they are of another backbone, or of one that is not built here; and see `fetch`.
+      InputError: they are of another backbone, or of one that is not built here; a name is not spelt as it should be;
+        and see `fetch`.
       Unavailable: see `fetch`.
     """
     if is_web(path):
@@ -119,6 +129,8 @@ def locate(path: str, backbone: str = "") -> str:
         raise InputError(f"{IMAGENET} weights have no head to import; give them to `deeplab train --init-from`")
     entry = CATALOG.get(f"{backbone}_{IMAGENET}" if path == IMAGENET else path)
     if not entry or storage.exists(path) or storage.exists(f"{path}.index"):
+        if not entry:
+            _check_name(path)
         return path
     if backbone not in ("", entry.backbone):
         raise InputError(f"{path} are weights of {entry.backbone}; give --backbone {entry.backbone}, or other weights")

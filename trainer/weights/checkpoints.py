@@ -37,6 +37,8 @@ LAST = "logits/semantic"
 
 ARCHIVES = (".tar.gz", ".tgz")
 CHECKPOINT_PART = re.compile(r"(?P<prefix>[\w.-]+)\.(index|data-\d{5}-of-\d{5})")
+SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
+"""What the files of a checkpoint have behind its prefix, which a shell completes to one of them."""
 MAX_CHECKPOINT = 4 << 30
 """Bytes of the largest checkpoint that is unpacked; the largest published one takes half a gigabyte."""
 
@@ -134,9 +136,9 @@ class Checkpoint:
     def __init__(self, path: str):
         import tensorflow as tf
 
-        self.path = path.removesuffix(".index")
+        self.path = SUFFIX.sub("", path)
         prefix = self.path
-        if path.endswith(ARCHIVES):
+        if path.lower().endswith(ARCHIVES):
             self._folder = tempfile.TemporaryDirectory()
             try:
                 prefix = _unpacked(path, self._folder.name)
@@ -144,6 +146,11 @@ class Checkpoint:
                 self._folder.cleanup()  # not when nobody refers to it any more: the program may end before
                 raise
         elif not storage.exists(f"{self.path}.index"):
+            if storage.exists(self.path) or storage.is_dir(self.path):
+                raise InputError(
+                    f"{self.path} is none of the weights that are read; give an archive ({', '.join(ARCHIVES)}), an "
+                    f"HDF5 file ({', '.join(SUFFIXES)}), or a TensorFlow checkpoint by its path up to `.ckpt`"
+                )
             raise InputError(
                 f"{self.path} is not a TensorFlow checkpoint: {self.path}.index is missing; "
                 "give the path up to `.ckpt`"
@@ -259,6 +266,10 @@ def load(model: keras.Model, source: Source) -> Imported:
     if not any(scopes[layer] != LAST for layer in loaded):
         raise InputError(f"{source.path} has no layer of this model; choose the backbone it was trained with")
     arrays = {name: source.read(name) for layer in loaded for name in present[layer]}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all() or (name.endswith("/moving_variance") and (array < 0).any()):
+            kind = "variances below 0" if np.isfinite(array).all() else "values that are no numbers"
+            raise InputError(f"{source.path}: {name} holds {kind}, of which no mask can be made; give other weights")
     # Only when everything can be read is anything changed.
     for layer in loaded:
         zeros = (np.zeros(weight.shape, "float32") for weight in layer.weights)
@@ -305,7 +316,7 @@ def open_published(path: str, backbone: str = "") -> Source:
       InputError: there is neither, or it is damaged.
     """
     place = locate(path, backbone)
-    source = Hdf5(place) if place.endswith(SUFFIXES) else Checkpoint(place)
+    source = Hdf5(place) if place.lower().endswith(SUFFIXES) else Checkpoint(place)
     return _OneHead(source) if f"{_OneHead.PARTS[0]}/weights" in source.shapes else source
 
 

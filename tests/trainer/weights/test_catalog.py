@@ -134,3 +134,27 @@ def test_only_flags_of_weights_take_web_addresses():
     for wrong in ({"init_from": "s3://bucket/weights.h5"}, {"output": "https://host/model"}):
         with pytest.raises(InputError, match="expected a local path or a gs:// address"):
             Options(**flags | wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "similar"),
+    [
+        ("mobilenetv2_coco_voc_trainagu", "mobilenetv2_coco_voc_trainaug"),
+        ("MobileNetV2_coco_voc_trainaug", "mobilenetv2_coco_voc_trainaug"),
+        ("xception65-ade20k-train", "xception65_ade20k_train"),
+        ("image_net", "imagenet"),
+    ],
+)
+def test_a_name_that_is_misspelt_is_refused_with_similar_ones(name, similar):
+    with pytest.raises(
+        InputError, match=rf"{name} is no file and no name of published weights; similar names: .*{similar}"
+    ):
+        catalog.locate(name, "mobilenet_v2")
+
+
+def test_a_file_may_have_nearly_a_name_of_the_catalogue(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "xception65_ade20k_train.index").touch()
+    (tmp_path / "xception65_ade20k_trains.index").touch()
+    for name in ("xception65_ade20k_train", "xception65_ade20k_trains"):
+        assert catalog.locate(name) == name

@@ -249,3 +249,39 @@ def test_voc_weights_start_a_camvid_model():
         "108 layers loaded (MobilenetV2, image_pooling, aspp0, concat_projection), 11 start afresh (decoder, "
         "logits/semantic); not used: logits/semantic"
     )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("aspp0/weights", np.nan, "aspp0/weights holds values that are no numbers"),
+        ("logits/semantic/biases", np.inf, "logits/semantic/biases holds values that are no numbers"),
+        ("aspp0/BatchNorm/moving_variance", -1, "aspp0/BatchNorm/moving_variance holds variances below 0"),
+    ],
+)
+def test_weights_of_which_no_mask_can_be_made_are_refused_before_any_is_loaded(variable, value, message):
+    source = Drawn(random_values(mobilenet_variables(3)), "weights")
+    source.values[variable] = np.full_like(source.values[variable], value)
+    model = deeplab_v3_plus(3, alpha=ALPHA, head="bilinear")
+    before = weights_of(model)
+    with pytest.raises(InputError, match=f"weights: {message}, of which no mask can be made; give other weights"):
+        load(model, source)
+    for scope, arrays in weights_of(model).items():
+        for found, expected in zip(arrays, before[scope], strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("suffix", ["", ".index", ".data-00000-of-00001", ".meta"])
+def test_a_checkpoint_is_found_by_any_of_its_files(small, suffix):
+    assert Checkpoint(small[0] + suffix).path == small[0]
+
+
+@pytest.mark.parametrize("name", ["weights.zip", "frozen_inference_graph.pb", "folder"])
+def test_what_is_there_but_no_weights_is_refused_with_what_is_read(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    if name != "folder":
+        (tmp_path / name).write_bytes(b"weights")
+    with pytest.raises(
+        InputError, match=r"is none of the weights that are read; give an archive \(\.tar\.gz, \.tgz\), an HDF5"
+    ):
+        Checkpoint(str(tmp_path / name))

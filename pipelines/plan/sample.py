@@ -23,7 +23,7 @@ from trainer.formats.dataset import load_dataset, save_dataset
 from trainer.options import CheckedOptions, InputError, as_words
 
 SHARD_BYTES, SHARD_RECORDS = 128 << 20, 1000  # of `deeplab prepare` without --shards
-CHUNK, CHUNKS, LARGEST_SET = 64, 64, 1 << 22  # of `deeplab segment`
+CHUNK, CHUNKS, LARGEST_SET, SMALL, SMALL_CHUNKS = 64, 64, 1 << 22, 16, 8  # of `deeplab segment`
 LISTED = 1000  # names in an answer of Cloud Storage to a listing
 FEW = 5
 """How many times smaller the smaller trial is."""
@@ -191,7 +191,8 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
 
 def chunks(images: int, batch_size: int) -> int:
     """About how many chunks `deeplab segment` cuts so many images into."""
-    size = max(min(CHUNK, max(batch_size, -(-images // CHUNKS))), -(-images * CHUNK // LARGEST_SET))
+    least = max(batch_size, min(SMALL, images // SMALL_CHUNKS))
+    size = max(min(CHUNK, max(least, -(-images // CHUNKS))), -(-images * CHUNK // LARGEST_SET))
     return -(-images // size)
 
 

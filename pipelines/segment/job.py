@@ -78,11 +78,11 @@ class Turn:
         self._run: tuple[str, str, str] = ("", "", "")
         self._end = 0.0
 
-    def check(self, folder: str, plan: str, fingerprint: str) -> None:
-        """See `check_same_run`, of whose answer this is at most CHECK_SECONDS old."""
+    def check(self, folder: str, plan: str, fingerprint: str, again: bool = False) -> None:
+        """See `check_same_run`, of whose answer this is at most CHECK_SECONDS old; a new one where `again`."""
         run = folder, plan, fingerprint
         with self._asking:  # one of the threads, for all of them
-            if self._run != run or time.monotonic() > self._end:
+            if again or self._run != run or time.monotonic() > self._end:
                 now = time.monotonic()
                 check_same_run(*run)
                 self._run, self._end = run, now + CHECK_SECONDS
@@ -108,7 +108,7 @@ class SegmentChunk(Work):
 
     def process(self, chunk: Chunk) -> Iterator[SegmentTally]:
         folder, palette, fingerprint = self.job.options.output, self.job.palette, self.job.fingerprint
-        _turn.check(folder, self.plan, fingerprint)
+        _turn.check(folder, self.plan, fingerprint, again=True)
         entries = read_chunk(folder, self.plan, chunk)
         # The same on every run over the same images, so that a rerun finds what an earlier one died of.
         part = planning.part(entries)

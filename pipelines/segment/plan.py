@@ -38,8 +38,8 @@ PLACES = {"masks": ("", ".png"), "overlays": ("overlays/", ".jpg"), "confidence"
 CHUNK, CHUNKS, LARGEST_SET = 64, 64, 1 << 22
 """Images in a chunk, about: enough that images of like sizes meet, few enough to spread and to retry. Fewer where that
 gives no more than CHUNKS chunks, and more in a set of over LARGEST_SET images."""
-FEW, FEW_CHUNKS = 16, 8
-"""A chunk costs seven requests in Cloud Storage, and has FEW images at least where that gives FEW_CHUNKS chunks."""
+SMALL, SMALL_CHUNKS = 16, 8
+"""A chunk costs seven requests in Cloud Storage, and has SMALL images at least where that gives SMALL_CHUNKS chunks."""
 SAMPLES = 8
 """Files that are looked at before the work to see whose folder the output is; every one is before it is replaced."""
 
@@ -152,7 +152,7 @@ class _Paths(Collection):
 
 def chunk_size(images: int, batch_size: int, before: int = 0) -> int:
     """About how many images make a chunk; as many as `before`, in the folder's last run, where that is near enough."""
-    least = max(batch_size, min(FEW, images // FEW_CHUNKS))
+    least = max(batch_size, min(SMALL, images // SMALL_CHUNKS))
     size = max(min(CHUNK, max(least, -(-images // CHUNKS))), -(-images * CHUNK // LARGEST_SET))
     return before if before <= 4 * size and size <= 4 * before else size
 

@@ -39,7 +39,7 @@ CHUNK, CHUNKS, LARGEST_SET = 64, 64, 1 << 22
 """Images in a chunk, about: enough that images of like sizes meet, few enough to spread and to retry. Fewer where that
 gives no more than CHUNKS chunks, and more in a set of over LARGEST_SET images."""
 SMALL, SMALL_CHUNKS = 16, 8
-"""A chunk costs seven requests in Cloud Storage, and has SMALL images at least where that gives SMALL_CHUNKS chunks."""
+"""A chunk costs seven requests in Cloud Storage, so it has SMALL images where that still gives SMALL_CHUNKS chunks."""
 SAMPLES = 8
 """Files that are looked at before the work to see whose folder the output is; every one is before it is replaced."""
 

@@ -9,6 +9,7 @@ import urllib.request
 
 import pytest
 
+from benchmarks.objects import served
 from trainer.files import cloud
 
 
@@ -32,6 +33,16 @@ def emulator(tmp_path_factory):
     yield address
     server.terminate()
     server.wait(10)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Cloud Storage as `benchmarks.objects` plays it: it counts requests, can be slow, and holds to conditions."""
+    with served() as objects:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", objects.address)
+        cloud.client.cache_clear()
+        yield objects
+    cloud.client.cache_clear()
 
 
 @pytest.fixture(scope="module")

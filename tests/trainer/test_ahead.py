@@ -7,18 +7,7 @@ import time
 
 import pytest
 
-from benchmarks.objects import served
 from trainer import ahead, storage
-from trainer.files import cloud
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with served() as objects:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", objects.address)
-        cloud.client.cache_clear()
-        yield objects
-    cloud.client.cache_clear()
 
 
 def stored(count: int) -> list[str]:

@@ -6,19 +6,8 @@ import threading
 
 import pytest
 
-from benchmarks.objects import served
 from trainer import leases, storage
-from trainer.files import cloud
 from trainer.options import InputError
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with served() as objects:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", objects.address)
-        cloud.client.cache_clear()
-        yield objects
-    cloud.client.cache_clear()
 
 
 def at_once(server, works) -> list[object]:

@@ -4,22 +4,9 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
-from benchmarks.objects import served
 from pipelines.runner.boundary import InFlight
 from pipelines.segment.job import Turn
 from trainer import storage
-from trainer.files import cloud
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with served() as objects:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", objects.address)
-        cloud.client.cache_clear()
-        yield objects
-    cloud.client.cache_clear()
 
 
 def test_a_note_around_a_piece_of_work_takes_two_requests(server):

@@ -37,7 +37,7 @@ def streamed(paths, passes, counts=COUNTS):
 KINDS = pytest.mark.parametrize("kind", [local, streamed])
 
 
-def read(records, passes, begin, count):
+def assert_read(records, passes, begin, count):
     """Reads samples, each of which must be the record that it should be."""
     samples = [(window, *place) for window, places in passes.samples(begin, count) for place in places.tolist()]
     assert [records.read(*sample) for sample in samples] == [b"%d/%d" % sample[1:] for sample in samples]
@@ -47,9 +47,9 @@ def read(records, passes, begin, count):
 def test_every_record_is_read_by_its_place_wherever_reading_begins(paths, kind, size):
     passes = Passes(COUNTS, size, 0)
     records = kind(paths, passes)
-    read(records, passes, 37, TOTAL)
-    read(records, passes, 5, 20)
-    read(kind(paths, passes), passes, TOTAL - 1, 3)
+    assert_read(records, passes, 37, TOTAL)
+    assert_read(records, passes, 5, 20)
+    assert_read(kind(paths, passes), passes, TOTAL - 1, 3)
 
 
 @KINDS
@@ -70,7 +70,7 @@ def test_a_shard_that_holds_another_number_of_records_is_an_error(paths, kind, d
     counts[2] += difference
     passes = Passes(counts, 16, 0)
     with pytest.raises(UnbalancedError, match=r"do not hold the records .* counts \(2 has .*, expected"):
-        read(kind(paths, passes, counts), passes, 0, sum(counts))
+        assert_read(kind(paths, passes, counts), passes, 0, sum(counts))
 
 
 @pytest.mark.parametrize("place", [0, 9, 13, -1])
@@ -80,14 +80,14 @@ def test_a_damaged_record_is_an_error(tmp_path, place):
     (tmp_path / "shard").write_bytes(data)
     passes = Passes([2], 2, 0)
     with pytest.raises(CorruptRecord):
-        read(local([str(tmp_path / "shard")], passes, [2]), passes, 0, 2)
+        assert_read(local([str(tmp_path / "shard")], passes, [2]), passes, 0, 2)
 
 
 def test_a_shard_that_ends_within_a_record_is_an_error(tmp_path):
     (tmp_path / "shard").write_bytes(frame(b"one") + frame(b"two")[:-1])
     passes = Passes([2], 2, 0)
     with pytest.raises(CorruptRecord, match="record 1 at byte 19: the shard ends after"):
-        read(local([str(tmp_path / "shard")], passes, [2]), passes, 0, 2)
+        assert_read(local([str(tmp_path / "shard")], passes, [2]), passes, 0, 2)
 
 
 def test_few_shards_are_open_at_a_time(tmp_path, monkeypatch):
@@ -99,12 +99,12 @@ def test_few_shards_are_open_at_a_time(tmp_path, monkeypatch):
     passes = Passes([1] * 20, 20, 0)
     records = local(names, passes, [1] * 20)
     before = len(os.listdir("/proc/self/fd"))
-    read(records, passes, 0, 60)
+    assert_read(records, passes, 0, 60)
     assert len(os.listdir("/proc/self/fd")) <= before + 3
 
 
 def test_windows_that_are_read_are_let_go(paths):
     passes = Passes(COUNTS, 16, 0)
     records = streamed(paths, passes)
-    read(records, passes, 0, TOTAL)
+    assert_read(records, passes, 0, TOTAL)
     assert len(records._windows) <= 3

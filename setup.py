@@ -55,7 +55,7 @@ setup(
         "jinja2>=3.1,<4",
         "keras>=3.12,<4",
         "numpy>=2.0,<3",
-        "opencv-python-headless>=4.10,<6",
+        "opencv-python-headless>=4.12,<6",
         "pillow>=11,<14",
         "protobuf>=4.25",
         "pyarrow>=17,<26",

@@ -100,7 +100,7 @@ def write_records(output: str, planned: Iterable[tuple[Pair, int]], palette: Pal
                 encoded = images.encode_jpeg(image)
             record = Record(
                 key=pair.key, filename=pair.key + suffix, image=encoded, image_format="jpeg", channels=3,
-                height=label.shape[0], width=label.shape[1], label=images.encode_png(label), copy=copy,
+                height=label.shape[0], width=label.shape[1], label=images.encode_label(label), copy=copy,
             )  # fmt: skip
             file.write(frame(encode(record)))
 

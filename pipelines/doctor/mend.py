@@ -76,7 +76,7 @@ def encoded(ids: np.ndarray, palette: Palette, coding: str) -> bytes:
     for code in range(255, -1, -1):
         if table[code] != unknown_mark(palette):
             codes[table[code]] = code
-    return images.encode_png(codes[ids])
+    return images.encode_label(codes[ids])
 
 
 def _sharpened(rgb: np.ndarray, palette: Palette) -> np.ndarray | None:

@@ -88,7 +88,7 @@ def make_record(
         height=height,
         width=width,
         channels=channels,
-        label=images.encode_png(label),
+        label=images.encode_label(label),
         copy=entry.copy,
     )
     return record, label

@@ -34,11 +34,12 @@ from trainer.formats.dataset import SHARD_PATTERN, shard_name, shuffle_hash
 from trainer.formats.labels import Palette
 from trainer.options import InputError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Part of every fingerprint. Raise it whenever the same input gives other bytes, or finished shards would be kept.
 
 Version 1, of programs up to 0.2, read palette PNGs by their indices even where their own colour map gave these other
-meanings, took PNGs with damaged checksums, and laid out MPO images as PNGs.
+meanings, took PNGs with damaged checksums, and laid out MPO images as PNGs. Version 2, up to 0.9, encoded labels with
+PNG's filters: other bytes of the same ids.
 """
 OF_COPIES = frozenset({"seed", *(field.name for field in dataclasses.fields(AugmentOptions))})
 """Options that decide the bytes of augmented copies alone."""

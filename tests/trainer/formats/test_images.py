@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import io
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from trainer.formats.headers import png_chunks
 from trainer.formats.images import (
     ImageError,
     decode_image,
     decode_label,
     encode_jpeg,
+    encode_label,
     encode_png,
     header,
     shrink,
@@ -31,6 +34,14 @@ def ramp(height: int = 5, width: int = 7) -> np.ndarray:
 def test_png_round_trip_is_lossless_for_colours_and_ids():
     np.testing.assert_array_equal(decode_image(encode_png(ramp())), ramp())
     np.testing.assert_array_equal(decode_label(encode_png(ramp()[..., 0])), ramp()[..., 0])
+
+
+def test_a_label_comes_back_and_none_of_its_rows_is_filtered():
+    ids = np.arange(50 * 70, dtype=np.uint16).reshape(50, 70).astype(np.uint8)
+    data = encode_label(ids)
+    np.testing.assert_array_equal(decode_label(data), ids)
+    rows = b"".join(data[chunk.begin : chunk.end] for chunk in png_chunks(data) if chunk.kind == b"IDAT")
+    assert set(zlib.decompress(rows)[:: 1 + 70]) == {0}  # every row begins with the number of its filter
 
 
 def test_jpeg_keeps_channel_order():

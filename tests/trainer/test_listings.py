@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
 
 import pytest
 
+from tests.drawn import faults
 from tests.drawn.rawset import touch
 from trainer import storage
+from trainer.attempts import Unavailable
 from trainer.files import local
 
 
@@ -199,7 +202,60 @@ def test_folders_are_listed_side_by_side(tmp_path, monkeypatch):
     def waiting(folder):
         if folder != os.path.join(tmp_path, ""):
             both.wait()
-        return entries(folder)
+        yield from entries(folder)
 
     monkeypatch.setattr(local, "_entries", waiting)
     assert [file.relative for file in storage.files(str(tmp_path))] == names
+
+
+def test_of_a_folder_of_any_size_only_some_entries_are_held(tmp_path, monkeypatch):
+    names = [f"{number:03d}" for number in range(100)]
+    touch(tmp_path, *names)
+    looked, look = [], local._look
+    monkeypatch.setattr(local, "BLOCK", 10)
+    monkeypatch.setattr(local, "_look", lambda entry: looked.append(entry) or look(entry))
+    walk = storage.walk(str(tmp_path))
+    first = next(walk)
+    assert len(looked) <= 20
+    assert sorted(file.relative for file in (first, *walk)) == names
+
+
+@pytest.mark.parametrize("fails_at", [5, 15])
+def test_a_folder_that_fails_in_the_middle_is_listed_whole_or_not_at_all(tmp_path, monkeypatch, fails_at):
+    names = [f"{number:03d}" for number in range(30)]
+    touch(tmp_path, *names)
+    faults.impatient(monkeypatch)
+    scandir, failures = os.scandir, [OSError(errno.ESTALE, "stale", str(tmp_path))]
+
+    class Failing:
+        """Ends with its first error, as Python's listings do."""
+
+        def __init__(self, folder):
+            self.entries, self.taken = scandir(folder), 0
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self.taken += 1
+            if self.taken == fails_at and failures:
+                self.close()
+                raise failures.pop()
+            return next(self.entries)
+
+        def close(self):
+            self.entries.close()
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.close()
+
+    monkeypatch.setattr(local, "BLOCK", 10)
+    monkeypatch.setattr(local.os, "scandir", Failing)
+    if fails_at < 10:  # nothing was passed on yet, so that it can begin again
+        assert relative(tmp_path) == names
+    else:
+        with pytest.raises(Unavailable, match="stale"):
+            relative(tmp_path)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import stat
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from trainer.attempts import DAMAGE, PASSING, attempt
+from trainer.attempts import DAMAGE, PASSING, attempt, meaning
 from trainer.files.names import File, fits, shortened
 
 AHEAD = 8
-"""Folders that are listed at a time, and whose entries wait to be taken."""
+"""Folders that are listed at a time, and whose first entries wait to be taken."""
+BLOCK = 1 << 12
+"""Entries of a folder that are in memory at a time: it may have millions, of 1 kB each."""
 
 
 def mode(path: str) -> int:
@@ -57,36 +60,66 @@ def replaced(path: str) -> Iterator[BinaryIO]:
 
 def _look(entry: os.DirEntry) -> os.stat_result | None:
     """What an entry of a folder leads to; None where that cannot be told, as of a link that leads nowhere."""
+
+    def look():
+        try:
+            return entry.stat()
+        except OSError as error:
+            if error.errno in PASSING - DAMAGE:
+                raise
+            return None
+
+    return attempt(entry.path, look)
+
+
+Entry = tuple[str, bool, os.stat_result | None]
+"""Of a folder: a name, whether it is a link, and what it leads to."""
+
+
+def _entries(folder: str) -> Iterator[list[Entry]]:
+    """All in a local folder, BLOCK entries at a time."""
     try:
-        return entry.stat()
-    except OSError as error:
-        if error.errno in PASSING - DAMAGE:
-            raise
-        return None
+        entries, block = attempt(folder, lambda: _begin(folder))
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        # The root of every disk has this folder, which only the system may enter.
+        if os.path.basename(folder.rstrip("/")) == "lost+found":
+            return
+        raise
+    with entries:
+        while block:
+            yield block
+            try:
+                block = _take(entries)
+            except OSError as error:  # Python cannot go on behind it, nor tell what it has given before
+                raise meaning(error, folder, writing=False)[1] from error
 
 
-def _entries(folder: str) -> list[tuple[str, bool, os.stat_result | None]]:
-    """Name, whether it is a link, and what it leads to, of all in a local folder."""
+def _begin(folder: str) -> tuple[Any, list[Entry]]:
+    """A folder that is being listed, and its first block."""
+    entries = os.scandir(folder)
+    try:
+        return entries, _take(entries)
+    except BaseException:
+        entries.close()
+        raise
 
-    def work():
-        with os.scandir(folder) as entries:
-            looked = [(entry, _look(entry)) for entry in entries]
+
+def _take(entries: Iterator[os.DirEntry]) -> list[Entry]:
+    """The next block; empty at the end."""
+    block: list[Entry] = []
+    while not block:
+        looked = [(entry, _look(entry)) for entry in itertools.islice(entries, BLOCK)]
+        if not looked:
+            break
         # A file that is gone by now, and was no link, was somebody's temporary one.
-        return [
+        block = [
             (entry.name, entry.is_symlink(), info)
             for entry, info in looked
             if info or entry.is_symlink() or os.path.lexists(entry.path)
         ]
-
-    try:
-        return attempt(folder, work)
-    except FileNotFoundError:
-        return []
-    except PermissionError:
-        # The root of every disk has this folder, which only the system may enter.
-        if os.path.basename(folder.rstrip("/")) == "lost+found":
-            return []
-        raise
+    return block
 
 
 def _file(root: str, relative: str, info: os.stat_result | None) -> File:
@@ -111,11 +144,20 @@ def _enter(chain: Chain, name: str, linked: bool) -> Chain | None:
 
 
 class _Listing:
-    """A folder that is to be listed: its path below the root, how it was reached, and its entries once asked for."""
+    """A folder that is to be listed: its path below the root, how it was reached, and what comes of its entries.
 
-    def __init__(self, below: str, chain: Chain) -> None:
+    Attributes:
+      rest: gives the next block of entries; none at the end.
+      block: the one that comes next.
+    """
+
+    def __init__(self, root: str, below: str, chain: Chain) -> None:
         self.below, self.chain = below, chain
-        self.entries: Future | None = None
+        self.rest = _entries(os.path.join(root, below))
+        self.block: Future[list[Entry]] | None = None
+
+    def ask(self, pool: ThreadPoolExecutor) -> None:
+        self.block = pool.submit(next, self.rest, [])
 
 
 def files(root: str, within: Collection[str] | None = None) -> Iterator[File]:
@@ -123,19 +165,22 @@ def files(root: str, within: Collection[str] | None = None) -> Iterator[File]:
 
     The next folders are listed beside: on a network file system every look at a file takes as long as a request.
     """
-    pending = [_Listing("", (os.path.realpath(root),))]
+    pending = [_Listing(root, "", (os.path.realpath(root),))]
     with ThreadPoolExecutor(AHEAD) as pool:
         while pending:
             for listing in pending[-AHEAD:]:
-                listing.entries = listing.entries or pool.submit(_entries, os.path.join(root, listing.below))
+                if not listing.block:
+                    listing.ask(pool)
             listing = pending.pop()
-            for name, linked, info in listing.entries.result():
-                if info is None or not stat.S_ISDIR(info.st_mode):
-                    yield _file(root, listing.below + name, info)
-                elif within is not None and not listing.below and name not in within:
-                    continue
-                elif inner := _enter(listing.chain, name, linked):
-                    pending.append(_Listing(f"{listing.below}{name}/", inner))
+            while block := listing.block.result():
+                listing.ask(pool)
+                for name, linked, info in block:
+                    if info is None or not stat.S_ISDIR(info.st_mode):
+                        yield _file(root, listing.below + name, info)
+                    elif within is not None and not listing.below and name not in within:
+                        continue
+                    elif inner := _enter(listing.chain, name, linked):
+                        pending.append(_Listing(root, f"{listing.below}{name}/", inner))
 
 
 def matches(root: str, below: str, parts: Sequence[str], chain: Chain) -> Iterator[File]:
@@ -143,7 +188,7 @@ def matches(root: str, below: str, parts: Sequence[str], chain: Chain) -> Iterat
     part, rest = parts[0], parts[1:]
     if part == "**":
         yield from matches(root, below, rest, chain)
-    for name, linked, info in _entries(os.path.join(root, below)):
+    for name, linked, info in itertools.chain.from_iterable(_entries(os.path.join(root, below))):
         inside = info is not None and stat.S_ISDIR(info.st_mode)
         if part == "**":
             if inside and name[0] != "." and (inner := _enter(chain, name, linked)):

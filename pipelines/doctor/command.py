@@ -55,15 +55,15 @@ def run(options: Options, flags: list[str]) -> int:
     total = examine(options, plan, reading, beam)
     Accounts("pairs", plan.total, {"looked at": total.looked}).check()
     with job.in_flight(options.output).watch("conclusion") as care:
-        found, cure = conclude(options, raw, plan, total, reading, care)
-        shown = draw_examples(found, plan, cure.reading, findings.offset(total) or (0, 0), care)
-    report = describe(options, raw, plan, total, found, cure)
+        results, cure = conclude(options, raw, plan, total, reading, care)
+        shown = draw_examples(results, plan, cure.reading, findings.offset(total) or (0, 0), care)
+    report = describe(options, raw, plan, total, results, cure)
     write(options, written, plan, cure, report, shown)
     tidy(options.output)
     print(json.dumps(report, indent=2) if options.json else page.text(report))
     if not options.json:
         print(f"page: {storage.join(options.output, PAGE_FILE)}")
-    return verdict.status(found)
+    return verdict.status(results)
 
 
 def settle_reading(options: Options, raw: RawSet) -> Reading:
@@ -194,13 +194,13 @@ def _differ(reading: Reading, one: str, other: str) -> bool:
 
 
 def draw_examples(
-    found: Collection[Finding], plan: Plan, reading: Reading, shift: tuple[int, int], care: Care | None
+    results: Collection[Finding], plan: Plan, reading: Reading, shift: tuple[int, int], care: Care | None
 ) -> dict[str, tuple[tuple[Panel, ...], ...]]:
     """Kind of a finding -> panels of each of its examples."""
-    total = sum(len(finding.examples) for finding in found)
+    total = sum(len(finding.examples) for finding in results)
     call = functools.partial(care.isolated, draw) if care else draw
     shown: dict[str, tuple[tuple[Panel, ...], ...]] = {}
-    for finding in found:
+    for finding in results:
         panels = []
         for example in finding.examples:
             make = functools.partial(call, finding, example, plan.subjects, reading, shift, total)
@@ -213,12 +213,12 @@ def draw_examples(
 
 
 def describe(
-    options: Options, raw: RawSet, plan: Plan, total: DoctorTally, found: list[Finding], cure: Remedy
+    options: Options, raw: RawSet, plan: Plan, total: DoctorTally, results: list[Finding], cure: Remedy
 ) -> dict[str, Any]:
     """The contents of doctor.json, but for what was written."""
     palette = cure.reading.palette
     shift, kinds = findings.offset(total), findings.doubtful(total).values()
-    can_learn = bool(cure.labels) or all(finding.cure != findings.NEW_LABELS for finding in found)
+    can_learn = bool(cure.labels) or all(finding.cure != findings.NEW_LABELS for finding in results)
     is_some = palette is not None and len(cure.left_out) < plan.total
     can_prepare = is_some and can_learn and (shift is None or options.mend)
     can_mend = palette is not None and not options.mend and (shift or not findings.MENDABLE.isdisjoint(kinds))
@@ -231,10 +231,10 @@ def describe(
         "palette": palette.to_json() if palette else None,
         "label_coding": cure.reading.coding,
         "evidence": [*raw.summary.split("\n"), *cure.reading.reasons],
-        "findings": [finding.to_json() for finding in found],
+        "findings": [finding.to_json() for finding in results],
         "pixels": pixels,
-        "status": verdict.status(found),
-        "verdict": verdict.sentence(found, plan.total, plan.decoded),
+        "status": verdict.status(results),
+        "verdict": verdict.sentence(results, plan.total, plan.decoded),
         "left_out": len(cure.left_out),
         "mended": len(cure.labels),
         "prepare": remedy.command(options, cure, raw.root) if can_prepare else "",

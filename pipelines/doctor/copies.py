@@ -182,8 +182,8 @@ def of_films(prints: np.ndarray, plan: Plan, val_fraction: float, group_by: str)
         cure = f"--group-by '{regex}'" if regex else "list the splits in a manifest"
     couples = [_couple(numbers, splits) for numbers in torn.values()]
     grade = WRONG if is_hashed else NOTE
-    found = _finding("films", grade, couples, plan, text, cure)
-    return [Finding(found.kind, grade, len(torn), len(of_film), "films", text, cure, found.examples)], regex
+    finding = _finding("films", grade, couples, plan, text, cure)
+    return [Finding(finding.kind, grade, len(torn), len(of_film), "films", text, cure, finding.examples)], regex
 
 
 def _below_split(film: str) -> str:

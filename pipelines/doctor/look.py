@@ -47,9 +47,9 @@ def look(
         image, label = _read(subject.image), _read(subject.label)
     except _Fault as fault:
         return with_print(seen_of(subject.number, fault.kind, fault.detail), subject.number)
-    found = steps.found(image, label)
+    tally = steps.examine(image, label)
     hash = None if steps.image is None else measures.perceptual_hash(steps.image)
-    return with_print(found, subject.number, _digest(image), _digest(label), hash)
+    return with_print(tally, subject.number, _digest(image), _digest(label), hash)
 
 
 class _Fault(Exception):
@@ -81,7 +81,7 @@ class _Look:
     def tally(self, kind: str, detail: str) -> DoctorTally:
         return seen_of(self.subject.number, kind, detail)
 
-    def found(self, image_data: bytes, label_data: bytes) -> DoctorTally:
+    def examine(self, image_data: bytes, label_data: bytes) -> DoctorTally:
         try:
             return self._whole(image_data, label_data)
         except _Fault as fault:
@@ -109,14 +109,14 @@ class _Look:
 
     def _header(self, what: str, data: bytes) -> Header:
         try:
-            found = images.header(data, self.max_pixels)
+            header = images.header(data, self.max_pixels)
         except ImageError as error:
             raise _Fault(f"damaged-{what}", str(error)) from None
-        if found.images > 1:
-            raise _Fault("animations", f"the {what[:-1]} holds {found.images} images, frames or pages; expected one")
-        if found.mode == "F":
+        if header.images > 1:
+            raise _Fault("animations", f"the {what[:-1]} holds {header.images} images, frames or pages; expected one")
+        if header.mode == "F":
             raise _Fault(f"damaged-{what}", "its pixels are floating-point numbers, whose range is not known")
-        return found
+        return header
 
     def _of_image(self, source: Header) -> DoctorTally:
         if source.mode.startswith("I") or source.depth > 8:

@@ -38,8 +38,8 @@ def recognise(
 ) -> tuple[Palette, str, str, str]:
     """What `detect_palette` finds, then what `settle_coding` does, from labels that are read once."""
     labels = functools.cache(lambda: [(path, _without_pixels(label)) for path, label in sampled(rawset.labels, read)])
-    found, why = _palette(rawset, palette, labels)
-    return found, why, *_coding(found, coding, labels)
+    chosen, why = _palette(rawset, palette, labels)
+    return chosen, why, *_coding(chosen, coding, labels)
 
 
 def _without_pixels(label: images.Label) -> images.Label:

@@ -96,41 +96,44 @@ def find(source: str, output: str = "") -> Listing:
     """
     try:
         files, kind, notes = _listed(source)
-        found = _Found()
-        rows = ordered(_chosen(files, kind in ("list", "image"), _inside(output), found))
+        contents = _Contents()
+        rows = ordered(_chosen(files, kind in ("list", "image"), _inside(output), contents))
     except OSError as error:
         place = error.filename or source
         raise InputError(f"{place} cannot be read: {error.strerror or error}; mend that or leave it out") from None
     if kind == "folder" and output and storage.lies_in(source, output) and storage.lies_in(output, source):
         raise InputError(f"input and output are the same folder, {source}; masks would replace images")
-    if found.inside and not found.images and not found.others.count:
+    if contents.inside and not contents.images and not contents.others.count:
         raise InputError(f"{source} lies in the output folder {output}; choose another folder for the masks")
-    if not found.images:
-        others = f"others, such as {found.first}" if found.first else "no files at all"
+    if not contents.images:
+        others = f"others, such as {contents.first}" if contents.first else "no files at all"
         raise InputError(f"no images in {source} ({kind}); expected {', '.join(SUFFIXES)}, found {others}")
     names = _Names()
     images, unusable = _name(rows, names, output)
     if kind == "folder":
         _check_no_labels(source, names.folders)
-    if found.inside and kind in ("list", "image"):
+    if contents.inside and kind in ("list", "image"):
         reason = "it lies in the output folder; choose another one for the masks"
-        unusable += [(path, reason) for path in found.inside_paths]
-    elif found.inside:
-        notes.append(f"files left out because they lie in the output folder: {found.inside}")
-    if found.lost.count:
+        unusable += [(path, reason) for path in contents.inside_paths]
+    elif contents.inside:
+        notes.append(f"files left out because they lie in the output folder: {contents.inside}")
+    if contents.unreadable.count:
         notes.append(
-            f"links that lead nowhere, FIFOs and the like, skipped: {found.lost.count}, such as {found.lost.first}"
+            f"links that lead nowhere, FIFOs and the like, skipped: {contents.unreadable.count}, "
+            f"such as {contents.unreadable.first}"
         )
-    if found.others.count > found.lost.count:
-        notes.append(f"files without the suffix of an image, skipped: {found.others.count - found.lost.count}")
+    if contents.others.count > contents.unreadable.count:
+        notes.append(
+            f"files without the suffix of an image, skipped: {contents.others.count - contents.unreadable.count}"
+        )
     return Listing(images, tuple(unusable), tuple(notes))
 
 
 def _check_no_labels(source: str, folders: Iterable[str]) -> None:
     below = _posix(storage.join(source, ""))
-    found = labels_beside_images(folder[len(below) :] for folder in folders if folder.startswith(below))
-    if found:
-        labels, images = (storage.join(source, name) for name in found)
+    pair = labels_beside_images(folder[len(below) :] for folder in folders if folder.startswith(below))
+    if pair:
+        labels, images = (storage.join(source, name) for name in pair)
         raise InputError(
             f"{labels} has the labels of the images in {images}, and would be segmented like these; give {images} as "
             f"--input, or a pattern such as '{below}**' for everything"
@@ -172,13 +175,13 @@ class _Some:
 
 
 @dataclass
-class _Found:
+class _Contents:
     """What was found in a collection.
 
     Attributes:
       images: how many.
       inside: how many files lie in the output folder, and which ones where these were named.
-      others, lost: what is no image, and what of these cannot be read.
+      others, unreadable: files that are not images, and those of them that cannot be read.
       first: the first file of all by path.
     """
 
@@ -186,28 +189,30 @@ class _Found:
     inside: int = 0
     inside_paths: list[str] = field(default_factory=list)
     others: _Some = field(default_factory=_Some)
-    lost: _Some = field(default_factory=_Some)
+    unreadable: _Some = field(default_factory=_Some)
     first: str = ""
 
 
-def _chosen(files: Iterable[storage.File], named: bool, inside: Callable[[str], bool], found: _Found) -> Iterator[Row]:
+def _chosen(
+    files: Iterable[storage.File], named: bool, inside: Callable[[str], bool], contents: _Contents
+) -> Iterator[Row]:
     """Rows (stem, relative path, path, identity) of the images among the files, of which `found` keeps count.
 
     Args:
       named: whether the files were named: they are images then, whatever their suffixes; a folder may hold others.
     """
     for file in files:
-        found.first = min(found.first or file.relative, file.relative)
+        contents.first = min(contents.first or file.relative, file.relative)
         if inside(file.path):
-            found.inside += 1
-            found.inside_paths += [file.path] * named
+            contents.inside += 1
+            contents.inside_paths += [file.path] * named
         elif named or _is_image(file.relative):
-            found.images += 1
+            contents.images += 1
             yield posixpath.splitext(file.relative)[0], file.relative, file.path, file.identity
         else:
-            found.others.add(file.relative)
+            contents.others.add(file.relative)
             if not file.modified and not storage.is_remote(file.path):
-                found.lost.add(file.relative)
+                contents.unreadable.add(file.relative)
 
 
 def _inside(output: str) -> Callable[[str], bool]:

@@ -83,20 +83,20 @@ def gather(labels: Iterable[Label]) -> Evidence:
         if label.codes.ndim == 3:
             _add(uses["colors"], _uses_of_colors(label.codes))
             continue
-        found = _uses(label.codes, label.used.tolist())
+        counts = _uses(label.codes, label.used.tolist())
         if label.colormap is None:
-            _add(uses["ids"], found)
+            _add(uses["ids"], counts)
             continue
-        _add(uses["indices"], found)
+        _add(uses["indices"], counts)
         seen = {int(i): c for i, c in zip(label.used, codings.seen_colors(label), strict=True) if c}
         meanings.update(seen.items())
         for index, color in seen.items():
-            _add(uses["mapped"], {color: found[index]})
+            _add(uses["mapped"], {color: counts[index]})
     return Evidence(count, meanings=frozenset(meanings), **uses)
 
 
-def _add(total: dict, found: dict) -> None:
-    for value, use in found.items():
+def _add(total: dict, uses: dict) -> None:
+    for value, use in uses.items():
         total[value] = total[value] + use if value in total else use
 
 
@@ -117,8 +117,8 @@ def _uses_of_colors(rgb: np.ndarray) -> dict[Color, Use]:
 
 
 def _counted(values: np.ndarray) -> dict[int, int]:
-    found, counts = np.unique(values, return_counts=True)
-    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+    distinct, counts = np.unique(values, return_counts=True)
+    return dict(zip(distinct.tolist(), counts.tolist(), strict=True))
 
 
 def _inside(codes: np.ndarray) -> list[np.ndarray]:

@@ -46,8 +46,8 @@ def find(reading: Iterable[Row], addresses: Iterable[str]) -> Hits:
     hashes.sort()
     depth = max((name.count("/") + 1 for row in reading for name in row), default=0)
     ends = ordered(_known(_ends(addresses, depth), hashes))
-    found = ordered(_borne(ends, ordered(_index(reading))))
-    rows = Rows(ordered(_best(found)))
+    matches = ordered(_borne(ends, ordered(_index(reading))))
+    rows = Rows(ordered(_best(matches)))
     has_file = np.zeros(len(reading), bool)
     for _, image, *_ in rows:
         has_file[image] = True
@@ -101,9 +101,9 @@ def _borne(ends: Iterable[Row], index: Iterable[Row]) -> Iterator[Row]:
                 yield number, form, start, is_bare, image, 2 * rank + is_bare, base
 
 
-def _best(found: Iterable[Row]) -> Iterator[Row]:
+def _best(matches: Iterable[Row]) -> Iterator[Row]:
     """Rows as `Hits` has them, of the first form of every file that bears a name, and the longest name."""
-    for number, group in itertools.groupby(found, itemgetter(0)):
+    for number, group in itertools.groupby(matches, itemgetter(0)):
         _, rows = next(itertools.groupby(group, itemgetter(1, 2, 3)))
         for _, form, _, _, image, rank, base in rows:
             yield base, image, form, rank, number

@@ -355,6 +355,6 @@ def not_recognised(root: str, layout: str, folders: Folders) -> str:
     for name in filter(None, folders):
         place = storage.join(root, name)
         inner = Folders(place, ((below, size, modified) for below, _, size, modified in folders.of(name)))
-        if found := recognise(inner, layout):
-            return message + f". {place} looks like {found[0]}: give that as --input"
+        if inner_layout := recognise(inner, layout):
+            return message + f". {place} looks like {inner_layout[0]}: give that as --input"
     return message

@@ -74,8 +74,8 @@ def _once(path: str, rows: Iterable[Facts], rejects: list[Reject]) -> Iterator[F
 def _paired(path: str, folder: str, listed: Rows, rejects: list[Reject]) -> Iterator[Facts]:
     """Rows (key, split, image, label), the last two (path, size, modified), of the entries whose files are there."""
     parts = ((part, line, kind, split) for *files, split in _parts(listed) for part, line, kind in files)
-    found = ordered((line, kind, split, *file) for file, line, kind, split in _looked_up(ordered(parts), listed))
-    for line, group in itertools.groupby(found, itemgetter(0)):
+    files = ordered((line, kind, split, *file) for file, line, kind, split in _looked_up(ordered(parts), listed))
+    for line, group in itertools.groupby(files, itemgetter(0)):
         (_, _, split, image, *image_file), (_, _, _, label, *label_file) = group
         key = _key(folder, image)
         missing = image if not image_file[0] else label if not label_file[0] else ""

@@ -67,10 +67,10 @@ def composed(name: str) -> str:
 
 def by_composed(names: Iterable[str]) -> dict[str, str]:
     """Composed name -> name, for those that differ from all others in more than how their accents are written."""
-    found: dict[str, list[str]] = {}
+    names_by_form: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(composed(name), []).append(name)
-    return {form: alike[0] for form, alike in found.items() if len(alike) == 1}
+        names_by_form.setdefault(composed(name), []).append(name)
+    return {form: alike[0] for form, alike in names_by_form.items() if len(alike) == 1}
 
 
 def partners(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:

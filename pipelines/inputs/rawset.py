@@ -283,11 +283,11 @@ def _shared_labels(layout: str, pairs: Pairs) -> Iterator[str]:
     """A warning of labels that are given to several images, as manifests alone can."""
     shared = _repeated(hash(pair.label) for pair in pairs) if layout == "manifest" else ()
     if shared:
-        found = [pair for pair in pairs if hash(pair.label) in shared]
-        one = next(pair for pair in found if pair.label == found[0].label and pair.key != found[0].key)
+        sharers = [pair for pair in pairs if hash(pair.label) in shared]
+        one = next(pair for pair in sharers if pair.label == sharers[0].label and pair.key != sharers[0].key)
         yield (
-            f"warning: {len(found)} images share their labels with others, such as {found[0].key} and {one.key}, "
-            f"whose label is {found[0].label}"
+            f"warning: {len(sharers)} images share their labels with others, such as {sharers[0].key} and {one.key}, "
+            f"whose label is {sharers[0].label}"
         )
 
 
@@ -352,9 +352,9 @@ def _same_files(pairs: Pairs) -> dict[str, str]:
 
 def _repeated(hashes: Iterable[int]) -> frozenset[int]:
     """Those that come more than once."""
-    found = np.fromiter(hashes, np.int64)
-    found.sort()
-    return frozenset(found[1:][found[1:] == found[:-1]].tolist())
+    ordered_hashes = np.fromiter(hashes, np.int64)
+    ordered_hashes.sort()
+    return frozenset(ordered_hashes[1:][ordered_hashes[1:] == ordered_hashes[:-1]].tolist())
 
 
 def group_of(key: str, group_by: str) -> str | None:
@@ -363,11 +363,11 @@ def group_of(key: str, group_by: str) -> str | None:
     Raises InputError when it is no regular expression.
     """
     try:
-        found = re.search(group_by, key)
+        match = re.search(group_by, key)
     except re.error as error:
         raise InputError(f"--group-by {group_by!r} is no regular expression: {error}") from None
     # An alternative may leave the first group out; what is found in no place of the text is no name of a group.
-    return (found and next((group for group in found.groups() if group is not None), found[0])) or None
+    return (match and next((group for group in match.groups() if group is not None), match[0])) or None
 
 
 def hash_split(key: str, val_fraction: float) -> str:

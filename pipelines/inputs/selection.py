@@ -72,8 +72,8 @@ class Selection:
         for readings in (lambda: self.readings, self._without_shared_folder):
             # A folder may be a link to the one whose name tells the split.
             for resolve in (storage.absolute, storage.real):
-                found = [hits.find(reading, (_posix(resolve(path)) for path in paths)) for reading in readings()]
-                best = max(found, key=lambda one: one.images, default=None)
+                candidates = [hits.find(reading, (_posix(resolve(path)) for path in paths)) for reading in readings()]
+                best = max(candidates, key=lambda one: one.images, default=None)
                 if best and best.images:
                     return self._choice(best.rows, paths)
         files = f"the first of {len(paths)} files is {min(paths)}" if paths else "there are no files"
@@ -140,8 +140,8 @@ class Selection:
                 alike = " and ".join(sorted(posixpath.basename(_posix(path_of[number])) for number in best))
                 reasons.append((name, f"{self.source} may mean {alike}; keep one of them"))
             else:
-                found = "" if other is None else f"; {path_of[other]} lies in another folder"
-                reasons.append((name, f"named by {self.source}, but there is no file of that name{found}"))
+                hint = "" if other is None else f"; {path_of[other]} lies in another folder"
+                reasons.append((name, f"named by {self.source}, but there is no file of that name{hint}"))
         return tuple(reasons)
 
 
@@ -218,8 +218,8 @@ def _images(folder: str, shard: Shard) -> list[tuple[str, str]]:
     except ValueError as error:
         raise InputError(f"{shard.name} in {folder}: {error}; {advice}") from None
     if count != shard.records:
-        found = f"has {count} records, but dataset.json says {shard.records}"
-        raise InputError(f"{shard.name} in {folder} {found}; {advice}")
+        fault = f"has {count} records, but dataset.json says {shard.records}"
+        raise InputError(f"{shard.name} in {folder} {fault}; {advice}")
     if len(images) != shard.images:
         raise InputError(f"{shard.name} in {folder} holds {len(images)} images, expected {shard.images}; {advice}")
     return images

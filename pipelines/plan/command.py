@@ -35,23 +35,23 @@ def run(options: Options, flags: list[str]) -> int:
         study = STUDIES[options.job](job, folder, options.sample, here, local)
         trials = [tried(part, number, study) for number, part in enumerate(study.parts, start=1)]
     work = study.work(sample.written(study, trials), flops(study))
-    found = estimates(work, trials, here, options.cores, prices, getattr(job, "precision", ""))
+    rows = estimates(work, trials, here, options.cores, prices, getattr(job, "precision", ""))
     print(summary(options.job, work, trials, here))
-    print(f"\n{table(found, prices['currency'])}\n")
+    print(f"\n{table(rows, prices['currency'])}\n")
     for note in notes(work, options, prices):
         print(note)
     print("\n".join(["", *commands(options.job, job, options.cores)]))
     if options.json:
-        storage.write_json(options.json, to_json(work, trials, found))
+        storage.write_json(options.json, to_json(work, trials, rows))
     return 0
 
 
 def tried(part: sample.Part, number: int, study: Study) -> Trial:
     """Runs a trial, and says so."""
     print(f"[{number}/{len(study.parts)}] {part.arguments[0]} of {part.items} {study.unit}", end="", flush=True)
-    found = trial.run(part.arguments, part.output, part.items, part.rounds)
-    print(f": {found.wall:.1f} s, {found.cpu:.1f} core-seconds, {found.memory / (1 << 20):.0f} MiB")
-    return found
+    result = trial.run(part.arguments, part.output, part.items, part.rounds)
+    print(f": {result.wall:.1f} s, {result.cpu:.1f} core-seconds, {result.memory / (1 << 20):.0f} MiB")
+    return result
 
 
 def flops(study: Study) -> float:
@@ -73,10 +73,10 @@ def summary(job: str, work: Work, trials: Sequence[Trial], here: int) -> str:
     return "\n".join(lines)
 
 
-def table(found: Sequence[Estimate], currency: str) -> str:
+def table(places: Sequence[Estimate], currency: str) -> str:
     """A line for each kind of machine."""
     rows = [("where", "cores", "time", "core-hours", "GPU-hours", "memory per worker", "disk", currency)]
-    for one in found:
+    for one in places:
         cost = "" if one.cost is None else f"{one.cost:,.2f}"
         gpu = f"{one.gpu_hours:,.2f}" if one.gpu_hours else ""
         disk = size(round(one.disk * GIB)) if one.disk else ""
@@ -106,23 +106,23 @@ def table(found: Sequence[Estimate], currency: str) -> str:
 def notes(work: Work, options: Options, prices: dict) -> list[str]:
     """What the table does not say."""
     kept = prices["storage"]["gib_month"] * work.written / GIB
-    found = [
+    sentences = [
         f"In Cloud Storage: {work.reads:,} reads and {work.writes:,} writes, which the prices above hold; the output "
         f"costs {kept:.2f} {prices['currency']} a month there.",
         "Times elsewhere are worked out, not measured: a core there is taken to be as fast as one here.",
     ]
     if work.parts < options.cores and options.job != "train":
-        found.append(
+        sentences.append(
             f"The work is cut into {work.parts:,} parts, and no more of the {options.cores:,} cores than that are busy"
             + ("; --shards gives more." if options.job == "prepare" else ".")
         )
     if work.flops:
         share = prices["gpu"]["share_of_peak"]
-        found.append(
+        sentences.append(
             f"On the GPU: {work.flops / 1e9:,.1f} GFLOP for each of the {work.unit}, at an assumed {share:.0%} of the "
             "card's peak (gpu.share_of_peak among the prices)."
         )
-    return [*found, f"Prices: {prices['source']}; --save-prices FILE and --prices FILE change them."]
+    return [*sentences, f"Prices: {prices['source']}; --save-prices FILE and --prices FILE change them."]
 
 
 def commands(job: str, options: CheckedOptions, count: int) -> list[str]:

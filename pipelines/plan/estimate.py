@@ -55,8 +55,8 @@ def rate(trials: Sequence[Trial], quantity: str) -> Rate:
       quantity: the field of the trials: "wall", "cpu" or "written".
     """
     rows = [[1, trial.items, trial.rounds][: len(trials)] for trial in trials]
-    found = np.linalg.solve(np.array(rows, float), [float(getattr(trial, quantity)) for trial in trials])
-    return Rate(*(max(0.0, float(value)) for value in found))
+    solution = np.linalg.solve(np.array(rows, float), [float(getattr(trial, quantity)) for trial in trials])
+    return Rate(*(max(0.0, float(value)) for value in solution))
 
 
 def wall_rate(trials: Sequence[Trial], here: int) -> Rate:
@@ -141,7 +141,7 @@ def estimates(
     # The trials keep all cores busy, whatever the number of their items.
     idle = max(1.0, here / work.parts) if work.parts else 1.0
     seconds = work.listing + wall.start + (wall.of(work.items, work.rounds) - wall.start) * idle
-    found = [Estimate("this machine", here, seconds, here * seconds / 3600, 0.0, memory, work.written / GIB, None)]
+    results = [Estimate("this machine", here, seconds, here * seconds / 3600, 0.0, memory, work.written / GIB, None)]
     requests = prices["storage"]["reads_per_1000"] * work.reads / 1000
     requests += prices["storage"]["writes_per_1000"] * work.writes / 1000
     if not precision:
@@ -149,10 +149,10 @@ def estimates(
         # Starts run side by side on all of them; what the trials' start took in cores is not shared.
         seconds = work.listing + wall.start + cpu.each * work.items / busy
         for kind, place in (("cluster", "Flink or Spark cluster"), ("dataflow", "Dataflow")):
-            found.append(_of_cluster(place, prices[kind], cores, seconds, memory, requests))
+            results.append(_of_cluster(place, prices[kind], cores, seconds, memory, requests))
     if work.flops:
-        found.append(_of_gpu(work, wall, cpu, memory, prices["gpu"], precision or "float32", requests))
-    return found
+        results.append(_of_gpu(work, wall, cpu, memory, prices["gpu"], precision or "float32", requests))
+    return results
 
 
 def _of_cluster(
@@ -211,10 +211,10 @@ def _check(value: Any, like: Any, path: str, where: str) -> None:
         raise InputError(f"--prices {path}: {where} must be text, got {value!r}; {cure}")
 
 
-def to_json(work: Work, trials: Sequence[Trial], found: Sequence[Estimate]) -> dict[str, Any]:
+def to_json(work: Work, trials: Sequence[Trial], results: Sequence[Estimate]) -> dict[str, Any]:
     """All of it, for other programs."""
     return {
         "work": asdict(work),
         "trials": [asdict(trial) for trial in trials],
-        "estimates": [asdict(estimate) for estimate in found],
+        "estimates": [asdict(estimate) for estimate in results],
     }

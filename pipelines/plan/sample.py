@@ -148,16 +148,16 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
 def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequence[str]) -> Study:
     """A job of `deeplab segment`; arguments as of `of_prepare`."""
     start = time.monotonic()
-    found = collection.find(options.input, options.output).images
+    sources = collection.find(options.input, options.output).images
     if selection := load_selection(options.records, options.split, options.list):
-        choice = selection.choose([image.path for image in found])
-        found = collection.Images(itertools.compress(found, choice.taken))
+        choice = selection.choose([image.path for image in sources])
+        sources = collection.Images(itertools.compress(sources, choice.taken))
     listing = time.monotonic() - start
-    _check_enough(len(found), options.input)
+    _check_enough(len(sources), options.input)
     parts, sizes, read = [], [], 0
     same = {"records": "", "list": "", "split": "", "max_reject_rate": 1.0, "model": storage.absolute(options.model)}
-    for name, numbers in zip(("few", "many"), chosen(len(found), sample), strict=True):
-        paths, output = [storage.absolute(found[number].path) for number in numbers], os.path.join(folder, name)
+    for name, numbers in zip(("few", "many"), chosen(len(sources), sample), strict=True):
+        paths, output = [storage.absolute(sources[number].path) for number in numbers], os.path.join(folder, name)
         lines = [json.dumps({"image": path}) for path in paths]
         storage.write(f"{output}.jsonl", "\n".join(lines).encode())
         tried = replace(options, input=f"{output}.jsonl", output=output, **same)
@@ -177,13 +177,13 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
     kinds = 1 + options.overlays + options.confidence
     return Study(
         parts=tuple(parts),
-        items=len(found),
+        items=len(sources),
         unit="images",
-        images=len(found),
-        read=round(read / len(paths) * len(found)),
-        cut=chunks(len(found), options.batch_size),
-        reads=len(found) + len(found) // LISTED,
-        writes=kinds * len(found),
+        images=len(sources),
+        read=round(read / len(paths) * len(sources)),
+        cut=chunks(len(sources), options.batch_size),
+        reads=len(sources) + len(sources) // LISTED,
+        writes=kinds * len(sources),
         listing=listing,
         network=(card.architecture, height, width, options.views.passes) if height else None,
     )

@@ -38,18 +38,18 @@ def strangers(area: Area, plan: Plan) -> list[str]:
     """
     listed = _listed(area)
     known = area.planned() | {name for name, outcome in area.outcomes.items() if outcome.shard.records}
-    found = []
+    names = []
     for shard in plan.shards:
         name = shard.spec.name
         if name in area.files and name not in known and name not in (listed or ()):
-            found.append(name)
+            names.append(name)
         if workarea.sidecar_name(name) in area.files and name not in area.outcomes:
-            found.append(workarea.sidecar_name(name))
+            names.append(workarea.sidecar_name(name))
     if DATASET_FILE in area.files and listed is None:
-        found.append(DATASET_FILE)
+        names.append(DATASET_FILE)
     if REJECTS_FILE in area.files and not _holds_rejects(area.files[REJECTS_FILE].path):
-        found.append(REJECTS_FILE)
-    return [area.files[name].path for name in sorted(found)]
+        names.append(REJECTS_FILE)
+    return [area.files[name].path for name in sorted(names)]
 
 
 def _listed(area: Area) -> frozenset[str] | None:

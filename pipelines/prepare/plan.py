@@ -132,10 +132,10 @@ def plan_for(area: Area, raw: RawSet, palette: Palette, options: Options) -> Pla
 
 def _numbers(names: Iterable[str]) -> dict[str, int]:
     """By split, in how many shards most of those of these names are."""
-    found: dict[str, Counter[int]] = {}
+    counts_by_split: dict[str, Counter[int]] = {}
     for name in map(SHARD_PATTERN.fullmatch, names):
-        found.setdefault(name["split"], Counter())[int(name["count"])] += 1
-    return {split: counts.most_common(1)[0][0] for split, counts in found.items()}
+        counts_by_split.setdefault(name["split"], Counter())[int(name["count"])] += 1
+    return {split: counts.most_common(1)[0][0] for split, counts in counts_by_split.items()}
 
 
 def plan_shards(raw: RawSet, palette: Palette, options: Options, before: Mapping[str, int] | None = None) -> Plan:

@@ -63,7 +63,7 @@ def write_shard(
                 if care:
                     work = functools.partial(care.isolated, make, entry, palette, options)
                 try:
-                    made = attempt(work, known=Unusable)
+                    record = attempt(work, known=Unusable)
                 except Unusable as fault:
                     rejects.append(Reject(entry.key, fault.path, "prepare", fault.reason))
                     unread += [fault.path] * fault.unread
@@ -73,8 +73,8 @@ def write_shard(
                     failed = True
                     finish("rejected")
                 else:
-                    file.write(made.framed)
-                    sums.add(*made, entry.copy)
+                    file.write(record.framed)
+                    sums.add(*record, entry.copy)
                     finish("written")
             file.flush()
             if spec.plan:  # that nobody has described what was there as the whole set meanwhile

@@ -41,7 +41,7 @@ def contained(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], 
             beat()
         return contents
 
-    return functools.reduce(lambda all, found: all | found, pool.map(of_shard, dataset.shards), {})
+    return functools.reduce(lambda all, part: all | part, pool.map(of_shard, dataset.shards), {})
 
 
 def of_datasets(one: Dataset, other: Dataset) -> Iterator[str]:

@@ -154,8 +154,8 @@ def _of_description(dataset: Dataset) -> Iterator[str]:
     """What dataset.json says that it cannot have been written with, in words."""
     if dataset.edited:
         yield "was changed since it was written; the same `deeplab prepare` writes it again"
-    if (found := fingerprint_of(sorted(dataset.shards, key=lambda shard: shard.name))) != dataset.fingerprint:
-        yield f"its fingerprint is {dataset.fingerprint}, that of its shards is {found}"
+    if (actual := fingerprint_of(sorted(dataset.shards, key=lambda shard: shard.name))) != dataset.fingerprint:
+        yield f"its fingerprint is {dataset.fingerprint}, that of its shards is {actual}"
     if (given := dataset.options.get("max_side", dataset.max_side)) != dataset.max_side:
         yield f"its max_side is {dataset.max_side}, that of its options is {given}"
 
@@ -213,8 +213,8 @@ def check_message(data: bytes, palette: Palette) -> Good:
 def check_record(record: Record, palette: Palette) -> np.ndarray:
     """Returns the label, uint8 [H, W]; ValueError when the trainer would not read record and label as they are."""
     header, labelled = images.header(record.image), images.header(record.label)
-    found = (header.format, header.orientation)
-    if found != (FORMATS.get(record.image_format), 1):
+    coding = (header.format, header.orientation)
+    if coding != (FORMATS.get(record.image_format), 1):
         raise ValueError(
             f"image is {header.format} of EXIF orientation {header.orientation}, which the trainer does not apply; "
             f"expected upright {record.image_format}"

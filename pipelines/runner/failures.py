@@ -90,9 +90,9 @@ def stop_when_worker_dies(out: TextIO, title: str, folder: str) -> Iterator[None
         os._exit(status)
 
     def hook(args: threading.ExceptHookArgs) -> None:
-        found = re.search(r"Worker subprocess exited with return code (-?\d+)", str(args.exc_value))
-        if found:
-            text = f"error: a worker process ended with status {found[1]} (137 or -9: killed, usually out of memory)"
+        death = re.search(r"Worker subprocess exited with return code (-?\d+)", str(args.exc_value))
+        if death:
+            text = f"error: a worker process ended with status {death[1]} (137 or -9: killed, usually out of memory)"
             cure = "run the command again, which resumes, and rejects the image if one is the cause"
             end(text, cure, STATUS_WORKER_DIED)
         elif args.exc_type.__module__ != "grpc":  # connections to a dead or finished worker

@@ -119,8 +119,8 @@ def _failure(job: Job, state: str, options: PipelineOptions, title: str) -> Exce
     with contextlib.suppress(Exception):  # the service has nothing to say, or is gone
         error = job.error() if state == "FAILED" else ""
     if error:
-        found = readable(RuntimeError(error), title)
-        return type(found)(f"{found}{see(job)}")
+        failure = readable(RuntimeError(error), title)
+        return type(failure)(f"{failure}{see(job)}")
     return InputError(
         f"{title}: the {runner_name(options)} job ended in state {state}{see(job) or '; its own log has the cause'}. "
         "Finished outputs are kept; run the same command again to resume"

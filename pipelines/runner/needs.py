@@ -81,18 +81,18 @@ def check_wheel(packages: list[str] | tuple[()]) -> None:
             "has it installed, or --extra_package with its wheel (`pip wheel --no-deps --wheel-dir dist .`)"
         )
     name = ours[0].replace("\\", "/").rsplit("/", 1)[-1]
-    found, minor = WHEEL.fullmatch(name), sys.version_info[1]
-    if not found:
+    wheel, minor = WHEEL.fullmatch(name), sys.version_info[1]
+    if not wheel:
         raise InputError(
             f"--extra_package {ours[0]}: expected a wheel with the CRF's engine in it, which workers would compile "
             "each time they start; make it with `pip wheel --no-deps --wheel-dir dist .`"
         )
-    if "linux" not in found["platform"] or int(found["minor"]) != minor:
+    if "linux" not in wheel["platform"] or int(wheel["minor"]) != minor:
         raise InputError(
             f"--extra_package {ours[0]}: the workers run Linux and, as this process does, Python 3.{minor}; build the "
             "wheel there with that Python"
         )
-    if found["version"] != __version__:
+    if wheel["version"] != __version__:
         raise InputError(f"--extra_package {ours[0]} is not of this version, {__version__}; build it again")
 
 

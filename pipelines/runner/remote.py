@@ -171,8 +171,8 @@ def _active(options: PipelineOptions, output: str) -> Iterator[tuple[Job, str]]:
     """All of them."""
     try:
         for job in services.active(options):
-            if (found := NAME.fullmatch(job.name)) and found["output"] == output:
-                yield job, found["options"]
+            if (match := NAME.fullmatch(job.name)) and match["output"] == output:
+                yield job, match["options"]
     except InputError:
         raise
     except Exception as error:

@@ -65,13 +65,13 @@ class There:
         wanted = np.array([hash(folded(name)) for name in names], np.int64)
         places = np.searchsorted(self._hashes, wanted)
         places[places == self._hashes.size] = 0
-        found = zip(
+        columns = zip(
             (self._hashes[places] == wanted).tolist(),
             self._sizes[places].tolist(),
             self._numbers[places].tolist(),
             strict=True,
         )
-        return [look(size, number, self._are_objects) if is_there else "" for is_there, size, number in found]
+        return [look(size, number, self._are_objects) if is_there else "" for is_there, size, number in columns]
 
 
 def look(size: int, number: int, is_object: bool) -> str:

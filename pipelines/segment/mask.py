@@ -130,8 +130,8 @@ class SegmentJob:
         is_known = not again or all(kind in entry.existing for kind in wanted)
         if self.options.overwrite or (is_known and storage.is_remote(self.options.output)):
             return entry
-        found = ((kind, _found(place(self.options.output, kind, entry.source.name))) for kind in wanted)
-        return Entry(entry.source, {kind: seen for kind, seen in found if seen})
+        files = ((kind, _found(place(self.options.output, kind, entry.source.name))) for kind in wanted)
+        return Entry(entry.source, {kind: seen for kind, seen in files if seen})
 
     def finished(self, entry: Entry, row: Row | None) -> Row | None:
         """The image's row where all its files are of this job and of the image as it is now; else None: make them.

@@ -226,8 +226,8 @@ def _entries(images: Iterable[SourceImage], there: There, options: Options) -> I
     wanted = kinds(options)
     for block in blocks(images):
         looks = [there.looks([_file(kind, source.name) for source in block]) for kind in wanted]
-        for source, *found in zip(block, *looks, strict=True):
-            yield Entry(source, {kind: one for kind, one in zip(wanted, found, strict=True) if one})
+        for source, *signatures in zip(block, *looks, strict=True):
+            yield Entry(source, {kind: one for kind, one in zip(wanted, signatures, strict=True) if one})
 
 
 def _file(kind: str, name: str) -> str:

@@ -53,12 +53,18 @@ def problems(options: JobOptions, job: Job, flags: list[str]) -> list[str]:
     Raises:
       Unavailable: storage does not answer, so that nothing can be told.
     """
-    found = [*_image(job.image), *_words(options), *_machines(options, job), *_hosts(options, job), *_beam(job, flags)]
+    sentences = [
+        *_image(job.image),
+        *_words(options),
+        *_machines(options, job),
+        *_hosts(options, job),
+        *_beam(job, flags),
+    ]
     if job.options is not None:
-        found += _far(_paths(job.options))
+        sentences += _far(_paths(job.options))
         looks = (_inputs, _records, _model, _crf, _output, _folder)
-        found += [sentence for look in looks for sentence in _told(look, job)]
-    return list(dict.fromkeys(found))
+        sentences += [sentence for look in looks for sentence in _told(look, job)]
+    return list(dict.fromkeys(sentences))
 
 
 def doubts(job: Job) -> Iterator[str]:

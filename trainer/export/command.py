@@ -37,7 +37,7 @@ def run(options: Options, flags: list[str]) -> int:
     plan.check(options, card)
     about = exports.about(card, digest, versions(options.format), plan.tuning(options, digest))
     dataset = plan.dataset(options, card)
-    images = samples.found(options.images) if options.images else []
+    images = samples.image_paths(options.images) if options.images else []
     plan.reserve(options)
     startup.start_tensorflow()
     # Not imported with this module: none of the above needs a second.

@@ -41,7 +41,7 @@ class Sample:
         return Sample(cv2.resize(self.image, size[::-1], interpolation=method), label)
 
 
-def _spread(count: int, most: int) -> list[int]:
+def _evenly_spaced(count: int, most: int) -> list[int]:
     """At most `most` of the numbers below `count`, evenly spread."""
     kept = min(count, most)
     return [number * count // kept for number in range(kept)]
@@ -50,7 +50,7 @@ def _spread(count: int, most: int) -> list[int]:
 def _records(folder: str, dataset: Dataset, split: str) -> Iterator[Record]:
     """At most COUNT records of a split that are no augmented copies, from as many shards as can be."""
     shards = dataset.of_split(split)
-    shards = [shards[number] for number in _spread(len(shards), COUNT)]
+    shards = [shards[number] for number in _evenly_spaced(len(shards), COUNT)]
     each = math.ceil(COUNT / len(shards))
     for shard in shards:
         with open_shard(folder, shard.name) as file:
@@ -76,7 +76,7 @@ def of_records(folder: str, dataset: Dataset, split: str) -> Iterator[Sample]:
         ) from None
 
 
-def found(path: str) -> list[str]:
+def image_paths(path: str) -> list[str]:
     """At most COUNT of the image files at `path`: a folder, a glob or an image.
 
     Raises InputError where there are none, or none of them can be read.
@@ -86,7 +86,7 @@ def found(path: str) -> list[str]:
     paths += [path] if storage.exists(path) else []
     if not paths:
         raise InputError(f"--images {path}: found no image; expected a folder of them, a glob in quotes, or an image")
-    chosen = [paths[number] for number in _spread(len(paths), COUNT)]
+    chosen = [paths[number] for number in _evenly_spaced(len(paths), COUNT)]
     if next(of_files(chosen), None) is None:
         raise InputError(f"--images {path}: no image of it can be read, such as {chosen[0]}; give others")
     return chosen

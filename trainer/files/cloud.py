@@ -42,16 +42,16 @@ def client():
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     # Only whole buckets belong to a project; without one, nobody needs to name it.
     is_emulated = bool(os.environ.get("STORAGE_EMULATOR_HOST"))
-    made = storage.Client.create_anonymous_client() if is_emulated else storage.Client(project=None)
-    session = made._http
+    gcs = storage.Client.create_anonymous_client() if is_emulated else storage.Client(project=None)
+    session = gcs._http
     for scheme in ("https://", "http://"):
         # With the ten of the default, all other threads would open a connection for every request.
         session.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=CONNECTIONS))
     # Proxies and certificates of the environment, which would be looked for at every request.
-    settings = session.merge_environment_settings(made.api_endpoint, {}, None, None, None)
+    settings = session.merge_environment_settings(gcs.api_endpoint, {}, None, None, None)
     session.proxies, session.verify, session.cert = settings["proxies"], settings["verify"], settings["cert"]
     session.trust_env = False
-    return made
+    return gcs
 
 
 def split(path: str) -> tuple[str, str]:
@@ -174,10 +174,10 @@ def _get(path: str) -> bytes:
     """The bytes of an object, for a third of the processor time of the client itself, which is that of an image."""
     from google.api_core.exceptions import from_http_status
 
-    blob, made = _blob(path), client()
-    url = f"{made.api_endpoint}/download/storage/v1{blob.path}?alt=media"
+    blob, gcs = _blob(path), client()
+    url = f"{gcs.api_endpoint}/download/storage/v1{blob.path}?alt=media"
     headers = {"Accept-Encoding": "identity"}
-    made._http.credentials.before_request(_authorisation(), "GET", url, headers)
+    gcs._http.credentials.before_request(_authorisation(), "GET", url, headers)
     status, about, data = transfer(url, headers, functools.partial(check_size, path))
     stored = re.search(r"crc32c=([\w+/=]+)", about.get("X-Goog-Hash", ""))
     is_coded = about.get("X-Goog-Stored-Content-Encoding", "identity") != "identity"

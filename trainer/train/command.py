@@ -285,13 +285,13 @@ def explain(
     with interrupts.at_once():
         if options.hosts == 1:
             print(f"{error} of epoch {epoch}; to see why, the steps since the last checkpoint are taken again")
-            found = take_again(options, stream, start, error.step)
+            diagnosis = take_again(options, stream, start, error.step)
         else:
-            found = Diagnosis(error.step, "not looked for, as several hosts train")
-        place = (epoch, total, found.step - 1)
+            diagnosis = Diagnosis(error.step, "not looked for, as several hosts train")
+        place = (epoch, total, diagnosis.step - 1)
         _, labels, _ = next(stream.epoch(*place).as_numpy_iterator())
         records = [data for _, data in itertools.islice(stream.records(*place), options.batch_size)]
-    return report(options, stream.dataset.palette, epoch, error.loss, found, names_of(records), labels)
+    return report(options, stream.dataset.palette, epoch, error.loss, diagnosis, names_of(records), labels)
 
 
 def take_again(options: Options, stream: TrainingStream, start: Progress, step: int) -> Diagnosis:

@@ -25,12 +25,12 @@ class Diagnosis:
 
     Attributes:
       step: of the epoch, counted from 1.
-      found: what is no number there, and in which layer first; or why that is not known.
+      cause: which values were not finite, and in which layer first; or why that is not known.
       largest: the largest number that the network made or held before; NaN where that is not known.
     """
 
     step: int
-    found: str = "not found when the steps since the last checkpoint were taken again"
+    cause: str = "not found when the steps since the last checkpoint were taken again"
     largest: float = math.nan
 
 
@@ -48,8 +48,8 @@ def without_numbers(model: keras.Model, kind: str = "weights") -> list[str]:
 def _largest(values: Sequence[Any]) -> float:
     """The largest finite magnitude in tensors."""
     floats = [ops.cast(value, "float32") for value in values]
-    found = [ops.max(ops.abs(ops.where(ops.isfinite(value), value, 0.0))) for value in floats]
-    return float(ops.convert_to_numpy(ops.max(ops.stack(found))))
+    magnitudes = [ops.max(ops.abs(ops.where(ops.isfinite(value), value, 0.0))) for value in floats]
+    return float(ops.convert_to_numpy(ops.max(ops.stack(magnitudes))))
 
 
 def diagnose(model: keras.Model, step: int, batch: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Diagnosis:
@@ -66,8 +66,8 @@ def diagnose(model: keras.Model, step: int, batch: tuple[np.ndarray, np.ndarray,
         return Diagnosis(step - 1, f"the gradients, first in the layer {layers[-1]}", _largest(weights))
     if layers := without_numbers(model, "non_trainable_weights"):
         # A batch norm keeps the scale of what overflows in the variance alone.
-        found = f"the mean or variance of a batch, first in the layer {layers[0]}"
-        return Diagnosis(step - 1, found, _largest(weights))
+        cause = f"the mean or variance of a batch, first in the layer {layers[0]}"
+        return Diagnosis(step - 1, cause, _largest(weights))
     image, label, pixel_weights = batch
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     outputs = keras.Model(model.inputs[0], [layer.output for layer in layers])(image, training=True)
@@ -114,7 +114,7 @@ def report(
             f"the loss became {loss} with step {diagnosis.step} of epoch {epoch}",
             f"  records: {', '.join(shown)}",
             f"  labels: {', '.join(f'{id} {palette.names[id]}' for id in ids) or 'all ignored'}",
-            f"  no number: {diagnosis.found}{largest}",
+            f"  no number: {diagnosis.cause}{largest}",
             f"  try {cure(options, diagnosis)}",
         ]
     )

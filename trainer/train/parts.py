@@ -49,8 +49,8 @@ class _OnTensorFlow(_Parted):
                 logits = self(image, training=True)
                 part = shares[index] * self.compute_loss(x=image, y=label, y_pred=logits, sample_weight=weight)
                 scaled = self.optimizer.scale_loss(part)
-            found = tape.gradient(scaled, variables)
-            return index + 1, loss + part, [sum(pair) for pair in zip(gradients, found, strict=True)]
+            part_gradients = tape.gradient(scaled, variables)
+            return index + 1, loss + part, [sum(pair) for pair in zip(gradients, part_gradients, strict=True)]
 
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         state = (tf.constant(0), tf.constant(0.0), [tf.zeros_like(variable) for variable in variables])
@@ -80,11 +80,11 @@ class _OnJax(_Parted):
         def add(carried: Any, index: Any) -> tuple[Any, None]:
             loss, gradients, other = carried
             part = [x[:, index] for x in parts]
-            (_, (unscaled, _, other, _)), found = differentiate(
+            (_, (unscaled, _, other, _)), part_gradients = differentiate(
                 trainable, other, metrics, *part, training=True, optimizer_variables=optimizer
             )
             share = shares[index]
-            gradients = [total + share * one for total, one in zip(gradients, found, strict=True)]
+            gradients = [total + share * one for total, one in zip(gradients, part_gradients, strict=True)]
             return (loss + share * unscaled, gradients, other), None
 
         begin = (ops.zeros(()), [ops.zeros_like(variable) for variable in trainable], other)

@@ -97,10 +97,10 @@ def _accept(url: str, path: str, md5: str) -> None:
             f"{url} gave no {suffix} file: what came begins with {begin!r}, as a page does that asks for a login; it "
             "was not kept. Fetch it by other means and give the path of the file"
         )
-    found = _digest(part, "md5")
-    if md5 and found != md5:
+    actual = _digest(part, "md5")
+    if md5 and actual != md5:
         _drop(part)
-        raise InputError(f"{url} has the MD5 {found}, but {md5} was published for it; it was not kept")
+        raise InputError(f"{url} has the MD5 {actual}, but {md5} was published for it; it was not kept")
     with open(f"{path}.sha256", "w", encoding="utf-8") as file:
         file.write(f"{_digest(part, 'sha256')}  {os.path.basename(path)}\n")
     os.replace(part, path)
@@ -119,9 +119,9 @@ def _check(path: str) -> None:
             recorded = file.read(64)
     except FileNotFoundError:
         recorded = "none"
-    if (found := _digest(path, "sha256")) != recorded:
+    if (actual := _digest(path, "sha256")) != recorded:
         raise InputError(
-            f"{path} was changed since it was fetched: its SHA-256 is {found}, recorded beside it is {recorded}; "
+            f"{path} was changed since it was fetched: its SHA-256 is {actual}, recorded beside it is {recorded}; "
             "delete it, so that it is fetched again"
         )
 
@@ -217,8 +217,8 @@ def _place(
     if not headers or response.status == http.HTTPStatus.OK:
         return 0, response.length
     size = os.path.getsize(part)
-    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
-    start, total = found.groups() if found else (None, "*")
+    content_range = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
+    start, total = content_range.groups() if content_range else (None, "*")
     if start is None and total == str(size):  # it had come whole before the program was ended
         return size, size
     if start != str(size) or _validator(response) not in ("", headers["If-Range"]):

@@ -56,8 +56,8 @@ def _scope(layer: str) -> str:
     plain = re.fullmatch(r"bn_(\w+)|(\w+?)(?:_BN)?", layer)
     name = plain and (plain[1] or plain[2])
     for pattern, scope in _SCOPES if name else ():
-        if found := re.fullmatch(pattern, name):
-            return found.expand(scope) + ("/BatchNorm" if name != layer else "")
+        if match := re.fullmatch(pattern, name):
+            return match.expand(scope) + ("/BatchNorm" if name != layer else "")
     return ""
 
 
@@ -71,10 +71,10 @@ _V3_PATH = re.compile(
 
 def _v3_scope(layers: list[str]) -> str:
     """The same for MobileNetV3 of Keras Applications: DeepLab's names, today with "_" in place of "/"."""
-    if found := _V3_PATH.search("/".join(layers[::-1])):
-        return f"MobilenetV3/{found[1]}"
-    if found := _V3_NAME.fullmatch(layers[0]):
-        block, part, second, norm = found.groups(default="")
+    if match := _V3_PATH.search("/".join(layers[::-1])):
+        return f"MobilenetV3/{match[1]}"
+    if match := _V3_NAME.fullmatch(layers[0]):
+        block, part, second, norm = match.groups(default="")
         name = f"{_V3_PARTS.get(part, part)}{second}" + ("/BatchNorm" if norm else "")
         return f"MobilenetV3/{block}/{name}" if block else f"MobilenetV3/{name}"
     return ""

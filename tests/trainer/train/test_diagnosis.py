@@ -36,10 +36,10 @@ def network():
 
 def test_the_layer_is_named_whose_output_is_the_first_without_numbers(network):
     network.get_layer("first").kernel.assign(np.full((1, 1, 3, 3), 5e35))
-    found = diagnose(network, 7, BATCH)
-    assert (found.step, found.found) == (7, "the output of the layer second")
+    diagnosis = diagnose(network, 7, BATCH)
+    assert (diagnosis.step, diagnosis.cause) == (7, "the output of the layer second")
     # first gives 3 x 200 x 5e35, of which second adds up three.
-    assert found.largest == pytest.approx(3e38, rel=1e-5)
+    assert diagnosis.largest == pytest.approx(3e38, rel=1e-5)
 
 
 def test_gradients_without_numbers_belong_to_the_step_before_and_begin_in_the_last_layer_that_has_them(network):
@@ -53,18 +53,22 @@ def test_statistics_without_numbers_are_told_from_gradients(network):
     norm = keras.layers.BatchNormalization(name="norm")
     model = keras.Model(image, norm(network(image)))
     norm.moving_variance.assign([1, np.inf, 1])
-    found = diagnose(model, 7, BATCH)
-    assert (found.step, found.found) == (6, "the mean or variance of a batch, first in the layer norm")
+    diagnosis = diagnose(model, 7, BATCH)
+    assert (diagnosis.step, diagnosis.cause) == (6, "the mean or variance of a batch, first in the layer norm")
 
 
 def test_a_loss_may_be_no_number_though_its_logits_are(network):
     network.compile("sgd", lambda truth, logits: keras.ops.sum(logits) * np.inf, jit_compile=False)
-    found = diagnose(network, 7, BATCH)
-    assert (found.step, found.found, found.largest) == (7, "the loss alone, of logits that are numbers", 1800.0)
+    diagnosis = diagnose(network, 7, BATCH)
+    assert (diagnosis.step, diagnosis.cause, diagnosis.largest) == (
+        7,
+        "the loss alone, of logits that are numbers",
+        1800.0,
+    )
 
 
 def test_nothing_is_found_where_all_are_numbers(network):
-    assert diagnose(network, 7, BATCH).found.startswith("not found")
+    assert diagnose(network, 7, BATCH).cause.startswith("not found")
 
 
 def test_integers_are_finite():

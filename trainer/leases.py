@@ -1,13 +1,13 @@
-"""One job at a time in a folder: a lease says who writes there, and a job that is dead has lost it.
+"""One job at a time in a folder: a lease names the job that writes there, and expires when that job dies.
 
-    with leases.scope(lost, tell):            # the command line, around every command
+    with leases.scope(on_lost, notify):    # the command line, around every command
         ...
-        leases.hold(folder, "prepare")        # a command, before it looks at what is in the folder
+        leases.acquire(folder, "prepare")  # a command, before it looks at what is in the folder
 
-The lease is a small file in the folder, or beside the one file that is written, and is signed every few seconds by the
-process that drives the job, never by its workers. Whether that process is alive is known at once where it was on this
-machine, so that a killed run can be repeated without delay. The lease of another machine is watched: it is taken where
-nothing happens to it for a while, whatever the clocks of the two machines say.
+The lease is a small file in the folder, or beside the one file that is written. The process that drives the job, never
+one of its workers, renews it every few seconds. On the same machine it is known at once whether that process is alive,
+so a killed run can be repeated without delay. A lease from another machine is watched, and taken over when it has not
+changed for a while; the clocks of the two machines do not matter.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from trainer.options import InputError
 
 FILE = ".deeplab-lease.json"
 BEAT = 10.0
-"""Seconds between two signs of life."""
+"""Seconds between two renewals."""
 PATIENCE = 40.0
-"""Seconds without any, after which a job on another machine counts as dead."""
+"""Seconds without a renewal after which a job on another machine counts as dead."""
 GLANCE = 1.0
-"""Seconds between two looks at a lease that is watched."""
+"""Seconds between two checks of a watched lease."""
 
 _held: list[_Lease] = []
 _lock = threading.Lock()
@@ -43,34 +43,34 @@ def _abandon(message: str) -> None:
     os._exit(1)
 
 
-_lost: Callable[[str], object] = _abandon
-_tell: Callable[[str], object] = lambda message: None
+_on_lost: Callable[[str], object] = _abandon
+_notify: Callable[[str], object] = lambda message: None
 
 
 @contextlib.contextmanager
-def scope(lost: Callable[[str], object], tell: Callable[[str], object]) -> Iterator[None]:
-    """Gives back at its end what has been held in the block.
+def scope(on_lost: Callable[[str], object], notify: Callable[[str], object]) -> Iterator[None]:
+    """Releases at its end the leases that were acquired in the block.
 
     Args:
-      lost: called in a thread, with a sentence, when another job has taken a folder: ends this process.
-      tell: called with a sentence when a lease is watched.
+      on_lost: called in a thread, with a sentence, when another job has taken over a folder; must end this process.
+      notify: called with a sentence before a lease is watched.
     """
-    global _lost, _tell
-    before, known = (_lost, _tell), set(map(id, _held))
-    _lost, _tell = lost, tell
+    global _on_lost, _notify
+    before, known = (_on_lost, _notify), set(map(id, _held))
+    _on_lost, _notify = on_lost, notify
     try:
         yield
     finally:
         release([lease for lease in _held if id(lease) not in known])
-        _lost, _tell = before
+        _on_lost, _notify = before
 
 
-def hold(folder: str, command: str) -> None:
-    """Takes the lease of a folder, local or gs://, which need not exist, until the end of the `scope`.
+def acquire(folder: str, command: str) -> None:
+    """Acquires the lease of a folder, local or gs://, which need not exist, until the end of the `scope`.
 
     Args:
-      folder: that is written to.
-      command: of `deeplab`, that writes.
+      folder: the output folder.
+      command: the `deeplab` command that writes to it.
 
     Raises:
       InputError: another job holds it, or the folder cannot be written to.
@@ -79,8 +79,8 @@ def hold(folder: str, command: str) -> None:
     _take(folder, command, folder, FILE)
 
 
-def hold_file(path: str, command: str) -> None:
-    """The same for one file that is written; what else lies in its folder is anybody's."""
+def acquire_file(path: str, command: str) -> None:
+    """Acquires the lease of a single output file; other jobs may write other files into its folder."""
     folder, _, name = storage.absolute(path).replace(os.sep, "/").rpartition("/")
     _take(folder or "/", command, path, storage.shortened(f".{name}") + FILE)
 
@@ -103,11 +103,11 @@ def _take(folder: str, command: str, target: str, file: str) -> None:
 
 
 def release(leases: list[_Lease] | None = None) -> None:
-    """Gives back leases: all of this process, where it is about to end."""
+    """Releases leases; without an argument all of this process, which is about to end."""
     with _lock:
         ours = [lease for lease in (_held if leases is None else leases) if lease.process == processes.name()]
         _held[:] = [lease for lease in _held if lease not in ours]
-    for lease in reversed(ours):  # the first made the folders of the others
+    for lease in reversed(ours):  # the first may have created folders that the others lie in
         lease.release()
 
 
@@ -132,7 +132,7 @@ class _Lease:
         self._beats = 0
 
     def _content(self) -> bytes:
-        # Of one length, so that it can be written over what it was.
+        # Always of the same length, so that it can be overwritten in place.
         return json.dumps(self._note | {"beat": f"{self._beats:09d}"}, indent=1).encode() + b"\n"
 
     def take(self) -> None:
@@ -147,7 +147,7 @@ class _Lease:
                 raise InputError(_refusal(self.target, current))
             if seen is None:
                 seen, since = current, time.monotonic()
-                _tell(f"{_owner(self.target, current)}; waiting {PATIENCE:.0f} seconds for a sign of life of it")
+                _notify(f"{_owner(self.target, current)}; waiting {PATIENCE:.0f} seconds for a sign of life from it")
             elif time.monotonic() - since > PATIENCE:
                 if storage.exchange(self._path, current, self._content()):
                     return
@@ -159,8 +159,8 @@ class _Lease:
             with contextlib.suppress(OSError, storage.Unavailable, InputError), self._writing:
                 if not self._ended.is_set() and not self._renew():
                     current = _read(self._path) or b""
-                    _lost(
-                        f"{_owner(self.target, current)}: it has taken the place of this job, which was not heard of"
+                    _on_lost(
+                        f"{_owner(self.target, current)}; that job took over, since this one gave no sign of life"
                     )
                     return
 
@@ -177,14 +177,14 @@ class _Lease:
         self.remove_folders()
 
     def remove_folders(self) -> None:
-        """Removes the folders that were made for the lease, where nothing else has come into them."""
+        """Removes the folders that were created for the lease, unless they hold something else by now."""
         with contextlib.suppress(OSError):
             for folder in self._made:
                 os.rmdir(folder)
 
 
 def _missing(folder: str) -> list[str]:
-    """The folders that are not there yet, `folder` first and then those above it."""
+    """The folders that do not exist yet: `folder` first, then its parents."""
     folders = []
     while not os.path.lexists(folder):
         folders.append(folder)
@@ -193,7 +193,7 @@ def _missing(folder: str) -> list[str]:
 
 
 def _user() -> str:
-    with contextlib.suppress(Exception):  # there may be no name for the number
+    with contextlib.suppress(Exception):  # in a container, the user id may have no name
         return getpass.getuser()
     return str(os.getuid())
 
@@ -206,7 +206,7 @@ def _read(path: str) -> bytes | None:
 
 
 def _fields(content: bytes) -> dict[str, Any]:
-    """What a lease says; nothing where it is damaged, as after a power failure."""
+    """The fields of a lease; empty where it is damaged, as after a power failure."""
     try:
         note = json.loads(content)
     except ValueError:
@@ -219,7 +219,7 @@ def _is_here(content: bytes) -> bool:
 
 
 def _is_dead(content: bytes) -> bool:
-    """Whether it is known that the process of a lease is no more, or was this one and could not give it back."""
+    """Whether the process of a lease is known to have ended, or is this one and failed to release it."""
     note = _fields(content)
     if note.get("process") == processes.name() and _is_here(content):
         return note.get("job") not in {lease.job for lease in _held}
@@ -229,13 +229,13 @@ def _is_dead(content: bytes) -> bool:
 def _owner(target: str, content: bytes) -> str:
     note = _fields(content)
     if not note:
-        return f"{target} is written by a job that has left no name in its lease, *{FILE}"
+        return f"{target} is being written by a job whose lease, *{FILE}, does not name it"
     process = str(note.get("process")).partition("-")[0]
     return (
-        f"{target} is written by `deeplab {note.get('command')}` of {note.get('user')} on {note.get('host')} "
+        f"{target} is being written by `deeplab {note.get('command')}` of {note.get('user')} on {note.get('host')} "
         f"(process {process}, since {note.get('since')})"
     )
 
 
 def _refusal(target: str, content: bytes) -> str:
-    return f"{_owner(target, content)}; wait for it to end, or end it, or give another output"
+    return f"{_owner(target, content)}; wait for it to end, stop it, or give another output"

@@ -24,7 +24,7 @@ import numpy as np
 
 from pipelines.crf.engine import builds
 from pipelines.crf.options import CrfOptions
-from pipelines.runner.boundary import Isolated
+from pipelines.runner.isolation import Isolated
 from trainer.options import InputError
 
 # The unary cost of a label that the network rules out is bounded by -log of this, so that its neighbours can still

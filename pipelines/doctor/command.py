@@ -23,9 +23,9 @@ from pipelines.inputs.rawset import RawSet
 from pipelines.pages import doctor as page
 from pipelines.pages.gallery import Panel
 from pipelines.runner import handover, progress
-from pipelines.runner.boundary import Care, Failed, attempt
 from pipelines.runner.flags import beam_options, located
-from pipelines.runner.remote import CANCELLED, take_up
+from pipelines.runner.isolation import Care, Failed, attempt
+from pipelines.runner.remote import CANCELLED, attach
 from pipelines.runner.run import run as run_job
 from trainer import leases, storage
 from trainer.accounts import Accounts
@@ -44,10 +44,10 @@ def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
     options = located(beam, options, "input", "output")
-    if take_up(beam, options, options.output, "doctor", needs_result=True) == CANCELLED:
+    if attach(beam, options, options.output, "doctor", needs_result=True) == CANCELLED:
         return 0
     written = check_folder(options)
-    leases.hold(options.output, "doctor")
+    leases.acquire(options.output, "doctor")
     raw, pairing = find(options.input, options.layout, options.val_fraction, options.group_by)
     reading = settle_reading(options, raw)
     reading = replace(reading, findings=(*pairing, *reading.findings))

@@ -17,9 +17,9 @@ from pipelines.doctor import tally
 from pipelines.doctor.look import look
 from pipelines.doctor.plan import Subject, read_chunk
 from pipelines.doctor.tally import DoctorTally
-from pipelines.runner.boundary import Care, Failed, InFlight, attempt
+from pipelines.runner.isolation import Care, Failed, InFlight, attempt
 from pipelines.runner.progress import Heartbeat
-from pipelines.runner.work import Work, spread
+from pipelines.runner.work import Work, distribute
 from trainer import storage
 from trainer.formats.labels import Palette
 
@@ -100,7 +100,7 @@ def build(
 ) -> None:
     """Builds the job: the plan's chunks are looked at, their tally is written beside the plan."""
     _ = (
-        spread(pipeline, range(chunks), "chunks")
+        distribute(pipeline, range(chunks), "chunks")
         | "Look at chunks" >> beam.ParDo(LookAtChunk(heartbeat, palette, coding, max_pixels, output, digest))
         | "Sum tallies" >> beam.CombineGlobally(SumTallies())
         | "Write tally" >> beam.Map(tally.write, output, digest)

@@ -21,9 +21,9 @@ from pipelines.inputs.coding import read_label, settle_coding
 from pipelines.pages import evaluation as page
 from pipelines.pages import gallery
 from pipelines.runner import handover, progress
-from pipelines.runner.boundary import Care, Failed, attempt
 from pipelines.runner.flags import beam_options, located
-from pipelines.runner.remote import CANCELLED, FOLLOWED, take_up
+from pipelines.runner.isolation import Care, Failed, attempt
+from pipelines.runner.remote import CANCELLED, FOLLOWED, attach
 from pipelines.runner.run import run as run_job
 from trainer import leases, storage
 from trainer.accounts import REJECTS_FILE, Accounts, write_rejects
@@ -41,11 +41,11 @@ def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
     options = located(beam, options, "labels", "masks", "output")
-    earlier = take_up(beam, options, options.output, "evaluate", needs_result=True)
+    earlier = attach(beam, options, options.output, "evaluate", needs_result=True)
     if earlier == CANCELLED:
         return 0
     check_folders(options)
-    leases.hold(options.output, "evaluate")
+    leases.acquire(options.output, "evaluate")
     card = load_card(options.model) if options.model is not None else None
     palette = card.palette if card else resolve(options.palette)
     sources = Sources(options.labels, options.masks, palette, options.label_coding, options.label_coding)

@@ -17,9 +17,9 @@ from pipelines.evaluate import tally
 from pipelines.evaluate.plan import read_chunk
 from pipelines.evaluate.sources import STAGE, Comparison, Sources, Unusable
 from pipelines.evaluate.tally import EvaluationTally
-from pipelines.runner.boundary import Care, Failed, InFlight, attempt
+from pipelines.runner.isolation import Care, Failed, InFlight, attempt
 from pipelines.runner.progress import Heartbeat
-from pipelines.runner.work import Work, spread
+from pipelines.runner.work import Work, distribute
 from trainer import storage
 from trainer.accounts import Reject
 
@@ -106,7 +106,7 @@ def build(
     """
     empty = EvaluationTally.empty(len(sources.masks), sources.palette.num_classes)
     _ = (
-        spread(pipeline, range(chunks), "chunks")
+        distribute(pipeline, range(chunks), "chunks")
         | "Evaluate chunks" >> beam.ParDo(EvaluateChunk(heartbeat, sources, output, digest))
         | "Sum tallies" >> beam.CombineGlobally(SumTallies(empty))
         | "Write tally" >> beam.Map(tally.write, output, digest)

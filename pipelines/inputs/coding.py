@@ -10,8 +10,8 @@ import numpy as np
 
 from pipelines.inputs.evidence import Use, one_based
 from pipelines.inputs.rawset import RawSet
-from pipelines.runner.boundary import Failed, attempt
-from trainer import ahead, storage
+from pipelines.runner.isolation import Failed, attempt
+from trainer import prefetch, storage
 from trainer.formats import codings, images
 from trainer.formats.labels import JSON_FORM, Color, Palette, ranges
 from trainer.formats.palettes import BUILT_IN, CAMVID, READ_BY_COLOR, READ_BY_COLORMAP, resolve
@@ -28,7 +28,7 @@ Labels = Callable[[], Iterable[tuple[str, images.Label]]]
 """What gives some labels with their paths."""
 
 
-def read_label(path: str, read: ahead.Read = storage.read) -> images.Label:
+def read_label(path: str, read: prefetch.Read = storage.read) -> images.Label:
     """The label file at `path`. Raises OSError, or ImageError for what is no label."""
     return images.read_label(read(path))
 
@@ -201,7 +201,7 @@ def sampled(paths: Sequence[str], read: Read) -> Iterator[tuple[str, images.Labe
     """SAMPLED_LABELS labels with their paths, evenly spaced; those that cannot be read are left out."""
     count, is_here = min(SAMPLED_LABELS, len(paths)), read is read_label
     chosen = [paths[index * len(paths) // count] for index in range(count)]
-    for path, fetch in ahead.each(chosen, lambda path: (path,) if is_here else ()):
+    for path, fetch in prefetch.read_ahead(chosen, lambda path: (path,) if is_here else ()):
         look = functools.partial(read_label, path, fetch) if is_here else functools.partial(read, path)
         try:
             label = attempt(look, known=(images.ImageError, OSError))

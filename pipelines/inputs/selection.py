@@ -93,13 +93,13 @@ class Selection:
         first = self._folder(rows, paths)
         taken, missing = np.zeros(len(paths), bool), []
         groups = itertools.groupby(ordered(_of_images(rows, {"", first})), itemgetter(0))
-        ahead = next(groups, None)
+        following = next(groups, None)
         for image, (name,) in enumerate(self.names):
             best: list[int] = []
             elsewhere = None
-            if ahead and ahead[0] == image:
-                best, elsewhere = _best(ahead[1])
-                ahead = next(groups, None)
+            if following and following[0] == image:
+                best, elsewhere = _best(following[1])
+                following = next(groups, None)
             if len(best) == 1:
                 taken[best[0]] = True
             else:

@@ -94,11 +94,11 @@ def _hits(wanted: Iterable[Row], forms: Iterable[Row]) -> Iterator[Row]:
 def _named(names: list[str], entries: Iterable[Row], hits: Iterable[Row], rejects: dict[str, Reject]) -> Iterator[Row]:
     """Rows (key, number of the list); `rejects` is filled by the paths of the others."""
     groups = itertools.groupby(hits, itemgetter(0))
-    ahead = next(groups, None)
+    following = next(groups, None)
     for place, (number, entry) in enumerate(entries):
-        if ahead and ahead[0] == place:
-            yield next(ahead[1])[-1], number
-            ahead = next(groups, None)
+        if following and following[0] == place:
+            yield next(following[1])[-1], number
+            following = next(groups, None)
         elif not _is_comment(entry):
             fault = f"listed in {names[number]}.txt, but not found in JPEGImages"
             missing = _below_images(spellings(entry)[-1])

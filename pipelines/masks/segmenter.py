@@ -21,7 +21,7 @@ from pipelines.masks.certainty import Certainty
 from pipelines.masks.network import Network, shared_network
 from pipelines.masks.options import Views
 from pipelines.masks.views import mean_softmax
-from pipelines.runner.boundary import Failed, attempt
+from pipelines.runner.isolation import Failed, attempt
 from pipelines.runner.steps import step
 from trainer.formats.images import shrink
 

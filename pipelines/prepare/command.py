@@ -16,7 +16,7 @@ from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Plan, ShardPlan, plan_for, unfinished
 from pipelines.prepare.workarea import Area, survey
 from pipelines.runner.flags import beam_options, check_paths, located
-from pipelines.runner.remote import CANCELLED, take_up
+from pipelines.runner.remote import CANCELLED, attach
 from pipelines.runner.run import run as run_job
 from trainer import leases, storage
 from trainer.accounts import REJECTS_FILE, Accounts, merged, write_rejects
@@ -30,11 +30,11 @@ def run(options: Options, flags: list[str]) -> int:
     beam = beam_options(flags)
     options = located(beam, options, "input", "output")  # what dataset.json says of them holds anywhere
     source, folder = options.input, options.output
-    if take_up(beam, options, folder, "prepare") == CANCELLED:
+    if attach(beam, options, folder, "prepare") == CANCELLED:
         return 0
     if storage.lies_in(source, folder) and storage.lies_in(folder, source):
         raise InputError(f"--output {options.output} is the input folder; give a folder of its own")
-    leases.hold(folder, "prepare")
+    leases.acquire(folder, "prepare")
     raw = scan(source, options.layout, options.val_fraction, options.group_by)
     if not storage.is_remote(source):
         check_paths(beam, "--input", (path for pair in raw.pairs for path in (pair.image, pair.label)))

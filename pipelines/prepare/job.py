@@ -14,7 +14,7 @@ from pipelines.entries.options import RecordOptions
 from pipelines.prepare import shards, workarea
 from pipelines.prepare.plan import Spec
 from pipelines.runner.progress import Heartbeat
-from pipelines.runner.work import Work, spread
+from pipelines.runner.work import Work, distribute
 from trainer.formats.labels import Palette
 
 
@@ -58,4 +58,4 @@ def build(
     # Shards of one split lie together in the plan and cost alike; workers get them mixed.
     mixed = sorted(specs, key=lambda spec: hashlib.md5(spec.name.encode()).digest())
     write = WriteShard(heartbeat, folder, palette, options)
-    _ = spread(pipeline, mixed, "shards") | "Write shards" >> beam.ParDo(write)
+    _ = distribute(pipeline, mixed, "shards") | "Write shards" >> beam.ParDo(write)

@@ -14,8 +14,8 @@ from pipelines.entries.record import Entry, Unusable, make_record
 from pipelines.prepare import workarea
 from pipelines.prepare.plan import FORMAT_VERSION, Spec
 from pipelines.prepare.workarea import Outcome
-from pipelines.runner.boundary import Failed, attempt
-from trainer import ahead, storage
+from pipelines.runner.isolation import Failed, attempt
+from trainer import prefetch, storage
 from trainer.accounts import Reject
 from trainer.formats.dataset import Sums
 from trainer.formats.examples import encode
@@ -58,7 +58,7 @@ def write_shard(
     sums = Sums()
     with workarea.notes(folder).watch(spec.name) as care:
         with storage.writer(path) as file:
-            for entry, read in ahead.each(entries, lambda entry: () if care else (entry.image, entry.label)):
+            for entry, read in prefetch.read_ahead(entries, lambda entry: () if care else (entry.image, entry.label)):
                 work = functools.partial(make, entry, palette, options, read)
                 if care:
                     work = functools.partial(care.isolated, make, entry, palette, options)
@@ -109,7 +109,7 @@ class Made(NamedTuple):
     pixels: np.ndarray
 
 
-def make(entry: Entry, palette: Palette, options: RecordOptions, read: ahead.Read = storage.read) -> Made:
+def make(entry: Entry, palette: Palette, options: RecordOptions, read: prefetch.Read = storage.read) -> Made:
     """Reads, augments and encodes one entry. Raises Unusable for what is wrong with its files."""
     record, label = make_record(entry, palette, options, read)
     return Made(frame(encode(record)), label.shape, pixels_of_ids(label))

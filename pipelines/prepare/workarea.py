@@ -20,7 +20,7 @@ from typing import NamedTuple
 import google_crc32c
 
 from pipelines.entries.record import Entry
-from pipelines.runner.boundary import InFlight
+from pipelines.runner.isolation import InFlight
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Reject
 from trainer.formats.dataset import DATASET_FILE, SHARD_PATTERN, Shard, open_shard

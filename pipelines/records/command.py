@@ -122,7 +122,7 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
         command = f"deeplab records verify {shlex.quote(options.records)} --delete"
         print(f"`{command}` deletes the shards that have faults; the same `deeplab prepare` then writes them again")
     elif shards:
-        leases.hold(options.records, "records verify --delete")
+        leases.acquire(options.records, "records verify --delete")
         for name in shards:
             with contextlib.suppress(FileNotFoundError):
                 storage.remove(storage.join(options.records, name))
@@ -132,7 +132,7 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
 
 def run_export(options: Export, dataset: Dataset) -> int:
     """Prints how many records were written; the status is 1 when some could not be."""
-    leases.hold(options.output, "records export")
+    leases.acquire(options.output, "records export")
     with _at_work("export", dataset) as (pool, beat):
         accounts = export(options, dataset, pool, beat)
     print(accounts.line())
@@ -145,7 +145,7 @@ def run_export(options: Export, dataset: Dataset) -> int:
 def run_repair(options: Repair, dataset: Dataset) -> int:
     """Prints what was damaged and what became of it; the status is 1 when something is left to be done."""
     folder = options.records
-    leases.hold(folder, "records repair")
+    leases.acquire(folder, "records repair")
     if repairs.has_begun(folder):
         with reading.undisturbed(folder):
             dataset = repairs.finish(folder)
@@ -182,7 +182,7 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
 def run_reshard(options: Reshard, dataset: Dataset) -> int:
     """Prints into how many shards the records went."""
     check_folders(options)
-    leases.hold(options.output, "records reshard")
+    leases.acquire(options.output, "records reshard")
     with _at_work("reshard", dataset) as (pool, beat), reading.undisturbed(options.output):
         new = reshard(options, dataset, pool, beat)
     records = sum(shard.records for shard in new.shards)

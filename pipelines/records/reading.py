@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pipelines.runner.boundary import Failed, Isolated, attempt
+from pipelines.runner.isolation import Failed, Isolated, attempt
 from trainer import storage
 from trainer.formats import images
 from trainer.formats.dataset import Dataset, Shard, open_shard

@@ -22,7 +22,7 @@ from pipelines.entries.record import Entry, Unusable, filename, make_record
 from pipelines.inputs.rawset import Pair, scan
 from pipelines.records.reading import apart
 from pipelines.records.verify import check_message, key_of, name_of, verify
-from pipelines.runner.boundary import Failed
+from pipelines.runner.isolation import Failed
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts, Reject, write_rejects
 from trainer.formats.dataset import (

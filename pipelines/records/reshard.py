@@ -15,7 +15,7 @@ import numpy as np
 
 from pipelines.records.options import Reshard
 from pipelines.records.reading import apart, read_records
-from pipelines.runner.boundary import Failed
+from pipelines.runner.isolation import Failed
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts
 from trainer.formats import images

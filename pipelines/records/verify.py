@@ -13,7 +13,7 @@ import google_crc32c
 import numpy as np
 
 from pipelines.records.reading import apart
-from pipelines.runner.boundary import Failed
+from pipelines.runner.isolation import Failed
 from trainer import storage
 from trainer.accounts import Accounts
 from trainer.formats import images

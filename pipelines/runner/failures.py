@@ -1,4 +1,4 @@
-"""How a failing run ends: Beam's nested tracebacks as one line, and a killed worker as an error instead of a wait."""
+"""How a failing run ends: Beam's nested tracebacks become one line, and a killed worker an error instead of a hang."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from trainer.options import InputError
 STATUS_WORKER_DIED = 70
 STATUS_INTERRUPTED = 130
 SERVERS = ("PrismJobServer", "FlinkJarJobServer", "SparkJarJobServer", "apache_beam.utils.subprocess_server", "")
-"""Loggers by which Beam tells of job servers that it starts; the last one is the root, for what names none."""
-TELLING = 10.0
-"""Seconds within which Beam learns that a worker process has ended: it waits for that alone."""
+"""Loggers of the job servers that Beam starts; the last is the root logger, which some of their messages go to."""
+REPORT_SECONDS = 10.0
+"""Seconds within which a thread of Beam reports that a worker process has ended."""
 
 
 def readable(error: Exception, title: str) -> InputError | storage.Unavailable:
-    """One readable line from a failure that Beam hands over as text of nested tracebacks."""
-    # What Java adds where it hands on a traceback of Python.
+    """Turns a failure that Beam reports as a text of nested tracebacks into an error of one line."""
+    # Lines that Java adds to a traceback of Python.
     text = re.sub(r"\n\s+(?:at [^\n]*\([^\n]*\)|\.\.\. \d+ (?:more|common frames omitted))(?=\n|\Z)", "", str(error))
     for known in (InputError, storage.Unavailable):
-        # By what is last in the text, whole: names of files may hold line breaks.
+        # The last error in the text, to its end: file names may contain line breaks.
         name = rf"(?:\A|.*^)(?:\w+\.)*{known.__name__}: "
         before = re.match(name, text, re.MULTILINE | re.DOTALL)
         if isinstance(error, known) or (before and "\nTraceback (" not in text[before.end() :]):
@@ -55,33 +55,33 @@ def readable(error: Exception, title: str) -> InputError | storage.Unavailable:
     )
 
 
-def let_death_be_told(error: Exception) -> None:
-    """Waits, where a job failed because the connection to a worker broke, for the thread that tells how that ended.
+def await_death_report(error: Exception) -> None:
+    """After a broken connection to a worker, waits for the thread that reports how the worker ended.
 
-    It ends the program, see `stop_when_worker_dies`.
+    That thread ends the program, see `stop_when_worker_dies`.
     """
     if "Channel closed prematurely" in str(error):
-        time.sleep(TELLING)
+        time.sleep(REPORT_SECONDS)
 
 
 @contextlib.contextmanager
 def stop_when_worker_dies(out: TextIO, title: str, folder: str) -> Iterator[None]:
-    """Ends the program when a worker process was killed (out of memory): Beam itself would wait for it for ever.
+    """Ends the program when a worker process was killed (out of memory); Beam itself would wait for it for ever.
 
-    Beam says so only in one of its helper threads, which ends the program there: where SIGINT is ignored, as in what
-    a script starts with `&`, no interrupt would reach the thread that waits. Beam's non-daemon threads would also keep
-    an interrupted program alive, therefore Ctrl-C ends with `os._exit` as well, and at once: after an exception Beam
-    waits for its workers, and these perhaps for a lock that this thread held when it came. What had been published by
-    then is whole and is kept.
+    Beam reports the death only in one of its helper threads, so the program is ended from there: an interrupt would
+    not reach the waiting thread where SIGINT is ignored, as in programs that a script starts with `&`. Ctrl-C ends the
+    program with `os._exit` as well, because Beam's non-daemon threads would keep it alive, and immediately, because
+    after an exception Beam waits for its workers, which may wait for a lock that this thread held when the signal
+    came. What had been published by then is complete and is kept.
     """
     before = threading.excepthook
     ending = threading.Lock()
 
     def end(text: str, cure: str, status: int) -> None:
-        if not ending.acquire(blocking=False):  # in another thread, for another reason
+        if not ending.acquire(blocking=False):  # another thread is ending the program already
             return
-        logging.getLogger("apache_beam").setLevel(logging.CRITICAL + 1)  # what follows are its consequences
-        bar = "\n" * out.isatty()  # that may stand there without the end of its line
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL + 1)  # whatever follows is a consequence
+        bar = "\n" * out.isatty()  # ends the line of the progress bar
         say(f"{bar}deeplab {title}: {text}; finished outputs are kept, {cure}", out)
         sys.stdout.flush()
         shutil.rmtree(folder, ignore_errors=True)
@@ -101,7 +101,7 @@ def stop_when_worker_dies(out: TextIO, title: str, folder: str) -> Iterator[None
     def interrupt(*signal_and_frame: object) -> None:
         end("interrupted", "run the same command again to resume", STATUS_INTERRUPTED)
 
-    # Not where it is ignored, or somebody else's: nor may another thread than the first one set it.
+    # Only if nobody else handles or ignores SIGINT, and only in the main thread, which alone may set a handler.
     is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     is_ours &= threading.current_thread() is threading.main_thread()
     threading.excepthook = hook
@@ -137,16 +137,16 @@ class _NoTracebacks:
 
 
 def _not_repeated(record: logging.LogRecord) -> bool:
-    # The failure of a DoFn comes back to `run` as an exception and is said there, once.
+    # `run` gets the failure of a DoFn as an exception, and reports it once.
     text = record.getMessage()
     repeated = ("Error processing instruction", "[while running ", "Failed to read inputs in the data plane")
     return not any(words in text for words in repeated)
 
 
 def quiet_servers() -> None:
-    """Hides for good what job servers that Beam starts tell of themselves, unless the user's log level shows it.
+    """Hides the log of job servers that Beam starts, except errors, unless the user's log level shows it.
 
-    They do so until this process ends, at levels of their own.
+    For good: they log until this process ends, at levels of their own.
     """
     if logging.getLogger().getEffectiveLevel() > logging.INFO:
         for name in SERVERS:
@@ -159,7 +159,7 @@ def _is_grave(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def quiet_beam() -> Iterator[None]:
-    """Hides Beam's informational log while the block runs unless the user's log level shows it; errors stay."""
+    """Hides Beam's log, except errors, while the block runs, unless the user's log level shows it."""
     beam_log = logging.getLogger("apache_beam")
     level = beam_log.level
     names = ("common", "worker.sdk_worker", "worker.data_plane", "portability.local_job_service")

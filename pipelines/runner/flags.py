@@ -1,4 +1,4 @@
-"""Apache Beam's flags: read, refused where they cannot work, and asked how the workers share this machine."""
+"""Apache Beam's flags: parses them, refuses what cannot work, and tells how the workers share this machine."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from trainer.options import InputError
 LOCAL_RUNNERS = ("directrunner", "fnapirunner", "switchingdirectrunner")
 CLUSTER_RUNNERS = ("portablerunner", "flinkrunner", "sparkrunner")
 REMOTE_WORKERS = 16
-"""Workers that work is cut for where their number is the service's to choose."""
+"""Number of workers to plan for when the service chooses it."""
 LISTS = (".csv", ".jsonl", ".txt")
-"""Files that are read before the job starts; what they list may lie elsewhere."""
+"""Suffixes of files that are read before the job starts, so they may be local even when the workers are not."""
 JOB_SERVERS = ("flinkrunner", "sparkrunner", "prismrunner")
-"""Runners that start a job server where the user names none."""
+"""Runners that start a job server if the user names none."""
 T = TypeVar("T")
 
 
 class JobOptions(PipelineOptions):
-    """What is asked of a job elsewhere besides what Beam's own flags say."""
+    """Flags of ours for jobs on other machines, beside Beam's own."""
 
     @classmethod
     def _add_argparse_args(cls, parser: _BeamArgumentParser) -> None:
@@ -45,14 +45,14 @@ class JobOptions(PipelineOptions):
 
 
 def beam_options(flags: list[str]) -> PipelineOptions:
-    """Beam's options from the flags a command did not know itself.
+    """Beam's options, parsed from the flags that the command itself does not know.
 
     Local runs default to `--direct_running_mode multi_threading` (OpenCV, TensorFlow and Pillow release the GIL), with
-    as many workers as this process may use cores.
+    one worker for each core that this process may use.
 
     Raises:
-      InputError: flags that Beam does not know either, values Beam refuses, a remote job whose workers would lack this
-        package or have another Python.
+      InputError: flags that Beam does not know either, values that Beam refuses, or a remote job whose workers would
+        lack this package or have another Python.
     """
     _refuse_unknown(flags)
     options = PipelineOptions(list(flags))
@@ -60,7 +60,7 @@ def beam_options(flags: list[str]) -> PipelineOptions:
     if job.worker_accelerator and not is_dataflow(options):
         raise InputError("--worker_accelerator is for --runner DataflowRunner")
     if is_local(options) and (job.no_wait or job.cancel):
-        raise InputError(f"--{'cancel' if job.cancel else 'no_wait'} is for jobs elsewhere; give their --runner too")
+        raise InputError(f"--{'cancel' if job.cancel else 'no_wait'} is for remote jobs; give their --runner too")
     if runner_name(options) == "daskrunner":
         raise InputError(
             "--runner DaskRunner: Beam's Dask runner silently drops outputs; omit --runner to run locally, or give "
@@ -77,7 +77,9 @@ def beam_options(flags: list[str]) -> PipelineOptions:
             direct.direct_running_mode = "multi_threading"
     elif is_unknown(options):
         known = ", ".join(StandardOptions.KNOWN_RUNNER_NAMES)
-        raise InputError(f"--runner {options.view_as(StandardOptions).runner} is none of Beam's; expected {known}")
+        raise InputError(
+            f"--runner {options.view_as(StandardOptions).runner} is not a runner of Beam; expected {known}"
+        )
     elif is_dataflow(options):
         needs.check_dataflow(options, job.worker_accelerator)
     elif not shares_this_machine(options):
@@ -91,12 +93,12 @@ def runner_name(options: PipelineOptions) -> str:
 
 
 def is_local(options: PipelineOptions) -> bool:
-    """Whether `run.run` uses the runner inside this process (threads or processes of this machine)."""
+    """Whether the job runs in threads or processes of this machine, started by this process."""
     return runner_name(options) in LOCAL_RUNNERS
 
 
 def is_unknown(options: PipelineOptions) -> bool:
-    """Whether Beam knows no runner of that name; one with the name of its module is not looked for here."""
+    """Whether Beam knows no runner of that name. Names with a module are left for Beam to check."""
     given = options.view_as(StandardOptions).runner or ""
     known = {name.lower() for name in StandardOptions.KNOWN_RUNNER_NAMES}
     return "." not in given and not {given.lower(), f"{given.lower()}runner"} & known
@@ -108,9 +110,9 @@ def is_dataflow(options: PipelineOptions) -> bool:
 
 
 def shares_this_machine(options: PipelineOptions) -> bool:
-    """Whether the workers are parts of this process or its children, so that they work where it does and end with it.
+    """Whether the workers are threads or children of this process, so that they run on this machine and end with it.
 
-    That is so for local runs, for `--environment_type LOOPBACK`, and where Beam's runners choose that by themselves.
+    That is so for local runs, for `--environment_type LOOPBACK`, and for runners that choose it by default.
     """
     runner, environment = runner_name(options), options.view_as(PortableOptions).environment_type
     if is_local(options) or is_dataflow(options) or environment:
@@ -124,13 +126,13 @@ def shares_this_machine(options: PipelineOptions) -> bool:
 
 
 def located(options: PipelineOptions, command: T, *names: str) -> T:
-    """The options of a command with absolute paths, for workers may have another working directory.
+    """The options of a command with absolute paths, since workers may have another working directory.
 
     Args:
-      names: fields with the paths of all that workers read and write: one path, several, or None.
+      names: the fields that hold paths which workers read or write: one path, several, or None.
 
     Raises:
-      InputError: a path on this machine for workers on Dataflow.
+      InputError: a local path, for workers on Dataflow.
     """
     paths: dict[str, Any] = {}
     for name in names:
@@ -144,24 +146,24 @@ def located(options: PipelineOptions, command: T, *names: str) -> T:
 
 
 def check_paths(options: PipelineOptions, flag: str, paths: Iterable[str]) -> None:
-    """Raises InputError where one of the paths, given with that flag, is one that workers on Dataflow cannot see."""
+    """Raises InputError if workers on Dataflow cannot see one of the paths that were given with `flag`."""
     if not is_dataflow(options):
         return
     for path in paths:
         if not storage.is_remote(path) and not path.lower().endswith(LISTS):
             raise InputError(
-                f"{flag} {path} is a path of this machine, which workers on Dataflow cannot see; copy the files to "
+                f"{flag} {path} is a local path, which workers on Dataflow cannot see; copy the files to "
                 "Cloud Storage (`gcloud storage cp --recursive`) and give a gs:// address"
             )
 
 
 def workers(options: PipelineOptions) -> int:
-    """How many workers there will be, at least 1; a guess for remote runners."""
+    """The number of workers, at least 1; a guess for remote runners."""
     return max(1, options.view_as(DirectOptions).direct_num_workers) if is_local(options) else REMOTE_WORKERS
 
 
 def cores_per_process(options: PipelineOptions) -> int:
-    """Cores that each worker process of this machine has to itself; 0 where a process has the machine to itself."""
+    """Cores that each worker process of this machine may use; 0 if a process has the machine to itself."""
     direct = options.view_as(DirectOptions)
     if is_local(options) and direct.direct_running_mode == "multi_processing":
         return max(1, cores() // direct.direct_num_workers)
@@ -177,7 +179,7 @@ def _beam_parser() -> _BeamArgumentParser:
 
 
 def _has_job_server(options: PipelineOptions) -> bool:
-    """Whether the job goes through a job server that has flags of its own."""
+    """Whether the job is sent to a job server, which has flags of its own."""
     own = runner_name(options) in JOB_SERVERS
     return own or (runner_name(options) == "portablerunner" and bool(jobserver.endpoint(options)))
 

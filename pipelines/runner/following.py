@@ -1,6 +1,6 @@
-"""A job elsewhere is followed to its end: what is shown meanwhile, and what is said where the waiting ends before.
+"""Follows a remote job to its end: shows its progress, and explains what happens if the waiting ends earlier.
 
-It is told what becomes of the job, how it is ended, and how to go on with what it does.
+The explanation says whether the job goes on, how to cancel it, and how to continue with its results.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Callable
 from apache_beam.options.pipeline_options import PipelineOptions, SparkRunnerOptions
 
 from pipelines.runner import jobserver, services
-from pipelines.runner.boundary import cause
 from pipelines.runner.failures import quiet_beam, readable
 from pipelines.runner.flags import is_dataflow, runner_name, shares_this_machine
+from pipelines.runner.isolation import cause
 from pipelines.runner.progress import (
     EXPECTED,
     FOLDER,
@@ -33,10 +33,10 @@ from trainer import storage
 from trainer.options import InputError
 
 LOST = 300.0
-"""Seconds without an answer after which a job is given up."""
+"""Seconds without an answer after which we stop following a job."""
 SILENCE = 120.0
-"""Seconds after which it is said that no worker has reported."""
-ENDS_TOO = "the job ends as well, for its workers belong to this process; run the same command again to resume"
+"""Seconds after which the user is told that no worker has reported."""
+ENDS_TOO = "the job ends as well, since its workers belong to this process; run the same command again to resume"
 AGAIN = "or let it finish: the same command, run again, follows it, and keeps what it wrote"
 
 
@@ -45,14 +45,14 @@ def follow(job: Job, options: PipelineOptions, title: str, folder: str, total: i
 
     Args:
       job: the job.
-      options: of it.
-      title: of the command.
-      folder: what the job writes to.
-      total: how many `unit`s it will do; 0 where that was another process to say.
+      options: Beam's options of the job.
+      title: name of the command.
+      folder: the output folder of the job.
+      total: how many `unit`s it will process; 0 if another process sent it, whose note in the folder is then read.
 
     Raises:
-      InputError, storage.Unavailable: it failed or was cancelled, or there is no word of it any more.
-      KeyboardInterrupt: the user wants to wait no longer; its text says whether the job goes on, and how to end it.
+      InputError, storage.Unavailable: the job failed or was cancelled, or its service no longer answers.
+      KeyboardInterrupt: the user pressed Ctrl-C; the text says whether the job goes on, and how to cancel it.
     """
     try:
         counts = storage.join(folder, FOLDER)
@@ -66,7 +66,7 @@ def follow(job: Job, options: PipelineOptions, title: str, folder: str, total: i
             state = _wait(job, count, options, title)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_left_behind(job, options)) from None
-    with contextlib.suppress(Exception):  # of workers of this process, which are not needed any more
+    with contextlib.suppress(Exception):  # the workers of this process, if it has any, are no longer needed
         job.release()
     failure = _failure(job, state, options, title)
     if folder and not is_dataflow(options):
@@ -76,16 +76,16 @@ def follow(job: Job, options: PipelineOptions, title: str, folder: str, total: i
 
 
 def _wait(job: Job, count: Callable[[], int], options: PipelineOptions, title: str) -> str:
-    """The state in which the job ends; others on the way are printed as they change."""
+    """Waits for the job to end and returns its final state; prints the states in between."""
     before, start, heard = "RUNNING", time.monotonic(), time.monotonic()
     has_reported = False
     while True:
         try:
             state = job.state()
             heard = time.monotonic()
-        except Exception as error:  # whatever a service's client raises: the job may go on all the same
+        except Exception as error:  # whatever a service's client raises: the job may still be running
             if time.monotonic() - heard > LOST:
-                fault = f"no word of the {title} job any more: {cause(error)}; it may go on all the same."
+                fault = f"lost contact with the {title} job: {cause(error)}; it may still be running."
                 raise InputError(f"{fault} {_remedy(job, options)}") from None
             state = before
         if services.is_over(state):
@@ -107,16 +107,16 @@ def _hint(options: PipelineOptions) -> str:
     version = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
     return (
         f"no worker has reported for {SILENCE:.0f} s; each needs {version}, this version of this package and of Beam, "
-        "and the output folder under the same path: the runner's log tells more"
+        "and the output folder under the same path; see the runner's log"
     )
 
 
 def _failure(job: Job, state: str, options: PipelineOptions, title: str) -> Exception | None:
-    """What there is to say of a job that ended in that state, in one line; None where it is done."""
+    """The error, in one line, for a job that ended in that state; None if it succeeded."""
     if state == "DONE":
         return None
     error = ""
-    with contextlib.suppress(Exception):  # the service has nothing to say, or is gone
+    with contextlib.suppress(Exception):  # the service gives no reason, or has gone
         error = job.error() if state == "FAILED" else ""
     if error:
         failure = readable(RuntimeError(error), title)
@@ -132,12 +132,12 @@ def _done(job: Job) -> int:
 
 
 def see(job: Job) -> str:
-    """Where people see a job, to stand behind what is said of it; "" for nowhere."""
+    """The web page of a job, as a clause to append to a message; "" if it has none."""
     return f"; see {job.page}" if job.page else ""
 
 
 def unsent(options: PipelineOptions) -> str:
-    """What to say where a job was interrupted while it was being sent."""
+    """The message for a job that was interrupted while it was being sent."""
     if shares_this_machine(options):
         return ENDS_TOO
     if services.can_find(options):
@@ -156,18 +156,18 @@ def _left_behind(job: Job, options: PipelineOptions) -> str:
 
 
 def _remedy(job: Job, options: PipelineOptions) -> str:
-    """Where the job is, how to cancel it, and how to go on with what it does."""
+    """Where the job runs, how to cancel it, and how to continue with its results."""
     where = f"It is {job.id} at {service(options)}{see(job)}"
     if services.can_find(options):
         return f"{where}; cancel it with the same command and --cancel, {AGAIN}"
     return (
-        f"{where}; cancel it there, or let it finish and then run the same command again, which keeps what it wrote; "
-        "not before"
+        f"{where}; cancel it there, or wait until it has finished, and only then run the same command again, which "
+        "keeps what it wrote"
     )
 
 
 def service(options: PipelineOptions) -> str:
-    """What people know as the place where jobs of these options run."""
+    """Human-readable name of the service that runs jobs with these options."""
     if is_dataflow(options):
         return "Dataflow"
     spark = options.view_as(SparkRunnerOptions).spark_master_url if runner_name(options) == "sparkrunner" else ""

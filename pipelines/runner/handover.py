@@ -1,6 +1,6 @@
-"""What a command hands the workers of its job through the output folder, and gets back: a plan, and what came of it.
+"""Files that a command and the workers of its job exchange through the output folder: a plan, and its tally.
 
-Both files are named by the plan's digest, so that no other run can put another plan in its place.
+Both are named by the plan's digest, so no other run can replace a plan.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trainer.options import InputError
 
 
 def digest_of(lines: Sequence[bytes]) -> str:
-    """16 hex digits, of the plan of these lines."""
+    """The digest of a plan with these lines: 16 hex digits."""
     return _digest(b"\n".join(lines))
 
 
@@ -25,22 +25,22 @@ def _digest(content: bytes) -> str:
 
 
 def plan_path(folder: str, digest: str) -> str:
-    """Where the plan of that digest is, in the output folder."""
+    """The path of the plan with that digest, in the output folder."""
     return storage.join(folder, f".plan-{digest}.jsonl")
 
 
 def tally_path(folder: str, digest: str) -> str:
-    """Where the job writes what came of the plan of that digest."""
+    """The path of the tally that the job writes for the plan with that digest."""
     return storage.join(folder, f".tally-{digest}.npz")
 
 
 def _is_handover(name: str) -> bool:
-    """Whether a file in the output folder is the plan of a run, or what came of it."""
+    """Whether a file in the output folder is the plan or the tally of a run."""
     return bool(re.fullmatch(r"\.plan-[0-9a-f]{16}\.jsonl|\.tally-[0-9a-f]{16}\.npz", name))
 
 
 def sweep(folder: str, names: Collection[str]) -> None:
-    """Removes the plans of runs and what came of them, and what killed runs were writing of these and of `names`."""
+    """Removes the plans and tallies of earlier runs, and unfinished files of these or of `names`."""
     for file in storage.glob(storage.join(folder, ".*")):
         whole = storage.unfinished(file.relative)
         if whole in names or _is_handover(whole or file.relative):
@@ -49,27 +49,27 @@ def sweep(folder: str, names: Collection[str]) -> None:
 
 
 def write_plan(folder: str, lines: Sequence[bytes]) -> None:
-    """Writes a plan into the output folder. None of its lines may hold a line feed."""
+    """Writes a plan into the output folder. None of its lines may contain a line feed."""
     storage.write(plan_path(folder, digest_of(lines)), b"\n".join(lines))
 
 
 def read_line(folder: str, digest: str, number: int) -> bytes:
-    """A line of the plan of that digest. Raises InputError if it was changed."""
+    """Line `number` of the plan with that digest. Raises InputError if the plan was changed."""
     return _lines(folder, digest)[number]
 
 
 @functools.lru_cache(maxsize=1)
 def _lines(folder: str, digest: str) -> list[bytes]:
-    """The lines of a plan's file; read once per process."""
+    """The lines of a plan, which is read once per process."""
     path = plan_path(folder, digest)
     content = _read(path)
     if _digest(content) != digest:
-        raise InputError(f"{path} was changed while it was worked on; give every run an --output of its own")
+        raise InputError(f"{path} was changed while the job was running; give every run an --output of its own")
     return content.split(b"\n")
 
 
 def read_tally(folder: str, digest: str) -> bytes:
-    """What the job wrote at `tally_path`. Raises InputError if it cannot be read."""
+    """The bytes that the job wrote to `tally_path`. Raises InputError if they cannot be read."""
     return _read(tally_path(folder, digest))
 
 
@@ -81,7 +81,7 @@ def _read(path: str) -> bytes:
 
 
 def remove(folder: str, digest: str) -> None:
-    """Removes the plan of that digest and what came of it."""
+    """Removes the plan with that digest and its tally."""
     for path in (plan_path(folder, digest), tally_path(folder, digest)):
         if storage.exists(path):
             storage.remove(path)

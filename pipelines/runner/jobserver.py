@@ -1,4 +1,4 @@
-"""Beam's job servers, to which jobs for Flink, Spark and Prism are sent: the flags they know, and their jobs."""
+"""Beam's job servers, which take the jobs for Flink, Spark and Prism: their addresses and the flags they know."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
-"""Becomes the program that is named behind the number of the process that starts this, and ends with that process."""
+"""Program that executes the command in its arguments, behind its parent's process id, and ends with that parent."""
 
 
 def endpoint(options: PipelineOptions) -> str:
-    """HOST:PORT of a job server that stands by itself; "" where Beam starts one for the job, or needs none."""
+    """HOST:PORT of a job server that the user started; "" if Beam starts one for the job, or needs none."""
     named = options.view_as(PortableOptions).job_endpoint or ""
     return "" if named == "embed" else named
 
 
 def connect(address: str) -> beam_job_api_pb2_grpc.JobServiceStub:
-    """Raises InputError where no job server answers at HOST:PORT."""
+    """Connects to a job server. Raises InputError if none answers at HOST:PORT."""
     channel = grpc.insecure_channel(address)
     try:
         grpc.channel_ready_future(channel).result(timeout=ANSWER)
@@ -49,10 +49,9 @@ def connect(address: str) -> beam_job_api_pb2_grpc.JobServiceStub:
 
 
 def bind(options: PipelineOptions) -> None:
-    """Has a job server in Java that Beam starts for the options end with this process, whatever ends it.
+    """Ties the Java job server that Beam starts for these options to this process: it ends when this process does.
 
-    Where this process alone is killed the server would stay for good, and still pass on a job that it was given. Only
-    Linux can tell it.
+    Otherwise it would outlive a killed process, and still forward a job it was given. Works on Linux only.
     """
     server = options.view_as(JobServerOptions)
     java = shutil.which(server.job_server_java_launcher)
@@ -62,12 +61,13 @@ def bind(options: PipelineOptions) -> None:
 
 
 def flags(options: PipelineOptions, runner: str) -> frozenset[str]:
-    """The flags that the job server of the options knows: "--object_reuse", ...
+    """The flags that the job server for these options knows: "--object_reuse", ...
 
     Args:
-      runner: name of the runner, whose own job server is started, asked and stopped where none stands by itself.
+      runner: name of the runner; if the user started no job server, its own is started, queried and stopped.
 
-    Raises InputError where it does not answer.
+    Raises:
+      InputError: the job server does not answer.
     """
     with _server(options, runner) as service:
         answer = service.DescribePipelineOptions(beam_job_api_pb2.DescribePipelineOptionsRequest(), timeout=ANSWER)

@@ -1,4 +1,4 @@
-"""What the workers of a job elsewhere need, checked before anything is sent to them, and what suits these jobs."""
+"""Checks that the workers of a remote job will have what they need, before it is sent, and sets fitting defaults."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ from pipelines import __version__
 from trainer.options import InputError
 
 IMAGE_PYTHON = (3, 11)
-"""Python of the worker image that the Dockerfile makes."""
+"""Python of the worker image that the Dockerfile builds."""
 IMAGE_BEAM = "2.77.0"
 """Apache Beam of that image."""
 
 MACHINE = "n2-standard-4"
-"""Decoding, the CRF and the network on a CPU scale with the cores, and take less than 4 GB for each."""
+"""Decoding, the CRF and the network on a CPU scale with the cores, and take less than 4 GB per core."""
 GPU_MACHINES = {
     "nvidia-l4": "g2-standard-8",
     "nvidia-tesla-a100": "a2-highgpu-1g",
     "nvidia-a100-80gb": "a2-ultragpu-1g",
 }
-"""Machines that some GPUs come with; the others are added to GPU_MACHINE."""
+"""Machine types that include a GPU; other GPUs are attached to GPU_MACHINE."""
 GPU_MACHINE = "n1-standard-8"
 THREADS = 8
-"""Threads of a worker whose machine's name does not tell its cores."""
+"""Threads of a worker if the name of its machine type does not include the number of cores."""
 DISK_GB = 50
-"""The image unpacked is some 5 GB, a shard that is gathered before its upload 128 MB for each thread."""
+"""The unpacked image takes some 5 GB, and a shard that is buffered before its upload 128 MB per thread."""
 ONE_PROCESS, PROCESSES = "no_use_multiple_sdk_containers", "use_multiple_sdk_containers"
-"""Experiments of Dataflow. The service's own choice is a process for each core, each with a network of its own."""
+"""Experiments of Dataflow. By default it starts a process per core, each of which would load the network."""
 
 ACCELERATOR = re.compile(r"type:(?P<kind>[\w-]+);count:\d+(;install-nvidia-driver(:[\w.-]+)?)?(;[\w:.;-]+)?")
 WHEEL = re.compile(r"deeplab_pipelines-(?P<version>[^-]+)(-\d[^-]*)?-cp3(?P<minor>\d+)-\w+-(?P<platform>[\w.]+)\.whl")
 
 
 def check_dataflow(options: PipelineOptions, accelerator: str | None = None) -> None:
-    """Fills in what suits these jobs where the user said nothing. Raises InputError for what cannot work.
+    """Checks the options of a Dataflow job and sets fitting defaults. Raises InputError for what cannot work.
 
     Args:
-      accelerator: GPU of every worker, such as nvidia-tesla-t4, or Dataflow's whole text for it; None for none.
+      accelerator: GPU of every worker, such as nvidia-tesla-t4, or Dataflow's full specification; None for none.
     """
     cloud, setup = options.view_as(GoogleCloudOptions), options.view_as(SetupOptions)
     missing = [f"--{name}" for name in ("project", "region") if not getattr(cloud, name)]
@@ -73,7 +73,7 @@ def check_dataflow(options: PipelineOptions, accelerator: str | None = None) -> 
 
 
 def check_wheel(packages: list[str] | tuple[()]) -> None:
-    """Raises InputError unless one of the packages is a wheel of this program that Dataflow's workers can install."""
+    """Raises InputError unless one of the packages is a wheel of this package that Dataflow's workers can install."""
     ours = [path for path in packages if path.replace("\\", "/").rsplit("/", 1)[-1].startswith("deeplab_pipelines-")]
     if not ours:
         raise InputError(
@@ -128,7 +128,7 @@ def suit(options: PipelineOptions, accelerator: str | None) -> None:
 
 
 def check_cluster(options: PipelineOptions) -> None:
-    """Raises InputError where the workers of a cluster would have no or another package, or another Python."""
+    """Raises InputError if the workers of a cluster would lack this package, or have another version or Python."""
     portable, setup = options.view_as(PortableOptions), options.view_as(SetupOptions)
     kind, config = portable.environment_type, portable.environment_config
     if kind == "PROCESS":
@@ -163,7 +163,7 @@ def check_process(config: str | None) -> None:
 
 
 def check_image(flag: str, image: str) -> None:
-    """Refuses an image of another Python or Beam: one cannot read what the other pickles; workers fail or wait."""
+    """Raises InputError for an image with another Python or Beam: its workers could not unpickle the job, or hang."""
     name = image.rsplit("/", 1)[-1]
     named = re.search(r"py(?:thon)?[-_]?3\.?(\d+)", name)
     python, here = (3, int(named.group(1))) if named else IMAGE_PYTHON, sys.version_info[:2]

@@ -1,4 +1,4 @@
-"""Progress of a run: workers count what they have finished, and a bar or plain lines show the sum."""
+"""Progress of a run: workers count what they have finished; a progress bar or plain lines show the sum."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from tqdm import tqdm
 from trainer import storage
 from trainer.options import InputError
 
-PLAIN_SECONDS = 10.0  # between two progress lines where stderr is no terminal, or two counts in Cloud Storage
+PLAIN_SECONDS = 10.0  # between two progress lines if stderr is not a terminal, and between two counts in Cloud Storage
 WATCH_SECONDS = 0.25
 REMOTE_SECONDS = 5.0
-"""Between two looks where one is a request."""
+"""Between two polls if each of them is a request."""
 READERS = 16
-"""Counts that are read at a time from Cloud Storage."""
+"""Counts that are read concurrently from Cloud Storage."""
 FOLDER = ".progress"
-"""Where the workers of a job elsewhere count what they have done, in its output folder."""
+"""Folder in which the workers of a remote job count what they have done, in its output folder."""
 COUNT = ".count"
 """Suffix of the files with counts."""
 EXPECTED = "expected.json"
-"""How much there will be, in the same folder."""
+"""How many items there will be, in the same folder."""
 STAGED = "artifacts"
-"""What a job server keeps for its workers, in the same folder."""
+"""Files that a job server stages for its workers, in the same folder."""
 
 
 class Heartbeat:
     """Counts finished items from any thread or process of any worker.
 
-    Every (unpickled) copy has a file of its own in `folder`, so that no lock is needed: in a local or a shared folder
-    it grows by one byte for each item; in Cloud Storage it holds the number, written again every PLAIN_SECONDS. A
-    heartbeat without a folder does nothing.
+    Every (unpickled) copy has a file of its own in `folder`, so no lock is needed: in a local or shared folder it
+    grows by one byte per item; in Cloud Storage it holds the number, rewritten every PLAIN_SECONDS. A heartbeat
+    without a folder does nothing.
     """
 
     def __init__(self, folder: str = "") -> None:
@@ -51,11 +51,11 @@ class Heartbeat:
         return Heartbeat(self.folder).__dict__.copy()
 
     def check(self) -> None:
-        """Raises InputError where the folder is not there: this worker does not see what the others do."""
+        """Raises InputError if the folder does not exist: this worker does not see the files of the others."""
         if self.folder and not storage.is_remote(self.folder) and not os.path.isdir(self.folder):
             raise InputError(
-                f"{self.folder} is not there on the worker {socket.gethostname()}; give folders that all workers see "
-                "under the same path, such as on a network file system, or gs:// addresses"
+                f"{self.folder} does not exist on the worker {socket.gethostname()}; give folders that all workers "
+                "see under the same path, such as on a network file system, or gs:// addresses"
             )
 
     def beat(self, n: int = 1) -> None:
@@ -84,7 +84,7 @@ class Heartbeat:
 
 
 def say(text: str, out: TextIO) -> None:
-    """Prints a line and flushes it, so that it stands in its place among those of other processes."""
+    """Prints a line and flushes it, so that it keeps its place among the lines of other processes."""
     print(text, file=out, flush=True)
 
 
@@ -98,9 +98,9 @@ def beats(folder: str) -> int:
 
 
 def forget(output: str) -> None:
-    """Removes the counts of a job that has ended from its output folder, and what was staged for its workers.
+    """Removes the counts of a finished job, and the files staged for its workers, from its output folder.
 
-    Jobs whose command was killed leave them. What else somebody has put there stays.
+    They may be left from a job whose command was killed. Other files in the folder are kept.
     """
     folder = storage.join(output, FOLDER)
     with contextlib.suppress(OSError, storage.Unavailable):
@@ -118,11 +118,11 @@ def forget(output: str) -> None:
 def progress(
     count: Callable[[], int], total: int, unit: str, title: str, out: TextIO, watch: float = WATCH_SECONDS
 ) -> Iterator[None]:
-    """Shows what `count` returns while the block runs: a bar on a terminal, else a line every few seconds.
+    """Shows what `count` returns while the block runs: as a bar on a terminal, else as a line every few seconds.
 
     Args:
-      total: what it will be in the end; 0 where nobody knows.
-      watch: seconds between two calls of it for the bar.
+      total: the final count; 0 if it is not known.
+      watch: seconds between two calls of `count` for the bar.
     """
     done = threading.Event()
     show = _bar if out.isatty() else _lines
@@ -136,7 +136,7 @@ def progress(
 
 
 class _Last:
-    """What a function last returned: a service that does not answer for a while is no reason to stop."""
+    """The last value that a function returned: its errors are ignored, since a service may be briefly unavailable."""
 
     def __init__(self, count: Callable[[], int]) -> None:
         self._count, self._value = count, 0

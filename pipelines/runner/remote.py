@@ -1,7 +1,7 @@
-"""A job on another runner: sent, found again by another run of the same command, and ended.
+"""Jobs on other machines: send one, find it again in a later run of the same command, and cancel it.
 
-A job's name holds a digest of its output folder and one of its command's options. So nothing needs to be noted
-anywhere: a later run asks the service for a job that writes to its folder, and knows whether that is its own.
+A job's name contains a digest of its output folder and one of its command's options. So a later run can ask the
+service for a job that writes to its folder, and tell whether that is its own, without any record of it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, JobServerOptions, PipelineOptions
 
 from pipelines.runner import jobserver, sending, services
-from pipelines.runner.boundary import cause
 from pipelines.runner.failures import quiet_beam, quiet_servers, readable
 from pipelines.runner.flags import JobOptions, is_dataflow, is_local, runner_name, shares_this_machine
 from pipelines.runner.following import LOST, follow, see, service, unsent
+from pipelines.runner.isolation import cause
 from pipelines.runner.progress import FOLDER, STAGED, Heartbeat, forget, say
 from pipelines.runner.services import Job
 from trainer import storage
@@ -34,32 +34,32 @@ from trainer.options import CheckedOptions, InputError, to_json
 
 NAME = re.compile(r"(?:.*-)?(?P<output>[0-9a-f]{12})-(?P<options>[0-9a-f]{8})")
 ENDING = 60.0
-"""Seconds within which a job that is cancelled ends."""
+"""Seconds within which a cancelled job ends."""
 ASKING = 1.0
-"""Seconds between two questions for a job that is on its way."""
+"""Seconds between two queries for a job that is not listed yet."""
 CANCELLED, FOLLOWED = "cancelled", "followed"
-"""What `take_up` did."""
+"""What `attach` did."""
 
 
-def take_up(
+def attach(
     options: PipelineOptions, command: CheckedOptions, folder: str, title: str, needs_result: bool = False
 ) -> str:
-    """Looks for a job that an earlier run of the command has left at work, and follows it or ends it.
+    """Looks for a running job that an earlier run of the command has sent, and follows or cancels it.
 
-    To be called before anything is planned: what the job finishes changes what is left to do.
+    Must be called before anything is planned, because what the job finishes changes what is left to do.
 
     Args:
-      options: of the job; it gets its name.
+      options: Beam's options of the job; this sets its name.
       command: options of the command.
-      folder: what the job writes to.
+      folder: the output folder of the job.
       title: name of the command.
-      needs_result: whether the command itself goes on with what the job finds, so that it cannot but wait.
+      needs_result: whether the command itself uses the job's result, so that it has to wait for it.
 
     Returns:
-      CANCELLED where that was asked, so that nothing is left to do; FOLLOWED after a job that is done; else "".
+      CANCELLED if the user asked for that; FOLLOWED if a job was followed to its end; else "".
 
     Raises:
-      InputError: another command's job is at work there, there is none to cancel, or the one that was followed failed.
+      InputError: a job of another command is writing there, there is none to cancel, or the followed one failed.
       KeyboardInterrupt: see `follow`.
     """
     if is_local(options):
@@ -74,7 +74,7 @@ def take_up(
         )
     output, ours = _digest(storage.real(folder).encode(), 12), _digest(json.dumps(to_json(command)).encode(), 8)
     cloud.job_name = f"{cloud.job_name or f'deeplab-{title}'}-{output}-{ours}"
-    if cloud.template_location:  # which is made without asking anybody
+    if cloud.template_location:  # a template is stored without contacting the service
         return ""
     job, its_options = _at_work(options, output)
     if job is None and _digests(options):
@@ -89,40 +89,40 @@ def take_up(
         return ""
     if shares_this_machine(options):
         raise InputError(
-            f"job {job.id} at {service(options)} writes to {folder} already, with workers of the process that sent "
-            "it; wait for its end or, where that process is gone, end the job with --cancel"
+            f"job {job.id} at {service(options)} is already writing to {folder}, with workers of the process that "
+            "sent it; wait for it to end or, if that process is gone, end the job with --cancel"
         )
     if its_options != ours:
         raise InputError(
-            f"job {job.id} at {service(options)} writes to {folder} already, with other options or another command; "
-            "wait for its end, cancel it with --cancel, or give another --output"
+            f"job {job.id} at {service(options)} is already writing to {folder}, with other options or for another "
+            "command; wait for it to end, cancel it with --cancel, or give another --output"
         )
     if asked.no_wait:
-        raise InputError(f"job {job.id} at {service(options)} is at work on this already; omit --no_wait to follow it")
+        raise InputError(f"job {job.id} at {service(options)} is already working on this; omit --no_wait to follow it")
     await_others(options, title, folder)
     return FOLLOWED
 
 
 def await_others(options: PipelineOptions, title: str, folder: str) -> None:
-    """Follows the jobs of these options that earlier runs have sent, until none is at work.
+    """Follows jobs with these options that earlier runs have sent, until none is running.
 
-    There may be two: what a command was sending when it was killed may come to light after the next one has looked.
-    Raises as `follow` does.
+    There may be two: a job that was being sent when its command was killed may be listed only after the next command
+    has looked for it. Raises as `follow` does.
     """
     while job := next(_same(options), None):
-        say(f"{title}: job {job.id} is at work on this already, and is followed{see(job)}", sys.stderr)
+        say(f"{title}: following job {job.id}, which is already working on this{see(job)}", sys.stderr)
         follow(job, options, title, folder)
 
 
 def end_others(options: PipelineOptions, folder: str) -> None:
-    """Cancels the jobs of these options that are still at work when all is done."""
-    with contextlib.suppress(Exception):  # the service does not answer any more
+    """Cancels jobs with these options that are still running when all work is done."""
+    with contextlib.suppress(Exception):  # the service no longer answers
         for job in [*_same(options)]:
             _cancel(job, options, folder)
 
 
 def _same(options: PipelineOptions) -> Iterator[Job]:
-    """The jobs at work that have the name of these options' one, where that holds the digests."""
+    """The running jobs whose names have the same digests as the name in these options."""
     if digests := _digests(options):
         yield from (
             job for job, options_digest in _active(options, digests["output"]) if options_digest == digests["options"]
@@ -130,14 +130,14 @@ def _same(options: PipelineOptions) -> Iterator[Job]:
 
 
 def _digests(options: PipelineOptions) -> re.Match[str] | None:
-    """Those in the name of these options' job; None where no other process could go on with that."""
+    """The digests in the job's name; None if no other process could follow the job."""
     if shares_this_machine(options) or not services.can_find(options):
         return None
     return NAME.fullmatch(options.view_as(GoogleCloudOptions).job_name or "")
 
 
 def _cancel(job: Job, options: PipelineOptions, folder: str) -> None:
-    """Ends a job; on Dataflow, where that takes minutes, without waiting for its end."""
+    """Cancels a job and waits for its end; not on Dataflow, where that takes minutes."""
     job.cancel()
     if is_dataflow(options):
         return
@@ -149,16 +149,16 @@ def _cancel(job: Job, options: PipelineOptions, folder: str) -> None:
 
 
 def _at_work(options: PipelineOptions, output: str) -> tuple[Job | None, str]:
-    """The job whose output folder has that digest, and the digest of its options."""
+    """The running job whose output folder has that digest, and the digest of its options; (None, "") for none."""
     return next(_active(options, output), (None, ""))
 
 
 def _await_arrival(options: PipelineOptions, output: str, title: str, folder: str) -> tuple[Job | None, str]:
-    """As `_at_work`, for a job that a command was sending when it ended: it may come to light later."""
+    """Like `_at_work`, but waits for a job that was being sent when its command ended, and may not be listed yet."""
     left = sending.seconds_left(folder)
     deadline = time.monotonic() + left
     if left:
-        where = f"for it to be seen at {service(options)}"
+        where = f"for it to appear at {service(options)}"
         say(f"{title}: an earlier run ended while it sent a job; waiting up to {left:.0f} s {where}", sys.stderr)
     while time.monotonic() < deadline:
         time.sleep(min(ASKING, left))
@@ -168,7 +168,7 @@ def _await_arrival(options: PipelineOptions, output: str, title: str, folder: st
 
 
 def _active(options: PipelineOptions, output: str) -> Iterator[tuple[Job, str]]:
-    """All of them."""
+    """All running jobs whose output folder has that digest, each with the digest of its options."""
     try:
         for job in services.active(options):
             if (match := NAME.fullmatch(job.name)) and match["output"] == output:
@@ -191,10 +191,10 @@ def run(
     """Sends a job and follows it to its end; see `pipelines.runner.run.run`.
 
     Args:
-      folder: what the job writes to.
+      folder: the output folder of the job.
 
     Returns:
-      False where the job goes on, or only a template of it was stored.
+      False if the job was not waited for, or only a template of it was stored.
     """
     template = options.view_as(GoogleCloudOptions).template_location
     counts = storage.join(folder, FOLDER) if folder and not is_dataflow(options) else ""
@@ -205,10 +205,10 @@ def run(
         forget(folder)
         sending.note(folder, expected, is_sending=False)
     if counts and services.flink_master(options) and not storage.is_remote(folder):
-        # Beam's own choice is a folder of this machine that goes with this process: workers could not start any more.
+        # Beam's default is a local folder that is removed with this process; workers could then no longer start.
         server = options.view_as(JobServerOptions)
         server.artifacts_dir = server.artifacts_dir or storage.join(counts, STAGED)
-    if runner_name(options) == "flinkrunner":  # one of Spark is itself at work on the job
+    if runner_name(options) == "flinkrunner":  # a job server for Spark runs the job itself
         jobserver.bind(options)
     quiet_servers()
     try:
@@ -218,7 +218,7 @@ def run(
     if job is None:
         say(
             f"{title}: job template written to {template}; when its job is done, run this command without "
-            "--runner and --template_location: it finds what the job wrote, and finishes it",
+            "--runner and --template_location, which finishes what the job wrote",
             sys.stdout,
         )
         return False
@@ -237,13 +237,13 @@ def _send(
     folder: str,
     expected: dict[str, Any],
 ) -> Job | None:
-    """Builds a job, sends it, and notes in its folder that it is on its way, until its service shows it.
+    """Builds a job and sends it; a note in its folder says so until its service lists it.
 
     Args:
-      expected: how much it will do; empty where workers do not count, and nothing is noted.
+      expected: total and unit of its items; empty if the workers do not count them, and nothing is noted.
 
     Returns:
-      None where only a template of it was stored.
+      None if only a template of it was stored.
     """
     cloud = options.view_as(GoogleCloudOptions)
     is_noted = bool(expected and _digests(options))
@@ -273,9 +273,9 @@ def _send(
 
 
 def _is_shown(job: Job, options: PipelineOptions) -> bool:
-    """Waits until the service shows a job that was sent to it, or has ended it, or does neither for long.
+    """Waits until the service lists a job that was sent to it, or has finished it; False if neither happens for long.
 
-    What was sent goes on when this process ends only from then on.
+    Only from then on does the job outlive this process.
     """
     deadline = time.monotonic() + LOST
     while time.monotonic() < deadline:
@@ -288,10 +288,10 @@ def _is_shown(job: Job, options: PipelineOptions) -> bool:
 
 @contextlib.contextmanager
 def _own_interrupt() -> Iterator[None]:
-    """Undoes what the block does about Ctrl-C.
+    """Restores the handler of Ctrl-C that the block replaces.
 
-    Beam's own way is to end its job server first. A question for the job's state, during which that happens, then
-    fails in place of being interrupted, and the command would wait on.
+    Beam's handler stops its job server first. A query of the job's state at that moment then fails instead of being
+    interrupted, and the command would go on waiting.
     """
     before = signal.getsignal(signal.SIGINT)
     try:

@@ -1,8 +1,7 @@
-"""A job on its way: noted in the output folder from the moment it is sent until its service shows it.
+"""A note in the output folder that a job has been sent but is not yet listed by its service.
 
-Flink takes some seconds to show a job that a job server has been given. A command that is killed meanwhile leaves a
-job that the next one does not see yet, and would send again. By the note the next one knows that there is something
-to wait for.
+Flink takes some seconds to list a job that was sent to a job server. A command that is killed in that time leaves a
+job that the next command does not see yet, and would send again. The note tells it to wait.
 """
 
 from __future__ import annotations
@@ -20,44 +19,44 @@ from trainer import storage
 from trainer.options import InputError
 
 ARRIVAL = 60.0
-"""Seconds within which a job that is being sent is shown by its service, or never; on a busy machine 20 were seen."""
+"""Seconds within which a service lists a job that was sent, or never will; on a busy machine we have seen 20."""
 SINCE = "sending since"
 """Key of the note: seconds since the epoch."""
 
 
 def note(folder: str, expected: dict[str, Any], is_sending: bool) -> None:
-    """Writes how much a job will do, and whether it is on its way, into its output folder."""
+    """Notes in the output folder how many items a job will process, and whether it is being sent."""
     since = {SINCE: time.time()} if is_sending else {}
     storage.write_json(storage.join(folder, FOLDER, EXPECTED), expected | since)
 
 
 def seconds_left(folder: str) -> float:
-    """How long a job may still take to come to light that writes to the folder; 0 where none is on its way."""
+    """Seconds within which a job that writes to `folder` may still be listed; 0 if none is being sent."""
     with contextlib.suppress(InputError, OSError, AttributeError, TypeError):
         since = storage.read_json(storage.join(folder, FOLDER, EXPECTED)).get(SINCE)
         return max(0.0, ARRIVAL - max(0.0, time.time() - since))  # another machine's clock may be ahead
     return 0.0
 
 
-def before_sending(runner: PipelineRunner, tell: Callable[[], None]) -> None:
-    """Has `tell` called when the runner has all it needs and asks its job server to run the job.
+def before_sending(runner: PipelineRunner, notify: Callable[[], None]) -> None:
+    """Arranges for `notify` to be called just before the runner asks its job server to run the job.
 
-    Not where it has no job server: Dataflow shows a job at once.
+    Does nothing for runners without a job server: Dataflow lists a job at once.
     """
     make = getattr(runner, "create_job_service_handle", None)
     if make is None:
         return
 
     @functools.wraps(make)
-    def made(*args: Any) -> Any:
+    def make_noted(*args: Any) -> Any:
         service = make(*args)
         send = service.run
 
-        def told(preparation: str) -> Any:
-            tell()
+        def run_noted(preparation: str) -> Any:
+            notify()
             return send(preparation)
 
-        service.run = told
+        service.run = run_noted
         return service
 
-    runner.create_job_service_handle = made
+    runner.create_job_service_handle = make_noted

@@ -1,6 +1,6 @@
-"""Jobs on Dataflow, on a Flink cluster or behind a job server: found by name, asked for their state, and ended.
+"""Jobs on Dataflow, on a Flink cluster or at a job server: list them, query their state, and cancel them.
 
-States are Beam's: "RUNNING", "DONE", "FAILED", "CANCELLED", and others on the way there.
+States are Beam's: "RUNNING", "DONE", "FAILED", "CANCELLED", and others in between.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TIMEOUT = 30.0
 MESSAGES = 10.0
 """Seconds to wait for the last messages of a job that has ended."""
 EMBEDDED = ("[auto]", "[local]", "[collection]")
-"""Flink masters that are no cluster."""
+"""Flink masters that run inside the job server rather than on a cluster."""
 
 
 def is_over(state: str) -> bool:
@@ -35,12 +35,12 @@ def is_over(state: str) -> bool:
 
 @dataclass
 class Job:
-    """A job elsewhere.
+    """A job on another machine.
 
     Attributes:
-      id, name: by which its service knows it.
-      page: address where people see it, "" for none.
-      poll: seconds between two questions for its state.
+      id, name: its id and name at the service.
+      page: address of its web page, "" for none.
+      poll: seconds between two queries of its state.
     """
 
     id: str
@@ -53,18 +53,18 @@ class Job:
         raise NotImplementedError
 
     def error(self) -> str:
-        """Why it failed, in the service's words; "" where it does not say."""
+        """Why it failed, as reported by the service; "" if it gives no reason."""
         raise NotImplementedError
 
     def cancel(self) -> None:
         raise NotImplementedError
 
     def counters(self) -> dict[str, int] | None:
-        """Beam counters so far; None where the service tells them when it is too late."""
+        """Beam counters so far; None if the service reports them only at the end."""
         return None
 
     def release(self) -> None:
-        """Ends what this process has started for it."""
+        """Stops the workers that this process has started for the job."""
 
 
 @dataclass
@@ -88,7 +88,7 @@ class DataflowJob(Job):
         request = {**self._where, "job_id": self.id, "minimum_importance": "JOB_MESSAGE_ERROR"}
         answer = _client("Messages", self.options).list_job_messages(request, timeout=TIMEOUT)
         texts = [message.message_text for message in answer]
-        # Of the many that follow one failure, the worker's own traceback tells the cause.
+        # A failure causes many messages; the worker's own traceback has the cause.
         return next((text for text in reversed(texts) if "Traceback" in text), texts[-1] if texts else "")
 
     def counters(self) -> dict[str, int] | None:
@@ -96,7 +96,7 @@ class DataflowJob(Job):
         values: dict[tuple[str, str], int] = {}
         for metric in answer.metrics:
             if metric.name.origin == "user" and isinstance(metric.scalar, (int, float)):
-                # Each stands there twice, as committed and, ahead of that, as tentative.
+                # Each is listed twice, as committed and as tentative, which is ahead.
                 key = (metric.name.name, metric.name.context.get("step", ""))
                 values[key] = max(values.get(key, 0), int(metric.scalar))
         total: dict[str, int] = {}
@@ -136,7 +136,7 @@ def _client(kind: str, options: PipelineOptions) -> Any:
 
 @dataclass
 class FlinkJob(Job):
-    """A job on a Flink cluster, by its REST interface, which outlives whoever sent the job.
+    """A job on a Flink cluster, through its REST API, which outlives the process that sent the job.
 
     Attributes:
       master: address of the JobManager.
@@ -171,11 +171,11 @@ def _ask(address: str, method: str = "GET") -> dict[str, Any]:
 
 @dataclass
 class PortableJob(Job):
-    """A job behind a job server.
+    """A job at a job server.
 
     Attributes:
       service: stub of the job server.
-      end: ends the workers that this process has started for the job.
+      end: stops the workers that this process has started for the job.
     """
 
     service: Any = None
@@ -188,7 +188,7 @@ class PortableJob(Job):
 
     def _read(self) -> None:
         request = beam_job_api_pb2.JobMessagesRequest(job_id=self.id)
-        with contextlib.suppress(Exception):  # the job server has ended; the state will tell
+        with contextlib.suppress(Exception):  # the job server has ended, as `state` will show
             for message in self.service.GetMessageStream(request):
                 text = message.message_response
                 if text.importance == beam_job_api_pb2.JobMessage.JOB_MESSAGE_ERROR:
@@ -211,7 +211,7 @@ class PortableJob(Job):
 
 
 def flink_master(options: PipelineOptions) -> str:
-    """The address of the JobManager that Beam sends jobs to by itself; "" where there is none."""
+    """The address of the JobManager, if Beam sends jobs there through a job server of its own; else ""."""
     master = options.view_as(FlinkRunnerOptions).flink_master.strip()
     if runner_name(options) != "flinkrunner" or jobserver.endpoint(options) or master in EMBEDDED:
         return ""
@@ -219,12 +219,12 @@ def flink_master(options: PipelineOptions) -> str:
 
 
 def can_find(options: PipelineOptions) -> bool:
-    """Whether a job of these options can be found by another process than the one that sent it."""
+    """Whether a process other than the one that sent it can find a job with these options."""
     return bool(is_dataflow(options) or jobserver.endpoint(options) or flink_master(options))
 
 
 def active(options: PipelineOptions) -> Iterator[Job]:
-    """The jobs that have not ended where jobs of these options run."""
+    """The unfinished jobs at the service that these options name."""
     if is_dataflow(options):
         cloud = options.view_as(GoogleCloudOptions)
         request = {"project_id": cloud.project, "location": cloud.region, "filter": "ACTIVE"}

@@ -1,11 +1,11 @@
-"""What the time of a worker goes into, step by step: which step limits a job, and how far.
+"""Measures how long a worker spends in each step, to show which step limits a job, and by how much.
 
     with watched() as seconds:      # a worker, around its work
-        with step("read"):          # wherever its thread comes by
+        with step("read"):          # anywhere below it, in the same thread
             data = read(path)
     seconds                         # {"read": 0.05}
 
-Steps of other threads count nowhere: what goes on beside a worker limits it only where it waits for that.
+Steps of other threads are not counted: they limit a worker only while it waits for them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _here = threading.local()
 
 @contextlib.contextmanager
 def watched() -> Iterator[Counter[str]]:
-    """Gives the seconds that this thread spends in every step while the block runs."""
+    """Yields a counter of the seconds that this thread spends in every step while the block runs."""
     before = getattr(_here, "seconds", None)
     _here.seconds, _here.within = Counter(), 0.0
     try:
@@ -32,7 +32,7 @@ def watched() -> Iterator[Counter[str]]:
 
 @contextlib.contextmanager
 def step(name: str) -> Iterator[None]:
-    """The block is this step, but for the steps within it."""
+    """Counts the time of the block as step `name`, without the time of steps nested in it."""
     seconds = getattr(_here, "seconds", None)
     if seconds is None:
         yield

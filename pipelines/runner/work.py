@@ -16,39 +16,41 @@ from pipelines import __version__
 from pipelines.runner.progress import Heartbeat
 from trainer.options import InputError
 
-HERE = f"Python {sys.version_info[0]}.{sys.version_info[1]}, Apache Beam {beam.__version__} and deeplab {__version__}"
-"""What whoever sends a job and whoever works on it must have alike: other versions may write other bytes."""
+VERSIONS = (
+    f"Python {sys.version_info[0]}.{sys.version_info[1]}, Apache Beam {beam.__version__} and deeplab {__version__}"
+)
+"""What the sender of a job and its workers must agree on: other versions may write other bytes."""
 DONE = "done"
-"""The Beam counter of all finished items, whatever became of them."""
+"""The Beam counter of all finished items, rejects included."""
 
 
 @dataclass(eq=False)
 class Work(beam.DoFn):
-    """Base of every DoFn. Its attributes are what a worker must know, and pickle.
+    """Base class of every DoFn. Its fields are what a worker needs to know, and must be picklable.
 
     Subclasses are dataclasses with `eq=False` too, and not frozen: Beam sets attributes of its own on every DoFn.
 
     Attributes:
-      stage: the command's name, under which its Beam counters stand.
-      heartbeat: where finished items are counted for the progress.
+      stage: the command's name, which is the namespace of its Beam counters.
+      heartbeat: counts finished items for the progress display.
     """
 
     stage: ClassVar[str]
     heartbeat: Heartbeat
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "sender": HERE}
+        return {**self.__dict__, "sender": VERSIONS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if state["sender"] != HERE:
+        if state["sender"] != VERSIONS:
             raise InputError(
-                f"the worker {socket.gethostname()} has {HERE}, but the job was sent with {state['sender']}; install "
-                "the same on both sides"
+                f"the worker {socket.gethostname()} has {VERSIONS}, but the job was sent with {state['sender']}; "
+                "install the same on both sides"
             )
         self.__dict__ |= {name: value for name, value in state.items() if name != "sender"}
 
     def setup(self) -> None:
-        # The workers are the parallelism; OpenCV's own threads would only compete with them.
+        # The workers already use every core; OpenCV's own threads would only compete with them.
         cv2.setNumThreads(1)
         self.heartbeat.check()
 
@@ -63,8 +65,8 @@ class Work(beam.DoFn):
         self.heartbeat.beat(number)
 
 
-def spread(pipeline: beam.Pipeline, elements: Iterable[Any], unit: str) -> beam.PCollection:
-    """The elements of the plan, dealt out to the workers; only names and numbers, never images."""
-    # Beam's own step in front would shuffle all of them as well, a first time.
+def distribute(pipeline: beam.Pipeline, elements: Iterable[Any], unit: str) -> beam.PCollection:
+    """Distributes the elements of a plan over the workers. Elements are names and numbers, never images."""
+    # Without `reshuffle=False` Beam would shuffle the elements once more, before this step.
     planned = pipeline | f"Plan {unit}" >> beam.Create(elements, reshuffle=False)
     return planned | f"Spread {unit}" >> beam.Reshuffle()

@@ -11,7 +11,7 @@ from pipelines.inputs import collection
 from pipelines.inputs.selection import load as load_selection
 from pipelines.masks import segmenter
 from pipelines.runner.flags import beam_options, check_paths, cores_per_process, located
-from pipelines.runner.remote import CANCELLED, take_up
+from pipelines.runner.remote import CANCELLED, attach
 from pipelines.runner.run import run as run_job
 from pipelines.segment import plan as planning
 from pipelines.segment import tally
@@ -32,14 +32,14 @@ def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
     options = located(beam, options, "input", "model", "output")
-    if take_up(beam, options, options.output, "segment") == CANCELLED:
+    if attach(beam, options, options.output, "segment") == CANCELLED:
         return 0
     job, card = prepare(options, cores_per_process(beam))
     selection = load_selection(options.records, options.split, options.list)
     listing = planning.selected(collection.find(options.input, options.output), selection)
     if not storage.is_remote(options.input):
         check_paths(beam, "--input", (image.path for image in listing.images))
-    leases.hold(options.output, "segment")
+    leases.acquire(options.output, "segment")
     previous = planning.previous(options, job.fingerprint)
     job = replace(job, unstamped=planning.may_lack_stamps(previous))
     plan = make_plan(listing, options, planning.size_of_chunks(previous))

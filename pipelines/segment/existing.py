@@ -21,12 +21,12 @@ BLOCK = 1 << 12
 """Images that are looked up at a time."""
 
 
-class There:
+class ExistingFiles:
     """The files in the output folder.
 
     Attributes:
       outdated: names of files that may be plans or parts of the table.
-      left: the files that killed processes left, by the `storage.unfinished` names of those that they were writing.
+      leftovers: the files that killed processes left, by the names of the files being written (`storage.unfinished`).
 
     Args:
       is_plan: tells of a name whether it is that of a plan or a part.
@@ -34,13 +34,13 @@ class There:
 
     def __init__(self, folder: str, is_plan: Callable[[str], object] = lambda name: False) -> None:
         self.outdated: list[str] = []
-        self.left: dict[str, list[str]] = {}
+        self.leftovers: dict[str, list[str]] = {}
         self._are_objects = storage.is_remote(folder)
         hashes, sizes, numbers = array("q"), array("q"), array("q")
         with contextlib.suppress(FileNotFoundError):
             for file in storage.walk(folder):
                 if whole := storage.unfinished(file.relative):
-                    self.left.setdefault(whole, []).append(file.relative)
+                    self.leftovers.setdefault(whole, []).append(file.relative)
                 if is_plan(file.relative):
                     self.outdated.append(file.relative)
                 # Where the file system takes A.png for a.png, either is in the way of the other.
@@ -60,7 +60,7 @@ class There:
     def __bool__(self) -> bool:
         return bool(self._hashes.size)
 
-    def looks(self, names: Sequence[str]) -> list[str]:
+    def signatures(self, names: Sequence[str]) -> list[str]:
         """What each file looks like, which is something else after each change of it; "" where there is none."""
         wanted = np.array([hash(folded(name)) for name in names], np.int64)
         places = np.searchsorted(self._hashes, wanted)
@@ -71,10 +71,10 @@ class There:
             self._numbers[places].tolist(),
             strict=True,
         )
-        return [look(size, number, self._are_objects) if is_there else "" for is_there, size, number in columns]
+        return [signature(size, number, self._are_objects) if is_there else "" for is_there, size, number in columns]
 
 
-def look(size: int, number: int, is_object: bool) -> str:
+def signature(size: int, number: int, is_object: bool) -> str:
     """What a file looks like: the `storage.identity` of an object, size and time of the last change of a local file.
 
     Args:

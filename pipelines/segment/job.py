@@ -20,17 +20,17 @@ import numpy as np
 
 from pipelines.inputs.collection import SourceImage
 from pipelines.masks.segmenter import Segmented, Unsegmented
-from pipelines.runner.boundary import Care, Failed, attempt
+from pipelines.runner.isolation import Care, Failed, attempt
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.steps import step, watched
-from pipelines.runner.work import Work, spread
+from pipelines.runner.work import Work, distribute
 from pipelines.segment import plan as planning
 from pipelines.segment import table
 from pipelines.segment.mask import Loaded, Occupied, SegmentJob, alone
 from pipelines.segment.plan import STAGE, Chunk, Entry, read_chunk
 from pipelines.segment.table import Row
 from pipelines.segment.tally import SegmentTally, add_up, check_same_run, publish, tally_of
-from trainer import ahead
+from trainer import prefetch
 from trainer.accounts import Reject
 from trainer.formats.images import ImageError
 
@@ -41,7 +41,7 @@ CHECK_SECONDS = 1.0
 """How long a process trusts that no other run has begun in its folder, which takes longer to its first mask: it loads
 TensorFlow and the network in between."""
 
-Load = Callable[[SourceImage, ahead.Read], tuple[Loaded, np.ndarray]]
+Load = Callable[[SourceImage, prefetch.Read], tuple[Loaded, np.ndarray]]
 Result = tuple[str, Row | Reject]
 """What became of an image, "written", "skipped" or "rejected", and its row of the table, or why there is none."""
 
@@ -172,7 +172,7 @@ class SegmentChunk(Work):
         rejects: list[Result] = []
 
         def loaded() -> Iterator[tuple[Loaded, np.ndarray]]:
-            for source, read in ahead.each(todo, lambda source: (source.path,)):
+            for source, read in prefetch.read_ahead(todo, lambda source: (source.path,)):
                 try:
                     key, image = attempt(functools.partial(load, source, read), KNOWN)
                 except (*KNOWN, Failed) as fault:
@@ -185,7 +185,7 @@ class SegmentChunk(Work):
 
         # Made here rather than in setup: where every mask is finished, TensorFlow is not needed.
         results = self.job.segmenter()(loaded())
-        for result, written in ahead.behind(results, self.job.options.output, self._write, _held):
+        for result, written in prefetch.write_behind(results, self.job.options.output, self._write, _held):
             try:
                 with step("write"):
                     row = written()
@@ -243,7 +243,7 @@ def build(
     """
     output, palette = job.options.output, job.palette
     _ = (
-        spread(pipeline, chunks, "chunks")
+        distribute(pipeline, chunks, "chunks")
         | "Segment chunks" >> beam.ParDo(SegmentChunk(heartbeat, job, plan))
         | "Sum tallies" >> beam.CombineGlobally(add_up)
         | "Write report" >> beam.Map(lambda tally: publish(unplaced + tally, output, palette, started))

@@ -18,15 +18,15 @@ from pipelines.inputs.collection import SourceImage
 from pipelines.masks.certainty import Certainty
 from pipelines.masks.segmenter import Segmented, Segmenter, Unsegmented, shared_segmenter
 from pipelines.masks.stamps import Stamp, fingerprint, read_stamp, stamp_jpeg, stamp_png
-from pipelines.runner.boundary import Failed
 from pipelines.runner.cores import cores
+from pipelines.runner.isolation import Failed
 from pipelines.runner.steps import step
 from pipelines.segment import table
-from pipelines.segment.existing import look
+from pipelines.segment.existing import signature
 from pipelines.segment.options import Options
 from pipelines.segment.plan import Entry, kinds, place
 from pipelines.segment.table import Row
-from trainer import ahead, storage
+from trainer import prefetch, storage
 from trainer.formats import images
 from trainer.formats.cards import CARD, ModelCard
 from trainer.formats.exports import load_card
@@ -56,14 +56,14 @@ class Loaded:
       source: the image.
       identity: `storage.identity` of the bytes that were read.
       memory: bytes that it takes, where it must share them with others; 0 for a small one.
-      look: what the file looked like before it was read, see `Row.files`.
+      signature: what the file looked like before it was read, see `Row.files`.
       begin: when that was, in seconds of `time.monotonic`.
     """
 
     source: SourceImage
     identity: str
     memory: int = 0
-    look: str = ""
+    signature: str = ""
     begin: float = 0.0
 
 
@@ -130,7 +130,7 @@ class SegmentJob:
         is_known = not again or all(kind in entry.existing for kind in wanted)
         if self.options.overwrite or (is_known and storage.is_remote(self.options.output)):
             return entry
-        files = ((kind, _found(place(self.options.output, kind, entry.source.name))) for kind in wanted)
+        files = ((kind, _signature(place(self.options.output, kind, entry.source.name))) for kind in wanted)
         return Entry(entry.source, {kind: seen for kind, seen in files if seen})
 
     def finished(self, entry: Entry, row: Row | None) -> Row | None:
@@ -170,7 +170,9 @@ class SegmentJob:
     def _seen(self, row: Row, entry: Entry) -> Row:
         """The row of an image whose files are finished, with what they look like now."""
         files = {kind: entry.existing[kind] for kind in kinds(self.options)}
-        return replace(row, path=table.text(entry.source.path), files={"image": _look(entry.source), **files})
+        return replace(
+            row, path=table.text(entry.source.path), files={"image": _image_signature(entry.source), **files}
+        )
 
     def _row(
         self,
@@ -190,7 +192,7 @@ class SegmentJob:
             pixels=table.pixels_of(ids, self.palette),
             certainty=certainty,
             seconds=seconds,
-            files={"image": key.look or _look(key.source), **files},
+            files={"image": key.signature or _image_signature(key.source), **files},
         )
 
     def _existing(self, kind: str, name: str) -> bytes | None:
@@ -211,12 +213,12 @@ class SegmentJob:
 
     def _is_same(self, source: SourceImage, row: Row) -> bool:
         """Whether the image has the contents that the row is of."""
-        seen = "" if source.identity else _look(source)
+        seen = "" if source.identity else _image_signature(source)
         return (bool(seen) and seen == row.files.get("image")) or self._identity(source) == row.identity
 
-    def load(self, source: SourceImage, read: ahead.Read = storage.read) -> tuple[Loaded, np.ndarray]:
+    def load(self, source: SourceImage, read: prefetch.Read = storage.read) -> tuple[Loaded, np.ndarray]:
         """The image, uint8 [H, W, 3] RGB. Raises OSError, or ImageError for what cannot be used."""
-        begin, seen = time.monotonic(), _look(source)
+        begin, seen = time.monotonic(), _image_signature(source)
         with step("read"):
             data = read(source.path)
         if read_stamp(data):
@@ -291,24 +293,24 @@ class SegmentJob:
         return self._row(key, result.ids, result.certainty, seconds, files)
 
     def _put(self, kind: str, key: Loaded, data: bytes) -> str:
-        """Writes a file of that kind; returns what it looks like, see `existing.look`."""
+        """Writes a file of that kind; returns what it looks like, see `existing.signature`."""
         path = place(self.options.output, kind, key.source.name)
         storage.write(path, data)
-        return storage.identity(data) if storage.is_remote(path) else _found(path)
+        return storage.identity(data) if storage.is_remote(path) else _signature(path)
 
 
-def _found(path: str) -> str:
-    """What the file at `path` looks like, see `existing.look`; "" where there is none."""
+def _signature(path: str) -> str:
+    """What the file at `path` looks like, see `existing.signature`; "" where there is none."""
     try:
         if storage.is_remote(path):
             return storage.identity(storage.read(path))
         info = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    return look(info.st_size, info.st_mtime_ns, is_object=False)
+    return signature(info.st_size, info.st_mtime_ns, is_object=False)
 
 
-def _look(source: SourceImage) -> str:
+def _image_signature(source: SourceImage) -> str:
     """What an image looks like to the file system; its identity where that is known. "" where there is no such file.
 
     Contents cannot change without the time of the last change of a file's state, which nobody can set.

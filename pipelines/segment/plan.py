@@ -21,9 +21,9 @@ from pipelines.inputs.selection import Selection
 from pipelines.masks.options import Views
 from pipelines.masks.stamps import read_stamp
 from pipelines.runner import progress
-from pipelines.runner.boundary import InFlight
+from pipelines.runner.isolation import InFlight
 from pipelines.segment import table
-from pipelines.segment.existing import There, blocks, check_inputs_stay
+from pipelines.segment.existing import ExistingFiles, blocks, check_inputs_stay
 from pipelines.segment.options import Options
 from trainer import leases, storage
 from trainer.accounts import REJECTS_FILE, Reject
@@ -183,13 +183,13 @@ def make_plan(listing: Listing, options: Options, before: int = 0) -> Plan:
 
     Raises InputError where an image would be replaced by what is written.
     """
-    there = There(options.output, _is_plan)
-    check_inputs_stay(listing.images, lambda: _targets(listing.images, there, options))
+    existing = ExistingFiles(options.output, _is_plan)
+    check_inputs_stay(listing.images, lambda: _targets(listing.images, existing, options))
     size = chunk_size(len(listing.images), options.batch_size, before)
     lines = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the plan
     chunks, parts, samples = [], [], []
     whole, offset = hashlib.sha256(), 0
-    for chunk in cut(_entries(listing.images, there, options), size):
+    for chunk in cut(_entries(listing.images, existing, options), size):
         # Every other character is escaped: names may hold those at which lines are split elsewhere, or no UTF-8.
         line = json.dumps([[*entry.source, entry.existing] for entry in chunk]).encode() + b"\n"
         lines.write(line)
@@ -208,8 +208,8 @@ def make_plan(listing: Listing, options: Options, before: int = 0) -> Plan:
         tuple(Reject(path, path, STAGE, reason) for path, reason in listing.unusable),
         frozenset(parts),
         tuple(samples[:SAMPLES]),
-        tuple(sorted(there.outdated)),
-        tuple(_unfinished(there.left, listing.images)),
+        tuple(sorted(existing.outdated)),
+        tuple(_unfinished(existing.leftovers, listing.images)),
     )
 
 
@@ -218,15 +218,15 @@ def _is_plan(name: str) -> bool:
     return bool(PLAN_FILE.fullmatch(name) or table.PART.fullmatch(name))
 
 
-def _entries(images: Iterable[SourceImage], there: There, options: Options) -> Iterator[Entry]:
+def _entries(images: Iterable[SourceImage], existing: ExistingFiles, options: Options) -> Iterator[Entry]:
     """The images, and what is there of each; nothing under --overwrite, where it does not matter."""
-    if not there or options.overwrite:
+    if not existing or options.overwrite:
         yield from map(Entry, images)
         return
     wanted = kinds(options)
     for block in blocks(images):
-        looks = [there.looks([_file(kind, source.name) for source in block]) for kind in wanted]
-        for source, *signatures in zip(block, *looks, strict=True):
+        columns = [existing.signatures([_file(kind, source.name) for source in block]) for kind in wanted]
+        for source, *signatures in zip(block, *columns, strict=True):
             yield Entry(source, {kind: one for kind, one in zip(wanted, signatures, strict=True) if one})
 
 
@@ -236,9 +236,11 @@ def _file(kind: str, name: str) -> str:
     return f"{below}{name}{suffix}"
 
 
-def _targets(images: Iterable[SourceImage], there: There, options: Options) -> Iterator[tuple[str, SourceImage]]:
+def _targets(
+    images: Iterable[SourceImage], existing: ExistingFiles, options: Options
+) -> Iterator[tuple[str, SourceImage]]:
     """The files that are there already and may be replaced, each with its image."""
-    for entry in _entries(images, there, replace(options, overwrite=False)) if there else ():
+    for entry in _entries(images, existing, replace(options, overwrite=False)) if existing else ():
         for kind in entry.existing:
             yield place(options.output, kind, entry.source.name), entry.source
 

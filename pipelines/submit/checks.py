@@ -63,7 +63,7 @@ def problems(options: JobOptions, job: Job, flags: list[str]) -> list[str]:
     if job.options is not None:
         sentences += _far(_paths(job.options))
         looks = (_inputs, _records, _model, _crf, _output, _folder)
-        sentences += [sentence for look in looks for sentence in _told(look, job)]
+        sentences += [sentence for look in looks for sentence in _faults(look, job)]
     return list(dict.fromkeys(sentences))
 
 
@@ -78,7 +78,7 @@ def doubts(job: Job) -> Iterator[str]:
         yield "no GPUs: neither --accelerator nor the machine type names any"
 
 
-def _told(look: Callable[[Job], Iterator[str]], job: Job) -> Iterator[str]:
+def _faults(look: Callable[[Job], Iterator[str]], job: Job) -> Iterator[str]:
     """What a look at a command's files finds, and why it could not look further."""
     try:
         yield from look(job)
@@ -153,7 +153,7 @@ def _hosts(options: JobOptions, job: Job) -> Iterator[str]:
                 f"{each * devices}"
             )
         elif job.hosts > 1:
-            yield from _told(_together, job)
+            yield from _faults(_together, job)
     backend = environment(options).get("KERAS_BACKEND", "")
     if job.hosts > 1 and backend != "jax":
         yield "--env KERAS_BACKEND: several hosts train under jax; leave it out, or set it so"
@@ -201,7 +201,7 @@ def _far(paths: dict[str, str]) -> Iterator[str]:
             yield f"{flag} {path} would be lost with the job's machine; give a gs:// address"
         else:
             yield (
-                f"{flag} {path} is a path of this machine, which the job's cannot see; copy it with `gcloud storage "
+                f"{flag} {path} is a local path, which the job's machines cannot see; copy it with `gcloud storage "
                 "cp --recursive` and give its gs:// address"
             )
 

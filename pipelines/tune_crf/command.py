@@ -17,9 +17,9 @@ from pipelines.crf.tuning import TUNING_FILE, Tuning
 from pipelines.masks.stamps import fingerprint
 from pipelines.pages import gallery
 from pipelines.pages import tuning as page
-from pipelines.runner.boundary import Failed, attempt
 from pipelines.runner.flags import beam_options, cores_per_process, located
-from pipelines.runner.remote import CANCELLED, take_up
+from pipelines.runner.isolation import Failed, attempt
+from pipelines.runner.remote import CANCELLED, attach
 from pipelines.runner.run import run as run_job
 from pipelines.tune_crf import samples, scoring, search
 from pipelines.tune_crf.job import build
@@ -45,10 +45,10 @@ def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
     options = located(beam, options, "model", "records", "output")
-    if take_up(beam, options, output(options, ".tuning"), "tune-crf", needs_result=True) == CANCELLED:
+    if attach(beam, options, output(options, ".tuning"), "tune-crf", needs_result=True) == CANCELLED:
         return 0
     job, dataset = prepare(options, beam)
-    leases.hold(job.work, "tune-crf")
+    leases.acquire(job.work, "tune-crf")
     usable, accounts = choose(options, job, dataset)
     tuning, accounts = tune(options, job, dataset, usable, accounts, beam)
     print(page.text(tuning, output(options, ".json")))

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import apache_beam as beam
 
-from pipelines.runner.boundary import Failed, attempt
+from pipelines.runner.isolation import Failed, attempt
 from pipelines.runner.progress import Heartbeat
-from pipelines.runner.work import Work, spread
+from pipelines.runner.work import Work, distribute
 from pipelines.tune_crf import scoring
 from pipelines.tune_crf.samples import STAGE, Sample
 from pipelines.tune_crf.scoring import Point, Task, TuningJob
@@ -89,7 +89,7 @@ def build(pipeline: beam.Pipeline, heartbeat: Heartbeat, *, job: TuningJob, task
     Its progress is counted in masks.
     """
     _ = (
-        spread(pipeline, tasks, "images")
+        distribute(pipeline, tasks, "images")
         | "Predict images" >> beam.ParDo(PredictImage(heartbeat, job))
         | "Spread points" >> beam.Reshuffle()
         | "Refine points" >> beam.ParDo(RefinePoints(heartbeat, job))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.runner.boundary import Failed, InFlight, attempt
+from pipelines.runner.isolation import Failed, InFlight, attempt
 from trainer import storage
 from trainer.accounts import Accounts, Reject
 from trainer.formats import images

@@ -92,7 +92,7 @@ def test_a_command_that_is_killed_leaves_its_job_which_the_next_follows(place, f
         kill(process)
         before = finished(place, "prepare", "command")
     said = deeplab(place, "prepare", *LONG["prepare"], *flink.flags, "--output", "command/prepare")
-    assert "is at work on this already, and is followed" in said
+    assert "which is already working on this" in said
     assert_same(place, "prepare", "command", before)
     assert flink.states()[jobs:] == ["FINISHED"]
 

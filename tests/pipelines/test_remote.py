@@ -36,7 +36,7 @@ def arguments(command, flag, path):
 @pytest.mark.parametrize(("command", "flag"), CASES)
 def test_a_path_of_this_machine_is_refused_for_workers_on_dataflow(command, flag, tmp_path, capsys):
     assert cli.main([*arguments(command, flag, f"{tmp_path}/x.json"), *CLOUD]) == 2
-    assert f"{flag} {tmp_path}/x.json is a path of this machine" in capsys.readouterr().err
+    assert f"{flag} {tmp_path}/x.json is a local path" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -55,4 +55,4 @@ def test_a_list_here_that_names_files_of_this_machine_is_refused(tmp_path, bucke
     with dataflow() as service:
         flags = [f"--input={tmp_path}/set.csv", f"--output={bucket}/out", *FLAGS, service.endpoint]
         assert cli.main(["prepare", *flags]) == 2
-    assert f"--input {tmp_path}/a.png is a path of this machine" in capsys.readouterr().err
+    assert f"--input {tmp_path}/a.png is a local path" in capsys.readouterr().err

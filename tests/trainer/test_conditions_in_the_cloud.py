@@ -71,10 +71,10 @@ def test_an_exchange_whose_answer_was_lost_counts(server, monkeypatch):
 
 def test_one_of_two_jobs_that_begin_at_once_holds_the_folder(server):
     with leases.scope(print, print):
-        works = [lambda name=name: leases.hold("gs://b/out", name) for name in ("prepare", "segment")]
+        works = [lambda name=name: leases.acquire("gs://b/out", name) for name in ("prepare", "segment")]
         answers = at_once(server, works)
         (refusal,) = [answer for answer in answers if answer]
-        assert "gs://b/out is written by `deeplab " in str(refusal)
+        assert "gs://b/out is being written by `deeplab " in str(refusal)
     assert not storage.exists(f"gs://b/out/{leases.FILE}")
 
 

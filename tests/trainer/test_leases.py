@@ -62,25 +62,31 @@ def from_elsewhere(folder: str, **changes: str) -> dict[str, str]:
 
 def test_the_second_is_told_who_writes_and_the_killed_one_has_lost_its_place_at_once(folder, other, told):
     with pytest.raises(InputError, match=r"out|seg") as refused:
-        leases.hold(folder, "segment")
-    for part in ("is written by `deeplab prepare` of ", f"(process {other.pid}, since 20", "; wait for it to end"):
+        leases.acquire(folder, "segment")
+    for part in (
+        "is being written by `deeplab prepare` of ",
+        f"(process {other.pid}, since 20",
+        "; wait for it to end",
+    ):
         assert part in str(refused.value)
     other.send_signal(signal.SIGSTOP)  # it is silent, but it is there
     with pytest.raises(InputError):
-        leases.hold(folder, "segment")
+        leases.acquire(folder, "segment")
     os.kill(other.pid, signal.SIGKILL)
     other.wait()
-    leases.hold(folder, "segment")
+    leases.acquire(folder, "segment")
     assert told == []
 
 
 def test_one_file_is_held_without_the_others_in_its_folder(folder, told):
     with leases.scope(told.append, told.append):
-        leases.hold_file(f"{folder}/m.onnx", "export")
-        leases.hold_file(f"{folder}/m.tflite", "export")
-        leases.hold(folder, "prepare")
-        with pytest.raises(InputError, match=r"m\.onnx is written by `deeplab export` of .*; wait for it to end"):
-            leases.hold_file(f"{folder}/m.onnx", "export")
+        leases.acquire_file(f"{folder}/m.onnx", "export")
+        leases.acquire_file(f"{folder}/m.tflite", "export")
+        leases.acquire(folder, "prepare")
+        with pytest.raises(
+            InputError, match=r"m\.onnx is being written by `deeplab export` of .*; wait for it to end"
+        ):
+            leases.acquire_file(f"{folder}/m.onnx", "export")
     with pytest.raises(FileNotFoundError):
         storage.files(folder)
     assert told == []
@@ -88,28 +94,28 @@ def test_one_file_is_held_without_the_others_in_its_folder(folder, told):
 
 def test_nothing_is_left_at_the_end_nor_where_it_was_refused(tmp_path):
     with leases.scope(print, print):
-        leases.hold(str(tmp_path / "a/b"), "prepare")
+        leases.acquire(str(tmp_path / "a/b"), "prepare")
         assert (tmp_path / "a/b" / leases.FILE).exists()
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/b cannot be written to: .*/file is no folder"):
-        leases.hold(str(tmp_path / "file/b"), "prepare")
+        leases.acquire(str(tmp_path / "file/b"), "prepare")
     (tmp_path / "there").mkdir()
     with leases.scope(print, print):
-        leases.hold(str(tmp_path / "there"), "prepare")
+        leases.acquire(str(tmp_path / "there"), "prepare")
         (tmp_path / "there/shard").touch()
     assert os.listdir(tmp_path / "there") == ["shard"]
 
 
 def test_a_job_of_another_machine_is_refused_at_its_next_sign_of_life(folder, told):
     with leases.scope(print, print):
-        leases.hold(folder, "prepare")
+        leases.acquire(folder, "prepare")
     storage.write(place(folder), b"{}")
     note = from_elsewhere(folder, command="prepare", user="me", process="7-1", since="2026")
     alive = threading.Timer(0.2, lambda: storage.write(place(folder), json.dumps(note | {"beat": "2"}).encode()))
     alive.start()
     with pytest.raises(InputError, match=r"`deeplab prepare` of me on far \(process 7, since 2026\)"):
-        leases.hold(folder, "segment")
+        leases.acquire(folder, "segment")
     alive.join()
     assert len(told) == 1 and "waiting 0 seconds for a sign of life" in told[0]
 
@@ -120,7 +126,7 @@ def test_a_job_of_another_machine_without_a_sign_of_life_has_lost_its_place(fold
     from_elsewhere(folder)
     if content is not None:
         storage.write(place(folder), content)
-    leases.hold(folder, "segment")
+    leases.acquire(folder, "segment")
     assert json.loads(storage.read(place(folder)))["command"] == "segment"
 
 
@@ -133,7 +139,7 @@ def wait_for(condition) -> None:
 
 
 def test_signs_of_life_are_given_and_a_removed_lease_comes_back(folder, told):
-    leases.hold(folder, "prepare")
+    leases.acquire(folder, "prepare")
     before = storage.read(place(folder))
     wait_for(lambda: storage.read(place(folder)) != before)
     storage.remove(place(folder))
@@ -142,10 +148,10 @@ def test_signs_of_life_are_given_and_a_removed_lease_comes_back(folder, told):
 
 
 def test_a_job_that_was_not_heard_of_is_told_that_its_place_is_taken(folder, told):
-    leases.hold(folder, "prepare")
+    leases.acquire(folder, "prepare")
     # More than once, for the emulator lets a sign of life replace it, which conditions would not.
     wait_for(lambda: told or (from_elsewhere(folder, command="segment") and told))
-    assert "is written by `deeplab segment` of" in told[0] and "it has taken the place of this job" in told[0]
+    assert "is being written by `deeplab segment` of" in told[0] and "that job took over" in told[0]
     leases.release()
     assert json.loads(storage.read(place(folder)))["host"] == "far"
 
@@ -157,7 +163,7 @@ def test_of_many_that_find_a_dead_job_one_takes_its_place(folder, told):
 
     def take() -> None:
         try:
-            leases.hold(folder, "segment")
+            leases.acquire(folder, "segment")
             outcomes.append("held")
         except InputError:
             outcomes.append("refused")
@@ -172,11 +178,11 @@ def test_of_many_that_find_a_dead_job_one_takes_its_place(folder, told):
 
 def test_what_this_process_could_not_give_back_does_not_bar_it_later(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, leases.scope(print, print):
-        leases.hold(str(tmp_path), "prepare")
+        leases.acquire(str(tmp_path), "prepare")
         patch.setattr(storage, "exchange", lambda *arguments: False)
     assert (tmp_path / leases.FILE).exists()
     with leases.scope(print, print):
-        leases.hold(str(tmp_path), "prepare")
+        leases.acquire(str(tmp_path), "prepare")
         with pytest.raises(InputError):
-            leases.hold(str(tmp_path), "segment")
+            leases.acquire(str(tmp_path), "segment")
     assert list(tmp_path.iterdir()) == []

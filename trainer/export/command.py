@@ -31,9 +31,9 @@ def run(options: Options, flags: list[str]) -> int:
     options = dataclasses.replace(options, output=storage.absolute(options.output))  # "." has no name to add to
     card, digest = load_card(options.model), weights_digest(options.model)
     if options.format == "savedmodel":
-        leases.hold(options.output, "export")
+        leases.acquire(options.output, "export")
     else:
-        leases.hold_file(options.output, "export")
+        leases.acquire_file(options.output, "export")
     plan.check(options, card)
     about = exports.about(card, digest, versions(options.format), plan.tuning(options, digest))
     dataset = plan.dataset(options, card)

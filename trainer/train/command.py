@@ -67,7 +67,7 @@ def _run(options: Options, interrupts: Interrupts) -> int:
     stream = TrainingStream(options.records, dataset, options)
     check_labels(options, dataset)
     if options.host_id == 0:
-        leases.hold(options.output, "train")
+        leases.acquire(options.output, "train")
     if not is_finished(options, progress):
         progress = train(options, dataset, stream, validation, progress, interrupts)
     if progress is None:

@@ -17,7 +17,7 @@ from trainer.weights.options import Options
 
 def run(options: Options, flags: list[str]) -> int:
     """Runs `deeplab import-weights`. Raises InputError when checkpoint or palette cannot be used."""
-    leases.hold(options.output, "import-weights")
+    leases.acquire(options.output, "import-weights")
     startup.start_tensorflow()
     imported = import_weights(options)
     print(f"{options.checkpoint}: {imported}")

@@ -205,7 +205,7 @@ def test_a_second_repair_of_a_set_is_refused_and_the_first_ends_right(folder, mo
 
     def slow(*arguments):
         monkeypatch.setattr(repair, "plan", plan)
-        with pytest.raises(InputError, match="is written by `deeplab records repair`"):
+        with pytest.raises(InputError, match="is being written by `deeplab records repair`"):
             records("repair", folder, "--drop")
         return plan(*arguments)
 

@@ -132,7 +132,7 @@ def test_the_second_of_two_at_once_is_refused(prepared, five, tmp_path, monkeypa
     plan = reshard.plan_shards
 
     def overtaken(*arguments):
-        with pytest.raises(InputError, match="is written by `deeplab records reshard`"):
+        with pytest.raises(InputError, match="is being written by `deeplab records reshard`"):
             records("reshard", prepared, tmp_path / "new", "--shards", 5)
         return plan(*arguments)
 

@@ -12,7 +12,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions
 from pipelines.runner import following, progress, services
 from pipelines.runner.flags import beam_options
 from pipelines.runner.following import follow
-from pipelines.runner.remote import CANCELLED, FOLLOWED, take_up
+from pipelines.runner.remote import CANCELLED, FOLLOWED, attach
 from pipelines.runner.run import run
 from pipelines.runner.services import DataflowJob
 from tests.drawn.dataflow import FLAGS, Dataflow, dataflow
@@ -77,7 +77,7 @@ def test_a_service_that_is_silent_for_a_while_is_asked_again(service, monkeypatc
     service.failing = -1
     with pytest.raises(InputError) as error:
         followed(service)
-    assert str(error.value).startswith("no word of the segment job any more: ServiceUnavailable: 503")
+    assert str(error.value).startswith("lost contact with the segment job: ServiceUnavailable: 503")
     assert "it may go on all the same. It is 2026-1 at Dataflow; see" in str(error.value)
     assert "cancel it with the same command and --cancel, or let it finish" in str(error.value)
 
@@ -95,7 +95,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_end_it(service, monkeypatch):
 def sent(service: Dataflow, command: Command = Command()) -> str:
     """A job as a run of the command has sent it; returns its id."""
     options = options_of(service)
-    assert take_up(options, command, command.output, "segment") == ""
+    assert attach(options, command, command.output, "segment") == ""
     name = options.view_as(GoogleCloudOptions).job_name
     assert name.startswith("deeplab-segment-")
     return service.add(name)
@@ -105,34 +105,36 @@ def test_another_run_of_the_command_follows_the_job(service, capsys):
     service.add("deeplab-segment-0123456789ab-01234567")
     sent(service)
     service.states = ["RUNNING", "DONE"]
-    assert take_up(options_of(service), Command(), "gs://seg/masks", "segment") == FOLLOWED
+    assert attach(options_of(service), Command(), "gs://seg/masks", "segment") == FOLLOWED
     page = PAGE.replace("2026-0", "2026-1")
-    assert f"segment: job 2026-1 is at work on this already, and is followed; see {page}" in capsys.readouterr().err
-    assert take_up(options_of(service), Command(output="gs://seg/other"), "gs://seg/other", "segment") == ""
+    assert f"segment: following job 2026-1, which is already working on this; see {page}" in capsys.readouterr().err
+    assert attach(options_of(service), Command(output="gs://seg/other"), "gs://seg/other", "segment") == ""
 
 
 def test_a_job_of_other_options_into_the_folder_is_refused(service):
     sent(service, Command(overlays=True))
-    with pytest.raises(InputError, match="2026-0 at Dataflow writes to gs://seg/masks/ already, with other options"):
-        take_up(options_of(service), Command(), "gs://seg/masks/", "segment")
-    with pytest.raises(InputError, match="is at work on this already; omit --no_wait"):
-        take_up(options_of(service, "--no_wait"), Command(overlays=True), "gs://seg/masks", "segment")
+    with pytest.raises(
+        InputError, match="2026-0 at Dataflow is already writing to gs://seg/masks/, with other options"
+    ):
+        attach(options_of(service), Command(), "gs://seg/masks/", "segment")
+    with pytest.raises(InputError, match="is already working on this; omit --no_wait"):
+        attach(options_of(service, "--no_wait"), Command(overlays=True), "gs://seg/masks", "segment")
 
 
 def test_cancel_ends_the_job_of_the_folder(service, capsys):
     number = sent(service)
-    assert take_up(options_of(service, "--cancel"), Command(), "gs://seg/masks", "segment") == CANCELLED
+    assert attach(options_of(service, "--cancel"), Command(), "gs://seg/masks", "segment") == CANCELLED
     assert service.states == ["CANCELLED"]
     assert f"segment: job {number} is being cancelled; finished outputs are kept" in capsys.readouterr().err
     assert DataflowJob(number, "", options=options_of(service)).state() == "CANCELLED"
     with pytest.raises(InputError, match="no job at Dataflow writes to gs://seg/masks; there is nothing to cancel"):
-        take_up(options_of(service, "--cancel"), Command(), "gs://seg/masks", "segment")
+        attach(options_of(service, "--cancel"), Command(), "gs://seg/masks", "segment")
 
 
 def test_a_service_that_does_not_answer_is_named_before_anything_is_planned(service):
     service.failing = -1
     with pytest.raises(InputError, match=r"^Dataflow does not answer: ServiceUnavailable: 503"):
-        take_up(options_of(service), Command(), "gs://seg/masks", "segment")
+        attach(options_of(service), Command(), "gs://seg/masks", "segment")
 
 
 @pytest.mark.slow
@@ -143,7 +145,7 @@ def test_a_job_is_sent_and_its_id_and_page_are_told(service, bucket, capsys, cap
         pipeline | beam.Create([1])
 
     waiting = options_of(service, "--job_name=mine")
-    assert take_up(waiting, Command(), "gs://seg/masks", "segment") == ""
+    assert attach(waiting, Command(), "gs://seg/masks", "segment") == ""
     service.states = ["RUNNING", "DONE"]
     assert run(build, waiting, total=1, unit="images", title="segment", folder="gs://seg/masks") is True
     said = capsys.readouterr().err

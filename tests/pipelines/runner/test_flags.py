@@ -52,8 +52,8 @@ def test_what_the_user_says_of_local_workers_stands():
         (["--direct_num_workers", "-1"], "must be 0 (all cores) or more, got -1"),
         (["--direct_running_mode", "fast"], "invalid choice: 'fast'"),
         (["--runner", "DaskRunner"], "silently drops outputs"),
-        (["--cancel"], "--cancel is for jobs elsewhere; give their --runner too"),
-        (["--no_wait"], "--no_wait is for jobs elsewhere"),
+        (["--cancel"], "--cancel is for remote jobs; give their --runner too"),
+        (["--no_wait"], "--no_wait is for remote jobs"),
         (["--worker_accelerator", "nvidia-l4"], "--worker_accelerator is for --runner DataflowRunner"),
     ],
 )
@@ -106,9 +106,9 @@ def test_workers_get_absolute_paths(flags, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("paths", "said"),
     [
-        (Paths(input="set"), "DIR set is a path of this machine, which workers on Dataflow cannot see"),
-        (Paths(input="gs://b/set", masks=("gs://b/m", "/m")), "--masks /m is a path of this machine"),
-        (Paths(input="gs://b/set", output="/out"), "--output /out is a path of this machine"),
+        (Paths(input="set"), "DIR set is a local path, which workers on Dataflow cannot see"),
+        (Paths(input="gs://b/set", masks=("gs://b/m", "/m")), "--masks /m is a local path"),
+        (Paths(input="gs://b/set", output="/out"), "--output /out is a local path"),
     ],
 )
 def test_paths_of_this_machine_are_refused_for_dataflow(paths, said):

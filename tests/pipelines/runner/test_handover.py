@@ -24,7 +24,9 @@ def test_a_plan_that_another_run_changed_is_not_worked_on(tmp_path: Path) -> Non
     folder, digest = str(tmp_path), handover.digest_of([b"one"])
     handover.write_plan(folder, [b"one"])
     Path(handover.plan_path(folder, digest)).write_bytes(b"other")
-    with pytest.raises(InputError, match=r"was changed while it was worked on; give every run an --output of its own"):
+    with pytest.raises(
+        InputError, match=r"was changed while the job was running; give every run an --output of its own"
+    ):
         handover.read_line(folder, digest, 0)
     Path(handover.plan_path(folder, digest)).unlink()
     with pytest.raises(InputError, match="has another run used the folder"):

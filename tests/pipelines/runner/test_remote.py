@@ -18,7 +18,7 @@ from pipelines.runner import following, progress, remote, services
 from pipelines.runner.flags import beam_options
 from pipelines.runner.following import follow
 from pipelines.runner.progress import Heartbeat
-from pipelines.runner.remote import take_up
+from pipelines.runner.remote import attach
 from pipelines.runner.run import run
 from pipelines.runner.services import Job
 from tests.drawn.places import ROOT
@@ -80,7 +80,7 @@ def test_a_lost_connection_is_not_taken_for_the_end_of_the_job(flags, remedy, tm
     monkeypatch.setattr(following, "LOST", 0.02)
     with pytest.raises(InputError) as error:
         follow(Drawn("RUNNING", ConnectionError("reset\nby peer")), options, "segment", str(tmp_path))
-    said = "no word of the segment job any more: ConnectionError: reset by peer; it may go on all the same. "
+    said = "lost contact with the segment job: ConnectionError: reset by peer; it may still be running. "
     assert str(error.value).startswith(said + remedy)
 
 
@@ -112,7 +112,7 @@ def test_workers_count_beside_the_output_and_nothing_stays(tmp_path, monkeypatch
     said = capsys.readouterr().err
     assert "segment: 7/9 images" in said and "segment: the job is restarting\n" in said
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match=r"is not there on the worker .* give folders that all workers see"):
+    with pytest.raises(InputError, match=r"does not exist on the worker .* give folders that all workers see"):
         Heartbeat(str(counts)).check()
 
 
@@ -138,10 +138,10 @@ def test_a_job_whose_workers_were_of_another_process_is_not_waited_for(tmp_path,
     jobs: list[Job] = []
     monkeypatch.setattr(services, "active", lambda options: iter(jobs))
     options = beam_options(flags)
-    assert take_up(options, CheckedOptions(), str(tmp_path), "segment") == ""
+    assert attach(options, CheckedOptions(), str(tmp_path), "segment") == ""
     jobs.append(Job("job-7", options.get_all_options()["job_name"]))
     with pytest.raises(InputError, match="with workers of the process that sent it; wait for its end or"):
-        take_up(beam_options(flags), CheckedOptions(), str(tmp_path), "segment")
+        attach(beam_options(flags), CheckedOptions(), str(tmp_path), "segment")
 
 
 def test_cancel_waits_for_the_end_of_the_job_and_leaves_nothing(tmp_path, monkeypatch, capsys):
@@ -150,11 +150,11 @@ def test_cancel_waits_for_the_end_of_the_job_and_leaves_nothing(tmp_path, monkey
     monkeypatch.setattr(Drawn, "cancel", lambda self: setattr(self, "cancelled", True))
     monkeypatch.setattr(services, "active", lambda options: iter([job]))
     with pytest.raises(InputError, match="there is nothing to cancel"):
-        take_up(options, CheckedOptions(), str(tmp_path), "segment")
+        attach(options, CheckedOptions(), str(tmp_path), "segment")
     job.name = options.get_all_options()["job_name"]
     (tmp_path / progress.FOLDER).mkdir()
     again = beam_options([*PORTABLE, "--cancel"])
-    assert take_up(again, CheckedOptions(), str(tmp_path), "segment") == remote.CANCELLED
+    assert attach(again, CheckedOptions(), str(tmp_path), "segment") == remote.CANCELLED
     assert job.cancelled and job.state() == "CANCELLED" and list(tmp_path.iterdir()) == []
     assert "job job-7 is being cancelled; finished outputs are kept" in capsys.readouterr().err
 
@@ -167,11 +167,11 @@ def test_what_a_killed_command_was_sending_is_followed_too_and_does_not_outlive_
     monkeypatch.setattr(Drawn, "cancel", lambda self: self._states.pop(0))
     for number, job in enumerate(jobs):
         job.id, job.name = f"job-{number}", "of-another"
-    assert take_up(options, CheckedOptions(), str(tmp_path), "segment") == ""
+    assert attach(options, CheckedOptions(), str(tmp_path), "segment") == ""
     for job in jobs:
         job.name = options.get_all_options()["job_name"]
     again = beam_options(FLINK)
-    assert take_up(again, CheckedOptions(), str(tmp_path), "segment") == remote.FOLLOWED
+    assert attach(again, CheckedOptions(), str(tmp_path), "segment") == remote.FOLLOWED
     said = capsys.readouterr().err
     assert "job job-0 is at work" in said and "job job-1 is at work" in said
     jobs.append(Drawn("RUNNING", "CANCELLED"))
@@ -189,7 +189,7 @@ def test_what_a_killed_command_was_sending_is_followed_too_and_does_not_outlive_
 )
 def test_what_must_be_waited_for_is(flags, said, needs_result):
     with pytest.raises(InputError, match=said):
-        take_up(beam_options([*flags, "--no_wait"]), CheckedOptions(), "/out", "evaluate", needs_result)
+        attach(beam_options([*flags, "--no_wait"]), CheckedOptions(), "/out", "evaluate", needs_result)
 
 
 @pytest.mark.parametrize(

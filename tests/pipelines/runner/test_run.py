@@ -188,7 +188,7 @@ def test_a_worker_whose_connection_breaks_before_its_end_is_known_ends_the_run_a
     try:
         with failures.stop_when_worker_dies(out, "testing", str(tmp_path / "run")):
             threading.Thread(target=end).start()
-            failures.let_death_be_told(RuntimeError("Channel closed prematurely."))
+            failures.await_death_report(RuntimeError("Channel closed prematurely."))
     finally:
         beam_log.setLevel(level)
     assert statuses == [failures.STATUS_WORKER_DIED]

@@ -14,7 +14,7 @@ from apache_beam.portability.api import beam_job_api_pb2_grpc
 
 from pipelines.runner import progress, remote, sending, services
 from pipelines.runner.flags import beam_options
-from pipelines.runner.remote import take_up
+from pipelines.runner.remote import attach
 from pipelines.runner.run import run
 from pipelines.runner.services import Job
 from trainer.options import CheckedOptions, InputError
@@ -55,7 +55,7 @@ def note(folder, age: float) -> None:
 
 
 def look(folder, *flags: str) -> str:
-    return take_up(beam_options([*FLINK, *flags]), CheckedOptions(), str(folder), "segment")
+    return attach(beam_options([*FLINK, *flags]), CheckedOptions(), str(folder), "segment")
 
 
 def test_a_job_that_comes_to_light_later_is_waited_for_and_followed(tmp_path, monkeypatch, capsys):
@@ -63,8 +63,8 @@ def test_a_job_that_comes_to_light_later_is_waited_for_and_followed(tmp_path, mo
     note(tmp_path, age=5)
     assert look(tmp_path) == remote.FOLLOWED
     said = capsys.readouterr().err
-    assert "an earlier run ended while it sent a job; waiting up to 55 s for it to be seen at http://h:8081\n" in said
-    assert "job job-7 is at work on this already, and is followed" in said and service.asked > 4
+    assert "an earlier run ended while it sent a job; waiting up to 55 s for it to appear at http://h:8081\n" in said
+    assert "following job job-7, which is already working on this" in said and service.asked > 4
 
 
 def test_a_job_that_comes_to_light_later_can_be_cancelled(tmp_path, monkeypatch):
@@ -151,7 +151,7 @@ def job_server(tmp_path, monkeypatch):
 def test_it_is_noted_while_a_job_is_sent_and_until_its_service_shows_it(job_server, tmp_path, flags):
     service, where = job_server
     options = beam_options([*where, *flags])
-    assert take_up(options, CheckedOptions(), str(tmp_path), "demo") == ""
+    assert attach(options, CheckedOptions(), str(tmp_path), "demo") == ""
 
     assert run(build, options, **ONE, folder=str(tmp_path)) is not bool(flags)
     steps = {"prepare": False, "run": True, "not shown": True, "shown": True}
@@ -171,7 +171,7 @@ def test_a_job_that_cannot_be_sent_leaves_nothing(job_server, tmp_path, monkeypa
 def test_a_job_that_nobody_could_go_on_with_is_not_waited_for(job_server, tmp_path):
     service, (runner, endpoint, *_) = job_server
     options = beam_options([runner, endpoint, "--environment_type=LOOPBACK"])
-    assert take_up(options, CheckedOptions(), str(tmp_path), "demo") == ""
+    assert attach(options, CheckedOptions(), str(tmp_path), "demo") == ""
     service._asked = 3  # so that it is done when it is asked for its state
     assert run(build, options, **ONE, folder=str(tmp_path))
     assert service.notes["run"] is False

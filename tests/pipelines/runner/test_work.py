@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.runner import work
 from pipelines.runner.progress import Heartbeat
-from pipelines.runner.work import Work, spread
+from pipelines.runner.work import Work, distribute
 from trainer.options import InputError
 
 
@@ -26,7 +26,7 @@ def test_a_worker_of_other_versions_refuses_the_job(monkeypatch):
     received = pickle.loads(data)
     assert (received.number, received.heartbeat.folder) == (7, "/out")
     assert pickle.dumps(received) == data
-    monkeypatch.setattr(work, "HERE", "Python 3.99, Apache Beam 2 and deeplab 0.1")
+    monkeypatch.setattr(work, "VERSIONS", "Python 3.99, Apache Beam 2 and deeplab 0.1")
     with pytest.raises(InputError) as error:
         pickle.loads(data)
     assert "has Python 3.99, Apache Beam 2 and deeplab 0.1, but the job was sent with Python 3." in str(error.value)
@@ -34,6 +34,6 @@ def test_a_worker_of_other_versions_refuses_the_job(monkeypatch):
 
 def test_work_is_shuffled_once():
     pipeline = beam.Pipeline()
-    spread(pipeline, ["one", "two"], "chunks")
+    distribute(pipeline, ["one", "two"], "chunks")
     kinds = [transform.spec.urn for transform in pipeline.to_runner_api().components.transforms.values()]
     assert kinds.count("beam:transform:group_by_key:v1") == 1

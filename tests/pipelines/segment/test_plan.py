@@ -106,9 +106,9 @@ def test_files_that_are_there_look_as_their_listing_says(tmp_path: Path, monkeyp
         files = [File(name, name, 9, 1, "e3069283-9" * (n == 0)) for n, name in enumerate(names[:2])]
         files = files if remote else [File(name, name, 12 + n, 34) for n, name in enumerate(names[:2])]
         monkeypatch.setattr(plan.storage, "walk", lambda folder, files=files: iter(files))
-        there = existing_files.There(folder)
-        assert there and there.looks(names) == expected
-        assert existing_files.look(9, 0xE3069283, True) == plan.storage.identity(b"123456789")
+        files = existing_files.ExistingFiles(folder)
+        assert files and files.signatures(names) == expected
+        assert existing_files.signature(9, 0xE3069283, True) == plan.storage.identity(b"123456789")
 
 
 def test_the_last_runs_chunks_are_remembered() -> None:

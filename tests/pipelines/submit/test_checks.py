@@ -114,7 +114,7 @@ def test_nothing_is_wrong_with_what_would_run(place, command):
         ("train --records {0}/records --output new", "--output new would be lost with the job's machine; give a gs:"),
         (
             "train --records out --output {0}/new",
-            "--records out is a path of this machine, which the job's cannot see",
+            "--records out is a local path, which the job's machines cannot see",
         ),
     ],
 )

@@ -96,9 +96,9 @@ def test_the_status_is_1_where_export_and_model_differ_and_the_export_replaced_w
 def test_of_two_exports_into_one_file_the_second_is_refused(model, tmp_path, capsys):
     output = tmp_path / "m.onnx"
     with leases.scope(print, print):
-        leases.hold_file(str(output), "export")
+        leases.acquire_file(str(output), "export")
         assert export(model, "onnx", output) == 2
-        assert "m.onnx is written by `deeplab export` of " in capsys.readouterr().err
+        assert "m.onnx is being written by `deeplab export` of " in capsys.readouterr().err
         assert export(model, "onnx", tmp_path / "n.onnx") == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["n.onnx", "n.onnx.check.json"]
 

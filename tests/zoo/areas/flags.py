@@ -51,7 +51,7 @@ FLAGS = {
     ),
     "a runner that there is not": (
         "prepare --input @/set --output @/out --runner NoRunner",
-        "--runner NoRunner is none of Beam's; expected",
+        "--runner NoRunner is not a runner of Beam; expected",
     ),
     "Dataflow without a project": (
         "prepare --input gs://b/s --output gs://b/o --runner DataflowRunner",

@@ -56,7 +56,7 @@ SUBMITTED: dict[str, tuple[str, str]] = {
     "flags of Beam for a cluster": (job(command=f"{SEGMENT} --runner FlinkRunner"), "does not know --runner"),
     "records of this machine": (
         job(command=TRAIN.replace("gs://seg/records", "@/records")),
-        "is a path of this machine",
+        "is a local path",
     ),
     "an output of this machine": (job(command=TRAIN.replace("gs://seg/t", "@/t")), "would be lost with the job's"),
     "records that are not there": (

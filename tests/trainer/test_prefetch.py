@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from trainer import ahead, storage
+from trainer import prefetch, storage
 
 
 def stored(count: int) -> list[str]:
@@ -31,15 +31,17 @@ def test_files_come_in_order_and_many_at_a_time(server):
             many.wait()  # which they all do, or the test fails
 
     server.fault = fault
-    assert [read(path) for path, read in ahead.each(paths, lambda path: (path,))] == [path.encode() for path in paths]
-    assert ahead._room.held == 0 and downloads(server) == 20
+    assert [read(path) for path, read in prefetch.read_ahead(paths, lambda path: (path,))] == [
+        path.encode() for path in paths
+    ]
+    assert prefetch._buffer.held == 0 and downloads(server) == 20
 
 
 def test_errors_come_with_their_item_and_a_second_reading_asks_again(server):
     paths = stored(3)
     storage.remove(paths[1])
     outcomes = []
-    for path, read in ahead.each(paths, lambda path: (path,)):
+    for path, read in prefetch.read_ahead(paths, lambda path: (path,)):
         try:
             outcomes.append(read(path))
         except FileNotFoundError:
@@ -51,20 +53,22 @@ def test_errors_come_with_their_item_and_a_second_reading_asks_again(server):
 def test_no_more_is_read_ahead_than_there_is_room_for_and_what_is_left_is_given_back(server, monkeypatch):
     paths = stored(30)
     server.requests.clear()
-    monkeypatch.setattr(ahead, "BUDGET", 3 * ahead._room.usual)
-    items = ahead.each(paths, lambda path: (path,))
+    monkeypatch.setattr(prefetch, "BUDGET", 3 * prefetch._buffer.usual)
+    items = prefetch.read_ahead(paths, lambda path: (path,))
     next(items)
     assert downloads(server) <= 4
     items.close()  # as where an item ends the job
-    assert ahead._room.held == 0
-    monkeypatch.setattr(ahead, "BUDGET", 0)
+    assert prefetch._buffer.held == 0
+    monkeypatch.setattr(prefetch, "BUDGET", 0)
     few = paths[:3]
-    assert [read(path) for path, read in ahead.each(few, lambda path: (path,))] == [path.encode() for path in few]
+    assert [read(path) for path, read in prefetch.read_ahead(few, lambda path: (path,))] == [
+        path.encode() for path in few
+    ]
 
 
 def test_local_files_are_read_where_they_are_needed(tmp_path):
     (tmp_path / "a").write_bytes(b"first")
-    ((path, read),) = ahead.each([str(tmp_path / "a")], lambda path: (path,))
+    ((path, read),) = prefetch.read_ahead([str(tmp_path / "a")], lambda path: (path,))
     (tmp_path / "a").write_bytes(b"second")
     assert read(path) == b"second"
 
@@ -79,21 +83,21 @@ def test_writing_goes_on_behind_the_work_and_its_errors_come_in_order():
             raise OSError("of 1")
         return 10 * item
 
-    written = ahead.behind(range(3 * ahead.DEPTH), "gs://b", write, lambda item: 1)
+    written = prefetch.write_behind(range(3 * prefetch.DEPTH), "gs://b", write, lambda item: 1)
     _, result = next(written)
-    while len(started) < ahead.DEPTH:
+    while len(started) < prefetch.DEPTH:
         time.sleep(0.001)
     go_on.set()
     assert result() == 0
     _, result = next(written)
     with pytest.raises(OSError, match="of 1"):
         result()
-    assert [result() for _, result in written] == [10 * item for item in range(2, 3 * ahead.DEPTH)]
-    assert ahead._room.held == 0
+    assert [result() for _, result in written] == [10 * item for item in range(2, 3 * prefetch.DEPTH)]
+    assert prefetch._buffer.held == 0
 
 
 def test_large_items_are_written_one_by_one(monkeypatch):
-    monkeypatch.setattr(ahead, "BUDGET", 0)
+    monkeypatch.setattr(prefetch, "BUDGET", 0)
     most, at_work = [], []
 
     def write(item: int) -> None:
@@ -101,11 +105,13 @@ def test_large_items_are_written_one_by_one(monkeypatch):
         most.append(len(at_work))
         at_work.remove(item)
 
-    for _, result in ahead.behind(range(5), "gs://b", write, lambda item: 1 << 30):
+    for _, result in prefetch.write_behind(range(5), "gs://b", write, lambda item: 1 << 30):
         result()
     assert max(most) == 1
 
 
 def test_local_files_are_written_by_who_asks():
-    for _, result in ahead.behind(range(2), "/local", lambda item: threading.current_thread(), lambda item: 1):
+    for _, result in prefetch.write_behind(
+        range(2), "/local", lambda item: threading.current_thread(), lambda item: 1
+    ):
         assert result() is threading.current_thread()

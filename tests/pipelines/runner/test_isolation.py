@@ -1,4 +1,4 @@
-"""One boundary around every image: tried alone, then a reject; and what is known of processes that ended."""
+"""An image that fails is tried again alone, then rejected; and notes tell a rerun of processes that crashed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import weakref
 import numpy as np
 import pytest
 
-from pipelines.runner import boundary
-from pipelines.runner.boundary import LONGEST, Failed, InFlight, attempt, cause
+from pipelines.runner import isolation
+from pipelines.runner.isolation import LONGEST, Failed, InFlight, attempt, cause
 from trainer import storage
 from trainer.accounts import UnbalancedError
 from trainer.options import InputError
@@ -131,7 +131,7 @@ def test_a_second_try_runs_alone():
 
 
 def test_nested_attempts_that_fail_in_every_thread_end(monkeypatch):
-    monkeypatch.setattr(boundary.gc, "collect", lambda: None)  # which takes its time where much is loaded
+    monkeypatch.setattr(isolation.gc, "collect", lambda: None)  # which takes its time where much is loaded
     failures = []
 
     def thread(number):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.runner.boundary import Failed, Isolated
+from pipelines.runner.isolation import Failed, Isolated
 from tests.drawn.places import ROOT
 from trainer.options import InputError
 
@@ -33,7 +33,7 @@ def test_the_end_of_the_program_takes_its_subprocess_along(tmp_path):
     program = textwrap.dedent(
         """
         import os, time
-        from pipelines.runner.boundary import Isolated
+        from pipelines.runner.isolation import Isolated
         isolated = Isolated()
         print(isolated(os.getpid), flush=True)
         isolated(time.sleep, 60)

@@ -1,23 +1,23 @@
-"""The boundary around every image of every job: whatever one image does becomes a reject of that image.
+"""Isolates the images of a job from each other: whatever goes wrong with one image becomes a reject of that image.
 
-An image can do two things to a job. It can raise what nobody expected (no memory, a fault of OpenCV, of an encoder, of
-the CRF); `attempt` is for that:
+Two things can go wrong. An image can raise an exception that nobody expected (out of memory, or an error in OpenCV, an
+encoder or the CRF); `attempt` is for that:
 
     try:
         record = attempt(lambda: make_record(entry), known=Unusable)
     except (Unusable, Failed) as fault:
         rejects.append(Reject(entry.key, entry.image, STAGE, fault.reason))
 
-And it can end the process it is decoded in, which no `except` sees. So a worker leaves a note of what it is at, and
-a rerun (or the runner's next try) that finds the note works on that chunk with care, in a subprocess:
+And it can crash the process that decodes it, which no `except` catches. So a worker leaves a note of what it is
+working on, and a rerun (or the runner's next try) that finds the note works on that chunk with care, in a subprocess:
 
     with InFlight(folder).watch(name) as care:
         for entry in chunk:
             make = functools.partial(care.isolated, make_record, entry) if care else lambda: make_record(entry)
             record = attempt(make, known=Unusable)  # as above
 
-What cannot be isolated at a bearable price, such as a network that takes a gigabyte, is noted image by image while the
-chunk is worked on with care, and only an image at which the process ended then is isolated as well:
+What is too expensive to isolate, such as a network that takes a gigabyte, is noted image by image while the chunk is
+worked on with care, and only an image at which the process then crashed is isolated as well:
 
             if entry.key in care.suspects:
                 ids = care.isolated(load_and_segment, job, entry)
@@ -25,9 +25,9 @@ chunk is worked on with care, and only an image at which the process ended then 
                 care.at(entry.key)
                 ids = segment(image)
 
-Nothing but the end of such a subprocess, twice, while this process lived is a verdict on an image. A note is none: it
-may be there because the user pressed Ctrl-C, the machine was taken back or the power failed; all it costs is care.
-What is written must therefore not depend on care.
+An image is rejected only when such a subprocess ended twice while this process lived. A note alone proves nothing: the
+user may have pressed Ctrl-C, the machine may have been preempted, or the power may have failed; it merely makes the
+next run slower. What is written must therefore not depend on whether a chunk is worked on with care.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ from trainer.options import InputError
 T = TypeVar("T")
 
 LONGEST = 400
-"""Characters of a cause; those of TensorFlow fill a page."""
+"""Characters of a cause; messages of TensorFlow fill a page."""
 SUFFIX = ".started"
 
 
 class Failed(Exception):
-    """An image could not be processed, alone neither.
+    """An image could not be processed, not even alone.
 
     Attributes:
       reason: for its reject, in one line.
@@ -75,8 +75,8 @@ class _Died(Exception):
     """The subprocess ended instead of answering."""
 
 
-class _Room:
-    """Threads are in it side by side, or one alone. It does not matter how deep a thread goes into it."""
+class _SharedLock:
+    """A lock that many threads share, or one thread holds exclusively. It is re-entrant."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -86,16 +86,16 @@ class _Room:
         self._here = threading.local()
 
     @contextlib.contextmanager
-    def beside(self) -> Iterator[None]:
-        """A place beside the other threads."""
+    def shared(self) -> Iterator[None]:
+        """Holds the lock together with other threads."""
         if getattr(self._here, "place", ""):
             yield
             return
         with self._changed:
-            # Who waits to be alone goes first: the others would never all be outside by chance.
+            # Exclusive holders take precedence: with many threads, the lock would never be free by chance.
             self._changed.wait_for(lambda: not self._taken and not self._waiting)
             self._inside += 1
-        self._here.place = "beside"
+        self._here.place = "shared"
         try:
             yield
         finally:
@@ -105,57 +105,57 @@ class _Room:
                 self._changed.notify_all()
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """The whole room. A thread that has a place gives it up while it waits, or two of them would wait for ever."""
+    def exclusive(self) -> Iterator[None]:
+        """Holds the lock exclusively. A thread that shares it gives it up while it waits; two would deadlock."""
         before = getattr(self._here, "place", "")
-        if before == "alone":
+        if before == "exclusive":
             yield
             return
         with self._changed:
-            self._inside -= before == "beside"
+            self._inside -= before == "shared"
             self._changed.notify_all()
             self._waiting += 1
             self._changed.wait_for(lambda: not self._taken and not self._inside)
             self._waiting -= 1
             self._taken = True
-        self._here.place = "alone"
+        self._here.place = "exclusive"
         try:
             yield
         finally:
             self._here.place = before
             with self._changed:
                 self._taken = False
-                self._inside += before == "beside"
+                self._inside += before == "shared"
                 self._changed.notify_all()
 
 
-_room = _Room()
+_lock = _SharedLock()
 
 
 def attempt(work: Callable[[], T], known: type[Exception] | tuple[type[Exception], ...] = ()) -> T:
-    """What `work` returns. Where it raises what is not known, it is called once more, alone.
+    """Returns what `work` returns. If it raises an exception that is not in `known`, it is called once more, alone.
 
-    Alone means that no other `attempt` of this process is at work: what lacked memory among others has all of it then.
-    Attempts may be nested. `work` must not wait for an attempt of another thread, and the caller must hold no lock
-    that another attempt takes. What `work` does to anything but its result it may do twice.
+    Alone means that no other `attempt` of this process is running, so work that ran out of memory beside others has
+    all of it the second time. Attempts may be nested. `work` must not wait for an attempt of another thread, and the
+    caller must hold no lock that another attempt takes. Side effects of `work` may happen twice.
 
     Args:
       work: the work on one image.
-      known: exceptions that are the caller's own, raised at once: what is known to be wrong with a file.
+      known: exceptions that are raised at once, for the caller to handle: what is known to be wrong with a file.
 
     Raises:
-      Failed: `work` raised twice; with the second cause.
-      InputError, storage.Unavailable, UnbalancedError: end the job, whatever image was at work.
+      Failed: `work` raised twice; its reason is the second exception.
+      InputError, storage.Unavailable, UnbalancedError: raised by `work`; they end the job.
     """
     reason = ""
-    for place in (_room.beside, _room.alone):
+    for place in (_lock.shared, _lock.exclusive):
         if reason:
-            gc.collect()  # not in the handler below, where the traceback holds what `work` had in memory
+            gc.collect()  # not in the handler below, where the traceback still references the memory of `work`
         try:
             with place():
                 return work()
         except Exception as error:
-            # Failed comes from an attempt inside of this one, which has tried alone already.
+            # Failed comes from a nested attempt, which has already tried alone.
             if isinstance(error, (known, Failed, InputError, UnbalancedError, storage.Unavailable)):
                 raise
             reason = cause(error)
@@ -172,73 +172,73 @@ def cause(error: BaseException) -> str:
 
 
 class InFlight:
-    """Notes of what the workers of a stage are at, one small file for each chunk or shard, none when it is done.
+    """Notes of what the workers of a stage are working on: one small file per chunk or shard, removed when it is done.
 
     Args:
-      folder: where the notes are, local or gs://: a folder of its own in the stage's work area.
+      folder: holds the notes and nothing else, local or gs://; in the stage's work area.
     """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
     def path(self, name: str) -> str:
-        """The file of a note; names that differ in anything have different ones."""
+        """The file of the note on `name`; different names have different files."""
         digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
         return storage.join(self.folder, digest[:24] + SUFFIX)
 
     def interrupted(self, name: str) -> bool:
-        """Whether an earlier process ended while it was at `name`, or another is at it now."""
+        """Whether an earlier process ended while it worked on `name`, or another is working on it now."""
         return storage.exists(self.path(name))
 
     def start(
         self, name: str, image: str = "", suspects: frozenset[str] = frozenset(), is_fatal: bool = False
     ) -> None:
-        """Notes that this process is at `name`.
+        """Notes that this process is working on `name`.
 
         Args:
           name: of the chunk, the same on every run over the same images.
-          image: at which one, where it works with care.
+          image: the image it is working on, if it works with care.
           suspects: images at which earlier processes ended.
-          is_fatal: whether it is known to hold an image that ends processes.
+          is_fatal: whether the chunk is known to hold an image that crashes processes.
         """
         storage.write(self.path(name), _note(name, image, suspects, is_fatal))
 
     def end(self, name: str) -> None:
-        """Notes that `name` is done, or given up for another reason than the end of the process."""
+        """Removes the note: `name` is done, or was given up for a reason other than a crash."""
         with contextlib.suppress(FileNotFoundError):
             storage.remove(self.path(name))
 
     def names(self) -> frozenset[str]:
-        """Of what there are notes."""
+        """The names that there are notes on."""
         with contextlib.suppress(FileNotFoundError):
             return frozenset(str(_read(file.path).get("name")) for file in storage.files(self.folder))
         return frozenset()
 
     def suspects(self, name: str) -> frozenset[str]:
-        """Images of `name` at which a process that worked with care has ended."""
+        """Images of `name` at which a process ended although it worked with care."""
         note = _read(self.path(name))
         suspects = note.get("suspects")
         names = [*(suspects if isinstance(suspects, list) else ()), note.get("image")]
         return frozenset(image for image in names if isinstance(image, str) and image)
 
     def clear(self) -> None:
-        """Removes the notes of a job that has come to its end but those of fatal images, which the next run needs."""
+        """Removes the notes of a finished job, except those on fatal images, which the next run needs."""
         with contextlib.suppress(FileNotFoundError):
             for file in storage.files(self.folder):
                 is_note = file.relative.endswith(SUFFIX) and not _read(file.path).get("is_fatal")
                 if is_note or storage.unfinished(file.relative).endswith(SUFFIX):
                     storage.remove(file.path)
         if not storage.is_remote(self.folder):
-            with contextlib.suppress(OSError):  # there is none, or something else in it
+            with contextlib.suppress(OSError):  # it does not exist, or holds something else
                 os.rmdir(self.folder)
 
     @contextlib.contextmanager
     def watch(self, name: str) -> Iterator[Care | None]:
-        """Notes that this process is at `name` while the block runs.
+        """Notes that this process is working on `name` while the block runs.
 
-        Gives None, or a `Care` where an earlier process ended in there. An exception is no end of the process: the
-        note goes with it. It stays where an image has ended its subprocess, so that the next run, which will try that
-        image again, begins with care. Costs two requests where `folder` is in Cloud Storage.
+        Yields None, or a `Care` if an earlier process ended there. The note is removed at the end of the block, by an
+        exception too. It stays if an image has crashed its subprocess: the next run will try that image again, and
+        should do so with care. Costs two requests if `folder` is in Cloud Storage.
         """
         care = None
         if not storage.create(self.path(name), _note(name)):
@@ -256,12 +256,12 @@ class InFlight:
 
 
 def _note(name: str, image: str = "", suspects: frozenset[str] = frozenset(), is_fatal: bool = False) -> bytes:
-    """What stands in a note; see `InFlight.start`."""
+    """The contents of a note; see `InFlight.start`."""
     return json.dumps({"name": name, "image": image, "suspects": sorted(suspects), "is_fatal": is_fatal}).encode()
 
 
 def _read(path: str) -> dict[str, Any]:
-    """The note at that path; empty where there is none, or a damaged one."""
+    """The note at `path`; empty if it does not exist or is damaged."""
     try:
         note = json.loads(storage.read(path))
     except (FileNotFoundError, ValueError):
@@ -273,8 +273,8 @@ class Care:
     """How a chunk is worked on after a process ended in it.
 
     Attributes:
-      suspects: images at which a process ended that was already working with care.
-      isolated: for what can be isolated.
+      suspects: images at which a process ended although it worked with care.
+      isolated: runs functions in a subprocess.
     """
 
     def __init__(self, notes: InFlight, name: str, suspects: frozenset[str]) -> None:
@@ -283,18 +283,18 @@ class Care:
         self.isolated = Isolated()
 
     def at(self, image: str) -> None:
-        """Notes that this image will be worked on now, in this very process."""
+        """Notes that this process is about to work on `image`."""
         self._notes.start(self._name, image, self.suspects)
 
 
 class Isolated:
-    """Runs functions in a subprocess, one after another, so that what ends it does not end this process.
+    """Runs functions in a subprocess, one after another, so that a crash does not end this process.
 
-    The subprocess is started at the first call and after every end, and ends with this process. It is the first that
-    Linux kills when memory runs out.
+    The subprocess is started at the first call and again after a crash, and ends with this process. When memory runs
+    out, Linux kills it first.
 
     Attributes:
-      ended: whether a function has ended it.
+      ended: whether a function has crashed it.
     """
 
     def __init__(self) -> None:
@@ -310,13 +310,13 @@ class Isolated:
         self.close()
 
     def __call__(self, function: Callable[..., T], *args: Any) -> T:
-        """What `function(*args)` returns or raises in the subprocess.
+        """Returns or raises what `function(*args)` returns or raises in the subprocess.
 
         Args:
-          function: importable by its name; what it takes, returns and raises can be pickled.
+          function: importable by its name; its arguments, result and exceptions can be pickled.
 
         Raises:
-          Failed: it ended the subprocess, and once more, alone, a new one.
+          Failed: it crashed the subprocess, and then, tried alone, a second one.
           InputError: the subprocess does not start, or was asked to end.
         """
         value, error = attempt(functools.partial(self._answer, function, args))
@@ -338,7 +338,7 @@ class Isolated:
                 return self._pipe.recv()
             except (EOFError, ConnectionError):
                 ending = self._end()
-            except BaseException:  # no memory for the answer; whatever comes next through the pipe is not the next one
+            except BaseException:  # no memory for the answer, say: the rest of it would be taken for the next answer
                 self._process.kill()
                 self._end()
                 raise
@@ -348,12 +348,12 @@ class Isolated:
         raise _Died(f"the process that worked on it ended twice, with {_ending(ending)}")
 
     def _start(self) -> None:
-        # Not forked: copies of this process' locks may be held for ever, those of TensorFlow and gRPC among them.
+        # Not forked: copied locks, such as those of TensorFlow and gRPC, might never be released.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        resource_tracker.ensure_running()  # which would let through again what is held back here
-        # Ctrl-C reaches the subprocess too, and would end it before it can say that the other one decides.
+        resource_tracker.ensure_running()  # started by `start` below, it would unblock the signal
+        # Ctrl-C reaches the subprocess too, and would end it before it ignores the signal.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             self._process.start()
@@ -369,7 +369,7 @@ class Isolated:
         """Ends the subprocess; returns its exit status, or minus the signal that ended it."""
         if self._process is None:
             return 0
-        self._pipe.close()  # it ends when it finds nobody there
+        self._pipe.close()  # which ends the subprocess
         self._process.join()
         status = self._process.exitcode
         self._process.close()
@@ -387,7 +387,7 @@ def _ending(status: int) -> str:
 
 
 def _serve(pipe: Connection) -> None:
-    """The subprocess: answers calls until nobody is there to ask."""
+    """The subprocess: answers calls until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
@@ -410,7 +410,7 @@ def _end_with_parent() -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The exception as it can be sent: itself, or its text where pickling or unpickling it would fail."""
+    """The exception itself, or one with its text if it cannot be pickled and unpickled."""
     try:
         pickle.loads(pickle.dumps(error))
         return error

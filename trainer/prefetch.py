@@ -1,0 +1,170 @@
+"""Overlaps requests to Cloud Storage with the work: inputs are read ahead, and outputs are written behind.
+
+A request takes some fifty milliseconds, in which two images could be processed. All workers of a process share one
+pool of threads and one budget of bytes. Local files are read and written when they are needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+from trainer import storage
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+THREADS = 32
+"""Concurrent requests of a process, for reads and for writes each."""
+DEPTH = 16
+"""Items that one worker reads ahead, and items that may wait to be written."""
+BUDGET = 256 << 20
+"""Bytes that all workers of a process buffer together. A worker may always hold one item, however large."""
+
+Read = Callable[[str], bytes]
+
+
+class _Buffer:
+    """The bytes that all workers of this process have buffered.
+
+    Attributes:
+      held: bytes, estimated for files that are still being read.
+      usual: estimated size of a file, in bytes: a running mean of the files before it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.held, self.usual = 0, 1 << 20
+
+    def change(self, difference: int, size: int = 0) -> None:
+        """Adds `difference` to the bytes held; `size` is that of a file that has just arrived, 0 for none."""
+        with self._lock:
+            self.held += difference
+            if size:
+                self.usual += (size - self.usual) // 16
+
+
+_buffer = _Buffer()
+
+
+@functools.cache
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, "read")
+
+
+@functools.cache
+def _writers() -> ThreadPoolExecutor:
+    # A pool of its own: a write may wait for a worker, and that worker for its reads.
+    return ThreadPoolExecutor(THREADS, "write")
+
+
+class _Pending(Generic[R]):
+    """A result that another thread computes; its bytes count towards the budget until it is dropped."""
+
+    def __init__(self, pool: ThreadPoolExecutor, work: Callable[[], R], size: int) -> None:
+        self._lock, self._size, self._is_dropped = threading.Lock(), size, False
+        _buffer.change(size)
+        self.future: Future[R] = pool.submit(work)
+
+    def measure(self, future: Future[bytes]) -> None:
+        """Replaces the estimated size with the actual one."""
+        if future.cancelled() or future.exception():
+            return
+        size = len(future.result())
+        with self._lock:
+            if not self._is_dropped:
+                _buffer.change(size - self._size, size)
+                self._size = size
+
+    def drop(self) -> None:
+        self.future.cancel()
+        with self._lock:
+            if not self._is_dropped:
+                self._is_dropped = True
+                _buffer.change(-self._size)
+
+
+def read_ahead(items: Iterable[T], paths: Callable[[T], Sequence[str]]) -> Iterator[tuple[T, Read]]:
+    """Yields the items in order, each with a function that reads its files, while those of the next items are fetched.
+
+    The function behaves like `storage.read`, and may be called for other files too.
+
+    Args:
+      paths: the files that an item usually needs. Only those in Cloud Storage are read ahead.
+    """
+    rest = iter(items)
+    waiting: deque[tuple[T, dict[str, _Pending[bytes]]]] = deque()
+    try:
+        while True:
+            while not waiting or (len(waiting) < DEPTH and _buffer.held < BUDGET):
+                try:
+                    item = next(rest)
+                except StopIteration:
+                    break
+                waiting.append((item, {path: _start_reading(path) for path in filter(storage.is_remote, paths(item))}))
+            if not waiting:
+                return
+            item, held = waiting[0]
+            yield item, functools.partial(_read, held)
+            _drop(waiting.popleft()[1])
+    finally:
+        for _, held in waiting:
+            _drop(held)
+
+
+def _start_reading(path: str) -> _Pending[bytes]:
+    held = _Pending(_readers(), functools.partial(storage.read, path), _buffer.usual)
+    held.future.add_done_callback(held.measure)
+    return held
+
+
+def _read(held: dict[str, _Pending[bytes]], path: str) -> bytes:
+    pending = held.pop(path, None)
+    if pending is None:
+        return storage.read(path)
+    try:
+        return pending.future.result()
+    finally:
+        pending.drop()
+
+
+def _drop(held: dict[str, _Pending[bytes]]) -> None:
+    for one in held.values():
+        one.drop()
+
+
+def write_behind(
+    items: Iterable[T], folder: str, write: Callable[[T], R], size: Callable[[T], int]
+) -> Iterator[tuple[T, Callable[[], R]]]:
+    """Yields the items in order, each with a function that returns, or raises, what `write(item)` does.
+
+    Args:
+      folder: the output folder. For a local one, that function calls `write` itself.
+      size: bytes that an item occupies until it is written.
+    """
+    if not storage.is_remote(folder):
+        yield from ((item, functools.partial(write, item)) for item in items)
+        return
+    waiting: deque[tuple[T, _Pending[R]]] = deque()
+    for item in items:
+        while waiting and (len(waiting) >= DEPTH or _buffer.held > BUDGET):
+            yield _next_written(waiting)
+        waiting.append((item, _Pending(_writers(), functools.partial(write, item), size(item))))
+    while waiting:
+        yield _next_written(waiting)
+
+
+def _next_written(waiting: deque[tuple[T, _Pending[R]]]) -> tuple[T, Callable[[], R]]:
+    item, held = waiting.popleft()
+
+    def result() -> R:
+        try:
+            return held.future.result()
+        finally:
+            held.drop()
+
+    return item, result

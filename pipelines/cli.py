@@ -84,7 +84,7 @@ def _here() -> str:
     try:
         return os.getcwd()
     except FileNotFoundError:
-        raise InputError("the folder that this command is called in is gone; change to one that is there") from None
+        raise InputError("the current folder no longer exists; change to one that does") from None
 
 
 def read(argv: list[str]) -> tuple[str, CheckedOptions, list[str]]:
@@ -153,7 +153,7 @@ def run(argv: list[str]) -> int:
 
 def _stop(name: str, message: str) -> None:
     """Ends this process from whatever thread, without waiting for what is at work in others."""
-    failure(f"deeplab {name}", f"{message}; run the same command again when that has ended", 2)
+    failure(f"deeplab {name}", f"{message}; run the same command again once it has ended", 2)
     sys.stderr.flush()
     os._exit(2)
 
@@ -207,7 +207,9 @@ def _said(argv: list[str]) -> int:
             # Whatever is still in the stream would raise once more when the program ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if not {"records", "help", "-h", "--help", "-V", "--version"} & {*argv}:  # their reader has seen enough
-                say("deeplab: stopped, for the reader of its output has gone; run the same command again to resume")
+                say(
+                    "deeplab: stopped, because the reader of its output has gone; run the same command again to resume"
+                )
             return 141
 
 
@@ -237,7 +239,7 @@ def _main(argv: list[str]) -> int:
     except OSError as error:
         place = error.filename2 or error.filename  # of a new name, that is
         is_told = place is not None and error.strerror
-        return failure(title, f"{place}: {error.strerror}; mend that, and run it again" if is_told else error, 2)
+        return failure(title, f"{place}: {error.strerror}; fix that, and run it again" if is_told else error, 2)
 
 
 def failure(title: str, error: object, status: int) -> int:

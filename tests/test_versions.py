@@ -79,7 +79,7 @@ def test_records_are_read_as_they_are(old, capsys):
 def test_masks_are_made_again_the_same_since_they_do_not_say_of_which_image_they_are(folder, flags, old, capsys):
     before = content(old / folder, "*.png")
     command = ["segment", "--input", "set/images/val", "--model", "small", "--output", folder, *flags]
-    said = "masks of version 0.2 and before do not say of which image they are"
+    said = "masks from version 0.2 and earlier do not record their image"
     run(*command)
     out = capsys.readouterr().out
     assert said in out and "11 images = 11 written + 0 skipped + 0 rejected" in out

@@ -102,7 +102,7 @@ def meaning(error: Exception, path: str, writing: bool) -> tuple[bool, Exception
         return True, _unavailable(path, error.strerror or type(error).__name__)
     if remote and error.filename != path:
         # Not the object, but what it takes to reach it: a file of credentials, the folder for downloads.
-        return False, InputError(f"{path} cannot be reached: {error}; mend that first")
+        return False, InputError(f"{path} cannot be reached: {error}; fix that first")
     if error.filename is None:  # as of what is written to an open file
         error.filename = path
     return False, error
@@ -116,7 +116,7 @@ def _is_impossible(path: str) -> bool:
 
 
 def _unavailable(path: str, reason: str) -> Unavailable:
-    return Unavailable(f"{path}: {reason}, in spite of several attempts; run the same command again to go on")
+    return Unavailable(f"{path}: {reason}, despite several attempts; run the same command again to continue")
 
 
 def _remote_meaning(error: Exception, path: str, writing: bool) -> tuple[bool, Exception] | None:
@@ -132,8 +132,8 @@ def _remote_meaning(error: Exception, path: str, writing: bool) -> tuple[bool, E
 
     if isinstance(error, DataCorruption):
         if writing:
-            return True, _unavailable(path, "what arrived is not what was sent")
-        return True, CorruptError(errno.EIO, "what came is not what is stored: its checksum differs", path)
+            return True, _unavailable(path, "the data stored are not those sent")
+        return True, CorruptError(errno.EIO, "the data received are not those stored: their checksum differs", path)
     if isinstance(error, auth.GoogleAuthError):
         if isinstance(error, auth.TransportError) or error.retryable:
             return True, _unavailable(path, f"no answer to the request for credentials ({type(error).__name__})")

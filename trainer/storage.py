@@ -102,7 +102,7 @@ def check_folder(path: str) -> None:
     while not os.path.lexists(place):
         place = os.path.dirname(place)
     if not os.path.isdir(place):
-        raise InputError(f"{path} cannot be written to: {place} is no folder; give another one, or move that away")
+        raise InputError(f"{path} cannot be written to: {place} is not a folder; give another one, or move that away")
 
 
 def check_file(path: str) -> None:

@@ -165,5 +165,8 @@ def load(model: str) -> Tuning | None:
 def how_to_make(model: str) -> str:
     """What a model folder or an export lacks that has no tuning, and the cure."""
     if exports.kind(model):
-        return f"{model} was made of a model without {TUNING_FILE}; run `deeplab tune-crf` on that and export it again"
+        return (
+            f"{model} was exported from a model without {TUNING_FILE}; run `deeplab tune-crf` on that and "
+            "export it again"
+        )
     return f"{path_of(model)} is missing; make it with `deeplab tune-crf --model {model} --records DIR`"

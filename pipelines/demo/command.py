@@ -31,7 +31,7 @@ def run(options: Options, flags: list[str]) -> int:
     with storage.writer(path) as file:
         sheet(options.output).quantize(256).save(file, "PNG", optimize=True)
     print(f"\n{comparison(options.output)}\n")
-    print(f"the whole road took {time.monotonic() - start:.0f} s")
+    print(f"the whole demo took {time.monotonic() - start:.0f} s")
     print(f"report:  {os.path.join(options.output, 'report', 'report.html')}\nsheet:   {path}")
     return 0
 

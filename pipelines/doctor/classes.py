@@ -163,7 +163,10 @@ def _first(raw: RawSet, flag: str, sample: _Sample, read: Read) -> Reading:
     )
     reason = f"palette of {palette.num_classes} classes, made of what the sampled labels hold"
     if palette == two_classes():
-        text = "the sampled labels hold 0 and 255 alone: masks whose foreground is 255, and no palette reads these so"
+        text = (
+            "the sampled labels hold 0 and 255 alone: masks whose foreground is 255, and no palette reads "
+            "them that way"
+        )
         finding = _finding("masks-0-255", REJECT, sample, (255,), text, 'read 255 as class 1 ("source_ids")')
         return Reading(palette, flag=OWN, reasons=(reason,), findings=(finding,))
     return Reading(palette, flag=OWN, reasons=(reason,), findings=(_unknown_palette(fault, cure, sample),))
@@ -272,7 +275,7 @@ def _mended_ids(reading: Reading, sample: _Sample) -> Reading:
             reading, own, _finding("masks-0-255", REJECT, sample, (255,), text, 'read 255 as class 1 ("source_ids")')
         )
     if counted := one_based(ids, palette):
-        void = ", and 0, which is outlines alone, is what is ignored" if 0 in ids else ""
+        void = ", and 0, which occurs only along outlines, is ignored" if 0 in ids else ""
         text = (
             f"the labels seem to count the {palette.num_classes} classes from 1: the sampled ids are "
             f"{ranges(sorted(ids))}{void}. Read as they are, every class would be learnt under the name of the next"
@@ -296,10 +299,10 @@ def _mended_ids(reading: Reading, sample: _Sample) -> Reading:
         return _with(reading, of_values, _finding("ids-out-of-range", REJECT, sample, unknown, text, change))
     if len(unknown) == 1:
         kind, what = "void-value", f"id {unknown[0]}, which palette {palette.name} does not know"
-        rim = " and lies along outlines alone" if ids[unknown[0]].is_outline else ""
-        text = f"the sampled labels hold {what}{rim}: {pixels:,} pixels. Likely what is to be ignored"
+        rim = " and occurs only along outlines" if ids[unknown[0]].is_outline else ""
+        text = f"the sampled labels hold {what}{rim}: {pixels:,} pixels. It is probably meant to be ignored"
         if unknown[0] == palette.num_classes and 0 in ids and not rim and not palette.source_ids:
-            text += "; but if 0 is what is to be ignored, the ids count from 1, and all classes are read as the next"
+            text += "; but if 0 is meant to be ignored, the ids count from 1, and every class is read as the next"
             cure = f"ignore it; --palette {COUNTED} in its place counts from 1 and ignores 0"
             reading = replace(reading, counted=from_one(palette, unknown[0]))
             return _with(reading, own, _finding(kind, REJECT, sample, unknown, text, cure))
@@ -319,8 +322,8 @@ def _with_doubt(reading: Reading, ids: dict[int, Use]) -> Reading:
     if ids[0].is_outline or ids[last].is_outline:
         return reading
     doubt = (
-        f"ids 0 to {last} are all there: 0 is read as {first}, and {last} is ignored. If 0 is what is to be ignored, "
-        f"they count from 1, and --palette {COUNTED} reads them so"
+        f"ids 0 to {last} are all there: 0 is read as {first}, and {last} is ignored. If 0 is meant to be ignored, "
+        f"they count from 1, and --palette {COUNTED} reads them that way"
     )
     return replace(reading, reasons=(*reading.reasons, doubt), counted=from_one(palette, last))
 
@@ -378,7 +381,7 @@ def _coded(reading: Reading, sample: _Sample, read: Read) -> Reading:
     """With the coding that prepare would find; where it would refuse or misread, with that which evidence is for."""
     evidence, palette = sample.evidence, reading.palette
     if reading.coding != "auto":
-        return replace(reading, reasons=(*reading.reasons, f"labels are read by their {reading.coding}, as was given"))
+        return replace(reading, reasons=(*reading.reasons, f"labels are read by their {reading.coding}, as requested"))
     knows_colors = bool(evidence.mapped) and evidence.mapped.keys() <= palette.known_colors()
     if evidence.is_shuffled and not knows_colors and not _is_grey(evidence.mapped):
         own = _of_colors(evidence.mapped)

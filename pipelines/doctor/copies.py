@@ -111,24 +111,25 @@ def of_copies(
     torn = [couple for couple in torn if differ(*couple)]
     copies = Copies.of(same, plan)
     if torn:
-        text = "images are there twice, byte for byte, with labels that differ"
+        text = "images occur twice, byte for byte, with different labels"
         cure = f"keep the right label of each; {LEFT_OUT}, both of them"
         findings.append(_finding("contradictions", WRONG, torn, plan, text, cure))
         left_out |= {number for couple in torn for number in couple}
     if copies.across:
-        text = "images of one split are in another as well, byte for byte: the scores would be of images learnt from"
+        text = (
+            "images of one split are in another as well, byte for byte: the model would be scored on images "
+            "it was trained on"
+        )
         findings.append(_finding("leaks", WRONG, copies.across, plan, text, f"{LEFT_OUT} of the training"))
         left_out |= {_of_training(couple, splits) for couple in copies.across}
     if copies.within:
-        text = "images are there twice in one split, byte for byte: they count double"
-        findings.append(
-            _finding("duplicates", NOTE, copies.within, plan, text, "leave the copies out, or let them be")
-        )
+        text = "images occur twice in one split, byte for byte: they count double"
+        findings.append(_finding("duplicates", NOTE, copies.within, plan, text, "leave the copies out, or keep them"))
     candidates = Copies.of(near(prints), plan)
     if across := verified(candidates.across, likeness):
         text = (
-            "images of one split are nearly those of another, scaled, re-encoded or the next frame: the scores would "
-            "be of images learnt from"
+            "images of one split are near-duplicates of another's (scaled, re-encoded or the next frame): the model "
+            "would be scored on images it was trained on"
         )
         findings.append(_finding("near-leaks", WRONG, across, plan, text, f"{LEFT_OUT} of the training"))
         left_out |= {_of_training(couple, splits) for couple in across}
@@ -176,9 +177,9 @@ def of_films(prints: np.ndarray, plan: Plan, val_fraction: float, group_by: str)
     is_hashed = all(split == hash_split(key, val_fraction) for key, split in zip(keys, splits, strict=True))
     regex = _regex(keys, of_film) if is_hashed else ""
     text = f"films lie in several splits: names count frames, and neighbours look alike: {', '.join(sorted(torn)[:4])}"
-    cure = "none is needed if the split is one that others use as well; a manifest with a column split changes it"
+    cure = "none is needed if this is an established split; a manifest with a column split changes it"
     if is_hashed:
-        text += "; scores would be of frames whose neighbours were learnt from"
+        text += "; the model would be scored on frames whose neighbours it was trained on"
         cure = f"--group-by '{regex}'" if regex else "list the splits in a manifest"
     couples = [_couple(numbers, splits) for numbers in torn.values()]
     grade = WRONG if is_hashed else NOTE

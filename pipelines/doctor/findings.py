@@ -35,7 +35,7 @@ _TEXTS = {
     "unreadable": ("files cannot be read", f"mend their permissions or links; {LEFT_OUT}"),
     "animations": (
         "files hold several images: animations, or pages",
-        f"save the one that is meant as a file of its own; {LEFT_OUT}",
+        f"save the intended one as a separate file; {LEFT_OUT}",
     ),
     "lossy-labels": (
         "labels are in a lossy coding, which blurs class ids and colours along every boundary",
@@ -52,14 +52,14 @@ _TEXTS = {
     "damaged-images": ("images cannot be decoded", f"copy or export them anew; {LEFT_OUT}"),
     "damaged-labels": ("labels cannot be decoded", f"copy or export them anew; {LEFT_OUT}"),
     "sizes": (
-        "labels have another size than their images",
+        "labels differ in size from their images",
         f"export both at one size; {MENDED} where both have one shape, by nearest neighbours; {LEFT_OUT}",
     ),
     "exif": (
-        "labels do not lie on their images once these are turned upright by their EXIF orientation",
+        "labels do not match their images once these are turned upright by their EXIF orientation",
         f"{MENDED}, turned as their images are, where they have the size of these as stored; {LEFT_OUT}",
     ),
-    "failed": ("pairs ended the process that looked at them, or raised what no file should", LEFT_OUT),
+    "failed": ("pairs crashed the process that examined them, or raised an unexpected error", LEFT_OUT),
 }
 
 
@@ -67,14 +67,14 @@ def of_scan(rejects: Sequence[Reject], pairs: int) -> Iterator[Finding]:
     """Findings on images and labels that found no partner, or are no pair for another reason."""
     alone = [reject for reject in rejects if "without a" in reject.reason]
     for kind, text, members in (
-        ("pairing", "images or labels have no partner of their name", alone),
-        ("names", "files or lines of lists name no pair that could be used", [r for r in rejects if r not in alone]),
+        ("pairing", "images or labels have no partner of the same name", alone),
+        ("names", "files or entries of lists make no usable pair", [r for r in rejects if r not in alone]),
     ):
         if members:
             reasons = Counter(reject.reason for reject in members).most_common(2)
             text = f"{text}: {'; '.join(f'{reason} ({count})' for reason, count in reasons)}"
             examples = tuple(Example(-1, reject.path, reject.reason) for reject in members[:SHOWN])
-            cure = f"give every image a label of its name; {LEFT_OUT}"
+            cure = f"give every image a label of the same name; {LEFT_OUT}"
             yield Finding(kind, REJECT, len(members), pairs + len(members), "files", text, cure, examples)
 
 
@@ -95,15 +95,15 @@ def of_files(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
             yield _finding(kind, NOTE, seen, plan, tally.looked, text, cure)
     if seen := tally.kinds.get("blended-ids"):
         text = (
-            "labels lead from class to class through ids between these, as after scaling or smoothing them like "
-            "images: outlines of classes that are not there"
+            "labels blend from one class into the next through the ids in between, as if they were scaled or smoothed "
+            "like images: outlines of classes that are not there"
         )
         cure = f"scale labels by nearest neighbours; {MENDED}, with such outlines ignored; {LEFT_OUT}"
         yield _finding("blended-ids", WRONG, seen, plan, tally.decoded, text, cure)
     if seen := tally.kinds.get("turned-labels"):
         text = (
-            "labels fit their images as stored, which prepare turns upright by their EXIF orientation, so that the "
-            "two would not lie on each other"
+            "labels fit their images as stored, but prepare turns these upright by their EXIF orientation, after "
+            "which the two no longer match"
         )
         cure = f"{MENDED}, turned as their images are; {LEFT_OUT}"
         yield _finding("turned-labels", WRONG, seen, plan, tally.decoded, text, cure)
@@ -187,9 +187,7 @@ def of_classes(tally: DoctorTally, plan: Plan, palette: Palette) -> Iterator[Fin
         text = f"labels hold a single class: {seen.examples[0][1]}. Where that is background, it is right"
         yield _finding("one-class", NOTE, seen, plan, tally.decoded, text, "look at a few of them")
     if seen := tally.kinds.get("all-ignored"):
-        yield _finding(
-            "all-ignored", NOTE, seen, plan, tally.decoded, "labels are ignored as a whole", "none is needed"
-        )
+        yield _finding("all-ignored", NOTE, seen, plan, tally.decoded, "labels are entirely ignored", "none is needed")
     if np.count_nonzero(whole) > 1:
         yield from _absent(tally, plan, palette, counts)
         yield from _tiny(tally, plan, palette, whole)
@@ -205,8 +203,8 @@ def _absent(tally: DoctorTally, plan: Plan, palette: Palette, counts: dict[str, 
     sample = "" if tally.decoded == tally.looked else " decoded"
     nowhere = [palette.names[index] for index in np.flatnonzero(whole == 0)]
     if nowhere:
-        text = f"classes have not one pixel in the{sample} labels: {_named(nowhere)}"
-        cure = "none is needed where the set lacks them; else look at the palette"
+        text = f"classes have no pixel in the{sample} labels: {_named(nowhere)}"
+        cure = "none is needed if the set lacks them; otherwise check the palette"
         yield Finding("absent-classes", NOTE, len(nowhere), palette.num_classes, "classes", text, cure, _any(plan))
     for split, pixels in counts.items():
         missing = np.flatnonzero((pixels == 0) & (whole > 0))
@@ -214,9 +212,9 @@ def _absent(tally: DoctorTally, plan: Plan, palette: Palette, counts: dict[str, 
             continue
         names = [palette.names[index] for index in missing]
         is_wrong = split == "train" and not sample
-        text = f"classes are in other splits, but have not one pixel in the{sample} labels of split {split}: "
+        text = f"classes are in other splits, but have no pixel in the{sample} labels of split {split}: "
         text += f"{_named(names)}. " + ("They cannot be learnt" if split == "train" else "They cannot be scored")
-        cure = "none is needed to train; a manifest with a column split deals the images out anew"
+        cure = "none is needed to train; a manifest with a column split redistributes the images"
         if is_wrong:
             cure = f"--input {MANIFEST}, whose column split has some of the images that hold them in train"
         examples = _with_classes(tally, plan, missing, palette)
@@ -305,10 +303,10 @@ def of_alignment(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
     ways = zip(shift, (("up", "down"), ("left", "right")), strict=True)
     moves = " and ".join(f"{abs(step)} pixels {words[step > 0]}" for step, words in ways if step)
     text = (
-        f"labels lie beside what they outline, all by the same way: the {votes} that were compared fit their images "
-        f"best when they are moved {moves}"
+        f"labels are offset from what they outline, all in the same direction: the {votes} that were compared fit "
+        f"their images best when they are moved {moves}"
     )
-    cure = "--mend writes all labels anew, moved so, with the rim that comes in ignored"
+    cure = "--mend moves all labels accordingly, and ignores the rim that this uncovers"
     examples = tuple(
         Example(subject.number, subject.label, f"offset {shift[0]} down, {shift[1]} right")
         for subject in [s for s in plan.subjects if s.effort == 2][:SHOWN]

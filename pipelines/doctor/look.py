@@ -146,7 +146,7 @@ class _Look:
         if label.codes.ndim == 2 and label.colormap is None:
             share = measures.blended_share(label.codes)
             if share >= measures.BLENDED:
-                total += self.tally("blended-ids", f"{share:.0%} of the steps between ids lead through ids between")
+                total += self.tally("blended-ids", f"{share:.0%} of the steps between ids pass through ids in between")
         if source.orientation != 1 and labelled.orientation == 1:
             total += self._of_turn(ids, source)
         if self.subject.effort >= ALIGNED and (scores := measures.fit(self.image, ids)) is not None:
@@ -174,7 +174,7 @@ class _Look:
         if there > max(BETTER * here, 0.05):
             return self.tally(
                 "turned-labels",
-                f"lies better on the image if turned by its EXIF orientation {source.orientation}: correlation "
+                f"fits the image better if turned by its EXIF orientation {source.orientation}: correlation "
                 f"{there:.2f} instead of {here:.2f}",
             )
         return DoctorTally()

@@ -1,4 +1,4 @@
-"""Examine a raw set before any compute: coding, pairs, sizes, copies, classes, and the flags that read it.
+"""Examine a raw set before spending compute on it: coding, pairs, sizes, copies, classes, and the flags to read it.
 
 examples:
   deeplab doctor data/camvid
@@ -7,10 +7,10 @@ examples:
   deeplab doctor gs://bucket/camvid --output gs://bucket/doctor --runner DataflowRunner --project my-project \\
       --region europe-west1 --temp_location gs://bucket/tmp --sdk_container_image IMAGE
 
-Ends with a verdict, the `deeplab prepare` that reads the set as it should be read, and status 0, 1 (prepare would
-reject something) or 2 (something would be accepted and trained wrongly). The set itself is never changed: what is to
-replace a part of it, a palette, a manifest, mended labels, is written to --output. Flags that are not listed go to
-Apache Beam.
+Ends with a verdict, the `deeplab prepare` command that reads the set correctly, and status 0, 1 (prepare would reject
+something) or 2 (prepare would accept something that is then learnt wrongly). The set itself is never changed:
+replacements for parts of it (a palette, a manifest, mended labels) are written to --output. Flags that are not listed
+here are passed on to Apache Beam.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Options(CheckedOptions):
     input: str = option(help="folder of the raw set, or its manifest; local or gs://", positional=True, metavar="DIR")
     output: str = option(
         "out/doctor",
-        "folder for doctor.json, doctor.html and what cures: palette.json, manifest.jsonl, labels",
+        "folder for doctor.json, doctor.html and the cures: palette.json, manifest.jsonl, labels/",
         metavar="DIR",
         group="output",
     )
@@ -45,30 +45,32 @@ class Options(CheckedOptions):
     )
     label_coding: str = option(
         "auto",
-        "what counts in labels that can be read in two ways, such as palette PNGs: their ids or their colors",
+        "how to read labels that can be read in two ways, such as palette PNGs: by their ids or by their colors",
         choices=CODINGS,
         group="input",
     )
     val_fraction: float = option(
         0.1,
-        "share of images for validation where the set has no splits of its own",
+        "share of images to hold out for validation if the set has no splits of its own",
         low=0,
         below=1,
         group="input",
     )
     group_by: str = option(
-        "", "the --group-by that prepare is to get: images of one film or tile", metavar="REGEX", group="input"
+        "", "the --group-by that you will give prepare: images of one film or tile", metavar="REGEX", group="input"
     )
-    max_pixels: int = option(MAX_PIXELS, "take images of more pixels than this for damaged", low=1, group="input")
+    max_pixels: int = option(MAX_PIXELS, "report images of more pixels than this as damaged", low=1, group="input")
     full: bool = option(False, "decode every image and label", group="effort")
     quick: bool = option(
-        False, f"decode a sample of {SAMPLED} pairs, and the headers of all files; as without --full", group="effort"
+        False, f"decode a sample of {SAMPLED} pairs, and the headers of all files (the default)", group="effort"
     )
     seed: int = option(0, "seed of the sample", low=0, group="effort")
     mend: bool = option(
-        False, "write labels that can be mended into labels/ of --output, pixels in doubt ignored", group="output"
+        False,
+        "write labels that can be mended to labels/ in --output; doubtful pixels are ignored",
+        group="output",
     )
-    json: bool = option(False, "print doctor.json in place of the findings", group="output")
+    json: bool = option(False, "print doctor.json instead of the findings", group="output")
     overwrite: bool = option(False, "also replace files in --output that this command did not write", group="output")
 
     def __post_init__(self) -> None:

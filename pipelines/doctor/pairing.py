@@ -55,11 +55,9 @@ def find(root: str, layout: str, val_fraction: float, group_by: str) -> tuple[Ra
         return known, ()
     if known:
         guessed = replace(guessed, palette_hint=known.palette_hint)
-        fault = f"{len(alone)} images or labels have no partner of their name, such as {alone[0].path}"
+        fault = f"{len(alone)} images or labels have no partner of the same name, such as {alone[0].path}"
     text = f"prepare does not pair these files: {fault}"
-    cure = (
-        f"--input {MANIFEST}, which pairs them by what their names have in common besides words such as mask and image"
-    )
+    cure = f"--input {MANIFEST}, which pairs them by what their names share apart from words such as mask and image"
     examples = tuple(
         Example(n, pair.image, f"with {pair.label}") for n, pair in enumerate(itertools.islice(guessed.pairs, SHOWN))
     )

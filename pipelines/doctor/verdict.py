@@ -72,7 +72,7 @@ def sentence(findings: Sequence[Finding], looked: int, decoded: int) -> str:
     """The verdict in words."""
     seen = f"{looked:,} pairs, {'all' if decoded == looked else f'{decoded:,}'} of them decoded"
     heads = {
-        0: "healthy: `deeplab prepare` takes all of it as it is meant",
+        0: "healthy: `deeplab prepare` takes all of it as intended",
         1: "ill: `deeplab prepare` would reject a part of it",
         2: "dangerous: `deeplab prepare` would take it, or a part of it, and training would learn or score it wrongly",
     }

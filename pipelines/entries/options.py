@@ -1,4 +1,4 @@
-"""Options that decide what a record holds."""
+"""Options that determine the contents of a record."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ class AugmentOptions(CheckedOptions):
     rotate: float = _augmentation(5.0, "largest rotation in degrees, either way", high=180)
     zoom: float = _augmentation(0.0, "largest zoom about the centre: 0.2 zooms by 1/1.2 to 1.2", high=9)
     scale: tuple[float, float] = _augmentation(
-        (0.75, 1.5), "range of the random scale; cut back to size at a random place", low=0.1, high=10
+        (0.75, 1.5),
+        "range of the random scale; the result is cut or padded to the original size",
+        low=0.1,
+        high=10,
     )
     crop: int = _augmentation(0, "side of the square random crop in pixels; 0 keeps the image's size", high=32766)
     pad: int = _augmentation(
@@ -46,7 +49,7 @@ class AugmentOptions(CheckedOptions):
 
 @dataclass(frozen=True)
 class RecordOptions(AugmentOptions):
-    """Everything besides the source files and the palette that decides what a record holds."""
+    """Everything that determines the contents of a record, apart from the source files and the palette."""
 
     seed: int = option(0, "seed of the shuffling and of every augmentation", low=0, group="records")
     max_side: int = option(
@@ -57,14 +60,14 @@ class RecordOptions(AugmentOptions):
     )
     image_format: str = option(
         "jpeg",
-        "format of images that have to be encoded: copies, shrunk and turned images",
+        "format of images that have to be encoded anew: copies, and shrunk or rotated images",
         choices=("jpeg", "png"),
         group="records",
     )
     jpeg_quality: int = option(95, "quality of the JPEGs that are encoded", low=1, high=100, group="records")
     label_coding: str = option(
         "auto",
-        "what counts in labels that can be read in two ways, such as palette PNGs: their ids or their colors",
+        "how to read labels that can be read in two ways, such as palette PNGs: by their ids or by their colors",
         choices=CODINGS,
         group="input",
     )
@@ -76,6 +79,6 @@ class RecordOptions(AugmentOptions):
             side = getattr(self, name)
             if side**2 > self.max_pixels:
                 raise InputError(
-                    f"--{name} {side} makes copies of {side**2:,} pixels, over the bound of {self.max_pixels:,}; "
+                    f"--{name} {side} makes copies of {side**2:,} pixels, over the limit of {self.max_pixels:,}; "
                     f"give a smaller --{name}, or a larger --max-pixels if memory allows"
                 )

@@ -113,7 +113,7 @@ def _decode_label(data: bytes, palette: Palette, options: RecordOptions) -> tupl
 
 
 def _too_large(shape: tuple[int, int], options: RecordOptions) -> str:
-    """What to say of an image of this height and width whose copies would be over the bound; "" where they are not."""
+    """What to say of an image of this height and width whose copies would be over the limit; "" where they are not."""
     height, width = augment.copied_size(shape, options)
     pixels = height * width
     if pixels <= options.max_pixels:

@@ -140,7 +140,7 @@ def is_ours(folder: str) -> bool:
 def unfinished(folders: Iterable[str], notes: Iterable[dict[str, Any]]) -> list[str]:
     """What to say of masks folders that `deeplab segment` has not finished."""
     return [
-        f"warning: {folder} is not finished, as its segment.json says; run `deeplab segment` again to finish it"
+        f"warning: {folder} is unfinished, according to its segment.json; run `deeplab segment` again to finish it"
         for folder, note in zip(folders, notes, strict=True)
         if note.get("status") in ("running", "incomplete")
     ]
@@ -149,7 +149,7 @@ def unfinished(folders: Iterable[str], notes: Iterable[dict[str, Any]]) -> list[
 def themselves(options: Options) -> list[str]:
     """What to say of masks that are the labels, through links too."""
     return [
-        f"warning: --labels {options.labels} and --masks {folder} are one folder: it is scored against itself"
+        f"warning: --labels {options.labels} and --masks {folder} are the same folder: it is scored against itself"
         for folder in options.masks
         if storage.real(folder) == storage.real(options.labels)
     ]

@@ -8,9 +8,9 @@ examples:
       --output gs://bucket/report --runner DataflowRunner --project my-project --region europe-west1 \\
       --temp_location gs://bucket/tmp --sdk_container_image IMAGE
 
-A label and its masks have the same path below their folders but for the suffix. Several masks folders are compared
-side by side, on the images that all of them have a mask of. --records DIR takes only images that the model was not
-trained on: those of the records' split val. Flags that are not listed go to Apache Beam.
+A label and its masks have the same path below their folders, apart from the suffix. Several folders of masks are
+compared side by side, on the images that have a mask in all of them. --records DIR takes only images that the model
+was not trained on: those of the records' split val. Flags that are not listed here are passed on to Apache Beam.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ class Options(SelectionOptions):
     )
     model: str | None = option(None, "model folder to take the classes from", metavar="DIR", group="input")
     palette: str | None = option(
-        None, "classes in place of --model: a palette's name or its JSON file", metavar="NAME|FILE", group="input"
+        None, "the classes, instead of --model: a palette's name or its JSON file", metavar="NAME|FILE", group="input"
     )
     label_coding: str = option(
         "auto",
-        "how labels, and masks of other programs, are read that can be in two ways: ids: by their numbers, colors: by "
-        "their colours; auto: by the one that the palette knows, and where it knows both, and they differ, not at all",
+        "how to read labels, and masks of other programs, that can be read in two ways. ids: by their numbers; "
+        "colors: by their colours; auto: by whichever the palette knows; if both, and they differ, reject them",
         choices=CODINGS,
         group="input",
     )
     images: str | None = option(
         None,
-        "folder of the images, for the gallery (default: the one that the masks were made from)",
+        "folder of the images, for the gallery (default: the folder that the masks were made from)",
         metavar="DIR",
         group="input",
     )
     gallery: int = option(
-        6, "images in the report's gallery: best, median and worst, a third each", low=0, group="output"
+        6, "images in the report's gallery, a third each of the best, the median and the worst", low=0, group="output"
     )
     overwrite: bool = option(
-        False, "also replace files of the report's names that this command did not write", group="output"
+        False, "also replace files with the report's names that this command did not write", group="output"
     )
     max_reject_rate: float = max_reject_rate("labels")
 

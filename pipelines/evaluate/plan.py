@@ -186,7 +186,7 @@ def list_labels(folder: str, palette: Palette, masks: Iterable[str] = ()) -> Lab
     left_out = Counter(_suffix(name) for name in set(seen) - {name for names in by_key.values() for name in names})
     kinds = [f"{count} of {suffix}" for suffix, count in sorted(left_out.items())]
     kinds += [f"{len(files) - len(seen)} hidden"] if len(files) > len(seen) else []
-    notes = (f"files in {folder} that are no labels, left out: {', '.join(kinds)}",) if kinds else ()
+    notes = (f"files in {folder} that are not labels, left out: {', '.join(kinds)}",) if kinds else ()
     return Labels(by_key, {key: reason for key, (_, reason) in faults.items()}, notes)
 
 

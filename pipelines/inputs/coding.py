@@ -154,13 +154,14 @@ def _doubt(numbers: set[int], meanings: set[tuple[int, Color | None]], palette: 
     if numbers and one_based({number: Use(1, 1, 1, 1) for number in numbers}, palette):
         return (
             f"warning: the sampled labels hold ids {ranges(sorted(numbers))} and none of class 0: they may count the "
-            f"{palette.num_classes} classes of palette {palette.name} from 1. `deeplab doctor` tells, and has a cure"
+            f"{palette.num_classes} classes of palette {palette.name} from 1. `deeplab doctor` can tell, and "
+            "suggests a cure"
         )
     colors = {color for _, color in meanings}
     if len({index for index, _ in meanings}) < len(meanings) and not colors <= palette.known_colors() | {None}:
         return (
             "warning: the sampled palette images give one index different colours, which the palette does not know, "
-            "and the indices, which are read, may mean nothing. `deeplab doctor` tells, and has a cure"
+            "and the indices, which are read, may mean nothing. `deeplab doctor` can tell, and suggests a cure"
         )
     return ""
 
@@ -187,7 +188,7 @@ class Sample:
 
     def describe(self) -> str:
         if not self.labels:
-            return "not one of the sampled labels could be read"
+            return "none of the sampled labels could be read"
         ids = [f"ids {ranges(sorted(self.ids))}"] if self.ids else []
         every = sorted(self.colors | self.mapped - {None})
         more = ", ..." if len(every) > 6 else ""

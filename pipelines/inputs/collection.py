@@ -100,7 +100,7 @@ def find(source: str, output: str = "") -> Listing:
         rows = ordered(_chosen(files, kind in ("list", "image"), _inside(output), contents))
     except OSError as error:
         place = error.filename or source
-        raise InputError(f"{place} cannot be read: {error.strerror or error}; mend that or leave it out") from None
+        raise InputError(f"{place} cannot be read: {error.strerror or error}; fix that or leave it out") from None
     if kind == "folder" and output and storage.lies_in(source, output) and storage.lies_in(output, source):
         raise InputError(f"input and output are the same folder, {source}; masks would replace images")
     if contents.inside and not contents.images and not contents.others.count:
@@ -119,7 +119,7 @@ def find(source: str, output: str = "") -> Listing:
         notes.append(f"files left out because they lie in the output folder: {contents.inside}")
     if contents.unreadable.count:
         notes.append(
-            f"links that lead nowhere, FIFOs and the like, skipped: {contents.unreadable.count}, "
+            f"broken links, FIFOs and the like, skipped: {contents.unreadable.count}, "
             f"such as {contents.unreadable.first}"
         )
     if contents.others.count > contents.unreadable.count:
@@ -269,7 +269,7 @@ def _from_list(source: str) -> tuple[Iterable[storage.File], list[str]]:
     if len(kinds) == 2:
         raise InputError(f"{source} lists local files and gs:// objects; expected one kind")
     again = lines - len(once)
-    notes = [f"entries of {source} that name an image again: {again}"] if again else []
+    notes = [f"entries of {source} that repeat an image: {again}"] if again else []
     return (_file(path, path[len(shared or "") :]) for (path,) in once), notes
 
 
@@ -375,7 +375,7 @@ def _faults(names: _Names, output: str) -> Callable[[str], str]:
         if too_long(name):
             return "the name of its mask would be too long; shorten the image's name"
         if remote and ("\n" in name or "\r" in name):
-            return "Cloud Storage takes no line ends in names; rename the image"
+            return "Cloud Storage does not allow line breaks in names; rename the image"
         if output and (place := misled(_folder(name))):
             return f"its mask would lie in {place}, among the images; choose another output folder"
         return ""

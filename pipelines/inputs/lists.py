@@ -127,7 +127,9 @@ def _csv_rows(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[Row]:
         for values in reader:
             extra = values.pop(None, [])
             if any(value.strip() for value in extra):
-                fault = f"has more values than the {len(header)} columns; put quotes around what holds a comma"
+                fault = (
+                    f"has more values than the {len(header)} columns; put quotes around values that contain a comma"
+                )
                 yield Row(reader.line_num, fault=fault)
                 continue
             stripped = {name: value and value.strip(BLANKS) for name, value in values.items()}

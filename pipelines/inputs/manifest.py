@@ -55,7 +55,7 @@ def _listed(path: str, folder: str, rejects: list[Reject]) -> Iterator[Facts]:
         image_path = entry_path(folder, image) if image else ""
         fault = _fault(row, image, label, split)
         if not fault and image_path == entry_path(folder, label):
-            fault = "one file is image and label"
+            fault = "image and label are the same file"
         if fault:
             rejects.append(reject(image, image_path or path, f"{path} line {row.line}: {fault}"))
         else:

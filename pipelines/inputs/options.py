@@ -1,4 +1,4 @@
-"""Options that commands on raw sets and collections share; `layouts` says what each of the layouts looks like."""
+"""Options that commands on raw sets and collections share; see `layouts` for what each of the layouts looks like."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from trainer.options import CheckedOptions, InputError, option
 
 LAYOUTS = ("auto", "manifest", "voc", "cityscapes", "camvid", "paired")
-"""What --layout takes."""
+"""Values of --layout."""
 
 
 @dataclass(frozen=True)
 class SelectionOptions(CheckedOptions):
-    """Which of the images are taken, see `selection`; without one of these flags: all of them."""
+    """Selects some of the images, see `selection`; without one of these flags, all of them are taken."""
 
     records: str = option(
         "",
@@ -23,14 +23,13 @@ class SelectionOptions(CheckedOptions):
     list: str = option(
         "",
         "take only the images that this list names: a .txt with a name or path per line, such as Pascal VOC's "
-        "val.txt, or a .csv or .jsonl with a column image",
+        "val.txt, or a .csv or .jsonl file with a column image",
         metavar="FILE",
         group="selection",
     )
     split: str = option(
         "",
-        "split of --records; without the flag: val. With a --list that has a column split: only its lines of that "
-        "split",
+        "split of --records; default: val. With a --list that has a column split: only the lines of that split",
         metavar="SPLIT",
         group="selection",
     )

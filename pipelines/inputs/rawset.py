@@ -146,15 +146,15 @@ def raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float,
     rejects = sorted(candidates.rejects + rejects, key=lambda reject: (reject.key, reject.path))
     if not pairs:
         example = f"; for example {rejects[0].path}: {rejects[0].reason}" if rejects else ""
-        raise InputError(f"{root}: {layout} ({candidates.origin}), but not one image has a label{example}")
+        raise InputError(f"{root}: {layout} ({candidates.origin}), but no image has a label{example}")
     unsplit = pairs
     pairs, note = split_by_group(pairs, val_fraction, group_by)
     counts = Counter(pair.split for pair in pairs)
     if long := next((split for split in counts if len(os.fsencode(split)) > MAX_SPLIT), ""):
         size = len(os.fsencode(long))
         raise InputError(
-            f"{root}: the name of a split is {size} bytes long, {long[:40]!r}...; names of files begin with it, so "
-            f"that {MAX_SPLIT} are the most"
+            f"{root}: the name of a split is {size} bytes long, {long[:40]!r}...; file names begin with it, so "
+            f"the limit is {MAX_SPLIT}"
         )
     notes = filter(
         None,
@@ -234,7 +234,7 @@ def split_by_group(pairs: Pairs, val_fraction: float, group_by: str) -> tuple[Pa
       The pairs in their order, and a sentence on the groups; empty without `group_by`.
 
     Raises:
-      InputError: `group_by` is no regular expression, or finds nothing in any key.
+      InputError: `group_by` is not a regular expression, or finds nothing in any key.
     """
     first = _same_files(pairs)
     if not group_by and not first:
@@ -305,7 +305,7 @@ def _empty_splits(pairs: Pairs, splits: Collection[str], val_fraction: float, wh
         if all(pair.split for pair in pairs):
             yield (
                 f"warning: no image is in split {name}, which {use}: the set's own folders, lists or manifest name "
-                f"{' and '.join(sorted(splits))} alone"
+                f"only {' and '.join(sorted(splits))}"
             )
         elif val_fraction:
             yield (
@@ -318,7 +318,7 @@ def _links(first: Mapping[str, str]) -> Iterator[str]:
     """What to say of images that are the files of others."""
     for key, other in itertools.islice(first.items(), 1):
         yield (
-            f"images that are the files of others, through links: {len(first)}, such as {key}, which is {other}; "
+            f"images that are links to the files of others: {len(first)}, such as {key}, which is {other}; "
             "they share a split where the set gives none"
         )
 
@@ -331,7 +331,7 @@ def _torn(own: Mapping[str, set[str]]) -> Iterator[str]:
     """
     if torn := sorted(group for group, splits in own.items() if len(splits) > 1):
         yield (
-            "warning: groups that lie in several splits, as the set's own folders, lists or manifest say: "
+            "warning: groups that the set's own folders, lists or manifest spread over several splits: "
             f"{len(torn)}, such as {torn[0]!r} in {' and '.join(sorted(own[torn[0]]))}"
         )
 
@@ -360,12 +360,12 @@ def _repeated(hashes: Iterable[int]) -> frozenset[int]:
 def group_of(key: str, group_by: str) -> str | None:
     """What the regular expression `group_by` finds in `key`: its first group, else all of it; None for nothing.
 
-    Raises InputError when it is no regular expression.
+    Raises InputError when it is not a regular expression.
     """
     try:
         match = re.search(group_by, key)
     except re.error as error:
-        raise InputError(f"--group-by {group_by!r} is no regular expression: {error}") from None
+        raise InputError(f"--group-by {group_by!r} is not a regular expression: {error}") from None
     # An alternative may leave the first group out; what is found in no place of the text is no name of a group.
     return (match and next((group for group in match.groups() if group is not None), match[0])) or None
 

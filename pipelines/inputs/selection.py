@@ -80,7 +80,7 @@ class Selection:
         (name,) = min(self.names)
         raise InputError(
             f"no file has the name of one of the {len(self.names)} images of {self.source}: the first of them is "
-            f"{name}, {files}; names count with their folders, so that no other split passes for this one"
+            f"{name}, {files}; names count with their folders, so that no other split is mistaken for this one"
         )
 
     def _without_shared_folder(self) -> tuple[Rows, ...]:

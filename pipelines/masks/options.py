@@ -1,4 +1,4 @@
-"""Options of what makes masks of images: how often, and at which sizes, the network sees each of them."""
+"""Options of the commands that make masks: how many views of an image the network sees, and at which sizes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Views:
 
     @property
     def area(self) -> float:
-        """Pixels of the largest view per pixel of the image; an image that is to be compared with it has 1 itself."""
+        """Pixels of the largest view per pixel of the image, at least 1."""
         return max(1.0, *self.scales) ** 2
 
     @property
     def passes(self) -> float:
-        """How many passes over the image itself all views cost."""
+        """The cost of all views, in passes over the image itself."""
         return (1 + self.flip) * sum(scale**2 for scale in self.scales)
 
     @property
@@ -55,13 +55,13 @@ class ViewOptions(CheckedOptions):
 
     scales: tuple[float, ...] = option(
         (1.0,),
-        "sizes at which the network sees every image, relative to the one after --max-side; masks are of the mean of "
-        "the probabilities; 1 1.5 finds more thin things, in three times the time",
+        "sizes at which the network sees every image, relative to its size after --max-side; the probabilities are "
+        "averaged; 1 1.5 finds more thin objects, in three times the time",
         low=0.25,
         high=4,
         group="network",
     )
-    flip: bool = option(False, "let the network see every image mirrored too; takes twice the time", group="network")
+    flip: bool = option(False, "show the network every image mirrored as well; takes twice the time", group="network")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,5 +70,5 @@ class ViewOptions(CheckedOptions):
 
     @property
     def views(self) -> Views:
-        """What the network sees."""
+        """The views that the network sees."""
         return Views(tuple(sorted(self.scales)), self.flip)

@@ -107,13 +107,14 @@ def notes(work: Work, options: Options, prices: dict) -> list[str]:
     """What the table does not say."""
     kept = prices["storage"]["gib_month"] * work.written / GIB
     sentences = [
-        f"In Cloud Storage: {work.reads:,} reads and {work.writes:,} writes, which the prices above hold; the output "
+        f"In Cloud Storage: {work.reads:,} reads and {work.writes:,} writes, which the prices above include; the "
+        "output "
         f"costs {kept:.2f} {prices['currency']} a month there.",
         "Times elsewhere are worked out, not measured: a core there is taken to be as fast as one here.",
     ]
     if work.parts < options.cores and options.job != "train":
         sentences.append(
-            f"The work is cut into {work.parts:,} parts, and no more of the {options.cores:,} cores than that are busy"
+            f"The work is cut into {work.parts:,} parts, so at most that many of the {options.cores:,} cores are busy"
             + ("; --shards gives more." if options.job == "prepare" else ".")
         )
     if work.flops:

@@ -241,7 +241,9 @@ def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence
 
 def _check_enough(count: int, source: str) -> None:
     if count < 2 * FEW:
-        raise InputError(f"{source} has {count} images; a job of fewer than {2 * FEW} is not worth a plan, run it")
+        raise InputError(
+            f"{source} has {count} images; a job of fewer than {2 * FEW} is not worth planning; just run it"
+        )
 
 
 def given(options: CheckedOptions) -> dict[str, Any]:

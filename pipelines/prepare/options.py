@@ -7,9 +7,9 @@ examples:
       --runner DataflowRunner --project my-project --region europe-west1 \\
       --temp_location gs://bucket/tmp --sdk_container_image IMAGE
 
-Stop it at any moment and run it again: finished shards are kept, and the bytes come out the same. Only the plan goes
-through the runner; each worker reads the images of its shards and writes them. Flags that are not listed go to Apache
-Beam, such as --direct_num_workers 4.
+Stop it at any moment and run it again: finished shards are kept, and the bytes are the same. Only the plan goes
+through the runner; each worker reads the images of its shards and writes the shards. Flags that are not listed here
+are passed on to Apache Beam, such as --direct_num_workers 4.
 """
 
 from __future__ import annotations
@@ -43,32 +43,32 @@ class Options(RecordOptions):
     )
     val_fraction: float = option(
         0.1,
-        "share of images for validation where the set has no splits of its own",
+        "share of images to hold out for validation if the set has no splits of its own",
         low=0,
         below=1,
         group="input",
     )
     group_by: str = option(
         "",
-        "regular expression; images in whose keys it finds the same text (its first group, if it has one), such as "
-        "those of one film or tile, go to one split",
+        "regular expression that keeps images together, such as frames of one film: images whose keys match with the "
+        "same text (its first group, if it has one) go to the same split",
         metavar="REGEX",
         group="input",
     )
-    copies: int = option(0, "augmented copies of every image, besides the image itself", low=0, group="records")
+    copies: int = option(0, "augmented copies of every image, in addition to the image itself", low=0, group="records")
     augment_splits: tuple[str, ...] = option(
         ("train",), "splits that get augmented copies", metavar="SPLIT", group="records"
     )
     shards: int = option(
         0,
-        "shards of the largest split; others get a share by their records. 0: about 1000 records or 128 MB each",
+        "shards of the largest split; the others get a proportionate number. 0: about 1000 records or 128 MB each",
         low=0,
         high=999999,
         group="records",
     )
     overwrite: bool = option(
         False,
-        "write every shard again, also over files of their names that this program did not write",
+        "write every shard again, even over files of the same name that this program did not write",
         group="records",
     )
     max_reject_rate: float = max_reject_rate("records")

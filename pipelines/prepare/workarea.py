@@ -164,7 +164,8 @@ def read_plan(folder: str, shard: str, digest: str) -> list[Entry]:
         data = b""
     if _digest(data) != digest:
         raise InputError(
-            f"{path} {'was changed' if data else 'is gone'}: another `deeplab prepare` works on this folder; wait for "
+            f"{path} {'was changed' if data else 'is gone'}: another `deeplab prepare` is working on this folder; "
+            "wait for "
             "it to end, and run this command again"
         )
     return [Entry(*json.loads(line)) for line in data.split(b"\n")[:-1]]

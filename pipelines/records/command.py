@@ -149,7 +149,7 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
     if repairs.has_begun(folder):
         with reading.undisturbed(folder):
             dataset = repairs.finish(folder)
-        print("a repair that was begun before is finished")
+        print("finished a repair that was begun earlier")
     before = storage.read(storage.join(folder, DATASET_FILE))
     with _at_work("repair", dataset) as (pool, beat):
         repair = repairs.plan(folder, dataset, pool, beat)
@@ -173,7 +173,7 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
     with _at_work("verify", after) as (pool, beat):
         faults = verify(folder, after, pool, beat).faults
     for fault in faults:
-        print(printable(f"not of single records, and left as it is: {fault}"))
+        print(printable(f"not a fault of single records, left as it is: {fault}"))
     records, shards = sum(shard.records for shard in after.shards), len(after.shards)
     print(f"{records:,} records in {shards} shards; fingerprint {after.fingerprint}, was {dataset.fingerprint}")
     return 1 if faults else 0

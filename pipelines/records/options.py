@@ -1,4 +1,4 @@
-"""Look into, mend and compare folders of records that `deeplab prepare` wrote.
+"""Inspect, repair and compare folders of records that `deeplab prepare` wrote.
 
 examples:
   deeplab records ls out/records
@@ -43,8 +43,8 @@ class Show(CheckedOptions):
     """
 
     records: str = _folder()
-    record: str = option("0", "which one: its key, or its number in the order of the shards, from 0", metavar="KEY|N")
-    copy: int = option(0, "with a key: which augmented copy; 0 is the image itself", low=0)
+    record: str = option("0", "key of the record, or its number in the order of the shards, from 0", metavar="KEY|N")
+    copy: int = option(0, "with a key: number of the augmented copy; 0 is the image itself", low=0)
     save: str = option("", "folder to save the image, its label and an overlay to", metavar="DIR")
     overwrite: bool = option(False, "replace files that are there already and differ; never those of the raw set")
 
@@ -57,23 +57,23 @@ class Verify(CheckedOptions):
       deeplab records verify out/records
       deeplab records verify gs://bucket/records --delete
 
-    A record is good when the trainer reads it. Ends with status 1 when it finds a fault. Shards that are deleted are
-    written again by the same `deeplab prepare`.
+    A record is good if the trainer can read it. The status is 1 if there are faults. The same `deeplab prepare` writes
+    deleted shards again.
     """
 
     records: str = _folder()
-    delete: bool = option(False, "delete the shards that have faults, among those that dataset.json lists")
+    delete: bool = option(False, "delete the faulty shards among those that dataset.json lists")
 
 
 @dataclass(frozen=True)
 class Stats(CheckedOptions):
-    """Show how many pixels each class has, and the sizes of the images.
+    """Show the number of pixels of each class, and the sizes of the images.
 
     examples:
       deeplab records stats out/records
       deeplab records stats gs://bucket/records
 
-    Reads dataset.json alone.
+    Reads only dataset.json.
     """
 
     records: str = _folder()
@@ -98,15 +98,15 @@ class Export(CheckedOptions):
 
 @dataclass(frozen=True)
 class Repair(CheckedOptions):
-    """Put right the shards in which verify finds faults.
+    """Repair the shards in which verify finds faults.
 
     examples:
       deeplab records repair out/records
       deeplab records repair gs://bucket/records --drop
 
-    Records whose bytes are damaged, copies among them, are made again from the raw set and by the options that
-    dataset.json names, where these give the very bytes by their checksum. What cannot be made again is left out with
-    --drop alone; the same `deeplab prepare` writes all of it again. Killed and run again it gives the same.
+    Damaged records, augmented copies included, are made again from the raw set and the options in dataset.json, if
+    that gives exactly the original bytes, as their checksum shows. Records that cannot be made again are left out only
+    with --drop; the same `deeplab prepare` can write all of them again. A killed run can be repeated.
     """
 
     records: str = _folder()
@@ -115,20 +115,20 @@ class Repair(CheckedOptions):
 
 @dataclass(frozen=True)
 class Reshard(CheckedOptions):
-    """Write the same records into another number of shards.
+    """Write the same records into a different number of shards.
 
     examples:
       deeplab records reshard out/records out/resharded --shards 64
       deeplab records reshard gs://bucket/records gs://bucket/resharded --megabytes 256
 
-    The bytes of every record are kept, and no image is decoded. Shards are those that `deeplab prepare` would have
-    written with this number: the same seed gives the same order.
+    The bytes of every record are kept, and no image is decoded. The shards are those that `deeplab prepare --shards`
+    would have written: the same seed gives the same order.
     """
 
     records: str = _folder()
     output: str = option(help="folder to write to; local or gs://", positional=True, metavar="OUTPUT")
     shards: int = option(
-        0, "shards of the largest split; others get a share by their records. 0: by --megabytes", low=0, high=999999
+        0, "shards of the largest split; the others get a proportionate number. 0: by --megabytes", low=0, high=999999
     )
     megabytes: int = option(128, "size of a shard in MiB, without --shards", low=1)
 
@@ -141,8 +141,8 @@ class Diff(CheckedOptions):
       deeplab records diff out/records out/other
       deeplab records diff out/records gs://bucket/records
 
-    Compares keys, splits, bytes of images and labels, classes, and the options that decide records, but not in which
-    shards they are. Ends with status 0 when nothing differs, and 1 when something does.
+    Compares keys, splits, the bytes of images and labels, classes, and the options that determine records, but not
+    which shards the records are in. The status is 0 if nothing differs, else 1.
     """
 
     records: str = _folder()
@@ -161,4 +161,4 @@ VERBS = {
 }
 """Verb -> its options."""
 USAGE = "FOLDER [OPTIONS]"
-"""What stands behind a verb."""
+"""Usage of a verb, behind its name."""

@@ -52,7 +52,8 @@ def undisturbed(folder: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise InputError(
-            f"{error.filename or folder} is gone: another command works on this folder; wait for it to end, and run "
+            f"{error.filename or folder} is gone: another command is working on this folder; wait for it to end, "
+            "and run "
             "this command again"
         ) from None
 
@@ -97,7 +98,7 @@ def find_record(folder: str, dataset: Dataset, name: str, copy: int) -> tuple[Sh
     is_number = name.isdecimal() and len(name) <= len(str(total))
     number = int(name) if is_number and int(name) < total else None
     if number is not None and copy:
-        raise InputError(f"--copy {copy} is for a key; record {number} is one of all, copies among them")
+        raise InputError(f"--copy {copy} goes with a key; record numbers, such as {number}, count copies too")
     for shard in dataset.shards:
         if number is not None and number >= shard.records:
             number -= shard.records

@@ -102,7 +102,7 @@ class Source:
         try:
             return RecordOptions(**values)
         except (TypeError, ValueError) as error:
-            raise InputError(f"the options in dataset.json are none: {error}") from None
+            raise InputError(f"the options in dataset.json are invalid: {error}") from None
 
     def message(self, key: str, copy: int) -> bytes:
         """The record of an image, or of a copy of it, serialised. Raises InputError that says why there is none."""
@@ -159,7 +159,7 @@ def plan(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], objec
         rejects += unusable
         shards += [mended] * (sums.records > 0)
     if not shards:
-        raise InputError(f"not one record of {folder} can be used; run the same `deeplab prepare` again")
+        raise InputError(f"no record of {folder} can be used; run the same `deeplab prepare` again")
     kept = sum(shard.records for shard in shards) - remade
     inputs = sum(shard.records for shard in dataset.shards)
     accounts = Accounts("records", inputs, {"kept": kept, "made again": remade}, tuple(rejects))
@@ -338,4 +338,4 @@ def _again(damaged: bytes, source: Source) -> tuple[bytes | None, str]:
                 return message, ""
     except InputError as error:
         return None, str(error)
-    return None, "raw set and options give other bytes: files, dataset.json or this program were changed since"
+    return None, "raw set and options now give different bytes: files, dataset.json or this program were changed since"

@@ -46,7 +46,7 @@ def run(options: Options, flags: list[str]) -> int:
     if previous is None:
         planning.check_output_is_ours(plan)
     elif "plan" not in previous and not options.overwrite:
-        print("masks of version 0.2 and before do not say of which image they are; those in the output are made again")
+        print("masks from version 0.2 and earlier do not record their image; those in the output are made again")
     for note in listing.notes:
         print(note)
     print(f"segment: {plan.total} images in {options.input} with {options.model} -> {options.output}", flush=True)

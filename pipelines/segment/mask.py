@@ -223,8 +223,8 @@ class SegmentJob:
             data = read(source.path)
         if read_stamp(data):
             raise images.ImageError(
-                "is what `deeplab segment` wrote of an image (its mask, overlay or confidence); expected an image: "
-                "keep outputs outside of --input, or name the images by a glob or a list"
+                "is an output of `deeplab segment` (a mask, overlay or confidence map); expected an image: keep "
+                "outputs outside --input, or name the images by a glob or a list"
             )
         needed = self.check_size(*images.header(data).upright_size)
         with step("decode"):
@@ -245,7 +245,7 @@ class SegmentJob:
         pixels, bound = shrunk[0] * shrunk[1], self.options.max_pixels
         if pixels > bound:
             raise images.ImageError(
-                f"{shrunk[1]}x{shrunk[0]} is {pixels:,} pixels, over the bound of {bound:,} for one pass of the "
+                f"{shrunk[1]}x{shrunk[0]} is {pixels:,} pixels, over the limit of {bound:,} for one pass of the "
                 "network; give --max-side to shrink it, or raise --max-pixels if memory allows"
             )
         classes, refined, allowed = self.palette.num_classes, self.crf is not None, self.allowed
@@ -260,7 +260,7 @@ class SegmentJob:
             cures += ["give smaller --scales"] * (views.area > 1) + ["omit --crf"] * refined
             raise images.ImageError(
                 f"{shrunk[1]}x{shrunk[0]} pixels of {classes} classes{' with the CRF' * refined} take about "
-                f"{needed / GIB:.1f} GiB of memory, over the bound of {allowed / GIB:.1f}; {', or '.join(cures)}, or "
+                f"{needed / GIB:.1f} GiB of memory, over the limit of {allowed / GIB:.1f}; {', or '.join(cures)}, or "
                 "raise --max-memory if there is more"
             )
         # The network takes one image at a time, whatever the number of threads.

@@ -10,9 +10,10 @@ examples:
       --runner DataflowRunner --project my-project --region europe-west1 --temp_location gs://bucket/tmp \\
       --sdk_container_image IMAGE
 
---records DIR takes only images that the model was not trained on: those of the records' split val. Masks of the same
-model, options and image are finished and skipped, so a killed run resumes; other files of these names are kept unless
---overwrite is given. Flags that are not listed go to Apache Beam, such as --direct_num_workers 4.
+--records DIR takes only images that the model was not trained on: those of the records' split val. Masks that were
+made with the same model and options from the same image are skipped, so a killed run resumes; other files with these
+names are kept unless --overwrite is given. Flags that are not listed here are passed on to Apache Beam, such as
+--direct_num_workers 4.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from trainer.options import InputError, option
 
 def _crf(name: str, meaning: str, **bounds: float) -> Any:
     """A parameter of the CRF: the flag, else crf.json, else the default of `CrfOptions`."""
-    text = f"{meaning}; without the flag: as in crf.json, else {getattr(CrfOptions, name):g}"
+    text = f"{meaning}; default: as in crf.json, else {getattr(CrfOptions, name):g}"
     return option(None, text, group="CRF", **bounds)
 
 
@@ -40,8 +41,8 @@ class Options(SelectionOptions, ViewOptions):
     takes_beam_flags: ClassVar[bool] = True
 
     input: str = option(
-        help="folder of images (searched with all folders in it), a glob in quotes, an image, or a .txt, .csv or "
-        ".jsonl list; local or gs://",
+        help="folder of images (searched recursively), a glob in quotes, an image, or a .txt, .csv or .jsonl list; "
+        "local or gs://",
         metavar="PATH",
     )
     model: str = option(
@@ -52,7 +53,8 @@ class Options(SelectionOptions, ViewOptions):
     output: str = option(help="folder for the masks; local or gs://", metavar="DIR")
     masks: bool = option(
         True,
-        "write masks; --no-masks: only the table of images, images.parquet, and what else is asked for",
+        "write masks; --no-masks: only the table of images, images.parquet, and overlays or confidence maps if asked "
+        "for",
         group="output",
     )
     overlays: bool = option(False, "also write images with their classes painted over, to overlays/", group="output")
@@ -60,15 +62,14 @@ class Options(SelectionOptions, ViewOptions):
         False, "also write the probability of the chosen class, 0 to 255, to confidence/", group="output"
     )
     overwrite: bool = option(
-        False, "write every mask again, also over those of another model or other options", group="output"
+        False, "write every mask again, even over those of another model or other options", group="output"
     )
     batch_size: int = option(
-        8, "most images in one pass of the network (on a CPU only small ones share a pass)", low=1, group="network"
+        8, "maximum number of images in a batch (on a CPU only small images are batched)", low=1, group="network"
     )
     max_side: int | None = option(
         None,
-        "shrink the longest side to this many pixels for the network; 0: never; without the flag: as the model was "
-        "trained",
+        "shrink the longest side to this many pixels for the network; 0: never; default: as the model was trained",
         low=0,
         group="network",
     )
@@ -77,14 +78,14 @@ class Options(SelectionOptions, ViewOptions):
     )
     max_memory: float = option(
         0,
-        "reject images whose segmentation would take more GiB than this, which grows with pixels and, with --crf or "
-        "--max-side, with classes; 0: three quarters of the machine's, or of a worker process' share of it",
+        "reject images that would need more GiB of memory than this; it grows with the pixels and, with --crf or "
+        "--max-side, with the classes; 0: three quarters of the machine's, or of a worker process's share of it",
         low=0,
         group="network",
     )
     crf: str = option(
         "off",
-        "refine the masks with a dense CRF; auto: where `deeplab tune-crf` found a gain",
+        "refine the masks with a dense CRF; auto: only if `deeplab tune-crf` found a gain",
         choices=("off", "on", "auto"),
         bare="on",
         group="CRF",
@@ -100,7 +101,7 @@ class Options(SelectionOptions, ViewOptions):
     crf_engine: str = option(
         "native", "this project's own implementation, or the package pydensecrf", choices=ENGINES, group="CRF"
     )
-    crf_workers: int = option(0, "images refined side by side in every worker; 0: one per core", low=0, group="CRF")
+    crf_workers: int = option(0, "images refined concurrently in every worker; 0: one per core", low=0, group="CRF")
     max_reject_rate: float = max_reject_rate("images")
 
     def __post_init__(self) -> None:

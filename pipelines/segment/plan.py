@@ -270,7 +270,9 @@ def read_chunk(folder: str, file: str, chunk: Chunk) -> list[Entry]:
     except FileNotFoundError:
         line = b""
     if _digest(line) != chunk.digest:
-        raise InputError(f"{path} was changed or removed while it was worked on; run the same command again to resume")
+        raise InputError(
+            f"{path} was changed or removed while the job was running; run the same command again to resume"
+        )
     return [Entry(SourceImage(*source), existing) for *source, existing in json.loads(line)]
 
 

@@ -95,7 +95,7 @@ def check_same_run(folder: str, plan: str, fingerprint: str) -> dict[str, Any]:
     if (report.get("plan"), report.get("fingerprint")) != (plan, fingerprint):
         raise InputError(
             f"another `deeplab segment` has begun to write to {folder} in the meantime; finished masks are kept: run "
-            "the same command again when that has ended"
+            "the same command again once it has ended"
         )
     return report
 

@@ -98,7 +98,7 @@ def misfits(machine_type: str, name: str, number: int) -> list[str]:
     takers = [machine for machine, gpus in MACHINES.items() if number in gpus.get(name, ())]
     if machine_type not in MACHINES:
         return [
-            f"--machine-type {machine_type} takes no GPUs by the table of {AS_OF}; {number} of {name} fit "
+            f"--machine-type {machine_type} takes no GPUs according to the table of {AS_OF}; {number} of {name} fit "
             f"{_few(takers)}"
         ]
     numbers = MACHINES[machine_type].get(name)
@@ -119,7 +119,8 @@ def missing_in(region: str, name: str) -> list[str]:
     if region in regions:
         return []
     return [
-        f"--region {region} has no {name} for jobs of Vertex AI by the table of {AS_OF}; {', '.join(regions)} have"
+        f"--region {region} has no {name} for Vertex AI jobs according to the table of {AS_OF}; "
+        f"{', '.join(regions)} have"
     ]
 
 

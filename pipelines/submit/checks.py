@@ -70,10 +70,12 @@ def problems(options: JobOptions, job: Job, flags: list[str]) -> list[str]:
 def doubts(job: Job) -> Iterator[str]:
     """What may be meant, but is worth a line."""
     if job.image and "@" not in job.image and not VERSION.fullmatch(_tag(job.image)):
-        yield f"--image {job.image}: its tag names no version; it has to hold {__version__}, which this is"
+        yield (
+            f"--image {job.image}: its tag names no version; make sure that it has {__version__}, as this machine does"
+        )
     output = job.options.output
     if output and job.command != "tune-crf" and storage.exists(storage.join(output, leases.FILE)):
-        yield f"{output} is written by another job, or was by one that was killed; this job will wait and see"
+        yield f"{output} is being written by another job, or by one that was killed; this job will wait and see"
     if not job.gpus:
         yield "no GPUs: neither --accelerator nor the machine type names any"
 
@@ -94,7 +96,7 @@ def _image(image: str) -> Iterator[str]:
     if not image:
         yield "--image is missing: the trainer image of the Dockerfile, pushed to a registry that the job can read"
     elif not IMAGE.fullmatch(image):
-        yield f"--image {image} is no name of an image; expected REGISTRY/PATH:TAG, in lower case and without https://"
+        yield f"--image {image} is not the name of an image; expected REGISTRY/PATH:TAG, in lower case and without https://"
     elif (tag := VERSION.fullmatch(_tag(image))) and tag[1] != __version__:
         yield (
             f"--image {image} is of version {tag[1]}, and this is {__version__}; push an image of this version, or "
@@ -132,7 +134,7 @@ def _machines(options: JobOptions, job: Job) -> Iterator[str]:
     if region is not None and not job.machine_type:
         yield "--machine-type is missing: Vertex AI needs one, such as g2-standard-8"
     if region == "":
-        yield "--region is missing: where the job is to run, such as europe-west4; best that of the buckets"
+        yield "--region is missing: where to run the job, such as europe-west4; best that of the buckets"
     if not options.unlisted:
         wrong = accelerators.unknown(job.machine_type)
         wrong += accelerators.misfits(job.machine_type, job.accelerator, job.gpus) if job.accelerator else []
@@ -156,7 +158,7 @@ def _hosts(options: JobOptions, job: Job) -> Iterator[str]:
             yield from _faults(_together, job)
     backend = environment(options).get("KERAS_BACKEND", "")
     if job.hosts > 1 and backend != "jax":
-        yield "--env KERAS_BACKEND: several hosts train under jax; leave it out, or set it so"
+        yield "--env KERAS_BACKEND: several hosts train under jax; leave it out, or set it to jax"
     elif backend not in ("", "jax", "tensorflow"):
         yield f"--env KERAS_BACKEND={backend}: the trainer image has tensorflow and jax; give one of these"
 
@@ -262,7 +264,7 @@ def _output(job: Job) -> Iterator[str]:
     output = job.options.output
     for flag, path in _paths(job.options).items() if job.command == "segment" else ():  # train sees to that itself
         if flag != "--output" and storage.real(path) == storage.real(output):
-            yield f"--output {output} is what {flag} names; give another --output"
+            yield f"--output {output} is also {flag}; give another --output"
     if output and storage.is_remote(output):
         try:
             cloud.is_folder(output)

@@ -80,7 +80,7 @@ class Cluster:
         except Refused as error:
             if error.status == 404 and "page not found" in str(error):
                 raise InputError(
-                    f"the cluster knows no JobSet, which several hosts need; install it: {INSTALL}"
+                    f"the cluster does not have JobSet, which several hosts need; install it: {INSTALL}"
                 ) from None
             raise
 
@@ -146,9 +146,7 @@ class Cluster:
             except Refused as error:
                 if error.status != 404:
                     raise
-        raise InputError(
-            f"there is no job {name} in the namespace {self.namespace}; it was deleted, or lies elsewhere"
-        )
+        raise InputError(f"there is no job {name} in the namespace {self.namespace}; it was deleted, or is elsewhere")
 
     def _selector(self, name: str) -> str:
         return f"jobset.sigs.k8s.io/jobset-name={name}" if self.kind == "jobset" else f"job-name={name}"
@@ -266,7 +264,7 @@ def _verdict(status: int, message: str) -> Exception:
         return Lost(f"the cluster answers {status}: {message}", retry=status != 429)
     if status in (0, 401):
         cure = "log in as for kubectl, such as with `gcloud container clusters get-credentials`"
-        return Refused(f"the cluster does not know you ({message or 'no valid credentials'}); {cure}", status)
+        return Refused(f"the cluster rejects your credentials ({message or 'no valid credentials'}); {cure}", status)
     if status == 403 and "exceeded quota" in message:
         return Lost(f"quota: {message}", retry=False)
     if status == 403:

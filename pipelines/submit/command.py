@@ -62,6 +62,6 @@ def follow(service: vertex.Service | Cluster, name: str) -> int:
         print(f"{name}: " + ("done" if not end.value else f"failed with status {end.value}"))
         return end.value
     except storage.Unavailable as error:
-        raise storage.Unavailable(f"{error}; the job may go on, `{service.back(name)}` comes back to it") from None
+        raise storage.Unavailable(f"{error}; the job may go on, `{service.back(name)}` follows it again") from None
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"the job goes on; `{service.back(name)}` comes back to it") from None
+        raise KeyboardInterrupt(f"the job goes on; `{service.back(name)}` follows it again") from None

@@ -8,10 +8,10 @@ examples:
   deeplab submit vertex --follow projects/my-project/locations/europe-west4/customJobs/123
 
 IMAGE is the trainer image of the Dockerfile, pushed to a registry with the version as its tag, such as
-ghcr.io/me/deeplab-trainer:VERSION; docs/jobs.md has the commands. Behind -- stands the command as on one's own
-machine, with gs:// paths. What would fail an hour later is looked at first: the command's flags, its paths, records,
-model folder, the image's version, and whether the GPUs fit the machine and the region. All that is wrong is listed,
-and nothing sent.
+ghcr.io/me/deeplab-trainer:VERSION; docs/jobs.md has the commands. Behind -- put the command as you would run it on
+your own machine, with gs:// paths. What would otherwise fail an hour later is checked first: the command's flags, its
+paths, records and model folder, the image's version, and whether the GPUs fit the machine and the region. If anything
+is wrong, all of it is listed, and nothing is sent.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from trainer.options import CheckedOptions, InputError, option
 
 COMMANDS = ("train", "segment", "tune-crf")
-"""What is run on GPUs; the other commands need none."""
+"""The commands that use a GPU."""
 NEW = "the new job"
-"""What --follow without a value follows; no job can have this name."""
+"""The value of --follow without a value; no job can have this name."""
 
 
 @dataclass(frozen=True)
@@ -31,45 +31,45 @@ class JobOptions(CheckedOptions):
     """What a job needs, wherever it runs."""
 
     command: tuple[str, ...] = option(
-        (), f"what is to run, with its flags: {', '.join(COMMANDS)}", behind=True, metavar="-- COMMAND ..."
+        (), f"the command to run, with its flags: {', '.join(COMMANDS)}", behind=True, metavar="-- COMMAND ..."
     )
     image: str = option(
         "", "trainer image of the Dockerfile, such as ghcr.io/me/deeplab-trainer:VERSION", metavar="IMAGE", web=True
     )
     machine_type: str = option("", "machine type of Google Cloud, such as g2-standard-8", metavar="TYPE")
     accelerator: str = option(
-        "", "GPUs of each host, such as nvidia-l4:2; without the flag: as the machine type has", metavar="NAME[:N]"
+        "", "GPUs of each host, such as nvidia-l4:2; default: those of the machine type", metavar="NAME[:N]"
     )
     count: int = option(1, "hosts; several train one model together", low=1)
-    spot: bool = option(False, "cheaper machines that may be taken away; a job started again resumes")
+    spot: bool = option(False, "use cheaper machines that may be preempted; a job that is restarted resumes")
     follow: str = option(
         "",
-        "print states until the job has ended, whose status is this command's; JOB: come back to that one",
+        "print the job's states until it ends, and exit with its status; JOB: a job submitted earlier",
         metavar="JOB",
         bare=NEW,
     )
-    dry_run: bool = option(False, "check all, print what would be sent, and send nothing")
-    name: str = option("", "name of the job; without the flag: one made of command and output", metavar="NAME")
+    dry_run: bool = option(False, "check everything and print what would be sent, but send nothing")
+    name: str = option("", "name of the job; default: made from the command and its output", metavar="NAME")
     service_account: str = option("", "account that the job runs as", metavar="NAME")
     labels: tuple[str, ...] = option((), "labels of the job", metavar="KEY=VALUE")
-    env: tuple[str, ...] = option((), "environment of the command", metavar="KEY=VALUE")
+    env: tuple[str, ...] = option((), "environment variables of the command", metavar="KEY=VALUE")
     unlisted: bool = option(
-        False, "take machine types, GPUs and regions that this version's table (docs/jobs.md) does not have"
+        False, "accept machine types, GPUs and regions that are not in this version's table (docs/jobs.md)"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.returns and self.command:
             raise InputError(
-                f"--follow {self.follow} comes back to a job that was submitted; to follow the new one put --follow "
-                "without a value before another flag or --"
+                f"--follow {self.follow} follows an earlier job; to follow the new one, give --follow without "
+                "a value, before another flag or --"
             )
         if not self.returns and not self.command:
             raise InputError(f"nothing to run; put -- and one of {', '.join(COMMANDS)} with its flags at the end")
 
     @property
     def returns(self) -> bool:
-        """Whether a job is followed that was submitted before."""
+        """Whether to follow a job that was submitted earlier."""
         return self.follow not in ("", NEW)
 
 
@@ -86,11 +86,11 @@ class Vertex(JobOptions):
 
     A new job needs --region, --machine-type, --image (see docs/jobs.md) and a command with gs:// paths.
     Needs `pip install "deeplab-pipelines[vertex]"` and `gcloud auth application-default login`. Prints the job's
-    page and its states. Ctrl-C leaves the job running and prints how to come back to it.
+    page and its states. Ctrl-C leaves the job running and prints how to follow it again.
     """
 
-    region: str = option("", "region of Google Cloud, such as europe-west4; that of the buckets", metavar="REGION")
-    project: str = option("", "project of Google Cloud; without the flag: that of the credentials", metavar="PROJECT")
+    region: str = option("", "region of Google Cloud, such as europe-west4, as for the buckets", metavar="REGION")
+    project: str = option("", "project of Google Cloud; default: that of the credentials", metavar="PROJECT")
 
 
 @dataclass(frozen=True)
@@ -106,19 +106,20 @@ class Kubernetes(JobOptions):
 
     A new job needs --image (see docs/jobs.md), --accelerator for GPUs, and a command with gs:// paths.
     Needs `pip install "deeplab-pipelines[kubernetes]"` and a cluster that kubectl reaches. --dry-run prints YAML for
-    `kubectl create -f -`. --follow prints the log too. Ctrl-C leaves the job running and prints how to come back.
+    `kubectl create -f -`. --follow prints the log too. Ctrl-C leaves the job running and prints how to follow it
+    again.
     """
 
-    namespace: str = option("", "namespace; without the flag: that of the context", metavar="NAME")
-    context: str = option("", "context of the kubeconfig; without the flag: the current one", metavar="NAME")
-    cpus: int = option(0, "CPU cores that each host asks for; 0: none", low=0)
-    memory: int = option(0, "GiB of memory that each host asks for; 0: none", low=0)
+    namespace: str = option("", "namespace; default: that of the context", metavar="NAME")
+    context: str = option("", "context of the kubeconfig; default: the current one", metavar="NAME")
+    cpus: int = option(0, "CPU cores that each host requests; 0: no request", low=0)
+    memory: int = option(0, "GiB of memory that each host requests; 0: no request", low=0)
     node_selector: tuple[str, ...] = option(
-        (), "labels of nodes, in place of GKE's for GPUs and spot machines", metavar="KEY=VALUE"
+        (), "labels of nodes, instead of GKE's for GPUs and spot machines", metavar="KEY=VALUE"
     )
 
 
 VERBS = {"vertex": Vertex, "kubernetes": Kubernetes}
 """Verb -> its options."""
 USAGE = "[OPTIONS] -- COMMAND ..."
-"""What stands behind a verb."""
+"""Usage of a verb, behind its name."""

@@ -94,7 +94,7 @@ def read_command(words: tuple[str, ...]) -> tuple[CheckedOptions, list[str]]:
       SystemExit: it was asked for its help, which is printed.
     """
     if words[0] not in COMMANDS:
-        raise InputError(f"{words[0]} is no command for machines with GPUs; expected {', '.join(COMMANDS)}")
+        raise InputError(f"{words[0]} is not a command for machines with GPUs; expected {', '.join(COMMANDS)}")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -113,7 +113,7 @@ def _read(words: tuple[str, ...]) -> tuple[CheckedOptions, list[str]]:
     """`read_command` of what the user gave, who gives no flags of hosts."""
     own = own_flags(0, 0, "")[::2]
     if given := [flag for flag in own if any(word == flag or word.startswith(f"{flag}=") for word in words)]:
-        raise InputError(f"{' and '.join(given)}: every host is given its own; say --count before the -- instead")
+        raise InputError(f"{' and '.join(given)}: these are set for each host; give --count before the -- instead")
     return read_command(words)
 
 

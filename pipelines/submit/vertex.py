@@ -200,7 +200,7 @@ def _verdict(status: int, message: str) -> Exception:
     cures = {
         401: LOGIN,
         403: "ask for the role Vertex AI User, and for Service Account User where --service-account names an account",
-        404: "look at --project and --region, and whether aiplatform.googleapis.com is enabled in the project",
+        404: "check --project and --region, and whether aiplatform.googleapis.com is enabled in the project",
     }
     cure = f"; {cures[status]}" if status in cures else ""
     return Refused(f"Vertex AI answers {status}: {message}{cure}", status)

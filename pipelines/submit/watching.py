@@ -90,7 +90,7 @@ def send(create: Callable[[], str], taken: Callable[[], str]) -> str:
                 raise Lost(f"{error}; nothing was submitted, run the same command again later") from None
             if pause is None:
                 raise Lost(
-                    f"{error}; whether the job was created is not known: look before submitting again"
+                    f"{error}; it is not known whether the job was created: check before submitting again"
                 ) from None
             is_lost = True
             time.sleep(pause)

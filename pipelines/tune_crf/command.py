@@ -80,8 +80,8 @@ def prepare(options: Options, beam: Any) -> tuple[TuningJob, Dataset]:
     if options.split == TRAINING:
         known = "was" if card.data_fingerprint == dataset.fingerprint else "may have been"
         print(
-            f"warning: the model {known} trained on the split {TRAINING}, whose masks are better than others, "
-            "and the verdict with them; tune on another --split",
+            f"warning: the model {known} trained on the split {TRAINING}; its masks there are better than on new "
+            "images, which biases the verdict; tune on another --split",
             flush=True,
         )
     digest = weights_digest(options.model)
@@ -154,7 +154,7 @@ def choose(options: Options, job: TuningJob, dataset: Dataset) -> tuple[list[Sam
     except OSError as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
         raise InputError(
-            f"a shard of {options.records} {what}: {error}; `deeplab records verify {options.records}` tells more"
+            f"a shard of {options.records} {what}: {error}; `deeplab records verify {options.records}` has the details"
         ) from None
     if load_dataset(options.records).fingerprint != dataset.fingerprint:  # by which the counts are known later
         raise samples.changed(options.records)

@@ -7,12 +7,12 @@ examples:
       --project my-project --region europe-west1 --temp_location gs://bucket/tmp \\
       --sdk_container_image IMAGE
 
-Writes crf.json, which `deeplab segment --crf auto` obeys, into the model folder, and a page beside it. Weight and
-widths of the bilateral kernel are searched coarse to fine on labelled images that the model was not trained on; then
-classes that lose by the CRF are given less weight. The gain, of all and of every class, is measured on images other
-than those that all this was chosen by. Counts of pixels are kept in crf.tuning/: an interrupted run resumes from them,
-and a run with another metric uses them again; the folder may be deleted. Flags that are not listed go to Apache Beam,
-such as --direct_num_workers 4.
+Writes crf.json, which `deeplab segment --crf auto` obeys, into the model folder, and a page beside it. The weight and
+the widths of the bilateral kernel are searched coarse to fine, on labelled images that the model was not trained on;
+then classes that the CRF harms are given less weight. The gain, overall and per class, is measured on other images
+than those that the parameters were chosen on. Pixel counts are kept in crf.tuning/: an interrupted run resumes from
+them, and a run with another metric reuses them; the folder may be deleted. Flags that are not listed here are passed
+on to Apache Beam, such as --direct_num_workers 4.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Options(ViewOptions):
     )
     split: str = option("val", "split of the records to tune on", metavar="NAME", group="input")
     images: int = option(
-        100, f"most images to tune on: {MIN_IMAGES} or more, or 0 for all of the split", group="input"
+        100, f"maximum number of images to tune on: {MIN_IMAGES} or more, or 0 for the whole split", group="input"
     )
     output: str | None = option(
         None,
@@ -53,12 +53,12 @@ class Options(ViewOptions):
     )
     metric: str = option(
         "miou",
-        "score to raise: mIoU of the whole images, or of the pixels near boundaries",
+        "score to maximise: mIoU of the whole images (miou), or of the pixels near boundaries (trimap)",
         choices=("miou", "trimap"),
         group="score",
     )
     trimap_width: int = option(
-        4, "trimap: how far from a boundary of the label, in pixels", choices=BANDS, group="score"
+        4, "for trimap: largest distance from a boundary of the label, in pixels", choices=BANDS, group="score"
     )
     max_reject_rate: float = max_reject_rate("images")
 

@@ -157,7 +157,7 @@ def test_a_command_with_verbs_lists_them(capsys):
         (
             PermissionError(13, "Permission denied", "a\nb"),
             2,
-            r"deeplab demo: error: a\nb: Permission denied; mend that, and run it again",
+            r"deeplab demo: error: a\nb: Permission denied; fix that, and run it again",
         ),
         (InputError("no a\x1b[2J\n\udcff"), 2, r"deeplab demo: error: no a\x1b[2J\n\udcff"),
         (UnbalancedError("3 images != 2 written"), 1, "deeplab demo: error: 3 images != 2 written"),
@@ -198,7 +198,7 @@ def test_a_command_whose_reader_has_gone_does_not_claim_to_be_done(lines):
     body = f"for number in range({lines}): print(number, flush=True)\n    import time; time.sleep(0.3); print()"
     _, said, status = piped(body, "| head -1")
     assert status == 141 and "Traceback" not in said and "Exception ignored" not in said
-    assert "deeplab: stopped, for the reader of its output has gone; run the same command again to resume" in said
+    assert "deeplab: stopped, because the reader of its output has gone; run the same command again to resume" in said
 
 
 @pytest.mark.parametrize("arguments", ["records ls --help", "prepare --help", "--help", "--version"])

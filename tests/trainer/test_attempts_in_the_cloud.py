@@ -98,9 +98,7 @@ def test_an_object_that_alone_does_not_come_is_at_fault_itself(gs, monkeypatch, 
 
     faults.in_the_cloud(monkeypatch, fault)
     for operation in (storage.read, storage.reader, storage.localize):
-        with pytest.raises(
-            OSError, match=rf"answered {status} .*, in spite of several attempts: 'gs://seg/.*/a\.bin'"
-        ):
+        with pytest.raises(OSError, match=rf"answered {status} .*, despite several attempts: 'gs://seg/.*/a\.bin'"):
             operation(f"{gs}/a.bin")
     with pytest.raises(storage.Unavailable):
         storage.write(f"{gs}/a.bin", b"1")
@@ -236,7 +234,7 @@ def test_a_file_of_credentials_that_may_not_be_read_is_no_fault_of_the_object(mo
         raise PermissionError(13, "Permission denied", "/key.json")
 
     monkeypatch.setattr(cloud, "client", fails)
-    with pytest.raises(InputError, match=r"gs://bucket/a.bin cannot be reached: .*/key\.json'; mend that first"):
+    with pytest.raises(InputError, match=r"gs://bucket/a.bin cannot be reached: .*/key\.json'; fix that first"):
         storage.read("gs://bucket/a.bin")
 
 

@@ -14,7 +14,9 @@ import pytest
 from trainer import leases, storage
 from trainer.options import InputError
 
-HELD = "import sys, time\nfrom trainer import leases\nleases.hold(sys.argv[1], 'prepare')\nprint('held', flush=True)\n"
+HELD = (
+    "import sys, time\nfrom trainer import leases\nleases.acquire(sys.argv[1], 'prepare')\nprint('held', flush=True)\n"
+)
 
 
 @pytest.fixture(params=["local", "gs"])

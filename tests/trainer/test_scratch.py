@@ -63,7 +63,7 @@ def test_what_is_kept_for_later_runs_is_in_a_folder_of_this_user(temporary, monk
     os.remove(folder)
     os.mkdir(folder)
     monkeypatch.setattr(os, "lstat", lambda path: os.stat_result((0o40755, 0, 0, 1, os.getuid() + 1, 0, 0, 0, 0, 0)))
-    with pytest.raises(InputError, match="remove it, or name another place in TMPDIR"):
+    with pytest.raises(InputError, match="remove it, or name another folder in TMPDIR"):
         scratch.kept("probabilities")
 
 

@@ -50,7 +50,7 @@ def run(options: Options, flags: list[str]) -> int:
     for name, data in files.items():
         storage.write(storage.join(options.output, name) if name else options.output, data)
     size, runtime_name = sum(map(len, files.values())) / 1e6, RUNTIMES[options.format]
-    print(f"written, {size:.1f} MB; now it is run in {runtime_name}, beside the model", flush=True)
+    print(f"written, {size:.1f} MB; now running it in {runtime_name}, to compare it with the model", flush=True)
     with startup.quiet_startup():
         predict, ran = predictor(model, "probabilities"), runtime(options.format, files)
     comparison = tally.compare(
@@ -134,6 +134,6 @@ def finish(options: Options, about: dict[str, Any], comparison: Comparison) -> i
     storage.write_json(path, report)
     print(f"checked on {checked_on}:\n{comparison.table()}\n  figures: {path}")
     if fault := comparison.fault():
-        print(f"the export does not do what the model does: {fault}")
+        print(f"the export does not agree with the model: {fault}")
         return 1
     return 0

@@ -71,7 +71,7 @@ def _is_taken(options: Options) -> bool:
     # One by one, for a folder of others may hold millions.
     for file in storage.walk(output) if storage.is_dir(output) else ():
         if (storage.unfinished(file.relative) or file.relative) not in (SAVED_MODEL, ABOUT, leases.FILE):
-            raise InputError(f"{output} holds {file.relative}, which is no part of an export; give another --output")
+            raise InputError(f"{output} holds {file.relative}, which is not part of an export; give another --output")
     return storage.exists(storage.join(output, SAVED_MODEL))
 
 
@@ -101,7 +101,7 @@ def reserve(options: Options) -> None:
     try:
         if _is_there(path) and not _is_report(path):
             raise InputError(
-                f"{path}, where the figures of the check are written, is another file; move it away, or give another "
+                f"{path}, where the figures of the check are to be written, is another file; move it, or give another "
                 "--output"
             )
         storage.write_json(path, {"status": "running"})

@@ -94,12 +94,12 @@ class Comparison:
     def fault(self) -> str:
         """Why the export is not good enough, "" if it is."""
         if np.isnan(self.difference):
-            return "some of its probabilities are no numbers"
+            return "some of its probabilities are not numbers"
         if self.quantize in EQUAL:
             least = EQUAL[self.quantize]
             return f"fewer than {least:.1%} of the pixels have the same class" if self.share < least else ""
         if self.mious is None:
-            return "no pixel of the labels is of a class, so that its mIoU is not known"
+            return "no pixel of the labels has a class, so its mIoU is not known"
         return f"it costs more than {LOSS} mIoU" if self.mious[1] < self.mious[0] - LOSS else ""
 
     def to_json(self) -> dict[str, Any]:

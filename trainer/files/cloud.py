@@ -152,7 +152,7 @@ def _received(path: str, work: Callable[[], T]) -> T:
     except Unavailable as error:
         if not error.answer or not _answers(path):
             raise
-        raise OSError(errno.EIO, f"{error.answer}, in spite of several attempts", path) from error
+        raise OSError(errno.EIO, f"{error.answer}, despite several attempts", path) from error
 
 
 def _answers(path: str) -> bool:
@@ -186,7 +186,7 @@ def _get(path: str) -> bytes:
     if status != 200:
         raise from_http_status(status, "", errors=_faults(data))
     if int.from_bytes(base64.b64decode(stored[1]), "big") != google_crc32c.value(data):
-        raise CorruptError(errno.EIO, "what came is not what is stored: its checksum differs", path)
+        raise CorruptError(errno.EIO, "the data received are not those stored: their checksum differs", path)
     return data
 
 

@@ -87,7 +87,7 @@ def kept(kind: str) -> str:
         os.mkdir(path, 0o700)
     info = os.lstat(path)
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
-        raise InputError(f"{path} is not a folder of this user; remove it, or name another place in TMPDIR")
+        raise InputError(f"{path} is not a folder of this user; remove it, or name another folder in TMPDIR")
     return path
 
 

@@ -202,7 +202,7 @@ class Dataset:
         if absent:
             more = f" and {len(absent) - NAMED_CLASSES} more" if len(absent) > NAMED_CLASSES else ""
             doubts.append(
-                f"{split}: {len(absent)} of {len(counts)} classes have not one pixel in its labels: "
+                f"{split}: {len(absent)} of {len(counts)} classes have no pixel in its labels: "
                 f"{', '.join(absent[:NAMED_CLASSES])}{more}"
             )
         if used in counts:

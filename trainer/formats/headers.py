@@ -97,10 +97,10 @@ def read(data: bytes, max_pixels: int) -> Header:
     if header is None:
         raise ImageError(f"not an image: begins with {data[:12]!r}, expected JPEG, PNG, BMP, WebP or TIFF")
     if header.width < 1 or header.height < 1:
-        raise ImageError(f"damaged {header.format.upper()}: says that it is {header.width}x{header.height} pixels")
+        raise ImageError(f"damaged {header.format.upper()}: claims to be {header.width}x{header.height} pixels")
     pixels = header.width * header.height
     if pixels > max_pixels:
-        raise ImageError(f"{header.width}x{header.height} is {pixels:,} pixels, over the bound of {max_pixels:,}")
+        raise ImageError(f"{header.width}x{header.height} is {pixels:,} pixels, over the limit of {max_pixels:,}")
     return header
 
 
@@ -260,7 +260,7 @@ def jpeg_end(data: bytes) -> int:
             break
         if marker != 0x01 and at + 2 <= len(data):
             at += struct.unpack_from(">H", data, at)[0]
-    raise ImageError("damaged or truncated JPEG: the marker of its end is missing")
+    raise ImageError("damaged or truncated JPEG: its end marker is missing")
 
 
 class Chunk(NamedTuple):
@@ -423,7 +423,7 @@ def open_pillow(data: bytes) -> Image.Image:
         try:
             return Image.open(io.BytesIO(data), formats=("JPEG", "WEBP", "TIFF", "BMP"))
         except Image.UnidentifiedImageError:
-            raise ImageError(f"damaged image: begins with {data[:12]!r}, but goes on otherwise") from None
+            raise ImageError(f"damaged image: begins with {data[:12]!r}, but the rest is not one") from None
 
 
 @contextlib.contextmanager

@@ -197,7 +197,7 @@ def _load(data: bytes, header: Header) -> Image.Image:
     image = open_pillow(pixels(data))
     if image.size != (header.width, header.height):
         raise ImageError(
-            f"damaged {image.format}: says that it is {header.width}x{header.height} and {image.size} pixels"
+            f"damaged {image.format}: claims to be {header.width}x{header.height} and {image.size} pixels"
         )
     image.load()
     return image

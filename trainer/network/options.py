@@ -18,10 +18,10 @@ MAX_ALPHA = 4
 
 
 def bytes_per_pixel(architecture: Mapping[str, Any]) -> int:
-    """About the most memory that the network takes for a pixel of an image in inference, as measured on a CPU.
+    """The peak memory of inference, in bytes per pixel of the image; a fit to measurements on a CPU.
 
-    Its widest features are there at once with what they are made from; logits do not count, see
-    `trainer.network.folder.predictor`. What is no architecture at all counts as the default one.
+    At the peak, the widest features and their inputs are in memory at once. Logits do not count, see
+    `trainer.network.folder.predictor`. Invalid values in `architecture` are replaced by the defaults.
     """
     stride, alpha, rates = (architecture.get(name) for name in ("output_stride", "alpha", "aspp_rates"))
     stride = stride if stride in OUTPUT_STRIDES else 16
@@ -44,48 +44,48 @@ class NetworkOptions(CheckedOptions):
     backbone: str = option("mobilenet_v2", "feature network", choices=BACKBONES, group="network")
     alpha: float = option(
         1.0,
-        "width of MobileNetV2: less for smaller models",
+        "width multiplier of MobileNetV2; below 1 for smaller models",
         above=0,
         high=MAX_ALPHA,
         metavar="FACTOR",
         group="network",
     )
     output_stride: int = option(
-        16, "input pixels per feature; 8 is finer and slower", choices=OUTPUT_STRIDES, group="network"
+        16, "input pixels per feature; 8 is finer, and slower", choices=OUTPUT_STRIDES, group="network"
     )
-    head: str = option("subpixel", "how features become pixels", choices=HEADS, group="network")
+    head: str = option("subpixel", "how features are upsampled to pixels", choices=HEADS, group="network")
     subpixel: str = option(
         "kernels",
-        "what the subpixel head has for each pixel: a kernel, which weighs the logits of the 3x3 cells around it and "
-        "is guided by the finest features of the image; or logits of its own, as up to version 0.7",
+        "what the subpixel head predicts for each pixel: a kernel, which weights the logits of the 3x3 cells around "
+        "it and is guided by the finest features of the image; or the logits themselves, as up to version 0.7",
         choices=SUBPIXELS,
         group="network",
     )
     subpixel_start: str = option(
         "bilinear",
-        "what the subpixel head of logits starts as: bilinear interpolation, or nearest neighbour, whose blocks show "
+        "what --subpixel logits starts as: bilinear interpolation, or nearest neighbour, whose blocks remain visible "
         "where it learns little",
         choices=SUBPIXEL_STARTS,
         group="network",
     )
     decoder: bool = option(
-        True, "refine features with low-level ones of stride 4, for finer boundaries", group="network"
+        True, "refine features with low-level features at stride 4, for finer boundaries", group="network"
     )
     aspp_rates: tuple[int, ...] | None = option(
         None, "atrous rates of the ASPP branches (default: as published for the backbone)", low=1, group="network"
     )
     multi_grid: tuple[int, ...] | None = option(
         None,
-        "factors on the atrous rates of the last three convolutions of Xception, or units of ResNet (default: 1 1 1)",
+        "factors on the atrous rates of Xception's last three convolutions, or ResNet's last units (default: 1 1 1)",
         low=1,
         group="network",
     )
     dense_prediction_cell: bool = option(
-        False, "continue branches of atrous convolution in place of ASPP, as xception71_dpc_* do", group="network"
+        False, "use the dense prediction cell instead of ASPP, as xception71_dpc_* do", group="network"
     )
     batch_norm_momentum: float = option(
         0.99,
-        "share of the batch norms' statistics that one step keeps; 0.9 for trainings of a few hundred steps",
+        "momentum of the batch norms' moving statistics; 0.9 for trainings of a few hundred steps",
         low=0,
         below=1,
         group="network",

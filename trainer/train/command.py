@@ -136,7 +136,7 @@ def check_output(options: Options, is_training: bool) -> None:
     names += resume.arrays(output)[:1]
     if names and not is_training and not options.overwrite:
         raise InputError(
-            f"{output} holds {' and '.join(names)}, but no training to resume: they are not of `deeplab train`, or "
+            f"{output} holds {' and '.join(names)}, but no training to resume: `deeplab train` did not write them, or "
             "their checkpoints/ are gone; choose another --output, or --overwrite to replace them"
         )
 

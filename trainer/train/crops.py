@@ -61,7 +61,7 @@ def decode_label(data: bytes) -> np.ndarray:
 
 def _check_size(pixels: np.ndarray, height: int, width: int, what: str) -> np.ndarray:
     if pixels.shape[:2] != (height, width):
-        raise ValueError(f"its {what} has not the size that it gives")
+        raise ValueError(f"its {what} does not have the size that the record states")
     return pixels
 
 
@@ -72,7 +72,7 @@ def decode_whole(
     pixels = _check_size(decode_image(image), height, width, "image")
     ids = _check_size(decode_label(label), height, width, "label")
     if (ids[ids != palette.ignore_id] >= palette.num_classes).any():
-        raise ValueError("its label has ids of no class")
+        raise ValueError("its label has ids that are not classes")
     return pixels, ids
 
 

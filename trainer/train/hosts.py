@@ -61,7 +61,7 @@ def joined(options: Options) -> Iterator[Options]:
             keras.distribution.initialize(options.coordinator, options.hosts, options.host_id)
         except RuntimeError as error:
             raise InputError(
-                f"--coordinator {options.coordinator}: the hosts do not come together ({_first_line(error)})"
+                f"--coordinator {options.coordinator}: the hosts cannot connect to each other ({_first_line(error)})"
             ) from None
         listen_again()  # JAX would only note that SIGTERM came
         if options.host_id:
@@ -76,7 +76,7 @@ def joined(options: Options) -> Iterator[Options]:
         except BaseException as error:
             if isinstance(error, RuntimeError) and any(name in str(error) for name in EXCHANGES):
                 raise storage.Unavailable(
-                    f"host {options.host_id} of {options.hosts} waited for another, which went away "
+                    f"host {options.host_id} of {options.hosts} waited for another, which has gone "
                     f"({_first_line(error)}); {RESUME}"
                 ) from None
             if not options.host_id:

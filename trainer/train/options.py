@@ -7,11 +7,11 @@ examples:
 
 The classes come from the records. The output folder gets model.keras and model.json (the best epoch), history.csv,
 checkpoints/ (the last one) and logs/ (TensorBoard). Stop it at any moment and run it again: a killed run resumes from
-its last checkpoint, and ends where an uninterrupted one ends. On SIGTERM and Ctrl-C it finishes the step it is in and
-writes a checkpoint before it ends, with status 143 and 130.
+its last checkpoint, with the same result as an uninterrupted one. On SIGTERM or Ctrl-C it finishes the current step
+and writes a checkpoint before it ends, with status 143 or 130.
 
-All GPUs of a machine share each batch. With KERAS_BACKEND=jax in the environment it is trained under JAX, and GPUs of
-several machines share it: --hosts.
+All GPUs of a machine share each batch. With KERAS_BACKEND=jax in the environment it trains under JAX, and the GPUs of
+several machines can share a batch, see --hosts.
 """
 
 from __future__ import annotations
@@ -35,12 +35,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 class StreamOptions(CheckedOptions):
     """Options that decide which batches are trained on."""
 
-    batch_size: int = option(
-        8, "images per step, over all GPUs together, not for each; at least 2 for each", low=1, group="stream"
-    )
+    batch_size: int = option(8, "images per step, over all GPUs together; at least 2 per GPU", low=1, group="stream")
     accumulate: int = option(
         1,
-        "parts of a batch that are computed one after the other, in less memory, and give one step",
+        "compute each batch in this many parts, one after the other, to save memory; it is still one step",
         low=1,
         group="stream",
     )
@@ -63,11 +61,14 @@ class StreamOptions(CheckedOptions):
     )
     seed: int = option(0, "seed of initial weights, order, crops and dropout", low=0)
     hosts: int = option(
-        1, "how many machines train together, each by this command; needs KERAS_BACKEND=jax", low=1, group="hosts"
+        1,
+        "machines that train together, each running this command; needs KERAS_BACKEND=jax",
+        low=1,
+        group="hosts",
     )
-    host_id: int = option(0, "which of them this is, from 0 on; 0 writes the output", low=0, group="hosts")
+    host_id: int = option(0, "number of this machine, from 0; machine 0 writes the output", low=0, group="hosts")
     coordinator: str = option(
-        "", "address of host 0 and a free port there, the same for all", metavar="HOST:PORT", group="hosts"
+        "", "address of host 0 and a free port there, the same on all hosts", metavar="HOST:PORT", group="hosts"
     )
 
     def __post_init__(self) -> None:
@@ -106,14 +107,14 @@ class Options(StreamOptions, NetworkOptions):
     )
     recipe: str | None = option(
         None,
-        "flags that go together, each of which can be given otherwise; "
+        "a set of defaults, each of which a flag overrides; "
         + "; ".join(f"{name}: {as_flags(flags)}" for name, flags in RECIPES.items())
         + " (default: fine-tune with --init-from, from-scratch without)",
         choices=tuple(RECIPES),
     )
     epochs: int = option(40, "epochs to train", low=1, default_by="--recipe")
     steps_per_epoch: int = option(
-        0, "batches per epoch; 0: as many as the source images fill, copies not counted", low=0
+        0, "batches per epoch; 0: as many as the source images fill, not counting augmented copies", low=0
     )
     optimizer: str = option(
         "adam",
@@ -124,14 +125,14 @@ class Options(StreamOptions, NetworkOptions):
     learning_rate: float = option(1e-3, "learning rate at the beginning", above=0, group="optimizer")
     backbone_rate: float = option(
         1.0,
-        "learning rate of the backbone as a share of the rest's; below 1 it keeps more of what it has learnt",
+        "learning rate of the backbone, relative to that of the other layers; below 1 preserves pretrained features",
         above=0,
         high=1,
         group="optimizer",
     )
     lovasz: float = option(
         0.0,
-        "weight of the Lovász loss, a smooth 1 - mIoU, beside the cross-entropy",
+        "weight of the Lovász loss, a smooth 1 - mIoU, relative to the cross-entropy",
         low=0,
         group="optimizer",
         default_by="--recipe",
@@ -144,24 +145,24 @@ class Options(StreamOptions, NetworkOptions):
         group="optimizer",
     )
     plateau_patience: int = option(
-        3, "epochs without a better validation Jaccard before plateau halves", low=1, group="optimizer"
+        3, "epochs without a better validation Jaccard before plateau halves the rate", low=1, group="optimizer"
     )
     weight_decay: float = option(0.0, "decoupled weight decay of the convolution kernels", low=0, group="optimizer")
     early_stopping: int = option(
         0, "stop after this many epochs without a better validation Jaccard; 0: never", low=0, group="optimizer"
     )
     freeze_until: str = option(
-        "", "do not train the layers up to this one, itself included", metavar="LAYER", group="optimizer"
+        "", "freeze the layers up to and including this one", metavar="LAYER", group="optimizer"
     )
-    freeze_bn: bool = option(False, "keep batch norms as they were loaded; for very small batches", group="optimizer")
+    freeze_bn: bool = option(False, "freeze the batch norms; for very small batches", group="optimizer")
     precision: str = option(
         "float32", "arithmetic of the layers", choices=("float32", "mixed_bfloat16", "mixed_float16")
     )
     checkpoint_minutes: float = option(
-        10.0, "minutes between checkpoints within an epoch; 0: only after an epoch, and on SIGTERM or Ctrl-C", low=0
+        10.0, "minutes between checkpoints within an epoch; 0: only after each epoch, and on SIGTERM or Ctrl-C", low=0
     )
     resume: bool = option(True, "resume the training in the output folder, if there is one")
-    overwrite: bool = option(False, "replace a model in the output folder that is not of `deeplab train`")
+    overwrite: bool = option(False, "replace a model in the output folder that `deeplab train` did not write")
 
     @classmethod
     def preset(cls, given: dict[str, Any]) -> dict[str, Any]:

@@ -256,8 +256,8 @@ def load(output: str) -> Progress | None:
         return Progress(_said_today(options), value["data_fingerprint"], history, step, rate, older)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path} is damaged, or not of `deeplab train` ({error!r}); choose another --output, or --no-resume "
-            "with --overwrite to train there from scratch"
+            f"{path} is damaged, or `deeplab train` did not write it ({error!r}); choose another --output, or "
+            "--no-resume with --overwrite to train there from scratch"
         ) from None
 
 
@@ -287,15 +287,15 @@ def changes(output: str, stored: Progress, fresh: Progress) -> list[str]:
         forbidden.append("the records differ")
     if forbidden:
         raise InputError(
-            f"{output} holds a training with other options: {'; '.join(forbidden)}. They decide the course of "
-            f"a training, of which {stored.epochs} epochs are over. Give them as they were to resume it; or choose "
+            f"{output} holds a training with other options: {'; '.join(forbidden)}. They determine the course of "
+            f"a training, of which {stored.epochs} epochs are done. Give the former options to resume it; or choose "
             f"another --output (--init-from {output} starts from the weights found so far), or --no-resume to train "
             "there from scratch"
         )
     if "epochs" in different and options.get("schedule") == "poly":
         raise InputError(
             f"{output} holds a training in which {different['epochs']}; under --schedule poly the learning rate falls "
-            f"to 0 over all epochs, so that it would jump after epoch {stored.epochs}. Give --epochs "
+            f"to 0 over all epochs, so it would jump after epoch {stored.epochs}. Give --epochs "
             f"{stored.options['epochs']} to finish or to see that training, or start another from its weights: "
             f"--init-from {output} and another --output. With --schedule constant or plateau epochs can be added"
         )

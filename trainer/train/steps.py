@@ -59,9 +59,10 @@ class Pace:
         """Whether the input or the device was the limit, and by how much."""
         share = self.waited / self.seconds if self.seconds else 0.0
         if share < LIMIT:
-            return f"the device was the limit: {share:.1%} of a step's time went by waiting for its batch"
+            return f"the device was the limit: {share:.1%} of a step's time was spent waiting for its batch"
         return (
-            f"the input was the limit: {share:.0%} of a step's time went by waiting for its batch; more CPU cores, or "
+            f"the input was the limit: {share:.0%} of a step's time was spent waiting for its batch; more CPU "
+            "cores, or "
             "smaller images (`deeplab prepare --max-side`), would shorten it"
         )
 

@@ -104,7 +104,7 @@ def _check_name(path: str) -> None:
     names = {name.lower(): name for name in (*CATALOG, IMAGENET)}
     near = [names[name] for name in difflib.get_close_matches(path.lower(), names, n=3, cutoff=0.8)]
     if near and not storage.exists(path) and not storage.exists(f"{path}.index"):
-        raise InputError(f"{path} is no file and no name of published weights; similar names: {', '.join(near)}")
+        raise InputError(f"{path} is neither a file nor a name of published weights; similar names: {', '.join(near)}")
 
 
 def locate(path: str, backbone: str = "") -> str:
@@ -124,7 +124,7 @@ def locate(path: str, backbone: str = "") -> str:
         return fetch(path)
     if unknown := NOT_TAKEN.get(path.lower()):
         known = ", ".join(BACKBONES)
-        raise InputError(f"{path} are weights of {unknown}, which is not built here; give those of one of {known}")
+        raise InputError(f"{path} are weights of {unknown}, which is not supported; give weights of one of {known}")
     if path == IMAGENET and not backbone:
         raise InputError(f"{IMAGENET} weights have no head to import; give them to `deeplab train --init-from`")
     entry = CATALOG.get(f"{backbone}_{IMAGENET}" if path == IMAGENET else path)

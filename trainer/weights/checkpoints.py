@@ -148,7 +148,7 @@ class Checkpoint:
         elif not storage.exists(f"{self.path}.index"):
             if storage.exists(self.path) or storage.is_dir(self.path):
                 raise InputError(
-                    f"{self.path} is none of the weights that are read; give an archive ({', '.join(ARCHIVES)}), an "
+                    f"{self.path} is not a supported kind of weights; give an archive ({', '.join(ARCHIVES)}), an "
                     f"HDF5 file ({', '.join(SUFFIXES)}), or a TensorFlow checkpoint by its path up to `.ckpt`"
                 )
             raise InputError(
@@ -268,7 +268,7 @@ def load(model: keras.Model, source: Source) -> Imported:
     arrays = {name: source.read(name) for layer in loaded for name in present[layer]}
     for name, array in arrays.items():
         if not np.isfinite(array).all() or (name.endswith("/moving_variance") and (array < 0).any()):
-            kind = "variances below 0" if np.isfinite(array).all() else "values that are no numbers"
+            kind = "variances below 0" if np.isfinite(array).all() else "values that are not numbers"
             raise InputError(f"{source.path}: {name} holds {kind}, of which no mask can be made; give other weights")
     # Only when everything can be read is anything changed.
     for layer in loaded:

@@ -94,8 +94,9 @@ def _accept(url: str, path: str, md5: str) -> None:
     if begin != expected:
         _drop(part)
         raise InputError(
-            f"{url} gave no {suffix} file: what came begins with {begin!r}, as a page does that asks for a login; it "
-            "was not kept. Fetch it by other means and give the path of the file"
+            f"{url} did not return a {suffix} file: the answer begins with {begin!r}, as a login page does; it "
+            "was not "
+            "kept. Fetch the file by other means and give its path"
         )
     actual = _digest(part, "md5")
     if md5 and actual != md5:
@@ -223,7 +224,7 @@ def _place(
         return size, size
     if start != str(size) or _validator(response) not in ("", headers["If-Range"]):
         _drop(part)
-        raise ConnectionError(errno.ECONNRESET, f"{url}: the server sent another part than was asked for")
+        raise ConnectionError(errno.ECONNRESET, f"{url}: the server sent a different part from the one requested")
     if total == "*":
         return size, None if response.length is None else size + response.length
     return size, int(total)
@@ -260,7 +261,7 @@ def _compare(part: str, hashes: list[str]) -> None:
     sent = re.search(r"md5=([A-Za-z0-9+/=]{24})", ",".join(hashes))
     if sent and base64.b64decode(sent[1]).hex() != _digest(part, "md5"):
         os.remove(part)
-        raise CorruptError(errno.EIO, "what came is not what is stored: its checksum differs", part)
+        raise CorruptError(errno.EIO, "the data received are not those stored: their checksum differs", part)
 
 
 def is_web(path: str) -> bool:

@@ -120,7 +120,7 @@ def _try(path: str, local: str) -> None:
         done = subprocess.run(command, env=environment, capture_output=True, check=False)
         if done.returncode < 0:
             raise InputError(
-                f"{path} cannot be read as an HDF5 file of Keras (the library that reads it does not get through it: "
+                f"{path} cannot be read as an HDF5 file of Keras (the library that reads it crashes or hangs: "
                 f"signal {-done.returncode}); fetch it again"
             )
 
@@ -172,7 +172,7 @@ class Hdf5:
         if not isinstance(item, h5py.Dataset) or path.startswith("optimizer"):
             return
         if item.is_virtual or item.external:
-            raise InputError(f"{self.path}: {path} refers to data in another file, which no file of weights does")
+            raise InputError(f"{self.path}: {path} refers to data in another file, which no weights file does")
         layers, kind = _layer_and_kind(path, item)
         if self._is_v3:
             scope = _v3_scope(layers) if layers else ""

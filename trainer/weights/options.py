@@ -5,10 +5,10 @@ examples:
   deeplab import-weights gs://bucket/model.ckpt --palette classes.json --output gs://bucket/model --max-side 0
   deeplab import-weights mobilenetv2_subpixel.h5 --palette voc --output out/port --max-side 320
 
-CHECKPOINT is what `model.ckpt.index` and `model.ckpt.data-00000-of-00001` have in common: the path up to `.ckpt`; the
-archive (.tar.gz) in which they were published; an HDF5 file (.h5) of a Keras port of DeepLab, whose arrays alone are
-read; or the name or address of one of these, which is fetched once. Backbone, width, decoder, ASPP branches and kind
-of head are read from the weights. docs/weights.md lists the names.
+CHECKPOINT is the common prefix of `model.ckpt.index` and `model.ckpt.data-00000-of-00001`, up to `.ckpt`; the archive
+(.tar.gz) in which they were published; an HDF5 file (.h5) of a Keras port of DeepLab, of which only the arrays are
+read; or the name or address of one of these, which is downloaded once. Backbone, width, decoder, ASPP branches and
+kind of head are read from the weights. docs/weights.md lists the names.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Options(CheckedOptions):
     )
     output: str = option(help="model folder to write, local or gs://", metavar="DIR")
     palette: str = option(
-        help=f"the classes it was trained on: {', '.join(PALETTES)} or a JSON file", metavar="NAME|FILE"
+        help=f"the classes it was trained on: {', '.join(PALETTES)}, or a JSON file", metavar="NAME|FILE"
     )
-    head: str | None = option(None, "how features become pixels (default: as published)", choices=HEADS)
+    head: str | None = option(None, "how features are upsampled to pixels (default: as published)", choices=HEADS)
     output_stride: int | None = option(
         None,
         "input pixels per feature; 8 is finer and slower than the usual 16 (default: as published)",

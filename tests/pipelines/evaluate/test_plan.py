@@ -50,7 +50,7 @@ def test_labels_are_those_with_a_mask_in_every_folder_and_the_others_are_rejecte
     ]
     assert plan.total == 5
     assert plan.without_label == {first: 1, second: 0}
-    assert plan.notes == (f"files in {labels} that are no labels, left out: 1 of .txt, 1 hidden",)
+    assert plan.notes == (f"files in {labels} that are not labels, left out: 1 of .txt, 1 hidden",)
 
 
 @pytest.mark.parametrize(("labels", "size"), [(3, 1), (200, 6), (5000, 64)])

@@ -99,7 +99,7 @@ def test_a_label_that_fails_in_an_unknown_way_is_passed_over(tmp_path):
 
 def test_labels_that_cannot_be_read_ask_for_a_palette(tmp_path):
     touch(tmp_path, "images/a.jpg", "labels/a.png")
-    with pytest.raises(InputError, match="not one of the sampled labels could be read"):
+    with pytest.raises(InputError, match="none of the sampled labels could be read"):
         detect_palette(scan(str(tmp_path)))
 
 

@@ -74,7 +74,7 @@ def test_images_of_any_name_have_masks(tmp_path):
     assert names(tmp_path) == sorted(ODD)
     assert names(tmp_path, "gs://bucket/out") == sorted(set(ODD) - {"a\nb"})
     assert reasons(tmp_path, "gs://bucket/out") == {
-        "a\nb.jpg": "Cloud Storage takes no line ends in names; rename the image"
+        "a\nb.jpg": "Cloud Storage does not allow line breaks in names; rename the image"
     }
 
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_looked_at_is_an_image_by_its_suffix_and_said_otherwise(t
     listing = find(str(tmp_path))
     assert [image.name for image in listing.images] == ["a", "fifo", "gone"]
     assert listing.notes == (
-        "links that lead nowhere, FIFOs and the like, skipped: 2, such as fifo",
+        "broken links, FIFOs and the like, skipped: 2, such as fifo",
         "files without the suffix of an image, skipped: 2",
     )
 
@@ -175,7 +175,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuses)
     for source in (tmp_path, f"{tmp_path}/**/*.jpg"):
-        with pytest.raises(InputError, match="private cannot be read: Permission denied; mend that or leave it out"):
+        with pytest.raises(InputError, match="private cannot be read: Permission denied; fix that or leave it out"):
             find(str(source))
 
 
@@ -184,7 +184,7 @@ def test_a_list_says_what_it_names_twice(tmp_path):
     (tmp_path / "l.txt").write_text("x/a.jpg\nx/./a.jpg\nx/b.jpg\nx/y/../a.jpg\n")
     listing = find(str(tmp_path / "l.txt"))
     assert [image.name for image in listing.images] == ["a", "b"]
-    assert listing.notes == (f"entries of {tmp_path}/l.txt that name an image again: 2",)
+    assert listing.notes == (f"entries of {tmp_path}/l.txt that repeat an image: 2",)
 
 
 def test_entries_of_a_list_that_cannot_be_images_are_left_to_be_rejected(tmp_path):

@@ -41,8 +41,9 @@ def test_keys_in_which_nothing_is_found_are_groups_of_their_own_and_said(tmp_pat
 def test_groups_that_folders_tear_are_said(tmp_path: Path) -> None:
     raw = scan(draw_names(tmp_path, "train/film1_0", "val/film1_1", "train/film2_0"), group_by=r"film\d+")
     assert splits_of(raw) == {"train/film1_0": "train", "val/film1_1": "val", "train/film2_0": "train"}
-    assert "warning: groups that lie in several splits" in raw.summary and "1, such as 'film1' in train and val" in (
-        raw.summary
+    assert (
+        "warning: groups that the set's own folders, lists" in raw.summary
+        and "1, such as 'film1' in train and val" in (raw.summary)
     )
 
 
@@ -90,7 +91,10 @@ def test_a_group_is_the_first_that_was_found_or_the_whole_text() -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "message"),
-    [("(film", r"--group-by '\(film' is no regular expression"), ("scene", "finds nothing in any key, such as 'film")],
+    [
+        ("(film", r"--group-by '\(film' is not a regular expression"),
+        ("scene", "finds nothing in any key, such as 'film"),
+    ],
 )
 def test_expressions_that_group_nothing_are_refused(tmp_path: Path, pattern: str, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -106,7 +106,7 @@ def test_blanks_around_a_path_count_in_a_jsonl_only(tmp_path):
 def test_a_row_with_too_many_values_is_a_fault(tmp_path):
     first, second, third = rows(tmp_path / "l.csv", 'image,n\n"a,b.jpg",1\nc,d.jpg,2\ne.jpg,3,,\n', "image")
     assert first.values == {"image": "a,b.jpg", "n": "1"} and third.values == {"image": "e.jpg", "n": "3"}
-    assert second == Row(3, fault="has more values than the 2 columns; put quotes around what holds a comma")
+    assert second == Row(3, fault="has more values than the 2 columns; put quotes around values that contain a comma")
 
 
 def test_deeply_nested_json_is_a_fault(tmp_path):

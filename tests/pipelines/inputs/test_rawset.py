@@ -109,14 +109,14 @@ def test_a_folder_that_is_reached_twice_counts_twice_and_goes_to_one_split(tmp_p
     splits = splits_of(raw)
     assert len(splits) == 60 and set(splits.values()) == {"train", "val"}
     assert all(splits[f"again/{number}"] == splits[f"film/{number}"] for number in range(30))
-    assert "images that are the files of others, through links: 30, such as film/0, which is again/0" in raw.summary
+    assert "images that are links to the files of others: 30, such as film/0, which is again/0" in raw.summary
 
 
 def test_one_file_in_two_splits_through_links_is_said(tmp_path):
     touch(tmp_path, "images/train/a.jpg", "labels/train/a.png", "images/val/b.jpg", "labels/val/b.png")
     for kind, suffix in (("images", "jpg"), ("labels", "png")):
         (tmp_path / kind / f"val/a.{suffix}").symlink_to(f"../train/a.{suffix}")
-    assert "warning: groups that lie in several splits" in scan(str(tmp_path)).summary
+    assert "warning: groups that the set's own folders, lists or manifest spread" in scan(str(tmp_path)).summary
 
 
 def test_files_of_one_size_and_time_are_images_of_their_own(tmp_path):

@@ -100,7 +100,7 @@ def test_trials_are_of_images_drawn_from_all_of_the_set(tmp_path: Path, ran):
 
 def test_a_set_too_small_for_a_plan_is_refused(tmp_path: Path, ran):
     source = write_rawset(tmp_path / "set", {"train": 9}, 64)
-    with pytest.raises(InputError, match="has 9 images; a job of fewer than 10 is not worth a plan, run it"):
+    with pytest.raises(InputError, match="has 9 images; a job of fewer than 10 is not worth planning; just run it"):
         plan("prepare", "--input", source, "--output", tmp_path / "out")
     assert not ran
 

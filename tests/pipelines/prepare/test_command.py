@@ -93,7 +93,7 @@ def test_unusable_images_are_rejected_with_reasons_and_the_job_continues(spoilt,
         "text": "begins with b'this is not ",
         "unknown": "unknown class id 37 in 5 pixels",
         "size": "label is 96x50, its image 96x96",
-        "large": "400x300 is 120,000 pixels, over the bound of 100,000",
+        "large": "400x300 is 120,000 pixels, over the limit of 100,000",
         "label": "image without a label",
     }.items():
         assert reason in rejects[f"train/{name}"]["reason"]

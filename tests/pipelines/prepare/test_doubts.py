@@ -33,7 +33,7 @@ def test_classes_without_a_pixel_mostly_ignored_pixels_and_one_class_are_said_la
         assert prepare_here(raw, tmp_path / "records") == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[-3:] == [
-            "warning: val: 2 of 3 classes have not one pixel in its labels: ground, bar",
+            "warning: val: 2 of 3 classes have no pixel in its labels: ground, bar",
             "warning: val: every pixel that is not ignored is of the class disc; nothing else can be learnt",
             "warning: val: 58.3% of the pixels are ignored (id 255)",
         ]

@@ -196,7 +196,7 @@ def test_a_plan_that_another_run_changed_ends_the_run(raw, whole, tmp_path, monk
     for change, said in ((meddle, "was changed"), (lose, "is gone")):
         with monkeypatch.context() as patch:
             patch.setattr(job.workarea, "read_plan", change)
-            with pytest.raises(InputError, match=f"{said}: another `deeplab prepare` works on this folder"):
+            with pytest.raises(InputError, match=f"{said}: another `deeplab prepare` is working on this folder"):
                 prepare_here(raw, output, *FLAGS)
     assert prepare_here(raw, output, *FLAGS) == 0
     assert shard_bytes(output) == whole
@@ -259,7 +259,7 @@ def test_shards_are_neither_written_nor_described_when_another_run_has_ended_in_
 
     with monkeypatch.context() as patch:
         patch.setattr(shards, "make", slow)
-        with pytest.raises(InputError, match="is gone: another `deeplab prepare` works on this folder"):
+        with pytest.raises(InputError, match="is gone: another `deeplab prepare` is working on this folder"):
             prepare_here(raw, output, *FLAGS)
     assert not list(output.glob("*.tfrecord")) and not list(output.glob(".*"))
     write = command.write_rejects

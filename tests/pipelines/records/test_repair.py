@@ -84,7 +84,7 @@ def test_copies_and_shrunk_images_are_made_again_to_the_bit(tmp_path):
     ("options", "why"),
     [
         ({"seed": 1}, "raw set and options give other bytes"),
-        ({"crop": -1}, "the options in dataset.json are none: --crop must be 0 to 32766, got -1"),
+        ({"crop": -1}, "the options in dataset.json are invalid: --crop must be 0 to 32766, got -1"),
         ({"input": ""}, "dataset.json names no raw set"),
         ({"input": "/nowhere"}, "/nowhere not found"),
         ({"max_pixels": 9}, r"\S+\.jpg: "),
@@ -242,7 +242,7 @@ def test_what_a_killed_repair_was_writing_is_removed_and_nothing_of_others(folde
 def test_files_that_another_command_takes_away_end_the_repair_in_one_line(folder, monkeypatch):
     spoil(folder)
     monkeypatch.setattr(repair, "_rewrite", lambda folder, *_: storage.read(f"{folder}/gone"))
-    with pytest.raises(InputError, match="gone is gone: another command works on this folder"):
+    with pytest.raises(InputError, match="gone is gone: another command is working on this folder"):
         records("repair", folder, "--drop")
 
 

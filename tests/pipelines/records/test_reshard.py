@@ -123,7 +123,7 @@ def test_a_shard_that_changes_meanwhile_is_an_error(folder, tmp_path, monkeypatc
         return plan(*arguments)
 
     monkeypatch.setattr(reshard, "plan_shards", changed)
-    with pytest.raises(InputError, match="was changed meanwhile"):
+    with pytest.raises(InputError, match="was changed in the meantime"):
         records("reshard", folder, tmp_path / "new")
     assert not (tmp_path / "new/dataset.json").exists()
 

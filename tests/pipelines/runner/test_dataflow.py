@@ -78,7 +78,7 @@ def test_a_service_that_is_silent_for_a_while_is_asked_again(service, monkeypatc
     with pytest.raises(InputError) as error:
         followed(service)
     assert str(error.value).startswith("lost contact with the segment job: ServiceUnavailable: 503")
-    assert "it may go on all the same. It is 2026-1 at Dataflow; see" in str(error.value)
+    assert "it may still be running. It is 2026-1 at Dataflow; see" in str(error.value)
     assert "cancel it with the same command and --cancel, or let it finish" in str(error.value)
 
 

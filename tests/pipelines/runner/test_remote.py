@@ -60,7 +60,7 @@ class Drawn(Job):
 CASES = [
     (FLINK, "It is job-7 at http://h:8081; cancel it with the same command and --cancel, or let it finish: the same"),
     (PORTABLE, "It is job-7 at h:8099; cancel it with the same command and --cancel, or let it finish: the same"),
-    (SPARK, "It is job-7 at spark://h:7077; cancel it there, or let it finish and then run the same command again"),
+    (SPARK, "It is job-7 at spark://h:7077; cancel it there, or wait until it has finished, and only then"),
 ]
 
 
@@ -140,7 +140,7 @@ def test_a_job_whose_workers_were_of_another_process_is_not_waited_for(tmp_path,
     options = beam_options(flags)
     assert attach(options, CheckedOptions(), str(tmp_path), "segment") == ""
     jobs.append(Job("job-7", options.get_all_options()["job_name"]))
-    with pytest.raises(InputError, match="with workers of the process that sent it; wait for its end or"):
+    with pytest.raises(InputError, match="with workers of the process that sent it; wait for it to end or"):
         attach(beam_options(flags), CheckedOptions(), str(tmp_path), "segment")
 
 
@@ -173,7 +173,7 @@ def test_what_a_killed_command_was_sending_is_followed_too_and_does_not_outlive_
     again = beam_options(FLINK)
     assert attach(again, CheckedOptions(), str(tmp_path), "segment") == remote.FOLLOWED
     said = capsys.readouterr().err
-    assert "job job-0 is at work" in said and "job job-1 is at work" in said
+    assert "following job job-0" in said and "following job job-1" in said
     jobs.append(Drawn("RUNNING", "CANCELLED"))
     jobs[-1].name = jobs[0].name
     remote.end_others(again, str(tmp_path))

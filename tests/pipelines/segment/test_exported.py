@@ -111,7 +111,9 @@ def test_an_export_brings_the_crf_that_its_model_was_tuned_to(tmp_path: Path) ->
     against = dataclasses.replace(found, options=None)
     assert in_force(against, crf="auto") == (None, f"no CRF: {tmp_path / 'served'} advises against it")
     assert in_force(None, crf="on") == (CrfOptions(), DEFAULT_NOTE)
-    with pytest.raises(InputError, match=r"served was made of a model without crf\.json; run `deeplab tune-crf`"):
+    with pytest.raises(
+        InputError, match=r"served was exported from a model without crf\.json; run `deeplab tune-crf`"
+    ):
         in_force(None, crf="auto")
     in_force(found)
     assert '"p"' not in (tmp_path / "served" / exports.ABOUT).read_text(), "a path of the records"

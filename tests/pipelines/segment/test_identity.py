@@ -114,7 +114,7 @@ def test_masks_of_version_0_2_are_made_again_and_that_is_said_once(run, tmp_path
     assert all(file != contents(tmp_path)[kind] for kind, file in new.items())
     capsys.readouterr()
     assert run() == (2, 0, 0)
-    assert "masks of version 0.2 and before do not say of which image they are" in capsys.readouterr().out
+    assert "masks from version 0.2 and earlier do not record their image" in capsys.readouterr().out
     assert run() == (0, 2, 0)
     assert "version 0.2" not in capsys.readouterr().out
     # Their overlays have no stamp, but are this program's.

@@ -52,7 +52,7 @@ def test_the_reason_names_size_classes_and_cures():
     with pytest.raises(ImageError) as reject:
         job(crf=CrfOptions(), max_memory=8).check_size(*PHOTO)
     assert str(reject.value) == (
-        "4000x3000 pixels of 150 classes with the CRF take about 43.2 GiB of memory, over the bound of 8.0; give "
+        "4000x3000 pixels of 150 classes with the CRF take about 43.2 GiB of memory, over the limit of 8.0; give "
         "--max-side to shrink it, or omit --crf, or raise --max-memory if there is more"
     )
 
@@ -68,14 +68,14 @@ def test_views_take_a_softmax_of_their_own_and_the_network_of_the_largest():
 def test_without_the_flag_the_bound_is_the_machines(monkeypatch):
     monkeypatch.setattr(mask, "memory", lambda: 12 * GIB)
     job().check_size(*PHOTO)
-    with pytest.raises(ImageError, match=r"over the bound of 9\.0"):
+    with pytest.raises(ImageError, match=r"over the limit of 9\.0"):
         job(crf=CrfOptions()).check_size(*PHOTO)
 
 
 def test_processes_share_the_memory_as_they_share_the_cores(monkeypatch):
     monkeypatch.setattr(mask, "memory", lambda: 16 * GIB)
     monkeypatch.setattr(mask, "cores", lambda: 8)
-    with pytest.raises(ImageError, match=r"over the bound of 3\.0"):
+    with pytest.raises(ImageError, match=r"over the limit of 3\.0"):
         dataclasses.replace(job(), cores=2).check_size(*PHOTO)
 
 

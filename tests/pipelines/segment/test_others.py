@@ -118,4 +118,4 @@ def test_masks_and_overlays_of_an_earlier_run_among_the_images_are_rejects(model
     assert segment(*first) == 0
     assert segment("--input", images, "--model", model, "--output", tmp_path / "out") == 1
     assert outcomes_of(tmp_path / "out") == (3, 0, 9)
-    assert all("is what `deeplab segment` wrote of an image" in one["reason"] for one in rejects_of(tmp_path / "out"))
+    assert all("is an output of `deeplab segment`" in one["reason"] for one in rejects_of(tmp_path / "out"))

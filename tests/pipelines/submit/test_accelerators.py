@@ -46,7 +46,12 @@ def test_machines_that_come_with_gpus_name_them(machine, expected):
         ("g2-standard-8", "nvidia-tesla-t4", 1, "takes nvidia-l4, not nvidia-tesla-t4; 1 of nvidia-tesla-t4 fit n1-"),
         ("n1-standard-32", "nvidia-tesla-t4", 1, "takes 2 or 4 of nvidia-tesla-t4, got 1"),
         ("n1-standard-4", "nvidia-tesla-t4", 3, "takes 1 or 2 or 4 of nvidia-tesla-t4, got 3"),
-        ("e2-standard-4", "nvidia-l4", 1, "takes no GPUs by the table of 2026; 1 of nvidia-l4 fit g2-standard-4"),
+        (
+            "e2-standard-4",
+            "nvidia-l4",
+            1,
+            "takes no GPUs according to the table of 2026; 1 of nvidia-l4 fit g2-standard-4",
+        ),
         ("g2-standard-8", "nvidia-l5", 1, "nvidia-l5 is not in the table of 2026; expected one of nvidia-tesla-t4"),
     ],
 )

@@ -63,7 +63,7 @@ def test_nothing_is_wrong_with_what_would_run(place, command):
         ),
         ("train --records {0}/records", "deeplab train: the following arguments are required: --output"),
         ("train --records {0}/records --output {0}/model", "{0}/model holds model.json, but no training to resume"),
-        ("prepare --input {0}/set --output {0}/new", "prepare is no command for machines with GPUs"),
+        ("prepare --input {0}/set --output {0}/new", "prepare is not a command for machines with GPUs"),
         ("segment --input {0}/lost --model {0}/model --output {0}/masks", "--input {0}/lost does not exist"),
         ("segment --input {0}/x/*.jpg --model {0}/model --output {0}/masks", "--input {0}/x/*.jpg does not exist"),
         ("segment --input {0}/photos --model {0}/photos --output {0}/masks", "{0}/photos holds no model: model.json"),
@@ -88,7 +88,7 @@ def test_nothing_is_wrong_with_what_would_run(place, command):
         ),
         (
             "train --records {0}/records --output {0}/new --hosts 2",
-            "--hosts: every host is given its own; say --count",
+            "--hosts: these are set for each host; give --count",
         ),
         (
             "train --records {0}/records --output {0}/new --hosts 2 --coordinator a:1",
@@ -97,7 +97,7 @@ def test_nothing_is_wrong_with_what_would_run(place, command):
         ("train --records {0}/records --output {0}/records", "--output {0}/records is a folder of records; give the"),
         (
             "segment --input {0}/photos --model {0}/model --output {0}/photos/",
-            "--output {0}/photos/ is what --input names",
+            "--output {0}/photos/ is also --input",
         ),
         (
             "segment --input {0}/photos/*.tif --model {0}/model --output {0}/masks",
@@ -130,9 +130,9 @@ TRAIN = "train --records {0}/records --output {0}/new"
     ("flags", "said"),
     [
         (["--image", ""], "--image is missing: the trainer image of the Dockerfile"),
-        (["--image", "https://ghcr.io/x"], "--image https://ghcr.io/x is no name of an image; expected REG"),
-        (["--image", "Trainer:1"], "--image Trainer:1 is no name of an image"),
-        (["--image", "ghcr.io/x:"], "--image ghcr.io/x: is no name of an image"),
+        (["--image", "https://ghcr.io/x"], "--image https://ghcr.io/x is not the name of an image; expected REG"),
+        (["--image", "Trainer:1"], "--image Trainer:1 is not the name of an image"),
+        (["--image", "ghcr.io/x:"], "--image ghcr.io/x: is not the name of an image"),
         (["--image", "host:5000/trainer:v0.1.0-cuda"], f"is of version 0.1.0, and this is {__version__}"),
         (["--namespace", "Research"], "--namespace Research: expected a name of lower-case letters"),
         (

@@ -112,7 +112,7 @@ def test_a_quota_that_is_used_up_while_the_job_waits_is_said(kubernetes, command
     [
         (403, 'jobs.batch is forbidden: User "me" cannot create resource "jobs"', 2, "ask for a role that may create"),
         (403, "jobs.batch is forbidden: exceeded quota: count/jobs.batch", 75, "quota: jobs.batch is forbidden"),
-        (401, "Unauthorized", 2, "the cluster does not know you (Unauthorized); log in as for kubectl"),
+        (401, "Unauthorized", 2, "the cluster rejects your credentials (Unauthorized); log in as for kubectl"),
         (422, "spec.template.spec.containers[0].image: Required", 2, "the cluster answers 422: spec.template"),
         (404, 'namespaces "research" not found', 2, 'namespaces "research" not found'),
         (429, "too many requests", 75, "the cluster answers 429: too many requests"),
@@ -173,7 +173,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(kubernetes, com
     assert submit("kubernetes", *GPU, "--follow", command=command) == 130
     told = capsys.readouterr().err
     back = "deeplab submit kubernetes --namespace=research --follow fit"
-    assert f"the job goes on; `{back}` comes back to it" in told
+    assert f"the job goes on; `{back}` follows it again" in told
     assert not any(request.startswith("DELETE") for request in kubernetes.requests)
 
 
@@ -188,7 +188,7 @@ def test_a_job_is_come_back_to_by_its_name(kubernetes, capsys):
 def test_several_hosts_are_sent_as_a_jobset_which_the_cluster_has_to_know(kubernetes, command, capsys):
     kubernetes.has_jobsets = False
     assert submit("kubernetes", *GPU, "--count", "2", command=command) == 2
-    assert "the cluster knows no JobSet, which several hosts need; install it" in capsys.readouterr().err
+    assert "the cluster does not have JobSet, which several hosts need; install it" in capsys.readouterr().err
     kubernetes.has_jobsets = True
     workers = {"fit-host-0-0": RUNNING, "fit-host-0-1": pod(phase="Pending", waiting={"reason": "ContainerCreating"})}
     kubernetes.life = [Moment(pods=workers), Moment(condition=("Completed", "AllJobsCompleted", ""))]

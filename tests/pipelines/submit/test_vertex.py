@@ -77,7 +77,7 @@ def test_the_status_of_a_job_that_fails_is_that_of_its_command(vertex, command, 
         (429, "Quota exceeded: custom_model_training_nvidia_l4_gpus", 75, "quota: Quota exceeded: custom_model"),
         (403, "Permission 'aiplatform.customJobs.create' denied", 2, "ask for the role Vertex AI User"),
         (400, "Machine type is not supported", 2, "Vertex AI answers 400: "),
-        (404, "The project does not exist", 2, "look at --project and --region"),
+        (404, "The project does not exist", 2, "check --project and --region"),
     ],
 )
 def test_a_service_that_says_no_is_quoted_with_the_cure(vertex, command, capsys, status, message, exit_status, said):
@@ -115,7 +115,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(vertex, command
 
     monkeypatch.setattr("pipelines.submit.vertex.time.sleep", interrupted)
     assert submit("vertex", *FLAGS, "--follow", command=command) == 130
-    assert f"the job goes on; `deeplab submit vertex --follow {NAME}` comes back to it" in capsys.readouterr().err
+    assert f"the job goes on; `deeplab submit vertex --follow {NAME}` follows it again" in capsys.readouterr().err
     assert not any(request.startswith("DELETE") or ":cancel" in request for request in vertex.requests)
 
 

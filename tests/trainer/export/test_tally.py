@@ -54,7 +54,7 @@ def test_labels_without_a_class_leave_int8_unknown_and_nan_is_no_small_differenc
     comparison = Comparison(PALETTE, "none")
     ids, probabilities = prediction([0])
     comparison.add(None, (ids, probabilities), (ids, probabilities * np.nan))
-    assert comparison.fault() == "some of its probabilities are no numbers"
+    assert comparison.fault() == "some of its probabilities are not numbers"
 
 
 def test_every_sample_is_given_to_both_and_the_first_is_not_timed():

@@ -125,7 +125,7 @@ def test_size_is_bounded_before_pixels_are_decoded():
     data = saved(Image.new("1", (20_000, 20_000)), format="PNG")
     with pytest.raises(ImageError, match=r"bound|bomb"):
         decode_image(data)
-    with pytest.raises(ImageError, match="5x5 is 25 pixels, over the bound of 24"):
+    with pytest.raises(ImageError, match="5x5 is 25 pixels, over the limit of 24"):
         decode_image(encode_png(ramp(5, 5)), max_pixels=24)
 
 

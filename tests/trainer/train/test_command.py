@@ -181,9 +181,9 @@ def test_doubtful_labels_are_said_before_training(tmp_path, tiny_network, capsys
     with_pixels(tmp_path / "records", "val", (0, 50, 0), 0)
     assert cli.main(train_flags(tmp_path / "records", tmp_path / "model", "--steps-per-epoch", "1")) == 0
     said, *_ = capsys.readouterr().out.split("epoch 1/2")
-    assert "warning: train: 1 of 3 classes have not one pixel in its labels: bar" in said
+    assert "warning: train: 1 of 3 classes have no pixel in its labels: bar" in said
     assert "warning: train: 88.2% of the pixels are ignored (id 255)" in said
-    assert "warning: val: 2 of 3 classes have not one pixel in its labels: ground, bar" in said
+    assert "warning: val: 2 of 3 classes have no pixel in its labels: ground, bar" in said
     assert "val: every pixel that is not ignored is of the class disc" in said
 
 

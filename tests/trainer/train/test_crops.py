@@ -47,7 +47,7 @@ def test_a_small_window_is_what_lies_there_in_the_whole_image(subsampling):
 
 def test_an_image_of_another_size_than_its_record_gives_is_refused():
     data = images.encode_png(draw_image(3, 60, 70)[0])
-    with pytest.raises(ValueError, match="its image has not the size that it gives"):
+    with pytest.raises(ValueError, match="its image does not have the size that the record states"):
         crops._decode_window(data, 70, 60, Window(0, 0, 40, 40, 0, 0, 40, False))
 
 

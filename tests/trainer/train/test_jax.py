@@ -176,7 +176,7 @@ def test_a_host_ends_with_a_word_when_another_is_killed_and_both_resume(trained)
     assert ended["killed"] == [75, -signal.SIGKILL] and ended["terminated"] == [75, 143]
     for name in ("killed", "terminated"):
         said = (trained / f"{name}-0.txt").read_text()
-        assert "deeplab train: error: host 0 of 2 waited for another, which went away (" in said
+        assert "deeplab train: error: host 0 of 2 waited for another, which has gone (" in said
         assert "run the same command again on every host to resume" in said and "Traceback" not in said
     assert "deeplab train: terminated; " in (trained / "terminated-1.txt").read_text()
     assert re.search("resuming after step [12] of 4 in epoch 1 of 1", (trained / "terminated-0.txt").read_text())

@@ -87,7 +87,7 @@ def test_what_only_decides_when_to_stop_can_be_changed_and_is_said(
 )
 def test_what_decides_the_course_of_a_training_is_refused_with_the_reason(trained, records, capsys, flags, message):
     found = refused(capsys, train_flags(records, trained, *SHORT, *flags))
-    assert message in found and "decide the course of a training" in found and "--no-resume" in found
+    assert message in found and "determine the course of a training" in found and "--no-resume" in found
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_state_that_is_of_no_training_is_not_replaced_unless_told_to(records, 
     state.write_text('{"step": 3}')
     for more in ([], ["--no-resume"]):
         message = refused(capsys, train_flags(records, tmp_path / "model", *SHORT, *more))
-        assert "state.json is damaged, or not of `deeplab train`" in message and "--overwrite" in message
+        assert "state.json is damaged, or `deeplab train` did not write it" in message and "--overwrite" in message
     assert state.read_text() == '{"step": 3}'
     assert cli.main(train_flags(records, tmp_path / "model", *SHORT, "--no-resume", "--overwrite")) == 0
 

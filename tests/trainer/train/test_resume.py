@@ -137,7 +137,7 @@ def test_a_training_that_an_older_version_began_needs_no_flags_for_its_defaults(
     state["options"]["decoder"] = None
     path.write_text(json.dumps(state))
     message = refused(capsys, train_flags(records, output, *CONSTANT, "--head", "bilinear"))
-    assert "--head was subpixel, is bilinear" in message and "as they were to resume it" in message
+    assert "--head was subpixel, is bilinear" in message and "the former options to resume it" in message
     assert cli.main(train_flags(records, output, *CONSTANT)) == 0
     said = f"resuming with the defaults of the version that began it: {' '.join(older)}"
     assert said in capsys.readouterr().out

@@ -147,7 +147,7 @@ def test_only_flags_of_weights_take_web_addresses():
 )
 def test_a_name_that_is_misspelt_is_refused_with_similar_ones(name, similar):
     with pytest.raises(
-        InputError, match=rf"{name} is no file and no name of published weights; similar names: .*{similar}"
+        InputError, match=rf"{name} is neither a file nor a name of published weights; similar names: .*{similar}"
     ):
         catalog.locate(name, "mobilenet_v2")
 

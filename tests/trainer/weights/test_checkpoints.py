@@ -254,8 +254,8 @@ def test_voc_weights_start_a_camvid_model():
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("aspp0/weights", np.nan, "aspp0/weights holds values that are no numbers"),
-        ("logits/semantic/biases", np.inf, "logits/semantic/biases holds values that are no numbers"),
+        ("aspp0/weights", np.nan, "aspp0/weights holds values that are not numbers"),
+        ("logits/semantic/biases", np.inf, "logits/semantic/biases holds values that are not numbers"),
         ("aspp0/BatchNorm/moving_variance", -1, "aspp0/BatchNorm/moving_variance holds variances below 0"),
     ],
 )
@@ -282,6 +282,6 @@ def test_what_is_there_but_no_weights_is_refused_with_what_is_read(tmp_path, nam
     if name != "folder":
         (tmp_path / name).write_bytes(b"weights")
     with pytest.raises(
-        InputError, match=r"is none of the weights that are read; give an archive \(\.tar\.gz, \.tgz\), an HDF5"
+        InputError, match=r"is not a supported kind of weights; give an archive \(\.tar\.gz, \.tgz\), an HDF5"
     ):
         Checkpoint(str(tmp_path / name))

@@ -135,7 +135,7 @@ def test_two_processes_fetch_a_file_once(server):
 def test_a_page_in_place_of_the_file_is_not_kept(name, server):
     """As networks that want a login answer, with status 200."""
     server.content = b"<!DOCTYPE html><title>Sign in</title>"
-    with pytest.raises(InputError, match=r"gave no \.(gz|h5) file: what came begins with b'<!.*it was not kept"):
+    with pytest.raises(InputError, match=r"not return a \.(gz|h5) file: the answer begins with b'<!.*it was not kept"):
         fetch(server.url.replace("weights.bin", name))
     assert not [path for path in Path(download.cache()).iterdir() if path.suffix != ".lock"]
     server.content = {"weights.h5": b"\x89HDF\r\n\x1a\nrest"}.get(name, b"\x1f\x8brest")

@@ -50,15 +50,21 @@ FAULTS = {
     "an object that may not be read": (objects.of_status(403), "Cloud Storage answered 403 Forbidden"),
     "an object that is gone": (objects.of_status(404), ""),
     "an object that always fails": (objects.of_status(500), "Cloud Storage answered 500 Internal Server Error"),
-    "an object cut off on its way": (objects.cut_off, "what came is not what is stored: its checksum differs"),
-    "an object that comes otherwise": (objects.spoilt, "what came is not what is stored: its checksum differs"),
-    "connections that break": (objects.reset, "no whole answer (ConnectionError), in spite of several attempts"),
+    "an object cut off on its way": (
+        objects.cut_off,
+        "the data received are not those stored: their checksum differs",
+    ),
+    "an object that comes otherwise": (
+        objects.spoilt,
+        "the data received are not those stored: their checksum differs",
+    ),
+    "connections that break": (objects.reset, "no whole answer (ConnectionError), despite several attempts"),
 }
 GONE = {"prepare": "no such object or bucket", "segment": "file not found", "evaluate": "listed, but not found"}
 REFUSALS = {
     "an output that may not be written to": (objects.of_status(403), REFUSED, "Cloud Storage answered 403 Forbidden"),
     "an output in a bucket that there is not": (objects.of_status(404), REFUSED, "no such object or bucket"),
-    "an output that always fails": (objects.of_status(500), PASSING, "500 Internal Server Error, in spite of several"),
+    "an output that always fails": (objects.of_status(500), PASSING, "500 Internal Server Error, despite several"),
     "an output whose connections break": (objects.reset, PASSING, "no whole answer (ConnectionError)"),
 }
 WRITES = ("seg/out", "out")

@@ -71,7 +71,7 @@ FLAGS = {
     ),
     "copies of more pixels than an image may have": (
         f"{PREPARE} --copies 1 --pad 32766",
-        "--pad 32766 makes copies of 1,073,610,756 pixels, over the bound of 178,956,970",
+        "--pad 32766 makes copies of 1,073,610,756 pixels, over the limit of 178,956,970",
     ),
     "a batch of no images": (
         "train --records @/records --output @/out --batch-size 0",

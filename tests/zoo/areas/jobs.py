@@ -45,8 +45,11 @@ def together(*arounds: Callable[[], contextlib.AbstractContextManager[object]]) 
 SUBMITTED: dict[str, tuple[str, str]] = {
     "nothing to run": (CLUSTER, "nothing to run; put -- and one of train, segment, tune-crf"),
     "nothing behind --": (f"{CLUSTER} --", "nothing to run; put -- and one of train, segment, tune-crf"),
-    "-- twice": (f"{CLUSTER} -- -- {TRAIN}", "-- is no command for machines with GPUs"),
-    "a command that needs no GPUs": (job(command="prepare --input x"), "prepare is no command for machines with GPUs"),
+    "-- twice": (f"{CLUSTER} -- -- {TRAIN}", "-- is not a command for machines with GPUs"),
+    "a command that needs no GPUs": (
+        job(command="prepare --input x"),
+        "prepare is not a command for machines with GPUs",
+    ),
     "deeplab itself behind --": (job(command=f"deeplab {TRAIN}"), "deeplab is no command for machines"),
     "a command that there is not": (job(command="trian --records x"), "trian is no command for machines"),
     "a command in one word": (job(command="train~--records~x"), "train --records x is no command"),
@@ -71,7 +74,10 @@ SUBMITTED: dict[str, tuple[str, str]] = {
     ),
     "an ONNX file as the model": (job(command=SEGMENT.replace("/model", "/m.onnx")), "would run on the machine's"),
     "no image": (job(CLUSTER.replace(IMAGE, "")), "--image is missing"),
-    "an image with an address of the web": (job(CLUSTER.replace("ghcr", "https://ghcr")), "is no name of an image"),
+    "an image with an address of the web": (
+        job(CLUSTER.replace("ghcr", "https://ghcr")),
+        "is not the name of an image",
+    ),
     "an image of another version": (job(CLUSTER.replace(__version__, "0.1.0")), "is of version 0.1.0, and this is"),
     "GPUs that there are not": (job(CLUSTER.replace("nvidia-l4", "nvidia-x9")), "nvidia-x9"),
     "a number of GPUs that is a word": (job(CLUSTER.replace("l4:1", "l4:two")), "expected NAME or NAME:N"),
@@ -92,7 +98,7 @@ SUBMITTED: dict[str, tuple[str, str]] = {
         job(CLUSTER.replace("l4:1", "l4:2"), f"{TRAIN} --batch-size 3"),
         "--batch-size 3 is shared by 2 GPUs",
     ),
-    "a job to follow and one to send": (job(f"{CLUSTER} --follow mine"), "comes back to a job that was submitted"),
+    "a job to follow and one to send": (job(f"{CLUSTER} --follow mine"), "follows an earlier job"),
     "a verb that there is not": (job(CLUSTER.replace("kubernetes", "slurm")), "unknown verb 'slurm'"),
 }
 SHARD = "seg/records/train-00000-of-00002.tfrecord"

@@ -268,7 +268,7 @@ CASES = (
         f"{PREPARE} --max-reject-rate 1",
         status=0,
         make=lambda world: pair(world, "train/a.png", PNG, claiming(60000, 60000)),
-        rejects={"labels/train/a.png": "over the bound"},
+        rejects={"labels/train/a.png": "over the limit"},
     ),
     Case(
         "masks of another program in 0 and 255, which the palette ignores",

@@ -111,7 +111,7 @@ CASES = (
         "segment --input @/masks --model @/model --output @/out --max-reject-rate 1",
         status=0,
         rejects={
-            f"{name}.png": "is what `deeplab segment` wrote"
+            f"{name}.png": "is an output of `deeplab segment`"
             for name in ("train/g0", "train/g1", "train/g2", "val/g3", "val/g4")
         },
     ),
@@ -172,7 +172,7 @@ CASES = (
         "evaluate --labels @/m2 --masks @/masks --palette @/set/palette.json --output @/out",
         status=0,
         make=link("m2", "@/masks"),
-        says=("warning: --labels", "are one folder: it is scored against itself", "5 labels = 5 evaluated"),
+        says=("warning: --labels", "are the same folder: it is scored against itself", "5 labels = 5 evaluated"),
     ),
     Case(
         "a report of others in the output",

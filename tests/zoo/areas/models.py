@@ -155,7 +155,7 @@ def cases() -> list[Case]:
             "an export over files of others",
             TAKERS["export"],
             REFUSED,
-            ("holds x, which is no part of an export",),
+            ("holds x, which is not part of an export",),
             file("out/x", b"mine"),
         ),
         Case(

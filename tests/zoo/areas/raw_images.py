@@ -76,7 +76,7 @@ def apng() -> bytes:
 
 
 def claiming(width: int, height: int) -> bytes:
-    """A small PNG that says that it is large."""
+    """A small PNG that claims to be large."""
     return png_head(width, height) + chunk(b"IDAT", zlib.compress(b"\0" * 4096)) + chunk(b"IEND")
 
 
@@ -124,7 +124,7 @@ BROKEN = (
     Odd("a JPEG cut off in its header", ".jpg", JPEG[:30], "JPEG"),
     Odd("a JPEG cut off before its pixels", ".jpg", JPEG[:SCAN], "JPEG"),
     Odd("a JPEG cut off in its pixels", ".jpg", BIG[: len(BIG) // 2], "truncated JPEG"),
-    Odd("a JPEG without its end marker", ".jpg", JPEG[:-2], "the marker of its end is missing"),
+    Odd("a JPEG without its end marker", ".jpg", JPEG[:-2], "its end marker is missing"),
     Odd("a JPEG cut off in its pixels, with an end marker", ".jpg", BIG[: len(BIG) // 2] + b"\xff\xd9", "JPEG"),
     Odd("a JPEG cut off in its last rows, with an end marker", ".jpg", BIG[: len(BIG) * 7 // 8] + b"\xff\xd9", "JPEG"),
     Odd("a JPEG of 12 bits", ".jpg", jpeg_of_depth(12), "12 bits"),
@@ -172,9 +172,9 @@ BROKEN = (
         "colour type 5",
     ),
     Odd("a PNG of 3 bits", ".png", png_of(3, 0, b""), "of 3 bits"),
-    Odd("a decompression bomb, from its header", ".png", claiming(60000, 60000), "over the bound"),
-    Odd("a PNG of the largest size that its header can say", ".png", claiming(2**31 - 1, 2**31 - 1), "over the bound"),
-    Odd("a BMP of the most negative height", ".bmp", bmp_of_height(-(2**31)), "over the bound"),
+    Odd("a decompression bomb, from its header", ".png", claiming(60000, 60000), "over the limit"),
+    Odd("a PNG of the largest size that its header can say", ".png", claiming(2**31 - 1, 2**31 - 1), "over the limit"),
+    Odd("a BMP of the most negative height", ".bmp", bmp_of_height(-(2**31)), "over the limit"),
     Odd("a BMP cut off in its header", ".bmp", saved(RGB, "BMP")[:20], "BM"),
     Odd("a BMP cut off in its pixels", ".bmp", saved(RGB, "BMP")[:300], "truncated BMP"),
     Odd("a WebP cut off in its header", ".webp", saved(RGB, "WEBP")[:16], "not an image"),
@@ -287,11 +287,11 @@ AREA = Area(
             writes=("out",),
         ),
         Case(
-            "an image whose padded copies would be over the bound of pixels",
+            "an image whose padded copies would be over the limit of pixels",
             "prepare --input @/set --output @/out --copies 1 --pad 60 --max-pixels 3700 --max-reject-rate 1",
             status=0,
             make=long,
-            rejects={"long.png": "--pad 60 would make it 96x60: 5,760 pixels, over the bound of 3,700"},
+            rejects={"long.png": "--pad 60 would make it 96x60: 5,760 pixels, over the limit of 3,700"},
         ),
         Case(
             "not one image that can be read",

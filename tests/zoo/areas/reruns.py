@@ -187,7 +187,7 @@ RERUNS = (
         "masks that are not finished: evaluate",
         EVALUATE,
         0,
-        ("is not finished, as its segment.json says",),
+        ("is unfinished, according to its segment.json",),
         older("masks/segment.json", status="running"),
     ),
     Case(

@@ -142,7 +142,7 @@ CASES = (
         )
         for command, top in READ.items()
     ),
-    *reading("too many open files", errno.EMFILE, PASSING, "Too many open files, in spite of several attempts"),
+    *reading("too many open files", errno.EMFILE, PASSING, "Too many open files, despite several attempts"),
     Case(
         "Ctrl-C: prepare",
         WRITERS["prepare"],

@@ -34,7 +34,7 @@ REFUSED_MANIFESTS = {
     "a manifest of NUL bytes": (bytes(300), ("m.csv",)),
     "a manifest with a split of 300 letters": (
         f"image,label,split\n{ROW},{'x' * 300}\n".encode(),
-        ("the name of a split is 300 bytes long, 'xxx", "100 are the most"),
+        ("the name of a split is 300 bytes long, 'xxx", "the limit is 100"),
     ),
     "a manifest of which no file exists": (b"image,label\nno.png,none.png\n", ("no.png not found",)),
 }
@@ -66,7 +66,7 @@ READ_MANIFESTS = {
     ),
     "an image that is its own label": (
         f"{HEAD}labels/train/g1.png,./labels/train/../train/g1.png,val\nlabels/train/g1.png,labels/train/g1.png,val\n",
-        {"g1.png": "one file is image and label"},
+        {"g1.png": "image and label are the same file"},
     ),
     "a split of two words": (
         f"{HEAD}images/train/g1.png,labels/train/g1.png,my split\n",
@@ -213,7 +213,7 @@ def layouts() -> list[Case]:
         Case(
             "a regular expression for groups that is none",
             "prepare --input @/set --group-by ( --output @/out",
-            says=("is no regular expression",),
+            says=("is not a regular expression",),
         ),
         Case(
             "a regular expression for groups that finds nothing",

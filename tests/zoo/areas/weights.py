@@ -140,12 +140,12 @@ TRAININGS = {
     "a state of a training that is damaged": (
         TRAIN,
         file("out/checkpoints/state.json", b"{}"),
-        "is damaged, or not of `deeplab train`",
+        "is damaged, or `deeplab train` did not write it",
     ),
     "a state of a training that is a list": (
         TRAIN,
         file("out/checkpoints/state.json", b"[]"),
-        "is damaged, or not of `deeplab train`",
+        "is damaged, or `deeplab train` did not write it",
     ),
     "initial weights that are not there": (f"{TRAIN} --init-from @/no", lambda world: None, "/no"),
     "initial weights that are a folder": (

@@ -1,4 +1,4 @@
-"""How the labels of a raw set code their classes: by which palette they are to be read, by numbers or by colours."""
+"""How the labels of a raw set encode their classes: with which palette, and as numbers or as colours."""
 
 from __future__ import annotations
 
@@ -25,43 +25,47 @@ SAMPLED_COLORS = 1000
 
 Read = Callable[[str], images.Label]
 Labels = Callable[[], Iterable[tuple[str, images.Label]]]
-"""What gives some labels with their paths."""
+"""Returns some labels, each with its path."""
 
 
 def read_label(path: str, read: prefetch.Read = storage.read) -> images.Label:
-    """The label file at `path`. Raises OSError, or ImageError for what is no label."""
+    """Reads the label file at `path`. Raises OSError, or ImageError if it is not a label."""
     return images.read_label(read(path))
 
 
 def recognise(
     rawset: RawSet, palette: str = "auto", coding: str = "auto", read: Read = read_label
 ) -> tuple[Palette, str, str, str]:
-    """What `detect_palette` finds, then what `settle_coding` does, from labels that are read once."""
+    """The results of `detect_palette` and `settle_coding`, from labels that are read only once.
+
+    Returns:
+      Palette and reason, then coding and reason.
+    """
     labels = functools.cache(lambda: [(path, _without_pixels(label)) for path, label in sampled(rawset.labels, read)])
     chosen, why = _palette(rawset, palette, labels)
     return chosen, why, *_coding(chosen, coding, labels)
 
 
 def _without_pixels(label: images.Label) -> images.Label:
-    """A label of the same values, each of them once."""
+    """A label with the same values, each of them once, which takes little memory."""
     values = label.used if label.codes.ndim == 2 else sorted(colors_of(label))
     return replace(label, codes=np.array([values], np.uint8))
 
 
 def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_label) -> tuple[Palette, str]:
-    """Finds the palette by which the labels of a raw set are coded.
+    """Finds the palette of a raw set's labels.
 
     Args:
       rawset: from `rawset.scan`.
       palette: "auto", the name of a built-in palette, or a palette file. With "auto", PALETTE_FILE in the set's
-        folder decides, then the layout, then what a sample of labels holds.
-      read: `read_label`, or what does the same in another process.
+        folder decides, then the layout, then the values in a sample of labels.
+      read: `read_label`, or a function that does the same in another process.
 
     Returns:
       The palette, and a sentence with the reason.
 
     Raises:
-      InputError: an unknown palette, or labels from which "auto" cannot tell it.
+      InputError: the palette is unknown, or "auto" cannot tell it from the labels.
     """
     return _palette(rawset, palette, lambda: sampled(rawset.labels, read))
 
@@ -88,17 +92,17 @@ def _palette(rawset: RawSet, palette: str, labels: Labels) -> tuple[Palette, str
 def settle_coding(
     labels: Sequence[str], palette: Palette, coding: str = "auto", read: Read = read_label
 ) -> tuple[str, str]:
-    """Finds whether a set's labels are read by their numbers or by their colours, from a sample of them.
+    """Decides from a sample whether a set's labels are read by their numbers or by their colours.
 
     Args:
       labels: paths of label files.
-      palette: by which they are read.
-      coding: one of `trainer.formats.options.CODINGS`; what is not "auto" is kept.
-      read: `read_label`, or what does the same in another process.
+      palette: of the labels.
+      coding: one of `trainer.formats.options.CODINGS`; any but "auto" is kept.
+      read: `read_label`, or a function that does the same in another process.
 
     Returns:
-      The coding for `codings.decode_ids`, and a sentence with the reason or a doubt, or "" for nothing to say. Palette
-      images whose colours alone can be read are "colors". "auto" leaves it to each label.
+      The coding for `codings.decode_ids`, and a sentence with the reason or a doubt, "" for none. It is "colors" for
+      palette images of which only the colours can be read. "auto" leaves the decision to each label.
 
     Raises:
       InputError: labels that can be read in two ways, or a set of masks of 0 and 255 whose foreground is ignored.
@@ -140,16 +144,16 @@ def _coding(palette: Palette, coding: str, labels: Labels) -> tuple[str, str]:
         return "auto", doubt
     if codings.is_mask(sorted(numbers), palette):
         raise InputError(f"the sampled labels hold 0 and 255 alone; {codings.mask_cure(palette)}")
-    # Labels with a class besides 255 tell that 255 is what is ignored, so that those of 0 and 255 are none of masks.
+    # If some labels hold a class beside 0 and 255, then 255 means "ignored", and labels of 0 and 255 are not masks.
     return ("ids" if is_mixed and palette.num_classes <= 2 else "auto"), doubt
 
 
 def _doubt(numbers: set[int], meanings: set[tuple[int, Color | None]], palette: Palette) -> str:
-    """What makes it doubtful that labels are read as they were meant, in words; "" for nothing.
+    """A warning if labels may not be read as they were meant; "" without a doubt.
 
     Args:
-      numbers: ids of labels without a colour map.
-      meanings: the indices and colours of those with one.
+      numbers: ids in labels without a colour map.
+      meanings: (index, colour) in labels with one; None is a transparent colour.
     """
     if numbers and one_based({number: Use(1, 1, 1, 1) for number in numbers}, palette):
         return (
@@ -168,15 +172,15 @@ def _doubt(numbers: set[int], meanings: set[tuple[int, Color | None]], palette: 
 
 @dataclass(frozen=True)
 class Sample:
-    """What some labels of a set hold.
+    """The values in some labels of a set.
 
     Attributes:
-      labels: how many could be read.
+      labels: how many labels could be read.
       ids: ids or palette indices of single-channel labels.
-      colors: RGB colours of three-channel labels, SAMPLED_COLORS of a label at most.
-      embedded: the colour maps that palette images carry.
-      mapped: the colours of their indices that are used; None is one that is transparent.
-      is_mapped: whether every label of ids carries a colour map.
+      colors: RGB colours of three-channel labels, at most SAMPLED_COLORS per label.
+      embedded: the colour maps of palette images.
+      mapped: the colours of the indices in use; None is a transparent one.
+      is_mapped: whether every single-channel label has a colour map.
     """
 
     labels: int
@@ -199,7 +203,7 @@ class Sample:
 
 
 def sampled(paths: Sequence[str], read: Read) -> Iterator[tuple[str, images.Label]]:
-    """SAMPLED_LABELS labels with their paths, evenly spaced; those that cannot be read are left out."""
+    """Yields SAMPLED_LABELS evenly spaced labels with their paths; unreadable ones are left out."""
     count, is_here = min(SAMPLED_LABELS, len(paths)), read is read_label
     chosen = [paths[index * len(paths) // count] for index in range(count)]
     for path, fetch in prefetch.read_ahead(chosen, lambda path: (path,) if is_here else ()):
@@ -212,7 +216,7 @@ def sampled(paths: Sequence[str], read: Read) -> Iterator[tuple[str, images.Labe
 
 
 def colors_of(label: images.Label) -> set[Color]:
-    """The colours of a label of three channels, SAMPLED_COLORS at most."""
+    """The colours of a three-channel label, at most SAMPLED_COLORS."""
     packed = np.unique(label.codes.astype(np.int32) @ np.int32([1 << 16, 1 << 8, 1]))[:SAMPLED_COLORS].tolist()
     return {(code >> 16, code >> 8 & 255, code & 255) for code in packed}
 
@@ -233,7 +237,7 @@ def _sample(sampled: Iterable[tuple[str, images.Label]]) -> Sample:
 
 
 def _palette_of(sample: Sample, layout: str) -> Palette | None:
-    """The one built-in palette that a sample can be coded by; None where none fits, or more than one."""
+    """The built-in palette that fits a sample; None if none fits, or more than one."""
     if sample.embedded and not sample.colors:
         for palette in READ_BY_COLORMAP:
             known = {*range(palette.num_classes), palette.ignore_id}
@@ -247,7 +251,7 @@ def _palette_of(sample: Sample, layout: str) -> Palette | None:
             return fits[0]
     if sample.colors:
         return None
-    # Ids alone say little; CamVid's folders, its range and most of its classes together say enough.
+    # Ids alone prove little; CamVid's folders, its range and most of its classes together are enough.
     if layout == "camvid" and len(sample.ids) >= 6 and max(sample.ids) <= CAMVID.ignore_id:
         return CAMVID
     return None

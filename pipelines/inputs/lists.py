@@ -19,11 +19,11 @@ from trainer import storage
 from trainer.options import FOREIGN_ADDRESS, InputError
 
 SUFFIXES = (".csv", ".jsonl", ".txt")
-"""How the names of lists end, in lower case."""
+"""Suffixes of lists, in lower case."""
 PATHS = ("image", "label")
-"""Columns with the path of a file."""
+"""Columns that hold the path of a file."""
 BLANKS = " \t\r"
-"""What may stand around a path in a .csv or a .txt without being part of it."""
+"""Characters around a path in a .csv or .txt file that are not part of it."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Row:
     """One entry of a list.
 
     Attributes:
-      line: its number in the file, from 1 (the last one, where an entry of a .csv goes over several).
-      values: what it holds, by column; the lines of a .txt have the single column "image".
-      fault: why it could not be read, in words; empty when it could.
+      line: its number in the file, from 1; the last one, if an entry of a .csv spans several.
+      values: by column; the lines of a .txt have the single column "image".
+      fault: the reason, for humans, why it could not be read; "" if it could.
     """
 
     line: int
@@ -47,25 +47,25 @@ def is_list(path: str) -> bool:
 
 
 def read_rows(path: str, columns: Sequence[str] = ("image",)) -> Iterator[Row]:
-    """Reads the entries of a list, without blank lines and, in a .txt, lines that begin with "#".
+    """Reads the entries of a list, skipping blank lines and, in a .txt, lines that begin with "#".
 
-    Blanks around a path belong to it in a .jsonl only. A line of a .txt that names a file is a path whatever it begins
-    with.
+    Blanks around a path are part of it only in a .jsonl. A line of a .txt that names an existing file is never a
+    comment.
 
     Args:
       path: the list, local or gs://.
       columns: those that the header of a .csv must have.
 
     Raises:
-      InputError: the file cannot be read, is not UTF-8 text (nor UTF-16 that says so), or a .csv without one of these
-        columns.
+      InputError: the file cannot be read, is not UTF-8 text (or UTF-16 with a byte order mark), or is a .csv without
+        one of these columns.
     """
     try:
         with storage.reader(path) as file:
             marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
             encoding = "utf-16" if file.read(2) in marks else "utf-8-sig"
             file.seek(0)
-            # Names may hold what else ends a line for Python, such as U+2028; CR alone ends those of some CSV.
+            # Names may contain Python's other line separators, such as U+2028; some CSV files use CR alone.
             newline = "" if path.lower().endswith(".csv") else "\n"
             yield from _entries(path, io.TextIOWrapper(file, encoding, newline=newline), columns)
     except UnicodeDecodeError as error:
@@ -88,7 +88,7 @@ def _entries(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _undecodable(path: str, error: UnicodeDecodeError) -> str:
-    """What to say of a list that is no text; the error knows only of the part of it that was read at the time."""
+    """The message for a list that is not text; `error` covers only the block that was being decoded."""
     data = storage.read(path)
     try:
         data.decode(error.encoding)
@@ -106,7 +106,7 @@ def _names_file(path: str, name: str) -> bool:
 
 
 def _checked(row: Row) -> Row:
-    """The row, or its fault where a value holds what no path can."""
+    """The row, or one with a fault if a value contains what no path can."""
     if any("\0" in value for value in row.values.values() if isinstance(value, str)):
         return Row(row.line, fault="holds a NUL character, which no path can; save the list as UTF-8 text")
     for path in (row.values.get(name) for name in PATHS):
@@ -116,7 +116,7 @@ def _checked(row: Row) -> Row:
 
 
 def _csv_rows(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[Row]:
-    # Without `strict`, a quote that is never closed would swallow all rows behind it.
+    # Without `strict`, a quote that is never closed would swallow all rows after it.
     reader = csv.DictReader(text, skipinitialspace=True, strict=True)
     try:
         header = [name.strip() for name in reader.fieldnames or []]
@@ -150,7 +150,7 @@ def _json_row(line: int, content: str) -> Row:
 
 
 def entry_path(folder: str, path: str) -> str:
-    """What `path` stands for in a list of `folder`: local or gs://, without "." and ".."."""
+    """The path that an entry `path` of a list in `folder` means: local or gs://, without "." and ".."."""
     if storage.is_remote(path) or (storage.is_remote(folder) and not path.startswith("/")):
         whole = path if storage.is_remote(path) else storage.join(folder, path)
         names: list[str] = []

@@ -1,6 +1,6 @@
 """Raw sets that are listed in a file: CSV with the header image,label[,split], or JSONL with the same names.
 
-An image's key is its path below the manifest's folder, or its whole path where it lies elsewhere, without the suffix.
+An image's key is its path, without the suffix, relative to the manifest's folder; its whole path if it is elsewhere.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from trainer.accounts import Reject
 from trainer.storage import File
 
 MANIFESTS = ("manifest.csv", "manifest.jsonl")
-"""Names under which a manifest is looked for in a folder."""
+"""Names of a manifest in a folder."""
 SUFFIXES = (".csv", ".jsonl")
 COLUMNS = ("image", "label")
 
 
 def read_manifest(path: str) -> Candidates:
-    """Reads a manifest and looks up the files it lists. Raises InputError where it is no manifest at all.
+    """Reads a manifest and looks up the files it lists. Raises InputError if it is not a manifest at all.
 
-    Rows that cannot be used (files that are missing, images listed twice, no label) are rejects. The others lie sorted
-    on disk: there may be more of them than there is memory for.
+    Unusable rows (missing files, images listed twice, no label) become rejects. The others are sorted on disk, since
+    there may be more of them than fit in memory.
     """
     folder, rejects = posixpath.dirname(path), []
     listed = Rows(_once(path, ordered(_listed(path, folder, rejects)), rejects))
@@ -49,7 +49,7 @@ def read_manifest(path: str) -> Candidates:
 
 
 def _listed(path: str, folder: str, rejects: list[Reject]) -> Iterator[Facts]:
-    """Rows (image, line, label, split) of the entries that can be used, with whole paths."""
+    """Yields rows (image, line, label, split) of the usable entries, with whole paths."""
     for row in read_rows(path, COLUMNS):
         image, label, split = (str(row.values.get(name) or "").strip(BLANKS) for name in (*COLUMNS, "split"))
         image_path = entry_path(folder, image) if image else ""
@@ -63,7 +63,7 @@ def _listed(path: str, folder: str, rejects: list[Reject]) -> Iterator[Facts]:
 
 
 def _once(path: str, rows: Iterable[Facts], rejects: list[Reject]) -> Iterator[Facts]:
-    """Of every image the row that lists it first; the rows come in order of images and lines."""
+    """Yields the first row of every image; the rows must be sorted by image and line."""
     for image, group in itertools.groupby(rows, itemgetter(0)):
         first, *others = group
         yield first
@@ -72,7 +72,7 @@ def _once(path: str, rows: Iterable[Facts], rejects: list[Reject]) -> Iterator[F
 
 
 def _paired(path: str, folder: str, listed: Rows, rejects: list[Reject]) -> Iterator[Facts]:
-    """Rows (key, split, image, label), the last two (path, size, modified), of the entries whose files are there."""
+    """Yields rows (key, split, image, label), the last two as (path, size, modified), of entries whose files exist."""
     parts = ((part, line, kind, split) for *files, split in _parts(listed) for part, line, kind in files)
     files = ordered((line, kind, split, *file) for file, line, kind, split in _looked_up(ordered(parts), listed))
     for line, group in itertools.groupby(files, itemgetter(0)):
@@ -114,9 +114,9 @@ def _key(folder: str, image: str) -> str:
 
 
 def _looked_up(rows: Iterable[Facts], listed: Rows) -> Iterator[tuple[Facts, int, int, str]]:
-    """The rows (path, line, kind, split), in order of paths, with (path, path of the file, size, modified) in front.
+    """Yields the rows (path, line, kind, split), sorted by path, with (path, file's path, size, modified) in front.
 
-    The path of the file is "" where there is none; it may write accents in another way than the manifest.
+    The file's path is "" if there is none; the form of its accents may differ from the manifest's.
     """
     remote = _Remote(path for image, _, label, _ in listed for path in (image, label) if storage.is_remote(path))
     forms = functools.lru_cache(maxsize=1)(_forms)
@@ -128,7 +128,7 @@ def _looked_up(rows: Iterable[Facts], listed: Rows) -> Iterator[tuple[Facts, int
 
 
 class _Remote:
-    """The objects in the folders of some paths, to be asked for in order of paths."""
+    """The objects in the folders of some paths; `find` must be called in the order of the paths."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         folders = {f"{posixpath.dirname(path)}/" for path in paths}
@@ -155,7 +155,7 @@ class _Remote:
 
 
 def _other_form(path: str, forms: Callable[[str], dict[str, File]]) -> File | None:
-    """The local file that writes accents in another way; a folder may be the root of a disk, and is not walked."""
+    """The local file whose name differs only in the form of its accents. Looks in its folder, but does not recurse."""
     if path.isascii():
         return None
     with contextlib.suppress(OSError):  # a name that is too long
@@ -164,13 +164,13 @@ def _other_form(path: str, forms: Callable[[str], dict[str, File]]) -> File | No
 
 
 def _forms(folder: str) -> dict[str, File]:
-    """The files in a folder by their composed paths, without those that differ in nothing else."""
+    """The files in a folder by their composed paths, without those that share one."""
     files = {storage.join(folder, file.relative): file for file in storage.glob(storage.join(folder, "*"))}
     return {form: files[name] for form, name in by_composed(files).items()}
 
 
 def _tops(folders: Iterable[str]) -> list[str]:
-    """The folders, whose paths end in a slash, without those that lie in others of them, and without that slash."""
+    """The outermost of the folders, without the slash that their paths end in."""
     tops: list[str] = []
     for folder in sorted(folders):
         if not tops or not folder.startswith(tops[-1]):
@@ -179,7 +179,7 @@ def _tops(folders: Iterable[str]) -> list[str]:
 
 
 def _local(path: str) -> File | None:
-    """The local file at `path`, where there is one; of a link that leads nowhere nothing but its name is known."""
+    """The local file at `path`; None if there is none. For a broken link, size and time are 0."""
     if not os.path.lexists(path) or os.path.isdir(path):
         return None
     info = os.stat(path) if os.path.isfile(path) else None

@@ -1,6 +1,6 @@
-"""Names of images: what an image, its label, its mask and an entry of a list share, and which of them mean splits.
+"""Names of images, which an image, its label, its mask and its entry in a list share; and names of splits.
 
-A name is a path without the suffix, below a folder that depends on who asks.
+A name is a path without the suffix, relative to a folder that depends on the caller.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 CITYSCAPES_IMAGE = "_leftImg8bit"
-"""How the names of Cityscapes' images end, but for the suffix."""
+"""Ending of the names of Cityscapes' images, without the suffix."""
 CITYSCAPES_LABELS = ("_gtFine_labelTrainIds.png", "_gtFine_labelIds.png")
-"""How those of its labels end: with class ids, and with the ids that `Palette.source_ids` translates."""
+"""Endings of the names of its labels: with train ids, and with the ids that `Palette.source_ids` translates."""
 BLANKS = " \t\r\n"
-"""What separates words in lists; names may well hold other white space, such as U+00A0."""
+"""Characters that separate words in lists; names may contain other white space, such as U+00A0."""
 
 
 def cityscapes_key(label: str) -> str | None:
-    """Key of the image that a Cityscapes label belongs to, by its path; None for other labels."""
+    """Key of the image of a Cityscapes label, given the label's path; None for other labels."""
     for ending in CITYSCAPES_LABELS:
         if label.endswith(ending):
             return label.removesuffix(ending) + CITYSCAPES_IMAGE
@@ -34,9 +34,9 @@ def cityscapes_key(label: str) -> str | None:
 
 
 def name_of(path: str) -> str:
-    """What an image, its label and its mask share: the path without an image's suffix (Cityscapes: the image's).
+    """The name that an image, its label and its mask share: the path without an image suffix.
 
-    Only suffixes of images are cut: `cam_1.5m_0001` is a whole name.
+    For a label of Cityscapes, it is that of its image. Only image suffixes are cut off: `cam_1.5m_0001` is a name.
     """
     if (key := cityscapes_key(path)) is not None:
         return key
@@ -45,9 +45,9 @@ def name_of(path: str) -> str:
 
 
 def spellings(entry: str) -> tuple[str, ...]:
-    """The paths, with suffix or without, that a line of a list may mean, best first.
+    """The paths, with or without suffix, that a line of a list may mean, most likely first.
 
-    Lists of Pascal VOC hold `NAME`, `NAME 1` (or 0, -1) and `/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png`.
+    Lists of Pascal VOC have lines `NAME`, `NAME 1` (0, -1), or `/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png`.
     """
     entry = entry.strip(BLANKS)
     paths = [entry]
@@ -61,12 +61,12 @@ def spellings(entry: str) -> tuple[str, ...]:
 
 
 def composed(name: str) -> str:
-    """The name with every accent in one character with its letter; macOS writes "ü" as two, everybody else as one."""
+    """The name in Unicode's composed form (NFC); macOS decomposes "ü" into two characters."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def by_composed(names: Iterable[str]) -> dict[str, str]:
-    """Composed name -> name, for those that differ from all others in more than how their accents are written."""
+    """Composed name -> name, for names that differ from all others in more than the form of their accents."""
     names_by_form: dict[str, list[str]] = {}
     for name in names:
         names_by_form.setdefault(composed(name), []).append(name)
@@ -74,7 +74,7 @@ def by_composed(names: Iterable[str]) -> dict[str, str]:
 
 
 def partners(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
-    """Name -> the other of the same name, or of one that writes its accents differently and is no other's partner."""
+    """Name -> its partner in `others`: the same name, or the only one that differs just in the form of accents."""
     names, others = set(names), set(others)
     mine, theirs = by_composed(names - others), by_composed(others - names)
     return {name: name for name in names & others} | {mine[form]: theirs[form] for form in mine.keys() & theirs.keys()}
@@ -85,11 +85,11 @@ def hidden(relative: str) -> bool:
 
 
 def split_named(name: str) -> str | None:
-    """The split that a folder, or a manifest, calls by that name: "Validation" is "val"; None for other words."""
+    """The split that a name in a folder or a manifest stands for: "val" for "Validation"; None for other names."""
     return SPLIT_FOLDERS.get(name.lower())
 
 
 def split_order(name: str) -> int:
-    """Training, validation, test, and what is none of them."""
+    """Sort key of a split: training, validation, test, then others."""
     names = [*SPLIT_FOLDERS]
     return names.index(name.lower()) if name.lower() in names else len(names)

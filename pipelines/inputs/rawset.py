@@ -1,8 +1,8 @@
 """Raw sets: finds images and their labels, pairs them by name, and gives each pair a key and a split.
 
-An image's key is its path below its image folder without the suffix, so that `train/a` and `val/a` are two images and
-adding images changes no other image's key. Nothing is read but names, lists and manifests. Images and labels are rows
-that lie sorted on disk and are merged: what is in memory for all at once is eight bytes per image.
+An image's key is its path below its image folder without the suffix, so `train/a` and `val/a` are two images, and
+adding images changes no other image's key. Only names, lists and manifests are read. Images and labels are rows that
+are sorted on disk and merged; in memory there are only eight bytes per image.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from trainer.formats.labels import Palette
 from trainer.options import InputError
 
 MAX_SPLIT = 100
-"""Bytes; names of files have 255 at most, and those of shards, and of what stands beside them, begin with a split."""
+"""Bytes; file names have at most 255, and those of shards and of the files beside them begin with the split."""
 
 
 class Pair(NamedTuple):
@@ -41,8 +41,8 @@ class Pair(NamedTuple):
     Attributes:
       key: names the image in the set; a safe relative path, unique.
       image, label: paths, local or gs://.
-      split: "train", "val", "test" or what folders or the manifest say.
-      size: bytes of both files.
+      split: "train", "val", "test", or another name from folders or the manifest.
+      size: of both files together, in bytes.
       modified: sum of both files' `storage.File.modified`; changes when either file does.
     """
 
@@ -55,7 +55,7 @@ class Pair(NamedTuple):
 
 
 class Pairs(Sequence):
-    """Pairs in the order in which they are given."""
+    """A sequence of pairs that is kept on disk."""
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
         self._rows = Rows(map(tuple, pairs))
@@ -85,15 +85,15 @@ class Labels(Sequence):
 
 @dataclass(frozen=True)
 class RawSet:
-    """What `scan` found.
+    """The result of `scan`.
 
     Attributes:
-      root: the folder (of the manifest, when that was given).
+      root: the folder of the set, or of its manifest.
       layout: one of `options.LAYOUTS`, never "auto".
       pairs: sorted by key.
       rejects: images and labels that cannot be used, with reasons.
-      summary: a human-readable sentence, and others in lines of their own, on groups and on splits without an image.
-      palette_hint: the palette the layout implies, if it does.
+      summary: a human-readable sentence; more lines on groups and on splits without images.
+      palette_hint: the palette that the layout implies, if any.
     """
 
     root: str
@@ -113,15 +113,15 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
 
     Args:
       root: a folder or a manifest file, local or gs://.
-      layout: one of `options.LAYOUTS`; "auto" takes a manifest, then the first of the layouts that the folder has.
-      val_fraction: share of images (of groups, with `group_by`) that go to "val" where the set has no splits of its
-        own, 0 <= it < 1.
-      group_by: regular expression; images in whose keys it finds the same text (its first group, if it has one) are
-        of one film or one tile, and go to one split.
+      layout: one of `options.LAYOUTS`; "auto" takes a manifest, else the first layout that the folder has.
+      val_fraction: share of images (of groups, with `group_by`) that go to "val" if the set has no splits of its own,
+        in [0, 1).
+      group_by: regular expression; images whose keys match with the same text (its first group, if it has one), such
+        as those of one film, go to the same split.
 
     Raises:
-      InputError: the folder is missing, has no such layout, or not one image with a label; or `group_by` is no
-        regular expression, or finds nothing in any key.
+      InputError: the folder is missing, does not have that layout, or has no image with a label; or `group_by` is not
+        a regular expression, or matches no key.
     """
     manifest = _manifest_path(root, layout)
     if manifest:
@@ -141,7 +141,7 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
 
 
 def raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float, group_by: str) -> RawSet:
-    """The set of these candidates, paired. Raises InputError where not one image has a label."""
+    """Pairs the candidates and assigns splits. Raises InputError if no image has a label."""
     pairs, rejects = pair_by_key(candidates)
     rejects = sorted(candidates.rejects + rejects, key=lambda reject: (reject.key, reject.path))
     if not pairs:
@@ -174,7 +174,7 @@ def raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float,
 def pair_by_key(candidates: Candidates) -> tuple[Pairs, list[Reject]]:
     """Pairs images and labels that have the same key; everything else is a reject.
 
-    The split of a pair is "" where folders, lists and manifest say nothing.
+    The split of a pair is "" if folders, lists and manifest do not give one.
     """
     rejects: list[Reject] = []
     images: dict[str, list[Row]] = {}
@@ -196,7 +196,7 @@ def pair_by_key(candidates: Candidates) -> tuple[Pairs, list[Reject]]:
                 yield pair
 
     pairs = Pairs(same())
-    # What is left may differ in how its accents are written.
+    # The names of the rest may differ only in how accents are encoded.
     label_of = partners(images, labels)
     others = [paired(key, images[key], labels.get(label_of.get(key, ""), [])) for key in sorted(images)]
     for key in labels.keys() - set(label_of.values()):
@@ -206,7 +206,7 @@ def pair_by_key(candidates: Candidates) -> tuple[Pairs, list[Reject]]:
 
 
 def _joined(images: Iterable[Row], labels: Iterable[Row]) -> Iterator[tuple[str, list[Row], list[Row]]]:
-    """Every key in order, with the rows (path, size, modified) of its images and of its labels."""
+    """Yields every key in order, with the rows (path, size, modified) of its images and of its labels."""
     ours, theirs = _grouped(images), _grouped(labels)
     image, label = next(ours, None), next(theirs, None)
     while image or label:
@@ -222,16 +222,16 @@ def _joined(images: Iterable[Row], labels: Iterable[Row]) -> Iterator[tuple[str,
 
 
 def _grouped(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
-    """Every key in order, with its rows (path, size, modified)."""
+    """Yields every key in order, with its rows (path, size, modified)."""
     for key, group in itertools.groupby(rows, itemgetter(0)):
         yield key, [row[1:] for row in group]
 
 
 def split_by_group(pairs: Pairs, val_fraction: float, group_by: str) -> tuple[Pairs, str]:
-    """Gives every pair a split: its own, else that of the others in its group, else by the hash of the group.
+    """Assigns a split to every pair: its own, else that of the others in its group, else by the hash of the group.
 
     Returns:
-      The pairs in their order, and a sentence on the groups; empty without `group_by`.
+      The pairs in order, and a sentence on the groups; "" without `group_by`.
 
     Raises:
       InputError: `group_by` is not a regular expression, or finds nothing in any key.
@@ -247,7 +247,7 @@ def split_by_group(pairs: Pairs, val_fraction: float, group_by: str) -> tuple[Pa
         return group_of(first.get(pair.key, pair.key), group_by) if group_by else None
 
     def group(pair: Pair) -> str:
-        # A key that nothing is found in is a group of its own, or that of the image which it is one file with.
+        # A key without a match is a group of its own, or shares that of the image which is the same file.
         return found(pair) or first.get(pair.key, pair.key)
 
     own: dict[str, set[str]] = {}
@@ -280,7 +280,7 @@ def split_by_group(pairs: Pairs, val_fraction: float, group_by: str) -> tuple[Pa
 
 
 def _shared_labels(layout: str, pairs: Pairs) -> Iterator[str]:
-    """A warning of labels that are given to several images, as manifests alone can."""
+    """A warning about labels that several images share, which only manifests allow."""
     shared = _repeated(hash(pair.label) for pair in pairs) if layout == "manifest" else ()
     if shared:
         sharers = [pair for pair in pairs if hash(pair.label) in shared]
@@ -292,12 +292,12 @@ def _shared_labels(layout: str, pairs: Pairs) -> Iterator[str]:
 
 
 def _empty_splits(pairs: Pairs, splits: Collection[str], val_fraction: float, what: str) -> Iterator[str]:
-    """Warnings of splits in which there is nothing.
+    """Warnings about empty splits.
 
     Args:
       pairs: as the set gives them, some without a split.
-      splits: that there are.
-      what: falls into a split by its hash.
+      splits: the splits that have images.
+      what: "image" or "group": what is assigned to a split by its hash.
     """
     for name, use, cure in (("train", "is learnt from", "lower"), ("val", "epochs are scored on", "raise")):
         if name in splits:
@@ -315,7 +315,11 @@ def _empty_splits(pairs: Pairs, splits: Collection[str], val_fraction: float, wh
 
 
 def _links(first: Mapping[str, str]) -> Iterator[str]:
-    """What to say of images that are the files of others."""
+    """A note on images that are links to the files of other images.
+
+    Args:
+      first: key of such an image -> key of the other.
+    """
     for key, other in itertools.islice(first.items(), 1):
         yield (
             f"images that are links to the files of others: {len(first)}, such as {key}, which is {other}; "
@@ -324,10 +328,10 @@ def _links(first: Mapping[str, str]) -> Iterator[str]:
 
 
 def _torn(own: Mapping[str, set[str]]) -> Iterator[str]:
-    """A warning of groups with images in several splits.
+    """A warning about groups with images in several splits.
 
     Args:
-      own: by group, the splits that the set itself gives its images.
+      own: group -> the splits that the set itself gives its images.
     """
     if torn := sorted(group for group, splits in own.items() if len(splits) > 1):
         yield (
@@ -337,7 +341,7 @@ def _torn(own: Mapping[str, set[str]]) -> Iterator[str]:
 
 
 def _same_files(pairs: Pairs) -> dict[str, str]:
-    """Key of an image -> that of the first which is the same file, through links; nothing for images of their own."""
+    """Key -> key of the first image that is the same file, through links; only for images that repeat another."""
     facts = _repeated(hash((pair.size, pair.modified)) for pair in pairs)
     alike = lambda: (pair for pair in pairs if facts and hash((pair.size, pair.modified)) in facts)
     places = _repeated(hash(storage.real(pair.image)) for pair in alike() if not storage.is_remote(pair.image))
@@ -351,33 +355,33 @@ def _same_files(pairs: Pairs) -> dict[str, str]:
 
 
 def _repeated(hashes: Iterable[int]) -> frozenset[int]:
-    """Those that come more than once."""
+    """The hashes that occur more than once."""
     ordered_hashes = np.fromiter(hashes, np.int64)
     ordered_hashes.sort()
     return frozenset(ordered_hashes[1:][ordered_hashes[1:] == ordered_hashes[:-1]].tolist())
 
 
 def group_of(key: str, group_by: str) -> str | None:
-    """What the regular expression `group_by` finds in `key`: its first group, else all of it; None for nothing.
+    """The text that the regular expression `group_by` matches in `key`: its first group, else all of it; else None.
 
-    Raises InputError when it is not a regular expression.
+    Raises InputError if it is not a regular expression.
     """
     try:
         match = re.search(group_by, key)
     except re.error as error:
         raise InputError(f"--group-by {group_by!r} is not a regular expression: {error}") from None
-    # An alternative may leave the first group out; what is found in no place of the text is no name of a group.
+    # With alternatives the first group may not take part in the match; an empty match names no group.
     return (match and next((group for group in match.groups() if group is not None), match[0])) or None
 
 
 def hash_split(key: str, val_fraction: float) -> str:
-    """ "train" or "val" by the md5 of the key: adding images moves none of the others."""
+    """ "train" or "val", by the md5 of the key, so that adding images does not move the others."""
     share = int.from_bytes(hashlib.md5(key.encode()).digest()[:8], "big") / 2**64
     return "val" if share < val_fraction else "train"
 
 
 def _fault(key: str, images: list[Row], labels: list[Row]) -> str | None:
-    """Why the files of a key are no pair, in words; None when they are one."""
+    """The reason, for humans, why the files of a key are not a pair; None if they are."""
     if len(images) > 1:
         return f"{len(images)} images have the same name: {_names(images)}; rename or remove all but one"
     if not labels:
@@ -396,11 +400,11 @@ def _names(files: Iterable[Row]) -> str:
 
 
 def _manifest_path(root: str, layout: str) -> str | None:
-    """The manifest, when the input is one or a folder with one."""
+    """The path of the manifest, if the input is one or a folder with one; else None."""
     manifests = [storage.join(root, name) for name in MANIFESTS]
     with ThreadPoolExecutor(1 + len(manifests)) as pool:
         known = {path: pool.submit(storage.exists, path) for path in (root, *manifests)}
-    is_file = known[root].result()  # first, for who may read objects need not be allowed to list them
+    is_file = known[root].result()  # first: permission to read objects does not imply permission to list them
     if not is_file and storage.is_dir(root):
         if layout not in ("auto", "manifest"):
             return None

@@ -1,7 +1,7 @@
 """The lists of Pascal VOC, ImageSets/Segmentation/*.txt: which images they name, and the split of each.
 
-Entries and files are rows that lie sorted on disk and are merged, by their names as `composed` has them: the lists of
-a set may be as long as the set.
+Entries and files are rows that are sorted on disk and merged by their `composed` names, since the lists may be as long
+as the set.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainer import storage
 from trainer.accounts import Reject
 from trainer.options import InputError
 
-# An image in several lists goes to the first of these, so that none is both trained on and validated with.
+# An image in several lists goes to the first of these, so that none is used for both training and validation.
 LISTS = {
     **{"test": "test", "val": "val", "train": "train", "trainaug": "train", "train_aug": "train", "trainval": None},
 }
@@ -29,10 +29,10 @@ LISTS = {
 
 @dataclass(frozen=True)
 class Listed:
-    """What the lists of a set name.
+    """The images that the lists of a set name.
 
     Attributes:
-      splits: rows (key, split) of the images, in order; "" where the lists do not tell it.
+      splits: rows (key, split) of the images, in order; "" if the lists do not give a split.
       torn: how many images are in lists of several splits.
       rejects: entries that name no image.
     """
@@ -47,9 +47,10 @@ def listed(lists: Mapping[str, str], images: Iterable[Row]) -> Listed:
 
     Args:
       lists: name, of those in LISTS -> path.
-      images: rows that begin with the key, in order; to be gone through twice.
+      images: rows that begin with the key, in order; iterated over twice.
 
-    Raises InputError where a list cannot be read.
+    Raises:
+      InputError: a list cannot be read.
     """
     names = [name for name in LISTS if name in lists]
     entries = Rows((number, entry) for number, name in enumerate(names) for entry in _entries(lists[name]))
@@ -72,7 +73,7 @@ def listed(lists: Mapping[str, str], images: Iterable[Row]) -> Listed:
 
 
 def _wanted(entries: Iterable[Row], is_flat: bool) -> Iterator[Row]:
-    """Rows (composed path, entry, rank, path) of the paths below JPEGImages that entries may mean, best first."""
+    """Yields rows (composed path, entry, rank, path) of the paths that entries may mean, best first."""
     for number, (_, entry) in enumerate(entries):
         paths = [_below_images(spelled) for spelled in spellings(entry)]
         paths += [posixpath.basename(path) for path in paths if is_flat]
@@ -81,7 +82,7 @@ def _wanted(entries: Iterable[Row], is_flat: bool) -> Iterator[Row]:
 
 
 def _hits(wanted: Iterable[Row], forms: Iterable[Row]) -> Iterator[Row]:
-    """Rows (entry, whether its accents are written in another way, rank, key) of the images that it may mean."""
+    """Yields rows (entry, whether its accents have another form, rank, key) of the images that it may mean."""
     for _, paths, keys in joined(wanted, forms):
         known = {key for _, key in keys}
         for _, number, rank, path in paths:
@@ -92,7 +93,7 @@ def _hits(wanted: Iterable[Row], forms: Iterable[Row]) -> Iterator[Row]:
 
 
 def _named(names: list[str], entries: Iterable[Row], hits: Iterable[Row], rejects: dict[str, Reject]) -> Iterator[Row]:
-    """Rows (key, number of the list); `rejects` is filled by the paths of the others."""
+    """Yields rows (key, number of the list); entries without an image are added to `rejects`."""
     groups = itertools.groupby(hits, itemgetter(0))
     following = next(groups, None)
     for place, (number, entry) in enumerate(entries):
@@ -106,11 +107,11 @@ def _named(names: list[str], entries: Iterable[Row], hits: Iterable[Row], reject
 
 
 def labels_of(keys: Iterable[str], labels: Iterable[Row]) -> Iterator[Row]:
-    """The labels of these images, as `names.partners` has them.
+    """The labels of these images, paired as in `names.partners`.
 
     Args:
       keys: of images, in order.
-      labels: rows that begin with the key, in order; to be gone through twice.
+      labels: rows that begin with the key, in order; iterated over twice.
     """
     names = ordered((composed(key), key) for key in keys)
     others = ordered((composed(key), key) for key, _ in itertools.groupby(labels, itemgetter(0)))
@@ -126,14 +127,14 @@ def labels_of(keys: Iterable[str], labels: Iterable[Row]) -> Iterator[Row]:
 
 
 def _entries(path: str) -> Iterator[str]:
-    """The lines of a list without blank ones. Raises InputError where it cannot be read."""
+    """Yields the lines of a list that are not blank. Raises InputError if it cannot be read."""
     try:
         with storage.reader(path) as file:
             mark = file.read(3)
             if mark[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                 raise InputError(f"{path} is UTF-16 text; save it as UTF-8")
             file.seek(len(codecs.BOM_UTF8) if mark == codecs.BOM_UTF8 else 0)
-            # As the names of files that are not UTF-8 are read.
+            # Names that are not UTF-8 are decoded as those of files are.
             for line in io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="\n"):
                 if entry := line.strip(BLANKS):
                     yield entry
@@ -142,10 +143,10 @@ def _entries(path: str) -> Iterator[str]:
 
 
 def _is_comment(entry: str) -> bool:
-    """Whether a line of a list that names no image is a remark: "# ..."; "#1" and "#1 -1" are names."""
+    """Whether a line of a list that names no image is a comment: "# ..."; "#1" and "#1 -1" are names."""
     return entry.startswith("#") and not re.fullmatch(f"#[^#{BLANKS}]+([{BLANKS}]+(-1|0|1))?", entry)
 
 
 def _below_images(path: str) -> str:
-    """What an entry of a list calls a file below JPEGImages, whatever folders above it are named as well."""
+    """The path below JPEGImages in an entry of a list, whatever folders are in front of it."""
     return posixpath.normpath("/" + path).lstrip("/").rpartition("JPEGImages/")[2]

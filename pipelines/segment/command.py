@@ -56,10 +56,10 @@ def run(options: Options, flags: list[str]) -> int:
 
 
 def prepare(options: Options, cores: int) -> tuple[SegmentJob, ModelCard]:
-    """Checks model and options. Raises InputError when they cannot work.
+    """Checks model and options. Raises InputError if they do not fit.
 
     Args:
-      cores: that a worker process has to itself, 0 where it has its machine to itself.
+      cores: that a worker process may use; 0 if it has its machine to itself.
     """
     card, digest = exports.load_card(options.model), exports.model_digest(options.model)
     crf, note = crf_in_force(options, digest)
@@ -113,10 +113,10 @@ def started(job: SegmentJob, card: ModelCard, plan: Plan) -> dict[str, Any]:
 
 
 def segment(job: SegmentJob, plan: Plan, report: dict[str, Any], beam: Any) -> bool:
-    """Runs the Beam job over the plan; False when only a template of it was written.
+    """Runs the Beam job over the plan; False if it was not waited for.
 
     Args:
-      report: segment.json, to be written first.
+      report: segment.json, which is written before the job.
     """
     folder = job.options.output
     try:
@@ -139,9 +139,10 @@ def segment(job: SegmentJob, plan: Plan, report: dict[str, Any], beam: Any) -> b
 
 
 def finish(options: Options, plan: Plan, fingerprint: str) -> int:
-    """Checks and prints the accounts of what the job has published; returns the exit status.
+    """Checks and prints the accounts of the results that the job has published; returns the exit status.
 
-    Raises UnbalancedError when images of the plan are neither written, skipped nor rejected.
+    Raises:
+      UnbalancedError: images of the plan are neither written, skipped nor rejected.
     """
     accounts, report = tally.read_accounts(options.output, plan.total, plan.file, fingerprint)
     accounts.check()

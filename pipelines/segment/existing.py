@@ -1,6 +1,6 @@
-"""What is in the output folder already, and that none of it is an image; however many files there are.
+"""The files that exist in the output folder, and a check that none of them is an input image.
 
-Nothing is kept of a file but the hash of its name, its size and the number that its changes are told by.
+There may be very many: of each file only the hash of its name, its size and a number that changes with it are kept.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from trainer import storage
 from trainer.options import InputError
 
 BLOCK = 1 << 12
-"""Images that are looked up at a time."""
+"""Images that are looked up together."""
 
 
 class ExistingFiles:
     """The files in the output folder.
 
     Attributes:
-      outdated: names of files that may be plans or parts of the table.
+      outdated: names of files that are named like plans or parts of the table.
       leftovers: the files that killed processes left, by the names of the files being written (`storage.unfinished`).
 
     Args:
-      is_plan: tells of a name whether it is that of a plan or a part.
+      is_plan: whether a name is that of a plan or a part.
     """
 
     def __init__(self, folder: str, is_plan: Callable[[str], object] = lambda name: False) -> None:
@@ -43,7 +43,7 @@ class ExistingFiles:
                     self.leftovers.setdefault(whole, []).append(file.relative)
                 if is_plan(file.relative):
                     self.outdated.append(file.relative)
-                # Where the file system takes A.png for a.png, either is in the way of the other.
+                # On a case-insensitive file system A.png and a.png are in each other's way.
                 hashes.append(hash(folded(file.relative)))
                 sizes.append(file.size)
                 numbers.append(self._number(file))
@@ -61,7 +61,7 @@ class ExistingFiles:
         return bool(self._hashes.size)
 
     def signatures(self, names: Sequence[str]) -> list[str]:
-        """What each file looks like, which is something else after each change of it; "" where there is none."""
+        """The signature of each file, which differs after every change of the file; "" for files that do not exist."""
         wanted = np.array([hash(folded(name)) for name in names], np.int64)
         places = np.searchsorted(self._hashes, wanted)
         places[places == self._hashes.size] = 0
@@ -75,10 +75,10 @@ class ExistingFiles:
 
 
 def signature(size: int, number: int, is_object: bool) -> str:
-    """What a file looks like: the `storage.identity` of an object, size and time of the last change of a local file.
+    """The signature of a file: the `storage.identity` of an object, or size and modification time of a local file.
 
     Args:
-      number: the object's CRC-32C, -1 where it is not known, or the time in nanoseconds.
+      number: the object's CRC-32C, -1 if it is not known; or the time in nanoseconds.
     """
     return f"{number:08x}-{size}" if is_object else f"{size}-{number}"
 
@@ -90,10 +90,10 @@ def blocks(images: Iterable[SourceImage]) -> Iterator[list[SourceImage]]:
 
 
 def check_inputs_stay(images: Iterable[SourceImage], targets: Callable[[], Iterable[tuple[str, SourceImage]]]) -> None:
-    """Raises InputError where a file that is there already, and would be replaced, is one of the images.
+    """Raises InputError if an existing file that would be replaced is one of the images.
 
     Args:
-      targets: gives these files, each with the image that it would be written for.
+      targets: returns the files that would be replaced, each with the image that it would be written for.
     """
     keys = (hash(key) for target, _ in targets() if (key := _key(target)))
     taken = np.sort(np.fromiter(keys, np.int64))
@@ -112,7 +112,7 @@ def check_inputs_stay(images: Iterable[SourceImage], targets: Callable[[], Itera
 
 
 def _key(path: str) -> object:
-    """What tells files apart, through links of all kinds; None for a file that is not there."""
+    """The identity of a file, the same through links of any kind; None for a file that does not exist."""
     if storage.is_remote(path):
         return path
     try:

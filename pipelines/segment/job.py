@@ -1,8 +1,8 @@
 """The Beam side of `deeplab segment`: chunks of the plan in; masks, the table, segment.json and rejects.jsonl out.
 
-Images never pass from one step to another: an element says where a chunk stands in the plan's file, and one DoFn
-reads, predicts, refines, encodes and writes. Importing this must not import TensorFlow: workers that find all their
-masks finished do without.
+Images never pass from one step to another: an element is the place of a chunk in the plan's file, and one DoFn reads,
+predicts, refines, encodes and writes. Importing this must not import TensorFlow: workers that find all their masks
+finished do not need it.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ from trainer.accounts import Reject
 from trainer.formats.images import ImageError
 
 KNOWN = (ImageError, OSError, Occupied)
-"""What is wrong with an image, or with the files that are where its mask shall be."""
+"""Expected faults of an image, or of existing files in the place of its mask."""
 
 CHECK_SECONDS = 1.0
-"""How long a process trusts that no other run has begun in its folder, which takes longer to its first mask: it loads
-TensorFlow and the network in between."""
+"""How long a process trusts that no other run has begun in its folder. Another run takes longer to write its first
+mask, since it loads TensorFlow and the network before."""
 
 Load = Callable[[SourceImage, prefetch.Read], tuple[Loaded, np.ndarray]]
 Result = tuple[str, Row | Reject]
-"""What became of an image, "written", "skipped" or "rejected", and its row of the table, or why there is none."""
+"""The outcome of an image, "written", "skipped" or "rejected", with its row of the table or its reject."""
 
 
 class Memory:
-    """What the threads of a process share where their images are large."""
+    """The memory that the threads of a process share for large images."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._held = 0
 
     @contextlib.contextmanager
-    def hold(self, needed: int, allowed: int) -> Iterator[None]:
-        """Waits until `needed` bytes fit into those `allowed` for all, or nobody else holds any. Not to be nested."""
+    def reserve(self, needed: int, allowed: int) -> Iterator[None]:
+        """Reserves `needed` of the `allowed` bytes: waits until they are free, or all of them are. Not re-entrant."""
         with self._changed:
             self._changed.wait_for(lambda: not self._held or self._held + needed <= allowed)
             self._held += needed
@@ -71,7 +71,7 @@ _memory = Memory()
 
 
 class Turn:
-    """Whose turn it is to write into a folder: what the threads of a process know of it."""
+    """Checks, for all threads of a process, that no other run has begun to write into a folder."""
 
     def __init__(self) -> None:
         self._asking = threading.Lock()
@@ -79,7 +79,7 @@ class Turn:
         self._end = 0.0
 
     def check(self, folder: str, plan: str, fingerprint: str, again: bool = False) -> None:
-        """See `check_same_run`, of whose answer this is at most CHECK_SECONDS old; a new one where `again`."""
+        """Like `check_same_run`, but reuses an answer that is at most CHECK_SECONDS old, unless `again`."""
         run = folder, plan, fingerprint
         with self._asking:  # one of the threads, for all of them
             if again or self._run != run or time.monotonic() > self._end:
@@ -93,9 +93,9 @@ _turn = Turn()
 
 @dataclass(eq=False)
 class SegmentChunk(Work):
-    """Chunk of the plan -> SegmentTally; masks and the part of the table are written on the way.
+    """Chunk of the plan -> SegmentTally; writes its masks and its part of the table.
 
-    Repeating a chunk writes the same masks, or none where they are finished.
+    Repeating a chunk writes the same masks, or none if they are finished.
 
     Attributes:
       job: model and options.
@@ -110,11 +110,11 @@ class SegmentChunk(Work):
         folder, palette, fingerprint = self.job.options.output, self.job.palette, self.job.fingerprint
         _turn.check(folder, self.plan, fingerprint, again=True)
         entries = read_chunk(folder, self.plan, chunk)
-        # The same on every run over the same images, so that a rerun finds what an earlier one died of.
+        # The name is the same in every run over the same images, so a rerun finds the note of one that crashed.
         part = planning.part(entries)
         with planning.in_flight(folder).watch(part) as care:
             known = table.read(folder, part, fingerprint, palette)
-            entries = [self.job.looked(entry, again=bool(care or known)) for entry in entries]
+            entries = [self.job.refreshed(entry, again=bool(care or known)) for entry in entries]
             with watched() as seconds:
                 results = list(self._results(entries, known, care))
             place = {entry.source.name: index for index, entry in enumerate(entries)}
@@ -144,7 +144,7 @@ class SegmentChunk(Work):
             yield from self._with_care(todo, care) if care else self._segmented(todo, self.job.load)
 
     def _with_care(self, todo: list[SourceImage], care: Care) -> Iterator[Result]:
-        """Image by image, decoded in a subprocess; where a process ended after that, everything is done in one."""
+        """Segments image by image, decoding each in a subprocess; suspects are segmented entirely in a subprocess."""
         for source in todo:
             if source.name in care.suspects:
                 _turn.check(self.job.options.output, self.plan, self.job.fingerprint)
@@ -163,12 +163,12 @@ class SegmentChunk(Work):
         large: list[Loaded] = []
         yield from self._together(todo, load, large)
         for key in large:
-            # They are read once more, which costs little beside the work on them.
-            with _memory.hold(key.memory, self.job.allowed):
+            # They are read a second time, which costs little compared with segmenting them.
+            with _memory.reserve(key.memory, self.job.allowed):
                 yield from self._together([key.source], load)
 
     def _together(self, todo: list[SourceImage], load: Load, large: list[Loaded] | None = None) -> Iterator[Result]:
-        """Images side by side: those of equal size share a pass of the network. Large ones are put into `large`."""
+        """Segments images together: those of equal size share a batch. Large ones are appended to `large` instead."""
         rejects: list[Result] = []
 
         def loaded() -> Iterator[tuple[Loaded, np.ndarray]]:
@@ -183,7 +183,7 @@ class SegmentChunk(Work):
                 else:
                     yield key, image
 
-        # Made here rather than in setup: where every mask is finished, TensorFlow is not needed.
+        # Made here rather than in `setup`: if every mask is finished, TensorFlow is not needed.
         results = self.job.segmenter()(loaded())
         for result, written in prefetch.write_behind(results, self.job.options.output, self._write, _held):
             try:
@@ -207,7 +207,7 @@ class SegmentChunk(Work):
 
 
 def _reason(fault: Exception, path: str) -> str:
-    """Why the image at `path` has no mask, in words."""
+    """The reason, for humans, why the image at `path` has no mask."""
     if isinstance(fault, FileNotFoundError):
         return "file not found"
     if isinstance(fault, OSError) and fault.strerror:
@@ -233,13 +233,14 @@ def build(
 ) -> None:
     """Builds the job; its progress is counted in images.
 
-    Its last step publishes the results, so that they are complete also when nobody waits for the job.
+    Its last step publishes the results, so that they are complete even if nobody waits for the job.
 
     Args:
+      job: model and options.
       chunks: of the plan.
       plan: name of its file.
-      unplaced: the images of the plan that are in no chunk.
-      started: segment.json as it was written before.
+      unplaced: tally of the images of the plan that are in no chunk.
+      started: segment.json as it was written before the job.
     """
     output, palette = job.options.output, job.palette
     _ = (

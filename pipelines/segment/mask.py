@@ -1,6 +1,6 @@
-"""One image of a segmentation: whether its mask is finished, the image itself, and what is written for it.
+"""One image of a segmentation: checks whether its mask is finished, loads the image, and writes its files.
 
-Without Beam and, until the first mask has to be made, without TensorFlow.
+Does not use Beam and, until the first mask has to be made, TensorFlow.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ from trainer.processes import memory
 
 GIB = 1 << 30
 SOFTMAX_BYTES, CRF_BYTES, IMAGE_BYTES = 4, 22, 16
-"""What an image takes at its peak besides the network's share, as measured: per pixel and class where the softmax is
-whole, to be enlarged or for the CRF; per pixel of the image as it is."""
+"""Measured peak memory of an image, in bytes, besides the network's: per pixel and class if the whole softmax is
+needed, to be enlarged or for the CRF; and per pixel of the original image."""
 
 LARGE_BYTES = 1 << 30
-"""Images whose softmax takes more wait for one another where there is no room for all at once."""
+"""Images whose softmax takes more than this wait for each other if memory does not suffice for all at once."""
 
 
 class Occupied(ValueError):
-    """A file that this program did not write is in the way. The message names it, and says what to do."""
+    """A file that this program did not write is in the way. The message names it and the cure."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What an image is known by on its way.
+    """What is known of an image while it is segmented.
 
     Attributes:
       source: the image.
       identity: `storage.identity` of the bytes that were read.
-      memory: bytes that it takes, where it must share them with others; 0 for a small one.
-      signature: what the file looked like before it was read, see `Row.files`.
-      begin: when that was, in seconds of `time.monotonic`.
+      memory: bytes that a large image takes; 0 for a small one.
+      signature: of the file before it was read, see `Row.files`.
+      begin: when reading began, in seconds of `time.monotonic`.
     """
 
     source: SourceImage
@@ -69,19 +69,19 @@ class Loaded:
 
 @dataclass(frozen=True)
 class SegmentJob:
-    """What a worker must know.
+    """What a worker needs to know.
 
     Attributes:
       options: of the command.
-      palette: the model's.
-      max_side: bound in force on the longest side of what the network sees, in pixels; 0 for none.
+      palette: of the model.
+      max_side: longest side of the images that the network sees, in pixels; 0 for no limit.
       model_digest: SHA-256 of the model's weights.
-      fingerprint: of all that masks depend on but the image.
-      cores: that a worker process has to itself; 0 where it has its machine to itself.
+      fingerprint: of everything that masks depend on, except the image.
+      cores: that a worker process may use; 0 if it has its machine to itself.
       crf: parameters of the CRF, None for no CRF.
-      network_bytes: that the network takes for a pixel, see `trainer.network.options.bytes_per_pixel`.
-      unstamped: whether overlays and maps of confidence without a stamp may be of this program: version 0.2 stamped
-        masks alone.
+      network_bytes: memory of the network per pixel, see `trainer.network.options.bytes_per_pixel`.
+      unstamped: whether overlays and confidence maps without a stamp may be from this program: version 0.2 stamped
+        only masks.
     """
 
     options: Options
@@ -95,7 +95,7 @@ class SegmentJob:
     unstamped: bool = False
 
     def segmenter(self) -> Segmenter:
-        """The one Segmenter of this process. Raises InputError when the model is not the one of the plan any more."""
+        """The Segmenter that this process shares. Raises InputError if the model has changed since the plan."""
         options = self.options
         segmenter = shared_segmenter(
             options.model,
@@ -109,22 +109,22 @@ class SegmentJob:
             crf_workers=options.crf_workers or self.cores or cores(),
             confidence=options.confidence,
         )
-        # Weights are compared where they are loaded; the same ones in a network of another stride make other masks.
+        # Loading compares the weights; but the same weights in a network of another stride give other masks.
         card = load_card(options.model)
         if made_by(options, self.model_digest, card, self.max_side, self.crf) != self.fingerprint:
             raise InputError(
                 f"{CARD} in {options.model} was replaced while this command was running; finished masks are kept: run "
-                "it again, and let nothing write into a model's folder meanwhile"
+                "it again, and write nothing into the model's folder in the meantime"
             )
         return segmenter
 
-    def looked(self, entry: Entry, again: bool) -> Entry:
-        """The entry with the files that are there by now.
+    def refreshed(self, entry: Entry, again: bool) -> Entry:
+        """The entry with the output files that exist now.
 
-        Since the plan was made, a runner may have tried the chunk, or somebody may have put a file there.
+        Since the plan was made, a runner may have tried the chunk, or somebody may have created a file.
 
         Args:
-          again: whether the chunk was tried before. Only then are objects looked for, which takes a request for each.
+          again: whether the chunk was tried before. Only then are objects looked up, which takes a request each.
         """
         wanted = kinds(self.options)
         is_known = not again or all(kind in entry.existing for kind in wanted)
@@ -134,23 +134,23 @@ class SegmentJob:
         return Entry(entry.source, {kind: seen for kind, seen in files if seen})
 
     def finished(self, entry: Entry, row: Row | None) -> Row | None:
-        """The image's row where all its files are of this job and of the image as it is now; else None: make them.
+        """The image's row if all its files were made by this job from the image as it is now; else None.
 
-        No file is read that looks as it did when the row was written, but local images that may have changed.
+        Files with the signature that is in the row are not read again, except images that may have changed.
 
         Args:
-          row: what the table says of the image; None where that is not known.
+          row: of the image, from the table; None if it has none.
 
         Raises:
-          Occupied: one of the files is not of this program.
+          Occupied: one of the files was not written by this program.
           OSError: one of them, or the image, cannot be read.
         """
         source, wanted = entry.source, kinds(self.options)
         if self.options.overwrite:
             return None
-        look_alike = row and all(entry.existing.get(kind, "") == row.files.get(kind) for kind in wanted)
-        if look_alike and self._is_same(source, row):
-            return self._seen(row, entry)
+        is_unchanged = row and all(entry.existing.get(kind, "") == row.files.get(kind) for kind in wanted)
+        if is_unchanged and self._is_same(source, row):
+            return self._with_signatures(row, entry)
         files = {kind: self._existing(kind, source.name) for kind in entry.existing}
         stamps = {read_stamp(file) for file in files.values() if file is not None}
         if None in files.values() or set(files) != set(wanted) or "masks" not in files or len(stamps) != 1:
@@ -163,12 +163,12 @@ class SegmentJob:
         except images.ImageError:
             return None
         if row and row.identity == stamp.identity:
-            return self._seen(row, entry)
+            return self._with_signatures(row, entry)
         certainty = read_stamp(files["masks"]).certainty
         return self._row(Loaded(source, stamp.identity), ids, certainty, None, entry.existing)
 
-    def _seen(self, row: Row, entry: Entry) -> Row:
-        """The row of an image whose files are finished, with what they look like now."""
+    def _with_signatures(self, row: Row, entry: Entry) -> Row:
+        """The row of a finished image, with the current signatures of its files."""
         files = {kind: entry.existing[kind] for kind in kinds(self.options)}
         return replace(
             row, path=table.text(entry.source.path), files={"image": _image_signature(entry.source), **files}
@@ -196,13 +196,13 @@ class SegmentJob:
         )
 
     def _existing(self, kind: str, name: str) -> bytes | None:
-        """The file of that kind; None where there is none. Raises Occupied unless it is of this program."""
+        """The existing file of that kind; None if there is none. Raises Occupied if this program did not write it."""
         path = place(self.options.output, kind, name)
         try:
             file = storage.read(path)
         except FileNotFoundError:
             return None
-        # Nothing is lost with an empty file, which is what a power failure leaves of one.
+        # An empty file may be replaced: a power failure can leave one.
         if file and read_stamp(file) is None and not (self.unstamped and kind != "masks"):
             raise Occupied(f"{path} is in the way: this program did not write it; move it, or give --overwrite")
         return file
@@ -212,12 +212,12 @@ class SegmentJob:
         return source.identity or storage.identity(storage.read(source.path))
 
     def _is_same(self, source: SourceImage, row: Row) -> bool:
-        """Whether the image has the contents that the row is of."""
+        """Whether the image still has the contents that the row describes."""
         seen = "" if source.identity else _image_signature(source)
         return (bool(seen) and seen == row.files.get("image")) or self._identity(source) == row.identity
 
     def load(self, source: SourceImage, read: prefetch.Read = storage.read) -> tuple[Loaded, np.ndarray]:
-        """The image, uint8 [H, W, 3] RGB. Raises OSError, or ImageError for what cannot be used."""
+        """Loads the image, uint8 [H, W, 3] RGB. Raises OSError, or ImageError if it cannot be used."""
         begin, seen = time.monotonic(), _image_signature(source)
         with step("read"):
             data = read(source.path)
@@ -233,13 +233,14 @@ class SegmentJob:
 
     @property
     def allowed(self) -> int:
-        """Bytes that images may take in this process."""
+        """Bytes of memory that the images of this process may take."""
         return int(self.options.max_memory * GIB) or memory() * 3 // 4 * (self.cores or cores()) // cores()
 
     def check_size(self, height: int, width: int) -> int:
-        """The bytes that an image of so many pixels takes beside others; 0 where that is too little to count.
+        """The bytes that an image of that size, in pixels, takes next to others; 0 if it is too small to count.
 
-        Raises ImageError for too many pixels, or more memory than allowed.
+        Raises:
+          ImageError: too many pixels, or more memory than allowed.
         """
         shrunk = images.shrunk_size(height, width, self.max_side)
         pixels, bound = shrunk[0] * shrunk[1], self.options.max_pixels
@@ -263,13 +264,13 @@ class SegmentJob:
                 f"{needed / GIB:.1f} GiB of memory, over the limit of {allowed / GIB:.1f}; {', or '.join(cures)}, or "
                 "raise --max-memory if there is more"
             )
-        # The network takes one image at a time, whatever the number of threads.
+        # Only one thread at a time runs the network, so its memory does not add up over threads.
         return whole if whole > LARGE_BYTES else 0
 
     def write(self, result: Segmented | Unsegmented) -> Row:
-        """Writes the mask of the `Loaded` image `result.key`, and what else the options name; returns its row.
+        """Writes the mask of the `Loaded` image `result.key`, and the other files asked for; returns its row.
 
-        Raises Failed for an image that could not be segmented.
+        Raises Failed if the image could not be segmented.
         """
         if isinstance(result, Unsegmented):
             raise Failed(result.reason)
@@ -285,7 +286,7 @@ class SegmentJob:
                 painted = self.palette.overlay(result.image, result.ids)
                 jpeg = stamp_jpeg(images.encode_jpeg(painted, quality=90), stamp)
             files["overlays"] = self._put("overlays", key, jpeg)
-        if options.masks:  # the mask comes last: where it is, the others are
+        if options.masks:  # the mask comes last: where it exists, the others do
             with step("encode"):
                 png = stamp_png(self.palette.encode_mask(result.ids), stamp)
             files["masks"] = self._put("masks", key, png)
@@ -293,14 +294,14 @@ class SegmentJob:
         return self._row(key, result.ids, result.certainty, seconds, files)
 
     def _put(self, kind: str, key: Loaded, data: bytes) -> str:
-        """Writes a file of that kind; returns what it looks like, see `existing.signature`."""
+        """Writes a file of that kind; returns its signature, see `existing.signature`."""
         path = place(self.options.output, kind, key.source.name)
         storage.write(path, data)
         return storage.identity(data) if storage.is_remote(path) else _signature(path)
 
 
 def _signature(path: str) -> str:
-    """What the file at `path` looks like, see `existing.signature`; "" where there is none."""
+    """The signature of the file at `path`, see `existing.signature`; "" if it does not exist."""
     try:
         if storage.is_remote(path):
             return storage.identity(storage.read(path))
@@ -311,9 +312,9 @@ def _signature(path: str) -> str:
 
 
 def _image_signature(source: SourceImage) -> str:
-    """What an image looks like to the file system; its identity where that is known. "" where there is no such file.
+    """The signature of an image, or its identity where that is known; "" if the file does not exist.
 
-    Contents cannot change without the time of the last change of a file's state, which nobody can set.
+    It includes the ctime, which nobody can set, so it changes whenever the contents do.
     """
     if source.identity or storage.is_remote(source.path):
         return source.identity
@@ -324,13 +325,13 @@ def _image_signature(source: SourceImage) -> str:
 
 
 def made_by(options: Options, digest: str, card: ModelCard, max_side: int, crf: CrfOptions | None) -> str:
-    """The fingerprint of the masks that a model makes under these options."""
+    """The fingerprint of the masks that a model makes with these options."""
     return fingerprint(digest, card, max_side, crf, options.crf_engine, options.views)
 
 
 def alone(job: SegmentJob, source: SourceImage) -> Row:
-    """Makes the mask of one image, in a subprocess that the image may end."""
-    # The process that waits for this one may hold all memory of the GPU.
+    """Makes the mask of one image, in a subprocess that the image may crash."""
+    # The parent process may hold all memory of the GPU.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     (result,) = job.segmenter()([job.load(source)])
     return job.write(result)

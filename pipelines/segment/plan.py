@@ -1,4 +1,4 @@
-"""What there is to segment, with what, and what is done already. No image is opened."""
+"""Which images to segment, with which parameters, and what is already done. No image is opened here."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ REPORT_FILE = "segment.json"
 IN_FLIGHT = "in-flight"
 PLAN_FILE = re.compile(r"images-[0-9a-f]{16}\.jsonl")
 PLACES = {"masks": ("", ".png"), "overlays": ("overlays/", ".jpg"), "confidence": ("confidence/", ".png")}
-"""Folder and suffix of every kind of file that is written for an image."""
+"""Folder and suffix of every kind of output file of an image."""
 CHUNK, CHUNKS, LARGEST_SET = 64, 64, 1 << 22
-"""Images in a chunk, about: enough that images of like sizes meet, few enough to spread and to retry. Fewer where that
-gives no more than CHUNKS chunks, and more in a set of over LARGEST_SET images."""
+"""Approximate images per chunk: enough that images of equal size share batches, few enough to distribute and retry.
+Chunks are smaller if there would be fewer than CHUNKS of them, and larger in a set of over LARGEST_SET images."""
 SMALL, SMALL_CHUNKS = 16, 8
-"""A chunk costs seven requests in Cloud Storage, so it has SMALL images where that still gives SMALL_CHUNKS chunks."""
+"""A chunk costs seven requests in Cloud Storage, so it has at least SMALL images if that gives SMALL_CHUNKS chunks."""
 SAMPLES = 8
-"""Files that are looked at before the work to see whose folder the output is; every one is before it is replaced."""
+"""Existing files that are checked before the work, to see whose folder the output is; each is checked again before it
+is replaced."""
 
 DEFAULT_NOTE = (
     "CRF: default parameters, which suit one model and harm another; `deeplab tune-crf` finds those that suit this one"
@@ -49,12 +50,12 @@ DEFAULT_NOTE = (
 
 
 def kinds(options: Options) -> tuple[str, ...]:
-    """What is written for every image, as the keys of PLACES."""
+    """The kinds of files that are written for every image: keys of PLACES."""
     return tuple(kind for kind in PLACES if getattr(options, kind))
 
 
 def place(folder: str, kind: str, name: str) -> str:
-    """The path of the file of that kind of the image `name`. Raises InputError for names that leave `folder`."""
+    """The path of the output file of that kind for image `name`. Raises InputError for names that leave `folder`."""
     below, suffix = PLACES[kind]
     return storage.join(folder, *storage.safe_relative(f"{below}{name}{suffix}").split("/"))
 
@@ -65,8 +66,8 @@ class Entry:
 
     Attributes:
       source: the image.
-      existing: the files that are there already: kind, as the keys of PLACES -> what it looks like. They may be
-        finished, out of date, or somebody else's. Under --overwrite that does not matter, and there are none.
+      existing: kind (a key of PLACES) -> signature, for the output files that exist already. They may be finished, out
+        of date, or from another program. Empty with --overwrite, where that does not matter.
     """
 
     source: SourceImage
@@ -74,10 +75,10 @@ class Entry:
 
 
 class Chunk(NamedTuple):
-    """The line of a chunk in the plan's file, which is all that Beam passes around of it.
+    """The place of a chunk's line in the plan's file; the only element that Beam passes around.
 
     Attributes:
-      offset, size: where it is, in bytes.
+      offset, size: of the line, in bytes.
       digest: of its bytes.
     """
 
@@ -88,18 +89,18 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """All there is to segment.
+    """The images to segment, in chunks; a worker takes a chunk at a time.
 
     Attributes:
-      file: the name of the plan's file, which tells its contents.
-      lines: what is in it: the images of a chunk in every line, a chunk being what a worker takes at a time.
-      chunks: the lines.
-      size: about how many images a chunk has.
-      usable: how many images are in chunks.
+      file: the name of the plan's file, which contains the digest of its contents.
+      lines: the contents of that file: one line per chunk, with its images.
+      chunks: where these lines are.
+      size: approximate number of images per chunk.
+      usable: number of images in all chunks.
       rejects: images whose masks cannot be written: their paths are unsafe, reserved or taken.
       parts: the parts of the table, one per chunk.
-      samples: some of the files that are there already, and that may have to be replaced.
-      outdated: files in the output that have the name of a plan, or of a part of the table, of earlier runs.
+      samples: some of the existing files that may have to be replaced.
+      outdated: files in the output that are named like the plan or the parts of the table of an earlier run.
       unfinished: files in the output that killed processes left.
     """
 
@@ -116,12 +117,12 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """How many images there are, with a place for their masks and without."""
+        """The number of images, rejects included."""
         return self.usable + len(self.rejects)
 
 
 def selected(listing: Listing, selection: Selection | None) -> Listing:
-    """The images that a selection takes, with a note on it. Raises InputError when it takes none."""
+    """The selected images of a listing, with a note on the selection. Raises InputError if there are none."""
     if selection is None:
         return listing
     choice = selection.choose(_Paths(listing))
@@ -151,16 +152,16 @@ class _Paths(Collection):
 
 
 def chunk_size(images: int, batch_size: int, before: int = 0) -> int:
-    """About how many images make a chunk; as many as `before`, in the folder's last run, where that is near enough."""
+    """The approximate number of images per chunk; `before`, that of the folder's last run, if it is similar."""
     least = max(batch_size, min(SMALL, images // SMALL_CHUNKS))
     size = max(min(CHUNK, max(least, -(-images // CHUNKS))), -(-images * CHUNK // LARGEST_SET))
     return before if before <= 4 * size and size <= 4 * before else size
 
 
 def cut(entries: Iterable[Entry], size: int) -> Iterator[tuple[Entry, ...]]:
-    """Chunks of about `size` images, at most twice as many, that end where the hash of a name says so.
+    """Cuts the images into chunks of about `size`, at most twice as many; the hashes of names determine where.
 
-    So an image more or less changes the chunk it falls into, and few after it; all the others are found finished.
+    So adding or removing an image changes its own chunk and few others; a rerun finds all the rest finished.
     """
     least, share = size - size // 2, size // 2 + 1
     chunk: list[Entry] = []
@@ -179,9 +180,10 @@ def make_plan(listing: Listing, options: Options, before: int = 0) -> Plan:
     """Cuts the images into chunks.
 
     Args:
-      before: about how many images a chunk of the folder's last run has; 0 where there is none.
+      before: approximate images per chunk in the folder's last run; 0 if there was none.
 
-    Raises InputError where an image would be replaced by what is written.
+    Raises:
+      InputError: an output would replace one of the images.
     """
     existing = ExistingFiles(options.output, _is_plan)
     check_inputs_stay(listing.images, lambda: _targets(listing.images, existing, options))
@@ -190,7 +192,7 @@ def make_plan(listing: Listing, options: Options, before: int = 0) -> Plan:
     chunks, parts, samples = [], [], []
     whole, offset = hashlib.sha256(), 0
     for chunk in cut(_entries(listing.images, existing, options), size):
-        # Every other character is escaped: names may hold those at which lines are split elsewhere, or no UTF-8.
+        # JSON escapes whatever is not ASCII: names may contain other line separators, or bytes that are not UTF-8.
         line = json.dumps([[*entry.source, entry.existing] for entry in chunk]).encode() + b"\n"
         lines.write(line)
         whole.update(line)
@@ -214,12 +216,12 @@ def make_plan(listing: Listing, options: Options, before: int = 0) -> Plan:
 
 
 def _is_plan(name: str) -> bool:
-    """Whether a file in the output has the name of a plan, or of a part of the table."""
+    """Whether a file in the output is named like a plan, or like a part of the table."""
     return bool(PLAN_FILE.fullmatch(name) or table.PART.fullmatch(name))
 
 
 def _entries(images: Iterable[SourceImage], existing: ExistingFiles, options: Options) -> Iterator[Entry]:
-    """The images, and what is there of each; nothing under --overwrite, where it does not matter."""
+    """The images, each with its existing output files; with --overwrite, where they do not matter, without."""
     if not existing or options.overwrite:
         yield from map(Entry, images)
         return
@@ -231,7 +233,7 @@ def _entries(images: Iterable[SourceImage], existing: ExistingFiles, options: Op
 
 
 def _file(kind: str, name: str) -> str:
-    """The path below the output folder of a file of that kind."""
+    """The path, below the output folder, of the file of that kind for image `name`."""
     below, suffix = PLACES[kind]
     return f"{below}{name}{suffix}"
 
@@ -239,14 +241,14 @@ def _file(kind: str, name: str) -> str:
 def _targets(
     images: Iterable[SourceImage], existing: ExistingFiles, options: Options
 ) -> Iterator[tuple[str, SourceImage]]:
-    """The files that are there already and may be replaced, each with its image."""
+    """The existing files that may be replaced, each with the image it belongs to."""
     for entry in _entries(images, existing, replace(options, overwrite=False)) if existing else ():
         for kind in entry.existing:
             yield place(options.output, kind, entry.source.name), entry.source
 
 
 def _unfinished(left: Mapping[str, Sequence[str]], images: Iterable[SourceImage]) -> Iterator[str]:
-    """Which of the files that killed processes left are ones that this command writes."""
+    """Those of the files that killed processes left which this command would have written."""
     for whole, names in left.items():
         if whole in (REPORT_FILE, REJECTS_FILE) or _is_plan(whole):
             yield from names
@@ -263,7 +265,7 @@ def write(folder: str, plan: Plan) -> None:
 
 
 def read_chunk(folder: str, file: str, chunk: Chunk) -> list[Entry]:
-    """The images of a chunk, from a plan's file in `folder`. Raises InputError when that is not what was written."""
+    """The images of a chunk, from a plan's file in `folder`. Raises InputError if the file has been changed."""
     path = storage.join(folder, file)
     try:
         line = storage.read_part(path, chunk.offset, chunk.size)
@@ -286,12 +288,12 @@ def part(chunk: Iterable[Entry]) -> str:
 
 
 def in_flight(folder: str) -> InFlight:
-    """Notes of what the workers that write to `folder` are at."""
+    """The notes of what the workers that write to `folder` are working on."""
     return InFlight(storage.join(folder, IN_FLIGHT))
 
 
 def sweep(folder: str, plan: Plan) -> None:
-    """Removes the files of earlier plans, what killed processes left, and the notes: the job over `plan` is done."""
+    """Removes files of earlier plans, leftovers of killed processes, and notes, when the job over `plan` is done."""
     for file in plan.unfinished:
         with contextlib.suppress(FileNotFoundError):
             storage.remove(storage.join(folder, file))
@@ -304,7 +306,7 @@ def sweep(folder: str, plan: Plan) -> None:
 
 
 def _is_ours(folder: str, file: str) -> bool:
-    """Whether this program wrote a file that has the name of a plan or of a part."""
+    """Whether this program wrote a file that is named like a plan or a part of the table."""
     path = storage.join(folder, *file.split("/"))
     if table.PART.fullmatch(file):
         return table.is_ours(storage.read(path))
@@ -316,10 +318,10 @@ def _is_ours(folder: str, file: str) -> bool:
 
 
 def previous(options: Options, fingerprint: str) -> dict[str, Any] | None:
-    """The segment.json of an earlier run into the output; None where there is none, or that run came to nothing.
+    """The segment.json of an earlier run into the output; None if there is none, or that run produced nothing.
 
-    Raises InputError when the output holds the masks of another model or of other options, or when a list of images
-    is a file that is written.
+    Raises:
+      InputError: the output holds masks of another model or other options, or a list of images would be overwritten.
     """
     folder = options.output
     path, rejects = (storage.join(folder, name) for name in (REPORT_FILE, REJECTS_FILE))
@@ -352,7 +354,7 @@ def previous(options: Options, fingerprint: str) -> dict[str, Any] | None:
 
 
 def _has_results(folder: str) -> bool:
-    """Whether the folder holds more than what a run writes before its first chunk is done."""
+    """Whether the folder holds more than a run writes before it finishes its first chunk."""
     notes = (f"{IN_FLIGHT}/", f"{progress.FOLDER}/")
     for file in storage.walk(folder):
         name = storage.unfinished(file.relative) or file.relative
@@ -362,18 +364,18 @@ def _has_results(folder: str) -> bool:
 
 
 def may_lack_stamps(report: dict[str, Any] | None) -> bool:
-    """Whether overlays and maps of confidence without a stamp, beside this segment.json, may be of this program."""
+    """Whether this program may have written overlays and confidence maps without a stamp, beside this segment.json."""
     return bool(report and report.get("unstamped", "plan" not in report))
 
 
 def size_of_chunks(report: dict[str, Any] | None) -> int:
-    """About how many images a chunk has, of the run that wrote this segment.json; 0 where it does not say."""
+    """Approximate images per chunk of the run that wrote this segment.json; 0 if it does not say."""
     size = (report or {}).get("chunk")
     return size if isinstance(size, int) and size > 0 else 0
 
 
 def check_output_is_ours(plan: Plan) -> None:
-    """Raises InputError where files that this program did not write are in the way, as far as a few of them tell."""
+    """Raises InputError if files that this program did not write are in the way; checks a few of them."""
     for path in plan.samples:
         with contextlib.suppress(FileNotFoundError):
             if (file := storage.read(path)) and read_stamp(file) is None:
@@ -384,13 +386,13 @@ def check_output_is_ours(plan: Plan) -> None:
 
 
 def crf_in_force(options: Options, model_digest: str) -> tuple[CrfOptions | None, str]:
-    """The CRF's parameters: flags come first, then crf.json's, then the defaults.
+    """The CRF's parameters: from flags, else from crf.json, else the defaults.
 
     Args:
-      model_digest: of the model's weights.
+      model_digest: digest of the model's weights.
 
     Returns:
-      The parameters, None for no CRF, and a note for the user where they are not the user's own, else "".
+      The parameters, None for no CRF; and a note for the user if the user did not choose them, else "".
 
     Raises:
       InputError: --crf auto without a crf.json, or a crf.json that is damaged or was made with other weights.

@@ -1,9 +1,9 @@
 """The table of a segmentation, a row for every image: Parquet files in the folder `images.parquet`, one per chunk.
 
-A file is written when its chunk is done, and not again while nothing in it changes. It is also what a rerun goes by:
-its metadata, which readers of Parquet pass over, say what model and options it is of, and what the images and the
-files that were made of them looked like to the file system. So masks are read only where that has changed since.
-docs/table.md describes the columns.
+A file is written when its chunk is done, and only again if something in it changes. A rerun relies on it: its
+metadata, which Parquet readers ignore, hold the fingerprint of model and options and the signatures of the images and
+of the files made from them. So masks are read again only if a signature has changed. docs/table.md describes the
+columns.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from trainer.formats.labels import Palette
 FOLDER = "images.parquet"
 PART = re.compile(rf"{re.escape(FOLDER)}/part-[0-9a-f]{{16}}\.parquet")
 KEY = b"deeplab"
-"""Of the metadata that only this program reads."""
+"""Key of the metadata that only this program reads."""
 PIXELS = "pixels_"
-"""How the names of the columns begin that count the pixels of a class."""
+"""Prefix of the columns that count the pixels of a class."""
 COLUMNS = {
     "key": pyarrow.string(),
     "path": pyarrow.string(),
@@ -40,26 +40,26 @@ COLUMNS = {
     "changed": pyarrow.float64(),
     "seconds": pyarrow.float64(),
 }
-"""Columns before those of the classes, see `Row`."""
+"""The columns in front of those of the classes, see `Row`."""
 SURE = ("confidence", "entropy", "changed")
 FACTS = tuple(name for name in COLUMNS if name not in SURE)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the table says of one image.
+    """The row of one image.
 
     Attributes:
       key: the path of its mask without ".png".
       path: of the image, local or gs://, see `text`.
       identity: of its contents, see `storage.identity`.
       width, height: of image and mask, in pixels.
-      pixels: of every class in the mask, in palette order.
-      certainty: of the network; None for masks of version 0.5 and before, which do not tell it.
-      seconds: from the beginning of its reading to the end of its writing, the wait for images that shared a pass of
-        the network included; None where the process ended before it could note that.
-      files: "image", and the kinds of the files that were written for it -> what they looked like then: the identity
-        of objects, sizes and times of local files. No column.
+      pixels: number of pixels of every class in the mask, in palette order.
+      certainty: of the network; None for masks of version 0.5 and earlier, which do not record it.
+      seconds: from the start of reading to the end of writing, including the wait for images in the same batch; None
+        if the process ended before it could record it.
+      files: "image", and the kinds of the files that were written for it -> their signatures at that time. Not a
+        column.
     """
 
     key: str
@@ -74,27 +74,27 @@ class Row:
 
 
 def pixels_of(ids: np.ndarray, palette: Palette) -> tuple[int, ...]:
-    """How many pixels of every class there are in a mask, uint8 [H, W] class ids."""
+    """The number of pixels of every class in a mask, uint8 [H, W] class ids."""
     return tuple(np.bincount(ids.ravel(), minlength=256)[: palette.num_classes].tolist())
 
 
 def text(path: str) -> str:
-    """A path as the table has it: names of local files need not be UTF-8, but texts of Parquet are."""
+    """A path as the table stores it: names of local files need not be UTF-8, but strings in Parquet are."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def schema(palette: Palette) -> pyarrow.Schema:
-    """The columns of the table of masks of these classes."""
+    """The columns of the table for masks with these classes."""
     return pyarrow.schema([*COLUMNS.items(), *((PIXELS + name, pyarrow.int64()) for name in palette.names)])
 
 
 def part_of(keys: Iterable[str]) -> str:
-    """The path below the output folder of the part for the chunk with these images."""
+    """The path, below the output folder, of the part for the chunk with these images."""
     return f"{FOLDER}/part-{hashlib.sha256(json.dumps(list(keys)).encode()).hexdigest()[:16]}.parquet"
 
 
 def write(folder: str, part: str, rows: Sequence[Row], fingerprint: str, palette: Palette) -> None:
-    """Writes a part below the output folder; the same bytes for the same rows.
+    """Writes a part below the output folder; equal rows give equal bytes.
 
     Args:
       fingerprint: of model and options, see `pipelines.masks.stamps`.
@@ -107,7 +107,7 @@ def write(folder: str, part: str, rows: Sequence[Row], fingerprint: str, palette
     }
     about = {"fingerprint": fingerprint, "files": [row.files for row in rows]}
     file = pyarrow.BufferOutputStream()
-    # Arrow's own schema, which says no more than Parquet's, would take half of a part.
+    # Arrow's schema, which adds nothing to Parquet's, would take up half of a part.
     with pyarrow.parquet.ParquetWriter(file, schema(palette), compression="zstd", store_schema=False) as writer:
         writer.write_table(pyarrow.Table.from_pydict(columns, schema(palette)))
         writer.add_key_value_metadata({KEY: json.dumps(about, sort_keys=True).encode()})
@@ -115,7 +115,7 @@ def write(folder: str, part: str, rows: Sequence[Row], fingerprint: str, palette
 
 
 def read(folder: str, part: str, fingerprint: str, palette: Palette) -> dict[str, Row]:
-    """The rows of a part by key, in their order; none where it is missing, damaged, or of another model or options."""
+    """The rows of a part by key, in order; empty if it is missing, damaged, or of another model or other options."""
     try:
         data = storage.read(storage.join(folder, *part.split("/")))
     except FileNotFoundError:
@@ -127,7 +127,7 @@ def read(folder: str, part: str, fingerprint: str, palette: Palette) -> dict[str
             return {}
         rows = zip(table.to_pylist(), about["files"], strict=True)
         return {values["key"]: _row(values, files, palette) for values, files in rows}
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError):  # damaged, or somebody else's
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError):  # damaged, or not ours
         return {}
 
 
@@ -142,7 +142,7 @@ def _row(values: Mapping[str, object], files: Mapping[str, str], palette: Palett
 
 
 def is_ours(data: bytes) -> bool:
-    """Whether this program wrote a file that has the name of a part."""
+    """Whether this program wrote a file that is named like a part."""
     try:
         return KEY in (pyarrow.parquet.read_metadata(pyarrow.BufferReader(data)).metadata or {})
     except (pyarrow.ArrowException, OSError):

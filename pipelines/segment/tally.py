@@ -1,4 +1,4 @@
-"""What came of a segmentation: counts that add up, their accounts, segment.json and rejects.jsonl."""
+"""The results of a segmentation: counts that add up, their accounts, segment.json and rejects.jsonl."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from trainer.formats.labels import Palette
 from trainer.options import InputError, printable
 
 RUNNING, DONE, INCOMPLETE = "running", "done", "incomplete"
-"""Status in segment.json: before the end, after it, and after it with images that are not accounted for."""
+"""Status in segment.json: before the end, after it, and after it if some images are unaccounted for."""
 
 
 @dataclass(frozen=True)
 class SegmentTally:
-    """What is known after some of the images. Tallies of parts are added up.
+    """The counts of some of the images. Tallies of parts are added up.
 
     Attributes:
-      written, skipped: images whose masks were made, and those whose masks were finished before.
+      written, skipped: images whose masks were made, and images whose masks were already finished.
       rejects: images that could not be used.
       class_pixels: int64 [256], pixels of every class in the masks, in palette order.
       class_images: int64 [256], images with any pixel of the class.
-      seconds: that workers spent in every step.
+      seconds: that the workers spent in every step.
     """
 
     written: int = 0
@@ -64,9 +64,10 @@ def publish(tally: SegmentTally, folder: str, palette: Palette, started: dict[st
 
     Args:
       tally: of all images.
-      started: segment.json as it was written before the first mask; its "images" says how many there are.
+      started: segment.json as it was written before the first mask; "images" is the number of images.
 
-    Raises InputError when another run into the same folder has begun since then.
+    Raises:
+      InputError: another run into the same folder has begun since then.
     """
     check_same_run(folder, started["plan"], started["fingerprint"])
     accounts = Accounts("images", started["images"], _outputs(vars(tally)), merged(tally.rejects))
@@ -85,7 +86,7 @@ def publish(tally: SegmentTally, folder: str, palette: Palette, started: dict[st
 
 
 def check_same_run(folder: str, plan: str, fingerprint: str) -> dict[str, Any]:
-    """segment.json in `folder`. Raises InputError where it is of other images, model or options: a run has begun.
+    """Returns segment.json in `folder`. Raises InputError if another run, of other images or options, has begun there.
 
     Args:
       plan: name of the plan's file.
@@ -109,12 +110,13 @@ def _by_class(counts: np.ndarray, palette: Palette) -> dict[str, int]:
 
 
 def read_accounts(folder: str, images: int, plan: str, fingerprint: str) -> tuple[Accounts, dict[str, Any]]:
-    """What the job of that plan and fingerprint, see `check_same_run`, has published in `folder`.
+    """Reads what the job with that plan and fingerprint, see `check_same_run`, has published in `folder`.
 
     Returns:
       Its accounts against the `images` of the plan, and segment.json.
 
-    Raises InputError when another run into the same folder has begun.
+    Raises:
+      InputError: another run into the same folder has begun.
     """
     report = check_same_run(folder, plan, fingerprint)
     lines = []
@@ -125,7 +127,7 @@ def read_accounts(folder: str, images: int, plan: str, fingerprint: str) -> tupl
 
 
 def table(report: dict[str, Any]) -> str:
-    """The classes in the masks of segment.json: share of the area, and in how many images; "" without any mask."""
+    """A table of the classes in segment.json: their share of the area and their number of images; "" without masks."""
     pixels, total = report["class_pixels"], sum(report["class_pixels"].values())
     present = [name for name in pixels if pixels[name]]
     if not present:
@@ -140,7 +142,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def shares(report: dict[str, Any]) -> str:
-    """What the workers' time went into, by segment.json, most first; "" where no mask was made."""
+    """The share of the workers' time that each step took, from segment.json, largest first; "" if no mask was made."""
     seconds = report.get("seconds", {})
     total = sum(seconds.values())
     if "network" not in seconds or not total:

@@ -92,7 +92,7 @@ def test_large_images_share_the_memory_and_one_is_never_kept_waiting_for_ever():
     shared, inside, most = Memory(), [0], [0]
 
     def work(needed: int) -> None:
-        with shared.hold(needed, 10):
+        with shared.reserve(needed, 10):
             inside[0] += needed
             most[0] = max(most[0], inside[0])
             time.sleep(0.002)

@@ -1,7 +1,7 @@
-"""What `segment` works on: the images of a folder, a glob or a list, and the name that each mask gets.
+"""The images that `segment` processes, from a folder, a glob or a list, and the names of their masks.
 
-There may be a hundred million of them: they are named in three passes over rows that lie sorted on disk, and what is
-in memory for all at once is eight bytes per image.
+There may be a hundred million of them: they are named in three passes over rows that are sorted on disk, with only
+eight bytes per image in memory.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from trainer.formats.images import SUFFIXES
 from trainer.options import InputError
 
 RESERVED = ("overlays", "confidence", "images.parquet")
-"""Folders of the output that hold no masks."""
+"""Folders in the output that hold no masks."""
 LONGEST_NAME, LONGEST_PATH, LONGEST_OBJECT = 255, 4000, 1000
-"""Bytes of a file's name, and of its path or the name of an object, with room for what is written beside it."""
+"""Bytes of a file name, of a path, and of an object's name; the latter two leave room for temporary files."""
 
 
 class SourceImage(NamedTuple):
     """One image to segment.
 
     Attributes:
-      path: where it is, local or gs://.
+      path: of the image, local or gs://.
       name: relative path of its mask without ".png", with forward slashes.
-      identity: of its contents, see `storage.identity`, where the listing tells it; "" otherwise.
+      identity: of its contents, see `storage.identity`, if the listing includes it; else "".
     """
 
     path: str
@@ -47,7 +47,7 @@ class SourceImage(NamedTuple):
 
 
 class Images:
-    """Images in the order in which they are given, to be gone through as often as one likes."""
+    """A sequence of images that is kept on disk."""
 
     def __init__(self, images: Iterable[SourceImage] = ()) -> None:
         self._rows = Rows(map(tuple, images))
@@ -68,9 +68,9 @@ class Listing:
 
     Attributes:
       images: in order of name.
-      unusable: pairs (path, reason) of the images whose masks cannot be written, because their names are unsafe,
-        reserved, too long or taken, or because they lie in the output folder.
-      notes: sentences on what was left out because it is no image, and on what was named twice.
+      unusable: pairs (path, reason) for images whose masks cannot be written: their names are unsafe, reserved, too
+        long or taken, or they are in the output folder.
+      notes: sentences on files that were left out because they are not images, and on duplicates.
     """
 
     images: Images
@@ -83,16 +83,16 @@ def find(source: str, output: str = "") -> Listing:
 
     Args:
       source: a folder (searched recursively), an image, a glob, or a list: a .txt file with one path per line, or
-        a .csv or .jsonl file with a column `image`. Paths in a list are relative to the list's folder. What exists is
-        never read as a glob, whatever characters its name has.
-      output: folder of the masks; what lies in it, through links too, is not an input.
+        a .csv or .jsonl file with a column `image`. Paths in a list are relative to the list's folder. A path that
+        exists is never taken for a glob, whatever characters it contains.
+      output: folder of the masks; files in it, also through links, are not inputs.
 
-    Masks are named by the image's path below the folder, below the fixed part of the glob, or below the folder that
-    all images of a list share. Where two images differ in their suffix only, both keep it in the name.
+    Masks are named after the image's path relative to the folder, to the fixed part of the glob, or to the folder that
+    all images of a list share. If two images differ only in their suffix, both keep it in the name.
 
     Raises:
-      InputError: `source` is missing, cannot be read, has no images, lies in the output folder, or is a folder with
-        the labels of a raw set beside its images, which would be segmented like these.
+      InputError: `source` is missing, cannot be read, has no images, lies in the output folder, or is a folder that
+        holds labels of a raw set beside its images, which would be segmented too.
     """
     try:
         files, kind, notes = _listed(source)
@@ -141,7 +141,7 @@ def _check_no_labels(source: str, folders: Iterable[str]) -> None:
 
 
 def _listed(source: str) -> tuple[Iterable[storage.File], str, list[str]]:
-    """The files that `source` stands for, what it is, and what has to be said of it."""
+    """The files that `source` stands for, its kind ("folder", "glob", "image" or "list"), and notes on it."""
     if storage.exists(source):  # first, for who may read objects need not be allowed to list them
         if is_list(source):
             files, notes = _from_list(source)
@@ -155,7 +155,7 @@ def _listed(source: str) -> tuple[Iterable[storage.File], str, list[str]]:
 
 
 def _once(files: Iterable[storage.File]) -> Iterator[storage.File]:
-    """The files in order of their relative paths; of those that a pattern matches in two ways each comes once."""
+    """The files in order of their relative paths, each once, even if a pattern matches it in two ways."""
     rows = ordered((file.relative, file.path, file.size, file.modified, file.identity) for file in files)
     for relative, group in itertools.groupby(rows, itemgetter(0)):
         path, size, modified, identity = next(group)[1:]
@@ -164,7 +164,7 @@ def _once(files: Iterable[storage.File]) -> Iterator[storage.File]:
 
 @dataclass
 class _Some:
-    """How many files there are of a kind, and the first of them by path."""
+    """The number of files of a kind, and the first of them by path."""
 
     count: int = 0
     first: str = ""
@@ -176,11 +176,11 @@ class _Some:
 
 @dataclass
 class _Contents:
-    """What was found in a collection.
+    """The contents of a collection.
 
     Attributes:
-      images: how many.
-      inside: how many files lie in the output folder, and which ones where these were named.
+      images: number of images.
+      inside, inside_paths: number of files in the output folder; their paths, if they were named explicitly.
       others, unreadable: files that are not images, and those of them that cannot be read.
       first: the first file of all by path.
     """
@@ -196,10 +196,11 @@ class _Contents:
 def _chosen(
     files: Iterable[storage.File], named: bool, inside: Callable[[str], bool], contents: _Contents
 ) -> Iterator[Row]:
-    """Rows (stem, relative path, path, identity) of the images among the files, of which `found` keeps count.
+    """Yields rows (stem, relative path, path, identity) of the images among the files, and counts all in `contents`.
 
     Args:
-      named: whether the files were named: they are images then, whatever their suffixes; a folder may hold others.
+      named: whether the files were named explicitly; then they are images, whatever their suffixes.
+      inside: whether a path is in the output folder.
     """
     for file in files:
         contents.first = min(contents.first or file.relative, file.relative)
@@ -216,7 +217,7 @@ def _chosen(
 
 
 def _inside(output: str) -> Callable[[str], bool]:
-    """Tells of a file whether it lies in the folder `output`, or is a link to one that does."""
+    """Returns a function that tells whether a file lies in the folder `output`, or is a link to one that does."""
     if not output or not (storage.is_remote(output) or storage.is_dir(output)):
         return lambda path: False
     lies_in = functools.cache(lambda folder: storage.lies_in(folder, output))
@@ -233,7 +234,7 @@ def _is_image(relative: str) -> bool:
 
 
 def _folder(path: str) -> str:
-    """The folder of a file; "" where we are."""
+    """The folder of a file; "" for the current one."""
     head, slash, _ = _posix(path).rpartition("/")
     return head or slash
 
@@ -243,12 +244,12 @@ def _posix(path: str) -> str:
 
 
 def _file(path: str, relative: str) -> storage.File:
-    """A file that was named, not listed with its folder; nothing but its path is known."""
+    """A file that was named explicitly rather than listed, so that only its path is known."""
     return storage.File(path, relative, 0, 0)
 
 
 def _from_list(source: str) -> tuple[Iterable[storage.File], list[str]]:
-    """The files of a list, each once, and a note on those that it names several times."""
+    """The files of a list, each once, and a note on duplicates."""
     once, lines, shared, kinds = Rows(), 0, None, set()
 
     def paths() -> Iterator[Row]:
@@ -274,7 +275,7 @@ def _from_list(source: str) -> tuple[Iterable[storage.File], list[str]]:
 
 
 def _shared(folder: str | None, path: str) -> str:
-    """The folder, with a slash, that holds both `path` and `folder`; that of `path` where there is no other."""
+    """The deepest folder, with a slash, that holds both `path` and `folder`; the folder of `path` if that is None."""
     own = path[: path.rfind("/") + 1]
     if folder is None or own.startswith(folder):
         return own if folder is None else folder
@@ -283,11 +284,14 @@ def _shared(folder: str | None, path: str) -> str:
 
 
 def _name(rows: Iterable[Row], names: _Names, output: str) -> tuple[Images, list[tuple[str, str]]]:
-    """Gives every image its mask's name; the second list says which have none, and why.
+    """Names the mask of every image.
 
     Args:
-      rows: (stem, relative path, path, identity) in order.
-      names: filled with what has to be known of them all.
+      rows: (stem, relative path, path, identity), sorted.
+      names: filled with facts about all names.
+
+    Returns:
+      The images, and pairs (path, reason) for those whose masks have no valid name.
     """
     unusable: list[tuple[str, str]] = []
     named = ordered(_named(rows, names, unusable))
@@ -295,11 +299,11 @@ def _name(rows: Iterable[Row], names: _Names, output: str) -> tuple[Images, list
 
 
 class _Names:
-    """What has to be known of all images before the first gets its place.
+    """Facts about all images that are needed before the first mask can be placed.
 
     Attributes:
-      folders: that they lie in.
-      parents: folders of masks whose names end in ".png".
+      folders: of the images.
+      parents: folders of masks that are themselves named like a mask, ending in ".png".
       hashes: of the folded names.
     """
 
@@ -309,14 +313,14 @@ class _Names:
         self.hashes = array("q")
 
     def shared(self) -> frozenset[int]:
-        """Hashes of names that are one, or that a folder may take for one."""
+        """Hashes of names that are equal, or that a file system may not distinguish."""
         hashes = np.frombuffer(self.hashes or array("q", [0]), np.int64)
         hashes.sort()
         return frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
 
 
 def _named(rows: Iterable[Row], names: _Names, unusable: list[tuple[str, str]]) -> Iterator[Row]:
-    """Rows (name, relative path, path, identity): where images differ in their suffix only, both keep it."""
+    """Yields rows (name, relative path, path, identity); images that differ only in their suffix keep it."""
     for stem, group in itertools.groupby(rows, itemgetter(0)):
         alike = list(group)
         for _, relative, path, identity in alike:
@@ -333,7 +337,7 @@ def _named(rows: Iterable[Row], names: _Names, unusable: list[tuple[str, str]]) 
 
 
 def _placed(rows: Iterable[Row], names: _Names, output: str, unusable: list[tuple[str, str]]) -> Iterator[SourceImage]:
-    """The images whose masks have a place, in order of name, as the rows are."""
+    """Yields the images whose masks have a place, in order of name, like the rows."""
     fault, shared = _faults(names, output), names.shared()
     fold = folded if shared and storage.folds_case(output or ".") else str
     taken: dict[str, SourceImage] = {}
@@ -349,15 +353,15 @@ def _placed(rows: Iterable[Row], names: _Names, output: str, unusable: list[tupl
 
 
 def folded(name: str) -> str:
-    """What names that a folder does not tell apart have in common."""
+    """The common form of names that some file systems do not distinguish."""
     return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
 def _faults(names: _Names, output: str) -> Callable[[str], str]:
-    """Tells why a mask of that name cannot be written, if it cannot: "" otherwise."""
+    """Returns a function that gives the reason why a mask of some name cannot be written; "" if it can."""
     remote = storage.is_remote(output)
     length = len(os.fsencode(storage.join(storage.absolute(output), max(RESERVED, key=len), "")))
-    # In Cloud Storage "a.png" and "a.png/b.png" are two names; elsewhere one is a file and the other a folder.
+    # Cloud Storage can hold both "a.png" and "a.png/b.png"; on a disk a.png cannot be both a file and a folder.
     parents = frozenset() if remote else names.parents
     sources = {storage.real(folder) for folder in names.folders}
 
@@ -390,6 +394,6 @@ def _faults(names: _Names, output: str) -> Callable[[str], str]:
 
 
 def _parents(name: str) -> Iterator[str]:
-    """The folders that a relative path goes through: "a/b/c" -> "a/b", "a"."""
+    """Yields the parent folders of a relative path: "a/b/c" -> "a/b", "a"."""
     while name := name.rpartition("/")[0]:
         yield name

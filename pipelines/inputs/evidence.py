@@ -1,4 +1,4 @@
-"""What a sample of labels shows of how they code classes: which values they hold, and how these lie in the labels."""
+"""Evidence from a sample of labels on how they encode classes: the values they hold, and the shapes these form."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from trainer.formats.images import Label
 from trainer.formats.labels import Color, Palette
 
 MAX_COLORS = 4096
-"""Colours of which one label is counted: those of the most pixels."""
+"""Colours that are counted per label: the most frequent ones."""
 DEPTH = 4
-"""Pixels from the rim of its area that a pixel of a class lies deep in it; of outlines there are none."""
+"""Distance from the edge of its area, in pixels, at which a pixel counts as deep; outlines have no deep pixels."""
 OUTLINE = 0.02
-"""Share of deep pixels below which a value is one of outlines, as VOC's void is."""
+"""Share of deep pixels up to which a value counts as an outline, like VOC's void."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """How a value is used.
+    """How a value occurs in labels.
 
     Attributes:
-      pixels: that have it.
-      solid: those whose eight neighbours have it too. Of colours that were mixed at a boundary there are none.
-      deep: those that have it as far as DEPTH pixels around.
-      labels: that hold it.
+      pixels: number of pixels with this value.
+      solid: pixels whose eight neighbours have it too; none for colours that are mixed at a boundary.
+      deep: pixels within DEPTH of which all others have it too.
+      labels: number of labels that contain it.
     """
 
     pixels: int = 0
@@ -51,14 +51,14 @@ class Use:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What some labels hold.
+    """The values in some labels.
 
     Attributes:
-      labels: how many were looked at.
-      ids: of labels of one channel without a colour map.
-      colors: of labels of three channels.
-      indices, mapped: of palette images, the indices and their colours (transparent ones left out).
-      meanings: pairs of index and colour that palette images use.
+      labels: number of labels.
+      ids: values in single-channel labels without a colour map.
+      colors: values in three-channel labels.
+      indices, mapped: the indices in palette images, and their colours (without transparent ones).
+      meanings: pairs (index, colour) that palette images use.
     """
 
     labels: int = 0
@@ -70,7 +70,7 @@ class Evidence:
 
     @property
     def is_shuffled(self) -> bool:
-        """Whether an index has one colour in this label and another one in that: then the colours alone can hold."""
+        """Whether an index has different colours in different labels; then only the colours can be meaningful."""
         return len({index for index, _ in self.meanings}) < len(self.meanings)
 
 
@@ -101,7 +101,7 @@ def _add(total: dict, uses: dict) -> None:
 
 
 def _uses(codes: np.ndarray, values: Iterable[int]) -> dict[int, Use]:
-    """Uses of the values that occur in uint8 [H, W]."""
+    """Value -> its use, for these values of a label, uint8 [H, W]."""
     counts = [np.bincount(codes[within].ravel(), minlength=256) for within in _inside(codes[..., None])]
     pixels = np.bincount(codes.ravel(), minlength=256)
     return {value: Use(int(pixels[value]), *(int(count[value]) for count in counts), 1) for value in values}
@@ -122,12 +122,16 @@ def _counted(values: np.ndarray) -> dict[int, int]:
 
 
 def _inside(codes: np.ndarray) -> list[np.ndarray]:
-    """bool [H, W] twice: pixels like all around them, by 1 and by DEPTH; codes are uint8 [H, W, channels]."""
+    """Two masks, bool [H, W]: pixels equal to all pixels within 1, and within DEPTH.
+
+    Args:
+      codes: uint8 [H, W, channels].
+    """
     masks = []
     for reach in (1, DEPTH):
         box = np.ones((2 * reach + 1,) * 2, np.uint8)
         same = np.zeros(codes.shape[:2], bool)
-        # Nothing is inside that is near the border of the image, whatever lies beyond it.
+        # Pixels near the border of the image never count, since what lies beyond it is unknown.
         same[reach:-reach, reach:-reach] = True
         for channel in map(np.ascontiguousarray, np.moveaxis(codes, 2, 0)):
             same &= cv2.erode(channel, box) == cv2.dilate(channel, box)
@@ -136,10 +140,10 @@ def _inside(codes: np.ndarray) -> list[np.ndarray]:
 
 
 def one_based(ids: dict[int, Use], palette: Palette) -> Palette | None:
-    """The palette that reads ids which count the classes from 1; None where they need not do so.
+    """The palette for ids that count the classes from 1; None if the ids may count from 0.
 
-    They do where the last class of `palette` would be out of range, and the first has not a pixel, or outlines alone,
-    which are then what is ignored. What follows the last class is ignored if it is where `palette` ignores.
+    They count from 1 if the last class would be out of range for `palette`, and id 0 has no pixels, or only outlines,
+    which are then ignored. The id behind the last class is ignored too, if it is the next one after `palette`'s own.
     """
     classes, last = palette.num_classes, max(ids)
     if palette.source_ids or classes < 2 or classes not in ids or ids[classes].is_outline:
@@ -152,7 +156,7 @@ def one_based(ids: dict[int, Use], palette: Palette) -> Palette | None:
 
 
 def from_one(palette: Palette, last: int) -> Palette:
-    """The palette that reads ids which count the classes from 1, as far as `last`; 0 is ignored."""
+    """The palette for ids that count the classes from 1 and go up to `last`; 0 is ignored."""
     classes = palette.num_classes
     sources = [(index + 1, index) for index in range(classes)] + [(0, 255)]
     sources += [(last, 255)] if last == classes + 1 < 255 else []

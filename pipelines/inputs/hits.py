@@ -1,7 +1,7 @@
-"""Which files bear which names: a file bears a name if its whole path, with or without the suffix, ends in it.
+"""Matches files with names: a file matches a name if its whole path, with or without the suffix, ends in the name.
 
-Names and files are rows that lie sorted on disk and are merged. What is in memory for all at once are the hashes of
-the names, eight bytes each, by which most of what a path may end in is passed over.
+Names and files are rows that are sorted on disk and merged. In memory there are only the hashes of the names, eight
+bytes each, which rule out most of the endings of a path.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pipelines.inputs.rows import Row, Rows, joined, ordered
 from trainer import storage
 
 BLOCK = 1 << 12
-"""Files whose paths are looked up at a time."""
+"""Files whose paths are looked up together."""
 
 
 @dataclass(frozen=True)
 class Hits:
-    """The files that bear the names of images.
+    """The files that match the names of images.
 
     Attributes:
-      rows: (folder the name is below, image, form, rank, file) in order: images and files by their numbers, and how
-        well the name fits, the lower the better.
+      rows: (folder that the name is relative to, image, form, rank, file), sorted; images and files are numbers, and
+        the lower form and rank, the better the match.
       images: how many images have a file.
     """
 
@@ -36,10 +36,10 @@ class Hits:
 
 
 def find(reading: Iterable[Row], addresses: Iterable[str]) -> Hits:
-    """Every file that bears a name; the longest where there are several.
+    """Finds the files that match a name; for a file that matches several, the longest.
 
     Args:
-      reading: of every image the spellings of its name, best first; to be gone through several times.
+      reading: the spellings of every image's name, best first; iterated over several times.
       addresses: whole paths of the files, with forward slashes.
     """
     hashes = np.fromiter((hash(name) for name, _, _ in _index(reading)), np.int64)
@@ -55,7 +55,7 @@ def find(reading: Iterable[Row], addresses: Iterable[str]) -> Hits:
 
 
 def _index(reading: Iterable[Row]) -> Iterator[Row]:
-    """Rows (name, rank, image)."""
+    """Yields rows (name, rank, image)."""
     for image, spelled in enumerate(reading):
         for rank, name in enumerate(spelled):
             yield name, rank, image
@@ -64,7 +64,7 @@ def _index(reading: Iterable[Row]) -> Iterator[Row]:
 
 
 def _ends(addresses: Iterable[str], depth: int) -> Iterator[list[Row]]:
-    """Rows (end, file, form, start, is without suffix, what is before it) of the ends of paths, in blocks of files."""
+    """Yields blocks of rows (ending, file, form, start, is without suffix, folder before it) of the files' paths."""
     numbered = enumerate(addresses)
     while block := list(itertools.islice(numbered, BLOCK)):
         rows: list[Row] = []
@@ -85,7 +85,7 @@ def _ends(addresses: Iterable[str], depth: int) -> Iterator[list[Row]]:
 
 
 def _known(blocks: Iterable[list[Row]], hashes: np.ndarray) -> Iterator[Row]:
-    """The rows that begin with a text of one of these hashes, which are in order."""
+    """Yields the rows whose first column has one of these hashes, which are sorted."""
     for rows in blocks:
         wanted = np.fromiter((hash(row[0]) for row in rows), np.int64, len(rows))
         places = np.searchsorted(hashes, wanted)
@@ -94,7 +94,7 @@ def _known(blocks: Iterable[list[Row]], hashes: np.ndarray) -> Iterator[Row]:
 
 
 def _borne(ends: Iterable[Row], index: Iterable[Row]) -> Iterator[Row]:
-    """Rows (file, form, start, is without suffix, image, rank, folder) of the names that are an end."""
+    """Yields rows (file, form, start, is without suffix, image, rank, folder) of the endings that are names."""
     for _, files, names in joined(ends, index):
         for _, number, form, start, is_bare, base in files:
             for _, rank, image in names:
@@ -102,7 +102,7 @@ def _borne(ends: Iterable[Row], index: Iterable[Row]) -> Iterator[Row]:
 
 
 def _best(matches: Iterable[Row]) -> Iterator[Row]:
-    """Rows as `Hits` has them, of the first form of every file that bears a name, and the longest name."""
+    """Yields rows as in `Hits`, for the first form of every file that matches a name, and the longest name."""
     for number, group in itertools.groupby(matches, itemgetter(0)):
         _, rows = next(itertools.groupby(group, itemgetter(1, 2, 3)))
         for _, form, _, _, image, rank, base in rows:
@@ -110,7 +110,7 @@ def _best(matches: Iterable[Row]) -> Iterator[Row]:
 
 
 def _forms(address: str) -> list[str]:
-    """A path as it is; as other systems write its accents; with SegNet's folders of labels as splits."""
+    """The forms of a path: as it is; with composed accents; with SegNet's label folders ("valannot") as splits."""
     exact = bare(address)
     forms = [exact, composed(exact)]
     if "annot" in exact:

@@ -5,8 +5,8 @@
     camvid      images/<split> with labels/<split>, or SegNet's train with trainannot, val with valannot, ...
     paired      images with labels, masks or annotations, or MMSegmentation's img_dir with ann_dir
 
-A sixth, `manifest`, is a list of the files; see `manifest`. Names and Pascal VOC's lists are all that is looked at.
-Files are rows that lie sorted on disk, so that a set may have more of them than there is memory for.
+A fifth, `manifest`, is a list of the files; see `manifest`. Only names and Pascal VOC's lists are read. Files are rows
+that are sorted on disk, so that a set may have more of them than fit in memory.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ UNREAD = (
     *(".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".pnm", ".tga", ".exr", ".dcm"),
     *(".npy", ".npz", ".mat"),
 )
-"""How the names of images and labels end that are in formats which no command reads, in lower case."""
+"""Suffixes of image and label formats that no command reads, in lower case."""
 _PAIRED = {"labels": "images", "masks": "images", "annotations": "images", "ann_dir": "img_dir"}
 _IMAGES_OF = {
     **dict.fromkeys(("SegmentationClassAug", "SegmentationClass", "SegmentationObject"), "JPEGImages"),
     **dict.fromkeys(("gtFine", "gtCoarse"), "leftImg8bit"),
     **_PAIRED,
 }
-"""Folders of labels, and the folder beside them that their images are in."""
+"""Folder of labels -> the folder beside it that holds their images."""
 
 
 class Folders:
-    """The files of a set by their top folders; those that lie in none are under "".
+    """The files of a set by their top-level folders; files directly in the root are under "".
 
     Args:
       root: of the set.
@@ -76,7 +76,7 @@ class Folders:
         return iter(sorted(self._spans))
 
     def of(self, top: str) -> Iterator[Row]:
-        """Rows (path below it, path, size, modified) of the files in a top folder, in order; none where it is none."""
+        """Yields rows (path below it, path, size, modified) of the files in a top-level folder, sorted."""
         folder = storage.join(self._root, top, "") if top else storage.join(self._root, "")
         for _, below, size, modified in self._rows.span(*self._spans.get(top, (0, 0))):
             yield below, folder + below, size, modified
@@ -89,7 +89,7 @@ def _split(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 class Keyed:
-    """Files by their keys: rows (key, path, size, modified) in order.
+    """Files by their keys: sorted rows (key, path, size, modified).
 
     Args:
       rows: such rows, in any order.
@@ -105,12 +105,12 @@ class Keyed:
         return iter(self._rows)
 
     def keys(self) -> int:
-        """How many different ones there are."""
+        """The number of distinct keys."""
         return sum(1 for _ in itertools.groupby(self, itemgetter(0)))
 
     @functools.cached_property
     def tops(self) -> frozenset[str]:
-        """The top folders of the keys; "" for those without."""
+        """The top-level folders of the keys; "" for keys without a folder."""
         return frozenset(key.rpartition("/")[0].partition("/")[0] for key, *_ in self)
 
 
@@ -118,7 +118,7 @@ class Splits:
     """The splits of keys, in twelve bytes of memory each.
 
     Args:
-      rows: pairs (key, split), the last one being "" where it is not known.
+      rows: pairs (key, split); the split is "" if it is not known.
     """
 
     def __init__(self, rows: Iterable[Row]) -> None:
@@ -131,7 +131,7 @@ class Splits:
         self._names, self._hashes, self._numbers = [*names], np.array(hashes)[order], np.array(numbers)[order]
 
     def of(self, key: str) -> str | None:
-        """The split of a key; None where it is not known."""
+        """The split of a key; None if it is not known."""
         place = int(np.searchsorted(self._hashes, hash(key), side="right")) - 1
         if place < 0 or self._hashes[place] != hash(key):
             return None
@@ -143,11 +143,11 @@ class Candidates:
     """Images and labels of one layout, by key, before they are paired.
 
     Attributes:
-      origin: the folders or the manifest they are from, human-readable.
-      images, labels: files by key; a key with no partner, or with several files, becomes a reject.
-      split_of: split of a key; None leaves it to the hash of the key.
+      origin: the folders or the manifest that they come from, human-readable.
+      images, labels: files by key; a key without a partner, or with several files, becomes a reject.
+      split_of: the split of a key; None leaves it to the hash of the key.
       rejects: entries of lists that name no usable file.
-      palette_hint: the palette that the layout implies, if it does.
+      palette_hint: the palette that the layout implies, if any.
     """
 
     origin: str
@@ -159,7 +159,7 @@ class Candidates:
 
 
 def recognise(folders: Folders, layout: str) -> tuple[str, Candidates] | None:
-    """The first layout that these files have (`layout` "auto"), or the one of that name, if they have it."""
+    """The layout of these files and its candidates: for "auto" the first that fits; else None."""
     finders = {"voc": _find_voc, "cityscapes": _find_cityscapes, "camvid": _find_camvid, "paired": _find_paired}
     for name, find in finders.items():
         if layout in ("auto", name) and (candidates := find(folders)):
@@ -168,10 +168,10 @@ def recognise(folders: Folders, layout: str) -> tuple[str, Candidates] | None:
 
 
 def labels_beside_images(folders: Iterable[str]) -> tuple[str, str] | None:
-    """The first folder of labels, and the folder of their images beside it; None where no layout's names are found.
+    """The first folder of labels that has the folder of its images beside it, and that folder; None if there is none.
 
     Args:
-      folders: that hold files, as paths with forward slashes.
+      folders: the folders that hold files, as paths with forward slashes.
     """
     known = {""}
     for folder in folders:
@@ -192,17 +192,17 @@ def reject(key: str, path: str, reason: str) -> Reject:
 
 
 def left_out(suffixes: Counter[str]) -> str:
-    """What to say of images that are passed over for their names; empty where there are none.
+    """A note on images that are skipped because of their names; "" if there are none.
 
     Args:
-      suffixes: how many files there are of each suffix in UNREAD, and of "hidden" images.
+      suffixes: number of files for each suffix in UNREAD, and of "hidden" images.
     """
     counts = [f"{count} {name}" for name, count in sorted(suffixes.items())]
     return f", left out: {', '.join(counts)}" if counts else ""
 
 
 def seen(files: Iterable[File], suffixes: Counter[str]) -> Iterator[Row]:
-    """Rows (relative path, size, modified) of the files that are not hidden; `suffixes` is filled for `left_out`."""
+    """Yields rows (relative path, size, modified) of files that are not hidden; counts `suffixes` for `left_out`."""
     for file in files:
         relative = file.relative
         if not hidden(relative):
@@ -214,7 +214,7 @@ def seen(files: Iterable[File], suffixes: Counter[str]) -> Iterator[Row]:
 
 
 def keyed(rows: Iterable[Row], prefix: str = "") -> Iterator[Row]:
-    """Rows (key, path, size, modified) of the images among those of `Folders.of`: keys are paths without suffix."""
+    """Yields rows (key, path, size, modified) of the images among rows of `Folders.of`; keys have no suffix."""
     for below, path, size, modified in rows:
         dot = below.rfind(".")
         if below[dot:].lower() in SUFFIXES:
@@ -231,7 +231,7 @@ def _find_voc(folders: Folders) -> Candidates | None:
     lists = _voc_lists(folders)
     if not lists.used:
         return Candidates(origin + lists.note, images, labels, palette_hint=VOC)
-    # The lists say what the set is: of VOC's 17125 images only 2913 are meant for segmentation.
+    # The lists define the set: of VOC's 17125 images only 2913 are meant for segmentation.
     named = voc.listed(lists.used, images)
     used = [f"{name}.txt" for name in voc.LISTS if name in lists.used]
     left_out = images.keys() - len(named.splits)
@@ -244,7 +244,7 @@ def _find_voc(folders: Folders) -> Candidates | None:
 
 
 def _preferred(alternatives: Iterable[Iterable[Row]]) -> Iterator[Row]:
-    """Of every key the rows of the first alternative that has any."""
+    """Yields, for every key, the rows of the first alternative that has any."""
     ranked = ((row[0], rank, *row[1:]) for rank, rows in enumerate(alternatives) for row in rows)
     for _, group in itertools.groupby(ordered(ranked), itemgetter(0)):
         first, *others = group
@@ -253,7 +253,7 @@ def _preferred(alternatives: Iterable[Iterable[Row]]) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class _VocLists:
-    """Paths of the lists of ImageSets/Segmentation that are known by their names, and a note on the others."""
+    """Paths of the lists in ImageSets/Segmentation with known names, and a note on the others."""
 
     used: dict[str, str]
     note: str
@@ -277,7 +277,7 @@ def _find_cityscapes(folders: Folders) -> Candidates | None:
     coded = [Keyed(_cityscapes_labels(folders.of("gtFine"), ending)) for ending in CITYSCAPES_LABELS]
     if not images or not any(coded):
         return None
-    # One set is read by one coding. Class ids as they are come first, unless only a part of the set has them.
+    # A set has one coding. Train ids are preferred, unless only some of the images have them.
     coding = 0 if coded[0].keys() >= coded[1].keys() else 1
     return Candidates(
         f"leftImg8bit with gtFine/*{CITYSCAPES_LABELS[coding]}",
@@ -289,7 +289,7 @@ def _find_cityscapes(folders: Folders) -> Candidates | None:
 
 
 def _cityscapes_labels(rows: Iterable[Row], ending: str) -> Iterator[Row]:
-    """Labels of one coding by the keys of their images."""
+    """Yields the labels of one coding, by the keys of their images."""
     for below, *facts in rows:
         if below.endswith(ending):
             yield cityscapes_key(below), *facts
@@ -333,14 +333,14 @@ def _find_paired(folders: Folders) -> Candidates | None:
         images, labels = (Keyed(keyed(folders.of(top))) for top in (beside, name))
         if images and labels:
             splits = set(filter(None, map(split_named, images.tops)))
-            # A folder "train" alone may hold trains; beside one of validation or test images it is a split.
+            # A folder "train" alone may hold images of trains; beside a folder "val" or "test" it is a split.
             split_of = _split_of_folder if len(splits) > 1 or _in_split_folders(images) else lambda key: None
             return Candidates(f"{beside} with {name}", images, labels, split_of)
     return None
 
 
 def not_recognised(root: str, layout: str, folders: Folders) -> str:
-    """The message for a folder that has none of the layouts, or not the one of that name."""
+    """The message for a folder that has none of the layouts, or not the requested one."""
     marks = {
         "voc": "JPEGImages + SegmentationClass",
         "cityscapes": "leftImg8bit + gtFine",

@@ -1,6 +1,6 @@
-"""Rows of a set that need not fit in memory: the last HELD of them stay there, the others go to a temporary file.
+"""Sequences of rows that need not fit in memory: the last HELD rows stay there, the others go to a temporary file.
 
-A row is a tuple of texts and numbers. The file has no name, and is gone with the process.
+A row is a tuple of strings and numbers. The file has no name and disappears with the process.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Any, BinaryIO
 Row = tuple[Any, ...]
 
 HELD = 1 << 17
-"""Rows in memory: about 50 MB of names. Whole blocks."""
+"""Rows in memory, a multiple of BLOCK: about 50 MB of names."""
 BLOCK = 1 << 10
-"""Rows that are read back at a time, from each of the runs that are being merged."""
+"""Rows that are read back together, from each of the runs being merged."""
 SELDOM = 200_000
-"""Objects that are made before Python searches for circles among them."""
+"""Objects that are allocated before Python looks for reference cycles among them."""
 
 
 @contextlib.contextmanager
 def in_bulk() -> Iterator[None]:
-    """For a block that makes rows by the million: Python seldom searches it for circles, of which rows have none.
+    """Makes garbage collection rare while the block creates millions of rows, which have no reference cycles.
 
-    It would look at all rows in memory again and again, which took a fifth of the time. Now and then it has to, for
-    what lists files may leave some.
+    Otherwise the collector would scan all rows in memory again and again, which took a fifth of the time. It is not
+    switched off entirely, since listing files may leave cycles.
     """
     before = gc.get_threshold()
     gc.set_threshold(SELDOM, *before[1:])
@@ -42,7 +42,7 @@ def in_bulk() -> Iterator[None]:
 
 
 class Rows:
-    """Rows in the order in which they were added, to be read as often as one likes."""
+    """An append-only sequence of rows that can be iterated over repeatedly."""
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self._last: list[Row] = []
@@ -73,7 +73,7 @@ class Rows:
         return next(self.span(place, place + 1))
 
     def span(self, start: int, stop: int) -> Iterator[Row]:
-        """The rows from number `start` to before `stop`, both at most the number of rows."""
+        """The rows [start, stop), both at most the number of rows."""
         spilled = len(self._blocks) * BLOCK
         first = start // BLOCK
         rows = self._spool.read(self._blocks[first : -(-stop // BLOCK)])
@@ -83,7 +83,7 @@ class Rows:
 
 @in_bulk()
 def ordered(rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows in ascending order, as `sorted` has them; all are taken when this returns."""
+    """The rows in ascending order, like `sorted`; `rows` is exhausted when this returns."""
     spool = _Spool()
     runs: list[list[tuple[int, int]]] = []
     last: list[Row] = []
@@ -100,7 +100,7 @@ def ordered(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def joined(rows: Iterable[Row], others: Iterable[Row]) -> Iterator[tuple[str, list[Row], list[Row]]]:
-    """The rows of both that begin with the same text, for every text that both have; both are in order."""
+    """Inner join of sorted rows on their first column: yields (key, rows, others) for every key that both have."""
     mine, theirs = itertools.groupby(rows, itemgetter(0)), itertools.groupby(others, itemgetter(0))
     one, other = next(mine, None), next(theirs, None)
     while one and other:
@@ -114,19 +114,19 @@ def joined(rows: Iterable[Row], others: Iterable[Row]) -> Iterator[tuple[str, li
 
 
 def among(rows: Iterable[Row], others: Iterable[Row]) -> Iterator[Row]:
-    """The rows that begin with the same text as one of the others; both are in order."""
+    """The rows whose first column occurs in `others` as well; both must be sorted."""
     return itertools.chain.from_iterable(mine for _, mine, _ in joined(rows, others))
 
 
 class _Spool:
-    """A temporary file of blocks of rows; a block is known by its offset and size."""
+    """A temporary file of blocks of rows; a block is identified by its (offset, size)."""
 
     def __init__(self) -> None:
         self._file: BinaryIO | None = None
         self._size = 0
 
     def write(self, rows: list[Row]) -> list[tuple[int, int]]:
-        self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - closed with the last who reads it
+        self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - closed with its last reader
         blocks = []
         for start in range(0, len(rows), BLOCK):
             data = marshal.dumps(rows[start : start + BLOCK])

@@ -1,9 +1,9 @@
 """Which images of a set a command takes: those in a split of records, or those that a list names.
 
-Images are told by their names, which are paths below folders that the names do not tell: records know that an image
-is `images/val/a.jpg` in its set, and a list may say `val/a` or `a`. A file bears a name if its whole path, with or
-without the suffix, ends in the name, folder by folder. So it does not matter whether a command is given the set's
-folder, that of all images or labels, or that of one split: `labels/val/a.png` is `val/a` in each, and never `train/a`.
+Images are identified by names, which are paths relative to an unknown folder: records know that an image is
+`images/val/a.jpg` in its set, and a list may contain `val/a` or `a`. A file matches a name if its whole path, with or
+without the suffix, ends in the name, folder by folder. So a command may be given the set's folder, the folder of all
+images or labels, or that of one split: `labels/val/a.png` matches `val/a` in each case, and never `train/a`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ DEFAULT_SPLIT = "val"
 
 @dataclass(frozen=True)
 class Choice:
-    """What a selection takes of some files.
+    """The files that a selection takes.
 
     Attributes:
-      taken: whether it takes them, one truth value for every file in the order in which they were given.
-      missing: pairs (name, reason) of the selected images that no file could be found for.
+      taken: bool [files], whether each file is taken, in the order given.
+      missing: pairs (name, reason) for selected images without a file.
       note: one human-readable sentence.
     """
 
@@ -48,12 +48,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Selection:
-    """The images that are to be taken.
+    """The images to take.
 
     Attributes:
-      source: where they are from, human-readable.
-      names: rows of one name, one of every image.
-      readings: ways to read the names, one of which fits: rows of the spellings of every image's name, best first.
+      source: where the selection comes from, human-readable.
+      names: one row per image, with its name.
+      readings: alternative readings of the names, one of which fits: rows with the spellings of every image's name,
+        best first.
     """
 
     source: str
@@ -61,16 +62,16 @@ class Selection:
     readings: tuple[Rows, ...]
 
     def choose(self, paths: Collection[str]) -> Choice:
-        """The files among `paths` (local or gs://) that bear the names.
+        """Chooses the files among `paths` (local or gs://) that match the names.
 
         Args:
-          paths: to be gone through several times.
+          paths: iterated over several times.
 
         Raises:
-          InputError: no file bears any, or files in several folders bear them alike.
+          InputError: no file matches a name, or files in several folders match equally well.
         """
         for readings in (lambda: self.readings, self._without_shared_folder):
-            # A folder may be a link to the one whose name tells the split.
+            # A folder may be a link to one that is named after the split.
             for resolve in (storage.absolute, storage.real):
                 candidates = [hits.find(reading, (_posix(resolve(path)) for path in paths)) for reading in readings()]
                 best = max(candidates, key=lambda one: one.images, default=None)
@@ -84,7 +85,7 @@ class Selection:
         )
 
     def _without_shared_folder(self) -> tuple[Rows, ...]:
-        """One more reading, where all images share a folder that labels need not lie in; none where they do not."""
+        """A further reading, without the folder that all images share; () if there is none."""
         reading = self.readings[-1]
         prefix = _shared_folder(reading)
         return (Rows(tuple(name.removeprefix(prefix) for name in row) for row in reading),) if prefix else ()
@@ -111,14 +112,14 @@ class Selection:
         return Choice(taken, missing, note)
 
     def _folder(self, rows: Rows, paths: Collection[str]) -> str:
-        """The folder that the names are relative to; "" where all are whole paths."""
+        """The folder that the names are relative to; "" if all of them are whole paths."""
         images_of = {
             base: sum(1 for _ in itertools.groupby(group, itemgetter(1)))
             for base, group in itertools.groupby(rows, itemgetter(0))
-            if base  # Names of files that lie outside of their set are whole paths, below "".
+            if base  # Names of files outside their set are whole paths, relative to "".
         }
         most = max(images_of.values(), default=0)
-        # What lies deeper has another name below the folder that the names are relative to.
+        # Deeper matches have another name relative to that folder.
         first, *others = sorted((base for base, images in images_of.items() if images == most), key=_depth) or [""]
         if other := next((base for base in others if not base.startswith(f"{first}/")), None):
             alike = " as well as ".join(_first_of(base, rows, paths) for base in (first, other))
@@ -131,7 +132,7 @@ class Selection:
     def _reasons(
         self, missing: list[tuple[str, list[int], int | None]], paths: Collection[str]
     ) -> tuple[tuple[str, str], ...]:
-        """Pairs (name, reason) of images without a file, or with several alike, or with one in another folder."""
+        """Pairs (name, reason) for images with no file, with several equal matches, or with one in another folder."""
         wanted = {number for _, best, other in missing for number in (*best, *(() if other is None else (other,)))}
         path_of = {number: path for number, path in enumerate(paths) if number in wanted} if wanted else {}
         reasons = []
@@ -146,13 +147,13 @@ class Selection:
 
 
 def _of_images(rows: Rows, inside: set[str]) -> Iterator[Row]:
-    """Rows (image, lies elsewhere, form, rank, file) of the files that bear names, in `inside` and elsewhere."""
+    """Yields rows (image, is elsewhere, form, rank, file) of the matches, in the folders `inside` and elsewhere."""
     for base, image, form, rank, number in rows:
         yield (image, False, form, rank, number) if base in inside else (image, True, 0, 0, number)
 
 
 def _best(group: Iterable[Row]) -> tuple[list[int], int | None]:
-    """The files of an image that fit its name best, and the first of those elsewhere; None where there is none."""
+    """The files of an image that match its name best, and the first one elsewhere, None if there is none."""
     best, rank, elsewhere = [], None, None
     for _, is_elsewhere, *fit, number in group:
         if is_elsewhere:
@@ -173,7 +174,7 @@ def _depth(base: str) -> tuple[int, str]:
 
 
 def load(records: str, split: str, list_file: str) -> Selection | None:
-    """The selection that the flags --records, --split and --list ask for; None without the first and the last.
+    """The selection for the flags --records, --split and --list; None without --records and --list.
 
     Raises:
       InputError: records or list are missing, damaged, or name no image.
@@ -191,14 +192,14 @@ def _of_records(folder: str, split: str) -> Selection:
         parts = pool.map(lambda shard: _images(folder, shard), dataset.of_split(split))
         images = Rows(image for image, _ in itertools.groupby(ordered(image for part in parts for image in part)))
     names = Rows((key,) for key, _ in images)
-    # File names in the set are more exact than keys: images/a.jpg is not labels/a.png.
+    # File names are more exact than keys: images/a.jpg is not labels/a.png.
     by_filename = Rows((filename, name_of(filename)) for _, filename in images)
     is_exact = sum(1 for _ in itertools.groupby(ordered(by_filename))) == len(names)
     return Selection(f"split {split} of {folder}", names, (by_filename, names) if is_exact else (names,))
 
 
 def _images(folder: str, shard: Shard) -> list[tuple[str, str]]:
-    """(key, file name) of every source image in a shard. Raises InputError when it is missing or damaged."""
+    """(key, file name) of every source image in a shard. Raises InputError if the shard is missing or damaged."""
     advice = f"`deeplab records verify {folder}` lists all faults"
     images, count = [], 0
     try:
@@ -238,7 +239,7 @@ def _of_list(path: str, split: str) -> Selection:
 
 
 def _names(path: str, split: str, splits: set[str]) -> Iterator[str]:
-    """The images of a list that are in `split`, of all where it is ""; `splits` is filled with those that it has."""
+    """Yields the images of a list that are in `split`, all of them if it is ""; adds the list's splits to `splits`."""
     try:
         for row in read_rows(path):
             image = row.values.get("image")
@@ -254,14 +255,14 @@ def _names(path: str, split: str, splits: set[str]) -> Iterator[str]:
 
 
 def _once(names: Iterable[str]) -> Iterator[Row]:
-    """Rows of one name, each once, in the order in which they come first."""
+    """Rows with the distinct names, in the order of their first occurrence."""
     numbered = ordered((name, number) for number, name in enumerate(names))
     firsts = ordered((next(group)[1], name) for name, group in itertools.groupby(numbered, itemgetter(0)))
     return ((name,) for _, name in firsts)
 
 
 def _spelled(folder: str, entry: str) -> tuple[str, ...]:
-    """The names that an entry of a list in `folder` may mean, best first; paths that leave the folder are whole."""
+    """The names that an entry of a list in `folder` may mean, best first; whole paths if they leave the folder."""
     spelled = []
     for name in spellings(entry):
         whole = storage.is_remote(name) or ".." in name.split("/")
@@ -271,7 +272,7 @@ def _spelled(folder: str, entry: str) -> tuple[str, ...]:
 
 
 def _shared_folder(reading: Iterable[Row]) -> str:
-    """The folder that all images share, with a slash, without the splits it ends in; "" where they share none."""
+    """The folder that all images share, with a slash, without splits at its end; "" if they share none."""
     shared = None
     for row in reading:
         folder = posixpath.dirname(row[-1])

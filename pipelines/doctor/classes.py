@@ -1,11 +1,21 @@
-"""By which palette and coding a set's labels are to be read: as `deeplab prepare` would, or, where that cannot or must
-not be, by a palette that a sample of the labels gives evidence for."""
+"""The palette and coding with which to read a set's labels: those that `deeplab prepare` would use or, if these fail
+or would misread the labels, those that a sample of the labels gives evidence for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from pipelines.doctor.proposals import (
+    MAX_CLASSES,
+    MIN_SHARE,
+    ignoring_colors,
+    ignoring_ids,
+    is_grey,
+    propose,
+    propose_colors,
+    two_classes,
+)
 from pipelines.doctor.verdict import REJECT, WRONG, Example, Finding
 from pipelines.inputs import coding as inputs_coding
 from pipelines.inputs.coding import Read, detect_palette, sampled, settle_coding
@@ -14,32 +24,28 @@ from pipelines.inputs.rawset import RawSet
 from trainer.formats import codings
 from trainer.formats.images import Label
 from trainer.formats.labels import Color, Palette, id_table, ranges, unknown_mark
-from trainer.formats.palettes import CAMVID, READ_BY_COLOR, voc_colormap
+from trainer.formats.palettes import CAMVID, READ_BY_COLOR
 from trainer.options import InputError
 
-MAX_CLASSES = 64
-"""Values of which a palette is made up; more are no classes but blurred colours."""
-MIN_SHARE = 0.0005
-"""Share of all pixels from which a colour that no palette knows may be a class."""
 SHOWN = 3
-"""Examples of a finding."""
+"""Examples that are shown of a finding."""
 MAX_ALIASES = 1024
-"""Mixed colours that a palette names as ignored; labels with more are mended or drawn anew."""
+"""Mixed colours that a palette can list as ignored; labels with more have to be mended or drawn again."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How labels are read from here on.
+    """How to read labels.
 
     Attributes:
-      palette: None where none is known, so that labels cannot be read.
+      palette: None if none is known, so that labels cannot be read.
       coding: one of `trainer.formats.options.CODINGS`.
-      flag: what to give prepare as --palette; "" for what it finds by itself, OWN for a palette of this command.
-      coding_flag: what to give it as --label-coding, "" for nothing.
-      reasons: sentences on how they were found.
-      findings: what is wrong.
-      evidence: of the sample.
-      counted: a palette for what else the labels may mean: ids from 1, with 0 ignored; None where they cannot.
+      flag: value of prepare's --palette; "" if prepare finds it by itself, OWN for a palette of this command.
+      coding_flag: value of prepare's --label-coding; "" for none.
+      reasons: sentences on how palette and coding were found.
+      findings: what is wrong with the labels.
+      evidence: from the sample.
+      counted: the palette for the alternative that ids count from 1, with 0 ignored; None if they cannot.
     """
 
     palette: Palette | None
@@ -53,43 +59,44 @@ class Reading:
 
 
 OWN, COUNTED = "palette.json", "palette-from-1.json"
-"""The palette that this command proposes, in its output folder, and that of `Reading.counted`."""
+"""Files in the output folder: the palette that this command proposes, and that of `Reading.counted`."""
 
 
 def settle(raw: RawSet, palette: str, coding: str, read: Read = inputs_coding.read_label) -> Reading:
-    """Finds how the labels of a raw set are to be read, from a sample of them.
+    """Decides from a sample how to read the labels of a raw set.
 
     Args:
+      raw: the set.
       palette, coding: the flags --palette and --label-coding.
-      read: `read_label`, or what does the same in another process.
+      read: `read_label`, or a function that does the same in another process.
 
     Raises:
       InputError: --palette names no palette.
     """
     places = {pair.label: number for number, pair in enumerate(raw.pairs)}
-    held: list[_Held] = []
+    label_values: list[_LabelValues] = []
 
     def labels() -> Iterator[Label]:
         for path, label in sampled([pair.label for pair in raw.pairs], read):
-            held.append(_Held.of(path, places[path], label))
+            label_values.append(_LabelValues.of(path, places[path], label))
             yield label
 
     evidence = gather(labels())
-    sample = _Sample(tuple(held), evidence)
+    sample = _Sample(tuple(label_values), evidence)
     if coding == "ids":
         sample = replace(sample, evidence=_as_ids(sample.evidence))
-    reading = _first(raw, palette, sample, read)
+    reading = _initial(raw, palette, sample, read)
     reading = replace(reading, coding=coding, coding_flag="" if coding == "auto" else coding)
-    if reading.palette is not None and held:
-        reading = _mended_ids(reading, sample)
-        reading = _mended_colors(reading, sample)
-        reading = _coded(reading, sample, read)
+    if reading.palette is not None and label_values:
+        reading = _with_known_ids(reading, sample)
+        reading = _with_known_colors(reading, sample)
+        reading = _with_coding(reading, sample, read)
     return replace(reading, evidence=sample.evidence)
 
 
 @dataclass(frozen=True)
-class _Held:
-    """What a label of the sample holds; its pixels are gone."""
+class _LabelValues:
+    """The values in a label of the sample, whose pixels are not kept."""
 
     path: str
     number: int
@@ -98,7 +105,7 @@ class _Held:
     is_mapped: bool
 
     @classmethod
-    def of(cls, path: str, number: int, label: Label) -> _Held:
+    def of(cls, path: str, number: int, label: Label) -> _LabelValues:
         if label.codes.ndim == 3:
             return cls(path, number, frozenset(), frozenset(inputs_coding.colors_of(label)), False)
         is_mapped = label.colormap is not None
@@ -114,13 +121,13 @@ class _Held:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Labels, and what they show together."""
+    """Sampled labels, and the evidence of all of them."""
 
-    labels: tuple[_Held, ...]
+    labels: tuple[_LabelValues, ...]
     evidence: Evidence
 
     def examples(self, *values: int | Color) -> tuple[Example, ...]:
-        """Labels that hold one of these values; all, without values."""
+        """Examples of labels that hold one of these values; of all labels, without values."""
         examples = []
         for label in self.labels:
             held = [value for value in values if value in label.ids or value in label.colors]
@@ -134,27 +141,27 @@ def _as_ids(evidence: Evidence) -> Evidence:
     return replace(evidence, ids={**evidence.indices, **evidence.ids}, indices={}, mapped={}, meanings=frozenset())
 
 
-def _first(raw: RawSet, flag: str, sample: _Sample, read: Read) -> Reading:
-    """By the palette that prepare would take; else by one of the sample's values."""
+def _initial(raw: RawSet, flag: str, sample: _Sample, read: Read) -> Reading:
+    """The reading with the palette that prepare would use; else with one made of the sample's values."""
     try:
         palette, reason = detect_palette(raw, flag, read)
         return Reading(palette, flag="" if flag == "auto" else flag, reasons=(reason,))
     except InputError as error:
         fault = str(error)
-        if "cannot tell the palette" not in fault:  # a palette that was given, or the set's own, is none
+        if "cannot tell the palette" not in fault:  # the given palette, or the set's own, is invalid
             raise
     evidence = sample.evidence
     if not evidence.labels:
         return Reading(None, findings=(_unknown_palette(fault, "give --palette", sample),))
     values = {color: use for color, use in {**evidence.colors, **evidence.mapped}.items() if use.solid}
-    fits = [palette for palette in READ_BY_COLOR if values and _most(values, palette) > 0.99]
+    fits = [palette for palette in READ_BY_COLOR if values and _known_share(values, palette) > 0.99]
     if len(fits) == 1 and not evidence.ids:
         name = fits[0].name
         reason = f"palette {name}: it knows the colours of 99 % of the sampled pixels that lie within an area"
         return Reading(fits[0], flag=name, reasons=(reason,))
     if raw.layout == "camvid" and evidence.ids and not values and one_based(evidence.ids, CAMVID):
         return Reading(CAMVID, flag=CAMVID.name, reasons=("palette camvid: the sampled ids are its own, from 1",))
-    palette = proposed(evidence)
+    palette = propose(evidence)
     if palette is None:
         return Reading(None, findings=(_unknown_palette(fault, "give --palette", sample),))
     cure = (
@@ -172,8 +179,8 @@ def _first(raw: RawSet, flag: str, sample: _Sample, read: Read) -> Reading:
     return Reading(palette, flag=OWN, reasons=(reason,), findings=(_unknown_palette(fault, cure, sample),))
 
 
-def _most(values: dict[Color, Use], palette: Palette) -> float:
-    """Share of the solid pixels whose colours a palette knows."""
+def _known_share(values: dict[Color, Use], palette: Palette) -> float:
+    """The share of the solid pixels whose colours `palette` knows."""
     known = palette.known_colors()
     return sum(use.solid for color, use in values.items() if color in known) / sum(
         use.solid for use in values.values()
@@ -188,78 +195,18 @@ def _unknown_palette(fault: str, cure: str, sample: _Sample) -> Finding:
     )
 
 
-def proposed(evidence: Evidence) -> Palette | None:
-    """A palette of the values that labels hold, which are its classes; None for values that are none.
-
-    Ids of 0 and 255 alone are background and foreground; otherwise 255 is ignored, and so is a 0 of outlines alone. Of
-    colours those count that cover areas; black, and VOC's cream, count as ignored where they are outlines alone.
-    """
-    by_color = evidence.colors or evidence.is_shuffled or (evidence.mapped and not _is_grey(evidence.mapped))
-    if by_color:
-        return _of_colors({**evidence.colors, **evidence.mapped})
-    return _of_ids({**evidence.indices, **evidence.ids})
-
-
-def _is_grey(colors: dict[Color, Use]) -> bool:
-    return all(len(set(color)) == 1 for color in colors)
-
-
 def of_values_alone(reading: Reading) -> Reading | None:
-    """By a palette of all values that the sampled labels hold; None where these are one class, or none."""
-    palette = proposed(reading.evidence)
+    """The reading with a palette of all values in the sample; None if these are fewer than two classes."""
+    palette = propose(reading.evidence)
     if palette is None or palette.num_classes < 2:
         return None
-    is_mapped = bool(reading.evidence.mapped) and not _is_grey(reading.evidence.mapped)
+    is_mapped = bool(reading.evidence.mapped) and not is_grey(reading.evidence.mapped)
     coding = "colors" if is_mapped else reading.coding_flag
     return replace(reading, palette=palette, flag=OWN, coding=coding or reading.coding, coding_flag=coding)
 
 
-def _of_ids(uses: dict[int, Use]) -> Palette | None:
-    ids = sorted(value for value, use in uses.items() if use.solid) or sorted(uses)
-    if ids == [0, 255]:
-        return two_classes()
-    ignored = {value for value in ids if value == 255 or (value == 0 and uses[0].is_outline and len(ids) > 2)}
-    ignored |= uses.keys() - set(ids)
-    classes = [value for value in ids if value not in ignored]
-    if not 1 <= len(classes) <= MAX_CLASSES:
-        return None
-    sources = [(value, index) for index, value in enumerate(classes)] + [(value, 255) for value in ignored - {255}]
-    plain = classes == list(range(len(classes))) and not ignored - {255}
-    return Palette(
-        "proposed",
-        tuple(f"class {value}" for value in classes),
-        _colors(len(classes)),
-        source_ids=() if plain else tuple(sources),
-    )
-
-
-def _of_colors(uses: dict[Color, Use]) -> Palette | None:
-    total = sum(use.pixels for use in uses.values())
-    solid = {color: use for color, use in uses.items() if use.solid and use.pixels >= MIN_SHARE * total}
-    void = [color for color in ((0, 0, 0), (224, 224, 192)) if color in uses and uses[color].is_outline]
-    classes = sorted(color for color in solid if color not in void)
-    if not 1 <= len(classes) <= MAX_CLASSES:
-        return None
-    return Palette(
-        "proposed",
-        tuple("colour {}, {}, {}".format(*color) for color in classes),
-        tuple(classes),
-        ignore_color=void[0] if void else next(c for c in voc_colormap()[::-1] if c not in uses),
-        aliases=tuple((color, 255) for color in void[1:]),
-    )
-
-
-def two_classes() -> Palette:
-    """The palette of masks of 0 and 255."""
-    return Palette("proposed", ("background", "foreground"), _colors(2), source_ids=((0, 0), (255, 1)))
-
-
-def _colors(count: int) -> tuple[Color, ...]:
-    return voc_colormap(count)
-
-
-def _mended_ids(reading: Reading, sample: _Sample) -> Reading:
-    """With a palette that knows the ids of labels without colours."""
+def _with_known_ids(reading: Reading, sample: _Sample) -> Reading:
+    """The reading with a palette that knows all ids of labels without colours."""
     palette, ids = reading.palette, sample.evidence.ids
     if not ids:
         return reading
@@ -271,7 +218,7 @@ def _mended_ids(reading: Reading, sample: _Sample) -> Reading:
             "the sampled labels hold 0 and 255 alone: masks whose foreground is 255, which palette "
             f"{palette.name} ignores; only class 0 would be left, with an mIoU near 1"
         )
-        return _with(
+        return _with_palette(
             reading, own, _finding("masks-0-255", REJECT, sample, (255,), text, 'read 255 as class 1 ("source_ids")')
         )
     if counted := one_based(ids, palette):
@@ -281,14 +228,16 @@ def _mended_ids(reading: Reading, sample: _Sample) -> Reading:
             f"{ranges(sorted(ids))}{void}. Read as they are, every class would be learnt under the name of the next"
         )
         cure = 'count from 1 ("source_ids")'
-        return _with(reading, counted, _finding("ids-from-1", WRONG, sample, (palette.num_classes,), text, cure))
+        return _with_palette(
+            reading, counted, _finding("ids-from-1", WRONG, sample, (palette.num_classes,), text, cure)
+        )
     table, mark = id_table(palette), unknown_mark(palette)
     unknown = [value for value in sorted(ids) if table[value] == mark]
     if not unknown:
         return _with_doubt(reading, ids)
     own = ignoring_ids(palette, unknown)
     pixels = sum(ids[value].pixels for value in unknown)
-    of_values = proposed(sample.evidence)
+    of_values = propose(sample.evidence)
     is_left_alone = len({int(table[value]) for value in ids.keys() - unknown} - {palette.ignore_id}) < 2
     if is_left_alone and of_values and of_values.num_classes > 1 and not any(ids[v].is_outline for v in unknown):
         text = (
@@ -296,7 +245,7 @@ def _mended_ids(reading: Reading, sample: _Sample) -> Reading:
             "pixels, without which there is nothing to learn"
         )
         change = "what the labels hold as classes, named by their values; put the real names there"
-        return _with(reading, of_values, _finding("ids-out-of-range", REJECT, sample, unknown, text, change))
+        return _with_palette(reading, of_values, _finding("ids-out-of-range", REJECT, sample, unknown, text, change))
     if len(unknown) == 1:
         kind, what = "void-value", f"id {unknown[0]}, which palette {palette.name} does not know"
         rim = " and occurs only along outlines" if ids[unknown[0]].is_outline else ""
@@ -305,16 +254,16 @@ def _mended_ids(reading: Reading, sample: _Sample) -> Reading:
             text += "; but if 0 is meant to be ignored, the ids count from 1, and every class is read as the next"
             cure = f"ignore it; --palette {COUNTED} in its place counts from 1 and ignores 0"
             reading = replace(reading, counted=from_one(palette, unknown[0]))
-            return _with(reading, own, _finding(kind, REJECT, sample, unknown, text, cure))
+            return _with_palette(reading, own, _finding(kind, REJECT, sample, unknown, text, cure))
     else:
         kind, what = "ids-out-of-range", f"ids {ranges(unknown)}"
         text = f"the sampled labels hold {what}, which palette {palette.name} does not know: {pixels:,} pixels"
     cure = f'ignore them ("source_ids"); if they are classes, name these in {OWN}'
-    return _with(reading, own, _finding(kind, REJECT, sample, unknown, text, cure))
+    return _with_palette(reading, own, _finding(kind, REJECT, sample, unknown, text, cure))
 
 
 def _with_doubt(reading: Reading, ids: dict[int, Use]) -> Reading:
-    """With a palette besides, where ids that count from 1, 0 of which is ignored, would look the same."""
+    """The reading with an alternative palette, if ids that count from 1, with 0 ignored, would look the same."""
     palette = reading.palette
     first, last = palette.names[0], palette.num_classes
     if palette.source_ids or palette.ignore_id != last or sorted(ids) != [*range(last + 1)]:
@@ -329,29 +278,18 @@ def _with_doubt(reading: Reading, ids: dict[int, Use]) -> Reading:
 
 
 def _finding(kind: str, grade: str, sample: _Sample, values: Sequence[int | Color], text: str, change: str) -> Finding:
-    """A finding on values of the sample that a palette of our own cures."""
+    """A finding on values of the sample, whose cure is the proposed palette."""
     every = sample.examples(*values)
     cure = f"--palette {OWN}: {change}"
     return Finding(kind, grade, len(every), len(sample.labels), "sampled labels", text, cure, every[:SHOWN])
 
 
-def _with(reading: Reading, palette: Palette, finding: Finding) -> Reading:
+def _with_palette(reading: Reading, palette: Palette, finding: Finding) -> Reading:
     return replace(reading, palette=palette, flag=OWN, findings=(*reading.findings, finding))
 
 
-def ignoring_ids(palette: Palette, ids: Sequence[int]) -> Palette:
-    """The palette that ignores these ids besides."""
-    sources = palette.source_ids or tuple((index, index) for index in range(palette.num_classes))
-    return replace(palette, source_ids=(*sources, *((value, palette.ignore_id) for value in ids)))
-
-
-def ignoring_colors(palette: Palette, colors: Sequence[Color]) -> Palette:
-    """The palette that ignores these colours besides."""
-    return replace(palette, aliases=(*palette.aliases, *((color, palette.ignore_id) for color in colors)))
-
-
-def _mended_colors(reading: Reading, sample: _Sample) -> Reading:
-    """With a palette that knows the colours of coloured labels that cover areas."""
+def _with_known_colors(reading: Reading, sample: _Sample) -> Reading:
+    """The reading with a palette that knows all colours that cover areas in three-channel labels."""
     palette, evidence = reading.palette, sample.evidence
     known, total = palette.known_colors(), sum(use.pixels for use in evidence.colors.values())
     unknown = {
@@ -370,21 +308,21 @@ def _mended_colors(reading: Reading, sample: _Sample) -> Reading:
         f"pixels: {', '.join(map(str, colors[:6]))}{', ...' if len(colors) > 6 else ''}"
     )
     change = f'ignore them ("aliases"); if they are classes, name these in {OWN}'
-    return _with(
+    return _with_palette(
         reading,
         ignoring_colors(palette, colors),
         _finding("colors-out-of-palette", REJECT, sample, colors, text, change),
     )
 
 
-def _coded(reading: Reading, sample: _Sample, read: Read) -> Reading:
-    """With the coding that prepare would find; where it would refuse or misread, with that which evidence is for."""
+def _with_coding(reading: Reading, sample: _Sample, read: Read) -> Reading:
+    """The reading with the coding that prepare would use, or the likelier one if that would fail or misread labels."""
     evidence, palette = sample.evidence, reading.palette
     if reading.coding != "auto":
         return replace(reading, reasons=(*reading.reasons, f"labels are read by their {reading.coding}, as requested"))
     knows_colors = bool(evidence.mapped) and evidence.mapped.keys() <= palette.known_colors()
-    if evidence.is_shuffled and not knows_colors and not _is_grey(evidence.mapped):
-        own = _of_colors(evidence.mapped)
+    if evidence.is_shuffled and not knows_colors and not is_grey(evidence.mapped):
+        own = propose_colors(evidence.mapped)
         text = (
             "the palette images give one index different colours from label to label, as PNG optimisers do, and "
             f"palette {palette.name} does not know these colours: the indices, which would be read, mean nothing"
@@ -401,7 +339,7 @@ def _coded(reading: Reading, sample: _Sample, read: Read) -> Reading:
             sample.examples()[:SHOWN],
         )
         if own:
-            reading = _with(reading, own, finding)
+            reading = _with_palette(reading, own, finding)
             return replace(reading, coding="colors", coding_flag="colors")
         return replace(reading, findings=(*reading.findings, finding))
     paths = [label.path for label in sample.labels]
@@ -409,16 +347,16 @@ def _coded(reading: Reading, sample: _Sample, read: Read) -> Reading:
         coding, reason = settle_coding(paths, palette, "auto", read)
         return replace(reading, coding=coding, reasons=(*reading.reasons, *([reason] if reason else [])))
     except InputError as error:
-        return _chosen(reading, sample, str(error))
+        return _with_likelier_coding(reading, sample, str(error))
 
 
-def _chosen(reading: Reading, sample: _Sample, fault: str) -> Reading:
-    """With the coding that the evidence is for, where the labels can be read in two ways."""
+def _with_likelier_coding(reading: Reading, sample: _Sample, fault: str) -> Reading:
+    """The reading with the coding that the evidence supports, for labels that can be read in two ways."""
     evidence, palette = sample.evidence, reading.palette
     knows_colors = evidence.mapped.keys() <= palette.known_colors()
     why = "their colour maps differ from label to label" if evidence.is_shuffled else "the palette knows their colours"
     coding = "colors"
-    if not knows_colors and _is_grey(evidence.mapped):
+    if not knows_colors and is_grey(evidence.mapped):
         greys = [color for color in sorted(evidence.mapped) if color not in palette.known_colors()]
         means = {color: int(id_table(palette)[color[0]]) for color in greys}
         if evidence.is_shuffled and unknown_mark(palette) not in means.values():

@@ -8,16 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipelines.doctor.classes import (
-    MAX_ALIASES,
-    OWN,
-    SHOWN,
-    Reading,
-    ignoring_colors,
-    ignoring_ids,
-    of_values_alone,
-)
+from pipelines.doctor.classes import MAX_ALIASES, OWN, SHOWN, Reading, of_values_alone
 from pipelines.doctor.plan import Plan
+from pipelines.doctor.proposals import ignoring_colors, ignoring_ids
 from pipelines.doctor.tally import DOUBTS, FAULTS, MAX_COLORS, REACH, DoctorTally, Seen
 from pipelines.doctor.verdict import NOTE, REJECT, WRONG, Example, Finding
 from trainer.accounts import Reject

@@ -1,7 +1,7 @@
-"""What the bytes of an image file say of it before a pixel is decoded.
+"""Reads the header of an image file, before any pixel is decoded.
 
-JPEG, PNG, WebP and TIFF are read here rather than by Pillow, which decodes a PNG to look for its EXIF, sets aside two
-canvases to open a WebP and raises whatever it likes at damaged EXIF. Nothing here takes more memory than the file.
+JPEG, PNG, WebP and TIFF are parsed here rather than by Pillow, which decodes a PNG to look for its EXIF, allocates two
+canvases to open a WebP and raises arbitrary exceptions on damaged EXIF. Nothing here takes more memory than the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-# Sizes are bounded by ours, before Pillow sees the file.
+# Sizes are checked against our own limit, before Pillow sees the file.
 Image.MAX_IMAGE_PIXELS = None
 
 ORIENTATION_TAG = 0x0112
@@ -31,10 +31,10 @@ _PNG_MODES = {
 }
 _MAX_PROFILE = 1 << 20
 _JPEG_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
-# What ends or interrupts the coded pixels of a JPEG: neither a stuffed byte, nor a fill byte, nor a restart.
+# A marker that ends or interrupts the coded pixels of a JPEG: not a stuffed byte, a fill byte or a restart.
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _XMP_TAG = 0x02BC
-_PRIVATE_TAG = 0xFDFD  # means nothing to anyone
+_PRIVATE_TAG = 0xFDFD  # a tag that no reader knows
 _TIFF_ORDERS = {b"II": "<", b"MM": ">"}
 _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _TIFF_BYTES = {
@@ -46,26 +46,26 @@ _LOSSY_TIFF = {6: "JPEG", 7: "JPEG", 34712: "JPEG 2000", 50001: "WebP", 50002: "
 
 
 class ImageError(ValueError):
-    """The bytes cannot be used as an image. The message says why, without the file's name."""
+    """The bytes cannot be used as an image. The message gives the reason, without the file's name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What an image says of itself before its pixels are decoded.
+    """The header of an image.
 
     Attributes:
       format: "jpeg", "png", "bmp", "webp" or "tiff".
       width, height: pixels, as stored (before the EXIF orientation is applied).
       mode: Pillow's mode, such as "RGB", "L", "P", "CMYK".
-      depth: bits a sample.
+      depth: bits per sample.
       orientation: EXIF orientation, 1 to 8; 1 is upright.
-      images: how many the file holds beside each other: frames of an animation, pages. The further images of a phone's
-        JPEG (a gain map, a depth map) and the smaller copies in a TIFF are of the same view and do not count.
-      lossy: by which lossy coding pixels are stored, such as "JPEG"; "" for none.
-      is_common: coded in a way that every reader of this format knows.
-      is_sequential: whether all of a pixel stands in one place, as it does not in a progressive JPEG.
-      end: bytes up to the image's own end; what follows belongs to something else. 0 of a JPEG that is not decoded,
-        since to find it takes 2 % of the time of decoding.
+      images: number of images in the file: frames of an animation, or pages. Further images of the same view, such as
+        the gain map or depth map in a phone's JPEG or the smaller copies in a TIFF, do not count.
+      lossy: the lossy coding of the pixels, such as "JPEG"; "" for none.
+      is_common: whether the coding is one that every reader of this format knows.
+      is_sequential: whether the data of a pixel are in one place; not so in a progressive JPEG.
+      end: bytes up to the end of the image; what follows does not belong to it. 0 for a JPEG that is not decoded:
+        finding its end takes 2 % of the time of decoding.
     """
 
     format: str
@@ -87,7 +87,7 @@ class Header:
 
 
 def read(data: bytes, max_pixels: int) -> Header:
-    """Reads the header alone. Raises ImageError for what is not an image, or over `max_pixels`."""
+    """Reads the header of an image. Raises ImageError if it is not an image, or has more than `max_pixels`."""
     if not data:
         raise ImageError("the file is empty")
     try:
@@ -120,9 +120,9 @@ class _Directory(NamedTuple):
     """A directory of a TIFF.
 
     Attributes:
-      values: tag -> value, for single whole numbers.
-      places: tag -> byte at which its entry begins.
-      claimed: bytes that the values of all tags claim together.
+      values: tag -> value, for tags with a single integer.
+      places: tag -> offset of its entry, in bytes.
+      claimed: bytes that the values of all tags claim to take together.
     """
 
     values: dict[int, int]
@@ -136,13 +136,13 @@ class _Directory(NamedTuple):
 
 
 def exif_orientation(exif: bytes) -> int:
-    """The orientation that an EXIF block tells, 1 to 8; 1 where it tells none or is damaged."""
+    """The orientation in an EXIF block, 1 to 8; 1 if it has none or is damaged."""
     first = next(_directories(exif.removeprefix(b"Exif\0\0")), None)
     return first.orientation if first else 1
 
 
 def _directories(data: bytes) -> Iterator[_Directory]:
-    """The chain of TIFF directories, which are EXIF's as well; ends where it is damaged."""
+    """Yields the chain of TIFF directories, whose format EXIF shares, until the end or the first damage."""
     order = _TIFF_ORDERS.get(data[:2])
     if order is None or len(data) < 8:
         return
@@ -171,7 +171,7 @@ def _directories(data: bytes) -> Iterator[_Directory]:
 
 
 def tiff_pixels(data: bytes) -> bytes:
-    """A TIFF whose tags tell no orientation: Pillow would turn it as it loads, by EXIF that may be damaged, or XMP."""
+    """The TIFF without its orientation: Pillow would apply it on loading, even from damaged EXIF, or from XMP."""
     order = _TIFF_ORDERS[data[:2]]
     places = next(_directories(data)).places
     tags = {ORIENTATION_TAG, _XMP_TAG} & places.keys()
@@ -184,9 +184,9 @@ def tiff_pixels(data: bytes) -> bytes:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """What stands before a JPEG's coded pixels: marker, and the bytes [begin, end) of the segment with its marker.
+    """Yields (marker, begin, end) of the segments before a JPEG's coded pixels; [begin, end) includes the marker.
 
-    The last is the marker of the first scan or of the end of the image, as an empty segment.
+    The last one is the marker of the first scan, or of the end of the image, as an empty segment.
     """
     at = 2
     while at + 4 <= len(data):
@@ -235,20 +235,20 @@ def _jpeg(data: bytes) -> Header | None:
 
 
 def jpeg_pixels(data: bytes) -> bytes:
-    """A JPEG without its EXIF, profiles and comments: what its pixels are made of, and nothing else."""
+    """A JPEG without its EXIF, profiles and comments: only the data that its pixels are decoded from."""
     parts = [b"\xff\xd8"]
     for marker, begin, end in _jpeg_segments(data):
-        # JFIF's segment and Adobe's say what the channels mean.
+        # The segments of JFIF (E0) and Adobe (EE) define the meaning of the channels.
         if not (0xE1 <= marker <= 0xEF or marker == 0xFE) or marker == 0xEE:
             parts.append(data[begin:end])
     return b"".join((*parts, data[begin:]))
 
 
 def jpeg_end(data: bytes) -> int:
-    """The byte behind the marker that ends a JPEG, which phones put further images, videos and maps behind.
+    """The offset behind a JPEG's end marker, in bytes; phones append further images, videos and maps there.
 
     Raises:
-      ImageError: there is none. Pillow does without where all pixels have come, or seem to; TensorFlow does not.
+      ImageError: it has no end marker. Pillow accepts that if all pixels seem to be there; TensorFlow does not.
     """
     at = max(begin for _, begin, _ in _jpeg_segments(data))
     while match := _JPEG_MARKER.search(data, at):
@@ -264,7 +264,7 @@ def jpeg_end(data: bytes) -> int:
 
 
 class Chunk(NamedTuple):
-    """A chunk of a PNG: its kind, and the bytes [begin, end) of what it holds."""
+    """A chunk of a PNG: its kind, and the bytes [begin, end) of its data."""
 
     kind: bytes
     begin: int
@@ -275,7 +275,7 @@ def png_chunks(data: bytes) -> list[Chunk]:
     """The chunks of a PNG up to its end.
 
     Raises:
-      ImageError: they do not follow each other as the format has it, so that its readers would refuse the file.
+      ImageError: their order or sizes violate the format, so that readers would refuse the file.
     """
     chunks: list[Chunk] = []
     at = len(PNG_SIGNATURE)
@@ -308,7 +308,7 @@ def png_chunks(data: bytes) -> list[Chunk]:
 
 
 def check_png(data: bytes, chunks: list[Chunk] | None = None) -> None:
-    """Raises ImageError where the checksum of a chunk of a PNG is wrong, or its chunks are out of order."""
+    """Raises ImageError if the checksum of a chunk of a PNG is wrong, or its chunks are out of order."""
     view = memoryview(data)
     for kind, begin, end in png_chunks(data) if chunks is None else chunks:
         if zlib.crc32(view[begin - 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
@@ -335,7 +335,7 @@ def _png(data: bytes) -> Header:
 
 
 def _raw_profile(kind: bytes, text: bytes) -> bytes:
-    """EXIF as ImageMagick put it into PNGs before these had a chunk for it: lines of hexadecimal digits."""
+    """EXIF as ImageMagick wrote it before PNG had a chunk for it: lines of hexadecimal digits; b"" for other texts."""
     keyword, _, value = text.partition(b"\0")
     if keyword != b"Raw profile type exif":
         return b""
@@ -395,7 +395,7 @@ def _tiff(data: bytes) -> Header | None:
     tile = first.get(322, 0), first.get(323, 0)
     if tile[0] * tile[1] > max(4 * width * height, 1 << 24):
         raise ImageError(f"damaged TIFF: tiles of {tile[0]}x{tile[1]} for an image of {width}x{height} pixels")
-    # Directories of smaller copies (bit 0 of their kind) and of masks (bit 2) show the same image.
+    # Directories of smaller copies (bit 0 of NewSubfileType) and of masks (bit 2) show the same image.
     further = sum(not page.values.get(254, 0) & 0b101 for page in pages[1:])
     return Header(
         "tiff",
@@ -418,7 +418,7 @@ def _bmp(data: bytes) -> Header:
 
 
 def open_pillow(data: bytes) -> Image.Image:
-    """Opens what is not a PNG by Pillow, which reads its header. Raises ImageError, whatever Pillow raises."""
+    """Opens an image other than a PNG with Pillow, which reads its header. Raises ImageError for all its errors."""
     with pillow_errors("damaged image"):
         try:
             return Image.open(io.BytesIO(data), formats=("JPEG", "WEBP", "TIFF", "BMP"))
@@ -428,9 +428,9 @@ def open_pillow(data: bytes) -> Image.Image:
 
 @contextlib.contextmanager
 def pillow_errors(what: str) -> Iterator[None]:
-    """Turns what Pillow raises in the block into ImageError, want of memory aside.
+    """Turns exceptions that Pillow raises in the block into ImageError, except MemoryError.
 
-    Its parsers meet damaged bytes with errors of every kind: struct.error, KeyError, TypeError, zlib.error and others.
+    On damaged bytes its parsers raise errors of every kind: struct.error, KeyError, TypeError, zlib.error and others.
     """
     try:
         yield

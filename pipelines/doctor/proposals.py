@@ -1,0 +1,83 @@
+"""Palettes made from the values in labels, for sets that no known palette reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pipelines.inputs.evidence import Evidence, Use
+from trainer.formats.labels import Color, Palette
+from trainer.formats.palettes import voc_colormap
+
+MAX_CLASSES = 64
+"""Largest number of values that are made into a palette; more of them are not classes but blurred colours."""
+MIN_SHARE = 0.0005
+"""Share of all pixels that a colour unknown to the palette must have to count as a class."""
+
+
+def propose(evidence: Evidence) -> Palette | None:
+    """A palette whose classes are the values in the labels; None if these cannot be classes.
+
+    If the only ids are 0 and 255 they are background and foreground; otherwise 255 is ignored, and so is 0 if it
+    occurs only in outlines. Colours are classes if they cover areas; black and VOC's cream are ignored if they occur
+    only in outlines.
+    """
+    by_color = evidence.colors or evidence.is_shuffled or (evidence.mapped and not is_grey(evidence.mapped))
+    if by_color:
+        return propose_colors({**evidence.colors, **evidence.mapped})
+    return _propose_ids({**evidence.indices, **evidence.ids})
+
+
+def is_grey(colors: dict[Color, Use]) -> bool:
+    return all(len(set(color)) == 1 for color in colors)
+
+
+def _propose_ids(uses: dict[int, Use]) -> Palette | None:
+    ids = sorted(value for value, use in uses.items() if use.solid) or sorted(uses)
+    if ids == [0, 255]:
+        return two_classes()
+    ignored = {value for value in ids if value == 255 or (value == 0 and uses[0].is_outline and len(ids) > 2)}
+    ignored |= uses.keys() - set(ids)
+    classes = [value for value in ids if value not in ignored]
+    if not 1 <= len(classes) <= MAX_CLASSES:
+        return None
+    sources = [(value, index) for index, value in enumerate(classes)] + [(value, 255) for value in ignored - {255}]
+    plain = classes == list(range(len(classes))) and not ignored - {255}
+    return Palette(
+        "proposed",
+        tuple(f"class {value}" for value in classes),
+        voc_colormap(len(classes)),
+        source_ids=() if plain else tuple(sources),
+    )
+
+
+def propose_colors(uses: dict[Color, Use]) -> Palette | None:
+    total = sum(use.pixels for use in uses.values())
+    solid = {color: use for color, use in uses.items() if use.solid and use.pixels >= MIN_SHARE * total}
+    void = [color for color in ((0, 0, 0), (224, 224, 192)) if color in uses and uses[color].is_outline]
+    classes = sorted(color for color in solid if color not in void)
+    if not 1 <= len(classes) <= MAX_CLASSES:
+        return None
+    return Palette(
+        "proposed",
+        tuple("colour {}, {}, {}".format(*color) for color in classes),
+        tuple(classes),
+        ignore_color=void[0] if void else next(c for c in voc_colormap()[::-1] if c not in uses),
+        aliases=tuple((color, 255) for color in void[1:]),
+    )
+
+
+def two_classes() -> Palette:
+    """The palette for masks of 0 and 255."""
+    return Palette("proposed", ("background", "foreground"), voc_colormap(2), source_ids=((0, 0), (255, 1)))
+
+
+def ignoring_ids(palette: Palette, ids: Sequence[int]) -> Palette:
+    """The palette with these ids ignored as well."""
+    sources = palette.source_ids or tuple((index, index) for index in range(palette.num_classes))
+    return replace(palette, source_ids=(*sources, *((value, palette.ignore_id) for value in ids)))
+
+
+def ignoring_colors(palette: Palette, colors: Sequence[Color]) -> Palette:
+    """The palette with these colours ignored as well."""
+    return replace(palette, aliases=(*palette.aliases, *((color, palette.ignore_id) for color in colors)))

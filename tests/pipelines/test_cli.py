@@ -69,7 +69,7 @@ def test_a_working_directory_that_is_gone_is_refused(tmp_path, monkeypatch, caps
     monkeypatch.chdir(place)
     place.rmdir()
     assert cli.main(["records", "ls", "out/records"]) == 2
-    assert "is gone; change to one that is there" in capsys.readouterr().err
+    assert "the current folder no longer exists" in capsys.readouterr().err
 
 
 REQUIRED = {
@@ -89,7 +89,7 @@ def test_an_output_folder_that_is_a_file_or_lies_below_one_is_refused(command, b
     (tmp_path / "file").write_text("mine")
     output = f"{tmp_path}/file{below}"
     assert cli.main([command, *REQUIRED[command], *output_flag(command, output)]) == 2
-    assert f"{output} cannot be written to: {tmp_path}/file is no folder" in capsys.readouterr().err
+    assert f"{output} cannot be written to: {tmp_path}/file is not a folder" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -100,7 +100,7 @@ def test_nothing_is_left_at_the_end_nor_where_it_was_refused(tmp_path):
         assert (tmp_path / "a/b" / leases.FILE).exists()
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file/b cannot be written to: .*/file is no folder"):
+    with pytest.raises(InputError, match=r"file/b cannot be written to: .*/file is not a folder"):
         leases.acquire(str(tmp_path / "file/b"), "prepare")
     (tmp_path / "there").mkdir()
     with leases.scope(print, print):

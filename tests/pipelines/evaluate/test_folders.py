@@ -82,7 +82,7 @@ def test_other_files_in_the_output_stay(root: Path) -> None:
 def test_masks_that_segment_has_not_finished_are_said(root: Path, status: str, capsys: pytest.CaptureFixture) -> None:
     (root / "masks/segment.json").write_text(json.dumps({"status": status}))
     assert evaluate(root) == 0
-    assert f"warning: {root / 'masks'} is not finished" in capsys.readouterr().out
+    assert f"warning: {root / 'masks'} is unfinished" in capsys.readouterr().out
 
 
 def test_what_killed_runs_left_is_removed_and_nothing_of_others(root: Path) -> None:

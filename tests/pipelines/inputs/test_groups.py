@@ -71,7 +71,7 @@ def test_a_set_of_which_nothing_fell_into_a_split_says_so(tmp_path, fraction, em
 def test_a_set_whose_own_splits_leave_one_out_says_so(tmp_path: Path) -> None:
     _, warning = scan(draw_names(tmp_path, "val/a", "test/b")).summary.splitlines()
     assert warning.startswith("warning: no image is in split train, which is learnt from: ")
-    assert warning.endswith("name test and val alone")
+    assert warning.endswith("name only test and val")
 
 
 def test_a_label_that_a_manifest_gives_to_several_images_is_said(tmp_path: Path) -> None:

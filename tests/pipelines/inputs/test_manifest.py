@@ -82,7 +82,7 @@ def test_images_of_one_name_in_a_manifest_are_rejects(tmp_path):
         ("m.csv", b"image,mask\na,b\n", "expected a column 'label' in its first line, got 'image,mask'"),
         ("m.csv", b"image,label\n\xff\xfe,b\n", "is not UTF-8 text"),
         ("m.txt", b"image,label\n", r"expected a folder, or a manifest named \*.csv"),
-        ("m.csv", b"image,label\n", "not one image has a label"),
+        ("m.csv", b"image,label\n", "no image has a label"),
     ],
 )
 def test_unusable_manifests_are_input_errors(tmp_path, name, content, message):

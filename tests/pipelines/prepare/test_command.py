@@ -135,8 +135,8 @@ def test_a_split_of_rejects_alone_is_left_out_and_named(tmp_path, capsys):
 
 
 def test_a_job_that_loses_a_shard_is_an_error(source, tmp_path, monkeypatch):
-    deal_out = job.spread
-    monkeypatch.setattr(job, "spread", lambda pipeline, specs, unit: deal_out(pipeline, list(specs)[1:], unit))
+    deal_out = job.distribute
+    monkeypatch.setattr(job, "distribute", lambda pipeline, specs, unit: deal_out(pipeline, list(specs)[1:], unit))
     output = tmp_path / "records"
     with pytest.raises(UnbalancedError, match=r"records of (train|val)-.* != 0 written \+ 0 rejected; \d+ lost"):
         prepare(source, output, "--shards", "2")

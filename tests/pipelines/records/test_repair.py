@@ -83,7 +83,7 @@ def test_copies_and_shrunk_images_are_made_again_to_the_bit(tmp_path):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"seed": 1}, "raw set and options give other bytes"),
+        ({"seed": 1}, "raw set and options now give different bytes"),
         ({"crop": -1}, "the options in dataset.json are invalid: --crop must be 0 to 32766, got -1"),
         ({"input": ""}, "dataset.json names no raw set"),
         ({"input": "/nowhere"}, "/nowhere not found"),
@@ -136,7 +136,7 @@ def test_what_cannot_be_made_again_is_left_out_when_that_is_asked_for(folder, pr
     assert dataset.fingerprint != load_dataset(str(prepared)).fingerprint
     rejects = read_rejects(folder)
     assert rejects["old"]["reason"] == "r"
-    assert "checksum of the data is wrong; raw set and options give other" in rejects[f"{key} copy 1"]["reason"]
+    assert "is wrong; raw set and options now give different" in rejects[f"{key} copy 1"]["reason"]
     assert rejects["train-00001-of-00002.tfrecord"]["records"] == lost
     kept = [one for one in read_records(prepared) if (one.key, one.copy) != (key, 1)]
     assert read_records(folder) == [one for one in kept if one in read_records(folder)]

@@ -156,7 +156,7 @@ def test_input_that_cannot_work_is_refused(model, photos, tmp_path):
         "expected a column": (bad_list, model, "o"),
         "not a model folder": (photos, tmp_path / "empty", "o"),
         "damaged": (photos, tmp_path / "broken", "o"),
-        "is no folder": (photos, model, "file"),
+        "is not a folder": (photos, model, "file"),
         "same folder": (photos, model, photos),
         "--batch-size must be 1 or more, got 0": (photos, model, "o", "--batch-size", 0),
         "--no-such-flag": (photos, model, "o", "--no-such-flag", 1),

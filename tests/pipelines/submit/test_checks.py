@@ -75,7 +75,7 @@ def test_nothing_is_wrong_with_what_would_run(place, command):
             "segment --input {0}/photos --model {0}/model --output {0}/m --runner=Spark",
             "does not know --runner; of Beam",
         ),
-        ("train --records {0}/records --output {0}/new --host-id=0", "--host-id: every host is given its own; say"),
+        ("train --records {0}/records --output {0}/new --host-id=0", "--host-id: these are set for each host"),
         ("tune-crf --model {0}/served --records {0}/records", "{0}/served holds no model: model.json is missing"),
         ("tune-crf --model {0}/model --records {0}/records --split test", "no split test; it has train, val"),
         (
@@ -92,7 +92,7 @@ def test_nothing_is_wrong_with_what_would_run(place, command):
         ),
         (
             "train --records {0}/records --output {0}/new --hosts 2 --coordinator a:1",
-            "--hosts and --coordinator: every",
+            "--hosts and --coordinator: these",
         ),
         ("train --records {0}/records --output {0}/records", "--output {0}/records is a folder of records; give the"),
         (
@@ -174,7 +174,7 @@ def test_vertex_needs_machine_and_region_and_gpus_that_are_there(place):
     (region,) = problems(
         "vertex", *["--region", "us-west4", "--machine-type", "g2-standard-8"], command=TRAIN.format(place)
     )
-    assert region.startswith("--region us-west4 has no nvidia-l4 for jobs of Vertex AI")
+    assert region.startswith("--region us-west4 has no nvidia-l4 for Vertex AI jobs")
     zone, machine = problems(
         "vertex", *["--region", "us-west4-a", "--machine-type", "G2-Standard-8"], command=TRAIN.format(place)
     )
@@ -196,13 +196,13 @@ def test_a_version_that_no_tag_names_is_a_warning(place, capsys):
         == 0
     )
     told = capsys.readouterr().err
-    assert f"its tag names no version; it has to hold {__version__}" in told and "no GPUs" in told
+    assert f"its tag names no version; make sure that it has {__version__}" in told and "no GPUs" in told
 
 
 def test_a_folder_that_another_job_may_write_to_is_a_warning(place, capsys):
     storage.write(f"{place}/new/.deeplab-lease.json", b"{}")
     assert submit("kubernetes", "--dry-run", command=TRAIN.format(place).split()) == 0
-    assert f"{place}/new is written by another job, or was by one" in capsys.readouterr().err
+    assert f"{place}/new is being written by another job" in capsys.readouterr().err
     storage.remove(f"{place}/new/.deeplab-lease.json")
 
 

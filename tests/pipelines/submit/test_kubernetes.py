@@ -142,7 +142,7 @@ def test_a_job_whose_answer_is_lost_is_sent_once(kubernetes, command, is_done):
 def test_a_cluster_that_stays_silent_leaves_it_open_whether_the_job_is_there(kubernetes, command, capsys):
     kubernetes.faults = [Fault("POST", DROP), Fault("GET", DROP), Fault("GET", 500)]
     assert submit("kubernetes", *GPU, command=command) == 75
-    assert "whether the job was created is not known" in capsys.readouterr().err
+    assert "it is not known whether the job was created" in capsys.readouterr().err
 
 
 def test_a_connection_that_is_lost_while_following_costs_no_line_and_repeats_none(kubernetes, command, capsys):

@@ -129,7 +129,7 @@ FAULTS = {
     "model": ([*SAVED, "m", "--model", "none"], "is not a model folder"),
     "tuning": ([*SAVED, "m", "--model", "tuned"], "was made with other weights"),
     "below a file": ([*SAVED, "file/m"], "cannot be written to"),
-    "file": ([*SAVED, "file"], "is no folder"),
+    "file": ([*SAVED, "file"], "is not a folder"),
     "taken": ([*ONNX, "taken.onnx"], "--overwrite to replace it"),
     "link": ([*ONNX, "link.onnx"], "--overwrite to replace it"),
     "foreign": ([*SAVED, "foreign", "--overwrite"], "foreign holds notes, which is not part of an export"),

@@ -93,7 +93,7 @@ def test_an_archive_without_a_checkpoint_is_refused(case, message, archive, tmp_
 
 @pytest.mark.parametrize("name", ["EdgeTPU-DeepLab", "edgetpu-deeplab-slim"])
 def test_published_weights_that_are_not_taken_are_refused_by_name(name):
-    with pytest.raises(InputError, match=f"{name} are weights of MobileNet-EdgeTPU .* not built here"):
+    with pytest.raises(InputError, match=f"{name} are weights of MobileNet-EdgeTPU .* not supported"):
         catalog.locate(name)
 
 

@@ -124,4 +124,5 @@ def test_help_shows_the_checkpoint_as_an_argument_and_examples(capsys):
         cli.main(["import-weights", "--help"])
     text = capsys.readouterr().out
     assert text.startswith("usage: deeplab import-weights CHECKPOINT --output DIR --palette NAME|FILE [OPTIONS]")
-    assert text.count("  deeplab import-weights ") == 3 and "CHECKPOINT is what `model.ckpt.index`" in text
+    assert text.count("  deeplab import-weights ") == 3
+    assert "CHECKPOINT is the common prefix of `model.ckpt.index`" in text

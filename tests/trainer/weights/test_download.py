@@ -51,7 +51,7 @@ def test_a_broken_transfer_goes_on_where_it_was(server):
 
 def test_a_transfer_that_breaks_again_and_again_goes_on_in_the_next_run(server):
     server.breaks = [1000] * 3
-    with pytest.raises(Unavailable, match=r"the connection ended after 3,000 of 300,000 bytes.*again to go on"):
+    with pytest.raises(Unavailable, match=r"the connection ended after 3,000 of 300,000 bytes.*again to continue"):
         fetch(server.url)
     assert Path(fetch(server.url)).read_bytes() == CONTENT
     assert server.ranges[-1] == "bytes=3000-"

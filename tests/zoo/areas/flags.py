@@ -132,7 +132,7 @@ DEMOS = (
         ("demo.json",),
         file("d/demo.json", b"[]"),
     ),
-    Case("a demo whose output is a file", "demo --output @/d", REFUSED, ("d is no folder",), file("d", b"x")),
+    Case("a demo whose output is a file", "demo --output @/d", REFUSED, ("d is not a folder",), file("d", b"x")),
 )
 AREA = Area(
     "Flags",

@@ -51,18 +51,20 @@ CASES = (
         make=link("l", "@/set"),
         says=("is the input folder",),
     ),
-    Case("the output is a file", "prepare --input @/set --output @/f", make=file("f", b"x"), says=("f is no folder",)),
+    Case(
+        "the output is a file", "prepare --input @/set --output @/f", make=file("f", b"x"), says=("f is not a folder",)
+    ),
     Case(
         "the output lies below a file",
         "prepare --input @/set --output @/f/a/b",
         make=file("f", b"x"),
-        says=("f is no folder",),
+        says=("f is not a folder",),
     ),
     Case(
         "the output is a link that leads nowhere",
         "prepare --input @/set --output @/l",
         make=link("l", "@/none"),
-        says=("l is no folder",),
+        says=("l is not a folder",),
     ),
     Case("the output is empty", "prepare --input @/set --output=", says=("--output must not be empty",)),
     Case(

@@ -92,7 +92,7 @@ SUBMITTED: dict[str, tuple[str, str]] = {
     "several hosts for a command of one": (job(f"{CLUSTER} --count 2", SEGMENT), "segment runs on one host"),
     "flags that tell the hosts apart": (
         job(command=f"{TRAIN} --hosts 2 --host-id 0 --coordinator a:1"),
-        "every host is given its own",
+        "these are set for each host",
     ),
     "a batch that GPUs cannot share": (
         job(CLUSTER.replace("l4:1", "l4:2"), f"{TRAIN} --batch-size 3"),

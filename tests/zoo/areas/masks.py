@@ -60,7 +60,7 @@ CASES = (
             f"a file where the folder {name} shall be",
             f"{SEGMENT} {flags}",
             make=file(f"out/{name}", b"mine"),
-            says=(f"out/{name} is no folder",),
+            says=(f"out/{name} is not a folder",),
         )
         for name, flags in (("images.parquet", ""), ("overlays", "--overlays"), ("confidence", "--confidence"))
     ),

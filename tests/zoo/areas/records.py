@@ -115,7 +115,7 @@ def in_the_way() -> list[Case]:
         )
         for verb, rest in verbs.items()
     ]
-    says = ("out/images is no folder",)
+    says = ("out/images is not a folder",)
     name = "a file where a folder shall be: records export"
     return [*cases, Case(name, READERS["records export"], make=file("out/images", b"mine"), says=says)]
 

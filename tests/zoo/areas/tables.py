@@ -14,7 +14,7 @@ ROW = "images/train/g0.png,labels/train/g0.png"
 HEAD = f"image,label,split\n{ROW},train\nimages/val/g3.png,labels/val/g3.png,val\n"
 REFUSED_MANIFESTS = {
     "an empty manifest": (b"", ("expected a column 'image' in its first line",)),
-    "a manifest of its header alone": (b"image,label\n", ("not one image has a label",)),
+    "a manifest of its header alone": (b"image,label\n", ("no image has a label",)),
     "a manifest without a header": (f"{ROW}\n".encode(), ("expected a column 'image'",)),
     "a manifest without a column of labels": (b"image,mask\na,b\n", ("expected a column 'label'",)),
     "a manifest with a column twice": (b"image,label,image\na,b,c\n", ("expected a column 'image'",)),

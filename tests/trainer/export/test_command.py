@@ -136,7 +136,7 @@ FAULTS = {
     "around": ([*SAVED, "foreign/new/..", "--overwrite"], "foreign holds notes, which is not part of an export"),
     "no file": ([*ONNX, "folder.onnx"], "is a folder; expected a file ending in .onnx"),
     "below": ([*ONNX, "file/m.onnx"], "file cannot be written to"),
-    "report": ([*ONNX, "new.onnx"], "new.onnx.check.json, where the figures of the check are written, is another"),
+    "report": ([*ONNX, "new.onnx"], "new.onnx.check.json, where the figures of the check are to be written"),
     "classes": ([*SAVED, "m", "--records", "zebra"], "has the classes zebra, "),
     "ignored": ([*SAVED, "m", "--records", "ignoring"], "ignores pixels of id 99, the model those of 255"),
     "shards": ([*SAVED, "m", "--records", "cut"], "1 of 3 shards are missing or of another size"),

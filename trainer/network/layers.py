@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import initializers, layers, ops
 
+from trainer.network.depthwise import DepthwiseConv2D
+
 
 class Norm(NamedTuple):
     """Settings of batch normalisation.
@@ -173,7 +175,7 @@ def depthwise(
     """Depthwise convolution without bias, batch normalisation, activation; `rate` is atrous, of both axes or each."""
     if strides > 1:
         x = pad(x, scope, on_blocks, kernel_size)
-    x = layers.DepthwiseConv2D(
+    x = DepthwiseConv2D(
         kernel_size,
         strides=strides,
         padding="same" if strides == 1 else "valid",

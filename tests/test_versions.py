@@ -7,6 +7,7 @@ the finished training as well. The large arrays of the models are rounded, so th
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tarfile
@@ -18,6 +19,8 @@ import pytest
 from pipelines import cli
 from tests.drawn.places import ROOT
 from trainer.formats import images
+from trainer.formats.examples import Record, decode
+from trainer.formats.frames import scan_frames
 
 VERSIONS = ("0.1", "0.2")
 
@@ -39,15 +42,27 @@ def run(*argv: str) -> None:
     assert cli.run(list(argv)) == 0
 
 
+def records(folder: Path) -> dict[str, list[tuple[Record, list]]]:
+    """The records of every shard, and the ids of their labels, which versions up to 0.9 encoded in another way."""
+    shards = {
+        path.name: [decode(frame.data) for frame in scan_frames(path.open("rb"))] for path in folder.glob("*-of-*")
+    }
+    ids = lambda record: images.decode_label(record.label).tolist()
+    return {
+        name: [(dataclasses.replace(record, label=b""), ids(record)) for record in of_shard]
+        for name, of_shard in shards.items()
+    }
+
+
 def test_records_are_written_again_once_and_this_is_said(old, capsys):
-    before = content(old / "records", "*.tfrecord")
+    before = records(old / "records")
     command = ["prepare", "--input", "set", "--output", "records", "--copies", "1", "--shards", "2"]
     run(*command)
     text = capsys.readouterr().out
     assert "are of an older version of this program, whose records may differ; all are written again" in text
     assert "19 records = 19 written + 0 rejected" in text
     # This set has none of what older versions read in another way.
-    assert content(old / "records", "*.tfrecord") == before
+    assert len(before) == 3 and records(old / "records") == before
     run(*command)
     text = capsys.readouterr().out
     assert "3 of 3 shards are finished already" in text and "older version" not in text
@@ -57,11 +72,7 @@ def test_records_are_written_again_once_and_this_is_said(old, capsys):
 
 def test_the_same_records_are_written(old):
     run("prepare", "--input", "set", "--output", "new", "--copies", "1", "--shards", "2")
-    assert content(old / "new", "*.tfrecord") == content(old / "records", "*.tfrecord")
-    fingerprints = [
-        json.loads((old / name / "dataset.json").read_text())["fingerprint"] for name in ("new", "records")
-    ]
-    assert fingerprints[0] == fingerprints[1]
+    assert records(old / "new") == records(old / "records")
 
 
 def test_records_are_read_as_they_are(old, capsys):

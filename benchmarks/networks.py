@@ -1,6 +1,7 @@
 """The networks that are compared in training and in inference, each as those who made it would build it.
 
 * `deeplab`: what `deeplab train` builds by default.
+* `deeplab, bilinear`: the same with a bilinear head, so that what the other head takes can be seen.
 * `deeplab, like ...`: the same program with the strides, the branches, the decoder and the head of the network it is
   compared with, so that what differs is how they are computed.
 * `keras-hub`: its DeepLabV3+ with the decoder, on the same backbone. Of ResNet-50 it has one with DeepLab's stem; for
@@ -42,6 +43,7 @@ def networks(backbone: str, classes: int, height: int, width: int) -> dict[str, 
     ours = functools.partial(deeplab_v3_plus, classes, backbone=backbone)
     built: dict[str, Callable[[], keras.Model]] = {
         "deeplab": lambda: ours(**OURS),
+        "deeplab, bilinear": lambda: ours(decoder=True, head="bilinear"),
         "deeplab, like keras-hub": lambda: ours(**LIKE_KERAS_HUB),
         "keras-hub": lambda: keras_hub_network(backbone, classes, height, width),
     }

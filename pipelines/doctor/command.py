@@ -1,4 +1,4 @@
-"""The order of events of `deeplab doctor`: scan, settle the coding, look at the pairs, conclude, write, print."""
+"""The order of events of `deeplab doctor`: scan, decide on the coding, examine the pairs, conclude, write, print."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from trainer.options import InputError
 REPORT_FILE = "doctor.json"
 PAGE_FILE = "doctor.html"
 CURES = (OWN, COUNTED, findings.MANIFEST)
-"""Files beside these two that prepare can be given."""
+"""Files in the output folder that can be given to prepare."""
 
 
 def run(options: Options, flags: list[str]) -> int:
@@ -67,7 +67,7 @@ def run(options: Options, flags: list[str]) -> int:
 
 
 def settle_reading(options: Options, raw: RawSet) -> Reading:
-    """See `classes.settle`. Raises InputError where --palette, or the set's own, is none; then no note is left."""
+    """See `classes.settle`. Raises InputError if --palette or the set's own palette is invalid."""
     try:
         with job.in_flight(options.output).watch(job.LABELS) as care:
             read = functools.partial(care.isolated, read_label) if care else read_label
@@ -78,9 +78,9 @@ def settle_reading(options: Options, raw: RawSet) -> Reading:
 
 
 def check_folder(options: Options) -> dict[str, str]:
-    """What an earlier run wrote into the output folder: name -> identity.
+    """The files that an earlier run wrote into the output folder: name -> identity.
 
-    Raises InputError where the output is in the set, or files would be replaced that this command did not write.
+    Raises InputError if the output is in the set, or files that this command did not write would be replaced.
     """
     folder = options.output
     if storage.is_dir(options.input) and storage.lies_in(folder, options.input):
@@ -107,7 +107,7 @@ def check_folder(options: Options) -> dict[str, str]:
 
 
 def examine(options: Options, plan: Plan, reading: Reading, beam: Any) -> DoctorTally:
-    """Runs the Beam job over the plan. Its files in the output folder are gone afterwards."""
+    """Runs the Beam job over the plan, and removes its files from the output folder afterwards."""
     output, digest = options.output, plan.digest
     build = functools.partial(
         job.build,
@@ -129,7 +129,7 @@ def examine(options: Options, plan: Plan, reading: Reading, beam: Any) -> Doctor
 def conclude(
     options: Options, raw: RawSet, plan: Plan, total: DoctorTally, reading: Reading, care: Care | None
 ) -> tuple[list[Finding], Remedy]:
-    """The findings, gravest first, and what cures them."""
+    """The findings, gravest first, and their cure."""
     report = [*findings.of_scan(raw.rejects, plan.total), *reading.findings, *findings.of_files(total, plan)]
     reading, of_values = findings.of_values(total, plan, reading)
     report += of_values
@@ -154,14 +154,14 @@ def conclude(
     left_out = frozenset(ill.keys() - labels.keys()) | doubles
     splits = {}
     if reading.palette is not None and not group_by:
-        splits = findings.dealt(total, plan, reading.palette, left_out)
+        splits = findings.resplit(total, plan, reading.palette, left_out)
     is_paired = any(finding.kind in ("layout", "pairing") for finding in reading.findings)
     is_listed = bool(left_out or labels or splits or raw.rejects or is_paired) and len(left_out) < plan.total
     return verdict.graded(report), Remedy(reading, left_out, labels, splits, is_listed, group_by)
 
 
 def alike(plan: Plan, care: Care | None, one: int, other: int) -> float:
-    """Likeness of the images of two pairs; 0 where one cannot be read."""
+    """Likeness of the images of two pairs, see `measures.likeness`; 0 if one cannot be read."""
     call = functools.partial(care.isolated, _likeness) if care else _likeness
     paths = (plan.subjects[number].image for number in (one, other))
     try:
@@ -175,7 +175,7 @@ def _likeness(one: str, other: str) -> float:
 
 
 def differ(plan: Plan, reading: Reading, care: Care | None, one: int, other: int) -> bool:
-    """Whether the labels of two pairs hold other classes; not where one cannot be read."""
+    """Whether the labels of two pairs hold different classes; False if one cannot be read."""
     call = functools.partial(care.isolated, _differ) if care else _differ
     paths = (plan.subjects[number].label for number in (one, other))
     try:
@@ -215,7 +215,7 @@ def draw_examples(
 def describe(
     options: Options, raw: RawSet, plan: Plan, total: DoctorTally, results: list[Finding], cure: Remedy
 ) -> dict[str, Any]:
-    """The contents of doctor.json, but for what was written."""
+    """The contents of doctor.json, except the list of files written."""
     palette = cure.reading.palette
     shift, kinds = findings.offset(total), findings.doubtful(total).values()
     can_learn = bool(cure.labels) or all(finding.cure != findings.NEW_LABELS for finding in results)
@@ -250,9 +250,9 @@ def write(
     report: dict[str, Any],
     shown: Mapping[str, tuple[tuple[Panel, ...], ...]],
 ) -> None:
-    """Writes the report, the page and the remedy's files; those of an earlier run that are no longer needed go.
+    """Writes the report, the page and the remedy's files, and removes those of an earlier run that are obsolete.
 
-    Raises InputError where such a file was changed since, or is an input.
+    Raises InputError if such a file was changed since then, or is an input.
     """
     folder, contents = options.output, remedy.files(plan, cure)
     inputs = {storage.real(path) for path in (options.input, options.palette)}
@@ -269,18 +269,18 @@ def write(
             raise InputError(f"{path} {what} and would be replaced; give another --output")
         if is_ours and not is_input:
             storage.remove(path)
-    # First the file by which the others are known to be of this command.
+    # This file comes first: it identifies the others as this command's.
     report["written"] = {name: storage.identity(data) for name, data in contents.items()}
     storage.write_json(storage.join(folder, REPORT_FILE), report)
     for name, data in contents.items():
         storage.write(storage.join(folder, name), data)
-    # Names of files need not be UTF-8.
+    # File names need not be UTF-8.
     html = page.render(report, shown).encode("utf-8", "backslashreplace")
     storage.write(storage.join(folder, PAGE_FILE), html)
 
 
 def tidy(folder: str) -> None:
-    """Removes the notes of what workers were at, and what killed runs were writing: the job is done."""
+    """Removes the workers' notes and the unfinished files of killed runs, now that the job is done."""
     handover.sweep(folder, (REPORT_FILE, PAGE_FILE, *CURES))
     job.in_flight(folder).clear()
     progress.forget(folder)

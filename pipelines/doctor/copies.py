@@ -1,4 +1,4 @@
-"""Images that are there twice, or nearly, and what of it gets into two splits."""
+"""Duplicates and near-duplicates of images, and those that are in two splits."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pipelines.doctor.verdict import NOTE, WRONG, Example, Finding
 from pipelines.inputs.rawset import group_of, hash_split
 
 NEAR = 4
-"""Bits in which the hashes of near duplicates differ at most; neighbours in CamVid's films mostly differ in 12."""
+"""Most bits in which the hashes of near-duplicates differ; neighbours in CamVid's films typically differ in 12."""
 ALIKE = 0.98
-"""Correlation from which two images of nearly one hash are near duplicates."""
+"""Least correlation of two images with similar hashes that are near-duplicates."""
 LOOKED_AT = 256
-"""Candidates of near duplicates that are compared; the others are taken for some if nearly all of these are."""
+"""Candidates for near-duplicates that are compared; if nearly all of these are, the others count as well."""
 SURE = 0.95
-"""Share of those that were compared."""
+"""The share of the compared candidates that counts as nearly all."""
 MIN_FRAMES = 8
 FILM = 0.6
-"""Median distance of neighbours' hashes, in that of any two images, below which names count the frames of films."""
+"""Median hash distance of neighbours, relative to that of any two images, below which names count frames of a film."""
 
 Likeness = Callable[[int, int], float]
 """Numbers of two pairs -> the likeness of their images, -1 to 1."""
@@ -33,7 +33,7 @@ Likeness = Callable[[int, int], float]
 
 @dataclass(frozen=True)
 class Copies:
-    """Pairs of one image: numbers of the first and of another, within a split or across two."""
+    """Pairs with the same image: numbers of the first and of another, within a split or across two."""
 
     within: tuple[tuple[int, int], ...]
     across: tuple[tuple[int, int], ...]
@@ -49,7 +49,7 @@ class Copies:
 
 
 def exact(prints: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs (first, other) of numbers whose image files are the same, byte for byte."""
+    """Couples (first, other) of pairs whose image files are identical, byte for byte."""
     known = prints[prints["image"] != 0]
     order = np.argsort(known["image"], kind="stable")
     known = known[order]
@@ -63,10 +63,10 @@ def exact(prints: np.ndarray) -> list[tuple[int, int]]:
 
 
 def near(prints: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of numbers, of images that are not the same file, whose hashes differ in NEAR bits at most.
+    """Couples of pairs whose images are not identical but have hashes that differ in at most NEAR bits.
 
-    Of equal hashes the first image stands for all. Hashes that differ in NEAR of 64 bits agree in one of NEAR + 1
-    bands of bits, so that only those of one band need to be compared: not the square of all.
+    The first image stands for all with the same hash. Hashes that differ in at most NEAR of 64 bits agree in at least
+    one of NEAR + 1 bands of bits, so only hashes that share a band are compared, rather than all with all.
     """
     known = prints[prints["is_hashed"]]
     _, first, group = np.unique(known["hash"], return_index=True, return_inverse=True)
@@ -89,7 +89,7 @@ def near(prints: np.ndarray) -> list[tuple[int, int]]:
 
 
 def verified(couples: Sequence[tuple[int, int]], likeness: Likeness) -> list[tuple[int, int]]:
-    """The couples whose images are alike: of the first LOOKED_AT, and of all where nearly all of these are."""
+    """The couples whose images are alike; checks the first LOOKED_AT, and if nearly all of these are, takes all."""
     alike = [couple for couple in couples[:LOOKED_AT] if likeness(*couple) >= ALIKE]
     return alike + list(couples[LOOKED_AT:] if len(alike) >= SURE * LOOKED_AT else ())
 
@@ -97,11 +97,11 @@ def verified(couples: Sequence[tuple[int, int]], likeness: Likeness) -> list[tup
 def of_copies(
     prints: np.ndarray, plan: Plan, likeness: Likeness, differ: Callable[[int, int], bool]
 ) -> tuple[list[Finding], set[int]]:
-    """Findings on duplicates, and the numbers of the pairs that should be left out for them.
+    """Findings on duplicates, and the numbers of the pairs that should be left out because of them.
 
     Args:
-      likeness: of two images.
-      differ: whether two labels of one size hold other classes.
+      likeness: of the images of two pairs.
+      differ: whether the labels of two pairs hold different classes.
     """
     findings, left_out = [], set()
     splits = [subject.split for subject in plan.subjects]
@@ -140,7 +140,7 @@ def of_copies(
 
 
 def _of_training(couple: tuple[int, int], splits: Sequence[str]) -> int:
-    """The one of two pairs that is to go: that of the training."""
+    """The one of two pairs to leave out: that of the training split."""
     one, other = couple
     return other if splits[other] == "train" else one
 
@@ -157,10 +157,10 @@ def _finding(kind: str, grade: str, couples: Sequence[tuple[int, int]], plan: Pl
 
 
 def of_films(prints: np.ndarray, plan: Plan, val_fraction: float, group_by: str) -> tuple[list[Finding], str]:
-    """Findings on films whose frames lie in several splits, and the regular expression that keeps them together.
+    """Findings on films whose frames are in several splits, and the regular expression that keeps them together.
 
-    Names that end in a number may count anything; they count frames where neighbours look alike. Splits of the set's
-    own are its makers' business: they are a note; those by hash, which prepare makes, tear every film.
+    Numbers at the end of names may count anything; they count frames if neighbours look alike. If the set has its own
+    splits, the finding is only a note; splits by hash, which prepare makes, separate the frames of every film.
     """
     keys = [subject.key for subject in plan.subjects]
     films = [re.sub(r"\d+$", "", key) for key in keys]
@@ -188,12 +188,12 @@ def of_films(prints: np.ndarray, plan: Plan, val_fraction: float, group_by: str)
 
 
 def _below_split(film: str) -> str:
-    """A film's name without the folder of its split, so that its parts in two splits are one film."""
+    """A film's name without the folder of its split, so that its parts in two splits count as one film."""
     return film.rpartition("/")[2] or film
 
 
 def _couple(numbers: Sequence[int], splits: Sequence[str]) -> tuple[int, int]:
-    """The first two neighbours of a film that lie in different splits."""
+    """The first two consecutive frames of a film that are in different splits."""
     for one, other in itertools.pairwise(numbers):
         if splits[one] != splits[other]:
             return one, other
@@ -217,7 +217,7 @@ def _are_films(prints: np.ndarray, films: Sequence[str]) -> bool:
 
 
 def _regex(keys: Sequence[str], of_film: dict[str, list[int]]) -> str:
-    """What finds the film in a key, or a stretch of it where films are too few to make splits of; "" for none."""
+    """A regular expression that matches the film in a key, or a part of it if there are too few films; "" for none."""
     if len(of_film) >= 5:
         return r"^(.*?)\d+$"
     for digits in (1, 2, 3, 4):

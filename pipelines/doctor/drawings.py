@@ -1,4 +1,4 @@
-"""Images for the page: of every finding what shows it, drawn from the files themselves."""
+"""Images for the page that illustrate every finding, drawn from the files themselves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trainer.formats.palettes import voc_colormap
 
 MARK, MOVED = (255, 0, 80), (0, 220, 90)
 SMALLEST = 160
-"""Longer side in pixels to which smaller images are enlarged, so that their pixels can be seen."""
+"""Longer side, in pixels, to which smaller images are enlarged, so that their pixels are visible."""
 PANELS = 4
 
 
@@ -34,13 +34,13 @@ def draw(
     shift: tuple[int, int],
     total: int,
 ) -> tuple[Panel, ...]:
-    """What shows one example of a finding.
+    """Draws the panels for one example of a finding.
 
     Args:
       subjects: of the plan.
-      reading: by which labels are read in the end.
-      shift: by which all labels are to be moved.
-      total: examples on the page, which share its bytes.
+      reading: how labels are read with the cure.
+      shift: how far all labels are moved down and right, in pixels.
+      total: number of examples on the page, which share its budget of bytes.
     """
     budget = GALLERY_BYTES // max(1, PANELS * total)
     drawn = []
@@ -92,7 +92,7 @@ def _as_image(path: str) -> np.ndarray:
 
 
 def _as_coded(path: str) -> np.ndarray:
-    """A label file as a viewer would show it; ids, which are all but black, in colours of their own."""
+    """A label file as a viewer would show it; ids, which would be nearly black, are coloured."""
     data = storage.read(path)
     try:
         label = images.read_label(data)

@@ -1,4 +1,4 @@
-"""What the tally of a set means: findings, and the palette that cures those of values no palette knew."""
+"""Turns the tally of a set into findings, and into a palette that cures those on values the palette did not know."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEW_LABELS = "draw or export the labels anew: they hold nothing else, however th
 MENDED = "--mend writes them anew"
 LEFT_OUT = f"--input {MANIFEST} leaves them out"
 MENDABLE = frozenset(("lossy-labels", "sizes", "exif", "unknown-colors", "blended-ids", "turned-labels"))
-"""Kinds of labels of which `mend` may make good ones."""
+"""Kinds of faulty labels that `mend` may repair."""
 _IMAGE_KINDS = ("damaged-images", "deep-images", "other-colors")
 _TEXTS = {
     "unreadable": ("files cannot be read", f"mend their permissions or links; {LEFT_OUT}"),
@@ -57,7 +57,7 @@ _TEXTS = {
 
 
 def of_scan(rejects: Sequence[Reject], pairs: int) -> Iterator[Finding]:
-    """Findings on images and labels that found no partner, or are no pair for another reason."""
+    """Findings on images and labels without a partner, or that are not a pair for another reason."""
     alone = [reject for reject in rejects if "without a" in reject.reason]
     for kind, text, members in (
         ("pairing", "images or labels have no partner of the same name", alone),
@@ -72,7 +72,7 @@ def of_scan(rejects: Sequence[Reject], pairs: int) -> Iterator[Finding]:
 
 
 def of_files(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
-    """Findings on files, and on labels against their images."""
+    """Findings on files, and on labels compared with their images."""
     for kind, (text, cure) in _TEXTS.items():
         if seen := tally.kinds.get(kind):
             yield _finding(kind, REJECT, seen, plan, tally.looked, text, cure)
@@ -116,7 +116,7 @@ def _finding(kind: str, grade: str, seen: Seen, plan: Plan, of: int, text: str, 
 
 
 def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading, list[Finding]]:
-    """Findings on values that the palette does not know, and a reading by a palette that ignores them."""
+    """Findings on values that the palette does not know, and a reading with a palette that ignores them."""
     findings = []
     palette = reading.palette
     if seen := tally.kinds.get("unknown-ids"):
@@ -144,12 +144,12 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
 
 
 def is_cured(kind: str, tally: DoctorTally) -> bool:
-    """Whether the palette of `of_values` reads labels with this fault."""
+    """Whether the palette from `of_values` can read labels with this fault."""
     return kind == "unknown-ids" or (kind == "unknown-colors" and len(tally.unknown_colors) < MAX_ALIASES)
 
 
 def of_nothing(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading, list[Finding]]:
-    """The finding that there is nothing to learn, and a reading by the values that labels hold, if that is more."""
+    """The finding that there is nothing to learn, and a reading with all values in the labels, if these are more."""
     palette = reading.palette
     used = np.flatnonzero(sum(_counts(tally, palette).values(), np.zeros(palette.num_classes, np.int64)))
     ignored = sum(int(pixels[palette.ignore_id]) for pixels in tally.pixels.values())
@@ -215,11 +215,11 @@ def _absent(tally: DoctorTally, plan: Plan, palette: Palette, counts: dict[str, 
         yield Finding("absent-from-split", grade, len(names), palette.num_classes, "classes", text, cure, examples)
 
 
-def dealt(tally: DoctorTally, plan: Plan, palette: Palette, left_out: Collection[int]) -> dict[int, str]:
-    """Number of a pair -> its new split: of those of classes that training lacks, half go to it.
+def resplit(tally: DoctorTally, plan: Plan, palette: Palette, left_out: Collection[int]) -> dict[int, str]:
+    """Number of a pair -> its new split: moves half of the pairs with classes that the training lacks to "train".
 
     Args:
-      left_out: pairs that are not to be prepared.
+      left_out: pairs that are not prepared.
     """
     counts = _counts(tally, palette)
     if "train" not in counts or tally.decoded < tally.looked:
@@ -233,7 +233,7 @@ def dealt(tally: DoctorTally, plan: Plan, palette: Palette, left_out: Collection
 
 
 def _with_classes(tally: DoctorTally, plan: Plan, classes: np.ndarray, palette: Palette) -> tuple[Example, ...]:
-    """Pairs that hold one of some classes."""
+    """Examples of pairs whose labels contain one of these classes."""
     held = {}
     for index in classes.tolist():
         if seen := tally.kinds.get(f"class {index}"):
@@ -246,8 +246,8 @@ def _with_classes(tally: DoctorTally, plan: Plan, classes: np.ndarray, palette: 
 
 
 TINY_SHARE, TINY_AREA = 1e-4, 64
-"""Share of all labelled pixels, and pixels in a label that holds it, below which a class is tiny: 8x8 pixels are 2x2
-features at stride 4."""
+"""A class is tiny below this share of all labelled pixels, or this mean area in the labels that contain it, in pixels:
+8x8 pixels are 2x2 features at stride 4."""
 
 
 def _tiny(tally: DoctorTally, plan: Plan, palette: Palette, whole: np.ndarray) -> Iterator[Finding]:
@@ -269,13 +269,13 @@ def _named(names: Sequence[str]) -> str:
 
 MIN_VOTES = 3
 AGREED = 0.6
-"""Share of labels that must fit best at one offset, give or take a pixel, to call it constant."""
+"""Share of labels that must fit best at one offset, within a pixel, for the offset to be constant."""
 BETTER_FIT = 0.7
-"""By how many standard deviations labels must fit better there."""
+"""How much better labels must fit there, in standard deviations."""
 
 
 def offset(tally: DoctorTally) -> tuple[int, int] | None:
-    """(y, x): by how many pixels labels must be moved down and right to fit their images; None for not at all."""
+    """(y, x): how far labels must be moved down and right to fit their images, in pixels; None if they fit."""
     votes, score = tally.alignment.votes, tally.alignment.score
     count = int(votes.sum())
     if count < MIN_VOTES:
@@ -308,7 +308,7 @@ def of_alignment(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
 
 
 def doubtful(tally: DoctorTally) -> dict[int, str]:
-    """Number of a pair -> kind of its fault or doubt."""
+    """Number of a pair -> the kind of its fault or doubt."""
     prints = tally.prints
     kinds = {}
     for row in prints[(prints["fault"] > 0) | (prints["doubt"] > 0)]:

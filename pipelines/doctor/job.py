@@ -1,7 +1,7 @@
 """The Beam side of `deeplab doctor`: numbers of chunks in, one tally out.
 
-Only numbers and tallies cross Beam's shuffle; a tally is counts, a few examples, and 35 bytes a pair. Every process
-holds the plan's file, some hundred bytes a pair.
+Only numbers and tallies cross Beam's shuffle; a tally is counts, a few examples, and 35 bytes per pair. Every process
+holds the plan's file, some hundred bytes per pair.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from trainer import storage
 from trainer.formats.labels import Palette
 
 LABELS = "labels"
-"""Name of the notes of the sample of labels that is looked at before the job."""
+"""Name of the note on the sample of labels that is read before the job."""
 
 
 def in_flight(folder: str) -> InFlight:
-    """Notes of what the workers of a job are at whose output is `folder`."""
+    """The notes of what the workers of the job that writes to `folder` are working on."""
     return InFlight(storage.join(folder, ".in-flight"))
 
 
@@ -37,7 +37,7 @@ class LookAtChunk(Work):
     """Number of a chunk of the plan -> the DoctorTally of its pairs.
 
     Attributes:
-      palette, coding: by which labels are read; no palette where it is not known.
+      palette, coding: with which labels are read; None for an unknown palette.
       max_pixels: of an image or label.
       output: the folder with the plan.
       digest: of the plan.
@@ -52,10 +52,10 @@ class LookAtChunk(Work):
 
     def process(self, number: int) -> Iterator[DoctorTally]:
         subjects = read_chunk(self.output, self.digest, number)
-        # The same on every run over the same pairs, so that a rerun finds what an earlier one died of.
+        # The name is the same in every run over the same pairs, so a rerun finds the note of one that crashed.
         name = repr([subject.label for subject in subjects])
         notes = in_flight(self.output)
-        if notes.interrupted(LABELS):  # one of the sample has ended a process, and is in some chunk
+        if notes.interrupted(LABELS):  # a label of the sample crashed a process, and is in one of the chunks
             notes.start(name)
         with notes.watch(name) as care:
             yield tally.total(self._look(subject, care) for subject in subjects)
@@ -98,7 +98,7 @@ def build(
     output: str,
     digest: str,
 ) -> None:
-    """Builds the job: the plan's chunks are looked at, their tally is written beside the plan."""
+    """Builds the job: the plan's chunks are examined, and their tally is written beside the plan."""
     _ = (
         distribute(pipeline, range(chunks), "chunks")
         | "Look at chunks" >> beam.ParDo(LookAtChunk(heartbeat, palette, coding, max_pixels, output, digest))

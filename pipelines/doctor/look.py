@@ -1,4 +1,4 @@
-"""A look at one pair: what `deeplab prepare` would reject of it, and what it would take and should not."""
+"""Examines one pair: what `deeplab prepare` would reject, and what it would accept but should not."""
 
 from __future__ import annotations
 
@@ -17,30 +17,32 @@ from trainer.formats.labels import LabelError, Palette, color_meanings, id_table
 from trainer.formats.options import MAX_PIXELS
 
 BETTER = 1.5
-"""How many times better a label must lie on its image when turned to be taken for one that should be."""
+"""How many times better a label must fit its image when turned, to count as one that should be turned."""
 
 
 def look(
     subject: Subject, palette: Palette | None = None, coding: str = "auto", max_pixels: int = MAX_PIXELS
 ) -> DoctorTally:
-    """Looks at a pair as closely as the plan has it.
+    """Examines a pair as closely as the plan demands.
 
     Args:
-      palette: by which labels are read; None where it is not known: then they are decoded alone.
+      subject: the pair.
+      palette: for labels; None if it is not known, in which case they are only decoded.
       coding: one of `trainer.formats.options.CODINGS`.
+      max_pixels: of an image or label.
 
     Returns:
-      Its tally. Of what prepare would reject it has one kind:
+      Its tally, with at most one fault for which prepare would reject the pair:
 
       - "unreadable": the file cannot be read.
       - "animations": several images or pages in one file.
       - "lossy-labels", "deep-labels", "transparent-labels": labels in codings or depths that lose class ids.
-      - "damaged-images", "damaged-labels": whatever else cannot be decoded.
-      - "sizes", "exif": the label does not lie on the image.
-      - "unknown-ids", "unknown-colors", "two-readings": what the palette makes of the label.
+      - "damaged-images", "damaged-labels": any other file that cannot be decoded.
+      - "sizes", "exif": the label does not match the image.
+      - "unknown-ids", "unknown-colors", "two-readings": the palette cannot read the label.
 
-      Of what prepare would take any number: "deep-images", "other-colors" (of images), "blended-ids", "turned-labels",
-      "one-class", "all-ignored".
+      And any number of properties that prepare would accept: "deep-images", "other-colors" (of images), "blended-ids",
+      "turned-labels", "one-class", "all-ignored".
     """
     steps = _Look(subject, palette, coding, max_pixels)
     try:
@@ -53,7 +55,7 @@ def look(
 
 
 class _Fault(Exception):
-    """Why a pair would be rejected."""
+    """The reason why a pair would be rejected."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)
@@ -72,7 +74,7 @@ def _digest(data: bytes) -> int:
 
 
 class _Look:
-    """The steps of `look`, which share what they were called with; `image` is known once it is decoded."""
+    """The steps of `look`, which share its arguments; `image` is set when it has been decoded."""
 
     def __init__(self, subject: Subject, palette: Palette | None, coding: str, max_pixels: int) -> None:
         self.subject, self.palette, self.coding, self.max_pixels = subject, palette, coding, max_pixels
@@ -88,7 +90,7 @@ class _Look:
             return self.tally(fault.kind, fault.detail)
 
     def _whole(self, image_data: bytes, label_data: bytes) -> DoctorTally:
-        """The tally of a pair that is in order; raises _Fault for one that is not."""
+        """The tally of a good pair; raises _Fault for a faulty one."""
         source = self._header("images", image_data)
         labelled = self._header("labels", label_data)
         if labelled.lossy:
@@ -161,12 +163,12 @@ class _Look:
             return self.tally("all-ignored", "every pixel is ignored")
         if len(used) == 1:
             return self.tally("one-class", f"every pixel is {self.palette.names[used[0]]}, or ignored")
-        # Where a class is to be seen.
+        # The pixels that have a class.
         kinds = {f"class {index}": Seen(1, ((self.subject.number, f"{counts[index]} pixels"),)) for index in used}
         return DoctorTally(kinds=kinds)
 
     def _of_turn(self, ids: np.ndarray, source: Header) -> DoctorTally:
-        """Whether a label of the image's upright size was drawn on the image as stored."""
+        """The tally of a label with the image's upright size that seems to have been drawn on the image as stored."""
         turned = images.upright(ids, source.orientation)
         if turned.shape != ids.shape:
             return DoctorTally()
@@ -180,7 +182,7 @@ class _Look:
         return DoctorTally()
 
     def _unknown(self, label: Label, detail: str) -> DoctorTally:
-        """The tally of a label that the palette does not read, with the values that it does not know."""
+        """The tally of a label that the palette cannot read, with the unknown values."""
         if label.colormap is not None and codings.two_readings(label, self.palette):
             return self.tally("two-readings", detail)
         if label.codes.ndim == 2 and (label.colormap is None or self.coding == "ids"):
@@ -202,7 +204,7 @@ def _packed_colors(palette: Palette) -> frozenset[int]:
 
 
 def _packed(label: Label) -> np.ndarray:
-    """int32 [H, W]: the colours of a label, red in the highest byte; indices without a colour are black."""
+    """The colours of a label, int32 [H, W], with red in the highest byte; indices without a colour are black."""
     rgb = label.codes
     if label.colormap is not None:
         colormap = np.zeros((256, 3), np.uint8)
@@ -212,5 +214,5 @@ def _packed(label: Label) -> np.ndarray:
 
 
 def _sizes_differ(source: Header, labelled: Header) -> bool:
-    """Whether no turn would make the label as large as its image."""
+    """Whether the label differs from its image in size, however it is turned."""
     return sorted((source.width, source.height)) != sorted((labelled.width, labelled.height))

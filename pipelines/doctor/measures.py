@@ -1,4 +1,4 @@
-"""What pixels tell of an image and its label: blended ids, a perceptual hash, and how the two lie on each other."""
+"""Measures of the pixels of an image and its label: blended ids, a perceptual hash, and how well the two match."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 from pipelines.doctor.tally import REACH
 
 BLENDED = 0.15
-"""Share of the steps between ids from which a label counts as blended; those of CamVid have 2 % at most."""
+"""Least share of blended steps between ids in a blended label; CamVid's labels have at most 2 %."""
 MIN_BLENDED = 8
 MIN_BOUNDARY = 50
-"""Boundary pixels without which a label tells nothing of its place."""
+"""Boundary pixels that a label needs for its position to be measured."""
 
 
 def blended_share(codes: np.ndarray) -> float:
-    """Share of the steps between neighbours of uint8 [H, W] ids that lead through an id between two others.
+    """The share of the steps between neighbouring ids, uint8 [H, W], that pass through an id between two others.
 
-    Where ids were scaled by interpolation, or smoothed, a boundary between classes 2 and 9 leads through 4 and 7. 0
-    where there are fewer than MIN_BLENDED such pixels.
+    If ids were scaled by interpolation, or smoothed, a boundary between classes 2 and 9 passes through 4 and 7.
+    Returns 0 if there are fewer than MIN_BLENDED such pixels.
     """
     between = steps = 0
     for rows in (codes, codes.T):
@@ -29,9 +29,9 @@ def blended_share(codes: np.ndarray) -> float:
 
 
 def perceptual_hash(image: np.ndarray) -> int:
-    """64 bits of uint8 [H, W, 3] RGB that stay almost the same when it is scaled, re-encoded or made brighter.
+    """A hash, 64 bits, of uint8 [H, W, 3] RGB that hardly changes if the image is scaled, re-encoded or brightened.
 
-    The lowest 63 frequencies of a cosine transform of 32x32 greys, each against their median.
+    It compares each of the lowest 63 frequencies of the cosine transform of 32x32 greys with their median.
     """
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
     lowest = cv2.dct(grey.astype(np.float32))[:8, :8].ravel()[1:]
@@ -51,7 +51,7 @@ def likeness(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def boundaries(ids: np.ndarray) -> np.ndarray:
-    """bool [H, W]: pixels that differ from a neighbour."""
+    """The pixels that differ from a neighbour, bool [H, W]."""
     mask = np.zeros(ids.shape, bool)
     across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
     mask[:, 1:] |= across
@@ -62,7 +62,7 @@ def boundaries(ids: np.ndarray) -> np.ndarray:
 
 
 def edges(image: np.ndarray) -> np.ndarray:
-    """float32 [H, W]: how strongly uint8 [H, W, 3] RGB changes at every pixel; the strongest are cut off."""
+    """The gradient magnitude of uint8 [H, W, 3] RGB, float32 [H, W], clipped at the top."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     strength = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     mean, deviation = cv2.meanStdDev(strength)
@@ -70,7 +70,7 @@ def edges(image: np.ndarray) -> np.ndarray:
 
 
 def fit(image: np.ndarray, ids: np.ndarray) -> np.ndarray | None:
-    """How well the boundaries of a label lie on the edges of its image, if it is shifted.
+    """How well the boundaries of a label match the edges of its image, for every shift.
 
     Args:
       image: uint8 [H, W, 3] RGB.
@@ -78,7 +78,7 @@ def fit(image: np.ndarray, ids: np.ndarray) -> np.ndarray | None:
 
     Returns:
       float32 [2 REACH + 1, 2 REACH + 1], in standard deviations over all shifts: at (REACH + y, REACH + x) the fit of
-      the label moved down by y and right by x. None for what is too small, or has too little boundary.
+      the label moved down by y and right by x. None if the image is too small, or the label has too few boundaries.
     """
     height, width = ids.shape
     if min(height, width) < 4 * REACH:
@@ -92,7 +92,7 @@ def fit(image: np.ndarray, ids: np.ndarray) -> np.ndarray | None:
 
 
 def correlation(image: np.ndarray, ids: np.ndarray) -> float:
-    """Correlation, -1 to 1, of the edges of an image and the boundaries of a label where it lies."""
+    """Correlation, -1 to 1, of the edges of an image and the boundaries of its label, without a shift."""
     near = cv2.blur(boundaries(ids).astype(np.float32), (3, 3))
     strength = edges(image)
     near, strength = near - near.mean(), strength - strength.mean()

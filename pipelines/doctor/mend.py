@@ -1,4 +1,4 @@
-"""Makes a good label of one that `deeplab prepare` would reject or misread; what stays in doubt is ignored."""
+"""Repairs labels that `deeplab prepare` would reject or misread; pixels that stay in doubt are ignored."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from trainer.formats.images import Header, ImageError
 from trainer.formats.labels import LabelError, Palette, color_meanings, id_table, unknown_mark
 
 MAX_BLUR = 48
-"""Distance of a colour from that of its class, in 0-255 over all channels, up to which a blurred pixel is of it."""
+"""Largest Euclidean distance, in grey levels, of a blurred pixel's colour from the colour of its class."""
 SAME_SHAPE = 0.01
-"""Relative difference of two shapes, width to height, that rounding makes."""
+"""Relative difference of two aspect ratios that rounding can cause."""
 
 
 def mended(
@@ -26,18 +26,18 @@ def mended(
     coding: str = "auto",
     shift: tuple[int, int] = (0, 0),
 ) -> np.ndarray | None:
-    """The class ids that a label means.
+    """The class ids that a faulty label was meant to have.
 
     Args:
-      kind: of its fault or doubt, see `look`; "" for a label that is in order, which is only moved.
+      kind: of its fault or doubt, see `look`; "" for a good label, which is only moved.
       data: the label file.
       image: header of its image.
-      palette, coding: by which it is read.
-      shift: by how many pixels it is moved down and right.
+      palette, coding: with which it is read.
+      shift: how far it is moved down and right, in pixels.
 
     Returns:
-      uint8 [H, W] of the image's upright size, `ignore_id` where the class is in doubt; None where nothing can be made
-      of it.
+      uint8 [H, W] of the image's upright size, `ignore_id` where the class is in doubt; None if the label cannot be
+      repaired.
     """
     if kind and kind not in MENDABLE:
         return None
@@ -68,7 +68,7 @@ def _ids(kind: str, data: bytes, image: Header, palette: Palette, coding: str) -
 
 
 def encoded(ids: np.ndarray, palette: Palette, coding: str) -> bytes:
-    """A PNG that `palette` and `coding` read as these ids: of its colours, or of ids where colours do not count."""
+    """A PNG that is read as these ids with `palette` and `coding`: of colours, or of ids if colours do not count."""
     if coding != "ids":
         return images.encode_png(palette.colorize(ids))
     codes = np.zeros(256, np.uint8)
@@ -80,7 +80,7 @@ def encoded(ids: np.ndarray, palette: Palette, coding: str) -> bytes:
 
 
 def _sharpened(rgb: np.ndarray, palette: Palette) -> np.ndarray | None:
-    """Class ids of blurred colours, or of blurred greys that are ids far apart."""
+    """Class ids of blurred colours, or of blurred greys that are widely spaced ids."""
     if (np.ptp(rgb.astype(np.int16), axis=2) <= 2).mean() > 0.99 and (table := _grey_levels(palette)):
         levels, classes = zip(*table, strict=True)
         colors = np.repeat(np.float32(levels)[:, None], 3, axis=1)
@@ -94,7 +94,7 @@ def _sharpened(rgb: np.ndarray, palette: Palette) -> np.ndarray | None:
         distance = ((pixels - color) ** 2).sum(2)
         nearest[distance < best] = place
         np.minimum(best, distance, out=best)
-    if (best <= MAX_BLUR**2).mean() < 0.5:  # these are no colours of the palette
+    if (best <= MAX_BLUR**2).mean() < 0.5:  # these are not the palette's colours
         return None
     ids = np.take(np.uint8(classes), nearest)
     box = np.ones((3, 3), np.uint8)
@@ -103,7 +103,7 @@ def _sharpened(rgb: np.ndarray, palette: Palette) -> np.ndarray | None:
 
 
 def _grey_levels(palette: Palette) -> list[tuple[int, int]]:
-    """Pairs of an id in label files and its class, where ids are so far apart that blurring leaves them apart."""
+    """Pairs (id in label files, its class), if the ids are so far apart that blurring does not mix them up."""
     table = id_table(palette)
     known = [(code, int(table[code])) for code in range(256) if table[code] != unknown_mark(palette)]
     gaps = [after - before for (before, _), (after, _) in itertools.pairwise(known)]
@@ -111,7 +111,7 @@ def _grey_levels(palette: Palette) -> list[tuple[int, int]]:
 
 
 def _known(label: images.Label, palette: Palette) -> np.ndarray:
-    """Class ids of the colours that the palette knows; the others are ignored."""
+    """Class ids of the colours that the palette knows; other pixels are ignored."""
     rgb = label.codes
     if label.colormap is not None:
         colormap = np.zeros((256, 3), np.uint8)
@@ -125,7 +125,7 @@ def _known(label: images.Label, palette: Palette) -> np.ndarray:
 
 
 def _between(codes: np.ndarray) -> np.ndarray:
-    """bool [H, W]: pixels of an id between those of two neighbours that face each other, and those beside them."""
+    """The pixels whose id is between those of two opposite neighbours, and the pixels next to them, bool [H, W]."""
     mask = np.zeros(codes.shape, bool)
     for rows, marks in ((codes, mask), (codes.T, mask.T)):
         before, here, after = rows[:, :-2], rows[:, 1:-1], rows[:, 2:]

@@ -1,4 +1,4 @@
-"""Images and labels of a folder that has no layout, or only a part of it: paired by what is common to their names."""
+"""Pairs the images and labels of a folder without a known layout, or with only a part of one, by similar names."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ IMAGE_WORDS = frozenset(
         *("input", "inputs", "raw"),
     )
 )
-"""Words of names, in lower case, that say what a file is and not which one."""
+"""Words in names, in lower case, that describe the kind of a file rather than identify it."""
 
 
 def find(root: str, layout: str, val_fraction: float, group_by: str) -> tuple[RawSet, tuple[Finding, ...]]:
-    """The raw set that prepare would scan; one that is paired by words where that finds nothing, or less.
+    """The raw set as prepare would scan it, or one paired by similar names if that has more pairs; with findings.
 
-    Raises InputError where neither finds a pair.
+    Raises InputError if neither has a pair.
     """
     fault, known = "", None
     try:
@@ -89,7 +89,7 @@ def _guess(root: str, val_fraction: float, group_by: str) -> RawSet | None:
 
 
 def name_key(file: File) -> tuple[str, bool]:
-    """What is left of a file's path without the words that say what it is; and whether it is a label by these."""
+    """A file's path without the words that describe its kind, and whether these words mark it as a label."""
     stem, _ = posixpath.splitext(file.relative)
     kept, is_label = [], False
     for part in stem.split("/"):

@@ -1,4 +1,4 @@
-"""What there is to look at: the pairs of a raw set in chunks, and which of them are decoded. No file is opened."""
+"""The pairs of a raw set to examine, in chunks, and which of them to decode. No file is opened here."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pipelines.inputs.rawset import Pair
 from pipelines.runner import handover
 
 HEADERS, DECODED, ALIGNED = 0, 1, 2
-"""How closely a pair is looked at: headers and checksums; pixels too; and how its boundaries lie on the image."""
+"""How closely a pair is examined: headers and checksums; pixels too; and the match of boundaries and edges as well."""
 MAX_ALIGNED = 256
-"""Pairs whose boundaries are compared with their images: a constant offset shows in a few."""
+"""Pairs whose boundaries are compared with their images: a few of them suffice to show a constant offset."""
 
 _CHUNK = 64  # pairs per element at most: a second of work
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One pair to look at: its number in the plan, key, files, split, and how closely."""
+    """A pair to examine: its number in the plan, key, files, split, and how closely it is examined."""
 
     number: int
     key: str
@@ -52,7 +52,7 @@ class Plan:
         """The contents of the plan's file: a line of each chunk."""
         size = max(1, min(_CHUNK, self.total // 32))
         rows = [asdict(subject) for subject in self.subjects]
-        # Names may hold any character; JSON in ASCII escapes those at which lines are split.
+        # Names may contain any character; JSON in ASCII escapes line separators.
         return tuple(json.dumps(rows[first : first + size]).encode() for first in range(0, len(rows), size))
 
     @functools.cached_property
@@ -61,12 +61,13 @@ class Plan:
 
 
 def make_plan(pairs: Sequence[Pair], full: bool, sampled: int, seed: int) -> Plan:
-    """Chooses which pairs are decoded.
+    """Chooses the pairs to decode.
 
     Args:
       pairs: sorted by key.
-      full: all of them; else about `sampled`, drawn by `seed`, in neighbours of two: frames of one film are known by
-        their neighbours.
+      full: decode all of them.
+      sampled: otherwise, about how many to decode; drawn as couples of neighbours, which reveal frames of a film.
+      seed: of the draw.
     """
     chosen = set(range(len(pairs)))
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""What cures a set without changing it: a palette, a manifest of good pairs, mended labels, and flags with them."""
+"""The cure for a set, which itself stays unchanged: a palette, a manifest of good pairs, mended labels, and flags."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ LABELS_FOLDER = "labels"
 
 @dataclass(frozen=True)
 class Remedy:
-    """What is to be given to prepare in place of the set as it is.
+    """What to give prepare instead of the set itself.
 
     Attributes:
-      reading: by which labels are read.
-      left_out: numbers of the pairs that are not to be prepared.
+      reading: how labels are read.
+      left_out: numbers of the pairs to leave out.
       labels: number of a pair -> path of its mended label.
-      splits: number of a pair -> its split, where it is to be another one.
-      is_listed: whether there must be a manifest, for these, or for files that are no pair.
-      group_by: of prepare.
+      splits: number of a pair -> its new split, if that changes.
+      is_listed: whether a manifest is needed, for these, or for files that are not pairs.
+      group_by: value of prepare's --group-by.
     """
 
     reading: Reading
@@ -47,7 +47,7 @@ class Remedy:
 
     @property
     def has_palette(self) -> bool:
-        """Whether there must be a palette of our own."""
+        """Whether a palette file is needed."""
         return self.reading.palette is not None and self.reading.flag == OWN
 
 
@@ -58,7 +58,7 @@ def mend_labels(
 
     Args:
       kinds: number of a pair -> kind of its fault or doubt.
-      shift: by how many pixels all labels are to be moved.
+      shift: how far to move all labels down and right, in pixels.
       folder: the output folder.
 
     Returns:
@@ -88,7 +88,7 @@ def _mended(subject: Subject, kind: str, palette: Palette, coding: str, shift: t
 
 
 def manifest(plan: Plan, remedy: Remedy) -> bytes:
-    """The good pairs, one JSON object a line; their splits are left to prepare where it is to group them."""
+    """The good pairs, one JSON object per line; without splits if prepare is to make them by groups."""
     lines = []
     for subject in plan.subjects:
         if subject.number not in remedy.left_out:
@@ -100,7 +100,7 @@ def manifest(plan: Plan, remedy: Remedy) -> bytes:
 
 
 def files(plan: Plan, remedy: Remedy) -> dict[str, bytes]:
-    """Name -> contents of the files of the remedy in the output folder, but for labels."""
+    """Name -> contents of the remedy's files in the output folder, except labels."""
     contents = {}
     palettes = {OWN: remedy.reading.palette if remedy.has_palette else None, COUNTED: remedy.reading.counted}
     for name, palette in palettes.items():
@@ -112,7 +112,7 @@ def files(plan: Plan, remedy: Remedy) -> dict[str, bytes]:
 
 
 def command(options: Options, remedy: Remedy, root: str) -> str:
-    """The `deeplab prepare` that reads the set as it should be read, for a shell.
+    """The `deeplab prepare` command that reads the set correctly, quoted for a shell.
 
     Args:
       root: folder of the raw set.
@@ -125,7 +125,7 @@ def command(options: Options, remedy: Remedy, root: str) -> str:
         words += ["--palette", storage.join(options.output, OWN)]
     elif reading.flag:
         words += ["--palette", reading.flag]
-    elif remedy.is_listed and reading.palette is not None:  # the manifest's folder tells less than the set's
+    elif remedy.is_listed and reading.palette is not None:  # the manifest implies no palette
         own = storage.join(root, PALETTE_FILE)
         words += ["--palette", own if storage.exists(own) else reading.palette.name]
     words += ["--label-coding", reading.coding_flag] if reading.coding_flag else []
@@ -137,7 +137,7 @@ def command(options: Options, remedy: Remedy, root: str) -> str:
 
 
 def mend_command(options: Options) -> str:
-    """The `deeplab doctor` that mends what can be mended, for a shell."""
+    """The `deeplab doctor` command that mends labels, quoted for a shell."""
     words = ["deeplab", "doctor", options.input]
     for name in ("layout", "palette", "label_coding", "group_by"):
         value = getattr(options, name)

@@ -1,4 +1,4 @@
-"""What was seen of the pairs: counts, a few examples of each kind, and 35 bytes a pair, by which copies are found."""
+"""What was observed in the pairs: counts, a few examples of each kind, and 35 bytes per pair for finding copies."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from trainer import storage
 from trainer.formats.labels import Color
 
 EXAMPLES = 6
-"""Examples that are kept of a kind: those of the lowest numbers, whatever the order in which pairs are looked at."""
+"""Examples kept of each kind: those with the lowest numbers, in whatever order pairs are examined."""
 MAX_COLORS = 1024
-"""Unknown colours that are kept: those of the most pixels."""
+"""Unknown colours that are kept: those with the most pixels."""
 REACH = 8
-"""Largest offset between label and image that is looked for, in pixels."""
+"""Largest offset between label and image that can be found, in pixels."""
 FAULTS = (
     *("unreadable", "animations", "lossy-labels", "deep-labels", "transparent-labels", "damaged-images"),
     *("damaged-labels", "sizes", "exif", "unknown-ids", "unknown-colors", "two-readings", "failed"),
 )
-"""Kinds of what prepare would reject; `look` explains them."""
+"""Kinds of faults that prepare would reject, see `look`."""
 DOUBTS = ("blended-ids", "turned-labels")
-"""Kinds of labels that prepare would take, and that are not what they seem."""
+"""Kinds of labels that prepare would accept although they are probably wrong."""
 PRINT = np.dtype(
     [
         *(("number", "<i8"), ("image", "<u8"), ("label", "<u8"), ("hash", "<u8"), ("is_hashed", "?")),
         *(("fault", "u1"), ("doubt", "u1")),
     ]
 )
-"""What is kept of every pair: digests of both files (0: not read), a perceptual hash of the image where it is decoded,
-and its place in FAULTS and in DOUBTS, from 1 (0: none)."""
+"""Kept for every pair: digests of both files (0: not read), a perceptual hash of the image if it was decoded, and the
+positions of its fault and doubt in FAULTS and DOUBTS, from 1 (0: none)."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """How often a kind of thing was seen, and examples: number of the pair, and what was found there."""
+    """How often something was observed, and examples: number of the pair, and details."""
 
     count: int
     examples: tuple[tuple[int, str], ...]
@@ -50,11 +50,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How the boundaries of labels lie on their images, over some pairs.
+    """How well the boundaries of labels match their images, over some pairs.
 
     Attributes:
-      score: float64 [2 REACH + 1, 2 REACH + 1], sums of how well labels fit, shifted by (y, x) - REACH.
-      votes: int64 of the same shape: at which shift how many labels fit best.
+      score: float64 [2 REACH + 1, 2 REACH + 1], sums of the fit of labels shifted by (y, x) - REACH.
+      votes: int64 of the same shape: number of labels that fit best at each shift.
     """
 
     score: np.ndarray = field(default_factory=lambda: np.zeros((2 * REACH + 1,) * 2))
@@ -66,12 +66,12 @@ class Alignment:
 
 @dataclass(frozen=True)
 class DoctorTally:
-    """What is known after some of the pairs. Tallies of parts are added up.
+    """The observations on some of the pairs. Tallies of parts are added up.
 
     Attributes:
-      looked, decoded: pairs of which the headers, and of which all pixels, were read.
-      kinds: what was seen, by its kind; see `look`.
-      pixels, labels: split -> int64 [256]: pixels of every class id, and labels that hold it.
+      looked, decoded: number of pairs of which the headers, and all pixels, were read.
+      kinds: observations by kind, see `look`.
+      pixels, labels: split -> int64 [256]: pixels of every class id, and labels that contain it.
       unknown_ids, unknown_colors: values that the palette does not know -> pixels.
       alignment: of labels on images.
       parts: arrays of PRINT.
@@ -114,12 +114,12 @@ class DoctorTally:
 
 
 def seen_of(number: int, kind: str, detail: str) -> DoctorTally:
-    """The tally of one thing that was seen of a pair."""
+    """The tally of one observation on a pair."""
     return DoctorTally(kinds={kind: Seen(1, ((number, detail),))})
 
 
 def with_print(one: DoctorTally, number: int, image: int = 0, label: int = 0, hash: int | None = None) -> DoctorTally:
-    """The tally of a pair that has been looked at, with what is kept of every pair; see PRINT."""
+    """The tally of an examined pair, with what is kept for every pair; see PRINT."""
     row = np.zeros(1, PRINT)
     row["number"], row["image"], row["label"] = number, image, label
     row["hash"], row["is_hashed"] = hash or 0, hash is not None
@@ -139,7 +139,7 @@ def total(parts: Iterable[DoctorTally]) -> DoctorTally:
 
 
 def write(tally: DoctorTally, folder: str, digest: str) -> None:
-    """Writes a tally of the plan of that digest beside it, as an .npz file without pickled objects."""
+    """Writes a tally beside the plan with that digest, as an .npz file without pickled objects."""
     rest = {
         "looked": tally.looked,
         "decoded": tally.decoded,

@@ -1,4 +1,4 @@
-"""Findings, how grave they are, and what follows from all of them."""
+"""Findings, their severity, and the verdict on all of them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 NOTE, REJECT, WRONG = "note", "reject", "wrong"
 STATUS = {NOTE: 0, REJECT: 1, WRONG: 2}
-"""How grave a finding is -> the command's exit status: nothing need be done; `deeplab prepare` would reject something;
-it would take something that is then trained wrongly."""
+"""Severity of a finding -> the command's exit status: nothing needs to be done; `deeplab prepare` would reject
+something; it would accept something that is then learnt wrongly."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One place where a finding shows: the pair's number in the plan (-1: none), a path, and what was found there.
+    """An example of a finding: the pair's number in the plan (-1: none), a path, and what was found there.
 
-    `other` is the number of a second pair, of copies; -1 for none.
+    `other` is the number of the second pair, for copies; -1 for none.
     """
 
     number: int
@@ -27,15 +27,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of trouble.
+    """A problem of a set.
 
     Attributes:
       kind: its name, such as "lossy-labels".
       grade: NOTE, REJECT or WRONG.
-      count, of, unit: "3 of 512 labels"; 0 `of` where there is nothing to count in.
+      count, of, unit: "3 of 512 labels"; `of` is 0 if there is no total.
       text: what was found, and why it matters.
-      cure: what to do.
-      examples: a few places.
+      cure: what to do about it.
+      examples: a few of them.
     """
 
     kind: str
@@ -60,7 +60,7 @@ class Finding:
 
 
 def graded(findings: Sequence[Finding]) -> list[Finding]:
-    """The gravest first; those of one grade keep their order."""
+    """The findings, gravest first; stable within a grade."""
     return sorted(findings, key=lambda finding: -STATUS[finding.grade])
 
 
@@ -69,7 +69,7 @@ def status(findings: Sequence[Finding]) -> int:
 
 
 def sentence(findings: Sequence[Finding], looked: int, decoded: int) -> str:
-    """The verdict in words."""
+    """The verdict, as a sentence."""
     seen = f"{looked:,} pairs, {'all' if decoded == looked else f'{decoded:,}'} of them decoded"
     heads = {
         0: "healthy: `deeplab prepare` takes all of it as intended",

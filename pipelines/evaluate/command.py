@@ -51,7 +51,7 @@ def run(options: Options, flags: list[str]) -> int:
     sources = Sources(options.labels, options.masks, palette, options.label_coding, options.label_coding)
     notes = [segment_notes(folder, palette) for folder in options.masks]
     plan = pair(sources, selection.load(options.records, options.split, options.list))
-    doubts = [*unfinished(options.masks, notes), *themselves(options), training_images(plan, card)]
+    doubts = [*unfinished(options.masks, notes), *self_comparisons(options), training_images(plan, card)]
     say(note for note in (plan.selection, *plan.notes, *doubts) if note)
     images_folder = find_images_folder(options, notes)
     plan = settle(plan, options)
@@ -66,11 +66,11 @@ def run(options: Options, flags: list[str]) -> int:
         {"key": entry.key, "rank": entry.rank, "miou": {result.name: result.miou for result in entry.results}}
         for entry in entries
     ]
-    # First the file by which the others are known to be of this command.
+    # This file comes first: it identifies the others as this command's.
     storage.write_json(storage.join(options.output, REPORT_FILE), evaluation)
     rejects_path = write_rejects(options.output, accounts.rejects)
     page_path = storage.join(options.output, PAGE_FILE)
-    # Names of files need not be UTF-8.
+    # File names need not be UTF-8.
     storage.write(page_path, page.render(evaluation, entries).encode("utf-8", "backslashreplace"))
     print(f"{page.text(evaluation)}\n\n{accounts.report(rejects_path)}")
     for name, scores in evaluation["masks"].items():
@@ -84,9 +84,9 @@ def run(options: Options, flags: list[str]) -> int:
 
 
 def settle(plan: Plan, options: Options) -> Plan:
-    """The plan with what a sample of its labels tells of their coding, as `deeplab prepare` finds it.
+    """The plan with the coding of its labels, decided from a sample as `deeplab prepare` does it.
 
-    Raises InputError where they can be read in two ways.
+    Raises InputError if they can be read in two ways.
     """
     paths = [plan.sources.label_path(comparison) for comparison in plan.comparisons]
     try:
@@ -106,7 +106,7 @@ def say(sentences: Iterable[str]) -> None:
 
 
 def check_folders(options: Options) -> None:
-    """Raises InputError where two folders are one through links, or the report would replace what others wrote."""
+    """Raises InputError if two folders are the same through links, or the report would replace other files."""
     masks = [storage.real(folder) for folder in options.masks]
     if len(set(masks)) < len(masks):
         raise InputError(f"--masks names a folder twice: {' '.join(options.masks)}; name each once")
@@ -128,7 +128,7 @@ def check_folders(options: Options) -> None:
 
 
 def is_ours(folder: str) -> bool:
-    """Whether the report in a folder is one of this command's."""
+    """Whether this command wrote the report in a folder."""
     path = storage.join(folder, REPORT_FILE)
     try:
         report = json.loads(storage.read(path)) if storage.exists(path) else None
@@ -138,7 +138,7 @@ def is_ours(folder: str) -> bool:
 
 
 def unfinished(folders: Iterable[str], notes: Iterable[dict[str, Any]]) -> list[str]:
-    """What to say of masks folders that `deeplab segment` has not finished."""
+    """Warnings about folders of masks that `deeplab segment` has not finished."""
     return [
         f"warning: {folder} is unfinished, according to its segment.json; run `deeplab segment` again to finish it"
         for folder, note in zip(folders, notes, strict=True)
@@ -146,8 +146,8 @@ def unfinished(folders: Iterable[str], notes: Iterable[dict[str, Any]]) -> list[
     ]
 
 
-def themselves(options: Options) -> list[str]:
-    """What to say of masks that are the labels, through links too."""
+def self_comparisons(options: Options) -> list[str]:
+    """Warnings about folders of masks that are the labels themselves, also through links."""
     return [
         f"warning: --labels {options.labels} and --masks {folder} are the same folder: it is scored against itself"
         for folder in options.masks
@@ -156,7 +156,7 @@ def themselves(options: Options) -> list[str]:
 
 
 def find_images_folder(options: Options, notes: list[dict[str, Any]]) -> str | None:
-    """Where the gallery's images are: --images, else the folder the masks were made from; None without a gallery."""
+    """The folder of the gallery's images: --images, else that which the masks were made from; None for no gallery."""
     if options.images is not None:
         if not storage.is_dir(options.images):
             raise InputError(f"--images {options.images}: folder not found")
@@ -164,7 +164,7 @@ def find_images_folder(options: Options, notes: list[dict[str, Any]]) -> str | N
     if not options.gallery:
         return None
     for note in notes:
-        # The masks may have been made elsewhere: what their notes name need not be reachable from here.
+        # The masks may have been made on another machine, whose folder need not be reachable from here.
         with contextlib.suppress(InputError, OSError):
             if note.get("input") and storage.is_dir(note["input"]):
                 return note["input"]
@@ -173,13 +173,13 @@ def find_images_folder(options: Options, notes: list[dict[str, Any]]) -> str | N
 
 
 def score(options: Options, plan: Plan, beam: Any, is_scored: bool) -> EvaluationTally:
-    """Runs the Beam job over the plan. Its files in the output folder are gone afterwards.
+    """Runs the Beam job over the plan, and removes its files from the output folder afterwards.
 
-    They stay where it fails, or is not waited for: a job elsewhere may go on, and needs them.
+    They stay if it fails or is not waited for: a remote job may go on, and needs them.
 
     Args:
-      is_scored: whether a job that an earlier run had sent was followed to its end: where it was over this plan, its
-        result is there.
+      is_scored: whether a job from an earlier run was followed to its end; if it was over this plan, its result is
+        there.
     """
     output, digest = options.output, plan.digest
     if is_scored and storage.exists(handover.tally_path(output, digest)):
@@ -196,17 +196,17 @@ def score(options: Options, plan: Plan, beam: Any, is_scored: bool) -> Evaluatio
 
 
 def tidy(folder: str) -> None:
-    """Removes the notes of what workers were at, and what killed runs were writing: the job is done."""
+    """Removes the workers' notes and the unfinished files of killed runs, now that the job is done."""
     handover.sweep(folder, (REPORT_FILE, PAGE_FILE, REJECTS_FILE))
     job.in_flight(folder).clear()
     progress.forget(folder)
 
 
 def training_images(plan: Plan, card: ModelCard | None) -> str:
-    """What to say where more labels are evaluated than the model's records have for validation; else "".
+    """A warning if more labels are evaluated than the model's records have for validation; else "".
 
     Args:
-      card: of the model; None where the classes are from a palette.
+      card: of the model; None if the classes come from a palette.
     """
     folder = card.training.get("records") if card and not plan.selection else None
     if not folder or not isinstance(folder, str):
@@ -232,7 +232,7 @@ def describe(
     total: EvaluationTally,
     accounts: Accounts,
 ) -> dict[str, Any]:
-    """The contents of evaluation.json, but for the gallery; `notes` are those of the masks folders, in their order."""
+    """The contents of evaluation.json, without the gallery; `notes` are those of the folders of masks, in order."""
     evaluated, names = len(total.numbers), compared_names(options.masks)
     return {
         "labels": options.labels,
@@ -259,9 +259,9 @@ def describe(
 def draw_gallery(
     options: Options, plan: Plan, total: EvaluationTally, names: Sequence[str], images_folder: str | None
 ) -> list[gallery.Entry]:
-    """The gallery's entries: some of the images that were evaluated; `names` are those of the masks folders.
+    """The gallery's entries, for some of the evaluated images; `names` are those of the folders of masks.
 
-    What cannot be shown is said: it may have changed since it was evaluated, and images are read here alone.
+    Prints what cannot be shown: files may have changed since they were evaluated, and images are read only here.
     """
     mious = total.mious
     chosen = gallery.best_median_worst(mious.mean(1), options.gallery)
@@ -298,7 +298,7 @@ def draw_entry(
 
 
 def gallery_image(folder: str, key: str, shape: tuple[int, int], care: Care | None) -> np.ndarray | None:
-    """See `gallery.find_image`; prints why there is none."""
+    """See `gallery.find_image`; prints the reason if there is none."""
     find = functools.partial(care.isolated, gallery.find_image) if care else gallery.find_image
     try:
         return attempt(functools.partial(find, folder, key, shape), known=(gallery.NotShown, OSError))

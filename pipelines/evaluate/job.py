@@ -1,7 +1,7 @@
 """The Beam side of `deeplab evaluate`: numbers of chunks in, one sum of confusion matrices out.
 
-Only numbers cross Beam's shuffle, and one tally comes back, with one float32 per image and masks folder: 16 MB for a
-million images in four folders. Every process holds the plan's file, some hundred bytes a label and folder.
+Only numbers cross Beam's shuffle, and one tally comes back, with one float32 per image and folder of masks: 16 MB for
+a million images in four folders. Every process holds the plan's file, some hundred bytes per label and folder.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from trainer import storage
 from trainer.accounts import Reject
 
 LABELS = "labels"
-"""Name of the notes of the sample of labels that is looked at before the job."""
+"""Name of the note on the sample of labels that is read before the job."""
 
 
 def in_flight(folder: str) -> InFlight:
-    """Notes of what the workers of a job are at whose output is `folder`."""
+    """The notes of what the workers of the job that writes to `folder` are working on."""
     return InFlight(storage.join(folder, ".in-flight"))
 
 
@@ -49,10 +49,10 @@ class EvaluateChunk(Work):
 
     def process(self, number: int) -> Iterator[EvaluationTally]:
         first, comparisons = read_chunk(self.output, self.digest, number)
-        # The same on every run over the same labels, so that a rerun finds what an earlier one died of.
+        # The name is the same in every run over the same labels, so a rerun finds the note of one that crashed.
         name = repr([comparison.label for comparison in comparisons])
         notes = in_flight(self.output)
-        if notes.interrupted(LABELS):  # one of the sample has ended a process, and is in some chunk
+        if notes.interrupted(LABELS):  # a label of the sample crashed a process, and is in one of the chunks
             notes.start(name)
         with notes.watch(name) as care:
             total = self._tally(first, comparisons, care)
@@ -77,7 +77,7 @@ class EvaluateChunk(Work):
 
 @dataclass(eq=False)
 class SumTallies(beam.CombineFn):
-    """Adds tallies of parts of the set to `empty`, which is the sum where there are none."""
+    """Adds tallies of parts of the set to `empty`, which is the sum of none."""
 
     empty: EvaluationTally
 
@@ -97,7 +97,7 @@ class SumTallies(beam.CombineFn):
 def build(
     pipeline: beam.Pipeline, heartbeat: Heartbeat, *, sources: Sources, chunks: int, output: str, digest: str
 ) -> None:
-    """Builds the job: the plan's chunks are evaluated, their tally is written beside the plan.
+    """Builds the job: the plan's chunks are evaluated, and their tally is written beside the plan.
 
     Args:
       chunks: of the plan.

@@ -1,4 +1,4 @@
-"""What there is to evaluate: labels and masks, paired by their names. No label and no mask is opened."""
+"""The labels and masks to evaluate, paired by their names. No label or mask is opened here."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _CHUNK = 64  # labels per element at most: a few seconds of work
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared.
+    """The comparisons to make.
 
     Attributes:
       sources: folders and palette.
-      comparisons: the labels that have a mask in every folder, with these; sorted by key.
-      rejects: the other labels, and images of the selection that no label was found for.
-      without_label: masks folder -> how many of its masks have no label.
-      selection: what the selection took, human-readable; empty without one.
-      notes: sentences on files of the labels folder that are left out.
+      comparisons: the labels that have a mask in every folder, with these masks; sorted by key.
+      rejects: the other labels, and images of the selection without a label.
+      without_label: folder of masks -> number of its masks without a label.
+      selection: a sentence on the selection; "" without one.
+      notes: sentences on files in the folder of labels that are left out.
     """
 
     sources: Sources
@@ -49,16 +49,16 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """How many labels there are, with masks and without."""
+        """The number of labels, rejects included."""
         return len(self.comparisons) + len(self.rejects)
 
     @functools.cached_property
     def lines(self) -> tuple[bytes, ...]:
-        """The contents of the plan's file: a line of what is the same for all, and one of each chunk."""
+        """The contents of the plan's file: a line with the sources, and one for each chunk."""
         size = max(1, min(_CHUNK, len(self.comparisons) // 32))
         rows = [asdict(comparison) for comparison in self.comparisons]
         chunks = [{"first": first, "rows": rows[first : first + size]} for first in range(0, len(rows), size)]
-        # Names may hold any character, such as those at which lines are split elsewhere; JSON in ASCII escapes them.
+        # Names may contain any character; JSON in ASCII escapes line separators.
         return tuple(json.dumps(value, sort_keys=True).encode() for value in (self.sources.to_json(), *chunks))
 
     @property
@@ -71,20 +71,20 @@ class Plan:
 
 
 def read_chunk(folder: str, digest: str, number: int) -> tuple[int, list[Comparison]]:
-    """Number of its first label, and the comparisons, of a chunk of the plan. Raises InputError if it was changed."""
+    """The number of the first label, and the comparisons, of a chunk. Raises InputError if the plan was changed."""
     chunk = json.loads(handover.read_line(folder, digest, 1 + number))
     return chunk["first"], [Comparison(row["key"], row["label"], tuple(row["masks"])) for row in chunk["rows"]]
 
 
 def pair(sources: Sources, selection: Selection | None = None) -> Plan:
-    """Pairs labels with masks by name. Raises InputError when a folder is missing or empty, or nothing pairs up.
+    """Pairs labels with masks by name. Raises InputError if a folder is missing or empty, or nothing pairs up.
 
     Args:
       selection: the images to evaluate; None for all that have a label.
     """
     masks = {folder: list_masks(folder) for folder in sources.masks}
     labels = list_labels(sources.labels, sources.palette, set().union(*masks.values()))
-    # What a key of a label is called among the masks of each folder.
+    # The key of each label among the masks of each folder.
     mask_keys = {folder: partners(labels.files, masks[folder]) for folder in sources.masks}
     without_label = {folder: len(masks[folder]) - len(mask_keys[folder]) for folder in sources.masks}
     files, rejects, note = labels.files, [], ""
@@ -92,7 +92,7 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
         paths = {storage.join(sources.labels, name): key for key, names in files.items() for name in names}
         choice = selection.choose(list(paths))
         chosen = set(itertools.compress(paths.values(), choice.taken))
-        # Where a key has several labels, all of them are its reject.
+        # If a key has several labels, its reject lists all of them.
         files = {key: names for key, names in files.items() if key in chosen}
         rejects = [Reject(name, sources.labels, STAGE, reason) for name, reason in choice.missing]
         note = choice.note
@@ -115,7 +115,7 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
 
 
 def _fault(key: str, labels: Sequence[str], masks: Sequence[Sequence[str]], folders: Sequence[str]) -> str | None:
-    """Why the files of a key cannot be compared, in words; None when they can."""
+    """The reason why the files of a key cannot be compared; None if they can."""
     if len(labels) > 1:
         return f"{len(labels)} labels have the same name but for the suffix: {', '.join(labels)}; keep one"
     try:
@@ -135,8 +135,8 @@ class Labels:
     """The labels of a folder.
 
     Attributes:
-      files: key -> paths below the folder; more than one where they differ in their suffix alone.
-      faults: key -> why its file is no label that can be read.
+      files: key -> paths below the folder; several if they differ only in their suffix.
+      faults: key -> the reason why its file is not a readable label.
       notes: sentences on files that are left out.
     """
 
@@ -146,11 +146,11 @@ class Labels:
 
 
 def list_labels(folder: str, palette: Palette, masks: Iterable[str] = ()) -> Labels:
-    """Finds the labels in a folder. Raises InputError where there are none.
+    """Finds the labels in a folder. Raises InputError if there are none.
 
     Args:
-      palette: tells which of Cityscapes' codings is read.
-      masks: keys of masks. What has one, and is no label but only looks like one, is a fault and not left out.
+      palette: decides which of Cityscapes' codings is read.
+      masks: keys of masks. A file with one of these keys that only looks like a label is a fault, not left out.
     """
     files = _listing(folder, "--labels")
     seen = [name for name in files if not hidden(name)]
@@ -159,11 +159,11 @@ def list_labels(folder: str, palette: Palette, masks: Iterable[str] = ()) -> Lab
         raise InputError(f"--labels {folder}: none of its {len(files)} files ends in {' or '.join(LABEL_SUFFIXES)}")
     faults: dict[str, tuple[str, str]] = {}
     tops = {name.partition("/")[0] for name in names}
-    # As SegNet has it: images in train, their labels in trainannot.
+    # SegNet's layout: images in train, their labels in trainannot.
     splits = {top for top in tops if f"{top}annot" in tops}
     names = [name for name in names if name.partition("/")[0] not in splits]
     if any(name.endswith(CITYSCAPES_LABELS) for name in names):
-        # Cityscapes keeps several codings of a label beside each other; the palette tells which one it reads.
+        # Cityscapes has several codings of a label side by side; the palette decides which one is read.
         ending = CITYSCAPES_LABELS[bool(palette.source_ids)]
         others = [name for name in names if cityscapes_key(name) and not name.endswith(ending)]
         names = [name for name in names if name.endswith(ending)]
@@ -196,7 +196,7 @@ def _suffix(name: str) -> str:
 
 
 def list_masks(folder: str) -> dict[str, list[str]]:
-    """Key -> paths below the folder of its masks; more than one where they differ in the case of their suffix."""
+    """Key -> paths of its masks below the folder; several if they differ only in the case of their suffix."""
     files = _listing(folder, "--masks")
     names = [name for name in files if name.lower().endswith(".png") and not hidden(name)]
     if not names:
@@ -209,7 +209,7 @@ def list_masks(folder: str) -> dict[str, list[str]]:
 
 
 def _listing(folder: str, flag: str) -> list[str]:
-    """Paths of all files below `folder`. Raises InputError where there is no such folder."""
+    """Paths of all files below `folder`. Raises InputError if it does not exist."""
     try:
         return [file.relative for file in storage.files(folder)]
     except FileNotFoundError:
@@ -219,7 +219,7 @@ def _listing(folder: str, flag: str) -> list[str]:
 
 
 def compared_names(folders: Sequence[str]) -> list[str]:
-    """What the folders are called in the report: their last parts, as many as it takes to tell them apart."""
+    """The names of the folders in the report: as many of their last parts as are needed to distinguish them."""
     paths = [folder.rstrip("/").split("/") for folder in folders]
     for count in range(1, max(map(len, paths)) + 1):
         names = ["/".join(path[-count:]) for path in paths]

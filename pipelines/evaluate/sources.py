@@ -1,4 +1,4 @@
-"""Labels and masks from their files, and what `deeplab segment` notes of a masks folder."""
+"""Reads labels and masks, and the segment.json of a folder of masks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ NOTES_FILE = "segment.json"
 class Unusable(ValueError):
     """A label or mask that cannot be evaluated.
 
-    Attributes: the `path` of the file, and the `reason` in words.
+    Attributes:
+      path: of the file.
+      reason: for humans.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -32,12 +34,12 @@ class Unusable(ValueError):
 
 @dataclass(frozen=True)
 class Comparison:
-    """One label and what it is compared with.
+    """One label and the masks it is compared with.
 
     Attributes:
-      key: what the files share; names the image.
+      key: the name that the files share.
       label: path below the folder of labels.
-      masks: path below each of the folders of masks.
+      masks: path below each folder of masks.
     """
 
     key: str
@@ -47,13 +49,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where labels and masks lie, and how they are coded.
+    """The folders of labels and masks, and how they are coded.
 
     Attributes:
       labels: folder of labels.
       masks: folders of masks.
       palette: the classes.
-      coding: how labels are read that can be in two ways, one of `trainer.formats.options.CODINGS`.
+      coding: how to read labels that can be read in two ways, one of `trainer.formats.options.CODINGS`.
       mask_coding: the same for masks of other programs.
     """
 
@@ -75,13 +77,13 @@ class Sources:
         return storage.join(self.labels, comparison.label)
 
     def read(self, comparison: Comparison) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Label and masks, uint8 [H, W] each. Raises Unusable."""
+        """Reads label and masks, uint8 [H, W] each. Raises Unusable."""
         label = self._read_label(self.label_path(comparison))
         paths = [storage.join(folder, path) for folder, path in zip(self.masks, comparison.masks, strict=True)]
         return label, [self._read_mask(path, label) for path in paths]
 
     def confusions(self, comparison: Comparison) -> np.ndarray:
-        """int64 [masks, bands + 1, classes, classes], see `band_confusions`. Raises Unusable."""
+        """Confusion matrices, int64 [masks, bands + 1, classes, classes], see `band_confusions`. Raises Unusable."""
         label, masks = self.read(comparison)
         return band_confusions(label, masks, self.palette.num_classes, self.palette.ignore_id)
 
@@ -100,7 +102,7 @@ class Sources:
         try:
             data = storage.read(path)
             if read_stamp(data) is not None:
-                # This program's own masks hold class ids, whatever colours their model's palette gave them.
+                # This program's own masks hold class ids, whatever the colours of their model's palette.
                 mask = palette.check_ids(decode_label(data))
             else:
                 mask = decode_mask(data, palette, coding=self.mask_coding)
@@ -121,14 +123,14 @@ class Sources:
 
 
 def reason(error: Exception) -> str:
-    """Why a file could not be read, in words; system errors without the path, which stands beside them."""
+    """The reason why a file could not be read; system errors without the path, which is printed with them."""
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read: {error.strerror}"
     return str(error)
 
 
 def segment_notes(folder: str, palette: Palette) -> dict[str, Any]:
-    """The segment.json of a masks folder; empty for masks made otherwise. InputError for masks of other classes."""
+    """The segment.json of a folder of masks; empty if there is none. Raises InputError for masks of other classes."""
     path = storage.join(folder, NOTES_FILE)
     if not storage.exists(path):
         return {}

@@ -1,4 +1,4 @@
-"""What came of an evaluation: confusion matrices and scores that add up, their accounts, and evaluation.json."""
+"""The results of an evaluation: confusion matrices and scores that add up, their accounts, and evaluation.json."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from trainer.accounts import Accounts, Reject, merged
 
 @dataclass(frozen=True)
 class EvaluationTally:
-    """What is known after some of the labels. Tallies of parts are added up.
+    """The results of some of the labels. Tallies of parts are added up.
 
     Attributes:
       confusion: int64 [masks folders, bands + 1, classes, classes], see `trimap.band_confusions`.
-      parts: pairs of int64 [n], which labels of the plan have been evaluated, and float32 [n, masks folders], their
-        mIoU, NaN where nothing could be scored. Many, because joining arrays at every addition would cost the square
-        of their number.
+      parts: pairs of int64 [n], the numbers of evaluated labels, and float32 [n, masks folders], their mIoU, NaN where
+        nothing could be scored. They are not joined, since joining at every addition would take quadratic time.
       rejects: the labels that could not be used.
     """
 
@@ -51,17 +50,17 @@ class EvaluationTally:
 
     @property
     def numbers(self) -> np.ndarray:
-        """int64 [n]: which labels of the plan have been evaluated."""
+        """The numbers of the labels that have been evaluated, int64 [n]."""
         return np.concatenate([np.zeros(0, np.int64), *(numbers for numbers, _ in self.parts)])
 
     @property
     def mious(self) -> np.ndarray:
-        """float32 [n, masks folders]: the mIoU of every label that has been evaluated."""
+        """The mIoU of every label that has been evaluated, float32 [n, masks folders]."""
         return np.concatenate([np.zeros((0, len(self.confusion)), np.float32), *(mious for _, mious in self.parts)])
 
 
 def write(tally: EvaluationTally, folder: str, digest: str) -> None:
-    """Writes a tally of the plan of that digest beside it, as an .npz file without pickled objects."""
+    """Writes a tally beside the plan with that digest, as an .npz file without pickled objects."""
     rejects = json.dumps([reject.to_json() for reject in tally.rejects]).encode()
     buffer = io.BytesIO()
     arrays = {"confusion": tally.confusion, "numbers": tally.numbers, "mious": tally.mious}
@@ -70,7 +69,7 @@ def write(tally: EvaluationTally, folder: str, digest: str) -> None:
 
 
 def read(folder: str, digest: str) -> EvaluationTally:
-    """The inverse of `write`; labels come in the order of their numbers. Raises InputError if it cannot be read."""
+    """The inverse of `write`; labels are sorted by number. Raises InputError if it cannot be read."""
     with np.load(io.BytesIO(handover.read_tally(folder, digest)), allow_pickle=False) as content:
         order = np.argsort(content["numbers"])
         rejects = json.loads(content["rejects"].tobytes())

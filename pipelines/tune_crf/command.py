@@ -34,11 +34,11 @@ from trainer.metrics import mean_iou
 from trainer.options import InputError, printable
 
 SHOWN = 3
-"""Images on the page that gained most, and as many that lost most."""
+"""Number of images on the page that gained most, and of those that lost most."""
 TRAINING = "train"
 """The split that `deeplab train` learns from."""
 PAGE_TITLE = b"<title>CRF tuning: "
-"""By which the page of an earlier run is known."""
+"""Identifies the page of an earlier run."""
 
 
 def run(options: Options, flags: list[str]) -> int:
@@ -60,13 +60,13 @@ def run(options: Options, flags: list[str]) -> int:
 
 
 def output(options: Options, suffix: str) -> str:
-    """The output file's path, with another suffix than .json for what lies beside it."""
+    """The path of the output file with another suffix than .json, for the files beside it."""
     path = storage.join(options.model, TUNING_FILE) if options.output is None else options.output
     return path.removesuffix(".json") + suffix
 
 
 def prepare(options: Options, beam: Any) -> tuple[TuningJob, Dataset]:
-    """Checks model, records and options. Raises InputError when they cannot work."""
+    """Checks model, records and options. Raises InputError if they do not fit."""
     require_engine()
     check_output(options)
     card, dataset = load_card(options.model), load_dataset(options.records)
@@ -100,7 +100,7 @@ def prepare(options: Options, beam: Any) -> tuple[TuningJob, Dataset]:
 
 
 def check_output(options: Options) -> None:
-    """Raises InputError where the output is a folder, or what is there was not written by this command."""
+    """Raises InputError if the output is a folder, or an existing output was not written by this command."""
     path, html, names = output(options, ".json"), output(options, ".html"), output(options, ".tuning")
     if os.path.isdir(path):
         raise InputError(f"--output {path} is a folder; expected the file to write")
@@ -114,7 +114,7 @@ def check_output(options: Options) -> None:
 
 
 def sweep(options: Options) -> None:
-    """Removes what killed runs were writing beside the work folder."""
+    """Removes the unfinished files of killed runs beside the work folder."""
     names = {os.path.basename(output(options, suffix)) for suffix in (".json", ".html")}
     for file in storage.glob(storage.join(os.path.dirname(output(options, ".json")) or ".", ".*")):
         if storage.unfinished(file.relative) in names:
@@ -123,7 +123,7 @@ def sweep(options: Options) -> None:
 
 
 def holds(path: str, read: Callable[[Any], Any]) -> bool:
-    """Whether the JSON file at `path` is one that `read` can read, or there is none."""
+    """Whether `read` can read the JSON file at `path`, or there is none."""
     try:
         return not storage.exists(path) or read(storage.read_json(path)) is not None
     except InputError:
@@ -131,21 +131,22 @@ def holds(path: str, read: Callable[[Any], Any]) -> bool:
 
 
 def read_names(content: Any) -> dict[str, str]:
-    """The contents of scoring.NAMES_FILE. Raises InputError for anything else."""
+    """Checks and returns the contents of scoring.NAMES_FILE. Raises InputError for anything else."""
     if isinstance(content, dict) and all(len(name) == 24 and isinstance(content[name], str) for name in content):
         return content
     raise InputError("expected names of images")
 
 
 def choose(options: Options, job: TuningJob, dataset: Dataset) -> tuple[list[Sample], Accounts]:
-    """The images to tune on, and the accounts of those that were chosen; both are noted in the work folder.
+    """Chooses the images to tune on, and records them in the work folder; returns them with their accounts.
 
-    Raises InputError when too few can be used, or the work folder cannot be written to.
+    Raises:
+      InputError: too few images can be used, or the work folder cannot be written to.
     """
     try:
-        # The first file of the folder, by which a later run knows it.
+        # The first file of the folder, which identifies it to a later run.
         storage.write_json(storage.join(job.work, scoring.NAMES_FILE), {})
-        scoring.forgive(job)
+        scoring.clear_failures(job)
     except OSError as error:
         raise InputError(f"cannot write to {job.work}: {error}; give another --output") from None
     try:
@@ -156,7 +157,7 @@ def choose(options: Options, job: TuningJob, dataset: Dataset) -> tuple[list[Sam
         raise InputError(
             f"a shard of {options.records} {what}: {error}; `deeplab records verify {options.records}` has the details"
         ) from None
-    if load_dataset(options.records).fingerprint != dataset.fingerprint:  # by which the counts are known later
+    if load_dataset(options.records).fingerprint != dataset.fingerprint:  # which identifies the counts
         raise samples.changed(options.records)
     accounts = samples.accounts(chosen, usable, rejects)
     names = {job.name(sample): sample.key for sample in usable}
@@ -166,7 +167,7 @@ def choose(options: Options, job: TuningJob, dataset: Dataset) -> tuple[list[Sam
 
 
 def report(options: Options, job: TuningJob, accounts: Accounts) -> None:
-    """Checks, writes and prints the accounts of the images. Raises InputError when too few can be used."""
+    """Checks, writes and prints the accounts of the images. Raises InputError if too few can be used."""
     accounts.check()
     print(f"{options.split}: {accounts.report(write_rejects(job.work, accounts.rejects))}", flush=True)
     if accounts.outputs["usable"] < MIN_IMAGES:
@@ -184,7 +185,7 @@ def tune(
     accounts: Accounts,
     beam: Any,
 ) -> tuple[Tuning, Accounts]:
-    """Scores what the search asks for, round by round, decides, and writes crf.json and the page.
+    """Scores the points that the search asks for, round by round, decides, and writes crf.json and the page.
 
     Returns:
       The result, and the accounts with the images that could not be scored.
@@ -235,17 +236,18 @@ def score(
     points: tuple[Point, ...],
     title: str,
 ) -> tuple[list[Sample], Accounts, Scores]:
-    """Counts of all images at all points: those in the work folder are read, the others are computed.
+    """Counts of all images at all points: reads those in the work folder, and computes the others.
 
     Args:
       usable, accounts: of the images so far.
-      bands: how many distances from boundaries count.
-      title: of the points.
+      bands: number of distances from boundaries to include.
+      title: of the points, for messages.
 
     Returns:
       The images that could be scored, the accounts with the others as rejects, and the counts.
 
-    Raises UnbalancedError when some are missing after the job.
+    Raises:
+      UnbalancedError: some counts are missing after the job.
     """
     scores = scoring.read_scores(job, usable, bands)
     tasks = scoring.missing(job, usable, points, scores)
@@ -275,7 +277,7 @@ def score(
 
 
 def count(tasks: Iterable[scoring.Task]) -> int:
-    """Masks that the tasks make."""
+    """The number of masks that the tasks make."""
     return sum(len(points) for _, points in tasks)
 
 
@@ -287,7 +289,7 @@ def stacked(job: TuningJob, usable: list[Sample], points: Iterable[Point], score
 def draw_gallery(
     job: TuningJob, usable: list[Sample], point: CrfOptions, before: np.ndarray, after: np.ndarray
 ) -> list[gallery.Entry]:
-    """The images whose share of right pixels rose most under `point`, and those where it fell most.
+    """The images whose share of correct pixels rose most at `point`, and those where it fell most.
 
     Args:
       before, after: int64 [n, 3, C] counts without CRF and at `point`.
@@ -313,7 +315,7 @@ def draw_gallery(
 def draw_entry(
     job: TuningJob, sample: Sample, point: CrfOptions, rank: str, mious: dict[str, float], entries: int
 ) -> gallery.Entry:
-    """An image of the gallery with its masks; `mious` are those of the two."""
+    """Draws an image of the gallery with its two masks; `mious` are their scores."""
     image, label = job.load(sample)
     masks = [scoring.shown_mask(job, sample, image, parameters) for parameters in (None, point)]
     predictions = dict(zip(mious, masks, strict=True))

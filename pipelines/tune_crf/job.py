@@ -18,12 +18,12 @@ from pipelines.tune_crf.scoring import Point, Task, TuningJob
 from trainer import storage
 
 BLOCK = 10
-"""Points of the grid in one element: enough to share the distances to the boundaries, few enough to spread."""
+"""Points of the grid per element: enough to share the distances to the boundaries, few enough to distribute."""
 
 
 @dataclass(eq=False)
 class Scoring(Work):
-    """What both steps are made of.
+    """Base class of both steps.
 
     Attributes:
       job: model and records.
@@ -35,9 +35,9 @@ class Scoring(Work):
     def survives(
         self, work: Callable[[TuningJob, Sample, Sequence[Point]], None], sample: Sample, points: Sequence[Point]
     ) -> bool:
-        """Whether the work on a sample could be done; where not, the reason is noted in the work folder."""
+        """Whether the work on a sample succeeded; if not, records the reason in the work folder."""
         if storage.exists(storage.join(self.job.work, self.job.name(sample) + scoring.FAILURE)):
-            return False  # it was given up at other points
+            return False  # it was given up at another point
         with self.job.notes.watch(self.note(work, sample, points)) as care:
             call = functools.partial(care.isolated, work) if care else work
             try:
@@ -48,13 +48,13 @@ class Scoring(Work):
         return True
 
     def note(self, work: Callable, sample: Sample, points: Sequence[Point]) -> str:
-        """What the work is noted as."""
+        """The name of the note on this work."""
         return f"{work.__name__} {self.job.result(sample, points, '')}"
 
 
 @dataclass(eq=False)
 class PredictImage(Scoring):
-    """Task -> tasks of few points each, with the probabilities on this disk. None (no CRF) is scored here."""
+    """Task -> tasks of few points each; leaves the probabilities on this disk, and scores the point None (no CRF)."""
 
     def process(self, task: Task) -> Iterator[Task]:
         sample, points = task
@@ -64,11 +64,11 @@ class PredictImage(Scoring):
             self.finish("rejected", len(points))
             return
         self.finish("scored", len(plain))
-        # Blocks of equal size: local runs deal elements out in turns, and one worker would get all the long ones.
+        # Blocks of equal size: local runs assign elements in turn, and one worker would get all the long ones.
         count = -(-len(refined) // BLOCK)
         blocks = [refined[n * len(refined) // count : (n + 1) * len(refined) // count] for n in range(count)]
         if any(self.job.name(sample) in name for name in self.job.notes.names()):
-            # A process ended at some of its points: without care each of the other blocks would end one as well.
+            # A process crashed at some of its points: without care each of the other blocks would crash one as well.
             for block in blocks:
                 self.job.notes.start(self.note(scoring.score, sample, block))
         for block in blocks:
@@ -77,14 +77,14 @@ class PredictImage(Scoring):
 
 @dataclass(eq=False)
 class RefinePoints(Scoring):
-    """Task -> nothing; the counts are written."""
+    """Task -> nothing; writes the counts."""
 
     def process(self, task: Task) -> None:
         self.finish("scored" if self.survives(scoring.score, *task) else "rejected", len(task[1]))
 
 
 def build(pipeline: beam.Pipeline, heartbeat: Heartbeat, *, job: TuningJob, tasks: Iterable[Task]) -> None:
-    """Builds the job: every image is predicted once, then refined block by block wherever there is time.
+    """Builds the job: every image is predicted once, then refined block by block on any worker.
 
     Its progress is counted in masks.
     """

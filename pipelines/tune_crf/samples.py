@@ -1,4 +1,4 @@
-"""The labelled images to tune on: which ones, and how they are read from the records."""
+"""The labelled images to tune on: chooses them, and reads them from the records."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Sample:
 
     Attributes:
       key: its name.
-      shard, offset: file of its record, and the first byte of it.
-      reason: why it cannot be used; empty for one that can.
-      identity: of the record, see `storage.identity`; empty for one that cannot be used.
+      shard, offset: file of its record, and the record's offset in bytes.
+      reason: why it cannot be used; "" if it can.
+      identity: of the record, see `storage.identity`; "" if it cannot be used.
     """
 
     key: str
@@ -42,12 +42,12 @@ class Sample:
 
 
 def digest(*parts: object) -> str:
-    """24 hex digits that the names of files are made of."""
+    """A digest for the names of files: 24 hex digits."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
 def scan(folder: str, dataset: Dataset, split: str) -> Iterator[Sample]:
-    """Every source image of a split, unreadable ones with their reason. Raises FileNotFoundError for a shard."""
+    """Yields every source image of a split, unreadable ones with a reason. Raises FileNotFoundError for a shard."""
     for shard in dataset.of_split(split):
         originals, reason = 0, ""
         with open_shard(folder, shard.name) as file:
@@ -57,13 +57,13 @@ def scan(folder: str, dataset: Dataset, split: str) -> Iterator[Sample]:
                 if sample is not None:
                     originals += 1
                     yield sample
-        # Nothing can be read behind a damaged length; what dataset.json counts beyond it is lost as well.
+        # Nothing can be read after a damaged length; the records that dataset.json counts there are lost as well.
         for number in range(originals, shard.images):
             yield Sample(f"{shard.name} lost {number}", shard.name, -1, reason or "the shard ends before it")
 
 
 def _sample(shard: str, frame: Frame | CorruptRecord) -> Sample | None:
-    """The image of a record, None for an augmented copy."""
+    """The sample of a record; None for an augmented copy."""
     place = f"{shard} record {frame.index}"
     if isinstance(frame, CorruptRecord):
         return Sample(place, shard, frame.offset, str(frame))
@@ -75,9 +75,9 @@ def _sample(shard: str, frame: Frame | CorruptRecord) -> Sample | None:
 
 
 def choose(folder: str, dataset: Dataset, split: str, most: int) -> list[Sample]:
-    """At most `most` images of the split (0: all), in the order of the hash of their keys.
+    """At most `most` images of the split (0: all), in the order of the hashes of their keys.
 
-    By the hash, so that they are spread over the split, the same every time, and hold any smaller choice.
+    The hash spreads them over the split, always chooses the same ones, and extends any smaller choice.
     """
     candidates = sorted(scan(folder, dataset, split), key=lambda sample: digest(sample.key, sample.shard))
     return candidates[: most or None]
@@ -86,10 +86,10 @@ def choose(folder: str, dataset: Dataset, split: str, most: int) -> list[Sample]
 def sift(
     folder: str, palette: Palette, chosen: Iterable[Sample], notes: InFlight
 ) -> tuple[list[Sample], list[Reject]]:
-    """Reads every sample once: those that can be used, and the others with the reason.
+    """Reads every sample once, and returns the usable ones, and the others as rejects.
 
     Args:
-      notes: of what is in flight.
+      notes: on the samples in flight.
 
     Raises:
       OSError: a shard cannot be read.
@@ -114,7 +114,7 @@ def reject(folder: str, sample: Sample, reason: str) -> Reject:
 
 
 def fault(folder: str, palette: Palette, sample: Sample) -> str:
-    """Why image or label cannot be read; empty where they can."""
+    """The reason why image or label cannot be read; "" if they can."""
     try:
         load(folder, palette, sample)
     except InputError:
@@ -125,7 +125,7 @@ def fault(folder: str, palette: Palette, sample: Sample) -> str:
 
 
 def accounts(chosen: list[Sample], usable: list[Sample], rejects: list[Reject]) -> Accounts:
-    """Images that were chosen = usable + rejected."""
+    """The accounts: images chosen = usable + rejected."""
     return Accounts("images", len(chosen), {"usable": len(usable)}, tuple(rejects))
 
 
@@ -136,8 +136,8 @@ def load(folder: str, palette: Palette, sample: Sample) -> tuple[np.ndarray, np.
       The image, uint8 [H, W, 3] RGB, and its label, uint8 [H, W] class ids and the ignore id.
 
     Raises:
-      ValueError: damaged, or of different sizes.
-      InputError: it is another record than the one that was found there.
+      ValueError: they are damaged, or differ in size.
+      InputError: the record has been replaced by another.
     """
     with open_shard(folder, sample.shard) as file:
         file.seek(sample.offset)

@@ -1,10 +1,10 @@
-"""What the workers of `deeplab tune-crf` do: predict an image once, refine it with many parameters, count pixels.
+"""The work of `deeplab tune-crf`: predicts an image once, refines it with many parameters, and counts pixels.
 
-An image's probabilities stay on the disk of the worker that predicted them; a worker that does not find them predicts
-them again, so the points of the grid may land on any worker. Counts go into small files of a work folder, each with
-all distances from the label's boundaries, and are never made twice: every metric is read from the same files.
+An image's probabilities stay on the disk of the worker that predicted them; another worker predicts them again, so any
+worker can score any point of the grid. Counts go into small files in a work folder, each with all distances from the
+label's boundaries, and are never computed twice: every metric is derived from the same files.
 
-Everything in here must pickle, and importing it must not import TensorFlow.
+Everything in here must be picklable, and importing it must not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -39,35 +39,35 @@ from trainer.formats.labels import Palette
 from trainer.metrics import class_counts
 
 READERS = 10
-"""Files of the work folder that are read at the same time."""
+"""Files of the work folder that are read concurrently."""
 NAMES_FILE = "images.json"
-"""Which image has which name in the work folder."""
+"""File with the name of every image in the work folder."""
 RESULT, FAILURE, MASK = ".npz", ".failed", ".png"
-"""Suffixes of files of the work folder: with the counts of a sample, with the reason why there are none, and with a
-mask for the page."""
+"""Suffixes of files in the work folder: the counts of a sample, the reason why there are none, and a mask for the
+page."""
 NOTES_FOLDER = "in-flight"
 
 Point = CrfOptions | None
 """A point of the grid: parameters of the CRF; None: no CRF."""
 Task = tuple[Sample, tuple[Point, ...]]
-"""A sample, and the points at which it is to be scored."""
+"""A sample, and the points at which to score it."""
 Scores = dict[str, dict[Point, np.ndarray]]
 """Name of a sample -> point -> int64 [3, C]: `trainer.metrics.class_counts`."""
 
 
 @dataclass(frozen=True)
 class TuningJob:
-    """What a worker must know.
+    """What a worker needs to know.
 
     Attributes:
       model, records: folders.
       work: folder of the counts.
       palette: of model and records.
-      max_side: bound on the longest side of what the network sees, in pixels; 0 for none.
-      views: of an image, after that, that the network sees.
+      max_side: longest side of the images that the network sees, in pixels; 0 for no limit.
+      views: of the image, after that, that the network sees.
       model_digest: SHA-256 of the model's weights.
-      fingerprint: of all that the counts depend on besides the point.
-      threads: bound on TensorFlow's, 0 for one per core.
+      fingerprint: of everything that the counts depend on, except the point.
+      threads: maximum number of TensorFlow's threads, 0 for one per core.
     """
 
     model: str
@@ -81,25 +81,25 @@ class TuningJob:
     threads: int
 
     def name(self, sample: Sample) -> str:
-        """Id of a sample under this job's model, for names of files."""
+        """The id of a sample with this job's model, for file names."""
         return digest(self.fingerprint, sample.shard, sample.offset, sample.key)
 
     def result(self, sample: Sample, points: Sequence[Point], suffix: str) -> str:
-        """The file of the work folder with what is known of a sample at these points."""
+        """The path of the file in the work folder for a sample at these points."""
         return storage.join(self.work, f"{self.name(sample)}-{digest(_rows(points))}{suffix}")
 
     @property
     def notes(self) -> InFlight:
-        """Of what workers are at."""
+        """The notes of what the workers are working on."""
         return InFlight(storage.join(self.work, NOTES_FOLDER))
 
     @property
     def cache(self) -> str:
-        """Where this machine keeps probabilities."""
+        """The folder in which this machine keeps probabilities."""
         return os.path.join(scratch.kept("probabilities"), self.fingerprint)
 
     def cached(self, sample: Sample) -> str:
-        """The file of a sample's probabilities on this machine, which may be missing."""
+        """The path of a sample's probabilities on this machine; the file need not exist."""
         return os.path.join(self.cache, f"{self.name(sample)}.float16")
 
     def load(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
@@ -108,9 +108,9 @@ class TuningJob:
 
 
 def _rows(points: Sequence[Point]) -> list[tuple[float, ...]]:
-    """Points as numbers, class weights behind the others where any of the points has them.
+    """Points as rows of numbers, with class weights at the end if any of the points has them.
 
-    No parameters have 0 iterations, which therefore stands for no CRF.
+    0 iterations stand for no CRF, since no parameters have that.
     """
     classes = max((len(point.class_weights) for point in points if point), default=0)
     return [
@@ -129,7 +129,7 @@ def _point(row: np.ndarray) -> Point:
 
 
 def predict(job: TuningJob, sample: Sample, image: np.ndarray) -> np.ndarray:
-    """The network's softmax of a sample, float32 [h, w, C], of which float16 values are left on this disk."""
+    """Predicts a sample's softmax, float32 [h, w, C], and keeps it on this disk as float16."""
     shared = network.shared_network(job.model, job.model_digest, job.threads)
     softmax = mean_softmax(shared, images.shrink(image, job.max_side)[None], job.views)[0]
     try:
@@ -140,17 +140,17 @@ def predict(job: TuningJob, sample: Sample, image: np.ndarray) -> np.ndarray:
 
 
 def probabilities(job: TuningJob, sample: Sample, image: np.ndarray) -> np.ndarray:
-    """The softmax rounded to float16, as float32 [h, w, C]: from this disk, or predicted where it is missing."""
+    """The softmax rounded to float16, as float32 [h, w, C]: from this disk, or predicted if it is missing."""
     shape = (*images.shrunk_size(*image.shape[:2], job.max_side), job.palette.num_classes)
     try:
-        # Not an .npy file: NumPy parses their headers with `ast`, which fails now and then in threads of Python 3.11.
+        # Not an .npy file: NumPy parses their headers with `ast`, which sometimes fails in threads of Python 3.11.
         return np.fromfile(job.cached(sample), np.float16).reshape(shape).astype(np.float32)
     except (OSError, ValueError):  # missing, or cut short
         return predict(job, sample, image).astype(np.float16).astype(np.float32)
 
 
 def make_masks(job: TuningJob, sample: Sample, image: np.ndarray, points: Sequence[Point]) -> Iterator[np.ndarray]:
-    """Per point uint8 [H, W]: the class ids that `deeplab segment` gives the image with these parameters."""
+    """Yields, per point, uint8 [H, W]: the class ids that `deeplab segment` gives the image with these parameters."""
     rounded = None
     for point in points:
         if point is None:
@@ -162,7 +162,7 @@ def make_masks(job: TuningJob, sample: Sample, image: np.ndarray, points: Sequen
 
 
 def shown_mask(job: TuningJob, sample: Sample, image: np.ndarray, point: Point) -> np.ndarray:
-    """The mask at a point, uint8 [H, W] class ids, for the page; kept in the work folder."""
+    """The mask at a point, uint8 [H, W] class ids, for the page; it is kept in the work folder."""
     path = job.result(sample, [point], MASK)
     try:
         return images.decode_label(storage.read(path))
@@ -173,9 +173,9 @@ def shown_mask(job: TuningJob, sample: Sample, image: np.ndarray, point: Point) 
 
 
 def tidy(job: TuningJob) -> None:
-    """Removes what the job, which is done, needs no more, and what killed runs were writing.
+    """Removes what the finished job no longer needs, and the unfinished files of killed runs.
 
-    That is the probabilities on this machine, and the notes of what workers were at.
+    These are the probabilities on this machine, and the workers' notes.
     """
     shutil.rmtree(job.cache, ignore_errors=True)
     for file in storage.glob(storage.join(job.work, ".*")):
@@ -188,7 +188,7 @@ def tidy(job: TuningJob) -> None:
 
 
 def keep(job: TuningJob, sample: Sample, points: Sequence[Point] = ()) -> None:
-    """Leaves the sample's probabilities on this disk."""
+    """Keeps the sample's probabilities on this disk."""
     image, _ = job.load(sample)
     probabilities(job, sample, image)
 
@@ -205,26 +205,26 @@ def score(job: TuningJob, sample: Sample, points: Sequence[Point]) -> None:
 
 
 def give_up(job: TuningJob, sample: Sample, reason: str) -> None:
-    """Notes in the work folder that the sample cannot be scored."""
+    """Records in the work folder that the sample cannot be scored."""
     storage.write_json(storage.join(job.work, job.name(sample) + FAILURE), {"reason": reason})
 
 
 def failures(job: TuningJob, samples: Iterable[Sample]) -> dict[str, str]:
-    """Name of a sample -> why it cannot be scored, for those of the samples that were given up."""
+    """Name of a sample -> the reason why it cannot be scored, for the samples that were given up."""
     names = {job.name(sample) for sample in samples}
     paths = {file.relative.removesuffix(FAILURE): file.path for file in _files(job) if file.relative.endswith(FAILURE)}
     return {name: storage.read_json(path)["reason"] for name, path in paths.items() if name in names}
 
 
-def forgive(job: TuningJob) -> None:
-    """Forgets the samples that were given up, so that they are tried again."""
+def clear_failures(job: TuningJob) -> None:
+    """Clears the records of samples that were given up, so that they are tried again."""
     for file in _files(job):
         if file.relative.endswith(FAILURE):
             storage.remove(file.path)
 
 
 def _files(job: TuningJob) -> list[storage.File]:
-    """All of the work folder, which may be missing."""
+    """All files of the work folder; none if it does not exist."""
     try:
         return storage.files(job.work)
     except FileNotFoundError:
@@ -232,7 +232,7 @@ def _files(job: TuningJob) -> list[storage.File]:
 
 
 def _counts(data: bytes) -> dict[Point, np.ndarray]:
-    """What `score` wrote, int64 [bands + 1, 3, C] each; nothing where the file is damaged."""
+    """The counts that `score` wrote, int64 [bands + 1, 3, C] each; empty if the file is damaged."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as content:
             points = map(_point, content["points"])
@@ -253,11 +253,11 @@ def read_scores(job: TuningJob, samples: Iterable[Sample], bands: int) -> Scores
 
 
 def bands_of(trimap_width: int | None) -> int:
-    """How many of the distances count: up to that width, or all of them for None."""
+    """The number of distances to include: up to that width, or all of them for None."""
     return len(BANDS) + 1 if trimap_width is None else BANDS.index(trimap_width) + 1
 
 
 def missing(job: TuningJob, samples: Iterable[Sample], points: Sequence[Point], scores: Scores) -> list[Task]:
-    """The samples with the points of `points` that they have no scores at."""
+    """The samples, each with those of `points` at which it has no scores."""
     tasks = [(one, tuple(point for point in points if point not in scores[job.name(one)])) for one in samples]
     return [task for task in tasks if task[1]]

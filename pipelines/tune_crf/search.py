@@ -1,16 +1,16 @@
-"""Which parameters of the dense CRF suit a model best, and whether what they gain is real. NumPy only.
+"""Finds the parameters of the dense CRF that suit a model best, and whether their gain is real. NumPy only.
 
-Everything follows from counts: per image and class the pixels that are of the class in label and mask, in the label,
-and in the mask (`trainer.metrics.class_counts`). Counts of images add up, and so the score of any parameters on any
-images costs one sum.
+Everything is computed from counts: per image and class the pixels of the class in both label and mask, in the label,
+and in the mask (`trainer.metrics.class_counts`). Counts of images add up, so the score of any parameters on any images
+costs one sum.
 
 The recipe is DeepLab's (Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected
 CRFs", ICLR 2015): the Gaussian kernel has weight 3 and width 3; weight and widths of the bilateral kernel are searched
-coarse to fine, past the ends of the grid where the best point lies there. The Gaussian kernel smooths whatever the
-image shows and costs a good network its thin things: it is tried with less weight as well. Then the classes that lose
-by the CRF are given less and less weight. Parameters flatter themselves on the images they were chosen by, so the gain
-is measured by cross-fitting: every fold of the images is scored with what this whole search chooses on the other
-folds, and its interval is that of a bootstrap over images.
+coarse to fine, past the ends of the grid if the best point is there. The Gaussian kernel smooths regardless of the
+image and costs a good network its thin objects, so it is tried with less weight as well. Then the classes that the CRF
+harms are given less and less weight. Parameters look better on the images they were chosen on, so the gain is measured
+by cross-fitting: every fold of the images is scored with the parameters that the whole search chooses on the other
+folds; the interval is that of a bootstrap over images.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from trainer.metrics import iou, mean_iou
 from trainer.options import InputError
 
 RANGES = {"compat": (3.0, 6.0), "sxy": (30.0, 100.0), "srgb": (3.0, 6.0), "compat_gaussian": (3.0, 3.0)}
-"""Where the kernels are searched; the coarse grid has both ends and the middle of each."""
+"""Ranges in which the kernels are searched; the coarse grid has both ends and the middle of each."""
 BEYOND = {
     "compat": (1.0, 1.5, 2.0, 8.0, 12.0, 16.0),
     "sxy": (10.0, 15.0, 20.0, 140.0, 200.0, 280.0, 400.0),
     "srgb": (1.0, 1.5, 2.0, 8.0, 12.0, 16.0),
     "compat_gaussian": (0.0, 0.3, 1.0),
 }
-"""Where it is searched past the ends of RANGES, step by step while that gains."""
+"""Values past the ends of RANGES, which are searched step by step as long as that gains."""
 LIGHTER = (0.5, 0.25, 0.0)
 """What a class that loses is given in place of the weight 1, step by step."""
 LIGHTER_ROUNDS = 4
@@ -106,9 +106,9 @@ def folds(keys: Sequence[str]) -> np.ndarray:
 
 
 def best(points: Sequence[CrfOptions], counts: Counts, chosen: np.ndarray, stage: str = "grid") -> CrfOptions:
-    """The point of highest mIoU on the images that `chosen`, bool [n], selects; of equal ones the first.
+    """The point with the highest mIoU on the images that `chosen`, bool [n], selects; the first of equal ones.
 
-    Raises Unscored when counts are missing.
+    Raises Unscored if counts are missing.
     """
     _require(points, counts, stage)
     return max(points, key=lambda point: _score(counts[point][chosen]))
@@ -124,13 +124,13 @@ def _score(counts: np.ndarray) -> float:
 
 
 def losses(before: np.ndarray, after: np.ndarray) -> dict[int, Gain]:
-    """The classes that surely lose, and their gain in IoU: its whole interval is below 0. Counts as in `tune`."""
-    fewer = np.flatnonzero(iou(after.sum(0)) < iou(before.sum(0)))  # only these can be below 0 with a whole interval
+    """The classes that certainly lose, with their gain in IoU: its whole interval is below 0. Counts as in `tune`."""
+    fewer = np.flatnonzero(iou(after.sum(0)) < iou(before.sum(0)))  # only their whole interval can be below 0
     gains = zip(fewer.tolist(), bootstrap_classes(before[..., fewer], after[..., fewer]), strict=True)
     return {class_id: gain for class_id, gain in gains if gain is not None and gain.high < 0}
 
 
-def lighter(point: CrfOptions, classes: Iterable[int], count: int) -> CrfOptions:
+def with_less_weight(point: CrfOptions, classes: Iterable[int], count: int) -> CrfOptions:
     """`point` with one step less weight for some of the `count` classes."""
     weights = list(point.class_weights or (1.0,) * count)
     for class_id in classes:
@@ -138,11 +138,11 @@ def lighter(point: CrfOptions, classes: Iterable[int], count: int) -> CrfOptions
     return replace(point, class_weights=tuple(weights))
 
 
-def spare(point: CrfOptions, before: np.ndarray, counts: Counts, chosen: np.ndarray) -> CrfOptions:
-    """`point` with weights of classes that do least harm.
+def with_class_weights(point: CrfOptions, before: np.ndarray, counts: Counts, chosen: np.ndarray) -> CrfOptions:
+    """`point` with the class weights that do the least harm.
 
-    As long as classes surely lose, those are given less weight. Of the weights tried that keep KEPT of the gain in
-    mIoU, those are taken under which the sure losses add up to least.
+    As long as classes certainly lose, they are given less weight. Among the weights tried that keep KEPT of the gain
+    in mIoU, those are taken for which the certain losses add up to the least.
     """
     tried = []
     while True:
@@ -150,7 +150,7 @@ def spare(point: CrfOptions, before: np.ndarray, counts: Counts, chosen: np.ndar
         sure_losses = losses(before[chosen], after)
         harm = -sum(gain.value for gain in sure_losses.values())
         tried.append((harm, -_score(after), len(tried), point))
-        next_point = lighter(point, sure_losses, before.shape[-1])
+        next_point = with_less_weight(point, sure_losses, before.shape[-1])
         if next_point == point or len(tried) > LIGHTER_ROUNDS:
             break
         _require([next_point], counts, "class weights")
@@ -161,24 +161,24 @@ def spare(point: CrfOptions, before: np.ndarray, counts: Counts, chosen: np.ndar
 
 
 def search(before: np.ndarray, counts: Counts, chosen: np.ndarray) -> CrfOptions:
-    """The parameters that the search chooses by the images that `chosen`, bool [n], selects.
+    """The parameters that the search chooses on the images that `chosen`, bool [n], selects.
 
-    Raises Unscored when it needs further counts. It asks for nothing else when it is repeated with them.
+    Raises Unscored if it needs further counts; repeated with them, it gets further.
     """
     centre = best(coarse_points(), counts, chosen, "coarse grid")
     centre = best((centre, *fine_points(centre)), counts, chosen, "fine grid")
     while (further := best(points_beyond(centre), counts, chosen, "points beyond the grid")) != centre:
         centre = further
-    return spare(centre, before, counts, chosen)
+    return with_class_weights(centre, before, counts, chosen)
 
 
 def _trainings(fold: np.ndarray) -> list[np.ndarray]:
-    """The sets of images that parameters are chosen by: all, and all but one fold."""
+    """The sets of images that parameters are chosen on: all, and all but one fold."""
     return [np.ones(len(fold), bool), *(fold != held_out for held_out in range(FOLDS))]
 
 
 def unscored(before: np.ndarray, counts: Counts, fold: np.ndarray) -> Unscored | None:
-    """What the searches by all images and by all but each fold lack next; None when they come to their end."""
+    """The points that the searches on all images and on all but each fold need next; None if they have finished."""
     lacking = []
     for chosen in _trainings(fold):
         try:
@@ -191,7 +191,7 @@ def unscored(before: np.ndarray, counts: Counts, fold: np.ndarray) -> Unscored |
 
 
 def cross_fit(before: np.ndarray, counts: Counts, fold: np.ndarray) -> np.ndarray:
-    """int64 [n, 3, C]: counts of every image under the parameters that the other folds choose."""
+    """The counts of every image with the parameters chosen on the other folds, int64 [n, 3, C]."""
     after = np.empty_like(before)
     for held_out in range(FOLDS):
         point = search(before, counts, fold != held_out)
@@ -213,7 +213,7 @@ def tune(
       counts: of all points that `unscored` asked for.
       keys: of the n images, at least `options.MIN_IMAGES`.
       names: of the C classes.
-      about: the further fields of `Tuning`, copied.
+      about: the other fields of `Tuning`, which are copied.
 
     Raises:
       InputError: no labelled pixel that could be scored.

@@ -114,7 +114,7 @@ def test_an_image_that_ended_a_process_is_worked_on_in_another_one(job: TuningJo
     assert not step.survives(end_process, SAMPLE, [POINT])
     (reason,) = scoring.failures(job, [SAMPLE]).values()
     assert reason == "the process that worked on it ended twice, with status 9; tried alone"
-    scoring.forgive(job)
+    scoring.clear_failures(job)
     assert scoring.failures(job, [SAMPLE]) == {}
 
 

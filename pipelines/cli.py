@@ -7,8 +7,8 @@ Its statuses:
   70: a worker process was killed.
   75: storage did not answer, or is full (EX_TEMPFAIL of sysexits.h): the same command, run again later, resumes.
   130: interrupted by Ctrl-C.
-  141: who read its output, such as `head`, has gone before it was done.
-  143: terminated by SIGTERM; `train` has kept what it had done: the same command, run again, resumes.
+  141: the reader of its output, such as `head`, has gone before it was done.
+  143: terminated by SIGTERM; `train` has written a checkpoint: the same command, run again, resumes.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ COMMANDS = {
     "submit": "pipelines.submit",
     "plan": "pipelines.plan",
 }
-"""Command -> package with its rooms `options` (whose docstring is the help) and `command` (what runs)."""
+"""Command -> package with its modules `options` (whose docstring is the help) and `command` (which runs it)."""
 
 
 def options_of(command: str) -> ModuleType:
-    """The module with the options of a command: a class `Options`, or `VERBS`, a class for each, and `USAGE`."""
+    """The module with the options of a command: a class `Options`, or a class for each of its `VERBS`, and `USAGE`."""
     return importlib.import_module(f"{COMMANDS[command]}.options")
 
 
@@ -80,7 +80,7 @@ def _verb_usage(command: str, module: ModuleType) -> str:
 
 
 def _here() -> str:
-    """The working directory, which relative paths are below. Raises InputError where it was removed."""
+    """The working directory, for relative paths. Raises InputError if it was removed."""
     try:
         return os.getcwd()
     except FileNotFoundError:
@@ -88,7 +88,7 @@ def _here() -> str:
 
 
 def read(argv: list[str]) -> tuple[str, CheckedOptions, list[str]]:
-    """A command line -> name of the command, its options, and flags for Apache Beam.
+    """Parses a command line into the name of the command, its options, and flags for Apache Beam.
 
     Raises:
       SystemExit: after help (0) and for wrong usage (2).
@@ -98,7 +98,7 @@ def read(argv: list[str]) -> tuple[str, CheckedOptions, list[str]]:
     name, *rest = argv
     for word in (*argv, _here()):
         if not word.isascii() and any("\ud800" <= character <= "\udfff" for character in word):
-            # Beam cannot send such names, not even in messages of errors, and would wait for ever.
+            # Beam cannot send such names, not even in error messages, and would wait for ever.
             raise InputError(f"{word} is not UTF-8; rename the file or folder")
     if name not in COMMANDS:
         raise InputError(f"unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
@@ -116,7 +116,7 @@ def read(argv: list[str]) -> tuple[str, CheckedOptions, list[str]]:
 
 
 def check_output(options: CheckedOptions) -> None:
-    """Raises InputError where the folder that a command is to write to is a file, or lies below one."""
+    """Raises InputError if the output folder of a command is a file, or lies below one."""
     for field in dataclasses.fields(options):
         is_folder = field.name in ("output", "save") and field.metadata["metavar"] not in ("FILE", "PATH")
         if is_folder and getattr(options, field.name):
@@ -125,7 +125,7 @@ def check_output(options: CheckedOptions) -> None:
 
 @contextlib.contextmanager
 def _no_empty_folder(options: CheckedOptions) -> Iterator[None]:
-    """Takes away the folder to write to, and those above it, where the block has made them and put nothing in."""
+    """Removes the output folder, and those above it, if the block has created them and left them empty."""
     output, new = getattr(options, "output", None) or "", []
     place = os.path.abspath(output)
     while not storage.is_remote(output) and not os.path.lexists(place):
@@ -140,10 +140,10 @@ def _no_empty_folder(options: CheckedOptions) -> Iterator[None]:
 
 
 def run(argv: list[str]) -> int:
-    """Runs a command line and returns its status; what `main` turns into messages is raised."""
+    """Runs a command line and returns its status; raises the errors that `main` turns into messages."""
     name, options, flags = read(argv)
     check_output(options)
-    # gRPC's notes on its start are for its developers, as TensorFlow's are; an explicit setting wins.
+    # gRPC's start-up log, like TensorFlow's, is for its developers; an explicit setting takes precedence.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     with quiet_startup():
         command = importlib.import_module(f"{COMMANDS[name]}.command")
@@ -152,16 +152,16 @@ def run(argv: list[str]) -> int:
 
 
 def _stop(name: str, message: str) -> None:
-    """Ends this process from whatever thread, without waiting for what is at work in others."""
+    """Ends this process from any thread, without waiting for the others."""
     failure(f"deeplab {name}", f"{message}; run the same command again once it has ended", 2)
     sys.stderr.flush()
     os._exit(2)
 
 
 class _Shown:
-    """A stream of this process that shows what would steer a terminal, or what it cannot encode, as an escape.
+    """A stream that escapes characters which would control a terminal, or which it cannot encode.
 
-    Names of files and classes may hold anything; tables and progress need the characters in `KEPT`.
+    Names of files and classes may contain anything; tables and progress need the characters in `KEPT`.
     """
 
     KEPT = "\n\r\t"
@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv is not None:
         return _said(argv)
     if status := _said(sys.argv[1:]):
-        # Threads of a job that failed may still be at work, in C++ that aborts the process where Python ends them.
+        # Threads of a failed job may still be running, in C++ that aborts the process if Python ends them.
         if sys.stderr is not None:
             sys.stderr.flush()
         os._exit(status)
@@ -204,7 +204,7 @@ def _said(argv: list[str]) -> int:
                 if sys.stdout is not None:
                     sys.stdout.flush()
         except BrokenPipeError:
-            # Whatever is still in the stream would raise once more when the program ends.
+            # What is still in the stream would raise once more when the program ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if not {"records", "help", "-h", "--help", "-V", "--version"} & {*argv}:  # their reader has seen enough
                 say(

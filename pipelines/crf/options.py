@@ -43,7 +43,7 @@ class CrfOptions:
         weights = tuple(map(float, self.class_weights))
         if not all(0 <= weight <= 1 for weight in weights):
             raise InputError(f"CRF class_weights must be from 0 to 1, got {', '.join(f'{w:g}' for w in weights)}")
-        # Weights of 1 are what no weights are: the same parameters, with the same fingerprint.
+        # Weights that are all 1 are the same parameters as no weights, and must have the same fingerprint.
         object.__setattr__(self, "class_weights", weights if set(weights) - {1.0} else ())
         for name in NUMBERS:
             value = getattr(self, name)
@@ -61,7 +61,7 @@ class CrfOptions:
     def to_json(self, classes: Sequence[str]) -> dict[str, Any]:
         """The parameters by name, weights by the names of the `classes` whose weight is not 1.
 
-        Without class weights it is what version 0.1 wrote, which fingerprints of masks are made of.
+        Without class weights it equals what version 0.1 wrote, since fingerprints of masks depend on it.
         """
         values = {name: getattr(self, name) for name in NUMBERS}
         weights = {name: w for name, w in zip(classes, self.class_weights, strict=False) if w != 1}
@@ -70,7 +70,7 @@ class CrfOptions:
     @classmethod
     def from_json(cls, value: Mapping[str, Any], classes: Sequence[str]) -> CrfOptions:
         """The inverse of `to_json`. Raises InputError for weights of other classes, TypeError for other names."""
-        # 30 and 30.0 are one number, and must give masks of one fingerprint.
+        # 30 and 30.0 are the same number, and must give the same fingerprint.
         numbers = {name: type(getattr(cls, name))(value[name]) for name in value if name != "class_weights"}
         weights = value.get("class_weights", {})
         if unknown := set(weights) - set(classes):

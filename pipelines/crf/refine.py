@@ -42,12 +42,12 @@ SHARING_ERROR = 8e-5
 KEPT_PIXELS = 1 << 21
 
 
-# pydensecrf writes past the end of its arrays beyond.
+# Beyond this, pydensecrf writes past the end of its arrays.
 COUNTED = 2**31 - 1
 
 
 def require_engine(engine: str = "native") -> None:
-    """Raises InputError with the cure when the engine cannot be used here."""
+    """Raises InputError, with the cure, if the engine cannot be used here."""
     try:
         if engine == "native":
             builds.load()
@@ -93,7 +93,7 @@ def refine(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions, en
 
 @functools.lru_cache(maxsize=8)
 def _positions(height: int, width: int, sxy: float) -> object:
-    """The engine's lattice of an image's positions, which is the same for all images of a size."""
+    """The engine's lattice of an image's positions, which is the same for all images of that size."""
     return builds.load().spatial(height, width, sxy=sxy)
 
 
@@ -143,7 +143,7 @@ def _pydensecrf(image: np.ndarray, probabilities: np.ndarray, options: CrfOption
     planes = np.ascontiguousarray(np.moveaxis(probabilities, 2, 0).reshape(labels, -1), np.float32)
     field = DenseCRF2D(width, height, labels)
     field.setUnaryEnergy(-np.log(np.clip(planes, MIN_PROBABILITY, 1.0)))
-    # What two labels pay, [C, C], for a kernel of weight 1; a single number stands for Potts' model.
+    # The penalty of each pair of labels, [C, C], for a kernel of weight 1; a single number stands for Potts' model.
     pairs: float | np.ndarray = 1.0
     if options.class_weights:
         weights = np.array(options.class_weights, np.float32)
@@ -174,7 +174,7 @@ def _check(image: np.ndarray, probabilities: np.ndarray) -> None:
 
 
 def _check_range(probabilities: np.ndarray) -> None:
-    # Comparisons with NaN are false, so the test must state what is right, not what is wrong.
+    # Comparisons with NaN are false, so this must test for what is valid, not for what is invalid.
     if not (probabilities.min() >= 0 and probabilities.max() <= 1 + 1e-3):
         raise ValueError(
             f"probabilities must lie in [0, 1] and not be NaN, got {probabilities.min()} to {probabilities.max()}"
@@ -182,7 +182,7 @@ def _check_range(probabilities: np.ndarray) -> None:
 
 
 def _start_worker() -> None:
-    """Makes a worker process ignore Ctrl-C, which its parent handles, and end as soon as the parent is gone."""
+    """Makes a worker process ignore Ctrl-C, which its parent handles, and end when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
@@ -194,17 +194,17 @@ def _start_worker() -> None:
 
 
 class Refiner:
-    """Refines several images side by side; safe to use from several threads.
+    """Refines several images concurrently; safe to use from several threads.
 
-    The native engine runs in threads. pydensecrf would hold up all of Python there, so it has processes of its own;
-    they are spawned, not forked: a fork of a process in which TensorFlow's threads run can deadlock.
+    The native engine runs in threads. pydensecrf would block all of Python there, so it runs in processes of its own.
+    These are spawned, not forked: forking a process in which TensorFlow's threads run can deadlock.
 
     Args:
-        workers: images refined at the same time, at least 1.
+        workers: images refined concurrently, at least 1.
         options: the CRF's parameters.
         engine: one of `options.ENGINES`.
 
-    Raises InputError when the engine is not installed.
+    Raises InputError if the engine is not installed.
     """
 
     def __init__(self, workers: int, options: CrfOptions, engine: str = "native"):
@@ -235,9 +235,9 @@ class Refiner:
                 return self._pool.submit(*work)
 
     def alone(self, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-        """`refine(image, probabilities)` beside no other image of this pool, after `submit` has failed.
+        """`refine(image, probabilities)` with no other image of this pool in progress, after `submit` has failed.
 
-        Raises Failed when that ends its process.
+        Raises Failed if that crashes its process.
         """
         work = (refine, image, probabilities, self._options, self._engine)
         if self._engine == "native":
@@ -246,5 +246,5 @@ class Refiner:
             return isolated(*work)
 
     def close(self) -> None:
-        """Ends the workers; work that has not begun is dropped."""
+        """Stops the workers; images that are still waiting are dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""The file crf.json of a model folder, and what exports have of it: the CRF's parameters that suit the model."""
+"""The file crf.json of a model folder, and its counterpart in exports: the CRF's parameters that suit the model."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from trainer.options import InputError
 
 FORMAT = 4
 READ_FORMATS = (1, 2, 3, 4)
-"""Format 1 says "pictures" where later ones say "images"; classes have weights and intervals from format 3 on, and it
-is said at which sizes the network saw the images from format 4 on."""
+"""Format 1 has "pictures" for "images"; classes have weights and intervals from format 3 on, and the sizes at which
+the network saw the images are included from format 4 on."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What the CRF does to a class: its IoU without and with it, and the gain.
+    """The effect of the CRF on a class: its IoU without and with it, and the gain.
 
-    Each None where the class is in neither label nor mask; the gain also in files of formats 1 and 2.
+    They are None if the class is in neither label nor mask; the gain also in files of formats 1 and 2.
     """
 
     before: float | None
@@ -35,7 +35,7 @@ class Tuning:
     """The result of `deeplab tune-crf`; the contents of crf.json.
 
     Attributes:
-      options: parameters worth using; None where no gain of the CRF is certain, and it is better left off.
+      options: parameters worth using; None if no gain of the CRF is certain, so that it is better left off.
       metric: "miou", or "trimap": the mIoU of pixels up to `trimap_width` from a boundary of the label.
       trimap_width: pixels; None for "miou".
       before, after: the score without CRF, and with parameters chosen on other images (cross-fitted).
@@ -43,10 +43,10 @@ class Tuning:
       per_class: class name -> its IoU before and after, in the order of the class ids.
       grid: per point {"compat", "sxy", "srgb", "compat_gaussian", "score"} on all images, in the order they were
         tried, and for points with weights of classes {"class_weights": {name: weight}}. Files of version 0.8 and
-        before lack "compat_gaussian", which was 3.
+        earlier lack "compat_gaussian", which was 3.
       split: of the records.
-      images: how many were looked at.
-      rejects: those of them that could not be used, each {"key", "path", "stage", "reason", "records"}.
+      images: number of images examined.
+      rejects: those that could not be used, each {"key", "path", "stage", "reason", "records"}.
       model_digest: SHA-256 of the model's weights.
       records_fingerprint: of the records.
       scales, flip: the views that the network saw of every image, see `pipelines.masks.options.Views`.
@@ -70,18 +70,18 @@ class Tuning:
 
     @property
     def losers(self) -> dict[str, Gain]:
-        """The classes that surely lose by the CRF: the whole interval of their gain is below 0."""
+        """The classes that certainly lose by the CRF: the whole interval of their gain is below 0."""
         gains = {name: change.gain for name, change in self.per_class.items()}
         return {name: gain for name, gain in gains.items() if gain is not None and gain.high < 0}
 
     @property
     def scored(self) -> int:
-        """How many images the scores are of."""
+        """The number of images that were scored."""
         return self.images - len(self.rejects)
 
     def to_json(self) -> dict[str, Any]:
         classes = list(self.per_class)
-        # The order of the classes by itself: that of an object's names is lost in a file.
+        # The order of the classes is stored separately: a JSON file need not keep that of an object's names.
         head = {
             "format": FORMAT,
             "verdict": "on" if self.options else "off",
@@ -92,7 +92,7 @@ class Tuning:
 
     @classmethod
     def from_json(cls, value: Any) -> Tuning:
-        """The inverse of `to_json`, also for files of older formats. Raises InputError that names the fault."""
+        """The inverse of `to_json`, also for older formats. Raises InputError that names the fault."""
         content = value if isinstance(value, dict) else {"format": type(value).__name__}
         if content.get("format") not in READ_FORMATS:
             known = f"{READ_FORMATS[0]} to {FORMAT}"
@@ -141,12 +141,12 @@ def _gain(value: Any) -> Gain:
 
 
 def path_of(model: str) -> str:
-    """Where the tuning of a model folder or of an export stands."""
+    """The path of the tuning of a model folder or an export."""
     return model if exports.kind(model) else storage.join(model, TUNING_FILE)
 
 
 def load(model: str) -> Tuning | None:
-    """The tuning of a model folder or export (local or gs://), None without one; InputError for a damaged one."""
+    """The tuning of a model folder or export (local or gs://); None if it has none. Raises InputError if damaged."""
     path, is_export = path_of(model), bool(exports.kind(model))
     if not is_export and not storage.exists(path):
         return None
@@ -158,12 +158,12 @@ def load(model: str) -> Tuning | None:
     except InputError as error:
         cure = "export the model again" if is_export else "run `deeplab tune-crf` again, or delete the file"
         raise InputError(f"{path}: {error}; {cure}") from None
-    # Whether it belongs to the weights in an export was looked at when that was made.
+    # For an export, it was checked on exporting that the tuning belongs to its weights.
     return replace(tuning, model_digest=exports.model_digest(model)) if is_export else tuning
 
 
 def how_to_make(model: str) -> str:
-    """What a model folder or an export lacks that has no tuning, and the cure."""
+    """The message, with the cure, for a model folder or an export without a tuning."""
     if exports.kind(model):
         return (
             f"{model} was exported from a model without {TUNING_FILE}; run `deeplab tune-crf` on that and "

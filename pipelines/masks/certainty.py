@@ -1,4 +1,4 @@
-"""How sure the network was of an image, in three numbers: what selection of images to label, and analysts, go by."""
+"""The certainty of the network on an image, as three numbers for choosing images to label and for analysis."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def of_probabilities(probabilities: np.ndarray, refined: np.ndarray | None) -> C
 
 
 def _mean(values: np.ndarray) -> float:
-    # Other digits change with the images that share a pass of the network.
+    # Further digits depend on the other images in the batch.
     return round(float(values.mean(dtype=np.float64)), DIGITS)

@@ -1,4 +1,4 @@
-"""A model's network as the stages use it: from images to classes, one copy per worker process."""
+"""A model's network as the stages use it, from images to classes; one copy per worker process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from trainer.options import InputError
 from trainer.startup import start_tensorflow
 
 BATCH_PIXELS = {"CPU": 1 << 17, "GPU": 1 << 21}
-"""Pixels in one pass of the network; a larger image has a pass of its own. On a CPU a pass over eight images of
-360x480 took half as long again as eight passes: arrays that large leave the caches and are mapped again every time."""
+"""Maximum pixels in a batch of several images; a larger image is a batch of its own. On a CPU a batch of eight images
+of 360x480 took half as long again as eight batches of one: such large arrays exceed the caches and are mapped anew
+each time."""
 
 
 THREADS = "TF_NUM_INTRAOP_THREADS"
-"""The environment variable that bounds TensorFlow's threads, and ONNX Runtime's here; 0 for one per core."""
+"""Environment variable that limits TensorFlow's threads, and here also ONNX Runtime's; 0 for one per core."""
 
 Predict = Callable[[np.ndarray], Any]
 
@@ -31,13 +32,13 @@ class Network:
     """The network of a model folder or of an export; safe to use from several threads.
 
     Attributes:
-      batch_pixels: most pixels in one pass of more than one image.
+      batch_pixels: maximum pixels in a batch of several images.
 
     Args:
       model: model folder or export, local or gs://.
-      digest: SHA-256 of the weights that are wanted, see `trainer.formats.exports.model_digest`; "" for any.
+      digest: expected SHA-256 of the weights, see `trainer.formats.exports.model_digest`; "" for any.
 
-    Raises InputError when there is no usable model, or one with other weights.
+    Raises InputError if there is no usable model, or it has other weights.
     """
 
     def __init__(self, model: str, digest: str = "") -> None:
@@ -48,7 +49,7 @@ class Network:
         self._predictor = _exported(model, kind, digest) if kind else _of_folder(model, digest)
         self.batch_pixels = BATCH_PIXELS["GPU" if kind != "onnx" and _has_gpu() else "CPU"]
         self._predictors: dict[str, Predict] = {}
-        # One pass at a time: it uses every core by itself, and two would only double the memory.
+        # One batch at a time: it uses every core by itself, and two would only double the memory.
         self._lock = threading.Lock()
 
     def __call__(self, images: np.ndarray, what: str) -> Any:
@@ -63,7 +64,7 @@ def _of_folder(folder: str, digest: str) -> Callable[[str], Predict]:
     from trainer.network.folder import load_model, predictor
 
     model, _ = load_model(folder, digest)
-    return functools.partial(predictor, model, frozen=not _has_gpu())  # with GPUs it was not tried
+    return functools.partial(predictor, model, frozen=not _has_gpu())  # not tested with GPUs
 
 
 def _exported(path: str, kind: str, digest: str) -> Callable[[str], Predict]:
@@ -93,11 +94,11 @@ def _exported(path: str, kind: str, digest: str) -> Callable[[str], Predict]:
 
 
 def _try(run: Callable[..., list[np.ndarray]], classes: int) -> None:
-    """Runs an export, which anybody may have edited, on an image; InputError where it gives no classes of it."""
+    """Runs an export, which may have been edited, on an image; raises InputError if the results are not classes."""
     images = np.zeros((1, 33, 47, 3), np.uint8)
     try:
         ids, probabilities = run(images, OUTPUTS)
-    except Exception as error:  # the errors of two runtimes have no base
+    except Exception as error:  # the errors of the runtimes have no common base
         reason = str(error).partition("\n")[0]
         raise InputError(f"it does not run: {reason}; export the model again") from None
     outputs = (ids.dtype, ids.shape, probabilities.dtype, probabilities.shape)
@@ -133,9 +134,9 @@ def shared_network(model: str, digest: str, threads: int) -> Network:
 
     Args:
       model: model folder or export, local or gs://.
-      digest: SHA-256 of the model's weights, so that a new model in an old place is loaded again.
-      threads: bounds those of TensorFlow and ONNX Runtime, 0 for one per core; without effect once they have begun to
-        compute.
+      digest: SHA-256 of the model's weights, so that a new model at the same path is loaded again.
+      threads: maximum number of threads of TensorFlow and ONNX Runtime, 0 for one per core; without effect once they
+        have begun to compute.
 
     Raises:
       InputError: no usable model, or one of another digest.

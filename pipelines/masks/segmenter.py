@@ -28,12 +28,12 @@ from trainer.formats.images import shrink
 T = TypeVar("T")
 
 HELD_BYTES = 1 << 28
-"""What one thread keeps waiting at each of two places: for a full batch, and for the CRF."""
+"""Bytes of images that one thread keeps waiting, both for a full batch and for the CRF."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """An image on its way.
+    """An image to segment.
 
     Attributes:
       key: the caller's, passed through.
@@ -74,7 +74,7 @@ class Segmented:
 
 @dataclass(frozen=True)
 class Unsegmented:
-    """An image that could not be segmented, alone neither.
+    """An image that could not be segmented, not even alone.
 
     Attributes:
       key: of the item.
@@ -85,8 +85,8 @@ class Unsegmented:
     reason: str
 
 
-def tried(key: Any, work: Callable[[], T]) -> T | Unsegmented:
-    """What `work` on the image `key` returns."""
+def attempted(key: Any, work: Callable[[], T]) -> T | Unsegmented:
+    """Returns what `work` on the image `key` returns; `Unsegmented` if it fails."""
     try:
         return attempt(work)
     except Failed as failure:
@@ -121,7 +121,7 @@ def most_probable(probabilities: np.ndarray, height: int, width: int) -> tuple[n
     Returns:
       Class ids uint8 [height, width] (of equal classes the first), and their probability, float32.
     """
-    # Class by class, because all classes of a large image at its own size would be the largest array of the job.
+    # Class by class: all classes of a large image at full size would be the largest array of the job.
     ids = np.zeros((height, width), np.uint8)
     best = np.full((height, width), -1.0, np.float32)
     for label in range(probabilities.shape[2]):
@@ -198,7 +198,7 @@ class Segmenter:
 
     def _items(self, images: Iterable[tuple[Any, np.ndarray]], unusable: deque[Unsegmented]) -> Iterator[Item]:
         for key, image in images:
-            item = tried(key, lambda key=key, image=image: Item(key, image, shrink(image, self._max_side)))
+            item = attempted(key, lambda key=key, image=image: Item(key, image, shrink(image, self._max_side)))
             if isinstance(item, Item):
                 yield item
             else:
@@ -210,9 +210,9 @@ class Segmenter:
             self._refiner.close()
 
     def _predict(self, batch: list[Item]) -> list[Any]:
-        """Of each image the softmax for those who work on it, otherwise class ids, their probability and the entropy.
+        """Predicts a batch: the softmax of each image if it is needed, else class ids, their probability and entropy.
 
-        A batch that fails is predicted image by image.
+        If a batch fails, its images are predicted one by one.
         """
 
         def predict() -> list[Any]:
@@ -223,13 +223,13 @@ class Segmenter:
 
         whole = self._refiner or not self._views.is_single or any(item.is_shrunk for item in batch)
         with step("network"):
-            outputs = tried(batch[0].key, predict)
+            outputs = attempted(batch[0].key, predict)
         if isinstance(outputs, list):
             return outputs
         return [outputs] if len(batch) == 1 else [output for item in batch for output in self._predict([item])]
 
     def _refine(self, item: Item, probabilities: Any) -> Callable[[], np.ndarray] | None:
-        """Starts the CRF on one image, if there is one; calling what is returned waits for the result."""
+        """Starts the CRF, if any, on one image; the function returned waits for the result."""
         if self._refiner is None:
             return None
         futures = [self._refiner.submit(item.network_input, probabilities)]
@@ -248,7 +248,7 @@ class Segmenter:
             confidence = (best * 255).round().clip(0, 255).astype(np.uint8) if self._confidence else None
             return Segmented(item.key, item.image, ids, confidence, sure)
 
-        return tried(item.key, finish)
+        return attempted(item.key, finish)
 
 
 _sharing = threading.Lock()

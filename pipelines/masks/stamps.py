@@ -1,8 +1,8 @@
 """How a mask was made: a fingerprint of model and options, and the identity of the image, carried by the mask itself.
 
-An interrupted or repeated job can thus tell its own masks from those of another model, of another image under the same
-name, and from files that this program did not write, whatever the files' times are. Overlays and maps of confidence
-carry the same stamp. It also says how sure the network was, which a mask alone does not tell.
+So an interrupted or repeated job can distinguish its own masks from those of another model or of another image with
+the same name, and from files that this program did not write, whatever the files' times. Overlays and confidence maps
+carry the same stamp. It also stores the certainty of the network, which cannot be derived from a mask.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from trainer.formats.cards import ModelCard
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a mask says of itself; all "" in a stamp that is damaged.
+    """The stamp of a mask; all fields are "" if it is damaged.
 
     Attributes:
       fingerprint: of model and options, see `fingerprint`.
-      identity: `storage.identity` of the image file; "" in masks of version 0.2 and before.
-      certainty: of the network; None in files of version 0.5 and before. Stamps that differ in it alone are equal.
+      identity: `storage.identity` of the image file; "" in masks of version 0.2 and earlier.
+      certainty: of the network; None in files of version 0.5 and earlier. It is ignored when stamps are compared.
     """
 
     fingerprint: str = ""
@@ -42,7 +42,7 @@ def fingerprint(
     crf_engine: str = "native",
     views: Views = SINGLE,
 ) -> str:
-    """32 hex digits of all that decides a mask; `weights` is the SHA-256 of the model's."""
+    """A digest, 32 hex digits, of everything a mask depends on; `weights` is the SHA-256 of the model's weights."""
     parts = {
         "weights": weights,
         "architecture": card.architecture,
@@ -78,7 +78,7 @@ def stamp_jpeg(jpeg: bytes, content: Stamp) -> bytes:
 
 
 def read_stamp(file: bytes) -> Stamp | None:
-    """The stamp of a PNG or JPEG file; None for what this program did not write."""
+    """The stamp of a PNG or JPEG file; None if this program did not write it."""
     if file[_PNG_HEAD + 4 : _TEXT] == b"tEXt" + _NAME:
         end = _PNG_HEAD + 8 + int.from_bytes(file[_PNG_HEAD : _PNG_HEAD + 4], "big")
         is_whole = file[end : end + 4] == struct.pack(">I", zlib.crc32(file[_PNG_HEAD + 4 : end]))

@@ -1,4 +1,4 @@
-"""The order of events of `deeplab plan`: read the job, try parts of it, work out the whole, print it."""
+"""The order of events of `deeplab plan`: parse the job, try parts of it, estimate the whole, print it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainer.options import CheckedOptions, as_words
 
 STUDIES = {"prepare": sample.of_prepare, "segment": sample.of_segment, "train": sample.of_train}
 WORKERS = """--environment_type PROCESS --environment_config '{"command": "BOOT"}' --environment_cache_millis 60000"""
-"""What docs/engines.md says a Flink cluster needs."""
+"""The flags that a Flink cluster needs, see docs/engines.md."""
 PLACEHOLDERS = "--project PROJECT --region REGION --temp_location gs://BUCKET/tmp --sdk_container_image IMAGE"
 
 
@@ -33,7 +33,7 @@ def run(options: Options, flags: list[str]) -> int:
     here = cores()
     with scratch.folder("plan") as folder:
         study = STUDIES[options.job](job, folder, options.sample, here, local)
-        trials = [tried(part, number, study) for number, part in enumerate(study.parts, start=1)]
+        trials = [run_trial(part, number, study) for number, part in enumerate(study.parts, start=1)]
     work = study.work(sample.written(study, trials), flops(study))
     rows = estimates(work, trials, here, options.cores, prices, getattr(job, "precision", ""))
     print(summary(options.job, work, trials, here))
@@ -46,8 +46,8 @@ def run(options: Options, flags: list[str]) -> int:
     return 0
 
 
-def tried(part: sample.Part, number: int, study: Study) -> Trial:
-    """Runs a trial, and says so."""
+def run_trial(part: sample.Part, number: int, study: Study) -> Trial:
+    """Runs a trial, and prints its progress."""
     print(f"[{number}/{len(study.parts)}] {part.arguments[0]} of {part.items} {study.unit}", end="", flush=True)
     result = trial.run(part.arguments, part.output, part.items, part.rounds)
     print(f": {result.wall:.1f} s, {result.cpu:.1f} core-seconds, {result.memory / (1 << 20):.0f} MiB")
@@ -55,7 +55,7 @@ def tried(part: sample.Part, number: int, study: Study) -> Trial:
 
 
 def flops(study: Study) -> float:
-    """Of one item; 0 where there is no network."""
+    """Floating-point operations of one item; 0 if the job has no network."""
     if study.network is None:
         return 0.0
     architecture, height, width, factor = study.network
@@ -63,7 +63,7 @@ def flops(study: Study) -> float:
 
 
 def summary(job: str, work: Work, trials: Sequence[Trial], here: int) -> str:
-    """What the whole is, and what was measured."""
+    """Lines on the size of the whole job, and on what was measured."""
     wall, cpu = wall_rate(trials, here), rate(trials, "cpu")
     lines = [f"{job}: {work.items:,} {work.unit}, {size(work.read)} in, about {size(work.written)} out"]
     each = f"{wall.each:.3g} s and {cpu.each:.3g} core-seconds for each of the {work.unit}"
@@ -104,7 +104,7 @@ def table(places: Sequence[Estimate], currency: str) -> str:
 
 
 def notes(work: Work, options: Options, prices: dict) -> list[str]:
-    """What the table does not say."""
+    """Remarks on the table."""
     kept = prices["storage"]["gib_month"] * work.written / GIB
     sentences = [
         f"In Cloud Storage: {work.reads:,} reads and {work.writes:,} writes, which the prices above include; the "
@@ -128,7 +128,7 @@ def notes(work: Work, options: Options, prices: dict) -> list[str]:
 
 def commands(job: str, options: CheckedOptions, count: int) -> list[str]:
     """The command for every kind of machine."""
-    command = f"deeplab {shlex.join([job, *as_words(sample.given(options))])}"
+    command = f"deeplab {shlex.join([job, *as_words(sample.non_defaults(options))])}"
     lines = ["here:", f"  {command}"]
     if job == "train":
         return [*lines, "on a GPU machine: the same, with paths in gs://"]
@@ -142,7 +142,7 @@ def commands(job: str, options: CheckedOptions, count: int) -> list[str]:
 
 
 def size(count: int) -> str:
-    """Bytes as people read them."""
+    """Bytes in a human-readable unit."""
     for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20)):
         if count >= scale:
             return f"{count / scale:,.1f} {unit}"
@@ -150,7 +150,7 @@ def size(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them."""
+    """Seconds in a human-readable unit."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

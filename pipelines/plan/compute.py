@@ -1,4 +1,4 @@
-"""How much a network computes."""
+"""The number of operations of a network."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def forward_flops(architecture: Mapping[str, Any], height: int, width: int) -> f
       architecture: arguments of `deeplab_v3_plus`.
       height, width: in pixels.
     """
-    # Both load TensorFlow, which plans of jobs without a network do without.
+    # Both load TensorFlow, which plans for jobs without a network do not need.
     startup.start_tensorflow()
     import tensorflow as tf
 
     from trainer.network.deeplab import deeplab_v3_plus
 
     model = deeplab_v3_plus(**architecture)
-    tf.get_logger().setLevel("ERROR")  # the profiler is of TensorFlow 1, and says so
+    tf.get_logger().setLevel("ERROR")  # the profiler warns that it belongs to TensorFlow 1
     shape = tf.TensorSpec([1, height, width, 3], tf.float32)
     graph = tf.function(lambda image: model(image, training=False)).get_concrete_function(shape).graph
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()

@@ -1,4 +1,4 @@
-"""From what trials took to what the whole job takes, on each kind of machine: arithmetic alone."""
+"""Extrapolates from trials to the whole job, on each kind of machine. Arithmetic only."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Trial:
-    """What a run of a part of the job took.
+    """The measurements of a run over a part of the job.
 
     Attributes:
-      items, rounds: images (steps of a training), and epochs with their validation (0 where a job has none).
-      wall, cpu: seconds, and seconds of all its cores.
-      memory: bytes of its largest process, at the peak.
-      written: bytes of its output.
+      items, rounds: images (steps of a training), and epochs with their validation (0 for other jobs).
+      wall, cpu: elapsed seconds, and core-seconds.
+      memory: peak of its largest process, in bytes.
+      written: size of its output, in bytes.
     """
 
     items: int
@@ -48,10 +48,10 @@ class Rate:
 
 
 def rate(trials: Sequence[Trial], quantity: str) -> Rate:
-    """The rate through as many trials as it has unknowns, none of them below 0.
+    """The rate that fits the trials, of which there are as many as it has unknowns; none of these is below 0.
 
     Args:
-      trials: two that differ in their items; and a third of more rounds for a job that has them.
+      trials: two that differ in their items; and a third one with more rounds, for a job that has rounds.
       quantity: the field of the trials: "wall", "cpu" or "written".
     """
     rows = [[1, trial.items, trial.rounds][: len(trials)] for trial in trials]
@@ -62,8 +62,8 @@ def rate(trials: Sequence[Trial], quantity: str) -> Rate:
 def wall_rate(trials: Sequence[Trial], here: int) -> Rate:
     """Seconds that the job takes on all `here` cores of this machine.
 
-    Where others kept the trials waiting their difference tells little; but no item can take less than its core-seconds
-    on all cores.
+    If other jobs slowed the trials down, their difference is unreliable; but an item takes at least its core-seconds
+    divided by all cores.
     """
     wall, least = rate(trials, "wall"), rate(trials, "cpu").each / here
     if wall.each >= least:
@@ -75,17 +75,17 @@ def wall_rate(trials: Sequence[Trial], here: int) -> Rate:
 
 @dataclass(frozen=True)
 class Work:
-    """All of the job.
+    """The whole job.
 
     Attributes:
       items, rounds: as in `Trial`.
-      unit: what an item is, plural.
-      images: how many images that are.
-      read, written: bytes of its input (0: not known) and output.
-      parts: into how many parts the work is cut: no more cores than that are busy; 0: one process uses them all.
-      reads, writes: requests, where input and output are in Cloud Storage.
-      listing: seconds that finding the input took here.
-      flops: of one item on an accelerator; 0 where the job uses none.
+      unit: name of the items, plural.
+      images: number of images.
+      read, written: size of its input (0: not known) and output, in bytes.
+      parts: number of parts that the work is cut into, which limits the cores that are busy; 0: one process uses all.
+      reads, writes: number of requests, if input and output are in Cloud Storage.
+      listing: seconds that listing the input took here.
+      flops: floating-point operations of one item on an accelerator; 0 if the job uses none.
     """
 
     items: int
@@ -103,16 +103,16 @@ class Work:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the job takes on one kind of machine.
+    """An estimate of the whole job on one kind of machine.
 
     Attributes:
-      place: the kind of machine, in words.
-      cores: that are paid for.
-      wall: seconds from the command to its end.
-      core_hours, gpu_hours: of machines that are paid for.
-      memory: bytes of one worker process.
-      disk: GiB of all workers.
-      cost: in the currency of the prices; None for machines that are there already.
+      place: the kind of machine, human-readable.
+      cores: number of cores paid for.
+      wall: seconds from start to end.
+      core_hours, gpu_hours: of the machines paid for.
+      memory: of one worker process, in bytes.
+      disk: of all workers, in GiB.
+      cost: in the currency of the prices; None for this machine.
     """
 
     place: str
@@ -128,7 +128,7 @@ class Estimate:
 def estimates(
     work: Work, trials: Sequence[Trial], here: int, cores: int, prices: Mapping[str, Any], precision: str = ""
 ) -> list[Estimate]:
-    """What the job takes here, and where else it can run.
+    """Estimates for this machine, and for wherever else the job can run.
 
     Args:
       trials: runs of parts of it on all `here` cores of this machine.
@@ -138,7 +138,7 @@ def estimates(
     """
     wall, cpu = wall_rate(trials, here), rate(trials, "cpu")
     memory = max(trial.memory for trial in trials)
-    # The trials keep all cores busy, whatever the number of their items.
+    # The trials keep all cores busy, whatever their number of items.
     idle = max(1.0, here / work.parts) if work.parts else 1.0
     seconds = work.listing + wall.start + (wall.of(work.items, work.rounds) - wall.start) * idle
     results = [Estimate("this machine", here, seconds, here * seconds / 3600, 0.0, memory, work.written / GIB, None)]
@@ -146,7 +146,7 @@ def estimates(
     requests += prices["storage"]["writes_per_1000"] * work.writes / 1000
     if not precision:
         busy = min(cores, work.parts)
-        # Starts run side by side on all of them; what the trials' start took in cores is not shared.
+        # All workers start at the same time, so the start-up is not divided by the cores.
         seconds = work.listing + wall.start + cpu.each * work.items / busy
         for kind, place in (("cluster", "Flink or Spark cluster"), ("dataflow", "Dataflow")):
             results.append(_of_cluster(place, prices[kind], cores, seconds, memory, requests))
@@ -174,10 +174,10 @@ def _of_cluster(
 def _of_gpu(
     work: Work, wall: Rate, cpu: Rate, memory: int, price: Mapping[str, Any], precision: str, requests: float
 ) -> Estimate:
-    """One machine with a GPU: the network at a share of the card's peak, or its input where that takes longer."""
+    """One machine with a GPU, which runs the network at a share of the card's peak."""
     peak = price["tflops"][precision] * 1e12 * price["share_of_peak"]
     seconds = work.flops * work.items / peak
-    if work.rounds:  # validation: as much slower here as the steps are
+    if work.rounds:  # validation takes the same share of the time as here
         seconds *= 1 + wall.round * work.rounds / max(wall.each * work.items, 1e-9)
     total = price["start_seconds"] + work.listing + wall.start + seconds
     hours = total / 3600
@@ -186,7 +186,7 @@ def _of_gpu(
 
 
 def read_prices(path: str = "") -> dict[str, Any]:
-    """The prices in that file, or the list prices. Raises InputError where a price is missing or no number."""
+    """The prices in a file, or the list prices. Raises InputError if a price is missing or not a number."""
     default = json.loads(resources.files("pipelines.plan").joinpath("prices.json").read_text())
     if not path:
         return default
@@ -212,7 +212,7 @@ def _check(value: Any, like: Any, path: str, where: str) -> None:
 
 
 def to_json(work: Work, trials: Sequence[Trial], results: Sequence[Estimate]) -> dict[str, Any]:
-    """All of it, for other programs."""
+    """The whole plan as JSON, for other programs."""
     return {
         "work": asdict(work),
         "trials": [asdict(trial) for trial in trials],

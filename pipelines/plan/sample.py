@@ -1,4 +1,4 @@
-"""What the whole job is, and which parts of it are tried: found from its options, without running it."""
+"""The size of the whole job, and the parts of it to try, determined from its options without running it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SHARD_BYTES, SHARD_RECORDS = 128 << 20, 1000  # of `deeplab prepare` without --s
 CHUNK, CHUNKS, LARGEST_SET, SMALL, SMALL_CHUNKS = 64, 64, 1 << 22, 16, 8  # of `deeplab segment`
 LISTED = 1000  # names in an answer of Cloud Storage to a listing
 FEW = 5
-"""How many times smaller the smaller trial is."""
+"""Ratio of the sizes of the two trials."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A trial to run: arguments of `deeplab`, its output folder, and what it works on, as in `Trial`."""
+    """A trial to run: arguments of `deeplab`, its output folder, and its items and rounds, as in `Trial`."""
 
     arguments: tuple[str, ...]
     output: str
@@ -41,13 +41,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Study:
-    """The whole job and its trials. What it writes is known when they have run.
+    """The whole job and its trials. The size of its output is known only when these have run.
 
     Attributes:
       parts: the trials, in order.
-      cut: `Work.parts`; the others are as there.
-      network: what an item computes: arguments of the network, height and width of an image, and how many forward
-        passes that is worth; None without a network.
+      cut: `Work.parts`; the other fields are as in `Work`.
+      network: the computation of an item: arguments of the network, height and width of an image, and the equivalent
+        number of forward passes; None without a network.
     """
 
     parts: tuple[Part, ...]
@@ -79,7 +79,7 @@ class Study:
 
 
 def written(study: Study, trials: Sequence[Trial]) -> int:
-    """Bytes of the whole output: a training's does not grow with its steps."""
+    """Size of the whole output, in bytes; that of a training does not grow with its steps."""
     if study.rounds:
         return max(trial.written for trial in trials)
     small, large = trials
@@ -89,7 +89,7 @@ def written(study: Study, trials: Sequence[Trial]) -> int:
 
 
 def chosen(total: int, sample: int) -> tuple[list[int], list[int]]:
-    """Numbers of the items in the smaller and in the larger trial, drawn from all, in order. Needs two items."""
+    """Indices of the items in the smaller and the larger trial, drawn at random, sorted. Needs two items."""
     large = sorted(random.Random(0).sample(range(total), min(sample, total)))
     return large[::FEW][: max(1, len(large) // FEW)], large
 
@@ -99,10 +99,10 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
 
     Args:
       options: its options.
-      folder: of this machine, for the trials.
-      sample: images in the larger trial.
+      folder: a local folder for the trials.
+      sample: number of images in the larger trial.
       cores: of this machine.
-      flags: for Beam, that go with the trials.
+      flags: Beam's flags for the trials.
     """
     start = time.monotonic()
     raw = scan(storage.absolute(options.input), options.layout, options.val_fraction, options.group_by)
@@ -117,9 +117,9 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         manifest, output = os.path.join(folder, f"{name}.jsonl"), os.path.join(folder, name)
         lines = [json.dumps({"image": row.image, "label": row.label, "split": row.split}) for row in rows]
         storage.write(manifest, "\n".join(lines).encode())
-        # Many small shards, so that all workers have work to the end, as they have in the whole job.
-        tried = replace(options, input=manifest, output=output, shards=max(cores, len(rows) // 2), **same)
-        parts.append(Part(("prepare", *as_words(given(tried)), *flags), output, len(rows)))
+        # Many small shards, so that all workers are busy to the end, as in the whole job.
+        trial_options = replace(options, input=manifest, output=output, shards=max(cores, len(rows) // 2), **same)
+        parts.append(Part(("prepare", *as_words(non_defaults(trial_options)), *flags), output, len(rows)))
     read, records, sizes = sum(pair.size for pair in raw.pairs), Counter(), Counter()
     for pair in raw.pairs:
         times = 1 + options.copies * (pair.split in options.augment_splits)
@@ -146,7 +146,7 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
 
 
 def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequence[str]) -> Study:
-    """A job of `deeplab segment`; arguments as of `of_prepare`."""
+    """A job of `deeplab segment`; arguments as in `of_prepare`."""
     start = time.monotonic()
     sources = collection.find(options.input, options.output).images
     if selection := load_selection(options.records, options.split, options.list):
@@ -160,8 +160,8 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         paths, output = [storage.absolute(sources[number].path) for number in numbers], os.path.join(folder, name)
         lines = [json.dumps({"image": path}) for path in paths]
         storage.write(f"{output}.jsonl", "\n".join(lines).encode())
-        tried = replace(options, input=f"{output}.jsonl", output=output, **same)
-        parts.append(Part(("segment", *as_words(given(tried)), *flags), output, len(paths)))
+        trial_options = replace(options, input=f"{output}.jsonl", output=output, **same)
+        parts.append(Part(("segment", *as_words(non_defaults(trial_options)), *flags), output, len(paths)))
     for path in paths:
         data = storage.read(path)
         read += len(data)
@@ -190,14 +190,14 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
 
 
 def chunks(images: int, batch_size: int) -> int:
-    """About how many chunks `deeplab segment` cuts so many images into."""
+    """The approximate number of chunks that `deeplab segment` cuts the images into."""
     least = max(batch_size, min(SMALL, images // SMALL_CHUNKS))
     size = max(min(CHUNK, max(least, -(-images // CHUNKS))), -(-images * CHUNK // LARGEST_SET))
     return -(-images // size)
 
 
 def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence[str]) -> Study:
-    """A job of `deeplab train`, which is tried with a quarter as many steps as `sample` says."""
+    """A job of `deeplab train`, which is tried with a quarter of `sample` steps."""
     dataset = load_dataset(options.records)
     records = os.path.join(folder, "records")
     shards = [shard for split in ("train", "val") for shard in dataset.of_split(split)[:1]]
@@ -215,9 +215,9 @@ def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence
     parts = []
     for name, count, epochs in (("few", few, 1), ("many", many, 1), ("twice", few, 2)):
         output = os.path.join(folder, name)
-        tried = replace(options, records=records, output=output, steps_per_epoch=count, epochs=epochs)
-        parts.append(Part(("train", *as_words(given(tried)), *flags), output, count * epochs, epochs))
-    # Epochs of the trials look at the images of one shard; the job's at all of them.
+        trial_options = replace(options, records=records, output=output, steps_per_epoch=count, epochs=epochs)
+        parts.append(Part(("train", *as_words(non_defaults(trial_options)), *flags), output, count * epochs, epochs))
+    # In the trials an epoch validates on one shard, in the job on all of them.
     looked = sum(shard.records for shard in shards if shard.split == "val")
     rounds = options.epochs * dataset.count("val") / max(1, looked)
     size = sum(shard.bytes for shard in dataset.shards)
@@ -246,7 +246,7 @@ def _check_enough(count: int, source: str) -> None:
         )
 
 
-def given(options: CheckedOptions) -> dict[str, Any]:
+def non_defaults(options: CheckedOptions) -> dict[str, Any]:
     """The fields that differ from their defaults."""
     values = {field.name: getattr(options, field.name) for field in fields(options)}
     return {field.name: values[field.name] for field in fields(options) if values[field.name] != field.default}

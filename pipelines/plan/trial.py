@@ -1,4 +1,4 @@
-"""Runs of the real command over a part of its input, and what they take."""
+"""Runs the real command over a part of its input, and measures it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from trainer import processes
 from trainer.options import InputError, printable
 
 REJECTED = 1
-"""Status of a command that ran, and rejected more than it should: what it took is known all the same."""
+"""Status of a command that ran but rejected too much; its measurements are still valid."""
 
 
 def run(arguments: Sequence[str], output: str, items: int, rounds: int = 0) -> Trial:
     """Runs `deeplab` with these arguments in a process of its own, and measures it.
 
     Args:
-      arguments: of the command; it writes to `output`, a folder of this machine.
-      items, rounds: what it works on, see `Trial`.
+      arguments: of the command; it writes to `output`, a local folder.
+      items, rounds: of the trial, see `Trial`.
 
     Raises:
-      InputError: the command failed; the message is its own.
+      InputError: the command failed; with its own message.
     """
     log = f"{output}.log"
     start = time.monotonic()
@@ -45,7 +45,7 @@ def run(arguments: Sequence[str], output: str, items: int, rounds: int = 0) -> T
 
 @contextlib.contextmanager
 def _ended_with_this(process: subprocess.Popen) -> Iterator[None]:
-    """Ends a process before SIGTERM ends this one, and where the block fails."""
+    """Terminates a process before SIGTERM ends this one, or if the block fails."""
 
     def end(number: int, _: FrameType | None) -> None:
         process.terminate()

@@ -1,4 +1,4 @@
-"""What the verbs of `deeplab records` print."""
+"""Runs the verbs of `deeplab records` and prints their results."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def run_export(options: Export, dataset: Dataset) -> int:
 
 
 def run_repair(options: Repair, dataset: Dataset) -> int:
-    """Prints what was damaged and what became of it; the status is 1 when something is left to be done."""
+    """Prints what was damaged and what was done about it; the status is 1 if something is left to do."""
     folder = options.records
     leases.acquire(folder, "records repair")
     if repairs.has_begun(folder):
@@ -180,7 +180,7 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
 
 
 def run_reshard(options: Reshard, dataset: Dataset) -> int:
-    """Prints into how many shards the records went."""
+    """Prints the number of shards that the records were written to."""
     check_folders(options)
     leases.acquire(options.output, "records reshard")
     with _at_work("reshard", dataset) as (pool, beat), reading.undisturbed(options.output):
@@ -212,9 +212,9 @@ def run_diff(options: Diff, dataset: Dataset) -> int:
 
 @contextlib.contextmanager
 def _at_work(title: str, dataset: Dataset) -> Iterator[tuple[Executor, Callable[[], object]]]:
-    """A pool of threads, and what they call after every record, which shows how far they are.
+    """Yields a pool of threads, and a function that they call after every record, to show progress.
 
-    Where the block ends by an exception, as by Ctrl-C, that ends them too: a shard may take minutes.
+    If the block ends with an exception, such as Ctrl-C, the threads end at once: a shard may take minutes.
     """
     total, is_over = sum(shard.records for shard in dataset.shards), threading.Event()
     with (

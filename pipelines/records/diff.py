@@ -1,4 +1,4 @@
-"""What differs between two sets of records."""
+"""The differences between two sets of records."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipelines.records.reading import read_records
 from trainer.formats.dataset import Dataset, Shard
 
 PLACES = ("input", "output", "shards", "overwrite", "max_reject_rate")
-"""Options of `prepare` that say where files are and how they are cut, and nothing of the records."""
+"""Options of `prepare` that concern the places and sizes of files, not the records themselves."""
 
 
 class Contents(NamedTuple):
-    """A record without its bytes: its split, digests of image and label, and all else that it says."""
+    """A record without its bytes: its split, the digests of image and label, and its other fields."""
 
     split: str
     image: bytes
@@ -26,11 +26,11 @@ class Contents(NamedTuple):
 
 
 Contained = dict[tuple[str, int], Contents]
-"""(key, copy) -> what is in that record."""
+"""(key, copy) -> the contents of that record."""
 
 
 def contained(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], object]) -> Contained:
-    """All records of a set. Raises InputError when a shard is missing or damaged."""
+    """The contents of all records of a set. Raises InputError if a shard is missing or damaged."""
 
     def of_shard(shard: Shard) -> Contained:
         contents = {}
@@ -45,7 +45,7 @@ def contained(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], 
 
 
 def of_datasets(one: Dataset, other: Dataset) -> Iterator[str]:
-    """What differs between what two dataset.json say, in words."""
+    """Yields the differences between two dataset.json files, as sentences."""
     classes = (zip(side.palette.names, side.palette.colors, strict=True) for side in (one, other))
     for number, pair in enumerate(itertools.zip_longest(*classes)):
         if pair[0] != pair[1]:
@@ -65,7 +65,7 @@ def of_datasets(one: Dataset, other: Dataset) -> Iterator[str]:
 
 
 def of_records(one: Contained, other: Contained) -> Iterator[tuple[str, str]]:
-    """What differs between the records of two sets: a kind of difference, and the record."""
+    """Yields the differences between the records of two sets: the kind of difference, and the record."""
     for key, copy in sorted(one.keys() | other.keys()):
         name = f"{key} copy {copy}" if copy else key
         here, there = one.get((key, copy)), other.get((key, copy))

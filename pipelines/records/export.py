@@ -24,7 +24,7 @@ KINDS = ("images", "labels")
 
 
 class ShardExport(NamedTuple):
-    """What came of one shard: records written, copies left out, and records whose files cannot be written."""
+    """The result for one shard: records written, copies left out, and records whose files cannot be written."""
 
     exported: int
     left_out: int
@@ -32,7 +32,7 @@ class ShardExport(NamedTuple):
 
 
 def export(options: Export, dataset: Dataset, pool: Executor, beat: Callable[[], object]) -> Accounts:
-    """Writes the files of every record, then palette.json; what is there already, as it would be written, stays.
+    """Writes the files of every record, then palette.json; identical existing files are kept.
 
     Args:
       pool: writes the shards in parallel.
@@ -68,7 +68,7 @@ def export(options: Export, dataset: Dataset, pool: Executor, beat: Callable[[],
 
 
 def in_the_way(options: Export, shard: Shard, target: Target) -> list[str]:
-    """Files that the records of a shard would replace by other contents. InputError where a folder is in the way."""
+    """Existing files that the records of a shard would change. Raises InputError if a folder is in the way."""
     others = []
     for _, files in _files(options, shard):
         target.check(files)
@@ -96,13 +96,13 @@ def export_shard(
 
 
 class Names:
-    """Paths that are taken, for all threads."""
+    """The paths that are taken, shared by all threads."""
 
     def __init__(self, target: Target) -> None:
         self._target, self._lock, self._taken = target, threading.Lock(), set()
 
     def take(self, files: Mapping[str, bytes]) -> None:
-        """Raises InputError where another record has one of the files, before it is overwritten."""
+        """Claims the files of a record. Raises InputError if another record has claimed one of them."""
         folded = {self._target.fold(relative): relative for relative in files}
         with self._lock:
             repeated = [relative for name, relative in folded.items() if name in self._taken]
@@ -111,7 +111,7 @@ class Names:
             raise InputError(f"two records would both be {repeated[-1]}; export without copies (--originals)")
 
     def sweep(self) -> None:
-        """Removes what a killed export left of the files that it was writing."""
+        """Removes the unfinished files of a killed export."""
         whole = set(map(storage.shortened, {*self._taken, self._target.fold(PALETTE_FILE)}))
         for name, file in self._target.files.items():
             if storage.unfinished(name) in whole:
@@ -119,7 +119,7 @@ class Names:
 
 
 def _files(options: Export, shard: Shard) -> Iterator[tuple[Record, dict[str, bytes]]]:
-    """Every record of a shard with its files, by path below the output folder; none for copies that are left out."""
+    """Yields every record of a shard with its files, path below the output folder -> contents; {} if left out."""
     for _, record in read_records(options.records, shard):
         if record.copy and options.originals:
             yield record, {}

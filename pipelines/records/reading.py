@@ -1,4 +1,4 @@
-"""Reading records one by one, for the verbs that cannot do without each of them."""
+"""Reads records one by one, for the verbs that need all of them intact."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ SUFFIXES = {"jpeg": ".jpg", "jpg": ".jpg", "png": ".png"}
 """`Record.image_format` -> suffix of the image's file."""
 
 _idle: deque[Isolated] = deque()
-"""Subprocesses that have nothing to do, for the next call; they end with this process."""
+"""Idle subprocesses, for the next call; they end with this process."""
 
 
 def apart(function: Callable[..., T], *args: Any) -> T:
-    """What `function(*args)` returns or raises in a subprocess: an image may end the process it is decoded in.
+    """Returns or raises what `function(*args)` does in a subprocess, since an image may crash the process decoding it.
 
-    No earlier run has left a note of such an image, as of those that jobs meet: verbs look at every record once.
+    Unlike jobs, verbs have no notes of such images from earlier runs: they read every record once.
 
     Raises:
-      Failed: it ended two subprocesses, or raised twice what is no ValueError.
+      Failed: it crashed two subprocesses, or raised twice an exception other than ValueError.
     """
     try:
         isolated = _idle.pop()
@@ -47,7 +47,7 @@ def apart(function: Callable[..., T], *args: Any) -> T:
 
 @contextlib.contextmanager
 def undisturbed(folder: str) -> Iterator[None]:
-    """Raises InputError where another command that writes into `folder` takes files away in the block."""
+    """Raises InputError if another command removes files of `folder` while the block runs."""
     try:
         yield
     except FileNotFoundError as error:
@@ -59,7 +59,7 @@ def undisturbed(folder: str) -> Iterator[None]:
 
 
 def read_records(folder: str, shard: Shard) -> Iterator[tuple[Frame, Record]]:
-    """Every record of a shard. Raises InputError when the shard is missing, damaged, or not as dataset.json says."""
+    """Yields every record of a shard. Raises InputError if it is missing, damaged, or contradicts dataset.json."""
     advice = f"`deeplab records verify {folder}` lists all faults"
     try:
         file = open_shard(folder, shard.name)
@@ -85,14 +85,14 @@ def read_records(folder: str, shard: Shard) -> Iterator[tuple[Frame, Record]]:
 
 
 def find_record(folder: str, dataset: Dataset, name: str, copy: int) -> tuple[Shard, Frame, Record]:
-    """The record of a number or of a key.
+    """Finds a record by its number or key.
 
     Args:
-      name: the key, or the number in the order of the shards; numbers that there are win over keys of digits.
-      copy: with a key, which copy; 0 for the image itself.
+      name: the key, or the number in the order of the shards; valid numbers take precedence over keys of digits.
+      copy: with a key, the number of the copy; 0 for the image itself.
 
     Raises:
-      InputError: the record is not there, and the message names an example that is; or it is a copy of a number.
+      InputError: the record does not exist (the message names an example that does), or `copy` is given with a number.
     """
     total = sum(shard.records for shard in dataset.shards)
     is_number = name.isdecimal() and len(name) <= len(str(total))
@@ -114,7 +114,7 @@ def find_record(folder: str, dataset: Dataset, name: str, copy: int) -> tuple[Sh
 
 
 def decode_pair(record: Record, palette: Palette) -> tuple[np.ndarray, np.ndarray]:
-    """Image, uint8 [H, W, 3] RGB, and label, uint8 [H, W], of a record. Raises InputError when one is unusable."""
+    """Image, uint8 [H, W, 3] RGB, and label, uint8 [H, W], of a record. Raises InputError if one is unusable."""
     try:
         return apart(_pair, record, palette)
     except (ValueError, Failed) as error:  # ImageError, LabelError

@@ -1,7 +1,6 @@
-"""Puts damaged shards right: their records are made again where raw set and options give the very bytes, or left out.
+"""Repairs damaged shards: makes records again if raw set and options give the original bytes, or leaves them out.
 
-What is to come of the folder is written into `.repair/` before anything is changed, so that a run that was killed is
-finished by the next one.
+The planned result is written to `.repair/` before anything is changed, so that the next run can finish a killed one.
 """
 
 from __future__ import annotations
@@ -42,21 +41,21 @@ from trainer.options import InputError
 
 FOLDER = ".repair"
 BEFORE, SHARDS = "before.json", "shards.json"
-"""In that folder: the dataset.json that the repair began with, and the names of the shards that are written again."""
+"""Files in that folder: the dataset.json that the repair began with, and the names of the shards to write again."""
 NAMES = (DATASET_FILE, SHARDS, REJECTS_FILE, BEFORE)
-"""What is in it, in the order in which it is removed."""
+"""The files in it, in the order in which they are removed."""
 STAGE = "repair"
 
 
 class Repair(NamedTuple):
-    """What is to come of a folder of records.
+    """The plan of a repair.
 
     Attributes:
-      faults: all that was found, in words.
-      changed: names of shards that are written again, or removed where no record of them is left. Faults that are not
-        of single records stay.
-      dataset: what dataset.json is to say.
-      rejects: the records that are left out.
+      faults: all faults, as sentences.
+      changed: names of the shards to write again, or to remove if no record is left. Faults that do not concern single
+        records are not repaired.
+      dataset: the new dataset.json.
+      rejects: the records to leave out.
       accounts: records kept, made again and left out.
     """
 
@@ -68,7 +67,7 @@ class Repair(NamedTuple):
 
 
 class Mended(NamedTuple):
-    """A record as it is to stand in its shard: its bytes, size, pixels of every id and copy, and whether it is new."""
+    """A record of the repaired shard: its bytes, size, pixels of every id and copy, and whether it was made again."""
 
     framed: bytes
     size: tuple[int, int]
@@ -78,14 +77,14 @@ class Mended(NamedTuple):
 
 
 class Source:
-    """What records were made from, as dataset.json tells it: the raw set, as far as it is still there, and options."""
+    """The source of the records according to dataset.json: the raw set, if it still exists, and the options."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
 
     @functools.cached_property
     def _pairs(self) -> tuple[str, dict[str, Pair]]:
-        """Root of the set, and its images by key. Raises InputError where it is none."""
+        """The root of the set, and its pairs by key. Raises InputError if there is no set."""
         options = self._dataset.options
         if not options.get("input"):
             raise InputError("dataset.json names no raw set")
@@ -94,7 +93,7 @@ class Source:
 
     @functools.cached_property
     def _options(self) -> RecordOptions:
-        """Raises InputError where dataset.json lacks one, as those of other versions of this program may."""
+        """The options of the records. Raises InputError if one is missing, as it may be in those of other versions."""
         given, names = self._dataset.options, {field.name for field in dataclasses.fields(RecordOptions)}
         if missing := sorted(names - given.keys()):
             raise InputError(f"dataset.json does not say {', '.join(missing)}")
@@ -105,7 +104,7 @@ class Source:
             raise InputError(f"the options in dataset.json are invalid: {error}") from None
 
     def message(self, key: str, copy: int) -> bytes:
-        """The record of an image, or of a copy of it, serialised. Raises InputError that says why there is none."""
+        """Makes the serialised record of an image, or of a copy of it. Raises InputError if it cannot be made."""
         root, pairs = self._pairs
         if key not in pairs:
             raise InputError(f"{root} has no image {key} with a label")
@@ -117,7 +116,7 @@ class Source:
             raise InputError(str(error)) from None
 
     def copies(self) -> int:
-        """How many copies there may be of an image."""
+        """The largest number of copies of an image."""
         copies = self._dataset.options.get("copies")
         return copies if type(copies) is int else 0
 
@@ -130,7 +129,7 @@ def _message(entry: Entry, palette: Palette, options: RecordOptions) -> bytes:
 
 
 def plan(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], object]) -> Repair:
-    """Finds what is damaged, and what can be made of it; changes nothing.
+    """Finds the damaged records, and plans their repair; changes nothing.
 
     Raises:
       InputError: no record is left.
@@ -174,13 +173,13 @@ def plan(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], objec
 
 
 def begin(folder: str, repair: Repair, before: bytes) -> None:
-    """Writes down what is to come of the folder.
+    """Records the plan in `.repair/`.
 
     Args:
       before: the dataset.json that the repair was planned with.
 
     Raises:
-      InputError: it is another one by now.
+      InputError: dataset.json has been changed since then.
     """
     _check_unchanged(folder, before)
     work = storage.join(folder, FOLDER)
@@ -188,13 +187,13 @@ def begin(folder: str, repair: Repair, before: bytes) -> None:
     storage.write_json(storage.join(work, SHARDS), repair.changed)
     rejects, listed = storage.join(folder, REJECTS_FILE), write_rejects(work, repair.rejects)
     if storage.exists(rejects):
-        old = storage.read(rejects)  # some editors leave out the end of the last line
+        old = storage.read(rejects)  # some editors omit the last line break
         storage.write(listed, old + b"\n" * (old[-1:] not in (b"", b"\n")) + storage.read(listed))
-    save_dataset(work, repair.dataset)  # last: without it nothing has begun
+    save_dataset(work, repair.dataset)  # last: only this file makes the repair count as begun
 
 
 def has_begun(folder: str) -> bool:
-    """Whether a repair was begun that is to be finished; one that other commands have overtaken is forgotten."""
+    """Whether an earlier repair has to be finished; removes the plan of one that another command has made obsolete."""
     work = storage.join(folder, FOLDER)
     if not storage.exists(storage.join(work, BEFORE)):
         return False
@@ -208,10 +207,10 @@ def has_begun(folder: str) -> bool:
 
 
 def finish(folder: str) -> Dataset:
-    """Brings the folder to what was written down; returns what its dataset.json says then.
+    """Carries out the recorded plan; returns the new dataset.json.
 
     Raises:
-      InputError: a shard, the raw set or dataset.json is another one by now.
+      InputError: a shard, the raw set or dataset.json has been changed since it was planned.
     """
     work = storage.join(folder, FOLDER)
     before, after = storage.read(storage.join(work, BEFORE)), load_dataset(work)
@@ -246,18 +245,18 @@ def _check_unchanged(folder: str, *allowed: bytes) -> None:
 
 
 def _forget(folder: str) -> None:
-    """Removes what was written down: first that without which nothing has begun, last what shows that it is ours."""
+    """Removes the recorded plan: first the file that makes it count as begun, last the one that shows it is ours."""
     work = storage.join(folder, FOLDER)
     for name in NAMES:
         with contextlib.suppress(FileNotFoundError):
             storage.remove(storage.join(work, name))
     if not storage.is_remote(work):
-        with contextlib.suppress(OSError):  # there are files of others in it
+        with contextlib.suppress(OSError):  # it holds other files too
             os.rmdir(work)
 
 
 def _sums(folder: str, shard: Shard, palette: Palette, source: Source) -> tuple[Sums, int, list[Reject]]:
-    """What is to be said of a mended shard, how many of its records are made again, and those that are left out."""
+    """The entry of a repaired shard, the number of its records that are made again, and those that are left out."""
     sums, new, rejects = Sums(), 0, []
     for part in _mended(folder, shard, palette, source):
         if isinstance(part, Reject):
@@ -269,7 +268,7 @@ def _sums(folder: str, shard: Shard, palette: Palette, source: Source) -> tuple[
 
 
 def _rewrite(folder: str, old: Shard, shard: Shard, dataset: Dataset) -> None:
-    """Writes a mended shard in the place of the old one; InputError where it is not the one written down."""
+    """Replaces a shard by the repaired one. Raises InputError if that differs from the plan."""
     sums = Sums()
     with storage.writer(storage.join(folder, shard.name)) as file:
         for part in _mended(folder, old, dataset.palette, Source(dataset)):
@@ -292,12 +291,12 @@ def _is_done(folder: str, shard: Shard) -> bool:
 
 
 def _mended(folder: str, shard: Shard, palette: Palette, source: Source) -> Iterator[Mended | Reject]:
-    """Every record of a shard as it is to be; those that cannot be used, as rejects."""
+    """Yields the records of the repaired shard, and rejects for those that cannot be used."""
     path, count = storage.join(folder, shard.name), 0
     with open_shard(folder, shard.name) as file, open_shard(folder, shard.name) as again:
         for entry in scan_frames(file):
             if isinstance(entry, CorruptRecord) and entry.index >= shard.records:
-                break  # bytes behind the last record
+                break  # bytes after the last record
             data, reason, is_new = entry.data, "", False
             if isinstance(entry, CorruptRecord):
                 again.seek(entry.offset)
@@ -309,7 +308,7 @@ def _mended(folder: str, shard: Shard, palette: Palette, source: Source) -> Iter
                     yield Mended(frame(data), good.size, good.pixels, good.name[1], is_new)
                 except (ValueError, Failed) as error:
                     data, reason = None, str(error)
-            # Behind a damaged length no record can be found.
+            # After a damaged length no record can be found.
             last = isinstance(entry, CorruptRecord) and not entry.data
             count = shard.records if last else count + 1
             if data is None:
@@ -321,9 +320,9 @@ def _mended(folder: str, shard: Shard, palette: Palette, source: Source) -> Iter
 
 
 def _again(damaged: bytes, source: Source) -> tuple[bytes | None, str]:
-    """The message of a damaged record if raw set and options give it, or None and why not.
+    """The message of a damaged record if raw set and options give it, else None; and the reason why not.
 
-    Length and checksum of the damaged one prove it; where the checksum is what was damaged, its bytes do.
+    The message must have the damaged record's length and checksum, or its bytes if only the checksum was damaged.
     """
     name = name_of(damaged[12:-4])
     if name is None:

@@ -1,4 +1,4 @@
-"""The same records in another number of shards: their bytes are moved as they are, and no image is decoded."""
+"""Writes the same records into a different number of shards: copies their bytes, without decoding images."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from trainer.formats.labels import Palette
 from trainer.options import InputError
 
 STARTED = "reshard.json"
-"""In the new folder until its dataset.json is written: which shards it is to have, and from which records."""
+"""File in the new folder until its dataset.json is written: the shards to write, and the records they come from."""
 
 
 class Place(NamedTuple):
-    """Where a record is: its hash, by which it is ordered, and the bytes that it takes in a shard."""
+    """The place of a record: its hash, which determines the order, and its bytes in a shard."""
 
     value: int
     shard: str
@@ -52,18 +52,18 @@ class Place(NamedTuple):
 def reshard(options: Reshard, dataset: Dataset, pool: Executor, beat: Callable[[], object]) -> Dataset:
     """Writes the records of a set into new shards in another folder.
 
-    Shard and place of a record follow from seed, key and copy as in `deeplab prepare`, which would have written the
-    same bytes with this number of shards. Labels are decoded, to count the pixels of every new shard.
+    The shard of a record and its place there follow from seed, key and copy as in `deeplab prepare`, which would have
+    written the same bytes with this number of shards. Labels are decoded, to count the pixels of every new shard.
 
     Args:
       pool: reads and writes shards in parallel.
       beat: called after every record that is written.
 
     Returns:
-      What the dataset.json of the new folder says.
+      The dataset.json of the new folder.
 
     Raises:
-      InputError: a shard is damaged or changes meanwhile, or the new folder holds other records.
+      InputError: a shard is damaged or is changed by another command, or the new folder holds other records.
       UnbalancedError: shards do not hold as many records as dataset.json says.
     """
     places = list(pool.map(functools.partial(_places, options.records, dataset), dataset.shards))
@@ -96,17 +96,17 @@ def reshard(options: Reshard, dataset: Dataset, pool: Executor, beat: Callable[[
 
 
 def check_folders(options: Reshard) -> None:
-    """Raises InputError where the new folder is the old one."""
+    """Raises InputError if the new folder is the old one."""
     if storage.lies_in(options.output, options.records) and storage.lies_in(options.records, options.output):
         raise InputError(f"{options.output} is the folder of the records themselves; give another folder")
 
 
 def plan_shards(by_split: Mapping[str, Sequence[Place]], shards: int, size: int) -> dict[str, list[Place]]:
-    """Which records go into which shard, and in which order, by the shard's name.
+    """Assigns records to shards: name of a shard -> its records, in order.
 
     Args:
-      shards: of the largest split, others get a share by their records; 0 for shards of `size`.
-      size: bytes of a shard.
+      shards: number for the largest split, the others get a proportionate number; 0 for shards of `size`.
+      size: of a shard, in bytes.
     """
     largest = max(map(len, by_split.values()))
     plan = {}
@@ -131,7 +131,7 @@ def _places(folder: str, dataset: Dataset, shard: Shard) -> list[Place]:
 
 
 def _refuse_others(folder: str, started: Mapping[str, object]) -> None:
-    """Raises InputError where the folder holds records that are not the very ones which are to be there."""
+    """Raises InputError if the folder holds records other than those to be written."""
     if not storage.is_dir(folder):
         return
     there = {file.relative for file in storage.files(folder, within=())}
@@ -163,7 +163,7 @@ def _write(options: Reshard, dataset: Dataset, beat: Callable[[], object], name:
 
 
 def _read(folder: str, places: Sequence[Place]) -> Iterator[tuple[Place, bytes, Record]]:
-    """Every record with its bytes. Raises InputError where they are no longer those that were found."""
+    """Yields every record with its bytes. Raises InputError if the shard has changed since it was scanned."""
     local = functools.cache(lambda shard: storage.localize(storage.join(folder, shard)))
     for place in places:
         with storage.reader(local(place.shard)) as file:
@@ -181,7 +181,7 @@ def _read(folder: str, places: Sequence[Place]) -> Iterator[tuple[Place, bytes, 
 
 
 def _label(place: Place, record: Record, palette: Palette) -> tuple[tuple[int, int], np.ndarray]:
-    """Size of a record's label, and its pixels of every id."""
+    """The size of a record's label, and the number of its pixels of every id."""
     try:
         return apart(_counted, record.label, palette)
     except (ValueError, Failed) as error:  # ImageError, LabelError
@@ -197,7 +197,7 @@ def _counted(label: bytes, palette: Palette) -> tuple[tuple[int, int], np.ndarra
 
 
 def _sweep(folder: str, names: Collection[str]) -> None:
-    """Removes the note of the beginning, and what killed runs were writing."""
+    """Removes STARTED, and the unfinished files of killed runs."""
     ours = {*names, DATASET_FILE, REJECTS_FILE, STARTED}
     for file in storage.files(folder, within=()):
         if file.relative == STARTED or storage.unfinished(file.relative) in ours:

@@ -1,4 +1,4 @@
-"""The folder that files of records are written to: what is there already stays, unless the user says otherwise."""
+"""The output folder for files of records: existing files are kept, unless the user says otherwise."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from trainer.options import InputError
 
 @dataclass(frozen=True)
 class Target:
-    """A folder, and what was in it before.
+    """A folder, and the files that it held before.
 
     Attributes:
       folder: local or gs://; it need not exist.
       dataset: the records.
-      files: what is in the folder, by relative path, folded.
-      fold: makes those paths equal that are one file there.
+      files: the existing files, by folded relative path.
+      fold: maps paths of the same file to the same text, on a file system that ignores case.
     """
 
     folder: str
@@ -42,31 +42,31 @@ class Target:
         return storage.join(self.folder, *relative.split("/"))
 
     def has(self, relative: str, data: bytes) -> bool:
-        """Whether a file is there already, as it would be written."""
+        """Whether the file exists already, with these contents."""
         file = self.files.get(self.fold(relative))
         if file is None or file.size != len(data):
             return False
         return file.identity == storage.identity(data) if file.identity else storage.read(file.path) == data
 
     def others(self, contents: Mapping[str, bytes]) -> list[str]:
-        """Paths of the files that are there already and are not what would be written."""
+        """Paths of the files that exist already with other contents."""
         there = [relative for relative in contents if self.fold(relative) in self.files]
         return [self.path(relative) for relative in there if not self.has(relative, contents[relative])]
 
     def check(self, relatives: Collection[str]) -> None:
-        """Raises InputError where a folder is in the way of one of these files, or a file in that of its folder."""
+        """Raises InputError if a folder is in the way of one of these files, or a file in the way of its folder."""
         for relative in relatives:
             storage.check_file(self.path(relative))
         for folder in {posixpath.dirname(relative) for relative in relatives}:
             storage.check_folder(self.path(folder))
 
     def write(self, relative: str, data: bytes) -> None:
-        """Writes a file that is not there already."""
+        """Writes a file, unless it exists already with these contents."""
         if not self.has(relative, data):
             storage.write(self.path(relative), data)
 
     def refuse_raw_set(self, folders: Iterable[str]) -> None:
-        """Raises InputError where the folder is the raw set's own, or one of `folders` in it leads there by a link."""
+        """Raises InputError if the folder is that of the raw set, or one of `folders` in it is a link there."""
         source = self.dataset.options.get("input") or ""
         try:
             is_there = storage.is_dir(source)
@@ -83,7 +83,7 @@ class Target:
             )
 
     def refuse(self, others: Sequence[str], overwrite: bool) -> None:
-        """Raises InputError where `others`, files that would be replaced, may not be."""
+        """Raises InputError if `others`, files that would be replaced, must not be."""
         if others and not overwrite:
             more = f" and {len(others) - 1} more" if len(others) > 1 else ""
             raise InputError(
@@ -95,7 +95,7 @@ class Target:
                 raise InputError(f"{path} belongs to the raw set that the records were made from; give another folder")
 
     def _inputs(self) -> frozenset[str]:
-        """Real paths of the files that the records were made from, as far as they are still there."""
+        """Real paths of the files that the records were made from, if they still exist."""
         source, layout = self.dataset.options.get("input") or "", self.dataset.options.get("layout", "auto")
         try:
             raw = scan(source, layout)

@@ -27,12 +27,12 @@ FORMATS = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png"}
 
 
 class Verification(NamedTuple):
-    """What was found.
+    """The result of a verification.
 
     Attributes:
-      faults: in words, in the order of the shards.
-      shards: names of those that have faults and are to be written again; none that storage did not give.
-      accounts: how many records are good, damaged and missing.
+      faults: sentences, in the order of the shards.
+      shards: names of the faulty shards, which should be written again; without those that could not be read.
+      accounts: numbers of good, damaged and missing records.
     """
 
     faults: list[str]
@@ -42,14 +42,14 @@ class Verification(NamedTuple):
 
 @dataclass
 class ShardCheck:
-    """What the check of one shard found.
+    """The result of checking one shard.
 
     Attributes:
-      faults: in words.
+      faults: sentences.
       names: (key, copy) of every good record.
-      damaged, missing: records that cannot be used, and those that dataset.json counts and the shard lacks.
-      surplus: good records beyond those that dataset.json counts.
-      is_unread: whether storage did not give it, of which nothing follows for its bytes.
+      damaged, missing: numbers of unusable records, and of records in dataset.json that the shard lacks.
+      surplus: number of good records beyond those that dataset.json counts.
+      is_unread: whether the shard could not be read, so that nothing is known of its bytes.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -61,7 +61,7 @@ class ShardCheck:
 
 
 class _Summing:
-    """A file that keeps the CRC-32C and the number of the bytes read from it."""
+    """A file that computes the CRC-32C and the number of the bytes read from it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.crc, self.size = file, 0, 0
@@ -123,7 +123,7 @@ def verify(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], obj
 
 
 def check_shard(folder: str, shard: Shard, palette: Palette, beat: Callable[[], object] = lambda: None) -> ShardCheck:
-    """Reads one shard once, from end to end, and compares it with what dataset.json says of it."""
+    """Reads one shard from end to end, and compares it with its entry in dataset.json."""
     checked, sums, count = ShardCheck(), Sums(), 0
     with open_shard(folder, shard.name) as raw:
         file = _Summing(raw)
@@ -151,7 +151,7 @@ def check_shard(folder: str, shard: Shard, palette: Palette, beat: Callable[[], 
 
 
 def _of_description(dataset: Dataset) -> Iterator[str]:
-    """What dataset.json says that it cannot have been written with, in words."""
+    """Yields contradictions within dataset.json, as sentences."""
     if dataset.edited:
         yield "was changed since it was written; the same `deeplab prepare` writes it again"
     if (actual := fingerprint_of(sorted(dataset.shards, key=lambda shard: shard.name))) != dataset.fingerprint:
@@ -164,7 +164,7 @@ def _compare(shard: Shard, file: _Summing, count: int, checked: ShardCheck, good
     """Faults of the shard as a whole; those that follow from damaged records are not repeated.
 
     Args:
-      found: what its good records come to, but for their bytes.
+      good: the shard's entry as computed from its good records, without the size in bytes.
     """
     faults = []
     is_whole = len(checked.names) == count
@@ -190,7 +190,7 @@ def _compare(shard: Shard, file: _Summing, count: int, checked: ShardCheck, good
 
 
 class Good(NamedTuple):
-    """What there is to say of a record that the trainer reads as it is.
+    """A record that the trainer can read.
 
     Attributes:
       name: its key and copy.
@@ -204,14 +204,14 @@ class Good(NamedTuple):
 
 
 def check_message(data: bytes, palette: Palette) -> Good:
-    """Checks a serialised record; ValueError for one that cannot be parsed, too."""
+    """Checks a serialised record. Raises ValueError if it is faulty, or cannot even be parsed."""
     record = decode(data)
     label = check_record(record, palette)
     return Good((record.key, record.copy), label.shape, np.bincount(label.ravel(), minlength=256))
 
 
 def check_record(record: Record, palette: Palette) -> np.ndarray:
-    """Returns the label, uint8 [H, W]; ValueError when the trainer would not read record and label as they are."""
+    """Returns the label, uint8 [H, W]. Raises ValueError if the trainer could not read image and label unchanged."""
     header, labelled = images.header(record.image), images.header(record.label)
     coding = (header.format, header.orientation)
     if coding != (FORMATS.get(record.image_format), 1):
@@ -236,7 +236,7 @@ def check_record(record: Record, palette: Palette) -> np.ndarray:
 
 
 def key_of(data: bytes) -> str:
-    """The key of a possibly damaged message, in words."""
+    """A description of a possibly damaged message by its key."""
     name = name_of(data)
     if name is None:
         return "key unreadable"
@@ -244,9 +244,9 @@ def key_of(data: bytes) -> str:
 
 
 def name_of(data: bytes) -> tuple[str, int | None] | None:
-    """Key and copy of a possibly damaged message: most flipped bytes lie in the image and leave the rest readable.
+    """Key and copy of a possibly damaged message: most flipped bytes are in the image and leave the rest readable.
 
-    The copy is None where the key alone is found, and all is where not even that is.
+    The copy is None if only the key can be read; the result is None if not even that can.
     """
     try:
         record = decode(data)

@@ -1,9 +1,9 @@
-"""GPUs of Google Cloud: which machine types take how many of them, and where jobs of Vertex AI get them.
+"""GPUs of Google Cloud: how many of them each machine type takes, and in which regions Vertex AI has them.
 
 Source: the pages "Configure compute resources" and "Locations" of Google Cloud's documentation of Vertex AI's training
 (now Gemini Enterprise Agent Platform), docs.cloud.google.com/gemini-enterprise-agent-platform/machine-learning/
-training/configure-compute and general/locations, as they stood in 2026. Left out are P100, whose support ended in
-September 2026, P4, and GB200, whose machines have Arm processors.
+training/configure-compute and general/locations, as of 2026. P100, whose support ended in September 2026, P4, and
+GB200, whose machines have Arm processors, are left out.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ REGIONS: dict[str, str] = {
 
 
 def parse(text: str) -> tuple[str, int]:
-    """Name and number of "nvidia-l4:2", or of "NVIDIA_L4", as Vertex AI spells it; 0 where no number is given.
+    """Name and number in "nvidia-l4:2", or in "NVIDIA_L4:2" as Vertex AI spells it; 0 if no number is given.
 
     Raises:
-      ValueError: it is neither.
+      ValueError: it has neither form.
     """
     name, colon, number = text.partition(":")
     name = name.lower().replace("_", "-")
@@ -75,13 +75,13 @@ def parse(text: str) -> tuple[str, int]:
 
 
 def of_machine(machine_type: str) -> tuple[str, int]:
-    """The GPUs that every machine of a type has; ("", 0) where that is open."""
+    """The GPUs, name and number, that every machine of a type has; ("", 0) if that varies."""
     choices = [(name, number) for name, numbers in MACHINES.get(machine_type, {}).items() for number in numbers]
     return choices[0] if len(choices) == 1 else ("", 0)
 
 
 def unknown(machine_type: str) -> list[str]:
-    """What is wrong with a machine type whose family has GPUs of its own, as sentences."""
+    """Sentences on what is wrong with a machine type whose family has built-in GPUs."""
     family = machine_type.partition("-")[0]
     relatives = [machine for machine in MACHINES if machine.startswith(f"{family}-")]
     if machine_type in MACHINES or family == "n1" or not relatives:
@@ -90,7 +90,7 @@ def unknown(machine_type: str) -> list[str]:
 
 
 def misfits(machine_type: str, name: str, number: int) -> list[str]:
-    """What is wrong with `number` GPUs called `name` in a machine of that type, as sentences."""
+    """Sentences on what is wrong with `number` GPUs called `name` in a machine of that type."""
     if name not in REGIONS:
         return [f"--accelerator {name} is not in the table of {AS_OF}; expected one of {', '.join(REGIONS)}"]
     if not machine_type:
@@ -114,7 +114,7 @@ def misfits(machine_type: str, name: str, number: int) -> list[str]:
 
 
 def missing_in(region: str, name: str) -> list[str]:
-    """What is wrong with a GPU in a region, as sentences; what the table does not have is for `misfits` to say."""
+    """Sentences on what is wrong with a GPU in a region; GPUs that the table lacks are left to `misfits`."""
     regions = REGIONS.get(name, region).split()
     if region in regions:
         return []

@@ -1,6 +1,6 @@
-"""What would fail once the job runs, or never run at all: looked at before anything is sent.
+"""Checks, before anything is sent, for what would make the job fail or never start.
 
-Every function returns sentences, so that all that is wrong can be said at once.
+Every function returns sentences, so that all problems can be reported at once.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from trainer.startup import quiet_startup
 from trainer.weights.catalog import CATALOG, IMAGENET
 
 PATHS = ("DIR", "FILE", "PATH", "PATH|NAME")
-"""What stands in help for values that are paths."""
+"""Metavars of flags whose values are paths."""
 IMAGE = re.compile(
     r"(?!.*//)[a-z0-9][a-z0-9.-]*(:\d+/)?[a-z0-9._/-]*(?<!/)(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?"
 )
 VERSION = re.compile(r"v?(\d+\.\d+\.\d+)([-_.+].*)?")
 NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 LABEL = re.compile(r"[a-z]([a-z0-9_-]{0,61}[a-z0-9])?=([a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?)?")
-"""What both Google Cloud and Kubernetes take as a label."""
+"""Labels that both Google Cloud and Kubernetes accept."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")
 REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
@@ -45,13 +45,13 @@ SELECTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*=[A-Za-z0-9._-]*")
 
 
 def problems(options: JobOptions, job: Job, flags: list[str]) -> list[str]:
-    """All that is wrong with a job, in the order of what is to be mended first.
+    """All problems of a job, in the order in which to fix them.
 
     Args:
-      flags: of the job's command, that are Beam's.
+      flags: those flags of the job's command that are Beam's.
 
     Raises:
-      Unavailable: storage does not answer, so that nothing can be told.
+      Unavailable: storage does not answer, so the job cannot be checked.
     """
     sentences = [
         *_image(job.image),
@@ -68,7 +68,7 @@ def problems(options: JobOptions, job: Job, flags: list[str]) -> list[str]:
 
 
 def doubts(job: Job) -> Iterator[str]:
-    """What may be meant, but is worth a line."""
+    """Warnings about what may be intended."""
     if job.image and "@" not in job.image and not VERSION.fullmatch(_tag(job.image)):
         yield (
             f"--image {job.image}: its tag names no version; make sure that it has {__version__}, as this machine does"
@@ -81,7 +81,7 @@ def doubts(job: Job) -> Iterator[str]:
 
 
 def _faults(look: Callable[[Job], Iterator[str]], job: Job) -> Iterator[str]:
-    """What a look at a command's files finds, and why it could not look further."""
+    """The problems that `look` finds in a command's files, and the error that ends it."""
     try:
         yield from look(job)
     except (InputError, OSError) as error:
@@ -164,7 +164,7 @@ def _hosts(options: JobOptions, job: Job) -> Iterator[str]:
 
 
 def _together(job: Job) -> Iterator[str]:
-    """Whether the command is understood with the flags of one of several hosts; it raises InputError where not."""
+    """Checks that the command accepts the flags of one of several hosts; raises InputError if not."""
     read_command((*job.words, *own_flags(job.hosts, 0, "first:1")))
     yield from ()
 
@@ -183,7 +183,7 @@ def _beam(job: Job, flags: list[str]) -> Iterator[str]:
 
 
 def _paths(options: CheckedOptions) -> dict[str, str]:
-    """Flags of a command whose values are paths, and these; names of published weights and web addresses are none."""
+    """Flag -> path, for the flags that are paths; names of published weights and web addresses are not."""
     paths = {}
     for field in dataclasses.fields(options):
         value, is_web = getattr(options, field.name), field.metadata["web"]
@@ -209,14 +209,14 @@ def _far(paths: dict[str, str]) -> Iterator[str]:
 
 
 def _inputs(job: Job) -> Iterator[str]:
-    """Inputs that are not there; records and models are looked into besides."""
+    """Inputs that do not exist; records and models are checked further by others."""
     for flag, path in _paths(job.options).items():
         if flag not in ("--output", "--records", "--model") and storage.is_remote(path) and not _is_there(path):
             yield f"{flag} {path} does not exist"
 
 
 def _is_there(path: str) -> bool:
-    """Whether there is a file, a folder, a checkpoint of that name, or a match of a glob."""
+    """Whether a path is an existing file, folder or checkpoint, or a glob with a match."""
     if storage.is_dir(path) or storage.exists(path) or storage.exists(f"{path}.index"):
         return True
     return storage.is_pattern(path) and next(storage.matching(path), None) is not None
@@ -237,7 +237,7 @@ def _records(job: Job) -> Iterator[str]:
 
 
 def _model(job: Job) -> Iterator[str]:
-    """The model that is run; what `train` starts from is one of the `_inputs`."""
+    """Problems of the model to run; the weights that `train` starts from are among the `_inputs`."""
     model = getattr(job.options, "model", "")
     if model.endswith(".onnx"):
         yield f"--model {model} would run on the machine's processors; give the model folder, or a SavedModel"
@@ -249,7 +249,7 @@ def _model(job: Job) -> Iterator[str]:
 
 
 def _crf(job: Job) -> Iterator[str]:
-    """Whether there is the CRF that `segment` is to take."""
+    """Problems of the CRF that `segment` is to use."""
     options = job.options
     if job.command != "segment":
         return
@@ -260,9 +260,9 @@ def _crf(job: Job) -> Iterator[str]:
 
 
 def _output(job: Job) -> Iterator[str]:
-    """Whether there is the bucket that is written to, and none of the inputs is."""
+    """Problems of the output: its bucket does not exist, or it is one of the inputs."""
     output = job.options.output
-    for flag, path in _paths(job.options).items() if job.command == "segment" else ():  # train sees to that itself
+    for flag, path in _paths(job.options).items() if job.command == "segment" else ():  # train checks that itself
         if flag != "--output" and storage.real(path) == storage.real(output):
             yield f"--output {output} is also {flag}; give another --output"
     if output and storage.is_remote(output):
@@ -273,7 +273,7 @@ def _output(job: Job) -> Iterator[str]:
 
 
 def _folder(job: Job) -> Iterator[str]:
-    """Whether `train` would take the model folder, as it looks itself; an empty one needs no such look."""
+    """Problems of the model folder, by `train`'s own checks; a new or empty one needs none."""
     options = job.options
     if job.command == "train" and storage.is_remote(options.output) and storage.is_dir(options.output):
         with quiet_startup():

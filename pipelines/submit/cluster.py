@@ -1,6 +1,6 @@
 """A Kubernetes cluster: sends jobs to it and follows them, through the official client.
 
-Answers are read as plain JSON: the client's models refuse fields of clusters that are newer than they are.
+Answers are read as plain JSON, since the client's models refuse fields from newer clusters.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from trainer.options import InputError
 TIMEOUT = (10.0, 120.0)
 """Seconds to wait for a connection, and then for its next bytes; a log silent for longer is asked for again."""
 WAIT = 10
-"""Seconds after which states are asked for again where the cluster names no change."""
+"""Seconds after which states are queried again if the cluster reports no change."""
 SLACK = 60
-"""Seconds of log that are asked for twice, so that clocks which differ lose no line."""
+"""Seconds of the log that are requested again, so that no line is lost if clocks differ."""
 INSTALL = "https://jobset.sigs.k8s.io/docs/installation/"
 
 
 class Cluster:
-    """One namespace of a cluster, as the kubeconfig or the pod that this runs in has it."""
+    """One namespace of a cluster, from the kubeconfig or from the pod that this runs in."""
 
     def __init__(self, options: Kubernetes) -> None:
         from kubernetes import client, config
@@ -85,7 +85,7 @@ class Cluster:
             raise
 
     def page(self, name: str) -> str:
-        """Where the job can be seen: GKE's console, or kubectl."""
+        """How to view the job: its page in GKE's console, or a kubectl command."""
         gke = re.fullmatch(r"gke_([^_]+)_([^_]+)_(.+)", self.context)
         if not gke or self.kind == "jobset":
             return shlex.join(["kubectl", *self.flags, "describe", self.kind, name])
@@ -93,20 +93,20 @@ class Cluster:
         path = f"{location}/{cluster}/{self.namespace}/{name}"
         return f"https://console.cloud.google.com/kubernetes/job/{path}/details?project={project}"
 
-    def back(self, name: str) -> str:
-        """The command that comes back to a job."""
+    def follow_command(self, name: str) -> str:
+        """The command that follows a job again."""
         return shlex.join(["deeplab", "submit", "kubernetes", *self.flags, "--follow", name])
 
-    def end(self, name: str) -> str:
+    def end_command(self, name: str) -> str:
         """The command that ends a job."""
         return shlex.join(["kubectl", *self.flags, "delete", self.kind, name])
 
     def follow(self, name: str) -> Iterator[str]:
-        """Lines on what becomes of a job, and its log; returns its status.
+        """Yields lines on the states of a job, and its log; returns its exit status.
 
         Raises:
-          Refused: the cluster will not say, or no longer knows the job.
-          Lost: nothing was heard for a while.
+          Refused: the cluster refuses access, or no longer knows the job.
+          Lost: the cluster has not answered for a while.
           InputError: the job cannot start.
         """
         course, log, patience = Course(), Log(self), Patience()
@@ -120,7 +120,7 @@ class Cluster:
                     yield from course.changes({f"job {name}": self._warning(name)})
                 for pod in pods["items"]:
                     if reason := stuck(pod):
-                        raise InputError(f"job {name} cannot start: {reason}; `{self.end(name)}` removes it")
+                        raise InputError(f"job {name} cannot start: {reason}; `{self.end_command(name)}` removes it")
                 for pod in filter(is_first, pods["items"]):
                     yield from log.lines(pod)
                 if (status := exit_status(job, pods["items"])) is not None:
@@ -130,7 +130,7 @@ class Cluster:
                 yield from patience.wait(error)
 
     def _read(self, name: str) -> Object:
-        """A Job or a JobSet."""
+        """Reads a Job or a JobSet."""
         group, version, plural = JOBSET
         calls = {
             "job": lambda: _ask(self.batch.read_namespaced_job, name, self.namespace),
@@ -158,11 +158,11 @@ class Cluster:
         return pods
 
     def _warning(self, name: str) -> str:
-        """The last thing that went wrong with a job that has no pods, such as a quota that is used up."""
+        """The last warning on a job that has no pods, such as an exhausted quota."""
         selector = f"involvedObject.name={name},type=Warning"
         try:
             events = _ask(self.core.list_namespaced_event, self.namespace, field_selector=selector)["items"]
-        except Refused:  # accounts that may create jobs may not always read events
+        except Refused:  # accounts that may create jobs are not always allowed to read events
             return ""
         return f"{events[-1].get('reason')}: {events[-1].get('message')}" if events else ""
 
@@ -174,7 +174,7 @@ class Cluster:
 
 
 class Log:
-    """The logs of the first host's pods, each line once, however often the connection is lost."""
+    """The logs of the first host's pods, with each line once, however often the connection is lost."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -207,13 +207,13 @@ class Log:
 
 
 def _kubeconfig() -> str:
-    """The kubeconfig as kubectl finds it; "" where there is none, as inside of a cluster."""
+    """The path of the kubeconfig, as kubectl finds it; "" if there is none, as inside a cluster."""
     paths = os.path.expanduser(os.environ.get("KUBECONFIG") or "~/.kube/config")
     return paths if any(map(os.path.exists, paths.split(os.pathsep))) else ""
 
 
 def _context(name: str) -> tuple[str, str]:
-    """Name and namespace of a context; inside of a cluster, its own namespace."""
+    """Name and namespace of a context; inside a cluster, the pod's own namespace."""
     from kubernetes import config
 
     if not (path := _kubeconfig()):
@@ -226,13 +226,13 @@ def _context(name: str) -> tuple[str, str]:
 
 
 def _ask(call: Callable[..., Any], *arguments: Any, **more: Any) -> Object:
-    """The JSON that a call of the client answers."""
+    """The JSON answer to a call of the client."""
     with _open(call, *arguments, **more) as response:
         return json.loads(response.data)
 
 
 def lines(call: Callable[..., Any], *arguments: Any, **more: Any) -> Iterator[str]:
-    """The lines of an answer, as they come."""
+    """Yields the lines of an answer as they arrive."""
     with _open(call, *arguments, **more) as response:
         for line in response:
             yield line.decode("utf-8", "replace").rstrip("\n")
@@ -240,7 +240,7 @@ def lines(call: Callable[..., Any], *arguments: Any, **more: Any) -> Iterator[st
 
 @contextlib.contextmanager
 def _open(call: Callable[..., Any], *arguments: Any, **more: Any) -> Iterator[Any]:
-    """The answer of a call. Raises Refused and Lost, in the block too."""
+    """Yields the answer to a call. Turns errors, also those in the block, into Refused and Lost."""
     import urllib3
     from kubernetes.client import ApiException
 

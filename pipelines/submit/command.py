@@ -1,4 +1,4 @@
-"""The order of events of `deeplab submit`: look at the job, send it, follow it."""
+"""The order of events of `deeplab submit`: check the job, send it, follow it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from trainer import storage
 from trainer.options import InputError
 
 SERVICES = {Vertex: vertex.Service, Kubernetes: Cluster}
-"""Options -> who runs the job: `submit`, `follow`, and where it is seen, come back to and ended."""
+"""Options -> the service that runs the job: `submit`, `follow`, and its page and commands."""
 SPECS = {Vertex: vertex, Kubernetes: kubernetes}
-"""Options -> what a job is made of there: `manifest`, and `shown` as text."""
+"""Options -> the module that describes a job for the service: `manifest`, and `shown` as text."""
 
 
 def run(options: JobOptions, flags: list[str]) -> int:
-    """Runs the command; returns 0, 2 where something is wrong, or the status of the job that was followed."""
+    """Runs the command; returns 0, 2 if something is wrong, or the exit status of the job that was followed."""
     if options.returns:
         for problem in missing_extra(options):
             raise InputError(problem)
         return follow(SERVICES[type(options)](options), options.follow)
-    job = looked_at(options)
+    job = checked_job(options)
     if job is None:
         return 2
     if options.dry_run:
@@ -32,15 +32,15 @@ def run(options: JobOptions, flags: list[str]) -> int:
         return 0
     service = SERVICES[type(options)](options)
     name = service.submit(SPECS[type(options)].manifest(options, job))
-    print(f"submitted: {name}\nsee it:    {service.page(name)}\nend it:    {service.end(name)}", flush=True)
+    print(f"submitted: {name}\nsee it:    {service.page(name)}\nend it:    {service.end_command(name)}", flush=True)
     if options.follow:
         return follow(service, name)
-    print(f"follow it: {service.back(name)}")
+    print(f"follow it: {service.follow_command(name)}")
     return 0
 
 
-def looked_at(options: JobOptions) -> Job | None:
-    """The job; None where something is wrong with it, which is printed."""
+def checked_job(options: JobOptions) -> Job | None:
+    """Checks the job, and prints its problems. Returns None if there are any."""
     job, beam, problems = plan(options)
     problems = [*missing_extra(options), *problems, *checks.problems(options, job, beam)]
     for problem in problems:
@@ -53,7 +53,7 @@ def looked_at(options: JobOptions) -> Job | None:
 
 
 def follow(service: vertex.Service | Cluster, name: str) -> int:
-    """Prints what becomes of a job until it has ended; returns its status."""
+    """Prints the states of a job until it has ended; returns its exit status."""
     lines: Iterator[str] = service.follow(name)
     try:
         while True:
@@ -62,6 +62,8 @@ def follow(service: vertex.Service | Cluster, name: str) -> int:
         print(f"{name}: " + ("done" if not end.value else f"failed with status {end.value}"))
         return end.value
     except storage.Unavailable as error:
-        raise storage.Unavailable(f"{error}; the job may go on, `{service.back(name)}` follows it again") from None
+        raise storage.Unavailable(
+            f"{error}; the job may go on, `{service.follow_command(name)}` follows it again"
+        ) from None
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"the job goes on; `{service.back(name)}` follows it again") from None
+        raise KeyboardInterrupt(f"the job goes on; `{service.follow_command(name)}` follows it again") from None

@@ -1,6 +1,6 @@
 """Starts `deeplab` on one of several hosts of a job of Vertex AI: python -m pipelines.submit.host train ...
 
-Vertex AI gives all hosts the same command, and CLUSTER_SPEC, from which each sees which one it is
+Vertex AI gives all hosts the same command, and CLUSTER_SPEC, from which each host finds its number
 (docs.cloud.google.com/gemini-enterprise-agent-platform/machine-learning/training/distributed-training).
 """
 
@@ -13,11 +13,11 @@ import sys
 from pipelines.submit.plan import own_flags
 
 
-def own(spec: str) -> list[str]:
-    """Flags of this host: how many there are, its number, and where the first one waits for the others.
+def host_flags(spec: str) -> list[str]:
+    """The flags of this host: the number of hosts, its own number, and the address of the first one.
 
     Args:
-      spec: CLUSTER_SPEC, with the addresses of all hosts by pool, and pool and place of this one.
+      spec: CLUSTER_SPEC, with the addresses of all hosts by pool, and the pool and index of this one.
     """
     value = json.loads(spec)
     places = [(pool, place) for pool in sorted(value["cluster"]) for place in range(len(value["cluster"][pool]))]
@@ -27,4 +27,4 @@ def own(spec: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    os.execvp("deeplab", ["deeplab", *sys.argv[1:], *own(os.environ["CLUSTER_SPEC"])])
+    os.execvp("deeplab", ["deeplab", *sys.argv[1:], *host_flags(os.environ["CLUSTER_SPEC"])])

@@ -1,7 +1,7 @@
-"""Jobs of Kubernetes: what they are made of.
+"""The manifests of Kubernetes jobs.
 
-One host is a Job; several are a JobSet (jobset.sigs.k8s.io), whose hosts find each other by name, and which is started
-again as a whole where one of them ends.
+One host is a Job; several are a JobSet (jobset.sigs.k8s.io), whose hosts find each other by name, and which is
+restarted as a whole if one of them ends.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ HOSTS = "host"
 """Name of the replicated job of a JobSet, and part of its pods' names."""
 JOBSET = ("jobset.x-k8s.io", "v1alpha2", "jobsets")
 PORT = 8476
-"""Where the first of several hosts waits for the others."""
+"""Port on which the first of several hosts waits for the others."""
 RETRIES = 6
-"""Failures after which a job is given up; machines that are taken away are none."""
+"""Failures after which a job is given up; preempted machines do not count."""
 TERMINATED = 143
-"""Exit status of a command that SIGTERM ended: it resumes."""
+"""Exit status of a command that SIGTERM ended, and that can resume."""
 USELESS = (1, 2)
-"""Exit statuses that come again however often the command is run: see `pipelines.cli`."""
+"""Exit statuses for which repeating the command is useless, see `pipelines.cli`."""
 GRACE = 60
-"""Seconds from SIGTERM to SIGKILL. (GKE leaves 15 to pods on spot machines, whatever is asked for.)"""
+"""Seconds from SIGTERM to SIGKILL. (GKE gives pods on spot machines only 15.)"""
 
 
 def manifest(options: Kubernetes, job: Job) -> dict[str, Any]:
-    """The Job, or the JobSet of several hosts, as it is sent."""
+    """The manifest of the Job, or of the JobSet for several hosts."""
     return _jobset(options, job) if job.hosts > 1 else _job(options, job)
 
 
@@ -39,7 +39,7 @@ def _metadata(options: Kubernetes, job: Job) -> dict[str, Any]:
 
 
 def labels(options: Kubernetes, job: Job) -> dict[str, str]:
-    """Of the job and its pods: those that were asked for, and what it is."""
+    """The labels of the job and its pods: the user's, and ours."""
     return {"app.kubernetes.io/name": "deeplab", "deeplab-command": job.command} | pairs(options.labels)
 
 
@@ -58,7 +58,7 @@ def _job(options: Kubernetes, job: Job) -> dict[str, Any]:
 
 
 def _jobset(options: Kubernetes, job: Job) -> dict[str, Any]:
-    """A host that ends fails its Job, and with it the set, which then begins anew."""
+    """The JobSet: a host that ends fails its Job, and with it the set, which is then restarted."""
     rules = [
         {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         _on_status("FailJob", TERMINATED),
@@ -77,7 +77,7 @@ def _jobset(options: Kubernetes, job: Job) -> dict[str, Any]:
         "network": {"enableDNSHostnames": True},
         "failurePolicy": {
             "maxRestarts": RETRIES,
-            # Hosts of before that are still there would hold the model folder.
+            # Hosts of the previous attempt that are still running would hold the lease of the model folder.
             "restartStrategy": "BlockingRecreate",
             "rules": [
                 {
@@ -99,10 +99,10 @@ def _on_status(action: str, *statuses: int) -> dict[str, Any]:
 
 
 def _template(options: Kubernetes, job: Job, words: tuple[str, ...]) -> dict[str, Any]:
-    """The pods.
+    """The template of the pods.
 
     Args:
-      words: arguments of `deeplab`; what Kubernetes would replace in the user's own is kept from it.
+      words: arguments of `deeplab`; variables in the user's own are escaped, so that Kubernetes does not expand them.
     """
     arguments = [word.replace("$(", "$$(") for word in job.words] + [*words[len(job.words) :]]
     container: dict[str, Any] = {"name": CONTAINER, "image": job.image, "args": arguments}
@@ -118,7 +118,7 @@ def _template(options: Kubernetes, job: Job, words: tuple[str, ...]) -> dict[str
     if tolerations := _tolerations(options, job):
         pod["tolerations"] = tolerations
     if job.gpus > 1:
-        # GPUs of one host exchange gradients through shared memory, of which a container has 64 MiB.
+        # GPUs of one host exchange gradients through shared memory, of which a container has only 64 MiB by default.
         container["volumeMounts"] = [{"name": "shared-memory", "mountPath": "/dev/shm"}]
         pod["volumes"] = [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}]
     return {"metadata": {"labels": labels(options, job)}, "spec": pod | {"containers": [container]}}
@@ -132,7 +132,7 @@ def _resources(options: Kubernetes, job: Job) -> dict[str, Any]:
 
 
 def _selector(options: Kubernetes, job: Job) -> dict[str, str]:
-    """Labels that a node must have: those given, or GKE's."""
+    """The labels that a node must have: the user's, or GKE's."""
     machine = {"node.kubernetes.io/instance-type": job.machine_type} if job.machine_type else {}
     if options.node_selector:
         return machine | pairs(options.node_selector)
@@ -147,7 +147,7 @@ def _tolerations(options: Kubernetes, job: Job) -> list[dict[str, str]]:
 
 
 def shown(options: Kubernetes, job: Job) -> str:
-    """The manifest as YAML, which `kubectl create -f -` takes."""
+    """The manifest as YAML, for `kubectl create -f -`."""
     import yaml
 
     return yaml.safe_dump(manifest(options, job), sort_keys=False)

@@ -1,4 +1,4 @@
-"""What is to run: the command behind `--`, read as that command reads it, and the machines it gets."""
+"""What to run: the command behind `--`, parsed as that command does it, and its machines."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from trainer import storage
 from trainer.options import CheckedOptions, InputError
 
 BACKEND = {"KERAS_BACKEND": "jax"}
-"""What several hosts train under, see `trainer.train.hosts`."""
+"""The backend that several hosts need, see `trainer.train.hosts`."""
 LONGEST_NAME = 40
-"""Kubernetes adds to the names of jobs, and names of hosts have at most 63 characters."""
+"""Kubernetes appends to the names of jobs, and host names have at most 63 characters."""
 BEAM_FLAGS = {
     "--direct_num_workers": ("[0-9]+", "a number"),
     "--direct_running_mode": (
@@ -26,24 +26,24 @@ BEAM_FLAGS = {
         "in_memory, multi_threading or multi_processing",
     ),
 }
-"""Those that say how a command uses the one machine it runs on -> their values, as a pattern and in words."""
+"""Beam's flags for a job on one machine -> their values, as a pattern and in words."""
 EXTRAS = {"vertex": "google.cloud.aiplatform_v1", "kubernetes": "kubernetes"}
-"""Verb, which is the name of its extra too -> the module that it needs."""
+"""Verb, which is also the name of its extra -> the module that it needs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A command, and where it is to run.
+    """A command, and where to run it.
 
     Attributes:
       name: of the job.
       image: of the container, whose entry point is `deeplab`.
-      words: arguments of that: the command and its flags.
-      options: the same, read by the command; None where it does not understand them.
+      words: the arguments: the command and its flags.
+      options: the parsed options of the command; None if they are invalid.
       machine_type: "" for any.
       accelerator: name of the GPUs as GKE spells it, "" for none.
-      gpus: of every host.
-      hosts: machines that run the command together.
+      gpus: number per host.
+      hosts: number of machines that run the command together.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Job:
 
 
 def missing_extra(options: JobOptions) -> list[str]:
-    """What is wrong where the client of a service is not installed, as sentences."""
+    """A sentence if the client of the service is not installed; else none."""
     verb = type(options).__name__.lower()
     try:
         spec = importlib.util.find_spec(EXTRAS[verb])
@@ -77,21 +77,21 @@ def pairs(words: tuple[str, ...]) -> dict[str, str]:
 
 
 def own_flags(hosts: int, host_id: int | str, coordinator: str) -> tuple[str, ...]:
-    """Flags of `train` that tell one of several hosts which one it is, and where the first one is."""
+    """Flags of `train` for one of several hosts: their number, its own, and the address of the first one."""
     return "--hosts", str(hosts), "--host-id", str(host_id), "--coordinator", coordinator
 
 
 def environment(options: JobOptions) -> dict[str, str]:
-    """Variables of the command: those that were asked for, and what several hosts need."""
+    """Environment variables of the command: the user's, and those that several hosts need."""
     return (BACKEND if options.count > 1 else {}) | pairs(options.env)
 
 
 def read_command(words: tuple[str, ...]) -> tuple[CheckedOptions, list[str]]:
-    """The options of the command behind `--`, and what it would hand on to Beam.
+    """The options of the command behind `--`, and the flags that it would pass on to Beam.
 
     Raises:
-      InputError: it is not understood.
-      SystemExit: it was asked for its help, which is printed.
+      InputError: the command is invalid.
+      SystemExit: it has --help, which is printed.
     """
     if words[0] not in COMMANDS:
         raise InputError(f"{words[0]} is not a command for machines with GPUs; expected {', '.join(COMMANDS)}")
@@ -110,7 +110,7 @@ def read_command(words: tuple[str, ...]) -> tuple[CheckedOptions, list[str]]:
 
 
 def _read(words: tuple[str, ...]) -> tuple[CheckedOptions, list[str]]:
-    """`read_command` of what the user gave, who gives no flags of hosts."""
+    """`read_command` for the user's command, which must not have flags of hosts."""
     own = own_flags(0, 0, "")[::2]
     if given := [flag for flag in own if any(word == flag or word.startswith(f"{flag}=") for word in words)]:
         raise InputError(f"{' and '.join(given)}: these are set for each host; give --count before the -- instead")
@@ -118,7 +118,7 @@ def _read(words: tuple[str, ...]) -> tuple[CheckedOptions, list[str]]:
 
 
 def machines(options: JobOptions) -> tuple[str, int]:
-    """Name and number of the GPUs of every host: those asked for, else those that the machine type has."""
+    """Name and number of the GPUs of every host: those of --accelerator, else those of the machine type."""
     if not options.accelerator:
         return accelerators.of_machine(options.machine_type)
     try:
@@ -132,7 +132,7 @@ def machines(options: JobOptions) -> tuple[str, int]:
 
 
 def job_name(options: JobOptions, command: CheckedOptions | None) -> str:
-    """--name, or one of command and output that no other job has: "train-model-1a2b3c"."""
+    """--name, or a unique name made from command and output: "train-model-1a2b3c"."""
     if options.name:
         return options.name
     place = getattr(command, "output", None) or getattr(command, "model", "")
@@ -142,7 +142,7 @@ def job_name(options: JobOptions, command: CheckedOptions | None) -> str:
 
 
 def plan(options: JobOptions) -> tuple[Job, list[str], list[str]]:
-    """The job, the flags of its command that are Beam's, and why something of it could not be read, as sentences."""
+    """The job, those flags of its command that are Beam's, and sentences on what could not be parsed."""
     command, flags, problems = None, [], []
     accelerator, gpus = "", 0
     try:

@@ -1,4 +1,4 @@
-"""What the objects of a cluster say of a job: its pods, why they wait, and how it ended."""
+"""Interprets the objects of a cluster: the pods of a job, why they wait, and how the job ended."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 Object = dict[str, Any]
 
 STUCK = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError")
-"""Why a container waits that waits for ever."""
+"""Reasons for which a container waits for ever."""
 
 
 def _conditions(value: Object) -> dict[str, Object]:
-    """Those that hold, by their type."""
+    """The conditions that are true, by type."""
     conditions = value.get("status", {}).get("conditions") or ()
     return {one["type"]: one for one in conditions if one.get("status") == "True"}
 
@@ -23,7 +23,7 @@ def container(pod: Object) -> Object:
 
 
 def is_first(pod: Object) -> bool:
-    """Whether it is the first host, whose log is that of the job."""
+    """Whether the pod is the first host, whose log is the job's."""
     annotations = pod["metadata"].get("annotations") or {}
     return annotations.get("batch.kubernetes.io/job-completion-index", "0") == "0"
 
@@ -33,13 +33,13 @@ def _because(value: Object) -> str:
 
 
 def stuck(pod: Object) -> str:
-    """Why the pod's container will never start; "" where it may."""
+    """The reason why the pod's container will never start; "" if it may."""
     waiting = container(pod).get("state", {}).get("waiting") or {}
     return _because(waiting) if waiting.get("reason") in STUCK else ""
 
 
 def states(job: Object, pods: list[Object]) -> dict[str, str]:
-    """What to say of a job and its pods."""
+    """Job and pods -> a description of their states."""
     said = {f"pod {pod['metadata']['name']}": _state(pod) for pod in pods}
     ends = [one for kind, one in _conditions(job).items() if kind in ("Complete", "Completed", "Failed")]
     restarts = job.get("status", {}).get("restarts")
@@ -72,7 +72,7 @@ def _state(pod: Object) -> str:
 
 
 def exit_status(job: Object, pods: list[Object]) -> int | None:
-    """The exit status of a job that has ended: of its command where it failed, 1 where that is not known."""
+    """The exit status of a job that has ended: that of its command if it failed, 1 if that is not known."""
     conditions = _conditions(job)
     if {"Complete", "Completed"} & set(conditions):
         return 0

@@ -1,7 +1,7 @@
-"""Jobs of Vertex AI: what they are made of, and how google-cloud-aiplatform's client sends and follows them.
+"""Jobs on Vertex AI: their specification, and how to send and follow them with google-cloud-aiplatform's client.
 
-The client speaks REST, so that CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM, which gcloud honours too, may name a proxy
-or a private endpoint. To an address that begins with http:// no credentials are sent.
+The client uses REST, so that CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM, which gcloud honours too, can name a proxy or
+a private endpoint. No credentials are sent to an address that begins with http://.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ T = TypeVar("T")
 ENDPOINT = "CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM"
 JOB_NAME = re.compile(r"projects/(?P<project>[^/]+)/locations/(?P<region>[^/]+)/customJobs/(?P<number>[^/]+)")
 POLL = 15
-"""Seconds between two looks at a job."""
+"""Seconds between two polls of a job."""
 TIMEOUT = 60
 """Seconds to wait for an answer."""
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
 HOST = ("tini", "--", "python", "-m", "pipelines.submit.host")
-"""What starts the command on one of several hosts, which Vertex AI tells by CLUSTER_SPEC alone which one it is; it
-takes the place of the image's entry point, whose tini hands SIGTERM on."""
+"""Starts the command on one of several hosts, whose number is only in Vertex AI's CLUSTER_SPEC. It replaces the
+image's entry point, so it includes tini, which forwards SIGTERM."""
 
 
 def manifest(options: Vertex, job: Job) -> dict[str, Any]:
-    """The custom job, as REST has it."""
+    """The specification of the custom job, as in the REST API."""
     scheduling: dict[str, Any] = {"strategy": "SPOT"} if options.spot else {}
     if job.hosts > 1:
         # Hosts that train together cannot go on without one of them.
@@ -97,7 +97,7 @@ class Service:
         job = self.types.CustomJob.from_json(json.dumps(manifest))
 
         def taken() -> str:
-            # Vertex AI gives numbers; the name is ours, and no other job has it.
+            # Vertex AI's ids are numbers that it assigns; the display name is ours, and unique.
             request = {"parent": parent, "filter": f'display_name="{job.display_name}"'}
             jobs = _ask(lambda: list(self.jobs.list_custom_jobs(request=request, retry=None, timeout=TIMEOUT)))
             return jobs[0].name if jobs else ""
@@ -108,25 +108,25 @@ class Service:
         )
 
     def page(self, name: str) -> str:
-        """The job in Google Cloud's console."""
+        """The job's page in Google Cloud's console."""
         job = JOB_NAME.fullmatch(name)
         path = f"locations/{job['region']}/training/{job['number']}"
         return f"https://console.cloud.google.com/vertex-ai/{path}?project={self.project}"
 
-    def back(self, name: str) -> str:
-        """The command that comes back to a job."""
+    def follow_command(self, name: str) -> str:
+        """The command that follows a job again."""
         return f"deeplab submit vertex --follow {name}"
 
-    def end(self, name: str) -> str:
+    def end_command(self, name: str) -> str:
         """The command that ends a job."""
         return shlex.join(["gcloud", "ai", "custom-jobs", "cancel", name])
 
     def follow(self, name: str) -> Iterator[str]:
-        """Lines on what becomes of a job; returns its status.
+        """Yields lines on the states of a job; returns its exit status.
 
         Raises:
-          Refused: Vertex AI will not say, or knows no such job.
-          Lost: nothing was heard for a while.
+          Refused: Vertex AI refuses access, or does not know the job.
+          Lost: Vertex AI has not answered for a while.
         """
         course, patience = Course(), Patience()
         log = f"gcloud ai custom-jobs stream-logs {name}"
@@ -150,7 +150,7 @@ def _state(state: str, message: str) -> str:
 
 
 def _status(state: str, message: str) -> int:
-    """The exit status of a job that has ended: of its command where it failed, 1 where that is not known."""
+    """The exit status of a job that has ended: that of its command if it failed, 1 if that is not known."""
     if state == "SUCCEEDED":
         return 0
     code = re.search(r"non-zero status of (\d+)", message)
@@ -176,7 +176,7 @@ LOGIN = "run `gcloud auth application-default login`, or name a key file in GOOG
 
 
 def _ask(call: Callable[[], T]) -> T:
-    """What a call of the client returns. Raises Refused and Lost."""
+    """Calls the client, turning its errors into Refused and Lost."""
     import requests
     from google.api_core.exceptions import GoogleAPICallError, RetryError
     from google.auth.exceptions import GoogleAuthError, TransportError

@@ -1,4 +1,4 @@
-"""What becomes of a job: what is said of it, each thing once, and what is done when nobody answers."""
+"""Follows a job: reports each change of its states once, and retries if the service does not answer."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from trainer import storage
 from trainer.options import InputError
 
 AGAIN = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
-"""Seconds before asking again, the last for all further times."""
+"""Seconds before each retry; the last one repeats."""
 PATIENCE = 900.0
-"""Seconds without any answer after which a job is no longer followed."""
+"""Seconds without an answer after which a job is no longer followed."""
 
 
 class Refused(InputError):
-    """The service answers, and says no.
+    """The service refuses a request.
 
     Attributes:
-      status: of its answer, as in HTTP.
+      status: HTTP status of the answer.
     """
 
     def __init__(self, message: str, status: int) -> None:
@@ -27,10 +27,10 @@ class Refused(InputError):
 
 
 class Lost(storage.Unavailable):
-    """The service does not answer at present, or has no room.
+    """The service does not answer at present, or has no capacity.
 
     Attributes:
-      retry: whether it may answer otherwise in a moment.
+      retry: whether a retry may succeed soon.
     """
 
     def __init__(self, message: str, retry: bool = True) -> None:
@@ -39,13 +39,13 @@ class Lost(storage.Unavailable):
 
 
 class Course:
-    """What was said of the parts of a job."""
+    """The states of the parts of a job that have been reported."""
 
     def __init__(self) -> None:
         self._said: dict[str, str] = {}
 
     def changes(self, states: Mapping[str, str]) -> Iterator[str]:
-        """Lines on the parts of which something else is to be said than before."""
+        """Yields lines on the parts whose state differs from the one reported before."""
         for part, state in states.items():
             if state and self._said.get(part) != state:
                 self._said[part] = state
@@ -53,7 +53,7 @@ class Course:
 
 
 class Patience:
-    """How long a job is followed of which nothing is heard."""
+    """Limits how long a job is followed without an answer."""
 
     def __init__(self) -> None:
         self._since, self._tries = 0.0, 0
@@ -63,7 +63,7 @@ class Patience:
         self._tries = 0
 
     def wait(self, error: Lost) -> Iterator[str]:
-        """Says what happened, the first time, and waits a moment; raises `error` after `PATIENCE` seconds of it."""
+        """Reports the error, the first time, and waits a moment; raises `error` after `PATIENCE` seconds."""
         now = time.monotonic()
         if not self._tries:
             self._since = now
@@ -75,11 +75,11 @@ class Patience:
 
 
 def send(create: Callable[[], str], taken: Callable[[], str]) -> str:
-    """The name of a job that `create` sends, not twice where an answer is lost.
+    """Sends a job, only once even if an answer is lost; returns its name.
 
     Args:
       create: sends the job; returns its name.
-      taken: name of the job of an earlier try, "" where there is none.
+      taken: returns the name of the job if an earlier attempt did create it, else "".
     """
     is_lost = False
     for pause in (*AGAIN[:2], None):

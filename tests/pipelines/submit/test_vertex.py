@@ -141,9 +141,9 @@ SPEC = {
 
 
 def test_each_host_of_vertex_ai_sees_which_one_it_is():
-    assert host.own(json.dumps(SPEC)) == ["--hosts", "3", "--host-id", "2", "--coordinator", "first:2222"]
+    assert host.host_flags(json.dumps(SPEC)) == ["--hosts", "3", "--host-id", "2", "--coordinator", "first:2222"]
     first = SPEC | {"task": {"type": "workerpool0", "index": 0}}
-    assert host.own(json.dumps(first))[3] == "0"
+    assert host.host_flags(json.dumps(first))[3] == "0"
 
 
 def test_several_hosts_are_pools_that_are_started_again_together(vertex, command):

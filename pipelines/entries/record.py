@@ -120,7 +120,7 @@ def _too_large(shape: tuple[int, int], options: RecordOptions) -> str:
         return ""
     return (
         f"is {shape[1]}x{shape[0]}, and --pad {options.pad} would make it {width}x{height}: {pixels:,} pixels, over "
-        f"the bound of {options.max_pixels:,}; shrink such images by --max-side, or give a smaller --pad"
+        f"the limit of {options.max_pixels:,}; shrink such images by --max-side, or give a smaller --pad"
     )
 
 

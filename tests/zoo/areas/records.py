@@ -174,7 +174,7 @@ CASES = (
         "records show @/records --record train/g0 --copy 7",
         says=("has no record 'train/g0' copy 7",),
     ),
-    Case("a copy of a number", "records show @/records --record 3 --copy 1", says=("--copy 1 is for a key",)),
+    Case("a copy of a number", "records show @/records --record 3 --copy 1", says=("--copy 1 goes with a key",)),
     Case(
         "a folder where the files of others lie: records show",
         "records show @/records --record train/g0 --save @/out",

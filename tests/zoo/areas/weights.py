@@ -121,7 +121,7 @@ WEIGHTS = {
     "an HDF5 file that is text": (H5, file("w.h5", b"this is none"), "cannot be read as an HDF5 file"),
     "an empty HDF5 file": (H5, file("w.h5", b""), "cannot be read as an HDF5 file"),
     "an HDF5 file with a name in Latin-1": (H5, hdf5(b"\xfcber"), "the name b'\\xfcber' is not UTF-8"),
-    "an HDF5 file that its library never gets through": (H5, endless, "does not get through it: signal "),
+    "an HDF5 file that its library never gets through": (H5, endless, "crashes or hangs: signal "),
     "an HDF5 file that is a folder": (H5, lambda world: (world / "w.h5").mkdir(), "cannot be read as an HDF5 file"),
     "weights from a storage that is not known": (
         IMPORT.replace("@/w", "ftp://x/w.h5"),

@@ -1,8 +1,8 @@
-"""The accounts of a stage: what went in is what came out plus what was rejected.
+"""The accounts of a stage: inputs = outputs + rejects.
 
 Every command counts its inputs before the work, from its plan, and its outputs and rejects after it, from what was
-written. `Accounts.check` compares the two, so that an element that is lost on the way ends the command with an error
-instead of a smaller number.
+written. `Accounts.check` compares the two, so that a lost element ends the command with an error instead of silently
+reducing a number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXAMPLES = 5
 
 
 class UnbalancedError(RuntimeError):
-    """Inputs are not outputs + rejects: the program has lost elements, or made some up."""
+    """Inputs are not outputs + rejects: the program has lost elements, or invented some."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Reject:
     """An input that could not be used.
 
     Attributes:
-      key, path: which one.
-      stage: the command that refused it.
-      reason: in words, with what was found and what was expected.
-      records: how many planned outputs are missing because of it.
+      key, path: of the input.
+      stage: the command that rejected it.
+      reason: for humans, with what was found and what was expected.
+      records: number of planned outputs that are missing because of it.
     """
 
     key: str
@@ -43,7 +43,7 @@ class Reject:
 
     @property
     def place(self) -> str:
-        """The path, and the key where the path does not tell it, as that of a shard does not."""
+        """The path, and the key if the path does not contain it, such as that of a shard."""
         return self.path if self.key in self.path else f"{self.path}, {self.key}"
 
     def to_json(self) -> dict[str, Any]:
@@ -52,12 +52,12 @@ class Reject:
 
 @dataclass(frozen=True)
 class Accounts:
-    """What went into a stage and what came of it.
+    """The inputs and outputs of a stage.
 
     Attributes:
       unit: what is counted, plural: "images".
-      inputs: how many there were to do, counted from the plan.
-      outputs: how many there are of each kind of output, such as {"written": 40, "skipped": 2}.
+      inputs: number of inputs, counted from the plan.
+      outputs: number of each kind of output, such as {"written": 40, "skipped": 2}.
       rejects: the inputs that could not be used; each counts as its `records`.
     """
 
@@ -72,7 +72,7 @@ class Accounts:
 
     @property
     def rate(self) -> float:
-        """Share of the inputs that were rejected, 0 to 1."""
+        """The share of the inputs that were rejected, 0 to 1."""
         return self.rejected / self.inputs if self.inputs else 0.0
 
     def check(self) -> None:
@@ -91,7 +91,7 @@ class Accounts:
         return f"{self.inputs:,} {self.unit} = {' + '.join(parts)}"
 
     def report(self, rejects_path: str) -> str:
-        """The equation, and the first rejects with their reasons; `rejects_path` is where all of them are listed."""
+        """The equation and the first rejects with their reasons; `rejects_path` is the file that lists them all."""
         lines = [self.line()]
         lines += [printable(f"rejected: {reject.place}: {reject.reason}") for reject in self.rejects[:EXAMPLES]]
         if self.rejects:
@@ -100,7 +100,7 @@ class Accounts:
         return "\n".join(lines)
 
     def excess(self, max_reject_rate: float) -> str | None:
-        """Why the exit status is 1: more was rejected than `max_reject_rate` (0 to 1) allows. None where it is 0."""
+        """The message if the share rejected exceeds `max_reject_rate` (0 to 1; the status is then 1), else None."""
         if self.rate <= max_reject_rate:
             return None
         return (
@@ -109,7 +109,7 @@ class Accounts:
 
 
 def merged(rejects: Iterable[Reject]) -> tuple[Reject, ...]:
-    """Rejects in order of key and path, those of one file and reason as one."""
+    """Rejects sorted by key and path; those with the same file and reason are merged."""
     records: dict[Reject, int] = {}
     for reject in rejects:
         bare = Reject(reject.key, reject.path, reject.stage, reject.reason)
@@ -121,7 +121,7 @@ def merged(rejects: Iterable[Reject]) -> tuple[Reject, ...]:
 def write_rejects(folder: str, rejects: Iterable[Reject]) -> str:
     """Writes REJECTS_FILE into `folder` (local or gs://), one JSON object per line; returns its path.
 
-    All of it is ASCII: names that are not UTF-8, or hold separators of lines, come back from it as they were.
+    It is pure ASCII, so names that are not UTF-8, or contain line separators, can be read back unchanged.
     """
     path = storage.join(folder, REJECTS_FILE)
     lines = [json.dumps(reject.to_json(), sort_keys=True) + "\n" for reject in rejects]

@@ -1,10 +1,10 @@
-"""Work on files that may fail for a moment: what is tried again, and what its errors mean.
+"""Retries work on files after temporary errors, and gives errors the same meaning everywhere.
 
-Errors mean the same everywhere, for local files and for objects in Cloud Storage:
+For local files and for objects in Cloud Storage alike:
 
 * OSError: something is wrong with that file. It is missing (FileNotFoundError), may not be read (PermissionError), its
-  bytes are not those that were stored (CorruptError), or it alone does not come while others do.
-* Unavailable: storage does not do what it is asked at present, after several attempts, or it is full. No file's fault.
+  bytes are not those that were stored (CorruptError), or it cannot be read although others can.
+* Unavailable: storage fails at present, after several attempts, or it is full. It is not the file's fault.
 * InputError: the user has to do something first, such as logging in.
 """
 
@@ -26,13 +26,13 @@ T = TypeVar("T")
 
 SCHEME = "gs://"
 WAITS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-"""Seconds before each further attempt after an error that may pass."""
+"""Seconds before each retry after a temporary error."""
 PATIENCE = 120.0
-"""Seconds after which nothing is tried again that has been tried three times."""
+"""Seconds after which nothing is retried that has been tried three times."""
 
 
 def _numbers(*names: str) -> frozenset[int]:
-    """The system's error numbers of these names; not every system has all of them."""
+    """The system's error numbers with these names, as far as the system has them."""
     return frozenset(getattr(errno, name) for name in names if hasattr(errno, name))
 
 
@@ -41,20 +41,20 @@ PASSING = _numbers(
     *("ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETRESET"),
     *("ENETUNREACH", "ENONET", "ENOTCONN", "EPIPE", "EREMOTEIO", "ESHUTDOWN", "ETIMEDOUT"),
 )
-"""Errors of the machine, the disk or the network that may be gone in a moment."""
+"""Errors of the machine, the disk or the network that may be temporary."""
 FULL = _numbers("ENOSPC", "EDQUOT", "EROFS")
-"""Errors on writing that do not pass by themselves and are no file's fault."""
+"""Errors on writing that are permanent and not the file's fault."""
 DAMAGE = _numbers("EIO", "EREMOTEIO")
-"""Those of `PASSING` that are the file's own fault, a bad sector, if they stay when it is read."""
+"""Those of `PASSING` that, if they persist on reading, are the file's own fault, such as a bad sector."""
 THROTTLES = ("rateLimitExceeded", "userRateLimitExceeded")
-"""Reasons of an answer 403 that mean "too fast", not "you may not"."""
+"""Reasons of a 403 answer that mean "too fast" rather than "forbidden"."""
 
 
 class Unavailable(RuntimeError):
-    """Storage did not do what it was asked, for no reason that lies in the file: the run ends and can be resumed.
+    """Storage failed for a reason that does not lie in the file: the run ends and can be resumed.
 
     Attributes:
-      answer: where Cloud Storage answered that something is wrong with itself, what it answered; "" otherwise.
+      answer: the answer of Cloud Storage, if it reported an error of its own; else "".
     """
 
     answer = ""
@@ -65,7 +65,7 @@ class CorruptError(OSError):
 
 
 def attempt(path: str, work: Callable[[], T], writing: bool = False) -> T:
-    """What `work` returns; it is called again after errors that may pass. Raises what the module promises."""
+    """Returns what `work` returns, retrying it after temporary errors. Raises errors as described above."""
     end = time.monotonic() + PATIENCE
     for number, wait in enumerate((*WAITS, None), 1):
         try:
@@ -81,7 +81,7 @@ def attempt(path: str, work: Callable[[], T], writing: bool = False) -> T:
 
 
 def meaning(error: Exception, path: str, writing: bool) -> tuple[bool, Exception]:
-    """Whether `error` may pass, and what to raise if it does not."""
+    """Whether `error` may be temporary, and what to raise if it is not."""
     path = str(path)
     if isinstance(error, CorruptError):
         return True, error
@@ -101,9 +101,9 @@ def meaning(error: Exception, path: str, writing: bool) -> tuple[bool, Exception
     if error.errno in PASSING or isinstance(error, (TimeoutError, ConnectionError)):
         return True, _unavailable(path, error.strerror or type(error).__name__)
     if remote and error.filename != path:
-        # Not the object, but what it takes to reach it: a file of credentials, the folder for downloads.
+        # Not the object, but something needed to reach it: a file of credentials, the folder for downloads.
         return False, InputError(f"{path} cannot be reached: {error}; fix that first")
-    if error.filename is None:  # as of what is written to an open file
+    if error.filename is None:  # for example on writing to an open file
         error.filename = path
     return False, error
 
@@ -120,9 +120,9 @@ def _unavailable(path: str, reason: str) -> Unavailable:
 
 
 def _remote_meaning(error: Exception, path: str, writing: bool) -> tuple[bool, Exception] | None:
-    """The same for the exceptions of Google's libraries and of those below; None for all others.
+    """Like `meaning`, for exceptions of Google's libraries and those they use; None for all others.
 
-    Nothing of their text is kept that could hold an address with a secret in it.
+    Their text is not kept where it could contain an address with a secret.
     """
     import requests
     import urllib3
@@ -158,7 +158,7 @@ def _details(error: Any) -> list[dict[str, Any]]:
 
 
 def _answer_meaning(code: int, details: Sequence[dict[str, Any]], path: str) -> tuple[bool, Exception]:
-    """The same for an answer of Cloud Storage: its status, and the errors that it names."""
+    """Like `meaning`, for an answer of Cloud Storage, with its status and errors."""
     status = f"{code} {http.HTTPStatus(code).phrase}" if code in set(http.HTTPStatus) else str(code)
     reason = f"Cloud Storage answered {status}" + "".join(f", {d['message']}" for d in details if d.get("message"))
     if code == 404:

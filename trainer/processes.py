@@ -1,4 +1,4 @@
-"""Processes of this machine: names that no other process will have, and how much memory there is and was taken."""
+"""Processes of this machine: unique names, and the memory available and used."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import time
 from pathlib import Path
 
 CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where Linux says what a container may use, newer systems first."""
+"""Files in which Linux gives the memory limit of a container, newer systems first."""
 GLANCE = 0.05
-"""Seconds between two looks at the memory of a child."""
+"""Seconds between two polls of a child's memory."""
 UNSEEN = "-0"
-"""In place of the start of a process where that cannot be seen."""
+"""Used for the start time of a process if it cannot be determined."""
 
 
 def machine() -> str:
-    """What processes that see one another have in common: the host and, on Linux, its start and their container."""
+    """An id shared by processes that can see each other: the host and, on Linux, its boot and their container."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
         parts.append(file.read().strip())
@@ -36,18 +36,18 @@ def name(number: int | None = None) -> str:
             # Its command may hold blanks and brackets.
             state, *fields = file.read().rpartition(b")")[2].split()
         return "" if state in (b"Z", b"X") else f"{number}-{fields[18].decode()}"
-    except OSError:  # it is gone, or another user's, or this is no Linux
+    except OSError:  # it is gone, or another user's, or this is not Linux
         return f"{number}{UNSEEN}" if _exists(number) else ""
 
 
 def is_alive(process: str) -> bool:
-    """Whether the process of that name, on this machine, is still there."""
+    """Whether the process with that name, on this machine, still exists."""
     number = process.partition("-")[0]
     return number.isdecimal() and name(int(number)) in (process, f"{number}{UNSEEN}")
 
 
 def memory() -> int:
-    """Bytes of this machine, or of the container that this process is in."""
+    """The memory of this machine, or of this process's container, in bytes."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in CGROUPS:
         with contextlib.suppress(OSError, ValueError):  # none, or "max"
@@ -56,11 +56,8 @@ def memory() -> int:
 
 
 def peak_memory(number: int | None = None) -> int:
-    """The most memory that a process ever held, in bytes: the one of that number, this one by default.
-
-    0 where that of another one cannot be seen.
-    """
-    # What the system counts for `getrusage` begins with the memory of the process that started this one.
+    """The peak memory of the process with that id, this one by default, in bytes; 0 if it cannot be determined."""
+    # The value from `getrusage` includes the memory of the process that started this one.
     with contextlib.suppress(OSError, StopIteration), open(f"/proc/{number or 'self'}/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) * 1024
     if number:
@@ -69,7 +66,7 @@ def peak_memory(number: int | None = None) -> int:
 
 
 def end(number: int) -> tuple[int, float, int]:
-    """Waits for the end of a child: its status, the seconds of the processor and the most bytes of memory it took."""
+    """Waits for a child to end; returns its status, its CPU-seconds, and its peak memory in bytes."""
     memory = 0
     while True:
         memory = max(memory, peak_memory(number))

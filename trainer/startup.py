@@ -1,7 +1,7 @@
-"""Keeps what TensorFlow and absl write about their own start off the terminal, and nothing else.
+"""Keeps the start-up messages of TensorFlow and absl, and nothing else, off the terminal.
 
-They write it from C++ to file descriptor 2, part of it before any setting of theirs is looked at. So the descriptor
-itself is turned away for as long as they start, and what came is looked through afterwards.
+They are written from C++ to file descriptor 2, some before any setting is read. So the descriptor itself is redirected
+while the libraries start, and what was written is filtered afterwards.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _turned: tuple[int, BinaryIO] | None = None
 
 
 def _turn_away() -> tuple[int, BinaryIO] | None:
-    """Sends descriptor 2 into a file; returns its old destination and the file, or None where it is closed."""
+    """Redirects descriptor 2 to a file; returns its old destination and the file, or None if it is closed."""
     try:
         old = os.dup(STDERR)
     except OSError:
@@ -53,13 +53,13 @@ def _turn_away() -> tuple[int, BinaryIO] | None:
 
 
 def _turn_back(old: int, file: BinaryIO) -> None:
-    """Undoes `_turn_away`, and writes what came in the meantime and is no start-up line."""
+    """Undoes `_turn_away`, and writes what was written in the meantime except start-up messages."""
     os.dup2(old, STDERR)
     os.close(old)
     with file:
         file.seek(0)
         rest = b"".join(line for line in file if not _KNOWN.match(line))
-    # Whoever closed the other end of it wants no more.
+    # If the reader has closed its end, it does not want more.
     with contextlib.suppress(OSError), open(STDERR, "wb", closefd=False) as stderr:
         stderr.write(rest)
 
@@ -73,10 +73,10 @@ def _flush() -> None:
 def quiet_startup() -> Iterator[None]:
     """Drops TensorFlow's and absl's start-up lines from standard error while the block runs.
 
-    Everything else that is written there, by Python, C++ or other threads, appears when the block ends, also when it
-    raises; of blocks inside one another or in several threads, when the last one ends. Keep blocks short: a process
-    that is killed in one takes its last words with it. Start no process in a block, whose standard error would stay
-    turned away. With TF_CPP_MIN_LOG_LEVEL=0 in the environment, nothing is dropped.
+    Everything else that is written there, by Python, C++ or other threads, appears when the block ends, even by an
+    exception; if blocks are nested or run in several threads, when the last one ends. Keep blocks short: the output of
+    a process that is killed in one is lost. Start no processes in a block, since their standard error would stay
+    redirected. With TF_CPP_MIN_LOG_LEVEL=0 in the environment, nothing is dropped.
     """
     global _blocks, _turned
     if os.environ.setdefault(LEVEL, "1") == "0":
@@ -107,9 +107,9 @@ def start_tensorflow() -> None:
         import tensorflow as tf
 
         if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
-            # TensorFlow only reads records then, but would take all of a GPU's memory.
+            # TensorFlow only reads records then, but would allocate all of a GPU's memory.
             tf.config.set_visible_devices([], "GPU")
         tf.config.list_logical_devices("GPU")
-        # The first array of bytes that oneDNN sees makes it say, once, that it leaves bytes to others.
+        # On the first array of bytes, oneDNN prints once that it does not support bytes.
         with tf.device("CPU"):
             tf.transpose(tf.zeros([1, 1], tf.uint8))

@@ -1,9 +1,9 @@
-"""Files by path or by ``gs://`` address, through one set of functions.
+"""Reads and writes files by path or ``gs://`` address, through one set of functions.
 
-Nothing is ever half visible: local files appear by rename, objects in Cloud Storage when their upload is complete.
+Files are never partly visible: local files appear by rename, objects in Cloud Storage when their upload is complete.
 
-Errors mean the same for both, see `trainer.attempts`: an OSError, that something is wrong with that file; Unavailable,
-that storage does not do what it is asked at present; InputError, that the user has to do something first.
+Errors have the same meaning for both, see `trainer.attempts`: OSError, something is wrong with that file; Unavailable,
+storage fails at present; InputError, the user has to do something first.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from trainer.options import InputError
 
 
 def real(path: str) -> str:
-    """The one path of what `path` names, through all links; for gs:// the address without a slash at its end."""
+    """The canonical path, with all links resolved; for gs:// the address without a trailing slash."""
     return path.rstrip("/") if is_remote(path) else os.path.realpath(path)
 
 
@@ -80,9 +80,9 @@ def exists(path: str) -> bool:
 
 
 def is_dir(path: str) -> bool:
-    """Whether there is a folder that we may see at `path`; in Cloud Storage, whether any object's name begins so.
+    """Whether there is a visible folder at `path`; in Cloud Storage, whether any object's name begins with it.
 
-    Raises PermissionError where the objects of a bucket may not be listed: they may well be there.
+    Raises PermissionError if the objects of a bucket may not be listed, since they may exist.
     """
     if is_remote(path):
         with contextlib.suppress(FileNotFoundError):
@@ -95,7 +95,7 @@ def is_dir(path: str) -> bool:
 
 
 def check_folder(path: str) -> None:
-    """Raises InputError where there can be no folder `path` to write to, because it or one above it is a file."""
+    """Raises InputError if `path` cannot be a folder to write to, because it or a parent is a file."""
     if is_remote(path):
         return
     place = os.path.abspath(path)
@@ -106,13 +106,13 @@ def check_folder(path: str) -> None:
 
 
 def check_file(path: str) -> None:
-    """Raises InputError where there can be no file `path` to write, because it is a folder."""
+    """Raises InputError if `path` cannot be a file to write, because it is a folder."""
     if not is_remote(path) and os.path.isdir(path):
         raise InputError(f"{path} is a folder, where a file is to be written; move it away, or give another --output")
 
 
 def read(path: str) -> bytes:
-    """The whole file, of which Cloud Storage's checksum is verified.
+    """Reads the whole file; for an object, verifies its checksum.
 
     Raises OSError (EFBIG), before anything is read, for a file of over `LARGEST` bytes.
     """
@@ -128,7 +128,7 @@ def read(path: str) -> bytes:
 
 
 def read_part(path: str, offset: int, size: int) -> bytes:
-    """At most `size` bytes of a file from `offset` on, which nothing verifies."""
+    """Reads at most `size` bytes of a file from `offset` on, without verifying them."""
     if is_remote(path):
         return cloud.read_part(path, offset, size)
 
@@ -141,7 +141,7 @@ def read_part(path: str, offset: int, size: int) -> bytes:
 
 
 def reader(path: str) -> BinaryIO:
-    """The file, open for reading from its first byte. An object is downloaded whole, to a file without a name."""
+    """Opens the file for reading from its first byte. An object is first downloaded, to an unnamed file."""
     if not is_remote(path):
         return attempt(path, lambda: local.open_file(path))
     file = attempt(path, tempfile.TemporaryFile)
@@ -154,7 +154,7 @@ def reader(path: str) -> BinaryIO:
 
 
 def write(path: str, data: bytes) -> None:
-    """Write the whole file; it appears under its name when it is complete."""
+    """Writes the whole file, which appears under its name when it is complete."""
     if is_remote(path):
         cloud.upload(path, io.BytesIO(data))
         return
@@ -167,10 +167,10 @@ def write(path: str, data: bytes) -> None:
 
 
 def create(path: str, data: bytes) -> bool:
-    """Writes a file unless there is one at `path`; takes a single request.
+    """Writes a file unless one exists at `path`; takes a single request.
 
     Returns:
-      Whether it was written. False may also mean that it was, by an attempt whose answer was lost.
+      Whether it was written. It may be False if it was written by an attempt whose answer was lost.
     """
     if is_remote(path):
         return cloud.create(path, data)
@@ -178,12 +178,12 @@ def create(path: str, data: bytes) -> bool:
 
 
 def exchange(path: str, before: bytes | None, after: bytes | None) -> bool:
-    """Writes `after` where the file at `path` holds `before`; None stands for no file.
+    """Replaces the contents `before` of the file at `path` with `after`, atomically; None stands for no file.
 
-    Of several processes that try it at once, one succeeds.
+    If several processes try it at once, one succeeds.
 
     Returns:
-      Whether the file holds `after` now; False where it held something else than `before`.
+      Whether the file holds `after` now; False if it held something other than `before`.
     """
     if is_remote(path):
         return cloud.exchange(path, before, after)
@@ -192,9 +192,9 @@ def exchange(path: str, before: bytes | None, after: bytes | None) -> bool:
 
 @contextlib.contextmanager
 def writer(path: str) -> Iterator[BinaryIO]:
-    """A binary file that appears under `path` when the block ends, and never if the block raises.
+    """Yields a binary file that appears under `path` when the block ends, and never if the block raises.
 
-    An object is gathered in a local temporary file, from which its upload can begin anew.
+    An object is buffered in a local temporary file, from which its upload can be retried.
     """
     opened = contextlib.ExitStack()
     place = _gathered if is_remote(path) else local.replaced
@@ -205,7 +205,7 @@ def writer(path: str) -> Iterator[BinaryIO]:
     except OSError as error:
         if error.filename != path and is_remote(str(error.filename)):
             raise  # of what the block reads
-        # The block has run and cannot run again, but a full disk is still no fault of what is written.
+        # The block cannot be retried, but a full disk is still not the file's fault.
         _, verdict = meaning(error, tempfile.gettempdir() if is_remote(path) else path, writing=True)
         if verdict is error:
             raise
@@ -214,23 +214,23 @@ def writer(path: str) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _gathered(path: str) -> Iterator[BinaryIO]:
-    """A local temporary file, uploaded to `path` when the block ends."""
+    """Yields a local temporary file that is uploaded to `path` when the block ends."""
     with tempfile.TemporaryFile() as file:
         yield file
         cloud.upload(path, file)
 
 
 def files(root: str, within: Collection[str] | None = None) -> list[File]:
-    """Every file below `root`, sorted by relative path, through links to folders too.
+    """Every file below `root`, sorted by relative path; follows links to folders.
 
-    Links that lead nowhere, FIFOs, sockets and devices are among them, with size 0; reading one raises OSError.
+    Broken links, FIFOs, sockets and devices are included, with size 0; reading one raises OSError.
 
     Args:
-      within: names of the folders in `root` that are looked into; None: all. Beside what a command wrote there may be
-        anything, and more of it than memory holds.
+      within: names of the folders in `root` to descend into; None for all. An output folder may hold arbitrarily many
+        other files.
 
     Raises:
-      FileNotFoundError: there is no such folder.
+      FileNotFoundError: the folder does not exist.
       PermissionError: a folder in it may not be read.
     """
     return sorted(walk(root, within), key=lambda file: file.relative)
@@ -256,8 +256,8 @@ def walk(root: str, within: Collection[str] | None = None) -> Iterator[File]:
 def glob(pattern: str) -> list[File]:
     """The files that match `pattern`, sorted by path, as Python's `glob` does, for local files and objects alike.
 
-    ``*``, ``?``, ``[...]`` and ``[!...]`` stay within one name, ``**`` alone stands for any number of folders, and
-    none of them matches what begins with a dot. A folder or file that exists by a name with such characters is that.
+    ``*``, ``?``, ``[...]`` and ``[!...]`` stay within one name, ``**`` as a whole name stands for any number of
+    folders, and none of them matches a leading dot. A path that exists is never taken for a pattern.
 
     Returns:
       Files, whose `relative` is the path below the last folder that the pattern names without such characters.
@@ -282,7 +282,7 @@ def matching(pattern: str) -> Iterator[File]:
 
 
 def _fixed(pattern: str) -> tuple[str, list[str]]:
-    """The folders that a pattern begins with, with the slash behind them, and the names behind that."""
+    """The fixed folders at the beginning of a pattern, with a slash, and the remaining names."""
     head = f"{SCHEME}{cloud.split(pattern)[0]}/" if is_remote(pattern) else ""
     names = pattern[len(head) :].split("/")
     for count, name in enumerate(names[:-1]):
@@ -308,7 +308,7 @@ def localize(path: str) -> str:
 
 
 def remove(path: str) -> None:
-    """Delete one file."""
+    """Deletes one file."""
     if is_remote(path):
         cloud.remove(path)
     else:
@@ -316,7 +316,7 @@ def remove(path: str) -> None:
 
 
 def read_json(path: str) -> Any:
-    """The JSON file at `path`; InputError naming the file when it is missing or not JSON."""
+    """Reads the JSON file at `path`. Raises InputError, with its path, if it is missing or not JSON."""
     try:
         return json.loads(read(path))
     except FileNotFoundError:

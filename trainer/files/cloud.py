@@ -25,9 +25,9 @@ T = TypeVar("T")
 TIMEOUT = (10.0, 60.0)
 """Seconds to wait for a connection to Cloud Storage, and then for its next bytes."""
 CONNECTIONS = 64
-"""Most that are kept open: as many as there are threads with requests."""
+"""Maximum number of open connections: the number of threads that make requests."""
 LISTINGS = 16
-"""Folders that are listed at a time."""
+"""Folders that are listed concurrently."""
 FOLDERS = 64
 """Most in one folder that are listed each for itself."""
 FIELDS = "items(name,size,generation,crc32c,contentEncoding),prefixes,nextPageToken"
@@ -45,9 +45,9 @@ def client():
     gcs = storage.Client.create_anonymous_client() if is_emulated else storage.Client(project=None)
     session = gcs._http
     for scheme in ("https://", "http://"):
-        # With the ten of the default, all other threads would open a connection for every request.
+        # With the default of ten, all other threads would open a connection for every request.
         session.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=CONNECTIONS))
-    # Proxies and certificates of the environment, which would be looked for at every request.
+    # Proxies and certificates from the environment, which would otherwise be looked up for every request.
     settings = session.merge_environment_settings(gcs.api_endpoint, {}, None, None, None)
     session.proxies, session.verify, session.cert = settings["proxies"], settings["verify"], settings["cert"]
     session.trust_env = False
@@ -55,7 +55,7 @@ def client():
 
 
 def split(path: str) -> tuple[str, str]:
-    """Bucket and name of an address. Raises InputError where it names no bucket."""
+    """Bucket and name of an address. Raises InputError if it names no bucket."""
     bucket, _, name = path[len(SCHEME) :].partition("/")
     if not bucket or not (bucket[0].isalnum() and bucket[-1].isalnum()):
         raise InputError(f"{path!r} names no bucket; expected gs://BUCKET/FOLDER")
@@ -120,7 +120,7 @@ def _part(bucket: str, prefix: str, token: str | None) -> tuple[list[Any], list[
 
 
 def _file(bucket: str, prefix: str, blob: Any) -> File:
-    """What a listing says of an object; its identity is unknown where the bytes are compressed on the way."""
+    """The file for an object in a listing; its identity is unknown if the bytes are compressed in transfer."""
     known = blob.crc32c and not blob.content_encoding
     crc32c = int.from_bytes(base64.b64decode(blob.crc32c), "big") if known else 0
     return File(
@@ -133,7 +133,7 @@ def _file(bucket: str, prefix: str, blob: Any) -> File:
 
 
 def is_folder(path: str) -> bool:
-    """Whether the name of any object begins with `path` as that of a folder."""
+    """Whether there are objects below `path`."""
     blobs, _, _ = _page(*split(path.rstrip("/") + "/"), limit=1)
     return bool(blobs)
 
@@ -143,9 +143,9 @@ def exists(path: str) -> bool:
 
 
 def _received(path: str, work: Callable[[], T]) -> T:
-    """What `work` returns, which reads the object at `path`.
+    """Returns what `work` returns, which reads the object at `path`.
 
-    Raises OSError, not Unavailable, where Cloud Storage fails for this object and answers for its bucket.
+    Raises OSError, not Unavailable, if Cloud Storage fails for this object although it answers for its bucket.
     """
     try:
         return attempt(path, work)
@@ -156,7 +156,7 @@ def _received(path: str, work: Callable[[], T]) -> T:
 
 
 def _answers(path: str) -> bool:
-    """Whether Cloud Storage answers for the bucket of `path`, be it that we may not list it."""
+    """Whether Cloud Storage answers for the bucket of `path`, even if only to refuse the listing."""
     bucket, _ = split(path)
     try:
         next(client().list_blobs(bucket, max_results=1, fields=FIELDS, retry=None, timeout=TIMEOUT).pages, ())
@@ -171,7 +171,7 @@ def read(path: str) -> bytes:
 
 
 def _get(path: str) -> bytes:
-    """The bytes of an object, for a third of the processor time of the client itself, which is that of an image."""
+    """The bytes of an object, in a third of the CPU time of the client's own method."""
     from google.api_core.exceptions import from_http_status
 
     blob, gcs = _blob(path), client()
@@ -191,7 +191,7 @@ def _get(path: str) -> bytes:
 
 
 def _faults(body: bytes) -> list[dict[str, Any]]:
-    """The errors that the body of an answer names."""
+    """The errors in the body of an answer."""
     with contextlib.suppress(ValueError, LookupError, TypeError):
         return list(json.loads(body)["error"]["errors"])
     return []
@@ -202,10 +202,10 @@ def transfer(
 ) -> tuple[int, Mapping[str, str], bytes]:
     """Status, headers and body of the answer to a GET, through the connections of the client.
 
-    What requests does around that takes as much time again.
+    It bypasses `requests`, whose overhead takes as much time again.
 
     Args:
-      check: raises where a body of that many bytes is not to be received.
+      check: raises if a body of that many bytes must not be received.
     """
     from urllib3 import Timeout
 
@@ -231,7 +231,7 @@ def transfer(
 
 @functools.cache
 def _connections(place: str) -> Any:
-    """The connections to a server, by the proxies and certificates of the environment."""
+    """The connections to a server, through the proxies and with the certificates of the environment."""
     from requests import Request
 
     session = client()._http
@@ -254,7 +254,7 @@ def read_part(path: str, offset: int, size: int) -> bytes:
 
 
 def download(path: str, file: BinaryIO, generation: int | None = None) -> None:
-    """Puts the whole object into an empty `file`, and its beginning to where that is read next."""
+    """Downloads the whole object into an empty `file`, and rewinds that."""
 
     def work() -> None:
         file.seek(0)
@@ -266,16 +266,16 @@ def download(path: str, file: BinaryIO, generation: int | None = None) -> None:
 
 
 def generation(path: str) -> int:
-    """The number that the object's contents have, which is another one after each change."""
+    """The generation of the object, a number that differs after each change."""
     blob = _blob(path)
     _received(path, lambda: blob.reload(retry=None, timeout=TIMEOUT))
     return blob.generation
 
 
 def upload(path: str, file: BinaryIO) -> None:
-    """Makes the object at `path` of all bytes of `file`, which Cloud Storage checks against their checksum.
+    """Uploads all bytes of `file` to the object at `path`; Cloud Storage verifies their checksum.
 
-    A second attempt after an answer that was lost writes the same bytes again, so it needs no condition.
+    A retry after a lost answer writes the same bytes again, so it needs no condition.
     """
     attempt(path, lambda: _send(path, file), writing=True)
 

@@ -1,4 +1,4 @@
-"""Names of files and patterns of names, for local files and objects alike. No file is looked at."""
+"""File names and patterns, for local files and objects alike. No file is accessed here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from trainer.attempts import SCHEME
 from trainer.options import InputError
 
 LARGEST = 2 << 30
-"""Bytes of the largest file that is read whole. An image of as many pixels as are allowed takes less in any format."""
+"""Bytes of the largest file that is read whole. An image with the maximum number of pixels is smaller in any
+format."""
 
 _UNFINISHED = re.compile(r"(?P<folder>(?:.*/)?)\.(?P<name>[^/]+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
@@ -25,13 +26,13 @@ class File:
     """One file below a folder.
 
     Attributes:
-      path: where it is, local or gs://.
+      path: local or gs://.
       relative: its path below that folder, with forward slashes.
-      size: bytes.
-      modified: a number that is another one after each change: the time of the last one in nanoseconds, or the
-        object's generation, which is no time. 0 where nothing can be read: a link that leads nowhere, or what is no
-        file, such as a FIFO.
-      identity: of its contents, see `identity`, where the listing tells it (Cloud Storage); "" otherwise.
+      size: in bytes.
+      modified: a number that differs after each change: the modification time in nanoseconds, or the object's
+        generation, which is not a time. 0 if it cannot be read: a broken link, or something other than a file, such as
+        a FIFO.
+      identity: of its contents, see `identity`, if the listing includes it (Cloud Storage); else "".
     """
 
     path: str
@@ -42,17 +43,17 @@ class File:
 
 
 def identity(data: bytes) -> str:
-    """What tells contents apart: CRC-32C as 8 hexadecimal digits, a hyphen, and the number of bytes."""
+    """An id of contents: CRC-32C as 8 hexadecimal digits, a hyphen, and the number of bytes."""
     return crc32c_and_size(google_crc32c.value(data), len(data))
 
 
 def crc32c_and_size(crc32c: int, size: int) -> str:
-    """The identity of contents by their checksum and size."""
+    """The identity of contents with that checksum and size."""
     return f"{crc32c:08x}-{size}"
 
 
 def check_size(path: str, size: int) -> None:
-    """Raises OSError where a file of `size` bytes is too large to be read whole."""
+    """Raises OSError if a file of `size` bytes is too large to be read whole."""
     if size > LARGEST:
         raise OSError(errno.EFBIG, f"its {size:,} bytes are more than the {LARGEST:,} that are read into memory", path)
 
@@ -62,14 +63,14 @@ def is_remote(path: str) -> bool:
 
 
 def join(root: str, *parts: str) -> str:
-    """`parts` below `root`, which is a local folder or a gs:// address."""
+    """Joins `parts` to `root`, which is a local folder or a gs:// address."""
     if is_remote(root):
         return "/".join([str(root).rstrip("/"), *parts])
     return os.path.join(root, *parts)
 
 
 def absolute(path: str) -> str:
-    """`path` from the root of the file system; gs:// addresses are whole already."""
+    """The absolute path; gs:// addresses are absolute already."""
     return path if is_remote(path) else os.path.abspath(path)
 
 
@@ -91,7 +92,7 @@ def safe_relative(name: str) -> str:
 
 
 def shortened(relative: str) -> str:
-    """A path with a name that is not too long with what is added to it while the file is written."""
+    """A path whose name is short enough for the temporary name under which the file is written."""
     folder, slash, name = relative.rpartition("/")
     data = os.fsencode(name)
     return folder + slash + (data[:100].decode("utf-8", "ignore") if len(data) > 100 else name)
@@ -104,17 +105,17 @@ def unfinished(relative: str) -> str:
 
 
 def is_pattern(path: str) -> bool:
-    """Whether `path` has characters that stand for others in a pattern."""
+    """Whether `path` contains wildcards."""
     return any(character in path for character in "*?[")
 
 
 def fits(name: str, part: str) -> bool:
-    """Whether one name fits one part of a pattern."""
+    """Whether a name matches one part of a pattern."""
     return name == part or ((name[:1] != "." or part[:1] == ".") and fnmatch.fnmatchcase(name, part))
 
 
 def match(names: Sequence[str], parts: Sequence[str]) -> bool:
-    """Whether the names that make a path fit the parts of a pattern, of which the last is not ``**``."""
+    """Whether the names in a path match the parts of a pattern, the last of which is not ``**``."""
     if not names or not parts:
         return not names and not parts
     if parts[0] == "**":

@@ -1,4 +1,4 @@
-"""Temporary folders that go with their process, or with the next one of this program where it was killed."""
+"""Temporary folders that are removed with their process, or by the next one of this program if it was killed."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from trainer.options import InputError
 _NAME = re.compile(r"deeplab-\w+-(?P<space>\d+)-(?P<process>\d+-\d+)-\w+")
 
 _place: str | None = None
-"""What `place` is while `default` has another folder taken for it."""
+"""The value of `place` while `default` has redirected temporary files."""
 
 
 def place() -> str:
-    """Where temporary files lie that are to outlive what `default` is around."""
+    """The folder for temporary files that should outlive the block of `default`."""
     return _place or tempfile.gettempdir()
 
 
 @contextlib.contextmanager
 def folder(kind: str) -> Iterator[str]:
-    """A new folder that is removed when the block ends. Those of processes that were killed are removed first."""
+    """Yields a new folder that is removed when the block ends. First removes those of killed processes."""
     sweep()
     path = _make(kind)
     try:
@@ -50,7 +50,7 @@ def own() -> str:
 
 @contextlib.contextmanager
 def default(folder: str) -> Iterator[None]:
-    """Lets libraries that make temporary files wherever `tempfile` does have them in `folder` during the block."""
+    """Makes libraries that use the default folder of `tempfile` use `folder` during the block."""
     global _place
     before = _place, tempfile.tempdir
     _place, tempfile.tempdir = place(), folder
@@ -62,7 +62,7 @@ def default(folder: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def of_command() -> Iterator[None]:
-    """Puts what libraries make during the block, and perhaps leave, into a `folder`, where one can be made."""
+    """Makes libraries put temporary files into a `folder` during the block, since some do not remove theirs."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             stack.enter_context(default(stack.enter_context(folder("command"))))
@@ -78,9 +78,9 @@ def _own(process: int) -> str:
 
 
 def kept(kind: str) -> str:
-    """The folder of this user's for what later runs on this machine may need.
+    """A folder of this user for what later runs on this machine may need.
 
-    Raises InputError where somebody else has put something there, whose contents would be taken for ours.
+    Raises InputError if another user owns it, whose contents would be trusted.
     """
     path = os.path.join(place(), f"deeplab-{kind}-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
@@ -96,7 +96,7 @@ def _make(kind: str) -> str:
 
 
 def _space() -> int:
-    """The container of this process, in which processes have their numbers; 0 where there are none."""
+    """The id of this process's PID namespace; 0 if there is none."""
     with contextlib.suppress(OSError):
         return os.stat("/proc/self/ns/pid").st_ino
     return 0

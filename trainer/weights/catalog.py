@@ -1,8 +1,8 @@
 """Published weights by name.
 
 Sources: github.com/tensorflow/models, research/deeplab/g3doc/model_zoo.md; and `keras.applications`, whose source has
-the MD5 sums that are given here. Nobody published checksums of the former; they lie in the bucket
-download.tensorflow.org, which is asked over an encrypted connection.
+the MD5 sums given here. No checksums were published for the former; they are downloaded over an encrypted connection
+from the bucket download.tensorflow.org.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Entry(NamedTuple):
     """Published weights.
 
     Attributes:
-      backbone: the one that they are of.
+      backbone: of the weights.
       url: of an archive with a TensorFlow checkpoint, or of an HDF5 file.
-      md5: of that, in hex digits; "" where none was published.
+      md5: of that file, in hex digits; "" if none was published.
     """
 
     backbone: str
@@ -93,14 +93,14 @@ NOT_TAKEN = {
     "edgetpu-deeplab": "MobileNet-EdgeTPU 1.0",
     "edgetpu-deeplab-slim": "MobileNet-EdgeTPU 0.75",
 }
-"""Names of the model zoo whose backbones are not built here, and these."""
+"""Name in the model zoo -> its backbone, for backbones that are not supported."""
 
 IMAGENET = "imagenet"
-"""Stands for those of the backbone that is trained."""
+"""Name for the ImageNet weights of the backbone that is trained."""
 
 
 def _check_name(path: str) -> None:
-    """Raises InputError where `path` is nothing but nearly a name."""
+    """Raises InputError if `path` is not a file, but similar to a name."""
     names = {name.lower(): name for name in (*CATALOG, IMAGENET)}
     near = [names[name] for name in difflib.get_close_matches(path.lower(), names, n=3, cutoff=0.8)]
     if near and not storage.exists(path) and not storage.exists(f"{path}.index"):
@@ -108,16 +108,15 @@ def _check_name(path: str) -> None:
 
 
 def locate(path: str, backbone: str = "") -> str:
-    """Where the weights are that `path` says: itself, or the file that a name or an address leads to.
+    """The path of the weights: `path` itself, or the downloaded file for a name or web address.
 
     Args:
-      path: a path or gs:// address, which is returned; an http(s):// address; or a name of CATALOG, unless there is
-        a file or folder of that name.
-      backbone: that they are for; "" where this is for the weights to say.
+      path: a path or gs:// address, which is returned; an http(s):// address; or a name in CATALOG, unless there is a
+        file or folder of that name.
+      backbone: that the weights are for; "" to take that of the weights.
 
     Raises:
-      InputError: they are of another backbone, or of one that is not built here; a name is not spelt as it should be;
-        and see `fetch`.
+      InputError: they are for another backbone, or one that is not supported; a name is misspelt; or see `fetch`.
       Unavailable: see `fetch`.
     """
     if is_web(path):

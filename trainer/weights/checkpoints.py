@@ -1,7 +1,7 @@
 """Weights from published DeepLab checkpoints, from HDF5 files of Keras, and from model folders.
 
-Layers are named after the variables of DeepLab's checkpoints (see `trainer.network.layers`), so that loading one is a
-loop over layers. Whatever has other names is translated into these when it is opened.
+Layers are named after the variables of DeepLab's checkpoints (see `trainer.network.layers`), so loading one is a loop
+over layers. Other names are translated into these when a file is opened.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ LAST = "logits/semantic"
 ARCHIVES = (".tar.gz", ".tgz")
 CHECKPOINT_PART = re.compile(r"(?P<prefix>[\w.-]+)\.(index|data-\d{5}-of-\d{5})")
 SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
-"""What the files of a checkpoint have behind its prefix, which a shell completes to one of them."""
+"""Suffixes of a checkpoint's files, which a shell may complete the prefix to."""
 MAX_CHECKPOINT = 4 << 30
-"""Bytes of the largest checkpoint that is unpacked; the largest published one takes half a gigabyte."""
+"""Bytes of the largest checkpoint that is unpacked; the largest published one has half a gigabyte."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """What an import did; layers go by their published variable scope.
+    """The result of an import; layers are named by their published variable scope.
 
     Attributes:
-      loaded: layers whose weights were taken.
-      skipped: layers that keep their initial weights: the last where the classes differ, and those the source lacks.
-      unused: variables of the source that the model has no place for.
+      loaded: layers whose weights were loaded.
+      skipped: layers that keep their initial weights: the last one if the classes differ, and those the source lacks.
+      unused: variables of the source that the model does not have.
     """
 
     loaded: list[str]
@@ -67,7 +67,7 @@ class Imported:
 
 
 def _folded(names: list[str], others: list[str]) -> list[str]:
-    """The scopes that `names` make up: each is as short as may be with two or more of them in it, and no other."""
+    """Summarises `names` by scopes: the shortest that contain two or more of `names`, and none of `others`."""
     parts = lambda name: ["/".join(name.split("/")[:count]) for count in range(1, name.count("/") + 2)]
     taken = {prefix for name in others for prefix in parts(name)}
     shared = collections.Counter(prefix for name in names for prefix in parts(name))
@@ -143,7 +143,7 @@ class Checkpoint:
             try:
                 prefix = _unpacked(path, self._folder.name)
             except BaseException:
-                self._folder.cleanup()  # not when nobody refers to it any more: the program may end before
+                self._folder.cleanup()  # now, since garbage collection may come too late
                 raise
         elif not storage.exists(f"{self.path}.index"):
             if storage.exists(self.path) or storage.is_dir(self.path):
@@ -205,7 +205,7 @@ def _variables(layer: keras.Layer) -> list[str]:
     elif isinstance(layer, layers.DepthwiseConv2D):
         kinds = ["depthwise_weights"]
     else:
-        # A subpixel head begins with the two of a bilinear one; nobody published names for its others.
+        # A subpixel head begins with the two weights of a bilinear one; there are no published names for its others.
         kinds = ["weights", "biases", "place_weights", "place_biases"][: len(layer.weights)]
     return [f"{published_name(layer.name)}/{kind}" for kind in kinds]
 
@@ -282,10 +282,10 @@ def load(model: keras.Model, source: Source) -> Imported:
 
 
 class _OneHead:
-    """MobileNetV3's weights with one last layer.
+    """MobileNetV3's weights with a single last layer.
 
-    The published ones have two, of features and of low-level features, whose results are added up: they are one layer
-    of both side by side.
+    The published ones have two, for features and low-level features, whose results are added: together they are one
+    layer on the concatenation of both.
     """
 
     PARTS = ("decoder/decoder_conv0", "decoder/feature_projection0")
@@ -310,7 +310,7 @@ class _OneHead:
 
 
 def open_published(path: str, backbone: str = "") -> Source:
-    """The weights that `trainer.weights.catalog.locate` finds: an HDF5 file (one of SUFFIXES) or a checkpoint.
+    """Opens the weights that `trainer.weights.catalog.locate` finds: an HDF5 file (one of SUFFIXES) or a checkpoint.
 
     Raises:
       InputError: there is neither, or it is damaged.
@@ -321,10 +321,10 @@ def open_published(path: str, backbone: str = "") -> Source:
 
 
 def load_weights_from(model: keras.Model, path: str) -> Imported:
-    """Start `model` from `path`: a model folder of ours, or what `open_published` takes.
+    """Loads weights from `path` into `model`: from a model folder of ours, or from what `open_published` accepts.
 
     Raises:
-      InputError: `path` is none of these, damaged, or belongs to another network.
+      InputError: `path` is none of these, or it is damaged, or belongs to another network.
     """
     if storage.exists(storage.join(path, CARD)):
         return load(model, _Model(path))
@@ -344,13 +344,13 @@ def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
 
 def architecture(source: Source) -> dict[str, Any]:
-    """The numbers of the network that published weights belong to, as `deeplab_v3_plus` takes them.
+    """The architecture that published weights belong to, as arguments of `deeplab_v3_plus`.
 
     Returns:
-      All that arrays tell; "output_stride" and the rates of atrous convolution are as published.
+      Everything that follows from the arrays; "output_stride" and the atrous rates are as published.
 
     Raises:
-      InputError: the weights are not DeepLab's, or of a kind that is not built here.
+      InputError: the weights are not DeepLab's, or of a kind that is not supported.
     """
     shapes = source.shapes
     backbone = _backbone(shapes)

@@ -16,7 +16,7 @@ from trainer.weights.options import Options
 
 
 def run(options: Options, flags: list[str]) -> int:
-    """Runs `deeplab import-weights`. Raises InputError when checkpoint or palette cannot be used."""
+    """Runs `deeplab import-weights`. Raises InputError if the checkpoint or the palette cannot be used."""
     leases.acquire(options.output, "import-weights")
     startup.start_tensorflow()
     imported = import_weights(options)
@@ -40,10 +40,10 @@ def check_output(output: str, imported_with: dict[str, Any]) -> None:
 
 
 def network(source: Source, options: Options) -> dict[str, Any]:
-    """The numbers of the network: those of the published one, but for what the options say.
+    """The architecture: that of the published network, changed as the options say.
 
     Raises:
-      InputError: they ask for what the weights cannot be used in.
+      InputError: the weights do not fit the options.
     """
     numbers = architecture(source)
     stride, head = options.output_stride or numbers["output_stride"], options.head or numbers["head"]
@@ -58,7 +58,7 @@ def network(source: Source, options: Options) -> dict[str, Any]:
 
 
 def import_weights(options: Options) -> Imported:
-    """Writes the model folder of published weights.
+    """Writes published weights as a model folder.
 
     Raises:
       InputError: the palette has another number of classes, the checkpoint does not fit, or the output folder holds

@@ -1,8 +1,8 @@
-"""Files from the web, fetched once into a cache.
+"""Downloads files from the web once, into a cache.
 
-A transfer that breaks goes on where it was, in the same run or in the next one. What arrived is compared with the
-checksum that was published for it, if any, and with the one that the server sends; its SHA-256 is then written beside
-it, and compared at every later use. Where no checksum was published, the first transfer is therefore trusted.
+An interrupted download is continued, in the same run or the next one. The file is compared with its published
+checksum, if any, and with the one that the server sends; its SHA-256 is then written beside it, and compared at every
+later use. So if no checksum was published, the first download is trusted.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ TIMEOUT = 60.0
 CHUNK = 1 << 20
 
 BEGINNINGS = {".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b", ".h5": b"\x89HDF\r\n\x1a\n", ".hdf5": b"\x89HDF\r\n\x1a\n"}
-"""What files of these kinds begin with. Networks that want a login answer with a page of their own, and status 200."""
+"""Magic bytes by suffix. Networks that require a login answer with a page of their own and status 200."""
 
 
 def cache() -> str:
-    """The folder of fetched files: $DEEPLAB_CACHE, or deeplab in the user's cache."""
+    """The folder of downloaded files: $DEEPLAB_CACHE, or deeplab in the user's cache."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.environ.get("DEEPLAB_CACHE") or os.path.join(home, "deeplab")
 
 
 def fetch(url: str, md5: str = "") -> str:
-    """The path of the file at `url`, which is fetched unless the cache has it.
+    """The local path of the file at `url`, which is downloaded unless the cache has it.
 
     Args:
       url: http:// or https://.
-      md5: as published, in hex digits; "" where none is.
+      md5: the published one, in hex digits; "" for none.
 
     Raises:
-      InputError: there is no such file, it is not the published one, or the one in the cache was changed.
-      Unavailable: the connection breaks again and again, or the disk is full; the next run goes on.
+      InputError: the file does not exist, it is not the published one, or the one in the cache was changed.
+      Unavailable: the connection keeps breaking, or the disk is full; the next run continues.
     """
     name = os.path.basename(urllib.parse.urlsplit(url).path) or "file"
     # Two addresses may end in the same name.
     path = os.path.join(cache(), f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name[-80:]}")
-    if not os.path.exists(path):  # a cache that has it need not be one to write to
+    if not os.path.exists(path):  # a cache that has the file need not be writable
         attempt(path, lambda: os.makedirs(os.path.dirname(path), exist_ok=True), writing=True)
         with _alone(f"{path}.part"):
             if not os.path.exists(path):
@@ -71,7 +71,7 @@ def fetch(url: str, md5: str = "") -> str:
 
 @contextlib.contextmanager
 def _alone(part: str) -> Iterator[None]:
-    """Waits until no other process fetches the file."""
+    """Waits until no other process downloads the file, and keeps others waiting during the block."""
     with attempt(part, lambda: open(f"{part}.lock", "wb"), writing=True) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -86,7 +86,7 @@ def _digest(path: str, kind: str) -> str:
 
 
 def _accept(url: str, path: str, md5: str) -> None:
-    """Names the whole file `path`.part so, once it is the published one and its SHA-256 lies beside it."""
+    """Renames the complete `path`.part to `path`, after verifying it and writing its SHA-256."""
     part, suffix = f"{path}.part", os.path.splitext(path)[1]
     expected = BEGINNINGS.get(suffix, b"")
     with open(part, "rb") as file:
@@ -128,7 +128,7 @@ def _check(path: str) -> None:
 
 
 def _begun(part: str) -> dict[str, str]:
-    """Headers that ask for the rest of the file alone, if it is still the same one; none where nothing can be kept."""
+    """Headers that request only the rest of the file, if it is still the same; {} if nothing can be kept."""
     try:
         with open(f"{part}.json", encoding="utf-8") as file:
             validator = json.load(file)["validator"]
@@ -139,7 +139,7 @@ def _begun(part: str) -> dict[str, str]:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows the web alone, and from an encrypted connection only to others."""
+    """Follows redirects only to web addresses, and from an encrypted connection only to encrypted ones."""
 
     def redirect_request(self, request, answer, code, reason, headers, url):
         if request.full_url.startswith("https://") and not url.startswith("https://"):
@@ -152,7 +152,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse | urllib.error.HTTPError:
-    """The answer to a request; an error where the server has not that much of the file.
+    """The answer to a request; an HTTPError if the file is shorter than requested.
 
     Raises:
       InputError: another attempt would not help.
@@ -177,7 +177,7 @@ def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse | urlli
 
 
 def _fetch(url: str, part: str) -> None:
-    """Fetches what is missing of the file `part`. Raises ConnectionError when the transfer breaks."""
+    """Downloads the missing rest of the file `part`. Raises ConnectionError if the connection breaks."""
     headers = _begun(part)
     try:
         with _open(url, headers) as response:
@@ -207,20 +207,20 @@ def _fetch(url: str, part: str) -> None:
 def _place(
     url: str, part: str, headers: dict[str, str], response: http.client.HTTPResponse | urllib.error.HTTPError
 ) -> tuple[int, int | None]:
-    """Where the answer begins in the file, and how many bytes that has, None where the server does not tell.
+    """The offset of the answer in the file, and the size of the file, None if the server does not give it.
 
     Args:
-      headers: that were sent to ask for the rest of what has been begun, see `_begun`.
+      headers: those sent to request the rest of the file, see `_begun`.
 
     Raises:
-      ConnectionError: it is of another file than has been begun, which is dropped.
+      ConnectionError: the answer belongs to another file than the part, which is dropped.
     """
     if not headers or response.status == http.HTTPStatus.OK:
         return 0, response.length
     size = os.path.getsize(part)
     content_range = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
     start, total = content_range.groups() if content_range else (None, "*")
-    if start is None and total == str(size):  # it had come whole before the program was ended
+    if start is None and total == str(size):  # it was already complete when the program ended
         return size, size
     if start != str(size) or _validator(response) not in ("", headers["If-Range"]):
         _drop(part)
@@ -231,13 +231,13 @@ def _place(
 
 
 def _validator(response: http.client.HTTPResponse | urllib.error.HTTPError) -> str:
-    """By what the server tells the file from a later one of the same address; "" where it does not."""
+    """The validator of the file's version: its ETag or modification time; "" if the server gives neither."""
     tag = response.headers.get("ETag", "")
     return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
 def _note(part: str, response: http.client.HTTPResponse) -> None:
-    """Writes that beside the file."""
+    """Writes the validator beside the file."""
     with open(f"{part}.json", "w", encoding="utf-8") as file:
         json.dump({"validator": _validator(response)}, file)
 
@@ -257,7 +257,7 @@ def _copy(response: http.client.HTTPResponse, file: BinaryIO, start: int, total:
 
 
 def _compare(part: str, hashes: list[str]) -> None:
-    """Raises CorruptError, and drops the file, when it has not the MD5 that Cloud Storage sends with it."""
+    """Raises CorruptError, and drops the file, if it does not have the MD5 that Cloud Storage sends with it."""
     sent = re.search(r"md5=([A-Za-z0-9+/=]{24})", ",".join(hashes))
     if sent and base64.b64decode(sent[1]).hex() != _digest(part, "md5"):
         os.remove(part)

@@ -1,10 +1,10 @@
 """Weights from HDF5 files of Keras: those of the well-known ports of DeepLab, and of Keras Applications.
 
-A file is read as a published checkpoint under other names: `Hdf5` has the `shapes` and the `read` of
+A file is read as a published checkpoint with other names: `Hdf5` has the `shapes` and the `read` of
 `trainer.weights.checkpoints.Checkpoint`, by the names of DeepLab's variables. Only arrays are read. The description of
-a model that may lie beside them, with its Lambda layers and configurations, is never looked at.
+the model that may be stored with them, with its Lambda layers and configurations, is never used.
 
-Names of layers are those in the source of github.com/bonlime/keras-deeplab-v3-plus, of
+Layer names are those in the source of github.com/bonlime/keras-deeplab-v3-plus, of
 github.com/Golbstein/Keras-segmentation-deeplab-v3.1, and of Keras Applications.
 """
 
@@ -36,21 +36,21 @@ _SCOPES = (
     (r"(?:expanded_conv|block)_0_(\w+)", r"MobilenetV2/expanded_conv/\1"),
     (r"(?:expanded_conv|block)_(\d+)_(expand|depthwise|project)", r"MobilenetV2/expanded_conv_\1/\2"),
     (r"expanded_conv_(depthwise|project)", r"MobilenetV2/expanded_conv/\1"),
-    # What lies behind them.
+    # The layers behind the backbone.
     (r"aspp0|aspp[1-9]_(?:depth|point)wise|image_pooling|concat_projection", r"\g<0>"),
     (r"feature_projection0|decoder_conv[01]_(?:depth|point)wise", r"decoder/\g<0>"),
     (r"logits_semantic|custom_logits_semantic|conv_upsample", HEAD),
     (r"subpixel(?:_\d+)?", f"{HEAD}/subpixel"),
 )
-"""Names of layers, and the variable scopes of the published network. A batch norm's name is that of the layer before
-with "_BN" behind it or "bn_" before it."""
+"""Layer name -> variable scope of the published network. The name of a batch norm is that of the layer before it, with
+the suffix "_BN" or the prefix "bn_"."""
 _KINDS = ("kernel", "bias", "depthwise_kernel", "gamma", "beta", "moving_mean", "moving_variance")
 _NORM_KINDS = _KINDS[3:]
 
 
 def _scope(layer: str) -> str:
-    """The published scope of a port's layer; "" for one that is not of DeepLab."""
-    # Until 2018 Keras Applications said mobl3_conv_3_expand and bn3_conv_3_bn_expand for block_3_expand.
+    """The published scope of a port's layer; "" if it does not belong to DeepLab."""
+    # Until 2018 Keras Applications had mobl3_conv_3_expand and bn3_conv_3_bn_expand for block_3_expand.
     layer = re.sub(r"mobl(\d+)_conv_\1_", r"block_\1_", layer)
     layer = re.sub(r"bn(\d+)_conv_\1_(?:bn_)?", r"bn_block_\1_", layer)
     plain = re.fullmatch(r"bn_(\w+)|(\w+?)(?:_BN)?", layer)
@@ -70,7 +70,7 @@ _V3_PATH = re.compile(
 
 
 def _v3_scope(layers: list[str]) -> str:
-    """The same for MobileNetV3 of Keras Applications: DeepLab's names, today with "_" in place of "/"."""
+    """Like `_scope`, for MobileNetV3 of Keras Applications: DeepLab's names, today with "_" in place of "/"."""
     if match := _V3_PATH.search("/".join(layers[::-1])):
         return f"MobilenetV3/{match[1]}"
     if match := _V3_NAME.fullmatch(layers[0]):
@@ -106,13 +106,13 @@ def _excites(path: str, item: Any) -> bool | None:
 
 
 PATIENCE = 60
-"""Seconds of processor time in which a file of weights must be read through."""
+"""CPU-seconds within which a file of weights must have been read."""
 
 
 def _try(path: str, local: str) -> None:
-    """Raises InputError where the process is ended that reads the file through, see `trainer.weights.reading`.
+    """Reads the file in a subprocess, see `trainer.weights.reading`, and raises InputError if that is killed.
 
-    What is otherwise wrong shows again in this one.
+    All other faults show again in this process.
     """
     if os.path.isfile(local):
         command = [sys.executable, "-m", "trainer.weights.reading", local, str(PATIENCE)]
@@ -133,10 +133,10 @@ class Hdf5:
 
     Attributes:
       shapes: the shape of every variable by its published name; kernels of a subpixel head as they are in the file.
-        What is not DeepLab's is there by its own name.
+        Variables that are not DeepLab's have their own names.
 
     Raises:
-      InputError: no HDF5 file, a damaged one, or one that refers to data outside of it.
+      InputError: it is not an HDF5 file, or it is damaged, or refers to data in other files.
     """
 
     def __init__(self, path: str):
@@ -157,7 +157,7 @@ class Hdf5:
         except (InputError, storage.Unavailable):
             raise
         except (OSError, RuntimeError, KeyError, ValueError) as error:
-            if storage.is_remote(str(getattr(error, "filename", ""))):  # not even fetched
+            if storage.is_remote(str(getattr(error, "filename", ""))):  # not even downloaded
                 raise
             raise self._damaged(error) from None
         self.shapes = {name: tuple(dataset.shape) for name, dataset in self._datasets.items()}
@@ -198,14 +198,14 @@ class Hdf5:
 
     @property
     def factor(self) -> int:
-        """Of the subpixel head, which no array tells: the stride of the features before it."""
+        """The factor of the subpixel head, which follows from no array: the stride of the features before it."""
         return 4 if "decoder/decoder_conv0_depthwise/depthwise_weights" in self.shapes else 8
 
 
 def _ordered(array: np.ndarray, places: int) -> np.ndarray:
     """Channels in the order of `trainer.network.heads.pixel_shuffle`, (row, column, class).
 
-    Golbstein's port orders them (class, column, row): it splits them into classes, r and r, and turns these around.
+    Golbstein's port orders them (class, column, row): it splits them into classes, r and r, and transposes these.
     """
     side = math.isqrt(places)
     array = array.reshape(*array.shape[:-1], -1, side, side)

@@ -1,9 +1,8 @@
-"""Reads an HDF5 file through, as a program of its own: HDF5's library never comes to the end of some damaged ones.
+"""Reads a whole HDF5 file, as a separate program, since HDF5's library hangs or crashes on some damaged files.
 
     python -m trainer.weights.reading FILE SECONDS
 
-It is ended by a signal where it takes more seconds of the processor, or where the library fails. What is otherwise
-wrong with the file is not its business.
+It is killed by a signal if it takes more CPU-seconds than that, or if the library crashes. It ignores other faults.
 """
 
 from __future__ import annotations

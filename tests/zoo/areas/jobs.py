@@ -52,7 +52,7 @@ SUBMITTED: dict[str, tuple[str, str]] = {
     ),
     "deeplab itself behind --": (job(command=f"deeplab {TRAIN}"), "deeplab is not a command for machines"),
     "a command that there is not": (job(command="trian --records x"), "trian is not a command for machines"),
-    "a command in one word": (job(command="train~--records~x"), "train --records x is no command"),
+    "a command in one word": (job(command="train~--records~x"), "train --records x is not a command"),
     "a command without a flag that it needs": (job(command="train --records gs://seg/records"), "--output"),
     "a flag that the command does not know": (job(command=f"{TRAIN} --epoch 3"), "--epoch"),
     "a value that the command does not take": (job(command=f"{TRAIN} --crop 5"), "--crop must be 32 or more, got 5"),

@@ -1,4 +1,4 @@
-"""The order of events of `deeplab export`: look at everything, convert, write, run what was written, compare."""
+"""The steps of `deeplab export`: check the inputs, convert, write, run what was written, compare."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from trainer.formats.dataset import Dataset
 
 RUNTIMES = {"savedmodel": "TensorFlow", "onnx": "ONNX Runtime", "tflite": "LiteRT"}
 DRAWN_SIDES = (1.0, 0.6)
-"""Sides of the images that are drawn, in parts of the longest."""
+"""Sides of the synthetic images, as fractions of the longest."""
 
 
 def run(options: Options, flags: list[str]) -> int:
-    """Runs the command. Returns 0, or 1 where the export does not agree with the model."""
+    """Runs the command. Returns 0, or 1 if the export does not agree with the model."""
     options = dataclasses.replace(options, output=storage.absolute(options.output))  # "." has no name to add to
     card, digest = load_card(options.model), weights_digest(options.model)
     if options.format == "savedmodel":
@@ -40,7 +40,7 @@ def run(options: Options, flags: list[str]) -> int:
     images = samples.image_paths(options.images) if options.images else []
     plan.reserve(options)
     startup.start_tensorflow()
-    # Not imported with this module: none of the above needs a second.
+    # Imported here, so that the checks above fail within a second.
     from trainer.network.folder import load_model, predictor
 
     model, _ = load_model(options.model, digest)
@@ -64,7 +64,7 @@ def run(options: Options, flags: list[str]) -> int:
 
 
 def versions(name: str) -> dict[str, str]:
-    """Of this program, Keras, and the libraries of a format."""
+    """The versions of this program, of Keras, and of the libraries of a format."""
     libraries = ("deeplab-pipelines", "keras", "tensorflow", *plan.LIBRARIES[name])
     return {library: importlib.metadata.version(library) for library in libraries}
 
@@ -95,7 +95,7 @@ def build(
 
 
 def runtime(name: str, files: dict[str, bytes]) -> Callable[..., list[np.ndarray]]:
-    """The export as its own runtime runs it: a function of images and names of outputs, to these outputs."""
+    """A function from images and names of outputs to these outputs, run by the format's own runtime."""
     if name == "savedmodel":
         from trainer.export import savedmodel
 
@@ -113,13 +113,13 @@ def runtime(name: str, files: dict[str, bytes]) -> Callable[..., list[np.ndarray
 
 
 def to_check(options: Options, card: ModelCard, dataset: Dataset | None, images: list[str]) -> Iterator[Sample]:
-    """The samples that the export is checked on, at its size."""
+    """The samples for the check, at the size of the export."""
     if images:
         originals = samples.of_files(images)
     elif dataset is not None:
         originals = samples.of_records(options.records, dataset, "val")
     else:
-        # With a model that shrinks, one image is larger than it takes.
+        # If the model shrinks images, one of these is larger than its limit.
         side = round(1.3 * card.max_side) or 480
         originals = samples.drawn([(side, round(part * side)) for part in DRAWN_SIDES] + [(161, 200), (97, 97)])
     return (sample.resized(options.size) for sample in originals)

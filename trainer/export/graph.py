@@ -1,6 +1,6 @@
-"""The whole of what a model does to an image as one TensorFlow function, from which every format is made.
+"""Inference, from image to class ids and probabilities, as one TensorFlow function that every format is made from.
 
-Shrinking is written as matrix products: of the operations for it, no two formats have the same.
+Shrinking is written as matrix products, since no resize operation gives the same values in two formats.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from trainer.formats.images import shrunk_size
 
 def area_weights(cells: Any, pixels: Any) -> tf.Tensor:
     """[cells, pixels] float32: row i averages what cell i covers, pixels i·pixels/cells to (i + 1)·pixels/cells."""
-    # In units of 1 / (cells·pixels) of the side everything is a whole number.
+    # In units of 1 / (cells·pixels) of the side, everything is an integer.
     cell, pixel = tf.range(cells)[:, None], tf.range(pixels)[None, :]
     overlap = tf.minimum((cell + 1) * pixels, (pixel + 1) * cells) - tf.maximum(cell * pixels, pixel * cells)
     return tf.cast(tf.maximum(overlap, 0), tf.float32) / tf.cast(pixels, tf.float32)
 
 
 def shrink(images: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
-    """[B, H, W, 3] uint8 to [B, height, width, 3] float32, whole numbers; see `trainer.formats.images.shrink`."""
+    """[B, H, W, 3] uint8 to [B, height, width, 3] float32 (integral values); see `trainer.formats.images.shrink`."""
     batch, rows, columns = tf.unstack(tf.shape(images)[:3])
     x = tf.reshape(tf.cast(images, tf.float32), [batch, rows, columns * 3])
     x = tf.reshape(tf.matmul(area_weights(height, rows), x), [batch, height, columns, 3])
@@ -34,13 +34,13 @@ def shrink(images: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
 
 def shrunk_side(side: tf.Tensor, longest: tf.Tensor, max_side: int) -> tf.Tensor:
     """One side of `trainer.formats.images.shrunk_size`, int32: round(side·max_side / longest), at least 1."""
-    # In whole numbers, since in float32 what lies near a half would be rounded to either side. Halves go to even.
+    # In integers, since float32 might round values near a half either way. Halves are rounded to even.
     quotient, rest = side * max_side // longest, side * max_side % longest
     return tf.maximum(1, quotient + tf.cast(2 * rest + quotient % 2 > longest, tf.int32))
 
 
 def _any_size(model: keras.Model, max_side: int, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """What decides the class by its greatest, and the probabilities, of images that are shrunk where large."""
+    """The scores whose argmax is the class, and the probabilities, of images that are shrunk if large."""
     height, width = tf.unstack(tf.shape(images)[1:3])
     longest = tf.maximum(height, width)
     sides = [shrunk_side(side, longest, max_side) for side in (height, width)]
@@ -53,7 +53,7 @@ def _any_size(model: keras.Model, max_side: int, images: tf.Tensor) -> tuple[tf.
 
 
 def _one_size(model: keras.Model, max_side: int, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The same for images whose size is known, or that are never shrunk."""
+    """The same, for images of a known size or that are never shrunk."""
     size = images.shape[1:3]
     shrunk = shrunk_size(*size, max_side) if size.is_fully_defined() else size
     if shrunk == size:
@@ -64,18 +64,19 @@ def _one_size(model: keras.Model, max_side: int, images: tf.Tensor) -> tuple[tf.
 
 
 def frozen(model: keras.Model, max_side: int, size: tuple[int, int] | None = None) -> Any:
-    """What the model does to images, as a TensorFlow function (a ConcreteFunction) without variables.
+    """Inference as a TensorFlow function (a ConcreteFunction) without variables.
 
-    Its graph has no functions inside, and names its tensors INPUT and OUTPUTS.
+    Its graph contains no nested functions; its tensors are named INPUT and OUTPUTS.
 
     Args:
       model: from `deeplab_v3_plus`.
-      max_side: longest side in pixels to which images are shrunk for the network, probabilities enlarged to the size
-        of the image after it; 0: never.
+      max_side: longest side in pixels to which images are shrunk before the network (the probabilities are then
+        enlarged to the size of the image); 0: never.
       size: (height, width) of one image; None: any number of any size.
 
     Returns:
-      A function of uint8 [B, H, W, 3], RGB, to class ids, uint8 [B, H, W], and float32 [B, H, W, classes].
+      A function from images, uint8 [B, H, W, 3] RGB, to class ids, uint8 [B, H, W], and probabilities, float32
+      [B, H, W, C].
     """
     shape = [None, None, None, 3] if size is None else [1, *size, 3]
     inside = _any_size if max_side and size is None else _one_size
@@ -86,12 +87,12 @@ def frozen(model: keras.Model, max_side: int, size: tuple[int, int] | None = Non
         ids = tf.cast(tf.argmax(decisive, -1, tf.int32), tf.uint8)
         return tf.identity(ids, IDS), tf.identity(probabilities, PROBABILITIES)
 
-    # Constants can be folded: batch norms go into the kernels before them.
+    # Constants can be folded: batch norms are merged into the kernels before them.
     return convert_variables_to_constants_v2(whole.get_concrete_function())
 
 
 def serving(function: Any) -> Callable[..., Any]:
-    """A function from `frozen` as a tf.function from INPUT to a dictionary of OUTPUTS, as converters take it."""
+    """A function from `frozen` as a tf.function from INPUT to a dictionary of OUTPUTS, as converters expect it."""
 
     @tf.function(input_signature=[tf.TensorSpec(function.inputs[0].shape, tf.uint8, INPUT)])
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -1,4 +1,4 @@
-"""ONNX: one file, for ONNX Runtime and much else."""
+"""ONNX: one file, for ONNX Runtime and many other runtimes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.formats.exports import INPUT, KEY, named_files
 from trainer.options import InputError
 
 OPSET = 17
-"""Version of ONNX's operations: of 2022, so that runtimes of today have it."""
+"""Version of ONNX's operator set: from 2022, so that today's runtimes support it."""
 
 
 def build(function: Any, about: dict[str, Any]) -> bytes:
@@ -23,7 +23,7 @@ def build(function: Any, about: dict[str, Any]) -> bytes:
 
     from trainer.export.graph import serving
 
-    # It tells of each step at the level of warnings, and of what it looks for and does not find as errors.
+    # tf2onnx logs each step as a warning, and optional features it does not find as errors.
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     serve = serving(function)
     model, _ = tf2onnx.convert.from_function(serve, input_signature=serve.input_signature, opset=OPSET)
@@ -34,18 +34,18 @@ def build(function: Any, about: dict[str, Any]) -> bytes:
 
 
 def load(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
-    """What an export computes, in ONNX Runtime on CPUs; thread-safe.
+    """An export as a thread-safe function, run by ONNX Runtime on CPUs.
 
-    ONNX Runtime has ONNX's operations, which do nothing but compute, and some more of that kind; it refuses files with
-    others. A file that names other files, for arrays that are in these, is refused: ONNX Runtime of version 1.23 would
-    read them from anywhere on this machine.
+    ONNX Runtime has ONNX's operations, and some of its own, all of which only compute; it refuses files with others.
+    A file that refers to other files for its arrays is refused here: ONNX Runtime 1.23 would read them from anywhere
+    on this machine.
 
     Args:
-      data: the file.
-      threads: most that one image is computed by; 0: one per core.
+      data: the bytes of the file.
+      threads: the most threads for one image; 0: one per core.
 
     Returns:
-      A function of images, uint8 [B, H, W, 3], and the names of outputs, to these outputs.
+      A function from images, uint8 [B, H, W, 3], and names of outputs to these outputs.
 
     Raises:
       InputError: the file cannot be used.
@@ -67,7 +67,7 @@ def load(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except InputError:
         raise
-    except Exception as error:  # its errors have no base of their own
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         raise InputError(f"ONNX Runtime cannot use the file: {str(error).splitlines()[0]}") from None
 
     def run(images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:

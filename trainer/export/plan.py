@@ -1,4 +1,4 @@
-"""What can be seen to be wrong before anything is computed."""
+"""The checks that can be made before anything is computed."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from trainer.options import InputError
 from trainer.processes import memory
 
 LIBRARIES = {"savedmodel": (), "onnx": ("onnx", "onnxruntime", "tf2onnx"), "tflite": ("ai-edge-litert",)}
-"""Format -> distributions that it needs beyond TensorFlow."""
+"""Format -> Python distributions that it needs beyond TensorFlow."""
 
 MOST_VALUES = 2**31 - 1
-"""In one array of a TFLite model, whose places are counted in int32."""
+"""Limit for one array of a TFLite model, whose elements are indexed by int32."""
 
 
 def report_path(output: str) -> str:
-    """Where the figures of the check go."""
+    """The path of the file with the figures of the check."""
     return f"{output.rstrip('/')}.check.json"
 
 
 def check(options: Options, card: ModelCard) -> None:
-    """Raises InputError where packages are missing, the model is too large for the format, or the output is taken."""
+    """Raises InputError if packages are missing, the model is too large for the format, or the output exists."""
     missing = [name for name in LIBRARIES[options.format] if importlib.util.find_spec(name.replace("-", "_")) is None]
     if missing:
         raise InputError(
@@ -43,7 +43,7 @@ def check(options: Options, card: ModelCard) -> None:
 
 
 def _check_size(height: int, width: int, card: ModelCard) -> None:
-    """Raises InputError where a TFLite model of images of that size cannot be, or not be run here."""
+    """Raises InputError if a TFLite model for images of that size cannot be made, or cannot be run here."""
     classes = card.palette.num_classes
     if height * width * classes > MOST_VALUES:
         raise InputError(
@@ -60,7 +60,7 @@ def _check_size(height: int, width: int, card: ModelCard) -> None:
 
 
 def _is_taken(options: Options) -> bool:
-    """Whether an export is at the output, or another file. Raises InputError where no export can take its place."""
+    """Whether an export or another file is at the output. Raises InputError if no export can replace it."""
     output = options.output
     if options.format != "savedmodel":
         storage.check_folder(os.path.dirname(output) or ".")
@@ -68,7 +68,7 @@ def _is_taken(options: Options) -> bool:
             raise InputError(f"--output {output} is a folder; expected a file ending in .{options.format}")
         return _is_there(output)
     storage.check_folder(output)
-    # One by one, for a folder of others may hold millions.
+    # One by one, since a folder of another program may hold millions.
     for file in storage.walk(output) if storage.is_dir(output) else ():
         if (storage.unfinished(file.relative) or file.relative) not in (SAVED_MODEL, ABOUT, leases.FILE):
             raise InputError(f"{output} holds {file.relative}, which is not part of an export; give another --output")
@@ -76,15 +76,15 @@ def _is_taken(options: Options) -> bool:
 
 
 def _is_there(path: str) -> bool:
-    """Whether there is a file, or what it would replace: a link that leads nowhere, a FIFO."""
+    """Whether there is a file, or anything that one would replace: a broken link, a FIFO."""
     return storage.exists(path) or (not storage.is_remote(path) and os.path.lexists(path))
 
 
 def tuning(options: Options, digest: str) -> dict[str, Any] | None:
-    """Contents of the model's crf.json, None without one. Raises InputError where it is damaged or of other weights.
+    """The contents of the model's crf.json, None without one. Raises InputError if it is damaged or of other weights.
 
     Args:
-      digest: of the model's weights.
+      digest: the digest of the model's weights.
     """
     path = storage.join(options.model, TUNING_FILE)
     if not storage.exists(path):
@@ -96,7 +96,7 @@ def tuning(options: Options, digest: str) -> dict[str, Any] | None:
 
 
 def reserve(options: Options) -> None:
-    """Writes the report of a check that is still to come. Raises InputError where it cannot be written."""
+    """Writes a placeholder for the report of the check. Raises InputError if it cannot be written."""
     path = report_path(options.output)
     try:
         if _is_there(path) and not _is_report(path):
@@ -118,7 +118,7 @@ def _is_report(path: str) -> bool:
 
 
 def dataset(options: Options, card: ModelCard) -> Dataset | None:
-    """The records of --records. Raises InputError where they are of other classes, or lack images of a split."""
+    """The records of --records. Raises InputError if their classes differ, or a split has no images."""
     if not options.records:
         return None
     theirs = load_dataset(options.records)

@@ -1,4 +1,4 @@
-"""The images that an export is calibrated on, and those that it is checked on, read one by one."""
+"""The images for the calibration and the check of an export, read one by one."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from trainer.formats.frames import read_frames
 from trainer.options import InputError
 
 COUNT = 100
-"""Most images that an export is calibrated on, and checked on."""
+"""The most images for the calibration, and for the check."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image, uint8 [H, W, 3] RGB, and its class ids where they are known, uint8 [H, W]."""
+    """An image, uint8 [H, W, 3] RGB, and its class ids, uint8 [H, W], or None if it has no label."""
 
     image: np.ndarray
     label: np.ndarray | None = None
 
     def resized(self, size: tuple[int, int] | None) -> Sample:
-        """The sample at (height, width) in pixels; None: as it is."""
+        """The sample at `size`, (height, width) in pixels; None: unchanged."""
         if size is None or self.image.shape[:2] == size:
             return self
         smaller = self.image.shape[0] * self.image.shape[1] > size[0] * size[1]
@@ -42,13 +42,13 @@ class Sample:
 
 
 def _evenly_spaced(count: int, most: int) -> list[int]:
-    """At most `most` of the numbers below `count`, evenly spread."""
+    """At most `most` of the numbers below `count`, evenly spaced."""
     kept = min(count, most)
     return [number * count // kept for number in range(kept)]
 
 
 def _records(folder: str, dataset: Dataset, split: str) -> Iterator[Record]:
-    """At most COUNT records of a split that are no augmented copies, from as many shards as can be."""
+    """At most COUNT records of a split, without augmented copies, from as many shards as possible."""
     shards = dataset.of_split(split)
     shards = [shards[number] for number in _evenly_spaced(len(shards), COUNT)]
     each = math.ceil(COUNT / len(shards))
@@ -59,7 +59,7 @@ def _records(folder: str, dataset: Dataset, split: str) -> Iterator[Record]:
 
 
 def of_records(folder: str, dataset: Dataset, split: str) -> Iterator[Sample]:
-    """At most COUNT samples of a split, augmented copies left out.
+    """At most COUNT samples of a split, without augmented copies.
 
     Raises InputError for a damaged record.
     """
@@ -79,7 +79,7 @@ def of_records(folder: str, dataset: Dataset, split: str) -> Iterator[Sample]:
 def image_paths(path: str) -> list[str]:
     """At most COUNT of the image files at `path`: a folder, a glob or an image.
 
-    Raises InputError where there are none, or none of them can be read.
+    Raises InputError if there are none, or none of them can be read.
     """
     files = storage.glob(path) if storage.is_pattern(path) else storage.files(path) if storage.is_dir(path) else []
     paths = [file.path for file in files if file.path.lower().endswith(images.SUFFIXES)]
@@ -93,14 +93,14 @@ def image_paths(path: str) -> list[str]:
 
 
 def of_files(paths: list[str]) -> Iterator[Sample]:
-    """Those of the images that can be read."""
+    """The images that can be read, without labels."""
     for path in paths:
         with contextlib.suppress(images.ImageError):
             yield Sample(images.decode_image(storage.read(path)))
 
 
 def drawn(sizes: list[tuple[int, int]]) -> Iterator[Sample]:
-    """Smooth colours with sharp rectangles on them, an image of each (height, width)."""
+    """Synthetic images, one of each (height, width): smooth colours with sharp rectangles."""
     for seed, (height, width) in enumerate(sizes):
         rng = np.random.default_rng(seed)
         colors = rng.integers(0, 256, (6, 8, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""SavedModel: a folder for TensorFlow and TensorFlow Serving, with all of the network in its `saved_model.pb`."""
+"""SavedModel: a folder for TensorFlow and TensorFlow Serving, with the whole network in its `saved_model.pb`."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _PURE = """
     StopGradient StridedSlice Sub Sum Switch Tanh Tile Transpose Unpack ZerosLike
 """
 PURE = frozenset(_PURE.split())
-"""TensorFlow's operations that do nothing but compute; others read and write files, or run Python."""
+"""TensorFlow's operations that only compute; others read and write files, or run Python."""
 
 
 def build(function: Any) -> bytes:
-    """The file of a function from `graph.frozen`. It has neither variables nor functions, so needs no other beside."""
+    """The file of a function from `graph.frozen`; without variables and functions, it needs no other file."""
     graph = function.graph
     meta = MetaGraphDef(graph_def=graph.as_graph_def())
     meta.meta_info_def.tags.append(tf.saved_model.SERVING)
@@ -46,7 +46,7 @@ def build(function: Any) -> bytes:
 
 
 def served(folder: str) -> Callable[..., list[np.ndarray]]:
-    """The same as `load`, of a local folder, as TensorFlow itself loads a SavedModel: for those of our own alone."""
+    """Like `load`, but of a local folder and by TensorFlow's own loader: only for exports of this program."""
     signature = tf.saved_model.load(folder).signatures[SIGNATURE]
 
     def run(images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
@@ -57,15 +57,15 @@ def served(folder: str) -> Callable[..., list[np.ndarray]]:
 
 
 def load(data: bytes) -> Callable[..., list[np.ndarray]]:
-    """What an export computes, of the bytes of its `saved_model.pb`; thread-safe.
+    """An export as a thread-safe function, from the bytes of its `saved_model.pb`.
 
-    A file with an operation that does more than compute, or with functions, is refused, whatever it is for.
+    A file with functions, or with an operation that does more than compute, is refused, whatever its purpose.
 
     Returns:
-      A function of images, uint8 [B, H, W, 3], and the names of outputs, to these outputs.
+      A function from images, uint8 [B, H, W, 3], and names of outputs to these outputs.
 
     Raises:
-      InputError: it is no SavedModel with such a signature, or has other operations.
+      InputError: it is not a SavedModel with such a signature, or it has other operations.
     """
     try:
         meta = SavedModel.FromString(data).meta_graphs[0]

@@ -1,4 +1,4 @@
-"""How far an export and the model it was made of agree, and whether that is enough."""
+"""How closely an export agrees with the model it was made from, and whether that is enough."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from trainer.formats.labels import Palette
 from trainer.options import InputError
 
 EQUAL = {"none": 0.999, "float16": 0.995}
-"""Quantisation -> least share of the pixels that have the class the model gives them."""
+"""Quantisation -> the least share of pixels that must have the model's class."""
 LOSS = 0.01
-"""Most mIoU that int8 may cost."""
+"""The most mIoU that int8 may cost."""
 
 Prediction = tuple[np.ndarray, np.ndarray]
 """Class ids uint8 [H, W], and probabilities float32 [H, W, C]."""
 
 
 def reference(predict: Callable[[np.ndarray], np.ndarray], max_side: int, image: np.ndarray) -> Prediction:
-    """What the model folder gives for an image, uint8 [H, W, 3], shrunk and enlarged as `deeplab segment` does it.
+    """The model's prediction for an image, uint8 [H, W, 3], shrunk and enlarged as in `deeplab segment`.
 
     Args:
       predict: `trainer.network.folder.predictor` of "probabilities".
@@ -45,15 +45,15 @@ def reference(predict: Callable[[np.ndarray], np.ndarray], max_side: int, image:
 
 @dataclass
 class Comparison:
-    """An export beside its model, image by image.
+    """The comparison of an export with its model, image by image.
 
     Attributes:
       palette: the model's.
       quantize: of the export: "none", "float16" or "int8".
-      images, pixels, equal: compared, and those of the pixels that have the same class.
-      difference: the largest of a probability.
-      confusions: of model and export, where there are labels; see `trainer.metrics.confusion`.
-      seconds: of model and export for every image but the first, of which both do more for the first time.
+      images, pixels, equal: how many were compared, and how many of the pixels have the same class.
+      difference: the largest difference of a probability.
+      confusions: of model and export, if there are labels; see `trainer.metrics.confusion`.
+      seconds: of model and export, for every image but the first, which includes warm-up.
     """
 
     palette: Palette
@@ -70,7 +70,7 @@ class Comparison:
         self.images += 1
         self.pixels += model[0].size
         self.equal += int(np.count_nonzero(model[0] == export[0]))
-        # A NaN is a difference of any size, but is greater than nothing.
+        # A NaN counts as a difference, but compares as greater than nothing.
         difference = float(np.abs(model[1] - export[1]).max())
         self.difference = difference if np.isnan(difference) else max(self.difference, difference)
         if label is not None:
@@ -88,7 +88,7 @@ class Comparison:
 
     @property
     def share(self) -> float:
-        """Of the pixels that have the same class."""
+        """The share of pixels that have the same class."""
         return self.equal / self.pixels
 
     def fault(self) -> str:
@@ -134,7 +134,7 @@ def compare(
     palette: Palette,
     quantize: str,
 ) -> Comparison:
-    """Runs both on every sample, in turn. Raises InputError where there is no sample."""
+    """Runs both on every sample, in turn. Raises InputError if there is no sample."""
     comparison = Comparison(palette, quantize)
     for sample in samples:
         began = time.perf_counter()

@@ -19,17 +19,17 @@ from trainer.export.savedmodel import SIGNATURE
 from trainer.formats.exports import INPUT
 
 ABOUT, LABELS = "deeplab.json", "labels.txt"
-"""Files in the ZIP archive behind the model: of this program, and the one where others look for the classes' names."""
+"""Files in the ZIP archive behind the model: this program's, and the one where other readers expect class names."""
 
 
 def build(
     function: Any, quantize: str, calibration: Iterable[np.ndarray], about: dict[str, Any], names: Sequence[str]
 ) -> bytes:
-    """The file of a function from `graph.frozen`, made for images of one size.
+    """The file of a function from `graph.frozen` for images of one size.
 
     Args:
-      quantize: "none", "float16", or "int8": weights and features, not what goes in and comes out.
-      calibration: images, uint8 [H, W, 3] of that size, on which the ranges of features are seen, for "int8".
+      quantize: "none", "float16", or "int8": applies to weights and features, not to input and output.
+      calibration: images, uint8 [H, W, 3] of that size, on which the ranges of features are measured, for "int8".
       names: of the classes.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -44,11 +44,11 @@ def build(
         if quantize == "int8":
             converter.representative_dataset = lambda: ({INPUT: image[None]} for image in calibration)
         with warnings.catch_warnings():
-            # Its calibration uses an interpreter of its own, of which it warns that others must not.
+            # The calibration uses TensorFlow's own interpreter, which prints a deprecation warning.
             warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)
             data = converter.convert()
-    # As TFLite's own metadata has it: a reader of ZIP archives finds them from the end, LiteRT reads from the start.
-    # Opened to be added to, for then the archive counts its places from the start of the file.
+    # As in TFLite's own metadata: ZIP readers start from the end of the file, LiteRT from its beginning.
+    # Opened for appending, so that the archive's offsets count from the start of the file.
     file = io.BytesIO(data)
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr(zipfile.ZipInfo(LABELS), "".join(f"{name}\n" for name in names))
@@ -57,10 +57,10 @@ def build(
 
 
 def load(data: bytes) -> Callable[..., list[np.ndarray]]:
-    """What an export computes, in LiteRT on all cores.
+    """An export as a function, run by LiteRT on all cores.
 
     Returns:
-      A function of one image, uint8 [1, H, W, 3], and the names of outputs, to these outputs.
+      A function from one image, uint8 [1, H, W, 3], and names of outputs to these outputs.
     """
     from ai_edge_litert.interpreter import Interpreter
 

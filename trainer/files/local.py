@@ -1,4 +1,4 @@
-"""Files on the disks of this machine: opened, listed, matched, and written so that nothing is ever half visible."""
+"""Files on the disks of this machine: opened, listed, matched, and written atomically."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from trainer.attempts import DAMAGE, PASSING, attempt, meaning
 from trainer.files.names import File, fits, shortened
 
 AHEAD = 8
-"""Folders that are listed at a time, and whose first entries wait to be taken."""
+"""How many folders are listed at a time, each with its first block of entries read ahead."""
 BLOCK = 1 << 12
-"""Entries of a folder that are in memory at a time: it may have millions, of 1 kB each."""
+"""How many entries of a folder are in memory at a time: it may have millions, of 1 kB each."""
 
 
 def mode(path: str) -> int:
-    """The mode of what is at a local path; FileNotFoundError where there can be nothing."""
+    """The mode (`st_mode`) of a local path; FileNotFoundError if nothing can be there."""
     try:
         return attempt(path, lambda: os.stat(path).st_mode)
     except OSError as error:
@@ -33,7 +33,7 @@ def mode(path: str) -> int:
 
 
 def open_file(path: str) -> BinaryIO:
-    """A local file, open for reading. What is no file is never opened: a FIFO would wait for ever for a writer."""
+    """A local file, open for reading. Only regular files are opened: a FIFO would wait for a writer for ever."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         kinds = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
@@ -59,7 +59,7 @@ def replaced(path: str) -> Iterator[BinaryIO]:
 
 
 def _look(entry: os.DirEntry) -> os.stat_result | None:
-    """What an entry of a folder leads to; None where that cannot be told, as of a link that leads nowhere."""
+    """The status of what an entry of a folder leads to; None if that is unknown, as for a broken link."""
 
     def look():
         try:
@@ -73,17 +73,17 @@ def _look(entry: os.DirEntry) -> os.stat_result | None:
 
 
 Entry = tuple[str, bool, os.stat_result | None]
-"""Of a folder: a name, whether it is a link, and what it leads to."""
+"""An entry of a folder: its name, whether it is a link, and the status of what it leads to."""
 
 
 def _entries(folder: str) -> Iterator[list[Entry]]:
-    """All in a local folder, BLOCK entries at a time."""
+    """The entries of a local folder, BLOCK at a time."""
     try:
         entries, block = attempt(folder, lambda: _begin(folder))
     except FileNotFoundError:
         return
     except PermissionError:
-        # The root of every disk has this folder, which only the system may enter.
+        # The root of every disk has lost+found, which only the system may enter.
         if os.path.basename(folder.rstrip("/")) == "lost+found":
             return
         raise
@@ -92,12 +92,12 @@ def _entries(folder: str) -> Iterator[list[Entry]]:
             yield block
             try:
                 block = _take(entries)
-            except OSError as error:  # Python cannot go on behind it, nor tell what it has given before
+            except OSError as error:  # Python cannot continue after it
                 raise meaning(error, folder, writing=False)[1] from error
 
 
 def _begin(folder: str) -> tuple[Any, list[Entry]]:
-    """A folder that is being listed, and its first block."""
+    """Starts listing a folder: the open listing and its first block."""
     entries = os.scandir(folder)
     try:
         return entries, _take(entries)
@@ -113,7 +113,7 @@ def _take(entries: Iterator[os.DirEntry]) -> list[Entry]:
         looked = [(entry, _look(entry)) for entry in itertools.islice(entries, BLOCK)]
         if not looked:
             break
-        # A file that is gone by now, and was no link, was somebody's temporary one.
+        # A file that has disappeared meanwhile, and was not a link, was a temporary one.
         block = [
             (entry.name, entry.is_symlink(), info)
             for entry, info in looked
@@ -129,14 +129,14 @@ def _file(root: str, relative: str, info: os.stat_result | None) -> File:
 
 
 Chain = tuple[str, ...]
-"""The real paths of a folder and of those it was reached through, itself last."""
+"""The real paths of a folder and of the folders it was reached through; its own is last."""
 
 
 def _enter(chain: Chain, name: str, linked: bool) -> Chain | None:
-    """The chain of a folder in the last one of `chain`; None where that would be a circle.
+    """The chain of a subfolder of the last folder of `chain`; None if that would be a cycle.
 
-    Sets are often assembled from links to folders: two that lead to one folder both count, but a link to a folder
-    above must not be followed for ever.
+    Data sets are often assembled from links to folders: two links to one folder both count, but a link to a parent
+    must not be followed for ever.
     """
     path = os.path.join(chain[-1], name)
     place = os.path.realpath(path) if linked else path
@@ -144,11 +144,11 @@ def _enter(chain: Chain, name: str, linked: bool) -> Chain | None:
 
 
 class _Listing:
-    """A folder that is to be listed: its path below the root, how it was reached, and what comes of its entries.
+    """A folder to be listed: its path below the root, how it was reached, and its entries.
 
     Attributes:
-      rest: gives the next block of entries; none at the end.
-      block: the one that comes next.
+      rest: iterates over the remaining blocks of entries.
+      block: the next block.
     """
 
     def __init__(self, root: str, below: str, chain: Chain) -> None:
@@ -163,7 +163,7 @@ class _Listing:
 def files(root: str, within: Collection[str] | None = None) -> Iterator[File]:
     """Every file below a folder, in no order; see `storage.walk`.
 
-    The next folders are listed beside: on a network file system every look at a file takes as long as a request.
+    The next folders are listed in parallel: on a network file system, every status takes a round trip.
     """
     pending = [_Listing(root, "", (os.path.realpath(root),))]
     with ThreadPoolExecutor(AHEAD) as pool:
@@ -184,7 +184,7 @@ def files(root: str, within: Collection[str] | None = None) -> Iterator[File]:
 
 
 def matches(root: str, below: str, parts: Sequence[str], chain: Chain) -> Iterator[File]:
-    """What fits `parts` in the folder `below` the folder `root`; the same file may come twice."""
+    """The files that match the pattern `parts` in the folder `below` under `root`; a file may be given twice."""
     part, rest = parts[0], parts[1:]
     if part == "**":
         yield from matches(root, below, rest, chain)
@@ -235,7 +235,7 @@ def exchange(path: str, before: bytes | None, after: bytes | None) -> bool:
 
 
 def _make(path: str, data: bytes) -> None:
-    """Writes a file that is not there yet: one alone can, even without a lock. Leaves none where that fails."""
+    """Creates a file, exclusively even without a lock. Leaves none if writing fails."""
     with open(path, "xb", buffering=0) as file:
         try:
             file.write(data)
@@ -246,10 +246,10 @@ def _make(path: str, data: bytes) -> None:
 
 @contextlib.contextmanager
 def _alone_in(folder: str) -> Iterator[None]:
-    """Keeps other processes out of this block, as far as the file system of `folder` can."""
+    """A lock on `folder` between processes, as far as its file system has locks."""
     place = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # NFS locks no folders
+        with contextlib.suppress(OSError):  # NFS cannot lock folders
             fcntl.flock(place, fcntl.LOCK_EX)
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The order of events of `deeplab train`: load records, build or resume, train epoch by epoch, keep the best."""
+"""The steps of `deeplab train`: load records, build or resume, train epoch by epoch, keep the best."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from trainer.weights.checkpoints import load_weights_from
 
 
 def run(options: Options, flags: list[str]) -> int:
-    """Runs the command. Returns 0; 1 when the loss became no number; `TERMINATED` after SIGTERM."""
+    """Runs the command. Returns 0; 1 if the loss became NaN or infinite; `TERMINATED` after SIGTERM."""
     with Interrupts() as interrupts:
         try:
             with hosts.joined(options) as joined:
@@ -80,7 +80,7 @@ def _run(options: Options, interrupts: Interrupts) -> int:
 
 
 def recipe_line(options: Options) -> str:
-    """The recipe with its flags, and which of them are given otherwise."""
+    """The recipe with its flags, and the flags given that override it."""
     recipe = RECIPES[options.recipe]
     values = {name: getattr(options, name) for name in recipe}
     changes = {name: value for name, value in values.items() if value != recipe[name]}
@@ -88,7 +88,7 @@ def recipe_line(options: Options) -> str:
 
 
 def check_labels(options: Options, dataset: Dataset) -> None:
-    """Says what is doubtful about the labels; InputError where a split has none."""
+    """Prints warnings about the labels. Raises InputError if a split has none."""
     for split in ("train", "val"):
         pixels, ignored = dataset.pixels(split)
         if ignored and not any(pixels):
@@ -101,16 +101,16 @@ def check_labels(options: Options, dataset: Dataset) -> None:
 
 
 def find_progress(options: Options, dataset: Dataset) -> tuple[Options, Progress]:
-    """The progress of the training in the output folder with its options, or that of a new one.
+    """The options and the progress of the training in the output folder, or those of a new one.
 
     Raises:
-      InputError: the folder holds another training, or a model that is of none.
+      InputError: the folder holds another training, or a model without its training.
     """
     stored = None if options.overwrite and not options.resume else resume.load(options.output)
     if stored is None or stored.is_new or not options.resume:
         check_output(options, is_training=stored is not None)
         return options, Progress(to_json(options), dataset.fingerprint)
-    given, options = options, resume.as_begun(options, stored)
+    given, options = options, resume.with_original_defaults(options, stored)
     if options != given:
         print(f"resuming with the defaults of the version that began it: {as_flags(stored.older)}")
     fresh = Progress(to_json(options), dataset.fingerprint)
@@ -122,7 +122,7 @@ def find_progress(options: Options, dataset: Dataset) -> tuple[Options, Progress
 
 
 def check_output(options: Options, is_training: bool) -> None:
-    """Raises InputError where a new training would replace its input, or what no training wrote.
+    """Raises InputError if a new training would replace its own input, or files that no training wrote.
 
     Args:
       is_training: whether the output folder is that of a training.
@@ -146,10 +146,10 @@ def is_finished(options: Options, progress: Progress) -> bool:
 
 
 def build(options: Options, dataset: Dataset, progress: Progress, steps: int) -> keras.Model:
-    """The compiled model as `progress` left it; loads and reports the initial weights of a new training.
+    """The compiled model in the state of `progress`; for a new training, loads and reports the initial weights.
 
     Args:
-      steps: of an epoch.
+      steps: steps per epoch.
     """
     model = models.build(options, dataset.palette)
     if options.init_from and progress.is_new:
@@ -170,10 +170,10 @@ def train(
     progress: Progress,
     interrupts: Interrupts,
 ) -> Progress | None:
-    """Trains from `progress` on, saving now and then and after every epoch; None when the loss became no number.
+    """Trains from `progress` on, with checkpoints within and after epochs; None if the loss became NaN or infinite.
 
     Raises:
-      Terminated, KeyboardInterrupt: the training was interrupted; what is done is saved.
+      Terminated, KeyboardInterrupt: the training was interrupted, after a checkpoint.
     """
     total = steps_per_epoch(options, dataset)
     keras.utils.set_random_seed(options.seed)
@@ -190,7 +190,7 @@ def train(
             if row is None:
                 return None
             models.copy_weights(model, network)
-            result = at_once_or_kept(validated, steps)
+            result = interruptible(validated, steps)
             pace += steps.pace
             confusion = hosts.of_first(result.confusion, options.hosts)
             scores = metrics.scores(confusion, dataset.palette.names)
@@ -212,7 +212,7 @@ def train(
 
 
 def take_steps(options: Options, stream: TrainingStream, model: keras.Model, steps: Steps) -> dict[str, Any] | None:
-    """Takes the steps of an epoch that are left, as `train_epoch` does; None when the loss became no number."""
+    """Takes the remaining steps of an epoch, as `train_epoch` does; None if the loss became NaN or infinite."""
     place = (steps.progress.epochs + 1, steps.total, steps.progress.step)
     with readable_records(options.records, stream.dataset.palette, functools.partial(stream.records, *place)):
         try:
@@ -225,11 +225,11 @@ def take_steps(options: Options, stream: TrainingStream, model: keras.Model, ste
     return row
 
 
-def at_once_or_kept(validated: Callable[[], Validation], steps: Steps) -> Validation:
-    """What comes of the validation, which may be interrupted anywhere: what was trained is kept then."""
+def interruptible(run: Callable[[], Validation], steps: Steps) -> Validation:
+    """Runs the validation, which may be interrupted anywhere: then a checkpoint of the training is written."""
     try:
         with steps.interrupts.at_once():
-            return validated()
+            return run()
     except (KeyboardInterrupt, Terminated) as error:
         steps.keep()
         steps.interrupts.waiting = type(error)
@@ -246,22 +246,22 @@ def keep_epoch(
     scores: dict[str, Any],
     log: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Writes all that the last epoch leaves, which has these scores."""
-    # Not earlier, so that whatever goes wrong before leaves the training that was there.
+    """Writes the output of the last epoch, which has these scores."""
+    # Not earlier, so that an error before leaves the previous training in place.
     checkpoints.begin(progress)
     if progress.best_epoch == progress.epochs:
         save_best(options, dataset, model, scores, progress.epochs)
     adjust_learning_rate(options, model, progress)
     log(progress.history[-1])
     storage.write(storage.join(options.output, HISTORY), history_csv(progress.history))
-    # Last, so that a kill before it repeats the epoch and writes the same again.
+    # Last: after a kill before it, the epoch is repeated and writes the same again.
     checkpoints.write(progress)
 
 
 def validator(
     options: Options, dataset: Dataset, network: keras.Model, stream: tf.data.Dataset
 ) -> Callable[[], Validation]:
-    """What validates the network as it then is, on `stream`; first it is tried whether the largest image fits."""
+    """A function that validates the network in its current state; checks first that the largest image fits."""
     predict = predictor(network, "ids")
     records = functools.partial(validation_records, options.records, dataset)
     readable = functools.partial(readable_records, options.records, dataset.palette, records)
@@ -280,12 +280,12 @@ def validator(
 def explain(
     options: Options, stream: TrainingStream, start: Progress, error: LossError, interrupts: Interrupts
 ) -> str:
-    """What was no number, and in which batch: trains once more from the checkpoint `start` to the step before."""
+    """A report on the first values that became NaN or infinite, found by repeating the steps since `start`."""
     epoch, total = start.epochs + 1, steps_per_epoch(options, stream.dataset)
     with interrupts.at_once():
         if options.hosts == 1:
             print(f"{error} of epoch {epoch}; to see why, the steps since the last checkpoint are taken again")
-            diagnosis = take_again(options, stream, start, error.step)
+            diagnosis = repeat_steps(options, stream, start, error.step)
         else:
             diagnosis = Diagnosis(error.step, "not looked for, as several hosts train")
         place = (epoch, total, diagnosis.step - 1)
@@ -294,8 +294,8 @@ def explain(
     return report(options, stream.dataset.palette, epoch, error.loss, diagnosis, names_of(records), labels)
 
 
-def take_again(options: Options, stream: TrainingStream, start: Progress, step: int) -> Diagnosis:
-    """What the steps from the checkpoint `start` to `step`, the first whose loss is no number, show of it."""
+def repeat_steps(options: Options, stream: TrainingStream, start: Progress, step: int) -> Diagnosis:
+    """The diagnosis of `step`, the first whose loss is NaN or infinite, by repeating the steps from `start` on."""
     epoch, total = start.epochs + 1, steps_per_epoch(options, stream.dataset)
     keras.utils.set_random_seed(options.seed)
     model = build(options, stream.dataset, start, total)
@@ -309,7 +309,7 @@ def take_again(options: Options, stream: TrainingStream, start: Progress, step: 
 
 
 def save_best(options: Options, dataset: Dataset, model: keras.Model, scores: dict[str, Any], epoch: int) -> None:
-    """Writes the model folder with the weights of `epoch`."""
+    """Writes the model folder with the current weights, those of `epoch`."""
     card = ModelCard(
         architecture=models.architecture(options, dataset.palette),
         palette=dataset.palette,

@@ -1,7 +1,7 @@
-"""Records -> crops: what becomes of an image and its label in training, in NumPy and OpenCV.
+"""Records -> crops: decoding and augmentation of images and labels for training, in NumPy and OpenCV.
 
-OpenCV's JPEG and PNG decoders give the values of TensorFlow's (`tf.io.decode_jpeg` with "INTEGER_ACCURATE") and of
-Pillow's, which `segment` uses, in four fifths of the time; its resize takes a fifth. Python's lock is free meanwhile.
+OpenCV's JPEG and PNG decoders give the same values as TensorFlow's (`tf.io.decode_jpeg` with "INTEGER_ACCURATE") and
+Pillow's, which `segment` uses, in four fifths of the time; its resize takes a fifth. They release Python's lock.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from trainer.formats.labels import Palette, pixels_of_ids
 from trainer.train.options import StreamOptions
 
 ALIGNMENT = 64
-"""Bytes: TensorFlow copies arrays that begin elsewhere than at a multiple of it."""
+"""In bytes: TensorFlow copies arrays that do not begin at a multiple of it."""
 
 JPEG = b"\xff\xd8\xff"
 JPEG_REACH = 2
-"""Columns on either side that a pixel's colours are interpolated from."""
+"""How many columns on either side a pixel's chroma is interpolated from."""
 COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def _decode(data: bytes, flags: int, what: str) -> np.ndarray:
     try:
-        if data.startswith(PNG_SIGNATURE):  # OpenCV only warns of checksums that are wrong
+        if data.startswith(PNG_SIGNATURE):  # OpenCV only warns about wrong checksums
             check_png(data)
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error as error:
@@ -50,12 +50,12 @@ def _decode(data: bytes, flags: int, what: str) -> np.ndarray:
 
 
 def decode_image(data: bytes) -> np.ndarray:
-    """A JPEG or PNG image as [height, width, 3] uint8 RGB. Raises ValueError where it is none, or damaged."""
+    """A JPEG or PNG image as [height, width, 3] uint8 RGB. Raises ValueError if it is neither, or damaged."""
     return _decode(data, COLOR, "image")
 
 
 def decode_label(data: bytes) -> np.ndarray:
-    """A label PNG as [height, width] uint8 class ids. Raises ValueError where it is none, or damaged."""
+    """A label PNG as [height, width] uint8 class ids. Raises ValueError if it is not a PNG, or damaged."""
     return _decode(data, cv2.IMREAD_GRAYSCALE, "label")
 
 
@@ -68,7 +68,7 @@ def _check_size(pixels: np.ndarray, height: int, width: int, what: str) -> np.nd
 def decode_whole(
     image: bytes, label: bytes, height: int, width: int, palette: Palette
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Image [height, width, 3] and label [height, width] uint8; ValueError where they do not go together."""
+    """Image [height, width, 3] and label [height, width] uint8. Raises ValueError if their sizes differ."""
     pixels = _check_size(decode_image(image), height, width, "image")
     ids = _check_size(decode_label(label), height, width, "label")
     if (ids[ids != palette.ignore_id] >= palette.num_classes).any():
@@ -77,12 +77,12 @@ def decode_whole(
 
 
 class Window(NamedTuple):
-    """The square of an image that becomes a crop; what of it lies outside of the image is filled.
+    """The square that becomes a crop, in pixels of the image; where it exceeds the image, it is filled.
 
     Attributes:
-      y, x, height, width: the part of it that the image covers (pixels of the image).
-      above, before: rows and columns of the square that come before that part.
-      side: of the square.
+      y, x, height, width: the part that the image covers.
+      above, before: rows and columns of the square before that part.
+      side: the side of the square.
       mirrored: whether left and right are exchanged.
     """
 
@@ -97,9 +97,9 @@ class Window(NamedTuple):
 
 
 def _offset(uniform: np.float32, length: int, side: int) -> int:
-    """Where a square begins on an axis of `length` pixels; negative where it is longer than the axis.
+    """Where a square begins on an axis of `length` pixels; negative if the square is longer than the axis.
 
-    It lies wholly within the image, or the image wholly within it; all places are as likely.
+    It lies wholly within the image, or the image wholly within it; all places are equally likely.
     """
     room = length - side
     place = min(int(uniform * np.float32(abs(room) + 1)), abs(room))
@@ -110,7 +110,7 @@ def window(uniform: np.ndarray, height: int, width: int, options: StreamOptions)
     """A random window of an image of that size, at a random scale.
 
     Args:
-      uniform: [4] float32 in [0, 1): for the scale, the place on either axis, and the mirror.
+      uniform: [4] float32 in [0, 1): for the scale, the place on each axis, and the mirroring.
     """
     scale, vertical, horizontal, mirror = uniform
     scale = np.float32(options.scale_min) + scale * np.float32(options.scale_max - options.scale_min)
@@ -122,9 +122,9 @@ def window(uniform: np.ndarray, height: int, width: int, options: StreamOptions)
 
 
 def _decode_window(data: bytes, height: int, width: int, part: Window) -> np.ndarray:
-    """The part of an image of that size that `part` covers."""
-    # TensorFlow's decoder leaves out what lies below a window and, but for reading its bits, beside it. In outermost
-    # columns it lacks the colours of those beside them, so it is asked for these too.
+    """Decodes the part of an image of that size that `part` covers, as [height, width, 3] uint8 RGB."""
+    # TensorFlow's decoder skips what lies below a window and, except for reading its bits, beside it. In the outermost
+    # columns it lacks the chroma of their neighbours, so the window is widened by these.
     if data.startswith(JPEG) and 2 * part.height * part.width < height * width:
         left, right = max(part.x - JPEG_REACH, 0), min(part.x + part.width + JPEG_REACH, width)
         wider = [part.y, left, part.height, right - left]
@@ -151,8 +151,8 @@ def pixel_weights(
     Args:
       label: [height, width] uint8 class ids.
       num_classes: ids from there on are ignored, as `ignore_id` is.
-      ignore_id: the id of pixels that count for nothing.
-      max_ratio: at least 1; 1 weighs all valid pixels alike.
+      ignore_id: the id of pixels that do not count.
+      max_ratio: at least 1; with 1, all valid pixels weigh the same.
       out: an array to write the result to.
 
     Returns:
@@ -171,22 +171,22 @@ def pixel_weights(
 
 
 class Memory:
-    """Memory for arrays that TensorFlow takes without a copy; it is used again once nobody refers to them any more.
+    """Memory for arrays that TensorFlow uses without a copy; it is reused once nothing refers to them.
 
-    Pages that are new to a process cost as much as filling them does.
+    New pages cost a process as much time as filling them.
     """
 
     def __init__(self) -> None:
         self._free: dict[int, list[np.ndarray]] = collections.defaultdict(list)
 
     def array(self, shape: Sequence[int], dtype: str) -> np.ndarray:
-        """An array of any values."""
+        """An uninitialised array."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         try:
             buffer = self._free[size].pop()
         except IndexError:
             buffer = np.empty(size + ALIGNMENT, np.uint8)
-        # NumPy lets views refer to the array that they are of, not to other views: only this outlives all of them.
+        # In NumPy, a view refers to its base array, not to other views: only the base outlives all of them.
         lent = _Lent(buffer.__array_interface__)
         weakref.finalize(lent, self._free[size].append, buffer).atexit = False
         start = -buffer.ctypes.data % ALIGNMENT
@@ -199,7 +199,7 @@ class _Lent:
 
 
 class Crops(NamedTuple):
-    """A batch as a network learns from it.
+    """A batch for training.
 
     Attributes:
       image: [B, crop, crop, 3] uint8 RGB.
@@ -213,14 +213,14 @@ class Crops(NamedTuple):
 
 
 def _place(before: int, covered: int, side: int, crop: int) -> slice:
-    """Where the part of a window's axis that the image covers comes to lie in the crop; see `Window`."""
+    """The part of a crop's axis that the image covers; see `Window`."""
     length = max(1, min(crop, round(covered * crop / side)))
     start = min(round(before * crop / side), crop - length)
     return slice(start, start + length)
 
 
 def _frame(pixels: np.ndarray, rows: slice, columns: slice, value: int) -> None:
-    """Fills what of [height, width, ...] is not in these rows and columns."""
+    """Fills the part of `pixels`, [height, width, ...], outside these rows and columns."""
     pixels[: rows.start] = value
     pixels[rows.stop :] = value
     pixels[rows, : columns.start] = value
@@ -228,7 +228,7 @@ def _frame(pixels: np.ndarray, rows: slice, columns: slice, value: int) -> None:
 
 
 def _sources(covered: int, place: slice) -> np.ndarray:
-    """Which of `covered` pixels of an axis are the nearest to those of the crop at `place`.
+    """The indices of the nearest of `covered` pixels of an axis, for each pixel of the crop at `place`.
 
     Half-pixel centres, as in the image's resize, so that both stay aligned.
     """
@@ -239,7 +239,7 @@ def _sources(covered: int, place: slice) -> np.ndarray:
 def _fill(
     crop: Crops, read: Callable[[], bytes], uniform: np.ndarray, options: StreamOptions, palette: Palette
 ) -> None:
-    """Writes a random crop of a record into `crop`, of one image."""
+    """Writes a random crop of a record into `crop`, the arrays of one image."""
     image, label, *size = decode_pixels(read())
     part = window(uniform, *size, options)
     pixels = _decode_window(image, *size, part)
@@ -254,7 +254,7 @@ def _fill(
     extent = (columns.stop - columns.start, rows.stop - rows.start)
     cv2.resize(pixels, extent, dst=crop.image[rows, columns], interpolation=cv2.INTER_LINEAR)
     _frame(crop.image, rows, columns, PADDING)
-    # Whole rows are taken at a time; OpenCV turns them into columns and back in less time than NumPy takes columns in.
+    # Takes whole rows: transposing twice with OpenCV is faster than indexing columns with NumPy.
     turned = cv2.transpose(cv2.transpose(ids)[_sources(part.width, columns)])
     crop.label[rows, columns] = turned[_sources(part.height, rows)]
     _frame(crop.label, rows, columns, palette.ignore_id)
@@ -270,10 +270,10 @@ def crops(
     workers: Executor,
     memory: Memory,
 ) -> Crops:
-    """A batch of random crops, each written where it lies in the batch.
+    """A batch of random crops, each written directly into the batch.
 
     Args:
-      reads: of every record of the batch what gives it, serialised; called by the workers.
+      reads: for each record of the batch, a function that returns it serialised; called by the workers.
       uniforms: [B, 4] float32, see `window`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Why the loss of a step is no number: the records of its batch, their labels, and the layer in which it began."""
+"""Why the loss of a step is NaN or infinite: the records of its batch, their labels, and the first layer affected."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SHOWN_RECORDS = 16
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is known of a step after which a training cannot go on.
+    """What is known about a step after which a training cannot go on.
 
     Attributes:
-      step: of the epoch, counted from 1.
-      cause: which values were not finite, and in which layer first; or why that is not known.
-      largest: the largest number that the network made or held before; NaN where that is not known.
+      step: the step of the epoch, counted from 1.
+      cause: which values were not finite, and in which layer first; or why that is unknown.
+      largest: the largest magnitude among the features and weights before; NaN if unknown.
     """
 
     step: int
@@ -35,13 +35,13 @@ class Diagnosis:
 
 
 def is_finite(variables: Sequence[Any]) -> bool:
-    """Whether all variables or tensors that are not of integers are finite."""
+    """Whether all values of the floating-point variables or tensors are finite."""
     floats = (ops.convert_to_numpy(v) for v in variables if keras.backend.is_float_dtype(v.dtype))
     return all(np.isfinite(array).all() for array in floats)
 
 
 def without_numbers(model: keras.Model, kind: str = "weights") -> list[str]:
-    """The layers, in the order of the network, with weights of that kind (a layer's attribute) that are not finite."""
+    """The layers, in the network's order, with weights of that kind (a layer's attribute) that are not finite."""
     return [layer.name for layer in model.layers if not is_finite(getattr(layer, kind))]
 
 
@@ -53,19 +53,19 @@ def _largest(values: Sequence[Any]) -> float:
 
 
 def diagnose(model: keras.Model, step: int, batch: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Diagnosis:
-    """What is no number in a step.
+    """Finds the first values of a step that are NaN or infinite.
 
     Args:
-      model: as it was before the step.
-      step: the first whose loss is no number.
-      batch: of the step; image, label and weights, see `TrainingStream`.
+      model: in its state before the step.
+      step: the first whose loss is NaN or infinite.
+      batch: the batch of the step: images, labels and weights, see `TrainingStream`.
     """
     weights = model.trainable_variables
     if layers := without_numbers(model, "trainable_weights"):
-        # Gradients flow backwards: all layers before the one where they ceased to be numbers have got such weights.
+        # Gradients flow backwards: all layers before the one where they overflowed have such weights by now.
         return Diagnosis(step - 1, f"the gradients, first in the layer {layers[-1]}", _largest(weights))
     if layers := without_numbers(model, "non_trainable_weights"):
-        # A batch norm keeps the scale of what overflows in the variance alone.
+        # In a batch norm, only the variance shows the scale of what overflowed.
         cause = f"the mean or variance of a batch, first in the layer {layers[0]}"
         return Diagnosis(step - 1, cause, _largest(weights))
     image, label, pixel_weights = batch
@@ -92,7 +92,7 @@ def cure(options: Options, diagnosis: Diagnosis) -> str:
 
 
 def names_of(records: Sequence[bytes]) -> list[str]:
-    """The serialised records by key and copy: "street/7", "street/7 (copy 2)"."""
+    """The keys of serialised records, with their copies: "street/7", "street/7 (copy 2)"."""
     decoded = [decode(record) for record in records]
     return [f"{record.key} (copy {record.copy})" if record.copy else record.key for record in decoded]
 
@@ -103,7 +103,7 @@ def report(
     """The error and what to do, in a few lines.
 
     Args:
-      records: of the batch.
+      records: the serialised records of the batch.
       labels: [B, height, width] uint8 class ids of the batch.
     """
     ids = [id for id in np.unique(labels) if id < palette.num_classes]

@@ -23,23 +23,23 @@ OVERLAYS = 3
 
 
 def steps_per_epoch(options: Options, dataset: Dataset) -> int:
-    """As many as the source images fill: augmented copies make an epoch more varied, not longer."""
+    """As many steps as the source images fill: augmented copies make an epoch more varied, not longer."""
     return options.steps_per_epoch or math.ceil(dataset.images("train") / options.batch_size)
 
 
 def validation_batch_size(options: Options, dataset: Dataset) -> int:
-    """As many whole images as have the pixels of a training batch, so that validation needs no more memory."""
+    """As many whole images as fit into the pixels of a training batch (at least 1), to need no more memory."""
     largest = max((shard.max_size[0] * shard.max_size[1] for shard in dataset.of_split("val")), default=1)
     return max(1, options.batch_size * options.crop**2 // largest)
 
 
 @contextlib.contextmanager
 def enough_memory(what: str, cure: str) -> Iterator[None]:
-    """Raises InputError where the block finds no memory for `what`."""
+    """Turns running out of memory in the block into an InputError that names `what` and the `cure`."""
     try:
         yield
     except (MemoryError, RuntimeError, tf.errors.ResourceExhaustedError) as error:
-        # JAX has no class for it.
+        # JAX has no exception class for it.
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = str(error).strip().split("\n")[0]
@@ -47,10 +47,10 @@ def enough_memory(what: str, cure: str) -> Iterator[None]:
 
 
 def try_largest(predict: Callable[[np.ndarray], np.ndarray], size: tuple[int, int]) -> None:
-    """Predicts one image of `size`, that of the largest in the validation: better now than after the first epoch.
+    """Predicts one image of `size`, the largest of the validation, so that it fails now and not after an epoch.
 
     Raises:
-      InputError: it takes too much memory.
+      InputError: there is not enough memory.
     """
     height, width = size
     with enough_memory(
@@ -60,7 +60,7 @@ def try_largest(predict: Callable[[np.ndarray], np.ndarray], size: tuple[int, in
 
 
 def train_epoch(model: keras.Model, stream: tf.data.Dataset, steps: Steps) -> dict[str, Any]:
-    """Takes the steps of an epoch that are left, from `stream`. Returns the beginning of its `history_row`."""
+    """Takes the remaining steps of an epoch, from `stream`. Returns the first values of its `history_row`."""
     with steps.bar, enough_memory("a training step", "give a smaller --batch-size or --crop"):
         if steps.done < steps.total:
             left = steps.total - steps.done
@@ -75,11 +75,11 @@ def train_epoch(model: keras.Model, stream: tf.data.Dataset, steps: Steps) -> di
 
 @dataclass(frozen=True)
 class Validation:
-    """What came of a validation.
+    """The result of a validation.
 
     Attributes:
       confusion: int64 [C, C] over all validation images, see `trainer.metrics.confusion`.
-      overlays: uint8 [n, height, width, 3] RGB, the masks of the first images painted over them.
+      overlays: uint8 [n, height, width, 3] RGB, the first images with their masks painted over them.
     """
 
     confusion: np.ndarray
@@ -93,8 +93,8 @@ def validate(
 
     Args:
       predict: uint8 [B, H, W, 3] -> class ids uint8 [B, H, W].
-      stream: of batches of images and labels, see `validation_stream`.
-      dataset: what dataset.json says of the records.
+      stream: batches of images and labels, see `validation_stream`.
+      dataset: the contents of the records' dataset.json.
 
     Raises:
       UnbalancedError: the stream gave more or fewer records than dataset.json counts.

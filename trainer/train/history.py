@@ -1,4 +1,4 @@
-"""What a training reports of itself: history.csv, TensorBoard logs, and a summary in words."""
+"""The reports of a training: history.csv, TensorBoard logs, and a summary in words."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from trainer.train.resume import Progress
 COLUMNS = ("epoch", "loss", "learning_rate", "seconds_per_step", "val_jaccard", "val_pixel_accuracy")
 HISTORY = "history.csv"
 CLASS = "iou/"
-"""Begins the columns of the classes, which follow COLUMNS."""
+"""Prefix of the columns of the classes, which follow COLUMNS."""
 
 
 def history_row(fitted: dict[str, Any], scores: dict[str, Any]) -> dict[str, Any]:
-    """An epoch's row of history: what `fitted` says of its training, and its scores, one column per class.
+    """An epoch's row of the history: the values of `fitted` and the scores, one column per class.
 
     Args:
       fitted: "epoch", "loss", "learning_rate" and "seconds_per_step".
-      scores: of the validation, from `trainer.metrics.scores`.
+      scores: the scores of the validation, from `trainer.metrics.scores`.
     """
     classes = {f"{CLASS}{name}": iou for name, iou in scores["per_class"].items()}
     return {**fitted, "val_jaccard": scores["miou"], "val_pixel_accuracy": scores["pixel_accuracy"], **classes}
 
 
 def in_order(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """A row that was stored, whose columns are sorted, in the order of `history_row`; `names` are the classes."""
+    """A stored row, whose columns are sorted by name, in the order of `history_row`; `names` are the classes."""
     order = [*COLUMNS, *(f"{CLASS}{name}" for name in names)]
     return {**{name: row[name] for name in order if name in row}, **row}
 
 
 def history_csv(history: tuple[dict[str, Any], ...]) -> bytes:
-    """The history as CSV, one row per epoch; classes absent from truth and prediction are empty."""
+    """The history as CSV, one row per epoch; fields of classes absent from truth and prediction are empty."""
     text = io.StringIO()
     table = csv.DictWriter(text, list(history[0]), lineterminator="\n")
     table.writeheader()

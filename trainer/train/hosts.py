@@ -1,8 +1,8 @@
-"""Several hosts that train one model, under JAX: every one runs the same command, with a `--host-id` of its own.
+"""Several hosts that train one model, under JAX: each runs the same command, with its own `--host-id`.
 
-All take the same way, each on its own part of every batch. Host 0 writes the output; what the others would write goes
-into a folder of theirs, and away. What decides the way has to be the same everywhere: where the training resumes, and
-the scores of the validation, which are those of host 0.
+All execute the same program, each on its own part of every batch. Host 0 writes the output; the others write to a
+temporary folder that is then deleted. Whatever controls the program has to be the same on all hosts: where the
+training resumes, and the scores of the validation, which are host 0's.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ import numpy as np
 from trainer import storage
 from trainer.options import InputError
 from trainer.train import resume
-from trainer.train.interrupts import TERMINATED, Terminated, listen_again
+from trainer.train.interrupts import TERMINATED, Terminated, restore_handlers
 from trainer.train.options import Options
 
 EXCHANGES = ("Gloo", "NCCL", "coordination service")
-"""What carries values from host to host, as it is called in errors: on CPUs, on GPUs, and JAX's own service."""
+"""The transports between hosts, as error messages name them: on CPUs, on GPUs, and JAX's own service."""
 
 ENDED = "deeplab/ended"
-"""Where host 0 leaves word in JAX's coordination service, which is its own: that it ends, and why."""
+"""The key under which host 0 announces in JAX's coordination service, which it runs, that it ends, and why."""
 RESUME = "run the same command again on every host to resume"
 PARTING, PAUSE = 5.0, 0.5
-"""Seconds that host 0 then stays for the others to read it, and between the looks of these."""
+"""Seconds that host 0 then waits for the others to read it, and between two polls of the others."""
 
 STATUS = {InputError: 2, storage.Unavailable: 75, KeyboardInterrupt: 130, Terminated: TERMINATED}
 """Exit status after an error; 1 after any other."""
@@ -42,11 +42,11 @@ STATUS = {InputError: 2, storage.Unavailable: 75, KeyboardInterrupt: 130, Termin
 
 @contextlib.contextmanager
 def joined(options: Options) -> Iterator[Options]:
-    """The options as this host goes by them, once all hosts are there.
+    """This host's options, once all hosts are connected.
 
     Raises:
       InputError: there are several hosts, but the backend is not JAX, or the coordinator cannot be reached.
-      Unavailable: another host went away.
+      Unavailable: another host was lost.
     """
     if options.hosts == 1:
         yield options
@@ -56,21 +56,21 @@ def joined(options: Options) -> Iterator[Options]:
             f"--hosts {options.hosts} needs JAX, found {keras.backend.backend()}; set KERAS_BACKEND=jax on every host "
             "(pip install '.[jax]')"
         )
-    with _ending_alone(), contextlib.ExitStack() as own:
+    with _exiting_alone(), contextlib.ExitStack() as own:
         try:
             keras.distribution.initialize(options.coordinator, options.hosts, options.host_id)
         except RuntimeError as error:
             raise InputError(
                 f"--coordinator {options.coordinator}: the hosts cannot connect to each other ({_first_line(error)})"
             ) from None
-        listen_again()  # JAX would only note that SIGTERM came
+        restore_handlers()  # JAX's handler would only record SIGTERM
         if options.host_id:
             folder = own.enter_context(tempfile.TemporaryDirectory())
             nowhere = own.enter_context(open(os.devnull, "w"))
             own.enter_context(contextlib.redirect_stdout(nowhere))
             resume.copy(options.output, folder)
             options = dataclasses.replace(options, output=folder)
-            own.enter_context(_hearing(options))
+            own.enter_context(_listening(options))
         try:
             yield options
         except BaseException as error:
@@ -80,26 +80,26 @@ def joined(options: Options) -> Iterator[Options]:
                     f"({_first_line(error)}); {RESUME}"
                 ) from None
             if not options.host_id:
-                _tell(error, options.hosts)
+                _announce(error, options.hosts)
             raise
 
 
-def _tell(error: BaseException, hosts: int) -> None:
-    """Has the other hosts end before this one does.
+def _announce(error: BaseException, hosts: int) -> None:
+    """Makes the other hosts end before this one.
 
-    Without host 0 and its service JAX would abort them from C++, unless they are within a step.
+    Without host 0 and its service, JAX would abort them from C++, unless they are within a step.
     """
-    with contextlib.suppress(Exception):  # JAX' errors, where the others are gone already
+    with contextlib.suppress(Exception):  # JAX's errors, if the others have already ended
         _service().key_value_set(ENDED, _first_line(error) or type(error).__name__)
         for host in range(1, hosts):
             _service().blocking_key_value_get(f"{ENDED}/{host}", round(1000 * PARTING))
 
 
 @contextlib.contextmanager
-def _hearing(options: Options) -> Iterator[None]:
-    """Within the block this host ends once host 0 has said that it ends."""
+def _listening(options: Options) -> Iterator[None]:
+    """Within the block, this host ends once host 0 has announced its end."""
     over = threading.Event()
-    thread = threading.Thread(target=_hear, args=(options, over), daemon=True)
+    thread = threading.Thread(target=_poll, args=(options, over), daemon=True)
     thread.start()
     try:
         yield
@@ -108,10 +108,10 @@ def _hearing(options: Options) -> Iterator[None]:
         thread.join(PARTING)
 
 
-def _hear(options: Options, over: threading.Event) -> None:
-    # A call that waits for the word would still be at work when the hosts part, of which JAX aborts.
+def _poll(options: Options, over: threading.Event) -> None:
+    # Polls, since JAX aborts if a blocking call is still pending when the hosts disconnect.
     while not over.wait(PAUSE):
-        with contextlib.suppress(Exception):  # JAX' errors: there is no such word, or no service any more
+        with contextlib.suppress(Exception):  # JAX's errors: nothing announced, or the service has ended
             reason = _service().key_value_try_get(ENDED)
             sys.stderr.write(f"deeplab train: error: host 0 ended ({reason}); {RESUME}\n")
             shutil.rmtree(options.output, ignore_errors=True)
@@ -120,7 +120,7 @@ def _hear(options: Options, over: threading.Event) -> None:
 
 
 def _service() -> Any:
-    """What all hosts can leave word in; JAX has no public name for it."""
+    """The client of JAX's key-value store, shared by all hosts; JAX has no public name for it."""
     from jax._src import distributed
 
     return distributed.global_state.client
@@ -131,10 +131,10 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _ending_alone() -> Iterator[None]:
-    """A program whose block fails ends without the other hosts.
+def _exiting_alone() -> Iterator[None]:
+    """If the block fails, the program exits without waiting for the other hosts.
 
-    At its end JAX would wait for them, which may be gone or wait for this one within a step, for minutes; and then
+    JAX would wait at exit for minutes, since the others may have ended or wait for this host within a step, and then
     abort.
     """
     try:
@@ -152,18 +152,18 @@ def _end(status: int) -> None:
 
 
 def of_first(array: np.ndarray, hosts: int) -> np.ndarray:
-    """The array of host 0, which all hosts call for; of one shape and type on all of them."""
+    """Host 0's array on every host. All hosts must call this, with arrays of the same shape and type."""
     if hosts == 1:
         return array
     from jax.experimental import multihost_utils
 
-    # As bytes: without its 64-bit mode JAX would cut integers in half.
+    # As bytes: without its 64-bit mode, JAX would truncate integers to 32 bits.
     whole = np.frombuffer(array.tobytes(), np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(whole)).view(array.dtype).reshape(array.shape)
 
 
 def check_same(progress: Any, options: Options) -> None:
-    """Raises InputError where this host would resume elsewhere than host 0."""
+    """Raises InputError if this host would resume from another state than host 0."""
     here = np.array([progress.epochs, progress.step], np.int64)
     first = of_first(here, options.hosts)
     if (here != first).any():

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: at once where nothing is lost by it, else as soon as a training can keep what it has done."""
+"""SIGTERM and Ctrl-C: at once if nothing would be lost, else as soon as a training can write a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 class Terminated(BaseException):
-    """SIGTERM asked this process to end. The message says what of the training is kept."""
+    """SIGTERM asked this process to end. The message states which part of the training is saved."""
 
 
-def listen_again() -> None:
-    """Takes SIGTERM and Ctrl-C back where a library listens to them in its own way, beside Python's."""
+def restore_handlers() -> None:
+    """Restores Python's handlers of SIGTERM and Ctrl-C after a library has replaced them at the C level."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             if handler := signal.getsignal(number):
@@ -29,9 +29,8 @@ class Interrupts:
     """Receives SIGTERM and Ctrl-C while its `with` block runs.
 
     Attributes:
-      wait: whether they wait for the next `check`, instead of raising wherever the program is. A second Ctrl-C never
-        waits.
-      waiting: what the next `check` raises.
+      wait: whether they wait for the next `check` instead of raising immediately. A second Ctrl-C never waits.
+      waiting: the exception that the next `check` raises.
     """
 
     def __init__(self) -> None:
@@ -40,9 +39,9 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():  # no other may
+        if threading.current_thread() is threading.main_thread():  # only it may set handlers
             for number in (signal.SIGTERM, signal.SIGINT):
-                # A shell lets its background jobs ignore Ctrl-C, and `nohup` what it is told to.
+                # What is ignored at the start stays ignored, such as Ctrl-C in a background job of a shell.
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._receive)
         return self
@@ -58,13 +57,13 @@ class Interrupts:
         self.waiting = self.waiting or ending
 
     def check(self, kept: str) -> None:
-        """Raises what has been waiting, with a message of what is `kept`."""
+        """Raises the exception that is waiting, if any, with a message of what is `kept`."""
         if self.waiting:
             raise self.waiting(f"{kept}; run the same command again to resume") from None
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """The block may be left anywhere."""
+        """Within the block, interrupts raise immediately, wherever the program is."""
         before, self.wait = self.wait, False
         try:
             if self.waiting:

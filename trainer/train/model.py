@@ -1,4 +1,4 @@
-"""What is trained: the network, compiled in the precision and on the devices of the training."""
+"""The network to be trained, compiled for the precision and the devices of the training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def architecture(options: NetworkOptions, palette: Palette) -> dict[str, Any]:
 
 
 def build(options: Options, palette: Palette) -> keras.Model:
-    """The network with initial weights, which --seed alone decides."""
+    """The network with initial weights, which depend on --seed alone."""
     with _own_numbers(options.seed):
         network = deeplab_v3_plus(**architecture(options, palette))
     if options.accumulate == 1:
@@ -41,10 +41,10 @@ def build(options: Options, palette: Palette) -> keras.Model:
 
 @contextlib.contextmanager
 def _own_numbers(seed: int) -> Iterator[None]:
-    """Lets Keras draw the seeds of initial weights from numbers that nobody else draws from.
+    """Makes Keras draw the seeds of initial weights from a generator that nothing else uses.
 
-    Its own are Python's `random`, from which threads take numbers that write to Cloud Storage, such as those that keep
-    a lease: the weights would depend on when they write, and be others on every host.
+    By default it uses Python's `random`, which threads that write to Cloud Storage (to renew a lease, for instance)
+    use as well: the weights would depend on when these write, and differ from host to host.
     """
     before = seed_generator.python_random
     seed_generator.python_random = random.Random(seed)
@@ -55,9 +55,9 @@ def _own_numbers(seed: int) -> Iterator[None]:
 
 
 def for_validation(model: keras.Model, options: Options, palette: Palette) -> keras.Model:
-    """The network as `segment` builds it, in float32 and on one device; `model` itself where it is no other.
+    """The network as `segment` builds it, in float32 and on one device; `model` itself if that is the same.
 
-    Otherwise it has weights of its own, see `copy_weights`.
+    Otherwise it has its own weights, see `copy_weights`.
     """
     if options.precision == "float32" and (keras.backend.backend() == "tensorflow" or devices() == 1):
         return model
@@ -71,26 +71,26 @@ def for_validation(model: keras.Model, options: Options, palette: Palette) -> ke
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Gives a network `for_validation` the weights of the one that is trained."""
+    """Copies the weights of the network in training to the one `for_validation`."""
     if source is not target:
         for one, other in zip(source.weights, target.weights, strict=True):
             other.assign(keras.ops.convert_to_numpy(one))
 
 
 def compile_model(model: keras.Model, options: Options, palette: Palette, total_steps: int) -> None:
-    """Makes `model` ready to train: freezes layers, and gives it a loss and an optimizer whose variables are built."""
+    """Prepares `model` for training: freezes layers, and sets the loss and the optimizer, its variables built."""
     freeze(model, options.freeze_until, options.freeze_bn)
     check_batch(options.batch_size, model, devices(), options.accumulate)
     optimizer, loss = build_optimizer(options, model, total_steps), training_loss(palette.ignore_id, options.lovasz)
-    # JAX is nothing but XLA. Under TensorFlow it is for one GPU alone: on a CPU a step takes six times as long as with
-    # oneDNN's kernels, and what devices exchange within a step it cannot compile.
+    # JAX always uses XLA. Under TensorFlow it is for a single GPU: on a CPU, a step takes six times as long as with
+    # oneDNN's kernels, and it cannot compile the communication between devices within a step.
     is_compiled = keras.backend.backend() == "jax" or len(tf.config.list_logical_devices("GPU")) == 1
     model.compile(optimizer, loss, jit_compile=is_compiled)
     model.optimizer.build(model.trainable_variables)
 
 
 def devices() -> int:
-    """How many share the batch."""
+    """How many devices share the batch."""
     if keras.backend.backend() == "jax":
         distribution = keras.distribution.distribution()
         return distribution.device_mesh.devices.size if distribution else 1
@@ -100,7 +100,7 @@ def devices() -> int:
 def check_batch(size: int, model: keras.Model, devices: int, parts: int = 1) -> None:
     """Raises InputError for a batch of `size` images that devices or parts cannot share, or batch norms cannot use.
 
-    That of the image pooling sees one value per image and channel, which has no variance if the image is alone.
+    The batch norm of the image pooling has one value per image and channel, so no variance with a single image.
     """
     shares = devices * parts
     if size % shares:
@@ -111,7 +111,7 @@ def check_batch(size: int, model: keras.Model, devices: int, parts: int = 1) -> 
             f"--batch-size {size} is over {over}, which cannot share it equally; give a multiple of {shares}, such as "
             f"{near} or {near + shares}"
         )
-    # JAX sees the images of all devices as one batch.
+    # Under JAX, batch norms see the images of all devices as one batch.
     alone = parts if keras.backend.backend() == "jax" else shares
     learning = any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in model.layers)
     if size < 2 * alone and learning:
@@ -135,13 +135,13 @@ def precision(policy: str) -> Iterator[None]:
 
 
 def strategy() -> Any:
-    """All devices that share a batch; to be entered with `scope()`.
+    """The distribution over all devices that share a batch; to be entered with `scope()`.
 
-    Under TensorFlow the GPUs of this machine (tried on logical CPU devices; one or none needs no strategy), under JAX
+    Under TensorFlow the GPUs of this machine (tested on logical CPU devices; one or none needs no strategy), under JAX
     the devices of all hosts.
     """
     if keras.backend.backend() == "jax" and len(keras.distribution.list_devices()) > 1:
-        # Each host makes its own part of a batch, see `TrainingStream`.
+        # Each host produces its own part of a batch, see `TrainingStream`.
         return keras.distribution.DataParallel(auto_shard_dataset=False)
     if keras.backend.backend() == "tensorflow" and len(tf.config.list_logical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()

@@ -1,4 +1,4 @@
-"""The optimizer with its learning-rate schedule, and which layers it leaves alone."""
+"""The optimizer with its learning-rate schedule, and which layers are frozen."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ POLY_POWER = 0.9
 
 
 def _with_shares(kind: type[keras.optimizers.Optimizer], shares: Sequence[float]) -> type[keras.optimizers.Optimizer]:
-    """`kind` with a learning rate for each variable: its share of the common one.
+    """A subclass of `kind` with a learning rate per variable: its share of the common one.
 
-    The rate is what is scaled: Adam divides gradients by their size, so it would not feel a factor on them.
+    The rate is scaled, not the gradient: Adam divides gradients by their magnitude, so a factor would cancel out.
 
     Args:
-      shares: of the variables the optimizer is built with, in their order.
+      shares: one per variable that the optimizer is built with, in their order.
     """
 
     class Shared(kind):
@@ -50,7 +50,7 @@ def build_optimizer(options: Options, model: keras.Model, total_steps: int) -> k
     else:
         optimizer = _with_shares(keras.optimizers.SGD, shares)(rate, momentum=0.9, weight_decay=decay)
     if decay:
-        # Biases and batch norms, all of them vectors, are not to be drawn to zero.
+        # No weight decay for biases and batch norms, all of them vectors.
         optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if len(v.shape) < 2])
     return optimizer
 

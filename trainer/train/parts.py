@@ -1,7 +1,7 @@
-"""A step of training that takes its batch part by part: the gradients add up to those of the whole, in less memory.
+"""Gradient accumulation: a training step that computes its batch in parts, with the same gradients in less memory.
 
 The loss is a mean over the weighted pixels of the batch, so each part counts by its share of their weight; only batch
-norms see that there are parts. Part i has the images i, i + n, i + 2n, ... of n parts, and so some of every device.
+norms differ. Of n parts, part i has the images i, i + n, i + 2n, ..., and so some of every device.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import keras
 from keras import ops
 
 Weigh = Callable[[Any, Any], Any]
-"""From labels and weights [B, H, W] of a batch to its weight in the mean, over all devices."""
+"""A function from the labels and weights, [B, H, W], of a batch to its weight in the mean, over all devices."""
 
 
 def in_parts(network: keras.Model, parts: int, weigh: Weigh) -> keras.Model:
-    """A model of the network's own layers that is trained in so many parts per step."""
+    """A model that shares the network's layers and is trained in `parts` parts per step."""
     kind = _OnJax if keras.backend.backend() == "jax" else _OnTensorFlow
     model = kind(network.inputs, network.outputs, name=network.name)
     model.parts, model.weigh = parts, weigh
@@ -26,11 +26,11 @@ def in_parts(network: keras.Model, parts: int, weigh: Weigh) -> keras.Model:
 
 class _Parted(keras.Model):
     def _parts(self, data: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Arrays [B, ...] as [B / n, n, ...]: the split of the images over devices stays as it is."""
+        """Arrays [B, ...] as [B / n, n, ...], which leaves the distribution of the images over devices as it is."""
         return tuple(ops.reshape(x, (x.shape[0] // self.parts, self.parts, *x.shape[1:])) for x in data)
 
     def _shares(self, labels: Any, weights: Any) -> Any:
-        """[n] float32: of [B / n, n, H, W], how much each part weighs in the whole."""
+        """[n] float32: the weight of each part in the whole, from labels and weights [B / n, n, H, W]."""
         weight = [self.weigh(labels[:, i], weights[:, i]) for i in range(self.parts)]
         return ops.divide_no_nan(ops.stack(weight), sum(weight))
 
@@ -57,13 +57,13 @@ class _OnTensorFlow(_Parted):
         if replicas == 1:
             _, loss, gradients = tf.while_loop(lambda index, *_: index < self.parts, add, state, parallel_iterations=1)
         else:
-            # What devices exchange cannot be in a loop of the graph.
+            # Communication between devices cannot be in a loop of the graph.
             for _ in range(self.parts):
                 with tf.control_dependencies(state[2]):
                     state = add(*state)
             _, loss, gradients = state
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        # Keras takes the mean over devices of what each of them says, which is its part of a sum.
+        # Keras averages the values of the devices, although each is part of a sum.
         self.metrics[0].update_state(loss * replicas, sample_weight=data[0].shape[0])
         return self.get_metrics_result()
 

@@ -1,7 +1,7 @@
-"""What a training resumes from: weights, optimizer state and history after an epoch, or a step within one.
+"""Checkpoints, from which a training resumes: weights, optimizer state and history, after an epoch or within one.
 
-`checkpoints/state.json` names the file of arrays it belongs to and is written last, so that a kill at any moment
-leaves either the previous checkpoint or this one, whole. Arrays are plain NumPy; no pickle is read.
+`checkpoints/state.json` names the file of arrays it belongs to and is written last, so a kill at any moment leaves
+either the previous checkpoint or this one, complete. Arrays are plain NumPy; no pickle is read.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ ARRAYS_FILE = re.compile(r"epoch-\d{4,}(-step-\d{6,})?\.npz")
 HOSTS = ("hosts", "host_id", "coordinator")
 
 NOT_COMPARED = ("records", "output", "resume", "overwrite", "recipe", "checkpoint_minutes", *HOSTS)
-"""Options that say nothing of the training; records are compared by the fingerprint of their contents, recipes by what
-they set."""
+"""Options that do not affect the result; records are compared by the fingerprint of their contents, recipes by the
+options they set."""
 
 FREE_TO_CHANGE = ("epochs", "early_stopping", "plateau_patience")
-"""Options that only decide how a training goes on, so that a resumed one may have others."""
+"""Options that only affect how a training continues, so they may change when it resumes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a training has come.
+    """The progress of a training.
 
     Attributes:
       options: the options it was started with, as JSON.
-      data_fingerprint: of the records.
-      history: one row per finished epoch; "val_jaccard" is what decides which was best.
-      step: how many steps of the epoch after these are done.
-      learning_rate: at the beginning of that epoch; None where no step of it is done.
-      older: those of the options that were defaults of the version that began it, which are others today.
+      data_fingerprint: the fingerprint of the records.
+      history: one row per finished epoch; the best has the highest "val_jaccard".
+      step: how many steps of the next epoch are done.
+      learning_rate: at the beginning of that epoch; None if no step of it is done.
+      older: the options that were defaults of the version that began it, and have other defaults today.
     """
 
     options: dict[str, Any]
@@ -57,7 +57,7 @@ class Progress:
 
     @property
     def epochs(self) -> int:
-        """Finished epochs."""
+        """How many epochs are finished."""
         return len(self.history)
 
     @property
@@ -69,7 +69,7 @@ class Progress:
 
     @property
     def stale_epochs(self) -> int:
-        """Epochs since the best one."""
+        """How many epochs have finished since the best one."""
         return self.epochs - self.best_epoch
 
     @property
@@ -77,11 +77,11 @@ class Progress:
         return not self.history and not self.step
 
     def after(self, row: dict[str, Any]) -> Progress:
-        """With one more epoch finished."""
+        """The progress with one more epoch finished."""
         return dataclasses.replace(self, history=(*self.history, row), step=0, learning_rate=None)
 
     def at(self, step: int, learning_rate: float) -> Progress:
-        """With that many steps done of the epoch, which began at that rate."""
+        """The progress with `step` steps of the epoch done, which began at `learning_rate`."""
         return dataclasses.replace(self, step=step, learning_rate=learning_rate)
 
 
@@ -90,7 +90,10 @@ def _path(output: str, name: str) -> str:
 
 
 def _arrays_name(progress: Progress) -> str:
-    """After epoch 3 "epoch-0003.npz", after 20 steps of epoch 4 "epoch-0004-step-000020.npz"."""
+    """The name of a checkpoint's file of arrays.
+
+    After epoch 3: "epoch-0003.npz"; after 20 steps of epoch 4: "epoch-0004-step-000020.npz".
+    """
     if progress.step:
         return f"epoch-{progress.epochs + 1:04d}-step-{progress.step:06d}.npz"
     return f"epoch-{progress.epochs:04d}.npz"
@@ -99,7 +102,7 @@ def _arrays_name(progress: Progress) -> str:
 def _variables(model: keras.Model, progress: Progress) -> dict[str, Any]:
     """All that training changes: weights, batch statistics, states of random generators, the optimizer's variables.
 
-    Within an epoch its running loss as well.
+    Within an epoch, the running loss as well.
     """
     groups = {"model": model.variables, "optimizer": model.optimizer.variables}
     if progress.step:
@@ -108,7 +111,7 @@ def _variables(model: keras.Model, progress: Progress) -> dict[str, Any]:
 
 
 def arrays(output: str) -> list[str]:
-    """Names of the files below `output` that are arrays of checkpoints, or would be taken for them."""
+    """The names of the files below `output` that are arrays of checkpoints, or are named like them."""
     try:
         files = storage.files(storage.join(output, FOLDER))
     except FileNotFoundError:
@@ -117,7 +120,7 @@ def arrays(output: str) -> list[str]:
 
 
 def copy(output: str, target: str) -> None:
-    """Copies the checkpoint below `output`, if there is one, to below `target`."""
+    """Copies the checkpoint of `output`, if there is one, to `target`."""
     if storage.exists(_path(output, STATE_FILE)):
         for name in (*arrays(output), f"{FOLDER}/{STATE_FILE}"):
             storage.write(storage.join(target, name), storage.read(storage.join(output, name)))
@@ -130,7 +133,7 @@ def _remove_arrays(output: str, but: str = "") -> None:
 
 
 def save(output: str, model: keras.Model, progress: Progress) -> None:
-    """Write a checkpoint below `output` (local or gs://), then remove the one before."""
+    """Writes a checkpoint below `output` (local or gs://), then removes the previous one."""
     name = _arrays_name(progress)
     arrays = {key: keras.ops.convert_to_numpy(v) for key, v in _variables(model, progress).items()}
     with storage.writer(_path(output, name)) as file:
@@ -140,17 +143,17 @@ def save(output: str, model: keras.Model, progress: Progress) -> None:
 
 
 class Checkpoints:
-    """Writes the checkpoints of one training, the first of which replaces the training that was there.
+    """Writes the checkpoints of one training; the first replaces the previous training in the folder.
 
     Attributes:
-      last: what the training would resume from; a new one before the first is written.
+      last: the progress the training would resume from; that of a new one before the first checkpoint.
     """
 
     def __init__(self, output: str, model: keras.Model, progress: Progress, minutes: float = 0) -> None:
         """
         Args:
-          progress: where the training resumes, or a new one.
-          minutes: from one checkpoint to the next within an epoch; 0: none is ever due.
+          progress: where the training resumes, or that of a new one.
+          minutes: the time between two checkpoints within an epoch; 0: none.
         """
         self.output, self.model, self.minutes = output, model, minutes
         self.last = progress
@@ -161,7 +164,7 @@ class Checkpoints:
         return 0 < self.minutes * 60 <= time.monotonic() - self._written
 
     def begin(self, progress: Progress) -> None:
-        """Called before the first of this training's files is written."""
+        """To be called before the first of this training's files is written."""
         if self._is_new:
             begin(self.output, dataclasses.replace(progress, history=(), step=0, learning_rate=None))
             self._is_new = False
@@ -174,10 +177,10 @@ class Checkpoints:
 
 
 def sweep(output: str, progress: Progress, *files: str) -> None:
-    """Removes what killed trainings left below `output`: arrays of epochs before, and what they were writing.
+    """Removes what killed trainings left below `output`: arrays of earlier epochs, and temporary files.
 
     Args:
-      files: that a training writes besides those of this module.
+      files: the files that a training writes besides those of this module.
     """
     _remove_arrays(output, but=_arrays_name(progress))
     for file in storage.files(output, within=(FOLDER,)):
@@ -188,7 +191,7 @@ def sweep(output: str, progress: Progress, *files: str) -> None:
 
 
 def restore(output: str, model: keras.Model, progress: Progress) -> None:
-    """Put the checkpoint's values into a built model and its built optimizer."""
+    """Loads the checkpoint's values into a built model and its built optimizer."""
     path = _path(output, _arrays_name(progress))
     cure = "train from scratch with --no-resume"
     try:
@@ -206,12 +209,13 @@ def restore(output: str, model: keras.Model, progress: Progress) -> None:
         raise InputError(f"{path} cannot be read ({error}); {cure}") from None
 
 
-def _said_today(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a training as this version says them.
+def _current_form(options: dict[str, Any]) -> dict[str, Any]:
+    """The stored options of a training, in the form of this version.
 
-    Up to version 0.3 the subpixel head had one start, and there was a decoder where it was published, unless said
-    otherwise; up to version 0.4 the backbone learnt at the rate of the rest, from the cross-entropy alone; up to
-    version 0.6 there was no dense prediction cell, and up to version 0.7 no subpixel head of kernels.
+    Up to version 0.3, the subpixel head had one initialisation, and a decoder was the default for backbones whose
+    published network has one; up to version 0.4, the backbone had the learning rate of the rest, and the loss was
+    cross-entropy alone; up to version 0.6, there was no dense prediction cell, and up to version 0.7 no subpixel head
+    of kernels.
     """
     if options.get("head") == "subpixel":
         options = {"subpixel": "logits", "subpixel_start": "nearest"} | options
@@ -222,8 +226,8 @@ def _said_today(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _older_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of a training as an older version said them -> those of `_said_today` that nobody need have given."""
-    today, names = _said_today(options), []
+    """The options of `_current_form` that were defaults of the version which stored `options`."""
+    today, names = _current_form(options), []
     if "recipe" not in options and options.get("epochs") == 30:
         names.append("epochs")
     names += [name for name in ("subpixel", "subpixel_start") if name not in options and name in today]
@@ -234,7 +238,7 @@ def _older_defaults(options: dict[str, Any]) -> dict[str, Any]:
     return {name: today[name] for name in names}
 
 
-def as_begun(options: Options, progress: Progress) -> Options:
+def with_original_defaults(options: Options, progress: Progress) -> Options:
     """`options`, with the defaults of the version that began the training in place of today's."""
     today = {field.name: field.default for field in dataclasses.fields(options)}
     today |= options.preset(dataclasses.asdict(options))
@@ -243,7 +247,7 @@ def as_begun(options: Options, progress: Progress) -> Options:
 
 
 def load(output: str) -> Progress | None:
-    """The progress of the training in `output`; None without one. Raises InputError for what is no such state."""
+    """The progress of the training in `output`; None without one. Raises InputError if its state cannot be used."""
     path = _path(output, STATE_FILE)
     if not storage.exists(path):
         return None
@@ -253,7 +257,7 @@ def load(output: str) -> Progress | None:
         # Up to version 0.5 there were no checkpoints within an epoch.
         step, rate = int(value.get("step", 0)), value.get("learning_rate")
         older = value.get("older") or _older_defaults(options)
-        return Progress(_said_today(options), value["data_fingerprint"], history, step, rate, older)
+        return Progress(_current_form(options), value["data_fingerprint"], history, step, rate, older)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is damaged, or `deeplab train` did not write it ({error!r}); choose another --output, or "
@@ -262,20 +266,20 @@ def load(output: str) -> Progress | None:
 
 
 def begin(output: str, progress: Progress) -> None:
-    """Makes `output` the folder of a training without finished epochs; one that was there is forgotten."""
+    """Makes `output` the folder of a training without finished epochs, in place of a previous one."""
     storage.write_json(_path(output, STATE_FILE), dataclasses.asdict(progress))
     _remove_arrays(output)
 
 
 def changes(output: str, stored: Progress, fresh: Progress) -> list[str]:
-    """How `fresh` goes on otherwise than `stored` was started: "--early-stopping was 0, is 5".
+    """The options in which `fresh` differs from `stored`: "--early-stopping was 0, is 5".
 
     Raises:
-      InputError: `fresh` is another training than `stored`.
+      InputError: they differ in others than FREE_TO_CHANGE, so `fresh` is another training.
     """
-    # What was stored went through JSON, so tuples became lists.
+    # The stored options went through JSON, so tuples became lists.
     options = json.loads(json.dumps(fresh.options))
-    # An option that one of the two does not know is of another version of this program.
+    # An option that only one of the two has is from another version of this program.
     names = [name for name in sorted(options.keys() & stored.options.keys()) if name not in NOT_COMPARED]
     different = {
         name: f"--{name.replace('_', '-')} was {stored.options[name]}, is {options[name]}"

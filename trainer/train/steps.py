@@ -1,7 +1,7 @@
-"""What happens between the steps of an epoch: a progress bar, a look at the loss, checkpoints, and the end by SIGTERM.
+"""What happens between the steps of an epoch: the progress bar, reading the loss, checkpoints, and SIGTERM.
 
-Whoever reads the loss of a step waits until it is over, and a GPU that has nothing to do next waits with him. So it is
-read now and then, and with it those of the steps since the last time, which are there by then.
+Reading the loss of a step blocks until the step is over, and leaves the GPU idle until the next is started. So losses
+are read once per second, together with those of the steps since the last time.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from trainer.train.interrupts import Interrupts
 from trainer.train.resume import Checkpoints, Progress
 
 READ_EVERY = 1.0
-"""Seconds from one look at the loss to the next."""
+"""Seconds between two reads of the loss."""
 
 LIMIT = 0.05
-"""The share of time from which on waiting for batches counts as the limit."""
+"""From this share of the time on, waiting for batches counts as the bottleneck."""
 
 
 class LossError(ArithmeticError):
-    """The loss is no finite number.
+    """The loss is NaN or infinite.
 
     Attributes:
-      step: of the epoch, counted from 1, the first with such a loss.
-      loss: what it is.
+      step: the first step of the epoch, counted from 1, with such a loss.
+      loss: its value.
     """
 
     def __init__(self, step: int, loss: float) -> None:
@@ -52,11 +52,11 @@ class Pace:
 
     @property
     def seconds_per_step(self) -> float | None:
-        """None without any."""
+        """The mean; None without steps."""
         return self.seconds / self.steps if self.steps else None
 
     def __str__(self) -> str:
-        """Whether the input or the device was the limit, and by how much."""
+        """Whether the input or the device was the bottleneck, and by how much."""
         share = self.waited / self.seconds if self.seconds else 0.0
         if share < LIMIT:
             return f"the device was the limit: {share:.1%} of a step's time was spent waiting for its batch"
@@ -68,15 +68,15 @@ class Pace:
 
 
 class Steps(keras.callbacks.CallbackList):
-    """The callbacks of one epoch, all in one: Keras' list of them reads the loss of every step.
+    """All callbacks of one epoch, in place of Keras' list, which would read the loss after every step.
 
-    The first step is not timed: in it the graph is traced and the stream starts.
+    The first step is not timed: it includes tracing the graph and starting the stream.
 
     Attributes:
-      total: steps of the epoch.
-      done: those of them that are over.
+      total: how many steps the epoch has.
+      done: how many of them are done.
       rate: the learning rate at the beginning of the epoch.
-      pace: how fast it went, without the first step and the time for checkpoints; known at the end.
+      pace: the speed, without the first step and the time for checkpoints; known at the end.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class Steps(keras.callbacks.CallbackList):
     ) -> None:
         """
         Args:
-          model: as `progress` left it, the running values of its metrics included.
-          title: of the bar.
-          waited: seconds of waiting for batches so far.
+          model: in the state of `progress`, including the running values of its metrics.
+          title: the title of the progress bar.
+          waited: returns the seconds spent waiting for batches so far.
         """
         super().__init__(add_history=True, model=model)
         self.progress, self.checkpoints, self.interrupts = progress, checkpoints, interrupts
@@ -109,7 +109,7 @@ class Steps(keras.callbacks.CallbackList):
         self.bar = tqdm(total=total, initial=self.done, desc=title, unit="step", leave=False, disable=None)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._running:  # Keras has reset them
+        if self._running:  # since Keras has reset them
             for variable, value in zip(self.model.metrics_variables, self._running, strict=True):
                 variable.assign(value)
 
@@ -117,7 +117,7 @@ class Steps(keras.callbacks.CallbackList):
         pass
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.interrupts.wait = True  # from now on there is something to lose
+        self.interrupts.wait = True  # from now on, interrupting would lose steps
         self.done += 1
         self._unread.append(logs["loss"])
         self.bar.update()
@@ -132,7 +132,7 @@ class Steps(keras.callbacks.CallbackList):
         self._look()
 
     def _look(self) -> None:
-        """Reads the losses since the last time. Raises LossError."""
+        """Reads the losses since the last time. Raises LossError if one is NaN or infinite."""
         first = self.done - len(self._unread) + 1
         losses = [float(keras.ops.convert_to_numpy(loss)) for loss in self._unread]
         for step, loss in enumerate(losses, first):
@@ -149,14 +149,14 @@ class Steps(keras.callbacks.CallbackList):
             self.bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
 
     def check(self) -> None:
-        """Raises LossError where the next loss would be no number, because weights no longer are."""
-        if hasattr(self.model, "jax_state_sync"):  # the variables lag behind the steps
+        """Raises LossError if weights are NaN or infinite, so the next loss would be, too."""
+        if hasattr(self.model, "jax_state_sync"):  # under JAX, the variables lag behind the steps
             self.model.jax_state_sync()
         if not is_finite(self.model.variables):
             raise LossError(self.done + 1, math.nan)
 
     def keep(self) -> None:
-        """Writes a checkpoint of what is done. Raises LossError, see `check`, so that the last good one stays."""
+        """Writes a checkpoint, unless `check` raises LossError: then the last good one is kept."""
         begin = time.perf_counter()
         self.check()
         self.checkpoints.write(self.progress.at(self.done, self.rate))

@@ -92,11 +92,11 @@ def test_defaults_of_an_older_version_hold_for_a_training_it_began(tmp_path):
         more = {"older": older} if "recipe" in recorded else {}
         state.write_text(json.dumps({"options": recorded, "data_fingerprint": "f", "history": [], **more}))
         stored = resume.load(str(tmp_path))
-        begun = resume.as_begun(options, stored)
+        begun = resume.with_original_defaults(options, stored)
         assert (begun.epochs, begun.subpixel, begun.subpixel_start) == (30, "logits", "nearest")
         assert not begun.decoder
         assert stored.older == older
-        given = resume.as_begun(dataclasses.replace(options, epochs=7, crop=32), stored)
+        given = resume.with_original_defaults(dataclasses.replace(options, epochs=7, crop=32), stored)
         assert (given.epochs, given.decoder, given.crop) == (7, False, 32)
 
 
@@ -107,9 +107,9 @@ def test_a_training_of_version_0_5_keeps_the_loss_that_its_recipe_left_alone(tmp
     path.write_text(json.dumps({"options": recorded, "data_fingerprint": "f", "history": []}))
     stored = resume.load(str(tmp_path))
     flags = {"records": "records", "output": str(tmp_path), "init_from": "weights", "recipe": "fine-tune"}
-    begun = resume.as_begun(Options(**flags, max_ratio=5.0, lovasz=1.0), stored)
+    begun = resume.with_original_defaults(Options(**flags, max_ratio=5.0, lovasz=1.0), stored)
     assert (begun.max_ratio, begun.lovasz) == (10.0, 0.0)
-    given = resume.as_begun(Options(**flags, max_ratio=4.0, lovasz=1.0), stored)
+    given = resume.with_original_defaults(Options(**flags, max_ratio=4.0, lovasz=1.0), stored)
     assert (given.max_ratio, given.lovasz) == (4.0, 0.0)
 
 

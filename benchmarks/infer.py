@@ -31,7 +31,6 @@ class Options(Comparison):
 def run_of(name: str, options: Options) -> Callable[[], object]:
     """What predicts the images of one run."""
     import numpy as np
-
     from ceiling import accelerator
 
     from trainer.network.folder import predictor

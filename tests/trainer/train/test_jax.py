@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,10 @@ HOST = """
 sys.exit(train("hosts"))
 """
 
+HALF = """
+sys.exit(train("half-" + ("one" if "--hosts" not in flags else "hosts")))
+"""
+
 KILLED = """
 def end(self, *arguments, before=steps.Steps.on_train_batch_end):
     before(self, *arguments)
@@ -129,12 +134,12 @@ class Forks:
         """Its exit status, or less than 0 for the signal that ended it."""
         return self._ask({"wait": child})
 
-    def hosts(self, name: str, *programs: str) -> list[int]:
+    def hosts(self, name: str, *programs: str, flags: Sequence[str] = ()) -> list[int]:
         """How these end as the hosts of one training."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
-        together = ("--hosts", "2", "--coordinator", coordinator, "--checkpoint-minutes", "1e-9")
+        together = ("--hosts", "2", "--coordinator", coordinator, "--checkpoint-minutes", "1e-9", *flags)
         started = [
             self.start(f"{name}-{host}", program, *together, "--host-id", str(host))
             for host, program in enumerate(programs)
@@ -145,7 +150,8 @@ class Forks:
 @pytest.fixture(scope="module")
 def trained(records, tmp_path_factory):
     """A folder with the trainings "one" (device), "devices" (two) and "hosts" (two of one device each, of which host 0
-    failed before its first step, then host 1 was killed, then sent SIGTERM, before both were started again)."""
+    failed before its first step, then host 1 was killed, then sent SIGTERM, before both were started again), and in
+    bfloat16 "half-one" and "half-hosts"."""
     output = tmp_path_factory.mktemp("jax")
     forks = Forks(output, records)
     devices = forks.start("devices", DEVICES, devices=2)
@@ -157,6 +163,9 @@ def trained(records, tmp_path_factory):
     ended = {name: forks.hosts(name, *programs) for name, programs in ends.items()}
     (output / "ended.json").write_text(json.dumps(ended))
     assert forks.hosts("resumed", HOST, HOST) == [0, 0], (output / "resumed-0.txt").read_text()[-3000:]
+    half = ("--precision", "mixed_bfloat16")
+    assert forks.wait(forks.start("half", HALF, *half)) == 0, (output / "half.txt").read_text()[-3000:]
+    assert forks.hosts("halves", HALF, HALF, flags=half) == [0, 0], (output / "halves-0.txt").read_text()[-3000:]
     assert forks.wait(devices) == 0, (output / "devices.txt").read_text()[-3000:]
     forks.process.communicate()
     return output
@@ -194,6 +203,11 @@ def test_devices_and_hosts_learn_what_one_device_learns(trained, name):
         assert set(found.files) == set(expected.files)
         for array in expected.files:
             np.testing.assert_allclose(found[array], expected[array], rtol=1e-3, atol=1e-4, err_msg=array)
+
+
+def test_hosts_learn_what_one_device_learns_in_mixed_precision(trained):
+    for found, expected in zip(history(trained / "half-hosts"), history(trained / "half-one"), strict=True):
+        assert float(found["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-2)
 
 
 def test_tensorflow_reads_the_model_that_jax_trained(trained, monkeypatch):

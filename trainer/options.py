@@ -1,4 +1,4 @@
-"""Options: a frozen dataclass is a set of command-line flags is a table in docs/options.md.
+"""Options: a frozen dataclass defines the command-line flags of a command and their table in docs/options.md.
 
     @dataclass(frozen=True)
     class Options(CheckedOptions):
@@ -8,7 +8,7 @@
     options, rest = parse(Options, argv, prog="deeplab draw", text="Draw a set.")
 
 Types come from the annotations: ``str``, ``int``, ``float``, ``bool`` (``--x`` and ``--no-x``), ``X | None`` and
-``tuple[X, ...]`` or ``tuple[X, X]`` (several values after one flag; two are a range, lowest first). Bounds are said
+``tuple[X, ...]`` or ``tuple[X, X]`` (several values after one flag; two are a range, lowest first). Bounds are stated
 once, in `option`: they are checked on construction, shown by ``--help`` and listed in the table.
 """
 
@@ -28,25 +28,25 @@ from typing import Any, ClassVar, TypeVar
 T = TypeVar("T")
 
 FOREIGN_ADDRESS = re.compile(r"(?!gs://)[A-Za-z][A-Za-z0-9+.-]+:/+")
-"""How the address of another storage than is read and written here begins, with one slash lost too."""
+"""The beginning of an address in a storage that is not supported, also with one slash missing."""
 NO_BUCKET = re.compile(r"gs://(/.*)?", re.DOTALL)
 WEB = ("http://", "https://")
-"""Of files that some flags fetch."""
+"""The schemes of files that some flags download."""
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used. The message says what was found, what was expected and what to do."""
+    """The user's input cannot be used. The message states what was found, what was expected and what to do."""
 
 
 def printable(text: str, keep: str = "") -> str:
-    """`text` as a terminal can show it: what would steer it, or cannot be seen, is written as an escape: "\\x1b".
+    """`text` made safe for a terminal: characters that control it, or are invisible, are escaped: "\\x1b".
 
-    Those are control characters, separators of lines, marks that turn the direction of writing, and surrogates, which
-    stand for bytes of names that are not UTF-8. Names in any language stay as they are.
+    These are control characters, line separators, marks that change the writing direction, and surrogates, which
+    stand for bytes of names that are not UTF-8. Names in any language are unchanged.
 
     Args:
-      keep: characters that stay, such as the newlines of a table.
+      keep: characters that are not escaped, such as the newlines of a table.
     """
     if text.isprintable():
         return text
@@ -54,7 +54,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def _is_harmless(character: str) -> bool:
-    # Blanks of other widths, and the joiners that Persian and emoji are written with.
+    # Spaces of other widths, and the joiners used in Persian and emoji.
     return unicodedata.category(character) == "Zs" or character in "\u200c\u200d"
 
 
@@ -64,7 +64,7 @@ def _escape(character: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """The numbers a flag takes: at least `low`, over `above`, at most `high`, under `below`; None for no bound."""
+    """The range of a flag: at least `low`, over `above`, at most `high`, under `below`; None for no bound."""
 
     low: float | None = None
     high: float | None = None
@@ -72,7 +72,7 @@ class Bounds:
     below: float | None = None
 
     def hold(self, value: float) -> bool:
-        """Whether `value` is within; NaN never is where there is any bound."""
+        """Whether `value` is within the bounds; NaN is not, if there is any bound."""
         # Comparisons with NaN are false, so each is stated positively.
         return all(
             (
@@ -113,17 +113,17 @@ def option(
     """A dataclass field that is also a command-line flag; without a default the flag is required.
 
     Args:
-      default: of the flag.
-      help: what it does, without default and bounds, which are added.
-      low, high, above, below: see `Bounds`; they hold for each of several values.
-      choices: the values it takes.
-      metavar: what stands for the value in help: DIR, FILE, ...
-      group: heading in help under which flags of one subject stand.
-      positional: whether the value stands by itself, without the flag.
-      bare: what the flag means without a value; None: it must have one.
-      web: whether it takes http(s):// addresses too.
-      default_by: the flag that the default follows from, see `CheckedOptions.preset`; shown in place of `default`.
-      behind: whether it is no flag, but takes all words behind `--`, as they are.
+      default: the default value.
+      help: what the flag does, without default and bounds, which are added.
+      low, high, above, below: see `Bounds`; they apply to each of several values.
+      choices: the allowed values.
+      metavar: the placeholder of the value in help: DIR, FILE, ...
+      group: the heading in help for flags of one subject.
+      positional: whether the value is a positional argument, without the flag.
+      bare: the value of the flag without a value; None: it must have one.
+      web: whether it also takes http(s):// addresses.
+      default_by: the flag that determines the default, see `CheckedOptions.preset`; shown in place of `default`.
+      behind: whether it is not a flag, but takes all words after `--` unchanged.
     """
     bounds = Bounds(low, high, above, below)
     metadata = {"help": help, "bounds": bounds, "choices": choices, "metavar": metavar}
@@ -134,11 +134,11 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class CheckedOptions:
-    """Base of the options of every command: values out of bounds raise InputError on construction.
+    """Base class of every command's options: values out of bounds raise InputError on construction.
 
     Attributes:
-      takes_beam_flags: whether flags that it does not know are Apache Beam's.
-      passes_on: what flags that it does not know are for, as help calls them, where they are not Beam's.
+      takes_beam_flags: whether unknown flags are passed to Apache Beam.
+      passes_on: what unknown flags are passed to if not to Beam, as named in help.
     """
 
     takes_beam_flags: ClassVar[bool] = False
@@ -151,10 +151,10 @@ class CheckedOptions:
 
     @classmethod
     def preset(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Defaults that follow from other flags, such as those of a recipe: field -> value.
+        """Defaults that depend on other flags, such as those of a recipe: field -> value.
 
         Args:
-          given: values of all fields, as the command line and the fields' own defaults have them.
+          given: the values of all fields, from the command line and the fields' own defaults.
         """
         return {}
 
@@ -168,18 +168,18 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     bounds, flag = field.metadata["bounds"], CheckedOptions.flag(field.name)
     values = value if isinstance(value, tuple) else (value,)
     if "" in values and field.default != "":
-        # As of a variable of the shell that is not set; "" would be the folder the command was called in.
+        # As from an unset shell variable; "" would be the current folder.
         raise InputError(f"{flag} must not be empty")
     for text in values:
         is_fetched = field.metadata["web"] and str(text).startswith(WEB)
         if isinstance(text, str) and not is_fetched and (foreign := FOREIGN_ADDRESS.match(text)):
-            # To the file system it would be a folder called "s3:".
+            # The file system would create a folder called "s3:".
             raise InputError(
                 f"{flag} {text}: expected a local path or a gs:// address; {foreign[0]} is not supported, copy the "
                 "files to one of these"
             )
         if isinstance(text, str) and NO_BUCKET.fullmatch(text):
-            # Without the slashes at its end it would be a folder called "gs:".
+            # Without trailing slashes it would be a folder called "gs:".
             raise InputError(f"{flag} {text} names no bucket; expected gs://BUCKET/FOLDER")
     for number in values:
         if isinstance(number, (int, float)) and not bounds.hold(number):
@@ -196,7 +196,7 @@ def _check(field: dataclasses.Field, value: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Shape:
-    """How the value of a flag looks: its element type, and how many of them make one value."""
+    """The shape of a flag's value: its element type, and how many elements it has."""
 
     element: type
     count: int | str | None
@@ -219,7 +219,7 @@ def _shapes(cls: type) -> dict[str, _Shape]:
 
 
 def _fields(cls: type) -> list[dataclasses.Field]:
-    """The fields of `cls`: required ones first, then those it adds to what it inherits, which are its subject."""
+    """The fields of `cls`: required ones first, then its own, then inherited ones."""
     order = [name for base in cls.__mro__ for name in vars(base).get("__annotations__", ())]
     return sorted(
         dataclasses.fields(cls), key=lambda field: (field.default is not dataclasses.MISSING, order.index(field.name))
@@ -238,7 +238,7 @@ def _shown_default(field: dataclasses.Field) -> str:
 
 
 def _help(field: dataclasses.Field) -> str:
-    """The flag's line in --help: what it does, what it means alone, the numbers it takes and its default."""
+    """The flag's line in --help: what it does, its meaning without a value, its range and its default."""
     bare, bounds, default = field.metadata["bare"], str(field.metadata["bounds"]), _shown_default(field)
     text = field.metadata["help"] + (f"; without a value: {bare}" if bare is not None else "")
     notes = [bounds] if bounds else []
@@ -264,7 +264,7 @@ def _add_argument(group: Any, field: dataclasses.Field, shape: _Shape) -> None:
     elif shape.element is bool:
         flag = CheckedOptions.flag(field.name)
         switch = group.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
-        switch.help = _help(field)  # not an argument above: Python 3.10 would add the default to it once more
+        switch.help = _help(field)  # not as an argument above: Python 3.10 would append the default again
     else:
         group.add_argument(
             CheckedOptions.flag(field.name),
@@ -281,7 +281,7 @@ def _add_argument(group: Any, field: dataclasses.Field, shape: _Shape) -> None:
 
 
 def _usage(cls: type, prog: str) -> str:
-    """One line with the required flags alone: all of them would fill the first screen."""
+    """The usage line, with the required flags only: all of them would fill the first screen."""
     shapes, words = _shapes(cls), [prog]
     for field in _fields(cls):
         if field.metadata["positional"]:
@@ -296,7 +296,7 @@ def _usage(cls: type, prog: str) -> str:
 
 def _parser(cls: type, prog: str, text: str) -> argparse.ArgumentParser:
     description, _, epilog = inspect.cleandoc(text).partition("\n\n")
-    # Abbreviations would let a Beam option be taken for one of ours.
+    # With abbreviations, a Beam option could be mistaken for one of ours.
     parser = argparse.ArgumentParser(
         prog=prog,
         usage=_usage(cls, prog),
@@ -322,15 +322,15 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, text: str) -> tuple[T
 
     Args:
       cls: the options.
-      argv: arguments behind the command's name.
+      argv: the arguments after the command's name.
       prog: the command: "deeplab prepare".
-      text: for --help: a description, a blank line, and what stands below the flags, such as examples.
+      text: for --help: a description, a blank line, and the text below the flags, such as examples.
 
     Returns:
-      The options, and the flags that are Apache Beam's, where the command takes any.
+      The options, and the flags for Apache Beam, if the command takes any.
 
     Raises:
-      SystemExit: with status 0 after --help, 2 for unknown flags and values of another type.
+      SystemExit: with status 0 after --help, 2 for unknown flags and values of the wrong type.
       InputError: values out of bounds.
     """
     parser = _parser(cls, prog, text)
@@ -348,7 +348,7 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, text: str) -> tuple[T
 
 
 def _split(cls: type, argv: Sequence[str]) -> tuple[Sequence[str], dict[str, tuple[str, ...]]]:
-    """The words before `--`, and those behind it for the field that takes them, if `cls` has one."""
+    """The words before `--`, and those after it for the field that takes them, if `cls` has one."""
     names = [field.name for field in _fields(cls) if field.metadata["behind"]]
     if not names:
         return argv, {}

@@ -1,4 +1,4 @@
-"""The order of events of `deeplab demo`: draw the set, run stage after stage, show the results."""
+"""The steps of `deeplab demo`: draw the set, run the stages, show the results."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def run(options: Options, flags: list[str]) -> int:
 
 
 def draw(options: Options) -> None:
-    """Draws the set, unless a demo with the same options has done it.
+    """Draws the set, unless a demo with the same options has drawn it.
 
-    Raises InputError where one had other options, or what would be replaced is not of a demo.
+    Raises InputError if one had other options, or the files to replace are not a demo's.
     """
     path, content = os.path.join(options.output, "demo.json"), to_json(options)
     del content["output"]

@@ -9,17 +9,17 @@ from pipelines.demo.options import Options
 
 HEIGHT, WIDTH = 192, 256
 COPIES, BATCH = 2, 8
-# A deep network learns slowly from nothing. The decoder is the short way from images to masks, which a few hundred
-# steps are enough for; it needs no fine features from the backbone, and a high learning rate does it good. The moving
-# statistics of batch norms must follow in as few steps.
+# A deep network learns slowly from scratch. The decoder is a short path from images to masks, for which a few hundred
+# steps are enough; it needs no fine features from the backbone, and benefits from a high learning rate. The moving
+# statistics of batch norms must adapt in as few steps.
 TRAIN = ("--alpha", "0.5", "--output-stride", "32", "--decoder", "--learning-rate", "0.01",
          "--max-ratio", "4", "--batch-norm-momentum", "0.9")  # fmt: skip
-# Colours of drawn things are plainer than those of real ones, and the images small.
+# The colours of drawn objects are plainer than those of real ones, and the images are small.
 CRF = ("--crf", "--crf-sxy", "30", "--crf-srgb", "8", "--crf-compat", "6")
 
 
 class Variant(NamedTuple):
-    """A folder of masks: what it is called, the model folder it is from, and the flags of `segment`."""
+    """A folder of masks: its title, the model folder it is made with, and the flags of `segment`."""
 
     title: str
     model: str
@@ -27,14 +27,14 @@ class Variant(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """What a stage does, and its arguments to the command `deeplab`."""
+    """A stage: what it does, and its arguments to the command `deeplab`."""
 
     title: str
     arguments: list[str]
 
 
 def variants(output: str) -> dict[str, Variant]:
-    """What is compared: name of the masks folder -> how its masks are made."""
+    """The variants to compare: name of the masks folder -> how its masks are made."""
     bilinear, subpixel = os.path.join(output, "model-bilinear"), os.path.join(output, "model-subpixel")
     return {
         "bilinear": Variant("bilinear", bilinear, ()),
@@ -45,7 +45,7 @@ def variants(output: str) -> dict[str, Variant]:
 
 
 def stages(options: Options) -> list[Stage]:
-    """The whole road, in order."""
+    """All stages, in order."""
     drawn, records, masks = (os.path.join(options.output, name) for name in ("set", "records", "masks"))
     road = [
         Stage(
@@ -54,7 +54,7 @@ def stages(options: Options) -> list[Stage]:
         ),
         Stage("check every record", ["records", "verify", records]),
     ]
-    # An epoch is every record once, copies too: few validations, which cost more than the steps here.
+    # An epoch takes every record once, copies included: few validations, since these cost more than the steps here.
     steps = (COPIES + 1) * (options.images - options.validation) // BATCH
     for head in ("bilinear", "subpixel"):
         train = ["train", "--records", records, "--output", os.path.join(options.output, f"model-{head}")]

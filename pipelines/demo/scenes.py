@@ -1,10 +1,10 @@
-"""Drawn scenes whose right mask is known: what the demo, the tests and the benchmarks run on.
+"""Drawn scenes with exact masks, for the demo, the tests and the benchmarks.
 
 A scene is a small landscape under one sun: sky with clouds, ground in perspective, balls, boxes, trees, and a
-power line two to four pixels wide. Every class has hues it likes, but a tenth of the things have any hue, and
-all share the same patterns: colour helps, and does not decide. Stencils are drawn at four times the size and
+power line two to four pixels wide. Every class has typical hues, but a tenth of the objects have any hue, and
+all share the same patterns: colour helps, but does not suffice. Stencils are drawn at four times the size and
 shrunk by area: the share of a pixel an object covers is how much of its colour the pixel gets, and the class with
-the largest share is the pixel's label. So images are anti-aliased and masks are right to half a pixel.
+the largest share is the pixel's label. So images are anti-aliased and masks are correct to half a pixel.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PALETTE = Palette(
 )
 SUPERSAMPLING = 4
 HUES = {GROUND: (0.06, 0.17), BALL: (0.9, 1.03), BOX: (0.55, 0.75), TREE: (0.22, 0.4)}
-UNUSUAL = 0.1  # share of the things of any hue
+UNUSUAL = 0.1  # share of the objects with any hue
 WIRE_WIDTH = 2.0  # pixels; poles are 2 to 4 pixels wide
 
 Surface = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -38,7 +38,7 @@ Surface = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class _Place(NamedTuple):
-    """Where a thing stands: x and base (its foot) and size in pixels; distance 0 (near) to 1 (at the horizon)."""
+    """Where an object stands: x, base (its foot) and size in pixels; distance from 0 (near) to 1 (at the horizon)."""
 
     x: float
     base: float
@@ -48,18 +48,18 @@ class _Place(NamedTuple):
 
 @dataclass
 class _Canvas:
-    """What is painted so far, and the one sun all objects share.
+    """The painting so far, and the sun that lights all objects.
 
     Attributes:
       image: float32 [H, W, 3] RGB, 0..1.
-      shares: float32 [classes, H, W], how much of a pixel each class covers.
+      shares: float32 [C, H, W], how much of a pixel each class covers.
     """
 
     height: int
     width: int
     horizon: float
     sun: np.ndarray  # unit vector towards the light: right, down, out of the image
-    haze: np.ndarray  # the colour far things fade into, [3]
+    haze: np.ndarray  # the colour that distant objects fade into, [3]
     image: np.ndarray = field(init=False)
     shares: np.ndarray = field(init=False)
 
@@ -69,7 +69,7 @@ class _Canvas:
         self.shares[SKY] = 1
 
     def paint(self, class_id: int, stencil: np.ndarray, surface: Surface, distance: float = 0.0) -> None:
-        """Blends an object of that class in, where `stencil` (uint8 [4H, 4W], 255 inside) covers."""
+        """Blends in an object of that class, where `stencil` (uint8 [4H, 4W], 255 inside) covers the image."""
         x0, y0, width, height = cv2.boundingRect(stencil)
         if not width:
             return
@@ -99,7 +99,7 @@ class _Canvas:
         return cv2.ellipse(stencil, centre, axes, angle, 0, 360, 255, -1)
 
     def shadow(self, centre: tuple[float, float], axes: tuple[float, float]) -> None:
-        """Darkens the ground softly where an object's shadow falls; the mask is not concerned."""
+        """Darkens the ground softly where an object's shadow falls; the mask does not change."""
         middle, down = centre[0] - 0.7 * axes[0] * float(self.sun[0]), max(axes[1], 1.0)
         x0, x1 = (int(np.clip(middle + side * 1.5 * axes[0], 0, self.width)) for side in (-1, 1))
         y0, y1 = (int(np.clip(centre[1] + side * 1.5 * down, self.horizon, self.height)) for side in (-1, 1))
@@ -119,7 +119,7 @@ def _noise(rng: np.random.Generator, height: int, width: int, cell: float) -> np
 
 
 def _colours(rng: np.random.Generator, class_id: int, vivid: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Two colours that go together, for a surface and the pattern on it: float32 [3], 0..1."""
+    """Two matching colours, for a surface and the pattern on it: float32 [3], 0..1."""
     hue = rng.uniform(0, 1) if rng.random() < UNUSUAL else rng.uniform(*HUES[class_id])
     saturation, value = rng.uniform(0.3, 0.75) * vivid, rng.uniform(0.5, 0.95)
     first = colorsys.hsv_to_rgb(hue % 1, saturation, value)
@@ -222,7 +222,7 @@ def _paint_box(canvas: _Canvas, rng: np.random.Generator, at: _Place) -> None:
         return surface
 
     canvas.shadow((x + dx / 2, base + dy / 3), (w * 0.75, -dy))
-    # Each face over the whole of what lies behind it: the background cannot shine through the seams.
+    # Each face also covers what lies behind it, so that the background does not show through the seams.
     canvas.paint(BOX, canvas.polygon(silhouette), face((side, 0, 0), dy / dx), distance)
     canvas.paint(BOX, canvas.polygon([*front[:3], *top[2:], front[3]]), face((0, -1, 0), 0.0), distance)
     canvas.paint(BOX, canvas.polygon(front), face((0, 0, 1), 0.0), distance)

@@ -1,4 +1,4 @@
-"""What the demo shows of its results: a table of scores, and a sheet of images, labels and masks."""
+"""The results of the demo: a table of scores, and a sheet of images, labels and masks."""
 
 from __future__ import annotations
 

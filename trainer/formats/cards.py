@@ -1,4 +1,4 @@
-"""What is known about a trained model besides its weights: the file `model.json` of a model folder.
+"""The description of a trained model: the file `model.json` of a model folder.
 
 Reads and writes plain JSON and imports neither TensorFlow nor Keras, so that every stage can look into a model folder.
 """
@@ -19,7 +19,7 @@ from trainer.options import InputError
 CARD = "model.json"
 WEIGHTS = "model.keras"
 TUNING_FILE = "crf.json"
-"""The CRF's parameters, where `deeplab tune-crf` looked for them; see `pipelines.crf.tuning`."""
+"""The CRF's parameters, if `deeplab tune-crf` has tuned them; see `pipelines.crf.tuning`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,8 @@ class ModelCard:
       palette: the classes; as many as `architecture["num_classes"]`.
       max_side: the longest side (pixels) that images are shrunk to before the network; 0: they keep their size.
       training: the options the model was trained with, or where its weights came from.
-      data_fingerprint: of the records it was trained on; empty for imported weights.
-      scores: of the validation, e.g. {"miou": 0.6}.
+      data_fingerprint: the fingerprint of the records it was trained on; empty for imported weights.
+      scores: the scores of the validation, e.g. {"miou": 0.6}.
     """
 
     architecture: dict[str, Any]
@@ -63,7 +63,7 @@ class ModelCard:
 
     @classmethod
     def from_json(cls, value: Any) -> ModelCard:
-        """The inverse of `to_json`. Raises InputError that names the fault."""
+        """The inverse of `to_json`. Raises InputError with the reason if that is impossible."""
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(value, dict) or not {"architecture", "palette"} <= value.keys() <= known:
             content = sorted(value) if isinstance(value, dict) else type(value).__name__
@@ -90,7 +90,7 @@ def load_card(folder: str) -> ModelCard:
 def weights_digest(folder: str) -> str:
     """SHA-256 of the model's weights file, as hex digits. Raises InputError when it is missing or damaged.
 
-    Every command asks for it before its work, and builds the network later: damage is better found now.
+    Every command calls this first and builds the network later, so that damage is found early.
     """
     path = storage.join(folder, WEIGHTS)
     try:
@@ -103,10 +103,10 @@ def weights_digest(folder: str) -> str:
 
 
 def _damage(data: bytes) -> str:
-    """What is wrong with a Keras file, which is an archive; "" where nothing is to be seen."""
+    """The visible damage of a Keras file, which is a ZIP archive; "" if there is none."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            # Keras compresses nothing. What claims to hold more than its bytes is refused as it is loaded.
+            # Keras does not compress. A member larger than its bytes in the file is refused when it is loaded.
             claimed = sum(member.file_size for member in archive.infolist())
             member = archive.testzip() if claimed <= 2 * len(data) else None
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
@@ -115,5 +115,5 @@ def _damage(data: bytes) -> str:
 
 
 def save_card(folder: str, card: ModelCard) -> None:
-    """Write `model.json` into `folder`."""
+    """Writes `model.json` into `folder`."""
     storage.write_json(storage.join(folder, CARD), card.to_json())

@@ -22,19 +22,19 @@ READ_VERSIONS = (1, 2)
 """Version 1 says "pictures" where version 2 says "images"."""
 SHARD_PATTERN = re.compile(r"(?P<split>[\w-]+)-(?P<index>[0-9]{5,})-of-(?P<count>[0-9]{5,})\.tfrecord")
 MUCH_IGNORED = 0.5
-"""Share of ignored pixels from which on a split is doubtful."""
+"""From this share of ignored pixels on, a split is doubtful."""
 NAMED_CLASSES = 8
-"""Absent classes that are named; a set may have two hundred."""
+"""The most absent classes to name; a set may have two hundred."""
 
 
 def shard_name(split: str, index: int, count: int) -> str:
-    """All shards of a split have names of one length, so that their order is that of their numbers."""
+    """The file name of a shard. All of a split have the same length, so their order is that of their numbers."""
     digits = max(5, len(str(count)))
     return f"{split}-{index:0{digits}d}-of-{count:0{digits}d}.tfrecord"
 
 
 def shuffle_hash(seed: int, key: str, copy: int) -> int:
-    """64 bits that decide shard and order of a record; the same on every machine."""
+    """A 64-bit hash that determines the shard and the order of a record; the same on every machine."""
     return int.from_bytes(hashlib.md5(f"{seed}/{copy}/{key}".encode()).digest()[:8], "big")
 
 
@@ -49,13 +49,13 @@ def open_shard(folder: str, name: str) -> BinaryIO:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """What is in one shard.
+    """The contents of one shard.
 
     Attributes:
       name, split: file name and split.
       records, images: examples, and how many of them are source images (copy 0).
       bytes, crc32c: size of the file and CRC-32C of all its bytes.
-      fingerprint: of the options and inputs it was made from.
+      fingerprint: the fingerprint of the options and inputs it was made from.
       class_pixels: label pixels of every class, in palette order.
       ignored_pixels: label pixels of ignore_id.
       min_size, max_size: smallest and largest (height, width) of its images, each side by itself.
@@ -75,7 +75,7 @@ class Shard:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Shard:
-        """The inverse of dataclasses.asdict, and of its JSON. Raises TypeError for what is no such object."""
+        """The inverse of dataclasses.asdict, and of its JSON. Raises TypeError for another object."""
         if not isinstance(value, dict):
             raise TypeError(f"a shard is a JSON object, got {value!r}")
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
@@ -85,7 +85,7 @@ class Shard:
         return shard
 
     def _check(self) -> None:
-        """Raises TypeError where a value is not of its kind."""
+        """Raises TypeError if a value has the wrong type."""
         texts, numbers = (self.name, self.split, self.fingerprint), (self.records, self.images, self.bytes)
         rows = (self.class_pixels, self.min_size, self.max_size)
         if not all(isinstance(text, str) for text in texts) or not all(isinstance(row, tuple) for row in rows):
@@ -98,7 +98,7 @@ class Shard:
 
 @dataclasses.dataclass
 class Sums:
-    """What there is to say of a shard, added up record by record."""
+    """The statistics of a shard, added up record by record."""
 
     records: int = 0
     originals: int = 0
@@ -112,9 +112,9 @@ class Sums:
         """Adds a record.
 
         Args:
-          framed: its bytes in the shard.
+          framed: the record's bytes in the shard.
           size: (height, width) of image and label, in pixels.
-          pixels: label pixels of every id, int64 [256].
+          pixels: the number of label pixels of every id, int64 [256].
           copy: 0 for a source image.
         """
         sizes = [size, *([self.min_size, self.max_size] if self.records else [])]
@@ -142,7 +142,7 @@ class Sums:
 
 
 def fingerprint_of(shards: Iterable[Shard]) -> str:
-    """md5 of the contents of shards, in order of their names."""
+    """The MD5 of the contents of shards, in order of their names."""
     return hashlib.md5(json.dumps([[shard.name, shard.crc32c] for shard in shards]).encode()).hexdigest()
 
 
@@ -157,8 +157,8 @@ class Dataset:
       fingerprint: of the shards' contents alone; the same data has the same fingerprint everywhere.
       max_side: bound on the images' longest side in pixels, 0 for none.
       rejected: records that could not be made.
-      edited: what dataset.json gives as its own digest, where that is another one: somebody has changed it since it
-        was written. "" otherwise, and for those of versions up to 0.6, which give none.
+      edited: the digest stated in dataset.json if it does not match, because the file has been edited since it was
+        written; else "", also for files of versions up to 0.6, which state none.
     """
 
     palette: Palette
@@ -177,22 +177,22 @@ class Dataset:
         return tuple(shard for shard in self.shards if shard.split == split)
 
     def count(self, split: str) -> int:
-        """Records in `split`."""
+        """The number of records in `split`."""
         return sum(shard.records for shard in self.of_split(split))
 
     def images(self, split: str) -> int:
-        """Source images in `split`: records that are no augmented copies."""
+        """The number of source images in `split`: records that are not augmented copies."""
         return sum(shard.images for shard in self.of_split(split))
 
     def pixels(self, split: str) -> tuple[tuple[int, ...], int]:
-        """Label pixels of every class in `split`, in palette order, and those that are ignored."""
+        """The label pixels of every class in `split`, in palette order, and the ignored ones."""
         shards = self.of_split(split)
         none = (0,) * self.palette.num_classes
         counts = zip(none, *(shard.class_pixels for shard in shards), strict=True)
         return tuple(map(sum, counts)), sum(shard.ignored_pixels for shard in shards)
 
     def doubts(self, split: str) -> list[str]:
-        """What makes it doubtful, in words, that the labels of `split` are what a model is to learn."""
+        """Reasons, in words, to doubt that the labels of `split` are right."""
         counts, ignored = self.pixels(split)
         used = sum(counts)
         absent = [name for name, count in zip(self.palette.names, counts, strict=True) if not count]
@@ -220,7 +220,7 @@ class Dataset:
 
 
 def save_dataset(folder: str, dataset: Dataset) -> None:
-    """Write `folder`/dataset.json."""
+    """Writes `folder`/dataset.json."""
     value = dataclasses.asdict(dataset) | {
         "version": DATASET_VERSION,
         "palette": dataset.palette.to_json(),
@@ -233,13 +233,13 @@ def save_dataset(folder: str, dataset: Dataset) -> None:
 
 
 def _digest(value: dict[str, Any]) -> str:
-    """md5 of what a dataset.json says besides this digest."""
+    """The MD5 of the contents of a dataset.json without this digest."""
     rest = {name: part for name, part in value.items() if name != "digest"}
     return hashlib.md5(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def load_dataset(folder: str) -> Dataset:
-    """Read `folder`/dataset.json; InputError when it is missing or damaged."""
+    """Reads `folder`/dataset.json. Raises InputError if it is missing or damaged."""
     path = storage.join(folder, DATASET_FILE)
     if not storage.exists(path):
         raise InputError(f"{folder} holds no records: {DATASET_FILE} is missing; make it with `deeplab prepare`")
@@ -256,7 +256,7 @@ def load_dataset(folder: str) -> Dataset:
 
 
 def check_shards(folder: str, dataset: Dataset) -> None:
-    """Raises InputError where shards in `folder` are missing, or of another size than its dataset.json says."""
+    """Raises InputError if shards in `folder` are missing, or their sizes differ from its dataset.json."""
     sizes = {file.relative: file.size for file in storage.files(folder, within=())}
     bad = [shard.name for shard in dataset.shards if sizes.get(shard.name) != shard.bytes]
     if bad:
@@ -267,7 +267,7 @@ def check_shards(folder: str, dataset: Dataset) -> None:
 
 
 def _dataset(value: dict[str, Any]) -> Dataset:
-    """What a dataset.json of a known version says. Raises TypeError or KeyError for what it cannot say."""
+    """The data set of a dataset.json of a known version. Raises TypeError or KeyError if it is damaged."""
     palette, options, names = Palette.from_json(value["palette"]), value["options"], set()
     shards = tuple(map(Shard.from_json, value["shards"]))
     for shard in shards:

@@ -30,7 +30,7 @@ class Record:
     """One training example.
 
     Attributes:
-      key: names the image uniquely within the set; its relative path without the suffix.
+      key: the unique name of the image in the set: its relative path without the suffix.
       filename: the source image's relative path.
       image: encoded, RGB or grey, upright.
       image_format: "jpeg" or "png".
@@ -114,7 +114,7 @@ def encode(record: Record) -> bytes:
             feature.int64_list.value.append(value)
         else:
             feature.bytes_list.value.append(value.encode() if isinstance(value, str) else value)
-    # Map fields have no order of their own.
+    # Map fields have no defined order.
     return example.SerializeToString(deterministic=True)
 
 
@@ -127,7 +127,7 @@ def _features(data: bytes) -> Any:
 
 
 def _one(features: Any, name: str, kind: str, default: Any = None) -> Any:
-    """The one value that a feature has."""
+    """The single value of a feature."""
     values = getattr(features[name], kind).value if name in features else ()
     if len(values) != 1 and default is None:
         raise ValueError(f"feature {name!r} has {len(values)} values, expected one in its {kind}")
@@ -135,9 +135,9 @@ def _one(features: Any, name: str, kind: str, default: Any = None) -> Any:
 
 
 def decode_pixels(data: bytes) -> tuple[bytes, bytes, int, int]:
-    """Image and label, as they are encoded, and their height and width (pixels), of a serialised message.
+    """The encoded image and label of a serialised message, and their height and width (pixels).
 
-    Raises ValueError for what is no such message or lacks one of them.
+    Raises ValueError if it is not such a message, or lacks one of them.
     """
     features = _features(data)
     image, label = (_one(features, name, "bytes_list") for name in (IMAGE_ENCODED, LABEL_ENCODED))
@@ -146,9 +146,9 @@ def decode_pixels(data: bytes) -> tuple[bytes, bytes, int, int]:
 
 
 def decode(data: bytes) -> Record:
-    """The inverse of :func:`encode`. Raises ValueError for what is no such message or lacks a feature.
+    """The inverse of :func:`encode`. Raises ValueError if it is not such a message, or lacks a feature.
 
-    Records of other writers, which lack `image/key` and `augment/copy`, get their file name as key and copy 0.
+    Records of other writers, without `image/key` and `augment/copy`, get their file name as key, and copy 0.
     """
     features = _features(data)
     one = functools.partial(_one, features)

@@ -1,6 +1,6 @@
-"""What an export of `deeplab export` says of itself, and where in the file that stands.
+"""The metadata of an export of `deeplab export`, and where in the file it is.
 
-Neither TensorFlow nor ONNX's libraries are needed to read it, so that every stage can look into an export.
+Neither TensorFlow nor ONNX's libraries are needed to read it, so every stage can look into an export.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from trainer.options import InputError
 
 INPUT = "images"
 OUTPUTS = IDS, PROBABILITIES = ("ids", "probabilities")
-"""Names of what goes in and comes out, in every format."""
+"""The names of input and outputs, in every format."""
 
 CLASS_BYTES = 16
-"""That an export takes in inference for a pixel and class: unlike a model folder's, its logits are made whole."""
+"""Bytes of memory per pixel and class in inference: unlike a model folder, an export computes all logits at once."""
 
 VERSION = 1
 SAVED_MODEL = "saved_model.pb"
-"""The file of a SavedModel's folder that its program and its arrays are in."""
+"""The file of a SavedModel's folder with its graph and its arrays."""
 ABOUT = "assets.extra/deeplab.json"
-"""The file of a SavedModel's folder that tells of the model; TensorFlow leaves that folder to others."""
+"""The file of a SavedModel's folder with the metadata; TensorFlow leaves assets.extra to other programs."""
 KEY = "deeplab"
-"""The entry of an ONNX file's metadata that does."""
+"""The entry of an ONNX file's metadata properties with the same."""
 
 
 def kind(path: str) -> str:
-    """What the model at `path` (local or gs://) is: "onnx", "savedmodel", or "" for a model folder.
+    """The format of the model at `path` (local or gs://): "onnx", "savedmodel", or "" for a model folder.
 
-    Raises InputError for a TFLite file, which takes images of one size alone.
+    Raises InputError for a TFLite file, which takes only images of one size.
     """
     if path.endswith(".tflite"):
         raise InputError(
@@ -55,10 +55,10 @@ def about(
     """The JSON object that goes into an export.
 
     Args:
-      card: of the model; what it was trained with, paths among it, is left out.
+      card: the model's card; its training options, which include paths, are left out.
       weights: SHA-256 of the model's weights.
-      versions: of the libraries it was made with.
-      crf: contents of the model's crf.json; what was tried, and images that could not be used, are left out.
+      versions: the versions of the libraries it was made with.
+      crf: the contents of the model's crf.json; the trials, and images that could not be used, are left out.
     """
     model = dataclasses.replace(card, training={}).to_json()
     tuning = None if crf is None else crf | {"grid": [], "rejects": []}
@@ -69,21 +69,21 @@ def load_card(path: str, program: bytes = b"") -> ModelCard:
     """The card of the model folder or export at `path`. Raises InputError when it is missing or damaged.
 
     Args:
-      program: what `read` gave of an export, so that an ONNX file is not read again.
+      program: the result of `read` for an export, so that an ONNX file is not read again.
     """
     return _load(path, program)[0] if kind(path) else cards.load_card(path)
 
 
 def load_tuning(path: str) -> Any:
-    """What the export at `path` has of the crf.json of its model; None where that had none.
+    """The tuned CRF parameters in the export at `path`, from its model's crf.json; None if that had none.
 
-    Raises InputError when the export is missing or damaged.
+    Raises InputError if the export is missing or damaged.
     """
     return _load(path)[1]
 
 
 def _load(path: str, program: bytes = b"") -> tuple[ModelCard, Any]:
-    """Card and tuning of an export."""
+    """The card and the tuned CRF parameters of an export."""
     try:
         is_onnx = kind(path) == "onnx"
         text = _onnx_metadata(program or storage.read(path)) if is_onnx else storage.read(storage.join(path, ABOUT))
@@ -101,17 +101,17 @@ def _load(path: str, program: bytes = b"") -> tuple[ModelCard, Any]:
 
 
 def model_digest(path: str) -> str:
-    """SHA-256 of what decides the masks of the model folder or export at `path`, as hex digits: its weights.
+    """SHA-256, as hex digits, of the part of the model folder or export at `path` that determines masks: its weights.
 
-    Raises InputError when they are missing.
+    Raises InputError if they are missing.
     """
     return hashlib.sha256(_program(path)).hexdigest() if kind(path) else cards.weights_digest(path)
 
 
 def read(path: str, digest: str = "") -> bytes:
-    """The program of the export at `path`, weights included.
+    """The bytes of the file with the graph and the weights of the export at `path`.
 
-    Raises InputError when it is missing, or `digest` is not its digest; "" is that of any.
+    Raises InputError if it is missing, or `digest` is not its digest; "" skips that check.
     """
     data = _program(path)
     if digest and hashlib.sha256(data).hexdigest() != digest:
@@ -142,18 +142,18 @@ _ONNX = {
     "Sparse": {"values": (1, "Tensor"), "indices": (2, "Tensor")},
     "Tensor": {"external_data": (13, "Entry")},
 }
-"""What is read of ONNX's messages -> fields, with their numbers in onnx.proto and their messages, "" for a text."""
+"""ONNX's messages -> the fields read here, with their numbers in onnx.proto and their messages ("" for a string)."""
 
 
 @functools.cache
 def _onnx_model_class() -> type:
-    """ONNX's ModelProto as far as `_ONNX` has it, in a private descriptor pool."""
+    """ONNX's ModelProto, restricted to `_ONNX`, in a private descriptor pool."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="onnx_parts.proto", package="exports", syntax="proto3")
     for name, fields in _ONNX.items():
         message_type = file.message_type.add(name=name)
         for field_name, (number, kind) in fields.items():
-            # A field that there is once may be read as one that there is often, but not a text.
+            # A singular field may be read as a repeated one, except for strings.
             if kind:
                 types = {"label": field.LABEL_REPEATED, "type": field.TYPE_MESSAGE, "type_name": f".exports.{kind}"}
             else:
@@ -165,9 +165,9 @@ def _onnx_model_class() -> type:
 
 
 def named_files(data: bytes) -> list[str]:
-    """Files that an ONNX file names, in which arrays of it are to be; those of this program name none.
+    """The external files in which an ONNX file stores arrays; those of this program have none.
 
-    Raises DecodeError for what is no ONNX file.
+    Raises DecodeError if it is not an ONNX file.
     """
     return [entry.value for entry in _external_data(_onnx_model_class().FromString(data)) if entry.key == "location"]
 

@@ -10,9 +10,9 @@ from typing import BinaryIO
 import google_crc32c
 
 MAX_MESSAGE = 2**31 - 1
-"""Bytes a protobuf message can have at most."""
+"""The most bytes of a protobuf message."""
 HEAD, TAIL = 12, 4
-"""Bytes before and behind a record's payload: its length and the checksum of that, and the checksum of the payload."""
+"""Bytes before and after a record's payload: its length with a checksum, and the payload's checksum."""
 
 
 def _masked_crc(data: bytes) -> int:
@@ -51,7 +51,7 @@ class CorruptRecord(ValueError):
 
 
 def length_of(head: bytes, index: int, offset: int) -> int:
-    """The bytes of a record's payload, of the HEAD bytes before it. Raises CorruptRecord, for this place of it."""
+    """The length of a record's payload, in bytes, from the HEAD bytes before it. Raises CorruptRecord."""
     if len(head) < HEAD:
         raise CorruptRecord(index, offset, f"the shard ends in a header of {len(head)} of {HEAD} bytes")
     length, length_crc = struct.unpack("<QI", head)
@@ -63,7 +63,7 @@ def length_of(head: bytes, index: int, offset: int) -> int:
 
 
 def check_payload(data: bytes, tail: bytes, index: int, offset: int) -> None:
-    """Raises CorruptRecord where the TAIL bytes behind a payload are not its checksum."""
+    """Raises CorruptRecord if the TAIL bytes after a payload are not its checksum."""
     if _masked_crc(data) != struct.unpack("<I", tail)[0]:
         raise CorruptRecord(index, offset, "checksum of the data is wrong", data)
 

@@ -1,4 +1,4 @@
-"""What options of commands name of the formats."""
+"""The names in the formats that options of commands use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ PALETTES = ("voc", "camvid", "cityscapes", "cityscapes-trainids")
 """The built-in palettes of `trainer.formats.palettes`."""
 
 CODINGS = ("auto", "ids", "colors")
-"""How labels that can be read by their numbers or by their colours are read; see `trainer.formats.labels`."""
+"""How to read labels that have both ids and colours; see `trainer.formats.labels`."""
 
 MAX_PIXELS = 178_956_970
 """Images of more pixels are refused as decompression bombs, as Pillow does: half a gigabyte of RGB."""

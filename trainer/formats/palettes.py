@@ -1,4 +1,4 @@
-"""The class sets that are built in: Pascal VOC, CamVid and Cityscapes. Others come from JSON files.
+"""The built-in class sets: Pascal VOC, CamVid and Cityscapes. Others come from JSON files.
 
 See `trainer.formats.labels` for what a palette does and for the JSON form.
 """
@@ -11,7 +11,7 @@ from trainer.options import InputError
 
 
 def voc_colormap(count: int = 256) -> tuple[Color, ...]:
-    """Pascal VOC's colours: the bits of the index, dealt out to R, G and B from the highest bit down."""
+    """Pascal VOC's colours: the bits of the index, distributed over R, G and B from the highest bit down."""
     return tuple(
         tuple(sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)) for channel in range(3))
         for index in range(count)
@@ -126,9 +126,9 @@ CITYSCAPES = Palette(
 )
 
 READ_BY_COLOR = (VOC, CAMVID, CITYSCAPES)
-"""The palettes among which the colours of a label decide."""
+"""The palettes that are told apart by the colours of a label."""
 READ_BY_COLORMAP = (VOC, CAMVID, CITYSCAPES_TRAINIDS)
-"""The palettes among which the colour map of a palette PNG decides."""
+"""The palettes that are told apart by the colour map of a palette PNG."""
 BUILT_IN = {palette.name: palette for palette in (VOC, CAMVID, CITYSCAPES, CITYSCAPES_TRAINIDS)}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.drawn.records import record, write_records
 from trainer.export import samples
-from trainer.export.samples import Sample, drawn, found, of_files, of_records
+from trainer.export.samples import Sample, drawn, image_paths, of_files, of_records
 from trainer.formats import images
 from trainer.options import InputError
 
@@ -70,8 +70,8 @@ def test_images_are_found_in_folders_by_globs_and_alone_and_damaged_ones_left_ou
         (tmp_path / name).write_bytes(images.encode_png(image))
     (tmp_path / "c.png").write_bytes(b"damaged")
     (tmp_path / "notes.txt").write_text("none")
-    assert len(found(str(tmp_path))) == 3 and len(found(f"{tmp_path}/*.png")) == 2
-    assert found(str(tmp_path / "a.png")) == [str(tmp_path / "a.png")]
-    assert len(list(of_files(found(str(tmp_path))))) == 2
+    assert len(image_paths(str(tmp_path))) == 3 and len(image_paths(f"{tmp_path}/*.png")) == 2
+    assert image_paths(str(tmp_path / "a.png")) == [str(tmp_path / "a.png")]
+    assert len(list(of_files(image_paths(str(tmp_path))))) == 2
     with pytest.raises(InputError, match="found no image"):
-        found(str(tmp_path / "none"))
+        image_paths(str(tmp_path / "none"))

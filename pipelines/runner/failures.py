@@ -162,16 +162,13 @@ def quiet_beam() -> Iterator[None]:
     """Hides Beam's log, except errors, while the block runs, unless the user's log level shows it."""
     beam_log = logging.getLogger("apache_beam")
     level = beam_log.level
-    names = ("common", "worker.sdk_worker", "worker.data_plane", "portability.local_job_service")
-    loggers = [logging.getLogger(f"apache_beam.runners.{name}") for name in names]
     if logging.getLogger().getEffectiveLevel() > logging.INFO:
         beam_log.setLevel(logging.ERROR)
-    for logger in loggers:
-        logger.addFilter(_not_repeated)
+    for name in ("common", "worker.sdk_worker", "worker.data_plane", "portability.local_job_service"):
+        # For good: a worker may log a failure after the run has ended with it.
+        logging.getLogger(f"apache_beam.runners.{name}").addFilter(_not_repeated)
     try:
         with contextlib.redirect_stderr(_NoTracebacks(sys.stderr)):
             yield
     finally:
         beam_log.setLevel(level)
-        for logger in loggers:
-            logger.removeFilter(_not_repeated)

@@ -24,7 +24,7 @@ class Options(CheckedOptions):
 
     output: str = option("out/demo", "local folder to write to", metavar="DIR")
     images: int = option(160, "scenes to draw, a fifth of them for validation", low=5 * ROWS, high=100_000)
-    epochs: int = option(10, "epochs to train each of the two models", low=1)
+    epochs: int = option(20, "epochs to train each of the two models", low=1)
     crop: int = option(96, "side of the square training crops, in pixels", low=32)
     seed: int = option(1, "seed of the scenes and of the training", low=0)
 

@@ -108,10 +108,10 @@ def test_a_demo_of_other_options_is_not_overwritten(road):
 
 def test_a_demo_of_the_version_that_called_images_pictures_is_recognised(tmp_path):
     (tmp_path / "demo.json").write_text(json.dumps({"pictures": 160, "epochs": 10, "crop": 96, "seed": 1}))
-    draw(Options(output=str(tmp_path)))
+    draw(Options(output=str(tmp_path), epochs=10))
     assert not (tmp_path / "set").exists()
     with pytest.raises(InputError, match=r"'images': 160.*now .*'images': 200"):
-        draw(Options(output=str(tmp_path), images=200))
+        draw(Options(output=str(tmp_path), epochs=10, images=200))
 
 
 def test_a_stage_that_fails_ends_the_demo_with_its_status(road, tmp_path):

@@ -43,8 +43,8 @@ def text(report: dict[str, Any]) -> str:
     for finding in report["findings"]:
         lines.append(printable(f"{GRADES[finding['grade']]}: {_share(finding)}: {finding['text']}"))
         for example in finding["examples"][:2]:
-            found = f": {example['found']}" if example["found"] else ""
-            lines.append(printable(f"  {example['path']}{found}"))
+            detail = f": {example['found']}" if example["found"] else ""
+            lines.append(printable(f"  {example['path']}{detail}"))
         lines.append(printable(f"  cure: {finding['cure']}"))
     lines.append(printable(f"verdict: {report['verdict']}"))
     if report["mend"]:

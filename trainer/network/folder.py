@@ -60,7 +60,7 @@ def _reproducible(path: str) -> bytes:
                 metadata = json.loads(content)
                 content = json.dumps({key: metadata[key] for key in metadata if key != "date_saved"}).encode()
             if name == "config.json":
-                content = SHARED_ID.sub(lambda found: b"%d" % numbers.setdefault(found[0], len(numbers)), content)
+                content = SHARED_ID.sub(lambda match: b"%d" % numbers.setdefault(match[0], len(numbers)), content)
             timeless.writestr(zipfile.ZipInfo(name), content)
     return data.getvalue()
 
@@ -129,8 +129,8 @@ def load_weights(model: keras.Model, folder: str, digest: str = "") -> None:
     with scratch.folder("model") as temporary:
         local = os.path.join(temporary, WEIGHTS)
         try:
-            found = _copy(path, local)
-            if digest and found != digest:
+            actual = _copy(path, local)
+            if digest and actual != digest:
                 raise InputError(
                     f"the model in {folder} was replaced while this command was running; its output would be of two "
                     "models. Run the command again, and let no training write into a model's folder meanwhile"

@@ -103,11 +103,11 @@ class Passes:
         Returns:
           By window, in order: the records, int64 [N, 2], shard and number in it.
         """
-        found = []
+        samples = []
         while count:
             number, place = divmod(begin, self._total)
             index, before = divmod(place, self.size)
             part = self._shuffled(Window(number, index))[before : before + count]
-            found.append((Window(number, index), part))
+            samples.append((Window(number, index), part))
             begin, count = begin + len(part), count - len(part)
-        return found
+        return samples

@@ -46,10 +46,10 @@ def records_of(paths: Sequence[str], shards: Sequence[Shard], passes: Passes, ba
     return _Local(paths, shards, passes)
 
 
-def _unbalanced(path: str, found: str, expected: int) -> NoReturn:
+def _unbalanced(path: str, count: str, expected: int) -> NoReturn:
     folder, _, name = path.rpartition("/")
     raise UnbalancedError(
-        f"the shards in {folder} do not hold the records that {DATASET_FILE} counts ({name} has {found}, expected "
+        f"the shards in {folder} do not hold the records that {DATASET_FILE} counts ({name} has {count}, expected "
         f"{expected}); `deeplab records verify {folder}` reports which"
     )
 

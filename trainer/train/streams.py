@@ -67,12 +67,12 @@ def readable_records(folder: str, palette: Palette, suspects: Callable[[], Suspe
             yield
         except tf.errors.InvalidArgumentError as error:
             # In TensorFlow's graphs all errors of Python are of this kind; here they are what they are.
-            found = _unusable(suspects(), palette)
-            if not found and "IteratorGetNext" not in str(error):
+            fault = _unusable(suspects(), palette)
+            if not fault and "IteratorGetNext" not in str(error):
                 raise
-            found = found or f"a record cannot be used ({error.message.splitlines()[0]})"
+            fault = fault or f"a record cannot be used ({error.message.splitlines()[0]})"
             raise InputError(
-                f"{folder}: {found}; `deeplab records verify {folder}` reports all such records"
+                f"{folder}: {fault}; `deeplab records verify {folder}` reports all such records"
             ) from None
     except (tf.errors.DataLossError, CorruptRecord) as error:
         reason = error.message if isinstance(error, tf.errors.DataLossError) else str(error)

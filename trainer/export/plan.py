@@ -96,7 +96,7 @@ def tuning(options: Options, digest: str) -> dict[str, Any] | None:
 
 
 def reserve(options: Options) -> None:
-    """Writes a placeholder for the report of the check. Raises InputError if it cannot be written."""
+    """Writes the report of the check with the status "running". Raises InputError if it cannot be written."""
     path = report_path(options.output)
     try:
         if _is_there(path) and not _is_report(path):

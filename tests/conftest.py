@@ -13,6 +13,16 @@ from benchmarks.objects import served
 from trainer.files import cloud
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Networks get the same weights in every run: some random ones see one class everywhere, and can show nothing.
+
+    A hook, since fixtures of modules, which build networks too, run before every fixture of a test.
+    """
+    if keras := sys.modules.get("keras"):
+        keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory):
     """The address of a Cloud Storage emulator with the bucket seg."""

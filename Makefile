@@ -50,6 +50,7 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(VENV)/bin/python docs/options.py > docs/options.md
 	PYTHONPATH=. $(VENV)/bin/python docs/zoo.py > docs/zoo.md
+	$(VENV)/bin/python docs/charts.py
 
 $(STAMP): constraints.txt setup.py
 	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed; name one with PYTHON=..."; exit 1; }

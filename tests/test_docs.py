@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+from types import ModuleType
 
 import pytest
 
@@ -12,16 +13,31 @@ from pipelines import cli
 from tests.drawn.places import ROOT
 
 README = (ROOT / "README.md").read_text()
-PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+}
+LINK = re.compile(r"""\]\((?!http)([^)#]*)(?:#([^)]+))?\)|src="(?!http)([^"]+)\"""")
+"""A link within the repository: its file, "" for the page itself, and its heading; or the file of an image."""
 SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
 COMMANDS = re.findall(r"^(?:deeplab|docker run .* deeplab-trainer) (.+?)(?:  +#.*)?$", SHELL, re.MULTILINE)
 
 
-def test_the_table_of_options_is_that_of_the_commands():
-    spec = importlib.util.spec_from_file_location("options_page", ROOT / "docs" / "options.py")
+def script(name: str) -> ModuleType:
+    """A script of docs/."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert PAGES["options.md"] == module.page(), "run `make docs`"
+    return module
+
+
+def test_the_table_of_options_is_that_of_the_commands():
+    assert PAGES["docs/options.md"] == script("options").page(), "run `make docs`"
+
+
+def test_charts_show_the_figures_of_the_tables():
+    for name, drawing in script("charts").drawings().items():
+        assert (ROOT / "docs/measured" / name).read_text() == drawing, f"{name}: run `make docs`"
 
 
 def test_the_readme_shows_every_command():
@@ -47,14 +63,22 @@ def test_examples_of_the_help_are_understood(command):
             cli.read(argv)
 
 
+def anchors(text: str) -> set[str]:
+    """What headings are called in links, as GitHub makes it of them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_files_that_pages_point_to_exist(page):
-    folder = ROOT if page == "README.md" else ROOT / "docs"
-    for target in re.findall(r"\]\((?!http|#)([^)#]+)|src=\"(?!http)([^\"]+)\"", PAGES[page]):
-        assert (folder / "".join(target)).exists(), target
+def test_files_and_headings_that_pages_point_to_exist(page):
+    for file, heading, image in LINK.findall(PAGES[page]):
+        target = ROOT / page if not file + image else (ROOT / page).parent / (file + image)
+        assert target.exists(), file + image
+        if heading:
+            assert heading in anchors(target.read_text()), f"{file}#{heading}"
 
 
-@pytest.mark.parametrize("page", ["design.md", "crf.md"])
+@pytest.mark.parametrize("page", ["docs/design.md", "docs/crf.md"])
 def test_modules_that_the_design_names_exist(page):
     for target in re.findall(r"`((?:pipelines|trainer|tests|benchmarks)/[\w/.]+\.\w+)`", PAGES[page]):
         assert (ROOT / target).exists(), target

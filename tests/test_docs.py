@@ -84,6 +84,11 @@ def test_modules_that_the_design_names_exist(page):
         assert (ROOT / target).exists(), target
 
 
+def test_scores_of_the_readme_are_in_the_pages_of_figures():
+    measured = "".join(text for page, text in PAGES.items() if page.startswith("docs/measured/"))
+    assert set(re.findall(r"\b0\.\d{3}\b", README)) <= set(re.findall(r"\b0\.\d{3}\b", measured))
+
+
 def test_the_readme_is_short_enough_to_be_read():
     assert len(README.splitlines()) <= 170
 

@@ -31,14 +31,17 @@ class Options(Comparison):
 def run_of(name: str, options: Options) -> Callable[[], object]:
     """What predicts the images of one run."""
     import numpy as np
-    from ceiling import accelerator
 
     from trainer.network.folder import predictor
+    from trainer.network.layers import fold_norms
 
     network = build(name, options.backbone, options.height, options.width)
     shape = (options.batch_size, options.height, options.width, 3)
     images = np.random.default_rng(0).integers(0, 256, shape).astype("uint8")
-    ours = predictor(network, "ids", frozen=not accelerator()) if name.startswith("deeplab") else None
+    ours = None
+    if name.startswith("deeplab"):
+        fold_norms(network)
+        ours = predictor(network, "ids")
 
     def run() -> None:
         for _ in range(options.passes):

@@ -62,9 +62,11 @@ class Network:
 
 def _of_folder(folder: str, digest: str) -> Callable[[str], Predict]:
     from trainer.network.folder import load_model, predictor
+    from trainer.network.layers import fold_norms
 
     model, _ = load_model(folder, digest)
-    return functools.partial(predictor, model, frozen=not _has_gpu())  # not tested with GPUs
+    fold_norms(model)
+    return functools.partial(predictor, model)
 
 
 def _exported(path: str, kind: str, digest: str) -> Callable[[str], Predict]:

@@ -206,21 +206,15 @@ def _outputs(logits: Any, what: str) -> Any:
     return [ops.cast(ops.argmax(logits, axis=-1), "uint8"), 1 / total, entropy]
 
 
-def _compiled(network: keras.Model, *dtypes: str, frozen: bool = False) -> Callable[..., Any]:
-    """The network in inference as a function of arrays, or of parts of what another one returned.
-
-    Args:
-      frozen: whether it has the weights of now as constants, rather than those of the time of a call.
-    """
+def _compiled(network: keras.Model, *dtypes: str) -> Callable[..., Any]:
+    """The network in inference as a function of arrays, or of parts of what another one returned."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         specs = [tf.TensorSpec(x.shape, dtype) for x, dtype in zip(network.inputs, dtypes, strict=True)]
-        weights = [(weight, weight.numpy()) for weight in network.weights] if frozen else []
 
         def traced(*inputs: Any) -> Any:
-            with keras.StatelessScope([(weight, tf.constant(value)) for weight, value in weights]):
-                return network(inputs if inputs[1:] else inputs[0], training=False)
+            return network(inputs if inputs[1:] else inputs[0], training=False)
 
         return tf.function(traced, input_signature=specs, autograph=False).get_concrete_function()
     lock = threading.Lock()
@@ -254,7 +248,7 @@ def _tile_bytes() -> int:
     return TILE_BYTES["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
 
 
-def predictor(model: keras.Model, what: str = "ids", frozen: bool = False) -> Callable[[np.ndarray], Any]:
+def predictor(model: keras.Model, what: str = "ids") -> Callable[[np.ndarray], Any]:
     """A thread-safe function from images to predictions; under TensorFlow one trace serves all sizes.
 
     Logits are made tile by tile: only features, and what is returned, are in memory for whole images.
@@ -262,8 +256,6 @@ def predictor(model: keras.Model, what: str = "ids", frozen: bool = False) -> Ca
     Args:
       model: from `deeplab_v3_plus`.
       what: one of WHAT.
-      frozen: whether the weights stay what they are, so that TensorFlow can put batch norms into the kernels before
-        them. Other backends make no difference.
 
     Returns:
       A function of images, uint8 [B, H, W, 3]. "ids": uint8 [B, H, W], the class of the greatest logit; "best": the
@@ -273,9 +265,9 @@ def predictor(model: keras.Model, what: str = "ids", frozen: bool = False) -> Ca
     if what not in WHAT:
         raise ValueError(f"what must be one of {', '.join(WHAT)}, got {what!r}")
     parts = split(model)
-    network = _compiled(parts.features, "uint8", frozen=frozen)
+    network = _compiled(parts.features, "uint8")
     head = keras.Model(parts.head.inputs, _outputs(parts.head.output, what))
-    decide = _compiled(head, parts.features.output.dtype, "uint8", frozen=frozen)
+    decide = _compiled(head, parts.features.output.dtype, "uint8")
     stride, tile_bytes = parts.stride, _tile_bytes()
 
     def predict(images: np.ndarray) -> Any:

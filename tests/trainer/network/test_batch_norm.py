@@ -1,4 +1,4 @@
-"""Batch normalisation in one kernel against Keras' own."""
+"""Batch normalisation in one kernel, and folded into the kernel before it, against Keras' own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.network.layers import BatchNormalization
+from tests.drawn.networks import random_image, randomise
+from trainer.network.deeplab import deeplab_v3_plus
+from trainer.network.folder import predictor
+from trainer.network.layers import BatchNormalization, fold_norms
 
 SHAPES = {"image": (2, 5, 7, 4), "one pixel": (3, 1, 1, 4), "one value": (1, 1, 1, 4)}
 
@@ -56,3 +59,16 @@ def test_a_training_step_is_one_kernel():
     operations = [operation.type for operation in step.graph.get_operations()]
     assert operations.count("FusedBatchNormV3") == 1
     assert "Mean" not in operations and "SquaredDifference" not in operations
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "mobilenet_v3_small_seg"])
+def test_folded_into_the_kernels_before_them_norms_change_no_prediction(backbone):
+    model, image = deeplab_v3_plus(3, backbone=backbone, decoder=backbone == "mobilenet_v2"), random_image(40, 56)
+    randomise(model)
+    expected = predictor(model, "probabilities")(image)
+    norms = [layer for layer in model.layers if isinstance(layer, BatchNormalization)]
+    assert len(norms) > 30 and np.std(expected) > 0.01
+    for _ in range(2):
+        fold_norms(model)
+        assert all(norm.folded for norm in norms)
+        np.testing.assert_allclose(predictor(model, "probabilities")(image), expected, atol=1e-4)

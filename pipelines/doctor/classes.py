@@ -171,7 +171,7 @@ def _initial(raw: RawSet, flag: str, sample: _Sample, read: Read) -> Reading:
     reason = f"palette of {palette.num_classes} classes, made of what the sampled labels hold"
     if palette == two_classes():
         text = (
-            "the sampled labels hold 0 and 255 alone: masks whose foreground is 255, and no palette reads "
+            "the sampled labels contain only 0 and 255: masks whose foreground is 255, and no palette reads "
             "them that way"
         )
         finding = _finding("masks-0-255", REJECT, sample, (255,), text, 'read 255 as class 1 ("source_ids")')
@@ -215,7 +215,7 @@ def _with_known_ids(reading: Reading, sample: _Sample) -> Reading:
         if palette.num_classes == 2:
             own = replace(palette, source_ids=((0, 0), (255, 1)))
         text = (
-            "the sampled labels hold 0 and 255 alone: masks whose foreground is 255, which palette "
+            "the sampled labels contain only 0 and 255: masks whose foreground is 255, which palette "
             f"{palette.name} ignores; only class 0 would be left, with an mIoU near 1"
         )
         return _with_palette(

@@ -39,7 +39,7 @@ _TEXTS = {
         f"export class ids instead; {LEFT_OUT}",
     ),
     "transparent-labels": (
-        "labels have transparent pixels, whose class is in doubt",
+        "labels have transparent pixels, whose class is ambiguous",
         f"save them without transparency; {LEFT_OUT}",
     ),
     "damaged-images": ("images cannot be decoded", f"copy or export them anew; {LEFT_OUT}"),

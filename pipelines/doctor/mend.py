@@ -1,4 +1,4 @@
-"""Repairs labels that `deeplab prepare` would reject or misread; pixels that stay in doubt are ignored."""
+"""Repairs labels that `deeplab prepare` would reject or misread; pixels that remain ambiguous are ignored."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def mended(
       shift: how far it is moved down and right, in pixels.
 
     Returns:
-      uint8 [H, W] of the image's upright size, `ignore_id` where the class is in doubt; None if the label cannot be
+      uint8 [H, W] of the image's upright size, `ignore_id` where the class is ambiguous; None if the label cannot be
       repaired.
     """
     if kind and kind not in MENDABLE:

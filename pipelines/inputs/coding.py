@@ -143,7 +143,7 @@ def _coding(palette: Palette, coding: str, labels: Labels) -> tuple[str, str]:
     if has_colors or has_maps:
         return "auto", doubt
     if codings.is_mask(sorted(numbers), palette):
-        raise InputError(f"the sampled labels hold 0 and 255 alone; {codings.mask_cure(palette)}")
+        raise InputError(f"the sampled labels contain only 0 and 255; {codings.mask_cure(palette)}")
     # If some labels hold a class beside 0 and 255, then 255 means "ignored", and labels of 0 and 255 are not masks.
     return ("ids" if is_mixed and palette.num_classes <= 2 else "auto"), doubt
 

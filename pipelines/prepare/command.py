@@ -1,4 +1,4 @@
-"""The order of events of `deeplab prepare`: scan, plan, write the shards that are not finished, describe them all."""
+"""The steps of `deeplab prepare`: scan, plan, write the unfinished shards, describe all of them in dataset.json."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trainer.options import InputError, printable
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags)
-    options = located(beam, options, "input", "output")  # what dataset.json says of them holds anywhere
+    options = located(beam, options, "input", "output")  # before dataset.json records them
     source, folder = options.input, options.output
     if attach(beam, options, folder, "prepare") == CANCELLED:
         return 0
@@ -69,11 +69,11 @@ def run(options: Options, flags: list[str]) -> int:
 
 
 def recognise_labels(raw: RawSet, options: Options) -> tuple[Palette, str, tuple[str, str], bool]:
-    """Looks at a sample of the labels; see `pipelines.inputs.coding`.
+    """Recognises palette and coding from a sample of the labels; see `pipelines.inputs.coding`.
 
     Returns:
-      The palette, how the labels are coded, a sentence of either, and whether a label ends the process it is read in,
-      so that the set is to be prepared with care.
+      The palette; the coding, one of `trainer.formats.options.CODINGS`; a sentence about each, for the user; and
+      whether reading a label has ended its process, so that the set must be prepared with isolation.
     """
     is_new = not (storage.is_remote(options.output) or storage.is_dir(options.output))
     try:
@@ -86,7 +86,7 @@ def recognise_labels(raw: RawSet, options: Options) -> tuple[Palette, str, tuple
 
 
 def refuse_strangers(area: Area, plan: Plan, raw: RawSet, options: Options) -> None:
-    """Raises InputError where files would be replaced that are not this program's, or that it reads."""
+    """Raises InputError if a file would be replaced that is an input, or, without --overwrite, not this command's."""
     for name in (DATASET_FILE, REJECTS_FILE, *(shard.spec.name for shard in plan.shards)):
         storage.check_file(storage.join(area.folder, name))
     strangers = output.strangers(area, plan)
@@ -111,13 +111,15 @@ def finish(
     palette: Palette,
     options: Options,
 ) -> int:
-    """Checks the accounts, writes rejects.jsonl and dataset.json, and prints them; returns the exit status.
+    """Checks the accounts, writes rejects.jsonl and dataset.json, and prints a summary; returns the exit status.
 
     Args:
-      plan, todo: all shards, and those that this run has written.
+      plan: all shards.
+      todo: the shards that this run has written.
       plans: see `folder.collect`.
 
     Raises:
+      InputError: another run has written into the folder meanwhile.
       UnbalancedError: records of the plan are neither in shards nor rejected.
     """
     folder = options.output

@@ -1,4 +1,4 @@
-"""The output folder as a whole: made ready for a job, and described when the job is done."""
+"""The output folder as a whole: its preparation for a job, and its description after the job."""
 
 from __future__ import annotations
 
@@ -21,18 +21,23 @@ from trainer.formats.labels import Palette
 from trainer.options import InputError, to_json
 
 STAGES = ("scan", "prepare", "repair")
-"""Whose rejects this command replaces."""
+"""A rejects.jsonl with rejects of these stages only may be replaced."""
 
 
 class Contents(NamedTuple):
-    """What the folder holds: the shards that have records, in order of name, and why other records are missing."""
+    """The contents of the folder.
+
+    Attributes:
+      shards: the shards that have records, in order of name.
+      rejects: the planned records that are in no shard.
+    """
 
     shards: tuple[Shard, ...]
     rejects: tuple[Reject, ...]
 
 
 def strangers(area: Area, plan: Plan) -> list[str]:
-    """Files that this program did not write and a job would replace, in order of path.
+    """The paths of files that this program did not write and a job would replace, sorted.
 
     A shard is this program's if it has a sidecar or a plan, or if this program's dataset.json lists it.
     """
@@ -53,7 +58,7 @@ def strangers(area: Area, plan: Plan) -> list[str]:
 
 
 def _listed(area: Area) -> frozenset[str] | None:
-    """The shards that dataset.json lists; None where there is none, or not one of this program."""
+    """The names of the shards that dataset.json lists; None if there is none, or not one of this program."""
     if DATASET_FILE not in area.files:
         return None
     try:
@@ -63,7 +68,7 @@ def _listed(area: Area) -> frozenset[str] | None:
 
 
 def _holds_rejects(path: str) -> bool:
-    """Whether a file is the rejects.jsonl of an earlier run, and not another command's."""
+    """Whether a file is a rejects.jsonl of this command."""
     *lines, rest = storage.read(path).split(b"\n")
     try:
         return not rest and all(Reject(**json.loads(line)).stage in STAGES for line in lines)
@@ -72,19 +77,19 @@ def _holds_rejects(path: str) -> bool:
 
 
 def make_ready(area: Area, plan: Plan, todo: Todo) -> list[Spec]:
-    """Writes the plans of the shards, then removes what would describe them wrongly if the run were stopped.
+    """Writes the plans of the shards, and removes what would be wrong about them if the run were killed.
 
     Returns:
-      The shards with the digests of their plans.
+      The shards to write, with the digests of their plans.
     """
     notes = workarea.notes(area.folder)
 
     def ready(shard: ShardPlan) -> Spec:
         spec = shard.spec
         if spec.name in todo.again and area.outcomes[spec.name].failed:
-            notes.start(spec.name)  # what may have ended a process before is worked on with care
+            notes.start(spec.name)  # it may have ended a process before, so its entries will be isolated
         digest = workarea.write_plan(area.folder, spec.name, plan.entries(shard))
-        # Only now: a shard with neither plan nor sidecar would be taken for somebody else's.
+        # After the plan: a shard with neither would be taken for one that this program did not write.
         _remove(area, workarea.sidecar_name(spec.name))
         return spec._replace(plan=digest)
 
@@ -100,17 +105,17 @@ def _remove(area: Area, name: str) -> None:
 
 
 def collect(area: Area, plan: Plan, plans: Collection[str]) -> Contents:
-    """What came of every shard of the plan.
+    """The shards and rejects of the plan.
 
     Args:
-      plans: paths below the folder of those that may be there: of this run, and of others before it.
+      plans: the plan files, as paths below the folder, that this run wrote or found at its start.
 
     Raises:
       InputError: another run has written into the folder.
-      UnbalancedError: a shard is missing, or its records and rejects are not the planned ones.
+      UnbalancedError: a shard is missing, or its records and rejects do not add up to the planned ones.
     """
     outcomes = finished(area, plan)
-    # Its run has removed the sidecars of shards that it is to write.
+    # The shards that another run has begun: it has removed their sidecars.
     begun = {workarea.shard_of_plan(name) for name in area.files if name not in plans}
     for shard in plan.shards:
         name, outcome = shard.spec.name, outcomes.get(shard.spec.name)
@@ -125,13 +130,13 @@ def collect(area: Area, plan: Plan, plans: Collection[str]) -> Contents:
 
 def _replaced(folder: str, shard: str) -> InputError:
     return InputError(
-        f"{shard} in {folder} was replaced by another `deeplab prepare` that works on this folder; wait for it to "
-        "end, and run this command again"
+        f"{shard} in {folder} was replaced by another `deeplab prepare`, which is working on this folder; wait for it "
+        "to end, and run this command again"
     )
 
 
 def check_unchanged(area: Area, contents: Contents) -> None:
-    """Raises InputError where another run has replaced one of the shards since then."""
+    """Raises InputError if another run has replaced one of the shards since `area` was surveyed."""
     files = {file.relative: file for file in storage.files(area.folder, within=())}
     for shard in contents.shards:
         if files.get(shard.name) != area.files[shard.name]:
@@ -139,12 +144,12 @@ def check_unchanged(area: Area, contents: Contents) -> None:
 
 
 def sweep(area: Area, plan: Plan) -> int:
-    """Removes what this program left: plans, notes, unfinished files, and shards of earlier runs with other counts.
+    """Removes this program's leftovers: plans, notes, unfinished files, and shards that are not in the plan.
 
-    What it did not write stays, whatever it is called: a shard is removed with its sidecar, or if it was planned.
+    Shards without a sidecar or a plan are kept, since this program did not write them.
 
     Returns:
-      How many shards were removed.
+      The number of shards removed.
     """
     names = {shard.spec.name for shard in plan.shards}
     own = {name for name, outcome in area.outcomes.items() if outcome.shard.records} | area.planned()
@@ -152,8 +157,8 @@ def sweep(area: Area, plan: Plan) -> int:
     sidecars = [workarea.sidecar_name(name) for name in area.outcomes if name not in names]
     plans, unfinished = filter(workarea.shard_of_plan, area.files), filter(workarea.is_leftover, area.files)
     with ThreadPoolExecutor(workarea.REQUESTS) as pool:
-        # Shards before their sidecars, by which they are known, and plans before what is being written: another run
-        # that finds its own gone writes no more shards.
+        # Shards before their sidecars, by which they are recognised; plans before unfinished files, since another run
+        # whose plans are gone stops writing.
         for kind in (stale, sidecars, plans, unfinished):
             list(pool.map(functools.partial(_remove, area), kind))
     workarea.notes(area.folder).clear()
@@ -162,10 +167,14 @@ def sweep(area: Area, plan: Plan) -> int:
 
 
 def describe(folder: str, shards: Sequence[Shard], palette: Palette, options: Options, rejected: int) -> Dataset:
-    """Writes dataset.json and returns what it says.
+    """Writes dataset.json and returns its contents.
 
     Args:
-      rejected: how many records could not be made.
+      folder: the output folder, local or gs://.
+      shards: the shards that have records.
+      palette: the palette of the labels.
+      options: the options they were written with.
+      rejected: the number of rejected records.
     """
     dataset = Dataset(
         palette=palette,

@@ -1,4 +1,4 @@
-"""The Beam side of `deeplab prepare`: names of shards in, shards and their sidecars in the output folder out."""
+"""The Beam job of `deeplab prepare`: from specs of shards to shards and their sidecars in the output folder."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from trainer.formats.labels import Palette
 
 @dataclass(eq=False)
 class WriteShard(Work):
-    """Spec of a shard -> the shard and its sidecar; writing it again gives the same bytes.
+    """Writes the shard of a spec, and its sidecar; a repetition writes the same bytes.
 
-    Runners try again what they lost sight of, with much that was done: what is finished is not written a second time.
+    Finished shards are skipped, since runners repeat whole bundles when they lose a worker.
 
     Attributes:
-      folder: of the records, whose work area holds the shard's entries.
-      palette: of the raw set's labels.
-      options: what the records hold.
+      folder: the output folder, whose work area holds the entries of the shard.
+      palette: the palette of the raw set.
+      options: the options of the records.
     """
 
     stage: ClassVar[str] = "prepare"
@@ -55,7 +55,7 @@ def build(
     options: RecordOptions,
 ) -> None:
     """Builds the job; its progress is counted in records."""
-    # Shards of one split lie together in the plan and cost alike; workers get them mixed.
+    # Shuffled, since in the plan the shards of a split, whose costs are alike, are adjacent.
     mixed = sorted(specs, key=lambda spec: hashlib.md5(spec.name.encode()).digest())
     write = WriteShard(heartbeat, folder, palette, options)
     _ = distribute(pipeline, mixed, "shards") | "Write shards" >> beam.ParDo(write)

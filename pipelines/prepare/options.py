@@ -50,8 +50,8 @@ class Options(RecordOptions):
     )
     group_by: str = option(
         "",
-        "regular expression that keeps images together, such as frames of one film: images whose keys match with the "
-        "same text (its first group, if it has one) go to the same split",
+        "regular expression that keeps images together, such as the frames of a video: images whose keys match with "
+        "the same text (of its first group, if it has one) go to the same split",
         metavar="REGEX",
         group="input",
     )

@@ -1,8 +1,8 @@
-"""What goes into which shard, and which shards are finished already.
+"""The plan: which records go into which shard, and which shards are already finished.
 
-Every (image, copy) belongs to a shard by the hash of seed, key and copy number, so that adding an image changes only
-the shards its copies fall into. The order inside a shard is that of the hashes: keys are shuffled here, images are
-never moved. A shard's bytes follow from its plan, the options and the source files alone.
+Every (image, copy) is assigned to a shard by a hash of seed, key and copy number, so adding an image changes only the
+shards that its copies fall into. The order in a shard is that of the hashes: only keys are shuffled, images are never
+moved. A shard's bytes are determined by its entries, the options and the source files.
 """
 
 from __future__ import annotations
@@ -37,24 +37,30 @@ from trainer.options import InputError
 FORMAT_VERSION = 3
 """Part of every fingerprint. Raise it whenever the same input gives other bytes, or finished shards would be kept.
 
-Version 1, of programs up to 0.2, read palette PNGs by their indices even where their own colour map gave these other
-meanings, took PNGs with damaged checksums, and laid out MPO images as PNGs. Version 2, up to 0.9, encoded labels with
-PNG's filters: other bytes of the same ids.
+Version 1, of programs up to 0.2, read palette PNGs by their indices even if their colours meant other classes,
+accepted PNGs with damaged checksums, and stored MPO images as PNGs. Version 2, of programs up to 0.9, encoded labels
+with PNG's filters: other bytes of the same ids.
 """
+
 OF_COPIES = frozenset({"seed", *(field.name for field in dataclasses.fields(AugmentOptions))})
-"""Options that decide the bytes of augmented copies alone."""
+"""The options that affect the bytes of augmented copies only."""
+
 SHARD_BYTES = 128 * 1024 * 1024
+"""Bound on the mean size of the source files behind a shard, in bytes, unless --shards is given."""
+
 SHARD_RECORDS = 1000
+"""Bound on the mean number of records in a shard, unless --shards is given."""
 
 
 class Spec(NamedTuple):
-    """One shard that is to be there; what Beam passes around.
+    """A planned shard: an element of the Beam job.
 
     Attributes:
-      name, split: file name and split.
-      fingerprint: of all that decides its bytes.
-      records: planned ones; some may become rejects.
-      plan: digest of its entries, once they are in the work area.
+      name: the file name.
+      split: the split.
+      fingerprint: a digest of everything that determines its bytes, see `fingerprint`.
+      records: the number of planned records; some may become rejects.
+      plan: the digest of its plan file, once that is written; else "".
     """
 
     name: str
@@ -65,7 +71,7 @@ class Spec(NamedTuple):
 
 
 class ShardPlan(NamedTuple):
-    """A shard, and the number of its first record among those of the plan."""
+    """A shard, and the index of its first record in the plan's rows."""
 
     spec: Spec
     start: int
@@ -73,11 +79,11 @@ class ShardPlan(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All there is to be written.
+    """All shards of the set.
 
     Attributes:
-      shards: by split and number.
-      rows: the records of one shard after the other, in their order, as `Entry` has them.
+      shards: the shards, in order of split and number.
+      rows: the records, shard after shard, with the fields of `Entry`.
     """
 
     shards: tuple[ShardPlan, ...]
@@ -85,21 +91,22 @@ class Plan:
 
     @property
     def records(self) -> int:
+        """The number of planned records."""
         return len(self.rows)
 
     def entries(self, shard: ShardPlan) -> Iterator[Entry]:
-        """The records of a shard, in their order."""
+        """The records of a shard, in order."""
         return itertools.starmap(Entry, self.rows.span(shard.start, shard.start + shard.spec.records))
 
 
 class Place(NamedTuple):
-    """Where a record comes to lie, and all that is known of it; in order of shards, and of records in a shard.
+    """A record and its place. Sorted, places are in order of shards, and of records in a shard.
 
     Attributes:
-      split, number: the shard, numbered as if none were empty.
-      value: `shuffle_hash` of the record.
-      key, copy: which record it is.
-      filename, image, label: as in `Entry`.
+      split: the split.
+      number: the number of its shard in the split, before empty shards are dropped.
+      value: the `shuffle_hash` of the record.
+      key, copy, filename, image, label: as in `Entry`.
       size, modified: as in `Pair`.
     """
 
@@ -116,9 +123,10 @@ class Place(NamedTuple):
 
 
 def plan_for(area: Area, raw: RawSet, palette: Palette, options: Options) -> Plan:
-    """Plans the shards of every split, in as many as the folder has where that keeps more of them; see `plan_shards`.
+    """Plans the shards of every split, see `plan_shards`, in as many as the folder has if that keeps more of them.
 
-    The number that follows from the size of a set changes when a few images more come, and then every shard would.
+    Otherwise a few more images could change the number of shards, which follows from the size of the set, and with it
+    every shard.
     """
     plan = plan_shards(raw, palette, options)
     before = _numbers(area.outcomes)
@@ -131,7 +139,7 @@ def plan_for(area: Area, raw: RawSet, palette: Palette, options: Options) -> Pla
 
 
 def _numbers(names: Iterable[str]) -> dict[str, int]:
-    """By split, in how many shards most of those of these names are."""
+    """The number of shards of every split, as most of these names of shards state it."""
     counts_by_split: dict[str, Counter[int]] = {}
     for name in map(SHARD_PATTERN.fullmatch, names):
         counts_by_split.setdefault(name["split"], Counter())[int(name["count"])] += 1
@@ -142,10 +150,14 @@ def plan_shards(raw: RawSet, palette: Palette, options: Options, before: Mapping
     """Plans the shards of every split.
 
     Args:
-      before: by split, how many shards there are to be in place of the number that follows from its size, unless that
-        is more than twice as many or less than half.
+      raw: the raw set.
+      palette: its palette.
+      options: the options of the command.
+      before: the number of shards per split, to use instead of the number that follows from the size of the set,
+        unless the two differ by more than a factor of 2.
 
-    Raises InputError for splits whose names cannot be part of a file's, and for --augment-splits that there are not.
+    Raises:
+      InputError: the name of a split cannot be part of a file name, or one of --augment-splits does not exist.
     """
     images: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
@@ -186,9 +198,12 @@ def deal(
     """Deals the records of every split out to shards, none of them empty.
 
     Args:
-      counts: by split, how many shards it has at most.
-      versions: by split, how many records are made of every image.
-      root: folder of the raw set.
+      pairs: the images and labels.
+      counts: the greatest number of shards, by split.
+      versions: the number of records per image, by split.
+      options: the options of the records.
+      palette: the palette of the raw set.
+      root: the folder of the raw set.
     """
     used = {split: np.zeros(count, bool) for split, count in counts.items()}
 
@@ -210,21 +225,25 @@ def deal(
         numbers[split] += 1
         digest = fingerprint(members, options, palette)
         shards.append(ShardPlan(Spec(name, split, digest, len(members)), len(rows)))
-        # As `Entry` has them; millions of named tuples would take longer than all else here.
+        # The fields of `Entry`, as plain tuples: millions of named tuples would take longer than all the rest.
         rows.extend((key, name, image, label, copy) for _, _, _, key, copy, name, image, label, _, _ in members)
     return Plan(tuple(shards), rows)
 
 
 def fingerprint(members: Sequence[tuple[Any, ...]], options: RecordOptions, palette: Palette) -> str:
-    """md5 of all that decides a shard's bytes: options, palette, and the entries with their files' sizes and times.
+    """The MD5 of everything that determines a shard's bytes, as hex digits.
+
+    That is FORMAT_VERSION, options, palette, and the entries with the sizes and times of their files.
 
     Args:
-      members: rows as `Place` has them.
+      members: the records of the shard, with the fields of `Place`.
+      options: the options of the records.
+      palette: the palette of the raw set.
     """
     has_copies = any(member[4] for member in members)
     digest = _digest_of_options(FORMAT_VERSION, options, palette, has_copies).copy()
     for _, _, _, key, copy, name, _, _, size, modified in members:
-        # JSON of a list of these.
+        # The same as json.dumps of a list of these, but faster.
         row = f"[{encode_basestring_ascii(key)}, {encode_basestring_ascii(name)}, {copy}, {size}, {modified}]"
         digest.update(row.encode())
     return digest.hexdigest()
@@ -233,13 +252,13 @@ def fingerprint(members: Sequence[tuple[Any, ...]], options: RecordOptions, pale
 @functools.lru_cache(maxsize=4)
 def _digest_of_options(version: int, options: RecordOptions, palette: Palette, has_copies: bool) -> hashlib._Hash:
     used = {field.name: getattr(options, field.name) for field in dataclasses.fields(RecordOptions)}
-    if not has_copies:  # other augmentation leaves shards of originals as they are
+    if not has_copies:  # other augmentation does not change shards without copies
         used = {name: value for name, value in used.items() if name not in OF_COPIES}
     return hashlib.md5(json.dumps([version, used, palette.to_json()], sort_keys=True).encode())
 
 
 def finished(area: Area, plan: Plan) -> dict[str, Outcome]:
-    """What came of the shards that are in the output folder as they are planned, by name."""
+    """The outcomes of the shards that are in the output folder as planned, by name."""
 
     def is_finished(shard: ShardPlan) -> bool:
         outcome = area.outcomes.get(shard.spec.name)
@@ -256,12 +275,12 @@ def finished(area: Area, plan: Plan) -> dict[str, Outcome]:
 
 
 class Todo(NamedTuple):
-    """What is to be written.
+    """The shards to write.
 
     Attributes:
-      shards: those that are not finished, and those below.
-      again: names of shards that hold rejects whose cause may have passed.
-      older: how many shards an older version of this program wrote, in whatever way they differ.
+      shards: the unfinished shards, and those of `again`.
+      again: the names of finished shards with rejects whose cause may have passed.
+      older: the number of shards that an older version of this program wrote.
     """
 
     shards: tuple[ShardPlan, ...]
@@ -270,19 +289,18 @@ class Todo(NamedTuple):
 
 
 def unfinished(area: Area, plan: Plan, overwrite: bool = False) -> Todo:
-    """The shards that are still to be written, or to be written again; all of them to `overwrite`."""
+    """The shards to write, or to write again; with `overwrite`, all of them."""
     done = {} if overwrite else finished(area, plan)
     with ThreadPoolExecutor(REQUESTS) as pool:
-        again = frozenset(
-            name for name, may in zip(done, pool.map(_may_have_passed, done.values()), strict=True) if may
-        )
+        is_worth_retrying = pool.map(_is_worth_retrying, done.values())
+        again = frozenset(name for name, is_worth in zip(done, is_worth_retrying, strict=True) if is_worth)
     shards = tuple(shard for shard in plan.shards if shard.spec.name not in done or shard.spec.name in again)
     older = sum(outcome.format < FORMAT_VERSION for outcome in area.outcomes.values())
     return Todo(shards, again, older)
 
 
-def _may_have_passed(outcome: Outcome) -> bool:
-    """Whether entries that were rejected may well be good now: nothing of their files need have changed for that."""
+def _is_worth_retrying(outcome: Outcome) -> bool:
+    """Whether rejected entries may succeed now although their files have not changed."""
     return outcome.failed or any(map(_is_readable, outcome.unread))
 
 

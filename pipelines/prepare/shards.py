@@ -1,4 +1,4 @@
-"""The writing of one shard: source files in, a TFRecord file and its sidecar out. One image is in memory at a time."""
+"""Writing of a shard: from source files to a TFRecord file and its sidecar, with one image in memory at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trainer.formats.labels import Palette, pixels_of_ids
 
 
 def is_finished(folder: str, spec: Spec) -> bool:
-    """Whether a shard has been written since it was planned, which took away the sidecar of an earlier one."""
+    """Whether a shard has been written since it was planned, when its previous sidecar was removed."""
     outcome = workarea.read_sidecar(folder, spec.name)
     if outcome is None or outcome.shard.fingerprint != spec.fingerprint:
         return False
@@ -39,17 +39,23 @@ def write_shard(
     options: RecordOptions,
     finish: Callable[[str], object] = lambda outcome: None,
 ) -> Outcome:
-    """Writes one whole shard and then its sidecar; both appear only when they are complete.
+    """Writes a shard and then its sidecar, each atomically.
 
-    Whatever an entry does becomes a reject: what it raises, and that the process ended in an earlier run.
+    An entry becomes a reject if it raises an error, or if it ended the process of an earlier run.
 
     Args:
-      folder: of the records.
-      entries: what to put in, in this order.
+      folder: the output folder, local or gs://.
+      spec: the shard.
+      entries: its entries, in order.
+      palette: the palette of the raw set.
+      options: the options of the records.
       finish: called with "written" or "rejected" after every entry.
 
     Returns:
-      What the sidecar says; a shard without records has no file.
+      The contents of the sidecar. A shard without records has no file.
+
+    Raises:
+      InputError: another run has removed or replaced the plan meanwhile.
     """
     path = storage.join(folder, spec.name)
     rejects: list[Reject] = []
@@ -77,9 +83,10 @@ def write_shard(
                     sums.add(*record, entry.copy)
                     finish("written")
             file.flush()
-            if spec.plan:  # that nobody has described what was there as the whole set meanwhile
+            # Raises if the plan is gone: another run may have described the set without this shard.
+            if spec.plan:
                 workarea.read_plan(folder, spec.name, spec.plan)
-            # Before it has its name, or it might be another run's.
+            # Before the file has its final name, under which another run may replace it.
             modified = 0 if storage.is_remote(path) else os.fstat(file.fileno()).st_mtime_ns
         if not sums.records:
             storage.remove(path)
@@ -96,12 +103,12 @@ def write_shard(
 
 
 class Made(NamedTuple):
-    """A record as it stands in a shard.
+    """A record with its statistics.
 
     Attributes:
-      framed: its bytes.
+      framed: the record's bytes in the shard.
       size: (height, width) of image and label, in pixels.
-      pixels: label pixels of every id, int64 [256].
+      pixels: the number of label pixels of every id, int64 [256].
     """
 
     framed: bytes
@@ -110,6 +117,6 @@ class Made(NamedTuple):
 
 
 def make(entry: Entry, palette: Palette, options: RecordOptions, read: prefetch.Read = storage.read) -> Made:
-    """Reads, augments and encodes one entry. Raises Unusable for what is wrong with its files."""
+    """Reads, augments and encodes an entry. Raises Unusable if its files cannot be used."""
     record, label = make_record(entry, palette, options, read)
     return Made(frame(encode(record)), label.shape, pixels_of_ids(label))

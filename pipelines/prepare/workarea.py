@@ -1,8 +1,9 @@
-"""The work area of the output folder, by which the process that plans and its workers know of each other.
+"""The work area of the output folder, `shards/`, through which the planning process and the workers communicate.
 
-In `shards/` lie `plan-DIGEST-NAME.jsonl`, the entries of a shard that is still to be written, named by its own digest,
-so that no other run can put other entries in its place; `NAME.json`, the sidecar that describes a finished shard; and
-`*.started`, the notes of what workers are at.
+- `plan-DIGEST-NAME.jsonl`: the plan of a shard that is still to be written, that is, its entries. The digest is that
+  of the file, so that another run cannot replace the entries unnoticed.
+- `NAME.json`: the sidecar of a finished shard, which describes it.
+- `*.started`: the notes of the shards that workers are writing, see `pipelines.runner.isolation`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from trainer.options import InputError
 
 FOLDER = "shards"
 REQUESTS = 16
-"""Small files that are read or written at a time."""
+"""The number of small files that are read or written concurrently."""
 
 # Version 0.2 named plans without a digest.
 _PLAN = re.compile(rf"plan-(?:[0-9a-f]{{16}}-)?(?P<shard>{SHARD_PATTERN.pattern})\.jsonl")
@@ -36,15 +37,15 @@ _SIDECAR = re.compile(rf"(?P<shard>{SHARD_PATTERN.pattern})\.json")
 
 
 class Outcome(NamedTuple):
-    """What came of a shard, as its sidecar says.
+    """The contents of a sidecar: the result of writing a shard.
 
     Attributes:
-      shard: what is in it.
+      shard: the contents of the shard.
       rejects: the entries that are not in it.
-      format: version of the records, `plan.FORMAT_VERSION` at that time.
-      modified: the local file's time of change when it was written, in nanoseconds; 0 for objects.
-      unread: files that could not even be read, which may pass.
-      failed: whether entries were rejected for what may lie in the machine: no memory, a process that was killed.
+      format: the version of the records, `plan.FORMAT_VERSION` when they were written.
+      modified: the modification time of the local file when it was written, in nanoseconds; 0 for objects.
+      unread: the source files that could not be read, possibly for a temporary reason.
+      failed: whether entries were rejected for a reason that may lie in the machine: memory, or a killed process.
     """
 
     shard: Shard
@@ -57,12 +58,12 @@ class Outcome(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Area:
-    """What is in the output folder.
+    """The contents of the output folder.
 
     Attributes:
       folder: the output folder, local or gs://.
-      files: those in it and in its work area, by relative path.
-      outcomes: what the sidecars say, by name of the shard; without those that this program cannot have written.
+      files: the files in it and in its work area, by relative path.
+      outcomes: the sidecars, by name of the shard; without those that this program cannot have written.
     """
 
     folder: str
@@ -70,7 +71,7 @@ class Area:
     outcomes: Mapping[str, Outcome]
 
     def planned(self) -> frozenset[str]:
-        """Shards of which there is a plan: they are to be written, or are being written."""
+        """The names of the shards with a plan, which are to be written or being written."""
         return frozenset(map(shard_of_plan, self.files)) - {""}
 
     def is_whole(self, name: str) -> bool:
@@ -83,12 +84,12 @@ class Area:
             return False
         if file.identity:
             return file.identity == f"{shard.crc32c:08x}-{shard.bytes}"
-        # A file that was copied or touched since has another time, and only its bytes can tell.
+        # A file that was copied or touched has another time, but may have the same bytes.
         return file.modified == outcome.modified or _checksum(self.folder, name) == shard.crc32c
 
 
 def survey(folder: str) -> Area:
-    """Lists the output folder, whether it exists or not, and reads its sidecars."""
+    """Lists the output folder, which need not exist, and reads its sidecars."""
     try:
         files = {file.relative: file for file in storage.files(folder, within=(FOLDER,))}
     except FileNotFoundError:
@@ -100,12 +101,12 @@ def survey(folder: str) -> Area:
 
 
 def notes(folder: str) -> InFlight:
-    """The notes of the shards that workers are at."""
+    """The notes of the shards that workers are writing."""
     return InFlight(storage.join(folder, FOLDER))
 
 
 def remove_empty(folder: str, is_new: bool) -> None:
-    """Removes the work area where nothing is in it, as where the set cannot be prepared; the folder where `is_new`."""
+    """Removes the local work area if it is empty, and if `is_new` then the output folder if that is empty as well."""
     if not storage.is_remote(folder):
         with contextlib.suppress(OSError):
             os.rmdir(storage.join(folder, FOLDER))
@@ -114,27 +115,27 @@ def remove_empty(folder: str, is_new: bool) -> None:
 
 
 def sidecar_name(shard: str) -> str:
-    """Path of a shard's sidecar below the output folder."""
+    """The path of a shard's sidecar below the output folder."""
     return f"{FOLDER}/{shard}.json"
 
 
 def plan_name(shard: str, digest: str) -> str:
-    """Path of a shard's entries below the output folder."""
+    """The path of a shard's plan below the output folder."""
     return f"{FOLDER}/plan-{digest}-{shard}.jsonl"
 
 
 def shard_of_sidecar(relative: str) -> str:
-    """The shard that a file in the output folder is the sidecar of, by its path; "" for other files."""
+    """The name of the shard whose sidecar has this path below the output folder; "" if it is another file's."""
     return _shard(_SIDECAR, relative)
 
 
 def shard_of_plan(relative: str) -> str:
-    """The shard that a file in the output folder holds the entries of, by its path; "" for other files."""
+    """The name of the shard whose plan has this path below the output folder; "" if it is another file's."""
     return _shard(_PLAN, relative)
 
 
 def is_leftover(relative: str) -> bool:
-    """Whether a file in the output folder is what a killed process left of one that it was writing."""
+    """Whether a path below the output folder is that of a file of this program left unfinished by a killed process."""
     whole = storage.unfinished(relative)
     is_shard = SHARD_PATTERN.fullmatch(whole) or shard_of_sidecar(whole) or shard_of_plan(whole)
     return bool(is_shard) or whole in (DATASET_FILE, REJECTS_FILE)
@@ -147,8 +148,8 @@ def _shard(pattern: re.Pattern[str], relative: str) -> str:
 
 
 def write_plan(folder: str, shard: str, entries: Iterable[Entry]) -> str:
-    """Writes the entries of a shard where its worker will read them; returns their digest."""
-    # In ASCII, whatever characters names have: none of them is taken for the end of a line.
+    """Writes the plan of a shard, for its worker to read; returns the plan's digest."""
+    # json.dumps escapes everything but ASCII, so no character in a name can end a line.
     data = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
     digest = _digest(data)
     storage.write(storage.join(folder, *plan_name(shard, digest).split("/")), data)
@@ -156,7 +157,7 @@ def write_plan(folder: str, shard: str, entries: Iterable[Entry]) -> str:
 
 
 def read_plan(folder: str, shard: str, digest: str) -> list[Entry]:
-    """Raises InputError where the entries are gone, or are not those of the digest."""
+    """The entries of a shard. Raises InputError if its plan is gone, or does not have this digest."""
     path = storage.join(folder, *plan_name(shard, digest).split("/"))
     try:
         data = storage.read(path)
@@ -165,8 +166,7 @@ def read_plan(folder: str, shard: str, digest: str) -> list[Entry]:
     if _digest(data) != digest:
         raise InputError(
             f"{path} {'was changed' if data else 'is gone'}: another `deeplab prepare` is working on this folder; "
-            "wait for "
-            "it to end, and run this command again"
+            "wait for it to end, and run this command again"
         )
     return [Entry(*json.loads(line)) for line in data.split(b"\n")[:-1]]
 
@@ -176,6 +176,7 @@ def _digest(data: bytes) -> str:
 
 
 def write_sidecar(folder: str, outcome: Outcome) -> None:
+    """Writes the sidecar of a shard."""
     content = outcome._asdict() | {
         "shard": dataclasses.asdict(outcome.shard),
         "rejects": [reject.to_json() for reject in outcome.rejects],
@@ -184,7 +185,7 @@ def write_sidecar(folder: str, outcome: Outcome) -> None:
 
 
 def read_sidecar(folder: str, shard: str) -> Outcome | None:
-    """None where the sidecar is missing, or is none that this program or an earlier version of it wrote."""
+    """The sidecar of a shard; None if it is missing, or was not written by this program or an earlier version."""
     try:
         content = storage.read_json(storage.join(folder, *sidecar_name(shard).split("/")))
         outcome = Outcome(
@@ -198,7 +199,7 @@ def read_sidecar(folder: str, shard: str) -> Outcome | None:
 
 
 def _is_ours(outcome: Outcome) -> bool:
-    """Whether every value of a sidecar is of its kind."""
+    """Whether every value of a sidecar has the right type."""
     texts = [text for reject in outcome.rejects for text in (reject.key, reject.path, reject.stage, reject.reason)]
     numbers = [outcome.format, outcome.modified, *(reject.records for reject in outcome.rejects)]
     is_listed = isinstance(outcome.unread, tuple) and all(isinstance(path, str) for path in outcome.unread)

@@ -1,12 +1,12 @@
-"""From the bytes of a label file to class ids: by its numbers, or by its colours.
+"""Translation of label files to class ids, by their numbers or by their colours.
 
-The one way in, so that no two commands read a label differently. Where a file can be read in two ways that differ, it
-is refused; `coding` chooses then:
+All commands read labels here, so that they cannot differ. `coding` says which of the two is meant:
 
-- "ids": the numbers are the ids: values, indices of a palette image, or the one value of three equal channels.
-- "colors": the colours count, those of a palette image as well.
-- "auto": of a palette image the colours, where the palette knows all that are used, and the indices else; neither,
-  where both give class ids and differ. Where the palette knows neither, but greys are used that are ids, these.
+- "ids": the numbers, that is, grey values, indices of a palette image, or the value of three equal channels.
+- "colors": the colours, also of a palette image.
+- "auto": if the label is a palette image, its colours if the palette knows all that are used, else its indices; if the
+  palette knows both and they differ, the label is refused; if it knows neither, but all colours are greys whose values
+  are ids, these values.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from trainer.formats.labels import Color, LabelError, Palette, color_meanings, i
 from trainer.formats.options import MAX_PIXELS
 from trainer.formats.palettes import voc_colormap
 
-CURE = "say which one holds by --label-coding ids or --label-coding colors"
+CURE = "state which one is right with --label-coding ids or --label-coding colors"
 _GREY_CURE = (
-    "give --label-coding ids if its indices hold; if its colours do, name these in a palette file (under aliases) and "
-    "give --label-coding colors"
+    "if its indices are right, give --label-coding ids; if its colours are, add these to a palette file (under "
+    "aliases) and give --label-coding colors"
 )
 
 
@@ -33,43 +33,44 @@ def decode_ids(data: bytes, palette: Palette, max_pixels: int = MAX_PIXELS, codi
 
     Args:
       data: an encoded label.
-      palette: how its set codes classes.
-      max_pixels: bound on width x height.
+      palette: the palette of the set.
+      max_pixels: bound on width x height, checked before decoding.
       coding: one of `trainer.formats.options.CODINGS`.
 
     Returns:
       uint8 [H, W]: class ids and `ignore_id`, upright.
 
     Raises:
-      ImageError: the bytes are no label.
-      LabelError: values that the palette does not know, or that can be read in two ways.
+      ImageError: the data cannot be decoded, see `images.read_label`.
+      LabelError: the label has values that the palette does not know, or can be read in two ways.
     """
     return to_ids(read_label(data, max_pixels), palette, coding)
 
 
 def decode_mask(data: bytes, palette: Palette, max_pixels: int = MAX_PIXELS, coding: str = "auto") -> np.ndarray:
-    """The same for a mask, which holds class ids or colours, whatever the raw set's own ids (`source_ids`) were."""
+    """`decode_ids` for a mask, whose numbers are class ids, not the raw set's own (the palette's `source_ids`)."""
     label = read_label(data, max_pixels)
     if label.codes.ndim == 2 and label.colormap is None:
         ignored = palette.ignore_id
         if ignored in label.used and dict(palette.source_ids).get(ignored, ignored) != ignored:
-            return palette.to_ids(label.codes)  # a class has the number that else is no class, as in labels
+            # The raw set has `ignore_id` as the number of a class, and the mask may too: its numbers are source ids.
+            return palette.to_ids(label.codes)
         return palette.check_ids(label.codes)
     return to_ids(label, replace(palette, source_ids=()), coding)
 
 
 def to_ids(label: Label, palette: Palette, coding: str = "auto") -> np.ndarray:
-    """The same for a label that is decoded."""
+    """`decode_ids` for a decoded label."""
     if label.colormap is not None:
         return _indexed_ids(label, palette, coding)
     codes = label.codes
     if codes.ndim == 3 and coding == "ids":
         if (codes != codes[..., :1]).any():
-            raise LabelError("is coloured: its three channels differ; expected class ids, as --label-coding says")
+            raise LabelError("is coloured: its three channels differ; expected class ids, as --label-coding states")
         codes = codes[..., 0]
     ids = palette.to_ids(codes)
     if codes.ndim == 2 and coding == "auto" and palette.num_classes <= 2 and is_mask(label.used, palette):
-        raise LabelError(f"holds 0 and 255 alone; {mask_cure(palette)}")
+        raise LabelError(f"contains only 0 and 255; {mask_cure(palette)}")
     return ids
 
 
@@ -83,7 +84,7 @@ def _indexed_ids(label: Label, palette: Palette, coding: str) -> np.ndarray:
         coding = "ids" if by_colors is None else "colors"
     if coding == "ids":
         return palette.to_ids(label.codes)
-    if by_colors is None:  # for the message
+    if by_colors is None:  # raises, with the pixels or colours at fault
         _check_opaque(label)
         colormap = np.zeros((256, 3), np.uint8)
         colormap[: len(label.colormap)] = label.colormap
@@ -97,16 +98,17 @@ def readings(label: Label, palette: Palette) -> tuple[np.ndarray | None, np.ndar
     """The class ids of the indices that a label with a colour map uses, by number and by colour.
 
     Returns:
-      Twice uint8 [number of indices used], in their order; None where the palette does not know all of them.
+      (by number, by colour), each uint8 [number of indices used], in the order of `label.used`; None if the palette
+      does not know all of them.
     """
     return _known(id_table(palette)[label.used], palette), _color_ids(seen_colors(label), palette)
 
 
 def two_readings(label: Label, palette: Palette) -> str | None:
-    """What a label with a colour map says twice and differently, with the cure; None where it says one thing.
+    """The conflict, in words, between the indices and the colours of a label with a colour map; None if there is none.
 
-    What is transparent has no colour that could differ. Where the palette does not know the colours, these may be
-    greys that stand for ids, as in a grey label that a PNG optimiser gave a colour map or fewer bits.
+    Transparent colours do not count. If the palette does not know the colours, they may be greys whose values are ids,
+    as in a grey label that a PNG optimiser has given a colour map or fewer bits.
     """
     by_id, _ = readings(label, palette)
     colors = seen_colors(label)
@@ -115,7 +117,8 @@ def two_readings(label: Label, palette: Palette) -> str | None:
     by_color, cure = _color_ids(seen, palette), CURE
     if by_color is None:
         by_color, cure = _grey_ids(seen, palette), _GREY_CURE
-    # One colour too many makes no indices of what else are the palette's colours; VOC's map is that of many tools.
+    # If most colours are the palette's, a single unknown one does not mean that the indices are right. VOC's map
+    # proves nothing, since many tools write it whatever the classes are.
     if by_color is None and tuple(map(tuple, label.colormap.tolist())) != voc_colormap(len(label.colormap)):
         known = [color in color_meanings(palette) for color in seen]
         if 2 * sum(known) > len(known):
@@ -132,7 +135,7 @@ def two_readings(label: Label, palette: Palette) -> str | None:
 
 
 def seen_colors(label: Label) -> list[Color | None]:
-    """The colours of the indices that a label uses; None for what is transparent or has no colour."""
+    """The colours of the indices that a label with a colour map uses, in order; None if transparent or undefined."""
     return [
         tuple(map(int, label.colormap[index])) if index < len(label.colormap) and label.opaque[index] else None
         for index in label.used
@@ -140,14 +143,14 @@ def seen_colors(label: Label) -> list[Color | None]:
 
 
 def is_mask(ids: np.ndarray, palette: Palette) -> bool:
-    """Whether these ids, in order, are those of a mask of 0 and 255, whose foreground would be ignored."""
+    """Whether these ids, in ascending order, are those of a mask of 0 and 255 whose foreground would be ignored."""
     return palette.ignore_id == 255 and not palette.source_ids and list(ids) == [0, 255]
 
 
 def mask_cure(palette: Palette) -> str:
-    """What to do about labels that hold 0 and 255 alone, in words."""
+    """The cure, in words, for labels that contain only 0 and 255."""
     return (
-        f"palette {palette.name} ignores 255, so that only class 0 ({palette.names[0]}) would be left. If 255 is the "
+        f"palette {palette.name} ignores 255, so only class 0 ({palette.names[0]}) would be left. If 255 is the "
         'foreground, give --palette a JSON file of two classes with "source_ids": {"0": 0, "255": 1}; if 255 is to be '
         "ignored, give --label-coding ids"
     )
@@ -159,7 +162,10 @@ def _color_ids(colors: Sequence[Color | None], palette: Palette) -> np.ndarray |
 
 
 def _grey_ids(colors: Sequence[Color | None], palette: Palette) -> np.ndarray | None:
-    """The class ids for which greys stand. Black and white are two classes, unless the palette says otherwise."""
+    """The class ids that are the values of greys; None if a colour is not grey, or a value not an id.
+
+    Black and white are the ids 0 and 1, unless the palette has more than two classes or `source_ids`.
+    """
     if not all(color and len(set(color)) == 1 for color in colors):
         return None
     greys = [color[0] for color in colors]
@@ -173,8 +179,8 @@ def _check_opaque(label: Label) -> None:
     clear = np.flatnonzero(~label.opaque)
     if hidden := int(np.isin(label.codes, clear).sum()):
         raise LabelError(
-            f"is transparent in {hidden} pixel{'s' * (hidden != 1)}, whose class is in doubt; save the label without "
-            "transparency, or say --label-coding ids if its indices are class ids"
+            f"is transparent in {hidden} pixel{'s' * (hidden != 1)}, whose class is ambiguous; save the label without "
+            "transparency, or give --label-coding ids if its indices are class ids"
         )
 
 

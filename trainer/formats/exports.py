@@ -116,8 +116,8 @@ def read(path: str, digest: str = "") -> bytes:
     data = _program(path)
     if digest and hashlib.sha256(data).hexdigest() != digest:
         raise InputError(
-            f"the model in {path} was replaced while this command was running; its output would be of two models. Run "
-            "the command again, and let no export write there meanwhile"
+            f"the model in {path} was replaced while this command was running, so its output would mix two models; "
+            "run the command again, and do not export to that path meanwhile"
         )
     return data
 

@@ -1,6 +1,6 @@
-"""The feature extractors of DeepLab, and what was published with each.
+"""The backbones of DeepLab, and what DeepLab was published with on top of each.
 
-They are built up to the last feature map, with atrous convolution in place of late strides; see
+Backbones are built up to the last feature map, with atrous convolutions in place of late strides; see
 `trainer.network.strides`.
 """
 
@@ -17,19 +17,19 @@ from trainer.network.xception import xception
 
 
 class Backbone(NamedTuple):
-    """A backbone, and what DeepLab puts behind it as published.
+    """A backbone, and the layers that DeepLab was published with on top of it.
 
     Attributes:
       build: (x, *, output_stride, block_strides, momentum) -> `layers.Features`.
-      has_multi_grid: whether `build` takes `multi_grid`, factors on the last atrous rates.
-      has_alpha: whether `build` takes `alpha`, a factor on the number of channels.
-      has_decoder: whether low-level features refine the result.
-      has_atrous_branches: whether ASPP has three branches of atrous convolution.
-      is_light: whether what was published behind it is MobileNetV3's: ASPP of one convolution that means over windows
-        weigh, and low-level features of stride 8 that go into the logits as they are.
-      last_weights: variable of its last convolution, which tells its checkpoints from others.
-      last_channels: how many channels that has at alpha 1.
-      output_stride: that it was published with.
+      has_multi_grid: whether `build` takes `multi_grid`, the factors on the last atrous rates.
+      has_alpha: whether `build` takes `alpha`, the width multiplier.
+      has_decoder: whether a decoder refines the features with low-level ones.
+      has_atrous_branches: whether ASPP has three atrous branches.
+      last_weights: the variable of its last convolution, by which its checkpoints are recognised.
+      last_channels: the number of output channels of that convolution at alpha 1.
+      is_light: whether it was published with the light layers of MobileNetV3: an ASPP of one convolution, gated by
+        means over windows, and a decoder that only concatenates low-level features of stride 8.
+      output_stride: the output stride it was published with.
     """
 
     build: Callable[..., Features]
@@ -44,7 +44,7 @@ class Backbone(NamedTuple):
 
 
 def _deep(build: Callable[..., Any], depth: int, last_weights: str) -> Backbone:
-    """A backbone of one width, behind which DeepLab puts all that it has."""
+    """A backbone without a width multiplier, with the full ASPP and decoder."""
     return Backbone(
         build=functools.partial(build, depth=depth),
         has_multi_grid=True,
@@ -97,4 +97,4 @@ PUBLISHED = {
     "resnet_v1_50_beta": _resnet(50),
     "resnet_v1_101_beta": _resnet(101),
 }
-"""Every backbone of `trainer.network.options.BACKBONES`."""
+"""The backbones by name, those of `trainer.network.options.BACKBONES`."""

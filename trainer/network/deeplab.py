@@ -1,7 +1,7 @@
-"""DeepLabV3+ as a function of plain numbers.
+"""DeepLabV3+: ASPP, decoder and head on a backbone, built from plain numbers.
 
 Chen et al., "Encoder-decoder with atrous separable convolution for semantic image segmentation", arXiv:1802.02611. The
-network is fully convolutional and takes images of any size; see `trainer.network.layers` for where its features lie.
+network is fully convolutional and takes images of any size; `trainer.network.layers` states where its features lie.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from trainer.network.layers import BroadcastLike, Norm, StretchLike, Upsample, W
 from trainer.network.options import BACKBONES, HEADS, MAX_ALPHA, OUTPUT_STRIDES, SUBPIXEL_STARTS, SUBPIXELS
 from trainer.options import InputError
 
-# Of ASPP and decoder; the backbones have their own.
+# Of the batch norms of ASPP and decoder; the backbones have their own.
 _EPSILON = 1e-5
 
 HEAD, UPSAMPLE = layer_name("logits/semantic"), "logits-upsample"
-"""Layers: from features to logits, and what enlarges those of the bilinear head."""
-
+"""The names of the layer that predicts the logits, and of the one that upsamples those of the bilinear head."""
 
 HEAD_SCOPES = ("image_pooling", "aspp", "meta_architecture", "concat", "decoder", "logits")
-"""What the names of the layers behind the backbone begin with."""
+"""The prefixes of the names of all layers after the backbone."""
 
 GUIDE = 64
-"""Channels that the kernels of the subpixel head are made of."""
+"""The channels that `SubpixelKernels` predicts its weights from."""
 
 BLOCK_STRIDES = (2, 4, 8, 16, 32)
 """Strides whose cells may be centred on blocks, see `trainer.network.layers`."""
 
 MAX_RATES, MAX_RATE = 16, 1000
-"""Most atrous branches, and the greatest rate of one; published are three, of at most 36."""
+"""Bounds on the number of atrous branches and on their rates; the published networks have three, of at most 36."""
 
 CELL = (((1, 6), -1), ((18, 15), 0), ((6, 3), 1), ((1, 1), 0), ((6, 21), 0))
-"""Of every branch of the dense prediction cell the atrous rates, vertical and horizontal, at output stride 16, and the
-branch it continues; -1: the backbone. Chen et al., arXiv:1809.04184, figure 5; published for Cityscapes."""
+"""The branches of the dense prediction cell: ((vertical, horizontal) atrous rate at output stride 16, input).
+
+The input is the index of a branch, or -1 for the backbone. Chen et al., arXiv:1809.04184, figure 5, for Cityscapes.
+"""
 
 
 def _check(
@@ -50,10 +51,6 @@ def _check(
     head: str,
     subpixel: str,
     subpixel_start: str,
-    aspp_rates: Sequence[int] | None,
-    block_strides: Sequence[int] | None,
-    multi_grid: Sequence[int] | None,
-    dense_prediction_cell: bool,
 ) -> None:
     if not isinstance(num_classes, int) or not 1 <= num_classes <= 255:
         raise InputError(f"num_classes must be a whole number from 1 to 255, got {num_classes!r}")
@@ -62,7 +59,7 @@ def _check(
     if not isinstance(alpha, int | float) or not 0 < alpha <= MAX_ALPHA:
         raise InputError(f"alpha must be a number above 0 and at most {MAX_ALPHA}, got {alpha!r}")
     if alpha != 1 and not PUBLISHED[backbone].has_alpha:
-        raise InputError(f"alpha must be 1 for {backbone}, which has one width only, got {alpha}")
+        raise InputError(f"alpha must be 1 for {backbone}, which has no width multiplier, got {alpha}")
     if output_stride not in OUTPUT_STRIDES:
         raise InputError(f"output_stride must be 8, 16 or 32, got {output_stride!r}")
     if head not in HEADS:
@@ -71,6 +68,15 @@ def _check(
         raise InputError(f"subpixel must be one of {', '.join(SUBPIXELS)}, got {subpixel!r}")
     if subpixel_start not in SUBPIXEL_STARTS:
         raise InputError(f"subpixel_start must be one of {', '.join(SUBPIXEL_STARTS)}, got {subpixel_start!r}")
+
+
+def _check_rates(
+    backbone: str,
+    aspp_rates: Sequence[int] | None,
+    block_strides: Sequence[int] | None,
+    multi_grid: Sequence[int] | None,
+    dense_prediction_cell: bool,
+) -> None:
     rates = aspp_rates or ()
     if len(rates) > MAX_RATES or not all(isinstance(rate, int) and 1 <= rate <= MAX_RATE for rate in rates):
         raise InputError(
@@ -78,26 +84,26 @@ def _check(
             f"{', '.join(map(str, rates[:MAX_RATES]))}{', ...' * (len(rates) > MAX_RATES)}"
         )
     if block_strides is not None and not set(block_strides) <= set(BLOCK_STRIDES):
-        raise InputError(f"block_strides must be of {', '.join(map(str, BLOCK_STRIDES))}, got {block_strides!r}")
+        raise InputError(f"block_strides must be among {', '.join(map(str, BLOCK_STRIDES))}, got {block_strides!r}")
     if rates and PUBLISHED[backbone].is_light:
-        raise InputError(f"aspp_rates are not for {backbone}, behind which there are no branches; omit them")
+        raise InputError(f"aspp_rates do not apply to {backbone}, whose ASPP has no atrous branches; omit them")
     if dense_prediction_cell and (rates or PUBLISHED[backbone].is_light):
-        what = "aspp_rates, which are its own" if rates else f"{backbone}, which weighs its features instead"
-        raise InputError(f"dense_prediction_cell does not go with {what}; omit one of them")
+        other = "aspp_rates, since its rates are fixed" if rates else f"{backbone}, which has an ASPP of its own"
+        raise InputError(f"dense_prediction_cell cannot be combined with {other}; omit one of them")
     if multi_grid is not None:
         if not PUBLISHED[backbone].has_multi_grid:
-            raise InputError(f"multi_grid is not for {backbone}; omit it")
+            raise InputError(f"multi_grid does not apply to {backbone}; omit it")
         if len(multi_grid) != 3 or not all(isinstance(rate, int) and 1 <= rate <= MAX_RATE for rate in multi_grid):
             raise InputError(f"multi_grid must be three whole numbers from 1 to {MAX_RATE}, got {multi_grid!r}")
 
 
 def published_rates(output_stride: int) -> list[int]:
-    """The rates of the three atrous branches: 6, 12, 18 at output stride 16, twice that at 8, half at 32."""
+    """The published rates of the three atrous branches: 6, 12, 18 at output stride 16, doubled at 8, halved at 32."""
     return [rate * 16 // output_stride for rate in (6, 12, 18)]
 
 
 def _aspp(x: Any, rates: Sequence[int], norm: Norm, dropout: float) -> Any:
-    """Atrous spatial pyramid pooling (arXiv:1706.05587, section 3.3): [B, H, W, C] -> [B, H, W, 256]."""
+    """Atrous spatial pyramid pooling (arXiv:1706.05587, section 3.3): [B, h, w, C] -> [B, h, w, 256]."""
     pooled = layers.GlobalAveragePooling2D(keepdims=True, name="image_pooling-mean")(x)
     pooled = conv(pooled, "image_pooling", 256, norm=norm)
     branches = [BroadcastLike(name="image_pooling-broadcast")([pooled, x]), conv(x, "aspp0", 256, norm=norm)]
@@ -108,12 +114,12 @@ def _aspp(x: Any, rates: Sequence[int], norm: Norm, dropout: float) -> Any:
 
 
 def _dense_prediction_cell(x: Any, output_stride: int, norm: Norm, dropout: float) -> Any:
-    """Atrous convolutions that continue each other, in place of ASPP (see CELL): [B, H, W, C] -> [B, H, W, 256]."""
+    """The dense prediction cell, in place of ASPP (see CELL): [B, h, w, C] -> [B, h, w, 256]."""
     branches: list[Any] = []
-    for number, (rates, before) in enumerate(CELL):
+    for number, (rates, source) in enumerate(CELL):
         branches.append(
             separable(
-                x if before < 0 else branches[before],
+                x if source < 0 else branches[source],
                 f"meta_architecture/branch{number}",
                 256,
                 norm=norm,
@@ -126,7 +132,7 @@ def _dense_prediction_cell(x: Any, output_stride: int, norm: Norm, dropout: floa
 
 
 def _decoder(x: Any, low_level: Any, stride: int, norm: Norm) -> Any:
-    """Refine features of `stride` against the low-level features (arXiv:1802.02611): -> [B, H/4, W/4, 256]."""
+    """Refines features of `stride` with low-level ones of stride 4 (arXiv:1802.02611): -> [B, H/4, W/4, 256]."""
     low_level = conv(low_level, "decoder/feature_projection0", 48, norm=norm)
     x = Upsample(stride // 4, name="decoder-upsample")([x, low_level])
     x = layers.Concatenate(name="decoder-concat")([x, low_level])
@@ -135,7 +141,7 @@ def _decoder(x: Any, low_level: Any, stride: int, norm: Norm) -> Any:
 
 
 def _light_aspp(x: Any, stride: int, norm: Norm) -> Any:
-    """What MobileNetV3 has for ASPP (arXiv:1905.02244, section 6.4): [B, H, W, C] -> [B, H, W, 128].
+    """The ASPP of MobileNetV3, "Lite R-ASPP" (arXiv:1905.02244, section 6.4): [B, h, w, C] -> [B, h, w, 128].
 
     The windows are those of the published network: as many cells as a crop of 769 pixels has.
     """
@@ -146,18 +152,27 @@ def _light_aspp(x: Any, stride: int, norm: Norm) -> Any:
 
 
 def _light_decoder(x: Any, low_level: Any, stride: int) -> Any:
-    """Features of `stride` beside the low-level ones: -> [B, H/8, W/8, 128 + C].
+    """Concatenates features of `stride` with low-level ones of stride 8: -> [B, H/8, W/8, 128 + C].
 
-    In the published network each of the two has logits of its own, which are added up. The head's kernel is both.
+    The published network predicts logits from each and adds them up. One convolution of both is the same.
     """
     x = Upsample(stride // 8, name="decoder-upsample")([x, low_level])
     return layers.Concatenate(name="decoder-concat")([x, low_level])
 
 
-def _with_guide(x: Any, fine: Any, stride: int, norm: Norm) -> Any:
-    """Features of `stride`, and behind them what the head's kernels are made of: -> [B, H, W, C + GUIDE].
+# The heads predict float32 logits under mixed precision too, since the loss needs full precision.
 
-    Those are the features again, and the fine ones of every block, which know where in it the image has its edges.
+
+def _bilinear_head(x: Any, image: Any, num_classes: int, stride: int) -> Any:
+    """Logits of features of `stride`, then interpolation: -> [B, H, W, num_classes]."""
+    x = layers.Conv2D(num_classes, 1, dtype="float32", name=HEAD)(x)
+    return Upsample(stride, dtype="float32", name=UPSAMPLE)([x, image])
+
+
+def _kernels_head(x: Any, fine: Any, image: Any, num_classes: int, stride: int, norm: Norm) -> Any:
+    """`SubpixelKernels` on features of `stride`: -> [B, H, W, num_classes].
+
+    Its guide is made from the same features, and from the fine ones of each block, which show where its edges are.
     """
     fine = PixelUnshuffle(stride // 2, name="logits-unshuffle")([fine, x])
     guide = [
@@ -165,20 +180,21 @@ def _with_guide(x: Any, fine: Any, stride: int, norm: Norm) -> Any:
         conv(fine, "logits/feature_projection1", GUIDE, norm=norm),
     ]
     guide = separable(layers.Concatenate(name="logits-concat")(guide), "logits/guide", GUIDE, norm=norm)
-    return layers.Concatenate(name="logits-inputs")([x, guide])
+    x = layers.Concatenate(name="logits-inputs")([x, guide])
+    return SubpixelKernels(num_classes, stride, GUIDE, dtype="float32", name=HEAD)([x, image])
 
 
 class Parts(NamedTuple):
-    """A network in two parts, so that logits need not be there for all pixels at once; see `split`.
+    """A network in two parts, so that logits can be computed tile by tile; see `split`.
 
     Attributes:
-      features: from images [B, H, W, 3] to what the head is applied to, [B, ceil(H/stride), ceil(W/stride), C], or one
-        more on every side, where the head looks before a tile: the outermost ones again.
-      head: from features and a reference [B, H, W, 3], of which only the size counts, to logits [B, H, W, classes].
-        Of rows i to j + overlap of the features it gives the logits of a tile, pixels stride·i to stride·j.
-      stride: pixels per feature.
-      overlap: rows and columns of features that the head looks at beyond those of a tile, where there are any.
-      values: numbers that the head has for every pixel.
+      features: images [B, H, W, 3] -> the head's inputs, [B, ceil(H/stride), ceil(W/stride), C]; padded by one on
+        every side, with the outermost features, if the head needs the features before a tile.
+      head: features and a reference [B, H, W, 3], of which only the size matters -> logits [B, H, W, classes]. From
+        rows i to j + overlap of the features it computes the logits of pixel rows stride·i to stride·j.
+      stride: pixels per feature, along each axis.
+      overlap: the number of rows and columns of features that the head needs beyond those of a tile, if they exist.
+      values: the number of float32 values per pixel in memory while the head is computed.
     """
 
     features: keras.Model
@@ -189,7 +205,7 @@ class Parts(NamedTuple):
 
 
 def split(model: keras.Model) -> Parts:
-    """The two parts of a network from `deeplab_v3_plus`, made of its own layers."""
+    """The two parts of a network from `deeplab_v3_plus`; they share its layers."""
     head = model.get_layer(HEAD)
     is_subpixel = isinstance(head, Subpixel | SubpixelKernels)
     features = head.input[0] if is_subpixel else head.input
@@ -224,49 +240,40 @@ def deeplab_v3_plus(
     dropout: float = 0.1,
     momentum: float = 0.99,
 ) -> keras.Model:
-    """DeepLabV3+ for images of any size.
-
-    Input: [B, H, W, 3] RGB in 0..255, uint8 or float; the scaling to [-1, 1] is part of the network. Output: float32
-    logits [B, H, W, num_classes], under mixed precision too.
+    """Builds DeepLabV3+ for images of any size.
 
     Args:
       num_classes: 1 to 255.
       backbone: one of BACKBONES.
-      alpha: factor on MobileNetV2's channels, above 0 and at most MAX_ALPHA.
+      alpha: width multiplier of MobileNetV2, above 0 and at most MAX_ALPHA.
       output_stride: 8, 16 or 32; the stride of the backbone's last features.
       head: "bilinear" (1x1 convolution, then interpolation) or "subpixel" (1x1 convolution to s² times as many
         channels, then pixel shuffle; s is 4 with the decoder, 8 with that of MobileNetV3, `output_stride` without).
       subpixel: what is shuffled, "logits" (`heads.Subpixel`) or "kernels" (`heads.SubpixelKernels`). Model folders
-        of version 0.7 and before do not say it, and are "logits".
-      subpixel_start: what the subpixel head of logits starts from, "bilinear" or "nearest". Model folders of version
-        0.3 and before do not say it, and are "nearest".
-      decoder: whether to refine at stride 4; None: as published, see `backbones.PUBLISHED`.
+        of version 0.7 and before do not state it; theirs is "logits".
+      subpixel_start: what the subpixel head of logits starts as, "bilinear" or "nearest". Model folders of version 0.3
+        and before do not state it; theirs is "nearest".
+      decoder: whether low-level features refine the result; None: as published, see `backbones.PUBLISHED`.
       aspp_rates: atrous rates of ASPP; None: as published, see `backbones.PUBLISHED` and `published_rates`.
-      block_strides: the strides whose cells are centred on blocks, see `trainer.network.layers`; None: that of the
-        subpixel head, where there is one. Imported subpixel heads have others.
+      block_strides: the strides whose cells are centred on blocks, see `trainer.network.layers`; None: the stride of
+        the subpixel head, if there is one. Imported subpixel heads have others.
       multi_grid: factors on the atrous rates of the last three convolutions of Xception, or units of ResNet; None: all
         are 1, as published.
-      dense_prediction_cell: whether CELL takes the place of ASPP.
-      dropout: share of the features before the head (or decoder) dropped in training; published 0.1.
-      momentum: of batch normalisation. The published 0.9997 suits 30,000 steps and more: in fine-tuning over a
-        thousand steps the moving statistics would stay those of the old images, and inference differ from training.
+      dense_prediction_cell: whether to use the dense prediction cell (see CELL) instead of ASPP.
+      dropout: share of the features after ASPP dropped in training, in [0, 1); published 0.1.
+      momentum: momentum of the batch norms. The published 0.9997 suits 30,000 steps and more: after fine-tuning for a
+        thousand steps the moving statistics would still be those of the old images, and inference would differ from
+        training.
+
+    Returns:
+      A model from images, uint8 or float [B, H, W, 3] RGB in 0..255, which it scales to [-1, 1] itself, to logits
+      [B, H, W, num_classes], which are float32 under mixed precision too.
 
     Raises:
-      InputError: an argument is outside its range.
+      InputError: an argument is outside its range, or does not apply to the backbone.
     """
-    _check(
-        num_classes,
-        backbone,
-        alpha,
-        output_stride,
-        head,
-        subpixel,
-        subpixel_start,
-        aspp_rates,
-        block_strides,
-        multi_grid,
-        dense_prediction_cell,
-    )
+    _check(num_classes, backbone, alpha, output_stride, head, subpixel, subpixel_start)
+    _check_rates(backbone, aspp_rates, block_strides, multi_grid, dense_prediction_cell)
     published = PUBLISHED[backbone]
     decoder = published.has_decoder if decoder is None else decoder
     if aspp_rates is None:
@@ -285,20 +292,18 @@ def deeplab_v3_plus(
     )
     if published.is_light:
         x = _light_aspp(x, output_stride, norm)
-        x = _light_decoder(x, low_level, output_stride) if decoder else x
+    elif dense_prediction_cell:
+        x = _dense_prediction_cell(x, output_stride, norm, dropout)
     else:
-        if dense_prediction_cell:
-            x = _dense_prediction_cell(x, output_stride, norm, dropout)
-        else:
-            x = _aspp(x, aspp_rates, norm, dropout)
-        x = _decoder(x, low_level, output_stride, norm) if decoder else x
-    # The loss needs logits of full precision whatever the policy of the layers before.
-    if head == "subpixel" and subpixel == "kernels":
-        x = _with_guide(x, fine, stride, norm)
-        x = SubpixelKernels(num_classes, stride, GUIDE, dtype="float32", name=HEAD)([x, image])
-    elif head == "subpixel":
-        x = Subpixel(num_classes, stride, subpixel_start, dtype="float32", name=HEAD)([x, image])
+        x = _aspp(x, aspp_rates, norm, dropout)
+    if decoder and published.is_light:
+        x = _light_decoder(x, low_level, output_stride)
+    elif decoder:
+        x = _decoder(x, low_level, output_stride, norm)
+    if head == "bilinear":
+        logits = _bilinear_head(x, image, num_classes, stride)
+    elif subpixel == "kernels":
+        logits = _kernels_head(x, fine, image, num_classes, stride, norm)
     else:
-        x = layers.Conv2D(num_classes, 1, dtype="float32", name=HEAD)(x)
-        x = Upsample(stride, dtype="float32", name=UPSAMPLE)([x, image])
-    return keras.Model(image, x, name="deeplab_v3_plus")
+        logits = Subpixel(num_classes, stride, subpixel_start, dtype="float32", name=HEAD)([x, image])
+    return keras.Model(image, logits, name="deeplab_v3_plus")

@@ -1,6 +1,6 @@
-"""The model folder: a network's weights in `model.keras`, and `model.json` from whose numbers it is built again.
+"""The model folder: a network's weights in `model.keras`, and `model.json`, from whose numbers it is rebuilt.
 
-No layer description is ever read: loading a folder runs nothing that is in it.
+The layer descriptions in the Keras archive are never read, so loading a folder cannot run code in it.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from trainer.network.deeplab import deeplab_v3_plus, split
 from trainer.options import InputError
 
 ARRAYS = "model.weights.h5"
-"""The member of the weights file that holds them."""
+"""The member of the Keras archive that holds the weights."""
 SHARED_ID = re.compile(rb'(?<="shared_object_id": )\d+')
 
 
 def save_model(folder: str, model: keras.Model, card: ModelCard) -> None:
-    """Write `model.keras` and `model.json` into `folder` (local or gs://), each whole or not at all.
+    """Writes `model.keras` and `model.json` into `folder` (local or gs://), each atomically.
 
-    The optimizer's state is left out.
+    The optimizer's state is not saved.
     """
-    # A second model over the same layers has their weights but no optimizer.
+    # A second model of the same layers has their weights, but no optimizer.
     bare = keras.Model(model.inputs, model.outputs, name=model.name)
     with scratch.folder("model") as temporary:
         path = os.path.join(temporary, WEIGHTS)
         bare.save(path)
-        # First the file by which the other is known to be of this program.
+        # model.json first: by it the weights are recognised as written by this program.
         save_card(folder, card)
         storage.write(storage.join(folder, WEIGHTS), _reproducible(path))
     for file in storage.glob(storage.join(folder, ".*")):
@@ -51,9 +51,9 @@ def save_model(folder: str, model: keras.Model, card: ModelCard) -> None:
 
 
 def _reproducible(path: str) -> bytes:
-    """A Keras archive without times and addresses in memory: masks and crf.json know a model by its bytes."""
+    """A Keras archive without times and memory addresses: masks and crf.json identify a model by its bytes."""
     data, numbers = io.BytesIO(), {}
-    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(data, "w") as timeless:
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(data, "w") as copy:
         for name in archive.namelist():
             content = archive.read(name)
             if name == "metadata.json":
@@ -61,47 +61,47 @@ def _reproducible(path: str) -> bytes:
                 content = json.dumps({key: metadata[key] for key in metadata if key != "date_saved"}).encode()
             if name == "config.json":
                 content = SHARED_ID.sub(lambda match: b"%d" % numbers.setdefault(match[0], len(numbers)), content)
-            timeless.writestr(zipfile.ZipInfo(name), content)
+            copy.writestr(zipfile.ZipInfo(name), content)
     return data.getvalue()
 
 
 def _reason(error: Exception) -> str:
-    """The telling line of an error: Keras puts a count of the layers concerned before it."""
+    """The line of an error that states its cause; Keras puts a count of the layers concerned before it."""
     first, *rest = (str(error).strip() or type(error).__name__).split("\n\n")
     return (rest[0] if rest and first.startswith("A total of") else first).splitlines()[0]
 
 
 def _check_archive(path: str, model: keras.Model) -> None:
-    """Raises ValueError or BadZipFile for an archive that is damaged, or claims more than `model` can have."""
-    # Names, attributes and layer descriptions come on top of the arrays.
+    """Raises ValueError or BadZipFile if an archive is damaged, or claims to be larger than `model`'s can be."""
+    # Twice the arrays, and room for names, attributes and layer descriptions.
     bound = 2 * sum(math.prod(weight.shape) * 4 for weight in model.weights) + (64 << 20)
     with zipfile.ZipFile(path) as archive:
         claimed = sum(member.file_size for member in archive.infolist())
         if claimed > bound:
             raise ValueError(f"it claims to hold {claimed:,} bytes, more than the {bound:,} of such a network")
-        # Keras seeks in the weights, and from Python 3.12 on zipfile gives up a member's checksum at a seek forwards.
+        # Keras seeks in the weights, and from Python 3.12 on zipfile skips a member's checksum after a seek forwards.
         damaged = archive.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(f"the checksum of {damaged} in it is wrong")
         sizes: list[int] = []
 
-        def look(name: str, item: Any) -> None:
+        def check(name: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset):
-                # The one attribute that Keras reads, of weights in bfloat16; HDF5's library never comes to the end of
-                # some that are damaged.
+                # The only attribute that Keras reads, for weights in bfloat16. Reading a damaged one can hang in the
+                # HDF5 library.
                 if "dtype" in item.attrs:
-                    raise ValueError(f"{name} has an attribute dtype, as arrays of numbers of float32 have none")
+                    raise ValueError(f"{name} has an attribute dtype, which float32 arrays do not have")
                 sizes.append(item.nbytes)
 
         with archive.open(ARRAYS) as member, h5py.File(member) as file:
-            file.visititems(look)
-    # Compressed or left out, arrays can claim any size in a small file.
+            file.visititems(check)
+    # Arrays that are compressed, or not stored at all, can claim any size in a small file.
     if sum(sizes) > bound:
         raise ValueError(f"its arrays claim to hold {sum(sizes):,} bytes, more than the {bound:,} of such a network")
 
 
 def _copy(path: str, local: str) -> str:
-    """Copies the file at `path` (local or gs://); returns its SHA-256 as hex digits."""
+    """Copies the file at `path` (local or gs://) to `local`; returns its SHA-256 as hex digits."""
     digest = hashlib.sha256()
     with storage.reader(path) as source, open(local, "wb") as target:
         while chunk := source.read(1 << 20):
@@ -111,29 +111,29 @@ def _copy(path: str, local: str) -> str:
 
 
 def load_weights(model: keras.Model, folder: str, digest: str = "") -> None:
-    """Read the weights in `folder` into `model`, which must have the same architecture.
+    """Reads the weights in `folder` into `model`, which must have the same architecture.
 
-    Only arrays are read: Keras opens `model.weights.h5` inside the archive, refuses links to other files, and never
-    looks at the layer descriptions beside it.
+    Only arrays are read: Keras opens `model.weights.h5` inside the archive, refuses links to other files, and ignores
+    the layer descriptions beside it.
 
     Args:
-      model: from `deeplab_v3_plus`.
-      folder: of a model, local or gs://.
-      digest: SHA-256 of the weights file that is wanted, see `trainer.formats.cards.weights_digest`; "" for any.
+      model: a network from `deeplab_v3_plus`.
+      folder: a model folder, local or gs://.
+      digest: the expected SHA-256 of the weights file, see `trainer.formats.cards.weights_digest`; "" for any.
 
     Raises:
-      InputError: the file is missing, damaged, of another architecture, or not the one that is wanted.
+      InputError: the file is missing or damaged, has another architecture, or another digest.
     """
     path = storage.join(folder, WEIGHTS)
-    # The file may be replaced at any time: what was digested is what is read.
+    # The file may be replaced at any time, so the digest and the weights are read from one copy.
     with scratch.folder("model") as temporary:
         local = os.path.join(temporary, WEIGHTS)
         try:
             actual = _copy(path, local)
             if digest and actual != digest:
                 raise InputError(
-                    f"the model in {folder} was replaced while this command was running; its output would be of two "
-                    "models. Run the command again, and let no training write into a model's folder meanwhile"
+                    f"the model in {folder} was replaced while this command was running, so its output would mix two "
+                    "models; run the command again, and do not train into that folder meanwhile"
                 )
             _check_archive(local, model)
             model.load_weights(local)
@@ -152,14 +152,17 @@ def load_weights(model: keras.Model, folder: str, digest: str = "") -> None:
 
 
 def load_model(folder: str, digest: str = "") -> tuple[keras.Model, ModelCard]:
-    """The model and card in `folder` (local or gs://): rebuilt from `model.json`'s numbers, then its weights read.
+    """Rebuilds the model in `folder` from the numbers in its `model.json`, and reads its weights.
 
     Args:
-      folder: of a model.
-      digest: SHA-256 of the weights that are wanted, "" for any.
+      folder: a model folder, local or gs://.
+      digest: the expected SHA-256 of the weights file, "" for any.
+
+    Returns:
+      The model and its card.
 
     Raises:
-      InputError: the folder holds no model, a damaged one, or one with other weights.
+      InputError: the folder holds no model, a damaged one, or one with another digest.
     """
     card = load_card(folder)
     try:
@@ -171,21 +174,22 @@ def load_model(folder: str, digest: str = "") -> tuple[keras.Model, ModelCard]:
 
 
 WHAT = ("ids", "best", "probabilities")
+"""The kinds of predictions, see `predictor`."""
 
 TILE_BYTES = {"CPU": 32 << 20, "GPU": 256 << 20}
-"""Logits that are there at once, of all images of a batch: on a CPU those of one image of usual size, on a GPU what
-keeps all of it busy."""
+"""Bounds on the bytes of logits in memory: on a CPU those of one image of usual size; a GPU needs more to be busy."""
+
 TILE_SIDE = 640
-"""Pixels. The work of interpolating a pixel grows with the length of what is interpolated."""
+"""Bound on the sides of tiles, in pixels, since the cost of interpolating a pixel grows with the side."""
 
 
 def _even(length: int, most: int) -> int:
-    """The length of as few parts as possible of `length`, all but the last equal, of at most `most` or 1."""
+    """The length of the parts if `length` is cut into as few equal parts, of at most max(1, `most`), as possible."""
     return math.ceil(length / math.ceil(length / max(1, most)))
 
 
 def _tiles(rows: int, columns: int, area: int, side: int) -> Iterator[tuple[slice, slice]]:
-    """Tiles that cover [rows, columns], of at most `area` and `side` where these are 1 or more."""
+    """Tiles that cover [rows, columns], with at most `area` cells and sides of at most `side`, but at least 1x1."""
     width = _even(columns, min(side, area))
     height = _even(rows, min(side, area // width))
     for top in range(0, rows, height):
@@ -194,6 +198,7 @@ def _tiles(rows: int, columns: int, area: int, side: int) -> Iterator[tuple[slic
 
 
 def _outputs(logits: Any, what: str) -> Any:
+    """The predictions of kind `what` for logits [B, H, W, C], see `predictor`."""
     if what == "ids":
         return ops.cast(ops.argmax(logits, axis=-1), "uint8")
     if what == "probabilities":
@@ -201,13 +206,17 @@ def _outputs(logits: Any, what: str) -> Any:
     shifted = logits - ops.max(logits, axis=-1, keepdims=True)
     powers = ops.exp(shifted)
     total = ops.sum(powers, axis=-1)
-    # Of p = powers / total: its greatest value, and -sum(p log p).
+    # With p = powers / total: max(p) = 1 / total, and the entropy is -sum(p log p).
     entropy = ops.log(total) - ops.sum(powers * shifted, axis=-1) / total
     return [ops.cast(ops.argmax(logits, axis=-1), "uint8"), 1 / total, entropy]
 
 
 def _compiled(network: keras.Model, *dtypes: str) -> Callable[..., Any]:
-    """The network in inference as a function of arrays, or of parts of what another one returned."""
+    """Compiles a network for inference, into a function of arrays or of slices of another compiled network's outputs.
+
+    Args:
+      dtypes: the dtypes of its inputs.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -228,7 +237,7 @@ def _compiled(network: keras.Model, *dtypes: str) -> Callable[..., Any]:
         def call(*inputs: Any) -> Any:
             groups = (network.trainable_variables, network.non_trainable_variables)
             with lock:
-                # What one network returns stays on the device for the next.
+                # Outputs stay on the device, for the next network.
                 return apply(*([variable.value for variable in group] for group in groups), *inputs)
 
         return call
@@ -242,25 +251,26 @@ def _compiled(network: keras.Model, *dtypes: str) -> Callable[..., Any]:
 
 def _tile_bytes() -> int:
     if keras.backend.backend() != "tensorflow":
-        return TILE_BYTES["GPU"]  # others compile every size of a tile anew
+        return TILE_BYTES["GPU"]  # other backends compile anew for every size of tile
     import tensorflow as tf
 
     return TILE_BYTES["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
 
 
 def predictor(model: keras.Model, what: str = "ids") -> Callable[[np.ndarray], Any]:
-    """A thread-safe function from images to predictions; under TensorFlow one trace serves all sizes.
+    """Compiles a network into a thread-safe function from images to predictions.
 
-    Logits are made tile by tile: only features, and what is returned, are in memory for whole images.
+    Under TensorFlow it is traced once for all sizes. Logits are computed tile by tile: only the features and the
+    predictions are in memory for whole images.
 
     Args:
-      model: from `deeplab_v3_plus`.
+      model: a network from `deeplab_v3_plus`.
       what: one of WHAT.
 
     Returns:
-      A function of images, uint8 [B, H, W, 3]. "ids": uint8 [B, H, W], the class of the greatest logit; "best": the
-      same, its probability, float32 [B, H, W], and the entropy of all classes' probabilities in nats, float32
-      [B, H, W]; "probabilities": float32 [B, H, W, num_classes], the softmax.
+      A function of images, uint8 [B, H, W, 3] RGB, that returns for "ids": uint8 [B, H, W], the class with the
+      greatest logit; for "best": the same, its probability, float32 [B, H, W], and the entropy of the softmax in
+      nats, float32 [B, H, W]; for "probabilities": the softmax, float32 [B, H, W, num_classes].
     """
     if what not in WHAT:
         raise ValueError(f"what must be one of {', '.join(WHAT)}, got {what!r}")
@@ -276,9 +286,9 @@ def predictor(model: keras.Model, what: str = "ids") -> Callable[[np.ndarray], A
         cells = tile_bytes // (batch * stride**2 * parts.values * 4)
         results: list[np.ndarray] = []
         for rows, columns in _tiles(math.ceil(height / stride), math.ceil(width / stride), cells, TILE_SIDE // stride):
-            seen = (slice(rows.start, rows.stop + parts.overlap), slice(columns.start, columns.stop + parts.overlap))
-            place = tuple(slice(part.start * stride, part.stop * stride) for part in (rows, columns))
-            values = decide(features[(slice(None), *seen)], images[(slice(None), *place)])
+            inputs = (slice(rows.start, rows.stop + parts.overlap), slice(columns.start, columns.stop + parts.overlap))
+            tile = tuple(slice(part.start * stride, part.stop * stride) for part in (rows, columns))
+            values = decide(features[(slice(None), *inputs)], images[(slice(None), *tile)])
             values = [np.asarray(value) for value in (values if what == "best" else [values])]
             if values[0].shape[1:3] == (height, width):
                 results = values
@@ -286,7 +296,7 @@ def predictor(model: keras.Model, what: str = "ids") -> Callable[[np.ndarray], A
             if not results:
                 results = [np.empty((batch, height, width, *value.shape[3:]), value.dtype) for value in values]
             for result, value in zip(results, values, strict=True):
-                result[(slice(None), *place)] = value
+                result[(slice(None), *tile)] = value
         return results[0] if len(results) == 1 else tuple(results)
 
     return predict

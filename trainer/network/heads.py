@@ -1,6 +1,7 @@
-"""Heads: from features to the logits of every pixel.
+"""The subpixel heads: layers from features to the logits of every pixel.
 
-Features are those of blocks, see `trainer.network.layers`; the bilinear head is a convolution and its `Upsample`.
+Their features are centred on blocks, see `trainer.network.layers`. The bilinear head needs no layer of its own: it is
+a 1x1 convolution and `trainer.network.layers.Upsample`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from trainer.network.layers import interpolate
 
 
 def pixel_shuffle(x: Any, factor: int) -> Any:
-    """[B, H, W, factor²·C] -> [B, H·factor, W·factor, C]; channels are ordered (row in the block, column, class)."""
+    """[B, H, W, factor²·C] -> [B, H·factor, W·factor, C]; input channels are ordered (row in block, column, class)."""
     batch, rows, columns, channels = ops.shape(x)
     classes = channels // factor**2
     x = ops.reshape(x, (batch, rows, columns, factor, factor, classes))
@@ -25,13 +26,13 @@ def pixel_shuffle(x: Any, factor: int) -> Any:
 
 @keras.saving.register_keras_serializable("deeplab")
 class PixelUnshuffle(layers.Layer):
-    """Blocks of pixels as channels, the inverse of a pixel shuffle, with zeros beyond the end of the image.
+    """The inverse of `pixel_shuffle`, with zeros beyond the bottom and right of the map.
 
-    Called with [image [B, H, W, C], reference [B, ceil(H/factor), ceil(W/factor), any]], gives [B, ceil(H/factor),
+    Takes [map [B, H, W, C], reference [B, ceil(H/factor), ceil(W/factor), any]] and returns [B, ceil(H/factor),
     ceil(W/factor), factor²·C].
 
     Args:
-      factor: side of the blocks.
+      factor: side of the blocks, in cells of the map.
     """
 
     def __init__(self, factor: int, **kwargs: Any):
@@ -59,21 +60,21 @@ class PixelUnshuffle(layers.Layer):
 class Subpixel(layers.Layer):
     """1x1 convolution to classes·factor² channels and pixel shuffle, cropped at the bottom and right to a reference.
 
-    Called with [features [B, ceil(H/factor), ceil(W/factor), C], reference [B, H, W, any]], gives [B, H, W, classes].
-    Shi et al., "Real-time single image and video super-resolution using an efficient sub-pixel convolutional neural
-    network", arXiv:1609.05158.
+    Takes [features [B, ceil(H/factor), ceil(W/factor), C], reference [B, H, W, any]] and returns logits, float [B, H,
+    W, classes]. Shi et al., "Real-time single image and video super-resolution using an efficient sub-pixel
+    convolutional neural network", arXiv:1609.05158.
 
-    What each of the factor² places in a block gets is a sum: of logits that all places share, by a kernel of the shape
-    of a bilinear head's, and of a difference of its own, which starts at zero. At initialisation, therefore, the layer
-    enlarges the shared logits:
+    The logits of each of the factor² places in a block are a sum: logits that all places share, from a kernel of the
+    same shape as a bilinear head's, and a difference for that place, which starts at zero. So at initialisation the
+    layer upsamples the shared logits:
 
-    * "bilinear": they are interpolated between the middles of the blocks; pixel y lies at cell (y + 0.5)/factor - 0.5.
-    * "nearest": they are repeated over the block, to the bit (ICNR, Aitken et al., arXiv:1707.02937). Copies of one
-      kernel would not give that: matrix products round differently from column to column.
+    * "bilinear": by interpolation between the centres of the blocks; pixel y lies at cell (y + 0.5)/factor - 0.5.
+    * "nearest": by repetition over the block, exact to the bit (ICNR, Aitken et al., arXiv:1707.02937). Copies of one
+      kernel would not be exact: matrix products round differently from column to column.
 
     Args:
       classes: channels of the output.
-      factor: of the upsampling.
+      factor: pixels per feature, along each axis.
       start: one of `trainer.network.options.SUBPIXEL_STARTS`.
     """
 
@@ -91,7 +92,7 @@ class Subpixel(layers.Layer):
         self.place_bias = self.add_weight(shape=(width,), initializer="zeros", name="place_bias")
 
     def call(self, inputs: Any, bordered: bool = False) -> Any:
-        """Logits; `bordered` features have one cell more on every side, which is only interpolated towards."""
+        """The logits; `bordered` features have an additional cell on every side, used for interpolation only."""
         x, reference = inputs
         shared = ops.conv(x, self.kernel, padding="valid") + self.bias
         blocks = x[:, 1:-1, 1:-1] if bordered else x
@@ -117,28 +118,29 @@ class Subpixel(layers.Layer):
 
 
 KERNEL = 9
-"""Cells around a pixel, itself included, that `SubpixelKernels` weighs."""
+"""The number of cells that `SubpixelKernels` averages: 3x3."""
 START_SHARE = 0.02
+"""Added to every weight that the softmax of `SubpixelKernels` starts from."""
 
 
 @keras.saving.register_keras_serializable("deeplab")
 class SubpixelKernels(layers.Layer):
-    """Logits of every pixel as a weighted mean of those of the 3x3 cells around it, with weights of its own.
+    """The logits of every pixel as a weighted mean of those of the 3x3 cells around it, with predicted weights.
 
-    Called with [features [B, ceil(H/factor), ceil(W/factor), C + guide], reference [B, H, W, any]], gives [B, H, W,
-    classes]. A 1x1 convolution of the first C channels gives the cells' logits, another one of the last `guide`
-    channels the KERNEL weights of each of the factor² places in a block, by a softmax and pixel shuffle. So a boundary
-    can lie anywhere between the middles of two cells, where the guide shows it. Wang et al., "CARAFE: content-aware
-    reassembly of features", arXiv:1905.02188; Teed and Deng, "RAFT", arXiv:2003.12039, section 3.3 ("convex
-    upsampling").
+    Takes [features [B, ceil(H/factor), ceil(W/factor), C + guide], reference [B, H, W, any]] and returns logits, float
+    [B, H, W, classes]. A 1x1 convolution of the first C channels predicts the logits of the cells. Another one, of the
+    last `guide` channels, and a softmax predict the KERNEL weights of each of the factor² places in a block. So a
+    boundary can lie anywhere between the centres of two cells, where the guide shows it. Wang et al., "CARAFE:
+    content-aware reassembly of features", arXiv:1905.02188; Teed and Deng, "RAFT", arXiv:2003.12039, section 3.3
+    ("convex upsampling").
 
-    It starts as bilinear interpolation between the middles of the blocks. Since a softmax learns nothing of weights
-    that are 0, START_SHARE is added to those it starts from, and taken off its result.
+    It starts as bilinear interpolation between the centres of the blocks. A softmax cannot start from weights of 0, so
+    START_SHARE is added to the weights it starts from, and what that changes is subtracted from its result.
 
     Args:
       classes: channels of the output.
-      factor: of the upsampling.
-      guide: how many of the channels, the last ones, the weights are made of.
+      factor: pixels per feature, along each axis.
+      guide: the number of channels, the last ones, that the weights are predicted from.
     """
 
     def __init__(self, classes: int, factor: int, guide: int, **kwargs: Any):
@@ -155,9 +157,9 @@ class SubpixelKernels(layers.Layer):
         self.place_bias = self.add_weight(shape=(width,), initializer="zeros", name="place_bias")
 
     def call(self, inputs: Any, bordered: bool = False) -> Any:
-        """Logits; `bordered` features have one cell more on every side, which is only averaged over."""
+        """The logits; `bordered` features have an additional cell on every side, which only enters the means."""
         x, reference = inputs
-        # Slices would do, but their gradients fill maps of zeros first: a twelfth of a training step on a CPU.
+        # Not slices: their gradients first fill whole maps with zeros, a twelfth of a training step on a CPU.
         features, guide = ops.split(x, [x.shape[-1] - self.guide], axis=-1)
         cells = ops.conv(features, self.kernel, padding="valid") + self.bias
         if bordered:
@@ -186,7 +188,7 @@ class SubpixelKernels(layers.Layer):
 
 
 def _bilinear_weights(factor: int) -> np.ndarray:
-    """float32 [factor², KERNEL]: what the 3x3 blocks around each place in a block weigh in bilinear interpolation."""
+    """float32 [factor², KERNEL]: the weights of the 3x3 cells in bilinear interpolation, for each place in a block."""
     position = (np.arange(factor) + 0.5) / factor - 0.5
     weights = np.maximum(0, 1 - np.abs(position[:, None] - np.array([-1, 0, 1])))
     return np.einsum("ai,bj->abij", weights, weights).reshape(factor**2, 9).astype("float32")

@@ -1,18 +1,17 @@
-"""The layers the network is made of, written with ``keras.ops`` so that they run under every Keras backend.
+"""The layers of the network, written with `keras.ops` so that they run under every Keras backend.
 
-Geometry. A strided 3x3 convolution pads explicitly and without padding of its own, so that for *every* size n it gives
-ceil(n / 2) cells:
+Geometry. A strided 3x3 convolution is padded explicitly, so that for *every* input size n it gives ceil(n / 2) cells.
+Its cells are centred in one of two ways:
 
-* `centred` on pixels, padding (1, 1): cell i lies at input 2i. This is what TensorFlow's SAME does on the odd sizes
-  (513) the published weights were trained with. Feature i of stride s then lies at pixel s·i, and `Upsample` puts it
-  back there.
-* centred on blocks, padding (0, 2): cell i lies at input 2i + 1. Used for exactly one stage, the one that brings the
-  features to the stride at which the subpixel head works, so that feature i lies at s·i + s/2, the middle of the block
-  of s x s pixels that the head fills from it.
+* on pixels, padding (1, 1): cell i is centred at input 2i. This is what TensorFlow's SAME does on the odd sizes (513)
+  that the published weights were trained with. Feature i of stride s then lies at pixel s·i, where `Upsample` puts it.
+* on blocks, padding (0, 2): cell i is centred at input 2i + 1. This is used for one stage only, the one that brings
+  the features to the stride s of the subpixel head. Feature i then lies at s·i + s/2, the middle of the block of s x s
+  pixels that the head predicts from it.
 
-Names. Keras forbids "/" in names and PyTorch forbids ".", so a layer is named like the published variable scope with
-"-" for "/": `MobilenetV2/expanded_conv_3/depthwise` is `MobilenetV2-expanded_conv_3-depthwise`. No published name
-contains "-", so `published_name` turns it back.
+Names. A layer is named after the published variable scope, with "-" for "/": Keras forbids "/", and PyTorch ".".
+`MobilenetV2/expanded_conv_3/depthwise` is `MobilenetV2-expanded_conv_3-depthwise`. No published name contains "-", so
+`published_name` is the inverse.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from trainer.network.depthwise import DepthwiseConv2D
 
 
 class Norm(NamedTuple):
-    """Settings of batch normalisation.
+    """The settings of batch norms.
 
     Attributes:
-      momentum: share of the moving statistics that one step keeps, in [0, 1).
-      epsilon: added to the variance; 1e-3 in the published backbones, 1e-5 in ASPP and decoder.
+      momentum: share of the moving statistics that a training step keeps, in [0, 1).
+      epsilon: constant added to the variance; as published, 1e-3 in MobileNet and Xception, else 1e-5.
     """
 
     momentum: float
@@ -39,12 +38,12 @@ class Norm(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What a backbone gives for images [B, H, W, 3].
+    """The outputs of a backbone for images [B, H, W, 3].
 
     Attributes:
-      last: its last features, [B, ceil(H/output_stride), ceil(W/output_stride), C].
-      low_level: what it has published for the decoder, of stride 4, of MobileNetV3 8.
-      fine: its first features, of stride 2, which still have every edge of the image.
+      last: the last features, [B, ceil(H/output_stride), ceil(W/output_stride), C].
+      low_level: the features for the decoder, as published: of stride 4, or 8 for MobileNetV3.
+      fine: the first features, of stride 2, which still show every edge of the image.
     """
 
     last: Any
@@ -53,7 +52,7 @@ class Features(NamedTuple):
 
 
 def layer_name(published: str) -> str:
-    """The layer's name for the variable scope `published`, e.g. "logits/semantic"."""
+    """The name of the layer with the published variable scope, e.g. "logits/semantic"."""
     return published.replace("/", "-")
 
 
@@ -63,7 +62,7 @@ def published_name(name: str) -> str:
 
 
 def _has_replicas() -> bool:
-    """Whether the model being built is trained on several devices at once; only TensorFlow can say so."""
+    """Whether the model is built for several devices that share each batch; known under TensorFlow only."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
@@ -73,14 +72,14 @@ def _has_replicas() -> bool:
 
 @keras.saving.register_keras_serializable("deeplab")
 class BatchNormalization(layers.BatchNormalization):
-    """Keras' batch normalisation, whose training step is one of TensorFlow's kernels where there is one.
+    """Keras's batch normalisation, computed by a single TensorFlow kernel in training under TensorFlow.
 
-    Keras writes it as a dozen operations, each of which goes through the whole map: a training step of DeepLabV3+ on a
-    CPU takes 1.5 times as long with them. The values are the same up to rounding. The class bears Keras' name because
-    the arrays in a Keras file are named by it.
+    Keras composes it of a dozen operations over the whole map, with which a training step of DeepLabV3+ on a CPU takes
+    1.5 times as long. The values are the same up to rounding. The class has the same name as Keras's because arrays in
+    Keras files are named after the classes of their layers.
 
     Attributes:
-      folded: whether all but its offset has gone into the convolution before it, see `fold_norms`.
+      folded: whether its scale has been moved into the convolution before it, see `fold_norms`.
     """
 
     folded = False
@@ -96,7 +95,7 @@ class BatchNormalization(layers.BatchNormalization):
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs, scale=self.gamma, offset=self.beta, mean=[], variance=[], epsilon=self.epsilon, is_training=True
         )
-        # TensorFlow gives the unbiased estimate, n / (n - 1) times Keras' variance; of one value both are 0.
+        # TensorFlow returns the unbiased estimate, n / (n - 1) times Keras's variance; both are 0 for a single value.
         count = tf.cast(tf.size(inputs, tf.int64) // inputs.shape[-1], variance.dtype)
         variance *= (count - 1) / count
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
@@ -105,10 +104,10 @@ class BatchNormalization(layers.BatchNormalization):
 
 
 def fold_norms(model: keras.Model) -> None:
-    """Moves what batch norms multiply by into the kernels of the convolutions before them, in place.
+    """Folds batch norms into the kernels of the convolutions before them, in place; they keep their offset.
 
-    Predictions are the same up to rounding, and take a fifth less time of a CPU with MobileNetV2. From then on the
-    model can only predict: it must be neither trained nor saved.
+    Predictions are the same up to rounding, and take a fifth less CPU time with MobileNetV2. Afterwards the model can
+    only predict: it must be neither trained nor saved.
     """
     for norm in model.layers:
         if not isinstance(norm, BatchNormalization) or norm.folded:
@@ -117,7 +116,7 @@ def fold_norms(model: keras.Model) -> None:
         gamma, beta, mean, variance = norm.get_weights()
         scale = gamma / np.sqrt(variance + norm.epsilon)
         kernel = convolution.kernel
-        # A depthwise kernel has its channels on the axis before the last.
+        # The channels of a depthwise kernel are on its last axis but one.
         per_kernel = scale[:, None] if isinstance(convolution, DepthwiseConv2D) else scale
         kernel.assign(ops.convert_to_numpy(kernel) * per_kernel)
         norm.beta.assign(beta - mean * scale)
@@ -125,8 +124,8 @@ def fold_norms(model: keras.Model) -> None:
 
 
 def _normalise(x: Any, scope: str, norm: Norm, activation: str | None) -> Any:
-    # Replicas share their statistics: the pooled map of an image is 1x1, and the variance of one value is zero. On a
-    # single device Keras' sums for that would only round differently.
+    # Replicas must share their statistics: if one has a single image, the variance of its pooled 1x1 map is zero. On
+    # one device, synchronising would merely round differently.
     x = BatchNormalization(
         momentum=norm.momentum,
         epsilon=norm.epsilon,
@@ -137,14 +136,14 @@ def _normalise(x: Any, scope: str, norm: Norm, activation: str | None) -> Any:
 
 
 def pad(x: Any, scope: str, on_blocks: bool, kernel_size: int = 3) -> Any:
-    """Zeros around [B, H, W, C] for a window of stride 2 without padding of its own, see the module's docstring."""
+    """Pads [B, H, W, C] with zeros for an unpadded window of stride 2, see the module's docstring."""
     half = kernel_size // 2
     width = (half - on_blocks, half + on_blocks)
     return layers.ZeroPadding2D((width, width), name=layer_name(f"{scope}/pad"))(x)
 
 
 def next_pixel(x: Any, scope: str) -> Any:
-    """[B, H, W, C] moved by one, so that a stride of 2 takes rows and columns 1, 3, 5, ... and not 0, 2, 4, ..."""
+    """Shifts [B, H, W, C] by one, so that a stride of 2 takes rows and columns 1, 3, 5, ... instead of 0, 2, 4, ..."""
     x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=layer_name(f"{scope}/pad"))(x)
     return layers.Cropping2D(((1, 0), (1, 0)), name=layer_name(f"{scope}/crop"))(x)
 
@@ -161,13 +160,21 @@ def conv(
     activation: str | None = "relu",
     on_blocks: bool = False,
 ) -> Any:
-    """Convolution without bias, batch normalisation, activation; [B, H, W, C] -> [B, ceil(H/strides), .., filters].
+    """Convolution without bias, batch norm, activation.
 
     Args:
-      scope: the published variable scope, which names the layers.
+      x: float [B, H, W, C].
+      scope: the published variable scope, after which the layers are named.
+      filters: output channels.
+      norm: settings of the batch norm.
       kernel_size: 1 or 3.
-      rate: the atrous rate.
-      on_blocks: where strided cells are centred, see the module's docstring.
+      strides: 1 or 2.
+      rate: atrous rate.
+      activation: name of the Keras activation; None for none.
+      on_blocks: whether strided cells are centred on blocks, see the module's docstring.
+
+    Returns:
+      [B, ceil(H/strides), ceil(W/strides), filters].
     """
     padding = "same"
     if strides > 1:
@@ -200,7 +207,10 @@ def depthwise(
     activation: str | None = "relu",
     on_blocks: bool = False,
 ) -> Any:
-    """Depthwise convolution without bias, batch normalisation, activation; `rate` is atrous, of both axes or each."""
+    """Depthwise convolution without bias, batch norm, activation: [B, H, W, C] -> [B, ceil(H/strides), .., C].
+
+    Arguments are those of `conv`, but `rate` may also be (vertical, horizontal), and `kernel_size` any odd number.
+    """
     if strides > 1:
         x = pad(x, scope, on_blocks, kernel_size)
     x = DepthwiseConv2D(
@@ -209,8 +219,8 @@ def depthwise(
         padding="same" if strides == 1 else "valid",
         dilation_rate=rate,
         use_bias=False,
-        # Keras counts the channels into the fan-in of a depthwise kernel, which would start it near zero. The
-        # value is DeepLab's.
+        # Keras's default counts the channels in the fan-in of a depthwise kernel, and would start it near zero. The
+        # value is that of the published DeepLab.
         depthwise_initializer=initializers.TruncatedNormal(stddev=0.33),
         name=layer_name(scope),
     )(x)
@@ -228,7 +238,7 @@ def separable(
     activation: str | None = "relu",
     on_blocks: bool = False,
 ) -> Any:
-    """`depthwise` and then a 1x1 `conv`, each with its own batch normalisation, as DeepLab splits them."""
+    """Depthwise separable convolution: `depthwise`, then a 1x1 `conv`, each with its own batch norm as in DeepLab."""
     x = depthwise(
         x,
         f"{scope}_depthwise",
@@ -242,44 +252,46 @@ def separable(
 
 
 def _weights(size: Any, cells: Any, stride: int, first: float) -> Any:
-    """[size, cells] float32: row y holds the bilinear weights of the cells around first + y / stride, in cells."""
+    """float32 [size, cells]: row y holds the weights of the cells in linear interpolation at cell first + y / stride.
+
+    Before the first and after the last cell, their values are repeated.
+    """
     position = ops.cast(ops.arange(size), "float32") / stride + first
-    # Past the first and the last cell their values stay: there is nothing to interpolate towards.
     position = ops.clip(position, 0.0, ops.cast(cells - 1, "float32"))
     return ops.relu(1.0 - ops.abs(position[:, None] - ops.cast(ops.arange(cells), "float32")))
 
 
 def interpolate(x: Any, reference: Any, stride: int, first: float = 0.0) -> Any:
-    """Bilinear interpolation to the size of a reference: two small matrix products.
+    """Bilinear interpolation to the size of a reference, as two small matrix products.
 
     Args:
-      x: [B, rows, columns, C].
-      reference: [B, H, W, any].
-      stride: of the cells against the pixels of the reference.
-      first: where the first pixel lies, in cells: pixel y lies at first + y / stride.
+      x: float [B, rows, columns, C].
+      reference: [B, H, W, any], of which only the size matters.
+      stride: pixels of the reference per cell.
+      first: position of the first pixel, in cells: pixel y lies at first + y / stride.
 
     Returns:
-      [B, H, W, C].
+      [B, H, W, C], of the dtype of `x`.
     """
     batch, rows, columns, channels = ops.shape(x)
     height, width = ops.shape(reference)[1:3]
     vertical = ops.cast(_weights(height, rows, stride, first), x.dtype)
     horizontal = ops.cast(_weights(width, columns, stride, first), x.dtype)
-    # Columns first, while rows are few: the product over rows has wide right sides, which suit processors better.
+    # Columns first, while there are few rows: the product over rows then has wide right-hand sides, which is faster.
     x = ops.reshape(ops.matmul(horizontal, x), (batch, rows, width * channels))
     return ops.reshape(ops.matmul(vertical, x), (batch, height, width, channels))
 
 
 @keras.saving.register_keras_serializable("deeplab")
 class Upsample(layers.Layer):
-    """Bilinear interpolation of features at any stride to the size of a reference.
+    """Bilinear interpolation of features to the size of a reference.
 
-    Called with [features [B, ceil(H/stride), ceil(W/stride), C], reference [B, H, W, any]], gives [B, H, W, C].
+    Takes [features [B, ceil(H/stride), ceil(W/stride), C], reference [B, H, W, any]] and returns [B, H, W, C].
     Feature i lies at row (column) stride·i. For sizes stride·k + 1 this is bilinear resizing with aligned corners, as
-    in the published DeepLab; for other sizes the last feature is extended to the end of the image.
+    in the published DeepLab; for other sizes the last feature is repeated up to the end of the image.
 
     Args:
-      stride: of the features against the reference.
+      stride: pixels of the reference per feature.
     """
 
     def __init__(self, stride: int, **kwargs: Any):
@@ -299,7 +311,7 @@ class Upsample(layers.Layer):
 
 @keras.saving.register_keras_serializable("deeplab")
 class BroadcastLike(layers.Layer):
-    """Spread a pooled vector over a map: [[B, 1, 1, C], reference [B, H, W, any]] -> [B, H, W, C]."""
+    """Repeats a pooled vector over a map: [[B, 1, 1, C], reference [B, H, W, any]] -> [B, H, W, C]."""
 
     def call(self, inputs: Any) -> Any:
         x, reference = inputs
@@ -312,11 +324,11 @@ class BroadcastLike(layers.Layer):
 
 @keras.saving.register_keras_serializable("deeplab")
 class WindowMeans(layers.Layer):
-    """Means over windows that lie on a grid: [B, H, W, C] -> [B, rows, columns, C].
+    """Average pooling, without padding: [B, H, W, C] -> [B, rows, columns, C].
 
     Args:
-      window: side of the square windows, in cells; a smaller map is one window.
-      strides: cells from window to window, vertically and horizontally; none reaches beyond the map.
+      window: side of the square windows, in cells; cut to the height and width of smaller maps.
+      strides: cells between windows, (vertical, horizontal).
     """
 
     def __init__(self, window: int, strides: tuple[int, int], **kwargs: Any):
@@ -339,8 +351,8 @@ class WindowMeans(layers.Layer):
 
 
 def _shares(size: Any, window: int, stride: int) -> Any:
-    """[windows, size] float32: row i holds the share that every cell has in the mean of window i."""
-    # Under JAX sizes are numbers, and have to stay so.
+    """float32 [windows, size]: row i holds the weights of the cells in the mean over window i."""
+    # Under JAX sizes are Python numbers, and must remain so: shapes depend on them.
     window = min(window, size) if isinstance(size, int) else ops.minimum(window, size)
     first = ops.arange((size - window) // stride + 1)[:, None] * stride
     cells = ops.arange(size)
@@ -355,7 +367,7 @@ class StretchLike(layers.Layer):
         x, reference = inputs
         for axis, name in ((1, "bhwc,rh->brwc"), (2, "bhwc,rw->bhrc")):
             cells, size = ops.cast(ops.shape(x)[axis], "float32"), ops.cast(ops.shape(reference)[axis], "float32")
-            # One row alone lies at the first cell.
+            # A single row lies at the first cell.
             position = ops.arange(ops.shape(reference)[axis], dtype="float32") * (
                 (cells - 1) / ops.maximum(size - 1, 1)
             )

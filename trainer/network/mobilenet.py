@@ -1,6 +1,6 @@
 """MobileNetV2 and V3 as DeepLab uses them.
 
-Layers bear the names of the published variables, see `trainer.network.layers`.
+Layers are named after the published variables, see `trainer.network.layers`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trainer.network.strides import Stride
 
 EPSILON = 1e-3
 
-# Sandler et al., arXiv:1801.04381, table 2: expansion, channels, blocks, stride of the first.
+# Sandler et al., arXiv:1801.04381, table 2: (expansion, channels, number of blocks, stride of the first).
 _MOBILENET_V2 = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -28,13 +28,13 @@ _MOBILENET_V2 = (
 
 
 def _channels(channels: int, alpha: float) -> int:
-    # DeepLab's MobileNetV2 rounds to whole channels where alpha is not 1, not to multiples of 8 as the classifier
-    # does: its checkpoint of depth multiplier 0.5 has 12 channels in blocks 1 and 2.
+    # DeepLab's MobileNetV2 rounds to whole numbers, not to multiples of 8 as the classifier does: in its checkpoint of
+    # depth multiplier 0.5, blocks 1 and 2 have 12 channels.
     return max(1, int(channels * alpha + 0.5))
 
 
 def _expanded(channels: int, expansion: int) -> int:
-    """`channels` times `expansion`, rounded to a multiple of 8, as published."""
+    """`channels` times `expansion`, rounded to a multiple of 8 of at least 90 % of it, as published."""
     wide = channels * expansion
     rounded = max(8, (wide + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * wide else rounded
@@ -43,17 +43,17 @@ def _expanded(channels: int, expansion: int) -> int:
 def mobilenet_v2(
     x: Any, *, alpha: float = 1.0, output_stride: int = 16, block_strides: Collection[int] = (), momentum: float = 0.99
 ) -> Features:
-    """MobileNetV2 (arXiv:1801.04381) without the last 1280-channel expansion, as DeepLab uses it.
+    """The features of MobileNetV2 (arXiv:1801.04381), without its last convolution to 1280 channels.
 
     Args:
-      x: [B, H, W, 3] in [-1, 1].
-      alpha: factor on the number of channels.
+      x: images, float [B, H, W, 3] in [-1, 1].
+      alpha: width multiplier.
       output_stride: 8, 16 or 32.
       block_strides: the strides whose cells are centred on blocks, see `trainer.network.layers`.
-      momentum: of batch normalisation.
+      momentum: momentum of the batch norms, see `layers.Norm`.
 
     Returns:
-      Last features of 320·alpha channels, low-level ones of 144·alpha and stride 4, fine ones of 16·alpha.
+      Last features with 320·alpha channels, low-level ones with 144·alpha at stride 4, fine ones with 16·alpha.
     """
     norm = Norm(momentum, EPSILON)
     stride = Stride(output_stride, block_strides)
@@ -89,8 +89,8 @@ def mobilenet_v2(
     return Features(x, low_level, fine)
 
 
-# Howard et al., arXiv:1905.02244, tables 1 and 2, of which DeepLab halves the last blocks: kernel, expanded channels,
-# channels, squeeze and excitation, activation, stride.
+# Howard et al., arXiv:1905.02244, tables 1 and 2; DeepLab halves the widths of the last blocks. (kernel size, expanded
+# channels, channels, whether squeeze-and-excitation, activation, stride).
 _MOBILENET_V3 = {
     "large": (
         (3, 16, 16, False, "relu", 1),
@@ -123,13 +123,13 @@ _MOBILENET_V3 = {
         (5, 288, 48, True, "hard_swish", 1),
     ),
 }
-# The blocks whose depthwise convolution gives the low-level features, and channels of the last convolution.
+# The block whose depthwise convolution gives the low-level features, and the channels of the last convolution.
 _LOW_LEVEL = {"large": 5, "small": 2}
 _LAST = {"large": 480, "small": 288}
 
 
 def _squeeze_excite(x: Any, scope: str) -> Any:
-    """Channels weighed by what all of them are on average (arXiv:1709.01507)."""
+    """Squeeze-and-excitation: scales each channel by a function of all channels' means (arXiv:1709.01507)."""
     channels = x.shape[-1]
     weights = layers.GlobalAveragePooling2D(keepdims=True, name=layer_name(f"{scope}/mean"))(x)
     squeezed = _expanded(channels // 4, 1)
@@ -146,17 +146,18 @@ def mobilenet_v3(
     block_strides: Collection[int] = (),
     momentum: float = 0.99,
 ) -> Features:
-    """MobileNetV3 (arXiv:1905.02244) without its classifier, its last blocks half as wide, as DeepLab uses it.
+    """The features of MobileNetV3 (arXiv:1905.02244), with its last blocks half as wide, as DeepLab uses it.
 
     Args:
-      x: [B, H, W, 3] in [-1, 1].
+      x: images, float [B, H, W, 3] in [-1, 1].
       size: "large" or "small".
       output_stride: 8, 16 or 32.
       block_strides: the strides whose cells are centred on blocks, see `trainer.network.layers`.
-      momentum: of batch normalisation.
+      momentum: momentum of the batch norms, see `layers.Norm`.
 
     Returns:
-      Last features of 480 or 288 channels, low-level ones of 120 or 88 and stride 8, fine ones of 16.
+      Last features with 480 ("large") or 288 ("small") channels, low-level ones with 120 or 88 at stride 8, fine ones
+      with 16.
     """
     norm = Norm(momentum, EPSILON)
     stride = Stride(output_stride, block_strides)

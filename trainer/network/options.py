@@ -1,4 +1,4 @@
-"""The numbers that a network is built from, as flags."""
+"""The options of the architecture, and bounds on its numbers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ MAX_ALPHA = 4
 def bytes_per_pixel(architecture: Mapping[str, Any]) -> int:
     """The peak memory of inference, in bytes per pixel of the image; a fit to measurements on a CPU.
 
-    At the peak, the widest features and their inputs are in memory at once. Logits do not count, see
+    The peak is where the widest features and their inputs are in memory at once. Logits do not count, see
     `trainer.network.folder.predictor`. Invalid values in `architecture` are replaced by the defaults.
+
+    Args:
+      architecture: the arguments of `trainer.network.deeplab.deeplab_v3_plus`, as read from model.json.
     """
     stride, alpha, rates = (architecture.get(name) for name in ("output_stride", "alpha", "aspp_rates"))
     stride = stride if stride in OUTPUT_STRIDES else 16
@@ -32,14 +35,14 @@ def bytes_per_pixel(architecture: Mapping[str, Any]) -> int:
         base, channels, branches = 80 + 470 * alpha, 320 * alpha, 0
     branches = len(rates) if isinstance(rates, list | tuple) else branches
     branches = 1 if architecture.get("dense_prediction_cell") else branches
-    # Branches of atrous convolution run side by side, each with two arrays of all the backbone's channels; of the
-    # dense prediction cell only the first sees these.
+    # Atrous branches run in parallel, each with two arrays of all the backbone's channels; in the dense prediction
+    # cell only the first branch has these.
     return round(base + 1.5 * branches * 2 * channels * 4 / stride**2)
 
 
 @dataclass(frozen=True)
 class NetworkOptions(CheckedOptions):
-    """Options that decide the architecture; see `trainer.network.deeplab.deeplab_v3_plus`."""
+    """The options of the architecture; see `trainer.network.deeplab.deeplab_v3_plus`."""
 
     backbone: str = option("mobilenet_v2", "feature network", choices=BACKBONES, group="network")
     alpha: float = option(

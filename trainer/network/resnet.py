@@ -1,7 +1,8 @@
-"""ResNet-50 and -101 with the stem of DeepLab, "beta": three 3x3 convolutions in place of one of 7x7.
+"""ResNet-50 and -101 with DeepLab's stem, "beta": three 3x3 convolutions instead of one 7x7 convolution.
 
-He et al., "Deep residual learning for image recognition", arXiv:1512.03385. The last unit of a block is the strided
-one, in its 3x3 convolution. Layers bear the names of the published variables, see `trainer.network.layers`.
+He et al., "Deep residual learning for image recognition", arXiv:1512.03385. As in the published checkpoints, the last
+unit of blocks 1 to 3 is the strided one, in its 3x3 convolution. Layers are named after the published variables, see
+`trainer.network.layers`.
 """
 
 from __future__ import annotations
@@ -16,24 +17,28 @@ from trainer.network.strides import Stride
 
 EPSILON = 1e-5
 
-# Units of the four blocks, and channels inside of their bottlenecks.
+# The number of units in each of the four blocks, and the channels of their 3x3 convolutions.
 _UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _CHANNELS = (64, 128, 256, 512)
 
 
 def _every_other(x: Any, scope: str, on_blocks: bool) -> Any:
+    """Every second row and column of [B, H, W, C]."""
     if on_blocks:
         x = next_pixel(x, scope)
     return layers.MaxPooling2D(1, strides=2, name=layer_name(scope))(x)
 
 
 def _bottleneck(x: Any, scope: str, channels: int, *, norm: Norm, step: dict[str, Any], grid: int) -> tuple[Any, Any]:
-    """A unit of 1x1, 3x3 and 1x1 convolutions beside a shortcut; returns it, and what the last of the three gave.
+    """A residual unit: 1x1, 3x3 and 1x1 convolutions, and a shortcut.
 
     Args:
-      channels: of the 3x3 convolution; the unit has four times as many.
+      channels: output channels of the 3x3 convolution; the unit has four times as many.
       step: `strides`, `rate` and `on_blocks` of the 3x3 convolution.
       grid: factor on its atrous rate.
+
+    Returns:
+      The output of the unit, and that of its third convolution before the shortcut is added.
     """
     strided = {name: step[name] for name in ("strides", "on_blocks")}
     if x.shape[-1] != 4 * channels:
@@ -56,18 +61,18 @@ def resnet(
     multi_grid: Sequence[int] = (1, 1, 1),
     momentum: float = 0.99,
 ) -> Features:
-    """Features of ResNet.
+    """The features of ResNet.
 
     Args:
-      x: [B, H, W, 3] in [-1, 1].
+      x: images, float [B, H, W, 3] in [-1, 1].
       depth: 50 or 101.
       output_stride: 8, 16 or 32.
       block_strides: the strides whose cells are centred on blocks, see `trainer.network.layers`.
       multi_grid: factors on the atrous rates of the last three units (arXiv:1706.05587, section 3.2).
-      momentum: of batch normalisation.
+      momentum: momentum of the batch norms, see `layers.Norm`.
 
     Returns:
-      Last features of 2048 channels, low-level ones of 256 and stride 4, fine ones of 128.
+      Last features with 2048 channels, low-level ones with 256 at stride 4, fine ones with 128.
     """
     norm = Norm(momentum, EPSILON)
     stride = Stride(output_stride, block_strides)
@@ -76,7 +81,7 @@ def resnet(
     x = conv(x, f"{root}/conv1_1", 64, norm=norm, kernel_size=3, strides=2, on_blocks=first["on_blocks"])
     x = conv(x, f"{root}/conv1_2", 64, norm=norm, kernel_size=3)
     x = fine = conv(x, f"{root}/conv1_3", 128, norm=norm, kernel_size=3)
-    # After a rectification, zeros around the map are never the greatest.
+    # Padding with zeros does not change a maximum after ReLU.
     x = pad(x, f"{root}/pool1", second["on_blocks"])
     x = layers.MaxPooling2D(3, strides=2, name=layer_name(f"{root}/pool1"))(x)
     low_level = None

@@ -1,7 +1,7 @@
-"""How a backbone reaches its output stride.
+"""The strides and atrous rates of a backbone's convolutions, by which it reaches its output stride.
 
-A stage whose stride would exceed `output_stride` keeps the resolution, and all convolutions after it get its stride as
-their atrous rate (Chen et al., "Rethinking atrous convolution", arXiv:1706.05587).
+A convolution whose stride would exceed the output stride keeps the resolution, and the atrous rates of all later ones
+are multiplied by its stride (Chen et al., "Rethinking atrous convolution", arXiv:1706.05587).
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any
 
 @dataclasses.dataclass
 class Stride:
-    """Keeps account of the stride reached so far while a backbone is built.
+    """Tracks the stride reached so far while a backbone is built.
 
     Attributes:
-      limit: the stride of the last feature map.
+      limit: the stride of the last feature map, the output stride.
       on_blocks: the strides whose cells are centred on blocks (see `trainer.network.layers`).
+      reached: the stride of the features so far.
+      rate: the atrous rate of the next convolution, once `limit` is reached.
     """
 
     limit: int
@@ -26,7 +28,7 @@ class Stride:
     rate: int = 1
 
     def step(self, stride: int) -> dict[str, Any]:
-        """Arguments `strides`, `rate` and `on_blocks` for the next convolution, which would like to take `stride`."""
+        """The arguments `strides`, `rate` and `on_blocks` of the next convolution, which nominally has `stride`."""
         if self.reached == self.limit:
             rate, self.rate = self.rate, self.rate * stride
             return {"strides": 1, "rate": rate, "on_blocks": False}

@@ -1,6 +1,6 @@
-"""The modified aligned Xception of DeepLabV3+ (arXiv:1802.02611, figure 4), of 41, 65 and 71 convolutions.
+"""The modified aligned Xception of DeepLabV3+ (arXiv:1802.02611, figure 4), with 41, 65 or 71 layers.
 
-Layers bear the names of the published variables, see `trainer.network.layers`.
+The network's layers are named after the published variables, see `trainer.network.layers`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trainer.network.strides import Stride
 
 EPSILON = 1e-3
 
-# Channels and stride of every block of the entry flow, and the number of units of the middle flow.
+# (channels, stride) of every block of the entry flow, and the number of units of the middle flow.
 _ENTRY = {
     41: ((128, 2), (256, 2), (728, 2)),
     65: ((128, 2), (256, 2), (728, 2)),
@@ -35,14 +35,17 @@ def _xception_module(
     step: dict[str, Any],
     grid: Sequence[int],
 ) -> tuple[Any, Any]:
-    """Three separable convolutions beside a shortcut; returns the sum and what the second convolution gave.
+    """Three separable convolutions, and a shortcut.
 
     Args:
-      depths: channels after each of the three.
-      skip: "conv" (a strided 1x1 convolution), "sum" or "none".
-      inner: whether rectification follows both halves of each separable convolution, or precedes the first half.
+      depths: output channels of each of the three.
+      skip: the shortcut: "conv" (a strided 1x1 convolution), "sum" or "none".
+      inner: whether ReLU follows both halves of each separable convolution, rather than preceding the whole.
       step: `strides`, `rate` and `on_blocks`; only the last convolution is strided.
       grid: factors on the atrous rates of the three.
+
+    Returns:
+      The output of the module, and that of its second convolution.
     """
     inputs, second = x, None
     for number, depth in enumerate(depths, start=1):
@@ -76,18 +79,18 @@ def xception(
     multi_grid: Sequence[int] = (1, 1, 1),
     momentum: float = 0.99,
 ) -> Features:
-    """Features of Xception.
+    """The features of Xception.
 
     Args:
-      x: [B, H, W, 3] in [-1, 1].
+      x: images, float [B, H, W, 3] in [-1, 1].
       depth: 41, 65 or 71.
       output_stride: 8, 16 or 32.
       block_strides: the strides whose cells are centred on blocks, see `trainer.network.layers`.
       multi_grid: factors on the atrous rates of the last three convolutions.
-      momentum: of batch normalisation.
+      momentum: momentum of the batch norms, see `layers.Norm`.
 
     Returns:
-      Last features of 2048 channels, low-level ones of 256 and stride 4, fine ones of 64.
+      Last features with 2048 channels, low-level ones with 256 at stride 4, fine ones with 64.
     """
     norm = Norm(momentum, EPSILON)
     stride = Stride(output_stride, block_strides)
@@ -96,7 +99,7 @@ def xception(
     x = conv(x, f"{root}/entry_flow/conv1_1", 32, norm=norm, kernel_size=3, strides=2, on_blocks=first["on_blocks"])
     x = conv(x, f"{root}/entry_flow/conv1_2", 64, norm=norm, kernel_size=3)
     low_level, fine = None, x
-    # Scope, depths, shortcut, rectification inside, stride, grid.
+    # (scope, depths, skip, inner, stride, grid), see `_xception_module`.
     plain = (1, 1, 1)
     blocks = [
         (f"entry_flow/block{number}/unit_1", (channels,) * 3, "conv", False, step, plain)

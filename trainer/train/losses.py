@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""The losses of the training: the weighted cross-entropy, alone or with the Lovász softmax."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from keras import ops
 
 
 def _devices() -> int:
-    """How many devices share the batch, each with a loss of its own."""
+    """The number of devices that share the batch and compute a loss each."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf
@@ -18,10 +18,10 @@ def _devices() -> int:
 
 
 def _over_devices(weight: Any) -> Any:
-    """The sum over all devices: Keras adds up what they give, so that each gives its share of the mean over them."""
+    """The sum of `weight` over all devices."""
     import tensorflow as tf
 
-    # Keras also asks for the loss once outside of them, to see its shape.
+    # Keras also calls the loss once outside of any device, to infer its shape.
     devices = tf.distribute.get_replica_context()
     if devices is None or devices.num_replicas_in_sync == 1:
         return weight
@@ -29,33 +29,33 @@ def _over_devices(weight: Any) -> Any:
 
 
 def lovasz_softmax(labels: Any, probabilities: Any, ignore_id: int) -> Any:
-    """The Lovász extension of 1 - IoU, mean over the classes that are there (Berman et al., arXiv:1705.08790).
+    """The Lovász-softmax loss (Berman et al., arXiv:1705.08790), averaged over the classes present.
 
-    Of probabilities that are all 0 or 1 it is 1 - IoU, and between those the convex function nearest to it, so that
-    gradients lower what the score counts, of small classes as of large ones.
+    It is the convex extension of 1 - IoU to probabilities other than 0 and 1, so its gradients improve the score
+    itself, for small classes as for large ones.
 
     Args:
-      labels: [B, H, W] class ids and `ignore_id`; taken as the pixels of one image.
-      probabilities: [B, H, W, C] float, the softmax.
-      ignore_id: of pixels that count for nothing.
+      labels: int [B, H, W], class ids and `ignore_id`; the whole batch is treated as one image.
+      probabilities: float [B, H, W, C], the softmax.
+      ignore_id: the label of pixels that do not count.
 
     Returns:
-      A number from 0 to 1; 0 where no pixel has a class.
+      A scalar in [0, 1]; 0 if no pixel has a class.
     """
     classes = probabilities.shape[-1]
     labels = ops.reshape(ops.cast(labels, "int32"), [-1])
     valid = ops.cast(ops.not_equal(labels, ignore_id), "float32")
     truth = ops.cast(ops.equal(ops.arange(classes)[:, None], labels), "float32") * valid
     errors = ops.abs(truth - ops.transpose(ops.reshape(probabilities, [-1, classes]))) * valid
-    # By falling error: without any, ignored pixels come last, where what they weigh does not matter.
+    # In descending order of error. Ignored pixels, whose error is 0, come last and contribute nothing.
     order = ops.argsort(ops.stop_gradient(-errors), axis=-1)
     errors, truth = ops.take_along_axis(errors, order, axis=-1), ops.take_along_axis(truth, order, axis=-1)
     count = ops.sum(truth, axis=-1, keepdims=True)
-    # 1 - IoU when the pixels up to here are wrong, and what each of them adds to it.
+    # 1 - IoU if the pixels up to each one are wrong, and its increase at that pixel.
     loss = 1 - (count - ops.cumsum(truth, axis=-1)) / ops.maximum(count + ops.cumsum(1 - truth, axis=-1), 1)
-    added = ops.concatenate([loss[:, :1], loss[:, 1:] - loss[:, :-1]], axis=-1)
+    increase = ops.concatenate([loss[:, :1], loss[:, 1:] - loss[:, :-1]], axis=-1)
     present = ops.cast(count[:, 0] > 0, "float32")
-    return ops.divide_no_nan(ops.sum(ops.sum(errors * added, axis=-1) * present), ops.sum(present))
+    return ops.divide_no_nan(ops.sum(ops.sum(errors * increase, axis=-1) * present), ops.sum(present))
 
 
 class _WithLovasz(keras.losses.Loss):
@@ -64,20 +64,33 @@ class _WithLovasz(keras.losses.Loss):
         self.cross_entropy, self.ignore_id, self.weight = cross_entropy, ignore_id, weight
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        # One pixel of every 2 x 2, so that there is a quarter to sort.
+        # One pixel of every 2 x 2, since sorting takes most of the time.
         labels, logits = y_true[:, 1::2, 1::2], y_pred[:, 1::2, 1::2]
         lovasz = lovasz_softmax(labels, ops.softmax(logits), self.ignore_id)
         return self.cross_entropy(y_true, y_pred, sample_weight) + self.weight * lovasz / _devices()
 
 
 def training_loss(ignore_id: int, lovasz: float = 0.0) -> keras.losses.Loss:
-    """`sparse_cross_entropy` and `lovasz` times `lovasz_softmax`, of which devices take the mean over their own."""
+    """`sparse_cross_entropy`, plus `lovasz` times `lovasz_softmax`.
+
+    Of several devices, each computes `lovasz_softmax` of its part of the batch, and their mean is the loss.
+
+    Args:
+      ignore_id: the label of pixels that do not count.
+      lovasz: the weight of `lovasz_softmax`, at least 0.
+    """
     cross_entropy = sparse_cross_entropy(ignore_id)
     return _WithLovasz(cross_entropy, ignore_id, lovasz) if lovasz else cross_entropy
 
 
 def batch_weight(labels: Any, weights: Any, ignore_id: int) -> Any:
-    """The sum of the weights [B, H, W], 1 where they are None, of all pixels that have a class, over all devices."""
+    """The total weight of the pixels that have a class, over all devices: a float32 scalar.
+
+    Args:
+      labels: int [B, H, W], class ids and `ignore_id`.
+      weights: float [B, H, W] of at least 0; None: 1 for every pixel.
+      ignore_id: the label of pixels that do not count.
+    """
     valid = ops.cast(ops.not_equal(labels, ignore_id), "float32")
     weight = ops.sum(valid if weights is None else valid * ops.cast(weights, "float32"))
     return _over_devices(weight) if keras.backend.backend() == "tensorflow" else weight
@@ -92,16 +105,20 @@ class _SparseCrossEntropy(keras.losses.Loss):
         )
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        # Keras adds up the losses of all devices, so each divides by the weight of the whole batch.
         weight = batch_weight(y_true, sample_weight, self.ignore_id)
         return ops.divide_no_nan(self.weighted_sum(y_true, y_pred, sample_weight), weight)
 
 
 def sparse_cross_entropy(ignore_id: int) -> keras.losses.Loss:
-    """Weighted mean of the cross-entropy over the pixels that have a class.
+    """The weighted mean of the cross-entropy over the pixels that have a class.
 
-    The loss takes labels [B, H, W] (class ids and `ignore_id`, integers), logits [B, H, W, C] and optionally weights
-    [B, H, W] >= 0, and gives sum(w·ce) / sum(w) over all pixels of the batch whose label is not `ignore_id`; 0 where
-    no pixel is left, or all of them weigh nothing. It does not depend on how ignored pixels are spread over the batch,
-    nor on how the batch is spread over devices: each gives its part of the mean over the whole batch.
+    The loss takes labels, int [B, H, W], class ids and `ignore_id`; logits, float [B, H, W, C]; and optionally
+    weights, float [B, H, W] of at least 0. It returns sum(w·ce) / sum(w) over all pixels of the batch whose label is
+    not `ignore_id`, or 0 if the sum of their weights is 0. Of several devices, each returns its part of the mean over
+    the whole batch, so the result does not depend on how the batch is distributed.
+
+    Args:
+      ignore_id: the label of pixels that do not count.
     """
     return _SparseCrossEntropy(ignore_id)

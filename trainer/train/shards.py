@@ -1,4 +1,4 @@
-"""The records of shards by their places: local ones are read one by one, those in Cloud Storage window by window."""
+"""Random access to the records of shards: local ones are read singly, those in Cloud Storage window by window."""
 
 from __future__ import annotations
 
@@ -21,26 +21,34 @@ from trainer.formats.frames import HEAD, TAIL, CorruptRecord, check_payload, len
 from trainer.train.passes import Passes, Window
 
 BATCHES_AT_A_TIME = 2
-"""The threads of one batch wait for its last crop, while those of the next one begin."""
+"""Batches that are made at the same time: while one waits for its last crop, the next one keeps the cores busy."""
+
 OPEN_SHARDS = 32
-"""Two groups of shards that are read in turn, and as many again."""
+"""Shards that are open at the same time: four groups of `passes.MAX_INTERLEAVED_SHARDS`."""
 
 
 class Records(Protocol):
     """The records of some shards."""
 
     def read(self, window: Window, shard: int, number: int) -> bytes:
-        """A record of that window, by its shard and number.
+        """The payload of a record of `window`: record `number` of shard `shard`, both counted from 0.
 
         Raises:
-          CorruptRecord, tf.errors.DataLossError: it is damaged.
-          UnbalancedError: its shard has another number of records than dataset.json says.
-          OSError, tf.errors.OpError, storage.Unavailable: it cannot be read.
+          CorruptRecord, tf.errors.DataLossError: the record is damaged.
+          UnbalancedError: the shard has more or fewer records than dataset.json states.
+          OSError, tf.errors.OpError, storage.Unavailable: the shard cannot be read.
         """
 
 
 def records_of(paths: Sequence[str], shards: Sequence[Shard], passes: Passes, batch_size: int) -> Records:
-    """The records of the shards at these paths, which dataset.json describes so, for batches of that size."""
+    """The records of some shards.
+
+    Args:
+      paths: the shards, all local or all gs://.
+      shards: their descriptions in dataset.json.
+      passes: the order in which they will be read.
+      batch_size: samples per batch, on all hosts.
+    """
     if any(map(storage.is_remote, paths)):
         return Streamed(paths, shards, passes, batch_size)
     return _Local(paths, shards, passes)
@@ -49,13 +57,13 @@ def records_of(paths: Sequence[str], shards: Sequence[Shard], passes: Passes, ba
 def _unbalanced(path: str, count: str, expected: int) -> NoReturn:
     folder, _, name = path.rpartition("/")
     raise UnbalancedError(
-        f"the shards in {folder} do not hold the records that {DATASET_FILE} counts ({name} has {count}, expected "
-        f"{expected}); `deeplab records verify {folder}` reports which"
+        f"{name} in {folder} has {count} records, expected {expected} as {DATASET_FILE} states; "
+        f"`deeplab records verify {folder}` reports all shards that differ"
     )
 
 
 class _Open:
-    """An open local shard. Where a record lies is found out when that or a later one is first read."""
+    """An open local shard. Offsets are found by reading the frames up to a record when it is first read."""
 
     def __init__(self, path: str, shard: Shard) -> None:
         self._path, self._records = path, shard.records
@@ -65,7 +73,7 @@ class _Open:
         self._offsets = [0]
 
     def read(self, number: int) -> bytes:
-        """The payload of a record. Raises what `Records.read` does."""
+        """The payload of a record. Raises the same errors as `Records.read`."""
         return attempt(self._path, functools.partial(self._read, number))
 
     def _read(self, number: int) -> bytes:
@@ -94,20 +102,20 @@ class _Open:
         return end
 
     def advise(self, first: int, count: int) -> None:
-        """Tells the system that `count` records from `first` on will be read, so that it reads them together."""
+        """Tells the system that `count` records from `first` on will be read, so that it reads ahead sequentially."""
         if hasattr(os, "posix_fadvise"):
             mean = self._size / self._records
-            with contextlib.suppress(OSError):  # of file systems that do not know it
+            with contextlib.suppress(OSError):  # from file systems that do not support it
                 os.posix_fadvise(self._file.fileno(), int(first * mean), int(count * mean) + 1, os.POSIX_FADV_WILLNEED)
 
 
 class _Local:
-    """Records of local shards, of which few are open at a time."""
+    """The records of local shards, of which OPEN_SHARDS are kept open."""
 
     def __init__(self, paths: Sequence[str], shards: Sequence[Shard], passes: Passes) -> None:
         self._passes = passes
         self._opened = functools.lru_cache(OPEN_SHARDS)(lambda shard: _Open(paths[shard], shards[shard]))
-        # Once for every window, and no longer known when it comes again.
+        # Once per window; by the next pass its entry has been evicted.
         self._advise = functools.lru_cache(maxsize=4)(self._advise_now)
 
     def read(self, window: Window, shard: int, number: int) -> bytes:
@@ -115,7 +123,7 @@ class _Local:
         return self._opened(shard).read(number)
 
     def _advise_now(self, window: Window) -> None:
-        """Lets the system read a window and the next one as they lie on the disk, ahead of reading them at random."""
+        """Advises the system of a window and the next one, so that it reads them ahead in the order on the disk."""
         for one in (window, self._passes.after(window)):
             records = self._passes.records(one)
             for shard in set(records[:, 0].tolist()):
@@ -124,35 +132,36 @@ class _Local:
 
 
 class Streamed:
-    """Records of shards that can only be read from their beginnings: TensorFlow reads ahead in them.
+    """The records of shards that are read sequentially, with TensorFlow's read-ahead.
 
-    A window is in memory until its records are read, and the next one beside it.
+    A window is kept in memory until its records are read, and the next one is loaded in the background.
     """
 
     def __init__(self, paths: Sequence[str], shards: Sequence[Shard], passes: Passes, batch_size: int) -> None:
         self._paths, self._counts, self._passes = paths, [shard.records for shard in shards], passes
-        # What batches that are made at the same time lie in; of older windows there may be records for other hosts.
+        # The windows that simultaneous batches lie in. Older ones may still hold records, those for other hosts.
         self._kept = 2 + math.ceil(BATCHES_AT_A_TIME * batch_size / passes.size)
         self._lock = threading.Lock()
         self._windows: dict[Window, Future[dict[tuple[int, int], bytes]]] = {}
         self._readers: dict[int, tuple[int, Iterator[bytes]]] = {}
-        # One after the other: every reader goes on where the window before ended.
+        # One thread: every reader continues where the previous window ended.
         self._loader = ThreadPoolExecutor(1, "window")
 
     def read(self, window: Window, shard: int, number: int) -> bytes:
         with self._lock:
-            loading = self._ask(window)
-            self._ask(self._passes.after(window))
+            loading = self._load_soon(window)
+            self._load_soon(self._passes.after(window))
         record = loading.result().pop((shard, number), None)
-        if record is None:  # it was read before: the stream has begun anew, at an earlier place
+        if record is None:  # it was read before: the stream was restarted at an earlier place
             with self._lock:
                 if self._windows.get(window) is loading:
                     del self._windows[window]
-                loading = self._ask(window)
+                loading = self._load_soon(window)
             record = loading.result().pop((shard, number))
         return record
 
-    def _ask(self, window: Window) -> Future[dict[tuple[int, int], bytes]]:
+    def _load_soon(self, window: Window) -> Future[dict[tuple[int, int], bytes]]:
+        """The future records of a window, by (shard, number); starts to load them if nobody has."""
         if window not in self._windows:
             self._windows[window] = self._loader.submit(self._load, window)
             while len(self._windows) > self._kept:

@@ -1,12 +1,10 @@
-"""Records -> batches: tf.data from the shards that `deeplab prepare` wrote, or any with the published feature keys.
+"""Records -> batches, with tf.data, from shards by `deeplab prepare` or any others with the published feature keys.
 
-Training images are varied on the fly (scale, crop, flip), see `trainer.train.crops`. Validation images come whole and
-unchanged.
+Training images are scaled, cropped and flipped at random, see `trainer.train.crops`. Validation images are whole and
+unchanged. All randomness comes from the seed and the position in the training, so an epoch has the same batches
+whatever the number of threads, and whatever was trained before in the same process.
 
-All randomness of training comes from the seed and the place in the training, so that an epoch holds the same batches
-however many threads make them, and whatever was trained before it in the same process.
-
-Images stay uint8 until the model scales them: a quarter of the memory of floats, here and on the way to a GPU.
+Images remain uint8 until the model scales them, which takes a quarter of the memory of float32, here and on a GPU.
 """
 
 from __future__ import annotations
@@ -34,9 +32,10 @@ from trainer.train.passes import Passes
 from trainer.train.shards import BATCHES_AT_A_TIME, records_of
 
 SHUFFLE_BYTES = 128 << 20
-"""Bound on the bytes of encoded records that are shuffled together; as many again may be read ahead of them."""
+"""Bound on the bytes of the encoded records in a window; up to as many again are read ahead."""
 
 MIN_SHUFFLED = 16
+"""The least number of records in a window, however large they are."""
 
 FEATURES = {
     IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string),
@@ -47,26 +46,28 @@ FEATURES = {
 
 
 Suspects = Iterator[tuple[str, bytes]]
-"""Records that may be at fault, each with the path of its shard."""
+"""Records that may be the cause of an error, each as (path of its shard, payload)."""
 
 
 @contextlib.contextmanager
 def readable_records(folder: str, palette: Palette, suspects: Callable[[], Suspects]) -> Iterator[None]:
-    """Turns errors of the streams in the block into what a user can act on.
+    """Turns errors of streams in the block into messages that name the record or shard and the cure.
 
     Args:
-      palette: of the labels.
-      suspects: gives the records that the block reads, in order, see `TrainingStream` and `validation_records`.
+      folder: the folder of the records.
+      palette: the palette of the labels.
+      suspects: returns the records that the block reads, in order: `TrainingStream.records`, `validation_records`.
 
     Raises:
-      InputError: a shard of `folder` is damaged, or a record cannot be used.
-      UnbalancedError: a pass over the shards gave more or fewer records than dataset.json counts.
+      InputError: a shard in `folder` is damaged, or a record cannot be used.
+      UnbalancedError: a shard has more or fewer records than dataset.json states.
     """
     try:
         try:
             yield
         except tf.errors.InvalidArgumentError as error:
-            # In TensorFlow's graphs all errors of Python are of this kind; here they are what they are.
+            # A ValueError in a Python function of TensorFlow's graph arrives as this. Reading the records again,
+            # outside of the graph, raises the original error.
             fault = _unusable(suspects(), palette)
             if not fault and "IteratorGetNext" not in str(error):
                 raise
@@ -83,7 +84,7 @@ def readable_records(folder: str, palette: Palette, suspects: Callable[[], Suspe
 
 
 def _unusable(records: Suspects, palette: Palette) -> str | None:
-    """Which is the first of the records that cannot be used, and why; None if all can be."""
+    """The first of the records that cannot be used, and the reason; None if all can be used."""
     for path, data in records:
         try:
             crops.decode_whole(*decode_pixels(data), palette)
@@ -93,6 +94,7 @@ def _unusable(records: Suspects, palette: Palette) -> str | None:
 
 
 def _name(data: bytes) -> str:
+    """The name of a record in messages, given its payload."""
     try:
         record = decode_example(data)
     except ValueError:
@@ -101,7 +103,7 @@ def _name(data: bytes) -> str:
 
 
 def _decode_whole(example: dict[str, tf.Tensor], palette: Palette) -> tuple[tf.Tensor, tf.Tensor]:
-    """Image [height, width, 3] and label [height, width] uint8; an error where they do not go together."""
+    """`crops.decode_whole` as a node of TensorFlow's graph: uint8 image [H, W, 3] and label [H, W]."""
     decode = functools.partial(crops.decode_whole, palette=palette)
     arguments = [example[key] for key in (IMAGE_ENCODED, LABEL_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH)]
     image, label = tf.numpy_function(decode, arguments, [tf.uint8, tf.uint8], stateful=False)
@@ -109,7 +111,7 @@ def _decode_whole(example: dict[str, tf.Tensor], palette: Palette) -> tuple[tf.T
 
 
 def _readable(path: str) -> str:
-    """`path` as tf.data can read it: TensorFlow knows gs://, but only Google's own address of it."""
+    """A path that tf.data can read: TensorFlow reads gs://, but not from an emulator."""
     return storage.localize(path) if os.environ.get("STORAGE_EMULATOR_HOST") else path
 
 
@@ -119,11 +121,11 @@ def _shard_paths(folder: str, dataset: Dataset, split: str) -> list[str]:
             f"{folder} has no records of split {split!r}, only of {', '.join(dataset.splits) or 'none'}; "
             "prepare it again from a set with train and val images, or with a larger --val-fraction"
         )
-    # tf.data would find out about a missing shard in the middle of an epoch, and never about the end of one.
+    # tf.data would fail at a missing shard in the middle of an epoch, and not notice one truncated between records.
     sizes = {file.relative: file.size for file in storage.files(folder)}
     for shard in dataset.of_split(split):
         if shard.name not in sizes:
-            raise InputError(f"{folder} lacks {shard.name}, which {DATASET_FILE} lists; run `deeplab prepare` again")
+            raise InputError(f"{shard.name} in {folder} is missing; run `deeplab prepare` again")
         if sizes[shard.name] != shard.bytes:
             raise InputError(
                 f"{folder}: {shard.name} has {sizes[shard.name]:,} bytes, expected {shard.bytes:,} as {DATASET_FILE} "
@@ -133,7 +135,7 @@ def _shard_paths(folder: str, dataset: Dataset, split: str) -> list[str]:
 
 
 def _window_size(dataset: Dataset, split: str) -> int:
-    """How many records are shuffled together: all of a small set, a bounded number of bytes of a large one."""
+    """The number of records in a window: all of a small set, a bounded number of bytes of a large one."""
     count = dataset.count(split)
     mean = sum(shard.bytes for shard in dataset.of_split(split)) / count
     return int(min(count, max(SHUFFLE_BYTES // max(mean, 1), MIN_SHUFFLED)))
@@ -162,23 +164,24 @@ def _with_options(stream: tf.data.Dataset) -> tf.data.Dataset:
 
 
 class TrainingStream:
-    """The batches of a training, epoch by epoch.
-
-    Its graph is traced once, and where an epoch lies is put into it.
+    """The batches of a training, epoch by epoch. The graph is traced once, with the epoch's position as an input.
 
     Attributes:
-      waited: seconds that whoever takes the batches has waited for them, as a variable.
+      folder: the folder of the records.
+      dataset: its dataset.json.
+      options: the options of the stream.
+      waited: the seconds that the consumer has waited for batches, a scalar variable.
     """
 
     def __init__(self, folder: str, dataset: Dataset, options: StreamOptions) -> None:
         """
         Args:
-          folder: the records, local or gs://.
+          folder: the folder of the records, local or gs://.
           dataset: its dataset.json.
-          options: size, variation and weights of the batches.
+          options: the options of the stream.
 
         Raises:
-          InputError: there are no records to train on, or a shard is missing.
+          InputError: there are no records to train on, or a shard is missing or has the wrong size.
         """
         paths = _shard_paths(folder, dataset, "train")
         self.folder, self.dataset, self.options = folder, dataset, options
@@ -189,25 +192,26 @@ class TrainingStream:
         self._open = functools.partial(records_of, paths, shards, self._passes, options.batch_size)
         self._records = self._open()
         self._paths = dataset.shard_paths(folder, "train")
-        # Counted by samples, and of another seed than the order of the records.
+        # `_uniforms` counts samples. Its seed differs from that of the order of the records.
         self._key = np.random.SeedSequence(options.seed, spawn_key=(1,)).generate_state(2, np.uint64)
         self._workers = ThreadPoolExecutor(os.cpu_count(), initializer=cv2.setNumThreads, initargs=(1,))
         self._memory = crops.Memory()
         self._batches = tf.function(self._trace, input_signature=[tf.TensorSpec([], tf.int64)] * 2)
 
     def _trace(self, first: tf.Tensor, end: tf.Tensor) -> tf.data.Dataset:
-        """Batches from `first` up to `end`, counted over the whole training."""
+        """Batches `first` to `end`, counted over the whole training."""
         numbers = tf.data.Dataset.range(first, end)
         stream = numbers.map(self._batch, num_parallel_calls=BATCHES_AT_A_TIME, deterministic=True)
         return self._clocked(stream.prefetch(2))
 
     def _batch(self, number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """`_crops` as a node of TensorFlow's graph."""
         results = tf.numpy_function(self._crops, [number], [tf.uint8, tf.uint8, tf.float32], stateful=False)
         shape = [self.options.batch_size // self.options.hosts, self.options.crop, self.options.crop]
         return tuple(map(tf.ensure_shape, results, ([*shape, 3], shape, shape)))
 
     def _crops(self, number: np.int64) -> crops.Crops:
-        """The crops of a batch, or of this host's part of it."""
+        """The crops of a batch: of several hosts, this host's part of it."""
         size = self.options.batch_size // self.options.hosts
         begin = int(number) * self.options.batch_size + self.options.host_id * size
         given = {"options": self.options, "palette": self.dataset.palette}
@@ -221,46 +225,46 @@ class TrainingStream:
         except (MemoryError, ValueError):
             raise
         except Exception as error:
-            # TensorFlow would make an "unknown error" of it; `readable_records` meets it again as what it is.
+            # TensorFlow makes an UnknownError of other types, and `readable_records` handles InvalidArgumentError.
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
     def _uniforms(self, begin: int, count: int) -> np.ndarray:
-        """[count, 4] float32 in [0, 1), the same of a sample whatever batch it is in; see `crops.window`."""
-        bits = np.random.Philox(key=self._key, counter=begin).random_raw(4 * count)  # four of every count
+        """float32 [count, 4] in [0, 1) for `crops.window`; those of a sample do not depend on its batch."""
+        bits = np.random.Philox(key=self._key, counter=begin).random_raw(4 * count)  # a counter gives four numbers
         return ((bits >> np.uint64(40)) * np.float64(2**-24)).astype(np.float32).reshape(count, 4)
 
     def _clocked(self, stream: tf.data.Dataset) -> tf.data.Dataset:
-        """`stream`, counting the time from when an element is asked for until it is there."""
-        asked = tf.data.Dataset.from_tensors(0).repeat().map(lambda _: tf.timestamp())
+        """`stream`, with the time from the request of each element to its arrival added to `waited`."""
+        requests = tf.data.Dataset.from_tensors(0).repeat().map(lambda _: tf.timestamp())
 
         def count(begin: tf.Tensor, batch: tuple[tf.Tensor, ...]):
             self.waited.assign_add(tf.timestamp() - begin)
             return batch
 
-        # A zip asks for the time first, and only then for the batch.
-        return tf.data.Dataset.zip((asked, stream)).map(count)
+        # A zip takes the time first, and then the batch.
+        return tf.data.Dataset.zip((requests, stream)).map(count)
 
     def epoch(self, epoch: int, steps: int, done: int = 0) -> tf.data.Dataset:
-        """One epoch's batches, or what is left of them.
+        """The batches of an epoch, or the rest of them.
 
         Args:
-          epoch: counts from 1; begins where the epoch before it ended, if that had as many steps of the same size.
-          steps: how many batches it has.
-          done: how many of them to leave out at its beginning, which costs no more than to begin there.
+          epoch: the number of the epoch, from 1.
+          steps: batches per epoch.
+          done: the number of batches to skip at its beginning, without reading their records.
 
         Returns:
-          batches of image [B, crop, crop, 3] uint8 RGB, label [B, crop, crop] uint8 class ids (what lies outside the
-          image is the palette's ignore_id), weights [B, crop, crop] float32 (0 where the label is ignored).
-          Of several hosts each gets its part of every batch.
+          Batches of (image, uint8 [B, crop, crop, 3] RGB; label, uint8 [B, crop, crop] class ids, with the palette's
+          ignore_id outside the image; weights, float32 [B, crop, crop], 0 where the label is ignored). Of several
+          hosts, each gets its part of every batch.
 
         Raises:
-          InputError: a shard is missing, or not as long as dataset.json says.
+          InputError: a shard is missing, or has the wrong size.
         """
-        _shard_paths(self.folder, self.dataset, "train")  # again: it may have gone since the epoch before
+        _shard_paths(self.folder, self.dataset, "train")  # again: shards may have been removed since the last epoch
         return _with_options(self._batches((epoch - 1) * steps + done, epoch * steps))
 
     def records(self, epoch: int, steps: int, done: int = 0) -> Suspects:
-        """The records behind `epoch`, of all hosts."""
+        """The records that the batches of `epoch(epoch, steps, done)` are made from, on all hosts."""
         size, records = self.options.batch_size, self._open()
         for step in range((epoch - 1) * steps + done, epoch * steps):
             for window, places in self._passes.samples(step * size, size):
@@ -269,11 +273,14 @@ class TrainingStream:
 
 
 def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str = "val") -> tf.data.Dataset:
-    """All images of `split`, whole, in batches of equal size; nothing is dropped.
+    """All images of `split`, whole and once, in batches of images of equal size.
 
     Returns:
-      batches of image [B, height, width, 3] uint8 RGB and label [B, height, width] uint8 class ids. The last batch
-      of every size may be smaller than `batch_size`.
+      Batches of (image, uint8 [B, H, W, 3] RGB; label, uint8 [B, H, W] class ids). The last batch of images of a size
+      may be smaller than `batch_size`.
+
+    Raises:
+      InputError: there are no records of `split`, or a shard is missing or has the wrong size.
     """
 
     def size(example: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -282,7 +289,7 @@ def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str
     def decode(example: dict[str, tf.Tensor]):
         return _decode_whole(example, dataset.palette)
 
-    # Images wait for others of their size while they are still encoded, which bounds the memory that takes.
+    # Images are grouped by size while still encoded, which takes less memory.
     stream = _records_in_order(_shard_paths(folder, dataset, split)).map(_parse)
     stream = stream.group_by_window(
         size, lambda _, window: window.map(decode, num_parallel_calls=2).batch(batch_size), batch_size
@@ -291,7 +298,7 @@ def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str
 
 
 def largest_image(folder: str, dataset: Dataset, split: str = "val") -> tuple[int, int]:
-    """Height and width of the image with the most pixels in `split`, as its records say."""
+    """(height, width) of the image with the most pixels in `split`, as the records state them."""
     stream = _records_in_order(_shard_paths(folder, dataset, split)).map(_parse)
     sizes = _with_options(stream.map(lambda example: (example[IMAGE_HEIGHT], example[IMAGE_WIDTH])))
     height, width = max(sizes.as_numpy_iterator(), key=lambda size: int(size[0]) * int(size[1]))
@@ -299,7 +306,7 @@ def largest_image(folder: str, dataset: Dataset, split: str = "val") -> tuple[in
 
 
 def validation_records(folder: str, dataset: Dataset, split: str = "val") -> Suspects:
-    """The records behind `validation_stream`."""
+    """The records that the batches of `validation_stream` are made from."""
     for path in _shard_paths(folder, dataset, split):
         for data in tf.data.TFRecordDataset(path).as_numpy_iterator():
             yield path, data

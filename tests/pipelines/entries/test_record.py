@@ -184,7 +184,7 @@ def test_label_and_image_lie_on_each_other_whichever_way_the_camera_was_held(tmp
             r"label is 8x4, its image 4x8 \(upright by its EXIF orientation 6\); if it was drawn on the image",
         ),
         (6, 6, images.upright(LABEL, 6), "label is 8x4, its image 4x8"),  # turned before, and its tag left behind
-        (1, 3, LABEL, "label has EXIF orientation 3, its image 1, .* in doubt"),
+        (1, 3, LABEL, "label has EXIF orientation 3, its image 1, .* ambiguous"),
         (3, 4, LABEL, "label has EXIF orientation 4, its image 3"),
         (1, 6, LABEL, "label is 4x8, its image 8x4"),
         (1, 1, LABEL[:3], r"label is 8x3, its image 8x4 \(upright\)"),

@@ -57,7 +57,7 @@ def test_palette_pngs_that_can_be_read_in_two_ways_are_refused_without_the_users
 
 def test_masks_of_black_and_white_are_no_labels_of_one_class(root: Path) -> None:
     put(root / "labels", "a.png", "b.png", data=images.encode_png(np.where(LABEL == 1, 255, 0).astype(np.uint8)))
-    with pytest.raises(InputError, match="hold 0 and 255 alone"):
+    with pytest.raises(InputError, match="contain only 0 and 255"):
         evaluate(root)
 
 

@@ -69,7 +69,7 @@ def test_both_readings_that_differ_are_refused_unless_one_is_chosen():
         decode_ids(data, CLASSES)
     assert str(refused.value) == (
         "can be read in two ways: index 0 of its colour map is class 0 (a), its colour (203, 0, 100) is class 3 (d); "
-        "say which one holds by --label-coding ids or --label-coding colors"
+        "state which one is right with --label-coding ids or --label-coding colors"
     )
     assert decode_ids(data, CLASSES, coding="ids").tolist() == [[0, 1, 1]]
     assert decode_ids(data, CLASSES, coding="colors").tolist() == [[3, 1, 1]]
@@ -186,7 +186,7 @@ def test_greys_of_few_bits_are_numbers_unless_their_levels_are_ids_too():
 
 
 def test_a_mask_of_0_and_255_with_two_classes_is_refused_with_the_cure():
-    with pytest.raises(LabelError, match=r'holds 0 and 255 alone; .*"source_ids": \{"0": 0, "255": 1\}'):
+    with pytest.raises(LabelError, match=r'contains only 0 and 255; .*"source_ids": \{"0": 0, "255": 1\}'):
         decode_ids(saved(row(0, 255, 255)), PLAIN)
     assert decode_ids(saved(row(0, 255)), PLAIN, coding="ids").tolist() == [[0, 255]]
     cured = Palette(PLAIN.name, PLAIN.names, PLAIN.colors, source_ids=((0, 0), (255, 1)))

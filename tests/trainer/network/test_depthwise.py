@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.network.depthwise import weigh_windows
+from trainer.network.depthwise import depthwise_conv
 
 jax = pytest.importorskip("jax")
 
@@ -41,7 +41,7 @@ def test_values_and_gradients_are_those_of_a_convolution(shape, side, strides, r
         slopes = np.random.default_rng(1).normal(size=values.shape)
         return values, *differentiate(jax.numpy.asarray(slopes, dtype))
 
-    ours = jax.jit(lambda: values_and_gradients(lambda *inputs: weigh_windows(*inputs, strides, rates)))()
+    ours = jax.jit(lambda: values_and_gradients(lambda *inputs: depthwise_conv(*inputs, strides, rates)))()
     theirs = jax.jit(lambda: values_and_gradients(convolve))()
     for one, other in zip(ours, theirs, strict=True):
         assert one.dtype == other.dtype

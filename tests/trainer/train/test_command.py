@@ -240,7 +240,7 @@ def test_training_records_that_dataset_json_does_not_count_end_the_training(
     save_dataset(str(folder), dataclasses.replace(dataset, shards=(miscounted, val)))
     assert cli.main(train_flags(folder, tmp_path / "model", "--steps-per-epoch", "3")) == 1
     error = capsys.readouterr().err
-    assert "do not hold the records that dataset.json counts" in error and "deeplab records verify" in error
+    assert "as dataset.json states" in error and "deeplab records verify" in error
     assert not (tmp_path / "model" / "model.json").exists()
 
 

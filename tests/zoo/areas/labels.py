@@ -177,7 +177,7 @@ CASES = (
     Case(
         "masks of 0 and 255, which the palette ignores",
         PREPARE,
-        says=("hold 0 and 255 alone", "ignores 255", '"source_ids": {"0": 0, "255": 1}'),
+        says=("contain only 0 and 255", "ignores 255", '"source_ids": {"0": 0, "255": 1}'),
         make=set_of(TWO, [images.encode_png(FOREGROUND)]),
     ),
     Case(

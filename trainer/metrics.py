@@ -1,4 +1,4 @@
-"""Scores of a segmentation, all from confusion matrices. NumPy only."""
+"""The scores of a segmentation, from confusion matrices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def confusion(label: np.ndarray, prediction: np.ndarray, num_classes: int, ignore_id: int) -> np.ndarray:
-    """Count pixels by true and predicted class.
+    """Counts pixels by true and predicted class.
 
     Args:
       label: integer class ids and `ignore_id`, any shape.
@@ -17,7 +17,7 @@ def confusion(label: np.ndarray, prediction: np.ndarray, num_classes: int, ignor
 
     Returns:
       int64 [num_classes, num_classes]; entry [t, p] counts pixels of class t predicted as p. Pixels labelled
-      `ignore_id` are left out.
+      `ignore_id` do not count.
 
     Raises:
       ValueError: shapes differ, or an id is outside the classes.
@@ -34,10 +34,13 @@ def confusion(label: np.ndarray, prediction: np.ndarray, num_classes: int, ignor
 
 
 def class_counts(confusion: np.ndarray) -> np.ndarray:
-    """Confusion matrices [..., C, C] (rows true, columns predicted) -> what IoUs are made of, [..., 3, C].
+    """The counts from which IoUs are computed. Unlike scores, those of several images can be added up.
 
-    Per class: the pixels that are of it in truth and prediction, in truth, and in prediction. Unlike scores, counts
-    of several images add up.
+    Args:
+      confusion: int [..., C, C], rows are true classes, columns predicted ones.
+
+    Returns:
+      int [..., 3, C]: per class, the pixels with it in truth and prediction, in truth, and in prediction.
     """
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     return np.stack([hits, confusion.sum(-1), confusion.sum(-2)], axis=-2)
@@ -64,7 +67,7 @@ def mean_iou(counts: np.ndarray) -> np.ndarray:
     """Mean over the classes in truth or prediction: counts [..., 3, C] -> float64 [...]; NaN without any class."""
     ious = iou(counts)
     rows = ious.reshape(-1, ious.shape[-1])
-    # A row's absent classes are taken out, not counted as zeros: the order of the sum decides its last digit.
+    # Absent classes are removed, not summed as zeros: the order of a sum affects its last digit.
     present = (row[~np.isnan(row)] for row in rows)
     means = [row.mean() if row.size else np.nan for row in present]
     return np.array(means, np.float64).reshape(ious.shape[:-1])[()]
@@ -74,8 +77,8 @@ def scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     """The scores of a confusion matrix, ready for JSON.
 
     Returns:
-      {"miou": float, "pixel_accuracy": float, "per_class": {name: IoU, or None where the class occurs neither in truth
-      nor in prediction}}, all in [0, 1]; "miou" and "pixel_accuracy" are None when no pixel was counted.
+      {"miou": float, "pixel_accuracy": float, "per_class": {name: IoU, or None if the class is in neither truth nor
+      prediction}}, all in [0, 1]; "miou" and "pixel_accuracy" are None if no pixel was counted.
     """
     counts, total = class_counts(confusion), int(confusion.sum())
     return {

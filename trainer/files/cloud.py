@@ -25,11 +25,11 @@ T = TypeVar("T")
 TIMEOUT = (10.0, 60.0)
 """Seconds to wait for a connection to Cloud Storage, and then for its next bytes."""
 CONNECTIONS = 64
-"""Maximum number of open connections: the number of threads that make requests."""
+"""The most connections kept open: the number of threads that make requests."""
 LISTINGS = 16
-"""Folders that are listed concurrently."""
+"""The number of listings that are requested concurrently."""
 FOLDERS = 64
-"""Most in one folder that are listed each for itself."""
+"""The most subfolders of a folder that are listed separately."""
 FIELDS = "items(name,size,generation,crc32c,contentEncoding),prefixes,nextPageToken"
 
 
@@ -38,14 +38,14 @@ def client():
     from google.cloud import storage
     from requests.adapters import HTTPAdapter
 
-    # It would ask for what the bucket is, to tell tracing of it.
+    # Without this, the client would request the metadata of buckets, for tracing.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
-    # Only whole buckets belong to a project; without one, nobody needs to name it.
+    # Only operations on whole buckets need a project; without one, users need not give it.
     is_emulated = bool(os.environ.get("STORAGE_EMULATOR_HOST"))
     gcs = storage.Client.create_anonymous_client() if is_emulated else storage.Client(project=None)
     session = gcs._http
     for scheme in ("https://", "http://"):
-        # With the default of ten, all other threads would open a connection for every request.
+        # With the default pool of ten, all other threads would open a connection for every request.
         session.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=CONNECTIONS))
     # Proxies and certificates from the environment, which would otherwise be looked up for every request.
     settings = session.merge_environment_settings(gcs.api_endpoint, {}, None, None, None)
@@ -55,7 +55,7 @@ def client():
 
 
 def split(path: str) -> tuple[str, str]:
-    """Bucket and name of an address. Raises InputError if it names no bucket."""
+    """The bucket and the object name of an address. Raises InputError if it names no bucket."""
     bucket, _, name = path[len(SCHEME) :].partition("/")
     if not bucket or not (bucket[0].isalnum() and bucket[-1].isalnum()):
         raise InputError(f"{path!r} names no bucket; expected gs://BUCKET/FOLDER")
@@ -65,7 +65,7 @@ def split(path: str) -> tuple[str, str]:
 def _blob(path: str):
     bucket, name = split(path)
     if not name:
-        raise IsADirectoryError(errno.EISDIR, "a bucket, no object", path)
+        raise IsADirectoryError(errno.EISDIR, "is a bucket, not an object", path)
     return client().bucket(bucket).blob(name)
 
 
@@ -92,10 +92,10 @@ def _page(
 
 
 def files(path: str, beginning: str = "") -> Iterator[File]:
-    """The objects below the folder `path`, those whose names go on with `beginning`, in no order.
+    """The objects below the folder `path` whose relative paths begin with `beginning`, in no order.
 
-    Objects whose names end in a slash mark folders, and are left out. An answer holds a thousand of them. Where there
-    are more, in a few folders, these are listed side by side; what is in memory are the answers that wait to be taken.
+    Objects whose names end in a slash are markers of folders, and are omitted. A page has a thousand objects. If there
+    are more, in a few subfolders, these are listed concurrently; only pages not yet consumed are in memory.
     """
     bucket, prefix = split(path if path.endswith("/") else f"{path}/")
     with ThreadPoolExecutor(LISTINGS) as pool:
@@ -109,11 +109,11 @@ def files(path: str, beginning: str = "") -> Iterator[File]:
 
 
 def _part(bucket: str, prefix: str, token: str | None) -> tuple[list[Any], list[tuple[str, str | None]]]:
-    """Some of the objects whose names begin with `prefix`, and where to go on: prefixes and tokens of pages."""
+    """Some of the objects whose names begin with `prefix`, and how to list the rest: (prefix, token) of pages."""
     blobs, _, more = _page(bucket, prefix, token)
     if more and not token:
         direct, folders, others = _page(bucket, prefix, delimiter="/")
-        # Many folders hold few objects each, which would take more requests than they save.
+        # Many folders have few objects each, so their listings would take more requests than one of all.
         if folders and len(folders) <= FOLDERS and not others:
             return direct, [(folder, None) for folder in sorted(folders)]
     return blobs, [(prefix, more)] if more else []
@@ -200,12 +200,15 @@ def _faults(body: bytes) -> list[dict[str, Any]]:
 def transfer(
     url: str, headers: Mapping[str, str], check: Callable[[int], None] = lambda size: None
 ) -> tuple[int, Mapping[str, str], bytes]:
-    """Status, headers and body of the answer to a GET, through the connections of the client.
-
-    It bypasses `requests`, whose overhead takes as much time again.
+    """Sends a GET request over the client's connections, bypassing `requests`, whose overhead doubles the time.
 
     Args:
-      check: raises if a body of that many bytes must not be received.
+      url: an address below the client's endpoint.
+      headers: the headers of the request.
+      check: called with the size of the body, in bytes, before it is received; raises if it is too large.
+
+    Returns:
+      The status, headers and body of the answer.
     """
     from urllib3 import Timeout
 

@@ -1,4 +1,4 @@
-"""One record: an image, its label and where they are from, as a tf.train.Example message.
+"""A record: an image, its label and their source, as a tf.train.Example message.
 
 Feature keys are those of the published DeepLab converters, so that shards interchange with other readers. TensorFlow
 is not imported: the message type comes from a descriptor pool of our own (TensorFlow's pool would refuse a second

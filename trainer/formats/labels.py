@@ -1,8 +1,8 @@
-"""How label images code classes.
+"""Palettes: the classes of a set, and how its labels code them.
 
-A `Palette` turns any label image (class ids, palette indices or RGB colours) into uint8 class ids with one
-ignore id, and class ids back into colours, palette PNGs and overlays. Its JSON form, which is also that of a
-user's own palette file (the last four entries may be omitted; aliases are further colours):
+A `Palette` translates labels (class ids, palette indices or RGB colours) to uint8 class ids with one ignore id, and
+class ids to colours, palette PNGs and overlays. Its JSON form is also that of a palette file; the last four entries
+may be omitted:
 
     {"name": "mine",
      "classes": [{"name": "sky", "color": [128, 128, 128]}, {"name": "road", "color": [128, 64, 128]}],
@@ -41,17 +41,20 @@ class LabelError(ValueError):
 
 @dataclass(frozen=True)
 class Palette:
-    """A class set. Class ids are 0 .. num_classes - 1; `ignore_id` marks pixels that count for nothing.
+    """A set of 1 to 254 classes. Class ids are 0 to num_classes - 1; `ignore_id` marks pixels that do not count.
 
     Attributes:
-      name: what the set is called in reports.
-      names: one name per class, unique.
-      colors: one RGB colour per class, 0-255, unique.
-      ignore_id: 0-255, not a class id.
-      ignore_color: RGB colour of ignored pixels, not a class colour.
-      source_ids: pairs (id in label files, class id or `ignore_id`). When there are any, label files are read
-        by them alone (and `ignore_id`); when there are none, the ids in label files are the class ids.
+      name: the name of the palette in reports.
+      names: the names of the classes, unique.
+      colors: the RGB colours of the classes, 0-255, unique.
+      ignore_id: the id of ignored pixels, from num_classes to 255.
+      ignore_color: the RGB colour of ignored pixels, not a class colour.
+      source_ids: pairs (id in label files, class id or `ignore_id`). If there are any, ids in label files have no
+        meaning except these and `ignore_id`; if there are none, they are the class ids.
       aliases: further colours in label files, pairs (RGB colour, class id or `ignore_id`).
+
+    Raises:
+      InputError: on construction, if a value is invalid.
     """
 
     name: str
@@ -66,7 +69,7 @@ class Palette:
         fault = _fault(self)
         if fault:
             raise InputError(f"palette {self.name!r}: {fault}")
-        # JSON objects have no order, so neither have source ids: a round trip must give an equal palette.
+        # Sorted, since JSON objects have no order, and a round trip must give an equal palette.
         object.__setattr__(self, "source_ids", tuple(sorted(self.source_ids)))
 
     @property
@@ -75,11 +78,11 @@ class Palette:
 
     @property
     def background(self) -> int | None:
-        """Id of the class named "background", which overlays leave untouched; None without one."""
+        """The id of the class named "background", which overlays do not paint; None if there is none."""
         return self.names.index("background") if "background" in self.names else None
 
     def to_json(self) -> dict:
-        """Returns the JSON form of the module docstring; `from_json` gives an equal palette back."""
+        """The JSON form, see the module's docstring; `from_json` returns an equal palette."""
         return {
             "name": self.name,
             "classes": [{"name": n, "color": list(c)} for n, c in zip(self.names, self.colors, strict=True)],
@@ -91,19 +94,19 @@ class Palette:
 
     @classmethod
     def from_json(cls, content: dict) -> Palette:
-        """Reads the JSON form. Raises InputError naming the fault."""
+        """The palette of a JSON form. Raises InputError with the reason if it is invalid."""
         return _from_json(content)
 
     def known_colors(self) -> frozenset[Color]:
-        """Every RGB colour that `to_ids` reads."""
+        """The RGB colours that `to_ids` knows."""
         return frozenset(color_meanings(self))
 
     def colormap(self) -> np.ndarray:
-        """Returns uint8 [256, 3]: the RGB colour of every id, black for ids that mean nothing. Read-only."""
+        """The RGB colour of every id, black for ids without a meaning: uint8 [256, 3], read-only."""
         return _colormap(self)
 
     def colorize(self, ids: np.ndarray) -> np.ndarray:
-        """Turns class ids, uint8 [H, W], into their RGB colours, uint8 [H, W, 3]."""
+        """The RGB colours, uint8 [H, W, 3], of class ids, uint8 [H, W]."""
         return np.take(self.colormap(), ids, axis=0)
 
     def encode_mask(self, ids: np.ndarray) -> bytes:
@@ -115,7 +118,7 @@ class Palette:
         return buffer.getvalue()
 
     def to_ids(self, label: np.ndarray) -> np.ndarray:
-        """Turns a label of a raw set into class ids.
+        """Translates a label of a raw set to class ids.
 
         Args:
           label: uint8 [H, W], ids or palette indices, or uint8 [H, W, 3], RGB colours.
@@ -124,19 +127,19 @@ class Palette:
           uint8 [H, W]: class ids and `ignore_id`.
 
         Raises:
-          LabelError: naming each unknown id or colour and its number of pixels.
+          LabelError: the label has unknown ids or colours; states them with their numbers of pixels.
         """
         if label.dtype != np.uint8 or not (label.ndim == 2 or (label.ndim == 3 and label.shape[2] == 3)):
-            raise LabelError(f"a label is uint8 [H, W] or [H, W, 3], got {label.dtype} {list(label.shape)}")
+            raise LabelError(f"a label must be uint8 [H, W] or [H, W, 3], got {label.dtype} {list(label.shape)}")
         if label.ndim == 2:
             return self._translate(label, id_table(self), "class id", _known_ids(self))
         packed = _pack(label)
         return self._translate(packed, _color_table(self), "colour", f"{len(color_meanings(self))} colours")
 
     def check_ids(self, ids: np.ndarray) -> np.ndarray:
-        """Returns ids, uint8 [H, W], as they are when all are class ids or `ignore_id`; LabelError otherwise.
+        """Returns ids, uint8 [H, W], unchanged. Raises LabelError unless all are class ids or `ignore_id`.
 
-        For masks and records, which hold class ids whatever the raw set's own coding (`source_ids`) was.
+        For masks and records, which have class ids even if the labels of the raw set had others (`source_ids`).
         """
         known = np.zeros(256, bool)
         known[: self.num_classes] = known[self.ignore_id] = True
@@ -146,13 +149,13 @@ class Palette:
         return ids
 
     def overlay(self, image: np.ndarray, ids: np.ndarray, alpha: float = 0.5) -> np.ndarray:
-        """Paints class colours over an image, with a line of one pixel on the boundaries between classes.
+        """Paints class colours over an image, with a line of one pixel along the boundaries between classes.
 
-        Ignored pixels and those of a class named "background" stay as they are.
+        Ignored pixels and those of a class named "background" are unchanged.
 
         Args:
           image: uint8 [H, W, 3] RGB.
-          ids: uint8 [H, W] class ids.
+          ids: class ids, uint8 [H, W].
           alpha: share of the class colour, 0 to 1.
 
         Returns:
@@ -183,9 +186,9 @@ class Palette:
 
 
 def pixels_of_ids(ids: np.ndarray) -> np.ndarray:
-    """How many pixels every id has: int64 [256] of uint8 [H, W].
+    """The number of pixels of every id, int64 [256], in ids, uint8 [H, W].
 
-    It counts runs of one id, of which labels have few, in a third of the time of OpenCV's histogram.
+    It counts runs of equal ids, of which labels have few, in a third of the time of OpenCV's histogram.
     """
     flat = ids.ravel()
     bounds = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
@@ -197,7 +200,7 @@ def _is_byte(value: object) -> bool:
 
 
 def _fault(palette: Palette) -> str | None:
-    """What is wrong with a palette, in words; None when nothing is."""
+    """What is wrong with a palette, in words; None if it is valid."""
     classes = len(palette.names)
     if not 1 <= classes <= 254:
         return f"expected 1 to 254 classes, got {classes}"
@@ -205,17 +208,17 @@ def _fault(palette: Palette) -> str | None:
         return f"expected one colour per class, got {classes} names and {len(palette.colors)} colours"
     if any(not isinstance(name, str) or not name.strip() for name in palette.names):
         return f"class names must be non-empty strings, got {list(palette.names)}"
-    # As JSON writes half of a character: no page and no table can hold it.
+    # A lone surrogate, which JSON can escape, cannot be encoded in pages and tables.
     for name in (palette.name, *palette.names):
         if any("\ud800" <= character <= "\udfff" for character in name):
-            return f"the name {name!r} is no Unicode text; write it as UTF-8"
+            return f"the name {name!r} is not valid Unicode; write it as UTF-8"
     if not _is_byte(palette.ignore_id) or palette.ignore_id < classes:
         return f"ignore_id must be {classes} to 255 (0-{classes - 1} are classes), got {palette.ignore_id!r}"
     aliases = [color for color, _ in palette.aliases]
     colors = [*palette.colors, palette.ignore_color, *aliases]
     for color in colors:
         if len(color) != 3 or not all(_is_byte(part) for part in color):
-            return f"a colour is three whole numbers 0 to 255, got {list(color)}"
+            return f"a colour must be three whole numbers from 0 to 255, got {list(color)}"
     for what, values in (
         ("class name", palette.names),
         ("colour", colors),
@@ -256,7 +259,7 @@ def _from_json(content: dict) -> Palette:
         raise InputError(f"malformed palette: {fault}; expected the form {JSON_FORM}") from None
 
 
-# Tables are built once per palette and process: translating a label is then one lookup per pixel.
+# Tables are built once per palette and process, so that translating a label takes one lookup per pixel.
 
 
 @lru_cache(maxsize=16)
@@ -270,7 +273,7 @@ def _colormap(palette: Palette) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _boundary_colors(palette: Palette) -> np.ndarray:
-    """uint8 [256, 3]: dark colours made lighter and light ones darker, so that a boundary shows on its class."""
+    """uint8 [256, 3]: the colour of every id made lighter if dark, and darker if light, to stand out from it."""
     colors = _colormap(palette).astype(np.float32)
     dark = colors @ np.float32([0.299, 0.587, 0.114]) < 128
     return np.where(dark[:, None], (colors + 255) / 2, colors / 2).astype(np.uint8)
@@ -283,7 +286,7 @@ def unknown_mark(palette: Palette) -> int:
 
 @lru_cache(maxsize=16)
 def id_table(palette: Palette) -> np.ndarray:
-    """uint8 [256]: class id or `ignore_id` of every id in label files, `unknown_mark` of those that mean nothing."""
+    """uint8 [256]: the class id or `ignore_id` of every id in label files, `unknown_mark` if it has no meaning."""
     table = np.full(256, unknown_mark(palette), np.uint8)
     table[palette.ignore_id] = palette.ignore_id
     for source, target in palette.source_ids or [(index, index) for index in range(palette.num_classes)]:
@@ -300,7 +303,7 @@ def _color_table(palette: Palette) -> np.ndarray:
 
 
 def color_meanings(palette: Palette) -> dict[Color, int]:
-    """Class id or `ignore_id` of every RGB colour in label files."""
+    """The class id or `ignore_id` of every RGB colour known in label files."""
     return {
         **dict(palette.aliases),
         palette.ignore_color: palette.ignore_id,

@@ -1,6 +1,6 @@
-"""The built-in class sets: Pascal VOC, CamVid and Cityscapes. Others come from JSON files.
+"""The built-in palettes: Pascal VOC, CamVid and Cityscapes. Others are read from JSON files.
 
-See `trainer.formats.labels` for what a palette does and for the JSON form.
+See `trainer.formats.labels` for the JSON form.
 """
 
 from __future__ import annotations
@@ -126,14 +126,17 @@ CITYSCAPES = Palette(
 )
 
 READ_BY_COLOR = (VOC, CAMVID, CITYSCAPES)
-"""The palettes that are told apart by the colours of a label."""
+"""The palettes that can be recognised by the colours of a label."""
 READ_BY_COLORMAP = (VOC, CAMVID, CITYSCAPES_TRAINIDS)
-"""The palettes that are told apart by the colour map of a palette PNG."""
+"""The palettes that can be recognised by the colour map of a palette PNG."""
 BUILT_IN = {palette.name: palette for palette in (VOC, CAMVID, CITYSCAPES, CITYSCAPES_TRAINIDS)}
 
 
 def resolve(name_or_path: str) -> Palette:
-    """Returns the built-in palette of that name, or the one in that JSON file (local or gs://)."""
+    """The built-in palette of that name, or the palette in that JSON file (local or gs://).
+
+    Raises InputError if there is neither, or the file is not a valid palette.
+    """
     if name_or_path in BUILT_IN:
         return BUILT_IN[name_or_path]
     if not storage.exists(name_or_path):

@@ -21,7 +21,7 @@ SHOWN_RECORDS = 16
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is known about a step after which a training cannot go on.
+    """The diagnosis of a step whose loss is NaN or infinite.
 
     Attributes:
       step: the step of the epoch, counted from 1.

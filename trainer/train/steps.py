@@ -68,7 +68,7 @@ class Pace:
 
 
 class Steps(keras.callbacks.CallbackList):
-    """All callbacks of one epoch, in place of Keras' list, which would read the loss after every step.
+    """All callbacks of one epoch, in place of Keras's list, which would read the loss after every step.
 
     The first step is not timed: it includes tracing the graph and starting the stream.
 

@@ -38,9 +38,9 @@ LAST = "logits/semantic"
 ARCHIVES = (".tar.gz", ".tgz")
 CHECKPOINT_PART = re.compile(r"(?P<prefix>[\w.-]+)\.(index|data-\d{5}-of-\d{5})")
 SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
-"""Suffixes of a checkpoint's files, which a shell may complete the prefix to."""
+"""The suffixes of a checkpoint's files, since a shell may complete the prefix to a file."""
 MAX_CHECKPOINT = 4 << 30
-"""Bytes of the largest checkpoint that is unpacked; the largest published one has half a gigabyte."""
+"""Bound on the bytes of a checkpoint that is unpacked; the largest published one has half a gigabyte."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Source(Protocol):
     """Weights by the names of DeepLab's variables.
 
     Attributes:
-      path: where they are, for messages.
+      path: the path of the weights, for messages.
       shapes: the shape of every variable by its name.
     """
 
@@ -87,7 +87,7 @@ class Source(Protocol):
     shapes: Mapping[str, tuple[int, ...]]
 
     def read(self, name: str) -> np.ndarray:
-        """The values of one variable. Raises InputError when they are damaged."""
+        """The values of one variable. Raises InputError if they are damaged."""
 
 
 def _unpacked(archive: str, folder: str) -> str:
@@ -173,7 +173,7 @@ class Checkpoint:
         return InputError(f"{self.path} cannot be read as a TensorFlow checkpoint ({reason}); fetch it again")
 
     def read(self, name: str) -> np.ndarray:
-        """The values of one variable. Raises InputError when they are damaged."""
+        """The values of one variable. Raises InputError if they are damaged."""
         import tensorflow as tf
 
         try:
@@ -205,21 +205,22 @@ def _variables(layer: keras.Layer) -> list[str]:
     elif isinstance(layer, layers.DepthwiseConv2D):
         kinds = ["depthwise_weights"]
     else:
-        # A subpixel head begins with the two weights of a bilinear one; there are no published names for its others.
+        # The first two weights of a subpixel head are those of a bilinear one; the others have no published names.
         kinds = ["weights", "biases", "place_weights", "place_biases"][: len(layer.weights)]
     return [f"{published_name(layer.name)}/{kind}" for kind in kinds]
 
 
 def _present(layer: keras.Layer, source: Source) -> list[str]:
-    """Those of the layer's variables that `source` has: all or none, of a subpixel head also half of them.
+    """The layer's variables that `source` has: all or none; of a subpixel head, also the first half.
 
     Raises:
-      InputError: some are missing, or of another shape than the layer's.
+      InputError: some are missing, or have other shapes than the layer's.
     """
     names, scope = _variables(layer), published_name(layer.name)
     present = [name for name in names if name in source.shapes]
     if scope == LAST:
-        # A head of other classes, places or kind starts afresh. One of kernels begins with what one of logits shares.
+        # A head with other classes, factor or kind keeps its initial weights. But one of kernels takes the weights
+        # that all places of a head of logits share.
         fit = {name for name, weight in _pairs(layer) if source.shapes.get(name) == tuple(weight.shape)}
         fits = fit >= set(present)
         if isinstance(layer, SubpixelKernels) and not fits:
@@ -231,7 +232,7 @@ def _present(layer: keras.Layer, source: Source) -> list[str]:
     if present and missing:
         raise InputError(f"{source.path}: variable {missing[0]} is missing beside {present[0]}; fetch it again")
     if scope.startswith("MobilenetV3/") and f"{LAST}/weights" not in source.shapes:
-        # A classifier's last blocks are twice as wide.
+        # The last blocks of a classifier are twice as wide.
         fits = all(source.shapes[name] == tuple(weight.shape) for name, weight in _pairs(layer) if name in present)
         return present if fits else []
     for name, weight in _pairs(layer):
@@ -248,17 +249,18 @@ def _pairs(layer: keras.Layer) -> Iterator[tuple[str, Any]]:
 
 
 def load(model: keras.Model, source: Source) -> Imported:
-    """Load published weights into `model`.
+    """Loads published weights into `model`.
 
-    Layers the source lacks keep their initial weights, as does the last layer where the number of classes differs. A
-    subpixel head starts as an enlargement of a bilinear one, see `trainer.network.heads.Subpixel`.
+    Layers that the source lacks keep their initial weights, as does the last layer if the number of classes differs. A
+    subpixel head starts as the upsampling of a bilinear one, see `trainer.network.heads.Subpixel`.
 
     Args:
-      model: from `trainer.network.deeplab.deeplab_v3_plus`.
-      source: of which nothing is read before all its shapes fit.
+      model: a network from `trainer.network.deeplab.deeplab_v3_plus`.
+      source: the weights.
 
     Raises:
-      InputError: damaged, or of another network; names variable, found and expected shape.
+      InputError: the weights are damaged, or belong to another network: the message states a variable with its shape
+        and the expected one. The model is then unchanged.
     """
     present = {layer: _present(layer, source) for layer in model.layers if layer.weights}
     scopes = {layer: published_name(layer.name) for layer in present}
@@ -269,12 +271,11 @@ def load(model: keras.Model, source: Source) -> Imported:
     for name, array in arrays.items():
         if not np.isfinite(array).all() or (name.endswith("/moving_variance") and (array < 0).any()):
             kind = "variances below 0" if np.isfinite(array).all() else "values that are not numbers"
-            raise InputError(f"{source.path}: {name} holds {kind}, of which no mask can be made; give other weights")
-    # Only when everything can be read is anything changed.
+            raise InputError(f"{source.path}: {name} holds {kind}, which cannot be used; give other weights")
     for layer in loaded:
         zeros = (np.zeros(weight.shape, "float32") for weight in layer.weights)
         layer.set_weights([arrays.get(name, zero) for name, zero in zip(_variables(layer), zeros, strict=True)])
-    # An optimizer's slots are named below the variable they belong to.
+    # The slots of an optimizer are named after the variables they belong to, with a suffix.
     slots = [name for name in source.shapes if name.rpartition("/")[0] in source.shapes]
     unused = sorted(set(source.shapes) - set(arrays) - set(slots) - {"global_step"})
     kept = [scopes[layer] for layer in present if not present[layer]]
@@ -284,7 +285,7 @@ def load(model: keras.Model, source: Source) -> Imported:
 class _OneHead:
     """MobileNetV3's weights with a single last layer.
 
-    The published ones have two, for features and low-level features, whose results are added: together they are one
+    The published network has two, for features and low-level features, and adds up their results. That equals one
     layer on the concatenation of both.
     """
 
@@ -380,7 +381,7 @@ def architecture(source: Source) -> dict[str, Any]:
     }
     if is_subpixel:
         numbers |= {"head": "subpixel", "num_classes": int(last[-1]) // source.factor**2}
-        # As Keras pads where a size is even. The port of Xception pads evenly behind its first convolution.
+        # As Keras pads even sizes. The port of Xception pads evenly after its first convolution.
         numbers |= {"block_strides": [2] if numbers["decoder"] else [2, 4, 8]}
         numbers |= {} if numbers["decoder"] else {"output_stride": source.factor}
     if "meta_architecture/concat_projection/weights" in shapes:

@@ -1,10 +1,10 @@
-"""Weights from HDF5 files of Keras: those of the well-known ports of DeepLab, and of Keras Applications.
+"""Weights from HDF5 files of Keras: those of two ports of DeepLab, and of Keras Applications.
 
-A file is read as a published checkpoint with other names: `Hdf5` has the `shapes` and the `read` of
-`trainer.weights.checkpoints.Checkpoint`, by the names of DeepLab's variables. Only arrays are read. The description of
-the model that may be stored with them, with its Lambda layers and configurations, is never used.
+A file is read as a published checkpoint with other names: `Hdf5` is a `trainer.weights.checkpoints.Source`, with the
+names of DeepLab's variables. Only arrays are read. A description of the model in the file, with its Lambda layers, is
+never used.
 
-Layer names are those in the source of github.com/bonlime/keras-deeplab-v3-plus, of
+Layer names are those in the source code of github.com/bonlime/keras-deeplab-v3-plus, of
 github.com/Golbstein/Keras-segmentation-deeplab-v3.1, and of Keras Applications.
 """
 
@@ -27,30 +27,33 @@ SUFFIXES = (".h5", ".hdf5")
 HEAD = "logits/semantic"
 
 _SCOPES = (
-    # The ports of Xception-65.
+    # Xception-65, of the ports.
     (r"entry_flow_(conv1_[12])", r"xception_65/entry_flow/\1"),
     (r"(entry|exit)_flow_(block\d)_(\w+)", r"xception_65/\1_flow/\2/unit_1/xception_module/\3"),
     (r"middle_flow_unit_(\d+)_(\w+)", r"xception_65/middle_flow/block1/unit_\1/xception_module/\2"),
-    # Those of MobileNetV2, and Keras Applications.
+    # MobileNetV2, of the ports and of Keras Applications.
     (r"Conv1?", "MobilenetV2/Conv"),
     (r"(?:expanded_conv|block)_0_(\w+)", r"MobilenetV2/expanded_conv/\1"),
     (r"(?:expanded_conv|block)_(\d+)_(expand|depthwise|project)", r"MobilenetV2/expanded_conv_\1/\2"),
     (r"expanded_conv_(depthwise|project)", r"MobilenetV2/expanded_conv/\1"),
-    # The layers behind the backbone.
+    # The layers after the backbone.
     (r"aspp0|aspp[1-9]_(?:depth|point)wise|image_pooling|concat_projection", r"\g<0>"),
     (r"feature_projection0|decoder_conv[01]_(?:depth|point)wise", r"decoder/\g<0>"),
     (r"logits_semantic|custom_logits_semantic|conv_upsample", HEAD),
     (r"subpixel(?:_\d+)?", f"{HEAD}/subpixel"),
 )
-"""Layer name -> variable scope of the published network. The name of a batch norm is that of the layer before it, with
-the suffix "_BN" or the prefix "bn_"."""
+"""Pattern of layer names -> variable scope of the published network.
+
+The name of a batch norm is that of the layer before it, with the suffix "_BN" or the prefix "bn_".
+"""
 _KINDS = ("kernel", "bias", "depthwise_kernel", "gamma", "beta", "moving_mean", "moving_variance")
 _NORM_KINDS = _KINDS[3:]
 
 
 def _scope(layer: str) -> str:
-    """The published scope of a port's layer; "" if it does not belong to DeepLab."""
-    # Until 2018 Keras Applications had mobl3_conv_3_expand and bn3_conv_3_bn_expand for block_3_expand.
+    """The published variable scope of a layer; "" if it is not a layer of DeepLab."""
+    # Until 2018 Keras Applications named block_3_expand and its batch norm mobl3_conv_3_expand and
+    # bn3_conv_3_bn_expand.
     layer = re.sub(r"mobl(\d+)_conv_\1_", r"block_\1_", layer)
     layer = re.sub(r"bn(\d+)_conv_\1_(?:bn_)?", r"bn_block_\1_", layer)
     plain = re.fullmatch(r"bn_(\w+)|(\w+?)(?:_BN)?", layer)
@@ -70,7 +73,11 @@ _V3_PATH = re.compile(
 
 
 def _v3_scope(layers: list[str]) -> str:
-    """Like `_scope`, for MobileNetV3 of Keras Applications: DeepLab's names, today with "_" in place of "/"."""
+    """Like `_scope`, for MobileNetV3 of Keras Applications: DeepLab's names, in newer files with "_" for "/".
+
+    Args:
+      layers: the names of the groups around a dataset, innermost first.
+    """
     if match := _V3_PATH.search("/".join(layers[::-1])):
         return f"MobilenetV3/{match[1]}"
     if match := _V3_NAME.fullmatch(layers[0]):
@@ -91,10 +98,10 @@ def _variable(scope: str, kind: str) -> str:
 
 
 def _layer_and_kind(path: str, dataset: h5py.Dataset) -> tuple[list[str], str]:
-    """What may be the layer's name, likeliest first, and which of its weights the dataset holds."""
+    """The candidates for the layer's name, most likely first, and the kind of the dataset: one of _KINDS."""
     *folders, last = path.split("/")
     if folders[-1:] == ["vars"] and last.isdecimal():
-        # As of Keras 3: weights are numbered, and their group bears the layer's name.
+        # A file of Keras 3: weights are numbered, and their group has the name of the layer as an attribute.
         count, number = len(dataset.parent), int(last)
         kinds = _NORM_KINDS if count == 4 else ("kernel", "bias")
         return [str(dataset.parent.attrs.get("name", ""))], kinds[number] if number < len(kinds) else ""
@@ -106,13 +113,13 @@ def _excites(path: str, item: Any) -> bool | None:
 
 
 PATIENCE = 60
-"""CPU-seconds within which a file of weights must have been read."""
+"""The most CPU-seconds that reading a file may take."""
 
 
 def _try(path: str, local: str) -> None:
-    """Reads the file in a subprocess, see `trainer.weights.reading`, and raises InputError if that is killed.
+    """Reads the file in a subprocess, see `trainer.weights.reading`. Raises InputError if that is killed.
 
-    All other faults show again in this process.
+    It ignores other errors, which occur again in this process.
     """
     if os.path.isfile(local):
         command = [sys.executable, "-m", "trainer.weights.reading", local, str(PATIENCE)]
@@ -126,17 +133,18 @@ def _try(path: str, local: str) -> None:
 
 
 class Hdf5:
-    """The weights of a port, by the names of DeepLab's variables.
+    """The weights in an HDF5 file, by the names of DeepLab's variables.
 
     Args:
-      path: of the file, local or gs://.
+      path: the file, local or gs://.
 
     Attributes:
-      shapes: the shape of every variable by its published name; kernels of a subpixel head as they are in the file.
-        Variables that are not DeepLab's have their own names.
+      path: the file.
+      shapes: the shape of every variable by its published name; variables that are not DeepLab's have the names that
+        they have in the file.
 
     Raises:
-      InputError: it is not an HDF5 file, or it is damaged, or refers to data in other files.
+      InputError: the file is missing, damaged or not HDF5, or it refers to data in other files.
     """
 
     def __init__(self, path: str):
@@ -146,9 +154,9 @@ class Hdf5:
             local = storage.localize(path)
             _try(path, local)
             self._file = h5py.File(local, "r")
-            # MobileNetV2 and V3 share names; only the latter excites.
+            # MobileNetV2 and V3 share names; only the latter has squeeze-and-excitation.
             self._is_v3 = bool(self._file.visititems(_excites))
-            # Links are not followed, so that nothing outside of the file is read.
+            # `visititems` does not follow links, so nothing outside of the file is read.
             self._file.visititems(self._add)
         except FileNotFoundError:
             raise InputError(
@@ -157,7 +165,7 @@ class Hdf5:
         except (InputError, storage.Unavailable):
             raise
         except (OSError, RuntimeError, KeyError, ValueError) as error:
-            if storage.is_remote(str(getattr(error, "filename", ""))):  # not even downloaded
+            if storage.is_remote(str(getattr(error, "filename", ""))):  # the download failed
                 raise
             raise self._damaged(error) from None
         self.shapes = {name: tuple(dataset.shape) for name, dataset in self._datasets.items()}
@@ -172,7 +180,7 @@ class Hdf5:
         if not isinstance(item, h5py.Dataset) or path.startswith("optimizer"):
             return
         if item.is_virtual or item.external:
-            raise InputError(f"{self.path}: {path} refers to data in another file, which no weights file does")
+            raise InputError(f"{self.path}: {path} refers to data in another file; expected all data in this file")
         layers, kind = _layer_and_kind(path, item)
         if self._is_v3:
             scope = _v3_scope(layers) if layers else ""
@@ -185,11 +193,11 @@ class Hdf5:
         self._datasets[name] = item
 
     def read(self, name: str) -> np.ndarray:
-        """The values of one variable. Raises InputError when they are damaged or no numbers."""
+        """The values of a variable, float32. Raises InputError if they are damaged, or not floating-point numbers."""
         dataset = self._datasets[name]
-        # What is compressed may unpack to a chunk that is larger than the array it is of.
+        # A damaged file may declare chunks far larger than the array, which HDF5 would allocate.
         if dataset.dtype.kind != "f" or math.prod(dataset.chunks or ()) > 2 * dataset.size + 65536:
-            raise InputError(f"{self.path}: {dataset.name} holds no plain array of {list(dataset.shape)} numbers")
+            raise InputError(f"{self.path}: {dataset.name} is not a plain array of {list(dataset.shape)} numbers")
         try:
             array = np.asarray(dataset[()], "float32")
         except (OSError, RuntimeError, KeyError, ValueError) as error:
@@ -198,14 +206,18 @@ class Hdf5:
 
     @property
     def factor(self) -> int:
-        """The factor of the subpixel head, which follows from no array: the stride of the features before it."""
+        """The factor of the subpixel head. No array states it: it is the stride of the features before the head."""
         return 4 if "decoder/decoder_conv0_depthwise/depthwise_weights" in self.shapes else 8
 
 
 def _ordered(array: np.ndarray, places: int) -> np.ndarray:
-    """Channels in the order of `trainer.network.heads.pixel_shuffle`, (row, column, class).
+    """Reorders the channels of Golbstein's port, (class, column, row), to (row, column, class).
 
-    Golbstein's port orders them (class, column, row): it splits them into classes, r and r, and transposes these.
+    The latter is the order of `trainer.network.heads.pixel_shuffle`.
+
+    Args:
+      array: [..., C], the kernel or the bias of a subpixel head.
+      places: pixels per block, a square.
     """
     side = math.isqrt(places)
     array = array.reshape(*array.shape[:-1], -1, side, side)

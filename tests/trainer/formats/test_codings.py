@@ -166,7 +166,7 @@ def test_a_mask_whose_colour_map_begins_with_white_is_refused():
     data = palette_png(row(0, 1), [(255, 255, 255), (0, 0, 0)])
     with pytest.raises(LabelError, match=r"index 0 .* is class 0 \(rest\), its colour .* is class 1 \(thing\)"):
         decode_ids(data, PLAIN)
-    with pytest.raises(LabelError, match="if its colours do, name these in a palette file"):
+    with pytest.raises(LabelError, match="if its colours are, add these to a palette file"):
         decode_ids(data, PLAIN)
     named = Palette(PLAIN.name, PLAIN.names, PLAIN.colors, aliases=(((0, 0, 0), 0), ((255, 255, 255), 1)))
     assert decode_ids(data, named, coding="colors").tolist() == [[1, 0]]

@@ -81,7 +81,7 @@ def test_check_ids_takes_class_ids_whatever_the_source_coding():
 
 @pytest.mark.parametrize("label", [np.zeros((2, 2), np.int32), np.zeros((2, 2, 4), np.uint8), np.zeros(4, np.uint8)])
 def test_labels_of_other_shapes_and_types_are_refused(label):
-    with pytest.raises(LabelError, match="a label is uint8"):
+    with pytest.raises(LabelError, match="a label must be uint8"):
         VOC.to_ids(label)
 
 
@@ -121,9 +121,9 @@ def changed(**entries) -> dict:
         ({"name": "x"}, "needs a list of classes"),
         (changed(classes=[]), "expected 1 to 254 classes, got 0"),
         (changed(classes=[{"name": "a"}]), "entry 'color' is missing"),
-        (changed(classes=[{"name": "a", "color": [1, 2]}]), r"a colour is three whole numbers 0 to 255, got \[1, 2\]"),
-        (changed(classes=[{"name": "a", "color": [1, 2, 256]}]), "a colour is three whole numbers"),
-        (changed(classes=[{"name": "a", "color": "red"}]), "a colour is three whole numbers"),
+        (changed(classes=[{"name": "a", "color": [1, 2]}]), r"three whole numbers from 0 to 255, got \[1, 2\]"),
+        (changed(classes=[{"name": "a", "color": [1, 2, 256]}]), "a colour must be three whole numbers"),
+        (changed(classes=[{"name": "a", "color": "red"}]), "a colour must be three whole numbers"),
         (changed(classes=[{"name": "a", "color": [i, 0, 0]} for i in (1, 2)]), "class name 'a' appears twice"),
         (changed(classes=[{"name": n, "color": [0, 0, 0]} for n in "ab"]), r"colour \(0, 0, 0\) appears twice"),
         (changed(classes=[{"name": " ", "color": [1, 0, 0]}]), r"class names must be non-empty strings, got \[' '\]"),

@@ -264,7 +264,7 @@ def test_weights_of_which_no_mask_can_be_made_are_refused_before_any_is_loaded(v
     source.values[variable] = np.full_like(source.values[variable], value)
     model = deeplab_v3_plus(3, alpha=ALPHA, head="bilinear")
     before = weights_of(model)
-    with pytest.raises(InputError, match=f"weights: {message}, of which no mask can be made; give other weights"):
+    with pytest.raises(InputError, match=f"weights: {message}, which cannot be used; give other weights"):
         load(model, source)
     for scope, arrays in weights_of(model).items():
         for found, expected in zip(arrays, before[scope], strict=True):

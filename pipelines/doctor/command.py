@@ -24,7 +24,8 @@ from pipelines.pages import doctor as page
 from pipelines.pages.gallery import Panel
 from pipelines.runner import handover, progress
 from pipelines.runner.flags import beam_options, located
-from pipelines.runner.isolation import Care, Failed, attempt
+from pipelines.runner.isolation import Failed, attempt
+from pipelines.runner.notes import Care
 from pipelines.runner.remote import CANCELLED, attach
 from pipelines.runner.run import run as run_job
 from trainer import leases, storage

@@ -17,7 +17,8 @@ from pipelines.doctor import tally
 from pipelines.doctor.look import look
 from pipelines.doctor.plan import Subject, read_chunk
 from pipelines.doctor.tally import DoctorTally
-from pipelines.runner.isolation import Care, Failed, InFlight, attempt
+from pipelines.runner.isolation import Failed, attempt
+from pipelines.runner.notes import Care, InFlight
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.work import Work, distribute
 from trainer import storage

@@ -16,7 +16,8 @@ from pipelines.doctor.mend import encoded, mended
 from pipelines.doctor.options import Options
 from pipelines.doctor.plan import Plan, Subject
 from pipelines.inputs.coding import PALETTE_FILE
-from pipelines.runner.isolation import Care, Failed, attempt
+from pipelines.runner.isolation import Failed, attempt
+from pipelines.runner.notes import Care
 from trainer import storage
 from trainer.formats import images
 from trainer.formats.images import ImageError

@@ -17,7 +17,8 @@ from pipelines.evaluate import tally
 from pipelines.evaluate.plan import read_chunk
 from pipelines.evaluate.sources import STAGE, Comparison, Sources, Unusable
 from pipelines.evaluate.tally import EvaluationTally
-from pipelines.runner.isolation import Care, Failed, InFlight, attempt
+from pipelines.runner.isolation import Failed, attempt
+from pipelines.runner.notes import Care, InFlight
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.work import Work, distribute
 from trainer import storage

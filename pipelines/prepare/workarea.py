@@ -3,7 +3,7 @@
 - `plan-DIGEST-NAME.jsonl`: the plan of a shard that is still to be written, that is, its entries. The digest is that
   of the file, so that another run cannot replace the entries unnoticed.
 - `NAME.json`: the sidecar of a finished shard, which describes it.
-- `*.started`: the notes of the shards that workers are writing, see `pipelines.runner.isolation`.
+- `*.started`: the notes of the shards that workers are writing, see `pipelines.runner.notes`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import NamedTuple
 import google_crc32c
 
 from pipelines.entries.record import Entry
-from pipelines.runner.isolation import InFlight
+from pipelines.runner.notes import InFlight
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Reject
 from trainer.formats.dataset import DATASET_FILE, SHARD_PATTERN, Shard, open_shard

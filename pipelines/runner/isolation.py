@@ -8,26 +8,8 @@ encoder or the CRF); `attempt` is for that:
     except (Unusable, Failed) as fault:
         rejects.append(Reject(entry.key, entry.image, STAGE, fault.reason))
 
-And it can crash the process that decodes it, which no `except` catches. So a worker leaves a note of what it is
-working on, and a rerun (or the runner's next try) that finds the note works on that chunk with care, in a subprocess:
-
-    with InFlight(folder).watch(name) as care:
-        for entry in chunk:
-            make = functools.partial(care.isolated, make_record, entry) if care else lambda: make_record(entry)
-            record = attempt(make, known=Unusable)  # as above
-
-What is too expensive to isolate, such as a network that takes a gigabyte, is noted image by image while the chunk is
-worked on with care, and only an image at which the process then crashed is isolated as well:
-
-            if entry.key in care.suspects:
-                ids = care.isolated(load_and_segment, job, entry)
-            else:
-                care.at(entry.key)
-                ids = segment(image)
-
-An image is rejected only when such a subprocess ended twice while this process lived. A note alone proves nothing: the
-user may have pressed Ctrl-C, the machine may have been preempted, or the power may have failed; it merely makes the
-next run slower. What is written must therefore not depend on whether a chunk is worked on with care.
+And it can crash the process that decodes it, which no `except` catches; `Isolated` runs functions in a subprocess for
+that. Since this is slow, most stages use it only where a process has crashed before, see `pipelines.runner.notes`.
 """
 
 from __future__ import annotations
@@ -35,8 +17,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import hashlib
-import json
 import logging
 import multiprocessing
 import os
@@ -55,15 +35,14 @@ from trainer.options import InputError
 T = TypeVar("T")
 
 LONGEST = 400
-"""Characters of a cause; messages of TensorFlow fill a page."""
-SUFFIX = ".started"
+"""Bound on the characters of a cause; messages of TensorFlow can fill a page."""
 
 
 class Failed(Exception):
     """An image could not be processed, not even alone.
 
     Attributes:
-      reason: for its reject, in one line.
+      reason: the reason for its reject, in one line.
     """
 
     def __init__(self, reason: str) -> None:
@@ -141,7 +120,7 @@ def attempt(work: Callable[[], T], known: type[Exception] | tuple[type[Exception
 
     Args:
       work: the work on one image.
-      known: exceptions that are raised at once, for the caller to handle: what is known to be wrong with a file.
+      known: exceptions that are not retried but raised at once, such as those for invalid files.
 
     Raises:
       Failed: `work` raised twice; its reason is the second exception.
@@ -169,122 +148,6 @@ def cause(error: BaseException) -> str:
     name = "" if isinstance(error, _Died) else type(error).__name__
     line = ": ".join(part for part in (name, message) if part)
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
-
-
-class InFlight:
-    """Notes of what the workers of a stage are working on: one small file per chunk or shard, removed when it is done.
-
-    Args:
-      folder: holds the notes and nothing else, local or gs://; in the stage's work area.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-
-    def path(self, name: str) -> str:
-        """The file of the note on `name`; different names have different files."""
-        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-        return storage.join(self.folder, digest[:24] + SUFFIX)
-
-    def interrupted(self, name: str) -> bool:
-        """Whether an earlier process ended while it worked on `name`, or another is working on it now."""
-        return storage.exists(self.path(name))
-
-    def start(
-        self, name: str, image: str = "", suspects: frozenset[str] = frozenset(), is_fatal: bool = False
-    ) -> None:
-        """Notes that this process is working on `name`.
-
-        Args:
-          name: of the chunk, the same on every run over the same images.
-          image: the image it is working on, if it works with care.
-          suspects: images at which earlier processes ended.
-          is_fatal: whether the chunk is known to hold an image that crashes processes.
-        """
-        storage.write(self.path(name), _note(name, image, suspects, is_fatal))
-
-    def end(self, name: str) -> None:
-        """Removes the note: `name` is done, or was given up for a reason other than a crash."""
-        with contextlib.suppress(FileNotFoundError):
-            storage.remove(self.path(name))
-
-    def names(self) -> frozenset[str]:
-        """The names that there are notes on."""
-        with contextlib.suppress(FileNotFoundError):
-            return frozenset(str(_read(file.path).get("name")) for file in storage.files(self.folder))
-        return frozenset()
-
-    def suspects(self, name: str) -> frozenset[str]:
-        """Images of `name` at which a process ended although it worked with care."""
-        note = _read(self.path(name))
-        suspects = note.get("suspects")
-        names = [*(suspects if isinstance(suspects, list) else ()), note.get("image")]
-        return frozenset(image for image in names if isinstance(image, str) and image)
-
-    def clear(self) -> None:
-        """Removes the notes of a finished job, except those on fatal images, which the next run needs."""
-        with contextlib.suppress(FileNotFoundError):
-            for file in storage.files(self.folder):
-                is_note = file.relative.endswith(SUFFIX) and not _read(file.path).get("is_fatal")
-                if is_note or storage.unfinished(file.relative).endswith(SUFFIX):
-                    storage.remove(file.path)
-        if not storage.is_remote(self.folder):
-            with contextlib.suppress(OSError):  # it does not exist, or holds something else
-                os.rmdir(self.folder)
-
-    @contextlib.contextmanager
-    def watch(self, name: str) -> Iterator[Care | None]:
-        """Notes that this process is working on `name` while the block runs.
-
-        Yields None, or a `Care` if an earlier process ended there. The note is removed at the end of the block, by an
-        exception too. It stays if an image has crashed its subprocess: the next run will try that image again, and
-        should do so with care. Costs two requests if `folder` is in Cloud Storage.
-        """
-        care = None
-        if not storage.create(self.path(name), _note(name)):
-            care = Care(self, name, self.suspects(name))
-            self.start(name, suspects=care.suspects)
-        try:
-            yield care
-        finally:
-            if care:
-                care.isolated.close()
-            if care and care.isolated.ended:
-                self.start(name, suspects=care.suspects, is_fatal=True)
-            else:
-                self.end(name)
-
-
-def _note(name: str, image: str = "", suspects: frozenset[str] = frozenset(), is_fatal: bool = False) -> bytes:
-    """The contents of a note; see `InFlight.start`."""
-    return json.dumps({"name": name, "image": image, "suspects": sorted(suspects), "is_fatal": is_fatal}).encode()
-
-
-def _read(path: str) -> dict[str, Any]:
-    """The note at `path`; empty if it does not exist or is damaged."""
-    try:
-        note = json.loads(storage.read(path))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return note if isinstance(note, dict) else {}
-
-
-class Care:
-    """How a chunk is worked on after a process ended in it.
-
-    Attributes:
-      suspects: images at which a process ended although it worked with care.
-      isolated: runs functions in a subprocess.
-    """
-
-    def __init__(self, notes: InFlight, name: str, suspects: frozenset[str]) -> None:
-        self._notes, self._name = notes, name
-        self.suspects = suspects
-        self.isolated = Isolated()
-
-    def at(self, image: str) -> None:
-        """Notes that this process is about to work on `image`."""
-        self._notes.start(self._name, image, self.suspects)
 
 
 class Isolated:

@@ -20,7 +20,8 @@ import numpy as np
 
 from pipelines.inputs.collection import SourceImage
 from pipelines.masks.segmenter import Segmented, Unsegmented
-from pipelines.runner.isolation import Care, Failed, attempt
+from pipelines.runner.isolation import Failed, attempt
+from pipelines.runner.notes import Care
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.steps import step, watched
 from pipelines.runner.work import Work, distribute

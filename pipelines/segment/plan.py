@@ -21,7 +21,7 @@ from pipelines.inputs.selection import Selection
 from pipelines.masks.options import Views
 from pipelines.masks.stamps import read_stamp
 from pipelines.runner import progress
-from pipelines.runner.isolation import InFlight
+from pipelines.runner.notes import InFlight
 from pipelines.segment import table
 from pipelines.segment.existing import ExistingFiles, blocks, check_inputs_stay
 from pipelines.segment.options import Options

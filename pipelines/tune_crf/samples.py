@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.runner.isolation import Failed, InFlight, attempt
+from pipelines.runner.isolation import Failed, attempt
+from pipelines.runner.notes import InFlight
 from trainer import storage
 from trainer.accounts import Accounts, Reject
 from trainer.formats import images

@@ -28,7 +28,7 @@ from pipelines.masks.options import Views
 from pipelines.masks.segmenter import most_probable
 from pipelines.masks.views import mean_softmax
 from pipelines.runner import progress
-from pipelines.runner.isolation import InFlight
+from pipelines.runner.notes import InFlight
 from pipelines.scores.trimap import BANDS, band_confusions
 from pipelines.tune_crf.samples import Sample, digest, load
 from trainer import storage

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import PngImagePlugin
 
-from pipelines.runner.isolation import InFlight
+from pipelines.runner.notes import InFlight
 from pipelines.segment.table import part_of
 from tests.drawn.places import ROOT
 from tests.drawn.segmenting import draw, outcomes_of, rejects_of, save, segment

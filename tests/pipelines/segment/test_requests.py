@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from pipelines.runner.isolation import InFlight
+from pipelines.runner.notes import InFlight
 from pipelines.segment.job import Turn
 from trainer import storage
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.runner.isolation import InFlight
+from pipelines.runner.notes import InFlight
 from pipelines.tune_crf import samples
 from tests.drawn import records
 from tests.drawn.records import PALETTE

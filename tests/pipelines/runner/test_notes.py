@@ -1,0 +1,78 @@
+"""Notes tell a rerun where processes crashed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pipelines.runner.isolation import Failed
+from pipelines.runner.notes import InFlight
+from trainer import storage
+
+
+def test_a_note_tells_that_a_process_ended(tmp_path):
+    notes = InFlight(str(tmp_path / "notes"))
+    assert not notes.interrupted("a/b\n1")
+    notes.start("a/b\n1")
+    later = InFlight(str(tmp_path / "notes"))
+    assert later.interrupted("a/b\n1") and not later.interrupted("a/b\n2")
+    later.end("a/b\n1")
+    later.end("a/b\n1")
+    assert not notes.interrupted("a/b\n1")
+
+
+def test_a_chunk_is_worked_on_with_care_only_after_an_end(tmp_path):
+    notes = InFlight(str(tmp_path))
+    with notes.watch("chunk") as care:
+        assert care is None and notes.interrupted("chunk")
+    assert os.listdir(tmp_path) == []
+    notes.start("chunk")
+    with notes.watch("chunk") as care:
+        assert care.suspects == frozenset()
+        assert care.isolated(os.path.basename, "a/b") == "b"
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_exception_is_no_end_of_the_process(tmp_path):
+    with pytest.raises(storage.Unavailable), InFlight(str(tmp_path)).watch("chunk"):
+        raise storage.Unavailable("down")
+    assert os.listdir(tmp_path) == []
+
+
+def test_images_at_which_processes_ended_stay_suspect(tmp_path):
+    """Two processes end in the same chunk at different images; the third knows both."""
+    notes = InFlight(str(tmp_path))
+    notes.start("chunk")
+    for image, before in (("a\udcff", frozenset()), ("b\u2028", frozenset({"a\udcff"}))):
+        watch = notes.watch("chunk")
+        care = watch.__enter__()
+        assert care.suspects == before
+        care.at(image)
+        saved = (tmp_path / os.listdir(tmp_path)[0]).read_bytes()
+        watch.__exit__(None, None, None)
+        (tmp_path / os.path.basename(notes.path("chunk"))).write_bytes(saved)  # as a killed process leaves it
+    assert notes.suspects("chunk") == {"a\udcff", "b\u2028"}
+    notes.clear()
+    assert not tmp_path.exists()
+    notes.clear()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b"null", b'{"image": [], "suspects": 3}'])
+def test_a_damaged_note_is_a_note_all_the_same(content, tmp_path):
+    notes = InFlight(str(tmp_path))
+    (tmp_path / os.path.basename(notes.path("chunk"))).write_bytes(content)
+    assert notes.interrupted("chunk") and notes.suspects("chunk") == frozenset()
+
+
+def test_the_note_of_a_fatal_image_stays_until_the_image_is_harmless(tmp_path):
+    notes = InFlight(str(tmp_path))
+    notes.start("chunk")
+    with notes.watch("chunk") as care, pytest.raises(Failed):
+        care.at("other")
+        care.isolated(os._exit, 3)
+    notes.clear()
+    assert notes.interrupted("chunk") and notes.suspects("chunk") == frozenset()
+    with notes.watch("chunk") as care:
+        assert care.isolated(len, "harmless") == 8
+    assert os.listdir(tmp_path) == []

@@ -29,7 +29,8 @@ from pipelines.demo import scenes
 from pipelines.entries.augment import augment, rng_for
 from pipelines.entries.options import AugmentOptions
 from pipelines.inputs.coding import detect_palette
-from pipelines.inputs.rawset import Pair, RawSet, scan
+from pipelines.inputs.pairs import Pair
+from pipelines.inputs.rawset import RawSet, scan
 from trainer import processes, storage
 from trainer.formats import images
 from trainer.formats.examples import Record, encode

@@ -13,7 +13,7 @@ from pipelines.doctor.classes import SHOWN
 from pipelines.doctor.findings import LEFT_OUT
 from pipelines.doctor.plan import Plan
 from pipelines.doctor.verdict import NOTE, WRONG, Example, Finding
-from pipelines.inputs.rawset import group_of, hash_split
+from pipelines.inputs.splits import group_of, hash_split
 
 NEAR = 4
 """Most bits in which the hashes of near-duplicates differ; neighbours in CamVid's films typically differ in 12."""

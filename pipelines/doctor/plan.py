@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from pipelines.inputs.rawset import Pair
+from pipelines.inputs.pairs import Pair
 from pipelines.runner import handover
 
 HEADERS, DECODED, ALIGNED = 0, 1, 2

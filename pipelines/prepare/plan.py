@@ -25,7 +25,8 @@ import numpy as np
 
 from pipelines.entries.options import AugmentOptions, RecordOptions
 from pipelines.entries.record import Entry, filename
-from pipelines.inputs.rawset import Pair, RawSet
+from pipelines.inputs.pairs import Pair
+from pipelines.inputs.rawset import RawSet
 from pipelines.inputs.rows import Rows, in_bulk, ordered
 from pipelines.prepare.options import Options
 from pipelines.prepare.workarea import REQUESTS, Area, Outcome

@@ -18,7 +18,8 @@ import numpy as np
 
 from pipelines.entries.options import RecordOptions
 from pipelines.entries.record import Entry, Unusable, filename, make_record
-from pipelines.inputs.rawset import Pair, scan
+from pipelines.inputs.pairs import Pair
+from pipelines.inputs.rawset import scan
 from pipelines.records.reading import apart
 from pipelines.records.verify import check_message, key_of, name_of, verify
 from pipelines.runner.isolation import Failed

@@ -13,7 +13,7 @@ from pipelines.doctor.measures import blended_share, fit, likeness, perceptual_h
 from pipelines.doctor.mend import encoded, mended
 from pipelines.doctor.plan import DECODED, MAX_ALIGNED, make_plan, read_chunk
 from pipelines.doctor.tally import REACH, Alignment, DoctorTally, seen_of, with_print
-from pipelines.inputs.rawset import Pair
+from pipelines.inputs.pairs import Pair
 from pipelines.runner import handover
 from tests.drawn.encoded import saved
 from tests.drawn.ill import scene

@@ -7,7 +7,8 @@ import hashlib
 import pytest
 
 from pipelines.inputs.names import cityscapes_key
-from pipelines.inputs.rawset import hash_split, scan
+from pipelines.inputs.rawset import scan
+from pipelines.inputs.splits import hash_split
 from tests.drawn.rawset import labels_of, reasons_of, splits_of, touch
 from trainer.formats.palettes import CITYSCAPES, CITYSCAPES_TRAINIDS, VOC
 

@@ -9,7 +9,8 @@ import pytest
 from pipelines.entries.options import RecordOptions
 from pipelines.entries.record import filename
 from pipelines.inputs import rows
-from pipelines.inputs.rawset import Pair, scan
+from pipelines.inputs.pairs import Pair
+from pipelines.inputs.rawset import scan
 from pipelines.prepare import plan as planning
 from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Place, deal, fingerprint, plan_shards, shuffle_hash, unfinished

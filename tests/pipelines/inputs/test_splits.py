@@ -1,13 +1,15 @@
-"""Images of one film or one tile go to one split."""
+"""Images of one video or one tile, and links to one file, go to one split."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from pipelines.inputs.rawset import group_of, hash_split, scan
+from pipelines.inputs.rawset import scan
+from pipelines.inputs.splits import group_of, hash_split
 from tests.drawn.prepared import prepare_here, read_records
 from tests.drawn.rawset import splits_of, touch, write_pair
 from tests.drawn.records import PALETTE, draw_image
@@ -113,3 +115,30 @@ def test_prepare_keeps_films_together(tmp_path: Path, capsys: pytest.CaptureFixt
     }
     assert films["train"] and films["val"] and not films["train"] & films["val"]
     assert "--group-by: 8 groups" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_reached_twice_counts_twice_and_goes_to_one_split(tmp_path):
+    names = [f"film/{number}" for number in range(30)]
+    touch(tmp_path, *(f"images/{name}.jpg" for name in names), *(f"labels/{name}.png" for name in names))
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "again").symlink_to("film")
+    raw = scan(str(tmp_path), val_fraction=0.5)
+    splits = splits_of(raw)
+    assert len(splits) == 60 and set(splits.values()) == {"train", "val"}
+    assert all(splits[f"again/{number}"] == splits[f"film/{number}"] for number in range(30))
+    assert "images that are links to the files of others: 30, such as film/0, which is again/0" in raw.summary
+
+
+def test_one_file_in_two_splits_through_links_is_said(tmp_path):
+    touch(tmp_path, "images/train/a.jpg", "labels/train/a.png", "images/val/b.jpg", "labels/val/b.png")
+    for kind, suffix in (("images", "jpg"), ("labels", "png")):
+        (tmp_path / kind / f"val/a.{suffix}").symlink_to(f"../train/a.{suffix}")
+    assert "warning: groups that the set's own folders, lists or manifest spread" in scan(str(tmp_path)).summary
+
+
+def test_files_of_one_size_and_time_are_images_of_their_own(tmp_path):
+    for number in range(40):
+        for name in (f"images/{number}.jpg", f"labels/{number}.png"):
+            touch(tmp_path, name)
+            os.utime(tmp_path / name, (0, 0))
+    assert "through links" not in scan(str(tmp_path)).summary

@@ -1,0 +1,156 @@
+"""The split of every pair: its own, else that of its group, else by a hash.
+
+Images of one group, and links to the same file, share a split, so that validation images are new to the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Collection, Iterator, Mapping
+
+from pipelines.inputs.pairs import Pair, Pairs, repeated
+from trainer import storage
+from trainer.options import InputError
+
+
+def split_by_group(pairs: Pairs, val_fraction: float, group_by: str) -> tuple[Pairs, str]:
+    """Assigns a split to every pair: its own, else that of the others in its group, else by the hash of the group.
+
+    Args:
+      pairs: the pairs, with "" for splits that the set does not give.
+      val_fraction: share of the groups without a split that go to "val", in [0, 1).
+      group_by: regular expression, see `group_of`; "": every image is a group.
+
+    Returns:
+      The pairs in order, and notes for the user on groups and links, one per line.
+
+    Raises:
+      InputError: `group_by` is not a regular expression, or matches no key.
+    """
+    first = _same_files(pairs)
+    if not group_by and not first:
+        if all(pair.split for pair in pairs):
+            return pairs, ""
+        by_hash = lambda pair: pair if pair.split else pair._replace(split=hash_split(pair.key, val_fraction))
+        return Pairs(map(by_hash, pairs)), ""
+
+    def match(pair: Pair) -> str | None:
+        return group_of(first.get(pair.key, pair.key), group_by) if group_by else None
+
+    def group(pair: Pair) -> str:
+        # A key without a match is a group of its own, except that images with the same file share a group.
+        return match(pair) or first.get(pair.key, pair.key)
+
+    own: dict[str, set[str]] = {}
+    names: set[str] = set()
+    alone: list[str] = []
+    count = 0
+    for pair in pairs:
+        name = match(pair)
+        names.update([name] if name else ())
+        if not name:
+            count += 1
+            alone += [pair.key] if not alone else []
+        if pair.split:
+            own.setdefault(group(pair), set()).add(pair.split)
+    if group_by and not names:
+        raise InputError(f"--group-by {group_by!r} finds nothing in any key, such as {pairs[0].key!r}")
+
+    def split(pair: Pair) -> str:
+        known = own.get(group(pair), ())
+        return pair.split or (next(iter(known)) if len(known) == 1 else hash_split(group(pair), val_fraction))
+
+    pairs = Pairs(pair._replace(split=split(pair)) for pair in pairs)
+    notes = []
+    if group_by:
+        note = f"--group-by: {len(names)} groups"
+        if alone:
+            note += f"; keys in which it finds nothing are groups of their own: {count}, such as {alone[0]!r}"
+        notes.append(note)
+    return pairs, "\n".join([*notes, *_links(first), *_torn(own)])
+
+
+def empty_splits(pairs: Pairs, splits: Collection[str], val_fraction: float, what: str) -> Iterator[str]:
+    """Warnings about empty splits.
+
+    Args:
+      pairs: the pairs with the splits that the set gives, "" if none.
+      splits: the splits that have images.
+      val_fraction: see `split_by_group`.
+      what: "image" or "group": what is assigned to a split by its hash.
+    """
+    for name, use, cure in (("train", "is learnt from", "lower"), ("val", "epochs are scored on", "raise")):
+        if name in splits:
+            continue
+        if all(pair.split for pair in pairs):
+            yield (
+                f"warning: no image is in split {name}, which {use}: the set's own folders, lists or manifest name "
+                f"only {' and '.join(sorted(splits))}"
+            )
+        elif val_fraction:
+            yield (
+                f"warning: no {what} is in split {name}, which {use}; {cure} --val-fraction, or list the splits in a "
+                "manifest"
+            )
+
+
+def _links(first: Mapping[str, str]) -> Iterator[str]:
+    """A note on images that are links to the files of other images; `first` is from `_same_files`."""
+    for key, other in itertools.islice(first.items(), 1):
+        yield (
+            f"images that are links to the files of others: {len(first)}, such as {key}, which is {other}; "
+            "they share a split if the set gives none"
+        )
+
+
+def _torn(own: Mapping[str, set[str]]) -> Iterator[str]:
+    """A warning about groups with images in several splits.
+
+    Args:
+      own: group -> the splits of its images that the set gives.
+    """
+    if torn := sorted(group for group, splits in own.items() if len(splits) > 1):
+        yield (
+            "warning: groups that the set's own folders, lists or manifest spread over several splits: "
+            f"{len(torn)}, such as {torn[0]!r} in {' and '.join(sorted(own[torn[0]]))}"
+        )
+
+
+def _same_files(pairs: Pairs) -> dict[str, str]:
+    """For images that are links to the file of another: key -> key of the first image with that file."""
+    # Resolving links is slow, so only files of equal size and time are compared.
+    hashes = repeated(hash((pair.size, pair.modified)) for pair in pairs)
+    candidates = lambda: (pair for pair in pairs if hashes and hash((pair.size, pair.modified)) in hashes)
+    files = repeated(hash(storage.real(pair.image)) for pair in candidates() if not storage.is_remote(pair.image))
+    first: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    for pair in candidates() if files else ():
+        file = storage.real(pair.image)
+        if hash(file) in files and (key := keys.setdefault(file, pair.key)) != pair.key:
+            first[pair.key] = key
+    return first
+
+
+def group_of(key: str, group_by: str) -> str | None:
+    """The group of an image: the text of the regular expression's first group in its key, else of the whole match.
+
+    Returns:
+      The text; None if the expression does not match, or matches no text.
+
+    Raises:
+      InputError: `group_by` is not a regular expression.
+    """
+    try:
+        match = re.search(group_by, key)
+    except re.error as error:
+        raise InputError(f"--group-by {group_by!r} is not a regular expression: {error}") from None
+    # In an expression with alternatives, the first group may not take part in the match.
+    return (match and next((group for group in match.groups() if group is not None), match[0])) or None
+
+
+def hash_split(key: str, val_fraction: float) -> str:
+    """ "train" or "val", by the MD5 of the key, so that adding images does not move the others."""
+    share = int.from_bytes(hashlib.md5(key.encode()).digest()[:8], "big") / 2**64
+    return "val" if share < val_fraction else "train"

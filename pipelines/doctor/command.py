@@ -1,4 +1,4 @@
-"""The order of events of `deeplab doctor`: scan, decide on the coding, examine the pairs, conclude, write, print."""
+"""The steps of `deeplab doctor`: scan, decide on the coding, examine the pairs, conclude, write, print."""
 
 from __future__ import annotations
 

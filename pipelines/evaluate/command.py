@@ -1,4 +1,4 @@
-"""The order of events of `deeplab evaluate`: pair labels with masks, score them, write and print the report."""
+"""The steps of `deeplab evaluate`: pair labels with masks, score them, write and print the report."""
 
 from __future__ import annotations
 

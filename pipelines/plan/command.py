@@ -1,4 +1,4 @@
-"""The order of events of `deeplab plan`: parse the job, try parts of it, estimate the whole, print it."""
+"""The steps of `deeplab plan`: parse the job, try parts of it, estimate the whole, print it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of events of `deeplab segment`: list the images, plan, segment, check the accounts and print them."""
+"""The steps of `deeplab segment`: list the images, plan, segment, check the accounts and print them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pipelines.segment.job import build
 from pipelines.segment.mask import SegmentJob, made_by
 from pipelines.segment.options import Options
 from pipelines.segment.plan import Plan, crf_in_force, make_plan
+from pipelines.segment.previous import check_output_is_ours, chunk_size_of, may_lack_stamps, previous_report
 from pipelines.segment.tally import SegmentTally
 from trainer import leases, storage
 from trainer.accounts import REJECTS_FILE
@@ -40,11 +41,11 @@ def run(options: Options, flags: list[str]) -> int:
     if not storage.is_remote(options.input):
         check_paths(beam, "--input", (image.path for image in listing.images))
     leases.acquire(options.output, "segment")
-    previous = planning.previous(options, job.fingerprint)
-    job = replace(job, unstamped=planning.may_lack_stamps(previous))
-    plan = make_plan(listing, options, planning.size_of_chunks(previous))
+    previous = previous_report(options, job.fingerprint)
+    job = replace(job, unstamped=may_lack_stamps(previous))
+    plan = make_plan(listing, options, chunk_size_of(previous))
     if previous is None:
-        planning.check_output_is_ours(plan)
+        check_output_is_ours(plan)
     elif "plan" not in previous and not options.overwrite:
         print("masks from version 0.2 and earlier do not record their image; those in the output are made again")
     for note in listing.notes:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from pipelines.crf.options import CrfOptions
 from pipelines.crf.tuning import how_to_make, load, path_of
@@ -19,13 +19,12 @@ from pipelines.inputs.collection import Images, Listing, SourceImage
 from pipelines.inputs.rows import in_bulk
 from pipelines.inputs.selection import Selection
 from pipelines.masks.options import Views
-from pipelines.masks.stamps import read_stamp
 from pipelines.runner import progress
 from pipelines.runner.notes import InFlight
 from pipelines.segment import table
 from pipelines.segment.existing import ExistingFiles, blocks, check_inputs_stay
 from pipelines.segment.options import Options
-from trainer import leases, storage
+from trainer import storage
 from trainer.accounts import REJECTS_FILE, Reject
 from trainer.options import InputError, printable
 
@@ -315,74 +314,6 @@ def _is_ours(folder: str, file: str) -> bool:
         while data := lines.read(1 << 20):
             digest.update(data)
     return digest.hexdigest().startswith(file[len("images-") : -len(".jsonl")])
-
-
-def previous(options: Options, fingerprint: str) -> dict[str, Any] | None:
-    """The segment.json of an earlier run into the output; None if there is none, or that run produced nothing.
-
-    Raises:
-      InputError: the output holds masks of another model or other options, or a list of images would be overwritten.
-    """
-    folder = options.output
-    path, rejects = (storage.join(folder, name) for name in (REPORT_FILE, REJECTS_FILE))
-    for file in (path, rejects):
-        storage.check_file(file)
-    for name in (table.FOLDER, *(kind for kind in ("overlays", "confidence") if getattr(options, kind))):
-        storage.check_folder(storage.join(folder, name))
-    for flag, source in (("--input", options.input), ("--list", options.list)):
-        if source and storage.real(source) in (storage.real(path), storage.real(rejects)):
-            raise InputError(f"{flag} {source} would be replaced by what is written; give another --output")
-    if not storage.exists(path):
-        if not options.overwrite and storage.exists(rejects):
-            raise InputError(
-                f"{rejects} was not written by this command; give another --output, or --overwrite to replace it"
-            )
-        return None
-    try:
-        report = storage.read_json(path)
-    except InputError:
-        report = None
-    is_ours = isinstance(report, dict) and "fingerprint" in report
-    if not options.overwrite and not (is_ours and report["fingerprint"] == fingerprint):
-        if is_ours and not _has_results(folder):
-            return None
-        raise InputError(
-            f"{folder} holds masks made with another model or other options (see {path}); give another --output, or "
-            "--overwrite to write them again"
-        )
-    return report if is_ours else None
-
-
-def _has_results(folder: str) -> bool:
-    """Whether the folder holds more than a run writes before it finishes its first chunk."""
-    notes = (f"{IN_FLIGHT}/", f"{progress.FOLDER}/")
-    for file in storage.walk(folder):
-        name = storage.unfinished(file.relative) or file.relative
-        if not (name in (REPORT_FILE, leases.FILE) or PLAN_FILE.fullmatch(name) or name.startswith(notes)):
-            return True
-    return False
-
-
-def may_lack_stamps(report: dict[str, Any] | None) -> bool:
-    """Whether this program may have written overlays and confidence maps without a stamp, beside this segment.json."""
-    return bool(report and report.get("unstamped", "plan" not in report))
-
-
-def size_of_chunks(report: dict[str, Any] | None) -> int:
-    """Approximate images per chunk of the run that wrote this segment.json; 0 if it does not say."""
-    size = (report or {}).get("chunk")
-    return size if isinstance(size, int) and size > 0 else 0
-
-
-def check_output_is_ours(plan: Plan) -> None:
-    """Raises InputError if files that this program did not write are in the way; checks a few of them."""
-    for path in plan.samples:
-        with contextlib.suppress(FileNotFoundError):
-            if (file := storage.read(path)) and read_stamp(file) is None:
-                raise InputError(
-                    f"{path} is in the way: this program did not write it; give another --output, or --overwrite to "
-                    "replace such files"
-                )
 
 
 def crf_in_force(options: Options, model_digest: str) -> tuple[CrfOptions | None, str]:

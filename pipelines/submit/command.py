@@ -1,4 +1,4 @@
-"""The order of events of `deeplab submit`: check the job, send it, follow it."""
+"""The steps of `deeplab submit`: check the job, send it, follow it."""
 
 from __future__ import annotations
 

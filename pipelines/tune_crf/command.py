@@ -1,4 +1,4 @@
-"""The order of events of `deeplab tune-crf`: choose images, search, decide, write crf.json and the page."""
+"""The steps of `deeplab tune-crf`: choose images, search, decide, write crf.json and the page."""
 
 from __future__ import annotations
 

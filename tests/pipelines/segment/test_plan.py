@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipelines.inputs import rows
 from pipelines.inputs.collection import Images, Listing, SourceImage, find
 from pipelines.inputs.selection import load as load_selection
-from pipelines.masks.stamps import Stamp, stamp_png
 from pipelines.segment import existing as existing_files
 from pipelines.segment import plan, table
-from pipelines.segment.plan import (
-    check_output_is_ours,
-    make_plan,
-    may_lack_stamps,
-    place,
-    previous,
-    selected,
-    size_of_chunks,
-)
+from pipelines.segment.plan import make_plan, place, selected
 from tests.drawn.segmenting import PALETTE, listing, options, written
 from trainer.options import InputError
 from trainer.storage import File
@@ -111,10 +100,6 @@ def test_files_that_are_there_look_as_their_listing_says(tmp_path: Path, monkeyp
         assert existing_files.signature(9, 0xE3069283, True) == plan.storage.identity(b"123456789")
 
 
-def test_the_last_runs_chunks_are_remembered() -> None:
-    assert [size_of_chunks(report) for report in (None, {}, {"chunk": "8"}, {"chunk": 8})] == [0, 0, 0, 8]
-
-
 def test_a_file_whose_name_some_systems_take_for_the_masks_is_looked_at(tmp_path: Path) -> None:
     (tmp_path / "A\u0308.png").write_bytes(b"")
     whole = make_plan(Listing(Images([SourceImage("in/ä.jpg", "ä")])), options(tmp_path))
@@ -147,44 +132,6 @@ def test_files_of_an_image_have_their_places(tmp_path: Path) -> None:
         place("out", "masks", "../a")
 
 
-def write_report(folder: Path, **report: object) -> None:
-    (folder / "segment.json").write_text(json.dumps(report))
-
-
-def test_an_output_of_other_masks_is_refused_unless_it_is_overwritten(tmp_path: Path) -> None:
-    assert previous(options(tmp_path), "f") is None
-    write_report(tmp_path, fingerprint="f")
-    assert previous(options(tmp_path), "f") == {"fingerprint": "f"}
-    (tmp_path / "a.png").write_bytes(b"")
-    for text in ('{"fingerprint": "g"}', "{}", "[]", "no JSON"):
-        (tmp_path / "segment.json").write_text(text)
-        with pytest.raises(InputError, match="another model or other options"):
-            previous(options(tmp_path), "f")
-        previous(options(tmp_path, overwrite=True), "f")
-
-
-def test_overlays_without_stamps_can_be_those_of_version_0_2(tmp_path: Path) -> None:
-    assert not may_lack_stamps(None) and not may_lack_stamps({"plan": "p"})
-    assert may_lack_stamps({"fingerprint": "f"}) and may_lack_stamps({"plan": "p", "unstamped": True})
-
-
-def test_rejects_of_another_command_are_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "rejects.jsonl").write_text("")
-    with pytest.raises(InputError, match="was not written by this command"):
-        previous(options(tmp_path), "f")
-    assert previous(options(tmp_path, overwrite=True), "f") is None
-    write_report(tmp_path, fingerprint="f")
-    previous(options(tmp_path), "f")
-
-
-@pytest.mark.parametrize("name", ["rejects.jsonl", "segment.json"])
-@pytest.mark.parametrize("flag", ["input", "list"])
-def test_a_list_of_images_is_never_replaced(name: str, flag: str, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(InputError, match=f"--{flag} .* would be replaced by what is written"):
-        previous(dataclasses.replace(options(tmp_path, overwrite=True), **{flag: str(tmp_path / "link" / name)}), "f")
-
-
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_image_is_never_replaced(overwrite: bool, tmp_path: Path) -> None:
     image = tmp_path / "photos" / "a.png"
@@ -203,17 +150,3 @@ def test_an_image_is_never_replaced(overwrite: bool, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"a.png would be written for {image}, but is the image {image}"):
             make_plan(images, options(output, overwrite=overwrite))
     make_plan(images, options(tmp_path / "elsewhere", overwrite=overwrite))
-
-
-def test_a_folder_of_somebody_elses_files_is_refused(tmp_path: Path) -> None:
-    def check() -> None:
-        check_output_is_ours(make_plan(listing(20), options(tmp_path)))
-
-    check()
-    (tmp_path / "0005.png").write_bytes(b"")
-    png = PALETTE.encode_mask(np.zeros((2, 2), np.uint8))
-    (tmp_path / "0006.png").write_bytes(stamp_png(png, Stamp("f", "i")))
-    check()
-    (tmp_path / "0007.png").write_bytes(png)
-    with pytest.raises(InputError, match=r"0007\.png is in the way: this program did not write it"):
-        check()

@@ -1,0 +1,88 @@
+"""The results of an earlier run with the same output, and whether this run may continue or replace them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from pipelines.masks.stamps import read_stamp
+from pipelines.runner import progress
+from pipelines.segment import table
+from pipelines.segment.options import Options
+from pipelines.segment.plan import IN_FLIGHT, PLAN_FILE, REPORT_FILE, Plan
+from trainer import leases, storage
+from trainer.accounts import REJECTS_FILE
+from trainer.options import InputError
+
+
+def previous_report(options: Options, fingerprint: str) -> dict[str, Any] | None:
+    """The segment.json of an earlier run with this output; None if there is none, or that run produced nothing.
+
+    Args:
+      options: the options of this run.
+      fingerprint: the fingerprint of its model and options.
+
+    Raises:
+      InputError: the output holds masks made with another model or other options, or rejects of another command, or
+        an input would be overwritten.
+    """
+    folder = options.output
+    path, rejects = (storage.join(folder, name) for name in (REPORT_FILE, REJECTS_FILE))
+    for file in (path, rejects):
+        storage.check_file(file)
+    for name in (table.FOLDER, *(kind for kind in ("overlays", "confidence") if getattr(options, kind))):
+        storage.check_folder(storage.join(folder, name))
+    for flag, source in (("--input", options.input), ("--list", options.list)):
+        if source and storage.real(source) in (storage.real(path), storage.real(rejects)):
+            raise InputError(f"{flag} {source} would be replaced by what is written; give another --output")
+    if not storage.exists(path):
+        if not options.overwrite and storage.exists(rejects):
+            raise InputError(
+                f"{rejects} was not written by this command; give another --output, or --overwrite to replace it"
+            )
+        return None
+    try:
+        report = storage.read_json(path)
+    except InputError:
+        report = None
+    is_ours = isinstance(report, dict) and "fingerprint" in report
+    if not options.overwrite and not (is_ours and report["fingerprint"] == fingerprint):
+        if is_ours and not _has_results(folder):
+            return None
+        raise InputError(
+            f"{folder} holds masks made with another model or other options (see {path}); give another --output, or "
+            "--overwrite to write them again"
+        )
+    return report if is_ours else None
+
+
+def _has_results(folder: str) -> bool:
+    """Whether the folder holds more than a run writes before it finishes its first chunk."""
+    notes = (f"{IN_FLIGHT}/", f"{progress.FOLDER}/")
+    for file in storage.walk(folder):
+        name = storage.unfinished(file.relative) or file.relative
+        if not (name in (REPORT_FILE, leases.FILE) or PLAN_FILE.fullmatch(name) or name.startswith(notes)):
+            return True
+    return False
+
+
+def may_lack_stamps(report: dict[str, Any] | None) -> bool:
+    """Whether this program may have written overlays and confidence maps without a stamp, beside this segment.json."""
+    return bool(report and report.get("unstamped", "plan" not in report))
+
+
+def chunk_size_of(report: dict[str, Any] | None) -> int:
+    """The approximate number of images per chunk of the run that wrote this segment.json; 0 if it does not say."""
+    size = (report or {}).get("chunk")
+    return size if isinstance(size, int) and size > 0 else 0
+
+
+def check_output_is_ours(plan: Plan) -> None:
+    """Raises InputError if one of a few existing files that may be replaced was not written by this program."""
+    for path in plan.samples:
+        with contextlib.suppress(FileNotFoundError):
+            if (file := storage.read(path)) and read_stamp(file) is None:
+                raise InputError(
+                    f"{path} is in the way: this program did not write it; give another --output, or --overwrite to "
+                    "replace such files"
+                )

@@ -1,0 +1,73 @@
+"""An earlier run's results are continued, or refused unless they are to be overwritten."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.masks.stamps import Stamp, stamp_png
+from pipelines.segment.plan import make_plan
+from pipelines.segment.previous import check_output_is_ours, chunk_size_of, may_lack_stamps, previous_report
+from tests.drawn.segmenting import PALETTE, listing, options
+from trainer.options import InputError
+
+
+def test_the_last_runs_chunks_are_remembered() -> None:
+    assert [chunk_size_of(report) for report in (None, {}, {"chunk": "8"}, {"chunk": 8})] == [0, 0, 0, 8]
+
+
+def write_report(folder: Path, **report: object) -> None:
+    (folder / "segment.json").write_text(json.dumps(report))
+
+
+def test_an_output_of_other_masks_is_refused_unless_it_is_overwritten(tmp_path: Path) -> None:
+    assert previous_report(options(tmp_path), "f") is None
+    write_report(tmp_path, fingerprint="f")
+    assert previous_report(options(tmp_path), "f") == {"fingerprint": "f"}
+    (tmp_path / "a.png").write_bytes(b"")
+    for text in ('{"fingerprint": "g"}', "{}", "[]", "no JSON"):
+        (tmp_path / "segment.json").write_text(text)
+        with pytest.raises(InputError, match="another model or other options"):
+            previous_report(options(tmp_path), "f")
+        previous_report(options(tmp_path, overwrite=True), "f")
+
+
+def test_overlays_without_stamps_can_be_those_of_version_0_2(tmp_path: Path) -> None:
+    assert not may_lack_stamps(None) and not may_lack_stamps({"plan": "p"})
+    assert may_lack_stamps({"fingerprint": "f"}) and may_lack_stamps({"plan": "p", "unstamped": True})
+
+
+def test_rejects_of_another_command_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "rejects.jsonl").write_text("")
+    with pytest.raises(InputError, match="was not written by this command"):
+        previous_report(options(tmp_path), "f")
+    assert previous_report(options(tmp_path, overwrite=True), "f") is None
+    write_report(tmp_path, fingerprint="f")
+    previous_report(options(tmp_path), "f")
+
+
+@pytest.mark.parametrize("name", ["rejects.jsonl", "segment.json"])
+@pytest.mark.parametrize("flag", ["input", "list"])
+def test_a_list_of_images_is_never_replaced(name: str, flag: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    given = dataclasses.replace(options(tmp_path, overwrite=True), **{flag: str(tmp_path / "link" / name)})
+    with pytest.raises(InputError, match=f"--{flag} .* would be replaced by what is written"):
+        previous_report(given, "f")
+
+
+def test_a_folder_of_somebody_elses_files_is_refused(tmp_path: Path) -> None:
+    def check() -> None:
+        check_output_is_ours(make_plan(listing(20), options(tmp_path)))
+
+    check()
+    (tmp_path / "0005.png").write_bytes(b"")
+    png = PALETTE.encode_mask(np.zeros((2, 2), np.uint8))
+    (tmp_path / "0006.png").write_bytes(stamp_png(png, Stamp("f", "i")))
+    check()
+    (tmp_path / "0007.png").write_bytes(png)
+    with pytest.raises(InputError, match=r"0007\.png is in the way: this program did not write it"):
+        check()

@@ -32,7 +32,7 @@ from pipelines.inputs.coding import detect_palette
 from pipelines.inputs.pairs import Pair
 from pipelines.inputs.rawset import RawSet, scan
 from trainer import processes, storage
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.formats.examples import Record, encode
 from trainer.formats.frames import frame
 from trainer.formats.labels import Palette
@@ -95,13 +95,13 @@ def write_records(output: str, planned: Iterable[tuple[Pair, int]], palette: Pal
         for pair, copy in planned:
             encoded, suffix = storage.read(pair.image), os.path.splitext(pair.image)[1]
             image = images.decode_image(encoded)
-            label = palette.to_ids(images.decode_label(storage.read(pair.label)))
+            label = palette.to_ids(label_images.decode_label(storage.read(pair.label)))
             if copy:
                 image, label = augment(image, label, rng_for(0, pair.key, copy), options, palette.ignore_id)
                 encoded = images.encode_jpeg(image)
             record = Record(
                 key=pair.key, filename=pair.key + suffix, image=encoded, image_format="jpeg", channels=3,
-                height=label.shape[0], width=label.shape[1], label=images.encode_label(label), copy=copy,
+                height=label.shape[0], width=label.shape[1], label=label_images.encode_label(label), copy=copy,
             )  # fmt: skip
             file.write(frame(encode(record)))
 

@@ -33,7 +33,7 @@ import numpy as np
 from pipelines.demo.scenes import PALETTE
 from pipelines.runner.progress import beats
 from trainer.accounts import REJECTS_FILE
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.options import CheckedOptions, option, parse
 
 SIZE, DISTINCT = 64, 500
@@ -58,11 +58,11 @@ def huge(data: bytes) -> bytes:
 
 
 def other_size(data: bytes) -> bytes:
-    return images.encode_png(images.decode_label(data)[:-1])
+    return images.encode_png(label_images.decode_label(data)[:-1])
 
 
 def other_class(data: bytes) -> bytes:
-    ids = images.decode_label(data).copy()
+    ids = label_images.decode_label(data).copy()
     ids[0, 0] = PALETTE.num_classes
     return images.encode_png(ids)
 

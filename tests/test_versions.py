@@ -18,7 +18,7 @@ import pytest
 
 from pipelines import cli
 from tests.drawn.places import ROOT
-from trainer.formats import images
+from trainer.formats import label_images
 from trainer.formats.examples import Record, decode
 from trainer.formats.frames import scan_frames
 
@@ -47,7 +47,7 @@ def records(folder: Path) -> dict[str, list[tuple[Record, list]]]:
     shards = {
         path.name: [decode(frame.data) for frame in scan_frames(path.open("rb"))] for path in folder.glob("*-of-*")
     }
-    ids = lambda record: images.decode_label(record.label).tolist()
+    ids = lambda record: label_images.decode_label(record.label).tolist()
     return {
         name: [(dataclasses.replace(record, label=b""), ids(record)) for record in of_shard]
         for name, of_shard in shards.items()
@@ -100,7 +100,7 @@ def test_masks_are_made_again_the_same_since_they_do_not_say_of_which_image_they
     masks = {name: data for name, data in before.items() if "/" not in name}
     assert len(masks) == 11
     for name, data in masks.items():
-        mask, expected = (images.decode_label(png) for png in ((old / folder / name).read_bytes(), data))
+        mask, expected = (label_images.decode_label(png) for png in ((old / folder / name).read_bytes(), data))
         # Another processor rounds in another way, which can turn a pixel between two classes of equal probability.
         assert np.mean(mask == expected) > 0.99, name
 

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from trainer import storage
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.formats.labels import Palette
 
 SKY, GROUND, BALL, BOX, TREE, POLE = range(6)
@@ -328,5 +328,5 @@ def write_set(folder: str, train: int, val: int, size: tuple[int, int], seed: in
             image, label = draw_scene(np.random.default_rng([seed, split, number]), *size)
             stem = f"scene-{number:04d}"
             storage.write(storage.join(folder, "images", name, stem + ".jpg"), images.encode_jpeg(image))
-            storage.write(storage.join(folder, "labels", name, stem + ".png"), images.encode_label(label))
+            storage.write(storage.join(folder, "labels", name, stem + ".png"), label_images.encode_label(label))
     storage.write_json(storage.join(folder, "palette.json"), PALETTE.to_json())

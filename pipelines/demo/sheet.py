@@ -12,7 +12,7 @@ from pipelines.demo import scenes
 from pipelines.demo.options import ROWS
 from pipelines.demo.plan import HEIGHT, WIDTH, variants
 from trainer import storage
-from trainer.formats import images
+from trainer.formats import images, label_images
 
 _COLUMNS = ("bilinear", "subpixel", "subpixel-crf")
 _GAP, _HEADER = 6, 26  # pixels between tiles, and above the first row
@@ -55,4 +55,4 @@ def _tiles(output: str, key: str) -> list[np.ndarray]:
     image = images.decode_image(storage.read(os.path.join(drawn, "images", "val", f"{key}.jpg")))
     coded = [os.path.join(drawn, "labels", "val", f"{key}.png")]
     coded += [os.path.join(output, "masks", column, f"{key}.png") for column in _COLUMNS]
-    return [image, *(scenes.PALETTE.colorize(images.decode_label(storage.read(path))) for path in coded)]
+    return [image, *(scenes.PALETTE.colorize(label_images.decode_label(storage.read(path))) for path in coded)]

@@ -22,7 +22,7 @@ from pipelines.inputs.coding import Read, detect_palette, sampled, settle_coding
 from pipelines.inputs.evidence import Evidence, Use, from_one, gather, one_based
 from pipelines.inputs.rawset import RawSet
 from trainer.formats import codings
-from trainer.formats.images import Label
+from trainer.formats.label_images import Label
 from trainer.formats.labels import Color, Palette, id_table, ranges, unknown_mark
 from trainer.formats.palettes import CAMVID, READ_BY_COLOR
 from trainer.options import InputError

@@ -15,7 +15,7 @@ from pipelines.doctor.plan import Subject
 from pipelines.doctor.verdict import Example, Finding
 from pipelines.pages.gallery import GALLERY_BYTES, Panel, panel
 from trainer import storage
-from trainer.formats import codings, images
+from trainer.formats import codings, images, label_images
 from trainer.formats.images import ImageError
 from trainer.formats.labels import LabelError, Palette
 from trainer.formats.palettes import voc_colormap
@@ -95,7 +95,7 @@ def _as_coded(path: str) -> np.ndarray:
     """A label file as a viewer would show it; ids, which would be nearly black, are coloured."""
     data = storage.read(path)
     try:
-        label = images.read_label(data)
+        label = label_images.read_label(data)
     except ImageError:
         return images.decode_image(data)
     if label.codes.ndim == 3:

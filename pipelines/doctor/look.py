@@ -11,8 +11,9 @@ from pipelines.doctor import measures
 from pipelines.doctor.plan import ALIGNED, DECODED, Subject
 from pipelines.doctor.tally import REACH, Alignment, DoctorTally, Seen, seen_of, with_print
 from trainer import storage
-from trainer.formats import codings, images
-from trainer.formats.images import Header, ImageError, Label
+from trainer.formats import codings, images, label_images
+from trainer.formats.images import Header, ImageError
+from trainer.formats.label_images import Label
 from trainer.formats.labels import LabelError, Palette, color_meanings, id_table, unknown_mark
 from trainer.formats.options import MAX_PIXELS
 
@@ -129,7 +130,7 @@ class _Look:
 
     def _decode_label(self, data: bytes, header: Header) -> Label:
         try:
-            return images.read_label(data, self.max_pixels)
+            return label_images.read_label(data, self.max_pixels)
         except ImageError as error:
             kind = "deep-labels" if header.depth > 8 or header.mode.startswith("I") else "damaged-labels"
             kind = "transparent-labels" if "transparent" in str(error) else kind

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from pipelines.doctor.findings import MENDABLE
-from trainer.formats import codings, images
+from trainer.formats import codings, images, label_images
 from trainer.formats.images import Header, ImageError
 from trainer.formats.labels import LabelError, Palette, color_meanings, id_table, unknown_mark
 
@@ -53,7 +53,7 @@ def mended(
 def _ids(kind: str, data: bytes, image: Header, palette: Palette, coding: str) -> np.ndarray | None:
     if kind == "lossy-labels":
         return _sharpened(images.decode_image(data), palette)
-    label = images.read_label(data)
+    label = label_images.read_label(data)
     if kind == "unknown-colors":
         return _known(label, palette)
     ids = codings.to_ids(label, palette, coding)
@@ -76,7 +76,7 @@ def encoded(ids: np.ndarray, palette: Palette, coding: str) -> bytes:
     for code in range(255, -1, -1):
         if table[code] != unknown_mark(palette):
             codes[table[code]] = code
-    return images.encode_label(codes[ids])
+    return label_images.encode_label(codes[ids])
 
 
 def _sharpened(rgb: np.ndarray, palette: Palette) -> np.ndarray | None:
@@ -110,7 +110,7 @@ def _grey_levels(palette: Palette) -> list[tuple[int, int]]:
     return known if gaps and min(gaps) >= 32 else []
 
 
-def _known(label: images.Label, palette: Palette) -> np.ndarray:
+def _known(label: label_images.Label, palette: Palette) -> np.ndarray:
     """Class ids of the colours that the palette knows; other pixels are ignored."""
     rgb = label.codes
     if label.colormap is not None:

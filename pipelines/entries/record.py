@@ -10,7 +10,7 @@ import numpy as np
 from pipelines.entries import augment
 from pipelines.entries.options import RecordOptions
 from trainer import storage
-from trainer.formats import codings, images
+from trainer.formats import codings, images, label_images
 from trainer.formats.examples import Record
 from trainer.formats.images import Header, ImageError
 from trainer.formats.labels import LabelError, Palette
@@ -88,7 +88,7 @@ def make_record(
         height=height,
         width=width,
         channels=channels,
-        label=images.encode_label(label),
+        label=label_images.encode_label(label),
         copy=entry.copy,
     )
     return record, label

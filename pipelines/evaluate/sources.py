@@ -11,7 +11,8 @@ from pipelines.masks.stamps import read_stamp
 from pipelines.scores.trimap import band_confusions
 from trainer import storage
 from trainer.formats.codings import decode_ids, decode_mask, is_mask, mask_cure
-from trainer.formats.images import ImageError, decode_label
+from trainer.formats.images import ImageError
+from trainer.formats.label_images import decode_label
 from trainer.formats.labels import LabelError, Palette
 from trainer.options import InputError
 

@@ -12,7 +12,7 @@ from pipelines.inputs.evidence import Use, one_based
 from pipelines.inputs.rawset import RawSet
 from pipelines.runner.isolation import Failed, attempt
 from trainer import prefetch, storage
-from trainer.formats import codings, images
+from trainer.formats import codings, images, label_images
 from trainer.formats.labels import JSON_FORM, Color, Palette, ranges
 from trainer.formats.palettes import BUILT_IN, CAMVID, READ_BY_COLOR, READ_BY_COLORMAP, resolve
 from trainer.options import InputError
@@ -23,14 +23,14 @@ SAMPLED_LABELS = 32
 SAMPLED_COLORS = 1000
 
 
-Read = Callable[[str], images.Label]
-Labels = Callable[[], Iterable[tuple[str, images.Label]]]
+Read = Callable[[str], label_images.Label]
+Labels = Callable[[], Iterable[tuple[str, label_images.Label]]]
 """Returns some labels, each with its path."""
 
 
-def read_label(path: str, read: prefetch.Read = storage.read) -> images.Label:
+def read_label(path: str, read: prefetch.Read = storage.read) -> label_images.Label:
     """Reads the label file at `path`. Raises OSError, or ImageError if it is not a label."""
-    return images.read_label(read(path))
+    return label_images.read_label(read(path))
 
 
 def recognise(
@@ -46,7 +46,7 @@ def recognise(
     return chosen, why, *_coding(chosen, coding, labels)
 
 
-def _without_pixels(label: images.Label) -> images.Label:
+def _without_pixels(label: label_images.Label) -> label_images.Label:
     """A label with the same values, each of them once, which takes little memory."""
     values = label.used if label.codes.ndim == 2 else sorted(colors_of(label))
     return replace(label, codes=np.array([values], np.uint8))
@@ -202,7 +202,7 @@ class Sample:
         return f"{subject} {' and '.join(ids + colors)}"
 
 
-def sampled(paths: Sequence[str], read: Read) -> Iterator[tuple[str, images.Label]]:
+def sampled(paths: Sequence[str], read: Read) -> Iterator[tuple[str, label_images.Label]]:
     """Yields SAMPLED_LABELS evenly spaced labels with their paths; unreadable ones are left out."""
     count, is_here = min(SAMPLED_LABELS, len(paths)), read is read_label
     chosen = [paths[index * len(paths) // count] for index in range(count)]
@@ -215,13 +215,13 @@ def sampled(paths: Sequence[str], read: Read) -> Iterator[tuple[str, images.Labe
         yield path, label
 
 
-def colors_of(label: images.Label) -> set[Color]:
+def colors_of(label: label_images.Label) -> set[Color]:
     """The colours of a three-channel label, at most SAMPLED_COLORS."""
     packed = np.unique(label.codes.astype(np.int32) @ np.int32([1 << 16, 1 << 8, 1]))[:SAMPLED_COLORS].tolist()
     return {(code >> 16, code >> 8 & 255, code & 255) for code in packed}
 
 
-def _sample(sampled: Iterable[tuple[str, images.Label]]) -> Sample:
+def _sample(sampled: Iterable[tuple[str, label_images.Label]]) -> Sample:
     labels, ids, colors, embedded, mapped, is_mapped = 0, set(), set(), set(), set(), True
     for _, label in sampled:
         labels += 1

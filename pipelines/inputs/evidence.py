@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from trainer.formats import codings
-from trainer.formats.images import Label
+from trainer.formats.label_images import Label
 from trainer.formats.labels import Color, Palette
 
 MAX_COLORS = 4096

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.runner.isolation import Failed, Isolated, attempt
 from trainer import storage
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.formats.dataset import Dataset, Shard, open_shard
 from trainer.formats.examples import Record, decode
 from trainer.formats.frames import CorruptRecord, Frame, scan_frames
@@ -122,7 +122,7 @@ def decode_pair(record: Record, palette: Palette) -> tuple[np.ndarray, np.ndarra
 
 
 def _pair(record: Record, palette: Palette) -> tuple[np.ndarray, np.ndarray]:
-    return images.decode_image(record.image), palette.check_ids(images.decode_label(record.label))
+    return images.decode_image(record.image), palette.check_ids(label_images.decode_label(record.label))
 
 
 def file_stem(record: Record) -> str:

@@ -18,7 +18,7 @@ from pipelines.records.reading import apart, read_records
 from pipelines.runner.isolation import Failed
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts
-from trainer.formats import images
+from trainer.formats import label_images
 from trainer.formats.dataset import (
     DATASET_FILE,
     SHARD_PATTERN,
@@ -192,7 +192,7 @@ def _label(place: Place, record: Record, palette: Palette) -> tuple[tuple[int, i
 
 
 def _counted(label: bytes, palette: Palette) -> tuple[tuple[int, int], np.ndarray]:
-    ids = palette.check_ids(images.decode_label(label))
+    ids = palette.check_ids(label_images.decode_label(label))
     return ids.shape, np.bincount(ids.ravel(), minlength=256)
 
 

@@ -16,7 +16,7 @@ from pipelines.records.reading import apart
 from pipelines.runner.isolation import Failed
 from trainer import storage
 from trainer.accounts import Accounts
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.formats.dataset import DATASET_FILE, Dataset, Shard, Sums, fingerprint_of, open_shard
 from trainer.formats.examples import KEY, Record, decode
 from trainer.formats.frames import CorruptRecord, scan_frames
@@ -225,7 +225,7 @@ def check_record(record: Record, palette: Palette) -> np.ndarray:
             "does not read as ids; expected a grey PNG of 8 bits"
         )
     image = images.decode_image(record.image)
-    label = palette.check_ids(images.decode_label(record.label))
+    label = palette.check_ids(label_images.decode_label(record.label))
     size = (record.height, record.width)
     if image.shape[:2] != size or label.shape != size:
         raise ValueError(

@@ -27,7 +27,7 @@ from pipelines.segment.options import Options
 from pipelines.segment.plan import Entry, kinds, place
 from pipelines.segment.table import Row
 from trainer import prefetch, storage
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.formats.cards import CARD, ModelCard
 from trainer.formats.exports import load_card
 from trainer.formats.labels import Palette
@@ -159,7 +159,7 @@ class SegmentJob:
         if stamp is None or stamp.fingerprint != self.fingerprint or stamp.identity != self._identity(source):
             return None
         try:
-            ids = images.decode_label(files["masks"])
+            ids = label_images.decode_label(files["masks"])
         except images.ImageError:
             return None
         if row and row.identity == stamp.identity:

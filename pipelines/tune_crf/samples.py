@@ -14,7 +14,7 @@ from pipelines.runner.isolation import Failed, attempt
 from pipelines.runner.notes import InFlight
 from trainer import storage
 from trainer.accounts import Accounts, Reject
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.formats.dataset import Dataset, open_shard
 from trainer.formats.examples import decode
 from trainer.formats.frames import CorruptRecord, Frame, read_frames, scan_frames
@@ -147,7 +147,7 @@ def load(folder: str, palette: Palette, sample: Sample) -> tuple[np.ndarray, np.
         raise changed(folder)
     record = decode(data)
     image = images.decode_image(record.image)
-    label = palette.check_ids(images.decode_label(record.label))
+    label = palette.check_ids(label_images.decode_label(record.label))
     if image.shape[:2] != label.shape:
         raise ValueError(
             f"image is {image.shape[1]}x{image.shape[0]}, its label {label.shape[1]}x{label.shape[0]} pixels"

@@ -34,7 +34,7 @@ from pipelines.tune_crf.samples import Sample, digest, load
 from trainer import storage
 from trainer.accounts import REJECTS_FILE
 from trainer.files import scratch
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.formats.labels import Palette
 from trainer.metrics import class_counts
 
@@ -165,7 +165,7 @@ def shown_mask(job: TuningJob, sample: Sample, image: np.ndarray, point: Point) 
     """The mask at a point, uint8 [H, W] class ids, for the page; it is kept in the work folder."""
     path = job.result(sample, [point], MASK)
     try:
-        return images.decode_label(storage.read(path))
+        return label_images.decode_label(storage.read(path))
     except (FileNotFoundError, images.ImageError):
         (ids,) = make_masks(job, sample, image, [point])
         storage.write(path, job.palette.encode_mask(ids))

@@ -22,7 +22,7 @@ from pipelines.runner.progress import Heartbeat
 from tests.drawn.encoded import saved
 from tests.drawn.prepared import read_records, write_here
 from tests.drawn.records import PALETTE
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.formats.dataset import load_dataset
 from trainer.formats.labels import Palette
 
@@ -117,4 +117,4 @@ def prepare_as_proposed(found: Examined, records: Path) -> Truth:
         assert cli.run([*words[1:], "--max-reject-rate", "0"]) == 0
     assert load_dataset(str(records)).rejected == 0
     made = read_records(records)
-    return {"/".join(one.key.split("/")[-2:]): images.decode_label(one.label) for one in made}
+    return {"/".join(one.key.split("/")[-2:]): label_images.decode_label(one.label) for one in made}

@@ -28,7 +28,19 @@ from tests.drawn.tuning import some_tuning
 from tests.zoo import mutation
 from tests.zoo.mutation import Target
 from trainer.accounts import Reject
-from trainer.formats import cards, codings, dataset, examples, exports, frames, headers, images, palettes
+from trainer.formats import (
+    cards,
+    codings,
+    containers,
+    dataset,
+    examples,
+    exports,
+    frames,
+    headers,
+    images,
+    label_images,
+    palettes,
+)
 from trainer.formats.dataset import load_dataset
 from trainer.formats.images import ImageError
 from trainer.formats.labels import LabelError
@@ -75,7 +87,7 @@ def read_image(data: bytes, folder: Path) -> None:
 
 
 def read_label(data: bytes, folder: Path) -> None:
-    label = images.read_label(data, MAX_PIXELS)
+    label = label_images.read_label(data, MAX_PIXELS)
     assert label.codes.dtype == np.uint8
     for palette in (CAMVID, PALETTE):
         for coding in ("auto", "ids", "colors"):
@@ -315,7 +327,7 @@ TARGETS: dict[str, Target] = {
     "label PNG": Target(pngs, read_label, (ImageError, LabelError), mutation.png_chunks),
     "headers": Target(lambda: [*jpegs(), *pngs(), *others()], read_header, (ImageError,)),
     "EXIF": Target(
-        lambda: [encoded.exif_block(6, order) for order in "<>"], lambda data, _: headers.exif_orientation(data), ()
+        lambda: [encoded.exif_block(6, order) for order in "<>"], lambda data, _: containers.exif_orientation(data), ()
     ),
     "shard": Target(shards, read_shard, ()),
     "record": Target(shards, read_shard, (), mutation.frames),

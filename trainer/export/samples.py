@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from trainer import storage
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.formats.dataset import Dataset, open_shard
 from trainer.formats.examples import Record, decode
 from trainer.formats.frames import read_frames
@@ -65,7 +65,7 @@ def of_records(folder: str, dataset: Dataset, split: str) -> Iterator[Sample]:
     """
     try:
         for record in itertools.islice(_records(folder, dataset, split), COUNT):
-            image, label = images.decode_image(record.image), images.decode_label(record.label)
+            image, label = images.decode_image(record.image), label_images.decode_label(record.label)
             if image.shape[:2] != label.shape:
                 raise ValueError(f"image and label of {record.key!r} differ in size")
             yield Sample(image, label)

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from trainer.formats.images import Label, read_label
+from trainer.formats.label_images import Label, read_label
 from trainer.formats.labels import Color, LabelError, Palette, color_meanings, id_table, unknown_mark
 from trainer.formats.options import MAX_PIXELS
 from trainer.formats.palettes import voc_colormap
@@ -41,7 +41,7 @@ def decode_ids(data: bytes, palette: Palette, max_pixels: int = MAX_PIXELS, codi
       uint8 [H, W]: class ids and `ignore_id`, upright.
 
     Raises:
-      ImageError: the data cannot be decoded, see `images.read_label`.
+      ImageError: the data cannot be decoded, see `label_images.read_label`.
       LabelError: the label has values that the palette does not know, or can be read in two ways.
     """
     return to_ids(read_label(data, max_pixels), palette, coding)

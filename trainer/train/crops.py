@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from trainer.formats.containers import PNG_SIGNATURE, ImageError, check_png
 from trainer.formats.examples import decode_pixels
-from trainer.formats.headers import PNG_SIGNATURE, ImageError, check_png
 from trainer.formats.images import PADDING
 from trainer.formats.labels import Palette, pixels_of_ids
 from trainer.train.options import StreamOptions

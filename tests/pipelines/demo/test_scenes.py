@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines.demo import scenes
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.formats.labels import Palette
 
 SIZE = (192, 256)
@@ -137,7 +137,7 @@ def test_a_set_is_written_in_the_layout_of_camvid(tmp_path):
     )
     assert Palette.from_json(json.loads((tmp_path / "palette.json").read_text())) == scenes.PALETTE
     image = images.decode_image((tmp_path / "images/train/scene-0001.jpg").read_bytes())
-    label = images.decode_label((tmp_path / "labels/train/scene-0001.png").read_bytes())
+    label = label_images.decode_label((tmp_path / "labels/train/scene-0001.png").read_bytes())
     drawn, ids = scenes.draw_scene(np.random.default_rng([1, 0, 1]), 64, 80)
     np.testing.assert_array_equal(label, ids)
     assert np.abs(image.astype(int) - drawn).mean() < 6  # JPEG blurs the colours of so small an image

@@ -25,7 +25,7 @@ from tests.drawn.encoded import (
     two_pictures,
     with_exif,
 )
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.formats.examples import Record
 from trainer.formats.labels import Palette
 from trainer.train import crops
@@ -169,7 +169,7 @@ def test_label_and_image_lie_on_each_other_whichever_way_the_camera_was_held(tmp
     upright = images.upright(label, orientation)
     for stored, label_orientation in ((label, orientation), (upright, 1)):
         record = made(tmp_path, *pair(orientation, label_orientation, stored, image))
-        ids = images.decode_label(record.label)
+        ids = label_images.decode_label(record.label)
         np.testing.assert_array_equal(ids, upright)
         np.testing.assert_array_equal(images.decode_image(record.image)[..., 0], ids * 80)
 
@@ -181,7 +181,7 @@ def test_label_and_image_lie_on_each_other_whichever_way_the_camera_was_held(tmp
             6,
             1,
             LABEL,
-            r"label is 8x4, its image 4x8 \(upright by its EXIF orientation 6\); if it was drawn on the image",
+            r"label is 8x4, its image 4x8 \(upright by its EXIF orientation 6\); if it was drawn on the stored image",
         ),
         (6, 6, images.upright(LABEL, 6), "label is 8x4, its image 4x8"),  # turned before, and its tag left behind
         (1, 3, LABEL, "label has EXIF orientation 3, its image 1, .* ambiguous"),
@@ -203,7 +203,7 @@ def test_labels_are_read_by_the_coding_that_is_given(tmp_path):
         made(tmp_path, image, label)
     for coding, ids in (("ids", [0, 1, 2]), ("colors", [1, 0, 2])):
         record = made(tmp_path, image, label, label_coding=coding)
-        assert images.decode_label(record.label).tolist() == [ids]
+        assert label_images.decode_label(record.label).tolist() == [ids]
 
 
 @pytest.mark.parametrize("tail", [struct.pack(">II", 8, 4), b""])

@@ -10,7 +10,7 @@ import pytest
 from pipelines.inputs.coding import settle_coding
 from pipelines.inputs.evidence import Use, gather, one_based
 from tests.drawn.encoded import palette_png, saved
-from trainer.formats.images import read_label
+from trainer.formats.label_images import read_label
 from trainer.formats.labels import Palette
 from trainer.formats.palettes import CAMVID
 

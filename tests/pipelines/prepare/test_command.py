@@ -15,7 +15,7 @@ from tests.drawn.rawset import write_pair, write_rawset
 from tests.drawn.records import draw_image
 from trainer import storage
 from trainer.accounts import UnbalancedError
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.formats.dataset import load_dataset
 from trainer.options import InputError
 
@@ -50,7 +50,7 @@ def test_originals_go_in_untouched_and_copies_do_not(source, prepared):
         assert (record.image == raw) == (record.copy == 0)
         assert record.filename == f"images/{record.key}.jpg"
         assert (record.image_format, record.height, record.width, record.channels) == ("jpeg", 96, 96, 3)
-        label = images.decode_label(record.label)
+        label = label_images.decode_label(record.label)
         assert label.shape == (96, 96)
         if not record.copy:
             expected = np.asarray(Image.open(source / "labels" / f"{record.key}.png"))
@@ -59,7 +59,7 @@ def test_originals_go_in_untouched_and_copies_do_not(source, prepared):
 
 def test_dataset_json_counts_the_pixels_of_every_class(prepared):
     for split in ("train", "val"):
-        labels = [images.decode_label(record.label) for record in read_records(prepared, split)]
+        labels = [label_images.decode_label(record.label) for record in read_records(prepared, split)]
         counts = sum(np.bincount(label.ravel(), minlength=256) for label in labels)
         shards = load_dataset(str(prepared)).of_split(split)
         assert np.sum([shard.class_pixels for shard in shards], axis=0).tolist() == counts[:3].tolist()
@@ -165,7 +165,7 @@ def test_turned_images_are_upright_in_the_record(tmp_path):
     record = next(record for record in read_records(output) if record.key == "train/turned")
     assert (record.height, record.width) == (80, 60)
     assert images.header(record.image).orientation == 1
-    np.testing.assert_array_equal(images.decode_label(record.label), label)
+    np.testing.assert_array_equal(label_images.decode_label(record.label), label)
     sideways = np.asarray(Image.open(stored))
     assert record.image == images.encode_jpeg(np.ascontiguousarray(np.rot90(sideways, -1)), quality=95)
 
@@ -176,7 +176,7 @@ def test_max_side_shrinks_images_and_labels_alike(tmp_path):
     assert prepare_here(source, output, "--max-side", "96", "--image-format", "png") == 0
     by_key = {record.key: record for record in read_records(output)}
     assert (by_key["train/wide"].height, by_key["train/wide"].width) == (48, 96)
-    assert images.decode_label(by_key["train/wide"].label).shape == (48, 96)
+    assert label_images.decode_label(by_key["train/wide"].label).shape == (48, 96)
     assert by_key["train/wide"].image_format == "png"
     assert by_key["train/a0"].image == (source / "images/train/a0.jpg").read_bytes()
     dataset = load_dataset(str(output))

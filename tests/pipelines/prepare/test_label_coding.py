@@ -13,7 +13,7 @@ from tests.drawn.encoded import optimised, saved
 from tests.drawn.prepared import prepare_here, read_records
 from tests.drawn.rawset import write_rawset
 from trainer.formats.dataset import DATASET_FILE
-from trainer.formats.images import decode_label
+from trainer.formats.label_images import decode_label
 from trainer.formats.palettes import CAMVID
 from trainer.options import InputError
 

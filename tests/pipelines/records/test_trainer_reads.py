@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 
 from tests.drawn.prepared import records
 from tests.drawn.records import PALETTE, draw_image, record, write_records
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.formats.dataset import load_dataset
 from trainer.train import crops, streams
 
@@ -75,7 +75,7 @@ def test_no_damaged_image_is_good_that_training_dies_on(name):
 def test_no_damaged_label_is_good_that_training_dies_on():
     rng, label = np.random.default_rng(6), images.encode_png(LABEL)
     for data in [label, *(damaged(label, rng) for _ in range(200))]:
-        assert reads(images.decode_label, data) == reads(crops.decode_label, data)
+        assert reads(label_images.decode_label, data) == reads(crops.decode_label, data)
 
 
 def test_a_whole_set_is_good_just_where_training_reads_it(tmp_path, capsys):

@@ -17,7 +17,7 @@ from pipelines.tune_crf import command, search
 from tests.drawn import records as drawn
 from tests.drawn.tuning import PLANTED, SIZE, tune, write_model, write_records
 from trainer import metrics, storage
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.formats.cards import weights_digest
 from trainer.formats.labels import Palette
 from trainer.options import InputError
@@ -54,7 +54,7 @@ def test_scores_are_those_of_the_masks(folders, network, smoothing):
     before, after = np.zeros((3, 3), np.int64), np.zeros((3, 3), np.int64)
     for number in range(12):
         record = drawn.record(number, SIZE)
-        image, label = images.decode_image(record.image), images.decode_label(record.label)
+        image, label = images.decode_image(record.image), label_images.decode_label(record.label)
         label = np.where(trimap_distance(label, 255) <= 2, label, 255)
         softmax = network.softmax(image)
         before += metrics.confusion(label, softmax.argmax(-1), 3, 255)

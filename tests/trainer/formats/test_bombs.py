@@ -8,7 +8,8 @@ import zlib
 import pytest
 
 from tests.drawn.encoded import chunk, exif_block, noise, png, png_head, saved
-from trainer.formats.images import ImageError, decode_image, decode_label, header
+from trainer.formats.images import ImageError, decode_image, header
+from trainer.formats.label_images import decode_label
 
 MAX_PIXELS = 10_000_000
 MAX_GROWTH = 10 << 20

@@ -8,7 +8,8 @@ from PIL import Image
 
 from tests.drawn.encoded import noise, optimised, palette_png, png, saved, tiff_of, two_pictures
 from trainer.formats.codings import decode_ids, decode_mask
-from trainer.formats.images import ImageError, decode_label
+from trainer.formats.images import ImageError
+from trainer.formats.label_images import decode_label
 from trainer.formats.labels import LabelError, Palette
 from trainer.formats.palettes import CAMVID, CITYSCAPES, CITYSCAPES_TRAINIDS, VOC, voc_colormap
 

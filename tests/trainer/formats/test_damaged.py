@@ -14,7 +14,8 @@ from trainer.formats import images
 from trainer.formats.codings import decode_ids
 from trainer.formats.examples import Record, decode, encode
 from trainer.formats.frames import CorruptRecord, frame, scan_frames
-from trainer.formats.images import ImageError, decode_image, decode_label, header
+from trainer.formats.images import ImageError, decode_image, header
+from trainer.formats.label_images import decode_label
 from trainer.formats.labels import LabelError
 from trainer.formats.palettes import CAMVID
 

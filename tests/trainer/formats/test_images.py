@@ -1,24 +1,13 @@
 from __future__ import annotations
 
 import io
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.formats.headers import png_chunks
-from trainer.formats.images import (
-    ImageError,
-    decode_image,
-    decode_label,
-    encode_jpeg,
-    encode_label,
-    encode_png,
-    header,
-    shrink,
-    shrunk_size,
-)
+from trainer.formats.images import ImageError, decode_image, encode_jpeg, encode_png, header, shrink, shrunk_size
+from trainer.formats.label_images import decode_label
 
 
 def saved(image: Image.Image, **options) -> bytes:
@@ -34,14 +23,6 @@ def ramp(height: int = 5, width: int = 7) -> np.ndarray:
 def test_png_round_trip_is_lossless_for_colours_and_ids():
     np.testing.assert_array_equal(decode_image(encode_png(ramp())), ramp())
     np.testing.assert_array_equal(decode_label(encode_png(ramp()[..., 0])), ramp()[..., 0])
-
-
-def test_a_label_comes_back_and_none_of_its_rows_is_filtered():
-    ids = np.arange(50 * 70, dtype=np.uint16).reshape(50, 70).astype(np.uint8)
-    data = encode_label(ids)
-    np.testing.assert_array_equal(decode_label(data), ids)
-    rows = b"".join(data[chunk.begin : chunk.end] for chunk in png_chunks(data) if chunk.kind == b"IDAT")
-    assert set(zlib.decompress(rows)[:: 1 + 70]) == {0}  # every row begins with the number of its filter
 
 
 def test_jpeg_keeps_channel_order():
@@ -84,24 +65,6 @@ def test_other_modes_become_rgb(image, expected):
     assert decoded.shape == (2, 2, 3) and decoded.dtype == np.uint8
     if expected is not None:
         assert (decoded == expected).all()
-
-
-def test_palette_indices_and_16_bit_ids_are_kept_as_they_are():
-    image = Image.new("P", (3, 2), 17)
-    image.putpalette([255, 0, 0] * 256)
-    assert (decode_label(saved(image, format="PNG")) == 17).all()
-    wide = Image.fromarray(np.full((2, 3), 200, np.uint16))
-    assert (decode_label(saved(wide, format="PNG")) == 200).all()
-
-
-def test_label_ids_over_255_are_refused():
-    with pytest.raises(ImageError, match="class id 300"):
-        decode_label(saved(Image.fromarray(np.full((2, 3), 300, np.uint16)), format="PNG"))
-
-
-def test_jpeg_labels_are_refused():
-    with pytest.raises(ImageError, match="lossless"):
-        decode_label(saved(Image.new("L", (8, 8)), format="JPEG"))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])

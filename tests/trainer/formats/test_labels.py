@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.formats.labels import LabelError, Palette, pixels_of_ids
 from trainer.formats.palettes import BUILT_IN, CAMVID, CITYSCAPES, VOC, resolve
 from trainer.options import InputError
@@ -38,7 +38,7 @@ def test_json_round_trip_in_any_order(palette):
 def test_mask_png_holds_the_class_ids_and_the_colours(palette):
     ids = np.repeat(every_id(palette), 3, axis=0)
     encoded = palette.encode_mask(ids)
-    np.testing.assert_array_equal(images.decode_label(encoded), ids)
+    np.testing.assert_array_equal(label_images.decode_label(encoded), ids)
     np.testing.assert_array_equal(images.decode_image(encoded), palette.colorize(ids))
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from tests.drawn.encoded import chunk, exif_block, noise, palette_png, saved, with_exif
-from trainer.formats.headers import exif_orientation
-from trainer.formats.images import ImageError, decode_image, decode_label, header
+from trainer.formats.containers import exif_orientation
+from trainer.formats.images import ImageError, decode_image, header
+from trainer.formats.label_images import decode_label
 
 ORIENTATIONS = range(1, 9)
 

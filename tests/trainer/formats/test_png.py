@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.drawn.encoded import chunk, noise, palette_png, png, png_head, saved
-from trainer.formats.images import ImageError, check_png, decode_image, decode_label, header
+from trainer.formats.images import ImageError, check_png, decode_image, header
+from trainer.formats.label_images import decode_label
 
 ROWS = b"".join(b"\0" + noise(1, 14 * 3, 1, seed=y).tobytes() for y in range(9))
 STREAM = zlib.compress(ROWS)

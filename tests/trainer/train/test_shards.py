@@ -69,7 +69,7 @@ def test_a_shard_that_holds_another_number_of_records_is_an_error(paths, kind, d
     counts = list(COUNTS)
     counts[2] += difference
     passes = Passes(counts, 16, 0)
-    with pytest.raises(UnbalancedError, match=r"^2 in .* has (more|at most 3|3) records, expected"):
+    with pytest.raises(UnbalancedError, match=r"^2 in .* has (more|at most \d+|\d+) records, expected"):
         assert_read(kind(paths, passes, counts), passes, 0, sum(counts))
 
 

@@ -1,0 +1,204 @@
+"""The structure of image files: the segments of a JPEG, the chunks of a PNG, and the directories of a TIFF.
+
+Pixels are not decoded here. Nothing takes more memory than the file.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+# A marker that ends or interrupts the coded pixels of a JPEG: not a stuffed byte, a fill byte or a restart.
+_JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+ORIENTATION_TAG = 0x0112
+_XMP_TAG = 0x02BC
+_PRIVATE_TAG = 0xFDFD  # from the private range, which readers ignore
+_TIFF_ORDERS = {b"II": "<", b"MM": ">"}
+_TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+_TIFF_BYTES = {
+    kind: size
+    for size, kinds in {1: (1, 2, 6, 7), 2: (3, 8), 4: (4, 9, 11, 13), 8: (5, 10, 12, 16, 17, 18)}.items()
+    for kind in kinds
+}
+
+
+class ImageError(ValueError):
+    """The bytes cannot be used as an image. The message gives the reason, without the file's name."""
+
+
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yields (marker, begin, end) of the segments before a JPEG's coded pixels; [begin, end) includes the marker.
+
+    The last one is the marker of the first scan, or of the end of the image, as an empty segment.
+    """
+    at = 2
+    while at + 4 <= len(data):
+        marker = data[at + 1]
+        if data[at] != 0xFF or marker in (0x00, 0xFF):
+            at = data.find(b"\xff", at + 1)
+            if at < 0:
+                return
+        elif marker in (0xD9, 0xDA):
+            yield marker, at, at
+            return
+        elif marker == 0xD8:
+            raise ImageError("damaged JPEG: begins twice")
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            at += 2
+        else:
+            end = at + 2 + max(2, struct.unpack_from(">H", data, at + 2)[0])
+            yield marker, at, end
+            at = end
+
+
+def jpeg_pixels(data: bytes) -> bytes:
+    """A JPEG without EXIF data, profiles and comments: only the data that its pixels are decoded from."""
+    parts = [b"\xff\xd8"]
+    for marker, begin, end in jpeg_segments(data):
+        # Application segments but those of JFIF (E0) and Adobe (EE), which define the meaning of the channels.
+        if not (0xE1 <= marker <= 0xEF or marker == 0xFE) or marker == 0xEE:
+            parts.append(data[begin:end])
+    return b"".join((*parts, data[begin:]))
+
+
+def jpeg_end(data: bytes) -> int:
+    """The offset after a JPEG's end marker, in bytes. Phones append further images, videos and maps there.
+
+    Raises:
+      ImageError: it has no end marker. Pillow accepts that if no pixels seem to be missing; TensorFlow does not.
+    """
+    at = max(begin for _, begin, _ in jpeg_segments(data))
+    while match := _JPEG_MARKER.search(data, at):
+        marker = match[1][0]
+        if marker == 0xD9:
+            return match.end()
+        at = match.end()
+        if marker == 0xD8:
+            break
+        if marker != 0x01 and at + 2 <= len(data):
+            at += struct.unpack_from(">H", data, at)[0]
+    raise ImageError("damaged or truncated JPEG: its end marker is missing")
+
+
+class Chunk(NamedTuple):
+    """A chunk of a PNG: its kind, and the bytes [begin, end) of its data."""
+
+    kind: bytes
+    begin: int
+    end: int
+
+
+def png_chunks(data: bytes) -> list[Chunk]:
+    """The chunks of a PNG up to its end.
+
+    Raises:
+      ImageError: their order or sizes violate the format.
+    """
+    chunks: list[Chunk] = []
+    at = len(PNG_SIGNATURE)
+    while not chunks or chunks[-1].kind != b"IEND":
+        if at + 8 > len(data):
+            raise ImageError(f"damaged or truncated PNG: ends at byte {len(data)}, without its last chunk")
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if at + 12 + length > len(data):
+            raise ImageError(
+                f"damaged or truncated PNG: chunk {kind!r} at byte {at} claims {length:,} bytes of {len(data):,}"
+            )
+        if not kind.isalpha() or (kind[:1].isupper() and kind not in _PNG_CRITICAL):
+            raise ImageError(f"damaged PNG: unknown chunk {kind!r} at byte {at}")
+        chunks.append(Chunk(kind, at + 8, at + 8 + length))
+        at += 12 + length
+    kinds = [chunk.kind for chunk in chunks]
+    pixels = [place for place, kind in enumerate(kinds) if kind == b"IDAT"]
+    if not (
+        kinds[0] == b"IHDR"
+        and chunks[0].end - chunks[0].begin == 13
+        and kinds.count(b"IHDR") == 1
+        and pixels
+        and pixels[-1] - pixels[0] + 1 == len(pixels)
+        and kinds.count(b"PLTE") <= 1
+        and b"PLTE" not in kinds[pixels[0] :]
+        and chunks[-1].begin == chunks[-1].end
+    ):
+        raise ImageError("damaged PNG: its chunks are not in the order IHDR, PLTE, IDAT, IEND")
+    return chunks
+
+
+def check_png(data: bytes, chunks: list[Chunk] | None = None) -> None:
+    """Raises ImageError if the checksum of a chunk of a PNG is wrong, or its chunks are out of order."""
+    view = memoryview(data)
+    for kind, begin, end in png_chunks(data) if chunks is None else chunks:
+        if zlib.crc32(view[begin - 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            raise ImageError(f"damaged PNG: the checksum of chunk {kind!r} at byte {begin - 8} is wrong")
+
+
+class Directory(NamedTuple):
+    """A directory of a TIFF.
+
+    Attributes:
+      values: tag -> value, for tags with a single integer.
+      places: tag -> the offset of its entry in the file, in bytes.
+      claimed: the total size of the values of all tags, as they state it, in bytes.
+    """
+
+    values: dict[int, int]
+    places: dict[int, int]
+    claimed: int
+
+    @property
+    def orientation(self) -> int:
+        value = self.values.get(ORIENTATION_TAG, 1)
+        return value if 1 <= value <= 8 else 1
+
+
+def exif_orientation(exif: bytes) -> int:
+    """The orientation in an EXIF block, 1 to 8; 1 if it has none or is damaged."""
+    first = next(directories(exif.removeprefix(b"Exif\0\0")), None)
+    return first.orientation if first else 1
+
+
+def directories(data: bytes) -> Iterator[Directory]:
+    """Yields the chain of TIFF directories, whose format EXIF shares, until the end or the first damage."""
+    order = _TIFF_ORDERS.get(data[:2])
+    if order is None or len(data) < 8:
+        return
+    is_big = data[2:4] in (b"\x2b\0", b"\0\x2b")
+    word, size, entry = ("Q", 8, 20) if is_big else ("I", 4, 12)
+    seen: set[int] = set()
+    try:
+        (at,) = struct.unpack_from(order + word, data, 8 if is_big else 4)
+        while at and at not in seen:
+            seen.add(at)
+            (count,) = struct.unpack_from(order + ("Q" if is_big else "H"), data, at)
+            begin = at + (8 if is_big else 2)
+            values: dict[int, int] = {}
+            places: dict[int, int] = {}
+            claimed = 0
+            for place in range(begin, min(begin + count * entry, len(data) - entry + 1), entry):
+                tag, kind, number = struct.unpack_from(f"{order}HH{word}", data, place)
+                places[tag] = place
+                claimed += number * _TIFF_BYTES.get(kind, 0)
+                if number == 1 and kind in _TIFF_NUMBERS:
+                    values[tag] = struct.unpack_from(order + _TIFF_NUMBERS[kind], data, place + 4 + size)[0]
+            yield Directory(values, places, claimed)
+            (at,) = struct.unpack_from(order + word, data, begin + count * entry)
+    except (struct.error, OverflowError):
+        return
+
+
+def tiff_pixels(data: bytes) -> bytes:
+    """A TIFF without its orientation, which Pillow would apply on loading, even from damaged EXIF or from XMP."""
+    order = _TIFF_ORDERS[data[:2]]
+    places = next(directories(data)).places
+    tags = {ORIENTATION_TAG, _XMP_TAG} & places.keys()
+    if not tags:
+        return data
+    changed = bytearray(data)
+    for tag in tags:
+        struct.pack_into(order + "H", changed, places[tag], _PRIVATE_TAG)
+    return bytes(changed)

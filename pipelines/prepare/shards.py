@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from pipelines.prepare import workarea
 from pipelines.prepare.plan import FORMAT_VERSION, Spec
 from pipelines.prepare.workarea import Outcome
 from pipelines.runner.isolation import Failed, attempt
+from pipelines.runner.notes import Care
 from trainer import prefetch, storage
 from trainer.accounts import Reject
 from trainer.formats.dataset import Sums
@@ -58,48 +60,68 @@ def write_shard(
       InputError: another run has removed or replaced the plan meanwhile.
     """
     path = storage.join(folder, spec.name)
-    rejects: list[Reject] = []
-    unread: list[str] = []
-    failed = False
-    sums = Sums()
     with workarea.notes(folder).watch(spec.name) as care:
         with storage.writer(path) as file:
-            for entry, read in prefetch.read_ahead(entries, lambda entry: () if care else (entry.image, entry.label)):
-                work = functools.partial(make, entry, palette, options, read)
-                if care:
-                    work = functools.partial(care.isolated, make, entry, palette, options)
-                try:
-                    record = attempt(work, known=Unusable)
-                except Unusable as fault:
-                    rejects.append(Reject(entry.key, fault.path, "prepare", fault.reason))
-                    unread += [fault.path] * fault.unread
-                    finish("rejected")
-                except Failed as fault:
-                    rejects.append(Reject(entry.key, entry.image, "prepare", fault.reason))
-                    failed = True
-                    finish("rejected")
-                else:
-                    file.write(record.framed)
-                    sums.add(*record, entry.copy)
-                    finish("written")
+            results = _write_records(file, entries, palette, options, finish, care)
             file.flush()
             # Raises if the plan is gone: another run may have described the set without this shard.
             if spec.plan:
                 workarea.read_plan(folder, spec.name, spec.plan)
             # Before the file has its final name, under which another run may replace it.
             modified = 0 if storage.is_remote(path) else os.fstat(file.fileno()).st_mtime_ns
-        if not sums.records:
+        if not results.sums.records:
             storage.remove(path)
         outcome = Outcome(
-            sums.shard(spec.name, spec.split, spec.fingerprint, palette),
-            tuple(rejects),
+            results.sums.shard(spec.name, spec.split, spec.fingerprint, palette),
+            tuple(results.rejects),
             FORMAT_VERSION,
             modified,
-            tuple(dict.fromkeys(unread)),
-            failed,
+            tuple(dict.fromkeys(results.unread)),
+            results.failed,
         )
         workarea.write_sidecar(folder, outcome)
     return outcome
+
+
+@dataclasses.dataclass
+class _Results:
+    """The results of writing records: their statistics, and the rejects with the facts in `workarea.Outcome`."""
+
+    sums: Sums = dataclasses.field(default_factory=Sums)
+    rejects: list[Reject] = dataclasses.field(default_factory=list)
+    unread: list[str] = dataclasses.field(default_factory=list)
+    failed: bool = False
+
+
+def _write_records(
+    file: BinaryIO,
+    entries: Iterable[Entry],
+    palette: Palette,
+    options: RecordOptions,
+    finish: Callable[[str], object],
+    care: Care | None,
+) -> _Results:
+    """Makes the records of the entries and writes them into `file`; each is isolated if there is `care`."""
+    results = _Results()
+    for entry, read in prefetch.read_ahead(entries, lambda entry: () if care else (entry.image, entry.label)):
+        work = functools.partial(make, entry, palette, options, read)
+        if care:
+            work = functools.partial(care.isolated, make, entry, palette, options)
+        try:
+            record = attempt(work, known=Unusable)
+        except Unusable as fault:
+            results.rejects.append(Reject(entry.key, fault.path, "prepare", fault.reason))
+            results.unread += [fault.path] * fault.unread
+            finish("rejected")
+        except Failed as fault:
+            results.rejects.append(Reject(entry.key, entry.image, "prepare", fault.reason))
+            results.failed = True
+            finish("rejected")
+        else:
+            file.write(record.framed)
+            results.sums.add(*record, entry.copy)
+            finish("written")
+    return results
 
 
 class Made(NamedTuple):

@@ -94,37 +94,33 @@ TUNINGS = {
 }
 
 
-def cases() -> list[Case]:
-    found = []
+def cards() -> list[Case]:
+    """Damaged model folders, each under segment and one other command in turn."""
+    cases = []
     for number, (name, (make, says)) in enumerate(CARDS.items()):
         takers = list(TAKERS)
         for command in dict.fromkeys(("segment", takers[number % len(takers)])):
-            found.append(Case(f"{name}: {command}", TAKERS[command], REFUSED, (says,), make, writes=("out", "model")))
+            cases.append(Case(f"{name}: {command}", TAKERS[command], REFUSED, (says,), make, writes=("out", "model")))
     for command in ("segment", "tune-crf", "export"):
-        found.append(
-            Case(
-                f"a model without weights: {command}",
-                TAKERS[command],
-                REFUSED,
-                (NO_WEIGHTS,),
-                gone("model/model.keras"),
-            )
-        )
-    for name, (make, says) in TUNINGS.items():
-        found.append(Case(name, f"{TAKERS['segment']} --crf auto", REFUSED, ("crf.json", says), make))
-    found.append(
-        Case("no crf.json", f"{TAKERS['segment']} --crf auto", REFUSED, ("crf.json is missing; make it with",))
-    )
-    found.append(
+        name = f"a model without weights: {command}"
+        cases.append(Case(name, TAKERS[command], REFUSED, (NO_WEIGHTS,), gone("model/model.keras")))
+    return cases
+
+
+def tunings() -> list[Case]:
+    """What the CRF's parameters are read from, or tuned on."""
+    auto = f"{TAKERS['segment']} --crf auto"
+    cases = [Case(name, auto, REFUSED, ("crf.json", says), make) for name, (make, says) in TUNINGS.items()]
+    other_classes = [{"name": name, "color": [index, index, 1]} for index, name in enumerate("abc")]
+    cases += [
+        Case("no crf.json", auto, REFUSED, ("crf.json is missing; make it with",)),
         Case(
             "a crf.json of others: tune-crf",
             TAKERS["tune-crf"],
             REFUSED,
             ("crf.json was not written by `deeplab tune-crf`",),
             file("model/crf.json", b"{}"),
-        )
-    )
-    found.append(
+        ),
         Case(
             "too few images to tune on",
             TAKERS["tune-crf"],
@@ -132,25 +128,31 @@ def cases() -> list[Case]:
             ("2 usable images in the split val", "expected 10 or more"),
             writes=("model",),
             stays=False,
-        )
-    )
-    found.append(
+        ),
         Case(
             "records of other classes: tune-crf",
             TAKERS["tune-crf"],
             REFUSED,
             ("are not those of",),
-            card(
-                palette=PALETTE.to_json() | {"classes": [{"name": n, "color": [i, i, 1]} for i, n in enumerate("abc")]}
-            ),
-        )
-    )
+            card(palette=PALETTE.to_json() | {"classes": other_classes}),
+        ),
+    ]
+    return cases
+
+
+def networks() -> list[Case]:
+    """Weights and options from which no network can be built or trained, or that cannot be exported."""
+    cases = []
     for table in (EXPORTS, WEIGHTS, TRAININGS):
         for name, (line, make, says) in table.items():
             # These build a network first.
             around = impatient if "never" in name else contextlib.nullcontext
-            found.append(Case(name, line, REFUSED, (says,), make, around=around, slow="--init-from" in line))
-    found += [
+            cases.append(Case(name, line, REFUSED, (says,), make, around=around, slow="--init-from" in line))
+    return cases
+
+
+def exports() -> list[Case]:
+    return [
         Case(
             "an export over files of others",
             TAKERS["export"],
@@ -173,7 +175,6 @@ def cases() -> list[Case]:
             stays=False,
         ),
     ]
-    return found
 
 
-AREA = Area("Models and weights", whole, tuple(cases()))
+AREA = Area("Models and weights", whole, (*cards(), *tunings(), *networks(), *exports()))

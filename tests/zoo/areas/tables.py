@@ -176,7 +176,7 @@ VOC_LISTS = {
 }
 
 
-def layouts() -> list[Case]:
+def voc_lists() -> list[Case]:
     cases = [
         Case(name, PREPARE_VOC, status=0, make=voc(text), rejects=rejects)
         for name, (text, rejects) in VOC_LISTS.items()
@@ -199,6 +199,12 @@ def layouts() -> list[Case]:
             make=voc("a\nc d\n"),
             says=("in lists of several splits",),
         ),
+    ]
+    return cases
+
+
+def layouts() -> list[Case]:
+    return [
         Case(
             "another layout than was asked for",
             "prepare --input @/set --layout cityscapes --output @/out",
@@ -237,9 +243,8 @@ def layouts() -> list[Case]:
             status=0,
         ),
     ]
-    return cases
 
 
 AREA_MANIFESTS = Area("Manifests", model, tuple(manifests()))
 AREA_LISTS = Area("Lists", model, tuple(lists()))
-AREA_LAYOUTS = Area("Layouts", model, tuple(layouts()))
+AREA_LAYOUTS = Area("Layouts", model, (*voc_lists(), *layouts()))

@@ -79,7 +79,8 @@ def cut(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def predictions(options: Options) -> Callable[[int, int], list[Pair]]:
     if not options.model:
         return lambda height, width: drawn(options.images, height, width)
-    from trainer.network.folder import load_model, predictor
+    from trainer.network.folder import load_model
+    from trainer.network.inference import predictor
 
     predict = predictor(load_model(options.model)[0], "probabilities")
     files = storage.files(options.data)[: options.images]

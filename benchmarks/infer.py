@@ -32,7 +32,7 @@ def run_of(name: str, options: Options) -> Callable[[], object]:
     """What predicts the images of one run."""
     import numpy as np
 
-    from trainer.network.folder import predictor
+    from trainer.network.inference import predictor
     from trainer.network.layers import fold_norms
 
     network = build(name, options.backbone, options.height, options.width)

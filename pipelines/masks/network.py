@@ -53,7 +53,7 @@ class Network:
         self._lock = threading.Lock()
 
     def __call__(self, images: np.ndarray, what: str) -> Any:
-        """Predictions for images uint8 [B, H, W, 3], see `trainer.network.folder.predictor`."""
+        """Predictions for images uint8 [B, H, W, 3], see `trainer.network.inference.predictor`."""
         with self._lock:
             if what not in self._predictors:
                 self._predictors[what] = self._predictor(what)
@@ -61,7 +61,8 @@ class Network:
 
 
 def _of_folder(folder: str, digest: str) -> Callable[[str], Predict]:
-    from trainer.network.folder import load_model, predictor
+    from trainer.network.folder import load_model
+    from trainer.network.inference import predictor
     from trainer.network.layers import fold_norms
 
     model, _ = load_model(folder, digest)

@@ -41,7 +41,8 @@ def run(options: Options, flags: list[str]) -> int:
     plan.reserve(options)
     startup.start_tensorflow()
     # Imported here, so that the checks above fail within a second.
-    from trainer.network.folder import load_model, predictor
+    from trainer.network.folder import load_model
+    from trainer.network.inference import predictor
 
     model, _ = load_model(options.model, digest)
     print(f"export: {options.model} as {options.format}, {options.quantize_words} -> {options.output}", flush=True)

@@ -29,7 +29,7 @@ def reference(predict: Callable[[np.ndarray], np.ndarray], max_side: int, image:
     """The model's prediction for an image, uint8 [H, W, 3], shrunk and enlarged as in `deeplab segment`.
 
     Args:
-      predict: `trainer.network.folder.predictor` of "probabilities".
+      predict: `trainer.network.inference.predictor` of "probabilities".
       max_side: the model's.
     """
     height, width = image.shape[:2]

@@ -21,7 +21,7 @@ def bytes_per_pixel(architecture: Mapping[str, Any]) -> int:
     """The peak memory of inference, in bytes per pixel of the image; a fit to measurements on a CPU.
 
     The peak is where the widest features and their inputs are in memory at once. Logits do not count, see
-    `trainer.network.folder.predictor`. Invalid values in `architecture` are replaced by the defaults.
+    `trainer.network.inference.predictor`. Invalid values in `architecture` are replaced by the defaults.
 
     Args:
       architecture: the arguments of `trainer.network.deeplab.deeplab_v3_plus`, as read from model.json.

@@ -15,7 +15,8 @@ import tensorflow as tf
 from trainer import leases, metrics, startup, storage
 from trainer.formats.cards import CARD, WEIGHTS, ModelCard
 from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
-from trainer.network.folder import predictor, save_model
+from trainer.network.folder import save_model
+from trainer.network.inference import predictor
 from trainer.options import InputError, as_flags, printable, to_json
 from trainer.train import hosts, resume
 from trainer.train import model as models

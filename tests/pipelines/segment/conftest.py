@@ -38,7 +38,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def softmax(model: Path) -> Callable[[np.ndarray], np.ndarray]:
     """From one image, uint8 [H, W, 3], alone to what the network makes of it, float32 [H, W, C]."""
-    from trainer.network.folder import load_model, predictor
+    from trainer.network.folder import load_model
+    from trainer.network.inference import predictor
 
     predict = predictor(load_model(str(model))[0], "probabilities")
     return lambda image: predict(image[None])[0]

@@ -11,7 +11,7 @@ from tests.trainer.export.conftest import drawn_network
 from trainer.export.graph import area_weights, frozen, shrink, shrunk_side
 from trainer.export.tally import reference
 from trainer.formats import images
-from trainer.network.folder import predictor
+from trainer.network.inference import predictor
 
 
 def test_a_cell_averages_what_it_covers():

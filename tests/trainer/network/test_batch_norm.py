@@ -1,4 +1,4 @@
-"""Batch normalisation in one kernel, and folded into the kernel before it, against Keras' own."""
+"""Batch normalisation in one kernel, and folded into the kernel before it, against Keras's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.drawn.networks import random_image, randomise
 from trainer.network.deeplab import deeplab_v3_plus
-from trainer.network.folder import predictor
+from trainer.network.inference import predictor
 from trainer.network.layers import BatchNormalization, fold_norms
 
 SHAPES = {"image": (2, 5, 7, 4), "one pixel": (3, 1, 1, 4), "one value": (1, 1, 1, 4)}

@@ -1,8 +1,7 @@
-"""The model folder, and predictions of the model in it."""
+"""The model folder: what is saved comes back, and what is damaged is refused."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import io
 import json
 import os
@@ -18,12 +17,12 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tests.drawn.networks import SMALL, assert_greatest, random_image, randomise, small_network
-from tests.drawn.training import pooled_network
+from tests.drawn.networks import SMALL, random_image, randomise, small_network
 from trainer.formats.cards import ModelCard, load_card
 from trainer.formats.palettes import CAMVID, VOC
 from trainer.network.deeplab import HEAD, deeplab_v3_plus
-from trainer.network.folder import load_model, predictor, save_model
+from trainer.network.folder import load_model, save_model
+from trainer.network.inference import predictor
 from trainer.options import InputError
 
 
@@ -37,36 +36,6 @@ def folder(small_model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("model")
     save_model(str(path), small_model, ModelCard({**SMALL}, CAMVID, max_side=64, scores={"miou": 0.5}))
     return path
-
-
-def test_predictor_gives_the_class_of_the_greatest_logit_and_the_softmax(small_model):
-    image = random_image(40, 56, batch=2)
-    logits = ops.convert_to_numpy(small_model(image))
-    ids = predictor(small_model)(image)
-    assert ids.dtype == np.uint8
-    assert_greatest(ids, logits)
-    assert len(np.unique(ids)) > 1
-    probabilities = predictor(small_model, "probabilities")(image)
-    assert probabilities.dtype == np.float32
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    np.testing.assert_allclose(probabilities, exponentials / exponentials.sum(-1, keepdims=True), atol=1e-5)
-
-
-def test_predictor_follows_the_weights():
-    image, model = random_image(40, 56), pooled_network(3)
-    predict = predictor(model, "probabilities")
-    before = predict(image)
-    randomise(model)
-    assert np.abs(predict(image) - before).max() > 1e-3
-
-
-def test_predictor_can_be_used_from_many_threads_at_many_sizes(small_model):
-    predict = predictor(small_model)
-    images = [random_image(16 + 3 * n, 20 + n) for n in range(6)]
-    expected = [predict(image) for image in images]
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        for result, want in zip(pool.map(predict, images * 3), expected * 3, strict=True):
-            np.testing.assert_array_equal(result, want)
 
 
 def test_a_saved_model_comes_back_with_its_card_and_to_the_bit(small_model, folder):
@@ -230,7 +199,8 @@ import sys
 import keras, numpy as np
 from trainer.train.losses import sparse_cross_entropy
 from trainer.network.deeplab import HEAD, deeplab_v3_plus
-from trainer.network.folder import load_model, predictor
+from trainer.network.folder import load_model
+from trainer.network.inference import predictor
 assert keras.backend.backend() == "jax"
 folder, images, probabilities, ids = sys.argv[1:]
 model, card = load_model(folder)

@@ -19,7 +19,8 @@ from tests.drawn.records import PALETTE, record, write_records
 from tests.drawn.training import history, train_flags
 from trainer.formats import images
 from trainer.formats.dataset import load_dataset, save_dataset
-from trainer.network.folder import load_model, predictor
+from trainer.network.folder import load_model
+from trainer.network.inference import predictor
 from trainer.train import command
 from trainer.train.epoch import validate
 from trainer.train.streams import validation_stream

@@ -19,7 +19,8 @@ from tests.drawn.networks import random_image
 from tests.drawn.places import ROOT
 from tests.drawn.training import history, pooled_network
 from trainer.network import folder
-from trainer.network.folder import load_model, predictor
+from trainer.network.folder import load_model
+from trainer.network.inference import predictor
 
 pytest.importorskip("jax")
 pytestmark = pytest.mark.slow
@@ -36,7 +37,7 @@ from pipelines import cli
 from tests.drawn.networks import random_image
 from tests.drawn.training import pooled_network, train_flags
 from tests.trainer.train.test_parts import assert_parts_give_the_step
-from trainer.network import folder
+from trainer.network import folder, inference
 from trainer.train import model as models
 from trainer.train import command, steps  # once for all: it takes longer than a training
 
@@ -67,7 +68,7 @@ assert train("devices") == 0
 models.strategy = tf.distribute.get_strategy
 assert train("one") == 0
 model, _ = folder.load_model(output + "/one")
-np.save(output + "/probabilities.npy", folder.predictor(model, "probabilities")(random_image(33, 49)))
+np.save(output + "/probabilities.npy", inference.predictor(model, "probabilities")(random_image(33, 49)))
 models.deeplab_v3_plus = pooled_network
 with many.scope():
     assert_parts_give_the_step(4)

@@ -11,7 +11,8 @@ from tests.drawn.training import pooled_network
 from trainer import metrics
 from trainer.formats.cards import ModelCard
 from trainer.network import folder
-from trainer.network.folder import predictor, save_model
+from trainer.network.folder import save_model
+from trainer.network.inference import predictor
 from trainer.train import model as models
 from trainer.train.options import Options
 

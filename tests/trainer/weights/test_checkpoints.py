@@ -25,7 +25,8 @@ from trainer.formats.cards import ModelCard
 from trainer.formats.labels import Palette
 from trainer.formats.palettes import CAMVID, VOC
 from trainer.network.deeplab import deeplab_v3_plus
-from trainer.network.folder import predictor, save_model
+from trainer.network.folder import save_model
+from trainer.network.inference import predictor
 from trainer.network.layers import published_name
 from trainer.network.options import SUBPIXEL_STARTS
 from trainer.options import InputError

@@ -1,6 +1,8 @@
-"""Predictions are made tile by tile, and are those of the whole image."""
+"""Predictions are the class, softmax and entropy of the logits, computed tile by tile as for the whole image."""
 
 from __future__ import annotations
+
+import concurrent.futures
 
 import keras
 import numpy as np
@@ -8,10 +10,11 @@ import pytest
 from keras import layers, ops
 
 from tests.drawn.networks import assert_greatest, random_image, randomise, small_network
-from trainer.network import folder
+from tests.drawn.training import pooled_network
+from trainer.network import inference
 from trainer.network.deeplab import HEAD, UPSAMPLE
-from trainer.network.folder import predictor
 from trainer.network.heads import Subpixel, SubpixelKernels
+from trainer.network.inference import predictor
 from trainer.network.layers import Upsample
 
 HEADS = ("bilinear", "subpixel from bilinear", "subpixel from nearest", "kernels")
@@ -37,8 +40,8 @@ def headed(head: str, stride: int, classes: int) -> keras.Model:
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of a few cells."""
-    monkeypatch.setattr(folder, "TILE_BYTES", {"CPU": 1 << 15, "GPU": 1 << 15})
-    monkeypatch.setattr(folder, "TILE_SIDE", 64)
+    monkeypatch.setattr(inference, "TILE_BYTES", {"CPU": 1 << 15, "GPU": 1 << 15})
+    monkeypatch.setattr(inference, "TILE_SIDE", 64)
 
 
 STRIDES, CLASSES = (4, 8, 16, 32), (1, 3, 40)
@@ -54,7 +57,7 @@ COMBINATIONS = [
 @pytest.mark.parametrize(("head", "stride", "classes"), COMBINATIONS)
 def test_tiles_give_what_the_whole_image_gives(head, stride, classes, small_tiles):
     model = headed(head, stride, classes)
-    predict = {what: predictor(model, what) for what in folder.WHAT}
+    predict = {what: predictor(model, what) for what in inference.WHAT}
     rng = np.random.default_rng(stride + classes)
     sizes = [(1, 1), (stride, 3 * stride + 1), (stride + 1, 1), *rng.integers(1, 150, (3, 2)).tolist()]
     for height, width in sizes:
@@ -95,7 +98,7 @@ def test_features_of_half_precision_give_logits_of_full_precision(head, small_ti
 @pytest.mark.parametrize(("area", "side"), [(0, 4), (1, 0), (5, 3), (100, 4), (10**6, 10**6)])
 def test_tiles_cover_every_cell_once(area, side):
     seen = np.zeros((7, 11), int)
-    for tile in folder._tiles(7, 11, area, side):
+    for tile in inference._tiles(7, 11, area, side):
         seen[tile] += 1
         height, width = seen[tile].shape
         assert height * width <= max(area, 1) and max(height, width) <= max(side, 1)
@@ -106,7 +109,7 @@ def test_tiles_cover_every_cell_once(area, side):
 def test_logits_of_a_large_image_are_never_whole(head, small_tiles, monkeypatch):
     """40 classes of 200x300 pixels are 9.6 MB of logits, of which a tile has 32 kB."""
     model, largest = headed(head, 4, 40), [0]
-    compiled = folder._compiled
+    compiled = inference._compiled
 
     def watched(network, *dtypes):
         run = compiled(network, *dtypes)
@@ -117,6 +120,41 @@ def test_logits_of_a_large_image_are_never_whole(head, small_tiles, monkeypatch)
 
         return call
 
-    monkeypatch.setattr(folder, "_compiled", watched)
+    monkeypatch.setattr(inference, "_compiled", watched)
     assert predictor(model)(random_image(200, 300)).shape == (1, 200, 300)
     assert 0 < largest[0] * 40 * 4 / 3 <= 1 << 15
+
+
+@pytest.fixture(scope="module")
+def small_model() -> keras.Model:
+    return small_network()
+
+
+def test_predictor_gives_the_class_of_the_greatest_logit_and_the_softmax(small_model):
+    image = random_image(40, 56, batch=2)
+    logits = ops.convert_to_numpy(small_model(image))
+    ids = predictor(small_model)(image)
+    assert ids.dtype == np.uint8
+    assert_greatest(ids, logits)
+    assert len(np.unique(ids)) > 1
+    probabilities = predictor(small_model, "probabilities")(image)
+    assert probabilities.dtype == np.float32
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    np.testing.assert_allclose(probabilities, exponentials / exponentials.sum(-1, keepdims=True), atol=1e-5)
+
+
+def test_predictor_follows_the_weights():
+    image, model = random_image(40, 56), pooled_network(3)
+    predict = predictor(model, "probabilities")
+    before = predict(image)
+    randomise(model)
+    assert np.abs(predict(image) - before).max() > 1e-3
+
+
+def test_predictor_can_be_used_from_many_threads_at_many_sizes(small_model):
+    predict = predictor(small_model)
+    images = [random_image(16 + 3 * n, 20 + n) for n in range(6)]
+    expected = [predict(image) for image in images]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for result, want in zip(pool.map(predict, images * 3), expected * 3, strict=True):
+            np.testing.assert_array_equal(result, want)

@@ -13,7 +13,7 @@ from pipelines.prepare import folder as output
 from pipelines.prepare import workarea
 from pipelines.prepare.job import build
 from pipelines.prepare.options import Options
-from pipelines.prepare.plan import Plan, ShardPlan, plan_for, unfinished
+from pipelines.prepare.plan import Plan, ShardPlan, plan_for, shards_to_write
 from pipelines.prepare.workarea import Area, survey
 from pipelines.runner.flags import beam_options, check_paths, located
 from pipelines.runner.remote import CANCELLED, attach
@@ -44,7 +44,7 @@ def run(options: Options, flags: list[str]) -> int:
     area = survey(folder)
     plan = plan_for(area, raw, palette, options)
     refuse_strangers(area, plan, raw, options)
-    todo = unfinished(area, plan, options.overwrite)
+    todo = shards_to_write(area, plan, options.overwrite)
     if todo.older:
         print(
             f"{_count(todo.older, 'shard')} in {folder} are of an older version of this program, whose records may "

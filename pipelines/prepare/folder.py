@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pipelines.prepare import workarea
 from pipelines.prepare.options import Options
-from pipelines.prepare.plan import Plan, ShardPlan, Spec, Todo, finished
+from pipelines.prepare.plan import Plan, ShardPlan, Spec, Todo, finished_shards
 from pipelines.prepare.workarea import Area
 from pipelines.runner import progress
 from trainer import storage
@@ -42,7 +42,7 @@ def strangers(area: Area, plan: Plan) -> list[str]:
     A shard is this program's if it has a sidecar or a plan, or if this program's dataset.json lists it.
     """
     listed = _listed(area)
-    known = area.planned() | {name for name, outcome in area.outcomes.items() if outcome.shard.records}
+    known = area.planned_shards() | {name for name, outcome in area.outcomes.items() if outcome.shard.records}
     names = []
     for shard in plan.shards:
         name = shard.spec.name
@@ -114,7 +114,7 @@ def collect(area: Area, plan: Plan, plans: Collection[str]) -> Contents:
       InputError: another run has written into the folder.
       UnbalancedError: a shard is missing, or its records and rejects do not add up to the planned ones.
     """
-    outcomes = finished(area, plan)
+    outcomes = finished_shards(area, plan)
     # The shards that another run has begun: it has removed their sidecars.
     begun = {workarea.shard_of_plan(name) for name in area.files if name not in plans}
     for shard in plan.shards:
@@ -152,7 +152,7 @@ def sweep(area: Area, plan: Plan) -> int:
       The number of shards removed.
     """
     names = {shard.spec.name for shard in plan.shards}
-    own = {name for name, outcome in area.outcomes.items() if outcome.shard.records} | area.planned()
+    own = {name for name, outcome in area.outcomes.items() if outcome.shard.records} | area.planned_shards()
     stale = [name for name in area.files if name in own and name not in names]
     sidecars = [workarea.sidecar_name(name) for name in area.outcomes if name not in names]
     plans, unfinished = filter(workarea.shard_of_plan, area.files), filter(workarea.is_leftover, area.files)

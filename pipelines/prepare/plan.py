@@ -136,7 +136,7 @@ def plan_for(area: Area, raw: RawSet, palette: Palette, options: Options) -> Pla
     if before == _numbers(shard.spec.name for shard in plan.shards):
         return plan
     other = plan_shards(raw, palette, options, before)
-    return max(plan, other, key=lambda one: len(finished(area, one)))
+    return max(plan, other, key=lambda one: len(finished_shards(area, one)))
 
 
 def _numbers(names: Iterable[str]) -> dict[str, int]:
@@ -258,7 +258,7 @@ def _digest_of_options(version: int, options: RecordOptions, palette: Palette, h
     return hashlib.md5(json.dumps([version, used, palette.to_json()], sort_keys=True).encode())
 
 
-def finished(area: Area, plan: Plan) -> dict[str, Outcome]:
+def finished_shards(area: Area, plan: Plan) -> dict[str, Outcome]:
     """The outcomes of the shards that are in the output folder as planned, by name."""
 
     def is_finished(shard: ShardPlan) -> bool:
@@ -267,11 +267,11 @@ def finished(area: Area, plan: Plan) -> dict[str, Outcome]:
         return is_same and area.is_whole(shard.spec.name)
 
     with ThreadPoolExecutor(REQUESTS) as pool:
-        done = pool.map(is_finished, plan.shards)
+        are_finished = pool.map(is_finished, plan.shards)
         return {
             shard.spec.name: area.outcomes[shard.spec.name]
-            for shard, is_done in zip(plan.shards, done, strict=True)
-            if is_done
+            for shard, is_one in zip(plan.shards, are_finished, strict=True)
+            if is_one
         }
 
 
@@ -289,13 +289,13 @@ class Todo(NamedTuple):
     older: int = 0
 
 
-def unfinished(area: Area, plan: Plan, overwrite: bool = False) -> Todo:
+def shards_to_write(area: Area, plan: Plan, overwrite: bool = False) -> Todo:
     """The shards to write, or to write again; with `overwrite`, all of them."""
-    done = {} if overwrite else finished(area, plan)
+    outcomes = {} if overwrite else finished_shards(area, plan)
     with ThreadPoolExecutor(REQUESTS) as pool:
-        is_worth_retrying = pool.map(_is_worth_retrying, done.values())
-        again = frozenset(name for name, is_worth in zip(done, is_worth_retrying, strict=True) if is_worth)
-    shards = tuple(shard for shard in plan.shards if shard.spec.name not in done or shard.spec.name in again)
+        is_worth_retrying = pool.map(_is_worth_retrying, outcomes.values())
+        again = frozenset(name for name, is_worth in zip(outcomes, is_worth_retrying, strict=True) if is_worth)
+    shards = tuple(shard for shard in plan.shards if shard.spec.name not in outcomes or shard.spec.name in again)
     older = sum(outcome.format < FORMAT_VERSION for outcome in area.outcomes.values())
     return Todo(shards, again, older)
 

@@ -124,7 +124,7 @@ def _write_records(
     return results
 
 
-class Made(NamedTuple):
+class FramedRecord(NamedTuple):
     """A record with its statistics.
 
     Attributes:
@@ -138,7 +138,7 @@ class Made(NamedTuple):
     pixels: np.ndarray
 
 
-def make(entry: Entry, palette: Palette, options: RecordOptions, read: prefetch.Read = storage.read) -> Made:
+def make(entry: Entry, palette: Palette, options: RecordOptions, read: prefetch.Read = storage.read) -> FramedRecord:
     """Reads, augments and encodes an entry. Raises Unusable if its files cannot be used."""
     record, label = make_record(entry, palette, options, read)
-    return Made(frame(encode(record)), label.shape, pixels_of_ids(label))
+    return FramedRecord(frame(encode(record)), label.shape, pixels_of_ids(label))

@@ -70,7 +70,7 @@ class Area:
     files: Mapping[str, storage.File]
     outcomes: Mapping[str, Outcome]
 
-    def planned(self) -> frozenset[str]:
+    def planned_shards(self) -> frozenset[str]:
         """The names of the shards with a plan, which are to be written or being written."""
         return frozenset(map(shard_of_plan, self.files)) - {""}
 

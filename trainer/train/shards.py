@@ -50,8 +50,8 @@ def records_of(paths: Sequence[str], shards: Sequence[Shard], passes: Passes, ba
       batch_size: samples per batch, on all hosts.
     """
     if any(map(storage.is_remote, paths)):
-        return Streamed(paths, shards, passes, batch_size)
-    return _Local(paths, shards, passes)
+        return StreamedRecords(paths, shards, passes, batch_size)
+    return LocalRecords(paths, shards, passes)
 
 
 def _unbalanced(path: str, count: str, expected: int) -> NoReturn:
@@ -62,7 +62,7 @@ def _unbalanced(path: str, count: str, expected: int) -> NoReturn:
     )
 
 
-class _Open:
+class _OpenShard:
     """An open local shard. Offsets are found by reading the frames up to a record when it is first read."""
 
     def __init__(self, path: str, shard: Shard) -> None:
@@ -109,18 +109,18 @@ class _Open:
                 os.posix_fadvise(self._file.fileno(), int(first * mean), int(count * mean) + 1, os.POSIX_FADV_WILLNEED)
 
 
-class _Local:
+class LocalRecords:
     """The records of local shards, of which OPEN_SHARDS are kept open."""
 
     def __init__(self, paths: Sequence[str], shards: Sequence[Shard], passes: Passes) -> None:
         self._passes = passes
-        self._opened = functools.lru_cache(OPEN_SHARDS)(lambda shard: _Open(paths[shard], shards[shard]))
+        self._open = functools.lru_cache(OPEN_SHARDS)(lambda shard: _OpenShard(paths[shard], shards[shard]))
         # Once per window; by the next pass its entry has been evicted.
         self._advise = functools.lru_cache(maxsize=4)(self._advise_now)
 
     def read(self, window: Window, shard: int, number: int) -> bytes:
         self._advise(window)
-        return self._opened(shard).read(number)
+        return self._open(shard).read(number)
 
     def _advise_now(self, window: Window) -> None:
         """Advises the system of a window and the next one, so that it reads them ahead in the order on the disk."""
@@ -128,10 +128,10 @@ class _Local:
             records = self._passes.records(one)
             for shard in set(records[:, 0].tolist()):
                 numbers = records[records[:, 0] == shard, 1]
-                self._opened(shard).advise(int(numbers[0]), len(numbers))
+                self._open(shard).advise(int(numbers[0]), len(numbers))
 
 
-class Streamed:
+class StreamedRecords:
     """The records of shards that are read sequentially, with TensorFlow's read-ahead.
 
     A window is kept in memory until its records are read, and the next one is loaded in the background.

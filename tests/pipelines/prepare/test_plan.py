@@ -13,7 +13,7 @@ from pipelines.inputs.pairs import Pair
 from pipelines.inputs.rawset import scan
 from pipelines.prepare import plan as planning
 from pipelines.prepare.options import Options
-from pipelines.prepare.plan import Place, deal, fingerprint, plan_shards, shuffle_hash, unfinished
+from pipelines.prepare.plan import Place, deal, fingerprint, plan_shards, shards_to_write, shuffle_hash
 from pipelines.prepare.workarea import survey
 from tests.drawn.prepared import read_shard
 from tests.drawn.rawset import write_pair, write_rawset
@@ -74,7 +74,7 @@ def test_the_plan_counts_every_image_and_copy(source):
     assert {(entry.key, entry.copy) for entry in entries if entry.key.startswith("val/")} == {
         (f"val/a{i}", 0) for i in range(3)
     }
-    assert unfinished(survey("/nowhere"), plan).shards == plan.shards
+    assert shards_to_write(survey("/nowhere"), plan).shards == plan.shards
 
 
 def test_a_plan_that_does_not_fit_in_memory_is_the_same(source, monkeypatch):

@@ -11,7 +11,7 @@ from trainer.accounts import UnbalancedError
 from trainer.formats.frames import CorruptRecord, frame
 from trainer.train import shards
 from trainer.train.passes import Passes
-from trainer.train.shards import Streamed, records_of
+from trainer.train.shards import StreamedRecords, records_of
 
 COUNTS = [7, 1, 12, 5, 5, 3, 9, 2, 6, 11]
 TOTAL = sum(COUNTS)
@@ -31,7 +31,7 @@ def local(paths, passes, counts=COUNTS):
 
 
 def streamed(paths, passes, counts=COUNTS):
-    return Streamed(paths, [SimpleNamespace(records=count) for count in counts], passes, 8)
+    return StreamedRecords(paths, [SimpleNamespace(records=count) for count in counts], passes, 8)
 
 
 KINDS = pytest.mark.parametrize("kind", [local, streamed])

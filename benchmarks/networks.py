@@ -7,10 +7,10 @@
 * `keras-hub`: its DeepLabV3+ with the decoder, on the same backbone. Of ResNet-50 it has one with DeepLab's stem; for
   MobileNetV2 it takes that of Keras Applications, up to its last features of 320 channels. Both end at stride 32:
   keras-hub has no atrous backbones.
-* `Keras port`: the architecture of github.com/bonlime/keras-deeplab-v3-plus with MobileNetV2, in Keras' own layers:
+* `Keras port`: the architecture of github.com/bonlime/keras-deeplab-v3-plus with MobileNetV2, in Keras's own layers:
   features of stride 8, two branches, no decoder, logits that are resized. It has no ResNet.
 
-All take uint8 images; those that expect others get Keras' Rescaling before them.
+All take uint8 images; those that expect others get Keras's Rescaling before them.
 """
 
 from __future__ import annotations

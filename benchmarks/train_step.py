@@ -4,9 +4,9 @@
     python benchmarks/train_step.py --backbone resnet_v1_50_beta --crop 512 --batch-size 8
     KERAS_BACKEND=jax python benchmarks/train_step.py
 
-Every network gets the same batch, from memory, in Keras' own loop, and learns with Adam from the cross-entropy of
+Every network gets the same batch, from memory, in Keras's own loop, and learns with Adam from the cross-entropy of
 weighted pixels: ours as `deeplab train` compiles it without the Lovász loss, which the others have none of; those as a
-few lines of Keras do, with XLA where ours has it (on a CPU, Keras' own choice, it takes several times as long). With
+few lines of Keras do, with XLA where ours has it (on a CPU, Keras's own choice, it takes several times as long). With
 an accelerator ours runs in bfloat16 as well. Memory is the peak of a process of its own; the share is what the passes
 of a step ask for, three times those of inference, of what products of square matrices reach in the same arithmetic.
 

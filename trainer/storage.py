@@ -237,7 +237,7 @@ def files(root: str, within: Collection[str] | None = None) -> list[File]:
 
 
 def walk(root: str, within: Collection[str] | None = None) -> Iterator[File]:
-    """The same one by one, in no order, so that they need not all be in memory."""
+    """Like `files`, but one by one and in no order, so that they need not all be in memory."""
     if not is_remote(root):
         if not is_dir(root):
             raise FileNotFoundError(f"folder not found: {root}")
@@ -266,7 +266,7 @@ def glob(pattern: str) -> list[File]:
 
 
 def matching(pattern: str) -> Iterator[File]:
-    """The same one by one, in no order, so that they need not all be in memory; some perhaps twice."""
+    """Like `glob`, but one by one and in no order, so that they need not all be in memory; may repeat files."""
     prefix, parts = _fixed(pattern)
     if parts[-1] == "**":
         parts = [*parts, "*"]
@@ -293,8 +293,7 @@ def _fixed(pattern: str) -> tuple[str, list[str]]:
 
 
 def localize(path: str) -> str:
-    """A local path that holds the file at `path`. Objects are downloaded once, into a folder that this process has
-    to itself and that goes with it."""
+    """The local path of the file at `path`. Objects are downloaded once, into a temporary folder of this process."""
     if not is_remote(path):
         return path
     generation = cloud.generation(path)

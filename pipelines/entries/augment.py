@@ -1,10 +1,9 @@
 """Augmentation of images together with their labels, as pure functions.
 
-`augment` draws every random number first, in a fixed order that does not depend on the options, and then applies
-them: switching one augmentation on or off changes none of the others' draws. Rotation, zoom, scale and crop are
-one warp, so that an image is interpolated once; the tone curves are one table. Images are uint8 [H, W, 3] RGB,
-labels uint8 [H, W] class ids; labels are never interpolated, and what comes in from outside the image is PADDING
-in the image and `ignore_id` in the label.
+`augment` first draws all random numbers, in a fixed order that does not depend on the options, so switching one
+augmentation on or off does not change the others. Rotation, zoom, scale and crop are a single warp, so that an image
+is interpolated once; the tone curves are a single table. Images are uint8 [H, W, 3] RGB, labels uint8 [H, W] class
+ids. Labels are never interpolated; outside the image, pixels are PADDING and labels `ignore_id`.
 """
 
 from __future__ import annotations
@@ -21,22 +20,25 @@ from trainer.formats import images
 from trainer.formats.images import PADDING, shrunk_size
 
 MIDDLE_GREY = 128
-"""The value about which contrast changes."""
+"""The grey value that a change of contrast leaves unchanged."""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The random choices for one copy.
+    """The random choices for a copy.
 
     Attributes:
-      flip_horizontal, flip_vertical: whether to.
-      angle: degrees, counter-clockwise.
-      zoom, scale: factors.
-      top, left: where the crop lies, 0 to 1 of the room there is.
-      sigma: of the blur in pixels, 0 for none.
-      gamma, contrast: exponent and factor.
-      gains: of red, green and blue.
-      clahe: whether to.
+      flip_horizontal: whether to exchange left and right.
+      flip_vertical: whether to exchange top and bottom.
+      angle: the rotation in degrees, counter-clockwise.
+      zoom: the magnification about the centre.
+      scale: the magnification before the crop.
+      top, left: the position of the crop, from 0 (top, left) to 1 (bottom, right).
+      sigma: the standard deviation of the blur in pixels, 0 for none.
+      gamma: the exponent of brightness.
+      contrast: the factor of contrast.
+      gains: the factors on red, green and blue.
+      clahe: whether to equalise the histogram, see `equalize`.
     """
 
     flip_horizontal: bool = False
@@ -54,30 +56,31 @@ class Draws:
 
 
 def rng_for(seed: int, key: str, copy: int) -> np.random.Generator:
-    """The generator of one copy of one image, the same in every process and on every runner."""
+    """The random generator of a copy of an image, the same in every process and on every runner."""
     return np.random.default_rng([seed, int.from_bytes(hashlib.md5(key.encode()).digest(), "big"), copy])
 
 
 def augment(
     image: np.ndarray, label: np.ndarray, rng: np.random.Generator, options: AugmentOptions, ignore_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns one augmented copy of an image and its label.
+    """Makes an augmented copy of an image and its label.
 
     Args:
       image: uint8 [H, W, 3] RGB.
-      label: uint8 [H, W] class ids.
-      rng: from `rng_for`; fifteen numbers are drawn.
-      options: which augmentations, how strong.
-      ignore_id: label of what lies outside the image.
+      label: class ids, uint8 [H, W].
+      rng: the generator from `rng_for`, of which fifteen numbers are drawn.
+      options: the augmentations and their ranges.
+      ignore_id: the label outside the image.
 
     Returns:
-      uint8 [H', W', 3] and uint8 [H', W'], where H' x W' is the image's size, or the crop's, padded to `pad`.
+      The copy, uint8 [H', W', 3], and its label, uint8 [H', W'], where H' x W' is the size of the image, or of the
+      crop, padded to `pad`.
     """
     if image.shape[:2] != label.shape:
         raise ValueError(f"expected image and label of one size, got {image.shape[:2]} and {label.shape}")
     draws = draw(rng, options)
     size = _extent(label.shape, options)
-    # Tones and blur come first: padding would otherwise distort CLAHE, and would not stay grey.
+    # Tones and blur come first, since padding would distort CLAHE, and would not remain grey.
     if draws.clahe:
         image = equalize(image, options.clahe_clip)
     image = adjust_tones(image, draws.gamma, draws.contrast, draws.gains)
@@ -88,18 +91,18 @@ def augment(
 
 
 def _extent(shape: tuple[int, int], options: AugmentOptions) -> tuple[int, int]:
-    """Height and width of a copy before it is padded."""
+    """The (height, width) of a copy before it is padded."""
     return (options.crop, options.crop) if options.crop else shape
 
 
 def copied_size(shape: tuple[int, int], options: AugmentOptions) -> tuple[int, int]:
-    """Height and width of the copies of an image of this height and width."""
+    """The (height, width) of the copies of an image of this (height, width)."""
     height, width = _extent(shape, options)
     return max(height, options.pad), max(width, options.pad)
 
 
 def draw(rng: np.random.Generator, options: AugmentOptions) -> Draws:
-    """Draws the choices for one copy. Scale, zoom, gamma, contrast and sigma are uniform in their logarithm."""
+    """Draws the choices for a copy. Scale, zoom, gamma, contrast and sigma are uniform in their logarithm."""
     u = rng.random(15).tolist()
     return Draws(
         flip_horizontal=u[0] < options.flip_horizontal,
@@ -118,7 +121,7 @@ def draw(rng: np.random.Generator, options: AugmentOptions) -> Draws:
 
 
 def flip(image: np.ndarray, label: np.ndarray, horizontal: bool, vertical: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Mirrors image and label: left-right, upside-down, or both."""
+    """Mirrors image and label left-right, upside-down, or both."""
     if not (horizontal or vertical):
         return image, label
     code = -1 if horizontal and vertical else 1 if horizontal else 0
@@ -128,10 +131,10 @@ def flip(image: np.ndarray, label: np.ndarray, horizontal: bool, vertical: bool)
 def warp(
     image: np.ndarray, label: np.ndarray, draws: Draws, size: tuple[int, int], ignore_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rotates and zooms about the centre, scales, and cuts out `size` (height, width), in one interpolation.
+    """Rotates and zooms about the centre, scales, and crops to `size` (height, width), in a single interpolation.
 
-    The image is bilinear, the label nearest. Where the scaled image is smaller than `size` it is placed at
-    random and padded. The cut is at whole pixels, so that a crop alone changes no pixel.
+    It is bilinear for the image, and nearest for the label. If the scaled image is smaller than `size`, it is placed
+    at random and padded. The crop is at whole pixels, so that a crop alone changes no pixel.
     """
     height, width = label.shape
     factor = draws.scale * draws.zoom
@@ -142,11 +145,11 @@ def warp(
     cosine = factor * math.cos(math.radians(draws.angle))
     sine = factor * math.sin(math.radians(draws.angle))
     turn = np.array([[cosine, sine], [-sine, cosine]])
-    # Centres of pixels are at whole numbers in OpenCV, at halves in the image's own geometry.
+    # In OpenCV, pixels are centred at whole numbers; in the geometry of rotation and zoom, at halves.
     centre = np.array([width, height]) / 2
     shift = draws.scale * centre - [left, top] - 0.5 - turn @ (centre - 0.5)
     matrix = np.column_stack([turn, shift])
-    if factor < 0.5:  # bilinear interpolation looks at 2x2 pixels; a stronger reduction would alias
+    if factor < 0.5:  # bilinear interpolation reads 2x2 pixels, so a stronger reduction would alias
         image = cv2.GaussianBlur(image, (0, 0), 0.5 * math.sqrt(1 / factor**2 - 1))
     extent = (size[1], size[0])
     image = cv2.warpAffine(image, matrix, extent, flags=cv2.INTER_LINEAR, borderValue=(PADDING, PADDING, PADDING))
@@ -165,9 +168,9 @@ def pad(image: np.ndarray, label: np.ndarray, side: int, ignore_id: int) -> tupl
 
 
 def shrink(image: np.ndarray, label: np.ndarray, max_side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Shrinks until the longest side has `max_side` pixels; 0, or an image that is small enough, changes nothing.
+    """Shrinks image and label to a longest side of `max_side` pixels, 0 for no limit; smaller ones are unchanged.
 
-    The image is averaged over areas, the label nearest.
+    The image is averaged over areas; the label takes the nearest pixel.
     """
     height, width = shrunk_size(*label.shape, max_side)
     if (height, width) == label.shape:
@@ -178,14 +181,14 @@ def shrink(image: np.ndarray, label: np.ndarray, max_side: int) -> tuple[np.ndar
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur with standard deviation `sigma` (pixels); 0 changes nothing."""
+    """Gaussian blur with standard deviation `sigma`, in pixels; 0 for none."""
     return cv2.GaussianBlur(image, (0, 0), sigma) if sigma > 0 else image
 
 
 def adjust_tones(
     image: np.ndarray, gamma: float = 1.0, contrast: float = 1.0, gains: tuple[float, float, float] = (1, 1, 1)
 ) -> np.ndarray:
-    """Brightness, contrast and colour in one table per channel, rounded once.
+    """Changes brightness, contrast and colour by one table per channel, so that values are rounded once.
 
     v -> gains * (contrast * (255 * (v / 255) ** gamma - 128) + 128), clipped to 0-255.
     """

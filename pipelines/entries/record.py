@@ -1,4 +1,4 @@
-"""The making of one record: an image and its label from their files, augmented, encoded, or refused with a reason."""
+"""Making a record: reads an image and its label, augments and encodes them, or refuses them with a reason."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ from trainer.formats.labels import LabelError, Palette
 
 
 class Entry(NamedTuple):
-    """One planned record: the `copy`-th version of an image, 0 being the image itself.
+    """A planned record.
 
-    `filename` is the image's path relative to the raw set, `image` and `label` are whole paths.
+    Attributes:
+      key: the unique name of the image in the set, see `trainer.formats.examples.Record`.
+      filename: the path of the image, relative to the raw set.
+      image: the path of the image, local or gs://.
+      label: the path of the label, local or gs://.
+      copy: the number of the augmented copy, from 1; 0 for the image itself.
     """
 
     key: str
@@ -30,7 +35,7 @@ class Entry(NamedTuple):
 
 
 def filename(path: str, root: str) -> str:
-    """`path` relative to the raw set's folder, or its last part when it lies elsewhere."""
+    """`path` relative to the raw set's folder, or its last part if it lies elsewhere."""
     prefix = root.replace("\\", "/").rstrip("/") + "/"
     path = path.replace("\\", "/")
     return path[len(prefix) :] if path.startswith(prefix) else path.rsplit("/", 1)[-1]
@@ -40,28 +45,32 @@ class Unusable(Exception):
     """A source file cannot be used; becomes a Reject.
 
     Attributes:
-      path, reason: which one, and why.
-      unread: whether it could not even be read, which may pass.
+      path: the file.
+      reason: the reason, in words.
+      unread: whether it could not be read, possibly for a temporary reason.
     """
 
     def __init__(self, path: str, reason: str, unread: bool = False) -> None:
-        super().__init__(path, reason, unread)  # all of them, or it could not go from process to process
+        super().__init__(path, reason, unread)  # all arguments, so that it can be unpickled
         self.path, self.reason, self.unread = path, reason, unread
 
 
 def make_record(
     entry: Entry, palette: Palette, options: RecordOptions, read: Callable[[str], bytes] = storage.read
 ) -> tuple[Record, np.ndarray]:
-    """Reads one image and its label and makes the record.
+    """Reads an image and its label, and makes the record.
 
     Args:
-      read: how files are read.
+      entry: the planned record.
+      palette: the palette of the raw set.
+      options: the options of the record.
+      read: reads a file, like `storage.read`.
 
     Returns:
-      The record and its label, uint8 [H, W] class ids.
+      The record, and its label's class ids, uint8 [H, W].
 
     Raises:
-      Unusable: one of the two files.
+      Unusable: one of the files cannot be used.
     """
     data, (source, image) = _load(entry.image, read, lambda data: images.decode(data, options.max_pixels))
     _, (labelled, label) = _load(entry.label, read, lambda data: _decode_label(data, palette, options))
@@ -113,7 +122,7 @@ def _decode_label(data: bytes, palette: Palette, options: RecordOptions) -> tupl
 
 
 def _too_large(shape: tuple[int, int], options: RecordOptions) -> str:
-    """What to say of an image of this height and width whose copies would be over the limit; "" where they are not."""
+    """The reason to reject an image of this (height, width) if its copies would exceed the limit; "" otherwise."""
     height, width = augment.copied_size(shape, options)
     pixels = height * width
     if pixels <= options.max_pixels:
@@ -125,13 +134,13 @@ def _too_large(shape: tuple[int, int], options: RecordOptions) -> str:
 
 
 def _encoded(image: np.ndarray, image_format: str, options: RecordOptions) -> tuple[bytes, str, int]:
-    """Bytes, format and channels of an image whose pixels are to be encoded."""
+    """Encodes an image, uint8 [H, W, 3]; returns its bytes, format and number of channels."""
     is_png = image_format == "png"
     return images.encode_png(image) if is_png else images.encode_jpeg(image, options.jpeg_quality), image_format, 3
 
 
 def _unchanged(source: Header, data: bytes, image: np.ndarray, options: RecordOptions) -> tuple[bytes, str, int]:
-    """The same for an image as it came: its own bytes where every reader of records decodes them to `image`."""
+    """Like `_encoded`, but returns the bytes of the source, if every reader of records decodes them to `image`."""
     if (
         source.format in ("jpeg", "png")
         and (source.mode, source.depth) in (("RGB", 8), ("L", 8))

@@ -53,7 +53,7 @@ def _any_size(model: keras.Model, max_side: int, images: tf.Tensor) -> tuple[tf.
 
 
 def _one_size(model: keras.Model, max_side: int, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The same, for images of a known size or that are never shrunk."""
+    """Like `_any_size`, for images of a known size, or that are never shrunk."""
     size = images.shape[1:3]
     shrunk = shrunk_size(*size, max_side) if size.is_fully_defined() else size
     if shrunk == size:

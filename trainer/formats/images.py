@@ -125,7 +125,7 @@ def _check_whole(data: bytes, header: Header, pixels: np.ndarray) -> None:
 
 
 def single_header(data: bytes, max_pixels: int) -> Header:
-    """The same as `header`, but raises ImageError for an animation or several pages too."""
+    """Like `header`, but raises ImageError for an animation or several pages too."""
     header = headers.read(data, max_pixels)
     if header.images > 1:
         raise ImageError(

@@ -2,7 +2,7 @@
 
 There XLA has no kernels for it: it convolves one channel after the other, and for the gradient of the weights every
 channel with every other, to keep only the diagonal. Here the shifted maps are multiplied by their weights and added
-up, which XLA fuses into one loop; a training step of DeepLabV3+ takes less than half the time.
+up, which XLA does in one pass; a training step of DeepLabV3+ takes less than half the time.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _shifted(x: Any, kernel: Any, row: Any, column: Any, strides: Sequence[int],
 
 
 def _convolve(x: Any, kernel: Any, strides: Sequence[int], rates: Sequence[int]) -> Any:
-    """The convolution, summed in float32 whatever the dtype of `x`, as XLA's own do."""
+    """The convolution, summed in float32 whatever the dtype of `x`, as convolutions do."""
     rows, columns, _ = kernel.shape
     products = [_shifted(x, kernel, i, j, strides, rates) * kernel[i, j] for i in range(rows) for j in range(columns)]
     return sum(products).astype(x.dtype)

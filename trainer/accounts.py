@@ -29,7 +29,8 @@ class Reject:
     """An input that could not be used.
 
     Attributes:
-      key, path: of the input.
+      key: the key of the input.
+      path: the path of the input.
       stage: the command that rejected it.
       reason: for humans, with what was found and what was expected.
       records: number of planned outputs that are missing because of it.

@@ -69,7 +69,7 @@ def frozen(model: keras.Model, max_side: int, size: tuple[int, int] | None = Non
     Its graph contains no nested functions; its tensors are named INPUT and OUTPUTS.
 
     Args:
-      model: from `deeplab_v3_plus`.
+      model: a network from `deeplab_v3_plus`.
       max_side: longest side in pixels to which images are shrunk before the network (the probabilities are then
         enlarged to the size of the image); 0: never.
       size: (height, width) of one image; None: any number of any size.

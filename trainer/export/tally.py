@@ -30,7 +30,7 @@ def reference(predict: Callable[[np.ndarray], np.ndarray], max_side: int, image:
 
     Args:
       predict: `trainer.network.inference.predictor` of "probabilities".
-      max_side: the model's.
+      max_side: the longest side to which the model shrinks images, in pixels; 0: it does not.
     """
     height, width = image.shape[:2]
     probabilities = predict(shrink(image, max_side)[None])[0]
@@ -48,12 +48,14 @@ class Comparison:
     """The comparison of an export with its model, image by image.
 
     Attributes:
-      palette: the model's.
-      quantize: of the export: "none", "float16" or "int8".
-      images, pixels, equal: how many were compared, and how many of the pixels have the same class.
+      palette: the palette of the model.
+      quantize: the quantisation of the export: "none", "float16" or "int8".
+      images: the number of images compared.
+      pixels: the number of pixels compared.
+      equal: the number of pixels with the same class.
       difference: the largest difference of a probability.
-      confusions: of model and export, if there are labels; see `trainer.metrics.confusion`.
-      seconds: of model and export, for every image but the first, which includes warm-up.
+      confusions: the confusion matrices of model and export, if there are labels; see `trainer.metrics.confusion`.
+      seconds: the time of model and export, for every image but the first, which includes warm-up.
     """
 
     palette: Palette
@@ -110,7 +112,7 @@ class Comparison:
         return {**values, "fault": self.fault()}
 
     def table(self) -> str:
-        """The figures, for people."""
+        """The figures, as a table in text."""
         rows = {
             "images": f"{self.images}",
             "equal pixels": f"{self.share:.4%}",

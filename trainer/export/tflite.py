@@ -30,7 +30,7 @@ def build(
     Args:
       quantize: "none", "float16", or "int8": applies to weights and features, not to input and output.
       calibration: images, uint8 [H, W, 3] of that size, on which the ranges of features are measured, for "int8".
-      names: of the classes.
+      names: the names of the classes.
     """
     with tempfile.TemporaryDirectory() as folder:
         module = tf.Module()

@@ -32,7 +32,7 @@ class File:
       modified: a number that differs after each change: the modification time in nanoseconds, or the object's
         generation, which is not a time. 0 if it cannot be read: a broken link, or something other than a file, such as
         a FIFO.
-      identity: of its contents, see `identity`, if the listing includes it (Cloud Storage); else "".
+      identity: the id of its contents, see `identity`, if the listing includes it (Cloud Storage); else "".
     """
 
     path: str

@@ -154,7 +154,7 @@ class Dataset:
       palette: classes, colours and ignore_id of every label.
       shards: in order of name.
       options: the options of the `prepare` that made it.
-      fingerprint: of the shards' contents alone; the same data has the same fingerprint everywhere.
+      fingerprint: a digest of the shards' contents only; the same data has the same fingerprint everywhere.
       max_side: bound on the images' longest side in pixels, 0 for none.
       rejected: records that could not be made.
       edited: the digest stated in dataset.json if it does not match, because the file has been edited since it was

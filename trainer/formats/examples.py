@@ -34,7 +34,8 @@ class Record:
       filename: the source image's relative path.
       image: encoded, RGB or grey, upright.
       image_format: "jpeg" or "png".
-      height, width, channels: of the image; pixels.
+      height, width: the size of the image, in pixels.
+      channels: the number of channels of the image.
       label: PNG of uint8 class ids, the same height and width.
       copy: 0 for the image itself, k for its k-th augmented copy.
     """

@@ -55,7 +55,7 @@ def about(
     """The JSON object that goes into an export.
 
     Args:
-      card: the model's card; its training options, which include paths, are left out.
+      card: the model's card; its training options, which include paths, are omitted.
       weights: SHA-256 of the model's weights.
       versions: the versions of the libraries it was made with.
       crf: the contents of the model's crf.json; the trials, and images that could not be used, are left out.

@@ -40,9 +40,10 @@ class CorruptRecord(ValueError):
     """A damaged TFRecord.
 
     Attributes:
-      index, offset: which record, and the byte offset of its header in the shard.
+      index: the number of the record in the shard, from 0.
+      offset: the offset of its header in the shard, in bytes.
       data: the damaged payload, or b"" when not even its length is known.
-      reason: in words.
+      reason: the damage, in words.
     """
 
     def __init__(self, index: int, offset: int, reason: str, data: bytes = b""):

@@ -25,7 +25,7 @@ class Diagnosis:
 
     Attributes:
       step: the step of the epoch, counted from 1.
-      cause: which values were not finite, and in which layer first; or why that is unknown.
+      cause: the values that were not finite, and the first layer with such values; or why that is unknown.
       largest: the largest magnitude among the features and weights before; NaN if unknown.
     """
 
@@ -56,8 +56,8 @@ def diagnose(model: keras.Model, step: int, batch: tuple[np.ndarray, np.ndarray,
     """Finds the first values of a step that are NaN or infinite.
 
     Args:
-      model: in its state before the step.
-      step: the first whose loss is NaN or infinite.
+      model: the model in its state before the step.
+      step: the first step whose loss is NaN or infinite.
       batch: the batch of the step: images, labels and weights, see `TrainingStream`.
     """
     weights = model.trainable_variables

@@ -22,7 +22,7 @@ def _with_shares(kind: type[keras.optimizers.Optimizer], shares: Sequence[float]
     The rate is scaled, not the gradient: Adam divides gradients by their magnitude, so a factor would cancel out.
 
     Args:
-      shares: one per variable that the optimizer is built with, in their order.
+      shares: the share of every variable that the optimizer is built with, in order.
     """
 
     class Shared(kind):

@@ -43,7 +43,7 @@ class Progress:
       options: the options it was started with, as JSON.
       data_fingerprint: the fingerprint of the records.
       history: one row per finished epoch; the best has the highest "val_jaccard".
-      step: how many steps of the next epoch are done.
+      step: the number of steps of the next epoch that are done.
       learning_rate: at the beginning of that epoch; None if no step of it is done.
       older: the options that were defaults of the version that began it, and have other defaults today.
     """
@@ -152,7 +152,7 @@ class Checkpoints:
     def __init__(self, output: str, model: keras.Model, progress: Progress, minutes: float = 0) -> None:
         """
         Args:
-          progress: where the training resumes, or that of a new one.
+          progress: the progress from which the training resumes, or that of a new one.
           minutes: the time between two checkpoints within an epoch; 0: none.
         """
         self.output, self.model, self.minutes = output, model, minutes

@@ -73,8 +73,8 @@ class Steps(keras.callbacks.CallbackList):
     The first step is not timed: it includes tracing the graph and starting the stream.
 
     Attributes:
-      total: how many steps the epoch has.
-      done: how many of them are done.
+      total: the number of steps of the epoch.
+      done: the number of steps done.
       rate: the learning rate at the beginning of the epoch.
       pace: the speed, without the first step and the time for checkpoints; known at the end.
     """
@@ -91,7 +91,7 @@ class Steps(keras.callbacks.CallbackList):
     ) -> None:
         """
         Args:
-          model: in the state of `progress`, including the running values of its metrics.
+          model: the model in the state of `progress`, including the running values of its metrics.
           title: the title of the progress bar.
           waited: returns the seconds spent waiting for batches so far.
         """

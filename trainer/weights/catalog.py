@@ -23,9 +23,9 @@ class Entry(NamedTuple):
     """Published weights.
 
     Attributes:
-      backbone: of the weights.
-      url: of an archive with a TensorFlow checkpoint, or of an HDF5 file.
-      md5: of that file, in hex digits; "" if none was published.
+      backbone: the backbone of the weights.
+      url: the address of an archive with a TensorFlow checkpoint, or of an HDF5 file.
+      md5: the MD5 of that file, in hex digits; "" if none was published.
     """
 
     backbone: str
@@ -113,7 +113,7 @@ def locate(path: str, backbone: str = "") -> str:
     Args:
       path: a path or gs:// address, which is returned; an http(s):// address; or a name in CATALOG, unless there is a
         file or folder of that name.
-      backbone: that the weights are for; "" to take that of the weights.
+      backbone: the backbone that the weights must have; "": any.
 
     Raises:
       InputError: they are for another backbone, or one that is not supported; a name is misspelt; or see `fetch`.

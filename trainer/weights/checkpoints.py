@@ -123,8 +123,8 @@ class Checkpoint:
     """The variables of a TensorFlow checkpoint.
 
     Args:
-      path: its prefix, local or gs://: "model.ckpt" of `model.ckpt.index` and `model.ckpt.data-00000-of-00001`; or
-        the .tar.gz in which it was published.
+      path: the prefix of its files, local or gs://: "model.ckpt" of `model.ckpt.index` and
+        `model.ckpt.data-00000-of-00001`; or the .tar.gz in which it was published.
 
     Attributes:
       shapes: the shape of every variable by its name.

@@ -50,7 +50,7 @@ def fetch(url: str, md5: str = "") -> str:
 
     Args:
       url: http:// or https://.
-      md5: the published one, in hex digits; "" for none.
+      md5: the published MD5, in hex digits; "" for none.
 
     Raises:
       InputError: the file does not exist, it is not the published one, or the one in the cache was changed.

@@ -39,16 +39,16 @@ class Tuning:
       metric: "miou", or "trimap": the mIoU of pixels up to `trimap_width` from a boundary of the label.
       trimap_width: pixels; None for "miou".
       before, after: the score without CRF, and with parameters chosen on other images (cross-fitted).
-      gain: from before to after.
+      gain: the gain from before to after.
       per_class: class name -> its IoU before and after, in the order of the class ids.
       grid: per point {"compat", "sxy", "srgb", "compat_gaussian", "score"} on all images, in the order they were
         tried, and for points with weights of classes {"class_weights": {name: weight}}. Files of version 0.8 and
         earlier lack "compat_gaussian", which was 3.
-      split: of the records.
+      split: the split of the records.
       images: number of images examined.
-      rejects: those that could not be used, each {"key", "path", "stage", "reason", "records"}.
+      rejects: the images that could not be used, each {"key", "path", "stage", "reason", "records"}.
       model_digest: SHA-256 of the model's weights.
-      records_fingerprint: of the records.
+      records_fingerprint: the fingerprint of the records.
       scales, flip: the views that the network saw of every image, see `pipelines.masks.options.Views`.
     """
 

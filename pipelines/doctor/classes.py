@@ -44,7 +44,7 @@ class Reading:
       coding_flag: value of prepare's --label-coding; "" for none.
       reasons: sentences on how palette and coding were found.
       findings: what is wrong with the labels.
-      evidence: from the sample.
+      evidence: the evidence from the sample.
       counted: the palette for the alternative that ids count from 1, with 0 ignored; None if they cannot.
     """
 

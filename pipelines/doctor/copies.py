@@ -100,7 +100,7 @@ def of_copies(
     """Findings on duplicates, and the numbers of the pairs that should be left out because of them.
 
     Args:
-      likeness: of the images of two pairs.
+      likeness: the likeness of the images of two pairs.
       differ: whether the labels of two pairs hold different classes.
     """
     findings, left_out = [], set()

@@ -37,7 +37,7 @@ def draw(
     """Draws the panels for one example of a finding.
 
     Args:
-      subjects: of the plan.
+      subjects: the subjects of the plan.
       reading: how labels are read with the cure.
       shift: how far all labels are moved down and right, in pixels.
       total: number of examples on the page, which share its budget of bytes.

@@ -39,9 +39,9 @@ class LookAtChunk(Work):
 
     Attributes:
       palette, coding: with which labels are read; None for an unknown palette.
-      max_pixels: of an image or label.
+      max_pixels: bound on the pixels of an image or label.
       output: the folder with the plan.
-      digest: of the plan.
+      digest: the digest of the plan.
     """
 
     stage: ClassVar[str] = "doctor"

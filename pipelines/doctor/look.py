@@ -30,7 +30,7 @@ def look(
       subject: the pair.
       palette: for labels; None if it is not known, in which case they are only decoded.
       coding: one of `trainer.formats.options.CODINGS`.
-      max_pixels: of an image or label.
+      max_pixels: bound on the pixels of an image or label.
 
     Returns:
       Its tally, with at most one fault for which prepare would reject the pair:

@@ -29,7 +29,7 @@ def mended(
     """The class ids that a faulty label was meant to have.
 
     Args:
-      kind: of its fault or doubt, see `look`; "" for a good label, which is only moved.
+      kind: the kind of its fault or doubt, see `look`; "" for a good label, which is only moved.
       data: the label file.
       image: header of its image.
       palette, coding: with which it is read.

@@ -67,7 +67,7 @@ def make_plan(pairs: Sequence[Pair], full: bool, sampled: int, seed: int) -> Pla
       pairs: sorted by key.
       full: decode all of them.
       sampled: otherwise, about how many to decode; drawn as couples of neighbours, which reveal frames of a film.
-      seed: of the draw.
+      seed: the seed of the draw.
     """
     chosen = set(range(len(pairs)))
     rng = np.random.default_rng(seed)

@@ -73,7 +73,7 @@ class DoctorTally:
       kinds: observations by kind, see `look`.
       pixels, labels: split -> int64 [256]: pixels of every class id, and labels that contain it.
       unknown_ids, unknown_colors: values that the palette does not know -> pixels.
-      alignment: of labels on images.
+      alignment: the alignment of labels on images.
       parts: arrays of PRINT.
     """
 

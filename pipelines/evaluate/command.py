@@ -207,7 +207,7 @@ def training_images(plan: Plan, card: ModelCard | None) -> str:
     """A warning if more labels are evaluated than the model's records have for validation; else "".
 
     Args:
-      card: of the model; None if the classes come from a palette.
+      card: the card of the model; None if the classes come from a palette.
     """
     folder = card.training.get("records") if card and not plan.selection else None
     if not folder or not isinstance(folder, str):

@@ -40,7 +40,7 @@ class EvaluateChunk(Work):
     Attributes:
       sources: labels and masks.
       output: the folder with the plan.
-      digest: of the plan.
+      digest: the digest of the plan.
     """
 
     stage: ClassVar[str] = STAGE
@@ -101,9 +101,9 @@ def build(
     """Builds the job: the plan's chunks are evaluated, and their tally is written beside the plan.
 
     Args:
-      chunks: of the plan.
+      chunks: the chunks of the plan.
       output: folder of the plan.
-      digest: of the plan.
+      digest: the digest of the plan.
     """
     empty = EvaluationTally.empty(len(sources.masks), sources.palette.num_classes)
     _ = (

@@ -24,7 +24,7 @@ class Unusable(ValueError):
     """A label or mask that cannot be evaluated.
 
     Attributes:
-      path: of the file.
+      path: the path of the file.
       reason: for humans.
     """
 

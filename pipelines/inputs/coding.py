@@ -56,7 +56,7 @@ def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_labe
     """Finds the palette of a raw set's labels.
 
     Args:
-      rawset: from `rawset.scan`.
+      rawset: the raw set, from `rawset.scan`.
       palette: "auto", the name of a built-in palette, or a palette file. With "auto", PALETTE_FILE in the set's
         folder decides, then the layout, then the values in a sample of labels.
       read: `read_label`, or a function that does the same in another process.
@@ -96,7 +96,7 @@ def settle_coding(
 
     Args:
       labels: paths of label files.
-      palette: of the labels.
+      palette: the palette of the labels.
       coding: one of `trainer.formats.options.CODINGS`; any but "auto" is kept.
       read: `read_label`, or a function that does the same in another process.
 
@@ -175,7 +175,7 @@ class Sample:
     """The values in some labels of a set.
 
     Attributes:
-      labels: how many labels could be read.
+      labels: the number of labels that could be read.
       ids: ids or palette indices of single-channel labels.
       colors: RGB colours of three-channel labels, at most SAMPLED_COLORS per label.
       embedded: the colour maps of palette images.

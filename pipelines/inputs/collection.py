@@ -36,9 +36,9 @@ class SourceImage(NamedTuple):
     """One image to segment.
 
     Attributes:
-      path: of the image, local or gs://.
+      path: the path of the image, local or gs://.
       name: relative path of its mask without ".png", with forward slashes.
-      identity: of its contents, see `storage.identity`, if the listing includes it; else "".
+      identity: the identity of its contents, see `storage.identity`, if the listing includes it; else "".
     """
 
     path: str
@@ -302,9 +302,9 @@ class _Names:
     """Facts about all images that are needed before the first mask can be placed.
 
     Attributes:
-      folders: of the images.
+      folders: the folders of the images.
       parents: folders of masks that are themselves named like a mask, ending in ".png".
-      hashes: of the folded names.
+      hashes: the hashes of the folded names.
     """
 
     def __init__(self) -> None:

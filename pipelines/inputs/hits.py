@@ -28,7 +28,7 @@ class Hits:
     Attributes:
       rows: (folder that the name is relative to, image, form, rank, file), sorted; images and files are numbers, and
         the lower form and rank, the better the match.
-      images: how many images have a file.
+      images: the number of images with a file.
     """
 
     rows: Rows

@@ -56,7 +56,7 @@ class Folders:
     """The files of a set by their top-level folders; files directly in the root are under "".
 
     Args:
-      root: of the set.
+      root: the folder of the set.
       rows: (relative path, size, modified) of its files.
     """
 

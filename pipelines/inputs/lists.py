@@ -32,7 +32,7 @@ class Row:
 
     Attributes:
       line: its number in the file, from 1; the last one, if an entry of a .csv spans several.
-      values: by column; the lines of a .txt have the single column "image".
+      values: the values by column; the lines of a .txt have the single column "image".
       fault: the reason, for humans, why it could not be read; "" if it could.
     """
 
@@ -54,7 +54,7 @@ def read_rows(path: str, columns: Sequence[str] = ("image",)) -> Iterator[Row]:
 
     Args:
       path: the list, local or gs://.
-      columns: those that the header of a .csv must have.
+      columns: the columns that the header of a .csv must have.
 
     Raises:
       InputError: the file cannot be read, is not UTF-8 text (or UTF-16 with a byte order mark), or is a .csv without

@@ -33,7 +33,7 @@ class Listed:
 
     Attributes:
       splits: rows (key, split) of the images, in order; "" if the lists do not give a split.
-      torn: how many images are in lists of several splits.
+      torn: the number of images in lists of several splits.
       rejects: entries that name no image.
     """
 
@@ -110,7 +110,7 @@ def labels_of(keys: Iterable[str], labels: Iterable[Row]) -> Iterator[Row]:
     """The labels of these images, paired as in `names.partners`.
 
     Args:
-      keys: of images, in order.
+      keys: the keys of images, in order.
       labels: rows that begin with the key, in order; iterated over twice.
     """
     names = ordered((composed(key), key) for key in keys)

@@ -17,8 +17,8 @@ class Certainty:
     """Means over the pixels that the network saw, of its own probabilities: before the CRF, and before enlarging.
 
     Attributes:
-      confidence: of the probability of the most probable class, 1 / classes to 1.
-      entropy: of the entropy -sum(p log p) of the classes' probabilities, 0 to log(classes), in nats.
+      confidence: the mean probability of the most probable class, 1 / classes to 1.
+      entropy: the mean entropy -sum(p log p) of the classes' probabilities, 0 to log(classes), in nats.
       changed: share of these pixels that have another class after the CRF, 0 to 1; None without the CRF.
     """
 

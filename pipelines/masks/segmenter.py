@@ -59,10 +59,11 @@ class Segmented:
     """The result for an image.
 
     Attributes:
-      key, image: of the item.
+      key: the key of the item.
+      image: the image of the item.
       ids: uint8 [H, W] class ids.
       confidence: uint8 [H, W], 255 times the probability of the chosen class; None where it is not computed.
-      certainty: of the whole image.
+      certainty: the certainty of the whole image.
     """
 
     key: Any
@@ -77,7 +78,7 @@ class Unsegmented:
     """An image that could not be segmented, not even alone.
 
     Attributes:
-      key: of the item.
+      key: the key of the item.
       reason: in one line, for its reject.
     """
 
@@ -116,7 +117,7 @@ def most_probable(probabilities: np.ndarray, height: int, width: int) -> tuple[n
 
     Args:
       probabilities: float32 [h, w, C], values in [0, 1].
-      height, width: of the result; probabilities of another size are enlarged bilinearly.
+      height, width: the size of the result; probabilities of another size are enlarged bilinearly.
 
     Returns:
       Class ids uint8 [height, width] (of equal classes the first), and their probability, float32.
@@ -141,9 +142,9 @@ class Segmenter:
       network: the network.
       batch_size: most images in one pass of the network.
       max_side: bound in pixels on the longest side of what network and CRF see; 0 for none.
-      views: of an image, after that, that the network sees.
+      views: the views of an image, after shrinking, that the network sees.
       crf: parameters of the CRF; None for none.
-      crf_engine: which engine refines, one of `pipelines.crf.options.ENGINES`.
+      crf_engine: the engine of the CRF, one of `pipelines.crf.options.ENGINES`.
       crf_workers: images refined side by side, at least 1.
       confidence: whether results carry their confidence.
 
@@ -260,7 +261,7 @@ def shared_segmenter(folder: str, digest: str, threads: int, **options: Any) -> 
 
     Args:
       folder, digest, threads: see `shared_network`.
-      options: of `Segmenter`.
+      options: the arguments of `Segmenter`.
     """
     key = (folder, digest, *sorted(options.items()))
     with _sharing:

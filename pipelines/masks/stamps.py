@@ -24,9 +24,10 @@ class Stamp:
     """The stamp of a mask; all fields are "" if it is damaged.
 
     Attributes:
-      fingerprint: of model and options, see `fingerprint`.
+      fingerprint: the fingerprint of model and options, see `fingerprint`.
       identity: `storage.identity` of the image file; "" in masks of version 0.2 and earlier.
-      certainty: of the network; None in files of version 0.5 and earlier. It is ignored when stamps are compared.
+      certainty: the certainty of the network; None in files of version 0.5 and earlier. It is ignored when stamps are
+        compared.
     """
 
     fingerprint: str = ""

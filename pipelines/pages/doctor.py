@@ -21,7 +21,7 @@ def render(report: dict[str, Any], drawings: Drawings) -> str:
 
     Args:
       report: what `deeplab doctor` writes to doctor.json.
-      drawings: of its findings.
+      drawings: the drawings of its findings.
 
     Returns:
       HTML, self-contained.

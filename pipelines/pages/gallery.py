@@ -66,7 +66,7 @@ def best_median_worst(mious: np.ndarray, count: int) -> list[tuple[int, str]]:
 
     Args:
       mious: float [n], one score per image; NaN where an image has none.
-      count: how many to pick at most.
+      count: the most entries to pick.
 
     Returns:
       (index, "best" | "median" | "worst"), best first; equal scores keep their order.
@@ -132,7 +132,7 @@ def entry(
       label: uint8 [H, W] class ids and the palette's ignore id.
       predictions: per masks folder uint8 [H, W] class ids.
       palette: the class set.
-      entries: how many entries the gallery has; they share GALLERY_BYTES.
+      entries: the number of entries in the gallery; they share GALLERY_BYTES.
     """
     budget = GALLERY_BYTES // max(1, entries * (2 + 2 * len(predictions)))
 

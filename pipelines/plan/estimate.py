@@ -109,9 +109,9 @@ class Estimate:
       place: the kind of machine, human-readable.
       cores: number of cores paid for.
       wall: seconds from start to end.
-      core_hours, gpu_hours: of the machines paid for.
-      memory: of one worker process, in bytes.
-      disk: of all workers, in GiB.
+      core_hours, gpu_hours: the hours of cores and GPUs of the machines paid for.
+      memory: the memory of a worker process, in bytes.
+      disk: the disk space of all workers, in GiB.
       cost: in the currency of the prices; None for this machine.
     """
 
@@ -132,9 +132,9 @@ def estimates(
 
     Args:
       trials: runs of parts of it on all `here` cores of this machine.
-      cores: of the cluster and of the Dataflow job.
-      prices: from `read_prices`.
-      precision: of a training; "" for jobs that Beam runs on many machines.
+      cores: the number of cores of the cluster and of the Dataflow job.
+      prices: the prices, from `read_prices`.
+      precision: the precision of a training; "" for jobs that Beam runs on many machines.
     """
     wall, cpu = wall_rate(trials, here), rate(trials, "cpu")
     memory = max(trial.memory for trial in trials)

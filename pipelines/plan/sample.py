@@ -101,7 +101,7 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
       options: its options.
       folder: a local folder for the trials.
       sample: number of images in the larger trial.
-      cores: of this machine.
+      cores: the number of cores of this machine.
       flags: Beam's flags for the trials.
     """
     start = time.monotonic()

@@ -23,8 +23,8 @@ def run(arguments: Sequence[str], output: str, items: int, rounds: int = 0) -> T
     """Runs `deeplab` with these arguments in a process of its own, and measures it.
 
     Args:
-      arguments: of the command; it writes to `output`, a local folder.
-      items, rounds: of the trial, see `Trial`.
+      arguments: the arguments of the command; it writes to `output`, a local folder.
+      items, rounds: see `Trial`.
 
     Raises:
       InputError: the command failed; with its own message.

@@ -106,7 +106,7 @@ def plan_shards(by_split: Mapping[str, Sequence[Place]], shards: int, size: int)
 
     Args:
       shards: number for the largest split, the others get a proportionate number; 0 for shards of `size`.
-      size: of a shard, in bytes.
+      size: the size of a shard, in bytes.
     """
     largest = max(map(len, by_split.values()))
     plan = {}

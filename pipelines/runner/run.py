@@ -51,7 +51,7 @@ def run(
 
     Args:
       build: adds the steps to the pipeline. DoFns hold the `Heartbeat`, and call `heartbeat.beat(n)` for `n` items.
-      options: from `beam_options`.
+      options: Beam's options, from `beam_options`.
       total: expected number of items, which the heartbeats will sum up to.
       unit: name of the items, plural ("records").
       title: short name of the job, shown with the progress.

@@ -247,8 +247,8 @@ def sent(result: Any, options: PipelineOptions, name: str) -> Job:
     """The job that Beam has just sent.
 
     Args:
-      result: what Beam's `Pipeline.run` returned.
-      name: of the job.
+      result: the result of Beam's `Pipeline.run`.
+      name: the name of the job.
     """
     if is_dataflow(options):
         return DataflowJob(result.job_id(), name, options=options)

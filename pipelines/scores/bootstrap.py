@@ -32,7 +32,7 @@ def bootstrap(before: np.ndarray, after: np.ndarray, seed: int = 0) -> Gain:
 
     Args:
       before, after: int64 [n, 3, C], `trainer.metrics.class_counts` of n images, the same ones in both.
-      seed: of the resamples; the same arguments give the same interval.
+      seed: the seed of the resamples; the same arguments give the same interval.
     """
     value = mean_iou(after.sum(0)) - mean_iou(before.sum(0))
     low, high = _interval(mean_iou(_resampled(after, seed)) - mean_iou(_resampled(before, seed)))

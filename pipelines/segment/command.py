@@ -60,7 +60,7 @@ def prepare(options: Options, cores: int) -> tuple[SegmentJob, ModelCard]:
     """Checks model and options. Raises InputError if they do not fit.
 
     Args:
-      cores: that a worker process may use; 0 if it has its machine to itself.
+      cores: the number of cores that a worker process may use; 0 if it has its machine to itself.
     """
     card, digest = exports.load_card(options.model), exports.model_digest(options.model)
     crf, note = crf_in_force(options, digest)

@@ -238,7 +238,7 @@ def build(
 
     Args:
       job: model and options.
-      chunks: of the plan.
+      chunks: the chunks of the plan.
       plan: name of its file.
       unplaced: tally of the images of the plan that are in no chunk.
       started: segment.json as it was written before the job.

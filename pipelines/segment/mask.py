@@ -56,7 +56,7 @@ class Loaded:
       source: the image.
       identity: `storage.identity` of the bytes that were read.
       memory: bytes that a large image takes; 0 for a small one.
-      signature: of the file before it was read, see `Row.files`.
+      signature: the signature of the file before it was read, see `Row.files`.
       begin: when reading began, in seconds of `time.monotonic`.
     """
 
@@ -72,12 +72,12 @@ class SegmentJob:
     """What a worker needs to know.
 
     Attributes:
-      options: of the command.
-      palette: of the model.
+      options: the options of the command.
+      palette: the palette of the model.
       max_side: longest side of the images that the network sees, in pixels; 0 for no limit.
       model_digest: SHA-256 of the model's weights.
-      fingerprint: of everything that masks depend on, except the image.
-      cores: that a worker process may use; 0 if it has its machine to itself.
+      fingerprint: a digest of everything that masks depend on, except the image.
+      cores: the number of cores that a worker process may use; 0 if it has its machine to itself.
       crf: parameters of the CRF, None for no CRF.
       network_bytes: memory of the network per pixel, see `trainer.network.options.bytes_per_pixel`.
       unstamped: whether overlays and confidence maps without a stamp may be from this program: version 0.2 stamped
@@ -139,7 +139,7 @@ class SegmentJob:
         Files with the signature that is in the row are not read again, except images that may have changed.
 
         Args:
-          row: of the image, from the table; None if it has none.
+          row: the row of the image, from the table; None if it has none.
 
         Raises:
           Occupied: one of the files was not written by this program.

@@ -77,8 +77,8 @@ class Chunk(NamedTuple):
     """The place of a chunk's line in the plan's file; the only element that Beam passes around.
 
     Attributes:
-      offset, size: of the line, in bytes.
-      digest: of its bytes.
+      offset, size: the offset and size of the line, in bytes.
+      digest: the digest of its bytes.
     """
 
     offset: int
@@ -93,7 +93,7 @@ class Plan:
     Attributes:
       file: the name of the plan's file, which contains the digest of its contents.
       lines: the contents of that file: one line per chunk, with its images.
-      chunks: where these lines are.
+      chunks: the places of these lines.
       size: approximate number of images per chunk.
       usable: number of images in all chunks.
       rejects: images whose masks cannot be written: their paths are unsafe, reserved or taken.

@@ -51,13 +51,13 @@ class Row:
 
     Attributes:
       key: the path of its mask without ".png".
-      path: of the image, local or gs://, see `text`.
-      identity: of its contents, see `storage.identity`.
-      width, height: of image and mask, in pixels.
+      path: the path of the image, local or gs://, see `text`.
+      identity: the identity of its contents, see `storage.identity`.
+      width, height: the size of image and mask, in pixels.
       pixels: number of pixels of every class in the mask, in palette order.
-      certainty: of the network; None for masks of version 0.5 and earlier, which do not record it.
-      seconds: from the start of reading to the end of writing, including the wait for images in the same batch; None
-        if the process ended before it could record it.
+      certainty: the certainty of the network; None for masks of version 0.5 and earlier, which do not record it.
+      seconds: the time from the start of reading to the end of writing, including the wait for images in the same
+        batch; None if the process ended before it could record it.
       files: "image", and the kinds of the files that were written for it -> their signatures at that time. Not a
         column.
     """
@@ -97,7 +97,7 @@ def write(folder: str, part: str, rows: Sequence[Row], fingerprint: str, palette
     """Writes a part below the output folder; equal rows give equal bytes.
 
     Args:
-      fingerprint: of model and options, see `pipelines.masks.stamps`.
+      fingerprint: the fingerprint of model and options, see `pipelines.masks.stamps`.
     """
     sure = [row.certainty or Certainty(None, None) for row in rows]
     columns = {

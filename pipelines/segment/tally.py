@@ -32,7 +32,7 @@ class SegmentTally:
       rejects: images that could not be used.
       class_pixels: int64 [256], pixels of every class in the masks, in palette order.
       class_images: int64 [256], images with any pixel of the class.
-      seconds: that the workers spent in every step.
+      seconds: the time that the workers spent in every step.
     """
 
     written: int = 0
@@ -63,7 +63,7 @@ def publish(tally: SegmentTally, folder: str, palette: Palette, started: dict[st
     """Writes rejects.jsonl and the final segment.json into `folder`.
 
     Args:
-      tally: of all images.
+      tally: the tally of all images.
       started: segment.json as it was written before the first mask; "images" is the number of images.
 
     Raises:
@@ -90,7 +90,7 @@ def check_same_run(folder: str, plan: str, fingerprint: str) -> dict[str, Any]:
 
     Args:
       plan: name of the plan's file.
-      fingerprint: of model and options.
+      fingerprint: the fingerprint of model and options.
     """
     report = storage.read_json(storage.join(folder, REPORT_FILE))
     if (report.get("plan"), report.get("fingerprint")) != (plan, fingerprint):

@@ -48,7 +48,7 @@ def problems(options: JobOptions, job: Job, flags: list[str]) -> list[str]:
     """All problems of a job, in the order in which to fix them.
 
     Args:
-      flags: those flags of the job's command that are Beam's.
+      flags: Beam's flags among those of the job's command.
 
     Raises:
       Unavailable: storage does not answer, so the job cannot be checked.

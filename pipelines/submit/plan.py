@@ -36,8 +36,8 @@ class Job:
     """A command, and where to run it.
 
     Attributes:
-      name: of the job.
-      image: of the container, whose entry point is `deeplab`.
+      name: the name of the job.
+      image: the image of the container, whose entry point is `deeplab`.
       words: the arguments: the command and its flags.
       options: the parsed options of the command; None if they are invalid.
       machine_type: "" for any.

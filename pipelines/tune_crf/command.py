@@ -239,9 +239,9 @@ def score(
     """Counts of all images at all points: reads those in the work folder, and computes the others.
 
     Args:
-      usable, accounts: of the images so far.
+      usable, accounts: the usable images so far, and their accounts.
       bands: number of distances from boundaries to include.
-      title: of the points, for messages.
+      title: the title of the points, for messages.
 
     Returns:
       The images that could be scored, the accounts with the others as rejects, and the counts.

@@ -32,7 +32,7 @@ class Sample:
       key: its name.
       shard, offset: file of its record, and the record's offset in bytes.
       reason: why it cannot be used; "" if it can.
-      identity: of the record, see `storage.identity`; "" if it cannot be used.
+      identity: the identity of the record, see `storage.identity`; "" if it cannot be used.
     """
 
     key: str

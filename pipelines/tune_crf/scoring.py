@@ -62,11 +62,11 @@ class TuningJob:
     Attributes:
       model, records: folders.
       work: folder of the counts.
-      palette: of model and records.
+      palette: the palette of model and records.
       max_side: longest side of the images that the network sees, in pixels; 0 for no limit.
-      views: of the image, after that, that the network sees.
+      views: the views of the image, after shrinking, that the network sees.
       model_digest: SHA-256 of the model's weights.
-      fingerprint: of everything that the counts depend on, except the point.
+      fingerprint: a digest of everything that the counts depend on, except the point.
       threads: maximum number of TensorFlow's threads, 0 for one per core.
     """
 

@@ -210,9 +210,9 @@ def tune(
 
     Args:
       before: int64 [n, 3, C] counts without CRF.
-      counts: of all points that `unscored` asked for.
-      keys: of the n images, at least `options.MIN_IMAGES`.
-      names: of the C classes.
+      counts: the counts of all points that `unscored` asked for.
+      keys: the keys of the n images, at least `options.MIN_IMAGES`.
+      names: the names of the C classes.
       about: the other fields of `Tuning`, which are copied.
 
     Raises:

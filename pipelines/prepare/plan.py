@@ -267,11 +267,11 @@ def finished_shards(area: Area, plan: Plan) -> dict[str, Outcome]:
         return is_same and area.is_whole(shard.spec.name)
 
     with ThreadPoolExecutor(REQUESTS) as pool:
-        are_finished = pool.map(is_finished, plan.shards)
+        results = pool.map(is_finished, plan.shards)
         return {
             shard.spec.name: area.outcomes[shard.spec.name]
-            for shard, is_one in zip(plan.shards, are_finished, strict=True)
-            if is_one
+            for shard, is_done in zip(plan.shards, results, strict=True)
+            if is_done
         }
 
 

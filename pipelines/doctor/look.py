@@ -118,7 +118,7 @@ class _Look:
         if header.images > 1:
             raise _Fault("animations", f"the {what[:-1]} holds {header.images} images, frames or pages; expected one")
         if header.mode == "F":
-            raise _Fault(f"damaged-{what}", "its pixels are floating-point numbers, whose range is not known")
+            raise _Fault(f"damaged-{what}", "its pixels are floating-point numbers of unknown range")
         return header
 
     def _of_image(self, source: Header) -> DoctorTally:

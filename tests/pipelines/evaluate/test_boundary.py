@@ -87,7 +87,7 @@ if __name__ == "__main__":
     sys.exit(cli.run(sys.argv[2:]))
 """
 IN_THE_JOB = ("pipelines.evaluate.sources", "decode_ids")
-IN_ITS_SAMPLE_AS_WELL = ("trainer.formats.images", "read_label")
+IN_ITS_SAMPLE_AS_WELL = ("trainer.formats.label_images", "read_label")
 
 
 @pytest.mark.parametrize("place", [IN_THE_JOB, IN_ITS_SAMPLE_AS_WELL])

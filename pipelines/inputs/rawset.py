@@ -59,7 +59,7 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
       val_fraction: share of images (of groups, with `group_by`) that go to "val" if the set has no splits of its own,
         in [0, 1).
       group_by: regular expression; images whose keys match with the same text (its first group, if it has one), such
-        as the frames of a video, go to the same split.
+        as the frames of a film, go to the same split.
 
     Raises:
       InputError: the folder is missing, does not have that layout, or has no image with a label; or `group_by` is not

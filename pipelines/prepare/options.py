@@ -50,7 +50,7 @@ class Options(RecordOptions):
     )
     group_by: str = option(
         "",
-        "regular expression that keeps images together, such as the frames of a video: images whose keys match with "
+        "regular expression that keeps images together, such as the frames of a film: images whose keys match with "
         "the same text (of its first group, if it has one) go to the same split",
         metavar="REGEX",
         group="input",

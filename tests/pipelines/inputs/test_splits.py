@@ -1,4 +1,4 @@
-"""Images of one video or one tile, and links to one file, go to one split."""
+"""Images of one film or one tile, and links to one file, go to one split."""
 
 from __future__ import annotations
 

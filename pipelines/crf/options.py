@@ -24,8 +24,8 @@ class CrfOptions:
         sxy: spatial width of the bilateral kernel (pixels), > 0.
         srgb: colour width of the bilateral kernel (grey levels of 0..255), > 0.
         compat: Potts weight of the bilateral kernel, >= 0; 0 leaves the kernel out.
-        class_weights: 0 to 1 for every class, by its id: two classes repel each other by the product of theirs, times
-            the kernels' weights. Empty if all are 1, which is Potts' model. See docs/crf.md.
+        class_weights: a weight from 0 to 1 for every class, by its id: two classes repel each other by the product of
+            their weights, times the kernels' weights. Empty if all are 1, which is Potts' model. See docs/crf.md.
 
     The defaults suit softmax maps of DeepLab networks. Wide kernels as in textbooks (sxy 80, srgb 13, compat 10)
     flood thin objects and cost several points of mIoU on road scenes.
@@ -59,9 +59,9 @@ class CrfOptions:
                 raise InputError(f"CRF {name} is a weight and must not be negative, got {getattr(self, name)}")
 
     def to_json(self, classes: Sequence[str]) -> dict[str, Any]:
-        """The parameters by name, weights by the names of the `classes` whose weight is not 1.
+        """The parameters by name; class weights by the names of the `classes` whose weight is not 1.
 
-        Without class weights it equals what version 0.1 wrote, since fingerprints of masks depend on it.
+        Without class weights, the result is the same as in version 0.1, since fingerprints of masks depend on it.
         """
         values = {name: getattr(self, name) for name in NUMBERS}
         weights = {name: w for name, w in zip(classes, self.class_weights, strict=False) if w != 1}
@@ -78,7 +78,7 @@ class CrfOptions:
         return cls(**numbers, class_weights=tuple(weights.get(name, 1.0) for name in classes))
 
     def words(self, classes: Sequence[str]) -> str:
-        """All parameters in a line: "iterations 5, ..., compat 4, class weights pole 0.5"."""
+        """All parameters in one line: "iterations 5, ..., compat 4, class weights pole 0.5"."""
         values = self.to_json(classes)
         numbers = [f"{name} {values[name]:g}" for name in NUMBERS]
         weights = [f"{name} {weight:g}" for name, weight in values.get("class_weights", {}).items()]
@@ -86,4 +86,4 @@ class CrfOptions:
 
 
 NUMBERS = tuple(field.name for field in fields(CrfOptions) if field.name != "class_weights")
-"""The parameters that are single numbers."""
+"""Names of the parameters that are single numbers."""

@@ -27,8 +27,8 @@ from pipelines.crf.options import CrfOptions
 from pipelines.runner.isolation import Isolated
 from trainer.options import InputError
 
-# The unary cost of a label that the network rules out is bounded by -log of this, so that its neighbours can still
-# bring it back.
+# The unary cost of a label that the network rules out is at most -log of this, so that its neighbours can still bring
+# it back.
 MIN_PROBABILITY = 1e-5
 
 # The least probable labels of an image share a channel while their largest probabilities add up to less than
@@ -38,16 +38,16 @@ IMPROBABLE = 2e-2
 USUAL_WEIGHTS = 7.0
 SHARING_ERROR = 8e-5
 
-# Lattices of positions take 16 bytes per pixel; those of larger images are not kept.
+# Lattices of positions take 16 bytes per pixel; those of images with more pixels are not kept.
 KEPT_PIXELS = 1 << 21
 
 
-# Beyond this, pydensecrf writes past the end of its arrays.
+# With more values than this, pydensecrf writes past the end of its arrays.
 COUNTED = 2**31 - 1
 
 
 def require_engine(engine: str = "native") -> None:
-    """Raises InputError, with the cure, if the engine cannot be used here."""
+    """Raises InputError, with the cure, if the engine cannot be imported here."""
     try:
         if engine == "native":
             builds.load()
@@ -74,7 +74,7 @@ def refine(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions, en
         engine: one of `options.ENGINES`; their results differ by rounding, at most by 1e-5 on photographs.
 
     Returns:
-        float32 [H, W, C]; sums to 1 over the last axis. The same bits for the same input on the same processor.
+        float32 [H, W, C]; the last axis adds up to 1. The same input gives the same bits on the same processor.
 
     Raises:
         ValueError: wrong shape or dtype, values that are NaN or not in [0, 1], or a kernel so narrow that the
@@ -174,7 +174,7 @@ def _check(image: np.ndarray, probabilities: np.ndarray) -> None:
 
 
 def _check_range(probabilities: np.ndarray) -> None:
-    # Comparisons with NaN are false, so this must test for what is valid, not for what is invalid.
+    # Comparisons with NaN are false, so this must test whether values are valid, not whether they are invalid.
     if not (probabilities.min() >= 0 and probabilities.max() <= 1 + 1e-3):
         raise ValueError(
             f"probabilities must lie in [0, 1] and not be NaN, got {probabilities.min()} to {probabilities.max()}"
@@ -197,10 +197,10 @@ class Refiner:
     """Refines several images concurrently; safe to use from several threads.
 
     The native engine runs in threads. pydensecrf would block all of Python there, so it runs in processes of its own.
-    These are spawned, not forked: forking a process in which TensorFlow's threads run can deadlock.
+    These are spawned, not forked, as forking a process with running TensorFlow threads can deadlock.
 
     Args:
-        workers: images refined concurrently, at least 1.
+        workers: number of images refined concurrently, at least 1.
         options: the CRF's parameters.
         engine: one of `options.ENGINES`.
 
@@ -221,10 +221,10 @@ class Refiner:
         )
 
     def submit(self, image: np.ndarray, probabilities: np.ndarray) -> Future:
-        """Future of `refine(image, probabilities)`.
+        """Starts `refine(image, probabilities)`; returns its future.
 
-        The future's `result()` raises BrokenProcessPool when a pydensecrf process has died (killed, out of memory),
-        whichever of the images at work then has ended it. The next call begins with new processes.
+        The future's `result()` raises BrokenProcessPool if a pydensecrf process has died (killed, out of memory), even
+        if another image ended it. The next call starts new processes.
         """
         work = (refine, image, probabilities, self._options, self._engine)
         with self._lock:
@@ -235,9 +235,9 @@ class Refiner:
                 return self._pool.submit(*work)
 
     def alone(self, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-        """`refine(image, probabilities)` with no other image of this pool in progress, after `submit` has failed.
+        """Calls `refine(image, probabilities)` while this pool refines no other image, after `submit` has failed.
 
-        Raises Failed if that crashes its process.
+        Raises Failed if it crashes its process.
         """
         work = (refine, image, probabilities, self._options, self._engine)
         if self._engine == "native":
@@ -246,5 +246,5 @@ class Refiner:
             return isolated(*work)
 
     def close(self) -> None:
-        """Stops the workers; images that are still waiting are dropped."""
+        """Stops the workers; drops images that are still waiting."""
         self._pool.shutdown(wait=True, cancel_futures=True)

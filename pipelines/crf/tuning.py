@@ -14,15 +14,15 @@ from trainer.options import InputError
 
 FORMAT = 4
 READ_FORMATS = (1, 2, 3, 4)
-"""Format 1 has "pictures" for "images"; classes have weights and intervals from format 3 on, and the sizes at which
-the network saw the images are included from format 4 on."""
+"""Formats of crf.json that can be read. Format 1 has "pictures" for "images"; classes have weights and intervals since
+format 3; the sizes at which the network saw the images are included since format 4."""
 
 
 @dataclass(frozen=True)
 class Change:
     """The effect of the CRF on a class: its IoU without and with it, and the gain.
 
-    They are None if the class is in neither label nor mask; the gain also in files of formats 1 and 2.
+    All are None if the class is in neither label nor mask; the gain is also None in files of formats 1 and 2.
     """
 
     before: float | None
@@ -35,15 +35,15 @@ class Tuning:
     """The result of `deeplab tune-crf`; the contents of crf.json.
 
     Attributes:
-      options: parameters worth using; None if no gain of the CRF is certain, so that it is better left off.
+      options: the best parameters; None if no gain of the CRF is certain, so that it is better left off.
       metric: "miou", or "trimap": the mIoU of pixels up to `trimap_width` from a boundary of the label.
       trimap_width: pixels; None for "miou".
       before, after: the score without CRF, and with parameters chosen on other images (cross-fitted).
       gain: the gain from before to after.
       per_class: class name -> its IoU before and after, in the order of the class ids.
-      grid: per point {"compat", "sxy", "srgb", "compat_gaussian", "score"} on all images, in the order they were
-        tried, and for points with weights of classes {"class_weights": {name: weight}}. Files of version 0.8 and
-        earlier lack "compat_gaussian", which was 3.
+      grid: {"compat", "sxy", "srgb", "compat_gaussian", "score"} for each point, with the score on all images, in the
+        order in which they were tried; points with class weights also have {"class_weights": {name: weight}}. Files of
+        version 0.8 and earlier lack "compat_gaussian", which was 3.
       split: the split of the records.
       images: number of images examined.
       rejects: the images that could not be used, each {"key", "path", "stage", "reason", "records"}.
@@ -70,7 +70,7 @@ class Tuning:
 
     @property
     def losers(self) -> dict[str, Gain]:
-        """The classes that certainly lose by the CRF: the whole interval of their gain is below 0."""
+        """The classes that certainly lose by the CRF, that is, the whole interval of their gain is below 0."""
         gains = {name: change.gain for name, change in self.per_class.items()}
         return {name: gain for name, gain in gains.items() if gain is not None and gain.high < 0}
 
@@ -92,7 +92,7 @@ class Tuning:
 
     @classmethod
     def from_json(cls, value: Any) -> Tuning:
-        """The inverse of `to_json`, also for older formats. Raises InputError that names the fault."""
+        """The inverse of `to_json`, also for older formats. Raises InputError with a message that names the fault."""
         content = value if isinstance(value, dict) else {"format": type(value).__name__}
         if content.get("format") not in READ_FORMATS:
             known = f"{READ_FORMATS[0]} to {FORMAT}"
@@ -158,12 +158,12 @@ def load(model: str) -> Tuning | None:
     except InputError as error:
         cure = "export the model again" if is_export else "run `deeplab tune-crf` again, or delete the file"
         raise InputError(f"{path}: {error}; {cure}") from None
-    # For an export, it was checked on exporting that the tuning belongs to its weights.
+    # For exports, `deeplab export` has checked that the tuning belongs to the weights.
     return replace(tuning, model_digest=exports.model_digest(model)) if is_export else tuning
 
 
 def how_to_make(model: str) -> str:
-    """The message, with the cure, for a model folder or an export without a tuning."""
+    """The error message, with the cure, for a model folder or an export without a tuning."""
     if exports.kind(model):
         return (
             f"{model} was exported from a model without {TUNING_FILE}; run `deeplab tune-crf` on that and "

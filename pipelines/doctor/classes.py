@@ -1,5 +1,5 @@
-"""The palette and coding with which to read a set's labels: those that `deeplab prepare` would use or, if these fail
-or would misread the labels, those that a sample of the labels gives evidence for."""
+"""Determines the palette and coding with which to read a set's labels: those that `deeplab prepare` would use or, if
+these fail or would misread the labels, those for which a sample of the labels gives evidence."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from trainer.formats.palettes import CAMVID, READ_BY_COLOR
 from trainer.options import InputError
 
 SHOWN = 3
-"""Examples that are shown of a finding."""
+"""Maximum number of examples shown for a finding."""
 MAX_ALIASES = 1024
-"""Mixed colours that a palette can list as ignored; labels with more have to be mended or drawn again."""
+"""Maximum number of mixed colours that a palette lists as ignored; labels with more must be mended or drawn again."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def settle(raw: RawSet, palette: str, coding: str, read: Read = inputs_coding.re
 
 @dataclass(frozen=True)
 class _LabelValues:
-    """The values in a label of the sample, whose pixels are not kept."""
+    """The values in a label of the sample, without its pixels."""
 
     path: str
     number: int
@@ -121,13 +121,13 @@ class _LabelValues:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Sampled labels, and the evidence of all of them."""
+    """The sampled labels, and the evidence from all of them."""
 
     labels: tuple[_LabelValues, ...]
     evidence: Evidence
 
     def examples(self, *values: int | Color) -> tuple[Example, ...]:
-        """Examples of labels that hold one of these values; of all labels, without values."""
+        """Examples of labels that hold one of these values; of any labels if no values are given."""
         examples = []
         for label in self.labels:
             held = [value for value in values if value in label.ids or value in label.colors]
@@ -142,7 +142,7 @@ def _as_ids(evidence: Evidence) -> Evidence:
 
 
 def _initial(raw: RawSet, flag: str, sample: _Sample, read: Read) -> Reading:
-    """The reading with the palette that prepare would use; else with one made of the sample's values."""
+    """The reading with the palette that prepare would use; otherwise with one made from the values in the sample."""
     try:
         palette, reason = detect_palette(raw, flag, read)
         return Reading(palette, flag="" if flag == "auto" else flag, reasons=(reason,))
@@ -196,7 +196,7 @@ def _unknown_palette(fault: str, cure: str, sample: _Sample) -> Finding:
 
 
 def of_values_alone(reading: Reading) -> Reading | None:
-    """The reading with a palette of all values in the sample; None if these are fewer than two classes."""
+    """The reading with a palette of all values in the sample; None if that would have fewer than two classes."""
     palette = propose(reading.evidence)
     if palette is None or palette.num_classes < 2:
         return None

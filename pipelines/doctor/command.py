@@ -25,7 +25,7 @@ from pipelines.pages.gallery import Panel
 from pipelines.runner import handover, progress
 from pipelines.runner.flags import beam_options, located
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.notes import Care
+from pipelines.runner.notes import Recovery
 from pipelines.runner.remote import CANCELLED, attach
 from pipelines.runner.run import run as run_job
 from trainer import leases, storage
@@ -38,7 +38,7 @@ from trainer.options import InputError
 REPORT_FILE = "doctor.json"
 PAGE_FILE = "doctor.html"
 CURES = (OWN, COUNTED, findings.MANIFEST)
-"""Files in the output folder that can be given to prepare."""
+"""Files in the output folder that prepare accepts."""
 
 
 def run(options: Options, flags: list[str]) -> int:
@@ -55,9 +55,9 @@ def run(options: Options, flags: list[str]) -> int:
     plan = make_plan(raw.pairs, options.full, SAMPLED, options.seed)
     total = examine(options, plan, reading, beam)
     Accounts("pairs", plan.total, {"looked at": total.looked}).check()
-    with job.in_flight(options.output).watch("conclusion") as care:
-        results, cure = conclude(options, raw, plan, total, reading, care)
-        shown = draw_examples(results, plan, cure.reading, findings.offset(total) or (0, 0), care)
+    with job.in_flight(options.output).watch("conclusion") as recovery:
+        results, cure = conclude(options, raw, plan, total, reading, recovery)
+        shown = draw_examples(results, plan, cure.reading, findings.offset(total) or (0, 0), recovery)
     report = describe(options, raw, plan, total, results, cure)
     write(options, written, plan, cure, report, shown)
     tidy(options.output)
@@ -70,8 +70,8 @@ def run(options: Options, flags: list[str]) -> int:
 def settle_reading(options: Options, raw: RawSet) -> Reading:
     """See `classes.settle`. Raises InputError if --palette or the set's own palette is invalid."""
     try:
-        with job.in_flight(options.output).watch(job.LABELS) as care:
-            read = functools.partial(care.isolated, read_label) if care else read_label
+        with job.in_flight(options.output).watch(job.LABELS) as recovery:
+            read = functools.partial(recovery.isolated, read_label) if recovery else read_label
             return settle(raw, options.palette, options.label_coding, read)
     except InputError:
         tidy(options.output)
@@ -128,7 +128,7 @@ def examine(options: Options, plan: Plan, reading: Reading, beam: Any) -> Doctor
 
 
 def conclude(
-    options: Options, raw: RawSet, plan: Plan, total: DoctorTally, reading: Reading, care: Care | None
+    options: Options, raw: RawSet, plan: Plan, total: DoctorTally, reading: Reading, recovery: Recovery | None
 ) -> tuple[list[Finding], Remedy]:
     """The findings, gravest first, and their cure."""
     report = [*findings.of_scan(raw.rejects, plan.total), *reading.findings, *findings.of_files(total, plan)]
@@ -136,7 +136,7 @@ def conclude(
     report += of_values
     prints = total.prints
     of_copies, doubles = copies.of_copies(
-        prints, plan, functools.partial(alike, plan, care), functools.partial(differ, plan, reading, care)
+        prints, plan, functools.partial(alike, plan, recovery), functools.partial(differ, plan, reading, recovery)
     )
     of_films, group_by = copies.of_films(prints, plan, options.val_fraction, options.group_by)
     report += of_copies + of_films
@@ -151,7 +151,7 @@ def conclude(
     ill = {number: kind for number, kind in kinds.items() if number not in cured}
     labels = {}
     if options.mend and reading.palette is not None:
-        labels = remedy.mend_labels(plan, ill, shift, reading, options.output, care)
+        labels = remedy.mend_labels(plan, ill, shift, reading, options.output, recovery)
     left_out = frozenset(ill.keys() - labels.keys()) | doubles
     splits = {}
     if reading.palette is not None and not group_by:
@@ -161,9 +161,9 @@ def conclude(
     return verdict.graded(report), Remedy(reading, left_out, labels, splits, is_listed, group_by)
 
 
-def alike(plan: Plan, care: Care | None, one: int, other: int) -> float:
+def alike(plan: Plan, recovery: Recovery | None, one: int, other: int) -> float:
     """Likeness of the images of two pairs, see `measures.likeness`; 0 if one cannot be read."""
-    call = functools.partial(care.isolated, _likeness) if care else _likeness
+    call = functools.partial(recovery.isolated, _likeness) if recovery else _likeness
     paths = (plan.subjects[number].image for number in (one, other))
     try:
         return attempt(functools.partial(call, *paths), known=(OSError, ImageError))
@@ -175,9 +175,9 @@ def _likeness(one: str, other: str) -> float:
     return likeness(*(images.decode_image(storage.read(path)) for path in (one, other)))
 
 
-def differ(plan: Plan, reading: Reading, care: Care | None, one: int, other: int) -> bool:
+def differ(plan: Plan, reading: Reading, recovery: Recovery | None, one: int, other: int) -> bool:
     """Whether the labels of two pairs hold different classes; False if one cannot be read."""
-    call = functools.partial(care.isolated, _differ) if care else _differ
+    call = functools.partial(recovery.isolated, _differ) if recovery else _differ
     paths = (plan.subjects[number].label for number in (one, other))
     try:
         return attempt(functools.partial(call, reading, *paths), known=(OSError, ImageError, LabelError))
@@ -195,11 +195,11 @@ def _differ(reading: Reading, one: str, other: str) -> bool:
 
 
 def draw_examples(
-    results: Collection[Finding], plan: Plan, reading: Reading, shift: tuple[int, int], care: Care | None
+    results: Collection[Finding], plan: Plan, reading: Reading, shift: tuple[int, int], recovery: Recovery | None
 ) -> dict[str, tuple[tuple[Panel, ...], ...]]:
-    """Kind of a finding -> panels of each of its examples."""
+    """Draws the examples: kind of a finding -> the panels of each of its examples."""
     total = sum(len(finding.examples) for finding in results)
-    call = functools.partial(care.isolated, draw) if care else draw
+    call = functools.partial(recovery.isolated, draw) if recovery else draw
     shown: dict[str, tuple[tuple[Panel, ...], ...]] = {}
     for finding in results:
         panels = []

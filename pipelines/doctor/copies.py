@@ -1,4 +1,4 @@
-"""Duplicates and near-duplicates of images, and those that are in two splits."""
+"""Finds duplicates and near-duplicates of images, within splits and across them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pipelines.doctor.verdict import NOTE, WRONG, Example, Finding
 from pipelines.inputs.splits import group_of, hash_split
 
 NEAR = 4
-"""Most bits in which the hashes of near-duplicates differ; neighbours in CamVid's films typically differ in 12."""
+"""Maximum bits in which the hashes of near-duplicates differ; neighbours in CamVid's films typically differ in 12."""
 ALIKE = 0.98
-"""Least correlation of two images with similar hashes that are near-duplicates."""
+"""Minimum correlation of two images with similar hashes that counts as a near-duplicate."""
 LOOKED_AT = 256
-"""Candidates for near-duplicates that are compared; if nearly all of these are, the others count as well."""
+"""Maximum number of candidate near-duplicates to compare; if nearly all of these are alike, the others count too."""
 SURE = 0.95
-"""The share of the compared candidates that counts as nearly all."""
+"""Share of the compared candidates that counts as nearly all."""
 MIN_FRAMES = 8
 FILM = 0.6
 """Median hash distance of neighbours, relative to that of any two images, below which names count frames of a film."""
@@ -33,7 +33,7 @@ Likeness = Callable[[int, int], float]
 
 @dataclass(frozen=True)
 class Copies:
-    """Pairs with the same image: numbers of the first and of another, within a split or across two."""
+    """Couples of pairs with the same image, by their numbers in the plan: within a split, and across two splits."""
 
     within: tuple[tuple[int, int], ...]
     across: tuple[tuple[int, int], ...]
@@ -89,7 +89,7 @@ def near(prints: np.ndarray) -> list[tuple[int, int]]:
 
 
 def verified(couples: Sequence[tuple[int, int]], likeness: Likeness) -> list[tuple[int, int]]:
-    """The couples whose images are alike; checks the first LOOKED_AT, and if nearly all of these are, takes all."""
+    """The couples whose images are alike. Checks only the first LOOKED_AT; if nearly all of them are, returns all."""
     alike = [couple for couple in couples[:LOOKED_AT] if likeness(*couple) >= ALIKE]
     return alike + list(couples[LOOKED_AT:] if len(alike) >= SURE * LOOKED_AT else ())
 
@@ -140,7 +140,7 @@ def of_copies(
 
 
 def _of_training(couple: tuple[int, int], splits: Sequence[str]) -> int:
-    """The one of two pairs to leave out: that of the training split."""
+    """The number of the pair to leave out: the one in the training split."""
     one, other = couple
     return other if splits[other] == "train" else one
 

@@ -22,7 +22,7 @@ from trainer.formats.palettes import voc_colormap
 
 MARK, MOVED = (255, 0, 80), (0, 220, 90)
 SMALLEST = 160
-"""Longer side, in pixels, to which smaller images are enlarged, so that their pixels are visible."""
+"""Longer side, in pixels, to which smaller images are enlarged to make their pixels visible."""
 PANELS = 4
 
 
@@ -40,7 +40,7 @@ def draw(
       subjects: the subjects of the plan.
       reading: how labels are read with the cure.
       shift: how far all labels are moved down and right, in pixels.
-      total: number of examples on the page, which share its budget of bytes.
+      total: number of examples on the page; they share its budget of bytes.
     """
     budget = GALLERY_BYTES // max(1, PANELS * total)
     drawn = []

@@ -1,4 +1,4 @@
-"""Turns the tally of a set into findings, and into a palette that cures those on values the palette did not know."""
+"""Turns the tally of a set into findings, and into a palette that cures findings on values that were unknown."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _TEXTS = {
 
 
 def of_scan(rejects: Sequence[Reject], pairs: int) -> Iterator[Finding]:
-    """Findings on images and labels without a partner, or that are not a pair for another reason."""
+    """Findings on images and labels without a partner, and on those that form no pair for other reasons."""
     alone = [reject for reject in rejects if "without a" in reject.reason]
     for kind, text, members in (
         ("pairing", "images or labels have no partner of the same name", alone),
@@ -149,7 +149,7 @@ def is_cured(kind: str, tally: DoctorTally) -> bool:
 
 
 def of_nothing(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading, list[Finding]]:
-    """The finding that there is nothing to learn, and a reading with all values in the labels, if these are more."""
+    """The finding that there is nothing to learn; and, if the labels hold more values, a reading with all of them."""
     palette = reading.palette
     used = np.flatnonzero(sum(_counts(tally, palette).values(), np.zeros(palette.num_classes, np.int64)))
     ignored = sum(int(pixels[palette.ignore_id]) for pixels in tally.pixels.values())
@@ -269,9 +269,9 @@ def _named(names: Sequence[str]) -> str:
 
 MIN_VOTES = 3
 AGREED = 0.6
-"""Share of labels that must fit best at one offset, within a pixel, for the offset to be constant."""
+"""Minimum share of labels that fit best at one offset, within a pixel, if the offset is constant."""
 BETTER_FIT = 0.7
-"""How much better labels must fit there, in standard deviations."""
+"""Minimum improvement of the fit at that offset, in standard deviations."""
 
 
 def offset(tally: DoctorTally) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
-"""The Beam side of `deeplab doctor`: numbers of chunks in, one tally out.
+"""The Beam job of `deeplab doctor`: its input is the numbers of chunks, its output one tally.
 
-Only numbers and tallies cross Beam's shuffle; a tally is counts, a few examples, and 35 bytes per pair. Every process
-holds the plan's file, some hundred bytes per pair.
+Only numbers and tallies pass through Beam's shuffle; a tally holds counts, a few examples, and 35 bytes per pair.
+Every process loads the plan's file, which takes a few hundred bytes per pair.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pipelines.doctor.look import look
 from pipelines.doctor.plan import Subject, read_chunk
 from pipelines.doctor.tally import DoctorTally
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.notes import Care, InFlight
+from pipelines.runner.notes import InFlight, Recovery
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.work import Work, distribute
 from trainer import storage
 from trainer.formats.labels import Palette
 
 LABELS = "labels"
-"""Name of the note on the sample of labels that is read before the job."""
+"""Name of the note on the sample of labels, which is read before the job."""
 
 
 def in_flight(folder: str) -> InFlight:
@@ -38,7 +38,7 @@ class LookAtChunk(Work):
     """Number of a chunk of the plan -> the DoctorTally of its pairs.
 
     Attributes:
-      palette, coding: with which labels are read; None for an unknown palette.
+      palette, coding: the palette (None if unknown) and the coding with which labels are read.
       max_pixels: bound on the pixels of an image or label.
       output: the folder with the plan.
       digest: the digest of the plan.
@@ -58,11 +58,11 @@ class LookAtChunk(Work):
         notes = in_flight(self.output)
         if notes.interrupted(LABELS):  # a label of the sample crashed a process, and is in one of the chunks
             notes.start(name)
-        with notes.watch(name) as care:
-            yield tally.total(self._look(subject, care) for subject in subjects)
+        with notes.watch(name) as recovery:
+            yield tally.total(self._look(subject, recovery) for subject in subjects)
 
-    def _look(self, subject: Subject, care: Care | None) -> DoctorTally:
-        call = functools.partial(care.isolated, look) if care else look
+    def _look(self, subject: Subject, recovery: Recovery | None) -> DoctorTally:
+        call = functools.partial(recovery.isolated, look) if recovery else look
         try:
             result = attempt(functools.partial(call, subject, self.palette, self.coding, self.max_pixels))
         except Failed as fault:

@@ -18,7 +18,7 @@ from trainer.formats.labels import LabelError, Palette, color_meanings, id_table
 from trainer.formats.options import MAX_PIXELS
 
 BETTER = 1.5
-"""How many times better a label must fit its image when turned, to count as one that should be turned."""
+"""Factor by which a label must fit its image better when turned, to count as one that should be turned."""
 
 
 def look(
@@ -28,7 +28,7 @@ def look(
 
     Args:
       subject: the pair.
-      palette: for labels; None if it is not known, in which case they are only decoded.
+      palette: the palette of the labels; None if it is not known, in which case they are only decoded.
       coding: one of `trainer.formats.options.CODINGS`.
       max_pixels: bound on the pixels of an image or label.
 

@@ -8,16 +8,16 @@ import numpy as np
 from pipelines.doctor.tally import REACH
 
 BLENDED = 0.15
-"""Least share of blended steps between ids in a blended label; CamVid's labels have at most 2 %."""
+"""Minimum share of blended steps between ids in a blended label; CamVid's labels have at most 2 %."""
 MIN_BLENDED = 8
 MIN_BOUNDARY = 50
-"""Boundary pixels that a label needs for its position to be measured."""
+"""Minimum number of boundary pixels that a label needs for its position to be measured."""
 
 
 def blended_share(codes: np.ndarray) -> float:
-    """The share of the steps between neighbouring ids, uint8 [H, W], that pass through an id between two others.
+    """The share, 0 to 1, of steps between neighbouring ids, uint8 [H, W], that pass through an id between two others.
 
-    If ids were scaled by interpolation, or smoothed, a boundary between classes 2 and 9 passes through 4 and 7.
+    In ids that were scaled by interpolation or smoothed, a boundary between classes 2 and 9 passes through 4 and 7.
     Returns 0 if there are fewer than MIN_BLENDED such pixels.
     """
     between = steps = 0
@@ -29,9 +29,9 @@ def blended_share(codes: np.ndarray) -> float:
 
 
 def perceptual_hash(image: np.ndarray) -> int:
-    """A hash, 64 bits, of uint8 [H, W, 3] RGB that hardly changes if the image is scaled, re-encoded or brightened.
+    """A 64-bit hash of uint8 [H, W, 3] RGB that hardly changes if the image is scaled, re-encoded or brightened.
 
-    It compares each of the lowest 63 frequencies of the cosine transform of 32x32 greys with their median.
+    Its bits compare each of the lowest 63 frequencies of the cosine transform of 32x32 greys with their median.
     """
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
     lowest = cv2.dct(grey.astype(np.float32))[:8, :8].ravel()[1:]
@@ -70,7 +70,7 @@ def edges(image: np.ndarray) -> np.ndarray:
 
 
 def fit(image: np.ndarray, ids: np.ndarray) -> np.ndarray | None:
-    """How well the boundaries of a label match the edges of its image, for every shift.
+    """Measures how well the boundaries of a label match the edges of its image, for every shift.
 
     Args:
       image: uint8 [H, W, 3] RGB.

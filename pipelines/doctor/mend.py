@@ -13,7 +13,7 @@ from trainer.formats.images import Header, ImageError
 from trainer.formats.labels import LabelError, Palette, color_meanings, id_table, unknown_mark
 
 MAX_BLUR = 48
-"""Largest Euclidean distance, in grey levels, of a blurred pixel's colour from the colour of its class."""
+"""Maximum Euclidean distance, in grey levels, of a blurred pixel's colour from the colour of its class."""
 SAME_SHAPE = 0.01
 """Relative difference of two aspect ratios that rounding can cause."""
 
@@ -32,7 +32,7 @@ def mended(
       kind: the kind of its fault or doubt, see `look`; "" for a good label, which is only moved.
       data: the label file.
       image: header of its image.
-      palette, coding: with which it is read.
+      palette, coding: the palette and coding with which it is read.
       shift: how far it is moved down and right, in pixels.
 
     Returns:
@@ -68,7 +68,7 @@ def _ids(kind: str, data: bytes, image: Header, palette: Palette, coding: str) -
 
 
 def encoded(ids: np.ndarray, palette: Palette, coding: str) -> bytes:
-    """A PNG that is read as these ids with `palette` and `coding`: of colours, or of ids if colours do not count."""
+    """A PNG, of colours or ids, that is read as these ids, uint8 [H, W], with `palette` and `coding`."""
     if coding != "ids":
         return images.encode_png(palette.colorize(ids))
     codes = np.zeros(256, np.uint8)
@@ -80,7 +80,7 @@ def encoded(ids: np.ndarray, palette: Palette, coding: str) -> bytes:
 
 
 def _sharpened(rgb: np.ndarray, palette: Palette) -> np.ndarray | None:
-    """Class ids of blurred colours, or of blurred greys that are widely spaced ids."""
+    """Class ids of blurred colours, or of blurred greys if the ids are far apart."""
     if (np.ptp(rgb.astype(np.int16), axis=2) <= 2).mean() > 0.99 and (table := _grey_levels(palette)):
         levels, classes = zip(*table, strict=True)
         colors = np.repeat(np.float32(levels)[:, None], 3, axis=1)

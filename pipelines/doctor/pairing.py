@@ -1,4 +1,4 @@
-"""Pairs the images and labels of a folder without a known layout, or with only a part of one, by similar names."""
+"""Pairs the images and labels of a folder by similar names, if it has no known layout or only part of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pairs of a raw set to examine, in chunks, and which of them to decode. No file is opened here."""
+"""Plans which pairs of a raw set to examine and which to decode, in chunks. Opens no file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pipelines.inputs.pairs import Pair
 from pipelines.runner import handover
 
 HEADERS, DECODED, ALIGNED = 0, 1, 2
-"""How closely a pair is examined: headers and checksums; pixels too; and the match of boundaries and edges as well."""
+"""Levels of examination: headers and checksums; also pixels; also the match of boundaries and edges."""
 MAX_ALIGNED = 256
-"""Pairs whose boundaries are compared with their images: a few of them suffice to show a constant offset."""
+"""Number of pairs whose boundaries are compared with their images: a few suffice to show a constant offset."""
 
-_CHUNK = 64  # pairs per element at most: a second of work
+_CHUNK = 64  # maximum pairs per element: a second of work
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A pair to examine: its number in the plan, key, files, split, and how closely it is examined."""
+    """A pair to examine: its number in the plan, key, files, split, and level of examination."""
 
     number: int
     key: str
@@ -44,12 +44,12 @@ class Plan:
 
     @property
     def decoded(self) -> int:
-        """How many pairs are decoded."""
+        """The number of pairs to decode."""
         return sum(subject.effort >= DECODED for subject in self.subjects)
 
     @functools.cached_property
     def lines(self) -> tuple[bytes, ...]:
-        """The contents of the plan's file: a line of each chunk."""
+        """The contents of the plan's file: one line per chunk."""
         size = max(1, min(_CHUNK, self.total // 32))
         rows = [asdict(subject) for subject in self.subjects]
         # Names may contain any character; JSON in ASCII escapes line separators.
@@ -66,7 +66,7 @@ def make_plan(pairs: Sequence[Pair], full: bool, sampled: int, seed: int) -> Pla
     Args:
       pairs: sorted by key.
       full: decode all of them.
-      sampled: otherwise, about how many to decode; drawn as couples of neighbours, which reveal frames of a film.
+      sampled: approximate number to decode otherwise; drawn as couples of neighbours, which reveal frames of a film.
       seed: the seed of the draw.
     """
     chosen = set(range(len(pairs)))

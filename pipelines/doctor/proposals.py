@@ -10,9 +10,9 @@ from trainer.formats.labels import Color, Palette
 from trainer.formats.palettes import voc_colormap
 
 MAX_CLASSES = 64
-"""Largest number of values that are made into a palette; more of them are not classes but blurred colours."""
+"""Maximum number of values made into a palette; more are not classes but blurred colours."""
 MIN_SHARE = 0.0005
-"""Share of all pixels that a colour unknown to the palette must have to count as a class."""
+"""Minimum share of all pixels of a colour that counts as a class although the palette does not know it."""
 
 
 def propose(evidence: Evidence) -> Palette | None:

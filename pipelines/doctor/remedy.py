@@ -17,7 +17,7 @@ from pipelines.doctor.options import Options
 from pipelines.doctor.plan import Plan, Subject
 from pipelines.inputs.coding import PALETTE_FILE
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.notes import Care
+from pipelines.runner.notes import Recovery
 from trainer import storage
 from trainer.formats import images
 from trainer.formats.images import ImageError
@@ -28,14 +28,14 @@ LABELS_FOLDER = "labels"
 
 @dataclass(frozen=True)
 class Remedy:
-    """What to give prepare instead of the set itself.
+    """The input and flags to give prepare instead of the set itself.
 
     Attributes:
       reading: how labels are read.
       left_out: numbers of the pairs to leave out.
       labels: number of a pair -> path of its mended label.
       splits: number of a pair -> its new split, if that changes.
-      is_listed: whether a manifest is needed, for these, or for files that are not pairs.
+      is_listed: whether a manifest is needed, because of these or of files that are not pairs.
       group_by: value of prepare's --group-by.
     """
 
@@ -53,7 +53,12 @@ class Remedy:
 
 
 def mend_labels(
-    plan: Plan, kinds: Mapping[int, str], shift: tuple[int, int], reading: Reading, folder: str, care: Care | None
+    plan: Plan,
+    kinds: Mapping[int, str],
+    shift: tuple[int, int],
+    reading: Reading,
+    folder: str,
+    recovery: Recovery | None,
 ) -> dict[int, str]:
     """Writes the labels that can be mended into a folder.
 
@@ -69,7 +74,7 @@ def mend_labels(
     for subject in plan.subjects:
         if shift == (0, 0) and subject.number not in kinds:
             continue
-        call = functools.partial(care.isolated, _mended) if care else _mended
+        call = functools.partial(recovery.isolated, _mended) if recovery else _mended
         kind = kinds.get(subject.number, "")
         mend = functools.partial(call, subject, kind, reading.palette, reading.coding, shift)
         try:
@@ -89,7 +94,7 @@ def _mended(subject: Subject, kind: str, palette: Palette, coding: str, shift: t
 
 
 def manifest(plan: Plan, remedy: Remedy) -> bytes:
-    """The good pairs, one JSON object per line; without splits if prepare is to make them by groups."""
+    """The manifest of the good pairs, one JSON object per line; without splits if prepare assigns them by groups."""
     lines = []
     for subject in plan.subjects:
         if subject.number not in remedy.left_out:

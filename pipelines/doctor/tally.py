@@ -1,4 +1,4 @@
-"""What was observed in the pairs: counts, a few examples of each kind, and 35 bytes per pair for finding copies."""
+"""Observations on the pairs: counts, a few examples of each kind, and 35 bytes per pair for finding copies."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trainer import storage
 from trainer.formats.labels import Color
 
 EXAMPLES = 6
-"""Examples kept of each kind: those with the lowest numbers, in whatever order pairs are examined."""
+"""Examples kept of each kind: those with the lowest numbers, regardless of the order in which pairs are examined."""
 MAX_COLORS = 1024
-"""Unknown colours that are kept: those with the most pixels."""
+"""Number of unknown colours kept: those with the most pixels."""
 REACH = 8
-"""Largest offset between label and image that can be found, in pixels."""
+"""Maximum offset between label and image that can be detected, in pixels."""
 FAULTS = (
     *("unreadable", "animations", "lossy-labels", "deep-labels", "transparent-labels", "damaged-images"),
     *("damaged-labels", "sizes", "exif", "unknown-ids", "unknown-colors", "two-readings", "failed"),
@@ -39,7 +39,7 @@ positions of its fault and doubt in FAULTS and DOUBTS, from 1 (0: none)."""
 
 @dataclass(frozen=True)
 class Seen:
-    """How often something was observed, and examples: number of the pair, and details."""
+    """The number of times something was observed, and examples of it: (number of the pair, details)."""
 
     count: int
     examples: tuple[tuple[int, str], ...]
@@ -50,10 +50,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How well the boundaries of labels match their images, over some pairs.
+    """The match of labels' boundaries with their images, summed over some pairs.
 
     Attributes:
-      score: float64 [2 REACH + 1, 2 REACH + 1], sums of the fit of labels shifted by (y, x) - REACH.
+      score: float64 [2 REACH + 1, 2 REACH + 1], sums of the fit of labels shifted by (y, x) - REACH pixels.
       votes: int64 of the same shape: number of labels that fit best at each shift.
     """
 
@@ -119,7 +119,7 @@ def seen_of(number: int, kind: str, detail: str) -> DoctorTally:
 
 
 def with_print(one: DoctorTally, number: int, image: int = 0, label: int = 0, hash: int | None = None) -> DoctorTally:
-    """The tally of an examined pair, with what is kept for every pair; see PRINT."""
+    """The tally of an examined pair, with its PRINT."""
     row = np.zeros(1, PRINT)
     row["number"], row["image"], row["label"] = number, image, label
     row["hash"], row["is_hashed"] = hash or 0, hash is not None
@@ -133,7 +133,7 @@ def _added(one: Mapping, other: Mapping) -> dict:
 
 
 def total(parts: Iterable[DoctorTally]) -> DoctorTally:
-    """The sum, in one part."""
+    """The sum of the tallies, with PRINTs joined into one part."""
     summed = sum(parts, start=DoctorTally())
     return replace(summed, parts=(summed.prints,))
 

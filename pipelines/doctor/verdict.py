@@ -14,9 +14,9 @@ something; it would accept something that is then learnt wrongly."""
 
 @dataclass(frozen=True)
 class Example:
-    """An example of a finding: the pair's number in the plan (-1: none), a path, and what was found there.
+    """An example of a finding: the pair's number in the plan (-1: none), a path, and details.
 
-    `other` is the number of the second pair, for copies; -1 for none.
+    For copies, `other` is the number of the second pair; -1 for none.
     """
 
     number: int
@@ -33,8 +33,8 @@ class Finding:
       kind: its name, such as "lossy-labels".
       grade: NOTE, REJECT or WRONG.
       count, of, unit: "3 of 512 labels"; `of` is 0 if there is no total.
-      text: what was found, and why it matters.
-      cure: what to do about it.
+      text: a description of the problem, and why it matters.
+      cure: a way to solve it.
       examples: a few of them.
     """
 

@@ -23,7 +23,7 @@ from pipelines.pages import gallery
 from pipelines.runner import handover, progress
 from pipelines.runner.flags import beam_options, located
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.notes import Care
+from pipelines.runner.notes import Recovery
 from pipelines.runner.remote import CANCELLED, FOLLOWED, attach
 from pipelines.runner.run import run as run_job
 from trainer import leases, storage
@@ -85,14 +85,14 @@ def run(options: Options, flags: list[str]) -> int:
 
 
 def settle(plan: Plan, options: Options) -> Plan:
-    """The plan with the coding of its labels, decided from a sample as `deeplab prepare` does it.
+    """The plan with the coding of its labels, which is decided from a sample as in `deeplab prepare`.
 
     Raises InputError if they can be read in two ways.
     """
     paths = [plan.sources.label_path(comparison) for comparison in plan.comparisons]
     try:
-        with job.in_flight(options.output).watch(job.LABELS) as care:
-            read = functools.partial(care.isolated, read_label) if care else read_label
+        with job.in_flight(options.output).watch(job.LABELS) as recovery:
+            read = functools.partial(recovery.isolated, read_label) if recovery else read_label
             coding, reason = settle_coding(paths, plan.sources.palette, options.label_coding, read)
     except InputError:
         tidy(options.output)
@@ -148,7 +148,7 @@ def unfinished(folders: Iterable[str], notes: Iterable[dict[str, Any]]) -> list[
 
 
 def self_comparisons(options: Options) -> list[str]:
-    """Warnings about folders of masks that are the labels themselves, also through links."""
+    """Warnings about folders of masks that are the folder of labels, also by links."""
     return [
         f"warning: --labels {options.labels} and --masks {folder} are the same folder: it is scored against itself"
         for folder in options.masks
@@ -157,7 +157,7 @@ def self_comparisons(options: Options) -> list[str]:
 
 
 def find_images_folder(options: Options, notes: list[dict[str, Any]]) -> str | None:
-    """The folder of the gallery's images: --images, else that which the masks were made from; None for no gallery."""
+    """The folder of the gallery's images: --images, else the folder the masks were made from; None if not known."""
     if options.images is not None:
         if not storage.is_dir(options.images):
             raise InputError(f"--images {options.images}: folder not found")
@@ -176,11 +176,10 @@ def find_images_folder(options: Options, notes: list[dict[str, Any]]) -> str | N
 def score(options: Options, plan: Plan, beam: Any, is_scored: bool) -> EvaluationTally:
     """Runs the Beam job over the plan, and removes its files from the output folder afterwards.
 
-    They stay if it fails or is not waited for: a remote job may go on, and needs them.
+    They are kept if it fails or the command does not wait for it, as a remote job may continue and needs them.
 
     Args:
-      is_scored: whether a job from an earlier run was followed to its end; if it was over this plan, its result is
-        there.
+      is_scored: whether a job of an earlier run was followed to its end; if it had the same plan, its result exists.
     """
     output, digest = options.output, plan.digest
     if is_scored and storage.exists(handover.tally_path(output, digest)):
@@ -204,7 +203,7 @@ def tidy(folder: str) -> None:
 
 
 def training_images(plan: Plan, card: ModelCard | None) -> str:
-    """A warning if more labels are evaluated than the model's records have for validation; else "".
+    """A warning if more labels are evaluated than the validation split of the model's records has; else "".
 
     Args:
       card: the card of the model; None if the classes come from a palette.
@@ -233,7 +232,7 @@ def describe(
     total: EvaluationTally,
     accounts: Accounts,
 ) -> dict[str, Any]:
-    """The contents of evaluation.json, without the gallery; `notes` are those of the folders of masks, in order."""
+    """The contents of evaluation.json; `notes` are the `segment_notes` of the folders of masks, in order."""
     evaluated, names = len(total.numbers), compared_names(options.masks)
     return {
         "labels": options.labels,
@@ -260,19 +259,19 @@ def describe(
 def draw_gallery(
     options: Options, plan: Plan, total: EvaluationTally, names: Sequence[str], images_folder: str | None
 ) -> list[gallery.Entry]:
-    """The gallery's entries, for some of the evaluated images; `names` are those of the folders of masks.
+    """Draws the gallery's entries for some of the evaluated images; `names` are the names of the folders of masks.
 
-    Prints what cannot be shown: files may have changed since they were evaluated, and images are read only here.
+    Prints the images that cannot be shown: files may have changed since the evaluation, and images are read only here.
     """
     mious = total.mious
     chosen = gallery.best_median_worst(mious.mean(1), options.gallery)
     entries = []
-    with job.in_flight(options.output).watch("gallery") as care:
+    with job.in_flight(options.output).watch("gallery") as recovery:
         for index, rank in chosen:
             comparison = plan.comparisons[total.numbers[index]]
             scores = dict(zip(names, mious[index].tolist(), strict=True))
             draw = functools.partial(
-                draw_entry, plan.sources, comparison, rank, scores, images_folder, len(chosen), care
+                draw_entry, plan.sources, comparison, rank, scores, images_folder, len(chosen), recovery
             )
             try:
                 entries.append(attempt(draw, known=Unusable))
@@ -289,18 +288,18 @@ def draw_entry(
     scores: dict[str, float],
     images_folder: str | None,
     entries: int,
-    care: Care | None,
+    recovery: Recovery | None,
 ) -> gallery.Entry:
-    """Draws one of `entries` entries; see `gallery.entry`. Raises Unusable."""
+    """Draws one of `entries` entries; see `gallery.entry`. Raises Unusable if its label or a mask cannot be read."""
     label, masks = sources.read(comparison)
-    image = None if images_folder is None else gallery_image(images_folder, comparison.key, label.shape, care)
+    image = None if images_folder is None else gallery_image(images_folder, comparison.key, label.shape, recovery)
     predictions = dict(zip(scores, masks, strict=True))
     return gallery.entry(comparison.key, rank, scores, image, label, predictions, sources.palette, entries)
 
 
-def gallery_image(folder: str, key: str, shape: tuple[int, int], care: Care | None) -> np.ndarray | None:
+def gallery_image(folder: str, key: str, shape: tuple[int, int], recovery: Recovery | None) -> np.ndarray | None:
     """See `gallery.find_image`; prints the reason if there is none."""
-    find = functools.partial(care.isolated, gallery.find_image) if care else gallery.find_image
+    find = functools.partial(recovery.isolated, gallery.find_image) if recovery else gallery.find_image
     try:
         return attempt(functools.partial(find, folder, key, shape), known=(gallery.NotShown, OSError))
     except (gallery.NotShown, OSError, Failed) as error:

@@ -1,7 +1,8 @@
-"""The Beam side of `deeplab evaluate`: numbers of chunks in, one sum of confusion matrices out.
+"""The Beam job of `deeplab evaluate`: its input is the numbers of chunks, its output one sum of confusion matrices.
 
-Only numbers cross Beam's shuffle, and one tally comes back, with one float32 per image and folder of masks: 16 MB for
-a million images in four folders. Every process holds the plan's file, some hundred bytes per label and folder.
+Only numbers pass through Beam's shuffle. The result is one tally, with one float32 per image and folder of masks:
+16 MB for a million images in four folders. Every process loads the plan's file, which takes a few hundred bytes per
+label and folder.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from pipelines.evaluate.plan import read_chunk
 from pipelines.evaluate.sources import STAGE, Comparison, Sources, Unusable
 from pipelines.evaluate.tally import EvaluationTally
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.notes import Care, InFlight
+from pipelines.runner.notes import InFlight, Recovery
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.work import Work, distribute
 from trainer import storage
 from trainer.accounts import Reject
 
 LABELS = "labels"
-"""Name of the note on the sample of labels that is read before the job."""
+"""Name of the note on the sample of labels, which is read before the job."""
 
 
 def in_flight(folder: str) -> InFlight:
@@ -38,7 +39,7 @@ class EvaluateChunk(Work):
     """Number of a chunk of the plan -> the EvaluationTally of its labels.
 
     Attributes:
-      sources: labels and masks.
+      sources: the folders of labels and masks.
       output: the folder with the plan.
       digest: the digest of the plan.
     """
@@ -55,14 +56,16 @@ class EvaluateChunk(Work):
         notes = in_flight(self.output)
         if notes.interrupted(LABELS):  # a label of the sample crashed a process, and is in one of the chunks
             notes.start(name)
-        with notes.watch(name) as care:
-            total = self._tally(first, comparisons, care)
+        with notes.watch(name) as recovery:
+            total = self._tally(first, comparisons, recovery)
         yield total
 
-    def _tally(self, first: int, comparisons: list[Comparison], care: Care | None) -> EvaluationTally:
+    def _tally(self, first: int, comparisons: list[Comparison], recovery: Recovery | None) -> EvaluationTally:
         total = EvaluationTally.empty(len(self.sources.masks), self.sources.palette.num_classes)
         for number, comparison in enumerate(comparisons, start=first):
-            read = functools.partial(care.isolated, self.sources.confusions) if care else self.sources.confusions
+            read = (
+                functools.partial(recovery.isolated, self.sources.confusions) if recovery else self.sources.confusions
+            )
             try:
                 confusion = attempt(functools.partial(read, comparison), known=Unusable)
             except (Unusable, Failed) as fault:
@@ -78,7 +81,7 @@ class EvaluateChunk(Work):
 
 @dataclass(eq=False)
 class SumTallies(beam.CombineFn):
-    """Adds tallies of parts of the set to `empty`, which is the sum of none."""
+    """Adds tallies of parts of the set to `empty`, the sum of no tallies."""
 
     empty: EvaluationTally
 

@@ -1,4 +1,4 @@
-"""The labels and masks to evaluate, paired by their names. No label or mask is opened here."""
+"""Pairs the labels and masks to evaluate by their names. Opens none of them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from trainer.options import InputError, printable
 
 JPEG = (".jpg", ".jpeg")
 LABEL_SUFFIXES = tuple(suffix for suffix in images.SUFFIXES if suffix not in JPEG)
-"""JPEG blurs class ids."""
+"""Suffixes of labels: those of images without JPEG, which blurs class ids."""
 
-_CHUNK = 64  # labels per element at most: a few seconds of work
+_CHUNK = 64  # maximum labels per element: a few seconds of work
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Plan:
 
     Attributes:
       sources: folders and palette.
-      comparisons: the labels that have a mask in every folder, with these masks; sorted by key.
+      comparisons: the labels that have a mask in every folder, with their masks; sorted by key.
       rejects: the other labels, and images of the selection without a label.
       without_label: folder of masks -> number of its masks without a label.
-      selection: a sentence on the selection; "" without one.
+      selection: a sentence on the selection of images; "" without one.
       notes: sentences on files in the folder of labels that are left out.
     """
 
@@ -150,7 +150,7 @@ def list_labels(folder: str, palette: Palette, masks: Iterable[str] = ()) -> Lab
 
     Args:
       palette: decides which of Cityscapes' codings is read.
-      masks: keys of masks. A file with one of these keys that only looks like a label is a fault, not left out.
+      masks: keys of masks. A file that is no label but has one of these keys is a fault; others are left out.
     """
     files = _listing(folder, "--labels")
     seen = [name for name in files if not hidden(name)]

@@ -25,7 +25,7 @@ class Unusable(ValueError):
 
     Attributes:
       path: the path of the file.
-      reason: for humans.
+      reason: the reason, as a phrase for users.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -38,9 +38,9 @@ class Comparison:
     """One label and the masks it is compared with.
 
     Attributes:
-      key: the name that the files share.
-      label: path below the folder of labels.
-      masks: path below each folder of masks.
+      key: the common name of the files.
+      label: path of the label below the folder of labels.
+      masks: path of the mask below each folder of masks.
     """
 
     key: str
@@ -57,7 +57,7 @@ class Sources:
       masks: folders of masks.
       palette: the classes.
       coding: how to read labels that can be read in two ways, one of `trainer.formats.options.CODINGS`.
-      mask_coding: the same for masks of other programs.
+      mask_coding: how to read masks of other programs, likewise.
     """
 
     labels: str
@@ -78,13 +78,13 @@ class Sources:
         return storage.join(self.labels, comparison.label)
 
     def read(self, comparison: Comparison) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Reads label and masks, uint8 [H, W] each. Raises Unusable."""
+        """Reads label and masks, uint8 [H, W] each. Raises Unusable if one of them cannot be used."""
         label = self._read_label(self.label_path(comparison))
         paths = [storage.join(folder, path) for folder, path in zip(self.masks, comparison.masks, strict=True)]
         return label, [self._read_mask(path, label) for path in paths]
 
     def confusions(self, comparison: Comparison) -> np.ndarray:
-        """Confusion matrices, int64 [masks, bands + 1, classes, classes], see `band_confusions`. Raises Unusable."""
+        """Confusion matrices, int64 [masks, bands + 1, classes, classes], see `band_confusions`. Raises as `read`."""
         label, masks = self.read(comparison)
         return band_confusions(label, masks, self.palette.num_classes, self.palette.ignore_id)
 
@@ -98,7 +98,7 @@ class Sources:
             raise Unusable(path, reason(error)) from None
 
     def _read_mask(self, path: str, label: np.ndarray) -> np.ndarray:
-        """The mask file as uint8 [H, W] class ids: of the label's size, with a class wherever the label has one."""
+        """The mask file as uint8 [H, W] class ids, of the label's size, with a class wherever the label has one."""
         palette = self.palette
         try:
             data = storage.read(path)
@@ -124,7 +124,7 @@ class Sources:
 
 
 def reason(error: Exception) -> str:
-    """The reason why a file could not be read; system errors without the path, which is printed with them."""
+    """The reason why a file could not be read; for system errors without the path, which is printed with it."""
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read: {error.strerror}"
     return str(error)

@@ -23,8 +23,8 @@ class EvaluationTally:
 
     Attributes:
       confusion: int64 [masks folders, bands + 1, classes, classes], see `trimap.band_confusions`.
-      parts: pairs of int64 [n], the numbers of evaluated labels, and float32 [n, masks folders], their mIoU, NaN where
-        nothing could be scored. They are not joined, since joining at every addition would take quadratic time.
+      parts: pairs of int64 [n], the numbers of evaluated labels, and float32 [n, masks folders], their mIoU, NaN if no
+        pixel could be scored. They are not joined, since joining at every addition would take quadratic time.
       rejects: the labels that could not be used.
     """
 
@@ -34,7 +34,7 @@ class EvaluationTally:
 
     @classmethod
     def empty(cls, folders: int, classes: int) -> EvaluationTally:
-        """The tally of no label."""
+        """The tally of no labels."""
         return cls(np.zeros((folders, len(BANDS) + 1, classes, classes), np.int64))
 
     @classmethod
@@ -81,12 +81,12 @@ def read(folder: str, digest: str) -> EvaluationTally:
 
 
 def accounts(plan: Plan, tally: EvaluationTally) -> Accounts:
-    """Labels of the plan = evaluated + rejected."""
+    """The accounts: labels of the plan = evaluated + rejected."""
     return Accounts("labels", plan.total, {"evaluated": len(tally.numbers)}, merged([*plan.rejects, *tally.rejects]))
 
 
 def summarize(confusion: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """Scores of one masks folder from int64 [bands + 1, classes, classes] confusion matrices by band."""
+    """Scores of one masks folder, from confusion matrices by band, int64 [bands + 1, classes, classes]."""
     whole = confusion.sum(0)
     bands = [metrics.scores(cumulated, names) for cumulated in np.cumsum(confusion, 0)[:-1]]
     return {

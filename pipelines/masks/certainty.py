@@ -1,4 +1,4 @@
-"""The certainty of the network on an image, as three numbers for choosing images to label and for analysis."""
+"""The certainty of the network on an image: three numbers, for choosing images to label and for analysis."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 ROWS = 64
-"""Rows of an image whose logarithms are in memory at once."""
+"""Number of rows of an image whose logarithms are in memory at once."""
 DIGITS, CHANGED_DIGITS = 4, 6
-"""Decimals of means, and of the share that the CRF has changed."""
+"""Decimals of the means, and of the share of pixels that the CRF has changed."""
 
 
 @dataclass(frozen=True)
 class Certainty:
-    """Means over the pixels that the network saw, of its own probabilities: before the CRF, and before enlarging.
+    """Means of the network's own probabilities (before the CRF and enlargement) over the pixels that it saw.
 
     Attributes:
       confidence: the mean probability of the most probable class, 1 / classes to 1.
@@ -28,7 +28,7 @@ class Certainty:
 
 
 def entropies(probabilities: np.ndarray) -> np.ndarray:
-    """Entropy in nats of the probabilities on the last axis: float32 [H, W] of float32 [H, W, C]; 0 log 0 is 0."""
+    """The entropy in nats of probabilities, float32 [H, W, C], as float32 [H, W]; 0 log 0 is 0."""
     result = np.empty(probabilities.shape[:-1], np.float32)
     for top in range(0, len(probabilities), ROWS):
         p = probabilities[top : top + ROWS]
@@ -37,12 +37,12 @@ def entropies(probabilities: np.ndarray) -> np.ndarray:
 
 
 def of_maps(best: np.ndarray, entropy: np.ndarray) -> Certainty:
-    """From the greatest probability and the entropy of every pixel, float32 [H, W] each."""
+    """The certainty, from the highest probability and the entropy of every pixel, float32 [H, W] each."""
     return Certainty(_mean(best), _mean(entropy))
 
 
 def of_probabilities(probabilities: np.ndarray, refined: np.ndarray | None) -> Certainty:
-    """From the softmax, float32 [H, W, C], and what the CRF made of it, float32 [H, W, C], None without the CRF."""
+    """The certainty, from the softmax before and after the CRF, float32 [H, W, C] each; None without the CRF."""
     changed = None
     if refined is not None:
         changed = round(float((probabilities.argmax(-1) != refined.argmax(-1)).mean()), CHANGED_DIGITS)
@@ -50,5 +50,5 @@ def of_probabilities(probabilities: np.ndarray, refined: np.ndarray | None) -> C
 
 
 def _mean(values: np.ndarray) -> float:
-    # Further digits depend on the other images in the batch.
+    # More digits would depend on the other images in the batch.
     return round(float(values.mean(dtype=np.float64)), DIGITS)

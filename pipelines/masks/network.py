@@ -1,4 +1,4 @@
-"""A model's network as the stages use it, from images to classes; one copy per worker process."""
+"""The network of a model for the stages, from images to classes; one copy per worker process."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from trainer.options import InputError
 from trainer.startup import start_tensorflow
 
 BATCH_PIXELS = {"CPU": 1 << 17, "GPU": 1 << 21}
-"""Maximum pixels in a batch of several images; a larger image is a batch of its own. On a CPU a batch of eight images
-of 360x480 took half as long again as eight batches of one: such large arrays exceed the caches and are mapped anew
-each time."""
+"""Maximum pixels in a batch of several images; a larger image is a batch of its own. On a CPU, a batch of eight images
+of 360x480 took 1.5 times as long as eight batches of one: such large arrays exceed the caches, and their memory is
+mapped anew each time."""
 
 
 THREADS = "TF_NUM_INTRAOP_THREADS"
@@ -43,7 +43,7 @@ class Network:
 
     def __init__(self, model: str, digest: str = "") -> None:
         kind = exports.kind(model)
-        # Not imported with this module: workers that find all their masks finished need no TensorFlow, nor does ONNX.
+        # Imported here, as ONNX and workers that find all their masks finished need no TensorFlow.
         if kind != "onnx":
             start_tensorflow()
         self._predictor = _exported(model, kind, digest) if kind else _of_folder(model, digest)
@@ -97,7 +97,7 @@ def _exported(path: str, kind: str, digest: str) -> Callable[[str], Predict]:
 
 
 def _try(run: Callable[..., list[np.ndarray]], classes: int) -> None:
-    """Runs an export, which may have been edited, on an image; raises InputError if the results are not classes."""
+    """Runs an export, which may have been edited, on an image. Raises InputError if its outputs are invalid."""
     images = np.zeros((1, 33, 47, 3), np.uint8)
     try:
         ids, probabilities = run(images, OUTPUTS)
@@ -133,7 +133,7 @@ def _network(model: str, digest: str) -> Network:
 
 
 def shared_network(model: str, digest: str, threads: int) -> Network:
-    """The one Network of this process, loaded on the first call.
+    """The Network of this process, loaded on the first call.
 
     Args:
       model: model folder or export, local or gs://.
@@ -142,7 +142,7 @@ def shared_network(model: str, digest: str, threads: int) -> Network:
         have begun to compute.
 
     Raises:
-      InputError: no usable model, or one of another digest.
+      InputError: there is no usable model, or it has another digest.
     """
     with _sharing:
         if threads:

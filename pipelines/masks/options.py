@@ -1,4 +1,4 @@
-"""Options of the commands that make masks: how many views of an image the network sees, and at which sizes."""
+"""Options of the commands that make masks: the number and sizes of the views of an image that the network sees."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Views:
     """The views of an image that the network sees, see `pipelines.masks.views.mean_softmax`.
 
     Attributes:
-      scales: sizes of the views, relative to the image as the network would see it once.
-      flip: whether each is seen mirrored as well.
+      scales: sizes of the views, relative to the image after shrinking.
+      flip: whether the network also sees each view mirrored.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -22,7 +22,7 @@ class Views:
 
     @property
     def is_single(self) -> bool:
-        """Whether the network sees the image once, as it is."""
+        """Whether the network sees the image only once and unchanged."""
         return self == Views()
 
     @property
@@ -32,12 +32,12 @@ class Views:
 
     @property
     def passes(self) -> float:
-        """The cost of all views, in passes over the image itself."""
+        """The cost of all views, relative to one pass over the image itself."""
         return (1 + self.flip) * sum(scale**2 for scale in self.scales)
 
     @property
     def flags(self) -> str:
-        """The flags that ask for these views; "" for the image itself, seen once."""
+        """The flags for these views; "" for the image itself, seen once."""
         scales = f"--scales {' '.join(f'{scale:g}' for scale in self.scales)}" if self.scales != (1.0,) else ""
         return f"{scales} {'--flip' * self.flip}".strip()
 
@@ -51,7 +51,7 @@ SINGLE = Views()
 
 @dataclass(frozen=True)
 class ViewOptions(CheckedOptions):
-    """Test-time augmentation: the mean of what the network makes of several views of an image."""
+    """Test-time augmentation: averages the network's probabilities over several views of an image."""
 
     scales: tuple[float, ...] = option(
         (1.0,),

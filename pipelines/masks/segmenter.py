@@ -1,4 +1,4 @@
-"""From images to masks, without Beam: shrink, batch, predict, refine, enlarge.
+"""Turns images into masks, without Beam: shrinks, batches, predicts, refines, enlarges.
 
 A worker process has one `Segmenter`, shared by its threads: one network and, for the CRF, a pool of workers.
 """
@@ -28,7 +28,7 @@ from trainer.formats.images import shrink
 T = TypeVar("T")
 
 HELD_BYTES = 1 << 28
-"""Bytes of images that one thread keeps waiting, both for a full batch and for the CRF."""
+"""Bytes of images that one thread may hold waiting, both for a full batch and for the CRF."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Item:
     """An image to segment.
 
     Attributes:
-      key: the caller's, passed through.
+      key: an object of the caller, passed through to the result.
       image: uint8 [H, W, 3] RGB.
       network_input: uint8 [h, w, 3], the image as the network sees it.
     """
@@ -62,7 +62,7 @@ class Segmented:
       key: the key of the item.
       image: the image of the item.
       ids: uint8 [H, W] class ids.
-      confidence: uint8 [H, W], 255 times the probability of the chosen class; None where it is not computed.
+      confidence: uint8 [H, W], 255 times the probability of the chosen class; None if it was not requested.
       certainty: the certainty of the whole image.
     """
 
@@ -75,11 +75,11 @@ class Segmented:
 
 @dataclass(frozen=True)
 class Unsegmented:
-    """An image that could not be segmented, not even alone.
+    """An image that could not be segmented, even on its own.
 
     Attributes:
       key: the key of the item.
-      reason: in one line, for its reject.
+      reason: the reason for its reject, in one line.
     """
 
     key: Any
@@ -87,7 +87,7 @@ class Unsegmented:
 
 
 def attempted(key: Any, work: Callable[[], T]) -> T | Unsegmented:
-    """Returns what `work` on the image `key` returns; `Unsegmented` if it fails."""
+    """Calls `work` on the image `key` and returns its result; `Unsegmented` if it fails."""
     try:
         return attempt(work)
     except Failed as failure:
@@ -97,8 +97,8 @@ def attempted(key: Any, work: Callable[[], T]) -> T | Unsegmented:
 def batches(items: Iterable[Item], size: int, pixels: int) -> Iterator[list[Item]]:
     """Groups items whose network inputs are equal in size, so that nothing has to be padded.
 
-    A group goes out before it exceeds `size` items or `pixels` pixels; the largest goes out early when more than
-    HELD_BYTES are waiting; what remains goes out at the end. Every item goes out exactly once.
+    A group is yielded before it exceeds `size` items or `pixels` pixels. If more than HELD_BYTES are waiting, the
+    largest group is yielded early; the remaining ones are yielded at the end. Every item is yielded exactly once.
     """
     waiting: dict[tuple[int, ...], list[Item]] = {}
     for item in items:
@@ -120,9 +120,10 @@ def most_probable(probabilities: np.ndarray, height: int, width: int) -> tuple[n
       height, width: the size of the result; probabilities of another size are enlarged bilinearly.
 
     Returns:
-      Class ids uint8 [height, width] (of equal classes the first), and their probability, float32.
+      Class ids, uint8 [height, width], the lowest of equally probable ones; and their probability, float32
+      [height, width].
     """
-    # Class by class: all classes of a large image at full size would be the largest array of the job.
+    # Class by class, as all classes of a large image at full size would be the largest array of the job.
     ids = np.zeros((height, width), np.uint8)
     best = np.full((height, width), -1.0, np.float32)
     for label in range(probabilities.shape[2]):
@@ -140,15 +141,15 @@ class Segmenter:
 
     Args:
       network: the network.
-      batch_size: most images in one pass of the network.
-      max_side: bound in pixels on the longest side of what network and CRF see; 0 for none.
+      batch_size: maximum number of images in one pass of the network.
+      max_side: longest side of the images that network and CRF see, in pixels; 0 for no limit.
       views: the views of an image, after shrinking, that the network sees.
       crf: parameters of the CRF; None for none.
       crf_engine: the engine of the CRF, one of `pipelines.crf.options.ENGINES`.
-      crf_workers: images refined side by side, at least 1.
-      confidence: whether results carry their confidence.
+      crf_workers: number of images refined concurrently, at least 1.
+      confidence: whether results include their confidence.
 
-    Raises InputError when the CRF's engine is missing.
+    Raises InputError if the CRF's engine is not installed.
     """
 
     def __init__(
@@ -184,7 +185,7 @@ class Segmenter:
                 if isinstance(output, Unsegmented):
                     unusable.append(output)
                     continue
-                # The image that waits for the CRF, and its softmax before and after.
+                # The image while it waits for the CRF, and its softmax before and after.
                 size = item.image.nbytes + 2 * output.nbytes if self._refiner else 0
                 pending.append((item, output, self._refine(item, output), size))
                 held += size
@@ -206,7 +207,7 @@ class Segmenter:
                 unusable.append(item)
 
     def close(self) -> None:
-        """Ends the CRF's workers."""
+        """Stops the CRF's workers."""
         if self._refiner:
             self._refiner.close()
 
@@ -230,7 +231,7 @@ class Segmenter:
         return [outputs] if len(batch) == 1 else [output for item in batch for output in self._predict([item])]
 
     def _refine(self, item: Item, probabilities: Any) -> Callable[[], np.ndarray] | None:
-        """Starts the CRF, if any, on one image; the function returned waits for the result."""
+        """Starts the CRF, if any, on one image; the returned function waits for its result."""
         if self._refiner is None:
             return None
         futures = [self._refiner.submit(item.network_input, probabilities)]
@@ -257,7 +258,7 @@ _segmenters: dict[tuple, Segmenter] = {}
 
 
 def shared_segmenter(folder: str, digest: str, threads: int, **options: Any) -> Segmenter:
-    """The one Segmenter of this process, made on the first call.
+    """The Segmenter of this process, created on the first call.
 
     Args:
       folder, digest, threads: see `shared_network`.
@@ -272,7 +273,7 @@ def shared_segmenter(folder: str, digest: str, threads: int, **options: Any) -> 
 
 
 def release() -> None:
-    """Ends the workers of the CRF; the network stays loaded for a next job with the same model."""
+    """Stops the workers of the CRF; the network stays loaded for the next job with the same model."""
     with _sharing:
         _close_all()
 

@@ -1,8 +1,8 @@
-"""How a mask was made: a fingerprint of model and options, and the identity of the image, carried by the mask itself.
+"""The stamp that every mask contains: a fingerprint of model and options, and the identity of the image.
 
-So an interrupted or repeated job can distinguish its own masks from those of another model or of another image with
-the same name, and from files that this program did not write, whatever the files' times. Overlays and confidence maps
-carry the same stamp. It also stores the certainty of the network, which cannot be derived from a mask.
+By it, an interrupted or repeated job distinguishes its own masks from those of another model or of another image with
+the same name, and from files that this program did not write, regardless of the files' times. Overlays and confidence
+maps contain the same stamp. It also stores the certainty of the network, which cannot be derived from a mask.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainer.formats.cards import ModelCard
 
 @dataclass(frozen=True)
 class Stamp:
-    """The stamp of a mask; all fields are "" if it is damaged.
+    """The stamp of a mask; its texts are "" if it is damaged.
 
     Attributes:
       fingerprint: the fingerprint of model and options, see `fingerprint`.
@@ -43,7 +43,11 @@ def fingerprint(
     crf_engine: str = "native",
     views: Views = SINGLE,
 ) -> str:
-    """A digest, 32 hex digits, of everything a mask depends on; `weights` is the SHA-256 of the model's weights."""
+    """A digest, 32 hex digits, of everything that a mask depends on except the image.
+
+    Args:
+      weights: SHA-256 of the model's weights.
+    """
     parts = {
         "weights": weights,
         "architecture": card.architecture,

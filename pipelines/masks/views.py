@@ -1,4 +1,4 @@
-"""Test-time augmentation: one softmax of an image from several views of it."""
+"""Test-time augmentation: combines the softmaxes of several views of an image into one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CHANNELS = 4
 
 
 def mean_softmax(predict: Predict, images: np.ndarray, views: Views) -> np.ndarray:
-    """The mean of the softmax of all views, each brought to the size of the images.
+    """The mean of the softmaxes of all views, each resized to the size of the images.
 
-    As in the evaluation of DeepLabV3+ (Chen et al. 2018, section 4: multi-scale inputs, left-right flips).
+    The same as in the evaluation of DeepLabV3+ (Chen et al. 2018, section 4: multi-scale inputs, left-right flips).
 
     Args:
       predict: the network.
@@ -27,7 +27,7 @@ def mean_softmax(predict: Predict, images: np.ndarray, views: Views) -> np.ndarr
       views: at least one.
 
     Returns:
-      float32 [B, H, W, C]; over the classes they add up to 1.
+      float32 [B, H, W, C]; the classes of a pixel add up to 1.
     """
     if views.is_single:
         return predict(images, "probabilities")
@@ -51,7 +51,7 @@ def _softmaxes(predict: Predict, images: np.ndarray, views: Views) -> Iterator[n
 
 
 def resized(arrays: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """[B, h, w, C] as [B, *size, C], shrunk by area averages or enlarged bilinearly; the same array where it fits."""
+    """Resizes [B, h, w, C] to [B, *size, C], by area averages or bilinearly; returns the same array if it fits."""
     if arrays.shape[1:3] == size:
         return arrays
     interpolation = cv2.INTER_AREA if size[0] < arrays.shape[1] else cv2.INTER_LINEAR

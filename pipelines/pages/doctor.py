@@ -1,4 +1,4 @@
-"""What the doctor found, as text for a terminal, and as one self-contained HTML page."""
+"""The findings of `deeplab doctor`, as text for a terminal, and as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipelines.pages.page import as_percent, template
 from trainer.options import printable
 
 GRADES = {"wrong": "trained wrongly", "reject": "rejected", "note": "note"}
-"""What a grade is called."""
+"""Grade of a finding -> its name on the page."""
 
 Drawings = Mapping[str, tuple[tuple[Panel, ...], ...]]
 """Kind of a finding -> the panels of each of its examples."""
@@ -20,7 +20,7 @@ def render(report: dict[str, Any], drawings: Drawings) -> str:
     """Renders the page.
 
     Args:
-      report: what `deeplab doctor` writes to doctor.json.
+      report: the contents of doctor.json.
       drawings: the drawings of its findings.
 
     Returns:

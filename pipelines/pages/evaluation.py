@@ -15,7 +15,7 @@ from trainer.formats.labels import Palette
 from trainer.options import printable
 
 SERIES_COLORS = 8
-NUMBERED_CLASSES = 12  # confusion matrices of more classes show their numbers on hover only
+NUMBERED_CLASSES = 12  # confusion matrices of more classes show their numbers only on hover
 TABLED_CLASSES = 40  # confusion matrices of more classes are drawn as an image
 
 
@@ -23,7 +23,7 @@ def render(evaluation: dict[str, Any], gallery: Sequence[Entry] = ()) -> str:
     """Renders the page.
 
     Args:
-      evaluation: what `deeplab evaluate` writes to evaluation.json.
+      evaluation: the contents of evaluation.json.
       gallery: entries made by `pipelines.pages.gallery.entry`.
 
     Returns:
@@ -75,7 +75,7 @@ def text(evaluation: dict[str, Any]) -> str:
 
 
 def _aligned(rows: list[list[str]], texts: int) -> str:
-    """Rows in columns: the first `texts` columns to the left, numbers to the right."""
+    """Rows as lines of aligned columns: the first `texts` columns to the left, the numbers to the right."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -116,7 +116,7 @@ def _columns(scores: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _comparison(scores: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Cells of the comparison table: value, difference to the first row, whether it is the column's best."""
+    """Cells of the comparison table: the value, its difference from the first row, and whether it is the best."""
     widths = _widths(scores)
     values = [[s["miou"], s["pixel_accuracy"], *(s["trimap"][width] for width in widths)] for s in scores]
     best = [max((v for v in column if v is not None), default=None) for column in zip(*values, strict=True)]
@@ -155,7 +155,7 @@ def _class_bars(palette: Palette, scores: Sequence[dict[str, Any]], present: Seq
 
 
 def _trimap_chart(scores: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Lines of mIoU over band width in the units of the SVG's view box; None when no band holds a pixel."""
+    """Lines of mIoU over band width, in the units of the SVG's view box; None if no band contains a pixel."""
     left, right, top, bottom = 52, 30, 14, 48
     widths = _widths(scores)
     values = [[*(score["trimap"][width] for width in widths), score["miou"]] for score in scores]
@@ -218,7 +218,7 @@ def _matrix(confusion: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _matrix_cell(share: float, right: bool, truth: str, predicted: str) -> dict[str, Any]:
-    # The square root makes a confusion of a few percent visible beside a diagonal near 100.
+    # The square root makes a confusion of a few percent visible next to a diagonal near 100.
     strength = math.sqrt(share)
     return {
         "kind": "right" if right else "wrong",

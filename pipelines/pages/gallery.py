@@ -1,4 +1,4 @@
-"""The gallery of a page: which images, and their thumbnails with label, predictions and errors painted in."""
+"""The gallery of a page: chooses images, and draws thumbnails of their labels, predictions and errors."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from trainer.formats import images
 from trainer.formats.labels import Palette
 
 THUMBNAIL_SIDE = 480  # pixels of the longer side
-GALLERY_BYTES = 3_400_000  # all thumbnails together; base64 makes a third more of it
+GALLERY_BYTES = 3_400_000  # of all thumbnails together, before base64, which adds a third
 IMAGE_SUFFIXES = tuple(cased for suffix in images.SUFFIXES for cased in (suffix, suffix.upper()))
-"""Suffixes an image may have, in the order they are looked for."""
+"""Suffixes that an image may have, in the order in which they are tried."""
 WRONG = (226, 40, 60)
 _JPEG_QUALITIES = (88, 80, 70, 55, 40, 25)
 
 
 class NotShown(ValueError):
-    """An image that the gallery must do without. The message says why."""
+    """An image cannot be shown in the gallery. The message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Panel:
     """One thumbnail of a gallery entry.
 
     Attributes:
-      caption, alt: what stands below it, and in place of it.
-      uri: a data: address.
-      width, height: pixels.
+      caption, alt: the text below it, and the text shown in its place if it cannot be displayed.
+      uri: its data, as a data: URI.
+      width, height: its size, in pixels.
     """
 
     caption: str
@@ -43,7 +43,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Result:
-    """What one masks folder has for an image: name, mIoU (None: nothing to score), prediction and error map."""
+    """The result of one masks folder for an image: name, mIoU (None if no pixel counts), prediction and error map."""
 
     name: str
     miou: float | None
@@ -53,7 +53,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Entry:
-    """One image of the gallery: its key, how it was chosen, itself (where it is known) and its label, the results."""
+    """One image of the gallery: key, reason for its choice, panels of the image (if known) and its label, results."""
 
     key: str
     rank: str
@@ -65,11 +65,11 @@ def best_median_worst(mious: np.ndarray, count: int) -> list[tuple[int, str]]:
     """Picks the best, the median and the worst images, about a third each.
 
     Args:
-      mious: float [n], one score per image; NaN where an image has none.
-      count: the most entries to pick.
+      mious: float [n], one score per image; NaN for an image without a score.
+      count: maximum number of images to pick.
 
     Returns:
-      (index, "best" | "median" | "worst"), best first; equal scores keep their order.
+      Pairs (index, "best" | "median" | "worst"), best first; images with equal scores keep their order.
     """
     order = np.argsort(-mious, kind="stable")
     order = order[~np.isnan(mious[order])]
@@ -89,11 +89,11 @@ def find_image(folder: str, key: str, shape: tuple[int, int]) -> np.ndarray:
 
     Args:
       folder: local or gs://.
-      key: path below it without suffix.
-      shape: (height, width) that it must have: those of its label.
+      key: path of the image below the folder, without suffix.
+      shape: (height, width) of its label, which the image must have too.
 
     Raises:
-      NotShown: not found, damaged, or of another size.
+      NotShown: the image is missing, damaged, or of another size.
     """
     for suffix in IMAGE_SUFFIXES:
         path = storage.join(folder, key + suffix)
@@ -128,7 +128,7 @@ def entry(
       key: the image's name.
       rank: "best", "median" or "worst".
       mious: mIoU of this image per masks folder.
-      image: uint8 [H, W, 3] RGB, or None where it is not known.
+      image: uint8 [H, W, 3] RGB, or None if it is not known.
       label: uint8 [H, W] class ids and the palette's ignore id.
       predictions: per masks folder uint8 [H, W] class ids.
       palette: the class set.
@@ -157,12 +157,12 @@ def entry(
 
 
 def error_map(image: np.ndarray | None, label: np.ndarray, ids: np.ndarray, ignore_id: int) -> np.ndarray:
-    """Paints wrong pixels red over the image in pale grey (or plain grey); ignored pixels are dark.
+    """Paints wrong pixels red over the image in pale grey (plain grey without an image); ignored pixels are dark.
 
     Args:
       image: uint8 [H, W, 3] RGB or None.
       label, ids: uint8 [H, W] class ids, true and predicted.
-      ignore_id: label id that counts for nothing.
+      ignore_id: label id of pixels that do not count.
 
     Returns:
       uint8 [H, W, 3] RGB.
@@ -184,7 +184,7 @@ def _wrong(label: np.ndarray, ids: np.ndarray, ignore_id: int) -> np.ndarray:
 
 
 def panel(caption: str, alt: str, image: np.ndarray, budget: int) -> Panel:
-    """A thumbnail of uint8 [H, W, 3] RGB in at most `budget` bytes, as far as can be."""
+    """A thumbnail of uint8 [H, W, 3] RGB in at most `budget` bytes, or less than 32 pixels wide or high."""
     scale = min(1.0, THUMBNAIL_SIDE / max(image.shape[:2]))
     if scale < 1:
         size = [max(1, round(side * scale)) for side in image.shape[1::-1]]

@@ -1,7 +1,6 @@
-"""What every page is made of: the template environment, how numbers are written, and images inside the page.
+"""Shared by all pages: the template environment, the formatting of numbers, and images inside a page.
 
-Pages have no scripts, load nothing, and tell the browser so by a content security policy. The same input gives the
-same bytes.
+Pages have no scripts and load nothing, which a content security policy enforces. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from trainer.options import printable
 
 @functools.cache
 def template(name: str) -> jinja2.Template:
-    """A template of this package; what is missing is an error.
+    """A template of this package; an undefined variable is an error.
 
-    What data hold is escaped: HTML, and also what `printable` escapes, such as bytes of names that are not UTF-8.
+    Strings are escaped: HTML, and also everything that `printable` escapes, such as bytes of names that are not UTF-8.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipelines.pages", "."),
@@ -36,34 +35,34 @@ def template(name: str) -> jinja2.Template:
 
 
 def _shown(value: Any) -> Any:
-    return printable(value) if type(value) is str else value  # Markup is what a macro has made
+    return printable(value) if type(value) is str else value  # Markup is the result of a macro
 
 
 def as_score(value: float | None) -> str:
-    """A score to three places; a dash where there is none."""
+    """A score to three decimals; a dash for None."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def as_difference(value: float) -> str:
-    """A difference of scores with its sign, to three places."""
+    """A difference of scores with its sign, to three decimals."""
     text = f"{value:+.3f}"
     return "±0.000" if text in ("+0.000", "-0.000") else text.replace("-", "−")
 
 
 def direction(change: float | None) -> str:
-    """CSS class of a difference of scores: "up", "down", or "" for none that `as_difference` shows."""
+    """CSS class of a difference of scores: "up", "down", or "" if `as_difference` would show none."""
     if change is None or abs(change) < 0.0005:
         return ""
     return "up" if change > 0 else "down"
 
 
 def as_percent(share: float) -> str:
-    """A share, 0 to 1, as a percentage: "12.3 %"."""
+    """A share from 0 to 1 as a percentage: "12.3 %"."""
     if share == 0:
         return "0 %"
     return f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
 
 
 def data_uri(data: bytes, kind: str) -> str:
-    """The address of an image inside the page; `kind` is "png" or "jpeg"."""
+    """The data: URI of an image inside the page; `kind` is "png" or "jpeg"."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

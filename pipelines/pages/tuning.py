@@ -1,4 +1,4 @@
-"""The result of `deeplab tune-crf` in a few lines for a terminal, and as one self-contained HTML page."""
+"""The result of `deeplab tune-crf`, as a few lines for a terminal, and as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.options import printable
 
 AXES = ("compat", "sxy", "srgb")
 SMOOTHING = CrfOptions.compat_gaussian
-"""Weight of the Gaussian kernel in the grid, that of DeepLab."""
+"""Weight of the Gaussian kernel in the grid, the same as in DeepLab."""
 
 
 def metric_name(tuning: Tuning) -> str:
@@ -24,9 +24,12 @@ def metric_name(tuning: Tuning) -> str:
 
 
 def parameters(point: Mapping[str, Any]) -> str:
-    """What was searched, in words: "sxy 40, srgb 4, compat 3.5, class weights pole 0.5"; from `CrfOptions.to_json`.
+    """The searched parameters in words: "sxy 40, srgb 4, compat 3.5, class weights pole 0.5".
 
-    The weight of the Gaussian kernel is named where it is another than in the grid.
+    The weight of the Gaussian kernel is included only if it differs from that in the grid.
+
+    Args:
+      point: parameters from `CrfOptions.to_json`.
     """
     numbers = [f"{name} {point[name]:g}" for name in ("sxy", "srgb", "compat")]
     smoothing = point.get("compat_gaussian", SMOOTHING)
@@ -36,7 +39,7 @@ def parameters(point: Mapping[str, Any]) -> str:
 
 
 def text(tuning: Tuning, path: str) -> str:
-    """The result for a terminal; `path` is where crf.json lies."""
+    """The result for a terminal; `path` is the path of crf.json."""
     gain = tuning.gain
     scores = (
         f"{_images(tuning)}: {metric_name(tuning)} {tuning.before:.3f} without, "
@@ -50,13 +53,13 @@ def text(tuning: Tuning, path: str) -> str:
 
 
 def _images(tuning: Tuning) -> str:
-    """What the scores are of: "val, 101 images, seen with --flip"."""
+    """The images behind the scores: "val, 101 images, seen with --flip"."""
     flags = Views(tuning.scales, tuning.flip).flags
     return f"{tuning.split}, {tuning.scored} images" + (f", seen with {flags}" if flags else "")
 
 
 def _class_table(tuning: Tuning) -> list[str]:
-    """IoU and gain of the classes, for a terminal; nothing where no gain is known."""
+    """IoU and gain of the classes, for a terminal; empty if no gain is known."""
     known = {printable(name): change for name, change in tuning.per_class.items() if change.gain is not None}
     if not known:
         return []
@@ -81,7 +84,7 @@ def _reason(tuning: Tuning) -> str:
 
 
 def _harm(tuning: Tuning) -> list[str]:
-    """Who loses by parameters that are worth using, and what to do; nothing where nobody surely does."""
+    """The classes that lose by parameters that are worth using, and what to do; empty if none certainly loses."""
     if not (tuning.options and tuning.losers):
         return []
     losers = ", ".join(f"{name} ({gain.value:+.3f})" for name, gain in tuning.losers.items())
@@ -98,9 +101,9 @@ def render(tuning: Tuning, palette: Palette, model: str, point: CrfOptions, entr
       tuning: the result.
       palette: the classes, in the order of `tuning.per_class`.
       model: the model's folder.
-      point: what the search chose, whether it gains or not.
-      entries: from `pipelines.pages.gallery.entry`; "best" are images that gained most, "worst" those that lost
-        most.
+      point: the parameters that the search chose, whether they gain or not.
+      entries: entries from `pipelines.pages.gallery.entry`; "best" are images that gained most, "worst" those that
+        lost most.
 
     Returns:
       HTML without scripts that loads nothing; the same input gives the same bytes.
@@ -137,10 +140,10 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _interval(tuning: Tuning) -> dict[str, Any]:
-    """The gain with its interval over an axis that holds zero, in the units of the SVG's view box."""
+    """The gain and its interval on an axis that includes zero, in the units of the SVG's view box."""
     gain, left, right = tuning.gain, 50.0, 590.0
     low, high = min(gain.low, gain.value, 0.0), max(gain.high, gain.value, 0.0)
-    # An axis of at least one point of mIoU, lest noise be drawn as wide as a gain.
+    # The axis spans at least one point of mIoU, so that noise does not look as wide as a gain.
     room = max(0.0, 0.01 - (high - low)) / 2
     ticks = _ticks(low - room, high + room)
 
@@ -158,7 +161,7 @@ def _interval(tuning: Tuning) -> dict[str, Any]:
 
 
 def _panels(tuning: Tuning) -> list[dict[str, Any]]:
-    """One heat map per weight of the kernel: rows srgb, columns sxy, cells the gain over no CRF on all images."""
+    """A heat map per weight of the kernel: rows are srgb, columns sxy, cells the gain over no CRF on all images."""
     alike = [point for point in tuning.grid if _is_on_grid(point)]
     gains = {tuple(point[name] for name in AXES): point["score"] - tuning.before for point in alike}
     largest = max(max(map(abs, gains.values())), 1e-6)

@@ -77,12 +77,12 @@ def recognise_labels(raw: RawSet, options: Options) -> tuple[Palette, str, tuple
     """
     is_new = not (storage.is_remote(options.output) or storage.is_dir(options.output))
     try:
-        with workarea.notes(options.output).watch("labels") as care:
-            read = functools.partial(care.isolated, read_label) if care else read_label
+        with workarea.notes(options.output).watch("labels") as recovery:
+            read = functools.partial(recovery.isolated, read_label) if recovery else read_label
             palette, why_palette, coding, why_coding = recognise(raw, options.palette, options.label_coding, read)
     finally:
         workarea.remove_empty(options.output, is_new)
-    return palette, coding, (why_palette, why_coding), care is not None and care.isolated.ended
+    return palette, coding, (why_palette, why_coding), recovery is not None and recovery.isolated.ended
 
 
 def refuse_strangers(area: Area, plan: Plan, raw: RawSet, options: Options) -> None:

@@ -16,7 +16,7 @@ from pipelines.prepare import workarea
 from pipelines.prepare.plan import FORMAT_VERSION, Spec
 from pipelines.prepare.workarea import Outcome
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.notes import Care
+from pipelines.runner.notes import Recovery
 from trainer import prefetch, storage
 from trainer.accounts import Reject
 from trainer.formats.dataset import Sums
@@ -60,9 +60,9 @@ def write_shard(
       InputError: another run has removed or replaced the plan meanwhile.
     """
     path = storage.join(folder, spec.name)
-    with workarea.notes(folder).watch(spec.name) as care:
+    with workarea.notes(folder).watch(spec.name) as recovery:
         with storage.writer(path) as file:
-            results = _write_records(file, entries, palette, options, finish, care)
+            results = _write_records(file, entries, palette, options, finish, recovery)
             file.flush()
             # Raises if the plan is gone: another run may have described the set without this shard.
             if spec.plan:
@@ -99,14 +99,14 @@ def _write_records(
     palette: Palette,
     options: RecordOptions,
     finish: Callable[[str], object],
-    care: Care | None,
+    recovery: Recovery | None,
 ) -> _Results:
-    """Makes the records of the entries and writes them into `file`; each is isolated if there is `care`."""
+    """Makes the records of the entries and writes them into `file`; with `recovery`, each in a subprocess."""
     results = _Results()
-    for entry, read in prefetch.read_ahead(entries, lambda entry: () if care else (entry.image, entry.label)):
+    for entry, read in prefetch.read_ahead(entries, lambda entry: () if recovery else (entry.image, entry.label)):
         work = functools.partial(make, entry, palette, options, read)
-        if care:
-            work = functools.partial(care.isolated, make, entry, palette, options)
+        if recovery:
+            work = functools.partial(recovery.isolated, make, entry, palette, options)
         try:
             record = attempt(work, known=Unusable)
         except Unusable as fault:

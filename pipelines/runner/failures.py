@@ -1,4 +1,4 @@
-"""How a failing run ends: Beam's nested tracebacks become one line, and a killed worker an error instead of a hang."""
+"""Errors of failing runs: turns Beam's nested tracebacks into one line, and the death of a worker into an error."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from trainer.options import InputError
 STATUS_WORKER_DIED = 70
 STATUS_INTERRUPTED = 130
 SERVERS = ("PrismJobServer", "FlinkJarJobServer", "SparkJarJobServer", "apache_beam.utils.subprocess_server", "")
-"""Loggers of the job servers that Beam starts; the last is the root logger, which some of their messages go to."""
+"""Loggers of the job servers that Beam starts; the last is the root logger, which receives some of their messages."""
 REPORT_SECONDS = 10.0
 """Seconds within which a thread of Beam reports that a worker process has ended."""
 
 
 def readable(error: Exception, title: str) -> InputError | storage.Unavailable:
-    """Turns a failure that Beam reports as a text of nested tracebacks into an error of one line."""
-    # Lines that Java adds to a traceback of Python.
+    """Turns a failure that Beam reports as nested tracebacks into an error with a one-line message."""
+    # Lines that Java adds to a Python traceback.
     text = re.sub(r"\n\s+(?:at [^\n]*\([^\n]*\)|\.\.\. \d+ (?:more|common frames omitted))(?=\n|\Z)", "", str(error))
     for known in (InputError, storage.Unavailable):
         # The last error in the text, to its end: file names may contain line breaks.
@@ -47,7 +47,7 @@ def readable(error: Exception, title: str) -> InputError | storage.Unavailable:
     shown = {"prefix": "deeplab-error-", "suffix": ".txt", "dir": scratch.place(), "delete": False}
     with tempfile.NamedTemporaryFile("wb", **shown) as file:
         file.write(text.encode(errors="backslashreplace"))
-    step = re.sub(r"-ptransform-\d+\Z", "", step)  # as job servers number them
+    step = re.sub(r"-ptransform-\d+\Z", "", step)  # job servers number the steps
     where = f" in step {step!r}" if step else ""
     return InputError(
         f"the {title} job failed{where}: {kind}: {message} (full traceback: {file.name}). "
@@ -56,7 +56,7 @@ def readable(error: Exception, title: str) -> InputError | storage.Unavailable:
 
 
 def await_death_report(error: Exception) -> None:
-    """After a broken connection to a worker, waits for the thread that reports how the worker ended.
+    """If the connection to a worker broke, waits for the thread that reports how the worker ended.
 
     That thread ends the program, see `stop_when_worker_dies`.
     """
@@ -69,10 +69,10 @@ def stop_when_worker_dies(out: TextIO, title: str, folder: str) -> Iterator[None
     """Ends the program when a worker process was killed (out of memory); Beam itself would wait for it for ever.
 
     Beam reports the death only in one of its helper threads, so the program is ended from there: an interrupt would
-    not reach the waiting thread where SIGINT is ignored, as in programs that a script starts with `&`. Ctrl-C ends the
-    program with `os._exit` as well, because Beam's non-daemon threads would keep it alive, and immediately, because
-    after an exception Beam waits for its workers, which may wait for a lock that this thread held when the signal
-    came. What had been published by then is complete and is kept.
+    not reach the waiting thread where SIGINT is ignored, as in programs that a script starts with `&`. Ctrl-C also
+    ends the program with `os._exit`, because Beam's non-daemon threads would keep it alive; and it does so at once,
+    because after an exception Beam waits for its workers, which may wait for a lock that this thread held when the
+    signal came. Files published by then are complete and are kept.
     """
     before = threading.excepthook
     ending = threading.Lock()
@@ -80,7 +80,7 @@ def stop_when_worker_dies(out: TextIO, title: str, folder: str) -> Iterator[None
     def end(text: str, cure: str, status: int) -> None:
         if not ending.acquire(blocking=False):  # another thread is ending the program already
             return
-        logging.getLogger("apache_beam").setLevel(logging.CRITICAL + 1)  # whatever follows is a consequence
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL + 1)  # further errors are consequences of this one
         bar = "\n" * out.isatty()  # ends the line of the progress bar
         say(f"{bar}deeplab {title}: {text}; finished outputs are kept, {cure}", out)
         sys.stdout.flush()
@@ -101,7 +101,7 @@ def stop_when_worker_dies(out: TextIO, title: str, folder: str) -> Iterator[None
     def interrupt(*signal_and_frame: object) -> None:
         end("interrupted", "run the same command again to resume", STATUS_INTERRUPTED)
 
-    # Only if nobody else handles or ignores SIGINT, and only in the main thread, which alone may set a handler.
+    # Only if nobody else handles or ignores SIGINT, and only in the main thread: others may not set a handler.
     is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     is_ours &= threading.current_thread() is threading.main_thread()
     threading.excepthook = hook
@@ -137,7 +137,7 @@ class _NoTracebacks:
 
 
 def _not_repeated(record: logging.LogRecord) -> bool:
-    # `run` gets the failure of a DoFn as an exception, and reports it once.
+    # `run` receives the failure of a DoFn as an exception, and reports it once.
     text = record.getMessage()
     repeated = ("Error processing instruction", "[while running ", "Failed to read inputs in the data plane")
     return not any(words in text for words in repeated)
@@ -146,7 +146,7 @@ def _not_repeated(record: logging.LogRecord) -> bool:
 def quiet_servers() -> None:
     """Hides the log of job servers that Beam starts, except errors, unless the user's log level shows it.
 
-    For good: they log until this process ends, at levels of their own.
+    The filter is never removed: job servers log until this process ends, at levels of their own.
     """
     if logging.getLogger().getEffectiveLevel() > logging.INFO:
         for name in SERVERS:
@@ -165,7 +165,7 @@ def quiet_beam() -> Iterator[None]:
     if logging.getLogger().getEffectiveLevel() > logging.INFO:
         beam_log.setLevel(logging.ERROR)
     for name in ("common", "worker.sdk_worker", "worker.data_plane", "portability.local_job_service"):
-        # For good: a worker may log a failure after the run has ended with it.
+        # Never removed: a worker may log a failure after the run has ended with it.
         logging.getLogger(f"apache_beam.runners.{name}").addFilter(_not_repeated)
     try:
         with contextlib.redirect_stderr(_NoTracebacks(sys.stderr)):

@@ -1,4 +1,4 @@
-"""Apache Beam's flags: parses them, refuses what cannot work, and tells how the workers share this machine."""
+"""Apache Beam's flags: parses them, refuses what cannot work, and determines how the workers share this machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trainer.options import InputError
 LOCAL_RUNNERS = ("directrunner", "fnapirunner", "switchingdirectrunner")
 CLUSTER_RUNNERS = ("portablerunner", "flinkrunner", "sparkrunner")
 REMOTE_WORKERS = 16
-"""Number of workers to plan for when the service chooses it."""
+"""Number of workers to plan for if the service chooses it."""
 LISTS = (".csv", ".jsonl", ".txt")
 """Suffixes of files that are read before the job starts, so they may be local even when the workers are not."""
 JOB_SERVERS = ("flinkrunner", "sparkrunner", "prismrunner")
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class JobOptions(PipelineOptions):
-    """Flags of ours for jobs on other machines, beside Beam's own."""
+    """Our own flags for jobs on other machines, in addition to Beam's."""
 
     @classmethod
     def _add_argparse_args(cls, parser: _BeamArgumentParser) -> None:
@@ -45,14 +45,14 @@ class JobOptions(PipelineOptions):
 
 
 def beam_options(flags: list[str]) -> PipelineOptions:
-    """Beam's options, parsed from the flags that the command itself does not know.
+    """Parses Beam's options from the flags that the command itself does not know.
 
     Local runs default to `--direct_running_mode multi_threading` (OpenCV, TensorFlow and Pillow release the GIL), with
     one worker for each core that this process may use.
 
     Raises:
-      InputError: flags that Beam does not know either, values that Beam refuses, or a remote job whose workers would
-        lack this package or have another Python.
+      InputError: a flag is unknown to Beam too, Beam refuses a value, or the workers of a remote job would lack this
+        package or have another Python.
     """
     _refuse_unknown(flags)
     options = PipelineOptions(list(flags))
@@ -98,7 +98,7 @@ def is_local(options: PipelineOptions) -> bool:
 
 
 def is_unknown(options: PipelineOptions) -> bool:
-    """Whether Beam knows no runner of that name. Names with a module are left for Beam to check."""
+    """Whether Beam has no runner of that name. Names with a module are left for Beam to check."""
     given = options.view_as(StandardOptions).runner or ""
     known = {name.lower() for name in StandardOptions.KNOWN_RUNNER_NAMES}
     return "." not in given and not {given.lower(), f"{given.lower()}runner"} & known
@@ -112,7 +112,7 @@ def is_dataflow(options: PipelineOptions) -> bool:
 def shares_this_machine(options: PipelineOptions) -> bool:
     """Whether the workers are threads or children of this process, so that they run on this machine and end with it.
 
-    That is so for local runs, for `--environment_type LOOPBACK`, and for runners that choose it by default.
+    True for local runs, for `--environment_type LOOPBACK`, and for runners that choose it by default.
     """
     runner, environment = runner_name(options), options.view_as(PortableOptions).environment_type
     if is_local(options) or is_dataflow(options) or environment:
@@ -129,7 +129,9 @@ def located(options: PipelineOptions, command: T, *names: str) -> T:
     """The options of a command with absolute paths, since workers may have another working directory.
 
     Args:
-      names: the fields that hold paths which workers read or write: one path, several, or None.
+      options: Beam's options of the job.
+      command: options of the command, a frozen dataclass.
+      names: the fields with paths that workers read or write: one path, several, or None.
 
     Raises:
       InputError: a local path, for workers on Dataflow.

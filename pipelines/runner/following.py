@@ -1,6 +1,6 @@
-"""Follows a remote job to its end: shows its progress, and explains what happens if the waiting ends earlier.
+"""Follows a remote job to its end: shows its progress, and explains what happens to it if the command ends earlier.
 
-The explanation says whether the job goes on, how to cancel it, and how to continue with its results.
+The explanation says whether the job continues, how to cancel it, and how to use its results.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from trainer import storage
 from trainer.options import InputError
 
 LOST = 300.0
-"""Seconds without an answer after which we stop following a job."""
+"""Seconds without an answer after which a job is no longer followed."""
 SILENCE = 120.0
 """Seconds after which the user is told that no worker has reported."""
 ENDS_TOO = "the job ends as well, since its workers belong to this process; run the same command again to resume"
@@ -48,11 +48,12 @@ def follow(job: Job, options: PipelineOptions, title: str, folder: str, total: i
       options: Beam's options of the job.
       title: name of the command.
       folder: the output folder of the job.
-      total: how many `unit`s it will process; 0 if another process sent it, whose note in the folder is then read.
+      total: how many `unit`s it will process; 0 if another process sent it, which left a note of them in the folder.
+      unit: name of the items, plural ("records").
 
     Raises:
       InputError, storage.Unavailable: the job failed or was cancelled, or its service no longer answers.
-      KeyboardInterrupt: the user pressed Ctrl-C; the text says whether the job goes on, and how to cancel it.
+      KeyboardInterrupt: the user pressed Ctrl-C; the text says whether the job continues, and how to cancel it.
     """
     try:
         counts = storage.join(folder, FOLDER)
@@ -83,7 +84,7 @@ def _wait(job: Job, count: Callable[[], int], options: PipelineOptions, title: s
         try:
             state = job.state()
             heard = time.monotonic()
-        except Exception as error:  # whatever a service's client raises: the job may still be running
+        except Exception as error:  # anything that a service's client raises: the job may still be running
             if time.monotonic() - heard > LOST:
                 fault = f"lost contact with the {title} job: {cause(error)}; it may still be running."
                 raise InputError(f"{fault} {_remedy(job, options)}") from None
@@ -112,11 +113,11 @@ def _hint(options: PipelineOptions) -> str:
 
 
 def _failure(job: Job, state: str, options: PipelineOptions, title: str) -> Exception | None:
-    """The error, in one line, for a job that ended in that state; None if it succeeded."""
+    """The error for a job that ended in that state, with a one-line message; None if it succeeded."""
     if state == "DONE":
         return None
     error = ""
-    with contextlib.suppress(Exception):  # the service gives no reason, or has gone
+    with contextlib.suppress(Exception):  # the service gives no reason, or is gone
         error = job.error() if state == "FAILED" else ""
     if error:
         failure = readable(RuntimeError(error), title)
@@ -137,7 +138,7 @@ def see(job: Job) -> str:
 
 
 def unsent(options: PipelineOptions) -> str:
-    """The message for a job that was interrupted while it was being sent."""
+    """The message for an interrupt while a job was being sent."""
     if shares_this_machine(options):
         return ENDS_TOO
     if services.can_find(options):
@@ -156,7 +157,7 @@ def _left_behind(job: Job, options: PipelineOptions) -> str:
 
 
 def _remedy(job: Job, options: PipelineOptions) -> str:
-    """Where the job runs, how to cancel it, and how to continue with its results."""
+    """Sentences on where the job runs, how to cancel it, and how to use its results."""
     where = f"It is {job.id} at {service(options)}{see(job)}"
     if services.can_find(options):
         return f"{where}; cancel it with the same command and --cancel, {AGAIN}"

@@ -1,6 +1,6 @@
-"""Files that a command and the workers of its job exchange through the output folder: a plan, and its tally.
+"""Files that a command and the workers of its job exchange through the output folder: a plan and its tally.
 
-Both are named by the plan's digest, so no other run can replace a plan.
+Both are named by the plan's digest, so no other run can replace them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _is_handover(name: str) -> bool:
 
 
 def sweep(folder: str, names: Collection[str]) -> None:
-    """Removes the plans and tallies of earlier runs, and unfinished files of these or of `names`."""
+    """Removes the plans and tallies of earlier runs, and the unfinished files of these and of `names`."""
     for file in storage.glob(storage.join(folder, ".*")):
         whole = storage.unfinished(file.relative)
         if whole in names or _is_handover(whole or file.relative):
@@ -69,7 +69,7 @@ def _lines(folder: str, digest: str) -> list[bytes]:
 
 
 def read_tally(folder: str, digest: str) -> bytes:
-    """The bytes that the job wrote to `tally_path`. Raises InputError if they cannot be read."""
+    """The contents of the file that the job wrote to `tally_path`. Raises InputError if it cannot be read."""
     return _read(tally_path(folder, digest))
 
 

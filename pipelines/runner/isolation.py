@@ -1,15 +1,15 @@
 """Isolates the images of a job from each other: whatever goes wrong with one image becomes a reject of that image.
 
-Two things can go wrong. An image can raise an exception that nobody expected (out of memory, or an error in OpenCV, an
-encoder or the CRF); `attempt` is for that:
+Two things can go wrong. An image can raise an unexpected exception (out of memory, or an error in OpenCV, an encoder
+or the CRF), which `attempt` handles:
 
     try:
         record = attempt(lambda: make_record(entry), known=Unusable)
     except (Unusable, Failed) as fault:
         rejects.append(Reject(entry.key, entry.image, STAGE, fault.reason))
 
-And it can crash the process that decodes it, which no `except` catches; `Isolated` runs functions in a subprocess for
-that. Since this is slow, most stages use it only where a process has crashed before, see `pipelines.runner.notes`.
+It can also crash the process that decodes it, which no `except` catches, so `Isolated` runs functions in a subprocess.
+Since that is slow, most stages use it only where a process has crashed before, see `pipelines.runner.notes`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LONGEST = 400
 
 
 class Failed(Exception):
-    """An image could not be processed, not even alone.
+    """An image could not be processed, even on its own.
 
     Attributes:
       reason: the reason for its reject, in one line.
@@ -85,7 +85,7 @@ class _SharedLock:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Holds the lock exclusively. A thread that shares it gives it up while it waits; two would deadlock."""
+        """Holds the lock exclusively. A thread that shares it releases it while waiting, lest two of them deadlock."""
         before = getattr(self._here, "place", "")
         if before == "exclusive":
             yield
@@ -112,11 +112,11 @@ _lock = _SharedLock()
 
 
 def attempt(work: Callable[[], T], known: type[Exception] | tuple[type[Exception], ...] = ()) -> T:
-    """Returns what `work` returns. If it raises an exception that is not in `known`, it is called once more, alone.
+    """Calls `work` and returns its result. If it raises an exception not in `known`, it is called once more, alone.
 
-    Alone means that no other `attempt` of this process is running, so work that ran out of memory beside others has
-    all of it the second time. Attempts may be nested. `work` must not wait for an attempt of another thread, and the
-    caller must hold no lock that another attempt takes. Side effects of `work` may happen twice.
+    Alone means that no other `attempt` of this process is running, so that work that ran out of memory has all of it
+    the second time. Attempts may be nested. `work` must not wait for an attempt in another thread, and the caller must
+    hold no lock that another attempt takes. Side effects of `work` may happen twice.
 
     Args:
       work: the work on one image.
@@ -153,11 +153,11 @@ def cause(error: BaseException) -> str:
 class Isolated:
     """Runs functions in a subprocess, one after another, so that a crash does not end this process.
 
-    The subprocess is started at the first call and again after a crash, and ends with this process. When memory runs
-    out, Linux kills it first.
+    The subprocess is started by the first call and again after a crash, and ends with this process. When memory runs
+    out, Linux kills the subprocess first.
 
     Attributes:
-      ended: whether a function has crashed it.
+      ended: whether a function has crashed the subprocess.
     """
 
     def __init__(self) -> None:
@@ -173,14 +173,14 @@ class Isolated:
         self.close()
 
     def __call__(self, function: Callable[..., T], *args: Any) -> T:
-        """Returns or raises what `function(*args)` returns or raises in the subprocess.
+        """Calls `function(*args)` in the subprocess; returns its result or raises its exception.
 
         Args:
-          function: importable by its name; its arguments, result and exceptions can be pickled.
+          function: importable by name; its arguments, result and exceptions must be picklable.
 
         Raises:
-          Failed: it crashed the subprocess, and then, tried alone, a second one.
-          InputError: the subprocess does not start, or was asked to end.
+          Failed: it crashed the subprocess and then, called alone, a second one.
+          InputError: the subprocess did not start, or was asked to end.
         """
         value, error = attempt(functools.partial(self._answer, function, args))
         if error is not None:
@@ -201,7 +201,7 @@ class Isolated:
                 return self._pipe.recv()
             except (EOFError, ConnectionError):
                 ending = self._end()
-            except BaseException:  # no memory for the answer, say: the rest of it would be taken for the next answer
+            except BaseException:  # such as no memory for the answer: its rest would be taken for the next answer
                 self._process.kill()
                 self._end()
                 raise
@@ -215,8 +215,8 @@ class Isolated:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        resource_tracker.ensure_running()  # started by `start` below, it would unblock the signal
-        # Ctrl-C reaches the subprocess too, and would end it before it ignores the signal.
+        resource_tracker.ensure_running()  # if `start` below started it, that would unblock the signal
+        # Ctrl-C reaches the subprocess too, and would end it before it has set the signal to be ignored.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             self._process.start()

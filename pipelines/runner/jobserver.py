@@ -1,4 +1,4 @@
-"""Beam's job servers, which take the jobs for Flink, Spark and Prism: their addresses and the flags they know."""
+"""Beam's job servers, which accept jobs for Flink, Spark and Prism: their addresses and the flags they know."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
-"""Program that executes the command in its arguments, behind its parent's process id, and ends with that parent."""
+"""Program that executes a command and ends with its parent. Arguments: the parent's process id, and the command."""
 
 
 def endpoint(options: PipelineOptions) -> str:
@@ -49,7 +49,7 @@ def connect(address: str) -> beam_job_api_pb2_grpc.JobServiceStub:
 
 
 def bind(options: PipelineOptions) -> None:
-    """Ties the Java job server that Beam starts for these options to this process: it ends when this process does.
+    """Makes the Java job server that Beam starts for these options end with this process.
 
     Otherwise it would outlive a killed process, and still forward a job it was given. Works on Linux only.
     """

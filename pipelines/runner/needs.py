@@ -1,4 +1,4 @@
-"""Checks that the workers of a remote job will have what they need, before it is sent, and sets fitting defaults."""
+"""Checks, before a remote job is sent, that its workers will have what they need, and sets suitable defaults."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pipelines import __version__
 from trainer.options import InputError
 
 IMAGE_PYTHON = (3, 11)
-"""Python of the worker image that the Dockerfile builds."""
+"""Python version of the worker image that the Dockerfile builds."""
 IMAGE_BEAM = "2.77.0"
-"""Apache Beam of that image."""
+"""Apache Beam version of that image."""
 
 MACHINE = "n2-standard-4"
-"""Decoding, the CRF and the network on a CPU scale with the cores, and take less than 4 GB per core."""
+"""Decoding, the CRF and the network on a CPU scale with the number of cores, and use less than 4 GB per core."""
 GPU_MACHINES = {
     "nvidia-l4": "g2-standard-8",
     "nvidia-tesla-a100": "a2-highgpu-1g",
@@ -37,18 +37,19 @@ GPU_MACHINE = "n1-standard-8"
 THREADS = 8
 """Threads of a worker if the name of its machine type does not include the number of cores."""
 DISK_GB = 50
-"""The unpacked image takes some 5 GB, and a shard that is buffered before its upload 128 MB per thread."""
+"""The unpacked image takes about 5 GB, and shards buffered before their upload 128 MB per thread."""
 ONE_PROCESS, PROCESSES = "no_use_multiple_sdk_containers", "use_multiple_sdk_containers"
-"""Experiments of Dataflow. By default it starts a process per core, each of which would load the network."""
+"""Dataflow's experiments for processes. By default it starts one per core, each of which would load the network."""
 
 ACCELERATOR = re.compile(r"type:(?P<kind>[\w-]+);count:\d+(;install-nvidia-driver(:[\w.-]+)?)?(;[\w:.;-]+)?")
 WHEEL = re.compile(r"deeplab_pipelines-(?P<version>[^-]+)(-\d[^-]*)?-cp3(?P<minor>\d+)-\w+-(?P<platform>[\w.]+)\.whl")
 
 
 def check_dataflow(options: PipelineOptions, accelerator: str | None = None) -> None:
-    """Checks the options of a Dataflow job and sets fitting defaults. Raises InputError for what cannot work.
+    """Checks the options of a Dataflow job and sets suitable defaults. Raises InputError for what cannot work.
 
     Args:
+      options: Beam's options of the job.
       accelerator: GPU of every worker, such as nvidia-tesla-t4, or Dataflow's full specification; None for none.
     """
     cloud, setup = options.view_as(GoogleCloudOptions), options.view_as(SetupOptions)
@@ -97,7 +98,7 @@ def check_wheel(packages: list[str] | tuple[()]) -> None:
 
 
 def suit(options: PipelineOptions, accelerator: str | None) -> None:
-    """Sets machine, disk, threads and processes of Dataflow's workers where the user did not."""
+    """Sets the machine type, disk, threads and processes of Dataflow's workers where the user did not."""
     worker, debug = options.view_as(WorkerOptions), options.view_as(DebugOptions)
     cloud = options.view_as(GoogleCloudOptions)
     kind = ""
@@ -163,7 +164,7 @@ def check_process(config: str | None) -> None:
 
 
 def check_image(flag: str, image: str) -> None:
-    """Raises InputError for an image with another Python or Beam: its workers could not unpickle the job, or hang."""
+    """Raises InputError for an image with another Python or Beam: its workers could not read the job or would hang."""
     name = image.rsplit("/", 1)[-1]
     named = re.search(r"py(?:thon)?[-_]?3\.?(\d+)", name)
     python, here = (3, int(named.group(1))) if named else IMAGE_PYTHON, sys.version_info[:2]

@@ -1,25 +1,25 @@
-"""Notes of what workers are working on, by which a rerun knows where a process may have crashed.
+"""Notes of what workers are working on, which tell a rerun where a process may have crashed.
 
 A worker leaves a note of the chunk or shard it is working on. A rerun (or the runner's next try) that finds the note
-works on that chunk with care, that is, on each image in a subprocess:
+processes that chunk in recovery mode: each image in a subprocess.
 
-    with InFlight(folder).watch(name) as care:
+    with InFlight(folder).watch(name) as recovery:
         for entry in chunk:
-            make = functools.partial(care.isolated, make_record, entry) if care else lambda: make_record(entry)
+            make = functools.partial(recovery.isolated, make_record, entry) if recovery else lambda: make_record(entry)
             record = attempt(make, known=Unusable)  # see `pipelines.runner.isolation`
 
-What is too expensive to isolate, such as a network that takes a gigabyte, is noted image by image while the chunk is
-worked on with care, and only an image at which the process then crashed is isolated as well:
+Work that is too expensive to isolate, such as a network that takes a gigabyte, is noted image by image in recovery
+mode, and only an image on which the process then crashes is isolated in the run after that:
 
-            if entry.key in care.suspects:
-                ids = care.isolated(load_and_segment, job, entry)
+            if entry.key in recovery.suspects:
+                ids = recovery.isolated(load_and_segment, job, entry)
             else:
-                care.at(entry.key)
+                recovery.at(entry.key)
                 ids = segment(image)
 
-An image is rejected only when such a subprocess ended twice while this process lived. A note alone proves nothing: the
-user may have pressed Ctrl-C, the machine may have been preempted, or the power may have failed; it merely makes the
-next run slower. What is written must therefore not depend on whether a chunk is worked on with care.
+An image is rejected only if it ends such a subprocess twice while this process survives. A note alone proves nothing:
+the user may have pressed Ctrl-C, the machine may have been preempted, or the power may have failed. It merely makes
+the next run slower, so the output must not depend on whether a chunk was processed in recovery mode.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class InFlight:
 
         Args:
           name: the name of the chunk, the same on every run over the same images.
-          image: the image it is working on, if it works with care.
-          suspects: images at which earlier processes ended.
+          image: the image it is working on, in recovery mode; "" otherwise.
+          suspects: images on which earlier processes ended.
           is_fatal: whether the chunk is known to hold an image that crashes processes.
         """
         storage.write(self.path(name), _note(name, image, suspects, is_fatal))
@@ -81,7 +81,7 @@ class InFlight:
         return frozenset()
 
     def suspects(self, name: str) -> frozenset[str]:
-        """Images of `name` at which a process ended although it worked with care."""
+        """Images of `name` on which a process ended in recovery mode."""
         note = _read(self.path(name))
         suspects = note.get("suspects")
         names = [*(suspects if isinstance(suspects, list) else ()), note.get("image")]
@@ -99,24 +99,24 @@ class InFlight:
                 os.rmdir(self.folder)
 
     @contextlib.contextmanager
-    def watch(self, name: str) -> Iterator[Care | None]:
+    def watch(self, name: str) -> Iterator[Recovery | None]:
         """Notes that this process is working on `name` while the block runs.
 
-        Yields None, or a `Care` if an earlier process ended there. The note is removed at the end of the block, by an
-        exception too. It stays if an image has crashed its subprocess: the next run will try that image again, and
-        should do so with care. Costs two requests if `folder` is in Cloud Storage.
+        Yields None, or a `Recovery` if an earlier process ended there. The note is removed when the block ends, also
+        by an exception, unless an image crashed its subprocess: the next run will try that image again, and should do
+        so in recovery mode. Costs two requests if `folder` is in Cloud Storage.
         """
-        care = None
+        recovery = None
         if not storage.create(self.path(name), _note(name)):
-            care = Care(self, name, self.suspects(name))
-            self.start(name, suspects=care.suspects)
+            recovery = Recovery(self, name, self.suspects(name))
+            self.start(name, suspects=recovery.suspects)
         try:
-            yield care
+            yield recovery
         finally:
-            if care:
-                care.isolated.close()
-            if care and care.isolated.ended:
-                self.start(name, suspects=care.suspects, is_fatal=True)
+            if recovery:
+                recovery.isolated.close()
+            if recovery and recovery.isolated.ended:
+                self.start(name, suspects=recovery.suspects, is_fatal=True)
             else:
                 self.end(name)
 
@@ -135,11 +135,11 @@ def _read(path: str) -> dict[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
-class Care:
-    """The means to work on a chunk with care, after a process ended in it.
+class Recovery:
+    """What a worker needs to process a chunk in which an earlier process ended.
 
     Attributes:
-      suspects: images at which a process ended although it worked with care.
+      suspects: images on which a process ended in recovery mode.
       isolated: runs functions in a subprocess.
     """
 

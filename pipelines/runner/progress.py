@@ -1,4 +1,4 @@
-"""Progress of a run: workers count what they have finished; a progress bar or plain lines show the sum."""
+"""Progress of a run: workers count the items they have finished; a progress bar or plain lines show the sum."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from trainer.options import InputError
 PLAIN_SECONDS = 10.0  # between two progress lines if stderr is not a terminal, and between two counts in Cloud Storage
 WATCH_SECONDS = 0.25
 REMOTE_SECONDS = 5.0
-"""Between two polls if each of them is a request."""
+"""Seconds between two polls if each of them is a request."""
 READERS = 16
-"""Counts that are read concurrently from Cloud Storage."""
+"""Number of counts that are read concurrently from Cloud Storage."""
 FOLDER = ".progress"
-"""Folder in which the workers of a remote job count what they have done, in its output folder."""
+"""Folder in the output folder in which the workers of a remote job count finished items."""
 COUNT = ".count"
 """Suffix of the files with counts."""
 EXPECTED = "expected.json"
-"""How many items there will be, in the same folder."""
+"""File with the total number of items, in the same folder."""
 STAGED = "artifacts"
-"""Files that a job server stages for its workers, in the same folder."""
+"""Folder of files that a job server stages for its workers, in the same folder."""
 
 
 class Heartbeat:
@@ -51,7 +51,7 @@ class Heartbeat:
         return Heartbeat(self.folder).__dict__.copy()
 
     def check(self) -> None:
-        """Raises InputError if the folder does not exist: this worker does not see the files of the others."""
+        """Raises InputError if the folder does not exist, as this worker then cannot see the files of the others."""
         if self.folder and not storage.is_remote(self.folder) and not os.path.isdir(self.folder):
             raise InputError(
                 f"{self.folder} does not exist on the worker {socket.gethostname()}; give folders that all workers "
@@ -75,7 +75,7 @@ class Heartbeat:
         if now >= self._next:
             self._path = self._path or storage.join(self.folder, uuid.uuid4().hex + COUNT)
             self._next = now + PLAIN_SECONDS
-            with contextlib.suppress(OSError, storage.Unavailable):  # the next one will do
+            with contextlib.suppress(OSError, storage.Unavailable):  # the next write makes up for it
                 storage.write(self._path, str(self._count).encode())
 
     def __del__(self) -> None:
@@ -84,7 +84,7 @@ class Heartbeat:
 
 
 def say(text: str, out: TextIO) -> None:
-    """Prints a line and flushes it, so that it keeps its place among the lines of other processes."""
+    """Prints a line and flushes it, so that it stays in order with the lines of other processes."""
     print(text, file=out, flush=True)
 
 
@@ -118,10 +118,14 @@ def forget(output: str) -> None:
 def progress(
     count: Callable[[], int], total: int, unit: str, title: str, out: TextIO, watch: float = WATCH_SECONDS
 ) -> Iterator[None]:
-    """Shows what `count` returns while the block runs: as a bar on a terminal, else as a line every few seconds.
+    """Shows the progress while the block runs: as a bar on a terminal, else as a line every few seconds.
 
     Args:
+      count: returns the number of finished items; its errors are ignored.
       total: the final count; 0 if it is not known.
+      unit: name of the items, plural ("records").
+      title: short name of the job.
+      out: the stream to write to.
       watch: seconds between two calls of `count` for the bar.
     """
     done = threading.Event()
@@ -136,7 +140,7 @@ def progress(
 
 
 class _Last:
-    """The last value that a function returned: its errors are ignored, since a service may be briefly unavailable."""
+    """Calls a function and ignores its errors, since a service may be briefly unavailable: returns its last value."""
 
     def __init__(self, count: Callable[[], int]) -> None:
         self._count, self._value = count, 0

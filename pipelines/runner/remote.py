@@ -1,7 +1,7 @@
 """Jobs on other machines: send one, find it again in a later run of the same command, and cancel it.
 
-A job's name contains a digest of its output folder and one of its command's options. So a later run can ask the
-service for a job that writes to its folder, and tell whether that is its own, without any record of it.
+A job's name contains a digest of its output folder and one of its command's options. A later run can therefore ask the
+service for a job that writes to its folder, and tell whether it is its own, without keeping a record of it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ENDING = 60.0
 ASKING = 1.0
 """Seconds between two queries for a job that is not listed yet."""
 CANCELLED, FOLLOWED = "cancelled", "followed"
-"""What `attach` did."""
+"""Results of `attach`."""
 
 
 def attach(
@@ -46,7 +46,7 @@ def attach(
 ) -> str:
     """Looks for a running job that an earlier run of the command has sent, and follows or cancels it.
 
-    Must be called before anything is planned, because what the job finishes changes what is left to do.
+    Must be called before anything is planned, because the job's results change what is left to do.
 
     Args:
       options: Beam's options of the job; this sets its name.
@@ -56,10 +56,10 @@ def attach(
       needs_result: whether the command itself uses the job's result, so that it has to wait for it.
 
     Returns:
-      CANCELLED if the user asked for that; FOLLOWED if a job was followed to its end; else "".
+      CANCELLED if the user asked to cancel the job; FOLLOWED if a job was followed to its end; else "".
 
     Raises:
-      InputError: a job of another command is writing there, there is none to cancel, or the followed one failed.
+      InputError: a job of another command is writing to the folder, there is no job to cancel, or the job failed.
       KeyboardInterrupt: see `follow`.
     """
     if is_local(options):
@@ -237,10 +237,10 @@ def _send(
     folder: str,
     expected: dict[str, Any],
 ) -> Job | None:
-    """Builds a job and sends it; a note in its folder says so until its service lists it.
+    """Builds a job and sends it; until its service lists it, a note in its folder records that it was sent.
 
     Args:
-      expected: total and unit of its items; empty if the workers do not count them, and nothing is noted.
+      expected: total and unit of its items; empty if the workers do not count them, and no note is left.
 
     Returns:
       None if only a template of it was stored.
@@ -273,7 +273,7 @@ def _send(
 
 
 def _is_shown(job: Job, options: PipelineOptions) -> bool:
-    """Waits until the service lists a job that was sent to it, or has finished it; False if neither happens for long.
+    """Waits until the service lists the job or has finished it; False if neither happens within LOST seconds.
 
     Only from then on does the job outlive this process.
     """
@@ -290,8 +290,8 @@ def _is_shown(job: Job, options: PipelineOptions) -> bool:
 def _own_interrupt() -> Iterator[None]:
     """Restores the handler of Ctrl-C that the block replaces.
 
-    Beam's handler stops its job server first. A query of the job's state at that moment then fails instead of being
-    interrupted, and the command would go on waiting.
+    Beam's handler stops its job server first. A query of the job's state at that moment fails instead of being
+    interrupted, and the command would continue to wait.
     """
     before = signal.getsignal(signal.SIGINT)
     try:

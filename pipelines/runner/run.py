@@ -6,7 +6,7 @@
     run(build, beam_options(["--direct_num_workers", "4"]), total=1202, unit="records", title="prepare")
 
 Local runs use Beam's FnApiRunner directly. In Beam, `DirectRunner` stands for two runners that behave differently (one
-of them is downloaded at its first use); here it always means the FnApiRunner.
+of them is downloaded on first use); here it always means the FnApiRunner.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from pipelines.runner.progress import Heartbeat, beats, progress
 from trainer.files import scratch
 
 NEVER_MS = 2**31 - 1
-"""Interval at which Beam's threads flush their output. By default it is a second, and a flush may come while another
-thread is encoding an element: half an element is then decoded, and the rest of it is taken for a length. Jobs failed
-because of it, or used up all memory."""
+"""Milliseconds after which Beam's threads flush their output. By default it is a second, and a flush may happen while
+another thread is encoding an element: half of the element is then decoded, and the rest is taken for a length. Jobs
+failed because of this, or used up all memory."""
 
 
 def run(
@@ -52,19 +52,19 @@ def run(
     Args:
       build: adds the steps to the pipeline. DoFns hold the `Heartbeat`, and call `heartbeat.beat(n)` for `n` items.
       options: Beam's options, from `beam_options`.
-      total: expected number of items, which the heartbeats will sum up to.
+      total: expected number of items, the final sum of all heartbeats.
       unit: name of the items, plural ("records").
       title: short name of the job, shown with the progress.
       folder: the output folder, which holds the progress of a remote job.
 
     Returns:
-      True if the job ran to its end; False if it was not waited for (`--no_wait`) or the runner only stored a template
-      of it (`--template_location`).
+      True if the job ran to its end; False if the command did not wait for it (`--no_wait`) or the runner only stored
+      a template of it (`--template_location`).
 
     Raises:
       InputError: the job failed. The message has the cause, in one line, and the path of the full traceback.
       storage.Unavailable: storage did not answer a worker.
-      KeyboardInterrupt: Ctrl-C while waiting for a remote job; the text says what becomes of the job.
+      KeyboardInterrupt: Ctrl-C while waiting for a remote job; the text says what happens to the job.
     """
     if not is_local(options):
         return remote.run(build, options, total=total, unit=unit, title=title, folder=folder)
@@ -91,7 +91,7 @@ def _local_runner(options: PipelineOptions, worker_log: str) -> fn_runner.FnApiR
     info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
     environment = None
     direct = options.view_as(DirectOptions)
-    # The environments are Beam's defaults for these modes, except for one setting each.
+    # These environments are Beam's defaults for the modes, except for one setting each.
     if direct.direct_running_mode == "multi_threading":
         environment = EmbeddedPythonGrpcEnvironment(data_buffer_time_limit_ms=NEVER_MS)
     elif direct.direct_running_mode == "multi_processing":
@@ -99,6 +99,6 @@ def _local_runner(options: PipelineOptions, worker_log: str) -> fn_runner.FnApiR
         command = f"{shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
         environment = SubprocessSDKEnvironment.from_command_string(f"{command} 2>> {shlex.quote(worker_log)}")
     if environment:
-        # In the other modes the runner ignores the environment that it is given.
+        # In the other modes the runner ignores the given environment.
         direct.direct_running_mode = "in_memory"
     return fn_runner.FnApiRunner(environment, provision_info=fn_runner.ExtendedProvisionInfo(info))

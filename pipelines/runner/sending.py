@@ -1,7 +1,7 @@
 """A note in the output folder that a job has been sent but is not yet listed by its service.
 
 Flink takes some seconds to list a job that was sent to a job server. A command that is killed in that time leaves a
-job that the next command does not see yet, and would send again. The note tells it to wait.
+job that the next command cannot see yet, and would send again. The note tells the next command to wait.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from trainer import storage
 from trainer.options import InputError
 
 ARRIVAL = 60.0
-"""Seconds within which a service lists a job that was sent, or never will; on a busy machine we have seen 20."""
+"""Seconds after which a job that its service does not list was never sent; on a busy machine we have seen 20."""
 SINCE = "sending since"
-"""Key of the note: seconds since the epoch."""
+"""Key of the time in the note, in seconds since the epoch."""
 
 
 def note(folder: str, expected: dict[str, Any], is_sending: bool) -> None:

@@ -124,7 +124,7 @@ def _client(kind: str, options: PipelineOptions) -> Any:
 
     cloud = options.view_as(GoogleCloudOptions)
     endpoint = (cloud.dataflow_endpoint or "").strip().rstrip("/")
-    is_rest = "localhost" in endpoint  # as Beam's own client takes it
+    is_rest = "localhost" in endpoint  # as Beam's own client decides
     return getattr(dataflow_v1beta3, f"{kind}V1Beta3Client")(
         credentials=(None if cloud.no_auth else auth.get_service_credentials(options)) or AnonymousCredentials(),
         transport="rest" if is_rest else None,
@@ -136,7 +136,7 @@ def _client(kind: str, options: PipelineOptions) -> Any:
 
 @dataclass
 class FlinkJob(Job):
-    """A job on a Flink cluster, through its REST API, which outlives the process that sent the job.
+    """A job on a Flink cluster, queried by its REST API, which outlives the process that sent the job.
 
     Attributes:
       master: address of the JobManager.

@@ -1,11 +1,11 @@
-"""Measures how long a worker spends in each step, to show which step limits a job, and by how much.
+"""Measures the time that a worker spends in each step, to show which step limits a job and by how much.
 
     with watched() as seconds:      # a worker, around its work
         with step("read"):          # anywhere below it, in the same thread
             data = read(path)
     seconds                         # {"read": 0.05}
 
-Steps of other threads are not counted: they limit a worker only while it waits for them.
+Steps in other threads are not counted: they limit a worker only while it waits for them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the Beam jobs of all stages share: how elements reach the workers, and what a DoFn is made of."""
+"""Shared by the Beam jobs of all stages: the base class of DoFns, and the distribution of elements over workers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from trainer.options import InputError
 VERSIONS = (
     f"Python {sys.version_info[0]}.{sys.version_info[1]}, Apache Beam {beam.__version__} and deeplab {__version__}"
 )
-"""What the sender of a job and its workers must agree on: other versions may write other bytes."""
+"""Versions that the sender of a job and its workers must have in common: others may write other bytes."""
 DONE = "done"
 """The Beam counter of all finished items, rejects included."""
 
 
 @dataclass(eq=False)
 class Work(beam.DoFn):
-    """Base class of every DoFn. Its fields are what a worker needs to know, and must be picklable.
+    """Base class of every DoFn. Its fields are passed to the workers, and must be picklable.
 
     Subclasses are dataclasses with `eq=False` too, and not frozen: Beam sets attributes of its own on every DoFn.
 
@@ -67,6 +67,6 @@ class Work(beam.DoFn):
 
 def distribute(pipeline: beam.Pipeline, elements: Iterable[Any], unit: str) -> beam.PCollection:
     """Distributes the elements of a plan over the workers. Elements are names and numbers, never images."""
-    # Without `reshuffle=False` Beam would shuffle the elements once more, before this step.
+    # Without `reshuffle=False` Beam would shuffle the elements once more before this step.
     planned = pipeline | f"Plan {unit}" >> beam.Create(elements, reshuffle=False)
     return planned | f"Spread {unit}" >> beam.Reshuffle()

@@ -1,4 +1,4 @@
-"""How certain a difference of scores is: its bootstrap interval over the images. NumPy only."""
+"""The confidence interval of a difference of scores, by a bootstrap over the images. NumPy only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Gain:
 
 
 def bootstrap(before: np.ndarray, after: np.ndarray, seed: int = 0) -> Gain:
-    """The gain in mIoU from `before` to `after` with its percentile interval.
+    """The gain in mIoU from `before` to `after`, with its percentile interval.
 
     The bootstrap (Efron, Annals of Statistics 1979) draws images with replacement and is paired: both scores of a
     resample come from the same images.
@@ -40,7 +40,7 @@ def bootstrap(before: np.ndarray, after: np.ndarray, seed: int = 0) -> Gain:
 
 
 def bootstrap_classes(before: np.ndarray, after: np.ndarray, seed: int = 0) -> list[Gain | None]:
-    """`bootstrap` of the IoU of each of the C classes; None for one that before or after has in no label and mask."""
+    """`bootstrap` of the IoU of each of the C classes; None for one that is in no label or mask before or after."""
     values = iou(after.sum(0)) - iou(before.sum(0))
     known = ~np.isnan(values)
     differences = iou(_resampled(after[..., known], seed)) - iou(_resampled(before[..., known], seed))
@@ -57,10 +57,10 @@ def _resampled(counts: np.ndarray, seed: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def _draws(images: int, seed: int) -> np.ndarray:
-    """float64 [RESAMPLES, images]: how often each resample holds each image; kept, as drawing takes longest."""
+    """float64 [RESAMPLES, images]: how often each image is in each resample; cached, as drawing takes longest."""
     return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), RESAMPLES).astype(np.float64)
 
 
 def _interval(differences: np.ndarray) -> np.ndarray:
-    """[2, ...]: the lower and the upper end of the interval over the first axis."""
+    """[2, ...]: the lower and the upper end of the interval, over the first axis of `differences`."""
     return np.nanquantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)

@@ -1,6 +1,6 @@
-"""The choices of flags that `pipelines.scores` knows about."""
+"""Choices of flags that `pipelines.scores` determines."""
 
 from __future__ import annotations
 
 BANDS = (1, 2, 4, 8, 16)
-"""Widths of the bands in pixels, on either side of a boundary."""
+"""Widths of the bands on either side of a boundary, in pixels."""

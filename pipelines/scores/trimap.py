@@ -11,20 +11,20 @@ from pipelines.scores.options import BANDS as BANDS
 
 
 def trimap_distance(label: np.ndarray, ignore_id: int) -> np.ndarray:
-    """How far every pixel is from the nearest boundary between two classes.
+    """The distance of every pixel from the nearest boundary between two classes.
 
     Pixels on either side of a boundary have distance 1, others 1 + the Euclidean distance to the nearest of those. Two
     classes also meet where only ignored pixels separate them, such as the void pixels around Pascal VOC's objects:
-    every ignored pixel is given to its nearest labelled one, and where territories of different classes touch, the
-    labelled pixels they belong to are the boundary. An ignored region inside one class makes no boundary. Bands around
-    boundaries as an evaluation: Kohli, Ladicky, Torr, IJCV 2009; Krähenbühl, Koltun, NIPS 2011.
+    every ignored pixel is assigned to the nearest labelled one, and where territories of different classes touch, the
+    labelled pixels they belong to are the boundary. An ignored region inside one class creates no boundary. Scores in
+    bands around boundaries are from Kohli, Ladicky, Torr, IJCV 2009, and Krähenbühl, Koltun, NIPS 2011.
 
     Args:
       label: uint8 [H, W] class ids and `ignore_id`.
-      ignore_id: marks pixels that count for nothing.
+      ignore_id: label id of pixels that do not count.
 
     Returns:
-      float32 [H, W], >= 1; infinite for ignored pixels, and everywhere in a label without boundaries.
+      float32 [H, W], in pixels, at least 1; infinite for ignored pixels, and everywhere in a label without boundaries.
     """
     valid = label != ignore_id
     territory, source = label, None
@@ -60,14 +60,14 @@ def band_confusions(label: np.ndarray, masks: Sequence[np.ndarray], num_classes:
 
     Args:
       label: uint8 [H, W] true class ids and `ignore_id`.
-      masks: M predictions, uint8 [H, W], class ids wherever the label is not ignored.
-      num_classes: C.
+      masks: M predictions, uint8 [H, W], with class ids wherever the label is not ignored.
+      num_classes: C, the number of classes.
       ignore_id: label id of pixels that are left out.
 
     Returns:
-      int64 [M, B + 1, C, C]: rows are true classes, columns predicted ones. Entry b of the second axis holds the
-      pixels beyond band b - 1 and up to band b of `BANDS`, the last one those beyond all bands; their sum is the
-      whole image.
+      int64 [M, B + 1, C, C]: rows are true classes, columns predicted ones. Entry b of the second axis counts the
+      pixels beyond band b - 1 and up to band b of `BANDS`; the last one, those beyond all bands. Their sum over this
+      axis is the confusion matrix of the whole image.
     """
     distance = trimap_distance(label, ignore_id)
     valid = label != ignore_id

@@ -1,6 +1,6 @@
-"""The files that exist in the output folder, and a check that none of them is an input image.
+"""The existing files of the output folder, and a check that none of them is an input image.
 
-There may be very many: of each file only the hash of its name, its size and a number that changes with it are kept.
+There may be very many, so only the hash of a file's name, its size and a number that changes with it are kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainer import storage
 from trainer.options import InputError
 
 BLOCK = 1 << 12
-"""Images that are looked up together."""
+"""Number of images that are looked up together."""
 
 
 class ExistingFiles:
@@ -26,7 +26,7 @@ class ExistingFiles:
 
     Attributes:
       outdated: names of files that are named like plans or parts of the table.
-      leftovers: the files that killed processes left, by the names of the files being written (`storage.unfinished`).
+      leftovers: unfinished files of killed processes, by the names of the files being written (`storage.unfinished`).
 
     Args:
       is_plan: whether a name is that of a plan or a part.
@@ -43,7 +43,7 @@ class ExistingFiles:
                     self.leftovers.setdefault(whole, []).append(file.relative)
                 if is_plan(file.relative):
                     self.outdated.append(file.relative)
-                # On a case-insensitive file system A.png and a.png are in each other's way.
+                # On a case-insensitive file system, A.png and a.png are the same file.
                 hashes.append(hash(folded(file.relative)))
                 sizes.append(file.size)
                 numbers.append(self._number(file))
@@ -61,7 +61,7 @@ class ExistingFiles:
         return bool(self._hashes.size)
 
     def signatures(self, names: Sequence[str]) -> list[str]:
-        """The signature of each file, which differs after every change of the file; "" for files that do not exist."""
+        """The signature of each file, which changes whenever the file does; "" for files that do not exist."""
         wanted = np.array([hash(folded(name)) for name in names], np.int64)
         places = np.searchsorted(self._hashes, wanted)
         places[places == self._hashes.size] = 0
@@ -78,7 +78,7 @@ def signature(size: int, number: int, is_object: bool) -> str:
     """The signature of a file: the `storage.identity` of an object, or size and modification time of a local file.
 
     Args:
-      number: the object's CRC-32C, -1 if it is not known; or the time in nanoseconds.
+      number: the object's CRC-32C, -1 if it is not known; or the modification time in nanoseconds.
     """
     return f"{number:08x}-{size}" if is_object else f"{size}-{number}"
 

@@ -1,8 +1,8 @@
-"""The Beam side of `deeplab segment`: chunks of the plan in; masks, the table, segment.json and rejects.jsonl out.
+"""The Beam job of `deeplab segment`: turns chunks of the plan into masks, the table, segment.json and rejects.jsonl.
 
-Images never pass from one step to another: an element is the place of a chunk in the plan's file, and one DoFn reads,
-predicts, refines, encodes and writes. Importing this must not import TensorFlow: workers that find all their masks
-finished do not need it.
+Images never pass from one step to another: an element is the place of a chunk in the plan's file, and a single DoFn
+reads, predicts, refines, encodes and writes. Importing this module must not import TensorFlow, since workers that find
+all their masks finished do not need it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from pipelines.inputs.collection import SourceImage
 from pipelines.masks.segmenter import Segmented, Unsegmented
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.notes import Care
+from pipelines.runner.notes import Recovery
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.steps import step, watched
 from pipelines.runner.work import Work, distribute
@@ -36,11 +36,11 @@ from trainer.accounts import Reject
 from trainer.formats.images import ImageError
 
 KNOWN = (ImageError, OSError, Occupied)
-"""Expected faults of an image, or of existing files in the place of its mask."""
+"""Expected faults of an image, or of an existing file in the place of its mask."""
 
 CHECK_SECONDS = 1.0
-"""How long a process trusts that no other run has begun in its folder. Another run takes longer to write its first
-mask, since it loads TensorFlow and the network before."""
+"""Seconds for which a process assumes that no other run has begun in its folder. Another run takes longer to write its
+first mask, since it first loads TensorFlow and the network."""
 
 Load = Callable[[SourceImage, prefetch.Read], tuple[Loaded, np.ndarray]]
 Result = tuple[str, Row | Reject]
@@ -56,7 +56,7 @@ class Memory:
 
     @contextlib.contextmanager
     def reserve(self, needed: int, allowed: int) -> Iterator[None]:
-        """Reserves `needed` of the `allowed` bytes: waits until they are free, or all of them are. Not re-entrant."""
+        """Reserves `needed` of the `allowed` bytes: waits until these, or all of them, are free. Not re-entrant."""
         with self._changed:
             self._changed.wait_for(lambda: not self._held or self._held + needed <= allowed)
             self._held += needed
@@ -113,11 +113,11 @@ class SegmentChunk(Work):
         entries = read_chunk(folder, self.plan, chunk)
         # The name is the same in every run over the same images, so a rerun finds the note of one that crashed.
         part = planning.part(entries)
-        with planning.in_flight(folder).watch(part) as care:
+        with planning.in_flight(folder).watch(part) as recovery:
             known = table.read(folder, part, fingerprint, palette)
-            entries = [self.job.refreshed(entry, again=bool(care or known)) for entry in entries]
+            entries = [self.job.refreshed(entry, again=bool(recovery or known)) for entry in entries]
             with watched() as seconds:
-                results = list(self._results(entries, known, care))
+                results = list(self._results(entries, known, recovery))
             place = {entry.source.name: index for index, entry in enumerate(entries)}
             rows = sorted((result for _, result in results if isinstance(result, Row)), key=lambda row: place[row.key])
             if rows != [*known.values()]:
@@ -125,7 +125,7 @@ class SegmentChunk(Work):
                 table.write(folder, part, rows, fingerprint, palette)
         yield add_up(tally_of(*result) for result in results) + SegmentTally(seconds=seconds)
 
-    def _results(self, entries: list[Entry], known: Mapping[str, Row], care: Care | None) -> Iterator[Result]:
+    def _results(self, entries: list[Entry], known: Mapping[str, Row], recovery: Recovery | None) -> Iterator[Result]:
         todo = []
         for entry in entries:
             row = known.get(entry.source.name)
@@ -142,29 +142,29 @@ class SegmentChunk(Work):
                 self.finish("skipped")
                 yield "skipped", finished
         if todo:
-            yield from self._with_care(todo, care) if care else self._segmented(todo, self.job.load)
+            yield from self._recover(todo, recovery) if recovery else self._segmented(todo, self.job.load)
 
-    def _with_care(self, todo: list[SourceImage], care: Care) -> Iterator[Result]:
+    def _recover(self, todo: list[SourceImage], recovery: Recovery) -> Iterator[Result]:
         """Segments image by image, decoding each in a subprocess; suspects are segmented entirely in a subprocess."""
         for source in todo:
-            if source.name in care.suspects:
+            if source.name in recovery.suspects:
                 _turn.check(self.job.options.output, self.plan, self.job.fingerprint)
                 try:
-                    row = care.isolated(alone, self.job, source)
+                    row = recovery.isolated(alone, self.job, source)
                 except (*KNOWN, Failed) as fault:
                     yield self._rejected(source, fault)
                 else:
                     self.finish("written")
                     yield "written", row
             else:
-                care.at(source.name)
-                yield from self._segmented([source], lambda source, read: care.isolated(self.job.load, source))
+                recovery.at(source.name)
+                yield from self._segmented([source], lambda source, read: recovery.isolated(self.job.load, source))
 
     def _segmented(self, todo: list[SourceImage], load: Load) -> Iterator[Result]:
         large: list[Loaded] = []
         yield from self._together(todo, load, large)
         for key in large:
-            # They are read a second time, which costs little compared with segmenting them.
+            # They are read a second time, which takes little time compared with segmenting them.
             with _memory.reserve(key.memory, self.job.allowed):
                 yield from self._together([key.source], load)
 
@@ -218,7 +218,7 @@ def _reason(fault: Exception, path: str) -> str:
 
 
 def _held(result: Segmented | Unsegmented) -> int:
-    """Bytes that a result takes."""
+    """The size of a result in memory, in bytes."""
     return result.image.nbytes + result.ids.nbytes if isinstance(result, Segmented) else 0
 
 

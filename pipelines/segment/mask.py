@@ -1,6 +1,6 @@
-"""One image of a segmentation: checks whether its mask is finished, loads the image, and writes its files.
+"""Segments a single image: checks whether its mask is finished, loads the image, and writes its files.
 
-Does not use Beam and, until the first mask has to be made, TensorFlow.
+Does not use Beam, nor TensorFlow until the first mask has to be made.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from trainer.processes import memory
 
 GIB = 1 << 30
 SOFTMAX_BYTES, CRF_BYTES, IMAGE_BYTES = 4, 22, 16
-"""Measured peak memory of an image, in bytes, besides the network's: per pixel and class if the whole softmax is
-needed, to be enlarged or for the CRF; and per pixel of the original image."""
+"""Measured peak memory of an image, in bytes, in addition to the network's: per pixel and class, if the whole softmax
+is needed for enlarging or for the CRF; and per pixel of the original image."""
 
 LARGE_BYTES = 1 << 30
-"""Images whose softmax takes more than this wait for each other if memory does not suffice for all at once."""
+"""Images whose softmax takes more bytes than this wait for each other if memory does not suffice for all at once."""
 
 
 class Occupied(ValueError):
@@ -50,7 +50,7 @@ class Occupied(ValueError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """What is known of an image while it is segmented.
+    """An image that is being segmented, without its pixels.
 
     Attributes:
       source: the image.
@@ -69,7 +69,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class SegmentJob:
-    """What a worker needs to know.
+    """The parameters of a segmentation, sent to the workers.
 
     Attributes:
       options: the options of the command.
@@ -109,7 +109,7 @@ class SegmentJob:
             crf_workers=options.crf_workers or self.cores or cores(),
             confidence=options.confidence,
         )
-        # Loading compares the weights; but the same weights in a network of another stride give other masks.
+        # Loading compares the weights, but a network of another stride makes other masks with the same weights.
         card = load_card(options.model)
         if made_by(options, self.model_digest, card, self.max_side, self.crf) != self.fingerprint:
             raise InputError(
@@ -124,6 +124,7 @@ class SegmentJob:
         Since the plan was made, a runner may have tried the chunk, or somebody may have created a file.
 
         Args:
+          entry: an image of the plan.
           again: whether the chunk was tried before. Only then are objects looked up, which takes a request each.
         """
         wanted = kinds(self.options)
@@ -136,7 +137,7 @@ class SegmentJob:
     def finished(self, entry: Entry, row: Row | None) -> Row | None:
         """The image's row if all its files were made by this job from the image as it is now; else None.
 
-        Files with the signature that is in the row are not read again, except images that may have changed.
+        Files with the same signature as in the row are not read again, except images that may have changed.
 
         Args:
           row: the row of the image, from the table; None if it has none.
@@ -237,7 +238,7 @@ class SegmentJob:
         return int(self.options.max_memory * GIB) or memory() * 3 // 4 * (self.cores or cores()) // cores()
 
     def check_size(self, height: int, width: int) -> int:
-        """The bytes that an image of that size, in pixels, takes next to others; 0 if it is too small to count.
+        """The memory, in bytes, that an image of that size in pixels takes; 0 if it is too small to count.
 
         Raises:
           ImageError: too many pixels, or more memory than allowed.
@@ -252,7 +253,7 @@ class SegmentJob:
         classes, refined, allowed = self.palette.num_classes, self.crf is not None, self.allowed
         views = self.options.views
         per_class = CRF_BYTES if refined else SOFTMAX_BYTES if shrunk != (height, width) or not views.is_single else 0
-        if not views.is_single:  # the sum, and a view's softmax at its own size and at the image's
+        if not views.is_single:  # the sum, and the softmax of a view, at its own size and at that of the image
             per_class = max(per_class, SOFTMAX_BYTES * (2 + views.area))
         whole = round(pixels * per_class * classes)
         needed = whole + round(pixels * views.area * self.network_bytes) + height * width * IMAGE_BYTES
@@ -286,7 +287,7 @@ class SegmentJob:
                 painted = self.palette.overlay(result.image, result.ids)
                 jpeg = stamp_jpeg(images.encode_jpeg(painted, quality=90), stamp)
             files["overlays"] = self._put("overlays", key, jpeg)
-        if options.masks:  # the mask comes last: where it exists, the others do
+        if options.masks:  # the mask is written last: if it exists, the others do
             with step("encode"):
                 png = stamp_png(self.palette.encode_mask(result.ids), stamp)
             files["masks"] = self._put("masks", key, png)
@@ -330,7 +331,7 @@ def made_by(options: Options, digest: str, card: ModelCard, max_side: int, crf: 
 
 
 def alone(job: SegmentJob, source: SourceImage) -> Row:
-    """Makes the mask of one image, in a subprocess that the image may crash."""
+    """Makes the mask of one image; for a subprocess, which the image may crash."""
     # The parent process may hold all memory of the GPU.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     (result,) = job.segmenter()([job.load(source)])

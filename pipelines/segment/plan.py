@@ -1,4 +1,4 @@
-"""Which images to segment, with which parameters, and what is already done. No image is opened here."""
+"""Plans a segmentation: the images and parameters, and the existing files. Opens no image."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ PLAN_FILE = re.compile(r"images-[0-9a-f]{16}\.jsonl")
 PLACES = {"masks": ("", ".png"), "overlays": ("overlays/", ".jpg"), "confidence": ("confidence/", ".png")}
 """Folder and suffix of every kind of output file of an image."""
 CHUNK, CHUNKS, LARGEST_SET = 64, 64, 1 << 22
-"""Approximate images per chunk: enough that images of equal size share batches, few enough to distribute and retry.
-Chunks are smaller if there would be fewer than CHUNKS of them, and larger in a set of over LARGEST_SET images."""
+"""Approximate images per chunk: enough for images of equal size to share batches, few enough to distribute and retry.
+Chunks are smaller if there would be fewer than CHUNKS of them, and larger in sets of over LARGEST_SET images."""
 SMALL, SMALL_CHUNKS = 16, 8
 """A chunk costs seven requests in Cloud Storage, so it has at least SMALL images if that gives SMALL_CHUNKS chunks."""
 SAMPLES = 8
-"""Existing files that are checked before the work, to see whose folder the output is; each is checked again before it
-is replaced."""
+"""Number of existing files checked beforehand, to find out whether this program wrote the folder; each file is checked
+again before it is replaced."""
 
 DEFAULT_NOTE = (
     "CRF: default parameters, which suit one model and harm another; `deeplab tune-crf` finds those that suit this one"
@@ -100,7 +100,7 @@ class Plan:
       parts: the parts of the table, one per chunk.
       samples: some of the existing files that may have to be replaced.
       outdated: files in the output that are named like the plan or the parts of the table of an earlier run.
-      unfinished: files in the output that killed processes left.
+      unfinished: unfinished files of killed processes in the output.
     """
 
     file: str
@@ -134,7 +134,7 @@ def selected(listing: Listing, selection: Selection | None) -> Listing:
 
 
 class _Paths(Collection):
-    """The paths of all images of a listing, which need not fit in memory."""
+    """The paths of all images of a listing, even if they do not fit in memory."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
@@ -151,16 +151,16 @@ class _Paths(Collection):
 
 
 def chunk_size(images: int, batch_size: int, before: int = 0) -> int:
-    """The approximate number of images per chunk; `before`, that of the folder's last run, if it is similar."""
+    """The approximate number of images per chunk: `before`, the size in the folder's last run, if it is similar."""
     least = max(batch_size, min(SMALL, images // SMALL_CHUNKS))
     size = max(min(CHUNK, max(least, -(-images // CHUNKS))), -(-images * CHUNK // LARGEST_SET))
     return before if before <= 4 * size and size <= 4 * before else size
 
 
 def cut(entries: Iterable[Entry], size: int) -> Iterator[tuple[Entry, ...]]:
-    """Cuts the images into chunks of about `size`, at most twice as many; the hashes of names determine where.
+    """Cuts the images into chunks of about `size` images, at most twice as many, at places that their names determine.
 
-    So adding or removing an image changes its own chunk and few others; a rerun finds all the rest finished.
+    Adding or removing an image therefore changes its own chunk and few others; a rerun finds the rest finished.
     """
     least, share = size - size // 2, size // 2 + 1
     chunk: list[Entry] = []
@@ -191,7 +191,7 @@ def make_plan(listing: Listing, options: Options, before: int = 0) -> Plan:
     chunks, parts, samples = [], [], []
     whole, offset = hashlib.sha256(), 0
     for chunk in cut(_entries(listing.images, existing, options), size):
-        # JSON escapes whatever is not ASCII: names may contain other line separators, or bytes that are not UTF-8.
+        # JSON escapes all but ASCII: names may contain other line separators, or bytes that are not UTF-8.
         line = json.dumps([[*entry.source, entry.existing] for entry in chunk]).encode() + b"\n"
         lines.write(line)
         whole.update(line)
@@ -220,7 +220,7 @@ def _is_plan(name: str) -> bool:
 
 
 def _entries(images: Iterable[SourceImage], existing: ExistingFiles, options: Options) -> Iterator[Entry]:
-    """The images, each with its existing output files; with --overwrite, where they do not matter, without."""
+    """The images with their existing output files; without these under --overwrite, where they do not matter."""
     if not existing or options.overwrite:
         yield from map(Entry, images)
         return
@@ -247,7 +247,7 @@ def _targets(
 
 
 def _unfinished(left: Mapping[str, Sequence[str]], images: Iterable[SourceImage]) -> Iterator[str]:
-    """Those of the files that killed processes left which this command would have written."""
+    """The unfinished files of killed processes, as far as this command would have written them."""
     for whole, names in left.items():
         if whole in (REPORT_FILE, REJECTS_FILE) or _is_plan(whole):
             yield from names

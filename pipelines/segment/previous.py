@@ -57,7 +57,7 @@ def previous_report(options: Options, fingerprint: str) -> dict[str, Any] | None
 
 
 def _has_results(folder: str) -> bool:
-    """Whether the folder holds more than a run writes before it finishes its first chunk."""
+    """Whether the folder contains files that a run writes only after it has finished its first chunk."""
     notes = (f"{IN_FLIGHT}/", f"{progress.FOLDER}/")
     for file in storage.walk(folder):
         name = storage.unfinished(file.relative) or file.relative
@@ -67,12 +67,12 @@ def _has_results(folder: str) -> bool:
 
 
 def may_lack_stamps(report: dict[str, Any] | None) -> bool:
-    """Whether this program may have written overlays and confidence maps without a stamp, beside this segment.json."""
+    """Whether overlays and confidence maps without a stamp beside this segment.json may be from this program."""
     return bool(report and report.get("unstamped", "plan" not in report))
 
 
 def chunk_size_of(report: dict[str, Any] | None) -> int:
-    """The approximate number of images per chunk of the run that wrote this segment.json; 0 if it does not say."""
+    """The approximate number of images per chunk in the run that wrote this segment.json; 0 if it is not recorded."""
     size = (report or {}).get("chunk")
     return size if isinstance(size, int) and size > 0 else 0
 

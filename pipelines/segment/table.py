@@ -1,9 +1,8 @@
-"""The table of a segmentation, a row for every image: Parquet files in the folder `images.parquet`, one per chunk.
+"""The table of a segmentation, with a row per image: Parquet files in the folder `images.parquet`, one per chunk.
 
-A file is written when its chunk is done, and only again if something in it changes. A rerun relies on it: its
-metadata, which Parquet readers ignore, hold the fingerprint of model and options and the signatures of the images and
-of the files made from them. So masks are read again only if a signature has changed. docs/table.md describes the
-columns.
+A file is written when its chunk is done, and again only if its contents change. Reruns rely on it: its metadata, which
+Parquet readers ignore, hold the fingerprint of model and options, and the signatures of the images and of the files
+made from them. Masks are therefore read again only if a signature has changed. docs/table.md describes the columns.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ COLUMNS = {
     "changed": pyarrow.float64(),
     "seconds": pyarrow.float64(),
 }
-"""The columns in front of those of the classes, see `Row`."""
+"""The columns before those of the classes, see `Row`."""
 SURE = ("confidence", "entropy", "changed")
 FACTS = tuple(name for name in COLUMNS if name not in SURE)
 
@@ -58,8 +57,7 @@ class Row:
       certainty: the certainty of the network; None for masks of version 0.5 and earlier, which do not record it.
       seconds: the time from the start of reading to the end of writing, including the wait for images in the same
         batch; None if the process ended before it could record it.
-      files: "image", and the kinds of the files that were written for it -> their signatures at that time. Not a
-        column.
+      files: "image" and the kinds of files written for it -> their signatures at that time. Not a column.
     """
 
     key: str
@@ -79,7 +77,7 @@ def pixels_of(ids: np.ndarray, palette: Palette) -> tuple[int, ...]:
 
 
 def text(path: str) -> str:
-    """A path as the table stores it: names of local files need not be UTF-8, but strings in Parquet are."""
+    """A path as the table stores it: local file names need not be UTF-8, but strings in Parquet must be."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -107,7 +105,7 @@ def write(folder: str, part: str, rows: Sequence[Row], fingerprint: str, palette
     }
     about = {"fingerprint": fingerprint, "files": [row.files for row in rows]}
     file = pyarrow.BufferOutputStream()
-    # Arrow's schema, which adds nothing to Parquet's, would take up half of a part.
+    # Arrow's schema, which adds nothing to Parquet's, would be half of a part.
     with pyarrow.parquet.ParquetWriter(file, schema(palette), compression="zstd", store_schema=False) as writer:
         writer.write_table(pyarrow.Table.from_pydict(columns, schema(palette)))
         writer.add_key_value_metadata({KEY: json.dumps(about, sort_keys=True).encode()})

@@ -20,7 +20,7 @@ from trainer.formats.labels import Palette
 from trainer.options import InputError, printable
 
 RUNNING, DONE, INCOMPLETE = "running", "done", "incomplete"
-"""Status in segment.json: before the end, after it, and after it if some images are unaccounted for."""
+"""Values of the status in segment.json: before the end, after it, and after it if images are unaccounted for."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ def publish(tally: SegmentTally, folder: str, palette: Palette, started: dict[st
 
     Args:
       tally: the tally of all images.
+      folder: the output folder.
+      palette: the palette of the masks.
       started: segment.json as it was written before the first mask; "images" is the number of images.
 
     Raises:

@@ -34,7 +34,7 @@ from trainer.metrics import mean_iou
 from trainer.options import InputError, printable
 
 SHOWN = 3
-"""Number of images on the page that gained most, and of those that lost most."""
+"""Number of images on the page that gained most, and number of those that lost most."""
 TRAINING = "train"
 """The split that `deeplab train` learns from."""
 PAGE_TITLE = b"<title>CRF tuning: "
@@ -60,7 +60,7 @@ def run(options: Options, flags: list[str]) -> int:
 
 
 def output(options: Options, suffix: str) -> str:
-    """The path of the output file with another suffix than .json, for the files beside it."""
+    """The path of a file beside the output file, whose suffix replaces .json."""
     path = storage.join(options.model, TUNING_FILE) if options.output is None else options.output
     return path.removesuffix(".json") + suffix
 
@@ -131,7 +131,7 @@ def holds(path: str, read: Callable[[Any], Any]) -> bool:
 
 
 def read_names(content: Any) -> dict[str, str]:
-    """Checks and returns the contents of scoring.NAMES_FILE. Raises InputError for anything else."""
+    """Returns the contents of scoring.NAMES_FILE after a check. Raises InputError for anything else."""
     if isinstance(content, dict) and all(len(name) == 24 and isinstance(content[name], str) for name in content):
         return content
     raise InputError("expected names of images")
@@ -185,7 +185,7 @@ def tune(
     accounts: Accounts,
     beam: Any,
 ) -> tuple[Tuning, Accounts]:
-    """Scores the points that the search asks for, round by round, decides, and writes crf.json and the page.
+    """Scores the points that the search needs, round by round; decides; and writes crf.json and the page.
 
     Returns:
       The result, and the accounts with the images that could not be scored.
@@ -236,12 +236,12 @@ def score(
     points: tuple[Point, ...],
     title: str,
 ) -> tuple[list[Sample], Accounts, Scores]:
-    """Counts of all images at all points: reads those in the work folder, and computes the others.
+    """The counts of all images at all points: reads those in the work folder, and computes the others.
 
     Args:
       usable, accounts: the usable images so far, and their accounts.
       bands: number of distances from boundaries to include.
-      title: the title of the points, for messages.
+      title: a name of the points, for messages.
 
     Returns:
       The images that could be scored, the accounts with the others as rejects, and the counts.
@@ -277,19 +277,19 @@ def score(
 
 
 def count(tasks: Iterable[scoring.Task]) -> int:
-    """The number of masks that the tasks make."""
+    """The number of masks that the tasks will make."""
     return sum(len(points) for _, points in tasks)
 
 
 def stacked(job: TuningJob, usable: list[Sample], points: Iterable[Point], scores: Scores) -> dict[Point, np.ndarray]:
-    """Scores by point, int64 [n, 3, C] each, in the order of the n images."""
+    """The scores by point, int64 [n, 3, C] each, in the order of the n images."""
     return {point: np.stack([scores[job.name(sample)][point] for sample in usable]) for point in points}
 
 
 def draw_gallery(
     job: TuningJob, usable: list[Sample], point: CrfOptions, before: np.ndarray, after: np.ndarray
 ) -> list[gallery.Entry]:
-    """The images whose share of correct pixels rose most at `point`, and those where it fell most.
+    """Draws the images whose share of correct pixels rose most at `point`, and those where it fell most.
 
     Args:
       before, after: int64 [n, 3, C] counts without CRF and at `point`.
@@ -301,8 +301,8 @@ def draw_gallery(
     order = np.argsort(accuracy(before) - accuracy(after), kind="stable")
     chosen = [*((index, "best") for index in order[:SHOWN]), *((index, "worst") for index in order[-SHOWN:])]
     entries = []
-    with job.notes.watch("gallery") as care:
-        draw = functools.partial(care.isolated, draw_entry) if care else draw_entry
+    with job.notes.watch("gallery") as recovery:
+        draw = functools.partial(recovery.isolated, draw_entry) if recovery else draw_entry
         for index, rank in chosen:
             mious = {"without CRF": float(mean_iou(before[index])), "with CRF": float(mean_iou(after[index]))}
             try:

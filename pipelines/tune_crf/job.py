@@ -1,4 +1,4 @@
-"""The Beam side of `deeplab tune-crf`: samples with points of the grid in, files of counts in the work folder out."""
+"""The Beam job of `deeplab tune-crf`: turns samples and points of the grid into files of counts in the work folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipelines.tune_crf.scoring import Point, Task, TuningJob
 from trainer import storage
 
 BLOCK = 10
-"""Points of the grid per element: enough to share the distances to the boundaries, few enough to distribute."""
+"""Points of the grid per element: enough to share the distances to boundaries, few enough to distribute the work."""
 
 
 @dataclass(eq=False)
@@ -26,7 +26,7 @@ class Scoring(Work):
     """Base class of both steps.
 
     Attributes:
-      job: model and records.
+      job: the parameters of the job.
     """
 
     stage: ClassVar[str] = STAGE
@@ -37,9 +37,9 @@ class Scoring(Work):
     ) -> bool:
         """Whether the work on a sample succeeded; if not, records the reason in the work folder."""
         if storage.exists(storage.join(self.job.work, self.job.name(sample) + scoring.FAILURE)):
-            return False  # it was given up at another point
-        with self.job.notes.watch(self.note(work, sample, points)) as care:
-            call = functools.partial(care.isolated, work) if care else work
+            return False  # it failed at another point
+        with self.job.notes.watch(self.note(work, sample, points)) as recovery:
+            call = functools.partial(recovery.isolated, work) if recovery else work
             try:
                 attempt(functools.partial(call, self.job, sample, points))
             except Failed as failure:
@@ -54,7 +54,7 @@ class Scoring(Work):
 
 @dataclass(eq=False)
 class PredictImage(Scoring):
-    """Task -> tasks of few points each; leaves the probabilities on this disk, and scores the point None (no CRF)."""
+    """Task -> tasks of a few points each; keeps the probabilities on this disk, and scores the point None (no CRF)."""
 
     def process(self, task: Task) -> Iterator[Task]:
         sample, points = task
@@ -64,11 +64,11 @@ class PredictImage(Scoring):
             self.finish("rejected", len(points))
             return
         self.finish("scored", len(plain))
-        # Blocks of equal size: local runs assign elements in turn, and one worker would get all the long ones.
+        # Blocks of equal size, as local runs assign elements in turn, and one worker would get all the long ones.
         count = -(-len(refined) // BLOCK)
         blocks = [refined[n * len(refined) // count : (n + 1) * len(refined) // count] for n in range(count)]
         if any(self.job.name(sample) in name for name in self.job.notes.names()):
-            # A process crashed at some of its points: without care each of the other blocks would crash one as well.
+            # A process crashed on some of its points: outside recovery mode each other block would crash one as well.
             for block in blocks:
                 self.job.notes.start(self.note(scoring.score, sample, block))
         for block in blocks:
@@ -84,7 +84,7 @@ class RefinePoints(Scoring):
 
 
 def build(pipeline: beam.Pipeline, heartbeat: Heartbeat, *, job: TuningJob, tasks: Iterable[Task]) -> None:
-    """Builds the job: every image is predicted once, then refined block by block on any worker.
+    """Builds the job: predicts every image once, then refines it block by block on any worker.
 
     Its progress is counted in masks.
     """

@@ -26,7 +26,7 @@ from trainer.accounts import max_reject_rate
 from trainer.options import InputError, option
 
 MIN_IMAGES = 10
-"""With fewer, a fold is a single image and an interval means nothing."""
+"""Minimum number of images. With fewer, a fold is a single image and an interval means nothing."""
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ class Sample:
 
     Attributes:
       key: its name.
-      shard, offset: file of its record, and the record's offset in bytes.
-      reason: why it cannot be used; "" if it can.
+      shard, offset: the file of its record, and the record's offset in bytes.
+      reason: the reason why it cannot be used; "" if it can.
       identity: the identity of the record, see `storage.identity`; "" if it cannot be used.
     """
 
@@ -48,7 +48,7 @@ def digest(*parts: object) -> str:
 
 
 def scan(folder: str, dataset: Dataset, split: str) -> Iterator[Sample]:
-    """Yields every source image of a split, unreadable ones with a reason. Raises FileNotFoundError for a shard."""
+    """Yields every source image of a split, unreadable ones with a reason. Raises OSError for an unreadable shard."""
     for shard in dataset.of_split(split):
         originals, reason = 0, ""
         with open_shard(folder, shard.name) as file:
@@ -78,7 +78,7 @@ def _sample(shard: str, frame: Frame | CorruptRecord) -> Sample | None:
 def choose(folder: str, dataset: Dataset, split: str, most: int) -> list[Sample]:
     """At most `most` images of the split (0: all), in the order of the hashes of their keys.
 
-    The hash spreads them over the split, always chooses the same ones, and extends any smaller choice.
+    The hash spreads them over the split and always chooses the same ones; a larger choice extends a smaller one.
     """
     candidates = sorted(scan(folder, dataset, split), key=lambda sample: digest(sample.key, sample.shard))
     return candidates[: most or None]
@@ -90,15 +90,16 @@ def sift(
     """Reads every sample once, and returns the usable ones, and the others as rejects.
 
     Args:
-      notes: on the samples in flight.
+      folder: the folder of the records.
+      notes: the notes of what the workers are working on.
 
     Raises:
       OSError: a shard cannot be read.
     """
     usable, rejects = [], []
-    with notes.watch("images") as care:
+    with notes.watch("images") as recovery:
         for sample in chosen:
-            look = functools.partial(care.isolated, fault) if care else fault
+            look = functools.partial(recovery.isolated, fault) if recovery else fault
             try:
                 reason = sample.reason or attempt(functools.partial(look, folder, palette, sample), known=OSError)
             except Failed as failure:

@@ -1,10 +1,10 @@
 """The work of `deeplab tune-crf`: predicts an image once, refines it with many parameters, and counts pixels.
 
-An image's probabilities stay on the disk of the worker that predicted them; another worker predicts them again, so any
-worker can score any point of the grid. Counts go into small files in a work folder, each with all distances from the
-label's boundaries, and are never computed twice: every metric is derived from the same files.
+An image's probabilities stay on the disk of the worker that predicted them; other workers predict them again, so any
+worker can score any point of the grid. Counts are written to small files in a work folder, each with all distances
+from the label's boundaries, and are never computed twice: every metric is derived from the same files.
 
-Everything in here must be picklable, and importing it must not import TensorFlow.
+Everything in this module must be picklable, and importing it must not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -39,29 +39,28 @@ from trainer.formats.labels import Palette
 from trainer.metrics import class_counts
 
 READERS = 10
-"""Files of the work folder that are read concurrently."""
+"""Number of files of the work folder that are read concurrently."""
 NAMES_FILE = "images.json"
 """File with the name of every image in the work folder."""
 RESULT, FAILURE, MASK = ".npz", ".failed", ".png"
-"""Suffixes of files in the work folder: the counts of a sample, the reason why there are none, and a mask for the
-page."""
+"""Suffixes in the work folder: of the counts of a sample, the reason why it has none, and a mask for the page."""
 NOTES_FOLDER = "in-flight"
 
 Point = CrfOptions | None
-"""A point of the grid: parameters of the CRF; None: no CRF."""
+"""A point of the grid: parameters of the CRF; None for no CRF."""
 Task = tuple[Sample, tuple[Point, ...]]
 """A sample, and the points at which to score it."""
 Scores = dict[str, dict[Point, np.ndarray]]
-"""Name of a sample -> point -> int64 [3, C]: `trainer.metrics.class_counts`."""
+"""Name of a sample -> point -> int64 [3, C], see `trainer.metrics.class_counts`."""
 
 
 @dataclass(frozen=True)
 class TuningJob:
-    """What a worker needs to know.
+    """The parameters of a tuning, sent to the workers.
 
     Attributes:
-      model, records: folders.
-      work: folder of the counts.
+      model, records: the folders of the model and of the records.
+      work: the folder of the counts.
       palette: the palette of model and records.
       max_side: longest side of the images that the network sees, in pixels; 0 for no limit.
       views: the views of the image, after shrinking, that the network sees.
@@ -81,7 +80,7 @@ class TuningJob:
     threads: int
 
     def name(self, sample: Sample) -> str:
-        """The id of a sample with this job's model, for file names."""
+        """An id of the sample with this job's model, for file names."""
         return digest(self.fingerprint, sample.shard, sample.offset, sample.key)
 
     def result(self, sample: Sample, points: Sequence[Point], suffix: str) -> str:
@@ -110,7 +109,7 @@ class TuningJob:
 def _rows(points: Sequence[Point]) -> list[tuple[float, ...]]:
     """Points as rows of numbers, with class weights at the end if any of the points has them.
 
-    0 iterations stand for no CRF, since no parameters have that.
+    0 iterations stand for no CRF, since they are not valid parameters.
     """
     classes = max((len(point.class_weights) for point in points if point), default=0)
     return [
@@ -145,7 +144,7 @@ def probabilities(job: TuningJob, sample: Sample, image: np.ndarray) -> np.ndarr
     try:
         # Not an .npy file: NumPy parses their headers with `ast`, which sometimes fails in threads of Python 3.11.
         return np.fromfile(job.cached(sample), np.float16).reshape(shape).astype(np.float32)
-    except (OSError, ValueError):  # missing, or cut short
+    except (OSError, ValueError):  # missing or truncated
         return predict(job, sample, image).astype(np.float16).astype(np.float32)
 
 
@@ -162,7 +161,7 @@ def make_masks(job: TuningJob, sample: Sample, image: np.ndarray, points: Sequen
 
 
 def shown_mask(job: TuningJob, sample: Sample, image: np.ndarray, point: Point) -> np.ndarray:
-    """The mask at a point, uint8 [H, W] class ids, for the page; it is kept in the work folder."""
+    """The mask at a point, uint8 [H, W] class ids, for the page; kept in the work folder."""
     path = job.result(sample, [point], MASK)
     try:
         return label_images.decode_label(storage.read(path))
@@ -173,9 +172,9 @@ def shown_mask(job: TuningJob, sample: Sample, image: np.ndarray, point: Point) 
 
 
 def tidy(job: TuningJob) -> None:
-    """Removes what the finished job no longer needs, and the unfinished files of killed runs.
+    """Removes the probabilities on this machine, the workers' notes, and the unfinished files of killed runs.
 
-    These are the probabilities on this machine, and the workers' notes.
+    Called when the job is done.
     """
     shutil.rmtree(job.cache, ignore_errors=True)
     for file in storage.glob(storage.join(job.work, ".*")):
@@ -253,11 +252,11 @@ def read_scores(job: TuningJob, samples: Iterable[Sample], bands: int) -> Scores
 
 
 def bands_of(trimap_width: int | None) -> int:
-    """The number of distances to include: up to that width, or all of them for None."""
+    """The number of distances to include: those up to that width in pixels, or all of them for None."""
     return len(BANDS) + 1 if trimap_width is None else BANDS.index(trimap_width) + 1
 
 
 def missing(job: TuningJob, samples: Iterable[Sample], points: Sequence[Point], scores: Scores) -> list[Task]:
-    """The samples, each with those of `points` at which it has no scores."""
+    """The samples that have no scores at some of `points`, each with these points."""
     tasks = [(one, tuple(point for point in points if point not in scores[job.name(one)])) for one in samples]
     return [task for task in tasks if task[1]]

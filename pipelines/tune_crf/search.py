@@ -1,8 +1,8 @@
-"""Finds the parameters of the dense CRF that suit a model best, and whether their gain is real. NumPy only.
+"""Finds the parameters of the dense CRF that suit a model best, and whether their gain is certain. NumPy only.
 
-Everything is computed from counts: per image and class the pixels of the class in both label and mask, in the label,
-and in the mask (`trainer.metrics.class_counts`). Counts of images add up, so the score of any parameters on any images
-costs one sum.
+Everything is computed from counts: for each image and class, the pixels of the class in both label and mask, in the
+label, and in the mask (`trainer.metrics.class_counts`). Counts of images add up, so the score of any parameters on any
+images is a single sum.
 
 The recipe is DeepLab's (Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected
 CRFs", ICLR 2015): the Gaussian kernel has weight 3 and width 3; weight and widths of the bilateral kernel are searched
@@ -30,7 +30,7 @@ from trainer.metrics import iou, mean_iou
 from trainer.options import InputError
 
 RANGES = {"compat": (3.0, 6.0), "sxy": (30.0, 100.0), "srgb": (3.0, 6.0), "compat_gaussian": (3.0, 3.0)}
-"""Ranges in which the kernels are searched; the coarse grid has both ends and the middle of each."""
+"""Ranges in which the kernels are searched; the coarse grid has the ends and the middle of each."""
 BEYOND = {
     "compat": (1.0, 1.5, 2.0, 8.0, 12.0, 16.0),
     "sxy": (10.0, 15.0, 20.0, 140.0, 200.0, 280.0, 400.0),
@@ -39,19 +39,19 @@ BEYOND = {
 }
 """Values past the ends of RANGES, which are searched step by step as long as that gains."""
 LIGHTER = (0.5, 0.25, 0.0)
-"""What a class that loses is given in place of the weight 1, step by step."""
+"""Weights of a class that loses, step by step, in place of 1."""
 LIGHTER_ROUNDS = 4
-"""How often classes are given less weight."""
+"""Maximum number of times that classes are given less weight."""
 KEPT = 0.9
-"""The share of the gain in mIoU that weights of classes must keep."""
+"""Minimum share of the gain in mIoU that class weights must keep."""
 FOLDS = 5
 
 Counts = Mapping[CrfOptions, np.ndarray]
-"""Per point of the search int64 [n, 3, C] counts; the images are the same and in the same order."""
+"""Point of the search -> counts, int64 [n, 3, C]; all points have the same images in the same order."""
 
 
 class Unscored(LookupError):
-    """The search has come to `points` that there are no counts of; `stage` says in words what they are."""
+    """The search has reached `points` without counts; `stage` describes them in words."""
 
     def __init__(self, points: tuple[CrfOptions, ...], stage: str):
         super().__init__(f"{len(points)} points of the {stage} have no counts")
@@ -71,7 +71,7 @@ def coarse_points() -> tuple[CrfOptions, ...]:
 
 
 def fine_points(centre: CrfOptions) -> tuple[CrfOptions, ...]:
-    """`centre` and what lies half a coarse step from it on any axes, within RANGES."""
+    """`centre` and the points half a coarse step from it on any of the axes, within RANGES."""
     axes = {}
     for name, (low, high) in RANGES.items():
         value, half = getattr(centre, name), (high - low) / 4
@@ -80,7 +80,7 @@ def fine_points(centre: CrfOptions) -> tuple[CrfOptions, ...]:
 
 
 def points_beyond(centre: CrfOptions) -> tuple[CrfOptions, ...]:
-    """`centre` and what lies a step of BEYOND from it, on each of the axes at whose ends or past them it lies."""
+    """`centre` and the points one step of BEYOND from it, on each axis where it is at or past an end of the range."""
     points = [centre]
     for name, (low, high) in RANGES.items():
         value = getattr(centre, name)
@@ -91,9 +91,9 @@ def points_beyond(centre: CrfOptions) -> tuple[CrfOptions, ...]:
 
 
 def folds(keys: Sequence[str]) -> np.ndarray:
-    """Deals n images out to folds by the hash of their keys; the sizes of folds differ by one image at most.
+    """Assigns n images to folds by the hash of their keys; the sizes of folds differ by one image at most.
 
-    By the hash, so that consecutive video frames land in unrelated folds.
+    The hash puts consecutive video frames into unrelated folds.
 
     Returns:
       int [n], 0 to FOLDS - 1.
@@ -106,7 +106,7 @@ def folds(keys: Sequence[str]) -> np.ndarray:
 
 
 def best(points: Sequence[CrfOptions], counts: Counts, chosen: np.ndarray, stage: str = "grid") -> CrfOptions:
-    """The point with the highest mIoU on the images that `chosen`, bool [n], selects; the first of equal ones.
+    """The point with the highest mIoU on the images that `chosen`, bool [n], selects; the first of equal points.
 
     Raises Unscored if counts are missing.
     """
@@ -124,8 +124,12 @@ def _score(counts: np.ndarray) -> float:
 
 
 def losses(before: np.ndarray, after: np.ndarray) -> dict[int, Gain]:
-    """The classes that certainly lose, with their gain in IoU: its whole interval is below 0. Counts as in `tune`."""
-    fewer = np.flatnonzero(iou(after.sum(0)) < iou(before.sum(0)))  # only their whole interval can be below 0
+    """The classes that certainly lose, with their gain in IoU, whose whole interval is below 0.
+
+    Args:
+      before, after: int64 [n, 3, C] counts of the same images.
+    """
+    fewer = np.flatnonzero(iou(after.sum(0)) < iou(before.sum(0)))  # others cannot have their whole interval below 0
     gains = zip(fewer.tolist(), bootstrap_classes(before[..., fewer], after[..., fewer]), strict=True)
     return {class_id: gain for class_id, gain in gains if gain is not None and gain.high < 0}
 
@@ -141,8 +145,8 @@ def with_less_weight(point: CrfOptions, classes: Iterable[int], count: int) -> C
 def with_class_weights(point: CrfOptions, before: np.ndarray, counts: Counts, chosen: np.ndarray) -> CrfOptions:
     """`point` with the class weights that do the least harm.
 
-    As long as classes certainly lose, they are given less weight. Among the weights tried that keep KEPT of the gain
-    in mIoU, those are taken for which the certain losses add up to the least.
+    As long as classes certainly lose, they are given less weight. Of the weights tried that keep the share KEPT of the
+    gain in mIoU, those with the smallest sum of certain losses are chosen.
     """
     tried = []
     while True:
@@ -163,7 +167,7 @@ def with_class_weights(point: CrfOptions, before: np.ndarray, counts: Counts, ch
 def search(before: np.ndarray, counts: Counts, chosen: np.ndarray) -> CrfOptions:
     """The parameters that the search chooses on the images that `chosen`, bool [n], selects.
 
-    Raises Unscored if it needs further counts; repeated with them, it gets further.
+    Raises Unscored if it needs further counts; called again with them, it gets further.
     """
     centre = best(coarse_points(), counts, chosen, "coarse grid")
     centre = best((centre, *fine_points(centre)), counts, chosen, "fine grid")
@@ -178,7 +182,7 @@ def _trainings(fold: np.ndarray) -> list[np.ndarray]:
 
 
 def unscored(before: np.ndarray, counts: Counts, fold: np.ndarray) -> Unscored | None:
-    """The points that the searches on all images and on all but each fold need next; None if they have finished."""
+    """The points that the searches on all images and on all but each fold need next; None if all have finished."""
     lacking = []
     for chosen in _trainings(fold):
         try:
@@ -206,7 +210,7 @@ def tune(
     names: Sequence[str],
     **about: Any,
 ) -> Tuning:
-    """The verdict.
+    """The verdict: the parameters found, their gain, and whether it is certain.
 
     Args:
       before: int64 [n, 3, C] counts without CRF.
@@ -216,7 +220,7 @@ def tune(
       about: the other fields of `Tuning`, which are copied.
 
     Raises:
-      InputError: no labelled pixel that could be scored.
+      InputError: there is no labelled pixel that could be scored.
     """
     score = float(mean_iou(before.sum(0)))
     if np.isnan(score):

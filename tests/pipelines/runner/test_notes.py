@@ -24,13 +24,13 @@ def test_a_note_tells_that_a_process_ended(tmp_path):
 
 def test_a_chunk_is_worked_on_with_care_only_after_an_end(tmp_path):
     notes = InFlight(str(tmp_path))
-    with notes.watch("chunk") as care:
-        assert care is None and notes.interrupted("chunk")
+    with notes.watch("chunk") as recovery:
+        assert recovery is None and notes.interrupted("chunk")
     assert os.listdir(tmp_path) == []
     notes.start("chunk")
-    with notes.watch("chunk") as care:
-        assert care.suspects == frozenset()
-        assert care.isolated(os.path.basename, "a/b") == "b"
+    with notes.watch("chunk") as recovery:
+        assert recovery.suspects == frozenset()
+        assert recovery.isolated(os.path.basename, "a/b") == "b"
     assert os.listdir(tmp_path) == []
 
 
@@ -46,9 +46,9 @@ def test_images_at_which_processes_ended_stay_suspect(tmp_path):
     notes.start("chunk")
     for image, before in (("a\udcff", frozenset()), ("b\u2028", frozenset({"a\udcff"}))):
         watch = notes.watch("chunk")
-        care = watch.__enter__()
-        assert care.suspects == before
-        care.at(image)
+        recovery = watch.__enter__()
+        assert recovery.suspects == before
+        recovery.at(image)
         saved = (tmp_path / os.listdir(tmp_path)[0]).read_bytes()
         watch.__exit__(None, None, None)
         (tmp_path / os.path.basename(notes.path("chunk"))).write_bytes(saved)  # as a killed process leaves it
@@ -68,11 +68,11 @@ def test_a_damaged_note_is_a_note_all_the_same(content, tmp_path):
 def test_the_note_of_a_fatal_image_stays_until_the_image_is_harmless(tmp_path):
     notes = InFlight(str(tmp_path))
     notes.start("chunk")
-    with notes.watch("chunk") as care, pytest.raises(Failed):
-        care.at("other")
-        care.isolated(os._exit, 3)
+    with notes.watch("chunk") as recovery, pytest.raises(Failed):
+        recovery.at("other")
+        recovery.isolated(os._exit, 3)
     notes.clear()
     assert notes.interrupted("chunk") and notes.suspects("chunk") == frozenset()
-    with notes.watch("chunk") as care:
-        assert care.isolated(len, "harmless") == 8
+    with notes.watch("chunk") as recovery:
+        assert recovery.isolated(len, "harmless") == 8
     assert os.listdir(tmp_path) == []

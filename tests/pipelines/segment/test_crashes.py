@@ -73,14 +73,16 @@ def test_an_image_that_ends_the_decoders_process_is_named_by_the_rerun(model, im
     (reject,) = rejects_of(output)
     assert (reject["key"], reject["path"]) == ("b", str(images / "b.png"))
     assert "SIGSEGV" in reject["reason"] and "Traceback" not in again.stderr
-    assert len(list((output / "in-flight").iterdir())) == 1, "by which a third run begins with care, and does not die"
+    assert len(list((output / "in-flight").iterdir())) == 1, (
+        "a third run finds it, begins in recovery mode, and does not crash"
+    )
 
 
 @pytest.mark.slow
 def test_an_image_that_ends_the_networks_process_is_tried_alone_and_named(model, images, plant, tmp_path):
     plant(BAD_NETWORK)  # for subprocesses: this process has begun already
     output = tmp_path / "out"
-    # As two runs leave it of which each was killed, the second one while it worked on b with care.
+    # As left by two runs that were killed, the second while it worked on b in recovery mode.
     InFlight(str(output / "in-flight")).start(part_of("abc"), image="b")
     assert segment("--input", images, "--model", model, "--output", output) == 1
     assert outcomes_of(output) == (2, 0, 1)

@@ -11,10 +11,10 @@ from trainer import storage
 
 def test_a_note_around_a_piece_of_work_takes_two_requests(server):
     notes = InFlight("gs://seg/in-flight")
-    with notes.watch("part") as care:
-        assert care is None and len(server.requests) == 1
-        with notes.watch("part") as care:
-            assert care
+    with notes.watch("part") as recovery:
+        assert recovery is None and len(server.requests) == 1
+        with notes.watch("part") as recovery:
+            assert recovery
     server.requests.clear()
     with notes.watch("other"):
         pass

@@ -35,7 +35,7 @@ def test_every_install_keeps_to_the_constraints():
     assert all("--constraint" in line and "constraints.txt" in line for line in installed)
 
 
-def test_what_is_copied_exists_and_is_not_ignored():
+def test_copied_files_exist_and_are_not_ignored():
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {
         source for line in LINES if line.startswith("COPY") and "--from" not in line for source in line.split()[1:-1]

@@ -226,7 +226,7 @@ def test_a_line_that_breaks_the_rule_is_found(rule, sources):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_parts_do_not_look_up(part, sources):
+def test_a_part_must_not_import_a_later_part(part, sources):
     above = [name for name in (*PARTS, "segment") if name not in PARTS[: PARTS.index(part)] and name != part]
     broken = {**sources, f"pipelines.{part}.new": f"import pipelines.{above[0]}.options"}
     assert any(f"pipelines.{part}.new" in fault for fault in imports_between_stages(broken))

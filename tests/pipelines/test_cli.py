@@ -212,7 +212,7 @@ def test_a_command_without_an_output_runs():
     assert piped("print(1); print(2, file=sys.stderr)", ">&- 2>&-") == (b"", "", 0)
 
 
-def test_whatever_names_hold_the_terminal_gets_no_control_characters():
+def test_control_characters_in_names_never_reach_the_terminal():
     body = (
         r"print(chr(27) + chr(0xdcff) + chr(0x202e) + chr(252)); print(chr(155), file=sys.stderr); "
         + "sys.stdout.flush()"

@@ -92,7 +92,7 @@ def test_listings_and_tests_for_existence_are_tried_again(tmp_path, monkeypatch)
         assert len(failed) == 2
 
 
-def test_what_takes_long_is_tried_three_times(monkeypatch):
+def test_slow_calls_are_still_tried_three_times(monkeypatch):
     monkeypatch.setattr(attempts, "PATIENCE", -1.0)
     calls = []
     with pytest.raises(storage.Unavailable):

@@ -62,7 +62,7 @@ def from_elsewhere(folder: str, **changes: str) -> dict[str, str]:
     return note
 
 
-def test_the_second_is_told_who_writes_and_the_killed_one_has_lost_its_place_at_once(folder, other, told):
+def test_a_second_writer_learns_of_the_first_and_replaces_a_killed_one_at_once(folder, other, told):
     with pytest.raises(InputError, match=r"out|seg") as refused:
         leases.acquire(folder, "segment")
     for part in (
@@ -178,7 +178,7 @@ def test_of_many_that_find_a_dead_job_one_takes_its_place(folder, told):
     assert sorted(outcomes) == ["held"] + ["refused"] * 7 or folder.startswith("gs://")  # the emulator lets all
 
 
-def test_what_this_process_could_not_give_back_does_not_bar_it_later(tmp_path, monkeypatch):
+def test_a_lease_that_could_not_be_released_does_not_bar_this_process(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, leases.scope(print, print):
         leases.acquire(str(tmp_path), "prepare")
         patch.setattr(storage, "exchange", lambda *arguments: False)

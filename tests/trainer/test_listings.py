@@ -61,7 +61,7 @@ def test_a_link_that_leads_nowhere_is_a_file_that_cannot_be_read(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "socket", "device"])
-def test_what_is_no_file_is_never_opened(tmp_path, monkeypatch, kind):
+def test_special_files_are_never_opened(tmp_path, monkeypatch, kind):
     path = tmp_path / "x.jpg"
     if kind == "FIFO":
         os.mkfifo(path)
@@ -97,7 +97,7 @@ def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch, name):
         storage.files(str(tmp_path))
 
 
-def test_what_lies_in_a_folder_that_may_not_be_entered_is_neither_there_nor_missing(tmp_path, monkeypatch):
+def test_a_file_in_a_forbidden_folder_is_neither_present_nor_missing(tmp_path, monkeypatch):
     def refuses(path):
         raise PermissionError(13, "Permission denied", path)
 
@@ -172,7 +172,7 @@ def test_a_name_that_is_too_long_is_an_error_of_the_file_and_leaves_nothing(tmp_
     assert os.listdir(tmp_path) == []
 
 
-def test_what_lies_in_a_folder_is_seen_through_links(tmp_path):
+def test_lies_in_follows_links(tmp_path):
     touch(tmp_path, "set/x/a.jpg", "other/b.jpg")
     (tmp_path / "link").symlink_to(tmp_path / "set/x")
     (tmp_path / "set/out").symlink_to(tmp_path / "other")

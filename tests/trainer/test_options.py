@@ -190,7 +190,7 @@ def test_names_are_shown_without_what_steers_a_terminal(text, shown):
     assert printable(printable(text)) == shown
 
 
-def test_what_is_to_stay_stays():
+def test_kept_characters_are_not_escaped():
     assert printable("a\nb\x1b", keep="\n") == "a\nb\\x1b"
 
 

@@ -92,7 +92,7 @@ def test_objects_and_files_tell_their_sizes_and_where_they_are(root):
     assert file.identity == storage.files(root)[0].identity
 
 
-def test_a_folder_that_exists_is_no_pattern(root):
+def test_an_existing_folder_is_not_a_glob_pattern(root):
     grown(root, "set [2024]/a.jpg", "set 2/b.jpg", "set [2024]/[x]*/c.jpg", "set [2024]/x1/d.jpg")
     assert relative(f"{root}/set [2024]/*.jpg") == ["a.jpg"]
     assert relative(f"{root}/set [2024]/[x]*/*.jpg") == ["c.jpg"]

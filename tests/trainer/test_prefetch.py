@@ -73,7 +73,7 @@ def test_local_files_are_read_where_they_are_needed(tmp_path):
     assert read(path) == b"second"
 
 
-def test_writing_goes_on_behind_the_work_and_its_errors_come_in_order():
+def test_writes_run_in_the_background_and_raise_their_errors_in_order():
     started, go_on = [], threading.Event()
 
     def write(item: int) -> int:

@@ -18,7 +18,7 @@ def root(request, tmp_path):
     return request.getfixturevalue("bucket") + f"/{tmp_path.name}"
 
 
-def test_what_is_written_is_read_and_listed(root):
+def test_written_files_are_read_and_listed(root):
     storage.write(storage.join(root, "b", "two.bin"), b"22")
     storage.write(storage.join(root, "a.bin"), b"1")
     assert storage.read(storage.join(root, "a.bin")) == b"1"
@@ -66,7 +66,7 @@ def test_a_writer_that_raises_leaves_nothing(root):
     assert [file.relative for file in storage.files(root)] == ["other"]
 
 
-def test_what_a_killed_writer_leaves_tells_which_file_it_was_at(tmp_path, monkeypatch):
+def test_an_unfinished_file_names_the_file_being_written(tmp_path, monkeypatch):
     names = ["a.png", ".hidden", "line\nbreak.png", "ä" * 120, "x.0123abcd.tmp"]
     with monkeypatch.context() as patch:
         patch.setattr(local.os, "replace", lambda *paths: 1 / 0)

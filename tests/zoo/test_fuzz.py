@@ -20,23 +20,23 @@ def runner():
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_spoilt_bytes_give_a_value_or_a_known_error(runner, name):
+def test_corrupted_bytes_give_a_value_or_a_known_error(runner, name):
     assert runner.run(name, range(CASES)) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
-def test_many_spoilt_bytes_do(runner, name):
+def test_many_corrupted_bytes_give_a_value_or_a_known_error(runner, name):
     assert runner.run(name, range(CASES, 5 * CASES)) == []
 
 
 @pytest.mark.slow
-def test_spoilt_archives_and_checkpoints_of_weights_do():
+def test_corrupted_archives_and_checkpoints_give_a_value_or_a_known_error():
     with Runner(SEED, "tests.zoo.heavy") as runner:
         assert [found for name in runner.targets for found in runner.run(name, range(CASES))] == []
 
 
-def test_what_cases_must_not_do_is_found(monkeypatch):
+def test_forbidden_behaviour_of_cases_is_detected(monkeypatch):
     found = {}
     with Runner(SEED, "tests.zoo.crashing") as runner:
         for name in runner.targets:

@@ -94,7 +94,7 @@ def test_every_build_equals_pydensecrf(name):
 
 @pytest.mark.parametrize("labels", [2, 5, 21])
 @pytest.mark.parametrize("iterations", [5, 10])
-def test_certain_networks(build, labels, iterations):
+def test_probabilities_of_exactly_0_and_1_are_refined(build, labels, iterations):
     """Probabilities of exactly 0 and 1 are those of MIN_PROBABILITY and 1."""
     image, probabilities = (
         draw_image("scene", 61, 67),

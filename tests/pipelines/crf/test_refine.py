@@ -86,7 +86,7 @@ def test_strided_views_give_the_same_as_copies(engine):
     np.testing.assert_array_equal(crf.refine(half, odd, options, engine), expected)
 
 
-def test_without_kernels_the_softmax_comes_back(engine):
+def test_without_kernels_the_softmax_is_unchanged(engine):
     image, _, probabilities = noisy_disc(16)
     refined = crf.refine(image, probabilities, CrfOptions(compat=0, compat_gaussian=0), engine)
     np.testing.assert_allclose(refined, probabilities, atol=1e-5)
@@ -164,7 +164,7 @@ def test_a_build_that_is_missing_leaves_the_others(monkeypatch):
 
 
 @needs_pydensecrf
-def test_pool_gives_the_same_and_a_killed_worker_is_an_error():
+def test_the_pool_gives_the_same_result_and_a_killed_worker_raises():
     image, _, probabilities = noisy_disc()
     options = CrfOptions()
     pool = crf.Refiner(1, options, "pydensecrf")

@@ -81,7 +81,7 @@ def test_a_disc_has_the_area_of_a_disc():
     assert page.image[..., 0].sum() == pytest.approx(np.pi * 25**2, rel=0.02)
 
 
-def test_what_is_painted_later_hides_what_is_behind():
+def test_later_shapes_hide_earlier_ones():
     page = canvas()
     page.paint(scenes.TREE, page.polygon([(5, 5), (30, 5), (30, 30), (5, 30)]), white)
     page.paint(scenes.BOX, page.polygon([(15, 15), (40, 15), (40, 35), (15, 35)]), white)

@@ -31,7 +31,7 @@ def test_labels_that_are_all_moved_are_found_and_moved_back(tmp_path):
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (1, 0)])
-def test_labels_in_their_places_and_a_pixel_beside_are_not(shift, tmp_path):
+def test_labels_offset_by_at_most_a_pixel_are_healthy(shift, tmp_path):
     draw_set(tmp_path / "set", lambda label, key: saved(np.roll(label, shift, (0, 1))))
     assert examine(tmp_path / "set", tmp_path / "out").status == 0
 
@@ -73,7 +73,7 @@ def test_a_set_with_nothing_to_learn_is_cured_by_other_labels_alone(value, kind,
     assert found.status == 0 and all((made[key] == label).all() for key, label in truth.items())
 
 
-def test_classes_that_training_lacks_are_dealt_to_it(tmp_path):
+def test_classes_missing_from_the_training_split_are_moved_there(tmp_path):
     truth = draw_set(
         tmp_path / "set",
         lambda label, key: saved(np.where((label == 2) & key.startswith("train"), 0, label).astype(np.uint8)),

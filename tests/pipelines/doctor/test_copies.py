@@ -39,7 +39,7 @@ def doubled(tmp_path_factory):
     return folder, truth, examine(folder / "set", folder / "out")
 
 
-def test_copies_are_found_by_what_they_do(doubled):
+def test_copies_are_reported_by_their_consequences(doubled):
     _, _, found = doubled
     assert found.kinds == {
         "contradictions": "wrong",

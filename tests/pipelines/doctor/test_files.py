@@ -86,7 +86,7 @@ def test_every_kind_is_found_with_its_file(name, ill):
     assert any(Path(path).stem == name for path in examples), found.report["findings"]
 
 
-def test_what_is_well_is_not_among_the_findings(ill):
+def test_faultless_files_are_not_among_the_findings(ill):
     _, _, found = ill
     named = {
         Path(example["path"]).stem

@@ -103,7 +103,7 @@ def test_files_that_no_layout_pairs_are_paired_by_a_manifest(draw, kind, tmp_pat
         ("mask.png", ("", True)),
     ],
 )
-def test_words_that_say_what_a_file_is_are_no_part_of_its_name(path, key):
+def test_words_for_the_kind_of_a_file_are_not_part_of_its_key(path, key):
     assert name_key(File(path, path, 1, 1)) == key
 
 

@@ -57,7 +57,7 @@ def test_rotation_by_right_angles_is_counter_clockwise_and_exact(angle):
     np.testing.assert_array_equal(turned, np.rot90(image, angle // 90))
 
 
-def test_what_a_rotation_brings_in_is_grey_and_ignored():
+def test_corners_uncovered_by_a_rotation_are_grey_and_ignored():
     image, label = np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8)
     turned, turned_label = warp(image, label, Draws(angle=45), (40, 40), IGNORE)
     assert np.unique(turned_label).tolist() == [0, IGNORE]

@@ -110,7 +110,7 @@ def test_a_phones_jpeg_with_a_second_picture_keeps_the_bytes_of_the_first(tmp_pa
 
 
 @pytest.mark.parametrize("data", [jpeg(), jpeg(progressive=True), jpeg(restart_marker_blocks=1), png()])
-def test_what_stands_behind_an_image_is_left_out(tmp_path, data):
+def test_bytes_after_the_end_of_an_image_are_dropped(tmp_path, data):
     video = b"\0\0\0\x18ftypmp42" + bytes(300) + b"\xff\xd8\xff"
     assert made(tmp_path, data + video).image == data
 

@@ -24,7 +24,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_whatever_a_label_raises_is_its_reject(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_error_of_a_label_becomes_its_reject(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     confusions = sources.band_confusions
     calls = []
 
@@ -40,7 +40,7 @@ def test_whatever_a_label_raises_is_its_reject(root: Path, monkeypatch: pytest.M
     assert evaluation(root / "out")["images"] == 2 and len(calls) == 4
 
 
-def test_what_lacked_memory_among_others_is_evaluated_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_label_that_ran_out_of_memory_is_evaluated_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     confusions, failed = sources.band_confusions, []
 
     def fail_once(*arguments):

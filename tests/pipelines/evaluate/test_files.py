@@ -96,7 +96,7 @@ def test_no_label_at_all_is_an_input_error(tmp_path: Path) -> None:
         plan_of(tmp_path)
 
 
-def test_where_nothing_pairs_up_the_first_reject_is_said(tmp_path: Path) -> None:
+def test_the_first_reject_is_quoted_if_nothing_pairs_up(tmp_path: Path) -> None:
     put(tmp_path / "labels", "a.png", "a.bmp")
     put(tmp_path / "masks", "a.png")
     with pytest.raises(InputError, match=r"rejected: .*2 labels have the same name but for the suffix"):

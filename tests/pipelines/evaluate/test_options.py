@@ -10,7 +10,7 @@ from trainer.options import InputError
 LEAST = {"masks": ("out/masks",), "labels": "labels", "output": "out/report", "palette": "voc"}
 
 
-def test_the_least_that_must_be_given() -> None:
+def test_the_required_options_suffice() -> None:
     options = Options(**LEAST)
     assert (options.model, options.images, options.gallery, options.max_reject_rate) == (None, None, 6, 0.01)
 

@@ -32,7 +32,7 @@ def test_keys_are_paths_without_suffix() -> None:
     assert name_of("ulm/ulm_1_gtFine_labelTrainIds.png") == "ulm/ulm_1_leftImg8bit"
 
 
-def test_folders_are_called_by_as_little_of_their_paths_as_tells_them_apart() -> None:
+def test_folders_get_the_shortest_distinct_names() -> None:
     assert compared_names(("out/masks/", "out/crf")) == ["masks", "crf"]
     assert compared_names(("a/masks", "b/masks")) == ["a/masks", "b/masks"]
 

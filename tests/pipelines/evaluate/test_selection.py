@@ -89,7 +89,7 @@ def test_more_labels_than_the_model_was_validated_with_are_said(trained: Path, c
     assert cli.run(command) == 0 and "warning" not in capsys.readouterr().out
 
 
-def test_in_cloud_storage_too(trained: Path, bucket: str) -> None:
+def test_selection_works_in_cloud_storage(trained: Path, bucket: str) -> None:
     remote = f"{bucket}/set [1]"
     for path in trained.rglob("*"):
         if path.is_file():

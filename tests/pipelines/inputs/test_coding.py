@@ -60,7 +60,7 @@ def test_camvid_ids_are_recognised_and_unreadable_labels_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("palette", [VOC, CAMVID, CITYSCAPES], ids=lambda palette: palette.name)
-def test_colours_known_to_one_palette_tell_it(tmp_path, palette):
+def test_colours_known_to_one_palette_identify_it(tmp_path, palette):
     ids = np.uint8([[*range(palette.num_classes), palette.ignore_id]])
     detected, reason = detect_palette(labelled(tmp_path, palette.colorize(ids)))
     assert detected is palette and f"{palette.num_classes + 1} colours" in reason
@@ -80,7 +80,7 @@ def test_the_colour_map_inside_palette_pngs_tells_the_palette(tmp_path, palette)
         ([[[1, 2, 3], [128, 0, 0]]], r"2 colours \(1, 2, 3\), \(128, 0, 0\)"),
     ],
 )
-def test_labels_that_tell_nothing_ask_for_a_palette(tmp_path, label, seen):
+def test_ambiguous_labels_require_a_palette(tmp_path, label, seen):
     with pytest.raises(InputError, match=rf"cannot tell the palette; .*{seen}.* Give --palette voc, camvid"):
         detect_palette(labelled(tmp_path, np.uint8(label)))
 

@@ -23,7 +23,7 @@ def reasons(source, output="") -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["set [2024]", "IMG[1].jpg", "a*b.jpg", "a?.jpg", "[ab].txt.jpg"])
-def test_what_exists_is_no_pattern(tmp_path, bucket, name):
+def test_an_existing_path_is_not_a_glob_pattern(tmp_path, bucket, name):
     for root in (str(tmp_path), f"{bucket}/{tmp_path.name}-{len(name)}"):
         path = f"{root}/{name}" if name.endswith(".jpg") else f"{root}/{name}/a.jpg"
         storage.write(path, b"1")
@@ -149,7 +149,7 @@ def test_objects_whose_names_come_to_one_path_never_share_a_mask(monkeypatch):
     assert len(listing.unusable) == 4
 
 
-def test_what_cannot_be_looked_at_is_an_image_by_its_suffix_and_said_otherwise(tmp_path):
+def test_unreadable_entries_are_images_by_their_suffix_and_are_reported_otherwise(tmp_path):
     touch(tmp_path, "a.jpg", "notes.md", "empty")
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (tmp_path / "part2").symlink_to("/not/mounted/part2")

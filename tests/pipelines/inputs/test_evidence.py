@@ -69,7 +69,7 @@ def test_other_ids_do_not_count_from_1(ids):
     assert one_based(ids, THREE) is None
 
 
-def test_camvid_with_its_void_and_without_sky_does():
+def test_camvid_ids_from_1_are_recognised_and_ids_from_0_are_not():
     assert one_based(dict.fromkeys(range(1, 13), AREA), CAMVID)
     assert one_based(dict.fromkeys(range(12), AREA), CAMVID) is None
 

@@ -146,7 +146,7 @@ def test_folders_of_splits_count_beside_other_folders(tmp_path):
     assert {splits[name] for name in names if name.startswith("train/")} == {"train"}
 
 
-def test_a_folder_of_trains_is_no_split(tmp_path):
+def test_a_folder_with_images_of_trains_is_not_a_split(tmp_path):
     names = [*(f"train/{i}" for i in range(40)), *(f"bus/{i}" for i in range(40))]
     touch(tmp_path, *(f"images/{n}.jpg" for n in names), *(f"labels/{n}.png" for n in names))
     raw = scan(str(tmp_path), val_fraction=0.5)

@@ -98,7 +98,7 @@ def test_an_image_in_lists_of_two_splits_is_said_and_never_trained_on(tmp_path: 
     assert "(in lists of several splits, and used in the first of val.txt, train.txt, trainval.txt: 1)" in raw.summary
 
 
-def test_lists_of_other_names_are_said(tmp_path: Path) -> None:
+def test_unread_lists_are_reported(tmp_path: Path) -> None:
     raw = draw_voc(tmp_path, "ab", {"my-train.txt": "a\n", "mini.val.txt": "b\n"})
     assert len(raw.pairs) == 2 and "(lists of other names, not read: mini.val.txt, my-train.txt)" in raw.summary
 
@@ -174,5 +174,5 @@ def test_images_and_labels_that_differ_in_suffix_or_case_alone_are_rejects(tmp_p
         ("/i/x.jpg /l/x.png", ("/i/x.jpg /l/x.png", "/i/x.jpg /l/x", "/i/x.jpg", "/i/x")),
     ],
 )
-def test_a_line_of_a_list_may_mean(entry: str, expected: tuple[str, ...]) -> None:
+def test_a_line_of_a_list_has_these_spellings(entry: str, expected: tuple[str, ...]) -> None:
     assert spellings(entry) == expected

@@ -128,7 +128,7 @@ def test_a_name_that_ends_another_is_not_that_other(tmp_path: Path) -> None:
     assert choice.paths == {"/labels/a.png", "/labels/b.png"} and not choice.missing
 
 
-def test_of_two_folders_the_one_above_is_that_of_the_names(tmp_path: Path) -> None:
+def test_of_nested_folders_the_outer_one_holds_the_names(tmp_path: Path) -> None:
     some = selection.load(records(tmp_path, {"a": "a.jpg"}), "val", "")
     assert choose(some, ["/labels/old/a.png", "/labels/a.png"]).paths == {"/labels/a.png"}
     with pytest.raises(InputError, match="files in several folders"):

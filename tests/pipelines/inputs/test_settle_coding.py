@@ -92,7 +92,7 @@ def test_a_set_of_masks_of_0_and_255_is_refused_with_the_cure(tmp_path):
     assert settle_coding(written(tmp_path, *masks), cured) == ("auto", "")
 
 
-def test_255_beside_a_class_tells_that_it_is_what_is_ignored(tmp_path):
+def test_255_beside_a_class_is_the_ignore_id(tmp_path):
     paths = written(tmp_path, saved(row(0, 1, 255)), saved(row(0, 255)))
     coding, _ = settle_coding(paths, PLAIN)
     assert decode_ids(Path(paths[1]).read_bytes(), PLAIN, coding=coding).tolist() == [[0, 255]]

@@ -40,7 +40,7 @@ def test_keys_in_which_nothing_is_found_are_groups_of_their_own_and_said(tmp_pat
     )
 
 
-def test_groups_that_folders_tear_are_said(tmp_path: Path) -> None:
+def test_groups_split_across_folders_are_reported(tmp_path: Path) -> None:
     raw = scan(draw_names(tmp_path, "train/film1_0", "val/film1_1", "train/film2_0"), group_by=r"film\d+")
     assert splits_of(raw) == {"train/film1_0": "train", "val/film1_1": "val", "train/film2_0": "train"}
     assert (

@@ -38,7 +38,7 @@ def test_large_images_go_alone_and_batches_stay_below_the_bound(item):
     assert groups == [[0], [1, 2], [5], [3], [4]]
 
 
-def test_few_images_are_kept_waiting(item, monkeypatch):
+def test_the_number_of_waiting_images_is_bounded(item, monkeypatch):
     monkeypatch.setattr(masks, "HELD_BYTES", 3 * 100)
     items = [item(n, 5, 5 + n) for n in range(9)]
     waiting = 0

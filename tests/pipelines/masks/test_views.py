@@ -74,7 +74,7 @@ def test_many_classes_and_tiny_images_are_resized():
     assert mean_softmax(by_brightness, RAMP[:, :1, :1], Views((0.25,), flip=True)).shape == (1, 1, 1, 2)
 
 
-def test_what_views_cost():
+def test_the_cost_of_views():
     assert Views().passes == 1 and Views().area == 1 and Views().is_single
     assert Views((0.5, 1.0, 2.0), flip=True).passes == 2 * (0.25 + 1 + 4)
     assert Views((0.5,)).area == 1

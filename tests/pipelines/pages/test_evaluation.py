@@ -133,7 +133,7 @@ def test_images_that_hardly_compress_stay_below_the_bound() -> None:
     assert html.count("<img") == 6 * 8
 
 
-def test_what_was_not_scored_is_a_dash() -> None:
+def test_missing_scores_are_dashes() -> None:
     html = report.render(evaluation(np.zeros((2, 2), np.int64)))
     assert "No pixel could be scored." in html and "<svg" not in html and "Confusion" not in html
     assert [cell.strip() for cell in Page(html).rows[1][1:]] == ["–"] * 7

@@ -35,7 +35,7 @@ def test_images_are_inside_of_the_page() -> None:
 
 
 @pytest.mark.parametrize("name", ["evaluation.html.j2", "tuning.html.j2"])
-def test_a_template_does_without_nothing(name: str) -> None:
+def test_undefined_variables_of_a_template_are_errors(name: str) -> None:
     with pytest.raises(jinja2.UndefinedError):
         template(name).render()
 

@@ -169,7 +169,7 @@ def test_a_record_that_the_check_loses_is_an_error(folder, monkeypatch):
         records("verify", folder)
 
 
-def test_what_verify_says_makes_damaged_shards_anew_when_it_is_done_to_the_letter(source, folder, prepared, capsys):
+def test_the_commands_that_verify_prints_restore_damaged_shards(source, folder, prepared, capsys):
     for name in (TRAIN, "val-00000-of-00001.tfrecord"):
         time = (folder / name).stat().st_mtime_ns
         flip_bit(folder / name, 300)

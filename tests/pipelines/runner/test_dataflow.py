@@ -63,7 +63,7 @@ def test_a_failure_is_one_line_with_its_cause_and_its_page(service):
     assert said.endswith(f"run the same command again to resume; see {PAGE}")
 
 
-def test_a_failure_without_a_word_names_the_page(service):
+def test_a_failure_without_a_message_names_the_page(service):
     service.states = ["FAILED"]
     with pytest.raises(InputError, match="ended in state FAILED; see https://console"):
         followed(service)

@@ -36,12 +36,12 @@ def failing(*errors):
     return work
 
 
-def test_the_result_comes_through():
+def test_attempt_returns_the_result():
     assert attempt(failing()) == 1
 
 
 @pytest.mark.parametrize("error", [MemoryError("9 GiB"), RuntimeError("CRF"), TypeError("EXIF"), OSError("disk")])
-def test_what_nobody_expected_is_tried_once_more(error):
+def test_unexpected_errors_are_retried_once(error):
     assert attempt(failing(error)) == 2
 
 
@@ -63,7 +63,7 @@ def test_a_second_failure_says_the_cause_in_one_line():
         GeneratorExit(),
     ],
 )
-def test_what_is_known_or_ends_the_job_is_raised_at_once(error):
+def test_known_and_fatal_errors_are_raised_at_once(error):
     work = failing(error)
     with pytest.raises(type(error)) as raised:
         attempt(work, known=(Known, (KeyError,)))

@@ -55,7 +55,7 @@ def test_a_dataflow_job_says_what_it_lacks(flags, said):
 
 
 @pytest.mark.parametrize("package", [["--extra_package", WHEEL], CLOUD[-2:]])
-def test_workers_on_dataflow_are_made_to_suit(package):
+def test_dataflow_workers_get_suitable_defaults(package):
     options = beam_options([*DATAFLOW, *package])
     worker, debug = options.view_as(WorkerOptions), options.view_as(DebugOptions)
     assert (worker.machine_type, worker.disk_size_gb) == (needs.MACHINE, needs.DISK_GB)

@@ -22,7 +22,7 @@ def test_a_note_tells_that_a_process_ended(tmp_path):
     assert not notes.interrupted("a/b\n1")
 
 
-def test_a_chunk_is_worked_on_with_care_only_after_an_end(tmp_path):
+def test_a_chunk_is_processed_in_recovery_mode_only_after_a_crash(tmp_path):
     notes = InFlight(str(tmp_path))
     with notes.watch("chunk") as recovery:
         assert recovery is None and notes.interrupted("chunk")
@@ -34,7 +34,7 @@ def test_a_chunk_is_worked_on_with_care_only_after_an_end(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_an_exception_is_no_end_of_the_process(tmp_path):
+def test_an_exception_does_not_count_as_a_crash(tmp_path):
     with pytest.raises(storage.Unavailable), InFlight(str(tmp_path)).watch("chunk"):
         raise storage.Unavailable("down")
     assert os.listdir(tmp_path) == []
@@ -59,7 +59,7 @@ def test_images_at_which_processes_ended_stay_suspect(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b"null", b'{"image": [], "suspects": 3}'])
-def test_a_damaged_note_is_a_note_all_the_same(content, tmp_path):
+def test_a_damaged_note_still_counts(content, tmp_path):
     notes = InFlight(str(tmp_path))
     (tmp_path / os.path.basename(notes.path("chunk"))).write_bytes(content)
     assert notes.interrupted("chunk") and notes.suspects("chunk") == frozenset()

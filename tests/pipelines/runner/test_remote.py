@@ -159,9 +159,7 @@ def test_cancel_waits_for_the_end_of_the_job_and_leaves_nothing(tmp_path, monkey
     assert "job job-7 is being cancelled; finished outputs are kept" in capsys.readouterr().err
 
 
-def test_what_a_killed_command_was_sending_is_followed_too_and_does_not_outlive_the_work(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_job_sent_by_a_killed_command_is_followed_and_ends_with_the_work(tmp_path, monkeypatch, capsys):
     options, jobs = beam_options(FLINK), [Drawn("RUNNING", "DONE"), Drawn("RUNNING", "DONE")]
     monkeypatch.setattr(services, "active", lambda options: (job for job in jobs if job._states[0] == "RUNNING"))
     monkeypatch.setattr(Drawn, "cancel", lambda self: self._states.pop(0))
@@ -187,7 +185,7 @@ def test_what_a_killed_command_was_sending_is_followed_too_and_does_not_outlive_
         (SPARK, "the sparkrunner job would end with this command, or could not be found again", False),
     ],
 )
-def test_what_must_be_waited_for_is(flags, said, needs_result):
+def test_no_wait_is_refused_for_jobs_that_must_be_awaited(flags, said, needs_result):
     with pytest.raises(InputError, match=said):
         attach(beam_options([*flags, "--no_wait"]), CheckedOptions(), "/out", "evaluate", needs_result)
 

@@ -58,7 +58,7 @@ def look(folder, *flags: str) -> str:
     return attach(beam_options([*FLINK, *flags]), CheckedOptions(), str(folder), "segment")
 
 
-def test_a_job_that_comes_to_light_later_is_waited_for_and_followed(tmp_path, monkeypatch, capsys):
+def test_a_job_that_is_listed_late_is_awaited_and_followed(tmp_path, monkeypatch, capsys):
     service = Late(monkeypatch, first=4)
     note(tmp_path, age=5)
     assert look(tmp_path) == remote.FOLLOWED
@@ -67,14 +67,14 @@ def test_a_job_that_comes_to_light_later_is_waited_for_and_followed(tmp_path, mo
     assert "following job job-7, which is already working on this" in said and service.asked > 4
 
 
-def test_a_job_that_comes_to_light_later_can_be_cancelled(tmp_path, monkeypatch):
+def test_a_job_that_is_listed_late_can_be_cancelled(tmp_path, monkeypatch):
     Late(monkeypatch, first=4)
     monkeypatch.setattr(Job, "cancel", lambda job: None)
     note(tmp_path, age=5)
     assert look(tmp_path, "--cancel") == remote.CANCELLED
 
 
-def test_what_does_not_come_to_light_is_not_waited_for_longer(tmp_path, monkeypatch):
+def test_a_job_that_is_never_listed_is_awaited_only_so_long(tmp_path, monkeypatch):
     service = Late(monkeypatch, first=float("inf"))
     monkeypatch.setattr(sending, "ARRIVAL", 0.05)
     note(tmp_path, age=-3600)  # by a clock that is wrong

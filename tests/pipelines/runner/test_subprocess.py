@@ -109,7 +109,7 @@ def test_exceptions_come_out_of_the_subprocess_as_they_are():
         assert isolated(len, "abc") == 3
 
 
-def test_who_asks_the_subprocess_to_end_blames_no_image():
+def test_terminating_the_subprocess_blames_no_image():
     with Isolated() as isolated, pytest.raises(InputError, match="run the same command again"):
         isolated(end, signal.SIGTERM)
 

@@ -39,7 +39,7 @@ def job(palette: Palette = MANY, crf: CrfOptions | None = None, max_side: int = 
         (MANY, None, 3999, 8, False),
     ],
 )
-def test_what_counts_are_bytes_which_grow_with_pixels_and_classes(palette, crf, max_side, gib, fits):
+def test_the_limit_is_in_bytes_which_grow_with_pixels_and_classes(palette, crf, max_side, gib, fits):
     check = job(palette, crf, max_side, max_memory=gib).check_size
     if fits:
         assert bool(check(*PHOTO)) == bool(crf)

@@ -61,7 +61,7 @@ def test_every_name_works_or_is_a_reject(model, images, tmp_path, capsys):
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e\ud800-\udfff]", text.out), text.out
 
 
-def test_one_image_of_such_a_name_alone(model, images, tmp_path):
+def test_a_single_image_with_an_odd_name_is_segmented(model, images, tmp_path):
     for number, name in enumerate(("two\nlines", "IMG[1]*?", "100%s%2F")):
         assert segment("--input", images / f"{name}.png", "--model", model, "--output", tmp_path / str(number)) == 0
         assert (tmp_path / str(number) / f"{name}.png").exists()

@@ -48,7 +48,7 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert (tmp_path / part).read_bytes() == data
 
 
-def test_a_part_that_is_not_of_this_job_says_nothing(tmp_path: Path) -> None:
+def test_a_part_of_another_job_is_ignored(tmp_path: Path) -> None:
     part = table.part_of(["a", "ä/b"])
     read = lambda fingerprint="f", palette=PALETTE: table.read(str(tmp_path), part, fingerprint, palette)
     assert read() == {}

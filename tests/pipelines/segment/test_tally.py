@@ -61,7 +61,7 @@ def test_the_report_holds_counts_by_class_and_rejects_in_order(tmp_path: Path) -
     ]
 
 
-def test_what_does_not_add_up_is_not_done(tmp_path: Path) -> None:
+def test_a_report_whose_accounts_do_not_balance_is_incomplete(tmp_path: Path) -> None:
     publish(tmp_path, 4)
     assert report_of(tmp_path)["status"] == "incomplete"
 

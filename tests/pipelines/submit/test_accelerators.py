@@ -55,12 +55,12 @@ def test_machines_that_come_with_gpus_name_them(machine, expected):
         ("g2-standard-8", "nvidia-l5", 1, "nvidia-l5 is not in the table of 2026; expected one of nvidia-tesla-t4"),
     ],
 )
-def test_what_does_not_fit_is_said_with_what_does(machine, name, number, said):
+def test_a_misfit_is_reported_with_what_fits(machine, name, number, said):
     (sentence,) = accelerators.misfits(machine, name, number)
     assert said in sentence
 
 
-def test_what_fits_is_not_complained_of():
+def test_a_fitting_accelerator_is_no_misfit():
     for machine, gpus in accelerators.MACHINES.items():
         for name, numbers in gpus.items():
             assert all(accelerators.misfits(machine, name, number) == [] for number in numbers)

@@ -46,7 +46,7 @@ def problems(verb: str, *flags: str, command: str) -> list[str]:
         "tune-crf --model {0}/model --records {0}/records",
     ],
 )
-def test_nothing_is_wrong_with_what_would_run(place, command):
+def test_valid_commands_have_no_problems(place, command):
     assert problems("kubernetes", command=command.format(place)) == []
 
 

@@ -118,7 +118,7 @@ def test_a_quota_that_is_used_up_while_the_job_waits_is_said(kubernetes, command
         (429, "too many requests", 75, "the cluster answers 429: too many requests"),
     ],
 )
-def test_a_cluster_that_says_no_is_quoted_with_the_cure(
+def test_the_refusal_of_a_cluster_is_quoted_with_a_cure(
     kubernetes, command, capsys, status, message, exit_status, said
 ):
     kubernetes.faults = [Fault("POST", status, message)]

@@ -36,7 +36,7 @@ def test_a_job_is_what_the_client_calls_one():
         assert client.ApiClient().sanitize_for_serialization(client.V1Job.model_validate(job)) == job
 
 
-def test_what_the_client_does_not_know_is_found():
+def test_fields_unknown_to_the_client_are_rejected():
     job = made(*FULL)
     job["spec"]["template"]["spec"]["containers"][0]["arguments"] = []
     with pytest.raises(ValueError, match="arguments"):
@@ -85,7 +85,7 @@ def test_a_machine_that_is_taken_away_costs_no_retry_and_wrong_input_is_not_trie
     assert spec["backoffLimit"] == 6
 
 
-def test_what_kubernetes_would_replace_in_the_command_is_kept_from_it():
+def test_variables_in_the_command_are_escaped_for_kubernetes():
     (container,) = made(command=f"{TRAIN} --freeze-until $(LAYER)")["spec"]["template"]["spec"]["containers"]
     assert container["args"][-1] == "$$(LAYER)"
 

@@ -80,7 +80,7 @@ def test_the_status_of_a_job_that_fails_is_that_of_its_command(vertex, command, 
         (404, "The project does not exist", 2, "check --project and --region"),
     ],
 )
-def test_a_service_that_says_no_is_quoted_with_the_cure(vertex, command, capsys, status, message, exit_status, said):
+def test_the_refusal_of_a_service_is_quoted_with_a_cure(vertex, command, capsys, status, message, exit_status, said):
     vertex.faults = [Fault("POST", status, message)]
     assert submit("vertex", *FLAGS, command=command) == exit_status
     told = capsys.readouterr().err

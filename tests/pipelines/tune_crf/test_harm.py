@@ -60,7 +60,7 @@ def test_a_class_that_the_crf_erases_is_spared_stored_and_printed(folders, netwo
     assert (network.calls, flooding.calls) == (0, 0) and (model / "crf.json").read_bytes() == first
 
 
-def test_a_class_that_no_weight_saves_is_named_with_what_to_do(folders, network, flooding, capsys):
+def test_a_class_that_loses_at_every_weight_is_named_with_advice(folders, network, flooding, capsys):
     model, records = folders
     flooding.least = 1
     assert tune("--model", model, "--records", records) == 0

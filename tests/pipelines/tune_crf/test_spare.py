@@ -53,7 +53,7 @@ def test_a_class_that_loses_gets_less_weight_until_it_does_not():
     assert {point["class_weights"]["pole"] for point in tuning.grid if "class_weights" in point} == {0.5, 0.25}
 
 
-def test_what_harm_is_left_is_told():
+def test_remaining_losers_are_reported():
     tuning, counts = tune(at_best(lambda road, pole, sign: counts_of(900, 400 + 50 * (1 - pole), 700)))
     assert weights(tuning.options) == (1, 0, 1) and tuning.options is not None
     assert list(tuning.losers) == ["pole"] and tuning.losers["pole"].high < 0
@@ -95,6 +95,6 @@ def test_weights_are_chosen_inside_the_cross_fitting():
     np.testing.assert_array_equal(after[FOLD == 2, 0, 1], 101)
 
 
-def test_without_a_loss_nothing_more_is_tried():
+def test_without_losing_classes_no_class_weights_are_tried():
     _, counts = tune(at_best(lambda *_: counts_of(900, 550, 700)))
     assert all(not point.class_weights for point in counts)

@@ -40,7 +40,7 @@ def test_no_file_that_an_export_names_is_read(node, location):
         load(file(node(external(location))))
 
 
-def test_initial_values_are_looked_at_too():
+def test_external_initial_values_are_refused():
     model = onnx.load_from_string(file(helper.make_node("Identity", ["a"], ["y"])))
     model.graph.initializer.append(external("secret.bin"))
     with pytest.raises(InputError, match="its arrays are in other files"):

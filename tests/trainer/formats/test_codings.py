@@ -76,7 +76,7 @@ def test_both_readings_that_differ_are_refused_unless_one_is_chosen():
     assert decode_ids(data, CLASSES, coding="colors").tolist() == [[3, 1, 1]]
 
 
-def test_what_neither_reading_knows_is_named_by_index_and_by_the_chosen_coding():
+def test_values_unknown_to_both_readings_are_named_by_index_and_chosen_coding():
     data = palette_png(row(0, 7), [(1, 2, 3)] * 8)
     with pytest.raises(LabelError, match="unknown class id 7 in 1 pixel"):
         decode_ids(data, CLASSES)

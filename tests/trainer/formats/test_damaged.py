@@ -99,7 +99,7 @@ def test_what_an_image_library_raises_becomes_an_image_error_but_for_memory(monk
             decode_image(FILES["bmp"])
 
 
-def test_want_of_memory_in_opencv_is_want_of_memory(monkeypatch):
+def test_running_out_of_memory_in_opencv_is_a_memory_error(monkeypatch):
     def imdecode(*_):
         error = cv2.error("no memory")
         error.code, error.err = cv2.Error.StsNoMem, "Failed to allocate"

@@ -59,7 +59,7 @@ def leaves(value, path=()):
     return [leaf for key, inner in inside for leaf in leaves(inner, (*path, key))] or [path]
 
 
-def test_whatever_is_edited_in_dataset_json_is_noticed_and_stays_so_when_it_is_saved_again(tmp_path):
+def test_every_edit_of_dataset_json_is_noticed_even_after_it_is_saved_again(tmp_path):
     few = dataclasses.replace(dataset().shards[0], class_pixels=(4, 5, 6))
     save_dataset(str(tmp_path), dataclasses.replace(dataset(), palette=PALETTE, shards=(few,)))
     path = tmp_path / "dataset.json"

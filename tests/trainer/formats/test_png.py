@@ -137,7 +137,7 @@ def test_chunks_that_no_reader_takes_are_refused(data):
     ],
     ids=["more stream", "more rows", "parts", "trailing bytes", "profiles", "texts", "text bomb", "private"],
 )
-def test_what_does_not_touch_the_pixels_costs_no_image(data):
+def test_damage_outside_the_pixels_costs_no_image(data):
     expected = np.frombuffer(ROWS, np.uint8).reshape(9, 43)[:, 1:].reshape(9, 14, 3)
     np.testing.assert_array_equal(decode_image(data), expected)
     np.testing.assert_array_equal(decode_label(data), expected)

@@ -22,7 +22,7 @@ def test_the_bound_lies_above_what_was_measured_but_not_far(architecture, measur
     assert 1.4 * measured <= bytes_per_pixel(architecture) <= 2 * measured
 
 
-def test_classes_do_not_count_and_more_branches_do():
+def test_memory_grows_with_branches_but_not_with_classes():
     assert bytes_per_pixel({"num_classes": 150}) == bytes_per_pixel({"num_classes": 2})
     wide = {"backbone": "xception_65", "output_stride": 8}
     assert bytes_per_pixel(wide | {"aspp_rates": [6] * 6}) > 1.3 * bytes_per_pixel(wide)

@@ -27,7 +27,7 @@ def test_a_window_lies_within_the_image_or_around_it():
     assert window(uniform(0, 0.999, 0, 0.6), 100, 200, OPTIONS) == Window(0, 0, 100, 128, 28, 0, 128, False)
 
 
-def test_no_window_is_mirrored_where_none_is_to_be():
+def test_windows_are_not_mirrored_without_flip():
     assert not window(uniform(0.5, 0, 0, 0), 64, 64, StreamOptions(crop=64, flip=False)).mirrored
 
 

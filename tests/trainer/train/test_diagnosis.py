@@ -67,7 +67,7 @@ def test_a_loss_may_be_no_number_though_its_logits_are(network):
     )
 
 
-def test_nothing_is_found_where_all_are_numbers(network):
+def test_a_finite_step_yields_no_cause(network):
     assert diagnose(network, 7, BATCH).cause.startswith("not found")
 
 

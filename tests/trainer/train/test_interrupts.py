@@ -15,7 +15,7 @@ ENDINGS = [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)]
 
 
 @pytest.mark.parametrize(("number", "ending"), ENDINGS)
-def test_they_end_at_once_what_has_nothing_to_lose(number, ending):
+def test_signals_end_the_program_at_once_if_nothing_would_be_lost(number, ending):
     before = signal.getsignal(number)
     with pytest.raises(ending), Interrupts():
         signal.raise_signal(number)
@@ -23,7 +23,7 @@ def test_they_end_at_once_what_has_nothing_to_lose(number, ending):
 
 
 @pytest.mark.parametrize(("number", "ending"), ENDINGS)
-def test_they_wait_until_something_is_kept(number, ending):
+def test_signals_wait_until_a_checkpoint_is_written(number, ending):
     with Interrupts() as interrupts:
         interrupts.wait = True
         interrupts.check("nothing")

@@ -61,7 +61,7 @@ def test_epochs_can_be_added_under_other_schedules(records, tmp_path, tiny_netwo
     assert len(history(output)) == 3
 
 
-def test_what_only_decides_when_to_stop_can_be_changed_and_is_said(
+def test_stopping_options_can_change_on_resuming_and_are_reported(
     records, tmp_path, tiny_network, monkeypatch, capsys
 ):
     def save(output, model, progress, save=resume.save):

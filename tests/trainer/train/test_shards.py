@@ -53,7 +53,7 @@ def test_every_record_is_read_by_its_place_wherever_reading_begins(paths, kind, 
 
 
 @KINDS
-def test_what_lies_before_is_not_opened(paths, tmp_path, kind):
+def test_earlier_shards_are_not_opened(paths, tmp_path, kind):
     """The last record of a pass comes although every other shard of it is gone."""
     passes = Passes(COUNTS, 1, 0)
     [(window, places)] = passes.samples(TOTAL - 1, 1)
@@ -103,7 +103,7 @@ def test_few_shards_are_open_at_a_time(tmp_path, monkeypatch):
     assert len(os.listdir("/proc/self/fd")) <= before + 3
 
 
-def test_windows_that_are_read_are_let_go(paths):
+def test_finished_windows_are_released(paths):
     passes = Passes(COUNTS, 16, 0)
     records = streamed(paths, passes)
     assert_read(records, passes, 0, TOTAL)

@@ -93,7 +93,7 @@ def test_the_pace_leaves_out_the_first_step(epoch, clock):
     assert epoch.pace == Pace(8, 4.0, 1.0) and epoch.pace.seconds_per_step == 0.5
 
 
-def test_what_was_the_limit_is_said_with_the_share_of_time():
+def test_the_bottleneck_is_named_with_its_share_of_the_time():
     assert str(Pace(10, 10.0, 0.1) + Pace(10, 10.0, 0.1)).startswith("the device was the limit: 1.0% of a step's time")
     assert str(Pace(10, 10.0, 3.0)).startswith("the input was the limit: 30% of a step's time")
     assert Pace().seconds_per_step is None and str(Pace()).startswith("the device was the limit: 0.0%")

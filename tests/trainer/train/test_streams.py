@@ -152,7 +152,7 @@ def test_scaled_images_stay_aligned_with_their_labels(tmp_path, scale):
     assert wrong.sum() < 0.03 * valid.sum()
 
 
-def test_nothing_is_weighed_where_the_label_is_ignored_and_everything_alike_without_weights(folder):
+def test_ignored_pixels_weigh_nothing_and_others_weigh_the_same_without_pixel_weights(folder):
     _, label, weights = batches(folder, changed(pixel_weights="none"), count=1)[0]
     np.testing.assert_array_equal(weights, (label != 255).astype(np.float32))
     _, label, weights = batches(folder, count=1)[0]

@@ -79,7 +79,7 @@ def test_every_variable_of_a_mobilenet_checkpoint_has_its_layer(small):
 @pytest.mark.parametrize(
     ("behind", "output_stride"), [("cell", 8), *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)]
 )
-def test_what_lies_behind_a_backbone_computes_what_was_published(behind, output_stride):
+def test_heads_compute_the_same_as_the_published_ones(behind, output_stride):
     values = random_values(mobilenet_variables(3, behind))
     source = Drawn(values)
     numbers = architecture(source) | {"output_stride": output_stride}
@@ -95,7 +95,7 @@ def test_what_lies_behind_a_backbone_computes_what_was_published(behind, output_
     published.assert_same(model(image), published.logits(values, image, output_stride))
 
 
-def test_of_weights_with_something_else_behind_it_the_backbone_is_loaded(small):
+def test_the_backbone_is_loaded_from_weights_with_another_head(small):
     """No decoder; the cell in place of ASPP; and slim's classifier, beside averages of its variables."""
     model = deeplab_v3_plus(3, alpha=ALPHA, decoder=True)
     imported = load_weights_from(model, small[0])

@@ -57,7 +57,7 @@ def test_a_transfer_that_breaks_again_and_again_goes_on_in_the_next_run(server):
     assert server.ranges[-1] == "bytes=3000-"
 
 
-def test_what_was_begun_of_another_file_is_dropped(server):
+def test_a_partial_download_of_another_file_is_discarded(server):
     server.breaks = [1000] * 3
     with pytest.raises(Unavailable):
         fetch(server.url)

@@ -117,13 +117,13 @@ def test_a_part_that_ends_before_the_file_does_is_not_taken_for_all_of_it(server
     ("length", "message"),
     [(400_000, "the connection ended after 300,000 of 400,000 bytes"), (10**18, "bytes are to be fetched but")],
 )
-def test_a_length_that_is_not_the_files_is_told(length, message, server):
+def test_a_wrong_content_length_is_reported(length, message, server):
     server.headers, server.gives_parts = {"Content-Length": length}, False
     with pytest.raises(Unavailable, match=message):
         fetch(server.url)
 
 
 @pytest.mark.parametrize("length", ["", "many", "-5"])
-def test_a_length_that_is_no_number_does_not_matter(length, server):
+def test_an_invalid_content_length_is_ignored(length, server):
     server.headers = {"Content-Length": length}
     assert Path(fetch(server.url)).read_bytes() == CONTENT

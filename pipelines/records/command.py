@@ -107,7 +107,7 @@ def run_stats(options: Stats, dataset: Dataset) -> int:
 
 
 def run_verify(options: Verify, dataset: Dataset) -> int:
-    """Prints all faults; the status is 1 when there are any."""
+    """Prints all faults; the status is 1 if there are any."""
     with _at_work("verify", dataset) as (pool, beat):
         faults, shards, accounts = verify(options.records, dataset, pool, beat)
     for fault in faults:
@@ -131,7 +131,7 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
 
 
 def run_export(options: Export, dataset: Dataset) -> int:
-    """Prints how many records were written; the status is 1 when some could not be."""
+    """Prints the number of images written; the status is 1 if some could not be written."""
     leases.acquire(options.output, "records export")
     with _at_work("export", dataset) as (pool, beat):
         accounts = export(options, dataset, pool, beat)
@@ -143,7 +143,7 @@ def run_export(options: Export, dataset: Dataset) -> int:
 
 
 def run_repair(options: Repair, dataset: Dataset) -> int:
-    """Prints what was damaged and what was done about it; the status is 1 if something is left to do."""
+    """Prints the damaged records and their repair; the status is 1 if something is left to do."""
     folder = options.records
     leases.acquire(folder, "records repair")
     if repairs.has_begun(folder):
@@ -191,7 +191,7 @@ def run_reshard(options: Reshard, dataset: Dataset) -> int:
 
 
 def run_diff(options: Diff, dataset: Dataset) -> int:
-    """Prints what differs; the status is 1 when anything does."""
+    """Prints the differences; the status is 1 if there are any."""
     other = load_dataset(options.other)
     differences, contents = list(diff.of_datasets(dataset, other)), []
     for folder, side in ((options.records, dataset), (options.other, other)):
@@ -214,7 +214,7 @@ def run_diff(options: Diff, dataset: Dataset) -> int:
 def _at_work(title: str, dataset: Dataset) -> Iterator[tuple[Executor, Callable[[], object]]]:
     """Yields a pool of threads, and a function that they call after every record, to show progress.
 
-    If the block ends with an exception, such as Ctrl-C, the threads end at once: a shard may take minutes.
+    If the block ends with an exception, such as Ctrl-C, the threads end at once, as a shard may take minutes.
     """
     total, is_over = sum(shard.records for shard in dataset.shards), threading.Event()
     with (
@@ -235,7 +235,12 @@ def _at_work(title: str, dataset: Dataset) -> Iterator[tuple[Executor, Callable[
 
 
 def _print_classes(pixels: np.ndarray, palette: Palette, skip_absent: bool = False) -> None:
-    """Prints a bar per class; `pixels` is [256] by id. Shares are of all pixels, bars relative to the largest."""
+    """Prints a bar for each class; its share is of all pixels, its length relative to the largest class.
+
+    Args:
+      pixels: int64 [256], pixels of every id.
+      skip_absent: whether to leave out classes without pixels.
+    """
     rows = [*enumerate(palette.names), (palette.ignore_id, "(ignored)")]
     width = max(len(name) for _, name in rows)
     total, most = max(1, int(pixels.sum())), max(1, int(pixels.max()))

@@ -13,7 +13,7 @@ from pipelines.records.reading import read_records
 from trainer.formats.dataset import Dataset, Shard
 
 PLACES = ("input", "output", "shards", "overwrite", "max_reject_rate")
-"""Options of `prepare` that concern the places and sizes of files, not the records themselves."""
+"""Options of `prepare` that affect only the places and sizes of files, not the records."""
 
 
 class Contents(NamedTuple):

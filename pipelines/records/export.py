@@ -39,13 +39,13 @@ def export(options: Export, dataset: Dataset, pool: Executor, beat: Callable[[],
       beat: called after every record.
 
     Raises:
-      InputError: a shard is damaged, a key would leave the output folder, two records have the same files, or other
-        files are in the way; this last before anything is written.
+      InputError: a shard is damaged, a key would leave the output folder, two records have the same files, or (before
+        anything is written) other files are in the way.
       UnbalancedError: shards do not hold as many records as dataset.json says.
     """
     target = Target.of(options.output, dataset)
     target.refuse_raw_set(f"{kind}/{split}" for kind in KINDS for split in dataset.splits)
-    # Records hold class ids, whatever the coding of the raw set was.
+    # Records hold class ids, regardless of the coding of the raw set.
     palette = dataclasses.replace(dataset.palette, source_ids=(), aliases=())
     palette_json = f"{json.dumps(palette.to_json(), indent=2, sort_keys=True)}\n".encode()
     if target.files:
@@ -89,7 +89,7 @@ def export_shard(
         try:
             _write_all(target, files)
             exported += 1
-        except OSError as error:  # a name that is too long with what is added to it here
+        except OSError as error:  # such as a name that is too long with its suffix
             path = target.path(next(iter(files)))
             rejects.append(Reject(record.key, path, "export", f"cannot be written: {error.strerror or error}"))
     return ShardExport(exported, left_out, tuple(rejects))
@@ -143,8 +143,8 @@ def _write_all(target: Target, files: Mapping[str, bytes]) -> None:
 
 
 def export_paths(split: str, record: Record) -> tuple[str, str]:
-    """Paths of the image and its label below the output folder; InputError for keys that would leave it."""
-    # Keys of sets with split folders begin with the split, which is a folder here as well.
+    """Paths of the image and its label below the output folder. Raises InputError for keys that would leave it."""
+    # Keys of sets with split folders begin with the split, which is also a folder of the output.
     stem = file_stem(record).removeprefix(f"{split}/")
     suffix = SUFFIXES.get(record.image_format)
     if suffix is None:

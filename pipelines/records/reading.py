@@ -24,16 +24,19 @@ SUFFIXES = {"jpeg": ".jpg", "jpg": ".jpg", "png": ".png"}
 """`Record.image_format` -> suffix of the image's file."""
 
 _idle: deque[Isolated] = deque()
-"""Idle subprocesses, for the next call; they end with this process."""
+"""Idle subprocesses, kept for the next call; they end with this process."""
 
 
 def apart(function: Callable[..., T], *args: Any) -> T:
-    """Returns or raises what `function(*args)` does in a subprocess, since an image may crash the process decoding it.
+    """Calls `function(*args)` in a subprocess, since an image may crash the process that decodes it.
 
-    Unlike jobs, verbs have no notes of such images from earlier runs: they read every record once.
+    Unlike jobs, verbs keep no notes of such images from earlier runs: they read every record once.
+
+    Returns:
+      The result of the function. Its ValueErrors are raised as they are.
 
     Raises:
-      Failed: it crashed two subprocesses, or raised twice an exception other than ValueError.
+      Failed: it crashed two subprocesses, or raised an exception other than ValueError twice.
     """
     try:
         isolated = _idle.pop()
@@ -89,10 +92,10 @@ def find_record(folder: str, dataset: Dataset, name: str, copy: int) -> tuple[Sh
 
     Args:
       name: the key, or the number in the order of the shards; valid numbers take precedence over keys of digits.
-      copy: with a key, the number of the copy; 0 for the image itself.
+      copy: the number of the copy, for a key; 0 for the image itself.
 
     Raises:
-      InputError: the record does not exist (the message names an example that does), or `copy` is given with a number.
+      InputError: the record does not exist (the message names one that does), or `copy` is given with a number.
     """
     total = sum(shard.records for shard in dataset.shards)
     is_number = name.isdecimal() and len(name) <= len(str(total))
@@ -126,6 +129,6 @@ def _pair(record: Record, palette: Palette) -> tuple[np.ndarray, np.ndarray]:
 
 
 def file_stem(record: Record) -> str:
-    """Path of a record's files without suffix: its key, and the number of the copy. Raises InputError if unsafe."""
+    """The path of a record's files without suffix: its key and number of the copy. Raises InputError if unsafe."""
     key = storage.safe_relative(record.key)
     return f"{key}.copy{record.copy}" if record.copy else key

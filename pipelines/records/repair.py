@@ -1,6 +1,7 @@
 """Repairs damaged shards: makes records again if raw set and options give the original bytes, or leaves them out.
 
-The planned result is written to `.repair/` before anything is changed, so that the next run can finish a killed one.
+The planned result is written to `.repair/` before anything is changed, so that the next run can finish a killed
+repair.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ from trainer.options import InputError
 
 FOLDER = ".repair"
 BEFORE, SHARDS = "before.json", "shards.json"
-"""Files in that folder: the dataset.json that the repair began with, and the names of the shards to write again."""
+"""Files in FOLDER: the dataset.json that the repair began with, and the names of the shards to write again."""
 NAMES = (DATASET_FILE, SHARDS, REJECTS_FILE, BEFORE)
-"""The files in it, in the order in which they are removed."""
+"""All files in FOLDER, in the order in which they are removed."""
 STAGE = "repair"
 
 
@@ -68,7 +69,7 @@ class Repair(NamedTuple):
 
 
 class Mended(NamedTuple):
-    """A record of the repaired shard: its bytes, size, pixels of every id and copy, and whether it was made again."""
+    """A record of the repaired shard: its bytes, size, pixels of every id, copy, and whether it was made again."""
 
     framed: bytes
     size: tuple[int, int]
@@ -94,7 +95,7 @@ class Source:
 
     @functools.cached_property
     def _options(self) -> RecordOptions:
-        """The options of the records. Raises InputError if one is missing, as it may be in those of other versions."""
+        """The options of the records. Raises InputError if one is missing, as may be in other versions."""
         given, names = self._dataset.options, {field.name for field in dataclasses.fields(RecordOptions)}
         if missing := sorted(names - given.keys()):
             raise InputError(f"dataset.json does not say {', '.join(missing)}")
@@ -194,7 +195,7 @@ def begin(folder: str, repair: Repair, before: bytes) -> None:
 
 
 def has_begun(folder: str) -> bool:
-    """Whether an earlier repair has to be finished; removes the plan of one that another command has made obsolete."""
+    """Whether an earlier repair has to be finished; removes its plan if another command has made it obsolete."""
     work = storage.join(folder, FOLDER)
     if not storage.exists(storage.join(work, BEFORE)):
         return False
@@ -246,7 +247,7 @@ def _check_unchanged(folder: str, *allowed: bytes) -> None:
 
 
 def _forget(folder: str) -> None:
-    """Removes the recorded plan: first the file that makes it count as begun, last the one that shows it is ours."""
+    """Removes the recorded plan: first the file that makes it count as begun, last the one that identifies it."""
     work = storage.join(folder, FOLDER)
     for name in NAMES:
         with contextlib.suppress(FileNotFoundError):
@@ -257,7 +258,7 @@ def _forget(folder: str) -> None:
 
 
 def _sums(folder: str, shard: Shard, palette: Palette, source: Source) -> tuple[Sums, int, list[Reject]]:
-    """The entry of a repaired shard, the number of its records that are made again, and those that are left out."""
+    """The entry of a repaired shard, the number of records made again, and the records left out."""
     sums, new, rejects = Sums(), 0, []
     for part in _mended(folder, shard, palette, source):
         if isinstance(part, Reject):
@@ -321,7 +322,7 @@ def _mended(folder: str, shard: Shard, palette: Palette, source: Source) -> Iter
 
 
 def _again(damaged: bytes, source: Source) -> tuple[bytes | None, str]:
-    """The message of a damaged record if raw set and options give it, else None; and the reason why not.
+    """The message of a damaged record, made again from raw set and options, or None; and the reason for None.
 
     The message must have the damaged record's length and checksum, or its bytes if only the checksum was damaged.
     """

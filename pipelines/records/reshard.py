@@ -52,8 +52,8 @@ class Place(NamedTuple):
 def reshard(options: Reshard, dataset: Dataset, pool: Executor, beat: Callable[[], object]) -> Dataset:
     """Writes the records of a set into new shards in another folder.
 
-    The shard of a record and its place there follow from seed, key and copy as in `deeplab prepare`, which would have
-    written the same bytes with this number of shards. Labels are decoded, to count the pixels of every new shard.
+    Seed, key and copy determine the shard of a record and its place there, as in `deeplab prepare`, which would have
+    written the same bytes with this number of shards. Labels are decoded to count the pixels of every new shard.
 
     Args:
       pool: reads and writes shards in parallel.
@@ -64,7 +64,7 @@ def reshard(options: Reshard, dataset: Dataset, pool: Executor, beat: Callable[[
 
     Raises:
       InputError: a shard is damaged or is changed by another command, or the new folder holds other records.
-      UnbalancedError: shards do not hold as many records as dataset.json says.
+      UnbalancedError: shards do not hold as many records as dataset.json states.
     """
     places = list(pool.map(functools.partial(_places, options.records, dataset), dataset.shards))
     inputs = sum(shard.records for shard in dataset.shards)
@@ -105,7 +105,8 @@ def plan_shards(by_split: Mapping[str, Sequence[Place]], shards: int, size: int)
     """Assigns records to shards: name of a shard -> its records, in order.
 
     Args:
-      shards: number for the largest split, the others get a proportionate number; 0 for shards of `size`.
+      by_split: the records of every split.
+      shards: number of shards of the largest split, the others get a proportionate number; 0 for shards of `size`.
       size: the size of a shard, in bytes.
     """
     largest = max(map(len, by_split.values()))
@@ -201,5 +202,5 @@ def _sweep(folder: str, names: Collection[str]) -> None:
     ours = {*names, DATASET_FILE, REJECTS_FILE, STARTED}
     for file in storage.files(folder, within=()):
         if file.relative == STARTED or storage.unfinished(file.relative) in ours:
-            with contextlib.suppress(FileNotFoundError):  # another run of the same may have been faster
+            with contextlib.suppress(FileNotFoundError):  # another run of this command may have been faster
                 storage.remove(file.path)

@@ -15,7 +15,7 @@ from trainer.options import InputError
 
 @dataclass(frozen=True)
 class Target:
-    """A folder, and the files that it held before.
+    """An output folder, and the files that it held before.
 
     Attributes:
       folder: local or gs://; it need not exist.
@@ -42,31 +42,31 @@ class Target:
         return storage.join(self.folder, *relative.split("/"))
 
     def has(self, relative: str, data: bytes) -> bool:
-        """Whether the file exists already, with these contents."""
+        """Whether the file already exists with these contents."""
         file = self.files.get(self.fold(relative))
         if file is None or file.size != len(data):
             return False
         return file.identity == storage.identity(data) if file.identity else storage.read(file.path) == data
 
     def others(self, contents: Mapping[str, bytes]) -> list[str]:
-        """Paths of the files that exist already with other contents."""
+        """Paths of the files that already exist with other contents."""
         there = [relative for relative in contents if self.fold(relative) in self.files]
         return [self.path(relative) for relative in there if not self.has(relative, contents[relative])]
 
     def check(self, relatives: Collection[str]) -> None:
-        """Raises InputError if a folder is in the way of one of these files, or a file in the way of its folder."""
+        """Raises InputError if a folder is in the place of one of these files, or a file in that of its folder."""
         for relative in relatives:
             storage.check_file(self.path(relative))
         for folder in {posixpath.dirname(relative) for relative in relatives}:
             storage.check_folder(self.path(folder))
 
     def write(self, relative: str, data: bytes) -> None:
-        """Writes a file, unless it exists already with these contents."""
+        """Writes a file, unless it already exists with these contents."""
         if not self.has(relative, data):
             storage.write(self.path(relative), data)
 
     def refuse_raw_set(self, folders: Iterable[str]) -> None:
-        """Raises InputError if the folder is that of the raw set, or one of `folders` in it is a link there."""
+        """Raises InputError if the folder is that of the raw set, or one of `folders` in it is a link to it."""
         source = self.dataset.options.get("input") or ""
         try:
             is_there = storage.is_dir(source)
@@ -83,7 +83,7 @@ class Target:
             )
 
     def refuse(self, others: Sequence[str], overwrite: bool) -> None:
-        """Raises InputError if `others`, files that would be replaced, must not be."""
+        """Raises InputError if one of `others`, the files that would be replaced, must not be replaced."""
         if others and not overwrite:
             more = f" and {len(others) - 1} more" if len(others) > 1 else ""
             raise InputError(

@@ -30,9 +30,9 @@ class Verification(NamedTuple):
     """The result of a verification.
 
     Attributes:
-      faults: sentences, in the order of the shards.
+      faults: the faults as sentences, in the order of the shards.
       shards: names of the faulty shards, which should be written again; without those that could not be read.
-      accounts: numbers of good, damaged and missing records.
+      accounts: the numbers of good, damaged and missing records.
     """
 
     faults: list[str]
@@ -45,9 +45,9 @@ class ShardCheck:
     """The result of checking one shard.
 
     Attributes:
-      faults: sentences.
+      faults: the faults as sentences.
       names: (key, copy) of every good record.
-      damaged, missing: numbers of unusable records, and of records in dataset.json that the shard lacks.
+      damaged, missing: number of unusable records, and of records that dataset.json counts but the shard lacks.
       surplus: number of good records beyond those that dataset.json counts.
       is_unread: whether the shard could not be read, so that nothing is known of its bytes.
     """
@@ -61,7 +61,7 @@ class ShardCheck:
 
 
 class _Summing:
-    """A file that computes the CRC-32C and the number of the bytes read from it."""
+    """A file that computes the number and the CRC-32C of the bytes read from it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.crc, self.size = file, 0, 0
@@ -204,14 +204,17 @@ class Good(NamedTuple):
 
 
 def check_message(data: bytes, palette: Palette) -> Good:
-    """Checks a serialised record. Raises ValueError if it is faulty, or cannot even be parsed."""
+    """Checks a serialised record. Raises ValueError if it is faulty or cannot be parsed."""
     record = decode(data)
     label = check_record(record, palette)
     return Good((record.key, record.copy), label.shape, np.bincount(label.ravel(), minlength=256))
 
 
 def check_record(record: Record, palette: Palette) -> np.ndarray:
-    """Returns the label, uint8 [H, W]. Raises ValueError if the trainer could not read image and label unchanged."""
+    """Checks a record; returns its label, uint8 [H, W].
+
+    Raises ValueError if the trainer could not read image and label unchanged.
+    """
     header, labelled = images.header(record.image), images.header(record.label)
     coding = (header.format, header.orientation)
     if coding != (FORMATS.get(record.image_format), 1):
@@ -236,7 +239,7 @@ def check_record(record: Record, palette: Palette) -> np.ndarray:
 
 
 def key_of(data: bytes) -> str:
-    """A description of a possibly damaged message by its key."""
+    """The key and copy of a possibly damaged message, in words."""
     name = name_of(data)
     if name is None:
         return "key unreadable"
@@ -246,7 +249,7 @@ def key_of(data: bytes) -> str:
 def name_of(data: bytes) -> tuple[str, int | None] | None:
     """Key and copy of a possibly damaged message: most flipped bytes are in the image and leave the rest readable.
 
-    The copy is None if only the key can be read; the result is None if not even that can.
+    The copy is None if only the key can be read; the result is None if the key cannot be read either.
     """
     try:
         record = decode(data)

@@ -1,4 +1,4 @@
-"""The steps of `deeplab export`: check the inputs, convert, write, run what was written, compare."""
+"""The steps of `deeplab export`: check the inputs, convert, write, run the export, compare it with the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainer.formats.dataset import Dataset
 
 RUNTIMES = {"savedmodel": "TensorFlow", "onnx": "ONNX Runtime", "tflite": "LiteRT"}
 DRAWN_SIDES = (1.0, 0.6)
-"""Sides of the synthetic images, as fractions of the longest."""
+"""Sides of the synthetic images, relative to the longest side."""
 
 
 def run(options: Options, flags: list[str]) -> int:
@@ -73,14 +73,14 @@ def versions(name: str) -> dict[str, str]:
 def build(
     options: Options, model: Any, card: ModelCard, dataset: Dataset | None, about: dict[str, Any]
 ) -> dict[str, bytes]:
-    """The files of the export by their names below the output, "" for the output itself."""
+    """The files of the export: name below the output ("" for the output itself) -> contents."""
     from trainer.export import graph
 
     function = graph.frozen(model, card.max_side, options.size)
     if options.format == "savedmodel":
         from trainer.export import savedmodel
 
-        # Last the file that makes the folder a model.
+        # The file that makes the folder a model comes last.
         return {exports.ABOUT: json.dumps(about, indent=2).encode(), exports.SAVED_MODEL: savedmodel.build(function)}
     if options.format == "onnx":
         from trainer.export import onnx

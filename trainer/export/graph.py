@@ -1,6 +1,6 @@
-"""Inference, from image to class ids and probabilities, as one TensorFlow function that every format is made from.
+"""Inference, from image to class ids and probabilities, as one TensorFlow function, the source of every format.
 
-Shrinking is written as matrix products, since no resize operation gives the same values in two formats.
+Shrinking is implemented by matrix products, since no resize operation gives the same values in two formats.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trainer.formats.images import shrunk_size
 
 
 def area_weights(cells: Any, pixels: Any) -> tf.Tensor:
-    """[cells, pixels] float32: row i averages what cell i covers, pixels i·pixels/cells to (i + 1)·pixels/cells."""
+    """[cells, pixels] float32: row i averages the pixels i·pixels/cells to (i + 1)·pixels/cells, covered by cell i."""
     # In units of 1 / (cells·pixels) of the side, everything is an integer.
     cell, pixel = tf.range(cells)[:, None], tf.range(pixels)[None, :]
     overlap = tf.minimum((cell + 1) * pixels, (pixel + 1) * cells) - tf.maximum(cell * pixels, pixel * cells)
@@ -34,13 +34,13 @@ def shrink(images: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
 
 def shrunk_side(side: tf.Tensor, longest: tf.Tensor, max_side: int) -> tf.Tensor:
     """One side of `trainer.formats.images.shrunk_size`, int32: round(side·max_side / longest), at least 1."""
-    # In integers, since float32 might round values near a half either way. Halves are rounded to even.
+    # In integers, since float32 could round values near a half either way. Halves are rounded to even.
     quotient, rest = side * max_side // longest, side * max_side % longest
     return tf.maximum(1, quotient + tf.cast(2 * rest + quotient % 2 > longest, tf.int32))
 
 
 def _any_size(model: keras.Model, max_side: int, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The scores whose argmax is the class, and the probabilities, of images that are shrunk if large."""
+    """Scores, whose argmax is the class, and probabilities of images, which are shrunk if they are large."""
     height, width = tf.unstack(tf.shape(images)[1:3])
     longest = tf.maximum(height, width)
     sides = [shrunk_side(side, longest, max_side) for side in (height, width)]
@@ -53,7 +53,7 @@ def _any_size(model: keras.Model, max_side: int, images: tf.Tensor) -> tuple[tf.
 
 
 def _one_size(model: keras.Model, max_side: int, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Like `_any_size`, for images of a known size, or that are never shrunk."""
+    """Like `_any_size`, for images of a known size, and for images that are never shrunk."""
     size = images.shape[1:3]
     shrunk = shrunk_size(*size, max_side) if size.is_fully_defined() else size
     if shrunk == size:

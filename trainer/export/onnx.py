@@ -13,7 +13,7 @@ from trainer.formats.exports import INPUT, KEY, named_files
 from trainer.options import InputError
 
 OPSET = 17
-"""Version of ONNX's operator set: from 2022, so that today's runtimes support it."""
+"""Version of ONNX's operator set. It is from 2022, so today's runtimes support it."""
 
 
 def build(function: Any, about: dict[str, Any]) -> bytes:
@@ -34,15 +34,15 @@ def build(function: Any, about: dict[str, Any]) -> bytes:
 
 
 def load(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
-    """An export as a thread-safe function, run by ONNX Runtime on CPUs.
+    """Loads an export as a thread-safe function, run by ONNX Runtime on CPUs.
 
-    ONNX Runtime has ONNX's operations, and some of its own, all of which only compute; it refuses files with others.
-    A file that refers to other files for its arrays is refused here: ONNX Runtime 1.23 would read them from anywhere
-    on this machine.
+    ONNX Runtime has ONNX's operations and some of its own, all of which only compute; it refuses files with others.
+    Files that refer to other files for their arrays are refused here, as ONNX Runtime 1.23 would read them from
+    anywhere on this machine.
 
     Args:
-      data: the bytes of the file.
-      threads: the most threads for one image; 0: one per core.
+      data: the contents of the file.
+      threads: maximum number of threads for one image; 0 for one per core.
 
     Returns:
       A function from images, uint8 [B, H, W, 3], and names of outputs to these outputs.
@@ -60,7 +60,7 @@ def load(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what fails is raised as well
+    options.log_severity_level = 4  # errors are raised anyway
     try:
         if files := named_files(data):
             raise InputError(f"its arrays are in other files, such as {files[0]!r}; give a file that holds its own")

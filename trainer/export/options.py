@@ -27,7 +27,7 @@ from trainer.options import CheckedOptions, InputError, option
 
 FORMATS = ("savedmodel", "onnx", "tflite")
 SUFFIXES = {"onnx": ".onnx", "tflite": ".tflite"}
-"""How the file of a format must end; a SavedModel is a folder."""
+"""Format -> required suffix of its file; a SavedModel is a folder."""
 
 
 @dataclass(frozen=True)
@@ -77,5 +77,5 @@ class Options(CheckedOptions):
 
     @property
     def quantize_words(self) -> str:
-        """The type of the numbers in the export."""
+        """The type of the numbers in the export, in words."""
         return "float32" if self.quantize == "none" else self.quantize

@@ -1,4 +1,4 @@
-"""The checks that can be made before anything is computed."""
+"""Checks of the options, the model and the output, before anything is computed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from trainer.options import InputError
 from trainer.processes import memory
 
 LIBRARIES = {"savedmodel": (), "onnx": ("onnx", "onnxruntime", "tf2onnx"), "tflite": ("ai-edge-litert",)}
-"""Format -> Python distributions that it needs beyond TensorFlow."""
+"""Format -> Python distributions that it needs in addition to TensorFlow."""
 
 MOST_VALUES = 2**31 - 1
-"""Limit for one array of a TFLite model, whose elements are indexed by int32."""
+"""Maximum number of values in an array of a TFLite model, which indexes them by int32."""
 
 
 def report_path(output: str) -> str:
@@ -43,7 +43,7 @@ def check(options: Options, card: ModelCard) -> None:
 
 
 def _check_size(height: int, width: int, card: ModelCard) -> None:
-    """Raises InputError if a TFLite model for images of that size cannot be made, or cannot be run here."""
+    """Raises InputError if a TFLite model for images of that size, in pixels, cannot be made or run here."""
     classes = card.palette.num_classes
     if height * width * classes > MOST_VALUES:
         raise InputError(
@@ -76,7 +76,7 @@ def _is_taken(options: Options) -> bool:
 
 
 def _is_there(path: str) -> bool:
-    """Whether there is a file, or anything that one would replace: a broken link, a FIFO."""
+    """Whether a file exists at `path`, or something that a file would replace: a broken link or a FIFO."""
     return storage.exists(path) or (not storage.is_remote(path) and os.path.lexists(path))
 
 
@@ -118,7 +118,7 @@ def _is_report(path: str) -> bool:
 
 
 def dataset(options: Options, card: ModelCard) -> Dataset | None:
-    """The records of --records. Raises InputError if their classes differ, or a split has no images."""
+    """The records of --records; None without. Raises InputError if the classes differ or a split has no images."""
     if not options.records:
         return None
     theirs = load_dataset(options.records)

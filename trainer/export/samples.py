@@ -1,4 +1,4 @@
-"""The images for the calibration and the check of an export, read one by one."""
+"""Reads the images for the calibration and the check of an export, one by one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainer.formats.frames import read_frames
 from trainer.options import InputError
 
 COUNT = 100
-"""The most images for the calibration, and for the check."""
+"""Maximum number of images for the calibration, and for the check."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Sample:
     label: np.ndarray | None = None
 
     def resized(self, size: tuple[int, int] | None) -> Sample:
-        """The sample at `size`, (height, width) in pixels; None: unchanged."""
+        """The sample at `size`, (height, width) in pixels; unchanged for None."""
         if size is None or self.image.shape[:2] == size:
             return self
         smaller = self.image.shape[0] * self.image.shape[1] > size[0] * size[1]
@@ -100,7 +100,7 @@ def of_files(paths: list[str]) -> Iterator[Sample]:
 
 
 def drawn(sizes: list[tuple[int, int]]) -> Iterator[Sample]:
-    """Synthetic images, one of each (height, width): smooth colours with sharp rectangles."""
+    """Synthetic images, one of each size (height, width) in pixels: smooth colours with sharp rectangles."""
     for seed, (height, width) in enumerate(sizes):
         rng = np.random.default_rng(seed)
         colors = rng.integers(0, 256, (6, 8, 3), np.uint8)

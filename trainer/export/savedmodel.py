@@ -27,11 +27,11 @@ _PURE = """
     StopGradient StridedSlice Sub Sum Switch Tanh Tile Transpose Unpack ZerosLike
 """
 PURE = frozenset(_PURE.split())
-"""TensorFlow's operations that only compute; others read and write files, or run Python."""
+"""TensorFlow's operations that only compute; others may read and write files, or run Python."""
 
 
 def build(function: Any) -> bytes:
-    """The file of a function from `graph.frozen`; without variables and functions, it needs no other file."""
+    """The contents of `saved_model.pb` for a function from `graph.frozen`, which needs no other file."""
     graph = function.graph
     meta = MetaGraphDef(graph_def=graph.as_graph_def())
     meta.meta_info_def.tags.append(tf.saved_model.SERVING)
@@ -46,7 +46,7 @@ def build(function: Any) -> bytes:
 
 
 def served(folder: str) -> Callable[..., list[np.ndarray]]:
-    """Like `load`, but of a local folder and by TensorFlow's own loader: only for exports of this program."""
+    """Like `load`, but for a local folder and by TensorFlow's own loader; only for exports of this program."""
     signature = tf.saved_model.load(folder).signatures[SIGNATURE]
 
     def run(images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
@@ -57,15 +57,15 @@ def served(folder: str) -> Callable[..., list[np.ndarray]]:
 
 
 def load(data: bytes) -> Callable[..., list[np.ndarray]]:
-    """An export as a thread-safe function, from the bytes of its `saved_model.pb`.
+    """Loads an export as a thread-safe function, from the contents of its `saved_model.pb`.
 
-    A file with functions, or with an operation that does more than compute, is refused, whatever its purpose.
+    Files with functions, or with operations that do more than compute, are refused, regardless of their purpose.
 
     Returns:
       A function from images, uint8 [B, H, W, 3], and names of outputs to these outputs.
 
     Raises:
-      InputError: it is not a SavedModel with such a signature, or it has other operations.
+      InputError: the file is not a SavedModel with such a signature, or it has other operations.
     """
     try:
         meta = SavedModel.FromString(data).meta_graphs[0]

@@ -1,4 +1,4 @@
-"""How closely an export agrees with the model it was made from, and whether that is enough."""
+"""Compares an export with the model it was made from, and decides whether they agree closely enough."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from trainer.formats.labels import Palette
 from trainer.options import InputError
 
 EQUAL = {"none": 0.999, "float16": 0.995}
-"""Quantisation -> the least share of pixels that must have the model's class."""
+"""Quantisation -> minimum share of pixels that must have the model's class."""
 LOSS = 0.01
-"""The most mIoU that int8 may cost."""
+"""Maximum loss of mIoU by int8."""
 
 Prediction = tuple[np.ndarray, np.ndarray]
 """Class ids uint8 [H, W], and probabilities float32 [H, W, C]."""
@@ -30,7 +30,7 @@ def reference(predict: Callable[[np.ndarray], np.ndarray], max_side: int, image:
 
     Args:
       predict: `trainer.network.inference.predictor` of "probabilities".
-      max_side: the longest side to which the model shrinks images, in pixels; 0: it does not.
+      max_side: the longest side to which the model shrinks images, in pixels; 0 if it does not shrink them.
     """
     height, width = image.shape[:2]
     probabilities = predict(shrink(image, max_side)[None])[0]
@@ -55,7 +55,7 @@ class Comparison:
       equal: the number of pixels with the same class.
       difference: the largest difference of a probability.
       confusions: the confusion matrices of model and export, if there are labels; see `trainer.metrics.confusion`.
-      seconds: the time of model and export, for every image but the first, which includes warm-up.
+      seconds: the time of model and export in seconds, for every image but the first, which includes warm-up.
     """
 
     palette: Palette
@@ -68,11 +68,15 @@ class Comparison:
     seconds: list[tuple[float, float]] = field(default_factory=list)
 
     def add(self, label: np.ndarray | None, model: Prediction, export: Prediction) -> None:
-        """Counts an image."""
+        """Adds an image to the counts.
+
+        Args:
+          label: uint8 [H, W] class ids; None without a label.
+        """
         self.images += 1
         self.pixels += model[0].size
         self.equal += int(np.count_nonzero(model[0] == export[0]))
-        # A NaN counts as a difference, but compares as greater than nothing.
+        # A NaN counts as a difference, although it compares as greater than nothing.
         difference = float(np.abs(model[1] - export[1]).max())
         self.difference = difference if np.isnan(difference) else max(self.difference, difference)
         if label is not None:
@@ -82,7 +86,7 @@ class Comparison:
 
     @property
     def mious(self) -> tuple[float, float] | None:
-        """mIoU of model and export; None without labels."""
+        """The mIoU of model and export; None without labels."""
         if not self.confusions or not self.confusions[0].any():
             return None
         model, export = metrics.mean_iou(metrics.class_counts(self.confusions[0])).tolist()
@@ -94,7 +98,7 @@ class Comparison:
         return self.equal / self.pixels
 
     def fault(self) -> str:
-        """Why the export is not good enough, "" if it is."""
+        """The reason why the export is not good enough; "" if it is."""
         if np.isnan(self.difference):
             return "some of its probabilities are not numbers"
         if self.quantize in EQUAL:
@@ -105,14 +109,14 @@ class Comparison:
         return f"it costs more than {LOSS} mIoU" if self.mious[1] < self.mious[0] - LOSS else ""
 
     def to_json(self) -> dict[str, Any]:
-        """The figures, for the report."""
+        """The figures for the report."""
         values = {"images": self.images, "pixels": self.pixels, "equal": self.share, "difference": self.difference}
         for name, pair in {"miou": self.mious, "seconds": self._median()}.items():
             values[name] = dict(zip(("model", "export"), pair, strict=True)) if pair is not None else None
         return {**values, "fault": self.fault()}
 
     def table(self) -> str:
-        """The figures, as a table in text."""
+        """The figures as a table in text."""
         rows = {
             "images": f"{self.images}",
             "equal pixels": f"{self.share:.4%}",
@@ -136,7 +140,7 @@ def compare(
     palette: Palette,
     quantize: str,
 ) -> Comparison:
-    """Runs both on every sample, in turn. Raises InputError if there is no sample."""
+    """Runs model and export on every sample, in turn. Raises InputError if there are no samples."""
     comparison = Comparison(palette, quantize)
     for sample in samples:
         began = time.perf_counter()

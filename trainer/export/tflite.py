@@ -1,4 +1,4 @@
-"""TFLite: one file for LiteRT on phones and small computers, for one image of one size."""
+"""TFLite: one file, for LiteRT on phones and small computers, which takes one image of a fixed size."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from trainer.export.savedmodel import SIGNATURE
 from trainer.formats.exports import INPUT
 
 ABOUT, LABELS = "deeplab.json", "labels.txt"
-"""Files in the ZIP archive behind the model: this program's, and the one where other readers expect class names."""
+"""Files in the ZIP archive after the model: ours, and the one in which other readers expect the class names."""
 
 
 def build(
     function: Any, quantize: str, calibration: Iterable[np.ndarray], about: dict[str, Any], names: Sequence[str]
 ) -> bytes:
-    """The file of a function from `graph.frozen` for images of one size.
+    """The contents of the file for a function from `graph.frozen` for images of one size.
 
     Args:
-      quantize: "none", "float16", or "int8": applies to weights and features, not to input and output.
-      calibration: images, uint8 [H, W, 3] of that size, on which the ranges of features are measured, for "int8".
+      quantize: "none", "float16" or "int8", for weights and features but not for input and output.
+      calibration: images, uint8 [H, W, 3] of that size, on which the ranges of features are measured for "int8".
       names: the names of the classes.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +47,7 @@ def build(
             # The calibration uses TensorFlow's own interpreter, which prints a deprecation warning.
             warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)
             data = converter.convert()
-    # As in TFLite's own metadata: ZIP readers start from the end of the file, LiteRT from its beginning.
+    # The same as in TFLite's own metadata: ZIP readers start at the end of the file, LiteRT at its beginning.
     # Opened for appending, so that the archive's offsets count from the start of the file.
     file = io.BytesIO(data)
     with zipfile.ZipFile(file, "a") as archive:
@@ -57,7 +57,7 @@ def build(
 
 
 def load(data: bytes) -> Callable[..., list[np.ndarray]]:
-    """An export as a function, run by LiteRT on all cores.
+    """Loads an export as a function, run by LiteRT on all cores.
 
     Returns:
       A function from one image, uint8 [1, H, W, 3], and names of outputs to these outputs.

@@ -81,7 +81,7 @@ def _run(options: Options, interrupts: Interrupts) -> int:
 
 
 def recipe_line(options: Options) -> str:
-    """The recipe with its flags, and the flags given that override it."""
+    """A line with the recipe, its flags, and the given flags that override it."""
     recipe = RECIPES[options.recipe]
     values = {name: getattr(options, name) for name in recipe}
     changes = {name: value for name, value in values.items() if value != recipe[name]}
@@ -171,7 +171,10 @@ def train(
     progress: Progress,
     interrupts: Interrupts,
 ) -> Progress | None:
-    """Trains from `progress` on, with checkpoints within and after epochs; None if the loss became NaN or infinite.
+    """Trains from `progress` on, with checkpoints within and after epochs.
+
+    Returns:
+      The progress at the end; None if the loss became NaN or infinite.
 
     Raises:
       Terminated, KeyboardInterrupt: the training was interrupted, after a checkpoint.
@@ -227,7 +230,7 @@ def take_steps(options: Options, stream: TrainingStream, model: keras.Model, ste
 
 
 def interruptible(run: Callable[[], Validation], steps: Steps) -> Validation:
-    """Runs the validation, which may be interrupted anywhere: then a checkpoint of the training is written."""
+    """Runs the validation, which may be interrupted anywhere; a checkpoint of the training is then written."""
     try:
         with steps.interrupts.at_once():
             return run()
@@ -248,21 +251,21 @@ def keep_epoch(
     log: Callable[[dict[str, Any]], None],
 ) -> None:
     """Writes the output of the last epoch, which has these scores."""
-    # Not earlier, so that an error before leaves the previous training in place.
+    # Not before this, so that an earlier error leaves the previous training in place.
     checkpoints.begin(progress)
     if progress.best_epoch == progress.epochs:
         save_best(options, dataset, model, scores, progress.epochs)
     adjust_learning_rate(options, model, progress)
     log(progress.history[-1])
     storage.write(storage.join(options.output, HISTORY), history_csv(progress.history))
-    # Last: after a kill before it, the epoch is repeated and writes the same again.
+    # Comes last: if the command is killed before it, the epoch is repeated and writes the same files again.
     checkpoints.write(progress)
 
 
 def validator(
     options: Options, dataset: Dataset, network: keras.Model, stream: tf.data.Dataset
 ) -> Callable[[], Validation]:
-    """A function that validates the network in its current state; checks first that the largest image fits."""
+    """Checks that the largest image fits; returns a function that validates the network in its current state."""
     predict = predictor(network, "ids")
     records = functools.partial(validation_records, options.records, dataset)
     readable = functools.partial(readable_records, options.records, dataset.palette, records)

@@ -1,7 +1,8 @@
-"""Records -> crops: decoding and augmentation of images and labels for training, in NumPy and OpenCV.
+"""Turns records into crops: decodes and augments images and labels for training, by NumPy and OpenCV.
 
 OpenCV's JPEG and PNG decoders give the same values as TensorFlow's (`tf.io.decode_jpeg` with "INTEGER_ACCURATE") and
-Pillow's, which `segment` uses, in four fifths of the time; its resize takes a fifth. They release Python's lock.
+Pillow's, which `segment` uses, in four fifths of the time; its resize takes a fifth of the time. They release Python's
+lock.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from trainer.formats.labels import Palette, pixels_of_ids
 from trainer.train.options import StreamOptions
 
 ALIGNMENT = 64
-"""In bytes: TensorFlow copies arrays that do not begin at a multiple of it."""
+"""Alignment in bytes: TensorFlow copies arrays that do not begin at a multiple of it."""
 
 JPEG = b"\xff\xd8\xff"
 JPEG_REACH = 2
-"""How many columns on either side a pixel's chroma is interpolated from."""
+"""Number of columns on either side from which a pixel's chroma is interpolated."""
 COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -97,7 +98,7 @@ class Window(NamedTuple):
 
 
 def _offset(uniform: np.float32, length: int, side: int) -> int:
-    """Where a square begins on an axis of `length` pixels; negative if the square is longer than the axis.
+    """The first pixel of a square on an axis of `length` pixels; negative if the square is longer than the axis.
 
     It lies wholly within the image, or the image wholly within it; all places are equally likely.
     """
@@ -150,7 +151,7 @@ def pixel_weights(
 
     Args:
       label: [height, width] uint8 class ids.
-      num_classes: ids from there on are ignored, as `ignore_id` is.
+      num_classes: number of classes; ids from this number on are ignored, as `ignore_id` is.
       ignore_id: the id of pixels that do not count.
       max_ratio: at least 1; with 1, all valid pixels weigh the same.
       out: an array to write the result to.

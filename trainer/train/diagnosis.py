@@ -1,4 +1,4 @@
-"""Why the loss of a step is NaN or infinite: the records of its batch, their labels, and the first layer affected."""
+"""Finds out why the loss of a step is NaN or infinite: its records, their labels, and the first layer affected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Diagnosis:
 
     Attributes:
       step: the step of the epoch, counted from 1.
-      cause: the values that were not finite, and the first layer with such values; or why that is unknown.
+      cause: the values that were not finite, and the first layer with such values; or the reason why it is unknown.
       largest: the largest magnitude among the features and weights before; NaN if unknown.
     """
 
@@ -82,7 +82,7 @@ def diagnose(model: keras.Model, step: int, batch: tuple[np.ndarray, np.ndarray,
 
 
 def cure(options: Options, diagnosis: Diagnosis) -> str:
-    """What to change, as flags."""
+    """The flags to change."""
     smaller = f"a smaller --learning-rate than {options.learning_rate:g}"
     if options.precision == "mixed_float16" and diagnosis.largest > FLOAT16_MAX / 16:
         return f"--precision mixed_bfloat16 or float32: mixed_float16 has no numbers above {FLOAT16_MAX:g}"
@@ -100,10 +100,10 @@ def names_of(records: Sequence[bytes]) -> list[str]:
 def report(
     options: Options, palette: Palette, epoch: int, loss: float, diagnosis: Diagnosis, records: list[str], labels: Any
 ) -> str:
-    """The error and what to do, in a few lines.
+    """The error and its cure, in a few lines.
 
     Args:
-      records: the serialised records of the batch.
+      records: the names of the records of the batch, see `names_of`.
       labels: [B, height, width] uint8 class ids of the batch.
     """
     ids = [id for id in np.unique(labels) if id < palette.num_classes]

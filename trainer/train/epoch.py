@@ -23,12 +23,12 @@ OVERLAYS = 3
 
 
 def steps_per_epoch(options: Options, dataset: Dataset) -> int:
-    """As many steps as the source images fill: augmented copies make an epoch more varied, not longer."""
+    """The number of steps that the source images fill: augmented copies make an epoch more varied, not longer."""
     return options.steps_per_epoch or math.ceil(dataset.images("train") / options.batch_size)
 
 
 def validation_batch_size(options: Options, dataset: Dataset) -> int:
-    """As many whole images as fit into the pixels of a training batch (at least 1), to need no more memory."""
+    """The number of whole images, at least 1, with no more pixels than a training batch, to need no more memory."""
     largest = max((shard.max_size[0] * shard.max_size[1] for shard in dataset.of_split("val")), default=1)
     return max(1, options.batch_size * options.crop**2 // largest)
 
@@ -39,7 +39,7 @@ def enough_memory(what: str, cure: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, tf.errors.ResourceExhaustedError) as error:
-        # JAX has no exception class for it.
+        # JAX has no exception class for running out of memory.
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = str(error).strip().split("\n")[0]
@@ -47,7 +47,11 @@ def enough_memory(what: str, cure: str) -> Iterator[None]:
 
 
 def try_largest(predict: Callable[[np.ndarray], np.ndarray], size: tuple[int, int]) -> None:
-    """Predicts one image of `size`, the largest of the validation, so that it fails now and not after an epoch.
+    """Predicts one image of `size`, the largest of the validation, so that it fails now rather than after an epoch.
+
+    Args:
+      predict: uint8 [B, H, W, 3] -> class ids uint8 [B, H, W].
+      size: (height, width) in pixels.
 
     Raises:
       InputError: there is not enough memory.
@@ -60,7 +64,7 @@ def try_largest(predict: Callable[[np.ndarray], np.ndarray], size: tuple[int, in
 
 
 def train_epoch(model: keras.Model, stream: tf.data.Dataset, steps: Steps) -> dict[str, Any]:
-    """Takes the remaining steps of an epoch, from `stream`. Returns the first values of its `history_row`."""
+    """Takes the remaining steps of an epoch, from `stream`; returns the first values of its `history_row`."""
     with steps.bar, enough_memory("a training step", "give a smaller --batch-size or --crop"):
         if steps.done < steps.total:
             left = steps.total - steps.done

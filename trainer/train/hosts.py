@@ -1,8 +1,8 @@
-"""Several hosts that train one model, under JAX: each runs the same command, with its own `--host-id`.
+"""Training of one model on several hosts, under JAX: each host runs the same command, with its own `--host-id`.
 
 All execute the same program, each on its own part of every batch. Host 0 writes the output; the others write to a
-temporary folder that is then deleted. Whatever controls the program has to be the same on all hosts: where the
-training resumes, and the scores of the validation, which are host 0's.
+temporary folder that is then deleted. Values that control the program must be the same on all hosts: the step from
+which the training resumes, and the scores of the validation, which are those of host 0.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from trainer.train.interrupts import TERMINATED, Terminated, restore_handlers
 from trainer.train.options import Options
 
 EXCHANGES = ("Gloo", "NCCL", "coordination service")
-"""The transports between hosts, as error messages name them: on CPUs, on GPUs, and JAX's own service."""
+"""Names of the transports between hosts in error messages: on CPUs, on GPUs, and JAX's own service."""
 
 ENDED = "deeplab/ended"
-"""The key under which host 0 announces in JAX's coordination service, which it runs, that it ends, and why."""
+"""Key in JAX's coordination service, which host 0 runs, under which it announces that it ends, and why."""
 RESUME = "run the same command again on every host to resume"
 PARTING, PAUSE = 5.0, 0.5
-"""Seconds that host 0 then waits for the others to read it, and between two polls of the others."""
+"""Seconds that host 0 waits for the others to read its announcement, and seconds between two of their polls."""
 
 STATUS = {InputError: 2, storage.Unavailable: 75, KeyboardInterrupt: 130, Terminated: TERMINATED}
-"""Exit status after an error; 1 after any other."""
+"""Exit statuses after these errors; 1 after any other."""
 
 
 @contextlib.contextmanager
@@ -97,7 +97,7 @@ def _announce(error: BaseException, hosts: int) -> None:
 
 @contextlib.contextmanager
 def _listening(options: Options) -> Iterator[None]:
-    """Within the block, this host ends once host 0 has announced its end."""
+    """While the block runs, this host ends as soon as host 0 has announced its end."""
     over = threading.Event()
     thread = threading.Thread(target=_poll, args=(options, over), daemon=True)
     thread.start()
@@ -134,8 +134,7 @@ def _first_line(error: BaseException) -> str:
 def _exiting_alone() -> Iterator[None]:
     """If the block fails, the program exits without waiting for the other hosts.
 
-    JAX would wait at exit for minutes, since the others may have ended or wait for this host within a step, and then
-    abort.
+    JAX would wait for minutes at exit and then abort, since the others may have ended or wait for this host in a step.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: at once if nothing would be lost, else as soon as a training can write a checkpoint."""
+"""Handles SIGTERM and Ctrl-C: at once if nothing would be lost, else as soon as a training can write a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 TERMINATED = 128 + signal.SIGTERM
-"""Exit status after SIGTERM: what shells and schedulers see of a program that does not handle it."""
+"""Exit status after SIGTERM, the same as that of a program that does not handle it."""
 
 
 class Terminated(BaseException):
@@ -41,7 +41,7 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():  # only it may set handlers
             for number in (signal.SIGTERM, signal.SIGINT):
-                # What is ignored at the start stays ignored, such as Ctrl-C in a background job of a shell.
+                # Signals that are ignored at the start stay ignored, such as Ctrl-C in a background job of a shell.
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._receive)
         return self
@@ -57,13 +57,13 @@ class Interrupts:
         self.waiting = self.waiting or ending
 
     def check(self, kept: str) -> None:
-        """Raises the exception that is waiting, if any, with a message of what is `kept`."""
+        """Raises the waiting exception, if any; its message begins with `kept`, a clause on the last checkpoint."""
         if self.waiting:
             raise self.waiting(f"{kept}; run the same command again to resume") from None
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within the block, interrupts raise immediately, wherever the program is."""
+        """While the block runs, interrupts raise immediately, wherever the program is."""
         before, self.wait = self.wait, False
         try:
             if self.waiting:

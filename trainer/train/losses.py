@@ -9,7 +9,7 @@ from keras import ops
 
 
 def _devices() -> int:
-    """The number of devices that share the batch and compute a loss each."""
+    """The number of devices that share the batch, each computing a loss."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf
@@ -32,7 +32,7 @@ def lovasz_softmax(labels: Any, probabilities: Any, ignore_id: int) -> Any:
     """The Lovász-softmax loss (Berman et al., arXiv:1705.08790), averaged over the classes present.
 
     It is the convex extension of 1 - IoU to probabilities other than 0 and 1, so its gradients improve the score
-    itself, for small classes as for large ones.
+    itself, for small classes as well as large ones.
 
     Args:
       labels: int [B, H, W], class ids and `ignore_id`; the whole batch is treated as one image.
@@ -51,7 +51,7 @@ def lovasz_softmax(labels: Any, probabilities: Any, ignore_id: int) -> Any:
     order = ops.argsort(ops.stop_gradient(-errors), axis=-1)
     errors, truth = ops.take_along_axis(errors, order, axis=-1), ops.take_along_axis(truth, order, axis=-1)
     count = ops.sum(truth, axis=-1, keepdims=True)
-    # 1 - IoU if the pixels up to each one are wrong, and its increase at that pixel.
+    # For each pixel, 1 - IoU if all pixels up to it are wrong, and the increase at that pixel.
     loss = 1 - (count - ops.cumsum(truth, axis=-1)) / ops.maximum(count + ops.cumsum(1 - truth, axis=-1), 1)
     increase = ops.concatenate([loss[:, :1], loss[:, 1:] - loss[:, :-1]], axis=-1)
     present = ops.cast(count[:, 0] > 0, "float32")
@@ -73,7 +73,7 @@ class _WithLovasz(keras.losses.Loss):
 def training_loss(ignore_id: int, lovasz: float = 0.0) -> keras.losses.Loss:
     """`sparse_cross_entropy`, plus `lovasz` times `lovasz_softmax`.
 
-    Of several devices, each computes `lovasz_softmax` of its part of the batch, and their mean is the loss.
+    If there are several devices, each computes `lovasz_softmax` of its part of the batch; the loss is their mean.
 
     Args:
       ignore_id: the label of pixels that do not count.
@@ -115,8 +115,8 @@ def sparse_cross_entropy(ignore_id: int) -> keras.losses.Loss:
 
     The loss takes labels, int [B, H, W], class ids and `ignore_id`; logits, float [B, H, W, C]; and optionally
     weights, float [B, H, W] of at least 0. It returns sum(w·ce) / sum(w) over all pixels of the batch whose label is
-    not `ignore_id`, or 0 if the sum of their weights is 0. Of several devices, each returns its part of the mean over
-    the whole batch, so the result does not depend on how the batch is distributed.
+    not `ignore_id`, or 0 if the sum of their weights is 0. If there are several devices, each returns its part of the
+    mean over the whole batch, so the result does not depend on the distribution of the batch.
 
     Args:
       ignore_id: the label of pixels that do not count.

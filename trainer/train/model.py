@@ -31,7 +31,7 @@ def architecture(options: NetworkOptions, palette: Palette) -> dict[str, Any]:
 
 
 def build(options: Options, palette: Palette) -> keras.Model:
-    """The network with initial weights, which depend on --seed alone."""
+    """The network with initial weights, which depend only on --seed."""
     with _own_numbers(options.seed):
         network = deeplab_v3_plus(**architecture(options, palette))
     if options.accumulate == 1:
@@ -43,8 +43,8 @@ def build(options: Options, palette: Palette) -> keras.Model:
 def _own_numbers(seed: int) -> Iterator[None]:
     """Makes Keras draw the seeds of initial weights from a generator that nothing else uses.
 
-    By default it uses Python's `random`, which threads that write to Cloud Storage (to renew a lease, for instance)
-    use as well: the weights would depend on when these write, and differ from host to host.
+    By default Keras uses Python's `random`, which is also used by threads that write to Cloud Storage (to renew a
+    lease, for instance): the weights would depend on when these write, and differ between hosts.
     """
     before = seed_generator.python_random
     seed_generator.python_random = random.Random(seed)
@@ -78,7 +78,7 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
 
 
 def compile_model(model: keras.Model, options: Options, palette: Palette, total_steps: int) -> None:
-    """Prepares `model` for training: freezes layers, and sets the loss and the optimizer, its variables built."""
+    """Prepares `model` for training: freezes layers, sets the loss, and builds the optimizer and its variables."""
     freeze(model, options.freeze_until, options.freeze_bn)
     check_batch(options.batch_size, model, devices(), options.accumulate)
     optimizer, loss = build_optimizer(options, model, total_steps), training_loss(palette.ignore_id, options.lovasz)
@@ -90,7 +90,7 @@ def compile_model(model: keras.Model, options: Options, palette: Palette, total_
 
 
 def devices() -> int:
-    """How many devices share the batch."""
+    """The number of devices that share the batch."""
     if keras.backend.backend() == "jax":
         distribution = keras.distribution.distribution()
         return distribution.device_mesh.devices.size if distribution else 1
@@ -125,7 +125,7 @@ def check_batch(size: int, model: keras.Model, devices: int, parts: int = 1) -> 
 
 @contextlib.contextmanager
 def precision(policy: str) -> Iterator[None]:
-    """Layers built in the block compute in `policy`."""
+    """Makes layers that are built in the block compute in `policy`, a dtype policy of Keras."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -137,8 +137,8 @@ def precision(policy: str) -> Iterator[None]:
 def strategy() -> Any:
     """The distribution over all devices that share a batch; to be entered with `scope()`.
 
-    Under TensorFlow the GPUs of this machine (tested on logical CPU devices; one or none needs no strategy), under JAX
-    the devices of all hosts.
+    These are the GPUs of this machine under TensorFlow (tested on logical CPU devices; none or one needs no strategy),
+    and the devices of all hosts under JAX.
     """
     if keras.backend.backend() == "jax" and len(keras.distribution.list_devices()) > 1:
         # Each host produces its own part of a batch, see `TrainingStream`.

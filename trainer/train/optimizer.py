@@ -1,4 +1,4 @@
-"""The optimizer with its learning-rate schedule, and which layers are frozen."""
+"""The optimizer with its learning-rate schedule, and the freezing of layers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def is_backbone(layer: keras.Layer) -> bool:
 
 
 def build_optimizer(options: Options, model: keras.Model, total_steps: int) -> keras.optimizers.Optimizer:
-    """The optimizer with its learning-rate schedule, its variables built."""
+    """The optimizer with its learning-rate schedule, with its variables built."""
     rate: Any = options.learning_rate
     if options.schedule == "poly":
         rate = keras.optimizers.schedules.PolynomialDecay(rate, total_steps, 0.0, POLY_POWER)
@@ -56,7 +56,7 @@ def build_optimizer(options: Options, model: keras.Model, total_steps: int) -> k
 
 
 def adjust_learning_rate(options: Options, model: keras.Model, progress: Progress) -> None:
-    """Reduce on plateau: halve the rate after every `plateau_patience` epochs without a better Jaccard."""
+    """Reduces the rate on a plateau: halves it after every `plateau_patience` epochs without a better Jaccard."""
     stale = progress.stale_epochs
     if options.schedule == "plateau" and stale and stale % options.plateau_patience == 0:
         model.optimizer.learning_rate = progress.history[-1]["learning_rate"] / 2

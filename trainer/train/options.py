@@ -28,12 +28,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "from-scratch": {"epochs": 120, "max_ratio": 10.0, "lovasz": 0.0},
     "quick": {"epochs": 10, "max_ratio": 5.0, "lovasz": 1.0},
 }
-"""Sets of flags that go together, which any flag of the command line overrides."""
+"""Sets of flags that go together; any flag on the command line overrides them."""
 
 
 @dataclass(frozen=True)
 class StreamOptions(CheckedOptions):
-    """Options that decide which batches are trained on."""
+    """Options that determine the batches of a training."""
 
     batch_size: int = option(8, "images per step, over all GPUs together; at least 2 per GPU", low=1, group="stream")
     accumulate: int = option(

@@ -1,7 +1,7 @@
 """Gradient accumulation: a training step that computes its batch in parts, with the same gradients in less memory.
 
 The loss is a mean over the weighted pixels of the batch, so each part counts by its share of their weight; only batch
-norms differ. Of n parts, part i has the images i, i + n, i + 2n, ..., and so some of every device.
+norms differ. Part i of n has the images i, i + n, i + 2n, ..., so it has some images of every device.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _OnTensorFlow(_Parted):
                     state = add(*state)
             _, loss, gradients = state
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        # Keras averages the values of the devices, although each is part of a sum.
+        # Keras averages the values of the devices, although each is a part of a sum.
         self.metrics[0].update_state(loss * replicas, sample_weight=data[0].shape[0])
         return self.get_metrics_result()
 

@@ -1,4 +1,4 @@
-"""The order in which training takes the records, in one pass over all of them after another.
+"""The order in which a training takes the records, in pass after pass over all of them.
 
 Sample g of a training is at place g % n of pass g // n over the n records, so an epoch begins where the previous one
 ended. A pass takes the shards in a random order, interleaves a group of them at a time, and cuts the resulting
@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 MAX_INTERLEAVED_SHARDS = 8
-"""More would mix no better, since `prepare` assigns records to shards by hash, and would keep more files open."""
+"""Maximum number of shards interleaved at a time. More would mix no better, since `prepare` assigns records to shards
+by hash, and would keep more files open."""
 
 
 class Window(NamedTuple):
@@ -31,7 +32,7 @@ class Window(NamedTuple):
 
 
 def _interleaved(counts: np.ndarray) -> np.ndarray:
-    """The records of some shards, one of each shard in turn until it has no more.
+    """The records of some shards, taken one from each shard in turn until it has no more.
 
     Args:
       counts: int64 [S], the number of records in each shard.
@@ -49,7 +50,7 @@ class Passes:
     """The passes over the records of some shards.
 
     Attributes:
-      size: the number of records in a window; the last one of a pass may have fewer.
+      size: the number of records in a window; the last window of a pass may have fewer.
     """
 
     def __init__(self, counts: Sequence[int], size: int, seed: int) -> None:
@@ -106,7 +107,7 @@ class Passes:
         """The samples `begin` to `begin + count` of the training.
 
         Returns:
-          For every window, in order: its records among them, int64 [N, 2], (shard, number of the record in it).
+          For every window, in order, its records among them: int64 [N, 2], (shard, number of the record in it).
         """
         samples = []
         while count:

@@ -28,11 +28,11 @@ ARRAYS_FILE = re.compile(r"epoch-\d{4,}(-step-\d{6,})?\.npz")
 HOSTS = ("hosts", "host_id", "coordinator")
 
 NOT_COMPARED = ("records", "output", "resume", "overwrite", "recipe", "checkpoint_minutes", *HOSTS)
-"""Options that do not affect the result; records are compared by the fingerprint of their contents, recipes by the
-options they set."""
+"""Options that are not compared. They do not affect the result, except the records, which are compared by the
+fingerprint of their contents, and the recipe, by the options it sets."""
 
 FREE_TO_CHANGE = ("epochs", "early_stopping", "plateau_patience")
-"""Options that only affect how a training continues, so they may change when it resumes."""
+"""Options that affect only the rest of a training, so they may change when it resumes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Progress:
       data_fingerprint: the fingerprint of the records.
       history: one row per finished epoch; the best has the highest "val_jaccard".
       step: the number of steps of the next epoch that are done.
-      learning_rate: at the beginning of that epoch; None if no step of it is done.
-      older: the options that were defaults of the version that began it, and have other defaults today.
+      learning_rate: the learning rate at the beginning of that epoch; None if no step of it is done.
+      older: the options that had other defaults in the version that began the training.
     """
 
     options: dict[str, Any]
@@ -57,19 +57,19 @@ class Progress:
 
     @property
     def epochs(self) -> int:
-        """How many epochs are finished."""
+        """The number of finished epochs."""
         return len(self.history)
 
     @property
     def best_epoch(self) -> int:
-        """The first epoch, counted from 1, of the best validation Jaccard; 0 before the first."""
+        """The first epoch, counted from 1, with the best validation Jaccard; 0 before the first."""
         if not self.history:
             return 0
         return 1 + int(np.argmax([row["val_jaccard"] for row in self.history]))
 
     @property
     def stale_epochs(self) -> int:
-        """How many epochs have finished since the best one."""
+        """The number of epochs that have finished since the best one."""
         return self.epochs - self.best_epoch
 
     @property
@@ -100,9 +100,9 @@ def _arrays_name(progress: Progress) -> str:
 
 
 def _variables(model: keras.Model, progress: Progress) -> dict[str, Any]:
-    """All that training changes: weights, batch statistics, states of random generators, the optimizer's variables.
+    """Everything that training changes: weights, batch statistics, states of random generators, optimizer variables.
 
-    Within an epoch, the running loss as well.
+    Within an epoch, this includes the running loss.
     """
     groups = {"model": model.variables, "optimizer": model.optimizer.variables}
     if progress.step:
@@ -146,14 +146,14 @@ class Checkpoints:
     """Writes the checkpoints of one training; the first replaces the previous training in the folder.
 
     Attributes:
-      last: the progress the training would resume from; that of a new one before the first checkpoint.
+      last: the progress from which the training would resume; before the first checkpoint, that of a new training.
     """
 
     def __init__(self, output: str, model: keras.Model, progress: Progress, minutes: float = 0) -> None:
         """
         Args:
-          progress: the progress from which the training resumes, or that of a new one.
-          minutes: the time between two checkpoints within an epoch; 0: none.
+          progress: the progress from which the training resumes, or that of a new training.
+          minutes: the time between two checkpoints within an epoch; 0 for no such checkpoints.
         """
         self.output, self.model, self.minutes = output, model, minutes
         self.last = progress
@@ -164,7 +164,7 @@ class Checkpoints:
         return 0 < self.minutes * 60 <= time.monotonic() - self._written
 
     def begin(self, progress: Progress) -> None:
-        """To be called before the first of this training's files is written."""
+        """Must be called before the first file of this training is written."""
         if self._is_new:
             begin(self.output, dataclasses.replace(progress, history=(), step=0, learning_rate=None))
             self._is_new = False
@@ -177,10 +177,10 @@ class Checkpoints:
 
 
 def sweep(output: str, progress: Progress, *files: str) -> None:
-    """Removes what killed trainings left below `output`: arrays of earlier epochs, and temporary files.
+    """Removes leftovers of killed trainings below `output`: arrays of earlier epochs, and temporary files.
 
     Args:
-      files: the files that a training writes besides those of this module.
+      files: the files that a training writes in addition to those of this module.
     """
     _remove_arrays(output, but=_arrays_name(progress))
     for file in storage.files(output, within=(FOLDER,)):
@@ -275,7 +275,7 @@ def changes(output: str, stored: Progress, fresh: Progress) -> list[str]:
     """The options in which `fresh` differs from `stored`: "--early-stopping was 0, is 5".
 
     Raises:
-      InputError: they differ in others than FREE_TO_CHANGE, so `fresh` is another training.
+      InputError: they differ in options that are not FREE_TO_CHANGE, so `fresh` is another training.
     """
     # The stored options went through JSON, so tuples became lists.
     options = json.loads(json.dumps(fresh.options))

@@ -1,4 +1,4 @@
-"""Random access to the records of shards: local ones are read singly, those in Cloud Storage window by window."""
+"""Random access to the records of shards: reads local ones one by one, those in Cloud Storage window by window."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from trainer.formats.frames import HEAD, TAIL, CorruptRecord, check_payload, len
 from trainer.train.passes import Passes, Window
 
 BATCHES_AT_A_TIME = 2
-"""Batches that are made at the same time: while one waits for its last crop, the next one keeps the cores busy."""
+"""Number of batches made at the same time: while one waits for its last crop, the next one keeps the cores busy."""
 
 OPEN_SHARDS = 32
-"""Shards that are open at the same time: four groups of `passes.MAX_INTERLEAVED_SHARDS`."""
+"""Number of shards open at the same time: four groups of `passes.MAX_INTERLEAVED_SHARDS`."""
 
 
 class Records(Protocol):
@@ -102,7 +102,7 @@ class _OpenShard:
         return end
 
     def advise(self, first: int, count: int) -> None:
-        """Tells the system that `count` records from `first` on will be read, so that it reads ahead sequentially."""
+        """Advises the system that `count` records from `first` on will be read, to make it read ahead sequentially."""
         if hasattr(os, "posix_fadvise"):
             mean = self._size / self._records
             with contextlib.suppress(OSError):  # from file systems that do not support it
@@ -139,7 +139,7 @@ class StreamedRecords:
 
     def __init__(self, paths: Sequence[str], shards: Sequence[Shard], passes: Passes, batch_size: int) -> None:
         self._paths, self._counts, self._passes = paths, [shard.records for shard in shards], passes
-        # The windows that simultaneous batches lie in. Older ones may still hold records, those for other hosts.
+        # The windows of the batches made at the same time. Older ones may still hold records, those for other hosts.
         self._kept = 2 + math.ceil(BATCHES_AT_A_TIME * batch_size / passes.size)
         self._lock = threading.Lock()
         self._windows: dict[Window, Future[dict[tuple[int, int], bytes]]] = {}
@@ -161,7 +161,7 @@ class StreamedRecords:
         return record
 
     def _load_soon(self, window: Window) -> Future[dict[tuple[int, int], bytes]]:
-        """The future records of a window, by (shard, number); starts to load them if nobody has."""
+        """The future records of a window, by (shard, number); starts to load them if this has not been done."""
         if window not in self._windows:
             self._windows[window] = self._loader.submit(self._load, window)
             while len(self._windows) > self._kept:

@@ -1,7 +1,7 @@
-"""What happens between the steps of an epoch: the progress bar, reading the loss, checkpoints, and SIGTERM.
+"""The work between the steps of an epoch: the progress bar, reading the loss, checkpoints, and SIGTERM.
 
-Reading the loss of a step blocks until the step is over, and leaves the GPU idle until the next is started. So losses
-are read once per second, together with those of the steps since the last time.
+Reading the loss of a step blocks until the step is over, and leaves the GPU idle until the next step starts. Losses
+are therefore read once per second, together with those of the steps since the last time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ READ_EVERY = 1.0
 """Seconds between two reads of the loss."""
 
 LIMIT = 0.05
-"""From this share of the time on, waiting for batches counts as the bottleneck."""
+"""Share of the time from which waiting for batches counts as the bottleneck."""
 
 
 class LossError(ArithmeticError):
@@ -31,7 +31,7 @@ class LossError(ArithmeticError):
 
     Attributes:
       step: the first step of the epoch, counted from 1, with such a loss.
-      loss: its value.
+      loss: the value of that loss.
     """
 
     def __init__(self, step: int, loss: float) -> None:
@@ -41,7 +41,7 @@ class LossError(ArithmeticError):
 
 @dataclass(frozen=True)
 class Pace:
-    """How long steps took, in seconds, and how much of that they waited for their batches."""
+    """The time that steps took, in seconds, and the part of it spent waiting for their batches."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -52,11 +52,11 @@ class Pace:
 
     @property
     def seconds_per_step(self) -> float | None:
-        """The mean; None without steps."""
+        """The mean time of a step; None without steps."""
         return self.seconds / self.steps if self.steps else None
 
     def __str__(self) -> str:
-        """Whether the input or the device was the bottleneck, and by how much."""
+        """A sentence on whether the input or the device was the bottleneck, and by how much."""
         share = self.waited / self.seconds if self.seconds else 0.0
         if share < LIMIT:
             return f"the device was the limit: {share:.1%} of a step's time was spent waiting for its batch"
@@ -105,11 +105,11 @@ class Steps(keras.callbacks.CallbackList):
         self._waited, self._looked = waited, 0.0
         self._begun: tuple[float, float] | None = None
         self.pace = Pace()
-        # `disable=None`: no bar where standard error is no terminal.
+        # `disable=None`: no bar if standard error is not a terminal.
         self.bar = tqdm(total=total, initial=self.done, desc=title, unit="step", leave=False, disable=None)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._running:  # since Keras has reset them
+        if self._running:  # Keras has just reset them
             for variable, value in zip(self.model.metrics_variables, self._running, strict=True):
                 variable.assign(value)
 
@@ -149,7 +149,7 @@ class Steps(keras.callbacks.CallbackList):
             self.bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
 
     def check(self) -> None:
-        """Raises LossError if weights are NaN or infinite, so the next loss would be, too."""
+        """Raises LossError if weights are NaN or infinite, in which case the next loss would be, too."""
         if hasattr(self.model, "jax_state_sync"):  # under JAX, the variables lag behind the steps
             self.model.jax_state_sync()
         if not is_finite(self.model.variables):

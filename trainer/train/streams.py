@@ -1,8 +1,8 @@
-"""Records -> batches, with tf.data, from shards by `deeplab prepare` or any others with the published feature keys.
+"""Turns records into batches, by tf.data, from shards of `deeplab prepare` or others with the published feature keys.
 
 Training images are scaled, cropped and flipped at random, see `trainer.train.crops`. Validation images are whole and
 unchanged. All randomness comes from the seed and the position in the training, so an epoch has the same batches
-whatever the number of threads, and whatever was trained before in the same process.
+regardless of the number of threads, and of earlier trainings in the same process.
 
 Images remain uint8 until the model scales them, which takes a quarter of the memory of float32, here and on a GPU.
 """
@@ -35,7 +35,7 @@ SHUFFLE_BYTES = 128 << 20
 """Bound on the bytes of the encoded records in a window; up to as many again are read ahead."""
 
 MIN_SHUFFLED = 16
-"""The least number of records in a window, however large they are."""
+"""Minimum number of records in a window, regardless of their size."""
 
 FEATURES = {
     IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string),
@@ -46,7 +46,7 @@ FEATURES = {
 
 
 Suspects = Iterator[tuple[str, bytes]]
-"""Records that may be the cause of an error, each as (path of its shard, payload)."""
+"""Records that may be the cause of an error, as pairs (path of the shard, payload)."""
 
 
 @contextlib.contextmanager
@@ -135,7 +135,7 @@ def _shard_paths(folder: str, dataset: Dataset, split: str) -> list[str]:
 
 
 def _window_size(dataset: Dataset, split: str) -> int:
-    """The number of records in a window: all of a small set, a bounded number of bytes of a large one."""
+    """The number of records in a window: all records of a small set, a bounded number of bytes of a large one."""
     count = dataset.count(split)
     mean = sum(shard.bytes for shard in dataset.of_split(split)) / count
     return int(min(count, max(SHUFFLE_BYTES // max(mean, 1), MIN_SHUFFLED)))
@@ -211,7 +211,7 @@ class TrainingStream:
         return tuple(map(tf.ensure_shape, results, ([*shape, 3], shape, shape)))
 
     def _crops(self, number: np.int64) -> crops.Crops:
-        """The crops of a batch: of several hosts, this host's part of it."""
+        """The crops of a batch, or this host's part of them if there are several hosts."""
         size = self.options.batch_size // self.options.hosts
         begin = int(number) * self.options.batch_size + self.options.host_id * size
         given = {"options": self.options, "palette": self.dataset.palette}
@@ -225,23 +225,23 @@ class TrainingStream:
         except (MemoryError, ValueError):
             raise
         except Exception as error:
-            # TensorFlow makes an UnknownError of other types, and `readable_records` handles InvalidArgumentError.
+            # TensorFlow turns other types into UnknownError, and `readable_records` handles InvalidArgumentError.
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
     def _uniforms(self, begin: int, count: int) -> np.ndarray:
-        """float32 [count, 4] in [0, 1) for `crops.window`; those of a sample do not depend on its batch."""
+        """Random numbers for `crops.window`, float32 [count, 4] in [0, 1), which do not depend on a sample's batch."""
         bits = np.random.Philox(key=self._key, counter=begin).random_raw(4 * count)  # a counter gives four numbers
         return ((bits >> np.uint64(40)) * np.float64(2**-24)).astype(np.float32).reshape(count, 4)
 
     def _clocked(self, stream: tf.data.Dataset) -> tf.data.Dataset:
-        """`stream`, with the time from the request of each element to its arrival added to `waited`."""
+        """`stream`, which adds the time from the request of each element to its arrival to `waited`."""
         requests = tf.data.Dataset.from_tensors(0).repeat().map(lambda _: tf.timestamp())
 
         def count(begin: tf.Tensor, batch: tuple[tf.Tensor, ...]):
             self.waited.assign_add(tf.timestamp() - begin)
             return batch
 
-        # A zip takes the time first, and then the batch.
+        # A zip evaluates the time first, and then the batch.
         return tf.data.Dataset.zip((requests, stream)).map(count)
 
     def epoch(self, epoch: int, steps: int, done: int = 0) -> tf.data.Dataset:
@@ -254,8 +254,8 @@ class TrainingStream:
 
         Returns:
           Batches of (image, uint8 [B, crop, crop, 3] RGB; label, uint8 [B, crop, crop] class ids, with the palette's
-          ignore_id outside the image; weights, float32 [B, crop, crop], 0 where the label is ignored). Of several
-          hosts, each gets its part of every batch.
+          ignore_id outside the image; weights, float32 [B, crop, crop], 0 where the label is ignored). Each host gets
+          its part of every batch.
 
         Raises:
           InputError: a shard is missing, or has the wrong size.

@@ -85,7 +85,7 @@ def check_folder(options: Options) -> dict[str, str]:
     """
     folder = options.output
     if storage.is_dir(options.input) and storage.lies_in(folder, options.input):
-        raise InputError(f"--output {folder} lies in the set that is looked at; give a folder of its own")
+        raise InputError(f"--output {folder} lies in the set being examined; give a folder of its own")
     path = storage.join(folder, REPORT_FILE)
     for name in (REPORT_FILE, PAGE_FILE, *CURES):
         storage.check_file(storage.join(folder, name))

@@ -78,7 +78,7 @@ def diagnose(model: keras.Model, step: int, batch: tuple[np.ndarray, np.ndarray,
     loss = model.compute_loss(image, label, outputs[-1], pixel_weights)
     if math.isfinite(float(ops.convert_to_numpy(loss))):
         return Diagnosis(step)
-    return Diagnosis(step, "the loss alone, of logits that are numbers", _largest(outputs[-1:]))
+    return Diagnosis(step, "the loss alone; the logits are finite", _largest(outputs[-1:]))
 
 
 def cure(options: Options, diagnosis: Diagnosis) -> str:
@@ -111,10 +111,10 @@ def report(
     largest = "" if math.isnan(diagnosis.largest) else f"; the largest number before was {diagnosis.largest:.3g}"
     return "\n".join(
         [
-            f"the loss became {loss} with step {diagnosis.step} of epoch {epoch}",
+            f"the loss became {loss} in step {diagnosis.step} of epoch {epoch}",
             f"  records: {', '.join(shown)}",
             f"  labels: {', '.join(f'{id} {palette.names[id]}' for id in ids) or 'all ignored'}",
-            f"  no number: {diagnosis.cause}{largest}",
+            f"  not finite: {diagnosis.cause}{largest}",
             f"  try {cure(options, diagnosis)}",
         ]
     )

@@ -35,7 +35,7 @@ class LossError(ArithmeticError):
     """
 
     def __init__(self, step: int, loss: float) -> None:
-        super().__init__(f"the loss became {loss} with step {step}")
+        super().__init__(f"the loss became {loss} in step {step}")
         self.step, self.loss = step, loss
 
 

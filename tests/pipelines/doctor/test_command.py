@@ -81,7 +81,7 @@ def test_files_of_others_are_not_replaced(name, ill):
 
 
 def test_an_output_in_the_set_is_refused(ill):
-    with pytest.raises(InputError, match="lies in the set that is looked at"):
+    with pytest.raises(InputError, match="lies in the set being examined"):
         examine(ill / "set", ill / "set/labels/doctor")
     with pytest.raises(InputError, match="give --full or --quick, got both"):
         examine(ill / "set", ill / "out", "--full", "--quick")

@@ -62,7 +62,7 @@ def test_a_loss_may_be_no_number_though_its_logits_are(network):
     diagnosis = diagnose(network, 7, BATCH)
     assert (diagnosis.step, diagnosis.cause, diagnosis.largest) == (
         7,
-        "the loss alone, of logits that are numbers",
+        "the loss alone; the logits are finite",
         1800.0,
     )
 
@@ -94,10 +94,10 @@ def test_the_report_has_step_records_labels_layer_and_cure():
     labels = np.uint8([[[2, 0], [255, 2]]])
     diagnosis = Diagnosis(7, "the output of the layer second", 3e38)
     assert report(OPTIONS, PALETTE, 2, float("inf"), diagnosis, ["a", "b (copy 1)"], labels) == (
-        "the loss became inf with step 7 of epoch 2\n"
+        "the loss became inf in step 7 of epoch 2\n"
         "  records: a, b (copy 1)\n"
         "  labels: 0 ground, 2 bar\n"
-        "  no number: the output of the layer second; the largest number before was 3e+38\n"
+        "  not finite: the output of the layer second; the largest number before was 3e+38\n"
         "  try a smaller --learning-rate than 0.5"
     )
     said = report(OPTIONS, PALETTE, 2, float("nan"), Diagnosis(7), list("abcdefghijklmnopqrs"), np.uint8([255]))
@@ -115,11 +115,11 @@ def test_a_loss_that_is_no_number_ends_the_training_with_its_cause(records, tmp_
     more = ["--learning-rate", "1e38", "--steps-per-epoch", "5", "--checkpoint-minutes", "1e-9"]
     assert cli.main(train_flags(records, output, *more)) == 1
     said = capsys.readouterr()
-    step = int(re.search(r"the loss became (?:nan|inf) with step (\d) of epoch 1", said.err)[1])
+    step = int(re.search(r"the loss became (?:nan|inf) in step (\d) of epoch 1", said.err)[1])
     assert 1 < step <= 5
     assert len(re.search(r"records: (.*)", said.err)[1].split(", ")) == 4
     assert "labels: 0 ground" in said.err and "try a smaller --learning-rate than 1e+38" in said.err
-    assert re.search(r"no number: the (output of|gradients, first in) the layer", said.err)
+    assert re.search(r"not finite: the (output of|gradients, first in) the layer", said.err)
     assert f"resuming after step {step - 1} of 5 in epoch 1" in said.out
     assert not (output / "model.json").exists()
     # What it would resume from are the last numbers.

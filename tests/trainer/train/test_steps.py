@@ -57,7 +57,7 @@ def test_the_step_with_the_first_loss_without_number_is_known_though_it_is_read_
     losses = [1.0, 1.0, 1.0, float("inf"), float("nan")]
     for step, loss in enumerate(losses):
         epoch.on_train_batch_end(step, {"loss": Loss(loss, [])})
-    with pytest.raises(LossError, match="the loss became inf with step 4") as error:
+    with pytest.raises(LossError, match="the loss became inf in step 4") as error:
         epoch.on_epoch_end(0)
     assert error.value.step == 4
 

@@ -1,16 +1,12 @@
-"""Runs a command again and again, kills each run at a random moment, and looks at what is there afterwards."""
+"""Runs a command again and again, kills each run at a random moment, and checks the files that it leaves."""
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import faulthandler
 import os
 import re
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,121 +15,27 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines import cli
 from tests.drawn.outputs import State, contents, states
+from tests.kills.processes import PATIENCE, Clock, Watch, end, is_empty, start
 from tests.kills.work import Work
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
-"""Each as likely as the others."""
+"""Signals to kill runs with, each equally likely."""
 ENDINGS = {
     signal.SIGKILL: (-signal.SIGKILL,),
     signal.SIGINT: (130,),
     signal.SIGTERM: (143, -signal.SIGTERM),
     signal.SIGABRT: (-signal.SIGABRT,),
 }
-"""Statuses that a run may end with."""
+"""Signal -> exit statuses that a run may end with."""
 LATEST = 1.5
-"""Times of an undisturbed run's seconds, until a run is killed: some have to come to their end."""
-PATIENCE = 900.0
-"""Seconds that a run may take on a busy machine."""
+"""Latest moment of a kill, relative to the seconds of an undisturbed run: above 1, so that some runs finish."""
 PROBE = re.compile("[a-z0-9_]{8}")
-"""Name of the file by which Python looks whether it may write to a folder."""
+"""Name of the file by which Python checks whether it may write to a folder."""
 
 
 class Fault(Exception):
-    """Something that must not be."""
-
-
-def start(argv: Sequence[str], folder: Path, scratch: Path, log: Path) -> int:
-    """Runs a command line in a process group of its own; returns the process.
-
-    It is forked from this process, which has imported what takes longest, and otherwise as if started by a shell.
-    """
-    process = os.fork()
-    if process:
-        with contextlib.suppress(ProcessLookupError):
-            while os.getpgid(process) != process:
-                time.sleep(0.001)
-        return process
-    status = 1
-    try:
-        os.setsid()
-        os.chdir(folder)
-        os.environ["TMPDIR"], tempfile.tempdir = str(scratch), None
-        for descriptor in (1, 2):
-            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-        faulthandler.enable(file=2)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        status = cli.main(list(argv))
-        if not status:
-            atexit._run_exitfuncs()
-    except KeyboardInterrupt:  # before the command could say anything
-        status = 130
-    finally:
-        os._exit(status)
-
-
-def end(process: int, clock: Callable[[], float] = lambda: 0.0, moment: float = inf) -> int | None:
-    """The status of a process, or minus the signal that ended it.
-
-    None where it is at work when `clock` shows that moment, or PATIENCE is over.
-    """
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        if clock() > moment or time.monotonic() > deadline:
-            return None
-        time.sleep(0.005)
-
-
-class Watch:
-    """The seconds since it was made."""
-
-    def __init__(self, group: int) -> None:
-        self._begin = time.monotonic()
-
-    def __call__(self) -> float:
-        return time.monotonic() - self._begin
-
-
-class Clock(Watch):
-    """The seconds of the processor that a process group has taken, where the system tells.
-
-    How far a run is does not depend on what else the machine does.
-    """
-
-    def __init__(self, group: int) -> None:
-        super().__init__(group)
-        self._group, self._last = group, 0.0
-
-    def __call__(self) -> float:
-        if not os.path.isdir("/proc/self"):
-            return super().__call__()
-        ticks = 0
-        for process in filter(str.isdecimal, os.listdir("/proc")):
-            with contextlib.suppress(OSError):
-                if os.getpgid(int(process)) == self._group:
-                    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-                    ticks += sum(map(int, fields[11:15]))  # its own, and of its children that have ended
-        self._last = max(self._last, ticks / os.sysconf("SC_CLK_TCK"))
-        return self._last
-
-
-def is_empty(group: int) -> bool:
-    """Whether a process group has no processes, or soon has none.
-
-    A subprocess that has just been started ends where it would begin its work, which takes a while on a busy machine.
-    """
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.02)
-    return False
+    """A run left something that it must not leave, or did not end as it should."""
 
 
 @dataclass
@@ -143,13 +45,13 @@ class Course:
     Attributes:
       work: the command.
       argv: its command line.
-      place: for the folder `world`, the temporary files and what is printed.
-      whole: what an undisturbed run leaves in the world.
-      kept: and of temporary files, which later runs may need.
-      clock: tells from a process group how far a run is.
-      seconds: what it shows after an undisturbed run.
-      check: gets whether a run came to its end; raises Fault where something is wrong elsewhere.
-      kills: signals sent, by name.
+      place: holds the folder `world`, the temporary files and the printed output.
+      whole: the files that an undisturbed run leaves in the world.
+      kept: the temporary files that it leaves, which later runs may need.
+      clock: measures how far the run of a process group is.
+      seconds: the time on that clock after an undisturbed run.
+      check: called with whether a run finished; raises Fault if something is wrong elsewhere.
+      kills: names of the signals sent.
     """
 
     work: Work
@@ -168,7 +70,7 @@ class Course:
         return self.place / "world"
 
     def run(self, most: int) -> None:
-        """Kills at most as many runs, and lets the last one end. Raises Fault."""
+        """Kills at most `most` runs, and lets the last one finish. Raises Fault."""
         before: State = {}
         while True:
             is_last = len(self.kills) == most
@@ -205,7 +107,7 @@ class Course:
         return status
 
     def _look(self, before: State) -> State:
-        """Looks at what is finished. Raises Fault where something was finished before, and was written again."""
+        """Checks the finished files. Raises Fault if a file that was finished before was written again."""
         if "Traceback" in (text := (self.place / "log").read_text(errors="replace")):
             raise Fault(f"a traceback that ends in {text.rstrip().rpartition(chr(10))[2]}")
         now = states(self.work.finished(self.world))
@@ -219,7 +121,7 @@ class Course:
         return now
 
     def compare(self) -> None:
-        """Raises Fault where the world differs from that of an undisturbed run, or temporary files are left."""
+        """Raises Fault if the world differs from that of an undisturbed run, or temporary files are left."""
         now = contents(self.world)
         wrong = [f"{name} differs" for name in now.keys() & self.whole if now[name] != self.whole[name]]
         wrong += [f"{name} is left" for name in now.keys() - self.whole]
@@ -230,22 +132,22 @@ class Course:
             raise Fault(f"temporary files are left: {', '.join(sorted(left)[:5])}")
 
     def temporary(self) -> frozenset[str]:
-        """What there is of temporary files."""
+        """Paths of the temporary files."""
         scratch = self.place / "scratch"
         found = (str(path.relative_to(scratch)) for path in scratch.rglob("*"))
         return frozenset(name for name in found if not PROBE.fullmatch(name))
 
 
 class Killer:
-    """Courses of a command.
+    """Kills a command in several courses.
 
     Args:
-      command: of `deeplab`.
-      work: what it does.
-      flags: more of them, for Beam.
-      folder: for all files.
-      seed: of all that is random.
-      check: whether all is well elsewhere, where the flags have it work there; called after every kill.
+      command: the command of `deeplab`.
+      work: its flags and files.
+      flags: further flags, for Beam.
+      folder: the folder for all files.
+      seed: the seed of all random numbers.
+      check: checks the other place in which the flags make the command work, if any; called after every kill.
     """
 
     def __init__(
@@ -262,7 +164,7 @@ class Killer:
         self._clock, self._check = (Watch, check) if check else (Clock, lambda is_done: None)
         self._drawn = folder / "drawn"
         self._drawn.mkdir(parents=True)
-        process = os.fork()  # so that nothing of TensorFlow is at work in this one, of which all others are copies
+        process = os.fork()  # so that no thread of TensorFlow runs in this process, of which all others are copies
         if not process:
             status = 1
             try:
@@ -276,7 +178,7 @@ class Killer:
         self.seconds, self._whole, self._kept = 0.0, {}, frozenset()
         whole = self._undisturbed("whole", here if check else self._argv)
         self._whole, self._kept = contents(whole.world), whole.temporary()
-        if check:  # what is written elsewhere are the same bytes
+        if check:  # the same bytes must be written elsewhere
             self._undisturbed("elsewhere", self._argv).compare()
 
     def _undisturbed(self, name: str, argv: Sequence[str]) -> Course:
@@ -297,7 +199,7 @@ class Killer:
         return Course(self._work, self._argv, place, *files, self._clock, self.seconds, self._check, rng)
 
     def kill(self, number: int, most: int) -> tuple[list[str], str]:
-        """A course with at most as many kills: the signals that were sent, and what was wrong, or ""."""
+        """Runs a course with at most `most` kills; returns the names of the signals sent, and the fault or ""."""
         course = self._course(f"course-{number}", number)
         try:
             course.run(most)

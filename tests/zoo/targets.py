@@ -1,7 +1,7 @@
-"""Everything that parses bytes, and real bytes to begin with: what the fuzzer runs.
+"""The targets of the fuzzer: everything that parses bytes, each with valid bytes to start from.
 
-A target takes bytes and a folder of its own, and gives a value or raises what is known. What a command does next with
-the value belongs to it: a number that is none is no better found later.
+A target takes bytes and a folder of its own, and returns or raises a known error. It includes the command's next steps
+with the result, so that an invalid number is not found only later.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pipelines.crf import tuning
 from pipelines.evaluate.sources import segment_notes
 from pipelines.inputs import collection, rawset, selection
-from pipelines.masks.stamps import Stamp, read_stamp, stamp_jpeg, stamp_png
 from pipelines.prepare import workarea
 from pipelines.records.verify import check_record
 from tests.drawn import encoded
-from tests.drawn.encoded import saved
 from tests.drawn.records import PALETTE, record, write_records
 from tests.drawn.tuning import some_tuning
 from tests.zoo import mutation
+from tests.zoo.image_targets import jpegs, others, pngs, read_header, read_image, read_label
 from tests.zoo.mutation import Target
 from trainer.accounts import Reject
 from trainer.formats import (
@@ -36,65 +34,15 @@ from trainer.formats import (
     examples,
     exports,
     frames,
-    headers,
     images,
-    label_images,
     palettes,
 )
 from trainer.formats.dataset import load_dataset
 from trainer.formats.images import ImageError
 from trainer.formats.labels import LabelError
-from trainer.formats.palettes import CAMVID, VOC
+from trainer.formats.palettes import CAMVID
 from trainer.network.options import bytes_per_pixel
 from trainer.options import InputError
-
-MAX_PIXELS = 1 << 20
-"""Images of more take longer than the second that a case has."""
-
-
-def jpegs() -> list[bytes]:
-    noise, smooth = encoded.noise(24, 32), Image.linear_gradient("L").resize((40, 24)).convert("RGB")
-    found = [saved(smooth, "JPEG", **options) for options in ({}, {"progressive": True}, {"quality": 30})]
-    found += [saved(encoded.noise(24, 32, 1), "JPEG"), saved(smooth.convert("CMYK"), "JPEG")]
-    found += [encoded.with_exif(found[0], encoded.exif_block(n, order)) for n, order in ((6, "<"), (3, ">"))]
-    found += [encoded.two_pictures()[0], saved(noise, "JPEG", restart_marker_blocks=2, subsampling=0)]
-    return [*found, stamp_jpeg(images.encode_jpeg(noise), Stamp("f" * 32, "0-1"))]
-
-
-def pngs() -> list[bytes]:
-    kinds = [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2), (8, 4), (8, 6), (16, 6)]
-    found = [encoded.png(depth, colors) for depth, colors in kinds]
-    ids = encoded.noise(9, 14, 1) % 11
-    found += [encoded.palette_png(ids, CAMVID.colors), encoded.palette_png(ids % 2, [(0, 0, 0), (255, 255, 255)])]
-    found += [encoded.palette_png(ids, VOC.colors, alpha=b"\0\xff")]
-    found += [encoded.png(before=[(b"eXIf", encoded.exif_block(6))]), saved(ids)]
-    return [*found, stamp_png(CAMVID.encode_mask(ids), Stamp("f" * 32, "0-1"))]
-
-
-def others() -> list[bytes]:
-    noise, grey = encoded.noise(24, 32), encoded.noise(24, 32, 1) % 11
-    found = [saved(noise, "TIFF", **({"compression": kind} if kind else {})) for kind in ("", "tiff_lzw", "jpeg")]
-    found += [saved(grey, "TIFF"), encoded.tiff_of(8), encoded.tiff_of(4, (8, 8, 8)), encoded.tiff_of(8, (16,))]
-    found += [saved(noise, "WEBP"), saved(noise, "WEBP", lossless=True), saved(grey, "BMP"), saved(noise, "BMP")]
-    found += [saved(Image.fromarray(noise), "WEBP", exif=b"Exif\0\0" + encoded.exif_block(6)), saved(grey, "GIF")]
-    frames_ = [Image.fromarray(encoded.noise(8, 8, seed=n)) for n in range(2)]
-    return [*found, saved(frames_[0], "WEBP", save_all=True, append_images=frames_[1:])]
-
-
-def read_image(data: bytes, folder: Path) -> None:
-    header, pixels = images.decode(data, MAX_PIXELS)
-    assert pixels.dtype == np.uint8 and pixels.shape == (*header.upright_size, 3), (header, pixels.shape)
-
-
-def read_label(data: bytes, folder: Path) -> None:
-    label = label_images.read_label(data, MAX_PIXELS)
-    assert label.codes.dtype == np.uint8
-    for palette in (CAMVID, PALETTE):
-        for coding in ("auto", "ids", "colors"):
-            try:
-                assert codings.to_ids(label, palette, coding).shape == label.codes.shape[:2]
-            except LabelError:
-                continue
 
 
 def shards() -> list[bytes]:
@@ -128,7 +76,7 @@ def read_card(data: bytes, folder: Path) -> None:
 
 
 def paint(palette) -> None:
-    """All that commands do with a palette."""
+    """Does everything that commands do with a palette."""
     ids = np.zeros((2, 2), np.uint8)
     palette.encode_mask(ids), palette.overlay(np.zeros((2, 2, 3), np.uint8), ids), palette.known_colors()
     codings.decode_ids(images.encode_png(ids + palette.ignore_id), palette)
@@ -312,10 +260,6 @@ def read_about(data: bytes, folder: Path) -> None:
     (folder / exports.SAVED_MODEL).write_bytes(b"x")
     (folder / exports.ABOUT).write_bytes(data)
     paint(exports.load_card(str(folder)).palette)
-
-
-def read_header(data: bytes, folder: Path) -> None:
-    headers.read(data, MAX_PIXELS), read_stamp(data)
 
 
 PNG = mutation.either(mutation.bits, mutation.png_chunks)

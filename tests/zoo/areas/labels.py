@@ -13,8 +13,9 @@ from PIL import Image
 from tests.drawn import encoded
 from tests.drawn.encoded import palette_png, saved
 from tests.drawn.records import PALETTE
-from tests.zoo.areas.raw_images import BROKEN, Odd, claiming, named, png_of, within
+from tests.zoo.areas.raw_images import BROKEN
 from tests.zoo.engine import TROUBLE, Area, Case
+from tests.zoo.odd_images import Odd, claiming, named, png_of, within
 from tests.zoo.worlds import HEIGHT, LABEL, PNG, WIDTH, both, file, label, model, pair, put
 from trainer.formats import images
 from trainer.formats.labels import Palette

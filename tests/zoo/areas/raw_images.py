@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -13,96 +11,31 @@ from PIL import Image
 from tests.drawn import encoded
 from tests.drawn.encoded import chunk, png_head, saved
 from tests.zoo.engine import TROUBLE, Area, Case
+from tests.zoo.odd_images import (
+    BIG,
+    JPEG,
+    RGB,
+    SCAN,
+    SIZE,
+    TIFF,
+    Odd,
+    apng,
+    bmp_of_height,
+    claiming,
+    claiming_tiff,
+    flipped,
+    jpeg_of_depth,
+    jpeg_of_size,
+    named,
+    png_of,
+    stream,
+    tiff_pages,
+    webp_frames,
+    within,
+    without,
+)
 from tests.zoo.worlds import HEIGHT, LABEL, PNG, WIDTH, image, label, model, pair
 from trainer.formats import images
-
-
-class Odd(NamedTuple):
-    """A file: what is odd about it, its suffix and bytes, and words of why it is rejected; "" where it is read."""
-
-    name: str
-    suffix: str
-    data: bytes
-    says: str = ""
-
-
-RGB, SIZE = image(), (HEIGHT, WIDTH)
-JPEG = images.encode_jpeg(RGB, 90)
-DARK = saved(Image.new("RGB", (WIDTH, HEIGHT), (9, 9, 9)), "JPEG", quality=95)
-BIG = saved(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8), "JPEG", quality=95)
-BMP, TIFF = saved(RGB, "BMP"), saved(RGB, "TIFF")
-SCAN = JPEG.index(b"\xff\xda")
-
-
-def without(data: bytes, kind: bytes) -> bytes:
-    """A PNG without its chunks of a kind."""
-    parts, at = [data[:8]], 8
-    while at < len(data):
-        length = int.from_bytes(data[at : at + 4], "big")
-        parts += [data[at : at + 12 + length]] if data[at + 4 : at + 8] != kind else []
-        at += 12 + length
-    return b"".join(parts)
-
-
-def within(data: bytes, kind: bytes, content: bytes = b"") -> bytes:
-    """A PNG with another chunk behind its header."""
-    return data[:33] + chunk(kind, content) + data[33:]
-
-
-def stream(rows: bytes, height: int = HEIGHT, width: int = WIDTH) -> bytes:
-    """A PNG in RGB of these rows, compressed."""
-    return png_head(width, height) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND")
-
-
-def webp_frames() -> bytes:
-    parts = [Image.fromarray(encoded.noise(*SIZE, seed=n)) for n in range(2)]
-    return saved(parts[0], "WEBP", save_all=True, append_images=parts[1:])
-
-
-def tiff_pages() -> bytes:
-    parts = [Image.fromarray(RGB)] * 2
-    return saved(parts[0], "TIFF", save_all=True, append_images=parts[1:])
-
-
-def claiming_tiff() -> bytes:
-    """A TIFF with a tag of two thousand million numbers."""
-    tags = [(256, 3, 1, WIDTH), (257, 3, 1, HEIGHT), (700, 4, 2**31 - 1, 8)]
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(struct.pack("<HHII", *t) for t in tags) + bytes(4)
-
-
-def apng() -> bytes:
-    parts = [Image.fromarray(encoded.noise(*SIZE, seed=n)) for n in range(2)]
-    return saved(parts[0], "PNG", save_all=True, append_images=parts[1:])
-
-
-def claiming(width: int, height: int) -> bytes:
-    """A small PNG that claims to be large."""
-    return png_head(width, height) + chunk(b"IDAT", zlib.compress(b"\0" * 4096)) + chunk(b"IEND")
-
-
-def jpeg_of_depth(depth: int) -> bytes:
-    at = JPEG.index(b"\xff\xc0") + 4
-    return JPEG[:at] + bytes([depth]) + JPEG[at + 1 :]
-
-
-def jpeg_of_size(height: int, width: int) -> bytes:
-    at = JPEG.index(b"\xff\xc0") + 5
-    return JPEG[:at] + struct.pack(">HH", height, width) + JPEG[at + 4 :]
-
-
-def png_of(depth: int, colors: int, content: bytes, width: int = 9, height: int = 9) -> bytes:
-    return png_head(width, height, depth, colors) + chunk(b"IDAT", content) + chunk(b"IEND")
-
-
-def bmp_of_height(height: int) -> bytes:
-    return BMP[:22] + struct.pack("<i", height) + BMP[26:]
-
-
-def flipped(data: bytes, *places: int) -> bytes:
-    for place in places:
-        data = encoded.flip_bit_of(data, place % len(data))
-    return data
-
 
 ROW = b"\0" + bytes(3 * WIDTH)
 BROKEN = (
@@ -193,7 +126,7 @@ BROKEN = (
     ),
     Odd("a TIFF whose tags claim all memory", ".tif", claiming_tiff(), "claim"),
 )
-"""Rejects, whatever the command."""
+"""Files that every command rejects."""
 
 ODD = (
     Odd("a progressive JPEG", ".jpg", saved(RGB, "JPEG", progressive=True)),
@@ -223,12 +156,7 @@ ODD = (
     Odd("a TIFF with LZW", ".tiff", saved(RGB, "TIFF", compression="tiff_lzw")),
     Odd("a TIFF with a smaller copy of itself", ".tif", saved(RGB, "TIFF")),
 )
-"""Read."""
-
-
-def named(odds: tuple[Odd, ...], prefix: str) -> dict[str, Odd]:
-    """File name without its folder -> what it is; names tell nothing."""
-    return {f"{prefix}{number:02d}{odd.suffix}": odd for number, odd in enumerate(odds)}
+"""Files that every command reads."""
 
 
 FILES = named(BROKEN, "b") | named(ODD, "o")

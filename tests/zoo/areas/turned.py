@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tests.drawn.encoded import chunk, exif_block, with_exif
-from tests.zoo.areas.raw_images import Odd
 from tests.zoo.engine import Area, Case
+from tests.zoo.odd_images import Odd
 from tests.zoo.worlds import LABEL, image, label, model, pair
 from trainer.formats import images
 

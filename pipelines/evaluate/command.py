@@ -157,7 +157,7 @@ def self_comparisons(options: Options) -> list[str]:
 
 
 def find_images_folder(options: Options, notes: list[dict[str, Any]]) -> str | None:
-    """The folder of the gallery's images: --images, else the folder the masks were made from; None if not known."""
+    """The folder of the gallery's images: --images, else the folder the masks were made from; None for no images."""
     if options.images is not None:
         if not storage.is_dir(options.images):
             raise InputError(f"--images {options.images}: folder not found")

@@ -19,7 +19,7 @@ from trainer import storage
 from trainer.options import InputError
 
 ARRIVAL = 60.0
-"""Seconds after which a job that its service does not list was never sent; on a busy machine we have seen 20."""
+"""Seconds within which a service lists a job, or never will; on a busy machine we have seen 20."""
 SINCE = "sending since"
 """Key of the time in the note, in seconds since the epoch."""
 

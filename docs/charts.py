@@ -86,7 +86,7 @@ def heads() -> str:
     series["demo's scenes, three seeds"] = scenes[1:]
     columns = ("whole images", "within 1 px", "within 2 px", "within 4 px")
     title = "Gain in mIoU of the subpixel head over the bilinear one, with 95 % intervals"
-    chart = Chart(title, list(series), columns, (0, 0.02, 0.04, 0.06, 0.08), "+.2f")
+    chart = Chart(title, list(series), columns, (-0.02, 0, 0.02, 0.04, 0.06, 0.08), "+.2f")
     for place, cells in enumerate(series.values()):
         for column, cell in enumerate(cells):
             gain, low, high = numbers(cell)

@@ -15,7 +15,7 @@ from pipelines.prepare.job import build
 from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Plan, ShardPlan, plan_for, shards_to_write
 from pipelines.prepare.workarea import Area, survey
-from pipelines.runner.flags import beam_options, check_paths, located
+from pipelines.runner.flags import beam_options, check_paths, located, share_in_processes
 from pipelines.runner.remote import CANCELLED, attach
 from pipelines.runner.run import run as run_job
 from trainer import leases, storage
@@ -23,6 +23,9 @@ from trainer.accounts import REJECTS_FILE, Accounts, merged, write_rejects
 from trainer.formats.dataset import DATASET_FILE, Dataset
 from trainer.formats.labels import Palette
 from trainer.options import InputError, printable
+
+MANY_RECORDS = 10_000
+"""Number of records from which it is worth the seconds to start processes: half a minute's work of one core."""
 
 
 def run(options: Options, flags: list[str]) -> int:
@@ -63,6 +66,8 @@ def run(options: Options, flags: list[str]) -> int:
             workarea.notes(folder).start(spec.name)
         job = functools.partial(build, specs=specs, folder=folder, palette=palette, options=options)
         total = sum(spec.records for spec in specs)
+        if total >= MANY_RECORDS:
+            share_in_processes(beam, flags)
         if not run_job(job, beam, total=total, unit="records", title="prepare", folder=folder):
             return 0
     return finish(plan, todo.shards, plans, raw, palette, options)

@@ -6,10 +6,12 @@ import io
 
 import numpy as np
 import pytest
+from apache_beam.options.pipeline_options import DirectOptions
 from PIL import ExifTags, Image
 
 from pipelines import cli
-from pipelines.prepare import job
+from pipelines.prepare import command, job
+from pipelines.runner.run import run
 from tests.drawn.prepared import prepare, prepare_here, read_records, read_rejects, shard_bytes
 from tests.drawn.rawset import write_pair, write_rawset
 from tests.drawn.records import draw_image
@@ -81,6 +83,22 @@ def test_the_bytes_do_not_depend_on_the_workers(source, prepared, tmp_path, flag
     assert shard_bytes(output) == shard_bytes(prepared)
     fingerprints = [load_dataset(str(folder)).fingerprint for folder in (output, prepared)]
     assert fingerprints[0] == fingerprints[1]
+
+
+@pytest.mark.parametrize(("many", "mode"), [(27, "multi_processing"), (28, "multi_threading")])
+def test_long_jobs_on_many_cores_run_in_processes(source, prepared, tmp_path, monkeypatch, many, mode):
+    monkeypatch.setattr(command, "MANY_RECORDS", many)
+    jobs = []
+
+    def run_job(job, beam, **settings):
+        jobs.append((settings["total"], beam.view_as(DirectOptions).direct_running_mode))
+        beam.view_as(DirectOptions).direct_num_workers = 1
+        return run(job, beam, **settings)
+
+    monkeypatch.setattr(command, "run_job", run_job)
+    assert prepare(source, tmp_path / "records", "--copies", "2", "--shards", "4", "--direct_num_workers", "5") == 0
+    assert jobs == [(27, mode)]
+    assert shard_bytes(tmp_path / "records") == shard_bytes(prepared)
 
 
 def test_unusable_images_are_rejected_with_reasons_and_the_job_continues(spoilt, tmp_path, capsys):

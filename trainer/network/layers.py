@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras import initializers, layers, ops
+from keras import layers, ops
 
 from trainer.network.depthwise import DepthwiseConv2D
+from trainer.network.initializers import he_normal, truncated_normal
 
 
 class Norm(NamedTuple):
@@ -190,7 +191,7 @@ def conv(
         padding=padding,
         dilation_rate=rate,
         use_bias=False,
-        kernel_initializer="he_normal",
+        kernel_initializer=he_normal(),
         name=layer_name(scope),
     )(x)
     return _normalise(x, scope, norm, activation)
@@ -221,7 +222,7 @@ def depthwise(
         use_bias=False,
         # Keras's default counts the channels in the fan-in of a depthwise kernel, and would start it near zero. The
         # value is that of the published DeepLab.
-        depthwise_initializer=initializers.TruncatedNormal(stddev=0.33),
+        depthwise_initializer=truncated_normal(0.33),
         name=layer_name(scope),
     )(x)
     return _normalise(x, scope, norm, activation)

@@ -13,7 +13,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TextIO
+
+from apache_beam.runners.worker import sdk_worker
 
 from pipelines.runner.progress import say
 from trainer import leases, storage
@@ -118,22 +120,8 @@ def stop_when_worker_dies(out: TextIO, title: str, folder: str) -> Iterator[None
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-class _NoTracebacks:
-    """stderr without the tracebacks that Beam's workers print before the runner reports the same failure."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._dropped = False
-
-    def write(self, text: str) -> int:
-        line_end, self._dropped = self._dropped and text == "\n", False
-        if line_end or text.startswith("Traceback (most recent call last)"):
-            self._dropped = not line_end
-            return len(text)
-        return self._stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+def _print_nothing(*_: object, **__: object) -> None:
+    """Takes the place of `print` in Beam's workers, which print every traceback that they report to the runner."""
 
 
 def _not_repeated(record: logging.LogRecord) -> bool:
@@ -159,16 +147,19 @@ def _is_grave(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def quiet_beam() -> Iterator[None]:
-    """Hides Beam's log, except errors, while the block runs, unless the user's log level shows it."""
+    """Hides Beam's log, except errors, while the block runs, unless the user's log level shows it.
+
+    What workers say of failures stays hidden for good: a thread that outlives a failed run reports how it ended after
+    the block, often with a KeyError, since Beam has forgotten its bundle by then.
+    """
     beam_log = logging.getLogger("apache_beam")
     level = beam_log.level
     if logging.getLogger().getEffectiveLevel() > logging.INFO:
         beam_log.setLevel(logging.ERROR)
     for name in ("common", "worker.sdk_worker", "worker.data_plane", "portability.local_job_service"):
-        # Never removed: a worker may log a failure after the run has ended with it.
         logging.getLogger(f"apache_beam.runners.{name}").addFilter(_not_repeated)
+    sdk_worker.print = _print_nothing
     try:
-        with contextlib.redirect_stderr(_NoTracebacks(sys.stderr)):
-            yield
+        yield
     finally:
         beam_log.setLevel(level)

@@ -6,15 +6,18 @@ import io
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import apache_beam as beam
 import pytest
+from apache_beam.runners.worker import sdk_worker
 
 from pipelines.runner import failures
 from pipelines.runner.flags import beam_options
@@ -41,6 +44,27 @@ class Fail(beam.DoFn):
 
     def process(self, element):
         raise self.error
+
+
+class FailFirst(beam.DoFn):
+    """Fails on the element 1; a second worker goes on with another until the run has ended, and then may fail too."""
+
+    begun: ClassVar[threading.Event]
+    run_ended: ClassVar[threading.Event]
+    second: ClassVar[threading.Thread | None]
+
+    def __init__(self, late):
+        self.late = late
+
+    def process(self, element):
+        if element == 1:
+            self.begun.wait(30)
+            raise InputError("the first")
+        FailFirst.second = threading.current_thread()
+        self.begun.set()
+        self.run_ended.wait(30)
+        if self.late:
+            raise self.late
 
 
 def test_heartbeats_of_all_workers_add_up(tmp_path):
@@ -104,6 +128,29 @@ def test_a_failing_step_is_one_line_with_its_cause(mode, capfd, caplog):
     # What a worker logs after the run has ended as well.
     logging.getLogger("apache_beam.runners.common").error("%s [while running 'Write shards']\nTraceback", message)
     assert "Traceback" not in capfd.readouterr().err
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("late", [None, OSError(28, "No space left on device")], ids=["done", "failed"])
+def test_a_worker_that_outlives_a_failed_run_prints_nothing(late, monkeypatch, capfd, caplog):
+    """Beam has forgotten its bundle by then, and raises a KeyError at the end of it."""
+
+    def build(pipeline, heartbeat):
+        pipeline | beam.Create([1, 2], reshuffle=False) | beam.Reshuffle() | beam.ParDo(FailFirst(late))
+
+    def execute(*arguments):
+        original(*arguments)
+        if threading.current_thread() is FailFirst.second:
+            ended.set()
+
+    original, ended = sdk_worker.SdkHarness._execute, threading.Event()
+    monkeypatch.setattr(sdk_worker.SdkHarness, "_execute", execute)
+    FailFirst.second, FailFirst.begun, FailFirst.run_ended = None, threading.Event(), threading.Event()
+    with pytest.raises(InputError, match="the first"):
+        run(build, beam_options(["--direct_num_workers=2"]), total=2, unit="things", title="testing")
+    FailFirst.run_ended.set()
+    assert ended.wait(30)
+    assert re.fullmatch("testing: .*\n", capfd.readouterr().err)
     assert "Traceback" not in caplog.text
 
 

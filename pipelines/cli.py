@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any, TextIO
 
 from pipelines import __version__
-from trainer import leases, storage
+from trainer import ending, leases, storage
 from trainer.accounts import UnbalancedError
 from trainer.files import scratch
 from trainer.options import CheckedOptions, InputError, parse, printable
@@ -45,6 +45,8 @@ COMMANDS = {
     "plan": "pipelines.plan",
 }
 """Command -> package with its modules `options` (whose docstring is the help) and `command` (which runs it)."""
+
+RESUME = "run the same command again to resume"
 
 
 def options_of(command: str) -> ModuleType:
@@ -153,9 +155,7 @@ def run(argv: list[str]) -> int:
 
 def _stop(name: str, message: str) -> None:
     """Ends this process from any thread, without waiting for the others."""
-    failure(f"deeplab {name}", f"{message}; run the same command again once it has ended", 2)
-    sys.stderr.flush()
-    os._exit(2)
+    ending.leave(2, f"deeplab {name}: error: {printable(message)}; run the same command again once it has ended")
 
 
 class _Shown:
@@ -183,10 +183,13 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command line and returns its status, see above; without `argv` that of this process, which ends here."""
     if argv is not None:
         return _said(argv)
+    ending.watch_interrupts(f"\n{_title(sys.argv[1:])}: interrupted; {RESUME}")
     if status := _said(sys.argv[1:]):
         # Threads of a failed job may still be running, in C++ that aborts the process if Python ends them.
         if sys.stderr is not None:
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):  # its reader has gone, as `tee` has after Ctrl-C
+                sys.stderr.flush()
+        scratch.abandon()
         os._exit(status)
     return 0
 
@@ -213,6 +216,10 @@ def _said(argv: list[str]) -> int:
             return 141
 
 
+def _title(argv: list[str]) -> str:
+    return f"deeplab {argv[0]}" if argv and argv[0] in COMMANDS else "deeplab"
+
+
 def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_usage())
@@ -220,12 +227,13 @@ def _main(argv: list[str]) -> int:
     if argv[0] in ("-V", "--version"):
         print(f"deeplab {__version__}")
         return 0
-    title = f"deeplab {argv[0]}" if argv[0] in COMMANDS else "deeplab"
+    title = _title(argv)
     try:
         return run(argv)
     except KeyboardInterrupt as interrupt:
-        say(f"\n{title}: interrupted; {str(interrupt) or 'run the same command again to resume'}")
-        return 130
+        ending.received()
+        say(f"\n{title}: interrupted; {str(interrupt) or RESUME}")
+        return ending.STATUS_INTERRUPTED
     except UnbalancedError as error:
         return failure(title, error, 1)
     except MemoryError as error:
@@ -249,7 +257,9 @@ def failure(title: str, error: object, status: int) -> int:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr)
+    """Prints a line to standard error, if anybody still reads it."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

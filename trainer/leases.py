@@ -156,13 +156,13 @@ class _Lease:
 
     def beat(self) -> None:
         while not self._ended.wait(BEAT):
+            current = None
             with contextlib.suppress(OSError, storage.Unavailable, InputError), self._writing:
                 if not self._ended.is_set() and not self._renew():
                     current = _read(self._path) or b""
-                    _on_lost(
-                        f"{_owner(self.target, current)}; that job took over, since this one gave no sign of life"
-                    )
-                    return
+            if current is not None:
+                _on_lost(f"{_owner(self.target, current)}; that job took over, since this one gave no sign of life")
+                return
 
     def _renew(self) -> bool:
         before = self._content()

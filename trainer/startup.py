@@ -75,8 +75,9 @@ def quiet_startup() -> Iterator[None]:
 
     Everything else that is written there, by Python, C++ or other threads, appears when the block ends, even by an
     exception; if blocks are nested or run in several threads, when the last one ends. Keep blocks short: the output of
-    a process that is killed in one is lost. Start no processes in a block, since their standard error would stay
-    redirected. With TF_CPP_MIN_LOG_LEVEL=0 in the environment, nothing is dropped.
+    a process that is killed in one is lost; who ends it from within calls `turn_back` first. Start no processes in a
+    block, since their standard error would stay redirected. With TF_CPP_MIN_LOG_LEVEL=0 in the environment, nothing is
+    dropped.
     """
     global _blocks, _turned
     if os.environ.setdefault(LEVEL, "1") == "0":
@@ -96,6 +97,17 @@ def quiet_startup() -> Iterator[None]:
                 _flush()
                 _turn_back(*_turned)
                 _turned = None
+
+
+def turn_back() -> None:
+    """Ends the redirection at once, in a process that is about to end in the middle of a block."""
+    global _turned
+    if _lock.acquire(timeout=1):  # a signal may have come while this thread held it
+        turned, _turned = _turned, None
+        _lock.release()
+        if turned:
+            _flush()
+            _turn_back(*turned)
 
 
 def start_tensorflow() -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
-import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -17,13 +14,11 @@ from typing import TextIO
 
 from apache_beam.runners.worker import sdk_worker
 
-from pipelines.runner.progress import say
-from trainer import leases, storage
+from trainer import ending, storage
 from trainer.files import scratch
 from trainer.options import InputError
 
 STATUS_WORKER_DIED = 70
-STATUS_INTERRUPTED = 130
 SERVERS = ("PrismJobServer", "FlinkJarJobServer", "SparkJarJobServer", "apache_beam.utils.subprocess_server", "")
 """Loggers of the job servers that Beam starts; the last is the root logger, which receives some of their messages."""
 REPORT_SECONDS = 10.0
@@ -67,29 +62,21 @@ def await_death_report(error: Exception) -> None:
 
 
 @contextlib.contextmanager
-def stop_when_worker_dies(out: TextIO, title: str, folder: str) -> Iterator[None]:
+def stop_when_worker_dies(out: TextIO, title: str) -> Iterator[None]:
     """Ends the program when a worker process was killed (out of memory); Beam itself would wait for it for ever.
 
     Beam reports the death only in one of its helper threads, so the program is ended from there: an interrupt would
     not reach the waiting thread where SIGINT is ignored, as in programs that a script starts with `&`. Ctrl-C also
     ends the program with `os._exit`, because Beam's non-daemon threads would keep it alive; and it does so at once,
-    because after an exception Beam waits for its workers, which may wait for a lock that this thread held when the
-    signal came. Files published by then are complete and are kept.
+    because after an exception Beam waits for its workers: for ever if it was just starting them, or if they wait for a
+    lock that this thread held when the signal came. Files published by then are complete and are kept.
     """
     before = threading.excepthook
-    ending = threading.Lock()
 
     def end(text: str, cure: str, status: int) -> None:
-        if not ending.acquire(blocking=False):  # another thread is ending the program already
-            return
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL + 1)  # further errors are consequences of this one
         bar = "\n" * out.isatty()  # ends the line of the progress bar
-        say(f"{bar}deeplab {title}: {text}; finished outputs are kept, {cure}", out)
-        sys.stdout.flush()
-        shutil.rmtree(folder, ignore_errors=True)
-        scratch.abandon()
-        leases.release()
-        os._exit(status)
+        ending.leave(status, f"{bar}deeplab {title}: {text}; finished outputs are kept, {cure}", out)
 
     def hook(args: threading.ExceptHookArgs) -> None:
         death = re.search(r"Worker subprocess exited with return code (-?\d+)", str(args.exc_value))
@@ -101,7 +88,7 @@ def stop_when_worker_dies(out: TextIO, title: str, folder: str) -> Iterator[None
             before(args)
 
     def interrupt(*signal_and_frame: object) -> None:
-        end("interrupted", "run the same command again to resume", STATUS_INTERRUPTED)
+        end("interrupted", "run the same command again to resume", ending.STATUS_INTERRUPTED)
 
     # Only if nobody else handles or ignores SIGINT, and only in the main thread: others may not set a handler.
     is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -29,7 +29,7 @@ from pipelines.runner.progress import (
 )
 from pipelines.runner.services import Job
 from pipelines.runner.work import DONE
-from trainer import storage
+from trainer import ending, storage
 from trainer.options import InputError
 
 LOST = 300.0
@@ -66,6 +66,7 @@ def follow(job: Job, options: PipelineOptions, title: str, folder: str, total: i
         with quiet_beam(), progress(count, total, unit, title, sys.stderr, watch):
             state = _wait(job, count, options, title)
     except KeyboardInterrupt:
+        ending.received()
         raise KeyboardInterrupt(_left_behind(job, options)) from None
     with contextlib.suppress(Exception):  # the workers of this process, if it has any, are no longer needed
         job.release()

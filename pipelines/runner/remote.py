@@ -28,7 +28,7 @@ from pipelines.runner.following import LOST, follow, see, service, unsent
 from pipelines.runner.isolation import cause
 from pipelines.runner.progress import FOLDER, STAGED, Heartbeat, forget, say
 from pipelines.runner.services import Job
-from trainer import storage
+from trainer import ending, storage
 from trainer.files import scratch
 from trainer.options import CheckedOptions, InputError, to_json
 
@@ -214,6 +214,7 @@ def run(
     try:
         job = _send(build, options, title, folder, expected)
     except KeyboardInterrupt:
+        ending.received()
         raise KeyboardInterrupt(unsent(options)) from None
     if job is None:
         say(

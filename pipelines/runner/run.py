@@ -76,7 +76,7 @@ def run(
             pipeline = beam.Pipeline(runner=_local_runner(options, worker_log), options=options)
         build(pipeline, Heartbeat(counts))
         shown = progress(functools.partial(beats, counts), total, unit, title, out)
-        with quiet_beam(), stop_when_worker_dies(out, title, place), shown:
+        with quiet_beam(), stop_when_worker_dies(out, title), shown:
             try:
                 pipeline.run().wait_until_finish()
             except Exception as error:  # Beam wraps whatever a DoFn raised, in most modes into a RuntimeError

@@ -9,7 +9,7 @@ from pipelines.submit import checks, kubernetes, vertex
 from pipelines.submit.cluster import Cluster
 from pipelines.submit.options import JobOptions, Kubernetes, Vertex
 from pipelines.submit.plan import Job, missing_extra, plan
-from trainer import storage
+from trainer import ending, storage
 from trainer.options import InputError
 
 SERVICES = {Vertex: vertex.Service, Kubernetes: Cluster}
@@ -66,4 +66,5 @@ def follow(service: vertex.Service | Cluster, name: str) -> int:
             f"{error}; the job may go on, `{service.follow_command(name)}` follows it again"
         ) from None
     except KeyboardInterrupt:
+        ending.received()
         raise KeyboardInterrupt(f"the job goes on; `{service.follow_command(name)}` follows it again") from None

@@ -52,6 +52,28 @@ with scratch.of_command(), scratch.folder("run"):
     }
 
 
+def test_a_process_that_ends_in_the_middle_takes_the_folders_of_all_its_threads_along(temporary):
+    program = """
+import os, threading, time
+from trainer.files import scratch
+def work():
+    with scratch.folder("model"):
+        begun.set()
+        time.sleep(60)
+begun = threading.Event()
+with scratch.of_command():
+    threading.Thread(target=work).start()
+    begun.wait()
+    open(scratch.own() + "/copy", "w").close()
+    scratch.abandon()
+    os._exit(7)
+"""
+    (temporary / f"deeplab-run-{scratch._space()}-{processes.name()}-other").mkdir()
+    done = subprocess.run([sys.executable, "-c", program], env=os.environ | {"TMPDIR": str(temporary)}, check=False)
+    assert done.returncode == 7
+    assert [path.name.rpartition("-")[2] for path in temporary.iterdir()] == ["other"]
+
+
 def test_what_is_kept_for_later_runs_is_in_a_folder_of_this_user(temporary, monkeypatch):
     folder = scratch.kept("probabilities")
     assert os.stat(folder).st_mode & 0o777 == 0o700 and scratch.kept("probabilities") == folder

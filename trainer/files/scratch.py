@@ -10,7 +10,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from trainer import processes
 from trainer.options import InputError
@@ -38,9 +38,9 @@ def folder(kind: str) -> Iterator[str]:
 
 
 def abandon() -> None:
-    """Removes the folder of `of_command`, for a process that is about to end without leaving the block."""
-    if _place is not None:
-        shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)
+    """Removes all folders of this process, which is about to end without leaving its blocks."""
+    ours = processes.name()
+    _remove(lambda process: process == ours)
 
 
 def own() -> str:
@@ -104,10 +104,15 @@ def _space() -> int:
 
 def sweep() -> None:
     """Removes the folders of this user's processes that are no more."""
+    _remove(lambda process: not processes.is_alive(process))
+
+
+def _remove(is_owner: Callable[[str], bool]) -> None:
+    """Removes the folders of those of this user's processes that `is_owner` is true of."""
     with contextlib.suppress(OSError), os.scandir(place()) as entries:
         for entry in entries:
             parts = _NAME.fullmatch(entry.name)
-            if not parts or int(parts["space"]) != _space() or processes.is_alive(parts["process"]):
+            if not parts or int(parts["space"]) != _space() or not is_owner(parts["process"]):
                 continue
             # What somebody else has put there under such a name is not ours, and a link leads anywhere.
             with contextlib.suppress(OSError):

@@ -225,23 +225,28 @@ def test_a_killed_worker_process_ends_the_run(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_worker_whose_connection_breaks_before_its_end_is_known_ends_the_run_as_well(tmp_path, monkeypatch):
+def test_a_worker_whose_connection_breaks_before_its_end_is_known_ends_the_run_as_well(monkeypatch):
     def end():
         ended.wait(0.1)
         raise RuntimeError("Worker subprocess exited with return code 139")
 
+    def leave(status, text, out):
+        left.append((status, text, out))
+        ended.set()
+
     beam_log, out, ended = logging.getLogger("apache_beam"), io.StringIO(), threading.Event()
-    level, statuses = beam_log.level, []
-    monkeypatch.setattr(os, "_exit", lambda status: (statuses.append(status), ended.set()))
+    level, left = beam_log.level, []
+    monkeypatch.setattr(failures.ending, "leave", leave)
     monkeypatch.setattr(failures.time, "sleep", ended.wait)
     try:
-        with failures.stop_when_worker_dies(out, "testing", str(tmp_path / "run")):
+        with failures.stop_when_worker_dies(out, "testing"):
             threading.Thread(target=end).start()
             failures.await_death_report(RuntimeError("Channel closed prematurely."))
     finally:
         beam_log.setLevel(level)
-    assert statuses == [failures.STATUS_WORKER_DIED]
-    assert "a worker process ended with status 139" in out.getvalue()
+    ((status, text, printed),) = left
+    assert status == failures.STATUS_WORKER_DIED and printed is out
+    assert "a worker process ended with status 139" in text
 
 
 class Slow:
@@ -268,19 +273,3 @@ def test_elements_that_take_long_to_encode_arrive_whole(tmp_path):
     options = beam_options(["--direct_num_workers", "2"])
     run(build, options, total=3, unit="elements", title="testing")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"1": "x", "2": "xx", "3": "xxx"}
-
-
-def test_an_interrupt_ends_the_run_also_where_beam_would_take_no_notice_of_an_exception():
-    program = """if True:
-        import contextlib, os, signal, sys, time
-        from pipelines.runner.failures import stop_when_worker_dies
-
-        with stop_when_worker_dies(sys.stderr, "testing", ""), contextlib.suppress(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
-    """
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=90)
-    assert done.returncode == failures.STATUS_INTERRUPTED
-    assert done.stderr.startswith(
-        "deeplab testing: interrupted; finished outputs are kept, run the same command again"
-    )

@@ -1,0 +1,113 @@
+"""Ctrl-C during a job: it ends at once with its status and, if anybody is there to read it, a line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from pipelines.runner import failures
+from tests.drawn.places import ROOT
+from trainer import ending, leases, startup
+from trainer.files import scratch
+
+LINE = "deeplab testing: interrupted; finished outputs are kept, run the same command again to resume\n"
+
+
+# Each of these prepares a process that is then interrupted.
+
+
+def nothing():
+    pass
+
+
+def close_reader():
+    """As Ctrl-C ends `tee`, which reads the output."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+    os.dup2(writer, 2)
+    with contextlib.suppress(BrokenPipeError):  # where Python is told not to buffer it
+        print("in the buffer")
+
+
+def close_stdout():
+    """As a shell does for `>&-`."""
+    sys.stdout = None
+
+
+def load_model_in_a_thread():
+    def load():
+        with startup.quiet_startup(), scratch.folder("model"):
+            print("of C++", file=sys.stderr)
+            begun.set()
+            time.sleep(60)
+
+    begun = threading.Event()
+    threading.Thread(target=load).start()
+    begun.wait()
+
+
+def lose_storage():
+    """The lease cannot be released for a while, and this thread holds the lock with which threads are started."""
+    threading._active_limbo_lock.acquire()
+    ending.SECONDS, leases.release = 0.1, lambda: time.sleep(60)
+
+
+CASES = (nothing, close_reader, close_stdout, load_model_in_a_thread, lose_storage)
+
+
+def interrupt(prepare):
+    """Status and standard error of a process that is interrupted."""
+    reader, writer = os.pipe()
+    process = os.fork()
+    if not process:
+        os.dup2(writer, 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with failures.stop_when_worker_dies(sys.stderr, "testing"):
+            with contextlib.suppress(BaseException):  # where Beam would take no notice of an exception
+                prepare()
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(5)
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as file:
+        said = file.read()
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), said
+
+
+@pytest.fixture(scope="module")
+def endings(tmp_path_factory):
+    """Status, standard error and temporary files of every case, from one process that is forked for each."""
+    folder = tmp_path_factory.mktemp("scratch")
+    program = f"import json; from {__name__} import CASES, interrupt; " + (
+        "print(json.dumps({case.__name__: interrupt(case) for case in CASES}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+    return json.loads(done.stdout), [path.name for path in folder.iterdir()]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_interrupt_ends_a_job_at_once(case, endings):
+    status, said = endings[0][case.__name__]
+    assert status == ending.STATUS_INTERRUPTED
+    assert said == {close_reader: "", load_model_in_a_thread: f"of C++\n{LINE}"}.get(case, LINE)
+
+
+def test_an_interrupted_job_leaves_no_temporary_files(endings):
+    assert endings[1] == []

@@ -1,0 +1,93 @@
+"""Ends a command at once: from any thread, at Ctrl-C also where the exception is not enough.
+
+Ctrl-C raises KeyboardInterrupt in the main thread, wherever it is, so that it leaves its blocks in order. But Python
+drops an exception in a callback of its own, such as that of a weak reference; libraries catch some; C++ holds others
+up; and a block may wait for threads that do not end. So another thread watches whether the exception arrives.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TextIO
+
+from trainer import leases, startup
+from trainer.files import scratch
+
+STATUS_INTERRUPTED = 130
+SECONDS = 5.0
+"""Seconds for the way out; then the process ends even if blocks have not been left, or leases not been released."""
+
+_leaving = threading.Lock()
+_is_received = False
+
+
+def leave(status: int, text: str, out: TextIO | None = None) -> None:
+    """Prints a line, removes temporary folders, releases leases and ends this process.
+
+    Can be called from any thread and in a handler of signals. Returns only if another thread is ending the process.
+
+    Args:
+      status: the exit status.
+      text: the line.
+      out: where to print it; standard error by default.
+    """
+    if not _leaving.acquire(blocking=False):
+        return
+    try:
+        # A `threading.Thread` takes a lock that this thread may hold, if this is a handler of signals.
+        _thread.start_new_thread(_exit_later, (status,))
+        startup.turn_back()
+        with contextlib.suppress(Exception):  # Ctrl-C also ends the reader of the output, such as `tee`
+            out = sys.stderr if out is None else out
+            out.write(f"{text}\n")
+            out.flush()
+            sys.stdout.flush()
+        scratch.abandon()
+        leases.release()
+    finally:
+        os._exit(status)
+
+
+def _exit_later(status: int) -> None:
+    time.sleep(SECONDS)
+    os._exit(status)
+
+
+def watch_interrupts(text: str) -> None:
+    """Ends this process if KeyboardInterrupt gets lost, or is not `received` within SECONDS after Ctrl-C.
+
+    From the call on, which must come from the main thread, and as long as Python's own handler is in place: whoever
+    sets another one sees to the end. `text` is the line to be printed.
+    """
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            leave(STATUS_INTERRUPTED, text)
+        before(unraisable)
+
+    before, sys.unraisablehook = sys.unraisablehook, hook
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    # Written by the system's handler, so at once; Python's handlers wait for the main thread to come out of C++.
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader, text), daemon=True).start()
+
+
+def received() -> None:
+    """Tells the watch that the program has received KeyboardInterrupt, and is on its way out."""
+    global _is_received
+    _is_received = True
+
+
+def _watch(reader: int, text: str) -> None:
+    while number := os.read(reader, 1):
+        if number[0] == signal.SIGINT and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            time.sleep(SECONDS)
+            if not _is_received:
+                leave(STATUS_INTERRUPTED, text)

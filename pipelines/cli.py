@@ -184,7 +184,11 @@ def main(argv: list[str] | None = None) -> int:
     if argv is not None:
         return _said(argv)
     ending.watch_interrupts(f"\n{_title(sys.argv[1:])}: interrupted; {RESUME}")
-    if status := _said(sys.argv[1:]):
+    try:
+        status = _said(sys.argv[1:])
+    except KeyboardInterrupt:  # another one, while the first was being answered
+        status = ending.STATUS_INTERRUPTED
+    if status:
         # Threads of a failed job may still be running, in C++ that aborts the process if Python ends them.
         if sys.stderr is not None:
             with contextlib.suppress(OSError):  # its reader has gone, as `tee` has after Ctrl-C

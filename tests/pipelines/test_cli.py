@@ -258,3 +258,37 @@ sys.exit(cli.main())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (2, "deeplab segment: error: it failed\n")
+
+
+ENDED = """
+import os, signal, sys, time
+from pipelines import cli
+from trainer.options import InputError
+def run(argv):
+    {body}
+    raise InputError("it failed")
+cli.run = run
+sys.argv = ["deeplab", "segment"]
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(cli.main())
+"""
+
+
+def ended(body, shell=""):
+    """Standard error and status of a process whose command is `body`, and fails behind it."""
+    program = f"\"{sys.executable}\" -c '{ENDED.format(body=body)}' {shell}"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, cwd=ROOT)
+    return done.stderr, done.returncode
+
+
+def test_ctrl_c_ends_a_command_with_a_line_also_where_python_drops_the_exception():
+    interrupt = "signal.raise_signal(signal.SIGINT)"
+    for body in (interrupt, f"""type("A", (), {{"__del__": lambda _: {interrupt}}})(); time.sleep(30)"""):
+        line = "\ndeeplab segment: interrupted; run the same command again to resume\n"
+        assert ended(body) == (line, 130)
+    # And another one while the first is answered.
+    assert ended(f"cli.say = lambda text: {interrupt}; {interrupt}") == ("", 130)
+
+
+def test_a_failure_that_nobody_reads_has_its_status():
+    assert ended("time.sleep(0.3)", "2>&1 | true; exit ${PIPESTATUS[0]}") == ("", 2)

@@ -16,14 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from tests.drawn.outputs import State, contents, states
-from tests.kills.processes import PATIENCE, Clock, Watch, end, is_empty, start
+from tests.kills.processes import PATIENCE, PROMPT, Clock, Watch, end, is_empty, start
 from tests.kills.work import Work
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 """Signals to kill runs with, each equally likely."""
+INTERRUPTED = 130
 ENDINGS = {
     signal.SIGKILL: (-signal.SIGKILL,),
-    signal.SIGINT: (130,),
+    signal.SIGINT: (INTERRUPTED, -signal.SIGINT),
     signal.SIGTERM: (143, -signal.SIGTERM),
     signal.SIGABRT: (-signal.SIGABRT,),
 }
@@ -90,20 +91,27 @@ class Course:
         self.compare()
 
     def _kill(self, process: int, number: signal.Signals) -> int:
+        log = self.place / "log"
+        said = log.stat().st_size if log.exists() else 0
         os.killpg(process, number)
-        status = end(process)
+        status = end(process, patience=PROMPT)
         if status is None:
             os.kill(process, signal.SIGABRT)  # its threads tell where they are
             time.sleep(1)
             os.killpg(process, signal.SIGKILL)
             os.waitpid(process, 0)
-            raise Fault(f"{number.name} did not end it in {PATIENCE:.0f} seconds")
+            raise Fault(f"{number.name} did not end it in {PROMPT:.0f} seconds")
         self.kills.append(number.name)
         if status not in (0, *ENDINGS[number]):
             raise Fault(f"{number.name} ended it with status {status}")
         if not is_empty(process):
             os.killpg(process, signal.SIGKILL)
             raise Fault(f"{number.name} left processes of its group")
+        if status == INTERRUPTED:
+            if (lines := log.read_bytes()[said:].count(b": interrupted; ")) != 1:
+                raise Fault(f"{number.name} was answered by {lines} lines")
+            if any(f"-{process}-" in name for name in self.temporary()):
+                raise Fault(f"{number.name} left a temporary folder")
         return status
 
     def _look(self, before: State) -> State:

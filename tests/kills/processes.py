@@ -7,6 +7,7 @@ import contextlib
 import faulthandler
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from pipelines import cli
 
 PATIENCE = 900.0
 """Seconds that a run may take on a busy machine."""
+PROMPT = 60.0
+"""Seconds that the end of a run may take there once it has got a signal."""
 
 
 def start(argv: Sequence[str], folder: Path, scratch: Path, log: Path) -> int:
@@ -40,21 +43,25 @@ def start(argv: Sequence[str], folder: Path, scratch: Path, log: Path) -> int:
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
         faulthandler.enable(file=2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        status = cli.main(list(argv))
+        sys.argv = ["deeplab", *argv]
+        status = cli.main()
         if not status:
             atexit._run_exitfuncs()
     except KeyboardInterrupt:  # before the command could say anything
-        status = 130
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
     finally:
         os._exit(status)
 
 
-def end(process: int, clock: Callable[[], float] = lambda: 0.0, moment: float = inf) -> int | None:
+def end(
+    process: int, clock: Callable[[], float] = lambda: 0.0, moment: float = inf, patience: float = PATIENCE
+) -> int | None:
     """Waits for the end of a process; returns its status, or minus the signal that ended it.
 
-    Returns None if it is still running when `clock` shows that moment, or after PATIENCE seconds.
+    Returns None if it is still running when `clock` shows that moment, or after `patience` seconds.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:

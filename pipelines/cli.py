@@ -190,11 +190,7 @@ def main(argv: list[str] | None = None) -> int:
         status = ending.STATUS_INTERRUPTED
     if status:
         # Threads of a failed job may still be running, in C++ that aborts the process if Python ends them.
-        if sys.stderr is not None:
-            with contextlib.suppress(OSError):  # its reader has gone, as `tee` has after Ctrl-C
-                sys.stderr.flush()
-        scratch.abandon()
-        os._exit(status)
+        ending.leave(status)
     return 0
 
 

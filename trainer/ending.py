@@ -27,27 +27,29 @@ _leaving = threading.Lock()
 _is_received = False
 
 
-def leave(status: int, text: str, out: TextIO | None = None) -> None:
+def leave(status: int, text: str = "", out: TextIO | None = None) -> None:
     """Prints a line, removes temporary folders, releases leases and ends this process.
 
     Can be called from any thread and in a handler of signals. Returns only if another thread is ending the process.
 
     Args:
       status: the exit status.
-      text: the line.
+      text: the line; "" for none.
       out: where to print it; standard error by default.
     """
     if not _leaving.acquire(blocking=False):
         return
     try:
+        with contextlib.suppress(ValueError):  # not in the main thread, the only one that Ctrl-C could interrupt here
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         # A `threading.Thread` takes a lock that this thread may hold, if this is a handler of signals.
         _thread.start_new_thread(_exit_later, (status,))
         startup.turn_back()
-        with contextlib.suppress(Exception):  # Ctrl-C also ends the reader of the output, such as `tee`
-            out = sys.stderr if out is None else out
-            out.write(f"{text}\n")
-            out.flush()
-            sys.stdout.flush()
+        out = sys.stderr if out is None else out
+        for stream, line in ((out, f"{text}\n" if text else ""), (sys.stdout, "")):
+            with contextlib.suppress(Exception):  # Ctrl-C also ends the reader of the output, such as `tee`
+                stream.write(line)
+                stream.flush()
         scratch.abandon()
         leases.release()
     finally:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import functools
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +25,7 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment, SubprocessSDKEnvironment
 
-from pipelines.runner import remote
+from pipelines.runner import remote, worker
 from pipelines.runner.failures import await_death_report, quiet_beam, readable, stop_when_worker_dies
 from pipelines.runner.flags import is_local
 from pipelines.runner.progress import Heartbeat, beats, progress
@@ -96,8 +95,7 @@ def _local_runner(options: PipelineOptions, worker_log: str) -> fn_runner.FnApiR
         environment = EmbeddedPythonGrpcEnvironment(data_buffer_time_limit_ms=NEVER_MS)
     elif direct.direct_running_mode == "multi_processing":
         # Workers print every failure to stderr, although the runner reports it too.
-        command = f"{shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
-        environment = SubprocessSDKEnvironment.from_command_string(f"{command} 2>> {shlex.quote(worker_log)}")
+        environment = SubprocessSDKEnvironment.from_command_string(worker.command(worker_log))
     if environment:
         # In the other modes the runner ignores the given environment.
         direct.direct_running_mode = "in_memory"

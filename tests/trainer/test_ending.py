@@ -63,6 +63,11 @@ def test_an_interrupt_that_gets_lost_ends_the_program(case, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_interrupt_on_the_way_out_does_not_stop_the_clearing(tmp_path):
+    body = f"abandon = scratch.abandon\nscratch.abandon = lambda: ({INTERRUPT}, abandon())\n{LOST['destructor']}"
+    assert run(body, tmp_path)[:2] == (130, "interrupted\n") and list(tmp_path.iterdir()) == []
+
+
 def test_an_interrupt_that_is_received_is_left_to_the_program(tmp_path):
     assert run(INTERRUPT, tmp_path)[:2] == (3, "")
 

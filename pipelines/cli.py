@@ -183,10 +183,10 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command line and returns its status, see above; without `argv` that of this process, which ends here."""
     if argv is not None:
         return _said(argv)
-    ending.watch_interrupts(f"\n{_title(sys.argv[1:])}: interrupted; {RESUME}")
     try:
+        ending.watch_interrupts(f"\n{_title(sys.argv[1:])}: interrupted; {RESUME}")
         status = _said(sys.argv[1:])
-    except KeyboardInterrupt:  # another one, while the first was being answered
+    except KeyboardInterrupt:  # before the command, or another one while the first was being answered
         status = ending.STATUS_INTERRUPTED
     if status:
         # Threads of a failed job may still be running, in C++ that aborts the process if Python ends them.

@@ -270,13 +270,14 @@ def run(argv):
 cli.run = run
 sys.argv = ["deeplab", "segment"]
 signal.signal(signal.SIGINT, signal.default_int_handler)
+{before}
 sys.exit(cli.main())
 """
 
 
-def ended(body, shell=""):
+def ended(body, shell="", before=""):
     """Standard error and status of a process whose command is `body`, and fails behind it."""
-    program = f"\"{sys.executable}\" -c '{ENDED.format(body=body)}' {shell}"
+    program = f"\"{sys.executable}\" -c '{ENDED.format(body=body, before=before)}' {shell}"
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, cwd=ROOT)
     return done.stderr, done.returncode
 
@@ -286,8 +287,9 @@ def test_ctrl_c_ends_a_command_with_a_line_also_where_python_drops_the_exception
     for body in (interrupt, f"""type("A", (), {{"__del__": lambda _: {interrupt}}})(); time.sleep(30)"""):
         line = "\ndeeplab segment: interrupted; run the same command again to resume\n"
         assert ended(body) == (line, 130)
-    # And another one while the first is answered.
+    # And another one while the first is answered, and one before the command has begun.
     assert ended(f"cli.say = lambda text: {interrupt}; {interrupt}") == ("", 130)
+    assert ended("pass", before=f"cli.ending.watch_interrupts = lambda text: {interrupt}") == ("", 130)
 
 
 def test_a_failure_that_nobody_reads_has_its_status():

@@ -48,6 +48,7 @@ def run(options: Options, flags: list[str]) -> int:
     print(f"export: {options.model} as {options.format}, {options.quantize_words} -> {options.output}", flush=True)
     with startup.quiet_startup():
         files = build(options, model, card, dataset, about)
+    plan.announce(options, files)
     for name, data in files.items():
         storage.write(storage.join(options.output, name) if name else options.output, data)
     size, runtime_name = sum(map(len, files.values())) / 1e6, RUNTIMES[options.format]

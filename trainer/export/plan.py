@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -21,6 +22,9 @@ LIBRARIES = {"savedmodel": (), "onnx": ("onnx", "onnxruntime", "tf2onnx"), "tfli
 
 MOST_VALUES = 2**31 - 1
 """Maximum number of values in an array of a TFLite model, which indexes them by int32."""
+
+RUNNING = "running"
+"""Status in the report of a run that has not come to its end."""
 
 
 def report_path(output: str) -> str:
@@ -66,13 +70,31 @@ def _is_taken(options: Options) -> bool:
         storage.check_folder(os.path.dirname(output) or ".")
         if storage.is_dir(output):
             raise InputError(f"--output {output} is a folder; expected a file ending in .{options.format}")
-        return _is_there(output)
+        return _is_there(output) and not _was_left(options)
     storage.check_folder(output)
     # One by one, since a folder of another program may hold millions.
     for file in storage.walk(output) if storage.is_dir(output) else ():
         if (storage.unfinished(file.relative) or file.relative) not in (SAVED_MODEL, ABOUT, leases.FILE):
             raise InputError(f"{output} holds {file.relative}, which is not part of an export; give another --output")
-    return storage.exists(storage.join(output, SAVED_MODEL))
+    return storage.exists(storage.join(output, SAVED_MODEL)) and not _was_left(options)
+
+
+def _was_left(options: Options) -> bool:
+    """Whether the file at the output is what a run was about to write, and has then not finished checking."""
+    path, file = report_path(options.output), _main_file(options)
+    if not storage.exists(path) or not storage.exists(file):
+        return False
+    report = _report(path)
+    return report.get("status") == RUNNING and report.get("writes") == _digest(storage.read(file))
+
+
+def _main_file(options: Options) -> str:
+    """The path of the file of the export that is written last."""
+    return storage.join(options.output, SAVED_MODEL) if options.format == "savedmodel" else options.output
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _is_there(path: str) -> bool:
@@ -99,22 +121,29 @@ def reserve(options: Options) -> None:
     """Writes the report of the check with the status "running". Raises InputError if it cannot be written."""
     path = report_path(options.output)
     try:
-        if _is_there(path) and not _is_report(path):
+        if _is_there(path) and "status" not in _report(path):
             raise InputError(
                 f"{path}, where the figures of the check are to be written, is another file; move it, or give another "
                 "--output"
             )
-        storage.write_json(path, {"status": "running"})
+        storage.write_json(path, {"status": RUNNING})
     except OSError as error:
         raise InputError(f"{path} cannot be written to: {error.strerror or error}; give another --output") from None
 
 
-def _is_report(path: str) -> bool:
+def announce(options: Options, files: dict[str, bytes]) -> None:
+    """Notes in the report what is about to be written, so that a later run may replace it if this one is killed."""
+    *_, data = files.values()
+    storage.write_json(report_path(options.output), {"status": RUNNING, "writes": _digest(data)})
+
+
+def _report(path: str) -> dict[str, Any]:
+    """The contents of the report; empty if it is something else."""
     try:
         value = json.loads(storage.read(path))
     except ValueError:
-        return False
-    return isinstance(value, dict) and "status" in value
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def dataset(options: Options, card: ModelCard) -> Dataset | None:

@@ -16,7 +16,7 @@ from pipelines import cli
 from tests.drawn.records import PALETTE
 from tests.drawn.submitting import upload
 from trainer import leases, storage
-from trainer.export import graph, plan
+from trainer.export import graph, plan, tally
 from trainer.formats import exports
 from trainer.formats.cards import weights_digest
 from trainer.formats.dataset import load_dataset, save_dataset
@@ -91,6 +91,24 @@ def test_the_status_is_1_where_export_and_model_differ_and_the_export_replaced_w
     assert export(model, "savedmodel", output) == 2 and report_of(output)["fault"]
     assert export(model, "savedmodel", output, "--overwrite") == 0 and not report_of(output)["fault"]
     assert sorted(path.name for path in output.rglob("*.*") if path.is_file()) == ["deeplab.json", "saved_model.pb"]
+
+
+@pytest.mark.parametrize("name", ["savedmodel", "onnx"])
+def test_a_run_that_was_ended_before_its_check_is_resumed_by_the_same_command(name, model, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    output = tmp_path / OUTPUTS[name]
+    with monkeypatch.context() as patch:
+        patch.setattr(tally, "compare", interrupt)
+        assert export(model, name, output) == 130
+    written = output / exports.SAVED_MODEL if name == "savedmodel" else output
+    whole = written.read_bytes()
+    written.write_bytes(b"of another program")
+    assert export(model, name, output) == 2 and written.read_bytes() == b"of another program"
+    written.write_bytes(whole)
+    assert export(model, name, output) == 0 and report_of(output)["status"] == "finished"
+    assert export(model, name, output) == 2
 
 
 def test_of_two_exports_into_one_file_the_second_is_refused(model, tmp_path, capsys):

@@ -80,7 +80,7 @@ def _guess(root: str, val_fraction: float, group_by: str) -> RawSet | None:
         if posixpath.splitext(file.relative)[1].lower() in SUFFIXES:
             key, is_label = name_key(file)
             (labels if is_label else images).append((key, file.path, file.size, file.modified))
-            splits.setdefault(key, next(filter(None, map(split_named, file.relative.split("/")[:-1])), ""))
+            splits.setdefault(key, next(filter(None, map(split_named, key.split("/")[:-1])), ""))
     candidates = Candidates("pairs by words in their names", Keyed(images), Keyed(labels), splits.get)
     try:
         return raw_set(root, "manifest", candidates, val_fraction, group_by)

@@ -352,9 +352,15 @@ def not_recognised(root: str, layout: str, folders: Folders) -> str:
     names = [f"{name}/" for name in folders if name] + [below for below, *_ in itertools.islice(folders.of(""), 9)]
     contents = f"found {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "it is empty"
     message = f"{root} is not a raw set of a known layout; expected {'; '.join(expected)}; {contents}"
+    inner = {}
     for name in filter(None, folders):
         place = storage.join(root, name)
-        inner = Folders(place, ((below, size, modified) for below, _, size, modified in folders.of(name)))
-        if inner_layout := recognise(inner, layout):
-            return message + f". {place} looks like {inner_layout[0]}: give that as --input"
+        below = Folders(place, ((below, size, modified) for below, _, size, modified in folders.of(name)))
+        if found := recognise(below, layout):
+            inner[place] = found[0]
+    if len(inner) > 1:
+        several = f"{', '.join(inner)} look like {', '.join(sorted(set(inner.values())))}, each on its own"
+        return f"{message}. {several}: `deeplab doctor {root}` writes a manifest of all of them, with their splits"
+    for place, inner_layout in inner.items():
+        return f"{message}. {place} looks like {inner_layout}: give that as --input"
     return message

@@ -12,11 +12,12 @@ from collections.abc import Iterable
 
 from trainer.formats.images import SUFFIXES
 
-SPLIT_FOLDERS = {
+_SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_OF_A_SPLIT = re.compile(r"[-_. ]?(?:set|split|(?:19|20)\d\d)$")  # as in COCO's "train2017", or "test_set"
 CITYSCAPES_IMAGE = "_leftImg8bit"
 """Ending of the names of Cityscapes' images, without the suffix."""
 CITYSCAPES_LABELS = ("_gtFine_labelTrainIds.png", "_gtFine_labelIds.png")
@@ -85,11 +86,11 @@ def hidden(relative: str) -> bool:
 
 
 def split_named(name: str) -> str | None:
-    """The split that a name in a folder or a manifest stands for: "val" for "Validation"; None for other names."""
-    return SPLIT_FOLDERS.get(name.lower())
+    """The split that a name in a folder or a manifest stands for: "val" for "Validation" or "val2017", else None."""
+    return _SPLITS.get(_OF_A_SPLIT.sub("", name.lower()))
 
 
 def split_order(name: str) -> int:
     """Sort key of a split: training, validation, test, then others."""
-    names = [*SPLIT_FOLDERS]
-    return names.index(name.lower()) if name.lower() in names else len(names)
+    order = ("train", "val", "test")
+    return order.index(split) if (split := split_named(name)) else len(order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -89,6 +90,19 @@ def test_files_that_no_layout_pairs_are_paired_by_a_manifest(draw, kind, tmp_pat
     made = prepare_as_proposed(found, tmp_path / "records")
     assert {key.split("/")[1][:2]: label.tolist() for key, label in made.items()} == {
         key.split("/")[1]: label.tolist() for key, label in truth.items()
+    }
+
+
+@pytest.mark.parametrize("folders", [("{}_images", "{}_masks"), ("{}/images", "{}/labels"), ("{}2017", "gt/{}2017")])
+def test_a_manifest_of_pairs_keeps_the_splits_that_folders_are_named_after(folders, tmp_path):
+    for index in range(12):
+        split = "val" if index % 3 == 2 else "train"
+        for folder, pixels in zip(folders, scene(index), strict=True):
+            write(tmp_path / "set" / folder.format(split) / f"s{index}.png", saved(pixels))
+    examine(tmp_path / "set", tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
+    assert {Path(line["image"]).stem: line["split"] for line in lines} == {
+        f"s{index}": "val" if index % 3 == 2 else "train" for index in range(12)
     }
 
 

@@ -6,11 +6,12 @@ import hashlib
 
 import pytest
 
-from pipelines.inputs.names import cityscapes_key
+from pipelines.inputs.names import cityscapes_key, split_named
 from pipelines.inputs.rawset import scan
 from pipelines.inputs.splits import hash_split
 from tests.drawn.rawset import labels_of, reasons_of, splits_of, touch
 from trainer.formats.palettes import CITYSCAPES, CITYSCAPES_TRAINIDS, VOC
+from trainer.options import InputError
 
 
 def test_camvid_folders_give_splits_and_keys(tmp_path):
@@ -136,6 +137,31 @@ def test_folders_of_splits_may_be_written_in_capitals(tmp_path):
     for folder in ("camvid", "segnet"):
         raw = scan(str(tmp_path / folder))
         assert raw.layout == "camvid" and splits_of(raw) == {"Train/a": "train", "VAL/b": "val"}
+
+
+@pytest.mark.parametrize(
+    ("train", "val"), [("train2017", "val2017"), ("train_set", "test-set"), ("Training_2014", "valid.split")]
+)
+def test_folders_of_splits_may_have_a_year_or_the_word_set(tmp_path, train, val):
+    for images, labels in (("images", "annotations"), ("images", "labels"), ("img_dir", "ann_dir")):
+        folder = tmp_path / labels
+        names = [*(f"{train}/{i}" for i in range(20)), *(f"{val}/{i}" for i in range(20))]
+        touch(folder, *(f"{images}/{n}.jpg" for n in names), *(f"{labels}/{n}.png" for n in names))
+        splits = splits_of(scan(str(folder)))
+        assert {split for name, split in splits.items() if name.startswith(train)} == {"train"}
+        assert {split for name, split in splits.items() if name.startswith(val)} == {split_named(val)} != {"train"}
+
+
+@pytest.mark.parametrize("name", ["trains", "train1", "set", "2017", "latest", "test1234", "validity", "training day"])
+def test_a_name_that_only_resembles_a_split_is_none(name):
+    assert split_named(name) is None
+
+
+def test_a_set_of_sets_is_refused_with_a_cure_that_keeps_all_of_them(tmp_path):
+    names = [f"{split}/{kind}/0" for split in ("train", "valid", "test") for kind in ("images", "masks")]
+    touch(tmp_path, *(f"{name}.png" for name in names))
+    with pytest.raises(InputError, match="look like paired, each on its own: `deeplab doctor .*` writes a manifest"):
+        scan(str(tmp_path))
 
 
 def test_folders_of_splits_count_beside_other_folders(tmp_path):

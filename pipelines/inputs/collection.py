@@ -12,6 +12,7 @@ import os
 import posixpath
 import unicodedata
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.inputs.layouts import labels_beside_images
+from pipelines.inputs.layouts import UNREAD, labels_beside_images
 from pipelines.inputs.lists import entry_path, is_list, read_rows
 from pipelines.inputs.rows import Row, Rows, ordered
 from trainer import storage
@@ -97,7 +98,7 @@ def find(source: str, output: str = "") -> Listing:
     try:
         files, kind, notes = _listed(source)
         contents = _Contents()
-        rows = ordered(_chosen(files, kind in ("list", "image"), _inside(output), contents))
+        rows = ordered(_chosen(files, kind, _inside(output), contents))
     except OSError as error:
         place = error.filename or source
         raise InputError(f"{place} cannot be read: {error.strerror or error}; fix that or leave it out") from None
@@ -122,10 +123,9 @@ def find(source: str, output: str = "") -> Listing:
             f"broken links, FIFOs and the like, skipped: {contents.unreadable.count}, "
             f"such as {contents.unreadable.first}"
         )
-    if contents.others.count > contents.unreadable.count:
-        notes.append(
-            f"files without the suffix of an image, skipped: {contents.others.count - contents.unreadable.count}"
-        )
+    if contents.suffixes:
+        kinds = [f"{count} {suffix}" for suffix, count in sorted(contents.suffixes.items())]
+        notes.append(f"files that are not read as images, skipped: {', '.join(kinds)}")
     return Listing(images, tuple(unusable), tuple(notes))
 
 
@@ -182,6 +182,7 @@ class _Contents:
       images: number of images.
       inside, inside_paths: number of files in the output folder; their paths, if they were named explicitly.
       others, unreadable: files that are not images, and those of them that cannot be read.
+      suffixes: the number of the former without the latter, by suffix; of "hidden" files, and of "other" ones.
       first: the first file of all by path.
     """
 
@@ -190,30 +191,35 @@ class _Contents:
     inside_paths: list[str] = field(default_factory=list)
     others: _Some = field(default_factory=_Some)
     unreadable: _Some = field(default_factory=_Some)
+    suffixes: Counter[str] = field(default_factory=Counter)
     first: str = ""
 
 
 def _chosen(
-    files: Iterable[storage.File], named: bool, inside: Callable[[str], bool], contents: _Contents
+    files: Iterable[storage.File], kind: str, inside: Callable[[str], bool], contents: _Contents
 ) -> Iterator[Row]:
     """Yields rows (stem, relative path, path, identity) of the images among the files, and counts all in `contents`.
 
     Args:
-      named: whether the files were named explicitly; then they are images, whatever their suffixes.
+      kind: "folder", "glob", "list" or "image". Files of the last two were named explicitly, so they are images
+        whatever their suffixes.
       inside: whether a path is in the output folder.
     """
+    named = kind in ("list", "image")
     for file in files:
         contents.first = min(contents.first or file.relative, file.relative)
         if inside(file.path):
             contents.inside += 1
             contents.inside_paths += [file.path] * named
-        elif named or _is_image(file.relative):
+        elif named or _is_image(file.relative, kind):
             contents.images += 1
             yield posixpath.splitext(file.relative)[0], file.relative, file.path, file.identity
         else:
             contents.others.add(file.relative)
             if not file.modified and not storage.is_remote(file.path):
                 contents.unreadable.add(file.relative)
+            else:
+                contents.suffixes[_kind_of(file.relative, kind)] += 1
 
 
 def _inside(output: str) -> Callable[[str], bool]:
@@ -229,8 +235,23 @@ def _inside(output: str) -> Callable[[str], bool]:
     return inside
 
 
-def _is_image(relative: str) -> bool:
-    return relative.lower().endswith(SUFFIXES) and not relative.rpartition("/")[2].startswith(".")
+def _is_image(relative: str, kind: str) -> bool:
+    return relative.lower().endswith(SUFFIXES) and not _is_hidden(relative, kind)
+
+
+def _is_hidden(relative: str, kind: str) -> bool:
+    """Whether a file is hidden. Folders that a pattern matches are not, since only ".*" matches them.
+
+    Nor are the parts "." and "..", which objects may have in their names, and which are rejected later.
+    """
+    parts = relative.split("/") if kind == "folder" else [relative.rpartition("/")[2]]
+    return any(part.startswith(".") and part not in (".", "..") for part in parts)
+
+
+def _kind_of(relative: str, kind: str) -> str:
+    """The suffix of a file that is not an image, "hidden" or "other": image formats alone are worth a name."""
+    suffix = posixpath.splitext(relative)[1].lower()
+    return "hidden" if _is_hidden(relative, kind) else suffix if suffix in UNREAD else "other"
 
 
 def _folder(path: str) -> str:

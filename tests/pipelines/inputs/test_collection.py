@@ -22,8 +22,16 @@ def test_masks_are_named_by_the_path_without_suffix(tmp_path):
     assert [image.name for image in listing.images] == ["a.jpg", "a.png", "b.tar", "sub/c"]
     assert listing.notes == (
         "files left out because they lie in the output folder: 1",
-        "files without the suffix of an image, skipped: 2",
+        "files that are not read as images, skipped: 1 hidden, 1 other",
     )
+
+
+def test_files_in_hidden_folders_are_no_images_unless_a_pattern_names_them(tmp_path):
+    touch(tmp_path, "a.jpg", ".ipynb_checkpoints/a-checkpoint.jpg", "b/.cache/c.jpg", "d.HEIC", "e.heic", "f.dcm", "g")
+    listing = find(str(tmp_path))
+    assert [image.name for image in listing.images] == ["a"]
+    assert listing.notes == ("files that are not read as images, skipped: 1 .dcm, 2 .heic, 2 hidden, 1 other",)
+    assert names(f"{tmp_path}/b/.cache/*") == ["c"] and names(f"{tmp_path}/b/.*/*") == [".cache/c"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +71,7 @@ def test_globs_give_their_images_one_by_one_and_each_once(tmp_path, monkeypatch)
     monkeypatch.setattr(storage, "glob", None)  # which would hold them all
     listing = find(f"{tmp_path}/**/**")
     assert [image.name for image in listing.images] == ["a", "b/a", "b/c/a"]
-    assert listing.notes == ("files without the suffix of an image, skipped: 1",)
+    assert listing.notes == ("files that are not read as images, skipped: 1 other",)
 
 
 def test_a_single_image_and_a_glob(tmp_path):

@@ -159,7 +159,7 @@ def test_unreadable_entries_are_images_by_their_suffix_and_are_reported_otherwis
     assert [image.name for image in listing.images] == ["a", "fifo", "gone"]
     assert listing.notes == (
         "broken links, FIFOs and the like, skipped: 2, such as fifo",
-        "files without the suffix of an image, skipped: 2",
+        "files that are not read as images, skipped: 2 other",
     )
 
 

@@ -160,7 +160,7 @@ def test_a_name_that_only_resembles_a_split_is_none(name):
 def test_a_set_of_sets_is_refused_with_a_cure_that_keeps_all_of_them(tmp_path):
     names = [f"{split}/{kind}/0" for split in ("train", "valid", "test") for kind in ("images", "masks")]
     touch(tmp_path, *(f"{name}.png" for name in names))
-    with pytest.raises(InputError, match="look like paired, each on its own: `deeplab doctor .*` writes a manifest"):
+    with pytest.raises(InputError, match=r"look like paired, each on its own: `deeplab doctor .*` writes a manifest"):
         scan(str(tmp_path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -129,3 +130,54 @@ def mutations(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
 
 def flip_bit_of(data: bytes, place: int) -> bytes:
     return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+def tiff(
+    pixels: np.ndarray,
+    order: str = "<",
+    packed: bool = False,
+    planes: bool = False,
+    tile: int = 0,
+    meaning: int | None = None,
+) -> bytes:
+    """A TIFF of any samples, which Pillow cannot write.
+
+    Args:
+      pixels: [H, W] or [H, W, samples] of any type; samples beyond 3 have no meaning.
+      order: of the bytes; "<" is Intel's, ">" Motorola's.
+      packed: whether the samples are deflated.
+      planes: whether every sample has a plane of its own.
+      tile: the side of tiles, in pixels, a multiple of 16; 0: one strip.
+      meaning: the tag PhotometricInterpretation; None: 2 (RGB) of 3 and more samples, else 1 (0 is black).
+    """
+    pixels = np.atleast_3d(pixels)
+    height, width, samples = pixels.shape
+    stored = pixels.astype(pixels.dtype.newbyteorder(order))
+    blocks = []
+    for plane in np.split(stored, samples, axis=2) if planes else [stored]:
+        side = tile or max(height, width)
+        for y, x in itertools.product(range(0, height, side), range(0, width, side)):
+            block = plane[y : y + side, x : x + side]
+            missing = [(0, tile - length if tile else 0) for length in block.shape[:2]]
+            data = np.pad(block, (*missing, (0, 0))).tobytes()
+            blocks.append(zlib.compress(data) if packed else data)
+    meaning = meaning if meaning is not None else 2 if samples >= 3 else 1
+    kind = {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]
+    tags = {256: [width], 257: [height], 258: [8 * pixels.itemsize] * samples, 259: [8 if packed else 1]}
+    tags |= {262: [meaning], 277: [samples], 284: [1 + planes], 339: [kind] * samples}
+    tags |= {322: [tile], 323: [tile]} if tile else {278: [height]}
+    extra = samples - (3 if meaning == 2 else 1)
+    tags |= {338: [0] * extra} if extra else {}
+    places, sizes = (324, 325) if tile else (273, 279)
+    tags |= {places: [0] * len(blocks), sizes: [len(block) for block in blocks]}
+    at = behind = 8 + 2 + 12 * len(tags) + 4
+    behind += sum(4 * len(values) for values in tags.values() if len(values) > 1)
+    tags[places] = [behind + sum(map(len, blocks[:n])) for n in range(len(blocks))]
+    entries, outside = b"", b""
+    for tag, values in sorted(tags.items()):
+        value = struct.pack(f"{order}{len(values)}I", *values)
+        entries += struct.pack(order + "HHI", tag, 4, len(values))
+        entries += value if len(values) == 1 else struct.pack(order + "I", at + len(outside))
+        outside += value if len(values) > 1 else b""
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "IH", 8, len(tags))
+    return head + entries + bytes(4) + outside + b"".join(blocks)

@@ -17,6 +17,7 @@ _PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 ORIENTATION_TAG = 0x0112
 _XMP_TAG = 0x02BC
+_SAMPLES_TAG, _PLANES_TAG = 0x0115, 0x011C
 _PRIVATE_TAG = 0xFDFD  # from the private range, which readers ignore
 _TIFF_ORDERS = {b"II": "<", b"MM": ">"}
 _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
@@ -192,10 +193,15 @@ def directories(data: bytes) -> Iterator[Directory]:
 
 
 def tiff_pixels(data: bytes) -> bytes:
-    """A TIFF without its orientation, which Pillow would apply on loading, even from damaged EXIF or from XMP."""
+    """A TIFF without the tags that mislead Pillow.
+
+    It would apply the orientation on loading, even from damaged EXIF or from XMP. And it reads the bytes of greys in a
+    plane of their own, which is the only one, as if each were a sample.
+    """
     order = _TIFF_ORDERS[data[:2]]
-    places = next(directories(data)).places
-    tags = {ORIENTATION_TAG, _XMP_TAG} & places.keys()
+    first = next(directories(data))
+    places = first.places
+    tags = {ORIENTATION_TAG, _XMP_TAG, *[_PLANES_TAG] * (first.values.get(_SAMPLES_TAG, 1) == 1)} & places.keys()
     if not tags:
         return data
     changed = bytearray(data)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
+from trainer.formats import tiffs
 from trainer.formats.containers import (
     PNG_SIGNATURE,
     ImageError,
@@ -240,6 +241,8 @@ def open_pillow(data: bytes) -> Image.Image:
         try:
             return Image.open(io.BytesIO(data), formats=("JPEG", "WEBP", "TIFF", "BMP"))
         except Image.UnidentifiedImageError:
+            if data[:2] in (b"II", b"MM") and (reason := tiffs.unsupported(data)):
+                raise ImageError(reason) from None
             raise ImageError(f"damaged image: begins with {data[:12]!r}, but the rest is not one") from None
 
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from trainer.formats import containers, headers
+from trainer.formats import containers, headers, tiffs
 from trainer.formats.containers import PNG_SIGNATURE, ImageError, check_png, png_chunks
 from trainer.formats.headers import Header, open_pillow, pillow_errors
 from trainer.formats.options import MAX_PIXELS
@@ -147,7 +147,14 @@ def load_pillow(data: bytes, header: Header) -> Image.Image:
             f"damaged {image.format}: claims to be {header.width}x{header.height} and "
             f"{image.width}x{image.height} pixels"
         )
-    image.load()
+    if header.format != "tiff":
+        image.load()
+        return image
+    tiffs.check(image)
+    try:
+        image.load()
+    except (OSError, ValueError) as error:
+        raise ImageError(f"damaged or truncated TIFF: {error}{tiffs.planes(image)}") from None
     return image
 
 
@@ -160,8 +167,14 @@ def _pillow_image(image: Image.Image) -> np.ndarray:
 
 
 def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
-    """Greys [H, W] of any integer type as uint8 [H, W, 3]; scaled from 16 to 8 bits if one is over 255."""
-    scale = 257.0 if grey.max(initial=0) > 255 else 1.0
+    """Greys [H, W] of any integer type as uint8 [H, W, 3]; scaled from 16 to 8 bits if one is over 255.
+
+    Raises ImageError for greys outside of 0 to 65535, such as the Hounsfield units of a CT, whose range is not known.
+    """
+    low, high = int(grey.min()), int(grey.max())
+    if low < 0 or high > 65535:
+        raise ImageError(f"its values are {low} to {high}, of unknown range; expected 0 to 65535; save it with 8 bits")
+    scale = 257.0 if high > 255 else 1.0
     return np.repeat(np.clip(grey / scale, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
 
 

@@ -1,0 +1,79 @@
+"""TIFFs as satellites, microscopes and CTs write them: read to the right values, or refused by what they are."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tests.drawn.encoded import noise, tiff
+from trainer.formats.images import ImageError, decode_image
+from trainer.formats.label_images import decode_label
+
+LAYOUTS = [
+    dict(zip(("order", "packed", "planes", "tile"), layout, strict=True))
+    for layout in itertools.product("<>", (False, True), (False, True), (0, 16))
+]
+
+
+def decoded_or_refused(data: bytes, expected: np.ndarray) -> bool:
+    """Whether it is decoded; refused, it is by a message that says what it is and what to do."""
+    try:
+        found = decode_image(data)
+    except ImageError as error:
+        assert "is a TIFF of" in str(error) and "gdal_translate" in str(error), error
+        return False
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    return True
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_every_arrangement_of_samples_is_read_rightly_or_refused(samples, bits):
+    pixels = noise(21, 34, 5)[..., :samples]
+    expected = pixels[..., :3] if samples >= 3 else pixels[..., [0, 0, 0]]
+    stored = pixels if bits == 8 else pixels.astype(np.uint16) * 257
+    read = [layout for layout in LAYOUTS if decoded_or_refused(tiff(stored, **layout), expected)]
+    if samples in (1, 3, 4):
+        assert all(layout in read for layout in LAYOUTS if not layout["planes"] or samples == 1)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_greys_with_a_sign_are_never_read_with_their_bytes_swapped(layout):
+    grey = np.arange(21 * 34, dtype=np.int16).reshape(21, 34) * 40
+    decoded_or_refused(tiff(grey, **layout), np.round(grey / 257).astype(int)[..., None])
+
+
+def test_deep_greys_in_which_0_is_white_are_refused():
+    grey = noise(9, 14, 1).astype(np.uint16) * 257
+    with pytest.raises(ImageError, match="1 sample of 16 bits, in which 0 is white"):
+        decode_image(tiff(grey, meaning=0))
+    np.testing.assert_array_equal(decode_image(tiff(noise(9, 14, 1), meaning=0))[..., 0], 255 - noise(9, 14, 1))
+
+
+@pytest.mark.parametrize(
+    ("values", "found"), [((-1000, 3000), "-1000 to 3000"), ((0, 1_000_000), "0 to 1000000"), ((-5, -1), "-5 to -1")]
+)
+def test_greys_of_unknown_range_are_refused_rather_than_cut(values, found):
+    grey = np.resize(np.int32(values), (9, 14))
+    with pytest.raises(ImageError, match=f"values are {found}, of unknown range; expected 0 to 65535"):
+        decode_image(tiff(grey))
+
+
+def test_samples_that_no_decoder_takes_are_named():
+    cube = noise(9, 14, 5).astype(np.float32)
+    with pytest.raises(
+        ImageError, match="is a TIFF of 5 floating-point samples of 32 bits, in separate planes, which"
+    ):
+        decode_image(tiff(cube, planes=True))
+
+
+def test_deep_labels_are_read_rightly_or_refused():
+    ids = np.resize(np.int16([0, 1, 2]), (9, 14))
+    for layout in LAYOUTS:
+        if layout["order"] == ">" and layout["packed"]:
+            with pytest.raises(ImageError, match="is a TIFF of 1 signed sample of 16 bits, in Motorola's byte order"):
+                decode_label(tiff(ids, **layout))
+        else:
+            np.testing.assert_array_equal(decode_label(tiff(ids, **layout)), ids)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pipelines.doctor import copies, findings, job, remedy, tally, verdict
+from pipelines.doctor import copies, depth, findings, job, remedy, tally, verdict
 from pipelines.doctor.classes import COUNTED, OWN, Reading, settle
 from pipelines.doctor.drawings import draw
 from pipelines.doctor.measures import likeness
@@ -132,6 +132,7 @@ def conclude(
 ) -> tuple[list[Finding], Remedy]:
     """The findings, gravest first, and their cure."""
     report = [*findings.of_scan(raw.rejects, plan.total), *reading.findings, *findings.of_files(total, plan)]
+    report += depth.of_depth(total, plan)
     reading, of_values = findings.of_values(total, plan, reading)
     report += of_values
     prints = total.prints
@@ -219,7 +220,8 @@ def describe(
     """The contents of doctor.json, except the list of files written."""
     palette = cure.reading.palette
     shift, kinds = findings.offset(total), findings.doubtful(total).values()
-    can_learn = bool(cure.labels) or all(finding.cure != findings.NEW_LABELS for finding in results)
+    cures = {finding.cure for finding in results}
+    can_learn = depth.CURE not in cures and (bool(cure.labels) or findings.NEW_LABELS not in cures)
     is_some = palette is not None and len(cure.left_out) < plan.total
     can_prepare = is_some and can_learn and (shift is None or options.mend)
     can_mend = palette is not None and not options.mend and (shift or not findings.MENDABLE.isdisjoint(kinds))

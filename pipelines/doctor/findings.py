@@ -240,7 +240,7 @@ def _with_classes(tally: DoctorTally, plan: Plan, classes: np.ndarray, palette: 
             number = seen.examples[0][0]
             held.setdefault(number, []).append(palette.names[index])
     return tuple(
-        Example(number, plan.subjects[number].label, f"holds {', '.join(names)}")
+        Example(number, plan.subjects[number].label, f"holds {_named(names)}")
         for number, names in sorted(held.items())[:SHOWN]
     )
 

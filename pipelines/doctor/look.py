@@ -7,7 +7,7 @@ import hashlib
 
 import numpy as np
 
-from pipelines.doctor import measures
+from pipelines.doctor import depth, measures
 from pipelines.doctor.plan import ALIGNED, DECODED, Subject
 from pipelines.doctor.tally import REACH, Alignment, DoctorTally, Seen, seen_of, with_print
 from trainer import storage
@@ -43,7 +43,7 @@ def look(
       - "unknown-ids", "unknown-colors", "two-readings": the palette cannot read the label.
 
       And any number of properties that prepare would accept: "deep-images", "other-colors" (of images), "blended-ids",
-      "turned-labels", "one-class", "all-ignored".
+      "turned-labels", "one-class", "all-ignored", and those of `depth`.
     """
     steps = _Look(subject, palette, coding, max_pixels)
     try:
@@ -105,6 +105,8 @@ class _Look:
             self.image = images.decode_image(image_data, self.max_pixels)
         except ImageError as error:
             raise _Fault("damaged-images", str(error)) from None
+        if source.mode.startswith("I"):
+            total += self.tally(*depth.kind_of(images.brightest(image_data, self.max_pixels)))
         label = self._decode_label(label_data, labelled)
         if self.palette is None:
             return total + DoctorTally(decoded=1)

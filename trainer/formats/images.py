@@ -111,6 +111,15 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, np.ndarra
     return header, upright(pixels, header.orientation)
 
 
+def brightest(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
+    """The largest stored value of a grey image, before it is scaled to 8 bits. Raises ImageError."""
+    header = single_header(data, max_pixels)
+    if header.format == "png":
+        return int(decode_png(data, cv2.IMREAD_UNCHANGED).max())
+    with pillow_errors(f"damaged or truncated {header.format.upper()}"):
+        return int(np.asarray(load_pillow(data, header)).max())
+
+
 def _check_whole(data: bytes, header: Header, pixels: np.ndarray) -> None:
     """Raises ImageError for a JPEG with pixels missing before its end marker.
 

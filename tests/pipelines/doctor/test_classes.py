@@ -12,6 +12,7 @@ from tests.drawn.encoded import saved
 from tests.drawn.ill import draw_set, examine, prepare_as_proposed
 from tests.drawn.records import PALETTE
 from trainer.formats.dataset import load_dataset
+from trainer.formats.labels import Palette
 
 SHIFT = (3, -4)
 
@@ -103,3 +104,14 @@ def test_an_unknown_id_without_which_there_is_nothing_to_learn_is_a_class(tmp_pa
     assert found.kinds == {"ids-out-of-range": "reject"} and found.status == 1
     made = prepare_as_proposed(found, tmp_path / "records")
     assert all((made[key] == (label == 2)).all() for key, label in truth.items())
+
+
+def test_an_example_that_holds_many_classes_names_a_few_of_them(tmp_path):
+    names = [f"c{index}" for index in range(120)]
+    colors = [(index, 9, 9) for index in range(120)]
+    palette = Palette("many", tuple(names), tuple(colors))
+    rows = np.uint8(np.arange(64 * 64) // 35).reshape(64, 64)  # of 118 classes, all of them tiny
+    draw_set(tmp_path / "set", lambda label, key: saved(rows), palette=palette)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    details = [example["found"] for finding in found.report["findings"] for example in finding["examples"]]
+    assert any(detail.endswith("c7 and 110 more") for detail in details) and max(map(len, details)) < 200

@@ -1,0 +1,43 @@
+"""Images of 16 bits: what scaling them to 8 leaves of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.drawn.encoded import saved
+from tests.drawn.ill import draw_set, examine, scene
+
+
+def draw_deep(folder: Path, *factors: int, format: str = "PNG") -> None:
+    """A set whose images are greys of 8 bits times these factors, in 16 bits."""
+    draw_set(folder, splits={"train": len(factors)})
+    for index, factor in enumerate(factors):
+        grey = scene(index + 500)[0][..., 0].astype(np.uint16) * factor
+        (folder / f"images/train/a{index}.png").write_bytes(saved(grey, format))
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_a_set_of_12_bits_in_16_is_said_to_become_black(format, tmp_path):
+    draw_deep(tmp_path / "set", 16, 16, 16, 257, format=format)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    finding = found.finding("dark-images")
+    assert found.status == 2 and (finding["count"], finding["of"]) == (3, 4)
+    assert "of 256 grey levels" in finding["examples"][0]["found"]
+    assert found.report["prepare"] == "", "the images would still be black"
+
+
+def test_images_that_are_not_scaled_beside_others_that_are_stand_out(tmp_path):
+    draw_deep(tmp_path / "set", 257, 257, 1)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds["unscaled-images"] == "wrong" and found.status == 2
+    assert found.finding("unscaled-images")["examples"][0]["path"].endswith("a2.png")
+
+
+@pytest.mark.parametrize("factors", [(257, 257, 257), (1, 1, 1), (257, 257, 0), (257, 257, 32)])
+def test_images_that_use_their_16_bits_alike_are_healthy(factors, tmp_path):
+    draw_deep(tmp_path / "set", *factors)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert not {"dark-images", "unscaled-images"} & found.kinds.keys()

@@ -15,10 +15,6 @@ _BITS, _COMPRESSION, _MEANING, _SAMPLES, _PLANES, _FORMAT = 258, 259, 262, 277, 
 _WIDTH, _HEIGHT, _PLACES = 256, 257, (273, 324)
 _SIGNED = 2
 _KINDS = {_SIGNED: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
-CURE = (
-    "expected 1, 3 or 4 interleaved samples of 8 or 16 bits without sign; convert it, for instance by gdal_translate "
-    "-ot Byte -b 1 -b 2 -b 3 -co INTERLEAVE=PIXEL, or save it as PNG"
-)
 
 
 def check(image: Image.Image) -> None:
@@ -34,12 +30,13 @@ def check(image: Image.Image) -> None:
     is_compressed = tags.get(_COMPRESSION, 1) != 1
     is_swapped = tags.prefix == b"MM" and is_compressed and _SIGNED in _all(tags, _FORMAT, 1)
     if is_swapped or (_in_planes(tags) and not is_compressed) or tags.get(_MEANING) == 0:
-        raise ImageError(f"{described(tags)}, which cannot be decoded reliably; {CURE}")
+        raise ImageError(f"{described(tags)}, which cannot be decoded reliably; {_cure(tags)}")
 
 
 def planes(image: Image.Image) -> str:
     """What to add to an error of decoding a TIFF whose samples are in separate planes; "" for others."""
-    return f"; {described(image.tag_v2)}; {CURE}" if _in_planes(image.tag_v2) else ""
+    tags = image.tag_v2
+    return f"; {described(tags)}; {_cure(tags)}" if _in_planes(tags) else ""
 
 
 def unsupported(data: bytes) -> str:
@@ -50,10 +47,9 @@ def unsupported(data: bytes) -> str:
         tags = TiffImagePlugin.ImageFileDirectory_v2(head)
         file.seek(tags.next)
         tags.load(file)
-        sound = all(isinstance(tags.get(tag), int) for tag in (_WIDTH, _HEIGHT)) and any(
-            tag in tags for tag in _PLACES
-        )
-        return f"{described(tags)}, which is not read; {CURE}" if sound else ""
+        has_size = all(isinstance(tags.get(tag), int) for tag in (_WIDTH, _HEIGHT))
+        is_sound = has_size and any(tag in tags for tag in _PLACES)
+        return f"{described(tags)}, which is not read; {_cure(tags)}" if is_sound else ""
     except Exception:  # Pillow raises errors of every kind for damaged tags
         return ""
 
@@ -68,6 +64,17 @@ def described(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
     planes = ", in separate planes" if _in_planes(tags) else ""
     order = ", in Motorola's byte order" if tags.prefix == b"MM" else ""
     return f"is a TIFF of {samples} {what}{white}{planes}{order}"
+
+
+def _cure(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
+    """What is expected instead, and how to get it without changing more values than necessary, as labels need it."""
+    samples, kinds = tags.get(_SAMPLES, 1), _all(tags, _FORMAT, 1)
+    flags = ["-b 1 -b 2 -b 3"] if samples > 4 else ["-b 1"] if samples == 2 else []
+    if kinds != (1,) * len(kinds) or max(_all(tags, _BITS, 1)) > 16:
+        flags.append("-ot UInt16 -scale" if 3 in kinds else "-ot UInt16")
+    command = " ".join(("gdal_translate", *flags, "-co INTERLEAVE=PIXEL"))
+    expected = "expected 1, 3 or 4 interleaved samples of 8 or 16 bits without sign"
+    return f"{expected}; save it as PNG, or convert it by {command}"
 
 
 def _in_planes(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:

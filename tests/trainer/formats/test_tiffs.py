@@ -69,6 +69,22 @@ def test_samples_that_no_decoder_takes_are_named():
         decode_image(tiff(cube, planes=True))
 
 
+@pytest.mark.parametrize(
+    ("samples", "kind", "flags"),
+    [
+        (3, np.uint16, ""),
+        (4, np.uint16, ""),
+        (6, np.uint16, "-b 1 -b 2 -b 3 "),
+        (2, np.uint32, "-b 1 -ot UInt16 "),
+        (4, np.int16, "-ot UInt16 "),
+        (5, np.float32, "-b 1 -b 2 -b 3 -ot UInt16 -scale "),
+    ],
+)
+def test_the_cure_of_a_tiff_changes_only_what_is_wrong_with_it(samples, kind, flags):
+    with pytest.raises(ImageError, match=f"convert it by gdal_translate {flags}-co INTERLEAVE=PIXEL$"):
+        decode_image(tiff(noise(9, 14, 6)[..., :samples].astype(kind), planes=True))
+
+
 def test_deep_labels_are_read_rightly_or_refused():
     ids = np.resize(np.int16([0, 1, 2]), (9, 14))
     for layout in LAYOUTS:

@@ -164,6 +164,13 @@ class CheckedOptions:
         return "--" + name.replace("_", "-")
 
 
+def cure_of_address(scheme: str, otherwise: str) -> str:
+    """What to do about an address that FOREIGN_ADDRESS matches: `otherwise`, if its files are not here already."""
+    if scheme.startswith("file:"):
+        return f"{scheme} is not supported, give the path alone, such as /data/set"
+    return f"{scheme} is not supported, {'write gs://' if scheme.startswith('gs:') else otherwise}"
+
+
 def _check(field: dataclasses.Field, value: Any) -> None:
     bounds, flag = field.metadata["bounds"], CheckedOptions.flag(field.name)
     values = value if isinstance(value, tuple) else (value,)
@@ -174,10 +181,8 @@ def _check(field: dataclasses.Field, value: Any) -> None:
         is_fetched = field.metadata["web"] and str(text).startswith(WEB)
         if isinstance(text, str) and not is_fetched and (foreign := FOREIGN_ADDRESS.match(text)):
             # The file system would create a folder called "s3:".
-            raise InputError(
-                f"{flag} {text}: expected a local path or a gs:// address; {foreign[0]} is not supported, copy the "
-                "files to one of these"
-            )
+            cure = cure_of_address(foreign[0], "copy the files to one of these")
+            raise InputError(f"{flag} {text}: expected a local path or a gs:// address; {cure}")
         if isinstance(text, str) and NO_BUCKET.fullmatch(text):
             # Without trailing slashes it would be a folder called "gs:".
             raise InputError(f"{flag} {text} names no bucket; expected gs://BUCKET/FOLDER")

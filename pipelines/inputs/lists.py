@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from trainer import storage
-from trainer.options import FOREIGN_ADDRESS, InputError
+from trainer.options import FOREIGN_ADDRESS, InputError, cure_of_address
 
 SUFFIXES = (".csv", ".jsonl", ".txt")
 """Suffixes of lists, in lower case."""
@@ -111,7 +111,8 @@ def _checked(row: Row) -> Row:
         return Row(row.line, fault="holds a NUL character, which no path can; save the list as UTF-8 text")
     for path in (row.values.get(name) for name in PATHS):
         if isinstance(path, str) and (foreign := FOREIGN_ADDRESS.match(path)):
-            return Row(row.line, fault=f"names {path}: {foreign[0]} is not supported, copy the files here or to gs://")
+            cure = cure_of_address(foreign[0], "copy the files here or to gs://")
+            return Row(row.line, fault=f"names {path}: {cure}")
     return row
 
 

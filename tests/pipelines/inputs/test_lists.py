@@ -81,13 +81,14 @@ def test_a_nul_character_is_a_fault_of_its_line(tmp_path):
 
 
 def test_addresses_of_other_storage_are_no_paths(tmp_path):
-    for name, content in (
-        ("l.txt", "s3://b/a.jpg"),
-        ("l.csv", "image,label\na.jpg,http://h/a.png"),
-        ("l.txt", "gs:/b/a"),
+    for name, content, cure in (
+        ("l.txt", "s3://b/a.jpg", "copy the files here or to gs://"),
+        ("l.csv", "image,label\na.jpg,http://h/a.png", "copy the files here or to gs://"),
+        ("l.txt", "gs:/b/a", "write gs://"),
+        ("l.txt", "file:///data/a.jpg", "give the path alone"),
     ):
         (row,) = rows(tmp_path / name, content + "\n")
-        assert "is not supported, copy the files here or to gs://" in row.fault
+        assert f"is not supported, {cure}" in row.fault
     (row,) = rows(tmp_path / "l.csv", "image,from\ngs://b/a.jpg,https://h/a\n")
     assert not row.fault
 

@@ -62,6 +62,11 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
+def _shown(number: float) -> str:
+    """Integers with all their digits, which "g" would round."""
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Bounds:
     """The range of a flag: at least `low`, over `above`, at most `high`, under `below`; None for no bound."""
@@ -85,11 +90,11 @@ class Bounds:
 
     def __str__(self) -> str:
         if self.low is not None and self.high is not None:
-            return f"{self.low:g} to {self.high:g}"
-        lower = [f"{self.low:g} or more"] if self.low is not None else []
-        lower += [f"above {self.above:g}"] if self.above is not None else []
-        upper = [f"at most {self.high:g}"] if self.high is not None else []
-        upper += [f"below {self.below:g}"] if self.below is not None else []
+            return f"{_shown(self.low)} to {_shown(self.high)}"
+        lower = [f"{_shown(self.low)} or more"] if self.low is not None else []
+        lower += [f"above {_shown(self.above)}"] if self.above is not None else []
+        upper = [f"at most {_shown(self.high)}"] if self.high is not None else []
+        upper += [f"below {_shown(self.below)}"] if self.below is not None else []
         return " and ".join(lower + upper)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainer.options import CheckedOptions, InputError, option
+from trainer.train.options import MAX_SEED
 
 ROWS = 3
 """Scenes on the sheet of results, all of them from validation."""
@@ -26,7 +27,7 @@ class Options(CheckedOptions):
     images: int = option(160, "scenes to draw, a fifth of them for validation", low=5 * ROWS, high=100_000)
     epochs: int = option(20, "epochs to train each of the two models", low=1)
     crop: int = option(96, "side of the square training crops, in pixels", low=32)
-    seed: int = option(1, "seed of the scenes and of the training", low=0)
+    seed: int = option(1, "seed of the scenes and of the training", low=0, high=MAX_SEED)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -60,6 +60,8 @@ def run(options: Options, flags: list[str]) -> int:
 def _run(options: Options, interrupts: Interrupts) -> int:
     if options.recipe:
         print(recipe_line(options))
+    for text in options.without_effect():
+        print(f"warning: {text}")
     startup.start_tensorflow()
     dataset = load_dataset(options.records)
     options, progress = find_progress(options, dataset)
@@ -89,7 +91,14 @@ def recipe_line(options: Options) -> str:
 
 
 def check_labels(options: Options, dataset: Dataset) -> None:
-    """Prints warnings about the labels. Raises InputError if a split has none."""
+    """Prints warnings about the labels. Raises InputError if a split has none, or there is one class only."""
+    palette = dataset.palette
+    if palette.num_classes < 2:
+        raise InputError(
+            f"{options.records}: the palette {palette.name} has one class, {', '.join(palette.names)}, so there is "
+            "nothing to tell apart; prepare the set again with a palette that also has a class for the rest, such as "
+            "background"
+        )
     for split in ("train", "val"):
         pixels, ignored = dataset.pixels(split)
         if ignored and not any(pixels):

@@ -16,6 +16,7 @@ several machines can share a batch, see --hosts.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,21 @@ RECIPES: dict[str, dict[str, Any]] = {
     "quick": {"epochs": 10, "max_ratio": 5.0, "lovasz": 1.0},
 }
 """Sets of flags that go together; any flag on the command line overrides them."""
+
+EFFECTIVE_WITH = {
+    "plateau_patience": ("schedule", "plateau"),
+    "subpixel": ("head", "subpixel"),
+    "subpixel_start": ("subpixel", "logits"),
+    "max_ratio": ("pixel_weights", "adaptive"),
+    "batch_norm_momentum": ("freeze_bn", False),
+}
+"""Options that have an effect only if another one has this value."""
+
+MAX_SEED = 2**32 - 1
+"""NumPy's global generator, which Keras seeds too, takes no larger seeds."""
+
+MAX_BATCH_PIXELS = 2**31 - 1
+"""TensorFlow counts the elements of some shapes in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,7 @@ class StreamOptions(CheckedOptions):
         group="stream",
         default_by="--recipe",
     )
-    seed: int = option(0, "seed of initial weights, order, crops and dropout", low=0)
+    seed: int = option(0, "seed of initial weights, order, crops and dropout", low=0, high=MAX_SEED)
     hosts: int = option(
         1,
         "machines that train together, each running this command; needs KERAS_BACKEND=jax",
@@ -79,6 +95,11 @@ class StreamOptions(CheckedOptions):
             raise InputError(f"--host-id must be below --hosts, got {self.host_id} and {self.hosts}")
         if self.hosts > 1 and not self.coordinator:
             raise InputError("--hosts needs --coordinator HOST:PORT, the address of host 0 and a free port there")
+        if self.coordinator and self.hosts == 1:
+            raise InputError(
+                f"--coordinator {self.coordinator} is for several hosts, got --hosts 1; give their number in "
+                "--hosts, or omit --coordinator"
+            )
         port = re.fullmatch(r"(?:[\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", self.coordinator)
         if self.coordinator and not (port and 0 < int(port[1]) < 2**16):
             raise InputError(
@@ -89,6 +110,13 @@ class StreamOptions(CheckedOptions):
             raise InputError(
                 "--batch-size is over all hosts together and must be a multiple of --hosts, got "
                 f"{self.batch_size} and {self.hosts}"
+            )
+        size = self.batch_size // self.hosts
+        pixels = size * self.crop**2
+        if pixels > MAX_BATCH_PIXELS:
+            raise InputError(
+                f"{size} crops of {self.crop} x {self.crop} pixels are {pixels} pixels per host and step, "
+                f"expected at most {MAX_BATCH_PIXELS}; give a smaller --crop or --batch-size"
             )
 
 
@@ -112,9 +140,12 @@ class Options(StreamOptions, NetworkOptions):
         + " (default: fine-tune with --init-from, from-scratch without)",
         choices=tuple(RECIPES),
     )
-    epochs: int = option(40, "epochs to train", low=1, default_by="--recipe")
+    epochs: int = option(40, "epochs to train", low=1, high=1_000_000, default_by="--recipe")
     steps_per_epoch: int = option(
-        0, "batches per epoch; 0: as many as the source images fill, not counting augmented copies", low=0
+        0,
+        "batches per epoch; 0: as many as the source images fill, not counting augmented copies",
+        low=0,
+        high=1_000_000_000,
     )
     optimizer: str = option(
         "adam",
@@ -169,3 +200,13 @@ class Options(StreamOptions, NetworkOptions):
         """The recipe that is given, or goes with the initial weights, and its flags."""
         recipe = given["recipe"] or ("fine-tune" if given["init_from"] else "from-scratch")
         return {"recipe": recipe, **RECIPES[recipe]}
+
+    def without_effect(self) -> list[str]:
+        """The options that were changed in vain, each with the other option that makes it so."""
+        values = dataclasses.asdict(self)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)} | self.preset(values)
+        return [
+            f"{as_flags({name: values[name]})} has no effect with {as_flags({other: values[other]})}"
+            for name, (other, needed) in EFFECTIVE_WITH.items()
+            if values[name] != defaults[name] and values[other] != needed
+        ]

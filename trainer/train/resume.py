@@ -292,9 +292,9 @@ def changes(output: str, stored: Progress, fresh: Progress) -> list[str]:
     if forbidden:
         raise InputError(
             f"{output} holds a training with other options: {'; '.join(forbidden)}. They determine the course of "
-            f"a training, of which {stored.epochs} epochs are done. Give the former options to resume it; or choose "
-            f"another --output (--init-from {output} starts from the weights found so far), or --no-resume to train "
-            "there from scratch"
+            f"a training that has finished {stored.epochs} of its epochs. Give the former options to resume it; or "
+            f"choose another --output (--init-from {output} starts from the weights found so far), or --no-resume to "
+            "train there from scratch"
         )
     if "epochs" in different and options.get("schedule") == "poly":
         raise InputError(

@@ -16,7 +16,7 @@ def test_a_fifth_of_the_images_is_for_validation():
         ({"images": 14}, "--images must be 15 to 100000, got 14"),
         ({"epochs": 0}, "--epochs must be 1 or more, got 0"),
         ({"crop": 31}, "--crop must be 32 or more, got 31"),
-        ({"seed": -1}, "--seed must be 0 or more, got -1"),
+        ({"seed": -1}, "--seed must be 0 to 4294967295, got -1"),
         ({"output": "gs://bucket/demo"}, "--output of the demo must be a local folder, got gs://bucket/demo"),
     ],
 )

@@ -59,7 +59,7 @@ def test_valid_commands_have_no_problems(place, command):
         ("train --records {0}/records --output {0}/new --init-from s3://b/m", "s3:// is not supported"),
         (
             "train --records {0}/records --output {0}/new --epochs 0",
-            "deeplab train: --epochs must be 1 or more, got 0",
+            "deeplab train: --epochs must be 1 to 1000000, got 0",
         ),
         ("train --records {0}/records", "deeplab train: the following arguments are required: --output"),
         ("train --records {0}/records --output {0}/model", "{0}/model holds model.json, but no training to resume"),

@@ -19,6 +19,7 @@ from tests.drawn.records import PALETTE, record, write_records
 from tests.drawn.training import history, train_flags
 from trainer.formats import images
 from trainer.formats.dataset import load_dataset, save_dataset
+from trainer.formats.labels import Palette
 from trainer.network.folder import load_model
 from trainer.network.inference import predictor
 from trainer.train import command
@@ -177,16 +178,18 @@ def with_pixels(folder, split, class_pixels, ignored_pixels):
     save_dataset(str(folder), dataclasses.replace(dataset, shards=tuple(shards)))
 
 
-def test_doubtful_labels_are_said_before_training(tmp_path, tiny_network, capsys):
+def test_doubtful_labels_and_flags_without_effect_are_reported_before_training(tmp_path, tiny_network, capsys):
     write_records(tmp_path / "records", {"train": [[record(0)]], "val": [[record(1)]]})
     with_pixels(tmp_path / "records", "train", (100, 20, 0), 900)
     with_pixels(tmp_path / "records", "val", (0, 50, 0), 0)
-    assert cli.main(train_flags(tmp_path / "records", tmp_path / "model", "--steps-per-epoch", "1")) == 0
+    more = ("--steps-per-epoch", "1", "--plateau-patience", "7")
+    assert cli.main(train_flags(tmp_path / "records", tmp_path / "model", *more)) == 0
     said, *_ = capsys.readouterr().out.split("epoch 1/2")
     assert "warning: train: 1 of 3 classes have no pixel in its labels: bar" in said
     assert "warning: train: 88.2% of the pixels are ignored (id 255)" in said
     assert "warning: val: 2 of 3 classes have no pixel in its labels: ground, bar" in said
     assert "val: every pixel that is not ignored is of the class disc" in said
+    assert "warning: --plateau-patience 7 has no effect with --schedule poly" in said
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -195,6 +198,13 @@ def test_a_split_without_a_pixel_of_any_class_is_refused_before_training(tmp_pat
     with_pixels(tmp_path / "records", split, (0, 0, 0), 900)
     message = refused(capsys, train_flags(tmp_path / "records", tmp_path / "model"))
     assert f"the split {split} has no pixel of any class" in message and "--palette" in message
+
+
+def test_a_palette_of_one_class_is_refused_before_training(tmp_path, tiny_network, capsys):
+    one = Palette("crops", ("crop",), ((0, 200, 0),))
+    write_records(tmp_path / "records", {"train": [[record(0)]], "val": [[record(1)]]}, palette=one)
+    message = refused(capsys, train_flags(tmp_path / "records", tmp_path / "model"))
+    assert "the palette crops has one class, crop" in message and "such as background" in message
 
 
 def test_a_validation_image_that_memory_does_not_hold_is_refused_before_training(
@@ -260,7 +270,7 @@ def test_a_shard_that_ends_early_is_refused_before_anything_is_trained(tmp_path,
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--epochs", "0"], "--epochs must be 1 or more, got 0"),
+        (["--epochs", "0"], "--epochs must be 1 to 1000000, got 0"),
         (["--scale-min", "2"], "--scale-min must not exceed --scale-max, got 2.0 and 1.75"),
         (["--learning-rate", "-1"], "--learning-rate must be above 0, got -1.0"),
         (["--init-from", "nowhere.ckpt"], "nowhere.ckpt"),

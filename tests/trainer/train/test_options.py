@@ -26,6 +26,10 @@ def test_the_stream_knows_its_own_options_and_no_other():
         ({"max_ratio": 0.5}, r"--max-ratio must be 1 or more, got 0\.5"),
         ({"hosts": 2, "host_id": 2}, "--host-id must be below --hosts, got 2 and 2"),
         ({"hosts": 2}, "--hosts needs --coordinator HOST:PORT"),
+        ({"coordinator": "a:1"}, "--coordinator a:1 is for several hosts, got --hosts 1; give their number"),
+        ({"seed": 2**32}, "--seed must be 0 to 4294967295, got 4294967296"),
+        ({"crop": 10**6}, "8 crops of 1000000 x 1000000 pixels.*at most 2147483647.*smaller --crop or --batch-size"),
+        ({"batch_size": 10**6}, "1000000 crops of 512 x 512 pixels"),
         *(
             (
                 {"hosts": 2, "coordinator": place},
@@ -50,12 +54,14 @@ def test_a_coordinator_is_a_host_and_a_port(place):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps_per_epoch": -1}, "--steps-per-epoch must be 0 or more"),
+        ({"steps_per_epoch": -1}, "--steps-per-epoch must be 0 to 1000000000, got -1"),
         ({"learning_rate": float("nan")}, "--learning-rate must be above 0, got nan"),
         ({"plateau_patience": 0}, "--plateau-patience must be 1 or more"),
         ({"weight_decay": -0.1}, r"--weight-decay must be 0 or more, got -0\.1"),
         ({"early_stopping": -1}, "--early-stopping must be 0 or more"),
         ({"aspp_rates": (6, 0)}, "--aspp-rates must be 1 or more, got 0"),
+        ({"epochs": 10**20}, "--epochs must be 1 to 1000000, got 1"),
+        ({"steps_per_epoch": 10**20}, "--steps-per-epoch must be 0 to 1000000000, got 1"),
     ],
 )
 def test_a_training_that_makes_no_sense_is_refused(changes, message):
@@ -79,3 +85,22 @@ def test_the_recipe_follows_from_the_initial_weights():
     assert parsed().recipe == "from-scratch"
     assert parsed("--init-from", "w") == parsed("--init-from", "w", "--recipe", "fine-tune")
     assert parsed("--init-from", "w", "--recipe", "quick").recipe == "quick"
+
+
+@pytest.mark.parametrize(
+    ("flags", "warning"),
+    [
+        ("--plateau-patience 7", "--plateau-patience 7 has no effect with --schedule poly"),
+        ("--head bilinear --subpixel logits", "--subpixel logits has no effect with --head bilinear"),
+        ("--subpixel-start nearest", "--subpixel-start nearest has no effect with --subpixel kernels"),
+        ("--max-ratio 3 --pixel-weights none", "--max-ratio 3.0 has no effect with --pixel-weights none"),
+        ("--batch-norm-momentum 0.9 --freeze-bn", "--batch-norm-momentum 0.9 has no effect with --freeze-bn"),
+    ],
+)
+def test_a_flag_that_another_makes_useless_is_named(flags, warning):
+    assert parsed(*flags.split()).without_effect() == [warning]
+
+
+@pytest.mark.parametrize("flags", ["", "--schedule plateau --plateau-patience 7", "--pixel-weights none"])
+def test_flags_that_have_an_effect_are_not_warned_about(flags):
+    assert all(parsed("--recipe", recipe, *flags.split()).without_effect() == [] for recipe in RECIPES)

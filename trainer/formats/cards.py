@@ -67,7 +67,10 @@ class ModelCard:
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(value, dict) or not {"architecture", "palette"} <= value.keys() <= known:
             content = sorted(value) if isinstance(value, dict) else type(value).__name__
-            raise InputError(f"expected a JSON object with the keys {sorted(known)}, found {content}")
+            raise InputError(
+                f"expected a JSON object with the keys {sorted(known)}, found {content}; if a later version wrote it, "
+                "update this program"
+            )
         if not isinstance(value["architecture"], dict):
             raise InputError(f"architecture must be a JSON object, got {value['architecture']!r}")
         return cls(**{**value, "palette": Palette.from_json(value["palette"])})

@@ -6,11 +6,13 @@ The layer descriptions in the Keras archive are never read, so loading a folder 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import json
 import math
 import os
 import re
+import warnings
 import zipfile
 from typing import Any
 
@@ -25,6 +27,8 @@ from trainer.options import InputError
 
 ARRAYS = "model.weights.h5"
 """The member of the Keras archive that holds the weights."""
+NUMBERS = inspect.signature(deeplab_v3_plus).parameters.keys()
+"""The names of the numbers that a network is built from."""
 SHARED_ID = re.compile(rb'(?<="shared_object_id": )\d+')
 
 
@@ -132,7 +136,10 @@ def load_weights(model: keras.Model, folder: str, digest: str = "") -> None:
                     "models; run the command again, and do not train into that folder meanwhile"
                 )
             _check_archive(local, model)
-            model.load_weights(local)
+            with warnings.catch_warnings():
+                # Keras warns of everything that a file of another architecture lacks, and then raises.
+                warnings.simplefilter("ignore", UserWarning)
+                model.load_weights(local)
         except FileNotFoundError:
             raise InputError(
                 f"{folder} is not a model folder: {WEIGHTS} is missing; give the output of `deeplab train` or "
@@ -161,6 +168,11 @@ def load_model(folder: str, digest: str = "") -> tuple[keras.Model, ModelCard]:
       InputError: the folder holds no model, a damaged one, or one with another digest.
     """
     card = load_card(folder)
+    if unknown := sorted(card.architecture.keys() - NUMBERS):
+        raise InputError(
+            f"{storage.join(folder, CARD)}: the architecture has {', '.join(unknown)}, which this version does not "
+            "know; if a later version wrote it, update this program, else train or import the model again"
+        )
     try:
         model = deeplab_v3_plus(**card.architecture)
     except (TypeError, ValueError, InputError) as error:

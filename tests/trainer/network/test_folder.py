@@ -157,6 +157,24 @@ def test_damaged_weights_are_refused(damage, folder, tmp_path):
         load_model(str(target))
 
 
+def test_weights_that_lack_layers_are_refused_without_the_warnings_of_keras(folder, tmp_path, recwarn):
+    target = copy_of(folder, tmp_path / "model")
+
+    def change(name: str, data: bytes) -> bytes:
+        if name != "model.weights.h5":
+            return data
+        weights = io.BytesIO(data)
+        with h5py.File(weights, "r+") as file:
+            for layer in [name for name in file["layers"] if name.startswith("conv2d")][:9]:
+                del file["layers"][layer]
+        return weights.getvalue()
+
+    rewritten(target / "model.keras", change)
+    with pytest.raises(InputError, match=r"model\.keras is damaged or does not belong to model\.json"):
+        load_model(str(target))
+    assert not [warning for warning in recwarn if "keras" in warning.filename]
+
+
 def test_flipped_bytes_in_the_weights_are_refused(folder, tmp_path):
     target = copy_of(folder, tmp_path / "model")
     data = bytearray((target / "model.keras").read_bytes())
@@ -184,7 +202,7 @@ def test_another_number_of_classes_is_refused(folder, tmp_path):
 def test_a_damaged_card_is_refused(folder, tmp_path):
     target = copy_of(folder, tmp_path / "model")
     change_card(target, architecture={"num_classes": 11, "layers": "evil"})
-    with pytest.raises(InputError, match="layers"):
+    with pytest.raises(InputError, match=r"architecture has layers, which this version does not know.*update"):
         load_model(str(target))
     (target / "model.json").write_text("{")
     with pytest.raises(InputError, match="not valid JSON"):

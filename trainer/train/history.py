@@ -71,7 +71,7 @@ class Logs:
 
 def _seconds(rows: Sequence[dict[str, Any]]) -> str:
     seconds = [row["seconds_per_step"] for row in rows if row["seconds_per_step"] is not None]
-    return f"{np.median(seconds):.3f} s per step" if seconds else "one step per epoch"
+    return f"{np.median(seconds):.3f} s per step" if seconds else "too few steps to time one"
 
 
 def epoch_line(progress: Progress, epochs: int) -> str:

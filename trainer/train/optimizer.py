@@ -66,7 +66,7 @@ def freeze(model: keras.Model, until: str = "", batch_norms: bool = False) -> No
     """Stops the training of all layers up to `until`, itself included, and of all batch norms if `batch_norms`.
 
     Raises:
-      InputError: no layer is called `until`; the message names similar ones.
+      InputError: no layer is called `until`, and the message names similar ones; or no layer is left to train.
     """
     names = [layer.name for layer in model.layers]
     if until and until not in names:
@@ -76,3 +76,5 @@ def freeze(model: keras.Model, until: str = "", batch_norms: bool = False) -> No
     for index, layer in enumerate(model.layers):
         if index <= last or (batch_norms and isinstance(layer, keras.layers.BatchNormalization)):
             layer.trainable = False
+    if not model.trainable_variables:
+        raise InputError(f"--freeze-until {until} leaves no layer to train; give an earlier layer")

@@ -271,6 +271,13 @@ def begin(output: str, progress: Progress) -> None:
     _remove_arrays(output)
 
 
+def _shown(value: Any) -> str:
+    """The value of an option in messages, as one would give it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return " ".join(map(str, value)) if isinstance(value, list) else "not given" if value in (None, "") else str(value)
+
+
 def changes(output: str, stored: Progress, fresh: Progress) -> list[str]:
     """The options in which `fresh` differs from `stored`: "--early-stopping was 0, is 5".
 
@@ -282,7 +289,7 @@ def changes(output: str, stored: Progress, fresh: Progress) -> list[str]:
     # An option that only one of the two has is from another version of this program.
     names = [name for name in sorted(options.keys() & stored.options.keys()) if name not in NOT_COMPARED]
     different = {
-        name: f"--{name.replace('_', '-')} was {stored.options[name]}, is {options[name]}"
+        name: f"{Options.flag(name)} was {_shown(stored.options[name])}, is {_shown(options[name])}"
         for name in names
         if stored.options[name] != options[name]
     }

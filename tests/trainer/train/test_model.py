@@ -71,6 +71,12 @@ def test_an_unknown_layer_is_refused_with_similar_ones():
     assert [layer.trainable for layer in model.layers] == [False, True]
 
 
+def test_freezing_every_layer_is_refused():
+    model = keras.Sequential([keras.Input([3]), keras.layers.Dense(2, name="end"), keras.layers.ReLU()])
+    with pytest.raises(InputError, match="--freeze-until end leaves no layer to train; give an earlier layer"):
+        freeze(model, "end")
+
+
 def test_the_precision_policy_is_set_and_restored():
     before = keras.config.dtype_policy().name
     with precision("mixed_bfloat16"):

@@ -83,6 +83,9 @@ def test_stopping_options_can_change_on_resuming_and_are_reported(
     [
         (["--batch-size", "8"], "--batch-size was 4, is 8"),
         (["--learning-rate", "1"], "--learning-rate was 0.02, is 1.0"),
+        (["--aspp-rates", "6", "12"], "--aspp-rates was not given, is 6 12"),
+        (["--init-from", "voc"], "--init-from was not given, is voc"),
+        (["--no-flip"], "--flip was on, is off"),
     ],
 )
 def test_what_decides_the_course_of_a_training_is_refused_with_the_reason(trained, records, capsys, flags, message):

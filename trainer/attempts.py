@@ -143,7 +143,7 @@ def _remote_meaning(error: Exception, path: str, writing: bool) -> tuple[bool, E
         code = error.code if isinstance(error, api.GoogleAPICallError) else error.response.status_code
         return _answer_meaning(int(code or 0), _details(error), path)
     if isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException)):
-        return True, _unavailable(path, f"no whole answer ({type(error).__name__})")
+        return True, _unavailable(path, f"no complete answer ({type(error).__name__})")
     return None
 
 

@@ -70,7 +70,7 @@ class Tuning:
 
     @property
     def losers(self) -> dict[str, Gain]:
-        """The classes that certainly lose by the CRF, that is, the whole interval of their gain is below 0."""
+        """The classes that clearly lose by the CRF, that is, the whole interval of their gain is below 0."""
         gains = {name: change.gain for name, change in self.per_class.items()}
         return {name: gain for name, gain in gains.items() if gain is not None and gain.high < 0}
 

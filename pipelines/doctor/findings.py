@@ -18,8 +18,8 @@ from trainer.formats.labels import Palette, ranges
 
 MANIFEST = "manifest.jsonl"
 """The list of good pairs that this command writes into its output folder."""
-NEW_LABELS = "draw or export the labels anew: they hold nothing else, however they are read"
-MENDED = "--mend writes them anew"
+NEW_LABELS = "draw or export the labels again: they hold nothing else, however they are read"
+MENDED = "--mend rewrites them"
 LEFT_OUT = f"--input {MANIFEST} leaves them out"
 MENDABLE = frozenset(("lossy-labels", "sizes", "exif", "unknown-colors", "blended-ids", "turned-labels"))
 """Kinds of faulty labels that `mend` may repair."""
@@ -32,7 +32,7 @@ _TEXTS = {
     ),
     "lossy-labels": (
         "labels are in a lossy coding, which blurs class ids and colours along every boundary",
-        f"export them anew as PNG; {MENDED}, as far as their colours tell the class, and ignores the rest; {LEFT_OUT}",
+        f"export them again as PNG; {MENDED} where their colours show the class, and ignores the rest; {LEFT_OUT}",
     ),
     "deep-labels": (
         "labels have values that do not fit into 8 bits, as instance ids do",
@@ -42,8 +42,8 @@ _TEXTS = {
         "labels have transparent pixels, whose class is ambiguous",
         f"save them without transparency; {LEFT_OUT}",
     ),
-    "damaged-images": ("images cannot be decoded", f"copy or export them anew; {LEFT_OUT}"),
-    "damaged-labels": ("labels cannot be decoded", f"copy or export them anew; {LEFT_OUT}"),
+    "damaged-images": ("images cannot be decoded", f"copy or export them again; {LEFT_OUT}"),
+    "damaged-labels": ("labels cannot be decoded", f"copy or export them again; {LEFT_OUT}"),
     "sizes": (
         "labels differ in size from their images",
         f"export both at one size; {MENDED} where both have one shape, by nearest neighbours; {LEFT_OUT}",

@@ -60,7 +60,7 @@ class RecordOptions(AugmentOptions):
     )
     image_format: str = option(
         "jpeg",
-        "format of images that have to be encoded anew: copies, and shrunk or rotated images",
+        "format of images that have to be encoded again: copies, and shrunk or rotated images",
         choices=("jpeg", "png"),
         group="records",
     )

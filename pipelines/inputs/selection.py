@@ -125,7 +125,7 @@ class Selection:
             alike = " as well as ".join(_first_of(base, rows, paths) for base in (first, other))
             raise InputError(
                 f"{self.source}: files in several folders have the names of its images, {alike}; "
-                "give the one folder that is meant, or whole paths in the list"
+                "give one of these folders, or full paths in the list"
             )
         return first
 

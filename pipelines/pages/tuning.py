@@ -84,13 +84,13 @@ def _reason(tuning: Tuning) -> str:
 
 
 def _harm(tuning: Tuning) -> list[str]:
-    """The classes that lose by parameters that are worth using, and what to do; empty if none certainly loses."""
+    """The classes that lose by parameters that are worth using, and what to do; empty if none clearly loses."""
     if not (tuning.options and tuning.losers):
         return []
     losers = ", ".join(f"{name} ({gain.value:+.3f})" for name, gain in tuning.losers.items())
     return [
-        f"Even so these classes surely lose IoU: {losers}. Where they matter more than the others' gain, omit --crf; "
-        "a model that is surer of them loses less."
+        f"Even so, these classes clearly lose IoU: {losers}. Where they matter more than the others' gain, omit "
+        "--crf; a model with more confidence in them loses less."
     ]
 
 

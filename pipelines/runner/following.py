@@ -149,7 +149,7 @@ def unsent(options: PipelineOptions) -> str:
 
 def _left_behind(job: Job, options: PipelineOptions) -> str:
     if not shares_this_machine(options):
-        return f"the job goes on. {_remedy(job, options)}"
+        return f"the job continues. {_remedy(job, options)}"
     with contextlib.suppress(Exception):
         job.cancel()
     with contextlib.suppress(Exception):

@@ -67,4 +67,4 @@ def follow(service: vertex.Service | Cluster, name: str) -> int:
         ) from None
     except KeyboardInterrupt:
         ending.received()
-        raise KeyboardInterrupt(f"the job goes on; `{service.follow_command(name)}` follows it again") from None
+        raise KeyboardInterrupt(f"the job continues; `{service.follow_command(name)}` follows it again") from None

@@ -124,7 +124,7 @@ def _score(counts: np.ndarray) -> float:
 
 
 def losses(before: np.ndarray, after: np.ndarray) -> dict[int, Gain]:
-    """The classes that certainly lose, with their gain in IoU, whose whole interval is below 0.
+    """The classes that clearly lose, with their gain in IoU, whose whole interval is below 0.
 
     Args:
       before, after: int64 [n, 3, C] counts of the same images.
@@ -145,7 +145,7 @@ def with_less_weight(point: CrfOptions, classes: Iterable[int], count: int) -> C
 def with_class_weights(point: CrfOptions, before: np.ndarray, counts: Counts, chosen: np.ndarray) -> CrfOptions:
     """`point` with the class weights that do the least harm.
 
-    As long as classes certainly lose, they are given less weight. Of the weights tried that keep the share KEPT of the
+    As long as classes clearly lose, they are given less weight. Of the weights tried that keep the share KEPT of the
     gain in mIoU, those with the smallest sum of certain losses are chosen.
     """
     tried = []

@@ -103,7 +103,7 @@ def test_ctrl_c_leaves_the_job_and_cancel_ends_it(place, flink, monkeypatch):
         process.send_signal(signal.SIGINT)
         assert process.wait() == 130
         before = finished(place, "prepare", "ended")
-    assert "the job goes on" in (place / "ended-prepare.log").read_text()
+    assert "the job continues" in (place / "ended-prepare.log").read_text()
     # In this process: by the time another one has started on a busy machine the job is done.
     monkeypatch.chdir(place)
     assert cli.run(arguments("prepare", *flags, *flink.flags, "--cancel")[3:]) == 0

@@ -202,7 +202,7 @@ class Options(StreamOptions, NetworkOptions):
         return {"recipe": recipe, **RECIPES[recipe]}
 
     def without_effect(self) -> list[str]:
-        """The options that were changed in vain, each with the other option that makes it so."""
+        """The options that were changed to no effect, each with the other option that makes it so."""
         values = dataclasses.asdict(self)
         defaults = {field.name: field.default for field in dataclasses.fields(self)} | self.preset(values)
         return [

@@ -49,7 +49,7 @@ class Imported:
 
     Attributes:
       loaded: layers whose weights were loaded.
-      skipped: layers that keep their initial weights: the last one if the classes differ, and those the source lacks.
+      skipped: layers that newly initialised: the last one if the classes differ, and those the source lacks.
       unused: variables of the source that the model does not have.
     """
 
@@ -60,7 +60,7 @@ class Imported:
     def __str__(self) -> str:
         text = f"{len(self.loaded)} layers loaded ({', '.join(_folded(self.loaded, self.skipped))})"
         kept = ", ".join(_folded(self.skipped, self.loaded))
-        text += f", {len(self.skipped)} start afresh ({kept})" if self.skipped else ", none left over"
+        text += f", {len(self.skipped)} newly initialised ({kept})" if self.skipped else ", all of the model"
         unused = _folded(list(dict.fromkeys(name.rpartition("/")[0] or name for name in self.unused)), self.loaded)
         more = f" and {len(unused) - 20} more" if len(unused) > 20 else ""
         return text + (f"; not used: {', '.join(unused[:20])}{more}" if unused else "")
@@ -251,7 +251,7 @@ def _pairs(layer: keras.Layer) -> Iterator[tuple[str, Any]]:
 def load(model: keras.Model, source: Source) -> Imported:
     """Loads published weights into `model`.
 
-    Layers that the source lacks keep their initial weights, as does the last layer if the number of classes differs. A
+    Layers that the source lacks newly initialised, as does the last layer if the number of classes differs. A
     subpixel head starts as the upsampling of a bilinear one, see `trainer.network.heads.Subpixel`.
 
     Args:

@@ -144,7 +144,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request, answer, code, reason, headers, url):
         if request.full_url.startswith("https://") and not url.startswith("https://"):
             raise InputError(
-                f"{request.full_url} leads to {url}, which is not encrypted; give that address if it is meant"
+                f"{request.full_url} leads to {url}, which is not encrypted; if you trust it, give that address"
             )
         if not url.startswith(WEB):
             raise urllib.error.HTTPError(url, code, f"{reason} - redirection to {url} is not allowed", headers, answer)

@@ -66,7 +66,7 @@ def test_a_set_with_nothing_to_learn_is_cured_by_other_labels_alone(value, kind,
     draw_set(tmp_path / "set", lambda label, key: saved(np.full_like(label, value)), splits=splits)
     found = examine(tmp_path / "set", tmp_path / "out")
     assert found.kinds == {kind: "wrong"} and found.status == 2
-    assert found.finding(kind)["cure"].startswith("draw or export the labels anew: they hold nothing else")
+    assert found.finding(kind)["cure"].startswith("draw or export the labels again: they hold nothing else")
     assert found.report["prepare"] == ""
     truth = draw_set(tmp_path / "set", splits=splits)
     found = examine(tmp_path / "set", tmp_path / "out")

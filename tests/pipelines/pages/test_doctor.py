@@ -17,7 +17,7 @@ from tests.drawn.pages import EVIL, PALETTE
 def report(**changes: Any) -> dict[str, Any]:
     finding = {
         **{"kind": "lossy-labels", "grade": "reject", "count": 1200, "of": 10000, "unit": "labels"},
-        **{"text": f"labels are JPEGs {EVIL}", "cure": "export them anew"},
+        **{"text": f"labels are JPEGs {EVIL}", "cure": "export them again"},
         "examples": [{"path": f"labels/{EVIL}.jpg", "found": "is a JPEG"}, {"path": "b", "found": ""}],
     }
     note = {**finding, "kind": "tiny", "grade": "note", "count": 2, "of": 0, "unit": "classes", "examples": []}
@@ -42,9 +42,9 @@ def test_the_terminal_gets_counts_examples_cures_verdict_and_command() -> None:
         f"rejected: 1,200 of 10,000 labels: labels are JPEGs {EVIL}",
         f"  labels/{EVIL}.jpg: is a JPEG",
         "  b",
-        "  cure: export them anew",
+        "  cure: export them again",
         f"note: 2 classes: labels are JPEGs {EVIL}",
-        "  cure: export them anew",
+        "  cure: export them again",
         "verdict: ill",
         "mend it by: deeplab doctor x --mend",
         "prepare it by: deeplab prepare --input x",

@@ -79,10 +79,12 @@ def test_classes_that_surely_lose_are_named_with_what_to_do() -> None:
     lines = page.text(some_tuning(options=options, per_class=changes), "crf.json").splitlines()
     assert r"\x1b[2Jpole    0.300  0.200  -0.100  -0.200 and -0.010" in lines
     assert lines[-2] == r"on: sxy 40, srgb 4, compat 3.5, class weights \x1b[2Jpole 0 -> crf.json"
-    assert lines[-1].startswith(r"Even so these classes surely lose IoU: \x1b[2Jpole (-0.100). Where they matter more")
+    assert lines[-1].startswith(
+        r"Even so, these classes clearly lose IoU: \x1b[2Jpole (-0.100). Where they matter more"
+    )
     palette = Palette("two", ("sky", POLE), ((1, 2, 3), (4, 50, 6)))
     html = page.render(some_tuning(options=options, per_class=changes), palette, "out/model", options, [])
-    assert "Even so these classes surely lose IoU: " in html
+    assert "Even so, these classes clearly lose IoU: " in html
     off = some_tuning(options=None, gain=Gain(0.001, -0.002, 0.003), per_class=changes)
     assert "Even so" not in page.text(off, "crf.json"), "nobody loses where the CRF is left off"
 

@@ -89,7 +89,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_end_it(service, monkeypatch):
     monkeypatch.setattr(DataflowJob, "state", interrupt)
     with pytest.raises(KeyboardInterrupt) as error:
         followed(service)
-    assert str(error.value).startswith(f"the job goes on. It is 2026-0 at Dataflow; see {PAGE}; cancel it with")
+    assert str(error.value).startswith(f"the job continues. It is 2026-0 at Dataflow; see {PAGE}; cancel it with")
 
 
 def sent(service: Dataflow, command: Command = Command()) -> str:

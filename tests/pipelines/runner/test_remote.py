@@ -69,7 +69,7 @@ def test_ctrl_c_says_that_the_job_goes_on_and_how_to_end_it(flags, remedy, tmp_p
     job = Drawn(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt) as interrupt:
         follow(job, beam_options(flags), "segment", str(tmp_path))
-    assert str(interrupt.value).startswith(f"the job goes on. {remedy}")
+    assert str(interrupt.value).startswith(f"the job continues. {remedy}")
     assert not job.cancelled
 
 
@@ -224,7 +224,7 @@ def test_the_command_line_prints_what_becomes_of_the_job(monkeypatch, capsys, tm
     monkeypatch.setattr(importlib.import_module("pipelines.demo.command"), "run", wait)
     assert cli.main(["demo"]) == 130
     said = capsys.readouterr().err
-    assert f"deeplab demo: interrupted; the job goes on. {CASES[0][1]}" in said and "Traceback" not in said
+    assert f"deeplab demo: interrupted; the job continues. {CASES[0][1]}" in said and "Traceback" not in said
 
 
 def test_ctrl_c_ends_a_portable_job_and_its_workers():

@@ -173,7 +173,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(kubernetes, com
     assert submit("kubernetes", *GPU, "--follow", command=command) == 130
     told = capsys.readouterr().err
     back = "deeplab submit kubernetes --namespace=research --follow fit"
-    assert f"the job goes on; `{back}` follows it again" in told
+    assert f"the job continues; `{back}` follows it again" in told
     assert not any(request.startswith("DELETE") for request in kubernetes.requests)
 
 

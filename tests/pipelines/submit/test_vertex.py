@@ -115,7 +115,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(vertex, command
 
     monkeypatch.setattr("pipelines.submit.vertex.time.sleep", interrupted)
     assert submit("vertex", *FLAGS, "--follow", command=command) == 130
-    assert f"the job goes on; `deeplab submit vertex --follow {NAME}` follows it again" in capsys.readouterr().err
+    assert f"the job continues; `deeplab submit vertex --follow {NAME}` follows it again" in capsys.readouterr().err
     assert not any(request.startswith("DELETE") or ":cancel" in request for request in vertex.requests)
 
 

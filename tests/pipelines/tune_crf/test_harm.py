@@ -67,6 +67,6 @@ def test_a_class_that_loses_at_every_weight_is_named_with_advice(folders, networ
     tuning = load(str(model))
     assert tuning.options is not None and list(tuning.losers) == ["bar"]
     sentence = (
-        f"Even so these classes surely lose IoU: bar ({tuning.losers['bar'].value:+.3f}). Where they matter more"
+        f"Even so, these classes clearly lose IoU: bar ({tuning.losers['bar'].value:+.3f}). Where they matter more"
     )
     assert sentence in capsys.readouterr().out and sentence in (model / "crf.html").read_text()

@@ -85,7 +85,7 @@ def test_a_class_whose_loss_is_not_certain_keeps_its_weight():
 
 
 def test_weights_are_chosen_inside_the_cross_fitting():
-    """The pole loses on the images of one fold alone, and there so much that it surely loses on all images."""
+    """The pole loses on the images of one fold alone, and there so much that it clearly loses on all images."""
     loses = np.where(FOLD == 2, 400.0, 2.0)
     _, counts = tune(at_best(lambda road, pole, sign: counts_of(950, 501 - loses * pole + 1 * (FOLD != 2), 700)))
     assert weights(search.search(BEFORE, counts, FOLD >= 0)) != (1, 1, 1)

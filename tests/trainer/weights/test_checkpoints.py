@@ -100,14 +100,14 @@ def test_the_backbone_is_loaded_from_weights_with_another_head(small):
     model = deeplab_v3_plus(3, alpha=ALPHA, decoder=True)
     imported = load_weights_from(model, small[0])
     assert {name.split("/")[0] for name in imported.skipped} == {"decoder"}
-    assert str(imported).endswith("10 start afresh (decoder)")
+    assert str(imported).endswith("10 newly initialised (decoder)")
     said = str(load(model, Drawn(random_values(mobilenet_variables(3, "cell")))))
-    assert said.startswith("113 layers loaded (MobilenetV2, decoder, logits/semantic), 6 start afresh (")
+    assert said.startswith("113 layers loaded (MobilenetV2, decoder, logits/semantic), 6 newly initialised (")
     assert said.endswith("(image_pooling, aspp0, concat_projection); not used: meta_architecture")
     slim = {name: shape for name, shape in mobilenet_variables(3).items() if name.startswith("MobilenetV2/")}
     slim |= conv_variables("MobilenetV2/Conv_1", 1, 80, 1280) | {"MobilenetV2/Logits/biases": [1001]}
     said = str(load(model, Drawn(random_values(slim | {"MobilenetV2/Conv/weights/ExponentialMovingAverage": [1]}))))
-    assert said.startswith("102 layers loaded (MobilenetV2), 17 start afresh")
+    assert said.startswith("102 layers loaded (MobilenetV2), 17 newly initialised")
     assert said.endswith("not used: MobilenetV2/Conv_1, MobilenetV2/Logits"), said
 
 
@@ -160,7 +160,7 @@ def test_all_but_the_last_layer_is_loaded_when_classes_differ(small):
     imported = load_weights_from(model, path)
     assert imported.skipped == ["logits/semantic"]
     assert "logits/semantic" not in imported.loaded
-    assert "1 start afresh (logits/semantic)" in str(imported)
+    assert "1 newly initialised (logits/semantic)" in str(imported)
     after = weights_of(model)
     for old, new in zip(before, after["logits/semantic"], strict=True):
         np.testing.assert_array_equal(old, new)
@@ -247,7 +247,7 @@ def test_the_published_voc_weights_find_all_their_layers_and_see_a_cat():
 def test_voc_weights_start_a_camvid_model():
     imported = load_weights_from(deeplab_v3_plus(CAMVID.num_classes, decoder=True), str(REAL))
     assert str(imported) == (
-        "108 layers loaded (MobilenetV2, image_pooling, aspp0, concat_projection), 11 start afresh (decoder, "
+        "108 layers loaded (MobilenetV2, image_pooling, aspp0, concat_projection), 11 newly initialised (decoder, "
         "logits/semantic); not used: logits/semantic"
     )
 

@@ -36,7 +36,7 @@ def test_import_weights_writes_a_model_folder(small, palette, tmp_path, capsys):
     output = str(tmp_path / "model")
     arguments = ["import-weights", small, "--palette", palette, "--output", output, "--max-side", "65"]
     assert cli.main(arguments) == 0
-    assert "none left over" in capsys.readouterr().out
+    assert "), all of the model" in capsys.readouterr().out
     model, card = load_model(output)
     assert (card.max_side, card.palette.names) == (65, ("a", "b", "c"))
     assert card.architecture["alpha"] == ALPHA

@@ -47,8 +47,8 @@ def test_a_port_is_loaded_like_a_checkpoint(values, small, tmp_path):
     write_port(tmp_path / "port.h5", renamed)
     imported = load_weights_from(small, str(tmp_path / "port.h5"))
     assert str(imported) == (
-        "107 layers loaded (MobilenetV2, image_pooling, concat_projection, logits/semantic), 2 start afresh (aspp0); "
-        "not used: expanded_conv_99/expanded_conv_99"
+        "107 layers loaded (MobilenetV2, image_pooling, concat_projection, logits/semantic), 2 newly initialised "
+        "(aspp0); not used: expanded_conv_99/expanded_conv_99"
     )
     for name in ("MobilenetV2/expanded_conv_3/depthwise", "MobilenetV2/Conv", "concat_projection"):
         layer = next(layer for layer in small.layers if published_name(layer.name) == name)
@@ -97,7 +97,8 @@ def test_imagenet_weights_of_keras_start_the_backbone(written, tmp_path):
     model = deeplab_v3_plus(3)
     imported = load_weights_from(model, path)
     assert str(imported).startswith(
-        "102 layers loaded (MobilenetV2), 7 start afresh (image_pooling, aspp0, concat_projection, logits/semantic); "
+        "102 layers loaded (MobilenetV2), 7 newly initialised (image_pooling, aspp0, concat_projection, "
+        "logits/semantic); "
     )
     assert {name.split("/")[0] for name in imported.unused} == {"Conv_1", "Conv_1_bn", "predictions"}
     pairs = {"block_5_depthwise_BN": "MobilenetV2-expanded_conv_5-depthwise-BatchNorm", "Conv1": "MobilenetV2-Conv"}

@@ -58,14 +58,14 @@ FAULTS = {
         objects.spoilt,
         "the data received are not those stored: their checksum differs",
     ),
-    "connections that break": (objects.reset, "no whole answer (ConnectionError), despite several attempts"),
+    "connections that break": (objects.reset, "no complete answer (ConnectionError), despite several attempts"),
 }
 GONE = {"prepare": "no such object or bucket", "segment": "file not found", "evaluate": "listed, but not found"}
 REFUSALS = {
     "an output that may not be written to": (objects.of_status(403), REFUSED, "Cloud Storage answered 403 Forbidden"),
     "an output in a bucket that there is not": (objects.of_status(404), REFUSED, "no such object or bucket"),
     "an output that always fails": (objects.of_status(500), PASSING, "500 Internal Server Error, despite several"),
-    "an output whose connections break": (objects.reset, PASSING, "no whole answer (ConnectionError)"),
+    "an output whose connections break": (objects.reset, PASSING, "no complete answer (ConnectionError)"),
 }
 WRITES = ("seg/out", "out")
 

@@ -149,7 +149,7 @@ def scores(output: str) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if "second" not in name} for row in state(output)["history"]]
 
 
-def test_a_training_resumes_in_the_epoch_and_ends_as_if_left_alone(place):
+def test_a_training_resumes_within_an_epoch_with_the_same_result(place):
     output = f"{place}/ended"
 
     def is_in_second_epoch() -> bool:

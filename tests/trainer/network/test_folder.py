@@ -38,7 +38,7 @@ def folder(small_model, tmp_path_factory) -> Path:
     return path
 
 
-def test_a_saved_model_comes_back_with_its_card_and_to_the_bit(small_model, folder):
+def test_a_saved_model_is_loaded_bit_for_bit_with_its_card(small_model, folder):
     model, card = load_model(str(folder))
     assert card.palette == CAMVID
     assert card.scores == {"miou": 0.5}

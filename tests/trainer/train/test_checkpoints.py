@@ -37,7 +37,7 @@ def state(output) -> tuple[int, int, str]:
     return len(value["history"]), value["step"], value["arrays"]
 
 
-def test_a_training_ended_at_any_step_goes_on_as_one_left_alone(
+def test_a_training_interrupted_at_any_step_resumes_with_the_same_result(
     whole, records, tmp_path, tiny_network, ctrl_c, monkeypatch, capsys
 ):
     output = tmp_path / "model"
@@ -146,7 +146,7 @@ for _ in sys.stdin:
 
 
 @pytest.mark.slow
-def test_a_training_killed_twenty_times_at_random_ends_as_one_left_alone(records, tmp_path):
+def test_a_training_killed_twenty_times_at_random_gives_the_same_result(records, tmp_path):
     epochs, steps, kills = 3, 40, 20
     flags = ["--epochs", str(epochs), "--steps-per-epoch", str(steps), "--checkpoint-minutes", "1e-9"]
     whole, output = tmp_path / "whole", tmp_path / "killed"

@@ -64,7 +64,7 @@ def assert_same_training(output: Path, loss: float, rtol: float, atol: float) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("devices", "parts"), [(2, 2), (4, 1)])
-def test_several_devices_learn_what_one_learns_from_the_same_batches(records, tmp_path, devices, parts):
+def test_several_devices_train_like_one_device_on_the_same_batches(records, tmp_path, devices, parts):
     """At least two images for each device and part, with unlike numbers of ignored pixels."""
     trained_by_one_and_many(records, tmp_path, devices, "--accumulate", str(parts))
     assert_same_training(tmp_path, loss=1e-4, rtol=1e-3, atol=1e-4)
@@ -75,7 +75,7 @@ def test_several_devices_learn_what_one_learns_from_the_same_batches(records, tm
     ("precision", "scale", "after"),
     [("mixed_bfloat16", 1.0, 1.0), ("mixed_float16", 2.0**8, 2.0**8), ("mixed_float16", 2.0**40, 2.0**37)],
 )
-def test_in_mixed_precision_too_and_devices_meet_gradients_too_large_together(
+def test_devices_agree_in_mixed_precision_and_skip_overflowing_steps_together(
     records, tmp_path, monkeypatch, precision, scale, after
 ):
     """In float16 a scale of 2^40 is too large for all three steps, which change nothing but it."""

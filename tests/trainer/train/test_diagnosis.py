@@ -34,7 +34,7 @@ def network():
     return model
 
 
-def test_the_layer_is_named_whose_output_is_the_first_without_numbers(network):
+def test_the_first_layer_with_a_non_finite_output_is_named(network):
     network.get_layer("first").kernel.assign(np.full((1, 1, 3, 3), 5e35))
     diagnosis = diagnose(network, 7, BATCH)
     assert (diagnosis.step, diagnosis.cause) == (7, "the output of the layer second")
@@ -42,13 +42,13 @@ def test_the_layer_is_named_whose_output_is_the_first_without_numbers(network):
     assert diagnosis.largest == pytest.approx(3e38, rel=1e-5)
 
 
-def test_gradients_without_numbers_belong_to_the_step_before_and_begin_in_the_last_layer_that_has_them(network):
+def test_non_finite_gradients_are_attributed_to_the_previous_step_and_the_last_affected_layer(network):
     for name in ("first", "second"):
         network.get_layer(name).kernel.assign(np.full((1, 1, 3, 3), np.nan))
     assert diagnose(network, 7, BATCH) == Diagnosis(6, "the gradients, first in the layer second", 0.0)
 
 
-def test_statistics_without_numbers_are_told_from_gradients(network):
+def test_non_finite_statistics_are_distinguished_from_non_finite_gradients(network):
     image = keras.Input([None, None, 3])
     norm = keras.layers.BatchNormalization(name="norm")
     model = keras.Model(image, norm(network(image)))
@@ -57,7 +57,7 @@ def test_statistics_without_numbers_are_told_from_gradients(network):
     assert (diagnosis.step, diagnosis.cause) == (6, "the mean or variance of a batch, first in the layer norm")
 
 
-def test_a_loss_may_be_no_number_though_its_logits_are(network):
+def test_a_loss_can_be_non_finite_although_its_logits_are_finite(network):
     network.compile("sgd", lambda truth, logits: keras.ops.sum(logits) * np.inf, jit_compile=False)
     diagnosis = diagnose(network, 7, BATCH)
     assert (diagnosis.step, diagnosis.cause, diagnosis.largest) == (
@@ -85,7 +85,7 @@ def test_integers_are_finite():
         ("mixed_float16", 6e4, "--precision mixed_bfloat16 or float32: mixed_float16 has no numbers above 65504"),
     ],
 )
-def test_what_to_change_follows_from_the_precision_and_the_largest_number(precision, largest, expected):
+def test_the_proposed_cure_depends_on_the_precision_and_the_largest_number(precision, largest, expected):
     options = Options(records="records", output="model", learning_rate=0.5, precision=precision)
     assert cure(options, Diagnosis(7, "the output of the layer second", largest)) == expected
 
@@ -109,7 +109,7 @@ def test_records_are_named_by_key_and_copy():
     assert names_of(records) == ["000", "001"]
 
 
-def test_a_loss_that_is_no_number_ends_the_training_with_its_cause(records, tmp_path, tiny_network, capsys):
+def test_a_non_finite_loss_ends_the_training_with_its_cause(records, tmp_path, tiny_network, capsys):
     """The network has one layer that learns. At that rate, its first step leaves weights of some 1e37."""
     output = tmp_path / "model"
     more = ["--learning-rate", "1e38", "--steps-per-epoch", "5", "--checkpoint-minutes", "1e-9"]

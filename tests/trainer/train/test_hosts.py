@@ -43,7 +43,7 @@ def test_under_tensorflow_several_hosts_are_refused_with_the_cure():
         pass
 
 
-def test_one_host_alone_goes_by_its_options_and_agrees_with_itself():
+def test_a_single_host_needs_no_connection_and_agrees_with_itself():
     with hosts.joined(OPTIONS) as joined:
         assert joined is OPTIONS
     hosts.check_same(resume.Progress({}, ""), OPTIONS)

@@ -45,7 +45,7 @@ def test_a_second_ctrl_c_does_not_wait_but_a_second_sigterm_does():
             signal.raise_signal(signal.SIGINT)
 
 
-def test_a_block_that_may_be_left_anywhere_is_left_for_what_came_before_it_too():
+def test_a_pending_interrupt_is_raised_at_once_in_a_block_that_allows_it():
     with Interrupts() as interrupts:
         interrupts.wait = True
         with pytest.raises(Terminated), interrupts.at_once():
@@ -56,7 +56,7 @@ def test_a_block_that_may_be_left_anywhere_is_left_for_what_came_before_it_too()
             pytest.fail("the block has been entered")
 
 
-def test_signals_that_are_ignored_stay_so():
+def test_ignored_signals_stay_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with Interrupts():

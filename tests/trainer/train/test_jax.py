@@ -181,7 +181,7 @@ def test_a_host_ends_with_the_reason_when_host_0_fails_before_the_first_step(tra
     assert "Traceback" not in said and "***" not in said
 
 
-def test_a_host_ends_with_a_word_when_another_is_killed_and_both_resume(trained):
+def test_a_host_ends_with_a_message_when_another_is_killed_and_both_resume(trained):
     ended = json.loads((trained / "ended.json").read_text())
     assert ended["killed"] == [75, -signal.SIGKILL] and ended["terminated"] == [75, 143]
     for name in ("killed", "terminated"):
@@ -194,7 +194,7 @@ def test_a_host_ends_with_a_word_when_another_is_killed_and_both_resume(trained)
 
 
 @pytest.mark.parametrize("name", ["devices", "hosts"])
-def test_devices_and_hosts_learn_what_one_device_learns(trained, name):
+def test_two_devices_and_two_hosts_train_like_one_device(trained, name):
     """Batch norms, dropout and ignored pixels included."""
     for found, expected in zip(history(trained / name), history(trained / "one"), strict=True):
         for column in ("loss", "val_jaccard"):
@@ -206,7 +206,7 @@ def test_devices_and_hosts_learn_what_one_device_learns(trained, name):
             np.testing.assert_allclose(found[array], expected[array], rtol=1e-3, atol=1e-4, err_msg=array)
 
 
-def test_hosts_learn_what_one_device_learns_in_mixed_precision(trained):
+def test_two_hosts_train_like_one_device_in_mixed_precision(trained):
     for found, expected in zip(history(trained / "half-hosts"), history(trained / "half-one"), strict=True):
         assert float(found["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-2)
 

@@ -149,7 +149,7 @@ CASES = {
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_training_killed_anywhere_ends_as_one_left_alone(backend, case, records, tmp_path):
+def test_a_training_killed_anywhere_gives_the_same_result(backend, case, records, tmp_path):
     pytest.importorskip(backend)
     whole, output = tmp_path / "whole", tmp_path / "killed"
     flags = [*LENGTH, *CASES[case].split()]
@@ -178,7 +178,7 @@ def archive(tmp_path) -> bytes:
     return packed.getvalue()
 
 
-def test_a_training_killed_while_it_fetches_its_weights_goes_on_with_them(archive, records, tmp_path, monkeypatch):
+def test_a_training_killed_while_downloading_weights_resumes_the_download(archive, records, tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "cache"))
     output, whole = tmp_path / "killed", tmp_path / "whole"
     with served(archive) as server, forks("tensorflow", tmp_path) as trainings:

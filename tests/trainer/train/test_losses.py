@@ -32,13 +32,13 @@ def test_ignore_id_just_behind_the_classes():
     assert float(sparse_cross_entropy(2)(labels, LOGITS)) == pytest.approx(RIGHT)
 
 
-def test_a_batch_of_nothing_but_void_costs_nothing():
+def test_a_batch_with_only_ignored_pixels_has_zero_loss():
     labels = np.full((1, 2, 2), 255, "uint8")
     assert float(sparse_cross_entropy(255)(labels, LOGITS)) == 0.0
     assert float(sparse_cross_entropy(255)(labels, LOGITS, np.ones((1, 2, 2), "float32"))) == 0.0
 
 
-def test_all_weights_zero_cost_nothing():
+def test_a_batch_whose_weights_are_all_zero_has_zero_loss():
     labels = np.zeros((1, 2, 2), "uint8")
     assert float(sparse_cross_entropy(255)(labels, LOGITS, np.zeros((1, 2, 2), "float32"))) == 0.0
 
@@ -61,7 +61,7 @@ def test_lovasz_by_hand():
     assert float(lovasz_softmax(labels, probabilities, 255)) == pytest.approx((of_0 + of_1) / 2)
 
 
-def test_lovasz_of_a_batch_of_nothing_but_void_costs_nothing():
+def test_lovasz_of_a_batch_with_only_ignored_pixels_is_zero():
     labels = np.full((1, 2, 2), 255, "uint8")
     assert float(lovasz_softmax(labels, keras.ops.softmax(LOGITS), 255)) == 0.0
     assert float(training_loss(255, lovasz=2.0)(labels, LOGITS)) == 0.0

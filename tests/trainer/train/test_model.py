@@ -24,7 +24,7 @@ from trainer.weights.checkpoints import load_weights_from
 OPTIONS = Options(records="records", output="model", alpha=0.35)
 
 
-def test_what_is_trained_has_a_decoder_and_a_head_of_kernels_whatever_the_backbone():
+def test_trained_networks_have_a_decoder_and_a_kernel_head_with_every_backbone():
     for backbone in BACKBONES:
         numbers = architecture(Options(records="records", output="model", backbone=backbone), PALETTE)
         assert numbers["decoder"] is True
@@ -43,7 +43,7 @@ def test_another_class_count_leaves_only_the_last_layer_out(tmp_path):
     )
 
 
-def test_initial_weights_are_the_seeds_alone_whoever_else_draws_random_numbers(monkeypatch):
+def test_initial_weights_depend_only_on_the_seed(monkeypatch):
     """As uploads to Cloud Storage do, in the thread that keeps the lease of a folder."""
 
     def weights(is_disturbed: bool, seed: int) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ from trainer.options import InputError, parse
 from trainer.train.options import RECIPES, Options, StreamOptions
 
 
-def test_the_stream_knows_its_own_options_and_no_other():
+def test_the_stream_takes_only_its_own_options():
     names = {field.name for field in dataclasses.fields(StreamOptions)}
     sizes, variation = {"batch_size", "accumulate", "crop"}, {"scale_min", "scale_max", "flip", "seed"}
     assert names == sizes | variation | {"pixel_weights", "max_ratio"} | {"hosts", "host_id", "coordinator"}
@@ -41,7 +41,7 @@ def test_the_stream_knows_its_own_options_and_no_other():
         ({"pixel_weights": "focal"}, "--pixel-weights must be one of adaptive, none, got 'focal'"),
     ],
 )
-def test_a_stream_that_makes_no_sense_is_refused(changes, message):
+def test_invalid_stream_options_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         StreamOptions(**changes)
 
@@ -64,7 +64,7 @@ def test_a_coordinator_is_a_host_and_a_port(place):
         ({"steps_per_epoch": 10**20}, "--steps-per-epoch must be 0 to 1000000000, got 1"),
     ],
 )
-def test_a_training_that_makes_no_sense_is_refused(changes, message):
+def test_invalid_training_options_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         Options(records="r", output="o", **changes)
 

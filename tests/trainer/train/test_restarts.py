@@ -88,7 +88,7 @@ def test_stopping_options_can_change_on_resuming_and_are_reported(
         (["--no-flip"], "--flip was on, is off"),
     ],
 )
-def test_what_decides_the_course_of_a_training_is_refused_with_the_reason(trained, records, capsys, flags, message):
+def test_changed_options_that_affect_the_result_are_refused_with_the_reason(trained, records, capsys, flags, message):
     found = refused(capsys, train_flags(records, trained, *SHORT, *flags))
     assert message in found and "determine the course of a training" in found and "--no-resume" in found
 
@@ -102,13 +102,13 @@ def test_what_decides_the_course_of_a_training_is_refused_with_the_reason(traine
         (["--learning-rate", "1e38", "--steps-per-epoch", "5"], 1),
     ],
 )
-def test_a_mistake_beside_no_resume_leaves_the_training_that_was_there(trained, records, flags, status):
+def test_a_failed_start_with_no_resume_leaves_the_existing_training(trained, records, flags, status):
     before = contents(trained)
     assert cli.main(train_flags(records, trained, *SHORT, "--no-resume", *flags)) == status
     assert contents(trained) == before
 
 
-def test_records_that_fail_beside_no_resume_leave_the_training_that_was_there(trained, tmp_path):
+def test_unusable_records_with_no_resume_leave_the_existing_training(trained, tmp_path):
     before = contents(trained)
     assert cli.main(train_flags(tmp_path / "none", trained, *SHORT, "--no-resume")) == 2
     broken = dataclasses.replace(record(0), image=record(0).image[:200])
@@ -121,7 +121,9 @@ FOREIGN = [["model.keras", "model.json"], ["model.keras"], ["history.csv"], ["ch
 
 
 @pytest.mark.parametrize("names", FOREIGN)
-def test_a_model_of_somebody_else_is_not_replaced_unless_told_to(records, tmp_path, tiny_network, capsys, names):
+def test_a_model_that_train_did_not_write_is_replaced_only_with_overwrite(
+    records, tmp_path, tiny_network, capsys, names
+):
     output = tmp_path / "model"
     (output / "checkpoints").mkdir(parents=True)
     for name in names:
@@ -135,7 +137,7 @@ def test_a_model_of_somebody_else_is_not_replaced_unless_told_to(records, tmp_pa
     assert len(history(output)) == 1
 
 
-def test_a_state_that_is_of_no_training_is_not_replaced_unless_told_to(records, tmp_path, tiny_network, capsys):
+def test_an_unreadable_training_state_is_replaced_only_with_overwrite(records, tmp_path, tiny_network, capsys):
     state = tmp_path / "model" / "checkpoints" / "state.json"
     state.parent.mkdir(parents=True)
     state.write_text('{"step": 3}')
@@ -162,7 +164,7 @@ def test_a_training_killed_within_its_first_epoch_needs_no_flag_to_start_again(
     assert len(history(output)) == 2
 
 
-def test_what_a_killed_training_left_is_removed_and_nothing_of_others(trained, records):
+def test_leftovers_of_a_killed_training_are_removed_and_other_files_kept(trained, records):
     before = contents(trained)
     ours = [".model.keras", ".model.json", ".history.csv", "checkpoints/.epoch-0001.npz", "checkpoints/.state.json"]
     for name in (*ours, ".notes", "checkpoints/.model.keras"):

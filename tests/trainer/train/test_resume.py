@@ -53,7 +53,7 @@ def test_other_options_in_the_same_folder_are_refused_by_name(finished, records,
     assert "--no-resume" in message and "--crop" not in message
 
 
-def test_other_records_are_refused_and_what_decides_how_to_go_on_is_said():
+def test_other_records_are_refused_and_changed_stopping_options_are_listed():
     options = {"epochs": 2, "schedule": "plateau", "crop": 64, "early_stopping": 0}
     started = Progress({**options, "records": "a", "aspp_rates": [6, 12]}, "fingerprint")
     assert not resume.changes("out", started, Progress({**options, "aspp_rates": (6, 12)}, "fingerprint"))
@@ -100,7 +100,7 @@ def test_defaults_of_an_older_version_hold_for_a_training_it_began(tmp_path):
         assert (given.epochs, given.decoder, given.crop) == (7, False, 32)
 
 
-def test_a_training_of_version_0_5_keeps_the_loss_that_its_recipe_left_alone(tmp_path):
+def test_a_training_of_version_0_5_keeps_its_loss(tmp_path):
     path = tmp_path / "checkpoints/state.json"
     path.parent.mkdir()
     recorded = {"recipe": "fine-tune", "epochs": 40, "max_ratio": 10.0, "lovasz": 0.0, "init_from": "weights"}
@@ -113,7 +113,7 @@ def test_a_training_of_version_0_5_keeps_the_loss_that_its_recipe_left_alone(tmp
     assert (given.max_ratio, given.lovasz) == (4.0, 0.0)
 
 
-def test_what_an_older_version_recorded_because_it_was_given_is_no_default(tmp_path):
+def test_a_flag_given_to_an_older_version_does_not_count_as_its_default(tmp_path):
     path = tmp_path / "checkpoints/state.json"
     path.parent.mkdir()
     for recorded in (

@@ -53,7 +53,7 @@ def test_the_loss_is_read_after_the_first_step_and_then_once_a_second(epoch, clo
     assert read == list(range(9))
 
 
-def test_the_step_with_the_first_loss_without_number_is_known_though_it_is_read_later(epoch, clock):
+def test_the_first_step_with_a_non_finite_loss_is_named_although_losses_are_read_later(epoch, clock):
     losses = [1.0, 1.0, 1.0, float("inf"), float("nan")]
     for step, loss in enumerate(losses):
         epoch.on_train_batch_end(step, {"loss": Loss(loss, [])})
@@ -62,7 +62,7 @@ def test_the_step_with_the_first_loss_without_number_is_known_though_it_is_read_
     assert error.value.step == 4
 
 
-def test_a_signal_that_comes_when_nothing_is_kept_waits_for_the_next_step(epoch, clock):
+def test_a_signal_between_checkpoints_waits_for_the_end_of_the_next_step(epoch, clock):
     class Signalled(Loss):
         def __array__(self, *args, **more) -> np.ndarray:
             epoch.interrupts.waiting = Terminated
@@ -76,7 +76,7 @@ def test_a_signal_that_comes_when_nothing_is_kept_waits_for_the_next_step(epoch,
     assert kept == [2]
 
 
-def test_weights_that_are_no_numbers_are_an_error_before_the_loss_is(epoch):
+def test_non_finite_weights_are_an_error_before_the_loss_is_affected(epoch):
     epoch.check()
     epoch.model.variables.append(np.float32([0, np.nan]))
     epoch.done = 4

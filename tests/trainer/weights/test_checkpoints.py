@@ -278,7 +278,7 @@ def test_a_checkpoint_is_found_by_any_of_its_files(small, suffix):
 
 
 @pytest.mark.parametrize("name", ["weights.zip", "frozen_inference_graph.pb", "folder"])
-def test_what_is_there_but_no_weights_is_refused_with_what_is_read(tmp_path, name):
+def test_files_that_are_not_weights_are_refused_with_the_supported_kinds(tmp_path, name):
     (tmp_path / "folder").mkdir()
     if name != "folder":
         (tmp_path / name).write_bytes(b"weights")

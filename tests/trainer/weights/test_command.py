@@ -78,7 +78,7 @@ def test_import_weights_refuses_what_it_cannot_use(case, message, small, tmp_pat
     assert not output.exists()
 
 
-def test_another_model_in_the_output_folder_is_not_replaced_unless_told_to(small, palette, tmp_path, capsys):
+def test_another_model_in_the_output_folder_is_replaced_only_with_overwrite(small, palette, tmp_path, capsys):
     output = tmp_path / "model"
     arguments = ["import-weights", small, "--palette", palette, "--output", str(output)]
     assert cli.main(arguments) == 0

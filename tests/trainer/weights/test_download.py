@@ -43,13 +43,13 @@ def test_a_file_is_fetched_once_and_its_checksum_recorded_beside_it(server):
     assert cached(".part") == cached(".json") == []
 
 
-def test_a_broken_transfer_goes_on_where_it_was(server):
+def test_a_broken_download_resumes_where_it_stopped(server):
     server.breaks = [100_000, 150_000]
     assert Path(fetch(server.url)).read_bytes() == CONTENT
     assert server.ranges == ["", "bytes=100000-", "bytes=250000-"]
 
 
-def test_a_transfer_that_breaks_again_and_again_goes_on_in_the_next_run(server):
+def test_a_download_that_keeps_breaking_resumes_in_the_next_run(server):
     server.breaks = [1000] * 3
     with pytest.raises(Unavailable, match=r"the connection ended after 3,000 of 300,000 bytes.*again to continue"):
         fetch(server.url)

@@ -120,7 +120,7 @@ def test_shapes_are_compared_before_anything_is_read(values, small, tmp_path):
 
 
 @pytest.mark.parametrize("case", ["virtual", "external", "text", "twice", "huge chunk", "truncated", "no file"])
-def test_what_is_no_plain_file_of_weights_is_refused(case, values, small, tmp_path):
+def test_hdf5_files_that_are_not_plain_weights_are_refused(case, values, small, tmp_path):
     path, secret = tmp_path / "port.h5", tmp_path / "secret"
     secret.write_bytes(bytes(4 * 256))
     write_port(path, {name: value for name, value in values.items() if not name.startswith("aspp0/BatchNorm")})

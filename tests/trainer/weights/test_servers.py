@@ -36,7 +36,7 @@ def begun(server, size: int) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_transfer_goes_on_at_the_host_that_the_first_leads_to(status, server):
+def test_a_download_resumes_at_the_host_it_was_redirected_to(status, server):
     with served(CONTENT) as other:
         server.redirects = {"/weights.bin": (status, other.url)}
         other.breaks = [100_000]
@@ -45,7 +45,7 @@ def test_a_transfer_goes_on_at_the_host_that_the_first_leads_to(status, server):
 
 
 @pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/weights.bin", "data:,x", "gs://b/w"])
-def test_an_address_that_leads_off_the_web_is_refused(target, server):
+def test_a_redirect_to_another_scheme_is_refused(target, server):
     server.redirects = {"/weights.bin": (302, target)}
     with pytest.raises(
         InputError, match=r"weights.bin cannot be fetched: .*[Rr]edirection.*check the address"
@@ -55,7 +55,7 @@ def test_an_address_that_leads_off_the_web_is_refused(target, server):
     assert [path.suffix for path in Path(download.cache()).iterdir()] == [".lock"]
 
 
-def test_an_encrypted_address_leads_to_encrypted_ones_alone():
+def test_an_https_address_is_redirected_only_to_https():
     follow = functools.partial(download._Redirects().redirect_request, answer=None, code=302, reason="", headers={})
     request = urllib.request.Request("https://host/weights.bin")
     assert follow(request, url="https://other/weights.bin").full_url == "https://other/weights.bin"
@@ -72,7 +72,7 @@ def test_an_address_that_leads_back_to_itself_is_refused(paths, server):
     assert "\n" not in str(caught.value) and len(server.ranges) < 15
 
 
-def test_what_had_come_whole_before_the_program_was_killed_is_not_fetched_again(server, monkeypatch):
+def test_a_complete_download_of_a_killed_run_is_not_fetched_again(server, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(download, "_accept", lambda *_: None)
         with pytest.raises(FileNotFoundError):
@@ -99,7 +99,7 @@ def test_the_rest_of_another_file_is_not_appended(server):
     assert server.ranges == ["bytes=1000-", ""]
 
 
-def test_a_server_that_gives_no_parts_sends_it_all_again(server):
+def test_a_server_without_range_support_sends_the_file_again(server):
     begun(server, 1000)
     server.gives_parts = False
     assert Path(fetch(server.url)).read_bytes() == CONTENT

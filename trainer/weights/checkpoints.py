@@ -31,6 +31,7 @@ from trainer.network.heads import SubpixelKernels
 from trainer.network.layers import published_name
 from trainer.options import InputError
 from trainer.weights.catalog import locate
+from trainer.weights.download import again
 from trainer.weights.hdf5 import SUFFIXES, Hdf5
 
 LAST = "logits/semantic"
@@ -113,7 +114,7 @@ def _unpacked(archive: str, folder: str) -> str:
     except FileNotFoundError:
         raise InputError(f"{archive} not found; expected a .tar.gz with a TensorFlow checkpoint") from None
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{archive} cannot be unpacked ({error}); fetch it again") from None
+        raise InputError(f"{archive} cannot be unpacked ({error}); {again(archive)}") from None
     if len(prefixes) != 1:
         raise InputError(f"{archive} holds {len(prefixes)} checkpoints (*.ckpt.index); expected one")
     return prefixes.pop()
@@ -170,7 +171,7 @@ class Checkpoint:
 
     def _damaged(self, error: Exception) -> InputError:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return InputError(f"{self.path} cannot be read as a TensorFlow checkpoint ({reason}); fetch it again")
+        return InputError(f"{self.path} cannot be read as a TensorFlow checkpoint ({reason}); {again(self.path)}")
 
     def read(self, name: str) -> np.ndarray:
         """The values of one variable. Raises InputError if they are damaged."""
@@ -230,7 +231,7 @@ def _present(layer: keras.Layer, source: Source) -> list[str]:
         names = [name for half in (names[:2], names[2:]) if set(half) & set(present) for name in half]
     missing = [name for name in names if name not in present]
     if present and missing:
-        raise InputError(f"{source.path}: variable {missing[0]} is missing beside {present[0]}; fetch it again")
+        raise InputError(f"{source.path}: variable {missing[0]} is missing beside {present[0]}; {again(source.path)}")
     if scope.startswith("MobilenetV3/") and f"{LAST}/weights" not in source.shapes:
         # The last blocks of a classifier are twice as wide.
         fits = all(source.shapes[name] == tuple(weight.shape) for name, weight in _pairs(layer) if name in present)
@@ -297,7 +298,7 @@ class _OneHead:
         self._parts = {f"{LAST}/weights": kernels, f"{LAST}/biases": [f"{part}/biases" for part in self.PARTS]}
         merged = {name for names in self._parts.values() for name in names}
         if missing := sorted(merged - set(source.shapes)):
-            raise InputError(f"{self.path}: variable {missing[0]} is missing beside {kernels[0]}; fetch it again")
+            raise InputError(f"{self.path}: variable {missing[0]} is missing beside {kernels[0]}; {again(self.path)}")
         self.shapes = {name: shape for name, shape in source.shapes.items() if name not in merged}
         one, other = (source.shapes[name] for name in kernels)
         self.shapes[f"{LAST}/weights"] = (1, 1, one[-2] + other[-2], one[-1])

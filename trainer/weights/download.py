@@ -28,6 +28,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
+from trainer import storage
 from trainer.attempts import CorruptError, Unavailable, attempt
 from trainer.options import WEB, InputError
 
@@ -43,6 +44,11 @@ def cache() -> str:
     """The folder of downloaded files: $DEEPLAB_CACHE, or deeplab in the user's cache."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.environ.get("DEEPLAB_CACHE") or os.path.join(home, "deeplab")
+
+
+def again(path: str) -> str:
+    """What to do to have another copy of the damaged file at `path`."""
+    return "delete it, so that it is fetched again" if storage.lies_in(path, cache()) else "fetch it again"
 
 
 def fetch(url: str, md5: str = "") -> str:
@@ -101,7 +107,10 @@ def _accept(url: str, path: str, md5: str) -> None:
     actual = _digest(part, "md5")
     if md5 and actual != md5:
         _drop(part)
-        raise InputError(f"{url} has the MD5 {actual}, but {md5} was published for it; it was not kept")
+        raise InputError(
+            f"{url} has the MD5 {actual}, but {md5} was published for it; it was not kept. "
+            "Run the command again, or fetch the file by other means and give its path"
+        )
     with open(f"{path}.sha256", "w", encoding="utf-8") as file:
         file.write(f"{_digest(part, 'sha256')}  {os.path.basename(path)}\n")
     os.replace(part, path)

@@ -22,6 +22,7 @@ import numpy as np
 
 from trainer import storage
 from trainer.options import InputError
+from trainer.weights.download import again
 
 SUFFIXES = (".h5", ".hdf5")
 HEAD = "logits/semantic"
@@ -128,7 +129,7 @@ def _try(path: str, local: str) -> None:
         if done.returncode < 0:
             raise InputError(
                 f"{path} cannot be read as an HDF5 file of Keras (the library that reads it crashes or hangs: "
-                f"signal {-done.returncode}); fetch it again"
+                f"signal {-done.returncode}); {again(local)}"
             )
 
 
@@ -172,7 +173,7 @@ class Hdf5:
 
     def _damaged(self, error: Exception) -> InputError:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return InputError(f"{self.path} cannot be read as an HDF5 file of Keras ({reason}); fetch it again")
+        return InputError(f"{self.path} cannot be read as an HDF5 file of Keras ({reason}); {again(self.path)}")
 
     def _add(self, path: str | bytes, item: Any) -> None:
         if isinstance(path, bytes):

@@ -17,6 +17,7 @@ from tests.drawn.web import served
 from trainer.attempts import CorruptError, Unavailable
 from trainer.options import InputError
 from trainer.weights import download
+from trainer.weights.checkpoints import open_published
 from trainer.weights.download import fetch
 
 CONTENT = os.urandom(300_000)
@@ -66,7 +67,9 @@ def test_a_partial_download_of_another_file_is_discarded(server):
 
 
 def test_a_file_with_another_checksum_than_published_is_not_kept(server):
-    with pytest.raises(InputError, match=f"has the MD5 {MD5.hexdigest()}, but {'0' * 32} was published"):
+    with pytest.raises(
+        InputError, match=f"has the MD5 {MD5.hexdigest()}, but {'0' * 32} was published.*by other means"
+    ):
         fetch(server.url, "0" * 32)
     assert len(server.ranges) == 1 and cached(".bin") == cached(".part") == []
 
@@ -177,3 +180,17 @@ def test_servers_that_do_not_answer(case, error, message, server):
     with pytest.raises(error, match=message) as caught:
         fetch(url)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["weights.h5", "weights.tar.gz"])
+def test_a_downloaded_file_that_is_damaged_is_to_be_deleted(name, tmp_path, monkeypatch):
+    """The next run would take it from the cache again."""
+    monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "cache"))
+    begin = download.BEGINNINGS[os.path.splitext(name)[1]]
+    with served(begin + bytes(100)) as server, pytest.raises(InputError) as refusal:
+        open_published(server.url.replace("weights.bin", name))
+    assert str(tmp_path / "cache") in str(refusal.value)
+    assert str(refusal.value).endswith("; delete it, so that it is fetched again")
+    (tmp_path / name).write_bytes(begin + bytes(100))
+    with pytest.raises(InputError, match=r"; fetch it again$"):
+        open_published(str(tmp_path / name))

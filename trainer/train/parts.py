@@ -1,7 +1,8 @@
 """Gradient accumulation: a training step that computes its batch in parts, with the same gradients in less memory.
 
-The loss is a mean over the weighted pixels of the batch, so each part counts by its share of their weight; only batch
-norms differ. Part i of n has the images i, i + n, i + 2n, ..., so it has some images of every device.
+The cross-entropy is a mean over the weighted pixels of the batch, so each part counts by its share of their weight.
+Only batch norms differ, and the Lovász loss, which each part has of its own images. Part i of n has the images i,
+i + n, i + 2n, ..., so it has some images of every device.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def test_files_in_two_folders_that_bear_the_names_alike_are_refused(tmp_path: Pa
     (tmp_path / "val.txt").write_text("a\nb\n")
     some = selection.load("", "", str(tmp_path / "val.txt"))
     with pytest.raises(
-        InputError, match=r"JPEGImages/a\.jpg as well as .*SegmentationClass/a\.png; give the one folder"
+        InputError, match=r"JPEGImages/a\.jpg as well as .*SegmentationClass/a\.png; give one of these folders"
     ):
         choose(
             some,

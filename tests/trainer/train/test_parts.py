@@ -54,7 +54,7 @@ def assert_parts_give_the_step(*parts: int) -> None:
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
-def test_parts_give_the_step_of_the_whole_batch(pooled):
+def test_parts_give_the_step_of_the_whole_batch_with_cross_entropy(pooled):
     assert_parts_give_the_step(2, 8)
 
 

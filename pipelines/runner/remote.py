@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import apache_beam as beam
@@ -289,17 +290,34 @@ def _is_shown(job: Job, options: PipelineOptions) -> bool:
 
 @contextlib.contextmanager
 def _own_interrupt() -> Iterator[None]:
-    """Restores the handler of Ctrl-C that the block replaces.
+    """Restores the handler of Ctrl-C that the block replaces, and raises KeyboardInterrupt at its end if it got lost.
 
     Beam's handler stops its job server first. A query of the job's state at that moment fails instead of being
-    interrupted, and the command would continue to wait.
+    interrupted, or goes on as if nothing had happened, and the command would continue to wait.
     """
-    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, has_come = signal.getsignal(signal.SIGINT), False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal has_come
+        has_come = True
+        signal.default_int_handler(number, frame)
+
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)  # Beam's handler calls the one that it replaces
     try:
         yield
+    except Exception:
+        if has_come:
+            raise KeyboardInterrupt from None
+        raise
     finally:
-        if threading.current_thread() is threading.main_thread():
+        if before is not None:  # as for a handler that was set in C
             signal.signal(signal.SIGINT, before)
+    if has_come:
+        raise KeyboardInterrupt
 
 
 def _digest(text: bytes, length: int) -> str:

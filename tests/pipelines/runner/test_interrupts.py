@@ -10,10 +10,11 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipelines.runner import failures
+from pipelines.runner import failures, remote
 from tests.drawn.places import ROOT
 from trainer import ending, leases, startup
 from trainer.files import scratch
@@ -111,3 +112,35 @@ def test_an_interrupt_ends_a_job_at_once(case, endings):
 
 def test_an_interrupted_job_leaves_no_temporary_files(endings):
     assert endings[1] == []
+
+
+def swallow():
+    with contextlib.suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+
+def fail():
+    swallow()
+    raise RuntimeError("the job server has gone")
+
+
+@pytest.mark.parametrize("sending", [swallow, fail])
+def test_ctrl_c_that_is_lost_while_a_job_is_sent_comes_after_it(sending):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), remote._own_interrupt():
+        sending()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_job_is_sent_where_ctrl_c_has_another_handler_or_none():
+    for handler in (signal.SIG_IGN, lambda *_: None):
+        before = signal.signal(signal.SIGINT, handler)
+        try:
+            with remote._own_interrupt():
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+            assert signal.getsignal(signal.SIGINT) is handler
+        finally:
+            signal.signal(signal.SIGINT, before)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(remote._own_interrupt().__enter__).result()

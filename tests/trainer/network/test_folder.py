@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -67,6 +68,14 @@ def copy_of(folder: Path, target: Path) -> Path:
     return target
 
 
+def edited(data: bytes, edit: Callable[[h5py.File], None]) -> bytes:
+    """An HDF5 file that `edit` has changed."""
+    buffer = io.BytesIO(data)
+    with h5py.File(buffer, "r+") as file:
+        edit(file)
+    return buffer.getvalue()
+
+
 def rewritten(path: Path, change) -> None:
     """Rewrite the archive at `path`, each member through `change(name, bytes)`."""
     with zipfile.ZipFile(path) as archive:
@@ -122,10 +131,7 @@ def test_an_attribute_at_which_the_library_of_hdf5_stays_is_not_read(folder, tmp
     def change(name: str, data: bytes) -> bytes:
         if name != "model.weights.h5":
             return data
-        weights = io.BytesIO(data)
-        with h5py.File(weights, "r+") as file:
-            file["layers/conv2d/vars/0"].attrs["dtype"] = "float32"
-        endless = bytearray(weights.getvalue())
+        endless = bytearray(edited(data, lambda file: file["layers/conv2d/vars/0"].attrs.update(dtype="float32")))
         endless[endless.rindex(b"GCOL") + 24] = 44
         return bytes(endless)
 
@@ -160,16 +166,12 @@ def test_damaged_weights_are_refused(damage, folder, tmp_path):
 def test_weights_that_lack_layers_are_refused_without_the_warnings_of_keras(folder, tmp_path, recwarn):
     target = copy_of(folder, tmp_path / "model")
 
-    def change(name: str, data: bytes) -> bytes:
-        if name != "model.weights.h5":
-            return data
-        weights = io.BytesIO(data)
-        with h5py.File(weights, "r+") as file:
-            for layer in [name for name in file["layers"] if name.startswith("conv2d")][:9]:
-                del file["layers"][layer]
-        return weights.getvalue()
+    def drop(file: h5py.File) -> None:
+        for layer in [name for name in file["layers"] if name.startswith("conv2d")][:9]:
+            del file["layers"][layer]
 
-    rewritten(target / "model.keras", change)
+    weights = "model.weights.h5"
+    rewritten(target / "model.keras", lambda name, data: edited(data, drop) if name == weights else data)
     with pytest.raises(InputError, match=r"model\.keras is damaged or does not belong to model\.json"):
         load_model(str(target))
     assert not [warning for warning in recwarn if "keras" in warning.filename]

@@ -20,10 +20,13 @@ def _with_shares(kind: type[keras.optimizers.Optimizer], shares: Sequence[float]
     """A subclass of `kind` with a learning rate per variable: its share of the common one.
 
     The rate is scaled, not the gradient: Adam divides gradients by their magnitude, so a factor would cancel out.
+    Without shares it is `kind` itself, of which Keras has a faster form under PyTorch.
 
     Args:
       shares: the share of every variable that the optimizer is built with, in order.
     """
+    if all(share == 1 for share in shares):
+        return kind
 
     class Shared(kind):
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:

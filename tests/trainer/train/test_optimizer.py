@@ -37,6 +37,13 @@ def test_the_backbone_learns_at_its_share_of_the_rate(optimizer, share):
     assert len(lowered) == 4
 
 
+@pytest.mark.parametrize("kind", ["adam", "momentum"])
+def test_with_one_rate_for_all_layers_the_optimizer_is_the_one_of_keras(kind):
+    expected = {"adam": keras.optimizers.Adam, "momentum": keras.optimizers.SGD}[kind]
+    options = Options(records="-", output="-", optimizer=kind)
+    assert type(build_optimizer(options, small_network(), total_steps=1)) is expected
+
+
 def test_shares_belong_to_variables_also_where_layers_are_frozen():
     model = small_network()
     model.get_layer("MobilenetV2-Conv").trainable = False

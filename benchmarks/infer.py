@@ -32,8 +32,8 @@ def run_of(name: str, options: Options) -> Callable[[], object]:
     """What predicts the images of one run."""
     import numpy as np
 
+    from trainer.network.batch_norm import fold_norms
     from trainer.network.inference import predictor
-    from trainer.network.layers import fold_norms
 
     network = build(name, options.backbone, options.height, options.width)
     shape = (options.batch_size, options.height, options.width, 3)

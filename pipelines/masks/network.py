@@ -61,9 +61,9 @@ class Network:
 
 
 def _of_folder(folder: str, digest: str) -> Callable[[str], Predict]:
+    from trainer.network.batch_norm import fold_norms
     from trainer.network.folder import load_model
     from trainer.network.inference import predictor
-    from trainer.network.layers import fold_norms
 
     model, _ = load_model(folder, digest)
     fold_norms(model)

@@ -104,7 +104,7 @@ def predictor(model: keras.Model, what: str = "ids") -> Callable[[np.ndarray], A
     predictions are in memory for whole images.
 
     Args:
-      model: a network from `deeplab_v3_plus`. `layers.fold_norms` makes it faster on a CPU.
+      model: a network from `deeplab_v3_plus`. `batch_norm.fold_norms` makes it faster on a CPU.
       what: one of WHAT.
 
     Returns:

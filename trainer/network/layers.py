@@ -19,9 +19,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 from keras import layers, ops
 
+from trainer.network.batch_norm import BatchNormalization
 from trainer.network.depthwise import DepthwiseConv2D
 from trainer.network.initializers import he_normal, truncated_normal
 
@@ -69,59 +69,6 @@ def _has_replicas() -> bool:
     import tensorflow as tf
 
     return tf.distribute.get_strategy().num_replicas_in_sync > 1
-
-
-@keras.saving.register_keras_serializable("deeplab")
-class BatchNormalization(layers.BatchNormalization):
-    """Keras's batch normalisation, computed by a single TensorFlow kernel in training under TensorFlow.
-
-    Keras composes it of a dozen operations over the whole map, with which a training step of DeepLabV3+ on a CPU takes
-    1.5 times as long. The values are the same up to rounding. The class has the same name as Keras's because arrays in
-    Keras files are named after the classes of their layers.
-
-    Attributes:
-      folded: whether its scale has been moved into the convolution before it, see `fold_norms`.
-    """
-
-    folded = False
-
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if self.folded:
-            return ops.add(inputs, self.beta)
-        learning = training and self.trainable
-        if not learning or self.synchronized or keras.backend.backend() != "tensorflow":
-            return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf
-
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs, scale=self.gamma, offset=self.beta, mean=[], variance=[], epsilon=self.epsilon, is_training=True
-        )
-        # TensorFlow returns the unbiased estimate, n / (n - 1) times Keras's variance; both are 0 for a single value.
-        count = tf.cast(tf.size(inputs, tf.int64) // inputs.shape[-1], variance.dtype)
-        variance *= (count - 1) / count
-        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving * self.momentum + value * (1 - self.momentum))
-        return outputs
-
-
-def fold_norms(model: keras.Model) -> None:
-    """Folds batch norms into the kernels of the convolutions before them, in place; they keep their offset.
-
-    Predictions are the same up to rounding, and take a fifth less CPU time with MobileNetV2. Afterwards the model can
-    only predict: it must be neither trained nor saved.
-    """
-    for norm in model.layers:
-        if not isinstance(norm, BatchNormalization) or norm.folded:
-            continue
-        convolution = model.get_layer(norm.name.removesuffix(layer_name("/BatchNorm")))
-        gamma, beta, mean, variance = norm.get_weights()
-        scale = gamma / np.sqrt(variance + norm.epsilon)
-        kernel = convolution.kernel
-        # The channels of a depthwise kernel are on its last axis but one.
-        per_kernel = scale[:, None] if isinstance(convolution, DepthwiseConv2D) else scale
-        kernel.assign(ops.convert_to_numpy(kernel) * per_kernel)
-        norm.beta.assign(beta - mean * scale)
-        norm.folded = True
 
 
 def _normalise(x: Any, scope: str, norm: Norm, activation: str | None) -> Any:

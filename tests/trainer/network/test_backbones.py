@@ -12,8 +12,9 @@ from tests.drawn import published
 from tests.drawn.checkpoints import Drawn, random_values, resnet_variables, xception_variables
 from tests.drawn.networks import random_image
 from trainer.network.backbones import PUBLISHED
+from trainer.network.batch_norm import fold_norms
 from trainer.network.deeplab import deeplab_v3_plus
-from trainer.network.layers import StretchLike, WindowMeans, fold_norms, published_name
+from trainer.network.layers import StretchLike, WindowMeans, published_name
 from trainer.network.resnet import resnet
 from trainer.weights.checkpoints import architecture, load
 

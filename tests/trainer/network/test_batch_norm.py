@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from tests.drawn.networks import random_image, randomise
+from trainer.network.batch_norm import BatchNormalization, fold_norms, jax_batch_norm
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.inference import predictor
-from trainer.network.layers import BatchNormalization, fold_norms
 
 SHAPES = {"image": (2, 5, 7, 4), "one pixel": (3, 1, 1, 4), "one value": (1, 1, 1, 4)}
 
@@ -42,6 +42,33 @@ def test_a_step_gives_the_values_gradients_and_statistics_of_keras(shape, policy
         strict=True,
     ):
         np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.03)])
+def test_under_jax_values_and_gradients_are_those_that_jax_derives_itself(shape, dtype, tolerance):
+    jax = pytest.importorskip("jax")
+    rng = np.random.default_rng(0)
+    x = jax.numpy.asarray(rng.normal(3, 2, shape), dtype)
+    gamma, beta = (jax.numpy.asarray(rng.uniform(0.5, 1.5, shape[-1]), "float32") for _ in range(2))
+
+    def composed(x, gamma, beta, epsilon):
+        x = x.astype("float32")
+        mean, variance = jax.numpy.mean(x, (0, 1, 2)), jax.numpy.var(x, (0, 1, 2))
+        return ((x - mean) / jax.numpy.sqrt(variance + epsilon) * gamma + beta).astype(dtype), mean, variance
+
+    def values_and_gradients(normalise):
+        values, differentiate, statistics = jax.vjp(
+            lambda *inputs: (lambda y, *rest: (y, rest))(*normalise(*inputs, 1e-3)), x, gamma, beta, has_aux=True
+        )
+        slopes = np.random.default_rng(1).normal(size=shape)
+        return values, *statistics, *differentiate(jax.numpy.asarray(slopes, dtype))
+
+    ours, expected = (jax.jit(lambda f=f: values_and_gradients(f))() for f in (jax_batch_norm, composed))
+    for one, other in zip(ours, expected, strict=True):
+        assert one.dtype == other.dtype
+        one, other = one.astype("float32"), other.astype("float32")
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance * max(1, np.abs(other).max()))
 
 
 def test_frozen_it_keeps_its_statistics():

@@ -263,6 +263,14 @@ def _metavar(field: dataclasses.Field, shape: _Shape) -> Any:
     return ("LOW", "HIGH") if shape.count == 2 else METAVARS[shape.element]
 
 
+class _Gather(argparse.Action):
+    """Keeps all values of a list that is given in several flags: `--masks a --masks b`."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        earlier = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if earlier is self.default else [*earlier, *values])
+
+
 def _add_argument(group: Any, field: dataclasses.Field, shape: _Shape) -> None:
     metadata, needed = field.metadata, field.default is dataclasses.MISSING
     if metadata["positional"]:
@@ -279,6 +287,7 @@ def _add_argument(group: Any, field: dataclasses.Field, shape: _Shape) -> None:
         group.add_argument(
             CheckedOptions.flag(field.name),
             dest=field.name,
+            action=_Gather if shape.count == "+" else "store",
             type=shape.element,
             nargs=shape.count if metadata["bare"] is None else "?",
             const=metadata["bare"],

@@ -126,6 +126,17 @@ def _words(options: JobOptions) -> Iterator[str]:
         for text in [values] * bool(values) if isinstance(values, str) else values:
             if not pattern.fullmatch(text):
                 yield f"{CheckedOptions.flag(field)} {text}: expected {shape}"
+        yield from () if isinstance(values, str) else _repeated(CheckedOptions.flag(field), values)
+
+
+def _repeated(flag: str, words: tuple[str, ...]) -> Iterator[str]:
+    """Keys that several KEY=VALUE words give a value: only the last one would count."""
+    first: dict[str, str] = {}
+    for word in words:
+        key = word.partition("=")[0]
+        if key in first:
+            yield f"{flag} gives {key} twice: {first[key]} and {word}; give it once"
+        first.setdefault(key, word)
 
 
 def _machines(options: JobOptions, job: Job) -> Iterator[str]:

@@ -102,12 +102,12 @@ def _template(options: Kubernetes, job: Job, words: tuple[str, ...]) -> dict[str
     """The template of the pods.
 
     Args:
-      words: arguments of `deeplab`; variables in the user's own are escaped, so that Kubernetes does not expand them.
+      words: arguments of `deeplab`: the user's, and ours, in which Kubernetes expands variables.
     """
-    arguments = [word.replace("$(", "$$(") for word in job.words] + [*words[len(job.words) :]]
+    arguments = [*map(_literal, job.words), *words[len(job.words) :]]
     container: dict[str, Any] = {"name": CONTAINER, "image": job.image, "args": arguments}
     if variables := environment(options):
-        container["env"] = [{"name": name, "value": value} for name, value in variables.items()]
+        container["env"] = [{"name": name, "value": _literal(value)} for name, value in variables.items()]
     if resources := _resources(options, job):
         container["resources"] = resources
     pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": GRACE}
@@ -122,6 +122,11 @@ def _template(options: Kubernetes, job: Job, words: tuple[str, ...]) -> dict[str
         container["volumeMounts"] = [{"name": "shared-memory", "mountPath": "/dev/shm"}]
         pod["volumes"] = [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}]
     return {"metadata": {"labels": labels(options, job)}, "spec": pod | {"containers": [container]}}
+
+
+def _literal(text: str) -> str:
+    """The text as Kubernetes, which expands $(NAME) and makes "$$" one "$", has to be given it."""
+    return text.replace("$", "$$")
 
 
 def _resources(options: Kubernetes, job: Job) -> dict[str, Any]:

@@ -60,7 +60,9 @@ def _pool(options: Vertex, job: Job, replicas: int) -> dict[str, Any]:
     if job.hosts > 1:
         container["command"] = [*HOST]
     if variables := environment(options):
-        container["env"] = [{"name": name, "value": value} for name, value in variables.items()]
+        # Vertex AI would expand $(NAME).
+        escaped = {name: value.replace("$(", "$$(") for name, value in variables.items()}
+        container["env"] = [{"name": name, "value": value} for name, value in escaped.items()]
     return {"machineSpec": machine, "replicaCount": replicas, "containerSpec": container}
 
 

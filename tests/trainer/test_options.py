@@ -59,6 +59,13 @@ def test_flags_become_typed_fields():
     )
 
 
+def test_values_of_a_flag_that_is_given_twice_are_all_kept():
+    assert read("--output", "x", "--masks", "a", "b", "--copies", "1", "--masks", "c").masks == ("a", "b", "c")
+    assert read("--output", "x", "--copies", "1", "--copies", "3", "--scale", "1", "2", "--scale", "3", "4") == (
+        DrawOptions(output="x", copies=3, scale=(3.0, 4.0))
+    )
+
+
 def test_defaults_hold_and_a_switch_can_be_turned_off():
     assert read("--output", "x") == DrawOptions(output="x")
     assert read("--output", "x", "--crf", "--no-crf").crf is False

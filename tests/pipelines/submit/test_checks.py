@@ -146,6 +146,8 @@ TRAIN = "train --records {0}/records --output {0}/new"
         (["--name", "Model_1"], "--name Model_1: expected at most 40 lower-case letters"),
         (["--labels", "Team=a"], "--labels Team=a: expected KEY=VALUE of lower-case letters"),
         (["--env", "1A=b"], "--env 1A=b: expected NAME=VALUE"),
+        (["--env", "A=b", "C=d", "--env", "A=e"], "--env gives A twice: A=b and A=e; give it once"),
+        (["--labels", "team=a", "--labels", "team=a"], "--labels gives team twice: team=a and team=a; give it once"),
         (["--accelerator", "nvidia-l4:many"], "--accelerator nvidia-l4:many: expected NAME or NAME:N"),
         (["--machine-type", "g2-standard-24", "--accelerator", "nvidia-l4"], ""),
         (["--machine-type", "g2-standard-24"], ""),

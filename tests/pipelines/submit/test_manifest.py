@@ -85,9 +85,16 @@ def test_a_machine_that_is_taken_away_costs_no_retry_and_wrong_input_is_not_trie
     assert spec["backoffLimit"] == 6
 
 
-def test_variables_in_the_command_are_escaped_for_kubernetes():
-    (container,) = made(command=f"{TRAIN} --freeze-until $(LAYER)")["spec"]["template"]["spec"]["containers"]
-    assert container["args"][-1] == "$$(LAYER)"
+def expanded(text: str) -> str:
+    """What a container gets of an argument or a variable's value: Kubernetes makes "$$" one "$", "$(NAME)" a value."""
+    return re.sub(r"\$(\$|\(\w+\))", lambda found: "$" if found[1] == "$" else "EXPANDED", text)
+
+
+@pytest.mark.parametrize("text", ["$(LAYER)", "$$(LAYER)", "a$$b", "$", "$5$", "$(open"])
+def test_kubernetes_expands_no_variables_in_command_and_environment(text):
+    job = made("--env", f"NOTE={text}", command=f"{TRAIN} --freeze-until {text}")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert expanded(container["args"][-1]) == expanded(container["env"][-1]["value"]) == text
 
 
 def test_several_hosts_are_a_jobset_in_which_each_knows_its_number_and_the_first():

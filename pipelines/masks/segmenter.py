@@ -243,8 +243,10 @@ class Segmenter:
                 ids, best, entropy = output
                 sure = certainty.of_maps(best, entropy)
             else:
-                with step("CRF"):
-                    final = refined() if refined else output
+                final = output
+                if refined:
+                    with step("CRF"):
+                        final = refined()
                 sure = certainty.of_probabilities(output, final if refined else None)
                 ids, best = most_probable(final, *item.image.shape[:2])
             confidence = (best * 255).round().clip(0, 255).astype(np.uint8) if self._confidence else None

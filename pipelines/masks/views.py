@@ -54,7 +54,9 @@ def resized(arrays: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Resizes [B, h, w, C] to [B, *size, C], by area averages or bilinearly; returns the same array if it fits."""
     if arrays.shape[1:3] == size:
         return arrays
-    interpolation = cv2.INTER_AREA if size[0] < arrays.shape[1] else cv2.INTER_LINEAR
+    # Not by one side alone: of an image of one row, only the width shrinks.
+    is_smaller = size[0] * size[1] < arrays.shape[1] * arrays.shape[2]
+    interpolation = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
     result = np.empty((len(arrays), *size, arrays.shape[3]), arrays.dtype)
     for target, array in zip(result, arrays, strict=True):
         for first in range(0, array.shape[2], CHANNELS):

@@ -62,7 +62,7 @@ def text(evaluation: dict[str, Any]) -> str:
         [
             name,
             score.get("head") or "-",
-            "yes" if score.get("crf") else "no",
+            _with_crf(score),
             *(as_score(cell["value"]) for cell in cells),
         ]
         for name, score, cells in zip(names, scores, _comparison(scores), strict=True)
@@ -72,6 +72,11 @@ def text(evaluation: dict[str, Any]) -> str:
         f"{_aligned([header, *rows], 3)}\n(px: mIoU within that distance of a label's boundary)\n\n"
         f"{_aligned([['IoU', *names], *classes], 1)}"
     )
+
+
+def _with_crf(score: dict[str, Any]) -> str:
+    """Whether masks were refined by the CRF: "yes", "no", or "-" for those of other programs, which name no head."""
+    return "yes" if score.get("crf") else "-" if score.get("head") is None else "no"
 
 
 def _aligned(rows: list[list[str]], texts: int) -> str:

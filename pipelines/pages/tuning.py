@@ -19,8 +19,9 @@ SMOOTHING = CrfOptions.compat_gaussian
 """Weight of the Gaussian kernel in the grid, the same as in DeepLab."""
 
 
-def metric_name(tuning: Tuning) -> str:
-    return "mIoU" if tuning.trimap_width is None else f"mIoU within {tuning.trimap_width} pixels of boundaries"
+def metric_name(tuning: Tuning, score: str = "mIoU") -> str:
+    """The score with the pixels that it is of."""
+    return score if tuning.trimap_width is None else f"{score} within {tuning.trimap_width} pixels of boundaries"
 
 
 def parameters(point: Mapping[str, Any]) -> str:
@@ -112,6 +113,7 @@ def render(tuning: Tuning, palette: Palette, model: str, point: CrfOptions, entr
         tuning=tuning,
         model=model,
         metric=metric_name(tuning),
+        iou=metric_name(tuning, "IoU"),
         images=_images(tuning),
         verdict=_verdict(tuning),
         interval=_interval(tuning),

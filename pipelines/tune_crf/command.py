@@ -289,18 +289,8 @@ def stacked(job: TuningJob, usable: list[Sample], points: Iterable[Point], score
 def draw_gallery(
     job: TuningJob, usable: list[Sample], point: CrfOptions, before: np.ndarray, after: np.ndarray
 ) -> list[gallery.Entry]:
-    """Draws the images whose share of correct pixels rose most at `point`, and those where it fell most.
-
-    Args:
-      before, after: int64 [n, 3, C] counts without CRF and at `point`.
-    """
-
-    def accuracy(counts: np.ndarray) -> np.ndarray:
-        return counts[:, 0].sum(-1) / np.maximum(counts[:, 1].sum(-1), 1)
-
-    order = np.argsort(accuracy(before) - accuracy(after), kind="stable")
-    chosen = [*((index, "best") for index in order[:SHOWN]), *((index, "worst") for index in order[-SHOWN:])]
-    entries = []
+    """Draws the images that `extremes` chooses; arguments as there."""
+    chosen, entries = extremes(before, after), []
     with job.notes.watch("gallery") as recovery:
         draw = functools.partial(recovery.isolated, draw_entry) if recovery else draw_entry
         for index, rank in chosen:
@@ -310,6 +300,19 @@ def draw_gallery(
             except Failed as failure:
                 print(printable(f"page: {usable[index].key} is not shown: {failure.reason}"))
     return entries
+
+
+def extremes(before: np.ndarray, after: np.ndarray) -> list[tuple[int, str]]:
+    """The images whose share of correct pixels rose most, "best", and those where it rose least or fell, "worst".
+
+    Args:
+      before, after: int64 [n, 3, C] counts without the CRF and with it. Images without a labelled pixel have no share.
+    """
+    labelled = np.flatnonzero(before[:, 1].sum(-1))
+    correct = (after[:, 0].sum(-1) - before[:, 0].sum(-1))[labelled]
+    order = labelled[np.argsort(-correct / before[labelled, 1].sum(-1), kind="stable")]
+    worst = order[SHOWN:][-SHOWN:]
+    return [*((int(index), "best") for index in order[:SHOWN]), *((int(index), "worst") for index in worst)]
 
 
 def draw_entry(

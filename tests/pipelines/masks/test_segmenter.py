@@ -15,6 +15,7 @@ from pipelines.crf.options import CrfOptions
 from pipelines.masks import segmenter as masks
 from pipelines.masks.options import Views
 from pipelines.masks.segmenter import most_probable
+from pipelines.runner.steps import watched
 
 
 @pytest.fixture
@@ -184,6 +185,13 @@ def test_a_shrunk_image_gets_a_mask_of_its_own_size() -> None:
     (result,) = segmenter(max_side=20)([("a", image)])
     assert result.ids.shape == (30, 60) and result.confidence is None
     np.testing.assert_array_equal(result.ids, np.repeat([[0] * 30 + [1] * 30], 30, axis=0))
+
+
+def test_time_is_counted_for_the_crf_only_where_there_is_one() -> None:
+    for options, steps in ((None, {"network"}), (CrfOptions(), {"network", "CRF"})):
+        with watched() as seconds:
+            assert len(list(segmenter(max_side=4, crf=options)([("a", np.zeros((6, 6, 3), np.uint8))]))) == 1
+        assert set(seconds) == steps
 
 
 @pytest.fixture

@@ -66,6 +66,13 @@ def test_all_views_weigh_the_same():
     assert mean_softmax(network, RAMP, Views((1.0, 1.5, 2.0))).max() == pytest.approx((0.75 + 0.5 + 0) / 3)
 
 
+def test_an_image_of_one_row_is_shrunk_by_averages_like_one_of_one_column():
+    row = np.random.default_rng(0).random((1, 1, 40, 2), np.float32)
+    means = row.reshape(1, 1, 10, 4, 2).mean(3)
+    np.testing.assert_allclose(resized(row, (1, 10)), means, atol=1e-6)
+    np.testing.assert_allclose(resized(row.swapaxes(1, 2), (10, 1)), means.swapaxes(1, 2), atol=1e-6)
+
+
 def test_many_classes_and_tiny_images_are_resized():
     softmax = np.random.default_rng(0).random((2, 3, 5, 255), np.float32)
     assert resized(softmax, (1, 1)).shape == (2, 1, 1, 255)

@@ -174,6 +174,12 @@ def test_tables_for_the_terminal_are_aligned() -> None:
     assert len({len(line) for line in lines[:3]}) == 1
 
 
+def test_it_is_not_claimed_that_masks_of_other_programs_are_without_a_crf() -> None:
+    content = evaluation(FIRST)
+    content["masks"]["masks"] |= {"head": None, "crf": None}
+    assert report.text(content).splitlines()[1].split()[:3] == ["masks", "-", "-"]
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory):
     if chromium.executable() is None:

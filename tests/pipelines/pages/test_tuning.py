@@ -119,6 +119,13 @@ def test_the_interval_is_drawn_to_scale_with_zero_on_its_axis(gain: Gain, kind: 
         assert 30 <= drawn[name] <= 610
 
 
+def test_the_table_of_classes_names_the_pixels_that_were_scored() -> None:
+    near = some_tuning(metric="trimap", trimap_width=4)
+    for tuning, title in ((some_tuning(), "IoU"), (near, "IoU within 4 pixels of boundaries")):
+        html = page.render(tuning, PALETTE, "out/model", CrfOptions(), [])
+        assert f'<h2 id="classes">{title} by class</h2>' in html
+
+
 def test_the_grid_shows_every_point_once_and_frames_the_best() -> None:
     tuning = some_tuning()
     html = page.render(tuning, PALETTE, "out/model", tuning.options, [])

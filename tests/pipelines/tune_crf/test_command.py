@@ -15,6 +15,7 @@ from pipelines.crf.tuning import Tuning, load
 from pipelines.scores.trimap import trimap_distance
 from pipelines.tune_crf import command, search
 from tests.drawn import records as drawn
+from tests.drawn.counts import two_classes
 from tests.drawn.tuning import PLANTED, SIZE, tune, write_model, write_records
 from trainer import metrics, storage
 from trainer.formats import images, label_images
@@ -90,6 +91,12 @@ def test_images_are_shrunk_for_network_and_crf_and_scored_at_their_own_size(tmp_
     (path, *_) = (tmp_path / "model/crf.tuning").glob("*.npz")
     counts = np.load(path)["counts"]
     assert set(counts.sum((1, 3))[:, 1]) == {(SIZE[0] - 4) * (SIZE[1] - 4)}, "pixels of the label without its frame"
+
+
+def test_the_page_shows_each_image_once_and_none_without_a_labelled_pixel():
+    before, after = two_classes(np.array([500, 500, 0, 500, 500])), two_classes(np.array([600, 400, 0, 500, 700]))
+    before[2], after[2] = 0, 0
+    assert command.extremes(before, after) == [(4, "best"), (0, "best"), (3, "best"), (1, "worst")]
 
 
 @pytest.mark.parametrize(("fingerprint", "known"), [("drawn-1", "was trained on"), ("", "may have been trained on")])

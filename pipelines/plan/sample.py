@@ -8,18 +8,21 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from pipelines.inputs import collection
 from pipelines.inputs.coding import detect_palette
+from pipelines.inputs.pairs import Pair
 from pipelines.inputs.rawset import scan
 from pipelines.inputs.selection import load as load_selection
 from pipelines.plan.estimate import Trial, Work
 from trainer import storage
 from trainer.formats import exports, images
-from trainer.formats.dataset import load_dataset, save_dataset
+from trainer.formats.dataset import load_dataset, save_dataset, shuffle_hash
 from trainer.options import CheckedOptions, InputError, as_words
 
 SHARD_BYTES, SHARD_RECORDS = 128 << 20, 1000  # of `deeplab prepare` without --shards
@@ -121,17 +124,11 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         trial_options = replace(options, input=manifest, output=output, shards=max(cores, len(rows) // 2), **same)
         parts.append(Part(("prepare", *as_words(non_defaults(trial_options)), *flags), output, len(rows)))
     read, records, sizes = sum(pair.size for pair in raw.pairs), Counter(), Counter()
+    times = {pair.split: 1 + options.copies * (pair.split in options.augment_splits) for pair in raw.pairs}
     for pair in raw.pairs:
-        times = 1 + options.copies * (pair.split in options.augment_splits)
-        records[pair.split] += times
-        sizes[pair.split] += times * pair.size
-    largest = max(records.values())
-    shards = sum(
-        max(1, round(options.shards * count / largest))
-        if options.shards
-        else max(-(-count // SHARD_RECORDS), -(-sizes[split] // SHARD_BYTES))
-        for split, count in records.items()
-    )
+        records[pair.split] += times[pair.split]
+        sizes[pair.split] += times[pair.split] * pair.size
+    shards = shards_of(raw.pairs, times, records, sizes, options)
     return Study(
         parts=tuple(parts),
         items=len(raw.pairs),
@@ -143,6 +140,27 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         writes=3 * shards,
         listing=listing,
     )
+
+
+def shards_of(
+    pairs: Sequence[Pair], times: Mapping[str, int], records: Mapping[str, int], sizes: Mapping[str, int], options: Any
+) -> int:
+    """The number of shards that `deeplab prepare` writes, without those to which the hash deals no record.
+
+    Args:
+      times, records, sizes: by split, the records of an image, all records, and the bytes of their images.
+    """
+    largest, dealt = max(records.values()), {}
+    for split, count in records.items():
+        number = max(1, round(options.shards * count / largest))
+        if not options.shards:
+            number = max(-(-count // SHARD_RECORDS), -(-sizes[split] // SHARD_BYTES))
+        dealt[split] = np.zeros(min(number, count), bool)
+    for pair in pairs:
+        for copy in range(times[pair.split]):
+            filled = dealt[pair.split]
+            filled[shuffle_hash(options.seed, pair.key, copy) % len(filled)] = True
+    return sum(int(filled.sum()) for filled in dealt.values())
 
 
 def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequence[str]) -> Study:

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
+from pipelines.inputs.coding import detect_palette
+from pipelines.inputs.rawset import scan
 from pipelines.plan import sample, trial
 from pipelines.plan.command import commands, duration, size
 from pipelines.plan.estimate import Trial
+from pipelines.prepare.plan import plan_shards
 from pipelines.runner.flags import beam_options, located
 from pipelines.segment.plan import chunk_size
 from tests.drawn.networks import write_model
@@ -30,6 +33,17 @@ from trainer.options import InputError
 @pytest.mark.parametrize("images", [1, 63, 500, 5_000, 100_000, 10_000_000])
 def test_chunks_are_as_many_as_segment_cuts(images, batch_size):
     assert sample.chunks(images, batch_size) == -(-images // chunk_size(images, batch_size))
+
+
+@pytest.mark.parametrize("shards", [0, 1, 7, 40, 1000])
+def test_shards_are_as_many_as_prepare_writes(tmp_path: Path, shards):
+    source = write_rawset(tmp_path / "set", {"train": 24, "val": 12}, 64)
+    flags = ["--input", source, "--output", tmp_path / "records", "--copies", "1", "--shards", shards]
+    options = cli.read(["prepare", *map(str, flags)])[1]
+    study = sample.of_prepare(options, str(tmp_path), 20, 2, [])
+    palette, _ = detect_palette(raw := scan(str(source)), "auto")
+    written = len(plan_shards(raw, palette, options).shards)
+    assert (study.cut, study.writes) == (written, 3 * written)
 
 
 @pytest.fixture

@@ -49,8 +49,9 @@ def run(options: Options, flags: list[str]) -> int:
     leases.acquire(options.output, "evaluate")
     card = load_card(options.model) if options.model is not None else None
     palette = card.palette if card else resolve(options.palette)
-    sources = Sources(options.labels, options.masks, palette, options.label_coding, options.label_coding)
     notes = [segment_notes(folder, palette) for folder in options.masks]
+    made_by = tuple(note.get("fingerprint") or "" for note in notes)
+    sources = Sources(options.labels, options.masks, palette, options.label_coding, options.label_coding, made_by)
     plan = pair(sources, selection.load(options.records, options.split, options.list))
     doubts = [*unfinished(options.masks, notes), *self_comparisons(options), training_images(plan, card)]
     say(note for note in (plan.selection, *plan.notes, *doubts) if note)

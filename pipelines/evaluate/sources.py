@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,11 @@ from trainer.options import InputError
 
 STAGE = "evaluate"
 NOTES_FILE = "segment.json"
+OTHERS = (
+    "made with another model or other options than segment.json in its folder says; make it again with "
+    "`deeplab segment`, or remove it"
+)
+"""The reason to reject a mask that an earlier run left in its folder."""
 
 
 class Unusable(ValueError):
@@ -58,6 +64,8 @@ class Sources:
       palette: the classes.
       coding: how to read labels that can be read in two ways, one of `trainer.formats.options.CODINGS`.
       mask_coding: how to read masks of other programs, likewise.
+      made_by: the fingerprint of model and options in the segment.json of each folder of masks; "" if it has none.
+        Shorter than `masks` if the last ones have none.
     """
 
     labels: str
@@ -65,6 +73,7 @@ class Sources:
     palette: Palette
     coding: str = "auto"
     mask_coding: str = "auto"
+    made_by: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -72,6 +81,7 @@ class Sources:
             "masks": list(self.masks),
             "palette": self.palette.to_json(),
             "codings": [self.coding, self.mask_coding],
+            "made_by": list(self.made_by),
         }
 
     def label_path(self, comparison: Comparison) -> str:
@@ -81,7 +91,8 @@ class Sources:
         """Reads label and masks, uint8 [H, W] each. Raises Unusable if one of them cannot be used."""
         label = self._read_label(self.label_path(comparison))
         paths = [storage.join(folder, path) for folder, path in zip(self.masks, comparison.masks, strict=True)]
-        return label, [self._read_mask(path, label) for path in paths]
+        made_by = itertools.chain(self.made_by, itertools.repeat(""))
+        return label, [self._read_mask(path, label, maker) for path, maker in zip(paths, made_by, strict=False)]
 
     def confusions(self, comparison: Comparison) -> np.ndarray:
         """Confusion matrices, int64 [masks, bands + 1, classes, classes], see `band_confusions`. Raises as `read`."""
@@ -97,12 +108,19 @@ class Sources:
         except (OSError, ImageError, LabelError) as error:
             raise Unusable(path, reason(error)) from None
 
-    def _read_mask(self, path: str, label: np.ndarray) -> np.ndarray:
-        """The mask file as uint8 [H, W] class ids, of the label's size, with a class wherever the label has one."""
+    def _read_mask(self, path: str, label: np.ndarray, made_by: str) -> np.ndarray:
+        """The mask file as uint8 [H, W] class ids, of the label's size, with a class wherever the label has one.
+
+        Args:
+          made_by: the fingerprint that its stamp should have; "" for any.
+        """
         palette = self.palette
         try:
             data = storage.read(path)
-            if read_stamp(data) is not None:
+            if stamp := read_stamp(data):
+                # `segment --overwrite` leaves masks of images that are no longer in its input.
+                if made_by and stamp.fingerprint not in ("", made_by):
+                    raise Unusable(path, OTHERS)
                 # This program's own masks hold class ids, whatever the colours of their model's palette.
                 mask = palette.check_ids(decode_label(data))
             else:
@@ -138,7 +156,7 @@ def segment_notes(folder: str, palette: Palette) -> dict[str, Any]:
     notes = storage.read_json(path)
     try:
         written = [entry["name"] for entry in notes.get("palette", {}).get("classes", [])]
-        texts = (*written, *(notes.get(name) or "" for name in ("input", "head", "status")))
+        texts = (*written, *(notes.get(name) or "" for name in ("input", "head", "status", "fingerprint")))
         if not all(isinstance(text, str) for text in texts) or not isinstance(notes.get("crf") or {}, dict):
             raise TypeError
     except (AttributeError, KeyError, TypeError):

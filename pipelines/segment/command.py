@@ -19,7 +19,13 @@ from pipelines.segment.job import build
 from pipelines.segment.mask import SegmentJob, made_by
 from pipelines.segment.options import Options
 from pipelines.segment.plan import Plan, crf_in_force, make_plan
-from pipelines.segment.previous import check_output_is_ours, chunk_size_of, may_lack_stamps, previous_report
+from pipelines.segment.previous import (
+    check_output_is_ours,
+    chunk_size_of,
+    left_behind,
+    may_lack_stamps,
+    previous_report,
+)
 from pipelines.segment.tally import SegmentTally
 from trainer import leases, storage
 from trainer.accounts import REJECTS_FILE
@@ -48,7 +54,7 @@ def run(options: Options, flags: list[str]) -> int:
         check_output_is_ours(plan)
     elif "plan" not in previous and not options.overwrite:
         print("masks from version 0.2 and earlier do not record their image; those in the output are made again")
-    for note in listing.notes:
+    for note in (*listing.notes, *(left_behind(options, job.fingerprint) if previous else ())):
         print(note)
     print(f"segment: {plan.total} images in {options.input} with {options.model} -> {options.output}", flush=True)
     if not segment(job, plan, started(job, card, plan), beam):

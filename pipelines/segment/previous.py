@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from pipelines.masks.stamps import read_stamp
 from pipelines.runner import progress
 from pipelines.segment import table
 from pipelines.segment.options import Options
-from pipelines.segment.plan import IN_FLIGHT, PLAN_FILE, REPORT_FILE, Plan
+from pipelines.segment.plan import IN_FLIGHT, PLACES, PLAN_FILE, REPORT_FILE, Plan
 from trainer import leases, storage
 from trainer.accounts import REJECTS_FILE
 from trainer.options import InputError
@@ -64,6 +65,27 @@ def _has_results(folder: str) -> bool:
         if not (name in (REPORT_FILE, leases.FILE) or PLAN_FILE.fullmatch(name) or name.startswith(notes)):
             return True
     return False
+
+
+def left_behind(options: Options, fingerprint: str) -> Iterator[str]:
+    """Warnings about overlays and confidence maps of an earlier run that do not show the masks of this one.
+
+    Args:
+      options: the options of this run, by which it does not make them again.
+      fingerprint: the fingerprint of its model and options.
+    """
+    for kind, (below, _) in PLACES.items():
+        folder = storage.join(options.output, kind)
+        if not below or getattr(options, kind) or not storage.is_dir(folder):
+            continue
+        with contextlib.suppress(OSError):
+            file = next(iter(storage.walk(folder)), None)
+            stamp = read_stamp(storage.read(file.path)) if file else None
+            if stamp and stamp.fingerprint not in ("", fingerprint):
+                yield (
+                    f"warning: {folder} is of an earlier run with another model or other options; give --{kind} to "
+                    "make it again, or remove it"
+                )
 
 
 def may_lack_stamps(report: dict[str, Any] | None) -> bool:

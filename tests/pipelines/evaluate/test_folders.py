@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.evaluate import command
-from tests.drawn.evaluating import evaluate, evaluation, put
+from pipelines.masks.stamps import Stamp, stamp_png
+from tests.drawn.evaluating import PNG, evaluate, evaluation, put, rejects
 from trainer.options import InputError
 
 
@@ -41,6 +42,21 @@ def test_reports_of_others_are_replaced_with_overwrite_alone(root: Path, name: s
         evaluate(root)
     assert (root / "out" / name).read_bytes() == b'{"mine": 1}'
     assert evaluate(root, "--overwrite") == 0 and evaluation(root / "out")["images"] == 1
+
+
+def test_masks_of_another_model_that_an_earlier_run_left_in_the_folder_are_not_scored(
+    root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name, fingerprint in (("a", "1" * 32), ("b", "2" * 32), ("c", "1" * 32)):
+        put(root / "labels", f"{name}.png")
+        put(root / "masks", f"{name}.png", data=stamp_png(PNG, Stamp(fingerprint, "id")))
+    assert evaluate(root) == 0 and evaluation(root / "out")["images"] == 3, "nothing says what the masks should be"
+    (root / "masks/segment.json").write_text(json.dumps({"fingerprint": "1" * 32}))
+    assert evaluate(root) == 1 and evaluation(root / "out")["images"] == 2
+    assert rejects(root / "out") == {
+        str(root / "masks/b.png"): "made with another model or other options than segment.json in its folder says; "
+        "make it again with `deeplab segment`, or remove it"
+    }
 
 
 def test_a_report_of_this_command_is_replaced(root: Path) -> None:

@@ -9,10 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.masks.stamps import Stamp, stamp_png
+from pipelines.masks.stamps import Stamp, stamp_jpeg, stamp_png
 from pipelines.segment.plan import make_plan
-from pipelines.segment.previous import check_output_is_ours, chunk_size_of, may_lack_stamps, previous_report
+from pipelines.segment.previous import (
+    check_output_is_ours,
+    chunk_size_of,
+    left_behind,
+    may_lack_stamps,
+    previous_report,
+)
 from tests.drawn.segmenting import PALETTE, listing, options
+from trainer.formats import images
 from trainer.options import InputError
 
 
@@ -48,6 +55,23 @@ def test_rejects_of_another_command_are_not_replaced(tmp_path: Path) -> None:
     assert previous_report(options(tmp_path, overwrite=True), "f") is None
     write_report(tmp_path, fingerprint="f")
     previous_report(options(tmp_path), "f")
+
+
+def test_overlays_of_another_model_that_are_not_made_again_are_warned_of(tmp_path: Path) -> None:
+    assert list(left_behind(options(tmp_path), "f")) == []
+    for kind, name, stamp in (("overlays", "deep/a.jpg", stamp_jpeg), ("confidence", "a.png", stamp_png)):
+        path = tmp_path / kind / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(stamp(images.encode(path.suffix, np.zeros((2, 2), np.uint8), []), Stamp("g", "i")))
+        (warning,) = left_behind(options(tmp_path), "f")
+        assert warning == (
+            f"warning: {tmp_path / kind} is of an earlier run with another model or other options; give --{kind} to "
+            "make it again, or remove it"
+        )
+        assert list(left_behind(options(tmp_path), "g")) == []
+        assert list(left_behind(options(tmp_path, **{kind: True}), "f")) == []
+        path.write_bytes(b"of another program")
+        assert list(left_behind(options(tmp_path), "f")) == []
 
 
 @pytest.mark.parametrize("name", ["rejects.jsonl", "segment.json"])

@@ -134,11 +134,18 @@ def run_export(options: Export, dataset: Dataset) -> int:
     """Prints the number of images written; the status is 1 if some could not be written."""
     leases.acquire(options.output, "records export")
     with _at_work("export", dataset) as (pool, beat):
-        accounts = export(options, dataset, pool, beat)
+        accounts, others = export(options, dataset, pool, beat)
     print(accounts.line())
     for reject in accounts.rejects:
         print(printable(f"rejected: {reject.path}: {reject.reason}"))
     print(f"{accounts.outputs['exported']:,} images with labels written to {options.output}")
+    if others:
+        print(
+            printable(
+                f"warning: {options.output} also holds files that are not of these records ({len(others):,}, such as "
+                f"{others[0]}), which `deeplab prepare` would take; remove them, or give another folder"
+            )
+        )
     return 1 if accounts.rejects else 0
 
 

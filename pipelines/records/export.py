@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from typing import NamedTuple
 
 from pipelines.inputs.coding import PALETTE_FILE
+from pipelines.inputs.names import hidden
 from pipelines.records.options import Export
 from pipelines.records.reading import SUFFIXES, file_stem, read_records
 from pipelines.records.target import Target
@@ -31,12 +32,17 @@ class ShardExport(NamedTuple):
     rejects: tuple[Reject, ...]
 
 
-def export(options: Export, dataset: Dataset, pool: Executor, beat: Callable[[], object]) -> Accounts:
+def export(
+    options: Export, dataset: Dataset, pool: Executor, beat: Callable[[], object]
+) -> tuple[Accounts, list[str]]:
     """Writes the files of every record, then palette.json; identical existing files are kept.
 
     Args:
       pool: writes the shards in parallel.
       beat: called after every record.
+
+    Returns:
+      The accounts; and the files of the folders of images and labels, relative to the output, that are of no record.
 
     Raises:
       InputError: a shard is damaged, a key would leave the output folder, two records have the same files, or (before
@@ -64,7 +70,7 @@ def export(options: Export, dataset: Dataset, pool: Executor, beat: Callable[[],
     accounts.check()
     target.write(PALETTE_FILE, palette_json)
     names.sweep()
-    return accounts
+    return accounts, names.others()
 
 
 def in_the_way(options: Export, shard: Shard, target: Target) -> list[str]:
@@ -109,6 +115,11 @@ class Names:
             self._taken |= folded.keys()
         if repeated:
             raise InputError(f"two records would both be {repeated[-1]}; export without copies (--originals)")
+
+    def others(self) -> list[str]:
+        """The files that were in the folders of images and labels before, and that no record has."""
+        files = (file.relative for name, file in self._target.files.items() if name not in self._taken)
+        return sorted(name for name in files if name.partition("/")[0] in KINDS and not hidden(name))
 
     def sweep(self) -> None:
         """Removes the unfinished files of a killed export."""

@@ -42,6 +42,20 @@ def test_export_writes_copies_beside_their_images(prepared, tmp_path):
     assert len(list((tmp_path / "raw/labels/train").iterdir())) == 12
 
 
+def test_images_in_the_folder_that_are_not_of_the_records_are_warned_of(prepared, tmp_path, capsys):
+    assert records("export", prepared, tmp_path) == 0
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "images/train/.hidden.jpg").write_bytes(b"")
+    capsys.readouterr()
+    assert records("export", prepared, tmp_path) == 0
+    assert "warning" not in capsys.readouterr().out
+    assert records("export", prepared, tmp_path, "--originals") == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        f"warning: {tmp_path} also holds files that are not of these records (12, such as images/train/a0.copy1.jpg), "
+        "which `deeplab prepare` would take; remove them, or give another folder"
+    ]
+
+
 def test_a_rerun_removes_what_a_killed_export_was_writing_and_nothing_of_others(prepared, tmp_path):
     ours, theirs = ["labels/train/.a1.png", ".palette.json"], ["labels/train/.mine.png", ".a1.png"]
     for name in (*ours, *theirs):

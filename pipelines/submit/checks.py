@@ -154,24 +154,31 @@ def _machines(options: JobOptions, job: Job) -> Iterator[str]:
 
 
 def _hosts(options: JobOptions, job: Job) -> Iterator[str]:
+    backend = environment(options).get("KERAS_BACKEND", "")
     if job.hosts > 1 and job.command != "train":
         yield f"--count {job.hosts}: {job.command} runs on one host; give it a machine with more GPUs"
     elif job.options is not None and job.command == "train":
-        # Of one image on a GPU, batch norms cannot learn a variance.
-        devices, each = job.gpus * job.hosts, 1 if job.options.freeze_bn else 2
-        batch = job.options.batch_size
-        if devices > 1 and (batch % devices or batch < each * devices):
-            yield (
-                f"--batch-size {batch} is shared by {devices} GPUs; give a multiple of {devices}, at least "
-                f"{each * devices}"
-            )
-        elif job.hosts > 1:
-            yield from _faults(_together, job)
-    backend = environment(options).get("KERAS_BACKEND", "")
+        unfit = [*_faults(_together, job)] if job.hosts > 1 else []
+        yield from unfit or filter(None, [_batch(job, backend)])
     if job.hosts > 1 and backend != "jax":
         yield "--env KERAS_BACKEND: several hosts train under jax; leave it out, or set it to jax"
     elif backend not in ("", "jax", "tensorflow"):
         yield f"--env KERAS_BACKEND={backend}: the trainer image has tensorflow and jax; give one of these"
+
+
+def _batch(job: Job, backend: str) -> str:
+    """The reason why `train` would refuse its batch, as its own check says it once the model is built; "" if none."""
+    batch, parts, devices = job.options.batch_size, job.options.accumulate, max(1, job.gpus) * job.hosts
+    shares = devices * parts
+    # Of one image, batch norms cannot learn a variance; under JAX they see the images of all devices as one batch.
+    least = (1 if job.options.freeze_bn else 2) * (parts if backend == "jax" else shares)
+    if not batch % shares and batch >= least:
+        return ""
+    if shares == 1:
+        return f"--batch-size {batch} leaves one image per GPU, of which batch norms cannot learn; give 2 or more"
+    by = [f"{devices} GPUs"] * (devices > 1) + [f"{parts} parts"] * (parts > 1)
+    multiple = -(-least // shares) * shares
+    return f"--batch-size {batch} is shared by {' and '.join(by)}; give a multiple of {shares}, at least {multiple}"
 
 
 def _together(job: Job) -> Iterator[str]:

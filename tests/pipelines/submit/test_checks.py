@@ -157,7 +157,11 @@ TRAIN = "train --records {0}/records --output {0}/new"
         (["--count", "2", "--env", "KERAS_BACKEND=torch"], "--env KERAS_BACKEND: several hosts train under jax"),
         (["--count", "2"], ""),
         (["--env", "KERAS_BACKEND=torch"], "--env KERAS_BACKEND=torch: the trainer image has tensorflow and jax"),
-        (["--count", "4", "--accelerator", "nvidia-l4:2"], "--batch-size 8 is shared by 8 GPUs"),
+        (
+            ["--count", "4", "--accelerator", "nvidia-l4:4"],
+            "--batch-size 8 is shared by 16 GPUs; give a multiple of 16",
+        ),
+        (["--count", "4", "--accelerator", "nvidia-l4:2"], ""),  # under JAX batch norms see all images as one batch
         (["--accelerator", "nvidia-l4:3"], "--batch-size 8 is shared by 3 GPUs; give a multiple of 3, at least 6"),
         (["--accelerator", "nvidia-l4:8"], "--batch-size 8 is shared by 8 GPUs; give a multiple of 8, at least 16"),
     ],
@@ -166,6 +170,28 @@ def test_what_is_wrong_with_the_machines_is_said(place, flags, said, capsys):
     status = submit("kubernetes", *flags, "--dry-run", command=TRAIN.format(place).split())
     told = capsys.readouterr().err
     assert said in told and status == (2 if said else 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "command", "said"),
+    [
+        ([], "--batch-size 1", "--batch-size 1 leaves one image per GPU, of which batch norms cannot learn; give 2"),
+        ([], "--batch-size 1 --freeze-bn", ""),
+        (
+            ["--accelerator", "nvidia-l4:1"],
+            "--accumulate 3",
+            "--batch-size 8 is shared by 3 parts; give a multiple of 3",
+        ),
+        (["--accelerator", "nvidia-l4:1"], "--accumulate 8", "8 parts; give a multiple of 8, at least 16"),
+        (["--accelerator", "nvidia-l4:2"], "--accumulate 4", "2 GPUs and 4 parts; give a multiple of 8, at least 16"),
+        (["--accelerator", "nvidia-l4:2"], "--accumulate 2", ""),
+        (["--accelerator", "nvidia-l4:2", "--env", "KERAS_BACKEND=jax"], "--accumulate 4", ""),
+    ],
+)
+def test_a_batch_that_train_would_refuse_is_refused(place, flags, command, said, capsys):
+    words = f"{TRAIN.format(place)} {command}".split()
+    assert submit("kubernetes", *flags, "--dry-run", command=words) == (2 if said else 0)
+    assert said in capsys.readouterr().err
 
 
 def test_vertex_needs_machine_and_region_and_gpus_that_are_there(place):

@@ -78,7 +78,7 @@ def test_scores_are_exact(drawn: Path, capsys: pytest.CaptureFixture) -> None:
     text = capsys.readouterr().out
     assert "3 labels = 3 evaluated + 0 rejected" in text
     row = next(line.split() for line in text.splitlines() if line.startswith("wrong"))
-    assert row == ["wrong", "-", "no", "0.817", "0.900", "0.250", "0.583", "0.775", "0.817", "0.817"]
+    assert row == ["wrong", "-", "-", "0.817", "0.900", "0.250", "0.583", "0.775", "0.817", "0.817"]
     assert next(line.split() for line in text.splitlines() if line.startswith("never")) == ["never", "–", "–"]
     page = (drawn / "out/report.html").read_text()
     assert page.count("data:image/jpeg") == 3 * (2 + 2 * 2)

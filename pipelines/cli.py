@@ -27,7 +27,7 @@ from pipelines import __version__
 from trainer import ending, leases, storage
 from trainer.accounts import UnbalancedError
 from trainer.files import scratch
-from trainer.options import CheckedOptions, InputError, parse, printable
+from trainer.options import CheckedOptions, InputError, overridden, parse, printable
 from trainer.startup import quiet_startup
 
 COMMANDS = {
@@ -106,7 +106,7 @@ def read(argv: list[str]) -> tuple[str, CheckedOptions, list[str]]:
         raise InputError(f"unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
     module, prog = options_of(name), f"deeplab {name}"
     if not hasattr(module, "VERBS"):
-        return name, *parse(module.Options, rest, prog=prog, text=module.__doc__)
+        return name, *_parsed(module.Options, rest, prog, module.__doc__)
     verb = rest[0] if rest else "--help"
     if verb in ("-h", "--help"):
         print(_verb_usage(name, module))
@@ -114,7 +114,15 @@ def read(argv: list[str]) -> tuple[str, CheckedOptions, list[str]]:
     if verb not in module.VERBS:
         raise InputError(f"unknown verb {verb!r}; expected one of {', '.join(module.VERBS)}")
     cls = module.VERBS[verb]
-    return name, *parse(cls, rest[1:], prog=f"{prog} {verb}", text=cls.__doc__)
+    return name, *_parsed(cls, rest[1:], f"{prog} {verb}", cls.__doc__)
+
+
+def _parsed(cls: type, argv: list[str], prog: str, text: str) -> tuple[CheckedOptions, list[str]]:
+    """`parse`, with warnings about paths that do not count."""
+    result = parse(cls, argv, prog=prog, text=text)
+    for sentence in overridden(cls, argv):
+        say(f"{prog}: warning: {printable(sentence)}")
+    return result
 
 
 def check_output(options: CheckedOptions) -> None:

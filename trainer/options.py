@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import itertools
 import math
 import re
 import types
@@ -364,6 +365,28 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, text: str) -> tuple[T
         parser.error(f"unrecognized arguments: {' '.join([*stray, *rest])}{hint}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
     return cls(**values | behind), rest
+
+
+def overridden(cls: type, argv: Sequence[str]) -> list[str]:
+    """Sentences on paths that do not count: `--input a --input b` looks as if it took both, and b alone counts.
+
+    Args:
+      cls, argv: as for `parse`, which accepted them.
+    """
+    argv, _ = _split(cls, argv)
+    shapes, sentences = _shapes(cls), []
+    for field in _fields(cls):
+        is_path = re.search("DIR|FILE|PATH", field.metadata["metavar"] or "") and shapes[field.name].count is None
+        if not is_path or field.metadata["positional"]:
+            continue
+        flag = CheckedOptions.flag(field.name)
+        paths = []
+        for word, following in itertools.pairwise([*argv, ""]):
+            name, equals, value = word.partition("=")
+            paths += [value if equals else following] * (name == flag)
+        if others := set(paths[:-1]) - {*paths[-1:]}:
+            sentences.append(f"{flag} takes one path: {paths[-1]} counts, {', '.join(sorted(others))} does not")
+    return sentences
 
 
 def _split(cls: type, argv: Sequence[str]) -> tuple[Sequence[str], dict[str, tuple[str, ...]]]:

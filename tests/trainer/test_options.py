@@ -7,7 +7,18 @@ from typing import ClassVar
 
 import pytest
 
-from trainer.options import Bounds, CheckedOptions, InputError, as_flags, markdown, option, parse, printable, to_json
+from trainer.options import (
+    Bounds,
+    CheckedOptions,
+    InputError,
+    as_flags,
+    markdown,
+    option,
+    overridden,
+    parse,
+    printable,
+    to_json,
+)
 
 TEXT = """Draw a set.
 
@@ -64,6 +75,14 @@ def test_values_of_a_flag_that_is_given_twice_are_all_kept():
     assert read("--output", "x", "--copies", "1", "--copies", "3", "--scale", "1", "2", "--scale", "3", "4") == (
         DrawOptions(output="x", copies=3, scale=(3.0, 4.0))
     )
+
+
+def test_of_two_paths_of_one_flag_the_one_that_does_not_count_is_named():
+    alike = ["--output", "x", "--masks", "a", "--masks", "b", "--output=x", "--copies", "1", "--copies", "2"]
+    assert overridden(DrawOptions, alike) == []
+    for argv in (["--output", "x", "--copies", "1", "--output", "y"], ["--output=x", "--output", "y"]):
+        assert read(*argv).output == "y"
+        assert overridden(DrawOptions, argv) == ["--output takes one path: y counts, x does not"]
 
 
 def test_defaults_hold_and_a_switch_can_be_turned_off():

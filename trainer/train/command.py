@@ -194,7 +194,7 @@ def train(
         model = build(options, dataset, progress, total)
         network = models.for_validation(model, options, dataset.palette)
         validated = validator(options, dataset, network, validation)
-        logs, pace = Logs(options.output), Pace()
+        logs, pace = Logs(options.output, progress.is_new), Pace()
         checkpoints = Checkpoints(options.output, model, progress, options.checkpoint_minutes)
         while not is_finished(options, progress):
             title = f"epoch {progress.epochs + 1}/{options.epochs}"

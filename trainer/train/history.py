@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from trainer.train.resume import Progress
 
 COLUMNS = ("epoch", "loss", "learning_rate", "seconds_per_step", "val_jaccard", "val_pixel_accuracy")
 HISTORY = "history.csv"
+EVENTS = re.compile(r"events\.out\.tfevents\..+")
+"""Names of TensorBoard's event files."""
 CLASS = "iou/"
 """Prefix of the columns of the classes, which follow COLUMNS."""
 
@@ -47,10 +50,20 @@ def history_csv(history: tuple[dict[str, Any], ...]) -> bytes:
 
 
 class Logs:
-    """TensorBoard's event files below `output`/logs; for gs:// they are written locally and uploaded."""
+    """TensorBoard's event files below `output`/logs; for gs:// they are written locally and uploaded.
 
-    def __init__(self, output: str) -> None:
+    Those of an earlier training, whose curves TensorBoard would mix with the new ones, are removed before the first
+    epoch of a new training is added.
+    """
+
+    def __init__(self, output: str, is_new: bool) -> None:
+        """
+        Args:
+          output: the model folder.
+          is_new: whether no epoch or step of this training is done.
+        """
         self.output = self.folder = storage.join(output, "logs")
+        self._earlier = _events(self.output) if is_new else []
         if storage.is_remote(output):
             # Removed together with this object.
             self._temporary = tempfile.TemporaryDirectory()
@@ -58,6 +71,8 @@ class Logs:
         self.writer = tf.summary.create_file_writer(self.folder)
 
     def add(self, row: dict[str, Any], overlays: np.ndarray) -> None:
+        while self._earlier:
+            storage.remove(self._earlier.pop())
         with self.writer.as_default(step=row["epoch"]):
             for name, value in row.items():
                 if name != "epoch" and value is not None:
@@ -67,6 +82,14 @@ class Logs:
         if storage.is_remote(self.output):
             for file in storage.files(self.folder):
                 storage.write(storage.join(self.output, file.relative), storage.read(file.path))
+
+
+def _events(folder: str) -> list[str]:
+    """The paths of the event files in a folder, which need not exist."""
+    try:
+        return [file.path for file in storage.files(folder, within=()) if EVENTS.fullmatch(file.relative)]
+    except FileNotFoundError:
+        return []
 
 
 def _seconds(rows: Sequence[dict[str, Any]]) -> str:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 
-from trainer.train.history import epoch_line, history_csv, history_row, in_order, summary
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.train.history import Logs, epoch_line, history_csv, history_row, in_order, summary
 from trainer.train.resume import Progress
 
 SCORES = {"miou": 0.5, "pixel_accuracy": 0.75, "per_class": {"road": 0.5, "car": None}}
@@ -49,3 +53,22 @@ def test_the_summary_is_that_of_the_best_epoch():
         "  car   absent",
     ]
     assert lines[3].startswith("0.125 s per step, peak memory ")
+
+
+@pytest.mark.parametrize(("is_new", "curves"), [(True, [0.25]), (False, [0.5, 0.25])])
+def test_the_curves_of_an_earlier_training_are_not_mixed_with_those_of_a_new_one(tmp_path, is_new, curves):
+    overlays = np.zeros((1, 4, 4, 3), np.uint8)
+    Logs(str(tmp_path), is_new=True).add(row(1, 0.5), overlays)
+    (tmp_path / "logs/notes.txt").write_text("mine")
+    logs = Logs(str(tmp_path), is_new)
+    assert len(list((tmp_path / "logs").glob("events*"))) == 2, "before an epoch is done, nothing is removed"
+    logs.add(row(1, 0.25), overlays)
+    seen = [
+        tf.make_ndarray(value.tensor).item()
+        for file in (tmp_path / "logs").glob("events*")
+        for event in tf.compat.v1.train.summary_iterator(str(file))
+        for value in event.summary.value
+        if value.tag == "val_jaccard"
+    ]
+    assert sorted(seen) == sorted(curves)
+    assert (tmp_path / "logs/notes.txt").exists()

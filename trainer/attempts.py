@@ -15,6 +15,8 @@ import errno
 import http.client
 import os
 import random
+import socket
+import ssl
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -142,7 +144,8 @@ def _remote_meaning(error: Exception, path: str, writing: bool) -> tuple[bool, E
     if isinstance(error, (api.GoogleAPICallError, InvalidResponse)):
         code = error.code if isinstance(error, api.GoogleAPICallError) else error.response.status_code
         return _answer_meaning(int(code or 0), _details(error), path)
-    if isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException)):
+    incomplete = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException)
+    if isinstance(error, (*incomplete, ssl.SSLError, socket.gaierror)):
         return True, _unavailable(path, f"no complete answer ({type(error).__name__})")
     return None
 

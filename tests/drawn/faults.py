@@ -13,6 +13,7 @@ import urllib3
 
 from trainer import attempts
 from trainer.files import cloud
+from trainer.files.connections import Answer
 
 Fault = Callable[[int, requests.PreparedRequest], "requests.Response | Exception | None"]
 """What happens to a request, by its number from 1: another answer, an exception, or None for the true answer."""
@@ -46,13 +47,11 @@ def in_the_cloud(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> list[requests
     return seen
 
 
-def by_requests(
-    url: str, headers: Mapping[str, str], check: Callable[[int], None] = lambda size: None
-) -> tuple[int, Mapping[str, str], bytes]:
+def by_requests(url: str, headers: Mapping[str, str], check: Callable[[int], None]) -> Answer:
     """`cloud.transfer` by `requests.Session.send`, the one place where tests change what comes."""
     response = requests.Session().send(requests.Request("GET", url, headers).prepare())
     check(len(response.content))
-    return response.status_code, response.headers, response.content
+    return Answer(response.status_code, response.headers.get, response.content)
 
 
 def with_body(

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 import google_crc32c
 
 from trainer.attempts import SCHEME, CorruptError, Unavailable, attempt, meaning
+from trainer.files.connections import Answer, Connections, trust
 from trainer.files.names import File, check_size, crc32c_and_size
 from trainer.options import InputError
 
@@ -178,16 +179,17 @@ def _get(path: str) -> bytes:
     url = f"{gcs.api_endpoint}/download/storage/v1{blob.path}?alt=media"
     headers = {"Accept-Encoding": "identity"}
     gcs._http.credentials.before_request(_authorisation(), "GET", url, headers)
-    status, about, data = transfer(url, headers, functools.partial(check_size, path))
-    stored = re.search(r"crc32c=([\w+/=]+)", about.get("X-Goog-Hash", ""))
-    is_coded = about.get("X-Goog-Stored-Content-Encoding", "identity") != "identity"
-    if status == 401 or (status == 200 and (is_coded or not stored)):
-        return blob.download_as_bytes(retry=None, timeout=TIMEOUT)  # which renews credentials, and knows all codings
-    if status != 200:
-        raise from_http_status(status, "", errors=_faults(data))
-    if int.from_bytes(base64.b64decode(stored[1]), "big") != google_crc32c.value(data):
+    answer = transfer(url, headers, functools.partial(check_size, path))
+    stored = re.search(r"crc32c=([\w+/=]+)", answer.header("X-Goog-Hash") or "") if answer else None
+    is_coded = bool(answer) and answer.header("X-Goog-Stored-Content-Encoding", "identity") != "identity"
+    if not answer or answer.status == 401 or (answer.status == 200 and (is_coded or not stored)):
+        # Which knows proxies, renews credentials, and knows all codings.
+        return blob.download_as_bytes(retry=None, timeout=TIMEOUT)
+    if answer.status != 200:
+        raise from_http_status(answer.status, "", errors=_faults(answer.data))
+    if int.from_bytes(base64.b64decode(stored[1]), "big") != google_crc32c.value(answer.data):
         raise CorruptError(errno.EIO, "the data received are not those stored: their checksum differs", path)
-    return data
+    return answer.data
 
 
 def _faults(body: bytes) -> list[dict[str, Any]]:
@@ -197,51 +199,31 @@ def _faults(body: bytes) -> list[dict[str, Any]]:
     return []
 
 
-def transfer(
-    url: str, headers: Mapping[str, str], check: Callable[[int], None] = lambda size: None
-) -> tuple[int, Mapping[str, str], bytes]:
-    """Sends a GET request over the client's connections, bypassing `requests`, whose overhead doubles the time.
+def transfer(url: str, headers: Mapping[str, str], check: Callable[[int], None]) -> Answer | None:
+    """Sends a GET request without Google's client; None if there is no direct way to Cloud Storage.
 
     Args:
       url: an address below the client's endpoint.
       headers: the headers of the request.
       check: called with the size of the body, in bytes, before it is received; raises if it is too large.
-
-    Returns:
-      The status, headers and body of the answer.
     """
-    from urllib3 import Timeout
-
     place = client().api_endpoint
-    answer = _connections(place).urlopen(
-        "GET",
-        url[len(place) :],
-        headers=headers,
-        retries=False,
-        redirect=False,
-        preload_content=False,
-        timeout=Timeout(*TIMEOUT),
-    )
-    try:
-        check(int(answer.headers.get("Content-Length", 0)))
-        return answer.status, answer.headers, answer.data
-    except BaseException:
-        answer.close()
-        raise
-    finally:
-        answer.release_conn()
+    direct = _connections(place)
+    return direct.get(url[len(place) :], headers, check) if direct else None
 
 
 @functools.cache
-def _connections(place: str) -> Any:
-    """The connections to a server, through the proxies and with the certificates of the environment."""
-    from requests import Request
+def _connections(place: str) -> Connections | None:
+    """The connections to a server, with the certificates of the environment; None if it names a proxy."""
+    from requests.certs import where
+    from requests.utils import select_proxy
 
     session = client()._http
-    adapter, request = session.get_adapter(place), Request("GET", place).prepare()
-    pool = adapter.get_connection_with_tls_context(request, session.verify, session.proxies, session.cert)
-    adapter.cert_verify(pool, request.url, session.verify, session.cert)
-    return pool
+    if select_proxy(place, session.proxies):
+        return None
+    is_secure = place.startswith("https:")
+    context = trust(where() if session.verify is True else session.verify, session.cert) if is_secure else None
+    return Connections(place, context, TIMEOUT)
 
 
 @functools.cache

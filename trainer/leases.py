@@ -137,22 +137,22 @@ class _Lease:
 
     def take(self) -> None:
         seen, since = None, 0.0
+        current = None  # as is usual; if it is not so, the first exchange fails
         while True:
-            current = _read(self._path)
             if current is None or _is_dead(current):
                 if storage.exchange(self._path, current, self._content()):
                     return
-                continue
-            if _is_here(current) or (seen is not None and current != seen):
+            elif _is_here(current) or (seen is not None and current != seen):
                 raise InputError(_refusal(self.target, current))
-            if seen is None:
+            elif seen is None:
                 seen, since = current, time.monotonic()
                 _notify(f"{_owner(self.target, current)}; waiting {PATIENCE:.0f} seconds for a sign of life from it")
-            elif time.monotonic() - since > PATIENCE:
-                if storage.exchange(self._path, current, self._content()):
-                    return
-                continue
-            time.sleep(GLANCE)
+                time.sleep(GLANCE)
+            elif time.monotonic() - since <= PATIENCE:
+                time.sleep(GLANCE)
+            elif storage.exchange(self._path, current, self._content()):
+                return
+            current = _read(self._path)
 
     def beat(self) -> None:
         while not self._ended.wait(BEAT):

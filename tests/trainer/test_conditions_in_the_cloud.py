@@ -91,3 +91,13 @@ def test_large_objects_and_listings_are_as_in_cloud_storage(server):
 def test_a_new_object_takes_one_request_and_is_made_once(server):
     assert storage.create("gs://seg/note", b"first") and len(server.requests) == 1
     assert not storage.create("gs://seg/note", b"second") and storage.read("gs://seg/note") == b"first"
+
+
+def test_a_free_folder_is_leased_kept_and_released_in_a_request_each(server, monkeypatch):
+    monkeypatch.setattr(leases, "BEAT", 3600.0)
+    with leases.scope(print, print):
+        leases.acquire("gs://b/out", "prepare")
+        (lease,) = leases._held
+        assert lease._renew() and lease._renew()
+    assert [method for method, _ in server.requests] == ["POST", "POST", "POST", "DELETE"]
+    assert not storage.exists(f"gs://b/out/{leases.FILE}")

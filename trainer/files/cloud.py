@@ -265,9 +265,10 @@ def upload(path: str, file: BinaryIO) -> None:
     attempt(path, lambda: _send(path, file), writing=True)
 
 
-def _send(path: str, file: BinaryIO, generation: int | None = None) -> None:
-    size = file.seek(0, os.SEEK_END)
-    _blob(path).upload_from_file(
+def _send(path: str, file: BinaryIO, generation: int | None = None) -> int:
+    """Uploads a file as the object's next generation, which is returned, after `generation` if that is given."""
+    size, blob = file.seek(0, os.SEEK_END), _blob(path)
+    blob.upload_from_file(
         file,
         rewind=True,
         size=size,
@@ -276,6 +277,7 @@ def _send(path: str, file: BinaryIO, generation: int | None = None) -> None:
         retry=None,
         timeout=TIMEOUT,
     )
+    return blob.generation
 
 
 def create(path: str, data: bytes) -> bool:
@@ -298,21 +300,34 @@ def exchange(path: str, before: bytes | None, after: bytes | None) -> bool:
 
 
 def _exchange(path: str, before: bytes | None, after: bytes | None) -> bool:
-    from google.api_core.exceptions import NotFound, PreconditionFailed
+    from google.api_core.exceptions import NotFound
 
+    content, generation = _exchanged.get(path, (None, 0))
+    # An object of a known generation, or none, need not be read first.
+    if content == before and _replace(path, after, generation):
+        return True
     current, blob = None, _blob(path)
     with contextlib.suppress(NotFound):
         current = blob.download_as_bytes(retry=None, timeout=TIMEOUT)
     if current == after:  # by an attempt whose answer was lost
         return True
-    if current != before:
-        return False
-    mark = blob.generation if current is not None else 0
+    return current == before and _replace(path, after, blob.generation if current is not None else 0)
+
+
+_exchanged: dict[str, tuple[bytes, int]] = {}
+"""What `exchange` has last written to an object, and the generation that this is."""
+
+
+def _replace(path: str, after: bytes | None, generation: int) -> bool:
+    """Replaces the object of that generation (0: none) with `after`; returns False if there is another one."""
+    from google.api_core.exceptions import NotFound, PreconditionFailed
+
+    _exchanged.pop(path, None)
     try:
         if after is None:
-            blob.delete(if_generation_match=mark, retry=None, timeout=TIMEOUT)
+            _blob(path).delete(if_generation_match=generation, retry=None, timeout=TIMEOUT)
         else:
-            _send(path, io.BytesIO(after), mark)
+            _exchanged[path] = after, _send(path, io.BytesIO(after), generation)
     except PreconditionFailed:
         return False
     except NotFound:

@@ -201,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
 def served(delay: float = 0.0, fault: Callable[[int, str, str], int | None] | None = None) -> Iterator[Objects]:
     """The server in threads of this process, while the block runs."""
     server = Objects(delay=delay, fault=fault)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
         yield server
     finally:

@@ -18,9 +18,10 @@ from trainer import storage
 T = TypeVar("T")
 R = TypeVar("R")
 
-THREADS = 32
-"""Concurrent requests of a process, for reads and for writes each."""
-DEPTH = 16
+THREADS = 64
+"""Concurrent requests of a process, for reads and for writes each: some thousand in a second, which is as many as
+Python's lock lets one process handle."""
+DEPTH = 32
 """Items that one worker reads ahead, and items that may wait to be written."""
 BUDGET = 256 << 20
 """Bytes that all workers of a process buffer together. A worker may always hold one item, however large."""
@@ -60,6 +61,22 @@ def _readers() -> ThreadPoolExecutor:
 def _writers() -> ThreadPoolExecutor:
     # A pool of its own: a write may wait for a worker, and that worker for its reads.
     return ThreadPoolExecutor(THREADS, "write")
+
+
+@functools.cache
+def _helpers() -> ThreadPoolExecutor:
+    # A pool of its own too, since what it does may itself be read ahead.
+    return ThreadPoolExecutor(THREADS, "ahead")
+
+
+def ahead(place: str, work: Callable[[], R]) -> Callable[[], R]:
+    """Returns a function that returns, or raises, what `work` does; it must be called at most once.
+
+    Args:
+      place: the file or folder that `work` is about. If it is in Cloud Storage, `work` begins at once, in another
+        thread.
+    """
+    return _helpers().submit(work).result if storage.is_remote(place) else work
 
 
 class _Pending(Generic[R]):

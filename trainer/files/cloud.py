@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 TIMEOUT = (10.0, 60.0)
 """Seconds to wait for a connection to Cloud Storage, and then for its next bytes."""
-CONNECTIONS = 64
+CONNECTIONS = 128
 """The most connections kept open: the number of threads that make requests."""
 LISTINGS = 16
 """The number of listings that are requested concurrently."""

@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -24,7 +24,7 @@ PAGE = 1000
 """Objects in an answer to a listing."""
 OBJECT = re.compile(r"(?:/download)?/storage/v1/b/(?P<bucket>[^/]+)/o/(?P<name>[^/]+)")
 COUNT = "/requests"
-"""Where the number of the requests so far is told."""
+"""Where the number of the requests so far is told, and the processor time that this server has taken, in seconds."""
 BUCKET = re.compile(r"/storage/v1/b/(?P<bucket>[^/]+)")
 LISTING = re.compile(r"/storage/v1/b/(?P<bucket>[^/]+)/o")
 PART = re.compile(r"bytes=(?P<start>\d+)-(?P<end>\d*)")
@@ -39,6 +39,7 @@ class Objects(ThreadingHTTPServer):
       fault: gets the number of a request from 1, its method and its address, and returns the status of an answer that
         takes the place of the true one, or None.
       requests: method and address of all requests so far.
+      spans: when each of them came, and when its answer left, in seconds.
     """
 
     daemon_threads = True
@@ -48,6 +49,7 @@ class Objects(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.delay, self.fault = delay, fault
         self.requests: list[tuple[str, str]] = []
+        self.spans: list[tuple[float, float]] = []
         self.contents: dict[tuple[str, str], tuple[bytes, int]] = {}
         self.uploads: dict[str, tuple[str, str | None, bytearray]] = {}
         self.lock = threading.Lock()
@@ -81,6 +83,15 @@ def checksum(data: bytes) -> str:
     return base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
 
 
+def one_after_another(spans: Iterable[tuple[float, float]]) -> int:
+    """The most requests of which each came when the answer to the one before had left."""
+    count, free = 0, float("-inf")
+    for begin, end in sorted(spans, key=lambda span: span[1]):
+        if begin >= free:
+            count, free = count + 1, end
+    return count
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -90,14 +101,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing."""
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        begin, body = time.monotonic(), self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.path == COUNT:
-            self._answer(200, {"requests": len(self.server.requests)})
+            self._answer(200, {"requests": len(self.server.requests), "seconds": time.process_time()})
             return
         with self.server.lock:
             self.server.requests.append((self.command, self.path))
             number = len(self.server.requests)
         time.sleep(self.server.delay)
+        self.server.spans.append((begin, time.monotonic()))
         if self.server.fault and (status := self.server.fault(number, self.command, self.path)):
             self._answer(status)
             return

@@ -42,7 +42,10 @@ def recognise(
       Palette and reason, then coding and reason.
     """
     labels = functools.cache(lambda: [(path, _without_pixels(label)) for path, label in sampled(rawset.labels, read)])
-    chosen, why = _palette(rawset, palette, labels)
+    has_own = _has_own(rawset, palette)
+    if coding == "auto":  # in the meantime
+        labels()
+    chosen, why = _palette(rawset, palette, labels, has_own)
     return chosen, why, *_coding(chosen, coding, labels)
 
 
@@ -67,14 +70,20 @@ def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_labe
     Raises:
       InputError: the palette is unknown, or "auto" cannot tell it from the labels.
     """
-    return _palette(rawset, palette, lambda: sampled(rawset.labels, read))
+    return _palette(rawset, palette, lambda: sampled(rawset.labels, read), _has_own(rawset, palette))
 
 
-def _palette(rawset: RawSet, palette: str, labels: Labels) -> tuple[Palette, str]:
+def _has_own(rawset: RawSet, palette: str) -> Callable[[], bool]:
+    """A function that returns whether a set's own palette is to be used, if it has one and none was given."""
+    path = storage.join(rawset.root, PALETTE_FILE)
+    return prefetch.ahead(path, functools.partial(storage.exists, path)) if palette == "auto" else lambda: False
+
+
+def _palette(rawset: RawSet, palette: str, labels: Labels, has_own: Callable[[], bool]) -> tuple[Palette, str]:
     if palette != "auto":
         return resolve(palette), f"palette {palette}, as given by --palette"
     path = storage.join(rawset.root, PALETTE_FILE)
-    if storage.exists(path):
+    if has_own():
         own = resolve(path)
         return own, f"palette {own.name} of {own.num_classes} classes, from {path}"
     if rawset.palette_hint:

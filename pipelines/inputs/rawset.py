@@ -116,10 +116,11 @@ def raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float,
 def _manifest_path(root: str, layout: str) -> str | None:
     """The path of the manifest, if the input is one or a folder with one; else None."""
     manifests = [storage.join(root, name) for name in MANIFESTS]
-    with ThreadPoolExecutor(1 + len(manifests)) as pool:
+    with ThreadPoolExecutor(2 + len(manifests)) as pool:
         known = {path: pool.submit(storage.exists, path) for path in (root, *manifests)}
+        is_folder = pool.submit(storage.is_dir, root)
     is_file = known[root].result()  # first: permission to read objects does not imply permission to list them
-    if not is_file and storage.is_dir(root):
+    if not is_file and is_folder.result():
         if layout not in ("auto", "manifest"):
             return None
         return next((path for path in manifests if known[path].result()), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from pipelines.inputs.coding import read_label, recognise
@@ -18,7 +19,7 @@ from pipelines.prepare.workarea import Area, survey
 from pipelines.runner.flags import beam_options, check_paths, located, share_in_processes
 from pipelines.runner.remote import CANCELLED, attach
 from pipelines.runner.run import run as run_job
-from trainer import leases, storage
+from trainer import leases, prefetch, storage
 from trainer.accounts import REJECTS_FILE, Accounts, merged, write_rejects
 from trainer.formats.dataset import DATASET_FILE, Dataset
 from trainer.formats.labels import Palette
@@ -38,13 +39,14 @@ def run(options: Options, flags: list[str]) -> int:
     if storage.lies_in(source, folder) and storage.lies_in(folder, source):
         raise InputError(f"--output {options.output} is the input folder; give a folder of its own")
     leases.acquire(folder, "prepare")
+    surveyed = prefetch.ahead(folder, functools.partial(survey, folder))
     raw = scan(source, options.layout, options.val_fraction, options.group_by)
     if not storage.is_remote(source):
         check_paths(beam, "--input", (path for pair in raw.pairs for path in (pair.image, pair.label)))
     palette, coding, reasons, is_fatal = recognise_labels(raw, options)
     options = replace(options, label_coding=coding)
     print("\n".join(filter(None, (raw.summary, *reasons))), flush=True)
-    area = survey(folder)
+    area = surveyed()
     plan = plan_for(area, raw, palette, options)
     refuse_strangers(area, plan, raw, options)
     todo = shards_to_write(area, plan, options.overwrite)
@@ -70,7 +72,8 @@ def run(options: Options, flags: list[str]) -> int:
             share_in_processes(beam, flags)
         if not run_job(job, beam, total=total, unit="records", title="prepare", folder=folder):
             return 0
-    return finish(plan, todo.shards, plans, raw, palette, options)
+        area = survey(folder, [shard.spec.name for shard in plan.shards])
+    return finish(area, plan, todo.shards, plans, raw, palette, options)
 
 
 def recognise_labels(raw: RawSet, options: Options) -> tuple[Palette, str, tuple[str, str], bool]:
@@ -109,6 +112,7 @@ def refuse_strangers(area: Area, plan: Plan, raw: RawSet, options: Options) -> N
 
 
 def finish(
+    area: Area,
     plan: Plan,
     todo: Sequence[ShardPlan],
     plans: Collection[str],
@@ -119,6 +123,7 @@ def finish(
     """Checks the accounts, writes rejects.jsonl and dataset.json, and prints a summary; returns the exit status.
 
     Args:
+      area: the contents of the output folder, with all shards.
       plan: all shards.
       todo: the shards that this run has written.
       plans: see `folder.collect`.
@@ -128,7 +133,6 @@ def finish(
       UnbalancedError: records of the plan are neither in shards nor rejected.
     """
     folder = options.output
-    area = survey(folder)
     contents = output.collect(area, plan, plans)
     new = {shard.spec.name for shard in todo}
     records = {"written": sum(shard.records for shard in contents.shards if shard.name in new)}
@@ -137,8 +141,10 @@ def finish(
     inputs = plan.records + sum(reject.records for reject in raw.rejects)
     accounts = Accounts("records", inputs, records, merged([*raw.rejects, *contents.rejects]))
     accounts.check()
-    rejects_path = write_rejects(folder, accounts.rejects)
-    removed = output.sweep(area, plan)
+    with ThreadPoolExecutor(1) as pool:
+        rejects = pool.submit(write_rejects, folder, accounts.rejects)
+        removed = output.sweep(area, plan)
+    rejects_path = rejects.result()
     output.check_unchanged(area, contents)
     if removed:
         print(f"removed {_count(removed, 'shard')} of an earlier run that do not belong to this set")

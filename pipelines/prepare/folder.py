@@ -14,7 +14,7 @@ from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Plan, ShardPlan, Spec, Todo, finished_shards
 from pipelines.prepare.workarea import Area
 from pipelines.runner import progress
-from trainer import storage
+from trainer import prefetch, storage
 from trainer.accounts import REJECTS_FILE, Accounts, Reject, merged
 from trainer.formats.dataset import DATASET_FILE, Dataset, Shard, fingerprint_of, load_dataset, save_dataset
 from trainer.formats.labels import Palette
@@ -41,7 +41,9 @@ def strangers(area: Area, plan: Plan) -> list[str]:
 
     A shard is this program's if it has a sidecar or a plan, or if this program's dataset.json lists it.
     """
-    listed = _listed(area)
+    with ThreadPoolExecutor(1) as pool:
+        are_rejects = pool.submit(_holds_rejects, area)
+        listed = _listed(area)
     known = area.planned_shards() | {name for name, outcome in area.outcomes.items() if outcome.shard.records}
     names = []
     for shard in plan.shards:
@@ -52,7 +54,7 @@ def strangers(area: Area, plan: Plan) -> list[str]:
             names.append(workarea.sidecar_name(name))
     if DATASET_FILE in area.files and listed is None:
         names.append(DATASET_FILE)
-    if REJECTS_FILE in area.files and not _holds_rejects(area.files[REJECTS_FILE].path):
+    if not are_rejects.result():
         names.append(REJECTS_FILE)
     return [area.files[name].path for name in sorted(names)]
 
@@ -67,9 +69,11 @@ def _listed(area: Area) -> frozenset[str] | None:
         return None
 
 
-def _holds_rejects(path: str) -> bool:
-    """Whether a file is a rejects.jsonl of this command."""
-    *lines, rest = storage.read(path).split(b"\n")
+def _holds_rejects(area: Area) -> bool:
+    """Whether the rejects.jsonl, if there is one, is of this command."""
+    if REJECTS_FILE not in area.files:
+        return True
+    *lines, rest = storage.read(area.files[REJECTS_FILE].path).split(b"\n")
     try:
         return not rest and all(Reject(**json.loads(line)).stage in STAGES for line in lines)
     except (TypeError, ValueError):
@@ -156,13 +160,15 @@ def sweep(area: Area, plan: Plan) -> int:
     stale = [name for name in area.files if name in own and name not in names]
     sidecars = [workarea.sidecar_name(name) for name in area.outcomes if name not in names]
     plans, unfinished = filter(workarea.shard_of_plan, area.files), filter(workarea.is_leftover, area.files)
+    works = workarea.notes(area.folder).clear, functools.partial(progress.forget, area.folder)
+    done = [prefetch.ahead(area.folder, work) for work in works]
     with ThreadPoolExecutor(workarea.REQUESTS) as pool:
         # Shards before their sidecars, by which they are recognised; plans before unfinished files, since another run
         # whose plans are gone stops writing.
         for kind in (stale, sidecars, plans, unfinished):
             list(pool.map(functools.partial(_remove, area), kind))
-    workarea.notes(area.folder).clear()
-    progress.forget(area.folder)
+    for result in done:
+        result()
     return len(stale)
 
 

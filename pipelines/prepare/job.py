@@ -36,13 +36,20 @@ class WriteShard(Work):
     options: RecordOptions
 
     def process(self, spec: Spec) -> None:
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(2) as pool:
             finished = pool.submit(shards.is_finished, self.folder, spec)
-            entries = workarea.read_plan(self.folder, spec.name, spec.plan)
-        if finished.result():
-            self.count("kept", spec.records)
-            return
-        shards.write_shard(self.folder, spec, entries, self.palette, self.options, self.finish)
+            entries = pool.submit(workarea.read_plan, self.folder, spec.name, spec.plan)
+            with workarea.notes(self.folder).watch(spec.name) as recovery:
+                planned = entries.result()
+                if finished.result():
+                    self.count("kept", spec.records)
+                    return
+                outcome = shards.write_shard(
+                    self.folder, spec, planned, self.palette, self.options, self.finish, recovery
+                )
+                # While the note is removed: no image can end the process any more.
+                described = pool.submit(workarea.write_sidecar, self.folder, outcome)
+        described.result()
 
 
 def build(

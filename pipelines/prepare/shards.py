@@ -40,8 +40,9 @@ def write_shard(
     palette: Palette,
     options: RecordOptions,
     finish: Callable[[str], object] = lambda outcome: None,
+    recovery: Recovery | None = None,
 ) -> Outcome:
-    """Writes a shard and then its sidecar, each atomically.
+    """Writes a shard atomically; a shard without records has no file.
 
     An entry becomes a reject if it raises an error, or if it ended the process of an earlier run.
 
@@ -52,35 +53,33 @@ def write_shard(
       palette: the palette of the raw set.
       options: the options of the records.
       finish: called with "written" or "rejected" after every entry.
+      recovery: what the notes on the shard yield, see `pipelines.runner.notes`.
 
     Returns:
-      The contents of the sidecar. A shard without records has no file.
+      The contents of its sidecar, which is still to be written.
 
     Raises:
       InputError: another run has removed or replaced the plan meanwhile.
     """
     path = storage.join(folder, spec.name)
-    with workarea.notes(folder).watch(spec.name) as recovery:
-        with storage.writer(path) as file:
-            results = _write_records(file, entries, palette, options, finish, recovery)
-            file.flush()
-            # Raises if the plan is gone: another run may have described the set without this shard.
-            if spec.plan:
-                workarea.read_plan(folder, spec.name, spec.plan)
-            # Before the file has its final name, under which another run may replace it.
-            modified = 0 if storage.is_remote(path) else os.fstat(file.fileno()).st_mtime_ns
-        if not results.sums.records:
-            storage.remove(path)
-        outcome = Outcome(
-            results.sums.shard(spec.name, spec.split, spec.fingerprint, palette),
-            tuple(results.rejects),
-            FORMAT_VERSION,
-            modified,
-            tuple(dict.fromkeys(results.unread)),
-            results.failed,
-        )
-        workarea.write_sidecar(folder, outcome)
-    return outcome
+    with storage.writer(path) as file:
+        results = _write_records(file, entries, palette, options, finish, recovery)
+        file.flush()
+        # Raises if the plan is gone: another run may have described the set without this shard.
+        if spec.plan:
+            workarea.read_plan(folder, spec.name, spec.plan)
+        # Before the file has its final name, under which another run may replace it.
+        modified = 0 if storage.is_remote(path) else os.fstat(file.fileno()).st_mtime_ns
+    if not results.sums.records:
+        storage.remove(path)
+    return Outcome(
+        results.sums.shard(spec.name, spec.split, spec.fingerprint, palette),
+        tuple(results.rejects),
+        FORMAT_VERSION,
+        modified,
+        tuple(dict.fromkeys(results.unread)),
+        results.failed,
+    )
 
 
 @dataclasses.dataclass

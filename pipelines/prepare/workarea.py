@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -88,16 +89,23 @@ class Area:
         return file.modified == outcome.modified or _checksum(self.folder, name) == shard.crc32c
 
 
-def survey(folder: str) -> Area:
-    """Lists the output folder, which need not exist, and reads its sidecars."""
-    try:
-        files = {file.relative: file for file in storage.files(folder, within=(FOLDER,))}
-    except FileNotFoundError:
-        files = {}
-    shards = [shard for relative in files if (shard := shard_of_sidecar(relative))]
+def survey(folder: str, expected: Iterable[str] = ()) -> Area:
+    """Lists the output folder, which need not exist, and reads its sidecars.
+
+    Args:
+      expected: names of shards that have sidecars, which are read while objects are listed.
+    """
     with ThreadPoolExecutor(REQUESTS) as pool:
-        outcomes = dict(zip(shards, pool.map(lambda shard: read_sidecar(folder, shard), shards), strict=True))
-    return Area(folder, files, {shard: outcome for shard, outcome in outcomes.items() if outcome})
+        read = functools.partial(pool.submit, read_sidecar, folder)
+        early = {shard: read(shard) for shard in expected} if storage.is_remote(folder) else {}
+        try:
+            files = {file.relative: file for file in storage.files(folder, within=(FOLDER,))}
+        except FileNotFoundError:
+            files = {}
+        shards = [shard for relative in files if (shard := shard_of_sidecar(relative))]
+        sidecars = {shard: early.get(shard) or read(shard) for shard in shards}
+    outcomes = {shard: outcome for shard, sidecar in sidecars.items() if (outcome := sidecar.result())}
+    return Area(folder, files, outcomes)
 
 
 def notes(folder: str) -> InFlight:

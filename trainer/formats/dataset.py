@@ -241,9 +241,13 @@ def _digest(value: dict[str, Any]) -> str:
 def load_dataset(folder: str) -> Dataset:
     """Reads `folder`/dataset.json. Raises InputError if it is missing or damaged."""
     path = storage.join(folder, DATASET_FILE)
-    if not storage.exists(path):
-        raise InputError(f"{folder} holds no records: {DATASET_FILE} is missing; make it with `deeplab prepare`")
-    value = storage.read_json(path)
+    try:
+        value = storage.read_json(path)
+    except (InputError, OSError):
+        if storage.exists(path):
+            raise
+        missing = f"{folder} holds no records: {DATASET_FILE} is missing; make it with `deeplab prepare`"
+        raise InputError(missing) from None
     try:
         if value["version"] not in READ_VERSIONS:
             known = " and ".join(map(str, READ_VERSIONS))

@@ -139,12 +139,15 @@ def resolve(name_or_path: str) -> Palette:
     """
     if name_or_path in BUILT_IN:
         return BUILT_IN[name_or_path]
-    if not storage.exists(name_or_path):
+    try:
+        content = storage.read_json(name_or_path)
+    except (InputError, OSError):
+        if storage.exists(name_or_path):
+            raise
         raise InputError(
             f"palette {name_or_path!r} is neither one of {', '.join(BUILT_IN)} nor a file; "
             f"a palette file is JSON: {JSON_FORM}"
-        )
-    content = storage.read_json(name_or_path)
+        ) from None
     try:
         return Palette.from_json(content)
     except InputError as error:

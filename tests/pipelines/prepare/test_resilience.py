@@ -231,11 +231,11 @@ def begin(output: Path) -> None:
 def test_a_run_ends_where_another_one_has_begun_in_its_folder(raw, whole, tmp_path, monkeypatch):
     survey, output, surveys = command.survey, tmp_path / "records", []
 
-    def late(folder):
+    def late(folder, *expected):
         surveys.append(folder)
         if len(surveys) == 2:
             begin(output)
-        return survey(folder)
+        return survey(folder, *expected)
 
     with monkeypatch.context() as patch:
         patch.setattr(command, "survey", late)

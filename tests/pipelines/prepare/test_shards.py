@@ -12,7 +12,7 @@ from pipelines.prepare.job import WriteShard
 from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Spec
 from pipelines.prepare.shards import write_shard
-from pipelines.prepare.workarea import read_sidecar, sidecar_name, write_plan
+from pipelines.prepare.workarea import read_sidecar, sidecar_name, write_plan, write_sidecar
 from pipelines.runner.progress import Heartbeat
 from tests.drawn.prepared import read_records
 from tests.drawn.rawset import write_pair
@@ -51,7 +51,7 @@ def test_only_plain_jpegs_and_pngs_stay_as_they_are(tmp_path, name, mode, image_
         np.testing.assert_array_equal(images.decode_image(record.image), image)
 
 
-def test_a_shard_is_written_with_its_sidecar_and_every_entry_is_finished(tmp_path):
+def test_a_shard_is_written_and_described_and_every_entry_is_finished(tmp_path):
     write_pair(tmp_path, "train", "a.png", *draw_image(1, 96, 100))
     paths = [str(tmp_path / folder / "train/a.png") for folder in ("images", "labels")]
     entries = [
@@ -62,6 +62,7 @@ def test_a_shard_is_written_with_its_sidecar_and_every_entry_is_finished(tmp_pat
     spec, outcomes = Spec("train-00000-of-00001.tfrecord", "train", "f", 3), []
     outcome = write_shard(str(tmp_path / "out"), spec, entries, PALETTE, RecordOptions(), outcomes.append)
     assert outcomes == ["written", "rejected", "written"]
+    write_sidecar(str(tmp_path / "out"), outcome)
     assert read_sidecar(str(tmp_path / "out"), spec.name) == outcome
     shard, (reject,) = outcome.shard, outcome.rejects
     assert (shard.records, shard.images, shard.fingerprint) == (2, 1, "f")
@@ -72,13 +73,13 @@ def test_a_shard_is_written_with_its_sidecar_and_every_entry_is_finished(tmp_pat
     assert reject.reason == "cannot be read: No such file or directory"
 
 
-def test_a_shard_of_rejects_has_a_sidecar_alone(tmp_path):
+def test_a_shard_of_rejects_has_no_file(tmp_path):
     spec = Spec("train-00000-of-00001.tfrecord", "train", "f", 1)
     outcome = write_shard(
         str(tmp_path), spec, [Entry("a", "a.png", "gone.png", "gone.png", 0)], PALETTE, RecordOptions()
     )
     assert outcome.shard.records == 0 and len(outcome.rejects) == 1
-    assert [path.name for path in tmp_path.rglob("*.*")] == [f"{spec.name}.json"]
+    assert not list(tmp_path.rglob("*.*"))
 
 
 def test_a_shard_that_is_tried_again_is_kept_once_it_is_finished(tmp_path):

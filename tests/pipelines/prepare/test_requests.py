@@ -1,0 +1,42 @@
+"""How many requests `prepare` takes in Cloud Storage, and how many of them wait for the answer to another one."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.objects import one_after_another
+from tests.drawn.prepared import prepare_here
+from trainer import storage
+
+LATE = 2
+"""Requests that a busy machine may send only when those beside them have been answered."""
+
+
+@pytest.fixture
+def remote(server, source):
+    """A Cloud Storage that takes its time, with the raw set of `source`."""
+    for file in storage.files(str(source)):
+        storage.write(f"gs://b/raw/{file.relative}", storage.read(file.path))
+    server.delay = 0.1  # far longer than what is done between two answers
+    return server
+
+
+def taken(server) -> tuple[int, int]:
+    """The number of requests of a run, and of those that came one after the other."""
+    server.requests.clear()
+    server.spans.clear()
+    assert prepare_here("gs://b/raw", "gs://b/out", "--shards", "1") == 0
+    return len(server.requests), one_after_another(server.spans)
+
+
+def test_requests_wait_only_for_answers_that_they_depend_on(remote):
+    images, shards = 11, 2
+    requests, waits = taken(remote)
+    # A shard: plan (written, read twice, removed), note (made, removed), shard, sidecar (looked for, written, read).
+    assert requests == 18 + 2 * images + images + 10 * shards  # some labels, here all of them, are read beforehand
+    # Lease 2, raw set 2, labels 2 and palette 1 with their note 1, plans 1, output 4. Here the shards take turns, each
+    # with what it needs to know, images, plan, shard, and the sidecar while the note is removed.
+    assert waits <= 13 + 5 * shards + LATE
+    requests, waits = taken(remote)
+    assert requests == 19 + images + shards
+    assert waits <= 12 + LATE

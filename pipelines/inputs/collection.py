@@ -23,7 +23,7 @@ import numpy as np
 from pipelines.inputs.layouts import UNREAD, labels_beside_images
 from pipelines.inputs.lists import entry_path, is_list, read_rows
 from pipelines.inputs.rows import Row, Rows, ordered
-from trainer import storage
+from trainer import prefetch, storage
 from trainer.formats.images import SUFFIXES
 from trainer.options import InputError
 
@@ -142,12 +142,13 @@ def _check_no_labels(source: str, folders: Iterable[str]) -> None:
 
 def _listed(source: str) -> tuple[Iterable[storage.File], str, list[str]]:
     """The files that `source` stands for, its kind ("folder", "glob", "image" or "list"), and notes on it."""
+    is_folder = prefetch.ahead(source, functools.partial(storage.is_dir, source))
     if storage.exists(source):  # first, for who may read objects need not be allowed to list them
         if is_list(source):
             files, notes = _from_list(source)
             return files, "list", notes
         return [_file(source, posixpath.basename(_posix(source)))], "image", []
-    if storage.is_dir(source):
+    if is_folder():
         return storage.walk(source), "folder", []
     if storage.is_pattern(source):
         return _once(storage.matching(source)), "glob", []

@@ -109,12 +109,14 @@ class SegmentChunk(Work):
 
     def process(self, chunk: Chunk) -> Iterator[SegmentTally]:
         folder, palette, fingerprint = self.job.options.output, self.job.palette, self.job.fingerprint
+        planned = prefetch.ahead(folder, functools.partial(read_chunk, folder, self.plan, chunk))
         _turn.check(folder, self.plan, fingerprint, again=True)
-        entries = read_chunk(folder, self.plan, chunk)
+        entries = planned()
         # The name is the same in every run over the same images, so a rerun finds the note of one that crashed.
         part = planning.part(entries)
+        seen = prefetch.ahead(folder, functools.partial(table.read, folder, part, fingerprint, palette))
         with planning.in_flight(folder).watch(part) as recovery:
-            known = table.read(folder, part, fingerprint, palette)
+            known = seen()
             entries = [self.job.refreshed(entry, again=bool(recovery or known)) for entry in entries]
             with watched() as seconds:
                 results = list(self._results(entries, known, recovery))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -10,6 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, NamedTuple
 
@@ -24,7 +26,7 @@ from pipelines.runner.notes import InFlight
 from pipelines.segment import table
 from pipelines.segment.existing import ExistingFiles, blocks, check_inputs_stay
 from pipelines.segment.options import Options
-from trainer import storage
+from trainer import prefetch, storage
 from trainer.accounts import REJECTS_FILE, Reject
 from trainer.options import InputError, printable
 
@@ -42,6 +44,9 @@ SMALL, SMALL_CHUNKS = 16, 8
 SAMPLES = 8
 """Number of existing files checked beforehand, to find out whether this program wrote the folder; each file is checked
 again before it is replaced."""
+
+SWEEPERS = 16
+"""The number of files of earlier runs that are removed concurrently."""
 
 DEFAULT_NOTE = (
     "CRF: default parameters, which suit one model and harm another; `deeplab tune-crf` finds those that suit this one"
@@ -293,15 +298,20 @@ def in_flight(folder: str) -> InFlight:
 
 def sweep(folder: str, plan: Plan) -> None:
     """Removes files of earlier plans, leftovers of killed processes, and notes, when the job over `plan` is done."""
-    for file in plan.unfinished:
-        with contextlib.suppress(FileNotFoundError):
-            storage.remove(storage.join(folder, file))
-    for file in plan.outdated:
-        with contextlib.suppress(FileNotFoundError):
-            if file != plan.file and file not in plan.parts and _is_ours(folder, file):
-                storage.remove(storage.join(folder, *file.split("/")))
-    in_flight(folder).clear()
-    progress.forget(folder)
+    works = in_flight(folder).clear, functools.partial(progress.forget, folder)
+    done = [prefetch.ahead(folder, work) for work in works]
+    outdated = [file for file in plan.outdated if file != plan.file and file not in plan.parts]
+    with ThreadPoolExecutor(SWEEPERS) as pool:
+        list(pool.map(functools.partial(_remove, folder), plan.unfinished))
+        list(pool.map(functools.partial(_remove, folder, only_ours=True), outdated))
+    for result in done:
+        result()
+
+
+def _remove(folder: str, file: str, only_ours: bool = False) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if not only_ours or _is_ours(folder, file):
+            storage.remove(storage.join(folder, *file.split("/")))
 
 
 def _is_ours(folder: str, file: str) -> bool:

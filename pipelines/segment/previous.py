@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from pipelines.runner import progress
 from pipelines.segment import table
 from pipelines.segment.options import Options
 from pipelines.segment.plan import IN_FLIGHT, PLACES, PLAN_FILE, REPORT_FILE, Plan
-from trainer import leases, storage
+from trainer import leases, prefetch, storage
 from trainer.accounts import REJECTS_FILE
 from trainer.options import InputError
 
@@ -36,14 +37,16 @@ def previous_report(options: Options, fingerprint: str) -> dict[str, Any] | None
     for flag, source in (("--input", options.input), ("--list", options.list)):
         if source and storage.real(source) in (storage.real(path), storage.real(rejects)):
             raise InputError(f"{flag} {source} would be replaced by what is written; give another --output")
+    has_rejects = prefetch.ahead(folder, functools.partial(storage.exists, rejects))
+    read = prefetch.ahead(folder, functools.partial(storage.read_json, path))
     if not storage.exists(path):
-        if not options.overwrite and storage.exists(rejects):
+        if not options.overwrite and has_rejects():
             raise InputError(
                 f"{rejects} was not written by this command; give another --output, or --overwrite to replace it"
             )
         return None
     try:
-        report = storage.read_json(path)
+        report = read()
     except InputError:
         report = None
     is_ours = isinstance(report, dict) and "fingerprint" in report

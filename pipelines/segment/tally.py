@@ -14,7 +14,7 @@ import numpy as np
 
 from pipelines.segment.plan import REPORT_FILE
 from pipelines.segment.table import Row
-from trainer import storage
+from trainer import prefetch, storage
 from trainer.accounts import REJECTS_FILE, Accounts, Reject, merged, write_rejects
 from trainer.formats.labels import Palette
 from trainer.options import InputError, printable
@@ -120,10 +120,11 @@ def read_accounts(folder: str, images: int, plan: str, fingerprint: str) -> tupl
     Raises:
       InputError: another run into the same folder has begun.
     """
+    rejected = prefetch.ahead(folder, functools.partial(storage.read, storage.join(folder, REJECTS_FILE)))
     report = check_same_run(folder, plan, fingerprint)
     lines = []
     if report["status"] != RUNNING:  # rejects.jsonl may be that of an earlier run
-        lines = storage.read(storage.join(folder, REJECTS_FILE)).split(b"\n")[:-1]
+        lines = rejected().split(b"\n")[:-1]
     rejects = tuple(Reject(**json.loads(line)) for line in lines)
     return Accounts("images", images, _outputs(report), rejects), report
 

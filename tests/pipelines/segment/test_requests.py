@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+from benchmarks.objects import one_after_another
 from pipelines.runner.notes import InFlight
 from pipelines.segment.job import Turn
-from trainer import storage
+from tests.drawn.segmenting import SIZES, segment
+from trainer import leases, storage
+
+LATE = 2
+"""Requests that a busy machine may send only when those beside them have been answered."""
 
 
 def test_a_note_around_a_piece_of_work_takes_two_requests(server):
@@ -28,3 +33,26 @@ def test_threads_that_write_ask_together_whose_turn_it_is(server):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: turn.check("gs://seg/out", "p", "f"), range(8)))
     assert len(server.requests) == 1
+
+
+def test_requests_wait_only_for_answers_that_they_depend_on(server, model, photos, monkeypatch):
+    monkeypatch.setattr(leases, "BEAT", 3600.0)
+    for file in storage.files(str(photos)):
+        storage.write(f"gs://seg/in/{file.relative}", storage.read(file.path))
+    server.delay = 0.1  # far longer than what is done between two answers
+
+    def taken() -> tuple[int, int]:
+        server.requests.clear()
+        server.spans.clear()
+        flags = ("--input", "gs://seg/in", "--model", model, "--output", "gs://seg/out")
+        assert segment(*flags, "--direct_num_workers", 1) == 0
+        return len(server.requests), one_after_another(server.spans)
+
+    # Collection 2, lease 2, output 2, plan 2, what the only chunk needs to know 2, images, masks, its part and note 2,
+    # results 5; and, if the network took a second or longer, the question whose turn it is.
+    requests, waits = taken()
+    assert requests <= 25 + 2 * len(SIZES)
+    assert waits <= 21 + LATE
+    requests, waits = taken()
+    assert requests == 25
+    assert waits <= 17 + LATE

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from pipelines.evaluate.sources import STAGE, Comparison, Sources
-from pipelines.inputs.collection import RESERVED
+from pipelines.inputs.mask_names import RESERVED
 from pipelines.inputs.names import CITYSCAPES_LABELS, cityscapes_key, hidden, name_of, partners
 from pipelines.inputs.selection import Selection
 from pipelines.runner import handover

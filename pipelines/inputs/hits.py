@@ -13,6 +13,7 @@ from operator import itemgetter
 
 import numpy as np
 
+from pipelines.inputs.hashes import hashed, places_of
 from pipelines.inputs.names import composed, name_of, split_named
 from pipelines.inputs.rows import Row, Rows, joined, ordered
 from trainer import storage
@@ -42,7 +43,7 @@ def find(reading: Iterable[Row], addresses: Iterable[str]) -> Hits:
       reading: the spellings of every image's name, best first; iterated over several times.
       addresses: whole paths of the files, with forward slashes.
     """
-    hashes = np.fromiter((hash(name) for name, _, _ in _index(reading)), np.int64)
+    hashes = hashed(name for name, _, _ in _index(reading))
     hashes.sort()
     depth = max((name.count("/") + 1 for row in reading for name in row), default=0)
     ends = ordered(_known(_ends(addresses, depth), hashes))
@@ -87,10 +88,8 @@ def _ends(addresses: Iterable[str], depth: int) -> Iterator[list[Row]]:
 def _known(blocks: Iterable[list[Row]], hashes: np.ndarray) -> Iterator[Row]:
     """Yields the rows whose first column has one of these hashes, which are sorted."""
     for rows in blocks:
-        wanted = np.fromiter((hash(row[0]) for row in rows), np.int64, len(rows))
-        places = np.searchsorted(hashes, wanted)
-        places[places == hashes.size] = 0
-        yield from itertools.compress(rows, hashes[places] == wanted if hashes.size else ())
+        _, is_known = places_of(hashed(row[0] for row in rows), hashes)
+        yield from itertools.compress(rows, is_known)
 
 
 def _borne(ends: Iterable[Row], index: Iterable[Row]) -> Iterator[Row]:

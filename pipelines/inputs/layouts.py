@@ -76,10 +76,17 @@ class Folders:
         return iter(sorted(self._spans))
 
     def of(self, top: str) -> Iterator[Row]:
-        """Yields rows (path below it, path, size, modified) of the files in a top-level folder, sorted."""
+        """Yields rows (path below it, path, size, modified) of the files in a top-level folder.
+
+        The path below it has no folders ".", which the names of objects may have.
+        """
         folder = storage.join(self._root, top, "") if top else storage.join(self._root, "")
         for _, below, size, modified in self._rows.span(*self._spans.get(top, (0, 0))):
-            yield below, folder + below, size, modified
+            yield _without_dots(below), folder + below, size, modified
+
+
+def _without_dots(relative: str) -> str:
+    return "/".join(part for part in relative.split("/") if part != ".") if "./" in relative else relative
 
 
 def _split(rows: Iterable[Row]) -> Iterator[Row]:

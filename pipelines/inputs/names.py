@@ -82,7 +82,9 @@ def partners(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
 
 
 def hidden(relative: str) -> bool:
-    return relative.startswith(".") or "/." in relative
+    """Whether a file, or a folder in its path, is hidden; "." and "..", which names of objects may have, are not."""
+    has_dot = relative.startswith(".") or "/." in relative
+    return has_dot and any(part.startswith(".") and part not in (".", "..") for part in relative.split("/"))
 
 
 def split_named(name: str) -> str | None:

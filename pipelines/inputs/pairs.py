@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
-import numpy as np
-
+from pipelines.inputs.hashes import hashed, repeated
 from pipelines.inputs.layouts import Candidates, reject
 from pipelines.inputs.names import partners
 from pipelines.inputs.rows import Row, Rows
@@ -143,12 +142,14 @@ def _fault(key: str, images: list[Row], labels: list[Row]) -> str | None:
 
 
 def _names(files: Iterable[Row]) -> str:
-    return ", ".join(posixpath.basename(path) for path, *_ in files)
+    paths = [path for path, *_ in files]
+    names = [posixpath.basename(path) for path in paths]
+    return ", ".join(names if len(set(names)) == len(names) else paths)
 
 
 def shared_labels(layout: str, pairs: Pairs) -> Iterator[str]:
     """A warning about labels that several images share, which only manifests allow."""
-    shared = repeated(hash(pair.label) for pair in pairs) if layout == "manifest" else ()
+    shared = repeated(hashed(pair.label for pair in pairs)) if layout == "manifest" else ()
     if shared:
         sharers = [pair for pair in pairs if hash(pair.label) in shared]
         one = next(pair for pair in sharers if pair.label == sharers[0].label and pair.key != sharers[0].key)
@@ -156,10 +157,3 @@ def shared_labels(layout: str, pairs: Pairs) -> Iterator[str]:
             f"warning: {len(sharers)} images share their labels with others, such as {sharers[0].key} and {one.key}, "
             f"whose label is {sharers[0].label}"
         )
-
-
-def repeated(hashes: Iterable[int]) -> frozenset[int]:
-    """The hashes that occur more than once; takes eight bytes of memory per hash."""
-    ordered_hashes = np.fromiter(hashes, np.int64)
-    ordered_hashes.sort()
-    return frozenset(ordered_hashes[1:][ordered_hashes[1:] == ordered_hashes[:-1]].tolist())

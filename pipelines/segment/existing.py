@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from pipelines.inputs.collection import SourceImage, folded
+from pipelines.inputs.collection import SourceImage
+from pipelines.inputs.hashes import hashed, places_of
+from pipelines.inputs.mask_names import folded
 from trainer import storage
 from trainer.options import InputError
 
@@ -62,15 +64,8 @@ class ExistingFiles:
 
     def signatures(self, names: Sequence[str]) -> list[str]:
         """The signature of each file, which changes whenever the file does; "" for files that do not exist."""
-        wanted = np.array([hash(folded(name)) for name in names], np.int64)
-        places = np.searchsorted(self._hashes, wanted)
-        places[places == self._hashes.size] = 0
-        columns = zip(
-            (self._hashes[places] == wanted).tolist(),
-            self._sizes[places].tolist(),
-            self._numbers[places].tolist(),
-            strict=True,
-        )
+        places, are_there = places_of(hashed(map(folded, names)), self._hashes)
+        columns = zip(are_there.tolist(), self._sizes[places].tolist(), self._numbers[places].tolist(), strict=True)
         return [signature(size, number, self._are_objects) if is_there else "" for is_there, size, number in columns]
 
 
@@ -95,13 +90,10 @@ def check_inputs_stay(images: Iterable[SourceImage], targets: Callable[[], Itera
     Args:
       targets: returns the files that would be replaced, each with the image that it would be written for.
     """
-    keys = (hash(key) for target, _ in targets() if (key := _key(target)))
-    taken = np.sort(np.fromiter(keys, np.int64))
+    taken = np.sort(hashed(key for target, _ in targets() if (key := _key(target))))
     for block in blocks(images) if taken.size else ():
-        keys = np.fromiter((hash(_key(image.path)) for image in block), np.int64, len(block))
-        places = np.searchsorted(taken, keys)
-        places[places == taken.size] = 0
-        for index in np.flatnonzero(taken[places] == keys):
+        _, are_taken = places_of(hashed(_key(image.path) for image in block), taken)
+        for index in np.flatnonzero(are_taken):
             image = block[index]
             for target, source in targets():
                 if (key := _key(target)) and key == _key(image.path):

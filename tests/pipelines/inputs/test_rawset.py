@@ -6,7 +6,9 @@ import pytest
 
 from pipelines.inputs.rawset import scan
 from tests.drawn.rawset import splits_of, touch
+from trainer import storage
 from trainer.options import InputError
+from trainer.storage import File
 
 
 def test_hidden_and_other_files_are_no_images(tmp_path):
@@ -19,6 +21,26 @@ def test_hidden_and_other_files_are_no_images(tmp_path):
 def test_images_that_are_passed_over_for_their_names_are_said(tmp_path):
     touch(tmp_path, "images/a.jpg", "labels/a.png", "images/b.gif", "labels/b.npy", "images/._a.jpg", "notes.txt")
     assert scan(str(tmp_path)).summary.startswith("paired: images with labels, left out: 1 .gif, 1 .npy, 1 hidden, 1 ")
+
+
+def test_objects_whose_names_have_dots_for_folders_are_pairs_or_rejects_but_never_hidden(monkeypatch):
+    names = ("a", "../b", "x/../c", "./d", "x/./e", "x/e", "x/.f/g", "x//h")
+    relative = [name for stem in names for name in (f"images/{stem}.jpg", f"labels/{stem}.png")]
+    monkeypatch.setattr(storage, "exists", lambda path: path == "gs://bucket/set/elsewhere")
+    monkeypatch.setattr(storage, "is_dir", lambda path: True)
+    monkeypatch.setattr(storage, "walk", lambda root: [File(f"{root}/{name}", name, 1, 1) for name in relative])
+    raw = scan("gs://bucket/set")
+    assert [(pair.key, pair.image) for pair in raw.pairs] == [
+        ("a", "gs://bucket/set/images/a.jpg"),
+        ("d", "gs://bucket/set/images/./d.jpg"),
+        ("x//h", "gs://bucket/set/images/x//h.jpg"),
+    ]
+    reasons = {reject.path.removeprefix("gs://bucket/set/images/"): reject.reason for reject in raw.rejects}
+    assert sorted(reasons) == ["../b.jpg", "x/../c.jpg", "x/./e.jpg", "x/e.jpg"]
+    assert "would leave the output folder" in reasons["../b.jpg"] and "would leave" in reasons["x/../c.jpg"]
+    both = "gs://bucket/set/images/x/./e.jpg, gs://bucket/set/images/x/e.jpg"
+    assert reasons["x/e.jpg"] == f"2 images have the same name: {both}; rename or remove all but one"
+    assert "left out: 2 hidden" in raw.summary
 
 
 def test_a_missing_folder_is_an_input_error(tmp_path):

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from timing import table, take_turns
 
 from pipelines.demo.scenes import PALETTE
-from trainer.options import CheckedOptions, option, parse
+from trainer.options import CheckedOptions, option
+from trainer.parser import parse
 from trainer.startup import start_tensorflow
 
 BACKBONES = ("mobilenet_v2", "resnet_v1_50_beta")

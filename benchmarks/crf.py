@@ -34,7 +34,8 @@ from pipelines.crf.options import CrfOptions
 from pipelines.demo import scenes
 from trainer import storage
 from trainer.formats import images
-from trainer.options import CheckedOptions, InputError, option, parse
+from trainer.options import CheckedOptions, InputError, option
+from trainer.parser import parse
 
 Pair = tuple[np.ndarray, np.ndarray]
 """An image, uint8 [H, W, 3], and its softmax, float32 [H, W, C]."""

@@ -36,7 +36,8 @@ from trainer.formats import images, label_images
 from trainer.formats.examples import Record, encode
 from trainer.formats.frames import frame
 from trainer.formats.labels import Palette
-from trainer.options import CheckedOptions, option, parse
+from trainer.options import CheckedOptions, option
+from trainer.parser import parse
 
 
 @dataclass(frozen=True)

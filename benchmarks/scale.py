@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from unittest import mock
 
 from trainer import processes, storage
-from trainer.options import CheckedOptions, option, parse
+from trainer.options import CheckedOptions, option
+from trainer.parser import parse
 from trainer.storage import File
 
 INPUT = "/scale-input"

@@ -27,7 +27,8 @@ from pipelines.crf.options import CrfOptions
 from pipelines.demo import scenes
 from trainer import storage
 from trainer.formats import images
-from trainer.options import CheckedOptions, option, parse
+from trainer.options import CheckedOptions, option
+from trainer.parser import parse
 from trainer.startup import start_tensorflow
 
 

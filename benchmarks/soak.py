@@ -34,7 +34,8 @@ from pipelines.demo.scenes import PALETTE
 from pipelines.runner.progress import beats
 from trainer.accounts import REJECTS_FILE
 from trainer.formats import images, label_images
-from trainer.options import CheckedOptions, option, parse
+from trainer.options import CheckedOptions, option
+from trainer.parser import parse
 
 SIZE, DISTINCT = 64, 500
 EVERY = 100

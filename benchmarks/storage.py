@@ -32,7 +32,8 @@ from pipelines import cli
 from pipelines.demo import scenes
 from pipelines.inputs.rawset import scan
 from trainer import storage
-from trainer.options import CheckedOptions, option, parse
+from trainer.options import CheckedOptions, option
+from trainer.parser import parse
 from trainer.startup import start_tensorflow
 
 BUCKET = "gs://bucket"

@@ -24,7 +24,8 @@ from pipelines import cli
 from pipelines.demo import scenes
 from trainer.formats.dataset import load_dataset
 from trainer.formats.examples import IMAGE_ENCODED, LABEL_ENCODED
-from trainer.options import CheckedOptions, option, parse
+from trainer.options import CheckedOptions, option
+from trainer.parser import parse
 from trainer.startup import start_tensorflow
 from trainer.train.options import StreamOptions
 

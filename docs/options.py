@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pipelines.cli import COMMANDS, options_of
-from trainer.options import CheckedOptions, markdown
+from trainer.options import CheckedOptions
+from trainer.parser import markdown
 
 HEAD = """# Options
 

@@ -21,14 +21,15 @@ import os
 import sys
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, TextIO
 
 from pipelines import __version__
 from trainer import ending, leases, storage
 from trainer.accounts import UnbalancedError
 from trainer.files import scratch
-from trainer.options import CheckedOptions, InputError, overridden, parse, printable
+from trainer.options import CheckedOptions, InputError
+from trainer.parser import overridden, parse
 from trainer.startup import quiet_startup
+from trainer.terminal import PrintableStream, printable
 
 COMMANDS = {
     "demo": "pipelines.demo",
@@ -166,27 +167,6 @@ def _stop(name: str, message: str) -> None:
     ending.leave(2, f"deeplab {name}: error: {printable(message)}; run the same command again once it has ended")
 
 
-class _Shown:
-    """A stream that escapes characters which would control a terminal, or which it cannot encode.
-
-    Names of files and classes may contain anything; tables and progress need the characters in `KEPT`.
-    """
-
-    KEPT = "\n\r\t"
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._encoding = getattr(stream, "encoding", None) or "utf-8"
-
-    def write(self, text: str) -> int:
-        shown = printable(text, self.KEPT)
-        self._stream.write(shown.encode(self._encoding, "backslashreplace").decode(self._encoding))
-        return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs a command line and returns its status, see above; without `argv` that of this process, which ends here."""
     if argv is not None:
@@ -205,9 +185,9 @@ def main(argv: list[str] | None = None) -> int:
 def _said(argv: list[str]) -> int:
     with contextlib.ExitStack() as streams:
         if sys.stdout is not None:  # as behind `>&-`
-            streams.enter_context(contextlib.redirect_stdout(_Shown(sys.stdout)))
+            streams.enter_context(contextlib.redirect_stdout(PrintableStream(sys.stdout)))
         if sys.stderr is not None:
-            streams.enter_context(contextlib.redirect_stderr(_Shown(sys.stderr)))
+            streams.enter_context(contextlib.redirect_stderr(PrintableStream(sys.stderr)))
         try:
             try:
                 return _main(argv)

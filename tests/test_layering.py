@@ -22,8 +22,8 @@ Sources = Mapping[str, str]
 PARTS = ("runner", "inputs", "entries", "scores", "crf", "masks", "pages")
 """Parts of `pipelines`, lowest first: each may import those before it, and trainer."""
 FLOORS = (
-    ("options", "startup", "processes"),
-    ("attempts",),
+    ("options", "startup", "processes", "terminal"),
+    ("attempts", "parser"),
     ("files",),
     ("storage",),
     ("accounts", "prefetch", "leases", "metrics"),
@@ -38,6 +38,8 @@ STAIR = ("options", "plan", "tally", "job", "command")
 """Rooms of a command, lowest first; whatever else its folder holds lies between options and job."""
 LIGHT = (
     "trainer.options",
+    "trainer.parser",
+    "trainer.terminal",
     "trainer.startup",
     "trainer.processes",
     "trainer.attempts",

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trainer import storage
-from trainer.options import option, printable
+from trainer.options import option
+from trainer.terminal import printable
 
 REJECTS_FILE = "rejects.jsonl"
 EXAMPLES = 5

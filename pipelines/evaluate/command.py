@@ -32,7 +32,8 @@ from trainer.formats.cards import ModelCard, load_card
 from trainer.formats.dataset import load_dataset
 from trainer.formats.labels import Palette
 from trainer.formats.palettes import resolve
-from trainer.options import InputError, printable
+from trainer.options import InputError
+from trainer.terminal import printable
 
 REPORT_FILE = "evaluation.json"
 PAGE_FILE = "report.html"

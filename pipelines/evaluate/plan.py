@@ -18,7 +18,8 @@ from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats import images
 from trainer.formats.labels import Palette
-from trainer.options import InputError, printable
+from trainer.options import InputError
+from trainer.terminal import printable
 
 JPEG = (".jpg", ".jpeg")
 LABEL_SUFFIXES = tuple(suffix for suffix in images.SUFFIXES if suffix not in JPEG)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.pages.gallery import Panel
 from pipelines.pages.page import as_percent, template
-from trainer.options import printable
+from trainer.terminal import printable
 
 GRADES = {"wrong": "trained wrongly", "reject": "rejected", "note": "note"}
 """Grade of a finding -> its name on the page."""

@@ -12,7 +12,7 @@ from pipelines.pages.gallery import Entry
 from pipelines.pages.page import as_difference, as_percent, as_score, data_uri, direction, template
 from trainer.formats import images
 from trainer.formats.labels import Palette
-from trainer.options import printable
+from trainer.terminal import printable
 
 SERIES_COLORS = 8
 NUMBERED_CLASSES = 12  # confusion matrices of more classes show their numbers only on hover

@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from trainer.options import printable
+from trainer.terminal import printable
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from pipelines.masks.options import Views
 from pipelines.pages.gallery import Entry
 from pipelines.pages.page import direction, template
 from trainer.formats.labels import Palette
-from trainer.options import printable
+from trainer.terminal import printable
 
 AXES = ("compat", "sxy", "srgb")
 SMOOTHING = CrfOptions.compat_gaussian

@@ -13,7 +13,8 @@ from types import FrameType
 
 from pipelines.plan.estimate import Trial
 from trainer import processes
-from trainer.options import InputError, printable
+from trainer.options import InputError
+from trainer.terminal import printable
 
 REJECTED = 1
 """Status of a command that ran but rejected too much; its measurements are still valid."""

@@ -23,7 +23,8 @@ from trainer import leases, prefetch, storage
 from trainer.accounts import REJECTS_FILE, Accounts, merged, write_rejects
 from trainer.formats.dataset import DATASET_FILE, Dataset
 from trainer.formats.labels import Palette
-from trainer.options import InputError, printable
+from trainer.options import InputError
+from trainer.terminal import printable
 
 MANY_RECORDS = 10_000
 """Number of records from which it is worth the seconds to start processes: half a minute's work of one core."""

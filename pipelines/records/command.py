@@ -24,7 +24,8 @@ from trainer.accounts import EXAMPLES
 from trainer.formats import images
 from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
 from trainer.formats.labels import Palette
-from trainer.options import CheckedOptions, printable
+from trainer.options import CheckedOptions
+from trainer.terminal import printable
 
 BAR_WIDTH = 30  # characters
 

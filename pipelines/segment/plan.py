@@ -28,7 +28,8 @@ from pipelines.segment.existing import ExistingFiles, blocks, check_inputs_stay
 from pipelines.segment.options import Options
 from trainer import prefetch, storage
 from trainer.accounts import REJECTS_FILE, Reject
-from trainer.options import InputError, printable
+from trainer.options import InputError
+from trainer.terminal import printable
 
 STAGE = "segment"
 REPORT_FILE = "segment.json"

@@ -17,7 +17,8 @@ from pipelines.segment.table import Row
 from trainer import prefetch, storage
 from trainer.accounts import REJECTS_FILE, Accounts, Reject, merged, write_rejects
 from trainer.formats.labels import Palette
-from trainer.options import InputError, printable
+from trainer.options import InputError
+from trainer.terminal import printable
 
 RUNNING, DONE, INCOMPLETE = "running", "done", "incomplete"
 """Values of the status in segment.json: before the end, after it, and after it if images are unaccounted for."""

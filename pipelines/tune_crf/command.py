@@ -31,7 +31,8 @@ from trainer.accounts import Accounts, merged, write_rejects
 from trainer.formats.cards import load_card, weights_digest
 from trainer.formats.dataset import Dataset, load_dataset
 from trainer.metrics import mean_iou
-from trainer.options import InputError, printable
+from trainer.options import InputError
+from trainer.terminal import printable
 
 SHOWN = 3
 """Number of images on the page that gained most, and number of those that lost most."""

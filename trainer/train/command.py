@@ -17,7 +17,8 @@ from trainer.formats.cards import CARD, WEIGHTS, ModelCard
 from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
 from trainer.network.folder import save_model
 from trainer.network.inference import predictor
-from trainer.options import InputError, as_flags, printable, to_json
+from trainer.options import InputError, as_flags, to_json
+from trainer.terminal import printable
 from trainer.train import hosts, resume
 from trainer.train import model as models
 from trainer.train.diagnosis import Diagnosis, diagnose, names_of, report

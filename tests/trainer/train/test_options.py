@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from trainer.options import InputError, parse
+from trainer.options import InputError
+from trainer.parser import parse
 from trainer.train.options import RECIPES, Options, StreamOptions
 
 

@@ -1,0 +1,50 @@
+"""Text from outside, such as names of files and classes, made safe for a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any, TextIO
+
+
+def printable(text: str, keep: str = "") -> str:
+    """`text` made safe for a terminal: characters that control it, or are invisible, are escaped: "\\x1b".
+
+    These are control characters, line separators, marks that change the writing direction, and surrogates, which
+    stand for bytes of names that are not UTF-8. Names in any language are unchanged.
+
+    Args:
+      keep: characters that are not escaped, such as the newlines of a table.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in keep or _is_harmless(one) else _escape(one) for one in text)
+
+
+def _is_harmless(character: str) -> bool:
+    # Spaces of other widths, and the joiners used in Persian and emoji.
+    return unicodedata.category(character) == "Zs" or character in "\u200c\u200d"
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+class PrintableStream:
+    """A stream that escapes characters which would control a terminal, or which it cannot encode.
+
+    Names of files and classes may contain anything; tables and progress need the characters in `KEPT`.
+    """
+
+    KEPT = "\n\r\t"
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        shown = printable(text, self.KEPT)
+        self._stream.write(shown.encode(self._encoding, "backslashreplace").decode(self._encoding))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

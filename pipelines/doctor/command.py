@@ -22,10 +22,10 @@ from pipelines.inputs.coding import read_label
 from pipelines.inputs.rawset import RawSet
 from pipelines.pages import doctor as page
 from pipelines.pages.gallery import Panel
-from pipelines.runner import handover, progress
+from pipelines.runner import handover
 from pipelines.runner.flags import beam_options, located
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.notes import Recovery
+from pipelines.runner.notes import Recovery, guarded
 from pipelines.runner.remote import CANCELLED, attach
 from pipelines.runner.run import run as run_job
 from trainer import leases, storage
@@ -39,6 +39,7 @@ REPORT_FILE = "doctor.json"
 PAGE_FILE = "doctor.html"
 CURES = (OWN, COUNTED, findings.MANIFEST)
 """Files in the output folder that prepare accepts."""
+FILES = (REPORT_FILE, PAGE_FILE, *CURES)
 
 
 def run(options: Options, flags: list[str]) -> int:
@@ -55,12 +56,12 @@ def run(options: Options, flags: list[str]) -> int:
     plan = make_plan(raw.pairs, options.full, SAMPLED, options.seed)
     total = examine(options, plan, reading, beam)
     Accounts("pairs", plan.total, {"looked at": total.looked}).check()
-    with job.in_flight(options.output).watch("conclusion") as recovery:
+    with handover.in_flight(options.output).watch("conclusion") as recovery:
         results, cure = conclude(options, raw, plan, total, reading, recovery)
         shown = draw_examples(results, plan, cure.reading, findings.offset(total) or (0, 0), recovery)
     report = describe(options, raw, plan, total, results, cure)
     write(options, written, plan, cure, report, shown)
-    tidy(options.output)
+    handover.tidy(options.output, FILES)
     print(json.dumps(report, indent=2) if options.json else page.text(report))
     if not options.json:
         print(f"page: {storage.join(options.output, PAGE_FILE)}")
@@ -70,11 +71,11 @@ def run(options: Options, flags: list[str]) -> int:
 def settle_reading(options: Options, raw: RawSet) -> Reading:
     """See `classes.settle`. Raises InputError if --palette or the set's own palette is invalid."""
     try:
-        with job.in_flight(options.output).watch(job.LABELS) as recovery:
-            read = functools.partial(recovery.isolated, read_label) if recovery else read_label
+        with handover.in_flight(options.output).watch(handover.LABELS) as recovery:
+            read = guarded(read_label, recovery)
             return settle(raw, options.palette, options.label_coding, read)
     except InputError:
-        tidy(options.output)
+        handover.tidy(options.output, FILES)
         raise
 
 
@@ -87,7 +88,7 @@ def check_folder(options: Options) -> dict[str, str]:
     if storage.is_dir(options.input) and storage.lies_in(folder, options.input):
         raise InputError(f"--output {folder} lies in the set being examined; give a folder of its own")
     path = storage.join(folder, REPORT_FILE)
-    for name in (REPORT_FILE, PAGE_FILE, *CURES):
+    for name in FILES:
         storage.check_file(storage.join(folder, name))
     try:
         report = json.loads(storage.read(path)) if storage.exists(path) else {}
@@ -96,7 +97,7 @@ def check_folder(options: Options) -> dict[str, str]:
     written = report.get("written") if isinstance(report, dict) else None
     if isinstance(written, dict):
         return written
-    names = (REPORT_FILE, PAGE_FILE, *CURES, remedy.LABELS_FOLDER)
+    names = (*FILES, remedy.LABELS_FOLDER)
     taken = [path for name in names if storage.exists(path := storage.join(folder, name))]
     if options.mend and storage.is_dir(labels := storage.join(folder, remedy.LABELS_FOLDER)):
         taken.append(labels)
@@ -164,7 +165,7 @@ def conclude(
 
 def alike(plan: Plan, recovery: Recovery | None, one: int, other: int) -> float:
     """Likeness of the images of two pairs, see `measures.likeness`; 0 if one cannot be read."""
-    call = functools.partial(recovery.isolated, _likeness) if recovery else _likeness
+    call = guarded(_likeness, recovery)
     paths = (plan.subjects[number].image for number in (one, other))
     try:
         return attempt(functools.partial(call, *paths), known=(OSError, ImageError))
@@ -178,7 +179,7 @@ def _likeness(one: str, other: str) -> float:
 
 def differ(plan: Plan, reading: Reading, recovery: Recovery | None, one: int, other: int) -> bool:
     """Whether the labels of two pairs hold different classes; False if one cannot be read."""
-    call = functools.partial(recovery.isolated, _differ) if recovery else _differ
+    call = guarded(_differ, recovery)
     paths = (plan.subjects[number].label for number in (one, other))
     try:
         return attempt(functools.partial(call, reading, *paths), known=(OSError, ImageError, LabelError))
@@ -200,7 +201,7 @@ def draw_examples(
 ) -> dict[str, tuple[tuple[Panel, ...], ...]]:
     """Draws the examples: kind of a finding -> the panels of each of its examples."""
     total = sum(len(finding.examples) for finding in results)
-    call = functools.partial(recovery.isolated, draw) if recovery else draw
+    call = guarded(draw, recovery)
     shown: dict[str, tuple[tuple[Panel, ...], ...]] = {}
     for finding in results:
         panels = []
@@ -280,10 +281,3 @@ def write(
     # File names need not be UTF-8.
     html = page.render(report, shown).encode("utf-8", "backslashreplace")
     storage.write(storage.join(folder, PAGE_FILE), html)
-
-
-def tidy(folder: str) -> None:
-    """Removes the workers' notes and the unfinished files of killed runs, now that the job is done."""
-    handover.sweep(folder, (REPORT_FILE, PAGE_FILE, *CURES))
-    job.in_flight(folder).clear()
-    progress.forget(folder)

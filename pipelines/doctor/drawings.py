@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 import cv2
 import numpy as np
 
-from pipelines.doctor import measures
 from pipelines.doctor.classes import Reading
 from pipelines.doctor.findings import MENDABLE
 from pipelines.doctor.mend import mended
 from pipelines.doctor.plan import Subject
 from pipelines.doctor.verdict import Example, Finding
 from pipelines.pages.gallery import GALLERY_BYTES, Panel, panel
+from pipelines.scores.trimap import boundaries
 from trainer import storage
 from trainer.formats import codings, images, label_images
 from trainer.formats.images import ImageError
@@ -127,7 +127,7 @@ def _read(subject: Subject, palette: Palette, coding: str) -> np.ndarray:
 def _outlined(subject: Subject, reading: Reading, shift: tuple[int, int], color: tuple[int, int, int]) -> np.ndarray:
     image = _as_image(subject.image)
     ids = codings.decode_ids(storage.read(subject.label), reading.palette, coding=reading.coding)
-    lines = np.roll(measures.boundaries(ids), shift, (0, 1))
+    lines = np.roll(boundaries(ids), shift, (0, 1))
     return np.where(lines[..., None], np.uint8(color), image)
 
 

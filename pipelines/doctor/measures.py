@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from pipelines.doctor.tally import REACH
+from pipelines.scores.trimap import boundaries
 
 BLENDED = 0.15
 """Minimum share of blended steps between ids in a blended label; CamVid's labels have at most 2 %."""
@@ -48,17 +49,6 @@ def likeness(one: np.ndarray, other: np.ndarray) -> float:
     first, second = (grey - grey.mean() for grey in greys)
     norm = float(np.sqrt((first**2).sum() * (second**2).sum()))
     return float((first * second).sum() / norm) if norm else float(np.array_equal(*greys))
-
-
-def boundaries(ids: np.ndarray) -> np.ndarray:
-    """The pixels that differ from a neighbour, bool [H, W]."""
-    mask = np.zeros(ids.shape, bool)
-    across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
-    mask[:, 1:] |= across
-    mask[:, :-1] |= across
-    mask[1:] |= down
-    mask[:-1] |= down
-    return mask
 
 
 def edges(image: np.ndarray) -> np.ndarray:

@@ -18,8 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipelines.inputs.options import LAYOUTS
-from trainer.formats.options import CODINGS, MAX_PIXELS, PALETTES
+from pipelines.inputs.options import label_coding, layout, palette, val_fraction
+from trainer.formats.options import MAX_PIXELS
 from trainer.options import CheckedOptions, InputError, option
 
 SAMPLED = 512
@@ -39,23 +39,10 @@ class Options(CheckedOptions):
         metavar="DIR",
         group="output",
     )
-    layout: str = option("auto", "how the raw set is laid out", choices=LAYOUTS, group="input")
-    palette: str = option(
-        "auto", f"class set: auto, {', '.join(PALETTES)} or a JSON file", metavar="NAME|FILE", group="input"
-    )
-    label_coding: str = option(
-        "auto",
-        "how to read labels that can be read in two ways, such as palette PNGs: by their ids or by their colors",
-        choices=CODINGS,
-        group="input",
-    )
-    val_fraction: float = option(
-        0.1,
-        "share of images to hold out for validation if the set has no splits of its own",
-        low=0,
-        below=1,
-        group="input",
-    )
+    layout: str = layout()
+    palette: str = palette()
+    label_coding: str = label_coding()
+    val_fraction: float = val_fraction()
     group_by: str = option(
         "", "the --group-by that you will give prepare: images of one film or tile", metavar="REGEX", group="input"
     )

@@ -17,7 +17,7 @@ from pipelines.doctor.options import Options
 from pipelines.doctor.plan import Plan, Subject
 from pipelines.inputs.coding import PALETTE_FILE
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.notes import Recovery
+from pipelines.runner.notes import Recovery, guarded
 from trainer import storage
 from trainer.formats import images
 from trainer.formats.images import ImageError
@@ -74,7 +74,7 @@ def mend_labels(
     for subject in plan.subjects:
         if shift == (0, 0) and subject.number not in kinds:
             continue
-        call = functools.partial(recovery.isolated, _mended) if recovery else _mended
+        call = guarded(_mended, recovery)
         kind = kinds.get(subject.number, "")
         mend = functools.partial(call, subject, kind, reading.palette, reading.coding, shift)
         try:

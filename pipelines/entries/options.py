@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.formats.options import CODINGS, MAX_PIXELS
+from pipelines.inputs.options import label_coding
+from trainer.formats.options import MAX_PIXELS
 from trainer.options import CheckedOptions, InputError, option
 
 
@@ -65,12 +66,7 @@ class RecordOptions(AugmentOptions):
         group="records",
     )
     jpeg_quality: int = option(95, "quality of the JPEGs that are encoded", low=1, high=100, group="records")
-    label_coding: str = option(
-        "auto",
-        "how to read labels that can be read in two ways, such as palette PNGs: by their ids or by their colors",
-        choices=CODINGS,
-        group="input",
-    )
+    label_coding: str = label_coding()
     max_pixels: int = option(MAX_PIXELS, "reject images of more pixels than this", low=1, group="input")
 
     def __post_init__(self) -> None:

@@ -20,10 +20,10 @@ from pipelines.inputs import selection
 from pipelines.inputs.coding import read_label, settle_coding
 from pipelines.pages import evaluation as page
 from pipelines.pages import gallery
-from pipelines.runner import handover, progress
+from pipelines.runner import handover
 from pipelines.runner.flags import beam_options, located
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.notes import Recovery
+from pipelines.runner.notes import Recovery, guarded
 from pipelines.runner.remote import CANCELLED, FOLLOWED, attach
 from pipelines.runner.run import run as run_job
 from trainer import leases, storage
@@ -37,6 +37,7 @@ from trainer.terminal import printable
 
 REPORT_FILE = "evaluation.json"
 PAGE_FILE = "report.html"
+FILES = (REPORT_FILE, PAGE_FILE, REJECTS_FILE)
 
 
 def run(options: Options, flags: list[str]) -> int:
@@ -59,12 +60,12 @@ def run(options: Options, flags: list[str]) -> int:
     images_folder = find_images_folder(options, notes)
     plan = settle(plan, options)
     total = score(options, plan, beam, earlier == FOLLOWED)
-    tidy(options.output)
+    handover.tidy(options.output, FILES)
     accounts = tally.accounts(plan, total)
     accounts.check()
     evaluation = describe(options, palette, plan, notes, total, accounts)
     entries = draw_gallery(options, plan, total, evaluation["compared"], images_folder)
-    tidy(options.output)
+    handover.tidy(options.output, FILES)
     evaluation["gallery"] = [
         {"key": entry.key, "rank": entry.rank, "miou": {result.name: result.miou for result in entry.results}}
         for entry in entries
@@ -93,11 +94,11 @@ def settle(plan: Plan, options: Options) -> Plan:
     """
     paths = [plan.sources.label_path(comparison) for comparison in plan.comparisons]
     try:
-        with job.in_flight(options.output).watch(job.LABELS) as recovery:
-            read = functools.partial(recovery.isolated, read_label) if recovery else read_label
+        with handover.in_flight(options.output).watch(handover.LABELS) as recovery:
+            read = guarded(read_label, recovery)
             coding, reason = settle_coding(paths, plan.sources.palette, options.label_coding, read)
     except InputError:
-        tidy(options.output)
+        handover.tidy(options.output, FILES)
         raise
     say([reason] if reason else [])
     return replace(plan, sources=replace(plan.sources, coding=coding))
@@ -116,14 +117,14 @@ def check_folders(options: Options) -> None:
     inputs = {storage.real(options.labels), *masks, *([storage.real(options.images)] if options.images else [])}
     if storage.real(options.output) in inputs:
         raise InputError(f"--output {options.output} is an input folder; give a folder of its own")
-    reports = [storage.real(storage.join(options.output, name)) for name in (REPORT_FILE, PAGE_FILE, REJECTS_FILE)]
+    reports = [storage.real(storage.join(options.output, name)) for name in FILES]
     if options.list and storage.real(options.list) in reports:
         raise InputError(f"--list {options.list} would be replaced by what is written; give another --output")
-    for path in (storage.join(options.output, name) for name in (REPORT_FILE, PAGE_FILE, REJECTS_FILE)):
+    for path in (storage.join(options.output, name) for name in FILES):
         storage.check_file(path)
     if options.overwrite or is_ours(options.output):
         return
-    for name in (REPORT_FILE, PAGE_FILE, REJECTS_FILE):
+    for name in FILES:
         if storage.exists(path := storage.join(options.output, name)):
             raise InputError(
                 f"{path} was not written by `deeplab evaluate`; give another --output, or --overwrite to replace it"
@@ -197,13 +198,6 @@ def score(options: Options, plan: Plan, beam: Any, is_scored: bool) -> Evaluatio
     return total
 
 
-def tidy(folder: str) -> None:
-    """Removes the workers' notes and the unfinished files of killed runs, now that the job is done."""
-    handover.sweep(folder, (REPORT_FILE, PAGE_FILE, REJECTS_FILE))
-    job.in_flight(folder).clear()
-    progress.forget(folder)
-
-
 def training_images(plan: Plan, card: ModelCard | None) -> str:
     """A warning if more labels are evaluated than the validation split of the model's records has; else "".
 
@@ -268,7 +262,7 @@ def draw_gallery(
     mious = total.mious
     chosen = gallery.best_median_worst(mious.mean(1), options.gallery)
     entries = []
-    with job.in_flight(options.output).watch("gallery") as recovery:
+    with handover.in_flight(options.output).watch("gallery") as recovery:
         for index, rank in chosen:
             comparison = plan.comparisons[total.numbers[index]]
             scores = dict(zip(names, mious[index].tolist(), strict=True))
@@ -301,7 +295,7 @@ def draw_entry(
 
 def gallery_image(folder: str, key: str, shape: tuple[int, int], recovery: Recovery | None) -> np.ndarray | None:
     """See `gallery.find_image`; prints the reason if there is none."""
-    find = functools.partial(recovery.isolated, gallery.find_image) if recovery else gallery.find_image
+    find = guarded(gallery.find_image, recovery)
     try:
         return attempt(functools.partial(find, folder, key, shape), known=(gallery.NotShown, OSError))
     except (gallery.NotShown, OSError, Failed) as error:

@@ -8,7 +8,7 @@ label and folder.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -18,20 +18,12 @@ from pipelines.evaluate import tally
 from pipelines.evaluate.plan import read_chunk
 from pipelines.evaluate.sources import STAGE, Comparison, Sources, Unusable
 from pipelines.evaluate.tally import EvaluationTally
+from pipelines.runner import handover
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.notes import InFlight, Recovery
+from pipelines.runner.notes import Recovery, guarded
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.work import Work, distribute
-from trainer import storage
 from trainer.accounts import Reject
-
-LABELS = "labels"
-"""Name of the note on the sample of labels, which is read before the job."""
-
-
-def in_flight(folder: str) -> InFlight:
-    """The notes of what the workers of the job that writes to `folder` are working on."""
-    return InFlight(storage.join(folder, ".in-flight"))
 
 
 @dataclass(eq=False)
@@ -51,21 +43,14 @@ class EvaluateChunk(Work):
 
     def process(self, number: int) -> Iterator[EvaluationTally]:
         first, comparisons = read_chunk(self.output, self.digest, number)
-        # The name is the same in every run over the same labels, so a rerun finds the note of one that crashed.
-        name = repr([comparison.label for comparison in comparisons])
-        notes = in_flight(self.output)
-        if notes.interrupted(LABELS):  # a label of the sample crashed a process, and is in one of the chunks
-            notes.start(name)
-        with notes.watch(name) as recovery:
+        with handover.watch_chunk(self.output, [comparison.label for comparison in comparisons]) as recovery:
             total = self._tally(first, comparisons, recovery)
         yield total
 
     def _tally(self, first: int, comparisons: list[Comparison], recovery: Recovery | None) -> EvaluationTally:
         total = EvaluationTally.empty(len(self.sources.masks), self.sources.palette.num_classes)
         for number, comparison in enumerate(comparisons, start=first):
-            read = (
-                functools.partial(recovery.isolated, self.sources.confusions) if recovery else self.sources.confusions
-            )
+            read = guarded(self.sources.confusions, recovery)
             try:
                 confusion = attempt(functools.partial(read, comparison), known=Unusable)
             except (Unusable, Failed) as fault:
@@ -77,25 +62,6 @@ class EvaluateChunk(Work):
                 total += EvaluationTally.of(number, confusion)
                 self.finish("evaluated")
         return total
-
-
-@dataclass(eq=False)
-class SumTallies(beam.CombineFn):
-    """Adds tallies of parts of the set to `empty`, the sum of no tallies."""
-
-    empty: EvaluationTally
-
-    def create_accumulator(self) -> EvaluationTally:
-        return self.empty
-
-    def add_input(self, accumulator: EvaluationTally, element: EvaluationTally) -> EvaluationTally:
-        return accumulator + element
-
-    def merge_accumulators(self, accumulators: Iterable[EvaluationTally]) -> EvaluationTally:
-        return sum(accumulators, start=self.empty)
-
-    def extract_output(self, accumulator: EvaluationTally) -> EvaluationTally:
-        return accumulator
 
 
 def build(
@@ -112,6 +78,6 @@ def build(
     _ = (
         distribute(pipeline, range(chunks), "chunks")
         | "Evaluate chunks" >> beam.ParDo(EvaluateChunk(heartbeat, sources, output, digest))
-        | "Sum tallies" >> beam.CombineGlobally(SumTallies(empty))
+        | "Sum tallies" >> beam.CombineGlobally(functools.partial(sum, start=empty))
         | "Write tally" >> beam.Map(tally.write, output, digest)
     )

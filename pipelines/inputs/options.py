@@ -3,11 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from trainer.formats.options import CODINGS, PALETTES
 from trainer.options import CheckedOptions, InputError, option
 
 LAYOUTS = ("auto", "manifest", "voc", "cityscapes", "camvid", "paired")
 """Values of --layout."""
+
+
+def layout() -> Any:
+    """The option --layout of a command that reads a raw set."""
+    return option("auto", "how the raw set is laid out", choices=LAYOUTS, group="input")
+
+
+def palette() -> Any:
+    """The option --palette of a command that reads a raw set."""
+    return option(
+        "auto", f"class set: auto, {', '.join(PALETTES)} or a JSON file", metavar="NAME|FILE", group="input"
+    )
+
+
+def label_coding() -> Any:
+    """The option --label-coding of a command that reads a raw set."""
+    return option(
+        "auto",
+        "how to read labels that can be read in two ways, such as palette PNGs: by their ids or by their colors",
+        choices=CODINGS,
+        group="input",
+    )
+
+
+def val_fraction() -> Any:
+    """The option --val-fraction of a command that reads a raw set."""
+    return option(
+        0.1,
+        "share of images to hold out for validation if the set has no splits of its own",
+        low=0,
+        below=1,
+        group="input",
+    )
 
 
 @dataclass(frozen=True)

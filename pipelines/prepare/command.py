@@ -17,6 +17,7 @@ from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Plan, ShardPlan, plan_for, shards_to_write
 from pipelines.prepare.workarea import Area, survey
 from pipelines.runner.flags import beam_options, check_paths, located, share_in_processes
+from pipelines.runner.notes import guarded
 from pipelines.runner.remote import CANCELLED, attach
 from pipelines.runner.run import run as run_job
 from trainer import leases, prefetch, storage
@@ -87,7 +88,7 @@ def recognise_labels(raw: RawSet, options: Options) -> tuple[Palette, str, tuple
     is_new = not (storage.is_remote(options.output) or storage.is_dir(options.output))
     try:
         with workarea.notes(options.output).watch("labels") as recovery:
-            read = functools.partial(recovery.isolated, read_label) if recovery else read_label
+            read = guarded(read_label, recovery)
             palette, why_palette, coding, why_coding = recognise(raw, options.palette, options.label_coding, read)
     finally:
         workarea.remove_empty(options.output, is_new)

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipelines.entries.options import RecordOptions
-from pipelines.inputs.options import LAYOUTS
+from pipelines.inputs.options import layout, palette, val_fraction
 from trainer.accounts import max_reject_rate
-from trainer.formats.options import PALETTES
 from trainer.options import option
 
 
@@ -34,20 +33,9 @@ class Options(RecordOptions):
         help="folder of the raw set, or its manifest; local or gs://", metavar="DIR|FILE", group="input"
     )
     output: str = option(help="folder for the records; local or gs://", metavar="DIR", group="records")
-    layout: str = option("auto", "how the raw set is laid out", choices=LAYOUTS, group="input")
-    palette: str = option(
-        "auto",
-        f"class set: auto, {', '.join(PALETTES)} or a JSON file",
-        metavar="NAME|FILE",
-        group="input",
-    )
-    val_fraction: float = option(
-        0.1,
-        "share of images to hold out for validation if the set has no splits of its own",
-        low=0,
-        below=1,
-        group="input",
-    )
+    layout: str = layout()
+    palette: str = palette()
+    val_fraction: float = val_fraction()
     group_by: str = option(
         "",
         "regular expression that keeps images together, such as the frames of a film: images whose keys match with "

@@ -1,6 +1,6 @@
-"""Files that a command and the workers of its job exchange through the output folder: a plan and its tally.
+"""Files that a command and the workers of its job exchange through the output folder: a plan, its tally, and notes.
 
-Both are named by the plan's digest, so no other run can replace them.
+Plan and tally are named by the plan's digest, so no other run can replace them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,31 @@ import contextlib
 import functools
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
+from pipelines.runner import progress
+from pipelines.runner.notes import InFlight, Recovery
 from trainer import storage
 from trainer.options import InputError
+
+LABELS = "labels"
+"""Name of the note on the sample of labels, which is read before the job."""
+
+
+def in_flight(folder: str) -> InFlight:
+    """The notes of what the job that writes to `folder` is working on."""
+    return InFlight(storage.join(folder, ".in-flight"))
+
+
+@contextlib.contextmanager
+def watch_chunk(folder: str, labels: Sequence[str]) -> Iterator[Recovery | None]:
+    """Notes that this process is working on the chunk with these labels while the block runs, see `InFlight.watch`."""
+    # The name is the same in every run over the same labels, so a rerun finds the note of one that crashed.
+    notes, name = in_flight(folder), repr(list(labels))
+    if notes.interrupted(LABELS):  # a label of the sample crashed a process, and is in one of the chunks
+        notes.start(name)
+    with notes.watch(name) as recovery:
+        yield recovery
 
 
 def digest_of(lines: Sequence[bytes]) -> str:
@@ -39,13 +60,19 @@ def _is_handover(name: str) -> bool:
     return bool(re.fullmatch(r"\.plan-[0-9a-f]{16}\.jsonl|\.tally-[0-9a-f]{16}\.npz", name))
 
 
-def sweep(folder: str, names: Collection[str]) -> None:
-    """Removes the plans and tallies of earlier runs, and the unfinished files of these and of `names`."""
+def tidy(folder: str, names: Collection[str]) -> None:
+    """Removes what jobs and killed runs have left, now that the job is done.
+
+    These are the workers' notes and progress, the plans and tallies of earlier runs, and the unfinished files of these
+    and of `names`, which are what the command writes.
+    """
     for file in storage.glob(storage.join(folder, ".*")):
         whole = storage.unfinished(file.relative)
         if whole in names or _is_handover(whole or file.relative):
             with contextlib.suppress(FileNotFoundError):
                 storage.remove(file.path)
+    in_flight(folder).clear()
+    progress.forget(folder)
 
 
 def write_plan(folder: str, lines: Sequence[bytes]) -> None:

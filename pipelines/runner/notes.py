@@ -5,7 +5,7 @@ processes that chunk in recovery mode: each image in a subprocess.
 
     with InFlight(folder).watch(name) as recovery:
         for entry in chunk:
-            make = functools.partial(recovery.isolated, make_record, entry) if recovery else lambda: make_record(entry)
+            make = functools.partial(guarded(make_record, recovery), entry)
             record = attempt(make, known=Unusable)  # see `pipelines.runner.isolation`
 
 Work that is too expensive to isolate, such as a network that takes a gigabyte, is noted image by image in recovery
@@ -25,14 +25,17 @@ the next run slower, so the output must not depend on whether a chunk was proces
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from pipelines.runner.isolation import Isolated
 from trainer import storage
+
+T = TypeVar("T")
 
 SUFFIX = ".started"
 
@@ -133,6 +136,11 @@ def _read(path: str) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return note if isinstance(note, dict) else {}
+
+
+def guarded(work: Callable[..., T], recovery: Recovery | None) -> Callable[..., T]:
+    """`work`, whose calls run in a subprocess in recovery mode."""
+    return functools.partial(recovery.isolated, work) if recovery else work
 
 
 class Recovery:

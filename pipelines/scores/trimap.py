@@ -10,6 +10,17 @@ import numpy as np
 from pipelines.scores.options import BANDS as BANDS
 
 
+def boundaries(ids: np.ndarray) -> np.ndarray:
+    """The pixels that differ from a neighbour above, below or beside them, bool [H, W]."""
+    boundary = np.zeros(ids.shape, bool)
+    across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
+    boundary[:, 1:] |= across
+    boundary[:, :-1] |= across
+    boundary[1:] |= down
+    boundary[:-1] |= down
+    return boundary
+
+
 def trimap_distance(label: np.ndarray, ignore_id: int) -> np.ndarray:
     """The distance of every pixel from the nearest boundary between two classes.
 
@@ -38,12 +49,7 @@ def trimap_distance(label: np.ndarray, ignore_id: int) -> np.ndarray:
         pixel_of[nearest[valid]] = np.flatnonzero(valid)
         source = pixel_of[nearest]
         territory = label.ravel()[source]
-    boundary = np.zeros(label.shape, bool)
-    across, down = territory[:, 1:] != territory[:, :-1], territory[1:] != territory[:-1]
-    boundary[:, 1:] |= across
-    boundary[:, :-1] |= across
-    boundary[1:] |= down
-    boundary[:-1] |= down
+    boundary = boundaries(territory)
     if source is not None:
         labelled = np.zeros(label.size, bool)
         labelled[source[boundary]] = True

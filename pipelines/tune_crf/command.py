@@ -19,6 +19,7 @@ from pipelines.pages import gallery
 from pipelines.pages import tuning as page
 from pipelines.runner.flags import beam_options, cores_per_process, located
 from pipelines.runner.isolation import Failed, attempt
+from pipelines.runner.notes import guarded
 from pipelines.runner.remote import CANCELLED, attach
 from pipelines.runner.run import run as run_job
 from pipelines.tune_crf import samples, scoring, search
@@ -293,7 +294,7 @@ def draw_gallery(
     """Draws the images that `extremes` chooses; arguments as there."""
     chosen, entries = extremes(before, after), []
     with job.notes.watch("gallery") as recovery:
-        draw = functools.partial(recovery.isolated, draw_entry) if recovery else draw_entry
+        draw = guarded(draw_entry, recovery)
         for index, rank in chosen:
             mious = {"without CRF": float(mean_iou(before[index])), "with CRF": float(mean_iou(after[index]))}
             try:

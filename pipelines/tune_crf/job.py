@@ -10,6 +10,7 @@ from typing import ClassVar
 import apache_beam as beam
 
 from pipelines.runner.isolation import Failed, attempt
+from pipelines.runner.notes import guarded
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.work import Work, distribute
 from pipelines.tune_crf import scoring
@@ -39,7 +40,7 @@ class Scoring(Work):
         if storage.exists(storage.join(self.job.work, self.job.name(sample) + scoring.FAILURE)):
             return False  # it failed at another point
         with self.job.notes.watch(self.note(work, sample, points)) as recovery:
-            call = functools.partial(recovery.isolated, work) if recovery else work
+            call = guarded(work, recovery)
             try:
                 attempt(functools.partial(call, self.job, sample, points))
             except Failed as failure:

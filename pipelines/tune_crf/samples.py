@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.notes import InFlight
+from pipelines.runner.notes import InFlight, guarded
 from trainer import storage
 from trainer.accounts import Accounts, Reject
 from trainer.formats import images, label_images
@@ -99,7 +99,7 @@ def sift(
     usable, rejects = [], []
     with notes.watch("images") as recovery:
         for sample in chosen:
-            look = functools.partial(recovery.isolated, fault) if recovery else fault
+            look = guarded(fault, recovery)
             try:
                 reason = sample.reason or attempt(functools.partial(look, folder, palette, sample), known=OSError)
             except Failed as failure:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.evaluate.job import EvaluateChunk, SumTallies
+from pipelines.evaluate.job import EvaluateChunk
 from pipelines.evaluate.plan import Plan
 from pipelines.evaluate.sources import Comparison, Sources
 from pipelines.evaluate.tally import EvaluationTally
@@ -43,12 +43,8 @@ def add(parts: Iterable[EvaluationTally]) -> EvaluationTally:
 
 
 def test_tallies_are_summed_in_any_order_and_none_is_the_empty_one() -> None:
-    add = SumTallies(EvaluationTally.empty(1, 2))
     parts = [EvaluationTally.of(number, np.full((1, 6, 2, 2), number + 1)) for number in range(4)]
-    accumulators = [add.create_accumulator(), add.create_accumulator(), add.create_accumulator()]
-    for place, part in ((2, 3), (0, 0), (2, 1), (0, 2)):
-        accumulators[place] = add.add_input(accumulators[place], parts[part])
-    total = add.extract_output(add.merge_accumulators(accumulators))
+    total = add([add([parts[3], parts[1]]), add([]), add([parts[0], parts[2]])])
     assert sorted(total.numbers.tolist()) == [0, 1, 2, 3] and (total.confusion == 10).all()
-    nothing = add.extract_output(add.merge_accumulators([]))
+    nothing = add([])
     assert not nothing.confusion.any() and len(nothing.numbers) == 0

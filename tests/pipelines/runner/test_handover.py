@@ -15,7 +15,7 @@ def test_lines_of_a_plan_come_back_beside_the_plan_of_another_run(tmp_path: Path
     assert handover.read_line(str(tmp_path), other, 0) == b"other"
     for name in (".mine", f".plan-{one}.json", ".report.json.0123abcd.tmp", ".other.json.0123abcd.tmp"):
         (tmp_path / name).touch()
-    handover.sweep(str(tmp_path), ["report.json"])
+    handover.tidy(str(tmp_path), ["report.json"])
     left = {".mine", f".plan-{one}.json", ".other.json.0123abcd.tmp"}
     assert {path.name for path in tmp_path.iterdir()} == left, "plans and what was half written, and nothing else"
 

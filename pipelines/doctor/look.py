@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 
 import numpy as np
@@ -14,7 +13,7 @@ from trainer import storage
 from trainer.formats import codings, images, label_images
 from trainer.formats.images import Header, ImageError
 from trainer.formats.label_images import Label
-from trainer.formats.labels import LabelError, Palette, color_meanings, id_table, unknown_mark
+from trainer.formats.labels import LabelError, Palette, color_meanings, id_table, pack, unknown_mark, unpack
 from trainer.formats.options import MAX_PIXELS
 
 BETTER = 1.5
@@ -194,26 +193,11 @@ class _Look:
             unknown = [code for code in np.flatnonzero(values).tolist() if table[code] == unknown_mark(self.palette)]
             pixels = {code: int(values[code]) for code in unknown}
             return self.tally("unknown-ids", detail) + DoctorTally(decoded=1, unknown_ids=pixels)
-        known = _packed_colors(self.palette)
-        packed, pixels = np.unique(_packed(label), return_counts=True)
+        known = color_meanings(self.palette)
+        packed, pixels = np.unique(pack(label.rgb), return_counts=True)
         by_count = sorted(zip(pixels.tolist(), packed.tolist(), strict=True), reverse=True)
-        colors = {(c >> 16, c >> 8 & 255, c & 255): n for n, c in by_count if c not in known}
+        colors = {color: number for number, one in by_count if (color := unpack(one)) not in known}
         return self.tally("unknown-colors", detail) + DoctorTally(decoded=1, unknown_colors=colors)
-
-
-@functools.lru_cache(maxsize=4)
-def _packed_colors(palette: Palette) -> frozenset[int]:
-    return frozenset(r << 16 | g << 8 | b for r, g, b in color_meanings(palette))
-
-
-def _packed(label: Label) -> np.ndarray:
-    """The colours of a label, int32 [H, W], with red in the highest byte; indices without a colour are black."""
-    rgb = label.codes
-    if label.colormap is not None:
-        colormap = np.zeros((256, 3), np.uint8)
-        colormap[: len(label.colormap)] = label.colormap
-        rgb = np.take(colormap, label.codes, axis=0)
-    return rgb.astype(np.int32) @ np.int32([1 << 16, 1 << 8, 1])
 
 
 def _sizes_differ(source: Header, labelled: Header) -> bool:

@@ -21,12 +21,15 @@ def blended_share(codes: np.ndarray) -> float:
     In ids that were scaled by interpolation or smoothed, a boundary between classes 2 and 9 passes through 4 and 7.
     Returns 0 if there are fewer than MIN_BLENDED such pixels.
     """
-    between = steps = 0
-    for rows in (codes, codes.T):
-        before, here, after = rows[:, :-2], rows[:, 1:-1], rows[:, 2:]
-        between += int((((before < here) & (here < after)) | ((before > here) & (here > after))).sum())
-        steps += int((rows[:, 1:] != rows[:, :-1]).sum())
-    return between / steps if between >= MIN_BLENDED else 0.0
+    blended = sum(int(between(rows).sum()) for rows in (codes, codes.T))
+    steps = sum(int((rows[:, 1:] != rows[:, :-1]).sum()) for rows in (codes, codes.T))
+    return blended / steps if blended >= MIN_BLENDED else 0.0
+
+
+def between(codes: np.ndarray) -> np.ndarray:
+    """Whether the id of a pixel, uint8 [H, W], lies between those to its left and right, bool [H, W - 2]."""
+    before, here, after = codes[:, :-2], codes[:, 1:-1], codes[:, 2:]
+    return ((before < here) & (here < after)) | ((before > here) & (here > after))
 
 
 def perceptual_hash(image: np.ndarray) -> int:

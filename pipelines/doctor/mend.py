@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 
 from pipelines.doctor.findings import MENDABLE
+from pipelines.doctor.measures import between
 from trainer.formats import codings, images, label_images
 from trainer.formats.images import Header, ImageError
-from trainer.formats.labels import LabelError, Palette, color_meanings, id_table, unknown_mark
+from trainer.formats.labels import LabelError, Palette, color_meanings, id_table, pack, unknown_mark
 
 MAX_BLUR = 48
 """Maximum Euclidean distance, in grey levels, of a blurred pixel's colour from the colour of its class."""
@@ -58,7 +59,7 @@ def _ids(kind: str, data: bytes, image: Header, palette: Palette, coding: str) -
         return _known(label, palette)
     ids = codings.to_ids(label, palette, coding)
     if kind == "blended-ids":
-        return np.where(_between(label.codes), np.uint8(palette.ignore_id), ids)
+        return np.where(_blended(label.codes), np.uint8(palette.ignore_id), ids)
     if kind in ("exif", "turned-labels"):
         header = images.header(data)
         return images.upright(ids, image.orientation) if header.orientation == 1 else None
@@ -112,24 +113,18 @@ def _grey_levels(palette: Palette) -> list[tuple[int, int]]:
 
 def _known(label: label_images.Label, palette: Palette) -> np.ndarray:
     """Class ids of the colours that the palette knows; other pixels are ignored."""
-    rgb = label.codes
-    if label.colormap is not None:
-        colormap = np.zeros((256, 3), np.uint8)
-        colormap[: len(label.colormap)] = label.colormap
-        rgb = np.take(colormap, label.codes, axis=0)
-    ids = np.full(rgb.shape[:2], palette.ignore_id, np.uint8)
-    packed = rgb.astype(np.int32) @ np.int32([1 << 16, 1 << 8, 1])
+    packed = pack(label.rgb)
+    ids = np.full(packed.shape, palette.ignore_id, np.uint8)
     for (red, green, blue), meaning in color_meanings(palette).items():
         ids[packed == (red << 16 | green << 8 | blue)] = meaning
     return ids
 
 
-def _between(codes: np.ndarray) -> np.ndarray:
+def _blended(codes: np.ndarray) -> np.ndarray:
     """The pixels whose id is between those of two opposite neighbours, and the pixels next to them, bool [H, W]."""
     mask = np.zeros(codes.shape, bool)
     for rows, marks in ((codes, mask), (codes.T, mask.T)):
-        before, here, after = rows[:, :-2], rows[:, 1:-1], rows[:, 2:]
-        marks[:, 1:-1] |= ((before < here) & (here < after)) | ((before > here) & (here > after))
+        marks[:, 1:-1] |= between(rows)
     box = np.ones((3, 3), np.uint8)
     solid = cv2.erode(codes, box) == cv2.dilate(codes, box)
     return mask | ((cv2.dilate(mask.astype(np.uint8), box) > 0) & ~solid)

@@ -13,7 +13,7 @@ from pipelines.inputs.rawset import RawSet
 from pipelines.runner.isolation import Failed, attempt
 from trainer import prefetch, storage
 from trainer.formats import codings, images, label_images
-from trainer.formats.labels import JSON_FORM, Color, Palette, ranges
+from trainer.formats.labels import JSON_FORM, Color, Palette, pack, ranges, unpack
 from trainer.formats.palettes import BUILT_IN, CAMVID, READ_BY_COLOR, READ_BY_COLORMAP, resolve
 from trainer.options import InputError
 
@@ -226,8 +226,7 @@ def sampled(paths: Sequence[str], read: Read) -> Iterator[tuple[str, label_image
 
 def colors_of(label: label_images.Label) -> set[Color]:
     """The colours of a three-channel label, at most SAMPLED_COLORS."""
-    packed = np.unique(label.codes.astype(np.int32) @ np.int32([1 << 16, 1 << 8, 1]))[:SAMPLED_COLORS].tolist()
-    return {(code >> 16, code >> 8 & 255, code & 255) for code in packed}
+    return set(map(unpack, np.unique(pack(label.codes))[:SAMPLED_COLORS].tolist()))
 
 
 def _sample(sampled: Iterable[tuple[str, label_images.Label]]) -> Sample:

@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer.formats import codings
 from trainer.formats.label_images import Label
-from trainer.formats.labels import Color, Palette
+from trainer.formats.labels import Color, Palette, pack, unpack
 
 MAX_COLORS = 4096
 """Colours that are counted per label: the most frequent ones."""
@@ -108,10 +108,10 @@ def _uses(codes: np.ndarray, values: Iterable[int]) -> dict[int, Use]:
 
 
 def _uses_of_colors(rgb: np.ndarray) -> dict[Color, Use]:
-    packed = rgb.astype(np.int32) @ np.int32([1 << 16, 1 << 8, 1])
+    packed = pack(rgb)
     whole, *inside = (_counted(pixels) for pixels in (packed, *(packed[within] for within in _inside(rgb))))
     return {
-        (value >> 16, value >> 8 & 255, value & 255): Use(pixels, *(count.get(value, 0) for count in inside), 1)
+        unpack(value): Use(pixels, *(count.get(value, 0) for count in inside), 1)
         for value, pixels in sorted(whole.items(), key=lambda item: -item[1])[:MAX_COLORS]
     }
 

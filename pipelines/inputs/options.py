@@ -19,9 +19,7 @@ def layout() -> Any:
 
 def palette() -> Any:
     """The option --palette of a command that reads a raw set."""
-    return option(
-        "auto", f"class set: auto, {', '.join(PALETTES)} or a JSON file", metavar="NAME|FILE", group="input"
-    )
+    return option("auto", f"class set: auto, {', '.join(PALETTES)} or a JSON file", metavar="NAME|FILE", group="input")
 
 
 def label_coding() -> Any:

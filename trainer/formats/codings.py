@@ -86,9 +86,7 @@ def _indexed_ids(label: Label, palette: Palette, coding: str) -> np.ndarray:
         return palette.to_ids(label.codes)
     if by_colors is None:  # raises, with the pixels or colours at fault
         _check_opaque(label)
-        colormap = np.zeros((256, 3), np.uint8)
-        colormap[: len(label.colormap)] = label.colormap
-        return palette.to_ids(np.take(colormap, label.codes, axis=0))
+        return palette.to_ids(label.rgb)
     table = np.zeros(256, np.uint8)
     table[label.used] = by_colors
     return np.take(table, label.codes)

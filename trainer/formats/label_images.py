@@ -39,6 +39,15 @@ class Label:
         """The ids or indices that occur, in ascending order, int64 [number of them]."""
         return np.flatnonzero(cv2.calcHist([self.codes], [0], None, [256], [0, 256]))
 
+    @property
+    def rgb(self) -> np.ndarray:
+        """The colours, uint8 [H, W, 3], of a label that has some; indices without a colour are black."""
+        if self.colormap is None:
+            return self.codes
+        colormap = np.zeros((256, 3), np.uint8)
+        colormap[: len(self.colormap)] = self.colormap
+        return np.take(colormap, self.codes, axis=0)
+
 
 def read_label(data: bytes, max_pixels: int = MAX_PIXELS) -> Label:
     """Decodes a label image without changing its values; `codings.decode_ids` translates them to class ids.

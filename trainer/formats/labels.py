@@ -133,7 +133,7 @@ class Palette:
             raise LabelError(f"a label must be uint8 [H, W] or [H, W, 3], got {label.dtype} {list(label.shape)}")
         if label.ndim == 2:
             return self._translate(label, id_table(self), "class id", _known_ids(self))
-        packed = _pack(label)
+        packed = pack(label)
         return self._translate(packed, _color_table(self), "colour", f"{len(color_meanings(self))} colours")
 
     def check_ids(self, ids: np.ndarray) -> np.ndarray:
@@ -311,10 +311,15 @@ def color_meanings(palette: Palette) -> dict[Color, int]:
     }
 
 
-def _pack(rgb: np.ndarray) -> np.ndarray:
+def pack(rgb: np.ndarray) -> np.ndarray:
     """RGB, uint8 [H, W, 3], as one number per pixel, int32 [H, W]: red in the highest byte."""
     red, green, blue = (rgb[..., channel].astype(np.int32) for channel in range(3))
     return red << 16 | green << 8 | blue
+
+
+def unpack(packed: int) -> Color:
+    """The colour that `pack` makes this number of."""
+    return packed >> 16, packed >> 8 & 255, packed & 255
 
 
 def _known_ids(palette: Palette) -> str:

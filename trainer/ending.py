@@ -1,4 +1,4 @@
-"""Ends a command at once: from any thread, at Ctrl-C also where the exception is not enough.
+"""Ends a command at once: from any thread, with its parent, at Ctrl-C also where the exception is not enough.
 
 Ctrl-C raises KeyboardInterrupt in the main thread, wherever it is, so that it leaves its blocks in order. But Python
 drops an exception in a callback of its own, such as that of a weak reference; libraries catch some; C++ holds others
@@ -22,6 +22,9 @@ from trainer.files import scratch
 STATUS_INTERRUPTED = 130
 SECONDS = 5.0
 """Seconds for the way out; then the process ends even if blocks have not been left, or leases not been released."""
+
+GLANCE = 0.5
+"""Seconds between two looks at the parent."""
 
 _leaving = threading.Lock()
 _is_received = False
@@ -59,6 +62,17 @@ def leave(status: int, text: str = "", out: TextIO | None = None) -> None:
 def _exit_later(status: int) -> None:
     time.sleep(SECONDS)
     os._exit(status)
+
+
+def watch_parent(parent: int) -> None:
+    """Ends this process once the one that started it, whose id is `parent`, is no more, however it was killed."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(GLANCE)
+    leave(1)
 
 
 def watch_interrupts(text: str) -> None:

@@ -101,11 +101,11 @@ class _Look:
         if self.subject.effort < DECODED:
             return total
         try:
-            self.image = images.decode_image(image_data, self.max_pixels)
+            decoded, self.image = images.decode(image_data, self.max_pixels)
         except ImageError as error:
             raise _Fault("damaged-images", str(error)) from None
         if source.mode.startswith("I"):
-            total += self.tally(*depth.kind_of(images.brightest(image_data, self.max_pixels)))
+            total += self.tally(*depth.kind_of(decoded.brightest))
         label = self._decode_label(label_data, labelled)
         if self.palette is None:
             return total + DoctorTally(decoded=1)

@@ -1,4 +1,9 @@
-"""Runs the real command over a part of its input, and measures it."""
+"""Runs the real command over a part of its input, and measures it.
+
+    python -m pipelines.plan.trial PROCESS COMMAND [OPTIONS]
+
+is that command: it ends with the process that started it.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +16,9 @@ import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
+from pipelines import cli
 from pipelines.plan.estimate import Trial
-from trainer import processes
+from trainer import ending, processes
 from trainer.options import InputError
 from trainer.terminal import printable
 
@@ -33,7 +39,7 @@ def run(arguments: Sequence[str], output: str, items: int, rounds: int = 0) -> T
     log = f"{output}.log"
     start = time.monotonic()
     with open(log, "wb") as file:
-        program = [sys.executable, "-m", "pipelines.cli", *arguments]
+        program = [sys.executable, "-m", "pipelines.plan.trial", str(os.getpid()), *arguments]
         process = subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         with _ended_with_this(process):
             status, seconds, memory = processes.end(process.pid)
@@ -70,5 +76,14 @@ def _last_words(log: str) -> str:
     return printable(lines[-1].partition(": error: ")[2]) if lines else ""
 
 
+def main() -> None:
+    ending.watch_parent(int(sys.argv.pop(1)))
+    sys.exit(cli.main())
+
+
 def _size(folder: str) -> int:
     return sum(os.path.getsize(os.path.join(root, name)) for root, _, names in os.walk(folder) for name in names)
+
+
+if __name__ == "__main__":
+    main()

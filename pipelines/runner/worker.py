@@ -10,13 +10,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import threading
-import time
 
-from trainer.files import scratch
-
-GLANCE = 0.5
-"""Seconds between two looks at the parent."""
+from trainer import ending
 
 
 def command(log: str) -> str:
@@ -30,17 +25,10 @@ def command(log: str) -> str:
 
 
 def main() -> None:
-    threading.Thread(target=_end_with, args=(int(sys.argv.pop(1)),), daemon=True).start()
+    ending.watch_parent(int(sys.argv.pop(1)))
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv)
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(GLANCE)
-    scratch.abandon()
-    os._exit(1)
 
 
 if __name__ == "__main__":

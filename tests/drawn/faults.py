@@ -11,7 +11,7 @@ import pytest
 import requests
 import urllib3
 
-from trainer import attempts
+from trainer import attempts, storage
 from trainer.files import cloud
 from trainer.files.connections import Answer
 
@@ -81,6 +81,31 @@ def of_the_system(monkeypatch: pytest.MonkeyPatch, number: int, times: int, *, n
 
     monkeypatch.setattr("builtins.open", fails)
     return failed
+
+
+class Interrupts:
+    """Interrupts the command at a step of its writing; no step is, until `after` is set.
+
+    Attributes:
+      after: number of files that are still written or removed before.
+    """
+
+    NEVER = 1 << 30
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.after = self.NEVER
+        for name in ("write", "writer", "remove"):
+            monkeypatch.setattr(storage, name, self._counted(getattr(storage, name)))
+
+    def _counted(self, step: Callable) -> Callable:
+        def counted(*arguments):
+            if not self.after:
+                self.after = self.NEVER
+                raise KeyboardInterrupt
+            self.after -= 1
+            return step(*arguments)
+
+        return counted
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch, attempts_more: int = 4) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
+from unittest import mock
 
 import keras
 import numpy as np
 
+from pipelines import cli
 from tests.drawn.records import record, write_records
 from trainer.network.heads import Subpixel
 from trainer.network.layers import BroadcastLike, Norm, conv, layer_name
+from trainer.train import model
 
 NETWORK = ["--alpha", "0.35", "--decoder", "--batch-norm-momentum", "0.9"]
 LENGTH = ["--crop", "64", "--batch-size", "4", "--epochs", "2", "--steps-per-epoch", "50", "--seed", "1"]
@@ -38,6 +41,19 @@ def colour_network(num_classes: int, **_) -> keras.Model:
     return keras.Model(
         image, Subpixel(num_classes, 1, dtype="float32", name=layer_name("logits/semantic"))([x, image])
     )
+
+
+def train_colour_network(records, output: Path, *more: str) -> Path:
+    """The folder of a finished training of `colour_network`."""
+    with mock.patch.object(model, "deeplab_v3_plus", colour_network):
+        assert cli.main(train_flags(records, output, *more)) == 0
+    return output
+
+
+def refused(capsys, argv: list[str]) -> str:
+    """The error message with which a command refuses its input."""
+    assert cli.main(argv) == 2
+    return capsys.readouterr().err
 
 
 def pooled_network(num_classes: int, dropout: float = 0, **_) -> keras.Model:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import os
 import threading
 from collections.abc import Iterator
+
+CONTENT = os.urandom(300_000)
+"""A file to serve."""
 
 
 class Server(http.server.ThreadingHTTPServer):

@@ -98,26 +98,22 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, np.ndarray]:
-    """`decode_image` with the header, in which the end of a JPEG is set."""
+    """`decode_image` with the header, in which the end of a JPEG and the brightest of 16-bit greys are set."""
     header = single_header(data, max_pixels)
     if header.format == "png":
-        return header, upright(_png_image(data, header), header.orientation)
+        if header.mode == "I;16":
+            return _greys(decode_png(data, cv2.IMREAD_UNCHANGED), header)
+        return header, upright(to_rgb(decode_png(data, cv2.IMREAD_COLOR)), header.orientation)
     if header.format == "jpeg":
         header = dataclasses.replace(header, end=containers.jpeg_end(data))
     with pillow_errors(f"damaged or truncated {header.format.upper()}"):
-        pixels = _pillow_image(load_pillow(data, header))
+        image = load_pillow(data, header)
+        if image.mode.startswith("I"):
+            return _greys(np.asarray(image), header)
+        pixels = _pillow_image(image)
     if header.format == "jpeg":
         _check_whole(data, header, pixels)
     return header, upright(pixels, header.orientation)
-
-
-def brightest(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
-    """The largest stored value of a grey image, before it is scaled to 8 bits. Raises ImageError."""
-    header = single_header(data, max_pixels)
-    if header.format == "png":
-        return int(decode_png(data, cv2.IMREAD_UNCHANGED).max())
-    with pillow_errors(f"damaged or truncated {header.format.upper()}"):
-        return int(np.asarray(load_pillow(data, header)).max())
 
 
 def _check_whole(data: bytes, header: Header, pixels: np.ndarray) -> None:
@@ -170,13 +166,11 @@ def load_pillow(data: bytes, header: Header) -> Image.Image:
 def _pillow_image(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         raise ImageError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        return _grey_to_rgb(np.asarray(image))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
-    """Greys [H, W] of any integer type as uint8 [H, W, 3]; scaled from 16 to 8 bits if one is over 255.
+def _greys(grey: np.ndarray, header: Header) -> tuple[Header, np.ndarray]:
+    """`decode` of greys [H, W] of any integer type: scaled from 16 to 8 bits if one is over 255.
 
     Raises ImageError for greys outside of 0 to 65535, such as the Hounsfield units of a CT, whose range is not known.
     """
@@ -184,13 +178,8 @@ def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
     if low < 0 or high > 65535:
         raise ImageError(f"its values are {low} to {high}, of unknown range; expected 0 to 65535; save it with 8 bits")
     scale = 257.0 if high > 255 else 1.0
-    return np.repeat(np.clip(grey / scale, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
-
-
-def _png_image(data: bytes, header: Header) -> np.ndarray:
-    if header.mode == "I;16":
-        return _grey_to_rgb(decode_png(data, cv2.IMREAD_UNCHANGED))
-    return to_rgb(decode_png(data, cv2.IMREAD_COLOR))
+    rgb = np.repeat(np.clip(grey / scale, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
+    return dataclasses.replace(header, brightest=high), upright(rgb, header.orientation)
 
 
 def to_rgb(bgr: np.ndarray) -> np.ndarray:

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.doctor.look import look
+from pipelines.doctor.plan import DECODED, Subject
 from tests.drawn.encoded import saved
 from tests.drawn.ill import draw_set, examine, scene
+from trainer.formats import images
 
 
 def draw_deep(folder: Path, *factors: int, format: str = "PNG") -> None:
@@ -34,6 +37,16 @@ def test_images_that_are_not_scaled_beside_others_that_are_stand_out(tmp_path):
     found = examine(tmp_path / "set", tmp_path / "out")
     assert found.kinds["unscaled-images"] == "wrong" and found.status == 2
     assert found.finding("unscaled-images")["examples"][0]["path"].endswith("a2.png")
+
+
+@pytest.mark.parametrize(("format", "decoder"), [("PNG", "decode_png"), ("TIFF", "load_pillow")])
+def test_an_image_of_16_bits_is_decoded_once(format, decoder, tmp_path, monkeypatch):
+    draw_deep(tmp_path, 16, format=format)
+    times, decode = [], getattr(images, decoder)
+    monkeypatch.setattr(images, decoder, lambda *given: times.append(given) or decode(*given))
+    image, label = (f"{tmp_path}/{kind}/train/a0.png" for kind in ("images", "labels"))
+    assert look(Subject(0, "a0", image, label, "train", DECODED)).kinds.keys() == {"deep-images", "dark-images"}
+    assert len(times) == 1
 
 
 @pytest.mark.parametrize("factors", [(257, 257, 257), (1, 1, 1), (257, 257, 0), (257, 257, 32)])

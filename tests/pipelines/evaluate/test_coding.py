@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.drawn.encoded import palette_png
 from tests.drawn.evaluating import LABEL, PALETTE, evaluate, evaluation, put
 from trainer.formats import images
 from trainer.options import InputError
@@ -22,11 +23,7 @@ def optimised(ids: np.ndarray, *colors: tuple[int, int, int]) -> bytes:
     indices = np.zeros(ids.shape, np.uint8)
     for index, color in enumerate(colors):
         indices[(painted == color).all(-1)] = index
-    image = Image.fromarray(indices, "P")
-    image.putpalette([value for color in colors for value in color])
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
+    return palette_png(indices, colors)
 
 
 @pytest.fixture

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipelines.evaluate.sources import Comparison, Sources, Unusable, segment_notes
 from pipelines.masks.stamps import Stamp, stamp_png
+from tests.drawn.encoded import palette_png
 from trainer import storage
 from trainer.formats import images
 from trainer.formats.labels import Palette
@@ -31,15 +30,6 @@ def sources(folder: Path, label: bytes, *masks: bytes) -> Sources:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return Sources(str(folder / "labels"), tuple(str(folder / f"m{number}") for number in range(len(masks))), PALETTE)
-
-
-def optimised(indices: np.ndarray, *colors: tuple[int, int, int]) -> bytes:
-    """A palette PNG of these colours."""
-    image = Image.fromarray(indices.astype(np.uint8), "P")
-    image.putpalette([value for color in colors for value in color])
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def comparison(masks: int) -> Comparison:
@@ -87,7 +77,7 @@ def test_a_mask_that_vanished_since_it_was_listed_is_named(tmp_path: Path) -> No
 def test_palette_pngs_are_read_by_the_colours_that_the_palette_knows(tmp_path: Path) -> None:
     # PNG optimisers number colours as they come.
     plain = replace(PALETTE, source_ids=())
-    file = optimised(np.uint8([[1, 1, 0], [1, 0, 2]]), PALETTE.colors[1], PALETTE.colors[0], PALETTE.ignore_color)
+    file = palette_png([[1, 1, 0], [1, 0, 2]], [*PALETTE.colors[1::-1], PALETTE.ignore_color])
     some = replace(sources(tmp_path, file, images.encode_png(MASK), file), palette=plain)
     truth, masks = some.read(comparison(2))
     np.testing.assert_array_equal(truth, IDS)
@@ -96,7 +86,7 @@ def test_palette_pngs_are_read_by_the_colours_that_the_palette_knows(tmp_path: P
 
 def test_palette_pngs_that_can_be_read_in_two_ways_need_the_users_word(tmp_path: Path) -> None:
     plain = replace(PALETTE, source_ids=())
-    file = optimised(1 - MASK, PALETTE.colors[1], PALETTE.colors[0])
+    file = palette_png(1 - MASK, PALETTE.colors[1::-1])
     some = replace(sources(tmp_path, file, file), palette=plain)
     with pytest.raises(Unusable, match=r"can be read in two ways.*--label-coding"):
         some.read(comparison(1))

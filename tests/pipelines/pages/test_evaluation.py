@@ -180,14 +180,6 @@ def test_it_is_not_claimed_that_masks_of_other_programs_are_without_a_crf() -> N
     assert report.text(content).splitlines()[1].split()[:3] == ["masks", "-", "-"]
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory):
-    if chromium.executable() is None:
-        pytest.skip("Chromium not found: how a browser shows the report is not tested")
-    with chromium.browse(tmp_path_factory.mktemp("profile")) as page:
-        yield page
-
-
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (320, True)])
 def test_a_browser_shows_all_of_it(browser: chromium.Page, tmp_path: Path, width: int, dark: bool) -> None:
     content = evaluation(FIRST, SECOND, SECOND)

@@ -138,14 +138,6 @@ def test_the_grid_shows_every_point_once_and_frames_the_best() -> None:
         assert (float(title.rpartition(" ")[2]) > tuning.before) == (kind == "right")
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory):
-    if chromium.executable() is None:
-        pytest.skip("Chromium not found: how a browser shows the page is not tested")
-    with chromium.browse(tmp_path_factory.mktemp("profile")) as page:
-        yield page
-
-
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (360, False)])
 def test_a_browser_shows_the_page(browser: chromium.Page, tmp_path: Path, width: int, dark: bool) -> None:
     path = tmp_path / "crf.html"

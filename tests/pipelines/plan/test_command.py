@@ -141,11 +141,27 @@ def test_a_trial_that_fails_ends_the_plan_with_its_message(tmp_path: Path):
         trial.run(["prepare", "--input", str(source / "nowhere"), "--output", output], output, 10)
 
 
-def test_a_trial_ends_with_the_plan_that_sigterm_ends(tmp_path: Path):
+SLEEPER = """
+import os, time
+from pipelines.plan import trial
+
+def main():
+    with open("{0}/number.part", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename("{0}/number.part", "{0}/number")
+    time.sleep(600)
+
+trial.cli.main = main
+trial.main()
+"""
+"""A trial of a command that sleeps, and writes the number of its process."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_trial_ends_with_its_plan(number, tmp_path: Path):
+    (tmp_path / "sleeper.py").write_text(SLEEPER.format(tmp_path))
     sleeper = tmp_path / "sleeper"
-    sleeper.write_text(
-        f"#!/bin/sh\necho $$ > {tmp_path}/number.part\nmv {tmp_path}/number.part {tmp_path}/number\nexec sleep 600\n"
-    )
+    sleeper.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} {tmp_path}/sleeper.py "$@"\n')
     sleeper.chmod(0o755)
     program = "import sys\nfrom pipelines.plan import trial\n"
     program += f"sys.executable = {str(sleeper)!r}\ntrial.run(['demo'], {str(tmp_path / 'out')!r}, 10)"
@@ -154,9 +170,9 @@ def test_a_trial_ends_with_the_plan_that_sigterm_ends(tmp_path: Path):
             assert plan.poll() is None
             time.sleep(0.01)
         trial_process = processes.name(int((tmp_path / "number").read_text()))
-        plan.terminate()
-        assert plan.wait() == -signal.SIGTERM
-    for _ in range(500):
+        plan.send_signal(number)
+        assert plan.wait() == -number
+    for _ in range(1000):
         if not processes.is_alive(trial_process):
             break
         time.sleep(0.02)

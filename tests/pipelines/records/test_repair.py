@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.records import repair
+from tests.drawn import faults
 from tests.drawn.prepared import (
     describe,
     flip_bit,
@@ -159,25 +160,13 @@ def test_killed_at_any_step_and_run_again_gives_the_same(folder, tmp_path, monke
     spoil(folder)
     whole = Path(shutil.copytree(folder, tmp_path / "whole"))
     assert records("repair", whole, "--drop") == 0
-    steps = 0
-    for name in ("write", "writer", "remove"):
-        done = getattr(storage, name)
-
-        def killing(*arguments, done=done):
-            nonlocal steps
-            if not steps:
-                raise KeyboardInterrupt
-            steps -= 1
-            return done(*arguments)
-
-        monkeypatch.setattr(storage, name, killing)
+    interrupts = faults.Interrupts(monkeypatch)
     for kill in range(20):
-        killed, steps = Path(shutil.copytree(folder, tmp_path / f"killed-{kill}")), kill
+        killed, interrupts.after = Path(shutil.copytree(folder, tmp_path / f"killed-{kill}")), kill
         try:
             records("repair", killed, "--drop")
             break
         except KeyboardInterrupt:
-            steps = 1000
             assert records("repair", killed, "--drop") == 0
             assert shard_bytes(killed) == shard_bytes(whole)
             assert (killed / "dataset.json").read_bytes() == (whole / "dataset.json").read_bytes()

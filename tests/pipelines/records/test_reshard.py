@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.records import reshard
 from pipelines.records.reshard import Place, plan_shards
+from tests.drawn import faults
 from tests.drawn.prepared import flip_bit, prepare_here, read_shard, records, shard_bytes
 from trainer import storage
 from trainer.formats import images
@@ -59,25 +60,13 @@ def test_shards_have_a_size_or_a_number_in_the_largest_split():
 
 
 def test_killed_at_any_step_and_run_again_gives_the_same(prepared, five, tmp_path, monkeypatch):
-    steps = 0
-    for name in ("write", "writer", "remove"):
-        done = getattr(storage, name)
-
-        def killing(*arguments, done=done):
-            nonlocal steps
-            if not steps:
-                raise KeyboardInterrupt
-            steps -= 1
-            return done(*arguments)
-
-        monkeypatch.setattr(storage, name, killing)
+    interrupts = faults.Interrupts(monkeypatch)
     for kill in range(20):
-        folder, steps = tmp_path / str(kill), kill
+        folder, interrupts.after = tmp_path / str(kill), kill
         try:
             records("reshard", prepared, folder, "--shards", 5)
             break
         except KeyboardInterrupt:
-            steps = 1000
             assert records("reshard", prepared, folder, "--shards", 5) == 0
             assert shard_bytes(folder) == shard_bytes(five) and not (folder / "reshard.json").exists()
     assert kill > 6

@@ -7,16 +7,11 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from tests.drawn.networks import random_image, randomise, small_network
+from tests.drawn.networks import random_image, randomise
 from trainer.network.backbones import PUBLISHED, mobilenet_v2, xception
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.options import BACKBONES, SUBPIXEL_STARTS
 from trainer.options import InputError
-
-
-@pytest.fixture(scope="module")
-def small_model() -> keras.Model:
-    return small_network()
 
 
 @pytest.mark.parametrize(

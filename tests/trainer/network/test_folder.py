@@ -18,18 +18,13 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tests.drawn.networks import SMALL, random_image, randomise, small_network
+from tests.drawn.networks import SMALL, random_image, randomise
 from trainer.formats.cards import ModelCard, load_card
 from trainer.formats.palettes import CAMVID, VOC
 from trainer.network.deeplab import HEAD, deeplab_v3_plus
 from trainer.network.folder import load_model, save_model
 from trainer.network.inference import predictor
 from trainer.options import InputError
-
-
-@pytest.fixture(scope="module")
-def small_model() -> keras.Model:
-    return small_network()
 
 
 @pytest.fixture(scope="module")

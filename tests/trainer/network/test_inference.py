@@ -125,11 +125,6 @@ def test_logits_of_a_large_image_are_never_whole(head, small_tiles, monkeypatch)
     assert 0 < largest[0] * 40 * 4 / 3 <= 1 << 15
 
 
-@pytest.fixture(scope="module")
-def small_model() -> keras.Model:
-    return small_network()
-
-
 def test_predictor_gives_the_class_of_the_greatest_logit_and_the_softmax(small_model):
     image = random_image(40, 56, batch=2)
     logits = ops.convert_to_numpy(small_model(image))

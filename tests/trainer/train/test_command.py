@@ -16,7 +16,7 @@ import tensorflow as tf
 from pipelines import cli
 from tests.drawn.places import ROOT
 from tests.drawn.records import PALETTE, record, write_records
-from tests.drawn.training import history, train_flags
+from tests.drawn.training import history, refused, train_flags
 from trainer.formats import images
 from trainer.formats.dataset import load_dataset, save_dataset
 from trainer.formats.labels import Palette
@@ -33,12 +33,6 @@ def trained(records, tmp_path_factory):
     output = str(tmp_path_factory.mktemp("trained") / "model")
     assert cli.main(train_flags(records, output)) == 0
     return output
-
-
-def refused(capsys, argv):
-    """The error message with which a command refuses its input."""
-    assert cli.main(argv) == 2
-    return capsys.readouterr().err
 
 
 def test_training_learns_and_keeps_the_best_epoch(trained):

@@ -11,8 +11,8 @@ import pytest
 
 from pipelines import cli
 from tests.drawn.records import record, write_records
-from tests.drawn.training import colour_network, history, train_flags
-from trainer.train import command, model, resume
+from tests.drawn.training import history, refused, train_colour_network, train_flags
+from trainer.train import command, resume
 
 SHORT = ["--steps-per-epoch", "1"]
 
@@ -23,18 +23,9 @@ def contents(folder) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def refused(capsys, argv) -> str:
-    assert cli.main(argv) == 2
-    return capsys.readouterr().err
-
-
 @pytest.fixture(scope="module")
 def once_trained(records, tmp_path_factory):
-    output = tmp_path_factory.mktemp("once") / "trained"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "deeplab_v3_plus", colour_network)
-        assert cli.main(train_flags(records, output, *SHORT)) == 0
-    return output
+    return train_colour_network(records, tmp_path_factory.mktemp("once") / "trained", *SHORT)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
-from tests.drawn.training import assert_same_checkpoint, colour_network, history, train_flags
+from tests.drawn.training import assert_same_checkpoint, history, refused, train_colour_network, train_flags
 from trainer.options import InputError
-from trainer.train import model, resume
+from trainer.train import resume
 from trainer.train.options import Options
 from trainer.train.resume import Progress
 
@@ -21,23 +21,13 @@ CONSTANT = ["--steps-per-epoch", "2", "--schedule", "constant"]
 
 @pytest.fixture(scope="module")
 def once_finished(records, tmp_path_factory):
-    output = tmp_path_factory.mktemp("once") / "finished"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "deeplab_v3_plus", colour_network)
-        assert cli.main(train_flags(records, output, *CONSTANT)) == 0
-    return output
+    return train_colour_network(records, tmp_path_factory.mktemp("once") / "finished", *CONSTANT)
 
 
 @pytest.fixture
 def finished(once_finished, tmp_path, tiny_network):
     """The model folder of a finished training of two epochs at a constant rate."""
     return str(shutil.copytree(once_finished, tmp_path / "finished"))
-
-
-def refused(capsys, argv):
-    """The error message with which a command refuses its input."""
-    assert cli.main(argv) == 2
-    return capsys.readouterr().err
 
 
 def test_a_finished_training_is_not_repeated(finished, records, capsys):

@@ -124,13 +124,21 @@ def test_a_subpixel_head_starts_as_an_enlargement_of_the_published_layer(start, 
     np.testing.assert_allclose(result, ops.convert_to_numpy(ops.image.resize(cells, **kind)), rtol=1e-4, atol=1e-5)
 
 
-def test_weights_of_a_subpixel_head_carry_over_whatever_it_starts_as(tmp_path):
-    numbers = {"num_classes": 3, "alpha": ALPHA}
-    source = deeplab_v3_plus(**numbers, subpixel_start="nearest")
+THREE = {"num_classes": 3, "alpha": ALPHA}
+
+
+def saved_head(folder, start: str):
+    """The subpixel head, with random weights, of a model of three classes that is saved in the folder."""
+    source = deeplab_v3_plus(**THREE, subpixel_start=start)
     head = source.get_layer("logits-semantic")
     head.set_weights([np.random.default_rng(0).normal(size=weight.shape) for weight in head.weights])
-    save_model(str(tmp_path), source, ModelCard(numbers, Palette("three", VOC.names[:3], VOC.colors[:3])))
-    model = deeplab_v3_plus(**numbers, subpixel_start="bilinear")
+    save_model(str(folder), source, ModelCard(THREE, Palette("three", VOC.names[:3], VOC.colors[:3])))
+    return head
+
+
+def test_weights_of_a_subpixel_head_carry_over_whatever_it_starts_as(tmp_path):
+    head = saved_head(tmp_path, "nearest")
+    model = deeplab_v3_plus(**THREE, subpixel_start="bilinear")
     imported = load_weights_from(model, str(tmp_path))
     assert (imported.skipped, imported.unused) == ([], [])
     for weight, expected in zip(model.get_layer("logits-semantic").get_weights(), head.get_weights(), strict=True):
@@ -138,12 +146,8 @@ def test_weights_of_a_subpixel_head_carry_over_whatever_it_starts_as(tmp_path):
 
 
 def test_a_head_of_kernels_begins_with_what_the_places_of_one_of_logits_share(tmp_path):
-    numbers = {"num_classes": 3, "alpha": ALPHA}
-    source = deeplab_v3_plus(**numbers, subpixel_start="bilinear")
-    head = source.get_layer("logits-semantic")
-    head.set_weights([np.random.default_rng(0).normal(size=weight.shape) for weight in head.weights])
-    save_model(str(tmp_path), source, ModelCard(numbers, Palette("three", VOC.names[:3], VOC.colors[:3])))
-    model = deeplab_v3_plus(**numbers, subpixel="kernels")
+    head = saved_head(tmp_path, "bilinear")
+    model = deeplab_v3_plus(**THREE, subpixel="kernels")
     load_weights_from(model, str(tmp_path))
     kernel, bias, *places = model.get_layer("logits-semantic").get_weights()
     np.testing.assert_array_equal(kernel, head.get_weights()[0])

@@ -12,24 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.drawn import faults
-from tests.drawn.web import served
+from tests.drawn.web import CONTENT, served
 from trainer.attempts import CorruptError, Unavailable
 from trainer.options import InputError
 from trainer.weights import download
 from trainer.weights.checkpoints import open_published
 from trainer.weights.download import fetch
 
-CONTENT = os.urandom(300_000)
 MD5 = hashlib.md5(CONTENT)
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "cache"))
-    faults.impatient(monkeypatch, 2)
-    with served(CONTENT) as server:
-        yield server
 
 
 def cached(suffix: str) -> list[Path]:

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import functools
-import os
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.drawn import faults
-from tests.drawn.web import served
+from tests.drawn.web import CONTENT, served
 from trainer.attempts import Unavailable
 from trainer.options import InputError
 from trainer.weights import download
 from trainer.weights.download import fetch
-
-CONTENT = os.urandom(300_000)
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "cache"))
-    faults.impatient(monkeypatch, 2)
-    with served(CONTENT) as server:
-        yield server
 
 
 def begun(server, size: int) -> None:

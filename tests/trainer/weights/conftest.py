@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.drawn import faults
+from tests.drawn.web import CONTENT, served
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A web server with the file CONTENT, and an empty cache."""
+    monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "cache"))
+    faults.impatient(monkeypatch, 2)
+    with served(CONTENT) as server:
+        yield server

@@ -21,10 +21,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from trainer.attempts import SCHEME, attempt, meaning
-from trainer.attempts import CorruptError as CorruptError
 from trainer.attempts import Unavailable as Unavailable
 from trainer.files import cloud, local, scratch
-from trainer.files.names import LARGEST as LARGEST
 from trainer.files.names import File, check_size, is_pattern, is_remote, match
 from trainer.files.names import absolute as absolute
 from trainer.files.names import identity as identity
@@ -114,7 +112,7 @@ def check_file(path: str) -> None:
 def read(path: str) -> bytes:
     """Reads the whole file; for an object, verifies its checksum.
 
-    Raises OSError (EFBIG), before anything is read, for a file of over `LARGEST` bytes.
+    Raises OSError (EFBIG), before anything is read, for a file of over `names.LARGEST` bytes.
     """
     if is_remote(path):
         return cloud.read(path)

@@ -11,6 +11,7 @@ from google.auth.exceptions import DefaultCredentialsError, RefreshError, Transp
 
 from tests.drawn import faults
 from trainer import storage
+from trainer.attempts import CorruptError
 from trainer.files import cloud
 from trainer.options import InputError
 
@@ -157,7 +158,7 @@ def test_a_damaged_download_is_tried_again(gs, monkeypatch, change, operation):
     assert operation(path) == b"contents"
     storage.write(path, b"other contents")
     times = 99
-    with pytest.raises(storage.CorruptError, match="their checksum differs: 'gs://"):
+    with pytest.raises(CorruptError, match="their checksum differs: 'gs://"):
         operation(path)
 
 

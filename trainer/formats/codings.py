@@ -47,9 +47,9 @@ def decode_ids(data: bytes, palette: Palette, max_pixels: int = MAX_PIXELS, codi
     return to_ids(read_label(data, max_pixels), palette, coding)
 
 
-def decode_mask(data: bytes, palette: Palette, max_pixels: int = MAX_PIXELS, coding: str = "auto") -> np.ndarray:
+def decode_mask(data: bytes, palette: Palette, coding: str = "auto") -> np.ndarray:
     """`decode_ids` for a mask, whose numbers are class ids, not the raw set's own (the palette's `source_ids`)."""
-    label = read_label(data, max_pixels)
+    label = read_label(data)
     if label.codes.ndim == 2 and label.colormap is None:
         ignored = palette.ignore_id
         if ignored in label.used and dict(palette.source_ids).get(ignored, ignored) != ignored:

@@ -25,10 +25,10 @@ def check(image: Image.Image) -> None:
     bits in which 0 is white, which it does not invert.
     """
     tags = image.tag_v2
-    if max(_all(tags, _BITS, 1)) <= 8:
+    if max(_all(tags, _BITS)) <= 8:
         return
     is_compressed = tags.get(_COMPRESSION, 1) != 1
-    is_swapped = tags.prefix == b"MM" and is_compressed and _SIGNED in _all(tags, _FORMAT, 1)
+    is_swapped = tags.prefix == b"MM" and is_compressed and _SIGNED in _all(tags, _FORMAT)
     if is_swapped or (_in_planes(tags) and not is_compressed) or tags.get(_MEANING) == 0:
         raise ImageError(f"{described(tags)}, which cannot be decoded reliably; {_cure(tags)}")
 
@@ -57,8 +57,8 @@ def unsupported(data: bytes) -> str:
 def described(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
     """ "is a TIFF of 4 samples of 16 bits, in separate planes": what samples a TIFF has, human-readable."""
     samples = tags.get(_SAMPLES, 1)
-    bits = " and ".join(map(str, sorted(set(_all(tags, _BITS, 1)))))
-    words = [_KINDS[kind] for kind in sorted(set(_all(tags, _FORMAT, 1))) if kind in _KINDS]
+    bits = " and ".join(map(str, sorted(set(_all(tags, _BITS)))))
+    words = [_KINDS[kind] for kind in sorted(set(_all(tags, _FORMAT))) if kind in _KINDS]
     what = " ".join((*words, f"sample{'s' * (samples != 1)} of {bits} bits"))
     white = ", in which 0 is white" if tags.get(_MEANING) == 0 else ""
     planes = ", in separate planes" if _in_planes(tags) else ""
@@ -68,9 +68,9 @@ def described(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
 
 def _cure(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
     """What is expected instead, and how to get it without changing more values than necessary, as labels need it."""
-    samples, kinds = tags.get(_SAMPLES, 1), _all(tags, _FORMAT, 1)
+    samples, kinds = tags.get(_SAMPLES, 1), _all(tags, _FORMAT)
     flags = ["-b 1 -b 2 -b 3"] if samples > 4 else ["-b 1"] if samples == 2 else []
-    if kinds != (1,) * len(kinds) or max(_all(tags, _BITS, 1)) > 16:
+    if kinds != (1,) * len(kinds) or max(_all(tags, _BITS)) > 16:
         flags.append("-ot UInt16 -scale" if 3 in kinds else "-ot UInt16")
     command = " ".join(("gdal_translate", *flags, "-co INTERLEAVE=PIXEL"))
     expected = "expected 1, 3 or 4 interleaved samples of 8 or 16 bits without sign"
@@ -81,6 +81,7 @@ def _in_planes(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
     return tags.get(_PLANES, 1) == 2 and tags.get(_SAMPLES, 1) > 1
 
 
-def _all(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int, default: int) -> tuple[int, ...]:
-    values = tags.get(tag, default)
+def _all(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int) -> tuple[int, ...]:
+    """The values of a tag, one for every sample; the default of all the tags in question is 1."""
+    values = tags.get(tag, 1)
     return values if isinstance(values, tuple) else (values,)

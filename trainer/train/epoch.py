@@ -90,10 +90,8 @@ class Validation:
     overlays: np.ndarray
 
 
-def validate(
-    predict: Callable[[np.ndarray], np.ndarray], stream: tf.data.Dataset, dataset: Dataset, split: str = "val"
-) -> Validation:
-    """Predicts the masks of the whole split and compares them with its labels.
+def validate(predict: Callable[[np.ndarray], np.ndarray], stream: tf.data.Dataset, dataset: Dataset) -> Validation:
+    """Predicts the masks of the whole validation split and compares them with its labels.
 
     Args:
       predict: uint8 [B, H, W, 3] -> class ids uint8 [B, H, W].
@@ -114,10 +112,10 @@ def validate(
         validated += len(images)
         if not overlays:
             overlays = [palette.overlay(*pair) for pair in zip(images[:OVERLAYS], ids[:OVERLAYS], strict=True)]
-    Accounts(f"records of split {split}", dataset.count(split), {"validated": validated}).check()
+    Accounts("records of split val", dataset.count("val"), {"validated": validated}).check()
     if not confusion.any():
         raise InputError(
-            f"the split {split} has no pixel of any class, so epochs cannot be compared; prepare the set again with "
+            "the split val has no pixel of any class, so epochs cannot be compared; prepare the set again with "
             "other validation images"
         )
     return Validation(confusion, np.stack(overlays))

@@ -272,15 +272,15 @@ class TrainingStream:
                     yield self._paths[shard], records.read(window, shard, number)
 
 
-def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str = "val") -> tf.data.Dataset:
-    """All images of `split`, whole and once, in batches of images of equal size.
+def validation_stream(folder: str, dataset: Dataset, batch_size: int) -> tf.data.Dataset:
+    """All images of the validation split, whole and once, in batches of images of equal size.
 
     Returns:
       Batches of (image, uint8 [B, H, W, 3] RGB; label, uint8 [B, H, W] class ids). The last batch of images of a size
       may be smaller than `batch_size`.
 
     Raises:
-      InputError: there are no records of `split`, or a shard is missing or has the wrong size.
+      InputError: the split has no records, or a shard is missing or has the wrong size.
     """
 
     def size(example: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -290,23 +290,23 @@ def validation_stream(folder: str, dataset: Dataset, batch_size: int, split: str
         return _decode_whole(example, dataset.palette)
 
     # Images are grouped by size while still encoded, which takes less memory.
-    stream = _records_in_order(_shard_paths(folder, dataset, split)).map(_parse)
+    stream = _records_in_order(_shard_paths(folder, dataset, "val")).map(_parse)
     stream = stream.group_by_window(
         size, lambda _, window: window.map(decode, num_parallel_calls=2).batch(batch_size), batch_size
     )
     return _with_options(stream.prefetch(2))
 
 
-def largest_image(folder: str, dataset: Dataset, split: str = "val") -> tuple[int, int]:
-    """(height, width) of the image with the most pixels in `split`, as the records state them."""
-    stream = _records_in_order(_shard_paths(folder, dataset, split)).map(_parse)
+def largest_image(folder: str, dataset: Dataset) -> tuple[int, int]:
+    """(height, width) of the image with the most pixels in the validation split, as the records state them."""
+    stream = _records_in_order(_shard_paths(folder, dataset, "val")).map(_parse)
     sizes = _with_options(stream.map(lambda example: (example[IMAGE_HEIGHT], example[IMAGE_WIDTH])))
     height, width = max(sizes.as_numpy_iterator(), key=lambda size: int(size[0]) * int(size[1]))
     return int(height), int(width)
 
 
-def validation_records(folder: str, dataset: Dataset, split: str = "val") -> Suspects:
+def validation_records(folder: str, dataset: Dataset) -> Suspects:
     """The records that the batches of `validation_stream` are made from."""
-    for path in _shard_paths(folder, dataset, split):
+    for path in _shard_paths(folder, dataset, "val"):
         for data in tf.data.TFRecordDataset(path).as_numpy_iterator():
             yield path, data

@@ -174,9 +174,10 @@ def test_validation_gives_every_image_whole_in_batches_of_one_size(folder):
     assert sorted(seen) == [20, 21, 22, 23, 24]
 
 
-def test_a_missing_split_is_refused_with_the_cure(folder):
-    with pytest.raises(InputError, match="no records of split 'test', only of train, val"):
-        validation_stream(*folder, batch_size=2, split="test")
+def test_a_missing_split_is_refused_with_the_cure(tmp_path):
+    dataset = write_records(tmp_path, {"train": [[record(0)]]})
+    with pytest.raises(InputError, match="no records of split 'val', only of train; prepare it again"):
+        validation_stream(str(tmp_path), dataset, batch_size=2)
 
 
 def test_a_missing_shard_is_named(tmp_path):

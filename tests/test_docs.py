@@ -11,6 +11,7 @@ import pytest
 
 from pipelines import cli
 from tests.drawn.places import ROOT
+from tests.test_layering import STAIR
 
 README = (ROOT / "README.md").read_text()
 PAGES = {
@@ -82,6 +83,18 @@ def test_files_and_headings_that_pages_point_to_exist(page):
 def test_modules_that_the_design_names_exist(page):
     for target in re.findall(r"`((?:pipelines|trainer|tests|benchmarks)/[\w/.]+\.\w+)`", PAGES[page]):
         assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("package", ["pipelines", "trainer"])
+def test_every_room_stands_in_the_house_of_the_design_and_no_folder_that_is_none(package):
+    drawn = re.search(rf"^    {package}/.*\n((?: {{6}}.*\n)+)", PAGES["docs/design.md"], re.MULTILINE)[1]
+    folders = dict(re.findall(r"^ {6}(\w+)/ (.*(?:\n {7,}.*)*)", drawn, re.MULTILINE))
+    for folder in folders:
+        assert (ROOT / package / folder).is_dir(), folder
+    for path in (ROOT / package).rglob("*.py"):
+        text = folders.get(path.relative_to(ROOT / package).parts[0], drawn)
+        if path.stem not in (*STAIR, "__init__"):
+            assert re.search(rf"\b{path.stem}\b", text), f"{path} is not in docs/design.md"
 
 
 def test_scores_of_the_readme_are_in_the_pages_of_figures():

@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.doctor import copies, depth, findings, job, remedy, tally, verdict
-from pipelines.doctor.classes import COUNTED, OWN, Reading, settle
+from pipelines.doctor.classes import settle
 from pipelines.doctor.drawings import draw
 from pipelines.doctor.measures import likeness
 from pipelines.doctor.options import SAMPLED, Options
 from pipelines.doctor.pairing import find
 from pipelines.doctor.plan import Plan, make_plan
+from pipelines.doctor.reading import COUNTED, OWN, Reading
 from pipelines.doctor.remedy import Remedy
 from pipelines.doctor.tally import DoctorTally
 from pipelines.doctor.verdict import Finding

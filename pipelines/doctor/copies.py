@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.doctor.classes import SHOWN
 from pipelines.doctor.findings import LEFT_OUT
 from pipelines.doctor.plan import Plan
-from pipelines.doctor.verdict import NOTE, WRONG, Example, Finding
+from pipelines.doctor.verdict import NOTE, SHOWN, WRONG, Example, Finding
 from pipelines.inputs.splits import group_of, hash_split
 
 NEAR = 4

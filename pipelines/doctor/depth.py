@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipelines.doctor.classes import SHOWN
 from pipelines.doctor.plan import Plan
 from pipelines.doctor.tally import DoctorTally, Seen
-from pipelines.doctor.verdict import WRONG, Example, Finding
+from pipelines.doctor.verdict import SHOWN, WRONG, Example, Finding
 
 FEW_LEVELS = 64
 """Of 256: 14 bits in 16 leave that many, 12 bits 16."""

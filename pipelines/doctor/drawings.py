@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 import cv2
 import numpy as np
 
-from pipelines.doctor.classes import Reading
 from pipelines.doctor.findings import MENDABLE
 from pipelines.doctor.mend import mended
 from pipelines.doctor.plan import Subject
+from pipelines.doctor.reading import Reading
 from pipelines.doctor.verdict import Example, Finding
 from pipelines.pages.gallery import GALLERY_BYTES, Panel, panel
 from pipelines.scores.trimap import boundaries

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipelines.doctor.classes import MAX_ALIASES, OWN, SHOWN, Reading, of_values_alone
+from pipelines.doctor.classes import of_values_alone
 from pipelines.doctor.plan import Plan
 from pipelines.doctor.proposals import ignoring_colors, ignoring_ids
+from pipelines.doctor.reading import OWN, Reading
 from pipelines.doctor.tally import DOUBTS, FAULTS, MAX_COLORS, REACH, DoctorTally, Seen
-from pipelines.doctor.verdict import NOTE, REJECT, WRONG, Example, Finding
+from pipelines.doctor.verdict import NOTE, REJECT, SHOWN, WRONG, Example, Finding
 from trainer.accounts import Reject
 from trainer.formats.labels import Palette, ranges
 
@@ -23,6 +24,8 @@ MENDED = "--mend rewrites them"
 LEFT_OUT = f"--input {MANIFEST} leaves them out"
 MENDABLE = frozenset(("lossy-labels", "sizes", "exif", "unknown-colors", "blended-ids", "turned-labels"))
 """Kinds of faulty labels that `mend` may repair."""
+MAX_ALIASES = 1024
+"""Maximum number of mixed colours that a palette lists as ignored; labels with more must be mended or drawn again."""
 _IMAGE_KINDS = ("damaged-images", "deep-images", "other-colors")
 _TEXTS = {
     "unreadable": ("files cannot be read", f"mend their permissions or links; {LEFT_OUT}"),

@@ -7,9 +7,8 @@ import posixpath
 import re
 from dataclasses import replace
 
-from pipelines.doctor.classes import SHOWN
 from pipelines.doctor.findings import MANIFEST
-from pipelines.doctor.verdict import REJECT, Example, Finding
+from pipelines.doctor.verdict import REJECT, SHOWN, Example, Finding
 from pipelines.inputs.layouts import Candidates, Keyed
 from pipelines.inputs.names import hidden, split_named
 from pipelines.inputs.rawset import RawSet, raw_set, scan

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipelines.doctor.classes import COUNTED, OWN, Reading
 from pipelines.doctor.findings import MANIFEST
 from pipelines.doctor.mend import encoded, mended
 from pipelines.doctor.options import Options
 from pipelines.doctor.plan import Plan, Subject
+from pipelines.doctor.reading import COUNTED, OWN, Reading
 from pipelines.inputs.coding import PALETTE_FILE
 from pipelines.runner.isolation import Failed, attempt
 from pipelines.runner.notes import Recovery, guarded

@@ -10,6 +10,8 @@ NOTE, REJECT, WRONG = "note", "reject", "wrong"
 STATUS = {NOTE: 0, REJECT: 1, WRONG: 2}
 """Severity of a finding -> the command's exit status: nothing needs to be done; `deeplab prepare` would reject
 something; it would accept something that is then learnt wrongly."""
+SHOWN = 3
+"""Maximum number of examples shown for a finding."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,83 @@
+"""A way to read the labels of a set, and the sample of labels from which it is decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipelines.doctor.verdict import Example, Finding
+from pipelines.inputs.coding import colors_of
+from pipelines.inputs.evidence import Evidence
+from trainer.formats import codings
+from trainer.formats.label_images import Label
+from trainer.formats.labels import Color, Palette, ranges
+
+OWN, COUNTED = "palette.json", "palette-from-1.json"
+"""Files in the output folder: the palette that this command proposes, and that of `Reading.counted`."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read labels.
+
+    Attributes:
+      palette: None if none is known, so that labels cannot be read.
+      coding: one of `trainer.formats.options.CODINGS`.
+      flag: value of prepare's --palette; "" if prepare finds it by itself, OWN for a palette of this command.
+      coding_flag: value of prepare's --label-coding; "" for none.
+      reasons: sentences on how palette and coding were found.
+      findings: what is wrong with the labels.
+      evidence: the evidence from the sample.
+      counted: the palette for the alternative that ids count from 1, with 0 ignored; None if they cannot.
+    """
+
+    palette: Palette | None
+    coding: str = "auto"
+    flag: str = ""
+    coding_flag: str = ""
+    reasons: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    evidence: Evidence = field(default_factory=Evidence)
+    counted: Palette | None = None
+
+
+@dataclass(frozen=True)
+class LabelValues:
+    """The values in a label of the sample, without its pixels."""
+
+    path: str
+    number: int
+    ids: frozenset[int]
+    colors: frozenset[Color]
+    is_mapped: bool
+
+    @classmethod
+    def of(cls, path: str, number: int, label: Label) -> LabelValues:
+        if label.codes.ndim == 3:
+            return cls(path, number, frozenset(), frozenset(colors_of(label)), False)
+        is_mapped = label.colormap is not None
+        colors = frozenset(filter(None, codings.seen_colors(label))) if is_mapped else frozenset()
+        return cls(path, number, frozenset(label.used.tolist()), colors, is_mapped)
+
+    def describe(self) -> str:
+        parts = [f"ids {ranges(sorted(self.ids))}"] if self.ids else []
+        more = ", ..." if len(self.colors) > 6 else ""
+        parts += [f"colours {', '.join(map(str, sorted(self.colors)[:6]))}{more}"] if self.colors else []
+        return f"holds {' that are '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The sampled labels, and the evidence from all of them."""
+
+    labels: tuple[LabelValues, ...]
+    evidence: Evidence
+
+    def examples(self, *values: int | Color) -> tuple[Example, ...]:
+        """Examples of labels that hold one of these values; of any labels if no values are given."""
+        examples = []
+        for label in self.labels:
+            held = [value for value in values if value in label.ids or value in label.colors]
+            if held or not values:
+                detail = f"holds {', '.join(map(str, held[:6]))}" if values else label.describe()
+                examples.append(Example(label.number, label.path, detail))
+        return tuple(examples)

@@ -7,7 +7,6 @@ all their masks finished do not need it.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 import time
@@ -28,6 +27,7 @@ from pipelines.runner.work import Work, distribute
 from pipelines.segment import plan as planning
 from pipelines.segment import table
 from pipelines.segment.mask import Loaded, Occupied, SegmentJob, alone
+from pipelines.segment.memory import Memory
 from pipelines.segment.plan import STAGE, Chunk, Entry, read_chunk
 from pipelines.segment.table import Row
 from pipelines.segment.tally import SegmentTally, add_up, check_same_run, publish, tally_of
@@ -45,27 +45,6 @@ first mask, since it first loads TensorFlow and the network."""
 Load = Callable[[SourceImage, prefetch.Read], tuple[Loaded, np.ndarray]]
 Result = tuple[str, Row | Reject]
 """The outcome of an image, "written", "skipped" or "rejected", with its row of the table or its reject."""
-
-
-class Memory:
-    """The memory that the threads of a process share for large images."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._held = 0
-
-    @contextlib.contextmanager
-    def reserve(self, needed: int, allowed: int) -> Iterator[None]:
-        """Reserves `needed` of the `allowed` bytes: waits until these, or all of them, are free. Not re-entrant."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._held or self._held + needed <= allowed)
-            self._held += needed
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._held -= needed
-                self._changed.notify_all()
 
 
 _memory = Memory()
@@ -167,7 +146,7 @@ class SegmentChunk(Work):
         yield from self._together(todo, load, large)
         for key in large:
             # They are read a second time, which takes little time compared with segmenting them.
-            with _memory.reserve(key.memory, self.job.allowed):
+            with _memory.reserve(key.memory, self.job.budget.allowed):
                 yield from self._together([key.source], load)
 
     def _together(self, todo: list[SourceImage], load: Load, large: list[Loaded] | None = None) -> Iterator[Result]:

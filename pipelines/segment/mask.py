@@ -23,6 +23,7 @@ from pipelines.runner.isolation import Failed
 from pipelines.runner.steps import step
 from pipelines.segment import table
 from pipelines.segment.existing import signature
+from pipelines.segment.memory import Budget
 from pipelines.segment.options import Options
 from pipelines.segment.plan import Entry, kinds, place
 from pipelines.segment.table import Row
@@ -33,15 +34,6 @@ from trainer.formats.exports import load_card
 from trainer.formats.labels import Palette
 from trainer.network.options import bytes_per_pixel
 from trainer.options import InputError
-from trainer.processes import memory
-
-GIB = 1 << 30
-SOFTMAX_BYTES, CRF_BYTES, IMAGE_BYTES = 4, 22, 16
-"""Measured peak memory of an image, in bytes, in addition to the network's: per pixel and class, if the whole softmax
-is needed for enlarging or for the CRF; and per pixel of the original image."""
-
-LARGE_BYTES = 1 << 30
-"""Images whose softmax takes more bytes than this wait for each other if memory does not suffice for all at once."""
 
 
 class Occupied(ValueError):
@@ -117,6 +109,12 @@ class SegmentJob:
                 "it again, and write nothing into the model's folder in the meantime"
             )
         return segmenter
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(
+            self.options, self.palette.num_classes, self.crf is not None, self.max_side, self.network_bytes, self.cores
+        )
 
     def refreshed(self, entry: Entry, again: bool) -> Entry:
         """The entry with the output files that exist now.
@@ -227,46 +225,10 @@ class SegmentJob:
                 "is an output of `deeplab segment` (a mask, overlay or confidence map); expected an image: keep "
                 "outputs outside --input, or name the images by a glob or a list"
             )
-        needed = self.check_size(*images.header(data).upright_size)
+        needed = self.budget.check(*images.header(data).upright_size)
         with step("decode"):
             image = images.decode_image(data)
         return Loaded(source, storage.identity(data), needed, seen, begin), image
-
-    @property
-    def allowed(self) -> int:
-        """Bytes of memory that the images of this process may take."""
-        return int(self.options.max_memory * GIB) or memory() * 3 // 4 * (self.cores or cores()) // cores()
-
-    def check_size(self, height: int, width: int) -> int:
-        """The memory, in bytes, that an image of that size in pixels takes; 0 if it is too small to count.
-
-        Raises:
-          ImageError: too many pixels, or more memory than allowed.
-        """
-        shrunk = images.shrunk_size(height, width, self.max_side)
-        pixels, bound = shrunk[0] * shrunk[1], self.options.max_pixels
-        if pixels > bound:
-            raise images.ImageError(
-                f"{shrunk[1]}x{shrunk[0]} is {pixels:,} pixels, over the limit of {bound:,} for one pass of the "
-                "network; give --max-side to shrink it, or raise --max-pixels if memory allows"
-            )
-        classes, refined, allowed = self.palette.num_classes, self.crf is not None, self.allowed
-        views = self.options.views
-        per_class = CRF_BYTES if refined else SOFTMAX_BYTES if shrunk != (height, width) or not views.is_single else 0
-        if not views.is_single:  # the sum, and the softmax of a view, at its own size and at that of the image
-            per_class = max(per_class, SOFTMAX_BYTES * (2 + views.area))
-        whole = round(pixels * per_class * classes)
-        needed = whole + round(pixels * views.area * self.network_bytes) + height * width * IMAGE_BYTES
-        if needed > allowed:
-            cures = ["give --max-side to shrink it"]
-            cures += ["give smaller --scales"] * (views.area > 1) + ["omit --crf"] * refined
-            raise images.ImageError(
-                f"{shrunk[1]}x{shrunk[0]} pixels of {classes} classes{' with the CRF' * refined} take about "
-                f"{needed / GIB:.1f} GiB of memory, over the limit of {allowed / GIB:.1f}; {', or '.join(cures)}, or "
-                "raise --max-memory if there is more"
-            )
-        # Only one thread at a time runs the network, so its memory does not add up over threads.
-        return whole if whole > LARGE_BYTES else 0
 
     def write(self, result: Segmented | Unsegmented) -> Row:
         """Writes the mask of the `Loaded` image `result.key`, and the other files asked for; returns its row.

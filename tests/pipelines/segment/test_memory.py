@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipelines.crf.options import CrfOptions
-from pipelines.segment import mask
-from pipelines.segment.job import Memory
-from pipelines.segment.mask import GIB, SegmentJob
+from pipelines.segment import memory
+from pipelines.segment.mask import SegmentJob
+from pipelines.segment.memory import GIB, Memory
 from pipelines.segment.options import Options
 from tests.drawn.segmenting import draw, rejects_of, save, segment
 from trainer.formats.images import ImageError
@@ -40,7 +40,7 @@ def job(palette: Palette = MANY, crf: CrfOptions | None = None, max_side: int = 
     ],
 )
 def test_the_limit_is_in_bytes_which_grow_with_pixels_and_classes(palette, crf, max_side, gib, fits):
-    check = job(palette, crf, max_side, max_memory=gib).check_size
+    check = job(palette, crf, max_side, max_memory=gib).budget.check
     if fits:
         assert bool(check(*PHOTO)) == bool(crf)
         return
@@ -50,7 +50,7 @@ def test_the_limit_is_in_bytes_which_grow_with_pixels_and_classes(palette, crf, 
 
 def test_the_reason_names_size_classes_and_cures():
     with pytest.raises(ImageError) as reject:
-        job(crf=CrfOptions(), max_memory=8).check_size(*PHOTO)
+        job(crf=CrfOptions(), max_memory=8).budget.check(*PHOTO)
     assert str(reject.value) == (
         "4000x3000 pixels of 150 classes with the CRF take about 43.2 GiB of memory, over the limit of 8.0; give "
         "--max-side to shrink it, or omit --crf, or raise --max-memory if there is more"
@@ -59,24 +59,24 @@ def test_the_reason_names_size_classes_and_cures():
 
 def test_views_take_a_softmax_of_their_own_and_the_network_of_the_largest():
     alone, both = job(), job(scales=(1.0, 2.0), max_memory=100)
-    assert alone.check_size(1000, 1000) == 0
-    assert both.check_size(1000, 1000) == 10**6 * 150 * 4 * (2 + 4)
+    assert alone.budget.check(1000, 1000) == 0
+    assert both.budget.check(1000, 1000) == 10**6 * 150 * 4 * (2 + 4)
     with pytest.raises(ImageError, match="give smaller --scales"):
-        job(scales=(1.0, 2.0), max_memory=3).check_size(1000, 1000)
+        job(scales=(1.0, 2.0), max_memory=3).budget.check(1000, 1000)
 
 
 def test_without_the_flag_the_bound_is_the_machines(monkeypatch):
-    monkeypatch.setattr(mask, "memory", lambda: 12 * GIB)
-    job().check_size(*PHOTO)
+    monkeypatch.setattr(memory, "memory", lambda: 12 * GIB)
+    job().budget.check(*PHOTO)
     with pytest.raises(ImageError, match=r"over the limit of 9\.0"):
-        job(crf=CrfOptions()).check_size(*PHOTO)
+        job(crf=CrfOptions()).budget.check(*PHOTO)
 
 
 def test_processes_share_the_memory_as_they_share_the_cores(monkeypatch):
-    monkeypatch.setattr(mask, "memory", lambda: 16 * GIB)
-    monkeypatch.setattr(mask, "cores", lambda: 8)
+    monkeypatch.setattr(memory, "memory", lambda: 16 * GIB)
+    monkeypatch.setattr(memory, "cores", lambda: 8)
     with pytest.raises(ImageError, match=r"over the limit of 3\.0"):
-        dataclasses.replace(job(), cores=2).check_size(*PHOTO)
+        dataclasses.replace(job(), cores=2).budget.check(*PHOTO)
 
 
 def test_an_image_that_is_too_large_for_the_memory_is_a_reject(model, tmp_path):
@@ -110,7 +110,7 @@ def test_large_images_get_the_masks_of_small_ones(model, tmp_path, monkeypatch):
         save(tmp_path / f"in/{name}.png", draw(24, 32, seed))
     run = ("--input", tmp_path / "in", "--model", model, "--crf", "--batch-size", 1)
     assert segment(*run, "--output", tmp_path / "small") == 0
-    monkeypatch.setattr(mask, "LARGE_BYTES", 0)
+    monkeypatch.setattr(memory, "LARGE_BYTES", 0)
     assert segment(*run, "--output", tmp_path / "large") == 0
     for name in "abc":
         masks = [(tmp_path / folder / f"{name}.png").read_bytes() for folder in ("small", "large")]

@@ -54,7 +54,8 @@ def run(options: Options, flags: list[str]) -> int:
         check_output_is_ours(plan)
     elif "plan" not in previous and not options.overwrite:
         print("masks from version 0.2 and earlier do not record their image; those in the output are made again")
-    for note in (*listing.notes, *(left_behind(options, job.fingerprint) if previous else ())):
+    is_other = bool(previous) and previous["fingerprint"] != job.fingerprint  # else it was said when they became stale
+    for note in (*listing.notes, *(left_behind(options, job.fingerprint) if is_other else ())):
         print(note)
     print(f"segment: {plan.total} images in {options.input} with {options.model} -> {options.output}", flush=True)
     if not segment(job, plan, started(job, card, plan), beam):

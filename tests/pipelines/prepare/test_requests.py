@@ -8,7 +8,7 @@ from benchmarks.objects import one_after_another
 from tests.drawn.prepared import prepare_here
 from trainer import storage
 
-LATE = 2
+LATE = 5
 """Requests that a busy machine may send only when those beside them have been answered."""
 
 

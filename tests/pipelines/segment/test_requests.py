@@ -10,7 +10,7 @@ from pipelines.segment.job import Turn
 from tests.drawn.segmenting import SIZES, segment
 from trainer import leases, storage
 
-LATE = 2
+LATE = 5
 """Requests that a busy machine may send only when those beside them have been answered."""
 
 

@@ -27,7 +27,12 @@ PASSING = 1800
 
 
 def arguments(command: str, *flags: object) -> list[str]:
-    return [sys.executable, "-m", "pipelines.cli", command, *map(str, (*COMMANDS[command], *flags))]
+    """The command with its flags, of which those that are given here count, not beside others but in their place."""
+    words, kept = [], True
+    for word in COMMANDS[command]:
+        kept = word not in flags if str(word).startswith("--") else kept
+        words += [word] * kept
+    return [sys.executable, "-m", "pipelines.cli", command, *map(str, (*words, *flags))]
 
 
 def environment() -> dict[str, str]:

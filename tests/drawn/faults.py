@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,11 +34,12 @@ def answer(
 def in_the_cloud(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> list[requests.PreparedRequest]:
     """Lets `fault` decide on every request to Cloud Storage; returns the list of the requests, which grows."""
     seen: list[requests.PreparedRequest] = []
+    numbers = itertools.count(1)  # of several threads no two get the same
     send = requests.Session.send
 
     def changed(self, request, **arguments):
         seen.append(request)
-        outcome = fault(len(seen), request)
+        outcome = fault(next(numbers), request)
         if isinstance(outcome, Exception):
             raise outcome
         return send(self, request, **arguments) if outcome is None else outcome

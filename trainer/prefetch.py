@@ -2,10 +2,13 @@
 
 A request takes some fifty milliseconds, in which two images could be processed. All workers of a process share one
 pool of threads and one budget of bytes. Local files are read and written when they are needed.
+
+The work itself is done ahead too where other workers have nothing to do, so that the last list keeps all cores busy.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections import deque
@@ -105,6 +108,10 @@ class _Pending(Generic[R]):
                 _buffer.change(-self._size)
 
 
+_Files = dict[str, _Pending[bytes]]
+"""Files of an item, by their paths, that are being read."""
+
+
 def read_ahead(items: Iterable[T], paths: Callable[[T], Sequence[str]]) -> Iterator[tuple[T, Read]]:
     """Yields the items in order, each with a function that reads its files, while those of the next items are fetched.
 
@@ -113,8 +120,100 @@ def read_ahead(items: Iterable[T], paths: Callable[[T], Sequence[str]]) -> Itera
     Args:
       paths: the files that an item usually needs. Only those in Cloud Storage are read ahead.
     """
+    for item, held in _fetched(items, paths):
+        try:
+            yield item, functools.partial(_read, held)
+        finally:
+            _drop(held)
+
+
+def work_ahead(
+    items: Iterable[T], paths: Callable[[T], Sequence[str]], work: Callable[[T, Read], R], threads: int
+) -> Iterator[tuple[T, Callable[[], R]]]:
+    """Yields the items in order, each with a function that returns, or raises, what `work(item, read)` does.
+
+    Args:
+      paths: the files that an item usually needs, see `read_ahead`.
+      work: must not wait for the result of another item.
+      threads: number of threads of this process that may work. While fewer than these call this function, helpers
+        work on the next items.
+    """
+    crew = _crew(threads)
+    waiting: deque[tuple[T, _Files, Future[R]]] = deque()
+
+    def answer(item: T, held: _Files) -> R:
+        try:
+            return work(item, functools.partial(_read, held))
+        finally:
+            _drop(held)
+
+    with crew.member():
+        try:
+            for item, held in _fetched(items, paths):
+                one = functools.partial(answer, item, held)
+                waiting.append((item, held, crew.help(one) or _outcome(one)))
+                while waiting and (waiting[0][2].done() or len(waiting) >= 2 * threads):
+                    item, _, future = waiting.popleft()
+                    yield item, future.result
+            while waiting:
+                item, _, future = waiting.popleft()
+                yield item, future.result
+        finally:
+            for _, held, future in waiting:
+                if future.cancel():
+                    _drop(held)
+
+
+class _Crew:
+    """The threads of this process that work: those that have a list of items, and helpers in place of others."""
+
+    def __init__(self, size: int) -> None:
+        self._lock, self._pool = threading.Lock(), ThreadPoolExecutor(size, "work")
+        self._free = size
+
+    @contextlib.contextmanager
+    def member(self) -> Iterator[None]:
+        """Counts the calling thread as one that works."""
+        self._change(-1)
+        try:
+            yield
+        finally:
+            self._change(1)
+
+    def help(self, work: Callable[[], R]) -> Future[R] | None:
+        """Lets a helper do the work, if there are fewer at work than may be; None if not."""
+        with self._lock:
+            if self._free < 1:
+                return None
+            self._free -= 1
+        future = self._pool.submit(work)
+        future.add_done_callback(lambda _: self._change(1))
+        return future
+
+    def _change(self, difference: int) -> None:
+        with self._lock:
+            self._free += difference
+
+
+@functools.cache
+def _crew(size: int) -> _Crew:
+    return _Crew(size)
+
+
+def _outcome(work: Callable[[], R]) -> Future[R]:
+    """What `work` returns or raises."""
+    future: Future[R] = Future()
+    try:
+        future.set_result(work())
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+def _fetched(items: Iterable[T], paths: Callable[[T], Sequence[str]]) -> Iterator[tuple[T, _Files]]:
+    """Yields the items in order, each with its files, which the caller drops, while those of the next are fetched."""
     rest = iter(items)
-    waiting: deque[tuple[T, dict[str, _Pending[bytes]]]] = deque()
+    waiting: deque[tuple[T, _Files]] = deque()
     try:
         while True:
             while not waiting or (len(waiting) < DEPTH and _buffer.held < BUDGET):
@@ -125,9 +224,7 @@ def read_ahead(items: Iterable[T], paths: Callable[[T], Sequence[str]]) -> Itera
                 waiting.append((item, {path: _start_reading(path) for path in filter(storage.is_remote, paths(item))}))
             if not waiting:
                 return
-            item, held = waiting[0]
-            yield item, functools.partial(_read, held)
-            _drop(waiting.popleft()[1])
+            yield waiting.popleft()
     finally:
         for _, held in waiting:
             _drop(held)
@@ -139,7 +236,7 @@ def _start_reading(path: str) -> _Pending[bytes]:
     return held
 
 
-def _read(held: dict[str, _Pending[bytes]], path: str) -> bytes:
+def _read(held: _Files, path: str) -> bytes:
     pending = held.pop(path, None)
     if pending is None:
         return storage.read(path)
@@ -149,7 +246,7 @@ def _read(held: dict[str, _Pending[bytes]], path: str) -> bytes:
         pending.drop()
 
 
-def _drop(held: dict[str, _Pending[bytes]]) -> None:
+def _drop(held: _Files) -> None:
     for one in held.values():
         one.drop()
 

@@ -16,7 +16,7 @@ from pipelines.prepare.job import build
 from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Plan, ShardPlan, plan_for, shards_to_write
 from pipelines.prepare.workarea import Area, survey
-from pipelines.runner.flags import beam_options, check_paths, located, share_in_processes
+from pipelines.runner.flags import beam_options, check_paths, located, share_in_processes, threads_per_process
 from pipelines.runner.notes import guarded
 from pipelines.runner.remote import CANCELLED, attach
 from pipelines.runner.run import run as run_job
@@ -68,10 +68,11 @@ def run(options: Options, flags: list[str]) -> int:
         plans |= {workarea.plan_name(spec.name, spec.plan) for spec in specs}
         for spec in specs if is_fatal else ():
             workarea.notes(folder).start(spec.name)
-        job = functools.partial(build, specs=specs, folder=folder, palette=palette, options=options)
         total = sum(spec.records for spec in specs)
         if total >= MANY_RECORDS:
             share_in_processes(beam, flags)
+        threads = threads_per_process(beam)
+        job = functools.partial(build, specs=specs, folder=folder, palette=palette, options=options, threads=threads)
         if not run_job(job, beam, total=total, unit="records", title="prepare", folder=folder):
             return 0
         area = survey(folder, [shard.spec.name for shard in plan.shards])

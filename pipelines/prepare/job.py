@@ -28,12 +28,14 @@ class WriteShard(Work):
       folder: the output folder, whose work area holds the entries of the shard.
       palette: the palette of the raw set.
       options: the options of the records.
+      threads: number of threads of a process that make records, which share the last of its shards.
     """
 
     stage: ClassVar[str] = "prepare"
     folder: str
     palette: Palette
     options: RecordOptions
+    threads: int = 1
 
     def process(self, spec: Spec) -> None:
         with ThreadPoolExecutor(2) as pool:
@@ -45,7 +47,7 @@ class WriteShard(Work):
                     self.count("kept", spec.records)
                     return
                 outcome = shards.write_shard(
-                    self.folder, spec, planned, self.palette, self.options, self.finish, recovery
+                    self.folder, spec, planned, self.palette, self.options, self.finish, recovery, self.threads
                 )
                 # While the note is removed: no image can end the process any more.
                 described = pool.submit(workarea.write_sidecar, self.folder, outcome)
@@ -60,9 +62,10 @@ def build(
     folder: str,
     palette: Palette,
     options: RecordOptions,
+    threads: int,
 ) -> None:
     """Builds the job; its progress is counted in records."""
     # Shuffled, since in the plan the shards of a split, whose costs are alike, are adjacent.
     mixed = sorted(specs, key=lambda spec: hashlib.md5(spec.name.encode()).digest())
-    write = WriteShard(heartbeat, folder, palette, options)
+    write = WriteShard(heartbeat, folder, palette, options, threads)
     _ = distribute(pipeline, mixed, "shards") | "Write shards" >> beam.ParDo(write)

@@ -41,6 +41,7 @@ def write_shard(
     options: RecordOptions,
     finish: Callable[[str], object] = lambda outcome: None,
     recovery: Recovery | None = None,
+    threads: int = 1,
 ) -> Outcome:
     """Writes a shard atomically; a shard without records has no file.
 
@@ -54,6 +55,7 @@ def write_shard(
       options: the options of the records.
       finish: called with "written" or "rejected" after every entry.
       recovery: what the notes on the shard yield, see `pipelines.runner.notes`.
+      threads: number of threads that make records, for all shards that this process writes at a time.
 
     Returns:
       The contents of its sidecar, which is still to be written.
@@ -63,7 +65,7 @@ def write_shard(
     """
     path = storage.join(folder, spec.name)
     with storage.writer(path) as file:
-        results = _write_records(file, entries, palette, options, finish, recovery)
+        results = _write_records(file, entries, palette, options, finish, recovery, threads)
         file.flush()
         # Raises if the plan is gone: another run may have described the set without this shard.
         if spec.plan:
@@ -99,15 +101,22 @@ def _write_records(
     options: RecordOptions,
     finish: Callable[[str], object],
     recovery: Recovery | None,
+    threads: int,
 ) -> _Results:
     """Makes the records of the entries and writes them into `file`; with `recovery`, each in a subprocess."""
     results = _Results()
-    for entry, read in prefetch.read_ahead(entries, lambda entry: () if recovery else (entry.image, entry.label)):
-        work = functools.partial(make, entry, palette, options, read)
-        if recovery:
-            work = functools.partial(recovery.isolated, make, entry, palette, options)
+
+    def paths(entry: Entry) -> tuple[str, ...]:
+        return () if recovery else (entry.image, entry.label)
+
+    def work(entry: Entry, read: prefetch.Read) -> FramedRecord:
+        given = (entry, palette, options)
+        one = functools.partial(recovery.isolated, make, *given) if recovery else functools.partial(make, *given, read)
+        return attempt(one, known=Unusable)
+
+    for entry, result in prefetch.work_ahead(entries, paths, work, 1 if recovery else threads):
         try:
-            record = attempt(work, known=Unusable)
+            record = result()
         except Unusable as fault:
             results.rejects.append(Reject(entry.key, fault.path, "prepare", fault.reason))
             results.unread += [fault.path] * fault.unread

@@ -178,6 +178,12 @@ def share_in_processes(options: PipelineOptions, flags: list[str]) -> None:
         options.view_as(DirectOptions).direct_running_mode = "multi_processing"
 
 
+def threads_per_process(options: PipelineOptions) -> int:
+    """Number of workers that are threads of one process: all of a local job's, unless each has a process."""
+    is_shared = is_local(options) and options.view_as(DirectOptions).direct_running_mode == "multi_threading"
+    return workers(options) if is_shared else 1
+
+
 def cores_per_process(options: PipelineOptions) -> int:
     """Cores that each worker process of this machine may use; 0 if a process has the machine to itself."""
     direct = options.view_as(DirectOptions)

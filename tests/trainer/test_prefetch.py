@@ -54,9 +54,16 @@ def test_no_more_is_read_ahead_than_there_is_room_for_and_what_is_left_is_given_
     paths = stored(30)
     server.requests.clear()
     monkeypatch.setattr(prefetch, "BUDGET", 3 * prefetch._buffer.usual)
+    go_on = threading.Event()
+
+    def fault(number, method, address):
+        go_on.wait(20)  # or files that have come would make room for others
+
+    server.fault = fault
     items = prefetch.read_ahead(paths, lambda path: (path,))
     next(items)
-    assert downloads(server) <= 4
+    assert downloads(server) <= 3
+    go_on.set()
     items.close()  # as where an item ends the job
     assert prefetch._buffer.held == 0
     monkeypatch.setattr(prefetch, "BUDGET", 0)
@@ -115,3 +122,77 @@ def test_local_files_are_written_by_who_asks():
         range(2), "/local", lambda item: threading.current_thread(), lambda item: 1
     ):
         assert result() is threading.current_thread()
+
+
+def no_files(item: int) -> tuple[str, ...]:
+    return ()
+
+
+def test_one_list_keeps_all_threads_at_work_and_its_results_come_in_order():
+    together = threading.Barrier(3, timeout=20)
+
+    def work(item: int, read: prefetch.Read) -> int:
+        if item < 3:
+            together.wait()  # which all three do at once, or the test fails
+        if item == 5:
+            raise OSError("of 5")
+        time.sleep(0.001 * (item % 3))
+        return 10 * item
+
+    outcomes = []
+    for item, result in prefetch.work_ahead(range(30), no_files, work, threads=3):
+        try:
+            outcomes.append(result())
+        except OSError as error:
+            outcomes.append(str(error))
+        assert len(outcomes) == item + 1
+    assert outcomes == [10 * item if item != 5 else "of 5" for item in range(30)]
+
+
+def test_who_has_a_list_works_on_it_alone_while_all_have_one():
+    def work(item: int, read: prefetch.Read) -> threading.Thread:
+        time.sleep(0.001)
+        return threading.current_thread()
+
+    here = threading.current_thread()
+    other = prefetch.work_ahead(range(2), no_files, work, threads=2)
+    next(other)
+    assert {result() for _, result in prefetch.work_ahead(range(9), no_files, work, threads=2)} == {here}
+    other.close()
+    assert {result() for _, result in prefetch.work_ahead(range(99), no_files, work, threads=2)} > {here}
+    assert {result() for _, result in prefetch.work_ahead(range(9), no_files, work, threads=1)} == {here}
+
+
+def test_work_is_done_ahead_of_a_slow_item_up_to_a_bound():
+    started, go_on = [], threading.Event()
+
+    def work(item: int, read: prefetch.Read) -> int:
+        started.append(item)
+        if item == 0:
+            go_on.wait(10)
+        if item == 7:
+            go_on.set()
+        return item
+
+    results = prefetch.work_ahead(range(99), no_files, work, threads=4)
+    assert next(results)[1]() == 0 and sorted(started) == [*range(8)]
+    assert [result() for _, result in results] == list(range(1, 99))
+
+
+def test_items_whose_results_nobody_takes_give_back_what_they_hold(server):
+    paths = stored(30)
+    go_on = threading.Event()
+
+    def work(path: str, read: prefetch.Read) -> bytes:
+        if path == paths[1]:
+            go_on.wait(10)
+        return read(path)
+
+    results = prefetch.work_ahead(paths, lambda path: (path,), work, threads=5)
+    assert next(results)[1]() == paths[0].encode()
+    results.close()  # as where an item ends the job
+    go_on.set()
+    again = prefetch.work_ahead(paths, lambda path: (path,), work, threads=5)
+    assert [result() for _, result in again] == [path.encode() for path in paths]
+    while prefetch._buffer.held or prefetch._crew(5)._free < 5:
+        time.sleep(0.001)

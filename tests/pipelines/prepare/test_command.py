@@ -85,19 +85,21 @@ def test_the_bytes_do_not_depend_on_the_workers(source, prepared, tmp_path, flag
     assert fingerprints[0] == fingerprints[1]
 
 
-@pytest.mark.parametrize(("many", "mode"), [(27, "multi_processing"), (28, "multi_threading")])
-def test_long_jobs_on_many_cores_run_in_processes(source, prepared, tmp_path, monkeypatch, many, mode):
+@pytest.mark.parametrize(
+    ("many", "mode", "threads"), [(27, "multi_processing", 1), (28, "multi_threading", 5)], ids=["long", "short"]
+)
+def test_long_jobs_on_many_cores_run_in_processes(source, prepared, tmp_path, monkeypatch, many, mode, threads):
     monkeypatch.setattr(command, "MANY_RECORDS", many)
     jobs = []
 
     def run_job(job, beam, **settings):
-        jobs.append((settings["total"], beam.view_as(DirectOptions).direct_running_mode))
+        jobs.append((settings["total"], beam.view_as(DirectOptions).direct_running_mode, job.keywords["threads"]))
         beam.view_as(DirectOptions).direct_num_workers = 1
         return run(job, beam, **settings)
 
     monkeypatch.setattr(command, "run_job", run_job)
     assert prepare(source, tmp_path / "records", "--copies", "2", "--shards", "4", "--direct_num_workers", "5") == 0
-    assert jobs == [(27, mode)]
+    assert jobs == [(27, mode, threads)]
     assert shard_bytes(tmp_path / "records") == shard_bytes(prepared)
 
 

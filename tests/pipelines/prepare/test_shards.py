@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from threading import Barrier
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipelines.entries.options import RecordOptions
 from pipelines.entries.record import Entry, make_record
+from pipelines.prepare import shards
 from pipelines.prepare.job import WriteShard
 from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Spec
@@ -71,6 +74,24 @@ def test_a_shard_is_written_and_described_and_every_entry_is_finished(tmp_path):
     assert sum(shard.class_pixels) + shard.ignored_pixels == 2 * 96 * 100
     assert (reject.key, reject.path, reject.stage) == ("b", "gone.png", "prepare")
     assert reject.reason == "cannot be read: No such file or directory"
+
+
+def test_all_threads_of_a_process_make_the_records_of_its_only_shard(tmp_path, monkeypatch):
+    write_pair(tmp_path, "train", "a.png", *draw_image(1, 96, 100))
+    paths = [str(tmp_path / kind / "train/a.png") for kind in ("images", "labels")]
+    entries = [Entry("a", "a.png", *paths, copy) for copy in range(12)]
+    spec, together, make = Spec("train-00000-of-00001.tfrecord", "train", "f", 12), Barrier(3, timeout=20), shards.make
+
+    def made(entry, *given):
+        if entry.copy < 3:
+            together.wait()  # which all three do at once, or the test fails
+        return make(entry, *given)
+
+    alone = write_shard(str(tmp_path / "one"), spec, entries, PALETTE, RecordOptions())
+    monkeypatch.setattr(shards, "make", made)
+    shared = write_shard(str(tmp_path / "three"), spec, entries, PALETTE, RecordOptions(), threads=3)
+    assert shared.shard == alone.shard and shared.shard.records == 12
+    assert (tmp_path / "three" / spec.name).read_bytes() == (tmp_path / "one" / spec.name).read_bytes()
 
 
 def test_a_shard_of_rejects_has_no_file(tmp_path):

@@ -17,9 +17,9 @@ from typing import ClassVar
 
 import apache_beam as beam
 import pytest
-from apache_beam.runners.worker import sdk_worker
+from apache_beam.runners.worker import sdk_worker, statesampler
 
-from pipelines.runner import failures
+from pipelines.runner import failures, worker
 from pipelines.runner.flags import beam_options
 from pipelines.runner.progress import Heartbeat, beats
 from pipelines.runner.run import run
@@ -273,3 +273,15 @@ def test_elements_that_take_long_to_encode_arrive_whole(tmp_path):
     options = beam_options(["--direct_num_workers", "2"])
     run(build, options, total=3, unit="elements", title="testing")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"1": "x", "2": "xx", "3": "xxx"}
+
+
+@pytest.mark.parametrize("mode", ["multi_threading", "multi_processing"])
+def test_workers_end_without_waiting_for_a_look_at_their_steps(mode, tmp_path):
+    def build(pipeline, heartbeat):
+        def note(place):
+            (tmp_path / place).write_text(str(statesampler.get_current_tracker().sampling_period_ms))
+
+        pipeline | beam.Create(["here"]) | beam.Map(note)
+
+    run(build, beam_options([f"--direct_running_mode={mode}"]), total=1, unit="elements", title="testing")
+    assert int((tmp_path / "here").read_text()) == worker.SAMPLING_MS < 10

@@ -20,6 +20,8 @@ CARD = "model.json"
 WEIGHTS = "model.keras"
 TUNING_FILE = "crf.json"
 """The CRF's parameters, if `deeplab tune-crf` has tuned them; see `pipelines.crf.tuning`."""
+TRAINING = "checkpoints/state.json"
+"""The state of the training that writes the model, if there is one; see `trainer.train.resume`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,12 +17,12 @@ import keras
 import numpy as np
 
 from trainer import storage
+from trainer.formats.cards import TRAINING
 from trainer.network.backbones import PUBLISHED
 from trainer.options import InputError
 from trainer.train.options import Options
 
-FOLDER = "checkpoints"
-STATE_FILE = "state.json"
+FOLDER, STATE_FILE = TRAINING.split("/")
 ARRAYS_FILE = re.compile(r"epoch-\d{4,}(-step-\d{6,})?\.npz")
 
 HOSTS = ("hosts", "host_id", "coordinator")

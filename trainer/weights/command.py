@@ -7,7 +7,7 @@ from typing import Any
 
 from trainer import leases, startup, storage
 from trainer.formats import palettes
-from trainer.formats.cards import CARD, WEIGHTS, ModelCard, load_card
+from trainer.formats.cards import CARD, TRAINING, WEIGHTS, ModelCard, load_card
 from trainer.network.deeplab import deeplab_v3_plus, published_rates
 from trainer.network.folder import save_model
 from trainer.options import InputError, to_json
@@ -25,8 +25,15 @@ def run(options: Options, flags: list[str]) -> int:
     return 0
 
 
-def check_output(output: str, imported_with: dict[str, Any]) -> None:
-    """Raises InputError if `output` holds a model that did not come from the same import."""
+def check_output(output: str, imported_with: dict[str, Any], overwrite: bool) -> None:
+    """Raises InputError if `output` holds a training, or without `overwrite` a model of another import."""
+    if storage.exists(state := storage.join(output, TRAINING)):
+        raise InputError(
+            f"{output} holds a training ({TRAINING}), with which `deeplab train` would replace the imported weights; "
+            f"give another --output, or delete {state} first"
+        )
+    if overwrite:
+        return
     names = [name for name in (WEIGHTS, CARD) if storage.exists(storage.join(output, name))]
     if CARD in names:
         with contextlib.suppress(InputError):
@@ -74,8 +81,7 @@ def import_weights(options: Options) -> Imported:
         )
     imported_with = {name: value for name, value in to_json(options).items() if name != "overwrite"}
     imported_with |= {name: numbers[name] for name in ("head", "output_stride")}
-    if not options.overwrite:
-        check_output(options.output, imported_with)
+    check_output(options.output, imported_with, options.overwrite)
     model = deeplab_v3_plus(**numbers)
     imported = load(model, source)
     if imported.skipped:

@@ -96,6 +96,18 @@ def test_another_model_in_the_output_folder_is_replaced_only_with_overwrite(smal
     assert load_model(str(output))[1].max_side == 513
 
 
+def test_a_training_in_the_output_folder_is_kept_from_going_on_over_the_imported_weights(
+    small, palette, tmp_path, capsys
+):
+    output = tmp_path / "model"
+    storage.write_json(str(output / "checkpoints/state.json"), {"history": []})
+    arguments = ["import-weights", small, "--palette", palette, "--output", str(output)]
+    for more in ([], ["--overwrite"]):
+        assert cli.main([*arguments, *more]) == 2
+        assert f"delete {output}/checkpoints/state.json first" in capsys.readouterr().err
+    assert not (output / "model.json").exists()
+
+
 def test_an_import_that_was_killed_between_its_files_may_be_done_again(small, palette, tmp_path, monkeypatch):
     arguments = ["import-weights", small, "--palette", palette, "--output", str(tmp_path / "model")]
     write = storage.write

@@ -114,7 +114,10 @@ class Names:
             repeated = [relative for name, relative in folded.items() if name in self._taken]
             self._taken |= folded.keys()
         if repeated:
-            raise InputError(f"two records would both be {repeated[-1]}; export without copies (--originals)")
+            raise InputError(
+                f"two records would both be {repeated[-1]}; export without copies (--originals), or rename one of the "
+                "images in the raw set and prepare it again"
+            )
 
     def others(self) -> list[str]:
         """The files that were in the folders of images and labels before, and that no record has."""

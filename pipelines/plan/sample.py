@@ -20,7 +20,7 @@ from pipelines.inputs.pairs import Pair
 from pipelines.inputs.rawset import scan
 from pipelines.inputs.selection import load as load_selection
 from pipelines.plan.estimate import Trial, Work
-from trainer import storage
+from trainer import startup, storage
 from trainer.formats import exports, images
 from trainer.formats.dataset import load_dataset, save_dataset, shuffle_hash
 from trainer.options import CheckedOptions, InputError, as_words
@@ -239,7 +239,8 @@ def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence
     looked = sum(shard.records for shard in shards if shard.split == "val")
     rounds = options.epochs * dataset.count("val") / max(1, looked)
     size = sum(shard.bytes for shard in dataset.shards)
-    from trainer.train.model import architecture  # loads TensorFlow, which plans of other jobs do without
+    startup.start_tensorflow()  # which plans of other jobs do without
+    from trainer.train.model import architecture
 
     network = (architecture(options, dataset.palette), options.crop, options.crop, 3.0 * options.batch_size)
     return Study(

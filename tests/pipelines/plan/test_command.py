@@ -203,6 +203,17 @@ def test_every_job_is_tried_by_its_own_command(tmp_path: Path, capsys):
     assert all(one["memory"] > 50 << 20 for one in content["trials"])
 
 
+def test_a_plan_of_a_training_prints_nothing_of_tensorflow(tmp_path: Path):
+    records = draw_records(tmp_path / "records")
+    program = (
+        "import sys; from pipelines import cli; from pipelines.plan import sample; "
+        "study = sample.of_train(cli.read(sys.argv[2:])[1], sys.argv[1], 8, 1, ()); print(study.network[3])"
+    )
+    argv = [str(tmp_path / "plan"), "train", "--records", str(records), "--output", str(tmp_path / "model"), *SMALL]
+    done = subprocess.run([sys.executable, "-c", program, *argv], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 0 and done.stderr == ""
+
+
 def test_sizes_and_times_are_those_that_people_read():
     assert [size(count) for count in (2048, 3 << 20, 5 << 29)] == ["2 KiB", "3.0 MiB", "2.5 GiB"]
     assert [duration(seconds) for seconds in (12.4, 89, 91, 5340, 9000)] == [

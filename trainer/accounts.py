@@ -90,7 +90,9 @@ class Accounts:
     def line(self) -> str:
         """The equation: "9 images = 6 written + 2 skipped + 1 rejected"."""
         parts = [f"{count:,} {name}" for name, count in {**self.outputs, "rejected": self.rejected}.items()]
-        return f"{self.inputs:,} {self.unit} = {' + '.join(parts)}"
+        noun, _, more = self.unit.partition(" ")
+        unit = f"{noun.removesuffix('s') if self.inputs == 1 else noun} {more}".rstrip()
+        return f"{self.inputs:,} {unit} = {' + '.join(parts)}"
 
     def report(self, rejects_path: str) -> str:
         """The equation and the first rejects with their reasons; `rejects_path` is the file that lists them all."""

@@ -178,4 +178,6 @@ def _sum(dataset: Dataset, splits: Iterable[str]) -> str:
         sum(of(split) for split in splits)
         for of in (dataset.images, dataset.count, lambda split: len(dataset.of_split(split)))
     )
-    return f"{images} images + {records - images} copies = {records} records in {_count(shards, 'shard')}"
+    copies = records - images
+    counts = f"{_count(images, 'image')} + {copies} cop{'y' if copies == 1 else 'ies'} = {_count(records, 'record')}"
+    return f"{counts} in {_count(shards, 'shard')}"

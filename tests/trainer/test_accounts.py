@@ -18,6 +18,8 @@ def test_accounts_that_balance_are_said_as_an_equation():
     accounts = Accounts("images", 1009, {"written": 1006, "skipped": 2}, rejects(1))
     accounts.check()
     assert accounts.line() == "1,009 images = 1,006 written + 2 skipped + 1 rejected"
+    assert Accounts("images", 1, {"written": 1}).line() == "1 image = 1 written + 0 rejected"
+    assert Accounts("records of a", 1, {"written": 1}).line() == "1 record of a = 1 written + 0 rejected"
 
 
 def test_rejects_count_as_the_records_that_are_missing_because_of_them():

@@ -119,7 +119,8 @@ def _shard_paths(folder: str, dataset: Dataset, split: str) -> list[str]:
     if not dataset.count(split):
         raise InputError(
             f"{folder} has no records of split {split!r}, only of {', '.join(dataset.splits) or 'none'}; "
-            "prepare it again from a set with train and val images, or with a larger --val-fraction"
+            "prepare it again from a set with train and val images"
+            f"{', or with a larger --val-fraction' if split == 'val' else ''}"
         )
     # tf.data would fail at a missing shard in the middle of an epoch, and not notice one truncated between records.
     sizes = {file.relative: file.size for file in storage.files(folder)}

@@ -146,6 +146,18 @@ def test_a_set_of_rejects_alone_gives_no_records(tmp_path, capsys):
     assert len(read_rejects(tmp_path / "records")) == 2
 
 
+def test_a_set_of_one_image_is_counted_in_the_singular_and_cannot_be_trained_on(tmp_path, capsys):
+    source = write_rawset(tmp_path / "raw", {"val": 1})
+    assert prepare_here(source, tmp_path / "records") == 0
+    out = capsys.readouterr().out
+    assert "1 record = 1 written + 0 rejected" in out
+    assert "1 image + 0 copies = 1 record in 1 shard" in out
+    assert cli.main(["train", "--records", str(tmp_path / "records"), "--output", str(tmp_path / "model")]) == 2
+    error = capsys.readouterr().err
+    assert "no records of split 'train', only of val; prepare it again from a set with train and val images" in error
+    assert "--val-fraction" not in error
+
+
 def test_a_split_of_rejects_alone_is_left_out_and_named(tmp_path, capsys):
     source = write_rawset(tmp_path / "raw", {"train": 2, "val": 1})
     (source / "images/val/a0.jpg").write_bytes(b"")

@@ -61,4 +61,4 @@ def test_a_label_of_another_size_is_a_fault(tmp_path: Path) -> None:
     assert reject.reason == "image is 64x56, its label 6x5 pixels"
     accounts = samples.accounts([sample], usable, [reject])
     accounts.check()
-    assert accounts.line() == "1 images = 0 usable + 1 rejected"
+    assert accounts.line() == "1 image = 0 usable + 1 rejected"

@@ -216,7 +216,8 @@ def training_images(plan: Plan, card: ModelCard | None) -> str:
         return ""
     return (
         f"warning: {plan.total} labels, but split val of {folder}, with which the model was trained, has {images} "
-        f"images: others may be of images it was trained on; give --records {folder} to keep these out"
+        f"image{'s' * (images != 1)}: others may be of images it was trained on; give --records {folder} to keep "
+        "these out"
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from pipelines.evaluate.sources import STAGE, Comparison, Sources
 from pipelines.inputs.mask_names import RESERVED
-from pipelines.inputs.names import CITYSCAPES_LABELS, cityscapes_key, hidden, name_of, partners
+from pipelines.inputs.names import CITYSCAPES_LABELS, Naming, cityscapes_key, hidden, name_of, naming, partners
 from pipelines.inputs.selection import Selection
 from pipelines.runner import handover
 from trainer import storage
@@ -85,12 +85,19 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
     """
     masks = {folder: list_masks(folder) for folder in sources.masks}
     labels = list_labels(sources.labels, sources.palette, set().union(*masks.values()))
+    if rule := naming(sorted(set().union(*masks.values())), sorted(labels.files)):
+        labels = labels.by_images(rule)
     # The key of each label among the masks of each folder.
     mask_keys = {folder: partners(labels.files, masks[folder]) for folder in sources.masks}
     without_label = {folder: len(masks[folder]) - len(mask_keys[folder]) for folder in sources.masks}
     files, rejects, note = labels.files, [], ""
     if selection:
-        paths = {storage.join(sources.labels, name): key for key, names in files.items() for name in names}
+        # Whose names are those of their images.
+        paths = {
+            storage.join(sources.labels, rule.image_of(name_of(name)) if rule else name): key
+            for key, names in files.items()
+            for name in names
+        }
         choice = selection.choose(list(paths))
         chosen = set(itertools.compress(paths.values(), choice.taken))
         # If a key has several labels, its reject lists all of them.
@@ -144,6 +151,14 @@ class Labels:
     files: dict[str, list[str]]
     faults: dict[str, str]
     notes: tuple[str, ...]
+
+    def by_images(self, rule: Naming) -> Labels:
+        """The same with the names of the images, which differ from those of the labels by a rule, as keys."""
+        files: dict[str, list[str]] = {}
+        for key, names in self.files.items():
+            files.setdefault(rule.image_of(key), []).extend(names)
+        faults = {rule.image_of(key): reason for key, reason in self.faults.items()}
+        return Labels(files, faults, (*self.notes, str(rule)))
 
 
 def list_labels(folder: str, palette: Palette, masks: Iterable[str] = ()) -> Labels:

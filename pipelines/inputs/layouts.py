@@ -5,6 +5,8 @@
     camvid      images/<split> with labels/<split>, or SegNet's train with trainannot, val with valannot, ...
     paired      images with labels, masks or annotations, or MMSegmentation's img_dir with ann_dir
 
+In the last two, names of labels may begin or end in another way than those of images (`a_mask` for `a`).
+
 A fifth, `manifest`, is a list of the files; see `manifest`. Only names and Pascal VOC's lists are read. Files are rows
 that are sorted on disk, so that a set may have more of them than fit in memory.
 """
@@ -25,8 +27,10 @@ import numpy as np
 from pipelines.inputs import voc
 from pipelines.inputs.names import (
     CITYSCAPES_LABELS,
+    Names,
     cityscapes_key,
     hidden,
+    naming,
     split_named,
     split_order,
 )
@@ -115,10 +119,28 @@ class Keyed:
         """The number of distinct keys."""
         return sum(1 for _ in itertools.groupby(self, itemgetter(0)))
 
+    @property
+    def names(self) -> Names:
+        """The keys, sorted."""
+        return _Names(self)
+
     @functools.cached_property
     def tops(self) -> frozenset[str]:
         """The top-level folders of the keys; "" for keys without a folder."""
         return frozenset(key.rpartition("/")[0].partition("/")[0] for key, *_ in self)
+
+
+class _Names:
+    """The keys of files."""
+
+    def __init__(self, files: Keyed) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(itemgetter(0), self._files)
 
 
 class Splits:
@@ -315,6 +337,8 @@ def _find_camvid(folders: Folders) -> Candidates | None:
         images, labels = (Keyed(keyed(folders.of(name))) for name in ("images", "labels"))
         if _in_split_folders(images) and labels:
             origin = f"images/{_braces(images)} with labels/{_braces(labels)}"
+            labels, note = _by_images(images, labels)
+            origin += note
             return Candidates(origin, images, labels, _split_of_folder)
     named = [name for name in sorted(folders, key=lambda name: (split_order(name), name)) if split_named(name)]
     splits = [name for name in named if name + "annot" in folders]
@@ -322,10 +346,19 @@ def _find_camvid(folders: Folders) -> Candidates | None:
         return None
     images = Keyed(row for name in splits for row in keyed(folders.of(name), name + "/"))
     labels = Keyed(row for name in splits for row in keyed(folders.of(name + "annot"), name + "/"))
-    origin = f"{', '.join(splits)} with {', '.join(name + 'annot' for name in splits)}"
+    labels, note = _by_images(images, labels)
+    origin = f"{', '.join(splits)} with {', '.join(name + 'annot' for name in splits)}{note}"
     if alone := [name for name in named if name not in splits]:
         origin += f" ({', '.join(alone)} left out: no {alone[0]}annot)"
     return Candidates(origin, images, labels, _split_of_folder) if images and labels else None
+
+
+def _by_images(images: Keyed, labels: Keyed) -> tuple[Keyed, str]:
+    """The labels by the names of their images, and a note if these differ from their own, see `names.naming`."""
+    rule = naming(images.names, labels.names)
+    if not rule:
+        return labels, ""
+    return Keyed((rule.image_of(name), *facts) for name, *facts in labels), f" ({rule})"
 
 
 def _braces(files: Keyed) -> str:
@@ -342,7 +375,8 @@ def _find_paired(folders: Folders) -> Candidates | None:
             splits = set(filter(None, map(split_named, images.tops)))
             # A folder "train" alone may hold images of trains; beside a folder "val" or "test" it is a split.
             split_of = _split_of_folder if len(splits) > 1 or _in_split_folders(images) else lambda key: None
-            return Candidates(f"{beside} with {name}", images, labels, split_of)
+            labels, note = _by_images(images, labels)
+            return Candidates(f"{beside} with {name}{note}", images, labels, split_of)
     return None
 
 

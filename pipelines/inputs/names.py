@@ -5,10 +5,13 @@ A name is a path without the suffix, relative to a folder that depends on the ca
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 from trainer.formats.images import SUFFIXES
 
@@ -22,6 +25,11 @@ CITYSCAPES_IMAGE = "_leftImg8bit"
 """Ending of the names of Cityscapes' images, without the suffix."""
 CITYSCAPES_LABELS = ("_gtFine_labelTrainIds.png", "_gtFine_labelIds.png")
 """Endings of the names of its labels: with train ids, and with the ids that `Palette.source_ids` translates."""
+SAMPLED_NAMES = 100
+"""Number of names by which it is recognised how those of labels differ from those of images."""
+SEPARATOR = re.compile(r"[-_. ]")
+AFFIXES = 4
+"""Bound on the beginnings, and on the endings, that are tried as parts of such a rule: the shortest."""
 BLANKS = " \t\r\n"
 """Characters that separate words in lists; names may contain other white space, such as U+00A0."""
 
@@ -43,6 +51,82 @@ def name_of(path: str) -> str:
         return key
     stem, suffix = posixpath.splitext(path)
     return stem if suffix.lower() in SUFFIXES else path
+
+
+class Names(Protocol):
+    """Names that can be counted, and iterated over several times."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[str]: ...
+
+
+class Naming(NamedTuple):
+    """How a set names its images and its labels, whose names differ only in how they begin or end.
+
+    Attributes:
+      image: the beginning and the ending of the names of images, such as ("", "_sat"); the name is the last part of
+        the path, without the suffix.
+      label: the same of labels, such as ("", "_mask").
+    """
+
+    image: tuple[str, str]
+    label: tuple[str, str]
+
+    def image_of(self, label: str) -> str:
+        """The name of the image of a label; the label's own if it is named in another way."""
+        folder, slash, name = label.rpartition("/")
+        (beginning, ending), (before, behind) = self.label, self.image
+        core = name[len(beginning) : len(name) - len(ending)]
+        if not (core and name.startswith(beginning) and name.endswith(ending)):
+            return label
+        return f"{folder}{slash}{before}{core}{behind}"
+
+    def __str__(self) -> str:
+        return f"labels named {'*'.join(self.label)} like images {'*'.join(self.image)}"
+
+
+def naming(images: Names, labels: Names) -> Naming | None:
+    """How the names of labels differ from those of their images; None if some are equal, or no rule is found.
+
+    The rule may be `a_mask` for `a`, `label-7` for `image-7`, or `a_mask` for `a_sat`. It must pair most of the first
+    labels, or of the first images if these are fewer.
+
+    Args:
+      images, labels: names without suffixes.
+    """
+    if len(images) < len(labels):
+        rule = _rule(labels, images)
+        return rule and Naming(rule.label, rule.image)
+    return _rule(images, labels)
+
+
+def _rule(images: Names, labels: Names) -> Naming | None:
+    """`naming` of labels that are not more than the images."""
+    few = [*itertools.islice(labels, SAMPLED_NAMES)]
+    if not few or not {*few}.isdisjoint(images):
+        return None
+    of_images, of_labels = _affixes(itertools.islice(images, SAMPLED_NAMES)), _affixes(few)
+    rules = [Naming(image, label) for image in of_images for label in of_labels if image != label]
+    wanted = {rule: [rule.image_of(label) for label in few] for rule in rules}
+    all_wanted = {name for names in wanted.values() for name in names}
+    known = {name for name in images if name in all_wanted}
+    pairs = {rule: sum(map(known.__contains__, wanted[rule])) for rule in rules}
+    # Of several rules that pair as many, the one that cuts off least.
+    best = max(rules, key=lambda rule: (pairs[rule], -len("".join(sum(rule, ())))), default=None)
+    return best if best and 2 * pairs[best] > len(few) else None
+
+
+def _affixes(names: Iterable[str]) -> list[tuple[str, str]]:
+    """The beginnings up to a separator, and endings from one on, that most names have; "" is one of either."""
+    bases = [name.rpartition("/")[2] for name in names]
+    cuts = [(base, place.span()) for base in bases for place in SEPARATOR.finditer(base)]
+    beginnings = Counter(base[:end] for base, (_, end) in cuts)
+    endings = Counter(base[start:] for base, (start, _) in cuts)
+
+    def common(counts: Counter[str]) -> list[str]:
+        return ["", *sorted((part for part in counts if 2 * counts[part] > len(bases)), key=len)[:AFFIXES]]
+
+    return [*itertools.product(common(beginnings), common(endings))]
 
 
 def spellings(entry: str) -> tuple[str, ...]:

@@ -88,7 +88,8 @@ def raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float,
     rejects = sorted(candidates.rejects + rejects, key=lambda reject: (reject.key, reject.path))
     if not pairs:
         example = f"; for example {rejects[0].path}: {rejects[0].reason}" if rejects else ""
-        raise InputError(f"{root}: {layout} ({candidates.origin}), but no image has a label{example}")
+        cure = "" if layout == "manifest" else f"; `deeplab doctor {root}` looks for pairs of other names"
+        raise InputError(f"{root}: {layout} ({candidates.origin}), but no image has a label{example}{cure}")
     unsplit = pairs
     pairs, note = split_by_group(pairs, val_fraction, group_by)
     counts = Counter(pair.split for pair in pairs)

@@ -9,6 +9,7 @@ import pytest
 from pipelines.evaluate.plan import Plan, compared_names, pair, read_chunk
 from pipelines.evaluate.sources import Comparison, Sources
 from pipelines.inputs.names import name_of
+from pipelines.inputs.selection import load
 from pipelines.runner import handover
 from trainer.formats.labels import Palette
 from trainer.formats.palettes import resolve
@@ -51,6 +52,17 @@ def test_labels_are_those_with_a_mask_in_every_folder_and_the_others_are_rejecte
     assert plan.total == 5
     assert plan.without_label == {first: 1, second: 0}
     assert plan.notes == (f"files in {labels} that are not labels, left out: 1 of .txt, 1 hidden",)
+
+
+def test_labels_named_after_their_images_by_a_rule_get_the_masks_of_these(tmp_path: Path) -> None:
+    labels = files(tmp_path / "labels", "x/a_gt.png", "x/b_gt.png", "x/c_gt.jpg", "other.png")
+    masks = files(tmp_path / "masks", "x/a.png", "x/b.png", "x/c.png")
+    (tmp_path / "val.txt").write_text("a\n")
+    for selection, taken in ((None, ["x/a_gt.png", "x/b_gt.png"]), (load("", "", str(tmp_path / "val.txt")), None)):
+        plan = pair(Sources(labels, (masks,), PALETTE), selection)
+        assert [one.label for one in plan.comparisons] == (taken or ["x/a_gt.png"])
+        assert plan.comparisons[0] == Comparison("x/a", "x/a_gt.png", ("x/a.png",))
+        assert "labels named *_gt like images *" in plan.notes
 
 
 @pytest.mark.parametrize(("labels", "size"), [(3, 1), (200, 6), (5000, 64)])

@@ -105,6 +105,22 @@ def test_paired_folders_are_paired_by_relative_name(tmp_path, folder):
     }
 
 
+def test_labels_may_be_named_after_their_images_by_a_rule(tmp_path):
+    touch(tmp_path, "one/images/a.jpg", "one/images/b.jpg", "one/labels/a_mask.png", "one/labels/z_mask.png")
+    touch(tmp_path, "one/labels/b_mask.png")
+    raw = scan(str(tmp_path / "one"))
+    assert labels_of(raw, tmp_path / "one") == {"a": "labels/a_mask.png", "b": "labels/b_mask.png"}
+    assert "images with labels (labels named *_mask like images *)" in raw.summary
+    assert [(reject.key, reject.reason) for reject in raw.rejects] == [("z", "label without an image of that name")]
+    for folders in (("images/{}", "labels/{}"), ("{}", "{}annot")):
+        place = tmp_path / folders[1][-5:]
+        for split in ("train", "val"):
+            touch(place, f"{folders[0].format(split)}/7_{split}.png", f"{folders[1].format(split)}/7_{split}_L.png")
+        raw = scan(str(place))
+        assert splits_of(raw) == {"train/7_train": "train", "val/7_val": "val"} and not raw.rejects
+        assert "labels named *_L like images *" in raw.summary
+
+
 def test_the_folders_of_mmsegmentation_are_a_paired_set_with_splits(tmp_path):
     touch(tmp_path, "img_dir/train/a.jpg", "ann_dir/train/a.png", "img_dir/val/b.jpg", "ann_dir/val/b.png")
     raw = scan(str(tmp_path))

@@ -66,6 +66,6 @@ def test_the_folder_above_a_set_is_told_where_it_is(tmp_path):
 
 
 def test_a_set_without_one_pair_is_an_input_error(tmp_path):
-    touch(tmp_path, "images/a.jpg", "labels/a_mask.png")
+    touch(tmp_path, "images/a.jpg", "labels/b_mask.png")
     with pytest.raises(InputError, match=r"no image has a label; for example .*images/a\.jpg: image without"):
         scan(str(tmp_path))

@@ -284,7 +284,7 @@ CASES = (
         f"{EVALUATE} --palette @/two.json",
         status=0,
         make=foreign(dataclasses.replace(TWO, source_ids=((0, 0), (255, 1)))),
-        says=("1 labels = 1 evaluated + 0 rejected", "1.000"),
+        says=("1 label = 1 evaluated + 0 rejected", "1.000"),
     ),
 )
 AREA = Area("Labels and how they are coded", model, CASES)

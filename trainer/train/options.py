@@ -3,6 +3,7 @@
 examples:
   deeplab train --records out/records --output out/model --init-from mobilenetv2_coco_voc_trainaug --epochs 10
   deeplab train --records out/records --output out/small --alpha 0.5 --epochs 60
+  deeplab train --records out/records --output out/finished --init-from out/model --recipe finish
   deeplab train --records gs://bucket/records --output gs://bucket/model --init-from gs://bucket/voc
 
 The classes come from the records. The output folder gets model.keras and model.json (the best epoch), history.csv,
@@ -28,6 +29,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fine-tune": {"epochs": 40, "max_ratio": 5.0, "lovasz": 1.0},
     "from-scratch": {"epochs": 120, "max_ratio": 10.0, "lovasz": 0.0},
     "quick": {"epochs": 10, "max_ratio": 5.0, "lovasz": 1.0},
+    "finish": {
+        **{"epochs": 3, "max_ratio": 5.0, "lovasz": 1.0},
+        **{"learning_rate": 2e-4, "freeze_bn": True, "output_stride": 8},
+    },
 }
 """Sets of flags that go together; any flag on the command line overrides them."""
 
@@ -137,7 +142,7 @@ class Options(StreamOptions, NetworkOptions):
         None,
         "a set of defaults, each of which a flag overrides; "
         + "; ".join(f"{name}: {as_flags(flags)}" for name, flags in RECIPES.items())
-        + " (default: fine-tune with --init-from, from-scratch without)",
+        + " (default: fine-tune with --init-from, from-scratch without; finish goes on with a trained model)",
         choices=tuple(RECIPES),
     )
     epochs: int = option(40, "epochs to train", low=1, high=1_000_000, default_by="--recipe")
@@ -199,6 +204,8 @@ class Options(StreamOptions, NetworkOptions):
     def preset(cls, given: dict[str, Any]) -> dict[str, Any]:
         """The recipe that is given, or goes with the initial weights, and its flags."""
         recipe = given["recipe"] or ("fine-tune" if given["init_from"] else "from-scratch")
+        if recipe == "finish" and not given["init_from"]:
+            raise InputError("--recipe finish goes on with a trained model; give its folder with --init-from")
         return {"recipe": recipe, **RECIPES[recipe]}
 
     def without_effect(self) -> list[str]:

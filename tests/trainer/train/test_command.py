@@ -16,7 +16,7 @@ import tensorflow as tf
 from pipelines import cli
 from tests.drawn.places import ROOT
 from tests.drawn.records import PALETTE, record, write_records
-from tests.drawn.training import history, refused, train_flags
+from tests.drawn.training import NETWORK, history, refused, train_flags
 from trainer.formats import images
 from trainer.formats.dataset import load_dataset, save_dataset
 from trainer.formats.labels import Palette
@@ -95,6 +95,20 @@ def test_training_starts_from_a_model_folder_with_frozen_layers(trained, frozen)
         same = all(np.array_equal(a, b) for a, b in pairs)
         stays = index <= last or isinstance(layer, keras.layers.BatchNormalization) or not layer.weights
         assert same == stays, layer.name
+
+
+def test_a_trained_model_is_finished_at_stride_8(trained, records, tmp_path, capsys):
+    output = str(tmp_path / "finished")
+    flags = ["--records", records, "--output", output, "--init-from", trained, "--recipe", "finish", *NETWORK[:3]]
+    assert cli.main(["train", *flags, "--crop", "64", "--batch-size", "4", "--steps-per-epoch", "2"]) == 0
+    assert ", all of the model\n" in capsys.readouterr().out
+    model, card = load_model(output)
+    assert card.architecture["output_stride"] == 8 and card.architecture["aspp_rates"] in (None, [12, 24, 36])
+    norm = "MobilenetV2-Conv-BatchNorm"
+    for value, kept in zip(
+        *(one.get_layer(norm).get_weights() for one in (model, load_model(trained)[0])), strict=True
+    ):
+        np.testing.assert_array_equal(value, kept)
 
 
 def test_standard_error_stays_empty(frozen):
@@ -282,4 +296,4 @@ def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     text = capsys.readouterr().out
-    assert text.count("\n  deeplab train --records") == 3 and "--freeze-until" in text
+    assert text.count("\n  deeplab train --records") == 4 and "--freeze-until" in text

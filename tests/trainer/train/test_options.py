@@ -76,9 +76,9 @@ def parsed(*flags: str) -> Options:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_sets_flags_that_the_command_takes_and_any_of_them_can_be_given(name):
-    options = parsed("--recipe", name)
+    options = parsed("--recipe", name, "--init-from", "w")
     assert {field: getattr(options, field) for field in RECIPES[name]} == RECIPES[name]
-    changed = parsed("--epochs", "7", "--recipe", name)
+    changed = parsed("--epochs", "7", "--recipe", name, "--init-from", "w")
     assert changed == dataclasses.replace(options, epochs=7)
 
 
@@ -86,6 +86,13 @@ def test_the_recipe_follows_from_the_initial_weights():
     assert parsed().recipe == "from-scratch"
     assert parsed("--init-from", "w") == parsed("--init-from", "w", "--recipe", "fine-tune")
     assert parsed("--init-from", "w", "--recipe", "quick").recipe == "quick"
+
+
+def test_a_model_is_finished_with_frozen_batch_norms_at_stride_8_and_must_be_named():
+    options = parsed("--recipe", "finish", "--init-from", "out/model")
+    assert (options.epochs, options.learning_rate, options.freeze_bn, options.output_stride) == (3, 2e-4, True, 8)
+    with pytest.raises(InputError, match="finish goes on with a trained model; give its folder with --init-from"):
+        parsed("--recipe", "finish")
 
 
 @pytest.mark.parametrize(
@@ -104,4 +111,5 @@ def test_a_flag_that_another_makes_useless_is_named(flags, warning):
 
 @pytest.mark.parametrize("flags", ["", "--schedule plateau --plateau-patience 7", "--pixel-weights none"])
 def test_flags_that_have_an_effect_are_not_warned_about(flags):
-    assert all(parsed("--recipe", recipe, *flags.split()).without_effect() == [] for recipe in RECIPES)
+    given = ["--init-from", "w", *flags.split()]
+    assert all(parsed("--recipe", recipe, *given).without_effect() == [] for recipe in RECIPES)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from pipelines.doctor.findings import MANIFEST
 from pipelines.doctor.verdict import REJECT, SHOWN, Example, Finding
-from pipelines.inputs.layouts import Candidates, Keyed
+from pipelines.inputs.layouts import Candidates, Keyed, by_images, other_pairs
 from pipelines.inputs.names import hidden, split_named
 from pipelines.inputs.rawset import RawSet, raw_set, scan
 from pipelines.inputs.rows import Row
@@ -46,7 +46,7 @@ def find(root: str, layout: str, val_fraction: float, group_by: str) -> tuple[Ra
         if not alone:
             return known, ()
     except InputError as error:
-        fault = str(error)
+        fault = str(error).removesuffix(other_pairs(root))
     guessed = _guess(root, val_fraction, group_by) if layout in ("auto", "paired") else None
     if guessed is None or (known and len(guessed.pairs) <= len(known.pairs)):
         if known is None:
@@ -80,7 +80,9 @@ def _guess(root: str, val_fraction: float, group_by: str) -> RawSet | None:
             key, is_label = name_key(file)
             (labels if is_label else images).append((key, file.path, file.size, file.modified))
             splits.setdefault(key, next(filter(None, map(split_named, key.split("/")[:-1])), ""))
-    candidates = Candidates("pairs by words in their names", Keyed(images), Keyed(labels), splits.get)
+    keyed_images = Keyed(images)
+    keyed_labels, note = by_images(keyed_images, Keyed(labels))
+    candidates = Candidates(f"pairs by words in their names{note}", keyed_images, keyed_labels, splits.get)
     try:
         return raw_set(root, "manifest", candidates, val_fraction, group_by)
     except InputError:

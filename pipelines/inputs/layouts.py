@@ -196,6 +196,14 @@ def recognise(folders: Folders, layout: str) -> tuple[str, Candidates] | None:
     return None
 
 
+def by_images(images: Keyed, labels: Keyed) -> tuple[Keyed, str]:
+    """The labels by the names of their images, and a note if these differ from their own, see `names.naming`."""
+    rule = naming(images.names, labels.names)
+    if not rule:
+        return labels, ""
+    return Keyed((rule.image_of(name), *facts) for name, *facts in labels), f" ({rule})"
+
+
 def labels_beside_images(folders: Iterable[str]) -> tuple[str, str] | None:
     """The first folder of labels that has the folder of its images beside it, and that folder; None if there is none.
 
@@ -337,7 +345,7 @@ def _find_camvid(folders: Folders) -> Candidates | None:
         images, labels = (Keyed(keyed(folders.of(name))) for name in ("images", "labels"))
         if _in_split_folders(images) and labels:
             origin = f"images/{_braces(images)} with labels/{_braces(labels)}"
-            labels, note = _by_images(images, labels)
+            labels, note = by_images(images, labels)
             origin += note
             return Candidates(origin, images, labels, _split_of_folder)
     named = [name for name in sorted(folders, key=lambda name: (split_order(name), name)) if split_named(name)]
@@ -346,19 +354,11 @@ def _find_camvid(folders: Folders) -> Candidates | None:
         return None
     images = Keyed(row for name in splits for row in keyed(folders.of(name), name + "/"))
     labels = Keyed(row for name in splits for row in keyed(folders.of(name + "annot"), name + "/"))
-    labels, note = _by_images(images, labels)
+    labels, note = by_images(images, labels)
     origin = f"{', '.join(splits)} with {', '.join(name + 'annot' for name in splits)}{note}"
     if alone := [name for name in named if name not in splits]:
         origin += f" ({', '.join(alone)} left out: no {alone[0]}annot)"
     return Candidates(origin, images, labels, _split_of_folder) if images and labels else None
-
-
-def _by_images(images: Keyed, labels: Keyed) -> tuple[Keyed, str]:
-    """The labels by the names of their images, and a note if these differ from their own, see `names.naming`."""
-    rule = naming(images.names, labels.names)
-    if not rule:
-        return labels, ""
-    return Keyed((rule.image_of(name), *facts) for name, *facts in labels), f" ({rule})"
 
 
 def _braces(files: Keyed) -> str:
@@ -375,7 +375,7 @@ def _find_paired(folders: Folders) -> Candidates | None:
             splits = set(filter(None, map(split_named, images.tops)))
             # A folder "train" alone may hold images of trains; beside a folder "val" or "test" it is a split.
             split_of = _split_of_folder if len(splits) > 1 or _in_split_folders(images) else lambda key: None
-            labels, note = _by_images(images, labels)
+            labels, note = by_images(images, labels)
             return Candidates(f"{beside} with {name}{note}", images, labels, split_of)
     return None
 
@@ -404,4 +404,10 @@ def not_recognised(root: str, layout: str, folders: Folders) -> str:
         return f"{message}. {several}: `deeplab doctor {root}` writes a manifest of all of them, with their splits"
     for place, inner_layout in inner.items():
         return f"{message}. {place} looks like {inner_layout}: give that as --input"
-    return message
+    has_images = any(True for name in folders for _ in keyed(folders.of(name)))
+    return message + other_pairs(root) if has_images else message
+
+
+def other_pairs(root: str) -> str:
+    """The end of a message: what finds pairs in a set that `recognise` does not know."""
+    return f"; `deeplab doctor {root}` looks for pairs of other names"

@@ -12,7 +12,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pipelines.inputs.layouts import Candidates, Folders, left_out, not_recognised, recognise, seen
+from pipelines.inputs.layouts import Candidates, Folders, left_out, not_recognised, other_pairs, recognise, seen
 from pipelines.inputs.manifest import MANIFESTS, SUFFIXES, read_manifest
 from pipelines.inputs.pairs import Labels, Pairs, pair_by_key, shared_labels
 from pipelines.inputs.splits import empty_splits, split_by_group
@@ -88,7 +88,7 @@ def raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float,
     rejects = sorted(candidates.rejects + rejects, key=lambda reject: (reject.key, reject.path))
     if not pairs:
         example = f"; for example {rejects[0].path}: {rejects[0].reason}" if rejects else ""
-        cure = "" if layout == "manifest" else f"; `deeplab doctor {root}` looks for pairs of other names"
+        cure = "" if layout == "manifest" else other_pairs(root)
         raise InputError(f"{root}: {layout} ({candidates.origin}), but no image has a label{example}{cure}")
     unsplit = pairs
     pairs, note = split_by_group(pairs, val_fraction, group_by)

@@ -82,13 +82,25 @@ def suffixed(folder: Path) -> Truth:
     return truth
 
 
-@pytest.mark.parametrize(("draw", "kind"), [(scattered, "layout"), (suffixed, "pairing")])
+def together(folder: Path) -> Truth:
+    """Images and labels in one folder; the names of images end in a word that is not known to describe them."""
+    truth = {}
+    for index in range(6):
+        image, label = scene(index)
+        truth[f"x/s{index}"] = label
+        write(folder / f"s{index}_sat.png", saved(image))
+        write(folder / f"s{index}_mask.png", saved(label))
+    return truth
+
+
+@pytest.mark.parametrize(("draw", "kind"), [(scattered, "layout"), (suffixed, "pairing"), (together, "layout")])
 def test_files_that_no_layout_pairs_are_paired_by_a_manifest(draw, kind, tmp_path):
     truth = draw(tmp_path / "set")
     found = examine(tmp_path / "set", tmp_path / "out")
     assert found.status == 1 and found.kinds[kind] == "reject"
     made = prepare_as_proposed(found, tmp_path / "records")
-    assert {key.split("/")[1][:2]: label.tolist() for key, label in made.items()} == {
+    assert "deeplab doctor" not in found.report["findings"][0]["text"]
+    assert {key.split("/")[-1][:2]: label.tolist() for key, label in made.items()} == {
         key.split("/")[1]: label.tolist() for key, label in truth.items()
     }
 

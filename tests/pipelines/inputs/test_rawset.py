@@ -67,5 +67,12 @@ def test_the_folder_above_a_set_is_told_where_it_is(tmp_path):
 
 def test_a_set_without_one_pair_is_an_input_error(tmp_path):
     touch(tmp_path, "images/a.jpg", "labels/b_mask.png")
-    with pytest.raises(InputError, match=r"no image has a label; for example .*images/a\.jpg: image without"):
+    with pytest.raises(InputError, match=r"no image has a label; for example .*images/a\.jpg: image without") as error:
+        scan(str(tmp_path))
+    assert str(error.value).endswith(f"; `deeplab doctor {tmp_path}` looks for pairs of other names")
+
+
+def test_images_in_no_known_layout_are_sent_to_the_doctor(tmp_path):
+    touch(tmp_path, "a_sat.jpg", "a_mask.png")
+    with pytest.raises(InputError, match=r"not a raw set of a known layout.*`deeplab doctor .*` looks for pairs"):
         scan(str(tmp_path))

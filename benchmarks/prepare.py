@@ -55,15 +55,15 @@ def versions(pair: Pair, copies: int) -> int:
     return copies + 1 if pair.split == "train" else 1
 
 
-def prepare_arguments(data: str, output: str, copies: int, workers: int = 1) -> list[str]:
-    return ["prepare", "--input", data, "--output", output, "--copies", str(copies), "--shards", "8",
+def prepare_arguments(data: str, output: str, copies: int, workers: int = 1, shards: int = 8) -> list[str]:
+    return ["prepare", "--input", data, "--output", output, "--copies", str(copies), "--shards", str(shards),
             "--direct_num_workers", str(workers)]  # fmt: skip
 
 
-def prepare(data: str, output: str, copies: int, workers: int = 1) -> None:
+def prepare(data: str, output: str, copies: int, workers: int = 1, shards: int = 8) -> None:
     shutil.rmtree(output, ignore_errors=True)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        status = cli.main(prepare_arguments(data, output, copies, workers))
+        status = cli.main(prepare_arguments(data, output, copies, workers, shards))
     if status:
         sys.exit(f"prepare ended with status {status}")
 
@@ -153,11 +153,13 @@ def main(argv: list[str]) -> int:
             "prepare, 1 worker": lambda: prepare(data, output, options.copies),
             "plain loop": lambda: plain_loop(data, loop, options.copies),
             "prepare, 2 workers": lambda: prepare(data, output, options.copies, 2),
+            "prepare, 2 workers, shards of 1000 records": lambda: prepare(data, output, options.copies, 2, shards=0),
             "process pool, 2 workers": lambda: plain_pool(data, pool, options.copies),
         }
         seconds = take_turns(runs, options.rounds, clock)
-        for one, reference in (list(runs)[:2], list(runs)[2:]):
-            print("\n" + table({name: seconds[name] for name in (one, reference)}, count, "records", reference))
+        names = list(runs)
+        for compared in (names[:2], names[2:]):
+            print("\n" + table({name: seconds[name] for name in compared}, count, "records", compared[-1]))
         if options.memory:
             small = os.path.join(folder, "small")
             scenes.write_set(small, max(10, options.images // 5), 2, (360, 480), seed=1)

@@ -86,6 +86,7 @@ class Work:
       reads, writes: number of requests, if input and output are in Cloud Storage.
       listing: seconds that listing the input took here.
       flops: floating-point operations of one item on an accelerator; 0 if the job uses none.
+      is_shared: whether the cores of one machine share its last parts, as those of `prepare`.
     """
 
     items: int
@@ -99,6 +100,7 @@ class Work:
     writes: int
     listing: float
     flops: float = 0.0
+    is_shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def estimates(
     wall, cpu = wall_rate(trials, here), rate(trials, "cpu")
     memory = max(trial.memory for trial in trials)
     # The trials keep all cores busy, whatever their number of items.
-    idle = max(1.0, here / work.parts) if work.parts else 1.0
+    idle = max(1.0, here / work.parts) if work.parts and not work.is_shared else 1.0
     seconds = work.listing + wall.start + (wall.of(work.items, work.rounds) - wall.start) * idle
     results = [Estimate("this machine", here, seconds, here * seconds / 3600, 0.0, memory, work.written / GIB, None)]
     requests = prices["storage"]["reads_per_1000"] * work.reads / 1000

@@ -48,7 +48,7 @@ class Study:
 
     Attributes:
       parts: the trials, in order.
-      cut: `Work.parts`; the other fields are as in `Work`.
+      cut: `Work.parts`; the other fields but `network` are as in `Work`.
       network: the computation of an item: arguments of the network, height and width of an image, and the equivalent
         number of forward passes; None without a network.
     """
@@ -63,6 +63,7 @@ class Study:
     writes: int
     listing: float
     rounds: float = 0
+    is_shared: bool = False
     network: tuple[dict[str, Any], int, int, float] | None = None
 
     def work(self, written: int, flops: float) -> Work:
@@ -78,6 +79,7 @@ class Study:
             writes=self.writes,
             listing=self.listing,
             flops=flops,
+            is_shared=self.is_shared,
         )
 
 
@@ -139,6 +141,7 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         reads=2 * records.total() + 2 * len(raw.pairs) // LISTED + shards,
         writes=3 * shards,
         listing=listing,
+        is_shared=True,
     )
 
 

@@ -75,6 +75,13 @@ def test_a_cluster_shares_the_core_seconds_and_costs_its_machines():
     assert dataflow.disk == 800 and dataflow.core_hours == pytest.approx(64 * hours)
 
 
+def test_cores_that_share_the_parts_of_the_work_are_all_busy_here():
+    (one, *_), (both, *_) = (
+        estimates(work(parts=parts, is_shared=parts == 1), TRIALS, 2, 64, read_prices()) for parts in (1, 2)
+    )
+    assert one.wall == both.wall
+
+
 def test_no_more_cores_are_busy_than_there_are_parts():
     _, cluster, _ = estimates(work(parts=10), TRIALS, 2, 64, read_prices())
     assert cluster.wall == pytest.approx(5 + 1 + 36_000 * 0.2 / 10)

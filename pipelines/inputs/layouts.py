@@ -265,7 +265,7 @@ def _find_voc(folders: Folders) -> Candidates | None:
     images = Keyed(keyed(folders.of("JPEGImages")))
     labels = Keyed(_preferred([keyed(folders.of(name)) for name in label_folders]))
     origin = f"JPEGImages with {' and '.join(label_folders)}"
-    lists = _voc_lists(folders)
+    lists = voc.find_lists(folders.of("ImageSets"))
     if not lists.used:
         return Candidates(origin + lists.note, images, labels, palette_hint=VOC)
     # The lists define the set: of VOC's 17125 images only 2913 are meant for segmentation.
@@ -286,25 +286,6 @@ def _preferred(alternatives: Iterable[Iterable[Row]]) -> Iterator[Row]:
     for _, group in itertools.groupby(ordered(ranked), itemgetter(0)):
         first, *others = group
         yield from ((row[0], *row[2:]) for row in (first, *others) if row[1] == first[1])
-
-
-@dataclass(frozen=True)
-class _VocLists:
-    """Paths of the lists in ImageSets/Segmentation with known names, and a note on the others."""
-
-    used: dict[str, str]
-    note: str
-
-
-def _voc_lists(folders: Folders) -> _VocLists:
-    lists = {
-        posixpath.splitext(posixpath.basename(below))[0]: path
-        for below, path, *_ in folders.of("ImageSets")
-        if posixpath.dirname(below) == "Segmentation" and below.endswith(".txt")
-    }
-    others = sorted(f"{name}.txt" for name in lists.keys() - voc.LISTS.keys())
-    note = f" (lists of other names, not read: {', '.join(others[:4])}{', ...' * (len(others) > 4)})" if others else ""
-    return _VocLists({name: path for name, path in lists.items() if name in voc.LISTS}, note)
 
 
 def _find_cityscapes(folders: Folders) -> Candidates | None:

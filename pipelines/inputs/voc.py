@@ -42,6 +42,31 @@ class Listed:
     rejects: list[Reject]
 
 
+@dataclass(frozen=True)
+class Lists:
+    """The lists of a set.
+
+    Attributes:
+      used: name, of those in LISTS -> path.
+      note: a note on lists of other names; "" without any.
+    """
+
+    used: dict[str, str]
+    note: str
+
+
+def find_lists(rows: Iterable[Row]) -> Lists:
+    """Finds the lists among rows (path below it, path, ...) of the files in ImageSets."""
+    lists = {
+        posixpath.splitext(posixpath.basename(below))[0]: path
+        for below, path, *_ in rows
+        if posixpath.dirname(below) == "Segmentation" and below.endswith(".txt")
+    }
+    others = sorted(f"{name}.txt" for name in lists.keys() - LISTS.keys())
+    note = f" (lists of other names, not read: {', '.join(others[:4])}{', ...' * (len(others) > 4)})" if others else ""
+    return Lists({name: path for name, path in lists.items() if name in LISTS}, note)
+
+
 def listed(lists: Mapping[str, str], images: Iterable[Row]) -> Listed:
     """Looks up the images that lists name.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -71,26 +72,25 @@ def scattered(folder: Path) -> Truth:
     return truth
 
 
-def suffixed(folder: Path) -> Truth:
-    """The layout of images with labels, but for the names of the labels."""
-    truth = {}
-    for index in range(6):
-        image, label = scene(index)
-        truth[f"images/s{index}"] = label
-        write(folder / f"images/s{index}.png", saved(image))
-        write(folder / f"labels/s{index}{'_label' if index else ''}.png", saved(label))
-    return truth
-
-
-def together(folder: Path) -> Truth:
-    """Images and labels in one folder; the names of images end in a word that is not known to describe them."""
+def named(folder: Path, image_name: Callable[[int], str], label_name: Callable[[int], str]) -> Truth:
+    """Images and labels of these paths below the folder."""
     truth = {}
     for index in range(6):
         image, label = scene(index)
         truth[f"x/s{index}"] = label
-        write(folder / f"s{index}_sat.png", saved(image))
-        write(folder / f"s{index}_mask.png", saved(label))
+        write(folder / image_name(index), saved(image))
+        write(folder / label_name(index), saved(label))
     return truth
+
+
+def suffixed(folder: Path) -> Truth:
+    """The layout of images with labels, but for the names of most labels."""
+    return named(folder, "images/s{}.png".format, lambda index: f"labels/s{index}{'_label' if index else ''}.png")
+
+
+def together(folder: Path) -> Truth:
+    """Images and labels in one folder; the names of images end in a word that is not known to describe them."""
+    return named(folder, "s{}_sat.png".format, "s{}_mask.png".format)
 
 
 @pytest.mark.parametrize(("draw", "kind"), [(scattered, "layout"), (suffixed, "pairing"), (together, "layout")])

@@ -85,14 +85,16 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
     """
     masks = {folder: list_masks(folder) for folder in sources.masks}
     labels = list_labels(sources.labels, sources.palette, set().union(*masks.values()))
-    if rule := naming(sorted(set().union(*masks.values())), sorted(labels.files)):
-        labels = labels.by_images(rule)
+    rule = None
+    if labels.files.keys().isdisjoint(itertools.chain.from_iterable(masks.values())):
+        rule = naming(sorted(set().union(*masks.values())), sorted(labels.files))
+        labels = labels.by_images(rule) if rule else labels
     # The key of each label among the masks of each folder.
     mask_keys = {folder: partners(labels.files, masks[folder]) for folder in sources.masks}
     without_label = {folder: len(masks[folder]) - len(mask_keys[folder]) for folder in sources.masks}
     files, rejects, note = labels.files, [], ""
     if selection:
-        # Whose names are those of their images.
+        # The paths of labels that are named like their images.
         paths = {
             storage.join(sources.labels, rule.image_of(name_of(name)) if rule else name): key
             for key, names in files.items()

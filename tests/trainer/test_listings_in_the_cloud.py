@@ -7,6 +7,7 @@ import json
 import pytest
 import requests
 
+from benchmarks import objects
 from tests.drawn import faults
 from trainer import storage
 
@@ -61,3 +62,15 @@ def test_folders_with_many_objects_are_listed_side_by_side(bucket, tmp_path, mon
     prefixes = {query.split("=")[1] for request in seen for query in request.url.split("&") if "prefix=" in query}
     assert any(prefix.endswith("x%2F") for prefix in prefixes) and any(p.endswith("y%2F") for p in prefixes)
     assert [file.relative for file in storage.glob(f"{root}/y/*")] == list("01234")
+
+
+def test_deep_folders_take_as_many_answers_one_after_another_as_there_are_levels(server, monkeypatch):
+    monkeypatch.setattr(objects, "PAGE", 3)
+    names = [f"{first}/{second}/{number}" for first in "abc" for second in "xyz" for number in range(5)]
+    for name in names:
+        storage.write(f"gs://b/raw/{name}", b"1")
+    server.spans.clear()
+    server.delay = 0.1
+    assert [file.relative for file in storage.files("gs://b/raw")] == names
+    # Three levels, each with its objects and then its folders, and the second page of the last.
+    assert objects.one_after_another(server.spans) == 7

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any, BinaryIO, TypeVar
 
 import google_crc32c
@@ -99,12 +99,17 @@ def files(path: str, beginning: str = "") -> Iterator[File]:
     are more, in a few subfolders, these are listed concurrently; only pages not yet consumed are in memory.
     """
     bucket, prefix = split(path if path.endswith("/") else f"{path}/")
+    parts: list[tuple[str, str | None]] = []
     with ThreadPoolExecutor(LISTINGS) as pool:
-        pending = [pool.submit(_part, bucket, prefix + beginning, None)]
+        pending = {pool.submit(_part, bucket, prefix + beginning, None)}
         while pending:
-            blobs, rest = pending.pop().result()
-            pending += [pool.submit(_part, bucket, *part) for part in rest]
-            for blob in blobs:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            answers = [future.result() for future in done]
+            parts += [part for _, rest in answers for part in rest]
+            # Before the caller takes its time for the objects that have come.
+            while parts and len(pending) < LISTINGS:
+                pending.add(pool.submit(_part, bucket, *parts.pop()))
+            for blob in (blob for blobs, _ in answers for blob in blobs):
                 if not blob.name.endswith("/"):
                     yield _file(bucket, prefix, blob)
 

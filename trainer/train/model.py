@@ -87,6 +87,38 @@ def compile_model(model: keras.Model, options: Options, palette: Palette, total_
     is_compiled = keras.backend.backend() == "jax" or len(tf.config.list_logical_devices("GPU")) == 1
     model.compile(optimizer, loss, jit_compile=is_compiled)
     model.optimizer.build(model.trainable_variables)
+    if keras.backend.backend() == "jax" and devices() == 1:
+        _make_step(model)
+
+
+def _make_step(model: keras.Model) -> None:
+    """Makes the function of a training step before `fit` does, which would compile it without `step_options`."""
+    from keras.src.backend.jax import trainer
+
+    before = trainer.jit
+    trainer.jit = functools.partial(before, compiler_options=step_options())
+    try:
+        model.make_train_function()
+    finally:
+        trainer.jit = before
+
+
+def step_options() -> dict[str, Any]:
+    """The options with which XLA compiles a training step under JAX; none but on a CPU.
+
+    There XLA computes by default what it can as early as it can, for idle threads. A part of the gradients can be
+    computed before the loss, and is then kept until it is needed: a step takes nearly twice the memory.
+    """
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return {}
+    options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except RuntimeError:  # JAX 0.6 has no such option, and later ones may have none
+        return {}
+    return options
 
 
 def devices() -> int:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -84,3 +87,35 @@ def test_the_precision_policy_is_set_and_restored():
         compile_model(model, OPTIONS, PALETTE, 10)
     assert model.get_layer("aspp0").compute_dtype == "bfloat16" and model.output.dtype == "float32"
     assert keras.config.dtype_policy().name == before
+
+
+MEMORY = """
+import jax, keras
+import numpy as np
+from keras.src.backend.jax import trainer
+from tests.drawn.records import PALETTE
+from trainer.train.model import build, compile_model
+from trainer.train.options import Options
+
+steps, compiled = [], trainer.jit
+trainer.jit = lambda step, **how: steps.append(compiled(step, **how)) or steps[-1]
+options = Options(records="-", output="-", alpha=0.35, batch_size=2, crop=96, aspp_rates=(), decoder=False)
+model = build(options, PALETTE)
+compile_model(model, options, PALETTE, total_steps=1)
+labels = np.zeros((2, 96, 96), "uint8")
+batch = np.zeros((2, 96, 96, 3), "uint8"), labels, labels.astype("float32")
+groups = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables, model.metrics_variables)
+state = [[variable.value for variable in group] for group in groups]
+for step in (*steps, compiled(model.train_step, donate_argnums=0)):
+    print(step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes)
+"""
+
+
+@pytest.mark.slow
+def test_a_training_step_under_jax_takes_much_less_memory_than_as_keras_compiles_it():
+    pytest.importorskip("jax")
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", MEMORY], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ours, others = map(int, done.stdout.split())
+    assert ours < 0.7 * others

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from trainer import storage
 
@@ -139,7 +139,7 @@ def work_ahead(
         work on the next items.
     """
     crew = _crew(threads)
-    waiting: deque[tuple[T, _Files, Future[R]]] = deque()
+    waiting: deque[tuple[T, Callable[[], R], Future[R]]] = deque()
 
     def answer(item: T, held: _Files) -> R:
         try:
@@ -147,52 +147,85 @@ def work_ahead(
         finally:
             _drop(held)
 
+    def next_done() -> tuple[T, Callable[[], R]]:
+        item, one, future = waiting.popleft()
+        return item, (_outcome(one) if crew.take_back(future) else future).result
+
     with crew.member():
         try:
             for item, held in _fetched(items, paths):
                 one = functools.partial(answer, item, held)
-                waiting.append((item, held, crew.help(one) or _outcome(one)))
+                waiting.append((item, one, crew.help(one) or _outcome(one)))
                 while waiting and (waiting[0][2].done() or len(waiting) >= 2 * threads):
-                    item, _, future = waiting.popleft()
-                    yield item, future.result
+                    yield next_done()
             while waiting:
-                item, _, future = waiting.popleft()
-                yield item, future.result
+                yield next_done()
         finally:
-            for _, held, future in waiting:
-                if future.cancel():
-                    _drop(held)
+            for _, one, future in waiting:
+                if crew.take_back(future):
+                    _drop(one.args[1])
 
 
 class _Crew:
-    """The threads of this process that work: those that have a list of items, and helpers in place of others."""
+    """The threads of this process that work: those that have a list of items, and helpers in place of others.
+
+    Each helper has one piece of work in hand and one that waits for it, or it would be idle until a thread with a list
+    has done its own.
+    """
 
     def __init__(self, size: int) -> None:
         self._lock, self._pool = threading.Lock(), ThreadPoolExecutor(size, "work")
-        self._free = size
+        self._free, self._helpers, self._in_hand = size, 0, 0
+        self._queue: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
 
     @contextlib.contextmanager
     def member(self) -> Iterator[None]:
         """Counts the calling thread as one that works."""
-        self._change(-1)
+        with self._lock:
+            self._free -= 1
         try:
             yield
         finally:
-            self._change(1)
+            with self._lock:
+                self._free += 1
 
     def help(self, work: Callable[[], R]) -> Future[R] | None:
-        """Lets a helper do the work, if there are fewer at work than may be; None if not."""
+        """Lets a helper do the work, unless all are busy and have more to do."""
+        future: Future[R] = Future()
         with self._lock:
-            if self._free < 1:
+            if self._free > 0:
+                self._free -= 1
+                self._helpers += 1
+                self._pool.submit(self._help)
+            elif len(self._queue) + self._in_hand >= 2 * self._helpers:
                 return None
-            self._free -= 1
-        future = self._pool.submit(work)
-        future.add_done_callback(lambda _: self._change(1))
+            self._queue.append((future, work))
         return future
 
-    def _change(self, difference: int) -> None:
+    def take_back(self, future: Future[Any]) -> bool:
+        """Whether no helper has begun with the work of `future`; then none will."""
         with self._lock:
-            self._free += difference
+            for entry in self._queue:
+                if entry[0] is future:
+                    self._queue.remove(entry)
+                    return True
+        return False
+
+    def _help(self) -> None:
+        while True:
+            with self._lock:
+                if not self._queue or self._free < 0:  # another thread has got a list
+                    self._free += 1
+                    self._helpers -= 1
+                    return
+                future, work = self._queue.popleft()
+                self._in_hand += 1
+            try:
+                _settle(future, work)
+            except BaseException as error:  # which the thread with the list is to raise
+                future.set_exception(error)
+            with self._lock:
+                self._in_hand -= 1
 
 
 @functools.cache
@@ -203,11 +236,15 @@ def _crew(size: int) -> _Crew:
 def _outcome(work: Callable[[], R]) -> Future[R]:
     """What `work` returns or raises."""
     future: Future[R] = Future()
+    _settle(future, work)
+    return future
+
+
+def _settle(future: Future[R], work: Callable[[], R]) -> None:
     try:
         future.set_result(work())
     except Exception as error:
         future.set_exception(error)
-    return future
 
 
 def _fetched(items: Iterable[T], paths: Callable[[T], Sequence[str]]) -> Iterator[tuple[T, _Files]]:

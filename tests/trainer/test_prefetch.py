@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
 import time
 
@@ -129,10 +131,10 @@ def no_files(item: int) -> tuple[str, ...]:
 
 
 def test_one_list_keeps_all_threads_at_work_and_its_results_come_in_order():
-    together = threading.Barrier(3, timeout=20)
+    together, started = threading.Barrier(3, timeout=20), itertools.count()
 
     def work(item: int, read: prefetch.Read) -> int:
-        if item < 3:
+        if next(started) < 3:
             together.wait()  # which all three do at once, or the test fails
         if item == 5:
             raise OSError("of 5")
@@ -147,6 +149,35 @@ def test_one_list_keeps_all_threads_at_work_and_its_results_come_in_order():
             outcomes.append(str(error))
         assert len(outcomes) == item + 1
     assert outcomes == [10 * item if item != 5 else "of 5" for item in range(30)]
+
+
+def test_a_helper_goes_on_while_the_thread_with_the_list_is_at_its_own_item():
+    busy, helped, here = threading.Event(), threading.Semaphore(0), threading.current_thread()
+
+    def work(item: int, read: prefetch.Read) -> bool:
+        if threading.current_thread() is not here:
+            helped.release(busy.wait(10))
+        elif not busy.is_set():
+            busy.set()
+            return helped.acquire(timeout=10) and helped.acquire(timeout=10)
+        return True
+
+    assert [result() for _, result in prefetch.work_ahead(range(9), no_files, work, threads=2)] == 9 * [True]
+
+
+def test_what_ends_a_helper_reaches_who_asks_for_the_result():
+    here, helped = threading.current_thread(), threading.Event()
+
+    def work(item: int, read: prefetch.Read) -> None:
+        if threading.current_thread() is not here:
+            helped.set()
+            raise SystemExit(3)
+        helped.wait(20)
+
+    with contextlib.closing(prefetch.work_ahead(range(4), no_files, work, threads=2)) as results:
+        _, result = next(results)
+        with pytest.raises(SystemExit):
+            result()
 
 
 def test_who_has_a_list_works_on_it_alone_while_all_have_one():

@@ -60,7 +60,9 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
     """The reading with the palette that prepare would use; otherwise with one made from the values in the sample."""
     try:
         palette, reason = detect_palette(raw, flag, read)
-        return Reading(palette, flag="" if flag == "auto" else flag, reasons=(reason,))
+        # prepare finds the list of classes as well, but not beside a manifest, and the names may be improved.
+        listed = OWN if f"listed in {raw.root}" in reason else ""
+        return Reading(palette, flag=listed if flag == "auto" else flag, reasons=(reason,))
     except InputError as error:
         fault = str(error)
         if "cannot tell the palette" not in fault:  # the given palette, or the set's own, is invalid

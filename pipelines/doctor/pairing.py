@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from pipelines.doctor.findings import MANIFEST
 from pipelines.doctor.verdict import REJECT, SHOWN, Example, Finding
+from pipelines.inputs import class_lists
 from pipelines.inputs.layouts import Candidates, Keyed, by_images, other_pairs
 from pipelines.inputs.names import hidden, split_named
 from pipelines.inputs.rawset import RawSet, raw_set, scan
@@ -83,10 +84,12 @@ def _guess(root: str, val_fraction: float, group_by: str) -> RawSet | None:
     keyed_images = Keyed(images)
     keyed_labels, note = by_images(keyed_images, Keyed(labels))
     candidates = Candidates(f"pairs by words in their names{note}", keyed_images, keyed_labels, splits.get)
+    lists = class_lists.among(file.relative for file in files)
     try:
-        return raw_set(root, "manifest", candidates, val_fraction, group_by)
+        raw = raw_set(root, "manifest", candidates, val_fraction, group_by)
     except InputError:
         return None
+    return replace(raw, class_lists=tuple(storage.join(root, file) for file in lists))
 
 
 def name_key(file: File) -> tuple[str, bool]:

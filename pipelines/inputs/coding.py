@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipelines.inputs import class_lists
 from pipelines.inputs.evidence import Use, one_based
 from pipelines.inputs.rawset import RawSet
 from pipelines.runner.isolation import Failed, attempt
@@ -61,7 +62,7 @@ def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_labe
     Args:
       rawset: the raw set, from `rawset.scan`.
       palette: "auto", the name of a built-in palette, or a palette file. With "auto", PALETTE_FILE in the set's
-        folder decides, then the layout, then the values in a sample of labels.
+        folder decides, then a list of classes there, then the layout, then the values in a sample of labels.
       read: `read_label`, or a function that does the same in another process.
 
     Returns:
@@ -86,6 +87,8 @@ def _palette(rawset: RawSet, palette: str, labels: Labels, has_own: Callable[[],
     if has_own():
         own = resolve(path)
         return own, f"palette {own.name} of {own.num_classes} classes, from {path}"
+    if listed := _listed(rawset, labels):
+        return listed
     if rawset.palette_hint:
         return rawset.palette_hint, f"palette {rawset.palette_hint.name}, as is usual for {rawset.layout} sets"
     sample = _sample(labels())
@@ -96,6 +99,25 @@ def _palette(rawset: RawSet, palette: str, labels: Labels, has_own: Callable[[],
             f"or a JSON file (also found as {PALETTE_FILE} in that folder) like {JSON_FORM}"
         )
     return built_in, f"palette {built_in.name}: {sample.describe()}"
+
+
+def _listed(rawset: RawSet, labels: Labels) -> tuple[Palette, str] | None:
+    """The palette of the class list in a set that reads its sampled labels, and the reason; None if none does.
+
+    Raises InputError if several do.
+    """
+    if not rawset.class_lists:
+        return None
+    usual = rawset.palette_hint or _palette_of(_sample(labels()), rawset.layout)
+    found = class_lists.fitting(rawset.class_lists, [label for _, label in labels()], usual)
+    if len(found) > 1:
+        raise InputError(
+            f"{' and '.join(found)} name different classes, and each of them reads the labels. Give --palette a JSON "
+            f"file like {JSON_FORM}"
+        )
+    for path, palette in found.items():
+        return palette, f"palette of {palette.num_classes} classes, listed in {path}"
+    return None
 
 
 def settle_coding(

@@ -6,12 +6,15 @@ adding images changes no other image's key. Only names, lists and manifests are 
 
 from __future__ import annotations
 
+import itertools
 import os
 import posixpath
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pipelines.inputs import class_lists
 from pipelines.inputs.layouts import Candidates, Folders, left_out, not_recognised, other_pairs, recognise, seen
 from pipelines.inputs.manifest import MANIFESTS, SUFFIXES, read_manifest
 from pipelines.inputs.pairs import Labels, Pairs, pair_by_key, shared_labels
@@ -36,6 +39,7 @@ class RawSet:
       rejects: images and labels that cannot be used, with reasons.
       summary: a human-readable sentence; more lines on groups and on splits without images.
       palette_hint: the palette that the layout implies, if any.
+      class_lists: paths of files that may list the classes, see `class_lists`.
     """
 
     root: str
@@ -44,6 +48,7 @@ class RawSet:
     rejects: tuple[Reject, ...]
     summary: str
     palette_hint: Palette | None = None
+    class_lists: tuple[str, ...] = ()
 
     @property
     def labels(self) -> Labels:
@@ -79,7 +84,14 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
         raise InputError(not_recognised(root, layout, folders))
     name, candidates = recognised
     candidates.origin += left_out(suffixes)
-    return raw_set(root, name, candidates, val_fraction, group_by)
+    raw = raw_set(root, name, candidates, val_fraction, group_by)
+    files = itertools.chain(*(_named(folders, top) for top in class_lists.FOLDERS))
+    return replace(raw, class_lists=tuple(storage.join(root, file) for file in class_lists.among(files)))
+
+
+def _named(folders: Folders, top: str) -> Iterator[str]:
+    """Yields the paths, relative to the set, of the files in a top-level folder."""
+    return (posixpath.join(top, below) for below, *_ in folders.of(top))
 
 
 def raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float, group_by: str) -> RawSet:

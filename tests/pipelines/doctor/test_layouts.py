@@ -141,3 +141,14 @@ def test_images_without_labels_are_left_out_by_the_manifest(tmp_path):
     assert "a1.png" in found.finding("pairing")["examples"][0]["path"]
     made = prepare_as_proposed(found, tmp_path / "records")
     assert made.keys() == truth.keys() - {"train/a1"}
+
+
+def test_the_classes_that_a_tool_lists_come_with_the_manifest(tmp_path):
+    draw_set(tmp_path / "drawn", palette=None, splits={"train": 8})
+    for kind, words in (("images", "{}"), ("labels", "{}_mask")):
+        for path in sorted((tmp_path / f"drawn/{kind}/train").iterdir()):
+            write(tmp_path / f"set/all/{words.format(path.stem)}.png", path.read_bytes())
+    write(tmp_path / "set/class_names.txt", b"_background_\ndisc\nbar\n")
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert [one["name"] for one in found.report["palette"]["classes"]] == ["background", "disc", "bar"]
+    assert "palette" not in found.kinds and len(prepare_as_proposed(found, tmp_path / "records")) == 8

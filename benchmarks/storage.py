@@ -41,8 +41,10 @@ BUCKET = "gs://bucket"
 
 @dataclass(frozen=True)
 class Options(CheckedOptions):
-    data: str = option("", "raw set; drawn scenes of 360 x 480 pixels when empty", metavar="DIR")
-    images: int = option(300, "how many scenes are drawn", low=5)
+    data: str = option("", "raw set; drawn scenes when empty", metavar="DIR")
+    images: int = option(300, "how many scenes are drawn for training, and a fifth of it for validation", low=5)
+    height: int = option(360, "of the scenes, in pixels", low=32)
+    width: int = option(480, "of the scenes, in pixels", low=32)
     delay: float = option(0.05, "seconds for every request", low=0.0)
     faults: float = option(0.0, "share of the requests that fail", low=0.0, below=0.5)
     workers: int = option(2, "threads that work", low=1)
@@ -134,7 +136,7 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder, cloud(options.delay, options.faults):
         data = options.data or os.path.join(folder, "set")
         if not options.data:
-            scenes.write_set(data, options.images, options.images // 5, (360, 480), seed=0)
+            scenes.write_set(data, options.images, options.images // 5, (options.height, options.width), seed=0)
         with ThreadPoolExecutor(32) as pool:
             send = lambda file: storage.write(f"{BUCKET}/set/{file.relative}", storage.read(file.path))
             list(pool.map(send, storage.files(data)))

@@ -36,7 +36,7 @@ def val_fraction() -> Any:
     """The option --val-fraction of a command that reads a raw set."""
     return option(
         0.1,
-        "share of images to hold out for validation if the set has no splits of its own",
+        "share of images to hold out for validation if the set names none for it",
         low=0,
         below=1,
         group="input",

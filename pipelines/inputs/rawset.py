@@ -61,7 +61,7 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
     Args:
       root: a folder or a manifest file, local or gs://.
       layout: one of `options.LAYOUTS`; "auto" takes a manifest, else the first layout that the folder has.
-      val_fraction: share of images (of groups, with `group_by`) that go to "val" if the set has no splits of its own,
+      val_fraction: share of images (of groups, with `group_by`) that go to "val" if the set names none for it,
         in [0, 1).
       group_by: regular expression; images whose keys match with the same text (its first group, if it has one), such
         as the frames of a film, go to the same split.
@@ -103,7 +103,8 @@ def raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float,
         cure = "" if layout == "manifest" else other_pairs(root)
         raise InputError(f"{root}: {layout} ({candidates.origin}), but no image has a label{example}{cure}")
     unsplit = pairs
-    pairs, note = split_by_group(pairs, val_fraction, group_by)
+    divides = layout != "manifest"  # of which the user says what is validated
+    pairs, note = split_by_group(pairs, val_fraction, group_by, divides)
     counts = Counter(pair.split for pair in pairs)
     if long := next((split for split in counts if len(os.fsencode(split)) > MAX_SPLIT), ""):
         size = len(os.fsencode(long))
@@ -116,7 +117,7 @@ def raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float,
         (
             note,
             *shared_labels(layout, pairs),
-            *empty_splits(unsplit, counts, val_fraction, "group" if group_by else "image"),
+            *empty_splits(unsplit, counts, val_fraction, divides, "group" if group_by else "image"),
         ),
     )
     order = sorted(counts, key=lambda split: (*(split != known for known in ("train", "val", "test")), split))

@@ -1,4 +1,4 @@
-"""The split of every pair: its own, else that of its group, else by a hash.
+"""The split of every pair: its own, else its group's, else by a hash. Without a "val", part of "train" becomes it.
 
 Images of one group, and links to the same file, share a split, so that validation images are new to the model.
 """
@@ -16,26 +16,32 @@ from trainer import storage
 from trainer.options import InputError
 
 
-def split_by_group(pairs: Pairs, val_fraction: float, group_by: str) -> tuple[Pairs, str]:
+def split_by_group(pairs: Pairs, val_fraction: float, group_by: str, divides: bool = False) -> tuple[Pairs, str]:
     """Assigns a split to every pair: its own, else that of the others in its group, else by the hash of the group.
 
     Args:
       pairs: the pairs, with "" for splits that the set does not give.
-      val_fraction: share of the groups without a split that go to "val", in [0, 1).
+      val_fraction: share of the groups that the hash decides on that go to "val", in [0, 1).
       group_by: regular expression, see `group_of`; "": every image is a group.
+      divides: whether the hash also divides "train" into "train" and "val", if the set gives every pair a split, and
+        none "val".
 
     Returns:
-      The pairs in order, and notes for the user on groups and links, one per line.
+      The pairs in order, and notes for the user on what was divided, groups and links, one per line.
 
     Raises:
       InputError: `group_by` is not a regular expression, or matches no key.
     """
     first = _same_files(pairs)
+    divided, notes = "", []
+    if divides and val_fraction and _lacks_val(pairs):
+        divided = "train"
+        notes.append(f"the set has no split val: a share of {val_fraction:g} of train is held out (--val-fraction)")
     if not group_by and not first:
-        if all(pair.split for pair in pairs):
+        if not divided and all(pair.split for pair in pairs):
             return pairs, ""
-        by_hash = lambda pair: pair if pair.split else pair._replace(split=hash_split(pair.key, val_fraction))
-        return Pairs(map(by_hash, pairs)), ""
+        by_hash = lambda pair: pair._replace(split=hash_split(pair.key, val_fraction))
+        return Pairs(by_hash(pair) if pair.split in ("", divided) else pair for pair in pairs), "".join(notes)
 
     def match(pair: Pair) -> str | None:
         return group_of(first.get(pair.key, pair.key), group_by) if group_by else None
@@ -60,11 +66,12 @@ def split_by_group(pairs: Pairs, val_fraction: float, group_by: str) -> tuple[Pa
         raise InputError(f"--group-by {group_by!r} finds nothing in any key, such as {pairs[0].key!r}")
 
     def split(pair: Pair) -> str:
-        known = own.get(group(pair), ())
-        return pair.split or (next(iter(known)) if len(known) == 1 else hash_split(group(pair), val_fraction))
+        if pair.split not in ("", divided):
+            return pair.split
+        known = () if pair.split else own.get(group(pair), ())
+        return next(iter(known)) if len(known) == 1 else hash_split(group(pair), val_fraction)
 
     pairs = Pairs(pair._replace(split=split(pair)) for pair in pairs)
-    notes = []
     if group_by:
         note = f"--group-by: {len(names)} groups"
         if alone:
@@ -73,22 +80,35 @@ def split_by_group(pairs: Pairs, val_fraction: float, group_by: str) -> tuple[Pa
     return pairs, "\n".join([*notes, *_links(first), *_torn(own)])
 
 
-def empty_splits(pairs: Pairs, splits: Collection[str], val_fraction: float, what: str) -> Iterator[str]:
+def _lacks_val(pairs: Pairs) -> bool:
+    """Whether the set gives every pair a split, "train" among them, but none "val"."""
+    has_train = False
+    for pair in pairs:
+        if pair.split in ("", "val"):
+            return False
+        has_train = has_train or pair.split == "train"
+    return has_train
+
+
+def empty_splits(
+    pairs: Pairs, splits: Collection[str], val_fraction: float, divides: bool, what: str
+) -> Iterator[str]:
     """Warnings about empty splits.
 
     Args:
       pairs: the pairs with the splits that the set gives, "" if none.
       splits: the splits that have images.
-      val_fraction: see `split_by_group`.
+      val_fraction, divides: see `split_by_group`.
       what: "image" or "group": what is assigned to a split by its hash.
     """
     for name, use, cure in (("train", "is learnt from", "lower"), ("val", "epochs are scored on", "raise")):
         if name in splits:
             continue
-        if all(pair.split for pair in pairs):
+        may_divide = divides and name == "val" and "train" in splits
+        if all(pair.split for pair in pairs) and not (may_divide and val_fraction):
             yield (
                 f"warning: no image is in split {name}, which {use}: the set's own folders, lists or manifest name "
-                f"only {' and '.join(sorted(splits))}"
+                f"only {' and '.join(sorted(splits))}{', and --val-fraction is 0' if may_divide else ''}"
             )
         elif val_fraction:
             yield (

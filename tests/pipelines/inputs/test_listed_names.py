@@ -23,7 +23,7 @@ def draw_voc(root: Path, names: Iterable[str], lists: dict[str, bytes | str]) ->
         touch(root, f"ImageSets/Segmentation/{name}")
         data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape")
         (root / f"ImageSets/Segmentation/{name}").write_bytes(data)
-    return scan(str(root))
+    return scan(str(root), val_fraction=0)
 
 
 def test_only_suffixes_of_images_are_cut_from_names() -> None:

@@ -70,6 +70,32 @@ def test_a_set_of_which_nothing_fell_into_a_split_says_so(tmp_path, fraction, em
         assert f"; {cure} --val-fraction" in warnings[0]
 
 
+def test_a_set_without_validation_images_holds_some_of_its_training_images_out(tmp_path: Path) -> None:
+    names = [f"{split}/film{film}_{frame}" for split in ("train", "test") for film in range(20) for frame in range(2)]
+    source = draw_names(tmp_path, *names)
+    whole = {name: name.partition("/")[0] for name in names}
+    by_hash = {name: hash_split(name, 0.2) if split == "train" else split for name, split in whole.items()}
+    raw = scan(source, val_fraction=0.2)
+    assert splits_of(raw) == by_hash and set(by_hash.values()) == {"train", "val", "test"}
+    assert "\nthe set has no split val: a share of 0.2 of train is held out (--val-fraction)" in raw.summary
+    films = splits_of(scan(source, val_fraction=0.2, group_by=r"train/film\d+"))
+    assert all(films[name] == hash_split(name.rpartition("_")[0], 0.2) for name in names if whole[name] == "train")
+    assert {films[name] for name in names if whole[name] == "test"} == {"test"}
+    rows = [f"images/{name}.jpg,labels/{name}.png,{whole[name]}" for name in names]
+    (tmp_path / "listed.csv").write_text("\n".join(["image,label,split", *rows]))
+    assert set(splits_of(scan(str(tmp_path / "listed.csv"), val_fraction=0.2)).values()) == {"train", "test"}
+    none = scan(source, val_fraction=0)
+    assert splits_of(none) == whole
+    assert none.summary.endswith("lists or manifest name only test and train, and --val-fraction is 0")
+
+
+def test_a_training_image_that_is_also_a_test_image_is_not_moved_to_test(tmp_path: Path) -> None:
+    draw_names(tmp_path, "train/a", "test/b")
+    (tmp_path / "images/train/c.jpg").symlink_to(tmp_path / "images/test/b.jpg")
+    touch(tmp_path, "labels/train/c.png")
+    assert splits_of(scan(str(tmp_path), val_fraction=0.5))["train/c"] in ("train", "val")
+
+
 def test_a_set_whose_own_splits_leave_one_out_says_so(tmp_path: Path) -> None:
     _, warning = scan(draw_names(tmp_path, "val/a", "test/b")).summary.splitlines()
     assert warning.startswith("warning: no image is in split train, which is learnt from: ")

@@ -104,7 +104,7 @@ def test_long_jobs_on_many_cores_run_in_processes(source, prepared, tmp_path, mo
 
 
 def test_unusable_images_are_rejected_with_reasons_and_the_job_continues(spoilt, tmp_path, capsys):
-    flags = ("--copies", "1", "--max-pixels", "100000", "--shards", "2")
+    flags = ("--copies", "1", "--max-pixels", "100000", "--shards", "2", "--val-fraction", "0")
     assert prepare(spoilt, tmp_path / "records", *flags) == 1
     rejects = read_rejects(tmp_path / "records")
     for name, reason in {

@@ -40,16 +40,17 @@ def test_a_rerun_keeps_finished_shards(source, tmp_path, capsys):
 
 def test_a_few_images_more_change_the_shards_they_fall_into_and_many_more_all(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(plan, "SHARD_RECORDS", 4)
+    whole = ("--val-fraction", "0")
     source = write_rawset(tmp_path / "raw", {"train": 12}, 64)
-    assert prepare_here(source, tmp_path / "records") == 0
+    assert prepare_here(source, tmp_path / "records", *whole) == 0
     write_pair(source, "train", "new.jpg", *draw_image(0, 64, 64))  # the thirteenth, and there would be four shards
-    assert prepare_here(source, tmp_path / "records") == 0
+    assert prepare_here(source, tmp_path / "records", *whole) == 0
     assert "2 of 3 shards are finished already and kept" in capsys.readouterr().out
-    assert prepare_here(source, tmp_path / "new") == 0
+    assert prepare_here(source, tmp_path / "new", *whole) == 0
     assert len(shard_bytes(tmp_path / "new")) == 4
     for number in range(20):
         write_pair(source, "train", f"more{number}.jpg", *draw_image(number, 64, 64))
-    assert prepare_here(source, tmp_path / "records") == 0
+    assert prepare_here(source, tmp_path / "records", *whole) == 0
     assert len(shard_bytes(tmp_path / "records")) == 9
 
 

@@ -49,7 +49,7 @@ def raw(tmp_path):
 
 def test_names_of_every_kind_are_records_and_come_back(raw, tmp_path, capsys):
     folder = tmp_path / "records"
-    assert prepare_here(raw, folder, "--shards", "2") == 0
+    assert prepare_here(raw, folder, "--val-fraction", "0", "--shards", "2") == 0
     assert {record.key for record in read_records(folder)} == {f"train/{name}" for name in ["a0", *NAMES]}
     assert {record.filename for record in read_records(folder)} == {
         f"images/train/{name}.jpg" for name in ["a0", *NAMES]
@@ -70,7 +70,7 @@ def test_names_that_are_not_utf8_are_rejects_and_the_rest_is_written(raw, tmp_pa
         folder = os.fsencode(raw / kind / "train")
         os.rename(folder + b"/Case." + suffix, folder + b"/not \xff utf8." + suffix)
     folder = tmp_path / "records"
-    assert prepare_here(raw, folder) == 1
+    assert prepare_here(raw, folder, "--val-fraction", "0") == 1
     (reject,) = read_rejects(folder).values()
     assert "not UTF-8" in reject["reason"] and reject["key"] == "train/not \udcff utf8"
     assert load_dataset(str(folder)).count("train") == len(NAMES)
@@ -94,7 +94,7 @@ def test_a_raw_set_below_a_folder_whose_name_is_not_utf8_is_refused(tmp_path):
 
 def test_copies_of_the_longest_names_are_written_and_exported_where_they_fit(raw, tmp_path, capsys):
     folder = tmp_path / "records"
-    assert prepare_here(raw, folder, "--copies", "1") == 0
+    assert prepare_here(raw, folder, "--val-fraction", "0", "--copies", "1") == 0
     assert records("export", folder, tmp_path / "export") == 1
     out = capsys.readouterr().out
     assert f"{2 * len(NAMES) + 2} records = {2 * len(NAMES) + 1} exported + 0 left out + 1 rejected" in out

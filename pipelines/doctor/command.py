@@ -51,7 +51,9 @@ def run(options: Options, flags: list[str]) -> int:
         return 0
     written = check_folder(options)
     leases.acquire(options.output, "doctor")
-    raw, pairing = find(options.input, options.layout, options.val_fraction, options.group_by)
+    raw, pairing = find(
+        options.input, options.layout, options.val_fraction, options.group_by, options.images, options.labels
+    )
     reading = settle_reading(options, raw)
     reading = replace(reading, findings=(*pairing, *reading.findings))
     plan = make_plan(raw.pairs, options.full, SAMPLED, options.seed)
@@ -159,7 +161,7 @@ def conclude(
     splits = {}
     if reading.palette is not None and not group_by:
         splits = findings.resplit(total, plan, reading.palette, left_out)
-    is_paired = any(finding.kind in ("layout", "pairing") for finding in reading.findings)
+    is_paired = bool(options.images) or any(one.kind in ("layout", "pairing") for one in reading.findings)
     is_listed = bool(left_out or labels or splits or raw.rejects or is_paired) and len(left_out) < plan.total
     return verdict.graded(report), Remedy(reading, left_out, labels, splits, is_listed, group_by)
 

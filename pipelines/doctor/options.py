@@ -4,6 +4,7 @@ examples:
   deeplab doctor data/camvid
   deeplab doctor data/list.csv --palette classes.json --full --output out/doctor
   deeplab doctor data/scans --mend --output out/doctor
+  deeplab doctor data/kitti --images '*/image_2' --labels '*/semantic' --palette cityscapes
   deeplab doctor gs://bucket/camvid --output gs://bucket/doctor --runner DataflowRunner --project my-project \\
       --region europe-west1 --temp_location gs://bucket/tmp --sdk_container_image IMAGE
 
@@ -40,6 +41,14 @@ class Options(CheckedOptions):
         group="output",
     )
     layout: str = layout()
+    images: str = option(
+        "",
+        "folders of the images, or the files, in a set of no known layout; a star stands for any characters within a "
+        "name. They are paired by what the stars stand for and the path below",
+        metavar="PATTERN",
+        group="input",
+    )
+    labels: str = option("", "folders of their labels, likewise", metavar="PATTERN", group="input")
     palette: str = palette()
     label_coding: str = label_coding()
     val_fraction: float = val_fraction()
@@ -64,3 +73,7 @@ class Options(CheckedOptions):
         super().__post_init__()
         if self.full and self.quick:
             raise InputError("give --full or --quick, got both")
+        if bool(self.images) != bool(self.labels):
+            raise InputError("give both --images and --labels, or neither")
+        if self.images and self.layout not in ("auto", "paired"):
+            raise InputError(f"--images and --labels take the place of --layout {self.layout}; omit one of them")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import posixpath
-import re
 from dataclasses import replace
 
+from pipelines.doctor import folders
 from pipelines.doctor.findings import MANIFEST
 from pipelines.doctor.verdict import REJECT, SHOWN, Example, Finding
 from pipelines.inputs import class_lists
-from pipelines.inputs.layouts import Candidates, Keyed, by_images, other_pairs
-from pipelines.inputs.names import hidden, split_named
+from pipelines.inputs.layouts import Candidates, other_pairs
+from pipelines.inputs.names import hidden
 from pipelines.inputs.rawset import RawSet, raw_set, scan
 from pipelines.inputs.rows import Row
 from trainer import storage
@@ -19,27 +19,20 @@ from trainer.formats.images import SUFFIXES
 from trainer.options import InputError
 from trainer.storage import File
 
-LABEL_WORDS = frozenset(
-    (
-        *("label", "labels", "labelled", "mask", "masks", "annot", "annotation", "annotations", "ann", "gt"),
-        *("groundtruth", "truth", "seg", "segmentation", "segmentations", "target", "targets"),
-        *("trainannot", "valannot", "testannot"),
-    )
-)
-IMAGE_WORDS = frozenset(
-    (
-        *("image", "images", "img", "imgs", "rgb", "photo", "photos", "frame", "frames", "picture", "pictures"),
-        *("input", "inputs", "raw"),
-    )
-)
-"""Words in names, in lower case, that describe the kind of a file rather than identify it."""
 
-
-def find(root: str, layout: str, val_fraction: float, group_by: str) -> tuple[RawSet, tuple[Finding, ...]]:
+def find(
+    root: str, layout: str, val_fraction: float, group_by: str, images: str = "", labels: str = ""
+) -> tuple[RawSet, tuple[Finding, ...]]:
     """The raw set as prepare would scan it, or one paired by similar names if that has more pairs; with findings.
 
-    Raises InputError if neither has a pair.
+    Args:
+      images, labels: patterns of the folders of both, see `folders.named`, which alone are taken then; "" for none.
+
+    Raises InputError if there is no pair.
     """
+    if images:
+        files = _files(root)
+        return _set(root, files, folders.named(root, files, images, labels), val_fraction, group_by), ()
     fault, known = "", None
     try:
         known = scan(root, layout, val_fraction, group_by)
@@ -51,7 +44,7 @@ def find(root: str, layout: str, val_fraction: float, group_by: str) -> tuple[Ra
     guessed = _guess(root, val_fraction, group_by) if layout in ("auto", "paired") else None
     if guessed is None or (known and len(guessed.pairs) <= len(known.pairs)):
         if known is None:
-            raise InputError(fault)
+            raise InputError(fault + (folders.advice(_files(root)) if storage.is_dir(root) else ""))
         return known, ()
     if known:
         guessed = replace(guessed, palette_hint=known.palette_hint)
@@ -70,37 +63,32 @@ def _guess(root: str, val_fraction: float, group_by: str) -> RawSet | None:
     if not storage.is_dir(root):
         return None
     try:
-        files = [file for file in storage.files(root) if not hidden(file.relative)]
+        files = _files(root)
     except OSError:
         return None
     images: list[Row] = []
     labels: list[Row] = []
     splits: dict[str, str] = {}
     for file in files:
-        if posixpath.splitext(file.relative)[1].lower() in SUFFIXES:
-            key, is_label = name_key(file)
+        stem, suffix = posixpath.splitext(file.relative)
+        if suffix.lower() in SUFFIXES:
+            key, is_label = folders.name_key(stem)
             (labels if is_label else images).append((key, file.path, file.size, file.modified))
-            splits.setdefault(key, next(filter(None, map(split_named, key.split("/")[:-1])), ""))
-    keyed_images = Keyed(images)
-    keyed_labels, note = by_images(keyed_images, Keyed(labels))
-    candidates = Candidates(f"pairs by words in their names{note}", keyed_images, keyed_labels, splits.get)
-    lists = class_lists.among(file.relative for file in files)
+            if not is_label:
+                splits[key] = folders.split_of(key)
+    candidates = folders.candidates(images, labels, splits)
+    candidates.origin = f"pairs by words in their names{candidates.origin}"
     try:
-        raw = raw_set(root, "manifest", candidates, val_fraction, group_by)
+        return _set(root, files, candidates, val_fraction, group_by)
     except InputError:
         return None
+
+
+def _files(root: str) -> list[File]:
+    return [file for file in storage.files(root) if not hidden(file.relative)]
+
+
+def _set(root: str, files: list[File], candidates: Candidates, val_fraction: float, group_by: str) -> RawSet:
+    lists = class_lists.among(file.relative for file in files)
+    raw = raw_set(root, "manifest", candidates, val_fraction, group_by)
     return replace(raw, class_lists=tuple(storage.join(root, file) for file in lists))
-
-
-def name_key(file: File) -> tuple[str, bool]:
-    """A file's path without the words that describe its kind, and whether these words mark it as a label."""
-    stem, _ = posixpath.splitext(file.relative)
-    kept, is_label = [], False
-    for part in stem.split("/"):
-        part = re.sub(r"ground[_\-. ]truth", "groundtruth", part, flags=re.IGNORECASE)
-        words = [word for word in re.split(r"[_\-. ]+", part) if word]
-        said = {word.lower() for word in words} & (LABEL_WORDS | IMAGE_WORDS)
-        is_label |= bool(said & LABEL_WORDS)
-        rest = [word for word in words if word.lower() not in said]
-        kept += ["_".join(rest)] if rest else []
-    return "/".join(kept), is_label

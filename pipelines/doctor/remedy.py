@@ -145,7 +145,7 @@ def command(options: Options, remedy: Remedy, root: str) -> str:
 def mend_command(options: Options) -> str:
     """The `deeplab doctor` command that mends labels, quoted for a shell."""
     words = ["deeplab", "doctor", options.input]
-    for name in ("layout", "palette", "label_coding", "group_by"):
+    for name in ("layout", "images", "labels", "palette", "label_coding", "group_by"):
         value = getattr(options, name)
         words += [options.flag(name), value] if value not in ("auto", "") else []
     words += ["--full"] if options.full else []

@@ -1,0 +1,192 @@
+"""Pairs of images and labels in folders that the user names with --images and --labels."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from pipelines.inputs.layouts import UNREAD, Candidates, Keyed, by_images
+from pipelines.inputs.names import split_named, split_order
+from pipelines.inputs.rows import Row
+from trainer.formats.images import SUFFIXES
+from trainer.formats.labels import Palette
+from trainer.formats.palettes import CITYSCAPES, CITYSCAPES_TRAINIDS
+from trainer.options import InputError
+from trainer.storage import File
+
+LABEL_WORDS = frozenset(
+    (
+        *("label", "labels", "labelled", "mask", "masks", "annot", "annotation", "annotations", "ann", "gt"),
+        *("groundtruth", "truth", "seg", "segmentation", "segmentations", "target", "targets"),
+        *("trainannot", "valannot", "testannot"),
+    )
+)
+IMAGE_WORDS = frozenset(
+    (
+        *("image", "images", "img", "imgs", "rgb", "photo", "photos", "frame", "frames", "picture", "pictures"),
+        *("input", "inputs", "raw", "camera"),
+    )
+)
+"""Words in names, in lower case, that describe the kind of a file rather than identify it."""
+SHOWN = 8
+"""Folders that a message names."""
+_POLYGONS = (".json", ".xml")
+
+
+def named(root: str, files: Sequence[File], images: str, labels: str) -> Candidates:
+    """The images and labels in the folders that two patterns name.
+
+    A pattern is relative to the set. It names folders, with all that is below them, or files; a star stands for any
+    characters within a name. A file's key consists of what its pattern's stars stand for and of the path below the
+    folder; without the words that describe a kind, if more pairs are found that way.
+
+    Raises InputError if a pattern names no images, or no label has the name of an image.
+    """
+    found = {"--images": _matching(files, images), "--labels": _matching(files, labels)}
+    # `--images train --labels train/*_mask.png`: what both name is a label.
+    taken = {file.relative for _, file in found["--labels"]}
+    found["--images"] = [(key, file) for key, file in found["--images"] if file.relative not in taken]
+    for flag, pattern in (("--images", images), ("--labels", labels)):
+        if not found[flag]:
+            raise InputError(f"{flag} {pattern} names no images below {root}{advice(files)}")
+    candidates = [_candidates(found, change) for change in (lambda key: key, without_words)]
+    best = max(candidates, key=lambda each: each[1])
+    if not best[1]:
+        one, other = (found[flag][0][1].relative for flag in ("--labels", "--images"))
+        raise InputError(
+            f"no label of --labels {labels} is named like an image of --images {images}: the first are {one} "
+            f"and {other}; give a pattern that leaves out what differs, such as '*/label' and '*/image', or a manifest"
+        )
+    best[0].origin = f"{images} with {labels}{best[0].origin}"
+    best[0].palette_hint = _hint(taken)
+    return best[0]
+
+
+def _candidates(found: dict[str, list[tuple[str, File]]], change: Callable[[str], str]) -> tuple[Candidates, int]:
+    """The candidates with their keys changed by a function, and the number of labels with an image."""
+    rows = {
+        flag: [(change(key), file.path, file.size, file.modified) for key, file in members]
+        for flag, members in found.items()
+    }
+    splits = {
+        change(key): split_of(posixpath.join(posixpath.dirname(key), file.relative)) for key, file in found["--images"]
+    }
+    labelled = splits.keys() & {key for key, *_ in by_images(Keyed(rows["--images"]), Keyed(rows["--labels"]))[0]}
+    return candidates(rows["--images"], rows["--labels"], splits), len(labelled)
+
+
+def candidates(images: list[Row], labels: list[Row], splits: dict[str, str]) -> Candidates:
+    """Images and labels by their keys, which may differ by a rule; `origin` is a note on these and on splits.
+
+    Images of a split without any label, such as those of a benchmark's test, are left out. If only "train" has labels,
+    a part of it is held out by hash.
+
+    Args:
+      images, labels: rows (key, path, size, modified).
+      splits: key of an image -> its split, "" if its path names none.
+    """
+    by_name, note = by_images(Keyed(images), Keyed(labels))
+    labelled = {key for key, *_ in by_name} & splits.keys()
+    known = {splits[key] for key in labelled}
+    alone = [row for row in images if splits[row[0]] and labelled and splits[row[0]] not in known]
+    if alone:
+        names = sorted({splits[key] for key, *_ in alone}, key=split_order)
+        note += f", left out: {len(alone)} {'image' if len(alone) == 1 else 'images'} of {' and '.join(names)}, without a label"
+        left_out = {key for key, *_ in alone}
+        images = [row for row in images if row[0] not in left_out]
+    if known == {"train"}:
+        note += ", held out of train: --val-fraction, since no other split has labels"
+        splits = {}
+    return Candidates(note, Keyed(images), by_name, lambda key: splits.get(key) or None)
+
+
+def split_of(path: str) -> str:
+    """The split that the first folder of a path names, such as "val" for val_images/a.png; "" if none does."""
+    folders = [*without_words(path).split("/")[:-1], *path.split("/")[:-1]]
+    return next(filter(None, map(split_named, folders)), "")
+
+
+def without_words(path: str) -> str:
+    """A path without the words that describe the kind of a file."""
+    return name_key(path)[0]
+
+
+def name_key(path: str) -> tuple[str, bool]:
+    """A path without the words that describe its kind, and whether these words mark it as a label."""
+    kept, is_label = [], False
+    for part in path.split("/"):
+        part = re.sub(r"ground[_\-. ]truth", "groundtruth", part, flags=re.IGNORECASE)
+        words = [word for word in re.split(r"[_\-. ]+", part) if word]
+        said = {word.lower() for word in words} & (LABEL_WORDS | IMAGE_WORDS)
+        is_label |= bool(said & LABEL_WORDS)
+        rest = [word for word in words if word.lower() not in said]
+        kept += ["_".join(rest)] if rest else []
+    return "/".join(kept), is_label
+
+
+def _matching(files: Iterable[File], pattern: str) -> list[tuple[str, File]]:
+    """Pairs (key, file) of the images that a pattern names."""
+    expression = re.compile("([^/]*)".join(map(re.escape, pattern.strip("/").split("*"))) + "(?:/(.+))?")
+    matches = ((expression.fullmatch(file.relative), file) for file in files if _is_image(file))
+    return [("/".join(filter(None, map(_stem, match.groups()))), file) for match, file in matches if match]
+
+
+def _stem(name: str | None) -> str:
+    """A name without the suffix of an image; what a star stands for may have other dots."""
+    stem, suffix = posixpath.splitext(name or "")
+    return stem if suffix.lower() in SUFFIXES else stem + suffix
+
+
+def _hint(labels: Iterable[str]) -> Palette | None:
+    """The palette of Cityscapes' labels, which their names tell."""
+    for ending, palette in (("_labelIds.png", CITYSCAPES), ("_labelTrainIds.png", CITYSCAPES_TRAINIDS)):
+        if all(re.search(rf"_gt(Fine|Coarse){ending}$", label) for label in labels):
+            return palette
+    return None
+
+
+def _is_image(file: File) -> bool:
+    return posixpath.splitext(file.relative)[1].lower() in SUFFIXES
+
+
+def advice(files: Sequence[File]) -> str:
+    """The end of a message on a set without pairs: which folders hold images, what is not read, and what to do."""
+    folders = Counter(posixpath.dirname(file.relative) or "." for file in files if _is_image(file))
+    suffixes = Counter(posixpath.splitext(file.relative)[1].lower() for file in files)
+    unread = [f"{count} {suffix}" for suffix, count in sorted(suffixes.items()) if suffix in UNREAD]
+    polygons = [f"{count} {suffix}" for suffix, count in sorted(suffixes.items()) if suffix in _POLYGONS]
+    text = ""
+    if unread:
+        text += f". Files of these formats are not read: {', '.join(unread)}; save them as PNG"
+    if polygons and len(folders) < 2:
+        text += f". {' and '.join(polygons)} may hold polygons: have the tool that drew them export masks as PNG"
+    if len(folders) > 1:
+        shown = _patterns(folders)
+        more = ", ..." if len(shown) > SHOWN else ""
+        text += (
+            f". Images are in {', '.join(f'{name} ({count})' for name, count in shown[:SHOWN])}{more}. If labels are "
+            "among them, give both: --images FOLDER --labels FOLDER, in which a star stands for any name"
+        )
+    return text
+
+
+def _patterns(folders: Counter[str]) -> list[tuple[str, int]]:
+    """Folders and their numbers of images; many of them as patterns."""
+    merged = folders
+    for alike in (lambda parts: (parts[0], parts[-1]), lambda parts: parts[-1], lambda parts: parts[0]):
+        if len(merged) <= SHOWN:
+            break
+        groups: dict[object, list[str]] = {}
+        for folder in folders:
+            parts = folder.split("/")
+            groups.setdefault((len(parts), alike(parts)), []).append(folder)
+        merged = Counter({_common(group): sum(folders[name] for name in group) for group in groups.values()})
+    return sorted(merged.items())
+
+
+def _common(folders: Sequence[str]) -> str:
+    """The pattern of paths of one depth: a star for each part in which they differ."""
+    split = [folder.split("/") for folder in folders]
+    return "/".join(parts[0] if len({*parts}) == 1 else "*" for parts in zip(*split, strict=True))

@@ -212,7 +212,9 @@ def _absent(tally: DoctorTally, plan: Plan, palette: Palette, counts: dict[str, 
         text += f"{_named(names)}. " + ("They cannot be learnt" if split == "train" else "They cannot be scored")
         cure = "none is needed to train; a manifest with a column split redistributes the images"
         if is_wrong:
-            cure = f"--input {MANIFEST}, whose column split has some of the images that hold them in train"
+            cure = "more training images that hold them: those of test are not moved"
+            if resplit(tally, plan, palette, ()):
+                cure = f"--input {MANIFEST}, whose column split has some of the images that hold them in train"
         examples = _with_classes(tally, plan, missing, palette)
         grade = WRONG if is_wrong else NOTE
         yield Finding("absent-from-split", grade, len(names), palette.num_classes, "classes", text, cure, examples)
@@ -221,17 +223,26 @@ def _absent(tally: DoctorTally, plan: Plan, palette: Palette, counts: dict[str, 
 def resplit(tally: DoctorTally, plan: Plan, palette: Palette, left_out: Collection[int]) -> dict[int, str]:
     """Number of a pair -> its new split: moves half of the pairs with classes that the training lacks to "train".
 
+    None is taken from "test", on which models of others are compared, and at most half of any other split.
+
     Args:
       left_out: pairs that are not prepared.
     """
     counts = _counts(tally, palette)
     if "train" not in counts or tally.decoded < tally.looked:
         return {}
+    sizes = Counter(subject.split for subject in plan.subjects)
+    spare = {split: 0 if split == "test" else size // 2 for split, size in sizes.items()}
     moved: dict[int, str] = {}
     for index in np.flatnonzero((counts["train"] == 0) & (sum(counts.values()) > 0)).tolist():
         holders = [number for number, _ in tally.seen(f"class {index}").examples if number not in left_out]
-        if moved.keys().isdisjoint(holders):
-            moved |= dict.fromkeys(holders[: max(1, len(holders) // 2)], "train")
+        wanted = max(1, len(holders) // 2) if moved.keys().isdisjoint(holders) else 0
+        for number in holders:
+            split = plan.subjects[number].split
+            if wanted and spare[split]:
+                moved[number] = "train"
+                spare[split] -= 1
+                wanted -= 1
     return moved
 
 

@@ -93,7 +93,8 @@ def candidates(images: list[Row], labels: list[Row], splits: dict[str, str]) -> 
     alone = [row for row in images if splits[row[0]] and labelled and splits[row[0]] not in known]
     if alone:
         names = sorted({splits[key] for key, *_ in alone}, key=split_order)
-        note += f", left out: {len(alone)} {'image' if len(alone) == 1 else 'images'} of {' and '.join(names)}, without a label"
+        count = f"{len(alone)} {'image' if len(alone) == 1 else 'images'}"
+        note += f", left out: {count} of {' and '.join(names)}, without a label"
         left_out = {key for key, *_ in alone}
         images = [row for row in images if row[0] not in left_out]
     if known == {"train"}:

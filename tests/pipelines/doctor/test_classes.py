@@ -13,6 +13,7 @@ from tests.drawn.ill import draw_set, examine, prepare_as_proposed
 from tests.drawn.records import PALETTE
 from trainer.formats.dataset import load_dataset
 from trainer.formats.labels import Palette
+from trainer.formats.palettes import voc_colormap
 
 SHIFT = (3, -4)
 
@@ -86,6 +87,35 @@ def test_classes_missing_from_the_training_split_are_moved_there(tmp_path):
         np.testing.assert_array_equal(made[key], np.where((label == 2) & key.startswith("train"), 0, label), key)
     dataset = load_dataset(str(tmp_path / "records"))
     assert all(dataset.pixels(split)[0][2] for split in ("train", "val"))
+
+
+def test_no_test_image_and_at_most_half_of_the_validation_is_moved_into_the_training(tmp_path):
+    """With many classes, that are rare, one image after the other would be moved."""
+    palette = Palette("many", tuple(f"c{n}" for n in range(40)), voc_colormap(40))
+
+    def encode(label: np.ndarray, key: str) -> bytes:
+        split, index = key.split("/a")
+        label = np.where(label == 255, 0, label)
+        if split != "train":
+            label[:32] = 3 + int(index) + 10 * (split == "test")
+        return saved(label.astype(np.uint8))
+
+    draw_set(tmp_path / "set", encode, splits={"train": 6, "val": 7, "test": 7}, palette=palette)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    prepare_as_proposed(found, tmp_path / "records")
+    dataset = load_dataset(str(tmp_path / "records"))
+    assert {split: dataset.images(split) for split in dataset.splits} == {"train": 9, "val": 4, "test": 7}
+
+
+def test_classes_that_are_only_in_the_test_are_not_moved(tmp_path):
+    draw_set(
+        tmp_path / "set",
+        lambda label, key: saved(np.where((label == 2) & (not key.startswith("test")), 0, label).astype(np.uint8)),
+        splits={"train": 6, "val": 2, "test": 3},
+    )
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.finding("absent-from-split")["cure"].startswith("more training images that hold them")
+    assert "manifest" not in found.report["prepare"]
 
 
 @pytest.mark.parametrize(("first", "kind"), [(0, "one-class-set"), (255, "all-ignored-set")])

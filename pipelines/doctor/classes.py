@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pipelines.doctor.corrections import finding_on, with_coding, with_known_colors, with_known_ids
-from pipelines.doctor.proposals import is_grey, propose, two_classes
+from pipelines.doctor.proposals import are_codes, is_grey, propose, two_classes
 from pipelines.doctor.reading import OWN, LabelValues, Reading, Sample
 from pipelines.doctor.verdict import REJECT, SHOWN, Finding
 from pipelines.inputs import coding as inputs_coding
@@ -18,6 +18,10 @@ from trainer.formats.label_images import Label
 from trainer.formats.labels import Color, Palette
 from trainer.formats.palettes import CAMVID, READ_BY_COLOR
 from trainer.options import InputError
+
+BLACK_AND_WHITE = (
+    '{"classes": [{"name": "background", "color": [0, 0, 0]}, {"name": "foreground", "color": [255, 255, 255]}]}'
+)
 
 
 def settle(raw: RawSet, palette: str, coding: str, read: Read = inputs_coding.read_label) -> Reading:
@@ -69,7 +73,11 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
             raise
     evidence = sample.evidence
     if not evidence.labels:
-        return Reading(None, findings=(_unknown_palette(fault, "give --palette", sample),))
+        cure = (
+            "--palette FILE, with the colours that the labels had before they were blurred, as of black and "
+            f"white masks, {BLACK_AND_WHITE}, and --mend"
+        )
+        return Reading(None, findings=(_unknown_palette(fault, cure, sample),))
     values = {color: use for color, use in {**evidence.colors, **evidence.mapped}.items() if use.solid}
     fits = [palette for palette in READ_BY_COLOR if values and _known_share(values, palette) > 0.99]
     if len(fits) == 1 and not evidence.ids:
@@ -80,12 +88,20 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
         return Reading(CAMVID, flag=CAMVID.name, reasons=("palette camvid: the sampled ids are its own, from 1",))
     palette = propose(evidence)
     if palette is None:
-        return Reading(None, findings=(_unknown_palette(fault, "give --palette", sample),))
+        cure = "give --palette"
+        if are_codes(evidence):
+            cure = (
+                "write labels of class ids: so many colours number objects, as in COCO's panoptic PNGs and the full "
+                "ADE20K; docs/sets.md shows how"
+            )
+        return Reading(None, findings=(_unknown_palette(fault, cure, sample),))
     cure = (
         f"--palette {OWN}, which is made of the sampled labels: {palette.num_classes} classes, named by their values; "
         "put the real names there"
     )
     reason = f"palette of {palette.num_classes} classes, made of what the sampled labels hold"
+    if (0, 255) in palette.source_ids:
+        reason += ", in which 0 is ignored, since it occurs only along outlines"
     if palette == two_classes():
         text = (
             "the sampled labels contain only 0 and 255: masks whose foreground is 255, and no palette reads "

@@ -11,6 +11,8 @@ from trainer.formats.palettes import voc_colormap
 
 MAX_CLASSES = 64
 """Maximum number of values made into a palette; more are not classes but blurred colours."""
+MIN_SOLID = 0.5
+"""Minimum share of pixels within areas of one id, if more ids than MAX_CLASSES are classes, as in COCO-Stuff."""
 MIN_SHARE = 0.0005
 """Minimum share of all pixels of a colour that counts as a class although the palette does not know it."""
 
@@ -28,6 +30,13 @@ def propose(evidence: Evidence) -> Palette | None:
     return _propose_ids({**evidence.indices, **evidence.ids})
 
 
+def are_codes(evidence: Evidence) -> bool:
+    """Whether the labels have areas of more colours than classes have: of numbers of objects, packed into colours."""
+    uses = evidence.colors.values()
+    solid = [use for use in uses if use.solid]
+    return len(solid) > MAX_CLASSES and sum(use.solid for use in solid) >= MIN_SOLID * sum(use.pixels for use in uses)
+
+
 def is_grey(colors: dict[Color, Use]) -> bool:
     return all(len(set(color)) == 1 for color in colors)
 
@@ -39,7 +48,13 @@ def _propose_ids(uses: dict[int, Use]) -> Palette | None:
     ignored = {value for value in ids if value == 255 or (value == 0 and uses[0].is_outline and len(ids) > 2)}
     ignored |= uses.keys() - set(ids)
     classes = [value for value in ids if value not in ignored]
-    if not 1 <= len(classes) <= MAX_CLASSES:
+    if len(classes) > MAX_CLASSES:
+        if sum(use.solid for use in uses.values()) < MIN_SOLID * sum(use.pixels for use in uses.values()):
+            return None
+        # A sample hardly has all of so many classes, and of some it has no area.
+        ignored = {value for value in (0, 255) if value in ignored and (value or uses[0].is_outline)}
+        classes = [value for value in range(min(uses), max(uses.keys() - {255}) + 1) if value not in ignored]
+    if not classes:
         return None
     sources = [(value, index) for index, value in enumerate(classes)] + [(value, 255) for value in ignored - {255}]
     plain = classes == list(range(len(classes))) and not ignored - {255}

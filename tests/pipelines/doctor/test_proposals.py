@@ -1,0 +1,65 @@
+"""Palettes for labels that no known palette reads: of many classes, of numbered objects, and of blurred masks."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from tests.drawn.encoded import saved
+from tests.drawn.ill import draw_set, examine, prepare_as_proposed
+
+
+def stripes(label: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """A label of stripes, each with a number of its own."""
+    return np.repeat(ids, len(label) // len(ids))[:, None].repeat(label.shape[1], 1)
+
+
+def test_more_than_64_ids_with_areas_are_classes_even_those_that_the_sample_lacks(tmp_path):
+    def encode(label: np.ndarray, key: str) -> bytes:
+        first = 1 + 12 * (int(key[-2:].strip("a")) + 8 * key.startswith("val"))
+        return saved(stripes(label, np.uint8(first + np.arange(8))))
+
+    truth = draw_set(tmp_path / "set", encode, palette=None, splits={"train": 8, "val": 3})
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert len(found.report["palette"]["classes"]) == 12 * 10 + 8
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert made.keys() == truth.keys() and sorted({*np.unique(made["train/a1"])}) == [*range(12, 20)]
+
+
+def test_images_in_place_of_labels_are_no_classes(tmp_path):
+    noise = lambda label, key: saved(np.random.default_rng(1).integers(0, 250, label.shape, np.uint8))
+    draw_set(tmp_path / "set", noise, palette=None)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.report["palette"] is None and found.report["prepare"] == ""
+
+
+def test_colours_that_number_objects_are_said_to_be_no_classes(tmp_path):
+    def encode(label: np.ndarray, key: str) -> bytes:
+        numbers = stripes(label, np.random.default_rng(list(key.encode())).integers(1, 1 << 22, 8))
+        return saved(np.stack([numbers & 255, numbers >> 8 & 255, numbers >> 16], -1).astype(np.uint8))
+
+    draw_set(tmp_path / "set", encode, palette=None, splits={"train": 12})
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.finding("palette")["cure"].startswith("write labels of class ids: so many colours number objects")
+
+
+def test_the_cure_of_blurred_masks_leads_to_records(tmp_path):
+    draw_set(
+        tmp_path / "set",
+        lambda label, key: saved(np.uint8(label == 2) * 255, "JPEG", quality=95),
+        palette=None,
+        suffix=".jpg",
+    )
+    cure = examine(tmp_path / "set", tmp_path / "out").finding("palette")["cure"]
+    (tmp_path / "masks.json").write_text(cure[cure.index("{") : cure.rindex("}") + 1])
+    flags = ("--palette", str(tmp_path / "masks.json"), "--mend")
+    found = examine(tmp_path / "set", tmp_path / "out", *flags)
+    assert len(prepare_as_proposed(found, tmp_path / "records")) == 9
+
+
+def test_a_proposed_palette_says_that_0_is_ignored_as_an_outline(tmp_path):
+    draw_set(tmp_path / "set", lambda label, key: saved(np.uint8([1, 2, 3, *[0] * 253])[label]), palette=None)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert "0" in json.dumps(found.report["palette"]["source_ids"])
+    assert any("in which 0 is ignored, since it occurs only along outlines" in one for one in found.report["evidence"])

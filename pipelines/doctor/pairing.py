@@ -9,7 +9,7 @@ from dataclasses import replace
 from pipelines.doctor import folders
 from pipelines.doctor.findings import MANIFEST
 from pipelines.doctor.verdict import REJECT, SHOWN, Example, Finding
-from pipelines.inputs import class_lists
+from pipelines.inputs import class_lists, split_lists
 from pipelines.inputs.layouts import Candidates, other_pairs
 from pipelines.inputs.names import hidden
 from pipelines.inputs.rawset import RawSet, raw_set, scan
@@ -90,5 +90,7 @@ def _files(root: str) -> list[File]:
 
 def _set(root: str, files: list[File], candidates: Candidates, val_fraction: float, group_by: str) -> RawSet:
     lists = class_lists.among(file.relative for file in files)
+    of_splits = [file.relative for file in files if split_lists.is_list(file.relative)]
+    candidates = split_lists.applied(candidates, root, of_splits)
     raw = raw_set(root, "manifest", candidates, val_fraction, group_by)
     return replace(raw, class_lists=tuple(storage.join(root, file) for file in lists))

@@ -30,6 +30,7 @@ SAMPLED_NAMES = 100
 SEPARATOR = re.compile(r"[-_. ]")
 AFFIXES = 4
 """Bound on the beginnings, and on the endings, that are tried as parts of such a rule: the shortest."""
+_NUMBER = re.compile(r"-?\d+")
 BLANKS = " \t\r\n"
 """Characters that separate words in lists; names may contain other white space, such as U+00A0."""
 
@@ -132,14 +133,15 @@ def _affixes(names: Iterable[str]) -> list[tuple[str, str]]:
 def spellings(entry: str) -> tuple[str, ...]:
     """The paths, with or without suffix, that a line of a list may mean, most likely first.
 
-    Lists of Pascal VOC have lines `NAME`, `NAME 1` (0, -1), or `/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png`.
+    Lists of Pascal VOC have lines `NAME`, `NAME 1` (0, -1), or `/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png`;
+    those of the Oxford-IIIT Pets have `NAME 1 1 1`.
     """
     entry = entry.strip(BLANKS)
     paths = [entry]
     if marked := re.fullmatch(f"(.+?)[{BLANKS}]+(-1|0|1)", entry):
         paths.append(marked[1])
     first, *others = re.split(f"[{BLANKS}]+", entry)
-    if others and name_of(first) != first:
+    if others and (name_of(first) != first or (len(others) > 1 and all(map(_NUMBER.fullmatch, others)))):
         paths.append(first)
     paths += [path.replace("\\", "/") for path in paths if "\\" in path]
     return tuple(dict.fromkeys(spelled for path in paths for spelled in (path, name_of(path))))

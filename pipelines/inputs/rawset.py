@@ -10,14 +10,15 @@ import itertools
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from pipelines.inputs import class_lists
+from pipelines.inputs import class_lists, split_lists
 from pipelines.inputs.layouts import Candidates, Folders, left_out, not_recognised, other_pairs, recognise, seen
 from pipelines.inputs.manifest import MANIFESTS, SUFFIXES, read_manifest
 from pipelines.inputs.pairs import Labels, Pairs, pair_by_key, shared_labels
+from pipelines.inputs.rows import Row
 from pipelines.inputs.splits import empty_splits, split_by_group
 from trainer import storage
 from trainer.accounts import Reject
@@ -75,8 +76,9 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
         folder = posixpath.dirname(manifest) or "."
         return raw_set(folder, "manifest", read_manifest(manifest), val_fraction, group_by)
     suffixes: Counter[str] = Counter()
+    lists: list[str] = []
     try:
-        folders = Folders(root, seen(storage.walk(root), suffixes))
+        folders = Folders(root, _noting(seen(storage.walk(root), suffixes), lists))
     except OSError as error:
         raise InputError(f"{root} cannot be read: {error}") from None
     recognised = recognise(folders, layout)
@@ -84,9 +86,19 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
         raise InputError(not_recognised(root, layout, folders))
     name, candidates = recognised
     candidates.origin += left_out(suffixes)
+    if name == "paired":
+        candidates = split_lists.applied(candidates, root, lists)
     raw = raw_set(root, name, candidates, val_fraction, group_by)
     files = itertools.chain(*(_named(folders, top) for top in class_lists.FOLDERS))
     return replace(raw, class_lists=tuple(storage.join(root, file) for file in class_lists.among(files)))
+
+
+def _noting(rows: Iterable[Row], lists: list[str]) -> Iterator[Row]:
+    """Yields the rows, and adds the paths of lists of splits to `lists`."""
+    for row in rows:
+        if row[0].endswith(".txt") and split_lists.is_list(row[0]):
+            lists.append(row[0])
+        yield row
 
 
 def _named(folders: Folders, top: str) -> Iterator[str]:

@@ -1,0 +1,80 @@
+"""Lists of splits in sets whose folders are no splits: train.txt, valid.txt, test.txt, ... anywhere in the set.
+
+Such sets are fast.ai's CamVid, the Oxford-IIIT Pets or SBD. Pascal VOC's layout has lists of its own, see `voc`.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable
+from dataclasses import replace
+
+from pipelines.inputs import voc
+from pipelines.inputs.layouts import Candidates, Keyed, Splits
+from pipelines.inputs.names import split_named
+from pipelines.inputs.rows import Row, Rows, among
+from trainer import storage
+
+KNOWN = 0.9
+"""Minimum share of a list's entries that name images with labels."""
+
+
+def is_list(path: str) -> bool:
+    """Whether a file is named like a list of a split."""
+    stem, suffix = posixpath.splitext(posixpath.basename(path))
+    return suffix == ".txt" and (stem in voc.LISTS or split_named(stem) is not None)
+
+
+def applied(candidates: Candidates, root: str, lists: Iterable[str]) -> Candidates:
+    """The candidates with the splits that lists in the set give, if its folders give none.
+
+    The lists of one folder are used: those that name most images. Images that they do not name are left out, as in
+    Pascal VOC's layout; but without a list of the training, they are the training.
+
+    Args:
+      root: the folder of the set.
+      lists: paths relative to it, for which `is_list` is true.
+
+    Raises:
+      InputError: a list cannot be read.
+    """
+    lists = sorted(lists)
+    if not lists or any(candidates.split_of(key) for key in candidates.images.names):
+        return candidates
+    images = Rows(among(candidates.images, candidates.labels))
+    groups: dict[str, dict[str, str]] = {}
+    for path in lists:
+        stem = posixpath.splitext(posixpath.basename(path))[0]
+        name = stem if stem in voc.LISTS else split_named(stem)
+        if _knows(storage.join(root, path), name, images):
+            groups.setdefault(posixpath.dirname(path), {})[name] = path
+    if not groups:
+        note = f" (lists that name other images, not read: {', '.join(lists[:4])}{', ...' * (len(lists) > 4)})"
+        return replace(candidates, origin=candidates.origin + note)
+    named = {
+        folder: voc.listed({name: storage.join(root, path) for name, path in group.items()}, images)
+        for folder, group in groups.items()
+    }
+    folder = max(named, key=lambda each: len(named[each].splits))
+    found, used = named[folder], groups[folder]
+    note = f", splits by {', '.join(used.values())}"
+    if found.torn:
+        note += f" (in lists of several splits: {found.torn})"
+    if not any(voc.LISTS[name] in ("train", None) for name in used):
+        known = Splits(found.splits)
+        splits = Splits((key, known.of(key) or "train") for key, *_ in images)
+        return replace(candidates, origin=candidates.origin + note, split_of=splits.of)
+    if left_out := len(images) - len(found.splits):
+        note += f" ({left_out} in no list)"
+    return replace(
+        candidates,
+        origin=candidates.origin + note,
+        images=Keyed(among(candidates.images, found.splits)),
+        labels=Keyed(among(candidates.labels, found.splits)),
+        split_of=Splits(found.splits).of,
+    )
+
+
+def _knows(path: str, name: str, images: Iterable[Row]) -> bool:
+    found = voc.listed({name: path}, images)
+    return len(found.splits) >= KNOWN * (len(found.splits) + len(found.rejects)) > 0

@@ -86,8 +86,10 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
     masks = {folder: list_masks(folder) for folder in sources.masks}
     labels = list_labels(sources.labels, sources.palette, set().union(*masks.values()))
     rule = None
-    if labels.files.keys().isdisjoint(itertools.chain.from_iterable(masks.values())):
-        rule = naming(sorted(set().union(*masks.values())), sorted(labels.files))
+    # Where labels lie beside their images, these have the names of the masks, but are faults if they are JPEGs.
+    readable = labels.files.keys() - labels.faults.keys() or labels.files.keys()
+    if readable.isdisjoint(itertools.chain.from_iterable(masks.values())):
+        rule = naming(sorted(set().union(*masks.values())), sorted(readable))
         labels = labels.by_images(rule) if rule else labels
     # The key of each label among the masks of each folder.
     mask_keys = {folder: partners(labels.files, masks[folder]) for folder in sources.masks}
@@ -119,7 +121,8 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
         reason = f"; rejected: {rejects[0].path}: {rejects[0].reason}" if rejects else ""
         raise InputError(
             f"no label in {sources.labels} has a mask of the same path in {' and '.join(sources.masks)}: the first "
-            f"label is {first}, the first mask {mask}{reason}"
+            f"label is {first}, the first mask {mask}{reason}. If other files lie among the labels, such as images or "
+            "labels of another kind, link the right ones into a folder of their own, with the names of the images"
         )
     return Plan(sources, tuple(comparisons), tuple(rejects), without_label, note, labels.notes)
 
@@ -155,12 +158,19 @@ class Labels:
     notes: tuple[str, ...]
 
     def by_images(self, rule: Naming) -> Labels:
-        """The same with the names of the images, which differ from those of the labels by a rule, as keys."""
+        """The same with the names of the images, which differ from those of the labels by a rule, as keys.
+
+        Faults that have the name of a label's image are left out: they are that image.
+        """
         files: dict[str, list[str]] = {}
-        for key, names in self.files.items():
-            files.setdefault(rule.image_of(key), []).extend(names)
-        faults = {rule.image_of(key): reason for key, reason in self.faults.items()}
-        return Labels(files, faults, (*self.notes, str(rule)))
+        for key in self.files.keys() - self.faults.keys():
+            files.setdefault(rule.image_of(key), []).extend(self.files[key])
+        named = {key: rule.image_of(key) for key in self.faults}
+        faults = {named[key]: reason for key, reason in self.faults.items() if key not in files}
+        count = len(self.faults) - len(faults)
+        files = {named[key]: self.files[key] for key in self.faults if key not in files} | files
+        notes = (f"images beside the labels, left out: {count}",) if count else ()
+        return Labels(files, faults, (*self.notes, *notes, str(rule)))
 
 
 def list_labels(folder: str, palette: Palette, masks: Iterable[str] = ()) -> Labels:

@@ -65,6 +65,21 @@ def test_labels_named_after_their_images_by_a_rule_get_the_masks_of_these(tmp_pa
         assert "labels named *_gt like images *" in plan.notes
 
 
+@pytest.mark.parametrize(
+    ("image", "label"), [("{}_sat", "{}_mask"), ("{}", "{}_mask"), ("{}_jpg.rf.c", "{}_jpg.rf.c_mask")]
+)
+def test_labels_beside_the_jpegs_of_their_images_are_told_from_these(tmp_path: Path, image: str, label: str) -> None:
+    """As in DeepGlobe, and in what Roboflow exports; an image without a label is still a reject."""
+    names = [f"{number}" for number in range(4)]
+    labels = files(tmp_path / "set", *(f"{image.format(name)}.jpg" for name in names))
+    files(tmp_path / "set", *(f"{label.format(name)}.png" for name in names[:3]))
+    masks = files(tmp_path / "masks", *(f"{image.format(name)}.png" for name in names))
+    plan = pair(Sources(labels, (masks,), PALETTE))
+    assert [one.label for one in plan.comparisons] == [f"{label.format(name)}.png" for name in names[:3]]
+    assert [reject.key for reject in plan.rejects] == [image.format("3")]
+    assert "images beside the labels, left out: 3" in plan.notes
+
+
 @pytest.mark.parametrize(("labels", "size"), [(3, 1), (200, 6), (5000, 64)])
 def test_chunks_name_all_labels_once_with_the_number_of_their_first(tmp_path: Path, labels: int, size: int) -> None:
     names = [f"é\u2028\n\x85 {number}" for number in range(labels)]

@@ -10,10 +10,11 @@ from pipelines.doctor import folders
 from pipelines.doctor.findings import MANIFEST
 from pipelines.doctor.verdict import REJECT, SHOWN, Example, Finding
 from pipelines.inputs import class_lists, split_lists
-from pipelines.inputs.layouts import Candidates, other_pairs
+from pipelines.inputs.layouts import Candidates
 from pipelines.inputs.names import hidden
 from pipelines.inputs.rawset import RawSet, raw_set, scan
 from pipelines.inputs.rows import Row
+from pipelines.inputs.unrecognised import of_all, other_pairs
 from trainer import storage
 from trainer.formats.images import SUFFIXES
 from trainer.options import InputError
@@ -40,11 +41,12 @@ def find(
         if not alone:
             return known, ()
     except InputError as error:
-        fault = str(error).removesuffix(other_pairs(root))
+        fault = str(error).removesuffix(other_pairs(root)).removesuffix(of_all(root))
     guessed = _guess(root, val_fraction, group_by) if layout in ("auto", "paired") else None
     if guessed is None or (known and len(guessed.pairs) <= len(known.pairs)):
         if known is None:
-            raise InputError(fault + (folders.advice(_files(root)) if storage.is_dir(root) else ""))
+            is_told = not storage.is_dir(root) or "give that as --input" in fault
+            raise InputError(fault if is_told else fault + folders.advice(_files(root)))
         return known, ()
     if known:
         guessed = replace(guessed, palette_hint=known.palette_hint)

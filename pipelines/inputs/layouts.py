@@ -359,36 +359,3 @@ def _find_paired(folders: Folders) -> Candidates | None:
             labels, note = by_images(images, labels)
             return Candidates(f"{beside} with {name}{note}", images, labels, split_of)
     return None
-
-
-def not_recognised(root: str, layout: str, folders: Folders) -> str:
-    """The message for a folder that has none of the layouts, or not the requested one."""
-    marks = {
-        "voc": "JPEGImages + SegmentationClass",
-        "cityscapes": "leftImg8bit + gtFine",
-        "camvid": "images/train + labels/train, or train + trainannot",
-        "paired": "images + labels, masks or annotations, or img_dir + ann_dir",
-        "manifest": "manifest.csv or manifest.jsonl",
-    }
-    expected = [f"{name} ({text})" for name, text in marks.items() if layout in ("auto", name)]
-    names = [f"{name}/" for name in folders if name] + [below for below, *_ in itertools.islice(folders.of(""), 9)]
-    contents = f"found {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "it is empty"
-    message = f"{root} is not a raw set of a known layout; expected {'; '.join(expected)}; {contents}"
-    inner = {}
-    for name in filter(None, folders):
-        place = storage.join(root, name)
-        below = Folders(place, ((below, size, modified) for below, _, size, modified in folders.of(name)))
-        if found := recognise(below, layout):
-            inner[place] = found[0]
-    if len(inner) > 1:
-        several = f"{', '.join(inner)} look like {', '.join(sorted(set(inner.values())))}, each on its own"
-        return f"{message}. {several}: `deeplab doctor {root}` writes a manifest of all of them, with their splits"
-    for place, inner_layout in inner.items():
-        return f"{message}. {place} looks like {inner_layout}: give that as --input"
-    has_images = any(True for name in folders for _ in keyed(folders.of(name)))
-    return message + other_pairs(root) if has_images else message
-
-
-def other_pairs(root: str) -> str:
-    """The end of a message: what finds pairs in a set that `recognise` does not know."""
-    return f"; `deeplab doctor {root}` looks for pairs of other names"

@@ -15,11 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from pipelines.inputs import class_lists, split_lists
-from pipelines.inputs.layouts import Candidates, Folders, left_out, not_recognised, other_pairs, recognise, seen
+from pipelines.inputs.layouts import Candidates, Folders, left_out, recognise, seen
 from pipelines.inputs.manifest import MANIFESTS, SUFFIXES, read_manifest
 from pipelines.inputs.pairs import Labels, Pairs, pair_by_key, shared_labels
 from pipelines.inputs.rows import Row
 from pipelines.inputs.splits import empty_splits, split_by_group
+from pipelines.inputs.unrecognised import not_recognised, other_pairs
 from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats.labels import Palette

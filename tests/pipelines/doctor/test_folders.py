@@ -130,6 +130,12 @@ def test_a_set_without_pairs_is_told_what_is_in_it_and_which_flags_pair_it(tmp_p
         find(str(tmp_path), "auto", 0, "")
 
 
+def test_a_set_in_a_folder_below_is_named_without_more_advice(tmp_path):
+    touch(tmp_path, "VOCdevkit/VOC2012/JPEGImages/a.jpg", "VOCdevkit/VOC2012/SegmentationClass/a.png")
+    with pytest.raises(InputError, match=r"VOC2012 looks like voc: give that as --input$"):
+        find(str(tmp_path), "auto", 0, "")
+
+
 def test_polygons_alone_are_named(tmp_path):
     touch(tmp_path, *(f"{n}.{suffix}" for n in range(3) for suffix in ("jpg", "json")))
     with pytest.raises(InputError, match=r"3 \.json may hold polygons: have the tool that drew them export masks"):

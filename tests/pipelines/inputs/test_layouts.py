@@ -180,6 +180,12 @@ def test_a_set_of_sets_is_refused_with_a_cure_that_keeps_all_of_them(tmp_path):
         scan(str(tmp_path))
 
 
+def test_of_many_sets_in_one_folder_a_few_are_named(tmp_path):
+    touch(tmp_path, *(f"drive{n}/{kind}/0.png" for n in range(20) for kind in ("images", "masks")))
+    with pytest.raises(InputError, match=r"drive13 and 14 more look like paired, each on its own"):
+        scan(str(tmp_path))
+
+
 def test_folders_of_splits_count_beside_other_folders(tmp_path):
     names = [*(f"train/{i}" for i in range(20)), *(f"val/{i}" for i in range(20)), "extra/0"]
     touch(tmp_path, *(f"images/{n}.jpg" for n in names), *(f"labels/{n}.png" for n in names))

@@ -59,8 +59,9 @@ def test_an_unknown_set_is_told_what_was_expected_and_found(tmp_path):
         scan(str(tmp_path / "empty"))
 
 
-def test_the_folder_above_a_set_is_told_where_it_is(tmp_path):
-    touch(tmp_path, "VOC2012/JPEGImages/a.jpg", "VOC2012/SegmentationClass/a.png")
+@pytest.mark.parametrize("above", ["", "VOCdevkit/", "download/VOCdevkit/"])
+def test_the_folder_above_a_set_is_told_where_it_is(above, tmp_path):
+    touch(tmp_path, f"{above}VOC2012/JPEGImages/a.jpg", f"{above}VOC2012/SegmentationClass/a.png")
     with pytest.raises(InputError, match="VOC2012 looks like voc: give that as --input"):
         scan(str(tmp_path))
 

@@ -1,0 +1,60 @@
+"""What to say of a folder that has no known layout: which parts of it have one, and what else may pair it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from pipelines.inputs.layouts import Folders, keyed, recognise
+from trainer import storage
+
+DEPTH = 3
+"""Depth below the set at which a known layout is looked for: archives hold VOCdevkit/VOC2012, and may be unpacked into
+a folder of their own."""
+SHOWN = 6
+"""Number of such places that a message names."""
+
+
+def not_recognised(root: str, layout: str, folders: Folders) -> str:
+    """The message for a folder that has none of the layouts, or not the requested one."""
+    marks = {
+        "voc": "JPEGImages + SegmentationClass",
+        "cityscapes": "leftImg8bit + gtFine",
+        "camvid": "images/train + labels/train, or train + trainannot",
+        "paired": "images + labels, masks or annotations, or img_dir + ann_dir",
+        "manifest": "manifest.csv or manifest.jsonl",
+    }
+    expected = [f"{name} ({text})" for name, text in marks.items() if layout in ("auto", name)]
+    names = [f"{name}/" for name in folders if name] + [below for below, *_ in itertools.islice(folders.of(""), 9)]
+    contents = f"found {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "it is empty"
+    message = f"{root} is not a raw set of a known layout; expected {'; '.join(expected)}; {contents}"
+    inner = dict(_inner(root, folders, layout, DEPTH))
+    if len(inner) > 1:
+        shown = f"{', '.join([*inner][:SHOWN])}{f' and {len(inner) - SHOWN} more' * (len(inner) > SHOWN)}"
+        several = f"{shown} look like {', '.join(sorted(set(inner.values())))}, each on its own"
+        return f"{message}. {several}{of_all(root)}"
+    for place, inner_layout in inner.items():
+        return f"{message}. {place} looks like {inner_layout}: give that as --input"
+    has_images = any(True for name in folders for _ in keyed(folders.of(name)))
+    return message + other_pairs(root) if has_images else message
+
+
+def _inner(root: str, folders: Folders, layout: str, depth: int) -> Iterator[tuple[str, str]]:
+    """Yields the path and the layout of the folders that have one, at most `depth` below the root."""
+    for name in filter(None, folders):
+        place = storage.join(root, name)
+        below = Folders(place, ((below, size, modified) for below, _, size, modified in folders.of(name)))
+        if found := recognise(below, layout):
+            yield place, found[0]
+        elif depth > 1:
+            yield from _inner(place, below, layout, depth - 1)
+
+
+def of_all(root: str) -> str:
+    """The end of a message: what joins several sets in one folder."""
+    return f": `deeplab doctor {root}` writes a manifest of all of them, with their splits"
+
+
+def other_pairs(root: str) -> str:
+    """The end of a message: what finds pairs in a set that `recognise` does not know."""
+    return f"; `deeplab doctor {root}` looks for pairs of other names"

@@ -15,7 +15,7 @@ from pipelines.runner.isolation import Failed, attempt
 from trainer import prefetch, storage
 from trainer.formats import codings, images, label_images
 from trainer.formats.labels import JSON_FORM, Color, Palette, pack, ranges, unpack
-from trainer.formats.palettes import BUILT_IN, CAMVID, READ_BY_COLOR, READ_BY_COLORMAP, resolve
+from trainer.formats.palettes import BUILT_IN, CAMVID, READ_BY_COLOR, READ_BY_COLORMAP, VOC, resolve
 from trainer.options import InputError
 
 PALETTE_FILE = "palette.json"
@@ -197,6 +197,12 @@ def _doubt(numbers: set[int], meanings: set[tuple[int, Color | None]], palette: 
         return (
             "warning: the sampled palette images give one index different colours, which the palette does not know, "
             "and the indices, which are read, may mean nothing. `deeplab doctor` can tell, and suggests a cure"
+        )
+    strange = {color for color in colors - palette.known_colors() if color and len({*color}) > 1}
+    if palette == VOC and 2 * len(strange) > len(colors):
+        return (
+            "warning: the sampled palette images have other colours than Pascal VOC's, as tools write them into its "
+            f"folders: {', '.join(map(str, sorted(strange)[:6]))}. If their classes are others, give --palette FILE"
         )
     return ""
 

@@ -58,6 +58,16 @@ def test_labels_that_say_one_thing_leave_the_coding_as_it_is(tmp_path):
         assert settle_coding(written(tmp_path, *labels), CAMVID) == ("auto", "")
 
 
+def test_palette_images_of_vocs_layout_with_other_colours_are_doubted(tmp_path):
+    others = np.roll(np.arange(768, dtype=np.uint8).reshape(256, 3), 5)
+    coding, doubt = settle_coding(written(tmp_path, palette_png(row(0, 1, 2), others)), VOC)
+    assert coding == "auto" and doubt.startswith(
+        "warning: the sampled palette images have other colours than Pascal VOC's"
+    )
+    for colors in (VOC.colormap(), np.arange(256).repeat(3).reshape(256, 3)):
+        assert settle_coding(written(tmp_path, palette_png(row(0, 1, 2, 255), colors)), VOC) == ("auto", "")
+
+
 def test_palette_images_that_colours_alone_explain_are_read_by_colours(tmp_path):
     paths = written(tmp_path, shuffled(row(0, 1, 3), CAMVID), palette_png(row(0, 1), CAMVID.colormap()))
     coding, reason = settle_coding(paths, CAMVID)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from pipelines.records.reading import read_records
 from trainer.formats.dataset import Dataset, Shard
+from trainer.options import InputError
 
 PLACES = ("input", "output", "shards", "overwrite", "max_reject_rate")
 """Options of `prepare` that affect only the places and sizes of files, not the records."""
@@ -30,7 +31,10 @@ Contained = dict[tuple[str, int], Contents]
 
 
 def contained(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], object]) -> Contained:
-    """The contents of all records of a set. Raises InputError if a shard is missing or damaged."""
+    """The contents of all records of a set.
+
+    Raises InputError if a shard is missing or damaged, or two records have the same key and copy.
+    """
 
     def of_shard(shard: Shard) -> Contained:
         contents = {}
@@ -41,7 +45,13 @@ def contained(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], 
             beat()
         return contents
 
-    return functools.reduce(lambda all, part: all | part, pool.map(of_shard, dataset.shards), {})
+    records = functools.reduce(lambda all, part: all | part, pool.map(of_shard, dataset.shards), {})
+    if lost := sum(shard.records for shard in dataset.shards) - len(records):
+        raise InputError(
+            f"{folder}: {lost} record{'s' * (lost != 1)} with the key and copy of another, which cannot be told "
+            f"apart; `deeplab records verify {folder}` lists all faults"
+        )
+    return records
 
 
 def of_datasets(one: Dataset, other: Dataset) -> Iterator[str]:

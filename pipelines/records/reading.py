@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
+import google_crc32c
 import numpy as np
 
 from pipelines.runner.isolation import Failed, Isolated, attempt
@@ -61,8 +62,33 @@ def undisturbed(folder: str) -> Iterator[None]:
         ) from None
 
 
-def read_records(folder: str, shard: Shard) -> Iterator[tuple[Frame, Record]]:
-    """Yields every record of a shard. Raises InputError if it is missing, damaged, or contradicts dataset.json."""
+class Summing:
+    """A file that computes the number and the CRC-32C of the bytes read from it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.crc, self.size = file, 0, 0
+
+    def read(self, count: int) -> bytes:
+        data = self._file.read(count)
+        self.crc, self.size = google_crc32c.extend(self.crc, data), self.size + len(data)
+        return data
+
+    def exhaust(self) -> None:
+        """Reads to the end."""
+        while self.read(1 << 20):
+            pass
+
+
+def read_records(folder: str, shard: Shard, unchanged: bool = False) -> Iterator[tuple[Frame, Record]]:
+    """Yields every record of a shard.
+
+    Args:
+      unchanged: whether the shard must have the very bytes that dataset.json describes, which shows after the last
+        record.
+
+    Raises:
+      InputError: the shard is missing, damaged, or contradicts dataset.json.
+    """
     advice = f"`deeplab records verify {folder}` lists all faults"
     try:
         file = open_shard(folder, shard.name)
@@ -72,9 +98,9 @@ def read_records(folder: str, shard: Shard) -> Iterator[tuple[Frame, Record]]:
         raise InputError(
             f"shard {shard.name} in {folder} cannot be read: {error.strerror or error}; {advice}"
         ) from None
-    count = 0
+    count, sums = 0, Summing(file)
     with file:
-        for frame in scan_frames(file):
+        for frame in scan_frames(sums):
             count += 1
             if isinstance(frame, CorruptRecord):
                 raise InputError(f"{shard.name}: {frame}; {advice}")
@@ -85,6 +111,11 @@ def read_records(folder: str, shard: Shard) -> Iterator[tuple[Frame, Record]]:
             yield frame, record
     if count != shard.records:
         raise InputError(f"{shard.name}: has {count} records, but dataset.json says {shard.records}; {advice}")
+    if unchanged and (sums.size, sums.crc) != (shard.bytes, shard.crc32c):
+        raise InputError(
+            f"{shard.name}: is not the file that dataset.json describes: it has {sums.size} bytes with the checksum "
+            f"{sums.crc:#010x}, expected {shard.bytes} with {shard.crc32c:#010x}; {advice}"
+        )
 
 
 def find_record(folder: str, dataset: Dataset, name: str, copy: int) -> tuple[Shard, Frame, Record]:
@@ -125,7 +156,19 @@ def decode_pair(record: Record, palette: Palette) -> tuple[np.ndarray, np.ndarra
 
 
 def _pair(record: Record, palette: Palette) -> tuple[np.ndarray, np.ndarray]:
-    return images.decode_image(record.image), palette.check_ids(label_images.decode_label(record.label))
+    image, label = images.decode_image(record.image), label_of(record, palette)
+    if image.shape[:2] != label.shape:
+        raise ValueError(f"image is {image.shape[1]}x{image.shape[0]}, label {label.shape[1]}x{label.shape[0]}")
+    return image, label
+
+
+def label_of(record: Record, palette: Palette) -> np.ndarray:
+    """The label of a record, uint8 [H, W]. Raises ValueError if it is not one of class ids of the record's size."""
+    label = label_images.decode_label(record.label)
+    if label.shape != (record.height, record.width):
+        kind = "coloured" if label.ndim == 3 else f"{label.shape[1]}x{label.shape[0]}"
+        raise ValueError(f"label is {kind}, expected class ids of {record.width}x{record.height} pixels")
+    return palette.check_ids(label)
 
 
 def file_stem(record: Record) -> str:

@@ -14,11 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.records.options import Reshard
-from pipelines.records.reading import apart, read_records
+from pipelines.records.reading import apart, label_of, read_records
 from pipelines.runner.isolation import Failed
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts
-from trainer.formats import label_images
 from trainer.formats.dataset import (
     DATASET_FILE,
     SHARD_PATTERN,
@@ -127,7 +126,7 @@ def _places(folder: str, dataset: Dataset, shard: Shard) -> list[Place]:
     seed = dataset.options.get("seed", 0)
     return [
         Place(shuffle_hash(seed, record.key, record.copy), shard.name, frame.offset, 16 + len(frame.data))
-        for frame, record in read_records(folder, shard)
+        for frame, record in read_records(folder, shard, unchanged=True)
     ]
 
 
@@ -184,7 +183,7 @@ def _read(folder: str, places: Sequence[Place]) -> Iterator[tuple[Place, bytes, 
 def _label(place: Place, record: Record, palette: Palette) -> tuple[tuple[int, int], np.ndarray]:
     """The size of a record's label, and the number of its pixels of every id."""
     try:
-        return apart(_counted, record.label, palette)
+        return apart(_counted, record, palette)
     except (ValueError, Failed) as error:  # ImageError, LabelError
         raise InputError(
             f"{place.shard}: record at byte {place.offset}, key {record.key}: {error}; `deeplab records verify` lists "
@@ -192,8 +191,8 @@ def _label(place: Place, record: Record, palette: Palette) -> tuple[tuple[int, i
         ) from None
 
 
-def _counted(label: bytes, palette: Palette) -> tuple[tuple[int, int], np.ndarray]:
-    ids = palette.check_ids(label_images.decode_label(label))
+def _counted(record: Record, palette: Palette) -> tuple[tuple[int, int], np.ndarray]:
+    ids = label_of(record, palette)
     return ids.shape, np.bincount(ids.ravel(), minlength=256)
 
 

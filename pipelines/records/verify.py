@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-import google_crc32c
 import numpy as np
 
-from pipelines.records.reading import apart
+from pipelines.records.reading import Summing, apart
 from pipelines.runner.isolation import Failed
 from trainer import storage
 from trainer.accounts import Accounts
@@ -58,18 +57,6 @@ class ShardCheck:
     missing: int = 0
     surplus: int = 0
     is_unread: bool = False
-
-
-class _Summing:
-    """A file that computes the number and the CRC-32C of the bytes read from it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.crc, self.size = file, 0, 0
-
-    def read(self, count: int) -> bytes:
-        data = self._file.read(count)
-        self.crc, self.size = google_crc32c.extend(self.crc, data), self.size + len(data)
-        return data
 
 
 def verify(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], object] = lambda: None) -> Verification:
@@ -126,7 +113,7 @@ def check_shard(folder: str, shard: Shard, palette: Palette, beat: Callable[[], 
     """Reads one shard from end to end, and compares it with its entry in dataset.json."""
     checked, sums, count = ShardCheck(), Sums(), 0
     with open_shard(folder, shard.name) as raw:
-        file = _Summing(raw)
+        file = Summing(raw)
         for frame in scan_frames(file):
             is_surplus = count >= shard.records
             count += 1
@@ -143,8 +130,7 @@ def check_shard(folder: str, shard: Shard, palette: Palette, beat: Callable[[], 
                 checked.names.append(good.name)
                 checked.surplus += is_surplus
             beat()
-        while file.read(1 << 20):
-            pass
+        file.exhaust()
     checked.missing = max(0, shard.records - count)
     checked.faults += _compare(shard, file, count, checked, sums.shard(shard.name, shard.split, "", palette))
     return checked
@@ -160,7 +146,7 @@ def _of_description(dataset: Dataset) -> Iterator[str]:
         yield f"its max_side is {dataset.max_side}, that of its options is {given}"
 
 
-def _compare(shard: Shard, file: _Summing, count: int, checked: ShardCheck, good: Shard) -> list[str]:
+def _compare(shard: Shard, file: Summing, count: int, checked: ShardCheck, good: Shard) -> list[str]:
     """Faults of the shard as a whole; those that follow from damaged records are not repeated.
 
     Args:

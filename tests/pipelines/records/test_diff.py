@@ -88,6 +88,12 @@ def test_damaged_records_are_refused_with_advice(one, tmp_path):
         records("diff", one, tmp_path / "b")
 
 
+def test_records_of_the_same_key_are_refused_rather_than_counted_as_one(one, tmp_path):
+    write_records(tmp_path / "b", {"train": [[record(0), record(1)], [record(2), record(2)]], "val": [[record(3)]]})
+    with pytest.raises(InputError, match=r"b: 1 record with the key and copy of another.*`deeplab records verify"):
+        records("diff", one, tmp_path / "b")
+
+
 def test_a_set_in_cloud_storage_is_compared_with_one_here(one, tmp_path, bucket, capsys):
     write_records(tmp_path / "other", {"train": [[record(0), record(1)]], "val": [[record(3)]]})
     for name in ("one", "other"):

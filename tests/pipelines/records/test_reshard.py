@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import google_crc32c
+import numpy as np
 import pytest
 
 from pipelines.records import reshard
 from pipelines.records.reshard import Place, plan_shards
 from tests.drawn import faults
-from tests.drawn.prepared import flip_bit, prepare_here, read_shard, records, shard_bytes
+from tests.drawn.prepared import describe, flip_bit, prepare_here, read_shard, records, shard_bytes
 from trainer import storage
-from trainer.formats import images
+from trainer.formats import images, label_images
 from trainer.formats.dataset import load_dataset
+from trainer.formats.examples import decode, encode
+from trainer.formats.frames import frame
 from trainer.options import InputError
 
 
@@ -93,6 +98,43 @@ def test_damaged_records_are_named_before_anything_is_written(folder, tmp_path):
     with pytest.raises(InputError, match=r"train-00000-of-00002\.tfrecord: record 0 .*`deeplab records verify"):
         records("reshard", folder, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def relabelled(folder: Path, ids: np.ndarray) -> None:
+    """Gives the first record of a shard another label, with the right checksums of TFRecord."""
+    path = folder / "train-00000-of-00002.tfrecord"
+    messages = [one.data for one in read_shard(path)]
+    changed = dataclasses.replace(decode(messages[0]), label=images.encode_png(ids))
+    path.write_bytes(b"".join(map(frame, [encode(changed), *messages[1:]])))
+
+
+def test_a_shard_with_other_records_than_dataset_json_describes_is_not_made_valid(folder, tmp_path):
+    label = label_images.decode_label(decode(read_shard(folder / "train-00000-of-00002.tfrecord")[0].data).label)
+    relabelled(folder, np.where(label == 1, 2, label).astype(np.uint8))
+    with pytest.raises(InputError, match=r"train-00000-of-00002\.tfrecord: is not the file .*`deeplab records verify"):
+        records("reshard", folder, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind"), [(np.zeros((4, 5, 3), np.uint8), "coloured"), (np.zeros((4, 5), np.uint8), "5x4")]
+)
+def test_a_label_that_is_none_is_named(folder, tmp_path, ids, kind):
+    relabelled(folder, ids)
+    name = "train-00000-of-00002.tfrecord"
+    data = (folder / name).read_bytes()
+
+    def described(value: dict) -> None:
+        shard = next(shard for shard in value["shards"] if shard["name"] == name)
+        shard.update(bytes=len(data), crc32c=google_crc32c.value(data))
+
+    describe(folder, described)
+    key = decode(read_shard(folder / name)[0].data).key
+    with pytest.raises(InputError, match=rf"key {key}: label is {kind}, expected class ids of"):
+        records("reshard", folder, tmp_path / "new")
+    copy = decode(read_shard(folder / name)[0].data).copy
+    with pytest.raises(InputError, match=f"record {key}: label is {kind}"):
+        records("show", folder, "--record", key, "--copy", copy, "--save", tmp_path / "look")
 
 
 def test_from_bucket_to_bucket(prepared, five, bucket):

@@ -183,18 +183,18 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         storage.write(f"{output}.jsonl", "\n".join(lines).encode())
         trial_options = replace(options, input=f"{output}.jsonl", output=output, **same)
         parts.append(Part(("segment", *as_words(non_defaults(trial_options)), *flags), output, len(paths)))
-    for path in paths:
-        data = storage.read(path)
-        read += len(data)
-        try:
-            header = images.header(data, options.max_pixels)
-            sizes.append((header.height, header.width))
-        except images.ImageError:
-            continue
     card = exports.load_card(options.model)
     side = card.max_side if options.max_side is None else options.max_side
-    shrunk = [images.shrunk_size(*size, side) if side else size for size in sizes] or [(0, 0)]
-    height, width = (round(sum(size[axis] for size in shrunk) / len(shrunk)) for axis in (0, 1))
+    for path in paths:
+        try:
+            data = storage.read(path)
+            read += len(data)
+            shrunk = images.shrunk_size(*images.header(data).upright_size, side)
+        except (OSError, images.ImageError):  # a reject of the trial, as of the job
+            continue
+        sizes += [shrunk] * (shrunk[0] * shrunk[1] <= options.max_pixels)
+    sizes = sizes or [(0, 0)]
+    height, width = (round(sum(size[axis] for size in sizes) / len(sizes)) for axis in (0, 1))
     kinds = 1 + options.overlays + options.confidence
     return Study(
         parts=tuple(parts),

@@ -46,6 +46,29 @@ def test_shards_are_as_many_as_prepare_writes(tmp_path: Path, shards):
     assert (study.cut, study.writes) == (written, 3 * written)
 
 
+def study_of_segment(tmp_path: Path, *flags: object) -> sample.Study:
+    write_model(tmp_path / "model", PALETTE)
+    flags = ["--input", tmp_path / "photos", "--model", tmp_path / "model", "--output", tmp_path / "masks", *flags]
+    return sample.of_segment(cli.read(["segment", *map(str, flags)])[1], str(tmp_path), 20, 2, [])
+
+
+def test_images_that_segment_rejects_do_not_end_its_plan(tmp_path: Path):
+    for number in range(11):
+        save(tmp_path / f"photos/{number:02d}.png", draw(40, 60, number))
+    (tmp_path / "photos/11.png").symlink_to("nowhere")
+    (tmp_path / "photos/12.png").write_bytes(b"no image")
+    study = study_of_segment(tmp_path)
+    assert (study.images, study.network[1:3]) == (13, (40, 60))
+
+
+def test_the_network_sees_large_images_shrunk(tmp_path: Path):
+    for number in range(10):
+        save(tmp_path / f"photos/{number:02d}.png", draw(40, 60, number))
+    study = study_of_segment(tmp_path, "--max-side", 30, "--max-pixels", 600)
+    assert study.network[1:3] == (20, 30), "as in `segment`, the bound is on pixels after --max-side"
+    assert study_of_segment(tmp_path, "--max-pixels", 600).network is None
+
+
 @pytest.fixture
 def ran(monkeypatch) -> list[list[str]]:
     """Trials that take as long as they have items, and are not run; their arguments."""

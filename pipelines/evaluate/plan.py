@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from pipelines.evaluate.sources import STAGE, Comparison, Sources
+from pipelines.evaluate.sources import STAGE, Comparison, Sources, segment_rejects
 from pipelines.inputs.mask_names import RESERVED
 from pipelines.inputs.names import CITYSCAPES_LABELS, Naming, cityscapes_key, hidden, name_of, naming, partners
 from pipelines.inputs.selection import Selection
@@ -108,10 +108,11 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
         files = {key: names for key, names in files.items() if key in chosen}
         rejects = [Reject(name, sources.labels, STAGE, reason) for name, reason in choice.missing]
         note = choice.note
-    comparisons = []
+    comparisons, left = [], [segment_rejects(folder) for folder in sources.masks]
     for key, names in sorted(files.items()):
         paths = [masks[folder][mask_keys[folder][key]] if key in mask_keys[folder] else [] for folder in sources.masks]
-        if fault := labels.faults.get(key) or _fault(key, names, paths, sources.masks):
+        fault = labels.faults.get(key) or _fault(key, names, paths, sources.masks) or _left(paths, sources.masks, left)
+        if fault:
             rejects += [Reject(key, storage.join(sources.labels, name), STAGE, fault) for name in names]
         else:
             comparisons.append(Comparison(key, names[0], tuple(path for (path,) in paths)))
@@ -140,6 +141,17 @@ def _fault(key: str, labels: Sequence[str], masks: Sequence[Sequence[str]], fold
     for folder, paths in zip(folders, masks, strict=True):
         if len(paths) > 1:
             return f"{len(paths)} masks in {folder} have the label's name: {', '.join(paths)}; keep one"
+    return None
+
+
+def _left(masks: Sequence[Sequence[str]], folders: Sequence[str], rejects: Sequence[Mapping[str, str]]) -> str | None:
+    """The reason why one of a label's masks is not of its image as it is now; None if all are."""
+    for folder, (path,), reasons in zip(folders, masks, rejects, strict=True):
+        if reason := reasons.get(name_of(path)):
+            return (
+                f"{storage.join(folder, path)} is not from the last `deeplab segment`, which rejected its image "
+                f"({reason}); run it again once that is mended, or remove the mask"
+            )
     return None
 
 

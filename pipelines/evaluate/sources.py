@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 from pipelines.masks.stamps import read_stamp
 from pipelines.scores.trimap import band_confusions
 from trainer import storage
+from trainer.accounts import REJECTS_FILE, Reject
 from trainer.formats.codings import decode_ids, decode_mask, is_mask, mask_cure
 from trainer.formats.images import ImageError
 from trainer.formats.label_images import decode_label
@@ -167,3 +170,19 @@ def segment_notes(folder: str, palette: Palette) -> dict[str, Any]:
             f"{palette.num_classes} ({', '.join(palette.names)}); give the --model or --palette of the masks"
         )
     return notes
+
+
+def segment_rejects(folder: str) -> dict[str, str]:
+    """Key -> reason, of the images that the last `deeplab segment` into a folder of masks rejected.
+
+    A mask of such an image is of its earlier contents, or of another program.
+    """
+    path = storage.join(folder, REJECTS_FILE)
+    if not (storage.exists(storage.join(folder, NOTES_FILE)) and storage.exists(path)):
+        return {}
+    reasons = {}
+    for line in storage.read(path).splitlines():
+        with contextlib.suppress(ValueError, TypeError):  # edited by hand
+            reject = Reject(**json.loads(line))
+            reasons |= {str(reject.key): str(reject.reason)} if reject.stage == "segment" else {}
+    return reasons

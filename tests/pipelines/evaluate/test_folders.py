@@ -59,6 +59,24 @@ def test_masks_of_another_model_that_an_earlier_run_left_in_the_folder_are_not_s
     }
 
 
+def test_masks_of_images_that_segment_has_rejected_since_are_not_scored(root: Path) -> None:
+    put(root / "labels", "a.png", "b.png")
+    put(root / "masks", "a.png", "b.png")
+    (root / "masks/segment.json").write_text("{}")
+    lines = [
+        {"key": "b", "path": "photos/b.jpg", "stage": "segment", "reason": "truncated JPEG"},
+        {"key": "photos/a.jpeg", "path": "photos/a.jpeg", "stage": "segment", "reason": "its name is taken"},
+    ]
+    (root / "masks/rejects.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    evaluate(root, "--max-reject-rate", "1")
+    assert evaluation(root / "out")["images"] == 1
+    (reason,) = rejects(root / "out").values()
+    assert f"{root}/masks/b.png is not from the last" in reason and "(truncated JPEG); run it again" in reason
+    (root / "masks/rejects.jsonl").write_text("")
+    evaluate(root)
+    assert evaluation(root / "out")["images"] == 2
+
+
 def test_a_report_of_this_command_is_replaced(root: Path) -> None:
     assert evaluate(root) == 0
     put(root / "labels", "b.png")

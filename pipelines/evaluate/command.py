@@ -78,8 +78,8 @@ def run(options: Options, flags: list[str]) -> int:
     storage.write(page_path, page.render(evaluation, entries).encode("utf-8", "backslashreplace"))
     print(f"{page.text(evaluation)}\n\n{accounts.report(rejects_path)}")
     for name, scores in evaluation["masks"].items():
-        if scores["without_label"]:
-            print(f"{name}: {scores['without_label']} masks have no label and were left out")
+        if count := scores["without_label"]:
+            print(f"{name}: masks without a label, which were left out: {count}")
     print(f"report: {page_path}")
     if excess := accounts.excess(options.max_reject_rate):
         print(excess)

@@ -57,7 +57,8 @@ def run(options: Options, flags: list[str]) -> int:
     is_other = bool(previous) and previous["fingerprint"] != job.fingerprint  # else it was said when they became stale
     for note in (*listing.notes, *(left_behind(options, job.fingerprint) if is_other else ())):
         print(note)
-    print(f"segment: {plan.total} images in {options.input} with {options.model} -> {options.output}", flush=True)
+    images = f"{plan.total} image{'s' * (plan.total != 1)}"
+    print(f"segment: {images} in {options.input} with {options.model} -> {options.output}", flush=True)
     if not segment(job, plan, started(job, card, plan), beam):
         return 0
     return finish(options, plan, job.fingerprint)

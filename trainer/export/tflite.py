@@ -17,6 +17,7 @@ import tensorflow as tf
 from trainer.export.graph import serving
 from trainer.export.savedmodel import SIGNATURE
 from trainer.formats.exports import INPUT
+from trainer.terminal import printable
 
 ABOUT, LABELS = "deeplab.json", "labels.txt"
 """Files in the ZIP archive after the model: ours, and the one in which other readers expect the class names."""
@@ -51,9 +52,14 @@ def build(
     # Opened for appending, so that the archive's offsets count from the start of the file.
     file = io.BytesIO(data)
     with zipfile.ZipFile(file, "a") as archive:
-        archive.writestr(zipfile.ZipInfo(LABELS), "".join(f"{name}\n" for name in names))
+        archive.writestr(zipfile.ZipInfo(LABELS), label_lines(names))
         archive.writestr(zipfile.ZipInfo(ABOUT), json.dumps(about, indent=2))
     return file.getvalue()
+
+
+def label_lines(names: Sequence[str]) -> str:
+    """The contents of LABELS: one line for each class, since its readers take the number of a line for a class id."""
+    return "".join(f"{printable(name)}\n" for name in names)
 
 
 def load(data: bytes) -> Callable[..., list[np.ndarray]]:

@@ -171,7 +171,7 @@ def test_masks_without_label_and_images_beside_the_masks_are_left_out(
     for name in ("extra", "overlays/a", "confidence/a", "overlays/z"):
         put(drawn / f"wrong/{name}.png", mask)
     assert evaluate(drawn) == 0
-    assert "wrong: 1 masks have no label" in capsys.readouterr().out
+    assert "wrong: masks without a label, which were left out: 1" in capsys.readouterr().out
     assert evaluation(drawn)["masks"]["wrong"]["without_label"] == 1
 
 

@@ -1,4 +1,4 @@
-"""Shrinking inside an export is that of `deeplab segment`."""
+"""Shrinking inside an export is that of `deeplab segment`, and the lines of its labels are the ids of its masks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tests.drawn.networks import random_image
 from tests.trainer.export.conftest import drawn_network
 from trainer.export.graph import area_weights, frozen, shrink, shrunk_side
 from trainer.export.tally import reference
+from trainer.export.tflite import label_lines
 from trainer.formats import images
 from trainer.network.inference import predictor
 
@@ -50,3 +51,9 @@ def test_an_export_shrinks_and_enlarges_as_segment_does(fixed):
         # Grey levels that round to the other side move a probability by what a level means.
         assert np.abs(probabilities[0] - expected).max() < 0.05
         assert (ids[0].numpy() == expected_ids).mean() > 0.98
+
+
+def test_labels_have_one_line_for_each_class():
+    assert label_lines(["sky", "road\nor path", "tree\u2028", "Auto"]).splitlines() == [
+        "sky", "road\\nor path", "tree\\u2028", "Auto"
+    ]  # fmt: skip

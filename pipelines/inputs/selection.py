@@ -68,7 +68,8 @@ class Selection:
           paths: iterated over several times.
 
         Raises:
-          InputError: no file matches a name, or files in several folders match equally well.
+          InputError: no file matches a name, every name fits several files, or files in several folders match equally
+            well.
         """
         for readings in (lambda: self.readings, self._without_shared_folder):
             # A folder may be a link to one that is named after the split.
@@ -105,11 +106,18 @@ class Selection:
                 taken[best[0]] = True
             else:
                 missing.append((name, best, elsewhere))
-        missing = self._reasons(missing, paths)
+        reasons = self._reasons(missing, paths)
+        if not taken.any():
+            raise InputError(f"{self.source} selects no file: {reasons[0][0]}: {reasons[0][1]}")
         note = f"selection: {int(taken.sum())} of {len(paths)} files, by {self.source}"
-        if missing:
-            note += f"; {len(missing)} of its {len(self.names)} images have no file, such as {missing[0][0]}"
-        return Choice(taken, missing, note)
+        several = [reason for reason, (_, best, _) in zip(reasons, missing, strict=True) if best]
+        absent = [reason for reason, (_, best, _) in zip(reasons, missing, strict=True) if not best]
+        if absent:
+            note += f"; {len(absent)} of its {len(self.names)} images have no file, such as {absent[0][0]}"
+        if several:
+            note += f"; {len(several)} of its {len(self.names)} images fit several files and are left out, such as "
+            note += f"{several[0][0]}: {several[0][1]}"
+        return Choice(taken, reasons, note)
 
     def _folder(self, rows: Rows, paths: Collection[str]) -> str:
         """The folder that the names are relative to; "" if all of them are whole paths."""

@@ -196,7 +196,14 @@ def test_images_that_no_file_or_more_than_one_bears_are_said_with_the_reason(tmp
     assert choice.paths == {"/i/a.jpg"}
     (b, two), (gone, none) = choice.missing
     assert (b, gone) == ("b", "gone") and "may mean b.jpg and b.png" in two and "no file of that name" in none
-    assert "2 of its 3 images have no file, such as b" in choice.note
+    assert "1 of its 3 images have no file, such as gone" in choice.note
+    assert "1 of its 3 images fit several files and are left out, such as b: list" in choice.note
+
+
+def test_a_selection_of_which_every_image_fits_several_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("b\n")
+    with pytest.raises(InputError, match=r"val\.txt selects no file: b: .* may mean b\.jpg and b\.png; keep one"):
+        choose(selection.load("", "", str(tmp_path / "val.txt")), ["/i/a.jpg", "/i/b.jpg", "/i/b.png"])
 
 
 def test_a_selection_that_does_not_fit_in_memory_takes_the_same_files(

@@ -124,7 +124,8 @@ def test_the_commands_of_a_plan_pass_the_checks_before_a_job_is_sent(words):
 
 def test_trials_are_of_images_drawn_from_all_of_the_set(tmp_path: Path, ran):
     source = write_rawset(tmp_path / "set", {"train": 30}, 64)
-    options = cli.read(["prepare", "--input", str(source), "--output", str(tmp_path / "out"), "--val-fraction", "0"])[1]
+    flags = ["--input", str(source), "--output", str(tmp_path / "out"), "--val-fraction", "0"]
+    options = cli.read(["prepare", *flags])[1]
     parts = sample.of_prepare(options, str(tmp_path), 20, 2, []).parts
     rows = [
         [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]

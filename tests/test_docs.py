@@ -51,6 +51,14 @@ def test_commands_of_the_readme_are_understood(line):
     assert cli.read(shlex.split(line))[0] == line.split()[0]
 
 
+def test_commands_for_well_known_sets_are_understood():
+    commands = re.findall(r"`((?:doctor|prepare) [^`]+)`", PAGES["docs/sets.md"])
+    assert len(commands) > 30
+    for command in commands:
+        argv = shlex.split(command)
+        assert cli.read([*argv, "--output", "out"] if argv[0] == "prepare" else argv)[0] == argv[0]
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_examples_of_the_help_are_understood(command):
     module = cli.options_of(command)

@@ -225,7 +225,7 @@ class Isolated:
         theirs.close()
         try:
             self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             raise InputError(f"a subprocess did not start: it ended with {_ending(self._end())}") from None
 
     def _end(self) -> int:
@@ -255,7 +255,7 @@ def _serve(pipe: Connection) -> None:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with contextlib.suppress(EOFError, ConnectionError):
         pipe.send(None)
         while True:
             call = pipe.recv_bytes()

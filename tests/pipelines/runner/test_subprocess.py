@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.runner import isolation
 from pipelines.runner.isolation import Failed, Isolated
 from tests.drawn.places import ROOT
 from trainer.options import InputError
@@ -137,3 +138,16 @@ def test_an_interrupt_that_reaches_a_subprocess_at_its_start_is_not_for_it(monke
     with Isolated() as isolated:
         assert isolated(os.getppid) == os.getpid()
     assert capfd.readouterr().err == ""
+
+
+def test_a_subprocess_ends_in_silence_if_its_parent_ends_before_it_reads_an_answer(capfd):
+    """The other end of its pipe is then not closed but reset."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=isolation._serve, args=(theirs,))
+    process.start()
+    theirs.close()
+    assert ours.poll(60)  # that it has started, which stays unread
+    ours.close()
+    process.join(60)
+    assert process.exitcode == 0 and "Traceback" not in capfd.readouterr().err

@@ -108,7 +108,8 @@ def empty_splits(
         if all(pair.split for pair in pairs) and not (may_divide and val_fraction):
             yield (
                 f"warning: no image is in split {name}, which {use}: the set's own folders, lists or manifest name "
-                f"only {' and '.join(sorted(splits))}{', and --val-fraction is 0' if may_divide else ''}"
+                f"only {' and '.join(sorted(splits))}{', and --val-fraction is 0' if may_divide else ''}; the column "
+                "split of a manifest can name others"
             )
         elif val_fraction:
             yield (

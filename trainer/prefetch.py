@@ -139,7 +139,7 @@ def work_ahead(
         work on the next items.
     """
     crew = _crew(threads)
-    waiting: deque[tuple[T, Callable[[], R], Future[R]]] = deque()
+    waiting: deque[tuple[T, _Files, Callable[[], R], Future[R]]] = deque()
 
     def answer(item: T, held: _Files) -> R:
         try:
@@ -148,22 +148,22 @@ def work_ahead(
             _drop(held)
 
     def next_done() -> tuple[T, Callable[[], R]]:
-        item, one, future = waiting.popleft()
+        item, _, one, future = waiting.popleft()
         return item, (_outcome(one) if crew.take_back(future) else future).result
 
     with crew.member():
         try:
             for item, held in _fetched(items, paths):
                 one = functools.partial(answer, item, held)
-                waiting.append((item, one, crew.help(one) or _outcome(one)))
-                while waiting and (waiting[0][2].done() or len(waiting) >= 2 * threads):
+                waiting.append((item, held, one, crew.help(one) or _outcome(one)))
+                while waiting and (waiting[0][-1].done() or len(waiting) >= 2 * threads):
                     yield next_done()
             while waiting:
                 yield next_done()
         finally:
-            for _, one, future in waiting:
+            for _, held, _, future in waiting:
                 if crew.take_back(future):
-                    _drop(one.args[1])
+                    _drop(held)
 
 
 class _Crew:

@@ -65,7 +65,7 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
     try:
         palette, reason = detect_palette(raw, flag, read)
         # prepare finds the list of classes as well, but not beside a manifest, and the names may be improved.
-        listed = OWN if f"listed in {raw.root}" in reason else ""
+        listed = OWN if reason.endswith(raw.class_lists) else ""
         return Reading(palette, flag=listed if flag == "auto" else flag, reasons=(reason,))
     except InputError as error:
         fault = str(error)

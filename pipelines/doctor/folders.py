@@ -80,8 +80,7 @@ def _candidates(found: dict[str, list[tuple[str, File]]], change: Callable[[str]
 def candidates(images: list[Row], labels: list[Row], splits: dict[str, str]) -> Candidates:
     """Images and labels by their keys, which may differ by a rule; `origin` is a note on these and on splits.
 
-    Images of a split without any label, such as those of a benchmark's test, are left out. If only "train" has labels,
-    a part of it is held out by hash.
+    Images of a split without any label, such as those of a benchmark's test, are left out.
 
     Args:
       images, labels: rows (key, path, size, modified).
@@ -97,9 +96,6 @@ def candidates(images: list[Row], labels: list[Row], splits: dict[str, str]) -> 
         note += f", left out: {count} of {' and '.join(names)}, without a label"
         left_out = {key for key, *_ in alone}
         images = [row for row in images if row[0] not in left_out]
-    if known == {"train"}:
-        note += ", held out of train: --val-fraction, since no other split has labels"
-        splits = {}
     return Candidates(note, Keyed(images), by_name, lambda key: splits.get(key) or None)
 
 

@@ -75,7 +75,8 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
     manifest = _manifest_path(root, layout)
     if manifest:
         folder = posixpath.dirname(manifest) or "."
-        return raw_set(folder, "manifest", read_manifest(manifest), val_fraction, group_by)
+        # Whoever wrote it said which images are validated.
+        return raw_set(folder, "manifest", read_manifest(manifest), val_fraction, group_by, divides=False)
     suffixes: Counter[str] = Counter()
     lists: list[str] = []
     try:
@@ -107,8 +108,10 @@ def _named(folders: Folders, top: str) -> Iterator[str]:
     return (posixpath.join(top, below) for below, *_ in folders.of(top))
 
 
-def raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float, group_by: str) -> RawSet:
-    """Pairs the candidates and assigns splits. Raises InputError if no image has a label."""
+def raw_set(
+    root: str, layout: str, candidates: Candidates, val_fraction: float, group_by: str, divides: bool = True
+) -> RawSet:
+    """Pairs the candidates and assigns splits, see `split_by_group`. Raises InputError if no image has a label."""
     pairs, rejects = pair_by_key(candidates)
     rejects = sorted(candidates.rejects + rejects, key=lambda reject: (reject.key, reject.path))
     if not pairs:
@@ -116,7 +119,6 @@ def raw_set(root: str, layout: str, candidates: Candidates, val_fraction: float,
         cure = "" if layout == "manifest" else other_pairs(root)
         raise InputError(f"{root}: {layout} ({candidates.origin}), but no image has a label{example}{cure}")
     unsplit = pairs
-    divides = layout != "manifest"  # of which the user says what is validated
     pairs, note = split_by_group(pairs, val_fraction, group_by, divides)
     counts = Counter(pair.split for pair in pairs)
     if long := next((split for split in counts if len(os.fsencode(split)) > MAX_SPLIT), ""):

@@ -92,7 +92,8 @@ def test_images_of_a_split_without_labels_are_left_out_and_counted(tmp_path):
     (images, labels), pairs, _ = SETS["kitti"]
     touch(tmp_path, *pairs, *filter(None, pairs.values()))
     raw, _ = find(str(tmp_path), "auto", 0.5, "", images, labels)
-    assert "left out: 1 image of test, without a label, held out of train: --val-fraction" in raw.summary
+    assert "left out: 1 image of test, without a label" in raw.summary
+    assert "the set has no split val: a share of 0.5 of train is held out (--val-fraction)" in raw.summary
 
 
 def test_an_image_of_a_labelled_split_without_a_label_is_still_a_reject(tmp_path):

@@ -55,27 +55,59 @@ class Unusable(Exception):
         self.path, self.reason, self.unread = path, reason, unread
 
 
-def make_record(
+class Source(NamedTuple):
+    """A decoded image and its label, from which the image's records are made.
+
+    Attributes:
+      data: the bytes of the image's file.
+      header: its header.
+      image: uint8 [H, W, 3] RGB, upright.
+      label: class ids, uint8 [H, W].
+    """
+
+    data: bytes
+    header: Header
+    image: np.ndarray
+    label: np.ndarray
+
+
+def load(
     entry: Entry, palette: Palette, options: RecordOptions, read: Callable[[str], bytes] = storage.read
-) -> tuple[Record, np.ndarray]:
-    """Reads an image and its label, and makes the record.
+) -> Source:
+    """Reads the image and the label of an entry, and of all other entries with the same files.
 
     Args:
-      entry: the planned record.
+      entry: a planned record.
       palette: the palette of the raw set.
       options: the options of the record.
       read: reads a file, like `storage.read`.
+
+    Raises:
+      Unusable: one of the files cannot be used.
+    """
+    data, (header, image) = _load(entry.image, read, lambda data: images.decode(data, options.max_pixels))
+    _, (labelled, label) = _load(entry.label, read, lambda data: _decode_label(data, palette, options))
+    if fault := images.mismatch(header, labelled):
+        raise Unusable(entry.label, fault)
+    return Source(data, header, image, label)
+
+
+def make_record(entry: Entry, source: Source, palette: Palette, options: RecordOptions) -> tuple[Record, np.ndarray]:
+    """Makes the record of an entry.
+
+    Args:
+      entry: the planned record.
+      source: its image and label, see `load`; they are not changed.
+      palette: the palette of the raw set.
+      options: the options of the record.
 
     Returns:
       The record, and its label's class ids, uint8 [H, W].
 
     Raises:
-      Unusable: one of the files cannot be used.
+      Unusable: the record would be too large.
     """
-    data, (source, image) = _load(entry.image, read, lambda data: images.decode(data, options.max_pixels))
-    _, (labelled, label) = _load(entry.label, read, lambda data: _decode_label(data, palette, options))
-    if fault := images.mismatch(source, labelled):
-        raise Unusable(entry.label, fault)
+    data, header, image, label = source
     fits = options.max_side == 0 or max(label.shape) <= options.max_side
     if not fits:
         image, label = augment.shrink(image, label, options.max_side)
@@ -85,7 +117,7 @@ def make_record(
         rng = augment.rng_for(options.seed, entry.key, entry.copy)
         image, label = augment.augment(image, label, rng, options, palette.ignore_id)
     if fits and not entry.copy:
-        data, image_format, channels = _unchanged(source, data, image, options)
+        data, image_format, channels = _unchanged(header, data, image, options)
     else:
         data, image_format, channels = _encoded(image, options.image_format, options)
     height, width = label.shape

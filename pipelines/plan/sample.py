@@ -138,7 +138,7 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         images=len(raw.pairs),
         read=read,
         cut=shards,
-        reads=2 * records.total() + 2 * len(raw.pairs) // LISTED + shards,
+        reads=2 * len(raw.pairs) + 2 * len(raw.pairs) // LISTED + shards,
         writes=3 * shards,
         listing=listing,
         is_shared=True,
@@ -158,11 +158,10 @@ def shards_of(
         number = max(1, round(options.shards * count / largest))
         if not options.shards:
             number = max(-(-count // SHARD_RECORDS), -(-sizes[split] // SHARD_BYTES))
-        dealt[split] = np.zeros(min(number, count), bool)
+        dealt[split] = np.zeros(min(number, count // times[split]), bool)
     for pair in pairs:
-        for copy in range(times[pair.split]):
-            filled = dealt[pair.split]
-            filled[shuffle_hash(options.seed, pair.key, copy) % len(filled)] = True
+        filled = dealt[pair.split]
+        filled[shuffle_hash(options.seed, pair.key, 0) % len(filled)] = True
     return sum(int(filled.sum()) for filled in dealt.values())
 
 

@@ -1,8 +1,9 @@
 """The plan: which records go into which shard, and which shards are already finished.
 
-Every (image, copy) is assigned to a shard by a hash of seed, key and copy number, so adding an image changes only the
-shards that its copies fall into. The order in a shard is that of the hashes: only keys are shuffled, images are never
-moved. A shard's bytes are determined by its entries, the options and the source files.
+Every image is assigned to a shard, with its copies, by a hash of seed and key. So adding an image changes only one
+shard, and a worker reads an image once for all its records. The order in a shard is that of a hash of seed, key and
+copy number: only keys are shuffled, images are never moved. A shard's bytes are determined by its entries, the options
+and the source files.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Place(NamedTuple):
 
     Attributes:
       split: the split.
-      number: the number of its shard in the split, before empty shards are dropped.
+      number: the number of its shard in the split, before empty shards are dropped: from the `shuffle_hash` of copy 0.
       value: the `shuffle_hash` of the record.
       key, copy, filename, image, label: as in `Entry`.
       size, modified: as in `Pair`.
@@ -183,7 +184,7 @@ def plan_shards(raw: RawSet, palette: Palette, options: Options, before: Mapping
             count = max(math.ceil(total / SHARD_RECORDS), math.ceil(size / SHARD_BYTES))
             earlier = (before or {}).get(split, 0)
             count = earlier if earlier <= 2 * count and count <= 2 * earlier else count
-        counts[split] = min(count, total)
+        counts[split] = min(count, images[split])
     return deal(raw.pairs, counts, versions, options, palette, raw.root)
 
 
@@ -211,10 +212,10 @@ def deal(
     def places() -> Iterator[Place]:
         for pair in pairs:
             name = filename(pair.image, root)
+            number = shuffle_hash(options.seed, pair.key, 0) % counts[pair.split]
+            used[pair.split][number] = True
             for copy in range(versions[pair.split]):
                 value = shuffle_hash(options.seed, pair.key, copy)
-                number = value % counts[pair.split]
-                used[pair.split][number] = True
                 yield (pair.split, number, value, pair.key, copy, name, *pair[1:3], pair.size, pair.modified)
 
     dealt = ordered(places())

@@ -1,17 +1,22 @@
-"""Writing of a shard: from source files to a TFRecord file and its sidecar, with one image in memory at a time."""
+"""Writing of a shard: from source files to a TFRecord file and its sidecar, with one image in memory at a time.
+
+An image is read and decoded once for all its records (of many copies, once for TOGETHER of them). Their places in the
+shard are apart, so records that are made before their turn wait in a temporary file.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable
-from typing import BinaryIO, NamedTuple
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from pipelines.entries.options import RecordOptions
-from pipelines.entries.record import Entry, Unusable, make_record
+from pipelines.entries.record import Entry, Source, Unusable, load, make_record
 from pipelines.prepare import workarea
 from pipelines.prepare.plan import FORMAT_VERSION, Spec
 from pipelines.prepare.workarea import Outcome
@@ -23,6 +28,11 @@ from trainer.formats.dataset import Sums
 from trainer.formats.examples import encode
 from trainer.formats.frames import frame
 from trainer.formats.labels import Palette, pixels_of_ids
+
+T = TypeVar("T")
+
+TOGETHER = 16
+"""The most records that are made of one decoding of an image, since they are in memory together."""
 
 
 def is_finished(folder: str, spec: Spec) -> bool:
@@ -64,72 +74,117 @@ def write_shard(
       InputError: another run has removed or replaced the plan meanwhile.
     """
     path = storage.join(folder, spec.name)
-    with storage.writer(path) as file:
-        results = _write_records(file, entries, palette, options, finish, recovery, threads)
+    near = None if storage.is_remote(path) else os.path.dirname(path)
+    sums, faults = Sums(), {}
+    with storage.writer(path) as file, _ordered(near) as in_order:
+        for place, entry, result in _made(entries, palette, options, recovery, threads):
+            framed = b""
+            if isinstance(result, _Fault):
+                faults[place] = result
+            else:
+                framed = result.framed
+                sums.count(result.size, result.pixels, entry.copy)
+            for record in in_order(place, framed):
+                file.write(record)
+                sums.append(record)
+            finish("written" if framed else "rejected")
         file.flush()
         # Raises if the plan is gone: another run may have described the set without this shard.
         if spec.plan:
             workarea.read_plan(folder, spec.name, spec.plan)
         # Before the file has its final name, under which another run may replace it.
         modified = 0 if storage.is_remote(path) else os.fstat(file.fileno()).st_mtime_ns
-    if not results.sums.records:
+    if not sums.records:
         storage.remove(path)
+    in_plan = [faults[place] for place in sorted(faults)]
     return Outcome(
-        results.sums.shard(spec.name, spec.split, spec.fingerprint, palette),
-        tuple(results.rejects),
+        sums.shard(spec.name, spec.split, spec.fingerprint, palette),
+        tuple(fault.reject for fault in in_plan),
         FORMAT_VERSION,
         modified,
-        tuple(dict.fromkeys(results.unread)),
-        results.failed,
+        tuple(dict.fromkeys(fault.reject.path for fault in in_plan if fault.is_unread)),
+        any(fault.is_failure for fault in in_plan),
     )
 
 
-@dataclasses.dataclass
-class _Results:
-    """The results of writing records: their statistics, and the rejects with the facts in `workarea.Outcome`."""
+@contextlib.contextmanager
+def _ordered(folder: str | None) -> Iterator[Callable[[int, bytes], Iterator[bytes]]]:
+    """Yields a function that takes records by their places, in any order, and returns those whose turn has come.
 
-    sums: Sums = dataclasses.field(default_factory=Sums)
-    rejects: list[Reject] = dataclasses.field(default_factory=list)
-    unread: list[str] = dataclasses.field(default_factory=list)
-    failed: bool = False
+    It must be given every place from 0 on, with b"" for one that remains empty.
+
+    Args:
+      folder: for the temporary file in which the others wait; None for the default one.
+    """
+    spans: dict[int, tuple[int, int]] = {}
+    turn = 0
+
+    def put(place: int, framed: bytes) -> Iterator[bytes]:
+        nonlocal turn
+        if place != turn:
+            spans[place] = waiting.seek(0, os.SEEK_END), len(framed)
+            waiting.write(framed)
+            return
+        yield framed
+        turn += 1
+        while turn in spans:
+            offset, size = spans.pop(turn)
+            waiting.seek(offset)
+            yield waiting.read(size)
+            turn += 1
+
+    with tempfile.TemporaryFile(dir=folder) as waiting:
+        yield put
 
 
-def _write_records(
-    file: BinaryIO,
-    entries: Iterable[Entry],
-    palette: Palette,
-    options: RecordOptions,
-    finish: Callable[[str], object],
-    recovery: Recovery | None,
-    threads: int,
-) -> _Results:
-    """Makes the records of the entries and writes them into `file`; with `recovery`, each in a subprocess."""
-    results = _Results()
+class _Fault(NamedTuple):
+    """The reason why there is no record; no exception, whose traceback would keep the image in memory.
 
-    def paths(entry: Entry) -> tuple[str, ...]:
+    Attributes:
+      reject: the reject.
+      is_unread: whether a file could not be read, see `Unusable.unread`.
+      is_failure: whether the reason may lie in the machine, see `workarea.Outcome.failed`.
+    """
+
+    reject: Reject
+    is_unread: bool = False
+    is_failure: bool = False
+
+
+def _made(
+    entries: Iterable[Entry], palette: Palette, options: RecordOptions, recovery: Recovery | None, threads: int
+) -> Iterator[tuple[int, Entry, FramedRecord | _Fault]]:
+    """What becomes of every entry, with its place, image by image; with `recovery`, each entry in a subprocess."""
+    images: dict[object, list[tuple[int, Entry]]] = {}
+    for place, entry in enumerate(entries):
+        images.setdefault(place if recovery else (entry.key, entry.copy // TOGETHER), []).append((place, entry))
+
+    def paths(image: list[tuple[int, Entry]]) -> tuple[str, ...]:
+        (_, entry), *_ = image
         return () if recovery else (entry.image, entry.label)
 
-    def work(entry: Entry, read: prefetch.Read) -> FramedRecord:
-        given = (entry, palette, options)
-        one = functools.partial(recovery.isolated, make, *given) if recovery else functools.partial(make, *given, read)
-        return attempt(one, known=Unusable)
+    def work(image: list[tuple[int, Entry]], read: prefetch.Read) -> list[FramedRecord | _Fault]:
+        members = [entry for _, entry in image]
+        if recovery:
+            return [_result(entry, recovery.isolated, make, entry, palette, options) for entry in members]
+        source = _result(members[0], load, members[0], palette, options, read)
+        if isinstance(source, _Fault):
+            return [source] * len(members)
+        return [_result(entry, _framed, entry, source, palette, options) for entry in members]
 
-    for entry, result in prefetch.work_ahead(entries, paths, work, 1 if recovery else threads):
-        try:
-            record = result()
-        except Unusable as fault:
-            results.rejects.append(Reject(entry.key, fault.path, "prepare", fault.reason))
-            results.unread += [fault.path] * fault.unread
-            finish("rejected")
-        except Failed as fault:
-            results.rejects.append(Reject(entry.key, entry.image, "prepare", fault.reason))
-            results.failed = True
-            finish("rejected")
-        else:
-            file.write(record.framed)
-            results.sums.add(*record, entry.copy)
-            finish("written")
-    return results
+    for image, results in prefetch.work_ahead(images.values(), paths, work, 1 if recovery else threads):
+        for (place, entry), result in zip(image, results(), strict=True):
+            yield place, entry, result
+
+
+def _result(entry: Entry, work: Callable[..., T], *arguments: object) -> T | _Fault:
+    """What `work` returns for these arguments, in an `attempt`."""
+    try:
+        return attempt(functools.partial(work, *arguments), known=Unusable)
+    except Unusable as fault:
+        return _Fault(Reject(entry.key, fault.path, "prepare", fault.reason), is_unread=fault.unread)
+    except Failed as fault:
+        return _Fault(Reject(entry.key, entry.image, "prepare", fault.reason), is_failure=True)
 
 
 class FramedRecord(NamedTuple):
@@ -146,7 +201,11 @@ class FramedRecord(NamedTuple):
     pixels: np.ndarray
 
 
-def make(entry: Entry, palette: Palette, options: RecordOptions, read: prefetch.Read = storage.read) -> FramedRecord:
+def make(entry: Entry, palette: Palette, options: RecordOptions) -> FramedRecord:
     """Reads, augments and encodes an entry. Raises Unusable if its files cannot be used."""
-    record, label = make_record(entry, palette, options, read)
+    return _framed(entry, load(entry, palette, options), palette, options)
+
+
+def _framed(entry: Entry, source: Source, palette: Palette, options: RecordOptions) -> FramedRecord:
+    record, label = make_record(entry, source, palette, options)
     return FramedRecord(frame(encode(record)), label.shape, pixels_of_ids(label))

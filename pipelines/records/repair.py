@@ -18,7 +18,7 @@ import google_crc32c
 import numpy as np
 
 from pipelines.entries.options import RecordOptions
-from pipelines.entries.record import Entry, Unusable, filename, make_record
+from pipelines.entries.record import Entry, Unusable, filename, load, make_record
 from pipelines.inputs.pairs import Pair
 from pipelines.inputs.rawset import scan
 from pipelines.records.reading import apart
@@ -125,7 +125,7 @@ class Source:
 
 def _message(entry: Entry, palette: Palette, options: RecordOptions) -> bytes:
     try:
-        return encode(make_record(entry, palette, options)[0])
+        return encode(make_record(entry, load(entry, palette, options), palette, options)[0])
     except Unusable as fault:
         raise ValueError(f"{fault.path}: {fault.reason}") from None
 

@@ -40,9 +40,11 @@ STARTED = "reshard.json"
 
 
 class Place(NamedTuple):
-    """The place of a record: its hash, which determines the order, and its bytes in a shard."""
+    """The place of a record: its hash, which determines the order; that of its image's copy 0, which determines the
+    shard; and its bytes in an old shard."""
 
     value: int
+    image: int
     shard: str
     offset: int
     size: int
@@ -114,18 +116,18 @@ def plan_shards(by_split: Mapping[str, Sequence[Place]], shards: int, size: int)
         count = math.ceil(sum(place.size for place in places) / size)
         if shards:
             count = max(1, round(shards * len(places) / largest))
-        groups: list[list[Place]] = [[] for _ in range(min(count, len(places)))]
+        groups: list[list[Place]] = [[] for _ in range(min(count, len({place.image for place in places})))]
         for place in places:
-            groups[place.value % len(groups)].append(place)
+            groups[place.image % len(groups)].append(place)
         groups = [sorted(group) for group in groups if group]
         plan |= {shard_name(split, number, len(groups)): group for number, group in enumerate(groups)}
     return plan
 
 
 def _places(folder: str, dataset: Dataset, shard: Shard) -> list[Place]:
-    seed = dataset.options.get("seed", 0)
+    value = functools.partial(shuffle_hash, dataset.options.get("seed", 0))
     return [
-        Place(shuffle_hash(seed, record.key, record.copy), shard.name, frame.offset, 16 + len(frame.data))
+        Place(value(record.key, record.copy), value(record.key, 0), shard.name, frame.offset, 16 + len(frame.data))
         for frame, record in read_records(folder, shard, unchanged=True)
     ]
 

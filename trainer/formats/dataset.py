@@ -117,13 +117,21 @@ class Sums:
           pixels: the number of label pixels of every id, int64 [256].
           copy: 0 for a source image.
         """
+        self.count(size, pixels, copy)
+        self.append(framed)
+
+    def count(self, size: tuple[int, int], pixels: np.ndarray, copy: int) -> None:
+        """Adds a record but for its bytes, in any order; arguments as in `add`."""
         sizes = [size, *([self.min_size, self.max_size] if self.records else [])]
         self.min_size, self.max_size = (tuple(map(pick, zip(*sizes, strict=True))) for pick in (min, max))
         self.records += 1
         self.originals += copy == 0
+        self.pixels += pixels
+
+    def append(self, framed: bytes) -> None:
+        """Adds the bytes of a record, in the order of the shard."""
         self.size += len(framed)
         self.crc = google_crc32c.extend(self.crc, framed)
-        self.pixels += pixels
 
     def shard(self, name: str, split: str, fingerprint: str, palette: Palette) -> Shard:
         return Shard(

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipelines.entries.options import RecordOptions
-from pipelines.entries.record import Entry, Unusable, make_record
+from pipelines.entries.record import Entry, Unusable, load, make_record
 from tests.drawn.encoded import (
     chunk,
     exif_block,
@@ -41,7 +41,8 @@ def made(folder: Path, image: bytes, label: bytes | None = None, **options) -> R
     (folder / "image").write_bytes(image)
     (folder / "label").write_bytes(label)
     entry = Entry(key="a", filename="a", image=str(folder / "image"), label=str(folder / "label"), copy=0)
-    return make_record(entry, PALETTE, dataclasses.replace(OPTIONS, **options))[0]
+    given = PALETTE, dataclasses.replace(OPTIONS, **options)
+    return make_record(entry, load(entry, *given), *given)[0]
 
 
 def decoded_by_the_trainer(record: Record) -> np.ndarray:

@@ -102,7 +102,7 @@ def test_a_plan_of_prepare_says_what_all_of_it_takes(tmp_path: Path, ran, capsys
     content = json.loads((tmp_path / "plan.json").read_text())
     assert content["work"] | {"read": 0, "listing": 0} == {
         **{"items": 50, "rounds": 0, "unit": "images", "images": 50, "read": 0, "written": 50_000, "parts": 2},
-        **{"reads": 2 * (3 * 40 + 10) + 2, "writes": 6, "listing": 0, "flops": 0.0, "is_shared": True},
+        **{"reads": 2 * 50 + 2, "writes": 6, "listing": 0, "flops": 0.0, "is_shared": True},
     }
     for words in ran:
         assert words[-2:] == ["--direct_num_workers", "2"] and "--copies" in words and str(output) not in words

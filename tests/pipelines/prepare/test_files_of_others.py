@@ -27,7 +27,7 @@ def folder(prepared, tmp_path):
     return Path(shutil.copytree(prepared, tmp_path / "records"))
 
 
-@pytest.mark.parametrize("name", ["train-00001-of-00002.tfrecord", "coco_train-00000-of-00100.tfrecord", "a.tfrecord"])
+@pytest.mark.parametrize("name", ["train-00001-of-00007.tfrecord", "coco_train-00000-of-00100.tfrecord", "a.tfrecord"])
 def test_records_of_another_tool_are_never_removed(source, folder, name):
     (folder / name).write_bytes(b"theirs")
     (folder / "shards" / f"{name}.json").write_text('{"theirs": true}')

@@ -55,14 +55,16 @@ def test_a_new_folder_is_planned_once(tmp_path, monkeypatch):
     assert len(calls) == 1
 
 
-def test_keys_are_shuffled_over_shards_and_inside_them(prepared):
+def test_images_are_shuffled_over_shards_with_their_copies_and_records_inside_them(prepared):
     per_shard = {}
     for shard in load_dataset(str(prepared)).of_split("train"):
         records = [decode(frame.data) for frame in read_shard(prepared / shard.name)]
         per_shard[shard.name] = [(record.key, record.copy) for record in records]
     assert any(names != sorted(names) for names in per_shard.values())
-    homes = {name for name, names in per_shard.items() for key, _ in names if key == "train/a0"}
-    assert len(homes) > 1
+    homes = [{name for name, names in per_shard.items() if (f"train/a{i}", 0) in names} for i in range(8)]
+    assert len(set.union(*homes)) > 1
+    for i, home in enumerate(homes):
+        assert home == {name for name, names in per_shard.items() if f"train/a{i}" in [key for key, _ in names]}
 
 
 def test_the_plan_counts_every_image_and_copy(source):

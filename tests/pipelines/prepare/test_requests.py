@@ -21,11 +21,11 @@ def remote(server, source):
     return server
 
 
-def taken(server) -> tuple[int, int]:
+def taken(server, copies: int = 0) -> tuple[int, int]:
     """The number of requests of a run, and of those that came one after the other."""
     server.requests.clear()
     server.spans.clear()
-    assert prepare_here("gs://b/raw", "gs://b/out", "--shards", "1") == 0
+    assert prepare_here("gs://b/raw", f"gs://b/{copies}", "--shards", "1", "--copies", str(copies)) == 0
     return len(server.requests), one_after_another(server.spans)
 
 
@@ -40,3 +40,7 @@ def test_requests_wait_only_for_answers_that_they_depend_on(remote):
     requests, waits = taken(remote)
     assert requests == 19 + images + shards
     assert waits <= 12 + LATE
+
+
+def test_copies_of_an_image_take_no_requests(remote):
+    assert taken(remote, copies=3)[0] == taken(remote, copies=0)[0]

@@ -249,16 +249,16 @@ def test_a_run_ends_where_another_one_has_begun_in_its_folder(raw, whole, tmp_pa
 def test_shards_are_neither_written_nor_described_when_another_run_has_ended_in_the_folder(
     raw, whole, tmp_path, monkeypatch
 ):
-    make, output = shards.make, tmp_path / "records"
+    make_record, output = shards.make_record, tmp_path / "records"
 
     def slow(*arguments):
         """Meanwhile the other run ends, which removes the plans."""
         for path in (output / "shards").glob("plan-*"):
             path.unlink()
-        return make(*arguments)
+        return make_record(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "make", slow)
+        patch.setattr(shards, "make_record", slow)
         with pytest.raises(InputError, match="is gone: another `deeplab prepare` is working on this folder"):
             prepare_here(raw, output, *FLAGS)
     assert not list(output.glob("*.tfrecord")) and not list(output.glob(".*"))

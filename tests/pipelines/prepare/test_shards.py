@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import random
+from pathlib import Path
 from threading import Barrier
+from unittest import mock
 
+import google_crc32c
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipelines.entries.options import RecordOptions
-from pipelines.entries.record import Entry, make_record
+from pipelines.entries.record import Entry, load, make_record
 from pipelines.prepare import shards
 from pipelines.prepare.job import WriteShard
 from pipelines.prepare.options import Options
@@ -18,17 +22,18 @@ from pipelines.prepare.plan import Spec
 from pipelines.prepare.shards import write_shard
 from pipelines.prepare.workarea import read_sidecar, sidecar_name, write_plan, write_sidecar
 from pipelines.runner.progress import Heartbeat
-from tests.drawn.prepared import read_records
+from tests.drawn.prepared import read_records, read_shard
 from tests.drawn.rawset import write_pair
 from tests.drawn.records import PALETTE, draw_image
 from trainer.formats import images
+from trainer.formats.examples import decode
 
 
 def test_a_copy_follows_from_seed_key_and_number_alone(prepared, source):
     options = Options(input=str(source), output=str(prepared), copies=2)
     record = next(record for record in read_records(prepared) if (record.key, record.copy) == ("train/a3", 2))
     entry = Entry("train/a3", record.filename, f"{source}/images/train/a3.jpg", f"{source}/labels/train/a3.png", 2)
-    assert make_record(entry, PALETTE, options)[0] == record
+    assert make_record(entry, load(entry, PALETTE, options), PALETTE, options)[0] == record
 
 
 @pytest.mark.parametrize(
@@ -48,7 +53,8 @@ def test_only_plain_jpegs_and_pngs_stay_as_they_are(tmp_path, name, mode, image_
     path = tmp_path / "images/train" / name
     Image.fromarray(image).convert(mode).save(path)
     entry = Entry("train/a", f"images/train/{name}", str(path), str(tmp_path / "labels/train/a.png"), 0)
-    record, _ = make_record(entry, PALETTE, RecordOptions())
+    source = load(entry, PALETTE, RecordOptions())
+    record, _ = make_record(entry, source, PALETTE, RecordOptions())
     assert (record.image_format, record.channels) == (image_format, channels)
     assert (record.image == path.read_bytes()) == untouched
     if image_format == "png" and mode != "L":
@@ -65,7 +71,7 @@ def test_a_shard_is_written_and_described_and_every_entry_is_finished(tmp_path):
     ]
     spec, outcomes = Spec("train-00000-of-00001.tfrecord", "train", "f", 3), []
     outcome = write_shard(str(tmp_path / "out"), spec, entries, PALETTE, RecordOptions(), outcomes.append)
-    assert outcomes == ["written", "rejected", "written"]
+    assert outcomes == ["written", "written", "rejected"]  # image by image
     write_sidecar(str(tmp_path / "out"), outcome)
     assert read_sidecar(str(tmp_path / "out"), spec.name) == outcome
     shard, (reject,) = outcome.shard, outcome.rejects
@@ -77,20 +83,57 @@ def test_a_shard_is_written_and_described_and_every_entry_is_finished(tmp_path):
     assert reject.reason == "cannot be read: No such file or directory"
 
 
+def shuffled_entries(folder: Path, images: int, copies: int) -> list[Entry]:
+    """Entries of new images, as a plan has them: the copies of an image apart from each other."""
+    entries = []
+    for number in range(images):
+        write_pair(folder, "train", f"a{number}.png", *draw_image(number, 96, 100))
+        paths = [str(folder / kind / f"train/a{number}.png") for kind in ("images", "labels")]
+        entries += [Entry(f"a{number}", f"a{number}.png", *paths, copy) for copy in range(copies + 1)]
+    random.Random(3).shuffle(entries)
+    return entries
+
+
+def test_an_image_is_read_once_for_all_its_records_which_keep_their_places(tmp_path, monkeypatch):
+    entries = shuffled_entries(tmp_path, images=4, copies=2)
+    pair, reads = itertools.pairwise(entry.key for entry in entries), []
+    assert sum(first == second for first, second in pair) < 4
+    given = PALETTE, RecordOptions()
+    expected = [make_record(entry, load(entry, *given), *given)[0] for entry in entries]
+    spec = Spec("train-00000-of-00001.tfrecord", "train", "f", 12)
+    monkeypatch.setattr(shards, "load", lambda *arguments: reads.append(arguments[0].key) or load(*arguments))
+    outcome = write_shard(str(tmp_path / "out"), spec, entries, *given)
+    assert [decode(one.data) for one in read_shard(tmp_path / "out" / spec.name)] == expected
+    assert outcome.shard.crc32c == google_crc32c.value((tmp_path / "out" / spec.name).read_bytes())
+    assert reads == list(dict.fromkeys(entry.key for entry in entries))
+    monkeypatch.setattr(shards, "TOGETHER", 2)
+    assert write_shard(str(tmp_path / "out"), spec, entries, *given) == outcome._replace(modified=mock.ANY)
+    assert len(reads) == 4 + 2 * 4
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [spec.name]
+
+
+def test_an_image_that_cannot_be_read_leaves_all_its_places_empty(tmp_path):
+    entries = shuffled_entries(tmp_path, images=4, copies=2)
+    spec = Spec("train-00000-of-00001.tfrecord", "train", "f", 12)
+    (tmp_path / "labels/train/a2.png").write_bytes(b"no label")
+    outcome = write_shard(str(tmp_path / "out"), spec, entries, PALETTE, RecordOptions())
+    written = [decode(one.data) for one in read_shard(tmp_path / "out" / spec.name)]
+    assert [(one.key, one.copy) for one in written] == [(e.key, e.copy) for e in entries if e.key != "a2"]
+    assert [reject.key for reject in outcome.rejects] == ["a2"] * 3 and outcome.shard.records == 9
+
+
 def test_all_threads_of_a_process_make_the_records_of_its_only_shard(tmp_path, monkeypatch):
-    write_pair(tmp_path, "train", "a.png", *draw_image(1, 96, 100))
-    paths = [str(tmp_path / kind / "train/a.png") for kind in ("images", "labels")]
-    entries = [Entry("a", "a.png", *paths, copy) for copy in range(12)]
-    spec, together, make = Spec("train-00000-of-00001.tfrecord", "train", "f", 12), Barrier(3, timeout=20), shards.make
+    entries = shuffled_entries(tmp_path, images=6, copies=1)
+    spec, together = Spec("train-00000-of-00001.tfrecord", "train", "f", 12), Barrier(3, timeout=20)
     started = itertools.count()
 
-    def made(entry, *given):
+    def loaded(*given):
         if next(started) < 3:
             together.wait()  # which all three do at once, or the test fails
-        return make(entry, *given)
+        return load(*given)
 
     alone = write_shard(str(tmp_path / "one"), spec, entries, PALETTE, RecordOptions())
-    monkeypatch.setattr(shards, "make", made)
+    monkeypatch.setattr(shards, "load", loaded)
     shared = write_shard(str(tmp_path / "three"), spec, entries, PALETTE, RecordOptions(), threads=3)
     assert shared.shard == alone.shard and shared.shard.records == 12
     assert (tmp_path / "three" / spec.name).read_bytes() == (tmp_path / "one" / spec.name).read_bytes()

@@ -53,8 +53,8 @@ def test_there_and_back_gives_the_same_bytes(prepared, five, tmp_path):
 
 def test_shards_have_a_size_or_a_number_in_the_largest_split():
     splits = {
-        "train": [Place(value * 7919, "a", 0, 1 << 20) for value in range(12)],
-        "val": [Place(value, "b", 0, 1 << 20) for value in range(3)],
+        "train": [Place(value * 7919, value * 7919, "a", 0, 1 << 20) for value in range(12)],
+        "val": [Place(value, value, "b", 0, 1 << 20) for value in range(3)],
     }
     names = lambda *arguments: [name.split("-of-")[0] for name in plan_shards(splits, *arguments)]
     assert names(0, 4 << 20) == ["train-00000", "train-00001", "train-00002", "val-00000"]

@@ -57,8 +57,8 @@ class Verify(CheckedOptions):
       deeplab records verify out/records
       deeplab records verify gs://bucket/records --delete
 
-    A record is good if the trainer can read it. The status is 1 if there are faults. The same `deeplab prepare` writes
-    deleted shards again.
+    A record is good if the trainer can read it, and export can write it below a folder. The status is 1 if there are
+    faults. The same `deeplab prepare` writes deleted shards again.
     """
 
     records: str = _folder()

@@ -79,6 +79,13 @@ class Summing:
             pass
 
 
+def read_record(data: bytes) -> Record:
+    """The record of a message. Raises ValueError if it is not one, or its key is not a safe relative path."""
+    record = decode(data)
+    storage.safe_relative(record.key)
+    return record
+
+
 def read_records(folder: str, shard: Shard, unchanged: bool = False) -> Iterator[tuple[Frame, Record]]:
     """Yields every record of a shard.
 
@@ -105,7 +112,7 @@ def read_records(folder: str, shard: Shard, unchanged: bool = False) -> Iterator
             if isinstance(frame, CorruptRecord):
                 raise InputError(f"{shard.name}: {frame}; {advice}")
             try:
-                record = decode(frame.data)
+                record = read_record(frame.data)
             except ValueError as error:
                 raise InputError(f"{shard.name}: record {frame.index}: {error}; {advice}") from None
             yield frame, record
@@ -172,6 +179,6 @@ def label_of(record: Record, palette: Palette) -> np.ndarray:
 
 
 def file_stem(record: Record) -> str:
-    """The path of a record's files without suffix: its key and number of the copy. Raises InputError if unsafe."""
+    """The path of a record's files without suffix: its key and number of the copy."""
     key = storage.safe_relative(record.key)
     return f"{key}.copy{record.copy}" if record.copy else key

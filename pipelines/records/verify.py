@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.records.reading import Summing, apart
+from pipelines.records.reading import Summing, apart, read_record
 from pipelines.runner.isolation import Failed
 from trainer import storage
 from trainer.accounts import Accounts
@@ -191,7 +191,7 @@ class Good(NamedTuple):
 
 def check_message(data: bytes, palette: Palette) -> Good:
     """Checks a serialised record. Raises ValueError if it is faulty or cannot be parsed."""
-    record = decode(data)
+    record = read_record(data)
     label = check_record(record, palette)
     return Good((record.key, record.copy), label.shape, np.bincount(label.ravel(), minlength=256))
 

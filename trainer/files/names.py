@@ -80,14 +80,17 @@ def safe_relative(name: str) -> str:
         name.encode()
     except UnicodeEncodeError:
         raise InputError(f"its name is not UTF-8: {name!r}; rename it") from None
-    parts = name.split("/")
+    parts, fault = name.split("/"), ""
     if "\\" in name or name[1:2] == ":":
         what = "a backslash" if "\\" in name else "a colon behind its first letter"
+        fault = f"has {what}, which other systems read as a folder"
+    elif not name or "\0" in name or name[0] == "/" or ".." in parts:
+        fault = "would leave the output folder"
+    if fault:
         raise InputError(
-            f"the name {name!r} has {what}, which other systems read as a folder; rename the file or the record"
+            f"the name {name!r} {fault}; expected a path below that folder, such as 'train/a'; rename the file or the "
+            "record"
         )
-    if not name or "\0" in name or name[0] == "/" or ".." in parts:
-        raise InputError(f"the name {name!r} would leave the output folder; rename the file or the record")
     return "/".join(part for part in parts if part not in ("", ".")) or "."
 
 

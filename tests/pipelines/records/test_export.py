@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -75,12 +76,24 @@ def test_an_exported_palette_reads_class_ids(tmp_path):
     assert json.loads((tmp_path / "raw/palette.json").read_text())["source_ids"] == {}
 
 
-@pytest.mark.parametrize("key", ["../../outside", "/outside", "a/../../../outside", "..\\outside", "c:/outside"])
-def test_export_never_leaves_its_folder(tmp_path, key):
-    write_records(tmp_path / "records", {"train": [[dataclasses.replace(record(0), key=key)]]})
-    with pytest.raises(InputError, match=r"would leave the output folder|which other systems read as a folder"):
-        records("export", tmp_path / "records", tmp_path / "inside/raw")
+@pytest.mark.parametrize("key", ["../../outside", "/outside", "a/../../../outside", "..\\outside", "c:/outside", ""])
+def test_a_key_that_would_leave_the_folder_is_a_fault_to_every_verb(tmp_path, capsys, key):
+    folder = tmp_path / "records"
+    write_records(folder, {"train": [[record(0), dataclasses.replace(record(1), key=key, filename="a.jpg")]]})
+    fault = (
+        re.escape(f"record 1: the name {key!r} ") + "(would leave the output folder|has .*); expected a .*'train/a'"
+    )
+    for verb in ("export", "reshard"):
+        with pytest.raises(InputError, match=f"^train-00000-of-00001.tfrecord: {fault}.*; `deeplab records verify"):
+            records(verb, folder, tmp_path / "inside" / verb)
     assert not [path for path in tmp_path.rglob("*") if "outside" in path.name]
+    assert records("verify", folder) == 1
+    assert f"key {key}: the name {key!r} " in capsys.readouterr().out
+    assert records("repair", folder) == 1
+    assert re.search(f"cannot be made again: .*{re.escape(key)}: {fault}", capsys.readouterr().out)
+    assert records("repair", folder, "--drop") == records("verify", folder) == 0
+    assert records("export", folder, tmp_path / "raw") == 0
+    assert [path.name for path in tmp_path.rglob("*.jpg")] == ["000.jpg"]
 
 
 def test_records_of_the_same_files_are_refused(tmp_path):

@@ -178,10 +178,21 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, text: str) -> tuple[T
         namespace, rest = parser.parse_known_args(argv)
     stray = [word for name in behind for word in getattr(namespace, name)]
     if stray or (rest and not (cls.takes_beam_flags or cls.passes_on)):
-        hint = "; the command that is to run stands behind --" if behind else ""
+        hint = "; the command that is to run stands behind --" if behind else _hint(cls, rest)
         parser.error(f"unrecognized arguments: {' '.join([*stray, *rest])}{hint}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
     return cls(**values | behind), rest
+
+
+def _hint(cls: type, rest: Sequence[str]) -> str:
+    """What to add to the refusal of arguments that begin with one without its flag; "" for others."""
+    shapes, fields = _shapes(cls), _fields(cls)
+    bare = [field.metadata["metavar"] for field in fields if field.metadata["positional"]]
+    flags = [field for field in fields if not field.metadata["positional"] and shapes[field.name].element is not bool]
+    if rest[0].startswith("-") or not (bare and flags):
+        return ""
+    example = f"{CheckedOptions.flag(flags[0].name)} {_metavar(flags[0], shapes[flags[0].name])}"
+    return f"; without a flag only {' and '.join(bare)} is given, and others as in {example}"
 
 
 def overridden(cls: type, argv: Sequence[str]) -> list[str]:

@@ -62,7 +62,8 @@ def run_ls(options: Ls, dataset: Dataset) -> int:
 
 def run_show(options: Show, dataset: Dataset) -> int:
     """Prints one record, and saves its files if there is a folder for them."""
-    shard, frame, record = reading.find_record(options.records, dataset, options.record, options.copy)
+    name, is_key = options.key or options.record, bool(options.key)
+    shard, frame, record = reading.find_record(options.records, dataset, name, options.copy, is_key)
     image, label = reading.decode_pair(record, dataset.palette)
     kind = f"augmented copy {record.copy}" if record.copy else "the image itself"
     colors = {1: "grey", 3: "RGB"}.get(record.channels, f"{record.channels} channels")

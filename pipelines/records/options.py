@@ -13,7 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.options import CheckedOptions, option
+from trainer.options import CheckedOptions, InputError, option
+
+FIRST = "0"
+"""The number of the record that is shown by default."""
 
 
 def _folder() -> Any:
@@ -40,13 +43,20 @@ class Show(CheckedOptions):
       deeplab records show out/records
       deeplab records show out/records --record 17
       deeplab records show out/records --record train/a --copy 1 --save out/a
+      deeplab records show out/records --key 17
     """
 
     records: str = _folder()
-    record: str = option("0", "key of the record, or its number in the order of the shards, from 0", metavar="KEY|N")
+    record: str = option(FIRST, "key of the record, or its number in the order of the shards, from 0", metavar="KEY|N")
+    key: str = option("", "like --record, but never a number: a key that consists of digits", metavar="KEY")
     copy: int = option(0, "with a key: number of the augmented copy; 0 is the image itself", low=0)
     save: str = option("", "folder to save the image, its label and an overlay to", metavar="DIR")
     overwrite: bool = option(False, "replace files that are there already and differ; never those of the raw set")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.key and self.record != FIRST:
+            raise InputError(f"give either --record {self.record} or --key {self.key}, not both")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar
@@ -125,21 +126,26 @@ def read_records(folder: str, shard: Shard, unchanged: bool = False) -> Iterator
         )
 
 
-def find_record(folder: str, dataset: Dataset, name: str, copy: int) -> tuple[Shard, Frame, Record]:
+def find_record(folder: str, dataset: Dataset, name: str, copy: int, is_key: bool) -> tuple[Shard, Frame, Record]:
     """Finds a record by its number or key.
 
     Args:
       name: the key, or the number in the order of the shards; valid numbers take precedence over keys of digits.
       copy: the number of the copy, for a key; 0 for the image itself.
+      is_key: whether the name is a key, even if it is a valid number.
 
     Raises:
       InputError: the record does not exist (the message names one that does), or `copy` is given with a number.
     """
     total = sum(shard.records for shard in dataset.shards)
-    is_number = name.isdecimal() and len(name) <= len(str(total))
+    # No number begins with 0, as many keys of digits do; int() refuses thousands of digits.
+    is_number = not is_key and len(name) <= len(str(total)) and re.fullmatch("0|[1-9][0-9]*", name)
     number = int(name) if is_number and int(name) < total else None
     if number is not None and copy:
-        raise InputError(f"--copy {copy} goes with a key; record numbers, such as {number}, count copies too")
+        raise InputError(
+            f"--copy {copy} goes with a key; record numbers, such as {name}, count copies too; if {name} is a key, "
+            f"give --key {name}"
+        )
     for shard in dataset.shards:
         if number is not None and number >= shard.records:
             number -= shard.records
@@ -149,8 +155,8 @@ def find_record(folder: str, dataset: Dataset, name: str, copy: int) -> tuple[Sh
                 return shard, frame, record
     example = next(record.key for _, record in read_records(folder, dataset.shards[0]))
     raise InputError(
-        f"{folder} has no record {name!r}{f' copy {copy}' if copy else ''}; "
-        f"expected a key such as {example!r}, or a number from 0 to {total - 1}"
+        f"{folder} has no record {'with the key ' * is_key}{name!r}{f' copy {copy}' if copy else ''}; "
+        f"expected a key such as {example!r}{'' if is_key else f', or a number from 0 to {total - 1}'}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import numpy as np
@@ -13,7 +14,7 @@ from pipelines.records import command
 from pipelines.records.options import VERBS
 from tests.drawn.prepared import describe, flip_bit, prepare_here, read_shard, records
 from tests.drawn.rawset import write_pair, write_rawset
-from tests.drawn.records import PALETTE
+from tests.drawn.records import PALETTE, record, write_records
 from trainer.formats import images
 from trainer.formats.dataset import load_dataset
 from trainer.formats.examples import decode
@@ -94,6 +95,37 @@ def test_show_finds_records_by_number_and_copies_by_key(prepared, capsys):
     assert "val-00000-of-00001.tfrecord, record 1" in capsys.readouterr().out
     assert records("show", prepared, "--record", "train/a2", "--copy", 1) == 0
     assert "train/a2 (augmented copy 1)" in capsys.readouterr().out
+
+
+def test_show_tells_a_key_of_digits_from_a_number(tmp_path, capsys):
+    keys = ("7", "001", "0", "a")
+    write_records(tmp_path, {"train": [[dataclasses.replace(record(n), key=key) for n, key in enumerate(keys)]]})
+    asked = (
+        ("--record", "0"),
+        ("--key", "0"),
+        ("--record", "1"),
+        ("--record", "001"),
+        ("--key", "7"),
+        ("--record", "a"),
+    )
+    for words in asked:
+        assert records("show", tmp_path, *words) == 0
+    shown = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("key ")]
+    assert shown == ["7", "0", "001", "001", "7", "a"]
+    with pytest.raises(InputError, match=r"has no record with the key '3'; expected a key such as '7'$"):
+        records("show", tmp_path, "--key", "3")
+    with pytest.raises(InputError, match=r"--copy 1 goes with a key; .* as 3, .*; if 3 is a key, give --key 3$"):
+        records("show", tmp_path, "--record", "3", "--copy", "1")
+    with pytest.raises(InputError, match="give either --record 3 or --key a, not both"):
+        records("show", tmp_path, "--record", "3", "--key", "a")
+
+
+def test_a_record_named_without_its_flag_is_refused_with_the_flag(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        records("show", tmp_path, "train/a")
+    assert "arguments: train/a; without a flag only FOLDER is given, and others as in --record KEY|N\n" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("name", ["train/zebra", "14", "val/a0.jpg"])

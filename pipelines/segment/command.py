@@ -25,6 +25,7 @@ from pipelines.segment.previous import (
     left_behind,
     may_lack_stamps,
     previous_report,
+    still_there,
 )
 from pipelines.segment.tally import SegmentTally
 from trainer import leases, storage
@@ -157,6 +158,8 @@ def finish(options: Options, plan: Plan, fingerprint: str) -> int:
     accounts.check()
     planning.sweep(options.output, plan)
     print(accounts.report(storage.join(options.output, REJECTS_FILE)))
+    if warning := still_there(options.output, {*accounts.rejects} - {*plan.rejects}):
+        print(warning)
     if table := tally.table(report):
         print(table)
     if shares := tally.shares(report):

@@ -47,7 +47,7 @@ SAMPLES = 8
 again before it is replaced."""
 
 SWEEPERS = 16
-"""The number of files of earlier runs that are removed concurrently."""
+"""The number of files of earlier runs that are removed, or looked up, concurrently."""
 
 DEFAULT_NOTE = (
     "CRF: default parameters, which suit one model and harm another; `deeplab tune-crf` finds those that suit this one"

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipelines.masks.stamps import read_stamp
 from pipelines.runner import progress
 from pipelines.segment import table
 from pipelines.segment.options import Options
-from pipelines.segment.plan import IN_FLIGHT, PLACES, PLAN_FILE, REPORT_FILE, Plan
+from pipelines.segment.plan import IN_FLIGHT, PLACES, PLAN_FILE, REPORT_FILE, SWEEPERS, Plan, place
 from trainer import leases, prefetch, storage
-from trainer.accounts import REJECTS_FILE
+from trainer.accounts import REJECTS_FILE, Reject
 from trainer.options import InputError
+from trainer.terminal import printable
+
+LOOKED_UP = 10_000
+"""Bound on the rejects whose masks are looked up, which takes a request each in Cloud Storage."""
 
 
 def previous_report(options: Options, fingerprint: str) -> dict[str, Any] | None:
@@ -89,6 +94,29 @@ def left_behind(options: Options, fingerprint: str) -> Iterator[str]:
                     f"warning: {folder} is of an earlier run with another model or other options; give --{kind} to "
                     "make it again, or remove it"
                 )
+
+
+def still_there(folder: str, rejects: Collection[Reject]) -> str:
+    """A warning about masks in `folder` of images that were rejected; "" if there are none.
+
+    Args:
+      rejects: those of images whose masks have a place.
+    """
+
+    def existing(reject: Reject) -> str:
+        path = place(folder, "masks", reject.key)
+        return path if storage.exists(path) else ""
+
+    looked_up = sorted(rejects, key=lambda reject: reject.key)[:LOOKED_UP]
+    with ThreadPoolExecutor(SWEEPERS) as pool:
+        paths = [path for path in pool.map(existing, looked_up) if path]
+    if not paths:
+        return ""
+    return printable(
+        f"warning: {len(paths):,} of the {'first ' * (len(rejects) > LOOKED_UP)}{len(looked_up):,} rejected images "
+        f"still have masks in {folder} that are not from this run, such as {paths[0]}; mend the images and run this "
+        "command again, or remove these masks"
+    )
 
 
 def may_lack_stamps(report: dict[str, Any] | None) -> bool:

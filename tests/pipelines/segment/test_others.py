@@ -113,6 +113,25 @@ def test_an_image_is_not_replaced_through_a_link_to_itself(model, images, tmp_pa
     assert (tmp_path / "out/b.png").is_symlink()
 
 
+def test_masks_of_images_that_are_rejected_now_are_warned_of(model, images, tmp_path, capsys):
+    out = tmp_path / "out"
+    run = ("--input", images, "--model", model, "--output", out)
+    assert segment(*run) == 0
+    for name in "bcd":
+        (images / f"{name}.jpg").write_bytes(b"no image")
+    capsys.readouterr()
+    for flags in ((), ("--overwrite",)):
+        assert segment(*run, *flags) == 1
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+        assert line == (
+            f"warning: 2 of the 3 rejected images still have masks in {out} that are not from this run, such as "
+            f"{out}/b.png; mend the images and run this command again, or remove these masks"
+        )
+    for name in "bc":
+        (out / f"{name}.png").unlink()
+    assert segment(*run) == 1 and "warning" not in capsys.readouterr().out
+
+
 def test_masks_and_overlays_of_an_earlier_run_among_the_images_are_rejects(model, images, tmp_path):
     first = ("--input", images, "--model", model, "--output", images / "masks", "--overlays", "--confidence")
     assert segment(*first) == 0

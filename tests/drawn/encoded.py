@@ -168,8 +168,13 @@ def tiff(
     tags |= {322: [tile], 323: [tile]} if tile else {278: [height]}
     extra = samples - (3 if meaning == 2 else 1)
     tags |= {338: [0] * extra} if extra else {}
-    places, sizes = (324, 325) if tile else (273, 279)
-    tags |= {places: [0] * len(blocks), sizes: [len(block) for block in blocks]}
+    return _tiff_file(tags, blocks, order)
+
+
+def _tiff_file(tags: dict[int, list[int]], blocks: list[bytes], order: str) -> bytes:
+    """A TIFF of these strips, or tiles if their size is among the tags; all tags are of the type LONG."""
+    places, sizes = (324, 325) if 322 in tags else (273, 279)
+    tags = tags | {places: [0] * len(blocks), sizes: [len(block) for block in blocks]}
     at = behind = 8 + 2 + 12 * len(tags) + 4
     behind += sum(4 * len(values) for values in tags.values() if len(values) > 1)
     tags[places] = [behind + sum(map(len, blocks[:n])) for n in range(len(blocks))]
@@ -181,3 +186,47 @@ def tiff(
         outside += value if len(values) > 1 else b""
     head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "IH", 8, len(tags))
     return head + entries + bytes(4) + outside + b"".join(blocks)
+
+
+def ycbcr_tiff(ycbcr: np.ndarray, across: int = 2, down: int = 2, order: str = "<", packed: bool = False) -> bytes:
+    """A TIFF in YCbCr, in strips of 16 rows, whose chroma are subsampled.
+
+    Args:
+      ycbcr: uint8 [H, W, 3]; every `across` x `down` pixels should share their Cb and Cr.
+      order, packed: as in `tiff`.
+    """
+    height, width = ycbcr.shape[:2]
+    blocks = []
+    for y in range(0, height, 16):
+        rows = ycbcr[y : y + 16]
+        rows = np.pad(rows, ((0, -rows.shape[0] % down), (0, -width % across), (0, 0)), "edge")
+        lumas = rows[..., 0].reshape(rows.shape[0] // down, down, -1, across).swapaxes(1, 2)
+        lumas = lumas.reshape(*lumas.shape[:2], down * across)
+        data = np.concatenate([lumas, rows[::down, ::across, 1:]], axis=2).tobytes()
+        blocks.append(zlib.compress(data) if packed else data)
+    tags = {256: [width], 257: [height], 258: [8, 8, 8], 259: [8 if packed else 1], 262: [6], 277: [3], 278: [16]}
+    return _tiff_file(tags | {530: [across, down]}, blocks, order)
+
+
+def tiff_of_12_bits(grey: np.ndarray) -> bytes:
+    """A TIFF of greys of 12 bits, [H, W] of an even width."""
+    first, second = np.uint16(grey).reshape(-1, 2).T
+    data = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(np.uint8).tobytes()
+    height, width = grey.shape
+    return _tiff_file(
+        {256: [width], 257: [height], 258: [12], 259: [1], 262: [1], 277: [1], 278: [height]}, [data], "<"
+    )
+
+
+def tiff_of_jpeg(jpeg: bytes, size: tuple[int, int], samples: int = 3, meaning: int = 6) -> bytes:
+    """A TIFF with an old-style JPEG, which was withdrawn in 1995 but is still met; `size` is (H, W)."""
+    tags = {
+        256: [size[1]],
+        257: [size[0]],
+        258: [8] * samples,
+        259: [6],
+        262: [meaning],
+        277: [samples],
+        278: [size[0]],
+    }
+    return _tiff_file(tags, [jpeg], "<")

@@ -57,7 +57,8 @@ class Header:
       is_sequential: whether the data of a pixel are in one place, unlike in a progressive JPEG.
       end: the offset of the end of the image in the file, in bytes. 0 for a JPEG that was not decoded, since finding
         its end takes 2 % of the time of decoding.
-      brightest: the largest stored value of greys of 16 bits, before they are scaled to 8; 0 if it was not decoded.
+      brightest: the largest value of greys of 16 bits, before they are scaled to 8; 0 if it was not decoded. That of
+        12 bits is scaled to 16.
     """
 
     format: str

@@ -156,10 +156,12 @@ def load_pillow(data: bytes, header: Header) -> Image.Image:
         image.load()
         return image
     tiffs.check(image)
+    tiffs.use_libtiff(image)
     try:
         image.load()
     except (OSError, ValueError) as error:
-        raise ImageError(f"damaged or truncated TIFF: {error}{tiffs.planes(image)}") from None
+        raise ImageError(f"damaged or truncated TIFF: {error}{tiffs.hint(image)}") from None
+    tiffs.check_sign(image)
     return image
 
 
@@ -170,16 +172,19 @@ def _pillow_image(image: Image.Image) -> np.ndarray:
 
 
 def _greys(grey: np.ndarray, header: Header) -> tuple[Header, np.ndarray]:
-    """`decode` of greys [H, W] of any integer type: scaled from 16 to 8 bits if one is over 255.
+    """`decode` of greys [H, W] of any integer type: scaled from 16 bits, or 12, to 8 if one is over 255.
 
     Raises ImageError for greys outside of 0 to 65535, such as the Hounsfield units of a CT, whose range is not known.
     """
     low, high = int(grey.min()), int(grey.max())
     if low < 0 or high > 65535:
         raise ImageError(f"its values are {low} to {high}, of unknown range; expected 0 to 65535; save it with 8 bits")
-    scale = 257.0 if high > 255 else 1.0
+    full = 4095 if header.depth == 12 else 65535
+    scale = full / 255 if high > 255 else 1.0
     rgb = np.repeat(np.clip(grey / scale, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
-    return dataclasses.replace(header, brightest=high), upright(rgb, header.orientation)
+    return dataclasses.replace(header, brightest=high * 65535 // full if high > 255 else high), upright(
+        rgb, header.orientation
+    )
 
 
 def to_rgb(bgr: np.ndarray) -> np.ndarray:

@@ -6,9 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.drawn.encoded import noise, tiff
-from trainer.formats.images import ImageError, decode_image
+from tests.drawn.encoded import noise, saved, tiff, tiff_of_12_bits, tiff_of_jpeg, ycbcr_tiff
+from trainer.formats.containers import directories
+from trainer.formats.images import ImageError, decode, decode_image
 from trainer.formats.label_images import decode_label
 
 LAYOUTS = [
@@ -94,3 +96,84 @@ def test_deep_labels_are_read_rightly_or_refused():
                 decode_label(tiff(ids, **layout))
         else:
             np.testing.assert_array_equal(decode_label(tiff(ids, **layout)), ids)
+
+
+SUBSAMPLING = [(1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2)]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("across", "down"), SUBSAMPLING)
+def test_ycbcr_is_read_alike_with_and_without_compression(across, down, order):
+    ycbcr = np.repeat(np.repeat(noise(6, 9), 4, axis=0), 4, axis=1)[:21, :34]
+    ycbcr[..., 0] = noise(21, 34, 1)
+    expected = np.asarray(Image.fromarray(ycbcr, "YCbCr").convert("RGB"))
+    for packed in (False, True):
+        found = decode_image(ycbcr_tiff(ycbcr, across, down, order, packed))
+        assert np.abs(found.astype(int) - expected).max() <= 2
+    cut = ycbcr_tiff(ycbcr, across, down, order)[:-1]
+    with pytest.raises(ImageError, match="damaged or truncated TIFF"):
+        decode_image(cut)
+
+
+def test_ycbcr_that_libtiff_decodes_wrongly_is_refused():
+    for across, down in ((4, 4), (1, 4)):
+        with pytest.raises(
+            ImageError, match=f"in YCbCr colours with chroma of {across}x{down} pixels, which cannot be decoded rel"
+        ):
+            decode_image(ycbcr_tiff(noise(), across, down))
+
+
+def test_greys_of_12_bits_are_scaled_by_their_own_range():
+    grey = np.arange(4096).reshape(64, 64)
+    header, pixels = decode(tiff_of_12_bits(grey))
+    np.testing.assert_array_equal(pixels[..., 0], np.round(grey / 4095 * 255))
+    assert header.brightest == 65535
+    assert decode(tiff_of_12_bits(grey // 16))[0].brightest == 255
+
+
+def test_greys_of_8_bits_with_a_sign_are_refused_if_they_are_negative():
+    grey = np.resize(np.arange(128, dtype=np.int8), (9, 14))
+    np.testing.assert_array_equal(decode_image(tiff(grey))[..., 0], grey)
+    for decoder in (decode_image, decode_label):
+        with pytest.raises(ImageError, match="is a TIFF of 1 signed sample of 8 bits, which cannot be decoded rel"):
+            decoder(tiff(-grey))
+
+
+def test_old_style_jpegs_are_read_if_they_are_whole_and_their_colours_known():
+    image = np.repeat(np.repeat(noise(2, 4), 16, axis=0), 16, axis=1)
+    grey, color = (saved(pixels, "JPEG", quality=98, subsampling=0) for pixels in (image[..., 0], image))
+    for data, expected in (
+        (tiff_of_jpeg(grey, (32, 64), 1, 1), image[..., :1]),
+        (tiff_of_jpeg(color, (32, 64)), image),
+    ):
+        assert np.abs(decode_image(data).astype(int) - expected).max() <= 6
+        with pytest.raises(ImageError, match="damaged or truncated TIFF: its JPEG ends after the file"):
+            decode_image(data[:-20])
+    with pytest.raises(ImageError, match="3 samples of 8 bits, compressed as old-style JPEG, which cannot be decoded"):
+        decode_image(tiff_of_jpeg(saved(image, "JPEG", keep_rgb=True), (32, 64), meaning=2))
+
+
+def test_what_is_not_read_is_named_by_its_coding_and_colours():
+    for tag, value, found in (
+        (259, 50002, "compressed as JPEG XL, .*; expected no compression, or LZW, deflate or JPEG; "),
+        (259, 50001, "compressed as WebP; expected no compression"),
+        (259, 65000, "compressed as number 65000 of codings, "),
+        (262, 9, "in ICCLab colours, which is not read; expected greys, RGB, CMYK, or a palette of 8 bits"),
+    ):
+        with pytest.raises(ImageError, match=f"is a TIFF of 3 samples of 8 bits, {found}"):
+            decode_image(changed(tiff(noise()), tag, value))
+    big = (
+        b"MM\0+\0\x08\0\0"
+        + (16).to_bytes(8, "big")
+        + (1).to_bytes(8, "big")
+        + bytes.fromhex("0100 0004 0000000000000001 0000000900000000".replace(" ", ""))
+        + bytes(8)
+    )
+    with pytest.raises(ImageError, match="is a BigTIFF in Motorola's byte order, which is not read; save it as PNG"):
+        decode_image(big)
+
+
+def changed(data: bytes, tag: int, value: int) -> bytes:
+    """A little-endian TIFF with another value of a tag."""
+    place = next(directories(data)).places[tag] + 8
+    return data[:place] + value.to_bytes(4, "little") + data[place + 4 :]

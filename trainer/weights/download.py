@@ -20,6 +20,7 @@ import shutil
 import socket
 import ssl
 import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -35,9 +36,15 @@ from trainer.options import WEB, InputError
 TIMEOUT = 60.0
 """Seconds to wait for a connection, and then for its next bytes."""
 CHUNK = 1 << 20
+REFUSED_WAITS = (0.5, 1.0, 2.0)
+"""Seconds before each retry where a server refuses connections that has not answered in this run."""
 
 BEGINNINGS = {".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b", ".h5": b"\x89HDF\r\n\x1a\n", ".hdf5": b"\x89HDF\r\n\x1a\n"}
 """Magic bytes by suffix. Networks that require a login answer with a page of their own and status 200."""
+
+
+_answered: set[str] = set()
+"""The servers that have answered in this run: one that refuses connections then may be starting again."""
 
 
 def cache() -> str:
@@ -166,10 +173,11 @@ def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse | urlli
     Raises:
       InputError: another attempt would not help.
       ConnectionError: it may.
+      Unavailable: nothing listens there.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "deeplab-pipelines", **headers})
     try:
-        return urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT)
+        return _asked(request)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and headers:
             return error
@@ -182,7 +190,31 @@ def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse | urlli
             raise InputError(
                 f"{url} cannot be reached ({error.reason}); fetch it by other means and give the path of the file"
             ) from None
+        if isinstance(error.reason, ConnectionRefusedError) and urllib.parse.urlsplit(url).netloc not in _answered:
+            raise Unavailable(
+                f"{url}: Connection refused; check the address, or start the server, and run the same command again"
+            ) from None
         raise ConnectionError(errno.ECONNRESET, f"{url}: {error.reason.strerror or error.reason}") from None
+
+
+def _asked(request: urllib.request.Request) -> http.client.HTTPResponse:
+    """The answer to a request, which is repeated a few times if the server refuses the connection."""
+    server = urllib.parse.urlsplit(request.full_url).netloc
+    for wait in (*REFUSED_WAITS, None):
+        try:
+            answer = urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT)
+        except urllib.error.HTTPError:
+            _answered.add(server)
+            raise
+        except urllib.error.URLError as error:
+            is_refused = isinstance(error.reason, ConnectionRefusedError)
+            if wait is None or not is_refused or server in _answered:
+                raise
+        else:
+            _answered.add(server)
+            return answer
+        time.sleep(wait)
+    raise AssertionError("the last request returns or raises")
 
 
 def _fetch(url: str, part: str) -> None:

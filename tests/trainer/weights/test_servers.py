@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.drawn.web import CONTENT, served
+from trainer import attempts
 from trainer.attempts import Unavailable
 from trainer.options import InputError
 from trainer.weights import download
@@ -58,6 +61,34 @@ def test_an_address_that_leads_back_to_itself_is_refused(paths, server):
     with pytest.raises(InputError, match=r"weights.bin cannot be fetched: .*redirect") as caught:
         fetch(server.url)
     assert "\n" not in str(caught.value) and len(server.ranges) < 15
+
+
+def slept(monkeypatch, act: Callable[[], object] = lambda: None) -> list[float]:
+    """Waits no longer, but calls `act`; returns the seconds that would have been waited, a list that grows."""
+    seconds = []
+    monkeypatch.setattr(attempts, "WAITS", (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0))
+    monkeypatch.setattr(time, "sleep", lambda wait: (seconds.append(wait), act()))
+    return seconds
+
+
+def test_a_server_that_is_not_there_is_given_up_after_a_few_seconds(monkeypatch, tmp_path):
+    monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path))
+    with served(CONTENT) as server:
+        server.server_close()
+        seconds = slept(monkeypatch)
+        with pytest.raises(Unavailable, match=f"^{server.url}: Connection refused; check the address, or start the "):
+            fetch(server.url)
+    assert 1 <= sum(seconds) <= 5
+
+
+def test_a_server_that_has_answered_is_waited_for_when_it_refuses(monkeypatch, tmp_path):
+    monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path))
+    with served(CONTENT) as server:
+        server.breaks = [100_000]
+        seconds = slept(monkeypatch, server.server_close)
+        with pytest.raises(Unavailable, match="Connection refused, despite several attempts; run the same command"):
+            fetch(server.url)
+    assert sum(seconds) > 30
 
 
 def test_a_complete_download_of_a_killed_run_is_not_fetched_again(server, monkeypatch):

@@ -11,6 +11,11 @@ from pipelines.scores.trimap import boundaries
 BLENDED = 0.15
 """Minimum share of blended steps between ids in a blended label; CamVid's labels have at most 2 %."""
 MIN_BLENDED = 8
+SOLE, FEW = 0.9, 3
+"""Minimum share of a class drawn as a line among the ids between two others, and maximum number of such classes."""
+SOLID, LONG = 0.01, 16.0
+"""Maximum share of such a class's pixels that are inside of it, and minimum size of its pieces, in pixels: their mean,
+weighted by size."""
 MIN_BOUNDARY = 50
 """Minimum number of boundary pixels that a label needs for its position to be measured."""
 
@@ -19,11 +24,47 @@ def blended_share(codes: np.ndarray) -> float:
     """The share, 0 to 1, of steps between neighbouring ids, uint8 [H, W], that pass through an id between two others.
 
     In ids that were scaled by interpolation or smoothed, a boundary between classes 2 and 9 passes through 4 and 7.
-    Returns 0 if there are fewer than MIN_BLENDED such pixels.
+    Such steps do not count where a class is drawn as a line, such as a kerb or a pole. Returns 0 if there are fewer
+    than MIN_BLENDED such pixels.
     """
-    blended = sum(int(between(rows).sum()) for rows in (codes, codes.T))
     steps = sum(int((rows[:, 1:] != rows[:, :-1]).sum()) for rows in (codes, codes.T))
+    triples, counts = np.unique(np.concatenate([_triples(codes), _triples(codes.T)]), return_counts=True)
+    blended = int(counts.sum())
+    if blended >= max(MIN_BLENDED, BLENDED * steps):  # few labels: what follows takes longer
+        blended -= int(counts[_drawn(codes, triples, counts)].sum())
     return blended / steps if blended >= MIN_BLENDED else 0.0
+
+
+def _triples(codes: np.ndarray) -> np.ndarray:
+    """The ids of `between` with those around them, int64: smaller neighbour, larger neighbour, id, a byte each."""
+    inside = between(codes)
+    one, here, other = (codes[:, cut][inside] for cut in (slice(-2), slice(1, -1), slice(2, None)))
+    ends = np.stack([one, other]).astype(np.int64)
+    return ends.min(axis=0) << 16 | ends.max(axis=0) << 8 | here
+
+
+def _drawn(codes: np.ndarray, triples: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Which of the triples, see `_triples`, are of a class that is drawn as a line, bool.
+
+    Interpolation gives several ids between two classes, in short pieces, and others between other classes. So these
+    are the FEW most frequent ids that are long lines all over the label, between two classes where there is hardly
+    another.
+    """
+    pairs, ids = triples >> 8, triples & 255
+    between_pair = np.bincount(pairs, counts, minlength=1 << 16)
+    is_sole = counts >= SOLE * between_pair[pairs]
+    frequency = np.bincount(ids[is_sole], counts[is_sole], minlength=256)
+    lines = [number for number in np.flatnonzero(frequency) if _is_line((codes == number).astype(np.uint8))]
+    few = sorted(lines, key=lambda number: -frequency[number])[:FEW]
+    return is_sole & np.isin(ids, few)
+
+
+def _is_line(mask: np.ndarray) -> bool:
+    """Whether a class, uint8 [H, W] of 0 and 1, is at most two pixels wide, and mostly in long pieces."""
+    if cv2.erode(mask, np.ones((3, 3), np.uint8)).sum(dtype=np.int64) > SOLID * mask.sum(dtype=np.int64):
+        return False
+    areas = cv2.connectedComponentsWithStats(mask)[2][1:, cv2.CC_STAT_AREA].astype(np.float64)
+    return (areas**2).sum() >= LONG * areas.sum()
 
 
 def between(codes: np.ndarray) -> np.ndarray:

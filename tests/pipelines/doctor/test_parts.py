@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.doctor import tally
-from pipelines.doctor.measures import blended_share, fit, likeness, perceptual_hash
+from pipelines.doctor.measures import BLENDED, between, blended_share, fit, likeness, perceptual_hash
 from pipelines.doctor.mend import encoded, mended
 from pipelines.doctor.plan import DECODED, MAX_ALIGNED, make_plan, read_chunk
 from pipelines.doctor.tally import REACH, Alignment, DoctorTally, seen_of, with_print
@@ -88,6 +88,21 @@ def test_ids_are_blended_where_steps_lead_through_others():
     assert blended_share(ids) == 0.5
     ids[:, 6] = 10  # an outline
     assert blended_share(ids) == 0
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (9, 30, 90, 200), (200, 90, 30, 9), (0, 1, 80, 255)])
+def test_thin_classes_are_not_taken_for_blended_ids(order):
+    ground, line, wall, sky = order
+    ids = np.full((96, 96), ground, np.uint8)
+    ids[:40], ids[20:70, 50:80] = sky, wall
+    across = (np.diff(ids.astype(int), axis=1) != 0).nonzero()
+    ids[across] = line  # poles, or lines between lanes, along every upright boundary
+    down = (np.diff(ids.astype(int), axis=0) != 0)[:, :48].nonzero()
+    ids[down] = line
+    cv2.polylines(ids, [np.int32([[0, 10], [40, 25], [95, 12]])], False, line)  # a wire
+    assert between(ids).sum() + between(ids.T).sum() > 50
+    assert blended_share(ids) < BLENDED
+    assert blended_share(cv2.resize(cv2.resize(ids, (36, 36)), (96, 96))) > BLENDED
 
 
 def test_likeness_and_hash_outlive_scaling_and_light_but_not_another_scene():

@@ -179,12 +179,10 @@ def _greys(grey: np.ndarray, header: Header) -> tuple[Header, np.ndarray]:
     low, high = int(grey.min()), int(grey.max())
     if low < 0 or high > 65535:
         raise ImageError(f"its values are {low} to {high}, of unknown range; expected 0 to 65535; save it with 8 bits")
-    full = 4095 if header.depth == 12 else 65535
-    scale = full / 255 if high > 255 else 1.0
-    rgb = np.repeat(np.clip(grey / scale, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
-    return dataclasses.replace(header, brightest=high * 65535 // full if high > 255 else high), upright(
-        rgb, header.orientation
-    )
+    white = 255 if high <= 255 else 4095 if header.depth == 12 else 65535
+    rgb = np.repeat(np.clip(grey / (white / 255), 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
+    brightest = high * 65535 // white if high > 255 else high
+    return dataclasses.replace(header, brightest=brightest), upright(rgb, header.orientation)
 
 
 def to_rgb(bgr: np.ndarray) -> np.ndarray:

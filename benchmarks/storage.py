@@ -45,6 +45,7 @@ class Options(CheckedOptions):
     images: int = option(300, "how many scenes are drawn for training, and a fifth of it for validation", low=5)
     height: int = option(360, "of the scenes, in pixels", low=32)
     width: int = option(480, "of the scenes, in pixels", low=32)
+    copies: int = option(0, "augmented copies of every image that prepare makes", low=0)
     delay: float = option(0.05, "seconds for every request", low=0.0)
     faults: float = option(0.0, "share of the requests that fail", low=0.0, below=0.5)
     workers: int = option(2, "threads that work", low=1)
@@ -142,7 +143,7 @@ def main(argv: list[str]) -> int:
             list(pool.map(send, storage.files(data)))
         pairs = scan(data).pairs
         places = (data, f"{folder}/records"), (f"{BUCKET}/set", f"{BUCKET}/records")
-        compare(["prepare", *workers], *places, len(pairs), ".tfrecord", options.rounds)
+        compare(["prepare", "--copies", str(options.copies), *workers], *places, len(pairs), ".tfrecord", options.rounds)
         if options.segment:
             model = untrained(os.path.join(folder, "model"))
             below = os.path.relpath(os.path.dirname(pairs[0].image), data)

@@ -143,7 +143,9 @@ def main(argv: list[str]) -> int:
             list(pool.map(send, storage.files(data)))
         pairs = scan(data).pairs
         places = (data, f"{folder}/records"), (f"{BUCKET}/set", f"{BUCKET}/records")
-        compare(["prepare", "--copies", str(options.copies), *workers], *places, len(pairs), ".tfrecord", options.rounds)
+        compare(
+            ["prepare", "--copies", str(options.copies), *workers], *places, len(pairs), ".tfrecord", options.rounds
+        )
         if options.segment:
             model = untrained(os.path.join(folder, "model"))
             below = os.path.relpath(os.path.dirname(pairs[0].image), data)

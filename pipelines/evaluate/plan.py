@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from pipelines.evaluate.sources import STAGE, Comparison, Sources, segment_rejects
 from pipelines.inputs.mask_names import RESERVED
-from pipelines.inputs.names import CITYSCAPES_LABELS, Naming, cityscapes_key, hidden, name_of, naming, partners
+from pipelines.inputs.names import CITYSCAPES_LABELS, Naming, cityscapes_key, hidden, name_of, naming, normal, partners
 from pipelines.inputs.selection import Selection
 from pipelines.runner import handover
 from trainer import storage
@@ -220,7 +220,8 @@ def list_labels(folder: str, palette: Palette, masks: Iterable[str] = ()) -> Lab
     for name in names:
         top, slash, below = name.partition("/")
         split = top.removesuffix("annot")
-        by_key.setdefault(name_of(f"{split}/{below}" if slash and split in splits else name), []).append(name)
+        key = name_of(f"{split}/{below}" if slash and split in splits else name)
+        by_key.setdefault(normal(key), []).append(name)
     faults = {key: fault for key, fault in faults.items() if key not in by_key}
     by_key |= {key: [name] for key, (name, _) in faults.items()}
     left_out = Counter(_suffix(name) for name in set(seen) - {name for names in by_key.values() for name in names})
@@ -244,7 +245,7 @@ def list_masks(folder: str) -> dict[str, list[str]]:
     by_key: dict[str, list[str]] = {}
     for name in names:
         if name.split("/")[0] not in RESERVED:
-            by_key.setdefault(name_of(name), []).append(name)
+            by_key.setdefault(normal(name_of(name)), []).append(name)
     return by_key
 
 

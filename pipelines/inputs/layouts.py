@@ -31,6 +31,7 @@ from pipelines.inputs.names import (
     cityscapes_key,
     hidden,
     naming,
+    normal,
     split_named,
     split_order,
 )
@@ -82,15 +83,11 @@ class Folders:
     def of(self, top: str) -> Iterator[Row]:
         """Yields rows (path below it, path, size, modified) of the files in a top-level folder.
 
-        The path below it has no folders ".", which the names of objects may have.
+        The path below it is in its normal form: the names of objects may have folders "." and "".
         """
         folder = storage.join(self._root, top, "") if top else storage.join(self._root, "")
         for _, below, size, modified in self._rows.span(*self._spans.get(top, (0, 0))):
-            yield _without_dots(below), folder + below, size, modified
-
-
-def _without_dots(relative: str) -> str:
-    return "/".join(part for part in relative.split("/") if part != ".") if "./" in relative else relative
+            yield normal(below), folder + below, size, modified
 
 
 def _split(rows: Iterable[Row]) -> Iterator[Row]:

@@ -17,7 +17,7 @@ from operator import itemgetter
 
 from pipelines.inputs.layouts import Candidates, Keyed, Splits, reject
 from pipelines.inputs.lists import Row, entry_path, read_rows
-from pipelines.inputs.names import BLANKS, by_composed, composed, name_of, split_named
+from pipelines.inputs.names import BLANKS, by_composed, composed, name_of, normal, split_named
 from pipelines.inputs.rows import Row as Facts
 from pipelines.inputs.rows import Rows, ordered
 from trainer import storage
@@ -107,10 +107,10 @@ def _key(folder: str, image: str) -> str:
     below = entry_path("", folder) + "/" if folder else ""
     key = name_of(image.removeprefix(below) if below else image)
     if storage.is_remote(key):
-        return key[len(storage.SCHEME) :]
-    if key.startswith("../"):
+        key = key[len(storage.SCHEME) :]
+    elif key.startswith("../"):
         key = os.path.abspath(key)
-    return key.lstrip("/")
+    return normal(key.lstrip("/"))
 
 
 def _looked_up(rows: Iterable[Facts], listed: Rows) -> Iterator[tuple[Facts, int, int, str]]:

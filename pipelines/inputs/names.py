@@ -144,6 +144,7 @@ def spellings(entry: str) -> tuple[str, ...]:
     if others and (name_of(first) != first or (len(others) > 1 and all(map(_NUMBER.fullmatch, others)))):
         paths.append(first)
     paths += [path.replace("\\", "/") for path in paths if "\\" in path]
+    paths += map(normal, tuple(paths))
     return tuple(dict.fromkeys(spelled for path in paths for spelled in (path, name_of(path))))
 
 
@@ -165,6 +166,14 @@ def partners(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
     names, others = set(names), set(others)
     mine, theirs = by_composed(names - others), by_composed(others - names)
     return {name: name for name in names & others} | {mine[form]: theirs[form] for form in mine.keys() & theirs.keys()}
+
+
+def normal(relative: str) -> str:
+    """A path without folders "." and "", which names of objects may have, as masks and exported files are named."""
+    if "./" not in relative and "//" not in relative:
+        return relative
+    top = "/" if relative.startswith("/") else ""  # of a path that is refused, see `storage.safe_relative`
+    return top + "/".join(part for part in relative.split("/") if part not in ("", "."))
 
 
 def hidden(relative: str) -> bool:

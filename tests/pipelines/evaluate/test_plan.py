@@ -11,6 +11,7 @@ from pipelines.evaluate.sources import Comparison, Sources
 from pipelines.inputs.names import name_of
 from pipelines.inputs.selection import load
 from pipelines.runner import handover
+from trainer import storage
 from trainer.formats.labels import Palette
 from trainer.formats.palettes import resolve
 from trainer.options import InputError
@@ -31,6 +32,20 @@ def test_keys_are_paths_without_suffix() -> None:
     assert name_of("a.b/c") == "a.b/c" and name_of("a.b/c.d.png") == "a.b/c.d"
     assert name_of("ulm/ulm_1_gtFine_labelIds.png") == "ulm/ulm_1_leftImg8bit"
     assert name_of("ulm/ulm_1_gtFine_labelTrainIds.png") == "ulm/ulm_1_leftImg8bit"
+
+
+def test_labels_among_objects_pair_with_masks_whose_names_are_in_the_normal_form(monkeypatch) -> None:
+    objects = {"labels": ("x//a.png", "x/./b.png"), "masks": ("x/a.png", "x/b.png")}
+    listed = {f"gs://bucket/{folder}": names for folder, names in objects.items()}
+    monkeypatch.setattr(storage, "exists", lambda path: False)
+    monkeypatch.setattr(
+        storage, "files", lambda folder: [storage.File(f"{folder}/{name}", name, 1, 1) for name in listed[folder]]
+    )
+    plan = pair(Sources("gs://bucket/labels", ("gs://bucket/masks",), PALETTE))
+    assert plan.comparisons == (
+        Comparison("x/a", "x//a.png", ("x/a.png",)),
+        Comparison("x/b", "x/./b.png", ("x/b.png",)),
+    )
 
 
 def test_folders_get_the_shortest_distinct_names() -> None:

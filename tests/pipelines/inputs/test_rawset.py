@@ -24,7 +24,7 @@ def test_images_that_are_passed_over_for_their_names_are_said(tmp_path):
 
 
 def test_objects_whose_names_have_dots_for_folders_are_pairs_or_rejects_but_never_hidden(monkeypatch):
-    names = ("a", "../b", "x/../c", "./d", "x/./e", "x/e", "x/.f/g", "x//h")
+    names = ("a", "../b", "x/../c", "./d", "x/./e", "x/e", "x/.f/g", "x//h", "x//i", "x/i")
     relative = [name for stem in names for name in (f"images/{stem}.jpg", f"labels/{stem}.png")]
     monkeypatch.setattr(storage, "exists", lambda path: path == "gs://bucket/set/elsewhere")
     monkeypatch.setattr(storage, "is_dir", lambda path: True)
@@ -33,13 +33,14 @@ def test_objects_whose_names_have_dots_for_folders_are_pairs_or_rejects_but_neve
     assert [(pair.key, pair.image) for pair in raw.pairs] == [
         ("a", "gs://bucket/set/images/a.jpg"),
         ("d", "gs://bucket/set/images/./d.jpg"),
-        ("x//h", "gs://bucket/set/images/x//h.jpg"),
+        ("x/h", "gs://bucket/set/images/x//h.jpg"),
     ]
     reasons = {reject.path.removeprefix("gs://bucket/set/images/"): reject.reason for reject in raw.rejects}
-    assert sorted(reasons) == ["../b.jpg", "x/../c.jpg", "x/./e.jpg", "x/e.jpg"]
+    assert sorted(reasons) == ["../b.jpg", "x/../c.jpg", "x/./e.jpg", "x//i.jpg", "x/e.jpg", "x/i.jpg"]
     assert "would leave the output folder" in reasons["../b.jpg"] and "would leave" in reasons["x/../c.jpg"]
     both = "gs://bucket/set/images/x/./e.jpg, gs://bucket/set/images/x/e.jpg"
     assert reasons["x/e.jpg"] == f"2 images have the same name: {both}; rename or remove all but one"
+    assert "2 images have the same name: gs://bucket/set/images/x//i.jpg, gs" in reasons["x/i.jpg"]
     assert "left out: 2 hidden" in raw.summary
 
 

@@ -16,7 +16,7 @@ def at_once(server, works) -> list[object]:
 
     def together(number, method, address):
         if method in ("POST", "DELETE"):
-            barrier.wait(10)
+            barrier.wait(60)
 
     def run(number, work):
         try:

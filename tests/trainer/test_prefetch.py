@@ -26,7 +26,7 @@ def downloads(server) -> int:
 def test_files_come_in_order_and_many_at_a_time(server):
     paths = stored(20)
     server.requests.clear()
-    many = threading.Barrier(8, timeout=20)
+    many = threading.Barrier(8, timeout=60)
 
     def fault(number, method, address):
         if address.endswith(tuple(f"{path[-2:]}?alt=media" for path in paths[:8])):
@@ -87,7 +87,7 @@ def test_writes_run_in_the_background_and_raise_their_errors_in_order():
 
     def write(item: int) -> int:
         started.append(item)
-        go_on.wait(10)
+        go_on.wait(60)
         if item == 1:
             raise OSError("of 1")
         return 10 * item
@@ -131,7 +131,7 @@ def no_files(item: int) -> tuple[str, ...]:
 
 
 def test_one_list_keeps_all_threads_at_work_and_its_results_come_in_order():
-    together, started = threading.Barrier(3, timeout=20), itertools.count()
+    together, started = threading.Barrier(3, timeout=60), itertools.count()
 
     def work(item: int, read: prefetch.Read) -> int:
         if next(started) < 3:
@@ -156,10 +156,10 @@ def test_a_helper_goes_on_while_the_thread_with_the_list_is_at_its_own_item():
 
     def work(item: int, read: prefetch.Read) -> bool:
         if threading.current_thread() is not here:
-            helped.release(busy.wait(10))
+            helped.release(busy.wait(60))
         elif not busy.is_set():
             busy.set()
-            return helped.acquire(timeout=10) and helped.acquire(timeout=10)
+            return helped.acquire(timeout=60) and helped.acquire(timeout=60)
         return True
 
     assert [result() for _, result in prefetch.work_ahead(range(9), no_files, work, threads=2)] == 9 * [True]
@@ -200,7 +200,7 @@ def test_work_is_done_ahead_of_a_slow_item_up_to_a_bound():
     def work(item: int, read: prefetch.Read) -> int:
         started.append(item)
         if item == 0:
-            go_on.wait(10)
+            go_on.wait(60)
         if item == 7:
             go_on.set()
         return item
@@ -216,7 +216,7 @@ def test_items_whose_results_nobody_takes_give_back_what_they_hold(server):
 
     def work(path: str, read: prefetch.Read) -> bytes:
         if path == paths[1]:
-            go_on.wait(10)
+            go_on.wait(60)
         return read(path)
 
     results = prefetch.work_ahead(paths, lambda path: (path,), work, threads=5)

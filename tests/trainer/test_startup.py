@@ -96,12 +96,12 @@ def test_output_of_other_threads_is_delayed_and_not_lost(capfd):
         with quiet_startup():
             write("of the block in the other thread")
             inside.set()
-            leave.wait(10)
+            leave.wait(60)
             write("later")
 
     thread = threading.Thread(target=other)
     thread.start()
-    assert inside.wait(10)
+    assert inside.wait(60)
     with quiet_startup():
         write(START_UP[0])
         write("of this block")

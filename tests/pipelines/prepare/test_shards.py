@@ -124,7 +124,7 @@ def test_an_image_that_cannot_be_read_leaves_all_its_places_empty(tmp_path):
 
 def test_all_threads_of_a_process_make_the_records_of_its_only_shard(tmp_path, monkeypatch):
     entries = shuffled_entries(tmp_path, images=6, copies=1)
-    spec, together = Spec("train-00000-of-00001.tfrecord", "train", "f", 12), Barrier(3, timeout=20)
+    spec, together = Spec("train-00000-of-00001.tfrecord", "train", "f", 12), Barrier(3, timeout=60)
     started = itertools.count()
 
     def loaded(*given):

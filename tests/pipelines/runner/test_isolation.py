@@ -103,7 +103,7 @@ def in_threads(count, work):
 
 
 def test_attempts_run_side_by_side():
-    meeting = threading.Barrier(4, timeout=10)
+    meeting = threading.Barrier(4, timeout=60)
     in_threads(4, lambda number: attempt(meeting.wait))
     assert not meeting.broken
 

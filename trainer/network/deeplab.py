@@ -13,7 +13,7 @@ import keras
 from keras import layers, ops
 
 from trainer.network.backbones import PUBLISHED
-from trainer.network.heads import KERNEL, PixelUnshuffle, Subpixel, SubpixelKernels
+from trainer.network.heads import KERNEL, Cells, Means, PixelUnshuffle, Subpixel, SubpixelKernels
 from trainer.network.layers import BroadcastLike, Norm, StretchLike, Upsample, WindowMeans, conv, layer_name, separable
 from trainer.network.options import BACKBONES, HEADS, MAX_ALPHA, OUTPUT_STRIDES, SUBPIXEL_STARTS, SUBPIXELS
 from trainer.options import InputError
@@ -28,7 +28,7 @@ HEAD_SCOPES = ("image_pooling", "aspp", "meta_architecture", "concat", "decoder"
 """The prefixes of the names of all layers after the backbone."""
 
 GUIDE = 64
-"""The channels that `SubpixelKernels` predicts its weights from."""
+"""The channels of the guide of `SubpixelKernels`."""
 
 BLOCK_STRIDES = (2, 4, 8, 16, 32)
 """Strides whose cells may be centred on blocks, see `trainer.network.layers`."""
@@ -180,47 +180,57 @@ def _kernels_head(x: Any, fine: Any, image: Any, num_classes: int, stride: int, 
         conv(fine, "logits/feature_projection1", GUIDE, norm=norm),
     ]
     guide = separable(layers.Concatenate(name="logits-concat")(guide), "logits/guide", GUIDE, norm=norm)
-    x = layers.Concatenate(name="logits-inputs")([x, guide])
-    return SubpixelKernels(num_classes, stride, GUIDE, dtype="float32", name=HEAD)([x, image])
+    return SubpixelKernels(num_classes, stride, dtype="float32", name=HEAD)([x, guide, image])
 
 
 class Parts(NamedTuple):
     """A network in two parts, so that logits can be computed tile by tile; see `split`.
 
     Attributes:
-      features: images [B, H, W, 3] -> the head's inputs, [B, ceil(H/stride), ceil(W/stride), C]; padded by one on
-        every side, with the outermost features, if the head needs the features before a tile.
-      head: features and a reference [B, H, W, 3], of which only the size matters -> logits [B, H, W, classes]. From
-        rows i to j + overlap of the features it computes the logits of pixel rows stride·i to stride·j.
+      features: images [B, H, W, 3] -> the head's maps, one or a list, each [B, ceil(H/stride), ceil(W/stride), any];
+        padded by one on every side, with the outermost values, if the head needs those before a tile.
+      head: these maps and a reference [B, H, W, 3], of which only the size matters -> logits [B, H, W, classes]. From
+        rows i to j + overlap of a map it computes the logits of pixel rows stride·i to stride·j.
       stride: pixels per feature, along each axis.
-      overlap: the number of rows and columns of features that the head needs beyond those of a tile, if they exist.
+      overlaps: for each map, the number of rows and columns that the head needs beyond those of a tile, if they exist.
       values: the number of float32 values per pixel in memory while the head is computed.
     """
 
     features: keras.Model
     head: keras.Model
     stride: int
-    overlap: int
+    overlaps: tuple[int, ...]
     values: int
 
 
 def split(model: keras.Model) -> Parts:
     """The two parts of a network from `deeplab_v3_plus`; they share its layers."""
     head = model.get_layer(HEAD)
-    is_subpixel = isinstance(head, Subpixel | SubpixelKernels)
-    features = head.input[0] if is_subpixel else head.input
-    x = keras.Input(features.shape[1:], dtype=features.dtype)
-    reference = keras.Input((None, None, 3), dtype="uint8")
-    if not is_subpixel:
-        upsample = model.get_layer(UPSAMPLE)
-        logits, stride, overlap = upsample([head(x), reference]), upsample.stride, 1
-    elif isinstance(head, SubpixelKernels) or head.start == "bilinear":
-        features = ops.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="symmetric")
-        logits, stride, overlap = head([x, reference], bordered=True), head.factor, 2
+    if isinstance(head, SubpixelKernels):
+        features, guide, _ = head.input
+        # The logits of the cells are fewer than the features they are predicted from.
+        maps, overlaps, stride = [Cells(head)(features), guide], (2, 0), head.factor
+    elif isinstance(head, Subpixel):
+        is_padded = head.start == "bilinear"
+        margin = (int(is_padded),) * 2
+        x = head.input[0]
+        maps = [ops.pad(x, ((0, 0), margin, margin, (0, 0)), mode="symmetric") if is_padded else x]
+        overlaps, stride = (2 * is_padded,), head.factor
     else:
-        logits, stride, overlap = head([x, reference]), head.factor, 0
+        maps, overlaps, stride = [head.output], (1,), model.get_layer(UPSAMPLE).stride
+    inputs = [keras.Input(x.shape[1:], dtype=x.dtype) for x in maps]
+    reference = keras.Input((None, None, 3), dtype="uint8")
+    if isinstance(head, SubpixelKernels):
+        logits = Means(head)([*inputs, reference])
+    elif isinstance(head, Subpixel):
+        logits = head([*inputs, reference], bordered=head.start == "bilinear")
+    else:
+        logits = model.get_layer(UPSAMPLE)([*inputs, reference])
     values = logits.shape[-1] + 2 * KERNEL * isinstance(head, SubpixelKernels)
-    return Parts(keras.Model(model.input, features), keras.Model([x, reference], logits), stride, overlap, values)
+    outputs = maps if maps[1:] else maps[0]
+    return Parts(
+        keras.Model(model.input, outputs), keras.Model([*inputs, reference], logits), stride, overlaps, values
+    )
 
 
 def deeplab_v3_plus(

@@ -25,11 +25,15 @@ class DepthwiseConv2D(layers.DepthwiseConv2D):
         if not _is_jax_on_cpu():
             return super().call(inputs)
         if self.padding == "same":
-            height, width = (
-                rate * (side // 2) for side, rate in zip(self.kernel_size, self.dilation_rate, strict=True)
-            )
-            inputs = ops.pad(inputs, ((0, 0), (height, height), (width, width), (0, 0)))
+            windows = self.kernel_size, self.strides, self.dilation_rate
+            inputs = ops.pad(inputs, ((0, 0), *map(_same, inputs.shape[1:3], *windows), (0, 0)))
         return depthwise_conv(inputs, self.kernel[..., 0], self.strides, self.dilation_rate)
+
+
+def _same(size: int, side: int, stride: int, rate: int) -> tuple[int, int]:
+    """The zeros before and after an axis of `size` cells that make ceil(size / stride) windows, as Keras pads."""
+    total = max((-(-size // stride) - 1) * stride + rate * (side - 1) + 1 - size, 0)
+    return total // 2, total - total // 2
 
 
 def _is_jax_on_cpu() -> bool:

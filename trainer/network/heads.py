@@ -127,9 +127,9 @@ START_SHARE = 0.02
 class SubpixelKernels(layers.Layer):
     """The logits of every pixel as a weighted mean of those of the 3x3 cells around it, with predicted weights.
 
-    Takes [features [B, ceil(H/factor), ceil(W/factor), C + guide], reference [B, H, W, any]] and returns logits, float
-    [B, H, W, classes]. A 1x1 convolution of the first C channels predicts the logits of the cells. Another one, of the
-    last `guide` channels, and a softmax predict the KERNEL weights of each of the factor² places in a block. So a
+    Takes [features [B, ceil(H/factor), ceil(W/factor), C], guide of the same size, reference [B, H, W, any]] and
+    returns logits, float [B, H, W, classes]. A 1x1 convolution of the features predicts the logits of the cells.
+    Another one, of the guide, and a softmax predict the KERNEL weights of each of the factor² places in a block. So a
     boundary can lie anywhere between the centres of two cells, where the guide shows it. Wang et al., "CARAFE:
     content-aware reassembly of features", arXiv:1905.02188; Teed and Deng, "RAFT", arXiv:2003.12039, section 3.3
     ("convex upsampling").
@@ -140,32 +140,32 @@ class SubpixelKernels(layers.Layer):
     Args:
       classes: channels of the output.
       factor: pixels per feature, along each axis.
-      guide: the number of channels, the last ones, that the weights are predicted from.
     """
 
-    def __init__(self, classes: int, factor: int, guide: int, **kwargs: Any):
+    def __init__(self, classes: int, factor: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.classes = classes
         self.factor = factor
-        self.guide = guide
 
     def build(self, input_shape: Any) -> None:
-        channels, width = input_shape[0][-1] - self.guide, KERNEL * self.factor**2
+        (*_, channels), (*_, guide), _ = input_shape
+        width = KERNEL * self.factor**2
         self.kernel = self.add_weight(shape=(1, 1, channels, self.classes), name="kernel")
         self.bias = self.add_weight(shape=(self.classes,), initializer="zeros", name="bias")
-        self.place_kernel = self.add_weight(shape=(1, 1, self.guide, width), initializer="zeros", name="place_kernel")
+        self.place_kernel = self.add_weight(shape=(1, 1, guide, width), initializer="zeros", name="place_kernel")
         self.place_bias = self.add_weight(shape=(width,), initializer="zeros", name="place_bias")
 
-    def call(self, inputs: Any, bordered: bool = False) -> Any:
-        """The logits; `bordered` features have an additional cell on every side, which only enters the means."""
-        x, reference = inputs
-        # Not slices: their gradients first fill whole maps with zeros, a twelfth of a training step on a CPU.
-        features, guide = ops.split(x, [x.shape[-1] - self.guide], axis=-1)
+    def call(self, inputs: Any) -> Any:
+        features, guide, reference = inputs
+        return self.means(self.cells(features), guide, reference)
+
+    def cells(self, features: Any) -> Any:
+        """The logits of the cells, and on every side once more the outermost: [B, rows + 2, columns + 2, classes]."""
         cells = ops.conv(features, self.kernel, padding="valid") + self.bias
-        if bordered:
-            guide = guide[:, 1:-1, 1:-1]
-        else:
-            cells = ops.pad(cells, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="symmetric")
+        return ops.pad(cells, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="symmetric")
+
+    def means(self, cells: Any, guide: Any, reference: Any) -> Any:
+        """The logits of every pixel, from those of the cells and one more on every side."""
         weights = ops.conv(guide, self.place_kernel, padding="valid") + self.place_bias
         batch, rows, columns, _ = ops.shape(weights)
         weights = ops.reshape(weights, (batch, rows, columns, self.factor**2, KERNEL))
@@ -179,12 +179,37 @@ class SubpixelKernels(layers.Layer):
         return pixel_shuffle(places, self.factor)[:, :height, :width]
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
-        features, reference = input_shape
+        features, _, reference = input_shape
         return (features[0], *reference[1:3], self.classes)
 
     def get_config(self) -> dict[str, Any]:
-        numbers = {"classes": self.classes, "factor": self.factor, "guide": self.guide}
-        return {**super().get_config(), **numbers}
+        return {**super().get_config(), "classes": self.classes, "factor": self.factor}
+
+
+class Cells(layers.Layer):
+    """The first half of a `SubpixelKernels`, with its variables: features to cells."""
+
+    def __init__(self, head: SubpixelKernels):
+        super().__init__(dtype=head.dtype_policy)
+        self.head = head
+
+    def call(self, features: Any) -> Any:
+        return self.head.cells(features)
+
+
+class Means(layers.Layer):
+    """The second half of a `SubpixelKernels`, with its variables: [cells, guide, reference] to logits."""
+
+    def __init__(self, head: SubpixelKernels):
+        super().__init__(dtype=head.dtype_policy)
+        self.head = head
+
+    def call(self, inputs: Any) -> Any:
+        return self.head.means(*inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        cells, _, reference = input_shape
+        return (cells[0], *reference[1:3], cells[-1])
 
 
 def _bilinear_weights(factor: int) -> np.ndarray:

@@ -16,8 +16,8 @@ from trainer.network.deeplab import split
 WHAT = ("ids", "best", "probabilities")
 """The kinds of predictions, see `predictor`."""
 
-TILE_BYTES = {"CPU": 32 << 20, "GPU": 256 << 20}
-"""Bounds on the bytes of logits in memory: on a CPU those of one image of usual size; a GPU needs more to be busy."""
+TILE_BYTES = {"CPU": 16 << 20, "GPU": 256 << 20}
+"""Bounds on the bytes of logits in memory: a GPU needs more to be busy."""
 
 TILE_SIDE = 640
 """Bound on the sides of tiles, in pixels, since the cost of interpolating a pixel grows with the side."""
@@ -117,18 +117,22 @@ def predictor(model: keras.Model, what: str = "ids") -> Callable[[np.ndarray], A
     parts = split(model)
     network = _compiled(parts.features, "uint8")
     head = keras.Model(parts.head.inputs, _outputs(parts.head.output, what))
-    decide = _compiled(head, parts.features.output.dtype, "uint8")
+    decide = _compiled(head, *(x.dtype for x in parts.head.inputs))
     stride, tile_bytes = parts.stride, _tile_bytes()
 
     def predict(images: np.ndarray) -> Any:
-        features = network(images)
+        maps = network(images)
+        maps = maps if parts.overlaps[1:] else [maps]
         batch, height, width, _ = images.shape
         cells = tile_bytes // (batch * stride**2 * parts.values * 4)
         results: list[np.ndarray] = []
         for rows, columns in _tiles(math.ceil(height / stride), math.ceil(width / stride), cells, TILE_SIDE // stride):
-            inputs = (slice(rows.start, rows.stop + parts.overlap), slice(columns.start, columns.stop + parts.overlap))
+            inputs = [
+                x[:, rows.start : rows.stop + overlap, columns.start : columns.stop + overlap]
+                for x, overlap in zip(maps, parts.overlaps, strict=True)
+            ]
             tile = tuple(slice(part.start * stride, part.stop * stride) for part in (rows, columns))
-            values = decide(features[(slice(None), *inputs)], images[(slice(None), *tile)])
+            values = decide(*inputs, images[(slice(None), *tile)])
             values = [np.asarray(value) for value in (values if what == "best" else [values])]
             if values[0].shape[1:3] == (height, width):
                 results = values

@@ -90,6 +90,23 @@ def pad(x: Any, scope: str, on_blocks: bool, kernel_size: int = 3) -> Any:
     return layers.ZeroPadding2D((width, width), name=layer_name(f"{scope}/pad"))(x)
 
 
+@keras.saving.register_keras_serializable("deeplab")
+class PadToEven(layers.Layer):
+    """Pads [B, H, W, C] with zeros at the bottom and right to an even height and width.
+
+    On maps of even size, windows of stride 2 that are padded as "same" are centred on blocks. So nothing is copied
+    where nothing is missing: these are the largest maps of a network.
+    """
+
+    def call(self, x: Any) -> Any:
+        height, width = ops.shape(x)[1:3]
+        return ops.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        batch, *sides, channels = input_shape
+        return (batch, *(side if side is None else side + side % 2 for side in sides), channels)
+
+
 def next_pixel(x: Any, scope: str) -> Any:
     """Shifts [B, H, W, C] by one, so that a stride of 2 takes rows and columns 1, 3, 5, ... instead of 0, 2, 4, ..."""
     x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=layer_name(f"{scope}/pad"))(x)
@@ -160,11 +177,11 @@ def depthwise(
     Arguments are those of `conv`, but `rate` may also be (vertical, horizontal), and `kernel_size` any odd number.
     """
     if strides > 1:
-        x = pad(x, scope, on_blocks, kernel_size)
+        x = PadToEven(name=layer_name(f"{scope}/pad"))(x) if on_blocks else pad(x, scope, on_blocks, kernel_size)
     x = DepthwiseConv2D(
         kernel_size,
         strides=strides,
-        padding="same" if strides == 1 else "valid",
+        padding="same" if strides == 1 or on_blocks else "valid",
         dilation_rate=rate,
         use_bias=False,
         # Keras's default counts the channels in the fan-in of a depthwise kernel, and would start it near zero. The

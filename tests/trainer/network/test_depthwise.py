@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.network.depthwise import depthwise_conv
+from trainer.network.depthwise import _same, depthwise_conv
 
 jax = pytest.importorskip("jax")
 
@@ -48,3 +48,21 @@ def test_values_and_gradients_are_those_of_a_convolution(shape, side, strides, r
         one, other = one.astype("float32"), other.astype("float32")
         tolerance = 1e-5 if dtype == "float32" else 0.02
         np.testing.assert_allclose(one, other, atol=tolerance * np.abs(other).max())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("height", "width"), [(8, 6), (7, 9), (2, 1)])
+def test_a_map_is_padded_as_xla_pads_it(height, width, stride):
+    x = np.random.default_rng(0).normal(size=(1, height, width, 2)).astype("float32")
+    kernel = np.random.default_rng(1).normal(size=(3, 3, 2)).astype("float32")
+    zeros = [_same(size, 3, stride, 1) for size in (height, width)]
+    ours = depthwise_conv(np.pad(x, ((0, 0), *zeros, (0, 0))), kernel, (stride, stride), (1, 1))
+    theirs = jax.lax.conv_general_dilated(
+        x,
+        kernel[:, :, None],
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=2,
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)

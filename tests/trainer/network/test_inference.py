@@ -26,7 +26,7 @@ def headed(head: str, stride: int, classes: int) -> keras.Model:
     x = layers.AveragePooling2D(stride, padding="same")(layers.Rescaling(1 / 64, offset=-2.0)(image))
     x = layers.Conv2D(16, 1)(x)
     if head == "kernels":
-        logits = SubpixelKernels(classes, stride, 4, dtype="float32", name=HEAD)([x, image])
+        logits = SubpixelKernels(classes, stride, dtype="float32", name=HEAD)([x, layers.Conv2D(4, 1)(x), image])
     elif head.startswith("subpixel"):
         logits = Subpixel(classes, stride, head.split()[-1], dtype="float32", name=HEAD)([x, image])
     else:

@@ -101,11 +101,28 @@ def test_strided_cells_lie_at_even_or_at_odd_pixels_for_every_size(size, on_bloc
     np.testing.assert_array_equal(row, expected[: -(-size // 2)])
 
 
+@pytest.mark.parametrize("kernel_size", [3, 5, 7])
+@pytest.mark.parametrize(("height", "width"), [(8, 6), (7, 9), (1, 2)])
+def test_a_depthwise_window_on_blocks_is_centred_on_them_at_even_and_odd_sizes(height, width, kernel_size):
+    image, half = keras.Input((None, None, 3)), kernel_size // 2
+    outputs = depthwise(
+        image, "x", norm=Norm(0.9, 1e-3), kernel_size=kernel_size, strides=2, activation=None, on_blocks=True
+    )
+    model, x = keras.Model(image, outputs), np.random.default_rng(0).normal(size=(1, height, width, 3))
+    kernel = model.get_layer("x").get_weights()[0][..., 0]
+    padded = np.pad(x[0], ((half - 1, half + 1), (half - 1, half + 1), (0, 0)))
+    expected = [
+        [(padded[i : i + kernel_size, j : j + kernel_size] * kernel).sum((0, 1)) for j in range(0, width, 2)]
+        for i in range(0, height, 2)
+    ]
+    np.testing.assert_allclose(ops.convert_to_numpy(model(x))[0] * 1.001**0.5, expected, rtol=0, atol=1e-5)
+
+
 def test_layers_survive_serialisation():
     heads = (
         Subpixel(3, 4, name="head"),
         Subpixel(3, 4, "nearest", name="head"),
-        SubpixelKernels(3, 4, 8, name="head"),
+        SubpixelKernels(3, 4, name="head"),
     )
     for layer in (Upsample(8, name="up"), PixelUnshuffle(2, name="down"), *heads):
         copy = type(layer).from_config(layer.get_config())

@@ -50,10 +50,11 @@ def run_of(name: str, options: Options) -> Callable[[], object]:
         precision=precision(name),
         schedule="constant",
     )
-    models.compile_model(network, flags, PALETTE, total_steps=1)
-    if not name.startswith("deeplab"):
+    if name.startswith("deeplab"):
+        models.compile_model(network, flags, PALETTE, total_steps=1)
+    else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=PALETTE.ignore_id)
-        network.compile(keras.optimizers.Adam(), loss, jit_compile=network.jit_compile)
+        network.compile(keras.optimizers.Adam(), loss, jit_compile=models.uses_xla())
     rng = np.random.default_rng(0)
     shape = (options.batch_size, options.crop, options.crop)
     labels = rng.integers(0, PALETTE.num_classes, shape).astype("uint8")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
+
+import pytest
 
 from tests.drawn.places import ROOT
 from trainer import processes
@@ -22,3 +25,22 @@ def test_the_end_of_a_child_tells_its_status_and_what_it_alone_took():
     program = "import time; block = bytearray(b'1') * (16 << 20); time.sleep(0.5); exit(3)"
     status, seconds, memory = processes.end(subprocess.Popen([sys.executable, "-c", program]).pid)
     assert status == 3 and 0 < seconds < 5 and 16 << 20 < memory < len(ballast)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such function")
+def test_released_memory_is_the_systems_again():
+    """Blocks between others that stay are kept by glibc when they are freed."""
+    program = """
+from trainer import processes
+def held():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:")) / 1024
+blocks = [bytearray(b'1') * 100_000 for _ in range(1000)]
+last = blocks[-1]
+before = held()
+del blocks
+processes.release_memory()
+print(before - held())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert float(done.stdout) > 80

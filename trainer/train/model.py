@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 from keras.src.random import seed_generator
 
+from trainer import processes
 from trainer.formats.labels import Palette
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.options import NetworkOptions
@@ -21,6 +22,9 @@ from trainer.train.losses import batch_weight, training_loss
 from trainer.train.optimizer import build_optimizer, freeze
 from trainer.train.options import Options
 from trainer.train.parts import in_parts
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+"""The event of JAX after a program was compiled."""
 
 
 def architecture(options: NetworkOptions, palette: Palette) -> dict[str, Any]:
@@ -82,25 +86,44 @@ def compile_model(model: keras.Model, options: Options, palette: Palette, total_
     freeze(model, options.freeze_until, options.freeze_bn)
     check_batch(options.batch_size, model, devices(), options.accumulate)
     optimizer, loss = build_optimizer(options, model, total_steps), training_loss(palette.ignore_id, options.lovasz)
-    # JAX always uses XLA. Under TensorFlow it is for a single GPU: on a CPU, a step takes six times as long as with
-    # oneDNN's kernels, and it cannot compile the communication between devices within a step.
-    is_compiled = keras.backend.backend() == "jax" or len(tf.config.list_logical_devices("GPU")) == 1
-    model.compile(optimizer, loss, jit_compile=is_compiled)
+    model.compile(optimizer, loss, jit_compile=uses_xla())
     model.optimizer.build(model.trainable_variables)
     if keras.backend.backend() == "jax" and devices() == 1:
         _make_step(model)
+
+
+def uses_xla() -> bool:
+    """Whether XLA compiles the training step.
+
+    JAX always uses it. Under TensorFlow it is for a single GPU: on a CPU, a step takes six times as long as with
+    oneDNN's kernels, and it cannot compile the communication between devices within a step.
+    """
+    return keras.backend.backend() == "jax" or len(tf.config.list_logical_devices("GPU")) == 1
 
 
 def _make_step(model: keras.Model) -> None:
     """Makes the function of a training step before `fit` does, which would compile it without `step_options`."""
     from keras.src.backend.jax import trainer
 
+    _release_after_compiling()
     before = trainer.jit
     trainer.jit = functools.partial(before, compiler_options=step_options())
     try:
         model.make_train_function()
     finally:
         trainer.jit = before
+
+
+@functools.cache
+def _release_after_compiling() -> None:
+    """Returns to the system what XLA took to compile a step, before that step takes memory of its own."""
+    import jax
+
+    def release(event: str, seconds: float, **_: Any) -> None:
+        if event == COMPILED and seconds > 1:
+            processes.release_memory()
+
+    jax.monitoring.register_event_duration_secs_listener(release)
 
 
 def step_options() -> dict[str, Any]:

@@ -192,7 +192,7 @@ def _hint(cls: type, rest: Sequence[str]) -> str:
     if rest[0].startswith("-") or not (bare and flags):
         return ""
     example = f"{CheckedOptions.flag(flags[0].name)} {_metavar(flags[0], shapes[flags[0].name])}"
-    return f"; without a flag only {' and '.join(bare)} is given, and others as in {example}"
+    return f"; only {' and '.join(bare)} stands without a flag; give others as in {example}"
 
 
 def overridden(cls: type, argv: Sequence[str]) -> list[str]:

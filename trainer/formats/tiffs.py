@@ -62,7 +62,7 @@ def _check_old_jpeg(image: Image.Image) -> None:
     size = len(image.fp.getbuffer())
     for places, sizes in (*zip(_PLACES, _SIZES, strict=True), _JPEG):
         ends = (place + length for place, length in zip(_all(tags, places), _all(tags, sizes), strict=False))
-        if places in tags and sizes in tags and max(ends) > size:
+        if places in tags and sizes in tags and max(ends, default=0) > size:
             raise ImageError("damaged or truncated TIFF: its JPEG ends after the file")
 
 

@@ -123,7 +123,7 @@ def test_show_tells_a_key_of_digits_from_a_number(tmp_path, capsys):
 def test_a_record_named_without_its_flag_is_refused_with_the_flag(tmp_path, capsys):
     with pytest.raises(SystemExit):
         records("show", tmp_path, "train/a")
-    assert "arguments: train/a; without a flag only FOLDER is given, and others as in --record KEY|N\n" in (
+    assert "arguments: train/a; only FOLDER stands without a flag; give others as in --record KEY|N\n" in (
         capsys.readouterr().err
     )
 

@@ -14,6 +14,7 @@ from apache_beam.metrics import Metrics
 
 from pipelines import __version__
 from pipelines.runner.progress import Heartbeat
+from trainer import processes
 from trainer.options import InputError
 
 VERSIONS = (
@@ -52,6 +53,7 @@ class Work(beam.DoFn):
     def setup(self) -> None:
         # The workers already use every core; OpenCV's own threads would only compete with them.
         cv2.setNumThreads(1)
+        processes.keep_memory()
         self.heartbeat.check()
 
     def count(self, outcome: str, number: int = 1) -> None:

@@ -44,3 +44,27 @@ print(before - held())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert float(done.stdout) > 80
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such function")
+def test_the_memory_of_an_image_is_kept_for_the_next_one():
+    """Otherwise each needs thousands of new pages, in a thread even of images of a megapixel."""
+    program = """
+import resource, threading
+import numpy as np
+from trainer import processes
+from trainer.formats import images
+data = images.encode_jpeg(np.full((1024, 2048, 3), 100, np.uint8))
+processes.keep_memory()
+def work():
+    for n in range(22):
+        if n == 2:
+            begin = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        images.decode_image(data)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begin)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert int(done.stdout) < 1000

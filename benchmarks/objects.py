@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import google_crc32c
@@ -29,6 +30,14 @@ BUCKET = re.compile(r"/storage/v1/b/(?P<bucket>[^/]+)")
 LISTING = re.compile(r"/storage/v1/b/(?P<bucket>[^/]+)/o")
 PART = re.compile(r"bytes=(?P<start>\d+)-(?P<end>\d*)")
 UPLOAD = re.compile(r"(?:/resumable)?/upload/storage/v1/b/(?P<bucket>[^/]+)/o")
+
+
+class Stored(NamedTuple):
+    """An object: its bytes, its generation, and its checksum as it is told."""
+
+    data: bytes
+    generation: int
+    checksum: str
 
 
 class Objects(ThreadingHTTPServer):
@@ -50,8 +59,8 @@ class Objects(ThreadingHTTPServer):
         self.delay, self.fault = delay, fault
         self.requests: list[tuple[str, str]] = []
         self.spans: list[tuple[float, float]] = []
-        self.contents: dict[tuple[str, str], tuple[bytes, int]] = {}
-        self.uploads: dict[str, tuple[str, str | None, bytearray]] = {}
+        self.contents: dict[tuple[str, str], Stored] = {}
+        self.uploads: dict[str, tuple[str, str | None, list[bytes]]] = {}
         self.lock = threading.Lock()
         self.generations = itertools.count(1)
 
@@ -61,19 +70,20 @@ class Objects(ThreadingHTTPServer):
 
     def store(self, key: tuple[str, str], data: bytes, condition: str | None) -> dict[str, str] | None:
         """What is to be told of the new object; None where the condition on its generation does not hold."""
+        stored = checksum(data)
         with self.lock:
             if not self.holds(key, condition):
                 return None
-            self.contents[key] = (data, next(self.generations))
+            self.contents[key] = Stored(data, next(self.generations), stored)
             return self.described(key)
 
     def holds(self, key: tuple[str, str], condition: str | None) -> bool:
-        return condition is None or int(condition) == self.contents.get(key, (b"", 0))[1]
+        return condition is None or int(condition) == (self.contents[key].generation if key in self.contents else 0)
 
     def described(self, key: tuple[str, str]) -> dict[str, str]:
-        data, generation = self.contents[key]
+        data, generation, stored = self.contents[key]
         about = {"bucket": key[0], "name": key[1], "size": str(len(data)), "generation": str(generation)}
-        return about | {"crc32c": checksum(data)}
+        return about | {"crc32c": stored}
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Nothing: clients that are killed cut their connections."""
@@ -138,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _object(self, key: tuple[str, str], query: dict[str, str]) -> None:
         with self.server.lock:
-            data, generation = self.server.contents.get(key, (None, 0))
+            data, generation, stored = self.server.contents.get(key, (None, 0, ""))
             if data is None or not self.server.holds(key, query.get("ifGenerationMatch")):
                 status = 404 if data is None else 412
             elif self.command == "DELETE":
@@ -147,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 status = 200
         if status == 200 and query.get("alt") == "media":
-            headers = {"X_Goog_Hash": f"crc32c={checksum(data)}", "X_Goog_Generation": str(generation)}
+            headers = {"X_Goog_Hash": f"crc32c={stored}", "X_Goog_Generation": str(generation)}
             if span := PART.fullmatch(self.headers.get("Range", "")):
                 start, end = int(span["start"]), min(int(span["end"] or len(data)), len(data) - 1)
                 headers["Content_Range"] = f"bytes {start}-{end}/{len(data)}"
@@ -165,17 +175,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _upload(self, bucket: str, query: dict[str, str], body: bytes) -> None:
         if "upload_id" in query:
-            name, condition, whole = self.server.uploads[query["upload_id"]]
-            whole += body
+            name, condition, parts = self.server.uploads[query["upload_id"]]
+            parts.append(body)
+            size = sum(map(len, parts))
             _, _, place = self.headers["Content-Range"].partition(" ")
-            if place.endswith("/*") or int(place.rpartition("/")[2]) > len(whole):
-                self._answer(308, Range=f"bytes=0-{len(whole) - 1}")
+            if place.endswith("/*") or int(place.rpartition("/")[2]) > size:
+                self._answer(308, Range=f"bytes=0-{size - 1}")
                 return
-            self._stored((bucket, name), bytes(whole), condition)
+            del self.server.uploads[query["upload_id"]]
+            self._stored((bucket, name), b"".join(parts), condition)
         elif query["uploadType"] == "resumable":
             name = str(json.loads(body or b"{}").get("name") or query.get("name"))
             number = str(next(self.server.generations))
-            self.server.uploads[number] = (name, query.get("ifGenerationMatch"), bytearray())
+            self.server.uploads[number] = (name, query.get("ifGenerationMatch"), [])
             place = f"{self.server.address}/upload/storage/v1/b/{bucket}/o?upload_id={number}"
             self._answer(200, Location=place)
         else:

@@ -33,6 +33,18 @@ def test_jpeg_keeps_channel_order():
     assert decoded[..., 1:].max() < 15
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (16, 16), (33, 70)])
+def test_a_sound_jpeg_is_decoded_without_pillow_to_the_pixels_of_pillow(mode, subsampling, size, monkeypatch):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)).convert(mode)
+    options = {} if mode == "L" else {"subsampling": subsampling, "restart_marker_blocks": 2}
+    data = saved(noise, format="JPEG", quality=80, **options)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    monkeypatch.setattr("trainer.formats.images.load_pillow", None)
+    np.testing.assert_array_equal(decode_image(data), expected)
+
+
 def test_header_tells_size_and_orientation_without_decoding():
     exif = Image.Exif()
     exif[0x0112] = 6

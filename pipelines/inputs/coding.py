@@ -11,6 +11,7 @@ import numpy as np
 from pipelines.inputs import class_lists
 from pipelines.inputs.evidence import Use, one_based
 from pipelines.inputs.rawset import RawSet
+from pipelines.runner.cores import cores
 from pipelines.runner.isolation import Failed, attempt
 from trainer import prefetch, storage
 from trainer.formats import codings, images, label_images
@@ -243,10 +244,14 @@ def sampled(paths: Sequence[str], read: Read) -> Iterator[tuple[str, label_image
     """Yields SAMPLED_LABELS evenly spaced labels with their paths; unreadable ones are left out."""
     count, is_here = min(SAMPLED_LABELS, len(paths)), read is read_label
     chosen = [paths[index * len(paths) // count] for index in range(count)]
-    for path, fetch in prefetch.read_ahead(chosen, lambda path: (path,) if is_here else ()):
-        look = functools.partial(read_label, path, fetch) if is_here else functools.partial(read, path)
+
+    def look(path: str, fetch: prefetch.Read) -> label_images.Label:
+        one = functools.partial(read_label, path, fetch) if is_here else functools.partial(read, path)
+        return attempt(one, known=(images.ImageError, OSError))
+
+    for path, result in prefetch.work_ahead(chosen, lambda path: (path,) if is_here else (), look, cores()):
         try:
-            label = attempt(look, known=(images.ImageError, OSError))
+            label = result()
         except (images.ImageError, OSError, Failed):
             continue
         yield path, label

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from trainer import storage
+from trainer import processes, storage
 from trainer.formats.dataset import DATASET_FILE, Dataset
 from trainer.formats.examples import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED, decode_pixels
 from trainer.formats.examples import decode as decode_example
@@ -195,6 +195,7 @@ class TrainingStream:
         self._paths = dataset.shard_paths(folder, "train")
         # `_uniforms` counts samples. Its seed differs from that of the order of the records.
         self._key = np.random.SeedSequence(options.seed, spawn_key=(1,)).generate_state(2, np.uint64)
+        processes.keep_memory()  # of decoded images
         self._workers = ThreadPoolExecutor(os.cpu_count(), initializer=cv2.setNumThreads, initargs=(1,))
         self._memory = crops.Memory()
         self._batches = tf.function(self._trace, input_signature=[tf.TensorSpec([], tf.int64)] * 2)

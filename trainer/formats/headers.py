@@ -11,7 +11,7 @@ import dataclasses
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from PIL import Image
 
@@ -84,12 +84,15 @@ def read(data: bytes, max_pixels: int) -> Header:
     """Reads the header of an image. Raises ImageError if it is not an image, or has more than `max_pixels`."""
     if not data:
         raise ImageError("the file is empty")
+    form = _format(data)
+    if not form:
+        raise ImageError(f"not an image: begins with {data[:12]!r}, expected JPEG, PNG, BMP, WebP or TIFF")
     try:
-        header = _read(data)
+        header = _READERS[form](data)
     except (struct.error, IndexError):
         header = None
     if header is None:
-        raise ImageError(f"not an image: begins with {data[:12]!r}, expected JPEG, PNG, BMP, WebP or TIFF")
+        raise ImageError(f"damaged or truncated {form.upper()}: its header is incomplete")
     if header.width < 1 or header.height < 1:
         raise ImageError(f"damaged {header.format.upper()}: claims to be {header.width}x{header.height} pixels")
     pixels = header.width * header.height
@@ -98,16 +101,17 @@ def read(data: bytes, max_pixels: int) -> Header:
     return header
 
 
-def _read(data: bytes) -> Header | None:
+def _format(data: bytes) -> str:
+    """The format that the first bytes of a file state; "" for none that is read."""
     if data.startswith(b"\xff\xd8\xff"):
-        return _jpeg(data)
+        return "jpeg"
     if data.startswith(PNG_SIGNATURE):
-        return _png(data)
+        return "png"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _webp(data)
+        return "webp"
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return _tiff(data)
-    return _bmp(data) if data[:2] == b"BM" else None
+        return "tiff"
+    return "bmp" if data[:2] == b"BM" else ""
 
 
 def _jpeg(data: bytes) -> Header | None:
@@ -238,15 +242,25 @@ def _bmp(data: bytes) -> Header:
     return Header("bmp", width, abs(height), open_pillow(data).mode)
 
 
+_READERS: dict[str, Callable[[bytes], Header | None]] = {
+    "jpeg": _jpeg,
+    "png": _png,
+    "webp": _webp,
+    "tiff": _tiff,
+    "bmp": _bmp,
+}
+
+
 def open_pillow(data: bytes) -> Image.Image:
     """Opens an image other than a PNG with Pillow, which reads its header. Raises ImageError for all its errors."""
-    with pillow_errors("damaged image"):
+    what = f"damaged or truncated {_format(data).upper()}"
+    with pillow_errors(what):
         try:
             return Image.open(io.BytesIO(data), formats=("JPEG", "WEBP", "TIFF", "BMP"))
         except Image.UnidentifiedImageError:
             if data[:2] in (b"II", b"MM") and (reason := tiffs.unsupported(data)):
                 raise ImageError(reason) from None
-            raise ImageError(f"damaged image: begins with {data[:12]!r}, but the rest is not one") from None
+            raise ImageError(f"{what}: begins with {data[:12]!r}, but the rest is not one") from None
 
 
 @contextlib.contextmanager

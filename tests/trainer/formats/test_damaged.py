@@ -75,6 +75,14 @@ def test_truncated_files_are_refused_by_name(data):
             decode_image(data[:end])
 
 
+@pytest.mark.parametrize("data", FILES.values(), ids=FILES)
+def test_a_file_that_ends_in_its_header_is_called_by_its_format(data):
+    found = header(data).format.upper()
+    for end in (12, 14, 20):
+        with pytest.raises(ImageError, match=rf"^damaged (or truncated )?{found}"):
+            header(data[:end])
+
+
 def test_what_an_image_library_raises_becomes_an_image_error_but_for_memory(monkeypatch):
     def fails(error):
         def load(self):

@@ -49,8 +49,8 @@ class JobOptions(PipelineOptions):
 def beam_options(flags: list[str]) -> PipelineOptions:
     """Parses Beam's options from the flags that the command itself does not know.
 
-    Local runs default to `--direct_running_mode multi_threading` (OpenCV, TensorFlow and Pillow release the GIL), with
-    one worker for each core that this process may use.
+    Local runs default to `--direct_running_mode multi_threading` (OpenCV, libjpeg-turbo and TensorFlow release the
+    GIL), with one worker for each core that this process may use.
 
     Raises:
       InputError: a flag is unknown to Beam too, Beam refuses a value, or the workers of a remote job would lack this

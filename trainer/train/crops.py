@@ -1,8 +1,8 @@
 """Turns records into crops: decodes and augments images and labels for training, by NumPy and OpenCV.
 
-OpenCV's JPEG and PNG decoders give the same values as TensorFlow's (`tf.io.decode_jpeg` with "INTEGER_ACCURATE") and
-Pillow's, which `segment` uses, in four fifths of the time; its resize takes a fifth of the time. They release Python's
-lock.
+OpenCV's JPEG and PNG decoders give the same values as TensorFlow's (`tf.io.decode_jpeg` with "INTEGER_ACCURATE"), in
+four fifths of the time, and as those of `segment` (`trainer.formats.images`); its resize takes a fifth of the time.
+They release Python's lock.
 """
 
 from __future__ import annotations

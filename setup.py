@@ -38,7 +38,7 @@ extensions = [
 
 setup(
     name="deeplab-pipelines",
-    version="0.17.0",
+    version="0.18.0",
     description="From raw images to a trained DeepLabV3+ to millions of masks, with Apache Beam and Keras.",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -63,6 +63,7 @@ setup(
         "tensorboard>=2.19,<3",
         "tensorflow>=2.20,<2.22",
         "tqdm>=4.66,<5",
+        "zlib-ng>=1,<2",
     ],
     extras_require={
         "benchmarks": ["keras-hub>=0.21,<1"],

@@ -65,6 +65,7 @@ def wide_jpeg() -> bytes:
 BOMBS = {
     "png": wide_png,
     "png, two thousand million wide": lambda: png_head(2**31 - 1, 2**31 - 1) + png()[33:],
+    "png, endless rows": lambda: png(8, 0, stream=zlib.compress(bytes(300 << 20))),
     "png, profile": lambda: png(before=[(b"iCCP", b"k\0\0" + zlib.compress(bytes(20 << 20)))]),
     "png, texts": lambda: png(before=[(b"zTXt", b"k\0\0" + zlib.compress(bytes(1 << 20)))] * 60),
     "webp": wide_webp,

@@ -3,10 +3,10 @@
     python benchmarks/stream.py                          # records made from drawn scenes
     python benchmarks/stream.py --records out/records    # your own
 
-The stream decodes, scales, crops, flips, weighs the pixels, and batches, in shapes of a training on a GPU. There are
-two references, which read the same records of the same shards and decode image and label by TensorFlow's decoders, in
-as many threads: one does nothing else, the other also makes batches of as many bytes as the crops have. What no stream
-can do without lies between the two: the crops must be written somewhere. None repeats a record within a run.
+The stream decodes, scales, crops, flips and batches, in shapes of a training on a GPU. There are two references, which
+read the same records of the same shards and decode image and label by TensorFlow's decoders, in as many threads: one
+does nothing else, the other also makes batches of as many bytes as the crops have. What no stream can do without lies
+between the two: the crops must be written somewhere. None repeats a record within a run.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def run_all(folder: str, options: Options) -> None:
 
     def batched():
         side = [options.crop, options.crop]
-        empty = (tf.zeros([*side, 3], tf.uint8), tf.zeros(side, tf.uint8), tf.zeros(side))
+        empty = (tf.zeros([*side, 3], tf.uint8), tf.zeros(side, tf.uint8))
 
         def crops(data):
             sizes = [tf.size(pixels) for pixels in decode(data)]  # so that they are decoded

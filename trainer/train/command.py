@@ -303,7 +303,7 @@ def explain(
         else:
             diagnosis = Diagnosis(error.step, "not looked for, as several hosts train")
         place = (epoch, total, diagnosis.step - 1)
-        _, labels, _ = next(stream.epoch(*place).as_numpy_iterator())
+        _, labels = next(stream.epoch(*place).as_numpy_iterator())
         records = [data for _, data in itertools.islice(stream.records(*place), options.batch_size)]
     return report(options, stream.dataset.palette, epoch, error.loss, diagnosis, names_of(records), labels)
 

@@ -21,7 +21,7 @@ import tensorflow as tf
 from trainer.formats.containers import PNG_SIGNATURE, ImageError
 from trainer.formats.examples import decode_pixels
 from trainer.formats.images import PADDING, decode_png, sound_jpeg
-from trainer.formats.labels import Palette, pixels_of_ids
+from trainer.formats.labels import Palette
 from trainer.train.options import StreamOptions
 
 ALIGNMENT = 64
@@ -143,38 +143,6 @@ def _decode_window(data: bytes, height: int, width: int, part: Window) -> np.nda
     return whole[part.y : part.y + part.height, part.x : part.x + part.width]
 
 
-def pixel_weights(
-    label: np.ndarray, num_classes: int, ignore_id: int, max_ratio: float, out: np.ndarray | None = None
-) -> np.ndarray:
-    """Adaptive pixel weights of one image: inverse class frequency, bounded.
-
-    With N valid pixels, n_c of them of class c, and K classes present: w_c = N / (K n_c), the factor by which class c
-    falls short of an equal share; clipped to [1 / sqrt(max_ratio), sqrt(max_ratio)], so that no class weighs more
-    than `max_ratio` times another; divided by its mean over the valid pixels, so that weights do not change the
-    learning rate.
-
-    Args:
-      label: [height, width] uint8 class ids.
-      num_classes: number of classes; ids from this number on are ignored, as `ignore_id` is.
-      ignore_id: the id of pixels that do not count.
-      max_ratio: at least 1; with 1, all valid pixels weigh the same.
-      out: an array to write the result to.
-
-    Returns:
-      [height, width] float32 with mean 1 over the valid pixels and 0 elsewhere; all 0 if no pixel is valid.
-    """
-    counts = pixels_of_ids(label)
-    counts[num_classes:] = 0
-    counts[ignore_id] = 0
-    weights = np.zeros(256)
-    if valid := counts.sum():
-        present = counts > 0
-        bound = max_ratio**0.5
-        weights[present] = np.clip(valid / (present.sum() * counts[present]), 1 / bound, bound)
-        weights *= valid / (weights @ counts)
-    return cv2.LUT(label, weights.astype(np.float32), dst=out)
-
-
 class Memory:
     """Memory for arrays that TensorFlow uses without a copy; it is reused once nothing refers to them.
 
@@ -209,12 +177,10 @@ class Crops(NamedTuple):
     Attributes:
       image: [B, crop, crop, 3] uint8 RGB.
       label: [B, crop, crop] uint8 class ids; the palette's ignore_id where the window lies outside of the image.
-      weights: [B, crop, crop] float32, 0 where the label is ignored.
     """
 
     image: np.ndarray
     label: np.ndarray
-    weights: np.ndarray
 
 
 def _place(before: int, covered: int, side: int, crop: int) -> slice:
@@ -232,13 +198,14 @@ def _frame(pixels: np.ndarray, rows: slice, columns: slice, value: int) -> None:
     pixels[rows, columns.stop :] = value
 
 
-def _sources(covered: int, place: slice) -> np.ndarray:
+def _sources(covered: int, place: slice, mirrored: bool = False) -> np.ndarray:
     """The indices of the nearest of `covered` pixels of an axis, for each pixel of the crop at `place`.
 
     Half-pixel centres, as in the image's resize, so that both stay aligned.
     """
     length = place.stop - place.start
-    return ((np.arange(length) + 0.5) * (covered / length)).astype(np.intp)
+    nearest = ((np.arange(length) + 0.5) * (covered / length)).astype(np.intp)
+    return covered - 1 - nearest if mirrored else nearest
 
 
 def _fill(
@@ -252,19 +219,18 @@ def _fill(
     ids = ids[part.y : part.y + part.height, part.x : part.x + part.width]
     before = part.before
     if part.mirrored:
-        pixels, ids, before = cv2.flip(pixels, 1), cv2.flip(ids, 1), part.side - before - part.width
+        pixels, before = cv2.flip(pixels, 1), part.side - before - part.width
     rows = _place(part.above, part.height, part.side, options.crop)
     columns = _place(before, part.width, part.side, options.crop)
     # Not the window with its margins: most windows are larger than the image.
     extent = (columns.stop - columns.start, rows.stop - rows.start)
     cv2.resize(pixels, extent, dst=crop.image[rows, columns], interpolation=cv2.INTER_LINEAR)
     _frame(crop.image, rows, columns, PADDING)
-    # Takes whole rows: transposing twice with OpenCV is faster than indexing columns with NumPy.
-    turned = cv2.transpose(cv2.transpose(ids)[_sources(part.width, columns)])
-    crop.label[rows, columns] = turned[_sources(part.height, rows)]
+    # Takes whole rows: transposing twice with OpenCV is faster than taking columns with NumPy.
+    turned = np.take(cv2.transpose(ids), _sources(part.width, columns, part.mirrored), axis=0)
+    # The indices are valid. With the default mode NumPy would copy the result.
+    np.take(cv2.transpose(turned), _sources(part.height, rows), axis=0, out=crop.label[rows, columns], mode="clip")
     _frame(crop.label, rows, columns, palette.ignore_id)
-    max_ratio = options.max_ratio if options.pixel_weights == "adaptive" else 1.0
-    pixel_weights(crop.label, palette.num_classes, palette.ignore_id, max_ratio, crop.weights)
 
 
 def crops(
@@ -285,7 +251,7 @@ def crops(
       ValueError: a record cannot be used.
     """
     shape = (len(reads), options.crop, options.crop)
-    batch = Crops(*map(memory.array, ((*shape, 3), shape, shape), ("uint8", "uint8", "float32")))
+    batch = Crops(memory.array((*shape, 3), "uint8"), memory.array(shape, "uint8"))
     fill = functools.partial(_fill, options=options, palette=palette)
     for _ in workers.map(fill, map(Crops, *batch), reads, uniforms):
         pass

@@ -52,13 +52,13 @@ def _largest(values: Sequence[Any]) -> float:
     return float(ops.convert_to_numpy(ops.max(ops.stack(magnitudes))))
 
 
-def diagnose(model: keras.Model, step: int, batch: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Diagnosis:
+def diagnose(model: keras.Model, step: int, batch: tuple[np.ndarray, np.ndarray]) -> Diagnosis:
     """Finds the first values of a step that are NaN or infinite.
 
     Args:
       model: the model in its state before the step.
       step: the first step whose loss is NaN or infinite.
-      batch: the batch of the step: images, labels and weights, see `TrainingStream`.
+      batch: the batch of the step: images and labels, see `TrainingStream`.
     """
     weights = model.trainable_variables
     if layers := without_numbers(model, "trainable_weights"):
@@ -68,14 +68,14 @@ def diagnose(model: keras.Model, step: int, batch: tuple[np.ndarray, np.ndarray,
         # In a batch norm, only the variance shows the scale of what overflowed.
         cause = f"the mean or variance of a batch, first in the layer {layers[0]}"
         return Diagnosis(step - 1, cause, _largest(weights))
-    image, label, pixel_weights = batch
+    image, label = batch
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     outputs = keras.Model(model.inputs[0], [layer.output for layer in layers])(image, training=True)
     for index, output in enumerate(outputs):
         if not is_finite([output]):
             largest = _largest([*weights, *outputs[: index + 1]])
             return Diagnosis(step, f"the output of the layer {layers[index].name}", largest)
-    loss = model.compute_loss(image, label, outputs[-1], pixel_weights)
+    loss = model.compute_loss(image, label, outputs[-1])
     if math.isfinite(float(ops.convert_to_numpy(loss))):
         return Diagnosis(step)
     return Diagnosis(step, "the loss alone; the logits are finite", _largest(outputs[-1:]))

@@ -1,11 +1,18 @@
-"""The losses of the training: the weighted cross-entropy, alone or with the Lovász softmax."""
+"""The losses of the training: the cross-entropy, with weights of the pixels, alone or with the Lovász softmax."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
+
+Weigh = Callable[[Any], Any]
+"""A function from the labels of a batch, int [B, H, W], to the weights of its pixels, float32 [B, H, W]."""
+
+IDS = 256
+"""The number of ids that a label can have."""
 
 
 def _devices() -> int:
@@ -58,38 +65,75 @@ def lovasz_softmax(labels: Any, probabilities: Any, ignore_id: int) -> Any:
     return ops.divide_no_nan(ops.sum(ops.sum(errors * increase, axis=-1) * present), ops.sum(present))
 
 
-class _WithLovasz(keras.losses.Loss):
-    def __init__(self, cross_entropy: keras.losses.Loss, ignore_id: int, weight: float) -> None:
-        super().__init__(name="cross_entropy_and_lovasz", reduction="sum")
-        self.cross_entropy, self.ignore_id, self.weight = cross_entropy, ignore_id, weight
+def pixel_weights(labels: Any, num_classes: int, ignore_id: int, max_ratio: float) -> Any:
+    """Adaptive pixel weights of each image: inverse class frequency, bounded.
+
+    With N valid pixels, n_c of them of class c, and K classes present: w_c = N / (K n_c), the factor by which class c
+    falls short of an equal share; clipped to [1 / sqrt(max_ratio), sqrt(max_ratio)], so that no class weighs more
+    than `max_ratio` times another; divided by its mean over the valid pixels, so that weights do not change the
+    learning rate.
+
+    Args:
+      labels: int [B, H, W], ids in [0, 255].
+      num_classes: number of classes; ids from this number on are ignored, as `ignore_id` is.
+      ignore_id: the id of pixels that do not count.
+      max_ratio: at least 1; with 1, all valid pixels weigh the same.
+
+    Returns:
+      float32 [B, H, W] with mean 1 over the valid pixels of each image and 0 elsewhere; all 0 if no pixel is valid.
+    """
+    shape = ops.shape(labels)
+    places = ops.cast(labels, "int32") + IDS * ops.reshape(ops.arange(shape[0]), [-1, 1, 1])
+    places = ops.reshape(places, [-1])
+    counts = ops.segment_sum(ops.ones_like(places, "float32"), places, num_segments=shape[0] * IDS)
+    ids = ops.arange(IDS)
+    is_class = ops.logical_and(ids < num_classes, ops.not_equal(ids, ignore_id))
+    counts = ops.reshape(counts, [-1, IDS]) * ops.cast(is_class, "float32")
+    present = ops.cast(counts > 0, "float32")
+    valid, classes = (ops.sum(x, axis=-1, keepdims=True) for x in (counts, present))
+    bound = max_ratio**0.5
+    weights = present * ops.clip(ops.divide_no_nan(valid, classes * counts), 1 / bound, bound)
+    weights *= ops.divide_no_nan(valid, ops.sum(weights * counts, axis=-1, keepdims=True))
+    return ops.reshape(ops.take(ops.reshape(weights, [-1]), places), shape)
+
+
+class _TrainingLoss(keras.losses.Loss):
+    def __init__(self, ignore_id: int, weigh: Weigh | None, lovasz: float) -> None:
+        super().__init__(name="training_loss", reduction="sum")
+        self.cross_entropy = sparse_cross_entropy(ignore_id)
+        self.ignore_id, self.weigh, self.lovasz = ignore_id, weigh, lovasz
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        loss = self.cross_entropy(y_true, y_pred, self.weigh(y_true) if self.weigh else None)
+        if not self.lovasz:
+            return loss
         # One pixel of every 2 x 2, since sorting takes most of the time.
         labels, logits = y_true[:, 1::2, 1::2], y_pred[:, 1::2, 1::2]
         lovasz = lovasz_softmax(labels, ops.softmax(logits), self.ignore_id)
-        return self.cross_entropy(y_true, y_pred, sample_weight) + self.weight * lovasz / _devices()
+        return loss + self.lovasz * lovasz / _devices()
 
 
-def training_loss(ignore_id: int, lovasz: float = 0.0) -> keras.losses.Loss:
-    """`sparse_cross_entropy`, plus `lovasz` times `lovasz_softmax`.
+def training_loss(ignore_id: int, weigh: Weigh | None = None, lovasz: float = 0.0) -> keras.losses.Loss:
+    """`sparse_cross_entropy`, with the weights that `weigh` gives, plus `lovasz` times `lovasz_softmax`.
 
+    Weights are computed where the loss is, not by the stream of batches, which would have to bring them to the device.
     If there are several devices, each computes `lovasz_softmax` of its part of the batch; the loss is their mean.
 
     Args:
       ignore_id: the label of pixels that do not count.
+      weigh: `pixel_weights`, given all but the labels; None: every pixel weighs 1.
       lovasz: the weight of `lovasz_softmax`, at least 0.
     """
-    cross_entropy = sparse_cross_entropy(ignore_id)
-    return _WithLovasz(cross_entropy, ignore_id, lovasz) if lovasz else cross_entropy
+    return _TrainingLoss(ignore_id, weigh, lovasz)
 
 
-def batch_weight(labels: Any, weights: Any, ignore_id: int) -> Any:
+def batch_weight(labels: Any, ignore_id: int, weights: Any = None) -> Any:
     """The total weight of the pixels that have a class, over all devices: a float32 scalar.
 
     Args:
       labels: int [B, H, W], class ids and `ignore_id`.
-      weights: float [B, H, W] of at least 0; None: 1 for every pixel.
       ignore_id: the label of pixels that do not count.
+      weights: float [B, H, W] of at least 0; None: 1 for every pixel.
     """
     valid = ops.cast(ops.not_equal(labels, ignore_id), "float32")
     weight = ops.sum(valid if weights is None else valid * ops.cast(weights, "float32"))
@@ -106,7 +150,7 @@ class _SparseCrossEntropy(keras.losses.Loss):
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         # Keras adds up the losses of all devices, so each divides by the weight of the whole batch.
-        weight = batch_weight(y_true, sample_weight, self.ignore_id)
+        weight = batch_weight(y_true, self.ignore_id, sample_weight)
         return ops.divide_no_nan(self.weighted_sum(y_true, y_pred, sample_weight), weight)
 
 

@@ -18,7 +18,7 @@ from trainer.formats.labels import Palette
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.options import NetworkOptions
 from trainer.options import InputError
-from trainer.train.losses import batch_weight, training_loss
+from trainer.train.losses import Weigh, batch_weight, pixel_weights, training_loss
 from trainer.train.optimizer import build_optimizer, freeze
 from trainer.train.options import Options
 from trainer.train.parts import in_parts
@@ -40,7 +40,20 @@ def build(options: Options, palette: Palette) -> keras.Model:
         network = deeplab_v3_plus(**architecture(options, palette))
     if options.accumulate == 1:
         return network
-    return in_parts(network, options.accumulate, functools.partial(batch_weight, ignore_id=palette.ignore_id))
+    weigh = _weigh(options, palette)
+
+    def total_weight(labels: Any) -> Any:
+        return batch_weight(labels, palette.ignore_id, weigh(labels) if weigh else None)
+
+    return in_parts(network, options.accumulate, total_weight)
+
+
+def _weigh(options: Options, palette: Palette) -> Weigh | None:
+    """The function that gives the pixels their weights in the loss; None if all weigh the same."""
+    if options.pixel_weights != "adaptive":
+        return None
+    classes, ignore_id = palette.num_classes, palette.ignore_id
+    return functools.partial(pixel_weights, num_classes=classes, ignore_id=ignore_id, max_ratio=options.max_ratio)
 
 
 @contextlib.contextmanager
@@ -85,8 +98,8 @@ def compile_model(model: keras.Model, options: Options, palette: Palette, total_
     """Prepares `model` for training: freezes layers, sets the loss, and builds the optimizer and its variables."""
     freeze(model, options.freeze_until, options.freeze_bn)
     check_batch(options.batch_size, model, devices(), options.accumulate)
-    optimizer, loss = build_optimizer(options, model, total_steps), training_loss(palette.ignore_id, options.lovasz)
-    model.compile(optimizer, loss, jit_compile=uses_xla())
+    loss = training_loss(palette.ignore_id, _weigh(options, palette), options.lovasz)
+    model.compile(build_optimizer(options, model, total_steps), loss, jit_compile=uses_xla())
     model.optimizer.build(model.trainable_variables)
     if keras.backend.backend() == "jax" and devices() == 1:
         _make_step(model)

@@ -13,15 +13,15 @@ from typing import Any
 import keras
 from keras import ops
 
-Weigh = Callable[[Any, Any], Any]
-"""A function from the labels and weights, [B, H, W], of a batch to its weight in the mean, over all devices."""
+TotalWeight = Callable[[Any], Any]
+"""A function from the labels of a batch, [B, H, W], to its weight in the mean, over all devices."""
 
 
-def in_parts(network: keras.Model, parts: int, weigh: Weigh) -> keras.Model:
+def in_parts(network: keras.Model, parts: int, total_weight: TotalWeight) -> keras.Model:
     """A model that shares the network's layers and is trained in `parts` parts per step."""
     kind = _OnJax if keras.backend.backend() == "jax" else _OnTensorFlow
     model = kind(network.inputs, network.outputs, name=network.name)
-    model.parts, model.weigh = parts, weigh
+    model.parts, model.total_weight = parts, total_weight
     return model
 
 
@@ -30,9 +30,9 @@ class _Parted(keras.Model):
         """Arrays [B, ...] as [B / n, n, ...], which leaves the distribution of the images over devices as it is."""
         return tuple(ops.reshape(x, (x.shape[0] // self.parts, self.parts, *x.shape[1:])) for x in data)
 
-    def _shares(self, labels: Any, weights: Any) -> Any:
-        """[n] float32: the weight of each part in the whole, from labels and weights [B / n, n, H, W]."""
-        weight = [self.weigh(labels[:, i], weights[:, i]) for i in range(self.parts)]
+    def _shares(self, labels: Any) -> Any:
+        """[n] float32: the weight of each part in the whole, from labels [B / n, n, H, W]."""
+        weight = [self.total_weight(labels[:, i]) for i in range(self.parts)]
         return ops.divide_no_nan(ops.stack(weight), sum(weight))
 
 
@@ -41,14 +41,14 @@ class _OnTensorFlow(_Parted):
         import tensorflow as tf
 
         parts = self._parts(data)
-        shares = self._shares(*parts[1:])
+        shares = self._shares(parts[1])
         variables = self.trainable_variables
 
         def add(index: Any, loss: Any, gradients: list[Any]) -> tuple[Any, Any, list[Any]]:
-            image, label, weight = (x[:, index] for x in parts)
+            image, label = (x[:, index] for x in parts)
             with tf.GradientTape() as tape:
                 logits = self(image, training=True)
-                part = shares[index] * self.compute_loss(x=image, y=label, y_pred=logits, sample_weight=weight)
+                part = shares[index] * self.compute_loss(x=image, y=label, y_pred=logits)
                 scaled = self.optimizer.scale_loss(part)
             part_gradients = tape.gradient(scaled, variables)
             return index + 1, loss + part, [sum(pair) for pair in zip(gradients, part_gradients, strict=True)]
@@ -75,14 +75,14 @@ class _OnJax(_Parted):
 
         trainable, other, optimizer, metrics = state
         parts = self._parts(data)
-        shares = self._shares(*parts[1:])
+        shares = self._shares(parts[1])
         differentiate = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)
 
         def add(carried: Any, index: Any) -> tuple[Any, None]:
             loss, gradients, other = carried
             part = [x[:, index] for x in parts]
             (_, (unscaled, _, other, _)), part_gradients = differentiate(
-                trainable, other, metrics, *part, training=True, optimizer_variables=optimizer
+                trainable, other, metrics, *part, None, training=True, optimizer_variables=optimizer
             )
             share = shares[index]
             gradients = [total + share * one for total, one in zip(gradients, part_gradients, strict=True)]

@@ -208,9 +208,9 @@ class TrainingStream:
 
     def _batch(self, number: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """`_crops` as a node of TensorFlow's graph."""
-        results = tf.numpy_function(self._crops, [number], [tf.uint8, tf.uint8, tf.float32], stateful=False)
+        results = tf.numpy_function(self._crops, [number], [tf.uint8, tf.uint8], stateful=False)
         shape = [self.options.batch_size // self.options.hosts, self.options.crop, self.options.crop]
-        return tuple(map(tf.ensure_shape, results, ([*shape, 3], shape, shape)))
+        return tuple(map(tf.ensure_shape, results, ([*shape, 3], shape)))
 
     def _crops(self, number: np.int64) -> crops.Crops:
         """The crops of a batch, or this host's part of them if there are several hosts."""
@@ -256,8 +256,7 @@ class TrainingStream:
 
         Returns:
           Batches of (image, uint8 [B, crop, crop, 3] RGB; label, uint8 [B, crop, crop] class ids, with the palette's
-          ignore_id outside the image; weights, float32 [B, crop, crop], 0 where the label is ignored). Each host gets
-          its part of every batch.
+          ignore_id outside the image). Each host gets its part of every batch.
 
         Raises:
           InputError: a shard is missing, or has the wrong size.

@@ -1,4 +1,4 @@
-"""What becomes of a record in training: the window, its decoding, the weights of its pixels."""
+"""What becomes of a record in training: the window and its decoding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from tests.drawn.records import draw_image
 from trainer.formats import images
 from trainer.train import crops
-from trainer.train.crops import Memory, Window, pixel_weights, window
+from trainer.train.crops import Memory, Window, window
 from trainer.train.options import StreamOptions
 
 OPTIONS = StreamOptions(crop=64, batch_size=2, scale_min=0.5, scale_max=1.5)
@@ -62,37 +62,3 @@ def test_memory_is_used_again_when_no_view_of_it_is_left():
     assert other.ctypes.data != place, "somebody still looks at it"
     del row
     assert memory.array((4, 5), "float32").ctypes.data == place
-
-
-def test_pixel_weights_by_a_worked_example():
-    """12 valid pixels: 9 of class 0, 2 of class 1, 1 of class 2, so N / (K n) = 4/9, 2 and 4.
-
-    With max_ratio 4 they are clipped to 1/2, 2 and 2; their mean is (9 * 1/2 + 2 * 2 + 1 * 2) / 12 = 10.5 / 12.
-    """
-    label = np.array([[0, 0, 0, 0, 9], [0, 0, 0, 0, 9], [0, 1, 1, 2, 9]], np.uint8)
-    weights = pixel_weights(label, 3, 9, 4.0)
-    mean = 10.5 / 12
-    expected = np.select([label == 0, label == 1, label == 2], [0.5 / mean, 2 / mean, 2 / mean], 0.0)
-    np.testing.assert_allclose(weights, expected, rtol=1e-6)
-    assert weights[label != 9].mean() == pytest.approx(1)
-
-
-def test_pixel_weights_without_a_bound_give_every_class_the_same_share():
-    label = np.array([[0, 0, 0, 0, 0, 0, 1, 2]], np.uint8)
-    weights = pixel_weights(label, 3, 255, 1e6)
-    sums = [weights[label == c].sum() for c in range(3)]
-    np.testing.assert_allclose(sums, [8 / 3] * 3, rtol=1e-6)
-
-
-@pytest.mark.parametrize("ignore_id", [11, 255])
-def test_pixel_weights_of_a_wholly_ignored_crop_are_zero(ignore_id):
-    weights = pixel_weights(np.full([4, 4], ignore_id, np.uint8), 11, ignore_id, 10.0)
-    np.testing.assert_array_equal(weights, np.zeros([4, 4], np.float32))
-
-
-def test_pixel_weights_differ_by_no_more_than_their_bound():
-    label = np.zeros([100, 100], np.uint8)
-    label[0, 0] = 1
-    weights = pixel_weights(label, 2, 255, 10.0)
-    assert weights.max() / weights.min() <= 10.001
-    assert weights[0, 0] > 1 > 0.99 * weights[1, 1]

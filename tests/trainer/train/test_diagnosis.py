@@ -19,7 +19,7 @@ from trainer.train.losses import sparse_cross_entropy
 from trainer.train.options import Options
 
 OPTIONS = Options(records="records", output="model", learning_rate=0.5)
-BATCH = (np.full((2, 4, 4, 3), 200, np.uint8), np.zeros((2, 4, 4), np.uint8), np.ones((2, 4, 4), np.float32))
+BATCH = (np.full((2, 4, 4, 3), 200, np.uint8), np.zeros((2, 4, 4), np.uint8))
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""The loss, by numbers worked by hand."""
+"""The loss and its pixel weights, by numbers worked by hand."""
 
 from __future__ import annotations
 
+import functools
 import math
 
 import keras
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from trainer import metrics
-from trainer.train.losses import lovasz_softmax, sparse_cross_entropy, training_loss
+from trainer.train.losses import lovasz_softmax, pixel_weights, sparse_cross_entropy, training_loss
 
 # Softmax of these logits: class 0 has probability 3/4, class 1 has 1/4.
 LOGITS = np.tile(np.array([math.log(3.0), 0.0], "float32"), (1, 2, 2, 1))
@@ -76,3 +77,57 @@ def test_the_training_loss_adds_lovasz_of_every_second_pixel_by_its_weight():
     plain = float(training_loss(255)(labels, logits))
     assert plain == float(sparse_cross_entropy(255)(labels, logits))
     assert float(training_loss(255, lovasz=2.0)(labels, logits)) == pytest.approx(plain + 2 * expected)
+
+
+def weights_of(*labels: np.ndarray, num_classes: int = 3, ignore_id: int = 255, max_ratio: float = 4.0) -> np.ndarray:
+    return keras.ops.convert_to_numpy(pixel_weights(np.stack(labels), num_classes, ignore_id, max_ratio))
+
+
+def test_pixel_weights_by_a_worked_example():
+    """12 valid pixels: 9 of class 0, 2 of class 1, 1 of class 2, so N / (K n) = 4/9, 2 and 4.
+
+    With max_ratio 4 they are clipped to 1/2, 2 and 2; their mean is (9 * 1/2 + 2 * 2 + 1 * 2) / 12 = 10.5 / 12.
+    """
+    label = np.array([[0, 0, 0, 0, 9], [0, 0, 0, 0, 9], [0, 1, 1, 2, 9]], np.uint8)
+    (weights,) = weights_of(label, ignore_id=9)
+    mean = 10.5 / 12
+    expected = np.select([label == 0, label == 1, label == 2], [0.5 / mean, 2 / mean, 2 / mean], 0.0)
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+    assert weights.dtype == np.float32 and weights[label != 9].mean() == pytest.approx(1)
+
+
+def test_every_image_of_a_batch_has_pixel_weights_of_its_own():
+    labels = [np.array([row], np.uint8) for row in ([0, 0, 0, 1], [2, 2, 255, 7], [1, 2, 0, 0])]
+    found = weights_of(*labels)
+    np.testing.assert_array_equal(found, np.concatenate([weights_of(label) for label in labels]))
+    np.testing.assert_array_equal(found[1], [[1, 1, 0, 0]])
+
+
+def test_pixel_weights_without_a_bound_give_every_class_the_same_share():
+    label = np.array([[0, 0, 0, 0, 0, 0, 1, 2]], np.uint8)
+    (weights,) = weights_of(label, max_ratio=1e6)
+    sums = [weights[label == c].sum() for c in range(3)]
+    np.testing.assert_allclose(sums, [8 / 3] * 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ignore_id", [1, 11, 255])
+def test_pixel_weights_of_a_wholly_ignored_image_are_zero(ignore_id):
+    (weights,) = weights_of(np.full([4, 4], ignore_id, np.uint8), num_classes=11, ignore_id=ignore_id)
+    np.testing.assert_array_equal(weights, np.zeros([4, 4], np.float32))
+
+
+def test_pixel_weights_differ_by_no_more_than_their_bound():
+    label = np.zeros([100, 100], np.uint8)
+    label[0, 0] = 1
+    (weights,) = weights_of(label, num_classes=2, max_ratio=10.0)
+    assert weights.max() / weights.min() <= 10.001
+    assert weights[0, 0] > 1 > 0.99 * weights[1, 1]
+
+
+def test_the_training_loss_weighs_pixels_by_their_labels():
+    """Of three pixels two are of class 0, so the weights are 3/4, 3/4 and 3/2."""
+    labels = np.array([[[0, 0], [1, 255]]], "uint8")
+    weigh = functools.partial(pixel_weights, num_classes=2, ignore_id=255, max_ratio=10.0)
+    expected = (0.75 * 2 * RIGHT + 1.5 * WRONG) / 3
+    assert float(training_loss(255, weigh)(labels, LOGITS)) == pytest.approx(expected)
+    assert float(training_loss(255)(labels, LOGITS)) == pytest.approx((2 * RIGHT + WRONG) / 3)

@@ -16,14 +16,14 @@ from trainer.train.options import Options
 FLAGS = {"records": "records", "output": "model", "batch_size": 8, "optimizer": "momentum", "learning_rate": 0.1}
 
 
-def batch() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Eight images whose labels are ignored the more the later they come."""
+def batch() -> tuple[np.ndarray, np.ndarray]:
+    """Eight images whose labels are ignored the more the later they come, and lack a class each."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, PALETTE.num_classes, (8, 16, 16)).astype("uint8")
     for index, label in enumerate(labels):
         label[: 2 * index] = PALETTE.ignore_id
-    weights = rng.uniform(0.3, 3, labels.shape).astype("float32") * (labels != PALETTE.ignore_id)
-    return rng.integers(0, 256, (8, 16, 16, 3)).astype("uint8"), labels, weights
+        label[label == index % 3] = (index + 1) % 3
+    return rng.integers(0, 256, (8, 16, 16, 3)).astype("uint8"), labels
 
 
 def trained(parts: int) -> tuple[list[np.ndarray], float]:

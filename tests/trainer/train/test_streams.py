@@ -35,10 +35,9 @@ def batches(folder, options=OPTIONS, epoch=1, count=4):
 
 
 def test_batches_have_the_promised_shapes_and_types(folder):
-    image, label, weights = batches(folder, count=1)[0]
+    image, label = batches(folder, count=1)[0]
     assert (image.shape, image.dtype) == ((2, 64, 64, 3), np.uint8)
     assert (label.shape, label.dtype) == ((2, 64, 64), np.uint8)
-    assert (weights.shape, weights.dtype) == ((2, 64, 64), np.float32)
     assert set(np.unique(label)) <= {0, 1, 2, 255}
 
 
@@ -77,7 +76,7 @@ def whole_images(**changes):
 def record_numbers(folder, epoch, count):
     """Which images the first `count` elements of an epoch are, recognised by their labels."""
     labels = {draw_image(i)[1].tobytes(): i for i in range(11)}
-    return [labels[label[0].tobytes()] for _, label, _ in batches(folder, whole_images(), epoch, count)]
+    return [labels[label[0].tobytes()] for _, label in batches(folder, whole_images(), epoch, count)]
 
 
 def test_every_record_comes_once_before_any_comes_again(folder):
@@ -93,7 +92,7 @@ def test_short_epochs_see_every_record_before_any_comes_again(folder, monkeypatc
 
 
 def test_at_scale_one_the_crop_is_the_image_as_pillow_decodes_it(folder):
-    image, label, _ = batches(folder, whole_images(), count=1)[0]
+    image, label = batches(folder, whole_images(), count=1)[0]
     index = next(i for i in range(11) if np.array_equal(draw_image(i)[1], label[0]))
     np.testing.assert_array_equal(image[0], images.decode_image(record(index).image))
 
@@ -102,7 +101,7 @@ def test_flip_mirrors_image_and_label_together_about_half_of_the_time(folder):
     plain = batches(folder, whole_images(), count=22)
     flipped = batches(folder, whole_images(flip=True), count=22)
     mirrored = 0
-    for (image, label, _), (image2, label2, _) in zip(plain, flipped, strict=True):
+    for (image, label), (image2, label2) in zip(plain, flipped, strict=True):
         if np.array_equal(image, image2):
             np.testing.assert_array_equal(label, label2)
         else:
@@ -116,7 +115,7 @@ def test_a_small_image_is_padded_and_the_padding_ignored(tmp_path):
     dataset = write_records(tmp_path, {"train": [[record(0, (60, 70), "png")]]})
     options = changed(crop=96, batch_size=1, scale_min=1.0, scale_max=1.0, flip=False)
     places = set()
-    for image, label, weights in batches((str(tmp_path), dataset), options, count=6):
+    for image, label in batches((str(tmp_path), dataset), options, count=6):
         outside = np.ones([96, 96], bool)
         rows, columns = np.nonzero((image[0] != images.PADDING).any(axis=-1))
         y, x = rows.min(), columns.min()
@@ -125,7 +124,7 @@ def test_a_small_image_is_padded_and_the_padding_ignored(tmp_path):
         np.testing.assert_array_equal(image[0, y : y + 60, x : x + 70], original)
         np.testing.assert_array_equal(label[0, y : y + 60, x : x + 70], ids)
         assert (image[0][outside] == images.PADDING).all()
-        assert (label[0][outside] == PALETTE.ignore_id).all() and (weights[0][outside] == 0).all()
+        assert (label[0][outside] == PALETTE.ignore_id).all()
         places.add((y, x))
     assert len(places) > 1, "the image always lies at the same place"
 
@@ -143,20 +142,13 @@ def test_scaled_images_stay_aligned_with_their_labels(tmp_path, scale):
     )
     dataset = write_records(tmp_path, {"train": [[sample]]}, palette)
     options = changed(crop=64, batch_size=4, scale_min=scale, scale_max=scale)
-    image, label, _ = batches((str(tmp_path), dataset), options, count=1)[0]
+    image, label = batches((str(tmp_path), dataset), options, count=1)[0]
     valid = label != 3
     shown = np.rint(image[..., 0] / 100)
     assert (shown == label)[valid].mean() > 0.97
     # A shift by half a pixel would make one side of every boundary wrong: errors must be as likely on either side.
     wrong = valid & (shown != label)
     assert wrong.sum() < 0.03 * valid.sum()
-
-
-def test_ignored_pixels_weigh_nothing_and_others_weigh_the_same_without_pixel_weights(folder):
-    _, label, weights = batches(folder, changed(pixel_weights="none"), count=1)[0]
-    np.testing.assert_array_equal(weights, (label != 255).astype(np.float32))
-    _, label, weights = batches(folder, count=1)[0]
-    np.testing.assert_array_equal(weights == 0, label == 255)
 
 
 def test_validation_gives_every_image_whole_in_batches_of_one_size(folder):

@@ -104,7 +104,7 @@ class _TrainingLoss(keras.losses.Loss):
         self.ignore_id, self.weigh, self.lovasz = ignore_id, weigh, lovasz
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        loss = self.cross_entropy(y_true, y_pred, self.weigh(y_true) if self.weigh else None)
+        loss = self.cross_entropy(y_true, y_pred, self.weigh(y_true) if self.weigh else sample_weight)
         if not self.lovasz:
             return loss
         # One pixel of every 2 x 2, since sorting takes most of the time.

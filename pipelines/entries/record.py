@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from trainer.formats import codings, images, label_images
 from trainer.formats.examples import Record
 from trainer.formats.images import Header, ImageError
 from trainer.formats.labels import LabelError, Palette
+
+T = TypeVar("T")
 
 
 class Entry(NamedTuple):
@@ -63,12 +65,14 @@ class Source(NamedTuple):
       header: its header.
       image: uint8 [H, W, 3] RGB, upright.
       label: class ids, uint8 [H, W].
+      pixels: the number of label pixels of every id, int64 [256].
     """
 
     data: bytes
     header: Header
     image: np.ndarray
     label: np.ndarray
+    pixels: np.ndarray
 
 
 def load(
@@ -86,10 +90,10 @@ def load(
       Unusable: one of the files cannot be used.
     """
     data, (header, image) = _load(entry.image, read, lambda data: images.decode(data, options.max_pixels))
-    _, (labelled, label) = _load(entry.label, read, lambda data: _decode_label(data, palette, options))
+    _, (labelled, (label, pixels)) = _load(entry.label, read, lambda data: _decode_label(data, palette, options))
     if fault := images.mismatch(header, labelled):
         raise Unusable(entry.label, fault)
-    return Source(data, header, image, label)
+    return Source(data, header, image, label, pixels)
 
 
 def make_record(entry: Entry, source: Source, palette: Palette, options: RecordOptions) -> tuple[Record, np.ndarray]:
@@ -102,12 +106,12 @@ def make_record(entry: Entry, source: Source, palette: Palette, options: RecordO
       options: the options of the record.
 
     Returns:
-      The record, and its label's class ids, uint8 [H, W].
+      The record, and its label's class ids, uint8 [H, W]: the array of the source if they are unchanged.
 
     Raises:
       Unusable: the record would be too large.
     """
-    data, header, image, label = source
+    data, header, image, label, _ = source
     fits = options.max_side == 0 or max(label.shape) <= options.max_side
     if not fits:
         image, label = augment.shrink(image, label, options.max_side)
@@ -135,9 +139,7 @@ def make_record(entry: Entry, source: Source, palette: Palette, options: RecordO
     return record, label
 
 
-def _load(
-    path: str, read: Callable[[str], bytes], decode: Callable[[bytes], tuple[Header, np.ndarray]]
-) -> tuple[bytes, tuple[Header, np.ndarray]]:
+def _load(path: str, read: Callable[[str], bytes], decode: Callable[[bytes], T]) -> tuple[bytes, T]:
     try:
         data = read(path)
     except OSError as error:
@@ -148,9 +150,12 @@ def _load(
         raise Unusable(path, str(error)) from None
 
 
-def _decode_label(data: bytes, palette: Palette, options: RecordOptions) -> tuple[Header, np.ndarray]:
-    ids = codings.decode_ids(data, palette, options.max_pixels, options.label_coding)
-    return images.header(data, options.max_pixels), ids
+def _decode_label(
+    data: bytes, palette: Palette, options: RecordOptions
+) -> tuple[Header, tuple[np.ndarray, np.ndarray]]:
+    """The header of a label, its class ids and the number of pixels of every id."""
+    label = label_images.read_label(data, options.max_pixels)
+    return images.header(data, options.max_pixels), codings.counted_ids(label, palette, options.label_coding)
 
 
 def _too_large(shape: tuple[int, int], options: RecordOptions) -> str:

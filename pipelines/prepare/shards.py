@@ -208,4 +208,5 @@ def make(entry: Entry, palette: Palette, options: RecordOptions) -> FramedRecord
 
 def _framed(entry: Entry, source: Source, palette: Palette, options: RecordOptions) -> FramedRecord:
     record, label = make_record(entry, source, palette, options)
-    return FramedRecord(frame(encode(record)), label.shape, pixels_of_ids(label))
+    pixels = source.pixels if label is source.label else pixels_of_ids(label)
+    return FramedRecord(frame(encode(record)), label.shape, pixels)

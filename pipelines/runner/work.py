@@ -13,6 +13,7 @@ import cv2
 from apache_beam.metrics import Metrics
 
 from pipelines import __version__
+from pipelines.runner.flags import is_local
 from pipelines.runner.progress import Heartbeat
 from trainer import processes
 from trainer.options import InputError
@@ -69,6 +70,14 @@ class Work(beam.DoFn):
 
 def distribute(pipeline: beam.Pipeline, elements: Iterable[Any], unit: str) -> beam.PCollection:
     """Distributes the elements of a plan over the workers. Elements are names and numbers, never images."""
-    # Without `reshuffle=False` Beam would shuffle the elements once more before this step.
-    planned = pipeline | f"Plan {unit}" >> beam.Create(elements, reshuffle=False)
-    return planned | f"Spread {unit}" >> beam.Reshuffle()
+    if not is_local(pipeline.options):
+        # Without `reshuffle=False` Beam would shuffle the elements once more before this step.
+        planned = pipeline | f"Plan {unit}" >> beam.Create(elements, reshuffle=False)
+        return planned | f"Spread {unit}" >> beam.Reshuffle()
+    # The same in a third of the steps, since each of them delays the first element by some milliseconds. Flink deals
+    # out a Reshuffle evenly, but groups by the hashes of their keys.
+    numbered = list(enumerate(elements))
+    planned = pipeline | f"Plan {unit}" >> beam.Impulse()
+    dealt = planned | f"Deal {unit}" >> beam.FlatMap(lambda _: numbered).with_output_types(tuple[int, Any])
+    groups = dealt | f"Spread {unit}" >> beam.GroupByKey()
+    return groups | f"Take {unit}" >> beam.FlatMap(lambda group: group[1]).with_output_types(Any)

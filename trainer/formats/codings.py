@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from trainer.formats.label_images import Label, read_label
-from trainer.formats.labels import Color, LabelError, Palette, color_meanings, id_table, unknown_mark
+from trainer.formats.labels import Color, LabelError, Palette, color_meanings, id_table, looked_up, unknown_mark
 from trainer.formats.options import MAX_PIXELS
 from trainer.formats.palettes import voc_colormap
 
@@ -61,6 +61,11 @@ def decode_mask(data: bytes, palette: Palette, coding: str = "auto") -> np.ndarr
 
 def to_ids(label: Label, palette: Palette, coding: str = "auto") -> np.ndarray:
     """`decode_ids` for a decoded label."""
+    return counted_ids(label, palette, coding)[0]
+
+
+def counted_ids(label: Label, palette: Palette, coding: str = "auto") -> tuple[np.ndarray, np.ndarray]:
+    """`to_ids`, and the number of pixels of every id, int64 [256]."""
     if label.colormap is not None:
         return _indexed_ids(label, palette, coding)
     codes = label.codes
@@ -68,13 +73,13 @@ def to_ids(label: Label, palette: Palette, coding: str = "auto") -> np.ndarray:
         if (codes != codes[..., :1]).any():
             raise LabelError("is coloured: its three channels differ; expected class ids, as --label-coding states")
         codes = codes[..., 0]
-    ids = palette.to_ids(codes)
+    counted = palette.counted_ids(codes)
     if codes.ndim == 2 and coding == "auto" and palette.num_classes <= 2 and is_mask(label.used, palette):
         raise LabelError(f"contains only 0 and 255; {mask_cure(palette)}")
-    return ids
+    return counted
 
 
-def _indexed_ids(label: Label, palette: Palette, coding: str) -> np.ndarray:
+def _indexed_ids(label: Label, palette: Palette, coding: str) -> tuple[np.ndarray, np.ndarray]:
     by_ids, by_colors = readings(label, palette)
     if coding == "auto":
         if differs := two_readings(label, palette):
@@ -83,13 +88,13 @@ def _indexed_ids(label: Label, palette: Palette, coding: str) -> np.ndarray:
             by_colors = _grey_ids(seen_colors(label), palette)
         coding = "ids" if by_colors is None else "colors"
     if coding == "ids":
-        return palette.to_ids(label.codes)
+        return palette.counted_ids(label.codes)
     if by_colors is None:  # raises, with the pixels or colours at fault
         _check_opaque(label)
-        return palette.to_ids(label.rgb)
+        return palette.counted_ids(label.rgb)
     table = np.zeros(256, np.uint8)
     table[label.used] = by_colors
-    return np.take(table, label.codes)
+    return looked_up(table, label.codes)
 
 
 def readings(label: Label, palette: Palette) -> tuple[np.ndarray | None, np.ndarray | None]:

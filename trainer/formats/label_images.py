@@ -15,6 +15,7 @@ from PIL import Image
 from trainer.formats.containers import ImageError, png_chunks
 from trainer.formats.headers import Header, pillow_errors
 from trainer.formats.images import decode_png, encode, load_pillow, single_header, to_rgb, upright
+from trainer.formats.labels import pixels_of_ids
 from trainer.formats.options import MAX_PIXELS
 
 _TIFF_DEPTH, _TIFF_MEANING = 258, 262  # tags BitsPerSample and PhotometricInterpretation
@@ -37,7 +38,7 @@ class Label:
     @functools.cached_property
     def used(self) -> np.ndarray:
         """The ids or indices that occur, in ascending order, int64 [number of them]."""
-        return np.flatnonzero(cv2.calcHist([self.codes], [0], None, [256], [0, 256]))
+        return np.flatnonzero(pixels_of_ids(self.codes))
 
     @property
     def rgb(self) -> np.ndarray:

@@ -145,7 +145,15 @@ def test_a_malformed_palette_is_named(content, message, tmp_path):
     assert str(error.value).startswith(str(path))
 
 
-@pytest.mark.parametrize("ids", [[[7]], [[0, 0, 3], [3, 255, 0]], np.random.default_rng(0).integers(0, 256, (9, 31))])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [[7]],
+        [[0, 0, 3], [3, 255, 0]],
+        [[2] * 99 + [7] * 99 + [2] * 9],
+        np.random.default_rng(0).integers(0, 256, (9, 31)),
+    ],
+)
 def test_pixels_are_counted_by_id(ids):
     ids = np.array(ids, np.uint8)
     assert pixels_of_ids(ids[:, ::-1]).tolist() == [int((ids == i).sum()) for i in range(256)]

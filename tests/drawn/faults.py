@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -49,9 +49,17 @@ def in_the_cloud(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> list[requests
     return seen
 
 
-def by_requests(url: str, headers: Mapping[str, str], check: Callable[[int], None]) -> Answer:
+def by_requests(
+    url: str,
+    headers: Mapping[str, str],
+    check: Callable[[int], None] = lambda size: None,
+    body: Iterable[bytes] | None = None,
+) -> Answer:
     """`cloud.transfer` by `requests.Session.send`, the one place where tests change what comes."""
-    response = requests.Session().send(requests.Request("GET", url, headers).prepare())
+    data = None if body is None else b"".join(body)
+    response = requests.Session().send(
+        requests.Request("GET" if body is None else "POST", url, headers, data=data).prepare()
+    )
     check(len(response.content))
     return Answer(response.status_code, response.headers.get, response.content)
 

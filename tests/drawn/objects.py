@@ -73,7 +73,7 @@ def _listing(request: requests.PreparedRequest, bucket: str, query: dict[str, st
 
 def _posted(request: requests.PreparedRequest) -> tuple[str, bytes]:
     """Name and contents of an upload in parts."""
-    boundary = re.search(r'boundary="?([^"]+)', request.headers["Content-Type"].decode())[1].encode()
+    boundary = re.search(r'boundary="?([^"]+)', str(request.headers["Content-Type"]))[1].encode()
     described, contents = request.body.split(b"--" + boundary)[1:3]
     return json.loads(described.partition(b"\r\n\r\n")[2])["name"], contents.partition(b"\r\n\r\n")[2][:-2]
 

@@ -59,7 +59,7 @@ def connections(server, scheme="http", context=None):
 
 
 def get(connections, path="/whole"):
-    return connections.get(path, {"Accept-Encoding": "identity"}, lambda size: None)
+    return connections.send(path, {"Accept-Encoding": "identity"})
 
 
 def test_a_connection_is_used_again_until_the_server_has_closed_it(place):
@@ -86,7 +86,7 @@ def test_a_connection_whose_answer_was_not_received_whole_is_not_used_again(plac
         raise OSError(f"{size} bytes")
 
     with pytest.raises(OSError, match="8000 bytes"):
-        ours.get("/whole", {}, refuse)
+        ours.send("/whole", {}, refuse)
     assert get(ours).data == BODY and len(set(place.clients)) == 3
 
 

@@ -7,10 +7,12 @@ import contextlib
 import errno
 import functools
 import io
+import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any, BinaryIO, TypeVar
 
@@ -31,6 +33,11 @@ LISTINGS = 16
 """The number of listings that are requested concurrently."""
 FOLDERS = 64
 """The most subfolders of a folder that are listed separately."""
+AT_ONCE = 256 << 20
+"""Bytes up to which an object is uploaded in one request, all of which a broken connection takes to repeat."""
+BLOCK = 1 << 20
+"""Bytes of a file that are in memory while it is uploaded."""
+CONTENT = "application/octet-stream"
 FIELDS = "items(name,size,generation,crc32c,contentEncoding),prefixes,nextPageToken"
 
 
@@ -182,8 +189,7 @@ def _get(path: str) -> bytes:
 
     blob, gcs = _blob(path), client()
     url = f"{gcs.api_endpoint}/download/storage/v1{blob.path}?alt=media"
-    headers = {"Accept-Encoding": "identity"}
-    gcs._http.credentials.before_request(_authorisation(), "GET", url, headers)
+    headers = _authorised("GET", url, {"Accept-Encoding": "identity"})
     answer = transfer(url, headers, functools.partial(check_size, path))
     stored = re.search(r"crc32c=([\w+/=]+)", answer.header("X-Goog-Hash") or "") if answer else None
     is_coded = bool(answer) and answer.header("X-Goog-Stored-Content-Encoding", "identity") != "identity"
@@ -204,17 +210,21 @@ def _faults(body: bytes) -> list[dict[str, Any]]:
     return []
 
 
-def transfer(url: str, headers: Mapping[str, str], check: Callable[[int], None]) -> Answer | None:
-    """Sends a GET request without Google's client; None if there is no direct way to Cloud Storage.
+def transfer(
+    url: str,
+    headers: Mapping[str, str],
+    check: Callable[[int], None] = lambda size: None,
+    body: Iterable[bytes] | None = None,
+) -> Answer | None:
+    """Sends a request without Google's client; None if there is no direct way to Cloud Storage.
 
     Args:
       url: an address below the client's endpoint.
-      headers: the headers of the request.
-      check: called with the size of the body, in bytes, before it is received; raises if it is too large.
+      headers, check, body: see `Connections.send`.
     """
     place = client().api_endpoint
     direct = _connections(place)
-    return direct.get(url[len(place) :], headers, check) if direct else None
+    return direct.send(url[len(place) :], headers, check, body) if direct else None
 
 
 @functools.cache
@@ -229,6 +239,12 @@ def _connections(place: str) -> Connections | None:
     is_secure = place.startswith("https:")
     context = trust(where() if session.verify is True else session.verify, session.cert) if is_secure else None
     return Connections(place, context, TIMEOUT)
+
+
+def _authorised(method: str, url: str, headers: dict[str, str]) -> dict[str, str]:
+    """The headers, with the user's credentials."""
+    client()._http.credentials.before_request(_authorisation(), method, url, headers)
+    return headers
 
 
 @functools.cache
@@ -273,16 +289,53 @@ def upload(path: str, file: BinaryIO) -> None:
 def _send(path: str, file: BinaryIO, generation: int | None = None) -> int:
     """Uploads a file as the object's next generation, which is returned, after `generation` if that is given."""
     size, blob = file.seek(0, os.SEEK_END), _blob(path)
+    if size <= AT_ONCE and (posted := _post(blob, file, size, generation)):
+        return posted
     blob.upload_from_file(
         file,
         rewind=True,
         size=size,
-        content_type="application/octet-stream",
+        content_type=CONTENT,
         if_generation_match=generation,
         retry=None,
         timeout=TIMEOUT,
     )
     return blob.generation
+
+
+def _post(blob: Any, file: BinaryIO, size: int, generation: int | None) -> int | None:
+    """`_send` in one request, block by block; None if Google's client has to do it.
+
+    Google's client reads up to 100 MB into new memory, whose pages take as long as sending them.
+    """
+    from google.api_core.exceptions import from_http_status
+
+    crc32c = functools.reduce(google_crc32c.extend, _blocks(file), 0).to_bytes(4, "big")
+    about = {"name": blob.name, "contentType": CONTENT, "crc32c": base64.b64encode(crc32c).decode()}
+    edge = uuid.uuid4().hex
+    parts = (("application/json; charset=UTF-8", json.dumps(about)), (CONTENT, ""))
+    head = "\r\n".join(f"--{edge}\r\nContent-Type: {kind}\r\n\r\n{text}" for kind, text in parts).encode()
+    tail = f"\r\n--{edge}--\r\n".encode()
+    gcs, condition = client(), "" if generation is None else f"&ifGenerationMatch={generation}"
+    url = f"{gcs.api_endpoint}/upload/storage/v1{blob.bucket.path}/o?uploadType=multipart{condition}"
+    headers = {
+        "Content-Type": f"multipart/related; boundary={edge}",
+        "Content-Length": str(len(head) + size + len(tail)),
+    }
+    body = itertools.chain((head,), _blocks(file), (tail,))
+    answer = transfer(url, _authorised("POST", url, headers), body=body)
+    if not answer or answer.status == 401:
+        return None
+    if answer.status != 200:
+        raise from_http_status(answer.status, "", errors=_faults(answer.data))
+    return int(json.loads(answer.data)["generation"])
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    """The bytes of a file from its beginning on."""
+    file.seek(0)
+    while block := file.read(BLOCK):
+        yield block
 
 
 def create(path: str, data: bytes) -> bool:

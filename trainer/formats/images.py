@@ -284,10 +284,10 @@ def _summed(steps: np.ndarray) -> np.ndarray:
     changes = steps.copy()  # from the value before, which for the first of a row is the last of the row above
     changes[1:, 0] -= np.add.reduce(steps[:-1], axis=1, dtype=np.uint8)
     is_new = changes.ravel() != 0
-    if np.count_nonzero(is_new) > steps.size / 16:
-        return np.add.accumulate(steps, axis=1, dtype=np.uint8)
     is_new[0] = True
     begins = np.flatnonzero(is_new)
+    if begins.size > steps.size / 16:
+        return np.add.accumulate(steps, axis=1, dtype=np.uint8)
     values = np.add.accumulate(changes.ravel()[begins], dtype=np.uint8)
     return np.repeat(values, np.diff(begins, append=steps.size)).reshape(steps.shape)
 

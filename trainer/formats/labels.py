@@ -217,10 +217,10 @@ def _runs(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
       The code and the length of every run; all codes and None if there are many runs.
     """
     flat = codes.ravel()
-    is_bound = flat[1:] != flat[:-1]
-    if np.count_nonzero(is_bound) > MANY * flat.size:
+    begins = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    if begins.size > MANY * flat.size:
         return flat, None
-    bounds = np.concatenate([[0], np.flatnonzero(is_bound) + 1, [flat.size]])
+    bounds = np.concatenate([[0], begins, [flat.size]])
     return flat[bounds[:-1]], np.diff(bounds)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,8 +14,10 @@ import apache_beam as beam
 from pipelines.entries.options import RecordOptions
 from pipelines.prepare import shards, workarea
 from pipelines.prepare.plan import Spec
+from pipelines.prepare.workarea import Outcome
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.work import Work, distribute
+from trainer import prefetch, storage
 from trainer.formats.labels import Palette
 
 
@@ -22,7 +25,8 @@ from trainer.formats.labels import Palette
 class WriteShard(Work):
     """Writes the shard of a spec, and its sidecar; a repetition writes the same bytes.
 
-    Finished shards are skipped, since runners repeat whole bundles when they lose a worker.
+    Finished shards are skipped, since runners repeat whole bundles when they lose a worker. To Cloud Storage a shard
+    goes while the records of the next one are made.
 
     Attributes:
       folder: the output folder, whose work area holds the entries of the shard.
@@ -37,6 +41,9 @@ class WriteShard(Work):
     options: RecordOptions
     threads: int = 1
 
+    def start_bundle(self) -> None:
+        self._written: Callable[[], object] = _nothing
+
     def process(self, spec: Spec) -> None:
         with ThreadPoolExecutor(2) as pool:
             finished = pool.submit(shards.is_finished, self.folder, spec)
@@ -46,12 +53,26 @@ class WriteShard(Work):
                 if finished.result():
                     self.count("kept", spec.records)
                     return
-                outcome = shards.write_shard(
+                write = shards.make_shard(
                     self.folder, spec, planned, self.palette, self.options, self.finish, recovery, self.threads
                 )
                 # While the note is removed: no image can end the process any more.
-                described = pool.submit(workarea.write_sidecar, self.folder, outcome)
-        described.result()
+                self.finish_bundle()
+                self._written = prefetch.ahead(self.folder, functools.partial(self._write, write))
+        if not storage.is_remote(self.folder):
+            self.finish_bundle()
+
+    def finish_bundle(self) -> None:
+        """Waits for the shard that is being written, before the runner takes it as done."""
+        written, self._written = self._written, _nothing
+        written()
+
+    def _write(self, write: Callable[[], Outcome]) -> None:
+        workarea.write_sidecar(self.folder, write())
+
+
+def _nothing() -> None:
+    pass
 
 
 def build(

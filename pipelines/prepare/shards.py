@@ -43,7 +43,7 @@ def is_finished(folder: str, spec: Spec) -> bool:
     return storage.exists(storage.join(folder, spec.name)) == bool(outcome.shard.records)
 
 
-def write_shard(
+def make_shard(
     folder: str,
     spec: Spec,
     entries: Iterable[Entry],
@@ -52,10 +52,11 @@ def write_shard(
     finish: Callable[[str], object] = lambda outcome: None,
     recovery: Recovery | None = None,
     threads: int = 1,
-) -> Outcome:
-    """Writes a shard atomically; a shard without records has no file.
+) -> Callable[[], Outcome]:
+    """Makes the records of a shard; returns a function that then writes the shard, atomically, and must be called.
 
-    An entry becomes a reject if it raises an error, or if it ended the process of an earlier run.
+    A shard without records has no file. An entry becomes a reject if it raises an error, or if it ended the process of
+    an earlier run.
 
     Args:
       folder: the output folder, local or gs://.
@@ -68,43 +69,49 @@ def write_shard(
       threads: number of threads that make records, for all shards that this process writes at a time.
 
     Returns:
-      The contents of its sidecar, which is still to be written.
-
-    Raises:
-      InputError: another run has removed or replaced the plan meanwhile.
+      A function that returns the contents of the shard's sidecar, which is still to be written. It raises InputError
+      if another run has removed or replaced the plan meanwhile.
     """
     path = storage.join(folder, spec.name)
     near = None if storage.is_remote(path) else os.path.dirname(path)
     sums, faults = Sums(), {}
-    with storage.writer(path) as file, _ordered(near) as in_order:
-        for place, entry, result in _made(entries, palette, options, recovery, threads):
-            framed = b""
-            if isinstance(result, _Fault):
-                faults[place] = result
-            else:
-                framed = result.framed
-                sums.count(result.size, result.pixels, entry.copy)
-            for record in in_order(place, framed):
-                file.write(record)
-                sums.append(record)
-            finish("written" if framed else "rejected")
-        file.flush()
-        # Raises if the plan is gone: another run may have described the set without this shard.
-        if spec.plan:
-            workarea.read_plan(folder, spec.name, spec.plan)
-        # Before the file has its final name, under which another run may replace it.
-        modified = 0 if storage.is_remote(path) else os.fstat(file.fileno()).st_mtime_ns
-    if not sums.records:
-        storage.remove(path)
-    in_plan = [faults[place] for place in sorted(faults)]
-    return Outcome(
-        sums.shard(spec.name, spec.split, spec.fingerprint, palette),
-        tuple(fault.reject for fault in in_plan),
-        FORMAT_VERSION,
-        modified,
-        tuple(dict.fromkeys(fault.reject.path for fault in in_plan if fault.is_unread)),
-        any(fault.is_failure for fault in in_plan),
-    )
+    with contextlib.ExitStack() as opened:
+        file = opened.enter_context(storage.writer(path))
+        with _ordered(near) as in_order:
+            for place, entry, result in _made(entries, palette, options, recovery, threads):
+                framed = b""
+                if isinstance(result, _Fault):
+                    faults[place] = result
+                else:
+                    framed = result.framed
+                    sums.count(result.size, result.pixels, entry.copy)
+                for record in in_order(place, framed):
+                    file.write(record)
+                    sums.append(record)
+                finish("written" if framed else "rejected")
+        still_open = opened.pop_all()
+
+    def write() -> Outcome:
+        with still_open:
+            file.flush()
+            # Raises if the plan is gone: another run may have described the set without this shard.
+            if spec.plan:
+                workarea.read_plan(folder, spec.name, spec.plan)
+            # Before the file has its final name, under which another run may replace it.
+            modified = 0 if storage.is_remote(path) else os.fstat(file.fileno()).st_mtime_ns
+        if not sums.records:
+            storage.remove(path)
+        in_plan = [faults[place] for place in sorted(faults)]
+        return Outcome(
+            sums.shard(spec.name, spec.split, spec.fingerprint, palette),
+            tuple(fault.reject for fault in in_plan),
+            FORMAT_VERSION,
+            modified,
+            tuple(dict.fromkeys(fault.reject.path for fault in in_plan if fault.is_unread)),
+            any(fault.is_failure for fault in in_plan),
+        )
+
+    return write
 
 
 @contextlib.contextmanager

@@ -23,8 +23,10 @@ def write_here(build: Callable, options: object, **progress: object) -> bool:
     """Does what `deeplab prepare` has Beam do, shard by shard: Beam takes longer than a tiny set."""
     given = build.keywords
     write = job.WriteShard(Heartbeat(), given["folder"], given["palette"], given["options"])
+    write.start_bundle()
     for spec in given["specs"]:
         write.process(spec)
+    write.finish_bundle()
     return True
 
 

@@ -101,16 +101,16 @@ def test_a_job_that_breaks_off_and_returns_to_old_options_gives_the_old_bytes(so
     flags = ("--copies", "1", "--shards", "3", "--direct_num_workers", "1")
     prepare_here(source, output, *flags)
     before = shard_bytes(output)
-    write, calls = shards.write_shard, []
+    make, calls = shards.make_shard, []
 
     def full_disk(*args):
         calls.append(args)
         if len(calls) > 2:
             raise OSError(28, "No space left on device")
-        return write(*args)
+        return make(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "write_shard", full_disk)
+        patch.setattr(shards, "make_shard", full_disk)
         with pytest.raises(InputError, match=r"OSError: \[Errno 28\] No space left on device"):
             prepare(source, output, *flags, "--gamma", "2", "2", "--seed", "3")
     assert not (output / "dataset.json").exists()

@@ -6,6 +6,7 @@ import itertools
 import random
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 from unittest import mock
 
 import google_crc32c
@@ -19,8 +20,8 @@ from pipelines.prepare import shards
 from pipelines.prepare.job import WriteShard
 from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Spec
-from pipelines.prepare.shards import write_shard
-from pipelines.prepare.workarea import read_sidecar, sidecar_name, write_plan, write_sidecar
+from pipelines.prepare.shards import make_shard
+from pipelines.prepare.workarea import Outcome, read_sidecar, sidecar_name, write_plan, write_sidecar
 from pipelines.runner.progress import Heartbeat
 from tests.drawn.prepared import read_records, read_shard
 from tests.drawn.rawset import write_pair
@@ -59,6 +60,10 @@ def test_only_plain_jpegs_and_pngs_stay_as_they_are(tmp_path, name, mode, image_
     assert (record.image == path.read_bytes()) == untouched
     if image_format == "png" and mode != "L":
         np.testing.assert_array_equal(images.decode_image(record.image), image)
+
+
+def write_shard(*arguments: Any, **named: Any) -> Outcome:
+    return make_shard(*arguments, **named)()
 
 
 def test_a_shard_is_written_and_described_and_every_entry_is_finished(tmp_path):
@@ -157,6 +162,7 @@ def test_a_shard_that_is_tried_again_is_kept_once_it_is_finished(tmp_path):
     work, shard = WriteShard(Heartbeat(), folder, PALETTE, RecordOptions()), tmp_path / "out" / name
 
     def written_by(spec: Spec) -> int:
+        work.start_bundle()
         work.process(spec)
         return shard.stat().st_ino
 

@@ -197,9 +197,12 @@ class _Handler(BaseHTTPRequestHandler):
             # Found, not split: a copy of a large body takes this server longer than all the rest.
             begin = body.index(b"\r\n\r\n") + 4
             middle = body.index(b"\r\n" + edge, begin)
-            name = json.loads(body[begin:middle])["name"]
+            about = json.loads(body[begin:middle])
             data = body[body.index(b"\r\n\r\n", middle) + 4 : body.rindex(b"\r\n" + edge)]
-            self._stored((bucket, name), data, query.get("ifGenerationMatch"))
+            if about.get("crc32c", checksum(data)) != checksum(data):
+                self._answer(400, {"error": {"errors": [{"message": "CRC32C does not match"}]}})
+                return
+            self._stored((bucket, about["name"]), data, query.get("ifGenerationMatch"))
 
     def _stored(self, key: tuple[str, str], data: bytes, condition: str | None) -> None:
         about = self.server.store(key, data, condition)

@@ -182,12 +182,17 @@ def test_an_upload_that_always_arrives_damaged_is_no_fault_of_the_file(gs, monke
         storage.write(f"{gs}/b.bin", b"contents")
 
 
-def test_large_objects_go_up_and_come_down_whole(gs, monkeypatch):
-    faults.in_the_cloud(monkeypatch, lambda number, request: None if number % 4 else faults.answer(request, 503))
-    data = bytes(range(256)) * (36 << 10)  # 9 MB, which is sent in parts
+@pytest.mark.parametrize("at_once", [cloud.AT_ONCE, 1 << 20], ids=["in one request", "in parts"])
+def test_large_objects_go_up_and_come_down_whole(gs, monkeypatch, at_once):
+    monkeypatch.setattr(cloud, "AT_ONCE", at_once)
+    seen = faults.in_the_cloud(
+        monkeypatch, lambda number, request: None if number % 4 else faults.answer(request, 503)
+    )
+    data = bytes(range(256)) * (36 << 10)  # 9 MB
     with storage.writer(f"{gs}/big.bin") as file:
         file.write(data[:1000])
         file.write(data[1000:])
+    assert ("uploadType=resumable" in seen[0].url) == (at_once < len(data))
     assert storage.read(f"{gs}/big.bin") == data
     assert storage.files(gs)[1].identity == storage.identity(data)
 

@@ -42,6 +42,16 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
 
+    def do_POST(self) -> None:
+        self.server.clients.append(self.client_address)
+        refuses = self.path == "/refused"
+        told = b"no" if refuses else self.rfile.read(int(self.headers["Content-Length"]))[::-1]
+        self.send_response(403 if refuses else 200)
+        self.send_header("Content-Length", str(len(told)))
+        self.end_headers()
+        self.wfile.write(told)
+        self.close_connection = refuses
+
 
 @pytest.fixture
 def place():
@@ -88,6 +98,22 @@ def test_a_connection_whose_answer_was_not_received_whole_is_not_used_again(plac
     with pytest.raises(OSError, match="8000 bytes"):
         ours.send("/whole", {}, refuse)
     assert get(ours).data == BODY and len(set(place.clients)) == 3
+
+
+def test_a_body_is_sent_part_by_part_over_the_same_connection(place):
+    ours = connections(place)
+    for parts in ((b"ab", b"c"), (b"",), (b"x" * 5000, b"y")):
+        answer = ours.send("/", {"Content-Length": str(sum(map(len, parts)))}, body=iter(parts))
+        assert (answer.status, answer.data) == (200, b"".join(parts)[::-1])
+    assert len(set(place.clients)) == 1
+
+
+def test_a_server_that_refuses_a_body_before_its_end_is_heard(place):
+    ours, parts = connections(place), 64
+    body = (bytes(1 << 20) for _ in range(parts))
+    answer = ours.send("/refused", {"Content-Length": str(parts << 20)}, body=body)
+    assert (answer.status, answer.data) == (403, b"no")
+    assert get(ours).data == BODY and len(set(place.clients)) == 2
 
 
 @pytest.fixture(scope="module")

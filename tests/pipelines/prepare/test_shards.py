@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 from typing import Any
 from unittest import mock
 
@@ -26,6 +26,7 @@ from pipelines.runner.progress import Heartbeat
 from tests.drawn.prepared import read_records, read_shard
 from tests.drawn.rawset import write_pair
 from tests.drawn.records import PALETTE, draw_image
+from trainer import storage
 from trainer.formats import images
 from trainer.formats.examples import decode
 
@@ -176,3 +177,54 @@ def test_a_shard_that_is_tried_again_is_kept_once_it_is_finished(tmp_path):
     before = shard.stat()
     work.process(spec)
     assert shard.stat().st_mtime_ns != before.st_mtime_ns
+
+
+@pytest.fixture
+def two_shards(tmp_path, server) -> tuple[WriteShard, list[Spec]]:
+    """What writes two shards to Cloud Storage, and their specs."""
+    write_pair(tmp_path, "train", "a.png", *draw_image(1, 96, 100))
+    paths = [str(tmp_path / kind / "train/a.png") for kind in ("images", "labels")]
+    work = WriteShard(Heartbeat(), "gs://b/out", PALETTE, RecordOptions())
+    names = [f"train-0000{n}-of-00002.tfrecord" for n in range(2)]
+    specs = [
+        Spec(name, "train", "f", 1, write_plan(work.folder, name, [Entry("a", "a.png", *paths, number)]))
+        for number, name in enumerate(names)
+    ]
+    work.start_bundle()
+    return work, specs
+
+
+def test_a_shard_goes_to_cloud_storage_while_the_next_one_is_made(two_shards, monkeypatch):
+    work, specs = two_shards
+    make, is_next_made = shards.make_shard, Event()
+
+    def made(folder, spec, *given):
+        write = make(folder, spec, *given)
+        if spec == specs[1]:
+            is_next_made.set()
+            return write
+        return lambda: write() if is_next_made.wait(60) else pytest.fail("the next shard waits for this one")
+
+    monkeypatch.setattr(shards, "make_shard", made)
+    for spec in specs:
+        work.process(spec)
+    work.finish_bundle()
+    assert [read_sidecar(work.folder, spec.name).shard.records for spec in specs] == [1, 1]
+    assert all(storage.exists(f"{work.folder}/{spec.name}") for spec in specs)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_shard_that_cannot_be_written_later_ends_the_bundle(two_shards, monkeypatch, failing):
+    work, specs = two_shards
+    make = shards.make_shard
+
+    def full() -> None:
+        raise storage.Unavailable("full")
+
+    monkeypatch.setattr(shards, "make_shard", lambda *given: full if given[1] == specs[failing] else make(*given))
+    with pytest.raises(storage.Unavailable, match="full"):
+        for spec in specs:
+            work.process(spec)
+        assert failing  # that of the first shard comes before the second is written
+        work.finish_bundle()
+    assert read_sidecar(work.folder, specs[failing].name) is None

@@ -66,7 +66,8 @@ def _listing(request: requests.PreparedRequest, bucket: str, query: dict[str, st
             if delimiter and delimiter in rest:
                 prefixes.add(prefix + rest.partition(delimiter)[0] + delimiter)
             else:
-                items.append(_described(Path(bucket, name)))
+                with contextlib.suppress(FileNotFoundError):  # removed since it was found
+                    items.append(_described(Path(bucket, name)))
     items = items[: int(query.get("maxResults", len(items)))]
     return _json(request, {"items": items, "prefixes": sorted(prefixes)})
 

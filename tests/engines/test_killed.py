@@ -20,7 +20,7 @@ from tests.engines.road import arguments, deeplab, differences, environment
 pytestmark = pytest.mark.engines
 
 LONG = {
-    "prepare": ("--input", "many", "--copies", 40, "--shards", 24),
+    "prepare": ("--input", "many", "--copies", 80, "--shards", 24),
     "segment": ("--input", "many/images"),
     "evaluate": ("--masks", "many/labels", "--labels", "many/labels", "--gallery", 0),
 }

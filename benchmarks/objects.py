@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             middle = body.index(b"\r\n" + edge, begin)
             about = json.loads(body[begin:middle])
             data = body[body.index(b"\r\n\r\n", middle) + 4 : body.rindex(b"\r\n" + edge)]
-            if about.get("crc32c", checksum(data)) != checksum(data):
+            if "crc32c" in about and about["crc32c"] != checksum(data):
                 self._answer(400, {"error": {"errors": [{"message": "CRC32C does not match"}]}})
                 return
             self._stored((bucket, about["name"]), data, query.get("ifGenerationMatch"))

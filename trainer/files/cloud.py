@@ -7,11 +7,9 @@ import contextlib
 import errno
 import functools
 import io
-import itertools
 import json
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any, BinaryIO, TypeVar
@@ -19,7 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 import google_crc32c
 
 from trainer.attempts import SCHEME, CorruptError, Unavailable, attempt, meaning
-from trainer.files.connections import Answer, Connections, trust
+from trainer.files.connections import Answer, Connections, blocks, related, trust
 from trainer.files.names import File, check_size, crc32c_and_size
 from trainer.options import InputError
 
@@ -35,8 +33,6 @@ FOLDERS = 64
 """The most subfolders of a folder that are listed separately."""
 AT_ONCE = 256 << 20
 """Bytes up to which an object is uploaded in one request, all of which a broken connection takes to repeat."""
-BLOCK = 1 << 20
-"""Bytes of a file that are in memory while it is uploaded."""
 CONTENT = "application/octet-stream"
 FIELDS = "items(name,size,generation,crc32c,contentEncoding),prefixes,nextPageToken"
 
@@ -310,32 +306,17 @@ def _post(blob: Any, file: BinaryIO, size: int, generation: int | None) -> int |
     """
     from google.api_core.exceptions import from_http_status
 
-    crc32c = functools.reduce(google_crc32c.extend, _blocks(file), 0).to_bytes(4, "big")
+    crc32c = functools.reduce(google_crc32c.extend, blocks(file), 0).to_bytes(4, "big")
     about = {"name": blob.name, "contentType": CONTENT, "crc32c": base64.b64encode(crc32c).decode()}
-    edge = uuid.uuid4().hex
-    parts = (("application/json; charset=UTF-8", json.dumps(about)), (CONTENT, ""))
-    head = "\r\n".join(f"--{edge}\r\nContent-Type: {kind}\r\n\r\n{text}" for kind, text in parts).encode()
-    tail = f"\r\n--{edge}--\r\n".encode()
+    headers, body = related(json.dumps(about), CONTENT, file, size)
     gcs, condition = client(), "" if generation is None else f"&ifGenerationMatch={generation}"
     url = f"{gcs.api_endpoint}/upload/storage/v1{blob.bucket.path}/o?uploadType=multipart{condition}"
-    headers = {
-        "Content-Type": f"multipart/related; boundary={edge}",
-        "Content-Length": str(len(head) + size + len(tail)),
-    }
-    body = itertools.chain((head,), _blocks(file), (tail,))
     answer = transfer(url, _authorised("POST", url, headers), body=body)
     if not answer or answer.status == 401:
         return None
     if answer.status != 200:
         raise from_http_status(answer.status, "", errors=_faults(answer.data))
     return int(json.loads(answer.data)["generation"])
-
-
-def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    """The bytes of a file from its beginning on."""
-    file.seek(0)
-    while block := file.read(BLOCK):
-        yield block
 
 
 def create(path: str, data: bytes) -> bool:

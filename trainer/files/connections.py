@@ -6,13 +6,18 @@ The standard library's client takes half the processor time of the libraries tha
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import select
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from http.client import HTTPConnection, HTTPSConnection
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
+
+BLOCK = 1 << 20
+"""Bytes of a file that are in memory while it is sent."""
 
 
 class Answer(NamedTuple):
@@ -101,6 +106,32 @@ def _is_readable(sock: Any) -> bool:
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def related(about: str, kind: str, file: BinaryIO, size: int) -> tuple[dict[str, str], Iterator[bytes]]:
+    """A "multipart/related" body (RFC 2387) of JSON and a file, and its headers.
+
+    Args:
+      about: the JSON.
+      kind: the media type of the file.
+      file: of `size` bytes, which are read block by block while they are sent.
+    """
+    edge = uuid.uuid4().hex
+    parts = (("application/json; charset=UTF-8", about), (kind, ""))
+    head = "\r\n".join(f"--{edge}\r\nContent-Type: {kind}\r\n\r\n{text}" for kind, text in parts).encode()
+    tail = f"\r\n--{edge}--\r\n".encode()
+    headers = {
+        "Content-Type": f"multipart/related; boundary={edge}",
+        "Content-Length": str(len(head) + size + len(tail)),
+    }
+    return headers, itertools.chain((head,), blocks(file), (tail,))
+
+
+def blocks(file: BinaryIO) -> Iterator[bytes]:
+    """The bytes of a file from its beginning on, BLOCK at a time."""
+    file.seek(0)
+    while block := file.read(BLOCK):
+        yield block
 
 
 def trust(certificates: str, own: str | tuple[str, str] | None) -> ssl.SSLContext:

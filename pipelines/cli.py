@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from pipelines import __version__
-from trainer import ending, leases, storage
+from trainer import ending, leases, processes, storage
 from trainer.accounts import UnbalancedError
 from trainer.files import scratch
 from trainer.options import CheckedOptions, InputError
@@ -171,6 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command line and returns its status, see above; without `argv` that of this process, which ends here."""
     if argv is not None:
         return _said(argv)
+    processes.keep_memory()  # before there are other threads
     try:
         ending.watch_interrupts(f"\n{_title(sys.argv[1:])}: interrupted; {RESUME}")
         status = _said(sys.argv[1:])

@@ -15,8 +15,8 @@ CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 """Files in which Linux gives the memory limit of a container, newer systems first."""
 GLANCE = 0.05
 """Seconds between two polls of a child's memory."""
-KEEP = {-1: 512 << 20, -2: 64 << 20, -3: 32 << 20}
-"""glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, the last at its maximum, see `keep_memory`."""
+KEEP = {-1: 512 << 20, -2: 64 << 20, -3: 32 << 20, -8: 1}
+"""glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, at its maximum, and M_ARENA_MAX, see `keep_memory`."""
 UNSEEN = "-0"
 """Used for the start time of a process if it cannot be determined."""
 
@@ -78,7 +78,7 @@ def keep_memory() -> None:
     """Lets this process keep the memory of freed arrays for the next ones, with glibc; elsewhere it does nothing.
 
     By default glibc returns that of images from half a megapixel on to the system, and new pages take twice as long as
-    decoding the image into them.
+    decoding the image into them. And it keeps what threads free apart, for no other thread to use.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         libc = ctypes.CDLL(None)

@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 
-from trainer import ending
+from trainer import ending, processes
 
 SAMPLING_MS = 5
 """Milliseconds between two looks of Beam at the step that a worker is in. A bundle ends with the next look: with the
@@ -38,6 +38,7 @@ def command(log: str) -> str:
 
 
 def main() -> None:
+    processes.keep_memory()  # before there are other threads
     ending.watch_parent(int(sys.argv.pop(1)))
     from apache_beam.runners.worker import sdk_worker_main
 

@@ -105,3 +105,16 @@ def test_the_memory_of_an_image_is_kept_for_the_next_one_of_any_thread():
     kept, usual = faults_of_threads("processes.keep_memory()"), faults_of_threads("")
     # The libraries' own threads may have memory of their own already, which one of the eight takes.
     assert max(kept[2:]) < 200 < min(usual)
+
+
+@pytest.mark.parametrize(
+    ("program", "argv"),
+    [("from pipelines.cli import main", ["--version"]), ("from pipelines.runner.worker import main", ["1"])],
+)
+def test_a_program_keeps_memory_before_it_has_other_threads(program, argv):
+    """Those that begin earlier have heaps of their own."""
+    call = "processes.keep_memory = lambda: [print(threading.active_count(), flush=True), os._exit(0)]; main()"
+    lines = ["import os, sys, threading", "from trainer import processes", program, call]
+    command = [sys.executable, "-c", "\n".join(lines), *argv]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "1\n"

@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, Location=place)
         else:
             edge = b"--" + self.headers["Content-Type"].partition("boundary=")[2].strip('"').encode()
-            # Found, not split, nor copied: a copy of a large body takes this server longer than all the rest.
+            # Neither split nor copied: a copy of a large body takes this server longer than all the rest.
             begin = body.index(b"\r\n\r\n") + 4
             middle = body.index(b"\r\n" + edge, begin)
             about = json.loads(body[begin:middle])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import ctypes
+import gc
 
 import keras
 import numpy as np
@@ -153,3 +155,23 @@ def test_predictor_can_be_used_from_many_threads_at_many_sizes(small_model):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for result, want in zip(pool.map(predict, images * 3), expected * 3, strict=True):
             np.testing.assert_array_equal(result, want)
+
+
+class Heap(ctypes.Structure):
+    """What glibc's `mallinfo2` returns."""
+
+    NAMES = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in NAMES.split()]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="only newer glibc counts its heap")
+def test_predictor_frees_what_building_the_network_has_left():
+    """TensorFlow would keep an operation for every variable, and for every shape that was read."""
+    function = ctypes.CDLL(None).mallinfo2
+    function.restype = Heap
+    model = small_network()
+    gc.collect()
+    before = function().uordblks
+    predict = predictor(model)
+    assert before - function().uordblks > 4 << 20
+    assert predict(random_image(16, 16)).shape == (1, 16, 16)

@@ -73,9 +73,14 @@ class Objects(ThreadingHTTPServer):
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def store(self, key: tuple[str, str], data: bytes | memoryview, condition: str | None) -> dict[str, str] | None:
-        """What is to be told of the new object; None where the condition on its generation does not hold."""
-        stored = checksum(data)
+    def store(
+        self, key: tuple[str, str], data: bytes | memoryview, condition: str | None, stored: str
+    ) -> dict[str, str] | None:
+        """What is to be told of the new object; None where the condition on its generation does not hold.
+
+        Args:
+          stored: its checksum.
+        """
         with self.lock:
             if not self.holds(key, condition):
                 return None
@@ -190,7 +195,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(308, Range=f"bytes=0-{size - 1}")
                 return
             del self.server.uploads[query["upload_id"]]
-            self._stored((bucket, name), b"".join(parts), condition)
+            data = b"".join(parts)
+            self._stored((bucket, name), data, condition, checksum(data))
         elif query["uploadType"] == "resumable":
             name = str(json.loads(body or b"{}").get("name") or query.get("name"))
             number = str(next(self.server.generations))
@@ -204,13 +210,14 @@ class _Handler(BaseHTTPRequestHandler):
             middle = body.index(b"\r\n" + edge, begin)
             about = json.loads(body[begin:middle])
             data = memoryview(body)[body.index(b"\r\n\r\n", middle) + 4 : body.rindex(b"\r\n" + edge)]
-            if "crc32c" in about and about["crc32c"] != checksum(data):
+            stored = checksum(data)
+            if about.get("crc32c", stored) != stored:
                 self._answer(400, {"error": {"errors": [{"message": "CRC32C does not match"}]}})
                 return
-            self._stored((bucket, about["name"]), data, query.get("ifGenerationMatch"))
+            self._stored((bucket, about["name"]), data, query.get("ifGenerationMatch"), stored)
 
-    def _stored(self, key: tuple[str, str], data: bytes | memoryview, condition: str | None) -> None:
-        about = self.server.store(key, data, condition)
+    def _stored(self, key: tuple[str, str], data: bytes | memoryview, condition: str | None, stored: str) -> None:
+        about = self.server.store(key, data, condition, stored)
         self._answer(200 if about else 412, about)
 
     def _list(self, bucket: str, query: dict[str, str]) -> None:

@@ -5,7 +5,7 @@
 
 The loop reads and decodes an image once, augments and encodes every record by the same functions and appends to one
 file: no plan, no shuffle, no Beam, no checksums of shards, no statistics. The pool does so in two processes, each with
-files of its own. Memory is the peak of a process of its own.
+files of its own. Removing what the run before has written is not counted. Memory is the peak of a process of its own.
 """
 
 from __future__ import annotations
@@ -55,13 +55,17 @@ def versions(pair: Pair, copies: int) -> int:
     return copies + 1 if pair.split == "train" else 1
 
 
+def clear(*outputs: str) -> None:
+    for output in outputs:
+        shutil.rmtree(output, ignore_errors=True)
+
+
 def prepare_arguments(data: str, output: str, copies: int, workers: int = 1, shards: int = 8) -> list[str]:
     return ["prepare", "--input", data, "--output", output, "--copies", str(copies), "--shards", str(shards),
             "--direct_num_workers", str(workers)]  # fmt: skip
 
 
 def prepare(data: str, output: str, copies: int, workers: int = 1, shards: int = 8) -> None:
-    shutil.rmtree(output, ignore_errors=True)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         status = cli.main(prepare_arguments(data, output, copies, workers, shards))
     if status:
@@ -77,7 +81,6 @@ def plain_pool(data: str, folder: str, copies: int) -> None:
     """The loop's work in two processes, four images at a time."""
     raw = scan(data)
     palette, pairs = detect_palette(raw)[0], list(raw.pairs)
-    os.makedirs(folder, exist_ok=True)
     parts = [(f"{folder}/{start}", pairs[start : start + 4], copies, palette) for start in range(0, len(pairs), 4)]
     with multiprocessing.get_context("fork").Pool(2) as pool:
         pool.starmap(write_records, parts, chunksize=1)
@@ -87,6 +90,7 @@ def plain_pool(data: str, folder: str, copies: int) -> None:
 
 def write_records(output: str, pairs: Iterable[Pair], copies: int, palette: Palette) -> None:
     options = AugmentOptions()
+    os.makedirs(os.path.dirname(output), exist_ok=True)
     with open(output, "wb") as file:
         for pair in pairs:
             encoded, suffix = storage.read(pair.image), os.path.splitext(pair.image)[1]
@@ -111,7 +115,7 @@ def processor_seconds() -> float:
 
 def peak_memory(data: str, output: str, copies: int) -> float:
     """MiB at the peak of a `deeplab prepare` in a process of its own."""
-    shutil.rmtree(output, ignore_errors=True)
+    clear(output)
     command = [sys.executable, "-m", "pipelines.cli", *prepare_arguments(data, output, copies)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     quiet = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
@@ -143,17 +147,17 @@ def main(argv: list[str]) -> int:
         pairs = scan(data).pairs
         count = sum(versions(pair, options.copies) for pair in pairs)
         output = os.path.join(folder, "records")
-        loop, pool = os.path.join(folder, "loop.tfrecord"), os.path.join(folder, "pool")
+        loop, pool = os.path.join(folder, "loop"), os.path.join(folder, "pool")
         prepare(data, output, 0)  # imports, and the images into the page cache
         clock = processor_seconds if options.cpu_time else time.perf_counter
         runs = {
             "prepare, 1 worker": lambda: prepare(data, output, options.copies),
-            "plain loop": lambda: plain_loop(data, loop, options.copies),
+            "plain loop": lambda: plain_loop(data, f"{loop}/all", options.copies),
             "prepare, 2 workers": lambda: prepare(data, output, options.copies, 2),
             "prepare, 2 workers, shards of 1000 records": lambda: prepare(data, output, options.copies, 2, shards=0),
             "process pool, 2 workers": lambda: plain_pool(data, pool, options.copies),
         }
-        seconds = take_turns(runs, options.rounds, clock)
+        seconds = take_turns(runs, options.rounds, clock, lambda name: clear(output, loop, pool))
         names = list(runs)
         for compared in (names[:2], names[2:]):
             print("\n" + table({name: seconds[name] for name in compared}, count, "records", compared[-1]))

@@ -8,16 +8,21 @@ from collections.abc import Callable, Mapping
 
 
 def take_turns(
-    runs: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+    runs: dict[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    before: Callable[[str], object] = lambda name: None,
 ) -> dict[str, list[float]]:
     """Seconds of every run, `rounds` times, in turns: a slow spell of the machine affects all of them alike.
 
     Args:
       clock: `time.process_time` for those of the processor alone, where others share it.
+      before: called with the name of every run before it; not counted.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds):
         for name, run in runs.items():
+            before(name)
             start = clock()
             run()
             seconds[name].append(clock() - start)

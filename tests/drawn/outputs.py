@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet
 
 from pipelines.segment.plan import PLAN_FILE, REPORT_FILE
@@ -18,9 +21,11 @@ State = dict[str, tuple[int, int]]
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below `folder`: relative path -> contents.
 
-    The plan of `segment` is left out: where its chunks end follows from the number of workers.
+    The plan of `segment` is left out: where its chunks end follows from the number of workers. So are the logs for
+    TensorBoard, which every run of a training adds to.
     """
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not PLAN_FILE.fullmatch(path.name)]
+    files = [path for path in files if not path.name.startswith("events.out.tfevents.")]
     return {str(path.relative_to(folder)): _common(path, folder) for path in files}
 
 
@@ -29,6 +34,14 @@ def _common(path: Path, folder: Path) -> bytes:
     if path.suffix == ".parquet":
         rows = pyarrow.parquet.read_table(path, partitioning=None).to_pylist()
         data = repr([row | {"seconds": 0} for row in rows]).encode()
+    elif path.suffix == ".npz" and path.parent.name == "checkpoints":
+        with np.load(path) as arrays:
+            data = b"".join(f"{name} {arrays[name].shape}".encode() + arrays[name].tobytes() for name in arrays.files)
+    elif path.name == "history.csv":
+        rows = csv.DictReader(data.decode().splitlines())
+        data = repr([row | {"seconds_per_step": ""} for row in rows]).encode()
+    elif path.name == "state.json" and path.parent.name == "checkpoints":
+        data = re.sub(rb'"seconds_per_step": [^,\n]+', b"", data)
     elif path.parent.name == "shards":
         data = json.dumps(json.loads(data) | {"modified": 0}).encode()
     elif path.name == REPORT_FILE:

@@ -84,6 +84,11 @@ def _draw_records(folder: Path) -> None:
     write_records(folder / "records", {"val": parts})
 
 
+def _draw_training(folder: Path) -> None:
+    parts = {"train": [[record(number) for number in range(start, 16, 2)] for start in (0, 1)]}
+    write_records(folder / "records", parts | {"val": [[record(number) for number in range(30, 34)]]})
+
+
 WORK = {
     "prepare": Work(
         _draw_raw,
@@ -105,5 +110,11 @@ WORK = {
         "--model model --records records",
         lambda folder: (folder / "model/crf.tuning").glob("*.npz"),
     ),
+    "train": Work(
+        _draw_training,
+        "--records records --output out --alpha 0.35 --crop 64 --batch-size 4 --epochs 3 --steps-per-epoch 20 "
+        "--seed 1 --checkpoint-minutes 1e-9",
+        lambda folder: (),
+    ),
 }
-"""Command -> its work; nothing that `evaluate` writes is finished before all is."""
+"""Command -> its work; nothing that `evaluate` and `train` write is finished before all is."""

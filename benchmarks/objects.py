@@ -74,17 +74,17 @@ class Objects(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def store(
-        self, key: tuple[str, str], data: bytes | memoryview, condition: str | None, stored: str
+        self, key: tuple[str, str], data: bytes | memoryview, condition: str | None, crc32c: str
     ) -> dict[str, str] | None:
         """What is to be told of the new object; None where the condition on its generation does not hold.
 
         Args:
-          stored: its checksum.
+          crc32c: its `checksum`.
         """
         with self.lock:
             if not self.holds(key, condition):
                 return None
-            self.contents[key] = Stored(data, next(self.generations), stored)
+            self.contents[key] = Stored(data, next(self.generations), crc32c)
             return self.described(key)
 
     def holds(self, key: tuple[str, str], condition: str | None) -> bool:
@@ -210,14 +210,14 @@ class _Handler(BaseHTTPRequestHandler):
             middle = body.index(b"\r\n" + edge, begin)
             about = json.loads(body[begin:middle])
             data = memoryview(body)[body.index(b"\r\n\r\n", middle) + 4 : body.rindex(b"\r\n" + edge)]
-            stored = checksum(data)
-            if about.get("crc32c", stored) != stored:
+            crc32c = checksum(data)
+            if about.get("crc32c", crc32c) != crc32c:
                 self._answer(400, {"error": {"errors": [{"message": "CRC32C does not match"}]}})
                 return
-            self._stored((bucket, about["name"]), data, query.get("ifGenerationMatch"), stored)
+            self._stored((bucket, about["name"]), data, query.get("ifGenerationMatch"), crc32c)
 
-    def _stored(self, key: tuple[str, str], data: bytes | memoryview, condition: str | None, stored: str) -> None:
-        about = self.server.store(key, data, condition, stored)
+    def _stored(self, key: tuple[str, str], data: bytes | memoryview, condition: str | None, crc32c: str) -> None:
+        about = self.server.store(key, data, condition, crc32c)
         self._answer(200 if about else 412, about)
 
     def _list(self, bucket: str, query: dict[str, str]) -> None:

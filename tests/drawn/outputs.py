@@ -14,6 +14,8 @@ import pyarrow.parquet
 from pipelines.segment.plan import PLAN_FILE, REPORT_FILE
 from trainer.formats.dataset import DATASET_FILE
 
+LEFT_OUT = re.compile(rf"{PLAN_FILE.pattern}|events\.out\.tfevents\..*")
+"""Names of files that no two runs leave alike, see `contents`."""
 State = dict[str, tuple[int, int]]
 """Path -> inode and time of change of the file."""
 
@@ -24,8 +26,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     The plan of `segment` is left out: where its chunks end follows from the number of workers. So are the logs for
     TensorBoard, which every run of a training adds to.
     """
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not PLAN_FILE.fullmatch(path.name)]
-    files = [path for path in files if not path.name.startswith("events.out.tfevents.")]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not LEFT_OUT.fullmatch(path.name)]
     return {str(path.relative_to(folder)): _common(path, folder) for path in files}
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from pipelines.crf.engine import builds
 from pipelines.crf.options import CrfOptions
 from pipelines.runner.isolation import Isolated
+from pipelines.runner.steps import timed
 from trainer.options import InputError
 
 # The unary cost of a label that the network rules out is at most -log of this, so that its neighbours can still bring
@@ -214,19 +215,24 @@ class Refiner:
         self._pool = self._new_pool()
 
     def _new_pool(self) -> Executor:
-        if self._engine == "native":
+        if self.in_process:
             return ThreadPoolExecutor(self._workers, thread_name_prefix="crf")
         return ProcessPoolExecutor(
             self._workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
         )
 
-    def submit(self, image: np.ndarray, probabilities: np.ndarray) -> Future:
-        """Starts `refine(image, probabilities)`; returns its future.
+    @property
+    def in_process(self) -> bool:
+        """Whether the workers are threads of this process."""
+        return self._engine == "native"
+
+    def submit(self, image: np.ndarray, probabilities: np.ndarray) -> Future[tuple[np.ndarray, float]]:
+        """Starts `refine(image, probabilities)`; returns the future of its result and of its processor seconds.
 
         The future's `result()` raises BrokenProcessPool if a pydensecrf process has died (killed, out of memory), even
         if another image ended it. The next call starts new processes.
         """
-        work = (refine, image, probabilities, self._options, self._engine)
+        work = (timed, refine, image, probabilities, self._options, self._engine)
         with self._lock:
             try:
                 return self._pool.submit(*work)
@@ -234,14 +240,14 @@ class Refiner:
                 self._pool = self._new_pool()
                 return self._pool.submit(*work)
 
-    def alone(self, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-        """Calls `refine(image, probabilities)` while this pool refines no other image, after `submit` has failed.
+    def alone(self, image: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, float]:
+        """Does what `submit` failed to do, while this pool refines no other image.
 
         Raises Failed if it crashes its process.
         """
-        work = (refine, image, probabilities, self._options, self._engine)
-        if self._engine == "native":
-            return refine(*work[1:])
+        work = (timed, refine, image, probabilities, self._options, self._engine)
+        if self.in_process:
+            return timed(*work[1:])
         with Isolated() as isolated:
             return isolated(*work)
 

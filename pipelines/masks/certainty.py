@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ROWS = 64
-"""Number of rows of an image whose logarithms are in memory at once."""
 DIGITS, CHANGED_DIGITS = 4, 6
 """Decimals of the means, and of the share of pixels that the CRF has changed."""
 
@@ -27,26 +25,16 @@ class Certainty:
     changed: float | None = None
 
 
-def entropies(probabilities: np.ndarray) -> np.ndarray:
-    """The entropy in nats of probabilities, float32 [H, W, C], as float32 [H, W]; 0 log 0 is 0."""
-    result = np.empty(probabilities.shape[:-1], np.float32)
-    for top in range(0, len(probabilities), ROWS):
-        p = probabilities[top : top + ROWS]
-        result[top : top + ROWS] = -(p * np.log(np.maximum(p, np.finfo(np.float32).tiny))).sum(-1)
-    return result
+def of_maps(best: np.ndarray, entropy: np.ndarray, changed: np.ndarray | None = None) -> Certainty:
+    """The certainty of an image.
 
-
-def of_maps(best: np.ndarray, entropy: np.ndarray) -> Certainty:
-    """The certainty, from the highest probability and the entropy of every pixel, float32 [H, W] each."""
-    return Certainty(_mean(best), _mean(entropy))
-
-
-def of_probabilities(probabilities: np.ndarray, refined: np.ndarray | None) -> Certainty:
-    """The certainty, from the softmax before and after the CRF, float32 [H, W, C] each; None without the CRF."""
-    changed = None
-    if refined is not None:
-        changed = round(float((probabilities.argmax(-1) != refined.argmax(-1)).mean()), CHANGED_DIGITS)
-    return Certainty(_mean(probabilities.max(-1)), _mean(entropies(probabilities)), changed)
+    Args:
+      best: the highest probability of every pixel, float32 [H, W].
+      entropy: the entropy of every pixel, float32 [H, W].
+      changed: bool [H, W], where the CRF gives another class; None without the CRF.
+    """
+    share = None if changed is None else round(float(changed.mean()), CHANGED_DIGITS)
+    return Certainty(_mean(best), _mean(entropy), share)
 
 
 def _mean(values: np.ndarray) -> float:

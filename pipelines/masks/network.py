@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.masks.certainty import entropies
+from pipelines.masks.softmax import maps
 from trainer.formats import exports
 from trainer.formats.exports import OUTPUTS, PROBABILITIES
 from trainer.options import InputError
@@ -87,7 +87,8 @@ def _exported(path: str, kind: str, digest: str) -> Callable[[str], Predict]:
 
     def best(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         ids, probabilities = run(images, OUTPUTS)
-        return ids, probabilities.max(-1), np.stack(list(map(entropies, probabilities)))
+        _, highest, entropy = maps(probabilities)
+        return ids, highest, entropy
 
     predictors = {
         "best": best,

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 
 from pipelines.crf.options import CrfOptions
@@ -20,12 +19,16 @@ from pipelines.masks import certainty
 from pipelines.masks.certainty import Certainty
 from pipelines.masks.network import Network, shared_network
 from pipelines.masks.options import Views
+from pipelines.masks.softmax import maps, most_probable
 from pipelines.masks.views import mean_softmax
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.steps import step
+from pipelines.runner.steps import step, worked
 from trainer.formats.images import shrink
 
 T = TypeVar("T")
+
+Refined = Callable[[], tuple[np.ndarray, float]]
+"""Waits for the CRF's result on an image, and the processor seconds that it took."""
 
 HELD_BYTES = 1 << 28
 """Bytes of images that one thread may hold waiting, both for a full batch and for the CRF."""
@@ -112,30 +115,6 @@ def batches(items: Iterable[Item], size: int, pixels: int) -> Iterator[list[Item
     yield from waiting.values()
 
 
-def most_probable(probabilities: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The most probable class of every pixel.
-
-    Args:
-      probabilities: float32 [h, w, C], values in [0, 1].
-      height, width: the size of the result; probabilities of another size are enlarged bilinearly.
-
-    Returns:
-      Class ids, uint8 [height, width], the lowest of equally probable ones; and their probability, float32
-      [height, width].
-    """
-    # Class by class, as all classes of a large image at full size would be the largest array of the job.
-    ids = np.zeros((height, width), np.uint8)
-    best = np.full((height, width), -1.0, np.float32)
-    for label in range(probabilities.shape[2]):
-        plane = np.ascontiguousarray(probabilities[..., label], np.float32)
-        if plane.shape != (height, width):
-            plane = cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR)
-        better = plane > best
-        ids[better] = label
-        np.maximum(best, plane, out=best)
-    return ids, best
-
-
 class Segmenter:
     """A network, followed by a dense CRF if it has parameters; safe to use from several threads.
 
@@ -177,7 +156,7 @@ class Segmenter:
         While the CRF refines one batch, the network predicts the next.
         """
         unusable: deque[Unsegmented] = deque()
-        pending: deque[tuple[Item, Any, Callable[[], np.ndarray] | None, int]] = deque()
+        pending: deque[tuple[Item, Any, Refined | None, int]] = deque()
         held = 0
         pixels = int(self._network.batch_pixels / self._views.area)
         for batch in batches(self._items(images, unusable), self._batch_size, pixels):
@@ -200,7 +179,8 @@ class Segmenter:
 
     def _items(self, images: Iterable[tuple[Any, np.ndarray]], unusable: deque[Unsegmented]) -> Iterator[Item]:
         for key, image in images:
-            item = attempted(key, lambda key=key, image=image: Item(key, image, shrink(image, self._max_side)))
+            with step("decode"):
+                item = attempted(key, lambda key=key, image=image: Item(key, image, shrink(image, self._max_side)))
             if isinstance(item, Item):
                 yield item
             else:
@@ -230,26 +210,28 @@ class Segmenter:
             return outputs
         return [outputs] if len(batch) == 1 else [output for item in batch for output in self._predict([item])]
 
-    def _refine(self, item: Item, probabilities: Any) -> Callable[[], np.ndarray] | None:
-        """Starts the CRF, if any, on one image; the returned function waits for its result."""
+    def _refine(self, item: Item, probabilities: Any) -> Refined | None:
+        """Starts the CRF, if any, on one image."""
         if self._refiner is None:
             return None
         futures = [self._refiner.submit(item.network_input, probabilities)]
         return lambda: futures.pop().result() if futures else self._refiner.alone(item.network_input, probabilities)
 
-    def _finish(self, item: Item, output: Any, refined: Callable[[], np.ndarray] | None) -> Segmented | Unsegmented:
+    def _finish(self, item: Item, output: Any, refined: Refined | None) -> Segmented | Unsegmented:
         def finish() -> Segmented:
-            if isinstance(output, tuple):
-                ids, best, entropy = output
-                sure = certainty.of_maps(best, entropy)
-            else:
-                final = output
+            with step("classes"):
+                ids, best, entropy = output if isinstance(output, tuple) else maps(output)
+                final, highest, changed = output, best, None
                 if refined:
                     with step("CRF"):
-                        final = refined()
-                sure = certainty.of_probabilities(output, final if refined else None)
-                ids, best = most_probable(final, *item.image.shape[:2])
-            confidence = (best * 255).round().clip(0, 255).astype(np.uint8) if self._confidence else None
+                        final, seconds = refined()
+                    worked("CRF", seconds, self._refiner.in_process)
+                    before, (ids, best) = ids, most_probable(final, *final.shape[:2])
+                    changed = ids != before
+                if item.is_shrunk:
+                    ids, best = most_probable(final, *item.image.shape[:2])
+                confidence = (best * 255).round().clip(0, 255).astype(np.uint8) if self._confidence else None
+                sure = certainty.of_maps(highest, entropy, changed)
             return Segmented(item.key, item.image, ids, confidence, sure)
 
         return attempted(item.key, finish)

@@ -97,14 +97,16 @@ class SegmentChunk(Work):
         with planning.in_flight(folder).watch(part) as recovery:
             known = seen()
             entries = [self.job.refreshed(entry, again=bool(recovery or known)) for entry in entries]
-            with watched() as seconds:
+            with watched() as times:
                 results = list(self._results(entries, known, recovery))
             place = {entry.source.name: index for index, entry in enumerate(entries)}
             rows = sorted((result for _, result in results if isinstance(result, Row)), key=lambda row: place[row.key])
             if rows != [*known.values()]:
                 _turn.check(folder, self.plan, fingerprint)
                 table.write(folder, part, rows, fingerprint, palette)
-        yield add_up(tally_of(*result) for result in results) + SegmentTally(seconds=seconds)
+        yield add_up(tally_of(*result) for result in results) + SegmentTally(
+            seconds=times.wall, processor=times.processor
+        )
 
     def _results(self, entries: list[Entry], known: Mapping[str, Row], recovery: Recovery | None) -> Iterator[Result]:
         todo = []

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.runner.steps import ALL
 from pipelines.segment.plan import REPORT_FILE
 from pipelines.segment.table import Row
 from trainer import prefetch, storage
@@ -33,7 +34,8 @@ class SegmentTally:
       rejects: images that could not be used.
       class_pixels: int64 [256], pixels of every class in the masks, in palette order.
       class_images: int64 [256], images with any pixel of the class.
-      seconds: the time that the workers spent in every step.
+      seconds: the time that the workers spent in every step, see `steps.Times`.
+      processor: the time of the processor, the same.
     """
 
     written: int = 0
@@ -42,6 +44,7 @@ class SegmentTally:
     class_pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     class_images: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     seconds: Counter[str] = field(default_factory=Counter)
+    processor: Counter[str] = field(default_factory=Counter)
 
     def __add__(self, other: SegmentTally) -> SegmentTally:
         return SegmentTally(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
@@ -83,6 +86,7 @@ def publish(tally: SegmentTally, folder: str, palette: Palette, started: dict[st
         "class_pixels": _by_class(tally.class_pixels, palette),
         "class_images": _by_class(tally.class_images, palette),
         "seconds": {name: round(seconds, 3) for name, seconds in tally.seconds.items()},
+        "processor_seconds": {name: round(seconds, 3) for name, seconds in tally.processor.items()},
     }
     write_rejects(folder, accounts.rejects)
     storage.write_json(storage.join(folder, REPORT_FILE), report)
@@ -146,10 +150,29 @@ def table(report: dict[str, Any]) -> str:
 
 
 def shares(report: dict[str, Any]) -> str:
-    """The share of the workers' time that each step took, from segment.json, largest first; "" if no mask was made."""
-    seconds = report.get("seconds", {})
+    """The share of the workers' time that each step took, from segment.json, largest first; "" if no mask was made.
+
+    With a CRF a second line has its share of the processor's time: its threads work beside the network, so that a
+    worker hardly waits for them, but takes longer for the network where both need the same cores.
+    """
+    seconds, processor = report.get("seconds", {}), report.get("processor_seconds", {})
     total = sum(seconds.values())
     if "network" not in seconds or not total:
         return ""
     ordered = sorted(seconds, key=lambda name: -seconds[name])
-    return "time of the workers: " + ", ".join(f"{name} {100 * seconds[name] / total:.0f} %" for name in ordered)
+    parts = [f"{_SHOWN.get(name, name)} {_percent(seconds[name], total)}" for name in ordered]
+    lines = ["time of the workers: " + ", ".join(parts)]
+    if crf := processor.get("CRF"):
+        everything = max(processor[ALL], crf)
+        lines.append(
+            f"time of the processor: CRF {_percent(crf, everything)}, network and the rest "
+            f"{_percent(everything - crf, everything)}"
+        )
+    return "\n".join(lines)
+
+
+_SHOWN = {"CRF": "waiting for the CRF"}
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.0f} %"

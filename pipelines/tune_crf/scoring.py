@@ -25,7 +25,7 @@ from pipelines.crf import refine as crf
 from pipelines.crf.options import NUMBERS, CrfOptions
 from pipelines.masks import network
 from pipelines.masks.options import Views
-from pipelines.masks.segmenter import most_probable
+from pipelines.masks.softmax import most_probable
 from pipelines.masks.views import mean_softmax
 from pipelines.runner import progress
 from pipelines.runner.notes import InFlight

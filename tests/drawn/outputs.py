@@ -48,7 +48,7 @@ def _common(path: Path, folder: Path) -> bytes:
     elif path.name == REPORT_FILE:
         report = json.loads(data)
         made = report.pop("written") + report.pop("skipped")
-        data = json.dumps(report | {"plan": "", "made": made, "seconds": {}}).encode()
+        data = json.dumps(report | {"plan": "", "made": made, "seconds": {}, "processor_seconds": {}}).encode()
     elif path.name == DATASET_FILE:
         described = json.loads(data)
         described.pop("digest")  # of the folder's name, too

@@ -29,7 +29,7 @@ import pipelines.masks.segmenter
 from pipelines import cli
 from pipelines.evaluate import command as evaluate_command
 from pipelines.masks import network
-from pipelines.masks.certainty import entropies
+from pipelines.masks.softmax import maps
 from pipelines.prepare import command as prepare_command
 from pipelines.runner.progress import Heartbeat
 from pipelines.segment import command as segment_command
@@ -137,9 +137,7 @@ class ByColour:
         distances = np.abs(images[..., None, :].astype(np.float32) - np.float32(PALETTE.colors)).sum(-1)
         odds = np.exp(-distances / 50)
         probabilities = odds / odds.sum(-1, keepdims=True)
-        ids = probabilities.argmax(-1).astype(np.uint8)
-        best = ids, probabilities.max(-1), np.stack([entropies(one) for one in probabilities])
-        return {"probabilities": probabilities, "best": best}[what]
+        return {"probabilities": probabilities, "best": maps(probabilities)}[what]
 
 
 @contextlib.contextmanager

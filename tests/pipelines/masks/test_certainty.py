@@ -5,37 +5,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 
-from pipelines.masks import certainty
-from pipelines.masks.certainty import Certainty, entropies, of_maps, of_probabilities
+from pipelines.masks.certainty import Certainty, of_maps
 
-SOFTMAX = np.array([[[1.0, 0.0], [0.5, 0.5]], [[0.9, 0.1], [0.25, 0.75]]], np.float32)
-REFINED = np.array([[[1.0, 0.0], [0.4, 0.6]], [[0.9, 0.1], [0.30, 0.70]]], np.float32)
-
-
-def entropy(*probabilities: float) -> float:
-    return -sum(p * math.log(p) for p in probabilities if p)
-
-
-def test_entropies_are_in_nats_and_an_impossible_class_adds_nothing() -> None:
-    expected = [[0, math.log(2)], [entropy(0.9, 0.1), entropy(0.25, 0.75)]]
-    np.testing.assert_allclose(entropies(SOFTMAX), expected, atol=1e-6)
-
-
-def test_an_image_larger_than_a_block_of_rows_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    probabilities = np.random.default_rng(0).dirichlet(np.ones(5), (7, 3)).astype(np.float32)
-    whole = entropies(probabilities)
-    monkeypatch.setattr(certainty, "ROWS", 2)
-    np.testing.assert_array_equal(entropies(probabilities), whole)
+BEST, ENTROPY = np.float32([[1, 0.5], [0.9, 0.75]]), np.float32([[0, 0.7], [0.3, 0.6]])
 
 
 def test_the_numbers_are_means_over_pixels_and_the_share_of_those_with_another_class() -> None:
-    mean = round((math.log(2) + entropy(0.9, 0.1) + entropy(0.25, 0.75)) / 4, 4)
-    assert of_probabilities(SOFTMAX, None) == Certainty(0.7875, mean, None)
-    assert of_probabilities(SOFTMAX, REFINED) == Certainty(0.7875, mean, 0.25)
-    assert of_maps(SOFTMAX.max(-1), entropies(SOFTMAX)) == Certainty(0.7875, mean)
+    assert of_maps(BEST, ENTROPY) == Certainty(0.7875, 0.4, None)
+    assert of_maps(BEST, ENTROPY, np.array([[False, True], [False, False]])) == Certainty(0.7875, 0.4, 0.25)
 
 
-def test_equal_probabilities_are_the_least_certain() -> None:
-    assert of_probabilities(np.full((3, 3, 4), 0.25, np.float32), None) == Certainty(0.25, round(math.log(4), 4))
+def test_numbers_have_no_more_digits_than_a_batch_of_other_images_leaves_alone() -> None:
+    third = np.full((3, 3), 1 / 3, np.float32)
+    assert of_maps(third, third * math.pi, third < np.eye(3)) == Certainty(0.3333, 1.0472, 0.333333)

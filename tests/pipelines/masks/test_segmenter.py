@@ -14,7 +14,6 @@ from pipelines.crf import refine as crf
 from pipelines.crf.options import CrfOptions
 from pipelines.masks import segmenter as masks
 from pipelines.masks.options import Views
-from pipelines.masks.segmenter import most_probable
 from pipelines.runner.steps import watched
 
 
@@ -168,18 +167,6 @@ def test_the_network_is_asked_for_no_more_than_is_needed(options, what, monkeypa
     assert asked == [what]
 
 
-def test_the_most_probable_class_is_the_first_of_equals_and_probabilities_are_interpolated():
-    equal = np.full((2, 2, 3), 1 / 3, np.float32)
-    assert most_probable(equal, 2, 2)[0].tolist() == [[0, 0], [0, 0]]
-    probabilities = np.zeros((1, 2, 2), np.float32)
-    probabilities[0, 0] = (0.9, 0.1)
-    probabilities[0, 1] = (0.2, 0.8)
-    ids, best = most_probable(probabilities, 1, 4)
-    # Columns lie at 0, 0.25, 0.75 and 1 of the way from the left pixel to the right.
-    np.testing.assert_allclose(best[0], [0.9, 0.725, 0.625, 0.8], atol=1e-6)
-    assert ids.tolist() == [[0, 0, 1, 1]]
-
-
 def test_a_shrunk_image_gets_a_mask_of_its_own_size() -> None:
     image = np.zeros((30, 60, 3), np.uint8)
     (result,) = segmenter(max_side=20)([("a", image)])
@@ -188,10 +175,12 @@ def test_a_shrunk_image_gets_a_mask_of_its_own_size() -> None:
 
 
 def test_time_is_counted_for_the_crf_only_where_there_is_one() -> None:
-    for options, steps in ((None, {"network"}), (CrfOptions(), {"network", "CRF"})):
-        with watched() as seconds:
+    for options, steps in ((None, set()), (CrfOptions(), {"CRF"})):
+        with watched() as times:
             assert len(list(segmenter(max_side=4, crf=options)([("a", np.zeros((6, 6, 3), np.uint8))]))) == 1
-        assert set(seconds) == steps
+        assert set(times.wall) == steps | {"decode", "network", "classes"}
+        assert set(times.processor) == steps | {"all"}
+        assert 0 < times.processor.get("CRF", 1e-9) < times.processor["all"]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from PIL import Image
 from pipelines.crf.options import CrfOptions
 from pipelines.crf.refine import refine
 from pipelines.masks.options import Views
-from pipelines.masks.segmenter import most_probable
+from pipelines.masks.softmax import most_probable
 from pipelines.masks.views import mean_softmax
 from tests.drawn.places import ROOT
 from tests.drawn.segmenting import (
@@ -183,11 +183,15 @@ def test_globs_and_lists(model, photos, tmp_path):
     assert (reject["path"], reject["reason"]) == (str(missing), "file not found")
 
 
-def test_crf_masks_are_the_networks_refined(model, softmax, photos, tmp_path):
+def test_crf_masks_are_the_networks_refined(model, softmax, photos, tmp_path, capsys):
     flags = ("--input", photos, "--model", model, "--output", tmp_path, "--crf", "--crf-sxy", 20, "--crf-compat", 7)
     assert segment(*flags, "--crf-workers", 2) == 0
     options = CrfOptions(sxy=20, compat=7)
     assert report_of(tmp_path)["crf"] == options.to_json(())
+    shares = re.search(
+        r"^time of the processor: CRF (\d+) %, network and the rest (\d+) %$", capsys.readouterr().out, re.M
+    )
+    assert sum(map(int, shares.groups())) in (99, 100, 101)
     changed = 0
     for seed, (name, size) in enumerate(SIZES.items()):
         image = draw(*size, seed)

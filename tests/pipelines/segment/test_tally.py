@@ -49,6 +49,7 @@ def test_the_report_holds_counts_by_class_and_rejects_in_order(tmp_path: Path) -
         "class_pixels": {"left": 2, "right": 0, "rest": 1},
         "class_images": {"left": 1, "right": 0, "rest": 1},
         "seconds": {},
+        "processor_seconds": {},
     }
     assert [reject["key"] for reject in rejects_of(tmp_path)] == ["a", "b"]
     accounts, report = tally.read_accounts(str(tmp_path), 3, "images-1.jsonl", "f")
@@ -81,9 +82,16 @@ def test_without_masks_there_is_no_table() -> None:
 
 def test_the_report_says_what_the_time_went_into(tmp_path: Path) -> None:
     (tmp_path / "segment.json").write_text(json.dumps(STARTED))
-    spent = [Counter(network=2.5, decode=0.5), Counter(network=0.5, CRF=1.5)]
-    whole = add_up([tally_of("written", ROW), *(SegmentTally(seconds=seconds) for seconds in spent)])
+    spent = [
+        (Counter(network=2.5, decode=0.5), Counter(all=2.0)),
+        (Counter(network=0.5, CRF=1.5), Counter(CRF=6.0, all=6.0)),
+    ]
+    whole = add_up([tally_of("written", ROW), *(SegmentTally(seconds=wall, processor=cores) for wall, cores in spent)])
     tally.publish(whole, str(tmp_path), PALETTE, STARTED | {"images": 1})
     assert report_of(tmp_path)["seconds"] == {"network": 3.0, "decode": 0.5, "CRF": 1.5}
-    assert tally.shares(report_of(tmp_path)) == "time of the workers: network 60 %, CRF 30 %, decode 10 %"
+    assert report_of(tmp_path)["processor_seconds"] == {"all": 8.0, "CRF": 6.0}
+    assert tally.shares(report_of(tmp_path)) == (
+        "time of the workers: network 60 %, waiting for the CRF 30 %, decode 10 %\n"
+        "time of the processor: CRF 75 %, network and the rest 25 %"
+    )
     assert tally.shares({"seconds": {"read": 1.0}}) == tally.shares({}) == ""

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import inspect
 import itertools
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
 from trainer.options import CheckedOptions
 
 T = TypeVar("T", bound=CheckedOptions)
 
+CUTOFF = 0.7
+"""The least similarity, from 0 to 1, of a flag that is proposed for an unknown one, see difflib."""
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
@@ -131,10 +134,50 @@ def _usage(cls: type, prog: str) -> str:
     return " ".join(words).replace("%", "%%")
 
 
-def _parser(cls: type, prog: str, text: str) -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """Also names what stands in the place of a flag that is missing, if it resembles that.
+
+    Attributes:
+      argv: the arguments that are parsed.
+    """
+
+    argv: Sequence[str] = ()
+
+    def error(self, message: str) -> typing.NoReturn:
+        _, is_missing, flags = message.partition("arguments are required: ")
+        if is_missing:
+            near = [word + hint for word in self.argv if (hint := did_you_mean(word, flags.split(", ")))]
+            message = "; ".join([message, *(["unrecognized arguments: " + " ".join(near)] if near else [])])
+        super().error(message)
+
+
+def flags_of(cls: type) -> list[str]:
+    """The flags of `cls`, a CheckedOptions, with the opposites of switches."""
+    shapes, flags = _shapes(cls), []
+    for field in _fields(cls):
+        if not (field.metadata["positional"] or field.metadata["behind"]):
+            flag = CheckedOptions.flag(field.name)
+            flags += [flag, f"--no-{flag[2:]}"] if shapes[field.name].element is bool else [flag]
+    return flags
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """The flag that an unknown one resembles: " (did you mean --copies?)" for --copeis=2; "" if none, or no flag."""
+    if not word.startswith("-") or word in known:
+        return ""
+    flags = {_plain(flag): flag for flag in known}
+    near = difflib.get_close_matches(_plain(word.split("=", 1)[0]), flags, 1, CUTOFF)
+    return f" (did you mean {flags[near[0]]}?)" if near else ""
+
+
+def _plain(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
+
+
+def _parser(cls: type, prog: str, text: str) -> _Parser:
     description, _, epilog = inspect.cleandoc(text).partition("\n\n")
     # With abbreviations, a Beam option could be mistaken for one of ours.
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=prog,
         usage=_usage(cls, prog),
         description=description,
@@ -172,6 +215,7 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, text: str) -> tuple[T
     """
     parser = _parser(cls, prog, text)
     argv, behind = _split(cls, argv)
+    parser.argv = argv
     namespace, rest = parser.parse_known_args(argv)
     if preset := cls.preset(vars(namespace)):
         parser.set_defaults(**preset)
@@ -179,7 +223,8 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, text: str) -> tuple[T
     stray = [word for name in behind for word in getattr(namespace, name)]
     if stray or (rest and not (cls.takes_beam_flags or cls.passes_on)):
         hint = "; the command that is to run stands behind --" if behind else _hint(cls, rest)
-        parser.error(f"unrecognized arguments: {' '.join([*stray, *rest])}{hint}")
+        named = [word + did_you_mean(word, flags_of(cls)) for word in rest]
+        parser.error(f"unrecognized arguments: {' '.join([*stray, *named])}{hint}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
     return cls(**values | behind), rest
 

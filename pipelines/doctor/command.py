@@ -45,7 +45,7 @@ FILES = (REPORT_FILE, PAGE_FILE, *CURES)
 
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
-    beam = beam_options(flags)
+    beam = beam_options(flags, options)
     options = located(beam, options, "input", "output")
     if attach(beam, options, options.output, "doctor", needs_result=True) == CANCELLED:
         return 0

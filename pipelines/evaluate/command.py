@@ -42,7 +42,7 @@ FILES = (REPORT_FILE, PAGE_FILE, REJECTS_FILE)
 
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
-    beam = beam_options(flags)
+    beam = beam_options(flags, options)
     options = located(beam, options, "labels", "masks", "output")
     earlier = attach(beam, options, options.output, "evaluate", needs_result=True)
     if earlier == CANCELLED:

@@ -29,7 +29,7 @@ def run(options: Options, flags: list[str]) -> int:
     if options.save_prices:
         storage.write_json(options.save_prices, prices)
     _, job, beam = cli.read([options.job, *flags])
-    local = beam if is_local(beam_options(beam)) else []  # trials run here
+    local = beam if is_local(beam_options(beam, job)) else []  # trials run here
     here = cores()
     with scratch.folder("plan") as folder:
         study = STUDIES[options.job](job, folder, options.sample, here, local)

@@ -33,7 +33,7 @@ MANY_RECORDS = 10_000
 
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
-    beam = beam_options(flags)
+    beam = beam_options(flags, options)
     options = located(beam, options, "input", "output")  # before dataset.json records them
     source, folder = options.input, options.output
     if attach(beam, options, folder, "prepare") == CANCELLED:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -21,7 +20,8 @@ from apache_beam.options.pipeline_options import (
 from pipelines.runner import jobserver, needs
 from pipelines.runner.cores import cores
 from trainer import storage
-from trainer.options import InputError
+from trainer.options import CheckedOptions, InputError
+from trainer.parser import did_you_mean, flags_of
 
 LOCAL_RUNNERS = ("directrunner", "fnapirunner", "switchingdirectrunner")
 CLUSTER_RUNNERS = ("portablerunner", "flinkrunner", "sparkrunner")
@@ -46,17 +46,21 @@ class JobOptions(PipelineOptions):
         parser.add_argument("--worker_accelerator", default=None, help="GPU of every worker on Dataflow")
 
 
-def beam_options(flags: list[str]) -> PipelineOptions:
+def beam_options(flags: list[str], own: CheckedOptions | None = None) -> PipelineOptions:
     """Parses Beam's options from the flags that the command itself does not know.
 
     Local runs default to `--direct_running_mode multi_threading` (OpenCV, libjpeg-turbo and TensorFlow release the
     GIL), with one worker for each core that this process may use.
 
+    Args:
+      flags: as `trainer.parser.parse` returns them.
+      own: the options of the command, whose flags an unknown one may resemble.
+
     Raises:
       InputError: a flag is unknown to Beam too, Beam refuses a value, or the workers of a remote job would lack this
         package or have another Python.
     """
-    _refuse_unknown(flags)
+    _refuse_unknown(flags, own)
     options = PipelineOptions(list(flags))
     job = options.view_as(JobOptions)
     if job.worker_accelerator and not is_dataflow(options):
@@ -206,7 +210,7 @@ def _has_job_server(options: PipelineOptions) -> bool:
     return own or (runner_name(options) == "portablerunner" and bool(jobserver.endpoint(options)))
 
 
-def _refuse_unknown(flags: list[str]) -> None:
+def _refuse_unknown(flags: list[str], own: CheckedOptions | None) -> None:
     parser = _beam_parser()
 
     def refuse(message: str) -> None:
@@ -225,10 +229,8 @@ def _refuse_unknown(flags: list[str]) -> None:
         if not names:
             return
         known += theirs
-    hints = {
-        name: difflib.get_close_matches(name.replace("-", "_").replace("__", "--", 1), known, 1) for name in names
-    }
-    shown = [f"{name} (did you mean {hints[name][0]}?)" if hints[name] else name for name in names]
+    known += flags_of(type(own)) if own else []
+    shown = [name + did_you_mean(name, known) for name in names]
     raise InputError(
         f"unknown arguments: {', '.join(shown) if shown else ' '.join(unknown)}; "
         "neither this command nor Apache Beam knows them (see --help)"

@@ -38,7 +38,7 @@ from trainer.options import InputError, to_json
 
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
-    beam = beam_options(flags)
+    beam = beam_options(flags, options)
     options = located(beam, options, "input", "model", "output")
     if attach(beam, options, options.output, "segment") == CANCELLED:
         return 0

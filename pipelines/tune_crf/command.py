@@ -45,7 +45,7 @@ PAGE_TITLE = b"<title>CRF tuning: "
 
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
-    beam = beam_options(flags)
+    beam = beam_options(flags, options)
     options = located(beam, options, "model", "records", "output")
     if attach(beam, options, output(options, ".tuning"), "tune-crf", needs_result=True) == CANCELLED:
         return 0

@@ -94,6 +94,22 @@ def test_wrong_usage_ends_with_status_2(argv, capsys):
     assert "usage: draw --output DIR [OPTIONS]" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--output", "x", "--copeis=2"], "--copeis=2 (did you mean --copies?)"),
+        (["--output", "x", "--learning_rate", "2"], "arguments: --learning_rate 2\n"),
+        (["--output", "x", "--no_crff"], "--no_crff (did you mean --no-crf?)"),
+        (["--otuput", "x"], "required: --output; unrecognized arguments: --otuput (did you mean --output?)"),
+        (["x", "--copies", "2"], "the following arguments are required: --output\n"),
+    ],
+)
+def test_the_flag_that_an_unknown_one_resembles_is_named(argv, said, capsys):
+    with pytest.raises(SystemExit):
+        read(*argv)
+    assert said in capsys.readouterr().err
+
+
 def test_flags_of_beam_are_handed_on_by_commands_that_take_them():
     argv = ["--output", "x", "--runner", "FlinkRunner", "--crf"]
     options, rest = parse(PaintOptions, argv, prog="draw", text=TEXT)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions
 
+from pipelines.prepare.options import Options
 from pipelines.runner.cores import cores
 from pipelines.runner.flags import (
     beam_options,
@@ -77,6 +78,9 @@ def test_jobs_on_other_machines_keep_their_workers():
         (["--direct_num_wrokers", "2"], "--direct_num_wrokers (did you mean --direct_num_workers?)"),
         (["--direct-num-workers", "2"], "did you mean --direct_num_workers?"),
         (["--zzqx=1", "--zzqy"], "--zzqx, --zzqy"),
+        (["--copeis", "2"], "--copeis (did you mean --copies?)"),
+        (["--jpeg_qualty=2"], "--jpeg_qualty (did you mean --jpeg-quality?)"),
+        (["--input", "x"], "unknown arguments: --input;"),
         (["stray"], "unknown arguments: stray"),
         (["--direct_num_workers", "two"], "invalid int value: 'two'"),
         (["--direct_num_workers", "-1"], "must be 0 (all cores) or more, got -1"),
@@ -89,7 +93,7 @@ def test_jobs_on_other_machines_keep_their_workers():
 )
 def test_flags_that_cannot_be_used_are_named(flags, said):
     with pytest.raises(InputError) as error:
-        beam_options(flags)
+        beam_options(flags, Options(input="set", output="records"))
     assert said in str(error.value)
 
 

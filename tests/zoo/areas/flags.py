@@ -16,11 +16,19 @@ FLAGS = {
     "a verb that there is not": ("records list @/records", "unknown verb 'list'; expected one of ls"),
     "no verb": ("records", "usage: deeplab records VERB"),
     "a required flag that is missing": ("prepare --input @/set", "--output"),
-    "a flag that there is not": ("prepare --input @/set --output @/out --copys 2", "unknown arguments: --copys"),
+    "a flag that there is not": (
+        "prepare --input @/set --output @/out --copys 2",
+        "unknown arguments: --copys (did you mean --copies?);",
+    ),
     "a flag that there is not, of a command without Beam": (
         "train --records @/records --output @/out --epoch 3",
-        "unrecognized arguments: --epoch 3",
+        "unrecognized arguments: --epoch (did you mean --epochs?) 3",
     ),
+    "a required flag that is misspelt": (
+        "prepare --inptu @/set --output @/out",
+        "are required: --input; unrecognized arguments: --inptu (did you mean --input?)",
+    ),
+    "a flag of another command": ("doctor --input @/set", "unknown arguments: --input;"),
     "a flag without its value": ("prepare --input @/set --output @/out --copies", "expected one argument"),
     "a text for a number": ("prepare --input @/set --output @/out --copies two", "invalid int value: 'two'"),
     "a fraction for a whole number": ("prepare --input @/set --output @/out --copies 1.5", "invalid int value"),

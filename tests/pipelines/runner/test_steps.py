@@ -11,16 +11,26 @@ from pipelines.runner import steps
 from pipelines.runner.steps import step, timed, watched, worked
 
 
+def turned(monkeypatch, name, now):
+    """Stops the clock of that name at `now`; returns what lets time pass."""
+
+    def turn(seconds):
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(steps.time, name, lambda: now)
+    return turn
+
+
 @pytest.fixture
 def wait(monkeypatch):
-    """Lets time pass."""
-    now = [0.0]
-    monkeypatch.setattr(steps.time, "perf_counter", lambda: now[0])
+    return turned(monkeypatch, "perf_counter", 0.0)
 
-    def wait(seconds):
-        now[0] += seconds
 
-    return wait
+@pytest.fixture
+def spend(monkeypatch):
+    """Lets the processor work."""
+    return turned(monkeypatch, "process_time", 7.0)
 
 
 def test_a_step_counts_without_the_steps_within_it(wait):
@@ -52,18 +62,6 @@ def test_a_step_that_fails_counts_and_those_of_others_do_not(wait):
     with step("read"):
         wait(5)
     assert times.wall == {"decode": 3}
-
-
-@pytest.fixture
-def spend(monkeypatch):
-    """Lets the processor work."""
-    now = [7.0]
-    monkeypatch.setattr(steps.time, "process_time", lambda: now[0])
-
-    def spend(seconds):
-        now[0] += seconds
-
-    return spend
 
 
 def test_the_processor_s_time_is_given_out_once_to_workers_that_share_a_process(spend):

@@ -145,10 +145,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> typing.NoReturn:
         _, is_missing, flags = message.partition("arguments are required: ")
-        if is_missing:
-            near = [word + hint for word in self.argv if (hint := did_you_mean(word, flags.split(", ")))]
-            message = "; ".join([message, *(["unrecognized arguments: " + " ".join(near)] if near else [])])
-        super().error(message)
+        unknown = [word for word in self.argv if word.split("=", 1)[0] not in self._option_string_actions]
+        near = [word + hint for word in unknown if is_missing and (hint := did_you_mean(word, flags.split(", ")))]
+        super().error(f"{message}; unrecognized arguments: {' '.join(near)}" if near else message)
 
 
 def flags_of(cls: type) -> list[str]:
@@ -163,7 +162,7 @@ def flags_of(cls: type) -> list[str]:
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """The flag that an unknown one resembles: " (did you mean --copies?)" for --copeis=2; "" if none, or no flag."""
-    if not word.startswith("-") or word in known:
+    if not word.startswith("-"):
         return ""
     flags = {_plain(flag): flag for flag in known}
     near = difflib.get_close_matches(_plain(word.split("=", 1)[0]), flags, 1, CUTOFF)

@@ -163,11 +163,8 @@ def shares(report: dict[str, Any]) -> str:
     parts = [f"{_SHOWN.get(name, name)} {_percent(seconds[name], total)}" for name in ordered]
     lines = ["time of the workers: " + ", ".join(parts)]
     if crf := processor.get("CRF"):
-        everything = max(processor[ALL], crf)
-        lines.append(
-            f"time of the processor: CRF {_percent(crf, everything)}, network and the rest "
-            f"{_percent(everything - crf, everything)}"
-        )
+        rest = _percent(processor[ALL] - crf, processor[ALL])
+        lines.append(f"time of the processor: CRF {_percent(crf, processor[ALL])}, network and the rest {rest}")
     return "\n".join(lines)
 
 

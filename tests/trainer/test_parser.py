@@ -110,6 +110,16 @@ def test_the_flag_that_an_unknown_one_resembles_is_named(argv, said, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_a_flag_that_is_known_is_not_taken_for_one_that_is_missing(capsys):
+    @dataclasses.dataclass(frozen=True)
+    class Paired(DrawOptions):
+        outputs: str = option("", "folders")
+
+    with pytest.raises(SystemExit):
+        parse(Paired, ["--outputs=x"], prog="draw", text=TEXT)
+    assert capsys.readouterr().err.endswith("the following arguments are required: --output\n")
+
+
 def test_flags_of_beam_are_handed_on_by_commands_that_take_them():
     argv = ["--output", "x", "--runner", "FlinkRunner", "--crf"]
     options, rest = parse(PaintOptions, argv, prog="draw", text=TEXT)

@@ -80,7 +80,7 @@ def test_jobs_on_other_machines_keep_their_workers():
         (["--zzqx=1", "--zzqy"], "--zzqx, --zzqy"),
         (["--copeis", "2"], "--copeis (did you mean --copies?)"),
         (["--jpeg_qualty=2"], "--jpeg_qualty (did you mean --jpeg-quality?)"),
-        (["--input", "x"], "unknown arguments: --input;"),
+        (["--overlay"], "unknown arguments: --overlay;"),
         (["stray"], "unknown arguments: stray"),
         (["--direct_num_workers", "two"], "invalid int value: 'two'"),
         (["--direct_num_workers", "-1"], "must be 0 (all cores) or more, got -1"),

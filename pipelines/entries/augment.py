@@ -152,7 +152,11 @@ def warp(
     if factor < 0.5:  # bilinear interpolation reads 2x2 pixels, so a stronger reduction would alias
         image = cv2.GaussianBlur(image, (0, 0), 0.5 * math.sqrt(1 / factor**2 - 1))
     extent = (size[1], size[0])
-    image = cv2.warpAffine(image, matrix, extent, flags=cv2.INTER_LINEAR, borderValue=(PADDING, PADDING, PADDING))
+    # OpenCV 5 interpolates four channels in half the time of three; the values are the same.
+    warped = cv2.warpAffine(
+        cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), matrix, extent, flags=cv2.INTER_LINEAR, borderValue=(PADDING,) * 4
+    )
+    image = cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
     label = cv2.warpAffine(label, matrix, extent, flags=cv2.INTER_NEAREST, borderValue=ignore_id)
     return image, label
 

@@ -17,6 +17,7 @@ from pipelines.crf.options import CrfOptions
 from pipelines.masks.certainty import CHANGED_DIGITS, DIGITS, Certainty
 from pipelines.masks.options import SINGLE, Views
 from trainer.formats.cards import ModelCard
+from trainer.formats.containers import png_chunk
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,7 @@ _COMMENT = _JPEG_HEAD + 4 + len(_NAME)
 
 def stamp_png(png: bytes, content: Stamp) -> bytes:
     """The PNG file `png` with `content` as the text chunk "deeplab" after its header."""
-    body = b"tEXt" + _NAME + _text(content)
-    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    return png[:_PNG_HEAD] + chunk + png[_PNG_HEAD:]
+    return png[:_PNG_HEAD] + png_chunk(b"tEXt", _NAME + _text(content)) + png[_PNG_HEAD:]
 
 
 def stamp_jpeg(jpeg: bytes, content: Stamp) -> bytes:

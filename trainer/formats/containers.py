@@ -86,6 +86,11 @@ def jpeg_end(data: bytes) -> int:
     raise ImageError("damaged or truncated JPEG: its end marker is missing")
 
 
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """A chunk of a PNG as it stands in the file: with its size before it and its checksum behind."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+
+
 class Chunk(NamedTuple):
     """A chunk of a PNG: its kind, and the bytes [begin, end) of its data."""
 

@@ -1,17 +1,16 @@
 """Decoding and encoding of images; `trainer.formats.label_images` has labels.
 
 OpenCV decodes PNGs with libpng, as TensorFlow does, which detects all damage of the compressed pixels; zlib-ng
-decompresses labels with simple filters or none. libjpeg-turbo decodes JPEGs that are sound. Pillow decodes the other
-formats, and JPEGs of which libjpeg-turbo complains, because it refuses truncated files, where OpenCV fills the missing
-pixels with grey. Metadata are removed first, so that damaged EXIF data, profiles or texts do not cost an image. OpenCV
-encodes, because it is faster.
+decompresses labels with simple filters or none, and compresses labels and masks. libjpeg-turbo decodes JPEGs that are
+sound. Pillow decodes the other formats, and JPEGs of which libjpeg-turbo complains, because it refuses truncated
+files, where OpenCV fills the missing pixels with grey. Metadata are removed first, so that damaged EXIF data, profiles
+or texts do not cost an image. OpenCV encodes images, because it is faster.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import struct
-import zlib
 
 import cv2
 import numpy as np
@@ -20,7 +19,7 @@ from PIL import Image
 from zlib_ng import zlib_ng
 
 from trainer.formats import containers, headers, tiffs
-from trainer.formats.containers import PNG_SIGNATURE, ImageError, check_png, png_chunks
+from trainer.formats.containers import PNG_SIGNATURE, ImageError, check_png, png_chunk, png_chunks
 from trainer.formats.headers import Header, open_pillow, pillow_errors
 from trainer.formats.options import MAX_PIXELS
 
@@ -294,9 +293,9 @@ def _summed(steps: np.ndarray) -> np.ndarray:
 
 def _grey_header(chunk: bytes) -> bytes:
     """The IHDR chunk with colour type grey instead of palette."""
-    head = bytearray(chunk[4:-4])
-    head[4 + 9] = 0
-    return chunk[:4] + bytes(head) + struct.pack(">I", zlib.crc32(head))
+    head = bytearray(chunk[8:-4])
+    head[9] = _GREY
+    return png_chunk(b"IHDR", head)
 
 
 def encode(suffix: str, array: np.ndarray, parameters: list[int]) -> bytes:
@@ -311,6 +310,29 @@ def encode(suffix: str, array: np.ndarray, parameters: list[int]) -> bytes:
 def encode_png(array: np.ndarray, level: int = 1) -> bytes:
     """Encodes uint8 [H, W] or [H, W, 3] RGB as PNG; `level` is zlib's, 0 to 9."""
     return encode(".png", array, [cv2.IMWRITE_PNG_COMPRESSION, level])
+
+
+def encode_indices(values: np.ndarray, colormap: np.ndarray | None = None) -> bytes:
+    """Encodes class ids or indices of colours as PNG.
+
+    Rows are not filtered: PNG's filters predict shades from their neighbours, which does not suit ids. What suits them
+    is zlib's Z_RLE, which looks for runs of equal values alone: it is faster than a search for other repetitions, and
+    of labels of real sets the files are smaller than those of zlib's lower levels.
+
+    Args:
+      values: uint8 [H, W].
+      colormap: the RGB colours of the values, uint8 [n, 3]; None for a PNG of greys.
+    """
+    height, width = values.shape
+    rows = np.zeros((height, 1 + width), np.uint8)  # each begins with the number of its filter
+    rows[:, 1:] = values
+    stream = zlib_ng.compressobj(strategy=zlib_ng.Z_RLE)
+    head = struct.pack(">IIBBBBB", width, height, 8, _GREY if colormap is None else _INDEXED, 0, 0, 0)
+    chunks = [(b"IHDR", head)]
+    if colormap is not None:
+        chunks.append((b"PLTE", colormap.tobytes()))
+    chunks += [(b"IDAT", stream.compress(rows) + stream.flush()), (b"IEND", b"")]
+    return PNG_SIGNATURE + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:

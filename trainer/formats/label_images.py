@@ -14,7 +14,7 @@ from PIL import Image
 
 from trainer.formats.containers import ImageError, png_chunks
 from trainer.formats.headers import Header, pillow_errors
-from trainer.formats.images import decode_png, encode, load_pillow, single_header, to_rgb, upright
+from trainer.formats.images import decode_png, encode_indices, load_pillow, single_header, to_rgb, upright
 from trainer.formats.labels import pixels_of_ids
 from trainer.formats.options import MAX_PIXELS
 
@@ -88,12 +88,8 @@ def decode_label(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def encode_label(ids: np.ndarray) -> bytes:
-    """Encodes class ids, uint8 [H, W], as PNG.
-
-    Rows are not filtered: PNG's filters predict shades from their neighbours, which does not suit ids, and take twice
-    as long as all the rest.
-    """
-    return encode(".png", ids, [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE])
+    """Encodes class ids, uint8 [H, W], as PNG, see `encode_indices`."""
+    return encode_indices(ids)
 
 
 def _png_label(data: bytes, header: Header) -> Label:

@@ -14,15 +14,14 @@ may be omitted:
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
 import numpy as np
-from PIL import Image
 
+from trainer.formats.images import encode_indices
 from trainer.options import InputError
 
 Color = tuple[int, int, int]
@@ -111,11 +110,7 @@ class Palette:
 
     def encode_mask(self, ids: np.ndarray) -> bytes:
         """Encodes class ids, uint8 [H, W], as a palette PNG whose indices are the class ids."""
-        mask = Image.fromarray(np.ascontiguousarray(ids, dtype=np.uint8))
-        mask.putpalette(self.colormap().tobytes())
-        buffer = io.BytesIO()
-        mask.save(buffer, "PNG", compress_level=3)
-        return buffer.getvalue()
+        return encode_indices(ids, self.colormap())
 
     def to_ids(self, label: np.ndarray) -> np.ndarray:
         """Translates a label of a raw set to class ids.

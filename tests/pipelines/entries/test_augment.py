@@ -101,6 +101,18 @@ def test_scale_by_two_doubles_every_pixel_of_the_label():
     np.testing.assert_array_equal(corner, doubled[4:, 4:])
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_the_image_is_interpolated_as_opencv_does_with_three_channels(seed):
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 90, 2)
+    image = rng.integers(0, 256, (height, width, 3), np.uint8)
+    angle, zoom = rng.uniform(-180, 180), rng.uniform(0.6, 2)
+    turned, _ = warp(image, np.zeros((height, width), np.uint8), Draws(angle=angle, zoom=zoom), (64, 80), IGNORE)
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, zoom)
+    expected = cv2.warpAffine(image, matrix, (80, 64), flags=cv2.INTER_LINEAR, borderValue=(128, 128, 128))
+    np.testing.assert_array_equal(turned, expected)
+
+
 def test_strong_reduction_does_not_alias():
     stripes = np.zeros((128, 128, 3), np.uint8)
     stripes[:, ::2] = 255

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,8 +25,32 @@ def test_a_label_comes_back_and_none_of_its_rows_is_filtered():
     ids = np.arange(50 * 70, dtype=np.uint16).reshape(50, 70).astype(np.uint8)
     data = encode_label(ids)
     np.testing.assert_array_equal(decode_label(data), ids)
-    rows = b"".join(data[chunk.begin : chunk.end] for chunk in png_chunks(data) if chunk.kind == b"IDAT")
-    assert set(zlib.decompress(rows)[:: 1 + 70]) == {0}  # every row begins with the number of its filter
+    assert set(zlib.decompress(compressed(data))[:: 1 + 70]) == {0}  # every row begins with the number of its filter
+
+
+def compressed(png: bytes) -> bytes:
+    return b"".join(png[chunk.begin : chunk.end] for chunk in png_chunks(png) if chunk.kind == b"IDAT")
+
+
+@pytest.mark.parametrize("side", [1, 7, 300])
+@pytest.mark.parametrize("values", [1, 5, 256])
+def test_every_reader_finds_the_ids_of_a_label(side, values):
+    ids = np.random.default_rng(side).integers(0, values, (side, 2 * side + 1), np.uint8)
+    data = encode_label(ids)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), ids)
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), ids)
+    np.testing.assert_array_equal(decode_label(data), ids)
+
+
+def test_labels_are_compressed_by_their_runs_with_the_same_bytes_on_every_machine():
+    assert encode_label(np.uint8([[0, 0, 0, 1], [7, 7, 7, 7]])).hex() == (
+        "89504e470d0a1a0a0000000d49484452000000040000000208000000005ac322bf"
+        "0000000f4944415478016300024606762000000056001e56630d230000000049454e44ae426082"
+    )
+    ids = np.repeat(np.arange(2000, dtype=np.uint16).reshape(100, 20) % 7, 20, axis=1).astype(np.uint8)
+    runs = zlib.compressobj(strategy=zlib.Z_RLE)
+    rows = np.pad(ids, ((0, 0), (1, 0))).tobytes()
+    assert len(compressed(encode_label(ids))) == len(runs.compress(rows) + runs.flush())
 
 
 def test_palette_indices_and_16_bit_ids_are_kept_as_they_are():

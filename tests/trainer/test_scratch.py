@@ -108,7 +108,8 @@ def test_a_process_is_known_by_its_number_and_its_start():
     other = processes.name(child.pid)
     assert processes.is_alive(other)
     child.kill()
-    assert not processes.is_alive(other) or child.poll() is None  # a zombie is dead
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not processes.is_alive(other)  # a zombie is dead
     child.wait()
     assert not processes.is_alive(other) and not processes.is_alive("") and not processes.is_alive("x")
 

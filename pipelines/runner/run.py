@@ -100,4 +100,5 @@ def _local_runner(options: PipelineOptions, worker_log: str) -> fn_runner.FnApiR
         # In the other modes the runner ignores the given environment.
         direct.direct_running_mode = "in_memory"
     worker.look_often()
+    worker.end_late_workers()
     return fn_runner.FnApiRunner(environment, provision_info=fn_runner.ExtendedProvisionInfo(info))

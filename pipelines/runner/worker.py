@@ -8,6 +8,7 @@ of a process that has been killed while it was starting.
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import sys
@@ -25,6 +26,24 @@ def look_often() -> None:
 
     # Beam has no option for it.
     statesampler.StateSampler.__init__.__defaults__ = (SAMPLING_MS,)
+
+
+@functools.cache
+def end_late_workers() -> None:
+    """Lets workers end that connect to this process after their run has failed.
+
+    Beam's runner tells only workers that are connected by then that there is no more work, and would wait for the end
+    of the others for ever.
+    """
+    from apache_beam.runners.portability.fn_api_runner.worker_handlers import BeamFnControlServicer, ControlConnection
+
+    close = ControlConnection.close
+
+    def close_for_good(connection: ControlConnection) -> None:
+        connection.push(BeamFnControlServicer._DONE_MARKER)  # read as soon as the worker connects
+        close(connection)
+
+    ControlConnection.close = close_for_good
 
 
 def command(log: str) -> str:

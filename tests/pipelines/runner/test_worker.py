@@ -59,3 +59,30 @@ def test_a_worker_ends_with_its_job_while_it_is_starting(number, job):
     while is_alive(worker):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+LATE = """
+import sys
+import apache_beam as beam
+from pipelines.runner import worker
+from pipelines.runner.flags import beam_options
+from pipelines.runner.run import run
+
+folder, command = sys.argv[1], worker.command
+# One of the two, whichever starts first or second, needs seconds for it.
+worker.command = lambda log: f"mkdir {folder}/first 2>/dev/null %s sleep 3; {command(log)}"
+options = beam_options(["--direct_running_mode=multi_processing", "--direct_num_workers=2"])
+steps = lambda pipeline, _: pipeline | beam.Create([0]) | beam.Map(lambda number: 1 / number)
+try:
+    run(steps, options, total=1, unit="things", title="testing")
+except Exception as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("late", ["&&", "||"])
+def test_a_run_that_fails_before_all_its_workers_have_started_ends(late, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", LATE % late, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert "the testing job failed" in done.stdout and "ZeroDivisionError" in done.stdout

@@ -21,15 +21,15 @@ def saved(image: Image.Image, **options) -> bytes:
     return buffer.getvalue()
 
 
+def compressed(png: bytes) -> bytes:
+    return b"".join(png[chunk.begin : chunk.end] for chunk in png_chunks(png) if chunk.kind == b"IDAT")
+
+
 def test_a_label_comes_back_and_none_of_its_rows_is_filtered():
     ids = np.arange(50 * 70, dtype=np.uint16).reshape(50, 70).astype(np.uint8)
     data = encode_label(ids)
     np.testing.assert_array_equal(decode_label(data), ids)
     assert set(zlib.decompress(compressed(data))[:: 1 + 70]) == {0}  # every row begins with the number of its filter
-
-
-def compressed(png: bytes) -> bytes:
-    return b"".join(png[chunk.begin : chunk.end] for chunk in png_chunks(png) if chunk.kind == b"IDAT")
 
 
 @pytest.mark.parametrize("side", [1, 7, 300])

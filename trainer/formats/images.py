@@ -125,8 +125,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, np.ndarra
         if image.mode.startswith("I"):
             return _greys(np.asarray(image), header)
         pixels = _pillow_image(image)
-    if header.format == "jpeg":
-        _check_whole(data, header, pixels)
+        if header.format == "jpeg":
+            _check_whole(data, header, pixels)
     return header, upright(pixels, header.orientation)
 
 
@@ -150,8 +150,9 @@ def _check_whole(data: bytes, header: Header, pixels: np.ndarray) -> None:
     image, but decode to pixels if some are missing.
     """
     is_suspect = not header.is_sequential or abs(int(pixels[-1, -1].mean()) - 128) <= NEARLY_GREY
+    end = len(data[: header.end - 2].rstrip(b"\xff"))  # a marker may have any number of these bytes before it
     for filler in FILLERS if header.is_common and is_suspect else ():
-        longer = data[: header.end - 2] + filler * 64 + data[header.end - 2 : header.end]
+        longer = data[:end] + filler * 64 + data[end : header.end]
         if (_pillow_image(load_pillow(longer, header)) != pixels).any():
             raise ImageError("damaged or truncated JPEG: pixels are missing before its end marker")
 

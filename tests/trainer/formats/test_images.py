@@ -45,6 +45,13 @@ def test_a_sound_jpeg_is_decoded_without_pillow_to_the_pixels_of_pillow(mode, su
     np.testing.assert_array_equal(decode_image(data), expected)
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_may_have_fill_bytes_before_its_end(progressive):
+    data = saved(Image.new("RGB", (40, 30), (128, 128, 128)), format="JPEG", progressive=progressive)
+    for fill in (1, 2, 7):
+        np.testing.assert_array_equal(decode_image(data[:-2] + b"\xff" * fill + data[-2:]), decode_image(data))
+
+
 def test_header_tells_size_and_orientation_without_decoding():
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -5,7 +5,8 @@
 
 The loop reads and decodes an image once, augments and encodes every record by the same functions and appends to one
 file: no plan, no shuffle, no Beam, no checksums of shards, no statistics. The pool does so in two processes, each with
-files of its own. Removing what the run before has written is not counted. Memory is the peak of a process of its own.
+files of its own. Both decode every image; `prepare` only checks one of which it needs no pixels. Removing what the run
+before has written is not counted. Memory is the peak of a process of its own.
 """
 
 from __future__ import annotations

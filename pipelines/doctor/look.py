@@ -13,8 +13,17 @@ from trainer import storage
 from trainer.formats import codings, images, label_images
 from trainer.formats.images import Header, ImageError
 from trainer.formats.label_images import Label
-from trainer.formats.labels import LabelError, Palette, color_meanings, id_table, pack, unknown_mark, unpack
+from trainer.formats.labels import (
+    LabelError,
+    Palette,
+    color_meanings,
+    id_table,
+    pack,
+    unknown_mark,
+    unpack,
+)
 from trainer.formats.options import MAX_PIXELS
+from trainer.formats.runs import pixels_of_ids
 
 BETTER = 1.5
 """Factor by which a label must fit its image better when turned, to count as one that should be turned."""
@@ -139,11 +148,10 @@ class _Look:
 
     def _of_label(self, label: Label, source: Header, labelled: Header) -> DoctorTally:
         try:
-            ids = codings.to_ids(label, self.palette, self.coding)
+            ids, counts = codings.counted_ids(label, self.palette, self.coding)
         except LabelError as error:
             return self._unknown(label, str(error))
         split = self.subject.split
-        counts = np.bincount(ids.ravel(), minlength=256)
         total = DoctorTally(
             decoded=1, pixels={split: counts}, labels={split: (counts > 0).astype(np.int64)}
         ) + self._of_classes(counts)
@@ -188,7 +196,7 @@ class _Look:
         if label.colormap is not None and codings.two_readings(label, self.palette):
             return self.tally("two-readings", detail)
         if label.codes.ndim == 2 and (label.colormap is None or self.coding == "ids"):
-            values = np.bincount(label.codes.ravel(), minlength=256)
+            values = pixels_of_ids(label.codes)
             table = id_table(self.palette)
             unknown = [code for code in np.flatnonzero(values).tolist() if table[code] == unknown_mark(self.palette)]
             pixels = {code: int(values[code]) for code in unknown}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -63,33 +63,34 @@ class Source(NamedTuple):
     Attributes:
       data: the bytes of the image's file.
       header: its header.
-      image: uint8 [H, W, 3] RGB, upright.
+      image: uint8 [H, W, 3] RGB, upright; None if every record takes the bytes of the file, which were checked.
       label: class ids, uint8 [H, W].
       pixels: the number of label pixels of every id, int64 [256].
     """
 
     data: bytes
     header: Header
-    image: np.ndarray
+    image: np.ndarray | None
     label: np.ndarray
     pixels: np.ndarray
 
 
 def load(
-    entry: Entry, palette: Palette, options: RecordOptions, read: Callable[[str], bytes] = storage.read
+    entries: Sequence[Entry], palette: Palette, options: RecordOptions, read: Callable[[str], bytes] = storage.read
 ) -> Source:
-    """Reads the image and the label of an entry, and of all other entries with the same files.
+    """Reads the image and the label of entries that share them.
 
     Args:
-      entry: a planned record.
+      entries: planned records of one image, at least one.
       palette: the palette of the raw set.
-      options: the options of the record.
+      options: the options of the records.
       read: reads a file, like `storage.read`.
 
     Raises:
       Unusable: one of the files cannot be used.
     """
-    data, (header, image) = _load(entry.image, read, lambda data: images.decode(data, options.max_pixels))
+    entry, is_copied = entries[0], any(entry.copy for entry in entries)
+    data, (header, image) = _load(entry.image, read, lambda data: _decode_image(data, options, is_copied))
     _, (labelled, (label, pixels)) = _load(entry.label, read, lambda data: _decode_label(data, palette, options))
     if fault := images.mismatch(header, labelled):
         raise Unusable(entry.label, fault)
@@ -112,7 +113,7 @@ def make_record(entry: Entry, source: Source, palette: Palette, options: RecordO
       Unusable: the record would be too large.
     """
     data, header, image, label, _ = source
-    fits = options.max_side == 0 or max(label.shape) <= options.max_side
+    fits = _fits(label.shape, options)
     if not fits:
         image, label = augment.shrink(image, label, options.max_side)
     if entry.copy:
@@ -120,8 +121,10 @@ def make_record(entry: Entry, source: Source, palette: Palette, options: RecordO
             raise Unusable(entry.image, fault)
         rng = augment.rng_for(options.seed, entry.key, entry.copy)
         image, label = augment.augment(image, label, rng, options, palette.ignore_id)
-    if fits and not entry.copy:
-        data, image_format, channels = _unchanged(header, data, image, options)
+    if fits and not entry.copy and _is_kept(header):
+        data, image_format, channels = data[: header.end], header.format, 1 if header.mode == "L" else 3
+    elif fits and not entry.copy and header.format != "jpeg":
+        data, image_format, channels = _encoded(image, "png", options)
     else:
         data, image_format, channels = _encoded(image, options.image_format, options)
     height, width = label.shape
@@ -150,6 +153,14 @@ def _load(path: str, read: Callable[[str], bytes], decode: Callable[[bytes], T])
         raise Unusable(path, str(error)) from None
 
 
+def _decode_image(data: bytes, options: RecordOptions, is_copied: bool) -> tuple[Header, np.ndarray | None]:
+    """The header of an image and, if a record needs them, its pixels, uint8 [H, W, 3]."""
+    header = images.header(data, options.max_pixels)
+    if is_copied or not _fits(header.upright_size, options) or not _is_kept(header):
+        return images.decode(data, options.max_pixels)
+    return images.check(data, options.max_pixels), None
+
+
 def _decode_label(
     data: bytes, palette: Palette, options: RecordOptions
 ) -> tuple[Header, tuple[np.ndarray, np.ndarray]]:
@@ -170,19 +181,22 @@ def _too_large(shape: tuple[int, int], options: RecordOptions) -> str:
     )
 
 
+def _fits(size: tuple[int, int], options: RecordOptions) -> bool:
+    """Whether an image of this (height, width) need not be shrunk."""
+    return options.max_side == 0 or max(size) <= options.max_side
+
+
+def _is_kept(header: Header) -> bool:
+    """Whether the record of an image takes the bytes of the file: every reader of records decodes them alike."""
+    return (
+        header.format in ("jpeg", "png")
+        and (header.mode, header.depth) in (("RGB", 8), ("L", 8))
+        and header.orientation == 1
+        and header.is_common
+    )
+
+
 def _encoded(image: np.ndarray, image_format: str, options: RecordOptions) -> tuple[bytes, str, int]:
     """Encodes an image, uint8 [H, W, 3]; returns its bytes, format and number of channels."""
     is_png = image_format == "png"
     return images.encode_png(image) if is_png else images.encode_jpeg(image, options.jpeg_quality), image_format, 3
-
-
-def _unchanged(source: Header, data: bytes, image: np.ndarray, options: RecordOptions) -> tuple[bytes, str, int]:
-    """Like `_encoded`, but returns the bytes of the source, if every reader of records decodes them to `image`."""
-    if (
-        source.format in ("jpeg", "png")
-        and (source.mode, source.depth) in (("RGB", 8), ("L", 8))
-        and source.orientation == 1
-        and source.is_common
-    ):
-        return data[: source.end], source.format, 1 if source.mode == "L" else 3
-    return _encoded(image, options.image_format if source.format == "jpeg" else "png", options)

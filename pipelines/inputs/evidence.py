@@ -11,6 +11,7 @@ import numpy as np
 from trainer.formats import codings
 from trainer.formats.label_images import Label
 from trainer.formats.labels import Color, Palette, pack, unpack
+from trainer.formats.runs import pixels_of_ids
 
 MAX_COLORS = 4096
 """Colours that are counted per label: the most frequent ones."""
@@ -103,7 +104,7 @@ def _add(total: dict, uses: dict) -> None:
 def _uses(codes: np.ndarray, values: Iterable[int]) -> dict[int, Use]:
     """Value -> its use, for these values of a label, uint8 [H, W]."""
     counts = [np.bincount(codes[within].ravel(), minlength=256) for within in _inside(codes[..., None])]
-    pixels = np.bincount(codes.ravel(), minlength=256)
+    pixels = pixels_of_ids(codes)
     return {value: Use(int(pixels[value]), *(int(count[value]) for count in counts), 1) for value in values}
 
 

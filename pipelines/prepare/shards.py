@@ -27,7 +27,8 @@ from trainer.accounts import Reject
 from trainer.formats.dataset import Sums
 from trainer.formats.examples import encode
 from trainer.formats.frames import frame
-from trainer.formats.labels import Palette, pixels_of_ids
+from trainer.formats.labels import Palette
+from trainer.formats.runs import pixels_of_ids
 
 T = TypeVar("T")
 
@@ -174,7 +175,7 @@ def _made(
         members = [entry for _, entry in image]
         if recovery:
             return [_result(entry, recovery.isolated, make, entry, palette, options) for entry in members]
-        source = _result(members[0], load, members[0], palette, options, read)
+        source = _result(members[0], load, members, palette, options, read)
         if isinstance(source, _Fault):
             return [source] * len(members)
         return [_result(entry, _framed, entry, source, palette, options) for entry in members]
@@ -210,7 +211,7 @@ class FramedRecord(NamedTuple):
 
 def make(entry: Entry, palette: Palette, options: RecordOptions) -> FramedRecord:
     """Reads, augments and encodes an entry. Raises Unusable if its files cannot be used."""
-    return _framed(entry, load(entry, palette, options), palette, options)
+    return _framed(entry, load([entry], palette, options), palette, options)
 
 
 def _framed(entry: Entry, source: Source, palette: Palette, options: RecordOptions) -> FramedRecord:

@@ -24,6 +24,7 @@ from trainer.accounts import EXAMPLES
 from trainer.formats import images
 from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
 from trainer.formats.labels import Palette
+from trainer.formats.runs import pixels_of_ids
 from trainer.options import CheckedOptions
 from trainer.terminal import printable
 
@@ -72,7 +73,7 @@ def run_show(options: Show, dataset: Dataset) -> int:
     print(f"where     {shard.name}, record {frame.index}, at byte {frame.offset}, {len(frame.data):,} bytes")
     print(f"image     {record.image_format}, {record.width} x {record.height}, {colors}, {len(record.image):,} bytes")
     print(f"label     png, {len(record.label):,} bytes, {len(np.unique(label))} different ids")
-    _print_classes(np.bincount(label.ravel(), minlength=256), dataset.palette, skip_absent=True)
+    _print_classes(pixels_of_ids(label), dataset.palette, skip_absent=True)
     if options.save:
         stem = reading.file_stem(record).replace("/", "_")
         suffix = reading.SUFFIXES.get(record.image_format, ".bin")

@@ -125,7 +125,7 @@ class Source:
 
 def _message(entry: Entry, palette: Palette, options: RecordOptions) -> bytes:
     try:
-        return encode(make_record(entry, load(entry, palette, options), palette, options)[0])
+        return encode(make_record(entry, load([entry], palette, options), palette, options)[0])
     except Unusable as fault:
         raise ValueError(f"{fault.path}: {fault.reason}") from None
 

@@ -33,6 +33,7 @@ from trainer.formats.dataset import (
 from trainer.formats.examples import Record, decode
 from trainer.formats.frames import CorruptRecord, read_frames
 from trainer.formats.labels import Palette
+from trainer.formats.runs import pixels_of_ids
 from trainer.options import InputError
 
 STARTED = "reshard.json"
@@ -195,7 +196,7 @@ def _label(place: Place, record: Record, palette: Palette) -> tuple[tuple[int, i
 
 def _counted(record: Record, palette: Palette) -> tuple[tuple[int, int], np.ndarray]:
     ids = label_of(record, palette)
-    return ids.shape, np.bincount(ids.ravel(), minlength=256)
+    return ids.shape, pixels_of_ids(ids)
 
 
 def _sweep(folder: str, names: Collection[str]) -> None:

@@ -20,6 +20,7 @@ from trainer.formats.dataset import DATASET_FILE, Dataset, Shard, Sums, fingerpr
 from trainer.formats.examples import KEY, Record, decode
 from trainer.formats.frames import CorruptRecord, scan_frames
 from trainer.formats.labels import Palette
+from trainer.formats.runs import pixels_of_ids
 
 FORMATS = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png"}
 """`Record.image_format` of any writer -> `Header.format`."""
@@ -193,7 +194,7 @@ def check_message(data: bytes, palette: Palette) -> Good:
     """Checks a serialised record. Raises ValueError if it is faulty or cannot be parsed."""
     record = read_record(data)
     label = check_record(record, palette)
-    return Good((record.key, record.copy), label.shape, np.bincount(label.ravel(), minlength=256))
+    return Good((record.key, record.copy), label.shape, pixels_of_ids(label))
 
 
 def check_record(record: Record, palette: Palette) -> np.ndarray:
@@ -213,12 +214,12 @@ def check_record(record: Record, palette: Palette) -> np.ndarray:
             f"label is {labelled.format} of mode {labelled.mode} and {labelled.depth} bits, which the trainer "
             "does not read as ids; expected a grey PNG of 8 bits"
         )
-    image = images.decode_image(record.image)
+    image = images.check(record.image)
     label = palette.check_ids(label_images.decode_label(record.label))
     size = (record.height, record.width)
-    if image.shape[:2] != size or label.shape != size:
+    if (image.height, image.width) != size or label.shape != size:
         raise ValueError(
-            f"image is {image.shape[1]}x{image.shape[0]}, label {label.shape[1]}x{label.shape[0]}, "
+            f"image is {image.width}x{image.height}, label {label.shape[1]}x{label.shape[0]}, "
             f"but the record says {record.width}x{record.height}"
         )
     return label

@@ -28,7 +28,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from trainer import storage
+from trainer import processes, storage
 from trainer.accounts import UnbalancedError
 from trainer.options import InputError
 
@@ -252,6 +252,7 @@ def _ending(status: int) -> str:
 def _serve(pipe: Connection) -> None:
     """The subprocess: answers calls until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    processes.keep_memory()
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -21,6 +21,7 @@ import pyarrow.parquet
 from pipelines.masks.certainty import Certainty
 from trainer import storage
 from trainer.formats.labels import Palette
+from trainer.formats.runs import pixels_of_ids
 
 FOLDER = "images.parquet"
 PART = re.compile(rf"{re.escape(FOLDER)}/part-[0-9a-f]{{16}}\.parquet")
@@ -73,7 +74,7 @@ class Row:
 
 def pixels_of(ids: np.ndarray, palette: Palette) -> tuple[int, ...]:
     """The number of pixels of every class in a mask, uint8 [H, W] class ids."""
-    return tuple(np.bincount(ids.ravel(), minlength=256)[: palette.num_classes].tolist())
+    return tuple(pixels_of_ids(ids)[: palette.num_classes].tolist())
 
 
 def text(path: str) -> str:

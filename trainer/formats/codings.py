@@ -17,9 +17,10 @@ from dataclasses import replace
 import numpy as np
 
 from trainer.formats.label_images import Label, read_label
-from trainer.formats.labels import Color, LabelError, Palette, color_meanings, id_table, looked_up, unknown_mark
+from trainer.formats.labels import Color, LabelError, Palette, color_meanings, id_table, unknown_mark
 from trainer.formats.options import MAX_PIXELS
 from trainer.formats.palettes import voc_colormap
+from trainer.formats.runs import looked_up
 
 CURE = "state which one is right with --label-coding ids or --label-coding colors"
 _GREY_CURE = (

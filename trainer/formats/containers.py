@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from zlib_ng import zlib_ng
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
@@ -88,7 +89,7 @@ def jpeg_end(data: bytes) -> int:
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:
     """A chunk of a PNG as it stands in the file: with its size before it and its checksum behind."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib_ng.crc32(body, zlib_ng.crc32(kind)))
 
 
 class Chunk(NamedTuple):
@@ -139,7 +140,7 @@ def check_png(data: bytes, chunks: list[Chunk] | None = None) -> None:
     """Raises ImageError if the checksum of a chunk of a PNG is wrong, or its chunks are out of order."""
     view = memoryview(data)
     for kind, begin, end in png_chunks(data) if chunks is None else chunks:
-        if zlib.crc32(view[begin - 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+        if zlib_ng.crc32(view[begin - 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
             raise ImageError(f"damaged PNG: the checksum of chunk {kind!r} at byte {begin - 8} is wrong")
 
 

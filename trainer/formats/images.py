@@ -1,27 +1,25 @@
 """Decoding and encoding of images; `trainer.formats.label_images` has labels.
 
-OpenCV decodes PNGs with libpng, as TensorFlow does, which detects all damage of the compressed pixels; zlib-ng
-decompresses labels with simple filters or none, and compresses labels and masks. libjpeg-turbo decodes JPEGs that are
-sound. Pillow decodes the other formats, and JPEGs of which libjpeg-turbo complains, because it refuses truncated
-files, where OpenCV fills the missing pixels with grey. Metadata are removed first, so that damaged EXIF data, profiles
-or texts do not cost an image. OpenCV encodes images, because it is faster.
+`trainer.formats.pngs` decodes PNGs, and libjpeg-turbo JPEGs that are sound. Pillow decodes the other formats, and
+JPEGs of which libjpeg-turbo complains, because it refuses truncated files, where OpenCV fills the missing pixels with
+grey. Metadata are removed first, so that damaged EXIF data, profiles or texts do not cost an image. OpenCV encodes
+images, because it is faster.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import struct
 
 import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image
-from zlib_ng import zlib_ng
 
 from trainer.formats import containers, headers, tiffs
-from trainer.formats.containers import PNG_SIGNATURE, ImageError, check_png, png_chunk, png_chunks
+from trainer.formats.containers import ImageError, check_png
 from trainer.formats.headers import Header, open_pillow, pillow_errors
 from trainer.formats.options import MAX_PIXELS
+from trainer.formats.pngs import decode_png, is_sound_png
 
 __all__ = ["Header", "ImageError", "check_png"]
 
@@ -40,11 +38,8 @@ NEARLY_GREY = 3
 It need not be 0, since chroma is interpolated from the pixels before it.
 """
 
-_GREY, _INDEXED = 0, 3  # colour types of PNG
-_SUB = 1  # a filter of PNG: differences from the left
-
-PEEK = 16
-"""The number of rows of a PNG that are decompressed to see whether the others are worth it."""
+REDUCED = 8
+"""The greatest factor by which libjpeg-turbo can reduce a JPEG while it decodes it: a block becomes one pixel."""
 
 _UPRIGHT = {
     2: lambda pixels: cv2.flip(pixels, 1),
@@ -115,10 +110,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, np.ndarra
         return header, upright(to_rgb(decode_png(data, cv2.IMREAD_COLOR)), header.orientation)
     if header.format == "jpeg":
         header = dataclasses.replace(header, end=containers.jpeg_end(data))
-        # Unlike Pillow, libjpeg-turbo does not mind missing scans of a progressive JPEG.
-        is_plain = header.is_common and header.is_sequential and header.mode in ("L", "RGB")
-        pixels = sound_jpeg(data) if is_plain else None
-        if pixels is not None and pixels.shape[:2] == (header.height, header.width):
+        pixels = _sound_pixels(data, header)
+        if pixels is not None:
             return header, upright(pixels, header.orientation)
     with pillow_errors(f"damaged or truncated {header.format.upper()}"):
         image = load_pillow(data, header)
@@ -130,15 +123,44 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, np.ndarra
     return header, upright(pixels, header.orientation)
 
 
-def sound_jpeg(data: bytes) -> np.ndarray | None:
+def check(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
+    """`decode` without the pixels: returns the same header, and raises the same errors.
+
+    Takes half to two thirds of its time for a JPEG, and a fifth to three fifths for a PNG.
+    """
+    header = single_header(data, max_pixels)
+    if header.format == "png" and is_sound_png(data, header):
+        return header
+    if header.format == "jpeg":
+        header = dataclasses.replace(header, end=containers.jpeg_end(data))
+        if _sound_pixels(data, header, REDUCED) is not None:
+            return header
+    return decode(data, max_pixels)[0]
+
+
+def _sound_pixels(data: bytes, header: Header, factor: int = 1) -> np.ndarray | None:
+    """`sound_jpeg` of a JPEG with this header; None if it is better left to Pillow."""
+    # Unlike Pillow, libjpeg-turbo does not mind missing scans of a progressive JPEG.
+    if not (header.is_common and header.is_sequential and header.mode in ("L", "RGB")):
+        return None
+    pixels = sound_jpeg(data, factor)
+    size = (-(-header.height // factor), -(-header.width // factor))
+    return pixels if pixels is not None and pixels.shape[:2] == size else None
+
+
+def sound_jpeg(data: bytes, factor: int = 1) -> np.ndarray | None:
     """The pixels of a JPEG as stored, uint8 [H, W, 3] RGB; None for CMYK, and if libjpeg-turbo warns of damage.
 
     They are those of Pillow and OpenCV to the bit, in two thirds and nine tenths of their time. A JPEG of which
     libjpeg-turbo warns may still be whole.
+
+    Args:
+      factor: by which height and width are reduced: 1, or REDUCED, for which all coefficients are still read.
     """
+    size = {} if factor == 1 else {"min_height": 1, "min_width": 1, "min_factor": factor}
     try:
         is_cmyk = simplejpeg.decode_jpeg_header(data)[2] in ("CMYK", "YCCK")
-        return None if is_cmyk else simplejpeg.decode_jpeg(data, strict=True)
+        return None if is_cmyk else simplejpeg.decode_jpeg(data, strict=True, **size)
     except ValueError:
         return None
 
@@ -218,87 +240,6 @@ def to_rgb(bgr: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
-def decode_png(data: bytes, flags: int, as_grey: bool = False) -> np.ndarray:
-    """Decodes a PNG as OpenCV does.
-
-    Args:
-      flags: OpenCV's; they determine channels (BGR, BGRA or RGB) and dtype.
-      as_grey: whether to return the indices of a palette PNG, scaled from its depth to 0-255.
-    """
-    chunks = png_chunks(data)
-    check_png(data, chunks)
-    if flags in (cv2.IMREAD_GRAYSCALE, cv2.IMREAD_UNCHANGED):
-        values = _decompressed(data, chunks, _INDEXED if as_grey else _GREY)
-        if values is not None:
-            return values
-    kinds = (b"IHDR", b"IDAT", b"IEND") if as_grey else (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-    if as_grey or any(chunk.kind not in kinds for chunk in chunks) or chunks[-1].end + 4 < len(data):
-        kept = [data[begin - 8 : end + 4] for kind, begin, end in chunks if kind in kinds]
-        if as_grey:
-            kept[0] = _grey_header(kept[0])
-        data = b"".join((PNG_SIGNATURE, *kept))
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        if error.code == cv2.Error.StsNoMem:
-            raise MemoryError(str(error)) from None
-        raise ImageError(f"damaged PNG: {error.err}") from None
-    if pixels is None:
-        raise ImageError("damaged or truncated PNG: its compressed pixels cannot be decoded")
-    return pixels
-
-
-def _decompressed(data: bytes, chunks: list[containers.Chunk], color: int) -> np.ndarray | None:
-    """The values, uint8 [H, W], of a PNG of 8 bits and that colour type whose rows are all not filtered, or all "Sub".
-
-    Most labels are such PNGs; OpenCV writes the latter. With zlib-ng the former take 0.3 to 0.4 of libpng's time, the
-    latter a fifth to an eighth. None for any other PNG.
-    """
-    width, height, *coding = struct.unpack_from(">IIBBBBB", data, chunks[0].begin)
-    if coding != [8, color, 0, 0, 0] or not (width and height):
-        return None
-    row = 1 + width  # begins with the number of its filter
-    stream = zlib_ng.decompressobj()
-    try:
-        coded = b"".join(data[begin:end] for kind, begin, end in chunks if kind == b"IDAT")
-        first = zlib_ng.decompressobj().decompress(coded, row * min(PEEK, height))
-        if not first or first[0] > _SUB or len(set(first[::row])) > 1:
-            return None
-        # One byte more than expected: too long a stream shows without being decompressed as a whole.
-        values = stream.decompress(coded, row * height + 1)
-    except zlib_ng.error:
-        return None
-    if len(values) != row * height or not stream.eof or stream.unused_data:
-        return None
-    rows = np.frombuffer(values, np.uint8).reshape(height, row)
-    if (rows[:, 0] != first[0]).any():
-        return None
-    return _summed(rows[:, 1:]) if first[0] == _SUB else np.ascontiguousarray(rows[:, 1:])
-
-
-def _summed(steps: np.ndarray) -> np.ndarray:
-    """The values, uint8 [H, W], whose differences from the left are `steps`; before the first of a row there is 0.
-
-    In labels few values differ from those before them, so runs of equal values are faster than sums.
-    """
-    changes = steps.copy()  # from the value before, which for the first of a row is the last of the row above
-    changes[1:, 0] -= np.add.reduce(steps[:-1], axis=1, dtype=np.uint8)
-    is_new = changes.ravel() != 0
-    is_new[0] = True
-    begins = np.flatnonzero(is_new)
-    if begins.size > steps.size / 16:
-        return np.add.accumulate(steps, axis=1, dtype=np.uint8)
-    values = np.add.accumulate(changes.ravel()[begins], dtype=np.uint8)
-    return np.repeat(values, np.diff(begins, append=steps.size)).reshape(steps.shape)
-
-
-def _grey_header(chunk: bytes) -> bytes:
-    """The IHDR chunk with colour type grey instead of palette."""
-    head = bytearray(chunk[8:-4])
-    head[9] = _GREY
-    return png_chunk(b"IHDR", head)
-
-
 def encode(suffix: str, array: np.ndarray, parameters: list[int]) -> bytes:
     """Encodes uint8 [H, W] or [H, W, 3] RGB with OpenCV, in the format of the suffix."""
     bgr = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if array.ndim == 3 else array
@@ -311,29 +252,6 @@ def encode(suffix: str, array: np.ndarray, parameters: list[int]) -> bytes:
 def encode_png(array: np.ndarray, level: int = 1) -> bytes:
     """Encodes uint8 [H, W] or [H, W, 3] RGB as PNG; `level` is zlib's, 0 to 9."""
     return encode(".png", array, [cv2.IMWRITE_PNG_COMPRESSION, level])
-
-
-def encode_indices(values: np.ndarray, colormap: np.ndarray | None = None) -> bytes:
-    """Encodes class ids or indices of colours as PNG.
-
-    Rows are not filtered: PNG's filters predict shades from their neighbours, which does not suit ids. What suits them
-    is zlib's Z_RLE, which looks for runs of equal values alone: it is faster than a search for other repetitions, and
-    of labels of real sets the files are smaller than those of zlib's lower levels.
-
-    Args:
-      values: uint8 [H, W].
-      colormap: the RGB colours of the values, uint8 [n, 3]; None for a PNG of greys.
-    """
-    height, width = values.shape
-    rows = np.zeros((height, 1 + width), np.uint8)  # each begins with the number of its filter
-    rows[:, 1:] = values
-    stream = zlib_ng.compressobj(strategy=zlib_ng.Z_RLE)
-    head = struct.pack(">IIBBBBB", width, height, 8, _GREY if colormap is None else _INDEXED, 0, 0, 0)
-    chunks = [(b"IHDR", head)]
-    if colormap is not None:
-        chunks.append((b"PLTE", colormap.tobytes()))
-    chunks += [(b"IDAT", stream.compress(rows) + stream.flush()), (b"IEND", b"")]
-    return PNG_SIGNATURE + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:

@@ -14,9 +14,10 @@ from PIL import Image
 
 from trainer.formats.containers import ImageError, png_chunks
 from trainer.formats.headers import Header, pillow_errors
-from trainer.formats.images import decode_png, encode_indices, load_pillow, single_header, to_rgb, upright
-from trainer.formats.labels import pixels_of_ids
+from trainer.formats.images import load_pillow, single_header, to_rgb, upright
 from trainer.formats.options import MAX_PIXELS
+from trainer.formats.pngs import decode_png, encode_indices
+from trainer.formats.runs import pixels_of_ids
 
 _TIFF_DEPTH, _TIFF_MEANING = 258, 262  # tags BitsPerSample and PhotometricInterpretation
 

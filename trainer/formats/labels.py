@@ -21,7 +21,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from trainer.formats.images import encode_indices
+from trainer.formats.pngs import encode_indices
+from trainer.formats.runs import looked_up, runs_of
 from trainer.options import InputError
 
 Color = tuple[int, int, int]
@@ -148,7 +149,7 @@ class Palette:
         """
         known = np.zeros(256, bool)
         known[: self.num_classes] = known[self.ignore_id] = True
-        if not known[_runs(ids)[0]].all():
+        if not known[runs_of(ids)[0]].all():
             knows = f"0-{self.num_classes - 1} and {self.ignore_id} (ignored)"
             raise LabelError(self._unknown(ids[~known[ids]], "class id", knows))
         return ids
@@ -181,49 +182,6 @@ class Palette:
         shown = [f"{_name(values[i], kind)} in {_pixels(counts[i])}" for i in order[:5]]
         more = f" and {len(order) - 5} more" if len(order) > 5 else ""
         return f"unknown {kind} {', '.join(shown)}{more}; palette {self.name} knows {knows}"
-
-
-def pixels_of_ids(ids: np.ndarray) -> np.ndarray:
-    """The number of pixels of every id, int64 [256], in ids, uint8 [H, W]."""
-    return _counted(*_runs(ids))
-
-
-def looked_up(table: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Looks up codes [H, W] in a table of ids, uint8 [number of codes].
-
-    Returns:
-      The ids, uint8 [H, W], and the number of pixels of every id, int64 [256].
-    """
-    values, lengths = _runs(codes)
-    ids = table[values]
-    return np.repeat(ids, 1 if lengths is None else lengths).reshape(codes.shape), _counted(ids, lengths)
-
-
-MANY = 1 / 8
-"""Share of pixels that differ from the one before from which it is faster to look at all of them."""
-PART = 1 << 20
-"""Pixels that are counted at a time, since NumPy counts copies with eight bytes each."""
-
-
-def _runs(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """The runs of equal neighbours, row by row, of which labels have few.
-
-    Returns:
-      The code and the length of every run; all codes and None if there are many runs.
-    """
-    flat = codes.ravel()
-    begins = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    if begins.size > MANY * flat.size:
-        return flat, None
-    bounds = np.concatenate([[0], begins, [flat.size]])
-    return flat[bounds[:-1]], np.diff(bounds)
-
-
-def _counted(ids: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
-    """The number of pixels of every id, int64 [256], in runs of ids."""
-    if lengths is not None:
-        return np.bincount(ids, weights=lengths, minlength=256).astype(np.int64)
-    return sum(np.bincount(ids[start : start + PART], minlength=256) for start in range(0, ids.size, PART))
 
 
 def _is_byte(value: object) -> bool:

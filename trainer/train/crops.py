@@ -20,8 +20,9 @@ import tensorflow as tf
 
 from trainer.formats.containers import PNG_SIGNATURE, ImageError
 from trainer.formats.examples import decode_pixels
-from trainer.formats.images import PADDING, decode_png, sound_jpeg
+from trainer.formats.images import PADDING, sound_jpeg
 from trainer.formats.labels import Palette
+from trainer.formats.pngs import decode_png
 from trainer.train.options import StreamOptions
 
 ALIGNMENT = 64

@@ -42,7 +42,7 @@ def made(folder: Path, image: bytes, label: bytes | None = None, **options) -> R
     (folder / "label").write_bytes(label)
     entry = Entry(key="a", filename="a", image=str(folder / "image"), label=str(folder / "label"), copy=0)
     given = PALETTE, dataclasses.replace(OPTIONS, **options)
-    return make_record(entry, load(entry, *given), *given)[0]
+    return make_record(entry, load([entry], *given), *given)[0]
 
 
 def decoded_by_the_trainer(record: Record) -> np.ndarray:
@@ -93,6 +93,17 @@ def test_an_image_that_every_reader_decodes_alike_keeps_its_bytes(tmp_path, data
     record = made(tmp_path, data)
     assert record.image == data
     np.testing.assert_array_equal(decoded_by_the_trainer(record), images.decode_image(data))
+
+
+@pytest.mark.parametrize("data", [jpeg(), jpeg(1), png(), png(colors=0)])
+def test_pixels_that_no_record_needs_are_not_decoded(tmp_path, data, monkeypatch):
+    (tmp_path / "image").write_bytes(data)
+    (tmp_path / "label").write_bytes(saved(np.ones(images.header(data).upright_size, np.uint8)))
+    entry = Entry("a", "a", str(tmp_path / "image"), str(tmp_path / "label"), copy=0)
+    for entries, options in (([entry, entry._replace(copy=1)], OPTIONS), ([entry], RecordOptions(max_side=2))):
+        np.testing.assert_array_equal(load(entries, PALETTE, options).image, images.decode_image(data))
+    monkeypatch.setattr(images, "decode", None)
+    assert load([entry], PALETTE, OPTIONS).image is None
 
 
 @pytest.mark.parametrize("data", ENCODED.values(), ids=ENCODED)

@@ -35,7 +35,7 @@ def test_a_copy_follows_from_seed_key_and_number_alone(prepared, source):
     options = Options(input=str(source), output=str(prepared), copies=2)
     record = next(record for record in read_records(prepared) if (record.key, record.copy) == ("train/a3", 2))
     entry = Entry("train/a3", record.filename, f"{source}/images/train/a3.jpg", f"{source}/labels/train/a3.png", 2)
-    assert make_record(entry, load(entry, PALETTE, options), PALETTE, options)[0] == record
+    assert make_record(entry, load([entry], PALETTE, options), PALETTE, options)[0] == record
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_only_plain_jpegs_and_pngs_stay_as_they_are(tmp_path, name, mode, image_
     path = tmp_path / "images/train" / name
     Image.fromarray(image).convert(mode).save(path)
     entry = Entry("train/a", f"images/train/{name}", str(path), str(tmp_path / "labels/train/a.png"), 0)
-    source = load(entry, PALETTE, RecordOptions())
+    source = load([entry], PALETTE, RecordOptions())
     record, _ = make_record(entry, source, PALETTE, RecordOptions())
     assert (record.image_format, record.channels) == (image_format, channels)
     assert (record.image == path.read_bytes()) == untouched
@@ -105,9 +105,9 @@ def test_an_image_is_read_once_for_all_its_records_which_keep_their_places(tmp_p
     pair, reads = itertools.pairwise(entry.key for entry in entries), []
     assert sum(first == second for first, second in pair) < 4
     given = PALETTE, RecordOptions()
-    expected = [make_record(entry, load(entry, *given), *given)[0] for entry in entries]
+    expected = [make_record(entry, load([entry], *given), *given)[0] for entry in entries]
     spec = Spec("train-00000-of-00001.tfrecord", "train", "f", 12)
-    monkeypatch.setattr(shards, "load", lambda *arguments: reads.append(arguments[0].key) or load(*arguments))
+    monkeypatch.setattr(shards, "load", lambda *arguments: reads.append(arguments[0][0].key) or load(*arguments))
     outcome = write_shard(str(tmp_path / "out"), spec, entries, *given)
     assert [decode(one.data) for one in read_shard(tmp_path / "out" / spec.name)] == expected
     assert outcome.shard.crc32c == google_crc32c.value((tmp_path / "out" / spec.name).read_bytes())

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image, ImageFile
 
 from tests.drawn.encoded import exif_block, mutations, noise, palette_png, png, saved, two_pictures
-from trainer.formats import images
+from trainer.formats import images, pngs
 from trainer.formats.codings import decode_ids
 from trainer.formats.examples import Record, decode, encode
 from trainer.formats.frames import CorruptRecord, frame, scan_frames
-from trainer.formats.images import ImageError, decode_image, header
+from trainer.formats.images import Header, ImageError, check, decode_image, header
 from trainer.formats.label_images import decode_label
 from trainer.formats.labels import LabelError
 from trainer.formats.palettes import CAMVID
@@ -57,7 +57,15 @@ def check_decoders(data: bytes) -> int:
             read += 1
         except (ImageError, LabelError) as error:
             assert str(error)
+    assert header_or_error(check, data) == header_or_error(lambda *given: images.decode(*given)[0], data)
     return read
+
+
+def header_or_error(function, data: bytes) -> Header | str:
+    try:
+        return function(data, MAX_PIXELS)
+    except ImageError as error:
+        return str(error)
 
 
 @pytest.mark.parametrize("data", FILES.values(), ids=FILES)
@@ -113,7 +121,7 @@ def test_running_out_of_memory_in_opencv_is_a_memory_error(monkeypatch):
         error.code, error.err = cv2.Error.StsNoMem, "Failed to allocate"
         raise error
 
-    monkeypatch.setattr(images.cv2, "imdecode", imdecode)
+    monkeypatch.setattr(pngs.cv2, "imdecode", imdecode)
     with pytest.raises(MemoryError):
         decode_image(FILES["png"])
 

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.formats.images import ImageError, decode_image, encode_jpeg, encode_png, header, shrink, shrunk_size
+from trainer.formats.images import (
+    ImageError,
+    check,
+    decode,
+    decode_image,
+    encode_jpeg,
+    encode_png,
+    header,
+    shrink,
+    shrunk_size,
+)
 from trainer.formats.label_images import decode_label
 
 
@@ -50,6 +60,22 @@ def test_a_jpeg_may_have_fill_bytes_before_its_end(progressive):
     data = saved(Image.new("RGB", (40, 30), (128, 128, 128)), format="JPEG", progressive=progressive)
     for fill in (1, 2, 7):
         np.testing.assert_array_equal(decode_image(data[:-2] + b"\xff" * fill + data[-2:]), decode_image(data))
+
+
+@pytest.mark.parametrize(
+    ("image", "options"),
+    [
+        (ramp(33, 70), {"format": "JPEG", "subsampling": "4:2:0"}),
+        (ramp(33, 70)[..., 0], {"format": "JPEG"}),
+        (ramp(33, 70), {"format": "PNG"}),
+        (ramp(33, 70)[..., 0], {"format": "PNG"}),
+    ],
+)
+def test_sound_images_are_checked_without_being_decoded(image, options, monkeypatch):
+    data = saved(Image.fromarray(image), **options)
+    expected = decode(data)[0]
+    monkeypatch.setattr("trainer.formats.images.decode", None)
+    assert check(data) == expected
 
 
 def test_header_tells_size_and_orientation_without_decoding():

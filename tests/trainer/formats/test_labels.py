@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.formats import images, label_images
-from trainer.formats.labels import LabelError, Palette, pixels_of_ids
+from trainer.formats.labels import LabelError, Palette
 from trainer.formats.palettes import BUILT_IN, CAMVID, CITYSCAPES, VOC, resolve
+from trainer.formats.runs import pixels_of_ids
 from trainer.options import InputError
 
 TWO = Palette("two", ("sky", "road"), ((1, 2, 3), (4, 5, 6)), ignore_id=9, ignore_color=(7, 8, 9))
@@ -152,8 +153,18 @@ def test_a_malformed_palette_is_named(content, message, tmp_path):
         [[0, 0, 3], [3, 255, 0]],
         [[2] * 99 + [7] * 99 + [2] * 9],
         np.random.default_rng(0).integers(0, 256, (9, 31)),
+        np.random.default_rng(0).integers(0, 256, (9, 31)) // 100,
+        np.arange(15)[None] // 8,
+        np.arange(17)[None] // 8,
     ],
 )
 def test_pixels_are_counted_by_id(ids):
     ids = np.array(ids, np.uint8)
     assert pixels_of_ids(ids[:, ::-1]).tolist() == [int((ids == i).sum()) for i in range(256)]
+
+
+def test_ids_that_are_those_of_the_label_are_not_copied():
+    label = every_id(CAMVID)
+    assert CAMVID.to_ids(label) is label
+    channels = np.repeat(label[..., None], 3, axis=2)
+    assert CAMVID.to_ids(channels[..., 0]).flags.c_contiguous

@@ -121,12 +121,12 @@ def make_record(entry: Entry, source: Source, palette: Palette, options: RecordO
             raise Unusable(entry.image, fault)
         rng = augment.rng_for(options.seed, entry.key, entry.copy)
         image, label = augment.augment(image, label, rng, options, palette.ignore_id)
-    if fits and not entry.copy and _is_kept(header):
+    is_original = fits and not entry.copy
+    if is_original and _is_kept(header):
         data, image_format, channels = data[: header.end], header.format, 1 if header.mode == "L" else 3
-    elif fits and not entry.copy and header.format != "jpeg":
-        data, image_format, channels = _encoded(image, "png", options)
     else:
-        data, image_format, channels = _encoded(image, options.image_format, options)
+        image_format = "png" if is_original and header.format != "jpeg" else options.image_format
+        data, channels = _encoded(image, image_format, options), 3
     height, width = label.shape
     record = Record(
         key=entry.key,
@@ -196,7 +196,6 @@ def _is_kept(header: Header) -> bool:
     )
 
 
-def _encoded(image: np.ndarray, image_format: str, options: RecordOptions) -> tuple[bytes, str, int]:
-    """Encodes an image, uint8 [H, W, 3]; returns its bytes, format and number of channels."""
-    is_png = image_format == "png"
-    return images.encode_png(image) if is_png else images.encode_jpeg(image, options.jpeg_quality), image_format, 3
+def _encoded(image: np.ndarray, image_format: str, options: RecordOptions) -> bytes:
+    """Encodes an image, uint8 [H, W, 3]."""
+    return images.encode_png(image) if image_format == "png" else images.encode_jpeg(image, options.jpeg_quality)

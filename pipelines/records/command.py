@@ -72,8 +72,9 @@ def run_show(options: Show, dataset: Dataset) -> int:
     print(f"file      {printable(record.filename)}")
     print(f"where     {shard.name}, record {frame.index}, at byte {frame.offset}, {len(frame.data):,} bytes")
     print(f"image     {record.image_format}, {record.width} x {record.height}, {colors}, {len(record.image):,} bytes")
-    print(f"label     png, {len(record.label):,} bytes, {len(np.unique(label))} different ids")
-    _print_classes(pixels_of_ids(label), dataset.palette, skip_absent=True)
+    pixels = pixels_of_ids(label)
+    print(f"label     png, {len(record.label):,} bytes, {np.count_nonzero(pixels)} different ids")
+    _print_classes(pixels, dataset.palette, skip_absent=True)
     if options.save:
         stem = reading.file_stem(record).replace("/", "_")
         suffix = reading.SUFFIXES.get(record.image_format, ".bin")

@@ -18,24 +18,16 @@ import contextlib
 import functools
 import gc
 import logging
-import multiprocessing
-import os
-import pickle
-import signal
 import threading
 from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from trainer import processes, storage
+from pipelines.runner.subprocesses import Died, Subprocess, cause
+from trainer import storage
 from trainer.accounts import UnbalancedError
 from trainer.options import InputError
 
 T = TypeVar("T")
-
-LONGEST = 400
-"""Bound on the characters of a cause; messages of TensorFlow can fill a page."""
 
 
 class Failed(Exception):
@@ -48,10 +40,6 @@ class Failed(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-
-
-class _Died(Exception):
-    """The subprocess ended instead of answering."""
 
 
 class _SharedLock:
@@ -142,19 +130,8 @@ def attempt(work: Callable[[], T], known: type[Exception] | tuple[type[Exception
     raise Failed(f"{reason}; tried alone")
 
 
-def cause(error: BaseException) -> str:
-    """An exception in one line of at most LONGEST characters: "MemoryError: Unable to allocate 3 GiB"."""
-    message = " ".join(str(error).split())
-    name = "" if isinstance(error, _Died) else type(error).__name__
-    line = ": ".join(part for part in (name, message) if part)
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
-
-
 class Isolated:
     """Runs functions in a subprocess, one after another, so that a crash does not end this process.
-
-    The subprocess is started by the first call and again after a crash, and ends with this process. When memory runs
-    out, Linux kills the subprocess first.
 
     Attributes:
       ended: whether a function has crashed the subprocess.
@@ -162,9 +139,7 @@ class Isolated:
 
     def __init__(self) -> None:
         self.ended = False
-        self._lock = threading.Lock()
-        self._process: Any = None
-        self._pipe: Connection | None = None
+        self._process = Subprocess()
 
     def __enter__(self) -> Isolated:
         return self
@@ -189,94 +164,11 @@ class Isolated:
 
     def close(self) -> None:
         """Ends the subprocess, if there is one."""
-        with self._lock:
-            self._end()
+        self._process.close()
 
     def _answer(self, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, Exception | None]:
-        with self._lock:
-            if self._process is None:
-                self._start()
-            try:
-                self._pipe.send((function, args))
-                return self._pipe.recv()
-            except (EOFError, ConnectionError):
-                ending = self._end()
-            except BaseException:  # such as no memory for the answer: its rest would be taken for the next answer
-                self._process.kill()
-                self._end()
-                raise
-        if -ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            raise InputError("a subprocess was asked to end; run the same command again to resume")
-        self.ended = True
-        raise _Died(f"the process that worked on it ended twice, with {_ending(ending)}")
-
-    def _start(self) -> None:
-        # Not forked: copied locks, such as those of TensorFlow and gRPC, might never be released.
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        resource_tracker.ensure_running()  # if `start` below started it, that would unblock the signal
-        # Ctrl-C reaches the subprocess too, and would end it before it has set the signal to be ignored.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        theirs.close()
-        try:
-            self._pipe.recv()
-        except (EOFError, ConnectionError):
-            raise InputError(f"a subprocess did not start: it ended with {_ending(self._end())}") from None
-
-    def _end(self) -> int:
-        """Ends the subprocess; returns its exit status, or minus the signal that ended it."""
-        if self._process is None:
-            return 0
-        self._pipe.close()  # which ends the subprocess
-        self._process.join()
-        status = self._process.exitcode
-        self._process.close()
-        self._process = self._pipe = None
-        return status
-
-
-def _ending(status: int) -> str:
-    if status >= 0:
-        return f"status {status}"
-    hint = ", usually for lack of memory" if -status == signal.SIGKILL else ""
-    with contextlib.suppress(ValueError):
-        return f"signal {-status} ({signal.Signals(-status).name}{hint})"
-    return f"signal {-status}"
-
-
-def _serve(pipe: Connection) -> None:
-    """The subprocess: answers calls until the other end of the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    processes.keep_memory()
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with contextlib.suppress(EOFError, ConnectionError):
-        pipe.send(None)
-        while True:
-            call = pipe.recv_bytes()
-            try:
-                function, args = pickle.loads(call)
-                answer = pickle.dumps((function(*args), None), pickle.HIGHEST_PROTOCOL)
-            except Exception as error:
-                answer = pickle.dumps((None, _portable(error)))
-            pipe.send_bytes(answer)
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _portable(error: Exception) -> Exception:
-    """The exception itself, or one with its text if it cannot be pickled and unpickled."""
-    try:
-        pickle.loads(pickle.dumps(error))
-        return error
-    except Exception:
-        return RuntimeError(cause(error))
+            return self._process.ask(function, *args)
+        except Died:
+            self.ended = True
+            raise

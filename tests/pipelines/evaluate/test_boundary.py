@@ -70,22 +70,19 @@ def test_images_that_the_gallery_cannot_show_end_no_evaluation(
 
 
 KILLER = """
-import signal, sys
+import os, signal
 import {module} as place
 
 decode = place.{name}
 
 def end(data, *arguments, **flags):
-    if data == open(sys.argv[1], "rb").read():
+    if data == open(os.environ["DEADLY"], "rb").read():
         signal.raise_signal(signal.SIGSEGV)  # in this very thread, as faults of decoders are
     return decode(data, *arguments, **flags)
 
 place.{name} = end
-from pipelines import cli
-
-if __name__ == "__main__":
-    sys.exit(cli.run(sys.argv[2:]))
 """
+"""Python imports it in every process, as `sitecustomize`."""
 IN_THE_JOB = ("pipelines.evaluate.sources", "decode_ids")
 IN_ITS_SAMPLE_AS_WELL = ("trainer.formats.label_images", "read_label")
 
@@ -96,11 +93,11 @@ def test_a_label_that_ends_its_process_is_found_by_the_rerun(root: Path, place: 
     (root / "palette.json").write_text(
         '{"name": "two", "classes": [{"name": "a", "color": [9, 0, 0]}, {"name": "b", "color": [0, 9, 0]}]}'
     )
-    (root / "killer.py").write_text(KILLER.format(module=place[0], name=place[1]))
-    command = [sys.executable, str(root / "killer.py"), str(root / "labels" / BAD), "evaluate", "--masks"]
+    (root / "sitecustomize.py").write_text(KILLER.format(module=place[0], name=place[1]))
+    command = [sys.executable, "-m", "pipelines.cli", "evaluate", "--masks"]
     command += [str(root / "masks"), "--labels", str(root / "labels"), "--palette", str(root / "palette.json")]
     command += ["--output", str(root / "out"), "--gallery", "0", "--direct_num_workers", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{ROOT}", "DEADLY": str(root / "labels" / BAD)}
     first = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert first.returncode == -signal.SIGSEGV, first.stderr
     second = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -213,34 +213,33 @@ def test_a_shard_that_cannot_be_read_is_a_fault(folder, monkeypatch, capsys):
 
 
 DEADLY = """
-import os, signal, sys
+import os, signal
 from trainer.formats import images
 
 check = images.check
 
 def end(data):
-    if data == open(sys.argv[1] + "/deadly", "rb").read():
+    if data == open("deadly", "rb").read():
         os.kill(os.getpid(), signal.SIGSEGV)
-    if data == open(sys.argv[1] + "/greedy", "rb").read():
+    if data == open("greedy", "rb").read():
         raise MemoryError("no more")
     return check(data)
 
 images.check = end
-from pipelines import cli
-
-if __name__ == "__main__":
-    for verb in sys.argv[2:]:
-        print(verb, cli.main(["records", verb, f"{sys.argv[1]}/records"]), flush=True)
 """
+"""Whatever process runs in the folder has these images; Python imports it as `sitecustomize`."""
 
 
 def test_an_image_that_ends_its_process_is_a_damaged_record_and_not_the_end_of_the_command(tmp_path):
     write_records(tmp_path / "records", {"train": [[record(0), record(1), record(2)]]})
     (tmp_path / "deadly").write_bytes(record(1).image)
     (tmp_path / "greedy").write_bytes(record(2).image)
-    (tmp_path / "program.py").write_text(DEADLY)
-    command = [sys.executable, tmp_path / "program.py", tmp_path, "verify", "repair"]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    (tmp_path / "sitecustomize.py").write_text(DEADLY)
+    run = "print(verb, cli.main(['records', verb, 'records']))"
+    program = f"from pipelines import cli\nfor verb in ('verify', 'repair'): {run}"
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     ended = "the process that worked on it ended twice, with signal 11 (SIGSEGV)"
     assert len(re.findall(rf"record 1 at byte [0-9]+, key 001: {re.escape(ended)}", done.stdout)) == 2, done
     assert len(re.findall(r"record 2 at byte [0-9]+, key 002: MemoryError: no more; tried alone", done.stdout)) == 2

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from pipelines.runner import isolation
-from pipelines.runner.isolation import LONGEST, Failed, attempt, cause
+from pipelines.runner.isolation import Failed, attempt
+from pipelines.runner.subprocesses import LONGEST, cause
 from trainer import storage
 from trainer.accounts import UnbalancedError
 from trainer.options import InputError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.runner import isolation
+from pipelines.runner import subprocesses
 from pipelines.runner.isolation import Failed, Isolated
 from tests.drawn.places import ROOT
 from trainer.options import InputError
@@ -128,13 +129,12 @@ def test_the_subprocess_loads_little_and_is_the_first_to_be_killed():
 
 
 def test_an_interrupt_that_reaches_a_subprocess_at_its_start_is_not_for_it(monkeypatch, capfd):
-    start = multiprocessing.get_context("spawn").Process.start
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            os.kill(self.pid, signal.SIGINT)
 
-    def interrupted(process):
-        start(process)
-        os.kill(process.pid, signal.SIGINT)
-
-    monkeypatch.setattr(multiprocessing.get_context("spawn").Process, "start", interrupted)
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
     with Isolated() as isolated:
         assert isolated(os.getppid) == os.getpid()
     assert capfd.readouterr().err == ""
@@ -142,12 +142,46 @@ def test_an_interrupt_that_reaches_a_subprocess_at_its_start_is_not_for_it(monke
 
 def test_a_subprocess_ends_in_silence_if_its_parent_ends_before_it_reads_an_answer(capfd):
     """The other end of its pipe is then not closed but reset."""
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=isolation._serve, args=(theirs,))
-    process.start()
+    ours, theirs = multiprocessing.Pipe()
+    alive, ending = os.pipe()
+    handles = [theirs.fileno(), alive]
+    program = [sys.executable, "-c", subprocesses.PROGRAM, " ".join(map(str, handles)), *sys.path]
+    process = subprocess.Popen(program, pass_fds=handles)
     theirs.close()
     assert ours.poll(60)  # that it has started, which stays unread
     ours.close()
-    process.join(60)
-    assert process.exitcode == 0 and "Traceback" not in capfd.readouterr().err
+    assert process.wait(60) == 0 and "Traceback" not in capfd.readouterr().err
+    os.close(alive)
+    os.close(ending)
+
+
+def test_a_script_that_protects_nothing_at_its_top_runs_once(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\n"
+        "from pipelines.runner.isolation import Isolated\n"
+        "print('runs', flush=True)\n"
+        "with Isolated() as isolated:\n"
+        "    print(isolated(os.getppid) == os.getpid())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("runs\nTrue\n", "")
+
+
+def test_a_machine_without_room_for_a_process_blames_no_image(monkeypatch):
+    def full(*args, **kwargs):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    with Isolated() as isolated:
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "Popen", full)
+            with pytest.raises(InputError, match="did not start: Resource temporarily unavailable"):
+                isolated(os.getpid)
+        assert isolated(os.getppid) == os.getpid()
+
+
+def test_a_subprocess_that_cannot_start_ends_the_command(monkeypatch):
+    monkeypatch.setattr(subprocesses, "PROGRAM", "raise SystemExit(3)")
+    with Isolated() as isolated, pytest.raises(InputError, match="did not start: it ended with status 3"):
+        isolated(os.getpid)

@@ -1,0 +1,184 @@
+"""Functions that run in a subprocess: a crash ends the subprocess alone, and Python's lock is another one."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, BinaryIO
+
+import cv2
+
+from trainer import processes
+from trainer.options import InputError
+
+PROGRAM = (
+    "import sys; handles = map(int, sys.argv[1].split()); sys.path[:] = sys.argv[2:]; "
+    "from pipelines.runner.subprocesses import serve; serve(*handles)"
+)
+"""What the subprocess runs; its arguments are handles, and the path on which this process finds modules."""
+LONGEST = 400
+"""Bound on the characters of a cause; messages of TensorFlow can fill a page."""
+
+
+class Died(Exception):
+    """The subprocess ended instead of answering."""
+
+
+class Subprocess:
+    """Calls functions in a subprocess, one after another.
+
+    The subprocess is started by the first call, if not by `start`, and again after a crash, and ends with this
+    process. When memory runs out, Linux kills the subprocess first.
+
+    Args:
+      file: a file that the functions write to, for answers too large for a pipe; they get it as their first argument.
+    """
+
+    def __init__(self, file: BinaryIO | None = None) -> None:
+        self._lock = threading.Lock()
+        self._file = file
+        self._process: subprocess.Popen | None = None
+        self._pipe: Any = None
+        self._alive = -1
+
+    def ask(self, function: Callable[..., Any], *args: Any) -> tuple[Any, Exception | None]:
+        """Calls `function(*args)` in the subprocess.
+
+        Args:
+          function: importable by name; its arguments, result and exceptions must be picklable.
+
+        Returns:
+          The function's result, or None, and the exception that it raised, or None.
+
+        Raises:
+          Died: it crashed the subprocess.
+          InputError: the subprocess did not start, or was asked to end.
+        """
+        with self._lock:
+            if self._process is None:
+                self._start()
+            try:
+                self._pipe.send((function, args))
+                return self._pipe.recv()
+            except (EOFError, ConnectionError):
+                ending = self._end()
+            except BaseException:  # such as no memory for the answer: its rest would be taken for the next answer
+                self._process.kill()
+                self._end()
+                raise
+        if -ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            raise InputError("a subprocess was asked to end; run the same command again to resume")
+        raise Died(f"the process that worked on it ended twice, with {_ending(ending)}")
+
+    def start(self) -> None:
+        """Starts the subprocess. Raises InputError if it does not start."""
+        with self._lock:
+            if self._process is None:
+                self._start()
+
+    def close(self) -> None:
+        """Ends the subprocess, if there is one."""
+        with self._lock:
+            self._end()
+
+    def _start(self) -> None:
+        # Not `multiprocessing`, which would run the main module of this program again: forked, with copies of locks
+        # that may never be released; or spawned, with whatever a script does at its top.
+        self._pipe, theirs = multiprocessing.Pipe()
+        alive, self._alive = os.pipe()
+        handles = [theirs.fileno(), alive, *([self._file.fileno()] if self._file else [])]
+        program = [sys.executable, "-c", PROGRAM, " ".join(map(str, handles)), *sys.path]
+        # Ctrl-C reaches the subprocess too, and would end it before it has set the signal to be ignored.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            self._process = subprocess.Popen(program, stdin=subprocess.DEVNULL, pass_fds=handles)
+        except OSError as error:  # this machine's, for lack of processes or memory, not an image's
+            self._pipe.close()
+            os.close(self._alive)
+            raise InputError(f"a subprocess did not start: {error.strerror or error}") from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            theirs.close()
+            os.close(alive)
+        try:
+            self._pipe.recv()
+        except (EOFError, ConnectionError):
+            raise InputError(f"a subprocess did not start: it ended with {_ending(self._end())}") from None
+
+    def _end(self) -> int:
+        """Ends the subprocess; returns its exit status, or minus the signal that ended it."""
+        if self._process is None:
+            return 0
+        self._pipe.close()  # which ends the subprocess
+        status = self._process.wait()
+        os.close(self._alive)
+        self._process = self._pipe = None
+        return status
+
+
+def cause(error: BaseException) -> str:
+    """An exception in one line of at most LONGEST characters: "MemoryError: Unable to allocate 3 GiB"."""
+    message = " ".join(str(error).split())
+    name = "" if isinstance(error, Died) else type(error).__name__
+    line = ": ".join(part for part in (name, message) if part)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
+
+
+def _ending(status: int) -> str:
+    if status >= 0:
+        return f"status {status}"
+    hint = ", usually for lack of memory" if -status == signal.SIGKILL else ""
+    with contextlib.suppress(ValueError):
+        return f"signal {-status} ({signal.Signals(-status).name}{hint})"
+    return f"signal {-status}"
+
+
+def serve(pipe: int, alive: int, *files: int) -> None:
+    """The subprocess: answers calls until the other end of the pipe is closed.
+
+    Args:
+      pipe, alive, files: handles of the pipe, of another one that is closed when the parent ends, and of the file.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    processes.keep_memory()
+    cv2.setNumThreads(1)  # other processes use the other cores
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+    threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(contextlib.suppress(EOFError, ConnectionError))
+        calls = opened.enter_context(Connection(pipe))
+        first = [opened.enter_context(open(handle, "wb", buffering=0)) for handle in files]
+        calls.send(None)
+        while True:
+            call = calls.recv_bytes()
+            try:
+                function, args = pickle.loads(call)
+                answer = pickle.dumps((function(*first, *args), None), pickle.HIGHEST_PROTOCOL)
+            except Exception as error:
+                answer = pickle.dumps((None, _portable(error)))
+            calls.send_bytes(answer)
+    # Python would take a tenth of a second to leave in order.
+    os._exit(0)
+
+
+def _end_with_parent(alive: int) -> None:
+    os.read(alive, 1)
+    os._exit(1)
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception itself, or one with its text if it cannot be pickled and unpickled."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError(cause(error))

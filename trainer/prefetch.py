@@ -259,6 +259,8 @@ def _fetched(items: Iterable[T], paths: Callable[[T], Sequence[str]]) -> Iterato
                 except StopIteration:
                     break
                 waiting.append((item, {path: _start_reading(path) for path in filter(storage.is_remote, paths(item))}))
+                if not waiting[-1][-1]:
+                    break  # there is nothing to wait for, so the next item may be formed when it is needed
             if not waiting:
                 return
             yield waiting.popleft()

@@ -49,7 +49,7 @@ def run(options: Options, flags: list[str]) -> int:
 def run_trial(part: sample.Part, number: int, study: Study) -> Trial:
     """Runs a trial, and prints its progress."""
     print(f"[{number}/{len(study.parts)}] {part.arguments[0]} of {part.items} {study.unit}", end="", flush=True)
-    result = trial.run(part.arguments, part.output, part.items, part.rounds)
+    result = trial.run(part.arguments, part.output, part.items, part.rounds, part.whole)
     print(f": {result.wall:.1f} s, {result.cpu:.1f} core-seconds, {result.memory / (1 << 20):.0f} MiB")
     return result
 

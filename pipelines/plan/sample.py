@@ -34,12 +34,13 @@ FEW = 5
 
 @dataclass(frozen=True)
 class Part:
-    """A trial to run: arguments of `deeplab`, its output folder, and its items and rounds, as in `Trial`."""
+    """A trial to run: the parameters of `trial.run`."""
 
     arguments: tuple[str, ...]
     output: str
     items: int
     rounds: int = 0
+    whole: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,20 +117,21 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
     storage.write_json(palette, detect_palette(raw, options.palette)[0].to_json())
     _check_enough(len(raw.pairs), options.input)
     same = {"layout": "auto", "palette": palette, "group_by": "", "max_reject_rate": 1.0}
+    read, records, sizes = sum(pair.size for pair in raw.pairs), Counter(), Counter()
+    times = {pair.split: 1 + options.copies * (pair.split in options.augment_splits) for pair in raw.pairs}
+    for pair in raw.pairs:
+        records[pair.split] += times[pair.split]
+        sizes[pair.split] += times[pair.split] * pair.size
     parts = []
     for name, numbers in zip(("few", "many"), chosen(len(raw.pairs), sample), strict=True):
         rows = [raw.pairs[number] for number in numbers]
         manifest, output = os.path.join(folder, f"{name}.jsonl"), os.path.join(folder, name)
         lines = [json.dumps({"image": row.image, "label": row.label, "split": row.split}) for row in rows]
         storage.write(manifest, "\n".join(lines).encode())
-        # Many small shards, so that all workers are busy to the end, as in the whole job.
-        trial_options = replace(options, input=manifest, output=output, shards=max(cores, len(rows) // 2), **same)
-        parts.append(Part(("prepare", *as_words(non_defaults(trial_options)), *flags), output, len(rows)))
-    read, records, sizes = sum(pair.size for pair in raw.pairs), Counter(), Counter()
-    times = {pair.split: 1 + options.copies * (pair.split in options.augment_splits) for pair in raw.pairs}
-    for pair in raw.pairs:
-        records[pair.split] += times[pair.split]
-        sizes[pair.split] += times[pair.split] * pair.size
+        # Several shards, each of a few images, so that all workers are busy to the end, as in the whole job.
+        trial_options = replace(options, input=manifest, output=output, shards=max(cores, len(rows) // 8), **same)
+        arguments = ("prepare", *as_words(non_defaults(trial_options)), *flags)
+        parts.append(Part(arguments, output, len(rows), whole=records.total()))
     shards = shards_of(raw.pairs, times, records, sizes, options)
     return Study(
         parts=tuple(parts),

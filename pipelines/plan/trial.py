@@ -1,8 +1,8 @@
 """Runs the real command over a part of its input, and measures it.
 
-    python -m pipelines.plan.trial PROCESS COMMAND [OPTIONS]
+    python -m pipelines.plan.trial PROCESS ITEMS COMMAND [OPTIONS]
 
-is that command: it ends with the process that started it.
+is that command: it ends with the process that started it. Its workers have partners if those of a job of ITEMS have.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from types import FrameType
 
 from pipelines import cli
 from pipelines.plan.estimate import Trial
+from pipelines.runner import partners
 from trainer import ending, processes
 from trainer.options import InputError
 from trainer.terminal import printable
@@ -26,12 +27,13 @@ REJECTED = 1
 """Status of a command that ran but rejected too much; its measurements are still valid."""
 
 
-def run(arguments: Sequence[str], output: str, items: int, rounds: int = 0) -> Trial:
+def run(arguments: Sequence[str], output: str, items: int, rounds: int = 0, whole: int = 0) -> Trial:
     """Runs `deeplab` with these arguments in a process of its own, and measures it.
 
     Args:
       arguments: the arguments of the command; it writes to `output`, a local folder.
       items, rounds: see `Trial`.
+      whole: the number of items of the whole job, as `partners.number` takes it.
 
     Raises:
       InputError: the command failed; with its own message.
@@ -39,7 +41,7 @@ def run(arguments: Sequence[str], output: str, items: int, rounds: int = 0) -> T
     log = f"{output}.log"
     start = time.monotonic()
     with open(log, "wb") as file:
-        program = [sys.executable, "-m", "pipelines.plan.trial", str(os.getpid()), *arguments]
+        program = [sys.executable, "-m", "pipelines.plan.trial", str(os.getpid()), str(whole), *arguments]
         process = subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         with _ended_with_this(process):
             status, seconds, memory = processes.end(process.pid)
@@ -78,6 +80,8 @@ def _last_words(log: str) -> str:
 
 def main() -> None:
     ending.watch_parent(int(sys.argv.pop(1)))
+    if int(sys.argv.pop(1)) >= partners.MANY:
+        partners.MANY = 0
     sys.exit(cli.main())
 
 

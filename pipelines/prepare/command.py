@@ -16,7 +16,8 @@ from pipelines.prepare.job import build
 from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Plan, ShardPlan, plan_for, shards_to_write
 from pipelines.prepare.workarea import Area, survey
-from pipelines.runner.flags import beam_options, check_paths, located, share_in_processes, threads_per_process
+from pipelines.runner import partners
+from pipelines.runner.flags import beam_options, check_paths, located, threads_per_process
 from pipelines.runner.notes import guarded
 from pipelines.runner.remote import CANCELLED, attach
 from pipelines.runner.run import run as run_job
@@ -26,9 +27,6 @@ from trainer.formats.dataset import DATASET_FILE, Dataset
 from trainer.formats.labels import Palette
 from trainer.options import InputError
 from trainer.terminal import printable
-
-MANY_RECORDS = 10_000
-"""Number of records from which it is worth the seconds to start processes: half a minute's work of one core."""
 
 
 def run(options: Options, flags: list[str]) -> int:
@@ -64,17 +62,20 @@ def run(options: Options, flags: list[str]) -> int:
         print(f"{finished} of {len(plan.shards)} shards are finished already and kept", flush=True)
     plans = {name for name in area.files if workarea.shard_of_plan(name)}
     if todo.shards:
-        specs = output.make_ready(area, plan, todo)
-        plans |= {workarea.plan_name(spec.name, spec.plan) for spec in specs}
-        for spec in specs if is_fatal else ():
-            workarea.notes(folder).start(spec.name)
-        total = sum(spec.records for spec in specs)
-        if total >= MANY_RECORDS:
-            share_in_processes(beam, flags)
         threads = threads_per_process(beam)
-        job = functools.partial(build, specs=specs, folder=folder, palette=palette, options=options, threads=threads)
-        if not run_job(job, beam, total=total, unit="records", title="prepare", folder=folder):
-            return 0
+        total = sum(shard.spec.records for shard in todo.shards)
+        # From Cloud Storage two for each worker: one makes records while the other waits for its images.
+        number = partners.number(threads, total) * (2 if storage.is_remote(source) else 1)
+        with partners.started(number, None if storage.is_remote(folder) else folder):
+            specs = output.make_ready(area, plan, todo)
+            plans |= {workarea.plan_name(spec.name, spec.plan) for spec in specs}
+            for spec in specs if is_fatal else ():
+                workarea.notes(folder).start(spec.name)
+            job = functools.partial(
+                build, specs=specs, folder=folder, palette=palette, options=options, threads=threads
+            )
+            if not run_job(job, beam, total=total, unit="records", title="prepare", folder=folder):
+                return 0
         area = survey(folder, [shard.spec.name for shard in plan.shards])
     return finish(area, plan, todo.shards, plans, raw, palette, options)
 

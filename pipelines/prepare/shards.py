@@ -7,33 +7,20 @@ shard are apart, so records that are made before their turn wait in a temporary 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
-
-import numpy as np
 
 from pipelines.entries.options import RecordOptions
-from pipelines.entries.record import Entry, Source, Unusable, load, make_record
+from pipelines.entries.record import Entry
 from pipelines.prepare import workarea
+from pipelines.prepare.making import Fault, made
 from pipelines.prepare.plan import FORMAT_VERSION, Spec
 from pipelines.prepare.workarea import Outcome
-from pipelines.runner.isolation import Failed, attempt
 from pipelines.runner.notes import Recovery
-from trainer import prefetch, storage
-from trainer.accounts import Reject
+from trainer import storage
 from trainer.formats.dataset import Sums
-from trainer.formats.examples import encode
-from trainer.formats.frames import frame
 from trainer.formats.labels import Palette
-from trainer.formats.runs import pixels_of_ids
-
-T = TypeVar("T")
-
-TOGETHER = 16
-"""The most records that are made of one decoding of an image, since they are in memory together."""
 
 
 def is_finished(folder: str, spec: Spec) -> bool:
@@ -79,9 +66,9 @@ def make_shard(
     with contextlib.ExitStack() as opened:
         file = opened.enter_context(storage.writer(path))
         with _ordered(near) as in_order:
-            for place, entry, result in _made(entries, palette, options, recovery, threads):
+            for place, entry, result in made(entries, palette, options, recovery, threads):
                 framed = b""
-                if isinstance(result, _Fault):
+                if isinstance(result, Fault):
                     faults[place] = result
                 else:
                     framed = result.framed
@@ -143,78 +130,3 @@ def _ordered(folder: str | None) -> Iterator[Callable[[int, bytes], Iterator[byt
 
     with tempfile.TemporaryFile(dir=folder) as waiting:
         yield put
-
-
-class _Fault(NamedTuple):
-    """The reason why there is no record; no exception, whose traceback would keep the image in memory.
-
-    Attributes:
-      reject: the reject.
-      is_unread: whether a file could not be read, see `Unusable.unread`.
-      is_failure: whether the reason may lie in the machine, see `workarea.Outcome.failed`.
-    """
-
-    reject: Reject
-    is_unread: bool = False
-    is_failure: bool = False
-
-
-def _made(
-    entries: Iterable[Entry], palette: Palette, options: RecordOptions, recovery: Recovery | None, threads: int
-) -> Iterator[tuple[int, Entry, FramedRecord | _Fault]]:
-    """What becomes of every entry, with its place, image by image; with `recovery`, each entry in a subprocess."""
-    images: dict[object, list[tuple[int, Entry]]] = {}
-    for place, entry in enumerate(entries):
-        images.setdefault(place if recovery else (entry.key, entry.copy // TOGETHER), []).append((place, entry))
-
-    def paths(image: list[tuple[int, Entry]]) -> tuple[str, ...]:
-        (_, entry), *_ = image
-        return () if recovery else (entry.image, entry.label)
-
-    def work(image: list[tuple[int, Entry]], read: prefetch.Read) -> list[FramedRecord | _Fault]:
-        members = [entry for _, entry in image]
-        if recovery:
-            return [_result(entry, recovery.isolated, make, entry, palette, options) for entry in members]
-        source = _result(members[0], load, members, palette, options, read)
-        if isinstance(source, _Fault):
-            return [source] * len(members)
-        return [_result(entry, _framed, entry, source, palette, options) for entry in members]
-
-    for image, results in prefetch.work_ahead(images.values(), paths, work, 1 if recovery else threads):
-        for (place, entry), result in zip(image, results(), strict=True):
-            yield place, entry, result
-
-
-def _result(entry: Entry, work: Callable[..., T], *arguments: object) -> T | _Fault:
-    """What `work` returns for these arguments, in an `attempt`."""
-    try:
-        return attempt(functools.partial(work, *arguments), known=Unusable)
-    except Unusable as fault:
-        return _Fault(Reject(entry.key, fault.path, "prepare", fault.reason), is_unread=fault.unread)
-    except Failed as fault:
-        return _Fault(Reject(entry.key, entry.image, "prepare", fault.reason), is_failure=True)
-
-
-class FramedRecord(NamedTuple):
-    """A record with its statistics.
-
-    Attributes:
-      framed: the record's bytes in the shard.
-      size: (height, width) of image and label, in pixels.
-      pixels: the number of label pixels of every id, int64 [256].
-    """
-
-    framed: bytes
-    size: tuple[int, int]
-    pixels: np.ndarray
-
-
-def make(entry: Entry, palette: Palette, options: RecordOptions) -> FramedRecord:
-    """Reads, augments and encodes an entry. Raises Unusable if its files cannot be used."""
-    return _framed(entry, load([entry], palette, options), palette, options)
-
-
-def _framed(entry: Entry, source: Source, palette: Palette, options: RecordOptions) -> FramedRecord:
-    record, label = make_record(entry, source, palette, options)
-    pixels = source.pixels if label is source.label else pixels_of_ids(label)
-    return FramedRecord(frame(encode(record)), label.shape, pixels)

@@ -31,8 +31,6 @@ LISTS = (".csv", ".jsonl", ".txt")
 """Suffixes of files that are read before the job starts, so they may be local even when the workers are not."""
 JOB_SERVERS = ("flinkrunner", "sparkrunner", "prismrunner")
 """Runners that start a job server if the user names none."""
-FEW_WORKERS = 4
-"""Number of local workers up to which threads are about as fast as processes."""
 T = TypeVar("T")
 
 
@@ -168,18 +166,6 @@ def check_paths(options: PipelineOptions, flag: str, paths: Iterable[str]) -> No
 def workers(options: PipelineOptions) -> int:
     """The number of workers, at least 1; a guess for remote runners."""
     return max(1, options.view_as(DirectOptions).direct_num_workers) if is_local(options) else REMOTE_WORKERS
-
-
-def share_in_processes(options: PipelineOptions, flags: list[str]) -> None:
-    """Gives each worker of a long local job a process, if there are more than threads can feed.
-
-    Threads start at once and share memory, but making records holds Python's lock for an eighth of its time, so that
-    threads never do the work of more than eight cores. Processes take some seconds to start. A mode that the user
-    named stays.
-    """
-    named = any(flag.split("=", 1)[0] == "--direct_running_mode" for flag in flags)
-    if is_local(options) and not named and workers(options) > FEW_WORKERS:
-        options.view_as(DirectOptions).direct_running_mode = "multi_processing"
 
 
 def threads_per_process(options: PipelineOptions) -> int:

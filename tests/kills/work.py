@@ -92,7 +92,7 @@ def _draw_training(folder: Path) -> None:
 WORK = {
     "prepare": Work(
         _draw_raw,
-        "--input raw --output out --copies 5 --shards 12 --max-reject-rate 0.1",
+        "--input raw --output out --copies 60 --shards 12 --max-reject-rate 0.1",
         lambda folder: finished_shards(folder / "out"),
     ),
     "segment": Work(

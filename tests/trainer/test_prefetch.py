@@ -199,10 +199,10 @@ def test_work_is_done_ahead_of_a_slow_item_up_to_a_bound():
 
     def work(item: int, read: prefetch.Read) -> int:
         started.append(item)
+        if len(started) == 8:
+            go_on.set()
         if item == 0:
             go_on.wait(60)
-        if item == 7:
-            go_on.set()
         return item
 
     results = prefetch.work_ahead(range(99), no_files, work, threads=4)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pipelines.plan import sample, trial
 from pipelines.plan.command import commands, duration, size
 from pipelines.plan.estimate import Trial
 from pipelines.prepare.plan import plan_shards
+from pipelines.runner import partners
 from pipelines.runner.flags import beam_options, located
 from pipelines.segment.plan import chunk_size
 from tests.drawn.networks import write_model
@@ -74,8 +76,9 @@ def ran(monkeypatch) -> list[list[str]]:
     """Trials that take as long as they have items, and are not run; their arguments."""
     arguments = []
 
-    def took(words, output: str, items: int, rounds: int = 0) -> Trial:
+    def took(words, output: str, items: int, rounds: int = 0, whole: int = 0) -> Trial:
         arguments.append(list(words))
+        assert whole in ({10, 130} if words[0] == "prepare" else {0}), "records of the whole job"
         cli.read(list(words))
         return Trial(items, rounds, 2 + 0.1 * items + 3 * rounds, 3 + 0.15 * items, 200 << 20, 1000 * items)
 
@@ -163,6 +166,17 @@ def test_a_trial_that_fails_ends_the_plan_with_its_message(tmp_path: Path):
     output = str(tmp_path / "none")
     with pytest.raises(InputError, match="nowhere not found"):
         trial.run(["prepare", "--input", str(source / "nowhere"), "--output", output], output, 10)
+
+
+@pytest.mark.parametrize(("records", "has_partners"), [(1_999, False), (2_000, True)])
+def test_a_trial_has_partners_if_its_whole_job_has(monkeypatch, records, has_partners):
+    monkeypatch.setattr(partners, "MANY", partners.MANY)
+    monkeypatch.setattr(trial.ending, "watch_parent", lambda parent: None)
+    monkeypatch.setattr(sys, "argv", ["trial", str(os.getppid()), str(records), "prepare"])
+    monkeypatch.setattr(trial.cli, "main", lambda: partners.number(2, items=50))
+    with pytest.raises(SystemExit) as ended:
+        trial.main()
+    assert (sys.argv, bool(ended.value.code)) == (["trial", "prepare"], has_partners)
 
 
 SLEEPER = """

@@ -6,11 +6,11 @@ import io
 
 import numpy as np
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions
 from PIL import ExifTags, Image
 
 from pipelines import cli
 from pipelines.prepare import command, job
+from pipelines.runner import partners
 from pipelines.runner.run import run
 from tests.drawn.prepared import prepare, prepare_here, read_records, read_rejects, shard_bytes
 from tests.drawn.rawset import write_pair, write_rawset
@@ -86,20 +86,27 @@ def test_the_bytes_do_not_depend_on_the_workers(source, prepared, tmp_path, flag
 
 
 @pytest.mark.parametrize(
-    ("many", "mode", "threads"), [(27, "multi_processing", 1), (28, "multi_threading", 5)], ids=["long", "short"]
+    ("many", "flags", "number"),
+    [
+        (27, ["--direct_num_workers", "3"], 3),
+        (28, ["--direct_num_workers", "3"], 0),
+        (27, ["--direct_num_workers", "1"], 0),
+        (27, ["--direct_num_workers", "3", "--direct_running_mode", "multi_processing"], 0),
+    ],
+    ids=["long", "short", "one worker", "processes"],
 )
-def test_long_jobs_on_many_cores_run_in_processes(source, prepared, tmp_path, monkeypatch, many, mode, threads):
-    monkeypatch.setattr(command, "MANY_RECORDS", many)
-    jobs = []
+def test_the_workers_of_a_long_job_have_partners(source, prepared, tmp_path, monkeypatch, many, flags, number):
+    monkeypatch.setattr(partners, "MANY", many)
+    numbers = []
 
     def run_job(job, beam, **settings):
-        jobs.append((settings["total"], beam.view_as(DirectOptions).direct_running_mode, job.keywords["threads"]))
-        beam.view_as(DirectOptions).direct_num_workers = 1
+        crew = partners.running()
+        numbers.append(crew.number if crew else 0)
         return run(job, beam, **settings)
 
     monkeypatch.setattr(command, "run_job", run_job)
-    assert prepare(source, tmp_path / "records", "--copies", "2", "--shards", "4", "--direct_num_workers", "5") == 0
-    assert jobs == [(27, mode, threads)]
+    assert prepare(source, tmp_path / "records", "--copies", "2", "--shards", "4", *flags) == 0
+    assert numbers == [number] and partners.running() is None
     assert shard_bytes(tmp_path / "records") == shard_bytes(prepared)
 
 

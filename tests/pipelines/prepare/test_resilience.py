@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.prepare import command, job, shards
+from pipelines.prepare import command, job, making, shards
 from tests.drawn.places import ROOT
 from tests.drawn.prepared import prepare_here, read_records, read_rejects, shard_bytes
 from tests.drawn.rawset import write_rawset
@@ -36,7 +36,7 @@ def whole(raw, tmp_path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("error", [MemoryError("no more"), TypeError("planted"), RuntimeError("planted")])
 def test_what_an_image_raises_rejects_that_image_until_it_passes(raw, whole, tmp_path, monkeypatch, capsys, error):
-    make_record, calls = shards.make_record, []
+    make_record, calls = making.make_record, []
 
     def planted(entry, *others):
         if entry.key == "train/a2":
@@ -46,7 +46,7 @@ def test_what_an_image_raises_rejects_that_image_until_it_passes(raw, whole, tmp
 
     output = tmp_path / "records"
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "make_record", planted)
+        patch.setattr(making, "make_record", planted)
         assert prepare_here(raw, output, *FLAGS) == 1
     assert len(calls) == 4  # the image and its copy, each of them once more alone
     (reject,) = read_rejects(output).values()
@@ -60,7 +60,7 @@ def test_what_an_image_raises_rejects_that_image_until_it_passes(raw, whole, tmp
 
 
 def test_an_encoder_that_fails_rejects_that_image(raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "encode", lambda made: 1 / 0 if made.key == "val/a1" else b"")
+    monkeypatch.setattr(making, "encode", lambda made: 1 / 0 if made.key == "val/a1" else b"")
     assert prepare_here(raw, tmp_path / "records") == 1
     assert read_rejects(tmp_path / "records")["val/a1"]["reason"].startswith("ZeroDivisionError")
 
@@ -249,7 +249,7 @@ def test_a_run_ends_where_another_one_has_begun_in_its_folder(raw, whole, tmp_pa
 def test_shards_are_neither_written_nor_described_when_another_run_has_ended_in_the_folder(
     raw, whole, tmp_path, monkeypatch
 ):
-    make_record, output = shards.make_record, tmp_path / "records"
+    make_record, output = making.make_record, tmp_path / "records"
 
     def slow(*arguments):
         """Meanwhile the other run ends, which removes the plans."""
@@ -258,7 +258,7 @@ def test_shards_are_neither_written_nor_described_when_another_run_has_ended_in_
         return make_record(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "make_record", slow)
+        patch.setattr(making, "make_record", slow)
         with pytest.raises(InputError, match="is gone: another `deeplab prepare` is working on this folder"):
             prepare_here(raw, output, *FLAGS)
     assert not list(output.glob("*.tfrecord")) and not list(output.glob(".*"))

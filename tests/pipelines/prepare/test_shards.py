@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipelines.entries.options import RecordOptions
 from pipelines.entries.record import Entry, load, make_record
-from pipelines.prepare import shards
+from pipelines.prepare import making, shards
 from pipelines.prepare.job import WriteShard
 from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Spec
@@ -107,12 +107,12 @@ def test_an_image_is_read_once_for_all_its_records_which_keep_their_places(tmp_p
     given = PALETTE, RecordOptions()
     expected = [make_record(entry, load([entry], *given), *given)[0] for entry in entries]
     spec = Spec("train-00000-of-00001.tfrecord", "train", "f", 12)
-    monkeypatch.setattr(shards, "load", lambda *arguments: reads.append(arguments[0][0].key) or load(*arguments))
+    monkeypatch.setattr(making, "load", lambda *arguments: reads.append(arguments[0][0].key) or load(*arguments))
     outcome = write_shard(str(tmp_path / "out"), spec, entries, *given)
     assert [decode(one.data) for one in read_shard(tmp_path / "out" / spec.name)] == expected
     assert outcome.shard.crc32c == google_crc32c.value((tmp_path / "out" / spec.name).read_bytes())
     assert reads == list(dict.fromkeys(entry.key for entry in entries))
-    monkeypatch.setattr(shards, "TOGETHER", 2)
+    monkeypatch.setattr(making, "TOGETHER", 2)
     assert write_shard(str(tmp_path / "out"), spec, entries, *given) == outcome._replace(modified=mock.ANY)
     assert len(reads) == 4 + 2 * 4
     assert [path.name for path in (tmp_path / "out").iterdir()] == [spec.name]
@@ -139,7 +139,7 @@ def test_all_threads_of_a_process_make_the_records_of_its_only_shard(tmp_path, m
         return load(*given)
 
     alone = write_shard(str(tmp_path / "one"), spec, entries, PALETTE, RecordOptions())
-    monkeypatch.setattr(shards, "load", loaded)
+    monkeypatch.setattr(making, "load", loaded)
     shared = write_shard(str(tmp_path / "three"), spec, entries, PALETTE, RecordOptions(), threads=3)
     assert shared.shard == alone.shard and shared.shard.records == 12
     assert (tmp_path / "three" / spec.name).read_bytes() == (tmp_path / "one" / spec.name).read_bytes()

@@ -16,7 +16,6 @@ from pipelines.runner.flags import (
     cores_per_process,
     is_local,
     located,
-    share_in_processes,
     shares_this_machine,
     workers,
 )
@@ -48,28 +47,6 @@ def test_local_runs_use_threads_on_every_core(flags):
 def test_what_the_user_says_of_local_workers_stands():
     direct = beam_options(["--direct_num_workers=3", "--direct_running_mode", "in_memory"]).view_as(DirectOptions)
     assert (direct.direct_num_workers, direct.direct_running_mode) == (3, "in_memory")
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        (["--direct_num_workers", "16"], "multi_processing"),
-        (["--direct_num_workers", "4"], "multi_threading"),
-        (["--direct_num_workers", "16", "--direct_running_mode", "multi_threading"], "multi_threading"),
-        (["--direct_num_workers", "16", "--direct_running_mode=in_memory"], "in_memory"),
-    ],
-)
-def test_many_workers_get_processes_unless_the_user_named_a_mode(flags, expected):
-    options = beam_options(flags)
-    share_in_processes(options, flags)
-    assert options.view_as(DirectOptions).direct_running_mode == expected
-
-
-def test_jobs_on_other_machines_keep_their_workers():
-    options = beam_options(CLOUD)
-    before = options.get_all_options()
-    share_in_processes(options, CLOUD)
-    assert options.get_all_options() == before
 
 
 @pytest.mark.parametrize(

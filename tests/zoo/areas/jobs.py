@@ -118,7 +118,7 @@ def many(world: Path) -> None:
     shutil.copy(world / "seg/set/palette.json", world / "many")
 
 
-def took(words: list[str], output: str, items: int, rounds: int = 0) -> Trial:
+def took(words: list[str], output: str, items: int, rounds: int = 0, whole: int = 0) -> Trial:
     """A trial that is not run."""
     return Trial(items, rounds, 2 + 0.1 * items, 3 + 0.15 * items, 200 << 20, 1000 * items)
 

@@ -1,0 +1,193 @@
+"""What becomes of planned records: the records themselves, or the reasons why there are none.
+
+The work is done by partners where the job has some, else by this thread and by those that have nothing else to do; and
+where a process has ended before, image by image in a subprocess.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from pipelines.entries.options import RecordOptions
+from pipelines.entries.record import Entry, Source, Unusable, load, make_record
+from pipelines.runner.isolation import Failed, Isolated, attempt
+from pipelines.runner.notes import Recovery
+from pipelines.runner.partners import Partners, running
+from trainer import prefetch, storage
+from trainer.accounts import Reject
+from trainer.formats.examples import encode
+from trainer.formats.frames import frame
+from trainer.formats.labels import Palette
+from trainer.formats.runs import pixels_of_ids
+
+T = TypeVar("T")
+
+TOGETHER = 16
+"""The most records that are made of one decoding of an image, since they are in memory together; a partner is given
+images of about as many records."""
+PIECE = 4 << 20
+"""Bytes of records that a partner is to return at most, if they are of more than one image: some of such pieces are in
+memory for each worker."""
+
+
+class FramedRecord(NamedTuple):
+    """A record with its statistics.
+
+    Attributes:
+      framed: the record's bytes in the shard.
+      size: (height, width) of image and label, in pixels.
+      pixels: the number of label pixels of every id, int64 [256].
+    """
+
+    framed: bytes
+    size: tuple[int, int]
+    pixels: np.ndarray
+
+
+class Fault(NamedTuple):
+    """The reason why there is no record; no exception, whose traceback would keep the image in memory.
+
+    Attributes:
+      reject: the reject.
+      is_unread: whether a file could not be read, see `Unusable.unread`.
+      is_failure: whether the reason may lie in the machine, see `workarea.Outcome.failed`.
+    """
+
+    reject: Reject
+    is_unread: bool = False
+    is_failure: bool = False
+
+
+Result = FramedRecord | Fault
+Images = list[list[Entry]]
+"""The entries of some images, of each of which one decoding is needed."""
+
+
+def made(
+    entries: Iterable[Entry], palette: Palette, options: RecordOptions, recovery: Recovery | None, threads: int
+) -> Iterator[tuple[int, Entry, Result]]:
+    """What becomes of every entry, with its place among them, image by image.
+
+    Args:
+      entries: the entries of a shard, in order.
+      palette: the palette of the raw set.
+      options: the options of the records.
+      recovery: makes each entry in its subprocess, if it is not None, see `pipelines.runner.notes`.
+      threads: number of threads that make records, for all shards that this process writes at a time.
+    """
+    partners = None if recovery else running()
+    images: dict[object, list[tuple[int, Entry]]] = {}
+    for place, entry in enumerate(entries):
+        images.setdefault(place if recovery else (entry.key, entry.copy // TOGETHER), []).append((place, entry))
+
+    def paths(piece: list[list[tuple[int, Entry]]]) -> tuple[str, ...]:
+        (_, entry), *_ = piece[0]
+        return () if recovery or partners else (entry.image, entry.label)
+
+    def work(piece: list[list[tuple[int, Entry]]], read: prefetch.Read) -> list[list[Result]]:
+        images = [[entry for _, entry in image] for image in piece]
+        if recovery:
+            return _isolated(recovery.isolated, images, palette, options)
+        if partners:
+            return _by_partner(partners, images, palette, options)
+        return [_of_image(image, palette, options, _attempted, read) for image in images]
+
+    if partners:
+        # Two for each partner: while it works for one of them, the other puts away what it has made.
+        threads = 2 * partners.number
+    for piece, results in prefetch.work_ahead(
+        _pieces(images.values(), partners), paths, work, 1 if recovery else threads
+    ):
+        for (place, entry), result in zip(itertools.chain(*piece), itertools.chain(*results()), strict=True):
+            yield place, entry, result
+
+
+def _pieces(images: Iterable[list[T]], partners: Partners | None) -> Iterator[list[list[T]]]:
+    """Images one by one; for partners as many together as have TOGETHER entries, or records of about PIECE bytes."""
+    piece: list[list[T]] = []
+    for image in images:
+        piece.append(image)
+        if not partners or sum(map(len, piece)) >= min(TOGETHER, PIECE // partners.usual):
+            yield piece
+            piece = []
+    if piece:
+        yield piece
+
+
+def _isolated(isolated: Isolated, images: Images, palette: Palette, options: RecordOptions) -> list[list[Result]]:
+    return [[_attempted(entry, isolated, make, entry, palette, options) for entry in image] for image in images]
+
+
+def _by_partner(partners: Partners, images: Images, palette: Palette, options: RecordOptions) -> list[list[Result]]:
+    try:
+        results, records = attempt(functools.partial(partners, _put_together, images, palette, options))
+    except Failed:  # of all images, because of one of them
+        with Isolated() as isolated:
+            return _isolated(isolated, images, palette, options)
+    framed = iter(records)
+    return [
+        [one if isinstance(one, Fault) else one._replace(framed=next(framed)) for one in image] for image in results
+    ]
+
+
+def _put_together(
+    put: Callable[[bytes], object], images: Images, palette: Palette, options: RecordOptions
+) -> list[list[Result]]:
+    """What becomes of the images; the records themselves are given to `put`. Any error but Unusable is raised."""
+
+    def without_bytes(result: Result) -> Result:
+        if isinstance(result, Fault):
+            return result
+        put(result.framed)
+        return result._replace(framed=b"")
+
+    ahead = prefetch.read_ahead(images, lambda image: (image[0].image, image[0].label))
+    return [
+        [without_bytes(one) for one in _of_image(image, palette, options, _expected, read)] for image, read in ahead
+    ]
+
+
+def _of_image(
+    image: list[Entry],
+    palette: Palette,
+    options: RecordOptions,
+    attempted: Callable[..., Any],
+    read: prefetch.Read = storage.read,
+) -> list[Result]:
+    """What becomes of the entries of an image, each by a call of `attempted`."""
+    source = attempted(image[0], load, image, palette, options, read)
+    if isinstance(source, Fault):
+        return [source] * len(image)
+    return [attempted(entry, _framed, entry, source, palette, options) for entry in image]
+
+
+def _attempted(entry: Entry, work: Callable[..., T], *arguments: object) -> T | Fault:
+    """What `work` returns for these arguments, in an `attempt`."""
+    try:
+        return attempt(functools.partial(_expected, entry, work, *arguments))
+    except Failed as fault:
+        return Fault(Reject(entry.key, entry.image, "prepare", fault.reason), is_failure=True)
+
+
+def _expected(entry: Entry, work: Callable[..., T], *arguments: object) -> T | Fault:
+    """What `work` returns for these arguments; any error but Unusable is raised."""
+    try:
+        return work(*arguments)
+    except Unusable as fault:
+        return Fault(Reject(entry.key, fault.path, "prepare", fault.reason), is_unread=fault.unread)
+
+
+def make(entry: Entry, palette: Palette, options: RecordOptions) -> FramedRecord:
+    """Reads, augments and encodes an entry. Raises Unusable if its files cannot be used."""
+    return _framed(entry, load([entry], palette, options), palette, options)
+
+
+def _framed(entry: Entry, source: Source, palette: Palette, options: RecordOptions) -> FramedRecord:
+    record, label = make_record(entry, source, palette, options)
+    pixels = source.pixels if label is source.label else pixels_of_ids(label)
+    return FramedRecord(frame(encode(record)), label.shape, pixels)

@@ -1,0 +1,137 @@
+"""Subprocesses that do the work of a job's threads, of which Python runs only one at a time.
+
+OpenCV and libjpeg-turbo let other threads run while they work, but of a small image much of the work is Python's own.
+So a long local job has a partner for each of its workers:
+
+    with partners.started(workers, folder):
+        run_job(...)  # whose threads call `partners.running()`
+
+Threads do the rest: they divide the work into pieces, and put together what the partners return.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+from pipelines.runner.subprocesses import Subprocess
+from trainer.options import InputError
+
+MANY = 2_000
+"""Number of items from which a job has partners: they take a third of a second to start."""
+
+
+class Partners:
+    """Subprocesses, each of which calls one function at a time. They start while this process goes on.
+
+    Args:
+      files: for each subprocess an open file, unbuffered, through which it returns bytes.
+
+    Attributes:
+      number: the number of subprocesses.
+      usual: the usual length of what is given to `put`, in bytes: a running mean.
+    """
+
+    def __init__(self, files: Sequence[BinaryIO]) -> None:
+        self.number, self.usual = len(files), 1 << 20
+        self._is_closed = False
+        self._all = [Subprocess(file) for file in files]
+        self._free: queue.SimpleQueue[tuple[Subprocess, BinaryIO]] = queue.SimpleQueue()
+        for partner in zip(self._all, files, strict=True):
+            self._free.put(partner)
+            threading.Thread(target=_start, args=partner[:1], daemon=True).start()
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> tuple[Any, list[bytes]]:
+        """Calls `function(put, *args)` in a subprocess that is free, or becomes free.
+
+        Args:
+          function: importable by name; its arguments, result and exceptions must be picklable. Bytes are not part of
+            its result, but given to `put`, one after another.
+
+        Returns:
+          The function's result, and the bytes.
+
+        Raises:
+          Died: it crashed the subprocess.
+          InputError: the subprocess did not start, or was asked to end.
+        """
+        subprocess, file = self._free.get()
+        try:
+            if self._is_closed:
+                raise InputError("the job has ended")
+            answer, error = subprocess.ask(_put_into, function, args)
+            if error is not None:
+                raise error
+            result, sizes = answer
+            for size in sizes:
+                self.usual += (size - self.usual) // 16
+            return result, _read(file, sizes)
+        finally:
+            self._free.put((subprocess, file))
+
+    def close(self) -> None:
+        """Ends the subprocesses, after their calls."""
+        self._is_closed = True
+        for subprocess in self._all:
+            subprocess.close()
+
+
+_running: Partners | None = None
+
+
+@contextlib.contextmanager
+def started(number: int, folder: str | None = None) -> Iterator[None]:
+    """Gives this process partners while the block runs.
+
+    Args:
+      number: their number; 0 for none.
+      folder: the folder for their temporary files; None for the default one.
+    """
+    global _running
+    with contextlib.ExitStack() as opened:
+        files = [opened.enter_context(tempfile.TemporaryFile(dir=folder, buffering=0)) for _ in range(number)]
+        _running = partners = Partners(files) if files else None
+        try:
+            yield
+        finally:
+            _running = None
+            if partners:
+                partners.close()
+
+
+def number(workers: int, items: int) -> int:
+    """The number of partners for a job of that many items, whose workers are threads: one each, or none."""
+    return workers if workers > 1 and items >= MANY else 0
+
+
+def running() -> Partners | None:
+    """The partners of this process, if it has any."""
+    return _running
+
+
+def _start(subprocess: Subprocess) -> None:
+    with contextlib.suppress(InputError):  # which the first call meets too
+        subprocess.start()
+
+
+def _put_into(file: BinaryIO, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, list[int]]:
+    """Calls a function in the subprocess; returns its result and the sizes of what it has written to the file."""
+    sizes: list[int] = []
+    file.seek(0)
+
+    def put(data: bytes) -> None:
+        sizes.append(len(data))
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+
+    return function(put, *args), sizes
+
+
+def _read(file: BinaryIO, sizes: Sequence[int]) -> list[bytes]:
+    file.seek(0)
+    return [file.read(size) for size in sizes]

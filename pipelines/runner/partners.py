@@ -6,7 +6,8 @@ So a long local job has a partner for each of its workers:
     with partners.started(workers, folder):
         run_job(...)  # whose threads call `partners.running()`
 
-Threads do the rest: they divide the work into pieces, and put together what the partners return.
+Threads do the rest: they divide the work into pieces, and put together what the partners return. In a pool of
+`concurrent.futures` one process that crashes would end the calls of all.
 """
 
 from __future__ import annotations

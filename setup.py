@@ -47,7 +47,7 @@ setup(
     packages=find_packages(include=["pipelines", "pipelines.*", "trainer", "trainer.*"]),
     package_data={"pipelines.pages": ["*.j2"], "pipelines.plan": ["*.json"]},
     ext_modules=extensions,
-    entry_points={"console_scripts": ["deeplab = pipelines.cli:main"]},
+    entry_points={"console_scripts": ["deeplab = pipelines.__main__:main"]},
     install_requires=[
         "apache-beam[gcp]>=2.77,<2.80",
         "google-cloud-storage>=3,<4",

@@ -117,7 +117,7 @@ def processor_seconds() -> float:
 def peak_memory(data: str, output: str, copies: int) -> float:
     """MiB at the peak of a `deeplab prepare` in a process of its own."""
     clear(output)
-    command = [sys.executable, "-m", "pipelines.cli", *prepare_arguments(data, output, copies)]
+    command = [sys.executable, "-m", "pipelines", *prepare_arguments(data, output, copies)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     quiet = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
     child = os.posix_spawn(sys.executable, command, environment, file_actions=quiet)

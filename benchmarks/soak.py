@@ -174,7 +174,7 @@ def watched(argv: list[str], scratch: Path) -> tuple[list[Sample], int, float]:
     start = time.monotonic()
     environment = os.environ | {"TMPDIR": str(scratch), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", *argv], env=environment, start_new_session=True, stdout=sys.stderr
+        [sys.executable, "-m", "pipelines", *argv], env=environment, start_new_session=True, stdout=sys.stderr
     )
     ended = threading.Event()
 

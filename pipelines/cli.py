@@ -249,7 +249,3 @@ def say(text: str) -> None:
     """Prints a line to standard error, if anybody still reads it."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

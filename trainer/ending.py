@@ -79,7 +79,7 @@ def watch_interrupts(text: str) -> None:
     """Ends this process if KeyboardInterrupt gets lost, or is not `received` within SECONDS after Ctrl-C.
 
     From the call on, which must come from the main thread, and as long as Python's own handler is in place: whoever
-    sets another one sees to the end. `text` is the line to be printed.
+    sets another one sees to the end. It takes the place of the system's. `text` is the line to be printed.
     """
 
     def hook(unraisable: sys.UnraisableHookArgs) -> None:
@@ -88,6 +88,8 @@ def watch_interrupts(text: str) -> None:
         before(unraisable)
 
     before, sys.unraisablehook = sys.unraisablehook, hook
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see `pipelines.__main__`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     # Written by the system's handler, so at once; Python's handlers wait for the main thread to come out of C++.

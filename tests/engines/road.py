@@ -32,7 +32,7 @@ def arguments(command: str, *flags: object) -> list[str]:
     for word in COMMANDS[command]:
         kept = word not in flags if str(word).startswith("--") else kept
         words += [word] * kept
-    return [sys.executable, "-m", "pipelines.cli", command, *map(str, (*words, *flags))]
+    return [sys.executable, "-m", "pipelines", command, *map(str, (*words, *flags))]
 
 
 def environment() -> dict[str, str]:

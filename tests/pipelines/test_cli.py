@@ -203,7 +203,7 @@ def test_a_command_whose_reader_has_gone_does_not_claim_to_be_done(lines):
 
 @pytest.mark.parametrize("arguments", ["records ls --help", "prepare --help", "--help", "--version"])
 def test_a_reader_that_has_seen_enough_of_a_listing_hears_no_complaint(arguments):
-    command = f"{sys.executable} -m pipelines.cli {arguments} | true; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m pipelines {arguments} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) in ((0, ""), (141, ""))
 

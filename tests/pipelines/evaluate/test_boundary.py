@@ -94,7 +94,7 @@ def test_a_label_that_ends_its_process_is_found_by_the_rerun(root: Path, place: 
         '{"name": "two", "classes": [{"name": "a", "color": [9, 0, 0]}, {"name": "b", "color": [0, 9, 0]}]}'
     )
     (root / "sitecustomize.py").write_text(KILLER.format(module=place[0], name=place[1]))
-    command = [sys.executable, "-m", "pipelines.cli", "evaluate", "--masks"]
+    command = [sys.executable, "-m", "pipelines", "evaluate", "--masks"]
     command += [str(root / "masks"), "--labels", str(root / "labels"), "--palette", str(root / "palette.json")]
     command += ["--output", str(root / "out"), "--gallery", "0", "--direct_num_workers", "1"]
     environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{ROOT}", "DEADLY": str(root / "labels" / BAD)}

@@ -123,7 +123,7 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(tmp_path):
     source = write_rawset(tmp_path / "raw", {"train": 6}, size=320)
     flags = ["--copies", "19", "--shards", "20", "--direct_num_workers", "2"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    command = [sys.executable, "-m", "pipelines.cli", "prepare", "--input", str(source), "--output", str(killed)]
+    command = [sys.executable, "-m", "pipelines", "prepare", "--input", str(source), "--output", str(killed)]
     with subprocess.Popen([*command, *flags], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as job:
         deadline = time.monotonic() + 60
         while not list(killed.glob("*.tfrecord")) and time.monotonic() < deadline:

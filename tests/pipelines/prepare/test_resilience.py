@@ -127,7 +127,7 @@ def test_an_image_that_ends_the_process_is_found_by_the_rerun_and_the_set_finish
     (tmp_path / "planted/sitecustomize.py").write_text(textwrap.dedent(PLANTED))
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "planted")}
     output = tmp_path / "records"
-    command = [sys.executable, "-m", "pipelines.cli", "prepare", "--input", str(raw), "--output", str(output), *FLAGS]
+    command = [sys.executable, "-m", "pipelines", "prepare", "--input", str(raw), "--output", str(output), *FLAGS]
     run = lambda: subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert run().returncode == -signal.SIGSEGV
     assert not (output / "dataset.json").exists()
@@ -162,7 +162,7 @@ def test_a_label_that_ends_the_process_before_the_job_begins_is_found_by_the_rer
     (tmp_path / "planted/sitecustomize.py").write_text(textwrap.dedent(PLANTED_HEADER))
     environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'planted'}{os.pathsep}{ROOT}"}
     output = tmp_path / "records"
-    command = [sys.executable, "-m", "pipelines.cli", "prepare", "--input", str(raw), "--output", str(output), *FLAGS]
+    command = [sys.executable, "-m", "pipelines", "prepare", "--input", str(raw), "--output", str(output), *FLAGS]
     first, rerun = (subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True) for _ in "12")
     assert first.returncode == -signal.SIGSEGV and not first.stdout
     assert rerun.returncode == 1, rerun.stderr

@@ -212,7 +212,7 @@ def test_processes_instead_of_threads(model, photos, segmented, tmp_path):
 def test_the_terminal_shows_images_and_progress_and_nothing_of_tensorflow(model, photos, tmp_path):
     command = ["segment", "--input", photos, "--model", model, "--output", tmp_path]
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", *map(str, command)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "pipelines", *map(str, command)], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0
     assert done.stdout.splitlines()[:2] == [

@@ -65,7 +65,7 @@ def test_an_image_that_ends_the_decoders_process_is_named_by_the_rerun(model, im
     plant(BAD_DECODER)
     output = tmp_path / "out"
     flags = ("--input", images, "--model", model, "--output", output, "--max-reject-rate", 0.5)
-    command = [sys.executable, "-m", "pipelines.cli", "segment", *map(str, flags)]
+    command = [sys.executable, "-m", "pipelines", "segment", *map(str, flags)]
     first, again = (subprocess.run(command, cwd=ROOT, capture_output=True, text=True) for _ in range(2))
     assert first.returncode == -signal.SIGSEGV
     assert again.returncode == 0, again.stderr

@@ -96,7 +96,7 @@ def test_a_killed_run_resumes_in_processes_with_a_real_network(tmp_path, capsys)
     work = tmp_path / "model/crf.tuning"
     environment = {**os.environ, "TMPDIR": str(tmp_path / "scratch")}
     with subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", *whole],
+        [sys.executable, "-m", "pipelines", *whole],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=environment,

@@ -80,7 +80,7 @@ def frozen(trained, records, tmp_path_factory):
     more = ["--init-from", trained, "--freeze-until", FROZEN, "--freeze-bn", "--schedule", "plateau", "--epochs", "1"]
     flags = train_flags(records, output, "--steps-per-epoch", "2", *more)
     return output, subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", *flags], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "pipelines", *flags], cwd=ROOT, capture_output=True, text=True
     )
 
 

@@ -1,0 +1,46 @@
+"""The program from its first line on."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.drawn.places import ROOT
+
+INTERRUPTED = """
+import signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "{module}":
+            signal.raise_signal(signal.SIGINT)
+signal.signal(signal.SIGINT, signal.{handler})
+sys.meta_path.insert(0, Finder())
+sys.argv = ["deeplab", "prepare", "--input", "nothing", "--output", "out"]
+from pipelines.__main__ import main
+sys.exit(main())
+"""
+"""The program, interrupted while it imports a module."""
+
+INTERRUPT = "\ndeeplab prepare: interrupted; run the same command again to resume\n"
+ERROR = "deeplab prepare: error: {}/nothing not found; expected a folder with images and labels, or a manifest\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "handler", "status", "said"),
+    [
+        ("pipelines.cli", "default_int_handler", -signal.SIGINT, ""),
+        ("trainer.parser", "default_int_handler", -signal.SIGINT, ""),
+        ("pipelines.prepare.command", "default_int_handler", 130, INTERRUPT),
+        ("pipelines.cli", "SIG_IGN", 2, ERROR),
+        ("pipelines.prepare.command", "SIG_IGN", 2, ERROR),
+    ],
+)
+def test_ctrl_c_leaves_no_traceback_whenever_it_comes(module, handler, status, said, tmp_path):
+    program = INTERRUPTED.format(module=module, handler=handler)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}
+    )
+    assert (done.returncode, done.stderr) == (status, said.format(tmp_path))

@@ -57,7 +57,7 @@ $(STAMP): constraints.txt setup.py
 	@command -v c++ >/dev/null || { echo "a C++ compiler is needed for the CRF (Debian: apt install g++)"; exit 1; }
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[test]'
 	touch $(STAMP)
 
 $(ENGINE): $(STAMP) $(wildcard pipelines/crf/engine/*.cpp pipelines/crf/engine/*.h)

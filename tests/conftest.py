@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
@@ -11,6 +12,9 @@ import pytest
 
 from benchmarks.objects import served
 from trainer.files import cloud
+
+# By default, a twentieth of the suite's time goes into looking for garbage among the objects of TensorFlow.
+gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -128,8 +128,8 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         manifest, output = os.path.join(folder, f"{name}.jsonl"), os.path.join(folder, name)
         lines = [json.dumps({"image": row.image, "label": row.label, "split": row.split}) for row in rows]
         storage.write(manifest, "\n".join(lines).encode())
-        # Several shards, each of a few images, so that all workers are busy to the end, as in the whole job.
-        trial_options = replace(options, input=manifest, output=output, shards=max(cores, len(rows) // 8), **same)
+        # No more shards than keep all workers busy: each takes time, and those of the whole job are large.
+        trial_options = replace(options, input=manifest, output=output, shards=cores, **same)
         arguments = ("prepare", *as_words(non_defaults(trial_options)), *flags)
         parts.append(Part(arguments, output, len(rows), whole=records.total()))
     shards = shards_of(raw.pairs, times, records, sizes, options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,13 +32,14 @@ def run(arguments: Sequence[str], output: str, items: int, rounds: int = 0, whol
     """Runs `deeplab` with these arguments in a process of its own, and measures it.
 
     Args:
-      arguments: the arguments of the command; it writes to `output`, a local folder.
+      arguments: the arguments of the command; it writes to `output`, a local folder, which is removed before.
       items, rounds: see `Trial`.
       whole: the number of items of the whole job, as `partners.number` takes it.
 
     Raises:
       InputError: the command failed; with its own message.
     """
+    shutil.rmtree(output, ignore_errors=True)
     log = f"{output}.log"
     start = time.monotonic()
     with open(log, "wb") as file:

@@ -15,7 +15,7 @@ from pipelines import cli
 from pipelines.inputs.coding import detect_palette
 from pipelines.inputs.rawset import scan
 from pipelines.plan import sample, trial
-from pipelines.plan.command import commands, duration, size
+from pipelines.plan.command import commands, duration, run_trial, size
 from pipelines.plan.estimate import Trial
 from pipelines.prepare.plan import plan_shards
 from pipelines.runner import partners
@@ -110,6 +110,17 @@ def test_a_plan_of_prepare_says_what_all_of_it_takes(tmp_path: Path, ran, capsys
     for words in ran:
         assert words[-2:] == ["--direct_num_workers", "2"] and "--copies" in words and str(output) not in words
     assert not output.exists()
+
+
+@pytest.mark.parametrize(("walls", "counted"), [([1.0, 9.0, 2.0], 2.0), ([5.5], 5.5), ([4.9, 4.7, 4.8], 4.8)])
+def test_a_short_trial_runs_three_times_and_that_of_median_time_counts(walls, counted, monkeypatch, tmp_path, capsys):
+    left = list(walls)
+    monkeypatch.setattr(trial, "run", lambda *_: Trial(10, 0, left.pop(0), 1.0, 1 << 20, 1000))
+    source = write_rawset(tmp_path / "set", {"train": 10}, 64)
+    study = sample.of_prepare(
+        cli.read(["prepare", "--input", str(source), "--output", str(tmp_path / "out")])[1], str(tmp_path), 10, 2, []
+    )
+    assert run_trial(study.parts[0], 1, study).wall == counted and left == []
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,9 @@ DEPTH = 32
 BUDGET = 256 << 20
 """Bytes that all workers of a process buffer together. A worker may always hold one item, however large."""
 
+EXPECTED = 8 * DEPTH
+"""Files that are kept for items to come."""
+
 Read = Callable[[str], bytes]
 
 
@@ -125,6 +128,23 @@ def read_ahead(items: Iterable[T], paths: Callable[[T], Sequence[str]]) -> Itera
             yield item, functools.partial(_read, held)
         finally:
             _drop(held)
+
+
+_expected: _Files = {}
+"""Files that `expect` has been told of, until they are taken."""
+
+
+def expect(paths: Iterable[str]) -> None:
+    """Begins to read files that `read_ahead` or `work_ahead` will soon come to, if they are in Cloud Storage.
+
+    Of files to which they do not come, the first are dropped once there are many.
+    """
+    for path in filter(storage.is_remote, paths):
+        if path not in _expected:
+            _expected[path] = _start_reading(path)
+    for path in list(_expected)[:-EXPECTED]:
+        if one := _expected.pop(path, None):
+            one.drop()
 
 
 def work_ahead(
@@ -258,7 +278,8 @@ def _fetched(items: Iterable[T], paths: Callable[[T], Sequence[str]]) -> Iterato
                     item = next(rest)
                 except StopIteration:
                     break
-                waiting.append((item, {path: _start_reading(path) for path in filter(storage.is_remote, paths(item))}))
+                files = filter(storage.is_remote, paths(item))
+                waiting.append((item, {path: _expected.pop(path, None) or _start_reading(path) for path in files}))
                 if not waiting[-1][-1]:
                     break  # there is nothing to wait for, so the next item may be formed when it is needed
             if not waiting:

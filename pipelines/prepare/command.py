@@ -28,6 +28,9 @@ from trainer.formats.labels import Palette
 from trainer.options import InputError
 from trainer.terminal import printable
 
+AHEAD = 2
+"""Pieces of work whose images a partner reads from Cloud Storage while it makes the records of another one."""
+
 
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
@@ -64,9 +67,9 @@ def run(options: Options, flags: list[str]) -> int:
     if todo.shards:
         threads = threads_per_process(beam)
         total = sum(shard.spec.records for shard in todo.shards)
-        # From Cloud Storage two for each worker: one makes records while the other waits for its images.
-        number = partners.number(threads, total) * (2 if storage.is_remote(source) else 1)
-        with partners.started(number, None if storage.is_remote(folder) else folder):
+        near = None if storage.is_remote(folder) else folder
+        ahead = AHEAD if storage.is_remote(source) else 0
+        with partners.started(partners.number(threads, total), near, ahead):
             specs = output.make_ready(area, plan, todo)
             plans |= {workarea.plan_name(spec.name, spec.plan) for spec in specs}
             for spec in specs if is_fatal else ():

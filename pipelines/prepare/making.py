@@ -97,12 +97,8 @@ def made(
             return _by_partner(partners, images, palette, options)
         return [_of_image(image, palette, options, _attempted, read) for image in images]
 
-    if partners:
-        # Two for each partner: while it works for one of them, the other puts away what it has made.
-        threads = 2 * partners.number
-    for piece, results in prefetch.work_ahead(
-        _pieces(images.values(), partners), paths, work, 1 if recovery else threads
-    ):
+    threads = 1 if recovery else partners.threads if partners else threads
+    for piece, results in prefetch.work_ahead(_pieces(images.values(), partners), paths, work, threads):
         for (place, entry), result in zip(itertools.chain(*piece), itertools.chain(*results()), strict=True):
             yield place, entry, result
 
@@ -124,8 +120,9 @@ def _isolated(isolated: Isolated, images: Images, palette: Palette, options: Rec
 
 
 def _by_partner(partners: Partners, images: Images, palette: Palette, options: RecordOptions) -> list[list[Result]]:
+    paths = [path for image in images for path in _paths(image) if storage.is_remote(path)]
     try:
-        results, records = attempt(functools.partial(partners, _put_together, images, palette, options))
+        results, records = attempt(functools.partial(partners, _put_together, images, palette, options, paths=paths))
     except Failed:  # of all images, because of one of them
         with Isolated() as isolated:
             return _isolated(isolated, images, palette, options)
@@ -146,10 +143,14 @@ def _put_together(
         put(result.framed)
         return result._replace(framed=b"")
 
-    ahead = prefetch.read_ahead(images, lambda image: (image[0].image, image[0].label))
     return [
-        [without_bytes(one) for one in _of_image(image, palette, options, _expected, read)] for image, read in ahead
+        [without_bytes(one) for one in _of_image(image, palette, options, _expected, read)]
+        for image, read in prefetch.read_ahead(images, _paths)
     ]
+
+
+def _paths(image: list[Entry]) -> tuple[str, str]:
+    return image[0].image, image[0].label
 
 
 def _of_image(

@@ -15,11 +15,12 @@ from __future__ import annotations
 import contextlib
 import queue
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 from pipelines.runner.subprocesses import Subprocess
+from trainer import prefetch
 from trainer.options import InputError
 
 MANY = 2_000
@@ -31,27 +32,35 @@ class Partners:
 
     Args:
       files: for each subprocess an open file, unbuffered, through which it returns bytes.
+      ahead: the number of calls that wait for a subprocess while it works on another one. It reads their files ahead.
 
     Attributes:
       number: the number of subprocesses.
+      threads: the number of threads whose calls keep all of them busy.
       usual: the usual length of what is given to `put`, in bytes: a running mean.
     """
 
-    def __init__(self, files: Sequence[BinaryIO]) -> None:
+    def __init__(self, files: Sequence[BinaryIO], ahead: int) -> None:
         self.number, self.usual = len(files), 1 << 20
+        # While a subprocess works for one, and its next calls wait, another one puts away what it has made.
+        self.threads = (2 + ahead) * self.number
         self._is_closed = False
         self._all = [Subprocess(file) for file in files]
-        self._free: queue.SimpleQueue[tuple[Subprocess, BinaryIO]] = queue.SimpleQueue()
-        for partner in zip(self._all, files, strict=True):
+        # A thread for each, so that its calls come in their order: the files of the first are here first.
+        partners = [(*partner, ThreadPoolExecutor(1, "partner")) for partner in zip(self._all, files, strict=True)]
+        self._free: queue.SimpleQueue[tuple[Subprocess, BinaryIO, ThreadPoolExecutor]] = queue.SimpleQueue()
+        for partner in partners * (1 + ahead):
             self._free.put(partner)
-            threading.Thread(target=_start, args=partner[:1], daemon=True).start()
+        for subprocess, _, thread in partners:
+            thread.submit(subprocess.start)  # an error comes again with the first call
 
-    def __call__(self, function: Callable[..., Any], *args: Any) -> tuple[Any, list[bytes]]:
+    def __call__(self, function: Callable[..., Any], *args: Any, paths: Sequence[str] = ()) -> tuple[Any, list[bytes]]:
         """Calls `function(put, *args)` in a subprocess that is free, or becomes free.
 
         Args:
           function: importable by name; its arguments, result and exceptions must be picklable. Bytes are not part of
             its result, but given to `put`, one after another.
+          paths: the files that it reads by `prefetch`.
 
         Returns:
           The function's result, and the bytes.
@@ -60,19 +69,26 @@ class Partners:
           Died: it crashed the subprocess.
           InputError: the subprocess did not start, or was asked to end.
         """
-        subprocess, file = self._free.get()
+        subprocess, file, thread = partner = self._free.get()
         try:
-            if self._is_closed:
-                raise InputError("the job has ended")
-            answer, error = subprocess.ask(_put_into, function, args)
-            if error is not None:
-                raise error
-            result, sizes = answer
-            for size in sizes:
-                self.usual += (size - self.usual) // 16
-            return result, _read(file, sizes)
+            if paths:
+                subprocess.notify(prefetch.expect, paths)
+            return thread.submit(self._call, subprocess, file, function, args).result()
         finally:
-            self._free.put((subprocess, file))
+            self._free.put(partner)
+
+    def _call(
+        self, subprocess: Subprocess, file: BinaryIO, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> tuple[Any, list[bytes]]:
+        if self._is_closed:
+            raise InputError("the job has ended")
+        answer, error = subprocess.ask(_put_into, function, args)
+        if error is not None:
+            raise error
+        result, sizes = answer
+        for size in sizes:
+            self.usual += (size - self.usual) // 16
+        return result, _read(file, sizes)
 
     def close(self) -> None:
         """Ends the subprocesses, after their calls."""
@@ -85,17 +101,18 @@ _running: Partners | None = None
 
 
 @contextlib.contextmanager
-def started(number: int, folder: str | None = None) -> Iterator[None]:
+def started(number: int, folder: str | None = None, ahead: int = 0) -> Iterator[None]:
     """Gives this process partners while the block runs.
 
     Args:
       number: their number; 0 for none.
       folder: the folder for their temporary files; None for the default one.
+      ahead: see `Partners`.
     """
     global _running
     with contextlib.ExitStack() as opened:
         files = [opened.enter_context(tempfile.TemporaryFile(dir=folder, buffering=0)) for _ in range(number)]
-        _running = partners = Partners(files) if files else None
+        _running = partners = Partners(files, ahead) if files else None
         try:
             yield
         finally:
@@ -112,11 +129,6 @@ def number(workers: int, items: int) -> int:
 def running() -> Partners | None:
     """The partners of this process, if it has any."""
     return _running
-
-
-def _start(subprocess: Subprocess) -> None:
-    with contextlib.suppress(InputError):  # which the first call meets too
-        subprocess.start()
 
 
 def _put_into(file: BinaryIO, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, list[int]]:

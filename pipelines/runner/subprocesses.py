@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ PROGRAM = (
     "from pipelines.runner.subprocesses import serve; serve(*handles)"
 )
 """What the subprocess runs; its arguments are handles, and the path on which this process finds modules."""
+CALL, NOTICE = b"c", b"n"
+"""First byte of a message: whether it is answered, after those before it, or acted upon at once."""
 LONGEST = 400
 """Bound on the characters of a cause; messages of TensorFlow can fill a page."""
 
@@ -43,7 +46,7 @@ class Subprocess:
     """
 
     def __init__(self, file: BinaryIO | None = None) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._sending = threading.Lock(), threading.Lock()
         self._file = file
         self._process: subprocess.Popen | None = None
         self._pipe: Any = None
@@ -66,7 +69,7 @@ class Subprocess:
             if self._process is None:
                 self._start()
             try:
-                self._pipe.send((function, args))
+                self._send(CALL, function, args)
                 return self._pipe.recv()
             except (EOFError, ConnectionError):
                 ending = self._end()
@@ -78,6 +81,14 @@ class Subprocess:
             raise InputError("a subprocess was asked to end; run the same command again to resume")
         raise Died(f"the process that worked on it ended twice, with {_ending(ending)}")
 
+    def notify(self, function: Callable[..., object], *args: Any) -> None:
+        """Lets the subprocess call `function(*args)` at once, in another thread than that of the calls of `ask`.
+
+        Whatever the function returns or raises is dropped. Does nothing if there is no subprocess.
+        """
+        with contextlib.suppress(OSError):  # if it has ended, which the next call of `ask` meets
+            self._send(NOTICE, function, args)
+
     def start(self) -> None:
         """Starts the subprocess. Raises InputError if it does not start."""
         with self._lock:
@@ -88,6 +99,12 @@ class Subprocess:
         """Ends the subprocess, if there is one."""
         with self._lock:
             self._end()
+
+    def _send(self, kind: bytes, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        message = kind + pickle.dumps((function, args), pickle.HIGHEST_PROTOCOL)
+        with self._sending:
+            if self._pipe is not None:
+                self._pipe.send_bytes(message)
 
     def _start(self) -> None:
         # Not `multiprocessing`, which would run the main module of this program again: forked, with copies of locks
@@ -117,10 +134,12 @@ class Subprocess:
         """Ends the subprocess; returns its exit status, or minus the signal that ended it."""
         if self._process is None:
             return 0
-        self._pipe.close()  # which ends the subprocess
+        with self._sending:
+            self._pipe.close()  # which ends the subprocess
+            self._pipe = None
         status = self._process.wait()
         os.close(self._alive)
-        self._process = self._pipe = None
+        self._process = None
         return status
 
 
@@ -155,19 +174,36 @@ def serve(pipe: int, alive: int, *files: int) -> None:
     threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
     with contextlib.ExitStack() as opened:
         opened.enter_context(contextlib.suppress(EOFError, ConnectionError))
-        calls = opened.enter_context(Connection(pipe))
+        parent = opened.enter_context(Connection(pipe))
         first = [opened.enter_context(open(handle, "wb", buffering=0)) for handle in files]
-        calls.send(None)
-        while True:
-            call = calls.recv_bytes()
+        calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=_receive, args=(parent, calls), daemon=True).start()
+        parent.send(None)
+        while call := calls.get():
             try:
                 function, args = pickle.loads(call)
                 answer = pickle.dumps((function(*first, *args), None), pickle.HIGHEST_PROTOCOL)
             except Exception as error:
                 answer = pickle.dumps((None, _portable(error)))
-            calls.send_bytes(answer)
+            parent.send_bytes(answer)
     # Python would take a tenth of a second to leave in order.
     os._exit(0)
+
+
+def _receive(parent: Connection, calls: queue.SimpleQueue[bytes]) -> None:
+    """Hands calls on, and acts upon notices, until the parent closes its end of the pipe, or memory runs out."""
+    try:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                message = parent.recv_bytes()
+                if message.startswith(CALL):
+                    calls.put(message[len(CALL) :])
+                    continue
+                with contextlib.suppress(Exception):
+                    function, args = pickle.loads(message[len(NOTICE) :])
+                    function(*args)
+    finally:
+        calls.put(b"")
 
 
 def _end_with_parent(alive: int) -> None:

@@ -39,6 +39,31 @@ def test_files_come_in_order_and_many_at_a_time(server):
     assert prefetch._buffer.held == 0 and downloads(server) == 20
 
 
+def test_expected_files_are_read_once_and_in_advance(server):
+    paths = stored(6)
+    server.requests.clear()
+    prefetch.expect([*paths[:4], "/a/local/file"])
+    prefetch.expect(paths[2:4])  # as for an image whose copies are two items
+    deadline = time.monotonic() + 60
+    while downloads(server) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert [read(path) for path, read in prefetch.read_ahead(paths, lambda path: (path,))] == [
+        path.encode() for path in paths
+    ]
+    assert downloads(server) == 6 and prefetch._buffer.held == 0 and not prefetch._expected
+
+
+def test_expected_files_that_nobody_reads_make_room(server, monkeypatch):
+    monkeypatch.setattr(prefetch, "EXPECTED", 3)
+    paths = stored(5)
+    prefetch.expect(paths)
+    assert list(prefetch._expected) == paths[2:]
+    for path, read in prefetch.read_ahead(paths, lambda path: (path,)):
+        assert read(path) == path.encode()
+    assert prefetch._buffer.held == 0
+
+
 def test_errors_come_with_their_item_and_a_second_reading_asks_again(server):
     paths = stored(3)
     storage.remove(paths[1])

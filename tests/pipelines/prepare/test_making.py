@@ -26,9 +26,9 @@ def calls(monkeypatch):
     """Lets every set be a large one; yields the images of the calls of partners."""
     sent, call = [], partners.Partners.__call__
 
-    def recorded(crew, function, images, *others):
+    def recorded(crew, function, images, *others, **more):
         sent.append([entries[0].key for entries in images])
-        return call(crew, function, images, *others)
+        return call(crew, function, images, *others, **more)
 
     monkeypatch.setattr(partners, "MANY", 1)
     monkeypatch.setattr(partners.Partners, "__call__", recorded)
@@ -71,11 +71,15 @@ def test_partners_read_from_cloud_storage_and_an_object_that_is_refused_is_a_rej
     for file in storage.files(str(source)):
         storage.write(f"gs://b/raw/{file.relative}", storage.read(file.path))
     server.fault = lambda number, method, path: 403 if method == "GET" and "a5.jpg" in path else None
+    reads = []
     for workers in ("1", "2"):
+        server.requests.clear()
         assert prepare_here("gs://b/raw", f"gs://b/{workers}", *FLAGS[:-1], workers) == 0
+        reads.append(sorted(address for _, address in server.requests if "alt=media" in address and "raw" in address))
         for file in storage.files(f"gs://b/{workers}", within=()):
             storage.write(str(tmp_path / workers / file.relative), storage.read(file.path))
     assert calls and shard_bytes(tmp_path / "2") == shard_bytes(tmp_path / "1")
+    assert reads[0] == reads[1]
     (reject,) = read_rejects(tmp_path / "2").values()
     assert reject == read_rejects(tmp_path / "1")["train/a5"]
     assert reject["reason"].startswith("cannot be read: ")

@@ -13,6 +13,7 @@ import pytest
 
 from pipelines.runner import partners
 from pipelines.runner.subprocesses import Died
+from trainer import prefetch, storage
 from trainer.options import InputError
 
 LONG = 3_000_000
@@ -38,6 +39,18 @@ def fail(put, text):
 
 def end(put, sign):
     os.kill(os.getpid(), sign)
+
+
+def wait_for(put, file):
+    deadline = time.monotonic() + 60
+    while not Path(file).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def read(put, paths):
+    for path, read in prefetch.read_ahead(paths, lambda path: (path,)):
+        put(read(path))
 
 
 def meet(put, folder, number):
@@ -101,6 +114,29 @@ def test_each_partner_is_a_process_of_its_own_and_ends_with_the_block(tmp_path):
     assert os.listdir(tmp_path) == ["here"], "files of the partners are left"
     with pytest.raises(InputError, match="has ended"):
         crew(put_pieces)
+
+
+def test_the_files_of_the_next_calls_are_read_during_a_call(server, tmp_path):
+    paths = [f"gs://b/{number}" for number in range(4)]
+    for path in paths:
+        storage.write(path, path.encode())
+    server.requests.clear()
+    with partners.started(1, str(tmp_path), ahead=2), ThreadPoolExecutor(4) as pool:
+        crew = partners.running()
+        assert (crew.number, crew.threads) == (1, 4)
+        first = pool.submit(crew, wait_for, tmp_path / "go on")
+        later = [
+            pool.submit(crew, read, paths[:2], paths=paths[:2]),
+            pool.submit(crew, read, paths[2:], paths=paths[2:]),
+        ]
+        deadline = time.monotonic() + 60
+        while len(server.requests) < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert not any(call.done() for call in (first, *later))
+        (tmp_path / "go on").touch()
+        assert [call.result()[1] for call in later] == [[b"gs://b/0", b"gs://b/1"], [b"gs://b/2", b"gs://b/3"]]
+    assert len(server.requests) == 4
 
 
 def test_an_error_in_the_block_ends_the_partners_too(tmp_path):

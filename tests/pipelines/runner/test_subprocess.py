@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +74,19 @@ def raise_unpicklable():
 
 def heavy_modules():
     return [name for name in ("tensorflow", "apache_beam", "google.cloud.storage") if name in sys.modules]
+
+
+def wait_for(file):
+    deadline = time.monotonic() + 60
+    while not Path(file).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return Path(file).read_text()
+
+
+def allow_little_more_memory():
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + (50 << 20),) * 2)
 
 
 def oom_score():
@@ -185,3 +200,27 @@ def test_a_subprocess_that_cannot_start_ends_the_command(monkeypatch):
     monkeypatch.setattr(subprocesses, "PROGRAM", "raise SystemExit(3)")
     with Isolated() as isolated, pytest.raises(InputError, match="did not start: it ended with status 3"):
         isolated(os.getpid)
+
+
+def test_a_notice_is_acted_upon_during_a_call_and_its_errors_are_dropped(tmp_path):
+    process, file = subprocesses.Subprocess(), tmp_path / "file"
+    process.notify(Path.write_text, file, "early")  # there is no subprocess yet
+    assert process.ask(abs, -1) == (1, None) and not file.exists()
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(process.ask, wait_for, file)
+        process.notify(raise_known, "dropped")
+        process.notify(raise_unpicklable)
+        process.notify(Path.write_text, file, "now")
+        assert call.result() == ("now", None)
+    process.close()
+    process.notify(Path.write_text, file, "late")
+    assert file.read_text() == "now"
+
+
+def test_arguments_for_which_there_is_no_memory_end_the_subprocess():
+    process = subprocesses.Subprocess()
+    process.ask(allow_little_more_memory)
+    with pytest.raises(subprocesses.Died, match="with status 0"):
+        process.ask(len, bytes(200 << 20))
+    assert process.ask(len, b"next") == (4, None)
+    process.close()

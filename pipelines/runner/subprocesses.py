@@ -79,7 +79,7 @@ class Subprocess:
                 raise
         if -ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             raise InputError("a subprocess was asked to end; run the same command again to resume")
-        raise Died(f"the process that worked on it ended twice, with {_ending(ending)}")
+        raise Died(f"the process that worked on it ended with {_ending(ending)}")
 
     def notify(self, function: Callable[..., object], *args: Any) -> None:
         """Lets the subprocess call `function(*args)` at once, in another thread than that of the calls of `ask`.

@@ -90,7 +90,7 @@ def test_partners_read_from_cloud_storage_and_an_object_that_is_refused_is_a_rej
     [
         (
             "os.kill(os.getpid(), signal.SIGSEGV)",
-            "the process that worked on it ended twice, with signal 11 (SIGSEGV); tried alone",
+            "the process that worked on it ended with signal 11 (SIGSEGV); tried alone",
         ),
         ("raise MemoryError('planted')", "MemoryError: planted; tried alone"),
     ],

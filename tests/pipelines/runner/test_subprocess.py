@@ -102,7 +102,7 @@ def test_an_image_that_ends_its_process_fails_and_the_next_one_works():
         first = isolated(os.getpid)
         with pytest.raises(Failed) as failed:
             isolated(end, signal.SIGSEGV)
-        reason = "the process that worked on it ended twice, with signal 11 (SIGSEGV); tried alone"
+        reason = "the process that worked on it ended with signal 11 (SIGSEGV); tried alone"
         assert failed.value.reason == reason
         with pytest.raises(Failed, match=r"signal 9 \(SIGKILL, usually for lack of memory\)"):
             isolated(end, signal.SIGKILL)

@@ -113,7 +113,7 @@ def test_an_image_that_ended_a_process_is_worked_on_in_another_one(job: TuningJo
     job.notes.start(f"end_process {job.result(SAMPLE, [POINT], '')}")  # as a process leaves it that ended
     assert not step.survives(end_process, SAMPLE, [POINT])
     (reason,) = scoring.failures(job, [SAMPLE]).values()
-    assert reason == "the process that worked on it ended twice, with status 9; tried alone"
+    assert reason == "the process that worked on it ended with status 9; tried alone"
     scoring.clear_failures(job)
     assert scoring.failures(job, [SAMPLE]) == {}
 
@@ -133,7 +133,7 @@ def test_a_process_that_ended_at_some_points_of_an_image_is_the_last_one_in_this
         refine.process(block)
     assert refined == [("rejected", len(block)) for _, block in blocks]
     (reason,) = scoring.failures(job, [SAMPLE]).values()
-    assert "ended twice, with status 7" in reason
+    assert "ended with status 7" in reason
 
 
 def test_an_image_that_failed_is_not_refined(job: TuningJob, network: Colours, smoothing: Smoothing) -> None:
@@ -149,7 +149,7 @@ def test_a_decoder_that_ended_the_command_is_found_by_the_rerun(
     job.notes.start("images")
     monkeypatch.setattr(choosing, "fault", end_at_once)
     usable, (reject,) = choosing.sift(job.records, PALETTE, [SAMPLE], job.notes)
-    assert usable == [] and "ended twice, with status 8" in reject.reason
+    assert usable == [] and "ended with status 8" in reject.reason
 
 
 def end_at_once(folder: str, palette: object, sample: Sample) -> str:

@@ -14,7 +14,7 @@ import pytest
 from pipelines import cli
 from pipelines.inputs.coding import detect_palette
 from pipelines.inputs.rawset import scan
-from pipelines.plan import sample, trial
+from pipelines.plan import command, sample, trial
 from pipelines.plan.command import commands, duration, run_trial, size
 from pipelines.plan.estimate import Trial
 from pipelines.prepare.plan import plan_shards
@@ -174,9 +174,11 @@ def test_prices_are_written_to_be_edited(tmp_path: Path, ran):
 
 def test_a_trial_that_fails_ends_the_plan_with_its_message(tmp_path: Path):
     source = write_rawset(tmp_path / "set", {"train": 10}, 64)
-    output = str(tmp_path / "none")
+    output = tmp_path / "before"
+    save(output / "what the trial before it has written.png", draw(40, 56, 1))
     with pytest.raises(InputError, match="nowhere not found"):
-        trial.run(["prepare", "--input", str(source / "nowhere"), "--output", output], output, 10)
+        trial.run(["prepare", "--input", str(source / "nowhere"), "--output", str(output)], str(output), 10)
+    assert not output.exists()
 
 
 @pytest.mark.parametrize(("records", "has_partners"), [(1_999, False), (2_000, True)])
@@ -229,7 +231,8 @@ def test_a_trial_ends_with_its_plan(number, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_every_job_is_tried_by_its_own_command(tmp_path: Path, capsys):
+def test_every_job_is_tried_by_its_own_command(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "TIMES", 1)
     records = draw_records(tmp_path / "records")
     train = [*SMALL, "--records", records, "--output", tmp_path / "model"]
     assert plan("train", "--sample", "40", *train, "--json", tmp_path / "plan.json") == 0

@@ -1,6 +1,6 @@
 """What becomes of planned records: the records themselves, or the reasons why there are none.
 
-The work is done by partners where the job has some, else by this thread and by those that have nothing else to do; and
+The work is done by partners where the job has some, else by this thread and by those that have nothing else to do; or,
 where a process has ended before, image by image in a subprocess.
 """
 
@@ -77,10 +77,12 @@ def made(
       entries: the entries of a shard, in order.
       palette: the palette of the raw set.
       options: the options of the records.
-      recovery: makes each entry in its subprocess, if it is not None, see `pipelines.runner.notes`.
+      recovery: makes each entry in its subprocess, if it is not None, see `pipelines.runner.notes`; unless there are
+        partners, which a crash ends instead of this process.
       threads: number of threads that make records, for all shards that this process writes at a time.
     """
-    partners = None if recovery else running()
+    partners = running()
+    recovery = None if partners else recovery
     images: dict[object, list[tuple[int, Entry]]] = {}
     for place, entry in enumerate(entries):
         images.setdefault(place if recovery else (entry.key, entry.copy // TOGETHER), []).append((place, entry))

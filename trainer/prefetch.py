@@ -137,10 +137,10 @@ _expected: _Files = {}
 def expect(paths: Iterable[str]) -> None:
     """Begins to read files that `read_ahead` or `work_ahead` will soon come to, if they are in Cloud Storage.
 
-    Of files to which they do not come, the first are dropped once there are many.
+    No more than there is room for. Of files to which they do not come, the first are dropped once there are many.
     """
     for path in filter(storage.is_remote, paths):
-        if path not in _expected:
+        if path not in _expected and _buffer.held < BUDGET:
             _expected[path] = _start_reading(path)
     for path in list(_expected)[:-EXPECTED]:
         if one := _expected.pop(path, None):

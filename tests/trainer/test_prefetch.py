@@ -54,6 +54,21 @@ def test_expected_files_are_read_once_and_in_advance(server):
     assert downloads(server) == 6 and prefetch._buffer.held == 0 and not prefetch._expected
 
 
+def test_no_more_is_expected_than_there_is_room_for(server, monkeypatch):
+    paths = stored(9)
+    with monkeypatch.context() as patch:
+        patch.setattr(prefetch, "BUDGET", 3 * prefetch._buffer.usual)
+        go_on = threading.Event()
+        server.fault = lambda *request: go_on.wait(20) and None  # or files that have come would make room for others
+        prefetch.expect(paths)
+        assert list(prefetch._expected) == paths[:3]
+        go_on.set()
+    assert [read(path) for path, read in prefetch.read_ahead(paths, lambda path: (path,))] == [
+        path.encode() for path in paths
+    ]
+    assert prefetch._buffer.held == 0
+
+
 def test_expected_files_that_nobody_reads_make_room(server, monkeypatch):
     monkeypatch.setattr(prefetch, "EXPECTED", 3)
     paths = stored(5)

@@ -41,11 +41,17 @@ def end(put, sign):
     os.kill(os.getpid(), sign)
 
 
-def wait_for(put, file):
+def has(condition):
+    """Whether the condition comes to hold within a minute."""
     deadline = time.monotonic() + 60
-    while not Path(file).exists():
-        assert time.monotonic() < deadline
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
+    return condition()
+
+
+def come_and_wait(put, here, go_on):
+    Path(here).touch()
+    assert has(Path(go_on).exists)
 
 
 def read(put, paths):
@@ -56,10 +62,7 @@ def read(put, paths):
 def meet(put, folder, number):
     """Returns once as many processes as `number` are here at the same time."""
     Path(folder, str(os.getpid())).touch()
-    deadline = time.monotonic() + 60
-    while len(os.listdir(folder)) < number:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert has(lambda: len(os.listdir(folder)) >= number)
     return os.getpid()
 
 
@@ -124,15 +127,13 @@ def test_the_files_of_the_next_calls_are_read_during_a_call(server, tmp_path):
     with partners.started(1, str(tmp_path), ahead=2), ThreadPoolExecutor(4) as pool:
         crew = partners.running()
         assert (crew.number, crew.threads) == (1, 4)
-        first = pool.submit(crew, wait_for, tmp_path / "go on")
+        first = pool.submit(crew, come_and_wait, tmp_path / "here", tmp_path / "go on")
+        assert has((tmp_path / "here").exists)
         later = [
             pool.submit(crew, read, paths[:2], paths=paths[:2]),
             pool.submit(crew, read, paths[2:], paths=paths[2:]),
         ]
-        deadline = time.monotonic() + 60
-        while len(server.requests) < 4:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        assert has(lambda: len(server.requests) == 4)
         assert not any(call.done() for call in (first, *later))
         (tmp_path / "go on").touch()
         assert [call.result()[1] for call in later] == [[b"gs://b/0", b"gs://b/1"], [b"gs://b/2", b"gs://b/3"]]

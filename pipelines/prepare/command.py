@@ -11,7 +11,7 @@ from dataclasses import replace
 from pipelines.inputs.coding import read_label, recognise
 from pipelines.inputs.rawset import RawSet, scan
 from pipelines.prepare import folder as output
-from pipelines.prepare import workarea
+from pipelines.prepare import making, workarea
 from pipelines.prepare.job import build
 from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Plan, ShardPlan, plan_for, shards_to_write
@@ -27,9 +27,6 @@ from trainer.formats.dataset import DATASET_FILE, Dataset
 from trainer.formats.labels import Palette
 from trainer.options import InputError
 from trainer.terminal import printable
-
-AHEAD = 2
-"""Pieces of work whose images a partner reads from Cloud Storage while it makes the records of another one."""
 
 
 def run(options: Options, flags: list[str]) -> int:
@@ -68,8 +65,7 @@ def run(options: Options, flags: list[str]) -> int:
         threads = threads_per_process(beam)
         total = sum(shard.spec.records for shard in todo.shards)
         near = None if storage.is_remote(folder) else folder
-        ahead = AHEAD if storage.is_remote(source) else 0
-        with partners.started(partners.number(threads, total), near, ahead):
+        with partners.started(partners.number(threads, total), near, making.ahead(source)):
             specs = output.make_ready(area, plan, todo)
             plans |= {workarea.plan_name(spec.name, spec.plan) for spec in specs}
             for spec in specs if is_fatal else ():

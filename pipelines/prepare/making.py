@@ -1,14 +1,15 @@
 """What becomes of planned records: the records themselves, or the reasons why there are none.
 
-The work is done by partners where the job has some, else by this thread and by those that have nothing else to do; or,
-where a process has ended before, image by image in a subprocess.
+The work is done by partners where the job has some, else by this thread and by those that have nothing else to do.
+Where a process has ended before, it is done by a partner in any case, which a crash would end instead of this process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from pipelines.entries.options import RecordOptions
 from pipelines.entries.record import Entry, Source, Unusable, load, make_record
 from pipelines.runner.isolation import Failed, Isolated, attempt
 from pipelines.runner.notes import Recovery
-from pipelines.runner.partners import Partners, running
+from pipelines.runner.partners import Partners, new_partners, running
 from trainer import prefetch, storage
 from trainer.accounts import Reject
 from trainer.formats.examples import encode
@@ -33,6 +34,8 @@ images of about as many records."""
 PIECE = 4 << 20
 """Bytes of records that a partner is to return at most, if they are of more than one image: some of such pieces are in
 memory for each worker."""
+AHEAD = 2
+"""Pieces of work whose images a partner reads from Cloud Storage while it makes the records of another one."""
 
 
 class FramedRecord(NamedTuple):
@@ -69,7 +72,12 @@ Images = list[list[Entry]]
 
 
 def made(
-    entries: Iterable[Entry], palette: Palette, options: RecordOptions, recovery: Recovery | None, threads: int
+    entries: Sequence[Entry],
+    palette: Palette,
+    options: RecordOptions,
+    recovery: Recovery | None,
+    threads: int,
+    near: str | None = None,
 ) -> Iterator[tuple[int, Entry, Result]]:
     """What becomes of every entry, with its place among them, image by image.
 
@@ -77,32 +85,37 @@ def made(
       entries: the entries of a shard, in order.
       palette: the palette of the raw set.
       options: the options of the records.
-      recovery: makes each entry in its subprocess, if it is not None, see `pipelines.runner.notes`; unless there are
-        partners, which a crash ends instead of this process.
+      recovery: what the notes on the shard yield, see `pipelines.runner.notes`. If it is not None, partners do the
+        work.
       threads: number of threads that make records, for all shards that this process writes at a time.
+      near: the folder for temporary files; None for the default one.
     """
-    partners = running()
-    recovery = None if partners else recovery
     images: dict[object, list[tuple[int, Entry]]] = {}
     for place, entry in enumerate(entries):
-        images.setdefault(place if recovery else (entry.key, entry.copy // TOGETHER), []).append((place, entry))
+        images.setdefault((entry.key, entry.copy // TOGETHER), []).append((place, entry))
+    with contextlib.ExitStack() as opened:
+        partners = running()
+        if recovery and images and not partners:
+            partners = opened.enter_context(new_partners(1, near, ahead(entries[0].image)))
 
-    def paths(piece: list[list[tuple[int, Entry]]]) -> tuple[str, ...]:
-        (_, entry), *_ = piece[0]
-        return () if recovery or partners else (entry.image, entry.label)
+        def paths(piece: list[list[tuple[int, Entry]]]) -> tuple[str, ...]:
+            return () if partners else _paths([entry for _, entry in piece[0]])
 
-    def work(piece: list[list[tuple[int, Entry]]], read: prefetch.Read) -> list[list[Result]]:
-        images = [[entry for _, entry in image] for image in piece]
-        if recovery:
-            return _isolated(recovery.isolated, images, palette, options)
-        if partners:
-            return _by_partner(partners, images, palette, options)
-        return [_of_image(image, palette, options, _attempted, read) for image in images]
+        def work(piece: list[list[tuple[int, Entry]]], read: prefetch.Read) -> list[list[Result]]:
+            images = [[entry for _, entry in image] for image in piece]
+            if partners:
+                return _by_partner(partners, images, palette, options, recovery)
+            return [_of_image(image, palette, options, _attempted, read) for image in images]
 
-    threads = 1 if recovery else partners.threads if partners else threads
-    for piece, results in prefetch.work_ahead(_pieces(images.values(), partners), paths, work, threads):
-        for (place, entry), result in zip(itertools.chain(*piece), itertools.chain(*results()), strict=True):
-            yield place, entry, result
+        threads = partners.threads if partners else threads
+        for piece, results in prefetch.work_ahead(_pieces(images.values(), partners), paths, work, threads):
+            for (place, entry), result in zip(itertools.chain(*piece), itertools.chain(*results()), strict=True):
+                yield place, entry, result
+
+
+def ahead(source: str) -> int:
+    """The number of pieces that a partner reads ahead, from files like `source`."""
+    return AHEAD if storage.is_remote(source) else 0
 
 
 def _pieces(images: Iterable[list[T]], partners: Partners | None) -> Iterator[list[list[T]]]:
@@ -121,12 +134,14 @@ def _isolated(isolated: Isolated, images: Images, palette: Palette, options: Rec
     return [[_attempted(entry, isolated, make, entry, palette, options) for entry in image] for image in images]
 
 
-def _by_partner(partners: Partners, images: Images, palette: Palette, options: RecordOptions) -> list[list[Result]]:
+def _by_partner(
+    partners: Partners, images: Images, palette: Palette, options: RecordOptions, recovery: Recovery | None
+) -> list[list[Result]]:
     paths = [path for image in images for path in _paths(image) if storage.is_remote(path)]
     try:
         results, records = attempt(functools.partial(partners, _put_together, images, palette, options, paths=paths))
     except Failed:  # of all images, because of one of them
-        with Isolated() as isolated:
+        with contextlib.nullcontext(recovery.isolated) if recovery else Isolated() as isolated:
             return _isolated(isolated, images, palette, options)
     framed = iter(records)
     return [

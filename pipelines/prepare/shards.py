@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from pipelines.entries.options import RecordOptions
 from pipelines.entries.record import Entry
@@ -34,7 +34,7 @@ def is_finished(folder: str, spec: Spec) -> bool:
 def make_shard(
     folder: str,
     spec: Spec,
-    entries: Iterable[Entry],
+    entries: Sequence[Entry],
     palette: Palette,
     options: RecordOptions,
     finish: Callable[[str], object] = lambda outcome: None,
@@ -66,7 +66,7 @@ def make_shard(
     with contextlib.ExitStack() as opened:
         file = opened.enter_context(storage.writer(path))
         with _ordered(near) as in_order:
-            for place, entry, result in made(entries, palette, options, recovery, threads):
+            for place, entry, result in made(entries, palette, options, recovery, threads, near):
                 framed = b""
                 if isinstance(result, Fault):
                     faults[place] = result

@@ -97,28 +97,35 @@ class Partners:
             subprocess.close()
 
 
+@contextlib.contextmanager
+def new_partners(number: int, folder: str | None = None, ahead: int = 0) -> Iterator[Partners]:
+    """Yields partners, which end with the block.
+
+    Args:
+      number: their number.
+      folder: the folder for their temporary files; None for the default one.
+      ahead: see `Partners`.
+    """
+    with contextlib.ExitStack() as opened:
+        files = [opened.enter_context(tempfile.TemporaryFile(dir=folder, buffering=0)) for _ in range(number)]
+        partners = Partners(files, ahead)
+        opened.callback(partners.close)
+        yield partners
+
+
 _running: Partners | None = None
 
 
 @contextlib.contextmanager
 def started(number: int, folder: str | None = None, ahead: int = 0) -> Iterator[None]:
-    """Gives this process partners while the block runs.
-
-    Args:
-      number: their number; 0 for none.
-      folder: the folder for their temporary files; None for the default one.
-      ahead: see `Partners`.
-    """
+    """Gives this process partners while the block runs: none if `number` is 0; else see `new_partners`."""
     global _running
-    with contextlib.ExitStack() as opened:
-        files = [opened.enter_context(tempfile.TemporaryFile(dir=folder, buffering=0)) for _ in range(number)]
-        _running = partners = Partners(files, ahead) if files else None
+    with new_partners(number, folder, ahead) as partners:
+        _running = partners if number else None
         try:
             yield
         finally:
             _running = None
-            if partners:
-                partners.close()
 
 
 def number(workers: int, items: int) -> int:

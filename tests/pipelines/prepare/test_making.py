@@ -45,13 +45,14 @@ def test_partners_make_the_bytes_and_the_rejects_that_threads_make(spoilt, tmp_p
     assert rejects == read_rejects(tmp_path / "threads") and len(rejects) > 5
 
 
-def test_partners_make_the_shards_on_which_an_earlier_run_was_ended(source, tmp_path, calls, monkeypatch):
-    """They are as safe as its subprocess, of one image at a time, and faster."""
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_partners_make_the_shards_on_which_an_earlier_run_was_ended(source, tmp_path, calls, monkeypatch, workers):
+    """They are as safe as a subprocess of one image at a time, and faster, also where the rest has none."""
     assert prepare_here(source, tmp_path / "whole", *FLAGS[:-1], "1") == 0
     for shard in (tmp_path / "whole").glob("*.tfrecord"):
         workarea.notes(str(tmp_path / "ended")).start(shard.name)
     monkeypatch.setattr(making, "_isolated", None)
-    assert not calls and prepare_here(source, tmp_path / "ended", *FLAGS) == 0
+    assert not calls and prepare_here(source, tmp_path / "ended", *FLAGS[:-1], workers) == 0
     assert sum(map(len, calls)) == 11 and shard_bytes(tmp_path / "ended") == shard_bytes(tmp_path / "whole")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.objects import one_after_another
+from pipelines.prepare import workarea
 from tests.drawn.prepared import prepare_here
 from trainer import storage
 
@@ -21,11 +22,12 @@ def remote(server, source):
     return server
 
 
-def taken(server, copies: int = 0) -> tuple[int, int]:
+def taken(server, copies: int = 0, output: str = "") -> tuple[int, int]:
     """The number of requests of a run, and of those that came one after the other."""
     server.requests.clear()
     server.spans.clear()
-    assert prepare_here("gs://b/raw", f"gs://b/{copies}", "--shards", "1", "--copies", str(copies)) == 0
+    output = output or f"gs://b/{copies}"
+    assert prepare_here("gs://b/raw", output, "--shards", "1", "--copies", str(copies)) == 0
     return len(server.requests), one_after_another(server.spans)
 
 
@@ -44,3 +46,14 @@ def test_requests_wait_only_for_answers_that_they_depend_on(remote):
 
 def test_copies_of_an_image_take_no_requests(remote):
     assert taken(remote, copies=3)[0] == taken(remote, copies=0)[0]
+
+
+def test_a_shard_that_an_ended_run_has_begun_takes_as_many_requests_again_and_reads_its_images_together(remote):
+    whole, waits = taken(remote, copies=3)
+    for name in ("train-00000-of-00001.tfrecord", "val-00000-of-00001.tfrecord"):
+        workarea.notes("gs://b/ended").start(name)
+    again, resumed = taken(remote, copies=3, output="gs://b/ended")
+    # A note is looked at, and written again; a file that replaces another one is asked for first.
+    assert again <= whole + 2 * 4 and resumed <= waits + 2 * 3
+    shards = [storage.read(f"gs://b/{folder}/train-00000-of-00001.tfrecord") for folder in ("3", "ended")]
+    assert shards[0] == shards[1]

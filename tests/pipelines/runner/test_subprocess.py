@@ -78,10 +78,10 @@ def heavy_modules():
 
 def wait_for(file):
     deadline = time.monotonic() + 60
-    while not Path(file).exists():
+    while not Path(file).exists() or not (text := Path(file).read_text()):  # which is written after it is made
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    return Path(file).read_text()
+    return text
 
 
 def allow_little_more_memory():

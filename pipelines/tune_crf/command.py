@@ -195,8 +195,9 @@ def tune(
     width = options.trimap_width if options.metric == "trimap" else None
     bands = scoring.bands_of(width)
     points, stage = (None, *search.coarse_points()), "coarse grid"
+    files: scoring.Files = {}
     while True:
-        usable, accounts, scores = score(options, job, usable, accounts, bands, beam, points, stage)
+        usable, accounts, scores = score(options, job, usable, accounts, bands, files, beam, points, stage)
         keys = [sample.key for sample in usable]
         before, counts = stacked(job, usable, (None,), scores)[None], stacked(job, usable, points[1:], scores)
         lacking = search.unscored(before, counts, search.folds(keys))
@@ -234,6 +235,7 @@ def score(
     usable: list[Sample],
     accounts: Accounts,
     bands: int,
+    files: scoring.Files,
     beam: Any,
     points: tuple[Point, ...],
     title: str,
@@ -243,6 +245,7 @@ def score(
     Args:
       usable, accounts: the usable images so far, and their accounts.
       bands: number of distances from boundaries to include.
+      files: see `scoring.read_scores`.
       title: a name of the points, for messages.
 
     Returns:
@@ -251,7 +254,7 @@ def score(
     Raises:
       UnbalancedError: some counts are missing after the job.
     """
-    scores = scoring.read_scores(job, usable, bands)
+    scores = scoring.read_scores(job, usable, bands, files)
     tasks = scoring.missing(job, usable, points, scores)
     if not tasks:
         return usable, accounts, scores
@@ -261,7 +264,7 @@ def score(
     whole = functools.partial(build, job=job, tasks=tasks)
     if not run_job(whole, beam, total=planned, unit="masks", title="tune-crf", folder=job.work):
         raise InputError("tune-crf reads the job's result itself; omit --template_location")
-    scores = scoring.read_scores(job, usable, bands)
+    scores = scoring.read_scores(job, usable, bands, files)
     reasons = scoring.failures(job, usable)
     left = scoring.missing(job, usable, points, scores)
     rejects = tuple(

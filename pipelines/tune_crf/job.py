@@ -16,7 +16,7 @@ from pipelines.runner.work import Work, distribute
 from pipelines.tune_crf import scoring
 from pipelines.tune_crf.samples import STAGE, Sample
 from pipelines.tune_crf.scoring import Point, Task, TuningJob
-from trainer import storage
+from trainer import prefetch, storage
 
 BLOCK = 10
 """Points of the grid per element: enough to share the distances to boundaries, few enough to distribute the work."""
@@ -37,9 +37,11 @@ class Scoring(Work):
         self, work: Callable[[TuningJob, Sample, Sequence[Point]], None], sample: Sample, points: Sequence[Point]
     ) -> bool:
         """Whether the work on a sample succeeded; if not, records the reason in the work folder."""
-        if storage.exists(storage.join(self.job.work, self.job.name(sample) + scoring.FAILURE)):
-            return False  # it failed at another point
+        failure = storage.join(self.job.work, self.job.name(sample) + scoring.FAILURE)
+        failed = prefetch.ahead(failure, functools.partial(storage.exists, failure))
         with self.job.notes.watch(self.note(work, sample, points)) as recovery:
+            if failed():
+                return False  # at another point
             call = guarded(work, recovery)
             try:
                 attempt(functools.partial(call, self.job, sample, points))
@@ -61,7 +63,8 @@ class PredictImage(Scoring):
         sample, points = task
         refined = tuple(point for point in points if point is not None)
         plain = (None,) if None in points else ()
-        if not self.survives(scoring.score if plain else scoring.keep, sample, plain):
+        is_ready = not plain and scoring.is_kept(self.job, sample)
+        if not is_ready and not self.survives(scoring.score if plain else scoring.keep, sample, plain):
             self.finish("rejected", len(points))
             return
         self.finish("scored", len(plain))

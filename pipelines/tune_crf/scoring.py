@@ -52,6 +52,8 @@ Task = tuple[Sample, tuple[Point, ...]]
 """A sample, and the points at which to score it."""
 Scores = dict[str, dict[Point, np.ndarray]]
 """Name of a sample -> point -> int64 [3, C], see `trainer.metrics.class_counts`."""
+Files = dict[str, dict[Point, np.ndarray]]
+"""Path of a file of the work folder -> the same of its points."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,11 @@ def tidy(job: TuningJob) -> None:
     progress.forget(job.work)
 
 
+def is_kept(job: TuningJob, sample: Sample) -> bool:
+    """Whether the sample's probabilities are on this disk."""
+    return os.path.exists(job.cached(sample))
+
+
 def keep(job: TuningJob, sample: Sample, points: Sequence[Point] = ()) -> None:
     """Keeps the sample's probabilities on this disk."""
     image, _ = job.load(sample)
@@ -240,14 +247,22 @@ def _counts(data: bytes) -> dict[Point, np.ndarray]:
         return {}
 
 
-def read_scores(job: TuningJob, samples: Iterable[Sample], bands: int) -> Scores:
-    """All counts of these samples in the work folder, summed over the first `bands` distances."""
+def read_scores(job: TuningJob, samples: Iterable[Sample], bands: int, files: Files | None = None) -> Scores:
+    """All counts of these samples in the work folder, summed over the first `bands` distances.
+
+    Args:
+      files: what was read before with these `bands`, which is not read again; what is read is added.
+    """
+    files = {} if files is None else files
     scores: Scores = {job.name(sample): {} for sample in samples}
     results = [file for file in _files(job) if file.relative.endswith(RESULT)]
     ours = [(name, file.path) for file in results if (name := file.relative.partition("-")[0]) in scores]
+    new = [path for _, path in ours if not files.get(path)]  # a damaged file is replaced
     with ThreadPoolExecutor(READERS) as pool:
-        for (name, _), data in zip(ours, pool.map(storage.read, [path for _, path in ours]), strict=True):
-            scores[name] |= {point: values[:bands].sum(0) for point, values in _counts(data).items()}
+        for path, data in zip(new, pool.map(storage.read, new), strict=True):
+            files[path] = {point: values[:bands].sum(0) for point, values in _counts(data).items()}
+    for name, path in ours:
+        scores[name] |= files[path]
     return scores
 
 

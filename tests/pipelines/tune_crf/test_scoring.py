@@ -15,6 +15,7 @@ from pipelines.tune_crf.samples import Sample, choose
 from pipelines.tune_crf.scoring import TuningJob
 from tests.drawn.records import PALETTE
 from tests.drawn.tuning import Colours, Smoothing, write_records
+from trainer import storage
 from trainer.metrics import class_counts
 
 POINTS = (None, CrfOptions(), CrfOptions(sxy=30))
@@ -76,6 +77,26 @@ def test_a_damaged_file_holds_no_scores(
     path = Path(job.result(samples[0], POINTS, scoring.RESULT))
     path.write_bytes(path.read_bytes()[:size])
     assert scoring.read_scores(job, samples, 6)[job.name(samples[0])] == {}
+
+
+def test_a_file_is_read_again_only_if_it_was_damaged(
+    job: TuningJob, samples: list[Sample], network: Colours, smoothing: Smoothing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scoring.score(job, samples[0], POINTS[:2])
+    whole, files, read, calls = scoring.read_scores(job, samples, 6), {}, storage.read, []
+    monkeypatch.setattr(storage, "read", lambda path: calls.append(path) or read(path))
+    path = Path(job.result(samples[0], POINTS[:2], scoring.RESULT))
+    data = path.read_bytes()
+    path.write_bytes(data[:100])
+    assert scoring.read_scores(job, samples, 6, files)[job.name(samples[0])] == {}
+    path.write_bytes(data)
+    for _ in range(2):
+        scores = scoring.read_scores(job, samples, 6, files)
+        np.testing.assert_equal(scores, whole)
+    assert calls == [str(path)] * 2
+    scoring.score(job, samples[0], POINTS[2:])
+    assert set(scoring.read_scores(job, samples, 6, files)[job.name(samples[0])]) == set(POINTS)
+    assert len(calls) == 3
 
 
 def test_without_a_work_folder_there_are_no_scores(job: TuningJob, samples: list[Sample]) -> None:

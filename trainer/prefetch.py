@@ -278,7 +278,7 @@ def _fetched(items: Iterable[T], paths: Callable[[T], Sequence[str]]) -> Iterato
                     item = next(rest)
                 except StopIteration:
                     break
-                files = filter(storage.is_remote, paths(item))
+                files = dict.fromkeys(filter(storage.is_remote, paths(item)))
                 waiting.append((item, {path: _expected.pop(path, None) or _start_reading(path) for path in files}))
                 if not waiting[-1][-1]:
                     break  # there is nothing to wait for, so the next item may be formed when it is needed

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from pipelines.doctor import copies, depth, findings, job, remedy, tally, verdict
 from pipelines.doctor.classes import settle
+from pipelines.doctor.copies import Couples
 from pipelines.doctor.drawings import draw
 from pipelines.doctor.measures import likeness
 from pipelines.doctor.options import SAMPLED, Options
@@ -26,10 +27,10 @@ from pipelines.pages.gallery import Panel
 from pipelines.runner import handover
 from pipelines.runner.flags import beam_options, located
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.notes import Recovery, guarded
+from pipelines.runner.notes import Recovery, guarded, guarded_each
 from pipelines.runner.remote import CANCELLED, attach
 from pipelines.runner.run import run as run_job
-from trainer import leases, storage
+from trainer import leases, prefetch, storage
 from trainer.accounts import Accounts
 from trainer.formats import codings, images
 from trainer.formats.images import ImageError
@@ -166,36 +167,34 @@ def conclude(
     return verdict.graded(report), Remedy(reading, left_out, labels, splits, is_listed, group_by)
 
 
-def alike(plan: Plan, recovery: Recovery | None, one: int, other: int) -> float:
-    """Likeness of the images of two pairs, see `measures.likeness`; 0 if one cannot be read."""
-    call = guarded(_likeness, recovery)
-    paths = (plan.subjects[number].image for number in (one, other))
-    try:
-        return attempt(functools.partial(call, *paths), known=(OSError, ImageError))
-    except (OSError, ImageError, Failed):
-        return 0.0
+def alike(plan: Plan, recovery: Recovery | None, couples: Couples) -> Iterator[float]:
+    """Likeness of the two images of each couple, see `measures.likeness`; 0 if one cannot be read."""
+    paths = ([plan.subjects[number].image for number in couple] for couple in couples)
+    for _, call in guarded_each(_likeness, paths, lambda couple: couple, recovery):
+        try:
+            yield attempt(call, known=(OSError, ImageError))
+        except (OSError, ImageError, Failed):
+            yield 0.0
 
 
-def _likeness(one: str, other: str) -> float:
-    return likeness(*(images.decode_image(storage.read(path)) for path in (one, other)))
+def _likeness(paths: list[str], read: prefetch.Read = storage.read) -> float:
+    return likeness(*(images.decode_image(read(path)) for path in paths))
 
 
-def differ(plan: Plan, reading: Reading, recovery: Recovery | None, one: int, other: int) -> bool:
-    """Whether the labels of two pairs hold different classes; False if one cannot be read."""
-    call = guarded(_differ, recovery)
-    paths = (plan.subjects[number].label for number in (one, other))
-    try:
-        return attempt(functools.partial(call, reading, *paths), known=(OSError, ImageError, LabelError))
-    except (OSError, ImageError, LabelError, Failed):
-        return False
+def differ(plan: Plan, reading: Reading, recovery: Recovery | None, couples: Couples) -> Iterator[bool]:
+    """Whether the two labels of each couple hold different classes; False if one cannot be read."""
+    paths = ([plan.subjects[number].label for number in couple] for couple in couples)
+    for _, call in guarded_each(functools.partial(_differ, reading), paths, lambda couple: couple, recovery):
+        try:
+            yield attempt(call, known=(OSError, ImageError, LabelError))
+        except (OSError, ImageError, LabelError, Failed):
+            yield False
 
 
-def _differ(reading: Reading, one: str, other: str) -> bool:
+def _differ(reading: Reading, paths: list[str], read: prefetch.Read = storage.read) -> bool:
     if reading.palette is None:
         return False
-    first, second = (
-        codings.decode_ids(storage.read(path), reading.palette, coding=reading.coding) for path in (one, other)
-    )
+    first, second = (codings.decode_ids(read(path), reading.palette, coding=reading.coding) for path in paths)
     return first.shape != second.shape or bool((first != second).any())
 
 

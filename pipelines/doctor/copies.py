@@ -26,8 +26,8 @@ MIN_FRAMES = 8
 FILM = 0.6
 """Median hash distance of neighbours, relative to that of any two images, below which names count frames of a film."""
 
-Likeness = Callable[[int, int], float]
-"""Numbers of two pairs -> the likeness of their images, -1 to 1."""
+Couples = Sequence[tuple[int, int]]
+"""The numbers of two pairs each."""
 
 
 @dataclass(frozen=True)
@@ -87,27 +87,31 @@ def near(prints: np.ndarray) -> list[tuple[int, int]]:
     return sorted(couples)
 
 
-def verified(couples: Sequence[tuple[int, int]], likeness: Likeness) -> list[tuple[int, int]]:
+def verified(couples: Couples, likeness: Callable[[Couples], Iterable[float]]) -> list[tuple[int, int]]:
     """The couples whose images are alike. Checks only the first LOOKED_AT; if nearly all of them are, returns all."""
-    alike = [couple for couple in couples[:LOOKED_AT] if likeness(*couple) >= ALIKE]
+    first = couples[:LOOKED_AT]
+    alike = [couple for couple, value in zip(first, likeness(first), strict=True) if value >= ALIKE]
     return alike + list(couples[LOOKED_AT:] if len(alike) >= SURE * LOOKED_AT else ())
 
 
 def of_copies(
-    prints: np.ndarray, plan: Plan, likeness: Likeness, differ: Callable[[int, int], bool]
+    prints: np.ndarray,
+    plan: Plan,
+    likeness: Callable[[Couples], Iterable[float]],
+    differ: Callable[[Couples], Iterable[bool]],
 ) -> tuple[list[Finding], set[int]]:
     """Findings on duplicates, and the numbers of the pairs that should be left out because of them.
 
     Args:
-      likeness: the likeness of the images of two pairs.
-      differ: whether the labels of two pairs hold different classes.
+      likeness: the likeness of the two images of each couple, -1 to 1.
+      differ: whether the two labels of each couple hold different classes.
     """
     findings, left_out = [], set()
     splits = [subject.split for subject in plan.subjects]
     same = exact(prints)
     labels = dict(zip(prints["number"].tolist(), prints["label"].tolist(), strict=True))
     torn = [couple for couple in same if labels[couple[0]] != labels[couple[1]]][:LOOKED_AT]
-    torn = [couple for couple in torn if differ(*couple)]
+    torn = list(itertools.compress(torn, differ(torn)))
     copies = Copies.of(same, plan)
     if torn:
         text = "images occur twice, byte for byte, with different labels"

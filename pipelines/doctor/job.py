@@ -7,7 +7,7 @@ Every process loads the plan's file, which takes a few hundred bytes per pair.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ from pipelines.doctor.plan import Subject, read_chunk
 from pipelines.doctor.tally import DoctorTally
 from pipelines.runner import handover
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.notes import Recovery, guarded
+from pipelines.runner.notes import guarded_each
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.work import Work, distribute
 from trainer.formats.labels import Palette
@@ -45,13 +45,14 @@ class LookAtChunk(Work):
 
     def process(self, number: int) -> Iterator[DoctorTally]:
         subjects = read_chunk(self.output, self.digest, number)
-        with handover.watch_chunk(self.output, [subject.label for subject in subjects]) as recovery:
-            yield tally.total(self._look(subject, recovery) for subject in subjects)
+        with handover.watch_chunk(self.output, self.digest, [subject.label for subject in subjects]) as recovery:
+            work = functools.partial(look, palette=self.palette, coding=self.coding, max_pixels=self.max_pixels)
+            calls = guarded_each(work, subjects, lambda subject: (subject.image, subject.label), recovery)
+            yield tally.total(self._attempt(subject, call) for subject, call in calls)
 
-    def _look(self, subject: Subject, recovery: Recovery | None) -> DoctorTally:
-        call = guarded(look, recovery)
+    def _attempt(self, subject: Subject, call: Callable[[], DoctorTally]) -> DoctorTally:
         try:
-            result = attempt(functools.partial(call, subject, self.palette, self.coding, self.max_pixels))
+            result = attempt(call)
         except Failed as fault:
             result = tally.with_print(tally.seen_of(subject.number, "failed", fault.reason), subject.number)
         self.finish("looked at")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -30,7 +31,11 @@ BETTER = 1.5
 
 
 def look(
-    subject: Subject, palette: Palette | None = None, coding: str = "auto", max_pixels: int = MAX_PIXELS
+    subject: Subject,
+    palette: Palette | None = None,
+    coding: str = "auto",
+    max_pixels: int = MAX_PIXELS,
+    read: Callable[[str], bytes] = storage.read,
 ) -> DoctorTally:
     """Examines a pair as closely as the plan demands.
 
@@ -39,6 +44,7 @@ def look(
       palette: the palette of the labels; None if it is not known, in which case they are only decoded.
       coding: one of `trainer.formats.options.CODINGS`.
       max_pixels: bound on the pixels of an image or label.
+      read: reads a file, like `storage.read`.
 
     Returns:
       Its tally, with at most one fault for which prepare would reject the pair:
@@ -55,7 +61,7 @@ def look(
     """
     steps = _Look(subject, palette, coding, max_pixels)
     try:
-        image, label = _read(subject.image), _read(subject.label)
+        image, label = _read(subject.image, read), _read(subject.label, read)
     except _Fault as fault:
         return with_print(seen_of(subject.number, fault.kind, fault.detail), subject.number)
     tally = steps.examine(image, label)
@@ -71,9 +77,9 @@ class _Fault(Exception):
         self.kind, self.detail = kind, detail
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, read: Callable[[str], bytes]) -> bytes:
     try:
-        return storage.read(path)
+        return read(path)
     except OSError as error:
         raise _Fault("unreadable", f"{path} cannot be read: {error.strerror or error}") from None
 

@@ -17,8 +17,6 @@ HEADERS, DECODED, ALIGNED = 0, 1, 2
 MAX_ALIGNED = 256
 """Number of pairs whose boundaries are compared with their images: a few suffice to show a constant offset."""
 
-_CHUNK = 64  # maximum pairs per element: a second of work
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -50,7 +48,7 @@ class Plan:
     @functools.cached_property
     def lines(self) -> tuple[bytes, ...]:
         """The contents of the plan's file: one line per chunk."""
-        size = max(1, min(_CHUNK, self.total // 32))
+        size = handover.chunk_size(self.total)
         rows = [asdict(subject) for subject in self.subjects]
         # Names may contain any character; JSON in ASCII escapes line separators.
         return tuple(json.dumps(rows[first : first + size]).encode() for first in range(0, len(rows), size))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,8 +17,8 @@ from pipelines.doctor.plan import Plan, Subject
 from pipelines.doctor.reading import COUNTED, OWN, Reading
 from pipelines.inputs.coding import PALETTE_FILE
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.notes import Recovery, guarded
-from trainer import storage
+from pipelines.runner.notes import Recovery, guarded_each
+from trainer import prefetch, storage
 from trainer.formats import images
 from trainer.formats.images import ImageError
 from trainer.formats.labels import Palette
@@ -70,27 +70,41 @@ def mend_labels(
     Returns:
       Number of a pair -> path of its new label.
     """
-    paths = {}
-    for subject in plan.subjects:
-        if shift == (0, 0) and subject.number not in kinds:
-            continue
-        call = guarded(_mended, recovery)
-        kind = kinds.get(subject.number, "")
-        mend = functools.partial(call, subject, kind, reading.palette, reading.coding, shift)
-        try:
-            ids = attempt(mend, known=(OSError, ImageError))
-        except (OSError, ImageError, Failed):
-            continue
-        if ids is not None and (ids != reading.palette.ignore_id).any():
-            path = storage.join(folder, LABELS_FOLDER, f"{subject.number:06d}.png")
-            storage.write(path, encoded(ids, reading.palette, reading.coding))
-            paths[subject.number] = path
-    return paths
+    ill = [(one, kinds.get(one.number, "")) for one in plan.subjects if shift != (0, 0) or one.number in kinds]
+    work = functools.partial(_mended, palette=reading.palette, coding=reading.coding, shift=shift)
+
+    def labels() -> Iterator[tuple[int, str, bytes]]:
+        for (subject, _), call in guarded_each(work, ill, lambda one: (one[0].image, one[0].label), recovery):
+            try:
+                ids = attempt(call, known=(OSError, ImageError))
+            except (OSError, ImageError, Failed):
+                continue
+            if ids is not None and (ids != reading.palette.ignore_id).any():
+                path = storage.join(folder, LABELS_FOLDER, f"{subject.number:06d}.png")
+                yield subject.number, path, encoded(ids, reading.palette, reading.coding)
+
+    written = {}
+    for (number, path, _), write in prefetch.write_behind(labels(), folder, _write, lambda label: len(label[2])):
+        write()
+        written[number] = path
+    return written
 
 
-def _mended(subject: Subject, kind: str, palette: Palette, coding: str, shift: tuple[int, int]) -> np.ndarray | None:
-    header = images.header(storage.read(subject.image))
-    return mended(kind, storage.read(subject.label), header, palette, coding, shift)
+def _write(label: tuple[int, str, bytes]) -> None:
+    _, path, data = label
+    storage.write(path, data)
+
+
+def _mended(
+    subject: tuple[Subject, str],
+    palette: Palette,
+    coding: str,
+    shift: tuple[int, int],
+    read: prefetch.Read = storage.read,
+) -> np.ndarray | None:
+    pair, kind = subject
+    header = images.header(read(pair.image))
+    return mended(kind, read(pair.label), header, palette, coding, shift)
 
 
 def manifest(plan: Plan, remedy: Remedy) -> bytes:

@@ -26,7 +26,7 @@ from pipelines.runner.isolation import Failed, attempt
 from pipelines.runner.notes import Recovery, guarded
 from pipelines.runner.remote import CANCELLED, FOLLOWED, attach
 from pipelines.runner.run import run as run_job
-from trainer import leases, storage
+from trainer import leases, prefetch, storage
 from trainer.accounts import REJECTS_FILE, Accounts, write_rejects
 from trainer.formats.cards import ModelCard, load_card
 from trainer.formats.dataset import load_dataset
@@ -264,11 +264,12 @@ def draw_gallery(
     chosen = gallery.best_median_worst(mious.mean(1), options.gallery)
     entries = []
     with handover.in_flight(options.output).watch("gallery") as recovery:
-        for index, rank in chosen:
+        paths = lambda one: plan.sources.paths(plan.comparisons[total.numbers[one[0]]])
+        for (index, rank), read in prefetch.read_ahead(chosen, paths):
             comparison = plan.comparisons[total.numbers[index]]
             scores = dict(zip(names, mious[index].tolist(), strict=True))
             draw = functools.partial(
-                draw_entry, plan.sources, comparison, rank, scores, images_folder, len(chosen), recovery
+                draw_entry, plan.sources, comparison, rank, scores, images_folder, len(chosen), recovery, read
             )
             try:
                 entries.append(attempt(draw, known=Unusable))
@@ -286,9 +287,10 @@ def draw_entry(
     images_folder: str | None,
     entries: int,
     recovery: Recovery | None,
+    read: prefetch.Read,
 ) -> gallery.Entry:
     """Draws one of `entries` entries; see `gallery.entry`. Raises Unusable if its label or a mask cannot be read."""
-    label, masks = sources.read(comparison)
+    label, masks = sources.read(comparison, read)
     image = None if images_folder is None else gallery_image(images_folder, comparison.key, label.shape, recovery)
     predictions = dict(zip(scores, masks, strict=True))
     return gallery.entry(comparison.key, rank, scores, image, label, predictions, sources.palette, entries)

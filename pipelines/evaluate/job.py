@@ -20,7 +20,7 @@ from pipelines.evaluate.sources import STAGE, Comparison, Sources, Unusable
 from pipelines.evaluate.tally import EvaluationTally
 from pipelines.runner import handover
 from pipelines.runner.isolation import Failed, attempt
-from pipelines.runner.notes import Recovery, guarded
+from pipelines.runner.notes import Recovery, guarded_each
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.work import Work, distribute
 from trainer.accounts import Reject
@@ -43,16 +43,18 @@ class EvaluateChunk(Work):
 
     def process(self, number: int) -> Iterator[EvaluationTally]:
         first, comparisons = read_chunk(self.output, self.digest, number)
-        with handover.watch_chunk(self.output, [comparison.label for comparison in comparisons]) as recovery:
+        with handover.watch_chunk(
+            self.output, self.digest, [comparison.label for comparison in comparisons]
+        ) as recovery:
             total = self._tally(first, comparisons, recovery)
         yield total
 
     def _tally(self, first: int, comparisons: list[Comparison], recovery: Recovery | None) -> EvaluationTally:
         total = EvaluationTally.empty(len(self.sources.masks), self.sources.palette.num_classes)
-        for number, comparison in enumerate(comparisons, start=first):
-            read = guarded(self.sources.confusions, recovery)
+        calls = guarded_each(self.sources.confusions, comparisons, self.sources.paths, recovery)
+        for number, (comparison, call) in enumerate(calls, start=first):
             try:
-                confusion = attempt(functools.partial(read, comparison), known=Unusable)
+                confusion = attempt(call, known=Unusable)
             except (Unusable, Failed) as fault:
                 path = fault.path if isinstance(fault, Unusable) else self.sources.label_path(comparison)
                 reject = Reject(comparison.key, path, STAGE, fault.reason)

@@ -25,8 +25,6 @@ JPEG = (".jpg", ".jpeg")
 LABEL_SUFFIXES = tuple(suffix for suffix in images.SUFFIXES if suffix not in JPEG)
 """Suffixes of labels: those of images without JPEG, which blurs class ids."""
 
-_CHUNK = 64  # maximum labels per element: a few seconds of work
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -56,7 +54,7 @@ class Plan:
     @functools.cached_property
     def lines(self) -> tuple[bytes, ...]:
         """The contents of the plan's file: a line with the sources, and one for each chunk."""
-        size = max(1, min(_CHUNK, len(self.comparisons) // 32))
+        size = handover.chunk_size(len(self.comparisons))
         rows = [asdict(comparison) for comparison in self.comparisons]
         chunks = [{"first": first, "rows": rows[first : first + size]} for first in range(0, len(rows), size)]
         # Names may contain any character; JSON in ASCII escapes line separators.

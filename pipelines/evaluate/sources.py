@@ -19,6 +19,7 @@ from trainer.formats.images import ImageError
 from trainer.formats.label_images import decode_label
 from trainer.formats.labels import LabelError, Palette
 from trainer.options import InputError
+from trainer.prefetch import Read
 
 STAGE = "evaluate"
 NOTES_FILE = "segment.json"
@@ -90,28 +91,37 @@ class Sources:
     def label_path(self, comparison: Comparison) -> str:
         return storage.join(self.labels, comparison.label)
 
-    def read(self, comparison: Comparison) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Reads label and masks, uint8 [H, W] each. Raises Unusable if one of them cannot be used."""
-        label = self._read_label(self.label_path(comparison))
-        paths = [storage.join(folder, path) for folder, path in zip(self.masks, comparison.masks, strict=True)]
-        made_by = itertools.chain(self.made_by, itertools.repeat(""))
-        return label, [self._read_mask(path, label, maker) for path, maker in zip(paths, made_by, strict=False)]
+    def paths(self, comparison: Comparison) -> list[str]:
+        """The files of label and masks."""
+        masks = zip(self.masks, comparison.masks, strict=True)
+        return [self.label_path(comparison), *(storage.join(folder, path) for folder, path in masks)]
 
-    def confusions(self, comparison: Comparison) -> np.ndarray:
+    def read(self, comparison: Comparison, read: Read = storage.read) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Reads label and masks, uint8 [H, W] each. Raises Unusable if one of them cannot be used.
+
+        Args:
+          read: reads a file, like `storage.read`.
+        """
+        path, *paths = self.paths(comparison)
+        label = self._read_label(path, read)
+        made_by = itertools.chain(self.made_by, itertools.repeat(""))
+        return label, [self._read_mask(path, label, maker, read) for path, maker in zip(paths, made_by, strict=False)]
+
+    def confusions(self, comparison: Comparison, read: Read = storage.read) -> np.ndarray:
         """Confusion matrices, int64 [masks, bands + 1, classes, classes], see `band_confusions`. Raises as `read`."""
-        label, masks = self.read(comparison)
+        label, masks = self.read(comparison, read)
         return band_confusions(label, masks, self.palette.num_classes, self.palette.ignore_id)
 
-    def _read_label(self, path: str) -> np.ndarray:
+    def _read_label(self, path: str, read: Read) -> np.ndarray:
         """The label file as uint8 [H, W] class ids and the ignore id."""
         try:
-            return decode_ids(storage.read(path), self.palette, coding=self.coding)
+            return decode_ids(read(path), self.palette, coding=self.coding)
         except FileNotFoundError:
             raise Unusable(path, "the label is listed, but not found") from None
         except (OSError, ImageError, LabelError) as error:
             raise Unusable(path, reason(error)) from None
 
-    def _read_mask(self, path: str, label: np.ndarray, made_by: str) -> np.ndarray:
+    def _read_mask(self, path: str, label: np.ndarray, made_by: str, read: Read) -> np.ndarray:
         """The mask file as uint8 [H, W] class ids, of the label's size, with a class wherever the label has one.
 
         Args:
@@ -119,7 +129,7 @@ class Sources:
         """
         palette = self.palette
         try:
-            data = storage.read(path)
+            data = read(path)
             if stamp := read_stamp(data):
                 # `segment --overwrite` leaves masks of images that are no longer in its input.
                 if made_by and stamp.fingerprint not in ("", made_by):

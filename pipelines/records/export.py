@@ -15,7 +15,7 @@ from pipelines.inputs.names import hidden
 from pipelines.records.options import Export
 from pipelines.records.reading import SUFFIXES, file_stem, read_records
 from pipelines.records.target import Target
-from trainer import storage
+from trainer import prefetch, storage
 from trainer.accounts import Accounts, Reject
 from trainer.formats.dataset import Dataset, Shard
 from trainer.formats.examples import Record
@@ -86,14 +86,23 @@ def export_shard(
     options: Export, shard: Shard, target: Target, names: Names, beat: Callable[[], object]
 ) -> ShardExport:
     exported, left_out, rejects = 0, 0, []
-    for record, files in _files(options, shard):
+
+    def claimed() -> Iterator[tuple[Record, dict[str, bytes]]]:
+        nonlocal left_out
+        for record, files in _files(options, shard):
+            if files:
+                names.take(files)
+                yield record, files
+            else:
+                beat()
+                left_out += 1
+
+    write = lambda claim: _write_all(target, claim[1])
+    size = lambda claim: sum(map(len, claim[1].values()))
+    for (record, files), written in prefetch.write_behind(claimed(), options.output, write, size):
         beat()
-        if not files:
-            left_out += 1
-            continue
-        names.take(files)
         try:
-            _write_all(target, files)
+            written()
             exported += 1
         except OSError as error:  # such as a name that is too long with its suffix
             path = target.path(next(iter(files)))

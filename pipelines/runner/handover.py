@@ -18,6 +18,10 @@ from trainer.options import InputError
 
 LABELS = "labels"
 """Name of the note on the sample of labels, which is read before the job."""
+CHUNK, CHUNKS = 64, 32
+"""The most items of a chunk, a few seconds of work, and the number of chunks from which they have so many."""
+SMALL, SMALL_CHUNKS = 16, 8
+"""A chunk costs two requests in Cloud Storage, so it has at least SMALL items if that gives SMALL_CHUNKS chunks."""
 
 
 def in_flight(folder: str) -> InFlight:
@@ -26,14 +30,31 @@ def in_flight(folder: str) -> InFlight:
 
 
 @contextlib.contextmanager
-def watch_chunk(folder: str, labels: Sequence[str]) -> Iterator[Recovery | None]:
-    """Notes that this process is working on the chunk with these labels while the block runs, see `InFlight.watch`."""
+def watch_chunk(folder: str, digest: str, labels: Sequence[str]) -> Iterator[Recovery | None]:
+    """Notes that this process is working on the chunk with these labels while the block runs, see `InFlight.watch`.
+
+    Args:
+      folder: the output folder.
+      digest: the digest of the plan.
+      labels: the paths of the labels.
+    """
     # The name is the same in every run over the same labels, so a rerun finds the note of one that crashed.
     notes, name = in_flight(folder), repr(list(labels))
-    if notes.interrupted(LABELS):  # a label of the sample crashed a process, and is in one of the chunks
+    if _is_suspicious(folder, digest):
         notes.start(name)
     with notes.watch(name) as recovery:
         yield recovery
+
+
+@functools.lru_cache(maxsize=1)
+def _is_suspicious(folder: str, digest: str) -> bool:
+    """Whether a label of the sample, which is in one of the plan's chunks, has crashed a process."""
+    return in_flight(folder).interrupted(LABELS)
+
+
+def chunk_size(items: int) -> int:
+    """The number of items of each chunk but the last."""
+    return max(1, min(CHUNK, max(items // CHUNKS, min(SMALL, items // SMALL_CHUNKS))))
 
 
 def digest_of(lines: Sequence[bytes]) -> str:

@@ -29,13 +29,14 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from pipelines.runner.isolation import Isolated
-from trainer import storage
+from trainer import prefetch, storage
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 SUFFIX = ".started"
 
@@ -141,6 +142,19 @@ def _read(path: str) -> dict[str, Any]:
 def guarded(work: Callable[..., T], recovery: Recovery | None) -> Callable[..., T]:
     """`work`, whose calls run in a subprocess in recovery mode."""
     return functools.partial(recovery.isolated, work) if recovery else work
+
+
+def guarded_each(
+    work: Callable[..., R], items: Iterable[T], paths: Callable[[T], Sequence[str]], recovery: Recovery | None
+) -> Iterator[tuple[T, Callable[[], R]]]:
+    """Yields the items, each with a function that returns, or raises, what `work(item)` does.
+
+    In recovery mode it runs in a subprocess. Otherwise the files of the next items are read ahead, see
+    `prefetch.read_ahead`, and `work` gets the function that reads them as its argument `read`.
+    """
+    for item, read in prefetch.read_ahead(items, (lambda item: ()) if recovery else paths):
+        call = functools.partial(work, item)
+        yield item, functools.partial(recovery.isolated, call) if recovery else functools.partial(call, read=read)
 
 
 class Recovery:

@@ -104,10 +104,10 @@ def test_what_is_no_set_ends_with_a_message_and_leaves_nothing(tmp_path):
 def test_a_label_that_cannot_be_examined_is_a_finding_and_the_others_are_examined(ill, monkeypatch):
     real = job.look
 
-    def look(subject, *rest):
+    def look(subject, **options):
         if subject.key == "val/a1":
             raise RuntimeError("the decoder fell over")
-        return real(subject, *rest)
+        return real(subject, **options)
 
     monkeypatch.setattr(job, "look", look)
     found = examine(ill / "set", ill / "out")

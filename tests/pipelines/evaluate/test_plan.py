@@ -95,7 +95,7 @@ def test_labels_beside_the_jpegs_of_their_images_are_told_from_these(tmp_path: P
     assert "images beside the labels, left out: 3" in plan.notes
 
 
-@pytest.mark.parametrize(("labels", "size"), [(3, 1), (200, 6), (5000, 64)])
+@pytest.mark.parametrize(("labels", "size"), [(3, 1), (50, 6), (200, 16), (1000, 31), (5000, 64)])
 def test_chunks_name_all_labels_once_with_the_number_of_their_first(tmp_path: Path, labels: int, size: int) -> None:
     names = [f"é\u2028\n\x85 {number}" for number in range(labels)]
     plan = Plan(Sources("labels", ("m",), PALETTE), tuple(Comparison(n, f"{n}.png", (f"{n}.png",)) for n in names))

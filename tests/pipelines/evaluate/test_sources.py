@@ -107,18 +107,16 @@ def test_own_masks_hold_ids_whatever_the_colours_of_their_models_palette(tmp_pat
 
 
 @pytest.mark.parametrize("file", ["labels/a/b.bmp", "m0/a/b.png"])
-def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, file: str) -> None:
     some = sources(tmp_path, images.encode_png(RAW), images.encode_png(MASK))
-    read = storage.read
 
     def refuse(path: str) -> bytes:
         if path.endswith(file):
             raise PermissionError(13, "Permission denied", path)
-        return read(path)
+        return storage.read(path)
 
-    monkeypatch.setattr(storage, "read", refuse)
     with pytest.raises(Unusable) as fault:
-        some.read(comparison(1))
+        some.read(comparison(1), refuse)
     assert (fault.value.path, fault.value.reason) == (str(tmp_path / file), "cannot be read: Permission denied")
 
 

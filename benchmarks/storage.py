@@ -1,10 +1,12 @@
-"""`deeplab prepare` and `deeplab segment` on this machine's disk, and with 50 ms for every request to Cloud Storage.
+"""Commands on this machine's disk, and with 50 ms for every request to Cloud Storage.
 
     python benchmarks/storage.py                                # drawn scenes, an untrained network
     python benchmarks/storage.py --data data/camvid --delay 0.1
+    python benchmarks/storage.py --command evaluate
 
 The Cloud Storage is a process of its own on this machine, which takes processor time too. The model is a local folder
-in either case. Records and masks are compared to the byte. Removing what the run before has written is not counted.
+in either case. Labels are evaluated against copies of themselves. Records, masks and what is exported are compared to
+the byte. Removing what the run before has written is not counted.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -31,6 +33,7 @@ from timing import table, take_turns
 
 from pipelines import cli
 from pipelines.demo import scenes
+from pipelines.inputs.coding import detect_palette
 from pipelines.inputs.rawset import scan
 from trainer import storage
 from trainer.options import CheckedOptions, option
@@ -38,6 +41,7 @@ from trainer.parser import parse
 from trainer.startup import start_tensorflow
 
 BUCKET = "gs://bucket"
+COMMANDS = ("prepare", "segment", "doctor", "evaluate", "export")
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Options(CheckedOptions):
     faults: float = option(0.0, "share of the requests that fail", low=0.0, below=0.5)
     workers: int = option(2, "threads that work", low=1)
     rounds: int = option(2, "times every run is repeated", low=1)
-    segment: bool = option(True, "measure segment as well")
+    command: str = option("all", "which command is measured", choices=("all", *COMMANDS))
 
 
 @contextlib.contextmanager
@@ -102,57 +106,86 @@ def run(*argv: str) -> None:
         sys.exit(f"{argv[0]} ended with status {status}\n{text.getvalue()}")
 
 
-def compare(command: list[str], here: tuple[str, str], there: tuple[str, str], items: int, suffix: str, rounds: int):
+def compare(
+    name: str, words: Callable[[str], list[str]], folders: Sequence[str], items: int, suffix: str | None, rounds: int
+):
     """Runs a command in both places in turns; prints the rates, the requests for an item, and whether bytes differ.
 
     Args:
-      here, there: input and output.
-      suffix: of the files to compare.
+      words: folder -> the command that reads and writes below it.
+      folders: one on the disk and one in Cloud Storage; the command writes below their `name`.
+      suffix: of the files to compare; None for none.
     """
-    sent, busy, served = [], {here: [], there: []}, {here: [], there: []}
+    sent, busy, served = [], {folder: [] for folder in folders}, {folder: [] for folder in folders}
 
-    def work(source: str, output: str) -> None:
+    def work(folder: str) -> None:
         (before, idle), begin = spent(), sum(os.times()[:4])
-        run(*command, "--input", source, "--output", output)
-        busy[source, output].append(sum(os.times()[:4]) - begin)  # with its processes that have ended
+        run(*words(folder))
+        busy[folder].append(sum(os.times()[:4]) - begin)  # with its processes that have ended
         after, seconds = spent()
         sent.append(after - before)
-        served[source, output].append(seconds - idle)
+        served[folder].append(seconds - idle)
 
-    work(*here)  # imports, and the images into the page cache
-    places = {f"{command[0]}, disk": here, f"{command[0]}, Cloud Storage": there}
-    runs = {name: functools.partial(work, *place) for name, place in places.items()}
-    seconds = take_turns(runs, rounds, before=lambda name: clear(places[name][1]))
-    is_same = contents(here[1], suffix) == contents(there[1], suffix)
+    work(folders[0])  # imports, and the images into the page cache
+    places = dict(zip((f"{name}, disk", f"{name}, Cloud Storage"), folders, strict=True))
+    runs = {place: functools.partial(work, folder) for place, folder in places.items()}
+    seconds = take_turns(runs, rounds, before=lambda place: clear(f"{places[place]}/{name}"))
     print(f"\n{table(seconds, items, 'images', next(iter(runs)))}")
+    print(f"\n{sent[-1] / items:.2f} requests for an image", end="")
+    if suffix is not None:
+        here, there = (contents(f"{folder}/{name}", suffix) for folder in folders)
+        print("; the same bytes" if here == there else "; OTHER BYTES", end="")
     disk, cloud = (min(seconds) for seconds in busy.values())
-    print(f"\n{sent[-1] / items:.2f} requests for an image; {'the same bytes' if is_same else 'OTHER BYTES'}")
-    print(f"processor seconds of the command: {disk:.1f} on the disk, {cloud:.1f} in Cloud Storage")
-    print(f"processor seconds of the server that plays Cloud Storage, on the same cores: {min(served[there]):.1f}\n")
+    print(f"\nprocessor seconds of the command: {disk:.1f} on the disk, {cloud:.1f} in Cloud Storage")
+    there = min(served[folders[1]])
+    print(f"processor seconds of the server that plays Cloud Storage, on the same cores: {there:.1f}\n")
 
 
 def main(argv: list[str]) -> int:
-    options, _ = parse(Options, argv, prog="storage.py", text="prepare and segment on a disk and in Cloud Storage.")
+    options, _ = parse(Options, argv, prog="storage.py", text="Commands on a disk and in Cloud Storage.")
+    chosen = COMMANDS if options.command == "all" else (options.command,)
     start_tensorflow()
     workers = ["--direct_num_workers", str(options.workers)]
     with tempfile.TemporaryDirectory() as folder, cloud(options.delay, options.faults):
-        data = options.data or os.path.join(folder, "set")
-        if not options.data:
+        data = f"{folder}/set"
+        if options.data:
+            os.symlink(os.path.abspath(options.data), data)
+        else:
             scenes.write_set(data, options.images, options.images // 5, (options.height, options.width), seed=0)
-        with ThreadPoolExecutor(32) as pool:
-            send = lambda file: storage.write(f"{BUCKET}/set/{file.relative}", storage.read(file.path))
-            list(pool.map(send, storage.files(data)))
         pairs = scan(data).pairs
-        places = (data, f"{folder}/records"), (f"{BUCKET}/set", f"{BUCKET}/records")
-        compare(
-            ["prepare", "--copies", str(options.copies), *workers], *places, len(pairs), ".tfrecord", options.rounds
+        images, labels = (
+            f"set/{os.path.relpath(os.path.dirname(path), data)}" for path in (pairs[0].image, pairs[0].label)
         )
-        if options.segment:
-            model = untrained(os.path.join(folder, "model"))
-            below = os.path.relpath(os.path.dirname(pairs[0].image), data)
-            count = len(storage.files(f"{data}/{below}"))
-            places = (f"{data}/{below}", f"{folder}/masks"), (f"{BUCKET}/set/{below}", f"{BUCKET}/masks")
-            compare(["segment", "--model", model, *workers], *places, count, ".png", options.rounds)
+        shutil.copytree(f"{folder}/{labels}", f"{folder}/copies")
+        palette = detect_palette(scan(data))[0]
+        with open(f"{folder}/palette.json", "w") as file:
+            json.dump(palette.to_json(), file)
+        os.makedirs(f"{folder}/records")
+        if "export" in chosen:
+            run("prepare", "--input", data, "--output", f"{folder}/records", *workers)
+        with ThreadPoolExecutor(32) as pool:
+            for part in ("set", "copies", "records"):
+                send = lambda file, part=part: storage.write(
+                    f"{BUCKET}/{part}/{file.relative}", storage.read(file.path)
+                )
+                list(pool.map(send, storage.files(f"{folder}/{part}")))
+        model = untrained(f"{folder}/model") if "segment" in chosen else ""
+        some = len(storage.files(f"{folder}/{images}"))
+        copies = ["--copies", str(options.copies)]
+        to = lambda place, name: ["--output", f"{place}/{name}"]
+        commands = {
+            "prepare": lambda at: ["--input", f"{at}/set", *to(at, "prepare"), *copies, *workers],
+            "segment": lambda at: ["--input", f"{at}/{images}", *to(at, "segment"), "--model", model, *workers],
+            "doctor": lambda at: [f"{at}/set", *to(at, "doctor"), *workers],
+            "evaluate": lambda at: ["--labels", f"{at}/{labels}", "--masks", f"{at}/copies", *to(at, "evaluate"),
+                                    "--palette", f"{folder}/palette.json", *workers],
+            "export": lambda at: ["export", f"{at}/records", f"{at}/export"],
+        }  # fmt: skip
+        counts = {"segment": some, "evaluate": some}
+        suffixes = {"prepare": ".tfrecord", "segment": ".png", "export": ""}
+        for name in chosen:
+            words = lambda at, name=name: ["records" if name == "export" else name, *commands[name](at)]
+            compare(name, words, (folder, BUCKET), counts.get(name, len(pairs)), suffixes.get(name), options.rounds)
     return 0
 
 

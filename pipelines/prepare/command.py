@@ -65,7 +65,9 @@ def run(options: Options, flags: list[str]) -> int:
         threads = threads_per_process(beam)
         total = sum(shard.spec.records for shard in todo.shards)
         near = None if storage.is_remote(folder) else folder
-        with partners.started(partners.number(threads, total), near, making.ahead(source)):
+        is_suspicious = is_fatal or area.is_interrupted or any(area.outcomes[name].failed for name in todo.again)
+        number = partners.number(threads, total, is_suspicious)
+        with partners.started(number, near, making.ahead(source)):
             specs = output.make_ready(area, plan, todo)
             plans |= {workarea.plan_name(spec.name, spec.plan) for spec in specs}
             for spec in specs if is_fatal else ():
@@ -88,7 +90,7 @@ def recognise_labels(raw: RawSet, options: Options) -> tuple[Palette, str, tuple
     """
     is_new = not (storage.is_remote(options.output) or storage.is_dir(options.output))
     try:
-        with workarea.notes(options.output).watch("labels") as recovery:
+        with workarea.notes(options.output).watch(workarea.LABELS) as recovery:
             read = guarded(read_label, recovery)
             palette, why_palette, coding, why_coding = recognise(raw, options.palette, options.label_coding, read)
     finally:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import google_crc32c
 
 from pipelines.entries.record import Entry
-from pipelines.runner.notes import InFlight
+from pipelines.runner.notes import SUFFIX, InFlight
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Reject
 from trainer.formats.dataset import DATASET_FILE, SHARD_PATTERN, Shard, open_shard
@@ -31,6 +31,8 @@ from trainer.options import InputError
 FOLDER = "shards"
 REQUESTS = 16
 """The number of small files that are read or written concurrently."""
+LABELS = "labels"
+"""The name of the note on the sample of labels, which is read before the job."""
 
 # Version 0.2 named plans without a digest.
 _PLAN = re.compile(rf"plan-(?:[0-9a-f]{{16}}-)?(?P<shard>{SHARD_PATTERN.pattern})\.jsonl")
@@ -74,6 +76,12 @@ class Area:
     def planned_shards(self) -> frozenset[str]:
         """The names of the shards with a plan, which are to be written or being written."""
         return frozenset(map(shard_of_plan, self.files)) - {""}
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether a worker of an earlier run has left a note, since it ended while it wrote a shard."""
+        begun = {file.path for name, file in self.files.items() if name.startswith(FOLDER) and name.endswith(SUFFIX)}
+        return bool(begun - {notes(self.folder).path(LABELS)})
 
     def is_whole(self, name: str) -> bool:
         """Whether a shard's file is the one that its sidecar describes."""

@@ -128,9 +128,13 @@ def started(number: int, folder: str | None = None, ahead: int = 0) -> Iterator[
             _running = None
 
 
-def number(workers: int, items: int) -> int:
-    """The number of partners for a job of that many items, whose workers are threads: one each, or none."""
-    return workers if workers > 1 and items >= MANY else 0
+def number(workers: int, items: int, is_suspicious: bool = False) -> int:
+    """The number of partners for a job of that many items, whose workers are threads: one each, or none.
+
+    Args:
+      is_suspicious: whether one of the items may crash its process.
+    """
+    return workers if workers > 1 and (items >= MANY or is_suspicious) else 0
 
 
 def running() -> Partners | None:

@@ -56,6 +56,24 @@ def test_partners_make_the_shards_on_which_an_earlier_run_was_ended(source, tmp_
     assert sum(map(len, calls)) == 11 and shard_bytes(tmp_path / "ended") == shard_bytes(tmp_path / "whole")
 
 
+def test_a_resumed_job_has_partners_however_small(source, tmp_path, monkeypatch):
+    """Or one that has only a shard left would keep one core busy."""
+    numbers, start = [], partners.started
+    monkeypatch.setattr(partners, "started", lambda number, *more: numbers.append(number) or start(number, *more))
+    output = tmp_path / "records"
+    assert prepare_here(source, output, *FLAGS) == 0
+    (output / "shards/val-00000-of-00001.tfrecord.json").unlink()
+    assert prepare_here(source, output, *FLAGS) == 0
+    (output / "shards/val-00000-of-00001.tfrecord.json").unlink()
+    workarea.notes(str(output)).start(workarea.LABELS)  # a command that was ended before its job began
+    assert prepare_here(source, output, *FLAGS) == 0
+    assert numbers == [0, 0, 0]
+    (output / "shards/val-00000-of-00001.tfrecord.json").unlink()
+    workarea.notes(str(output)).start("val-00000-of-00001.tfrecord")
+    assert prepare_here(source, output, *FLAGS) == 0
+    assert numbers[3:] == [2] and not list((output / "shards").glob("*.started"))
+
+
 def test_a_partner_is_given_a_few_images_at_a_time_each_of_them_once(source, tmp_path, calls, monkeypatch):
     monkeypatch.setattr(making, "TOGETHER", 4)
     assert prepare_here(source, tmp_path / "records", *FLAGS[:3], "1", "--direct_num_workers", "2") == 0

@@ -8,13 +8,13 @@ processes that chunk in recovery mode: each image in a subprocess.
             make = functools.partial(guarded(make_record, recovery), entry)
             record = attempt(make, known=Unusable)  # see `pipelines.runner.isolation`
 
-Work that is too expensive to isolate, such as a network that takes a gigabyte, is noted image by image in recovery
-mode, and only an image on which the process then crashes is isolated in the run after that:
+Work that is too expensive to isolate, such as a network that takes a gigabyte, is noted a few images at a time in
+recovery mode, and only those on which the process then crashes are isolated in the run after that:
 
             if entry.key in recovery.suspects:
                 ids = recovery.isolated(load_and_segment, job, entry)
             else:
-                recovery.at(entry.key)
+                recovery.at([entry.key])
                 ids = segment(image)
 
 An image is rejected only if it ends such a subprocess twice while this process survives. A note alone proves nothing:
@@ -60,18 +60,15 @@ class InFlight:
         """Whether an earlier process ended while it worked on `name`, or another is working on it now."""
         return storage.exists(self.path(name))
 
-    def start(
-        self, name: str, image: str = "", suspects: frozenset[str] = frozenset(), is_fatal: bool = False
-    ) -> None:
+    def start(self, name: str, suspects: frozenset[str] = frozenset(), is_fatal: bool = False) -> None:
         """Notes that this process is working on `name`.
 
         Args:
           name: the name of the chunk, the same on every run over the same images.
-          image: the image it is working on, in recovery mode; "" otherwise.
-          suspects: images on which earlier processes ended.
+          suspects: images on which earlier processes ended, and those that it is working on, in recovery mode.
           is_fatal: whether the chunk is known to hold an image that crashes processes.
         """
-        storage.write(self.path(name), _note(name, image, suspects, is_fatal))
+        storage.write(self.path(name), _note(name, suspects, is_fatal))
 
     def end(self, name: str) -> None:
         """Removes the note: `name` is done, or was given up for a reason other than a crash."""
@@ -86,10 +83,10 @@ class InFlight:
 
     def suspects(self, name: str) -> frozenset[str]:
         """Images of `name` on which a process ended in recovery mode."""
-        note = _read(self.path(name))
-        suspects = note.get("suspects")
-        names = [*(suspects if isinstance(suspects, list) else ()), note.get("image")]
-        return frozenset(image for image in names if isinstance(image, str) and image)
+        suspects = _read(self.path(name)).get("suspects")
+        return (
+            frozenset(one for one in suspects if isinstance(one, str)) if isinstance(suspects, list) else frozenset()
+        )
 
     def clear(self) -> None:
         """Removes the notes of a finished job, except those on fatal images, which the next run needs."""
@@ -125,9 +122,9 @@ class InFlight:
                 self.end(name)
 
 
-def _note(name: str, image: str = "", suspects: frozenset[str] = frozenset(), is_fatal: bool = False) -> bytes:
+def _note(name: str, suspects: frozenset[str] = frozenset(), is_fatal: bool = False) -> bytes:
     """The contents of a note; see `InFlight.start`."""
-    return json.dumps({"name": name, "image": image, "suspects": sorted(suspects), "is_fatal": is_fatal}).encode()
+    return json.dumps({"name": name, "suspects": sorted(suspects), "is_fatal": is_fatal}).encode()
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -170,6 +167,6 @@ class Recovery:
         self.suspects = suspects
         self.isolated = Isolated()
 
-    def at(self, image: str) -> None:
-        """Notes that this process is about to work on `image`."""
-        self._notes.start(self._name, image, self.suspects)
+    def at(self, images: Iterable[str]) -> None:
+        """Notes that this process is about to work on these images."""
+        self._notes.start(self._name, self.suspects.union(images))

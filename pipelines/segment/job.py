@@ -19,7 +19,7 @@ import numpy as np
 
 from pipelines.inputs.collection import SourceImage
 from pipelines.masks.segmenter import Segmented, Unsegmented
-from pipelines.runner.isolation import Failed, attempt
+from pipelines.runner.isolation import Failed, Isolated, attempt
 from pipelines.runner.notes import Recovery
 from pipelines.runner.progress import Heartbeat
 from pipelines.runner.steps import step, watched
@@ -31,7 +31,7 @@ from pipelines.segment.memory import Memory
 from pipelines.segment.plan import STAGE, Chunk, Entry, read_chunk
 from pipelines.segment.table import Row
 from pipelines.segment.tally import SegmentTally, add_up, check_same_run, publish, tally_of
-from trainer import prefetch
+from trainer import prefetch, storage
 from trainer.accounts import Reject
 from trainer.formats.images import ImageError
 
@@ -41,6 +41,9 @@ KNOWN = (ImageError, OSError, Occupied)
 CHECK_SECONDS = 1.0
 """Seconds for which a process assumes that no other run has begun in its folder. Another run takes longer to write its
 first mask, since it first loads TensorFlow and the network."""
+
+NOTED = 8
+"""Images that are noted together in recovery mode. Cloud Storage lets an object be written about once in a second."""
 
 Load = Callable[[SourceImage, prefetch.Read], tuple[Loaded, np.ndarray]]
 Result = tuple[str, Row | Reject]
@@ -96,7 +99,9 @@ class SegmentChunk(Work):
         seen = prefetch.ahead(folder, functools.partial(table.read, folder, part, fingerprint, palette))
         with planning.in_flight(folder).watch(part) as recovery:
             known = seen()
-            entries = [self.job.refreshed(entry, again=bool(recovery or known)) for entry in entries]
+            again = bool(recovery or known)
+            now = [prefetch.ahead(folder, functools.partial(self.job.refreshed, entry, again)) for entry in entries]
+            entries = [entry() for entry in now]
             with watched() as times:
                 results = list(self._results(entries, known, recovery))
             place = {entry.source.name: index for index, entry in enumerate(entries)}
@@ -128,20 +133,29 @@ class SegmentChunk(Work):
             yield from self._recover(todo, recovery) if recovery else self._segmented(todo, self.job.load)
 
     def _recover(self, todo: list[SourceImage], recovery: Recovery) -> Iterator[Result]:
-        """Segments image by image, decoding each in a subprocess; suspects are segmented entirely in a subprocess."""
-        for source in todo:
-            if source.name in recovery.suspects:
-                _turn.check(self.job.options.output, self.plan, self.job.fingerprint)
-                try:
-                    row = recovery.isolated(alone, self.job, source)
-                except (*KNOWN, Failed) as fault:
-                    yield self._rejected(source, fault)
-                else:
-                    self.finish("written")
-                    yield "written", row
+        """Segments a few images at a time, decoded in a subprocess; suspects entirely in a subprocess."""
+        suspects = [source for source in todo if source.name in recovery.suspects]
+        others = [source for source in todo if source.name not in recovery.suspects]
+        for first in range(0, len(others), NOTED):
+            piece = others[first : first + NOTED]
+            recovery.at(source.name for source in piece)
+            yield from self._segmented(piece, functools.partial(self._load_isolated, recovery.isolated))
+        for source in suspects:
+            _turn.check(self.job.options.output, self.plan, self.job.fingerprint)
+            try:
+                row = recovery.isolated(alone, self.job, source)
+            except (*KNOWN, Failed) as fault:
+                yield self._rejected(source, fault)
             else:
-                recovery.at(source.name)
-                yield from self._segmented([source], lambda source, read: recovery.isolated(self.job.load, source))
+                self.finish("written")
+                yield "written", row
+
+    def _load_isolated(
+        self, isolated: Isolated, source: SourceImage, read: prefetch.Read
+    ) -> tuple[Loaded, np.ndarray]:
+        if not storage.is_remote(source.path):
+            return isolated(self.job.load, source)
+        return isolated(self.job.load, source, functools.partial(_given, read(source.path)))
 
     def _segmented(self, todo: list[SourceImage], load: Load) -> Iterator[Result]:
         large: list[Loaded] = []
@@ -188,6 +202,11 @@ class SegmentChunk(Work):
     def _rejected(self, source: SourceImage, fault: Exception) -> Result:
         self.finish("rejected")
         return "rejected", Reject(source.name, source.path, STAGE, _reason(fault, source.path))
+
+
+def _given(data: bytes, path: str) -> bytes:
+    """Reads a file that has been read."""
+    return data
 
 
 def _reason(fault: Exception, path: str) -> str:

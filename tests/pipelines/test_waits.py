@@ -18,7 +18,7 @@ from trainer.formats.labels import Palette
 
 IMAGES = 64
 CHUNKS = 8
-FEW = 48
+FEW = 60
 """Requests of a command that do not depend on the number of images and chunks, and come one after another."""
 
 
@@ -39,7 +39,7 @@ def remote(server, raw):
         data = storage.read(file.path)
         storage.write(f"gs://b/raw/{file.relative}", data)
         storage.write(f"gs://b/masks/{file.relative}", data)
-    server.delay = 0.1  # far longer than what is done between two answers
+    server.delay = 0.05  # longer than what is done between two answers
     return server
 
 

@@ -48,7 +48,7 @@ def test_images_at_which_processes_ended_stay_suspect(tmp_path):
         watch = notes.watch("chunk")
         recovery = watch.__enter__()
         assert recovery.suspects == before
-        recovery.at(image)
+        recovery.at([image])
         saved = (tmp_path / os.listdir(tmp_path)[0]).read_bytes()
         watch.__exit__(None, None, None)
         (tmp_path / os.path.basename(notes.path("chunk"))).write_bytes(saved)  # as a killed process leaves it
@@ -58,7 +58,7 @@ def test_images_at_which_processes_ended_stay_suspect(tmp_path):
     notes.clear()
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b"null", b'{"image": [], "suspects": 3}'])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b"null", b'{"suspects": 3}', b'{"suspects": [3]}'])
 def test_a_damaged_note_still_counts(content, tmp_path):
     notes = InFlight(str(tmp_path))
     (tmp_path / os.path.basename(notes.path("chunk"))).write_bytes(content)
@@ -69,7 +69,7 @@ def test_the_note_of_a_fatal_image_stays_until_the_image_is_harmless(tmp_path):
     notes = InFlight(str(tmp_path))
     notes.start("chunk")
     with notes.watch("chunk") as recovery, pytest.raises(Failed):
-        recovery.at("other")
+        recovery.at(["other", "another"])
         recovery.isolated(os._exit, 3)
     notes.clear()
     assert notes.interrupted("chunk") and notes.suspects("chunk") == frozenset()

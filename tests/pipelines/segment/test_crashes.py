@@ -83,7 +83,7 @@ def test_an_image_that_ends_the_networks_process_is_tried_alone_and_named(model,
     plant(BAD_NETWORK)  # for subprocesses: this process has begun already
     output = tmp_path / "out"
     # As left by two runs that were killed, the second while it worked on b in recovery mode.
-    InFlight(str(output / "in-flight")).start(part_of("abc"), image="b")
+    InFlight(str(output / "in-flight")).start(part_of("abc"), frozenset("b"))
     assert segment("--input", images, "--model", model, "--output", output) == 1
     assert outcomes_of(output) == (2, 0, 1)
     (reject,) = rejects_of(output)
@@ -93,7 +93,7 @@ def test_an_image_that_ends_the_networks_process_is_tried_alone_and_named(model,
 def test_an_image_at_which_a_run_was_killed_by_chance_gets_the_same_mask(model, images, tmp_path):
     flags = ("--input", images, "--model", model, "--batch-size", 1)
     assert segment(*flags, "--output", tmp_path / "calm") == 0
-    InFlight(str(tmp_path / "out/in-flight")).start(part_of("b"), image="b")
+    InFlight(str(tmp_path / "out/in-flight")).start(part_of("b"), frozenset("b"))
     assert segment(*flags, "--output", tmp_path / "out") == 0
     for name in "abc":
         masks = [(tmp_path / folder / f"{name}.png").read_bytes() for folder in ("calm", "out")]

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.objects import one_after_another
 from pipelines.runner.notes import InFlight
-from pipelines.segment.job import Turn
-from tests.drawn.segmenting import SIZES, segment
+from pipelines.segment.job import NOTED, Turn
+from pipelines.segment.table import FOLDER
+from tests.drawn.segmenting import SIZES, draw, save, segment
 from trainer import leases, storage
 
 LATE = 5
@@ -56,3 +57,24 @@ def test_requests_wait_only_for_answers_that_they_depend_on(server, model, photo
     requests, waits = taken()
     assert requests == 25
     assert waits <= 17 + LATE
+
+
+def test_a_chunk_that_an_ended_run_has_begun_is_noted_a_few_images_at_a_time(server, model, tmp_path):
+    names = [f"{number:02}" for number in range(2 * NOTED)]
+    for number, name in enumerate(names):
+        save(tmp_path / f"{name}.png", draw(24, 32, number))
+        storage.write(f"gs://seg/in/{name}.png", (tmp_path / f"{name}.png").read_bytes())
+    server.delay, requests, waits = 0.05, {}, {}
+    for output in ("whole", "ended"):
+        for part in storage.glob("gs://seg/whole/images.parquet/*") if output == "ended" else ():
+            InFlight("gs://seg/ended/in-flight").start(f"{FOLDER}/{part.relative}")
+        server.requests.clear()
+        server.spans.clear()
+        flags = ("--batch-size", len(names), "--direct_num_workers", 1)
+        assert segment("--input", "gs://seg/in", "--model", model, "--output", f"gs://seg/{output}", *flags) == 0
+        requests[output], waits[output] = len(server.requests), one_after_another(server.spans)
+    # Masks that may be there are looked up, together; notes are looked at and written, and written for each piece.
+    assert requests["ended"] <= requests["whole"] + len(names) + 2 * (2 + 2) + LATE
+    assert waits["ended"] <= waits["whole"] + 2 * (1 + 2 + 2) + 2 * LATE
+    for name in names:
+        assert storage.read(f"gs://seg/ended/{name}.png") == storage.read(f"gs://seg/whole/{name}.png")

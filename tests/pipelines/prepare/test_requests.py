@@ -49,6 +49,7 @@ def test_copies_of_an_image_take_no_requests(remote):
 
 
 def test_a_shard_that_an_ended_run_has_begun_takes_as_many_requests_again_and_reads_its_images_together(remote):
+    remote.delay = 0.05
     whole, waits = taken(remote, copies=3)
     for name in ("train-00000-of-00001.tfrecord", "val-00000-of-00001.tfrecord"):
         workarea.notes("gs://b/ended").start(name)

@@ -64,7 +64,7 @@ def test_a_chunk_that_an_ended_run_has_begun_is_noted_a_few_images_at_a_time(ser
     for number, name in enumerate(names):
         save(tmp_path / f"{name}.png", draw(24, 32, number))
         storage.write(f"gs://seg/in/{name}.png", (tmp_path / f"{name}.png").read_bytes())
-    server.delay, requests, waits = 0.05, {}, {}
+    server.delay, requests, waits = 0.02, {}, {}
     for output in ("whole", "ended"):
         for part in storage.glob("gs://seg/whole/images.parquet/*") if output == "ended" else ():
             InFlight("gs://seg/ended/in-flight").start(f"{FOLDER}/{part.relative}")

@@ -146,8 +146,8 @@ for _ in sys.stdin:
 
 
 @pytest.mark.slow
-def test_a_training_killed_ten_times_at_random_gives_the_same_result(records, tmp_path):
-    epochs, steps, kills = 3, 40, 10
+def test_a_training_killed_six_times_at_random_gives_the_same_result(records, tmp_path):
+    epochs, steps, kills = 3, 40, 6
     flags = ["--epochs", str(epochs), "--steps-per-epoch", str(steps), "--checkpoint-minutes", "1e-9"]
     whole, output = tmp_path / "whole", tmp_path / "killed"
     # Sums depend on how many threads share them, of which there are as many as cores at the start of a process.

@@ -98,6 +98,8 @@ class SegmentChunk(Work):
         part = planning.part(entries)
         seen = prefetch.ahead(folder, functools.partial(table.read, folder, part, fingerprint, palette))
         with planning.in_flight(folder).watch(part) as recovery:
+            if recovery:
+                planning.sweep_chunk(folder, entries)
             known = seen()
             again = bool(recovery or known)
             now = [prefetch.ahead(folder, functools.partial(self.job.refreshed, entry, again)) for entry in entries]

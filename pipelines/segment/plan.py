@@ -309,6 +309,17 @@ def sweep(folder: str, plan: Plan) -> None:
         result()
 
 
+def sweep_chunk(folder: str, chunk: Sequence[Entry]) -> None:
+    """Removes what a killed process was writing of a chunk. In Cloud Storage there is no such file."""
+    files = [part(chunk), *(_file(kind, entry.source.name) for entry in chunk for kind in PLACES)]
+    wholes = set(map(storage.shortened, files))
+    for below in {whole[: whole.rfind("/") + 1] for whole in wholes} if not storage.is_remote(folder) else ():
+        with contextlib.suppress(FileNotFoundError):
+            for file in storage.files(storage.join(folder, *below.split("/")[:-1]), within=()):
+                if storage.unfinished(below + file.relative) in wholes:
+                    _remove(folder, below + file.relative)
+
+
 def _remove(folder: str, file: str, only_ours: bool = False) -> None:
     with contextlib.suppress(FileNotFoundError):
         if not only_ours or _is_ours(folder, file):

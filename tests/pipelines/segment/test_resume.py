@@ -176,6 +176,26 @@ def test_a_chunk_that_is_tried_again_is_kept(model, photos, tmp_path, monkeypatc
     assert outcomes_of(tmp_path) == (1, 5, 0)
 
 
+def test_what_a_worker_was_writing_when_it_was_killed_is_removed_when_its_chunk_is_tried_again(
+    model, photos, tmp_path, monkeypatch
+):
+    """As where a cluster loses a machine: the command itself goes on."""
+    process, ours = SegmentChunk.process, ("a.png", "deep/c.png", "confidence/deep/c.png")
+
+    def killed(self: SegmentChunk, chunk: planning.Chunk) -> list:
+        part = planning.part(planning.read_chunk(self.job.options.output, self.plan, chunk))
+        for name in (*ours, part, "deep/other.png"):
+            folder, _, file = name.rpartition("/")
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / f".{file}.0123abcd.tmp").touch()
+        planning.in_flight(self.job.options.output).start(part)
+        return list(process(self, chunk))
+
+    monkeypatch.setattr(SegmentChunk, "process", killed)
+    assert segment("--input", photos, "--model", model, "--output", tmp_path, "--direct_num_workers", 1) == 0
+    assert [path.name for path in tmp_path.rglob("*.tmp")] == [".other.png.0123abcd.tmp"]
+
+
 def test_chunks_that_get_lost_are_an_error_and_the_next_run_makes_them(model, photos, tmp_path, monkeypatch):
     (tmp_path / "list.txt").write_text("".join(f"{photos}/{name}.png\n" for name in (*SIZES, "gone")))
     run = ("--input", tmp_path / "list.txt", "--model", model, "--output", tmp_path / "masks", "--batch-size", 1)

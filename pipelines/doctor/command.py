@@ -112,6 +112,13 @@ def check_folder(options: Options) -> dict[str, str]:
     return {}
 
 
+def claim(folder: str) -> None:
+    """Lets a later run know that the labels in this folder are this command's, should this one not reach its end."""
+    path = storage.join(folder, REPORT_FILE)
+    if not storage.exists(path):
+        storage.write_json(path, {"written": {}})
+
+
 def examine(options: Options, plan: Plan, reading: Reading, beam: Any) -> DoctorTally:
     """Runs the Beam job over the plan, and removes its files from the output folder afterwards."""
     output, digest = options.output, plan.digest
@@ -157,6 +164,7 @@ def conclude(
     ill = {number: kind for number, kind in kinds.items() if number not in cured}
     labels = {}
     if options.mend and reading.palette is not None:
+        claim(options.output)
         labels = remedy.mend_labels(plan, ill, shift, reading, options.output, recovery)
     left_out = frozenset(ill.keys() - labels.keys()) | doubles
     splits = {}

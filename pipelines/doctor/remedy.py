@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -87,7 +89,16 @@ def mend_labels(
     for (number, path, _), write in prefetch.write_behind(labels(), folder, _write, lambda label: len(label[2])):
         write()
         written[number] = path
+    _sweep(storage.join(folder, LABELS_FOLDER))
     return written
+
+
+def _sweep(folder: str) -> None:
+    """Removes the labels that a killed run was writing."""
+    with contextlib.suppress(FileNotFoundError):
+        for file in storage.files(folder, within=()):
+            if re.fullmatch(r"\d{6,}\.png", storage.unfinished(file.relative)):
+                storage.remove(file.path)
 
 
 def _write(label: tuple[int, str, bytes]) -> None:

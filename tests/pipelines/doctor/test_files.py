@@ -12,6 +12,7 @@ from PIL import Image
 from tests.drawn.encoded import exif_block, flip_bit_of, saved, with_exif
 from tests.drawn.ill import Examined, Truth, draw_set, examine, prepare_as_proposed, scene
 from tests.drawn.records import PALETTE
+from trainer import storage
 
 SPOILT = {
     "lossy": "lossy-labels",
@@ -125,6 +126,30 @@ def test_what_can_be_mended_is_mended_and_right_but_where_it_is_ignored(ill, tmp
     )
     assert again.status == 0, again.report["findings"]
     assert {path: path.read_bytes() for path in (folder / "set").rglob("*.*")} == before
+
+
+def test_labels_of_a_run_that_was_ended_are_written_again_by_the_same_command(ill, tmp_path, monkeypatch):
+    folder, _, _ = ill
+    flags = ("--mend", "--full")
+    assert examine(folder / "set", tmp_path / "whole", *flags).report["mended"] == len(MENDED)
+    write, output = storage.write, tmp_path / "ended"
+
+    def ended(path, data):
+        if len(list(output.glob("labels/*.png"))) == 2:
+            (output / f"labels/.{Path(path).name}.0123abcd.tmp").touch()
+            raise KeyboardInterrupt
+        write(path, data)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(storage, "write", ended)
+        examine(folder / "set", output, *flags)
+    (output / "labels/.notes.png.0123abcd.tmp").touch()  # of another program
+    examine(folder / "set", output, *flags)
+    files = [
+        {path.name: path.read_bytes() for path in (tmp_path / name / "labels").iterdir()}
+        for name in ("whole", "ended")
+    ]
+    assert files[0] | {".notes.png.0123abcd.tmp": b""} == files[1]
 
 
 def check(made: Truth, truth: Truth) -> None:

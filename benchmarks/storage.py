@@ -152,12 +152,13 @@ def main(argv: list[str]) -> int:
             os.symlink(os.path.abspath(options.data), data)
         else:
             scenes.write_set(data, options.images, options.images // 5, (options.height, options.width), seed=0)
-        pairs = scan(data).pairs
+        raw = scan(data)
+        pairs = raw.pairs
         images, labels = (
             f"set/{os.path.relpath(os.path.dirname(path), data)}" for path in (pairs[0].image, pairs[0].label)
         )
         shutil.copytree(f"{folder}/{labels}", f"{folder}/copies")
-        palette = detect_palette(scan(data))[0]
+        palette = detect_palette(raw)[0]
         with open(f"{folder}/palette.json", "w") as file:
             json.dump(palette.to_json(), file)
         os.makedirs(f"{folder}/records")

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -314,10 +315,12 @@ def sweep_chunk(folder: str, chunk: Sequence[Entry]) -> None:
     files = [part(chunk), *(_file(kind, entry.source.name) for entry in chunk for kind in PLACES)]
     wholes = set(map(storage.shortened, files))
     for below in {whole[: whole.rfind("/") + 1] for whole in wholes} if not storage.is_remote(folder) else ():
-        with contextlib.suppress(FileNotFoundError):
-            for file in storage.files(storage.join(folder, *below.split("/")[:-1]), within=()):
-                if storage.unfinished(below + file.relative) in wholes:
-                    _remove(folder, below + file.relative)
+        where = storage.join(folder, *below.split("/")[:-1])
+        # Names alone, without sizes and dates, since there may be ten million masks.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(where) as entries:
+            for name in [entry.name for entry in entries if entry.name.startswith(".")]:
+                if storage.unfinished(below + name) in wholes:
+                    _remove(folder, below + name)
 
 
 def _remove(folder: str, file: str, only_ours: bool = False) -> None:

@@ -11,6 +11,9 @@ BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 ENGINES ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/deeplab-engines
 # So that what was fetched for other versions is not taken for these.
 FETCHED := $(ENGINES)/.fetched-$(BEAM)-$(shell cksum < tests/engines/pom.xml | cut -d ' ' -f 1)
+# Python compiles a module when it is first imported, which is faster than pip's compiling all of them; where it may not
+# keep what it has compiled, every process does so again: TensorFlow takes 10 s to import instead of 4.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-slow test-engines test-images wheel lint docs clean
 

@@ -1,4 +1,7 @@
-"""What the wheel and the source distribution hold: a module or template that is left out fails on workers alone."""
+"""What the wheel and the source distribution hold: a module or template that is left out fails on workers alone.
+
+And how `make` installs the package.
+"""
 
 from __future__ import annotations
 
@@ -58,3 +61,16 @@ def test_the_source_distribution_holds_the_engine_and_what_it_is_built_from(dist
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert sources(".py", ".j2", ".cpp", ".h") <= names
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE"} <= names
+
+
+def test_make_lets_python_keep_what_it_has_compiled_since_pip_compiles_nothing(tmp_path):
+    """Many images of containers forbid it, where every process would compile TensorFlow again."""
+    (tmp_path / "told").write_text(f"include {ROOT}/Makefile\ntold: ; @env\n")
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-C", str(ROOT), "-f", str(tmp_path / "told"), "told"],
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "MAKEFLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert "PATH=" in done.stdout, done.stderr
+    assert "PYTHONDONTWRITEBYTECODE" not in done.stdout

@@ -165,7 +165,7 @@ def conclude(
     labels = {}
     if options.mend and reading.palette is not None:
         claim(options.output)
-        labels = remedy.mend_labels(plan, ill, shift, reading, options.output, recovery)
+        labels = remedy.mend_labels(plan, ill, shift, reading, options.output, options.overwrite, recovery)
     left_out = frozenset(ill.keys() - labels.keys()) | doubles
     splits = {}
     if reading.palette is not None and not group_by:
@@ -291,3 +291,4 @@ def write(
     # File names need not be UTF-8.
     html = page.render(report, shown).encode("utf-8", "backslashreplace")
     storage.write(storage.join(folder, PAGE_FILE), html)
+    remedy.sweep(folder, plan, set(cure.labels.values()))

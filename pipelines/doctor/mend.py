@@ -9,7 +9,9 @@ import numpy as np
 
 from pipelines.doctor.findings import MENDABLE
 from pipelines.doctor.measures import between
+from trainer import storage
 from trainer.formats import codings, images, label_images
+from trainer.formats.containers import png_chunk
 from trainer.formats.images import Header, ImageError
 from trainer.formats.labels import LabelError, Palette, color_meanings, id_table, pack, unknown_mark
 
@@ -17,6 +19,8 @@ MAX_BLUR = 48
 """Maximum Euclidean distance, in grey levels, of a blurred pixel's colour from the colour of its class."""
 SAME_SHAPE = 0.01
 """Relative difference of two aspect ratios that rounding can cause."""
+_NAME = b"deeplab doctor\0"
+_HEAD = 33  # bytes of a PNG: its signature and the IHDR chunk
 
 
 def mended(
@@ -78,6 +82,23 @@ def encoded(ids: np.ndarray, palette: Palette, coding: str) -> bytes:
         if table[code] != unknown_mark(palette):
             codes[table[code]] = code
     return label_images.encode_label(codes[ids])
+
+
+def signed(png: bytes) -> bytes:
+    """The PNG with the identity of its bytes as the text chunk "deeplab doctor" after its header."""
+    return png[:_HEAD] + png_chunk(b"tEXt", _NAME + storage.identity(png).encode()) + png[_HEAD:]
+
+
+def unsigned(file: bytes) -> bytes:
+    """The PNG without the chunk of `signed`; any other file as it is."""
+    if file[_HEAD + 4 : _HEAD + 8 + len(_NAME)] != b"tEXt" + _NAME:
+        return file
+    return file[:_HEAD] + file[_HEAD + 12 + int.from_bytes(file[_HEAD : _HEAD + 4], "big") :]
+
+
+def is_signed(file: bytes) -> bool:
+    """Whether a file is what `signed` returned, of which no byte has changed since."""
+    return file == signed(unsigned(file))
 
 
 def _sharpened(rgb: np.ndarray, palette: Palette) -> np.ndarray | None:

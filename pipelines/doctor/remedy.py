@@ -7,13 +7,13 @@ import functools
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from pipelines.doctor.findings import MANIFEST
-from pipelines.doctor.mend import encoded, mended
+from pipelines.doctor.mend import encoded, is_signed, mended, signed
 from pipelines.doctor.options import Options
 from pipelines.doctor.plan import Plan, Subject
 from pipelines.doctor.reading import COUNTED, OWN, Reading
@@ -24,8 +24,11 @@ from trainer import prefetch, storage
 from trainer.formats import images
 from trainer.formats.images import ImageError
 from trainer.formats.labels import Palette
+from trainer.options import InputError
 
 LABELS_FOLDER = "labels"
+NAME = re.compile(r"\d{6,}\.png")
+"""Names of mended labels: the number of the pair."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def mend_labels(
     shift: tuple[int, int],
     reading: Reading,
     folder: str,
+    overwrite: bool,
     recovery: Recovery | None,
 ) -> dict[int, str]:
     """Writes the labels that can be mended into a folder.
@@ -68,9 +72,13 @@ def mend_labels(
       kinds: number of a pair -> kind of its fault or doubt.
       shift: how far to move all labels down and right, in pixels.
       folder: the output folder.
+      overwrite: whether to replace labels too that this command did not write, or that were changed since.
 
     Returns:
       Number of a pair -> path of its new label.
+
+    Raises:
+      InputError: such a label, or one of the set, would be replaced.
     """
     ill = [(one, kinds.get(one.number, "")) for one in plan.subjects if shift != (0, 0) or one.number in kinds]
     work = functools.partial(_mended, palette=reading.palette, coding=reading.coding, shift=shift)
@@ -86,24 +94,70 @@ def mend_labels(
                 yield subject.number, path, encoded(ids, reading.palette, reading.coding)
 
     written = {}
-    for (number, path, _), write in prefetch.write_behind(labels(), folder, _write, lambda label: len(label[2])):
+    there = {file.path: file for file in _labels(folder)}
+    replace = functools.partial(_replace, there, _inputs(plan) if there else frozenset(), overwrite)
+    for (number, path, _), write in prefetch.write_behind(labels(), folder, replace, lambda label: len(label[2])):
         write()
         written[number] = path
-    _sweep(storage.join(folder, LABELS_FOLDER))
     return written
 
 
-def _sweep(folder: str) -> None:
-    """Removes the labels that a killed run was writing."""
+def sweep(folder: str, plan: Plan, kept: Collection[str]) -> None:
+    """Removes the labels that an earlier run mended, or was writing when it was killed.
+
+    Those that were changed since they were written stay, and those that belong to the set.
+
+    Args:
+      folder: the output folder.
+      kept: paths of the labels of this run.
+    """
+    stale = [file for file in _labels(folder) if file.path not in kept]
+    inputs = _inputs(plan) if stale else frozenset()
+    stale = [file for file in stale if storage.real(file.path) not in inputs]
+    for _, remove in prefetch.write_behind(stale, folder, _remove, lambda file: file.size):
+        remove()
+
+
+def _labels(folder: str) -> list[storage.File]:
+    """The files of the output folder that are named like mended labels, or like unfinished ones."""
+    files: list[storage.File] = []
     with contextlib.suppress(FileNotFoundError):
-        for file in storage.files(folder, within=()):
-            if re.fullmatch(r"\d{6,}\.png", storage.unfinished(file.relative)):
-                storage.remove(file.path)
+        files = storage.files(storage.join(folder, LABELS_FOLDER), within=())
+    return [file for file in files if NAME.fullmatch(storage.unfinished(file.relative) or file.relative)]
 
 
-def _write(label: tuple[int, str, bytes]) -> None:
-    _, path, data = label
+def _inputs(plan: Plan) -> frozenset[str]:
+    """Real paths of the labels of the set that are named like mended ones."""
+    return frozenset(
+        storage.real(one.label)
+        for one in plan.subjects
+        if NAME.fullmatch(one.label.replace("\\", "/").rsplit("/", 1)[-1])
+    )
+
+
+def _replace(
+    there: Mapping[str, storage.File], inputs: Collection[str], overwrite: bool, label: tuple[int, str, bytes]
+) -> None:
+    """Writes a label, unless its file holds it already. Raises InputError if that must not be replaced."""
+    _, path, png = label
+    data, file = signed(png), there.get(path)
+    if file is not None:
+        old = b"" if file.identity == storage.identity(data) else storage.read(path)
+        if old in (b"", data):
+            return
+        if storage.real(path) in inputs:
+            raise InputError(f"{path} is an input and would be replaced; give another --output")
+        if not (overwrite or is_signed(old) or old == png):
+            raise InputError(
+                f"{path} was changed since this command wrote it, or was never its own, and would be replaced; give "
+                "another --output, or --overwrite to replace it"
+            )
     storage.write(path, data)
+
+
+def _remove(file: storage.File) -> None:
+    if storage.unfinished(file.relative) or is_signed(storage.read(file.path)):
+        storage.remove(file.path)
 
 
 def _mended(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from pipelines import cli
+from pipelines.doctor import mend
 from tests.drawn.encoded import exif_block, flip_bit_of, saved, with_exif
 from tests.drawn.ill import Examined, Truth, draw_set, examine, prepare_as_proposed, scene
 from tests.drawn.records import PALETTE
 from trainer import storage
+from trainer.options import InputError
 
 SPOILT = {
     "lossy": "lossy-labels",
@@ -150,6 +156,73 @@ def test_labels_of_a_run_that_was_ended_are_written_again_by_the_same_command(il
         for name in ("whole", "ended")
     ]
     assert files[0] | {".notes.png.0123abcd.tmp": b""} == files[1]
+
+
+@pytest.fixture
+def mended(ill, tmp_path) -> tuple[Path, Path]:
+    """A copy of the set, and the folder of the labels that were mended of it."""
+    shutil.copytree(ill[0] / "set", tmp_path / "set")
+    examine(tmp_path / "set", tmp_path / "out", "--mend", "--full")
+    return tmp_path / "set", tmp_path / "out/labels"
+
+
+def test_a_mended_label_that_was_corrected_by_hand_is_not_replaced(mended, capsys):
+    source, labels = mended
+    first, *others = sorted(labels.iterdir())
+    with Image.open(first) as image:
+        kept = PngInfo()
+        for name, text in image.text.items():
+            kept.add_text(name, text)
+        image.rotate(180).save(first, pnginfo=kept)  # by an editor that keeps comments
+    corrected, before = first.read_bytes(), [path.read_bytes() for path in others]
+    cli.run(["doctor", str(source), "--output", str(labels.parent)])
+    assert first.read_bytes() == corrected
+    flags = ("--mend", "--full")
+    with pytest.raises(InputError, match=f"{first} was changed .* give another --output, or --overwrite"):
+        examine(source, labels.parent, *flags)
+    assert first.read_bytes() == corrected
+    examine(source, labels.parent, *flags, "--overwrite")
+    assert first.read_bytes() != corrected
+    assert [path.read_bytes() for path in others] == before
+
+
+def test_a_mended_label_that_is_no_longer_needed_is_removed_unless_it_was_changed(mended):
+    source, labels = mended
+    second = sorted(labels.iterdir())[1]
+    second.write_bytes(saved(np.zeros((64, 64), np.uint8)))
+    for name in MENDED:
+        (source / "labels/train" / f"{name}.png").unlink()
+    (labels / "000900.png").write_bytes(saved(np.zeros((8, 8), np.uint8)))  # of another program
+    assert examine(source, labels.parent, "--mend", "--full").report["mended"] == 0
+    assert sorted(labels.iterdir()) == [second, labels / "000900.png"]
+
+
+def test_mended_labels_that_are_the_input_stay(mended):
+    _, labels = mended
+    manifest, flags = labels.parent / "manifest.jsonl", ("--palette", str(labels.parent / "palette.json"), "--full")
+    before = {path: path.read_bytes() for path in labels.iterdir()}
+    assert examine(manifest, labels.parent, *flags).status == 0
+    assert {path: path.read_bytes() for path in labels.iterdir()} == before
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    first = next(row for row in rows if row["label"].endswith("a0.png"))
+    spoilt = labels.parent.parent / "spoilt.png"
+    spoilt.write_bytes(saved(np.zeros((32, 32), np.uint8)))
+    here = next(number for number in range(len(rows)) if str(labels / f"{number:06d}.png") in map(str, before))
+    rows[here]["label"], first["label"] = str(spoilt), str(labels / f"{here:06d}.png")
+    other = labels.parent.parent / "other.jsonl"
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="is an input and would be replaced"):
+        examine(other, labels.parent, *flags, "--mend", "--overwrite")
+    assert {path: path.read_bytes() for path in labels.iterdir()} == before
+
+
+def test_labels_that_version_0_27_mended_are_taken_as_this_commands(mended):
+    source, labels = mended
+    before = {path: path.read_bytes() for path in labels.iterdir()}
+    for path, data in before.items():
+        path.write_bytes(mend.unsigned(data))
+    examine(source, labels.parent, "--mend", "--full")
+    assert {path: path.read_bytes() for path in labels.iterdir()} == before
 
 
 def check(made: Truth, truth: Truth) -> None:

@@ -162,7 +162,8 @@ class SegmentJob:
         except images.ImageError:
             return None
         if row and row.identity == stamp.identity:
-            return self._with_signatures(row, entry)
+            # Counted again: whoever corrected the mask may have kept the stamp.
+            return replace(self._with_signatures(row, entry), pixels=table.pixels_of(ids, self.palette))
         certainty = read_stamp(files["masks"]).certainty
         return self._row(Loaded(source, stamp.identity), ids, certainty, None, entry.existing)
 

@@ -143,6 +143,19 @@ def test_after_a_kill_the_table_is_what_it_was_but_for_the_times(lost, model, ph
     assert [{**row, "seconds": 0} for row in after.values()] == [{**row, "seconds": 0} for row in before.values()]
 
 
+def test_the_row_of_a_mask_that_was_corrected_counts_what_it_holds_now(model, photos, finished):
+    """Some editors keep the stamp."""
+    before = rows_of(finished)["a"]
+    ids = np.zeros_like(read_mask(finished / "a.png"))
+    stamp = read_stamp((finished / "a.png").read_bytes())
+    (finished / "a.png").write_bytes(stamp_png(PALETTE.encode_mask(ids), stamp))
+    assert segment("--input", photos, "--model", model, "--output", finished, *FLAGS) == 0
+    assert outcomes_of(finished) == (0, 6, 0)
+    counts = dict(zip([f"pixels_{name}" for name in PALETTE.names], (ids.size, 0, 0), strict=True))
+    assert before | counts != before and rows_of(finished)["a"] == before | counts
+    assert not read_mask(finished / "a.png").any()
+
+
 def test_masks_of_version_0_5_are_kept_and_what_they_do_not_tell_is_null(model, photos, finished):
     shutil.rmtree(finished / "images.parquet")
     file = (finished / "a.png").read_bytes()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from trainer.files import cloud
 
 # By default, a twentieth of the suite's time goes into looking for garbage among the objects of TensorFlow.
 gc.set_threshold(20_000, 20, 20)
+# A shell without job control starts what is to run in the background with Ctrl-C ignored, and tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

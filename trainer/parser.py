@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import inspect
 import itertools
+import os
 import re
 import types
 import typing
@@ -23,6 +24,8 @@ T = TypeVar("T", bound=CheckedOptions)
 CUTOFF = 0.7
 """The least similarity, from 0 to 1, of a flag that is proposed for an unknown one, see difflib."""
 METAVARS = {int: "N", float: "X", str: "TEXT"}
+PLACES = re.compile("DIR|FILE|FOLDER|PATH|PATTERN|OUTPUT|OTHER|CHECKPOINT")
+"""The metavars of paths."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +85,10 @@ def _metavar(field: dataclasses.Field, shape: _Shape) -> Any:
     if field.metadata["metavar"] or field.metadata["choices"]:
         return field.metadata["metavar"]
     return ("LOW", "HIGH") if shape.count == 2 else METAVARS[shape.element]
+
+
+def _is_path(field: dataclasses.Field) -> bool:
+    return bool(PLACES.search(field.metadata["metavar"] or ""))
 
 
 class _Gather(argparse.Action):
@@ -225,7 +232,16 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, text: str) -> tuple[T
         named = [word + did_you_mean(word, flags_of(cls)) for word in rest]
         parser.error(f"unrecognized arguments: {' '.join([*stray, *named])}{hint}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
-    return cls(**values | behind), rest
+    # A shell leaves the ~ of --output=~/records as it is, and a folder of that name would be made here.
+    at_home = {field.name: _at_home(values[field.name]) for field in _fields(cls) if _is_path(field)}
+    return cls(**values | at_home | behind), rest
+
+
+def _at_home(value: Any) -> Any:
+    """A path, or several, with the user's home in the place of a ~ at the beginning."""
+    if isinstance(value, tuple):
+        return tuple(map(_at_home, value))
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def _hint(cls: type, rest: Sequence[str]) -> str:
@@ -248,8 +264,7 @@ def overridden(cls: type, argv: Sequence[str]) -> list[str]:
     argv, _ = _split(cls, argv)
     shapes, sentences = _shapes(cls), []
     for field in _fields(cls):
-        is_path = re.search("DIR|FILE|PATH", field.metadata["metavar"] or "") and shapes[field.name].count is None
-        if not is_path or field.metadata["positional"]:
+        if not _is_path(field) or shapes[field.name].count is not None or field.metadata["positional"]:
             continue
         flag = CheckedOptions.flag(field.name)
         paths = []

@@ -61,6 +61,19 @@ def test_of_two_paths_of_one_flag_the_one_that_does_not_count_is_named():
         assert overridden(DrawOptions, argv) == ["--output takes one path: y counts, x does not"]
 
 
+def test_a_tilde_that_the_shell_has_left_is_the_home_of_the_user(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    options = read("--output=~/records", "--masks", "~", "a~", "gs://b/~/c", "./~/d", "~nobody-of-that-name/e")
+    assert options.output == "/home/ada/records"
+    assert options.masks == ("/home/ada", "a~", "gs://b/~/c", "./~/d", "~nobody-of-that-name/e")
+
+
+def test_a_tilde_in_what_is_no_path_is_kept():
+    assert parse(SendOptions, ["--place", "~/x", "--", "draw", "--output=~/y"], prog="send", text=TEXT)[0] == (
+        SendOptions(place="~/x", command=("draw", "--output=~/y"))
+    )
+
+
 def test_defaults_hold_and_a_switch_can_be_turned_off():
     assert read("--output", "x") == DrawOptions(output="x")
     assert read("--output", "x", "--crf", "--no-crf").crf is False

@@ -185,16 +185,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _said(argv: list[str]) -> int:
     with contextlib.ExitStack() as streams:
-        if sys.stdout is not None:  # as behind `>&-`
-            streams.enter_context(contextlib.redirect_stdout(PrintableStream(sys.stdout)))
-        if sys.stderr is not None:
-            streams.enter_context(contextlib.redirect_stderr(PrintableStream(sys.stderr)))
+        streams.enter_context(contextlib.redirect_stdout(PrintableStream(sys.stdout)))
+        streams.enter_context(contextlib.redirect_stderr(PrintableStream(sys.stderr)))
         try:
             try:
                 return _main(argv)
             finally:
-                if sys.stdout is not None:
-                    sys.stdout.flush()
+                sys.stdout.flush()
         except BrokenPipeError:
             # What is still in the stream would raise once more when the program ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -208,10 +208,6 @@ def test_a_reader_that_has_seen_enough_of_a_listing_hears_no_complaint(arguments
     assert (done.returncode, done.stderr) in ((0, ""), (141, ""))
 
 
-def test_a_command_without_an_output_runs():
-    assert piped("print(1); print(2, file=sys.stderr)", ">&- 2>&-") == (b"", "", 0)
-
-
 def test_control_characters_in_names_never_reach_the_terminal():
     body = (
         r"print(chr(27) + chr(0xdcff) + chr(0x202e) + chr(252)); print(chr(155), file=sys.stderr); "

@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from tests.drawn.places import ROOT
+from tests.drawn.prepared import prepare_here, shard_bytes
+from tests.drawn.rawset import write_rawset
 
 INTERRUPTED = """
 import signal, sys
@@ -44,3 +46,24 @@ def test_ctrl_c_leaves_no_traceback_whenever_it_comes(module, handler, status, s
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}
     )
     assert (done.returncode, done.stderr) == (status, said.format(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    return write_rawset(tmp_path_factory.mktemp("raw"), {"train": 3})
+
+
+@pytest.mark.parametrize("streams", ["2>&-", "<&- >&- 2>&-"])
+def test_a_command_whose_streams_are_closed_does_what_it_always_does(streams, raw, tmp_path):
+    """Files that it opens would get their numbers, and what libraries print."""
+    assert prepare_here(raw, tmp_path / "open") == 0
+    command = f"{sys.executable} -m pipelines prepare --input {raw} --output {tmp_path}/closed {streams}"
+    assert subprocess.run(["bash", "-c", command], cwd=ROOT).returncode == 0
+    assert shard_bytes(tmp_path / "closed") == shard_bytes(tmp_path / "open")
+
+
+def test_processes_of_a_command_whose_streams_are_closed_have_open_ones():
+    program = "import subprocess, sys, pipelines.__main__; print(1); sys.stderr.write(sys.stdin.read()); "
+    program += """sys.exit(subprocess.call([sys.executable, '-c', 'import os; [os.fstat(n) for n in range(3)]']))"""
+    command = f'"{sys.executable}" -c "{program}" <&- >&- 2>&-'
+    assert subprocess.run(["bash", "-c", command], cwd=ROOT).returncode == 0

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Sequence
 
 from pipelines import cli
 from pipelines.plan import sample, trial
 from pipelines.plan.compute import forward_flops
-from pipelines.plan.estimate import GIB, Estimate, Trial, Work, estimates, rate, read_prices, to_json, wall_rate
+from pipelines.plan.estimate import GIB, PARTS, Estimate, Trial, Work, estimates, rate, read_prices, to_json, wall_rate
 from pipelines.plan.options import Options
 from pipelines.plan.sample import Study
 from pipelines.runner.cores import cores
 from pipelines.runner.flags import beam_options, is_local
 from trainer import storage
 from trainer.files import scratch
-from trainer.options import CheckedOptions, as_words
+from trainer.options import CheckedOptions, InputError, as_words
 
 STUDIES = {"prepare": sample.of_prepare, "segment": sample.of_segment, "train": sample.of_train}
 WORKERS = """--environment_type PROCESS --environment_config '{"command": "BOOT"}' --environment_cache_millis 60000"""
@@ -28,6 +29,7 @@ PLACEHOLDERS = "--project PROJECT --region REGION --temp_location gs://BUCKET/tm
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     prices = read_prices(options.prices)
+    check_files(options, prices)
     if options.save_prices:
         storage.write_json(options.save_prices, prices)
     _, job, beam = cli.read([options.job, *flags])
@@ -46,6 +48,20 @@ def run(options: Options, flags: list[str]) -> int:
     if options.json:
         storage.write_json(options.json, to_json(work, trials, rows))
     return 0
+
+
+def check_files(options: Options, prices: dict) -> None:
+    """Raises InputError if --json would replace what is no plan, or --save-prices anything but the same prices."""
+    files = {
+        "--json": (options.json, lambda content: isinstance(content, dict) and content.keys() == set(PARTS)),
+        "--save-prices": (options.save_prices, lambda content: content == prices),
+    }
+    for flag, (path, is_ours) in files.items():
+        if path and storage.exists(path):
+            with contextlib.suppress(InputError):
+                if is_ours(storage.read_json(path)):
+                    continue
+            raise InputError(f"{flag} {path}: there is a file already, which would be replaced; give another name")
 
 
 def run_trial(part: sample.Part, number: int, study: Study) -> Trial:

@@ -14,6 +14,8 @@ from trainer import storage
 from trainer.options import InputError
 
 GIB = 1 << 30
+PARTS = ("work", "trials", "estimates")
+"""The parts of a plan in JSON."""
 
 
 @dataclass(frozen=True)
@@ -215,8 +217,5 @@ def _check(value: Any, like: Any, path: str, where: str) -> None:
 
 def to_json(work: Work, trials: Sequence[Trial], results: Sequence[Estimate]) -> dict[str, Any]:
     """The whole plan as JSON, for other programs."""
-    return {
-        "work": asdict(work),
-        "trials": [asdict(trial) for trial in trials],
-        "estimates": [asdict(estimate) for estimate in results],
-    }
+    estimated = [asdict(estimate) for estimate in results]
+    return dict(zip(PARTS, (asdict(work), [asdict(trial) for trial in trials], estimated), strict=True))

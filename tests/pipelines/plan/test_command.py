@@ -169,7 +169,25 @@ def test_prices_are_written_to_be_edited(tmp_path: Path, ran):
     source = write_rawset(tmp_path / "set", {"train": 10}, 64)
     flags = ["--input", source, "--output", tmp_path / "out"]
     assert plan("prepare", *flags, "--save-prices", tmp_path / "prices.json") == 0
-    assert json.loads((tmp_path / "prices.json").read_text())["dataflow"]["core_hour"] > 0
+    prices = json.loads((tmp_path / "prices.json").read_text())
+    assert prices["dataflow"]["core_hour"] > 0
+    assert plan("prepare", *flags, "--save-prices", tmp_path / "prices.json") == 0
+    prices["dataflow"]["core_hour"] = 7
+    (tmp_path / "prices.json").write_text(json.dumps(prices))
+    with pytest.raises(InputError, match=r"--save-prices \S+prices\.json: there is a file already"):
+        plan("prepare", *flags, "--save-prices", tmp_path / "prices.json")
+    assert json.loads((tmp_path / "prices.json").read_text()) == prices
+
+
+@pytest.mark.parametrize("flag", ["--json", "--save-prices"])
+@pytest.mark.parametrize("name", ["palette.json", "images/train/a0.jpg"])
+def test_no_file_but_an_earlier_plan_is_replaced(flag, name, tmp_path: Path, ran):
+    source = write_rawset(tmp_path / "set", {"train": 10}, 64)
+    file = source / name
+    before = file.read_bytes()
+    with pytest.raises(InputError, match=f"{flag} {file}: there is a file already, which would be replaced"):
+        plan("prepare", "--input", source, "--output", tmp_path / "out", flag, file)
+    assert file.read_bytes() == before and not ran
 
 
 def test_a_trial_that_fails_ends_the_plan_with_its_message(tmp_path: Path):

@@ -20,6 +20,8 @@ from pipelines.segment.table import Row
 from tests.drawn.places import ROOT
 from tests.drawn.segmenting import PALETTE, SIZES, draw, outcomes_of, read_mask, rejects_of, save, segment
 from trainer import storage
+from trainer.formats.images import encode_png
+from trainer.formats.label_images import encode_label
 from trainer.formats.labels import Palette
 
 ROWS = [
@@ -154,6 +156,27 @@ def test_the_row_of_a_mask_that_was_corrected_counts_what_it_holds_now(model, ph
     counts = dict(zip([f"pixels_{name}" for name in PALETTE.names], (ids.size, 0, 0), strict=True))
     assert before | counts != before and rows_of(finished)["a"] == before | counts
     assert not read_mask(finished / "a.png").any()
+
+
+@pytest.mark.parametrize("change", ["colours", "an unknown id", "another size"])
+def test_a_mask_that_was_made_into_something_else_is_a_reject_and_kept(change, model, photos, finished):
+    path = finished / "a.png"
+    ids, stamp = read_mask(path), read_stamp(path.read_bytes())
+    changed = {
+        "colours": encode_png(PALETTE.colorize(ids)),
+        "an unknown id": encode_label(np.full_like(ids, 77)),
+        "another size": PALETTE.encode_mask(ids[:20]),
+    }[change]
+    path.write_bytes(stamp_png(changed, stamp))
+    run = ("--input", photos, "--model", model, "--output", finished, "--max-reject-rate", "1", *FLAGS)
+    for table_is_there in (True, False) if change != "another size" else (True,):
+        if not table_is_there:
+            shutil.rmtree(finished / "images.parquet")
+        assert segment(*run) == 0
+        assert outcomes_of(finished) == (0, 5, 1)
+        (reject,) = rejects_of(finished)
+        assert "it was changed since this program wrote it" in reject["reason"]
+        assert path.read_bytes() == stamp_png(changed, stamp)
 
 
 def test_masks_of_version_0_5_are_kept_and_what_they_do_not_tell_is_null(model, photos, finished):

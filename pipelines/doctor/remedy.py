@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import re
@@ -24,7 +25,7 @@ from trainer import prefetch, storage
 from trainer.formats import images
 from trainer.formats.images import ImageError
 from trainer.formats.labels import Palette
-from trainer.options import InputError
+from trainer.options import InputError, as_words
 
 LABELS_FOLDER = "labels"
 NAME = re.compile(r"\d{6,}\.png")
@@ -216,16 +217,19 @@ def command(options: Options, remedy: Remedy, root: str) -> str:
     words += ["--label-coding", reading.coding_flag] if reading.coding_flag else []
     group_by = remedy.group_by or options.group_by
     words += ["--group-by", group_by] if group_by else []
-    if options.val_fraction != 0.1:
-        words += ["--val-fraction", f"{options.val_fraction:g}"]
+    words += as_words(_changed(options, "val_fraction", "max_pixels"))
     return " ".join(map(shlex.quote, [*words, "--output", "out/records"]))
 
 
 def mend_command(options: Options) -> str:
     """The `deeplab doctor` command that mends labels, quoted for a shell."""
-    words = ["deeplab", "doctor", options.input]
-    for name in ("layout", "images", "labels", "palette", "label_coding", "group_by"):
-        value = getattr(options, name)
-        words += [options.flag(name), value] if value not in ("auto", "") else []
-    words += ["--full"] if options.full else []
-    return " ".join(map(shlex.quote, [*words, "--mend", "--output", options.output]))
+    others = {"input", "output", "mend", "json", "overwrite"}
+    given = _changed(options, *(field.name for field in dataclasses.fields(options) if field.name not in others))
+    words = ["deeplab", "doctor", options.input, *as_words(given), "--mend", "--output", options.output]
+    return " ".join(map(shlex.quote, words))
+
+
+def _changed(options: Options, *names: str) -> dict[str, object]:
+    """Those of these options that are not the defaults."""
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    return {name: value for name in names if (value := getattr(options, name)) != defaults[name]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -223,6 +224,15 @@ def test_labels_that_version_0_27_mended_are_taken_as_this_commands(mended):
         path.write_bytes(mend.unsigned(data))
     examine(source, labels.parent, "--mend", "--full")
     assert {path: path.read_bytes() for path in labels.iterdir()} == before
+
+
+def test_the_proposed_commands_have_the_flags_that_were_given(ill, tmp_path):
+    folder, _, _ = ill
+    flags = ["--val-fraction", "0.4", "--max-pixels", "9000", "--seed", "3", "--full", "--label-coding", "auto"]
+    report = examine(folder / "set", tmp_path / "out", *flags).report
+    assert " --val-fraction 0.4 --max-pixels 9000 " in report["prepare"]
+    words = ["deeplab", "doctor", str(folder / "set"), *flags[:-2], "--mend", "--output", str(tmp_path / "out")]
+    assert sorted(shlex.split(report["mend"])) == sorted(words)
 
 
 def check(made: Truth, truth: Truth) -> None:

@@ -55,6 +55,7 @@ def run(options: Options, flags: list[str]) -> int:
     raw, pairing = find(
         options.input, options.layout, options.val_fraction, options.group_by, options.images, options.labels
     )
+    check_apart(options.output, raw)
     reading = settle_reading(options, raw)
     reading = replace(reading, findings=(*pairing, *reading.findings))
     plan = make_plan(raw.pairs, options.full, SAMPLED, options.seed)
@@ -110,6 +111,17 @@ def check_folder(options: Options) -> dict[str, str]:
             f"{taken[0]} was not written by `deeplab doctor`; give another --output, or --overwrite to replace it"
         )
     return {}
+
+
+def check_apart(folder: str, raw: RawSet) -> None:
+    """Raises InputError if the output folder, or labels/ in it, is a folder of the set, which a manifest may name."""
+    files = {pair.image.rpartition("/")[0] for pair in raw.pairs}
+    # The set may be what an earlier run has mended.
+    labels = {pair.label.rpartition("/")[0] for pair in raw.pairs if not remedy.is_name_of_mended(pair.label)}
+    real = {storage.real(place): place for place in files | labels}
+    for path in (folder, storage.join(folder, remedy.LABELS_FOLDER)):
+        if place := real.get(storage.real(path)):
+            raise InputError(f"--output {folder} leads into {place} of the set; give a folder of its own")
 
 
 def claim(folder: str) -> None:

@@ -127,13 +127,14 @@ def _labels(folder: str) -> list[storage.File]:
     return [file for file in files if NAME.fullmatch(storage.unfinished(file.relative) or file.relative)]
 
 
+def is_name_of_mended(path: str) -> bool:
+    """Whether a file is named like a mended label."""
+    return bool(NAME.fullmatch(path.replace("\\", "/").rpartition("/")[2]))
+
+
 def _inputs(plan: Plan) -> frozenset[str]:
     """Real paths of the labels of the set that are named like mended ones."""
-    return frozenset(
-        storage.real(one.label)
-        for one in plan.subjects
-        if NAME.fullmatch(one.label.replace("\\", "/").rsplit("/", 1)[-1])
-    )
+    return frozenset(storage.real(one.label) for one in plan.subjects if is_name_of_mended(one.label))
 
 
 def _replace(

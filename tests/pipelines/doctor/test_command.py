@@ -87,6 +87,19 @@ def test_an_output_in_the_set_is_refused(ill):
         examine(ill / "set", ill / "out", "--full", "--quick")
 
 
+@pytest.mark.parametrize("output", ["set", "set/images/train"])
+def test_an_output_among_the_images_and_labels_of_a_manifest_is_refused(output, ill):
+    pairs = [(path, str(path).replace("/images/", "/labels/")) for path in (ill / "set/images").rglob("*.png")]
+    rows = [f"{image},{label}\n" for image, label in pairs]
+    (ill / "list.csv").write_text("image,label\n" + "".join(rows).replace("/labels/train/", "/labels/"))
+    for path in (ill / "set/labels/train").iterdir():
+        path.rename(ill / "set/labels" / path.name)
+    before = contents(ill)
+    with pytest.raises(InputError, match=r"leads into \S+ of the set; give a folder of its own"):
+        examine(ill / "list.csv", ill / output, "--palette", str(ill / "set/palette.json"), "--overwrite")
+    assert contents(ill) == before
+
+
 def test_a_broken_palette_of_the_set_ends_with_a_message_that_names_it(ill):
     (ill / "set/palette.json").write_text('{"classes": 3}')
     with pytest.raises(InputError, match=r"set/palette\.json: a palette needs a list of classes"):

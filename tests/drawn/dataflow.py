@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,11 @@ from typing import Any
 
 from google.cloud.dataflow_v1beta3 import JobState
 
+WORKERS = f"image:python{sys.version_info.major}.{sys.version_info.minor}"
+"""An image of workers that have the Python of this process."""
 FLAGS = [
     *("--runner=DataflowRunner", "--project=drawn", "--region=r", "--temp_location=gs://seg/tmp", "--no_auth"),
-    "--sdk_container_image=image",
+    f"--sdk_container_image={WORKERS}",
 ]
 """Of a job for Dataflow, to which `endpoint` adds where."""
 

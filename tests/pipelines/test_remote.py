@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from pipelines import cli
-from tests.drawn.dataflow import FLAGS, dataflow
+from tests.drawn.dataflow import FLAGS, WORKERS, dataflow
 from tests.drawn.rawset import touch
 
 CLOUD = [
@@ -15,7 +15,7 @@ CLOUD = [
     "--project=p",
     "--region=r",
     "--temp_location=gs://b/tmp",
-    "--sdk_container_image=x",
+    f"--sdk_container_image={WORKERS}",
 ]
 CLUSTER = ["--runner=PortableRunner", "--job_endpoint=h:1", "--environment_type=PROCESS", "--environment_config={}"]
 COMMANDS = {

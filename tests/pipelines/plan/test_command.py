@@ -21,6 +21,7 @@ from pipelines.prepare.plan import plan_shards
 from pipelines.runner import partners
 from pipelines.runner.flags import beam_options, located
 from pipelines.segment.plan import chunk_size
+from tests.drawn.dataflow import WORKERS
 from tests.drawn.networks import write_model
 from tests.drawn.places import ROOT
 from tests.drawn.rawset import write_rawset
@@ -131,7 +132,7 @@ def test_the_commands_of_a_plan_pass_the_checks_before_a_job_is_sent(words):
     lines = [line for line in commands(words[0], options, 64) if line.startswith("  ")]
     assert len(lines) == 3
     for line in lines:
-        _, read, flags = cli.read(shlex.split(line)[1:])
+        _, read, flags = cli.read(shlex.split(line.replace("IMAGE", WORKERS))[1:])
         assert read == options
         assert located(beam_options(flags), read, "input", "output") == options
 

@@ -55,6 +55,6 @@ def test_a_shard_that_an_ended_run_has_begun_takes_as_many_requests_again_and_re
         workarea.notes("gs://b/ended").start(name)
     again, resumed = taken(remote, copies=3, output="gs://b/ended")
     # A note is looked at, and written again; a file that replaces another one is asked for first.
-    assert again <= whole + 2 * 4 and resumed <= waits + 2 * 3
+    assert again <= whole + 2 * 4 and resumed <= waits + 2 * 3 + LATE
     shards = [storage.read(f"gs://b/{folder}/train-00000-of-00001.tfrecord") for folder in ("3", "ended")]
     assert shards[0] == shards[1]

@@ -119,10 +119,9 @@ def test_exceptions_come_out_of_the_subprocess_as_they_are():
             isolated(raise_known, "bad file")
         with pytest.raises(RuntimeError, match="Unpicklable: no header"):
             isolated(raise_unpicklable)
-        with pytest.raises(Exception, match="pickle"):
-            isolated(give_lambda)
-        with pytest.raises(Exception, match="pickle"):
-            isolated(give_lambda())
+        for call in (give_lambda, give_lambda()):  # Python 3.13 says it in other words
+            with pytest.raises(Exception, match=r"pickle|Can't get local object"):
+                isolated(call)
         assert isolated(len, "abc") == 3
 
 

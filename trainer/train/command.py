@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from trainer import leases, metrics, startup, storage
-from trainer.formats.cards import CARD, WEIGHTS, ModelCard
+from trainer.formats.cards import CARD, WEIGHTS, ModelCard, load_card, weights_digest
 from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
 from trainer.network.folder import save_model
 from trainer.network.inference import predictor
@@ -72,6 +72,8 @@ def _run(options: Options, interrupts: Interrupts) -> int:
     check_labels(options, dataset)
     if options.host_id == 0:
         leases.acquire(options.output, "train")
+    if progress.best_epoch:
+        check_best(options.output, progress)
     if not is_finished(options, progress):
         progress = train(options, dataset, stream, validation, progress, interrupts)
     if progress is None:
@@ -154,6 +156,20 @@ def check_output(options: Options, is_training: bool) -> None:
 
 def is_finished(options: Options, progress: Progress) -> bool:
     return 0 < options.early_stopping <= progress.stale_epochs or progress.epochs >= options.epochs
+
+
+def check_best(folder: str, progress: Progress) -> None:
+    """Writes history.csv again if it is gone. Raises InputError if the model of the best epoch is, or is damaged."""
+    try:
+        load_card(folder)
+        weights_digest(folder)
+    except InputError as error:
+        raise InputError(
+            f"the training in {folder} has lost the model of its best epoch, {progress.best_epoch} of "
+            f"{progress.epochs}: {error}; put the file back, or give --no-resume to train again"
+        ) from None
+    if not storage.exists(path := storage.join(folder, HISTORY)):
+        storage.write(path, history_csv(progress.history))
 
 
 def build(options: Options, dataset: Dataset, progress: Progress, steps: int) -> keras.Model:

@@ -37,6 +37,25 @@ def test_a_finished_training_is_not_repeated(finished, records, capsys):
     assert Path(finished, "model.keras").read_bytes() == before and len(history(finished)) == 2
 
 
+@pytest.mark.parametrize("name", ["model.keras", "model.json"])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_finished_training_whose_model_is_gone_or_damaged_is_not_called_done(
+    name, is_there, finished, records, capsys
+):
+    path = Path(finished, name)
+    path.write_bytes(path.read_bytes()[:100]) if is_there else path.unlink()
+    message = refused(capsys, train_flags(records, finished, *CONSTANT))
+    assert f"the training in {finished} has lost the model of its best epoch" in message and name in message
+    assert "give --no-resume to train again" in message
+
+
+def test_a_history_that_is_gone_is_written_again(finished, records):
+    before = Path(finished, "history.csv").read_bytes()
+    Path(finished, "history.csv").unlink()
+    assert cli.main(train_flags(records, finished, *CONSTANT)) == 0
+    assert Path(finished, "history.csv").read_bytes() == before
+
+
 def test_other_options_in_the_same_folder_are_refused_by_name(finished, records, capsys):
     message = refused(capsys, train_flags(records, finished, *CONSTANT, "--head", "bilinear", "--max-ratio", "5"))
     assert "--head was subpixel, is bilinear" in message and "--max-ratio was 10.0, is 5.0" in message

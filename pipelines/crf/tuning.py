@@ -156,8 +156,9 @@ def load(model: str) -> Tuning | None:
             return None
         tuning = Tuning.from_json(value)
     except InputError as error:
-        cure = "export the model again" if is_export else "run `deeplab tune-crf` again, or delete the file"
-        raise InputError(f"{path}: {error}; {cure}") from None
+        cure = "export the model again" if is_export else "delete the file; `deeplab tune-crf` then makes it again"
+        place = "" if str(error).startswith(path) else f"{path}: "
+        raise InputError(f"{place}{error}; {cure}") from None
     # For exports, `deeplab export` has checked that the tuning belongs to the weights.
     return replace(tuning, model_digest=exports.model_digest(model)) if is_export else tuning
 

@@ -17,6 +17,7 @@ from trainer.formats.labels import Palette
 from trainer.options import InputError
 
 DATASET_FILE = "dataset.json"
+MADE_AGAIN = "remove it, and run the same `deeplab prepare` again, which keeps the shards"
 DATASET_VERSION = 2
 READ_VERSIONS = (1, 2)
 """Version 1 says "pictures" where version 2 says "images"."""
@@ -251,9 +252,9 @@ def load_dataset(folder: str) -> Dataset:
     path = storage.join(folder, DATASET_FILE)
     try:
         value = storage.read_json(path)
-    except (InputError, OSError):
+    except (InputError, OSError) as error:
         if storage.exists(path):
-            raise
+            raise InputError(f"{error}; {MADE_AGAIN}") if isinstance(error, InputError) else error from None
         missing = f"{folder} holds no records: {DATASET_FILE} is missing; make it with `deeplab prepare`"
         raise InputError(missing) from None
     try:
@@ -262,7 +263,7 @@ def load_dataset(folder: str) -> Dataset:
             raise InputError(f"{path} has version {value['version']}, this program reads {known}; update the program")
         return _dataset(value)
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error!r}); run `deeplab prepare` again") from None
+        raise InputError(f"{path} is damaged ({error!r}); {MADE_AGAIN}") from None
     except InputError as error:
         raise error if str(error).startswith(path) else InputError(f"{path}: {error}") from None
 

@@ -155,3 +155,18 @@ def test_shards_of_an_earlier_run_are_removed_and_nothing_else(source, tmp_path,
     names = {shard.name for shard in load_dataset(str(output)).shards}
     assert {path.name for path in output.iterdir()} == names | {"dataset.json", "rejects.jsonl", "shards", "notes.txt"}
     assert {path.name for path in (output / "shards").iterdir()} == {f"{name}.json" for name in names} | {"notes.json"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"version": 2'])
+def test_the_cure_of_a_damaged_dataset_json_is_right(damage, source, tmp_path, capsys):
+    path = tmp_path / "dataset.json"
+    assert prepare_here(source, tmp_path) == 0
+    before, times = path.read_bytes(), {shard: shard.stat().st_mtime_ns for shard in tmp_path.glob("*.tfrecord")}
+    path.write_bytes(damage)
+    with pytest.raises(
+        InputError, match="remove it, and run the same `deeplab prepare` again, which keeps the shards"
+    ):
+        load_dataset(str(tmp_path))
+    path.unlink()
+    assert prepare_here(source, tmp_path) == 0
+    assert path.read_bytes() == before and {shard: shard.stat().st_mtime_ns for shard in times} == times

@@ -114,6 +114,16 @@ def test_a_tuning_that_advises_against_the_crf_is_obeyed_unless_it_is_on(untuned
     assert crf == CrfOptions(srgb=7) and note.startswith(f"warning: {path} advises against the CRF")
 
 
+def test_a_damaged_tuning_is_refused_with_the_cure(untuned: Path) -> None:
+    store(untuned)
+    path = untuned / "crf.json"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(InputError) as error:
+        in_force(untuned, crf="auto")
+    assert str(error.value).count(str(path)) == 1
+    assert str(error.value).endswith("; delete the file; `deeplab tune-crf` then makes it again")
+
+
 @pytest.mark.parametrize("value", ["on", "auto"])
 def test_a_tuning_of_other_weights_is_refused(untuned: Path, value: str) -> None:
     store(untuned)

@@ -40,11 +40,12 @@ def kind(path: str) -> str:
 
     Raises InputError for a TFLite file, which takes only images of one size.
     """
-    if path.endswith(".tflite"):
+    is_file = path.endswith((".tflite", ".onnx")) and not storage.is_dir(path)
+    if is_file and path.endswith(".tflite"):
         raise InputError(
             f"{path}: a TFLite model takes images of one size; give a model folder, a SavedModel or an ONNX file"
         )
-    if path.endswith(".onnx"):
+    if is_file:
         return "onnx"
     return "savedmodel" if storage.exists(storage.join(path, SAVED_MODEL)) else ""
 

@@ -90,6 +90,14 @@ def test_what_is_no_export_is_said_in_one_line(export: Path, photos: Path, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.tflite"])
+def test_a_folder_is_a_model_folder_or_a_saved_model_whatever_its_name(name, model, tmp_path) -> None:
+    (tmp_path / name).symlink_to(model)
+    assert exports.kind(str(tmp_path / name)) == ""
+    (tmp_path / "served" / name).mkdir(parents=True)
+    assert exports.kind(tuned(tmp_path / "served" / name, None)) == "savedmodel"
+
+
 def tuned(folder: Path, tuning: Tuning | None) -> str:
     """An export that knows what its model was tuned to, and cannot be run."""
     card = ModelCard({"num_classes": 3}, PALETTE)

@@ -11,7 +11,7 @@ from pipelines.doctor.proposals import are_codes, is_grey, propose, two_classes
 from pipelines.doctor.reading import OWN, LabelValues, Reading, Sample
 from pipelines.doctor.verdict import REJECT, SHOWN, Finding
 from pipelines.inputs import coding as inputs_coding
-from pipelines.inputs.coding import Read, detect_palette, sampled
+from pipelines.inputs.coding import Read, Unlisted, detect_palette, sampled
 from pipelines.inputs.evidence import Evidence, Use, gather, one_based
 from pipelines.inputs.rawset import RawSet
 from trainer.formats.label_images import Label
@@ -67,6 +67,8 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
         # prepare finds the list of classes as well, but not beside a manifest, and the names may be improved.
         listed = OWN if reason.endswith(raw.class_lists) else ""
         return Reading(palette, flag=listed if flag == "auto" else flag, reasons=(reason,))
+    except Unlisted as error:  # what the list does not know is found later, and ignored
+        return Reading(error.palette, flag=OWN, reasons=(error.reason,))
     except InputError as error:
         fault = str(error)
         if "cannot tell the palette" not in fault:  # the given palette, or the set's own, is invalid

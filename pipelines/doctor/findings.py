@@ -135,8 +135,8 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
         pixels = sum(tally.unknown_colors.values())
         more = " or more" if len(colors) >= MAX_COLORS else ""
         text = (
-            f"labels hold {len(colors):,}{more} colours that the palette does not know, {pixels:,} pixels, as where "
-            "they were smoothed (anti-aliased) or scaled like images"
+            f"labels hold {len(colors):,}{more} colour{'s' * (len(colors) != 1)} that the palette does not know, "
+            f"{pixels:,} pixels, as where they were smoothed (anti-aliased) or scaled like images"
         )
         cure = f"export them without smoothing; {MENDED}, with mixed colours ignored; {LEFT_OUT}"
         if len(colors) < MAX_ALIASES:

@@ -21,7 +21,7 @@ import json
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -31,11 +31,14 @@ from trainer import storage
 from trainer.formats import codings
 from trainer.formats.label_images import Label
 from trainer.formats.labels import CREAM, Color, Palette, color_meanings, id_table, pack, unknown_mark, unpack
-from trainer.formats.palettes import voc_colormap
+from trainer.formats.palettes import BUILT_IN, voc_colormap
+from trainer.formats.runs import pixels_of_ids
 from trainer.options import InputError
 
 _NOT_A_CLASS = re.compile(r"(void|un-?label+ed|unknown|ignored?|no[ _-]?data|other/unlabell?ed)")
 """Names, in lower case and without underscores around them, of pixels that are of no class."""
+MOST = 0.5
+"""Minimum share of the labels' pixels that a list knows if it is meant for them."""
 FOLDERS = ("", "train")
 """Where a list is looked for, below the set."""
 
@@ -68,6 +71,21 @@ class ClassList(NamedTuple):
     path: str
     palette: Palette
     has_ids: bool
+
+
+class Lacking(NamedTuple):
+    """A list of classes that knows most of some labels, but not all.
+
+    Attributes:
+      path: the file.
+      palette: its classes.
+      ids, colors: values in the labels that it does not know.
+    """
+
+    path: str
+    palette: Palette
+    ids: frozenset[int]
+    colors: frozenset[Color]
 
 
 def among(files: Iterable[str]) -> tuple[str, ...]:
@@ -144,6 +162,61 @@ def fitting(paths: Iterable[str], labels: Sequence[Label], usual: Palette | None
                 fits[one.path] = any(_knows_map(palette, each) for each in labels), palette
     surest = max((knows_map for knows_map, _ in fits.values()), default=False)
     return {path: palette for path, (knows_map, palette) in fits.items() if knows_map == surest}
+
+
+def lacking(paths: Iterable[str], labels: Sequence[Label], usual: Palette | None) -> Lacking | None:
+    """The list of classes that knows most pixels of some labels, and at least two of their values, but not all.
+
+    Args:
+      paths: files that may be lists, none of which is `fitting`.
+      labels: sampled labels.
+      usual: as of `fitting`; without one, lists that say the same as any built-in palette are left out.
+    """
+    best: tuple[float, Lacking | None] = (0.0, None)
+    for one in filter(None, map(read, paths)):
+        if any(_is_usual(one.palette, palette) for palette in ([usual] if usual else BUILT_IN.values())):
+            continue
+        for palette, has_ids in ((one.palette, one.has_ids), (by_greys(one.palette), True)):
+            if palette is None:
+                continue
+            counts = sum((_counts(palette, has_ids, label) for label in labels), Counter())
+            unknown = {value for value, is_known in counts if not is_known}
+            share = _known_pixels(counts) / max(1, counts.total())
+            if unknown and share > max(MOST, best[0]) and len(counts) - len(unknown) > 1:
+                ids = frozenset(value for value in unknown if isinstance(value, int))
+                best = share, Lacking(one.path, palette, ids, frozenset(unknown - ids))
+    return best[1]
+
+
+def _counts(palette: Palette, has_ids: bool, label: Label) -> Counter[tuple[int | Color, bool]]:
+    """(Value in a label, whether a palette knows it) -> its pixels; of palette images by the reading that knows more.
+
+    Args:
+      has_ids: whether the palette's ids mean something.
+    """
+    if label.codes.ndim == 3:
+        values, pixels = np.unique(pack(label.codes), return_counts=True)
+        return _marked(zip(map(unpack, values.tolist()), pixels.tolist(), strict=True), palette.known_colors())
+    pixels = pixels_of_ids(label.codes)[label.used].tolist()
+    known = np.flatnonzero(id_table(palette) != unknown_mark(palette)).tolist() if has_ids else []
+    by_ids = _marked(zip(label.used.tolist(), pixels, strict=True), known)
+    if label.colormap is None:
+        return by_ids
+    opaque = ((color, count) for color, count in zip(codings.seen_colors(label), pixels, strict=True) if color)
+    return max(_marked(opaque, palette.known_colors()), by_ids, key=_known_pixels)
+
+
+def _marked(
+    pixels: Iterable[tuple[int | Color, int]], known: Collection[int | Color]
+) -> Counter[tuple[int | Color, bool]]:
+    counts: Counter[tuple[int | Color, bool]] = Counter()
+    for value, count in pixels:
+        counts[value, value in known] += count
+    return counts
+
+
+def _known_pixels(counts: Counter[tuple[int | Color, bool]]) -> int:
+    return sum(pixels for (_, is_known), pixels in counts.items() if is_known)
 
 
 def _is_usual(listed: Palette, usual: Palette) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,17 +17,39 @@ from trainer import prefetch, storage
 from trainer.formats import codings, images, label_images
 from trainer.formats.labels import JSON_FORM, Color, Palette, pack, ranges, unpack
 from trainer.formats.palettes import BUILT_IN, CAMVID, READ_BY_COLOR, READ_BY_COLORMAP, VOC, resolve
+from trainer.formats.runs import pixels_of_ids
 from trainer.options import InputError
 
 PALETTE_FILE = "palette.json"
 """A palette file of this name in a raw set's folder is the set's palette."""
 SAMPLED_LABELS = 32
 SAMPLED_COLORS = 1000
+SAMPLED_PIXELS = 20_000
 
 
 Read = Callable[[str], label_images.Label]
 Labels = Callable[[], Iterable[tuple[str, label_images.Label]]]
 """Returns some labels, each with its path."""
+
+
+class Unlisted(InputError):
+    """Labels hold values that the set's own list of classes, which knows most of their pixels, does not know.
+
+    Attributes:
+      palette: the palette of the list.
+      reason: a sentence on the list and the values.
+    """
+
+    def __init__(self, root: str, list_: class_lists.Lacking) -> None:
+        self.palette = list_.palette
+        self.reason = (
+            f"{list_.path} lists {list_.palette.num_classes} classes, but the sampled labels also hold "
+            f"{_values(list_.ids, list_.colors)}, which it does not know"
+        )
+        super().__init__(
+            f"{self.reason}. `deeplab doctor {root}` shows where, and proposes a palette that ignores them; or give "
+            f"--palette {', '.join(BUILT_IN)}, or a JSON file like {JSON_FORM}"
+        )
 
 
 def read_label(path: str, read: prefetch.Read = storage.read) -> label_images.Label:
@@ -52,9 +74,15 @@ def recognise(
 
 
 def _without_pixels(label: label_images.Label) -> label_images.Label:
-    """A label with the same values, each of them once, which takes little memory."""
-    values = label.used if label.codes.ndim == 2 else sorted(colors_of(label))
-    return replace(label, codes=np.array([values], np.uint8))
+    """A label with the same values, at most SAMPLED_COLORS of them, in nearly the same shares of few pixels."""
+    if label.codes.ndim == 2:
+        values, pixels = label.used, pixels_of_ids(label.codes)[label.used]
+    else:
+        packed, pixels = np.unique(pack(label.codes), return_counts=True)
+        most = np.argsort(-pixels, kind="stable")[:SAMPLED_COLORS]
+        values, pixels = np.array([*map(unpack, packed[most].tolist())]), pixels[most]
+    few = 1 + pixels * SAMPLED_PIXELS // max(1, int(pixels.sum()))
+    return replace(label, codes=np.repeat(values.astype(np.uint8), few, axis=0)[None])
 
 
 def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_label) -> tuple[Palette, str]:
@@ -70,7 +98,8 @@ def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_labe
       The palette, and a sentence with the reason.
 
     Raises:
-      InputError: the palette is unknown, or "auto" cannot tell it from the labels.
+      InputError: the palette is unknown, or "auto" cannot tell it from the labels. Unlisted: the set's own list of
+        classes knows most of the labels, but not all.
     """
     return _palette(rawset, palette, lambda: sampled(rawset.labels, read), _has_own(rawset, palette))
 
@@ -105,12 +134,13 @@ def _palette(rawset: RawSet, palette: str, labels: Labels, has_own: Callable[[],
 def _listed(rawset: RawSet, labels: Labels) -> tuple[Palette, str] | None:
     """The palette of the class list in a set that reads its sampled labels, and the reason; None if none does.
 
-    Raises InputError if several do.
+    Raises InputError if several do; Unlisted if one reads most of them, but not all.
     """
     if not rawset.class_lists:
         return None
     usual = rawset.palette_hint or _palette_of(_sample(labels()), rawset.layout)
-    found = class_lists.fitting(rawset.class_lists, [label for _, label in labels()], usual)
+    sample = [label for _, label in labels()]
+    found = class_lists.fitting(rawset.class_lists, sample, usual)
     if len(found) > 1:
         raise InputError(
             f"{' and '.join(found)} name different classes, and each of them reads the labels. Give --palette a JSON "
@@ -118,6 +148,9 @@ def _listed(rawset: RawSet, labels: Labels) -> tuple[Palette, str] | None:
         )
     for path, palette in found.items():
         return palette, f"palette of {palette.num_classes} classes, listed in {path}"
+    # A palette that is usual for such folders or values would give the listed classes other names.
+    if lacking := class_lists.lacking(rawset.class_lists, sample, usual):
+        raise Unlisted(rawset.root, lacking)
     return None
 
 
@@ -231,13 +264,18 @@ class Sample:
     def describe(self) -> str:
         if not self.labels:
             return "none of the sampled labels could be read"
-        ids = [f"ids {ranges(sorted(self.ids))}"] if self.ids else []
-        every = sorted(self.colors | self.mapped - {None})
-        more = ", ..." if len(every) > 6 else ""
-        count = "1 colour" if len(every) == 1 else f"{len(every)} colours"
-        colors = [f"{count} {', '.join(map(str, every[:6]))}{more}"] if every else []
         subject = "1 sampled label holds" if self.labels == 1 else f"{self.labels} sampled labels hold"
-        return f"{subject} {' and '.join(ids + colors)}"
+        return f"{subject} {_values(self.ids, self.colors | self.mapped - {None})}"
+
+
+def _values(ids: Collection[int], colors: Collection[Color]) -> str:
+    """Ids and colours, in words."""
+    parts = [f"ids {ranges(sorted(ids))}"] if ids else []
+    every = sorted(colors)
+    more = ", ..." if len(every) > 6 else ""
+    count = "1 colour" if len(every) == 1 else f"{len(every)} colours"
+    parts += [f"{count} {', '.join(map(str, every[:6]))}{more}"] if every else []
+    return " and ".join(parts)
 
 
 def sampled(paths: Sequence[str], read: Read) -> Iterator[tuple[str, label_images.Label]]:

@@ -14,8 +14,9 @@ from tests.drawn.ill import draw_set, examine, prepare_as_proposed
 from tests.drawn.records import PALETTE
 from trainer.formats import images
 from trainer.formats.labels import Palette
-from trainer.formats.palettes import CAMVID
+from trainer.formats.palettes import CAMVID, voc_colormap
 
+LISTED = (("ground", "disc", "bar"), voc_colormap(3))
 TWO = Palette("two", ("ground", "thing"), ((40, 160, 60), (200, 40, 40)))
 
 
@@ -196,3 +197,22 @@ def test_a_set_that_is_well_is_called_healthy_and_prepared_as_it_is(encode, tmp_
     assert found.status == 0 and set(found.kinds.values()) <= {"note"}, found.report["findings"]
     assert found.report["prepare"] == f"deeplab prepare --input {tmp_path / 'set'} --output out/records"
     assert not (found.output / "palette.json").exists() and not (found.output / "manifest.jsonl").exists()
+
+
+@pytest.mark.parametrize("is_colored", [True, False])
+def test_values_that_the_sets_own_list_of_classes_lacks_are_ignored_and_the_classes_kept(is_colored, tmp_path):
+    lines = [f"{name}:{','.join(map(str, color))}::\n" for name, color in zip(*LISTED, strict=True)]
+    stray = voc_colormap(4)[3] if is_colored else 3
+
+    def encode(label: np.ndarray, key: str) -> bytes:
+        codes = np.array(LISTED[1], np.uint8)[np.where(label == 255, 0, label)] if is_colored else label % 255
+        codes[60:62] = stray if key == "train/a1" else codes[60:62]
+        return saved(codes)
+
+    draw_set(tmp_path / "set", encode, palette=None)
+    (tmp_path / "set/labelmap.txt").write_text("".join(lines))
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds == {"anti-aliased" if is_colored else "void-value": "reject"} and found.status == 1
+    assert any("labelmap.txt lists 3 classes, but the sampled labels also hold" in e for e in found.report["evidence"])
+    assert [one["name"] for one in found.report["palette"]["classes"]] == list(LISTED[0])
+    assert (prepare_as_proposed(found, tmp_path / "records")["train/a1"][60:62] == 255).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.inputs import class_lists
-from pipelines.inputs.coding import detect_palette
+from pipelines.inputs.coding import detect_palette, recognise
 from pipelines.inputs.rawset import scan
 from tests.drawn.rawset import touch
 from tests.pipelines.inputs.test_coding import labelled, write_label
@@ -87,6 +87,30 @@ def test_classes_of_a_tool_are_not_taken_for_vocs_because_it_writes_vocs_layout_
 def test_a_list_that_does_not_know_the_labels_is_passed_over(tmp_path):
     (tmp_path / "class_names.txt").write_text(FORMS["class_names.txt"])
     assert detect_palette(labelled(tmp_path, [[0, 3, 20]], folders=VOC_FOLDERS))[0] is VOC
+
+
+def test_a_list_that_lacks_a_few_values_is_never_replaced_by_a_built_in_palette(tmp_path):
+    (tmp_path / "labelmap.txt").write_text(LABELMAP)
+    stray = np.array([[1, 1, 1, 2, 2, 3]])
+    raw = labelled(tmp_path, *([VOC.colorize(np.uint8([[0, 1, 2]]))] * 3), VOC.colorize(stray), folders=VOC_FOLDERS)
+    fault = (
+        rf"{tmp_path}/labelmap\.txt lists 3 classes, but the sampled labels also hold 1 colour \(128, 128, 0\), which "
+        rf"it does not know\. `deeplab doctor {tmp_path}` shows where"
+    )
+    with pytest.raises(InputError, match=fault):
+        detect_palette(raw)
+    with pytest.raises(InputError, match=fault):
+        recognise(raw)
+    assert detect_palette(raw, "voc")[0] is VOC
+
+
+@pytest.mark.parametrize("colormap", [None, VOC.colormap()])
+def test_a_list_that_lacks_an_id_is_never_replaced_by_a_built_in_palette(tmp_path, colormap):
+    (tmp_path / "codes.txt").write_text("\n".join(f"k{n}" for n in range(10)))
+    folders = ("images/train", "labels/train")
+    raw = labelled(tmp_path, *[[[*range(11)]]] * 3, folders=folders, colormap=colormap)
+    with pytest.raises(InputError, match=r"codes\.txt lists 10 classes, but .* hold (ids 10|.*\(64, 128, 0\))"):
+        recognise(raw)
 
 
 def test_a_built_in_palette_that_joins_the_listed_classes_stays(tmp_path):

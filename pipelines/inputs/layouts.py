@@ -266,7 +266,7 @@ def _find_voc(folders: Folders) -> Candidates | None:
     if not lists.used:
         return Candidates(origin + lists.note, images, labels, palette_hint=VOC)
     # The lists define the set: of VOC's 17125 images only 2913 are meant for segmentation.
-    named = voc.listed(lists.used, images)
+    named = voc.listed(lists.used.items(), images)
     used = [f"{name}.txt" for name in voc.LISTS if name in lists.used]
     left_out = images.keys() - len(named.splits)
     origin += f" by {', '.join(used)}" + (f" ({left_out} in no list)" if left_out else "") + lists.note

@@ -6,7 +6,7 @@ Such sets are fast.ai's CamVid, the Oxford-IIIT Pets or SBD. Pascal VOC's layout
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pipelines.inputs import voc
@@ -28,8 +28,8 @@ def is_list(path: str) -> bool:
 def applied(candidates: Candidates, root: str, lists: Iterable[str]) -> Candidates:
     """The candidates with the splits that lists in the set give, if its folders give none.
 
-    The lists of one folder are used: those that name most images. Images that they do not name are left out, as in
-    Pascal VOC's layout; but without a list of the training, they are the training.
+    The lists of one folder are used: those that name most images, and all of a split. Images that they do not name are
+    left out, as in Pascal VOC's layout; but without a list of the training, they are the training.
 
     Args:
       root: the folder of the set.
@@ -42,25 +42,27 @@ def applied(candidates: Candidates, root: str, lists: Iterable[str]) -> Candidat
     if not lists or any(candidates.split_of(key) for key in candidates.images.names):
         return candidates
     images = Rows(among(candidates.images, candidates.labels))
-    groups: dict[str, dict[str, str]] = {}
+    groups: dict[str, list[tuple[str, str]]] = {}
     for path in lists:
         stem = posixpath.splitext(posixpath.basename(path))[0]
         name = stem if stem in voc.LISTS else split_named(stem)
         if _knows(storage.join(root, path), name, images):
-            groups.setdefault(posixpath.dirname(path), {})[name] = path
+            groups.setdefault(posixpath.dirname(path), []).append((name, path))
     if not groups:
-        note = f" (lists that name other images, not read: {', '.join(lists[:4])}{', ...' * (len(lists) > 4)})"
+        note = f" (lists that name other images, not read: {_some(lists)})"
         return replace(candidates, origin=candidates.origin + note)
     named = {
-        folder: voc.listed({name: storage.join(root, path) for name, path in group.items()}, images)
+        folder: voc.listed([(name, storage.join(root, path)) for name, path in group], images)
         for folder, group in groups.items()
     }
     folder = max(named, key=lambda each: len(named[each].splits))
     found, used = named[folder], groups[folder]
-    note = f", splits by {', '.join(used.values())}"
+    note = f", splits by {', '.join(path for _, path in used)}"
+    if others := [path for path in lists if path not in {path for _, path in used}]:
+        note += f" (lists of fewer or other images, not read: {_some(others)})"
     if found.torn:
         note += f" (in lists of several splits: {found.torn})"
-    if not any(voc.LISTS[name] in ("train", None) for name in used):
+    if not any(voc.LISTS[name] in ("train", None) for name, _ in used):
         known = Splits(found.splits)
         splits = Splits((key, known.of(key) or "train") for key, *_ in images)
         return replace(candidates, origin=candidates.origin + note, split_of=splits.of)
@@ -76,5 +78,9 @@ def applied(candidates: Candidates, root: str, lists: Iterable[str]) -> Candidat
 
 
 def _knows(path: str, name: str, images: Iterable[Row]) -> bool:
-    found = voc.listed({name: path}, images)
+    found = voc.listed([(name, path)], images)
     return len(found.splits) >= KNOWN * (len(found.splits) + len(found.rejects)) > 0
+
+
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:4]) + ", ..." * (len(paths) > 4)

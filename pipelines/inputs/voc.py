@@ -11,7 +11,7 @@ import io
 import itertools
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -67,29 +67,29 @@ def find_lists(rows: Iterable[Row]) -> Lists:
     return Lists({name: path for name, path in lists.items() if name in LISTS}, note)
 
 
-def listed(lists: Mapping[str, str], images: Iterable[Row]) -> Listed:
+def listed(lists: Iterable[tuple[str, str]], images: Iterable[Row]) -> Listed:
     """Looks up the images that lists name.
 
     Args:
-      lists: name, of those in LISTS -> path.
+      lists: (name, of those in LISTS, path); several may have one name.
       images: rows that begin with the key, in order; iterated over twice.
 
     Raises:
       InputError: a list cannot be read.
     """
-    names = [name for name in LISTS if name in lists]
-    entries = Rows((number, entry) for number, name in enumerate(names) for entry in _entries(lists[name]))
+    lists = sorted(lists, key=lambda each: [*LISTS].index(each[0]))
+    entries = Rows((number, entry) for number, (_, path) in enumerate(lists) for entry in _entries(path))
     is_flat = not any("/" in row[0] for row in images)
     wanted = ordered(_wanted(entries, is_flat))
     forms = ordered((composed(key), key) for key, _ in itertools.groupby(images, itemgetter(0)))
     rejects: dict[str, Reject] = {}
-    named = ordered(_named(names, entries, ordered(_hits(wanted, forms)), rejects))
+    named = ordered(_named(lists, entries, ordered(_hits(wanted, forms)), rejects))
     torn = 0
 
     def splits() -> Iterator[Row]:
         nonlocal torn
         for key, group in itertools.groupby(named, itemgetter(0)):
-            first, *others = (LISTS[names[number]] for _, number in group)
+            first, *others = (LISTS[lists[number][0]] for _, number in group)
             torn += bool(first) and any(split not in (first, None) for split in others)
             yield key, first or ""
 
@@ -117,7 +117,9 @@ def _hits(wanted: Iterable[Row], forms: Iterable[Row]) -> Iterator[Row]:
                 yield number, True, rank, *known
 
 
-def _named(names: list[str], entries: Iterable[Row], hits: Iterable[Row], rejects: dict[str, Reject]) -> Iterator[Row]:
+def _named(
+    lists: Sequence[tuple[str, str]], entries: Iterable[Row], hits: Iterable[Row], rejects: dict[str, Reject]
+) -> Iterator[Row]:
     """Yields rows (key, number of the list); entries without an image are added to `rejects`."""
     groups = itertools.groupby(hits, itemgetter(0))
     following = next(groups, None)
@@ -126,7 +128,7 @@ def _named(names: list[str], entries: Iterable[Row], hits: Iterable[Row], reject
             yield next(following[1])[-1], number
             following = next(groups, None)
         elif not _is_comment(entry):
-            fault = f"listed in {names[number]}.txt, but not found in JPEGImages"
+            fault = f"listed in {posixpath.basename(lists[number][1])}, but not found in JPEGImages"
             missing = _below_images(spellings(entry)[-1])
             rejects.setdefault(missing, Reject(missing, f"JPEGImages/{missing}", "scan", fault))
 

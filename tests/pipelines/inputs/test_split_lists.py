@@ -37,6 +37,23 @@ def test_lists_with_a_training_define_the_set(tmp_path):
     assert "splits by imageLists/test.txt, imageLists/train.txt (5 in no list)" in raw.summary
 
 
+@pytest.mark.parametrize(
+    ("split", "names"), [("train", ("train", "train2017")), ("val", ("val", "valid", "Validation"))]
+)
+def test_several_lists_of_one_split_are_used_together_and_named(split, names, tmp_path):
+    other = "val" if split == "train" else "train"
+    parts = {name: "\n".join(NAMES[n :: len(names) + 1]) for n, name in enumerate(names)}
+    raw = scan(str(paired(tmp_path, **parts, **{other: "\n".join(NAMES[len(names) :: len(names) + 1])})))
+    assert splits_of(raw) == {n: other if n in NAMES[len(names) :: len(names) + 1] else split for n in NAMES}
+    assert all(f"{name}.txt" in raw.summary for name in (*names, other)) and "in no list" not in raw.summary
+
+
+def test_lists_that_are_not_read_are_named_beside_those_that_are(tmp_path):
+    lists = {"a__train": "\n".join(NAMES[:12]), "a__test": "a cat\na dog", "b__val": "\n".join(NAMES[12:])}
+    raw = scan(str(paired(tmp_path, **lists)))
+    assert "splits by a/train.txt (lists of fewer or other images, not read: a/test.txt, b/val.txt)" in raw.summary
+
+
 def test_the_test_of_the_pets_is_not_learnt(tmp_path):
     lines = [f"{name} 12 2 1" for name in NAMES]
     raw = scan(

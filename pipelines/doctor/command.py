@@ -172,7 +172,7 @@ def conclude(
         report += findings.of_alignment(total, plan)
         shift = findings.offset(total) or (0, 0)
     kinds = findings.doubtful(total)
-    cured = {number for number, kind in kinds.items() if findings.is_cured(kind, total)}
+    cured = {number for number, kind in kinds.items() if findings.is_cured(kind, total, reading.palette)}
     ill = {number: kind for number, kind in kinds.items() if number not in cured}
     labels = {}
     if options.mend and reading.palette is not None:

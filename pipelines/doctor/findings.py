@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.doctor.classes import of_values_alone
 from pipelines.doctor.plan import Plan
-from pipelines.doctor.proposals import ignoring_colors, ignoring_ids
+from pipelines.doctor.proposals import ignoring_colors, ignoring_ids, with_foreground
 from pipelines.doctor.reading import OWN, Reading
 from pipelines.doctor.tally import DOUBTS, FAULTS, MAX_COLORS, REACH, DoctorTally, Seen
 from pipelines.doctor.verdict import NOTE, REJECT, SHOWN, WRONG, Example, Finding
@@ -130,6 +130,20 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
         kind = "void-value" if len(unknown) == 1 else "ids-out-of-range"
         findings.append(_finding(kind, REJECT, seen, plan, tally.decoded, text, cure))
         reading = replace(reading, palette=ignoring_ids(palette, unknown), flag=OWN)
+    if seen := tally.kinds.get("masks-0-255"):
+        text = (
+            "labels contain only 0 and 255 beside labels of other ids, as masks do whose foreground is 255, which "
+            f"palette {palette.name} ignores"
+        )
+        cure = (
+            "write class ids into them. If 255 is the foreground in all labels, give --palette a JSON file of two "
+            f'classes with "source_ids": {{"0": 0, "1": 1, "255": 1}}; {LEFT_OUT}'
+        )
+        if _is_foreground(tally, palette):
+            text += ", and no label has other pixels of 255"
+            cure = f'--palette {OWN}: read 255 as class 1 ("source_ids")'
+            reading = replace(reading, palette=with_foreground(reading.palette), flag=OWN)
+        findings.append(_finding("masks-0-255", REJECT, seen, plan, tally.decoded, text, cure))
     if seen := tally.kinds.get("unknown-colors"):
         colors = sorted(tally.unknown_colors)
         pixels = sum(tally.unknown_colors.values())
@@ -146,14 +160,24 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
     return reading, findings
 
 
-def is_cured(kind: str, tally: DoctorTally) -> bool:
+def _is_foreground(tally: DoctorTally, palette: Palette) -> bool:
+    """Whether 255, which is all that some masks hold beside 0, is ignored nowhere, as far as every label tells."""
+    is_ignored = any(pixels[palette.ignore_id] for pixels in tally.pixels.values())
+    return palette.num_classes == 2 and tally.decoded == tally.looked and not is_ignored
+
+
+def is_cured(kind: str, tally: DoctorTally, palette: Palette | None) -> bool:
     """Whether the palette from `of_values` can read labels with this fault."""
+    if kind == "masks-0-255":
+        return (255, 1) in palette.source_ids
     return kind == "unknown-ids" or (kind == "unknown-colors" and len(tally.unknown_colors) < MAX_ALIASES)
 
 
 def of_nothing(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading, list[Finding]]:
     """The finding that there is nothing to learn; and, if the labels hold more values, a reading with all of them."""
     palette = reading.palette
+    if "masks-0-255" in tally.kinds and is_cured("masks-0-255", tally, palette):  # their foreground is to be learnt
+        return reading, []
     used = np.flatnonzero(sum(_counts(tally, palette).values(), np.zeros(palette.num_classes, np.int64)))
     ignored = sum(int(pixels[palette.ignore_id]) for pixels in tally.pixels.values())
     if len(used) == 1 and palette.num_classes > 1:

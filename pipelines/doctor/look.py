@@ -55,6 +55,7 @@ def look(
       - "damaged-images", "damaged-labels": any other file that cannot be decoded.
       - "sizes", "exif": the label does not match the image.
       - "unknown-ids", "unknown-colors", "two-readings": the palette cannot read the label.
+      - "masks-0-255": the palette would ignore the label's foreground.
 
       And any number of properties that prepare would accept: "deep-images", "other-colors" (of images), "blended-ids",
       "turned-labels", "one-class", "all-ignored", and those of `depth`.
@@ -206,6 +207,8 @@ class _Look:
             table = id_table(self.palette)
             unknown = [code for code in np.flatnonzero(values).tolist() if table[code] == unknown_mark(self.palette)]
             pixels = {code: int(values[code]) for code in unknown}
+            if not unknown:
+                return self.tally("masks-0-255", detail) + DoctorTally(decoded=1)
             return self.tally("unknown-ids", detail) + DoctorTally(decoded=1, unknown_ids=pixels)
         known = color_meanings(self.palette)
         packed, pixels = np.unique(pack(label.rgb), return_counts=True)

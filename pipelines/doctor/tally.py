@@ -22,7 +22,8 @@ REACH = 8
 """Maximum offset between label and image that can be detected, in pixels."""
 FAULTS = (
     *("unreadable", "animations", "lossy-labels", "deep-labels", "transparent-labels", "damaged-images"),
-    *("damaged-labels", "sizes", "exif", "unknown-ids", "unknown-colors", "two-readings", "failed"),
+    *("damaged-labels", "sizes", "exif", "unknown-ids", "masks-0-255", "unknown-colors"),
+    *("two-readings", "failed"),
 )
 """Kinds of faults that prepare would reject, see `look`."""
 DOUBTS = ("blended-ids", "turned-labels")

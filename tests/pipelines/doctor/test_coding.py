@@ -216,3 +216,37 @@ def test_values_that_the_sets_own_list_of_classes_lacks_are_ignored_and_the_clas
     assert any("labelmap.txt lists 3 classes, but the sampled labels also hold" in e for e in found.report["evidence"])
     assert [one["name"] for one in found.report["palette"]["classes"]] == list(LISTED[0])
     assert (prepare_as_proposed(found, tmp_path / "records")["train/a1"][60:62] == 255).all()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("has_void", [False, True])
+def test_a_few_masks_of_0_and_255_among_ids_keep_their_foreground_or_are_left_out(has_void, count, tmp_path):
+    masks = {f"train/a{n}" for n in (1, 5, 7)[:count]}
+
+    def encode(label: np.ndarray, key: str) -> bytes:
+        ids = np.uint8(label == 2) * (255 if key in masks else 1)
+        if has_void and key == "train/a4":
+            ids[label == 255] = 255
+        return saved(ids)
+
+    truth = draw_set(tmp_path / "set", encode, splits={"train": 60, "val": 3}, palette=TWO)
+    found = examine(tmp_path / "set", tmp_path / "out", "--full")
+    assert found.kinds == {"masks-0-255": "reject"} and found.status == 1
+    finding = found.finding("masks-0-255")
+    assert {example["path"].rpartition("labels/")[2] for example in finding["examples"]} == {f"{m}.png" for m in masks}
+    made = prepare_as_proposed(found, tmp_path / "records")
+    if has_void:
+        assert found.report["left_out"] == count and made.keys() == truth.keys() - masks
+    for key in made.keys() & masks:
+        assert (made[key] == (truth[key] == 2)).all()
+    assert has_void or made.keys() == truth.keys()
+
+
+def test_masks_of_0_and_255_among_labels_of_the_first_class_alone_are_learnt_from(tmp_path):
+    def encode(label: np.ndarray, key: str) -> bytes:
+        return saved(np.uint8(label == 2) * (255 if key in ("train/a1", "val/a1") else 0))
+
+    truth = draw_set(tmp_path / "set", encode, splits={"train": 60, "val": 3}, palette=TWO)
+    found = examine(tmp_path / "set", tmp_path / "out", "--full")
+    assert found.kinds["masks-0-255"] == "reject" and "one-class-set" not in found.kinds
+    assert (prepare_as_proposed(found, tmp_path / "records")["train/a1"] == (truth["train/a1"] == 2)).all()

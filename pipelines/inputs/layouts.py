@@ -269,7 +269,7 @@ def _find_voc(folders: Folders) -> Candidates | None:
     named = voc.listed(lists.used.items(), images)
     used = [f"{name}.txt" for name in voc.LISTS if name in lists.used]
     left_out = images.keys() - len(named.splits)
-    origin += f" by {', '.join(used)}" + (f" ({left_out} in no list)" if left_out else "") + lists.note
+    origin += f" by {', '.join(used)}" + (f" ({left_out} in no list)" if left_out else "") + named.note + lists.note
     if named.torn:
         origin += f" (in lists of several splits, and used in the first of {', '.join(used)}: {named.torn})"
     labels = Keyed(voc.labels_of((key for key, _ in named.splits), labels))

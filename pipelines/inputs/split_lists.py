@@ -46,39 +46,44 @@ def applied(candidates: Candidates, root: str, lists: Iterable[str]) -> Candidat
     for path in lists:
         stem = posixpath.splitext(posixpath.basename(path))[0]
         name = stem if stem in voc.LISTS else split_named(stem)
-        if _knows(storage.join(root, path), name, images):
+        if _knows(_listed(root, [(name, path)], images)):
             groups.setdefault(posixpath.dirname(path), []).append((name, path))
     if not groups:
         note = f" (lists that name other images, not read: {_some(lists)})"
         return replace(candidates, origin=candidates.origin + note)
-    named = {
-        folder: voc.listed([(name, storage.join(root, path)) for name, path in group], images)
-        for folder, group in groups.items()
-    }
+    named = {folder: _listed(root, group, images) for folder, group in groups.items()}
     folder = max(named, key=lambda each: len(named[each].splits))
-    found, used = named[folder], groups[folder]
+    used = groups[folder]
+    # Entries that name an image without a label, or none, are rejects.
+    found = _listed(root, used, candidates.images)
+    rejects = [*candidates.rejects, *found.rejects]
     note = f", splits by {', '.join(path for _, path in used)}"
     if others := [path for path in lists if path not in {path for _, path in used}]:
         note += f" (lists of fewer or other images, not read: {_some(others)})"
     if found.torn:
         note += f" (in lists of several splits: {found.torn})"
+    note += found.note
     if not any(voc.LISTS[name] in ("train", None) for name, _ in used):
         known = Splits(found.splits)
         splits = Splits((key, known.of(key) or "train") for key, *_ in images)
-        return replace(candidates, origin=candidates.origin + note, split_of=splits.of)
-    if left_out := len(images) - len(found.splits):
-        note += f" ({left_out} in no list)"
+        return replace(candidates, origin=candidates.origin + note, split_of=splits.of, rejects=rejects)
+    if left_out := candidates.images.keys() - len(found.splits):
+        note += f" ({left_out} in no list{' that is read' if others else ''})"
     return replace(
         candidates,
         origin=candidates.origin + note,
         images=Keyed(among(candidates.images, found.splits)),
-        labels=Keyed(among(candidates.labels, found.splits)),
+        labels=Keyed(voc.labels_of((key for key, _ in found.splits), candidates.labels)),
         split_of=Splits(found.splits).of,
+        rejects=rejects,
     )
 
 
-def _knows(path: str, name: str, images: Iterable[Row]) -> bool:
-    found = voc.listed([(name, path)], images)
+def _listed(root: str, lists: Iterable[tuple[str, str]], images: Iterable[Row]) -> voc.Listed:
+    return voc.listed([(name, storage.join(root, path)) for name, path in lists], images, folder="")
+
+
+def _knows(found: voc.Listed) -> bool:
     return len(found.splits) >= KNOWN * (len(found.splits) + len(found.rejects)) > 0
 
 

@@ -34,12 +34,19 @@ class Listed:
     Attributes:
       splits: rows (key, split) of the images, in order; "" if the lists do not give a split.
       torn: the number of images in lists of several splits.
+      repeated: the number of entries that name an image again which their list has named.
       rejects: entries that name no image.
     """
 
     splits: Rows
     torn: int
+    repeated: int
     rejects: list[Reject]
+
+    @property
+    def note(self) -> str:
+        """A note on repeated entries; "" without any."""
+        return f" (entries that repeat an image of their list: {self.repeated})" if self.repeated else ""
 
 
 @dataclass(frozen=True)
@@ -67,12 +74,13 @@ def find_lists(rows: Iterable[Row]) -> Lists:
     return Lists({name: path for name, path in lists.items() if name in LISTS}, note)
 
 
-def listed(lists: Iterable[tuple[str, str]], images: Iterable[Row]) -> Listed:
+def listed(lists: Iterable[tuple[str, str]], images: Iterable[Row], folder: str = "JPEGImages") -> Listed:
     """Looks up the images that lists name.
 
     Args:
       lists: (name, of those in LISTS, path); several may have one name.
       images: rows that begin with the key, in order; iterated over twice.
+      folder: that of the images; "" if they have none of their own.
 
     Raises:
       InputError: a list cannot be read.
@@ -83,18 +91,20 @@ def listed(lists: Iterable[tuple[str, str]], images: Iterable[Row]) -> Listed:
     wanted = ordered(_wanted(entries, is_flat))
     forms = ordered((composed(key), key) for key, _ in itertools.groupby(images, itemgetter(0)))
     rejects: dict[str, Reject] = {}
-    named = ordered(_named(lists, entries, ordered(_hits(wanted, forms)), rejects))
-    torn = 0
+    named = ordered(_named(lists, entries, ordered(_hits(wanted, forms)), folder, rejects))
+    torn = repeated = 0
 
     def splits() -> Iterator[Row]:
-        nonlocal torn
+        nonlocal torn, repeated
         for key, group in itertools.groupby(named, itemgetter(0)):
-            first, *others = (LISTS[lists[number][0]] for _, number in group)
+            numbers = [number for _, number in group]
+            repeated += len(numbers) - len({*numbers})
+            first, *others = (LISTS[lists[number][0]] for number in numbers)
             torn += bool(first) and any(split not in (first, None) for split in others)
             yield key, first or ""
 
     rows = Rows(splits())
-    return Listed(rows, torn, [*rejects.values()])
+    return Listed(rows, torn, repeated, [*rejects.values()])
 
 
 def _wanted(entries: Iterable[Row], is_flat: bool) -> Iterator[Row]:
@@ -118,7 +128,11 @@ def _hits(wanted: Iterable[Row], forms: Iterable[Row]) -> Iterator[Row]:
 
 
 def _named(
-    lists: Sequence[tuple[str, str]], entries: Iterable[Row], hits: Iterable[Row], rejects: dict[str, Reject]
+    lists: Sequence[tuple[str, str]],
+    entries: Iterable[Row],
+    hits: Iterable[Row],
+    folder: str,
+    rejects: dict[str, Reject],
 ) -> Iterator[Row]:
     """Yields rows (key, number of the list); entries without an image are added to `rejects`."""
     groups = itertools.groupby(hits, itemgetter(0))
@@ -128,9 +142,10 @@ def _named(
             yield next(following[1])[-1], number
             following = next(groups, None)
         elif not _is_comment(entry):
-            fault = f"listed in {posixpath.basename(lists[number][1])}, but not found in JPEGImages"
+            where = f"in {folder}" if folder else "among the images"
+            fault = f"listed in {posixpath.basename(lists[number][1])}, but not found {where}"
             missing = _below_images(spellings(entry)[-1])
-            rejects.setdefault(missing, Reject(missing, f"JPEGImages/{missing}", "scan", fault))
+            rejects.setdefault(missing, Reject(missing, posixpath.join(folder, missing), "scan", fault))
 
 
 def labels_of(keys: Iterable[str], labels: Iterable[Row]) -> Iterator[Row]:

@@ -98,6 +98,11 @@ def test_an_image_in_lists_of_two_splits_is_said_and_never_trained_on(tmp_path: 
     assert "(in lists of several splits, and used in the first of val.txt, train.txt, trainval.txt: 1)" in raw.summary
 
 
+def test_entries_that_repeat_an_image_of_their_list_are_noted(tmp_path: Path) -> None:
+    raw = draw_voc(tmp_path, "abc", {"train.txt": "a\nb\na.jpg\na\n", "trainval.txt": "a\nc\n"})
+    assert len(raw.pairs) == 3 and "(entries that repeat an image of their list: 2)" in raw.summary
+
+
 def test_unread_lists_are_reported(tmp_path: Path) -> None:
     raw = draw_voc(tmp_path, "ab", {"my-train.txt": "a\n", "mini.val.txt": "b\n"})
     assert len(raw.pairs) == 2 and "(lists of other names, not read: mini.val.txt, my-train.txt)" in raw.summary

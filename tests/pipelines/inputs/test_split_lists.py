@@ -10,7 +10,7 @@ import pytest
 from pipelines.doctor.pairing import find
 from pipelines.inputs.names import spellings
 from pipelines.inputs.rawset import scan
-from tests.drawn.rawset import splits_of, touch
+from tests.drawn.rawset import reasons_of, splits_of, touch
 
 NAMES = [f"seq{n:02}" for n in range(20)]
 
@@ -52,6 +52,24 @@ def test_lists_that_are_not_read_are_named_beside_those_that_are(tmp_path):
     lists = {"a__train": "\n".join(NAMES[:12]), "a__test": "a cat\na dog", "b__val": "\n".join(NAMES[12:])}
     raw = scan(str(paired(tmp_path, **lists)))
     assert "splits by a/train.txt (lists of fewer or other images, not read: a/test.txt, b/val.txt)" in raw.summary
+    assert "(8 in no list that is read)" in raw.summary
+
+
+@pytest.mark.parametrize("with_training", [True, False])
+def test_every_entry_of_a_list_is_an_image_or_a_reject_and_repeated_ones_are_noted(with_training, tmp_path):
+    touch(tmp_path, "images/bare.jpg", "images/other.jpg")
+    lists = {"val": "\n".join(["# one", *NAMES[:18], "gone", "gone.jpg", "bare", NAMES[0], NAMES[0]])}
+    if with_training:
+        lists["train"] = "\n".join([*NAMES[18:], NAMES[19]])
+    raw = scan(str(paired(tmp_path, **lists)))
+    assert splits_of(raw) == {name: "val" if name in NAMES[:18] else "train" for name in NAMES}
+    bare = "image without a label of that name"
+    assert reasons_of(raw) == {
+        "gone": "listed in val.txt, but not found among the images",
+        **dict.fromkeys(["bare"] if with_training else ["bare", "other"], bare),
+    }
+    assert ("(1 in no list)" in raw.summary) == with_training
+    assert f"(entries that repeat an image of their list: {2 + with_training})" in raw.summary
 
 
 def test_the_test_of_the_pets_is_not_learnt(tmp_path):

@@ -16,6 +16,7 @@ Classes that are named as no class (void, unlabeled, ...) are ignored.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import posixpath
@@ -100,11 +101,17 @@ def read(path: str) -> ClassList | None:
     name = posixpath.basename(path)
     form = _form(name)
     try:
-        classes = [*form(storage.read(path).decode("utf-8-sig"))]
+        classes = [*form(_text(storage.read(path)))]
         palette = _palette(posixpath.splitext(name)[0].strip("_"), classes)
     except (ValueError, LookupError, TypeError, AttributeError, OSError, InputError):
         return None
     return ClassList(path, palette, form not in _OF_COLORS) if len(classes) > 1 else None
+
+
+def _text(data: bytes) -> str:
+    """The text of a list; names in other encodings lose letters, but no class is lost."""
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_utf16 else "utf-8-sig", "replace")
 
 
 def _palette(name: str, classes: Sequence[_Class]) -> Palette:

@@ -84,6 +84,15 @@ def test_classes_of_a_tool_are_not_taken_for_vocs_because_it_writes_vocs_layout_
     assert reason == f"palette of 3 classes, listed in {tmp_path}/labelmap.txt"
 
 
+@pytest.mark.parametrize(
+    ("encoding", "road"), [("utf-16", "stra\xdfe"), ("utf-8-sig", "stra\xdfe"), ("latin-1", "stra\ufffde")]
+)
+def test_a_list_in_another_encoding_is_never_replaced_by_a_built_in_palette(encoding, road, tmp_path):
+    (tmp_path / "labelmap.txt").write_bytes(LABELMAP.replace("road", "stra\xdfe").encode(encoding))
+    raw = labelled(tmp_path, VOC.colorize(np.uint8([[0, 1], [1, 2]])), folders=VOC_FOLDERS)
+    assert detect_palette(raw)[0].names == ("background", road, "sea")
+
+
 def test_a_list_that_does_not_know_the_labels_is_passed_over(tmp_path):
     (tmp_path / "class_names.txt").write_text(FORMS["class_names.txt"])
     assert detect_palette(labelled(tmp_path, [[0, 3, 20]], folders=VOC_FOLDERS))[0] is VOC

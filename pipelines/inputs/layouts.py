@@ -324,7 +324,7 @@ def _find_camvid(folders: Folders) -> Candidates | None:
         if _in_split_folders(images) and labels:
             origin = f"images/{_braces(images)} with labels/{_braces(labels)}"
             labels, note = by_images(images, labels)
-            origin += note
+            origin += note + _others(folders, "labels")
             return Candidates(origin, images, labels, _split_of_folder)
     named = [name for name in sorted(folders, key=lambda name: (split_order(name), name)) if split_named(name)]
     splits = [name for name in named if name + "annot" in folders]
@@ -354,5 +354,13 @@ def _find_paired(folders: Folders) -> Candidates | None:
             # A folder "train" alone may hold images of trains; beside a folder "val" or "test" it is a split.
             split_of = _split_of_folder if len(splits) > 1 or _in_split_folders(images) else lambda key: None
             labels, note = by_images(images, labels)
+            note += _others(folders, name)
             return Candidates(f"{beside} with {name}{note}", images, labels, split_of)
     return None
+
+
+def _others(folders: Folders, used: str) -> str:
+    """A note on folders beside that of the labels which may hold labels too; "" without any."""
+    beside = [name for name in _PAIRED if name != used and _PAIRED[name] == _PAIRED[used] and name in folders]
+    named = [name for name in beside if any(True for _ in keyed(folders.of(name)))]
+    return f" (not read, although they may hold labels: {', '.join(named)})" if named else ""

@@ -207,3 +207,13 @@ def test_a_folder_with_images_of_trains_is_not_a_split(tmp_path):
 def test_segnet_folders_without_labels_are_said(tmp_path):
     touch(tmp_path, "train/a.png", "trainannot/a.png", "val/b.png", "valannot/b.png", "test/c.png")
     assert "(test left out: no testannot)" in scan(str(tmp_path)).summary
+
+
+@pytest.mark.parametrize("folder", ["", "train/"])
+def test_folders_that_may_hold_labels_too_are_named(folder, tmp_path):
+    for kind in ("images", "labels", "masks"):
+        touch(tmp_path, f"{kind}/{folder}a.png", f"{kind}/{folder}b.png")
+    touch(tmp_path, "annotations/a.xml")
+    raw = scan(str(tmp_path))
+    assert "(not read, although they may hold labels: masks)" in raw.summary
+    assert labels_of(raw, tmp_path) == {f"{folder}{name}": f"labels/{folder}{name}.png" for name in "ab"}

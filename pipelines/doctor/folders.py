@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections import Counter
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pipelines.inputs.layouts import UNREAD, Candidates, Keyed, by_images
 from pipelines.inputs.names import split_named, split_order
 from pipelines.inputs.rows import Row
+from trainer import storage
 from trainer.formats.images import SUFFIXES
 from trainer.formats.labels import Palette
 from trainer.formats.palettes import CITYSCAPES, CITYSCAPES_TRAINIDS
@@ -44,7 +46,7 @@ def named(root: str, files: Sequence[File], images: str, labels: str) -> Candida
 
     Raises InputError if a pattern names no images, or no label has the name of an image.
     """
-    found = {"--images": _matching(files, images), "--labels": _matching(files, labels)}
+    found = {"--images": _matching(files, _below(root, images)), "--labels": _matching(files, _below(root, labels))}
     # `--images train --labels train/*_mask.png`: what both name is a label.
     taken = {file.relative for _, file in found["--labels"]}
     found["--images"] = [(key, file) for key, file in found["--images"] if file.relative not in taken]
@@ -121,6 +123,14 @@ def name_key(path: str) -> tuple[str, bool]:
         rest = [word for word in words if word.lower() not in said]
         kept += ["_".join(rest)] if rest else []
     return "/".join(kept), is_label
+
+
+def _below(root: str, pattern: str) -> str:
+    """A pattern relative to the set, also one that begins with ./ or with the path of the set."""
+    if storage.is_remote(pattern):
+        return pattern.removeprefix(f"{root.rstrip('/')}/")
+    whole = storage.absolute(root).replace(os.sep, "/")
+    return posixpath.normpath(pattern).removeprefix(f"{whole}/")
 
 
 def _matching(files: Iterable[File], pattern: str) -> list[tuple[str, File]]:

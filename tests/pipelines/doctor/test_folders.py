@@ -153,6 +153,16 @@ def test_flags_that_contradict_each_other_are_refused(tmp_path, flags, capsys):
     assert "--labels" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("form", ["{0}", "./{0}/", "{1}/{0}", "{1}/./{0}/"])
+def test_a_folder_may_be_named_by_a_path_too(form, tmp_path):
+    for index in range(3):
+        image, label = scene(index)
+        write(tmp_path / f"set/sat/a{index}.png", saved(image))
+        write(tmp_path / f"set/map/a{index}.png", saved(np.where(label == 255, 0, label)))
+    flags = ["--images", form.format("sat", tmp_path / "set"), "--labels", form.format("map", tmp_path / "set")]
+    assert examine(tmp_path / "set", tmp_path / "out", *flags).report["pairs"] == 3
+
+
 def test_the_proposed_command_reads_the_named_folders(tmp_path):
     for index in range(8):
         image, label = scene(index)

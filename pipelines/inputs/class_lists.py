@@ -180,9 +180,7 @@ def lacking(paths: Iterable[str], labels: Sequence[Label], usual: Palette | None
       usual: as of `fitting`; without one, lists that say the same as any built-in palette are left out.
     """
     best: tuple[float, Lacking | None] = (0.0, None)
-    for one in filter(None, map(read, paths)):
-        if any(_is_usual(one.palette, palette) for palette in ([usual] if usual else BUILT_IN.values())):
-            continue
+    for one in _of_their_own(paths, usual):
         for palette, has_ids in ((one.palette, one.has_ids), (by_greys(one.palette), True)):
             if palette is None:
                 continue
@@ -193,6 +191,19 @@ def lacking(paths: Iterable[str], labels: Sequence[Label], usual: Palette | None
                 ids = frozenset(value for value in unknown if isinstance(value, int))
                 best = share, Lacking(one.path, palette, ids, frozenset(unknown - ids))
     return best[1]
+
+
+def passed_over(paths: Iterable[str], usual: Palette) -> str:
+    """A note on lists of other classes than those of the built-in palette that is taken; "" without any."""
+    others = [one.path for one in _of_their_own(paths, usual)]
+    return f" (not {' or '.join(others)}, which does not know the labels)" if others else ""
+
+
+def _of_their_own(paths: Iterable[str], usual: Palette | None) -> Iterator[ClassList]:
+    """The lists that do not say the same as the usual palette or, without one, as any built-in palette."""
+    for one in filter(None, map(read, paths)):
+        if not any(_is_usual(one.palette, palette) for palette in ([usual] if usual else BUILT_IN.values())):
+            yield one
 
 
 def _counts(palette: Palette, has_ids: bool, label: Label) -> Counter[tuple[int | Color, bool]]:

@@ -119,8 +119,9 @@ def _palette(rawset: RawSet, palette: str, labels: Labels, has_own: Callable[[],
         return own, f"palette {own.name} of {own.num_classes} classes, from {path}"
     if listed := _listed(rawset, labels):
         return listed
-    if rawset.palette_hint:
-        return rawset.palette_hint, f"palette {rawset.palette_hint.name}, as is usual for {rawset.layout} sets"
+    if usual := rawset.palette_hint:
+        note = class_lists.passed_over(rawset.class_lists, usual)
+        return usual, f"palette {usual.name}, as is usual for {rawset.layout} sets{note}"
     sample = _sample(labels())
     built_in = _palette_of(sample, rawset.layout)
     if built_in is None:
@@ -128,7 +129,8 @@ def _palette(rawset: RawSet, palette: str, labels: Labels, has_own: Callable[[],
             f"{rawset.root}: cannot tell the palette; {sample.describe()}. Give --palette {', '.join(BUILT_IN)}, "
             f"or a JSON file (also found as {PALETTE_FILE} in that folder) like {JSON_FORM}"
         )
-    return built_in, f"palette {built_in.name}: {sample.describe()}"
+    note = class_lists.passed_over(rawset.class_lists, built_in)
+    return built_in, f"palette {built_in.name}: {sample.describe()}{note}"
 
 
 def _listed(rawset: RawSet, labels: Labels) -> tuple[Palette, str] | None:

@@ -93,9 +93,11 @@ def test_a_list_in_another_encoding_is_never_replaced_by_a_built_in_palette(enco
     assert detect_palette(raw)[0].names == ("background", road, "sea")
 
 
-def test_a_list_that_does_not_know_the_labels_is_passed_over(tmp_path):
+def test_a_list_that_does_not_know_the_labels_is_passed_over_and_named(tmp_path):
     (tmp_path / "class_names.txt").write_text(FORMS["class_names.txt"])
-    assert detect_palette(labelled(tmp_path, [[0, 3, 20]], folders=VOC_FOLDERS))[0] is VOC
+    palette, reason = detect_palette(labelled(tmp_path, [[0, 3, 20]], folders=VOC_FOLDERS))
+    passed = f" (not {tmp_path}/class_names.txt, which does not know the labels)"
+    assert palette is VOC and reason == f"palette voc, as is usual for voc sets{passed}"
 
 
 def test_a_list_that_lacks_a_few_values_is_never_replaced_by_a_built_in_palette(tmp_path):

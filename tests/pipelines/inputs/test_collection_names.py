@@ -139,6 +139,7 @@ def test_a_mask_cannot_be_called_like_a_folder_of_masks(tmp_path):
 
 
 def test_objects_whose_names_come_to_one_path_never_share_a_mask(monkeypatch):
+    monkeypatch.setattr(storage, "exists", lambda path: False)
     relative = ["x//a.jpg", "x/a.jpg", "x/./b.jpg", "x/b.jpg", "x/../c.jpg", "/d.jpg"]
     monkeypatch.setattr(storage, "is_dir", lambda path: True)
     monkeypatch.setattr(

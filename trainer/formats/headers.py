@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image
 
-from trainer.formats import tiffs
+from trainer.formats import bmps, tiffs
 from trainer.formats.containers import (
     PNG_SIGNATURE,
     ImageError,
@@ -256,11 +256,14 @@ def open_pillow(data: bytes) -> Image.Image:
     what = f"damaged or truncated {_format(data).upper()}"
     with pillow_errors(what):
         try:
-            return Image.open(io.BytesIO(data), formats=("JPEG", "WEBP", "TIFF", "BMP"))
+            image = Image.open(io.BytesIO(data), formats=("JPEG", "WEBP", "TIFF", "BMP"))
         except Image.UnidentifiedImageError:
             if data[:2] in (b"II", b"MM") and (reason := tiffs.unsupported(data)):
                 raise ImageError(reason) from None
             raise ImageError(f"{what}: begins with {data[:12]!r}, but the rest is not one") from None
+        if image.format == "BMP":
+            bmps.use_indices(image, data)
+        return image
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from trainer.formats import containers, headers, tiffs
+from trainer.formats import bmps, containers, headers, tiffs
 from trainer.formats.containers import ImageError, check_png
 from trainer.formats.headers import Header, open_pillow, pillow_errors
 from trainer.formats.options import MAX_PIXELS
@@ -202,6 +202,8 @@ def load_pillow(data: bytes, header: Header) -> Image.Image:
             f"damaged {image.format}: claims to be {header.width}x{header.height} and "
             f"{image.width}x{image.height} pixels"
         )
+    if header.format == "bmp":
+        bmps.expand(image, data)
     if header.format != "tiff":
         image.load()
         return image

@@ -9,6 +9,7 @@ images, because it is faster.
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import cv2
 import numpy as np
@@ -32,14 +33,13 @@ PADDING = 128
 FILLERS = (b"\0", b"\x55")
 """Two fillers for the coded pixels of a JPEG; whatever its Huffman tables, at least one does not decode to grey."""
 
-NEARLY_GREY = 3
-"""The greatest difference from grey, 128, of the last pixel of a JPEG whose last pixels are missing.
-
-It need not be 0, since chroma is interpolated from the pixels before it.
-"""
+MISSING = ("premature end of data segment", "instead of RST")
+"""What libjpeg-turbo says of a JPEG that lacks coded pixels: at the end of a scan, or between two restart markers."""
 
 REDUCED = 8
 """The greatest factor by which libjpeg-turbo can reduce a JPEG while it decodes it: a block becomes one pixel."""
+
+_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 
 _UPRIGHT = {
     2: lambda pixels: cv2.flip(pixels, 1),
@@ -166,17 +166,36 @@ def sound_jpeg(data: bytes, factor: int = 1) -> np.ndarray | None:
 
 
 def _check_whole(data: bytes, header: Header, pixels: np.ndarray) -> None:
-    """Raises ImageError for a JPEG with pixels missing before its end marker.
+    """Raises ImageError for a JPEG with pixels missing before its end marker, which decoders silently fill with grey.
 
-    Decoders silently fill missing pixels with grey. Bytes inserted before the end marker do not change a complete
-    image, but decode to pixels if some are missing.
+    libjpeg-turbo tells only the first fault it finds. If that is another, more coded pixels are put before the end
+    marker: they do not change a complete image.
     """
-    is_suspect = not header.is_sequential or abs(int(pixels[-1, -1].mean()) - 128) <= NEARLY_GREY
-    end = len(data[: header.end - 2].rstrip(b"\xff"))  # a marker may have any number of these bytes before it
-    for filler in FILLERS if header.is_common and is_suspect else ():
-        longer = data[:end] + filler * 64 + data[end : header.end]
-        if (_pillow_image(load_pillow(longer, header)) != pixels).any():
-            raise ImageError("damaged or truncated JPEG: pixels are missing before its end marker")
+    stored = containers.jpeg_pixels(data[: header.end])
+    complaint = jpeg_complaint(stored, header.mode) if header.is_common else ""
+    is_missing = any(sign in complaint for sign in MISSING)
+    for filler in FILLERS if complaint and not is_missing else ():
+        is_missing |= bool((_pillow_image(load_pillow(_longer(stored, filler), header)) != pixels).any())
+    if is_missing:
+        raise ImageError("damaged or truncated JPEG: pixels are missing before its end marker")
+
+
+def jpeg_complaint(data: bytes, mode: str) -> str:
+    """What libjpeg-turbo first finds wrong with a JPEG of that mode, in its words; "" for nothing."""
+    space = "CMYK" if mode == "CMYK" else "RGB"
+    try:
+        simplejpeg.decode_jpeg(data, space, strict=True, min_height=1, min_width=1, min_factor=REDUCED)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _longer(data: bytes, filler: bytes) -> bytes:
+    """A JPEG with more coded pixels before its end marker, and again behind the restart marker that would be next."""
+    end = len(data[:-2].rstrip(b"\xff"))  # a marker may have any number of these bytes before it
+    restarts = _RESTART.findall(data, data.rfind(b"\xff\xda", 0, end), end)
+    following = (restarts[-1][0] + 1) % 8 if restarts else 0
+    return data[:end] + filler * 64 + bytes([0xFF, 0xD0 + following]) + filler * 64 + data[end:]
 
 
 def single_header(data: bytes, max_pixels: int) -> Header:

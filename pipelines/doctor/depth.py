@@ -1,4 +1,4 @@
-"""Findings on images of 16 bits, of which prepare may keep few grey levels, or scale some and others not."""
+"""Findings on images of 16 bits, of which prepare may keep few levels, or scale some and others not."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ KINDS = ("scaled-images", "dark-images", "unscaled-images")
 
 
 def kind_of(brightest: int) -> tuple[str, str]:
-    """The kind, one of KINDS, of a grey image of 16 bits whose largest value is `brightest`, and details."""
+    """The kind, one of KINDS, of an image of 16 bits whose largest value is `brightest`, and details."""
     if FAINT < brightest <= 255:
         return "unscaled-images", f"no value is over {brightest}, so it is read as 8 bits"
     levels = brightest // 257 + 1
-    detail = f"no value is over {brightest:,}, which leaves {levels} of 256 grey levels"
+    detail = f"no value is over {brightest:,}, which leaves {levels} of 256 levels"
     return "dark-images" if brightest > FAINT and levels <= FEW_LEVELS else "scaled-images", detail
 
 

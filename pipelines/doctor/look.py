@@ -120,7 +120,7 @@ class _Look:
             decoded, self.image = images.decode(image_data, self.max_pixels)
         except ImageError as error:
             raise _Fault("damaged-images", str(error)) from None
-        if source.mode.startswith("I"):
+        if source.mode.startswith("I") or decoded.brightest:
             total += self.tally(*depth.kind_of(decoded.brightest))
         label = self._decode_label(label_data, labelled)
         if self.palette is None:

@@ -57,8 +57,8 @@ class Header:
       is_sequential: whether the data of a pixel are in one place, unlike in a progressive JPEG.
       end: the offset of the end of the image in the file, in bytes. 0 for a JPEG that was not decoded, since finding
         its end takes 2 % of the time of decoding.
-      brightest: the largest value of greys of 16 bits, before they are scaled to 8; 0 if it was not decoded. That of
-        12 bits is scaled to 16.
+      brightest: the largest value of greys or RGB of 16 bits, before they are scaled to 8; 0 if it was not decoded.
+        That of 12 bits is scaled to 16.
     """
 
     format: str
@@ -222,12 +222,13 @@ def _tiff(data: bytes) -> Header | None:
         raise ImageError(f"damaged TIFF: tiles of {tile[0]}x{tile[1]} for an image of {width}x{height} pixels")
     # Bits 0 and 2 of NewSubfileType mark smaller copies and masks of the same image.
     further = sum(not page.values.get(254, 0) & 0b101 for page in pages[1:])
+    image = open_pillow(tiff_pixels(data))
     return Header(
         "tiff",
         width,
         height,
-        open_pillow(tiff_pixels(data)).mode,
-        first.get(258, 8),
+        image.mode,
+        tiffs.depth(image),
         orientation=pages[0].orientation,
         images=1 + further,
         lossy=_LOSSY_TIFF.get(first.get(259, 1), ""),

@@ -92,8 +92,8 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
       max_pixels: bound on width x height, checked before decoding.
 
     Returns:
-      uint8 [H, W, 3] RGB, upright. Transparency is dropped, which shows the colours beneath; 16-bit greys are scaled
-      to 8 bits.
+      uint8 [H, W, 3] RGB, upright. Transparency is dropped, which shows the colours beneath; 16-bit values are
+      scaled to 8 bits, unless none is over 255.
 
     Raises:
       ImageError: the data are empty, damaged, truncated, too large, several images in one, or not an image.
@@ -102,11 +102,13 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, np.ndarray]:
-    """`decode_image` with the header, in which the end of a JPEG and the brightest of 16-bit greys are set."""
+    """`decode_image` with the header, in which the end of a JPEG and the brightest of 16-bit values are set."""
     header = single_header(data, max_pixels)
     if header.format == "png":
         if header.mode == "I;16":
             return _greys(decode_png(data, cv2.IMREAD_UNCHANGED), header)
+        if header.depth == 16:
+            return _deep_colors(to_rgb(decode_png(data, cv2.IMREAD_UNCHANGED)[..., :3]), header)
         return header, upright(to_rgb(decode_png(data, cv2.IMREAD_COLOR)), header.orientation)
     if header.format == "jpeg":
         header = dataclasses.replace(header, end=containers.jpeg_end(data))
@@ -117,6 +119,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, np.ndarra
         image = load_pillow(data, header)
         if image.mode.startswith("I"):
             return _greys(np.asarray(image), header)
+        if header.depth == 16 and image.mode in ("RGB", "RGBA"):
+            return _deep_colors(_tiff_colors(data, header, image), header)
         pixels = _pillow_image(image)
         if header.format == "jpeg":
             _check_whole(data, header, pixels)
@@ -209,8 +213,10 @@ def single_header(data: bytes, max_pixels: int) -> Header:
     return header
 
 
-def load_pillow(data: bytes, header: Header) -> Image.Image:
+def load_pillow(data: bytes, header: Header, low: bool = False) -> Image.Image:
     """Decodes an image in another format than PNG, as stored: its orientation is not applied.
+
+    `low` decodes the lower bytes of a TIFF's colours of 16 bits, instead of the upper ones.
 
     Raises ImageError if the sizes in header and pixels differ; other errors of Pillow are not caught.
     """
@@ -228,6 +234,8 @@ def load_pillow(data: bytes, header: Header) -> Image.Image:
         return image
     tiffs.check(image)
     tiffs.use_libtiff(image)
+    if low:
+        tiffs.use_low_bytes(image)
     try:
         image.load()
     except (OSError, ValueError) as error:
@@ -254,6 +262,25 @@ def _greys(grey: np.ndarray, header: Header) -> tuple[Header, np.ndarray]:
     rgb = np.repeat(np.clip(grey / (white / 255), 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
     brightest = high * 65535 // white if high > 255 else high
     return dataclasses.replace(header, brightest=brightest), upright(rgb, header.orientation)
+
+
+def _deep_colors(rgb: np.ndarray, header: Header) -> tuple[Header, np.ndarray]:
+    """`decode` of colours of 16 bits, uint16 [H, W, 3]: scaled to 8 bits if a value is over 255."""
+    brightest = int(rgb.max())
+    pixels = (rgb if brightest <= 255 else rgb >> 8).astype(np.uint8)
+    return dataclasses.replace(header, brightest=brightest), upright(pixels, header.orientation)
+
+
+def _tiff_colors(data: bytes, header: Header, image: Image.Image) -> np.ndarray:
+    """The colours, uint16 [H, W, 3], of a TIFF of 16 bits, of which Pillow has decoded the upper bytes.
+
+    Those in separate planes have no lower bytes in Pillow; they are scaled from 8 bits.
+    """
+    high = np.asarray(image)[..., :3].astype(np.uint16)
+    if tiffs.in_planes(image):
+        tiffs.check_bright(image)
+        return high * 257
+    return high << 8 | np.asarray(load_pillow(data, header, low=True))[..., :3]
 
 
 def to_rgb(bgr: np.ndarray) -> np.ndarray:

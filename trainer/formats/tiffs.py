@@ -6,6 +6,7 @@ Scanners, microscopes and satellites write TIFFs of any number of samples, bits 
 from __future__ import annotations
 
 import io
+import sys
 
 from PIL import Image, TiffImagePlugin
 
@@ -76,6 +77,34 @@ def use_libtiff(image: Image.Image) -> None:
     if _is_ycbcr(tags) and tags.get(_COMPRESSION, 1) == 1:
         image.use_load_libtiff = True
         image.tile = [("libtiff", (0, 0, *image.size), 0, ("RGBX", "raw", False, tags.offset))]
+
+
+_OTHER_BYTES = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
+
+
+def use_low_bytes(image: Image.Image) -> None:
+    """Lets Pillow decode the lower bytes of an opened TIFF's colours of 16 bits, by taking them in the other order."""
+    image.tile = [
+        tile._replace(args=(tile.args[0][:-1] + _OTHER_BYTES[tile.args[0][-1]], *tile.args[1:])) for tile in image.tile
+    ]
+
+
+def check_bright(image: Image.Image) -> None:
+    """Raises ImageError for a loaded TIFF in separate planes, of 16 bits, without a value over 255: all is black."""
+    if max(high for _, high in image.getextrema()[:3]) == 0:
+        raise ImageError(
+            f"{described(image.tag_v2)}, without a value over 255, of which only the upper bytes are read; "
+            f"{_cure(image.tag_v2)}"
+        )
+
+
+def in_planes(image: Image.Image) -> bool:
+    return _in_planes(image.tag_v2)
+
+
+def depth(image: Image.Image) -> int:
+    """The bits of a sample of an opened TIFF; of different ones, the most."""
+    return max(_all(image.tag_v2, _BITS))
 
 
 def hint(image: Image.Image) -> str:

@@ -36,14 +36,15 @@ from trainer.formats.dataset import SHARD_PATTERN, shard_name, shuffle_hash
 from trainer.formats.labels import Palette
 from trainer.options import InputError
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Part of every fingerprint. Raise it whenever the same input gives other bytes, or finished shards would be kept.
 
 Version 1, of programs up to 0.2, read palette PNGs by their indices even if their colours meant other classes,
 accepted PNGs with damaged checksums, and stored MPO images as PNGs. Version 2, of programs up to 0.9, encoded labels
 with PNG's filters: other bytes of the same ids. Version 3, of programs up to 0.15, dealt every copy to a shard of its
 own, and scaled greys of 12 bits as if they had 16. Version 4, of programs up to 0.22, compressed labels by OpenCV:
-other bytes of the same ids.
+other bytes of the same ids. Version 5, of programs up to 0.27, misread BMPs of 4 and 8 bits whose colours are greys,
+made colours of 16 bits without a value over 255 black, and accepted more JPEGs that lack pixels.
 """
 
 OF_COPIES = frozenset({"seed", *(field.name for field in dataclasses.fields(AugmentOptions))})

@@ -168,10 +168,10 @@ def tiff(
     tags |= {322: [tile], 323: [tile]} if tile else {278: [height]}
     extra = samples - (3 if meaning == 2 else 1)
     tags |= {338: [0] * extra} if extra else {}
-    return _tiff_file(tags, blocks, order)
+    return tiff_file(tags, blocks, order)
 
 
-def _tiff_file(tags: dict[int, list[int]], blocks: list[bytes], order: str) -> bytes:
+def tiff_file(tags: dict[int, list[int]], blocks: list[bytes], order: str) -> bytes:
     """A TIFF of these strips, or tiles if their size is among the tags; all tags are of the type LONG."""
     places, sizes = (324, 325) if 322 in tags else (273, 279)
     tags = tags | {places: [0] * len(blocks), sizes: [len(block) for block in blocks]}
@@ -205,7 +205,7 @@ def ycbcr_tiff(ycbcr: np.ndarray, across: int = 2, down: int = 2, order: str = "
         data = np.concatenate([lumas, rows[::down, ::across, 1:]], axis=2).tobytes()
         blocks.append(zlib.compress(data) if packed else data)
     tags = {256: [width], 257: [height], 258: [8, 8, 8], 259: [8 if packed else 1], 262: [6], 277: [3], 278: [16]}
-    return _tiff_file(tags | {530: [across, down]}, blocks, order)
+    return tiff_file(tags | {530: [across, down]}, blocks, order)
 
 
 def tiff_of_12_bits(grey: np.ndarray) -> bytes:
@@ -213,7 +213,7 @@ def tiff_of_12_bits(grey: np.ndarray) -> bytes:
     first, second = np.uint16(grey).reshape(-1, 2).T
     data = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(np.uint8).tobytes()
     height, width = grey.shape
-    return _tiff_file(
+    return tiff_file(
         {256: [width], 257: [height], 258: [12], 259: [1], 262: [1], 277: [1], 278: [height]}, [data], "<"
     )
 
@@ -229,4 +229,4 @@ def tiff_of_jpeg(jpeg: bytes, size: tuple[int, int], samples: int = 3, meaning: 
         277: [samples],
         278: [size[0]],
     }
-    return _tiff_file(tags, [jpeg], "<")
+    return tiff_file(tags, [jpeg], "<")

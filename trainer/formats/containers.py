@@ -18,7 +18,9 @@ _PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 ORIENTATION_TAG = 0x0112
 _XMP_TAG = 0x02BC
-_SAMPLES_TAG, _PLANES_TAG = 0x0115, 0x011C
+_MEANING_TAG, _SAMPLES_TAG, _PLANES_TAG, _EXTRA_TAG = 0x0106, 0x0115, 0x011C, 0x0152
+_GREYS, _RGB = 1, 2  # meanings of samples
+_MOST_SAMPLES = 6  # of a TIFF that Pillow reads
 _PRIVATE_TAG = 0xFDFD  # from the private range, which readers ignore
 _TIFF_ORDERS = {b"II": "<", b"MM": ">"}
 _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
@@ -202,15 +204,34 @@ def tiff_pixels(data: bytes) -> bytes:
     """A TIFF without the tags that mislead Pillow.
 
     It would apply the orientation on loading, even from damaged EXIF or from XMP. And it reads the bytes of greys in a
-    plane of their own, which is the only one, as if each were a sample.
+    plane of their own, which is the only one, as if each were a sample. Of several samples called greys, as programs
+    call bands of any meaning, it reads none; the first three are called red, green and blue here.
     """
     order = _TIFF_ORDERS[data[:2]]
     first = next(directories(data))
     places = first.places
-    tags = {ORIENTATION_TAG, _XMP_TAG, *[_PLANES_TAG] * (first.values.get(_SAMPLES_TAG, 1) == 1)} & places.keys()
-    if not tags:
+    samples = first.values.get(_SAMPLES_TAG, 1)
+    are_bands = 3 <= samples <= _MOST_SAMPLES and first.values.get(_MEANING_TAG) == _GREYS
+    tags = {ORIENTATION_TAG, _XMP_TAG} | ({_PLANES_TAG} if samples == 1 else set())
+    tags |= {_EXTRA_TAG} if are_bands and samples == 3 else set()
+    tags &= places.keys()
+    if not tags and not are_bands:
         return data
     changed = bytearray(data)
     for tag in tags:
         struct.pack_into(order + "H", changed, places[tag], _PRIVATE_TAG)
+    if are_bands:
+        _call_rgb(changed, order, places, samples - 3)
     return bytes(changed)
+
+
+def _call_rgb(data: bytearray, order: str, places: dict[int, int], extra: int) -> None:
+    """Changes the tags of a TIFF of greys to those of RGB with that many more samples, of no meaning."""
+    word, at = ("Q", 12) if data[2:4] in (b"\x2b\0", b"\0\x2b") else ("I", 8)
+    (kind,) = struct.unpack_from(order + "H", data, places[_MEANING_TAG] + 2)
+    struct.pack_into(order + _TIFF_NUMBERS[kind], data, places[_MEANING_TAG] + at, _RGB)
+    if extra and _EXTRA_TAG in places:
+        place = places[_EXTRA_TAG]
+        struct.pack_into(f"{order}HH{word}", data, place, _EXTRA_TAG, 3, extra)
+        if 2 * extra <= at - 4:
+            data[place + at : place + 2 * at - 4] = bytes(at - 4)

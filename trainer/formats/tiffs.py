@@ -14,6 +14,7 @@ from trainer.formats.containers import ImageError
 
 _BITS, _COMPRESSION, _MEANING, _SAMPLES, _PLANES, _FORMAT = 258, 259, 262, 277, 284, 339
 _WIDTH, _HEIGHT, _PLACES, _SIZES, _JPEG = 256, 257, (273, 324), (279, 325), (513, 514)
+_FILL_ORDER = 266
 _SIGNED, _YCBCR, _OLD_JPEG = 2, 6, 6
 _CHROMA, _CHROMA_READ = 530, ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2))
 _KINDS = {_SIGNED: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
@@ -72,11 +73,19 @@ def _unreliable(tags: TiffImagePlugin.ImageFileDirectory_v2) -> ImageError:
 
 
 def use_libtiff(image: Image.Image) -> None:
-    """Lets libtiff decode an opened TIFF in YCbCr without compression, whose samples Pillow takes for four a pixel."""
+    """Lets libtiff decode an opened TIFF without compression that Pillow would not decode rightly.
+
+    That is one in YCbCr, whose samples it takes for four a pixel, or of palette indices whose bits are in reverse.
+    """
     tags = image.tag_v2
-    if _is_ycbcr(tags) and tags.get(_COMPRESSION, 1) == 1:
+    if tags.get(_COMPRESSION, 1) != 1:
+        return
+    bits = depth(image)
+    is_reversed = image.mode == "P" and tags.get(_FILL_ORDER) == 2
+    raw = "RGBX" if _is_ycbcr(tags) else "P" if bits == 8 else f"P;{bits}"
+    if _is_ycbcr(tags) or is_reversed:
         image.use_load_libtiff = True
-        image.tile = [("libtiff", (0, 0, *image.size), 0, ("RGBX", "raw", False, tags.offset))]
+        image.tile = [("libtiff", (0, 0, *image.size), 0, (raw, "raw", False, tags.offset))]
 
 
 _OTHER_BYTES = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.drawn.encoded import noise, saved, tiff, tiff_of_12_bits, tiff_of_jpeg, ycbcr_tiff
+from tests.drawn.encoded import noise, saved, tiff, tiff_file, tiff_of_12_bits, tiff_of_jpeg, ycbcr_tiff
 from trainer.formats.containers import directories
 from trainer.formats.images import ImageError, decode, decode_image
 from trainer.formats.label_images import decode_label
@@ -39,6 +40,30 @@ def test_every_arrangement_of_samples_is_read_rightly_or_refused(samples, bits):
     read = [layout for layout in LAYOUTS if decoded_or_refused(tiff(stored, **layout), expected)]
     if samples in (1, 3, 4):
         assert all(layout in read for layout in LAYOUTS if not layout["planes"] or samples == 1)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("samples", [3, 4, 5, 6])
+def test_samples_that_are_called_greys_are_read_as_red_green_and_blue(samples, kind):
+    pixels = noise(21, 34, 6)[..., :samples]
+    stored = pixels.astype(kind) * kind(np.iinfo(kind).max // 255)
+    read = [layout for layout in LAYOUTS if decoded_or_refused(tiff(stored, **layout, meaning=1), pixels[..., :3])]
+    if samples <= 4 or kind is np.uint8:
+        assert all(layout in read for layout in LAYOUTS if not layout["planes"])
+    np.testing.assert_array_equal(decode_label(tiff(noise(), meaning=1)), noise())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_palette_indices_whose_bits_are_stored_in_reverse_are_read(bits, order, packed):
+    indices = np.random.default_rng(0).integers(0, 1 << bits, (9, 16), np.uint8)
+    rows = np.packbits(np.unpackbits(indices[..., None], axis=2)[..., -bits:].reshape(9, -1), axis=1)
+    stored = rows.tobytes() if not packed else zlib.compress(rows.tobytes())
+    reverse = np.packbits(np.unpackbits(np.frombuffer(stored, np.uint8)), bitorder="little").tobytes()
+    tags = {256: [16], 257: [9], 258: [bits], 259: [8 if packed else 1], 262: [3], 266: [2], 277: [1], 278: [9]}
+    tags |= {320: [3 * index for index in range(1 << bits)] * 3}
+    np.testing.assert_array_equal(decode_label(tiff_file(tags, [reverse], order)), indices)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

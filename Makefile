@@ -1,8 +1,8 @@
 # `make demo` runs the whole road on a drawn set, `make test` the tests. Both make .venv themselves, from nothing,
 # and use it again until constraints.txt or setup.py change; the CRF's engine is compiled again when its source changes.
 
-PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
-	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& echo $$python && break; done)
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -56,7 +56,7 @@ docs: $(STAMP)
 	$(VENV)/bin/python docs/charts.py
 
 $(STAMP): constraints.txt setup.py
-	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed; name one with PYTHON=..."; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 is needed; name one with PYTHON=..."; exit 1; }
 	@command -v c++ >/dev/null || { echo "a C++ compiler is needed for the CRF (Debian: apt install g++)"; exit 1; }
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)

@@ -43,7 +43,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.14",
+    python_requires=">=3.11,<3.14",
     packages=find_packages(include=["pipelines", "pipelines.*", "trainer", "trainer.*"]),
     package_data={"pipelines.pages": ["*.j2"], "pipelines.plan": ["*.json"]},
     ext_modules=extensions,
@@ -100,7 +100,6 @@ setup(
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
-        "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",

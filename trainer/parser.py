@@ -108,9 +108,8 @@ def _add_argument(group: Any, field: dataclasses.Field, shape: _Shape) -> None:
             field.name, nargs="*", default=field.default, metavar=metadata["metavar"], help=_help(field)
         )
     elif shape.element is bool:
-        flag = CheckedOptions.flag(field.name)
-        switch = group.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
-        switch.help = _help(field)  # not as an argument above: Python 3.10 would append the default again
+        flag, action = CheckedOptions.flag(field.name), argparse.BooleanOptionalAction
+        group.add_argument(flag, action=action, default=field.default, help=_help(field))
     else:
         group.add_argument(
             CheckedOptions.flag(field.name),

@@ -60,7 +60,7 @@ def require_engine(engine: str = "native") -> None:
             "xcode-select --install) and install the package again"
             if engine == "native"
             else "install it with `pip install pydensecrf2` (it is compiled on the spot: a C++ compiler and Python "
-            "3.10 to 3.12 are needed), or omit --crf-engine"
+            "3.11 or 3.12 are needed), or omit --crf-engine"
         )
         raise InputError(f"the CRF's engine {engine} cannot be imported here ({error}); {cure}") from error
 

@@ -144,12 +144,12 @@ def _replace(
     _, path, png = label
     data, file = signed(png), there.get(path)
     if file is not None:
-        old = b"" if file.identity == storage.identity(data) else storage.read(path)
-        if old in (b"", data):
+        if file.identity == storage.identity(data) or (old := storage.read(path)) == data:
             return
         if storage.real(path) in inputs:
             raise InputError(f"{path} is an input and would be replaced; give another --output")
-        if not (overwrite or is_signed(old) or old == png):
+        # An empty file may be replaced: a power failure can leave one.
+        if not (overwrite or is_signed(old) or old in (b"", png)):
             raise InputError(
                 f"{path} was changed since this command wrote it, or was never its own, and would be replaced; give "
                 "another --output, or --overwrite to replace it"

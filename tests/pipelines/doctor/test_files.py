@@ -217,6 +217,15 @@ def test_mended_labels_that_are_the_input_stay(mended):
     assert {path: path.read_bytes() for path in labels.iterdir()} == before
 
 
+def test_a_mended_label_that_a_power_failure_has_emptied_is_written_again(mended):
+    source, labels = mended
+    first = min(labels.iterdir())
+    before = first.read_bytes()
+    first.write_bytes(b"")
+    examine(source, labels.parent, "--mend", "--full")
+    assert first.read_bytes() == before
+
+
 def test_labels_that_version_0_27_mended_are_taken_as_this_commands(mended):
     source, labels = mended
     before = {path: path.read_bytes() for path in labels.iterdir()}

@@ -161,13 +161,14 @@ class SegmentJob:
             ids = label_images.decode_label(files["masks"])
         except images.ImageError:
             return None
+        row = row if row and row.identity == stamp.identity else None
         size = (row.height, row.width) if row else ids.shape
         if ids.ndim != 2 or ids.shape != size or int(ids.max()) >= self.palette.num_classes:
             path = place(self.options.output, "masks", source.name)
             raise Occupied(
                 f"{path} is in the way: it was changed since this program wrote it; move it, or give --overwrite"
             )
-        if row and row.identity == stamp.identity:
+        if row:
             # Counted again: whoever corrected the mask may have kept the stamp.
             return replace(self._with_signatures(row, entry), pixels=table.pixels_of(ids, self.palette))
         certainty = read_stamp(files["masks"]).certainty

@@ -179,6 +179,19 @@ def test_a_mask_that_was_made_into_something_else_is_a_reject_and_kept(change, m
         assert path.read_bytes() == stamp_png(changed, stamp)
 
 
+def test_a_mask_of_a_new_image_of_another_size_is_kept_where_the_run_was_killed_before_its_row(model, tmp_path):
+    path, run = tmp_path / "in/a.png", ("--input", tmp_path / "in", "--model", model, "--output", tmp_path / "out")
+    save(path, draw(40, 56, 1))
+    assert segment(*run) == 0
+    parts = {part: part.read_bytes() for part in (tmp_path / "out/images.parquet").iterdir()}
+    save(path, draw(24, 56, 2))
+    assert segment(*run) == 0 and outcomes_of(tmp_path / "out") == (1, 0, 0)
+    for part, data in parts.items():
+        part.write_bytes(data)
+    assert segment(*run) == 0 and outcomes_of(tmp_path / "out") == (0, 1, 0)
+    assert rows_of(tmp_path / "out")["a"]["height"] == 24
+
+
 def test_masks_of_version_0_5_are_kept_and_what_they_do_not_tell_is_null(model, photos, finished):
     shutil.rmtree(finished / "images.parquet")
     file = (finished / "a.png").read_bytes()

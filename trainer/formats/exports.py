@@ -40,7 +40,8 @@ def kind(path: str) -> str:
 
     Raises InputError for a TFLite file, which takes only images of one size.
     """
-    is_file = path.endswith((".tflite", ".onnx")) and not storage.is_dir(path)
+    # In this order, since who may read objects need not be allowed to list them.
+    is_file = path.endswith((".tflite", ".onnx")) and (storage.exists(path) or not storage.is_dir(path))
     if is_file and path.endswith(".tflite"):
         raise InputError(
             f"{path}: a TFLite model takes images of one size; give a model folder, a SavedModel or an ONNX file"

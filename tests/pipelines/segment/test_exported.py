@@ -98,6 +98,15 @@ def test_a_folder_is_a_model_folder_or_a_saved_model_whatever_its_name(name, mod
     assert exports.kind(tuned(tmp_path / "served" / name, None)) == "savedmodel"
 
 
+def test_an_onnx_file_is_taken_from_who_may_not_list_its_folder(tmp_path, monkeypatch) -> None:
+    def refuse(path: str) -> bool:
+        raise PermissionError(f"{path} may not be listed")
+
+    (tmp_path / "model.onnx").write_bytes(b"network")
+    monkeypatch.setattr(storage, "is_dir", refuse)
+    assert exports.kind(str(tmp_path / "model.onnx")) == "onnx"
+
+
 def tuned(folder: Path, tuning: Tuning | None) -> str:
     """An export that knows what its model was tuned to, and cannot be run."""
     card = ModelCard({"num_classes": 3}, PALETTE)

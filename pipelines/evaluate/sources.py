@@ -166,13 +166,13 @@ def segment_notes(folder: str, palette: Palette) -> dict[str, Any]:
     path = storage.join(folder, NOTES_FILE)
     if not storage.exists(path):
         return {}
-    notes = storage.read_json(path)
     try:
+        notes = storage.read_json(path)
         written = [entry["name"] for entry in notes.get("palette", {}).get("classes", [])]
         texts = (*written, *(notes.get(name) or "" for name in ("input", "head", "status", "fingerprint")))
         if not all(isinstance(text, str) for text in texts) or not isinstance(notes.get("crf") or {}, dict):
             raise TypeError
-    except (AttributeError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, InputError):
         raise InputError(f"{path} is not what `deeplab segment` writes; move it away, or run segment again") from None
     if written and written != list(palette.names):
         raise InputError(

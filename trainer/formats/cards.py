@@ -87,7 +87,11 @@ def load_card(folder: str) -> ModelCard:
             "`deeplab import-weights`"
         )
     try:
-        return ModelCard.from_json(storage.read_json(path))
+        value = storage.read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; copy the model folder again, or train or import the model again") from None
+    try:
+        return ModelCard.from_json(value)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -251,16 +251,17 @@ def load(output: str) -> Progress | None:
     path = _path(output, STATE_FILE)
     if not storage.exists(path):
         return None
-    value = storage.read_json(path)
     try:
+        value = storage.read_json(path)
         options, history = dict(value["options"]), tuple(value["history"])
         # Up to version 0.5 there were no checkpoints within an epoch.
         step, rate = int(value.get("step", 0)), value.get("learning_rate")
         older = value.get("older") or _older_defaults(options)
         return Progress(_current_form(options), value["data_fingerprint"], history, step, rate, older)
     except (KeyError, TypeError, ValueError) as error:
+        found = str(error).removeprefix(f"{path} ") if isinstance(error, InputError) else repr(error)
         raise InputError(
-            f"{path} is damaged, or `deeplab train` did not write it ({error!r}); choose another --output, or "
+            f"{path} is damaged, or `deeplab train` did not write it ({found}); choose another --output, or "
             "--no-resume with --overwrite to train there from scratch"
         ) from None
 

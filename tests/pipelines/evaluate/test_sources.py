@@ -120,7 +120,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, file: str) -> None
     assert (fault.value.path, fault.value.reason) == (str(tmp_path / file), "cannot be read: Permission denied")
 
 
-@pytest.mark.parametrize("content", ["[]", '{"palette": 5}', '{"palette": {"classes": [1]}}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"palette": 5}', '{"palette": {"classes": [1]}}'])
 def test_a_segment_json_of_others_is_an_input_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "segment.json").write_text(content)
     with pytest.raises(InputError, match=r"segment\.json is not what `deeplab segment` writes"):

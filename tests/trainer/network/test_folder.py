@@ -202,7 +202,7 @@ def test_a_damaged_card_is_refused(folder, tmp_path):
     with pytest.raises(InputError, match=r"architecture has layers, which this version does not know.*update"):
         load_model(str(target))
     (target / "model.json").write_text("{")
-    with pytest.raises(InputError, match="not valid JSON"):
+    with pytest.raises(InputError, match=r"^\S+model\.json is not valid JSON: .*; copy the model folder again"):
         load_model(str(target))
     (target / "model.json").write_text("[1]")
     with pytest.raises(InputError, match="expected a JSON object"):

@@ -128,14 +128,17 @@ def test_a_model_that_train_did_not_write_is_replaced_only_with_overwrite(
     assert len(history(output)) == 1
 
 
-def test_an_unreadable_training_state_is_replaced_only_with_overwrite(records, tmp_path, tiny_network, capsys):
+@pytest.mark.parametrize("content", ['{"step": 3}', '{"step": 3', ""])
+def test_an_unreadable_training_state_is_replaced_only_with_overwrite(
+    records, tmp_path, tiny_network, capsys, content
+):
     state = tmp_path / "model" / "checkpoints" / "state.json"
     state.parent.mkdir(parents=True)
-    state.write_text('{"step": 3}')
+    state.write_text(content)
     for more in ([], ["--no-resume"]):
         message = refused(capsys, train_flags(records, tmp_path / "model", *SHORT, *more))
         assert "state.json is damaged, or `deeplab train` did not write it" in message and "--overwrite" in message
-    assert state.read_text() == '{"step": 3}'
+    assert state.read_text() == content
     assert cli.main(train_flags(records, tmp_path / "model", *SHORT, "--no-resume", "--overwrite")) == 0
 
 

@@ -18,6 +18,8 @@ from trainer.files.connections import Answer
 
 Fault = Callable[[int, requests.PreparedRequest], "requests.Response | Exception | None"]
 """What happens to a request, by its number from 1: another answer, an exception, or None for the true answer."""
+OF_MANY_THREADS = 100
+"""Further attempts where every third request of several threads fails: one request may be the third several times."""
 
 
 def answer(

@@ -46,7 +46,7 @@ def remote(bucket, twelve, request):
 
 
 def test_every_third_answer_of_cloud_storage_may_fail_and_no_byte_changes(remote, twelve, tmp_path, monkeypatch):
-    faults.impatient(monkeypatch)
+    faults.impatient(monkeypatch, faults.OF_MANY_THREADS)
     failed = []
 
     def every_third(number, request):

@@ -78,7 +78,7 @@ def test_an_object_that_alone_does_not_come_is_a_reject(status, model, remote, m
 
 def test_every_third_answer_may_fail_and_no_byte_changes(model, remote, images, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        faults.impatient(patch)
+        faults.impatient(patch, faults.OF_MANY_THREADS)
         faults.in_the_cloud(patch, lambda number, request: None if number % 3 else faults.answer(request, 503))
         assert segment("--input", f"{remote}/in", "--model", model, "--output", f"{remote}/out", "--overlays") == 0
     assert segment("--input", images, "--model", model, "--output", tmp_path / "out", "--overlays") == 0

@@ -7,6 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 STAMP := $(VENV)/.installed
 ENGINE := $(VENV)/.engine
+SOURCE := $(wildcard pipelines/crf/engine/*.cpp pipelines/crf/engine/*.h)
 BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 ENGINES ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/deeplab-engines
 # So that what was fetched for other versions is not taken for these.
@@ -63,8 +64,9 @@ $(STAMP): constraints.txt setup.py
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[test]'
 	touch $(STAMP)
 
-$(ENGINE): $(STAMP) $(wildcard pipelines/crf/engine/*.cpp pipelines/crf/engine/*.h)
-	$(VENV)/bin/python setup.py --quiet build_ext --inplace
+# The installation compiles it too, so a new environment needs it only where the source has changed since.
+$(ENGINE): $(STAMP) $(SOURCE)
+	test -z "$$(find $(SOURCE) -newer $(STAMP))" || $(VENV)/bin/python setup.py --quiet build_ext --inplace
 	touch $(ENGINE)
 
 clean:

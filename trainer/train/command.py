@@ -261,6 +261,7 @@ def interruptible(run: Callable[[], Validation], steps: Steps) -> Validation:
         with steps.interrupts.at_once():
             return run()
     except (KeyboardInterrupt, Terminated) as error:
+        steps.interrupts.waiting = None  # so that a second Ctrl-C waits for the checkpoint
         steps.keep()
         steps.interrupts.waiting = type(error)
         steps.interrupts.check(steps.kept)

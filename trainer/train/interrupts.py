@@ -30,7 +30,8 @@ class Interrupts:
 
     Attributes:
       wait: whether they wait for the next `check` instead of raising immediately. A second Ctrl-C never waits.
-      waiting: the exception that the next `check` raises.
+      waiting: the exception that the next `check` raises; also one that was raised, which a library may have dropped:
+        C++ that calls Python does.
     """
 
     def __init__(self) -> None:
@@ -52,9 +53,10 @@ class Interrupts:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         ending = KeyboardInterrupt if number == signal.SIGINT else Terminated
-        if not self.wait or self.waiting is ending is KeyboardInterrupt:
-            raise ending
+        waits = self.wait and not self.waiting is ending is KeyboardInterrupt
         self.waiting = self.waiting or ending
+        if not waits:
+            raise ending
 
     def check(self, kept: str) -> None:
         """Raises the waiting exception, if any; its message begins with `kept`, a clause on the last checkpoint."""
@@ -69,5 +71,7 @@ class Interrupts:
             if self.waiting:
                 raise self.waiting
             yield
+            if self.waiting:
+                raise self.waiting
         finally:
             self.wait = before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 
@@ -50,10 +51,28 @@ def test_a_pending_interrupt_is_raised_at_once_in_a_block_that_allows_it():
         interrupts.wait = True
         with pytest.raises(Terminated), interrupts.at_once():
             signal.raise_signal(signal.SIGTERM)
-        assert interrupts.wait and not interrupts.waiting
+        assert interrupts.wait
+        interrupts.waiting = None
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Terminated), interrupts.at_once():
             pytest.fail("the block has been entered")
+
+
+@pytest.mark.parametrize(("number", "ending"), ENDINGS)
+def test_an_interrupt_that_a_library_drops_ends_the_training_later(number, ending):
+    """As TensorFlow does, when its C++ calls Python."""
+
+    def drop():
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(number)
+
+    with Interrupts() as interrupts:
+        drop()
+        with pytest.raises(ending, match="step 1 is kept"):
+            interrupts.check("step 1 is kept")
+        interrupts.wait, interrupts.waiting = True, None
+        with pytest.raises(ending), interrupts.at_once():
+            drop()
 
 
 def test_ignored_signals_stay_ignored():

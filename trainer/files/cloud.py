@@ -101,7 +101,7 @@ def files(path: str, beginning: str = "") -> Iterator[File]:
     Objects whose names end in a slash are markers of folders, and are omitted. A page has a thousand objects. If there
     are more, in a few subfolders, these are listed concurrently; only pages not yet consumed are in memory.
     """
-    bucket, prefix = split(path if path.endswith("/") else f"{path}/")
+    bucket, prefix = split(path.rstrip("/") + "/")
     parts: list[tuple[str, str | None]] = []
     with ThreadPoolExecutor(LISTINGS) as pool:
         pending = {pool.submit(_part, bucket, prefix + beginning, None)}

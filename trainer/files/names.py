@@ -84,7 +84,9 @@ def safe_relative(name: str) -> str:
     if "\\" in name or name[1:2] == ":":
         what = "a backslash" if "\\" in name else "a colon behind its first letter"
         fault = f"has {what}, which other systems read as a folder"
-    elif not name or "\0" in name or name[0] == "/" or ".." in parts:
+    elif name[:1] == "/":
+        fault = "begins with a slash, so its folder has no name"
+    elif not name or "\0" in name or ".." in parts:
         fault = "would leave the output folder"
     if fault:
         raise InputError(

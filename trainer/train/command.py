@@ -122,16 +122,21 @@ def find_progress(options: Options, dataset: Dataset) -> tuple[Options, Progress
     stored = None if options.overwrite and not options.resume else resume.load(options.output)
     if stored is None or stored.is_new or not options.resume:
         check_output(options, is_training=stored is not None)
-        return options, Progress(to_json(options), dataset.fingerprint)
+        return options, fresh_progress(options, dataset)
     given, options = options, resume.with_original_defaults(options, stored)
     if options != given:
         print(f"resuming with the defaults of the version that began it: {as_flags(stored.older)}")
-    fresh = Progress(to_json(options), dataset.fingerprint)
+    fresh = fresh_progress(options, dataset)
     changes = resume.changes(options.output, stored, fresh)
     if changes:
         print(f"resuming with other options: {'; '.join(changes)}")
     history = tuple(in_order(row, dataset.palette.names) for row in stored.history)
-    return options, dataclasses.replace(stored, options=fresh.options, history=history)
+    return options, dataclasses.replace(stored, options=fresh.options, classes=fresh.classes, history=history)
+
+
+def fresh_progress(options: Options, dataset: Dataset) -> Progress:
+    """The progress of a training before its first step."""
+    return Progress(to_json(options), dataset.fingerprint, classes=tuple(dataset.palette.names))
 
 
 def check_output(options: Options, is_training: bool) -> None:

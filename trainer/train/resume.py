@@ -7,10 +7,12 @@ either the previous checkpoint or this one, complete. Arrays are plain NumPy; no
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 import time
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -46,6 +48,7 @@ class Progress:
       step: the number of steps of the next epoch that are done.
       learning_rate: the learning rate at the beginning of that epoch; None if no step of it is done.
       older: the options that had other defaults in the version that began the training.
+      classes: the names of the classes, by id; () in trainings of versions up to 0.28.
     """
 
     options: dict[str, Any]
@@ -54,6 +57,7 @@ class Progress:
     step: int = 0
     learning_rate: float | None = None
     older: dict[str, Any] = dataclasses.field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     @property
     def epochs(self) -> int:
@@ -256,8 +260,8 @@ def load(output: str) -> Progress | None:
         options, history = dict(value["options"]), tuple(value["history"])
         # Up to version 0.5 there were no checkpoints within an epoch.
         step, rate = int(value.get("step", 0)), value.get("learning_rate")
-        older = value.get("older") or _older_defaults(options)
-        return Progress(_current_form(options), value["data_fingerprint"], history, step, rate, older)
+        older, classes = value.get("older") or _older_defaults(options), tuple(value.get("classes", ()))
+        return Progress(_current_form(options), value["data_fingerprint"], history, step, rate, older, classes)
     except (KeyError, TypeError, ValueError) as error:
         found = str(error).removeprefix(f"{path} ") if isinstance(error, InputError) else repr(error)
         raise InputError(
@@ -279,11 +283,18 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else "not given" if value in (None, "") else str(value)
 
 
+def _changed(before: Sequence[str], now: Sequence[str]) -> str:
+    """The classes that differ, by their ids."""
+    pairs = enumerate(itertools.zip_longest(before, now, fillvalue="none"))
+    return "; ".join(f"class {number} was {was}, is {name}" for number, (was, name) in pairs if was != name)
+
+
 def changes(output: str, stored: Progress, fresh: Progress) -> list[str]:
     """The options in which `fresh` differs from `stored`: "--early-stopping was 0, is 5".
 
     Raises:
-      InputError: they differ in options that are not FREE_TO_CHANGE, so `fresh` is another training.
+      InputError: they differ in records, classes or options that are not FREE_TO_CHANGE, so `fresh` is another
+        training.
     """
     # The stored options went through JSON, so tuples became lists.
     options = json.loads(json.dumps(fresh.options))
@@ -297,6 +308,8 @@ def changes(output: str, stored: Progress, fresh: Progress) -> list[str]:
     forbidden = [line for name, line in different.items() if name not in FREE_TO_CHANGE]
     if stored.data_fingerprint != fresh.data_fingerprint:
         forbidden.append("the records differ")
+    if stored.classes and stored.classes != fresh.classes:
+        forbidden.append(f"of the records, {_changed(stored.classes, fresh.classes)}")
     if forbidden:
         raise InputError(
             f"{output} holds a training with other options: {'; '.join(forbidden)}. They determine the course of "

@@ -85,6 +85,32 @@ def test_changed_options_that_affect_the_result_are_refused_with_the_reason(trai
 
 
 @pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("ground", "bar", "disc"), "class 1 was disc, is bar; class 2 was bar, is disc"),
+        (("ground", "disc", "pole"), "class 2 was bar, is pole"),
+        (("ground", "disc", "bar", "pole"), "class 3 was none, is pole"),
+        (("ground", "disc"), "class 2 was bar, is none"),
+    ],
+)
+def test_records_whose_classes_have_changed_are_refused_with_the_classes(
+    trained, records, tmp_path, capsys, names, found
+):
+    """Shards do not tell: they are the same bytes, since they hold ids."""
+    changed = shutil.copytree(records, tmp_path / "records")
+    content = json.loads((changed / "dataset.json").read_text())
+    classes = [{"name": name, "color": [number, 0, 0]} for number, name in enumerate(names)]
+    for shard in content["shards"]:
+        shard["class_pixels"] = [*shard["class_pixels"], 0][: len(names)]
+    content["palette"]["classes"] = classes
+    (changed / "dataset.json").write_text(json.dumps(content))
+    before = contents(trained)
+    message = refused(capsys, train_flags(changed, trained, *SHORT))
+    assert f"of the records, {found}." in message and "--no-resume" in message
+    assert contents(trained) == before
+
+
+@pytest.mark.parametrize(
     ("flags", "status"),
     [
         (["--init-from", "nowhere.ckpt"], 2),

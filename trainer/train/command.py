@@ -216,7 +216,7 @@ def train(
         model = build(options, dataset, progress, total)
         network = models.for_validation(model, options, dataset.palette)
         validated = validator(options, dataset, network, validation)
-        logs, pace = Logs(options.output, progress.is_new), Pace()
+        logs, pace = Logs(options.output, replaces=progress.is_new and resume.is_there(options.output)), Pace()
         checkpoints = Checkpoints(options.output, model, progress, options.checkpoint_minutes)
         while not is_finished(options, progress):
             title = f"epoch {progress.epochs + 1}/{options.epochs}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import re
 import tempfile
@@ -53,32 +54,36 @@ class Logs:
     """TensorBoard's event files below `output`/logs; for gs:// they are written locally and uploaded.
 
     Those of an earlier training, whose curves TensorBoard would mix with the new ones, are removed before the first
-    epoch of a new training is added.
+    epoch of a new training is added. No file is written before that: without the state of a training, which is written
+    first, they would be those of another program.
     """
 
-    def __init__(self, output: str, is_new: bool) -> None:
+    def __init__(self, output: str, replaces: bool) -> None:
         """
         Args:
           output: the model folder.
-          is_new: whether no epoch or step of this training is done.
+          replaces: whether this is a new training in the place of another.
         """
         self.output = self.folder = storage.join(output, "logs")
-        self._earlier = _events(self.output) if is_new else []
+        self._earlier = _events(self.output) if replaces else []
         if storage.is_remote(output):
             # Removed together with this object.
             self._temporary = tempfile.TemporaryDirectory()
             self.folder = self._temporary.name
-        self.writer = tf.summary.create_file_writer(self.folder)
+
+    @functools.cached_property
+    def _writer(self) -> tf.summary.SummaryWriter:
+        return tf.summary.create_file_writer(self.folder)
 
     def add(self, row: dict[str, Any], overlays: np.ndarray) -> None:
         while self._earlier:
             storage.remove(self._earlier.pop())
-        with self.writer.as_default(step=row["epoch"]):
+        with self._writer.as_default(step=row["epoch"]):
             for name, value in row.items():
                 if name != "epoch" and value is not None:
                     tf.summary.scalar(name, value)
             tf.summary.image("validation", overlays, max_outputs=len(overlays))
-        self.writer.flush()
+        self._writer.flush()
         if storage.is_remote(self.output):
             for file in storage.files(self.folder):
                 storage.write(storage.join(self.output, file.relative), storage.read(file.path))

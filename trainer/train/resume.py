@@ -125,7 +125,7 @@ def arrays(output: str) -> list[str]:
 
 def copy(output: str, target: str) -> None:
     """Copies the checkpoint of `output`, if there is one, to `target`."""
-    if storage.exists(_path(output, STATE_FILE)):
+    if is_there(output):
         for name in (*arrays(output), f"{FOLDER}/{STATE_FILE}"):
             storage.write(storage.join(target, name), storage.read(storage.join(output, name)))
 
@@ -250,10 +250,15 @@ def with_original_defaults(options: Options, progress: Progress) -> Options:
     return dataclasses.replace(options, **older)
 
 
+def is_there(output: str) -> bool:
+    """Whether there is a training in `output`, whatever its state."""
+    return storage.exists(_path(output, STATE_FILE))
+
+
 def load(output: str) -> Progress | None:
     """The progress of the training in `output`; None without one. Raises InputError if its state cannot be used."""
     path = _path(output, STATE_FILE)
-    if not storage.exists(path):
+    if not is_there(output):
         return None
     try:
         value = storage.read_json(path)

@@ -55,13 +55,13 @@ def test_the_summary_is_that_of_the_best_epoch():
     assert lines[3].startswith("0.125 s per step, peak memory ")
 
 
-@pytest.mark.parametrize(("is_new", "curves"), [(True, [0.25]), (False, [0.5, 0.25])])
-def test_the_curves_of_an_earlier_training_are_not_mixed_with_those_of_a_new_one(tmp_path, is_new, curves):
+@pytest.mark.parametrize(("replaces", "curves"), [(True, [0.25]), (False, [0.5, 0.25])])
+def test_the_curves_of_an_earlier_training_are_not_mixed_with_those_of_a_new_one(tmp_path, replaces, curves):
     overlays = np.zeros((1, 4, 4, 3), np.uint8)
-    Logs(str(tmp_path), is_new=True).add(row(1, 0.5), overlays)
+    Logs(str(tmp_path), replaces=False).add(row(1, 0.5), overlays)
     (tmp_path / "logs/notes.txt").write_text("mine")
-    logs = Logs(str(tmp_path), is_new)
-    assert len(list((tmp_path / "logs").glob("events*"))) == 2, "before an epoch is done, nothing is removed"
+    logs = Logs(str(tmp_path), replaces)
+    assert len(list((tmp_path / "logs").glob("events*"))) == 1, "before an epoch is done, nothing changes"
     logs.add(row(1, 0.25), overlays)
     seen = [
         tf.make_ndarray(value.tensor).item()

@@ -154,6 +154,14 @@ def test_a_model_that_train_did_not_write_is_replaced_only_with_overwrite(
     assert len(history(output)) == 1
 
 
+def test_event_files_of_others_are_kept_where_no_training_was(records, tmp_path, tiny_network):
+    file = tmp_path / "model/logs/events.out.tfevents.123.other"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"curves of another program")
+    assert cli.main(train_flags(records, tmp_path / "model", *SHORT, "--epochs", "1")) == 0
+    assert file.read_bytes() == b"curves of another program"
+
+
 @pytest.mark.parametrize("content", ['{"step": 3}', '{"step": 3', ""])
 def test_an_unreadable_training_state_is_replaced_only_with_overwrite(
     records, tmp_path, tiny_network, capsys, content

@@ -317,17 +317,28 @@ def explain(
     options: Options, stream: TrainingStream, start: Progress, error: LossError, interrupts: Interrupts
 ) -> str:
     """A report on the first values that became NaN or infinite, found by repeating the steps since `start`."""
-    epoch, total = start.epochs + 1, steps_per_epoch(options, stream.dataset)
+    total = steps_per_epoch(options, stream.dataset)
     with interrupts.at_once():
         if options.hosts == 1:
-            print(f"{error} of epoch {epoch}; to see why, the steps since the last checkpoint are taken again")
+            print(
+                f"{error} of epoch {start.epochs + 1}; to see why, the steps since the last checkpoint are taken again"
+            )
             diagnosis = repeat_steps(options, stream, start, error.step)
         else:
             diagnosis = Diagnosis(error.step, "not looked for, as several hosts train")
-        place = (epoch, total, diagnosis.step - 1)
+        place = place_of(start.epochs + 1, total, diagnosis.step)
         _, labels = next(stream.epoch(*place).as_numpy_iterator())
         records = [data for _, data in itertools.islice(stream.records(*place), options.batch_size)]
-    return report(options, stream.dataset.palette, epoch, error.loss, diagnosis, names_of(records), labels)
+    diagnosis = dataclasses.replace(diagnosis, step=place[-1] + 1)
+    return report(options, stream.dataset.palette, place[0], error.loss, diagnosis, names_of(records), labels)
+
+
+def place_of(epoch: int, total: int, step: int) -> tuple[int, int, int]:
+    """The arguments of `TrainingStream.epoch` for the rest from `step` of `epoch` on; the one behind its last may be
+    meant, which shows that the last one made weights infinite.
+    """
+    further, done = divmod(step - 1, total)
+    return epoch + further, total, done
 
 
 def repeat_steps(options: Options, stream: TrainingStream, start: Progress, step: int) -> Diagnosis:
@@ -339,7 +350,7 @@ def repeat_steps(options: Options, stream: TrainingStream, start: Progress, step
     steps = Steps(model, start, f"to step {step}", step - 1, never, Interrupts(), stream.waited.numpy)
     try:
         train_epoch(model, stream.epoch(epoch, total, start.step), steps)
-        return diagnose(model, step, next(stream.epoch(epoch, total, step - 1).as_numpy_iterator()))
+        return diagnose(model, step, next(stream.epoch(*place_of(epoch, total, step)).as_numpy_iterator()))
     except (LossError, InputError, MemoryError, tf.errors.ResourceExhaustedError):
         return Diagnosis(step)
 

@@ -17,6 +17,7 @@ from trainer.formats.examples import encode
 from trainer.train.diagnosis import Diagnosis, cure, diagnose, is_finite, names_of, report
 from trainer.train.losses import sparse_cross_entropy
 from trainer.train.options import Options
+from trainer.train.steps import Steps
 
 OPTIONS = Options(records="records", output="model", learning_rate=0.5)
 BATCH = (np.full((2, 4, 4, 3), 200, np.uint8), np.zeros((2, 4, 4), np.uint8))
@@ -127,3 +128,18 @@ def test_a_non_finite_loss_ends_the_training_with_its_cause(records, tmp_path, t
     assert state["step"] == step - 1
     with np.load(Path(output, "checkpoints", state["arrays"])) as arrays:
         assert all(np.isfinite(arrays[name]).all() for name in arrays.files)
+
+
+def test_weights_that_the_last_step_of_an_epoch_made_infinite_end_the_training_with_their_cause(
+    records, tmp_path, tiny_network, monkeypatch, capsys
+):
+    """The next step would show it, which is of another epoch, or never taken."""
+
+    def spoil(self, epoch, logs=None):
+        self.model.trainable_variables[0].assign(self.model.trainable_variables[0] * np.inf)
+
+    monkeypatch.setattr(Steps, "on_epoch_end", spoil)
+    argv = train_flags(records, tmp_path / "model", "--epochs", "1", "--steps-per-epoch", "2")
+    assert cli.main(argv) == 1
+    said = capsys.readouterr().err
+    assert "the loss became nan in step " in said and "records: " in said and "Traceback" not in said

@@ -30,10 +30,12 @@ class Hits:
       rows: (folder that the name is relative to, image, form, rank, file), sorted; images and files are numbers, and
         the lower form and rank, the better the match.
       images: the number of images with a file.
+      is_shorter: bool [images], whether an image has a name that a file also ends in, which has matched a longer one.
     """
 
     rows: Rows
     images: int
+    is_shorter: np.ndarray
 
 
 def find(reading: Iterable[Row], addresses: Iterable[str]) -> Hits:
@@ -48,11 +50,11 @@ def find(reading: Iterable[Row], addresses: Iterable[str]) -> Hits:
     depth = max((name.count("/") + 1 for row in reading for name in row), default=0)
     ends = ordered(_known(_ends(addresses, depth), hashes))
     matches = ordered(_borne(ends, ordered(_index(reading))))
-    rows = Rows(ordered(_best(matches)))
-    has_file = np.zeros(len(reading), bool)
+    has_file, is_shorter = np.zeros((2, len(reading)), bool)
+    rows = Rows(ordered(_best(matches, is_shorter)))
     for _, image, *_ in rows:
         has_file[image] = True
-    return Hits(rows, int(has_file.sum()))
+    return Hits(rows, int(has_file.sum()), is_shorter)
 
 
 def _index(reading: Iterable[Row]) -> Iterator[Row]:
@@ -100,12 +102,17 @@ def _borne(ends: Iterable[Row], index: Iterable[Row]) -> Iterator[Row]:
                 yield number, form, start, is_bare, image, 2 * rank + is_bare, base
 
 
-def _best(matches: Iterable[Row]) -> Iterator[Row]:
-    """Yields rows as in `Hits`, for the first form of every file that matches a name, and the longest name."""
+def _best(matches: Iterable[Row], is_shorter: np.ndarray) -> Iterator[Row]:
+    """Yields rows as in `Hits`, for the first form of every file that matches a name, and the longest name.
+
+    Fills `is_shorter`, see `Hits`.
+    """
     for number, group in itertools.groupby(matches, itemgetter(0)):
-        _, rows = next(itertools.groupby(group, itemgetter(1, 2, 3)))
+        (_, rows), *others = ((fit, [*rows]) for fit, rows in itertools.groupby(group, itemgetter(1, 2, 3)))
         for _, form, _, _, image, rank, base in rows:
             yield base, image, form, rank, number
+        for _, _, _, _, image, *_ in itertools.chain.from_iterable(rows for _, rows in others):
+            is_shorter[image] = True
 
 
 def _forms(address: str) -> list[str]:

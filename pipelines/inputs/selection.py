@@ -55,11 +55,13 @@ class Selection:
       names: one row per image, with its name.
       readings: alternative readings of the names, one of which fits: rows with the spellings of every image's name,
         best first.
+      is_list: whether people wrote the names, who may name an image twice: as a path, and by its end.
     """
 
     source: str
     names: Rows
     readings: tuple[Rows, ...]
+    is_list: bool = False
 
     def choose(self, paths: Collection[str]) -> Choice:
         """Chooses the files among `paths` (local or gs://) that match the names.
@@ -77,7 +79,7 @@ class Selection:
                 candidates = [hits.find(reading, (_posix(resolve(path)) for path in paths)) for reading in readings()]
                 best = max(candidates, key=lambda one: one.images, default=None)
                 if best and best.images:
-                    return self._choice(best.rows, paths)
+                    return self._choice(best, paths)
         files = f"the first of {len(paths)} files is {min(paths)}" if paths else "there are no files"
         (name,) = min(self.names)
         raise InputError(
@@ -91,9 +93,9 @@ class Selection:
         prefix = _shared_folder(reading)
         return (Rows(tuple(name.removeprefix(prefix) for name in row) for row in reading),) if prefix else ()
 
-    def _choice(self, rows: Rows, paths: Collection[str]) -> Choice:
-        first = self._folder(rows, paths)
-        taken, missing = np.zeros(len(paths), bool), []
+    def _choice(self, found: hits.Hits, paths: Collection[str]) -> Choice:
+        rows, first = found.rows, self._folder(found.rows, paths)
+        taken, missing, repeated = np.zeros(len(paths), bool), [], 0
         groups = itertools.groupby(ordered(_of_images(rows, {"", first})), itemgetter(0))
         following = next(groups, None)
         for image, (name,) in enumerate(self.names):
@@ -104,12 +106,16 @@ class Selection:
                 following = next(groups, None)
             if len(best) == 1:
                 taken[best[0]] = True
+            elif self.is_list and not best and found.is_shorter[image]:
+                repeated += 1
             else:
                 missing.append((name, best, elsewhere))
         reasons = self._reasons(missing, paths)
         if not taken.any():
             raise InputError(f"{self.source} selects no file: {reasons[0][0]}: {reasons[0][1]}")
         note = f"selection: {int(taken.sum())} of {len(paths)} files, by {self.source}"
+        if repeated:
+            note += f"; {repeated} of its {len(self.names)} entries name an image again"
         several = [reason for reason, (_, best, _) in zip(reasons, missing, strict=True) if best]
         absent = [reason for reason, (_, best, _) in zip(reasons, missing, strict=True) if not best]
         if absent:
@@ -243,7 +249,7 @@ def _of_list(path: str, split: str) -> Selection:
     if not names:
         known = ", ".join(sorted(splits - {""})) or "none"
         raise InputError(f"--list {path} names no image{f' of split {split}; its splits: {known}' if split else ''}")
-    return Selection(f"list {path}", names, (Rows(_spelled(folder, name) for (name,) in names),))
+    return Selection(f"list {path}", names, (Rows(_spelled(folder, name) for (name,) in names),), is_list=True)
 
 
 def _names(path: str, split: str, splits: set[str]) -> Iterator[str]:

@@ -128,14 +128,17 @@ class Plan:
 
 
 def selected(listing: Listing, selection: Selection | None) -> Listing:
-    """The selected images of a listing, with a note on the selection. Raises InputError if there are none."""
+    """The selected images of a listing, with a note on the selection; those without a file are unusable.
+
+    Raises InputError if there are none.
+    """
     if selection is None:
         return listing
     choice = selection.choose(_Paths(listing))
     images = len(listing.images)
     return Listing(
         Images(itertools.compress(listing.images, choice.taken[:images])),
-        tuple(itertools.compress(listing.unusable, choice.taken[images:])),
+        (*itertools.compress(listing.unusable, choice.taken[images:]), *choice.missing),
         (*listing.notes, choice.note),
     )
 

@@ -180,6 +180,25 @@ def test_lists_hold_names_or_paths_with_suffix_or_without(tmp_path: Path, conten
     assert chosen(tmp_path / "set/images", choice) == ["a.b.jpg", "x.jpg"] and not choice.missing
 
 
+@pytest.mark.parametrize("again", ["./images/a.jpg", "images\\a.jpg", "images/a", "a.jpg", "a", "{set}/images/a.jpg"])
+def test_an_image_that_a_list_names_in_two_ways_is_one_image(tmp_path: Path, again: str) -> None:
+    touch(tmp_path / "set", "images/a.jpg", "images/b.jpg")
+    (tmp_path / "list.txt").write_text(f"images/a.jpg\nimages/b.jpg\n{again.format(set=tmp_path / 'set')}\n")
+    choice = choose(selection.load("", "", str(tmp_path / "list.txt")), files(tmp_path / "set"))
+    assert chosen(tmp_path / "set", choice) == ["images/a.jpg", "images/b.jpg"]
+    assert choice.missing == () and "2 of 2 files" in choice.note
+    assert ("1 of its 3 entries name an image again" in choice.note) == (
+        again not in ("./images/a.jpg", "images\\a.jpg")
+    )
+
+
+def test_a_record_without_a_file_is_missing_although_a_longer_name_ends_like_its_own(tmp_path: Path) -> None:
+    touch(tmp_path / "set", "val/a.jpg", "b.jpg")
+    some = selection.load(records(tmp_path, {"a": "a.jpg", "val/a": "val/a.jpg", "b": "b.jpg"}), "", "")
+    choice = choose(some, files(tmp_path / "set"))
+    assert chosen(tmp_path / "set", choice) == ["b.jpg", "val/a.jpg"] and [name for name, _ in choice.missing] == ["a"]
+
+
 def test_a_list_with_a_column_split_is_selected_by_it(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("image,label,split\na.jpg,a.png,train\nb.jpg,b.png,validation\n")
     paths = [str(tmp_path / name) for name in ("a.jpg", "b.jpg")]

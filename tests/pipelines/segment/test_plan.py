@@ -66,7 +66,8 @@ def test_a_selection_takes_images_with_a_place_and_without(tmp_path: Path) -> No
     assert selected(whole, None) is whole
     (tmp_path / "list.txt").write_text("0001\nx\ngone\n")
     some = selected(whole, load_selection("", "", str(tmp_path / "list.txt")))
-    assert ([*some.images], some.unusable) == ([*whole.images][1:2], whole.unusable[:1])
+    reason = f"named by list {tmp_path / 'list.txt'}, but there is no file of that name"
+    assert ([*some.images], some.unusable) == ([*whole.images][1:2], (*whole.unusable[:1], ("gone", reason)))
     assert some.notes[0] == "note" and some.notes[1].startswith("selection: 2 of 5 files")
     assert "1 of its 3 images have no file, such as gone" in some.notes[1]
 

@@ -142,12 +142,21 @@ def is_ours(folder: str) -> bool:
 
 
 def unfinished(folders: Iterable[str], notes: Iterable[dict[str, Any]]) -> list[str]:
-    """Warnings about folders of masks that `deeplab segment` has not finished."""
-    return [
-        f"warning: {folder} is unfinished, according to its segment.json; run `deeplab segment` again to finish it"
-        for folder, note in zip(folders, notes, strict=True)
-        if note.get("status") in ("running", "incomplete")
-    ]
+    """Warnings about folders of masks that `deeplab segment` has not finished, or in which it last wrote no mask."""
+    doubts = []
+    for folder, note in zip(folders, notes, strict=True):
+        if note.get("status") in ("running", "incomplete"):
+            doubts.append(
+                f"warning: {folder} is unfinished, according to its segment.json; run `deeplab segment` again to "
+                "finish it"
+            )
+        options = note.get("options")
+        if isinstance(options, dict) and options.get("masks") is False:
+            doubts.append(
+                f"warning: the last `deeplab segment` into {folder} wrote no masks (--no-masks): those there are "
+                "older, and their images may have changed since; run it again without the flag"
+            )
+    return doubts
 
 
 def self_comparisons(options: Options) -> list[str]:

@@ -24,6 +24,7 @@ from pipelines.segment.previous import (
     chunk_size_of,
     left_behind,
     may_lack_stamps,
+    outdated,
     previous_report,
     still_there,
 )
@@ -62,7 +63,7 @@ def run(options: Options, flags: list[str]) -> int:
     print(f"segment: {images} in {options.input} with {options.model} -> {options.output}", flush=True)
     if not segment(job, plan, started(job, card, plan), beam):
         return 0
-    return finish(options, plan, job.fingerprint)
+    return finish(options, plan, job.fingerprint, is_again=bool(previous) and not is_other)
 
 
 def prepare(options: Options, cores: int) -> tuple[SegmentJob, ModelCard]:
@@ -148,8 +149,11 @@ def segment(job: SegmentJob, plan: Plan, report: dict[str, Any], beam: Any) -> b
         segmenter.release()
 
 
-def finish(options: Options, plan: Plan, fingerprint: str) -> int:
+def finish(options: Options, plan: Plan, fingerprint: str, is_again: bool = False) -> int:
     """Checks and prints the accounts of the results that the job has published; returns the exit status.
+
+    Args:
+      is_again: whether an earlier run with the same model and options has left files.
 
     Raises:
       UnbalancedError: images of the plan are neither written, skipped nor rejected.
@@ -159,6 +163,8 @@ def finish(options: Options, plan: Plan, fingerprint: str) -> int:
     planning.sweep(options.output, plan)
     print(accounts.report(storage.join(options.output, REJECTS_FILE)))
     if warning := still_there(options.output, {*accounts.rejects} - {*plan.rejects}):
+        print(warning)
+    for warning in outdated(options, accounts.outputs["written"]) if is_again else ():
         print(warning)
     if table := tally.table(report):
         print(table)

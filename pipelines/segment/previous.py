@@ -76,24 +76,49 @@ def _has_results(folder: str) -> bool:
 
 
 def left_behind(options: Options, fingerprint: str) -> Iterator[str]:
-    """Warnings about overlays and confidence maps of an earlier run that do not show the masks of this one.
+    """Warnings about masks, overlays and confidence maps of another model or other options, from an earlier run.
 
     Args:
       options: the options of this run, by which it does not make them again.
       fingerprint: the fingerprint of its model and options.
     """
-    for kind, (below, _) in PLACES.items():
-        folder = storage.join(options.output, kind)
-        if not below or getattr(options, kind) or not storage.is_dir(folder):
+    for kind, folder, made_by in _not_made(options):
+        if made_by not in ("", fingerprint):
+            yield (
+                f"warning: {folder} is of an earlier run with another model or other options; give --{kind} to "
+                "make it again, or remove it"
+            )
+
+
+def outdated(options: Options, written: int) -> Iterator[str]:
+    """Warnings about files of an earlier run that may be of earlier contents of the images.
+
+    Args:
+      options: the options of this run, by which it has not made them again.
+      written: number of images that it has segmented.
+    """
+    for kind, folder, _ in _not_made(options) if written else ():
+        yield (
+            f"warning: {kind} in {folder} are of an earlier run, and those of the {written:,} images written now, if "
+            f"there are any, of what these were before; give --{kind} to make them again, or remove them"
+        )
+
+
+def _not_made(options: Options) -> Iterator[tuple[str, str, str]]:
+    """(kind, folder, fingerprint of the first file) of what this run does not make and an earlier one has left."""
+    for kind, (below, suffix) in PLACES.items():
+        folder = storage.join(options.output, *below.split("/")[:1] if below else ())
+        if getattr(options, kind) or not storage.is_dir(folder):
             continue
         with contextlib.suppress(OSError):
-            file = next(iter(storage.walk(folder)), None)
-            stamp = read_stamp(storage.read(file.path)) if file else None
-            if stamp and stamp.fingerprint not in ("", fingerprint):
-                yield (
-                    f"warning: {folder} is of an earlier run with another model or other options; give --{kind} to "
-                    "make it again, or remove it"
-                )
+            names = (file for file in storage.walk(folder) if below or _is_mask(file.relative, suffix))
+            file = next(names, None)
+            if stamp := read_stamp(storage.read(file.path)) if file else None:
+                yield kind, folder, stamp.fingerprint
+
+
+def _is_mask(relative: str, suffix: str) -> bool:
+    return relative.endswith(suffix) and not relative.startswith(tuple(below for below, _ in PLACES.values() if below))
 
 
 def still_there(folder: str, rejects: Collection[Reject]) -> str:

@@ -119,6 +119,12 @@ def test_masks_that_segment_has_not_finished_are_said(root: Path, status: str, c
     assert f"warning: {root / 'masks'} is unfinished" in capsys.readouterr().out
 
 
+def test_masks_that_the_last_segment_did_not_write_are_said(root: Path, capsys: pytest.CaptureFixture) -> None:
+    (root / "masks/segment.json").write_text(json.dumps({"status": "done", "options": {"masks": False}}))
+    assert evaluate(root) == 0
+    assert "wrote no masks (--no-masks): those there are older" in capsys.readouterr().out
+
+
 def test_what_killed_runs_left_is_removed_and_nothing_of_others(root: Path) -> None:
     ours = [f".{name}.0123abcd.tmp" for name in ("report.html", "evaluation.json", "rejects.jsonl")]
     ours += [f".{file}.0123abcd.tmp" for file in (".plan-0123456789abcdef.jsonl", ".tally-0123456789abcdef.npz")]

@@ -16,6 +16,7 @@ from pipelines.segment.previous import (
     chunk_size_of,
     left_behind,
     may_lack_stamps,
+    outdated,
     previous_report,
 )
 from tests.drawn.segmenting import PALETTE, listing, options
@@ -72,6 +73,28 @@ def test_overlays_of_another_model_that_are_not_made_again_are_warned_of(tmp_pat
         assert list(left_behind(options(tmp_path, **{kind: True}), "f")) == []
         path.write_bytes(b"of another program")
         assert list(left_behind(options(tmp_path), "f")) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "more"),
+    [
+        ("masks", "deep/a.png", {"masks": False, "overlays": True}),
+        ("overlays", "a.jpg", {}),
+        ("confidence", "a.png", {}),
+    ],
+)
+def test_files_that_are_not_made_again_are_warned_of_where_images_are(
+    kind: str, name: str, more, tmp_path: Path
+) -> None:
+    folder = tmp_path if kind == "masks" else tmp_path / kind
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    stamp = stamp_jpeg if name.endswith("jpg") else stamp_png
+    (folder / name).write_bytes(stamp(images.encode(name[-4:], np.zeros((2, 2), np.uint8), []), Stamp("f", "i")))
+    (warning,) = outdated(options(tmp_path, **more), 3)
+    assert warning.startswith(f"warning: {kind} in {folder} are of an earlier run, and those of the 3 images")
+    assert f"give --{kind} to make them again" in warning
+    assert list(outdated(options(tmp_path, **more), 0)) == []
+    assert list(outdated(options(tmp_path, overlays=True, confidence=True), 3)) == []
 
 
 @pytest.mark.parametrize("name", ["rejects.jsonl", "segment.json"])

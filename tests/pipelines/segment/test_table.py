@@ -238,6 +238,18 @@ def test_without_masks_another_image_of_equal_size_and_time_is_seen(model, tmp_p
     assert after["a"]["identity"] != before["a"]["identity"] and after["b"] == before["b"]
 
 
+def test_masks_and_overlays_that_a_rerun_does_not_make_again_are_warned_of(model, tmp_path, capsys):
+    save(tmp_path / "in/a.png", draw(24, 32, 0))
+    run = ("--input", tmp_path / "in", "--model", model, "--output", tmp_path / "out")
+    assert segment(*run, "--overlays") == 0
+    assert segment(*run, "--no-masks") == 0
+    assert "warning" not in capsys.readouterr().out
+    save(tmp_path / "in/a.png", draw(24, 32, 1))
+    assert segment(*run, "--no-masks") == 0
+    said = capsys.readouterr().out
+    assert said.count("warning: masks in ") == said.count("warning: overlays in ") == 1
+
+
 def test_images_that_are_rejected_or_gone_have_no_row(model, tmp_path):
     for seed, name in enumerate("abc"):
         save(tmp_path / f"in/{name}.png", draw(24, 32, seed))

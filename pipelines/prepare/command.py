@@ -17,9 +17,9 @@ from pipelines.prepare.options import Options
 from pipelines.prepare.plan import Plan, ShardPlan, plan_for, shards_to_write
 from pipelines.prepare.workarea import Area, survey
 from pipelines.runner import partners
-from pipelines.runner.flags import beam_options, check_paths, located, threads_per_process
+from pipelines.runner.flags import JobOptions, beam_options, check_paths, located, threads_per_process
 from pipelines.runner.notes import guarded
-from pipelines.runner.remote import CANCELLED, attach
+from pipelines.runner.remote import CANCELLED, FOLLOWED, attach
 from pipelines.runner.run import run as run_job
 from trainer import leases, prefetch, storage
 from trainer.accounts import REJECTS_FILE, Accounts, merged, write_rejects
@@ -34,7 +34,13 @@ def run(options: Options, flags: list[str]) -> int:
     beam = beam_options(flags, options)
     options = located(beam, options, "input", "output")  # before dataset.json records them
     source, folder = options.input, options.output
-    if attach(beam, options, folder, "prepare") == CANCELLED:
+    if options.overwrite and beam.view_as(JobOptions).no_wait:
+        raise InputError(
+            "--no_wait with --overwrite: the command that is to finish the job would write all shards again; omit "
+            "--no_wait, or give an empty --output and omit --overwrite"
+        )
+    attached = attach(beam, options, folder, "prepare")
+    if attached == CANCELLED:
         return 0
     if storage.lies_in(source, folder) and storage.lies_in(folder, source):
         raise InputError(f"--output {options.output} is the input folder; give a folder of its own")
@@ -49,7 +55,7 @@ def run(options: Options, flags: list[str]) -> int:
     area = surveyed()
     plan = plan_for(area, raw, palette, options)
     refuse_strangers(area, plan, raw, options)
-    todo = shards_to_write(area, plan, options.overwrite)
+    todo = shards_to_write(area, plan, options.overwrite and attached != FOLLOWED)
     if todo.older:
         print(
             f"{_count(todo.older, 'shard')} in {folder} are of an older version of this program, whose records may "

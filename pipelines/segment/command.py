@@ -10,7 +10,7 @@ from pipelines.crf.refine import require_engine
 from pipelines.inputs import collection
 from pipelines.inputs.selection import load as load_selection
 from pipelines.masks import segmenter
-from pipelines.runner.flags import beam_options, check_paths, cores_per_process, located
+from pipelines.runner.flags import beam_options, check_paths, cores_per_process, is_local, located
 from pipelines.runner.remote import CANCELLED, attach
 from pipelines.runner.run import run as run_job
 from pipelines.segment import plan as planning
@@ -22,6 +22,7 @@ from pipelines.segment.plan import Plan, crf_in_force, make_plan
 from pipelines.segment.previous import (
     check_output_is_ours,
     chunk_size_of,
+    is_unread,
     left_behind,
     may_lack_stamps,
     outdated,
@@ -59,11 +60,15 @@ def run(options: Options, flags: list[str]) -> int:
     is_other = bool(previous) and previous["fingerprint"] != job.fingerprint  # else it was said when they became stale
     for note in (*listing.notes, *(left_behind(options, job.fingerprint) if is_other else ())):
         print(note)
+    is_again = bool(previous) and not is_other
+    if is_unread(previous, options, job.fingerprint):
+        return finish(options, sent(plan, previous), job.fingerprint, is_again)
     images = f"{plan.total} image{'s' * (plan.total != 1)}"
     print(f"segment: {images} in {options.input} with {options.model} -> {options.output}", flush=True)
-    if not segment(job, plan, started(job, card, plan), beam):
+    report = started(job, card, plan) | ({} if is_local(beam) else {tally.UNREAD: True})
+    if not segment(job, plan, report, beam):
         return 0
-    return finish(options, plan, job.fingerprint, is_again=bool(previous) and not is_other)
+    return finish(options, plan, job.fingerprint, is_again)
 
 
 def prepare(options: Options, cores: int) -> tuple[SegmentJob, ModelCard]:
@@ -123,6 +128,14 @@ def started(job: SegmentJob, card: ModelCard, plan: Plan) -> dict[str, Any]:
     }
 
 
+def sent(plan: Plan, report: dict[str, Any]) -> Plan:
+    """The plan of the job whose results are in segment.json, with what there is to sweep today."""
+    images = report["images"]
+    if images != plan.total:
+        print(f"the job had {images:,} images; there are {plan.total:,} now: run the same command again for these")
+    return replace(plan, file=report["plan"], usable=images - len(plan.rejects))
+
+
 def segment(job: SegmentJob, plan: Plan, report: dict[str, Any], beam: Any) -> bool:
     """Runs the Beam job over the plan; False if it was not waited for.
 
@@ -170,6 +183,7 @@ def finish(options: Options, plan: Plan, fingerprint: str, is_again: bool = Fals
         print(table)
     if shares := tally.shares(report):
         print(shares)
+    tally.mark_read(options.output, report)
     if excess := accounts.excess(options.max_reject_rate):
         print(excess)
         return 1

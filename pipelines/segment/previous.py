@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,9 +14,10 @@ from pipelines.runner import progress
 from pipelines.segment import table
 from pipelines.segment.options import Options
 from pipelines.segment.plan import IN_FLIGHT, PLACES, PLAN_FILE, REPORT_FILE, SWEEPERS, Plan, place
+from pipelines.segment.tally import DONE, UNREAD
 from trainer import leases, prefetch, storage
 from trainer.accounts import REJECTS_FILE, Reject
-from trainer.options import InputError
+from trainer.options import InputError, to_json
 from trainer.terminal import printable
 
 LOOKED_UP = 10_000
@@ -63,6 +65,21 @@ def previous_report(options: Options, fingerprint: str) -> dict[str, Any] | None
             "--overwrite to write them again"
         )
     return report if is_ours else None
+
+
+def is_unread(report: dict[str, Any] | None, options: Options, fingerprint: str) -> bool:
+    """Whether a job that was sent with these options has ended since, and no command has shown its results.
+
+    Args:
+      report: the segment.json of the output.
+      options, fingerprint: as in `previous_report`.
+    """
+    return bool(
+        report
+        and report.get(UNREAD)
+        and (report.get("status"), report["fingerprint"]) == (DONE, fingerprint)
+        and report.get("options") == json.loads(json.dumps(to_json(options)))
+    )
 
 
 def _has_results(folder: str) -> bool:

@@ -23,6 +23,8 @@ from trainer.terminal import printable
 
 RUNNING, DONE, INCOMPLETE = "running", "done", "incomplete"
 """Values of the status in segment.json: before the end, after it, and after it if images are unaccounted for."""
+UNREAD = "unread"
+"""Key of segment.json, true until a command shows what a job on another engine has published."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,13 @@ def check_same_run(folder: str, plan: str, fingerprint: str) -> dict[str, Any]:
             "the same command again once it has ended"
         )
     return report
+
+
+def mark_read(folder: str, report: dict[str, Any]) -> None:
+    """Notes in segment.json, which is `report`, that its results have been shown."""
+    if report.get(UNREAD):
+        kept = {name: value for name, value in report.items() if name != UNREAD}
+        storage.write_json(storage.join(folder, REPORT_FILE), kept)
 
 
 def _outputs(counts: dict[str, Any]) -> dict[str, int]:

@@ -56,3 +56,8 @@ def test_a_list_here_that_names_files_of_this_machine_is_refused(tmp_path, bucke
         flags = [f"--input={tmp_path}/set.csv", f"--output={bucket}/out", *FLAGS, service.endpoint]
         assert cli.main(["prepare", *flags]) == 2
     assert f"--input {tmp_path}/a.png is a local path" in capsys.readouterr().err
+
+
+def test_a_job_that_would_overwrite_what_it_has_written_is_not_sent_without_waiting(capsys):
+    assert cli.main([*arguments("prepare", "--output", "gs://b/o"), *CLOUD, "--no_wait", "--overwrite"]) == 2
+    assert "--no_wait with --overwrite: the command that is to finish the job would" in capsys.readouterr().err

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from pipelines.prepare import plan, shards
+from pipelines.prepare import command, plan, shards
+from pipelines.runner.remote import FOLLOWED
 from tests.drawn.places import ROOT
 from tests.drawn.prepared import prepare, prepare_here, read_records, shard_bytes
 from tests.drawn.rawset import write_pair, write_rawset
@@ -170,3 +171,13 @@ def test_the_cure_of_a_damaged_dataset_json_is_right(damage, source, tmp_path, c
     path.unlink()
     assert prepare_here(source, tmp_path) == 0
     assert path.read_bytes() == before and {shard: shard.stat().st_mtime_ns for shard in times} == times
+
+
+def test_shards_of_a_job_that_was_followed_are_not_overwritten_again(tmp_path, monkeypatch, capsys):
+    raw = write_rawset(tmp_path / "raw", {"train": 5, "val": 2})
+    run = lambda: prepare_here(raw, tmp_path / "records", "--shards", "2", "--overwrite")
+    assert run() == 0
+    monkeypatch.setattr(command, "attach", lambda *_: FOLLOWED)
+    monkeypatch.setattr(command, "run_job", None)
+    assert run() == 0
+    assert "shards are finished already and kept" in capsys.readouterr().out

@@ -10,12 +10,12 @@ import shutil
 import pytest
 
 from pipelines.masks.segmenter import Segmented
-from pipelines.segment import job
+from pipelines.segment import command, job
 from pipelines.segment import plan as planning
 from pipelines.segment.job import SegmentChunk
 from pipelines.segment.mask import SegmentJob
 from pipelines.segment.table import Row
-from tests.drawn.segmenting import SIZES, outcomes_of, read_mask, report_of, segment
+from tests.drawn.segmenting import SIZES, draw, outcomes_of, read_mask, report_of, save, segment
 from trainer import storage
 from trainer.accounts import UnbalancedError
 from trainer.options import InputError
@@ -222,3 +222,29 @@ def test_a_job_that_publishes_nothing_is_an_error(model, photos, tmp_path, monke
     monkeypatch.setattr(job, "publish", lambda *arguments: None)
     with pytest.raises(UnbalancedError, match=r"6 images != 0 written \+ 0 skipped \+ 0 rejected; 6 lost"):
         segment(*run)
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+def test_a_job_that_was_sent_and_has_ended_is_finished_and_not_sent_again(
+    model, tmp_path, monkeypatch, capsys, overwrite
+):
+    """As behind --no_wait, or where the command that sent it was killed."""
+    for seed, name in enumerate("ab"):
+        save(tmp_path / f"in/{name}.png", draw(24, 32, seed))
+    run = ("--input", tmp_path / "in", "--model", model, "--output", tmp_path / "out", *overwrite)
+    send = command.run_job
+    monkeypatch.setattr(command, "is_local", lambda beam: False)
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "run_job", lambda *some, **named: send(*some, **named) and False)
+        assert segment(*run) == 0
+    assert report_of(tmp_path / "out")["unread"] and "written" not in capsys.readouterr().out
+    save(tmp_path / "in/c.png", draw(24, 32, 3))
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "run_job", None)
+        assert segment(*run) == 0
+    said = capsys.readouterr().out
+    assert "2 images = 2 written + 0 skipped + 0 rejected" in said and "area %" in said
+    assert "the job had 2 images; there are 3 now: run the same command again" in said
+    assert "unread" not in report_of(tmp_path / "out")
+    assert segment(*run) == 0
+    assert outcomes_of(tmp_path / "out") == ((3, 0, 0) if overwrite else (1, 2, 0))

@@ -18,6 +18,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from pipelines import __version__
+from pipelines.runner import accelerators
 from trainer.options import InputError
 
 IMAGE_PYTHON = (3, 11)
@@ -27,21 +28,18 @@ IMAGE_BEAM = "2.77.0"
 
 MACHINE = "n2-standard-4"
 """Decoding, the CRF and the network on a CPU scale with the number of cores, and use less than 4 GB per core."""
-GPU_MACHINES = {
-    "nvidia-l4": "g2-standard-8",
-    "nvidia-tesla-a100": "a2-highgpu-1g",
-    "nvidia-a100-80gb": "a2-ultragpu-1g",
-}
-"""Machine types that include a GPU; other GPUs are attached to GPU_MACHINE."""
-GPU_MACHINE = "n1-standard-8"
+GPU_CORES = 8
+"""The least cores of the machine that is chosen for GPUs: they decode the images for them."""
 THREADS = 8
-"""Threads of a worker if the name of its machine type does not include the number of cores."""
+"""Threads of a worker if the name of its machine type does not say how many cores it has."""
 DISK_GB = 50
 """The unpacked image takes about 5 GB, and shards buffered before their upload 128 MB per thread."""
 ONE_PROCESS, PROCESSES = "no_use_multiple_sdk_containers", "use_multiple_sdk_containers"
 """Dataflow's experiments for processes. By default it starts one per core, each of which would load the network."""
 
-ACCELERATOR = re.compile(r"type:(?P<kind>[\w-]+);count:\d+(;install-nvidia-driver(:[\w.-]+)?)?(;[\w:.;-]+)?")
+ACCELERATOR = re.compile(
+    r"type:(?P<kind>[\w-]+);count:(?P<number>\d+)(;install-nvidia-driver(:[\w.-]+)?)?(;[\w:.;-]+)?"
+)
 WHEEL = re.compile(r"deeplab_pipelines-(?P<version>[^-]+)(-\d[^-]*)?-cp3(?P<minor>\d+)-\w+-(?P<platform>[\w.]+)\.whl")
 
 
@@ -101,7 +99,7 @@ def suit(options: PipelineOptions, accelerator: str | None) -> None:
     """Sets the machine type, disk, threads and processes of Dataflow's workers where the user did not."""
     worker, debug = options.view_as(WorkerOptions), options.view_as(DebugOptions)
     cloud = options.view_as(GoogleCloudOptions)
-    kind = ""
+    machine = MACHINE
     if accelerator:
         services = list(cloud.dataflow_service_options or ())
         if any(service.startswith("worker_accelerator") for service in services):
@@ -115,17 +113,47 @@ def suit(options: PipelineOptions, accelerator: str | None) -> None:
                 f"--worker_accelerator {accelerator}: expected a GPU's name, such as nvidia-tesla-t4, or "
                 "'type:NAME;count:N;install-nvidia-driver'"
             )
-        kind = request["kind"]
+        machine = machine_for(request["kind"], int(request["number"]), accelerator, worker.machine_type)
         cloud.dataflow_service_options = [*services, f"worker_accelerator={whole}"]
-    if not worker.machine_type:
-        worker.machine_type = GPU_MACHINES.get(kind, GPU_MACHINE) if kind else MACHINE
+    worker.machine_type = worker.machine_type or machine
     if not worker.disk_size_gb:
         worker.disk_size_gb = DISK_GB
     if not debug.number_of_worker_harness_threads:
-        known = re.search(r"-(\d+)(?:-\d+)?$", worker.machine_type)
-        debug.number_of_worker_harness_threads = int(known.group(1)) if known else THREADS
+        debug.number_of_worker_harness_threads = accelerators.cores(worker.machine_type) or THREADS
     if not {ONE_PROCESS, PROCESSES} & {*(debug.experiments or ())}:
         debug.add_experiment(ONE_PROCESS)
+
+
+def machine_for(kind: str, number: int, accelerator: str, given: str | None) -> str:
+    """The machine type for `number` GPUs of that kind: that which the user gave, or the smallest that suits.
+
+    Args:
+      accelerator: the value of --worker_accelerator, for messages.
+      given: the value of --machine_type.
+
+    Raises:
+      InputError: there are no such GPUs, or not so many in a machine.
+    """
+    others = "(for others give --machine_type and --dataflow_service_options=worker_accelerator=...)"
+    if kind not in accelerators.REGIONS:
+        raise InputError(
+            f"--worker_accelerator {accelerator}: {kind} is not in the table of {accelerators.AS_OF}; expected one of "
+            f"{', '.join(accelerators.REGIONS)} {others}"
+        )
+    machine = accelerators.machine_with(kind, number, GPU_CORES)
+    if not machine:
+        numbers = accelerators.numbers(kind)
+        raise InputError(
+            f"--worker_accelerator {accelerator}: no machine type has {number} of {kind}; expected "
+            f"{', '.join(map(str, numbers))}, as in 'type:{kind};count:{numbers[0]};install-nvidia-driver' {others}"
+        )
+    has, as_many = accelerators.of_machine(given or "")
+    if has and (has, as_many) != (kind, number):
+        raise InputError(
+            f"--machine_type {given} has {as_many} of {has}, and --worker_accelerator asks for {number} of {kind}; "
+            f"give {machine}, or omit --machine_type"
+        )
+    return given or machine
 
 
 def check_cluster(options: PipelineOptions) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from pipelines import __version__
 from pipelines.crf import tuning
-from pipelines.submit import accelerators
+from pipelines.runner import accelerators
 from pipelines.submit.options import JobOptions, Kubernetes, Vertex
 from pipelines.submit.plan import BEAM_FLAGS, LONGEST_NAME, Job, environment, own_flags, read_command
 from trainer import leases, storage

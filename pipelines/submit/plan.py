@@ -10,7 +10,7 @@ import re
 import secrets
 
 from pipelines import cli
-from pipelines.submit import accelerators
+from pipelines.runner import accelerators
 from pipelines.submit.options import COMMANDS, JobOptions
 from trainer import storage
 from trainer.options import CheckedOptions, InputError

@@ -48,6 +48,25 @@ def refusal(*flags: str) -> str:
             [*CLOUD, "--worker_accelerator", "nvidia-l4", "--dataflow_service_options=worker_accelerator=type:x"],
             "both",
         ),
+        ([*CLOUD, "--worker_accelerator", "L4"], "--worker_accelerator L4: L4 is not in the table of 2026; expected"),
+        ([*CLOUD, "--worker_accelerator", "nvidia-l5"], "one of nvidia-tesla-t4, nvidia-tesla-v100, nvidia-l4,"),
+        (
+            [*CLOUD, "--worker_accelerator", "type:nvidia-l4;count:3"],
+            "no machine type has 3 of nvidia-l4; expected 1,",
+        ),
+        (
+            [*CLOUD, "--worker_accelerator", "type:nvidia-l4;count:0"],
+            "no machine type has 0 of nvidia-l4; expected 1,",
+        ),
+        (
+            [*CLOUD, "--worker_accelerator", "nvidia-b200"],
+            "has 1 of nvidia-b200; expected 8, as in 'type:nvidia-b200;c",
+        ),
+        (
+            [*CLOUD, "--worker_accelerator", "type:nvidia-l4;count:2", "--machine_type", "g2-standard-8"],
+            "--machine_type g2-standard-8 has 1 of nvidia-l4, and --worker_accelerator asks for 2 of nvidia-l4; give "
+            "g2-standard-24",
+        ),
     ],
 )
 def test_a_dataflow_job_says_what_it_lacks(flags, said):
@@ -76,22 +95,51 @@ def test_what_the_user_says_of_workers_on_dataflow_stands():
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "service", "machine"),
+    ("accelerator", "machine", "cores"),
     [
-        ("nvidia-tesla-t4", "type:nvidia-tesla-t4;count:1;install-nvidia-driver", "n1-standard-8"),
-        ("nvidia-l4", "type:nvidia-l4;count:1;install-nvidia-driver", "g2-standard-8"),
-        ("type:nvidia-l4;count:2", "type:nvidia-l4;count:2", "g2-standard-8"),
-        (
-            "type:nvidia-tesla-a100;count:1;install-nvidia-driver:5xx",
-            "type:nvidia-tesla-a100;count:1;install-nvidia-driver:5xx",
-            "a2-highgpu-1g",
-        ),
+        ("nvidia-tesla-t4", "n1-standard-8", 8),
+        ("type:nvidia-tesla-v100;count:8", "n1-standard-8", 8),
+        ("nvidia-l4", "g2-standard-8", 8),
+        ("type:nvidia-l4;count:2;install-nvidia-driver", "g2-standard-24", 24),
+        ("type:nvidia-l4;count:8", "g2-standard-96", 96),
+        ("type:nvidia-tesla-a100;count:1;install-nvidia-driver:5xx", "a2-highgpu-1g", 12),
+        ("type:nvidia-tesla-a100;count:4", "a2-highgpu-4g", 48),
+        ("type:nvidia-tesla-a100;count:16", "a2-megagpu-16g", 96),
+        ("type:nvidia-a100-80gb;count:2", "a2-ultragpu-2g", 24),
+        ("nvidia-h100-80gb", "a3-highgpu-1g", 26),
+        ("type:nvidia-h200-141gb;count:8", "a3-ultragpu-8g", 224),
+        ("type:nvidia-rtx-pro-6000;count:2", "g4-standard-96", 96),
     ],
 )
-def test_a_gpu_becomes_the_services_option_and_has_its_machine(accelerator, service, machine):
+def test_a_gpu_becomes_the_services_option_and_has_its_machine(accelerator, machine, cores):
     options = beam_options([*CLOUD, "--worker_accelerator", accelerator, "--dataflow_service_options=x=1"])
     services = options.view_as(GoogleCloudOptions).dataflow_service_options
-    assert services == ["x=1", f"worker_accelerator={service}"]
+    whole = accelerator if ":" in accelerator else f"type:{accelerator};count:1;install-nvidia-driver"
+    assert services == ["x=1", f"worker_accelerator={whole}"]
+    assert options.view_as(WorkerOptions).machine_type == machine
+    assert options.view_as(DebugOptions).number_of_worker_harness_threads == cores
+
+
+@pytest.mark.parametrize(
+    ("machine", "cores"),
+    [
+        ("n2-custom-6-20480-ext", 6),
+        ("custom-10-20480", 10),
+        ("c3-standard-22-lssd", 22),
+        ("a3-highgpu-8g", 208),
+        ("zones/europe-west1-b/machineTypes/n1-standard-2", 2),
+        ("e2-custom-small-4096", needs.THREADS),
+        ("f1-micro", needs.THREADS),
+    ],
+)
+def test_a_worker_has_as_many_threads_as_its_machine_has_cores(machine, cores):
+    options = beam_options([*CLOUD, "--machine_type", machine])
+    assert options.view_as(DebugOptions).number_of_worker_harness_threads == cores
+
+
+@pytest.mark.parametrize("machine", ["n1-highmem-2", "custom-10-20480", "g9-standard-8"])
+def test_a_gpu_may_be_attached_to_a_machine_that_has_none(machine):
+    options = beam_options([*CLOUD, "--worker_accelerator", "nvidia-tesla-t4", "--machine_type", machine])
     assert options.view_as(WorkerOptions).machine_type == machine
 
 

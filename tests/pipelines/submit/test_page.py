@@ -12,7 +12,8 @@ import sys
 import pytest
 
 from pipelines import cli
-from pipelines.submit import accelerators, kubernetes
+from pipelines.runner import accelerators
+from pipelines.submit import kubernetes
 from tests.drawn.places import ROOT
 from tests.drawn.submitting import submit
 

@@ -1,5 +1,7 @@
 """GPUs of Google Cloud: how many of them each machine type takes, and in which regions Vertex AI has them.
 
+Jobs on Vertex AI, on GKE and on Dataflow are checked against the same table.
+
 Source: the pages "Configure compute resources" and "Locations" of Google Cloud's documentation of Vertex AI's training
 (now Gemini Enterprise Agent Platform), docs.cloud.google.com/gemini-enterprise-agent-platform/machine-learning/
 training/configure-compute and general/locations, as of 2026. P100, whose support ended in September 2026, P4, and
@@ -7,6 +9,8 @@ GB200, whose machines have Arm processors, are left out.
 """
 
 from __future__ import annotations
+
+import re
 
 AS_OF = "2026"
 
@@ -40,6 +44,14 @@ MACHINES: dict[str, dict[str, tuple[int, ...]]] = {
     "a4-highgpu-8g": {B200: (8,)},
 }
 """Machine type -> the GPUs it takes, and how many of them."""
+
+CORES_PER_GPU = {
+    **{"a2-highgpu": 12, "a2-megagpu": 6, "a2-ultragpu": 12},
+    **{"a3-highgpu": 26, "a3-megagpu": 26, "a3-ultragpu": 28, "a4-highgpu": 28},
+}
+"""The families whose machine types are named by the number of their GPUs, a2-highgpu-1g -> cores for each of these."""
+CORES = re.compile(r"(?:[a-z]\w*-)?(?:(?!micro|small|medium)[a-z]+-)*(\d+)(?:-.*)?")
+"""Machine types whose names have the number of cores: n1-standard-8, n2-custom-6-20480-ext, c3-standard-22-lssd."""
 
 REGIONS: dict[str, str] = {
     T4: "asia-east1 asia-east2 asia-northeast1 asia-northeast3 asia-south1 asia-southeast1 asia-southeast2 "
@@ -78,6 +90,27 @@ def of_machine(machine_type: str) -> tuple[str, int]:
     """The GPUs, name and number, that every machine of a type has; ("", 0) if that varies."""
     choices = [(name, number) for name, numbers in MACHINES.get(machine_type, {}).items() for number in numbers]
     return choices[0] if len(choices) == 1 else ("", 0)
+
+
+def cores(machine_type: str) -> int:
+    """The number of cores of a machine type; 0 if its name does not say."""
+    named = machine_type.rpartition("/")[2]  # of an address
+    family, _, gpus = named.rpartition("-")
+    if family in CORES_PER_GPU and re.fullmatch(r"\d+g", gpus):
+        return CORES_PER_GPU[family] * int(gpus[:-1])
+    known = CORES.fullmatch(named)
+    return int(known[1]) if known else 0
+
+
+def machine_with(name: str, number: int, least: int) -> str:
+    """The smallest machine type, of at least that many cores, which takes `number` GPUs called `name`; "" for none."""
+    takers = [machine for machine, gpus in MACHINES.items() if number in gpus.get(name, ())]
+    return min((machine for machine in takers if cores(machine) >= least), key=cores, default="")
+
+
+def numbers(name: str) -> list[int]:
+    """How many GPUs called `name` a machine may have."""
+    return sorted({number for gpus in MACHINES.values() for number in gpus.get(name, ())})
 
 
 def unknown(machine_type: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.submit import accelerators
+from pipelines.runner import accelerators
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from trainer.formats.cards import CARD
 from trainer.formats.dataset import check_shards, load_dataset
 from trainer.formats.exports import SAVED_MODEL
 from trainer.options import CheckedOptions, InputError
+from trainer.parser import did_you_mean, flags_of
 from trainer.startup import quiet_startup
 from trainer.weights.catalog import CATALOG, IMAGENET
 
@@ -188,14 +189,27 @@ def _together(job: Job) -> Iterator[str]:
 
 
 def _beam(job: Job, flags: list[str]) -> Iterator[str]:
-    given = re.findall(r"(--[^\s=]+)[\s=]?(?!--)(\S*)", " ".join(flags))
-    if unfit := [name for name, _ in given if name not in BEAM_FLAGS]:
+    """Words that are neither flags of Beam's for one machine nor their values, and values that these do not take."""
+    words, given, unfit = [*flags], [], []
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        next_flag = "--" if name in BEAM_FLAGS else "-"
+        if name.startswith("-") and not equals and words and not words[0].startswith(next_flag):
+            value = words.pop(0)
+        if name in BEAM_FLAGS:
+            given.append((name, value))
+        elif not name.startswith("-"):
+            unfit.append(word)
+        else:
+            unfit.append(name + did_you_mean(name, [*BEAM_FLAGS, *flags_of(type(job.options))]))
+    if unfit:
         yield (
             f"deeplab {job.command} does not know {', '.join(unfit)}; of Beam's flags a job on one machine takes "
             f"{' and '.join(BEAM_FLAGS)}"
         )
     for name, value in given:
-        pattern, shape = BEAM_FLAGS.get(name, (".*", ""))
+        pattern, shape = BEAM_FLAGS[name]
         if not re.fullmatch(pattern, value):
             yield f"{name} {value}: expected {shape}"
 

@@ -26,6 +26,9 @@ def place(bucket, tmp_path_factory):
     return place
 
 
+VERTEX = ["--region", "europe-west4", "--machine-type", "g2-standard-8"]
+
+
 def problems(verb: str, *flags: str, command: str) -> list[str]:
     """What is wrong with a job."""
     _, options, _ = cli.read(["submit", verb, "--image", IMAGE, *flags, "--", *command.split()])
@@ -121,6 +124,23 @@ def test_valid_commands_have_no_problems(place, command):
 def test_what_is_wrong_with_the_command_is_said(place, command, said):
     found = problems("kubernetes", command=command.format(place))
     assert len(found) == 1 and said.format(place) in found[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("stray", "does not know stray; of Beam's flags"),
+        ("-x a=b", "does not know -x;"),
+        ("a=b", "does not know a=b;"),
+        ("--direct_num_workers 4 stray --direct_running_mode=in_memory other", "does not know stray, other;"),
+        ("--direct_num_workers=4 -- stray", "does not know"),
+        ("--typo 1 --crf-sxyy=3", "does not know --typo, --crf-sxyy (did you mean --crf-sxy?);"),
+    ],
+)
+def test_every_word_that_is_no_flag_and_no_value_is_refused(place, words, said):
+    command = f"segment --input {place}/photos --model {place}/model --output {place}/m {words}"
+    (sentence,) = problems("vertex", *VERTEX, command=command)
+    assert sentence.startswith(f"deeplab segment {said}")
 
 
 TRAIN = "train --records {0}/records --output {0}/new"

@@ -59,6 +59,7 @@ def problems(options: JobOptions, job: Job, flags: list[str]) -> list[str]:
         *_words(options),
         *_machines(options, job),
         *_hosts(options, job),
+        *_spot(options, job),
         *_beam(job, flags),
     ]
     if job.options is not None:
@@ -77,6 +78,11 @@ def doubts(job: Job) -> Iterator[str]:
     output = job.options.output
     if output and job.command != "tune-crf" and storage.exists(storage.join(output, leases.FILE)):
         yield f"{output} is being written by another job, or by one that was killed; this job will wait and see"
+    if flag := _anew(job):
+        yield (
+            f"with {flag}, {job.command} begins anew whenever the job is restarted; to have it resume, omit {flag} "
+            "and give an --output of its own"
+        )
     if not job.gpus:
         yield "no GPUs: neither --accelerator nor the machine type names any"
 
@@ -165,6 +171,22 @@ def _hosts(options: JobOptions, job: Job) -> Iterator[str]:
         yield "--env KERAS_BACKEND: several hosts train under jax; leave it out, or set it to jax"
     elif backend not in ("", "jax", "tensorflow"):
         yield f"--env KERAS_BACKEND={backend}: the trainer image has tensorflow and jax; give one of these"
+
+
+def _anew(job: Job) -> str:
+    """The flag with which the command, started again, does not resume; "" for none."""
+    options = job.options
+    if job.command == "train" and not options.resume:
+        return "--no-resume"
+    return "--overwrite" if job.command == "segment" and options.overwrite else ""
+
+
+def _spot(options: JobOptions, job: Job) -> Iterator[str]:
+    if options.spot and job.options is not None and (flag := _anew(job)):
+        yield (
+            f"--spot: with {flag}, {job.command} would begin anew whenever its machine is taken away; omit {flag} and "
+            "give an --output of its own, or omit --spot"
+        )
 
 
 def _batch(job: Job, backend: str) -> str:

@@ -238,6 +238,32 @@ def test_all_that_is_wrong_is_listed_and_nothing_is_sent(place, capsys):
     assert len(lines) == 7 and all(line.startswith("deeplab submit kubernetes: error: ") for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("segment --input {0}/photos --model {0}/model --output {0}/m --overwrite", "--overwrite"),
+        ("train --records {0}/records --output {0}/new --no-resume", "--no-resume"),
+    ],
+)
+def test_a_job_that_could_not_resume_is_a_warning_and_refused_where_machines_are_taken_away(
+    place, command, flag, capsys
+):
+    words = command.format(place).split()
+    assert submit("kubernetes", "--accelerator", "nvidia-l4:1", "--dry-run", command=words) == 0
+    said = (
+        f"warning: with {flag}, {words[0]} begins anew whenever the job is restarted; to have it resume, omit {flag}"
+    )
+    assert said in capsys.readouterr().err
+    assert submit("vertex", *VERTEX, "--spot", "--dry-run", command=words) == 2
+    said = f"--spot: with {flag}, {words[0]} would begin anew whenever its machine is taken away; omit {flag} and give"
+    assert said in capsys.readouterr().err
+
+
+def test_a_training_that_replaces_a_model_and_resumes_is_taken(place):
+    command = f"train --records {place}/records --output {place}/model --overwrite"
+    assert problems("vertex", *VERTEX, "--spot", command=command) == []
+
+
 def test_a_version_that_no_tag_names_is_a_warning(place, capsys):
     assert (
         submit("kubernetes", "--image", "ghcr.io/me/trainer:latest", "--dry-run", command=TRAIN.format(place).split())

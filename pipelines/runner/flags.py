@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -23,8 +24,12 @@ from trainer import storage
 from trainer.options import CheckedOptions, InputError
 from trainer.parser import did_you_mean, flags_of
 
+RUNNERS = ("DirectRunner", "PrismRunner", "FlinkRunner", "SparkRunner", "PortableRunner", "DataflowRunner")
+"""The runners that run every command, see docs/engines.md; others of Beam's break off or lose what was written."""
 LOCAL_RUNNERS = ("directrunner", "fnapirunner", "switchingdirectrunner")
 CLUSTER_RUNNERS = ("portablerunner", "flinkrunner", "sparkrunner")
+NEAR = 0.8
+"""The least similarity, from 0 to 1, of a runner that is proposed for an unknown one, see difflib."""
 REMOTE_WORKERS = 16
 """Number of workers to plan for if the service chooses it."""
 LISTS = (".csv", ".jsonl", ".txt")
@@ -60,16 +65,12 @@ def beam_options(flags: list[str], own: CheckedOptions | None = None) -> Pipelin
     """
     _refuse_unknown(flags, own)
     options = PipelineOptions(list(flags))
+    _check_runner(options)
     job = options.view_as(JobOptions)
     if job.worker_accelerator and not is_dataflow(options):
         raise InputError("--worker_accelerator is for --runner DataflowRunner")
     if is_local(options) and (job.no_wait or job.cancel):
         raise InputError(f"--{'cancel' if job.cancel else 'no_wait'} is for remote jobs; give their --runner too")
-    if runner_name(options) == "daskrunner":
-        raise InputError(
-            "--runner DaskRunner: Beam's Dask runner silently drops outputs; omit --runner to run locally, or give "
-            "FlinkRunner, SparkRunner or DataflowRunner"
-        )
     if is_local(options):
         names = {flag.split("=", 1)[0] for flag in flags}
         direct = options.view_as(DirectOptions)
@@ -79,11 +80,6 @@ def beam_options(flags: list[str], own: CheckedOptions | None = None) -> Pipelin
             raise InputError(f"--direct_num_workers must be 0 (all cores) or more, got {direct.direct_num_workers}")
         if "--direct_running_mode" not in names:
             direct.direct_running_mode = "multi_threading"
-    elif is_unknown(options):
-        known = ", ".join(StandardOptions.KNOWN_RUNNER_NAMES)
-        raise InputError(
-            f"--runner {options.view_as(StandardOptions).runner} is not a runner of Beam; expected {known}"
-        )
     elif is_dataflow(options):
         needs.check_dataflow(options, job.worker_accelerator)
     elif not shares_this_machine(options):
@@ -92,8 +88,9 @@ def beam_options(flags: list[str], own: CheckedOptions | None = None) -> Pipelin
 
 
 def runner_name(options: PipelineOptions) -> str:
-    """The runner's class name in lower case; `directrunner` when none was named."""
-    return (options.view_as(StandardOptions).runner or "DirectRunner").rsplit(".", 1)[-1].lower()
+    """The runner's class name in lower case, flinkrunner for Flink too; `directrunner` when none was named."""
+    named = (options.view_as(StandardOptions).runner or "DirectRunner").rpartition(".")[2].lower()
+    return named if named.endswith("runner") else f"{named}runner"
 
 
 def is_local(options: PipelineOptions) -> bool:
@@ -101,16 +98,9 @@ def is_local(options: PipelineOptions) -> bool:
     return runner_name(options) in LOCAL_RUNNERS
 
 
-def is_unknown(options: PipelineOptions) -> bool:
-    """Whether Beam has no runner of that name. Names with a module are left for Beam to check."""
-    given = options.view_as(StandardOptions).runner or ""
-    known = {name.lower() for name in StandardOptions.KNOWN_RUNNER_NAMES}
-    return "." not in given and not {given.lower(), f"{given.lower()}runner"} & known
-
-
 def is_dataflow(options: PipelineOptions) -> bool:
     """Whether the job runs on Google Cloud."""
-    return "dataflow" in runner_name(options)
+    return runner_name(options) == "dataflowrunner"
 
 
 def shares_this_machine(options: PipelineOptions) -> bool:
@@ -180,6 +170,29 @@ def cores_per_process(options: PipelineOptions) -> int:
     if is_local(options) and direct.direct_running_mode == "multi_processing":
         return max(1, cores() // direct.direct_num_workers)
     return 0
+
+
+def _check_runner(options: PipelineOptions) -> None:
+    """Raises InputError for a runner that cannot run the commands, or lacks the address of its job server."""
+    given, name = options.view_as(StandardOptions).runner or "", runner_name(options)
+    if name == "daskrunner":
+        raise InputError(
+            "--runner DaskRunner: Beam's Dask runner silently drops outputs; omit --runner to run locally, or give "
+            "FlinkRunner, SparkRunner or DataflowRunner"
+        )
+    known = {runner.lower(): runner for runner in RUNNERS}
+    is_beams = "." not in given or given.startswith("apache_beam.")
+    if name not in (*known, *LOCAL_RUNNERS) or not is_beams:
+        last = given.rpartition(".")[2].lower()
+        spellings = known | {short.removesuffix("runner"): runner for short, runner in known.items()}
+        near = difflib.get_close_matches(last, spellings, 1, NEAR)
+        hint = f" (did you mean {spellings[near[0]]}?)" if near else ""
+        raise InputError(f"--runner {given} is not a runner of this program{hint}; expected {', '.join(RUNNERS)}")
+    if name == "portablerunner" and not options.view_as(PortableOptions).job_endpoint:
+        raise InputError(
+            "--runner PortableRunner needs --job_endpoint HOST:PORT, of a job server; to have one started, give "
+            "FlinkRunner or PrismRunner"
+        )
 
 
 def _beam_parser() -> _BeamArgumentParser:

@@ -16,6 +16,7 @@ from pipelines.runner.flags import (
     cores_per_process,
     is_local,
     located,
+    runner_name,
     shares_this_machine,
     workers,
 )
@@ -63,6 +64,21 @@ def test_what_the_user_says_of_local_workers_stands():
         (["--direct_num_workers", "-1"], "must be 0 (all cores) or more, got -1"),
         (["--direct_running_mode", "fast"], "invalid choice: 'fast'"),
         (["--runner", "DaskRunner"], "silently drops outputs"),
+        (
+            ["--runner", "Flinky"],
+            "Flinky is not a runner of this program (did you mean FlinkRunner?); expected Direct",
+        ),
+        (["--runner", "prismruner"], "(did you mean PrismRunner?); expected DirectRunner, PrismRunner, FlinkRunner,"),
+        (["--runner", "BundleBasedDirectRunner"], "BundleBasedDirectRunner is not a runner of this program"),
+        (
+            ["--runner", "InteractiveRunner"],
+            "InteractiveRunner is not a runner of this program; expected DirectRunner",
+        ),
+        (["--runner", "TestDataflowRunner"], "TestDataflowRunner is not a runner of this program (did you mean Dataf"),
+        (["--runner", "KafkaStreamsRunner"], "KafkaStreamsRunner is not a runner of this program"),
+        (["--runner", "my.module.MyRunner"], "my.module.MyRunner is not a runner of this program; expected"),
+        (["--runner", "my.module.FlinkRunner"], "(did you mean FlinkRunner?)"),
+        (["--runner", "PortableRunner", "--environment_type", "LOOPBACK"], "needs --job_endpoint HOST:PORT, of a job"),
         (["--cancel"], "--cancel is for remote jobs; give their --runner too"),
         (["--no_wait"], "--no_wait is for remote jobs"),
         (["--worker_accelerator", "nvidia-l4"], "--worker_accelerator is for --runner DataflowRunner"),
@@ -72,6 +88,20 @@ def test_flags_that_cannot_be_used_are_named(flags, said):
     with pytest.raises(InputError) as error:
         beam_options(flags, Options(input="set", output="records"))
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("named", "name"),
+    [
+        ("direct", "directrunner"),
+        ("Prism", "prismrunner"),
+        ("FLINKRUNNER", "flinkrunner"),
+        ("apache_beam.runners.portability.flink_runner.FlinkRunner", "flinkrunner"),
+    ],
+)
+def test_a_runner_has_the_names_that_beam_gives_it(named, name):
+    options = beam_options(["--runner", named])
+    assert runner_name(options) == name and is_local(options) is (name == "directrunner")
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ FLAGS = {
     ),
     "a runner that there is not": (
         "prepare --input @/set --output @/out --runner NoRunner",
-        "--runner NoRunner is not a runner of Beam; expected",
+        "--runner NoRunner is not a runner of this program; expected",
     ),
     "Dataflow without a project": (
         "prepare --input gs://b/s --output gs://b/o --runner DataflowRunner",

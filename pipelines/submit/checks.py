@@ -40,9 +40,18 @@ MACHINE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
 ACCOUNT = re.compile(r"[^@\s]+@[^@\s]+")
 ACCOUNTS = {
     Vertex: "the address of an account of Google Cloud, such as trainer@my-project.iam.gserviceaccount.com",
-    Kubernetes: "the name of an account in the namespace, such as trainer",
+    Kubernetes: "the name of an account in the namespace, such as trainer: at most 253 lower-case letters, digits, "
+    "hyphens and dots, a letter or digit before and after each dot, first and last",
 }
-SELECTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*=[A-Za-z0-9._-]*")
+_PART = "[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+_WORD = "(?=[^/=]{1,63}(?:=|$))[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_DOMAIN = rf"(?=[^/=]{{1,253}}(?:/|$)){_PART}(?:[.]{_PART})*"
+NAMESPACE = re.compile(rf"(?=.{{1,63}}$){_PART}")
+"""A label of RFC 1123, as the documentation of Kubernetes calls it under "Object Names and IDs"."""
+SERVICE_ACCOUNT = re.compile(_DOMAIN)
+"""A subdomain of RFC 1123, as it calls that."""
+SELECTOR = re.compile(rf"(?:{_DOMAIN}/)?{_WORD}=(?:{_WORD})?")
+"""A label of a node, as in "Labels and Selectors" there."""
 
 
 def problems(options: JobOptions, job: Job, flags: list[str]) -> list[str]:
@@ -118,12 +127,16 @@ def _words(options: JobOptions) -> Iterator[str]:
             "first and no hyphen last"
         )
     patterns = {
-        "namespace": (NAME, "a name of lower-case letters, digits and hyphens"),
-        "service_account": (ACCOUNT if isinstance(options, Vertex) else NAME, ACCOUNTS[type(options)]),
+        "namespace": (NAMESPACE, "at most 63 lower-case letters, digits and hyphens, no hyphen first or last"),
+        "service_account": (ACCOUNT if isinstance(options, Vertex) else SERVICE_ACCOUNT, ACCOUNTS[type(options)]),
         "project": (PROJECT, "the ID of a project of Google Cloud, as in `gcloud projects list`"),
         "labels": (LABEL, "KEY=VALUE of lower-case letters, digits, _ and -, a letter first, each at most 63 long"),
         "env": (VARIABLE, "NAME=VALUE"),
-        "node_selector": (SELECTOR, "KEY=VALUE"),
+        "node_selector": (
+            SELECTOR,
+            "KEY=VALUE of letters, digits, ., _ and -, each at most 63 long, a letter or digit first and last; "
+            "DOMAIN/ may stand before KEY",
+        ),
         "region": (REGION, "the name of a region, such as europe-west4"),
     }
     if isinstance(options, Vertex):  # nodes of other clouds may be called anything

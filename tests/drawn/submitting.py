@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines import __version__, cli
+from pipelines.submit import checks
+from pipelines.submit.plan import plan
 from tests.drawn.records import record, write_records
 from trainer import storage
 
@@ -30,3 +32,10 @@ def submit(verb: str, *flags: str, command: list[str]) -> int:
     """Runs `deeplab submit`, with the trainer image unless `flags` name another."""
     image = [] if "--image" in flags else ["--image", IMAGE]
     return cli.main(["submit", verb, *image, *flags, "--", *command])
+
+
+def problems(verb: str, *flags: str, command: str) -> list[str]:
+    """What is wrong with a job of the trainer image, unless `flags` name another."""
+    _, options, _ = cli.read(["submit", verb, "--image", IMAGE, *flags, "--", *command.split()])
+    job, beam, unread = plan(options)
+    return unread + checks.problems(options, job, beam)

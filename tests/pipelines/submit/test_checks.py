@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines import __version__, cli
-from pipelines.submit import checks
-from pipelines.submit.plan import plan
-from tests.drawn.submitting import IMAGE, submit, upload_records
+from pipelines import __version__
+from tests.drawn.submitting import problems, submit, upload_records
 from trainer import storage
 
 
@@ -27,13 +25,6 @@ def place(bucket, tmp_path_factory):
 
 
 VERTEX = ["--region", "europe-west4", "--machine-type", "g2-standard-8"]
-
-
-def problems(verb: str, *flags: str, command: str) -> list[str]:
-    """What is wrong with a job."""
-    _, options, _ = cli.read(["submit", verb, "--image", IMAGE, *flags, "--", *command.split()])
-    job, beam, unread = plan(options)
-    return unread + checks.problems(options, job, beam)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +145,7 @@ TRAIN = "train --records {0}/records --output {0}/new"
         (["--image", "Trainer:1"], "--image Trainer:1 is not the name of an image"),
         (["--image", "ghcr.io/x:"], "--image ghcr.io/x: is not the name of an image"),
         (["--image", "host:5000/trainer:v0.1.0-cuda"], f"is of version 0.1.0, and this is {__version__}"),
-        (["--namespace", "Research"], "--namespace Research: expected a name of lower-case letters"),
+        (["--namespace", "Research"], "--namespace Research: expected at most 63 lower-case letters"),
         (
             ["--service-account", "a@b.iam"],
             "--service-account a@b.iam: expected the name of an account in the namespa",

@@ -26,6 +26,11 @@ IMAGE_PYTHON = (3, 11)
 IMAGE_BEAM = "2.77.0"
 """Apache Beam version of that image."""
 
+PYTHON_IN_NAME = re.compile(r"(?<![a-z])py(?:thon)?[-_]?3\.?([6-9]|[1-9]\d)(?!\d)")
+"""The minor version of Python in python3.11, py-3.11 and py311; py3000 and happy3.2 say nothing of it."""
+BEAM_IN_NAME = re.compile(r"(?:(?<![a-z])beam[-_]?v?|^beam_python[\d.]+_sdk:)(2\.\d+\.\d+)")
+"""The version of Beam in beam2.77.0 and in the names of Beam's own images; beam-0.28.0 may be one of this program."""
+
 MACHINE = "n2-standard-4"
 """Decoding, the CRF and the network on a CPU scale with the number of cores, and use less than 4 GB per core."""
 GPU_CORES = 8
@@ -194,7 +199,7 @@ def check_process(config: str | None) -> None:
 def check_image(flag: str, image: str) -> None:
     """Raises InputError for an image with another Python or Beam: its workers could not read the job or would hang."""
     name = image.rsplit("/", 1)[-1]
-    named = re.search(r"py(?:thon)?[-_]?3\.?(\d+)", name)
+    named = PYTHON_IN_NAME.search(name)
     python, here = (3, int(named.group(1))) if named else IMAGE_PYTHON, sys.version_info[:2]
     if python != here:
         (major, minor), (here_major, here_minor) = python, here
@@ -204,7 +209,7 @@ def check_image(flag: str, image: str) -> None:
             f"{here_major}.{here_minor}; run deeplab with Python {major}.{minor}, or build the image with this Python "
             f"and say so in its tag, as in IMAGE:python{here_major}.{here_minor}"
         )
-    tagged = re.search(r"(?:beam[-_]?v?|^beam_python[\d.]+_sdk:)(\d+\.\d+\.\d+)", name)
+    tagged = BEAM_IN_NAME.search(name)
     theirs, ours = tagged.group(1) if tagged else IMAGE_BEAM, beam.__version__
     if theirs != ours:
         known = "by its name" if tagged else "if it was built from this package's Dockerfile"

@@ -29,7 +29,12 @@ PATHS = ("DIR", "FILE", "PATH", "PATH|NAME")
 IMAGE = re.compile(
     r"(?!.*//)[a-z0-9][a-z0-9.-]*(:\d+/)?[a-z0-9._/-]*(?<!/)(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?"
 )
-VERSION = re.compile(r"v?(\d+\.\d+\.\d+)([-_.+].*)?")
+_KIND = "gpu|cpu|deeplab|trainer|release|version"
+VERSION = re.compile(
+    rf"(?:(?:{_KIND})[-_]?)*v?(\d{{1,2}}\.\d+\.\d+(?=[-_.+]|$)|\d{{1,2}}\.\d+(?=(?:[-_](?:{_KIND}))*$)).*"
+)
+"""Tags that can only mean a version of this program: 0.27.0-cuda, gpu-0.27.0, v0.27. Not cuda-12.4.1, nor a date."""
+OURS = re.compile(rf"(?<![\d.]){re.escape(__version__)}(?!\.?\d)")
 NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 LABEL = re.compile(r"[a-z]([a-z0-9_-]{0,61}[a-z0-9])?=([a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?)?")
 """Labels that both Google Cloud and Kubernetes accept."""
@@ -80,7 +85,7 @@ def problems(options: JobOptions, job: Job, flags: list[str]) -> list[str]:
 
 def doubts(job: Job) -> Iterator[str]:
     """Warnings about what may be intended."""
-    if job.image and "@" not in job.image and not VERSION.fullmatch(_tag(job.image)):
+    if job.image and "@" not in job.image and not _version(job.image):
         yield (
             f"--image {job.image}: its tag names no version; make sure that it has {__version__}, as this machine does"
         )
@@ -104,8 +109,13 @@ def _faults(look: Callable[[Job], Iterator[str]], job: Job) -> Iterator[str]:
         yield str(error)
 
 
-def _tag(image: str) -> str:
-    return image.partition("@")[0].rpartition("/")[2].partition(":")[2]
+def _version(image: str) -> str:
+    """The version that the tag of an image names, such as 0.27.0 or 0.27; "" if none."""
+    tag = image.partition("@")[0].rpartition("/")[2].partition(":")[2]
+    if OURS.search(tag):
+        return __version__
+    named = VERSION.fullmatch(tag)
+    return named[1] if named else ""
 
 
 def _image(image: str) -> Iterator[str]:
@@ -113,10 +123,10 @@ def _image(image: str) -> Iterator[str]:
         yield "--image is missing: the trainer image of the Dockerfile, pushed to a registry that the job can read"
     elif not IMAGE.fullmatch(image):
         yield f"--image {image} is not the name of an image; expected REGISTRY/PATH:TAG, in lower case and without https://"
-    elif (tag := VERSION.fullmatch(_tag(image))) and tag[1] != __version__:
+    elif (version := _version(image)) and not f"{__version__}.".startswith(f"{version}."):
         yield (
-            f"--image {image} is of version {tag[1]}, and this is {__version__}; push an image of this version, or "
-            f"run deeplab {tag[1]} here"
+            f"--image {image} is of version {version}, and this is {__version__}; push an image of this version, or "
+            f"run deeplab {version} here"
         )
 
 

@@ -208,6 +208,12 @@ def test_an_image_whose_name_says_nothing_has_the_beam_of_the_dockerfile(monkeyp
     assert f"Dockerfile the image has Apache Beam {needs.IMAGE_BEAM}, and here is 2.79.0; run `pip" in refusal(*CLOUD)
 
 
+@pytest.mark.parametrize("name", ["deeplab:beam-0.28.0", "x:happy3000", "x:happy3.2", "moonbeam2.1.0:py3", "x:py30"])
+def test_what_resembles_a_version_in_the_name_of_an_image_is_not_read(name, monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (*needs.IMAGE_PYTHON, 7))
+    beam_options([*DATAFLOW, "--sdk_container_image", f"europe-docker.pkg.dev/p/{name}"])
+
+
 def test_the_versions_of_the_dockerfile_are_known():
     dockerfile = (ROOT / "Dockerfile").read_text()
     bases = re.findall(r"^FROM \S*python:?(\d+)\.(\d+)\S*", dockerfile, re.MULTILINE)

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tests.drawn.submitting import problems
+from pipelines import __version__
+from tests.drawn.submitting import problems, submit, upload_records
+from trainer import storage
 
+MINOR = __version__.rpartition(".")[0]
+TUNE = "tune-crf --model gs://seg/names/model --records gs://seg/names/records"
 TRAIN = "train --records gs://seg/none --output gs://seg/new"
+
+
+@pytest.fixture(scope="module")
+def ready(bucket, tmp_path_factory):
+    """What TUNE reads."""
+    upload_records(tmp_path_factory.mktemp("records"), f"{bucket}/names/records")
+    storage.write(f"{bucket}/names/model/model.json", b"{}")
 
 
 def refused(flag: str, value: str, verb: str = "kubernetes") -> bool:
@@ -51,3 +64,26 @@ def test_a_name_that_kubernetes_accepts_is_taken(bucket, flag, value):
 )
 def test_a_name_that_kubernetes_would_not_accept_is_refused(bucket, flag, value):
     assert refused(flag, value)
+
+
+def said_of_image(tag: str, capsys: pytest.CaptureFixture) -> str:
+    """What is said of an image with that tag."""
+    image = f"ghcr.io/me/trainer:{tag}"
+    submit("kubernetes", "--image", image, "--dry-run", command=TUNE.split())
+    return "\n".join(line for line in capsys.readouterr().err.splitlines() if f"--image {image}" in line)
+
+
+@pytest.mark.parametrize("tag", ["0.27", "v0.27", "gpu-0.27.0", "v0.27.0-cuda", "deeplab-v0.27", "0.27-gpu", "1.0.0"])
+def test_a_tag_that_names_another_version_is_refused(tag, ready, capsys):
+    version = re.search(r"\d[\d.]*", tag)[0]
+    assert f"error: --image ghcr.io/me/trainer:{tag} is of version {version}, and this" in said_of_image(tag, capsys)
+
+
+@pytest.mark.parametrize("tag", ["{}", "v{}", "gpu-{}", "{}-cuda12.4", "cuda-12.4.1-{}", "{}_1", MINOR])
+def test_a_tag_that_names_this_version_is_taken(tag, ready, capsys):
+    assert said_of_image(tag.format(__version__), capsys) == ""
+
+
+@pytest.mark.parametrize("tag", ["latest", "cuda-12.4.1", "tf2.16.1", "2026.11.30", "20261130", "12.4-cudnn", "v1"])
+def test_a_tag_that_may_mean_anything_is_a_warning(tag, ready, capsys):
+    assert "its tag names no version" in said_of_image(tag, capsys)

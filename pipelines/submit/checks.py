@@ -16,7 +16,7 @@ from pipelines.submit.options import JobOptions, Kubernetes, Vertex
 from pipelines.submit.plan import BEAM_FLAGS, LONGEST_NAME, Job, environment, own_flags, read_command
 from trainer import leases, storage
 from trainer.files import cloud
-from trainer.formats.cards import CARD
+from trainer.formats.cards import CARD, TUNING_FILE
 from trainer.formats.dataset import check_shards, load_dataset
 from trainer.formats.exports import SAVED_MODEL
 from trainer.options import CheckedOptions, InputError
@@ -337,16 +337,27 @@ def _crf(job: Job) -> Iterator[str]:
 
 
 def _output(job: Job) -> Iterator[str]:
-    """Problems of the output: its bucket does not exist, or it is one of the inputs."""
+    """Problems of the output: its bucket does not exist, it is one of the inputs, or a file of another command."""
     output = job.options.output
     for flag, path in _paths(job.options).items() if job.command == "segment" else ():  # train checks that itself
         if flag != "--output" and storage.real(path) == storage.real(output):
             yield f"--output {output} is also {flag}; give another --output"
+    if job.command == "tune-crf":
+        yield from _tuned(output or storage.join(job.options.model, TUNING_FILE))
     if output and storage.is_remote(output):
         try:
             cloud.is_folder(output)
         except FileNotFoundError:
             yield f"--output {output}: there is no such bucket; make it with `gcloud storage buckets create`"
+
+
+def _tuned(path: str) -> Iterator[str]:
+    """The reason why `tune-crf` would not write to `path`: a file is there that it did not write, as dataset.json."""
+    if storage.is_remote(path) and storage.exists(path):
+        try:
+            tuning.Tuning.from_json(storage.read_json(path))
+        except InputError:
+            yield f"{path} was not written by `deeplab tune-crf`; move it away, or give another --output"
 
 
 def _folder(job: Job) -> Iterator[str]:

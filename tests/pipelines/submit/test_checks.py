@@ -18,6 +18,8 @@ def place(bucket, tmp_path_factory):
     storage.remove(f"{place}/cut/train-00001-of-00002.tfrecord")
     storage.write(f"{place}/cut/val-00000-of-00001.tfrecord", b"short")
     storage.write(f"{place}/model/model.json", b"{}")
+    storage.write(f"{place}/odd/model.json", b"{}")
+    storage.write(f"{place}/odd/crf.json", b"none")
     storage.write(f"{place}/served/saved_model.pb", b"")
     storage.write(f"{place}/photos/a.jpg", b"")
     storage.write(f"{place}/voc/model.ckpt.index", b"")
@@ -38,6 +40,7 @@ VERTEX = ["--region", "europe-west4", "--machine-type", "g2-standard-8"]
         "segment --input {0}/photos --model {0}/model --output {0}/masks --direct_num_workers=4",
         "segment --input {0}/photos/*.jpg --model {0}/served --output {0}/masks",
         "tune-crf --model {0}/model --records {0}/records",
+        "tune-crf --model {0}/model --records {0}/records --output {0}/new.json",
     ],
 )
 def test_valid_commands_have_no_problems(place, command):
@@ -93,6 +96,15 @@ def test_valid_commands_have_no_problems(place, command):
             "segment --input {0}/photos --model {0}/model --output {0}/photos/",
             "--output {0}/photos/ is also --input",
         ),
+        (
+            "tune-crf --model {0}/model --records {0}/records --output {0}/records/dataset.json",
+            "{0}/records/dataset.json was not written by `deeplab tune-crf`; move it away, or give another --output",
+        ),
+        (
+            "tune-crf --model {0}/model --records {0}/records --output {0}/model/model.json",
+            "{0}/model/model.json was not written by `deeplab tune-crf`",
+        ),
+        ("tune-crf --model {0}/odd --records {0}/records", "{0}/odd/crf.json was not written by `deeplab tune-crf`"),
         (
             "segment --input {0}/photos/*.tif --model {0}/model --output {0}/masks",
             "--input {0}/photos/*.tif does not exist",

@@ -145,11 +145,13 @@ def check_paths(options: PipelineOptions, flag: str, paths: Iterable[str]) -> No
     """Raises InputError if workers on Dataflow cannot see one of the paths that were given with `flag`."""
     if not is_dataflow(options):
         return
+    is_output = flag == "--output"
+    cure = "copy the files to Cloud Storage (`gcloud storage cp --recursive`) and give"
     for path in paths:
-        if not storage.is_remote(path) and not path.lower().endswith(LISTS):
+        if not storage.is_remote(path) and (is_output or not path.lower().endswith(LISTS)):
             raise InputError(
-                f"{flag} {path} is a local path, which workers on Dataflow cannot see; copy the files to "
-                "Cloud Storage (`gcloud storage cp --recursive`) and give a gs:// address"
+                f"{flag} {path} is a local path, which workers on Dataflow cannot see; "
+                f"{'give' if is_output else cure} a gs:// address"
             )
 
 

@@ -63,14 +63,20 @@ def check_dataflow(options: PipelineOptions, accelerator: str | None = None) -> 
     if not (cloud.temp_location or "").startswith("gs://"):
         raise InputError(f"--runner DataflowRunner needs --temp_location gs://BUCKET/..., got {cloud.temp_location!r}")
     image = options.view_as(WorkerOptions).sdk_container_image
-    if image:
-        check_image("--sdk_container_image", image)
-    elif setup.setup_file:
+    if setup.setup_file:
+        # Beam has the workers install it whatever their image holds.
+        cure = "omit it: the image has it installed"
+        if not image:
+            cure = (
+                "build the wheel once (`pip wheel --no-deps --wheel-dir dist .`) and give --extra_package dist/WHEEL, "
+                "or --sdk_container_image with an image that has it installed"
+            )
         raise InputError(
             f"--setup_file {setup.setup_file} has the CRF's engine compiled by every worker each time it starts; "
-            "build the wheel once (`pip wheel --no-deps --wheel-dir dist .`) and give --extra_package dist/WHEEL, or "
-            "--sdk_container_image with an image that has it installed"
+            f"{cure}"
         )
+    if image:
+        check_image("--sdk_container_image", image)
     else:
         check_wheel(setup.extra_packages or ())
     suit(options, accelerator)

@@ -73,7 +73,8 @@ def attach(
             f"--no_wait: the {runner_name(options)} job would end with this command, or could not be found again; "
             "give --job_endpoint, or --flink_master of a cluster"
         )
-    output, ours = _digest(storage.real(folder).encode(), 12), _digest(json.dumps(to_json(command)).encode(), 8)
+    values = {name: _spelt(value) for name, value in to_json(command).items()}
+    output, ours = _digest(storage.real(folder).encode(), 12), _digest(json.dumps(values).encode(), 8)
     cloud.job_name = f"{cloud.job_name or f'deeplab-{title}'}-{output}-{ours}"
     if cloud.template_location:  # a template is stored without contacting the service
         return ""
@@ -318,6 +319,13 @@ def _own_interrupt() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
     if has_come:
         raise KeyboardInterrupt
+
+
+def _spelt(value: Any) -> Any:
+    """The value of an option, with one spelling of each gs:// address; those of local paths `located` has seen to."""
+    if isinstance(value, list):
+        return [*map(_spelt, value)]
+    return storage.real(value) if isinstance(value, str) and storage.is_remote(value) else value
 
 
 def _digest(text: bytes, length: int) -> str:

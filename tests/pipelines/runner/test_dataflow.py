@@ -25,6 +25,7 @@ PAGE = "https://console.cloud.google.com/dataflow/jobs/r/2026-0?project=drawn"
 class Command(CheckedOptions):
     output: str = option("gs://seg/masks", "where to")
     overlays: bool = option(False, "more")
+    masks: tuple[str, ...] = option(("gs://seg/a",), "from where")
 
 
 @pytest.fixture
@@ -119,6 +120,13 @@ def test_a_job_of_other_options_into_the_folder_is_refused(service):
         attach(options_of(service), Command(), "gs://seg/masks/", "segment")
     with pytest.raises(InputError, match="is already working on this; omit --no_wait"):
         attach(options_of(service, "--no_wait"), Command(overlays=True), "gs://seg/masks", "segment")
+
+
+def test_a_slash_behind_a_folder_makes_no_other_job(service):
+    sent(service)
+    service.states = ["DONE"]
+    slash = Command(output="gs://seg/masks/", masks=("gs://seg/a//",))
+    assert attach(options_of(service), slash, "gs://seg/masks/", "segment") == FOLLOWED
 
 
 def test_cancel_ends_the_job_of_the_folder(service, capsys):

@@ -149,7 +149,15 @@ def test_workers_get_absolute_paths(flags, tmp_path, monkeypatch):
     [
         (Paths(input="set"), "DIR set is a local path, which workers on Dataflow cannot see"),
         (Paths(input="gs://b/set", masks=("gs://b/m", "/m")), "--masks /m is a local path"),
-        (Paths(input="gs://b/set", output="/out"), "--output /out is a local path"),
+        (
+            Paths(input="set"),
+            "copy the files to Cloud Storage (`gcloud storage cp --recursive`) and give a gs:// address",
+        ),
+        (
+            Paths(input="gs://b/set", output="out"),
+            "--output out is a local path, which workers on Dataflow cannot see; g",
+        ),
+        (Paths(input="gs://b/set", output="out.txt"), "--output out.txt is a local path"),
     ],
 )
 def test_paths_of_this_machine_are_refused_for_dataflow(paths, said):

@@ -38,7 +38,14 @@ def refusal(*flags: str) -> str:
         ([*DATAFLOW[:6], "--temp_location", "/tmp"], "needs --temp_location gs://BUCKET/..., got '/tmp'"),
         (DATAFLOW, "the workers need this package; give --sdk_container_image with an image"),
         ([*DATAFLOW, "--extra_package", "other.whl"], "the workers need this package"),
-        ([*DATAFLOW, "--setup_file", "./setup.py"], "compiled by every worker each time it starts; build the wheel"),
+        (
+            [*DATAFLOW, "--setup_file", "./setup.py"],
+            "compiled by every worker each time it starts; build the wheel",
+        ),
+        (
+            [*CLOUD, "--setup_file", "./setup.py"],
+            "by every worker each time it starts; omit it: the image has it installed",
+        ),
         ([*DATAFLOW, "--extra_package", "dist/deeplab_pipelines-1.tar.gz"], "expected a wheel"),
         ([*DATAFLOW, "--extra_package", WHEEL.replace(f"cp3{MINOR}", f"cp3{OTHER}")], f"Python 3.{MINOR}; build the"),
         ([*DATAFLOW, "--extra_package", WHEEL.replace("linux_x86_64", "macosx_14_0_arm64")], "the workers run Linux"),

@@ -30,10 +30,8 @@ IMAGE = re.compile(
     r"(?!.*//)[a-z0-9][a-z0-9.-]*(:\d+/)?[a-z0-9._/-]*(?<!/)(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?"
 )
 _KIND = "gpu|cpu|deeplab|trainer|release|version"
-VERSION = re.compile(
-    rf"(?:(?:{_KIND})[-_]?)*v?(\d{{1,2}}\.\d+\.\d+(?=[-_.+]|$)|\d{{1,2}}\.\d+(?=(?:[-_](?:{_KIND}))*$)).*"
-)
-"""Tags that can only mean a version of this program: 0.27.0-cuda, gpu-0.27.0, v0.27. Not cuda-12.4.1, nor a date."""
+VERSION = re.compile(rf"(?:(?:{_KIND})[-_]?)*v?(\d{{1,2}}\.\d+\.\d+(?=[-_.+]|$)|\d\.\d+(?=(?:[-_](?:{_KIND}))*$)).*")
+"""Tags that can only mean a version of this program: 0.27.0-cuda, gpu-0.27.0, v0.27. Not cuda-12.4.1 or 24.04."""
 OURS = re.compile(rf"(?<![\d.]){re.escape(__version__)}(?!\.?\d)")
 NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 LABEL = re.compile(r"[a-z]([a-z0-9_-]{0,61}[a-z0-9])?=([a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?)?")

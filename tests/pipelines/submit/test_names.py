@@ -84,6 +84,6 @@ def test_a_tag_that_names_this_version_is_taken(tag, ready, capsys):
     assert said_of_image(tag.format(__version__), capsys) == ""
 
 
-@pytest.mark.parametrize("tag", ["latest", "cuda-12.4.1", "tf2.16.1", "2026.11.30", "20261130", "12.4-cudnn", "v1"])
+@pytest.mark.parametrize("tag", ["latest", "cuda-12.4.1", "tf2.16.1", "2026.11.30", "24.04", "12.4-cudnn", "v1"])
 def test_a_tag_that_may_mean_anything_is_a_warning(tag, ready, capsys):
     assert "its tag names no version" in said_of_image(tag, capsys)

@@ -38,6 +38,10 @@ class SourceImage(NamedTuple):
     identity: str = ""
 
 
+UNPAIRED = 0.05
+"""Share of images up to which not each label need have an image, nor each image a label, where they lie together."""
+
+
 class Images:
     """A sequence of images that is kept on disk."""
 
@@ -84,7 +88,7 @@ def find(source: str, output: str = "") -> Listing:
 
     Raises:
       InputError: `source` is missing, cannot be read, has no images, lies in the output folder, or is a folder that
-        holds labels of a raw set beside its images, which would be segmented too.
+        holds labels of a raw set among or beside its images, which would be segmented too.
     """
     try:
         files, kind, notes = _listed(source)
@@ -101,7 +105,7 @@ def find(source: str, output: str = "") -> Listing:
         others = f"others, such as {contents.first}" if contents.first else "no files at all"
         raise InputError(f"no images in {source} ({kind}); expected {', '.join(SUFFIXES)}, found {others}")
     if kind == "folder":
-        _check_no_labels(source, contents.folders)
+        _check_no_labels(source, contents)
     unusable: list[tuple[str, str]] = []
     images = Images(itertools.starmap(SourceImage, with_mask_names(rows, contents.folders, output, unusable)))
     reason = "it lies in the output folder; choose another one for the masks"
@@ -109,9 +113,16 @@ def find(source: str, output: str = "") -> Listing:
     return Listing(images, tuple(unusable), (*notes, *contents.notes()))
 
 
-def _check_no_labels(source: str, folders: Iterable[str]) -> None:
+def _check_no_labels(source: str, contents: Contents) -> None:
     below = storage.join(source, "")
-    pair = labels_beside_images(folder[len(below) :] for folder in folders if folder.startswith(below))
+    if abs(contents.images - 2 * contents.labels) <= contents.images * UNPAIRED:
+        raise InputError(
+            f"half of the {contents.images:,} images in {source} are named like labels of the others, such as "
+            f"{contents.first_label}, and would be segmented like these; give a pattern that only images match, such "
+            f"as '{below}**/*.jpg', or '{below}**' for everything"
+        )
+    folders = (folder[len(below) :] for folder in contents.folders if folder.startswith(below))
+    pair = labels_beside_images(folders)
     if pair:
         labels, images = (storage.join(source, name) for name in pair)
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from pipelines.inputs.rows import Row
 from trainer import storage
 from trainer.formats.images import SUFFIXES
 
+LIKE_LABELS = re.compile(r"[-_. ](masks?|labels?|label(train)?ids|gt|ground_?truth|annotations?)$", re.IGNORECASE)
+"""How names of labels end that lie beside their images, without the suffix."""
+
 
 @dataclass
 class Contents:
@@ -23,6 +27,7 @@ class Contents:
     Attributes:
       images: number of images.
       folders: the folders of the images.
+      labels, first_label: number of images that are named like labels, as a_mask; the first of these by path.
       inside, inside_paths: number of files in the output folder; their paths, if they were named explicitly.
       others: number of files that are not images.
       unreadable, first_unreadable: number of those of them that cannot be read; the first of these by path.
@@ -32,6 +37,8 @@ class Contents:
 
     images: int = 0
     folders: set[str] = field(default_factory=set)
+    labels: int = 0
+    first_label: str = ""
     inside: int = 0
     inside_paths: list[str] = field(default_factory=list)
     others: int = 0
@@ -68,6 +75,9 @@ def images_among(files: Iterable[storage.File], kind: str, output: str, contents
         elif named or _is_image(file.relative, kind):
             contents.images += 1
             contents.folders.add(posixpath.dirname(file.path))
+            if LIKE_LABELS.search(posixpath.splitext(file.relative)[0]):
+                contents.labels += 1
+                contents.first_label = min(contents.first_label or file.relative, file.relative)
             yield posixpath.splitext(file.relative)[0], file.relative, file.path, file.identity
         else:
             contents.others += 1

@@ -26,6 +26,22 @@ def test_masks_are_named_by_the_path_without_suffix(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("image", "label"), [("_sat.jpg", "_mask.png"), (".jpg", "_GT.png"), (".png", "-labelIds.png")]
+)
+def test_a_folder_with_labels_among_its_images_is_refused(tmp_path, image, label):
+    touch(tmp_path, *(f"train/{name}{ending}" for name in "abc" for ending in (image, label)))
+    with pytest.raises(InputError, match=f"half of the 6 images .* such as train/a{label}, .* a pattern"):
+        find(str(tmp_path))
+    assert names(f"{tmp_path}/**/*{image}") or label.endswith("png")
+    assert len(names(f"{tmp_path}/**")) == 6
+
+
+def test_images_that_are_named_like_labels_are_images_where_there_are_no_others(tmp_path):
+    touch(tmp_path, "a_mask.jpg", "b_mask.jpg", "c_unmasked.jpg")
+    assert names(tmp_path) == ["a_mask", "b_mask", "c_unmasked"]
+
+
 def test_files_in_hidden_folders_are_no_images_unless_a_pattern_names_them(tmp_path):
     touch(tmp_path, "a.jpg", ".ipynb_checkpoints/a-checkpoint.jpg", "b/.cache/c.jpg", "d.HEIC", "e.heic", "f.dcm", "g")
     listing = find(str(tmp_path))

@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import gzip
 import os
+import posixpath
 import re
 import shutil
 import tarfile
@@ -97,27 +98,33 @@ def _unpacked(archive: str, folder: str) -> str:
     Raises:
       InputError: a damaged archive, or one without a checkpoint, with several, or with one that is too large.
     """
-    prefixes, size = set(), 0
+    prefixes, size = {}, 0
     try:
         with storage.reader(archive) as file, tarfile.open(fileobj=file, mode="r|gz") as members:
             for member in members:
-                name = os.path.basename(member.name)
+                inner, name = posixpath.split(posixpath.normpath(member.name))
                 part = CHECKPOINT_PART.fullmatch(name)
-                if not part or not member.isfile():
+                # macOS puts the attributes of FILE beside it, into ._FILE.
+                if not part or not member.isfile() or name.startswith("._"):
                     continue
                 size += member.size
                 if size > MAX_CHECKPOINT:
                     raise InputError(f"{archive}: its checkpoint takes over {MAX_CHECKPOINT:,} bytes; unpack it first")
-                prefixes.add(os.path.join(folder, part["prefix"]))
+                prefixes[posixpath.join(inner, part["prefix"])] = os.path.join(folder, part["prefix"])
                 with storage.writer(os.path.join(folder, name)) as target:
                     shutil.copyfileobj(members.extractfile(member), target)
     except FileNotFoundError:
         raise InputError(f"{archive} not found; expected a .tar.gz with a TensorFlow checkpoint") from None
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{archive} cannot be unpacked ({error}); {again(archive)}") from None
-    if len(prefixes) != 1:
-        raise InputError(f"{archive} holds {len(prefixes)} checkpoints (*.ckpt.index); expected one")
-    return prefixes.pop()
+    if not prefixes:
+        raise InputError(f"{archive} holds 0 checkpoints (*.ckpt.index); expected one")
+    if len(prefixes) > 1:
+        raise InputError(
+            f"{archive} holds {len(prefixes)} checkpoints: {', '.join(sorted(prefixes)[:3])}; expected one; unpack it "
+            "and give the path of one up to `.ckpt`"
+        )
+    return next(iter(prefixes.values()))
 
 
 class Checkpoint:

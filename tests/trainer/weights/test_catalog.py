@@ -91,6 +91,29 @@ def test_an_archive_without_a_checkpoint_is_refused(case, message, archive, tmp_
         Checkpoint(str(path))
 
 
+def packed(folder, *places: str) -> str:
+    """An archive with a checkpoint at each of the places; returns its path."""
+    write_checkpoint(folder / "model.ckpt", mobilenet_variables(3))
+    with tarfile.open(folder / "weights.tar.gz", "w:gz") as file:
+        for place in places:
+            for part in sorted(folder.glob("model.ckpt*")):
+                file.add(part, part.name.replace("model.ckpt", place))
+    return str(folder / "weights.tar.gz")
+
+
+@pytest.mark.parametrize("places", [("early/model.ckpt", "late/model.ckpt"), ("a.ckpt", "b.ckpt")])
+def test_an_archive_of_two_checkpoints_is_refused_with_their_names(places, tmp_path):
+    with pytest.raises(
+        InputError, match=f"holds 2 checkpoints: {', '.join(places)}; expected one; unpack it and give the path of one"
+    ):
+        Checkpoint(packed(tmp_path, *places))
+
+
+def test_what_macos_puts_beside_the_files_of_an_archive_is_no_checkpoint(tmp_path):
+    source = Checkpoint(packed(tmp_path, "./x/._model.ckpt", "./x/model.ckpt", "__MACOSX/x/._model.ckpt"))
+    assert "aspp0/weights" in source.shapes
+
+
 @pytest.mark.parametrize("name", ["EdgeTPU-DeepLab", "edgetpu-deeplab-slim"])
 def test_published_weights_that_are_not_taken_are_refused_by_name(name):
     with pytest.raises(InputError, match=f"{name} are weights of MobileNet-EdgeTPU .* not supported"):

@@ -23,6 +23,7 @@ import numpy as np
 from trainer import storage
 from trainer.options import InputError
 from trainer.weights.download import again
+from trainer.weights.reading import flaw
 
 SUFFIXES = (".h5", ".hdf5")
 HEAD = "logits/semantic"
@@ -178,7 +179,8 @@ class Hdf5:
     def _add(self, path: str | bytes, item: Any) -> None:
         if isinstance(path, bytes):
             raise ValueError(f"the name {path!r} is not UTF-8")
-        if not isinstance(item, h5py.Dataset) or path.startswith("optimizer"):
+        # An empty dataset has neither shape nor values.
+        if not isinstance(item, h5py.Dataset) or path.startswith("optimizer") or item.shape is None:
             return
         if item.is_virtual or item.external:
             raise InputError(f"{self.path}: {path} refers to data in another file; expected all data in this file")
@@ -194,13 +196,14 @@ class Hdf5:
         self._datasets[name] = item
 
     def read(self, name: str) -> np.ndarray:
-        """The values of a variable, float32. Raises InputError if they are damaged, or not floating-point numbers."""
+        """The values of a variable, float32. Raises InputError for damaged ones, and see `trainer.weights.reading`."""
         dataset = self._datasets[name]
-        # A damaged file may declare chunks far larger than the array, which HDF5 would allocate.
-        if dataset.dtype.kind != "f" or math.prod(dataset.chunks or ()) > 2 * dataset.size + 65536:
-            raise InputError(f"{self.path}: {dataset.name} is not a plain array of {list(dataset.shape)} numbers")
         try:
+            if reason := flaw(dataset):
+                raise InputError(f"{self.path}: {dataset.name} {reason}; {again(self.path)}")
             array = np.asarray(dataset[()], "float32")
+        except InputError:
+            raise
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise self._damaged(error) from None
         return _ordered(array, self.factor**2) if name.startswith(f"{HEAD}/place_") else array

@@ -1,4 +1,4 @@
-"""Reads a whole HDF5 file, as a separate program, since HDF5's library hangs or crashes on some damaged files.
+"""Reads an HDF5 file of weights, as a separate program, since HDF5's library hangs or crashes on some damaged files.
 
     python -m trainer.weights.reading FILE SECONDS
 
@@ -8,11 +8,29 @@ It is killed by a signal if it takes more CPU-seconds than that, or if the libra
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 import sys
 from typing import Any
 
 import h5py
+
+MOST = 1 << 30
+"""Bound on the bytes of an array; the largest of DeepLab's has some tens of millions."""
+RATIO, ROOM = 1032, 1 << 20
+"""The most bytes that gzip makes of one; and bytes that any array may have, stored or not."""
+
+
+def flaw(array: h5py.Dataset) -> str:
+    """Why an array must not be read, in words; "" if it may be. Whatever the file's size, it can claim any."""
+    # A damaged file may declare chunks far larger than the array, which HDF5 would allocate.
+    if array.dtype.kind != "f" or math.prod(array.chunks or ()) > 2 * array.size + 65536:
+        return f"is not a plain array of {list(array.shape)} numbers"
+    stored = min(array.id.get_storage_size(), array.file.id.get_filesize())
+    bound = min(MOST, RATIO * stored + ROOM)
+    if array.nbytes > bound:
+        return f"claims {array.nbytes:,} bytes, of which the file stores {stored:,}; expected at most {bound:,}"
+    return ""
 
 
 def read(path: str | bytes, item: Any) -> None:
@@ -22,7 +40,8 @@ def read(path: str | bytes, item: Any) -> None:
             item.attrs[name]
     if isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external:
         with contextlib.suppress(Exception):
-            item[()]
+            if not flaw(item):
+                item[()]
 
 
 def main(path: str, seconds: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import h5py
 import keras
 import numpy as np
@@ -15,6 +17,7 @@ from tests.drawn.ports import golbstein, random_values, write_port
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.layers import published_name
 from trainer.options import InputError
+from trainer.weights import reading
 from trainer.weights.checkpoints import architecture, load, load_weights_from
 from trainer.weights.hdf5 import Hdf5
 
@@ -147,6 +150,43 @@ def test_hdf5_files_that_are_not_plain_weights_are_refused(case, values, small, 
         path.unlink()
     with pytest.raises(InputError, match=message):
         load_weights_from(small, str(path))
+
+
+@pytest.mark.parametrize("case", ["unstored", "huge chunk", "gigabytes of zeros", "text"])
+def test_an_array_that_claims_more_than_the_file_stores_is_never_read(case, tmp_path, monkeypatch):
+    """Nor by the subprocess, which would take gigabytes and many seconds to find that its shape does not fit."""
+    path, name = str(tmp_path / "port.h5"), "aspp0/aspp0/kernel:0"
+    with h5py.File(path, "w") as file:
+        if case == "unstored":
+            file.create_dataset(name, (3 << 28,), "float32", chunks=(1 << 20,), fillvalue=1)
+        elif case == "huge chunk":
+            file.create_dataset(name, data=np.ones(9, "float32"), chunks=(1 << 24,), maxshape=(None,), compression=1)
+        elif case == "gigabytes of zeros":
+            array = file.create_dataset(name, (3 << 28,), "float32", chunks=(1 << 24,), compression=9)
+            zeros = zlib.compress(bytes(4 << 24), 9)
+            for start in range(0, 3 << 28, 1 << 24):
+                array.id.write_direct_chunk((start,), zeros)
+        else:  # every value refers to the same bytes
+            file.create_dataset(name, (99,), h5py.string_dtype())
+    read = []
+    with monkeypatch.context() as patch, h5py.File(path) as file:
+        patch.setattr(h5py.Dataset, "__getitem__", lambda array, _: read.append(array.name))
+        file.visititems(reading.read)
+        with pytest.raises(InputError, match=r"port\.h5: /aspp0/aspp0/kernel:0 (claims|is not a plain array)"):
+            Hdf5(path).read("aspp0/weights")
+    assert not read
+
+
+def test_weights_that_are_compressed_or_beside_an_empty_array_are_read(tmp_path):
+    path, random = str(tmp_path / "port.h5"), np.random.default_rng(0).random(1 << 20, np.float32)
+    with h5py.File(path, "w") as file:
+        for name, values in (("Conv", np.zeros(8 << 20, "float32")), ("aspp0", random)):
+            file.create_dataset(f"{name}/{name}/kernel:0", data=values, chunks=(1 << 20,), compression=9)
+        file.create_dataset("logits_semantic/logits_semantic/bias:0", (256,), "float32")
+        file["top_level_model_weights"] = h5py.Empty("float32")
+    source = Hdf5(path)
+    np.testing.assert_array_equal(source.read("aspp0/weights"), random)
+    assert not source.read("MobilenetV2/Conv/weights").any() and not source.read("logits/semantic/biases").any()
 
 
 def test_a_file_that_matches_nothing_is_refused(small, tmp_path):

@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 FOREIGN_ADDRESS = re.compile(r"(?!gs://)[A-Za-z][A-Za-z0-9+.-]+:/+")
 """The beginning of an address in a storage that is not supported, also with one slash missing."""
 NO_BUCKET = re.compile(r"gs://(/.*)?", re.DOTALL)
-WEB = ("http://", "https://")
-"""The schemes of files that some flags download."""
+WEB = re.compile(r"https?://", re.IGNORECASE)
+"""The beginning of the address of a file that some flags download."""
 
 
 class InputError(ValueError):
@@ -145,12 +145,14 @@ def cure_of_address(scheme: str, otherwise: str) -> str:
 
 def _check(field: dataclasses.Field, value: Any) -> None:
     bounds, flag = field.metadata["bounds"], CheckedOptions.flag(field.name)
+    if field.metadata["positional"]:
+        flag = field.metadata["metavar"] or field.name
     values = value if isinstance(value, tuple) else (value,)
     if "" in values and field.default != "":
         # As from an unset shell variable; "" would be the current folder.
         raise InputError(f"{flag} must not be empty")
     for text in values:
-        is_fetched = field.metadata["web"] and str(text).startswith(WEB)
+        is_fetched = field.metadata["web"] and WEB.match(str(text))
         if isinstance(text, str) and not is_fetched and (foreign := FOREIGN_ADDRESS.match(text)):
             # The file system would create a folder called "s3:".
             cure = cure_of_address(foreign[0], "copy the files to one of these")

@@ -19,7 +19,7 @@ from trainer.files import cloud
 from trainer.formats.cards import CARD, TUNING_FILE
 from trainer.formats.dataset import check_shards, load_dataset
 from trainer.formats.exports import SAVED_MODEL
-from trainer.options import CheckedOptions, InputError
+from trainer.options import WEB, CheckedOptions, InputError
 from trainer.parser import did_you_mean, flags_of
 from trainer.startup import quiet_startup
 from trainer.weights.catalog import CATALOG, IMAGENET
@@ -265,7 +265,7 @@ def _paths(options: CheckedOptions) -> dict[str, str]:
         if field.metadata["metavar"] not in PATHS or not value:
             continue
         is_name = field.metadata["metavar"] == "PATH|NAME" and (value == IMAGENET or value in CATALOG)
-        if not is_name and not (is_web and re.match("https?://", value)):
+        if not is_name and not (is_web and WEB.match(value)):
             paths[options.flag(field.name)] = value
     return paths
 

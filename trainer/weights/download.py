@@ -19,6 +19,7 @@ import re
 import shutil
 import socket
 import ssl
+import string
 import sys
 import time
 import urllib.error
@@ -42,6 +43,8 @@ REFUSED_WAITS = (0.5, 1.0, 2.0)
 BEGINNINGS = {".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b", ".h5": b"\x89HDF\r\n\x1a\n", ".hdf5": b"\x89HDF\r\n\x1a\n"}
 """Magic bytes by suffix. Networks that require a login answer with a page of their own and status 200."""
 
+_SAFE = string.punctuation.translate(str.maketrans("", "", '"<>\\^`{|}'))
+"""Characters that an address may hold besides letters and digits; "%" for those that are percent-encoded already."""
 
 _answered: set[str] = set()
 """The servers that have answered in this run: one that refuses connections then may be starting again."""
@@ -69,9 +72,15 @@ def fetch(url: str, md5: str = "") -> str:
       InputError: the file does not exist, it is not the published one, or the one in the cache was changed.
       Unavailable: the connection keeps breaking, or the disk is full; the next run continues.
     """
-    name = os.path.basename(urllib.parse.urlsplit(url).path) or "file"
+    url = _asked_for(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+        _ = parts.port  # raises for one that is no number, or too large
+        digest = hashlib.sha256(url.encode()).hexdigest()
+    except ValueError as error:
+        raise _unusable(url, error) from None
     # Two addresses may end in the same name.
-    path = os.path.join(cache(), f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name[-80:]}")
+    path = os.path.join(cache(), f"{digest[:12]}-{(os.path.basename(parts.path) or 'file')[-80:]}")
     if not os.path.exists(path):  # a cache that has the file need not be writable
         attempt(path, lambda: os.makedirs(os.path.dirname(path), exist_ok=True), writing=True)
         with _alone(f"{path}.part"):
@@ -80,6 +89,17 @@ def fetch(url: str, md5: str = "") -> str:
                 _accept(url, path, md5)
     _check(path)
     return path
+
+
+def _asked_for(url: str) -> str:
+    """The address as a request states it: its scheme in lower case, and the rest behind the host percent-encoded."""
+    scheme, host, rest = re.fullmatch(r"(\w+://)([^/?#]*)(.*)", url, re.DOTALL).groups()
+    rest = re.sub("%(?![0-9A-Fa-f]{2})", "%25", rest)
+    return scheme.lower() + host + urllib.parse.quote(rest, _SAFE, errors="surrogateescape")
+
+
+def _unusable(url: str, error: Exception) -> InputError:
+    return InputError(f"{url} cannot be fetched: no server can have this address ({error}); check the address")
 
 
 @contextlib.contextmanager
@@ -100,7 +120,7 @@ def _digest(path: str, kind: str) -> str:
 
 def _accept(url: str, path: str, md5: str) -> None:
     """Renames the complete `path`.part to `path`, after verifying it and writing its SHA-256."""
-    part, suffix = f"{path}.part", os.path.splitext(path)[1]
+    part, suffix = f"{path}.part", os.path.splitext(path)[1].lower()
     expected = BEGINNINGS.get(suffix, b"")
     with open(part, "rb") as file:
         begin = file.read(len(expected))
@@ -158,11 +178,12 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects only to web addresses, and from an encrypted connection only to encrypted ones."""
 
     def redirect_request(self, request, answer, code, reason, headers, url):
+        url = _asked_for(url) if is_web(url) else url
         if request.full_url.startswith("https://") and not url.startswith("https://"):
             raise InputError(
                 f"{request.full_url} leads to {url}, which is not encrypted; if you trust it, give that address"
             )
-        if not url.startswith(WEB):
+        if not is_web(url):
             raise urllib.error.HTTPError(url, code, f"{reason} - redirection to {url} is not allowed", headers, answer)
         return super().redirect_request(request, answer, code, reason, headers, url)
 
@@ -195,6 +216,10 @@ def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse | urlli
                 f"{url}: Connection refused; check the address, or start the server, and run the same command again"
             ) from None
         raise ConnectionError(errno.ECONNRESET, f"{url}: {error.reason.strerror or error.reason}") from None
+    except InputError:
+        raise
+    except (http.client.InvalidURL, ValueError) as error:  # such as a host that has no name in the DNS
+        raise _unusable(url, error) from None
 
 
 def _asked(request: urllib.request.Request) -> http.client.HTTPResponse:
@@ -306,4 +331,4 @@ def _compare(part: str, hashes: list[str]) -> None:
 
 
 def is_web(path: str) -> bool:
-    return path.startswith(WEB)
+    return bool(WEB.match(path))

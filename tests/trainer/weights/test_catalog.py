@@ -48,9 +48,11 @@ def fetched(archive, tmp_path, monkeypatch):
         yield url
 
 
-@pytest.mark.parametrize("by", ["name", "address", "imagenet"])
+@pytest.mark.parametrize("by", ["name", "address", "capitals", "imagenet"])
 def test_weights_are_fetched_by_name_and_address(by, fetched, small, archive):
-    imported = load_weights_from(small, {"name": "small_voc", "address": fetched, "imagenet": "imagenet"}[by])
+    imported = load_weights_from(
+        small, {"address": fetched, "capitals": fetched.upper(), "name": "small_voc"}.get(by, by)
+    )
     assert (imported.skipped, imported.unused) == ([], [])
     np.testing.assert_array_equal(small.get_layer("aspp0").get_weights()[0], archive[1]["aspp0/weights"])
 
@@ -153,10 +155,16 @@ def test_the_documentation_lists_every_name_with_its_backbone():
 
 def test_only_flags_of_weights_take_web_addresses():
     flags = {"records": "records", "output": "model"}
-    assert Options(**flags, init_from="https://host/weights.h5").init_from == "https://host/weights.h5"
+    for address in ("https://host/weights.h5", "HTTP://host/weights.h5"):
+        assert Options(**flags, init_from=address).init_from == address
     for wrong in ({"init_from": "s3://bucket/weights.h5"}, {"output": "https://host/model"}):
         with pytest.raises(InputError, match="expected a local path or a gs:// address"):
             Options(**flags | wrong)
+
+
+def test_an_address_that_is_not_taken_is_refused_by_the_name_of_the_argument(capsys):
+    assert cli.main(["import-weights", "s3://bucket/w.h5", "--palette", "voc", "--output", "model"]) == 2
+    assert "error: CHECKPOINT s3://bucket/w.h5: expected" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_two_processes_fetch_a_file_once(server):
     assert len(set(paths)) == 1 and len(paths) == 3 and len(server.ranges) == 1
 
 
-@pytest.mark.parametrize("name", ["weights.tar.gz", "weights.h5"])
+@pytest.mark.parametrize("name", ["weights.tar.gz", "weights.h5", "WEIGHTS.TAR.GZ"])
 def test_a_page_in_place_of_the_file_is_not_kept(name, server):
     """As networks that want a login answer, with status 200."""
     server.content = b"<!DOCTYPE html><title>Sign in</title>"

@@ -54,6 +54,45 @@ def test_an_https_address_is_redirected_only_to_https():
         follow(request, url="http://other/")
 
 
+def test_capitals_in_the_scheme_do_not_lead_around_the_encryption():
+    request = urllib.request.Request(download._asked_for("HTTPS://host/weights.bin"))
+    follow = functools.partial(download._Redirects().redirect_request, request, None, 302, "", {})
+    assert follow("HTTPS://other/weights.bin").full_url == "https://other/weights.bin"
+    with pytest.raises(InputError, match="which is not encrypted"):
+        follow("HTTP://other/")
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("a b.bin", "/a%20b.bin"),
+        ("gewichte ü.bin", "/gewichte%20%C3%BC.bin"),
+        ("gewichte%20%C3%BC.bin", "/gewichte%20%C3%BC.bin"),
+        ("100%.bin?of=ü b&%2F", "/100%25.bin?of=%C3%BC%20b&%2F"),
+        ("x/\udcfc.bin", "/x/%FC.bin"),
+    ],
+)
+def test_an_address_is_asked_for_percent_encoded(given, asked, server):
+    with served(CONTENT[::-1]) as other:
+        server.redirects = {asked: (302, other.url)}
+        address = server.url.replace("http", "HTTP").replace("weights.bin", given)
+        assert Path(fetch(address)).read_bytes() == CONTENT[::-1]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://127.0.0.1:abc/x.bin", "http://127.0.0.1:99999/x.bin", "http://a..b/x.bin", "http://[::1/x.bin",
+     "http://user:word@127.0.0.1/x.bin", "http:///x.bin", "http://a b/x.bin", f"http://{'ü' * 99}/x.bin",
+     "http://\udcfc/x.bin"],
+)  # fmt: skip
+def test_an_address_that_no_server_can_have_is_refused_at_once(address, monkeypatch, tmp_path):
+    monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path))
+    seconds = slept(monkeypatch)
+    with pytest.raises(InputError, match=r"cannot be (fetched|reached)") as caught:
+        fetch(address)
+    assert not seconds and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("paths", [["/weights.bin"], ["/weights.bin", "/other.bin"]])
 def test_an_address_that_leads_back_to_itself_is_refused(paths, server):
     onward = zip(paths, [*paths[1:], paths[0]], strict=True)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from pipelines.inputs.layouts import UNREAD, Candidates, Keyed, by_images
-from pipelines.inputs.names import split_named, split_order
+from pipelines.inputs.names import split_named, split_order, without_suffix
 from pipelines.inputs.rows import Row
 from trainer import storage
 from trainer.formats.images import SUFFIXES
@@ -137,13 +137,8 @@ def _matching(files: Iterable[File], pattern: str) -> list[tuple[str, File]]:
     """Pairs (key, file) of the images that a pattern names."""
     expression = re.compile("([^/]*)".join(map(re.escape, pattern.strip("/").split("*"))) + "(?:/(.+))?")
     matches = ((expression.fullmatch(file.relative), file) for file in files if _is_image(file))
-    return [("/".join(filter(None, map(_stem, match.groups()))), file) for match, file in matches if match]
-
-
-def _stem(name: str | None) -> str:
-    """A name without the suffix of an image; what a star stands for may have other dots."""
-    stem, suffix = posixpath.splitext(name or "")
-    return stem if suffix.lower() in SUFFIXES else stem + suffix
+    parts = lambda match: filter(None, match.groups())
+    return [("/".join(map(without_suffix, parts(match))), file) for match, file in matches if match]
 
 
 def _hint(labels: Iterable[str]) -> Palette | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pipelines.inputs.layouts import UNREAD
-from pipelines.inputs.names import hidden
+from pipelines.inputs.names import hidden, without_suffix
 from pipelines.inputs.rows import Row
 from trainer import storage
 from trainer.formats.images import SUFFIXES
@@ -75,10 +75,11 @@ def images_among(files: Iterable[storage.File], kind: str, output: str, contents
         elif named or _is_image(file.relative, kind):
             contents.images += 1
             contents.folders.add(posixpath.dirname(file.path))
-            if LIKE_LABELS.search(posixpath.splitext(file.relative)[0]):
+            stem = without_suffix(file.relative)
+            if LIKE_LABELS.search(stem):
                 contents.labels += 1
                 contents.first_label = min(contents.first_label or file.relative, file.relative)
-            yield posixpath.splitext(file.relative)[0], file.relative, file.path, file.identity
+            yield stem, file.relative, file.path, file.identity
         else:
             contents.others += 1
             if not file.modified and not storage.is_remote(file.path):

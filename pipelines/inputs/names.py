@@ -48,8 +48,12 @@ def name_of(path: str) -> str:
 
     For a label of Cityscapes, it is that of its image. Only image suffixes are cut off: `cam_1.5m_0001` is a name.
     """
-    if (key := cityscapes_key(path)) is not None:
-        return key
+    key = cityscapes_key(path)
+    return without_suffix(path) if key is None else key
+
+
+def without_suffix(path: str) -> str:
+    """The path without the suffix of an image; what is behind another dot belongs to the name."""
     stem, suffix = posixpath.splitext(path)
     return stem if suffix.lower() in SUFFIXES else path
 

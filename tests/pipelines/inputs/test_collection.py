@@ -126,6 +126,15 @@ def test_lists_take_files_whatever_their_suffix_and_once(tmp_path):
     assert names(source) == ["a", "b", "gone"]
 
 
+def test_only_suffixes_of_images_are_cut_from_names_in_lists(tmp_path):
+    entries = ["b.2024", "cam_1.5m_0001", "cam_1.6m_0001", "d.JPG", "e.dat", "f.png.dat", "g_gtFine_labelIds.png"]
+    (tmp_path / "l.txt").write_text("\n".join(f"x/{entry}" for entry in entries))
+    expected = ["b.2024", "cam_1.5m_0001", "cam_1.6m_0001", "d", "e.dat", "f.png.dat", "g_gtFine_labelIds"]
+    assert names(tmp_path / "l.txt") == expected
+    touch(tmp_path, "x/cam_1.5m_0001")
+    assert names(tmp_path / "x/cam_1.5m_0001") == ["cam_1.5m_0001"]
+
+
 def test_lists_of_objects_in_the_cloud(tmp_path):
     source = tmp_path / "l.csv"
     source.write_text("image,label\ngs://bucket/set/x/a.jpg,l\ngs://bucket/set/b.jpg,l\n")

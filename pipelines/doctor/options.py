@@ -55,7 +55,9 @@ class Options(CheckedOptions):
     group_by: str = option(
         "", "the --group-by that you will give prepare: images of one film or tile", metavar="REGEX", group="input"
     )
-    max_pixels: int = option(MAX_PIXELS, "report images of more pixels than this as damaged", low=1, group="input")
+    max_pixels: int = option(
+        MAX_PIXELS, "report images of more pixels than this as damaged", low=1, high=MAX_PIXELS, group="input"
+    )
     full: bool = option(False, "decode every image and label", group="effort")
     quick: bool = option(
         False, f"decode a sample of {SAMPLED} pairs, and the headers of all files (the default)", group="effort"

@@ -67,14 +67,17 @@ class RecordOptions(AugmentOptions):
     )
     jpeg_quality: int = option(95, "quality of the JPEGs that are encoded", low=1, high=100, group="records")
     label_coding: str = label_coding()
-    max_pixels: int = option(MAX_PIXELS, "reject images of more pixels than this", low=1, group="input")
+    max_pixels: int = option(
+        MAX_PIXELS, "reject images of more pixels than this", low=1, high=MAX_PIXELS, group="input"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("crop", "pad"):
             side = getattr(self, name)
             if side**2 > self.max_pixels:
+                larger = ", or a larger --max-pixels if memory allows" * (side**2 <= MAX_PIXELS)
                 raise InputError(
                     f"--{name} {side} makes copies of {side**2:,} pixels, over the limit of {self.max_pixels:,}; "
-                    f"give a smaller --{name}, or a larger --max-pixels if memory allows"
+                    f"give a smaller --{name}{larger}"
                 )

@@ -25,6 +25,7 @@ from pipelines.crf.options import ENGINES, NUMBERS, CrfOptions
 from pipelines.inputs.options import SelectionOptions
 from pipelines.masks.options import ViewOptions
 from trainer.accounts import max_reject_rate
+from trainer.formats.options import MAX_PIXELS
 from trainer.options import InputError, option
 
 
@@ -74,7 +75,11 @@ class Options(SelectionOptions, ViewOptions):
         group="network",
     )
     max_pixels: int = option(
-        1 << 24, "reject images with more pixels than this after --max-side", low=1, group="network"
+        1 << 24,
+        f"reject images with more pixels than this after --max-side, and those with over {MAX_PIXELS} before",
+        low=1,
+        high=MAX_PIXELS,
+        group="network",
     )
     max_memory: float = option(
         0,

@@ -25,6 +25,7 @@ from trainer.formats.containers import (
     png_chunks,
     tiff_pixels,
 )
+from trainer.formats.options import MAX_PIXELS
 
 # Sizes are checked against our own limit, before Pillow sees the file.
 Image.MAX_IMAGE_PIXELS = None
@@ -97,7 +98,11 @@ def read(data: bytes, max_pixels: int) -> Header:
         raise ImageError(f"damaged {header.format.upper()}: claims to be {header.width}x{header.height} pixels")
     pixels = header.width * header.height
     if pixels > max_pixels:
-        raise ImageError(f"{header.width}x{header.height} is {pixels:,} pixels, over the limit of {max_pixels:,}")
+        larger = ", or raise --max-pixels if memory allows" * (pixels <= MAX_PIXELS)
+        raise ImageError(
+            f"{header.width}x{header.height} is {pixels:,} pixels, over the limit of {max_pixels:,}; shrink it, or "
+            f"cut it into tiles{larger}"
+        )
     return header
 
 

@@ -20,7 +20,8 @@ def options(**flags: object) -> Options:
     [
         ("batch_size", 0, "--batch-size must be 1 or more, got 0"),
         ("max_side", -1, "--max-side must be 0 or more, got -1"),
-        ("max_pixels", 0, "--max-pixels must be 1 or more, got 0"),
+        ("max_pixels", 0, "--max-pixels must be 1 to 178956970, got 0"),
+        ("max_pixels", 178_956_971, "--max-pixels must be 1 to 178956970, got 178956971"),
         ("max_reject_rate", 2.0, "--max-reject-rate must be 0 to 1, got 2.0"),
         ("crf_workers", -1, "--crf-workers must be 0 or more, got -1"),
         ("crf_iterations", 0, "--crf-iterations must be 1 to 1000, got 0"),

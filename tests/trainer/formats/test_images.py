@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.drawn.encoded import chunk, png_head
 from trainer.formats.images import (
     ImageError,
     check,
@@ -133,8 +134,14 @@ def test_size_is_bounded_before_pixels_are_decoded():
     data = saved(Image.new("1", (20_000, 20_000)), format="PNG")
     with pytest.raises(ImageError, match=r"limit|bomb"):
         decode_image(data)
-    with pytest.raises(ImageError, match="5x5 is 25 pixels, over the limit of 24"):
+    with pytest.raises(ImageError, match=r"over the limit of 178,956,970; shrink it, or cut it into tiles$"):
+        header(data)
+    cures = "shrink it, or cut it into tiles, or raise --max-pixels if memory allows"
+    with pytest.raises(ImageError, match=f"5x5 is 25 pixels, over the limit of 24; {cures}$"):
         decode_image(encode_png(ramp(5, 5)), max_pixels=24)
+    decode_image(encode_png(ramp(5, 5)), max_pixels=25)
+    largest = png_head(10_922, 16_385) + chunk(b"IDAT", b"") + chunk(b"IEND")
+    assert header(largest).width * header(largest).height == 178_956_970
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,19 @@ FLAGS = {
     ),
     "copies of more pixels than an image may have": (
         f"{PREPARE} --copies 1 --pad 32766",
-        "--pad 32766 makes copies of 1,073,610,756 pixels, over the limit of 178,956,970",
+        "--pad 32766 makes copies of 1,073,610,756 pixels, over the limit of 178,956,970; give a smaller --pad",
+    ),
+    "a bound of more pixels than an image may have": (
+        f"{PREPARE} --max-pixels 178956971",
+        "--max-pixels must be 1 to 178956970, got 178956971",
+    ),
+    "a bound of more pixels than an image may have, for masks": (
+        f"{SEGMENT} --max-pixels 400000000",
+        "--max-pixels must be 1 to 178956970, got 400000000",
+    ),
+    "a bound of more pixels than an image may have, in a report": (
+        "doctor @/set --max-pixels 178956971",
+        "--max-pixels must be 1 to 178956970, got 178956971",
     ),
     "a batch of no images": (
         "train --records @/records --output @/out --batch-size 0",

@@ -166,7 +166,7 @@ def test_an_array_that_claims_more_than_the_file_stores_is_never_read(case, tmp_
             zeros = zlib.compress(bytes(4 << 24), 9)
             for start in range(0, 3 << 28, 1 << 24):
                 array.id.write_direct_chunk((start,), zeros)
-        else:  # every value refers to the same bytes
+        else:  # of which every value may refer to the same bytes
             file.create_dataset(name, (99,), h5py.string_dtype())
     read = []
     with monkeypatch.context() as patch, h5py.File(path) as file:

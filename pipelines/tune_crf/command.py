@@ -106,8 +106,10 @@ def check_output(options: Options) -> None:
     path, html, names = output(options, ".json"), output(options, ".html"), output(options, ".tuning")
     if os.path.isdir(path):
         raise InputError(f"--output {path} is a folder; expected the file to write")
-    names = storage.join(names, scoring.NAMES_FILE)
+    work, names = names, storage.join(names, scoring.NAMES_FILE)
     is_ours = {path: holds(path, Tuning.from_json), names: holds(names, read_names)}
+    if not storage.exists(names) and storage.is_dir(work):
+        is_ours[work] = all(scoring.OURS.match(file.relative) for file in storage.walk(work))
     if storage.exists(html):
         is_ours[html] = PAGE_TITLE in storage.read(html)
     for file, ours in is_ours.items():

@@ -13,6 +13,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,6 +43,8 @@ READERS = 10
 """Number of files of the work folder that are read concurrently."""
 NAMES_FILE = "images.json"
 """File with the name of every image in the work folder."""
+OURS = re.compile(r"\.|[0-9a-f]{24}[-.]|pictures\.json$")
+"""How names of files begin in a work folder without NAMES_FILE: leases and the like, ids, and that of version 0.1."""
 RESULT, FAILURE, MASK = ".npz", ".failed", ".png"
 """Suffixes in the work folder: of the counts of a sample, the reason why it has none, and a mask for the page."""
 NOTES_FOLDER = "in-flight"

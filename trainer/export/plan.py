@@ -121,7 +121,7 @@ def reserve(options: Options) -> None:
     """Writes the report of the check with the status "running". Raises InputError if it cannot be written."""
     path = report_path(options.output)
     try:
-        if _is_there(path) and "status" not in _report(path):
+        if _is_there(path) and not _is_report(_report(path)):
             raise InputError(
                 f"{path}, where the figures of the check are to be written, is another file; move it, or give another "
                 "--output"
@@ -129,6 +129,11 @@ def reserve(options: Options) -> None:
         storage.write_json(path, {"status": RUNNING})
     except OSError as error:
         raise InputError(f"{path} cannot be written to: {error.strerror or error}; give another --output") from None
+
+
+def _is_report(value: dict[str, Any]) -> bool:
+    """Whether `export` wrote this, before, while or after it wrote its file."""
+    return value == {"status": RUNNING} or ("status" in value and not value.keys().isdisjoint(("writes", "format")))
 
 
 def announce(options: Options, files: dict[str, bytes]) -> None:

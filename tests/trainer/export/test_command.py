@@ -155,6 +155,7 @@ FAULTS = {
     "no file": ([*ONNX, "folder.onnx"], "is a folder; expected a file ending in .onnx"),
     "below": ([*ONNX, "file/m.onnx"], "file cannot be written to"),
     "report": ([*ONNX, "new.onnx"], "new.onnx.check.json, where the figures of the check are to be written"),
+    "status": ([*ONNX, "other.onnx"], "other.onnx.check.json, where the figures of the check are to be written"),
     "classes": ([*SAVED, "m", "--records", "zebra"], "has the classes zebra, "),
     "ignored": ([*SAVED, "m", "--records", "ignoring"], "ignores pixels of id 99, the model those of 255"),
     "shards": ([*SAVED, "m", "--records", "cut"], "1 of 3 shards are missing or of another size"),
@@ -171,6 +172,7 @@ def faulty(model, records, tmp_path_factory):
     (place / "folder.onnx").mkdir()
     for name in ("file", "taken.onnx", "foreign/notes", "new.onnx.check.json"):
         (place / name).write_text("mine")
+    (place / "other.onnx.check.json").write_text('{"status": "mine"}')
     (place / "link.onnx").symlink_to("nowhere")
     dataset = load_dataset(records)
     changes = {

@@ -173,15 +173,31 @@ def _check(field: dataclasses.Field, value: Any) -> None:
         raise InputError(f"{flag} must be a range, lowest first, got {values[0]} {values[1]}")
 
 
+def non_defaults(options: CheckedOptions) -> dict[str, Any]:
+    """The fields that a command line must have to be parsed into these options: field -> value."""
+    fields = dataclasses.fields(options)
+    values = {field.name: getattr(options, field.name) for field in fields}
+    defaults = {field.name: field.default for field in fields} | options.preset(values)
+    # A flag that determines the defaults of others is always there: what it would be by itself may depend on others.
+    kept = {field.metadata.get("default_by") for field in fields}
+    return {
+        name: value
+        for name, value in values.items()
+        if value != defaults[name] or (options.flag(name) in kept and value is not None)
+    }
+
+
 def as_words(values: dict[str, Any]) -> list[str]:
     """Fields and their values as words of a command line: ["--epochs", "10", "--no-flip"]."""
     words = []
     for name, value in values.items():
-        flag = CheckedOptions.flag(name)
+        flag, parts = CheckedOptions.flag(name), value if isinstance(value, tuple) else (value,)
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag[2:]}")
+        elif any(isinstance(part, str) and part.startswith("-") for part in parts):
+            words += [f"{flag}={part}" for part in parts]  # a word of its own would be taken for a flag
         else:
-            words += [flag, *(str(part) for part in (value if isinstance(value, tuple) else (value,)))]
+            words += [flag, *map(str, parts)]
     return words
 
 

@@ -25,7 +25,7 @@ from trainer import prefetch, storage
 from trainer.formats import images
 from trainer.formats.images import ImageError
 from trainer.formats.labels import Palette
-from trainer.options import InputError, as_words
+from trainer.options import InputError, as_words, non_defaults
 
 LABELS_FOLDER = "labels"
 NAME = re.compile(r"\d{6,}\.png")
@@ -204,22 +204,21 @@ def command(options: Options, remedy: Remedy, root: str) -> str:
     Args:
       root: folder of the raw set.
     """
-    reading, words = remedy.reading, ["deeplab", "prepare"]
-    words += ["--input", storage.join(options.output, MANIFEST) if remedy.is_listed else options.input]
+    reading = remedy.reading
+    flags = {"input": storage.join(options.output, MANIFEST) if remedy.is_listed else options.input}
     if options.layout != "auto" and not remedy.is_listed:
-        words += ["--layout", options.layout]
+        flags["layout"] = options.layout
     if remedy.has_palette:
-        words += ["--palette", storage.join(options.output, OWN)]
+        flags["palette"] = storage.join(options.output, OWN)
     elif reading.flag:
-        words += ["--palette", reading.flag]
+        flags["palette"] = reading.flag
     elif remedy.is_listed and reading.palette is not None:  # the manifest implies no palette
         own = storage.join(root, PALETTE_FILE)
-        words += ["--palette", own if storage.exists(own) else reading.palette.name]
-    words += ["--label-coding", reading.coding_flag] if reading.coding_flag else []
-    group_by = remedy.group_by or options.group_by
-    words += ["--group-by", group_by] if group_by else []
-    words += as_words(_changed(options, "val_fraction", "max_pixels"))
-    return " ".join(map(shlex.quote, [*words, "--output", "out/records"]))
+        flags["palette"] = own if storage.exists(own) else reading.palette.name
+    others = {"label_coding": reading.coding_flag, "group_by": remedy.group_by or options.group_by}
+    flags |= {name: value for name, value in others.items() if value}
+    given = _changed(options, "val_fraction", "max_pixels")
+    return shlex.join(["deeplab", "prepare", *as_words({**flags, **given, "output": "out/records"})])
 
 
 def mend_command(options: Options) -> str:
@@ -227,10 +226,10 @@ def mend_command(options: Options) -> str:
     others = {"input", "output", "mend", "json", "overwrite"}
     given = _changed(options, *(field.name for field in dataclasses.fields(options) if field.name not in others))
     words = ["deeplab", "doctor", options.input, *as_words(given), "--mend", "--output", options.output]
-    return " ".join(map(shlex.quote, words))
+    return shlex.join(words)
 
 
 def _changed(options: Options, *names: str) -> dict[str, object]:
     """Those of these options that are not the defaults."""
-    defaults = {field.name: field.default for field in dataclasses.fields(options)}
-    return {name: value for name in names if (value := getattr(options, name)) != defaults[name]}
+    given = non_defaults(options)
+    return {name: given[name] for name in names if name in given}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from pipelines import cli
 from pipelines.plan import sample, trial
@@ -13,10 +14,10 @@ from pipelines.plan.estimate import GIB, PARTS, Estimate, Trial, Work, estimates
 from pipelines.plan.options import Options
 from pipelines.plan.sample import Study
 from pipelines.runner.cores import cores
-from pipelines.runner.flags import beam_options, is_local
+from pipelines.runner.flags import beam_options, is_dataflow, is_local, runner_name
 from trainer import storage
 from trainer.files import scratch
-from trainer.options import CheckedOptions, InputError, as_words
+from trainer.options import CheckedOptions, InputError, as_words, non_defaults
 
 STUDIES = {"prepare": sample.of_prepare, "segment": sample.of_segment, "train": sample.of_train}
 WORKERS = """--environment_type PROCESS --environment_config '{"command": "BOOT"}' --environment_cache_millis 60000"""
@@ -33,7 +34,8 @@ def run(options: Options, flags: list[str]) -> int:
     if options.save_prices:
         storage.write_json(options.save_prices, prices)
     _, job, beam = cli.read([options.job, *flags])
-    local = beam if is_local(beam_options(beam, job)) else []  # trials run here
+    parsed = beam_options(beam, job)
+    local = beam if is_local(parsed) else []  # trials run here
     here = cores()
     with scratch.folder("plan") as folder:
         study = STUDIES[options.job](job, folder, options.sample, here, local)
@@ -44,7 +46,7 @@ def run(options: Options, flags: list[str]) -> int:
     print(f"\n{table(rows, prices['currency'])}\n")
     for note in notes(work, options, prices):
         print(note)
-    print("\n".join(["", *commands(options.job, job, options.cores)]))
+    print("\n".join(["", *commands(options.job, job, options.cores, beam, parsed)]))
     if options.json:
         storage.write_json(options.json, to_json(work, trials, rows))
     return 0
@@ -151,19 +153,43 @@ def notes(work: Work, options: Options, prices: dict) -> list[str]:
     return [*sentences, f"Prices: {prices['source']}; --save-prices FILE and --prices FILE change them."]
 
 
-def commands(job: str, options: CheckedOptions, count: int) -> list[str]:
-    """The command for every kind of machine."""
-    command = f"deeplab {shlex.join([job, *as_words(sample.non_defaults(options))])}"
-    lines = ["here:", f"  {command}"]
+def commands(job: str, options: CheckedOptions, count: int, flags: list[str], beam: Any) -> list[str]:
+    """The command for every kind of machine.
+
+    Args:
+      job, options: the job.
+      count: the number of cores of a cluster.
+      flags, beam: Beam's flags as given, which stand in the command for their runner; and what they were parsed into.
+    """
+    command = f"deeplab {shlex.join([job, *as_words(non_defaults(options))])}"
     if job == "train":
-        return [*lines, "on a GPU machine: the same, with paths in gs://"]
+        return ["here:", f"  {command}", "on a GPU machine: the same, with paths in gs://"]
+    machines = -(-count // 4)
+    here, cluster = "", "Flink"
+    flink = f"--runner FlinkRunner --flink_master HOST:PORT --parallelism {count} {WORKERS}"
+    dataflow = f"--runner DataflowRunner {PLACEHOLDERS} --max_num_workers {machines}"
+    if is_local(beam):
+        here = f" {shlex.join(flags)}" if flags else ""
+    elif is_dataflow(beam):
+        dataflow = sized(flags, "--max_num_workers", machines, "--num_workers")
+    elif "flink" in runner_name(beam):
+        flink = sized(flags, "--parallelism", count)
+    else:
+        cluster, flink = "the cluster", shlex.join(flags)
     return [
-        *lines,
-        "on Flink:",
-        f"  {command} --runner FlinkRunner --flink_master HOST:PORT --parallelism {count} {WORKERS}",
+        "here:",
+        f"  {command}{here}",
+        f"on {cluster}:",
+        f"  {command} {flink}",
         "on Dataflow, with paths in gs://:",
-        f"  {command} --runner DataflowRunner {PLACEHOLDERS} --max_num_workers {-(-count // 4)}",
+        f"  {command} {dataflow}",
     ]
+
+
+def sized(flags: list[str], flag: str, count: int, *others: str) -> str:
+    """Flags for a shell, with the size of the job unless one of them says it: `flag`, or one of `others`."""
+    given = {word.partition("=")[0] for word in flags}
+    return shlex.join(flags if given & {flag, *others} else [*flags, flag, str(count)])
 
 
 def size(count: int) -> str:

@@ -9,7 +9,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from pipelines.plan.estimate import Trial, Work
 from trainer import startup, storage
 from trainer.formats import exports, images
 from trainer.formats.dataset import load_dataset, save_dataset, shuffle_hash
-from trainer.options import CheckedOptions, InputError, as_words
+from trainer.options import InputError, as_words, non_defaults
 
 SHARD_BYTES, SHARD_RECORDS = 128 << 20, 1000  # of `deeplab prepare` without --shards
 CHUNK, CHUNKS, LARGEST_SET, SMALL, SMALL_CHUNKS = 64, 64, 1 << 22, 16, 8  # of `deeplab segment`
@@ -267,9 +267,3 @@ def _check_enough(count: int, source: str) -> None:
         raise InputError(
             f"{source} has {count} images; a job of fewer than {2 * FEW} is not worth planning; just run it"
         )
-
-
-def non_defaults(options: CheckedOptions) -> dict[str, Any]:
-    """The fields that differ from their defaults."""
-    values = {field.name: getattr(options, field.name) for field in fields(options)}
-    return {field.name: values[field.name] for field in fields(options) if values[field.name] != field.default}

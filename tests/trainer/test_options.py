@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.drawn.options import DrawOptions
-from trainer.options import Bounds, InputError, as_flags, to_json
+from trainer.options import Bounds, InputError, as_flags, as_words, to_json
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,7 @@ def test_bounds_say_and_check_the_same(bounds, text, within, without):
 def test_values_are_written_as_flags():
     values = {"copies": 3, "scale": (0.75, 1.5), "crf": False, "shadow": True, "head": "subpixel"}
     assert as_flags(values) == "--copies 3 --scale 0.75 1.5 --no-crf --shadow --head subpixel"
+    assert as_words({"limit": -1, "masks": ("a", "-b")}) == ["--limit", "-1", "--masks=a", "--masks=-b"]
 
 
 def test_json_holds_tuples_as_lists():

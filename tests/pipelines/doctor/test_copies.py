@@ -86,6 +86,8 @@ def test_frames_of_a_film_are_kept_in_one_split_by_the_proposed_group(tmp_path):
     films = {split: {one.key.split("/")[-1][:5] for one in records} for split, records in splits.items()}
     assert films["train"] and films["val"] and not films["train"] & films["val"]
     assert examine(tmp_path / "set", tmp_path / "out", *flags, "--group-by", r"^(.*?)\d+$").status == 0
+    found = examine(tmp_path / "set", tmp_path / "out", *flags, r"--group-by=-?(film\d)")
+    assert found.status == 0 and prepare_as_proposed(found, tmp_path / "again")
 
 
 def test_numbered_images_that_do_not_look_alike_are_no_film(tmp_path):

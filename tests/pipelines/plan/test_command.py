@@ -1,75 +1,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from pipelines import cli
-from pipelines.inputs.coding import detect_palette
-from pipelines.inputs.rawset import scan
 from pipelines.plan import command, sample, trial
 from pipelines.plan.command import commands, duration, run_trial, size
 from pipelines.plan.estimate import Trial
-from pipelines.prepare.plan import plan_shards
-from pipelines.runner import partners
 from pipelines.runner.flags import beam_options, located
-from pipelines.segment.plan import chunk_size
-from tests.drawn.dataflow import WORKERS
+from tests.drawn.dataflow import FLAGS, WORKERS
 from tests.drawn.networks import write_model
-from tests.drawn.places import ROOT
 from tests.drawn.rawset import write_rawset
 from tests.drawn.records import PALETTE
 from tests.drawn.segmenting import draw, save
 from tests.drawn.training import SMALL, draw_records
-from trainer import processes
 from trainer.options import InputError
-
-
-@pytest.mark.parametrize("batch_size", [1, 8, 100])
-@pytest.mark.parametrize("images", [1, 63, 500, 5_000, 100_000, 10_000_000])
-def test_chunks_are_as_many_as_segment_cuts(images, batch_size):
-    assert sample.chunks(images, batch_size) == -(-images // chunk_size(images, batch_size))
-
-
-@pytest.mark.parametrize("shards", [0, 1, 7, 40, 1000])
-def test_shards_are_as_many_as_prepare_writes(tmp_path: Path, shards):
-    source = write_rawset(tmp_path / "set", {"train": 24, "val": 12}, 64)
-    flags = ["--input", source, "--output", tmp_path / "records", "--copies", "1", "--shards", shards]
-    options = cli.read(["prepare", *map(str, flags)])[1]
-    study = sample.of_prepare(options, str(tmp_path), 20, 2, [])
-    palette, _ = detect_palette(raw := scan(str(source)), "auto")
-    written = len(plan_shards(raw, palette, options).shards)
-    assert (study.cut, study.writes) == (written, 3 * written)
-
-
-def study_of_segment(tmp_path: Path, *flags: object) -> sample.Study:
-    write_model(tmp_path / "model", PALETTE)
-    flags = ["--input", tmp_path / "photos", "--model", tmp_path / "model", "--output", tmp_path / "masks", *flags]
-    return sample.of_segment(cli.read(["segment", *map(str, flags)])[1], str(tmp_path), 20, 2, [])
-
-
-def test_images_that_segment_rejects_do_not_end_its_plan(tmp_path: Path):
-    for number in range(11):
-        save(tmp_path / f"photos/{number:02d}.png", draw(40, 60, number))
-    (tmp_path / "photos/11.png").symlink_to("nowhere")
-    (tmp_path / "photos/12.png").write_bytes(b"no image")
-    study = study_of_segment(tmp_path)
-    assert (study.images, study.network[1:3]) == (13, (40, 60))
-
-
-def test_the_network_sees_large_images_shrunk(tmp_path: Path):
-    for number in range(10):
-        save(tmp_path / f"photos/{number:02d}.png", draw(40, 60, number))
-    study = study_of_segment(tmp_path, "--max-side", 30, "--max-pixels", 600)
-    assert study.network[1:3] == (20, 30), "as in `segment`, the bound is on pixels after --max-side"
-    assert study_of_segment(tmp_path, "--max-pixels", 600).network is None
 
 
 @pytest.fixture
@@ -125,30 +73,58 @@ def test_a_short_trial_runs_three_times_and_that_of_median_time_counts(walls, co
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        "train",
+        "train --recipe from-scratch --epochs 40",
+        "train --recipe from-scratch --epochs 120 --max-ratio 5",
+        "train --init-from m --lovasz 0 --max-ratio 10 --epochs 40",
+        "train --init-from m --recipe from-scratch",
+        "train --init-from m --recipe finish --no-freeze-bn --learning-rate 1e-3 --output-stride 16",
+        "train --recipe quick --epochs 10 --aspp-rates 6 12 18 --no-flip",
+        r"prepare --group-by=-?a(\d) --scale 0.1 0.5 --val-fraction 1e-05 --augment-splits=-a --augment-splits val",
+        "segment --max-side 0 --crf --crf-sxy 3 --scales 1 1.5 --no-masks --output=-masks --model=--m",
+    ],
+)
+def test_the_words_of_a_command_parse_back_to_its_options(words):
+    command, *flags = words.split()
+    places = {"train": "--records r --output o", "prepare": "--input i --output o", "segment": "--input i"}
+    _, options, _ = cli.read([command, *places[command].split(), *flags])
+    _, line, *_ = commands(command, options, 64, [], beam_options([]))
+    assert cli.read(shlex.split(line)[1:])[1] == options
+
+
+FLINK = ["--runner", "FlinkRunner", "--flink_master=host:8081", "--environment_type=EXTERNAL"]
+FLINK += ["--environment_config=host:50000"]
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["--direct_num_workers", "1"], FLINK, FLAGS, [*FLAGS, "--max_num_workers", "3"]]
+)
+@pytest.mark.parametrize(
     "words", [["prepare"], ["segment", "--model", "gs://b/model", "--crf", "--scales", "1", "1.5"]]
 )
-def test_the_commands_of_a_plan_pass_the_checks_before_a_job_is_sent(words):
+def test_the_commands_of_a_plan_pass_the_checks_before_a_job_is_sent(words, flags):
     _, options, _ = cli.read([*words, "--input", "gs://b/a set", "--output", "gs://b/out"])
-    lines = [line for line in commands(words[0], options, 64) if line.startswith("  ")]
+    lines = [line for line in commands(words[0], options, 64, flags, beam_options(flags)) if line.startswith("  ")]
     assert len(lines) == 3
-    for line in lines:
-        _, read, flags = cli.read(shlex.split(line.replace("IMAGE", WORKERS))[1:])
+    given = {"--direct_num_workers": 0, "FlinkRunner": 1, "--runner=DataflowRunner": 2}
+    for number, line in enumerate(lines):
+        _, read, rest = cli.read(shlex.split(line.replace("IMAGE", WORKERS))[1:])
         assert read == options
-        assert located(beam_options(flags), read, "input", "output") == options
+        assert located(beam_options(rest), read, "input", "output") == options
+        if number in [given[flag] for flag in flags if flag in given]:
+            assert rest[: len(flags)] == flags and not {"PROJECT", "REGION", "HOST:PORT"} & {*rest}
+            assert len(names := [flag.partition("=")[0] for flag in rest if flag[:2] == "--"]) == len({*names})
+        else:
+            assert not {*flags} & {*rest} - {"--runner"}
 
 
-def test_trials_are_of_images_drawn_from_all_of_the_set(tmp_path: Path, ran):
-    source = write_rawset(tmp_path / "set", {"train": 30}, 64)
-    flags = ["--input", str(source), "--output", str(tmp_path / "out"), "--val-fraction", "0"]
-    options = cli.read(["prepare", *flags])[1]
-    parts = sample.of_prepare(options, str(tmp_path), 20, 2, []).parts
-    rows = [
-        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("few", "many")
-    ]
-    assert [len(row) for row in rows] == [4, 20] == [part.items for part in parts]
-    assert all(Path(row["image"]).is_file() and row["split"] == "train" for row in rows[1])
-    assert len({row["image"] for row in rows[1]}) == 20 and rows[0][0] in rows[1]
+def test_a_plan_for_a_cluster_of_another_kind_keeps_its_flags():
+    _, options, _ = cli.read(["prepare", "--input", "gs://b/set", "--output", "gs://b/out"])
+    flags = ["--runner", "SparkRunner", "--spark_master_url", "spark://h:7077", *FLINK[-2:]]
+    title, line = commands("prepare", options, 64, flags, beam_options(flags))[2:4]
+    assert title == "on the cluster:" and line.endswith(shlex.join(flags))
 
 
 def test_a_set_too_small_for_a_plan_is_refused(tmp_path: Path, ran):
@@ -191,64 +167,6 @@ def test_no_file_but_an_earlier_plan_is_replaced(flag, name, tmp_path: Path, ran
     assert file.read_bytes() == before and not ran
 
 
-def test_a_trial_that_fails_ends_the_plan_with_its_message(tmp_path: Path):
-    source = write_rawset(tmp_path / "set", {"train": 10}, 64)
-    output = tmp_path / "before"
-    save(output / "what the trial before it has written.png", draw(40, 56, 1))
-    with pytest.raises(InputError, match="nowhere not found"):
-        trial.run(["prepare", "--input", str(source / "nowhere"), "--output", str(output)], str(output), 10)
-    assert not output.exists()
-
-
-@pytest.mark.parametrize(("records", "has_partners"), [(1_999, False), (2_000, True)])
-def test_a_trial_has_partners_if_its_whole_job_has(monkeypatch, records, has_partners):
-    monkeypatch.setattr(partners, "MANY", partners.MANY)
-    monkeypatch.setattr(trial.ending, "watch_parent", lambda parent: None)
-    monkeypatch.setattr(sys, "argv", ["trial", str(os.getppid()), str(records), "prepare"])
-    monkeypatch.setattr(trial.cli, "main", lambda: partners.number(2, items=50))
-    with pytest.raises(SystemExit) as ended:
-        trial.main()
-    assert (sys.argv, bool(ended.value.code)) == (["trial", "prepare"], has_partners)
-
-
-SLEEPER = """
-import os, time
-from pipelines.plan import trial
-
-def main():
-    with open("{0}/number.part", "w") as file:
-        file.write(str(os.getpid()))
-    os.rename("{0}/number.part", "{0}/number")
-    time.sleep(600)
-
-trial.cli.main = main
-trial.main()
-"""
-"""A trial of a command that sleeps, and writes the number of its process."""
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_trial_ends_with_its_plan(number, tmp_path: Path):
-    (tmp_path / "sleeper.py").write_text(SLEEPER.format(tmp_path))
-    sleeper = tmp_path / "sleeper"
-    sleeper.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} {tmp_path}/sleeper.py "$@"\n')
-    sleeper.chmod(0o755)
-    program = "import sys\nfrom pipelines.plan import trial\n"
-    program += f"sys.executable = {str(sleeper)!r}\ntrial.run(['demo'], {str(tmp_path / 'out')!r}, 10)"
-    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) as plan:
-        while not (tmp_path / "number").exists():
-            assert plan.poll() is None
-            time.sleep(0.01)
-        trial_process = processes.name(int((tmp_path / "number").read_text()))
-        plan.send_signal(number)
-        assert plan.wait() == -number
-    for _ in range(1000):
-        if not processes.is_alive(trial_process):
-            break
-        time.sleep(0.02)
-    assert not processes.is_alive(trial_process)
-
-
 @pytest.mark.slow
 def test_every_job_is_tried_by_its_own_command(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(command, "TIMES", 1)
@@ -272,17 +190,6 @@ def test_every_job_is_tried_by_its_own_command(tmp_path: Path, monkeypatch, caps
     content = json.loads((tmp_path / "plan.json").read_text())
     assert content["trials"][1]["written"] > content["trials"][0]["written"] > 1000
     assert all(one["memory"] > 50 << 20 for one in content["trials"])
-
-
-def test_a_plan_of_a_training_prints_nothing_of_tensorflow(tmp_path: Path):
-    records = draw_records(tmp_path / "records")
-    program = (
-        "import sys; from pipelines import cli; from pipelines.plan import sample; "
-        "study = sample.of_train(cli.read(sys.argv[2:])[1], sys.argv[1], 8, 1, ()); print(study.network[3])"
-    )
-    argv = [str(tmp_path / "plan"), "train", "--records", str(records), "--output", str(tmp_path / "model"), *SMALL]
-    done = subprocess.run([sys.executable, "-c", program, *argv], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert float(done.stdout) > 0 and done.stderr == ""
 
 
 def test_sizes_and_times_are_those_that_people_read():

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli
+from pipelines.inputs.coding import detect_palette
+from pipelines.inputs.rawset import scan
+from pipelines.plan import sample
+from pipelines.prepare.plan import plan_shards
+from pipelines.segment.plan import chunk_size
+from tests.drawn.networks import write_model
+from tests.drawn.places import ROOT
+from tests.drawn.rawset import write_rawset
+from tests.drawn.records import PALETTE
+from tests.drawn.segmenting import draw, save
+from tests.drawn.training import SMALL, draw_records
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 100])
+@pytest.mark.parametrize("images", [1, 63, 500, 5_000, 100_000, 10_000_000])
+def test_chunks_are_as_many_as_segment_cuts(images, batch_size):
+    assert sample.chunks(images, batch_size) == -(-images // chunk_size(images, batch_size))
+
+
+@pytest.mark.parametrize("shards", [0, 1, 7, 40, 1000])
+def test_shards_are_as_many_as_prepare_writes(tmp_path: Path, shards):
+    source = write_rawset(tmp_path / "set", {"train": 24, "val": 12}, 64)
+    flags = ["--input", source, "--output", tmp_path / "records", "--copies", "1", "--shards", shards]
+    options = cli.read(["prepare", *map(str, flags)])[1]
+    study = sample.of_prepare(options, str(tmp_path), 20, 2, [])
+    palette, _ = detect_palette(raw := scan(str(source)), "auto")
+    written = len(plan_shards(raw, palette, options).shards)
+    assert (study.cut, study.writes) == (written, 3 * written)
+
+
+def study_of_segment(tmp_path: Path, *flags: object) -> sample.Study:
+    write_model(tmp_path / "model", PALETTE)
+    flags = ["--input", tmp_path / "photos", "--model", tmp_path / "model", "--output", tmp_path / "masks", *flags]
+    return sample.of_segment(cli.read(["segment", *map(str, flags)])[1], str(tmp_path), 20, 2, [])
+
+
+def test_images_that_segment_rejects_do_not_end_its_plan(tmp_path: Path):
+    for number in range(11):
+        save(tmp_path / f"photos/{number:02d}.png", draw(40, 60, number))
+    (tmp_path / "photos/11.png").symlink_to("nowhere")
+    (tmp_path / "photos/12.png").write_bytes(b"no image")
+    study = study_of_segment(tmp_path)
+    assert (study.images, study.network[1:3]) == (13, (40, 60))
+
+
+def test_the_network_sees_large_images_shrunk(tmp_path: Path):
+    for number in range(10):
+        save(tmp_path / f"photos/{number:02d}.png", draw(40, 60, number))
+    study = study_of_segment(tmp_path, "--max-side", 30, "--max-pixels", 600)
+    assert study.network[1:3] == (20, 30), "as in `segment`, the bound is on pixels after --max-side"
+    assert study_of_segment(tmp_path, "--max-pixels", 600).network is None
+
+
+def test_trials_are_of_images_drawn_from_all_of_the_set(tmp_path: Path):
+    source = write_rawset(tmp_path / "set", {"train": 30}, 64)
+    flags = ["--input", str(source), "--output", str(tmp_path / "out"), "--val-fraction", "0"]
+    options = cli.read(["prepare", *flags])[1]
+    parts = sample.of_prepare(options, str(tmp_path), 20, 2, []).parts
+    rows = [
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("few", "many")
+    ]
+    assert [len(row) for row in rows] == [4, 20] == [part.items for part in parts]
+    assert all(Path(row["image"]).is_file() and row["split"] == "train" for row in rows[1])
+    assert len({row["image"] for row in rows[1]}) == 20 and rows[0][0] in rows[1]
+
+
+def test_a_plan_of_a_training_prints_nothing_of_tensorflow(tmp_path: Path):
+    records = draw_records(tmp_path / "records")
+    program = (
+        "import sys; from pipelines import cli; from pipelines.plan import sample; "
+        "study = sample.of_train(cli.read(sys.argv[2:])[1], sys.argv[1], 8, 1, ()); print(study.network[3])"
+    )
+    argv = [str(tmp_path / "plan"), "train", "--records", str(records), "--output", str(tmp_path / "model"), *SMALL]
+    done = subprocess.run([sys.executable, "-c", program, *argv], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 0 and done.stderr == ""

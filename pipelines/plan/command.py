@@ -74,10 +74,15 @@ def run_trial(part: sample.Part, number: int, study: Study) -> Trial:
     """
     print(f"[{number}/{len(study.parts)}] {part.arguments[0]} of {part.items} {study.unit}", end="", flush=True)
     results = []
-    while not results or (len(results) < TIMES and results[0].wall < SHORT):
-        results.append(trial.run(part.arguments, part.output, part.items, part.rounds, part.whole))
+    try:
+        while not results or (len(results) < TIMES and results[0].wall < SHORT):
+            results.append(trial.run(part.arguments, part.output, part.items, part.rounds, part.whole))
+    except InputError:
+        print(flush=True)  # the message gets a line of its own
+        raise
     result = sorted(results, key=lambda one: one.wall)[len(results) // 2]
-    print(f": {result.wall:.1f} s, {result.cpu:.1f} core-seconds, {result.memory / (1 << 20):.0f} MiB")
+    rejected = f", {result.rejected} rejected" if result.rejected else ""
+    print(f": {result.wall:.1f} s, {result.cpu:.1f} core-seconds, {result.memory / (1 << 20):.0f} MiB{rejected}")
     return result
 
 

@@ -27,6 +27,7 @@ class Trial:
       wall, cpu: elapsed seconds, and core-seconds.
       memory: peak of its largest process, in bytes.
       written: size of its output, in bytes.
+      rejected: number of its items that were rejected.
     """
 
     items: int
@@ -35,6 +36,7 @@ class Trial:
     cpu: float
     memory: int
     written: int
+    rejected: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ is that command: it ends with the process that started it. Its workers have part
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -21,11 +22,9 @@ from pipelines import cli
 from pipelines.plan.estimate import Trial
 from pipelines.runner import partners
 from trainer import ending, processes
+from trainer.accounts import REJECTS_FILE, Reject
 from trainer.options import InputError
 from trainer.terminal import printable
-
-REJECTED = 1
-"""Status of a command that ran but rejected too much; its measurements are still valid."""
 
 
 def run(arguments: Sequence[str], output: str, items: int, rounds: int = 0, whole: int = 0) -> Trial:
@@ -37,7 +36,7 @@ def run(arguments: Sequence[str], output: str, items: int, rounds: int = 0, whol
       whole: the number of items of the whole job, as `partners.number` takes it.
 
     Raises:
-      InputError: the command failed; with its own message.
+      InputError: the command failed, with its own message; or it rejected all items.
     """
     shutil.rmtree(output, ignore_errors=True)
     log = f"{output}.log"
@@ -49,9 +48,16 @@ def run(arguments: Sequence[str], output: str, items: int, rounds: int = 0, whol
             status, seconds, memory = processes.end(process.pid)
     wall = time.monotonic() - start
     process.returncode = status
-    if status not in (0, REJECTED):
-        raise InputError(_last_words(log) or f"deeplab {arguments[0]} ended with status {status}")
-    return Trial(items, rounds, wall, seconds, memory, _size(output))
+    rejects = _rejects(output)
+    if len(rejects) >= items:
+        first = next(iter(rejects.values()))
+        raise InputError(
+            f"all {items} images of the trial were rejected, such as {first}; mend the cause, or give a larger "
+            "--sample"
+        )
+    if status:
+        raise InputError(_last_words(log, f"deeplab {arguments[0]} ended with status {status}"))
+    return Trial(items, rounds, wall, seconds, memory, _size(output), len(rejects))
 
 
 @contextlib.contextmanager
@@ -74,10 +80,22 @@ def _ended_with_this(process: subprocess.Popen) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _last_words(log: str) -> str:
+def _rejects(output: str) -> dict[str, str]:
+    """What was rejected of the items: key -> path and reason. `prepare` counts an image once for every copy."""
+    path = os.path.join(output, REJECTS_FILE)
+    if not os.path.exists(path):
+        return {}
+    with open(path, "rb") as file:
+        rejects = [Reject(**json.loads(line)) for line in file]
+    return {one.key: f"{one.path}: {one.reason}" for one in rejects}
+
+
+def _last_words(log: str, otherwise: str) -> str:
+    """The message of the command; without one `otherwise`, with its last line, such as that of a traceback."""
     with open(log, encoding="utf-8", errors="replace") as file:
-        lines = [line.strip() for line in file if ": error: " in line]
-    return printable(lines[-1].partition(": error: ")[2]) if lines else ""
+        lines = [text for line in file if (text := line.strip())]
+    errors = [line.partition(": error: ")[2] for line in lines if ": error: " in line]
+    return printable(errors[-1] if errors else ": ".join([otherwise, *lines[-1:]]))
 
 
 def main() -> None:

@@ -64,12 +64,24 @@ def test_a_plan_of_prepare_says_what_all_of_it_takes(tmp_path: Path, ran, capsys
 @pytest.mark.parametrize(("walls", "counted"), [([1.0, 9.0, 2.0], 2.0), ([5.5], 5.5), ([4.9, 4.7, 4.8], 4.8)])
 def test_a_short_trial_runs_three_times_and_that_of_median_time_counts(walls, counted, monkeypatch, tmp_path, capsys):
     left = list(walls)
-    monkeypatch.setattr(trial, "run", lambda *_: Trial(10, 0, left.pop(0), 1.0, 1 << 20, 1000))
+    monkeypatch.setattr(trial, "run", lambda *_: Trial(10, 0, left.pop(0), 1.0, 1 << 20, 1000, len(walls) - 1))
     source = write_rawset(tmp_path / "set", {"train": 10}, 64)
     study = sample.of_prepare(
         cli.read(["prepare", "--input", str(source), "--output", str(tmp_path / "out")])[1], str(tmp_path), 10, 2, []
     )
     assert run_trial(study.parts[0], 1, study).wall == counted and left == []
+    assert capsys.readouterr().out.endswith(" 1 MiB, 2 rejected\n" if len(walls) > 1 else " 1 MiB\n")
+
+
+def test_the_error_of_a_trial_gets_a_line_of_its_own(monkeypatch, tmp_path: Path, capsys):
+    def fail(*_):
+        raise InputError("it fails")
+
+    monkeypatch.setattr(trial, "run", fail)
+    source = write_rawset(tmp_path / "set", {"train": 10}, 64)
+    with pytest.raises(InputError, match="it fails"):
+        plan("prepare", "--input", source, "--output", tmp_path / "out")
+    assert capsys.readouterr().out == "[1/2] prepare of 2 images\n"
 
 
 @pytest.mark.parametrize(

@@ -74,3 +74,43 @@ def test_a_trial_ends_with_its_plan(number, tmp_path: Path):
             break
         time.sleep(0.02)
     assert not processes.is_alive(trial_process)
+
+
+def tried(tmp_path: Path, damaged: int) -> trial.Trial:
+    """A trial of prepare of ten images, as many of which are `damaged`."""
+    source, output = write_rawset(tmp_path / "set", {"train": 10}, 64), str(tmp_path / "records")
+    for number in range(damaged):
+        (source / f"images/train/a{number}.jpg").write_bytes(b"no image")
+    flags = ["--input", str(source), "--output", output, "--copies", "1", "--max-reject-rate", "1"]
+    return trial.run(["prepare", *flags], output, 10)
+
+
+@pytest.mark.parametrize("damaged", [0, 3])
+def test_a_trial_counts_the_images_that_were_rejected(damaged, tmp_path: Path):
+    assert tried(tmp_path, damaged).rejected == damaged
+
+
+def test_a_trial_of_which_all_was_rejected_measures_nothing(tmp_path: Path):
+    expected = (
+        r"all 10 images of the trial were rejected, such as \S+a0\.jpg: .+; mend the cause, or give a larger --sam"
+    )
+    with pytest.raises(InputError, match=expected):
+        tried(tmp_path, 10)
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "expected"),
+    [
+        ("deeplab train: error: the loss is NaN\\nsaved", 1, "the loss is NaN"),
+        ("Traceback:\\n  File\\nStopIteration\\n", 1, "deeplab train ended with status 1: StopIteration"),
+        ("", 7, "deeplab train ended with status 7"),
+    ],
+)
+def test_a_training_that_fails_ends_the_plan_with_its_last_words(lines, status, expected, tmp_path, monkeypatch):
+    script = tmp_path / "fails"
+    script.write_text(f"#!/bin/sh\nprintf '{lines}'\nexit {status}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(InputError) as error:
+        trial.run(["train"], str(tmp_path / "model"), 10)
+    assert str(error.value) == expected

@@ -39,8 +39,9 @@ def run(options: Options, flags: list[str]) -> int:
     here = cores()
     with scratch.folder("plan") as folder:
         study = STUDIES[options.job](job, folder, options.sample, here, local)
+        operations = flops(study)  # before the trials, which would be lost if it failed
         trials = [run_trial(part, number, study) for number, part in enumerate(study.parts, start=1)]
-    work = study.work(sample.written(study, trials), flops(study))
+    work = study.work(sample.written(study, trials), operations)
     rows = estimates(work, trials, here, options.cores, prices, getattr(job, "precision", ""))
     print(summary(options.job, work, trials, here))
     print(f"\n{table(rows, prices['currency'])}\n")

@@ -139,6 +139,19 @@ def test_a_plan_for_a_cluster_of_another_kind_keeps_its_flags():
     assert title == "on the cluster:" and line.endswith(shlex.join(flags))
 
 
+def test_operations_are_counted_before_any_trial(tmp_path: Path, ran, monkeypatch):
+    def fail(*_):
+        raise InputError("it fails")
+
+    monkeypatch.setattr(command, "forward_flops", fail)
+    write_model(tmp_path / "model", PALETTE)
+    for number in range(10):
+        save(tmp_path / f"photos/{number}.png", draw(40, 60, number))
+    with pytest.raises(InputError, match="it fails"):
+        plan("segment", "--input", tmp_path / "photos", "--model", tmp_path / "model", "--output", tmp_path / "out")
+    assert not ran
+
+
 def test_a_set_too_small_for_a_plan_is_refused(tmp_path: Path, ran):
     source = write_rawset(tmp_path / "set", {"train": 9}, 64)
     with pytest.raises(InputError, match="has 9 images; a job of fewer than 10 is not worth planning; just run it"):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.plan.compute import forward_flops
 from pipelines.plan.estimate import GIB, Rate, Trial, Work, estimates, rate, read_prices, wall_rate
 from trainer.options import InputError
 
@@ -127,6 +128,14 @@ def test_prices_that_cannot_be_used_are_refused(tmp_path: Path, change, expected
     with pytest.raises(InputError) as error:
         read_prices(str(tmp_path / "prices.json"))
     assert expected in str(error.value) and "prices.json" in str(error.value)
+
+
+def test_operations_are_counted_under_any_backend(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    architecture = {"num_classes": 3, "alpha": 0.35, "aspp_rates": (6, 12), "backbone": "mobilenet_v2"}
+    assert 1e7 < forward_flops(architecture, 64, 64) < 1e9
+    with pytest.raises(InputError, match=r"operations of the network cannot be counted: .*backbone"):
+        forward_flops({**architecture, "backbone": "none"}, 64, 64)
 
 
 def test_a_file_that_is_no_json_or_missing_is_refused(tmp_path: Path):

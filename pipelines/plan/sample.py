@@ -116,6 +116,10 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
     palette = os.path.join(folder, "palette.json")
     storage.write_json(palette, detect_palette(raw, options.palette)[0].to_json())
     _check_enough(len(raw.pairs), options.input)
+    splits = {pair.split for pair in raw.pairs}
+    unknown = sorted({*options.augment_splits} - splits)
+    if unknown and "augment_splits" in non_defaults(options):  # which prepare itself refuses
+        raise InputError(f"--augment-splits: {raw.root} has no split {unknown[0]}; it has {', '.join(sorted(splits))}")
     same = {"layout": "auto", "palette": palette, "group_by": "", "max_reject_rate": 1.0}
     read, records, sizes = sum(pair.size for pair in raw.pairs), Counter(), Counter()
     times = {pair.split: 1 + options.copies * (pair.split in options.augment_splits) for pair in raw.pairs}
@@ -128,8 +132,11 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         manifest, output = os.path.join(folder, f"{name}.jsonl"), os.path.join(folder, name)
         lines = [json.dumps({"image": row.image, "label": row.label, "split": row.split}) for row in rows]
         storage.write(manifest, "\n".join(lines).encode())
+        here = {row.split for row in rows}
+        augmented = tuple(split for split in options.augment_splits if split in here)
+        augment = {"augment_splits": augmented} if augmented else {"augment_splits": ("train",), "copies": 0}
         # No more shards than keep all workers busy: each takes time, and those of the whole job are large.
-        trial_options = replace(options, input=manifest, output=output, shards=cores, **same)
+        trial_options = replace(options, input=manifest, output=output, shards=cores, **same, **augment)
         arguments = ("prepare", *as_words(non_defaults(trial_options)), *flags)
         parts.append(Part(arguments, output, len(rows), whole=records.total()))
     shards = shards_of(raw.pairs, times, records, sizes, options)
@@ -196,7 +203,7 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         sizes += [shrunk] * (shrunk[0] * shrunk[1] <= options.max_pixels)
     sizes = sizes or [(0, 0)]
     height, width = (round(sum(size[axis] for size in sizes) / len(sizes)) for axis in (0, 1))
-    kinds = 1 + options.overlays + options.confidence
+    kinds = options.masks + options.overlays + options.confidence
     return Study(
         parts=tuple(parts),
         items=len(sources),
@@ -220,6 +227,11 @@ def chunks(images: int, batch_size: int) -> int:
 
 def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence[str]) -> Study:
     """A job of `deeplab train`, which is tried with a quarter of `sample` steps."""
+    if options.hosts > 1:
+        raise InputError(
+            f"--hosts {options.hosts}: a plan tries the training on this machine alone; omit --hosts, --host-id and "
+            "--coordinator to plan it for one machine"
+        )
     dataset = load_dataset(options.records)
     records = os.path.join(folder, "records")
     shards = [shard for split in ("train", "val") for shard in dataset.of_split(split)[:1]]

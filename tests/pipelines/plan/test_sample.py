@@ -19,6 +19,7 @@ from tests.drawn.rawset import write_rawset
 from tests.drawn.records import PALETTE
 from tests.drawn.segmenting import draw, save
 from tests.drawn.training import SMALL, draw_records
+from trainer.options import InputError
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 100])
@@ -84,3 +85,59 @@ def test_a_plan_of_a_training_prints_nothing_of_tensorflow(tmp_path: Path):
     argv = [str(tmp_path / "plan"), "train", "--records", str(records), "--output", str(tmp_path / "model"), *SMALL]
     done = subprocess.run([sys.executable, "-c", program, *argv], cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(done.stdout) > 0 and done.stderr == ""
+
+
+def study_of_prepare(tmp_path: Path, *flags: str) -> sample.Study:
+    """Of forty images of the split train and one of val, of which the trials have but a few."""
+    source = write_rawset(tmp_path / "set", {"train": 40, "val": 1}, 64)
+    words = [
+        "--input",
+        str(source),
+        "--output",
+        str(tmp_path / "records"),
+        "--copies",
+        "2",
+        "--augment-splits",
+        *flags,
+    ]
+    return sample.of_prepare(cli.read(["prepare", *words])[1], str(tmp_path), 10, 2, [])
+
+
+@pytest.mark.parametrize(
+    ("splits", "copies", "augmented"),
+    [(["val"], 0, ("train",)), (["train", "val"], 2, ("train",)), (["val", "train"], 2, ("train",))],
+)
+def test_trials_augment_the_splits_of_their_images(splits, copies, augmented, tmp_path: Path):
+    for part in study_of_prepare(tmp_path, *splits).parts:
+        _, options, _ = cli.read(list(part.arguments))
+        assert "val" not in {row.split for row in scan(options.input).pairs}, "or the test shows nothing"
+        assert (options.copies, options.augment_splits) == (copies, augmented)
+
+
+def test_a_split_to_augment_that_the_set_lacks_is_refused_as_by_prepare(tmp_path: Path):
+    with pytest.raises(InputError, match=r"--augment-splits: \S+set has no split test; it has train, val"):
+        study_of_prepare(tmp_path, "train", "test")
+
+
+def test_segment_writes_what_its_flags_say(tmp_path: Path):
+    for number in range(10):
+        save(tmp_path / f"photos/{number:02d}.png", draw(40, 60, number))
+    flags = {(): 10, ("--no-masks",): 0, ("--no-masks", "--overlays"): 10, ("--overlays", "--confidence"): 30}
+    assert {given: study_of_segment(tmp_path, *given).writes for given in flags} == flags
+
+
+def test_a_training_on_several_hosts_is_not_planned(tmp_path: Path):
+    records = draw_records(tmp_path / "records")
+    words = [
+        "train",
+        "--records",
+        records,
+        "--output",
+        str(tmp_path / "model"),
+        "--hosts",
+        "2",
+        "--coordinator",
+        "h:1",
+    ]
+    with pytest.raises(InputError, match=r"--hosts 2: .*; omit --hosts, --host-id and --coordinator"):
+        sample.of_train(cli.read(words)[1], str(tmp_path), 10, 1, [])

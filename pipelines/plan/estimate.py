@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from trainer import storage
-from trainer.options import InputError
+from trainer.options import Bounds, InputError
 
 GIB = 1 << 30
 PARTS = ("work", "trials", "estimates")
 """The parts of a plan in JSON."""
+BOUNDS = {".cores": Bounds(low=1), ".tflops.": Bounds(above=0), ".share_of_peak": Bounds(above=0)}
+"""Part of the name of a price -> its bounds; those of others are 0 or more."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ def _of_gpu(
 
 
 def read_prices(path: str = "") -> dict[str, Any]:
-    """The prices in a file, or the list prices. Raises InputError if a price is missing or not a number."""
+    """The prices in a file, or the list prices. Raises InputError if a price is missing or cannot be used."""
     default = json.loads(resources.files("pipelines.plan").joinpath("prices.json").read_text())
     if not path:
         return default
@@ -210,9 +213,11 @@ def _check(value: Any, like: Any, path: str, where: str) -> None:
         for name, part in like.items():
             _check(value[name], part, path, f"{where}.{name}".lstrip("."))
     elif isinstance(like, (int, float)):
-        least = 1 if isinstance(like, int) and where.endswith(".cores") else 0
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
-            raise InputError(f"--prices {path}: {where} must be a number, {least} or more, got {value!r}; {cure}")
+        bounds = next((bounds for name, bounds in BOUNDS.items() if name in where), Bounds(low=0))
+        kind, types = ("whole number", int) if where.endswith(".cores") else ("number", (int, float))
+        is_number = isinstance(value, types) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or not bounds.hold(value):
+            raise InputError(f"--prices {path}: {where} must be a {kind}, {bounds}, got {value!r}; {cure}")
     elif not isinstance(value, str):
         raise InputError(f"--prices {path}: {where} must be text, got {value!r}; {cure}")
 

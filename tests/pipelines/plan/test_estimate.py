@@ -114,7 +114,15 @@ def test_prices_that_were_edited_are_used(tmp_path: Path):
     [
         (lambda prices: prices.pop("gpu"), "it lacks gpu; `deeplab plan ... --save-prices FILE` writes"),
         (lambda prices: prices["dataflow"].pop("gib"), "dataflow lacks gib"),
-        (lambda prices: prices["cluster"].update(cores=0), "cluster.cores must be a number, 1 or more, got 0"),
+        (lambda prices: prices["cluster"].update(cores=0), "cluster.cores must be a whole number, 1 or more, got 0"),
+        (lambda prices: prices["gpu"].update(cores=2.5), "gpu.cores must be a whole number, 1 or more, got 2.5"),
+        (lambda prices: prices["dataflow"].update(cores=float("inf")), "dataflow.cores must be a whole number"),
+        (
+            lambda prices: prices["cluster"].update(hour=float("inf")),
+            "cluster.hour must be a number, 0 or more, got inf",
+        ),
+        (lambda prices: prices["gpu"].update(share_of_peak=0), "gpu.share_of_peak must be a number, above 0, got 0"),
+        (lambda prices: prices["gpu"]["tflops"].update(float32=0.0), "gpu.tflops.float32 must be a number, above 0"),
         (lambda prices: prices["cluster"].update(hour="1"), "cluster.hour must be a number, 0 or more, got '1'"),
         (lambda prices: prices["cluster"].update(hour=float("nan")), "cluster.hour must be a number"),
         (lambda prices: prices.update(storage=[]), "storage lacks an object"),

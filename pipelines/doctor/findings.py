@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.doctor.classes import of_values_alone
 from pipelines.doctor.plan import Plan
-from pipelines.doctor.proposals import ignoring_colors, ignoring_ids, with_foreground
+from pipelines.doctor.proposals import PROPOSED, ignoring_colors, ignoring_ids, with_foreground
 from pipelines.doctor.reading import OWN, Reading
 from pipelines.doctor.tally import DOUBTS, FAULTS, MAX_COLORS, REACH, DoctorTally, Seen
 from pipelines.doctor.verdict import NOTE, REJECT, SHOWN, WRONG, Example, Finding
@@ -122,6 +122,15 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
     """Findings on values that the palette does not know, and a reading with a palette that ignores them."""
     findings = []
     palette = reading.palette
+    is_proposed = palette is not None and palette.name == PROPOSED and reading.flag == OWN
+    if is_proposed and tally.decoded < tally.looked:
+        text = (
+            f"labels were not decoded, and classes that they alone hold are not in {OWN}, which is made of sampled "
+            "labels: prepare would reject these labels"
+        )
+        cure = "--full finds classes that the sample lacks"
+        rest = tally.looked - tally.decoded
+        findings.append(Finding("palette-of-sample", NOTE, rest, tally.looked, "labels", text, cure))
     if seen := tally.kinds.get("unknown-ids"):
         unknown = sorted(tally.unknown_ids)
         pixels = sum(tally.unknown_ids.values())
@@ -155,6 +164,7 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
         cure = f"export them without smoothing; {MENDED}, with mixed colours ignored; {LEFT_OUT}"
         if len(colors) < MAX_ALIASES:
             cure = f'--palette {OWN}: ignore these colours ("aliases"); or export the labels without smoothing'
+            cure += '; if they are classes, name these there ("classes")' if is_proposed else ""
             reading = replace(reading, palette=ignoring_colors(reading.palette, colors), flag=OWN)
         findings.append(_finding("anti-aliased", REJECT, seen, plan, tally.decoded, text, cure))
     return reading, findings

@@ -9,6 +9,8 @@ from pipelines.inputs.evidence import Evidence, Use
 from trainer.formats.labels import Color, Palette
 from trainer.formats.palettes import voc_colormap
 
+PROPOSED = "proposed"
+"""The name of these palettes."""
 MAX_CLASSES = 64
 """Maximum number of values made into a palette; more are not classes but blurred colours."""
 MIN_SOLID = 0.5
@@ -59,7 +61,7 @@ def _propose_ids(uses: dict[int, Use]) -> Palette | None:
     sources = [(value, index) for index, value in enumerate(classes)] + [(value, 255) for value in ignored - {255}]
     plain = classes == list(range(len(classes))) and not ignored - {255}
     return Palette(
-        "proposed",
+        PROPOSED,
         tuple(f"class {value}" for value in classes),
         voc_colormap(len(classes)),
         source_ids=() if plain else tuple(sources),
@@ -74,7 +76,7 @@ def propose_colors(uses: dict[Color, Use]) -> Palette | None:
     if not 1 <= len(classes) <= MAX_CLASSES:
         return None
     return Palette(
-        "proposed",
+        PROPOSED,
         tuple("colour {}, {}, {}".format(*color) for color in classes),
         tuple(classes),
         ignore_color=void[0] if void else next(c for c in voc_colormap()[::-1] if c not in uses),
@@ -84,7 +86,7 @@ def propose_colors(uses: dict[Color, Use]) -> Palette | None:
 
 def two_classes() -> Palette:
     """The palette for masks of 0 and 255."""
-    return Palette("proposed", ("background", "foreground"), voc_colormap(2), source_ids=((0, 0), (255, 1)))
+    return Palette(PROPOSED, ("background", "foreground"), voc_colormap(2), source_ids=((0, 0), (255, 1)))
 
 
 def ignoring_ids(palette: Palette, ids: Sequence[int]) -> Palette:

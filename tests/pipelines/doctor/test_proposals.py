@@ -6,8 +6,10 @@ import json
 
 import numpy as np
 
+from pipelines.doctor import command
 from tests.drawn.encoded import saved
 from tests.drawn.ill import draw_set, examine, prepare_as_proposed
+from tests.drawn.records import PALETTE
 
 
 def stripes(label: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -63,3 +65,22 @@ def test_a_proposed_palette_says_that_0_is_ignored_as_an_outline(tmp_path):
     found = examine(tmp_path / "set", tmp_path / "out")
     assert "0" in json.dumps(found.report["palette"]["source_ids"])
     assert any("in which 0 is ignored, since it occurs only along outlines" in one for one in found.report["evidence"])
+
+
+def test_a_palette_made_of_a_sample_says_that_other_labels_may_hold_more_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "SAMPLED", 32)
+
+    def encode(label: np.ndarray, key: str) -> bytes:
+        colors = PALETTE.colorize(label)
+        if key == "train/a12":  # one of eight labels of which the palette is not made
+            colors[:20, :20] = (9, 9, 200)
+        return saved(colors)
+
+    draw_set(tmp_path / "set", encode, palette=None, splits={"train": 40})
+    note = examine(tmp_path / "set", tmp_path / "out").finding("palette-of-sample")
+    assert (note["grade"], note["count"], note["of"]) == ("note", 8, 40) and "--full" in note["cure"]
+    found = examine(tmp_path / "set", tmp_path / "out", "--full")
+    assert "palette-of-sample" not in found.kinds
+    assert found.finding("anti-aliased")["cure"].endswith('; if they are classes, name these there ("classes")')
+    palette = ("--palette", str(tmp_path / "out/palette.json"))
+    assert "palette-of-sample" not in examine(tmp_path / "set", tmp_path / "again", *palette).kinds

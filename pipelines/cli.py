@@ -216,9 +216,14 @@ def _main(argv: list[str]) -> int:
     title = _title(argv)
     try:
         return run(argv)
-    except KeyboardInterrupt as interrupt:
+    except (KeyboardInterrupt, SystemError) as interrupt:
+        text = str(interrupt)
+        if isinstance(interrupt, SystemError):
+            if not ending.has_come():
+                raise
+            text = ""  # C++ has called Python when Ctrl-C came, and speaks of that
         ending.received()
-        say(f"\n{title}: interrupted; {str(interrupt) or RESUME}")
+        say(f"\n{title}: interrupted; {text or RESUME}")
         return ending.STATUS_INTERRUPTED
     except UnbalancedError as error:
         return failure(title, error, 1)

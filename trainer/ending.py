@@ -2,7 +2,8 @@
 
 Ctrl-C raises KeyboardInterrupt in the main thread, wherever it is, so that it leaves its blocks in order. But Python
 drops an exception in a callback of its own, such as that of a weak reference; libraries catch some; C++ holds others
-up; and a block may wait for threads that do not end. So another thread watches whether the exception arrives.
+up, or makes them errors of its own; and a block may wait for threads that do not end. So another thread watches
+whether the exception arrives.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ GLANCE = 0.5
 """Seconds between two looks at the parent."""
 
 _leaving = threading.Lock()
+_has_come = threading.Event()
 _is_received = False
 
 
@@ -103,8 +105,15 @@ def received() -> None:
     _is_received = True
 
 
+def has_come() -> bool:
+    """Whether Ctrl-C has come since `watch_interrupts`."""
+    return _has_come.wait(GLANCE)
+
+
 def _watch(reader: int, text: str) -> None:
     while number := os.read(reader, 1):
+        if number[0] == signal.SIGINT:
+            _has_come.set()
         if number[0] == signal.SIGINT and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             time.sleep(SECONDS)
             if not _is_received:

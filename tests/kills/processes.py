@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
@@ -47,6 +48,8 @@ def start(argv: Sequence[str], folder: Path, scratch: Path, log: Path) -> int:
         status = cli.main()
         if not status:
             atexit._run_exitfuncs()
+    except Exception:
+        traceback.print_exc()
     except KeyboardInterrupt:  # before the command could say anything
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.raise_signal(signal.SIGINT)

@@ -67,3 +67,23 @@ def test_processes_of_a_command_whose_streams_are_closed_have_open_ones():
     program += """sys.exit(subprocess.call([sys.executable, '-c', 'import os; [os.fstat(n) for n in range(3)]']))"""
     command = f'"{sys.executable}" -c "{program}" <&- >&- 2>&-'
     assert subprocess.run(["bash", "-c", command], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(("is_interrupted", "status"), [(True, 130), (False, 1)])
+def test_what_a_library_makes_of_an_interrupt_is_one(is_interrupted, status):
+    """C++ that calls Python when Ctrl-C comes raises a SystemError."""
+    program = f"""
+import signal, sys
+from pipelines import cli
+def run(argv):
+    try:
+        signal.raise_signal(signal.SIGINT) if {is_interrupted} else int("x")
+    except (KeyboardInterrupt, ValueError):
+        raise SystemError("a function returned a result with an exception set") from None
+cli.run, sys.argv = run, ["deeplab", "prepare"]
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(cli.main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == status
+    assert (done.stderr == INTERRUPT) == is_interrupted and ("Traceback" in done.stderr) != is_interrupted

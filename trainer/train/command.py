@@ -48,14 +48,13 @@ from trainer.weights.checkpoints import load_weights_from
 
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command. Returns 0; 1 if the loss became NaN or infinite; `TERMINATED` after SIGTERM."""
-    with Interrupts() as interrupts:
-        try:
-            with hosts.joined(options) as joined:
-                return _run(joined, interrupts)
-        except Terminated as error:
-            what_next = str(error) or "run the same command again to resume"
-            print(f"deeplab train: terminated; {what_next}", file=sys.stderr)
-            return TERMINATED
+    try:
+        with Interrupts() as interrupts, hosts.joined(options) as joined:
+            return _run(joined, interrupts)
+    except Terminated as error:
+        what_next = str(error) or "run the same command again to resume"
+        print(f"deeplab train: terminated; {what_next}", file=sys.stderr)
+        return TERMINATED
 
 
 def _run(options: Options, interrupts: Interrupts) -> int:
@@ -266,7 +265,7 @@ def interruptible(run: Callable[[], Validation], steps: Steps) -> Validation:
         with steps.interrupts.at_once():
             return run()
     except (KeyboardInterrupt, Terminated) as error:
-        steps.interrupts.waiting = None  # so that a second Ctrl-C waits for the checkpoint
+        steps.interrupts.waiting = steps.interrupts.raised = None  # a second Ctrl-C waits for the checkpoint
         steps.keep()
         steps.interrupts.waiting = type(error)
         steps.interrupts.check(steps.kept)

@@ -32,11 +32,14 @@ class Interrupts:
       wait: whether they wait for the next `check` instead of raising immediately. A second Ctrl-C never waits.
       waiting: the exception that the next `check` raises; also one that was raised, which a library may have dropped:
         C++ that calls Python does.
+      raised: the exception that was raised immediately, until somebody has caught it. If the block ends in an error,
+        that is what a library has made of this, which is raised in its place.
     """
 
     def __init__(self) -> None:
         self.wait = False
         self.waiting: type[BaseException] | None = None
+        self.raised: type[BaseException] | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -47,15 +50,18 @@ class Interrupts:
                     self._before[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler or signal.SIG_DFL)
+        if self.raised and isinstance(error, Exception):
+            raise self.raised from None
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         ending = KeyboardInterrupt if number == signal.SIGINT else Terminated
         waits = self.wait and not self.waiting is ending is KeyboardInterrupt
         self.waiting = self.waiting or ending
         if not waits:
+            self.raised = ending
             raise ending
 
     def check(self, kept: str) -> None:

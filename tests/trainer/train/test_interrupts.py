@@ -75,6 +75,22 @@ def test_an_interrupt_that_a_library_drops_ends_the_training_later(number, endin
             drop()
 
 
+@pytest.mark.parametrize(("number", "ending"), ENDINGS)
+def test_an_error_that_an_interrupt_becomes_in_a_library_is_that_interrupt(number, ending):
+    def crash():
+        try:
+            signal.raise_signal(number)
+        except BaseException:
+            raise SystemError("a function returned a result with an exception set") from None
+
+    with pytest.raises(ending), Interrupts():
+        crash()
+    with pytest.raises(SystemError), Interrupts() as interrupts:
+        interrupts.wait = True
+        signal.raise_signal(number)  # waits, and so has not caused the error
+        raise SystemError
+
+
 def test_ignored_signals_stay_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

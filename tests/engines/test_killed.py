@@ -112,3 +112,14 @@ def test_ctrl_c_leaves_the_job_and_cancel_ends_it(place, flink, monkeypatch):
     wait_for("the job's end", lambda: flink.states()[-1] == "CANCELED")
     deeplab(place, "prepare", *flags)
     assert_same(place, "prepare", "ended", before)
+
+
+@pytest.mark.parametrize("command", ["prepare", "segment"])
+def test_a_job_that_was_sent_alone_is_finished_by_the_same_command_without_another(place, flink, command):
+    jobs = len(flink.states())
+    flags = ("--output", f"sent/{command}", *flink.flags)
+    deeplab(place, command, *flags, "--no_wait")
+    wait_for("the job's end", lambda: flink.states()[jobs:] == ["FINISHED"])
+    deeplab(place, command, *flags)
+    assert differences(place, "sent", command) == []
+    assert flink.states()[jobs:] == ["FINISHED"]

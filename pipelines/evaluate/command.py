@@ -173,6 +173,8 @@ def find_images_folder(options: Options, notes: list[dict[str, Any]]) -> str | N
     if options.images is not None:
         if not storage.is_dir(options.images):
             raise InputError(f"--images {options.images}: folder not found")
+        if not options.gallery:
+            print("--images has no effect with --gallery 0")
         return options.images
     if not options.gallery:
         return None

@@ -49,6 +49,8 @@ def export(
         anything is written) other files are in the way.
       UnbalancedError: shards do not hold as many records as dataset.json says.
     """
+    if storage.lies_in(options.output, options.records) and storage.lies_in(options.records, options.output):
+        raise InputError(f"{options.output} is the folder of the records themselves; give another folder")
     target = Target.of(options.output, dataset)
     target.refuse_raw_set(f"{kind}/{split}" for kind in KINDS for split in dataset.splits)
     # Records hold class ids, regardless of the coding of the raw set.

@@ -17,6 +17,8 @@ from trainer.options import CheckedOptions, InputError, option
 
 FIRST = "0"
 """The number of the record that is shown by default."""
+MEGABYTES = 128
+"""The size of a shard by default, in MiB."""
 
 
 def _folder() -> Any:
@@ -57,6 +59,8 @@ class Show(CheckedOptions):
         super().__post_init__()
         if self.key and self.record != FIRST:
             raise InputError(f"give either --record {self.record} or --key {self.key}, not both")
+        if self.overwrite and not self.save:
+            raise InputError("--overwrite is for --save DIR; give it, or omit --overwrite")
 
 
 @dataclass(frozen=True)
@@ -138,9 +142,18 @@ class Reshard(CheckedOptions):
     records: str = _folder()
     output: str = option(help="folder to write to; local or gs://", positional=True, metavar="OUTPUT")
     shards: int = option(
-        0, "shards of the largest split; the others get a proportionate number. 0: by --megabytes", low=0, high=999999
+        0,
+        "shards of the largest split; the others get a proportionate number. Those to which the hash deals no record "
+        "are left out. 0: by --megabytes",
+        low=0,
+        high=999999,
     )
-    megabytes: int = option(128, "size of a shard in MiB, without --shards", low=1)
+    megabytes: int = option(MEGABYTES, "size of a shard in MiB, without --shards", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shards and self.megabytes != MEGABYTES:
+            raise InputError(f"give either --shards {self.shards} or --megabytes {self.megabytes}, not both")
 
 
 @dataclass(frozen=True)

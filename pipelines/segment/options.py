@@ -112,8 +112,10 @@ class Options(SelectionOptions, ViewOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.crf_options(CrfOptions())
-        if self.crf == "off" and (given := [name for name in NUMBERS if getattr(self, f"crf_{name}") is not None]):
-            raise InputError(f"{self.flag(f'crf_{given[0]}')} is for --crf on or auto; give one, or omit it")
+        given = [f"crf_{name}" for name in NUMBERS if getattr(self, f"crf_{name}") is not None]
+        given += ["crf_engine"] * (self.crf_engine != "native") + ["crf_workers"] * (self.crf_workers != 0)
+        if self.crf == "off" and given:
+            raise InputError(f"{self.flag(given[0])} is for --crf on or auto; give one, or omit it")
 
     def crf_options(self, otherwise: CrfOptions) -> CrfOptions:
         """The CRF's parameters: those given as flags, the others as in `otherwise`. InputError for impossible ones."""

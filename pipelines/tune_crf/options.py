@@ -25,6 +25,8 @@ from pipelines.scores.options import BANDS
 from trainer.accounts import max_reject_rate
 from trainer.options import InputError, option
 
+WIDTH = 4
+"""The default of --trimap-width, in pixels."""
 MIN_IMAGES = 10
 """Minimum number of images. With fewer, a fold is a single image and an interval means nothing."""
 
@@ -58,7 +60,7 @@ class Options(ViewOptions):
         group="score",
     )
     trimap_width: int = option(
-        4, "for trimap: largest distance from a boundary of the label, in pixels", choices=BANDS, group="score"
+        WIDTH, "for trimap: largest distance from a boundary of the label, in pixels", choices=BANDS, group="score"
     )
     max_reject_rate: float = max_reject_rate("images")
 
@@ -68,3 +70,5 @@ class Options(ViewOptions):
             raise InputError(f"--output must name a .json file, got {self.output}")
         if self.images != 0 and self.images < MIN_IMAGES:
             raise InputError(f"--images must be 0 for all, or {MIN_IMAGES} or more, got {self.images}")
+        if self.metric != "trimap" and self.trimap_width != WIDTH:
+            raise InputError("--trimap-width is for --metric trimap; give it, or omit the width")

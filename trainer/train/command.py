@@ -319,9 +319,8 @@ def explain(
     total = steps_per_epoch(options, stream.dataset)
     with interrupts.at_once():
         if options.hosts == 1:
-            print(
-                f"{error} of epoch {start.epochs + 1}; to see why, the steps since the last checkpoint are taken again"
-            )
+            what = _what_came(error, start.epochs + 1, total)
+            print(f"{what}; to see why, the steps since the last checkpoint are taken again")
             diagnosis = repeat_steps(options, stream, start, error.step)
         else:
             diagnosis = Diagnosis(error.step, "not looked for, as several hosts train")
@@ -330,6 +329,12 @@ def explain(
         records = [data for _, data in itertools.islice(stream.records(*place), options.batch_size)]
     diagnosis = dataclasses.replace(diagnosis, step=place[-1] + 1)
     return report(options, stream.dataset.palette, place[0], error.loss, diagnosis, names_of(records), labels)
+
+
+def _what_came(error: LossError, epoch: int, total: int) -> str:
+    if error.step > total:
+        return f"step {total} of epoch {epoch} left weights that are NaN or infinite"
+    return f"{error} of epoch {epoch}"
 
 
 def place_of(epoch: int, total: int, step: int) -> tuple[int, int, int]:

@@ -171,17 +171,17 @@ def check_batch(size: int, model: keras.Model, devices: int, parts: int = 1) -> 
     The batch norm of the image pooling has one value per image and channel, so no variance with a single image.
     """
     shares = devices * parts
+    # Under JAX, batch norms see the images of all devices as one batch.
+    alone = parts if keras.backend.backend() == "jax" else shares
+    learning = any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in model.layers)
     if size % shares:
-        near = max(size // shares, 1) * shares
+        near = max(size // shares * shares, 2 * alone if learning else shares)
         over = f"all {devices} GPUs together" if devices > 1 else ""
         over += f"{' and ' if over else ''}{parts} parts" if parts > 1 else ""
         raise InputError(
             f"--batch-size {size} is over {over}, which cannot share it equally; give a multiple of {shares}, such as "
             f"{near} or {near + shares}"
         )
-    # Under JAX, batch norms see the images of all devices as one batch.
-    alone = parts if keras.backend.backend() == "jax" else shares
-    learning = any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in model.layers)
     if size < 2 * alone and learning:
         where = f" over {devices} GPUs" * (devices > 1) + f" in {parts} parts" * (parts > 1)
         raise InputError(

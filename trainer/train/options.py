@@ -36,13 +36,14 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """Sets of flags that go together; any flag on the command line overrides them."""
 
-EFFECTIVE_WITH = {
-    "plateau_patience": ("schedule", "plateau"),
-    "subpixel": ("head", "subpixel"),
-    "subpixel_start": ("subpixel", "logits"),
-    "max_ratio": ("pixel_weights", "adaptive"),
-    "batch_norm_momentum": ("freeze_bn", False),
-}
+EFFECTIVE_WITH = (
+    ("plateau_patience", "schedule", "plateau"),
+    ("subpixel", "head", "subpixel"),
+    ("subpixel_start", "head", "subpixel"),
+    ("subpixel_start", "subpixel", "logits"),
+    ("max_ratio", "pixel_weights", "adaptive"),
+    ("batch_norm_momentum", "freeze_bn", False),
+)
 """Options that have an effect only if another one has this value."""
 
 MAX_SEED = 2**32 - 1
@@ -59,7 +60,8 @@ class StreamOptions(CheckedOptions):
     batch_size: int = option(8, "images per step, over all GPUs together; at least 2 per GPU", low=1, group="stream")
     accumulate: int = option(
         1,
-        "compute each batch in this many parts, one after the other, to save memory; it is still one step",
+        "compute each batch in this many parts, one after the other, to save memory; it is still one step, but batch "
+        "norms and the Lovász loss see one part at a time",
         low=1,
         group="stream",
     )
@@ -209,11 +211,16 @@ class Options(StreamOptions, NetworkOptions):
         return {"recipe": recipe, **RECIPES[recipe]}
 
     def without_effect(self) -> list[str]:
-        """The options that were changed to no effect, each with the other option that makes it so."""
+        """Sentences on options that were changed to no effect, or keep layers as they are at random."""
         values = dataclasses.asdict(self)
         defaults = {field.name: field.default for field in dataclasses.fields(self)} | self.preset(values)
-        return [
+        sentences = [
             f"{as_flags({name: values[name]})} has no effect with {as_flags({other: values[other]})}"
-            for name, (other, needed) in EFFECTIVE_WITH.items()
+            for name, other, needed in EFFECTIVE_WITH
             if values[name] != defaults[name] and values[other] != needed
+        ]
+        frozen = [name for name in ("freeze_bn", "freeze_until") if values[name] and not self.init_from]
+        return sentences + [
+            f"{as_flags({name: values[name]})} without --init-from keeps layers as they are at random"
+            for name in frozen
         ]

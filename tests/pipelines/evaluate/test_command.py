@@ -190,6 +190,8 @@ def test_segment_json_tells_head_crf_and_images(drawn: Path, capsys: pytest.Capt
 
 
 def test_images_that_the_gallery_lacks_are_reported(drawn: Path, capsys: pytest.CaptureFixture) -> None:
+    assert evaluate(drawn, "--gallery", "0", "--images", str(drawn / "images")) == 0
+    assert "--images has no effect with --gallery 0" in capsys.readouterr().out
     assert evaluate(drawn, "--gallery", "2") == 0
     assert "gallery: no images" in capsys.readouterr().out
     page = (drawn / "out/report.html").read_text()

@@ -28,6 +28,8 @@ def options(**flags: object) -> Options:
         ("crf_sxy", 0.0, "--crf-sxy must be above 0, got 0.0"),
         ("crf_compat", -1.0, "--crf-compat must be 0 or more, got -1.0"),
         ("crf_sxy", 3.0, "--crf-sxy is for --crf on or auto; give one, or omit it"),
+        ("crf_engine", "pydensecrf", "--crf-engine is for --crf on or auto; give one, or omit it"),
+        ("crf_workers", 3, "--crf-workers is for --crf on or auto; give one, or omit it"),
         ("crf_srgb", math.inf, "--crf-srgb must be a finite number, got inf"),
     ],
 )

@@ -14,6 +14,7 @@ from trainer.options import InputError
         ({"images": 9}, "--images must be 0 for all, or 10 or more, got 9"),
         ({"images": -1}, "--images must be 0 for all, or 10 or more, got -1"),
         ({"trimap_width": 3}, "--trimap-width must be one of 1, 2, 4, 8, 16, got 3"),
+        ({"trimap_width": 2}, "--trimap-width is for --metric trimap; give it, or omit the width"),
         ({"metric": "iou"}, "--metric must be one of miou, trimap, got 'iou'"),
         ({"output": "crf.html"}, "--output must name a .json file, got crf.html"),
         ({"max_reject_rate": 1.5}, "--max-reject-rate must be 0 to 1, got 1.5"),

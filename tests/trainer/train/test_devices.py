@@ -96,7 +96,7 @@ def test_devices_agree_in_mixed_precision_and_skip_overflowing_steps_together(
     ("size", "devices", "message"),
     [
         (8, 3, r"--batch-size 8 is over all 3 GPUs together.*a multiple of 3, such as 6 or 9"),
-        (2, 4, r"such as 4 or 8"),
+        (2, 4, r"such as 8 or 12"),
         (8, 8, r"--batch-size 8 over 8 GPUs leaves one image per device.*--batch-size 16 or more.*--freeze-bn"),
         (1, 1, r"--batch-size 1 leaves one image per device.*--batch-size 2 or more"),
     ],

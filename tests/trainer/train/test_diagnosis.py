@@ -141,5 +141,6 @@ def test_weights_that_the_last_step_of_an_epoch_made_infinite_end_the_training_w
     monkeypatch.setattr(Steps, "on_epoch_end", spoil)
     argv = train_flags(records, tmp_path / "model", "--epochs", "1", "--steps-per-epoch", "2")
     assert cli.main(argv) == 1
-    said = capsys.readouterr().err
+    out, said = capsys.readouterr()
+    assert "step 2 of epoch 1 left weights that are NaN or infinite; to see why" in out
     assert "the loss became nan in step " in said and "records: " in said and "Traceback" not in said

@@ -62,7 +62,8 @@ def test_parts_give_the_step_of_the_whole_batch_with_cross_entropy(pooled):
     ("size", "devices", "parts", "message"),
     [
         (8, 1, 3, r"--batch-size 8 is over 3 parts, .*a multiple of 3, such as 6 or 9"),
-        (8, 2, 3, r"over all 2 GPUs together and 3 parts, .*a multiple of 6, such as 6 or 12"),
+        (3, 1, 2, r"--batch-size 3 is over 2 parts, .*a multiple of 2, such as 4 or 6"),
+        (8, 2, 3, r"over all 2 GPUs together and 3 parts, .*a multiple of 6, such as 12 or 18"),
         (8, 1, 8, r"--batch-size 8 in 8 parts leaves one image per device and part.*--batch-size 16 or more"),
     ],
 )

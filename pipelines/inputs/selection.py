@@ -247,7 +247,7 @@ def _of_list(path: str, split: str) -> Selection:
     splits: set[str] = set()
     names = Rows(_once(_names(path, split, splits)))
     if not names:
-        known = ", ".join(sorted(splits - {""})) or "none"
+        known = ", ".join(sorted(splits - {""})) or "none, for it has no column split"
         raise InputError(f"--list {path} names no image{f' of split {split}; its splits: {known}' if split else ''}")
     return Selection(f"list {path}", names, (Rows(_spelled(folder, name) for (name,) in names),), is_list=True)
 

@@ -44,13 +44,19 @@ def text(tuning: Tuning, path: str) -> str:
     gain = tuning.gain
     scores = (
         f"{_images(tuning)}: {metric_name(tuning)} {tuning.before:.3f} without, "
-        f"{tuning.after:.3f} with (cross-fitted); gain {gain.value:+.3f}, "
-        f"{100 * gain.level:g} % between {gain.low:+.3f} and {gain.high:+.3f}"
+        f"{tuning.after:.3f} with (cross-fitted); gain {_signed(gain.value)}, "
+        f"{100 * gain.level:g} % between {_signed(gain.low)} and {_signed(gain.high)}"
     )
     verdict = f"on: {_options(tuning)}" if tuning.options else f"leave it off: {_reason(tuning)}"
     return "\n".join(
         [scores, *_class_table(tuning), f"{printable(verdict)} -> {path}", *map(printable, _harm(tuning))]
     )
+
+
+def _signed(value: float) -> str:
+    """A difference of scores for a terminal, to three decimals."""
+    text = f"{value:+.3f}"
+    return "±0.000" if text in ("+0.000", "-0.000") else text
 
 
 def _images(tuning: Tuning) -> str:
@@ -69,8 +75,8 @@ def _class_table(tuning: Tuning) -> list[str]:
     return [
         head,
         *(
-            f"{name:{width}}    {change.before:.3f}  {change.after:.3f}  {change.gain.value:+.3f}  "
-            f"{change.gain.low:+.3f} and {change.gain.high:+.3f}"
+            f"{name:{width}}    {change.before:.3f}  {change.after:.3f}  {_signed(change.gain.value)}  "
+            f"{_signed(change.gain.low)} and {_signed(change.gain.high)}"
             for name, change in known.items()
         ),
     ]

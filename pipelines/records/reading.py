@@ -146,6 +146,7 @@ def find_record(folder: str, dataset: Dataset, name: str, copy: int, is_key: boo
             f"--copy {copy} goes with a key; record numbers, such as {name}, count copies too; if {name} is a key, "
             f"give --key {name}"
         )
+    copies = set()
     for shard in dataset.shards:
         if number is not None and number >= shard.records:
             number -= shard.records
@@ -153,6 +154,13 @@ def find_record(folder: str, dataset: Dataset, name: str, copy: int, is_key: boo
         for frame, record in read_records(folder, shard):
             if frame.index == number if number is not None else (record.key, record.copy) == (name, copy):
                 return shard, frame, record
+            if record.key == name:
+                copies.add(record.copy)
+    if copies:
+        there = ", ".join(map(str, sorted(copies)))
+        raise InputError(
+            f"{folder} has no copy {copy} of {name!r}; expected one of {there}, where 0 is the image itself"
+        )
     example = next(record.key for _, record in read_records(folder, dataset.shards[0]))
     raise InputError(
         f"{folder} has no record {'with the key ' * is_key}{name!r}{f' copy {copy}' if copy else ''}; "

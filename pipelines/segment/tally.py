@@ -146,7 +146,9 @@ def read_accounts(folder: str, images: int, plan: str, fingerprint: str) -> tupl
 def table(report: dict[str, Any]) -> str:
     """A table of the classes in segment.json: their share of the area and their number of images; "" without masks."""
     pixels, total = report["class_pixels"], sum(report["class_pixels"].values())
-    present = [name for name in pixels if pixels[name]]
+    # The keys of a JSON file are sorted; the palette has its own order.
+    palette = [entry["name"] for entry in report.get("palette", {}).get("classes", [])]
+    present = [name for name in palette or pixels if pixels[name]]
     if not present:
         return ""
     width = max(map(len, [*map(printable, present), "class"]))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines import cli
-from pipelines.records import command
+from pipelines.records import command, reading
 from pipelines.records.options import VERBS
 from tests.drawn.prepared import describe, flip_bit, prepare_here, read_shard, records
 from tests.drawn.rawset import write_pair, write_rawset
@@ -132,6 +132,27 @@ def test_a_record_named_without_its_flag_is_refused_with_the_flag(tmp_path, caps
 def test_show_names_a_key_and_the_numbers_in_place_of_an_unknown_record(prepared, name):
     with pytest.raises(InputError, match=f"has no record '{name}'; expected a key such as '.*', or .* from 0 to 13"):
         records("show", prepared, "--record", name)
+
+
+def test_show_names_the_copies_of_a_key_that_has_no_such_one(prepared):
+    key = next(record.key for _, record in reading.read_records(str(prepared), load_dataset(str(prepared)).shards[0]))
+    with pytest.raises(InputError, match=rf"has no copy 7 of '{key}'; expected one of 0(, 1)*, where 0 is the image"):
+        cli.run(["records", "show", str(prepared), "--record", key, "--copy", "7"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("show {0} --overwrite", "--overwrite is for --save DIR"),
+        ("reshard {0} {0}2 --shards 4 --megabytes 1", "give either --shards 4 or --megabytes 1, not both"),
+        ("export {0} {0}", "is the folder of the records themselves"),
+    ],
+)
+def test_flags_and_folders_that_do_not_go_together_are_refused(prepared, words, message):
+    before = sorted(prepared.rglob("*"))
+    with pytest.raises(InputError, match=message):
+        cli.run(["records", *words.format(prepared).split()])
+    assert sorted(prepared.rglob("*")) == before
 
 
 def test_stats_show_the_share_of_every_class(tmp_path, capsys):

@@ -80,6 +80,12 @@ def test_without_masks_there_is_no_table() -> None:
     assert tally.table({"class_pixels": {"left": 0}, "class_images": {"left": 0}}) == ""
 
 
+def test_the_table_has_the_order_of_the_palette() -> None:
+    report = {"class_pixels": {"a": 1, "b": 1}, "class_images": {"a": 1, "b": 1}}
+    said = tally.table({**report, "palette": {"classes": [{"name": "b"}, {"name": "a"}]}})
+    assert [line.split()[0] for line in said.splitlines()] == ["class", "b", "a"]
+
+
 def test_the_report_says_what_the_time_went_into(tmp_path: Path) -> None:
     (tmp_path / "segment.json").write_text(json.dumps(STARTED))
     spent = [

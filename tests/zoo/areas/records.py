@@ -172,7 +172,7 @@ CASES = (
     Case(
         "a copy that is not there",
         "records show @/records --record train/g0 --copy 7",
-        says=("has no record 'train/g0' copy 7",),
+        says=("has no copy 7 of 'train/g0'; expected one of 0, 1",),
     ),
     Case("a copy of a number", "records show @/records --record 3 --copy 1", says=("--copy 1 goes with a key",)),
     Case(

@@ -175,7 +175,8 @@ def check_batch(size: int, model: keras.Model, devices: int, parts: int = 1) -> 
     alone = parts if keras.backend.backend() == "jax" else shares
     learning = any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in model.layers)
     if size % shares:
-        near = max(size // shares * shares, 2 * alone if learning else shares)
+        least = 2 * alone if learning else 1
+        near = max(size // shares, -(-least // shares)) * shares
         over = f"all {devices} GPUs together" if devices > 1 else ""
         over += f"{' and ' if over else ''}{parts} parts" if parts > 1 else ""
         raise InputError(

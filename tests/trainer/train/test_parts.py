@@ -70,3 +70,11 @@ def test_parts_give_the_step_of_the_whole_batch_with_cross_entropy(pooled):
 def test_a_batch_that_has_no_such_parts_is_refused(size, devices, parts, message):
     with pytest.raises(InputError, match=message):
         models.check_batch(size, pooled_network(3), devices, parts)
+
+
+@pytest.mark.parametrize(("size", "devices", "near"), [(3, 4, 4), (9, 4, 8), (1, 2, 2)])
+def test_under_jax_a_batch_is_proposed_that_all_devices_share(size, devices, near, monkeypatch):
+    monkeypatch.setattr(models.keras.backend, "backend", lambda: "jax")
+    with pytest.raises(InputError, match=f"such as {near} or {near + devices}$"):
+        models.check_batch(size, pooled_network(3), devices)
+    models.check_batch(near, pooled_network(3), devices)

@@ -115,12 +115,6 @@ def find(source: str, output: str = "") -> Listing:
 
 def _check_no_labels(source: str, contents: Contents) -> None:
     below = storage.join(source, "")
-    if abs(contents.images - 2 * contents.labels) <= contents.images * UNPAIRED:
-        raise InputError(
-            f"half of the {contents.images:,} images in {source} are named like labels of the others, such as "
-            f"{contents.first_label}, and would be segmented like these; give a pattern that only images match, such "
-            f"as '{below}**/*.jpg', or '{below}**' for everything"
-        )
     folders = (folder[len(below) :] for folder in contents.folders if folder.startswith(below))
     pair = labels_beside_images(folders)
     if pair:
@@ -128,6 +122,12 @@ def _check_no_labels(source: str, contents: Contents) -> None:
         raise InputError(
             f"{labels} has the labels of the images in {images}, and would be segmented like these; give {images} as "
             f"--input, or a pattern such as '{below}**' for everything"
+        )
+    if abs(contents.images - 2 * contents.labels) <= contents.images * UNPAIRED:
+        raise InputError(
+            f"half of the {contents.images:,} images in {source} are named like labels of the others, such as "
+            f"{contents.first_label}, and would be segmented like these; give a pattern that only images match, such "
+            f"as '{below}**/*.jpg', or '{below}**' for everything"
         )
 
 

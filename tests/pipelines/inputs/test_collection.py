@@ -37,6 +37,12 @@ def test_a_folder_with_labels_among_its_images_is_refused(tmp_path, image, label
     assert len(names(f"{tmp_path}/**")) == 6
 
 
+def test_a_folder_of_labels_is_named_before_their_names(tmp_path):
+    touch(tmp_path, "images/a.jpg", "labels/a_mask.png")
+    with pytest.raises(InputError, match=r"labels has the labels of the images in .*images"):
+        find(str(tmp_path))
+
+
 def test_images_that_are_named_like_labels_are_images_where_there_are_no_others(tmp_path):
     touch(tmp_path, "a_mask.jpg", "b_mask.jpg", "c_unmasked.jpg")
     assert names(tmp_path) == ["a_mask", "b_mask", "c_unmasked"]

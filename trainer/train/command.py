@@ -43,7 +43,6 @@ from trainer.train.streams import (
     validation_records,
     validation_stream,
 )
-from trainer.weights.checkpoints import load_weights_from
 
 
 def run(options: Options, flags: list[str]) -> int:
@@ -184,7 +183,7 @@ def build(options: Options, dataset: Dataset, progress: Progress, steps: int) ->
     """
     model = models.build(options, dataset.palette)
     if options.init_from and progress.is_new:
-        print(f"weights of {options.init_from}: {load_weights_from(model, options.init_from)}")
+        print(f"weights of {options.init_from}: {models.load_initial(model, options)}")
     models.compile_model(model, options, dataset.palette, options.epochs * steps)
     if not progress.is_new:
         resume.restore(options.output, model, progress)

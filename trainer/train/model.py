@@ -14,14 +14,16 @@ import tensorflow as tf
 from keras.src.random import seed_generator
 
 from trainer import processes
+from trainer.formats.cards import load_card
 from trainer.formats.labels import Palette
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.options import NetworkOptions
-from trainer.options import InputError
+from trainer.options import InputError, as_flags
 from trainer.train.losses import Weigh, batch_weight, pixel_weights, training_loss
 from trainer.train.optimizer import build_optimizer, freeze
 from trainer.train.options import Options
 from trainer.train.parts import in_parts
+from trainer.weights.checkpoints import Imported, load_weights_from
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 """The event of JAX after a program was compiled."""
@@ -32,6 +34,26 @@ def architecture(options: NetworkOptions, palette: Palette) -> dict[str, Any]:
     numbers = {field.name: getattr(options, field.name) for field in dataclasses.fields(NetworkOptions)}
     momentum = numbers.pop("batch_norm_momentum")
     return numbers | {"num_classes": palette.num_classes, "momentum": momentum}
+
+
+def missing_flags(options: NetworkOptions, theirs: dict[str, Any]) -> str:
+    """The flags with which the network would have the numbers of another one, but for its output stride."""
+    names = [field.name for field in dataclasses.fields(NetworkOptions) if field.name != "output_stride"]
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in theirs.items()}
+    return as_flags(
+        {name: values[name] for name in names if name in values and values[name] != getattr(options, name)}
+    )
+
+
+def load_initial(model: keras.Model, options: Options) -> Imported:
+    """Loads the weights of --init-from; returns what was loaded. Raises InputError if they do not fit."""
+    try:
+        return load_weights_from(model, options.init_from)
+    except InputError as error:
+        flags = ""
+        with contextlib.suppress(InputError, OSError):  # no model folder
+            flags = missing_flags(options, load_card(options.init_from).architecture)
+        raise InputError(f"{error}; that model was trained with {flags}" if flags else str(error)) from None
 
 
 def build(options: Options, palette: Palette) -> keras.Model:

@@ -19,7 +19,7 @@ from trainer.formats.labels import Palette
 from trainer.network.folder import load_model, save_model
 from trainer.network.options import BACKBONES
 from trainer.options import InputError
-from trainer.train.model import architecture, build, compile_model, precision
+from trainer.train.model import architecture, build, compile_model, load_initial, missing_flags, precision
 from trainer.train.optimizer import freeze
 from trainer.train.options import Options
 from trainer.weights.checkpoints import load_weights_from
@@ -72,6 +72,21 @@ def test_an_unknown_layer_is_refused_with_similar_ones():
         freeze(model, "asp0")
     freeze(model, "aspp0")
     assert [layer.trainable for layer in model.layers] == [False, True]
+
+
+def test_the_flags_that_another_model_needs_are_told():
+    theirs = {**architecture(OPTIONS, PALETTE), "alpha": 0.5, "aspp_rates": [6, 12], "output_stride": 4}
+    assert missing_flags(OPTIONS, theirs) == "--alpha 0.5 --aspp-rates 6 12"
+    assert missing_flags(OPTIONS, architecture(OPTIONS, PALETTE)) == ""
+
+
+def test_weights_of_a_model_of_other_flags_are_refused_with_these(tmp_path):
+    other = dataclasses.replace(OPTIONS, alpha=OPTIONS.alpha + 0.15)
+    numbers = architecture(other, PALETTE)
+    save_model(str(tmp_path / "model"), build(other, PALETTE), ModelCard(numbers, PALETTE))
+    options = dataclasses.replace(OPTIONS, init_from=str(tmp_path / "model"))
+    with pytest.raises(InputError, match=rf"that model was trained with --alpha {other.alpha:g}$"):
+        load_initial(build(options, PALETTE), options)
 
 
 def test_freezing_every_layer_is_refused():

@@ -15,8 +15,8 @@ from pipelines.records import diff, reading
 from pipelines.records import repair as repairs
 from pipelines.records.export import export
 from pipelines.records.options import Diff, Export, Ls, Repair, Reshard, Show, Stats, Verify
-from pipelines.records.reshard import check_folders, reshard
-from pipelines.records.target import Target
+from pipelines.records.reshard import reshard
+from pipelines.records.target import Target, check_apart
 from pipelines.records.verify import verify
 from pipelines.runner.cores import cores
 from trainer import leases, storage
@@ -192,7 +192,7 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
 
 def run_reshard(options: Reshard, dataset: Dataset) -> int:
     """Prints the number of shards that the records were written to."""
-    check_folders(options)
+    check_apart(options.output, options.records)
     leases.acquire(options.output, "records reshard")
     with _at_work("reshard", dataset) as (pool, beat), reading.undisturbed(options.output):
         new = reshard(options, dataset, pool, beat)

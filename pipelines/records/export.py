@@ -14,7 +14,7 @@ from pipelines.inputs.coding import PALETTE_FILE
 from pipelines.inputs.names import hidden
 from pipelines.records.options import Export
 from pipelines.records.reading import SUFFIXES, file_stem, read_records
-from pipelines.records.target import Target
+from pipelines.records.target import Target, check_apart
 from trainer import prefetch, storage
 from trainer.accounts import Accounts, Reject
 from trainer.formats.dataset import Dataset, Shard
@@ -49,8 +49,7 @@ def export(
         anything is written) other files are in the way.
       UnbalancedError: shards do not hold as many records as dataset.json says.
     """
-    if storage.lies_in(options.output, options.records) and storage.lies_in(options.records, options.output):
-        raise InputError(f"{options.output} is the folder of the records themselves; give another folder")
+    check_apart(options.output, options.records)
     target = Target.of(options.output, dataset)
     target.refuse_raw_set(f"{kind}/{split}" for kind in KINDS for split in dataset.splits)
     # Records hold class ids, regardless of the coding of the raw set.

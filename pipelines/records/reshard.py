@@ -97,12 +97,6 @@ def reshard(options: Reshard, dataset: Dataset, pool: Executor, beat: Callable[[
     return described
 
 
-def check_folders(options: Reshard) -> None:
-    """Raises InputError if the new folder is the old one."""
-    if storage.lies_in(options.output, options.records) and storage.lies_in(options.records, options.output):
-        raise InputError(f"{options.output} is the folder of the records themselves; give another folder")
-
-
 def plan_shards(by_split: Mapping[str, Sequence[Place]], shards: int, size: int) -> dict[str, list[Place]]:
     """Assigns records to shards: name of a shard -> its records, in order.
 

@@ -13,6 +13,12 @@ from trainer.formats.dataset import Dataset
 from trainer.options import InputError
 
 
+def check_apart(output: str, records: str) -> None:
+    """Raises InputError if the folder to write to is that of the records."""
+    if storage.lies_in(output, records) and storage.lies_in(records, output):
+        raise InputError(f"{output} is the folder of the records themselves; give another folder")
+
+
 @dataclass(frozen=True)
 class Target:
     """An output folder, and the files that it held before.

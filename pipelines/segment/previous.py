@@ -116,8 +116,8 @@ def outdated(options: Options, written: int) -> Iterator[str]:
     """
     for kind, folder, _ in _not_made(options) if written else ():
         yield (
-            f"warning: {kind} in {folder} are of an earlier run, and those of the {written:,} images written now, if "
-            f"there are any, of what these were before; give --{kind} to make them again, or remove them"
+            f"warning: {kind} in {folder} are of an earlier run; those of the {written:,} images written now may show "
+            f"earlier contents of these: give --{kind} to make them again, or remove them"
         )
 
 

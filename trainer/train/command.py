@@ -337,8 +337,9 @@ def _what_came(error: LossError, epoch: int, total: int) -> str:
 
 
 def place_of(epoch: int, total: int, step: int) -> tuple[int, int, int]:
-    """The arguments of `TrainingStream.epoch` for the rest from `step` of `epoch` on; the one behind its last may be
-    meant, which shows that the last one made weights infinite.
+    """The arguments of `TrainingStream.epoch` for what begins with `step` of `epoch`.
+
+    The step behind the last of an epoch is the first of the next. It is asked for where the last spoilt the weights.
     """
     further, done = divmod(step - 1, total)
     return epoch + further, total, done

@@ -91,7 +91,7 @@ def test_files_that_are_not_made_again_are_warned_of_where_images_are(
     stamp = stamp_jpeg if name.endswith("jpg") else stamp_png
     (folder / name).write_bytes(stamp(images.encode(name[-4:], np.zeros((2, 2), np.uint8), []), Stamp("f", "i")))
     (warning,) = outdated(options(tmp_path, **more), 3)
-    assert warning.startswith(f"warning: {kind} in {folder} are of an earlier run, and those of the 3 images")
+    assert warning.startswith(f"warning: {kind} in {folder} are of an earlier run; those of the 3 images")
     assert f"give --{kind} to make them again" in warning
     assert list(outdated(options(tmp_path, **more), 0)) == []
     assert list(outdated(options(tmp_path, overlays=True, confidence=True), 3)) == []

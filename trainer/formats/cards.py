@@ -35,6 +35,7 @@ class ModelCard:
       training: the options the model was trained with, or where its weights came from.
       data_fingerprint: the fingerprint of the records it was trained on; empty for imported weights.
       scores: the scores of the validation, e.g. {"miou": 0.6}.
+      weights: SHA-256 of the weights file beside it, as hex digits; empty in folders of version 0.29 and earlier.
     """
 
     architecture: dict[str, Any]
@@ -43,6 +44,7 @@ class ModelCard:
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     data_fingerprint: str = ""
     scores: dict[str, Any] = dataclasses.field(default_factory=dict)
+    weights: str = ""
 
     def __post_init__(self) -> None:
         classes = self.architecture.get("num_classes")
@@ -55,6 +57,8 @@ class ModelCard:
             raise InputError(f"max_side must be 0 or a number of pixels, got {self.max_side!r}")
         if type(classes) is not int or not isinstance(self.data_fingerprint, str):
             raise InputError(f"num_classes must be a whole number and data_fingerprint a text, got {classes!r}")
+        if not isinstance(self.weights, str):
+            raise InputError(f"weights must be the SHA-256 of {WEIGHTS}, got {self.weights!r}")
         for name in ("training", "scores"):
             if not isinstance(getattr(self, name), dict):
                 raise InputError(f"{name} must be a JSON object, got {getattr(self, name)!r}")
@@ -97,9 +101,10 @@ def load_card(folder: str) -> ModelCard:
 
 
 def weights_digest(folder: str) -> str:
-    """SHA-256 of the model's weights file, as hex digits. Raises InputError when it is missing or damaged.
+    """SHA-256 of the model's weights file, as hex digits.
 
-    Every command calls this first and builds the network later, so that damage is found early.
+    Every command calls this first and builds the network later, so that damage is found early. Raises InputError when
+    the file is missing or damaged, or not the one that `model.json` beside it describes.
     """
     path = storage.join(folder, WEIGHTS)
     try:
@@ -108,7 +113,14 @@ def weights_digest(folder: str) -> str:
         raise InputError(f"{folder} is not a model folder: {WEIGHTS} is missing") from None
     if damage := _damage(data):
         raise InputError(f"{path} is damaged ({damage}); train or import it again")
-    return hashlib.sha256(data).hexdigest()
+    digest, stated = hashlib.sha256(data).hexdigest(), load_card(folder).weights
+    if stated not in ("", digest):
+        raise InputError(
+            f"{path} is not the file that {CARD} beside it describes: found SHA-256 {digest[:12]}..., expected "
+            f"{stated[:12]}...; copy both from one folder, resume a training that was killed while it wrote them, or, "
+            f'if you changed the weights yourself, set "weights" to "" in {CARD}'
+        )
+    return digest
 
 
 def _damage(data: bytes) -> str:

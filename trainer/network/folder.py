@@ -5,6 +5,7 @@ The layer descriptions in the Keras archive are never read, so loading a folder 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 import io
@@ -21,7 +22,7 @@ import keras
 
 from trainer import storage
 from trainer.files import scratch
-from trainer.formats.cards import CARD, WEIGHTS, ModelCard, load_card, save_card
+from trainer.formats.cards import CARD, WEIGHTS, ModelCard, load_card, save_card, weights_digest
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.options import InputError
 
@@ -42,9 +43,10 @@ def save_model(folder: str, model: keras.Model, card: ModelCard) -> None:
     with scratch.folder("model") as temporary:
         path = os.path.join(temporary, WEIGHTS)
         bare.save(path)
+        weights = _reproducible(path)
         # model.json first: by it the weights are recognised as written by this program.
-        save_card(folder, card)
-        storage.write(storage.join(folder, WEIGHTS), _reproducible(path))
+        save_card(folder, dataclasses.replace(card, weights=hashlib.sha256(weights).hexdigest()))
+        storage.write(storage.join(folder, WEIGHTS), weights)
     for file in storage.glob(storage.join(folder, ".*")):
         if storage.unfinished(file.relative) in (WEIGHTS, CARD):
             storage.remove(file.path)
@@ -159,13 +161,13 @@ def load_model(folder: str, digest: str = "") -> tuple[keras.Model, ModelCard]:
 
     Args:
       folder: a model folder, local or gs://.
-      digest: the expected SHA-256 of the weights file, "" for any.
+      digest: the expected SHA-256 of the weights file; "" for that in `model.json`, if it has one.
 
     Returns:
       The model and its card.
 
     Raises:
-      InputError: the folder holds no model, a damaged one, or one with another digest.
+      InputError: the folder holds no model, a damaged one, one with another digest, or files of two models.
     """
     card = load_card(folder)
     if unknown := sorted(card.architecture.keys() - NUMBERS):
@@ -177,5 +179,5 @@ def load_model(folder: str, digest: str = "") -> tuple[keras.Model, ModelCard]:
         model = deeplab_v3_plus(**card.architecture)
     except (TypeError, ValueError, InputError) as error:
         raise InputError(f"{storage.join(folder, CARD)}: {error}") from None
-    load_weights(model, folder, digest)
+    load_weights(model, folder, digest or weights_digest(folder))
     return model, card

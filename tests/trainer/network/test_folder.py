@@ -19,7 +19,7 @@ import pytest
 from keras import ops
 
 from tests.drawn.networks import SMALL, random_image, randomise
-from trainer.formats.cards import ModelCard, load_card
+from trainer.formats.cards import ModelCard, load_card, weights_digest
 from trainer.formats.palettes import CAMVID, VOC
 from trainer.network.deeplab import HEAD, deeplab_v3_plus
 from trainer.network.folder import load_model, save_model
@@ -57,10 +57,22 @@ def test_a_card_that_names_no_start_of_the_subpixel_head_is_of_one_that_starts_a
 
 
 def copy_of(folder: Path, target: Path) -> Path:
+    """A copy whose weights may be changed: its card does not state them."""
     target.mkdir()
-    for name in ("model.keras", "model.json"):
-        (target / name).write_bytes((folder / name).read_bytes())
+    (target / "model.keras").write_bytes((folder / "model.keras").read_bytes())
+    card = json.loads((folder / "model.json").read_text())
+    (target / "model.json").write_text(json.dumps(card | {"weights": ""}))
     return target
+
+
+def test_weights_of_another_training_of_the_same_network_are_refused(folder, small_model, tmp_path):
+    save_model(str(tmp_path), deeplab_v3_plus(**SMALL), load_card(str(folder)))
+    (tmp_path / "model.json").write_bytes((folder / "model.json").read_bytes())
+    with pytest.raises(InputError, match=r"is not the file that model\.json beside it describes"):
+        weights_digest(str(tmp_path))
+    with pytest.raises(InputError, match="copy both from one folder"):
+        load_model(str(tmp_path))
+    load_model(str(copy_of(tmp_path, tmp_path / "told")))
 
 
 def edited(data: bytes, edit: Callable[[h5py.File], None]) -> bytes:

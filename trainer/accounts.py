@@ -25,6 +25,11 @@ class UnbalancedError(RuntimeError):
     """Inputs are not outputs + rejects: the program has lost elements, or invented some."""
 
 
+def counted(number: int, noun: str) -> str:
+    """The number with the noun, singular or plural: "1 image", "2,000 images"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 @dataclass(frozen=True)
 class Reject:
     """An input that could not be used.

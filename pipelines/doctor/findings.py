@@ -246,7 +246,9 @@ def _absent(tally: DoctorTally, plan: Plan, palette: Palette, counts: dict[str, 
         text += f"{_named(names)}. " + ("They cannot be learnt" if split == "train" else "They cannot be scored")
         cure = "none is needed to train; a manifest with a column split redistributes the images"
         if is_wrong:
-            cure = "more training images that hold them: those of test are not moved"
+            cure = (
+                "more training images that hold them: at most half of those in other splits, none in test, are moved"
+            )
             if resplit(tally, plan, palette, ()):
                 cure = f"--input {MANIFEST}, whose column split has some of the images that hold them in train"
         examples = _with_classes(tally, plan, missing, palette)

@@ -22,7 +22,7 @@ from pipelines.runner.notes import guarded
 from pipelines.runner.remote import CANCELLED, FOLLOWED, attach
 from pipelines.runner.run import run as run_job
 from trainer import leases, prefetch, storage
-from trainer.accounts import REJECTS_FILE, Accounts, merged, write_rejects
+from trainer.accounts import REJECTS_FILE, Accounts, counted, merged, write_rejects
 from trainer.formats.dataset import DATASET_FILE, Dataset
 from trainer.formats.labels import Palette
 from trainer.options import InputError
@@ -58,11 +58,11 @@ def run(options: Options, flags: list[str]) -> int:
     todo = shards_to_write(area, plan, options.overwrite and attached != FOLLOWED)
     if todo.older:
         print(
-            f"{_count(todo.older, 'shard')} in {folder} are of an older version of this program, whose records may "
+            f"{counted(todo.older, 'shard')} in {folder} are of an older version of this program, whose records may "
             "differ; all are written again"
         )
     if todo.again:
-        print(f"{_count(len(todo.again), 'shard')} with rejects whose cause may have passed are written again")
+        print(f"{counted(len(todo.again), 'shard')} with rejects whose cause may have passed are written again")
     if len(todo.shards) < len(plan.shards):
         finished = len(plan.shards) - len(todo.shards)
         print(f"{finished} of {len(plan.shards)} shards are finished already and kept", flush=True)
@@ -115,7 +115,7 @@ def refuse_strangers(area: Area, plan: Plan, raw: RawSet, options: Options) -> N
         if path := places.get(storage.real(source)):
             raise InputError(f"{path} is one of the inputs and would be replaced; give another --output")
     if strangers and not options.overwrite:
-        others = f" and {_count(len(strangers) - 1, 'file')} more" if len(strangers) > 1 else ""
+        others = f" and {counted(len(strangers) - 1, 'file')} more" if len(strangers) > 1 else ""
         raise InputError(
             f"{strangers[0]}{others} would be replaced and was not written by this command; give another --output, or "
             "--overwrite to replace it"
@@ -158,10 +158,10 @@ def finish(
     rejects_path = rejects.result()
     output.check_unchanged(area, contents)
     if removed:
-        print(f"removed {_count(removed, 'shard')} of an earlier run that do not belong to this set")
+        print(f"removed {counted(removed, 'shard')} of an earlier run that do not belong to this set")
     print(accounts.report(rejects_path))
     if not contents.shards:
-        print(f"none of {_count(len(raw.pairs), 'image')} could be used; no {DATASET_FILE} was written")
+        print(f"none of {counted(len(raw.pairs), 'image')} could be used; no {DATASET_FILE} was written")
         return 1
     dataset = output.describe(folder, contents.shards, palette, options, accounts.rejected)
     for split in sorted({shard.spec.split for shard in plan.shards} - set(dataset.splits)):
@@ -177,15 +177,11 @@ def finish(
     return 0
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def _sum(dataset: Dataset, splits: Iterable[str]) -> str:
     images, records, shards = (
         sum(of(split) for split in splits)
         for of in (dataset.images, dataset.count, lambda split: len(dataset.of_split(split)))
     )
     copies = records - images
-    counts = f"{_count(images, 'image')} + {copies} cop{'y' if copies == 1 else 'ies'} = {_count(records, 'record')}"
-    return f"{counts} in {_count(shards, 'shard')}"
+    counts = f"{counted(images, 'image')} + {copies} cop{'y' if copies == 1 else 'ies'} = {counted(records, 'record')}"
+    return f"{counts} in {counted(shards, 'shard')}"

@@ -20,7 +20,7 @@ from pipelines.records.target import Target, check_apart
 from pipelines.records.verify import verify
 from pipelines.runner.cores import cores
 from trainer import leases, storage
-from trainer.accounts import EXAMPLES
+from trainer.accounts import EXAMPLES, counted
 from trainer.formats import images
 from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
 from trainer.formats.labels import Palette
@@ -100,7 +100,9 @@ def run_stats(options: Stats, dataset: Dataset) -> int:
         low = [min(shard.min_size[side] for shard in shards) for side in (0, 1)]
         high = [max(shard.max_size[side] for shard in shards) for side in (0, 1)]
         spread = "" if low == high else f" to {high[1]} x {high[0]}"
-        print(f"{split}: {count:,} records ({dataset.images(split):,} images), {size:,} bytes")
+        print(
+            f"{split}: {counted(count, 'record')} ({counted(dataset.images(split), 'image')}), {counted(size, 'byte')}"
+        )
         print(f"  {low[1]} x {low[0]}{spread} pixels, {size / count:,.0f} bytes a record")
         pixels = np.zeros(256, np.int64)
         for shard in shards:
@@ -117,11 +119,11 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
     for fault in faults:
         print(printable(fault))
     counts = " + ".join(f"{count:,} {name}" for name, count in accounts.outputs.items())
-    print(f"{accounts.inputs:,} records = {counts}")
+    print(f"{counted(accounts.inputs, 'record')} = {counts}")
     if not faults:
-        print(f"{options.records}: every checksum and every record of {len(dataset.shards)} shards is good")
+        print(f"{options.records}: every checksum and every record of {counted(len(dataset.shards), 'shard')} is good")
         return 0
-    print(f"{options.records}: {len(faults)} fault{'s' * (len(faults) != 1)}")
+    print(f"{options.records}: {counted(len(faults), 'fault')}")
     if shards and not options.delete:
         command = f"deeplab records verify {shlex.quote(options.records)} --delete"
         print(f"`{command}` deletes the shards that have faults; the same `deeplab prepare` then writes them again")
@@ -142,7 +144,7 @@ def run_export(options: Export, dataset: Dataset) -> int:
     print(accounts.line())
     for reject in accounts.rejects:
         print(printable(f"rejected: {reject.path}: {reject.reason}"))
-    print(f"{accounts.outputs['exported']:,} images with labels written to {options.output}")
+    print(f"{counted(accounts.outputs['exported'], 'image')} with labels written to {options.output}")
     if others:
         print(
             printable(
@@ -167,7 +169,7 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
     for fault in repair.faults:
         print(printable(fault))
     if not repair.faults:
-        print(f"{folder}: every record of {len(dataset.shards)} shards is good; there is nothing to repair")
+        print(f"{folder}: every record of {counted(len(dataset.shards), 'shard')} is good; there is nothing to repair")
         return 0
     print(repair.accounts.line())
     for reject in repair.rejects:
@@ -186,7 +188,10 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
     for fault in faults:
         print(printable(f"not a fault of single records, left as it is: {fault}"))
     records, shards = sum(shard.records for shard in after.shards), len(after.shards)
-    print(f"{records:,} records in {shards} shards; fingerprint {after.fingerprint}, was {dataset.fingerprint}")
+    print(
+        f"{counted(records, 'record')} in {counted(shards, 'shard')}; fingerprint {after.fingerprint}, was "
+        f"{dataset.fingerprint}"
+    )
     return 1 if faults else 0
 
 
@@ -196,8 +201,8 @@ def run_reshard(options: Reshard, dataset: Dataset) -> int:
     leases.acquire(options.output, "records reshard")
     with _at_work("reshard", dataset) as (pool, beat), reading.undisturbed(options.output):
         new = reshard(options, dataset, pool, beat)
-    records = sum(shard.records for shard in new.shards)
-    print(f"{records:,} records of {len(dataset.shards)} shards written to {len(new.shards)} in {options.output}")
+    records = counted(sum(shard.records for shard in new.shards), "record")
+    print(f"{records} of {counted(len(dataset.shards), 'shard')} written to {len(new.shards)} in {options.output}")
     return 0
 
 
@@ -217,7 +222,7 @@ def run_diff(options: Diff, dataset: Dataset) -> int:
     for line in differences:
         print(printable(line))
     if not differences:
-        print(f"{len(contents[0]):,} records, the same in {options.records} and {options.other}")
+        print(f"{counted(len(contents[0]), 'record')}, the same in {options.records} and {options.other}")
     return 1 if differences else 0
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from typing import NamedTuple
 
 from pipelines.records.reading import read_records
+from trainer.accounts import counted
 from trainer.formats.dataset import Dataset, Shard
 from trainer.options import InputError
 
@@ -48,7 +49,7 @@ def contained(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], 
     records = functools.reduce(lambda all, part: all | part, pool.map(of_shard, dataset.shards), {})
     if lost := sum(shard.records for shard in dataset.shards) - len(records):
         raise InputError(
-            f"{folder}: {lost} record{'s' * (lost != 1)} with the key and copy of another, which cannot be told "
+            f"{folder}: {counted(lost, 'record')} with the key and copy of another, which cannot be told "
             f"apart; `deeplab records verify {folder}` lists all faults"
         )
     return records

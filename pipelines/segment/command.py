@@ -31,7 +31,7 @@ from pipelines.segment.previous import (
 )
 from pipelines.segment.tally import SegmentTally
 from trainer import leases, storage
-from trainer.accounts import REJECTS_FILE
+from trainer.accounts import REJECTS_FILE, counted
 from trainer.formats import exports
 from trainer.formats.cards import ModelCard
 from trainer.network.options import bytes_per_pixel
@@ -63,7 +63,7 @@ def run(options: Options, flags: list[str]) -> int:
     is_again = bool(previous) and not is_other
     if is_unread(previous, options, job.fingerprint):
         return finish(options, sent(plan, previous), job.fingerprint, is_again)
-    images = f"{plan.total} image{'s' * (plan.total != 1)}"
+    images = counted(plan.total, "image")
     print(f"segment: {images} in {options.input} with {options.model} -> {options.output}", flush=True)
     report = started(job, card, plan) | ({} if is_local(beam) else {tally.UNREAD: True})
     if not segment(job, plan, report, beam):

@@ -28,7 +28,7 @@ from pipelines.tune_crf.options import MIN_IMAGES, Options
 from pipelines.tune_crf.samples import Sample
 from pipelines.tune_crf.scoring import Point, Scores, TuningJob
 from trainer import leases, storage
-from trainer.accounts import Accounts, merged, write_rejects
+from trainer.accounts import Accounts, counted, merged, write_rejects
 from trainer.formats.cards import load_card, weights_digest
 from trainer.formats.dataset import Dataset, load_dataset
 from trainer.metrics import mean_iou
@@ -176,8 +176,8 @@ def report(options: Options, job: TuningJob, accounts: Accounts) -> None:
     print(f"{options.split}: {accounts.report(write_rejects(job.work, accounts.rejects))}", flush=True)
     if accounts.outputs["usable"] < MIN_IMAGES:
         raise InputError(
-            f"{accounts.outputs['usable']} usable images in the split {options.split} of {options.records}; "
-            f"expected {MIN_IMAGES} or more"
+            f"{counted(accounts.outputs['usable'], 'usable image')} in the split {options.split} of "
+            f"{options.records}; expected {MIN_IMAGES} or more"
         )
 
 

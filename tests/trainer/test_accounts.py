@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.accounts import Accounts, Reject, UnbalancedError, merged, write_rejects
+from trainer.accounts import Accounts, Reject, UnbalancedError, counted, merged, write_rejects
 
 
 def rejects(count: int, records: int = 1) -> tuple[Reject, ...]:
@@ -20,6 +20,15 @@ def test_accounts_that_balance_are_said_as_an_equation():
     assert accounts.line() == "1,009 images = 1,006 written + 2 skipped + 1 rejected"
     assert Accounts("images", 1, {"written": 1}).line() == "1 image = 1 written + 0 rejected"
     assert Accounts("records of a", 1, {"written": 1}).line() == "1 record of a = 1 written + 0 rejected"
+
+
+def test_a_number_has_its_noun_in_the_singular_or_the_plural():
+    assert [counted(number, "record") for number in (0, 1, 2, 1200)] == [
+        "0 records",
+        "1 record",
+        "2 records",
+        "1,200 records",
+    ]
 
 
 def test_rejects_count_as_the_records_that_are_missing_because_of_them():

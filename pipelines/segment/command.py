@@ -62,7 +62,7 @@ def run(options: Options, flags: list[str]) -> int:
         print(note)
     is_again = bool(previous) and not is_other
     if is_unread(previous, options, job.fingerprint):
-        return finish(options, sent(plan, previous), job.fingerprint, is_again)
+        return finish(options, sent(options.output, plan, previous), job.fingerprint, is_again)
     images = counted(plan.total, "image")
     print(f"segment: {images} in {options.input} with {options.model} -> {options.output}", flush=True)
     report = started(job, card, plan) | ({} if is_local(beam) else {tally.UNREAD: True})
@@ -128,12 +128,15 @@ def started(job: SegmentJob, card: ModelCard, plan: Plan) -> dict[str, Any]:
     }
 
 
-def sent(plan: Plan, report: dict[str, Any]) -> Plan:
-    """The plan of the job whose results are in segment.json, with what there is to sweep today."""
+def sent(folder: str, plan: Plan, report: dict[str, Any]) -> Plan:
+    """The plan of the job whose results are in segment.json; what that job has written is not swept."""
     images = report["images"]
-    if images != plan.total:
-        print(f"the job had {images:,} images; there are {plan.total:,} now: run the same command again for these")
-    return replace(plan, file=report["plan"], usable=images - len(plan.rejects))
+    if images != plan.total or planning.has_other_images(folder, report["plan"], plan):
+        print(
+            f"the images have changed since the job was sent, {images:,} then, {plan.total:,} now: run the same "
+            "command again for those of today"
+        )
+    return replace(plan, file=report["plan"], usable=images - len(plan.rejects), outdated=())
 
 
 def segment(job: SegmentJob, plan: Plan, report: dict[str, Any], beam: Any) -> bool:
@@ -175,7 +178,7 @@ def finish(options: Options, plan: Plan, fingerprint: str, is_again: bool = Fals
     accounts.check()
     planning.sweep(options.output, plan)
     print(accounts.report(storage.join(options.output, REJECTS_FILE)))
-    if warning := still_there(options.output, {*accounts.rejects} - {*plan.rejects}):
+    if warning := still_there(options.output, accounts.rejects):
         print(warning)
     for warning in outdated(options, accounts.outputs["written"]) if is_again else ():
         print(warning)

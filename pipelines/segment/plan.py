@@ -273,6 +273,23 @@ def write(folder: str, plan: Plan) -> None:
         shutil.copyfileobj(plan.lines, file)
 
 
+def has_other_images(folder: str, file: str, plan: Plan) -> bool:
+    """Whether the plan in `file`, which an earlier run wrote into `folder`, is not of the images of `plan`."""
+    plan.lines.seek(0)
+    try:
+        with storage.reader(storage.join(folder, file)) as lines:
+            pairs = itertools.zip_longest(_sources(lines), _sources(plan.lines))
+            return any(then != now for then, now in pairs)
+    except (FileNotFoundError, ValueError, TypeError):
+        return True
+
+
+def _sources(lines: Iterable[bytes]) -> Iterator[list[str]]:
+    for line in lines:
+        for *source, _ in json.loads(line):
+            yield source
+
+
 def read_chunk(folder: str, file: str, chunk: Chunk) -> list[Entry]:
     """The images of a chunk, from a plan's file in `folder`. Raises InputError if the file has been changed."""
     path = storage.join(folder, file)

@@ -142,11 +142,14 @@ def still_there(folder: str, rejects: Collection[Reject]) -> str:
     """A warning about masks in `folder` of images that were rejected; "" if there are none.
 
     Args:
-      rejects: those of images whose masks have a place.
+      rejects: those of this run. The masks of some may have no place.
     """
 
     def existing(reject: Reject) -> str:
-        path = place(folder, "masks", reject.key)
+        try:
+            path = place(folder, "masks", reject.key)
+        except InputError:
+            return ""
         return path if storage.exists(path) else ""
 
     looked_up = sorted(rejects, key=lambda reject: reject.key)[:LOOKED_UP]

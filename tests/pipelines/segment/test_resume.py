@@ -244,7 +244,34 @@ def test_a_job_that_was_sent_and_has_ended_is_finished_and_not_sent_again(
         assert segment(*run) == 0
     said = capsys.readouterr().out
     assert "2 images = 2 written + 0 skipped + 0 rejected" in said and "area %" in said
-    assert "the job had 2 images; there are 3 now: run the same command again" in said
+    assert "changed since the job was sent, 2 then, 3 now: run the same command again" in said
     assert "unread" not in report_of(tmp_path / "out")
     assert segment(*run) == 0
     assert outcomes_of(tmp_path / "out") == ((3, 0, 0) if overwrite else (1, 2, 0))
+
+
+def test_results_of_a_job_are_kept_although_its_images_have_changed_since(model, tmp_path, monkeypatch, capsys):
+    """One has gone and one has come, and one whose mask had no place has gone with its folder."""
+    names = [f"a{number}" for number in range(6)]
+    for seed, name in enumerate(names):
+        save(tmp_path / f"in/{name}.png", draw(24, 32, seed))
+    save(tmp_path / "in/images.parquet/b.png", draw(24, 32, 9))
+    run = ("--input", tmp_path / "in", "--model", model, "--output", tmp_path / "out", "--max-reject-rate", 0.5)
+    run = (*run, "--batch-size", 1)
+    send = command.run_job
+    monkeypatch.setattr(command, "is_local", lambda beam: False)
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "run_job", lambda *some, **named: send(*some, **named) and False)
+        assert segment(*run) == 0
+    parts = {path.name for path in (tmp_path / "out/images.parquet").iterdir()}
+    shutil.rmtree(tmp_path / "in/images.parquet")
+    (tmp_path / "in/a3.png").rename(tmp_path / "in/a0a.png")
+    save(tmp_path / "in/c.png", draw(24, 32, 7))
+    capsys.readouterr()
+    assert segment(*run) == 0
+    said = capsys.readouterr().out
+    assert "7 images = 6 written + 0 skipped + 1 rejected" in said
+    assert "changed since the job was sent, 7 then, 7 now: run the same command again" in said
+    assert {path.name for path in (tmp_path / "out/images.parquet").iterdir()} == parts
+    assert segment(*run) == 0
+    assert outcomes_of(tmp_path / "out") == (2, 5, 0)

@@ -98,6 +98,11 @@ def _take(folder: str, command: str, target: str, file: str) -> None:
         lease.remove_folders()
         if not isinstance(error, OSError):
             raise
+        if str(error.filename).endswith(FILE):
+            raise InputError(
+                f"{target} cannot be written to, for its lease {error.filename}: {error.strerror}; remove that if no "
+                "job is at work there, or give another output"
+            ) from None
         raise InputError(f"{target} cannot be written to: {error.strerror or error}; give another one") from None
     threading.Thread(target=lease.beat, daemon=True).start()
 
@@ -129,7 +134,7 @@ class _Lease:
             "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
             "job": self.job,
         }
-        self._beats = 0
+        self._beats, self._renewed = 0, _now()
 
     def _content(self) -> bytes:
         # Always of the same length, so that it can be overwritten in place.
@@ -140,7 +145,7 @@ class _Lease:
         current = None  # as is usual; if it is not so, the first exchange fails
         while True:
             if current is None or _is_dead(current):
-                if storage.exchange(self._path, current, self._content()):
+                if self._exchange(current):
                     return
             elif _is_here(current) or (seen is not None and current != seen):
                 raise InputError(_refusal(self.target, current))
@@ -150,25 +155,44 @@ class _Lease:
                 time.sleep(GLANCE)
             elif time.monotonic() - since <= PATIENCE:
                 time.sleep(GLANCE)
-            elif storage.exchange(self._path, current, self._content()):
+            elif self._exchange(current):
                 return
             current = _read(self._path)
 
+    def _exchange(self, before: bytes | None) -> bool:
+        """Writes the lease in place of `before`; returns whether that was there."""
+        now = _now()
+        if done := storage.exchange(self._path, before, self._content()):
+            self._renewed = now
+        return done
+
     def beat(self) -> None:
         while not self._ended.wait(BEAT):
-            current = None
+            lost = ""
             with contextlib.suppress(OSError, storage.Unavailable, InputError), self._writing:
                 if not self._ended.is_set() and not self._renew():
-                    current = _read(self._path) or b""
-            if current is not None:
-                _on_lost(f"{_owner(self.target, current)}; that job took over, since this one gave no sign of life")
+                    lost = self._lost(_read(self._path))
+            if lost:
+                _on_lost(lost)
                 return
+
+    def _lost(self, current: bytes | None) -> str:
+        """A sentence on the loss of the folder: to another job, or while this process was suspended."""
+        if current is None:
+            return (
+                f"{self.target} was not held for {_now() - self._renewed:.0f} seconds, in which another job may have "
+                "written there; run the same command again"
+            )
+        return f"{_owner(self.target, current)}; that job took over, since this one gave no sign of life"
 
     def _renew(self) -> bool:
         before = self._content()
         self._beats += 1
-        # Somebody may have removed the file, or the folder with it.
-        return any(storage.exchange(self._path, content, self._content()) for content in (before, None))
+        if self._exchange(before):
+            return True
+        # Somebody may have removed the file, or the folder with it. After a long sleep, it may have been another job,
+        # which has taken the folder and ended since.
+        return _now() - self._renewed < PATIENCE and self._exchange(None)
 
     def release(self) -> None:
         self._ended.set()
@@ -181,6 +205,11 @@ class _Lease:
         with contextlib.suppress(OSError):
             for folder in self._made:
                 os.rmdir(folder)
+
+
+def _now() -> float:
+    """Seconds that pass while the machine sleeps too."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_REALTIME))
 
 
 def _missing(folder: str) -> list[str]:

@@ -146,7 +146,8 @@ def wait_for(condition) -> None:
     raise AssertionError("it did not come")
 
 
-def test_signs_of_life_are_given_and_a_removed_lease_comes_back(folder, told):
+def test_signs_of_life_are_given_and_a_removed_lease_comes_back(folder, told, monkeypatch):
+    monkeypatch.setattr(leases, "PATIENCE", 60.0)
     leases.acquire(folder, "prepare")
     before = storage.read(place(folder))
     wait_for(lambda: storage.read(place(folder)) != before)
@@ -162,6 +163,36 @@ def test_a_job_that_was_not_heard_of_is_told_that_its_place_is_taken(folder, tol
     assert "is being written by `deeplab segment` of" in told[0] and "that job took over" in told[0]
     leases.release()
     assert json.loads(storage.read(place(folder)))["host"] == "far"
+
+
+def test_a_job_that_slept_while_another_took_its_place_and_ended_does_not_go_on(folder, told, monkeypatch):
+    leases.acquire(folder, "prepare")
+    awake = leases._now()
+    monkeypatch.setattr(leases, "_now", lambda: awake + 3600)
+    monkeypatch.setattr(leases, "PATIENCE", 60.0)
+    wait_for(lambda: told or (storage.exists(place(folder)) and storage.remove(place(folder))))
+    assert "was not held for 3" in told[0] and "another job may have written there; run the same command" in told[0]
+    assert not storage.exists(place(folder))
+
+
+@pytest.mark.parametrize("kind", ["link", "broken link", "FIFO", "folder"])
+def test_what_is_no_lease_is_neither_written_through_nor_waited_for(tmp_path, kind):
+    lease, other = tmp_path / "out" / leases.FILE, tmp_path / "other"
+    lease.parent.mkdir()
+    if kind == "link":
+        other.write_text("precious")
+    if kind == "FIFO":
+        os.mkfifo(lease)
+    elif kind == "folder":
+        lease.mkdir()
+    else:
+        lease.symlink_to(other)
+    with (
+        leases.scope(print, print),
+        pytest.raises(InputError, match=r"for its lease .*: no regular file; remove that"),
+    ):
+        leases.acquire(str(lease.parent), "prepare")
+    assert os.path.lexists(lease) and (kind != "link" or other.read_text() == "precious")
 
 
 def test_of_many_that_find_a_dead_job_one_takes_its_place(folder, told):

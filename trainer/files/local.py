@@ -217,7 +217,7 @@ def exchange(path: str, before: bytes | None, after: bytes | None) -> bool:
     os.makedirs(folder, exist_ok=True)
     with _alone_in(folder):
         try:
-            with open(path, "rb") as file:
+            with _own(path, os.O_RDONLY) as file:
                 current = file.read()
         except FileNotFoundError:
             current = None
@@ -228,10 +228,25 @@ def exchange(path: str, before: bytes | None, after: bytes | None) -> bool:
         elif current is None:
             _make(path, after)
         else:
-            with open(path, "r+b") as file:  # in place, so that a process that is killed leaves nothing else
+            with _own(path, os.O_RDWR) as file:  # in place, so that a process that is killed leaves nothing else
                 file.write(after)
                 file.truncate()
     return True
+
+
+def _own(path: str, flags: int) -> BinaryIO:
+    """A file that this program made, open. Raises OSError (EINVAL) for a link, which may lead to a file of others."""
+    try:
+        # Without O_NONBLOCK a FIFO would wait for another process for ever.
+        place = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(place).st_mode):
+            return os.fdopen(place, "r+b" if flags == os.O_RDWR else "rb")
+        os.close(place)
+    raise OSError(errno.EINVAL, "no regular file", path)
 
 
 def _make(path: str, data: bytes) -> None:

@@ -29,6 +29,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -39,16 +40,19 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 SUFFIX = ".started"
+NOTE = re.compile(rf"[0-9a-f]{{24}}{re.escape(SUFFIX)}")
+"""The names of notes."""
 
 
 class InFlight:
     """Notes of what the workers of a stage are working on: one small file per chunk or shard, removed when it is done.
 
     Args:
-      folder: holds the notes and nothing else, local or gs://; in the stage's work area.
+      folder: holds the notes, local or gs://; in the stage's work area. InputError if it is a link.
     """
 
     def __init__(self, folder: str) -> None:
+        storage.check_own(folder)
         self.folder = folder
 
     def path(self, name: str) -> str:
@@ -92,8 +96,8 @@ class InFlight:
         """Removes the notes of a finished job, except those on fatal images, which the next run needs."""
         with contextlib.suppress(FileNotFoundError):
             for file in storage.files(self.folder):
-                is_note = file.relative.endswith(SUFFIX) and not _read(file.path).get("is_fatal")
-                if is_note or storage.unfinished(file.relative).endswith(SUFFIX):
+                is_note = NOTE.fullmatch(file.relative) and not _read(file.path).get("is_fatal")
+                if is_note or NOTE.fullmatch(storage.unfinished(file.relative)):
                     storage.remove(file.path)
         if not storage.is_remote(self.folder):
             with contextlib.suppress(OSError):  # it does not exist, or holds something else

@@ -103,6 +103,8 @@ def forget(output: str) -> None:
     They may be left from a job whose command was killed. Other files in the folder are kept.
     """
     folder = storage.join(output, FOLDER)
+    if os.path.islink(folder):
+        return
     with contextlib.suppress(OSError, storage.Unavailable):
         for file in storage.files(folder):
             name = storage.unfinished(file.relative) or file.relative

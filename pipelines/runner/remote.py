@@ -204,6 +204,7 @@ def run(
         await_others(options, title, folder)
     expected = {"total": total, "unit": unit} if counts else {}
     if counts:
+        storage.check_own(counts)
         forget(folder)
         sending.note(folder, expected, is_sending=False)
     if counts and services.flink_master(options) and not storage.is_remote(folder):

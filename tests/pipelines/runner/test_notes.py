@@ -9,6 +9,7 @@ import pytest
 from pipelines.runner.isolation import Failed
 from pipelines.runner.notes import InFlight
 from trainer import storage
+from trainer.options import InputError
 
 
 def test_a_note_tells_that_a_process_ended(tmp_path):
@@ -76,3 +77,14 @@ def test_the_note_of_a_fatal_image_stays_until_the_image_is_harmless(tmp_path):
     with notes.watch("chunk") as recovery:
         assert recovery.isolated(len, "harmless") == 8
     assert os.listdir(tmp_path) == []
+
+
+def test_only_notes_are_removed_and_none_through_a_link(tmp_path):
+    (tmp_path / "other").mkdir()
+    for name in ("mine.started", "0123456789abcdef01234567.started"):
+        (tmp_path / "other" / name).write_text("precious")
+    (tmp_path / "link").symlink_to("other")
+    with pytest.raises(InputError, match="link is a link, where this program makes a folder of its own"):
+        InFlight(str(tmp_path / "link"))
+    InFlight(str(tmp_path / "other")).clear()
+    assert os.listdir(tmp_path / "other") == ["mine.started"]

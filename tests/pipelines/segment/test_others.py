@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +139,24 @@ def test_masks_and_overlays_of_an_earlier_run_among_the_images_are_rejects(model
     assert segment("--input", images, "--model", model, "--output", tmp_path / "out") == 1
     assert outcomes_of(tmp_path / "out") == (3, 0, 9)
     assert all("is an output of `deeplab segment`" in one["reason"] for one in rejects_of(tmp_path / "out"))
+
+
+def test_the_counts_of_jobs_are_not_removed_through_a_link(model, images, tmp_path):
+    other = tmp_path / "other"
+    (other / "artifacts").mkdir(parents=True)
+    for name in ("artifacts/mine", "my.count", "expected.json"):
+        (other / name).write_text("precious")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.progress").symlink_to(other)
+    assert segment("--input", images, "--model", model, "--output", tmp_path / "out") == 0
+    assert sorted(path.name for path in other.rglob("*")) == ["artifacts", "expected.json", "mine", "my.count"]
+
+
+@pytest.mark.parametrize("name", ["segment.json", "rejects.jsonl"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("nowhere", path)], ids=["FIFO", "broken link"])
+def test_what_is_no_file_is_not_replaced_by_one(model, images, tmp_path, name, make):
+    (tmp_path / "out").mkdir()
+    make(tmp_path / "out" / name)
+    with pytest.raises(InputError, match=f"{name} is (no regular file|a broken link), where a file is to be written"):
+        segment("--input", images, "--model", model, "--output", tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == [name]

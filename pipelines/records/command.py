@@ -114,6 +114,9 @@ def run_stats(options: Stats, dataset: Dataset) -> int:
 
 def run_verify(options: Verify, dataset: Dataset) -> int:
     """Prints all faults; the status is 1 if there are any."""
+    if options.delete:
+        leases.acquire(options.records, "records verify --delete")
+        dataset = load_dataset(options.records)  # another command may have changed it meanwhile
     with _at_work("verify", dataset) as (pool, beat):
         faults, shards, accounts = verify(options.records, dataset, pool, beat)
     for fault in faults:
@@ -128,7 +131,6 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
         command = f"deeplab records verify {shlex.quote(options.records)} --delete"
         print(f"`{command}` deletes the shards that have faults; the same `deeplab prepare` then writes them again")
     elif shards:
-        leases.acquire(options.records, "records verify --delete")
         for name in shards:
             with contextlib.suppress(FileNotFoundError):
                 storage.remove(storage.join(options.records, name))
@@ -161,8 +163,9 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
     leases.acquire(folder, "records repair")
     if repairs.has_begun(folder):
         with reading.undisturbed(folder):
-            dataset = repairs.finish(folder)
+            repairs.finish(folder)
         print("finished a repair that was begun earlier")
+    dataset = load_dataset(folder)  # another command may have changed it before the lease was free
     before = storage.read(storage.join(folder, DATASET_FILE))
     with _at_work("repair", dataset) as (pool, beat):
         repair = repairs.plan(folder, dataset, pool, beat)

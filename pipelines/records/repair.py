@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ from trainer.formats.examples import encode
 from trainer.formats.frames import CorruptRecord, frame, scan_frames
 from trainer.formats.labels import Palette
 from trainer.options import InputError
+from trainer.terminal import printable
 
 FOLDER = ".repair"
 BEFORE, SHARDS = "before.json", "shards.json"
@@ -197,6 +199,7 @@ def begin(folder: str, repair: Repair, before: bytes) -> None:
 def has_begun(folder: str) -> bool:
     """Whether an earlier repair has to be finished; removes its plan if another command has made it obsolete."""
     work = storage.join(folder, FOLDER)
+    storage.check_own(work)
     if not storage.exists(storage.join(work, BEFORE)):
         return False
     if storage.exists(storage.join(work, DATASET_FILE)):
@@ -217,7 +220,7 @@ def finish(folder: str) -> Dataset:
     work = storage.join(folder, FOLDER)
     before, after = storage.read(storage.join(work, BEFORE)), load_dataset(work)
     old, new = ({shard.name: shard for shard in dataset.shards} for dataset in (load_dataset(folder), after))
-    for name in storage.read_json(storage.join(work, SHARDS)):
+    for name in _to_change(work, old):
         if name not in new:
             with contextlib.suppress(FileNotFoundError):
                 storage.remove(storage.join(folder, name))
@@ -235,6 +238,24 @@ def finish(folder: str) -> Dataset:
             with contextlib.suppress(FileNotFoundError):
                 storage.remove(file.path)
     return after
+
+
+def _to_change(work: str, old: Mapping[str, Shard]) -> list[str]:
+    """The names of the shards to write again or to remove, all of them among those of dataset.json, `old`.
+
+    The plan lies in the folder, and a folder may come from anywhere: its names must not lead out of it. Raises
+    InputError if it is damaged.
+    """
+    path = storage.join(work, SHARDS)
+    names = storage.read_json(path)
+    if not isinstance(names, list) or not all(isinstance(name, str) and name in old for name in names):
+        raise InputError(
+            f"{path} is damaged, or `deeplab records repair` did not write it: expected names of shards in "
+            f"{DATASET_FILE}, found {printable(json.dumps(names)[:80])}; remove {work}, and run this command again"
+        )
+    if missing := [name for name in NAMES if not storage.exists(storage.join(work, name))]:
+        raise InputError(f"{work} lacks {missing[0]}; remove it, and run this command again")
+    return names
 
 
 def _check_unchanged(folder: str, *allowed: bytes) -> None:

@@ -22,7 +22,7 @@ from tests.drawn.prepared import (
 )
 from tests.drawn.rawset import write_rawset
 from tests.drawn.records import record, write_records
-from trainer import storage
+from trainer import leases, storage
 from trainer.formats.dataset import load_dataset
 from trainer.formats.examples import decode
 from trainer.options import InputError
@@ -186,6 +186,49 @@ def test_a_set_that_another_command_changes_meanwhile_is_left_to_it(folder, monk
     monkeypatch.setattr(repair, "plan", slow)
     with pytest.raises(InputError, match="was changed by another command that works on this folder"):
         records("repair", folder, "--drop")
+
+
+def test_a_set_that_another_command_replaces_before_the_folder_is_free_is_repaired_as_it_is_then(
+    folder, prepared, monkeypatch, capsys
+):
+    spoil(folder)
+
+    def replaced(*arguments):
+        for path in filter(Path.is_file, prepared.iterdir()):
+            shutil.copy(path, folder)
+
+    monkeypatch.setattr(leases, "acquire", replaced)
+    assert records("repair", folder, "--drop") == 0
+    assert "there is nothing to repair" in capsys.readouterr().out
+    assert everything(folder) == everything(prepared)
+
+
+@pytest.mark.parametrize("content", ['["../victim"]', '["{victim}"]', "[1]", "5", '[["x"]]', "null"])
+def test_names_in_a_repair_that_was_begun_lead_out_of_no_folder(folder, tmp_path, content):
+    """The folder may come from anywhere."""
+    victim, work = tmp_path / "victim", folder / ".repair"
+    victim.write_text("precious")
+    work.mkdir()
+    for name in ("dataset.json", "before.json"):
+        shutil.copy(folder / "dataset.json", work / name)
+    (work / "rejects.jsonl").touch()
+    (work / "shards.json").write_text(content.replace("{victim}", str(victim)))
+    with pytest.raises(InputError, match=r"shards.json is damaged, or .* did not write it: expected names of shards"):
+        records("repair", folder)
+    assert victim.read_text() == "precious"
+    (work / "shards.json").write_text("[]")
+    (work / "rejects.jsonl").unlink()
+    with pytest.raises(InputError, match=r"lacks rejects\.jsonl; remove it, and run this command again"):
+        records("repair", folder)
+
+
+def test_a_link_to_a_folder_of_others_is_no_place_for_the_plan(folder, prepared, tmp_path):
+    spoil(folder)
+    other = Path(shutil.copytree(prepared, tmp_path / "other"))
+    (folder / ".repair").symlink_to(other)
+    with pytest.raises(InputError, match=r"repair is a link, where this program makes a folder of its own"):
+        records("repair", folder, "--drop")
+    assert everything(other) == everything(prepared)
 
 
 def test_a_second_repair_of_a_set_is_refused_and_the_first_ends_right(folder, monkeypatch):

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from pipelines.records import verify
 from tests.drawn.places import ROOT
 from tests.drawn.prepared import describe, flip_bit, prepare_here, read_shard, records, shard_bytes
 from tests.drawn.records import record, write_records
+from trainer import leases
 from trainer.accounts import UnbalancedError
 from trainer.formats import images
 from trainer.formats.examples import decode
@@ -200,6 +202,12 @@ def test_delete_leaves_whole_shards_and_strange_files(folder):
     before = {path.name for path in folder.iterdir()}
     assert records("verify", folder, "--delete") == 1
     assert before - {path.name for path in folder.iterdir()} == {TRAIN}
+
+
+def test_delete_looks_once_no_other_command_writes_there(folder, prepared, monkeypatch):
+    flip_bit(folder / TRAIN, 300)
+    monkeypatch.setattr(leases, "acquire", lambda *arguments: shutil.copy(prepared / TRAIN, folder))
+    assert records("verify", folder, "--delete") == 0 and (folder / TRAIN).exists()
 
 
 def test_a_shard_that_cannot_be_read_is_a_fault(folder, monkeypatch, capsys):

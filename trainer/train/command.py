@@ -63,13 +63,14 @@ def _run(options: Options, interrupts: Interrupts) -> int:
         print(f"warning: {text}")
     startup.start_tensorflow()
     dataset = load_dataset(options.records)
+    if options.host_id == 0:
+        # Before the training there is looked at: this may wait for another command, which ends it.
+        leases.acquire(options.output, "train")
     options, progress = find_progress(options, dataset)
     hosts.check_same(progress, options)
     validation = validation_stream(options.records, dataset, validation_batch_size(options, dataset))
     stream = TrainingStream(options.records, dataset, options)
     check_labels(options, dataset)
-    if options.host_id == 0:
-        leases.acquire(options.output, "train")
     if progress.best_epoch:
         check_best(options.output, progress)
     if not is_finished(options, progress):

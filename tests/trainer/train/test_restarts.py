@@ -12,6 +12,7 @@ import pytest
 from pipelines import cli
 from tests.drawn.records import record, write_records
 from tests.drawn.training import history, refused, train_colour_network, train_flags
+from trainer import leases
 from trainer.train import command, resume
 
 SHORT = ["--steps-per-epoch", "1"]
@@ -41,6 +42,15 @@ def test_other_epochs_under_a_rate_that_falls_to_zero_are_refused_with_what_to_d
     assert f"--epochs was 2, is {epochs}" in message and "--schedule poly" in message
     assert f"--init-from {trained}" in message and "constant" in message
     assert contents(trained) == before
+
+
+def test_a_training_that_ends_while_another_waits_for_the_folder_is_not_replaced(
+    trained, records, tmp_path, capsys, monkeypatch
+):
+    output = str(tmp_path / "model")
+    monkeypatch.setattr(leases, "acquire", lambda folder, name: shutil.copytree(trained, folder))
+    message = refused(capsys, train_flags(records, output, *SHORT, "--learning-rate", "1"))
+    assert "--learning-rate was 0.02, is 1.0" in message and contents(output) == contents(trained)
 
 
 @pytest.mark.parametrize("schedule", ["plateau", pytest.param("constant", marks=pytest.mark.slow)])

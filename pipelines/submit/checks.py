@@ -19,7 +19,7 @@ from trainer.files import cloud
 from trainer.formats.cards import CARD, TUNING_FILE
 from trainer.formats.dataset import check_shards, load_dataset
 from trainer.formats.exports import SAVED_MODEL
-from trainer.options import WEB, CheckedOptions, InputError
+from trainer.options import WEB, CheckedOptions, InputError, public
 from trainer.parser import did_you_mean, flags_of
 from trainer.startup import quiet_startup
 from trainer.weights.catalog import CATALOG, IMAGENET
@@ -120,7 +120,10 @@ def _image(image: str) -> Iterator[str]:
     if not image:
         yield "--image is missing: the trainer image of the Dockerfile, pushed to a registry that the job can read"
     elif not IMAGE.fullmatch(image):
-        yield f"--image {image} is not the name of an image; expected REGISTRY/PATH:TAG, in lower case and without https://"
+        yield (
+            f"--image {public(image)} is not the name of an image; expected REGISTRY/PATH:TAG, in lower case and "
+            "without https://"
+        )
     elif (version := _version(image)) and not f"{__version__}.".startswith(f"{version}."):
         yield (
             f"--image {image} is of version {version}, and this is {__version__}; push an image of this version, or "
@@ -151,20 +154,23 @@ def _words(options: JobOptions) -> Iterator[str]:
         patterns["machine_type"] = MACHINE, "a machine type of Google Cloud, such as g2-standard-8"
     for field, (pattern, shape) in patterns.items():
         values = getattr(options, field, ())
+        flag, shown = CheckedOptions.flag(field), _names_only if field == "env" else lambda text: text
         for text in [values] * bool(values) if isinstance(values, str) else values:
             if not pattern.fullmatch(text):
-                yield f"{CheckedOptions.flag(field)} {text}: expected {shape}"
-        yield from () if isinstance(values, str) else _repeated(CheckedOptions.flag(field), values)
+                yield f"{flag} {shown(text)}: expected {shape}"
+        yield from () if isinstance(values, str) else _repeated(flag, values)
+
+
+def _names_only(variable: str) -> str:
+    """A variable without its value, which may be a secret, as may be all of a word that names none."""
+    name, equals, _ = variable.partition("=")
+    return f"{name}=..." if equals else "with a word that has no ="
 
 
 def _repeated(flag: str, words: tuple[str, ...]) -> Iterator[str]:
     """Keys that several KEY=VALUE words give a value: only the last one would count."""
-    first: dict[str, str] = {}
-    for word in words:
-        key = word.partition("=")[0]
-        if key in first:
-            yield f"{flag} gives {key} twice: {first[key]} and {word}; give it once"
-        first.setdefault(key, word)
+    keys = [word.partition("=")[0] for word in words if "=" in word]
+    yield from (f"{flag} gives {key} twice; give it once" for key in dict.fromkeys(keys) if keys.count(key) > 1)
 
 
 def _machines(options: JobOptions, job: Job) -> Iterator[str]:

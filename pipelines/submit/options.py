@@ -48,7 +48,9 @@ class JobOptions(CheckedOptions):
         metavar="JOB",
         bare=NEW,
     )
-    dry_run: bool = option(False, "check everything and print what would be sent, but send nothing")
+    dry_run: bool = option(
+        False, "check everything and print what would be sent, values of --env included, but send nothing"
+    )
     name: str = option("", "name of the job; default: made from the command and its output", metavar="NAME")
     service_account: str = option("", "account that the job runs as", metavar="NAME")
     labels: tuple[str, ...] = option((), "labels of the job", metavar="KEY=VALUE")

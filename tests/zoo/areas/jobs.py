@@ -87,7 +87,7 @@ SUBMITTED: dict[str, tuple[str, str]] = {
     "no machine type": (job(VERTEX.replace("--machine-type g2-standard-8 ", "")), "--machine-type is missing"),
     "a name in capitals": (job(f"{CLUSTER} --name Mine"), "--name Mine: expected at most 40 lower-case letters"),
     "a label without a value": (job(f"{CLUSTER} --labels team"), "--labels team: expected KEY=VALUE"),
-    "a variable with a blank in its name": (job(f"{CLUSTER} --env A~B=1"), "--env A B=1: expected NAME=VALUE"),
+    "a variable with a blank in its name": (job(f"{CLUSTER} --env A~B=1"), "--env A B=...: expected NAME=VALUE"),
     "no hosts": (job(f"{CLUSTER} --count 0"), "--count must be 1 or more, got 0"),
     "several hosts for a command of one": (job(f"{CLUSTER} --count 2", SEGMENT), "segment runs on one host"),
     "flags that tell the hosts apart": (

@@ -48,6 +48,9 @@ FULL = _numbers("ENOSPC", "EDQUOT", "EROFS")
 """Errors on writing that are permanent and not the file's fault."""
 DAMAGE = _numbers("EIO", "EREMOTEIO")
 """Those of `PASSING` that, if they persist on reading, are the file's own fault, such as a bad sector."""
+KEY_FILE = "GOOGLE_APPLICATION_CREDENTIALS"
+"""The environment variable that may name a file of credentials."""
+LOGIN = f"run `gcloud auth application-default login`, or name a key file in {KEY_FILE}"
 THROTTLES = ("rateLimitExceeded", "userRateLimitExceeded")
 """Reasons of a 403 answer that mean "too fast" rather than "forbidden"."""
 
@@ -110,6 +113,37 @@ def meaning(error: Exception, path: str, writing: bool) -> tuple[bool, Exception
     return False, error
 
 
+def with_credentials(make: Callable[[], T]) -> T:
+    """Returns what `make` returns, which looks for the user's credentials in the environment.
+
+    Raises:
+      InputError: the file in GOOGLE_APPLICATION_CREDENTIALS cannot be used.
+      GoogleAuthError: there are no credentials, or they cannot be asked for at present.
+    """
+    from google.auth import exceptions as auth
+
+    if (path := os.environ.get(KEY_FILE, "")) and os.path.exists(path) and not os.path.isfile(path):
+        # A FIFO would be waited for.
+        raise _unfit(path, "is not a regular file")
+    try:
+        return make()
+    except (auth.TransportError, OSError):
+        raise
+    except Exception as error:  # of any type: Google's library does not check the JSON that it has read
+        kind = type(error).__name__
+        if path:
+            found = f"holds no usable credentials ({kind})" if os.path.exists(path) else "does not exist"
+            raise _unfit(path, found) from None
+        raise auth.DefaultCredentialsError(kind) from error
+
+
+def _unfit(path: str, found: str) -> InputError:
+    return InputError(
+        f"{KEY_FILE} names {path}, which {found}; expected a key file of Google Cloud: name one, or unset the "
+        "variable and run `gcloud auth application-default login`"
+    )
+
+
 def _is_impossible(path: str) -> bool:
     try:
         return b"\0" in (path.encode() if path.startswith(SCHEME) else os.fsencode(path))
@@ -139,8 +173,7 @@ def _remote_meaning(error: Exception, path: str, writing: bool) -> tuple[bool, E
     if isinstance(error, auth.GoogleAuthError):
         if isinstance(error, auth.TransportError) or error.retryable:
             return True, _unavailable(path, f"no answer to the request for credentials ({type(error).__name__})")
-        cure = "run `gcloud auth application-default login`, or name a key file in GOOGLE_APPLICATION_CREDENTIALS"
-        return False, InputError(f"{path}: no valid credentials for Google Cloud ({type(error).__name__}); {cure}")
+        return False, InputError(f"{path}: {no_credentials(error)}")
     if isinstance(error, (api.GoogleAPICallError, InvalidResponse)):
         code = error.code if isinstance(error, api.GoogleAPICallError) else error.response.status_code
         return _answer_meaning(int(code or 0), _details(error), path)
@@ -148,6 +181,11 @@ def _remote_meaning(error: Exception, path: str, writing: bool) -> tuple[bool, E
     if isinstance(error, (*incomplete, ssl.SSLError, socket.gaierror)):
         return True, _unavailable(path, f"no complete answer ({type(error).__name__})")
     return None
+
+
+def no_credentials(error: Exception) -> str:
+    """What a GoogleAuthError means, with the cure."""
+    return f"no valid credentials for Google Cloud ({type(error).__name__}); {LOGIN}"
 
 
 def _details(error: Any) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from pipelines import __version__
 from pipelines.submit.options import Vertex
 from pipelines.submit.plan import Job, environment, pairs
 from pipelines.submit.watching import Course, Lost, Patience, Refused, send
+from trainer.attempts import LOGIN, no_credentials, with_credentials
 from trainer.options import InputError
 
 T = TypeVar("T")
@@ -168,13 +169,11 @@ def _credentials(endpoint: str) -> tuple[Any, str]:
     if endpoint.startswith("http://"):
         return AnonymousCredentials(), os.environ.get("GOOGLE_CLOUD_PROJECT", "")
     try:
-        credentials, project = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+        scopes = ["https://www.googleapis.com/auth/cloud-platform"]
+        credentials, project = with_credentials(lambda: google.auth.default(scopes=scopes))
     except GoogleAuthError as error:
-        raise Refused(f"no credentials for Google Cloud ({type(error).__name__}); {LOGIN}", 401) from None
+        raise Refused(no_credentials(error), 401) from None
     return credentials, project or ""
-
-
-LOGIN = "run `gcloud auth application-default login`, or name a key file in GOOGLE_APPLICATION_CREDENTIALS"
 
 
 def _ask(call: Callable[[], T]) -> T:
@@ -191,7 +190,7 @@ def _ask(call: Callable[[], T]) -> T:
     except (requests.RequestException, RetryError, TransportError, OSError) as error:
         raise Lost(f"Vertex AI does not answer ({type(error).__name__})") from None
     except GoogleAuthError as error:
-        raise Refused(f"no valid credentials for Google Cloud ({type(error).__name__}); {LOGIN}", 401) from None
+        raise Refused(no_credentials(error), 401) from None
 
 
 def _verdict(status: int, message: str) -> Exception:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
 
 import pytest
 
+from pipelines import cli
 from tests.drawn import faults
 from trainer import attempts, storage
+from trainer.files import cloud
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +102,35 @@ def test_slow_calls_are_still_tried_three_times(monkeypatch):
     with pytest.raises(storage.Unavailable):
         attempts.attempt("a", lambda: calls.append(1) or (_ for _ in ()).throw(OSError(errno.EMFILE, "too many")))
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ([1, 2], "holds no usable credentials (AttributeError)"),
+        ("S3cret", "holds no usable credentials (AttributeError)"),
+        ({"type": "S3cret"}, "holds no usable credentials (DefaultCredentialsError)"),
+        ({"type": "service_account", "private_key": 7, "client_email": "a", "token_uri": "b"}, "holds no usable cred"),
+        ({"type": "authorized_user", "refresh_token": []}, "holds no usable credentials ("),
+        ("no JSON", "holds no usable credentials (DefaultCredentialsError)"),
+        ("FIFO", "is not a regular file"),
+        ("folder", "is not a regular file"),
+        ("missing", "does not exist"),
+    ],
+)
+def test_a_file_of_credentials_that_is_none_is_named_in_one_line(content, found, tmp_path, monkeypatch, capsys):
+    key = tmp_path / "key.json"
+    if content == "FIFO":
+        os.mkfifo(key)
+    elif content == "folder":
+        key.mkdir()
+    elif content != "missing":
+        key.write_text("{S3cret" if content == "no JSON" else json.dumps(content))
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
+    cloud.client.cache_clear()
+    arguments = ["segment", "--input", "gs://bucket/x", "--model", "gs://bucket/model", "--output"]
+    assert cli.main([*arguments, str(tmp_path / "masks")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"error: GOOGLE_APPLICATION_CREDENTIALS names {key}, which {found}" in line and "S3cret" not in line
+    assert line.endswith("or unset the variable and run `gcloud auth application-default login`")

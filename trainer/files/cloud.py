@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import google_crc32c
 
-from trainer.attempts import SCHEME, CorruptError, Unavailable, attempt, meaning
+from trainer.attempts import SCHEME, CorruptError, Unavailable, attempt, meaning, with_credentials
 from trainer.files.connections import Answer, Connections, blocks, related, trust
 from trainer.files.names import File, check_size, crc32c_and_size
 from trainer.options import InputError
@@ -46,7 +46,8 @@ def client():
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     # Only operations on whole buckets need a project; without one, users need not give it.
     is_emulated = bool(os.environ.get("STORAGE_EMULATOR_HOST"))
-    gcs = storage.Client.create_anonymous_client() if is_emulated else storage.Client(project=None)
+    named = functools.partial(storage.Client, project=None)
+    gcs = storage.Client.create_anonymous_client() if is_emulated else with_credentials(named)
     session = gcs._http
     for scheme in ("https://", "http://"):
         # With the default pool of ten, all other threads would open a connection for every request.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Any, TextIO
+
+CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
+"""Characters that control a terminal, or end a line: tables and lists of names would show others than there are."""
 
 
 def printable(text: str, keep: str = "") -> str:

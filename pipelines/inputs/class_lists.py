@@ -31,7 +31,17 @@ import numpy as np
 from trainer import storage
 from trainer.formats import codings
 from trainer.formats.label_images import Label
-from trainer.formats.labels import CREAM, Color, Palette, color_meanings, id_table, pack, unknown_mark, unpack
+from trainer.formats.labels import (
+    CREAM,
+    Color,
+    NameFault,
+    Palette,
+    color_meanings,
+    id_table,
+    pack,
+    unknown_mark,
+    unpack,
+)
 from trainer.formats.palettes import BUILT_IN, voc_colormap
 from trainer.formats.runs import pixels_of_ids
 from trainer.options import InputError
@@ -97,12 +107,17 @@ def among(files: Iterable[str]) -> tuple[str, ...]:
 
 
 def read(path: str) -> ClassList | None:
-    """Reads a list; None if the file is something else of the same name."""
+    """Reads a list; None if the file is something else of the same name.
+
+    Raises InputError if it has a name that no class may have. Another palette in its place would be the wrong one.
+    """
     name = posixpath.basename(path)
     form = _form(name)
     try:
         classes = [*form(_text(storage.read(path)))]
         palette = _palette(posixpath.splitext(name)[0].strip("_"), classes)
+    except NameFault as error:
+        raise InputError(f"{path}: {error}, or give --palette") from None
     except (ValueError, LookupError, TypeError, AttributeError, OSError, InputError):
         return None
     return ClassList(path, palette, form not in _OF_COLORS) if len(classes) > 1 else None

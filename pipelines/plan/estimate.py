@@ -13,6 +13,7 @@ import numpy as np
 
 from trainer import storage
 from trainer.options import Bounds, InputError
+from trainer.terminal import CONTROL
 
 GIB = 1 << 30
 PARTS = ("work", "trials", "estimates")
@@ -218,8 +219,8 @@ def _check(value: Any, like: Any, path: str, where: str) -> None:
         is_number = isinstance(value, types) and not isinstance(value, bool) and math.isfinite(value)
         if not is_number or not bounds.hold(value):
             raise InputError(f"--prices {path}: {where} must be a {kind}, {bounds}, got {value!r}; {cure}")
-    elif not isinstance(value, str):
-        raise InputError(f"--prices {path}: {where} must be text, got {value!r}; {cure}")
+    elif not isinstance(value, str) or CONTROL.search(value):
+        raise InputError(f"--prices {path}: {where} must be text without control characters, got {value!r}; {cure}")
 
 
 def to_json(work: Work, trials: Sequence[Trial], results: Sequence[Estimate]) -> dict[str, Any]:

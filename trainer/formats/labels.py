@@ -24,6 +24,7 @@ import numpy as np
 from trainer.formats.pngs import encode_indices
 from trainer.formats.runs import looked_up, runs_of
 from trainer.options import InputError
+from trainer.terminal import CONTROL
 
 Color = tuple[int, int, int]
 
@@ -37,6 +38,10 @@ _JSON_KEYS = {"name", "classes", "ignore_id", "ignore_color", "source_ids", "ali
 
 class LabelError(ValueError):
     """A label holds ids or colours that its palette does not know. The message does not name the file."""
+
+
+class NameFault(InputError):
+    """A palette, or a class of one, has a name that none may have."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ class Palette:
         fault = _fault(self)
         if fault:
             raise InputError(f"palette {self.name!r}: {fault}")
+        for name in (self.name, *self.names):
+            if fault := _fault_of_name(name):
+                raise NameFault(f"palette {self.name!r}: {fault}")
         # Sorted, since JSON objects have no order, and a round trip must give an equal palette.
         object.__setattr__(self, "source_ids", tuple(sorted(self.source_ids)))
 
@@ -197,10 +205,6 @@ def _fault(palette: Palette) -> str | None:
         return f"expected one colour per class, got {classes} names and {len(palette.colors)} colours"
     if any(not isinstance(name, str) or not name.strip() for name in palette.names):
         return f"class names must be non-empty strings, got {list(palette.names)}"
-    # A lone surrogate, which JSON can escape, cannot be encoded in pages and tables.
-    for name in (palette.name, *palette.names):
-        if any("\ud800" <= character <= "\udfff" for character in name):
-            return f"the name {name!r} is not valid Unicode; write it as UTF-8"
     if not _is_byte(palette.ignore_id) or palette.ignore_id < classes:
         return f"ignore_id must be {classes} to 255 (0-{classes - 1} are classes), got {palette.ignore_id!r}"
     aliases = [color for color, _ in palette.aliases]
@@ -221,6 +225,16 @@ def _fault(palette: Palette) -> str | None:
             return f"{code} is mapped to {target!r}, expected 0-{classes - 1} or {palette.ignore_id}"
     wrong = [source for source, _ in palette.source_ids if not _is_byte(source)]
     return f"source ids must be 0 to 255, got {wrong[0]!r}" if wrong else None
+
+
+def _fault_of_name(name: str) -> str:
+    """What is wrong with the name of a palette or a class, in words; "" if nothing is."""
+    # A lone surrogate, which JSON can escape, cannot be encoded in pages and tables.
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        return f"the name {name!r} is not valid Unicode; write it as UTF-8"
+    if control := CONTROL.search(name):
+        return f"the name {name!r} has a control character, {control[0]!r}; write it without"
+    return ""
 
 
 def _from_json(content: dict) -> Palette:

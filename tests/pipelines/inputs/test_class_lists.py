@@ -63,6 +63,19 @@ def test_a_file_that_only_has_the_name_of_a_list_is_none(tmp_path, name, text):
     assert palette_of(tmp_path, name, text) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("class_list.json", '{"#000000": "sea", "#800000": "road\\nFAKE"}', r"'road\\nFAKE' has a control character"),
+        ("labelmap.txt", LABELMAP.replace("road", "\x1b[2Jroad"), r"'\\x1b\[2Jroad' has a control character"),
+        ("class_list.json", '{"#000000": "sea", "#800000": "\\ud800"}', "is not valid Unicode"),
+    ],
+)
+def test_a_list_with_a_name_that_would_forge_lines_is_refused_by_its_path(name, text, found, tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path}/{name}: .*{found}"):
+        palette_of(tmp_path, name, text)
+
+
 def test_classes_that_are_named_as_none_are_ignored_wherever_they_stand(tmp_path):
     palette = palette_of(tmp_path, "class_dict.csv", "name,r,g,b\na,1,1,1\nunknown,0,0,0\nb,2,2,2\nVoid,3,3,3\n")
     assert palette.names == ("a", "b") and palette.source_ids == ((0, 0), (1, 255), (2, 1), (3, 255))

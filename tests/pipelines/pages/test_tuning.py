@@ -70,17 +70,17 @@ def test_the_terminal_gets_scores_interval_and_verdict() -> None:
 
 
 WEIGHTED = CrfOptions(sxy=40, srgb=4, compat=3.5, class_weights=(1, 0.25, 1, 1))
-POLE = "\x1b[2Jpole"
+POLE = "\u202epole"
 
 
 def test_classes_that_surely_lose_are_named_with_what_to_do() -> None:
     changes = {"sky": Change(0.9, 0.91, Gain(0.01, 0.004, 0.016)), POLE: Change(0.3, 0.2, Gain(-0.1, -0.2, -0.01))}
     options = CrfOptions(sxy=40, srgb=4, compat=3.5, class_weights=(1, 0))
     lines = page.text(some_tuning(options=options, per_class=changes), "crf.json").splitlines()
-    assert r"\x1b[2Jpole    0.300  0.200  -0.100  -0.200 and -0.010" in lines
-    assert lines[-2] == r"on: sxy 40, srgb 4, compat 3.5, class weights \x1b[2Jpole 0 -> crf.json"
+    assert r"\u202epole    0.300  0.200  -0.100  -0.200 and -0.010" in lines
+    assert lines[-2] == r"on: sxy 40, srgb 4, compat 3.5, class weights \u202epole 0 -> crf.json"
     assert lines[-1].startswith(
-        r"Even so, these classes clearly lose IoU: \x1b[2Jpole (-0.100). Where they matter more"
+        r"Even so, these classes clearly lose IoU: \u202epole (-0.100). Where they matter more"
     )
     palette = Palette("two", ("sky", POLE), ((1, 2, 3), (4, 50, 6)))
     html = page.render(some_tuning(options=options, per_class=changes), palette, "out/model", options, [])

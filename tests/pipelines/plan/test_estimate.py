@@ -126,7 +126,8 @@ def test_prices_that_were_edited_are_used(tmp_path: Path):
         (lambda prices: prices["cluster"].update(hour="1"), "cluster.hour must be a number, 0 or more, got '1'"),
         (lambda prices: prices["cluster"].update(hour=float("nan")), "cluster.hour must be a number"),
         (lambda prices: prices.update(storage=[]), "storage lacks an object"),
-        (lambda prices: prices.update(currency=5), "currency must be text"),
+        (lambda prices: prices.update(currency=5), "currency must be text without"),
+        (lambda prices: prices.update(source="a\rb"), "source must be text without control characters, got 'a\\rb'"),
     ],
 )
 def test_prices_that_cannot_be_used_are_refused(tmp_path: Path, change, expected: str):

@@ -36,6 +36,7 @@ PALETTES = {
     "a class without a colour": (palette(classes=[{"name": "a"}]), "entry 'color' is missing"),
     "a class of an empty name": (classes((" ", RED)), "class names must be non-empty strings"),
     "a class whose name is a number": (classes((3, RED)), "class names must be non-empty strings"),
+    "a class whose name has two lines": (classes(("a\nb", RED)), "the name 'a\\nb' has a control character"),
     "a class whose name is half of a character": (classes(("\ud800", RED)), "is not valid Unicode"),
     "two classes of one name": (classes(("a", RED), ("a", BLUE)), "class name 'a' appears twice"),
     "two classes of one colour": (classes(("a", RED), ("b", RED)), "colour (255, 0, 0) appears twice"),

@@ -1,6 +1,6 @@
 """The structure of image files: the segments of a JPEG, the chunks of a PNG, and the directories of a TIFF.
 
-Pixels are not decoded here. Nothing takes more memory than the file.
+Pixels are not decoded here. Directories are yielded one by one, since a short file can claim a long chain of them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _XMP_TAG = 0x02BC
 _MEANING_TAG, _SAMPLES_TAG, _PLANES_TAG, _EXTRA_TAG = 0x0106, 0x0115, 0x011C, 0x0152
 _GREYS, _RGB = 1, 2  # meanings of samples
 _MOST_SAMPLES = 6  # of a TIFF that Pillow reads
+_MOST_PAGES = 10_000  # of a TIFF of which one image is expected; stacks of microscopes have some thousands
 _PRIVATE_TAG = 0xFDFD  # from the private range, which readers ignore
 _TIFF_ORDERS = {b"II": "<", b"MM": ">"}
 _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
@@ -172,23 +173,37 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def directories(data: bytes) -> Iterator[Directory]:
-    """Yields the chain of TIFF directories, whose format EXIF shares, until the end or the first damage."""
+    """Yields the chain of TIFF directories, whose format EXIF shares, until the end or the first damage.
+
+    Raises:
+      ImageError: there are over _MOST_PAGES, or they overlap: a chain could then take the square of the file's size.
+    """
     order = _TIFF_ORDERS.get(data[:2])
     if order is None or len(data) < 8:
         return
     is_big = data[2:4] in (b"\x2b\0", b"\0\x2b")
     word, size, entry = ("Q", 8, 20) if is_big else ("I", 4, 12)
     seen: set[int] = set()
+    read = 0  # entries
     try:
         (at,) = struct.unpack_from(order + word, data, 8 if is_big else 4)
         while at and at not in seen:
             seen.add(at)
+            if len(seen) > _MOST_PAGES:
+                raise ImageError(
+                    f"holds over {_MOST_PAGES:,} images (pages), expected one; save the intended one as a separate "
+                    "file"
+                )
             (count,) = struct.unpack_from(order + ("Q" if is_big else "H"), data, at)
             begin = at + (8 if is_big else 2)
             values: dict[int, int] = {}
             places: dict[int, int] = {}
             claimed = 0
-            for place in range(begin, min(begin + count * entry, len(data) - entry + 1), entry):
+            entries = range(begin, min(begin + count * entry, len(data) - entry + 1), entry)
+            read += len(entries)
+            if read * entry > len(data):
+                raise ImageError("damaged TIFF: its directories overlap")
+            for place in entries:
                 tag, kind, number = struct.unpack_from(f"{order}HH{word}", data, place)
                 places[tag] = place
                 claimed += number * _TIFF_BYTES.get(kind, 0)

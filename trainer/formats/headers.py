@@ -1,7 +1,8 @@
 """The headers of image files, read before any pixel is decoded.
 
 JPEG, PNG, WebP and TIFF are parsed here rather than by Pillow, which decodes a PNG to look for its EXIF, allocates two
-canvases to open a WebP, and raises arbitrary exceptions on damaged EXIF. Nothing here takes more memory than the file.
+canvases to open a WebP, and raises arbitrary exceptions on damaged EXIF. The memory taken here does not grow with what
+a file claims.
 """
 
 from __future__ import annotations
@@ -213,20 +214,21 @@ def _webp(data: bytes) -> Header | None:
 
 
 def _tiff(data: bytes) -> Header | None:
-    pages = []
+    page, images = None, 1
     for directory in directories(data):
         if directory.claimed > 2 * len(data) + (1 << 20):
             raise ImageError(f"damaged TIFF: its tags claim {directory.claimed:,} bytes of {len(data):,} in the file")
-        pages.append(directory)
-    if not pages:
+        if page is None:
+            page = directory
+        else:  # bits 0 and 2 of NewSubfileType mark smaller copies and masks of the same image
+            images += not directory.values.get(254, 0) & 0b101
+    if page is None:
         return None
-    first = pages[0].values
+    first = page.values
     width, height = first.get(256, 0), first.get(257, 0)
     tile = first.get(322, 0), first.get(323, 0)
     if tile[0] * tile[1] > max(4 * width * height, 1 << 24):
         raise ImageError(f"damaged TIFF: tiles of {tile[0]}x{tile[1]} for an image of {width}x{height} pixels")
-    # Bits 0 and 2 of NewSubfileType mark smaller copies and masks of the same image.
-    further = sum(not page.values.get(254, 0) & 0b101 for page in pages[1:])
     image = open_pillow(tiff_pixels(data))
     return Header(
         "tiff",
@@ -234,8 +236,8 @@ def _tiff(data: bytes) -> Header | None:
         height,
         image.mode,
         tiffs.depth(image),
-        orientation=pages[0].orientation,
-        images=1 + further,
+        orientation=page.orientation,
+        images=images,
         lossy=_LOSSY_TIFF.get(first.get(259, 1), ""),
     )
 

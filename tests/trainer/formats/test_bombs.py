@@ -42,6 +42,27 @@ def many_tags() -> bytes:
     return tiff(*size, *((1000 + tag, 1, 1 << 20, 8) for tag in range(4000)), content=bytes(1 << 20))
 
 
+def overlapping_directories() -> bytes:
+    """A chain of 8000 directories of a BigTIFF, each of which has almost all of the file for its entries."""
+    step, pages = 24, 8000
+    entries = (24 + step * pages + 40) // 20
+    while (8 + 20 * entries) % step not in (8, 12, 16):  # so that no link lies on a count
+        entries += 1
+    data = bytearray(2 * step * pages + 1000)
+    data[:16] = b"II+\0" + struct.pack("<HHQ", 8, 0, 24)
+    for page in range(pages):
+        at = 24 + step * page
+        struct.pack_into("<Q", data, at, entries)
+        struct.pack_into("<Q", data, at + 8 + 20 * entries, at + step if page < pages - 1 else 0)
+    return bytes(data)
+
+
+def many_directories() -> bytes:
+    """A chain of 100,000 directories with an entry each."""
+    ends = range(26, 26 + 18 * 100_000, 18)
+    return b"II*\0" + struct.pack("<I", 8) + b"".join(struct.pack("<HHHIII", 1, 256, 3, 1, 9, end) for end in ends)
+
+
 def wide_tile() -> bytes:
     size = ((256, 3, 1, 32), (257, 3, 1, 32), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1))
     return tiff(*size, (322, 4, 1, 40_000), (323, 4, 1, 40_000), (324, 4, 1, 8), (325, 4, 1, 64))
@@ -75,6 +96,8 @@ BOMBS = {
     "tiff": lambda: tiff((256, 3, 1, 16_000), (257, 3, 1, 11_000), (258, 3, 1, 8), (262, 3, 1, 1), (273, 4, 1, 8)),
     "tiff, tags": many_tags,
     "tiff, tile": wide_tile,
+    "tiff, directories that overlap": overlapping_directories,
+    "tiff, directories": many_directories,
     "bmp": lambda: b"BM" + struct.pack("<IHHIIiiHH", 100, 0, 0, 54, 40, 60_000, 60_000, 1, 24) + bytes(74),
 }
 

@@ -8,14 +8,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import gzip
 import os
-import posixpath
 import re
-import shutil
-import tarfile
 import tempfile
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -31,18 +26,15 @@ from trainer.network.folder import load_model
 from trainer.network.heads import SubpixelKernels
 from trainer.network.layers import published_name
 from trainer.options import InputError
+from trainer.weights import archives
 from trainer.weights.catalog import locate
 from trainer.weights.download import again
 from trainer.weights.hdf5 import SUFFIXES, Hdf5
 
 LAST = "logits/semantic"
 
-ARCHIVES = (".tar.gz", ".tgz")
-CHECKPOINT_PART = re.compile(r"(?P<prefix>[\w.-]+)\.(index|data-\d{5}-of-\d{5})")
 SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 """The suffixes of a checkpoint's files, since a shell may complete the prefix to a file."""
-MAX_CHECKPOINT = 4 << 30
-"""Bound on the bytes of a checkpoint that is unpacked; the largest published one has half a gigabyte."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,41 +84,6 @@ class Source(Protocol):
         """The values of one variable. Raises InputError if they are damaged."""
 
 
-def _unpacked(archive: str, folder: str) -> str:
-    """Unpacks the checkpoint in `archive` (local or gs://), and nothing else, into `folder`; returns its prefix.
-
-    Raises:
-      InputError: a damaged archive, or one without a checkpoint, with several, or with one that is too large.
-    """
-    prefixes, size = {}, 0
-    try:
-        with storage.reader(archive) as file, tarfile.open(fileobj=file, mode="r|gz") as members:
-            for member in members:
-                inner, name = posixpath.split(posixpath.normpath(member.name))
-                part = CHECKPOINT_PART.fullmatch(name)
-                # macOS puts the attributes of FILE beside it, into ._FILE.
-                if not part or not member.isfile() or name.startswith("._"):
-                    continue
-                size += member.size
-                if size > MAX_CHECKPOINT:
-                    raise InputError(f"{archive}: its checkpoint takes over {MAX_CHECKPOINT:,} bytes; unpack it first")
-                prefixes[posixpath.join(inner, part["prefix"])] = os.path.join(folder, part["prefix"])
-                with storage.writer(os.path.join(folder, name)) as target:
-                    shutil.copyfileobj(members.extractfile(member), target)
-    except FileNotFoundError:
-        raise InputError(f"{archive} not found; expected a .tar.gz with a TensorFlow checkpoint") from None
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{archive} cannot be unpacked ({error}); {again(archive)}") from None
-    if not prefixes:
-        raise InputError(f"{archive} holds 0 checkpoints (*.ckpt.index); expected one")
-    if len(prefixes) > 1:
-        raise InputError(
-            f"{archive} holds {len(prefixes)} checkpoints: {', '.join(sorted(prefixes)[:3])}; expected one; unpack it "
-            "and give the path of one up to `.ckpt`"
-        )
-    return next(iter(prefixes.values()))
-
-
 class Checkpoint:
     """The variables of a TensorFlow checkpoint.
 
@@ -146,18 +103,19 @@ class Checkpoint:
 
         self.path = SUFFIX.sub("", path)
         prefix = self.path
-        if path.lower().endswith(ARCHIVES):
+        if path.lower().endswith(archives.SUFFIXES):
             self._folder = tempfile.TemporaryDirectory()
             try:
-                prefix = _unpacked(path, self._folder.name)
+                prefix = archives.unpack(path, self._folder.name)
             except BaseException:
                 self._folder.cleanup()  # now, since garbage collection may come too late
                 raise
         elif not storage.exists(f"{self.path}.index"):
             if storage.exists(self.path) or storage.is_dir(self.path):
                 raise InputError(
-                    f"{self.path} is not a supported kind of weights; give an archive ({', '.join(ARCHIVES)}), an "
-                    f"HDF5 file ({', '.join(SUFFIXES)}), or a TensorFlow checkpoint by its path up to `.ckpt`"
+                    f"{self.path} is not a supported kind of weights; give an archive "
+                    f"({', '.join(archives.SUFFIXES)}), an HDF5 file ({', '.join(SUFFIXES)}), or a TensorFlow "
+                    "checkpoint by its path up to `.ckpt`"
                 )
             raise InputError(
                 f"{self.path} is not a TensorFlow checkpoint: {self.path}.index is missing; "

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
-
 import numpy as np
 import pytest
 
@@ -17,19 +14,7 @@ from trainer.network.options import BACKBONES
 from trainer.options import InputError
 from trainer.train.options import Options
 from trainer.weights import catalog
-from trainer.weights.checkpoints import Checkpoint, load_weights_from
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    """A published archive: its bytes, and the values in it."""
-    folder = tmp_path_factory.mktemp("archive")
-    values = write_checkpoint(folder / "model.ckpt-30000", mobilenet_variables(3))
-    with tarfile.open(folder / "weights.tar.gz", "w:gz") as file:
-        for path in sorted(folder.glob("model.ckpt*")):
-            file.add(path, f"deeplabv3/{path.name}")
-        file.addfile(tarfile.TarInfo("../frozen_inference_graph.pb"), io.BytesIO())
-    return (folder / "weights.tar.gz").read_bytes(), values
+from trainer.weights.checkpoints import load_weights_from
 
 
 @pytest.fixture(scope="module")
@@ -74,46 +59,6 @@ def test_a_file_of_that_name_comes_before_the_published_one(fetched, small, tmp_
 def test_weights_of_another_backbone_are_not_fetched(fetched):
     with pytest.raises(InputError, match="small_voc are weights of mobilenet_v2; give --backbone mobilenet_v2"):
         catalog.locate("small_voc", "xception_65")
-
-
-@pytest.mark.parametrize(
-    ("case", "message"),
-    [("empty", "holds 0 checkpoints"), ("cut", "cannot be unpacked"), ("text", "cannot be unpacked"),
-     ("large", "takes over 100 bytes"), ("missing", "not found")],
-)  # fmt: skip
-def test_an_archive_without_a_checkpoint_is_refused(case, message, archive, tmp_path, monkeypatch):
-    path = tmp_path / "weights.tar.gz"
-    if case == "empty":
-        tarfile.open(path, "w:gz").close()
-    elif case != "missing":
-        path.write_bytes({"cut": archive[0][:9999], "text": b"no archive", "large": archive[0]}[case])
-    if case == "large":
-        monkeypatch.setattr("trainer.weights.checkpoints.MAX_CHECKPOINT", 100)
-    with pytest.raises(InputError, match=message):
-        Checkpoint(str(path))
-
-
-def packed(folder, *places: str) -> str:
-    """An archive with a checkpoint at each of the places; returns its path."""
-    write_checkpoint(folder / "model.ckpt", mobilenet_variables(3))
-    with tarfile.open(folder / "weights.tar.gz", "w:gz") as file:
-        for place in places:
-            for part in sorted(folder.glob("model.ckpt*")):
-                file.add(part, part.name.replace("model.ckpt", place))
-    return str(folder / "weights.tar.gz")
-
-
-@pytest.mark.parametrize("places", [("early/model.ckpt", "late/model.ckpt"), ("a.ckpt", "b.ckpt")])
-def test_an_archive_of_two_checkpoints_is_refused_with_their_names(places, tmp_path):
-    with pytest.raises(
-        InputError, match=f"holds 2 checkpoints: {', '.join(places)}; expected one; unpack it and give the path of one"
-    ):
-        Checkpoint(packed(tmp_path, *places))
-
-
-def test_what_macos_puts_beside_the_files_of_an_archive_is_no_checkpoint(tmp_path):
-    source = Checkpoint(packed(tmp_path, "./x/._model.ckpt", "./x/model.ckpt", "__MACOSX/x/._model.ckpt"))
-    assert "aspp0/weights" in source.shapes
 
 
 @pytest.mark.parametrize("name", ["EdgeTPU-DeepLab", "edgetpu-deeplab-slim"])

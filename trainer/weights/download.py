@@ -37,6 +37,8 @@ from trainer.options import WEB, InputError
 TIMEOUT = 60.0
 """Seconds to wait for a connection, and then for its next bytes."""
 CHUNK = 1 << 20
+LARGEST = 4 << 30
+"""Bound on the bytes of a file; the largest published one has half a gigabyte. Some servers send without end."""
 REFUSED_WAITS = (0.5, 1.0, 2.0)
 """Seconds before each retry where a server refuses connections that has not answered in this run."""
 
@@ -248,6 +250,7 @@ def _fetch(url: str, part: str) -> None:
     try:
         with _open(url, headers) as response:
             start, total = _place(url, part, headers, response)
+            _check_size(url, part, total or start)
             free = shutil.disk_usage(os.path.dirname(part)).free
             if total and total - start > free:
                 raise Unavailable(
@@ -259,7 +262,7 @@ def _fetch(url: str, part: str) -> None:
                 with open(part, "ab" if start else "wb") as file:
                     if not start:
                         _note(part, response)
-                    done += _copy(response, file, start, total, os.path.basename(url))
+                    done += _copy(response, file, start, total, url)
     except (http.client.HTTPException, ValueError, ConnectionError, TimeoutError) as error:
         if isinstance(error, InputError):
             raise
@@ -308,9 +311,18 @@ def _note(part: str, response: http.client.HTTPResponse) -> None:
         json.dump({"validator": _validator(response)}, file)
 
 
-def _copy(response: http.client.HTTPResponse, file: BinaryIO, start: int, total: int | None, name: str) -> int:
+def _check_size(url: str, part: str, size: int) -> None:
+    """Raises InputError, and drops the file, if it has or will have more bytes than any weights."""
+    if size > LARGEST:
+        _drop(part)
+        raise InputError(
+            f"{url} sends {size:,} bytes or more; expected at most {LARGEST:,}, so it was not kept; check the address"
+        )
+
+
+def _copy(response: http.client.HTTPResponse, file: BinaryIO, start: int, total: int | None, url: str) -> int:
     """Appends the answer to `file` under a progress bar, which only a terminal shows; returns the bytes."""
-    done = 0
+    done, name = 0, os.path.basename(url)
     with tqdm(
         total=total, initial=start, unit="B", unit_scale=True, desc=name, file=sys.stderr, disable=None, leave=False
     ) as bar:
@@ -319,6 +331,7 @@ def _copy(response: http.client.HTTPResponse, file: BinaryIO, start: int, total:
             file.write(chunk)
             done += len(chunk)
             bar.update(len(chunk))
+            _check_size(url, file.name, start + done)
     return done
 
 

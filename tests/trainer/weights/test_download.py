@@ -89,7 +89,7 @@ def test_a_disk_that_fills_up_keeps_what_came_for_the_next_run(server, monkeypat
         """A file on a disk with room for `size` bytes."""
 
         def __init__(self, file):
-            self.file = file
+            self.file, self.name = file, file.name
 
         def write(self, data):
             room = size - self.file.tell()

@@ -171,13 +171,9 @@ def test_a_part_that_ends_before_the_file_does_is_not_taken_for_all_of_it(server
     assert server.ranges == ["bytes=1000-", "bytes=121000-", "bytes=241000-"]
 
 
-@pytest.mark.parametrize(
-    ("length", "message"),
-    [(400_000, "the connection ended after 300,000 of 400,000 bytes"), (10**18, "bytes are to be fetched but")],
-)
-def test_a_wrong_content_length_is_reported(length, message, server):
-    server.headers, server.gives_parts = {"Content-Length": length}, False
-    with pytest.raises(Unavailable, match=message):
+def test_a_wrong_content_length_is_reported(server):
+    server.headers, server.gives_parts = {"Content-Length": 400_000}, False
+    with pytest.raises(Unavailable, match="the connection ended after 300,000 of 400,000 bytes"):
         fetch(server.url)
 
 
@@ -185,3 +181,15 @@ def test_a_wrong_content_length_is_reported(length, message, server):
 def test_an_invalid_content_length_is_ignored(length, server):
     server.headers = {"Content-Length": length}
     assert Path(fetch(server.url)).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(("length", "bound"), [(10**18, download.LARGEST), ("unknown", 100_000)])
+def test_what_is_larger_than_any_weights_is_not_kept(length, bound, server, monkeypatch):
+    """Some servers send without end, which would fill the disk."""
+    monkeypatch.setattr(download, "LARGEST", bound)
+    server.headers = {"Content-Length": length}
+    with pytest.raises(
+        InputError, match=rf"weights.bin sends [\d,]+ bytes or more; expected at most {bound:,}, so it was"
+    ):
+        fetch(server.url)
+    assert [path.suffix for path in Path(download.cache()).iterdir()] == [".lock"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import glob
 import os
 import re
 import tempfile
@@ -96,6 +97,7 @@ class Checkpoint:
 
     Raises:
       InputError: no checkpoint under that prefix, or a damaged one.
+      OSError: a part of it cannot be opened, or is no file.
     """
 
     def __init__(self, path: str):
@@ -121,11 +123,13 @@ class Checkpoint:
                 f"{self.path} is not a TensorFlow checkpoint: {self.path}.index is missing; "
                 "give the path up to `.ckpt`"
             )
+        data = [file.path for file in storage.glob(f"{glob.escape(prefix)}.data-*")]
+        for part in data if not storage.is_remote(prefix) else ():
+            storage.reader(part).close()  # raises OSError for a FIFO, for whose writer TensorFlow would wait for ever
         if storage.is_remote(prefix):
             # TensorFlow's own gs:// access knows neither our credentials nor an emulator.
             self._folder = tempfile.TemporaryDirectory()
             prefix = os.path.join(self._folder.name, "model.ckpt")
-            data = [file.path for file in storage.glob(f"{self.path}.data-*")]
             for part in [f"{self.path}.index", *data]:
                 storage.write(prefix + part[len(self.path) :], storage.read(part))
         try:

@@ -123,15 +123,14 @@ def _try(path: str, local: str) -> None:
 
     It ignores other errors, which occur again in this process.
     """
-    if os.path.isfile(local):
-        command = [sys.executable, "-m", "trainer.weights.reading", local, str(PATIENCE)]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        done = subprocess.run(command, env=environment, capture_output=True, check=False)
-        if done.returncode < 0:
-            raise InputError(
-                f"{path} cannot be read as an HDF5 file of Keras (the library that reads it crashes or hangs: "
-                f"signal {-done.returncode}); {again(local)}"
-            )
+    command = [sys.executable, "-m", "trainer.weights.reading", local, str(PATIENCE)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    if done.returncode < 0:
+        raise InputError(
+            f"{path} cannot be read as an HDF5 file of Keras (the library that reads it crashes or hangs: "
+            f"signal {-done.returncode}); {again(local)}"
+        )
 
 
 class Hdf5:
@@ -147,6 +146,7 @@ class Hdf5:
 
     Raises:
       InputError: the file is missing, damaged or not HDF5, or it refers to data in other files.
+      OSError: it cannot be opened, or is no file.
     """
 
     def __init__(self, path: str):
@@ -154,21 +154,21 @@ class Hdf5:
         self._datasets: dict[str, h5py.Dataset] = {}
         try:
             local = storage.localize(path)
+            storage.reader(local).close()  # raises OSError for a FIFO, for whose writer HDF5 would wait for ever
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.path} not found; give an HDF5 file of Keras, or the prefix of a checkpoint"
+            ) from None
+        try:
             _try(path, local)
             self._file = h5py.File(local, "r")
             # MobileNetV2 and V3 share names; only the latter has squeeze-and-excitation.
             self._is_v3 = bool(self._file.visititems(_excites))
             # `visititems` does not follow links, so nothing outside of the file is read.
             self._file.visititems(self._add)
-        except FileNotFoundError:
-            raise InputError(
-                f"{self.path} not found; give an HDF5 file of Keras, or the prefix of a checkpoint"
-            ) from None
-        except (InputError, storage.Unavailable):
+        except InputError:
             raise
         except (OSError, RuntimeError, KeyError, ValueError) as error:
-            if storage.is_remote(str(getattr(error, "filename", ""))):  # the download failed
-                raise
             raise self._damaged(error) from None
         self.shapes = {name: tuple(dataset.shape) for name, dataset in self._datasets.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,7 +123,13 @@ WEIGHTS = {
     "an empty HDF5 file": (H5, file("w.h5", b""), "cannot be read as an HDF5 file"),
     "an HDF5 file with a name in Latin-1": (H5, hdf5(b"\xfcber"), "the name b'\\xfcber' is not UTF-8"),
     "an HDF5 file that its library never gets through": (H5, endless, "crashes or hangs: signal "),
-    "an HDF5 file that is a folder": (H5, lambda world: (world / "w.h5").mkdir(), "cannot be read as an HDF5 file"),
+    "an HDF5 file that is a folder": (H5, lambda world: (world / "w.h5").mkdir(), "w.h5: Is a directory"),
+    "an HDF5 file that is a FIFO": (H5, lambda world: os.mkfifo(world / "w.h5"), "w.h5: a FIFO, no file"),
+    "a checkpoint whose data are a FIFO": (
+        IMPORT,
+        both(file("w.index", b"x"), lambda world: os.mkfifo(world / "w.data-00000-of-00001")),
+        "w.data-00000-of-00001: a FIFO, no file",
+    ),
     "weights from a storage that is not known": (
         IMPORT.replace("@/w", "ftp://x/w.h5"),
         lambda world: None,

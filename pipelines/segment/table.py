@@ -121,10 +121,12 @@ def read(folder: str, part: str, fingerprint: str, palette: Palette) -> dict[str
         return {}
     try:
         file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
-        table, about = file.read(), json.loads(file.metadata.metadata[KEY])
-        if about["fingerprint"] != fingerprint or not table.schema.equals(schema(palette)):
+        about = json.loads(file.metadata.metadata[KEY])
+        # Before any row is read: some kilobytes of Parquet can hold any number of them.
+        is_ours = about["fingerprint"] == fingerprint and file.schema_arrow.equals(schema(palette))
+        if not is_ours or file.metadata.num_rows != len(about["files"]):
             return {}
-        rows = zip(table.to_pylist(), about["files"], strict=True)
+        rows = zip(file.read().to_pylist(), about["files"], strict=True)
         return {values["key"]: _row(values, files, palette) for values, files in rows}
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError):  # damaged, or not ours
         return {}

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 
@@ -62,6 +63,21 @@ def test_a_part_of_another_job_is_ignored(tmp_path: Path) -> None:
     for damaged in (b"", data[:-1], data[: len(data) // 2], data.replace(b'"files"', b'"fills"')):
         (tmp_path / part).write_bytes(damaged)
         assert read() == {}
+
+
+@pytest.mark.parametrize("fault", ["metadata", "schema", "rows"])
+def test_no_row_of_a_part_is_read_that_is_not_ours(fault, tmp_path: Path, monkeypatch) -> None:
+    """A small part can hold more rows than fit into memory."""
+    part = table.part_of(["a", "ä/b"])
+    table.write(str(tmp_path), part, ROWS, "f", PALETTE)
+    ours = parquet.ParquetFile(tmp_path / part)
+    rows, about = ours.read(), ours.metadata.metadata[table.KEY]
+    rows = {"metadata": rows, "schema": rows.select(["width"]), "rows": pyarrow.concat_tables([rows, rows])}[fault]
+    with parquet.ParquetWriter(tmp_path / part, rows.schema, store_schema=False) as writer:
+        writer.write_table(rows)
+        writer.add_key_value_metadata({} if fault == "metadata" else {table.KEY: about})
+    monkeypatch.setattr(parquet.ParquetFile, "read", lambda _: pytest.fail("its rows were read"))
+    assert table.read(str(tmp_path), part, "f", PALETTE) == {}
 
 
 def test_the_page_describes_the_columns() -> None:

@@ -26,7 +26,7 @@ from pipelines import __version__
 from trainer import ending, leases, processes, storage
 from trainer.accounts import UnbalancedError
 from trainer.files import scratch
-from trainer.options import CheckedOptions, InputError
+from trainer.options import CheckedOptions, InputError, public
 from trainer.parser import overridden, parse
 from trainer.startup import quiet_startup
 from trainer.terminal import PrintableStream, printable
@@ -102,7 +102,7 @@ def read(argv: list[str]) -> tuple[str, CheckedOptions, list[str]]:
     for word in (*argv, _here()):
         if not word.isascii() and any("\ud800" <= character <= "\udfff" for character in word):
             # Beam cannot send such names, not even in error messages, and would wait for ever.
-            raise InputError(f"{word} is not UTF-8; rename the file or folder")
+            raise InputError(f"{public(word)} is not UTF-8; rename the file or folder")
     if name not in COMMANDS:
         raise InputError(f"unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
     module, prog = options_of(name), f"deeplab {name}"

@@ -23,10 +23,28 @@ FOREIGN_ADDRESS = re.compile(r"(?!gs://)[A-Za-z][A-Za-z0-9+.-]+:/+")
 NO_BUCKET = re.compile(r"gs://(/.*)?", re.DOTALL)
 WEB = re.compile(r"https?://", re.IGNORECASE)
 """The beginning of the address of a file that some flags download."""
+_USER = r"(?:[^/?#]*@|[^/?#\[]*:(?!\d*(?:[/?#]|$)).*@)?"
+"""A user and a password before the host; also one with a slash or the like, which cannot be a port."""
+_PARTS = re.compile(f"({FOREIGN_ADDRESS.pattern})({_USER})([^?#]*)", re.DOTALL)
 
 
 class InputError(ValueError):
     """The user's input cannot be used. The message states what was found, what was expected and what to do."""
+
+
+def public(address: str) -> str:
+    """A web address without its user, query and fragment, any of which may be a secret; other texts as they are."""
+    parts = _PARTS.match(address)
+    return parts[1] + parts[3] if parts else address
+
+
+def check_no_user(address: str) -> None:
+    """Raises InputError if there is a user or a password in a web address."""
+    if _PARTS.match(address)[2]:
+        raise InputError(
+            f"{public(address)} cannot be fetched: there is a user or password before its host, which is never sent; "
+            "give a signed address, or fetch the file by other means and give its path"
+        )
 
 
 def _shown(number: float) -> str:
@@ -153,10 +171,12 @@ def _check(field: dataclasses.Field, value: Any) -> None:
         raise InputError(f"{flag} must not be empty")
     for text in values:
         is_fetched = field.metadata["web"] and WEB.match(str(text))
+        if is_fetched:
+            check_no_user(text)
         if isinstance(text, str) and not is_fetched and (foreign := FOREIGN_ADDRESS.match(text)):
             # The file system would create a folder called "s3:".
             cure = cure_of_address(foreign[0], "copy the files to one of these")
-            raise InputError(f"{flag} {text}: expected a local path or a gs:// address; {cure}")
+            raise InputError(f"{flag} {public(text)}: expected a local path or a gs:// address; {cure}")
         if isinstance(text, str) and NO_BUCKET.fullmatch(text):
             # Without trailing slashes it would be a folder called "gs:".
             raise InputError(f"{flag} {text} names no bucket; expected gs://BUCKET/FOLDER")
@@ -207,7 +227,9 @@ def as_flags(values: dict[str, Any]) -> str:
 
 
 def to_json(options: Any) -> dict[str, Any]:
-    """The options as a JSON object; tuples become lists."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(options).items()
+    """The options as a JSON object, which may be published: tuples become lists, web addresses are `public`."""
+    web = [field.name for field in dataclasses.fields(options) if field.metadata.get("web")]
+    values = dataclasses.asdict(options)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()} | {
+        name: public(values[name]) for name in web
     }

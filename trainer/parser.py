@@ -17,7 +17,7 @@ import typing
 from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
-from trainer.options import CheckedOptions
+from trainer.options import CheckedOptions, public
 
 T = TypeVar("T", bound=CheckedOptions)
 
@@ -228,7 +228,7 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, text: str) -> tuple[T
     stray = [word for name in behind for word in getattr(namespace, name)]
     if stray or (rest and not (cls.takes_beam_flags or cls.passes_on)):
         hint = "; the command that is to run stands behind --" if behind else _hint(cls, rest)
-        named = [word + did_you_mean(word, flags_of(cls)) for word in rest]
+        named = [public(word) + did_you_mean(word, flags_of(cls)) for word in rest]
         parser.error(f"unrecognized arguments: {' '.join([*stray, *named])}{hint}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
     # A shell leaves the ~ of --output=~/records as it is, and a folder of that name would be made here.
@@ -269,7 +269,7 @@ def overridden(cls: type, argv: Sequence[str]) -> list[str]:
         paths = []
         for word, following in itertools.pairwise([*argv, ""]):
             name, equals, value = word.partition("=")
-            paths += [value if equals else following] * (name == flag)
+            paths += [public(value if equals else following)] * (name == flag)
         if others := set(paths[:-1]) - {*paths[-1:]}:
             sentences.append(f"{flag} takes one path: {paths[-1]} counts, {', '.join(sorted(others))} does not")
     return sentences

@@ -59,6 +59,10 @@ def test_of_two_paths_of_one_flag_the_one_that_does_not_count_is_named():
     for argv in (["--output", "x", "--copies", "1", "--output", "y"], ["--output=x", "--output", "y"]):
         assert read(*argv).output == "y"
         assert overridden(DrawOptions, argv) == ["--output takes one path: y counts, x does not"]
+    signed = ["--output", "https://host/a?S3cret", "--output", "https://host/b?S3cret"]
+    assert overridden(DrawOptions, signed) == [
+        "--output takes one path: https://host/b counts, https://host/a does not"
+    ]
 
 
 def test_a_tilde_that_the_shell_has_left_is_the_home_of_the_user(monkeypatch):

@@ -17,7 +17,7 @@ from trainer.formats.cards import CARD, WEIGHTS, ModelCard, load_card, weights_d
 from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
 from trainer.network.folder import save_model
 from trainer.network.inference import predictor
-from trainer.options import InputError, as_flags, to_json
+from trainer.options import InputError, as_flags, public, to_json
 from trainer.terminal import printable
 from trainer.train import hosts, resume
 from trainer.train import model as models
@@ -184,7 +184,7 @@ def build(options: Options, dataset: Dataset, progress: Progress, steps: int) ->
     """
     model = models.build(options, dataset.palette)
     if options.init_from and progress.is_new:
-        print(f"weights of {options.init_from}: {models.load_initial(model, options)}")
+        print(f"weights of {public(options.init_from)}: {models.load_initial(model, options)}")
     models.compile_model(model, options, dataset.palette, options.epochs * steps)
     if not progress.is_new:
         resume.restore(options.output, model, progress)

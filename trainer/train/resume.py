@@ -21,7 +21,7 @@ import numpy as np
 from trainer import storage
 from trainer.formats.cards import TRAINING
 from trainer.network.backbones import PUBLISHED
-from trainer.options import InputError
+from trainer.options import InputError, public
 from trainer.train.options import Options
 
 FOLDER, STATE_FILE = TRAINING.split("/")
@@ -219,8 +219,10 @@ def _current_form(options: dict[str, Any]) -> dict[str, Any]:
     Up to version 0.3, the subpixel head had one initialisation, and a decoder was the default for backbones whose
     published network has one; up to version 0.4, the backbone had the learning rate of the rest, and the loss was
     cross-entropy alone; up to version 0.6, there was no dense prediction cell, and up to version 0.7 no subpixel head
-    of kernels.
+    of kernels; up to version 0.29, the whole address of the initial weights was stored.
     """
+    if isinstance(options.get("init_from"), str):
+        options = options | {"init_from": public(options["init_from"])}
     if options.get("head") == "subpixel":
         options = {"subpixel": "logits", "subpixel_start": "nearest"} | options
     options = {"backbone_rate": 1.0, "lovasz": 0.0, "dense_prediction_cell": False} | options

@@ -10,7 +10,7 @@ from trainer.formats import palettes
 from trainer.formats.cards import CARD, TRAINING, WEIGHTS, ModelCard, load_card
 from trainer.network.deeplab import deeplab_v3_plus, published_rates
 from trainer.network.folder import save_model
-from trainer.options import InputError, to_json
+from trainer.options import InputError, public, to_json
 from trainer.weights.checkpoints import Imported, Source, architecture, load, open_published
 from trainer.weights.options import Options
 
@@ -20,7 +20,7 @@ def run(options: Options, flags: list[str]) -> int:
     leases.acquire(options.output, "import-weights")
     startup.start_tensorflow()
     imported = import_weights(options)
-    print(f"{options.checkpoint}: {imported}")
+    print(f"{public(options.checkpoint)}: {imported}")
     print(f"model folder: {options.output}")
     return 0
 
@@ -36,8 +36,10 @@ def check_output(output: str, imported_with: dict[str, Any], overwrite: bool) ->
         return
     names = [name for name in (WEIGHTS, CARD) if storage.exists(storage.join(output, name))]
     if CARD in names:
-        with contextlib.suppress(InputError):
-            if load_card(output).training.get("imported") == imported_with:
+        with contextlib.suppress(InputError, LookupError, TypeError):
+            stored = load_card(output).training["imported"]
+            # Up to version 0.29 the whole address was stored.
+            if stored | {"checkpoint": public(stored["checkpoint"])} == imported_with:
                 return
     if names:
         raise InputError(

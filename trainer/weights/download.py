@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from trainer import storage
 from trainer.attempts import CorruptError, Unavailable, attempt
-from trainer.options import WEB, InputError
+from trainer.options import WEB, InputError, check_no_user, public
 
 TIMEOUT = 60.0
 """Seconds to wait for a connection, and then for its next bytes."""
@@ -94,14 +94,18 @@ def fetch(url: str, md5: str = "") -> str:
 
 
 def _asked_for(url: str) -> str:
-    """The address as a request states it: its scheme in lower case, and the rest behind the host percent-encoded."""
+    """The address as a request states it: its scheme in lower case, and the rest behind the host percent-encoded.
+
+    Messages have only its `public` part. Raises InputError if it has a user or a password.
+    """
+    check_no_user(url)
     scheme, host, rest = re.fullmatch(r"(\w+://)([^/?#]*)(.*)", url, re.DOTALL).groups()
     rest = re.sub("%(?![0-9A-Fa-f]{2})", "%25", rest)
     return scheme.lower() + host + urllib.parse.quote(rest, _SAFE, errors="surrogateescape")
 
 
 def _unusable(url: str, error: Exception) -> InputError:
-    return InputError(f"{url} cannot be fetched: no server can have this address ({error}); check the address")
+    return InputError(f"{public(url)} cannot be fetched: no server can have this address ({error}); check the address")
 
 
 @contextlib.contextmanager
@@ -129,15 +133,14 @@ def _accept(url: str, path: str, md5: str) -> None:
     if begin != expected:
         _drop(part)
         raise InputError(
-            f"{url} did not return a {suffix} file: the answer begins with {begin!r}, as a login page does; it "
-            "was not "
-            "kept. Fetch the file by other means and give its path"
+            f"{public(url)} did not return a {suffix} file: the answer begins with {begin!r}, as a login page does; "
+            "it was not kept. Fetch the file by other means and give its path"
         )
     actual = _digest(part, "md5")
     if md5 and actual != md5:
         _drop(part)
         raise InputError(
-            f"{url} has the MD5 {actual}, but {md5} was published for it; it was not kept. "
+            f"{public(url)} has the MD5 {actual}, but {md5} was published for it; it was not kept. "
             "Run the command again, or fetch the file by other means and give its path"
         )
     with open(f"{path}.sha256", "w", encoding="utf-8") as file:
@@ -183,10 +186,12 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         url = _asked_for(url) if is_web(url) else url
         if request.full_url.startswith("https://") and not url.startswith("https://"):
             raise InputError(
-                f"{request.full_url} leads to {url}, which is not encrypted; if you trust it, give that address"
+                f"{public(request.full_url)} leads to {public(url)}, which is not encrypted; if you trust it, give "
+                "that address"
             )
         if not is_web(url):
-            raise urllib.error.HTTPError(url, code, f"{reason} - redirection to {url} is not allowed", headers, answer)
+            refusal = f"{reason} - redirection to {url} is not allowed"
+            raise urllib.error.HTTPError(url, code, refusal, headers, answer)
         return super().redirect_request(request, answer, code, reason, headers, url)
 
 
@@ -204,20 +209,23 @@ def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse | urlli
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and headers:
             return error
-        answer = f"the server answered {error.code} {' '.join(str(error.reason).split())}"
+        reason = str(error.reason).replace(error.url, public(error.url))  # which names a forbidden redirection
+        answer = f"the server answered {error.code} {' '.join(reason.split())}"
         if error.code in (408, 429) or error.code >= 500:
-            raise ConnectionError(errno.ECONNRESET, f"{url}: {answer}") from None
-        raise InputError(f"{url} cannot be fetched: {answer}; check the address") from None
+            raise ConnectionError(errno.ECONNRESET, f"{public(url)}: {answer}") from None
+        raise InputError(f"{public(url)} cannot be fetched: {answer}; check the address") from None
     except urllib.error.URLError as error:
         if isinstance(error.reason, (socket.gaierror, ssl.SSLError)) or not isinstance(error.reason, OSError):
             raise InputError(
-                f"{url} cannot be reached ({error.reason}); fetch it by other means and give the path of the file"
+                f"{public(url)} cannot be reached ({error.reason}); fetch it by other means and give the path of the "
+                "file"
             ) from None
         if isinstance(error.reason, ConnectionRefusedError) and urllib.parse.urlsplit(url).netloc not in _answered:
             raise Unavailable(
-                f"{url}: Connection refused; check the address, or start the server, and run the same command again"
+                f"{public(url)}: Connection refused; check the address, or start the server, and run the same command "
+                "again"
             ) from None
-        raise ConnectionError(errno.ECONNRESET, f"{url}: {error.reason.strerror or error.reason}") from None
+        raise ConnectionError(errno.ECONNRESET, f"{public(url)}: {error.reason.strerror or error.reason}") from None
     except InputError:
         raise
     except (http.client.InvalidURL, ValueError) as error:  # such as a host that has no name in the DNS
@@ -262,14 +270,17 @@ def _fetch(url: str, part: str) -> None:
                 with open(part, "ab" if start else "wb") as file:
                     if not start:
                         _note(part, response)
-                    done += _copy(response, file, start, total, url)
+                    done += _copy(response, file, start, total, public(url))
     except (http.client.HTTPException, ValueError, ConnectionError, TimeoutError) as error:
         if isinstance(error, InputError):
             raise
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise ConnectionError(errno.ECONNRESET, f"{url}: {reason}" if url not in reason else reason) from None
+        where = f"{public(url)}: "
+        raise ConnectionError(errno.ECONNRESET, where + reason.removeprefix(where)) from None
     if total is not None and done != total:
-        raise ConnectionError(errno.ECONNRESET, f"{url}: the connection ended after {done:,} of {total:,} bytes")
+        raise ConnectionError(
+            errno.ECONNRESET, f"{public(url)}: the connection ended after {done:,} of {total:,} bytes"
+        )
     _compare(part, response.headers.get_all("x-goog-hash") or [])
 
 
@@ -293,7 +304,9 @@ def _place(
         return size, size
     if start != str(size) or _validator(response) not in ("", headers["If-Range"]):
         _drop(part)
-        raise ConnectionError(errno.ECONNRESET, f"{url}: the server sent a different part from the one requested")
+        raise ConnectionError(
+            errno.ECONNRESET, f"{public(url)}: the server sent a different part from the one requested"
+        )
     if total == "*":
         return size, None if response.length is None else size + response.length
     return size, int(total)
@@ -316,7 +329,8 @@ def _check_size(url: str, part: str, size: int) -> None:
     if size > LARGEST:
         _drop(part)
         raise InputError(
-            f"{url} sends {size:,} bytes or more; expected at most {LARGEST:,}, so it was not kept; check the address"
+            f"{public(url)} sends {size:,} bytes or more; expected at most {LARGEST:,}, so it was not kept; check the "
+            "address"
         )
 
 

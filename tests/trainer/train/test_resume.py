@@ -11,7 +11,7 @@ import pytest
 
 from pipelines import cli
 from tests.drawn.training import assert_same_checkpoint, history, refused, train_colour_network, train_flags
-from trainer.options import InputError
+from trainer.options import InputError, to_json
 from trainer.train import resume
 from trainer.train.options import Options
 from trainer.train.resume import Progress
@@ -120,6 +120,20 @@ def test_a_training_of_version_0_5_keeps_its_loss(tmp_path):
     assert (begun.max_ratio, begun.lovasz) == (10.0, 0.0)
     given = resume.with_original_defaults(Options(**flags, max_ratio=4.0, lovasz=1.0), stored)
     assert (given.max_ratio, given.lovasz) == (4.0, 0.0)
+
+
+def test_a_training_from_a_signed_address_resumes_with_another_signature(tmp_path):
+    """Up to version 0.29 the state had the whole address."""
+    options = Options(records="records", output=str(tmp_path), init_from="https://host/ok.h5?Signature=S3cret2")
+    fresh = Progress(json.loads(json.dumps(to_json(options))), "f")
+    for recorded in ("https://host/ok.h5?Signature=S3cret1", "https://host/ok.h5"):
+        resume.begin(str(tmp_path), dataclasses.replace(fresh, options=fresh.options | {"init_from": recorded}))
+        stored = resume.load(str(tmp_path))
+        assert resume.changes(str(tmp_path), stored, fresh) == []
+        assert "S3cret" not in repr(stored) + repr(fresh)
+    other = dataclasses.replace(fresh, options=fresh.options | {"init_from": "https://host/other.h5"})
+    with pytest.raises(InputError, match=r"--init-from was https://host/ok\.h5, is https://host/other\.h5"):
+        resume.changes(str(tmp_path), stored, other)
 
 
 def test_a_flag_given_to_an_older_version_does_not_count_as_its_default(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ from keras import ops
 
 from pipelines import cli
 from tests.drawn.checkpoints import ALPHA, mobilenet_variables, write_checkpoint
+from tests.drawn.web import served
 from trainer import storage
+from trainer.formats.cards import load_card, save_card
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.folder import load_model
 from trainer.weights.checkpoints import load_weights_from
@@ -94,6 +98,26 @@ def test_another_model_in_the_output_folder_is_replaced_only_with_overwrite(smal
     assert (output / "model.keras").read_bytes() == b"of another program"
     assert cli.main([*arguments, "--overwrite"]) == 0
     assert load_model(str(output))[1].max_side == 513
+
+
+def test_the_signature_of_an_address_is_neither_printed_nor_stored(small, palette, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "cache"))
+    archive, output = io.BytesIO(), tmp_path / "model"
+    with tarfile.open(fileobj=archive, mode="w:gz") as members:
+        for part in Path(small).parent.glob("model.ckpt.*"):
+            members.add(part, part.name)
+    with served(archive.getvalue()) as server:
+        address = server.url.replace("weights.bin", "weights.tar.gz")
+        flags = ["--palette", palette, "--output", str(output)]
+        assert cli.main(["import-weights", f"{address}?Signature=S3cret1", *flags]) == 0
+        said = capsys.readouterr()
+        assert f"{address}: " in said.out and "S3cret" not in said.out + said.err
+        card = load_card(str(output))
+        assert card.training["imported"]["checkpoint"] == address
+        card.training["imported"]["checkpoint"] += "?Signature=S3cret1"  # as up to version 0.29
+        save_card(str(output), card)
+        assert cli.main(["import-weights", f"{address}?Signature=S3cret2", *flags]) == 0, "it is the same import"
+        assert "S3cret" not in (output / "model.json").read_text()
 
 
 def test_a_training_in_the_output_folder_is_kept_from_going_on_over_the_imported_weights(

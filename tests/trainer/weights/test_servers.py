@@ -48,10 +48,10 @@ def test_a_redirect_to_another_scheme_is_refused(target, server):
 
 def test_an_https_address_is_redirected_only_to_https():
     follow = functools.partial(download._Redirects().redirect_request, answer=None, code=302, reason="", headers={})
-    request = urllib.request.Request("https://host/weights.bin")
+    request = urllib.request.Request("https://host/weights.bin?S3cret")
     assert follow(request, url="https://other/weights.bin").full_url == "https://other/weights.bin"
     with pytest.raises(InputError, match=r"https://host/weights\.bin leads to http://other/, which is not encrypted"):
-        follow(request, url="http://other/")
+        follow(request, url="http://other/?S3cret")
 
 
 def test_capitals_in_the_scheme_do_not_lead_around_the_encryption():
@@ -91,6 +91,37 @@ def test_an_address_that_no_server_can_have_is_refused_at_once(address, monkeypa
     with pytest.raises(InputError, match=r"cannot be (fetched|reached)") as caught:
         fetch(address)
     assert not seconds and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["missing", "login", "checksum", "breaks", "refused", "nowhere"])
+def test_no_message_has_the_signature_of_an_address(fault, server, monkeypatch, tmp_path):
+    server.status = {"missing": 404, "breaks": 503}.get(fault, 0)
+    address = f"{server.url}?Signature=S3cret"
+    if fault == "login":
+        address = address.replace(".bin", ".h5")
+    elif fault == "refused":
+        server.server_close()
+    elif fault == "nowhere":
+        address = "http://nowhere.invalid/weights.bin?S3cret"
+    with pytest.raises((InputError, Unavailable)) as caught:
+        fetch(address, "0" * 32)
+    assert address.partition("?")[0] in str(caught.value) and "S3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["http://user:S3cret@127.0.0.1/x.bin", "s3://user:S3cret@bucket/x.bin?S3cret"])
+def test_a_redirect_to_an_address_with_a_secret_is_refused_without_naming_it(target, server):
+    server.redirects = {"/weights.bin": (302, target)}
+    with pytest.raises(InputError, match=r"/x\.bin") as caught:
+        fetch(server.url)
+    assert "S3cret" not in str(caught.value)
+
+
+def test_files_in_the_cache_do_not_have_the_signature_of_their_address(server):
+    server.breaks = [1000]
+    first, second = (fetch(f"{server.url}?Signature=S3cret{number}") for number in range(2))
+    assert first != second
+    for path in Path(download.cache()).iterdir():
+        assert "S3cret" not in path.name and b"S3cret" not in path.read_bytes()
 
 
 @pytest.mark.parametrize("paths", [["/weights.bin"], ["/weights.bin", "/other.bin"]])

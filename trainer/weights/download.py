@@ -111,9 +111,14 @@ def _unusable(url: str, error: Exception) -> InputError:
 @contextlib.contextmanager
 def _alone(part: str) -> Iterator[None]:
     """Waits until no other process downloads the file, and keeps others waiting during the block."""
-    with attempt(part, lambda: open(f"{part}.lock", "wb"), writing=True) as lock:
+    with attempt(part, lambda: _own(f"{part}.lock", "wb"), writing=True) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _own(path: str, mode: str) -> BinaryIO:
+    """A file of the cache, open for writing; OSError for a link, which may lead to a file of others, or a FIFO."""
+    return open(path, mode, opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666))
 
 
 def _digest(path: str, kind: str) -> str:
@@ -267,7 +272,7 @@ def _fetch(url: str, part: str) -> None:
                 )
             done = start
             if start != total:
-                with open(part, "ab" if start else "wb") as file:
+                with _own(part, "ab" if start else "wb") as file:
                     if not start:
                         _note(part, response)
                     done += _copy(response, file, start, total, public(url))

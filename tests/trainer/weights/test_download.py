@@ -184,3 +184,18 @@ def test_a_downloaded_file_that_is_damaged_is_to_be_deleted(name, tmp_path, monk
     (tmp_path / name).write_bytes(begin + bytes(100))
     with pytest.raises(InputError, match=r"; fetch it again$"):
         open_published(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("suffix", [".part", ".part.lock"])
+@pytest.mark.parametrize("kind", ["link", "FIFO"])
+def test_the_cache_writes_into_no_file_of_others(suffix, kind, server, tmp_path):
+    other = tmp_path / "other"
+    other.write_text("precious")
+    path = fetch(server.url)
+    os.remove(path)
+    place = Path(f"{path}{suffix}")
+    place.unlink(missing_ok=True)
+    os.symlink(other, place) if kind == "link" else os.mkfifo(place)
+    with pytest.raises(OSError, match=r"Too many levels of symbolic links|No such device or address"):
+        fetch(server.url)
+    assert other.read_text() == "precious"

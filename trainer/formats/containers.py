@@ -16,6 +16,9 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 # A marker that ends or interrupts the coded pixels of a JPEG: not a stuffed byte, a fill byte or a restart.
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_MOST_SCANS = 100
+"""Of a JPEG, each of which may take the time of all its pixels in a few bytes. Encoders write about ten, and libtiff
+reads as many as this."""
 ORIENTATION_TAG = 0x0112
 _XMP_TAG = 0x02BC
 _MEANING_TAG, _SAMPLES_TAG, _PLANES_TAG, _EXTRA_TAG = 0x0106, 0x0115, 0x011C, 0x0152
@@ -75,14 +78,19 @@ def jpeg_end(data: bytes) -> int:
     """The offset after a JPEG's end marker, in bytes. Phones append further images, videos and maps there.
 
     Raises:
-      ImageError: it has no end marker. Pillow accepts that if no pixels seem to be missing; TensorFlow does not.
+      ImageError: it has no end marker, which Pillow accepts if no pixels seem to be missing, but TensorFlow does not;
+        or over _MOST_SCANS scans.
     """
+    scans = 0
     at = max(begin for _, begin, _ in jpeg_segments(data))
     while match := _JPEG_MARKER.search(data, at):
         marker = match[1][0]
         if marker == 0xD9:
             return match.end()
         at = match.end()
+        scans += marker == 0xDA
+        if scans > _MOST_SCANS:
+            raise ImageError(f"is a JPEG of over {_MOST_SCANS} scans, which take long to decode; save it again")
         if marker == 0xD8:
             break
         if marker != 0x01 and at + 2 <= len(data):

@@ -75,3 +75,13 @@ def test_a_complaint_names_what_libjpeg_turbo_finds_first():
     data = jpeg_pixels(jpeg(smooth(), "CMYK"))
     assert jpeg_complaint(data, "CMYK") == ""
     assert jpeg_complaint(data[:-22] + END, "CMYK") == "Corrupt JPEG data: premature end of data segment"
+
+
+def test_a_jpeg_of_more_scans_than_encoders_write_is_refused():
+    """Each takes a few bytes, but the time of all pixels."""
+    data = jpeg(smooth(), "RGB", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    for count, decoder in ((100, decode_image), (10_000, decode_image), (100, check)):
+        with pytest.raises(ImageError, match="is a JPEG of over 100 scans, which take long to decode; save it again"):
+            decoder(data[:-2] + data[last:-2] * count + END)
+    assert decode_image(data).shape == smooth().shape

@@ -6,6 +6,7 @@ compresses labels and masks.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 
 import cv2
@@ -17,6 +18,9 @@ from trainer.formats.headers import Header
 
 _GREY, _RGB, _INDEXED = 0, 2, 3  # colour types of PNG
 _SUB, _PAETH = 1, 4  # filters of PNG: differences from the left; the last one
+_CHANNELS = {_GREY: 1, _RGB: 3, _INDEXED: 1, 4: 2, 6: 4}
+_SURPLUS = 1 << 20
+"""The most bytes behind the pixels of a PNG; some encoders write a few, which libpng ignores, but decompresses."""
 _LONGEST_SIDE = 1_000_000  # of the PNGs that libpng decodes
 
 PEEK = 16
@@ -36,6 +40,7 @@ def decode_png(data: bytes, flags: int, as_grey: bool = False) -> np.ndarray:
         values = _decompressed(data, chunks, _INDEXED if as_grey else _GREY)
         if values is not None:
             return values
+    _check_surplus(data, chunks)
     kinds = (b"IHDR", b"IDAT", b"IEND") if as_grey else (b"IHDR", b"PLTE", b"IDAT", b"IEND")
     if as_grey or any(chunk.kind not in kinds for chunk in chunks) or chunks[-1].end + 4 < len(data):
         kept = [data[begin - 8 : end + 4] for kind, begin, end in chunks if kind in kinds]
@@ -95,6 +100,21 @@ def is_sound_png(data: bytes, header: Header) -> bool:
 def _coded(data: bytes, chunks: list[Chunk]) -> bytes:
     """The compressed pixels of a PNG."""
     return b"".join(data[begin:end] for kind, begin, end in chunks if kind == b"IDAT")
+
+
+def _check_surplus(data: bytes, chunks: list[Chunk]) -> None:
+    """Raises ImageError for a PNG whose data go on behind its pixels, if it has more of them than without compression.
+
+    To look at the others would take a third of the time of decoding them.
+    """
+    width, height, depth, color, _, _, interlacing = struct.unpack_from(">IIBBBBB", data, chunks[0].begin)
+    size = height * (1 + -(-width * depth * _CHANNELS[color] // 8)) * (1 + interlacing)
+    stored = size + size // 100 + 1000
+    if sum(chunk.end - chunk.begin for chunk in chunks if chunk.kind == b"IDAT") <= stored:
+        return
+    with contextlib.suppress(zlib_ng.error):  # which libpng finds as well
+        if len(zlib_ng.decompressobj().decompress(_coded(data, chunks), size + _SURPLUS)) == size + _SURPLUS:
+            raise ImageError(f"damaged PNG: its compressed data go on behind the {size:,} bytes of its pixels")
 
 
 def _rows(coded: bytes, height: int, row: int) -> np.ndarray | None:

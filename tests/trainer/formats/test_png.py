@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.drawn.encoded import chunk, noise, palette_png, png, png_head, saved
-from trainer.formats.images import ImageError, check_png, decode_image, header
+from trainer.formats.images import ImageError, check, check_png, decode_image, header
 from trainer.formats.label_images import decode_label
 
 ROWS = b"".join(b"\0" + noise(1, 14 * 3, 1, seed=y).tobytes() for y in range(9))
@@ -169,3 +169,22 @@ def test_an_interlaced_png_is_read():
         rows += (b"\0" + b"\x07\x08\x09" * width) * height
     data = png_head(8, 8, interlace=1) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND")
     assert (decode_image(data) == [7, 8, 9]).all()
+
+
+@pytest.mark.parametrize("interlace", [0, 1])
+@pytest.mark.parametrize(("depth", "colors"), [(8, 2), (8, 0), (1, 0), (16, 6), (4, 3)])
+def test_pixels_that_go_on_behind_the_image_are_refused_but_for_a_few(depth, colors, interlace):
+    palette = [(b"PLTE", bytes(range(48)))] if colors == 3 else []
+    whole = png(depth, colors, (8, 8), before=palette)
+    rows = bytes(999) if interlace else zlib.decompress(whole[whole.index(b"IDAT") + 4 : -16])
+    begin = png_head(8, 8, depth, colors, interlace) + b"".join(chunk(*each) for each in palette)
+    longer = lambda count: begin + chunk(b"IDAT", zlib.compress(rows + bytes(count))) + chunk(b"IEND")
+    expected = decode_image(longer(0))
+    for count in (1, 33, 5000):
+        np.testing.assert_array_equal(decode_image(longer(count)), expected)
+        assert check(longer(count)).width == 8
+    for decode in (decode_image, check, decode_label)[: 3 if depth == 8 else 2]:
+        with pytest.raises(
+            ImageError, match=r"damaged PNG: its compressed data go on behind the [\d,]+ bytes of its pix"
+        ):
+            decode(longer(8 << 20))

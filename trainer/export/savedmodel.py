@@ -72,6 +72,9 @@ def load(data: bytes) -> Callable[..., list[np.ndarray]]:
         signature = meta.signature_def[SIGNATURE]
         source = signature.inputs[INPUT].name
         targets = {name: info.name for name, info in signature.outputs.items()}
+        for name in OUTPUTS:
+            if name not in targets:
+                raise ValueError(f"it has no output {name}, only {', '.join(sorted(targets)) or 'none'}")
         foreign = sorted({node.op for node in meta.graph_def.node} - PURE)
         foreign += [function.signature.name for function in meta.graph_def.library.function]
         if foreign:

@@ -62,6 +62,13 @@ def test_a_savedmodel_of_others_is_refused(tmp_path):
         savedmodel.load((tmp_path / "saved_model.pb").read_bytes())
 
 
+def test_an_output_that_is_missing_is_named(data):
+    model = SavedModel.FromString(data)
+    del model.meta_graphs[0].signature_def["serving_default"].outputs["ids"]
+    with pytest.raises(InputError, match=r"did not write it: it has no output ids, only probabilities$"):
+        savedmodel.load(model.SerializeToString())
+
+
 @pytest.mark.parametrize("data", [b"", b"no protobuf", b"\x08\x01"])
 def test_damaged_files_are_refused(data):
     with pytest.raises(InputError, match="is damaged"):

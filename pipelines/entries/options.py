@@ -57,6 +57,7 @@ class RecordOptions(AugmentOptions):
         0,
         "shrink images whose longest side is over this many pixels; 0 keeps every size",
         low=0,
+        high=MAX_PIXELS,
         group="records",
     )
     image_format: str = option(

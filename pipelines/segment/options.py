@@ -72,6 +72,7 @@ class Options(SelectionOptions, ViewOptions):
         None,
         "shrink the longest side to this many pixels for the network; 0: never; default: as the model was trained",
         low=0,
+        high=MAX_PIXELS,
         group="network",
     )
     max_pixels: int = option(

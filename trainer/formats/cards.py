@@ -14,6 +14,7 @@ from typing import Any
 
 from trainer import storage
 from trainer.formats.labels import Palette
+from trainer.formats.options import MAX_PIXELS
 from trainer.options import InputError
 
 CARD = "model.json"
@@ -53,8 +54,8 @@ class ModelCard:
                 f"the model has {classes} classes but the palette {self.palette.name} has "
                 f"{self.palette.num_classes}; give the palette the model was trained with"
             )
-        if type(self.max_side) is not int or self.max_side < 0:
-            raise InputError(f"max_side must be 0 or a number of pixels, got {self.max_side!r}")
+        if type(self.max_side) is not int or not 0 <= self.max_side <= MAX_PIXELS:
+            raise InputError(f"max_side must be 0 to {MAX_PIXELS} pixels, got {self.max_side!r}")
         if type(classes) is not int or not isinstance(self.data_fingerprint, str):
             raise InputError(f"num_classes must be a whole number and data_fingerprint a text, got {classes!r}")
         if not isinstance(self.weights, str):

@@ -14,6 +14,7 @@ import numpy as np
 
 from trainer import storage
 from trainer.formats.labels import Palette
+from trainer.formats.options import MAX_PIXELS
 from trainer.options import InputError
 
 DATASET_FILE = "dataset.json"
@@ -291,7 +292,7 @@ def _dataset(value: dict[str, Any]) -> Dataset:
             raise TypeError(f"{shard.name} appears twice, in split {shard.split!r}, or with pixels of other classes")
         names.add(shard.name)
     numbers = value["max_side"], value["rejected"]
-    if not shards or any(type(number) is not int or number < 0 for number in numbers):
+    if not shards or any(type(number) is not int or number < 0 for number in numbers) or numbers[0] > MAX_PIXELS:
         raise TypeError(f"{len(shards)} shards, max_side and rejected {numbers}")
     texts = (
         value["fingerprint"],

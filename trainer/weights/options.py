@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer.formats.options import PALETTES
+from trainer.formats.options import MAX_PIXELS, PALETTES
 from trainer.network.options import HEADS, OUTPUT_STRIDES
 from trainer.options import CheckedOptions, option
 
@@ -42,4 +42,6 @@ class Options(CheckedOptions):
         choices=OUTPUT_STRIDES,
     )
     overwrite: bool = option(False, "replace another model in the output folder")
-    max_side: int = option(513, "shrink images to this longest side, in pixels, before the network; 0: never", low=0)
+    max_side: int = option(
+        513, "shrink images to this longest side, in pixels, before the network; 0: never", low=0, high=MAX_PIXELS
+    )

@@ -19,7 +19,7 @@ def options(**flags: object) -> Options:
     ("flag", "value", "message"),
     [
         ("batch_size", 0, "--batch-size must be 1 or more, got 0"),
-        ("max_side", -1, "--max-side must be 0 or more, got -1"),
+        ("max_side", -1, "--max-side must be 0 to 178956970, got -1"),
         ("max_pixels", 0, "--max-pixels must be 1 to 178956970, got 0"),
         ("max_pixels", 178_956_971, "--max-pixels must be 1 to 178956970, got 178956971"),
         ("max_reject_rate", 2.0, "--max-reject-rate must be 0 to 1, got 2.0"),

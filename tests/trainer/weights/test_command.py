@@ -152,7 +152,7 @@ def test_an_import_that_was_killed_between_its_files_may_be_done_again(small, pa
 def test_a_negative_side_is_refused(small, tmp_path, capsys):
     flags = ["--palette", "camvid", "--output", str(tmp_path / "model"), "--max-side", "-1"]
     assert cli.main(["import-weights", small, *flags]) == 2
-    assert "--max-side must be 0 or more, got -1" in capsys.readouterr().err
+    assert "--max-side must be 0 to 178956970, got -1" in capsys.readouterr().err
 
 
 def test_help_shows_the_checkpoint_as_an_argument_and_examples(capsys):

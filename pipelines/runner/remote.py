@@ -250,6 +250,7 @@ def _send(
       None if only a template of it was stored.
     """
     cloud = options.view_as(GoogleCloudOptions)
+    name = cloud.job_name or f"deeplab-{title}"
     is_noted = bool(expected and _digests(options))
     with quiet_beam(), scratch.default(scratch.own()), _own_interrupt():
         try:
@@ -257,9 +258,8 @@ def _send(
         except ValueError as error:  # "Pipeline has validations errors", and these
             raise InputError(" ".join(str(error).split("\n")[1:]) or str(error)) from None
         build(pipeline, Heartbeat(storage.join(folder, FOLDER) if expected else ""))
-        if is_noted:
-            tell = functools.partial(sending.note, folder, expected, is_sending=True)
-            sending.before_sending(pipeline.runner, tell)
+        tell = functools.partial(sending.note, folder, expected, is_sending=True) if is_noted else None
+        sending.arrange(pipeline.runner, name, tell)
         try:
             result = pipeline.run()
         except Exception as error:
@@ -268,7 +268,7 @@ def _send(
             raise readable(error, title) from None
     if cloud.template_location:
         return None
-    job = services.sent(result, options, cloud.job_name or f"deeplab-{title}")
+    job = services.sent(result, options, name)
     if services.can_find(options):
         say(f"{title}: job {job.id}{see(job)}", sys.stderr)
     if is_noted and _is_shown(job, options):

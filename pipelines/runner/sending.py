@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from apache_beam.portability.api import beam_job_api_pb2, beam_runner_api_pb2
 from apache_beam.runners.runner import PipelineRunner
 
 from pipelines.runner.progress import EXPECTED, FOLDER
@@ -38,10 +39,10 @@ def seconds_left(folder: str) -> float:
     return 0.0
 
 
-def before_sending(runner: PipelineRunner, notify: Callable[[], None]) -> None:
-    """Arranges for `notify` to be called just before the runner asks its job server to run the job.
+def arrange(runner: PipelineRunner, name: str, notify: Callable[[], None] | None = None) -> None:
+    """Gives a job its name at the job server, and arranges for `notify` to be called just before the server runs it.
 
-    Does nothing for runners without a job server: Dataflow lists a job at once.
+    Does nothing for runners without a job server: Dataflow names a job itself, and lists it at once.
     """
     make = getattr(runner, "create_job_service_handle", None)
     if make is None:
@@ -52,11 +53,18 @@ def before_sending(runner: PipelineRunner, notify: Callable[[], None]) -> None:
         service = make(*args)
         send = service.run
 
+        def prepare_named(pipeline: beam_runner_api_pb2.Pipeline) -> beam_job_api_pb2.PrepareJobResponse:
+            # Beam calls every job "job". Flink's job server looks into the options instead; others do not.
+            options = service.get_pipeline_options()
+            request = beam_job_api_pb2.PrepareJobRequest(job_name=name, pipeline=pipeline, pipeline_options=options)
+            return service.job_service.Prepare(request, timeout=service.timeout)
+
         def run_noted(preparation: str) -> Any:
-            notify()
+            if notify:
+                notify()
             return send(preparation)
 
-        service.run = run_noted
+        service.prepare, service.run = prepare_named, run_noted
         return service
 
     runner.create_job_service_handle = make_noted

@@ -204,6 +204,8 @@ def test_an_interrupt_while_a_job_is_sent_says_what_becomes_of_it(flags, said, h
         raise KeyboardInterrupt
 
     class Sending:
+        runner = None
+
         def __init__(self, options):
             pass
 

@@ -111,7 +111,7 @@ class JobServer(beam_job_api_pb2_grpc.JobServiceServicer):
 
     def Prepare(self, request, context):
         self._note("prepare")
-        self.name = request.pipeline_options["beam:option:job_name:v1"]
+        self.name = request.job_name
         return api.PrepareJobResponse(preparation_id="1")
 
     def Run(self, request, context):
@@ -160,9 +160,9 @@ def test_it_is_noted_while_a_job_is_sent_and_until_its_service_shows_it(job_serv
     assert left == ({"total": 1, "unit": "x"} if flags else None)
 
 
-def test_a_job_that_cannot_be_sent_leaves_nothing(job_server, tmp_path, monkeypatch):
-    _, where = job_server
-    monkeypatch.setattr(JobServer, "Prepare", lambda *args: 1 / 0)
+def test_a_job_that_cannot_be_sent_leaves_nothing(job_server, tmp_path):
+    service, where = job_server
+    service.folder = None  # so that it fails to prepare the job
     with pytest.raises(InputError, match="the demo job failed"):
         run(build, beam_options(where), **ONE, folder=str(tmp_path / "out"))
     assert not list(tmp_path.rglob("*.json"))

@@ -36,7 +36,7 @@ LOST = 300.0
 """Seconds without an answer after which a job is no longer followed."""
 SILENCE = 120.0
 """Seconds after which the user is told that no worker has reported."""
-ENDS_TOO = "the job ends as well, since its workers belong to this process; run the same command again to resume"
+ENDS_TOO = "the job ends as well, since it runs in processes of this command; run the same command again to resume"
 AGAIN = "or let it finish: the same command, run again, follows it, and keeps what it wrote"
 
 
@@ -140,15 +140,21 @@ def see(job: Job) -> str:
 
 def unsent(options: PipelineOptions) -> str:
     """The message for an interrupt while a job was being sent."""
-    if shares_this_machine(options):
+    if _ends_too(options):
         return ENDS_TOO
     if services.can_find(options):
         return "the job was being sent; the same command, run again, follows it if it runs, and with --cancel ends it"
     return "the job was being sent; if it runs already, cancel it there. Run the same command again to resume"
 
 
+def _ends_too(options: PipelineOptions) -> bool:
+    """Whether the job ends with this process, which runs its workers, or has started Prism or Flink itself for it."""
+    is_own = runner_name(options) in ("prismrunner", "flinkrunner") and not services.can_find(options)
+    return is_own or shares_this_machine(options)
+
+
 def _left_behind(job: Job, options: PipelineOptions) -> str:
-    if not shares_this_machine(options):
+    if not _ends_too(options):
         return f"the job continues. {_remedy(job, options)}"
     with contextlib.suppress(Exception):
         job.cancel()

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 from apache_beam.options.pipeline_options import JobServerOptions, PipelineOptions, PortableOptions
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
+from apache_beam.runners.portability import prism_runner
 from apache_beam.runners.runner import create_runner
 
 from pipelines.runner.failures import quiet_servers
@@ -48,16 +49,33 @@ def connect(address: str) -> beam_job_api_pb2_grpc.JobServiceStub:
     return beam_job_api_pb2_grpc.JobServiceStub(channel)
 
 
-def bind(options: PipelineOptions) -> None:
-    """Makes the Java job server that Beam starts for these options end with this process.
+class PrismJobServer(prism_runner.PrismJobServer):
+    """Beam's, which hides its binary behind downloads; its log has the name of the class."""
 
-    Otherwise it would outlive a killed process, and still forward a job it was given. Works on Linux only.
+    def subprocess_cmd_and_endpoint(self) -> tuple[list[Any], str]:
+        command, address = super().subprocess_cmd_and_endpoint()
+        return [sys.executable, *_bound(), *command], address
+
+
+def bind(options: PipelineOptions) -> None:
+    """Makes the job server that Beam starts for these options end with this process.
+
+    Otherwise Flink's would outlive a killed process, and still forward a job it was given; and Prism would outlive
+    every command with a status other than 0, since Beam stops it only if Python ends in order. Works on Linux only.
     """
+    if sys.platform != "linux":
+        return
+    prism_runner.PrismJobServer = PrismJobServer
     server = options.view_as(JobServerOptions)
     java = shutil.which(server.job_server_java_launcher)
-    if sys.platform == "linux" and java and server.job_server_java_launcher != sys.executable:
-        server.job_server_jvm_properties = ["-c", BOUND, str(os.getpid()), java, *server.job_server_jvm_properties]
+    if java and server.job_server_java_launcher != sys.executable:
+        server.job_server_jvm_properties = [*_bound(), java, *server.job_server_jvm_properties]
         server.job_server_java_launcher = sys.executable
+
+
+def _bound() -> list[str]:
+    """The arguments that make Python execute the command that follows, until this process ends."""
+    return ["-c", BOUND, str(os.getpid())]
 
 
 def flags(options: PipelineOptions, runner: str) -> frozenset[str]:

@@ -211,7 +211,7 @@ def run(
         # Beam's default is a local folder that is removed with this process; workers could then no longer start.
         server = options.view_as(JobServerOptions)
         server.artifacts_dir = server.artifacts_dir or storage.join(counts, STAGED)
-    if runner_name(options) == "flinkrunner":  # a job server for Spark runs the job itself
+    if runner_name(options) != "sparkrunner":  # whose job server runs the job, which would end with this process
         jobserver.bind(options)
     quiet_servers()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
+from tests.drawn.outputs import finished_shards
 from tests.drawn.rawset import write_rawset
 from tests.engines.cluster import answers, free_ports, started, wait_for
-from tests.engines.road import arguments, deeplab
+from tests.engines.road import arguments, deeplab, environment
+from trainer import processes
 from trainer.options import InputError
 
 pytestmark = pytest.mark.engines
@@ -63,3 +66,22 @@ def test_a_job_at_a_standing_server_is_found_ended_and_followed(server, place, r
         how = ["--cancel"] if "cancel" in expected else []
         assert cli.run(arguments("prepare", *flags, *how)[3:]) == 0
         assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end", [None, signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_prism_ends_with_a_command_however_that_ends(place, engines, end):
+    program, number = place / "prism", place / "number"
+    program.write_text(
+        f'#!/bin/sh\necho $$ > {number}.part; mv {number}.part {number}; exec {engines}/bin/prism "$@"\n'
+    )
+    program.chmod(0o755)
+    (place / "many/images/train/a7.jpg").write_bytes(b"no image, so that the status is not 0")
+    flags = ("--input", "many", "--output", "out", "--runner", "PrismRunner", "--prism_location", program)
+    with started(arguments("prepare", *flags), place / "log", cwd=place, env=environment()) as process:
+        wait_for("Prism", number.exists, process)
+        server = processes.name(int(number.read_text()))
+        if end:
+            wait_for("the first shard", lambda: finished_shards(place / "out"), process)
+            process.send_signal(end)
+        assert process.wait() != 0
+        wait_for("the end of Prism", lambda: not processes.is_alive(server))

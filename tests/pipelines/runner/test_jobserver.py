@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pipelines.runner.flags import beam_options
 from tests.drawn.places import ROOT
 from trainer import processes
 
-PROGRAM = """
+JAVA = """
 import os, subprocess, sys, time
 from pipelines.runner import jobserver
 from pipelines.runner.flags import beam_options
@@ -27,21 +28,36 @@ command = [server.job_server_java_launcher, *server.job_server_jvm_properties, "
 subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 time.sleep(600)
 """
+PRISM = """
+import sys
+from apache_beam.runners.runner import create_runner
+from pipelines.runner import jobserver
+from pipelines.runner.flags import beam_options
+options = beam_options(["--runner=PrismRunner", "--prism_location=" + sys.argv[1], "--job_port=12345"])
+for _ in range(2):
+    jobserver.bind(options)
+create_runner("PrismRunner").default_job_server(options).start()
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process is not told that its parent has ended")
-def test_a_job_server_ends_with_a_command_that_alone_is_killed(tmp_path: Path):
-    java = tmp_path / "java"
-    java.write_text('#!/bin/sh\necho $$ "$@" > "$0.part" && mv "$0.part" "$0.ran"\nexec sleep 600\n')
-    java.chmod(0o755)
-    with subprocess.Popen([sys.executable, "-c", PROGRAM, java], cwd=ROOT) as command:
-        while not (tmp_path / "java.ran").exists():
+@pytest.mark.parametrize(
+    ("program", "expected"), [(JAVA, ["-Xmx1g", "-jar", "x.jar"]), (PRISM, ["--job_port", "12345", "--log_level"])]
+)
+def test_a_job_server_ends_with_a_command_that_alone_is_killed(tmp_path: Path, program: str, expected: list[str]):
+    engine = tmp_path / "engine"
+    engine.write_text('#!/bin/sh\necho $$ "$@" > "$0.part" && mv "$0.part" "$0.ran"\nexec sleep 600\n')
+    engine.chmod(0o755)
+    with subprocess.Popen(
+        [sys.executable, "-c", program, engine], cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}
+    ) as command:
+        while not (tmp_path / "engine.ran").exists():
             assert command.poll() is None
             time.sleep(0.01)
-        number, *words = (tmp_path / "java.ran").read_text().split()
+        number, *words = (tmp_path / "engine.ran").read_text().split()
         server = processes.name(int(number))
         command.kill()
-    assert words == ["-Xmx1g", "-jar", "x.jar"]
+    assert words[:3] == expected
     for _ in range(500):
         if not processes.is_alive(server):
             break

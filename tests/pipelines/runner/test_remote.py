@@ -28,6 +28,7 @@ PROCESS = ["--environment_type=PROCESS", '--environment_config={"command": "boot
 FLINK = ["--runner=FlinkRunner", "--flink_master=h:8081", *PROCESS]
 PORTABLE = ["--runner=PortableRunner", "--job_endpoint=h:8099", *PROCESS]
 SPARK = ["--runner=SparkRunner", "--spark_master_url=spark://h:7077", *PROCESS]
+PRISM = ["--runner=PrismRunner", *PROCESS]
 LOOPBACK = ["--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"]
 
 
@@ -84,10 +85,11 @@ def test_a_lost_connection_is_not_taken_for_the_end_of_the_job(flags, remedy, tm
     assert str(error.value).startswith(said + remedy)
 
 
-def test_workers_of_this_process_end_with_it(tmp_path):
+@pytest.mark.parametrize("flags", [LOOPBACK, PRISM])
+def test_a_job_in_processes_of_this_one_ends_with_it(tmp_path, flags):
     job = Drawn(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt, match="the job ends as well"):
-        follow(job, beam_options(LOOPBACK), "segment", str(tmp_path))
+        follow(job, beam_options(flags), "segment", str(tmp_path))
     assert job.cancelled and job.released
 
 
@@ -196,6 +198,7 @@ def test_no_wait_is_refused_for_jobs_that_must_be_awaited(flags, said, needs_res
         (FLINK, "the same command, run again, follows it if it runs"),
         (SPARK, "if it runs already, cancel it there"),
         (LOOPBACK, "the job ends as well"),
+        (PRISM, "the job ends as well"),
     ],
 )
 @pytest.mark.parametrize("has_been_sent", [False, True])

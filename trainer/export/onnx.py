@@ -27,10 +27,72 @@ def build(function: Any, about: dict[str, Any]) -> bytes:
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     serve = serving(function)
     model, _ = tf2onnx.convert.from_function(serve, input_signature=serve.input_signature, opset=OPSET)
+    _settle(model.graph, {tensor.name: tensor.name for tensor in (*model.graph.input, *model.graph.output)})
     onnx.helper.set_model_props(model, {KEY: json.dumps(about)})
     model.producer_name, model.producer_version = "deeplab", about["versions"]["deeplab-pipelines"]
     onnx.checker.check_model(model)
     return model.SerializeToString()
+
+
+def _settle(graph: Any, names: dict[str, str]) -> None:
+    """Orders and names the parts of a graph by how its outputs are computed.
+
+    tf2onnx leaves them as they come out of Python's sets, which differ between runs: the same export would have other
+    bytes each time, and `segment` would take it for another model.
+
+    Args:
+      graph: an onnx.GraphProto, which is changed.
+      names: old and new names of the tensors around it, and of those that keep their names; its own are added.
+    """
+    nodes = _in_order(graph)
+    used = dict.fromkeys(name for node in nodes for name in _used(node))
+    arrays = {array.name: array for array in graph.initializer}
+    kept = [arrays[name] for name in used if name in arrays]
+    for array in kept:
+        array.name = names.setdefault(array.name, f"array_{len(names)}")
+    for node in nodes:
+        for branch in _branches(node):
+            _settle(branch, names)
+        node.input[:] = [name and names[name] for name in node.input]
+        node.output[:] = [name and names.setdefault(name, f"{node.op_type}_{len(names)}") for name in node.output]
+        node.name, node.domain, node.doc_string = node.output[0], node.domain, ""  # set, if only to ""
+        node.attribute.sort(key=lambda attribute: attribute.name)
+    for tensor in (*graph.input, *graph.output):
+        tensor.name = names[tensor.name]
+        for side in tensor.type.tensor_type.shape.dim:
+            side.ClearField("dim_param")  # a number, counted up, where the length is not known
+    graph.name, graph.doc_string = "deeplab", ""
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+
+
+def _in_order(graph: Any) -> list[Any]:
+    """The nodes that the outputs of a graph need, each behind those whose tensors it uses."""
+    makers = {name: node for node in graph.node for name in node.output}
+    ordered: dict[str, Any] = {}
+    waiting = [tensor.name for tensor in reversed(graph.output)]
+    while waiting:  # not by recursion: a network is deeper than Python's stack
+        node = makers[waiting[-1]]
+        needed = (name for name in _used(node) if name in makers and makers[name].output[0] not in ordered)
+        if name := next(needed, None):
+            waiting.append(name)
+        else:
+            ordered.setdefault(node.output[0], node)
+            waiting.pop()
+    return list(ordered.values())
+
+
+def _used(node: Any) -> list[str]:
+    """The tensors that a node uses, itself and in its branches."""
+    inner = (one for branch in _branches(node) for one in _in_order(branch))
+    return [*node.input, *(name for one in inner for name in _used(one))]
+
+
+def _branches(node: Any) -> list[Any]:
+    """The graphs in a node, such as the two of an If."""
+    ordered = sorted(node.attribute, key=lambda attribute: attribute.name)
+    return [attribute.g for attribute in ordered if attribute.HasField("g")]
 
 
 def load(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:

@@ -179,4 +179,4 @@ def service(options: PipelineOptions) -> str:
     if is_dataflow(options):
         return "Dataflow"
     spark = options.view_as(SparkRunnerOptions).spark_master_url if runner_name(options) == "sparkrunner" else ""
-    return jobserver.endpoint(options) or services.flink_master(options) or spark or runner_name(options)
+    return services.flink_master(options) or jobserver.endpoint(options) or spark or runner_name(options)

@@ -38,6 +38,10 @@ ENDING = 60.0
 """Seconds within which a cancelled job ends."""
 ASKING = 1.0
 """Seconds between two queries for a job that is not listed yet."""
+UNSURE = (
+    "So says the job server; Beam's, for Flink and in Python, may leave a job running that they call cancelled: look "
+    "at the page of the cluster, or give its --flink_master with --cancel"
+)
 CANCELLED, FOLLOWED = "cancelled", "followed"
 """Results of `attach`."""
 
@@ -85,7 +89,8 @@ def attach(
         if job is None:
             raise InputError(f"no job at {service(options)} writes to {folder}; there is nothing to cancel")
         _cancel(job, options, folder)
-        say(f"{title}: job {job.id} is being cancelled; finished outputs are kept", sys.stderr)
+        doubt = "" if is_dataflow(options) or services.flink_master(options) else f". {UNSURE}"
+        say(f"{title}: job {job.id} is being cancelled; finished outputs are kept{doubt}", sys.stderr)
         return CANCELLED
     if job is None:
         return ""
@@ -207,7 +212,9 @@ def run(
         storage.check_own(counts)
         forget(folder)
         sending.note(folder, expected, is_sending=False)
-    if counts and services.flink_master(options) and not storage.is_remote(folder):
+    if address := jobserver.endpoint(options):
+        jobserver.connect(address)  # or says that it does not answer; where Flink is known only that was asked so far
+    elif counts and services.flink_master(options) and not storage.is_remote(folder):
         # Beam's default is a local folder that is removed with this process; workers could then no longer start.
         server = options.view_as(JobServerOptions)
         server.artifacts_dir = server.artifacts_dir or storage.join(counts, STAGED)

@@ -211,9 +211,9 @@ class PortableJob(Job):
 
 
 def flink_master(options: PipelineOptions) -> str:
-    """The address of the JobManager, if Beam sends jobs there through a job server of its own; else ""."""
+    """The address of the JobManager that runs jobs with these options, if they name a cluster of Flink; else ""."""
     master = options.view_as(FlinkRunnerOptions).flink_master.strip()
-    if runner_name(options) != "flinkrunner" or jobserver.endpoint(options) or master in EMBEDDED:
+    if runner_name(options) not in ("flinkrunner", "portablerunner") or master in EMBEDDED:
         return ""
     return (master if "://" in master else f"http://{master}").rstrip("/")
 
@@ -224,23 +224,26 @@ def can_find(options: PipelineOptions) -> bool:
 
 
 def active(options: PipelineOptions) -> Iterator[Job]:
-    """The unfinished jobs at the service that these options name."""
+    """The unfinished jobs at the service that these options name.
+
+    A Flink cluster is asked itself: Beam's job server forwards jobs to it late, and calls jobs cancelled that run on.
+    """
     if is_dataflow(options):
         cloud = options.view_as(GoogleCloudOptions)
         request = {"project_id": cloud.project, "location": cloud.region, "filter": "ACTIVE"}
         for job in _client("Jobs", options).list_jobs(request, timeout=TIMEOUT):
             if not is_over(_dataflow_state(job)):
                 yield DataflowJob(job.id, job.name, options=options)
+    elif master := flink_master(options):
+        for job in _ask(f"{master}/jobs/overview")["jobs"]:
+            if not is_over(_flink_state(job["state"])):
+                yield FlinkJob(job["jid"], job["name"], master=master)
     elif address := jobserver.endpoint(options):
         service = jobserver.connect(address)
         answer = service.GetJobs(beam_job_api_pb2.GetJobsRequest(), timeout=TIMEOUT)
         for job in answer.job_info:
             if not is_over(beam_job_api_pb2.JobState.Enum.Name(job.state)):
                 yield PortableJob(job.job_id, job.job_name, service=service)
-    elif master := flink_master(options):
-        for job in _ask(f"{master}/jobs/overview")["jobs"]:
-            if not is_over(_flink_state(job["state"])):
-                yield FlinkJob(job["jid"], job["name"], master=master)
 
 
 def sent(result: Any, options: PipelineOptions, name: str) -> Job:
@@ -253,6 +256,5 @@ def sent(result: Any, options: PipelineOptions, name: str) -> Job:
     if is_dataflow(options):
         return DataflowJob(result.job_id(), name, options=options)
     job = PortableJob(result._job_id, name, service=result._job_service, end=result._cleanup)
-    if master := flink_master(options):
-        job.page = master
+    job.page = flink_master(options)
     return job

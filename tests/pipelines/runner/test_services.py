@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,9 +13,9 @@ import pytest
 from apache_beam.portability.api import beam_job_api_pb2 as api
 from apache_beam.portability.api import beam_job_api_pb2_grpc
 
-from pipelines.runner import jobserver, services
+from pipelines.runner import jobserver, remote, services
 from pipelines.runner.flags import beam_options
-from trainer.options import InputError
+from trainer.options import CheckedOptions, InputError
 
 PROCESS = ["--environment_type=PROCESS", '--environment_config={"command": "boot"}']
 
@@ -48,7 +49,7 @@ class JobServer(beam_job_api_pb2_grpc.JobServiceServicer):
         return api.CancelJobResponse(state=self.state)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def job_server():
     server = grpc.server(ThreadPoolExecutor(2))
     beam_job_api_pb2_grpc.add_JobServiceServicer_to_server(JobServer(), server)
@@ -118,6 +119,19 @@ def test_a_job_on_a_flink_cluster_is_found_asked_and_ended(cluster):
     job.cancel()
     assert asked[-1] == "PATCH /jobs/1?mode=cancel"
     assert (job.state(), job.error(), list(services.active(options))) == ("CANCELLED", "the cause", [])
+
+
+def test_a_job_at_a_job_server_is_ended_at_its_cluster(cluster, job_server, tmp_path, monkeypatch, capsys):
+    address, asked = cluster
+    monkeypatch.setattr(remote, "NAME", re.compile("(?P<output>)mine(?P<options>)"))
+    monkeypatch.setattr(remote, "_digest", lambda text, length: "")
+    said = []
+    for flags in ([f"--flink_master={address}"], []):
+        options = beam_options([*job_server, *flags, "--cancel"])
+        assert remote.attach(options, CheckedOptions(), str(tmp_path), "demo") == remote.CANCELLED
+        said.append(capsys.readouterr().err)
+    assert "PATCH /jobs/1?mode=cancel" in asked
+    assert ["look at the page of the cluster" in text for text in said] == [False, True]
 
 
 def test_a_cluster_inside_of_the_job_server_is_none():

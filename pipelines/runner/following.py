@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import grpc
 from apache_beam.options.pipeline_options import PipelineOptions, SparkRunnerOptions
 
 from pipelines.runner import jobserver, services
@@ -87,7 +88,7 @@ def _wait(job: Job, count: Callable[[], int], options: PipelineOptions, title: s
             heard = time.monotonic()
         except Exception as error:  # anything that a service's client raises: the job may still be running
             if time.monotonic() - heard > LOST:
-                fault = f"lost contact with the {title} job: {cause(error)}; it may still be running."
+                fault = f"lost contact with the {title} job: {told(error)}; it may still be running."
                 raise InputError(f"{fault} {_remedy(job, options)}") from None
             state = before
         if services.is_over(state):
@@ -101,6 +102,11 @@ def _wait(job: Job, count: Callable[[], int], options: PipelineOptions, title: s
                 if not count():
                     say(f"{title}: {_hint(options)}", sys.stderr)
         time.sleep(job.poll)
+
+
+def told(error: Exception) -> str:
+    """Why a service does not answer: an exception in one line, of gRPC only what it says to people."""
+    return str(error.details()) if isinstance(error, grpc.Call) else cause(error)
 
 
 def _hint(options: PipelineOptions) -> str:

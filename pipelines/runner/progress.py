@@ -55,7 +55,8 @@ class Heartbeat:
         if self.folder and not storage.is_remote(self.folder) and not os.path.isdir(self.folder):
             raise InputError(
                 f"{self.folder} does not exist on the worker {socket.gethostname()}; give folders that all workers "
-                "see under the same path, such as on a network file system, or gs:// addresses"
+                "see under the same path, such as on a network file system, or gs:// addresses; or another run into "
+                "this folder has ended meanwhile"
             )
 
     def beat(self, n: int = 1) -> None:

@@ -25,8 +25,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, JobServerOp
 from pipelines.runner import jobserver, sending, services
 from pipelines.runner.failures import quiet_beam, quiet_servers, readable
 from pipelines.runner.flags import JobOptions, is_dataflow, is_local, runner_name, shares_this_machine
-from pipelines.runner.following import LOST, follow, see, service, unsent
-from pipelines.runner.isolation import cause
+from pipelines.runner.following import LOST, follow, see, service, told, unsent
 from pipelines.runner.progress import FOLDER, STAGED, Heartbeat, forget, say
 from pipelines.runner.services import Job
 from trainer import ending, storage
@@ -64,9 +63,11 @@ def attach(
       CANCELLED if the user asked to cancel the job; FOLLOWED if a job was followed to its end; else "".
 
     Raises:
-      InputError: a job of another command is writing to the folder, there is no job to cancel, or the job failed.
+      InputError: a job of another command or at another service is writing to the folder, there is no job to cancel,
+        or the job failed.
       KeyboardInterrupt: see `follow`.
     """
+    _refuse_beside_another(options, folder)
     if is_local(options):
         return ""
     asked, cloud = options.view_as(JobOptions), options.view_as(GoogleCloudOptions)
@@ -108,6 +109,22 @@ def attach(
         raise InputError(f"job {job.id} at {service(options)} is already working on this; omit --no_wait to follow it")
     await_others(options, title, folder)
     return FOLLOWED
+
+
+def _refuse_beside_another(options: PipelineOptions, folder: str) -> None:
+    """Raises InputError if a job at another service, of which a note in the folder tells, runs or may run."""
+    name, where = sending.job_of(folder)
+    if not name or where == service(options):
+        return
+    runs, gone = f"job {name} at {where} is already writing to {folder}", ""
+    try:
+        if not sending.seconds_left(folder) and all(job.name != name for job in services.active_at(where)):
+            return
+    except Exception:  # anything that a service's client raises
+        runs = f"job {name} may still be writing to {folder}: {where}, where it ran, does not answer"
+        gone = f", or, if it is sure that it has ended, remove {storage.join(folder, FOLDER)}"
+    cancel = "cancel it with --cancel and the flags that it was sent with"
+    raise InputError(f"{runs}; wait for it to end, {cancel}{gone or ', or give another --output'}")
 
 
 def await_others(options: PipelineOptions, title: str, folder: str) -> None:
@@ -183,7 +200,7 @@ def _active(options: PipelineOptions, output: str) -> Iterator[tuple[Job, str]]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{service(options)} does not answer: {cause(error)}") from None
+        raise InputError(f"{service(options)} does not answer: {told(error)}") from None
 
 
 def run(
@@ -207,7 +224,9 @@ def run(
     counts = storage.join(folder, FOLDER) if folder and not is_dataflow(options) else ""
     if not template and not options.view_as(JobOptions).no_wait:
         await_others(options, title, folder)
-    expected = {"total": total, "unit": unit} if counts else {}
+    expected: dict[str, Any] = {"total": total, "unit": unit} if counts else {}
+    if expected and _digests(options):
+        expected |= {sending.JOB: options.view_as(GoogleCloudOptions).job_name, sending.SERVICE: service(options)}
     if counts:
         storage.check_own(counts)
         forget(folder)

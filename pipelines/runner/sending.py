@@ -1,4 +1,4 @@
-"""A note in the output folder that a job has been sent but is not yet listed by its service.
+"""A note in the output folder on its job: where it runs, and whether it has been sent but is not yet listed there.
 
 Flink takes some seconds to list a job that was sent to a job server. A command that is killed in that time leaves a
 job that the next command cannot see yet, and would send again. The note tells the next command to wait.
@@ -24,9 +24,12 @@ ARRIVAL = 60.0
 SINCE = "sending since"
 """Key of the time in the note, in seconds since the epoch."""
 
+JOB, SERVICE = "job", "service"
+"""Keys of the job's name and of its service."""
+
 
 def note(folder: str, expected: dict[str, Any], is_sending: bool) -> None:
-    """Notes in the output folder how many items a job will process, and whether it is being sent."""
+    """Notes in the output folder what is expected of a job, as its number of items, and whether it is being sent."""
     since = {SINCE: time.time()} if is_sending else {}
     storage.write_json(storage.join(folder, FOLDER, EXPECTED), expected | since)
 
@@ -37,6 +40,14 @@ def seconds_left(folder: str) -> float:
         since = storage.read_json(storage.join(folder, FOLDER, EXPECTED)).get(SINCE)
         return max(0.0, ARRIVAL - max(0.0, time.time() - since))  # another machine's clock may be ahead
     return 0.0
+
+
+def job_of(folder: str) -> tuple[str, str]:
+    """The name and the service of the job that the note in a folder tells of; ("", "") if there is none."""
+    with contextlib.suppress(InputError, OSError, AttributeError):
+        read = storage.read_json(storage.join(folder, FOLDER, EXPECTED))
+        return str(read.get(JOB) or ""), str(read.get(SERVICE) or "")
+    return "", ""
 
 
 def arrange(runner: PipelineRunner, name: str, notify: Callable[[], None] | None = None) -> None:

@@ -246,6 +246,13 @@ def active(options: PipelineOptions) -> Iterator[Job]:
                 yield PortableJob(job.job_id, job.job_name, service=service)
 
 
+def active_at(address: str) -> Iterator[Job]:
+    """The unfinished jobs at a Flink cluster, if the address is that of a page, or else at a job server."""
+    is_flink = "://" in address
+    flags = ["--runner=FlinkRunner", "--flink_master"] if is_flink else ["--runner=PortableRunner", "--job_endpoint"]
+    return active(PipelineOptions([*flags, address]))
+
+
 def sent(result: Any, options: PipelineOptions, name: str) -> Job:
     """The job that Beam has just sent.
 

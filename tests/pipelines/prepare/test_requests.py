@@ -35,12 +35,12 @@ def test_requests_wait_only_for_answers_that_they_depend_on(remote):
     images, shards = 11, 2
     requests, waits = taken(remote)
     # A shard: plan (written, read twice, removed), note (made, removed), shard, sidecar (looked for, written, read).
-    assert requests == 18 + 2 * images + images + 10 * shards  # some labels, here all of them, are read beforehand
+    assert requests == 19 + 2 * images + images + 10 * shards  # some labels, here all of them, are read beforehand
     # Lease 2, raw set 2, labels 2 and palette 1 with their note 1, plans 1, output 4. Here the shards take turns, each
     # with what it needs to know, images, plan, shard, and the sidecar while the note is removed.
     assert waits <= 13 + 5 * shards + LATE
     requests, waits = taken(remote)
-    assert requests == 19 + images + shards
+    assert requests == 20 + images + shards
     assert waits <= 12 + LATE
 
 

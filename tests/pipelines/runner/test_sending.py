@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +13,7 @@ import pytest
 from apache_beam.portability.api import beam_job_api_pb2 as api
 from apache_beam.portability.api import beam_job_api_pb2_grpc
 
-from pipelines.runner import progress, remote, sending, services
+from pipelines.runner import jobserver, progress, remote, sending, services
 from pipelines.runner.flags import beam_options
 from pipelines.runner.remote import attach
 from pipelines.runner.run import run
@@ -92,6 +93,33 @@ def test_nothing_is_waited_for_where_nothing_was_being_sent(tmp_path, monkeypatc
     assert look(tmp_path) == "" and service.asked == 1
 
 
+def test_a_job_at_another_service_is_not_disturbed(tmp_path, monkeypatch):
+    jobs = [Job("job-7", "mine")]
+    monkeypatch.setattr(services, "active", lambda options: iter(jobs))
+    sending.note(str(tmp_path), {sending.JOB: "mine", sending.SERVICE: "http://other:8081"}, is_sending=False)
+    cure = "cancel it with --cancel and the flags that it was sent with, or give another"
+    for flags in ([], FLINK):
+        with pytest.raises(InputError, match=f"job mine at http://other:8081 is already writing to .*{cure}"):
+            attach(beam_options(flags), CheckedOptions(), str(tmp_path), "segment")
+    jobs.clear()
+    assert attach(beam_options([]), CheckedOptions(), str(tmp_path), "segment") == ""
+
+    sending.note(str(tmp_path), {sending.JOB: "mine", sending.SERVICE: "http://other:8081"}, is_sending=True)
+    with pytest.raises(InputError, match="is already writing"):
+        attach(beam_options([]), CheckedOptions(), str(tmp_path), "segment")
+
+
+@pytest.mark.parametrize("service", ["http://127.0.0.1:9", "127.0.0.1:9"])
+def test_a_job_whose_service_is_gone_stands_in_the_way_until_its_note_is_removed(tmp_path, monkeypatch, service):
+    monkeypatch.setattr(jobserver, "ANSWER", 0.1)
+    sending.note(str(tmp_path), {sending.JOB: "mine", sending.SERVICE: service}, is_sending=False)
+    gone = f"may still be writing to .*: {service}, where it ran, does not answer; .* remove {tmp_path}/.progress"
+    with pytest.raises(InputError, match=gone):
+        attach(beam_options([]), CheckedOptions(), str(tmp_path), "segment")
+    shutil.rmtree(tmp_path / progress.FOLDER)
+    assert attach(beam_options([]), CheckedOptions(), str(tmp_path), "segment") == ""
+
+
 class JobServer(beam_job_api_pb2_grpc.JobServiceServicer):
     """Takes a job, shows it from the third question on, and has done it when it is asked for its state then.
 
@@ -157,7 +185,9 @@ def test_it_is_noted_while_a_job_is_sent_and_until_its_service_shows_it(job_serv
     steps = {"prepare": False, "run": True, "not shown": True, "shown": True}
     assert service.notes == steps | ({} if flags else {"followed": False})
     left = json.loads((tmp_path / progress.FOLDER / progress.EXPECTED).read_text()) if flags else None
-    assert left == ({"total": 1, "unit": "x"} if flags else None)
+    (_, endpoint, *_), name = where, options.get_all_options()["job_name"]
+    job = {sending.JOB: name, sending.SERVICE: endpoint.partition("=")[2]}
+    assert left == ({"total": 1, "unit": "x"} | job if flags else None)
 
 
 def test_a_job_that_cannot_be_sent_leaves_nothing(job_server, tmp_path):

@@ -27,7 +27,7 @@ from pipelines.runner.failures import quiet_beam, quiet_servers, readable
 from pipelines.runner.flags import JobOptions, is_dataflow, is_local, runner_name, shares_this_machine
 from pipelines.runner.following import LOST, follow, see, service, told, unsent
 from pipelines.runner.progress import FOLDER, STAGED, Heartbeat, forget, say
-from pipelines.runner.services import Job
+from pipelines.runner.services import FlinkJob, Job, PortableJob
 from trainer import ending, storage
 from trainer.files import scratch
 from trainer.options import CheckedOptions, InputError, to_json
@@ -305,12 +305,15 @@ def _send(
 def _is_shown(job: Job, options: PipelineOptions) -> bool:
     """Waits until the service lists the job or has finished it; False if neither happens within LOST seconds.
 
-    Only from then on does the job outlive this process.
+    Only from then on does the job outlive this process, and its job server: what a cluster lists becomes its twin.
     """
     deadline = time.monotonic() + LOST
     while time.monotonic() < deadline:
         with contextlib.suppress(Exception):  # it does not answer for a while
-            if next(_same(options), None) or services.is_over(job.state()):
+            twin = next(_same(options), None)
+            if isinstance(job, PortableJob) and isinstance(twin, FlinkJob):
+                job.twin = twin
+            if twin or services.is_over(job.state()):
                 return True
         time.sleep(job.poll)
     return False

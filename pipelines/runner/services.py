@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import grpc
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions, PipelineOptions
 from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.runner import PipelineState
@@ -176,10 +177,12 @@ class PortableJob(Job):
     Attributes:
       service: stub of the job server.
       end: stops the workers that this process has started for the job.
+      twin: the same job as its cluster has it, which is asked when the job server is gone; None if it is not known.
     """
 
     service: Any = None
     end: Callable[[], None] | None = None
+    twin: Job | None = None
 
     def __post_init__(self) -> None:
         self._errors: list[str] = []
@@ -195,12 +198,19 @@ class PortableJob(Job):
                     self._errors.append(text.message_text)
 
     def state(self) -> str:
-        answer = self.service.GetState(beam_job_api_pb2.GetJobStateRequest(job_id=self.id))
+        try:
+            answer = self.service.GetState(beam_job_api_pb2.GetJobStateRequest(job_id=self.id))
+        except grpc.RpcError:
+            if self.twin is None:
+                raise
+            return self.twin.state()
         return beam_job_api_pb2.JobState.Enum.Name(answer.state)
 
     def error(self) -> str:
         self._reader.join(MESSAGES)
-        return self._errors[-1] if self._errors else ""
+        if self._errors:
+            return self._errors[-1]
+        return self.twin.error() if self.twin else ""
 
     def cancel(self) -> None:
         self.service.Cancel(beam_job_api_pb2.CancelJobRequest(job_id=self.id))

@@ -13,7 +13,7 @@ import pytest
 from apache_beam.portability.api import beam_job_api_pb2 as api
 from apache_beam.portability.api import beam_job_api_pb2_grpc
 
-from pipelines.runner import jobserver, remote, services
+from pipelines.runner import following, jobserver, remote, services
 from pipelines.runner.flags import beam_options
 from trainer.options import CheckedOptions, InputError
 
@@ -132,6 +132,18 @@ def test_a_job_at_a_job_server_is_ended_at_its_cluster(cluster, job_server, tmp_
         said.append(capsys.readouterr().err)
     assert "PATCH /jobs/1?mode=cancel" in asked
     assert ["look at the page of the cluster" in text for text in said] == [False, True]
+
+
+def test_a_job_whose_job_server_is_gone_is_asked_for_at_its_cluster():
+    gone = beam_job_api_pb2_grpc.JobServiceStub(grpc.insecure_channel("127.0.0.1:9"))
+    job = services.PortableJob("1", "mine", service=gone)
+    with pytest.raises(grpc.RpcError) as error:
+        job.state()
+    assert following.told(error.value).startswith("failed to connect")
+
+    job.twin = services.FlinkJob("1", "mine")
+    job.twin.state, job.twin.error = lambda: "DONE", lambda: "the cause"
+    assert (job.state(), job.error()) == ("DONE", "the cause")
 
 
 def test_a_cluster_inside_of_the_job_server_is_none():

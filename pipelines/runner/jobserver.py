@@ -25,9 +25,9 @@ BOUND = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
+    os.execve(sys.argv[2], sys.argv[2:], os.environ | {"LC_ALL": "C.UTF-8"})  # in which Java reads names of files
 """
-"""Program that executes a command and ends with its parent. Arguments: the parent's process id, and the command."""
+"""Program that executes a command in UTF-8 and ends with its parent. Arguments: the parent's id, and the command."""
 
 
 def endpoint(options: PipelineOptions) -> str:

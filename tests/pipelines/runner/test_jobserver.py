@@ -46,7 +46,7 @@ create_runner("PrismRunner").default_job_server(options).start()
 )
 def test_a_job_server_ends_with_a_command_that_alone_is_killed(tmp_path: Path, program: str, expected: list[str]):
     engine = tmp_path / "engine"
-    engine.write_text('#!/bin/sh\necho $$ "$@" > "$0.part" && mv "$0.part" "$0.ran"\nexec sleep 600\n')
+    engine.write_text('#!/bin/sh\necho $$ $LC_ALL "$@" > "$0.part" && mv "$0.part" "$0.ran"\nexec sleep 600\n')
     engine.chmod(0o755)
     with subprocess.Popen(
         [sys.executable, "-c", program, engine], cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}
@@ -54,10 +54,10 @@ def test_a_job_server_ends_with_a_command_that_alone_is_killed(tmp_path: Path, p
         while not (tmp_path / "engine.ran").exists():
             assert command.poll() is None
             time.sleep(0.01)
-        number, *words = (tmp_path / "engine.ran").read_text().split()
+        number, locale, *words = (tmp_path / "engine.ran").read_text().split()
         server = processes.name(int(number))
         command.kill()
-    assert words[:3] == expected
+    assert (locale, words[:3]) == ("C.UTF-8", expected)
     for _ in range(500):
         if not processes.is_alive(server):
             break

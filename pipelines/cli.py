@@ -6,6 +6,7 @@ Its statuses:
   2: its input cannot be used, or the job failed; the message names the cause and the cure.
   70: a worker process was killed.
   75: storage did not answer, or is full (EX_TEMPFAIL of sysexits.h): the same command, run again later, resumes.
+  129: terminated by SIGHUP, as when a terminal is closed: as by SIGTERM.
   130: interrupted by Ctrl-C.
   141: the reader of its output, such as `head`, has gone before it was done.
   143: terminated by SIGTERM; `train` has written a checkpoint: the same command, run again, resumes.
@@ -46,8 +47,6 @@ COMMANDS = {
     "plan": "pipelines.plan",
 }
 """Command -> package with its modules `options` (whose docstring is the help) and `command` (which runs it)."""
-
-RESUME = "run the same command again to resume"
 
 
 def options_of(command: str) -> ModuleType:
@@ -173,14 +172,14 @@ def main(argv: list[str] | None = None) -> int:
         return _said(argv)
     processes.keep_memory()  # before there are other threads
     try:
-        ending.watch_interrupts(f"\n{_title(sys.argv[1:])}: interrupted; {RESUME}")
+        ending.watch_interrupts(_title(sys.argv[1:]))
         status = _said(sys.argv[1:])
     except KeyboardInterrupt:  # before the command, or another one while the first was being answered
-        status = ending.STATUS_INTERRUPTED
+        _, status = ending.cause()
     if status:
         # Threads of a failed job may still be running, in C++ that aborts the process if Python ends them.
         ending.leave(status)
-    return 0
+    return status
 
 
 def _said(argv: list[str]) -> int:
@@ -221,10 +220,11 @@ def _main(argv: list[str]) -> int:
         if isinstance(interrupt, SystemError):
             if not ending.has_come():
                 raise
-            text = ""  # C++ has called Python when Ctrl-C came, and speaks of that
+            text = ""  # C++ has called Python when the signal came, and speaks of that
         ending.received()
-        say(f"\n{title}: interrupted; {text or RESUME}")
-        return ending.STATUS_INTERRUPTED
+        word, status = ending.cause()
+        say(f"\n{title}: {word}; {text or ending.RESUME}")
+        return status
     except UnbalancedError as error:
         return failure(title, error, 1)
     except MemoryError as error:

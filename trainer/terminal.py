@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import re
 import unicodedata
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
@@ -36,7 +39,8 @@ def _escape(character: str) -> str:
 class PrintableStream:
     """A stream that escapes characters which would control a terminal, or which it cannot encode.
 
-    Names of files and classes may contain anything; tables and progress need the characters in `KEPT`.
+    Names of files and classes may contain anything; tables and progress need the characters in `KEPT`. What is written
+    to a terminal that was closed is lost: a training then writes its checkpoint before it ends.
     """
 
     KEPT = "\n\r\t"
@@ -44,11 +48,25 @@ class PrintableStream:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._encoding = getattr(stream, "encoding", None) or "utf-8"
+        self._is_terminal = stream.isatty()
 
     def write(self, text: str) -> int:
         shown = printable(text, self.KEPT)
-        self._stream.write(shown.encode(self._encoding, "backslashreplace").decode(self._encoding))
+        with self._if_open():
+            self._stream.write(shown.encode(self._encoding, "backslashreplace").decode(self._encoding))
         return len(text)
+
+    def flush(self) -> None:
+        with self._if_open():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _if_open(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._is_terminal or error.errno != errno.EIO:
+                raise
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -11,12 +11,10 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from types import FrameType
 
 from pipelines import cli
 from pipelines.plan.estimate import Trial
@@ -62,22 +60,13 @@ def run(arguments: Sequence[str], output: str, items: int, rounds: int = 0, whol
 
 @contextlib.contextmanager
 def _ended_with_this(process: subprocess.Popen) -> Iterator[None]:
-    """Terminates a process before SIGTERM ends this one, or if the block fails."""
-
-    def end(number: int, _: FrameType | None) -> None:
-        process.terminate()
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    before = signal.signal(signal.SIGTERM, end)
+    """Terminates a process if the block fails, as when this one is asked to end."""
     try:
         yield
     except BaseException:
         process.terminate()
         process.wait()
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _rejects(output: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from types import FrameType
 from typing import TextIO
 
 from apache_beam.runners.worker import sdk_worker
@@ -66,10 +67,10 @@ def stop_when_worker_dies(out: TextIO, title: str) -> Iterator[None]:
     """Ends the program when a worker process was killed (out of memory); Beam itself would wait for it for ever.
 
     Beam reports the death only in one of its helper threads, so the program is ended from there: an interrupt would
-    not reach the waiting thread where SIGINT is ignored, as in programs that a script starts with `&`. Ctrl-C also
-    ends the program with `os._exit`, because Beam's non-daemon threads would keep it alive; and it does so at once,
-    because after an exception Beam waits for its workers: for ever if it was just starting them, or if they wait for a
-    lock that this thread held when the signal came. Files published by then are complete and are kept.
+    not reach the waiting thread where SIGINT is ignored, as in programs that a script starts with `&`. Ctrl-C, SIGTERM
+    and SIGHUP also end the program with `os._exit`, because Beam's non-daemon threads would keep it alive; and they do
+    so at once, because after an exception Beam waits for its workers: for ever if it was just starting them, or if
+    they wait for a lock that this thread held when the signal came. Files published by then are complete and are kept.
     """
     before = threading.excepthook
 
@@ -87,15 +88,17 @@ def stop_when_worker_dies(out: TextIO, title: str) -> Iterator[None]:
         elif args.exc_type.__module__ != "grpc":  # connections to a dead or finished worker
             before(args)
 
-    def interrupt(*signal_and_frame: object) -> None:
-        end("interrupted", "run the same command again to resume", ending.STATUS_INTERRUPTED)
+    def interrupt(number: int | None = None, _: FrameType | None = None) -> None:
+        word, status = ending.cause(number)
+        end(word, ending.RESUME, status)
 
-    # Only if nobody else handles or ignores SIGINT, and only in the main thread: others may not set a handler.
-    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    is_ours &= threading.current_thread() is threading.main_thread()
+    # Only if nobody else handles or ignores a signal, and only in the main thread: others may not set a handler.
+    is_main = threading.current_thread() is threading.main_thread()
+    ours = (signal.default_int_handler, ending.terminate) if is_main else ()
+    handlers = {number: handler for number in ending.SIGNALS if (handler := signal.getsignal(number)) in ours}
     threading.excepthook = hook
-    if is_ours:
-        signal.signal(signal.SIGINT, interrupt)
+    for number in handlers:
+        signal.signal(number, interrupt)
     try:
         yield
     except KeyboardInterrupt:
@@ -103,8 +106,8 @@ def stop_when_worker_dies(out: TextIO, title: str) -> Iterator[None]:
         raise
     finally:
         threading.excepthook = before
-        if is_ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _print_nothing(*_: object, **__: object) -> None:

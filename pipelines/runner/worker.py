@@ -49,11 +49,11 @@ def end_late_workers() -> None:
 def command(log: str) -> str:
     """The shell's command line for a worker of this process, whose standard error is appended to the file `log`.
 
-    It ignores Ctrl-C, which its parent handles.
+    It ignores the signals that its parent handles, also where they come to both, as Ctrl-C does: it ends with it.
     """
     worker = shlex.join([sys.executable, "-m", "pipelines.runner.worker", str(os.getpid())])
     # The folder of the log is gone if this process has ended meanwhile, of which the shell should not tell.
-    return f"trap '' INT; exec 2>/dev/null; exec {worker} 2>> {shlex.quote(log)}"
+    return f"trap '' INT TERM HUP; exec 2>/dev/null; exec {worker} 2>> {shlex.quote(log)}"
 
 
 def main() -> None:

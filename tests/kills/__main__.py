@@ -1,9 +1,9 @@
 """Kills commands at random moments until they are done: `python -m tests.kills --command prepare --times 50`.
 
-Every run is a process group, which SIGKILL, SIGINT or SIGTERM ends at some moment of the time that an undisturbed run
-takes; the same command is run again, until it comes to its end. Then all files are those of the undisturbed run, what
-was finished once was never written again, and no temporary file, lease, note or process is left. Flags behind -- go to
-Beam.
+Every run is a process group, which SIGKILL, SIGINT, SIGTERM or SIGHUP ends at some moment of the time that an
+undisturbed run takes; the same command is run again, until it comes to its end. Then all files are those of the
+undisturbed run, what was finished once was never written again, and no temporary file, lease, note or process is left.
+Flags behind -- go to Beam.
 
 With --flink a cluster is started, from what `make test-engines` has fetched to DEEPLAB_ENGINES. The command is killed
 there, and its job goes on: no second one is ever sent beside it, and the files are those of a run on this machine.

@@ -19,16 +19,10 @@ from tests.drawn.outputs import State, contents, states
 from tests.kills.processes import PATIENCE, PROMPT, Clock, Watch, end, is_empty, start
 from tests.kills.work import Work
 
-SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals to kill runs with, each equally likely."""
-INTERRUPTED = 130
-ENDINGS = {
-    signal.SIGKILL: (-signal.SIGKILL,),
-    signal.SIGINT: (INTERRUPTED, -signal.SIGINT),
-    signal.SIGTERM: (143, -signal.SIGTERM),
-    signal.SIGABRT: (-signal.SIGABRT,),
-}
-"""Signal -> exit statuses that a run may end with."""
+ANSWERS = {130: b"interrupted", 143: b"terminated", 129: b"terminated"}
+"""Exit status of a run that has answered a signal -> the word with which it does."""
 LATEST = 1.5
 """Latest moment of a kill, relative to the seconds of an undisturbed run: above 1, so that some runs finish."""
 PROBE = re.compile("[a-z0-9_]{8}")
@@ -102,13 +96,13 @@ class Course:
             os.waitpid(process, 0)
             raise Fault(f"{number.name} did not end it in {PROMPT:.0f} seconds")
         self.kills.append(number.name)
-        if status not in (0, *ENDINGS[number]):
+        if status not in (0, -number, *(ANSWERS.keys() & {128 + number})):
             raise Fault(f"{number.name} ended it with status {status}")
         if not is_empty(process):
             os.killpg(process, signal.SIGKILL)
             raise Fault(f"{number.name} left processes of its group")
-        if status == INTERRUPTED:
-            if (lines := log.read_bytes()[said:].count(b": interrupted; ")) != 1:
+        if status in ANSWERS:
+            if (lines := log.read_bytes()[said:].count(b": %s; " % ANSWERS[status])) != 1:
                 raise Fault(f"{number.name} was answered by {lines} lines")
             if any(f"-{process}-" in name for name in self.temporary()):
                 raise Fault(f"{number.name} left a temporary folder")

@@ -285,7 +285,7 @@ def test_ctrl_c_ends_a_command_with_a_line_also_where_python_drops_the_exception
         assert ended(body) == (line, 130)
     # And another one while the first is answered, and one before the command has begun.
     assert ended(f"cli.say = lambda text: {interrupt}; {interrupt}") == ("", 130)
-    assert ended("pass", before=f"cli.ending.watch_interrupts = lambda text: {interrupt}") == ("", 130)
+    assert ended("pass", before=f"cli.ending.watch_interrupts = lambda title: {interrupt}") == ("", 130)
 
 
 def test_a_failure_that_nobody_reads_has_its_status():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -87,3 +89,24 @@ sys.exit(cli.main())
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == status
     assert (done.stderr == INTERRUPT) == is_interrupted and ("Traceback" in done.stderr) != is_interrupted
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("moment", [".deeplab-lease.json", ".*.tmp"])
+def test_a_command_that_is_asked_to_end_says_so_and_leaves_nothing_behind(moment, number, raw, tmp_path):
+    """`moment` is the file in its output that has just appeared when the signal comes."""
+    (scratch := tmp_path / "scratch").mkdir()
+    output = tmp_path / "out"
+    argv = [sys.executable, "-m", "pipelines", "prepare", "--input", str(raw), "--output", str(output)]
+    argv += ["--copies", "300"]
+    process = subprocess.Popen(
+        argv, cwd=ROOT, env=os.environ | {"TMPDIR": str(scratch)}, stderr=subprocess.PIPE, text=True
+    )
+    while not any(output.glob(moment)):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, said = process.communicate()
+    assert process.returncode == 128 + number
+    assert said.count("deeplab prepare: terminated; ") == 1 and said.endswith("run the same command again to resume\n")
+    assert not list(scratch.iterdir()) and not list(output.glob(".deeplab-lease.json"))

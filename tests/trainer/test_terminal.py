@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import pty
+from unittest import mock
 
 import pytest
 
@@ -39,3 +43,22 @@ def test_what_a_stream_cannot_encode_is_escaped():
     assert stream.write("\u00e9\u202e\n") == 3
     stream.flush()
     assert buffer.buffer.getvalue() == b"\\xe9\\u202e\n"
+
+
+def test_what_is_written_to_a_terminal_that_was_closed_is_lost_and_nothing_else():
+    """The training that writes it goes on to its checkpoint."""
+    ours, theirs = pty.openpty()
+    terminal = open(theirs, "w")  # noqa: SIM115, its end is looked at
+    stream = PrintableStream(terminal)
+    os.close(ours)
+    assert stream.write("step 1\n") == 7
+    stream.flush()
+    with pytest.raises(OSError, match="Input/output"):
+        terminal.close()
+
+
+def test_a_disk_that_fails_is_told(monkeypatch):
+    buffer = io.StringIO()
+    monkeypatch.setattr(buffer, "write", mock.Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(OSError, match="Input/output"):
+        PrintableStream(buffer).write("step 1\n")

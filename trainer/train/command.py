@@ -31,7 +31,7 @@ from trainer.train.epoch import (
     validation_batch_size,
 )
 from trainer.train.history import HISTORY, Logs, epoch_line, history_csv, history_row, in_order, summary
-from trainer.train.interrupts import TERMINATED, Interrupts, Terminated
+from trainer.train.interrupts import Interrupts, Terminated
 from trainer.train.optimizer import adjust_learning_rate
 from trainer.train.options import RECIPES, Options
 from trainer.train.resume import Checkpoints, Progress
@@ -46,14 +46,14 @@ from trainer.train.streams import (
 
 
 def run(options: Options, flags: list[str]) -> int:
-    """Runs the command. Returns 0; 1 if the loss became NaN or infinite; `TERMINATED` after SIGTERM."""
+    """Runs the command. Returns 0; 1 if the loss became NaN or infinite; that of `Terminated` after SIGTERM."""
     try:
         with Interrupts() as interrupts, hosts.joined(options) as joined:
             return _run(joined, interrupts)
     except Terminated as error:
         what_next = str(error) or "run the same command again to resume"
         print(f"deeplab train: terminated; {what_next}", file=sys.stderr)
-        return TERMINATED
+        return error.status
 
 
 def _run(options: Options, interrupts: Interrupts) -> int:

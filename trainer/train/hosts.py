@@ -24,7 +24,7 @@ import numpy as np
 from trainer import storage
 from trainer.options import InputError
 from trainer.train import resume
-from trainer.train.interrupts import TERMINATED, Terminated, restore_handlers
+from trainer.train.interrupts import HungUp, Terminated, restore_handlers
 from trainer.train.options import Options
 
 EXCHANGES = ("Gloo", "NCCL", "coordination service")
@@ -36,7 +36,8 @@ RESUME = "run the same command again on every host to resume"
 PARTING, PAUSE = 5.0, 0.5
 """Seconds that host 0 waits for the others to read its announcement, and seconds between two of their polls."""
 
-STATUS = {InputError: 2, storage.Unavailable: 75, KeyboardInterrupt: 130, Terminated: TERMINATED}
+STATUS = {InputError: 2, storage.Unavailable: 75, KeyboardInterrupt: 130}
+STATUS |= {kind: kind.status for kind in (HungUp, Terminated)}  # in this order: one is a kind of the other
 """Exit statuses after these errors; 1 after any other."""
 
 

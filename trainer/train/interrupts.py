@@ -1,4 +1,4 @@
-"""Handles SIGTERM and Ctrl-C: at once if nothing would be lost, else as soon as a training can write a checkpoint."""
+"""Handles Ctrl-C, SIGTERM and SIGHUP: at once if nothing would be lost, else as soon as a training can be kept."""
 
 from __future__ import annotations
 
@@ -9,24 +9,37 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-TERMINATED = 128 + signal.SIGTERM
-"""Exit status after SIGTERM, the same as that of a program that does not handle it."""
-
 
 class Terminated(BaseException):
-    """SIGTERM asked this process to end. The message states which part of the training is saved."""
+    """SIGTERM asked this process to end. The message states which part of the training is saved.
+
+    Attributes:
+      status: the exit status, the same as that of a program that does not handle the signal.
+    """
+
+    status = 128 + signal.SIGTERM
+
+
+class HungUp(Terminated):
+    """The same of SIGHUP: the terminal was closed, or the connection to it has ended."""
+
+    status = 128 + signal.SIGHUP
+
+
+ENDINGS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated, signal.SIGHUP: HungUp}
+"""Signal -> the exception that it becomes."""
 
 
 def restore_handlers() -> None:
-    """Restores Python's handlers of SIGTERM and Ctrl-C after a library has replaced them at the C level."""
+    """Restores Python's handlers of these signals after a library has replaced them at the C level."""
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ENDINGS:
             if handler := signal.getsignal(number):
                 signal.signal(number, handler)
 
 
 class Interrupts:
-    """Receives SIGTERM and Ctrl-C while its `with` block runs.
+    """Receives Ctrl-C, SIGTERM and SIGHUP while its `with` block runs.
 
     Attributes:
       wait: whether they wait for the next `check` instead of raising immediately. A second Ctrl-C never waits.
@@ -44,8 +57,9 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():  # only it may set handlers
-            for number in (signal.SIGTERM, signal.SIGINT):
-                # Signals that are ignored at the start stay ignored, such as Ctrl-C in a background job of a shell.
+            for number in ENDINGS:
+                # Signals that are ignored at the start stay ignored, such as Ctrl-C in a background job of a shell,
+                # and SIGHUP under `nohup`.
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._receive)
         return self
@@ -57,7 +71,7 @@ class Interrupts:
             raise self.raised from None
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        ending = KeyboardInterrupt if number == signal.SIGINT else Terminated
+        ending = ENDINGS[signal.Signals(number)]
         waits = self.wait and not self.waiting is ending is KeyboardInterrupt
         self.waiting = self.waiting or ending
         if not waits:

@@ -8,8 +8,8 @@ examples:
 
 The classes come from the records. The output folder gets model.keras and model.json (the best epoch), history.csv,
 checkpoints/ (the last one) and logs/ (TensorBoard). Stop it at any moment and run it again: a killed run resumes from
-its last checkpoint, with the same result as an uninterrupted one. On SIGTERM or Ctrl-C it finishes the current step
-and writes a checkpoint before it ends, with status 143 or 130.
+its last checkpoint, with the same result as an uninterrupted one. On SIGTERM, Ctrl-C or SIGHUP it finishes the current
+step and writes a checkpoint before it ends, with status 143, 130 or 129.
 
 All GPUs of a machine share each batch. With KERAS_BACKEND=jax in the environment it trains under JAX, and the GPUs of
 several machines can share a batch, see --hosts.
@@ -197,7 +197,9 @@ class Options(StreamOptions, NetworkOptions):
         "float32", "arithmetic of the layers", choices=("float32", "mixed_bfloat16", "mixed_float16")
     )
     checkpoint_minutes: float = option(
-        10.0, "minutes between checkpoints within an epoch; 0: only after each epoch, and on SIGTERM or Ctrl-C", low=0
+        10.0,
+        "minutes between checkpoints within an epoch; 0: only after each epoch, and on signals such as Ctrl-C",
+        low=0,
     )
     resume: bool = option(True, "resume the training in the output folder, if there is one")
     overwrite: bool = option(False, "replace a model in the output folder that `deeplab train` did not write")

@@ -1,4 +1,4 @@
-"""The work between the steps of an epoch: the progress bar, reading the loss, checkpoints, and SIGTERM.
+"""The work between the steps of an epoch: the progress bar, reading the loss, checkpoints, and signals.
 
 Reading the loss of a step blocks until the step is over, and leaves the GPU idle until the next step starts. Losses
 are therefore read once per second, together with those of the steps since the last time.

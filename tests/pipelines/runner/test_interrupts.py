@@ -19,7 +19,7 @@ from tests.drawn.places import ROOT
 from trainer import ending, leases, startup
 from trainer.files import scratch
 
-LINE = "deeplab testing: interrupted; finished outputs are kept, run the same command again to resume\n"
+LINE = "deeplab testing: {}; finished outputs are kept, run the same command again to resume\n"
 
 
 # Each of these prepares a process that is then interrupted.
@@ -63,19 +63,21 @@ def lose_storage():
 
 
 CASES = (nothing, close_reader, close_stdout, load_model_in_a_thread, lose_storage)
+WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "terminated"}
 
 
-def interrupt(prepare):
-    """Status and standard error of a process that is interrupted."""
+def interrupt(prepare, number=signal.SIGINT):
+    """Status and standard error of a process that is interrupted by a signal; Ctrl-C is ignored where it is not."""
     reader, writer = os.pipe()
     process = os.fork()
     if not process:
         os.dup2(writer, 2)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler if number == signal.SIGINT else signal.SIG_IGN)
+        ending.watch_interrupts("deeplab testing")
         with failures.stop_when_worker_dies(sys.stderr, "testing"):
             with contextlib.suppress(BaseException):  # where Beam would take no notice of an exception
                 prepare()
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), number)
                 time.sleep(5)
             os._exit(0)
     os.close(writer)
@@ -88,8 +90,9 @@ def interrupt(prepare):
 def endings(tmp_path_factory):
     """Status, standard error and temporary files of every case, from one process that is forked for each."""
     folder = tmp_path_factory.mktemp("scratch")
-    program = f"import json; from {__name__} import CASES, interrupt; " + (
-        "print(json.dumps({case.__name__: interrupt(case) for case in CASES}))"
+    program = f"import json; from {__name__} import CASES, WORDS, interrupt, nothing; " + (
+        "ends = {case.__name__: interrupt(case) for case in CASES}; "
+        "print(json.dumps(ends | {number: interrupt(nothing, number) for number in WORDS}))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -106,8 +109,14 @@ def endings(tmp_path_factory):
 @pytest.mark.parametrize("case", CASES)
 def test_an_interrupt_ends_a_job_at_once(case, endings):
     status, said = endings[0][case.__name__]
-    assert status == ending.STATUS_INTERRUPTED
-    assert said == {close_reader: "", load_model_in_a_thread: f"of C++\n{LINE}"}.get(case, LINE)
+    line = LINE.format("interrupted")
+    assert status == 130
+    assert said == {close_reader: "", load_model_in_a_thread: f"of C++\n{line}"}.get(case, line)
+
+
+@pytest.mark.parametrize("number", WORDS)
+def test_sigterm_and_sighup_end_a_job_as_ctrl_c_does(number, endings):
+    assert endings[0][str(number.value)] == [128 + number, LINE.format(WORDS[number])]
 
 
 def test_an_interrupted_job_leaves_no_temporary_files(endings):

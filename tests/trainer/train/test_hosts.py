@@ -14,7 +14,7 @@ from trainer.formats.dataset import load_dataset
 from trainer.options import InputError
 from trainer.storage import Unavailable
 from trainer.train import hosts, resume
-from trainer.train.interrupts import Interrupts, Terminated
+from trainer.train.interrupts import HungUp, Interrupts, Terminated
 from trainer.train.options import Options
 from trainer.train.streams import TrainingStream
 
@@ -61,6 +61,7 @@ def test_a_single_host_needs_no_connection_and_agrees_with_itself():
         (RuntimeError("of another kind"), RuntimeError, "of another kind", 1),
         (InputError("no such records"), InputError, "no such records", 2),
         (Terminated("step 3 is kept"), Terminated, "step 3 is kept", 143),
+        (HungUp("step 3 is kept"), HungUp, "step 3 is kept", 129),
     ],
 )
 def test_a_host_that_fails_ends_without_the_others(error, ends_with, message, status, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""When SIGTERM and Ctrl-C end a training."""
+"""When Ctrl-C, SIGTERM and SIGHUP end a training."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import threading
 
 import pytest
 
-from trainer.train.interrupts import Interrupts, Terminated
+from trainer.train.interrupts import ENDINGS, Interrupts, Terminated
 
 pytestmark = pytest.mark.usefixtures("ctrl_c")
 
-ENDINGS = [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)]
 
-
-@pytest.mark.parametrize(("number", "ending"), ENDINGS)
+@pytest.mark.parametrize(("number", "ending"), ENDINGS.items())
 def test_signals_end_the_program_at_once_if_nothing_would_be_lost(number, ending):
     before = signal.getsignal(number)
     with pytest.raises(ending), Interrupts():
@@ -23,7 +21,7 @@ def test_signals_end_the_program_at_once_if_nothing_would_be_lost(number, ending
     assert signal.getsignal(number) == before
 
 
-@pytest.mark.parametrize(("number", "ending"), ENDINGS)
+@pytest.mark.parametrize(("number", "ending"), ENDINGS.items())
 def test_signals_wait_until_a_checkpoint_is_written(number, ending):
     with Interrupts() as interrupts:
         interrupts.wait = True
@@ -58,7 +56,7 @@ def test_a_pending_interrupt_is_raised_at_once_in_a_block_that_allows_it():
             pytest.fail("the block has been entered")
 
 
-@pytest.mark.parametrize(("number", "ending"), ENDINGS)
+@pytest.mark.parametrize(("number", "ending"), ENDINGS.items())
 def test_an_interrupt_that_a_library_drops_ends_the_training_later(number, ending):
     """As TensorFlow does, when its C++ calls Python."""
 
@@ -75,7 +73,7 @@ def test_an_interrupt_that_a_library_drops_ends_the_training_later(number, endin
             drop()
 
 
-@pytest.mark.parametrize(("number", "ending"), ENDINGS)
+@pytest.mark.parametrize(("number", "ending"), ENDINGS.items())
 def test_an_error_that_an_interrupt_becomes_in_a_library_is_that_interrupt(number, ending):
     def crash():
         try:
@@ -91,14 +89,15 @@ def test_an_error_that_an_interrupt_becomes_in_a_library_is_that_interrupt(numbe
         raise SystemError
 
 
-def test_ignored_signals_stay_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("number", ENDINGS)
+def test_ignored_signals_stay_ignored(number):
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         with Interrupts():
-            signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            signal.raise_signal(number)
+        assert signal.getsignal(number) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 def test_another_thread_leaves_signals_alone():

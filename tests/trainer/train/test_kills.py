@@ -127,10 +127,10 @@ LENGTH = ["--epochs", "3", "--steps-per-epoch", "4", "--scale-min", "0.3"]
 
 KILLS = [
     ("build", 1, signal.SIGTERM, False),
-    ("step", 2, signal.SIGTERM, False),
+    ("step", 2, signal.SIGHUP, False),
     ("checkpoint", 1, signal.SIGKILL, False),
     ("validation", 1, signal.SIGKILL, False),
-    ("validation", 1, signal.SIGTERM, False),
+    ("validation", 1, signal.SIGHUP, False),
     ("model", 1, signal.SIGKILL, False),
     ("step", 1, signal.SIGKILL, True),
     ("checkpoint", 2, signal.SIGTERM, True),
@@ -166,7 +166,7 @@ def test_a_training_killed_anywhere_gives_the_same_result(backend, case, kills, 
         assert trainings.ended() == 0, trainings.said.read_text()[-3000:]
         for kill in kills:
             trainings.start(train_flags(records, output, *flags, "--checkpoint-minutes", "1e-9"), kill)
-            expected = 143 if kill[2] == signal.SIGTERM else -kill[2]
+            expected = -signal.SIGKILL if kill[2] == signal.SIGKILL else 128 + kill[2]
             assert trainings.ended() == expected, (kill, trainings.said.read_text()[-3000:])
         trainings.start(train_flags(records, output, *flags))
         assert trainings.ended() == 0, trainings.said.read_text()[-3000:]

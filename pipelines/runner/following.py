@@ -100,7 +100,7 @@ def _wait(job: Job, count: Callable[[], int], options: PipelineOptions, title: s
             has_reported = True
             with contextlib.suppress(Exception):
                 if not count():
-                    say(f"{title}: {_hint(options)}", sys.stderr)
+                    say(f"{title}: {_hint(job, options)}", sys.stderr)
         time.sleep(job.poll)
 
 
@@ -109,7 +109,9 @@ def told(error: Exception) -> str:
     return str(error.details()) if isinstance(error, grpc.Call) else cause(error)
 
 
-def _hint(options: PipelineOptions) -> str:
+def _hint(job: Job, options: PipelineOptions) -> str:
+    if needed := job.waits():
+        return f"the job waits for {needed}"
     if is_dataflow(options):
         return f"no worker has reported for {SILENCE:.0f} s; they take some minutes to start"
     version = f"Python {sys.version_info[0]}.{sys.version_info[1]}"

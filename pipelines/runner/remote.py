@@ -239,6 +239,9 @@ def run(
         server.artifacts_dir = server.artifacts_dir or storage.join(counts, STAGED)
     if runner_name(options) != "sparkrunner":  # whose job server runs the job, which would end with this process
         jobserver.bind(options)
+    with contextlib.suppress(Exception):  # the cluster, which was asked before, does not answer for a moment
+        if lack := services.lack(options):
+            say(f"{title}: warning: {lack}", sys.stderr)
     quiet_servers()
     try:
         job = _send(build, options, title, folder, expected)

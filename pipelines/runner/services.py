@@ -64,6 +64,10 @@ class Job:
         """Beam counters so far; None if the service reports them only at the end."""
         return None
 
+    def waits(self) -> str:
+        """What a job waits for that has not begun, if the service tells; else ""."""
+        return ""
+
     def release(self) -> None:
         """Stops the workers that this process has started for the job."""
 
@@ -160,6 +164,14 @@ class FlinkJob(Job):
     def cancel(self) -> None:
         _ask(f"{self.master}/jobs/{self.id}?mode=cancel", "PATCH")
 
+    def waits(self) -> str:
+        tasks = _ask(f"{self.master}/jobs/{self.id}")["status-counts"]
+        if any(tasks.get(state) for state in ("DEPLOYING", "INITIALIZING", "RUNNING")):
+            return ""
+        cluster = _ask(f"{self.master}/overview")
+        total, free = cluster["slots-total"], cluster["slots-available"]
+        return f"slots of the cluster ({total}, {'all' if not free else total - free} in use)"
+
 
 def _flink_state(state: str) -> str:
     return {"FINISHED": "DONE", "CANCELED": "CANCELLED"}.get(state, state)
@@ -212,6 +224,9 @@ class PortableJob(Job):
             return self._errors[-1]
         return self.twin.error() if self.twin else ""
 
+    def waits(self) -> str:
+        return self.twin.waits() if self.twin else ""
+
     def cancel(self) -> None:
         self.service.Cancel(beam_job_api_pb2.CancelJobRequest(job_id=self.id))
 
@@ -226,6 +241,18 @@ def flink_master(options: PipelineOptions) -> str:
     if runner_name(options) not in ("flinkrunner", "portablerunner") or master in EMBEDDED:
         return ""
     return (master if "://" in master else f"http://{master}").rstrip("/")
+
+
+def lack(options: PipelineOptions) -> str:
+    """What a Flink cluster lacks for a job with these options, and the cure; "" for nothing, or if it is not known."""
+    master, wanted = flink_master(options), options.view_as(FlinkRunnerOptions).parallelism
+    slots = _ask(f"{master}/overview")["slots-total"] if master and wanted > 1 else wanted
+    if slots >= wanted:
+        return ""
+    return (
+        f"--parallelism {wanted} is more than the {slots} slots of the cluster: the job waits for so many slots, "
+        f"and may fail; start more TaskManagers, or cancel it and give --parallelism {max(1, slots)}"
+    )
 
 
 def can_find(options: PipelineOptions) -> bool:

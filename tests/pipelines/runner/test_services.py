@@ -92,7 +92,12 @@ def cluster():
             if self.command == "PATCH":
                 state[0] = "CANCELED"
             jobs = [{"jid": "0", "name": "done", "state": "FINISHED"}, {"jid": "1", "name": "mine", "state": state[0]}]
-            answers = {"/jobs/overview": {"jobs": jobs}, "/jobs/1/exceptions": {"root-exception": "the cause"}}
+            answers = {
+                "/jobs/overview": {"jobs": jobs},
+                "/jobs/1": {"state": state[0], "status-counts": {"CREATED": 5, "RUNNING": 0}},
+                "/jobs/1/exceptions": {"root-exception": "the cause"},
+                "/overview": {"slots-total": 4, "slots-available": 0},
+            }
             data = json.dumps(answers.get(self.path, {"state": state[0]})).encode()
             self.send_response(202 if self.command == "PATCH" else 200)
             self.send_header("Content-Length", str(len(data)))
@@ -119,6 +124,15 @@ def test_a_job_on_a_flink_cluster_is_found_asked_and_ended(cluster):
     job.cancel()
     assert asked[-1] == "PATCH /jobs/1?mode=cancel"
     assert (job.state(), job.error(), list(services.active(options))) == ("CANCELLED", "the cause", [])
+
+
+@pytest.mark.parametrize(("parallelism", "is_told"), [(9, True), (4, False), (-1, False)])
+def test_more_parallelism_than_slots_is_told_before_and_while_the_job_waits(cluster, parallelism, is_told):
+    master, wanted = f"--flink_master={cluster[0]}", f"--parallelism={parallelism}"
+    options = beam_options(["--runner=FlinkRunner", master, wanted, *PROCESS])
+    assert services.lack(options).startswith("--parallelism 9 is more than the 4 slots of the cluster:") is is_told
+    (job,) = services.active(options)
+    assert following._hint(job, options) == "the job waits for slots of the cluster (4, all in use)"
 
 
 def test_a_job_at_a_job_server_is_ended_at_its_cluster(cluster, job_server, tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -34,6 +35,8 @@ REMOTE_WORKERS = 16
 """Number of workers to plan for if the service chooses it."""
 LISTS = (".csv", ".jsonl", ".txt")
 """Suffixes of files that are read before the job starts, so they may be local even when the workers are not."""
+EMBEDDED = ("[auto]", "[local]", "[collection]")
+"""Flink masters that run inside the job server rather than on a cluster."""
 JOB_SERVERS = ("flinkrunner", "sparkrunner", "prismrunner")
 """Runners that start a job server if the user names none."""
 T = TypeVar("T")
@@ -194,6 +197,12 @@ def _check_runner(options: PipelineOptions) -> None:
         raise InputError(
             "--runner PortableRunner needs --job_endpoint HOST:PORT, of a job server; to have one started, give "
             "FlinkRunner or PrismRunner"
+        )
+    master = options.view_as(FlinkRunnerOptions).flink_master.strip()
+    if master not in EMBEDDED and not re.fullmatch(r"(https?://)?[^\s/]+:\d+/?", master):
+        raise InputError(
+            f"--flink_master {master!r} is not a Flink JobManager; expected HOST:PORT of its REST interface, usually "
+            "of port 8081"
         )
 
 

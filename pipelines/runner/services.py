@@ -6,8 +6,10 @@ States are Beam's: "RUNNING", "DONE", "FAILED", "CANCELLED", and others in betwe
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,14 +21,13 @@ from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.runner import PipelineState
 
 from pipelines.runner import jobserver
-from pipelines.runner.flags import is_dataflow, runner_name
+from pipelines.runner.flags import EMBEDDED, is_dataflow, runner_name
+from trainer.options import InputError
 
 TIMEOUT = 30.0
 """Seconds within which a service answers."""
 MESSAGES = 10.0
 """Seconds to wait for the last messages of a job that has ended."""
-EMBEDDED = ("[auto]", "[local]", "[collection]")
-"""Flink masters that run inside the job server rather than on a cluster."""
 
 
 def is_over(state: str) -> bool:
@@ -173,6 +174,19 @@ class FlinkJob(Job):
         return f"slots of the cluster ({total}, {'all' if not free else total - free} in use)"
 
 
+def _flink_jobs(master: str) -> list[dict[str, Any]]:
+    """All jobs that a JobManager lists. Raises InputError if it is none."""
+    try:
+        return _ask(f"{master}/jobs/overview")["jobs"]
+    except (urllib.error.HTTPError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+        if getattr(error, "code", 0) >= 500:  # a JobManager that starts
+            raise
+        raise InputError(
+            f"--flink_master {master} is not a Flink JobManager; expected HOST:PORT of its REST interface, usually of "
+            "port 8081"
+        ) from None
+
+
 def _flink_state(state: str) -> str:
     return {"FINISHED": "DONE", "CANCELED": "CANCELLED"}.get(state, state)
 
@@ -272,7 +286,7 @@ def active(options: PipelineOptions) -> Iterator[Job]:
             if not is_over(_dataflow_state(job)):
                 yield DataflowJob(job.id, job.name, options=options)
     elif master := flink_master(options):
-        for job in _ask(f"{master}/jobs/overview")["jobs"]:
+        for job in _flink_jobs(master):
             if not is_over(_flink_state(job["state"])):
                 yield FlinkJob(job["jid"], job["name"], master=master)
     elif address := jobserver.endpoint(options):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import urllib.error
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -158,6 +159,25 @@ def test_a_job_whose_job_server_is_gone_is_asked_for_at_its_cluster():
     job.twin = services.FlinkJob("1", "mine")
     job.twin.state, job.twin.error = lambda: "DONE", lambda: "the cause"
     assert (job.state(), job.error()) == ("DONE", "the cause")
+
+
+@pytest.mark.parametrize("answer", ["", "<html>", "[]", '{"items": []}', None])
+def test_a_server_of_another_kind_is_not_taken_for_flink(answer, monkeypatch):
+    def ask(address, method="GET"):
+        if answer is None:
+            raise urllib.error.HTTPError(address, 404, "Not Found", {}, None)
+        return json.loads(answer)
+
+    monkeypatch.setattr(services, "_ask", ask)
+    options = beam_options(["--runner=FlinkRunner", "--flink_master=h:80", *PROCESS])
+    with pytest.raises(InputError, match="--flink_master http://h:80 is not a Flink JobManager; expected HOST:PORT"):
+        list(services.active(options))
+
+
+@pytest.mark.parametrize("master", ["", "host", "http://host", "host:8081/path"])
+def test_a_flink_master_is_a_host_and_a_port(master):
+    with pytest.raises(InputError, match=f"--flink_master '{master}' is not a Flink JobManager; expected HOST:PORT"):
+        beam_options(["--runner=FlinkRunner", f"--flink_master={master}", *PROCESS])
 
 
 def test_a_cluster_inside_of_the_job_server_is_none():

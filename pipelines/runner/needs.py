@@ -191,14 +191,18 @@ def check_cluster(options: PipelineOptions) -> None:
 
 
 def check_process(config: str | None) -> None:
-    """Raises InputError unless the configuration names the command that starts a worker."""
+    """Raises InputError unless the configuration names the command that starts a worker, as Beam can send it."""
     try:
-        command = json.loads(config or "").get("command")
+        read = json.loads(config or "")
+        env = read.get("env") or {}
+        is_fit = read.get("command") and all(isinstance(read.get(key, ""), str) for key in ("command", "os", "arch"))
+        is_fit = is_fit and all(isinstance(value, str) for value in env.values())
     except (ValueError, AttributeError):
-        command = None
-    if not command:
+        is_fit = False
+    if not is_fit:
         raise InputError(
-            f'--environment_type PROCESS needs --environment_config \'{{"command": "/PATH/boot"}}\', got {config!r}'
+            '--environment_type PROCESS needs --environment_config \'{"command": "/PATH/boot"}\', with "env": '
+            f'{{"NAME": "TEXT"}} if you like, got {config!r}'
         )
 
 

@@ -169,8 +169,11 @@ def test_a_cluster_whose_workers_would_lack_the_package_is_refused(flags):
 @pytest.mark.parametrize(
     ("kind", "config", "said"),
     [
-        ("PROCESS", "/boot", "needs --environment_config '{\"command\": \"/PATH/boot\"}', got '/boot'"),
+        ("PROCESS", "/boot", 'needs --environment_config \'{"command": "/PATH/boot"}\', with'),
         ("PROCESS", "[]", "--environment_type PROCESS needs"),
+        ("PROCESS", '{"command": ["boot"]}', 'got \'{"command": ["boot"]}\''),
+        ("PROCESS", '{"command": "boot", "env": "A=1"}', "--environment_type PROCESS needs"),
+        ("PROCESS", '{"command": "boot", "env": {"A": 1}}', '"env": {"NAME": "TEXT"} if you like'),
         ("EXTERNAL", "worker", "--environment_type EXTERNAL needs --environment_config HOST:PORT"),
     ],
 )

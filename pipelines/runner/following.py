@@ -128,6 +128,8 @@ def _failure(job: Job, state: str, options: PipelineOptions, title: str) -> Exce
     error = ""
     with contextlib.suppress(Exception):  # the service gives no reason, or is gone
         error = job.error() if state == "FAILED" else ""
+    if "flink.runtime.client.JobCancellationException" in error:  # Beam's job server takes it for a failure
+        state, error = "CANCELLED", ""
     if error:
         failure = readable(RuntimeError(error), title)
         return type(failure)(f"{failure}{see(job)}")

@@ -98,8 +98,10 @@ def test_a_job_that_failed_is_said_to_have_failed(tmp_path):
     with pytest.raises(InputError, match="the segment job failed: OSError: disk"):
         follow(job, beam_options(LOOPBACK), "segment", str(tmp_path))
     assert job.released
-    with pytest.raises(InputError, match="the portablerunner job ended in state CANCELLED; its own log has the cause"):
-        follow(Drawn("CANCELLED"), beam_options(LOOPBACK), "segment", str(tmp_path))
+    java = "org.apache.flink.runtime.client.JobCancellationException: Job was cancelled."
+    for cancelled in (Drawn("CANCELLED"), Drawn("FAILED", error=java)):
+        with pytest.raises(InputError, match="the portablerunner job ended in state CANCELLED; its own log has the"):
+            follow(cancelled, beam_options(LOOPBACK), "segment", str(tmp_path))
 
 
 def test_workers_count_beside_the_output_and_nothing_stays(tmp_path, monkeypatch, capsys):

@@ -22,6 +22,8 @@ from trainer.options import InputError
 STATUS_WORKER_DIED = 70
 SERVERS = ("PrismJobServer", "FlinkJarJobServer", "SparkJarJobServer", "apache_beam.utils.subprocess_server", "")
 """Loggers of the job servers that Beam starts; the last is the root logger, which receives some of their messages."""
+NAMED = re.compile(r"/\w|\w:\d")
+"""What names a file or an address."""
 REPORT_SECONDS = 10.0
 """Seconds within which a thread of Beam reports that a worker process has ended."""
 
@@ -37,7 +39,11 @@ def readable(error: Exception, title: str) -> InputError | storage.Unavailable:
         if isinstance(error, known) or (before and "\nTraceback (" not in text[before.end() :]):
             message = text if isinstance(error, known) else text[before.end() :]
             return known(re.sub(r"(?: \[while running '[^']*'\])?\s*\Z", "", message))
-    causes = re.findall(r"^([A-Za-z_][\w.]*): (.*?)(?: \[while running '(.*?)'\])?$", text, re.MULTILINE)
+    line = r"^(?:Caused by: )?([A-Za-z_][\w.]*): (.*?)(?: \[while running '(.*?)'\])?$"
+    causes = re.findall(line, text, re.MULTILINE)
+    if causes and causes[-1][0].startswith("java."):
+        # "No such file or directory": which one is said by the exception that this is the cause of.
+        causes += [cause for cause in causes if NAMED.search(cause[1])][-1:]
     kind, message, step = causes[-1] if causes else (type(error).__name__, text.split("\n", 1)[0], "")
     while inner := re.fullmatch(r"([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)): (.*)", message):
         kind, message = inner.groups()

@@ -212,6 +212,7 @@ class PortableJob(Job):
 
     def __post_init__(self) -> None:
         self._errors: list[str] = []
+        self._details: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -222,6 +223,8 @@ class PortableJob(Job):
                 text = message.message_response
                 if text.importance == beam_job_api_pb2.JobMessage.JOB_MESSAGE_ERROR:
                     self._errors.append(text.message_text)
+                elif text.importance == beam_job_api_pb2.JobMessage.JOB_MESSAGE_DEBUG:
+                    self._details.append(text.message_text)
 
     def state(self) -> str:
         try:
@@ -235,7 +238,9 @@ class PortableJob(Job):
     def error(self) -> str:
         self._reader.join(MESSAGES)
         if self._errors:
-            return self._errors[-1]
+            error = self._errors[-1]
+            # Of a Java exception, that is the last cause alone; the whole is sent as a detail.
+            return next((detail for detail in reversed(self._details) if error in detail), error)
         return self.twin.error() if self.twin else ""
 
     def waits(self) -> str:

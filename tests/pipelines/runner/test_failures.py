@@ -32,3 +32,14 @@ def test_what_a_worker_said_is_what_the_user_reads(text):
         assert (type(found), str(found)) == (known, "b.png: is\nno image; move it")
     said = str(readable(RuntimeError(text.replace("{error}", "OSError: [Errno 28] No space")), "prepare"))
     assert said.startswith("the prepare job failed in step 'Write shards': OSError: [Errno 28] No space (")
+
+
+def test_a_cause_in_java_that_names_nothing_is_told_by_the_exception_that_names_it():
+    text = """java.lang.RuntimeException: The Runner experienced the following error
+\tat org.apache.flink.Task.run(Task.java:562)
+Caused by: java.io.IOException: Cannot run program "/opt/boot": error=2, No such file or directory
+\tat java.base/java.lang.ProcessBuilder.start(ProcessBuilder.java:1143)
+Caused by: java.io.IOException: error=2, No such file or directory
+\t... 9 more
+"""
+    assert 'Cannot run program "/opt/boot": error=2, No such file' in str(readable(RuntimeError(text), "prepare"))

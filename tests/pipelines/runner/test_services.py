@@ -40,6 +40,7 @@ class JobServer(beam_job_api_pb2_grpc.JobServiceServicer):
 
     def GetMessageStream(self, request, context):
         for importance, text in (
+            (api.JobMessage.JOB_MESSAGE_DEBUG, "the exception\nCaused by: the cause"),
             (api.JobMessage.JOB_MESSAGE_ERROR, "the cause"),
             (api.JobMessage.JOB_MESSAGE_BASIC, "x"),
         ):
@@ -72,7 +73,8 @@ def test_a_job_behind_a_job_server_is_found_asked_and_ended(job_server):
     (job,) = services.active(options)
     assert (job.id, job.name, job.state(), services.can_find(options)) == ("1", "mine", "RUNNING", True)
     job.cancel()
-    assert (job.state(), job.error(), list(services.active(options))) == ("FAILED", "the cause", [])
+    assert (job.state(), list(services.active(options))) == ("FAILED", [])
+    assert job.error() == "the exception\nCaused by: the cause"
 
 
 def test_a_job_server_that_is_not_there_is_named(monkeypatch):

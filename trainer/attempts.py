@@ -44,8 +44,10 @@ PASSING = _numbers(
     *("ENETUNREACH", "ENONET", "ENOTCONN", "EPIPE", "EREMOTEIO", "ESHUTDOWN", "ETIMEDOUT"),
 )
 """Errors of the machine, the disk or the network that may be temporary."""
-FULL = _numbers("ENOSPC", "EDQUOT", "EROFS")
+FULL = _numbers("ENOSPC", "EDQUOT", "EROFS", "EFBIG")
 """Errors on writing that are permanent and not the file's fault."""
+CURES = {errno.EROFS: "make it writable", errno.EFBIG: "allow larger files (`ulimit -f`)"}
+"""What to do about them; about the others, to make room."""
 DAMAGE = _numbers("EIO", "EREMOTEIO")
 """Those of `PASSING` that, if they persist on reading, are the file's own fault, such as a bad sector."""
 KEY_FILE = "GOOGLE_APPLICATION_CREDENTIALS"
@@ -97,9 +99,10 @@ def meaning(error: Exception, path: str, writing: bool) -> tuple[bool, Exception
         return verdict
     if not isinstance(error, OSError):
         return False, error
-    if error.errno in FULL and (writing or remote):
+    # An object that is too large to be read has EFBIG too, with its own name.
+    if error.errno in FULL and (writing or (remote and error.filename != path)):
         place = error.filename or (tempfile.gettempdir() if remote else path)
-        cure = "make it writable" if error.errno == errno.EROFS else "make room"
+        cure = CURES.get(error.errno, "make room")
         return False, Unavailable(f"{place}: {os.strerror(error.errno)}; {cure} and run the same command again")
     if error.errno in DAMAGE and not writing:
         return True, error

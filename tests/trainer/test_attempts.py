@@ -54,7 +54,8 @@ def test_what_is_wrong_with_a_file_is_an_oserror(tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "cure"), [("ENOSPC", "make room"), ("EDQUOT", "make room"), ("EROFS", "make it writable")]
+    ("name", "cure"),
+    [("ENOSPC", "make room"), ("EDQUOT", "make room"), ("EROFS", "make it writable"), ("EFBIG", "allow larger files")],
 )
 def test_a_full_disk_ends_the_run_at_once(tmp_path, monkeypatch, name, cure):
     failed = faults.of_the_system(monkeypatch, getattr(errno, name), 99)

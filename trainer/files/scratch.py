@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 
 from trainer import processes
+from trainer.attempts import FULL, meaning
 from trainer.options import InputError
 
 _NAME = re.compile(r"deeplab-\w+-(?P<space>\d+)-(?P<process>\d+-\d+)-\w+")
@@ -35,6 +36,20 @@ def folder(kind: str) -> Iterator[str]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def filled() -> Iterator[None]:
+    """Raises Unavailable, with the place of temporary files, if the disk is full that the block writes them to.
+
+    Libraries that write them do not say where, and an error without a place would be taken for one of the input.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise meaning(error, place(), writing=True)[1] from None
 
 
 def abandon() -> None:

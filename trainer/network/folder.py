@@ -42,7 +42,8 @@ def save_model(folder: str, model: keras.Model, card: ModelCard) -> None:
     bare = keras.Model(model.inputs, model.outputs, name=model.name)
     with scratch.folder("model") as temporary:
         path = os.path.join(temporary, WEIGHTS)
-        bare.save(path)
+        with scratch.filled():
+            bare.save(path)
         weights = _reproducible(path)
         # model.json first: by it the weights are recognised as written by this program.
         save_card(folder, dataclasses.replace(card, weights=hashlib.sha256(weights).hexdigest()))
@@ -103,9 +104,9 @@ def _check_archive(path: str, model: keras.Model) -> None:
 
 
 def _copy(path: str, local: str) -> str:
-    """Copies the file at `path` (local or gs://) to `local`; returns its SHA-256 as hex digits."""
+    """Copies the file at `path` (local or gs://) to `local`, a temporary file; returns its SHA-256 as hex digits."""
     digest = hashlib.sha256()
-    with storage.reader(path) as source, open(local, "wb") as target:
+    with storage.reader(path) as source, scratch.filled(), open(local, "wb") as target:
         while chunk := source.read(1 << 20):
             digest.update(chunk)
             target.write(chunk)
@@ -125,6 +126,7 @@ def load_weights(model: keras.Model, folder: str, digest: str = "") -> None:
 
     Raises:
       InputError: the file is missing or damaged, has another architecture, or another digest.
+      storage.Unavailable: storage does not answer, or there is no room for the copy.
     """
     path = storage.join(folder, WEIGHTS)
     # The file may be replaced at any time, so the digest and the weights are read from one copy.
@@ -147,7 +149,7 @@ def load_weights(model: keras.Model, folder: str, digest: str = "") -> None:
                 f"{folder} is not a model folder: {WEIGHTS} is missing; give the output of `deeplab train` or "
                 "`deeplab import-weights`"
             ) from None
-        except InputError:
+        except (InputError, storage.Unavailable):
             raise
         except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
             raise InputError(

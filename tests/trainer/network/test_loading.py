@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 from keras import layers
 
+from trainer import storage
+from trainer.files import scratch
 from trainer.formats.cards import ModelCard, weights_digest
 from trainer.formats.palettes import Palette
 from trainer.network import folder as models
@@ -53,6 +57,21 @@ def test_weights_that_are_replaced_while_they_are_loaded_do_not_matter(folder: P
     loaded = network()
     load_weights(loaded, str(folder), digest)
     np.testing.assert_array_equal(loaded.get_weights()[0], wanted.get_weights()[0])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_for_temporary_files_is_no_fault_of_the_model(number: int, folder: Path, monkeypatch) -> None:
+    def fail(*_, **__) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(models, "open", fail, raising=False)
+    monkeypatch.setattr(keras.Model, "save", fail)
+    for work in (
+        lambda: load_weights(network(), str(folder)),
+        lambda: models.save_model(str(folder), network(), CARD),
+    ):
+        with pytest.raises(storage.Unavailable, match=rf"{scratch.place()}: .*; .+ and run the same command again"):
+            work()
 
 
 def rewrite(path: Path, change) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import inspect
 import os
@@ -26,6 +27,7 @@ from types import ModuleType
 from pipelines import __version__
 from trainer import ending, leases, processes, storage
 from trainer.accounts import UnbalancedError
+from trainer.attempts import FULL, meaning
 from trainer.files import scratch
 from trainer.options import CheckedOptions, InputError, public
 from trainer.parser import overridden, parse
@@ -47,6 +49,8 @@ COMMANDS = {
     "plan": "pipelines.plan",
 }
 """Command -> package with its modules `options` (whose docstring is the help) and `command` (which runs it)."""
+
+STREAMS = ("standard output", "standard error")
 
 
 def options_of(command: str) -> ModuleType:
@@ -184,8 +188,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _said(argv: list[str]) -> int:
     with contextlib.ExitStack() as streams:
-        streams.enter_context(contextlib.redirect_stdout(PrintableStream(sys.stdout)))
-        streams.enter_context(contextlib.redirect_stderr(PrintableStream(sys.stderr)))
+        streams.enter_context(contextlib.redirect_stdout(PrintableStream(sys.stdout, STREAMS[0])))
+        streams.enter_context(contextlib.redirect_stderr(PrintableStream(sys.stderr, STREAMS[1])))
         try:
             try:
                 return _main(argv)
@@ -199,6 +203,8 @@ def _said(argv: list[str]) -> int:
                     "deeplab: stopped, because the reader of its output has gone; run the same command again to resume"
                 )
             return 141
+        except OSError as error:  # of what was still to be written
+            return _of_the_system(_title(argv), error)
 
 
 def _title(argv: list[str]) -> str:
@@ -236,9 +242,18 @@ def _main(argv: list[str]) -> int:
     except InputError as error:
         return failure(title, error, 2)
     except OSError as error:
-        place = error.filename2 or error.filename  # of a new name, that is
-        is_told = place is not None and error.strerror
-        return failure(title, f"{place}: {error.strerror}; fix that, and run it again" if is_told else error, 2)
+        return _of_the_system(title, error)
+
+
+def _of_the_system(title: str, error: OSError) -> int:
+    """Prints the message of an error that nobody has given a meaning; returns the status."""
+    place = error.filename2 or error.filename  # of a new name, that is
+    # Of temporary files, libraries do not tell where they are; an input of a name may be too large to be read.
+    if error.errno in FULL and (error.errno != errno.EFBIG or place in (None, *STREAMS)):
+        _, full = meaning(error, scratch.place(), writing=True)
+        return failure(title, full, 75)
+    is_told = place is not None and error.strerror
+    return failure(title, f"{place}: {error.strerror}; fix that, and run it again" if is_told else error, 2)
 
 
 def failure(title: str, error: object, status: int) -> int:

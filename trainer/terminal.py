@@ -40,13 +40,14 @@ class PrintableStream:
     """A stream that escapes characters which would control a terminal, or which it cannot encode.
 
     Names of files and classes may contain anything; tables and progress need the characters in `KEPT`. What is written
-    to a terminal that was closed is lost: a training then writes its checkpoint before it ends.
+    to a terminal that was closed is lost: a training then writes its checkpoint before it ends. An error on writing
+    has the `name` of the stream.
     """
 
     KEPT = "\n\r\t"
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, name: str | None = None) -> None:
+        self._stream, self._name = stream, name
         self._encoding = getattr(stream, "encoding", None) or "utf-8"
         self._is_terminal = stream.isatty()
 
@@ -66,6 +67,7 @@ class PrintableStream:
             yield
         except OSError as error:
             if not self._is_terminal or error.errno != errno.EIO:
+                error.filename = error.filename or self._name
                 raise
 
     def __getattr__(self, name: str) -> Any:

@@ -91,6 +91,35 @@ sys.exit(cli.main())
     assert (done.stderr == INTERRUPT) == is_interrupted and ("Traceback" in done.stderr) != is_interrupted
 
 
+FAILING = """
+import errno, sys
+from pipelines import cli
+def run(argv):
+    {body}
+cli.run, sys.argv = run, ["deeplab", "prepare"]
+sys.exit(cli.main())
+"""
+NO_ROOM = "No space left on device; make room and run the same command again"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ("print(1)", 75, f"standard output: {NO_ROOM}"),
+        ("print(1, flush=True)", 75, f"standard output: {NO_ROOM}"),
+        ("raise OSError(errno.ENOSPC, 'full')", 75, f"{{}}: {NO_ROOM}"),
+        ("raise OSError(errno.ENOSPC, 'full', '/a')", 75, f"/a: {NO_ROOM}"),
+        ("raise OSError(errno.EFBIG, 'it is large', '/a')", 2, "/a: it is large; fix that, and run it again"),
+    ],
+)
+def test_a_full_disk_is_told_with_its_place(body, status, said, tmp_path):
+    program = [sys.executable, "-c", FAILING.format(body=body)]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(program, cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (status, f"deeplab prepare: error: {said.format(tmp_path)}\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("moment", [".deeplab-lease.json", ".*.tmp"])
 def test_a_command_that_is_asked_to_end_says_so_and_leaves_nothing_behind(moment, number, raw, tmp_path):

@@ -183,7 +183,8 @@ def _await_arrival(options: PipelineOptions, output: str, title: str, folder: st
     deadline = time.monotonic() + left
     if left:
         where = f"for it to appear at {service(options)}"
-        say(f"{title}: an earlier run ended while it sent a job; waiting up to {left:.0f} s {where}", sys.stderr)
+        sender = "a job is being sent, or its command ended while it sent it"
+        say(f"{title}: {sender}; waiting up to {left:.0f} s {where}", sys.stderr)
     while time.monotonic() < deadline:
         time.sleep(min(ASKING, left))
         if (arrival := _at_work(options, output))[0]:

@@ -64,7 +64,7 @@ def test_a_job_that_is_listed_late_is_awaited_and_followed(tmp_path, monkeypatch
     note(tmp_path, age=5)
     assert look(tmp_path) == remote.FOLLOWED
     said = capsys.readouterr().err
-    assert "an earlier run ended while it sent a job; waiting up to 55 s for it to appear at http://h:8081\n" in said
+    assert "segment: a job is being sent, or its command ended while it sent it; waiting up to 55 s for it to" in said
     assert "following job job-7, which is already working on this" in said and service.asked > 4
 
 

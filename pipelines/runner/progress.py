@@ -133,7 +133,9 @@ def progress(
     """
     done = threading.Event()
     show = _bar if out.isatty() else _lines
-    watcher = threading.Thread(target=show, args=(_Last(count), total, unit, title, out, watch, done), daemon=True)
+    watcher = threading.Thread(
+        target=show, args=(_Last(count, total), total, unit, title, out, watch, done), daemon=True
+    )
     watcher.start()
     try:
         yield
@@ -143,14 +145,17 @@ def progress(
 
 
 class _Last:
-    """Calls a function and ignores its errors, since a service may be briefly unavailable: returns its last value."""
+    """Calls a function and ignores its errors, since a service may be briefly unavailable: returns its last value.
 
-    def __init__(self, count: Callable[[], int]) -> None:
-        self._count, self._value = count, 0
+    At most `total`, unless that is 0: an engine that has lost a machine repeats items that were already counted.
+    """
+
+    def __init__(self, count: Callable[[], int], total: int) -> None:
+        self._count, self._total, self._value = count, total, 0
 
     def __call__(self) -> int:
         with contextlib.suppress(Exception):
-            self._value = self._count()
+            self._value = min(number := self._count(), self._total or number)
         return self._value
 
 

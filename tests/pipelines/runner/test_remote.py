@@ -120,6 +120,14 @@ def test_workers_count_beside_the_output_and_nothing_stays(tmp_path, monkeypatch
         Heartbeat(str(counts)).check()
 
 
+def test_items_that_an_engine_repeats_do_not_count_beyond_the_total(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.01)
+    for total, shown in ((9, "9/9 images"), (0, "12 images")):
+        with progress.progress(lambda: 12, total, "images", "segment", sys.stderr):
+            pass
+        assert f"segment: {shown}, " in capsys.readouterr().err
+
+
 def test_workers_count_in_cloud_storage_too(bucket, monkeypatch):
     monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
     for number in (2, 3):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines import cli
@@ -15,6 +15,7 @@ from pipelines.plan.options import Options
 from pipelines.plan.sample import Study
 from pipelines.runner.cores import cores
 from pipelines.runner.flags import beam_options, is_dataflow, is_local, runner_name
+from pipelines.runner.needs import MACHINE
 from trainer import storage
 from trainer.files import scratch
 from trainer.options import CheckedOptions, InputError, as_words, non_defaults
@@ -45,9 +46,9 @@ def run(options: Options, flags: list[str]) -> int:
     rows = estimates(work, trials, here, options.cores, prices, getattr(job, "precision", ""))
     print(summary(options.job, work, trials, here))
     print(f"\n{table(rows, prices['currency'])}\n")
-    for note in notes(work, options, prices):
+    for note in (*notes(work, options, prices), *doubts(trials)):
         print(note)
-    print("\n".join(["", *commands(options.job, job, options.cores, beam, parsed)]))
+    print("\n".join(["", *commands(options.job, job, options.cores, beam, parsed, prices["dataflow"])]))
     if options.json:
         storage.write_json(options.json, to_json(work, trials, rows))
     return 0
@@ -159,21 +160,35 @@ def notes(work: Work, options: Options, prices: dict) -> list[str]:
     return [*sentences, f"Prices: {prices['source']}; --save-prices FILE and --prices FILE change them."]
 
 
-def commands(job: str, options: CheckedOptions, count: int, flags: list[str], beam: Any) -> list[str]:
+def doubts(trials: Sequence[Trial]) -> list[str]:
+    """A warning if the trials do not tell how much longer more work takes."""
+    if rate(trials, "cpu").each > 0:
+        return []
+    return [
+        "warning: the trials took no longer for more work, so these times are of the start alone; give a larger "
+        "--sample, or run it when fewer other jobs are at work here"
+    ]
+
+
+def commands(
+    job: str, options: CheckedOptions, count: int, flags: list[str], beam: Any, price: Mapping[str, Any]
+) -> list[str]:
     """The command for every kind of machine.
 
     Args:
       job, options: the job.
       count: the number of cores of a cluster.
       flags, beam: Beam's flags as given, which stand in the command for their runner; and what they were parsed into.
+      price: the machine on Dataflow, from the prices.
     """
     command = f"deeplab {shlex.join([job, *as_words(non_defaults(options))])}"
     if job == "train":
         return ["here:", f"  {command}", "on a GPU machine: the same, with paths in gs://"]
-    machines = -(-count // 4)
+    machines = -(-count // price["cores"])
     here, cluster = "", "Flink"
     flink = f"--runner FlinkRunner --flink_master HOST:PORT --parallelism {count} {WORKERS}"
     dataflow = f"--runner DataflowRunner {PLACEHOLDERS} --max_num_workers {machines}"
+    dataflow += f" --machine_type {shlex.quote(price['machine'])}" * (price["machine"] != MACHINE)
     if is_local(beam):
         here = f" {shlex.join(flags)}" if flags else ""
     elif is_dataflow(beam):

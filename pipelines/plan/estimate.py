@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -56,15 +57,25 @@ class Rate:
 
 
 def rate(trials: Sequence[Trial], quantity: str) -> Rate:
-    """The rate that fits the trials, of which there are as many as it has unknowns; none of these is below 0.
+    """The rate that fits the trials best, of which there are as many as it has unknowns; none of these is below 0.
 
     Args:
       trials: two that differ in their items; and a third one with more rounds, for a job that has rounds.
       quantity: the field of the trials: "wall", "cpu" or "written".
     """
-    rows = [[1, trial.items, trial.rounds][: len(trials)] for trial in trials]
-    solution = np.linalg.solve(np.array(rows, float), [float(getattr(trial, quantity)) for trial in trials])
-    return Rate(*(max(0.0, float(value)) for value in solution))
+    rows = np.array([[1, trial.items, trial.rounds][: len(trials)] for trial in trials], float)
+    values = np.array([getattr(trial, quantity) for trial in trials], float)
+
+    def fit(known: Sequence[int]) -> np.ndarray:
+        solution = np.zeros(len(trials))
+        solution[list(known)] = np.linalg.lstsq(rows[:, known], values)[0]
+        return solution
+
+    # Least squares without negative unknowns: the best of those that leave some out, which are few.
+    numbers = range(len(trials))
+    fits = [fit(known) for size in numbers for known in itertools.combinations(numbers, size + 1)]
+    sound = [solution for solution in fits if (solution >= 0).all()] or [np.zeros(len(trials))]
+    return Rate(*map(float, min(sound, key=lambda solution: np.square(rows @ solution - values).sum())))
 
 
 def wall_rate(trials: Sequence[Trial], here: int) -> Rate:
@@ -187,8 +198,9 @@ def _of_gpu(
     """One machine with a GPU, which runs the network at a share of the card's peak."""
     peak = price["tflops"][precision] * 1e12 * price["share_of_peak"]
     seconds = work.flops * work.items / peak
-    if work.rounds:  # validation takes the same share of the time as here
-        seconds *= 1 + wall.round * work.rounds / max(wall.each * work.items, 1e-9)
+    if work.rounds:  # validation is as much faster as the steps are, and no slower than here
+        here = wall.each * work.items
+        seconds += wall.round * work.rounds * (seconds / here if here > seconds else 1)
     total = price["start_seconds"] + work.listing + wall.start + seconds
     hours = total / 3600
     cost = price["hour"] * hours + requests

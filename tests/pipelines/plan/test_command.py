@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipelines import cli
 from pipelines.plan import command, sample, trial
-from pipelines.plan.command import commands, duration, run_trial, size
-from pipelines.plan.estimate import Trial
+from pipelines.plan.command import commands, doubts, duration, run_trial, size
+from pipelines.plan.estimate import Trial, read_prices
 from pipelines.runner.flags import beam_options, located
 from tests.drawn.dataflow import FLAGS, WORKERS
 from tests.drawn.networks import write_model
@@ -84,6 +85,9 @@ def test_the_error_of_a_trial_gets_a_line_of_its_own(monkeypatch, tmp_path: Path
     assert capsys.readouterr().out == "[1/2] prepare of 2 images\n"
 
 
+DATAFLOW = read_prices()["dataflow"]
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -102,7 +106,7 @@ def test_the_words_of_a_command_parse_back_to_its_options(words):
     command, *flags = words.split()
     places = {"train": "--records r --output o", "prepare": "--input i --output o", "segment": "--input i"}
     _, options, _ = cli.read([command, *places[command].split(), *flags])
-    _, line, *_ = commands(command, options, 64, [], beam_options([]))
+    _, line, *_ = commands(command, options, 64, [], beam_options([]), DATAFLOW)
     assert cli.read(shlex.split(line)[1:])[1] == options
 
 
@@ -116,10 +120,18 @@ FLINK += ["--environment_config=host:50000"]
 @pytest.mark.parametrize(
     "words", [["prepare"], ["segment", "--model", "gs://b/model", "--crf", "--scales", "1", "1.5"]]
 )
-def test_the_commands_of_a_plan_pass_the_checks_before_a_job_is_sent(words, flags):
+@pytest.mark.parametrize("price", [DATAFLOW, {"machine": "n2-standard-8", "cores": 8}])
+def test_the_commands_of_a_plan_pass_the_checks_before_a_job_is_sent(words, flags, price):
     _, options, _ = cli.read([*words, "--input", "gs://b/a set", "--output", "gs://b/out"])
-    lines = [line for line in commands(words[0], options, 64, flags, beam_options(flags)) if line.startswith("  ")]
+    lines = [
+        line for line in commands(words[0], options, 64, flags, beam_options(flags), price) if line.startswith("  ")
+    ]
     assert len(lines) == 3
+    if not flags:
+        machines = (
+            "--max_num_workers 8 --machine_type n2-standard-8" if price["cores"] == 8 else "--max_num_workers 16"
+        )
+        assert lines[-1].endswith(machines)
     given = {"--direct_num_workers": 0, "FlinkRunner": 1, "--runner=DataflowRunner": 2}
     for number, line in enumerate(lines):
         filled = line.replace("IMAGE", WORKERS).replace("HOST:PORT", "filled:1")
@@ -133,10 +145,16 @@ def test_the_commands_of_a_plan_pass_the_checks_before_a_job_is_sent(words, flag
             assert not {*flags} & {*rest} - {"--runner"}
 
 
+def test_trials_that_tell_nothing_of_an_item_are_doubted():
+    few, many = Trial(20, 0, 2.0, 3.0, 0, 0), Trial(100, 0, 2.0, 3.0, 0, 0)
+    assert "took no longer for more work" in doubts([few, many])[0]
+    assert doubts([few, replace(many, cpu=4.0)]) == []
+
+
 def test_a_plan_for_a_cluster_of_another_kind_keeps_its_flags():
     _, options, _ = cli.read(["prepare", "--input", "gs://b/set", "--output", "gs://b/out"])
     flags = ["--runner", "SparkRunner", "--spark_master_url", "spark://h:7077", *FLINK[-2:]]
-    title, line = commands("prepare", options, 64, flags, beam_options(flags))[2:4]
+    title, line = commands("prepare", options, 64, flags, beam_options(flags), DATAFLOW)[2:4]
     assert title == "on the cluster:" and line.endswith(shlex.join(flags))
 
 

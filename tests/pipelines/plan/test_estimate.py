@@ -50,6 +50,14 @@ def test_a_larger_trial_that_was_faster_gives_no_negative_times():
     assert rate([Trial(20, 0, 5.0, 0, 0, 0), Trial(100, 0, 4.0, 0, 0, 0)], "wall").each == 0
 
 
+def test_trials_that_contradict_each_other_give_the_rate_that_fits_best():
+    """Not the exact one with what is below 0 left out, which would take longer than any of the trials."""
+    trials = [Trial(20, 1, 16.6, 0, 0, 0), Trial(40, 1, 13.5, 0, 0, 0), Trial(20, 2, 22.7, 0, 0, 0)]
+    found = rate(trials, "wall")
+    assert found.each == 0 and found.of(20, 1) == pytest.approx(found.of(40, 1)) == pytest.approx(15.05)
+    assert found.of(20, 2) == pytest.approx(22.7)
+
+
 def test_this_machine_takes_what_the_trials_took_for_each():
     here, *_ = estimates(work(), TRIALS, 2, 64, read_prices())
     assert here.wall == pytest.approx(5 + 1 + 3600) and here.cores == 2 and here.cost is None
@@ -100,6 +108,9 @@ def test_a_gpu_computes_at_a_share_of_its_peak():
     # Validation takes as much of the steps there as here: 10 rounds of 7 s beside 1000 steps of 0.5 s.
     assert found[1].wall == pytest.approx(60 + 10 + 1000 * 1e12 / 10e12 * (1 + 70 / 500))
     assert found[1].gpu_hours == pytest.approx(found[1].wall / 3600)
+    noisy = [Trial(10, 1, 22, 0, 0, 0), Trial(50, 1, 21, 0, 0, 0), Trial(20, 2, 34, 0, 0, 0)]
+    _, gpu = estimates(training, noisy, 2, 64, prices, "mixed_bfloat16")
+    assert 60 + 100 < gpu.wall < 60 + 300, "validation takes no longer there than here, 10 rounds of some 13 s"
 
 
 def test_prices_that_were_edited_are_used(tmp_path: Path):

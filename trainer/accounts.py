@@ -30,6 +30,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def percent(share: float, decimals: int) -> str:
+    """A share from 0 to 1 in percent, which only none and all of it round to 0 and 100: "12.3", "<0.1", ">99.9"."""
+    least = 10.0**-decimals
+    if 0 < 100 * share < least:
+        return f"<{least:.{decimals}f}"
+    if 100 - least < 100 * share < 100:
+        return f">{100 - least:.{decimals}f}"
+    return f"{100 * share:.{decimals}f}"
+
+
 @dataclass(frozen=True)
 class Reject:
     """An input that could not be used.
@@ -112,9 +122,8 @@ class Accounts:
         """The message if the share rejected exceeds `max_reject_rate` (0 to 1; the status is then 1), else None."""
         if self.rate <= max_reject_rate:
             return None
-        return (
-            f"{self.rate:.1%} of the {self.unit} were rejected, more than --max-reject-rate {max_reject_rate:g} allows"
-        )
+        share = f"{self.rejected:,} of {counted(self.inputs, self.unit.removesuffix('s'))}"
+        return f"{share} rejected, more than --max-reject-rate {max_reject_rate:g} allows"
 
 
 def merged(rejects: Iterable[Reject]) -> tuple[Reject, ...]:

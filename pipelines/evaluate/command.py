@@ -27,7 +27,7 @@ from pipelines.runner.notes import Recovery, guarded
 from pipelines.runner.remote import CANCELLED, FOLLOWED, attach
 from pipelines.runner.run import run as run_job
 from trainer import leases, prefetch, storage
-from trainer.accounts import REJECTS_FILE, Accounts, write_rejects
+from trainer.accounts import REJECTS_FILE, Accounts, counted, write_rejects
 from trainer.formats.cards import ModelCard, load_card
 from trainer.formats.dataset import load_dataset
 from trainer.formats.labels import Palette
@@ -226,8 +226,8 @@ def training_images(plan: Plan, card: ModelCard | None) -> str:
     if dataset.fingerprint != card.data_fingerprint or plan.total <= images:
         return ""
     return (
-        f"warning: {plan.total} labels, but split val of {folder}, with which the model was trained, has {images} "
-        f"image{'s' * (images != 1)}: others may be of images it was trained on; give --records {folder} to keep "
+        f"warning: {counted(plan.total, 'label')}, but split val of {folder}, with which the model was trained, has "
+        f"{counted(images, 'image')}: others may be of images it was trained on; give --records {folder} to keep "
         "these out"
     )
 

@@ -116,12 +116,13 @@ class Selection:
         note = f"selection: {int(taken.sum())} of {len(paths)} files, by {self.source}"
         if repeated:
             note += f"; {repeated} of its {len(self.names)} entries name an image again"
+        images = len(self.names) - repeated
         several = [reason for reason, (_, best, _) in zip(reasons, missing, strict=True) if best]
         absent = [reason for reason, (_, best, _) in zip(reasons, missing, strict=True) if not best]
         if absent:
-            note += f"; {len(absent)} of its {len(self.names)} images have no file, such as {absent[0][0]}"
+            note += f"; {len(absent)} of its {images} images have no file, such as {absent[0][0]}"
         if several:
-            note += f"; {len(several)} of its {len(self.names)} images fit several files and are left out, such as "
+            note += f"; {len(several)} of its {images} images fit several files and are left out, such as "
             note += f"{several[0][0]}: {several[0][1]}"
         return Choice(taken, reasons, note)
 

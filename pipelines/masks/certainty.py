@@ -38,5 +38,5 @@ def of_maps(best: np.ndarray, entropy: np.ndarray, changed: np.ndarray | None = 
 
 
 def _mean(values: np.ndarray) -> float:
-    # More digits would depend on the other images in the batch.
-    return round(float(values.mean(dtype=np.float64)), DIGITS)
+    # More digits would depend on the other images in the batch. Sums of probabilities just above 1 give a -0.0.
+    return abs(round(float(values.mean(dtype=np.float64)), DIGITS))

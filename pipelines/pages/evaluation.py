@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.pages.gallery import Entry
 from pipelines.pages.page import as_difference, as_percent, as_score, data_uri, direction, template
+from trainer.accounts import percent
 from trainer.formats import images
 from trainer.formats.labels import Palette
 from trainer.terminal import printable
@@ -230,7 +231,7 @@ def _matrix_cell(share: float, right: bool, truth: str, predicted: str) -> dict[
         "strength": f"{strength:.2f}" if share >= 0.0005 else None,
         "strong": strength > (0.72 if right else 0.62),
         "text": f"{100 * share:.0f}" if share >= 0.005 else "",
-        "title": f"{100 * share:.2f} % of {truth} predicted as {predicted}",
+        "title": f"{percent(share, 2)} % of {truth} predicted as {predicted}",
     }
 
 

@@ -20,7 +20,7 @@ from pipelines.records.target import Target, check_apart
 from pipelines.records.verify import verify
 from pipelines.runner.cores import cores
 from trainer import leases, storage
-from trainer.accounts import EXAMPLES, counted
+from trainer.accounts import EXAMPLES, counted, percent
 from trainer.formats import images
 from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
 from trainer.formats.labels import Palette
@@ -267,4 +267,4 @@ def _print_classes(pixels: np.ndarray, palette: Palette, skip_absent: bool = Fal
         count = int(pixels[number])
         if count or not skip_absent:
             bar = "█" * -(-BAR_WIDTH * count // most)
-            print(f"  {number:>3} {name:<{width}}  {count:>15,}  {count / total:>6.1%}  {bar}".rstrip())
+            print(f"  {number:>3} {name:<{width}}  {count:>15,}  {percent(count / total, 1):>5}%  {bar}".rstrip())

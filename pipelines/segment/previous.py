@@ -16,7 +16,7 @@ from pipelines.segment.options import Options
 from pipelines.segment.plan import IN_FLIGHT, PLACES, PLAN_FILE, REPORT_FILE, SWEEPERS, Plan, place
 from pipelines.segment.tally import DONE, UNREAD
 from trainer import leases, prefetch, storage
-from trainer.accounts import REJECTS_FILE, Reject
+from trainer.accounts import REJECTS_FILE, Reject, counted
 from trainer.options import InputError, to_json
 from trainer.terminal import printable
 
@@ -115,9 +115,10 @@ def outdated(options: Options, written: int) -> Iterator[str]:
       written: number of images that it has segmented.
     """
     for kind, folder, _ in _not_made(options) if written else ():
+        now = counted(written, "image")
         yield (
-            f"warning: {kind} in {folder} are of an earlier run; those of the {written:,} images written now may show "
-            f"earlier contents of these: give --{kind} to make them again, or remove them"
+            f"warning: {kind} in {folder} are of an earlier run; those of the {now} written now may show earlier "
+            f"contents of these: give --{kind} to make them again, or remove them"
         )
 
 

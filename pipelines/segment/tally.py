@@ -16,7 +16,7 @@ from pipelines.runner.steps import ALL
 from pipelines.segment.plan import REPORT_FILE
 from pipelines.segment.table import Row
 from trainer import prefetch, storage
-from trainer.accounts import REJECTS_FILE, Accounts, Reject, merged, write_rejects
+from trainer.accounts import REJECTS_FILE, Accounts, Reject, merged, percent, write_rejects
 from trainer.formats.labels import Palette
 from trainer.options import InputError
 from trainer.terminal import printable
@@ -155,7 +155,7 @@ def table(report: dict[str, Any]) -> str:
     lines = [f"{'class':<{width}}  {'area %':>7}  {'images':>8}"]
     for name in present:
         lines.append(
-            f"{printable(name):<{width}}  {100 * pixels[name] / total:7.2f}  {report['class_images'][name]:8d}"
+            f"{printable(name):<{width}}  {percent(pixels[name] / total, 2):>7}  {report['class_images'][name]:8d}"
         )
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.accounts import Accounts, Reject, UnbalancedError, counted, merged, write_rejects
+from trainer.accounts import Accounts, Reject, UnbalancedError, counted, merged, percent, write_rejects
 
 
 def rejects(count: int, records: int = 1) -> tuple[Reject, ...]:
@@ -28,6 +28,12 @@ def test_a_number_has_its_noun_in_the_singular_or_the_plural():
         "1 record",
         "2 records",
         "1,200 records",
+    ]
+
+
+def test_a_share_is_rounded_to_none_or_all_only_if_it_is():
+    assert [percent(share, 1) for share in (0, 1e-9, 0.001, 0.12345, 0.999, 0.9995, 1)] == [
+        *("0.0", "<0.1", "0.1", "12.3", "99.9", ">99.9", "100.0")
     ]
 
 
@@ -63,7 +69,7 @@ def test_a_report_without_rejects_is_one_line():
 def test_the_rate_of_rejects_decides_the_status():
     accounts = Accounts("images", 200, {"written": 198}, rejects(2))
     assert accounts.excess(0.01) is None
-    assert accounts.excess(0.009) == "1.0% of the images were rejected, more than --max-reject-rate 0.009 allows"
+    assert accounts.excess(0.009) == "2 of 200 images rejected, more than --max-reject-rate 0.009 allows"
     assert Accounts("images", 0, {}).excess(0) is None
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -30,51 +29,44 @@ Couples = Sequence[tuple[int, int]]
 """The numbers of two pairs each."""
 
 
-@dataclass(frozen=True)
-class Copies:
-    """Couples of pairs with the same image, by their numbers in the plan: within a split, and across two splits."""
-
-    within: tuple[tuple[int, int], ...]
-    across: tuple[tuple[int, int], ...]
-
-    @classmethod
-    def of(cls, couples: Iterable[tuple[int, int]], plan: Plan) -> Copies:
-        couples = sorted(couples)
-        splits = [subject.split for subject in plan.subjects]
-        return cls(
-            tuple((one, other) for one, other in couples if splits[one] == splits[other]),
-            tuple((one, other) for one, other in couples if splits[one] != splits[other]),
-        )
-
-
-def exact(prints: np.ndarray) -> list[tuple[int, int]]:
-    """Couples (first, other) of pairs whose image files are identical, byte for byte."""
+def exact(prints: np.ndarray) -> list[list[int]]:
+    """Groups of the numbers of pairs whose image files are identical, byte for byte."""
     known = prints[prints["image"] != 0]
-    order = np.argsort(known["image"], kind="stable")
-    known = known[order]
-    couples, first = [], 0
-    for place in range(1, len(known)):
-        if known["image"][place] != known["image"][first]:
-            first = place
-        else:
-            couples.append((int(known["number"][first]), int(known["number"][place])))
-    return couples
+    known = known[np.argsort(known["image"], kind="stable")]
+    groups = np.split(known["number"], np.flatnonzero(np.diff(known["image"])) + 1)
+    return sorted(group.tolist() for group in groups if len(group) > 1)
 
 
-def near(prints: np.ndarray) -> list[tuple[int, int]]:
+def hashed(prints: np.ndarray) -> np.ndarray:
+    """The PRINTs with a hash: identical copies of a decoded image get its hash even if they were not decoded."""
+    known = prints[prints["is_hashed"]]
+    hashes = dict(zip(known["image"].tolist(), known["hash"].tolist(), strict=True))
+    kept = prints[np.isin(prints["image"], known["image"])].copy()
+    kept["hash"], kept["is_hashed"] = [hashes[image] for image in kept["image"].tolist()], True
+    return kept
+
+
+def near(prints: np.ndarray, splits: Sequence[str]) -> list[tuple[int, int]]:
     """Couples of pairs whose images are not identical but have hashes that differ in at most NEAR bits.
 
-    The first image stands for all with the same hash. Hashes that differ in at most NEAR of 64 bits agree in at least
-    one of NEAR + 1 bands of bits, so only hashes that share a band are compared, rather than all with all.
+    The first image of a split stands for all of that split with the same hash. Hashes that differ in at most NEAR of
+    64 bits agree in at least one of NEAR + 1 bands of bits, so only hashes that share a band are compared, rather than
+    all with all.
+
+    Args:
+      prints: PRINTs with hashes; no image file may be in two splits.
+      splits: the split of every pair.
     """
-    known = prints[prints["is_hashed"]]
-    _, first, group = np.unique(known["hash"], return_index=True, return_inverse=True)
+    keys = np.zeros(len(prints), [("hash", "<u8"), ("split", "<i8")])
+    names = sorted(set(splits))
+    keys["hash"], keys["split"] = prints["hash"], [names.index(splits[number]) for number in prints["number"]]
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     couples = {
-        (int(known["number"][first[group[place]]]), int(known["number"][place]))
-        for place in np.flatnonzero(first[group] != np.arange(len(known)))
-        if known["image"][place] != known["image"][first[group[place]]]
+        (int(prints["number"][first[group[place]]]), int(prints["number"][place]))
+        for place in np.flatnonzero(first[group] != np.arange(len(prints)))
+        if prints["image"][place] != prints["image"][first[group[place]]]
     }
-    hashes, numbers = known["hash"][first], known["number"][first]
+    hashes, numbers = prints["hash"][first], prints["number"][first]
     edges = np.linspace(0, 64, NEAR + 2).astype(int)
     for low, high in itertools.pairwise(edges):
         band = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
@@ -110,45 +102,69 @@ def of_copies(
     splits = [subject.split for subject in plan.subjects]
     same = exact(prints)
     labels = dict(zip(prints["number"].tolist(), prints["label"].tolist(), strict=True))
-    torn = [couple for couple in same if labels[couple[0]] != labels[couple[1]]][:LOOKED_AT]
-    torn = list(itertools.compress(torn, differ(torn)))
-    copies = Copies.of(same, plan)
+    torn = [(group[0], other) for group in same for other in group[1:] if labels[group[0]] != labels[other]]
+    torn = list(itertools.compress(torn[:LOOKED_AT], differ(torn[:LOOKED_AT])))
     if torn:
+        firsts = {first for first, _ in torn}
+        members = {number for group in same if group[0] in firsts for number in group}
         text = "images occur twice, byte for byte, with different labels"
-        cure = f"keep the right label of each; {LEFT_OUT}, both of them"
-        findings.append(_finding("contradictions", WRONG, torn, plan, text, cure))
-        left_out |= {number for couple in torn for number in couple}
-    if copies.across:
+        cure = f"keep the right label of each; {LEFT_OUT}, all of them"
+        findings.append(_finding("contradictions", WRONG, torn, members, plan, text, cure))
+        left_out |= members
+    if leaks := [group for group in same if len({splits[number] for number in group}) > 1]:
         text = (
             "images of one split are in another as well, byte for byte: the model would be scored on images "
             "it was trained on"
         )
-        findings.append(_finding("leaks", WRONG, copies.across, plan, text, f"{LEFT_OUT} of the training"))
-        left_out |= {_of_training(couple, splits) for couple in copies.across}
-    if copies.within:
+        couples = [_couple(group, splits) for group in leaks]
+        members = {number for group in leaks for number in group}
+        findings.append(_finding("leaks", WRONG, couples, members, plan, text, f"{LEFT_OUT} of the training"))
+        left_out |= {number for group in leaks for number in _surplus(group, splits)}
+    parts = [[number for number in group if splits[number] == split] for group in same for split in set(splits)]
+    if doubles := sorted(part for part in parts if len(part) > 1):
         text = "images occur twice in one split, byte for byte: they count double"
-        findings.append(_finding("duplicates", NOTE, copies.within, plan, text, "leave the copies out, or keep them"))
-    candidates = Copies.of(near(prints), plan)
-    if across := verified(candidates.across, likeness):
+        cure = "leave the copies out, or keep them"
+        members = {number for part in doubles for number in part}
+        couples = [(part[0], part[1]) for part in doubles]
+        findings.append(_finding("duplicates", NOTE, couples, members, plan, text, cure))
+    # Each file is now in one split only, so those that are near to each other across splits are not the same.
+    kept = hashed(prints[~np.isin(prints["number"], list(left_out))])
+    candidates = near(kept, splits)
+    is_across = [splits[one] != splits[other] for one, other in candidates]
+    if across := verified(list(itertools.compress(candidates, is_across)), likeness):
         text = (
             "images of one split are near-duplicates of another's (scaled, re-encoded or the next frame): the model "
             "would be scored on images it was trained on"
         )
-        findings.append(_finding("near-leaks", WRONG, across, plan, text, f"{LEFT_OUT} of the training"))
-        left_out |= {_of_training(couple, splits) for couple in across}
-    if within := verified(candidates.within, likeness):
+        alike = _stood_for(kept, splits)
+        members = {number for couple in across for one in couple for number in alike[one]}
+        findings.append(_finding("near-leaks", WRONG, across, members, plan, text, f"{LEFT_OUT} of the training"))
+        left_out |= {number for couple in across for one in _surplus(couple, splits) for number in alike[one]}
+    if within := verified([one for one, across in zip(candidates, is_across, strict=True) if not across], likeness):
         text = "images are nearly the same as another one of their split, as the frames of a film are"
-        findings.append(_finding("near-duplicates", NOTE, within, plan, text, "none is needed"))
+        members = {number for couple in within for number in couple}
+        findings.append(_finding("near-duplicates", NOTE, within, members, plan, text, "none is needed"))
     return findings, left_out
 
 
-def _of_training(couple: tuple[int, int], splits: Sequence[str]) -> int:
-    """The number of the pair to leave out: the one in the training split."""
-    one, other = couple
-    return other if splits[other] == "train" else one
+def _surplus(numbers: Sequence[int], splits: Sequence[str]) -> list[int]:
+    """The numbers of the same image to leave out, so that one split holds it: best test, and last the training."""
+    kept = max((splits[number] for number in numbers), key=lambda split: (split != "train", split == "test", split))
+    return [number for number in numbers if splits[number] != kept]
 
 
-def _finding(kind: str, grade: str, couples: Sequence[tuple[int, int]], plan: Plan, text: str, cure: str) -> Finding:
+def _stood_for(prints: np.ndarray, splits: Sequence[str]) -> dict[int, list[int]]:
+    """Number of a pair -> the numbers of all in its split with the same hash, see `near`."""
+    groups: dict[tuple[int, str], list[int]] = {}
+    for number, value in zip(prints["number"].tolist(), prints["hash"].tolist(), strict=True):
+        groups.setdefault((value, splits[number]), []).append(number)
+    return {number: group for group in groups.values() for number in group}
+
+
+def _finding(
+    kind: str, grade: str, couples: Couples, members: Collection[int], plan: Plan, text: str, cure: str
+) -> Finding:
+    """The finding on these members, with a few couples of them as examples."""
     subjects = plan.subjects
 
     def example(one: int, other: int) -> Example:
@@ -156,7 +172,7 @@ def _finding(kind: str, grade: str, couples: Sequence[tuple[int, int]], plan: Pl
         return Example(one, first.image, f"{first.split}, and in {second.split}: {second.image}", other)
 
     examples = tuple(example(*couple) for couple in couples[:SHOWN])
-    return Finding(kind, grade, len(couples), plan.total, "images", text, cure, examples)
+    return Finding(kind, grade, len(members), plan.total, "images", text, cure, examples)
 
 
 def of_films(prints: np.ndarray, plan: Plan, val_fraction: float, group_by: str) -> tuple[list[Finding], str]:
@@ -186,7 +202,7 @@ def of_films(prints: np.ndarray, plan: Plan, val_fraction: float, group_by: str)
         cure = f"--group-by '{regex}'" if regex else "list the splits in a manifest"
     couples = [_couple(numbers, splits) for numbers in torn.values()]
     grade = WRONG if is_hashed else NOTE
-    finding = _finding("films", grade, couples, plan, text, cure)
+    finding = _finding("films", grade, couples, (), plan, text, cure)
     return [Finding(finding.kind, grade, len(torn), len(of_film), "films", text, cure, finding.examples)], regex
 
 
@@ -196,7 +212,7 @@ def _below_split(film: str) -> str:
 
 
 def _couple(numbers: Sequence[int], splits: Sequence[str]) -> tuple[int, int]:
-    """The first two consecutive frames of a film that are in different splits."""
+    """The first two consecutive pairs, such as frames of a film, that are in different splits."""
     for one, other in itertools.pairwise(numbers):
         if splits[one] != splits[other]:
             return one, other

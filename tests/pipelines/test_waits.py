@@ -66,7 +66,7 @@ def test_evaluate_reads_labels_and_masks_ahead(remote):
 def test_doctor_reads_pairs_ahead_and_those_that_it_compares(remote):
     assert waits(remote, 0, "doctor", "gs://b/raw", "--output", "gs://b/out") <= FEW + 3 * CHUNKS
     found = {one["kind"]: one["count"] for one in storage.read_json("gs://b/out/doctor.json")["findings"]}
-    assert found["near-duplicates"] == IMAGES // 2 - 1
+    assert found["near-duplicates"] == IMAGES - 2
 
 
 def test_doctor_reads_pairs_ahead_that_it_mends_and_writes_their_labels_behind(remote):

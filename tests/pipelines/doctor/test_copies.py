@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.doctor.copies import near
+from pipelines.doctor.copies import hashed, near
 from pipelines.doctor.tally import PRINT
 from tests.drawn.encoded import saved
-from tests.drawn.ill import draw_set, examine, prepare_as_proposed, scene
+from tests.drawn.ill import Examined, draw_set, examine, prepare_as_proposed, scene
 from tests.drawn.prepared import read_records
 from tests.drawn.records import PALETTE
 
@@ -109,10 +109,101 @@ def test_near_hashes_are_those_that_a_comparison_of_all_finds():
         prints["hash"][place] = prints["hash"][place - 200] ^ np.uint64(flips)
     distance = np.bitwise_count(prints["hash"][:, None] ^ prints["hash"])
     expected = {(i, j) for i, j in zip(*np.nonzero(distance <= 4), strict=True) if i < j}
-    assert set(near(prints)) == expected and len(expected) > 30
+    assert set(near(prints, ["train"] * 300)) == expected and len(expected) > 30
 
 
 def test_a_file_and_its_copy_are_exact_but_not_near_duplicates():
     prints = np.zeros(2, PRINT)
     prints["number"], prints["image"], prints["is_hashed"], prints["hash"] = (0, 1), 7, True, 5
-    assert near(prints) == []
+    assert near(prints, ["train"] * 2) == []
+
+
+def listed(found: Examined) -> set[str]:
+    """The images of the manifest: "train/a0"."""
+    lines = (found.output / "manifest.jsonl").read_text().splitlines()
+    return {"/".join(Path(json.loads(line)["image"]).with_suffix("").parts[-2:]) for line in lines}
+
+
+def examine_twice(folder: Path, *flags: str) -> tuple[Examined, Examined]:
+    """What is found in the set, and then in the manifest that cures it."""
+    found = examine(folder / "set", folder / "out", *flags)
+    palette = str(folder / "set/palette.json")
+    return found, examine(found.output / "manifest.jsonl", folder / "again", "--palette", palette, *flags)
+
+
+def test_all_copies_of_an_image_are_counted_and_none_of_the_training_that_is_scored_is_left(tmp_path):
+    draw_set(tmp_path / "set")
+    copy(tmp_path / "set", "train/a0", "train/b0")
+    copy(tmp_path / "set", "train/a0", "train/c0")
+    copy(tmp_path / "set", "train/a0", "val/b0")
+    copy(tmp_path / "set", "train/a0", "val/c0")
+    found, again = examine_twice(tmp_path)
+    assert found.finding("leaks")["count"] == 5 and found.finding("duplicates")["count"] == 5
+    assert len(found.finding("leaks")["examples"]) == 1
+    left = {f"train/a{number}" for number in range(1, 6)}
+    assert listed(found) == left | {"val/a0", "val/a1", "val/a2", "val/b0", "val/c0"}
+    assert again.status == 0 and again.kinds == {"duplicates": "note"}
+
+
+def test_images_of_two_splits_that_are_not_trained_on_stay_in_the_test(tmp_path):
+    draw_set(tmp_path / "set", splits={"test": 3, "train": 4, "val": 3})
+    for target in ("test/b0", "val/b0", "val/c0"):
+        copy(tmp_path / "set", "train/a0", target)
+    found, again = examine_twice(tmp_path)
+    assert "test/b0" in listed(found) and not {"train/a0", "val/b0", "val/c0"} & listed(found)
+    assert again.status == 0 and not again.kinds
+
+
+def test_of_copies_with_two_labels_none_is_left(tmp_path):
+    draw_set(tmp_path / "set")
+    for name in ("b0", "c0", "d0"):
+        copy(tmp_path / "set", "train/a0", f"train/{name}")
+    for name in ("c0", "d0"):
+        shutil.copyfile(tmp_path / "set/labels/train/a1.png", tmp_path / f"set/labels/train/{name}.png")
+    found, again = examine_twice(tmp_path)
+    assert found.finding("contradictions")["count"] == 4
+    assert listed(found) == {*(f"train/a{number}" for number in range(1, 6)), "val/a0", "val/a1", "val/a2"}
+    assert again.status == 0 and not again.kinds
+
+
+def encoded_again(folder: Path, source: str, target: str, quality: int) -> None:
+    copy(folder, source, target)
+    image = Image.open(folder / f"images/{source}.png")
+    (folder / f"images/{target}.png").write_bytes(saved(image, "JPEG", quality=quality))
+
+
+def test_all_images_of_the_training_that_are_nearly_scored_are_left_out(tmp_path):
+    draw_set(tmp_path / "set")
+    copy(tmp_path / "set", "train/a0", "train/b0")
+    encoded_again(tmp_path / "set", "train/a0", "train/c0", 95)
+    encoded_again(tmp_path / "set", "train/a0", "val/b0", 90)
+    copy(tmp_path / "set", "val/b0", "val/c0")
+    found, again = examine_twice(tmp_path)
+    assert found.finding("near-leaks")["count"] == 5 and found.finding("near-duplicates")["count"] == 2
+    left = {f"train/a{number}" for number in range(1, 6)}
+    assert listed(found) == left | {"val/a0", "val/a1", "val/a2", "val/b0", "val/c0"}
+    assert again.status == 0 and again.kinds == {"duplicates": "note"}
+
+
+def test_images_beside_a_leaked_file_are_found_as_well(tmp_path):
+    draw_set(tmp_path / "set")
+    copy(tmp_path / "set", "train/a0", "val/b0")
+    encoded_again(tmp_path / "set", "train/a0", "train/c0", 95)
+    found, again = examine_twice(tmp_path)
+    assert not {"train/a0", "train/c0"} & listed(found) and "val/b0" in listed(found)
+    assert again.status == 0 and not again.kinds
+
+
+def test_copies_that_were_not_decoded_are_as_near_as_those_that_were():
+    prints = np.zeros(3, PRINT)
+    prints["number"], prints["image"], prints["hash"] = (0, 1, 2), (7, 8, 7), (5, 4, 0)
+    prints["is_hashed"] = (True, True, False)
+    assert hashed(prints).tolist() == [(0, 7, 0, 5, True, 0, 0), (1, 8, 0, 4, True, 0, 0), (2, 7, 0, 5, True, 0, 0)]
+
+
+def test_near_duplicates_are_counted_once_each(tmp_path):
+    draw_set(tmp_path / "set")
+    for number in range(1, 5):
+        encoded_again(tmp_path / "set", "train/a0", f"train/b{number}", 90 + number)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.finding("near-duplicates")["count"] == 5 and found.status == 0

@@ -14,7 +14,7 @@ from pipelines.doctor.proposals import PROPOSED, ignoring_colors, ignoring_ids, 
 from pipelines.doctor.reading import OWN, Reading
 from pipelines.doctor.tally import DOUBTS, FAULTS, MAX_COLORS, REACH, DoctorTally, Seen
 from pipelines.doctor.verdict import NOTE, REJECT, SHOWN, WRONG, Example, Finding
-from trainer.accounts import Reject
+from trainer.accounts import Reject, counted
 from trainer.formats.labels import Palette, ranges
 
 MANIFEST = "manifest.jsonl"
@@ -155,11 +155,11 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
         findings.append(_finding("masks-0-255", REJECT, seen, plan, tally.decoded, text, cure))
     if seen := tally.kinds.get("unknown-colors"):
         colors = sorted(tally.unknown_colors)
-        pixels = sum(tally.unknown_colors.values())
+        pixels = counted(tally.unknown_color_pixels, "pixel")
         more = " or more" if len(colors) >= MAX_COLORS else ""
         text = (
             f"labels hold {len(colors):,}{more} colour{'s' * (len(colors) != 1)} that the palette does not know, "
-            f"{pixels:,} pixels, as where they were smoothed (anti-aliased) or scaled like images"
+            f"{pixels}, as where they were smoothed (anti-aliased) or scaled like images"
         )
         cure = f"export them without smoothing; {MENDED}, with mixed colours ignored; {LEFT_OUT}"
         if len(colors) < MAX_ALIASES:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.doctor import depth, measures
 from pipelines.doctor.plan import ALIGNED, DECODED, Subject
-from pipelines.doctor.tally import REACH, Alignment, DoctorTally, Seen, seen_of, with_print
+from pipelines.doctor.tally import REACH, Alignment, DoctorTally, Seen, of_colors, seen_of, with_print
 from trainer import storage
 from trainer.formats import codings, images, label_images
 from trainer.formats.images import Header, ImageError
@@ -214,7 +214,7 @@ class _Look:
         packed, pixels = np.unique(pack(label.rgb), return_counts=True)
         by_count = sorted(zip(pixels.tolist(), packed.tolist(), strict=True), reverse=True)
         colors = {color: number for number, one in by_count if (color := unpack(one)) not in known}
-        return self.tally("unknown-colors", detail) + DoctorTally(decoded=1, unknown_colors=colors)
+        return self.tally("unknown-colors", detail) + DoctorTally(decoded=1) + of_colors(colors)
 
 
 def _sizes_differ(source: Header, labelled: Header) -> bool:

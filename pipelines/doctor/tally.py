@@ -73,7 +73,8 @@ class DoctorTally:
       looked, decoded: number of pairs of which the headers, and all pixels, were read.
       kinds: observations by kind, see `look`.
       pixels, labels: split -> int64 [256]: pixels of every class id, and labels that contain it.
-      unknown_ids, unknown_colors: values that the palette does not know -> pixels.
+      unknown_ids, unknown_colors: values that the palette does not know -> pixels; of colours only MAX_COLORS.
+      unknown_color_pixels: number of pixels of all unknown colours, kept or not.
       alignment: the alignment of labels on images.
       parts: arrays of PRINT.
     """
@@ -85,6 +86,7 @@ class DoctorTally:
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
     unknown_ids: Mapping[int, int] = field(default_factory=dict)
     unknown_colors: Mapping[Color, int] = field(default_factory=dict)
+    unknown_color_pixels: int = 0
     alignment: Alignment = field(default_factory=Alignment)
     parts: tuple[np.ndarray, ...] = ()
 
@@ -100,6 +102,7 @@ class DoctorTally:
             _added(self.labels, other.labels),
             _added(self.unknown_ids, other.unknown_ids),
             colors,
+            self.unknown_color_pixels + other.unknown_color_pixels,
             self.alignment + other.alignment,
             self.parts + other.parts,
         )
@@ -117,6 +120,11 @@ class DoctorTally:
 def seen_of(number: int, kind: str, detail: str) -> DoctorTally:
     """The tally of one observation on a pair."""
     return DoctorTally(kinds={kind: Seen(1, ((number, detail),))})
+
+
+def of_colors(pixels: Mapping[Color, int]) -> DoctorTally:
+    """The tally of colours that the palette does not know, and their pixels."""
+    return DoctorTally(unknown_colors=pixels, unknown_color_pixels=sum(pixels.values()))
 
 
 def with_print(one: DoctorTally, number: int, image: int = 0, label: int = 0, hash: int | None = None) -> DoctorTally:
@@ -149,6 +157,7 @@ def write(tally: DoctorTally, folder: str, digest: str) -> None:
         "labels": {split: counts.tolist() for split, counts in tally.labels.items()},
         "unknown_ids": list(tally.unknown_ids.items()),
         "unknown_colors": list(tally.unknown_colors.items()),
+        "unknown_color_pixels": tally.unknown_color_pixels,
     }
     buffer = io.BytesIO()
     text = np.frombuffer(json.dumps(rest).encode(), np.uint8)
@@ -169,6 +178,7 @@ def read(folder: str, digest: str) -> DoctorTally:
             {split: np.array(counts, np.int64) for split, counts in rest["labels"].items()},
             dict(rest["unknown_ids"]),
             {tuple(color): pixels for color, pixels in rest["unknown_colors"]},
+            rest["unknown_color_pixels"],
             Alignment(content["score"], content["votes"]),
             (content["prints"],),
         )

@@ -12,7 +12,7 @@ from pipelines.doctor import tally
 from pipelines.doctor.measures import BLENDED, between, blended_share, fit, likeness, perceptual_hash
 from pipelines.doctor.mend import encoded, mended
 from pipelines.doctor.plan import DECODED, MAX_ALIGNED, make_plan, read_chunk
-from pipelines.doctor.tally import REACH, Alignment, DoctorTally, seen_of, with_print
+from pipelines.doctor.tally import REACH, Alignment, DoctorTally, of_colors, seen_of, with_print
 from pipelines.inputs.pairs import Pair
 from pipelines.runner import handover
 from tests.drawn.encoded import saved
@@ -51,9 +51,9 @@ def some(number: int) -> DoctorTally:
         pixels={"val" if number % 3 else "train": np.arange(256) * number},
         labels={"train": np.ones(256, np.int64)},
         unknown_ids={number % 4: 10},
-        unknown_colors={(number, 1, 2): number},
         alignment=Alignment(votes * 0.5, votes),
     )
+    found += of_colors({(number, 1, 2): number})
     return with_print(found, number, image=number + 1, label=7, hash=number)
 
 
@@ -74,10 +74,12 @@ def test_tallies_add_up_to_the_same_in_any_order_and_come_back_from_their_file(t
     assert found.alignment.votes.sum() == 20 and found.alignment.score.sum() == 10
 
 
-def test_a_million_unknown_colours_stay_few():
-    parts = [DoctorTally(unknown_colors={(n, m, 0): 1 + n for m in range(256)}) for n in range(20)]
+def test_of_a_million_unknown_colours_few_are_kept_and_all_pixels_counted(tmp_path):
+    parts = [of_colors({(n, m, 0): 1 + n for m in range(256)}) for n in range(20)]
     summed = tally.total(parts)
     assert len(summed.unknown_colors) == tally.MAX_COLORS and min(summed.unknown_colors.values()) == 17
+    tally.write(summed, str(tmp_path), "colors")
+    assert tally.read(str(tmp_path), "colors").unknown_color_pixels == 256 * sum(range(1, 21))
 
 
 def test_ids_are_blended_where_steps_lead_through_others():

@@ -331,30 +331,37 @@ def offset(tally: DoctorTally) -> tuple[int, int] | None:
     if count < MIN_VOTES:
         return None
     y, x = (int(place) for place in np.unravel_index(score.argmax(), score.shape))
-    near = votes[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].sum()
     gain = (score[y, x] - score[REACH, REACH]) / count
     shift = (y - REACH, x - REACH)
-    is_clear = max(map(abs, shift)) >= 2 and near >= AGREED * count and gain >= BETTER_FIT
+    is_clear = max(map(abs, shift)) >= 2 and _agreeing(votes, shift) >= AGREED * count and gain >= BETTER_FIT
     return shift if is_clear else None
+
+
+def _agreeing(votes: np.ndarray, shift: tuple[int, int]) -> int:
+    """The number of labels that fit best when they are moved by `shift`, within a pixel."""
+    y, x = (REACH + step for step in shift)
+    return int(votes[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].sum())
 
 
 def of_alignment(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
     shift = offset(tally)
     if shift is None:
         return
-    votes = int(tally.alignment.votes.sum())
-    ways = zip(shift, (("up", "down"), ("left", "right")), strict=True)
-    moves = " and ".join(f"{abs(step)} pixels {words[step > 0]}" for step, words in ways if step)
+    votes = tally.alignment.votes
+    ways = list(zip(shift, (("up", "down"), ("left", "right")), strict=True))
+    moves = " and ".join(f"{counted(abs(step), 'pixel')} {words[step > 0]}" for step, words in ways if step)
     text = (
-        f"labels are offset from what they outline, all in the same direction: the {votes} that were compared fit "
-        f"their images best when they are moved {moves}"
+        "labels are offset from what they outline, in the same direction: they fit their images best when they are "
+        f"moved {moves}"
     )
     cure = "--mend moves all labels accordingly, and ignores the rim that this uncovers"
+    move = ", ".join(f"{abs(step)} {words[step > 0]}" for step, words in ways if step)
     examples = tuple(
-        Example(subject.number, subject.label, f"offset {shift[0]} down, {shift[1]} right")
+        Example(subject.number, subject.label, f"move {move}")
         for subject in [s for s in plan.subjects if s.effort == 2][:SHOWN]
     )
-    yield Finding("misaligned", WRONG, votes, votes, "labels", text, cure, examples)
+    count, compared = _agreeing(votes, shift), int(votes.sum())
+    yield Finding("misaligned", WRONG, count, compared, "compared labels", text, cure, examples)
 
 
 def doubtful(tally: DoctorTally) -> dict[int, str]:

@@ -32,6 +32,14 @@ def test_labels_that_are_all_moved_are_found_and_moved_back(tmp_path):
         assert (made[key][61:] == 255).all() and (made[key][:, :4] == 255).all()
 
 
+def test_only_labels_that_fit_at_the_offset_are_counted_as_offset(tmp_path):
+    shifts = {"train/a0": (0, 0)}
+    draw_set(tmp_path / "set", lambda label, key: saved(np.roll(label, shifts.get(key, SHIFT), (0, 1))))
+    finding = examine(tmp_path / "set", tmp_path / "out").finding("misaligned")
+    assert (finding["count"], finding["of"], finding["unit"]) == (8, 9, "compared labels")
+    assert {example["found"] for example in finding["examples"]} == {"move 3 up, 4 right"}
+
+
 @pytest.mark.parametrize("shift", [(0, 0), (1, 0)])
 def test_labels_offset_by_at_most_a_pixel_are_healthy(shift, tmp_path):
     draw_set(tmp_path / "set", lambda label, key: saved(np.roll(label, shift, (0, 1))))

@@ -71,7 +71,8 @@ def of_scan(rejects: Sequence[Reject], pairs: int) -> Iterator[Finding]:
             text = f"{text}: {'; '.join(f'{reason} ({count})' for reason, count in reasons)}"
             examples = tuple(Example(-1, reject.path, reject.reason) for reject in members[:SHOWN])
             cure = f"give every image a label of the same name; {LEFT_OUT}"
-            yield Finding(kind, REJECT, len(members), pairs + len(members), "files", text, cure, examples)
+            files = 2 * pairs + len(rejects)
+            yield Finding(kind, REJECT, len(members), files, "files", text, cure, examples)
 
 
 def of_files(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:

@@ -136,7 +136,8 @@ def test_images_without_labels_are_left_out_by_the_manifest(tmp_path):
     truth = draw_set(tmp_path / "set")
     (tmp_path / "set/labels/train/a1.png").unlink()
     found = examine(tmp_path / "set", tmp_path / "out")
-    assert found.kinds == {"pairing": "reject"} and found.finding("pairing")["count"] == 1
+    assert found.kinds == {"pairing": "reject"}
+    assert (found.finding("pairing")["count"], found.finding("pairing")["of"]) == (1, 2 * 8 + 1)
     assert "a1.png" in found.finding("pairing")["examples"][0]["path"]
     made = prepare_as_proposed(found, tmp_path / "records")
     assert made.keys() == truth.keys() - {"train/a1"}

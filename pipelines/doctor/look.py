@@ -201,7 +201,7 @@ class _Look:
     def _unknown(self, label: Label, detail: str) -> DoctorTally:
         """The tally of a label that the palette cannot read, with the unknown values."""
         if label.colormap is not None and codings.two_readings(label, self.palette):
-            return self.tally("two-readings", detail)
+            return self.tally("two-readings", detail) + DoctorTally(decoded=1)
         if label.codes.ndim == 2 and (label.colormap is None or self.coding == "ids"):
             values = pixels_of_ids(label.codes)
             table = id_table(self.palette)

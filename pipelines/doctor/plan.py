@@ -40,11 +40,6 @@ class Plan:
     def total(self) -> int:
         return len(self.subjects)
 
-    @property
-    def decoded(self) -> int:
-        """The number of pairs to decode."""
-        return sum(subject.effort >= DECODED for subject in self.subjects)
-
     @functools.cached_property
     def lines(self) -> tuple[bytes, ...]:
         """The contents of the plan's file: one line per chunk."""

@@ -72,7 +72,7 @@ def status(findings: Sequence[Finding]) -> int:
 
 def sentence(findings: Sequence[Finding], looked: int, decoded: int) -> str:
     """The verdict, as a sentence."""
-    seen = f"{looked:,} pairs, {'all' if decoded == looked else f'{decoded:,}'} of them decoded"
+    seen = f"{looked:,} pairs, {decoded:,} decoded"
     heads = {
         0: "healthy: `deeplab prepare` takes all of it as intended",
         1: "ill: `deeplab prepare` would reject a part of it",

@@ -41,6 +41,12 @@ def test_the_output_holds_the_report_and_the_cure_and_nothing_else(ill, capsys):
     assert "cure: --palette palette.json" in out and "verdict: dangerous" in out and "prepare it by: " in out
 
 
+def test_the_verdict_counts_the_pairs_that_were_decoded(ill):
+    (ill / "set/images/train/a0.png").write_bytes(b"nope")
+    found = examine(ill / "set", ill / "out", "--full")
+    assert "(6 pairs, 5 decoded)" in found.report["verdict"] and found.report["decoded"] == 5
+
+
 def test_json_is_all_that_is_printed_with_json(ill, capsys):
     found = examine(ill / "set", ill / "out", "--json")
     assert json.loads(capsys.readouterr().out) == found.report

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from pipelines.doctor import tally
+from pipelines.doctor.look import look
 from pipelines.doctor.measures import BLENDED, between, blended_share, fit, likeness, perceptual_hash
 from pipelines.doctor.mend import encoded, mended
-from pipelines.doctor.plan import DECODED, MAX_ALIGNED, make_plan, read_chunk
+from pipelines.doctor.plan import DECODED, MAX_ALIGNED, Subject, make_plan, read_chunk
 from pipelines.doctor.tally import REACH, Alignment, DoctorTally, of_colors, seen_of, with_print
 from pipelines.inputs.pairs import Pair
 from pipelines.runner import handover
-from tests.drawn.encoded import saved
+from tests.drawn.encoded import palette_png, saved
 from tests.drawn.ill import scene
 from tests.drawn.records import PALETTE
 from trainer.formats import codings, images
@@ -26,11 +27,11 @@ PAIRS = [Pair(f"{n:04d}", f"i/{n}", f"l/{n}", "train", 1, 1) for n in range(1001
 def test_a_sample_is_of_neighbours_and_the_same_for_a_seed():
     plan = make_plan(PAIRS, full=False, sampled=100, seed=3)
     chosen = [subject.number for subject in plan.subjects if subject.effort >= DECODED]
-    assert plan.decoded == len(chosen) == 100 and plan.total == 1001
+    assert len(chosen) == 100 and plan.total == 1001
     assert all(one + 1 == other and one % 2 == 0 for one, other in zip(chosen[::2], chosen[1::2], strict=True))
     assert plan == make_plan(PAIRS, full=False, sampled=100, seed=3) != make_plan(PAIRS, False, 100, seed=4)
-    assert make_plan(PAIRS, full=True, sampled=100, seed=3).decoded == 1001
-    assert make_plan(PAIRS[:90], full=False, sampled=100, seed=3).decoded == 90
+    for pairs, full in ((PAIRS, True), (PAIRS[:90], False)):
+        assert all(subject.effort >= DECODED for subject in make_plan(pairs, full, sampled=100, seed=3).subjects)
     aligned = [subject for subject in make_plan(PAIRS, True, 100, 0).subjects if subject.effort > DECODED]
     assert len(aligned) == MAX_ALIGNED
 
@@ -80,6 +81,13 @@ def test_of_a_million_unknown_colours_few_are_kept_and_all_pixels_counted(tmp_pa
     assert len(summed.unknown_colors) == tally.MAX_COLORS and min(summed.unknown_colors.values()) == 17
     tally.write(summed, str(tmp_path), "colors")
     assert tally.read(str(tmp_path), "colors").unknown_color_pixels == 256 * sum(range(1, 21))
+
+
+def test_a_label_that_can_be_read_in_two_ways_counts_as_decoded():
+    ids = np.where(np.arange(64) < 32, 0, 1).astype(np.uint8)[None].repeat(64, axis=0)
+    files = {"image": saved(scene(0)[0]), "label": palette_png(ids, np.array(PALETTE.colors)[[1, 0, 2]])}
+    found = look(Subject(0, "a", "image", "label", "train", DECODED), PALETTE, read=files.__getitem__)
+    assert found.seen("two-readings").count == 1 and found.decoded == 1
 
 
 def test_ids_are_blended_where_steps_lead_through_others():

@@ -307,11 +307,16 @@ def _tiny(tally: DoctorTally, plan: Plan, palette: Palette, whole: np.ndarray) -
     area = whole / np.maximum(labels, 1)
     tiny = np.flatnonzero((whole > 0) & ((whole < TINY_SHARE * total) | (area < TINY_AREA)))
     if len(tiny):
-        parts = [f"{palette.names[i]} ({100 * whole[i] / total:.3f} %, {area[i]:.0f} pixels a label)" for i in tiny]
+        facts = [(_percent(whole[i] / total), counted(round(area[i]), "pixel")) for i in tiny]
+        parts = [f"{palette.names[i]} ({share}, {size} a label)" for i, (share, size) in zip(tiny, facts, strict=True)]
         text = f"classes are tiny, and will hardly be learnt: {_named(parts)}"
         cure = "larger images (no --max-side), more of them, or a palette that joins such classes"
         examples = _with_classes(tally, plan, tiny, palette)
         yield Finding("tiny-classes", NOTE, len(tiny), palette.num_classes, "classes", text, cure, examples)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3f} %" if share >= 1e-5 else "< 0.001 %"
 
 
 def _named(names: Sequence[str]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.accounts import counted
+
 NOTE, REJECT, WRONG = "note", "reject", "wrong"
 STATUS = {NOTE: 0, REJECT: 1, WRONG: 2}
 """Severity of a finding -> the command's exit status: nothing needs to be done; `deeplab prepare` would reject
@@ -72,7 +74,7 @@ def status(findings: Sequence[Finding]) -> int:
 
 def sentence(findings: Sequence[Finding], looked: int, decoded: int) -> str:
     """The verdict, as a sentence."""
-    seen = f"{looked:,} pairs, {decoded:,} decoded"
+    seen = f"{counted(looked, 'pair')}, {decoded:,} decoded"
     heads = {
         0: "healthy: `deeplab prepare` takes all of it as intended",
         1: "ill: `deeplab prepare` would reject a part of it",

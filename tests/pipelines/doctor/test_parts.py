@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from pipelines.doctor import tally
+from pipelines.doctor.findings import of_classes
 from pipelines.doctor.look import look
 from pipelines.doctor.measures import BLENDED, between, blended_share, fit, likeness, perceptual_hash
 from pipelines.doctor.mend import encoded, mended
 from pipelines.doctor.plan import DECODED, MAX_ALIGNED, Subject, make_plan, read_chunk
 from pipelines.doctor.tally import REACH, Alignment, DoctorTally, of_colors, seen_of, with_print
+from pipelines.doctor.verdict import sentence
 from pipelines.inputs.pairs import Pair
 from pipelines.runner import handover
 from tests.drawn.encoded import palette_png, saved
@@ -88,6 +90,14 @@ def test_a_label_that_can_be_read_in_two_ways_counts_as_decoded():
     files = {"image": saved(scene(0)[0]), "label": palette_png(ids, np.array(PALETTE.colors)[[1, 0, 2]])}
     found = look(Subject(0, "a", "image", "label", "train", DECODED), PALETTE, read=files.__getitem__)
     assert found.seen("two-readings").count == 1 and found.decoded == 1
+
+
+def test_tiny_numbers_are_neither_rounded_to_none_nor_plural():
+    pixels = {"train": np.array([250_000, 1, 30] + [0] * 253)}
+    found = DoctorTally(1, 1, pixels=pixels, labels={"train": (pixels["train"] > 0).astype(np.int64)})
+    (tiny,) = of_classes(found, make_plan(PAIRS[:1], full=True, sampled=1, seed=0), PALETTE)
+    assert f"{PALETTE.names[1]} (< 0.001 %, 1 pixel a label), {PALETTE.names[2]} (0.012 %, 30 pixels" in tiny.text
+    assert "(1 pair, 1 decoded)" in sentence([tiny], 1, 1)
 
 
 def test_ids_are_blended_where_steps_lead_through_others():

@@ -220,16 +220,12 @@ def _main(argv: list[str]) -> int:
         return 0
     title = _title(argv)
     try:
-        return run(argv)
-    except (KeyboardInterrupt, SystemError) as interrupt:
-        text = str(interrupt)
-        if isinstance(interrupt, SystemError):
-            if not ending.has_come():
-                raise
-            text = ""  # C++ has called Python when the signal came, and speaks of that
+        with _interrupts_that_became_errors():
+            return run(argv)
+    except KeyboardInterrupt as interrupt:
         ending.received()
         word, status = ending.cause()
-        say(f"\n{title}: {word}; {text or ending.RESUME}")
+        say(f"\n{title}: {word}; {str(interrupt) or ending.RESUME}")
         return status
     except UnbalancedError as error:
         return failure(title, error, 1)
@@ -243,6 +239,28 @@ def _main(argv: list[str]) -> int:
         return failure(title, error, 2)
     except OSError as error:
         return _of_the_system(title, error)
+
+
+@contextlib.contextmanager
+def _interrupts_that_became_errors() -> Iterator[None]:
+    """Raises KeyboardInterrupt in place of what libraries make of it.
+
+    C++ that calls Python when the signal comes raises a SystemError of its own; and what leaves the block of a lock
+    that was just being given back, a RuntimeError: the lock is not held.
+    """
+    try:
+        yield
+    except (InputError, storage.Unavailable, UnbalancedError):
+        raise
+    except Exception as error:
+        causes, one = [], error.__context__
+        while one is not None and one not in causes:
+            causes.append(one)
+            one = one.__context__
+        is_one = isinstance(error, SystemError) or any(isinstance(cause, KeyboardInterrupt) for cause in causes)
+        if is_one and ending.has_come():
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _of_the_system(title: str, error: OSError) -> int:

@@ -71,9 +71,10 @@ def test_processes_of_a_command_whose_streams_are_closed_have_open_ones():
     assert subprocess.run(["bash", "-c", command], cwd=ROOT).returncode == 0
 
 
+@pytest.mark.parametrize("raised", ["SystemError('a function returned') from None", "RuntimeError('release lock')"])
 @pytest.mark.parametrize(("is_interrupted", "status"), [(True, 130), (False, 1)])
-def test_what_a_library_makes_of_an_interrupt_is_one(is_interrupted, status):
-    """C++ that calls Python when Ctrl-C comes raises a SystemError."""
+def test_what_a_library_makes_of_an_interrupt_is_one(is_interrupted, status, raised):
+    """C++ that calls Python when Ctrl-C comes raises a SystemError, and threading a RuntimeError in its locks."""
     program = f"""
 import signal, sys
 from pipelines import cli
@@ -81,7 +82,7 @@ def run(argv):
     try:
         signal.raise_signal(signal.SIGINT) if {is_interrupted} else int("x")
     except (KeyboardInterrupt, ValueError):
-        raise SystemError("a function returned a result with an exception set") from None
+        raise {raised}
 cli.run, sys.argv = run, ["deeplab", "prepare"]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(cli.main())
@@ -136,6 +137,6 @@ def test_a_command_that_is_asked_to_end_says_so_and_leaves_nothing_behind(moment
         time.sleep(0.01)
     process.send_signal(number)
     _, said = process.communicate()
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + number, said
     assert said.count("deeplab prepare: terminated; ") == 1 and said.endswith("run the same command again to resume\n")
     assert not list(scratch.iterdir()) and not list(output.glob(".deeplab-lease.json"))

@@ -95,7 +95,7 @@ def _take(folder: str, command: str, target: str, file: str) -> None:
     except BaseException as error:
         with _lock:
             _held.remove(lease)
-        lease.remove_folders()
+        lease.release()  # an interrupt may have come when the file was there
         if not isinstance(error, OSError):
             raise
         if str(error.filename).endswith(FILE):

@@ -115,6 +115,20 @@ def test_nothing_is_left_at_the_end_nor_where_it_was_refused(tmp_path):
     assert os.listdir(tmp_path / "there") == ["shard"]
 
 
+def test_an_interrupt_that_comes_with_the_lease_leaves_none(folder, monkeypatch):
+    exchange = storage.exchange
+
+    def interrupted(path, before, after):
+        exchange(path, before, after)
+        if before is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage, "exchange", interrupted)
+    with leases.scope(print, print), pytest.raises(KeyboardInterrupt):
+        leases.acquire(folder, "prepare")
+    assert not storage.exists(place(folder))
+
+
 def test_a_job_of_another_machine_is_refused_at_its_next_sign_of_life(folder, told):
     with leases.scope(print, print):
         leases.acquire(folder, "prepare")

@@ -85,19 +85,25 @@ def answers(port: int) -> bool:
 @contextlib.contextmanager
 def started(command: list[str], log: Path, **options: object) -> Iterator[subprocess.Popen]:
     """A process that is ended, with all that it has started, when the block ends."""
-    with open(log, "wb") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, start_new_session=True, preexec_fn=_heed_interrupts, **options
-        )
+    with open(log, "wb") as file, _heeding_interrupts():
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, **options)
     try:
         yield process
     finally:
         kill(process)
 
 
-def _heed_interrupts() -> None:
-    """Undoes what a shell does to commands in its background, whose children would ignore Ctrl-C as well."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+@contextlib.contextmanager
+def _heeding_interrupts() -> Iterator[None]:
+    """Undoes what a shell does to commands in its background, whose children would ignore Ctrl-C as well.
+
+    Not by a function that runs in the child: with gRPC in this process, it can crash there.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def kill(process: subprocess.Popen) -> None:

@@ -110,8 +110,21 @@ def test_scores_of_the_readme_are_in_the_pages_of_figures():
     assert set(re.findall(r"\b0\.\d{3}\b", README)) <= set(re.findall(r"\b0\.\d{3}\b", measured))
 
 
+def test_flags_of_the_readme_are_those_of_their_commands():
+    rows = re.search(r"## Flags worth knowing\n\n.*?\n\n", README, re.DOTALL)[0].splitlines()[4:]
+    command = ""
+    for names, flags, _ in (re.findall(r"[^|]+", row) for row in rows if row):
+        command = names.strip(" `") or command
+        text = re.search(
+            rf"^## `deeplab {command}`\n.*?(?=^## |\Z)", PAGES["docs/options.md"], re.DOTALL | re.MULTILINE
+        )
+        known = text[0] if text else PAGES["docs/options.md"] + PAGES["docs/engines.md"] + PAGES["docs/jobs.md"]
+        for flag in re.findall(r"--[\w-]+", flags):
+            assert flag in known, f"{command} {flag}"
+
+
 def test_the_readme_is_short_enough_to_be_read():
-    assert len(README.splitlines()) <= 170
+    assert len(README.splitlines()) <= 250
 
 
 def test_the_two_first_commands_are_targets_of_the_makefile():

@@ -16,6 +16,8 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 # A marker that ends or interrupts the coded pixels of a JPEG: not a stuffed byte, a fill byte or a restart.
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_MOST_CHUNKS = 100_000
+"""Of a PNG. Encoders write at least some kilobytes into each, so that so many have hundreds of megabytes."""
 _MOST_SCANS = 100
 """Of a JPEG, each of which may take the time of all its pixels in a few bytes. Encoders write about ten, and libtiff
 reads as many as this."""
@@ -115,7 +117,7 @@ def png_chunks(data: bytes) -> list[Chunk]:
     """The chunks of a PNG up to its end.
 
     Raises:
-      ImageError: their order or sizes violate the format.
+      ImageError: their order or sizes violate the format, or they are over _MOST_CHUNKS.
     """
     chunks: list[Chunk] = []
     at = len(PNG_SIGNATURE)
@@ -129,6 +131,8 @@ def png_chunks(data: bytes) -> list[Chunk]:
             )
         if not kind.isalpha() or (kind[:1].isupper() and kind not in _PNG_CRITICAL):
             raise ImageError(f"damaged PNG: unknown chunk {kind!r} at byte {at}")
+        if len(chunks) == _MOST_CHUNKS:
+            raise ImageError(f"is a PNG of over {_MOST_CHUNKS:,} chunks, which take much memory; save it again")
         chunks.append(Chunk(kind, at + 8, at + 8 + length))
         at += 12 + length
     kinds = [chunk.kind for chunk in chunks]

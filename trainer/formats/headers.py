@@ -38,6 +38,7 @@ _PNG_MODES = {
     **{(depth, colors): mode for depth in (8, 16) for colors, mode in ((2, "RGB"), (4, "LA"), (6, "RGBA"))},
 }
 _MAX_PROFILE = 1 << 20
+_PROFILE = b"Raw profile type exif\0"  # the keyword of EXIF data in a text chunk
 _JPEG_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _LOSSY_TIFF = {6: "JPEG", 7: "JPEG", 34712: "JPEG 2000", 50001: "WebP", 50002: "JPEG XL"}
 
@@ -154,22 +155,23 @@ def _png(data: bytes) -> Header:
         raise ImageError(f"damaged PNG: colour type {colors} of {depth} bits, interlace method {interlace}")
     if mode == "P" and not any(chunk.kind == b"PLTE" for chunk in chunks):
         raise ImageError("damaged PNG: palette colours without a palette")
-    orientation, frames = 1, 1
-    for kind, begin, end in chunks:
+    orientation, frames, profile = 1, 1, None
+    for chunk in chunks:
+        kind, begin, end = chunk
         if kind == b"eXIf":
             orientation = exif_orientation(data[begin:end])
-        elif kind in (b"zTXt", b"tEXt") and orientation == 1:
-            orientation = exif_orientation(_raw_profile(kind, data[begin:end]))
+        elif kind in (b"zTXt", b"tEXt") and data.startswith(_PROFILE, begin, end):
+            profile = chunk  # of several the last, as for Pillow
         elif kind == b"acTL" and end - begin == 8:
             frames = max(1, struct.unpack_from(">I", data, begin)[0])
+    if profile and orientation == 1:
+        orientation = exif_orientation(_raw_profile(profile.kind, data[profile.begin : profile.end]))
     return Header("png", width, height, mode, depth, orientation, frames, end=chunks[-1].end + 4)
 
 
 def _raw_profile(kind: bytes, text: bytes) -> bytes:
-    """The EXIF data in a text chunk, where ImageMagick put them, in hexadecimal, before PNG had eXIf; b"" if none."""
-    keyword, _, value = text.partition(b"\0")
-    if keyword != b"Raw profile type exif":
-        return b""
+    """The EXIF data in such a chunk, in hexadecimal, of ImageMagick before PNG had eXIf; b"" if damaged."""
+    value = text[len(_PROFILE) :]
     try:
         if kind == b"zTXt":
             value = zlib.decompressobj().decompress(value[1:], _MAX_PROFILE)

@@ -89,6 +89,7 @@ BOMBS = {
     "png, endless rows": lambda: png(8, 0, stream=zlib.compress(bytes(300 << 20))),
     "png, profile": lambda: png(before=[(b"iCCP", b"k\0\0" + zlib.compress(bytes(20 << 20)))]),
     "png, texts": lambda: png(before=[(b"zTXt", b"k\0\0" + zlib.compress(bytes(1 << 20)))] * 60),
+    "png, chunks": lambda: png(before=[(b"tEXt", b"")] * 1_000_000),
     "webp": wide_webp,
     "jpeg": wide_jpeg,
     "jpeg, exif": lambda: jpeg_of_tags(b"\xff\xe1", b"Exif\0\0"),

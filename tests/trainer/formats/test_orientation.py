@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
@@ -105,6 +106,13 @@ def test_no_byte_of_exif_costs_a_turned_image(byte):
     for value in (0, 1, 5, 11, 13, 27, 84, 127, 255):
         damaged = block[:byte] + bytes([value]) + block[byte + 1 :]
         assert decode_image(with_exif(jpeg, damaged)).shape in ((8, 16, 3), (16, 8, 3))
+
+
+def test_of_several_profiles_in_texts_the_last_counts_alone_as_for_pillow():
+    """Each may take as long to unpack as a megabyte."""
+    data = png_with(noise(8, 16), *((b"zTXt", raw_profile(exif_block(orientation))) for orientation in (6, 3)))
+    np.testing.assert_array_equal(decode_image(data), ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert header(data).orientation == 3
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

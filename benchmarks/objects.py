@@ -1,7 +1,8 @@
 """A small Cloud Storage in memory, for tests and measurements: with parts of objects, conditions on generations,
 a delay, and faults.
 
-python benchmarks/objects.py 9023 0.05      # STORAGE_EMULATOR_HOST=http://127.0.0.1:9023, 50 ms for every request
+    python benchmarks/objects.py 9023 0.05       # STORAGE_EMULATOR_HOST=http://127.0.0.1:9023, 50 ms for every request
+    python benchmarks/objects.py 9023 0.05 0.03  # and 3 % of them fail
 """
 
 from __future__ import annotations
@@ -255,7 +256,7 @@ def served(delay: float = 0.0, fault: Callable[[int, str, str], int | None] | No
 
 
 if __name__ == "__main__":
-    port, seconds, share = map(float, sys.argv[1:])
+    port, seconds, share = map(float, [*sys.argv[1:], "0"][:3])
     keep_memory()
     server = Objects(int(port), seconds)
     # Spread evenly: a number comes where the share of those before has grown by one.

@@ -16,23 +16,31 @@ from trainer.train.resume import Progress
 POLY_POWER = 0.9
 
 
-def _with_shares(kind: type[keras.optimizers.Optimizer], shares: Sequence[float]) -> type[keras.optimizers.Optimizer]:
+def _with_shares(
+    kind: type[keras.optimizers.Optimizer], shares: Sequence[float], decay: float
+) -> type[keras.optimizers.Optimizer]:
     """A subclass of `kind` with a learning rate per variable: its share of the common one.
 
     The rate is scaled, not the gradient: Adam divides gradients by their magnitude, so a factor would cancel out.
-    Without shares it is `kind` itself, of which Keras has a faster form under PyTorch.
 
     Args:
       shares: the share of every variable that the optimizer is built with, in order.
+      decay: the weight decay of variables that `decays`; Keras's own would be at the common rate for all of them.
     """
-    if all(share == 1 for share in shares):
-        return kind
 
     class Shared(kind):
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            super().update_step(gradient, variable, learning_rate * shares[self._get_variable_index(variable)])
+            rate = learning_rate * shares[self._get_variable_index(variable)]
+            if decay and decays(variable):
+                variable.assign(variable - variable * keras.ops.cast(decay * rate, variable.dtype))
+            super().update_step(gradient, variable, rate)
 
     return Shared
+
+
+def decays(variable: Any) -> bool:
+    """Whether weight decay is for a variable: not for biases and those of batch norms, all of them vectors."""
+    return len(variable.shape) > 1
 
 
 def is_backbone(layer: keras.Layer) -> bool:
@@ -45,16 +53,17 @@ def build_optimizer(options: Options, model: keras.Model, total_steps: int) -> k
     rate: Any = options.learning_rate
     if options.schedule == "poly":
         rate = keras.optimizers.schedules.PolynomialDecay(rate, total_steps, 0.0, POLY_POWER)
-    decay = options.weight_decay or None
+    kind, more = (
+        (keras.optimizers.Adam, {}) if options.optimizer == "adam" else (keras.optimizers.SGD, {"momentum": 0.9})
+    )
     backbone = {id(v) for layer in model.layers if is_backbone(layer) for v in layer.trainable_variables}
     shares = [options.backbone_rate if id(v) in backbone else 1.0 for v in model.trainable_variables]
-    if options.optimizer == "adam":
-        optimizer = _with_shares(keras.optimizers.Adam, shares)(rate, weight_decay=decay)
-    else:
-        optimizer = _with_shares(keras.optimizers.SGD, shares)(rate, momentum=0.9, weight_decay=decay)
-    if decay:
-        # No weight decay for biases and batch norms, all of them vectors.
-        optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if len(v.shape) < 2])
+    if any(share != 1 for share in shares):
+        return _with_shares(kind, shares, options.weight_decay)(rate, **more)
+    # Keras has a faster form of its own optimizers under PyTorch.
+    optimizer = kind(rate, weight_decay=options.weight_decay or None, **more)
+    if options.weight_decay:
+        optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if not decays(v)])
     return optimizer
 
 

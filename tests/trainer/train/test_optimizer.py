@@ -44,6 +44,17 @@ def test_with_one_rate_for_all_layers_the_optimizer_is_the_one_of_keras(kind):
     assert type(build_optimizer(options, small_network(), total_steps=1)) is expected
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+def test_weight_decay_too_is_at_the_share_of_the_rate(optimizer):
+    model = small_network()
+    model.set_weights([np.full_like(weight, 2) for weight in model.get_weights()])
+    lowered = steps(model, optimizer=optimizer, backbone_rate=0.1, weight_decay=0.25)
+    for path, change in lowered.items():
+        rate, decayed = 0.05 if "Mobilenet" in path else 0.5, 0 if path.endswith("bias") else 0.25 * 2
+        np.testing.assert_allclose(change, rate * (1 + decayed), rtol=1e-4, err_msg=path)
+    assert len(lowered) == 4
+
+
 def test_shares_belong_to_variables_also_where_layers_are_frozen():
     model = small_network()
     model.get_layer("MobilenetV2-Conv").trainable = False

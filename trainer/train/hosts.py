@@ -1,8 +1,9 @@
 """Training of one model on several hosts, under JAX: each host runs the same command, with its own `--host-id`.
 
 All execute the same program, each on its own part of every batch. Host 0 writes the output; the others write to a
-temporary folder that is then deleted. Values that control the program must be the same on all hosts: the step from
-which the training resumes, and the scores of the validation, which are those of host 0.
+temporary folder that is then deleted. Values that control the program must be the same on all hosts: options, records
+and the step from which the training resumes, which are compared, and the scores of the validation, which are those of
+host 0.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import sys
@@ -163,11 +165,24 @@ def of_first(array: np.ndarray, hosts: int) -> np.ndarray:
 
 
 def check_same(progress: Any, options: Options) -> None:
-    """Raises InputError if this host would resume from another state than host 0."""
-    here = np.array([progress.epochs, progress.step], np.int64)
-    first = of_first(here, options.hosts)
-    if (here != first).any():
+    """Raises InputError if this host would go on from another state than host 0, or train otherwise."""
+    text = json.dumps(_course(progress)).encode()
+    size = of_first(np.array([len(text)]), options.hosts)
+    first = of_first(np.resize(np.frombuffer(text, np.uint8), size), options.hosts)
+    here, there = json.loads(text), json.loads(first.tobytes())
+    names = [name for name in here if here[name] != there.get(name)]
+    if names:
+        found, expected = (", ".join(f"{name} {course.get(name)}" for name in names) for course in (here, there))
         raise InputError(
-            f"host {options.host_id} finds {here[0]} epochs and {here[1]} steps in --output, host 0 {first[0]} and "
-            f"{first[1]}; give all hosts the same folder, on gs:// or on a disk that they share"
+            f"host {options.host_id} has {found}, but host 0 has {expected}; give all hosts the same flags, "
+            "versions and records, and as --output the same folder, on gs:// or on a disk that they share"
         )
+
+
+def _course(progress: Any) -> dict[str, Any]:
+    """What determines the rest of a training, by names for messages."""
+    may_differ = {*resume.NOT_COMPARED} - {"hosts"}
+    flags = {Options.flag(name): value for name, value in progress.options.items() if name not in may_differ}
+    records = {"records": progress.data_fingerprint, "classes": progress.classes}
+    state = {"finished epochs": progress.epochs, "finished steps": progress.step}
+    return flags | records | state | {"Keras": keras.__version__}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import signal
@@ -47,6 +48,31 @@ def test_a_single_host_needs_no_connection_and_agrees_with_itself():
     with hosts.joined(OPTIONS) as joined:
         assert joined is OPTIONS
     hosts.check_same(resume.Progress({}, ""), OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"options": {"crop": 96, "hosts": 2}},
+            "host 1 has --crop 96, but host 0 has --crop 64; give all hosts",
+        ),
+        ({"options": {"crop": 64, "hosts": 4}}, "host 1 has --hosts 4, but host 0 has --hosts 2"),
+        ({"data_fingerprint": "b"}, "host 1 has records b, but host 0 has records a"),
+        ({"step": 3}, "host 1 has finished steps 3, but host 0 has finished steps 0"),
+        ({"classes": ("sky", "road")}, r"host 1 has classes \['sky', 'road'\], but host 0 has classes \[\]"),
+        ({"options": {"crop": 64, "hosts": 2, "output": "other", "host_id": 1}}, None),
+    ],
+)
+def test_a_host_that_would_train_otherwise_than_host_0_says_in_what(changes, message, monkeypatch):
+    first = resume.Progress({"crop": 64, "hosts": 2, "output": "model", "host_id": 0}, "a")
+    sent = []
+    monkeypatch.setattr(hosts, "of_first", lambda array, _: sent.append(array) or array)
+    hosts.check_same(first, TWO)
+    monkeypatch.setattr(hosts, "of_first", lambda array, _: sent.pop(0))
+    refused = pytest.raises(InputError, match=message) if message else contextlib.nullcontext()
+    with refused:
+        hosts.check_same(dataclasses.replace(first, **changes), dataclasses.replace(TWO, host_id=1))
 
 
 @pytest.mark.parametrize(

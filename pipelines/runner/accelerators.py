@@ -45,6 +45,8 @@ MACHINES: dict[str, dict[str, tuple[int, ...]]] = {
 }
 """Machine type -> the GPUs it takes, and how many of them."""
 
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+"""GPUs, in lower case and with hyphens."""
 CORES_PER_GPU = {
     **{"a2-highgpu": 12, "a2-megagpu": 6, "a2-ultragpu": 12},
     **{"a3-highgpu": 26, "a3-megagpu": 26, "a3-ultragpu": 28, "a4-highgpu": 28},
@@ -81,7 +83,7 @@ def parse(text: str) -> tuple[str, int]:
     """
     name, colon, number = text.partition(":")
     name = name.lower().replace("_", "-")
-    if not name or (colon and not (number.isascii() and number.isdigit() and int(number))):
+    if not NAME.fullmatch(name) or (colon and not (number.isascii() and number.isdigit() and int(number))):
         raise ValueError(text)
     return name, int(number or 0)
 

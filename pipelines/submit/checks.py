@@ -55,6 +55,7 @@ SERVICE_ACCOUNT = re.compile(_DOMAIN)
 """A subdomain of RFC 1123, as it calls that."""
 SELECTOR = re.compile(rf"(?:{_DOMAIN}/)?{_WORD}=(?:{_WORD})?")
 """A label of a node, as in "Labels and Selectors" there."""
+MACHINE_LABEL = re.compile(_WORD)
 
 
 def problems(options: JobOptions, job: Job, flags: list[str]) -> list[str]:
@@ -149,9 +150,11 @@ def _words(options: JobOptions) -> Iterator[str]:
             "DOMAIN/ may stand before KEY",
         ),
         "region": (REGION, "the name of a region, such as europe-west4"),
+        # Nodes of other clouds may be called anything that can be the value of a label.
+        "machine_type": (MACHINE, "a machine type of Google Cloud, such as g2-standard-8")
+        if isinstance(options, Vertex)
+        else (MACHINE_LABEL, "at most 63 letters, digits, ., _ and -, a letter or digit first and last"),
     }
-    if isinstance(options, Vertex):  # nodes of other clouds may be called anything
-        patterns["machine_type"] = MACHINE, "a machine type of Google Cloud, such as g2-standard-8"
     for field, (pattern, shape) in patterns.items():
         values = getattr(options, field, ())
         flag, shown = CheckedOptions.flag(field), _names_only if field == "env" else lambda text: text

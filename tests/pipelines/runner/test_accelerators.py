@@ -19,7 +19,9 @@ def test_both_clouds_spellings_are_read(text, expected):
     assert accelerators.parse(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", ":2", "nvidia-l4:", "nvidia-l4:two", "nvidia-l4:0", "nvidia-l4:-1"])
+@pytest.mark.parametrize(
+    "text", ["", ":2", "nvidia-l4:", "nvidia-l4:two", "nvidia-l4:0", "nvidia-l4:-1", "an l4", "l4,t4:2", "-l4"]
+)
 def test_what_is_no_accelerator_is_refused(text):
     with pytest.raises(ValueError):
         accelerators.parse(text)

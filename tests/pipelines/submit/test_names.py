@@ -39,6 +39,8 @@ def refused(flag: str, value: str, verb: str = "kubernetes") -> bool:
         ("--node-selector", "foo="),
         ("--node-selector", f"example.org/{'K' * 63}=V_1.x-{'v' * 57}"),
         ("--node-selector", f"{'a' * 253}/key=true"),
+        ("--machine-type", "Standard_NC4as_T4_v3"),
+        ("--machine-type", "p5.48xlarge"),
     ],
 )
 def test_a_name_that_kubernetes_accepts_is_taken(bucket, flag, value):
@@ -60,6 +62,9 @@ def test_a_name_that_kubernetes_accepts_is_taken(bucket, flag, value):
         ("--node-selector", "Example.org/key=v"),
         ("--node-selector", "a/b/c=v"),
         ("--node-selector", "foo"),
+        ("--machine-type", "my machine"),
+        ("--machine-type", "p5."),
+        ("--machine-type", "m" * 64),
     ],
 )
 def test_a_name_that_kubernetes_would_not_accept_is_refused(bucket, flag, value):

@@ -50,6 +50,8 @@ class Tuning:
       model_digest: SHA-256 of the model's weights.
       records_fingerprint: the fingerprint of the records.
       scales, flip: the views that the network saw of every image, see `pipelines.masks.options.Views`.
+      own_losses: class name -> change of IoU by the best parameters on all images, which chose them, of the classes
+        that clearly lose there; None in older files.
     """
 
     options: CrfOptions | None
@@ -67,10 +69,11 @@ class Tuning:
     records_fingerprint: str
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    own_losses: dict[str, float] | None = None
 
     @property
     def losers(self) -> dict[str, Gain]:
-        """The classes that clearly lose by the CRF, that is, the whole interval of their gain is below 0."""
+        """The classes that clearly lose by the CRF, cross-fitted: the whole interval of their gain is below 0."""
         gains = {name: change.gain for name, change in self.per_class.items()}
         return {name: gain for name, gain in gains.items() if gain is not None and gain.high < 0}
 
@@ -101,6 +104,7 @@ class Tuning:
             content = {**content, "images": content["pictures"]}
         if content["format"] < 4:
             content = {**content, "scales": (1.0,), "flip": False}
+        content = {"own_losses": None, **content}
         try:
             values = {field.name: content[field.name] for field in fields(cls)}
             options = values["options"]
@@ -114,6 +118,8 @@ class Tuning:
             per_class = {name: _change(values["per_class"][name], content["format"]) for name in classes}
             typed = {"options": options, "gain": _gain(values["gain"]), "per_class": per_class}
             typed |= {"scales": tuple(map(float, values["scales"])), "flip": bool(values["flip"])}
+            if values["own_losses"] is not None:
+                typed["own_losses"] = {name: float(change) for name, change in values["own_losses"].items()}
             tuning = cls(**values | typed | {name: tuple(values[name]) for name in ("grid", "rejects")})
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, InputError):

@@ -92,13 +92,20 @@ def _reason(tuning: Tuning) -> str:
 
 def _harm(tuning: Tuning) -> list[str]:
     """The classes that lose by parameters that are worth using, and what to do; empty if none clearly loses."""
-    if not (tuning.options and tuning.losers):
+    losers, own = {name: gain.value for name, gain in tuning.losers.items()}, tuning.own_losses
+    if not (tuning.options and (losers or own)):
         return []
-    losers = ", ".join(f"{name} ({gain.value:+.3f})" for name, gain in tuning.losers.items())
+    # Each fold has parameters of its own, which may harm other classes than those that all images chose.
+    is_other = own is not None and own.keys() != losers.keys()
+    same = f" By these very parameters, on the images that chose them: {_changes(own)}." if is_other else ""
     return [
-        f"Even so, these classes clearly lose IoU: {losers}. Where they matter more than the others' gain, omit "
-        "--crf; a model with more confidence in them loses less."
+        f"Even so, these classes clearly lose IoU: {_changes(losers)}.{same} Where they matter more than the others' "
+        "gain, omit --crf; a model with more confidence in them loses less."
     ]
+
+
+def _changes(classes: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} ({change:+.3f})" for name, change in classes.items()) or "none"
 
 
 def render(tuning: Tuning, palette: Palette, model: str, point: CrfOptions, entries: Sequence[Entry]) -> str:

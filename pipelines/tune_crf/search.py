@@ -230,6 +230,7 @@ def tune(
     chosen = search(before, counts, np.ones(len(keys), bool))
     is_real = gain.low > 0 and mean_iou(counts[chosen].sum(0)) > score
     ious = [[None if np.isnan(value) else float(value) for value in iou(part.sum(0))] for part in (before, after)]
+    own_losses = losses(before, counts[chosen])
     changes = map(Change, *ious, bootstrap_classes(before, after))
     return Tuning(
         options=chosen if is_real else None,
@@ -237,6 +238,7 @@ def tune(
         after=float(mean_iou(after.sum(0))),
         gain=gain,
         per_class=dict(zip(names, changes, strict=True)),
+        own_losses={names[class_id]: gain.value for class_id, gain in own_losses.items()},
         grid=tuple(_tried(point, values, names) for point, values in counts.items()),
         **about,
     )

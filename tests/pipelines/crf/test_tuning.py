@@ -71,6 +71,16 @@ def test_losers_are_the_classes_whose_interval_is_below_zero() -> None:
     assert some_tuning(per_class=changes | {"ghost": Change(None, None)}).losers == {"sure": gains["sure"]}
 
 
+def test_what_the_parameters_themselves_harm_is_stored_and_not_known_of_older_files() -> None:
+    tuning = some_tuning(own_losses={"sky": -0.25})
+    value = json.loads(json.dumps(tuning.to_json()))
+    assert Tuning.from_json(value) == tuning
+    del value["own_losses"]
+    assert Tuning.from_json(value) == some_tuning()
+    with pytest.raises(InputError, match="damaged"):
+        Tuning.from_json(value | {"own_losses": ["sky"]})
+
+
 def test_whole_numbers_in_the_file_are_the_parameters_they_stand_for() -> None:
     value = some_tuning().to_json()
     value["options"] |= {"sxy": 30, "iterations": 5.0}

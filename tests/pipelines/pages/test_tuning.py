@@ -82,6 +82,15 @@ def test_classes_that_surely_lose_are_named_with_what_to_do() -> None:
     assert lines[-1].startswith(
         r"Even so, these classes clearly lose IoU: \u202epole (-0.100). Where they matter more"
     )
+    for own, said in (
+        ({}, r"\u202epole (-0.100). By these very parameters, on the images that chose them: none. Where"),
+        (
+            {"sky": -0.02},
+            r"\u202epole (-0.100). By these very parameters, on the images that chose them: sky (-0.020). W",
+        ),
+        ({POLE: -0.12}, r"\u202epole (-0.100). Where"),
+    ):
+        assert f"lose IoU: {said}" in page.text(some_tuning(options=options, per_class=changes, own_losses=own), "x")
     palette = Palette("two", ("sky", POLE), ((1, 2, 3), (4, 50, 6)))
     html = page.render(some_tuning(options=options, per_class=changes), palette, "out/model", options, [])
     assert "Even so, these classes clearly lose IoU: " in html

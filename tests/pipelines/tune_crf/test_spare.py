@@ -57,6 +57,7 @@ def test_remaining_losers_are_reported():
     tuning, counts = tune(at_best(lambda road, pole, sign: counts_of(900, 400 + 50 * (1 - pole), 700)))
     assert weights(tuning.options) == (1, 0, 1) and tuning.options is not None
     assert list(tuning.losers) == ["pole"] and tuning.losers["pole"].high < 0
+    assert tuning.own_losses == {"pole": tuning.losers["pole"].value}, "every fold chose the same"
     assert len({weights(point) for point in counts}) == 4
 
 
@@ -87,12 +88,13 @@ def test_a_class_whose_loss_is_not_certain_keeps_its_weight():
 def test_weights_are_chosen_inside_the_cross_fitting():
     """The pole loses on the images of one fold alone, and there so much that it clearly loses on all images."""
     loses = np.where(FOLD == 2, 400.0, 2.0)
-    _, counts = tune(at_best(lambda road, pole, sign: counts_of(950, 501 - loses * pole + 1 * (FOLD != 2), 700)))
+    tuning, counts = tune(at_best(lambda road, pole, sign: counts_of(950, 501 - loses * pole + 1 * (FOLD != 2), 700)))
     assert weights(search.search(BEFORE, counts, FOLD >= 0)) != (1, 1, 1)
     assert weights(search.search(BEFORE, counts, FOLD != 2)) == (1, 1, 1)
     after = search.cross_fit(BEFORE, counts, FOLD)
     # So its gain is measured on that fold with what the others chose, which knew nothing of it.
     np.testing.assert_array_equal(after[FOLD == 2, 0, 1], 101)
+    assert list(tuning.losers) == ["pole"] and tuning.own_losses == {}, "the parameters of the file spare it"
 
 
 def test_without_losing_classes_no_class_weights_are_tried():

@@ -142,8 +142,7 @@ def notes(work: Work, options: Options, prices: dict) -> list[str]:
     kept = prices["storage"]["gib_month"] * work.written / GIB
     sentences = [
         f"In Cloud Storage: {work.reads:,} reads and {work.writes:,} writes, which the prices above include; the "
-        "output "
-        f"costs {kept:.2f} {prices['currency']} a month there.",
+        f"output costs {kept:.2f} {prices['currency']} a month there.",
         "Times elsewhere are worked out, not measured: a core there is taken to be as fast as one here.",
     ]
     if work.parts < options.cores and options.job != "train":

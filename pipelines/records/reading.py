@@ -57,9 +57,8 @@ def undisturbed(folder: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise InputError(
-            f"{error.filename or folder} is gone: another command is working on this folder; wait for it to end, "
-            "and run "
-            "this command again"
+            f"{error.filename or folder} is gone: another command is working on this folder; wait for it to end, and "
+            "run this command again"
         ) from None
 
 

@@ -171,9 +171,8 @@ def _read(folder: str, places: Sequence[Place]) -> Iterator[tuple[Place, bytes, 
             yield place, framed, decode(frame.data)
         except (CorruptRecord, ValueError):
             raise InputError(
-                f"{place.shard} in {folder} was changed in the meantime; stop other commands that write there, "
-                "and run this "
-                "command again"
+                f"{place.shard} in {folder} was changed in the meantime; stop other commands that write there, and "
+                "run this command again"
             ) from None
 
 

@@ -225,6 +225,5 @@ def check_image(flag: str, image: str) -> None:
         known = "by its name" if tagged else "if it was built from this package's Dockerfile"
         raise InputError(
             f"{flag} {image}: {known} the image has Apache Beam {theirs}, and here is {ours}; run `pip install "
-            f"apache-beam=={theirs}`, or build the image with this Beam and say so in its tag, as in "
-            f"IMAGE:beam{ours}"
+            f"apache-beam=={theirs}`, or build the image with this Beam and say so in its tag, as in IMAGE:beam{ours}"
         )

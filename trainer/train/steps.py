@@ -61,9 +61,8 @@ class Pace:
         if share < LIMIT:
             return f"the device was the limit: {share:.1%} of a step's time was spent waiting for its batch"
         return (
-            f"the input was the limit: {share:.0%} of a step's time was spent waiting for its batch; more CPU "
-            "cores, or "
-            "smaller images (`deeplab prepare --max-side`), would shorten it"
+            f"the input was the limit: {share:.0%} of a step's time was spent waiting for its batch; more CPU cores, "
+            "or smaller images (`deeplab prepare --max-side`), would shorten it"
         )
 
 

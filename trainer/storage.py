@@ -322,6 +322,12 @@ def remove(path: str) -> None:
         attempt(path, lambda: os.remove(path), writing=True)
 
 
+def discard(path: str) -> None:
+    """Deletes one file, if there is one: another process may have been faster."""
+    with contextlib.suppress(FileNotFoundError):
+        remove(path)
+
+
 def read_json(path: str) -> Any:
     """Reads the JSON file at `path`. Raises InputError, with its path, if it is missing or not JSON."""
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 from collections.abc import Collection, Sequence
@@ -104,8 +103,7 @@ def make_ready(area: Area, plan: Plan, todo: Todo) -> list[Spec]:
 
 def _remove(area: Area, name: str) -> None:
     if name in area.files:
-        with contextlib.suppress(FileNotFoundError):
-            storage.remove(area.files[name].path)
+        storage.discard(area.files[name].path)
 
 
 def collect(area: Area, plan: Plan, plans: Collection[str]) -> Contents:

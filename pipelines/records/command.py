@@ -132,8 +132,7 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
         print(f"`{command}` deletes the shards that have faults; the same `deeplab prepare` then writes them again")
     elif shards:
         for name in shards:
-            with contextlib.suppress(FileNotFoundError):
-                storage.remove(storage.join(options.records, name))
+            storage.discard(storage.join(options.records, name))
         print(f"deleted: {', '.join(shards)}; run the same `deeplab prepare` again to write them")
     return 1
 

@@ -222,8 +222,7 @@ def finish(folder: str) -> Dataset:
     old, new = ({shard.name: shard for shard in dataset.shards} for dataset in (load_dataset(folder), after))
     for name in _to_change(work, old):
         if name not in new:
-            with contextlib.suppress(FileNotFoundError):
-                storage.remove(storage.join(folder, name))
+            storage.discard(storage.join(folder, name))
         elif not _is_done(folder, new[name]):
             _rewrite(folder, old[name], new[name], after)
     rejects = storage.read(storage.join(work, REJECTS_FILE))
@@ -235,8 +234,7 @@ def finish(folder: str) -> Dataset:
     written = {*new, DATASET_FILE, REJECTS_FILE, *(f"{FOLDER}/{name}" for name in NAMES)}
     for file in storage.files(folder, within=(FOLDER,)):
         if storage.unfinished(file.relative) in written:  # of killed runs
-            with contextlib.suppress(FileNotFoundError):
-                storage.remove(file.path)
+            storage.discard(file.path)
     return after
 
 
@@ -271,8 +269,7 @@ def _forget(folder: str) -> None:
     """Removes the recorded plan: first the file that makes it count as begun, last the one that identifies it."""
     work = storage.join(folder, FOLDER)
     for name in NAMES:
-        with contextlib.suppress(FileNotFoundError):
-            storage.remove(storage.join(work, name))
+        storage.discard(storage.join(work, name))
     if not storage.is_remote(work):
         with contextlib.suppress(OSError):  # it holds other files too
             os.rmdir(work)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import io
@@ -197,5 +196,4 @@ def _sweep(folder: str, names: Collection[str]) -> None:
     ours = {*names, DATASET_FILE, REJECTS_FILE, STARTED}
     for file in storage.files(folder, within=()):
         if file.relative == STARTED or storage.unfinished(file.relative) in ours:
-            with contextlib.suppress(FileNotFoundError):  # another run of this command may have been faster
-                storage.remove(file.path)
+            storage.discard(file.path)

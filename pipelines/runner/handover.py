@@ -90,8 +90,7 @@ def tidy(folder: str, names: Collection[str]) -> None:
     for file in storage.glob(storage.join(folder, ".*")):
         whole = storage.unfinished(file.relative)
         if whole in names or _is_handover(whole or file.relative):
-            with contextlib.suppress(FileNotFoundError):
-                storage.remove(file.path)
+            storage.discard(file.path)
     in_flight(folder).clear()
     progress.forget(folder)
 
@@ -131,5 +130,4 @@ def _read(path: str) -> bytes:
 def remove(folder: str, digest: str) -> None:
     """Removes the plan with that digest and its tally."""
     for path in (plan_path(folder, digest), tally_path(folder, digest)):
-        if storage.exists(path):
-            storage.remove(path)
+        storage.discard(path)

@@ -76,8 +76,7 @@ class InFlight:
 
     def end(self, name: str) -> None:
         """Removes the note: `name` is done, or was given up for a reason other than a crash."""
-        with contextlib.suppress(FileNotFoundError):
-            storage.remove(self.path(name))
+        storage.discard(self.path(name))
 
     def names(self) -> frozenset[str]:
         """The names of all chunks with a note."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable
@@ -122,8 +121,7 @@ def sweep(options: Options) -> None:
     names = {os.path.basename(output(options, suffix)) for suffix in (".json", ".html")}
     for file in storage.glob(storage.join(os.path.dirname(output(options, ".json")) or ".", ".*")):
         if storage.unfinished(file.relative) in names:
-            with contextlib.suppress(FileNotFoundError):
-                storage.remove(file.path)
+            storage.discard(file.path)
 
 
 def holds(path: str, read: Callable[[Any], Any]) -> bool:

@@ -9,7 +9,6 @@ Everything in this module must be picklable, and importing it must not import Te
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import os
@@ -185,8 +184,7 @@ def tidy(job: TuningJob) -> None:
     for file in storage.glob(storage.join(job.work, ".*")):
         whole = storage.unfinished(file.relative)
         if whole in (NAMES_FILE, REJECTS_FILE) or whole.endswith((RESULT, FAILURE, MASK)):
-            with contextlib.suppress(FileNotFoundError):
-                storage.remove(file.path)
+            storage.discard(file.path)
     job.notes.clear()
     progress.forget(job.work)
 

@@ -66,6 +66,14 @@ def test_overwriting_changes_the_modification_mark(root):
     assert not storage.exists(path)
 
 
+def test_a_file_is_discarded_if_there_is_one(root):
+    path = storage.join(root, "a.bin")
+    storage.write(path, b"1")
+    for _ in range(2):
+        storage.discard(path)
+        assert not storage.exists(path)
+
+
 def test_a_writer_that_raises_leaves_nothing(root):
     path = storage.join(root, "sub", "a.bin")
     storage.write(storage.join(root, "other"), b"x")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pipelines.runner import handover
-from trainer import storage
 from trainer.formats.labels import Color
 
 EXAMPLES = 6
@@ -148,7 +146,7 @@ def total(parts: Iterable[DoctorTally]) -> DoctorTally:
 
 
 def write(tally: DoctorTally, folder: str, digest: str) -> None:
-    """Writes a tally beside the plan with that digest, as an .npz file without pickled objects."""
+    """Writes a tally beside the plan with that digest."""
     rest = {
         "looked": tally.looked,
         "decoded": tally.decoded,
@@ -159,26 +157,25 @@ def write(tally: DoctorTally, folder: str, digest: str) -> None:
         "unknown_colors": list(tally.unknown_colors.items()),
         "unknown_color_pixels": tally.unknown_color_pixels,
     }
-    buffer = io.BytesIO()
     text = np.frombuffer(json.dumps(rest).encode(), np.uint8)
     alignment = tally.alignment
-    np.savez(buffer, prints=tally.prints, score=alignment.score, votes=alignment.votes, rest=text)
-    storage.write(handover.tally_path(folder, digest), buffer.getvalue())
+    arrays = {"prints": tally.prints, "score": alignment.score, "votes": alignment.votes}
+    handover.write_tally(folder, digest, **arrays, rest=text)
 
 
 def read(folder: str, digest: str) -> DoctorTally:
     """The inverse of `write`. Raises InputError if it cannot be read."""
-    with np.load(io.BytesIO(handover.read_tally(folder, digest)), allow_pickle=False) as content:
-        rest = json.loads(content["rest"].tobytes())
-        return DoctorTally(
-            rest["looked"],
-            rest["decoded"],
-            {kind: Seen(count, tuple(map(tuple, examples))) for kind, (count, examples) in rest["kinds"].items()},
-            {split: np.array(counts, np.int64) for split, counts in rest["pixels"].items()},
-            {split: np.array(counts, np.int64) for split, counts in rest["labels"].items()},
-            dict(rest["unknown_ids"]),
-            {tuple(color): pixels for color, pixels in rest["unknown_colors"]},
-            rest["unknown_color_pixels"],
-            Alignment(content["score"], content["votes"]),
-            (content["prints"],),
-        )
+    content = handover.read_tally(folder, digest)
+    rest = json.loads(content["rest"].tobytes())
+    return DoctorTally(
+        rest["looked"],
+        rest["decoded"],
+        {kind: Seen(count, tuple(map(tuple, examples))) for kind, (count, examples) in rest["kinds"].items()},
+        {split: np.array(counts, np.int64) for split, counts in rest["pixels"].items()},
+        {split: np.array(counts, np.int64) for split, counts in rest["labels"].items()},
+        dict(rest["unknown_ids"]),
+        {tuple(color): pixels for color, pixels in rest["unknown_colors"]},
+        rest["unknown_color_pixels"],
+        Alignment(content["score"], content["votes"]),
+        (content["prints"],),
+    )

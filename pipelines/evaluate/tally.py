@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 from pipelines.evaluate.plan import Plan
 from pipelines.runner import handover
 from pipelines.scores.trimap import BANDS
-from trainer import metrics, storage
+from trainer import metrics
 from trainer.accounts import Accounts, Reject, merged
 
 
@@ -60,24 +59,22 @@ class EvaluationTally:
 
 
 def write(tally: EvaluationTally, folder: str, digest: str) -> None:
-    """Writes a tally beside the plan with that digest, as an .npz file without pickled objects."""
+    """Writes a tally beside the plan with that digest."""
     rejects = json.dumps([reject.to_json() for reject in tally.rejects]).encode()
-    buffer = io.BytesIO()
     arrays = {"confusion": tally.confusion, "numbers": tally.numbers, "mious": tally.mious}
-    np.savez(buffer, **arrays, rejects=np.frombuffer(rejects, np.uint8))
-    storage.write(handover.tally_path(folder, digest), buffer.getvalue())
+    handover.write_tally(folder, digest, **arrays, rejects=np.frombuffer(rejects, np.uint8))
 
 
 def read(folder: str, digest: str) -> EvaluationTally:
     """The inverse of `write`; labels are sorted by number. Raises InputError if it cannot be read."""
-    with np.load(io.BytesIO(handover.read_tally(folder, digest)), allow_pickle=False) as content:
-        order = np.argsort(content["numbers"])
-        rejects = json.loads(content["rejects"].tobytes())
-        return EvaluationTally(
-            content["confusion"],
-            ((content["numbers"][order], content["mious"][order]),),
-            tuple(Reject(**reject) for reject in rejects),
-        )
+    content = handover.read_tally(folder, digest)
+    order = np.argsort(content["numbers"])
+    rejects = json.loads(content["rejects"].tobytes())
+    return EvaluationTally(
+        content["confusion"],
+        ((content["numbers"][order], content["mious"][order]),),
+        tuple(Reject(**reject) for reject in rejects),
+    )
 
 
 def accounts(plan: Plan, tally: EvaluationTally) -> Accounts:

@@ -18,6 +18,7 @@ from pipelines.prepare.plan import Plan, ShardPlan, plan_for, shards_to_write
 from pipelines.prepare.workarea import Area, survey
 from pipelines.runner import partners
 from pipelines.runner.flags import JobOptions, beam_options, check_paths, located, threads_per_process
+from pipelines.runner.handover import LABELS
 from pipelines.runner.notes import guarded
 from pipelines.runner.remote import CANCELLED, FOLLOWED, attach
 from pipelines.runner.run import run as run_job
@@ -96,7 +97,7 @@ def recognise_labels(raw: RawSet, options: Options) -> tuple[Palette, str, tuple
     """
     is_new = not (storage.is_remote(options.output) or storage.is_dir(options.output))
     try:
-        with workarea.notes(options.output).watch(workarea.LABELS) as recovery:
+        with workarea.notes(options.output).watch(LABELS) as recovery:
             read = guarded(read_label, recovery)
             palette, why_palette, coding, why_coding = recognise(raw, options.palette, options.label_coding, read)
     finally:

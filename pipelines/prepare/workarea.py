@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from typing import NamedTuple
 import google_crc32c
 
 from pipelines.entries.record import Entry
+from pipelines.runner.handover import LABELS, content_digest
 from pipelines.runner.notes import SUFFIX, InFlight
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Reject
@@ -31,8 +31,6 @@ from trainer.options import InputError
 FOLDER = "shards"
 REQUESTS = 16
 """The number of small files that are read or written concurrently."""
-LABELS = "labels"
-"""The name of the note on the sample of labels, which is read before the job."""
 
 # Version 0.2 named plans without a digest.
 _PLAN = re.compile(rf"plan-(?:[0-9a-f]{{16}}-)?(?P<shard>{SHARD_PATTERN.pattern})\.jsonl")
@@ -167,7 +165,7 @@ def write_plan(folder: str, shard: str, entries: Iterable[Entry]) -> str:
     """Writes the plan of a shard, for its worker to read; returns the plan's digest."""
     # json.dumps escapes everything but ASCII, so no character in a name can end a line.
     data = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
-    digest = _digest(data)
+    digest = content_digest(data)
     storage.write(storage.join(folder, *plan_name(shard, digest).split("/")), data)
     return digest
 
@@ -179,16 +177,12 @@ def read_plan(folder: str, shard: str, digest: str) -> list[Entry]:
         data = storage.read(path)
     except FileNotFoundError:
         data = b""
-    if _digest(data) != digest:
+    if content_digest(data) != digest:
         raise InputError(
             f"{path} {'was changed' if data else 'is gone'}: another `deeplab prepare` is working on this folder; "
             "wait for it to end, and run this command again"
         )
     return [Entry(*json.loads(line)) for line in data.split(b"\n")[:-1]]
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def write_sidecar(folder: str, outcome: Outcome) -> None:

@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import re
 from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
 
 from pipelines.runner import progress
 from pipelines.runner.notes import InFlight, Recovery
@@ -58,11 +61,12 @@ def chunk_size(items: int) -> int:
 
 
 def digest_of(lines: Sequence[bytes]) -> str:
-    """The digest of a plan with these lines: 16 hex digits."""
-    return _digest(b"\n".join(lines))
+    """The digest of a plan with these lines."""
+    return content_digest(b"\n".join(lines))
 
 
-def _digest(content: bytes) -> str:
+def content_digest(content: bytes) -> str:
+    """The digest of a plan, or of the part of one that a worker reads: 16 hex digits."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
@@ -110,14 +114,22 @@ def _lines(folder: str, digest: str) -> list[bytes]:
     """The lines of a plan, which is read once per process."""
     path = plan_path(folder, digest)
     content = _read(path)
-    if _digest(content) != digest:
+    if content_digest(content) != digest:
         raise InputError(f"{path} was changed while the job was running; give every run an --output of its own")
     return content.split(b"\n")
 
 
-def read_tally(folder: str, digest: str) -> bytes:
-    """The contents of the file that the job wrote to `tally_path`. Raises InputError if it cannot be read."""
-    return _read(tally_path(folder, digest))
+def write_tally(folder: str, digest: str, **arrays: np.ndarray) -> None:
+    """Writes a tally beside the plan with that digest, as an .npz file."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    storage.write(tally_path(folder, digest), buffer.getvalue())
+
+
+def read_tally(folder: str, digest: str) -> dict[str, np.ndarray]:
+    """The arrays that `write_tally` wrote. Raises InputError if the file cannot be read."""
+    with np.load(io.BytesIO(_read(tally_path(folder, digest))), allow_pickle=False) as content:
+        return dict(content)
 
 
 def _read(path: str) -> bytes:

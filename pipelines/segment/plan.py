@@ -23,6 +23,7 @@ from pipelines.inputs.rows import in_bulk
 from pipelines.inputs.selection import Selection
 from pipelines.masks.options import Views
 from pipelines.runner import progress
+from pipelines.runner.handover import content_digest
 from pipelines.runner.notes import InFlight
 from pipelines.segment import table
 from pipelines.segment.existing import ExistingFiles, blocks, check_inputs_stay
@@ -62,8 +63,13 @@ def kinds(options: Options) -> tuple[str, ...]:
 
 def place(folder: str, kind: str, name: str) -> str:
     """The path of the output file of that kind for image `name`. Raises InputError for names that leave `folder`."""
+    return storage.join(folder, *storage.safe_relative(_file(kind, name)).split("/"))
+
+
+def _file(kind: str, name: str) -> str:
+    """The path, below the output folder, of the file of that kind for image `name`."""
     below, suffix = PLACES[kind]
-    return storage.join(folder, *storage.safe_relative(f"{below}{name}{suffix}").split("/"))
+    return f"{below}{name}{suffix}"
 
 
 @dataclass(frozen=True)
@@ -205,7 +211,7 @@ def make_plan(listing: Listing, options: Options, before: int = 0) -> Plan:
         line = json.dumps([[*entry.source, entry.existing] for entry in chunk]).encode() + b"\n"
         lines.write(line)
         whole.update(line)
-        chunks.append(Chunk(offset, len(line), _digest(line)))
+        chunks.append(Chunk(offset, len(line), content_digest(line)))
         offset += len(line)
         parts.append(part(chunk))
         if len(samples) < SAMPLES:
@@ -239,12 +245,6 @@ def _entries(images: Iterable[SourceImage], existing: ExistingFiles, options: Op
         columns = [existing.signatures([_file(kind, source.name) for source in block]) for kind in wanted]
         for source, *signatures in zip(block, *columns, strict=True):
             yield Entry(source, {kind: one for kind, one in zip(wanted, signatures, strict=True) if one})
-
-
-def _file(kind: str, name: str) -> str:
-    """The path, below the output folder, of the file of that kind for image `name`."""
-    below, suffix = PLACES[kind]
-    return f"{below}{name}{suffix}"
 
 
 def _targets(
@@ -297,15 +297,11 @@ def read_chunk(folder: str, file: str, chunk: Chunk) -> list[Entry]:
         line = storage.read_part(path, chunk.offset, chunk.size)
     except FileNotFoundError:
         line = b""
-    if _digest(line) != chunk.digest:
+    if content_digest(line) != chunk.digest:
         raise InputError(
             f"{path} was changed or removed while the job was running; run the same command again to resume"
         )
     return [Entry(SourceImage(*source), existing) for *source, existing in json.loads(line)]
-
-
-def _digest(line: bytes) -> str:
-    return hashlib.sha256(line).hexdigest()[:16]
 
 
 def part(chunk: Iterable[Entry]) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from pipelines.prepare import making, workarea
 from pipelines.runner import partners
+from pipelines.runner.handover import LABELS
 from tests.drawn.places import ROOT
 from tests.drawn.prepared import prepare_here, read_records, read_rejects, shard_bytes
 from tests.pipelines.prepare.test_resilience import PLANTED
@@ -65,7 +66,7 @@ def test_a_resumed_job_has_partners_however_small(source, tmp_path, monkeypatch)
     (output / "shards/val-00000-of-00001.tfrecord.json").unlink()
     assert prepare_here(source, output, *FLAGS) == 0
     (output / "shards/val-00000-of-00001.tfrecord.json").unlink()
-    workarea.notes(str(output)).start(workarea.LABELS)  # a command that was ended before its job began
+    workarea.notes(str(output)).start(LABELS)  # a command that was ended before its job began
     assert prepare_here(source, output, *FLAGS) == 0
     assert numbers == [0, 0, 0]
     (output / "shards/val-00000-of-00001.tfrecord.json").unlink()

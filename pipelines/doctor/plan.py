@@ -11,6 +11,7 @@ import numpy as np
 
 from pipelines.inputs.pairs import Pair
 from pipelines.runner import handover
+from pipelines.runner.chunks import labels_per_chunk
 
 HEADERS, DECODED, ALIGNED = 0, 1, 2
 """Levels of examination: headers and checksums; also pixels; also the match of boundaries and edges."""
@@ -43,7 +44,7 @@ class Plan:
     @functools.cached_property
     def lines(self) -> tuple[bytes, ...]:
         """The contents of the plan's file: one line per chunk."""
-        size = handover.chunk_size(self.total)
+        size = labels_per_chunk(self.total)
         rows = [asdict(subject) for subject in self.subjects]
         # Names may contain any character; JSON in ASCII escapes line separators.
         return tuple(json.dumps(rows[first : first + size]).encode() for first in range(0, len(rows), size))

@@ -14,6 +14,7 @@ from pipelines.inputs.mask_names import RESERVED
 from pipelines.inputs.names import CITYSCAPES_LABELS, Naming, cityscapes_key, hidden, name_of, naming, normal, partners
 from pipelines.inputs.selection import Selection
 from pipelines.runner import handover
+from pipelines.runner.chunks import labels_per_chunk
 from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats import images
@@ -54,7 +55,7 @@ class Plan:
     @functools.cached_property
     def lines(self) -> tuple[bytes, ...]:
         """The contents of the plan's file: a line with the sources, and one for each chunk."""
-        size = handover.chunk_size(len(self.comparisons))
+        size = labels_per_chunk(len(self.comparisons))
         rows = [asdict(comparison) for comparison in self.comparisons]
         chunks = [{"first": first, "rows": rows[first : first + size]} for first in range(0, len(rows), size)]
         # Names may contain any character; JSON in ASCII escapes line separators.

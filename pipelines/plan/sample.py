@@ -20,13 +20,12 @@ from pipelines.inputs.pairs import Pair
 from pipelines.inputs.rawset import scan
 from pipelines.inputs.selection import load as load_selection
 from pipelines.plan.estimate import Trial, Work
+from pipelines.runner import chunks
 from trainer import startup, storage
 from trainer.formats import exports, images
 from trainer.formats.dataset import load_dataset, save_dataset, shuffle_hash
 from trainer.options import InputError, as_words, non_defaults
 
-SHARD_BYTES, SHARD_RECORDS = 128 << 20, 1000  # of `deeplab prepare` without --shards
-CHUNK, CHUNKS, LARGEST_SET, SMALL, SMALL_CHUNKS = 64, 64, 1 << 22, 16, 8  # of `deeplab segment`
 LISTED = 1000  # names in an answer of Cloud Storage to a listing
 FEW = 5
 """Ratio of the sizes of the two trials."""
@@ -166,7 +165,7 @@ def shards_of(
     for split, count in records.items():
         number = max(1, round(options.shards * count / largest))
         if not options.shards:
-            number = max(-(-count // SHARD_RECORDS), -(-sizes[split] // SHARD_BYTES))
+            number = chunks.shards(count, sizes[split])
         dealt[split] = np.zeros(min(number, count // times[split]), bool)
     for pair in pairs:
         filled = dealt[pair.split]
@@ -210,19 +209,12 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         unit="images",
         images=len(sources),
         read=round(read / len(paths) * len(sources)),
-        cut=chunks(len(sources), options.batch_size),
+        cut=-(-len(sources) // chunks.images_per_chunk(len(sources), options.batch_size)),
         reads=len(sources) + len(sources) // LISTED,
         writes=kinds * len(sources),
         listing=listing,
         network=(card.architecture, height, width, options.views.passes) if height else None,
     )
-
-
-def chunks(images: int, batch_size: int) -> int:
-    """The approximate number of chunks that `deeplab segment` cuts the images into."""
-    least = max(batch_size, min(SMALL, images // SMALL_CHUNKS))
-    size = max(min(CHUNK, max(least, -(-images // CHUNKS))), -(-images * CHUNK // LARGEST_SET))
-    return -(-images // size)
 
 
 def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence[str]) -> Study:

@@ -13,7 +13,6 @@ import functools
 import hashlib
 import itertools
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from pipelines.inputs.rawset import RawSet
 from pipelines.inputs.rows import Rows, in_bulk, ordered
 from pipelines.prepare.options import Options
 from pipelines.prepare.workarea import REQUESTS, Area, Outcome
+from pipelines.runner import chunks
 from trainer import storage
 from trainer.formats.dataset import SHARD_PATTERN, shard_name, shuffle_hash
 from trainer.formats.labels import Palette
@@ -49,12 +49,6 @@ made colours of 16 bits without a value over 255 black, and accepted more JPEGs 
 
 OF_COPIES = frozenset({"seed", *(field.name for field in dataclasses.fields(AugmentOptions))})
 """The options that affect the bytes of augmented copies only."""
-
-SHARD_BYTES = 128 * 1024 * 1024
-"""Bound on the mean size of the source files behind a shard, in bytes, unless --shards is given."""
-
-SHARD_RECORDS = 1000
-"""Bound on the mean number of records in a shard, unless --shards is given."""
 
 
 class Spec(NamedTuple):
@@ -183,8 +177,7 @@ def plan_shards(raw: RawSet, palette: Palette, options: Options, before: Mapping
         if options.shards:
             count = max(1, round(options.shards * total / largest))
         else:
-            size = sizes[split] * versions[split]
-            count = max(math.ceil(total / SHARD_RECORDS), math.ceil(size / SHARD_BYTES))
+            count = chunks.shards(total, sizes[split] * versions[split])
             earlier = (before or {}).get(split, 0)
             count = earlier if earlier <= 2 * count and count <= 2 * earlier else count
         counts[split] = min(count, images[split])

@@ -21,10 +21,6 @@ from trainer.options import InputError
 
 LABELS = "labels"
 """Name of the note on the sample of labels, which is read before the job."""
-CHUNK, CHUNKS = 64, 32
-"""The most items of a chunk, a few seconds of work, and the number of chunks from which they have so many."""
-SMALL, SMALL_CHUNKS = 16, 8
-"""A chunk costs two requests in Cloud Storage, so it has at least SMALL items if that gives SMALL_CHUNKS chunks."""
 
 
 def in_flight(folder: str) -> InFlight:
@@ -53,11 +49,6 @@ def watch_chunk(folder: str, digest: str, labels: Sequence[str]) -> Iterator[Rec
 def _is_suspicious(folder: str, digest: str) -> bool:
     """Whether a label of the sample, which is in one of the plan's chunks, has crashed a process."""
     return in_flight(folder).interrupted(LABELS)
-
-
-def chunk_size(items: int) -> int:
-    """The number of items of each chunk but the last."""
-    return max(1, min(CHUNK, max(items // CHUNKS, min(SMALL, items // SMALL_CHUNKS))))
 
 
 def digest_of(lines: Sequence[bytes]) -> str:

@@ -23,6 +23,7 @@ from pipelines.inputs.rows import in_bulk
 from pipelines.inputs.selection import Selection
 from pipelines.masks.options import Views
 from pipelines.runner import progress
+from pipelines.runner.chunks import images_per_chunk
 from pipelines.runner.handover import content_digest
 from pipelines.runner.notes import InFlight
 from pipelines.segment import table
@@ -39,11 +40,6 @@ IN_FLIGHT = "in-flight"
 PLAN_FILE = re.compile(r"images-[0-9a-f]{16}\.jsonl")
 PLACES = {"masks": ("", ".png"), "overlays": ("overlays/", ".jpg"), "confidence": ("confidence/", ".png")}
 """Folder and suffix of every kind of output file of an image."""
-CHUNK, CHUNKS, LARGEST_SET = 64, 64, 1 << 22
-"""Approximate images per chunk: enough for images of equal size to share batches, few enough to distribute and retry.
-Chunks are smaller if there would be fewer than CHUNKS of them, and larger in sets of over LARGEST_SET images."""
-SMALL, SMALL_CHUNKS = 16, 8
-"""A chunk costs seven requests in Cloud Storage, so it has at least SMALL images if that gives SMALL_CHUNKS chunks."""
 SAMPLES = 8
 """Number of existing files checked beforehand, to find out whether this program wrote the folder; each file is checked
 again before it is replaced."""
@@ -168,8 +164,7 @@ class _Paths(Collection):
 
 def chunk_size(images: int, batch_size: int, before: int = 0) -> int:
     """The approximate number of images per chunk: `before`, the size in the folder's last run, if it is similar."""
-    least = max(batch_size, min(SMALL, images // SMALL_CHUNKS))
-    size = max(min(CHUNK, max(least, -(-images // CHUNKS))), -(-images * CHUNK // LARGEST_SET))
+    size = images_per_chunk(images, batch_size)
     return before if before <= 4 * size and size <= 4 * before else size
 
 

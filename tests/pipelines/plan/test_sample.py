@@ -12,7 +12,6 @@ from pipelines.inputs.coding import detect_palette
 from pipelines.inputs.rawset import scan
 from pipelines.plan import sample
 from pipelines.prepare.plan import plan_shards
-from pipelines.segment.plan import chunk_size
 from tests.drawn.networks import write_model
 from tests.drawn.places import ROOT
 from tests.drawn.rawset import write_rawset
@@ -20,12 +19,6 @@ from tests.drawn.records import PALETTE
 from tests.drawn.segmenting import draw, save
 from tests.drawn.training import SMALL, draw_records
 from trainer.options import InputError
-
-
-@pytest.mark.parametrize("batch_size", [1, 8, 100])
-@pytest.mark.parametrize("images", [1, 63, 500, 5_000, 100_000, 10_000_000])
-def test_chunks_are_as_many_as_segment_cuts(images, batch_size):
-    assert sample.chunks(images, batch_size) == -(-images // chunk_size(images, batch_size))
 
 
 @pytest.mark.parametrize("shards", [0, 1, 7, 40, 1000])

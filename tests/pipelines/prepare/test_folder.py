@@ -12,6 +12,7 @@ import time
 import pytest
 
 from pipelines.prepare import command, plan, shards
+from pipelines.runner import chunks
 from pipelines.runner.remote import FOLLOWED
 from tests.drawn.places import ROOT
 from tests.drawn.prepared import prepare, prepare_here, read_records, shard_bytes
@@ -40,7 +41,7 @@ def test_a_rerun_keeps_finished_shards(source, tmp_path, capsys):
 
 
 def test_a_few_images_more_change_the_shards_they_fall_into_and_many_more_all(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(plan, "SHARD_RECORDS", 4)
+    monkeypatch.setattr(chunks, "SHARD_RECORDS", 4)
     whole = ("--val-fraction", "0")
     source = write_rawset(tmp_path / "raw", {"train": 12}, 64)
     assert prepare_here(source, tmp_path / "records", *whole) == 0

@@ -1,0 +1,31 @@
+"""How much work a worker takes at a time: the sizes of chunks of labels and of images, and the number of shards."""
+
+from __future__ import annotations
+
+CHUNK = 64
+"""The most items of a chunk: enough for images of equal size to share batches, few enough to distribute and retry."""
+LABEL_CHUNKS, IMAGE_CHUNKS = 32, 64
+"""The number of chunks from which they have so many items."""
+LARGEST_SET = 1 << 22
+"""The number of images from which chunks become larger instead of more."""
+SMALL, SMALL_CHUNKS = 16, 8
+"""A chunk has at least SMALL items if that gives SMALL_CHUNKS chunks: in Cloud Storage each costs some requests, two
+of labels, seven of images."""
+SHARD_BYTES, SHARD_RECORDS = 128 << 20, 1000
+"""Bounds on the mean size of the source files behind a shard, and on the mean number of its records."""
+
+
+def labels_per_chunk(labels: int) -> int:
+    """The number of labels of each chunk but the last."""
+    return max(1, min(CHUNK, max(labels // LABEL_CHUNKS, min(SMALL, labels // SMALL_CHUNKS))))
+
+
+def images_per_chunk(images: int, batch_size: int) -> int:
+    """The approximate number of images of a chunk."""
+    least = max(batch_size, min(SMALL, images // SMALL_CHUNKS))
+    return max(min(CHUNK, max(least, -(-images // IMAGE_CHUNKS))), -(-images * CHUNK // LARGEST_SET))
+
+
+def shards(records: int, size: int) -> int:
+    """The number of shards for that many records, whose source files have `size` bytes."""
+    return max(-(-records // SHARD_RECORDS), -(-size // SHARD_BYTES))

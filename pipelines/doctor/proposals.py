@@ -91,16 +91,12 @@ def two_classes() -> Palette:
 
 def ignoring_ids(palette: Palette, ids: Sequence[int]) -> Palette:
     """The palette with these ids ignored as well."""
-    return replace(palette, source_ids=(*_sources(palette), *((value, palette.ignore_id) for value in ids)))
+    return replace(palette, source_ids=(*palette.sources, *((value, palette.ignore_id) for value in ids)))
 
 
 def with_foreground(palette: Palette) -> Palette:
     """The palette with 255 read as class 1 as well."""
-    return replace(palette, source_ids=(*_sources(palette), (255, 1)))
-
-
-def _sources(palette: Palette) -> tuple[tuple[int, int], ...]:
-    return palette.source_ids or tuple((index, index) for index in range(palette.num_classes))
+    return replace(palette, source_ids=(*palette.sources, (255, 1)))
 
 
 def ignoring_colors(palette: Palette, colors: Sequence[Color]) -> Palette:

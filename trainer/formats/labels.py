@@ -85,6 +85,11 @@ class Palette:
         return len(self.names)
 
     @property
+    def sources(self) -> tuple[tuple[int, int], ...]:
+        """Pairs (id in label files, class id or `ignore_id`): `source_ids`, or else every class id by itself."""
+        return self.source_ids or tuple((index, index) for index in range(self.num_classes))
+
+    @property
     def background(self) -> int | None:
         """The id of the class named "background", which overlays do not paint; None if there is none."""
         return self.names.index("background") if "background" in self.names else None
@@ -292,7 +297,7 @@ def id_table(palette: Palette) -> np.ndarray:
     """uint8 [256]: the class id or `ignore_id` of every id in label files, `unknown_mark` if it has no meaning."""
     table = np.full(256, unknown_mark(palette), np.uint8)
     table[palette.ignore_id] = palette.ignore_id
-    for source, target in palette.source_ids or [(index, index) for index in range(palette.num_classes)]:
+    for source, target in palette.sources:
         table[source] = target
     return table
 
@@ -326,10 +331,8 @@ def unpack(packed: int) -> Color:
 
 
 def _known_ids(palette: Palette) -> str:
-    classes = sorted(source for source, target in palette.source_ids if target != palette.ignore_id)
-    ignored = {source for source, target in palette.source_ids if target == palette.ignore_id}
-    if not palette.source_ids:
-        classes = list(range(palette.num_classes))
+    classes = sorted(source for source, target in palette.sources if target != palette.ignore_id)
+    ignored = {source for source, target in palette.sources if target == palette.ignore_id}
     return f"{ranges(classes)} and {ranges(sorted(ignored | {palette.ignore_id}))} (ignored)"
 
 
@@ -345,8 +348,7 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def _name(code: int, kind: str) -> str:
-    code = int(code)
-    return str((code >> 16, code >> 8 & 255, code & 255) if kind == "colour" else code)
+    return str(unpack(int(code)) if kind == "colour" else code)
 
 
 def _pixels(count: int) -> str:

@@ -62,13 +62,13 @@ def published_name(name: str) -> str:
     return name.replace("-", "/")
 
 
-def _has_replicas() -> bool:
-    """Whether the model is built for several devices that share each batch; known under TensorFlow only."""
+def replicas() -> int:
+    """The number of copies of the model that share each batch: under TensorFlow one for every device, else one."""
     if keras.backend.backend() != "tensorflow":
-        return False
+        return 1
     import tensorflow as tf
 
-    return tf.distribute.get_strategy().num_replicas_in_sync > 1
+    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def _normalise(x: Any, scope: str, norm: Norm, activation: str | None) -> Any:
@@ -77,7 +77,7 @@ def _normalise(x: Any, scope: str, norm: Norm, activation: str | None) -> Any:
     x = BatchNormalization(
         momentum=norm.momentum,
         epsilon=norm.epsilon,
-        synchronized=_has_replicas(),
+        synchronized=replicas() > 1,
         name=layer_name(f"{scope}/BatchNorm"),
     )(x)
     return layers.Activation(activation, name=layer_name(f"{scope}/{activation}"))(x) if activation else x

@@ -8,20 +8,13 @@ from typing import Any
 import keras
 from keras import ops
 
+from trainer.network.layers import replicas
+
 Weigh = Callable[[Any], Any]
 """A function from the labels of a batch, int [B, H, W], to the weights of its pixels, float32 [B, H, W]."""
 
 IDS = 256
 """The number of ids that a label can have."""
-
-
-def _devices() -> int:
-    """The number of devices that share the batch, each computing a loss."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def _over_devices(weight: Any) -> Any:
@@ -110,7 +103,7 @@ class _TrainingLoss(keras.losses.Loss):
         # One pixel of every 2 x 2, since sorting takes most of the time.
         labels, logits = y_true[:, 1::2, 1::2], y_pred[:, 1::2, 1::2]
         lovasz = lovasz_softmax(labels, ops.softmax(logits), self.ignore_id)
-        return loss + self.lovasz * lovasz / _devices()
+        return loss + self.lovasz * lovasz / replicas()  # each computes a loss
 
 
 def training_loss(ignore_id: int, weigh: Weigh | None = None, lovasz: float = 0.0) -> keras.losses.Loss:
@@ -127,7 +120,7 @@ def training_loss(ignore_id: int, weigh: Weigh | None = None, lovasz: float = 0.
     return _TrainingLoss(ignore_id, weigh, lovasz)
 
 
-def batch_weight(labels: Any, ignore_id: int, weights: Any = None) -> Any:
+def batch_weight(labels: Any, ignore_id: int, weights: Any) -> Any:
     """The total weight of the pixels that have a class, over all devices: a float32 scalar.
 
     Args:

@@ -17,6 +17,7 @@ from trainer import processes
 from trainer.formats.cards import load_card
 from trainer.formats.labels import Palette
 from trainer.network.deeplab import deeplab_v3_plus
+from trainer.network.layers import replicas
 from trainer.network.options import NetworkOptions
 from trainer.options import InputError, as_flags
 from trainer.train.losses import Weigh, batch_weight, pixel_weights, training_loss
@@ -184,7 +185,7 @@ def devices() -> int:
     if keras.backend.backend() == "jax":
         distribution = keras.distribution.distribution()
         return distribution.device_mesh.devices.size if distribution else 1
-    return tf.distribute.get_strategy().num_replicas_in_sync
+    return replicas()
 
 
 def check_batch(size: int, model: keras.Model, devices: int, parts: int = 1) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
@@ -34,6 +34,19 @@ def _is_harmless(character: str) -> bool:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
+
+
+def aligned(rows: Sequence[Sequence[str]], texts: int) -> str:
+    """Rows as lines of aligned columns: the first `texts` columns to the left, the numbers to the right."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index < texts else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
 
 
 class PrintableStream:

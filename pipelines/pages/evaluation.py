@@ -13,7 +13,7 @@ from pipelines.pages.page import as_difference, as_percent, as_score, data_uri, 
 from trainer.accounts import percent
 from trainer.formats import images
 from trainer.formats.labels import Palette
-from trainer.terminal import printable
+from trainer.terminal import aligned
 
 SERIES_COLORS = 8
 NUMBERED_CLASSES = 12  # confusion matrices of more classes show their numbers only on hover
@@ -70,27 +70,14 @@ def text(evaluation: dict[str, Any]) -> str:
     ]
     classes = [[name, *(as_score(score["per_class"][name]) for score in scores)] for name in palette.names]
     return (
-        f"{_aligned([header, *rows], 3)}\n(px: mIoU within that distance of a label's boundary)\n\n"
-        f"{_aligned([['IoU', *names], *classes], 1)}"
+        f"{aligned([header, *rows], 3)}\n(px: mIoU within that distance of a label's boundary)\n\n"
+        f"{aligned([['IoU', *names], *classes], 1)}"
     )
 
 
 def _with_crf(score: dict[str, Any]) -> str:
     """Whether masks were refined by the CRF: "yes", "no", or "-" for those of other programs, which name no head."""
     return "yes" if score.get("crf") else "-" if score.get("head") is None else "no"
-
-
-def _aligned(rows: list[list[str]], texts: int) -> str:
-    """Rows as lines of aligned columns: the first `texts` columns to the left, the numbers to the right."""
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if index < texts else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 def _series(index: int, name: str, score: dict[str, Any]) -> dict[str, Any]:

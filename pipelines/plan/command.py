@@ -19,6 +19,7 @@ from pipelines.runner.needs import MACHINE
 from trainer import storage
 from trainer.files import scratch
 from trainer.options import CheckedOptions, InputError, as_words, non_defaults
+from trainer.terminal import aligned
 
 STUDIES = {"prepare": sample.of_prepare, "segment": sample.of_segment, "train": sample.of_train}
 WORKERS = """--environment_type PROCESS --environment_config '{"command": "BOOT"}' --environment_cache_millis 60000"""
@@ -114,27 +115,9 @@ def table(places: Sequence[Estimate], currency: str) -> str:
         cost = "" if one.cost is None else f"{one.cost:,.2f}"
         gpu = f"{one.gpu_hours:,.2f}" if one.gpu_hours else ""
         disk = size(round(one.disk * GIB)) if one.disk else ""
-        rows.append(
-            (
-                one.place,
-                f"{one.cores:,}",
-                duration(one.wall),
-                f"{one.core_hours:,.2f}",
-                gpu,
-                size(one.memory),
-                disk,
-                cost,
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    shown = []
-    for row in rows:
-        first, *rest = (
-            cell.ljust(width) if not place else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        shown.append("  ".join([first, *rest]).rstrip())
-    return "\n".join(shown)
+        machines = one.place, f"{one.cores:,}", duration(one.wall), f"{one.core_hours:,.2f}"
+        rows.append((*machines, gpu, size(one.memory), disk, cost))
+    return aligned(rows, 1)
 
 
 def notes(work: Work, options: Options, prices: dict) -> list[str]:

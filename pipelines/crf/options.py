@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral
 from typing import Any
@@ -79,10 +79,14 @@ class CrfOptions:
 
     def words(self, classes: Sequence[str]) -> str:
         """All parameters in one line: "iterations 5, ..., compat 4, class weights pole 0.5"."""
-        values = self.to_json(classes)
-        numbers = [f"{name} {values[name]:g}" for name in NUMBERS]
-        weights = [f"{name} {weight:g}" for name, weight in values.get("class_weights", {}).items()]
-        return ", ".join([*numbers, *(["class weights " + ", ".join(weights)] if weights else [])])
+        return in_words(self.to_json(classes), NUMBERS)
+
+
+def in_words(values: Mapping[str, Any], names: Iterable[str]) -> str:
+    """The numbers called `names`, and the class weights, of parameters from `CrfOptions.to_json`."""
+    numbers = [f"{name} {values[name]:g}" for name in names]
+    weights = [f"{name} {weight:g}" for name, weight in values.get("class_weights", {}).items()]
+    return ", ".join([*numbers, *(["class weights " + ", ".join(weights)] if weights else [])])
 
 
 NUMBERS = tuple(field.name for field in fields(CrfOptions) if field.name != "class_weights")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.crf.options import CrfOptions
+from pipelines.crf.options import CrfOptions, in_words
 from pipelines.crf.tuning import Tuning
 from pipelines.masks.options import Views
 from pipelines.pages.gallery import Entry
@@ -32,11 +32,8 @@ def parameters(point: Mapping[str, Any]) -> str:
     Args:
       point: parameters from `CrfOptions.to_json`.
     """
-    numbers = [f"{name} {point[name]:g}" for name in ("sxy", "srgb", "compat")]
-    smoothing = point.get("compat_gaussian", SMOOTHING)
-    numbers += [f"compat_gaussian {smoothing:g}"] if smoothing != SMOOTHING else []
-    weights = [f"{name} {weight:g}" for name, weight in point.get("class_weights", {}).items()]
-    return ", ".join([*numbers, *(["class weights " + ", ".join(weights)] if weights else [])])
+    is_smoothed_otherwise = point.get("compat_gaussian", SMOOTHING) != SMOOTHING
+    return in_words(point, ["sxy", "srgb", "compat", *["compat_gaussian"] * is_smoothed_otherwise])
 
 
 def text(tuning: Tuning, path: str) -> str:

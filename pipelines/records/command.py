@@ -105,9 +105,7 @@ def run_stats(options: Stats, dataset: Dataset) -> int:
         )
         print(f"  {low[1]} x {low[0]}{spread} pixels, {size / count:,.0f} bytes a record")
         pixels = np.zeros(256, np.int64)
-        for shard in shards:
-            pixels[: dataset.palette.num_classes] += np.array(shard.class_pixels, np.int64)
-            pixels[dataset.palette.ignore_id] += shard.ignored_pixels
+        pixels[: dataset.palette.num_classes], pixels[dataset.palette.ignore_id] = dataset.pixels(split)
         _print_classes(pixels, dataset.palette)
     return 0
 

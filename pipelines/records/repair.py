@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from typing import NamedTuple
 
-import google_crc32c
 import numpy as np
 
 from pipelines.entries.options import RecordOptions
 from pipelines.entries.record import Entry, Unusable, filename, load, make_record
 from pipelines.inputs.pairs import Pair
 from pipelines.inputs.rawset import scan
-from pipelines.records.reading import apart
+from pipelines.records.reading import Summing, apart
 from pipelines.records.verify import check_message, key_of, name_of, verify
 from pipelines.runner.isolation import Failed
 from trainer import storage
@@ -303,11 +302,10 @@ def _rewrite(folder: str, old: Shard, shard: Shard, dataset: Dataset) -> None:
 
 
 def _is_done(folder: str, shard: Shard) -> bool:
-    crc, size = 0, 0
     with open_shard(folder, shard.name) as file:
-        while data := file.read(1 << 20):
-            crc, size = google_crc32c.extend(crc, data), size + len(data)
-    return (crc, size) == (shard.crc32c, shard.bytes)
+        whole = Summing(file)
+        whole.exhaust()
+    return (whole.crc, whole.size) == (shard.crc32c, shard.bytes)
 
 
 def _mended(folder: str, shard: Shard, palette: Palette, source: Source) -> Iterator[Mended | Reject]:

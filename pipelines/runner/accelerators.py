@@ -106,8 +106,12 @@ def cores(machine_type: str) -> int:
 
 def machine_with(name: str, number: int, least: int) -> str:
     """The smallest machine type, of at least that many cores, which takes `number` GPUs called `name`; "" for none."""
-    takers = [machine for machine, gpus in MACHINES.items() if number in gpus.get(name, ())]
-    return min((machine for machine in takers if cores(machine) >= least), key=cores, default="")
+    return min((machine for machine in _takers(name, number) if cores(machine) >= least), key=cores, default="")
+
+
+def _takers(name: str, number: int) -> list[str]:
+    """The machine types that take `number` GPUs called `name`."""
+    return [machine for machine, gpus in MACHINES.items() if number in gpus.get(name, ())]
 
 
 def numbers(name: str) -> list[int]:
@@ -130,7 +134,7 @@ def misfits(machine_type: str, name: str, number: int) -> list[str]:
         return [f"--accelerator {name} is not in the table of {AS_OF}; expected one of {', '.join(REGIONS)}"]
     if not machine_type:
         return []
-    takers = [machine for machine, gpus in MACHINES.items() if number in gpus.get(name, ())]
+    takers = _takers(name, number)
     if machine_type not in MACHINES:
         return [
             f"--machine-type {machine_type} takes no GPUs according to the table of {AS_OF}; {number} of {name} fit "

@@ -182,8 +182,6 @@ def read(path: str) -> bytes:
 
 def _get(path: str) -> bytes:
     """The bytes of an object, in a third of the CPU time of the client's own method."""
-    from google.api_core.exceptions import from_http_status
-
     blob, gcs = _blob(path), client()
     url = f"{gcs.api_endpoint}/download/storage/v1{blob.path}?alt=media"
     headers = _authorised("GET", url, {"Accept-Encoding": "identity"})
@@ -193,18 +191,22 @@ def _get(path: str) -> bytes:
     if not answer or answer.status == 401 or (answer.status == 200 and (is_coded or not stored)):
         # Which knows proxies, renews credentials, and knows all codings.
         return blob.download_as_bytes(retry=None, timeout=TIMEOUT)
-    if answer.status != 200:
-        raise from_http_status(answer.status, "", errors=_faults(answer.data))
+    _check(answer)
     if int.from_bytes(base64.b64decode(stored[1]), "big") != google_crc32c.value(answer.data):
         raise CorruptError(errno.EIO, "the data received are not those stored: their checksum differs", path)
     return answer.data
 
 
-def _faults(body: bytes) -> list[dict[str, Any]]:
-    """The errors in the body of an answer."""
+def _check(answer: Answer) -> None:
+    """Raises the exception of Google's client for an answer that refuses the request."""
+    from google.api_core.exceptions import from_http_status
+
+    if answer.status == 200:
+        return
+    errors: list[dict[str, Any]] = []
     with contextlib.suppress(ValueError, LookupError, TypeError):
-        return list(json.loads(body)["error"]["errors"])
-    return []
+        errors = list(json.loads(answer.data)["error"]["errors"])
+    raise from_http_status(answer.status, "", errors=errors)
 
 
 def transfer(
@@ -305,8 +307,6 @@ def _post(blob: Any, file: BinaryIO, size: int, generation: int | None) -> int |
 
     Google's client reads up to 100 MB into new memory, whose pages take as long as sending them.
     """
-    from google.api_core.exceptions import from_http_status
-
     crc32c = functools.reduce(google_crc32c.extend, blocks(file), 0).to_bytes(4, "big")
     about = {"name": blob.name, "contentType": CONTENT, "crc32c": base64.b64encode(crc32c).decode()}
     headers, body = related(json.dumps(about), CONTENT, file, size)
@@ -315,8 +315,7 @@ def _post(blob: Any, file: BinaryIO, size: int, generation: int | None) -> int |
     answer = transfer(url, _authorised("POST", url, headers), body=body)
     if not answer or answer.status == 401:
         return None
-    if answer.status != 200:
-        raise from_http_status(answer.status, "", errors=_faults(answer.data))
+    _check(answer)
     return int(json.loads(answer.data)["generation"])
 
 

@@ -98,8 +98,18 @@ def of_copies(
       likeness: the likeness of the two images of each couple, -1 to 1.
       differ: whether the two labels of each couple hold different classes.
     """
-    findings, left_out = [], set()
-    splits = [subject.split for subject in plan.subjects]
+    findings, left_out = _of_identical(prints, plan, differ)
+    # Each file is now in one split only, so those that are near to each other across splits are not the same.
+    kept = hashed(prints[~np.isin(prints["number"], list(left_out))])
+    of_similar, others = _of_similar(kept, plan, likeness)
+    return findings + of_similar, left_out | others
+
+
+def _of_identical(
+    prints: np.ndarray, plan: Plan, differ: Callable[[Couples], Iterable[bool]]
+) -> tuple[list[Finding], set[int]]:
+    """The part of `of_copies` on images whose files are identical."""
+    findings, left_out, splits = [], set(), plan.splits
     same = exact(prints)
     labels = dict(zip(prints["number"].tolist(), prints["label"].tolist(), strict=True))
     torn = [(group[0], other) for group in same for other in group[1:] if labels[group[0]] != labels[other]]
@@ -127,19 +137,25 @@ def of_copies(
         members = {number for part in doubles for number in part}
         couples = [(part[0], part[1]) for part in doubles]
         findings.append(_finding("duplicates", NOTE, couples, members, plan, text, cure))
-    # Each file is now in one split only, so those that are near to each other across splits are not the same.
-    kept = hashed(prints[~np.isin(prints["number"], list(left_out))])
-    candidates = near(kept, splits)
+    return findings, left_out
+
+
+def _of_similar(
+    prints: np.ndarray, plan: Plan, likeness: Callable[[Couples], Iterable[float]]
+) -> tuple[list[Finding], set[int]]:
+    """The part of `of_copies` on images that are alike, from PRINTs with hashes."""
+    findings, left_out, splits = [], set(), plan.splits
+    candidates = near(prints, splits)
     is_across = [splits[one] != splits[other] for one, other in candidates]
     if across := verified(list(itertools.compress(candidates, is_across)), likeness):
         text = (
             "images of one split are near-duplicates of another's (scaled, re-encoded or the next frame): the model "
             "would be scored on images it was trained on"
         )
-        alike = _stood_for(kept, splits)
+        alike = _stood_for(prints, splits)
         members = {number for couple in across for one in couple for number in alike[one]}
         findings.append(_finding("near-leaks", WRONG, across, members, plan, text, f"{LEFT_OUT} of the training"))
-        left_out |= {number for couple in across for one in _surplus(couple, splits) for number in alike[one]}
+        left_out = {number for couple in across for one in _surplus(couple, splits) for number in alike[one]}
     if within := verified([one for one, across in zip(candidates, is_across, strict=True) if not across], likeness):
         text = "images are nearly the same as another one of their split, as the frames of a film are"
         members = {number for couple in within for number in couple}
@@ -165,14 +181,15 @@ def _finding(
     kind: str, grade: str, couples: Couples, members: Collection[int], plan: Plan, text: str, cure: str
 ) -> Finding:
     """The finding on these members, with a few couples of them as examples."""
-    subjects = plan.subjects
+    return Finding(kind, grade, len(members), plan.total, "images", text, cure, _examples(couples, plan))
 
+
+def _examples(couples: Couples, plan: Plan) -> tuple[Example, ...]:
     def example(one: int, other: int) -> Example:
-        first, second = subjects[one], subjects[other]
+        first, second = plan.subjects[one], plan.subjects[other]
         return Example(one, first.image, f"{first.split}, and in {second.split}: {second.image}", other)
 
-    examples = tuple(example(*couple) for couple in couples[:SHOWN])
-    return Finding(kind, grade, len(members), plan.total, "images", text, cure, examples)
+    return tuple(example(*couple) for couple in couples[:SHOWN])
 
 
 def of_films(prints: np.ndarray, plan: Plan, val_fraction: float, group_by: str) -> tuple[list[Finding], str]:
@@ -189,7 +206,7 @@ def of_films(prints: np.ndarray, plan: Plan, val_fraction: float, group_by: str)
     for number, film in enumerate(films):
         if film != keys[number]:
             of_film.setdefault(_below_split(film), []).append(number)
-    splits = [subject.split for subject in plan.subjects]
+    splits = plan.splits
     torn = {film: numbers for film, numbers in of_film.items() if len({splits[n] for n in numbers}) > 1}
     if not torn:
         return [], ""
@@ -201,9 +218,8 @@ def of_films(prints: np.ndarray, plan: Plan, val_fraction: float, group_by: str)
         text += "; the model would be scored on frames whose neighbours it was trained on"
         cure = f"--group-by '{regex}'" if regex else "list the splits in a manifest"
     couples = [_couple(numbers, splits) for numbers in torn.values()]
-    grade = WRONG if is_hashed else NOTE
-    finding = _finding("films", grade, couples, (), plan, text, cure)
-    return [Finding(finding.kind, grade, len(torn), len(of_film), "films", text, cure, finding.examples)], regex
+    grade, examples = WRONG if is_hashed else NOTE, _examples(couples, plan)
+    return [Finding("films", grade, len(torn), len(of_film), "films", text, cure, examples)], regex
 
 
 def _below_split(film: str) -> str:

@@ -130,9 +130,7 @@ def with_known_colors(reading: Reading, sample: Sample) -> Reading:
         for color, use in evidence.colors.items()
         if color not in known and use.solid and use.pixels >= MIN_SHARE * total
     }
-    if not unknown or reading.coding == "ids":
-        return reading
-    if len(unknown) > MAX_CLASSES:
+    if not unknown or len(unknown) > MAX_CLASSES or reading.coding == "ids":
         return reading
     colors = sorted(unknown)
     share = sum(use.pixels for use in unknown.values()) / total

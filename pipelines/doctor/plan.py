@@ -42,6 +42,11 @@ class Plan:
         return len(self.subjects)
 
     @functools.cached_property
+    def splits(self) -> list[str]:
+        """The split of every pair."""
+        return [subject.split for subject in self.subjects]
+
+    @functools.cached_property
     def lines(self) -> tuple[bytes, ...]:
         """The contents of the plan's file: one line per chunk."""
         size = labels_per_chunk(self.total)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pipelines.evaluate.sources import STAGE, Comparison, Sources, segment_rejects
 from pipelines.inputs.mask_names import RESERVED
 from pipelines.inputs.names import CITYSCAPES_LABELS, Naming, cityscapes_key, hidden, name_of, naming, normal, partners
-from pipelines.inputs.selection import Selection
+from pipelines.inputs.selection import Choice, Selection
 from pipelines.runner import handover
 from pipelines.runner.chunks import labels_per_chunk
 from trainer import storage
@@ -95,16 +95,7 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
     without_label = {folder: len(masks[folder]) - len(mask_keys[folder]) for folder in sources.masks}
     files, rejects, note = labels.files, [], ""
     if selection:
-        # The paths of labels that are named like their images.
-        paths = {
-            storage.join(sources.labels, rule.image_of(name_of(name)) if rule else name): key
-            for key, names in files.items()
-            for name in names
-        }
-        choice = selection.choose(list(paths))
-        chosen = set(itertools.compress(paths.values(), choice.taken))
-        # If a key has several labels, its reject lists all of them.
-        files = {key: names for key, names in files.items() if key in chosen}
+        files, choice = _selected(selection, files, sources.labels, rule)
         rejects = [Reject(name, sources.labels, STAGE, reason) for name, reason in choice.missing]
         note = choice.note
     comparisons, left = [], [segment_rejects(folder) for folder in sources.masks]
@@ -125,6 +116,22 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
             "labels of another kind, link the right ones into a folder of their own, with the names of the images"
         )
     return Plan(sources, tuple(comparisons), tuple(rejects), without_label, note, labels.notes)
+
+
+def _selected(
+    selection: Selection, files: dict[str, list[str]], folder: str, rule: Naming | None
+) -> tuple[dict[str, list[str]], Choice]:
+    """Those of the labels in a folder, as in `Labels.files`, whose images are selected, and the choice."""
+    # The paths of labels that are named like their images.
+    paths = {
+        storage.join(folder, rule.image_of(name_of(name)) if rule else name): key
+        for key, names in files.items()
+        for name in names
+    }
+    choice = selection.choose(list(paths))
+    chosen = set(itertools.compress(paths.values(), choice.taken))
+    # If a key has several labels, its reject lists all of them.
+    return {key: names for key, names in files.items() if key in chosen}, choice
 
 
 def _fault(key: str, labels: Sequence[str], masks: Sequence[Sequence[str]], folders: Sequence[str]) -> str | None:
@@ -184,7 +191,7 @@ class Labels:
         return Labels(files, faults, (*self.notes, *notes, str(rule)))
 
 
-def list_labels(folder: str, palette: Palette, masks: Iterable[str] = ()) -> Labels:
+def list_labels(folder: str, palette: Palette, masks: Iterable[str]) -> Labels:
     """Finds the labels in a folder. Raises InputError if there are none.
 
     Args:

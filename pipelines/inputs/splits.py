@@ -16,7 +16,7 @@ from trainer import storage
 from trainer.options import InputError
 
 
-def split_by_group(pairs: Pairs, val_fraction: float, group_by: str, divides: bool = False) -> tuple[Pairs, str]:
+def split_by_group(pairs: Pairs, val_fraction: float, group_by: str, divides: bool) -> tuple[Pairs, str]:
     """Assigns a split to every pair: its own, else that of the others in its group, else by the hash of the group.
 
     Args:
@@ -52,14 +52,12 @@ def split_by_group(pairs: Pairs, val_fraction: float, group_by: str, divides: bo
 
     own: dict[str, set[str]] = {}
     names: set[str] = set()
-    alone: list[str] = []
-    count = 0
+    alone, count = "", 0
     for pair in pairs:
-        name = match(pair)
-        names.update([name] if name else ())
-        if not name:
-            count += 1
-            alone += [pair.key] if not alone else []
+        if name := match(pair):
+            names.add(name)
+        else:
+            alone, count = alone or pair.key, count + 1
         if pair.split:
             own.setdefault(group(pair), set()).add(pair.split)
     if group_by and not names:
@@ -74,8 +72,8 @@ def split_by_group(pairs: Pairs, val_fraction: float, group_by: str, divides: bo
     pairs = Pairs(pair._replace(split=split(pair)) for pair in pairs)
     if group_by:
         note = f"--group-by: {len(names)} groups"
-        if alone:
-            note += f"; keys in which it finds nothing are groups of their own: {count}, such as {alone[0]!r}"
+        if count:
+            note += f"; keys in which it finds nothing are groups of their own: {count}, such as {alone!r}"
         notes.append(note)
     return pairs, "\n".join([*notes, *_links(first), *_torn(own)])
 

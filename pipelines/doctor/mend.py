@@ -11,7 +11,7 @@ from pipelines.doctor.findings import MENDABLE
 from pipelines.doctor.measures import between
 from trainer import storage
 from trainer.formats import codings, images, label_images
-from trainer.formats.containers import png_chunk
+from trainer.formats.containers import PNG_HEAD, png_with_text
 from trainer.formats.images import Header, ImageError
 from trainer.formats.labels import LabelError, Palette, color_meanings, id_table, pack, unknown_mark
 
@@ -20,7 +20,6 @@ MAX_BLUR = 48
 SAME_SHAPE = 0.01
 """Relative difference of two aspect ratios that rounding can cause."""
 _NAME = b"deeplab doctor\0"
-_HEAD = 33  # bytes of a PNG: its signature and the IHDR chunk
 
 
 def mended(
@@ -86,14 +85,14 @@ def encoded(ids: np.ndarray, palette: Palette, coding: str) -> bytes:
 
 def signed(png: bytes) -> bytes:
     """The PNG with the identity of its bytes as the text chunk "deeplab doctor" after its header."""
-    return png[:_HEAD] + png_chunk(b"tEXt", _NAME + storage.identity(png).encode()) + png[_HEAD:]
+    return png_with_text(png, _NAME + storage.identity(png).encode())
 
 
 def unsigned(file: bytes) -> bytes:
     """The PNG without the chunk of `signed`; any other file as it is."""
-    if file[_HEAD + 4 : _HEAD + 8 + len(_NAME)] != b"tEXt" + _NAME:
+    if file[PNG_HEAD + 4 : PNG_HEAD + 8 + len(_NAME)] != b"tEXt" + _NAME:
         return file
-    return file[:_HEAD] + file[_HEAD + 12 + int.from_bytes(file[_HEAD : _HEAD + 4], "big") :]
+    return file[:PNG_HEAD] + file[PNG_HEAD + 12 + int.from_bytes(file[PNG_HEAD : PNG_HEAD + 4], "big") :]
 
 
 def is_signed(file: bytes) -> bool:

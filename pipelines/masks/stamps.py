@@ -17,7 +17,7 @@ from pipelines.crf.options import CrfOptions
 from pipelines.masks.certainty import CHANGED_DIGITS, DIGITS, Certainty
 from pipelines.masks.options import SINGLE, Views
 from trainer.formats.cards import ModelCard
-from trainer.formats.containers import png_chunk
+from trainer.formats.containers import PNG_HEAD, png_with_text
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,14 @@ def fingerprint(
 
 
 _NAME = b"deeplab\0"
-_PNG_HEAD = 33  # signature and IHDR chunk
 _JPEG_HEAD = 20  # start of image and JFIF segment
-_TEXT = _PNG_HEAD + 8 + len(_NAME)
+_TEXT = PNG_HEAD + 8 + len(_NAME)
 _COMMENT = _JPEG_HEAD + 4 + len(_NAME)
 
 
 def stamp_png(png: bytes, content: Stamp) -> bytes:
     """The PNG file `png` with `content` as the text chunk "deeplab" after its header."""
-    return png[:_PNG_HEAD] + png_chunk(b"tEXt", _NAME + _text(content)) + png[_PNG_HEAD:]
+    return png_with_text(png, _NAME + _text(content))
 
 
 def stamp_jpeg(jpeg: bytes, content: Stamp) -> bytes:
@@ -83,9 +82,9 @@ def stamp_jpeg(jpeg: bytes, content: Stamp) -> bytes:
 
 def read_stamp(file: bytes) -> Stamp | None:
     """The stamp of a PNG or JPEG file; None if this program did not write it."""
-    if file[_PNG_HEAD + 4 : _TEXT] == b"tEXt" + _NAME:
-        end = _PNG_HEAD + 8 + int.from_bytes(file[_PNG_HEAD : _PNG_HEAD + 4], "big")
-        is_whole = file[end : end + 4] == struct.pack(">I", zlib.crc32(file[_PNG_HEAD + 4 : end]))
+    if file[PNG_HEAD + 4 : _TEXT] == b"tEXt" + _NAME:
+        end = PNG_HEAD + 8 + int.from_bytes(file[PNG_HEAD : PNG_HEAD + 4], "big")
+        is_whole = file[end : end + 4] == struct.pack(">I", zlib.crc32(file[PNG_HEAD + 4 : end]))
         return _stamp(file[_TEXT:end]) if is_whole else Stamp()
     if file[_COMMENT - len(_NAME) : _COMMENT] == _NAME and file[_JPEG_HEAD : _JPEG_HEAD + 2] == b"\xff\xfe":
         end = _JPEG_HEAD + 2 + int.from_bytes(file[_JPEG_HEAD + 2 : _JPEG_HEAD + 4], "big")

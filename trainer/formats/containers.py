@@ -13,6 +13,8 @@ from typing import NamedTuple
 from zlib_ng import zlib_ng
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_HEAD = 33
+"""Bytes of a PNG before its second chunk: its signature, and the chunk IHDR."""
 _PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 # A marker that ends or interrupts the coded pixels of a JPEG: not a stuffed byte, a fill byte or a restart.
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
@@ -105,6 +107,11 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib_ng.crc32(body, zlib_ng.crc32(kind)))
 
 
+def png_with_text(png: bytes, text: bytes) -> bytes:
+    """The PNG with a text chunk after its header, at PNG_HEAD."""
+    return png[:PNG_HEAD] + png_chunk(b"tEXt", text) + png[PNG_HEAD:]
+
+
 class Chunk(NamedTuple):
     """A chunk of a PNG: its kind, and the bytes [begin, end) of its data."""
 
@@ -151,10 +158,10 @@ def png_chunks(data: bytes) -> list[Chunk]:
     return chunks
 
 
-def check_png(data: bytes, chunks: list[Chunk] | None = None) -> None:
-    """Raises ImageError if the checksum of a chunk of a PNG is wrong, or its chunks are out of order."""
+def check_png(data: bytes, chunks: list[Chunk]) -> None:
+    """Raises ImageError if the checksum of a chunk of a PNG is wrong."""
     view = memoryview(data)
-    for kind, begin, end in png_chunks(data) if chunks is None else chunks:
+    for kind, begin, end in chunks:
         if zlib_ng.crc32(view[begin - 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
             raise ImageError(f"damaged PNG: the checksum of chunk {kind!r} at byte {begin - 8} is wrong")
 

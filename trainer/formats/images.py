@@ -17,12 +17,10 @@ import simplejpeg
 from PIL import Image
 
 from trainer.formats import bmps, containers, headers, tiffs
-from trainer.formats.containers import ImageError, check_png
+from trainer.formats.containers import ImageError
 from trainer.formats.headers import Header, open_pillow, pillow_errors
 from trainer.formats.options import MAX_PIXELS
 from trainer.formats.pngs import decode_png, is_sound_png
-
-__all__ = ["Header", "ImageError", "check_png"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 """The suffixes of image files, in lower case."""

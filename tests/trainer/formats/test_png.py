@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.drawn.encoded import chunk, noise, palette_png, png, png_head, saved
-from trainer.formats.images import ImageError, check, check_png, decode_image, header
+from trainer.formats.containers import check_png, png_chunks
+from trainer.formats.images import ImageError, check, decode_image, header
 from trainer.formats.label_images import decode_label
 
 ROWS = b"".join(b"\0" + noise(1, 14 * 3, 1, seed=y).tobytes() for y in range(9))
@@ -43,10 +44,11 @@ def test_one_flipped_bit_anywhere_is_found(data):
 
 def test_one_flipped_bit_of_a_large_image_is_found_at_its_chunk():
     data = saved(noise(200, 300))
-    check_png(data)
+    check_png(data, png_chunks(data))
     for byte in range(60, len(data) - 20, 997):
         with pytest.raises(ImageError, match=r"checksum of chunk b'IDAT' at byte|claims"):
-            check_png(flipped(data, byte))
+            damaged = flipped(data, byte)
+            check_png(damaged, png_chunks(damaged))
 
 
 @pytest.mark.parametrize("end", [1, 4, 8, 12, 13, 16, 40, 200])
@@ -71,7 +73,7 @@ def test_a_png_without_its_end_is_refused(end):
 )
 def test_faults_of_the_compressed_pixels_are_found_behind_right_checksums_of_chunks(stream):
     data = png(stream=stream)
-    check_png(data)
+    check_png(data, png_chunks(data))
     for decode in (decode_image, decode_label):
         with pytest.raises(ImageError, match="compressed pixels"):
             decode(data)

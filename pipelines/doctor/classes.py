@@ -10,7 +10,6 @@ from pipelines.doctor.corrections import finding_on, with_coding, with_known_col
 from pipelines.doctor.proposals import are_codes, is_grey, propose, two_classes
 from pipelines.doctor.reading import OWN, LabelValues, Reading, Sample
 from pipelines.doctor.verdict import REJECT, SHOWN, Finding
-from pipelines.inputs import coding as inputs_coding
 from pipelines.inputs.coding import Read, Unlisted, detect_palette, sampled
 from pipelines.inputs.evidence import Evidence, Use, gather, one_based
 from pipelines.inputs.rawset import RawSet
@@ -24,7 +23,7 @@ BLACK_AND_WHITE = (
 )
 
 
-def settle(raw: RawSet, palette: str, coding: str, read: Read = inputs_coding.read_label) -> Reading:
+def settle(raw: RawSet, palette: str, coding: str, read: Read) -> Reading:
     """Decides from a sample how to read the labels of a raw set.
 
     Args:

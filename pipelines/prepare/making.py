@@ -77,7 +77,7 @@ def made(
     options: RecordOptions,
     recovery: Recovery | None,
     threads: int,
-    near: str | None = None,
+    near: str | None,
 ) -> Iterator[tuple[int, Entry, Result]]:
     """What becomes of every entry, with its place among them, image by image.
 
@@ -175,7 +175,7 @@ def _of_image(
     palette: Palette,
     options: RecordOptions,
     attempted: Callable[..., Any],
-    read: prefetch.Read = storage.read,
+    read: prefetch.Read,
 ) -> list[Result]:
     """What becomes of the entries of an image, each by a call of `attempted`."""
     source = attempted(image[0], load, image, palette, options, read)

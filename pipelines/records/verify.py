@@ -60,7 +60,7 @@ class ShardCheck:
     is_unread: bool = False
 
 
-def verify(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], object] = lambda: None) -> Verification:
+def verify(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], object]) -> Verification:
     """Checks every shard and every record.
 
     Args:
@@ -110,7 +110,7 @@ def verify(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], obj
     return Verification(faults, [name for name in damaged if name in existing], accounts)
 
 
-def check_shard(folder: str, shard: Shard, palette: Palette, beat: Callable[[], object] = lambda: None) -> ShardCheck:
+def check_shard(folder: str, shard: Shard, palette: Palette, beat: Callable[[], object]) -> ShardCheck:
     """Reads one shard from end to end, and compares it with its entry in dataset.json."""
     checked, sums, count = ShardCheck(), Sums(), 0
     with open_shard(folder, shard.name) as raw:

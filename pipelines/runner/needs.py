@@ -48,7 +48,7 @@ ACCELERATOR = re.compile(
 WHEEL = re.compile(r"deeplab_pipelines-(?P<version>[^-]+)(-\d[^-]*)?-cp3(?P<minor>\d+)-\w+-(?P<platform>[\w.]+)\.whl")
 
 
-def check_dataflow(options: PipelineOptions, accelerator: str | None = None) -> None:
+def check_dataflow(options: PipelineOptions, accelerator: str | None) -> None:
     """Checks the options of a Dataflow job and sets suitable defaults. Raises InputError for what cannot work.
 
     Args:

@@ -98,7 +98,7 @@ class Partners:
 
 
 @contextlib.contextmanager
-def new_partners(number: int, folder: str | None = None, ahead: int = 0) -> Iterator[Partners]:
+def new_partners(number: int, folder: str | None, ahead: int) -> Iterator[Partners]:
     """Yields partners, which end with the block.
 
     Args:

@@ -50,7 +50,7 @@ def job_of(folder: str) -> tuple[str, str]:
     return "", ""
 
 
-def arrange(runner: PipelineRunner, name: str, notify: Callable[[], None] | None = None) -> None:
+def arrange(runner: PipelineRunner, name: str, notify: Callable[[], None] | None) -> None:
     """Gives a job its name at the job server, and arranges for `notify` to be called just before the server runs it.
 
     Does nothing for runners without a job server: Dataflow names a job itself, and lists it at once.

@@ -165,7 +165,7 @@ def segment(job: SegmentJob, plan: Plan, report: dict[str, Any], beam: Any) -> b
         segmenter.release()
 
 
-def finish(options: Options, plan: Plan, fingerprint: str, is_again: bool = False) -> int:
+def finish(options: Options, plan: Plan, fingerprint: str, is_again: bool) -> int:
     """Checks and prints the accounts of the results that the job has published; returns the exit status.
 
     Args:

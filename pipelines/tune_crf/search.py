@@ -105,7 +105,7 @@ def folds(keys: Sequence[str]) -> np.ndarray:
     return fold
 
 
-def best(points: Sequence[CrfOptions], counts: Counts, chosen: np.ndarray, stage: str = "grid") -> CrfOptions:
+def best(points: Sequence[CrfOptions], counts: Counts, chosen: np.ndarray, stage: str) -> CrfOptions:
     """The point with the highest mIoU on the images that `chosen`, bool [n], selects; the first of equal points.
 
     Raises Unscored if counts are missing.

@@ -160,7 +160,7 @@ class _Listing:
         self.block = pool.submit(next, self.rest, [])
 
 
-def files(root: str, within: Collection[str] | None = None) -> Iterator[File]:
+def files(root: str, within: Collection[str] | None) -> Iterator[File]:
     """Every file below a folder, in no order; see `storage.walk`.
 
     The next folders are listed in parallel: on a network file system, every status takes a round trip.

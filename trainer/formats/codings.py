@@ -18,7 +18,6 @@ import numpy as np
 
 from trainer.formats.label_images import Label, read_label
 from trainer.formats.labels import Color, LabelError, Palette, color_meanings, id_table, unknown_mark
-from trainer.formats.options import MAX_PIXELS
 from trainer.formats.palettes import voc_colormap
 from trainer.formats.runs import looked_up
 
@@ -29,13 +28,12 @@ _GREY_CURE = (
 )
 
 
-def decode_ids(data: bytes, palette: Palette, max_pixels: int = MAX_PIXELS, coding: str = "auto") -> np.ndarray:
+def decode_ids(data: bytes, palette: Palette, coding: str = "auto") -> np.ndarray:
     """Reads a label file of a raw set.
 
     Args:
       data: an encoded label.
       palette: the palette of the set.
-      max_pixels: bound on width x height, checked before decoding.
       coding: one of `trainer.formats.options.CODINGS`.
 
     Returns:
@@ -45,7 +43,7 @@ def decode_ids(data: bytes, palette: Palette, max_pixels: int = MAX_PIXELS, codi
       ImageError: the data cannot be decoded, see `label_images.read_label`.
       LabelError: the label has values that the palette does not know, or can be read in two ways.
     """
-    return to_ids(read_label(data, max_pixels), palette, coding)
+    return to_ids(read_label(data), palette, coding)
 
 
 def decode_mask(data: bytes, palette: Palette, coding: str = "auto") -> np.ndarray:
@@ -60,12 +58,12 @@ def decode_mask(data: bytes, palette: Palette, coding: str = "auto") -> np.ndarr
     return to_ids(label, replace(palette, source_ids=()), coding)
 
 
-def to_ids(label: Label, palette: Palette, coding: str = "auto") -> np.ndarray:
+def to_ids(label: Label, palette: Palette, coding: str) -> np.ndarray:
     """`decode_ids` for a decoded label."""
     return counted_ids(label, palette, coding)[0]
 
 
-def counted_ids(label: Label, palette: Palette, coding: str = "auto") -> tuple[np.ndarray, np.ndarray]:
+def counted_ids(label: Label, palette: Palette, coding: str) -> tuple[np.ndarray, np.ndarray]:
     """`to_ids`, and the number of pixels of every id, int64 [256]."""
     if label.colormap is not None:
         return _indexed_ids(label, palette, coding)

@@ -110,7 +110,7 @@ def model_digest(path: str) -> str:
     return hashlib.sha256(_program(path)).hexdigest() if kind(path) else cards.weights_digest(path)
 
 
-def read(path: str, digest: str = "") -> bytes:
+def read(path: str, digest: str) -> bytes:
     """The bytes of the file with the graph and the weights of the export at `path`.
 
     Raises InputError if it is missing, or `digest` is not its digest; "" skips that check.

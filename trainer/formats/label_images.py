@@ -75,7 +75,7 @@ def read_label(data: bytes, max_pixels: int = MAX_PIXELS) -> Label:
     return dataclasses.replace(label, codes=upright(label.codes, header.orientation))
 
 
-def decode_label(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_label(data: bytes) -> np.ndarray:
     """The codes of `read_label`, without a colour map.
 
     Returns:
@@ -85,7 +85,7 @@ def decode_label(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises:
       ImageError: as in `read_label`.
     """
-    return read_label(data, max_pixels).codes
+    return read_label(data).codes
 
 
 def encode_label(ids: np.ndarray) -> bytes:

@@ -141,7 +141,7 @@ def _squeeze_excite(x: Any, scope: str) -> Any:
 def mobilenet_v3(
     x: Any,
     *,
-    size: str = "large",
+    size: str,
     output_stride: int = 32,
     block_strides: Collection[int] = (),
     momentum: float = 0.99,

@@ -40,7 +40,7 @@ def is_finite(variables: Sequence[Any]) -> bool:
     return all(np.isfinite(array).all() for array in floats)
 
 
-def without_numbers(model: keras.Model, kind: str = "weights") -> list[str]:
+def without_numbers(model: keras.Model, kind: str) -> list[str]:
     """The layers, in the network's order, with weights of that kind (a layer's attribute) that are not finite."""
     return [layer.name for layer in model.layers if not is_finite(getattr(layer, kind))]
 

@@ -135,10 +135,10 @@ def _shard_paths(folder: str, dataset: Dataset, split: str) -> list[str]:
     return [_readable(path) for path in dataset.shard_paths(folder, split)]
 
 
-def _window_size(dataset: Dataset, split: str) -> int:
+def _window_size(dataset: Dataset) -> int:
     """The number of records in a window: all records of a small set, a bounded number of bytes of a large one."""
-    count = dataset.count(split)
-    mean = sum(shard.bytes for shard in dataset.of_split(split)) / count
+    count = dataset.count("train")
+    mean = sum(shard.bytes for shard in dataset.of_split("train")) / count
     return int(min(count, max(SHUFFLE_BYTES // max(mean, 1), MIN_SHUFFLED)))
 
 
@@ -189,7 +189,7 @@ class TrainingStream:
         with tf.device("CPU"):
             self.waited = tf.Variable(0.0, trainable=False, dtype=tf.float64)
         shards = dataset.of_split("train")
-        self._passes = Passes([shard.records for shard in shards], _window_size(dataset, "train"), options.seed)
+        self._passes = Passes([shard.records for shard in shards], _window_size(dataset), options.seed)
         self._open = functools.partial(records_of, paths, shards, self._passes, options.batch_size)
         self._records = self._open()
         self._paths = dataset.shard_paths(folder, "train")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.drawn.encoded import chunk, exif_block, noise, png, png_head, saved
 from trainer.formats.images import ImageError, decode_image, header
-from trainer.formats.label_images import decode_label
+from trainer.formats.label_images import read_label
 
 MAX_PIXELS = 10_000_000
 MAX_GROWTH = 10 << 20
@@ -125,7 +125,7 @@ def test_a_bomb_costs_no_memory(bomb, warm):
     except OSError:
         pytest.skip("this system does not reset the peak of a process's memory")
     before = memory("VmRSS")
-    for read in (header, lambda data: decode_image(data, MAX_PIXELS), lambda data: decode_label(data, MAX_PIXELS)):
+    for read in (header, lambda data: decode_image(data, MAX_PIXELS), lambda data: read_label(data, MAX_PIXELS)):
         try:
             read(data)
         except ImageError as error:

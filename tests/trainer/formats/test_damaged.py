@@ -11,12 +11,13 @@ from PIL import Image, ImageFile
 
 from tests.drawn.encoded import exif_block, mutations, noise, palette_png, png, saved, two_pictures
 from trainer.formats import images, pngs
-from trainer.formats.codings import decode_ids
+from trainer.formats.codings import to_ids
 from trainer.formats.examples import Record, decode, encode
 from trainer.formats.frames import CorruptRecord, frame, scan_frames
 from trainer.formats.images import Header, ImageError, check, decode_image, header
-from trainer.formats.label_images import decode_label
+from trainer.formats.label_images import read_label
 from trainer.formats.labels import LabelError
+from trainer.formats.options import CODINGS
 from trainer.formats.palettes import CAMVID
 
 MAX_PIXELS = 50_000
@@ -47,10 +48,8 @@ def check_decoders(data: bytes) -> int:
     for attempt in (
         lambda: header(data, MAX_PIXELS),
         lambda: decode_image(data, MAX_PIXELS),
-        lambda: decode_label(data, MAX_PIXELS),
-        lambda: decode_ids(data, CAMVID, MAX_PIXELS),
-        lambda: decode_ids(data, CAMVID, MAX_PIXELS, "ids"),
-        lambda: decode_ids(data, CAMVID, MAX_PIXELS, "colors"),
+        lambda: read_label(data, MAX_PIXELS),
+        *(lambda coding=coding: to_ids(read_label(data, MAX_PIXELS), CAMVID, coding) for coding in CODINGS),
     ):
         try:
             attempt()

@@ -28,23 +28,17 @@ from pipelines.runner.isolation import Isolated
 from pipelines.runner.steps import timed
 from trainer.options import InputError
 
-# The unary cost of a label that the network rules out is at most -log of this, so that its neighbours can still bring
-# it back.
 MIN_PROBABILITY = 1e-5
-
-# The least probable labels of an image share a channel while their largest probabilities add up to less than
-# IMPROBABLE (less still where the kernels' weights add up to more than USUAL_WEIGHTS) and no marginal can move by more
-# than SHARING_ERROR. On photographs marginals move by 4e-6, about as much as by rounding.
-IMPROBABLE = 2e-2
-USUAL_WEIGHTS = 7.0
-SHARING_ERROR = 8e-5
-
-# Lattices of positions take 16 bytes per pixel; those of images with more pixels are not kept.
+"""The unary cost of a label that the network rules out is at most -log of this, so that its neighbours can still bring
+it back."""
+IMPROBABLE, USUAL_WEIGHTS, SHARING_ERROR = 2e-2, 7.0, 8e-5
+"""The least probable labels of an image share a channel while their largest probabilities add up to less than
+IMPROBABLE (less still where the kernels' weights add up to more than USUAL_WEIGHTS) and no marginal can move by more
+than SHARING_ERROR. On photographs marginals move by 4e-6, about as much as by rounding."""
 KEPT_PIXELS = 1 << 21
-
-
-# With more values than this, pydensecrf writes past the end of its arrays.
+"""Lattices of positions take 16 bytes per pixel; those of images with more pixels are not kept."""
 COUNTED = 2**31 - 1
+"""With more values than this, pydensecrf writes past the end of its arrays."""
 
 
 def require_engine(engine: str = "native") -> None:
@@ -69,18 +63,18 @@ def refine(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions, en
     """Mean-field marginals of the dense CRF.
 
     Args:
-        image: uint8 [H, W, 3], RGB.
-        probabilities: float [H, W, C], a softmax over the last axis, values in [0, 1].
-        options: the CRF's parameters.
-        engine: one of `options.ENGINES`; their results differ by rounding, at most by 1e-5 on photographs.
+      image: uint8 [H, W, 3], RGB.
+      probabilities: float [H, W, C], a softmax over the last axis, values in [0, 1].
+      options: the CRF's parameters.
+      engine: one of `options.ENGINES`; their results differ by rounding, at most by 1e-5 on photographs.
 
     Returns:
-        float32 [H, W, C]; the last axis adds up to 1. The same input gives the same bits on the same processor.
+      float32 [H, W, C]; the last axis adds up to 1. The same input gives the same bits on the same processor.
 
     Raises:
-        ValueError: wrong shape or dtype, values that are NaN or not in [0, 1], or a kernel so narrow that the
-            image's coordinates leave the range of float32.
-        InputError: the engine is not installed.
+      ValueError: wrong shape or dtype, values that are NaN or not in [0, 1], or a kernel so narrow that the image's
+        coordinates leave the range of float32.
+      InputError: the engine is not installed.
     """
     _check(image, probabilities)
     if options.class_weights and len(options.class_weights) != probabilities.shape[2]:
@@ -201,9 +195,9 @@ class Refiner:
     These are spawned, not forked, as forking a process with running TensorFlow threads can deadlock.
 
     Args:
-        workers: number of images refined concurrently, at least 1.
-        options: the CRF's parameters.
-        engine: one of `options.ENGINES`.
+      workers: number of images refined concurrently, at least 1.
+      options: the CRF's parameters.
+      engine: one of `options.ENGINES`.
 
     Raises InputError if the engine is not installed.
     """

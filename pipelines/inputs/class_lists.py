@@ -118,7 +118,7 @@ def read(path: str) -> ClassList | None:
         palette = _palette(posixpath.splitext(name)[0].strip("_"), classes)
     except NameFault as error:
         raise InputError(f"{path}: {error}, or give --palette") from None
-    except (ValueError, LookupError, TypeError, AttributeError, OSError, InputError):
+    except (ValueError, LookupError, TypeError, AttributeError, OSError):  # InputError too
         return None
     return ClassList(path, palette, form not in _OF_COLORS) if len(classes) > 1 else None
 

@@ -30,7 +30,7 @@ from trainer.formats.dataset import (
     shuffle_hash,
 )
 from trainer.formats.examples import Record, decode
-from trainer.formats.frames import CorruptRecord, read_frames
+from trainer.formats.frames import read_frames
 from trainer.formats.labels import Palette
 from trainer.formats.runs import pixels_of_ids
 from trainer.options import InputError
@@ -168,7 +168,7 @@ def _read(folder: str, places: Sequence[Place]) -> Iterator[tuple[Place, bytes, 
         try:
             (frame,) = read_frames(io.BytesIO(framed))
             yield place, framed, decode(frame.data)
-        except (CorruptRecord, ValueError):
+        except ValueError:  # CorruptRecord, or a message that is no record
             raise InputError(
                 f"{place.shard} in {folder} was changed in the meantime; stop other commands that write there, and "
                 "run this command again"

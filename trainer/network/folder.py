@@ -179,7 +179,7 @@ def load_model(folder: str, digest: str = "") -> tuple[keras.Model, ModelCard]:
         )
     try:
         model = deeplab_v3_plus(**card.architecture)
-    except (TypeError, ValueError, InputError) as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"{storage.join(folder, CARD)}: {error}") from None
     load_weights(model, folder, digest or weights_digest(folder))
     return model, card

@@ -1,4 +1,4 @@
-"""Text from outside, such as names of files and classes, made safe for a terminal."""
+"""Text for a terminal: names from outside, such as those of files and classes, made safe; a few of many; tables."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ def _is_harmless(character: str) -> bool:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
+
+
+def some(parts: Sequence[object], most: int) -> str:
+    """The first of the parts, at most `most`: "a, b, ..."."""
+    return ", ".join(map(str, parts[:most])) + ", ..." * (len(parts) > most)
+
+
+def some_and_more(parts: Sequence[object], most: int) -> str:
+    """The first of the parts, at most `most`, and the number of the others: "a, b and 3 more"."""
+    return ", ".join(map(str, parts[:most])) + (f" and {len(parts) - most} more" if len(parts) > most else "")
 
 
 def aligned(rows: Sequence[Sequence[str]], texts: int) -> str:

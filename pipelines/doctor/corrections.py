@@ -21,6 +21,7 @@ from pipelines.inputs.coding import Read, settle_coding
 from pipelines.inputs.evidence import Use, from_one, one_based
 from trainer.formats.labels import Color, Palette, id_table, ranges, unknown_mark
 from trainer.options import InputError
+from trainer.terminal import some
 
 
 def with_known_ids(reading: Reading, sample: Sample) -> Reading:
@@ -136,7 +137,7 @@ def with_known_colors(reading: Reading, sample: Sample) -> Reading:
     share = sum(use.pixels for use in unknown.values()) / total
     text = (
         f"the sampled labels have areas of colours that palette {palette.name} does not know, {share:.1%} of their "
-        f"pixels: {', '.join(map(str, colors[:6]))}{', ...' if len(colors) > 6 else ''}"
+        f"pixels: {some(colors, 6)}"
     )
     change = f'ignore them ("aliases"); if they are classes, name these in {OWN}'
     return _with_palette(

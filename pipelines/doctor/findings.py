@@ -16,6 +16,7 @@ from pipelines.doctor.tally import DOUBTS, FAULTS, MAX_COLORS, REACH, DoctorTall
 from pipelines.doctor.verdict import NOTE, REJECT, SHOWN, WRONG, Example, Finding
 from trainer.accounts import Reject, counted
 from trainer.formats.labels import Palette, ranges
+from trainer.terminal import some_and_more
 
 MANIFEST = "manifest.jsonl"
 """The list of good pairs that this command writes into its output folder."""
@@ -320,7 +321,7 @@ def _percent(share: float) -> str:
 
 
 def _named(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return some_and_more(names, 8)
 
 
 MIN_VOTES = 3

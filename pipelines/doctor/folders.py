@@ -17,6 +17,7 @@ from trainer.formats.labels import Palette
 from trainer.formats.palettes import CITYSCAPES, CITYSCAPES_TRAINIDS
 from trainer.options import InputError
 from trainer.storage import File
+from trainer.terminal import some
 
 LABEL_WORDS = frozenset(
     (
@@ -165,11 +166,10 @@ def advice(files: Sequence[File]) -> str:
     if polygons and len(folders) < 2:
         text += f". {' and '.join(polygons)} may hold polygons: have the tool that drew them export masks as PNG"
     if len(folders) > 1:
-        shown = _patterns(folders)
-        more = ", ..." if len(shown) > SHOWN else ""
+        shown = [f"{name} ({count})" for name, count in _patterns(folders)]
         text += (
-            f". Images are in {', '.join(f'{name} ({count})' for name, count in shown[:SHOWN])}{more}. If labels are "
-            "among them, give both: --images FOLDER --labels FOLDER, in which a star stands for any name"
+            f". Images are in {some(shown, SHOWN)}. If labels are among them, give both: --images FOLDER "
+            "--labels FOLDER, in which a star stands for any name"
         )
     return text
 

@@ -10,6 +10,7 @@ from pipelines.inputs.evidence import Evidence
 from trainer.formats import codings
 from trainer.formats.label_images import Label
 from trainer.formats.labels import Color, Palette, ranges
+from trainer.terminal import some
 
 OWN, COUNTED = "palette.json", "palette-from-1.json"
 """Files in the output folder: the palette that this command proposes, and that of `Reading.counted`."""
@@ -60,8 +61,7 @@ class LabelValues:
 
     def describe(self) -> str:
         parts = [f"ids {ranges(sorted(self.ids))}"] if self.ids else []
-        more = ", ..." if len(self.colors) > 6 else ""
-        parts += [f"colours {', '.join(map(str, sorted(self.colors)[:6]))}{more}"] if self.colors else []
+        parts += [f"colours {some(sorted(self.colors), 6)}"] if self.colors else []
         return f"holds {' that are '.join(parts)}"
 
 

@@ -19,6 +19,7 @@ from trainer.formats.labels import JSON_FORM, Color, Palette, pack, ranges, unpa
 from trainer.formats.palettes import BUILT_IN, CAMVID, READ_BY_COLOR, READ_BY_COLORMAP, VOC, resolve
 from trainer.formats.runs import pixels_of_ids
 from trainer.options import InputError
+from trainer.terminal import some
 
 PALETTE_FILE = "palette.json"
 """A palette file of this name in a raw set's folder is the set's palette."""
@@ -274,9 +275,8 @@ def _values(ids: Collection[int], colors: Collection[Color]) -> str:
     """Ids and colours, in words."""
     parts = [f"ids {ranges(sorted(ids))}"] if ids else []
     every = sorted(colors)
-    more = ", ..." if len(every) > 6 else ""
     count = "1 colour" if len(every) == 1 else f"{len(every)} colours"
-    parts += [f"{count} {', '.join(map(str, every[:6]))}{more}"] if every else []
+    parts += [f"{count} {some(every, 6)}"] if every else []
     return " and ".join(parts)
 
 

@@ -6,7 +6,7 @@ Such sets are fast.ai's CamVid, the Oxford-IIIT Pets or SBD. Pascal VOC's layout
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 from pipelines.inputs import voc
@@ -14,6 +14,7 @@ from pipelines.inputs.layouts import Candidates, Keyed, Splits
 from pipelines.inputs.names import split_named
 from pipelines.inputs.rows import Row, Rows, among
 from trainer import storage
+from trainer.terminal import some
 
 KNOWN = 0.9
 """Minimum share of a list's entries that name images with labels."""
@@ -49,7 +50,7 @@ def applied(candidates: Candidates, root: str, lists: Iterable[str]) -> Candidat
         if _knows(_listed(root, [(name, path)], images)):
             groups.setdefault(posixpath.dirname(path), []).append((name, path))
     if not groups:
-        note = f" (lists that name other images, not read: {_some(lists)})"
+        note = f" (lists that name other images, not read: {some(lists, 4)})"
         return replace(candidates, origin=candidates.origin + note)
     named = {folder: _listed(root, group, images) for folder, group in groups.items()}
     folder = max(named, key=lambda each: len(named[each].splits))
@@ -59,7 +60,7 @@ def applied(candidates: Candidates, root: str, lists: Iterable[str]) -> Candidat
     rejects = [*candidates.rejects, *found.rejects]
     note = f", splits by {', '.join(path for _, path in used)}"
     if others := [path for path in lists if path not in {path for _, path in used}]:
-        note += f" (lists of fewer or other images, not read: {_some(others)})"
+        note += f" (lists of fewer or other images, not read: {some(others, 4)})"
     if found.torn:
         note += f" (in lists of several splits: {found.torn})"
     note += found.note
@@ -85,7 +86,3 @@ def _listed(root: str, lists: Iterable[tuple[str, str]], images: Iterable[Row]) 
 
 def _knows(found: voc.Listed) -> bool:
     return len(found.splits) >= KNOWN * (len(found.splits) + len(found.rejects)) > 0
-
-
-def _some(paths: Sequence[str]) -> str:
-    return ", ".join(paths[:4]) + ", ..." * (len(paths) > 4)

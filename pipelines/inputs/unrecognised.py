@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from pipelines.inputs.layouts import Folders, keyed, recognise
 from trainer import storage
+from trainer.terminal import some, some_and_more
 
 DEPTH = 3
 """Depth below the set at which a known layout is looked for: archives hold VOCdevkit/VOC2012, and may be unpacked into
@@ -26,12 +27,13 @@ def not_recognised(root: str, layout: str, folders: Folders) -> str:
     }
     expected = [f"{name} ({text})" for name, text in marks.items() if layout in ("auto", name)]
     names = [f"{name}/" for name in folders if name] + [below for below, *_ in itertools.islice(folders.of(""), 9)]
-    contents = f"found {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "it is empty"
+    contents = f"found {some(names, 8)}" if names else "it is empty"
     message = f"{root} is not a raw set of a known layout; expected {'; '.join(expected)}; {contents}"
     inner = dict(_inner(root, folders, layout, DEPTH))
     if len(inner) > 1:
-        shown = f"{', '.join([*inner][:SHOWN])}{f' and {len(inner) - SHOWN} more' * (len(inner) > SHOWN)}"
-        several = f"{shown} look like {', '.join(sorted(set(inner.values())))}, each on its own"
+        several = (
+            f"{some_and_more([*inner], SHOWN)} look like {', '.join(sorted(set(inner.values())))}, each on its own"
+        )
         return f"{message}. {several}{of_all(root)}"
     for place, inner_layout in inner.items():
         return f"{message}. {place} looks like {inner_layout}: give that as --input"

@@ -20,6 +20,7 @@ from pipelines.inputs.rows import Row, Rows, among, joined, ordered
 from trainer import storage
 from trainer.accounts import Reject
 from trainer.options import InputError
+from trainer.terminal import some
 
 # An image in several lists goes to the first of these, so that none is used for both training and validation.
 LISTS = {
@@ -70,7 +71,7 @@ def find_lists(rows: Iterable[Row]) -> Lists:
         if posixpath.dirname(below) == "Segmentation" and below.endswith(".txt")
     }
     others = sorted(f"{name}.txt" for name in lists.keys() - LISTS.keys())
-    note = f" (lists of other names, not read: {', '.join(others[:4])}{', ...' * (len(others) > 4)})" if others else ""
+    note = f" (lists of other names, not read: {some(others, 4)})" if others else ""
     return Lists({name: path for name, path in lists.items() if name in LISTS}, note)
 
 

@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from trainer.terminal import PrintableStream, printable
+from trainer.terminal import PrintableStream, printable, some, some_and_more
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,11 @@ def test_names_are_shown_without_what_steers_a_terminal(text, shown):
 
 def test_kept_characters_are_not_escaped():
     assert printable("a\nb\x1b", keep="\n") == "a\nb\\x1b"
+
+
+def test_a_few_of_many_are_named():
+    assert [some("abc"[:count], 2) for count in (0, 1, 2, 3)] == ["", "a", "a, b", "a, b, ..."]
+    assert [some_and_more((1, 2, 3)[:count], 1) for count in (0, 1, 3)] == ["", "1", "1 and 2 more"]
 
 
 def test_what_a_stream_cannot_encode_is_escaped():

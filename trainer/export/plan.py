@@ -16,6 +16,7 @@ from trainer.formats.exports import ABOUT, CLASS_BYTES, SAVED_MODEL
 from trainer.network.options import bytes_per_pixel
 from trainer.options import InputError
 from trainer.processes import memory
+from trainer.terminal import some
 
 LIBRARIES = {"savedmodel": (), "onnx": ("onnx", "onnxruntime", "tf2onnx"), "tflite": ("ai-edge-litert",)}
 """Format -> Python distributions that it needs in addition to TensorFlow."""
@@ -179,4 +180,4 @@ def dataset(options: Options, card: ModelCard) -> Dataset | None:
 
 
 def _some(names: tuple[str, ...]) -> str:
-    return f"{', '.join(names[:4])}{', ...' * (len(names) > 4)} ({len(names)})"
+    return f"{some(names, 4)} ({len(names)})"

@@ -16,6 +16,7 @@ from trainer import storage
 from trainer.formats.labels import Palette
 from trainer.formats.options import MAX_PIXELS
 from trainer.options import InputError
+from trainer.terminal import some_and_more
 
 DATASET_FILE = "dataset.json"
 MADE_AGAIN = "remove it, and run the same `deeplab prepare` again, which keeps the shards"
@@ -210,10 +211,9 @@ class Dataset:
             return [f"{split}: every pixel of its labels is ignored (id {self.palette.ignore_id})"] * (ignored > 0)
         doubts = []
         if absent:
-            more = f" and {len(absent) - NAMED_CLASSES} more" if len(absent) > NAMED_CLASSES else ""
             doubts.append(
                 f"{split}: {len(absent)} of {len(counts)} classes have no pixel in its labels: "
-                f"{', '.join(absent[:NAMED_CLASSES])}{more}"
+                f"{some_and_more(absent, NAMED_CLASSES)}"
             )
         if used in counts:
             name = self.palette.names[counts.index(used)]

@@ -17,6 +17,7 @@ from trainer.network.heads import KERNEL, Cells, Means, PixelUnshuffle, Subpixel
 from trainer.network.layers import BroadcastLike, Norm, StretchLike, Upsample, WindowMeans, conv, layer_name, separable
 from trainer.network.options import BACKBONES, HEADS, MAX_ALPHA, OUTPUT_STRIDES, SUBPIXEL_STARTS, SUBPIXELS
 from trainer.options import InputError
+from trainer.terminal import some
 
 # Of the batch norms of ASPP and decoder; the backbones have their own.
 _EPSILON = 1e-5
@@ -80,8 +81,7 @@ def _check_rates(
     rates = aspp_rates or ()
     if len(rates) > MAX_RATES or not all(isinstance(rate, int) and 1 <= rate <= MAX_RATE for rate in rates):
         raise InputError(
-            f"aspp_rates must be at most {MAX_RATES} whole numbers from 1 to {MAX_RATE}, got "
-            f"{', '.join(map(str, rates[:MAX_RATES]))}{', ...' * (len(rates) > MAX_RATES)}"
+            f"aspp_rates must be at most {MAX_RATES} whole numbers from 1 to {MAX_RATE}, got {some(rates, MAX_RATES)}"
         )
     if block_strides is not None and not set(block_strides) <= set(BLOCK_STRIDES):
         raise InputError(f"block_strides must be among {', '.join(map(str, BLOCK_STRIDES))}, got {block_strides!r}")

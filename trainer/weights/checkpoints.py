@@ -27,6 +27,7 @@ from trainer.network.folder import load_model
 from trainer.network.heads import SubpixelKernels
 from trainer.network.layers import published_name
 from trainer.options import InputError
+from trainer.terminal import some_and_more
 from trainer.weights import archives
 from trainer.weights.catalog import locate
 from trainer.weights.download import again
@@ -57,8 +58,7 @@ class Imported:
         kept = ", ".join(_folded(self.skipped, self.loaded))
         text += f", {len(self.skipped)} newly initialised ({kept})" if self.skipped else ", all of the model"
         unused = _folded(list(dict.fromkeys(name.rpartition("/")[0] or name for name in self.unused)), self.loaded)
-        more = f" and {len(unused) - 20} more" if len(unused) > 20 else ""
-        return text + (f"; not used: {', '.join(unused[:20])}{more}" if unused else "")
+        return text + (f"; not used: {some_and_more(unused, 20)}" if unused else "")
 
 
 def _folded(names: list[str], others: list[str]) -> list[str]:

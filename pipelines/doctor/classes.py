@@ -10,13 +10,12 @@ from pipelines.doctor.corrections import finding_on, with_coding, with_known_col
 from pipelines.doctor.proposals import are_codes, is_grey, propose, two_classes
 from pipelines.doctor.reading import OWN, LabelValues, Reading, Sample
 from pipelines.doctor.verdict import REJECT, SHOWN, Finding
-from pipelines.inputs.coding import Read, Unlisted, detect_palette, sampled
+from pipelines.inputs.coding import NoPalette, Read, Unlisted, detect_palette, sampled
 from pipelines.inputs.evidence import Evidence, Use, gather, one_based
 from pipelines.inputs.rawset import RawSet
 from trainer.formats.label_images import Label
 from trainer.formats.labels import Color, Palette
 from trainer.formats.palettes import CAMVID, READ_BY_COLOR
-from trainer.options import InputError
 
 BLACK_AND_WHITE = (
     '{"classes": [{"name": "background", "color": [0, 0, 0]}, {"name": "foreground", "color": [255, 255, 255]}]}'
@@ -68,10 +67,8 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
         return Reading(palette, flag=listed if flag == "auto" else flag, reasons=(reason,))
     except Unlisted as error:  # what the list does not know is found later, and ignored
         return Reading(error.palette, flag=OWN, reasons=(error.reason,))
-    except InputError as error:
+    except NoPalette as error:
         fault = str(error)
-        if "cannot tell the palette" not in fault:  # the given palette, or the set's own, is invalid
-            raise
     evidence = sample.evidence
     if not evidence.labels:
         cure = (

@@ -33,6 +33,10 @@ Labels = Callable[[], Iterable[tuple[str, label_images.Label]]]
 """Returns some labels, each with its path."""
 
 
+class NoPalette(InputError):
+    """Nothing tells the palette of a set, not even its labels."""
+
+
 class Unlisted(InputError):
     """Labels hold values that the set's own list of classes, which knows most of their pixels, does not know.
 
@@ -99,8 +103,8 @@ def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_labe
       The palette, and a sentence with the reason.
 
     Raises:
-      InputError: the palette is unknown, or "auto" cannot tell it from the labels. Unlisted: the set's own list of
-        classes knows most of the labels, but not all.
+      InputError: the palette is unknown. NoPalette: "auto" cannot tell it from the labels. Unlisted: the set's own
+        list of classes knows most of the labels, but not all.
     """
     return _palette(rawset, palette, lambda: sampled(rawset.labels, read), _has_own(rawset, palette))
 
@@ -126,7 +130,7 @@ def _palette(rawset: RawSet, palette: str, labels: Labels, has_own: Callable[[],
     sample = _sample(labels())
     built_in = _palette_of(sample, rawset.layout)
     if built_in is None:
-        raise InputError(
+        raise NoPalette(
             f"{rawset.root}: cannot tell the palette; {sample.describe()}. Give --palette {', '.join(BUILT_IN)}, "
             f"or a JSON file (also found as {PALETTE_FILE} in that folder) like {JSON_FORM}"
         )

@@ -14,20 +14,11 @@ from collections.abc import Callable
 import grpc
 from apache_beam.options.pipeline_options import PipelineOptions, SparkRunnerOptions
 
-from pipelines.runner import jobserver, services
+from pipelines.runner import jobserver, sending, services
 from pipelines.runner.failures import quiet_beam, readable
 from pipelines.runner.flags import is_dataflow, runner_name, shares_this_machine
 from pipelines.runner.isolation import cause
-from pipelines.runner.progress import (
-    EXPECTED,
-    FOLDER,
-    REMOTE_SECONDS,
-    WATCH_SECONDS,
-    beats,
-    forget,
-    progress,
-    say,
-)
+from pipelines.runner.progress import FOLDER, REMOTE_SECONDS, WATCH_SECONDS, beats, forget, progress, say
 from pipelines.runner.services import Job
 from pipelines.runner.work import DONE
 from trainer import ending, storage
@@ -61,9 +52,8 @@ def follow(job: Job, options: PipelineOptions, title: str, folder: str, total: i
         count = functools.partial(_done, job) if is_dataflow(options) else functools.partial(beats, counts)
         watch = REMOTE_SECONDS if is_dataflow(options) or storage.is_remote(counts) else WATCH_SECONDS
         if not total and not is_dataflow(options):
-            with contextlib.suppress(InputError, OSError, AttributeError):
-                expected = storage.read_json(storage.join(counts, EXPECTED))
-                total, unit = expected.get("total", 0), expected.get("unit", unit)
+            noted = sending.noted(folder)
+            total, unit = noted.get("total", 0), noted.get("unit", unit)
         with quiet_beam(), progress(count, total, unit, title, sys.stderr, watch):
             state = _wait(job, count, options, title)
     except KeyboardInterrupt:

@@ -34,20 +34,26 @@ def note(folder: str, expected: dict[str, Any], is_sending: bool) -> None:
     storage.write_json(storage.join(folder, FOLDER, EXPECTED), expected | since)
 
 
+def noted(folder: str) -> dict[str, Any]:
+    """The note in an output folder; {} if there is none, or it cannot be read."""
+    with contextlib.suppress(InputError, OSError):
+        read = storage.read_json(storage.join(folder, FOLDER, EXPECTED))
+        return read if isinstance(read, dict) else {}
+    return {}
+
+
 def seconds_left(folder: str) -> float:
     """Seconds within which a job that writes to `folder` may still be listed; 0 if none is being sent."""
-    with contextlib.suppress(InputError, OSError, AttributeError, TypeError):
-        since = storage.read_json(storage.join(folder, FOLDER, EXPECTED)).get(SINCE)
+    with contextlib.suppress(TypeError):  # as of a note without a time
+        since = noted(folder).get(SINCE)
         return max(0.0, ARRIVAL - max(0.0, time.time() - since))  # another machine's clock may be ahead
     return 0.0
 
 
 def job_of(folder: str) -> tuple[str, str]:
     """The name and the service of the job that the note in a folder tells of; ("", "") if there is none."""
-    with contextlib.suppress(InputError, OSError, AttributeError):
-        read = storage.read_json(storage.join(folder, FOLDER, EXPECTED))
-        return str(read.get(JOB) or ""), str(read.get(SERVICE) or "")
-    return "", ""
+    read = noted(folder)
+    return str(read.get(JOB) or ""), str(read.get(SERVICE) or "")
 
 
 def arrange(runner: PipelineRunner, name: str, notify: Callable[[], None] | None) -> None:

@@ -14,6 +14,7 @@ from pipelines.doctor.proposals import PROPOSED, ignoring_colors, ignoring_ids, 
 from pipelines.doctor.reading import OWN, Reading
 from pipelines.doctor.tally import DOUBTS, FAULTS, MAX_COLORS, REACH, DoctorTally, Seen
 from pipelines.doctor.verdict import NOTE, REJECT, SHOWN, WRONG, Example, Finding
+from pipelines.inputs.pairs import ALONE
 from trainer.accounts import Reject, counted
 from trainer.formats.labels import Palette, ranges
 from trainer.terminal import some_and_more
@@ -62,7 +63,7 @@ _TEXTS = {
 
 def of_scan(rejects: Sequence[Reject], pairs: int) -> Iterator[Finding]:
     """Findings on images and labels without a partner, and on those that form no pair for other reasons."""
-    alone = [reject for reject in rejects if "without a" in reject.reason]
+    alone = [reject for reject in rejects if reject.reason in ALONE]
     for kind, text, members in (
         ("pairing", "images or labels have no partner of the same name", alone),
         ("names", "files or entries of lists make no usable pair", [r for r in rejects if r not in alone]),

@@ -12,6 +12,7 @@ from pipelines.doctor.verdict import REJECT, SHOWN, Example, Finding
 from pipelines.inputs import class_lists, split_lists
 from pipelines.inputs.layouts import Candidates
 from pipelines.inputs.names import hidden
+from pipelines.inputs.pairs import ALONE
 from pipelines.inputs.rawset import RawSet, raw_set, scan
 from pipelines.inputs.rows import Row
 from pipelines.inputs.unrecognised import of_all, other_pairs
@@ -37,7 +38,7 @@ def find(
     fault, known = "", None
     try:
         known = scan(root, layout, val_fraction, group_by)
-        alone = [reject for reject in known.rejects if "without a" in reject.reason]
+        alone = [reject for reject in known.rejects if reject.reason in ALONE]
         if not alone:
             return known, ()
     except InputError as error:

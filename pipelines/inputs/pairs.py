@@ -20,6 +20,9 @@ from trainer import storage
 from trainer.accounts import Reject
 from trainer.options import InputError
 
+ALONE = NO_LABEL, NO_IMAGE = "image without a label of that name", "label without an image of that name"
+"""Reasons of rejects that have no partner."""
+
 
 class Pair(NamedTuple):
     """An image and its label.
@@ -99,7 +102,7 @@ def pair_by_key(candidates: Candidates) -> tuple[Pairs, list[Reject]]:
     label_of = partners(images, labels)
     others = [paired(key, images[key], labels.get(label_of.get(key, ""), [])) for key in sorted(images)]
     for key in labels.keys() - set(label_of.values()):
-        rejects += [reject(key, path, "label without an image of that name") for path, *_ in labels[key]]
+        rejects += [reject(key, path, NO_IMAGE) for path, *_ in labels[key]]
     others = [pair for pair in others if pair]
     return Pairs(heapq.merge(pairs, others)) if others else pairs, rejects
 
@@ -131,7 +134,7 @@ def _fault(key: str, images: list[Row], labels: list[Row]) -> str | None:
     if len(images) > 1:
         return f"{len(images)} images have the same name: {_names(images)}; rename or remove all but one"
     if not labels:
-        return "image without a label of that name"
+        return NO_LABEL
     if len(labels) > 1:
         return f"{len(labels)} labels have the image's name: {_names(labels)}; remove all but one"
     try:

@@ -310,7 +310,6 @@ def localize(path: str) -> str:
     if not exists(place):
         with writer(place) as file:
             cloud.download(path, file, generation)
-            file.seek(0, os.SEEK_END)
     return place
 
 

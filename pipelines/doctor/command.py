@@ -284,12 +284,11 @@ def write(
     inputs = {storage.real(path) for path in (options.input, options.palette)}
     for name in CURES:
         path = storage.join(folder, name)
-        if not storage.exists(path) or storage.identity(storage.read(path)) == storage.identity(
-            contents.get(name, b"")
-        ):
+        identity = storage.identity(storage.read(path)) if storage.exists(path) else ""
+        if identity in ("", storage.identity(contents.get(name, b""))):
             continue
         is_input = storage.real(path) in inputs
-        is_ours = name in written and storage.identity(storage.read(path)) == written[name]
+        is_ours = written.get(name) == identity
         if name in contents and (is_input or not (is_ours or options.overwrite)):
             what = "is an input" if is_input else "was changed since this command wrote it"
             raise InputError(f"{path} {what} and would be replaced; give another --output")

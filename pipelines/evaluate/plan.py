@@ -6,7 +6,7 @@ import functools
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from pipelines.evaluate.sources import STAGE, Comparison, Sources, segment_rejects
@@ -83,12 +83,13 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
       selection: the images to evaluate; None for all that have a label.
     """
     masks = {folder: list_masks(folder) for folder in sources.masks}
-    labels = list_labels(sources.labels, sources.palette, set().union(*masks.values()))
+    masked = set().union(*masks.values())
+    labels = list_labels(sources.labels, sources.palette, masked)
     rule = None
     # Where labels lie beside their images, these have the names of the masks, but are faults if they are JPEGs.
     readable = labels.files.keys() - labels.faults.keys() or labels.files.keys()
-    if readable.isdisjoint(itertools.chain.from_iterable(masks.values())):
-        rule = naming(sorted(set().union(*masks.values())), sorted(readable))
+    if readable.isdisjoint(masked):
+        rule = naming(sorted(masked), sorted(readable))
         labels = labels.by_images(rule) if rule else labels
     # The key of each label among the masks of each folder.
     mask_keys = {folder: partners(labels.files, masks[folder]) for folder in sources.masks}
@@ -191,7 +192,7 @@ class Labels:
         return Labels(files, faults, (*self.notes, *notes, str(rule)))
 
 
-def list_labels(folder: str, palette: Palette, masks: Iterable[str]) -> Labels:
+def list_labels(folder: str, palette: Palette, masks: Collection[str]) -> Labels:
     """Finds the labels in a folder. Raises InputError if there are none.
 
     Args:
@@ -218,7 +219,6 @@ def list_labels(folder: str, palette: Palette, masks: Iterable[str]) -> Labels:
         faults |= {
             name_of(name): (name, f"no label that ends in {ending}, which the palette reads") for name in others
         }
-    masks = set(masks)
     for name in seen:
         if name.lower().endswith(JPEG) and name_of(name) in masks:
             faults[name_of(name)] = (name, "is a JPEG, which blurs class ids; expected a lossless label (PNG)")

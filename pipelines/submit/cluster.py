@@ -260,7 +260,7 @@ def _open(call: Callable[..., Any], *arguments: Any, **more: Any) -> Iterator[An
 
 
 def _verdict(status: int, message: str) -> Exception:
-    if status in (408, 429) or status >= 500 or status == 410:
+    if status in (408, 410, 429) or status >= 500:
         return Lost(f"the cluster answers {status}: {message}", retry=status != 429)
     if status in (0, 401):
         cure = "log in as for kubectl, such as with `gcloud container clusters get-credentials`"

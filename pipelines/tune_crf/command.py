@@ -102,10 +102,10 @@ def prepare(options: Options, beam: Any) -> tuple[TuningJob, Dataset]:
 
 def check_output(options: Options) -> None:
     """Raises InputError if the output is a folder, or an existing output was not written by this command."""
-    path, html, names = output(options, ".json"), output(options, ".html"), output(options, ".tuning")
+    path, html, work = (output(options, suffix) for suffix in (".json", ".html", ".tuning"))
     if os.path.isdir(path):
         raise InputError(f"--output {path} is a folder; expected the file to write")
-    work, names = names, storage.join(names, scoring.NAMES_FILE)
+    names = storage.join(work, scoring.NAMES_FILE)
     is_ours = {path: holds(path, Tuning.from_json), names: holds(names, read_names)}
     if not storage.exists(names) and storage.is_dir(work):
         is_ours[work] = all(scoring.OURS.match(file.relative) for file in storage.walk(work))

@@ -43,10 +43,15 @@ def as_score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def as_difference(value: float) -> str:
-    """A difference of scores with its sign, to three decimals."""
+def signed(value: float) -> str:
+    """A difference of scores for a terminal: with its sign, to three decimals."""
     text = f"{value:+.3f}"
-    return "±0.000" if text in ("+0.000", "-0.000") else text.replace("-", "−")
+    return "±0.000" if text in ("+0.000", "-0.000") else text
+
+
+def as_difference(value: float) -> str:
+    """The same for a page, with a typographic minus sign."""
+    return signed(value).replace("-", "−")
 
 
 def direction(change: float | None) -> str:

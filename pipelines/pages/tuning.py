@@ -10,7 +10,7 @@ from pipelines.crf.options import CrfOptions, in_words
 from pipelines.crf.tuning import Tuning
 from pipelines.masks.options import Views
 from pipelines.pages.gallery import Entry
-from pipelines.pages.page import direction, template
+from pipelines.pages.page import direction, signed, template
 from trainer.formats.labels import Palette
 from trainer.terminal import printable
 
@@ -41,19 +41,13 @@ def text(tuning: Tuning, path: str) -> str:
     gain = tuning.gain
     scores = (
         f"{_images(tuning)}: {metric_name(tuning)} {tuning.before:.3f} without, "
-        f"{tuning.after:.3f} with (cross-fitted); gain {_signed(gain.value)}, "
-        f"{100 * gain.level:g} % between {_signed(gain.low)} and {_signed(gain.high)}"
+        f"{tuning.after:.3f} with (cross-fitted); gain {signed(gain.value)}, "
+        f"{100 * gain.level:g} % between {signed(gain.low)} and {signed(gain.high)}"
     )
     verdict = f"on: {_options(tuning)}" if tuning.options else f"leave it off: {_reason(tuning)}"
     return "\n".join(
         [scores, *_class_table(tuning), f"{printable(verdict)} -> {path}", *map(printable, _harm(tuning))]
     )
-
-
-def _signed(value: float) -> str:
-    """A difference of scores for a terminal, to three decimals."""
-    text = f"{value:+.3f}"
-    return "±0.000" if text in ("+0.000", "-0.000") else text
 
 
 def _images(tuning: Tuning) -> str:
@@ -72,8 +66,8 @@ def _class_table(tuning: Tuning) -> list[str]:
     return [
         head,
         *(
-            f"{name:{width}}    {change.before:.3f}  {change.after:.3f}  {_signed(change.gain.value)}  "
-            f"{_signed(change.gain.low)} and {_signed(change.gain.high)}"
+            f"{name:{width}}    {change.before:.3f}  {change.after:.3f}  {signed(change.gain.value)}  "
+            f"{signed(change.gain.low)} and {signed(change.gain.high)}"
             for name, change in known.items()
         ),
     ]

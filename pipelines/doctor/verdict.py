@@ -51,10 +51,6 @@ class Finding:
     cure: str
     examples: tuple[Example, ...] = ()
 
-    @property
-    def share(self) -> str:
-        return f"{self.count:,} of {self.of:,} {self.unit}" if self.of else f"{self.count:,} {self.unit}"
-
     def to_json(self) -> dict[str, Any]:
         examples = [{"path": example.path, "found": example.detail} for example in self.examples]
         return {

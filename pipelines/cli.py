@@ -167,7 +167,7 @@ def run(argv: list[str]) -> int:
 
 def _stop(name: str, message: str) -> None:
     """Ends this process from any thread, without waiting for the others."""
-    ending.leave(2, f"deeplab {name}: error: {printable(message)}; run the same command again once it has ended")
+    ending.leave(2, f"deeplab {name}: error: {printable(message)}")
 
 
 def main(argv: list[str] | None = None) -> int:

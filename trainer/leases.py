@@ -52,17 +52,34 @@ def scope(on_lost: Callable[[str], object], notify: Callable[[str], object]) -> 
     """Releases at its end the leases that were acquired in the block.
 
     Args:
-      on_lost: called in a thread, with a sentence, when another job has taken over a folder; must end this process.
+      on_lost: called in a thread, with a sentence, when another job has taken over a folder, or that was taken away;
+        must end this process.
       notify: called with a sentence before a lease is watched.
+
+    Raises:
+      InputError: a local folder was taken away while the block ran, whatever the block made of that.
     """
     global _on_lost, _notify
     before, known = (_on_lost, _notify), set(map(id, _held))
     _on_lost, _notify = on_lost, notify
+    ours = lambda: [lease for lease in _held if id(lease) not in known]
     try:
-        yield
+        try:
+            yield
+        except Exception as error:
+            _check_there(ours(), error)
+            raise
+        _check_there(ours())
     finally:
-        release([lease for lease in _held if id(lease) not in known])
+        release(ours())
         _on_lost, _notify = before
+
+
+def _check_there(leases: list[_Lease], cause: Exception | None = None) -> None:
+    """Raises InputError, in place of `cause`, if the folder of a lease was taken away."""
+    for lease in leases:
+        if lease.is_gone():
+            raise InputError(lease.taken_away()) from cause
 
 
 def acquire(folder: str, command: str) -> None:
@@ -122,7 +139,8 @@ atexit.register(release)
 class _Lease:
     def __init__(self, folder: str, command: str, target: str, file: str) -> None:
         self.target, self.process, self.job = target, processes.name(), uuid.uuid4().hex
-        self._path = storage.join(folder, file)
+        self._folder, self._path = folder, storage.join(folder, file)
+        self._place: int | None = None
         self._made = [] if storage.is_remote(folder) else _missing(folder)
         self._ended, self._writing = threading.Event(), threading.Lock()
         self._note = {
@@ -146,7 +164,7 @@ class _Lease:
         while True:
             if current is None or _is_dead(current):
                 if self._exchange(current):
-                    return
+                    break
             elif _is_here(current) or (seen is not None and current != seen):
                 raise InputError(_refusal(self.target, current))
             elif seen is None:
@@ -156,8 +174,28 @@ class _Lease:
             elif time.monotonic() - since <= PATIENCE:
                 time.sleep(GLANCE)
             elif self._exchange(current):
-                return
+                break
             current = _read(self._path)
+        if not storage.is_remote(self._folder):
+            with contextlib.suppress(OSError):  # such as of too many open files
+                self._place = os.open(self._folder, os.O_RDONLY)
+
+    def is_gone(self) -> bool:
+        """Whether the path of the local folder no longer leads to the one that was acquired, which is kept open."""
+        if self._place is None:
+            return False
+        try:
+            return not os.path.samestat(os.stat(self._folder), os.fstat(self._place))
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False  # such as of a disk that does not answer
+
+    def taken_away(self) -> str:
+        return (
+            f"{self.target} was removed, renamed or replaced while `deeplab {self._note['command']}` was writing to "
+            "it, so not all that it wrote is there; run the same command again"
+        )
 
     def _exchange(self, before: bytes | None) -> bool:
         """Writes the lease in place of `before`; returns whether that was there."""
@@ -170,7 +208,9 @@ class _Lease:
         while not self._ended.wait(BEAT):
             lost = ""
             with contextlib.suppress(OSError, storage.Unavailable, InputError), self._writing:
-                if not self._ended.is_set() and not self._renew():
+                if not self._ended.is_set() and self.is_gone():
+                    lost = self.taken_away()
+                elif not self._ended.is_set() and not self._renew():
                     lost = self._lost(_read(self._path))
             if lost:
                 _on_lost(lost)
@@ -183,7 +223,10 @@ class _Lease:
                 f"{self.target} was not held for {_now() - self._renewed:.0f} seconds, in which another job may have "
                 "written there; run the same command again"
             )
-        return f"{_owner(self.target, current)}; that job took over, since this one gave no sign of life"
+        return (
+            f"{_owner(self.target, current)}; that job took over, since this one gave no sign of life; run the same "
+            "command again once it has ended"
+        )
 
     def _renew(self) -> bool:
         before = self._content()
@@ -197,8 +240,13 @@ class _Lease:
     def release(self) -> None:
         self._ended.set()
         with contextlib.suppress(OSError, storage.Unavailable, InputError), self._writing:
-            storage.exchange(self._path, self._content(), None)
+            if not self.is_gone():  # else a new folder would be made
+                storage.exchange(self._path, self._content(), None)
         self.remove_folders()
+        with self._writing:
+            place, self._place = self._place, None
+        if place is not None:
+            os.close(place)
 
     def remove_folders(self) -> None:
         """Removes the folders that were created for the lease, unless they hold something else by now."""

@@ -189,6 +189,39 @@ def test_a_job_that_slept_while_another_took_its_place_and_ended_does_not_go_on(
     assert not storage.exists(place(folder))
 
 
+@pytest.mark.parametrize("instead", ["nothing", "a folder", "a link", "a file"])
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_a_command_whose_folder_was_taken_away_under_it_says_so_and_does_not_end_well(tmp_path, instead, ends):
+    out, away = tmp_path / "out", tmp_path / "away"
+    said = r"out was removed, renamed or replaced while `deeplab prepare` was writing to it, .* run the same command"
+    with pytest.raises(InputError, match=said), leases.scope(print, print):
+        leases.acquire(str(out), "prepare")
+        out.rename(away)
+        if instead == "a folder":
+            out.mkdir()
+        elif instead == "a link":
+            out.symlink_to(tmp_path)
+        elif instead == "a file":
+            out.touch()
+        if ends == "badly":
+            raise FileNotFoundError(2, "No such file or directory", str(out / "plan"))
+
+
+def test_a_job_whose_folder_was_taken_away_ends_and_makes_no_other(tmp_path, told):
+    leases.acquire(str(tmp_path / "out"), "prepare")
+    (tmp_path / "out").rename(tmp_path / "away")
+    wait_for(lambda: told)
+    assert "out was removed, renamed or replaced while" in told[0]
+    assert os.listdir(tmp_path) == ["away"]
+
+
+def test_an_interrupt_stays_one_where_the_folder_was_taken_away(tmp_path):
+    with pytest.raises(KeyboardInterrupt), leases.scope(print, print):
+        leases.acquire(str(tmp_path / "out"), "prepare")
+        (tmp_path / "out").rename(tmp_path / "away")
+        raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("kind", ["link", "broken link", "FIFO", "folder"])
 def test_what_is_no_lease_is_neither_written_through_nor_waited_for(tmp_path, kind):
     lease, other = tmp_path / "out" / leases.FILE, tmp_path / "other"

@@ -229,14 +229,17 @@ def _main(argv: list[str]) -> int:
         return status
     except UnbalancedError as error:
         return failure(title, error, 1)
-    except MemoryError as error:
-        return failure(title, f"there is not enough memory ({error}); finished outputs are kept", 1)
     except storage.Unavailable as error:
         return failure(title, error, 75)
     except BrokenPipeError:
         raise
     except InputError as error:
         return failure(title, error, 2)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        refused = processes.refused(error)
+        if not refused and not isinstance(error, MemoryError):
+            raise
+        return failure(title, f"{refused or f'there is not enough memory ({error})'}; finished outputs are kept", 1)
     except OSError as error:
         return _of_the_system(title, error)
 

@@ -55,7 +55,8 @@ def leave(status: int, text: str = "", out: TextIO | None = None) -> None:
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
         # A `threading.Thread` takes a lock that this thread may hold, if this is a handler of signals.
-        _thread.start_new_thread(_exit_later, (status,))
+        with contextlib.suppress(RuntimeError):  # where no more threads are allowed
+            _thread.start_new_thread(_exit_later, (status,))
         startup.turn_back()
         out = sys.stderr if out is None else out
         for stream, line in ((out, f"{text}\n" if text else ""), (sys.stdout, "")):

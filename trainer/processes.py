@@ -17,6 +17,8 @@ GLANCE = 0.05
 """Seconds between two polls of a child's memory."""
 KEEP = {-1: 512 << 20, -2: 64 << 20, -3: 32 << 20, -8: 1}
 """glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, at its maximum, and M_ARENA_MAX, see `keep_memory`."""
+REFUSED = ("can't start new thread", "failed to map segment")
+"""What Python says where the system refuses a thread, or the memory for a library, for which it has no error."""
 UNSEEN = "-0"
 """Used for the start time of a process if it cannot be determined."""
 
@@ -56,6 +58,12 @@ def memory() -> int:
         with contextlib.suppress(OSError, ValueError):  # none, or "max"
             limits.append(int(Path(path).read_text()))
     return min(limits)
+
+
+def refused(error: BaseException) -> MemoryError | None:
+    """What to raise in place of an error where this machine refuses memory or a thread; None for any other error."""
+    found = next((words for words in REFUSED if words in str(error)), None)
+    return found and MemoryError(f"there is not enough memory, or no more threads are allowed here ({found})")
 
 
 def peak_memory(number: int | None = None) -> int:

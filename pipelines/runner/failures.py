@@ -15,7 +15,7 @@ from typing import TextIO
 
 from apache_beam.runners.worker import sdk_worker
 
-from trainer import ending, storage
+from trainer import ending, processes, storage
 from trainer.files import scratch
 from trainer.options import InputError
 
@@ -28,8 +28,10 @@ REPORT_SECONDS = 10.0
 """Seconds within which a thread of Beam reports that a worker process has ended."""
 
 
-def readable(error: Exception, title: str) -> InputError | storage.Unavailable:
+def readable(error: Exception, title: str) -> InputError | storage.Unavailable | MemoryError:
     """Turns a failure that Beam reports as nested tracebacks into an error with a one-line message."""
+    if refused := processes.refused(error):
+        return refused
     # Lines that Java adds to a Python traceback.
     text = re.sub(r"\n\s+(?:at [^\n]*\([^\n]*\)|\.\.\. \d+ (?:more|common frames omitted))(?=\n|\Z)", "", str(error))
     for known in (InputError, storage.Unavailable):
@@ -91,6 +93,8 @@ def stop_when_worker_dies(out: TextIO, title: str) -> Iterator[None]:
             text = f"error: a worker process ended with status {death[1]} (137 or -9: killed, usually out of memory)"
             cure = "run the command again, which resumes, and rejects the image if one is the cause"
             end(text, cure, STATUS_WORKER_DIED)
+        elif refused := processes.refused(args.exc_value):
+            end(f"error: {refused}", "run the same command again with more, which resumes", 1)
         elif args.exc_type.__module__ != "grpc":  # connections to a dead or finished worker
             before(args)
 

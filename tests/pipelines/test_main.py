@@ -140,3 +140,14 @@ def test_a_command_that_is_asked_to_end_says_so_and_leaves_nothing_behind(moment
     assert process.returncode == 128 + number, said
     assert said.count("deeplab prepare: terminated; ") == 1 and said.endswith("run the same command again to resume\n")
     assert not list(scratch.iterdir()) and not list(output.glob(".deeplab-lease.json"))
+
+
+@pytest.mark.parametrize(
+    "raised", ['RuntimeError("can\'t start new thread")', "ImportError('libx.so: failed to map segment from it')"]
+)
+def test_a_machine_that_refuses_a_thread_or_a_library_has_too_little_memory(raised):
+    """Python has no error of its own for either."""
+    program = [sys.executable, "-c", FAILING.format(body=f"raise {raised}")]
+    done = subprocess.run(program, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("deeplab prepare: error: there is not enough memory, or no more threads are allowed")

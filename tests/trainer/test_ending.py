@@ -110,3 +110,16 @@ def test_a_signal_that_is_sent_twice_does_not_stop_the_way_out(tmp_path):
 def test_other_exceptions_in_callbacks_are_still_printed(tmp_path):
     status, said, _ = run("type('A', (), {'__del__': lambda _: 1 / 0})()", tmp_path)
     assert status == 0 and "ZeroDivisionError" in said
+
+
+def test_the_line_is_printed_where_no_thread_can_be_started():
+    program = """
+import _thread
+from trainer import ending
+def refuse(*_):
+    raise RuntimeError("can't start new thread")
+_thread.start_new_thread = refuse
+ending.leave(3, "there is no memory")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, "there is no memory\n")

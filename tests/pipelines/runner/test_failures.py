@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import threading
+
 import pytest
 
+from pipelines.runner import failures
 from pipelines.runner.failures import readable
 from trainer import storage
 from trainer.options import InputError
@@ -43,3 +47,23 @@ Caused by: java.io.IOException: error=2, No such file or directory
 \t... 9 more
 """
     assert 'Cannot run program "/opt/boot": error=2, No such file' in str(readable(RuntimeError(text), "prepare"))
+
+
+def test_a_helper_thread_that_can_start_no_other_ends_the_run_which_would_wait_for_it_for_ever(monkeypatch):
+    def refuse():
+        raise RuntimeError("can't start new thread")
+
+    left, out = [], io.StringIO()
+    monkeypatch.setattr(failures.ending, "leave", lambda *arguments: left.append(arguments))
+    with failures.stop_when_worker_dies(out, "testing"):
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        thread.join()
+    ((status, text, printed),) = left
+    assert status == 1 and printed is out and "\n" not in text
+    assert text.startswith("deeplab testing: error: there is not enough memory, or no more threads are allowed")
+
+
+def test_a_run_that_can_start_no_thread_says_what_the_machine_lacks():
+    with pytest.raises(MemoryError, match="no more threads"):
+        raise readable(RuntimeError("can't start new thread"), "testing")

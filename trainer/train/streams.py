@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import processes, storage
-from trainer.formats.dataset import DATASET_FILE, Dataset
+from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
 from trainer.formats.examples import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED, decode_pixels
 from trainer.formats.examples import decode as decode_example
 from trainer.formats.frames import CorruptRecord
@@ -124,7 +124,13 @@ def _shard_paths(folder: str, dataset: Dataset, split: str) -> list[str]:
         )
     # tf.data would fail at a missing shard in the middle of an epoch, and not notice one truncated between records.
     sizes = {file.relative: file.size for file in storage.files(folder)}
-    for shard in dataset.of_split(split):
+    shards = dataset.of_split(split)
+    if any(sizes.get(shard.name) != shard.bytes for shard in shards) and load_dataset(folder).shards != dataset.shards:
+        raise InputError(
+            f"the records in {folder} were changed by another command since this one began: it read another "
+            f"{DATASET_FILE} then; run the same command again once that has ended"
+        )
+    for shard in shards:
         if shard.name not in sizes:
             raise InputError(f"{shard.name} in {folder} is missing; run `deeplab prepare` again")
         if sizes[shard.name] != shard.bytes:

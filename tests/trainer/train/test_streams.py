@@ -177,3 +177,13 @@ def test_a_missing_shard_is_named(tmp_path):
     (tmp_path / dataset.shards[1].name).unlink()
     with pytest.raises(InputError, match=r"train-00001-of-00002\.tfrecord in .* is missing"):
         TrainingStream(str(tmp_path), dataset, OPTIONS).epoch(1, 1)
+
+
+@pytest.mark.parametrize("now", [[[record(0)], [record(2)]], [[record(2)]]], ids=["shorter", "fewer"])
+def test_records_that_another_command_has_changed_since_are_not_called_damaged(tmp_path, now):
+    before = write_records(tmp_path, {"train": [[record(0), record(1)], [record(2)]]})
+    for shard in before.shards:
+        (tmp_path / shard.name).unlink()
+    write_records(tmp_path, {"train": now})
+    with pytest.raises(InputError, match=r"the records in .* were changed by another command since this one began"):
+        TrainingStream(str(tmp_path), before, OPTIONS).epoch(1, 1)

@@ -77,7 +77,8 @@ def prepare(options: Options, cores: int) -> tuple[SegmentJob, ModelCard]:
     Args:
       cores: the number of cores that a worker process may use; 0 if it has its machine to itself.
     """
-    card, digest = exports.load_card(options.model), exports.model_digest(options.model)
+    card = exports.load_card(options.model)
+    digest = exports.model_digest(options.model, card)
     crf, note = crf_in_force(options, digest)
     if note:
         print(note)

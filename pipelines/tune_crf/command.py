@@ -85,7 +85,7 @@ def prepare(options: Options, beam: Any) -> tuple[TuningJob, Dataset]:
             "images, which biases the verdict; tune on another --split",
             flush=True,
         )
-    digest = weights_digest(options.model)
+    digest = weights_digest(options.model, card)
     job = TuningJob(
         model=options.model,
         records=options.records,

@@ -29,7 +29,8 @@ DRAWN_SIDES = (1.0, 0.6)
 def run(options: Options, flags: list[str]) -> int:
     """Runs the command. Returns 0, or 1 if the export does not agree with the model."""
     options = dataclasses.replace(options, output=storage.absolute(options.output))  # "." has no name to add to
-    card, digest = load_card(options.model), weights_digest(options.model)
+    card = load_card(options.model)
+    digest = weights_digest(options.model, card)
     if options.format == "savedmodel":
         leases.acquire(options.output, "export")
     else:

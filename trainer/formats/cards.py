@@ -101,11 +101,18 @@ def load_card(folder: str) -> ModelCard:
         raise InputError(f"{path}: {error}") from None
 
 
-def weights_digest(folder: str) -> str:
+def weights_digest(folder: str, card: ModelCard | None = None) -> str:
     """SHA-256 of the model's weights file, as hex digits.
 
-    Every command calls this first and builds the network later, so that damage is found early. Raises InputError when
-    the file is missing or damaged, or not the one that `model.json` beside it describes.
+    Every command calls this first and builds the network later, so that damage is found early.
+
+    Args:
+      folder: the model folder.
+      card: what was read of its `model.json`, so that both are of one model if the folder is just being replaced; None
+        to read it.
+
+    Raises:
+      InputError: the file is missing or damaged, or not the one that the card describes.
     """
     path = storage.join(folder, WEIGHTS)
     try:
@@ -114,7 +121,7 @@ def weights_digest(folder: str) -> str:
         raise InputError(f"{folder} is not a model folder: {WEIGHTS} is missing") from None
     if damage := _damage(data):
         raise InputError(f"{path} is damaged ({damage}); train or import it again")
-    digest, stated = hashlib.sha256(data).hexdigest(), load_card(folder).weights
+    digest, stated = hashlib.sha256(data).hexdigest(), (card or load_card(folder)).weights
     if stated not in ("", digest):
         raise InputError(
             f"{path} is not the file that {CARD} beside it describes: found SHA-256 {digest[:12]}..., expected "

@@ -102,12 +102,16 @@ def _load(path: str, program: bytes = b"") -> tuple[ModelCard, Any]:
         raise InputError(f"{path} is damaged, or `deeplab export` did not write it: {error}") from None
 
 
-def model_digest(path: str) -> str:
+def model_digest(path: str, card: ModelCard | None = None) -> str:
     """SHA-256, as hex digits, of the part of the model folder or export at `path` that determines masks: its weights.
 
-    Raises InputError if they are missing.
+    Args:
+      card: see `cards.weights_digest`.
+
+    Raises:
+      InputError: they are missing, or of a model folder not those that the card describes.
     """
-    return hashlib.sha256(_program(path)).hexdigest() if kind(path) else cards.weights_digest(path)
+    return hashlib.sha256(_program(path)).hexdigest() if kind(path) else cards.weights_digest(path, card)
 
 
 def read(path: str, digest: str) -> bytes:

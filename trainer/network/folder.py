@@ -181,5 +181,5 @@ def load_model(folder: str, digest: str = "") -> tuple[keras.Model, ModelCard]:
         model = deeplab_v3_plus(**card.architecture)
     except (TypeError, ValueError) as error:
         raise InputError(f"{storage.join(folder, CARD)}: {error}") from None
-    load_weights(model, folder, digest or weights_digest(folder))
+    load_weights(model, folder, digest or weights_digest(folder, card))
     return model, card

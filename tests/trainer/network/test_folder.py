@@ -19,6 +19,7 @@ import pytest
 from keras import ops
 
 from tests.drawn.networks import SMALL, random_image, randomise
+from trainer.formats import exports
 from trainer.formats.cards import ModelCard, load_card, weights_digest
 from trainer.formats.palettes import CAMVID, VOC
 from trainer.network.deeplab import HEAD, deeplab_v3_plus
@@ -73,6 +74,15 @@ def test_weights_of_another_training_of_the_same_network_are_refused(folder, sma
     with pytest.raises(InputError, match="copy both from one folder"):
         load_model(str(tmp_path))
     load_model(str(copy_of(tmp_path, tmp_path / "told")))
+
+
+def test_a_folder_that_is_replaced_between_its_card_and_its_weights_is_refused(folder, small_model, tmp_path):
+    card = load_card(str(folder))
+    save_model(str(tmp_path), deeplab_v3_plus(**SMALL), card)
+    weights_digest(str(tmp_path))
+    for digest in (weights_digest, exports.model_digest):
+        with pytest.raises(InputError, match=r"is not the file that model\.json beside it describes"):
+            digest(str(tmp_path), card)
 
 
 def edited(data: bytes, edit: Callable[[h5py.File], None]) -> bytes:

@@ -110,7 +110,7 @@ def forget(output: str) -> None:
         for file in storage.files(folder):
             name = storage.unfinished(file.relative) or file.relative
             if name.endswith(COUNT) or name == EXPECTED:
-                storage.remove(file.path)
+                storage.discard(file.path)
     if not storage.is_remote(folder):
         shutil.rmtree(os.path.join(folder, STAGED), ignore_errors=True)
         with contextlib.suppress(OSError):  # there is none, or something else in it

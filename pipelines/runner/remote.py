@@ -71,8 +71,9 @@ def attach(
     if is_local(options):
         return ""
     asked, cloud = options.view_as(JobOptions), options.view_as(GoogleCloudOptions)
-    if asked.no_wait and needs_result:
-        raise InputError(f"{title} reads the job's result itself; omit --no_wait")
+    for flag, is_given in (("no_wait", asked.no_wait), ("template_location", cloud.template_location)):
+        if is_given and needs_result:
+            raise InputError(f"{title} reads the job's result itself; omit --{flag}")
     if asked.no_wait and not services.can_find(options):
         raise InputError(
             f"--no_wait: the {runner_name(options)} job would end with this command, or could not be found again; "

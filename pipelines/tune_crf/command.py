@@ -262,8 +262,7 @@ def score(
     known = len(points) * len(usable) - planned
     print(f"{title}: {planned} masks to make, {known} known", flush=True)
     whole = functools.partial(build, job=job, tasks=tasks)
-    if not run_job(whole, beam, total=planned, unit="masks", title="tune-crf", folder=job.work):
-        raise InputError("tune-crf reads the job's result itself; omit --template_location")
+    run_job(whole, beam, total=planned, unit="masks", title="tune-crf", folder=job.work)
     scores = scoring.read_scores(job, usable, bands, files)
     reasons = scoring.failures(job, usable)
     left = scoring.missing(job, usable, points, scores)

@@ -193,13 +193,22 @@ def test_a_job_sent_by_a_killed_command_is_followed_and_ends_with_the_work(tmp_p
 @pytest.mark.parametrize(
     ("flags", "said", "needs_result"),
     [
-        (PORTABLE, "evaluate reads the job's result itself; omit --no_wait", True),
-        (SPARK, "the sparkrunner job would end with this command, or could not be found again", False),
+        ([*PORTABLE, "--no_wait"], "evaluate reads the job's result itself; omit --no_wait", True),
+        (
+            [*PORTABLE, "--template_location=gs://bucket/job"],
+            "evaluate reads the job's result itself; omit --template_location",
+            True,
+        ),
+        (
+            [*SPARK, "--no_wait"],
+            "the sparkrunner job would end with this command, or could not be found again",
+            False,
+        ),
     ],
 )
-def test_no_wait_is_refused_for_jobs_that_must_be_awaited(flags, said, needs_result):
+def test_flags_without_waiting_are_refused_for_jobs_that_must_be_awaited(flags, said, needs_result):
     with pytest.raises(InputError, match=said):
-        attach(beam_options([*flags, "--no_wait"]), CheckedOptions(), "/out", "evaluate", needs_result)
+        attach(beam_options(flags), CheckedOptions(), "/out", "evaluate", needs_result)
 
 
 @pytest.mark.parametrize(

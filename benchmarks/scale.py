@@ -180,12 +180,14 @@ def step(options: Options) -> None:
 
 
 def plan_files(folder: str) -> tuple[int, int, str]:
-    """Number, bytes and digest of all files in the output folder."""
+    """Number, bytes and digest of the plan's files in the output folder; the report there names that folder."""
     digest, size, count = hashlib.sha256(), 0, 0
     for file in storage.files(folder):
-        data = storage.read(file.path)
-        digest.update(f"{file.relative} {hashlib.sha256(data).hexdigest()}\n".encode())
-        size, count = size + len(data), count + 1
+        if file.relative == "segment.json":
+            continue
+        with open(file.path, "rb") as data:
+            digest.update(f"{file.relative} {hashlib.file_digest(data, 'sha256').hexdigest()}\n".encode())
+        size, count = size + file.size, count + 1
     return count, size, digest.hexdigest()[:12]
 
 

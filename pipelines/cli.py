@@ -172,39 +172,38 @@ def _stop(name: str, message: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command line and returns its status, see above; without `argv` that of this process, which ends here."""
-    if argv is not None:
-        return _said(argv)
-    processes.keep_memory()  # before there are other threads
-    try:
-        ending.watch_interrupts(_title(sys.argv[1:]))
-        status = _said(sys.argv[1:])
-    except KeyboardInterrupt:  # before the command, or another one while the first was being answered
-        _, status = ending.cause()
-    if status:
-        # Threads of a failed job may still be running, in C++ that aborts the process if Python ends them.
-        ending.leave(status)
-    return status
-
-
-def _said(argv: list[str]) -> int:
     with contextlib.ExitStack() as streams:
         streams.enter_context(contextlib.redirect_stdout(PrintableStream(sys.stdout, STREAMS[0])))
         streams.enter_context(contextlib.redirect_stderr(PrintableStream(sys.stderr, STREAMS[1])))
+        if argv is not None:
+            return _said(argv)
+        processes.keep_memory()  # before there are other threads
         try:
-            try:
-                return _main(argv)
-            finally:
-                sys.stdout.flush()
-        except BrokenPipeError:
-            # What is still in the stream would raise once more when the program ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if not {"records", "help", "-h", "--help", "-V", "--version"} & {*argv}:  # their reader has seen enough
-                say(
-                    "deeplab: stopped, because the reader of its output has gone; run the same command again to resume"
-                )
-            return 141
-        except OSError as error:  # of what was still to be written
-            return _of_the_system(_title(argv), error)
+            ending.watch_interrupts(_title(sys.argv[1:]))
+            status = _said(sys.argv[1:])
+        except KeyboardInterrupt:  # before the command, or another one while the first was being answered
+            _, status = ending.cause()
+        if status:
+            # Threads of a failed job may still be running, in C++ that aborts the process if Python ends them, or in
+            # `print`, which crashes Python 3.11 where its stream is gone meanwhile.
+            ending.leave(status)
+        return status
+
+
+def _said(argv: list[str]) -> int:
+    try:
+        try:
+            return _main(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still in the stream would raise once more when the program ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not {"records", "help", "-h", "--help", "-V", "--version"} & {*argv}:  # their reader has seen enough
+            say("deeplab: stopped, because the reader of its output has gone; run the same command again to resume")
+        return 141
+    except OSError as error:  # of what was still to be written
+        return _of_the_system(_title(argv), error)
 
 
 def _title(argv: list[str]) -> str:

@@ -11,7 +11,7 @@ SOURCE := $(wildcard pipelines/crf/engine/*.cpp pipelines/crf/engine/*.h)
 BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 ENGINES ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/deeplab-engines
 # So that what was fetched for other versions is not taken for these.
-FETCHED := $(ENGINES)/.fetched-$(BEAM)-$(shell cksum < tests/engines/pom.xml | cut -d ' ' -f 1)
+FETCHED := $(ENGINES)/.fetched-$(BEAM)-$(shell cat tests/engines/*.xml | cksum | cut -d ' ' -f 1)
 # Python compiles a module when it is first imported, which is faster than pip's compiling all of them; where it may not
 # keep what it has compiled, every process does so again: TensorFlow takes 10 s to import instead of 4.
 unexport PYTHONDONTWRITEBYTECODE
@@ -37,9 +37,9 @@ test-images: $(ENGINE)
 $(FETCHED):
 	@for tool in java mvn go; do command -v $$tool >/dev/null || { \
 		echo "$$tool is needed (Debian: apt install openjdk-17-jre-headless maven; Go 1.26: go.dev/dl)"; exit 1; }; done
-	rm -rf $(ENGINES)/flink
-	mvn --batch-mode --quiet --strict-checksums --file tests/engines/pom.xml dependency:copy-dependencies \
-		-DincludeScope=runtime -DoutputDirectory=$(ENGINES)/flink
+	for engine in flink spark; do rm -rf $(ENGINES)/$$engine; \
+		mvn --batch-mode --quiet --strict-checksums --file tests/engines/$$engine.xml dependency:copy-dependencies \
+		-DincludeScope=runtime -DoutputDirectory=$(ENGINES)/$$engine || exit 1; done
 	GOBIN=$(ENGINES)/bin go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM) \
 		github.com/apache/beam/sdks/v2/python/container@v$(BEAM)
 	touch $(FETCHED)

@@ -16,7 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, SparkRunnerOpt
 
 from pipelines.runner import jobserver, sending, services
 from pipelines.runner.failures import quiet_beam, readable
-from pipelines.runner.flags import is_dataflow, runner_name, shares_this_machine
+from pipelines.runner.flags import JOB_SERVERS, is_dataflow, runner_name, shares_this_machine
 from pipelines.runner.isolation import cause
 from pipelines.runner.progress import FOLDER, REMOTE_SECONDS, WATCH_SECONDS, beats, forget, progress, say
 from pipelines.runner.services import Job
@@ -105,9 +105,11 @@ def _hint(job: Job, options: PipelineOptions) -> str:
     if is_dataflow(options):
         return f"no worker has reported for {SILENCE:.0f} s; they take some minutes to start"
     version = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
+    executor = ", and an executor of Spark a core and memory (spark.executor.memory, by default 1 GiB)"
     return (
         f"no worker has reported for {SILENCE:.0f} s; each needs {version}, this version of this package and of Beam, "
-        "and the output folder under the same path; see the runner's log"
+        f"and the output folder under the same path{executor * (runner_name(options) == 'sparkrunner')}; see the "
+        "runner's log"
     )
 
 
@@ -148,8 +150,9 @@ def unsent(options: PipelineOptions) -> str:
 
 
 def _ends_too(options: PipelineOptions) -> bool:
-    """Whether the job ends with this process, which runs its workers, or has started Prism or Flink itself for it."""
-    is_own = runner_name(options) in ("prismrunner", "flinkrunner") and not services.can_find(options)
+    """Whether the job ends with this process, which runs its workers, or the job server that runs the job."""
+    is_sent = options.view_as(SparkRunnerOptions).spark_submit_uber_jar and runner_name(options) == "sparkrunner"
+    is_own = runner_name(options) in JOB_SERVERS and not (services.can_find(options) or is_sent)
     return is_own or shares_this_machine(options)
 
 

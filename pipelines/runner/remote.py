@@ -79,6 +79,7 @@ def attach(
             f"--no_wait: the {runner_name(options)} job would end with this command, or could not be found again; "
             "give --job_endpoint, or --flink_master of a cluster"
         )
+    services.check_spark(options)
     values = {name: _spelt(value) for name, value in to_json(command).items()}
     output, ours = _digest(storage.real(folder).encode(), 12), _digest(json.dumps(values).encode(), 8)
     cloud.job_name = f"{cloud.job_name or f'deeplab-{title}'}-{output}-{ours}"
@@ -239,8 +240,7 @@ def run(
         # Beam's default is a local folder that is removed with this process; workers could then no longer start.
         server = options.view_as(JobServerOptions)
         server.artifacts_dir = server.artifacts_dir or storage.join(counts, STAGED)
-    if runner_name(options) != "sparkrunner":  # whose job server runs the job, which would end with this process
-        jobserver.bind(options)
+    jobserver.bind(options)
     with contextlib.suppress(Exception):  # the cluster, which was asked before, does not answer for a moment
         if lack := services.lack(options):
             say(f"{title}: warning: {lack}", sys.stderr)

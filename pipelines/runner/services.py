@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -16,7 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import grpc
-from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions, PipelineOptions
+from apache_beam.options.pipeline_options import (
+    FlinkRunnerOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    SparkRunnerOptions,
+)
 from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.runner import PipelineState
 
@@ -24,6 +30,7 @@ from pipelines.runner import jobserver
 from pipelines.runner.flags import EMBEDDED, is_dataflow, runner_name
 from trainer.options import InputError
 
+SPARK = "spark://"
 TIMEOUT = 30.0
 """Seconds within which a service answers."""
 MESSAGES = 10.0
@@ -271,6 +278,26 @@ def lack(options: PipelineOptions) -> str:
     return (
         f"--parallelism {wanted} is more than the {slots} slots of the cluster: the job waits for so many slots, "
         f"and may fail; start more TaskManagers, or cancel it and give --parallelism {max(1, slots)}"
+    )
+
+
+def check_spark(options: PipelineOptions) -> None:
+    """Raises InputError if none of the masters of Spark answers that a job with these options is to be sent to."""
+    spark = options.view_as(SparkRunnerOptions)
+    url, is_sent = spark.spark_master_url, spark.spark_submit_uber_jar or jobserver.endpoint(options)
+    if runner_name(options) != "sparkrunner" or is_sent or not url.startswith(SPARK):
+        return
+    fault: Exception = ValueError("it names none")
+    for place in url.removeprefix(SPARK).split(","):
+        host, _, port = place.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), TIMEOUT).close()
+            return
+        except (OSError, ValueError) as error:
+            fault = error
+    raise InputError(
+        f"--spark_master_url {url}: no master of Spark answers there ({fault}); start it, or give "
+        "spark://HOST:PORT of one, usually of port 7077"
     )
 
 

@@ -1,4 +1,4 @@
-"""Processes of the engines, and a Flink cluster of them on this machine."""
+"""Processes of the engines, and clusters of them on this machine, of Flink and of Spark."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ PACKAGES = (
     *("java.lang", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.text", "java.time", "java.util"),
     *("java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks", "sun.nio.ch"),
 )
-"""Of Java 17, which Flink 1.19 reaches into."""
+"""Of Java 17, which Flink 1.19 and Spark 3.5 reach into."""
 JAVA = [
     *("java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"),
     *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in PACKAGES),
 ]
+SERVERS = {
+    "flink": "org.apache.beam.runners.flink.FlinkJobServerDriver",
+    "spark": "org.apache.beam.runners.spark.SparkJobServerDriver",
+}
+"""Engine -> the main class of Beam's job server for it."""
 SHORT_LIVED = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
 """Environment of commands, whose job servers start in half the time then."""
 SETTINGS = """
@@ -55,6 +60,9 @@ restart-strategy.fixed-delay.delay: 1s
 io.tmp.dirs: {folder}
 """
 """What scripts of Flink's own distribution would work out from `taskmanager.memory.process.size` is written out."""
+
+EXECUTOR = 600
+"""MiB of memory of an executor of Spark, which begins with no less than 450."""
 
 
 def free_ports(number: int) -> list[int]:
@@ -116,7 +124,9 @@ def kill(process: subprocess.Popen) -> None:
 def fetched() -> Path:
     """The folder of what `make test-engines` fetches. Fails where something lacks."""
     folder = os.environ.get("DEEPLAB_ENGINES", "")
-    missing = [name for name in ("bin/prism", "bin/container", "flink") if not os.path.exists(f"{folder}/{name}")]
+    missing = [
+        name for name in ("bin/prism", "bin/container", "flink", "spark") if not os.path.exists(f"{folder}/{name}")
+    ]
     assert not missing, f"DEEPLAB_ENGINES={folder!r} lacks {', '.join(missing)}: run `make test-engines`"
     return Path(folder)
 
@@ -134,13 +144,13 @@ def write_boot(engines: Path, folder: Path) -> Path:
     return path
 
 
-def write_jar(engines: Path, folder: Path) -> Path:
-    """One jar that stands for all of Flink and its job server."""
-    path = folder / "flink.jar"
-    jars = " ".join(jar.as_uri() for jar in sorted((engines / "flink").glob("*.jar")))
+def write_jar(engines: Path, folder: Path, engine: str) -> Path:
+    """One jar that stands for all of an engine ("flink", "spark") and its job server."""
+    path = folder / f"{engine}.jar"
+    jars = " ".join(jar.as_uri() for jar in sorted((engines / engine).glob("*.jar")))
     text = f"Class-Path: {jars}"
     lines = [text[:70], *(f" {text[start : start + 69]}" for start in range(70, len(text), 69))]
-    head = ["Manifest-Version: 1.0", "Main-Class: org.apache.beam.runners.flink.FlinkJobServerDriver"]
+    head = ["Manifest-Version: 1.0", f"Main-Class: {SERVERS[engine]}"]
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("META-INF/MANIFEST.MF", "\n".join([*head, *lines, ""]))
     return path
@@ -188,3 +198,51 @@ class Flink:
         """Of all its jobs, the newest last."""
         jobs = sorted(self.ask("/jobs/overview")["jobs"], key=lambda job: job["start-time"])
         return [job["state"] for job in jobs]
+
+
+class Spark:
+    """A cluster of one master and two workers, on each of which a job gets an executor of one core.
+
+    Attributes:
+      flags: of a job for it, whose executors start Beam's workers themselves.
+      workers: processes of the workers.
+    """
+
+    def __init__(self, stack: contextlib.ExitStack, engines: Path, boot: Path, folder: Path) -> None:
+        port, page = free_ports(2)
+        (folder / "jars").symlink_to(engines / "spark")
+        (folder / "RELEASE").touch()  # so that Spark takes the folder for its own
+        self._stack, self._folder, self._page = stack, folder, f"http://localhost:{page}/json/"
+        self._master = f"spark://localhost:{port}"
+        self.workers: list[subprocess.Popen] = []
+        jar = write_jar(engines, folder, "spark")
+        self.flags = [
+            *("--runner", "SparkRunner", "--spark_master_url", self._master, "--spark_job_server_jar", str(jar)),
+            *("--environment_type", "PROCESS", "--environment_config", json.dumps({"command": str(boot)})),
+            f"--job_server_jvm_properties=-Dspark.executor.memory={EXECUTOR}m",
+        ]
+        place = ["--host", "localhost", "--port", str(port), "--webui-port", str(page)]
+        process = self._start("master.Master", "master.log", *place)
+        wait_for("the master", self.applications_and_workers, process)
+        self.fill()
+
+    def _start(self, main: str, log: str, *flags: str) -> subprocess.Popen:
+        program = ["-cp", f"{self._folder}/jars/*", f"org.apache.spark.deploy.{main}", *flags]
+        environment = {"SPARK_HOME": str(self._folder), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_SCALA_VERSION": "2.12"}
+        return self._stack.enter_context(started([*JAVA, *program], self._folder / log, env=os.environ | environment))
+
+    def fill(self) -> None:
+        """Starts as many workers as two lack."""
+        self.workers = [process for process in self.workers if process.poll() is None]
+        while len(self.workers) < 2:
+            name = f"worker-{time.monotonic_ns()}"
+            flags = ["--cores", "1", "--memory", f"{EXECUTOR}m", "--work-dir", str(self._folder / name)]
+            self.workers.append(self._start("worker.Worker", f"{name}.log", *flags, self._master))
+        wait_for("the workers", lambda: self.applications_and_workers()[1] >= 2, self.workers[-1])
+
+    def applications_and_workers(self) -> tuple[list[str], int]:
+        """The states of all jobs, and the number of workers that are alive."""
+        with urllib.request.urlopen(self._page, timeout=10) as answer:
+            content = json.load(answer)
+        states = [job["state"] for job in (*content["activeapps"], *content["completedapps"])]
+        return states, content["aliveworkers"]

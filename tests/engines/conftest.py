@@ -12,7 +12,7 @@ import pytest
 
 from tests.drawn.rawset import write_rawset
 from tests.drawn.records import PALETTE
-from tests.engines.cluster import Flink, answers, fetched, free_ports, started, wait_for, write_boot, write_jar
+from tests.engines.cluster import Flink, Spark, answers, fetched, free_ports, started, wait_for, write_boot, write_jar
 from tests.engines.road import COMMANDS, walk
 
 
@@ -32,13 +32,19 @@ def boot(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def jar(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_jar(engines, tmp_path_factory.mktemp("jar"))
+    return write_jar(engines, tmp_path_factory.mktemp("jar"), "flink")
 
 
 @pytest.fixture(scope="module")
 def flink(jar: Path, boot: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flink]:
     with contextlib.ExitStack() as stack:
         yield Flink(stack, jar, boot, tmp_path_factory.mktemp("flink"))
+
+
+@pytest.fixture(scope="module")
+def spark(engines: Path, boot: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spark]:
+    with contextlib.ExitStack() as stack:
+        yield Spark(stack, engines, boot, tmp_path_factory.mktemp("spark"))
 
 
 @pytest.fixture(scope="module")

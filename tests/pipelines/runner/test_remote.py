@@ -28,6 +28,7 @@ PROCESS = ["--environment_type=PROCESS", '--environment_config={"command": "boot
 FLINK = ["--runner=FlinkRunner", "--flink_master=h:8081", *PROCESS]
 PORTABLE = ["--runner=PortableRunner", "--job_endpoint=h:8099", *PROCESS]
 SPARK = ["--runner=SparkRunner", "--spark_master_url=spark://h:7077", *PROCESS]
+SUBMITTED = [*SPARK, "--spark_submit_uber_jar"]
 PRISM = ["--runner=PrismRunner", *PROCESS]
 LOOPBACK = ["--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"]
 
@@ -61,7 +62,7 @@ class Drawn(Job):
 CASES = [
     (FLINK, "It is job-7 at http://h:8081; cancel it with the same command and --cancel, or let it finish: the same"),
     (PORTABLE, "It is job-7 at h:8099; cancel it with the same command and --cancel, or let it finish: the same"),
-    (SPARK, "It is job-7 at spark://h:7077; cancel it there, or wait until it has finished, and only then"),
+    (SUBMITTED, "It is job-7 at spark://h:7077; cancel it there, or wait until it has finished, and only then"),
 ]
 
 
@@ -85,7 +86,7 @@ def test_a_lost_connection_is_not_taken_for_the_end_of_the_job(flags, remedy, tm
     assert str(error.value).startswith(said + remedy)
 
 
-@pytest.mark.parametrize("flags", [LOOPBACK, PRISM])
+@pytest.mark.parametrize("flags", [LOOPBACK, PRISM, SPARK])
 def test_a_job_in_processes_of_this_one_ends_with_it(tmp_path, flags):
     job = Drawn(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt, match="the job ends as well"):
@@ -139,10 +140,13 @@ def test_workers_count_in_cloud_storage_too(bucket, monkeypatch):
 
 
 def test_that_no_worker_reports_is_said_once(tmp_path, monkeypatch, capsys):
-    (tmp_path / progress.FOLDER).mkdir()
     monkeypatch.setattr(following, "SILENCE", 0.0)
-    follow(Drawn(*["RUNNING"] * 5, "DONE"), beam_options(PORTABLE), "segment", str(tmp_path))
-    assert capsys.readouterr().err.count("no worker has reported for 0 s; each needs Python") == 1
+    for flags, is_told in ((PORTABLE, False), (SPARK, True)):
+        (tmp_path / progress.FOLDER).mkdir()
+        follow(Drawn(*["RUNNING"] * 5, "DONE"), beam_options(flags), "segment", str(tmp_path))
+        said = capsys.readouterr().err
+        assert said.count("no worker has reported for 0 s; each needs Python") == 1
+        assert ("an executor of Spark a core and memory (spark.executor.memory" in said) == is_told
 
 
 def test_a_job_whose_workers_were_of_another_process_is_not_waited_for(tmp_path, monkeypatch):
@@ -215,7 +219,8 @@ def test_flags_without_waiting_are_refused_for_jobs_that_must_be_awaited(flags, 
     ("flags", "said"),
     [
         (FLINK, "the same command, run again, follows it if it runs"),
-        (SPARK, "if it runs already, cancel it there"),
+        (SUBMITTED, "if it runs already, cancel it there"),
+        (SPARK, "the job ends as well"),
         (LOOPBACK, "the job ends as well"),
         (PRISM, "the job ends as well"),
     ],

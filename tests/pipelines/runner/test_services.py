@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 import urllib.error
 from concurrent.futures import ThreadPoolExecutor
@@ -186,3 +187,17 @@ def test_a_cluster_inside_of_the_job_server_is_none():
     options = beam_options(["--runner=FlinkRunner"])
     assert services.flink_master(options) == "" and not services.can_find(options)
     assert list(services.active(options)) == []
+
+
+def test_a_master_of_spark_that_does_not_answer_is_refused():
+    spark = ["--runner=SparkRunner", *PROCESS, "--spark_master_url"]
+    with socket.create_server(("127.0.0.1", 0)) as master, socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # but does not listen
+        one, other = (f"127.0.0.1:{server.getsockname()[1]}" for server in (silent, master))
+        for url in (f"spark://{one},{other}", "local[2]", "yarn"):
+            services.check_spark(beam_options([*spark, url]))
+        for url in (f"spark://{one}", "spark://localhost"):
+            with pytest.raises(InputError, match=f"--spark_master_url {url}: no master of Spark answers there"):
+                services.check_spark(beam_options([*spark, url]))
+        submitted = ["--spark_submit_uber_jar", "--spark_rest_url=http://h:6066"]
+        services.check_spark(beam_options([*spark, f"spark://{one}", *submitted]))

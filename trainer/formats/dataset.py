@@ -211,8 +211,9 @@ class Dataset:
             return [f"{split}: every pixel of its labels is ignored (id {self.palette.ignore_id})"] * (ignored > 0)
         doubts = []
         if absent:
+            have = "has" if len(absent) == 1 else "have"
             doubts.append(
-                f"{split}: {len(absent)} of {len(counts)} classes have no pixel in its labels: "
+                f"{split}: {len(absent)} of {len(counts)} classes {have} no pixel in its labels: "
                 f"{some_and_more(absent, NAMED_CLASSES)}"
             )
         if used in counts:

@@ -138,7 +138,7 @@ def test_labels_of_all_classes_and_few_ignored_pixels_leave_no_doubts():
 
 def test_classes_that_no_label_of_a_split_shows_are_named():
     assert counted(*range(1, 10), 0, 3).doubts("val") == [
-        "val: 1 of 11 classes have no pixel in its labels: pedestrian"
+        "val: 1 of 11 classes has no pixel in its labels: pedestrian"
     ]
     (doubt,) = counted(1, 1).doubts("val")
     assert doubt.startswith("val: 9 of 11 classes ") and doubt.endswith(" and 1 more")

@@ -193,7 +193,7 @@ def test_doubtful_labels_and_flags_without_effect_are_reported_before_training(t
     more = ("--steps-per-epoch", "1", "--plateau-patience", "7")
     assert cli.main(train_flags(tmp_path / "records", tmp_path / "model", *more)) == 0
     said, *_ = capsys.readouterr().out.split("epoch 1/2")
-    assert "warning: train: 1 of 3 classes have no pixel in its labels: bar" in said
+    assert "warning: train: 1 of 3 classes has no pixel in its labels: bar" in said
     assert "warning: train: 88.2% of the pixels are ignored (id 255)" in said
     assert "warning: val: 2 of 3 classes have no pixel in its labels: ground, bar" in said
     assert "val: every pixel that is not ignored is of the class disc" in said

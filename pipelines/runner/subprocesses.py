@@ -27,6 +27,8 @@ PROGRAM = (
 """What the subprocess runs; its arguments are handles, and the path on which this process finds modules."""
 CALL, NOTICE = b"c", b"n"
 """First byte of a message: whether it is answered, after those before it, or acted upon at once."""
+CURE = "give it memory and processes, and run the same command again to resume"
+"""What to do where a subprocess does not start."""
 LONGEST = 400
 """Bound on the characters of a cause; messages of TensorFlow can fill a page."""
 
@@ -120,7 +122,7 @@ class Subprocess:
         except OSError as error:  # this machine's, for lack of processes or memory, not an image's
             self._pipe.close()
             os.close(self._alive)
-            raise InputError(f"a subprocess did not start: {error.strerror or error}") from None
+            raise InputError(f"a subprocess did not start: {error.strerror or error}; {CURE}") from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             theirs.close()
@@ -128,7 +130,8 @@ class Subprocess:
         try:
             self._pipe.recv()
         except (EOFError, ConnectionError):
-            raise InputError(f"a subprocess did not start: it ended with {_ending(self._end())}") from None
+            ending = _ending(self._end())
+            raise InputError(f"a subprocess did not start: it ended with {ending}; {CURE}") from None
 
     def _end(self) -> int:
         """Ends the subprocess; returns its exit status, or minus the signal that ended it."""

@@ -125,8 +125,8 @@ def weights_digest(folder: str, card: ModelCard | None = None) -> str:
     if stated not in ("", digest):
         raise InputError(
             f"{path} is not the file that {CARD} beside it describes: found SHA-256 {digest[:12]}..., expected "
-            f"{stated[:12]}...; copy both from one folder, resume a training that was killed while it wrote them, or, "
-            f'if you changed the weights yourself, set "weights" to "" in {CARD}'
+            f"{stated[:12]}...; copy both from one folder, wait for a training that is just writing them, resume one "
+            f'that was killed meanwhile, or, if you changed the weights yourself, set "weights" to "" in {CARD}'
         )
     return digest
 

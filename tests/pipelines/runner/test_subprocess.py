@@ -190,14 +190,17 @@ def test_a_machine_without_room_for_a_process_blames_no_image(monkeypatch):
     with Isolated() as isolated:
         with monkeypatch.context() as patch:
             patch.setattr(subprocess, "Popen", full)
-            with pytest.raises(InputError, match="did not start: Resource temporarily unavailable"):
+            with pytest.raises(InputError, match="start: Resource temporarily unavailable; give it memory and p"):
                 isolated(os.getpid)
         assert isolated(os.getppid) == os.getpid()
 
 
 def test_a_subprocess_that_cannot_start_ends_the_command(monkeypatch):
     monkeypatch.setattr(subprocesses, "PROGRAM", "raise SystemExit(3)")
-    with Isolated() as isolated, pytest.raises(InputError, match="did not start: it ended with status 3"):
+    with (
+        Isolated() as isolated,
+        pytest.raises(InputError, match="did not start: it ended with status 3; give it memory"),
+    ):
         isolated(os.getpid)
 
 

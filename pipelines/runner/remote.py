@@ -236,8 +236,8 @@ def run(
         sending.note(folder, expected, is_sending=False)
     if address := jobserver.endpoint(options):
         jobserver.connect(address)  # or says that it does not answer; where Flink is known only that was asked so far
-    elif counts and services.flink_master(options) and not storage.is_remote(folder):
-        # Beam's default is a local folder that is removed with this process; workers could then no longer start.
+    elif counts and not (shares_this_machine(options) or storage.is_remote(folder)):
+        # Beam's default is a folder of this machine alone, which is removed with this process.
         server = options.view_as(JobServerOptions)
         server.artifacts_dir = server.artifacts_dir or storage.join(counts, STAGED)
     jobserver.bind(options)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.runner.progress import FOLDER, STAGED
 from tests.drawn.outputs import finished_shards, states
 from tests.drawn.rawset import write_rawset
 from tests.engines.cluster import kill, started, wait_for
@@ -55,6 +56,7 @@ def some_are_finished(place, output):
 def test_a_worker_that_fails_costs_what_is_in_flight(place, spark):
     with begun(place, "worker", spark) as process:
         wait_for("the first shard", some_are_finished(place, "worker"), process)
+        assert any((place / "worker/prepare" / FOLDER / STAGED).iterdir()), "machines see no folder of another one"
         kill(spark.workers[0])
         before = states(finished_shards(place / "worker/prepare"))
         spark.fill()

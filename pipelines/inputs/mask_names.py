@@ -7,13 +7,10 @@ import itertools
 import os
 import posixpath
 import unicodedata
-from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
 from operator import itemgetter
 
-import numpy as np
-
-from pipelines.inputs.hashes import repeated
+from pipelines.inputs.hashes import Hashes
 from pipelines.inputs.rows import Row, ordered
 from trainer import storage
 from trainer.options import InputError
@@ -45,16 +42,13 @@ class _Names:
 
     Attributes:
       parents: folders of masks that are themselves named like a mask, ending in ".png".
-      hashes: the hashes of the folded names.
+      hashes: the hashes of the folded names; those that are repeated are of names that are equal, or that a file
+        system may not distinguish.
     """
 
     def __init__(self) -> None:
         self.parents: set[str] = set()
-        self.hashes = array("q")
-
-    def shared(self) -> frozenset[int]:
-        """Hashes of names that are equal, or that a file system may not distinguish."""
-        return repeated(np.frombuffer(self.hashes, np.int64)) if self.hashes else frozenset()
+        self.hashes = Hashes()
 
 
 def _named(rows: Iterable[Row], names: _Names, unusable: list[tuple[str, str]]) -> Iterator[Row]:
@@ -69,7 +63,7 @@ def _named(rows: Iterable[Row], names: _Names, unusable: list[tuple[str, str]]) 
                 continue
             if ".png/" in name:
                 names.parents.update(parent for parent in _parents(name) if parent.endswith(".png"))
-            names.hashes.append(hash(folded(name)))
+            names.hashes.add(folded(name))
             yield name, relative, path, identity
 
 
@@ -81,7 +75,7 @@ def _placed(
     unusable: list[tuple[str, str]],
 ) -> Iterator[Row]:
     """Yields rows (path, name, identity) of the images whose masks have a place, in order of name, like the rows."""
-    shared = names.shared()
+    shared = names.hashes.repeated()
     fold = folded if shared and storage.folds_case(output or ".") else str
     taken: dict[str, tuple[str, str]] = {}
     for name, _, path, identity in rows:
@@ -108,7 +102,7 @@ def _faults(names: _Names, folders: Collection[str], output: str) -> Callable[[s
     parents = frozenset() if remote else names.parents
     sources = {storage.real(folder) for folder in folders}
 
-    @functools.cache
+    @functools.lru_cache(1000)  # names of a folder come one after another
     def misled(folder: str) -> str:
         place = storage.real(storage.join(output, folder))
         return place if place in sources else ""

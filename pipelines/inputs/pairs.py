@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
-from pipelines.inputs.hashes import hashed, repeated
+from pipelines.inputs.hashes import repeated
 from pipelines.inputs.layouts import Candidates, reject
 from pipelines.inputs.names import partners
 from pipelines.inputs.rows import Row, Rows
@@ -152,7 +152,7 @@ def _names(files: Iterable[Row]) -> str:
 
 def shared_labels(layout: str, pairs: Pairs) -> Iterator[str]:
     """A warning about labels that several images share, which only manifests allow."""
-    shared = repeated(hashed(pair.label for pair in pairs)) if layout == "manifest" else ()
+    shared = repeated(pair.label for pair in pairs) if layout == "manifest" else ()
     if shared:
         sharers = [pair for pair in pairs if hash(pair.label) in shared]
         one = next(pair for pair in sharers if pair.label == sharers[0].label and pair.key != sharers[0].key)

@@ -22,6 +22,8 @@ HELD = 1 << 17
 """Rows in memory, a multiple of BLOCK: about 50 MB of names."""
 BLOCK = 1 << 10
 """Rows that are read back together, from each of the runs being merged."""
+FAN_IN = 128
+"""Runs that are merged at a time, of each of which a block is in memory."""
 SELDOM = 200_000
 """Objects that are allocated before Python looks for reference cycles among them."""
 
@@ -95,8 +97,13 @@ def ordered(rows: Iterable[Row]) -> Iterator[Row]:
         if len(run) < HELD:
             break
         runs.append(spool.write(run))
-    merge = itertools.chain if is_sorted else heapq.merge
-    return iter(merge(*map(spool.read, runs), run))
+    if is_sorted:
+        return itertools.chain(*map(spool.read, runs), run)
+    while len(runs) > FAN_IN:
+        parts, merged = [runs[first : first + FAN_IN] for first in range(0, len(runs), FAN_IN)], _Spool()
+        runs = [merged.write(heapq.merge(*map(spool.read, part))) for part in parts]
+        spool = merged
+    return heapq.merge(*map(spool.read, runs), run)
 
 
 def joined(rows: Iterable[Row], others: Iterable[Row]) -> Iterator[tuple[str, list[Row], list[Row]]]:
@@ -125,11 +132,11 @@ class _Spool:
         self._file: BinaryIO | None = None
         self._size = 0
 
-    def write(self, rows: list[Row]) -> list[tuple[int, int]]:
+    def write(self, rows: Iterable[Row]) -> list[tuple[int, int]]:
         self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - closed with its last reader
-        blocks = []
-        for start in range(0, len(rows), BLOCK):
-            data = marshal.dumps(rows[start : start + BLOCK])
+        blocks, rows = [], iter(rows)
+        while block := list(itertools.islice(rows, BLOCK)):
+            data = marshal.dumps(block)
             self._file.write(data)
             blocks.append((self._size, len(data)))
             self._size += len(data)

@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-from pipelines.inputs.hashes import hashed, repeated
+from pipelines.inputs.hashes import repeated
 from pipelines.inputs.pairs import Pair, Pairs
 from trainer import storage
 from trainer.options import InputError
@@ -141,9 +141,9 @@ def _torn(own: Mapping[str, set[str]]) -> Iterator[str]:
 def _same_files(pairs: Pairs) -> dict[str, str]:
     """For images that are links to the file of another: key -> key of the first image with that file."""
     # Resolving links is slow, so only files of equal size and time are compared.
-    hashes = repeated(hashed((pair.size, pair.modified) for pair in pairs))
+    hashes = repeated((pair.size, pair.modified) for pair in pairs)
     candidates = lambda: (pair for pair in pairs if hashes and hash((pair.size, pair.modified)) in hashes)
-    files = repeated(hashed(storage.real(pair.image) for pair in candidates() if not storage.is_remote(pair.image)))
+    files = repeated(storage.real(pair.image) for pair in candidates() if not storage.is_remote(pair.image))
     first: dict[str, str] = {}
     keys: dict[str, str] = {}
     for pair in candidates() if files else ():

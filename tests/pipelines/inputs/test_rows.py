@@ -12,10 +12,10 @@ from pipelines.inputs.rows import Rows, ordered
 NAMES = [("ä\udcff", 1), ("b", 2**70), ("a", 3), ("a", -1), ("", 0), ("two\nlines", 0)]
 
 
-@pytest.fixture(params=[(10**6, 3), (6, 3), (4, 2), (1, 1)])
+@pytest.fixture(params=[(10**6, 3, 2), (6, 3, 2), (4, 2, 3), (1, 1, 2)])
 def held(request, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All rows in memory, some, and none."""
-    for name, value in zip(("HELD", "BLOCK"), request.param, strict=True):
+    """All rows in memory, some, and none, merged in one step or in several."""
+    for name, value in zip(("HELD", "BLOCK", "FAN_IN"), request.param, strict=True):
         monkeypatch.setattr(rows, name, value)
 
 

@@ -18,6 +18,8 @@ from trainer.files import cloud
 gc.set_threshold(20_000, 20, 20)
 # A shell without job control starts what is to run in the background with Ctrl-C ignored, and tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# `nohup` starts them with SIGHUP ignored, and tests send it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,7 +1,6 @@
 """The images that `segment` processes, from a folder, a glob or a list.
 
-There may be a hundred million of them: they are named in three passes over rows that are sorted on disk, with only
-eight bytes per image in memory.
+There may be a hundred million of them: they are named in three passes over rows that are sorted on disk.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from trainer import processes, storage
 from trainer.options import InputError
@@ -282,29 +281,20 @@ def _read(path: str) -> bytes | None:
         return None
 
 
-def _fields(content: bytes) -> dict[str, Any]:
-    """The fields of a lease; empty where it is damaged, as after a power failure."""
-    try:
-        note = json.loads(content)
-    except ValueError:
-        return {}
-    return note if isinstance(note, dict) else {}
-
-
 def _is_here(content: bytes) -> bool:
-    return _fields(content).get("machine") == processes.machine()
+    return storage.json_object(content).get("machine") == processes.machine()
 
 
 def _is_dead(content: bytes) -> bool:
     """Whether the process of a lease is known to have ended, or is this one and failed to release it."""
-    note = _fields(content)
+    note = storage.json_object(content)
     if note.get("process") == processes.name() and _is_here(content):
         return note.get("job") not in {lease.job for lease in _held}
     return _is_here(content) and not processes.is_alive(str(note.get("process")))
 
 
 def _owner(target: str, content: bytes) -> str:
-    note = _fields(content)
+    note = storage.json_object(content)
     if not note:
         return f"{target} is being written by a job whose lease, *{FILE}, does not name it"
     process = str(note.get("process")).partition("-")[0]

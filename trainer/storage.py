@@ -337,5 +337,14 @@ def read_json(path: str) -> Any:
         raise InputError(f"{path} is not valid JSON: {error}") from None
 
 
+def json_object(data: bytes) -> dict[str, Any]:
+    """The JSON object in `data`; {} if it holds anything else, as a file that another program wrote, or damaged."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def write_json(path: str, value: Any) -> None:
     write(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())

@@ -96,10 +96,9 @@ def check_folder(options: Options) -> dict[str, str]:
     for name in FILES:
         storage.check_file(storage.join(folder, name))
     try:
-        report = json.loads(storage.read(path)) if storage.exists(path) else {}
-    except (ValueError, OSError):
-        report = None
-    written = report.get("written") if isinstance(report, dict) else None
+        written = storage.json_object(storage.read(path)).get("written")
+    except OSError:
+        written = None
     if isinstance(written, dict):
         return written
     names = (*FILES, remedy.LABELS_FOLDER)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -133,12 +132,11 @@ def check_folders(options: Options) -> None:
 
 def is_ours(folder: str) -> bool:
     """Whether this command wrote the report in a folder."""
-    path = storage.join(folder, REPORT_FILE)
     try:
-        report = json.loads(storage.read(path)) if storage.exists(path) else None
-    except (ValueError, OSError):
+        report = storage.json_object(storage.read(storage.join(folder, REPORT_FILE)))
+    except OSError:
         return False
-    return isinstance(report, dict) and {"compared", "masks", "palette"} <= report.keys()
+    return {"compared", "masks", "palette"} <= report.keys()
 
 
 def unfinished(folders: Iterable[str], notes: Iterable[dict[str, Any]]) -> list[str]:

@@ -133,10 +133,9 @@ def _note(name: str, suspects: frozenset[str] = frozenset(), is_fatal: bool = Fa
 def _read(path: str) -> dict[str, Any]:
     """The note at `path`; empty if it does not exist or is damaged."""
     try:
-        note = json.loads(storage.read(path))
-    except (FileNotFoundError, ValueError):
+        return storage.json_object(storage.read(path))
+    except FileNotFoundError:
         return {}
-    return note if isinstance(note, dict) else {}
 
 
 def guarded(work: Callable[..., T], recovery: Recovery | None) -> Callable[..., T]:

@@ -36,10 +36,10 @@ def note(folder: str, expected: dict[str, Any], is_sending: bool) -> None:
 
 def noted(folder: str) -> dict[str, Any]:
     """The note in an output folder; {} if there is none, or it cannot be read."""
-    with contextlib.suppress(InputError, OSError):
-        read = storage.read_json(storage.join(folder, FOLDER, EXPECTED))
-        return read if isinstance(read, dict) else {}
-    return {}
+    try:
+        return storage.json_object(storage.read(storage.join(folder, FOLDER, EXPECTED)))
+    except (InputError, OSError):
+        return {}
 
 
 def seconds_left(folder: str) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 from typing import Any
 
@@ -85,7 +84,7 @@ def _was_left(options: Options) -> bool:
     path, file = report_path(options.output), _main_file(options)
     if not storage.exists(path) or not storage.exists(file):
         return False
-    report = _report(path)
+    report = storage.json_object(storage.read(path))
     return report.get("status") == RUNNING and report.get("writes") == _digest(storage.read(file))
 
 
@@ -122,7 +121,7 @@ def reserve(options: Options) -> None:
     """Writes the report of the check with the status "running". Raises InputError if it cannot be written."""
     path = report_path(options.output)
     try:
-        if _is_there(path) and not _is_report(_report(path)):
+        if _is_there(path) and not _is_report(storage.json_object(storage.read(path))):
             raise InputError(
                 f"{path}, where the figures of the check are to be written, is another file; move it, or give another "
                 "--output"
@@ -141,15 +140,6 @@ def announce(options: Options, files: dict[str, bytes]) -> None:
     """Notes in the report what is about to be written, so that a later run may replace it if this one is killed."""
     *_, data = files.values()
     storage.write_json(report_path(options.output), {"status": RUNNING, "writes": _digest(data)})
-
-
-def _report(path: str) -> dict[str, Any]:
-    """The contents of the report; empty if it is something else."""
-    try:
-        value = json.loads(storage.read(path))
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def dataset(options: Options, card: ModelCard) -> Dataset | None:

@@ -68,14 +68,14 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
     except Unlisted as error:  # what the list does not know is found later, and ignored
         return Reading(error.palette, flag=OWN, reasons=(error.reason,))
     except NoPalette as error:
-        fault = str(error)
+        seen = error.seen
     evidence = sample.evidence
     if not evidence.labels:
         cure = (
             "--palette FILE, with the colours that the labels had before they were blurred, as of black and "
             f"white masks, {BLACK_AND_WHITE}, and --mend"
         )
-        return Reading(None, findings=(_unknown_palette(fault, cure, sample),))
+        return Reading(None, findings=(_unknown_palette(seen, cure, sample),))
     values = {color: use for color, use in {**evidence.colors, **evidence.mapped}.items() if use.solid}
     fits = [palette for palette in READ_BY_COLOR if values and _known_share(values, palette) > 0.99]
     if len(fits) == 1 and not evidence.ids:
@@ -92,7 +92,7 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
                 "write labels of class ids: so many colours number objects, as in COCO's panoptic PNGs and the full "
                 "ADE20K; docs/sets.md shows how"
             )
-        return Reading(None, findings=(_unknown_palette(fault, cure, sample),))
+        return Reading(None, findings=(_unknown_palette(seen, cure, sample),))
     cure = (
         f"--palette {OWN}, which is made of the sampled labels: {palette.num_classes} classes, named by their values; "
         "put the real names there"
@@ -107,7 +107,7 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
         )
         finding = finding_on("masks-0-255", REJECT, sample, (255,), text, 'read 255 as class 1 ("source_ids")')
         return Reading(palette, flag=OWN, reasons=(reason,), findings=(finding,))
-    return Reading(palette, flag=OWN, reasons=(reason,), findings=(_unknown_palette(fault, cure, sample),))
+    return Reading(palette, flag=OWN, reasons=(reason,), findings=(_unknown_palette(seen, cure, sample),))
 
 
 def _known_share(values: dict[Color, Use], palette: Palette) -> float:
@@ -118,8 +118,7 @@ def _known_share(values: dict[Color, Use], palette: Palette) -> float:
     )
 
 
-def _unknown_palette(fault: str, cure: str, sample: Sample) -> Finding:
-    seen = fault.partition("the palette; ")[2].split(". Give")[0]
+def _unknown_palette(seen: str, cure: str, sample: Sample) -> Finding:
     text = f"no palette is known by which the labels can be read: {seen}"
     return Finding(
         "palette", REJECT, sample.evidence.labels, 0, "sampled labels", text, cure, sample.examples()[:SHOWN]

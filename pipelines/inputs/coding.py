@@ -34,7 +34,18 @@ Labels = Callable[[], Iterable[tuple[str, label_images.Label]]]
 
 
 class NoPalette(InputError):
-    """Nothing tells the palette of a set, not even its labels."""
+    """Nothing tells the palette of a set, not even its labels.
+
+    Attributes:
+      seen: what the sampled labels hold, in words.
+    """
+
+    def __init__(self, root: str, seen: str) -> None:
+        self.seen = seen
+        super().__init__(
+            f"{root}: cannot tell the palette; {seen}. Give --palette {', '.join(BUILT_IN)}, or a JSON file (also "
+            f"found as {PALETTE_FILE} in that folder) like {JSON_FORM}"
+        )
 
 
 class Unlisted(InputError):
@@ -130,10 +141,7 @@ def _palette(rawset: RawSet, palette: str, labels: Labels, has_own: Callable[[],
     sample = _sample(labels())
     built_in = _palette_of(sample, rawset.layout)
     if built_in is None:
-        raise NoPalette(
-            f"{rawset.root}: cannot tell the palette; {sample.describe()}. Give --palette {', '.join(BUILT_IN)}, "
-            f"or a JSON file (also found as {PALETTE_FILE} in that folder) like {JSON_FORM}"
-        )
+        raise NoPalette(rawset.root, sample.describe())
     note = class_lists.passed_over(rawset.class_lists, built_in)
     return built_in, f"palette {built_in.name}: {sample.describe()}{note}"
 

@@ -148,9 +148,10 @@ class _Look:
     def _decode_label(self, data: bytes, header: Header) -> Label:
         try:
             return label_images.read_label(data, self.max_pixels)
+        except label_images.Transparent as error:
+            raise _Fault("transparent-labels", str(error)) from None
         except ImageError as error:
             kind = "deep-labels" if header.depth > 8 or header.mode.startswith("I") else "damaged-labels"
-            kind = "transparent-labels" if "transparent" in str(error) else kind
             raise _Fault(kind, str(error)) from None
 
     def _of_label(self, label: Label, source: Header, labelled: Header) -> DoctorTally:

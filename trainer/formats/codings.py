@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from trainer.formats.label_images import Label, read_label
+from trainer.formats.label_images import Label, read_label, transparency
 from trainer.formats.labels import Color, LabelError, Palette, color_meanings, id_table, unknown_mark
 from trainer.formats.palettes import voc_colormap
 from trainer.formats.runs import looked_up
@@ -89,7 +89,8 @@ def _indexed_ids(label: Label, palette: Palette, coding: str) -> tuple[np.ndarra
     if coding == "ids":
         return palette.counted_ids(label.codes)
     if by_colors is None:  # raises, with the pixels or colours at fault
-        _check_opaque(label)
+        if hidden := int(np.isin(label.codes, np.flatnonzero(~label.opaque)).sum()):
+            raise LabelError(f"{transparency(hidden)}, or give --label-coding ids if its indices are class ids")
         return palette.counted_ids(label.rgb)
     table = np.zeros(256, np.uint8)
     table[label.used] = by_colors
@@ -175,15 +176,6 @@ def _grey_ids(colors: Sequence[Color | None], palette: Palette) -> np.ndarray | 
         ids = np.uint8([grey // 255 for grey in greys])
         return ids if ids.max(initial=0) < palette.num_classes else None
     return _known(id_table(palette)[greys], palette)
-
-
-def _check_opaque(label: Label) -> None:
-    clear = np.flatnonzero(~label.opaque)
-    if hidden := int(np.isin(label.codes, clear).sum()):
-        raise LabelError(
-            f"is transparent in {hidden} pixel{'s' * (hidden != 1)}, whose class is ambiguous; save the label without "
-            "transparency, or give --label-coding ids if its indices are class ids"
-        )
 
 
 def _known(ids: np.ndarray | list[int], palette: Palette) -> np.ndarray | None:

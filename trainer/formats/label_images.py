@@ -51,6 +51,10 @@ class Label:
         return np.take(colormap, self.codes, axis=0)
 
 
+class Transparent(ImageError):
+    """A label with transparent pixels."""
+
+
 def read_label(data: bytes, max_pixels: int = MAX_PIXELS) -> Label:
     """Decodes a label image without changing its values; `codings.decode_ids` translates them to class ids.
 
@@ -62,7 +66,8 @@ def read_label(data: bytes, max_pixels: int = MAX_PIXELS) -> Label:
       max_pixels: bound on width x height, checked before decoding.
 
     Raises:
-      ImageError: as in `decode_image`; or the label is lossy or transparent, or has values of more than 8 bits.
+      ImageError: as in `decode_image`; or the label is lossy, or has values of more than 8 bits.
+      Transparent: it has transparent pixels.
     """
     header = single_header(data, max_pixels)
     if header.lossy:
@@ -153,10 +158,15 @@ def _indexed(indices: np.ndarray, colormap: np.ndarray, opaque: np.ndarray | Non
 def _check_opaque(alpha: np.ndarray) -> None:
     hidden = alpha.size - int(np.count_nonzero(alpha == np.iinfo(alpha.dtype).max))
     if hidden:
-        raise ImageError(
-            f"is transparent in {hidden} pixel{'s' * (hidden != 1)}, whose class is ambiguous; save the label without "
-            "transparency"
-        )
+        raise Transparent(transparency(hidden))
+
+
+def transparency(pixels: int) -> str:
+    """The fault, in words, of a label with so many transparent pixels."""
+    return (
+        f"is transparent in {pixels} pixel{'s' * (pixels != 1)}, whose class is ambiguous; save the label without "
+        "transparency"
+    )
 
 
 def _to_8_bit_ids(ids: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from pipelines.inputs.names import hidden
 from pipelines.inputs.pairs import ALONE
 from pipelines.inputs.rawset import RawSet, raw_set, scan
 from pipelines.inputs.rows import Row
-from pipelines.inputs.unrecognised import of_all, other_pairs
+from pipelines.inputs.unrecognised import Unpaired
 from trainer import storage
 from trainer.formats.images import SUFFIXES
 from trainer.options import InputError
@@ -35,18 +35,20 @@ def find(
     if images:
         files = _files(root)
         return _set(root, files, folders.named(root, files, images, labels), val_fraction, group_by), ()
-    fault, known = "", None
+    known, fault, is_elsewhere = None, "", False
     try:
         known = scan(root, layout, val_fraction, group_by)
         alone = [reject for reject in known.rejects if reject.reason in ALONE]
         if not alone:
             return known, ()
+    except Unpaired as error:
+        fault, is_elsewhere = error.fault, error.is_elsewhere
     except InputError as error:
-        fault = str(error).removesuffix(other_pairs(root)).removesuffix(of_all(root))
+        fault = str(error)
     guessed = _guess(root, val_fraction, group_by) if layout in ("auto", "paired") else None
     if guessed is None or (known and len(guessed.pairs) <= len(known.pairs)):
         if known is None:
-            is_told = not storage.is_dir(root) or "give that as --input" in fault
+            is_told = is_elsewhere or not storage.is_dir(root)
             raise InputError(fault if is_told else fault + folders.advice(_files(root)))
         return known, ()
     if known:

@@ -20,7 +20,7 @@ from pipelines.inputs.manifest import MANIFESTS, SUFFIXES, read_manifest
 from pipelines.inputs.pairs import Labels, Pairs, pair_by_key, shared_labels
 from pipelines.inputs.rows import Row
 from pipelines.inputs.splits import empty_splits, split_by_group
-from pipelines.inputs.unrecognised import not_recognised, other_pairs
+from pipelines.inputs.unrecognised import Unpaired, not_recognised, other_pairs
 from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats.labels import Palette
@@ -85,7 +85,7 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
         raise InputError(f"{root} cannot be read: {error}") from None
     recognised = recognise(folders, layout)
     if recognised is None:
-        raise InputError(not_recognised(root, layout, folders))
+        raise not_recognised(root, layout, folders)
     name, candidates = recognised
     candidates.origin += left_out(suffixes)
     if name == "paired":
@@ -117,7 +117,7 @@ def raw_set(
     if not pairs:
         example = f"; for example {rejects[0].path}: {rejects[0].reason}" if rejects else ""
         cure = "" if layout == "manifest" else other_pairs(root)
-        raise InputError(f"{root}: {layout} ({candidates.origin}), but no image has a label{example}{cure}")
+        raise Unpaired(f"{root}: {layout} ({candidates.origin}), but no image has a label{example}", cure)
     unsplit = pairs
     pairs, note = split_by_group(pairs, val_fraction, group_by, divides)
     counts = Counter(pair.split for pair in pairs)

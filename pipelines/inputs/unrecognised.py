@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from pipelines.inputs.layouts import Folders, keyed, recognise
 from trainer import storage
+from trainer.options import InputError
 from trainer.terminal import some, some_and_more
 
 DEPTH = 3
@@ -16,8 +17,21 @@ SHOWN = 6
 """Number of such places that a message names."""
 
 
-def not_recognised(root: str, layout: str, folders: Folders) -> str:
-    """The message for a folder that has none of the layouts, or not the requested one."""
+class Unpaired(InputError):
+    """A set in which no pairs are found.
+
+    Attributes:
+      fault: the message, without its end on what `deeplab doctor` does.
+      is_elsewhere: whether the message says which folder to give instead.
+    """
+
+    def __init__(self, fault: str, help_of_doctor: str = "", is_elsewhere: bool = False) -> None:
+        self.fault, self.is_elsewhere = fault, is_elsewhere
+        super().__init__(fault + help_of_doctor)
+
+
+def not_recognised(root: str, layout: str, folders: Folders) -> Unpaired:
+    """The error for a folder that has none of the layouts, or not the requested one."""
     marks = {
         "voc": "JPEGImages + SegmentationClass",
         "cityscapes": "leftImg8bit + gtFine",
@@ -34,11 +48,12 @@ def not_recognised(root: str, layout: str, folders: Folders) -> str:
         several = (
             f"{some_and_more([*inner], SHOWN)} look like {', '.join(sorted(set(inner.values())))}, each on its own"
         )
-        return f"{message}. {several}{of_all(root)}"
+        whole = f": `deeplab doctor {root}` writes a manifest of all of them, with their splits"
+        return Unpaired(f"{message}. {several}", whole)
     for place, inner_layout in inner.items():
-        return f"{message}. {place} looks like {inner_layout}: give that as --input"
+        return Unpaired(f"{message}. {place} looks like {inner_layout}: give that as --input", is_elsewhere=True)
     has_images = any(True for name in folders for _ in keyed(folders.of(name)))
-    return message + other_pairs(root) if has_images else message
+    return Unpaired(message, other_pairs(root) if has_images else "")
 
 
 def _inner(root: str, folders: Folders, layout: str, depth: int) -> Iterator[tuple[str, str]]:
@@ -50,11 +65,6 @@ def _inner(root: str, folders: Folders, layout: str, depth: int) -> Iterator[tup
             yield place, found[0]
         elif depth > 1:
             yield from _inner(place, below, layout, depth - 1)
-
-
-def of_all(root: str) -> str:
-    """The end of a message: what joins several sets in one folder."""
-    return f": `deeplab doctor {root}` writes a manifest of all of them, with their splits"
 
 
 def other_pairs(root: str) -> str:

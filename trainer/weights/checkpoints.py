@@ -30,10 +30,8 @@ from trainer.options import InputError
 from trainer.terminal import some_and_more
 from trainer.weights import archives
 from trainer.weights.catalog import locate
-from trainer.weights.download import again
-from trainer.weights.hdf5 import SUFFIXES, Hdf5
-
-LAST = "logits/semantic"
+from trainer.weights.download import again, unreadable
+from trainer.weights.hdf5 import LAST, SUFFIXES, Hdf5
 
 SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 """The suffixes of a checkpoint's files, since a shell may complete the prefix to a file."""
@@ -136,11 +134,7 @@ class Checkpoint:
             self._reader = tf.train.load_checkpoint(prefix)
             self.shapes = {name: tuple(shape) for name, shape in self._reader.get_variable_to_shape_map().items()}
         except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
-            raise self._damaged(error) from None
-
-    def _damaged(self, error: Exception) -> InputError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return InputError(f"{self.path} cannot be read as a TensorFlow checkpoint ({reason}); {again(self.path)}")
+            raise unreadable(self.path, "a TensorFlow checkpoint", error) from None
 
     def read(self, name: str) -> np.ndarray:
         """The values of one variable. Raises InputError if they are damaged."""
@@ -149,7 +143,7 @@ class Checkpoint:
         try:
             return self._reader.get_tensor(name)
         except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
-            raise self._damaged(error) from None
+            raise unreadable(self.path, "a TensorFlow checkpoint", error) from None
 
 
 class _Model:

@@ -63,6 +63,12 @@ def again(path: str) -> str:
     return "delete it, so that it is fetched again" if storage.lies_in(path, cache()) else "fetch it again"
 
 
+def unreadable(path: str, kind: str, error: Exception) -> InputError:
+    """The error for the file at `path` that `error` shows not to be `kind`, such as "a TensorFlow checkpoint"."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return InputError(f"{path} cannot be read as {kind} ({reason}); {again(path)}")
+
+
 def fetch(url: str, md5: str = "") -> str:
     """The local path of the file at `url`, which is downloaded unless the cache has it.
 

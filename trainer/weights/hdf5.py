@@ -22,11 +22,11 @@ import numpy as np
 
 from trainer import storage
 from trainer.options import InputError
-from trainer.weights.download import again
+from trainer.weights.download import again, unreadable
 from trainer.weights.reading import flaw
 
 SUFFIXES = (".h5", ".hdf5")
-HEAD = "logits/semantic"
+LAST = "logits/semantic"
 
 _SCOPES = (
     # Xception-65, of the ports.
@@ -41,8 +41,8 @@ _SCOPES = (
     # The layers after the backbone.
     (r"aspp0|aspp[1-9]_(?:depth|point)wise|image_pooling|concat_projection", r"\g<0>"),
     (r"feature_projection0|decoder_conv[01]_(?:depth|point)wise", r"decoder/\g<0>"),
-    (r"logits_semantic|custom_logits_semantic|conv_upsample", HEAD),
-    (r"subpixel(?:_\d+)?", f"{HEAD}/subpixel"),
+    (r"logits_semantic|custom_logits_semantic|conv_upsample", LAST),
+    (r"subpixel(?:_\d+)?", f"{LAST}/subpixel"),
 )
 """Pattern of layer names -> variable scope of the published network.
 
@@ -90,8 +90,8 @@ def _v3_scope(layers: list[str]) -> str:
 
 
 def _variable(scope: str, kind: str) -> str:
-    if scope == f"{HEAD}/subpixel":
-        return f"{HEAD}/place_{ {'kernel': 'weights', 'bias': 'biases'}[kind] }"
+    if scope == f"{LAST}/subpixel":
+        return f"{LAST}/place_{ {'kernel': 'weights', 'bias': 'biases'}[kind] }"
     if kind == "bias":
         return f"{scope}/biases"
     if kind.endswith("kernel"):
@@ -169,12 +169,8 @@ class Hdf5:
         except InputError:
             raise
         except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise self._damaged(error) from None
+            raise unreadable(self.path, "an HDF5 file of Keras", error) from None
         self.shapes = {name: tuple(dataset.shape) for name, dataset in self._datasets.items()}
-
-    def _damaged(self, error: Exception) -> InputError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return InputError(f"{self.path} cannot be read as an HDF5 file of Keras ({reason}); {again(self.path)}")
 
     def _add(self, path: str | bytes, item: Any) -> None:
         if isinstance(path, bytes):
@@ -205,8 +201,8 @@ class Hdf5:
         except InputError:
             raise
         except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise self._damaged(error) from None
-        return _ordered(array, self.factor**2) if name.startswith(f"{HEAD}/place_") else array
+            raise unreadable(self.path, "an HDF5 file of Keras", error) from None
+        return _ordered(array, self.factor**2) if name.startswith(f"{LAST}/place_") else array
 
     @property
     def factor(self) -> int:

@@ -23,9 +23,8 @@ from pipelines.inputs.lists import entry_path, is_list, read_rows
 from pipelines.inputs.names import BLANKS, name_of, spellings, split_named
 from pipelines.inputs.rows import Row, Rows, ordered
 from trainer import storage
-from trainer.formats.dataset import Shard, load_dataset, open_shard
-from trainer.formats.examples import decode
-from trainer.formats.frames import CorruptRecord, scan_frames
+from trainer.formats.dataset import Shard, load_dataset
+from trainer.formats.reading import read_records
 from trainer.options import InputError
 
 DEFAULT_SPLIT = "val"
@@ -215,29 +214,12 @@ def _of_records(folder: str, split: str) -> Selection:
 
 def _images(folder: str, shard: Shard) -> list[tuple[str, str]]:
     """(key, file name) of every source image in a shard. Raises InputError if the shard is missing or damaged."""
-    advice = f"`deeplab records verify {folder}` lists all faults"
-    images, count = [], 0
-    try:
-        with open_shard(folder, shard.name) as file:
-            for frame in scan_frames(file):
-                if isinstance(frame, CorruptRecord):
-                    raise InputError(f"{shard.name}: {frame}; {advice}")
-                record = decode(frame.data)
-                count += 1
-                if not record.copy:
-                    images.append((record.key, record.filename))
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"shard {shard.name} in {folder} cannot be read: {reason}; {advice}") from None
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"{shard.name} in {folder}: {error}; {advice}") from None
-    if count != shard.records:
-        fault = f"has {count} records, but dataset.json says {shard.records}"
-        raise InputError(f"{shard.name} in {folder} {fault}; {advice}")
+    images = [(record.key, record.filename) for _, record in read_records(folder, shard) if not record.copy]
     if len(images) != shard.images:
-        raise InputError(f"{shard.name} in {folder} holds {len(images)} images, expected {shard.images}; {advice}")
+        raise InputError(
+            f"{shard.name} in {folder} holds {len(images)} images, expected {shard.images}; `deeplab records verify "
+            f"{folder}` lists all faults"
+        )
     return images
 
 

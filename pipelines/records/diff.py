@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from typing import NamedTuple
 
-from pipelines.records.reading import read_records
 from trainer.accounts import counted
 from trainer.formats.dataset import Dataset, Shard
+from trainer.formats.reading import read_records
 from trainer.options import InputError
 
 PLACES = ("input", "output", "shards", "overwrite", "max_reject_rate")

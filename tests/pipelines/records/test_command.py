@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines import cli
-from pipelines.records import command, reading
+from pipelines.records import command
 from pipelines.records.options import VERBS
 from tests.drawn.prepared import describe, flip_bit, prepare_here, read_shard, records
 from tests.drawn.rawset import write_pair, write_rawset
@@ -18,6 +18,7 @@ from tests.drawn.records import PALETTE, record, write_records
 from trainer.formats import images
 from trainer.formats.dataset import load_dataset
 from trainer.formats.examples import decode
+from trainer.formats.reading import read_records
 from trainer.options import InputError
 
 TRAIN = "train-00000-of-00002.tfrecord"
@@ -135,7 +136,7 @@ def test_show_names_a_key_and_the_numbers_in_place_of_an_unknown_record(prepared
 
 
 def test_show_names_the_copies_of_a_key_that_has_no_such_one(prepared):
-    key = next(record.key for _, record in reading.read_records(str(prepared), load_dataset(str(prepared)).shards[0]))
+    key = next(record.key for _, record in read_records(str(prepared), load_dataset(str(prepared)).shards[0]))
     with pytest.raises(InputError, match=rf"has no copy 7 of '{key}'; expected one of 0(, 1)*, where 0 is the image"):
         cli.run(["records", "show", str(prepared), "--record", key, "--copy", "7"])
 

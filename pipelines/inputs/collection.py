@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pipelines.inputs.contents import Contents, images_among
 from pipelines.inputs.layouts import labels_beside_images
-from pipelines.inputs.lists import entry_path, is_list, read_rows
+from pipelines.inputs.lists import entry_path, image_of, is_list, read_rows
 from pipelines.inputs.mask_names import with_mask_names
 from pipelines.inputs.rows import Row, Rows, ordered
 from trainer import prefetch, storage
@@ -166,11 +166,7 @@ def _from_list(source: str) -> tuple[Iterable[storage.File], list[str]]:
         nonlocal lines, shared
         folder = posixpath.dirname(storage.absolute(source))
         for row in read_rows(source):
-            image = row.values.get("image")
-            if row.fault or not isinstance(image, str) or not image.strip():
-                fault = row.fault or f"expected an image, got {dict(row.values)}"
-                raise InputError(f"{source} line {row.line}: {fault}; correct or remove the line")
-            path = entry_path(folder, image)
+            path = entry_path(folder, image_of(source, row))
             shared = _shared(shared, path)
             kinds.add(storage.is_remote(path))
             lines += 1

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from pipelines.inputs.names import BLANKS
 from trainer import storage
 from trainer.options import FOREIGN_ADDRESS, InputError, cure_of_address
 
@@ -22,8 +23,6 @@ SUFFIXES = (".csv", ".jsonl", ".txt")
 """Suffixes of lists, in lower case."""
 PATHS = ("image", "label")
 """Columns that hold the path of a file."""
-BLANKS = " \t\r"
-"""Characters around a path in a .csv or .txt file that are not part of it."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,15 @@ def read_rows(path: str, columns: Sequence[str] = ("image",)) -> Iterator[Row]:
         raise InputError(_undecodable(path, error)) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def image_of(path: str, row: Row) -> str:
+    """The image that a row of the list at `path` names. Raises InputError if it names none, or could not be read."""
+    image = row.values.get("image")
+    if row.fault or not isinstance(image, str) or not image.strip(BLANKS):
+        fault = row.fault or f"expected an image, got {dict(row.values)}"
+        raise InputError(f"{path} line {row.line}: {fault}; correct or remove the line")
+    return image
 
 
 def _entries(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[Row]:

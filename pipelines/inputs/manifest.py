@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 
 from pipelines.inputs.layouts import Candidates, Keyed, Splits, reject
-from pipelines.inputs.lists import Row, entry_path, read_rows
+from pipelines.inputs.lists import PATHS, Row, entry_path, read_rows
 from pipelines.inputs.names import BLANKS, by_composed, composed, name_of, normal, split_named
 from pipelines.inputs.rows import Row as Facts
 from pipelines.inputs.rows import Rows, ordered
@@ -27,7 +27,6 @@ from trainer.storage import File
 MANIFESTS = ("manifest.csv", "manifest.jsonl")
 """Names of a manifest in a folder."""
 SUFFIXES = (".csv", ".jsonl")
-COLUMNS = ("image", "label")
 
 
 def read_manifest(path: str) -> Candidates:
@@ -50,8 +49,8 @@ def read_manifest(path: str) -> Candidates:
 
 def _listed(path: str, folder: str, rejects: list[Reject]) -> Iterator[Facts]:
     """Yields rows (image, line, label, split) of the usable entries, with whole paths."""
-    for row in read_rows(path, COLUMNS):
-        image, label, split = (str(row.values.get(name) or "").strip(BLANKS) for name in (*COLUMNS, "split"))
+    for row in read_rows(path, PATHS):
+        image, label, split = (str(row.values.get(name) or "").strip(BLANKS) for name in (*PATHS, "split"))
         image_path = entry_path(folder, image) if image else ""
         fault = _fault(row, image, label, split)
         if not fault and image_path == entry_path(folder, label):

@@ -32,7 +32,7 @@ AFFIXES = 4
 """Bound on the beginnings, and on the endings, that are tried as parts of such a rule: the shortest."""
 _NUMBER = re.compile(r"-?\d+")
 BLANKS = " \t\r\n"
-"""Characters that separate words in lists; names may contain other white space, such as U+00A0."""
+"""Characters around names and between words in lists; names may contain other white space, such as U+00A0."""
 
 
 def cityscapes_key(label: str) -> str | None:

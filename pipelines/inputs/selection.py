@@ -19,7 +19,7 @@ from operator import itemgetter
 import numpy as np
 
 from pipelines.inputs import hits
-from pipelines.inputs.lists import entry_path, is_list, read_rows
+from pipelines.inputs.lists import entry_path, image_of, is_list, read_rows
 from pipelines.inputs.names import BLANKS, name_of, spellings, split_named
 from pipelines.inputs.rows import Row, Rows, ordered
 from trainer import storage
@@ -239,10 +239,7 @@ def _names(path: str, split: str, splits: set[str]) -> Iterator[str]:
     """Yields the images of a list that are in `split`, all of them if it is ""; adds the list's splits to `splits`."""
     try:
         for row in read_rows(path):
-            image = row.values.get("image")
-            if row.fault or not isinstance(image, str) or not image.strip(BLANKS):
-                fault = row.fault or f"expected an image, got {dict(row.values)}"
-                raise InputError(f"{path} line {row.line}: {fault}; correct or remove the line")
+            image = image_of(path, row)
             its_split = str(row.values.get("split") or "").strip()
             splits.add(split_named(its_split) or its_split)
             if not split or (split_named(its_split) or its_split) == (split_named(split) or split):

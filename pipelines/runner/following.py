@@ -62,7 +62,7 @@ def follow(job: Job, options: PipelineOptions, title: str, folder: str, total: i
     with contextlib.suppress(Exception):  # the workers of this process, if it has any, are no longer needed
         job.release()
     failure = _failure(job, state, options, title)
-    if folder and not is_dataflow(options):
+    if not is_dataflow(options):
         forget(folder)
     if failure:
         raise failure

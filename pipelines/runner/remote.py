@@ -224,7 +224,7 @@ def run(
       False if the job was not waited for, or only a template of it was stored.
     """
     template = options.view_as(GoogleCloudOptions).template_location
-    counts = storage.join(folder, FOLDER) if folder and not is_dataflow(options) else ""
+    counts = storage.join(folder, FOLDER) if not is_dataflow(options) else ""
     if not template and not options.view_as(JobOptions).no_wait:
         await_others(options, title, folder)
     expected: dict[str, Any] = {"total": total, "unit": unit} if counts else {}

@@ -3,7 +3,7 @@
     def build(pipeline, heartbeat):
         distribute(pipeline, specs, "shards") | "Write shards" >> beam.ParDo(WriteShard(heartbeat))
 
-    run(build, beam_options(["--direct_num_workers", "4"]), total=1202, unit="records", title="prepare")
+    run(build, beam_options(flags), total=1202, unit="records", title="prepare", folder="out/records")
 
 Local runs use Beam's FnApiRunner directly. In Beam, `DirectRunner` stands for two runners that behave differently (one
 of them is downloaded on first use); here it always means the FnApiRunner.
@@ -44,7 +44,7 @@ def run(
     total: int,
     unit: str,
     title: str,
-    folder: str = "",
+    folder: str,
 ) -> bool:
     """Builds a pipeline and runs it to its end.
 

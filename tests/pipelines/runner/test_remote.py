@@ -226,7 +226,7 @@ def test_flags_without_waiting_are_refused_for_jobs_that_must_be_awaited(flags, 
     ],
 )
 @pytest.mark.parametrize("has_been_sent", [False, True])
-def test_an_interrupt_while_a_job_is_sent_says_what_becomes_of_it(flags, said, has_been_sent, monkeypatch):
+def test_an_interrupt_while_a_job_is_sent_says_what_becomes_of_it(flags, said, has_been_sent, monkeypatch, tmp_path):
     def interrupt(*args):
         raise KeyboardInterrupt
 
@@ -243,7 +243,7 @@ def test_an_interrupt_while_a_job_is_sent_says_what_becomes_of_it(flags, said, h
     monkeypatch.setattr(beam, "Pipeline", Sending)
     monkeypatch.setattr(services, "sent", interrupt)
     with pytest.raises(KeyboardInterrupt, match=said):
-        run(lambda pipeline, _: None, beam_options(flags), total=1, unit="x", title="segment")
+        run(lambda pipeline, _: None, beam_options(flags), total=1, unit="x", title="segment", folder=str(tmp_path))
 
 
 def test_the_command_line_prints_what_becomes_of_the_job(monkeypatch, capsys, tmp_path):
@@ -256,7 +256,7 @@ def test_the_command_line_prints_what_becomes_of_the_job(monkeypatch, capsys, tm
     assert f"deeplab demo: interrupted; the job continues. {CASES[0][1]}" in said and "Traceback" not in said
 
 
-def test_ctrl_c_ends_a_portable_job_and_its_workers():
+def test_ctrl_c_ends_a_portable_job_and_its_workers(tmp_path):
     """With Beam's own job service, whose threads would keep the program alive."""
     program = textwrap.dedent(
         f"""
@@ -273,7 +273,7 @@ def test_ctrl_c_ends_a_portable_job_and_its_workers():
 
         def wait(options, flags):
             build = lambda pipeline, _: pipeline | beam.Create([1]) | beam.Map(work)
-            run(build, beam_options({LOOPBACK!r}), total=1, unit="x", title="demo")
+            run(build, beam_options({LOOPBACK!r}), total=1, unit="x", title="demo", folder={str(tmp_path)!r})
 
         command.run = wait
         sys.argv[1:] = ["demo"]

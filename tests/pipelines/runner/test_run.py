@@ -90,7 +90,7 @@ def test_progress_ends_with_what_was_done(capsys):
 
     options = beam_options(["--direct_num_workers", "2"])
     for _ in range(2):  # the same options serve again
-        assert run(build, options, total=10, unit="things", title="testing") is True
+        assert run(build, options, total=10, unit="things", title="testing", folder="") is True
         assert "testing: 10/10 things" in capsys.readouterr().err
 
 
@@ -105,7 +105,7 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     def build(pipeline, heartbeat):
         pipeline | beam.Create([3, 4]) | beam.ParDo(Beat(heartbeat))
 
-    run(build, beam_options([]), total=7, unit="things", title="testing")
+    run(build, beam_options([]), total=7, unit="things", title="testing", folder="")
     last = terminal.getvalue().replace("\r", "\n").strip().splitlines()[-1]
     assert "testing: 100%" in last
     assert "7/7" in last
@@ -118,7 +118,7 @@ def test_a_failing_step_is_one_line_with_its_cause(mode, capfd, caplog):
         pipeline | beam.Create([1, 2]) | "Write shards" >> beam.ParDo(Fail(error))
 
     with pytest.raises(InputError) as error:
-        run(build, beam_options([f"--direct_running_mode={mode}"]), total=2, unit="things", title="testing")
+        run(build, beam_options([f"--direct_running_mode={mode}"]), total=2, unit="things", title="testing", folder="")
     message = str(error.value)
     assert "step 'Write shards': OSError: [Errno 28] No space left on device" in message
     assert "\n" not in message
@@ -147,7 +147,7 @@ def test_a_worker_that_outlives_a_failed_run_prints_nothing(late, monkeypatch, c
     monkeypatch.setattr(sdk_worker.SdkHarness, "_execute", execute)
     FailFirst.second, FailFirst.begun, FailFirst.run_ended = None, threading.Event(), threading.Event()
     with pytest.raises(InputError, match="the first"):
-        run(build, beam_options(["--direct_num_workers=2"]), total=2, unit="things", title="testing")
+        run(build, beam_options(["--direct_num_workers=2"]), total=2, unit="things", title="testing", folder="")
     FailFirst.run_ended.set()
     assert ended.wait(30)
     assert re.fullmatch("testing: .*\n", capfd.readouterr().err)
@@ -164,7 +164,7 @@ def test_input_errors_of_a_step_reach_the_user_as_they_are(message, mode):
         pipeline | beam.Create([1]) | beam.ParDo(Fail(InputError(message)))
 
     with pytest.raises(InputError) as error:
-        run(build, beam_options([f"--direct_running_mode={mode}"]), total=1, unit="things", title="testing")
+        run(build, beam_options([f"--direct_running_mode={mode}"]), total=1, unit="things", title="testing", folder="")
     assert str(error.value) == message
 
 
@@ -177,7 +177,7 @@ def test_storage_that_does_not_answer_ends_the_run_in_one_line(mode):
         pipeline | beam.Create([1]) | beam.ParDo(Fail(error))
 
     with pytest.raises(storage.Unavailable, match=r"^b/a\.jpg: 503; run the same command again$"):
-        run(build, beam_options([f"--direct_running_mode={mode}"]), total=1, unit="things", title="testing")
+        run(build, beam_options([f"--direct_running_mode={mode}"]), total=1, unit="things", title="testing", folder="")
 
 
 @pytest.mark.parametrize("text", ["no model in gs: b", "x\udcff: Error: what", "a\nNameError: b"])
@@ -207,7 +207,8 @@ def test_a_killed_worker_process_ends_the_run(tmp_path):
             def main():
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in what a script starts with "&"
                 options = beam_options(["--direct_running_mode=multi_processing", "--direct_num_workers=2"])
-                run(lambda p, _: p | beam.Create([1, 2]) | beam.Map(kill), options, total=2, unit="x", title="testing")
+                build = lambda pipeline, _: pipeline | beam.Create([1, 2]) | beam.Map(kill)
+                run(build, options, total=2, unit="x", title="testing", folder="")
             """
         )
     )
@@ -271,7 +272,7 @@ def test_elements_that_take_long_to_encode_arrive_whole(tmp_path):
         slow | beam.Reshuffle() | beam.Map(write)
 
     options = beam_options(["--direct_num_workers", "2"])
-    run(build, options, total=3, unit="elements", title="testing")
+    run(build, options, total=3, unit="elements", title="testing", folder="")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"1": "x", "2": "xx", "3": "xxx"}
 
 
@@ -283,5 +284,5 @@ def test_workers_end_without_waiting_for_a_look_at_their_steps(mode, tmp_path):
 
         pipeline | beam.Create(["here"]) | beam.Map(note)
 
-    run(build, beam_options([f"--direct_running_mode={mode}"]), total=1, unit="elements", title="testing")
+    run(build, beam_options([f"--direct_running_mode={mode}"]), total=1, unit="elements", title="testing", folder="")
     assert int((tmp_path / "here").read_text()) == worker.SAMPLING_MS < 10

@@ -74,7 +74,7 @@ worker.command = lambda log: f"mkdir {folder}/first 2>/dev/null %s sleep 3; {com
 options = beam_options(["--direct_running_mode=multi_processing", "--direct_num_workers=2"])
 steps = lambda pipeline, _: pipeline | beam.Create([0]) | beam.Map(lambda number: 1 / number)
 try:
-    run(steps, options, total=1, unit="things", title="testing")
+    run(steps, options, total=1, unit="things", title="testing", folder="")
 except Exception as error:
     print(error)
 """

@@ -30,6 +30,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): _common(path, folder) for path in files}
 
 
+def as_it_is(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder`, to the byte: relative path -> contents."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def _common(path: Path, folder: Path) -> bytes:
     data = path.read_bytes()
     if path.suffix == ".parquet":

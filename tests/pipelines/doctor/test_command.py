@@ -13,16 +13,13 @@ from pipelines import cli
 from pipelines.doctor import job
 from tests.drawn.encoded import saved
 from tests.drawn.ill import draw_set, examine, prepare_as_proposed
+from tests.drawn.outputs import as_it_is
 from trainer import storage
 from trainer.options import InputError
 
 
 def from_1(label: np.ndarray, key: str) -> bytes:
     return saved(np.where(label == 255, 0, label + 1).astype(np.uint8))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -32,10 +29,10 @@ def ill(tmp_path: Path) -> Path:
 
 
 def test_the_output_holds_the_report_and_the_cure_and_nothing_else(ill, capsys):
-    before = contents(ill / "set")
+    before = as_it_is(ill / "set")
     assert examine(ill / "set", ill / "out", beam=True).status == 2
-    assert {*contents(ill / "out")} == {"doctor.json", "doctor.html", "palette.json"}
-    assert contents(ill / "set") == before
+    assert {*as_it_is(ill / "out")} == {"doctor.json", "doctor.html", "palette.json"}
+    assert as_it_is(ill / "set") == before
     out = capsys.readouterr().out
     assert "trained wrongly: 6 of 6 sampled labels: the labels seem to count the 3 classes from 1" in out
     assert "cure: --palette palette.json" in out and "verdict: dangerous" in out and "prepare it by: " in out
@@ -56,12 +53,12 @@ def test_json_is_all_that_is_printed_with_json(ill, capsys):
 
 def test_a_rerun_gives_the_same_and_removes_a_cure_that_is_no_longer_needed(ill):
     examine(ill / "set", ill / "out")
-    before = contents(ill / "out")
+    before = as_it_is(ill / "out")
     examine(ill / "set", ill / "out")
-    assert contents(ill / "out") == before
+    assert as_it_is(ill / "out") == before
     draw_set(ill / "set", lambda label, key: saved(label), splits={"train": 4, "val": 2})
     assert examine(ill / "set", ill / "out").status == 0
-    assert {*contents(ill / "out")} == {"doctor.json", "doctor.html"}
+    assert {*as_it_is(ill / "out")} == {"doctor.json", "doctor.html"}
 
 
 def test_a_palette_into_which_names_were_put_is_kept_and_may_be_given_again(ill):
@@ -83,7 +80,7 @@ def test_files_of_others_are_not_replaced(name, ill):
     (ill / "out" / name).write_text("mine")
     with pytest.raises(InputError, match=f"{name} was not written by `deeplab doctor`"):
         examine(ill / "set", ill / "out")
-    assert contents(ill / "out") == {name: b"mine"}
+    assert as_it_is(ill / "out") == {name: b"mine"}
 
 
 def test_an_output_in_the_set_is_refused(ill):
@@ -100,10 +97,10 @@ def test_an_output_among_the_images_and_labels_of_a_manifest_is_refused(output, 
     (ill / "list.csv").write_text("image,label\n" + "".join(rows).replace("/labels/train/", "/labels/"))
     for path in (ill / "set/labels/train").iterdir():
         path.rename(ill / "set/labels" / path.name)
-    before = contents(ill)
+    before = as_it_is(ill)
     with pytest.raises(InputError, match=r"leads into \S+ of the set; give a folder of its own"):
         examine(ill / "list.csv", ill / output, "--palette", str(ill / "set/palette.json"), "--overwrite")
-    assert contents(ill) == before
+    assert as_it_is(ill) == before
 
 
 def test_a_broken_palette_of_the_set_ends_with_a_message_that_names_it(ill):
@@ -117,7 +114,7 @@ def test_what_is_no_set_ends_with_a_message_and_leaves_nothing(tmp_path):
     (tmp_path / "set").mkdir()
     with pytest.raises(InputError, match="is not a raw set of a known layout"):
         cli.run(["doctor", str(tmp_path / "set"), "--output", str(tmp_path / "out")])
-    assert contents(tmp_path) == {}
+    assert as_it_is(tmp_path) == {}
 
 
 def test_a_label_that_cannot_be_examined_is_a_finding_and_the_others_are_examined(ill, monkeypatch):
@@ -154,7 +151,7 @@ def test_beam_finds_what_is_found_chunk_by_chunk(ill):
 
 @pytest.mark.slow
 def test_a_set_in_cloud_storage_is_examined_there(bucket, ill):
-    for path, data in contents(ill / "set").items():
+    for path, data in as_it_is(ill / "set").items():
         storage.write(f"{bucket}/doctor/set/{path}", data)
     output = f"{bucket}/doctor/out"
     assert cli.run(["doctor", f"{bucket}/doctor/set", "--output", output]) == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.drawn.outputs import as_it_is
 from tests.drawn.prepared import prepare_here, shard_bytes
 from tests.drawn.rawset import write_rawset
 from trainer.files import local
@@ -15,10 +16,6 @@ from trainer.formats.dataset import load_dataset
 from trainer.options import InputError
 
 SHARD = "train-00001-of-00004.tfrecord"
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -51,7 +48,7 @@ def test_a_file_of_another_program_is_not_replaced_but_by_overwrite(source, prep
     ) as stop:
         prepare_here(source, folder, *flags)
     assert str(stop.value).startswith(str(folder / name))
-    assert content(folder) == {name: data}
+    assert as_it_is(folder) == {name: data}
     assert prepare_here(source, folder, *flags, "--overwrite") == 0
     assert shard_bytes(folder) == shard_bytes(prepared)
 

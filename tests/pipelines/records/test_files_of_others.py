@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.drawn.outputs import as_it_is
 from tests.drawn.prepared import prepare_here, records
 from tests.drawn.rawset import write_rawset
 from tests.drawn.records import record, write_records
 from trainer.options import InputError
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -39,13 +36,13 @@ def test_export_replaces_no_other_file_but_with_overwrite(prepared, tmp_path, na
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"drawn by hand")
     (tmp_path / "notes.txt").write_text("mine")
-    before = content(tmp_path)
+    before = as_it_is(tmp_path)
     with pytest.raises(InputError, match="would be replaced by other contents; give another folder, or --overwrite"):
         records("export", prepared, tmp_path)
-    assert content(tmp_path) == before
+    assert as_it_is(tmp_path) == before
     assert records("export", prepared, tmp_path, "--overwrite") == 0
     assert records("export", prepared, tmp_path / "elsewhere") == 0
-    for file, data in content(tmp_path / "elsewhere").items():
+    for file, data in as_it_is(tmp_path / "elsewhere").items():
         assert (tmp_path / file).read_bytes() == data
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -53,7 +50,7 @@ def test_export_replaces_no_other_file_but_with_overwrite(prepared, tmp_path, na
 @pytest.mark.parametrize("way", ["itself", "through a link", "through links to its folders"])
 def test_export_never_goes_into_the_raw_set_of_the_records(own, tmp_path, way):
     raw, folder = own
-    before, output = content(raw), raw
+    before, output = as_it_is(raw), raw
     if way == "through a link":
         output = tmp_path / "link"
         output.symlink_to(raw)
@@ -65,7 +62,7 @@ def test_export_never_goes_into_the_raw_set_of_the_records(own, tmp_path, way):
     for flags in ([], ["--originals"], ["--overwrite"]):
         with pytest.raises(InputError, match="is, or leads into, the raw set that the records were made from"):
             records("export", folder, output, *flags)
-    assert content(raw) == before
+    assert as_it_is(raw) == before
 
 
 def test_files_of_a_manifest_are_inputs_wherever_they_are(own, tmp_path):
@@ -78,10 +75,10 @@ def test_files_of_a_manifest_are_inputs_wherever_they_are(own, tmp_path):
     output = tmp_path / "output"
     (output / "images/train/raw/images").mkdir(parents=True)
     (output / "images/train/raw/images/train").symlink_to(raw / "images/train")
-    before = content(raw)
+    before = as_it_is(raw)
     with pytest.raises(InputError, match="belongs to the raw set that the records were made from"):
         records("export", tmp_path / "listed", output, "--overwrite")
-    assert content(raw) == before
+    assert as_it_is(raw) == before
 
 
 def test_show_saves_over_no_other_file_but_with_overwrite(prepared, tmp_path):
@@ -89,20 +86,20 @@ def test_show_saves_over_no_other_file_but_with_overwrite(prepared, tmp_path):
     show = ("show", prepared, "--record", "train/a3", "--save", tmp_path)
     with pytest.raises(InputError, match=r"train_a3-label\.png would be replaced"):
         records(*show)
-    assert content(tmp_path) == {"train_a3-label.png": b"drawn by hand"}
+    assert as_it_is(tmp_path) == {"train_a3-label.png": b"drawn by hand"}
     for flags in (["--overwrite"], []):
         assert records(*show, *flags) == 0
-    assert len(content(tmp_path)) == 3
+    assert len(as_it_is(tmp_path)) == 3
 
 
 def test_show_never_saves_over_the_raw_set(own):
     raw, folder = own
     (raw / "images/train/a1.jpg").rename(raw / "images/train/train_a0.jpg")
     (raw / "labels/train/a1.png").rename(raw / "labels/train/train_a0.png")
-    before = content(raw)
+    before = as_it_is(raw)
     with pytest.raises(InputError, match=r"train_a0\.jpg belongs to the raw set"):
         records("show", folder, "--record", "train/a0", "--save", raw / "images/train", "--overwrite")
-    assert content(raw) == before
+    assert as_it_is(raw) == before
 
 
 def test_files_whose_names_are_too_long_are_rejects_and_the_rest_is_exported(tmp_path, capsys):

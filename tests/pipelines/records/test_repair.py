@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.records import repair
 from tests.drawn import faults
+from tests.drawn.outputs import as_it_is
 from tests.drawn.prepared import (
     describe,
     flip_bit,
@@ -44,10 +45,6 @@ def described(folder: Path, **options: object) -> None:
     describe(folder, lambda value: value["options"].update(options))
 
 
-def everything(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_an_image_as_it_came_is_made_again_to_the_bit(folder, prepared, capsys):
     flip_bit(folder / TRAIN, place(folder / TRAIN, 0)[0])
     flip_bit(folder / "val-00000-of-00001.tfrecord", 8)  # the checksum of the first record's length
@@ -57,7 +54,7 @@ def test_an_image_as_it_came_is_made_again_to_the_bit(folder, prepared, capsys):
     assert records("repair", folder) == 0
     out = capsys.readouterr().out
     assert "14 records = 13 kept + 1 made again + 0 rejected" in out
-    assert everything(folder) == everything(prepared)
+    assert as_it_is(folder) == as_it_is(prepared)
     assert records("repair", folder) == 0
     assert "there is nothing to repair" in capsys.readouterr().out
 
@@ -78,7 +75,7 @@ def test_copies_and_shrunk_images_are_made_again_to_the_bit(tmp_path):
     for byte in (*[place(folder / shard, copy)[0] for copy in range(3)], last.offset + 12):
         flip_bit(folder / shard, byte)
     assert records("repair", folder) == 0
-    assert everything(folder) == everything(whole)
+    assert as_it_is(folder) == as_it_is(whole)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +91,9 @@ def test_copies_and_shrunk_images_are_made_again_to_the_bit(tmp_path):
 def test_why_a_copy_is_not_made_again_is_said(folder, capsys, options, why):
     flip_bit(folder / TRAIN, place(folder / TRAIN, 1)[0])
     described(folder, **options)
-    before = everything(folder)
+    before = as_it_is(folder)
     assert records("repair", folder) == 1
-    assert re.search(f"checksum of the data is wrong; {why}", capsys.readouterr().out) and everything(folder) == before
+    assert re.search(f"checksum of the data is wrong; {why}", capsys.readouterr().out) and as_it_is(folder) == before
 
 
 def test_options_that_an_older_version_did_not_have_are_missed(folder, capsys):
@@ -117,9 +114,9 @@ def test_a_source_that_is_another_one_is_not_taken(source, tmp_path, capsys, cha
     image.write_bytes(next(path for path in image.parent.iterdir() if path != image).read_bytes())
     if change == "gone":
         shutil.rmtree(raw)
-    before = everything(folder)
+    before = as_it_is(folder)
     assert records("repair", folder) == 1
-    assert f"{shard}, {key}: record " in capsys.readouterr().out and everything(folder) == before
+    assert f"{shard}, {key}: record " in capsys.readouterr().out and as_it_is(folder) == before
 
 
 def test_what_cannot_be_made_again_is_left_out_when_that_is_asked_for(folder, prepared, source, capsys):
@@ -200,7 +197,7 @@ def test_a_set_that_another_command_replaces_before_the_folder_is_free_is_repair
     monkeypatch.setattr(leases, "acquire", replaced)
     assert records("repair", folder, "--drop") == 0
     assert "there is nothing to repair" in capsys.readouterr().out
-    assert everything(folder) == everything(prepared)
+    assert as_it_is(folder) == as_it_is(prepared)
 
 
 @pytest.mark.parametrize("content", ['["../victim"]', '["{victim}"]', "[1]", "5", '[["x"]]', "null"])
@@ -228,7 +225,7 @@ def test_a_link_to_a_folder_of_others_is_no_place_for_the_plan(folder, prepared,
     (folder / ".repair").symlink_to(other)
     with pytest.raises(InputError, match=r"repair is a link, where this program makes a folder of its own"):
         records("repair", folder, "--drop")
-    assert everything(other) == everything(prepared)
+    assert as_it_is(other) == as_it_is(prepared)
 
 
 def test_a_second_repair_of_a_set_is_refused_and_the_first_ends_right(folder, monkeypatch):

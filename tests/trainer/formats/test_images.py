@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.drawn.encoded import chunk, png_head
+from tests.drawn.encoded import chunk, png_head, saved
 from trainer.formats.images import (
     ImageError,
     check,
@@ -19,12 +19,6 @@ from trainer.formats.images import (
     shrunk_size,
 )
 from trainer.formats.label_images import decode_label
-
-
-def saved(image: Image.Image, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, **options)
-    return buffer.getvalue()
 
 
 def ramp(height: int = 5, width: int = 7) -> np.ndarray:
@@ -73,7 +67,7 @@ def test_a_jpeg_may_have_fill_bytes_before_its_end(progressive):
     ],
 )
 def test_sound_images_are_checked_without_being_decoded(image, options, monkeypatch):
-    data = saved(Image.fromarray(image), **options)
+    data = saved(image, **options)
     expected = decode(data)[0]
     monkeypatch.setattr("trainer.formats.images.decode", None)
     assert check(data) == expected
@@ -82,7 +76,7 @@ def test_sound_images_are_checked_without_being_decoded(image, options, monkeypa
 def test_header_tells_size_and_orientation_without_decoding():
     exif = Image.Exif()
     exif[0x0112] = 6
-    data = saved(Image.fromarray(ramp()), format="JPEG", exif=exif)
+    data = saved(ramp(), format="JPEG", exif=exif)
     found = header(data)
     assert (found.format, found.width, found.height, found.mode, found.orientation) == ("jpeg", 7, 5, "RGB", 6)
     assert found.upright_size == (7, 5)
@@ -93,7 +87,7 @@ def test_exif_orientation_is_applied():
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
     image = np.zeros((8, 16, 3), np.uint8)
     image[:, :8] = 255
-    upright = decode_image(saved(Image.fromarray(image), format="PNG", exif=exif))
+    upright = decode_image(saved(image, format="PNG", exif=exif))
     assert upright.shape == (16, 8, 3)
     assert upright[0].min() == 255 and upright[-1].max() == 0
 
@@ -116,7 +110,7 @@ def test_other_modes_become_rgb(image, expected):
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 def test_truncated_images_are_refused(format):
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    data = saved(Image.fromarray(noise), format=format)
+    data = saved(noise, format=format)
     with pytest.raises(ImageError, match="truncated"):
         decode_image(data[: len(data) // 2])
 

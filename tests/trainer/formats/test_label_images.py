@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.drawn.encoded import saved
 from trainer.formats.containers import png_chunks
 from trainer.formats.images import ImageError
 from trainer.formats.label_images import decode_label, encode_label
-
-
-def saved(image: Image.Image, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, **options)
-    return buffer.getvalue()
 
 
 def compressed(png: bytes) -> bytes:
@@ -63,7 +58,7 @@ def test_palette_indices_and_16_bit_ids_are_kept_as_they_are():
 
 def test_label_ids_over_255_are_refused():
     with pytest.raises(ImageError, match="class id 300"):
-        decode_label(saved(Image.fromarray(np.full((2, 3), 300, np.uint16)), format="PNG"))
+        decode_label(saved(np.full((2, 3), 300, np.uint16), format="PNG"))
 
 
 def test_jpeg_labels_are_refused():

@@ -194,13 +194,10 @@ def score(options: Options, plan: Plan, beam: Any, is_scored: bool) -> Evaluatio
       is_scored: whether a job of an earlier run was followed to its end; if it had the same plan, its result exists.
     """
     output, digest = options.output, plan.digest
-    if is_scored and storage.exists(handover.tally_path(output, digest)):
-        total = tally.read(output, digest)
-        handover.remove(output, digest)
-        return total
-    build = functools.partial(job.build, sources=plan.sources, chunks=plan.chunks, output=output, digest=digest)
-    handover.write_plan(output, plan.lines)
-    run_job(build, beam, total=len(plan.comparisons), unit="labels", title="evaluate", folder=options.output)
+    if not (is_scored and storage.exists(handover.tally_path(output, digest))):
+        build = functools.partial(job.build, sources=plan.sources, chunks=plan.chunks, output=output, digest=digest)
+        handover.write_plan(output, plan.lines)
+        run_job(build, beam, total=len(plan.comparisons), unit="labels", title="evaluate", folder=output)
     total = tally.read(output, digest)
     handover.remove(output, digest)
     return total

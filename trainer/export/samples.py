@@ -41,16 +41,16 @@ class Sample:
         return Sample(cv2.resize(self.image, size[::-1], interpolation=method), label)
 
 
-def _evenly_spaced(count: int, most: int) -> list[int]:
-    """At most `most` of the numbers below `count`, evenly spaced."""
-    kept = min(count, most)
+def _evenly_spaced(count: int) -> list[int]:
+    """At most COUNT of the numbers below `count`, evenly spaced."""
+    kept = min(count, COUNT)
     return [number * count // kept for number in range(kept)]
 
 
 def _records(folder: str, dataset: Dataset, split: str) -> Iterator[Record]:
     """At most COUNT records of a split, without augmented copies, from as many shards as possible."""
     shards = dataset.of_split(split)
-    shards = [shards[number] for number in _evenly_spaced(len(shards), COUNT)]
+    shards = [shards[number] for number in _evenly_spaced(len(shards))]
     each = math.ceil(COUNT / len(shards))
     for shard in shards:
         with open_shard(folder, shard.name) as file:
@@ -86,7 +86,7 @@ def image_paths(path: str) -> list[str]:
     paths += [path] if storage.exists(path) else []
     if not paths:
         raise InputError(f"--images {path}: found no image; expected a folder of them, a glob in quotes, or an image")
-    chosen = [paths[number] for number in _evenly_spaced(len(paths), COUNT)]
+    chosen = [paths[number] for number in _evenly_spaced(len(paths))]
     if next(of_files(chosen), None) is None:
         raise InputError(f"--images {path}: no image of it can be read, such as {chosen[0]}; give others")
     return chosen

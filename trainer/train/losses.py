@@ -90,10 +90,21 @@ def pixel_weights(labels: Any, num_classes: int, ignore_id: int, max_ratio: floa
     return ops.reshape(ops.take(ops.reshape(weights, [-1]), places), shape)
 
 
-class _TrainingLoss(keras.losses.Loss):
-    def __init__(self, ignore_id: int, weigh: Weigh | None, lovasz: float) -> None:
+class TrainingLoss(keras.losses.Loss):
+    """`SparseCrossEntropy`, with the weights that `weigh` gives, plus `lovasz` times `lovasz_softmax`.
+
+    Weights are computed where the loss is, not by the stream of batches, which would have to bring them to the device.
+    If there are several devices, each computes `lovasz_softmax` of its part of the batch; the loss is their mean.
+
+    Args:
+      ignore_id: the label of pixels that do not count.
+      weigh: `pixel_weights`, given all but the labels; None: every pixel weighs 1.
+      lovasz: the weight of `lovasz_softmax`, at least 0.
+    """
+
+    def __init__(self, ignore_id: int, weigh: Weigh | None = None, lovasz: float = 0.0) -> None:
         super().__init__(name="training_loss", reduction="sum")
-        self.cross_entropy = sparse_cross_entropy(ignore_id)
+        self.cross_entropy = SparseCrossEntropy(ignore_id)
         self.ignore_id, self.weigh, self.lovasz = ignore_id, weigh, lovasz
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -104,20 +115,6 @@ class _TrainingLoss(keras.losses.Loss):
         labels, logits = y_true[:, 1::2, 1::2], y_pred[:, 1::2, 1::2]
         lovasz = lovasz_softmax(labels, ops.softmax(logits), self.ignore_id)
         return loss + self.lovasz * lovasz / replicas()  # each computes a loss
-
-
-def training_loss(ignore_id: int, weigh: Weigh | None = None, lovasz: float = 0.0) -> keras.losses.Loss:
-    """`sparse_cross_entropy`, with the weights that `weigh` gives, plus `lovasz` times `lovasz_softmax`.
-
-    Weights are computed where the loss is, not by the stream of batches, which would have to bring them to the device.
-    If there are several devices, each computes `lovasz_softmax` of its part of the batch; the loss is their mean.
-
-    Args:
-      ignore_id: the label of pixels that do not count.
-      weigh: `pixel_weights`, given all but the labels; None: every pixel weighs 1.
-      lovasz: the weight of `lovasz_softmax`, at least 0.
-    """
-    return _TrainingLoss(ignore_id, weigh, lovasz)
 
 
 def batch_weight(labels: Any, ignore_id: int, weights: Any) -> Any:
@@ -133,7 +130,18 @@ def batch_weight(labels: Any, ignore_id: int, weights: Any) -> Any:
     return _over_devices(weight) if keras.backend.backend() == "tensorflow" else weight
 
 
-class _SparseCrossEntropy(keras.losses.Loss):
+class SparseCrossEntropy(keras.losses.Loss):
+    """The weighted mean of the cross-entropy over the pixels that have a class.
+
+    The loss takes labels, int [B, H, W], class ids and `ignore_id`; logits, float [B, H, W, C]; and optionally
+    weights, float [B, H, W] of at least 0. It returns sum(w·ce) / sum(w) over all pixels of the batch whose label is
+    not `ignore_id`, or 0 if the sum of their weights is 0. If there are several devices, each returns its part of the
+    mean over the whole batch, so the result does not depend on the distribution of the batch.
+
+    Args:
+      ignore_id: the label of pixels that do not count.
+    """
+
     def __init__(self, ignore_id: int) -> None:
         super().__init__(name="sparse_cross_entropy", reduction="sum")
         self.ignore_id = ignore_id
@@ -145,17 +153,3 @@ class _SparseCrossEntropy(keras.losses.Loss):
         # Keras adds up the losses of all devices, so each divides by the weight of the whole batch.
         weight = batch_weight(y_true, self.ignore_id, sample_weight)
         return ops.divide_no_nan(self.weighted_sum(y_true, y_pred, sample_weight), weight)
-
-
-def sparse_cross_entropy(ignore_id: int) -> keras.losses.Loss:
-    """The weighted mean of the cross-entropy over the pixels that have a class.
-
-    The loss takes labels, int [B, H, W], class ids and `ignore_id`; logits, float [B, H, W, C]; and optionally
-    weights, float [B, H, W] of at least 0. It returns sum(w·ce) / sum(w) over all pixels of the batch whose label is
-    not `ignore_id`, or 0 if the sum of their weights is 0. If there are several devices, each returns its part of the
-    mean over the whole batch, so the result does not depend on the distribution of the batch.
-
-    Args:
-      ignore_id: the label of pixels that do not count.
-    """
-    return _SparseCrossEntropy(ignore_id)

@@ -20,7 +20,7 @@ from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.layers import replicas
 from trainer.network.options import NetworkOptions
 from trainer.options import InputError, as_flags
-from trainer.train.losses import Weigh, batch_weight, pixel_weights, training_loss
+from trainer.train.losses import TrainingLoss, Weigh, batch_weight, pixel_weights
 from trainer.train.optimizer import build_optimizer, freeze
 from trainer.train.options import Options
 from trainer.train.parts import in_parts
@@ -121,7 +121,7 @@ def compile_model(model: keras.Model, options: Options, palette: Palette, total_
     """Prepares `model` for training: freezes layers, sets the loss, and builds the optimizer and its variables."""
     freeze(model, options.freeze_until, options.freeze_bn)
     check_batch(options.batch_size, model, devices(), options.accumulate)
-    loss = training_loss(palette.ignore_id, _weigh(options, palette), options.lovasz)
+    loss = TrainingLoss(palette.ignore_id, _weigh(options, palette), options.lovasz)
     model.compile(build_optimizer(options, model, total_steps), loss, jit_compile=uses_xla())
     model.optimizer.build(model.trainable_variables)
     if keras.backend.backend() == "jax" and devices() == 1:

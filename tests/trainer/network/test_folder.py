@@ -234,7 +234,7 @@ def test_a_damaged_card_is_refused(folder, tmp_path):
 JAX_PROGRAM = """
 import sys
 import keras, numpy as np
-from trainer.train.losses import sparse_cross_entropy
+from trainer.train.losses import SparseCrossEntropy
 from trainer.network.deeplab import HEAD, deeplab_v3_plus
 from trainer.network.folder import load_model
 from trainer.network.inference import predictor
@@ -244,7 +244,7 @@ model, card = load_model(folder)
 images = np.load(images)
 np.testing.assert_allclose(predictor(model, "probabilities")(images), np.load(probabilities), atol=1e-3)
 before = [np.asarray(weight) for weight in model.trainable_weights]
-model.compile(keras.optimizers.Adam(1e-3), sparse_cross_entropy(card.palette.ignore_id))
+model.compile(keras.optimizers.Adam(1e-3), SparseCrossEntropy(card.palette.ignore_id))
 labels = np.load(ids)
 loss = model.train_on_batch(images, labels, np.ones(labels.shape, "float32"))
 assert np.isfinite(loss)

@@ -15,7 +15,7 @@ from tests.drawn.records import PALETTE, record
 from tests.drawn.training import train_flags
 from trainer.formats.examples import encode
 from trainer.train.diagnosis import Diagnosis, cure, diagnose, is_finite, names_of, report
-from trainer.train.losses import sparse_cross_entropy
+from trainer.train.losses import SparseCrossEntropy
 from trainer.train.options import Options
 from trainer.train.steps import Steps
 
@@ -31,7 +31,7 @@ def network():
     for name in ("first", "second"):
         x = keras.layers.Conv2D(3, 1, kernel_initializer="ones", name=name)(x)
     model = keras.Model(image, x)
-    model.compile("sgd", sparse_cross_entropy(255), jit_compile=False)
+    model.compile("sgd", SparseCrossEntropy(255), jit_compile=False)
     return model
 
 

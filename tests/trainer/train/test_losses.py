@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from trainer import metrics
-from trainer.train.losses import lovasz_softmax, pixel_weights, sparse_cross_entropy, training_loss
+from trainer.train.losses import SparseCrossEntropy, TrainingLoss, lovasz_softmax, pixel_weights
 
 # Softmax of these logits: class 0 has probability 3/4, class 1 has 1/4.
 LOGITS = np.tile(np.array([math.log(3.0), 0.0], "float32"), (1, 2, 2, 1))
@@ -19,29 +19,29 @@ RIGHT, WRONG = math.log(4 / 3), math.log(4)
 
 def test_mean_over_pixels_that_have_a_class():
     labels = np.array([[[0, 1], [255, 255]]], "uint8")
-    assert float(sparse_cross_entropy(255)(labels, LOGITS)) == pytest.approx((RIGHT + WRONG) / 2)
+    assert float(SparseCrossEntropy(255)(labels, LOGITS)) == pytest.approx((RIGHT + WRONG) / 2)
 
 
 def test_weights_of_ignored_pixels_do_not_dilute_the_mean():
     labels = np.array([[[0, 1], [255, 255]]], "uint8")
     weights = np.array([[[1.0, 3.0], [50.0, 50.0]]], "float32")
-    assert float(sparse_cross_entropy(255)(labels, LOGITS, weights)) == pytest.approx((RIGHT + 3 * WRONG) / 4)
+    assert float(SparseCrossEntropy(255)(labels, LOGITS, weights)) == pytest.approx((RIGHT + 3 * WRONG) / 4)
 
 
 def test_ignore_id_just_behind_the_classes():
     labels = np.array([[[0, 0], [2, 2]]], "uint8")
-    assert float(sparse_cross_entropy(2)(labels, LOGITS)) == pytest.approx(RIGHT)
+    assert float(SparseCrossEntropy(2)(labels, LOGITS)) == pytest.approx(RIGHT)
 
 
 def test_a_batch_with_only_ignored_pixels_has_zero_loss():
     labels = np.full((1, 2, 2), 255, "uint8")
-    assert float(sparse_cross_entropy(255)(labels, LOGITS)) == 0.0
-    assert float(sparse_cross_entropy(255)(labels, LOGITS, np.ones((1, 2, 2), "float32"))) == 0.0
+    assert float(SparseCrossEntropy(255)(labels, LOGITS)) == 0.0
+    assert float(SparseCrossEntropy(255)(labels, LOGITS, np.ones((1, 2, 2), "float32"))) == 0.0
 
 
 def test_a_batch_whose_weights_are_all_zero_has_zero_loss():
     labels = np.zeros((1, 2, 2), "uint8")
-    assert float(sparse_cross_entropy(255)(labels, LOGITS, np.zeros((1, 2, 2), "float32"))) == 0.0
+    assert float(SparseCrossEntropy(255)(labels, LOGITS, np.zeros((1, 2, 2), "float32"))) == 0.0
 
 
 def test_lovasz_of_certain_predictions_is_one_minus_the_iou_of_the_classes_that_are_there():
@@ -65,7 +65,7 @@ def test_lovasz_by_hand():
 def test_lovasz_of_a_batch_with_only_ignored_pixels_is_zero():
     labels = np.full((1, 2, 2), 255, "uint8")
     assert float(lovasz_softmax(labels, keras.ops.softmax(LOGITS), 255)) == 0.0
-    assert float(training_loss(255, lovasz=2.0)(labels, LOGITS)) == 0.0
+    assert float(TrainingLoss(255, lovasz=2.0)(labels, LOGITS)) == 0.0
 
 
 def test_the_training_loss_adds_lovasz_of_every_second_pixel_by_its_weight():
@@ -74,9 +74,9 @@ def test_the_training_loss_adds_lovasz_of_every_second_pixel_by_its_weight():
     logits = np.tile(LOGITS, (1, 2, 2, 1))
     expected = float(lovasz_softmax(labels[:, 1::2, 1::2], keras.ops.softmax(logits[:, 1::2, 1::2]), 255))
     assert expected > 0
-    plain = float(training_loss(255)(labels, logits))
-    assert plain == float(sparse_cross_entropy(255)(labels, logits))
-    assert float(training_loss(255, lovasz=2.0)(labels, logits)) == pytest.approx(plain + 2 * expected)
+    plain = float(TrainingLoss(255)(labels, logits))
+    assert plain == float(SparseCrossEntropy(255)(labels, logits))
+    assert float(TrainingLoss(255, lovasz=2.0)(labels, logits)) == pytest.approx(plain + 2 * expected)
 
 
 def weights_of(*labels: np.ndarray, num_classes: int = 3, ignore_id: int = 255, max_ratio: float = 4.0) -> np.ndarray:
@@ -129,5 +129,5 @@ def test_the_training_loss_weighs_pixels_by_their_labels():
     labels = np.array([[[0, 0], [1, 255]]], "uint8")
     weigh = functools.partial(pixel_weights, num_classes=2, ignore_id=255, max_ratio=10.0)
     expected = (0.75 * 2 * RIGHT + 1.5 * WRONG) / 3
-    assert float(training_loss(255, weigh)(labels, LOGITS)) == pytest.approx(expected)
-    assert float(training_loss(255)(labels, LOGITS)) == pytest.approx((2 * RIGHT + WRONG) / 3)
+    assert float(TrainingLoss(255, weigh)(labels, LOGITS)) == pytest.approx(expected)
+    assert float(TrainingLoss(255)(labels, LOGITS)) == pytest.approx((2 * RIGHT + WRONG) / 3)

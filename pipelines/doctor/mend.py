@@ -27,7 +27,7 @@ def mended(
     data: bytes,
     image: Header,
     palette: Palette,
-    coding: str = "auto",
+    coding: str,
     shift: tuple[int, int] = (0, 0),
 ) -> np.ndarray | None:
     """The class ids that a faulty label was meant to have.

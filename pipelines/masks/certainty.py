@@ -25,7 +25,7 @@ class Certainty:
     changed: float | None = None
 
 
-def of_maps(best: np.ndarray, entropy: np.ndarray, changed: np.ndarray | None = None) -> Certainty:
+def of_maps(best: np.ndarray, entropy: np.ndarray, changed: np.ndarray | None) -> Certainty:
     """The certainty of an image.
 
     Args:

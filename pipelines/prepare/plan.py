@@ -286,7 +286,7 @@ class Todo(NamedTuple):
     older: int = 0
 
 
-def shards_to_write(area: Area, plan: Plan, overwrite: bool = False) -> Todo:
+def shards_to_write(area: Area, plan: Plan, overwrite: bool) -> Todo:
     """The shards to write, or to write again; with `overwrite`, all of them."""
     outcomes = {} if overwrite else finished_shards(area, plan)
     with ThreadPoolExecutor(REQUESTS) as pool:

@@ -162,7 +162,7 @@ class _Paths(Collection):
         return any(path == one for one in self)
 
 
-def chunk_size(images: int, batch_size: int, before: int = 0) -> int:
+def chunk_size(images: int, batch_size: int, before: int) -> int:
     """The approximate number of images per chunk: `before`, the size in the folder's last run, if it is similar."""
     size = images_per_chunk(images, batch_size)
     return before if before <= 4 * size and size <= 4 * before else size

@@ -248,13 +248,12 @@ def _counts(data: bytes) -> dict[Point, np.ndarray]:
         return {}
 
 
-def read_scores(job: TuningJob, samples: Iterable[Sample], bands: int, files: Files | None = None) -> Scores:
+def read_scores(job: TuningJob, samples: Iterable[Sample], bands: int, files: Files) -> Scores:
     """All counts of these samples in the work folder, summed over the first `bands` distances.
 
     Args:
       files: what was read before with these `bands`, which is not read again; what is read is added.
     """
-    files = {} if files is None else files
     scores: Scores = {job.name(sample): {} for sample in samples}
     results = [file for file in _files(job) if file.relative.endswith(RESULT)]
     ours = [(name, file.path) for file in results if (name := file.relative.partition("-")[0]) in scores]

@@ -46,7 +46,7 @@ def decode_ids(data: bytes, palette: Palette, coding: str = "auto") -> np.ndarra
     return to_ids(read_label(data), palette, coding)
 
 
-def decode_mask(data: bytes, palette: Palette, coding: str = "auto") -> np.ndarray:
+def decode_mask(data: bytes, palette: Palette, coding: str) -> np.ndarray:
     """`decode_ids` for a mask, whose numbers are class ids, not the raw set's own (the palette's `source_ids`)."""
     label = read_label(data)
     if label.codes.ndim == 2 and label.colormap is None:

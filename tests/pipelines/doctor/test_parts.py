@@ -154,8 +154,8 @@ def test_blurred_masks_of_0_and_255_are_sharpened_and_ids_of_a_jpeg_are_lost():
     header = images.header(saved(image))
     two = replace(PALETTE, names=("a", "b"), colors=PALETTE.colors[:2], source_ids=((0, 0), (255, 1)))
     truth = (label == 2).astype(np.uint8)
-    sharp = mended("lossy-labels", saved(truth * 255, "JPEG", quality=80), header, two)
+    sharp = mended("lossy-labels", saved(truth * 255, "JPEG", quality=80), header, two, "auto")
     assert (sharp == truth)[sharp != 255].all() and (sharp != 255).mean() > 0.8
-    assert mended("lossy-labels", saved(label % 255, "JPEG", quality=95), header, PALETTE) is None
-    assert mended("damaged-labels", saved(label), header, PALETTE) is None
-    assert mended("sizes", saved(label[:, :40]), header, PALETTE) is None
+    assert mended("lossy-labels", saved(label % 255, "JPEG", quality=95), header, PALETTE, "auto") is None
+    assert mended("damaged-labels", saved(label), header, PALETTE, "auto") is None
+    assert mended("sizes", saved(label[:, :40]), header, PALETTE, "auto") is None

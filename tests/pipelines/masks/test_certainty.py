@@ -12,7 +12,7 @@ BEST, ENTROPY = np.float32([[1, 0.5], [0.9, 0.75]]), np.float32([[0, 0.7], [0.3,
 
 
 def test_the_numbers_are_means_over_pixels_and_the_share_of_those_with_another_class() -> None:
-    assert of_maps(BEST, ENTROPY) == Certainty(0.7875, 0.4, None)
+    assert of_maps(BEST, ENTROPY, None) == Certainty(0.7875, 0.4, None)
     assert of_maps(BEST, ENTROPY, np.array([[False, True], [False, False]])) == Certainty(0.7875, 0.4, 0.25)
 
 

@@ -76,7 +76,7 @@ def test_the_plan_counts_every_image_and_copy(source):
     assert {(entry.key, entry.copy) for entry in entries if entry.key.startswith("val/")} == {
         (f"val/a{i}", 0) for i in range(3)
     }
-    assert shards_to_write(survey("/nowhere"), plan).shards == plan.shards
+    assert shards_to_write(survey("/nowhere"), plan, overwrite=False).shards == plan.shards
 
 
 def test_a_plan_that_does_not_fit_in_memory_is_the_same(source, monkeypatch):

@@ -100,7 +100,7 @@ def test_a_row_tells_of_an_image_what_there_is_to_tell(segmented, photos, softma
         assert (row["height"], row["width"]) == size and row["path"] == f"{photos}/{name}.png"
         assert row["identity"] == storage.identity((photos / f"{name}.png").read_bytes())
         assert [row[f"pixels_{one}"] for one in PALETTE.names] == np.bincount(ids.ravel(), minlength=3).tolist()
-        expected = certainty.of_maps(*maps(softmax(draw(*size, seed)))[1:])
+        expected = certainty.of_maps(*maps(softmax(draw(*size, seed)))[1:], None)
         assert (row["confidence"], row["entropy"]) == pytest.approx((expected.confidence, expected.entropy), abs=2e-4)
         assert row["changed"] is None and 0 < row["seconds"] < 600
         sure = read_stamp((segmented / f"{name}.png").read_bytes()).certainty

@@ -42,7 +42,7 @@ def test_counts_are_those_of_the_masks_by_distance(
     assert [(mask.shape, mask.dtype) for mask in masks] == [(label.shape, np.uint8)] * 3
     expected = class_counts(band_confusions(label, masks, 3, 255))
     for bands in (1, 3, 6):
-        scores = scoring.read_scores(job, samples, bands)
+        scores = scoring.read_scores(job, samples, bands, {})
         assert list(scores) == [job.name(sample) for sample in samples] and scores[job.name(samples[1])] == {}
         for point, counts in zip(POINTS, expected, strict=True):
             np.testing.assert_array_equal(scores[job.name(samples[0])][point], counts[:bands].sum(0))
@@ -62,7 +62,7 @@ def test_counts_with_class_weights_are_told_from_those_without(
     weighted = CrfOptions(class_weights=(1, 0.25, 0))
     scoring.score(job, samples[0], (CrfOptions(), weighted, None))
     scoring.score(job, samples[0], (CrfOptions(sxy=30),))
-    scores = scoring.read_scores(job, samples, 6)[job.name(samples[0])]
+    scores = scoring.read_scores(job, samples, 6, {})[job.name(samples[0])]
     assert set(scores) == {CrfOptions(), weighted, None, CrfOptions(sxy=30)}
     image, label = job.load(samples[0])
     for point, mask in zip(scores, scoring.make_masks(job, samples[0], image, list(scores)), strict=True):
@@ -76,14 +76,14 @@ def test_a_damaged_file_holds_no_scores(
     scoring.score(job, samples[0], POINTS)
     path = Path(job.result(samples[0], POINTS, scoring.RESULT))
     path.write_bytes(path.read_bytes()[:size])
-    assert scoring.read_scores(job, samples, 6)[job.name(samples[0])] == {}
+    assert scoring.read_scores(job, samples, 6, {})[job.name(samples[0])] == {}
 
 
 def test_a_file_is_read_again_only_if_it_was_damaged(
     job: TuningJob, samples: list[Sample], network: Colours, smoothing: Smoothing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scoring.score(job, samples[0], POINTS[:2])
-    whole, files, read, calls = scoring.read_scores(job, samples, 6), {}, storage.read, []
+    whole, files, read, calls = scoring.read_scores(job, samples, 6, {}), {}, storage.read, []
     monkeypatch.setattr(storage, "read", lambda path: calls.append(path) or read(path))
     path = Path(job.result(samples[0], POINTS[:2], scoring.RESULT))
     data = path.read_bytes()
@@ -100,7 +100,7 @@ def test_a_file_is_read_again_only_if_it_was_damaged(
 
 
 def test_without_a_work_folder_there_are_no_scores(job: TuningJob, samples: list[Sample]) -> None:
-    assert set(map(len, scoring.read_scores(job, samples, 6).values())) == {0}
+    assert set(map(len, scoring.read_scores(job, samples, 6, {}).values())) == {0}
 
 
 def test_the_width_of_the_trimap_chooses_the_distances() -> None:

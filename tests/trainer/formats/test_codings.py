@@ -280,10 +280,10 @@ def test_what_is_no_label_is_refused(data):
 def test_masks_hold_class_ids_whatever_the_ids_of_the_raw_set():
     ids = every_class(CITYSCAPES)
     for data in (CITYSCAPES.encode_mask(ids), saved(ids), saved(CITYSCAPES.colorize(ids))):
-        np.testing.assert_array_equal(decode_mask(data, CITYSCAPES), ids)
-    np.testing.assert_array_equal(decode_mask(saved(row(0, 255)), PLAIN), row(0, 255))
+        np.testing.assert_array_equal(decode_mask(data, CITYSCAPES, "auto"), ids)
+    np.testing.assert_array_equal(decode_mask(saved(row(0, 255)), PLAIN, "auto"), row(0, 255))
 
 
 def test_masks_that_can_be_read_in_two_ways_are_refused():
     with pytest.raises(LabelError, match="two ways"):
-        decode_mask(palette_png(row(0, 1), [CLASSES.colors[3], CLASSES.colors[1]]), CLASSES)
+        decode_mask(palette_png(row(0, 1), [CLASSES.colors[3], CLASSES.colors[1]]), CLASSES, "auto")

@@ -41,7 +41,7 @@ def _expanded(channels: int, expansion: int) -> int:
 
 
 def mobilenet_v2(
-    x: Any, *, alpha: float = 1.0, output_stride: int = 16, block_strides: Collection[int] = (), momentum: float = 0.99
+    x: Any, *, alpha: float, output_stride: int, block_strides: Collection[int], momentum: float
 ) -> Features:
     """The features of MobileNetV2 (arXiv:1801.04381), without its last convolution to 1280 channels.
 
@@ -142,9 +142,9 @@ def mobilenet_v3(
     x: Any,
     *,
     size: str,
-    output_stride: int = 32,
-    block_strides: Collection[int] = (),
-    momentum: float = 0.99,
+    output_stride: int,
+    block_strides: Collection[int],
+    momentum: float,
 ) -> Features:
     """The features of MobileNetV3 (arXiv:1905.02244), with its last blocks half as wide, as DeepLab uses it.
 

@@ -55,11 +55,11 @@ def _bottleneck(x: Any, scope: str, channels: int, *, norm: Norm, step: dict[str
 def resnet(
     x: Any,
     *,
-    depth: int = 50,
-    output_stride: int = 16,
-    block_strides: Collection[int] = (),
+    depth: int,
+    output_stride: int,
+    block_strides: Collection[int],
     multi_grid: Sequence[int] = (1, 1, 1),
-    momentum: float = 0.99,
+    momentum: float,
 ) -> Features:
     """The features of ResNet.
 

@@ -73,11 +73,11 @@ def _xception_module(
 def xception(
     x: Any,
     *,
-    depth: int = 65,
-    output_stride: int = 16,
-    block_strides: Collection[int] = (),
+    depth: int,
+    output_stride: int,
+    block_strides: Collection[int],
     multi_grid: Sequence[int] = (1, 1, 1),
-    momentum: float = 0.99,
+    momentum: float,
 ) -> Features:
     """The features of Xception.
 

@@ -54,7 +54,8 @@ def test_a_backbone_has_the_names_and_sizes_of_the_published_one_and_computes_wh
 @pytest.mark.parametrize(("output_stride", "rates"), [(8, [1, 2, 4, 8, 16]), (16, [1, 1, 2, 4, 8])])
 def test_the_last_units_of_a_resnet_have_the_rates_of_the_grid(output_stride, rates):
     image = keras.Input((None, None, 3))
-    model = keras.Model(image, resnet(image, output_stride=output_stride, multi_grid=(1, 2, 4)))
+    strides = {"output_stride": output_stride, "block_strides": ()}
+    model = keras.Model(image, resnet(image, depth=50, **strides, multi_grid=(1, 2, 4), momentum=0.99))
     units = ["block2/unit_4", "block3/unit_6", "block4/unit_1", "block4/unit_2", "block4/unit_3"]
     found = {name: model.get_layer(f"resnet_v1_50/{name}/bottleneck_v1/conv2".replace("/", "-")) for name in units}
     assert [found[name].dilation_rate[0] for name in units] == rates
@@ -89,7 +90,7 @@ def test_features_of_a_resnet_lie_on_pixels_or_on_the_middle_of_blocks(block_str
     three cells, here the last, two pixels behind."""
     image = keras.Input((None, None, 3))
     strides = [block_stride] if block_stride else []
-    model = keras.Model(image, resnet(image, output_stride=16, block_strides=strides))
+    model = keras.Model(image, resnet(image, depth=50, output_stride=16, block_strides=strides, momentum=0.99))
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D):
             kernel = np.zeros(layer.kernel.shape)

@@ -84,18 +84,19 @@ def test_mirrored_kernels_on_a_mirrored_image_give_mirrored_logits():
 
 
 @pytest.mark.parametrize(
-    ("backbone", "block_stride", "shift"),
+    ("backbone", "numbers", "block_stride", "shift"),
     [
-        (mobilenet_v2, None, 0),
-        (mobilenet_v2, 16, 8),
-        (mobilenet_v2, 4, 2),
-        (xception, 16, 8),
+        (mobilenet_v2, {"alpha": 1.0}, None, 0),
+        (mobilenet_v2, {"alpha": 1.0}, 16, 8),
+        (mobilenet_v2, {"alpha": 1.0}, 4, 2),
+        (xception, {"depth": 65}, 16, 8),
     ],
 )
-def test_features_lie_on_pixels_or_on_the_middle_of_blocks(backbone, block_stride, shift):
+def test_features_lie_on_pixels_or_on_the_middle_of_blocks(backbone, numbers, block_stride, shift):
     """With kernels that copy their centre, feature i shows the pixel it lies on: stride·i (+ half a block)."""
     image = keras.Input((None, None, 3))
-    model = keras.Model(image, backbone(image, output_stride=16, block_strides=[block_stride] if block_stride else []))
+    strides = {"output_stride": 16, "block_strides": [block_stride] if block_stride else []}
+    model = keras.Model(image, backbone(image, **numbers, **strides, momentum=0.99))
     for layer in model.layers:
         if isinstance(layer, layers.DepthwiseConv2D):
             kernel = np.zeros(layer.kernel.shape)
@@ -122,7 +123,8 @@ def test_atrous_rates_take_the_place_of_strides():
     image = keras.Input((None, None, 3))
     rates = {}
     for output_stride in (8, 16, 32):
-        model = keras.Model(image, mobilenet_v2(image, alpha=0.1, output_stride=output_stride)[0])
+        features = mobilenet_v2(image, alpha=0.1, output_stride=output_stride, block_strides=(), momentum=0.99)
+        model = keras.Model(image, features.last)
         rates[output_stride] = [
             model.get_layer(f"MobilenetV2-expanded_conv_{block}-depthwise").dilation_rate[0]
             for block in (6, 7, 13, 14)

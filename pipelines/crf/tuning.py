@@ -156,14 +156,15 @@ def load(model: str) -> Tuning | None:
     path, is_export = path_of(model), bool(exports.kind(model))
     if not is_export and not storage.exists(path):
         return None
+    place = ""
     try:
         value = exports.load_tuning(model) if is_export else storage.read_json(path)
         if is_export and value is None:
             return None
+        place = f"{path}: "  # which errors of reading name themselves
         tuning = Tuning.from_json(value)
     except InputError as error:
         cure = "export the model again" if is_export else "delete the file; `deeplab tune-crf` then makes it again"
-        place = "" if str(error).startswith(path) else f"{path}: "
         raise InputError(f"{place}{error}; {cure}") from None
     # For exports, `deeplab export` has checked that the tuning belongs to the weights.
     return replace(tuning, model_digest=exports.model_digest(model)) if is_export else tuning

@@ -260,14 +260,16 @@ def load_dataset(folder: str) -> Dataset:
         missing = f"{folder} holds no records: {DATASET_FILE} is missing; make it with `deeplab prepare`"
         raise InputError(missing) from None
     try:
-        if value["version"] not in READ_VERSIONS:
-            known = " and ".join(map(str, READ_VERSIONS))
-            raise InputError(f"{path} has version {value['version']}, this program reads {known}; update the program")
-        return _dataset(value)
+        version = value["version"]
+        dataset = _dataset(value) if version in READ_VERSIONS else None
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error!r}); {MADE_AGAIN}") from None
     except InputError as error:
-        raise error if str(error).startswith(path) else InputError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
+    if dataset is None:
+        known = " and ".join(map(str, READ_VERSIONS))
+        raise InputError(f"{path} has version {version}, this program reads {known}; update the program")
+    return dataset
 
 
 def check_shards(folder: str, dataset: Dataset) -> None:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pipelines.doctor.corrections import finding_on, with_coding, with_known_colors, with_known_ids
-from pipelines.doctor.proposals import are_codes, is_grey, propose, two_classes
+from pipelines.doctor.corrections import of_masks, with_coding, with_known_colors, with_known_ids
+from pipelines.doctor.proposals import are_codes, are_masks, is_grey, propose
 from pipelines.doctor.reading import OWN, LabelValues, Reading, Sample
 from pipelines.doctor.verdict import REJECT, SHOWN, Finding
 from pipelines.inputs.coding import NoPalette, Read, Unlisted, detect_palette, sampled
@@ -100,12 +100,9 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
     reason = f"palette of {palette.num_classes} classes, made of what the sampled labels hold"
     if (0, 255) in palette.source_ids:
         reason += ", in which 0 is ignored, since it occurs only along outlines"
-    if palette == two_classes():
-        text = (
-            "the sampled labels contain only 0 and 255: masks whose foreground is 255, and no palette reads "
-            "them that way"
-        )
-        finding = finding_on("masks-0-255", REJECT, sample, (255,), text, 'read 255 as class 1 ("source_ids")')
+    ids = {**evidence.indices, **evidence.ids}
+    if ids and (255, 1) in palette.source_ids and are_masks(ids):
+        finding = of_masks(sample, ids, "and no palette reads them that way")
         return Reading(palette, flag=OWN, reasons=(reason,), findings=(finding,))
     return Reading(palette, flag=OWN, reasons=(reason,), findings=(_unknown_palette(seen, cure, sample),))
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pipelines.doctor.proposals import (
     MAX_CLASSES,
     MIN_SHARE,
+    are_masks,
+    blends_of,
     ignoring_colors,
     ignoring_ids,
     is_grey,
@@ -29,7 +31,7 @@ def with_known_ids(reading: Reading, sample: Sample) -> Reading:
     palette, ids = reading.palette, sample.evidence.ids
     if not ids:
         return reading
-    if sorted(ids) == [0, 255] and not palette.source_ids and palette.ignore_id == 255:
+    if are_masks(ids) and not palette.source_ids and palette.ignore_id == 255:
         return _with_foreground(reading, sample)
     if counted := one_based(ids, palette):
         return _from_1(reading, sample, counted)
@@ -40,15 +42,22 @@ def with_known_ids(reading: Reading, sample: Sample) -> Reading:
 
 def _with_foreground(reading: Reading, sample: Sample) -> Reading:
     """The reading with a palette that reads 0 and 255 as two classes."""
-    palette, own = reading.palette, two_classes()
+    palette, ids = reading.palette, sample.evidence.ids
+    own = two_classes(blends_of(ids))
     if palette.num_classes == 2:
-        own = replace(palette, source_ids=((0, 0), (255, 1)))
-    text = (
-        "the sampled labels contain only 0 and 255: masks whose foreground is 255, which palette "
-        f"{palette.name} ignores; only class 0 would be left, with an mIoU near 1"
-    )
-    finding = finding_on("masks-0-255", REJECT, sample, (255,), text, 'read 255 as class 1 ("source_ids")')
-    return _with_palette(reading, own, finding)
+        own = replace(palette, source_ids=own.source_ids)
+    why = f"which palette {palette.name} ignores; only class 0 would be left, with an mIoU near 1"
+    return _with_palette(reading, own, of_masks(sample, ids, why))
+
+
+def of_masks(sample: Sample, ids: dict[int, Use], why: str) -> Finding:
+    """The finding that labels are masks of 0 and 255, with or without blends; `why` no palette reads them."""
+    text, change = "the sampled labels contain only 0 and 255", 'read 255 as class 1 ("source_ids")'
+    if blends_of(ids):
+        text += ", and blends of the two along their boundaries, as where they were smoothed or scaled like images"
+        change += ", and ignore what is between"
+    text += f": masks whose foreground is 255, {why}"
+    return finding_on("masks-0-255", REJECT, sample, (255,), text, change)
 
 
 def _from_1(reading: Reading, sample: Sample, counted: Palette) -> Reading:

@@ -164,7 +164,7 @@ class _Look:
             decoded=1, pixels={split: counts}, labels={split: (counts > 0).astype(np.int64)}
         ) + self._of_classes(counts)
         if label.codes.ndim == 2 and label.colormap is None:
-            share = measures.blended_share(label.codes)
+            share = measures.blended_share(label.codes, id_table(self.palette) != self.palette.ignore_id)
             if share >= measures.BLENDED:
                 total += self.tally("blended-ids", f"{share:.0%} of the steps between ids pass through ids in between")
         if source.orientation != 1 and labelled.orientation == 1:

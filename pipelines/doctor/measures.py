@@ -20,15 +20,20 @@ MIN_BOUNDARY = 50
 """Minimum number of boundary pixels that a label needs for its position to be measured."""
 
 
-def blended_share(codes: np.ndarray) -> float:
+def blended_share(codes: np.ndarray, is_class: np.ndarray | None = None) -> float:
     """The share, 0 to 1, of steps between neighbouring ids, uint8 [H, W], that pass through an id between two others.
 
     In ids that were scaled by interpolation or smoothed, a boundary between classes 2 and 9 passes through 4 and 7.
     Such steps do not count where a class is drawn as a line, such as a kerb or a pole. Returns 0 if there are fewer
     than MIN_BLENDED such pixels.
+
+    Args:
+      is_class: which ids are classes, bool [256]; steps through others, which are ignored, do no harm. None: all are.
     """
     steps = sum(int((rows[:, 1:] != rows[:, :-1]).sum()) for rows in (codes, codes.T))
     triples, counts = np.unique(np.concatenate([_triples(codes), _triples(codes.T)]), return_counts=True)
+    if is_class is not None:
+        counts = counts * is_class[triples & 255]
     blended = int(counts.sum())
     if blended >= max(MIN_BLENDED, BLENDED * steps):  # few labels: what follows takes longer
         blended -= int(counts[_drawn(codes, triples, counts)].sum())

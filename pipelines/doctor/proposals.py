@@ -44,9 +44,11 @@ def is_grey(colors: dict[Color, Use]) -> bool:
 
 
 def _propose_ids(uses: dict[int, Use]) -> Palette | None:
-    ids = sorted(value for value, use in uses.items() if use.solid) or sorted(uses)
-    if ids == [0, 255]:
-        return two_classes()
+    if are_masks(uses):
+        return two_classes(blends_of(uses))
+    ids = sorted(value for value, use in uses.items() if use.solid)
+    if len(ids) < 2 or ids == [0, 255]:  # classes drawn as lines, of one pixel
+        ids = sorted(uses)
     ignored = {value for value in ids if value == 255 or (value == 0 and uses[0].is_outline and len(ids) > 2)}
     ignored |= uses.keys() - set(ids)
     classes = [value for value in ids if value not in ignored]
@@ -84,9 +86,25 @@ def propose_colors(uses: dict[Color, Use]) -> Palette | None:
     )
 
 
-def two_classes() -> Palette:
-    """The palette for masks of 0 and 255."""
-    return Palette(PROPOSED, ("background", "foreground"), voc_colormap(2), source_ids=((0, 0), (255, 1)))
+def are_masks(uses: dict[int, Use]) -> bool:
+    """Whether ids are 0 and 255 alone, or with blends of the two, as in masks that were smoothed or scaled."""
+    rest = uses.keys() - {0, 255}
+    if len(rest) == len(uses) - 2:
+        # Smoothing gives greys both darker and lighter than the middle; of a class drawn as a line it is one id.
+        is_blend = not rest or (min(rest) < 128 <= max(rest) and all(uses[value].is_outline for value in rest))
+        return is_blend and sum(uses[value].pixels for value in rest) < max(1, uses[255].pixels)
+    return False
+
+
+def blends_of(uses: dict[int, Use]) -> Sequence[int]:
+    """The ids to ignore in `are_masks`: if there are blends, all of them, since other labels may hold others."""
+    return range(1, 255) if len(uses) > 2 else ()
+
+
+def two_classes(blends: Sequence[int] = ()) -> Palette:
+    """The palette for masks of 0 and 255, in which these ids are ignored."""
+    sources = ((0, 0), (255, 1), *((value, 255) for value in blends))
+    return Palette(PROPOSED, ("background", "foreground"), voc_colormap(2), source_ids=sources)
 
 
 def ignoring_ids(palette: Palette, ids: Sequence[int]) -> Palette:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import numpy as np
+import pytest
 
 from pipelines.doctor import command
 from tests.drawn.encoded import saved
 from tests.drawn.ill import draw_set, examine, prepare_as_proposed
 from tests.drawn.records import PALETTE
+from trainer.formats.labels import Palette
 
 
 def stripes(label: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -84,3 +87,41 @@ def test_a_palette_made_of_a_sample_says_that_other_labels_may_hold_more_classes
     assert found.finding("anti-aliased")["cure"].endswith('; if they are classes, name these there ("classes")')
     palette = ("--palette", str(tmp_path / "out/palette.json"))
     assert "palette-of-sample" not in examine(tmp_path / "set", tmp_path / "again", *palette).kinds
+
+
+def smoothed(mask: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(mask, (3, 3), 0)
+
+
+def scaled(mask: np.ndarray) -> np.ndarray:
+    large = cv2.resize(mask, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(large, mask.shape[::-1], interpolation=cv2.INTER_AREA)
+
+
+@pytest.mark.parametrize("soften", [smoothed, scaled])
+@pytest.mark.parametrize("palette", [None, Palette("two", ("ground", "thing"), ((40, 160, 60), (200, 40, 40)))])
+@pytest.mark.parametrize("mend", [(), ("--mend",)])
+def test_masks_of_0_and_255_with_soft_edges_keep_their_foreground_and_ignore_what_is_between(
+    soften, palette, mend, tmp_path
+):
+    truth = draw_set(tmp_path / "set", lambda label, key: saved(soften(np.uint8(label == 2) * 255)), palette=palette)
+    found = examine(tmp_path / "set", tmp_path / "out", *mend)
+    assert found.kinds == {"masks-0-255": "reject"} and found.status == 1
+    assert "blends of the two" in found.finding("masks-0-255")["text"]
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert made.keys() == truth.keys()
+    for key, label in truth.items():
+        known = made[key] != 255
+        assert (made[key] == (label == 2))[known].all() and known.mean() > 0.7
+        assert (made[key] == 1).sum() > 0.3 * (label == 2).sum()
+
+
+@pytest.mark.parametrize("ids", [(0, 1, 255), (0, 100, 255), (0, 200, 255)])
+def test_a_thin_class_beside_areas_that_are_ignored_is_no_blend(ids, tmp_path):
+    lines = np.arange(64)[:, None] % 16 == 3
+
+    def encode(label: np.ndarray, key: str) -> bytes:
+        return saved(np.uint8(ids)[np.where(label == 2, 2, np.where(lines, 1, 0))])
+
+    draw_set(tmp_path / "set", encode, palette=None)
+    assert "masks-0-255" not in examine(tmp_path / "set", tmp_path / "out").kinds

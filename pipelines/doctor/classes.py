@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pipelines.doctor.corrections import of_masks, with_coding, with_known_colors, with_known_ids
-from pipelines.doctor.proposals import are_codes, are_masks, is_grey, propose
+from pipelines.doctor.proposals import are_codes, are_masks, is_grey, propose, two_classes
 from pipelines.doctor.reading import OWN, LabelValues, Reading, Sample
 from pipelines.doctor.verdict import REJECT, SHOWN, Finding
 from pipelines.inputs.coding import NoPalette, Read, Unlisted, detect_palette, sampled
@@ -93,10 +93,11 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
                 "ADE20K; docs/sets.md shows how"
             )
         return Reading(None, findings=(_unknown_palette(seen, cure, sample),))
-    cure = (
-        f"--palette {OWN}, which is made of the sampled labels: {palette.num_classes} classes, named by their values; "
-        "put the real names there"
-    )
+    named = "named by their values; put the real names there"
+    if palette.names == two_classes().names:
+        named = "black as background and white as foreground"
+        named += ", and the greys between, where the labels were smoothed, are ignored" if palette.aliases else ""
+    cure = f"--palette {OWN}, which is made of the sampled labels: {palette.num_classes} classes, {named}"
     reason = f"palette of {palette.num_classes} classes, made of what the sampled labels hold"
     if (0, 255) in palette.source_ids:
         reason += ", in which 0 is ignored, since it occurs only along outlines"

@@ -28,7 +28,11 @@ def propose(evidence: Evidence) -> Palette | None:
     """
     by_color = evidence.colors or evidence.is_shuffled or (evidence.mapped and not is_grey(evidence.mapped))
     if by_color:
-        return propose_colors({**evidence.colors, **evidence.mapped})
+        colors = {**evidence.colors, **evidence.mapped}
+        greys = {color[0]: use for color, use in colors.items()}
+        if is_grey(colors) and are_masks(greys):
+            return _black_and_white(blends_of(greys))
+        return propose_colors(colors)
     return _propose_ids({**evidence.indices, **evidence.ids})
 
 
@@ -105,6 +109,12 @@ def two_classes(blends: Sequence[int] = ()) -> Palette:
     """The palette for masks of 0 and 255, in which these ids are ignored."""
     sources = ((0, 0), (255, 1), *((value, 255) for value in blends))
     return Palette(PROPOSED, ("background", "foreground"), voc_colormap(2), source_ids=sources)
+
+
+def _black_and_white(blends: Sequence[int]) -> Palette:
+    """The palette for masks of black and white in colours, in which these greys are ignored."""
+    aliases = tuple(((value,) * 3, 255) for value in blends)
+    return Palette(PROPOSED, ("background", "foreground"), ((0, 0, 0), (255, 255, 255)), aliases=aliases)
 
 
 def ignoring_ids(palette: Palette, ids: Sequence[int]) -> Palette:

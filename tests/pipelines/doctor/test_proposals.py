@@ -116,6 +116,22 @@ def test_masks_of_0_and_255_with_soft_edges_keep_their_foreground_and_ignore_wha
         assert (made[key] == 1).sum() > 0.3 * (label == 2).sum()
 
 
+def test_the_same_masks_in_rgb_are_two_classes_too(tmp_path):
+    def encode(label: np.ndarray, key: str) -> bytes:
+        mask = smoothed(np.uint8(label == 2) * 255)
+        mask[:4, :4] = 128  # as where something thin was smoothed: an area, though a small one
+        return saved(np.dstack([mask] * 3))
+
+    truth = draw_set(tmp_path / "set", encode, palette=None)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert [one["color"] for one in found.report["palette"]["classes"]] == [[0, 0, 0], [255, 255, 255]]
+    assert found.finding("palette")["cure"].endswith("greys between, where the labels were smoothed, are ignored")
+    made = prepare_as_proposed(found, tmp_path / "records")
+    for key, label in truth.items():
+        known = made[key] != 255
+        assert (made[key] == (label == 2))[known].all() and known.mean() > 0.7
+
+
 @pytest.mark.parametrize("ids", [(0, 1, 255), (0, 100, 255), (0, 200, 255)])
 def test_a_thin_class_beside_areas_that_are_ignored_is_no_blend(ids, tmp_path):
     lines = np.arange(64)[:, None] % 16 == 3

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.doctor.findings import LEFT_OUT
 from pipelines.doctor.plan import Plan
+from pipelines.doctor.tally import FAULTS
 from pipelines.doctor.verdict import NOTE, SHOWN, WRONG, Example, Finding
 from pipelines.inputs.splits import group_of, hash_split
 
@@ -30,8 +31,9 @@ Couples = Sequence[tuple[int, int]]
 
 
 def exact(prints: np.ndarray) -> list[list[int]]:
-    """Groups of the numbers of pairs whose image files are identical, byte for byte."""
-    known = prints[prints["image"] != 0]
+    """Groups of the numbers of pairs whose image files are identical, byte for byte, and images."""
+    damaged = prints["image"][prints["fault"] == 1 + FAULTS.index("damaged-images")]
+    known = prints[~np.isin(prints["image"], [0, *damaged.tolist()])]
     known = known[np.argsort(known["image"], kind="stable")]
     groups = np.split(known["number"], np.flatnonzero(np.diff(known["image"])) + 1)
     return sorted(group.tolist() for group in groups if len(group) > 1)

@@ -207,3 +207,12 @@ def test_near_duplicates_are_counted_once_each(tmp_path):
         encoded_again(tmp_path / "set", "train/a0", f"train/b{number}", 90 + number)
     found = examine(tmp_path / "set", tmp_path / "out")
     assert found.finding("near-duplicates")["count"] == 5 and found.status == 0
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff cut off"], ids=["empty", "cut off"])
+def test_files_that_are_no_images_are_no_copies_of_each_other(data, tmp_path):
+    draw_set(tmp_path / "set")
+    for key in ("train/a0", "train/a1", "val/a0"):
+        (tmp_path / f"set/images/{key}.png").write_bytes(data)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds == {"damaged-images": "reject"} and found.status == 1

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from pipelines.doctor.classes import of_values_alone
-from pipelines.doctor.plan import Plan
+from pipelines.doctor.plan import HEADERS, Plan
 from pipelines.doctor.proposals import PROPOSED, ignoring_colors, ignoring_ids, with_foreground
 from pipelines.doctor.reading import OWN, Reading
 from pipelines.doctor.tally import DOUBTS, FAULTS, MAX_COLORS, REACH, DoctorTally, Seen
@@ -126,14 +126,14 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
     findings = []
     palette = reading.palette
     is_proposed = palette is not None and palette.name == PROPOSED and reading.flag == OWN
-    if is_proposed and tally.decoded < tally.looked:
+    unseen = sum(subject.effort == HEADERS for subject in plan.subjects)
+    if is_proposed and unseen:
         text = (
             f"labels were not decoded, and classes that they alone hold are not in {OWN}, which is made of sampled "
             "labels: prepare would reject these labels"
         )
         cure = "--full finds classes that the sample lacks"
-        rest = tally.looked - tally.decoded
-        findings.append(Finding("palette-of-sample", NOTE, rest, tally.looked, "labels", text, cure))
+        findings.append(Finding("palette-of-sample", NOTE, unseen, tally.looked, "labels", text, cure))
     if seen := tally.kinds.get("unknown-ids"):
         unknown = sorted(tally.unknown_ids)
         pixels = sum(tally.unknown_ids.values())

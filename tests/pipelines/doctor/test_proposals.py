@@ -85,6 +85,10 @@ def test_a_palette_made_of_a_sample_says_that_other_labels_may_hold_more_classes
     found = examine(tmp_path / "set", tmp_path / "out", "--full")
     assert "palette-of-sample" not in found.kinds
     assert found.finding("anti-aliased")["cure"].endswith('; if they are classes, name these there ("classes")')
+    (tmp_path / "set/labels/train/a1.png").write_bytes(b"")  # --full would not read it either
+    note = examine(tmp_path / "set", tmp_path / "out").finding("palette-of-sample")
+    assert note["count"] == 8
+    assert "palette-of-sample" not in examine(tmp_path / "set", tmp_path / "out", "--full").kinds
     palette = ("--palette", str(tmp_path / "out/palette.json"))
     assert "palette-of-sample" not in examine(tmp_path / "set", tmp_path / "again", *palette).kinds
 

@@ -11,7 +11,8 @@ import io
 import json
 import os
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -131,7 +132,11 @@ def _csv_rows(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[Row]:
         header = [name.strip() for name in reader.fieldnames or []]
         for name in columns:
             if header.count(name) != 1:
-                raise InputError(f"{path}: expected a column {name!r} in its first line, got {','.join(header)!r}")
+                got = ",".join(header)
+                cure = _cure_of_header(name, header)
+                raise InputError(f"{path}: expected a column {name!r} in its first line, got {got!r}; {cure}")
+        if (split := _misspelt_split(header)) is not None:
+            raise InputError(f"{path}: its column {split!r} would not be read; write its name in lower case")
         reader.fieldnames = header
         for values in reader:
             extra = values.pop(None, [])
@@ -148,12 +153,30 @@ def _csv_rows(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[Row]:
         raise InputError(f"{path} line {reader.line_num} is not CSV: {error}{cure}") from None
 
 
+def _cure_of_header(name: str, header: Sequence[str]) -> str:
+    """How to mend the first line of a .csv file, which has no column `name`, or several."""
+    if name in header:
+        return "keep one of them"
+    if any(name in (part.strip(BLANKS) for part in re.split("[;\t|]", one)) for one in header):
+        return "separate columns by commas"
+    if name in (one.lower() for one in header):
+        return "write its name in lower case"
+    return "name the columns there"
+
+
+def _misspelt_split(names: Collection[str]) -> str | None:
+    """The name that is "split" apart from capitals: as it is optional, images would silently be split anew."""
+    return None if "split" in names else next((name for name in names if name.lower() == "split"), None)
+
+
 def _json_row(line: int, content: str) -> Row:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         return Row(line, fault=f"is not JSON: {error}")
     if isinstance(value, dict):
+        if (split := _misspelt_split(value)) is not None:
+            return Row(line, value, f"has {split!r} in place of 'split'; write it in lower case")
         return _checked(Row(line, value))
     return Row(line, fault=f"is not a JSON object: {content.strip()}")
 

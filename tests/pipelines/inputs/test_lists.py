@@ -40,6 +40,12 @@ def test_a_txt_gives_its_lines_as_images(tmp_path):
     ("name", "content", "message"),
     [
         ("l.csv", "picture\na.jpg\n", "expected a column 'image' in its first line, got 'picture'"),
+        ("l.csv", "Image,Split\na,train\n", "got 'Image,Split'; write its name in lower case"),
+        ("l.csv", "image;split\na;train\n", "got 'image;split'; separate columns by commas"),
+        ("l.csv", "image\tsplit\na\ttrain\n", "; separate columns by commas"),
+        ("l.csv", "picture\na.jpg\n", "got 'picture'; name the columns there"),
+        ("l.csv", "image,image\na,b\n", "got 'image,image'; keep one of them"),
+        ("l.csv", "image, Split\na,test\n", "column 'Split' would not be read; write its name in lower case"),
         ("l.csv", "", "expected a column 'image' in its first line, got ''"),
         ("l.csv", 'image\n"a' + "a" * 200_000, "line 1 is not CSV: field larger"),
         ("l.txt", b"\xff\xfea.jpg", "is not UTF-8 text"),
@@ -51,6 +57,11 @@ def test_a_txt_gives_its_lines_as_images(tmp_path):
 def test_what_is_no_list_is_an_input_error(tmp_path, name, content, message):
     with pytest.raises(InputError, match=message):
         rows(tmp_path / name, content, "image")
+
+
+def test_a_split_under_a_name_in_capitals_is_a_fault_not_left_out(tmp_path):
+    (row,) = rows(tmp_path / "l.jsonl", '{"image": "a.jpg", "Split": "test"}')
+    assert row.fault == "has 'Split' in place of 'split'; write it in lower case"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-bom"])

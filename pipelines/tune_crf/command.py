@@ -175,7 +175,8 @@ def report(options: Options, job: TuningJob, accounts: Accounts) -> None:
     if accounts.outputs["usable"] < MIN_IMAGES:
         raise InputError(
             f"{counted(accounts.outputs['usable'], 'usable image')} in the split {options.split} of "
-            f"{options.records}; expected {MIN_IMAGES} or more"
+            f"{options.records}; expected {MIN_IMAGES} or more; give another --split, or records of which "
+            "`deeplab prepare --val-fraction` holds out more, and a model trained on these"
         )
 
 

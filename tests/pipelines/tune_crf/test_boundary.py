@@ -75,7 +75,11 @@ def test_too_few_images_that_could_be_scored_are_refused(folders, network, smoot
     model, records = folders
     for number in range(3):
         monkeypatch.setattr(crf, "refine", fails_for(number, crf.refine, ValueError("no lattice")))
-    with pytest.raises(InputError, match=r"9 usable images in the split val of .*; expected 10 or more"):
+    with pytest.raises(
+        InputError,
+        match=r"9 usable images in the split val of .*; expected 10 or more; give another --split, "
+        r"or records.* --val-fraction",
+    ):
         tune("--model", model, "--records", records)
     assert not (model / "crf.json").exists()
 

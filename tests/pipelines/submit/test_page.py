@@ -42,7 +42,7 @@ def test_the_page_names_every_family_of_machines():
 
 
 def test_the_grace_and_the_retries_of_the_page_are_those_of_the_manifest():
-    assert f"other\npods get {kubernetes.GRACE} here." in PAGE and kubernetes.RETRIES == 6
+    assert f"other pods {kubernetes.GRACE}." in PAGE and kubernetes.RETRIES == 6
     assert f"status {kubernetes.TERMINATED}; started again" in PAGE
 
 

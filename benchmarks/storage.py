@@ -3,10 +3,12 @@
     python benchmarks/storage.py                                # drawn scenes, an untrained network
     python benchmarks/storage.py --data data/camvid --delay 0.1
     python benchmarks/storage.py --command evaluate
+    python benchmarks/storage.py --apart --workers 1            # on two cores
 
-The Cloud Storage is a process of its own on this machine, which takes processor time too. The model is a local folder
-in either case. Labels are evaluated against copies of themselves. Records, masks and what is exported are compared to
-the byte. Removing what the run before has written is not counted.
+The Cloud Storage is a process of its own on this machine. It takes processor time too: from the commands, unless it
+has a core of its own (`--apart`). The model is a local folder in either case. Labels are evaluated against copies of
+themselves. Records, masks and what is exported are compared to the byte. Removing what the run before has written is
+not counted.
 """
 
 from __future__ import annotations
@@ -54,18 +56,21 @@ class Options(CheckedOptions):
     delay: float = option(0.05, "seconds for every request", low=0.0)
     faults: float = option(0.0, "share of the requests that fail", low=0.0, below=0.5)
     workers: int = option(2, "threads that work", low=1)
+    apart: bool = option(False, "the Cloud Storage has the last core for itself, and the commands have the others")
     rounds: int = option(2, "times every run is repeated", low=1)
     command: str = option("all", "which command is measured", choices=("all", *COMMANDS))
 
 
 @contextlib.contextmanager
-def cloud(delay: float, faults: float) -> Iterator[None]:
-    """A Cloud Storage in a process of its own, which this process and its children use."""
+def cloud(delay: float, faults: float, core: int | None) -> Iterator[None]:
+    """A Cloud Storage in a process of its own, which this process and its children use; on one core, or on any."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{port}"
     server = subprocess.Popen([sys.executable, objects.__file__, str(port), str(delay), str(faults)])
+    if core is not None:
+        os.sched_setaffinity(server.pid, [core])
     try:
         while True:
             with contextlib.suppress(OSError):
@@ -144,9 +149,13 @@ def compare(
 def main(argv: list[str]) -> int:
     options, _ = parse(Options, argv, prog="storage.py", text="Commands on a disk and in Cloud Storage.")
     chosen = COMMANDS if options.command == "all" else (options.command,)
+    core = None
+    if options.apart:
+        *others, core = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, others)  # before TensorFlow starts its threads, which inherit it
     start_tensorflow()
     workers = ["--direct_num_workers", str(options.workers)]
-    with tempfile.TemporaryDirectory() as folder, cloud(options.delay, options.faults):
+    with tempfile.TemporaryDirectory() as folder, cloud(options.delay, options.faults, core):
         data = f"{folder}/set"
         if options.data:
             os.symlink(os.path.abspath(options.data), data)

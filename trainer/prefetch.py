@@ -29,7 +29,7 @@ DEPTH = 32
 BUDGET = 256 << 20
 """Bytes that all workers of a process buffer together. A worker may always hold one item, however large."""
 
-EXPECTED = 8 * DEPTH
+EXPECTED = 16 * DEPTH
 """Files that are kept for items to come."""
 
 Read = Callable[[str], bytes]

@@ -29,9 +29,11 @@ from trainer.formats.runs import pixels_of_ids
 T = TypeVar("T")
 
 TOGETHER = 16
-"""The most records that are made of one decoding of an image, since they are in memory together; a partner is given
-images of about as many records."""
-PIECE = 4 << 20
+"""The most records that are made of one decoding of an image, since they are in memory together."""
+RECORDS = 64
+"""The most records that a partner is asked for at a time, if they are of more than one image: the more, the less the
+asking costs, but at the end of the job all other partners wait for the last."""
+PIECE = 8 << 20
 """Bytes of records that a partner is to return at most, if they are of more than one image: some of such pieces are in
 memory for each worker."""
 AHEAD = 2
@@ -119,11 +121,11 @@ def ahead(source: str) -> int:
 
 
 def _pieces(images: Iterable[list[T]], partners: Partners | None) -> Iterator[list[list[T]]]:
-    """Images one by one; for partners as many together as have TOGETHER entries, or records of about PIECE bytes."""
+    """Images one by one; for partners as many together as have RECORDS entries, or records of about PIECE bytes."""
     piece: list[list[T]] = []
     for image in images:
         piece.append(image)
-        if not partners or sum(map(len, piece)) >= min(TOGETHER, PIECE // partners.usual):
+        if not partners or sum(map(len, piece)) >= min(RECORDS, PIECE // partners.usual):
             yield piece
             piece = []
     if piece:

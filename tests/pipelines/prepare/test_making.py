@@ -76,7 +76,7 @@ def test_a_resumed_job_has_partners_however_small(source, tmp_path, monkeypatch)
 
 
 def test_a_partner_is_given_a_few_images_at_a_time_each_of_them_once(source, tmp_path, calls, monkeypatch):
-    monkeypatch.setattr(making, "TOGETHER", 4)
+    monkeypatch.setattr(making, "RECORDS", 4)
     assert prepare_here(source, tmp_path / "records", *FLAGS[:3], "1", "--direct_num_workers", "2") == 0
     assert sorted(map(len, calls)) == [2, 2, 2, 2, 3], "8 images of 3 records each, and 3 of one"
     images = [key for keys in calls for key in keys]
@@ -90,6 +90,7 @@ def test_a_partner_is_given_fewer_images_the_larger_their_records_are(source, tm
     crew = mock.Mock(usual=1 << 20)
     assert list(making._pieces([[1]] * 5, crew)) == [[[1]]] * 5
     monkeypatch.setattr(making, "PIECE", 4 << 20)
+    monkeypatch.setattr(making, "RECORDS", 16)
     sizes = []
     for piece in making._pieces([[1, 2]] * 40, crew):
         sizes.append(len(piece))

@@ -18,14 +18,13 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import google_crc32c
-
 from pipelines.entries.record import Entry
 from pipelines.runner.handover import LABELS, content_digest
 from pipelines.runner.notes import SUFFIX, InFlight
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Reject
-from trainer.formats.dataset import DATASET_FILE, SHARD_PATTERN, Shard, open_shard
+from trainer.formats.dataset import DATASET_FILE, SHARD_PATTERN, Shard
+from trainer.formats.reading import summed
 from trainer.options import InputError
 
 FOLDER = "shards"
@@ -92,7 +91,7 @@ class Area:
         if file.identity:
             return file.identity == f"{shard.crc32c:08x}-{shard.bytes}"
         # A file that was copied or touched has another time, but may have the same bytes.
-        return file.modified == outcome.modified or _checksum(self.folder, name) == shard.crc32c
+        return file.modified == outcome.modified or summed(self.folder, name).crc == shard.crc32c
 
 
 def survey(folder: str, expected: Iterable[str] = ()) -> Area:
@@ -214,11 +213,3 @@ def _is_ours(outcome: Outcome) -> bool:
     numbers = [outcome.format, outcome.modified, *(reject.records for reject in outcome.rejects)]
     is_listed = isinstance(outcome.unread, tuple) and all(isinstance(path, str) for path in outcome.unread)
     return is_listed and all(isinstance(text, str) for text in texts) and all(type(n) is int for n in numbers)
-
-
-def _checksum(folder: str, name: str) -> int:
-    crc = 0
-    with open_shard(folder, name) as file:
-        while data := file.read(1 << 20):
-            crc = google_crc32c.extend(crc, data)
-    return crc

@@ -39,7 +39,7 @@ from trainer.formats.dataset import (
 from trainer.formats.examples import encode
 from trainer.formats.frames import CorruptRecord, frame, scan_frames
 from trainer.formats.labels import Palette
-from trainer.formats.reading import Summing
+from trainer.formats.reading import summed
 from trainer.options import InputError
 from trainer.terminal import printable
 
@@ -303,9 +303,7 @@ def _rewrite(folder: str, old: Shard, shard: Shard, dataset: Dataset) -> None:
 
 
 def _is_done(folder: str, shard: Shard) -> bool:
-    with open_shard(folder, shard.name) as file:
-        whole = Summing(file)
-        whole.exhaust()
+    whole = summed(folder, shard.name)
     return (whole.crc, whole.size) == (shard.crc32c, shard.bytes)
 
 

@@ -31,6 +31,14 @@ class Summing:
             pass
 
 
+def summed(folder: str, name: str) -> Summing:
+    """The sums of a whole shard."""
+    with open_shard(folder, name) as file:
+        whole = Summing(file)
+        whole.exhaust()
+    return whole
+
+
 def read_record(data: bytes) -> Record:
     """The record of a message. Raises ValueError if it is not one, or its key is not a safe relative path."""
     record = decode(data)

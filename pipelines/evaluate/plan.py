@@ -204,21 +204,13 @@ def list_labels(folder: str, palette: Palette, masks: Collection[str]) -> Labels
     names = [name for name in seen if name.lower().endswith(LABEL_SUFFIXES)]
     if not names:
         raise InputError(f"--labels {folder}: none of its {len(files)} files ends in {' or '.join(LABEL_SUFFIXES)}")
-    faults: dict[str, tuple[str, str]] = {}
     tops = {name.partition("/")[0] for name in names}
     # SegNet's layout: images in train, their labels in trainannot.
     splits = {top for top in tops if f"{top}annot" in tops}
     names = [name for name in names if name.partition("/")[0] not in splits]
+    faults: dict[str, tuple[str, str]] = {}
     if any(name.endswith(CITYSCAPES_LABELS) for name in names):
-        # Cityscapes has several codings of a label side by side; the palette decides which one is read.
-        ending = CITYSCAPES_LABELS[bool(palette.source_ids)]
-        others = [name for name in names if cityscapes_key(name) and not name.endswith(ending)]
-        names = [name for name in names if name.endswith(ending)]
-        if not names:
-            raise InputError(f"--labels {folder}: no file ends in {ending}, which palette {palette.name} reads")
-        faults |= {
-            name_of(name): (name, f"no label that ends in {ending}, which the palette reads") for name in others
-        }
+        names, faults = _of_cityscapes(folder, names, palette)
     for name in seen:
         if name.lower().endswith(JPEG) and name_of(name) in masks:
             faults[name_of(name)] = (name, "is a JPEG, which blurs class ids; expected a lossless label (PNG)")
@@ -235,6 +227,17 @@ def list_labels(folder: str, palette: Palette, masks: Collection[str]) -> Labels
     kinds += [f"{len(files) - len(seen)} hidden"] if len(files) > len(seen) else []
     notes = (f"files in {folder} that are not labels, left out: {', '.join(kinds)}",) if kinds else ()
     return Labels(by_key, {key: reason for key, (_, reason) in faults.items()}, notes)
+
+
+def _of_cityscapes(folder: str, names: list[str], palette: Palette) -> tuple[list[str], dict[str, tuple[str, str]]]:
+    """Cityscapes' labels in the coding that the palette reads, of several side by side; and key -> (path, fault)."""
+    ending = CITYSCAPES_LABELS[bool(palette.source_ids)]
+    read = [name for name in names if name.endswith(ending)]
+    if not read:
+        raise InputError(f"--labels {folder}: no file ends in {ending}, which palette {palette.name} reads")
+    others = [name for name in names if cityscapes_key(name) and not name.endswith(ending)]
+    fault = f"no label that ends in {ending}, which the palette reads"
+    return read, {name_of(name): (name, fault) for name in others}
 
 
 def _suffix(name: str) -> str:

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 from pipelines.inputs.coding import read_label, recognise
 from pipelines.inputs.rawset import RawSet, scan
@@ -14,7 +15,7 @@ from pipelines.prepare import folder as output
 from pipelines.prepare import making, workarea
 from pipelines.prepare.job import build
 from pipelines.prepare.options import Options
-from pipelines.prepare.plan import Plan, ShardPlan, plan_for, shards_to_write
+from pipelines.prepare.plan import Plan, ShardPlan, Todo, plan_for, shards_to_write
 from pipelines.prepare.workarea import Area, survey
 from pipelines.runner import partners
 from pipelines.runner.flags import JobOptions, beam_options, check_paths, located, threads_per_process
@@ -69,21 +70,10 @@ def run(options: Options, flags: list[str]) -> int:
         print(f"{finished} of {len(plan.shards)} shards are finished already and kept", flush=True)
     plans = {name for name in area.files if workarea.shard_of_plan(name)}
     if todo.shards:
-        threads = threads_per_process(beam)
-        total = sum(shard.spec.records for shard in todo.shards)
-        near = None if storage.is_remote(folder) else folder
-        is_suspicious = is_fatal or area.is_interrupted or any(area.outcomes[name].failed for name in todo.again)
-        number = partners.number(threads, total, is_suspicious)
-        with partners.started(number, near, making.ahead(source)):
-            specs = output.make_ready(area, plan, todo)
-            plans |= {workarea.plan_name(spec.name, spec.plan) for spec in specs}
-            for spec in specs if is_fatal else ():
-                workarea.notes(folder).start(spec.name)
-            job = functools.partial(
-                build, specs=specs, folder=folder, palette=palette, options=options, threads=threads
-            )
-            if not run_job(job, beam, total=total, unit="records", title="prepare", folder=folder):
-                return 0
+        written = write_shards(area, plan, todo, palette, options, beam, is_fatal)
+        if written is None:
+            return 0
+        plans |= written
         area = survey(folder, [shard.spec.name for shard in plan.shards])
     return finish(area, plan, todo.shards, plans, raw, palette, options)
 
@@ -103,6 +93,29 @@ def recognise_labels(raw: RawSet, options: Options) -> tuple[Palette, str, tuple
     finally:
         workarea.remove_empty(options.output, is_new)
     return palette, coding, (why_palette, why_coding), recovery is not None and recovery.isolated.ended
+
+
+def write_shards(
+    area: Area, plan: Plan, todo: Todo, palette: Palette, options: Options, beam: Any, is_fatal: bool
+) -> set[str] | None:
+    """Runs the Beam job that writes shards; returns the plan files that it was given, None if it was not waited for.
+
+    Args:
+      is_fatal: whether the set holds a label that ends its process.
+    """
+    folder, threads = area.folder, threads_per_process(beam)
+    total = sum(shard.spec.records for shard in todo.shards)
+    near = None if storage.is_remote(folder) else folder
+    is_suspicious = is_fatal or area.is_interrupted or any(area.outcomes[name].failed for name in todo.again)
+    number = partners.number(threads, total, is_suspicious)
+    with partners.started(number, near, making.ahead(options.input)):
+        specs = output.make_ready(area, plan, todo)
+        for spec in specs if is_fatal else ():
+            workarea.notes(folder).start(spec.name)
+        job = functools.partial(build, specs=specs, folder=folder, palette=palette, options=options, threads=threads)
+        if not run_job(job, beam, total=total, unit="records", title="prepare", folder=folder):
+            return None
+    return {workarea.plan_name(spec.name, spec.plan) for spec in specs}
 
 
 def refuse_strangers(area: Area, plan: Plan, raw: RawSet, options: Options) -> None:

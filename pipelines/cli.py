@@ -5,7 +5,8 @@ Its statuses:
   1: it ran and found trouble: too many rejects, faults in records, accounts that do not balance, no memory.
   2: its input cannot be used, or the job failed; the message names the cause and the cure.
   70: a worker process was killed.
-  75: storage did not answer, or is full (EX_TEMPFAIL of sysexits.h): the same command, run again later, resumes.
+  75: storage did not answer, or is full, or no process could be started (EX_TEMPFAIL of sysexits.h): the same command,
+    run again later, resumes.
   129: terminated by SIGHUP, as when a terminal is closed: as by SIGTERM.
   130: interrupted by Ctrl-C.
   141: the reader of its output, such as `head`, has gone before it was done.

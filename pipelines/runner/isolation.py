@@ -155,7 +155,7 @@ class Isolated:
 
         Raises:
           Failed: it crashed the subprocess and then, called alone, a second one.
-          InputError: the subprocess did not start, or was asked to end.
+          storage.Unavailable: the subprocess did not start, or was asked to end.
         """
         value, error = attempt(functools.partial(self._answer, function, args))
         if error is not None:

@@ -67,7 +67,7 @@ class Partners:
 
         Raises:
           Died: it crashed the subprocess.
-          InputError: the subprocess did not start, or was asked to end.
+          storage.Unavailable: the subprocess did not start, or was asked to end.
         """
         subprocess, file, thread = partner = self._free.get()
         try:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import cv2
 
 from trainer import processes
-from trainer.options import InputError
+from trainer.storage import Unavailable
 
 PROGRAM = (
     "import sys; handles = map(int, sys.argv[1].split()); sys.path[:] = sys.argv[2:]; "
@@ -65,7 +65,7 @@ class Subprocess:
 
         Raises:
           Died: it crashed the subprocess.
-          InputError: the subprocess did not start, or was asked to end.
+          Unavailable: the subprocess did not start, or was asked to end.
         """
         with self._lock:
             if self._process is None:
@@ -80,7 +80,7 @@ class Subprocess:
                 self._end()
                 raise
         if -ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            raise InputError("a subprocess was asked to end; run the same command again to resume")
+            raise Unavailable("a subprocess was asked to end; run the same command again to resume")
         raise Died(f"the process that worked on it ended with {_ending(ending)}")
 
     def notify(self, function: Callable[..., object], *args: Any) -> None:
@@ -92,7 +92,7 @@ class Subprocess:
             self._send(NOTICE, function, args)
 
     def start(self) -> None:
-        """Starts the subprocess. Raises InputError if it does not start."""
+        """Starts the subprocess. Raises Unavailable if it does not start."""
         with self._lock:
             if self._process is None:
                 self._start()
@@ -122,7 +122,7 @@ class Subprocess:
         except OSError as error:  # this machine's, for lack of processes or memory, not an image's
             self._pipe.close()
             os.close(self._alive)
-            raise InputError(f"a subprocess did not start: {error.strerror or error}; {CURE}") from None
+            raise Unavailable(f"a subprocess did not start: {error.strerror or error}; {CURE}") from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             theirs.close()
@@ -131,7 +131,7 @@ class Subprocess:
             self._pipe.recv()
         except (EOFError, ConnectionError):
             ending = _ending(self._end())
-            raise InputError(f"a subprocess did not start: it ended with {ending}; {CURE}") from None
+            raise Unavailable(f"a subprocess did not start: it ended with {ending}; {CURE}") from None
 
     def _end(self) -> int:
         """Ends the subprocess; returns its exit status, or minus the signal that ended it."""

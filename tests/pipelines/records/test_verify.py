@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections import deque
 
 import numpy as np
 import pytest
 
 from pipelines import cli
-from pipelines.records import verify
+from pipelines.records import reading, verify
 from tests.drawn.places import ROOT
 from tests.drawn.prepared import describe, flip_bit, prepare_here, read_shard, records, shard_bytes
 from tests.drawn.records import record, write_records
@@ -254,3 +256,26 @@ def test_an_image_that_ends_its_process_is_a_damaged_record_and_not_the_end_of_t
     assert "3 records = 1 good + 2 damaged + 0 missing" in done.stdout
     assert "3 records = 1 kept + 0 made again + 2 rejected" in done.stdout
     assert re.findall("^(?:verify|repair) [0-9]$", done.stdout, re.M) == ["verify 1", "repair 1"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "verify {0} --delete",
+        "repair {0} --drop",
+        "reshard {0} {0}-more --shards 3",
+        "show {0}",
+    ],
+)
+def test_a_machine_that_starts_no_process_blames_no_record(argv, folder, monkeypatch, capsys):
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    if argv.startswith("repair"):
+        flip_bit(folder / TRAIN, 200)
+    before = shard_bytes(folder)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setattr(reading, "_idle", deque())
+    assert cli.main(["records", *argv.format(folder).split()]) == 75
+    assert "a subprocess did not start: Permission denied" in capsys.readouterr().err
+    assert shard_bytes(folder) == before

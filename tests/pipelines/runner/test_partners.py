@@ -99,7 +99,7 @@ def test_errors_are_those_of_the_function_and_a_crash_is_one_of_its_call(crew):
         crew(end, signal.SIGSEGV)
     after, records = crew(put_pieces, b"sound")
     assert after != before and records == [b"sound"]
-    with pytest.raises(InputError, match="asked to end; run the same command again"):
+    with pytest.raises(storage.Unavailable, match="asked to end; run the same command again"):
         crew(end, signal.SIGTERM)
 
 

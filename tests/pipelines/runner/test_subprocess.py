@@ -20,7 +20,7 @@ import pytest
 from pipelines.runner import subprocesses
 from pipelines.runner.isolation import Failed, Isolated
 from tests.drawn.places import ROOT
-from trainer.options import InputError
+from trainer.storage import Unavailable
 
 
 class Known(ValueError):
@@ -126,7 +126,7 @@ def test_exceptions_come_out_of_the_subprocess_as_they_are():
 
 
 def test_terminating_the_subprocess_blames_no_image():
-    with Isolated() as isolated, pytest.raises(InputError, match="run the same command again"):
+    with Isolated() as isolated, pytest.raises(Unavailable, match="run the same command again"):
         isolated(end, signal.SIGTERM)
 
 
@@ -190,7 +190,7 @@ def test_a_machine_without_room_for_a_process_blames_no_image(monkeypatch):
     with Isolated() as isolated:
         with monkeypatch.context() as patch:
             patch.setattr(subprocess, "Popen", full)
-            with pytest.raises(InputError, match="start: Resource temporarily unavailable; give it memory and p"):
+            with pytest.raises(Unavailable, match="start: Resource temporarily unavailable; give it memory and p"):
                 isolated(os.getpid)
         assert isolated(os.getppid) == os.getpid()
 
@@ -199,7 +199,7 @@ def test_a_subprocess_that_cannot_start_ends_the_command(monkeypatch):
     monkeypatch.setattr(subprocesses, "PROGRAM", "raise SystemExit(3)")
     with (
         Isolated() as isolated,
-        pytest.raises(InputError, match="did not start: it ended with status 3; give it memory"),
+        pytest.raises(Unavailable, match="did not start: it ended with status 3; give it memory"),
     ):
         isolated(os.getpid)
 

@@ -17,7 +17,7 @@ from pipelines.doctor.verdict import NOTE, REJECT, SHOWN, WRONG, Example, Findin
 from pipelines.inputs.pairs import ALONE
 from trainer.accounts import Reject, counted
 from trainer.formats.labels import Palette, ranges
-from trainer.terminal import some_and_more
+from trainer.terminal import some, some_and_more
 
 MANIFEST = "manifest.jsonl"
 """The list of good pairs that this command writes into its output folder."""
@@ -158,18 +158,22 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
         findings.append(_finding("masks-0-255", REJECT, seen, plan, tally.decoded, text, cure))
     if seen := tally.kinds.get("unknown-colors"):
         colors = sorted(tally.unknown_colors)
-        pixels = counted(tally.unknown_color_pixels, "pixel")
         more = " or more" if len(colors) >= MAX_COLORS else ""
-        text = (
-            f"labels hold {len(colors):,}{more} colour{'s' * (len(colors) != 1)} that the palette does not know, "
-            f"{pixels}, as where they were smoothed (anti-aliased) or scaled like images"
-        )
+        text = f"labels hold {len(colors):,}{more} colour{'s' * (len(colors) != 1)} that the palette does not know, "
+        text += counted(tally.unknown_color_pixels, "pixel")
+        areas = sorted(tally.area_colors, key=lambda color: -tally.area_colors[color])
+        if areas:
+            text += f", of which {some(areas, 6)} cover{'s' * (len(areas) == 1)} areas, as a class that it lacks does"
+        else:
+            text += ", as where they were smoothed (anti-aliased) or scaled like images"
+        others = "" if areas else "; or export the labels without smoothing"
         cure = f"export them without smoothing; {MENDED}, with mixed colours ignored; {LEFT_OUT}"
         if len(colors) < MAX_ALIASES:
-            cure = f'--palette {OWN}: ignore these colours ("aliases"); or export the labels without smoothing'
-            cure += '; if they are classes, name these there ("classes")' if is_proposed else ""
+            cure = f'--palette {OWN}: ignore these colours ("aliases"){others}'
+            cure += '; if they are classes, name these there ("classes")' if is_proposed or areas else ""
             reading = replace(reading, palette=ignoring_colors(reading.palette, colors), flag=OWN)
-        findings.append(_finding("anti-aliased", REJECT, seen, plan, tally.decoded, text, cure))
+        kind = "colors-out-of-palette" if areas else "anti-aliased"
+        findings.append(_finding(kind, REJECT, seen, plan, tally.decoded, text, cure))
     return reading, findings
 
 

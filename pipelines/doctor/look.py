@@ -10,6 +10,7 @@ import numpy as np
 from pipelines.doctor import depth, measures
 from pipelines.doctor.plan import ALIGNED, DECODED, Subject
 from pipelines.doctor.tally import REACH, Alignment, DoctorTally, Seen, of_colors, seen_of, with_print
+from pipelines.inputs.evidence import uses_of_colors
 from trainer import storage
 from trainer.formats import codings, images, label_images
 from trainer.formats.images import Header, ImageError
@@ -215,7 +216,11 @@ class _Look:
         packed, pixels = np.unique(pack(label.rgb), return_counts=True)
         by_count = sorted(zip(pixels.tolist(), packed.tolist(), strict=True), reverse=True)
         colors = {color: number for number, one in by_count if (color := unpack(one)) not in known}
-        return self.tally("unknown-colors", detail) + DoctorTally(decoded=1) + of_colors(colors)
+        total = self.tally("unknown-colors", detail) + DoctorTally(decoded=1) + of_colors(colors)
+        for color, use in uses_of_colors(label.rgb).items():
+            if use.deep and color in colors:
+                total += DoctorTally(area_colors={color: use.pixels})
+        return total
 
 
 def _sizes_differ(source: Header, labelled: Header) -> bool:

@@ -72,6 +72,7 @@ class DoctorTally:
       kinds: observations by kind, see `look`.
       pixels, labels: split -> int64 [256]: pixels of every class id, and labels that contain it.
       unknown_ids, unknown_colors: values that the palette does not know -> pixels; of colours only MAX_COLORS.
+      area_colors: those of the unknown colours that cover areas -> pixels of these labels; only MAX_COLORS.
       unknown_color_pixels: number of pixels of all unknown colours, kept or not.
       alignment: the alignment of labels on images.
       parts: arrays of PRINT.
@@ -84,14 +85,12 @@ class DoctorTally:
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
     unknown_ids: Mapping[int, int] = field(default_factory=dict)
     unknown_colors: Mapping[Color, int] = field(default_factory=dict)
+    area_colors: Mapping[Color, int] = field(default_factory=dict)
     unknown_color_pixels: int = 0
     alignment: Alignment = field(default_factory=Alignment)
     parts: tuple[np.ndarray, ...] = ()
 
     def __add__(self, other: DoctorTally) -> DoctorTally:
-        colors = _added(self.unknown_colors, other.unknown_colors)
-        if len(colors) > MAX_COLORS:
-            colors = dict(heapq.nlargest(MAX_COLORS, colors.items(), key=lambda item: (item[1], item[0])))
         return DoctorTally(
             self.looked + other.looked,
             self.decoded + other.decoded,
@@ -99,7 +98,8 @@ class DoctorTally:
             _added(self.pixels, other.pixels),
             _added(self.labels, other.labels),
             _added(self.unknown_ids, other.unknown_ids),
-            colors,
+            _largest(_added(self.unknown_colors, other.unknown_colors)),
+            _largest(_added(self.area_colors, other.area_colors)),
             self.unknown_color_pixels + other.unknown_color_pixels,
             self.alignment + other.alignment,
             self.parts + other.parts,
@@ -135,6 +135,13 @@ def with_print(one: DoctorTally, number: int, image: int = 0, label: int = 0, ha
     return replace(one, looked=1, parts=(row,))
 
 
+def _largest(colors: dict[Color, int]) -> dict[Color, int]:
+    """The MAX_COLORS colours with the most pixels."""
+    if len(colors) <= MAX_COLORS:
+        return colors
+    return dict(heapq.nlargest(MAX_COLORS, colors.items(), key=lambda item: (item[1], item[0])))
+
+
 def _added(one: Mapping, other: Mapping) -> dict:
     return {**one, **{key: one[key] + value if key in one else value for key, value in other.items()}}
 
@@ -155,6 +162,7 @@ def write(tally: DoctorTally, folder: str, digest: str) -> None:
         "labels": {split: counts.tolist() for split, counts in tally.labels.items()},
         "unknown_ids": list(tally.unknown_ids.items()),
         "unknown_colors": list(tally.unknown_colors.items()),
+        "area_colors": list(tally.area_colors.items()),
         "unknown_color_pixels": tally.unknown_color_pixels,
     }
     text = np.frombuffer(json.dumps(rest).encode(), np.uint8)
@@ -175,6 +183,7 @@ def read(folder: str, digest: str) -> DoctorTally:
         {split: np.array(counts, np.int64) for split, counts in rest["labels"].items()},
         dict(rest["unknown_ids"]),
         {tuple(color): pixels for color, pixels in rest["unknown_colors"]},
+        {tuple(color): pixels for color, pixels in rest["area_colors"]},
         rest["unknown_color_pixels"],
         Alignment(content["score"], content["votes"]),
         (content["prints"],),

@@ -82,7 +82,7 @@ def gather(labels: Iterable[Label]) -> Evidence:
     for label in labels:
         count += 1
         if label.codes.ndim == 3:
-            _add(uses["colors"], _uses_of_colors(label.codes))
+            _add(uses["colors"], uses_of_colors(label.codes))
             continue
         counts = _uses(label.codes, label.used.tolist())
         if label.colormap is None:
@@ -108,7 +108,8 @@ def _uses(codes: np.ndarray, values: Iterable[int]) -> dict[int, Use]:
     return {value: Use(int(pixels[value]), *(int(count[value]) for count in counts), 1) for value in values}
 
 
-def _uses_of_colors(rgb: np.ndarray) -> dict[Color, Use]:
+def uses_of_colors(rgb: np.ndarray) -> dict[Color, Use]:
+    """Colour -> its use in a label, uint8 [H, W, 3]; the MAX_COLORS most frequent ones."""
     packed = pack(rgb)
     whole, *inside = (_counted(pixels) for pixels in (packed, *(packed[within] for within in _inside(rgb))))
     return {

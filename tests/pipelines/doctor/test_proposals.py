@@ -84,7 +84,9 @@ def test_a_palette_made_of_a_sample_says_that_other_labels_may_hold_more_classes
     assert (note["grade"], note["count"], note["of"]) == ("note", 8, 40) and "--full" in note["cure"]
     found = examine(tmp_path / "set", tmp_path / "out", "--full")
     assert "palette-of-sample" not in found.kinds
-    assert found.finding("anti-aliased")["cure"].endswith('; if they are classes, name these there ("classes")')
+    finding = found.finding("colors-out-of-palette")
+    assert "1 colour that the palette does not know, 400 pixels, of which (9, 9, 200) covers areas" in finding["text"]
+    assert "smooth" not in finding["text"] + finding["cure"] and "if they are classes" in finding["cure"]
     (tmp_path / "set/labels/train/a1.png").write_bytes(b"")  # --full would not read it either
     note = examine(tmp_path / "set", tmp_path / "out").finding("palette-of-sample")
     assert note["count"] == 8

@@ -289,6 +289,12 @@ def matching(pattern: str) -> Iterator[File]:
             yield dataclasses.replace(file, path=prefix + file.relative)
 
 
+def fixed_folder(pattern: str) -> str:
+    """The folder below which the files that match a pattern have their `relative` paths."""
+    prefix = _fixed(pattern)[0]
+    return prefix.rstrip("/") or prefix or "."
+
+
 def _fixed(pattern: str) -> tuple[str, list[str]]:
     """The fixed folders at the beginning of a pattern, with a slash, and the remaining names."""
     head = f"{SCHEME}{cloud.split(pattern)[0]}/" if is_remote(pattern) else ""

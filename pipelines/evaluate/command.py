@@ -167,7 +167,7 @@ def self_comparisons(options: Options) -> list[str]:
 
 
 def find_images_folder(options: Options, notes: list[dict[str, Any]]) -> str | None:
-    """The folder of the gallery's images: --images, else the folder the masks were made from; None for no images."""
+    """The folder of the images in the gallery: --images, else what was segmented, of a pattern its folder; or None."""
     if options.images is not None:
         if not storage.is_dir(options.images):
             raise InputError(f"--images {options.images}: folder not found")
@@ -179,8 +179,10 @@ def find_images_folder(options: Options, notes: list[dict[str, Any]]) -> str | N
     for note in notes:
         # The masks may have been made on another machine, whose folder need not be reachable from here.
         with contextlib.suppress(InputError, OSError):
-            if note.get("input") and storage.is_dir(note["input"]):
-                return note["input"]
+            given = note.get("input") or ""
+            folder = storage.fixed_folder(given) if storage.is_pattern(given) and not storage.exists(given) else given
+            if folder and storage.is_dir(folder):
+                return folder
     print("gallery: no images, only labels and masks (--images DIR shows them)")
     return None
 

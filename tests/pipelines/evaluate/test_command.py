@@ -175,8 +175,9 @@ def test_masks_without_label_and_images_beside_the_masks_are_left_out(
     assert evaluation(drawn)["masks"]["wrong"]["without_label"] == 1
 
 
-def test_segment_json_tells_head_crf_and_images(drawn: Path, capsys: pytest.CaptureFixture) -> None:
-    info = {"head": "subpixel", "crf": {"iterations": 5}, "input": str(drawn / "images"), "palette": PALETTE.to_json()}
+@pytest.mark.parametrize("given", ["images", "images/**/*.jpg", "images/*"])
+def test_segment_json_tells_head_crf_and_images(given: str, drawn: Path, capsys: pytest.CaptureFixture) -> None:
+    info = {"head": "subpixel", "crf": {"iterations": 5}, "input": str(drawn / given), "palette": PALETTE.to_json()}
     (drawn / "wrong/segment.json").write_text(json.dumps(info))
     assert evaluate(drawn) == 0
     text = capsys.readouterr().out

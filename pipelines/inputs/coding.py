@@ -44,7 +44,8 @@ class NoPalette(InputError):
         self.seen = seen
         super().__init__(
             f"{root}: cannot tell the palette; {seen}. Give --palette {', '.join(BUILT_IN)}, or a JSON file (also "
-            f"found as {PALETTE_FILE} in that folder) like {JSON_FORM}"
+            f"found as {PALETTE_FILE} in that folder) like {JSON_FORM}; `deeplab doctor` writes one, of the "
+            "values in the labels"
         )
 
 

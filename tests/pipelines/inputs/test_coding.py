@@ -81,7 +81,9 @@ def test_the_colour_map_inside_palette_pngs_tells_the_palette(tmp_path, palette)
     ],
 )
 def test_ambiguous_labels_require_a_palette(tmp_path, label, seen):
-    with pytest.raises(InputError, match=rf"cannot tell the palette; .*{seen}.* Give --palette voc, camvid"):
+    with pytest.raises(
+        InputError, match=rf"cannot tell the palette; .*{seen}.* Give --palette voc, camvid.*deeplab doctor"
+    ):
         detect_palette(labelled(tmp_path, np.uint8(label)))
 
 

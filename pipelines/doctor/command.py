@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pipelines.doctor import copies, depth, findings, job, remedy, tally, verdict
+from pipelines.doctor import copies, depth, findings, holdout, job, remedy, tally, verdict
 from pipelines.doctor.classes import settle
 from pipelines.doctor.copies import Couples
 from pipelines.doctor.drawings import draw
@@ -163,6 +163,9 @@ def conclude(
     )
     of_films, group_by = copies.of_films(prints, plan, options.val_fraction, options.group_by)
     report += of_copies + of_films
+    groups = group_by or options.group_by
+    of_val, val_fraction = holdout.of_val(plan, raw.is_hashed, options.val_fraction, groups)
+    report += of_val
     shift = (0, 0)
     if reading.palette is not None:
         reading, of_nothing = findings.of_nothing(total, plan, reading)
@@ -182,7 +185,9 @@ def conclude(
         splits = findings.resplit(total, plan, reading.palette, left_out)
     is_paired = bool(options.images) or any(one.kind in ("layout", "pairing") for one in reading.findings)
     is_listed = bool(left_out or labels or splits or raw.rejects or is_paired) and len(left_out) < plan.total
-    return verdict.graded(report), Remedy(reading, left_out, labels, splits, is_listed, group_by)
+    if of_val and is_listed and not group_by:
+        splits = {**holdout.splits_by_hash(plan, val_fraction, groups), **splits}
+    return verdict.graded(report), Remedy(reading, left_out, labels, splits, is_listed, group_by, val_fraction)
 
 
 def alike(plan: Plan, recovery: Recovery | None, couples: Couples) -> Iterator[float]:

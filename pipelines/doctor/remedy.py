@@ -43,6 +43,7 @@ class Remedy:
       splits: number of a pair -> its new split, if that changes.
       is_listed: whether a manifest is needed, because of these or of files that are not pairs.
       group_by: value of prepare's --group-by.
+      val_fraction: value of its --val-fraction; None for the one given.
     """
 
     reading: Reading
@@ -51,6 +52,7 @@ class Remedy:
     splits: Mapping[int, str] = field(default_factory=dict)
     is_listed: bool = False
     group_by: str = ""
+    val_fraction: float | None = None
 
     @property
     def has_palette(self) -> bool:
@@ -217,6 +219,9 @@ def command(options: Options, remedy: Remedy, root: str) -> str:
         flags["palette"] = own if storage.exists(own) else reading.palette.name
     others = {"label_coding": reading.coding_flag, "group_by": remedy.group_by or options.group_by}
     flags |= {name: value for name, value in others.items() if value}
+    has_splits = remedy.is_listed and not remedy.group_by
+    if remedy.val_fraction is not None and not has_splits:
+        options = dataclasses.replace(options, val_fraction=remedy.val_fraction)
     given = _changed(options, "val_fraction", "max_pixels")
     return shlex.join(["deeplab", "prepare", *as_words({**flags, **given, "output": "out/records"})])
 

@@ -19,7 +19,7 @@ from pipelines.inputs.layouts import Candidates, Folders, left_out, recognise, s
 from pipelines.inputs.manifest import MANIFESTS, SUFFIXES, read_manifest
 from pipelines.inputs.pairs import Labels, Pairs, pair_by_key, shared_labels
 from pipelines.inputs.rows import Row
-from pipelines.inputs.splits import empty_splits, split_by_group
+from pipelines.inputs.splits import empty_splits, lacks_val, split_by_group
 from pipelines.inputs.unrecognised import Unpaired, not_recognised, other_pairs
 from trainer import storage
 from trainer.accounts import Reject
@@ -41,6 +41,7 @@ class RawSet:
       rejects: images and labels that cannot be used, with reasons.
       summary: a human-readable sentence; more lines on groups and on splits without images.
       palette_hint: the palette that the layout implies, if any.
+      is_hashed: whether the hash of the names alone decides which images go to "val".
       class_lists: paths of files that may list the classes, see `class_lists`.
     """
 
@@ -50,6 +51,7 @@ class RawSet:
     rejects: tuple[Reject, ...]
     summary: str
     palette_hint: Palette | None = None
+    is_hashed: bool = False
     class_lists: tuple[str, ...] = ()
 
     @property
@@ -139,7 +141,8 @@ def raw_set(
     summary = f"{layout}: {candidates.origin}, {' + '.join(f'{counts[s]} {s}' for s in order)} images"
     summary += f", {len(rejects)} rejected" if rejects else ""
     summary = "\n".join((summary, *notes))
-    return RawSet(root, layout, pairs, tuple(rejects), summary, candidates.palette_hint)
+    is_hashed = not any(pair.split for pair in unsplit) or (divides and lacks_val(unsplit))
+    return RawSet(root, layout, pairs, tuple(rejects), summary, candidates.palette_hint, is_hashed)
 
 
 def _manifest_path(root: str, layout: str) -> str | None:

@@ -34,7 +34,7 @@ def split_by_group(pairs: Pairs, val_fraction: float, group_by: str, divides: bo
     """
     first = _same_files(pairs)
     divided, notes = "", []
-    if divides and val_fraction and _lacks_val(pairs):
+    if divides and val_fraction and lacks_val(pairs):
         divided = "train"
         notes.append(f"the set has no split val: a share of {val_fraction:g} of train is held out (--val-fraction)")
     if not group_by and not first:
@@ -78,7 +78,7 @@ def split_by_group(pairs: Pairs, val_fraction: float, group_by: str, divides: bo
     return pairs, "\n".join([*notes, *_links(first), *_torn(own)])
 
 
-def _lacks_val(pairs: Pairs) -> bool:
+def lacks_val(pairs: Pairs) -> bool:
     """Whether the set gives every pair a split, "train" among them, but none "val"."""
     has_train = False
     for pair in pairs:

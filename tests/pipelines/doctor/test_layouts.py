@@ -12,7 +12,8 @@ import pytest
 
 from pipelines.doctor.folders import name_key
 from tests.drawn.encoded import saved
-from tests.drawn.ill import Truth, draw_set, examine, prepare_as_proposed, scene
+from tests.drawn.ill import Examined, Truth, draw_set, examine, prepare_as_proposed, scene
+from trainer.formats.dataset import load_dataset
 from trainer.formats.palettes import CITYSCAPES, VOC
 
 COUNT = 8
@@ -152,3 +153,24 @@ def test_the_classes_that_a_tool_lists_come_with_the_manifest(tmp_path):
     found = examine(tmp_path / "set", tmp_path / "out")
     assert [one["name"] for one in found.report["palette"]["classes"]] == ["background", "disc", "bar"]
     assert "palette" not in found.kinds and len(prepare_as_proposed(found, tmp_path / "records")) == 8
+
+
+def test_a_set_of_which_the_hash_holds_out_no_image_gets_a_larger_share_that_does(tmp_path):
+    draw_set(tmp_path / "drawn", splits={"train": 12})
+    for kind in ("images", "labels"):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        (tmp_path / f"drawn/{kind}/train").rename(tmp_path / f"set/{kind}")
+    (tmp_path / "drawn/palette.json").rename(tmp_path / "set/palette.json")
+    found = examine(tmp_path / "set", tmp_path / "out", "--val-fraction", "0.01")
+    assert found.kinds == {"no-validation": "wrong"} and found.status == 2
+    assert found.finding("no-validation")["cure"] in found.report["prepare"]
+    assert {"train", "val"} == _splits(found, tmp_path / "records")
+    (tmp_path / "set/labels/a3.png").write_bytes(b"")  # now a manifest lists the splits
+    found = examine(tmp_path / "set", tmp_path / "out", "--val-fraction", "0.01")
+    assert "manifest.jsonl" in found.report["prepare"] and {"train", "val"} == _splits(found, tmp_path / "others")
+    assert "no-validation" not in examine(tmp_path / "set", tmp_path / "out", "--val-fraction", "0").kinds
+
+
+def _splits(found: Examined, records: Path) -> set[str]:
+    prepare_as_proposed(found, records)
+    return set(load_dataset(str(records)).splits)

@@ -1,0 +1,44 @@
+"""The share of the images to hold out where the hash of the names, on which the proposed command relies, has none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipelines.doctor.plan import Plan
+from pipelines.doctor.verdict import WRONG, Finding
+from pipelines.inputs.splits import group_of, hash_split
+
+FRACTIONS = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+"""Shares that are proposed; the smallest that leaves an image in both splits."""
+
+
+def splits_by_hash(plan: Plan, val_fraction: float, group_by: str) -> Mapping[int, str]:
+    """Number of a pair -> the split that prepare's hash assigns to it, where it decides."""
+    decided = [subject for subject in plan.subjects if subject.split in ("train", "val")]
+    return {
+        one.number: hash_split((group_by and group_of(one.key, group_by)) or one.key, val_fraction) for one in decided
+    }
+
+
+def of_val(plan: Plan, is_hashed: bool, val_fraction: float, group_by: str) -> tuple[list[Finding], float]:
+    """The finding that no image is held out, and the share to give prepare as --val-fraction.
+
+    Args:
+      is_hashed: whether the hash decides at all, see `RawSet`.
+      val_fraction: the share given, in [0, 1); 0 holds out none on purpose.
+      group_by: prepare's --group-by; "" for none.
+    """
+    if not is_hashed or not val_fraction or _is_divided(plan, val_fraction, group_by):
+        return [], val_fraction
+    fits = [share for share in FRACTIONS if share > val_fraction and _is_divided(plan, share, group_by)]
+    of = f"groups of --group-by '{group_by}'" if group_by else "images"
+    text = (
+        f"no image is held out: of so few {of}, the hash of the names puts none into split val, and `deeplab train` "
+        "refuses records without one"
+    )
+    cure = f"--val-fraction {fits[0]:g}" if fits else "list the splits in a manifest"
+    return [Finding("no-validation", WRONG, plan.total, plan.total, "images", text, cure)], [*fits, val_fraction][0]
+
+
+def _is_divided(plan: Plan, val_fraction: float, group_by: str) -> bool:
+    return {"train", "val"} <= set(splits_by_hash(plan, val_fraction, group_by).values())

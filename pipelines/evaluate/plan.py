@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pipelines.evaluate.sources import STAGE, Comparison, Sources, segment_rejects
 from pipelines.inputs.mask_names import RESERVED
 from pipelines.inputs.names import CITYSCAPES_LABELS, Naming, cityscapes_key, hidden, name_of, naming, normal, partners
-from pipelines.inputs.selection import Choice, Selection
+from pipelines.inputs.selection import Choice, NoneNamed, Selection
 from pipelines.runner import handover
 from pipelines.runner.chunks import labels_per_chunk
 from trainer import storage
@@ -96,7 +96,11 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
     without_label = {folder: len(masks[folder]) - len(mask_keys[folder]) for folder in sources.masks}
     files, rejects, note = labels.files, [], ""
     if selection:
-        files, choice = _selected(selection, files, sources.labels, rule)
+        try:
+            files, choice = _selected(selection, files, sources.labels, rule)
+        except NoneNamed as error:
+            cure = "`deeplab records export` writes the labels of records with the names of their images"
+            raise InputError(f"{error}. If labels have other names than their images: {cure}") from None
         rejects = [Reject(name, sources.labels, STAGE, reason) for name, reason in choice.missing]
         note = choice.note
     comparisons, left = [], [segment_rejects(folder) for folder in sources.masks]
@@ -114,7 +118,8 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
         raise InputError(
             f"no label in {sources.labels} has a mask of the same path in {' and '.join(sources.masks)}: the first "
             f"label is {first}, the first mask {mask}{reason}. If other files lie among the labels, such as images or "
-            "labels of another kind, link the right ones into a folder of their own, with the names of the images"
+            "labels of another kind, link the right ones into a folder of their own, with the names of the images, as "
+            "`deeplab records export` writes those of records"
         )
     return Plan(sources, tuple(comparisons), tuple(rejects), without_label, note, labels.notes)
 

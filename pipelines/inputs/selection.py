@@ -30,6 +30,10 @@ from trainer.options import InputError
 DEFAULT_SPLIT = "val"
 
 
+class NoneNamed(InputError):
+    """No file has the name of a selected image."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """The files that a selection takes.
@@ -69,7 +73,8 @@ class Selection:
           paths: iterated over several times.
 
         Raises:
-          InputError: no file matches a name, every name fits several files, or files in several folders match equally
+          NoneNamed: no file matches a name.
+          InputError: every name fits several files, or files in several folders match equally
             well.
         """
         for readings in (lambda: self.readings, self._without_shared_folder):
@@ -81,7 +86,7 @@ class Selection:
                     return self._choice(best, paths)
         files = f"the first of {len(paths)} files is {min(paths)}" if paths else "there are no files"
         (name,) = min(self.names)
-        raise InputError(
+        raise NoneNamed(
             f"no file has the name of one of the {len(self.names)} images of {self.source}: the first of them is "
             f"{name}, {files}; names count with their folders, so that no other split is mistaken for this one"
         )

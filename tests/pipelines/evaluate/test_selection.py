@@ -46,6 +46,15 @@ def evaluate(folder: Path, *flags: str) -> tuple[int, dict]:
     return status, json.loads((folder / "out/evaluation.json").read_text())
 
 
+def test_for_labels_of_other_names_records_export_is_named_which_writes_them_like_the_masks(trained: Path) -> None:
+    for key in "abcd":
+        (trained / f"labels/{key}.png").rename(trained / f"labels/of {key}!.png")
+    with pytest.raises(InputError, match=r"no file has the name .*: `deeplab records export` writes the labels"):
+        evaluate(trained, "--records", str(trained / "records"))
+    assert cli.run(["records", "export", str(trained / "records"), str(trained / "raw")]) == 0
+    assert [path.name for path in sorted((trained / "raw/labels/val").iterdir())] == ["c.png", "d.png"]
+
+
 def test_training_images_are_kept_out_by_the_records(trained: Path, capsys: pytest.CaptureFixture) -> None:
     status, scores = evaluate(trained)
     assert status == 0 and scores["images"] == 4 and scores["selection"] is None

@@ -72,7 +72,7 @@ def _usage() -> str:
     return "\n\n".join(
         [
             "usage: deeplab COMMAND [OPTIONS]",
-            "From raw images to a trained DeepLabV3+ to masks, at any size.",
+            "From raw images to a trained DeepLabV3+, and on to masks, at any scale.",
             _table({name: _summary(options_of(name).__doc__) for name in COMMANDS}),
             "`deeplab COMMAND --help` explains a command, `deeplab --version` prints the version.",
         ]

@@ -5,7 +5,7 @@ examples:
   deeplab demo --output out/large --images 400 --epochs 30
 
 Needs no data. Every stage runs as the command that is printed before it: prepare, train two heads, segment with and
-without CRF, evaluate. The demo ends with a table of scores and a report; run again, an interrupted one resumes.
+without CRF, evaluate. The demo ends with a table of scores and a report. An interrupted demo, run again, resumes.
 """
 
 from __future__ import annotations

@@ -43,24 +43,27 @@ class Options(CheckedOptions):
     layout: str = layout()
     images: str = option(
         "",
-        "folders of the images, or the files, in a set of no known layout; a star stands for any characters within a "
-        "name. They are paired by what the stars stand for and the path below",
+        "folders of the images, or the files, if the layout is not known; a star stands for any characters within a "
+        "name. An image and a label are a pair if their stars stand for the same text and the paths below are alike",
         metavar="PATTERN",
         group="input",
     )
-    labels: str = option("", "folders of their labels, likewise", metavar="PATTERN", group="input")
+    labels: str = option("", "folders of the labels, given in the same way", metavar="PATTERN", group="input")
     palette: str = palette()
     label_coding: str = label_coding()
     val_fraction: float = val_fraction()
     group_by: str = option(
-        "", "the --group-by that you will give prepare: images of one film or tile", metavar="REGEX", group="input"
+        "",
+        "the --group-by that you will give to prepare, to keep the images of one film or tile together",
+        metavar="REGEX",
+        group="input",
     )
     max_pixels: int = option(
-        MAX_PIXELS, "report images of more pixels than this as damaged", low=1, high=MAX_PIXELS, group="input"
+        MAX_PIXELS, "report images with more pixels than this as damaged", low=1, high=MAX_PIXELS, group="input"
     )
     full: bool = option(False, "decode every image and label", group="effort")
     quick: bool = option(
-        False, f"decode a sample of {SAMPLED} pairs, and the headers of all files (the default)", group="effort"
+        False, f"decode a sample of {SAMPLED} pairs, and read the headers of all files (the default)", group="effort"
     )
     seed: int = option(0, "seed of the sample", low=0, group="effort")
     mend: bool = option(

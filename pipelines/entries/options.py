@@ -69,7 +69,7 @@ class RecordOptions(AugmentOptions):
     jpeg_quality: int = option(95, "quality of the JPEGs that are encoded", low=1, high=100, group="records")
     label_coding: str = label_coding()
     max_pixels: int = option(
-        MAX_PIXELS, "reject images of more pixels than this", low=1, high=MAX_PIXELS, group="input"
+        MAX_PIXELS, "reject images with more pixels than this", low=1, high=MAX_PIXELS, group="input"
     )
 
     def __post_init__(self) -> None:

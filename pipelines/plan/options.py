@@ -1,13 +1,13 @@
-"""Measure a sample of a job here, and estimate what all of it will take: time, machines, memory, storage, money.
+"""Try a job on a sample here, and estimate what the whole job will take: time, machines, memory, storage, money.
 
 examples:
   deeplab plan prepare --input data/camvid --output out/records --copies 2
   deeplab plan segment --input photos --model out/model --output out/masks --crf auto --cores 256
   deeplab plan train --records out/records --output out/model --init-from out/voc
 
-Put the job's own flags behind it, as you would give them to it. The command itself runs on a few images and then on
-more, which separates its start-up from the time per image. Nothing is written to the job's output. A core elsewhere is
-assumed to be as fast as one here. Prices are list prices, which you can edit. The plan ends with the commands to run.
+After the command to plan give that command's own flags. It runs on a few images and then on more, which separates its
+start-up from the time per image. Nothing is written to its output. A core elsewhere is assumed to be as fast as one
+here. Prices are list prices, which you can edit. The plan ends with the commands to run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Options(CheckedOptions):
     job: str = option(help="the command to plan", positional=True, choices=JOBS, metavar="{prepare,train,segment}")
     sample: int = option(
         200,
-        "images to measure (for a training, a quarter as many steps); more are more exact, and take longer",
+        "images to measure (for a training, a quarter as many steps); more give a better estimate, but take longer",
         low=10,
         high=10000,
     )

@@ -49,8 +49,8 @@ class Options(RecordOptions):
     )
     shards: int = option(
         0,
-        "shards of the largest split; the others get a proportionate number. Those to which the hash deals no record "
-        "are left out. 0: about 1000 records or 128 MB each",
+        "shards of the largest split; the others get a proportionate number. Shards that would be empty are left "
+        "out. 0: about 1000 records or 128 MB each",
         low=0,
         high=999999,
         group="records",

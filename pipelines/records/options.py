@@ -50,10 +50,10 @@ class Show(CheckedOptions):
 
     records: str = _folder()
     record: str = option(FIRST, "key of the record, or its number in the order of the shards, from 0", metavar="KEY|N")
-    key: str = option("", "like --record, but never a number: a key that consists of digits", metavar="KEY")
+    key: str = option("", "like --record, but always a key, even if it consists of digits", metavar="KEY")
     copy: int = option(0, "with a key: number of the augmented copy; 0 is the image itself", low=0)
     save: str = option("", "folder to save the image, its label and an overlay to", metavar="DIR")
-    overwrite: bool = option(False, "replace files that are there already and differ; never those of the raw set")
+    overwrite: bool = option(False, "replace existing files that differ, but never files of the raw set")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,7 +76,7 @@ class Verify(CheckedOptions):
     """
 
     records: str = _folder()
-    delete: bool = option(False, "delete the faulty shards among those that dataset.json lists")
+    delete: bool = option(False, "delete faulty shards, if dataset.json lists them")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Export(CheckedOptions):
     records: str = _folder()
     output: str = option(help="folder to write to; local or gs://", positional=True, metavar="OUTPUT")
     originals: bool = option(False, "leave out augmented copies")
-    overwrite: bool = option(False, "replace files that are there already and differ; never those of the raw set")
+    overwrite: bool = option(False, "replace existing files that differ, but never files of the raw set")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Repair(CheckedOptions):
 
     Damaged records, augmented copies included, are made again from the raw set and the options in dataset.json, if
     that gives exactly the original bytes, as their checksum shows. Records that cannot be made again are left out only
-    with --drop; the same `deeplab prepare` can write all of them again. A killed run can be repeated.
+    with --drop; the same `deeplab prepare` can write all of them again. If it is killed, run it again.
     """
 
     records: str = _folder()
@@ -143,8 +143,8 @@ class Reshard(CheckedOptions):
     output: str = option(help="folder to write to; local or gs://", positional=True, metavar="OUTPUT")
     shards: int = option(
         0,
-        "shards of the largest split; the others get a proportionate number. Those to which the hash deals no record "
-        "are left out. 0: by --megabytes",
+        "shards of the largest split; the others get a proportionate number. Shards that would be empty are left "
+        "out. 0: by --megabytes",
         low=0,
         high=999999,
     )

@@ -84,8 +84,8 @@ class Options(SelectionOptions, ViewOptions):
     )
     max_memory: float = option(
         0,
-        "reject images that would need more GiB of memory than this; it grows with the pixels and, with --crf or "
-        "--max-side, with the classes; 0: three quarters of the machine's, or of a worker process's share of it",
+        "reject images that would need more GiB of memory than this; the need grows with the pixels and, with --crf "
+        "or --max-side, with the classes. 0: three quarters of the machine's memory, or of a worker process's share",
         low=0,
         group="network",
     )

@@ -8,7 +8,7 @@ examples:
   deeplab submit vertex --follow projects/my-project/locations/europe-west4/customJobs/123
 
 IMAGE is the trainer image of the Dockerfile, pushed to a registry with the version as its tag, such as
-ghcr.io/me/deeplab-trainer:VERSION; docs/jobs.md has the commands. Behind -- put the command as you would run it on
+ghcr.io/me/deeplab-trainer:VERSION; docs/jobs.md has the commands. After -- give the command as you would run it on
 your own machine, with gs:// paths. What would otherwise fail an hour later is checked first: the command's flags, its
 paths, records and model folder, the image's version, and whether the GPUs fit the machine and the region. If anything
 is wrong, all of it is listed, and nothing is sent.
@@ -91,7 +91,9 @@ class Vertex(JobOptions):
     page and its states. Ctrl-C leaves the job running and prints how to follow it again.
     """
 
-    region: str = option("", "region of Google Cloud, such as europe-west4, as for the buckets", metavar="REGION")
+    region: str = option(
+        "", "region of Google Cloud, such as europe-west4; best the one of your buckets", metavar="REGION"
+    )
     project: str = option("", "project of Google Cloud; default: that of the credentials", metavar="PROJECT")
 
 
@@ -107,7 +109,7 @@ class Kubernetes(JobOptions):
       deeplab submit kubernetes --namespace research --follow train-model-1a2b3c
 
     A new job needs --image (see docs/jobs.md), --accelerator for GPUs, and a command with gs:// paths.
-    Needs `pip install "deeplab-pipelines[kubernetes]"` and a cluster that kubectl reaches. --dry-run prints YAML for
+    Needs `pip install "deeplab-pipelines[kubernetes]"` and a cluster that kubectl can reach. --dry-run prints YAML for
     `kubectl create -f -`. --follow prints the log too. Ctrl-C leaves the job running and prints how to follow it
     again.
     """
@@ -117,7 +119,7 @@ class Kubernetes(JobOptions):
     cpus: int = option(0, "CPU cores that each host requests; 0: no request", low=0)
     memory: int = option(0, "GiB of memory that each host requests; 0: no request", low=0)
     node_selector: tuple[str, ...] = option(
-        (), "labels of nodes, instead of GKE's for GPUs and spot machines", metavar="KEY=VALUE"
+        (), "labels that choose the nodes, instead of GKE's for GPUs and spot machines", metavar="KEY=VALUE"
     )
 
 

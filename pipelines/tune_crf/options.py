@@ -1,4 +1,4 @@
-"""Search the CRF's parameters for a model, and find out whether the CRF is worth using at all.
+"""Search for the CRF parameters that suit a model, and find out whether the CRF is worth using at all.
 
 examples:
   deeplab tune-crf --model out/model --records out/records
@@ -9,8 +9,8 @@ examples:
 
 Writes crf.json, which `deeplab segment --crf auto` obeys, into the model folder, and a page beside it. The weight and
 the widths of the bilateral kernel are searched coarse to fine, on labelled images that the model was not trained on;
-then classes that the CRF harms are given less weight. The gain, overall and per class, is measured on other images
-than those that the parameters were chosen on. Pixel counts are kept in crf.tuning/: an interrupted run resumes from
+then classes that the CRF harms are given less weight. The gain, overall and per class, is measured on images
+that had no part in choosing the parameters. Pixel counts are kept in crf.tuning/: an interrupted run resumes from
 them, and a run with another metric reuses them; the folder may be deleted. Flags that are not listed here are passed
 on to Apache Beam, such as --direct_num_workers 4.
 """

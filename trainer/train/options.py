@@ -82,7 +82,7 @@ class StreamOptions(CheckedOptions):
         group="stream",
         default_by="--recipe",
     )
-    seed: int = option(0, "seed of initial weights, order, crops and dropout", low=0, high=MAX_SEED)
+    seed: int = option(0, "seed of initial weights, order of records, crops and dropout", low=0, high=MAX_SEED)
     hosts: int = option(
         1,
         "machines that train together, each running this command; needs KERAS_BACKEND=jax",
@@ -144,7 +144,7 @@ class Options(StreamOptions, NetworkOptions):
         None,
         "a set of defaults, each of which a flag overrides; "
         + "; ".join(f"{name}: {as_flags(flags)}" for name, flags in RECIPES.items())
-        + " (default: fine-tune with --init-from, from-scratch without; finish goes on with a trained model)",
+        + " (default: fine-tune with --init-from, from-scratch without; finish continues from a trained model)",
         choices=tuple(RECIPES),
     )
     epochs: int = option(40, "epochs to train", low=1, high=1_000_000, default_by="--recipe")
@@ -209,7 +209,7 @@ class Options(StreamOptions, NetworkOptions):
         """The recipe that is given, or goes with the initial weights, and its flags."""
         recipe = given["recipe"] or ("fine-tune" if given["init_from"] else "from-scratch")
         if recipe == "finish" and not given["init_from"]:
-            raise InputError("--recipe finish goes on with a trained model; give its folder with --init-from")
+            raise InputError("--recipe finish continues from a trained model; give its folder with --init-from")
         return {"recipe": recipe, **RECIPES[recipe]}
 
     def without_effect(self) -> list[str]:

@@ -25,7 +25,7 @@ class Options(CheckedOptions):
     """Options of `deeplab import-weights`."""
 
     checkpoint: str = option(
-        help="published weights: a name, an http(s):// address, or a TensorFlow checkpoint's prefix or an HDF5 file, "
+        help="published weights: a name, an http(s):// address, a TensorFlow checkpoint's prefix or an HDF5 file; "
         "local or gs://",
         positional=True,
         metavar="CHECKPOINT",
@@ -33,7 +33,7 @@ class Options(CheckedOptions):
     )
     output: str = option(help="model folder to write, local or gs://", metavar="DIR")
     palette: str = option(
-        help=f"the classes it was trained on: {', '.join(PALETTES)}, or a JSON file", metavar="NAME|FILE"
+        help=f"the classes that the model was trained on: {', '.join(PALETTES)}, or a JSON file", metavar="NAME|FILE"
     )
     head: str | None = option(None, "how features are upsampled to pixels (default: as published)", choices=HEADS)
     output_stride: int | None = option(

@@ -91,7 +91,7 @@ def test_the_recipe_follows_from_the_initial_weights():
 def test_a_model_is_finished_with_frozen_batch_norms_at_stride_8_and_must_be_named():
     options = parsed("--recipe", "finish", "--init-from", "out/model")
     assert (options.epochs, options.learning_rate, options.freeze_bn, options.output_stride) == (3, 2e-4, True, 8)
-    with pytest.raises(InputError, match="finish goes on with a trained model; give its folder with --init-from"):
+    with pytest.raises(InputError, match="finish continues from a trained model; give its folder with --init-from"):
         parsed("--recipe", "finish")
 
 

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from tests.zoo.areas import AREAS
 from tests.zoo.engine import PASSING, REFUSED, TROUBLE, Area, Case
 
-HEAD = """# What happens to what is broken or odd
+HEAD = """# What happens to broken and odd inputs
 
-Every row is a case that `make test` makes and holds (`tests/zoo/`): the status and the words below, a message in one
-line, no traceback, inputs = outputs + rejects, the good images done, and nothing changed of what was there
-before. This file is made by `make docs`; a test compares it with the cases. The rules behind it are in
-[inputs.md](inputs.md).
+`make test` runs every row of these tables (`tests/zoo/`). It checks the status and the words below, that the message
+is one line without a traceback, that inputs = outputs + rejects, that the good images are processed, and that no
+existing file has changed. This file is made by `make docs`; a test compares it with the cases. The rules behind it are
+in [inputs.md](inputs.md).
 
-- **refused**: the command ends with status 2 before the work, and nothing was written.
-- **reject**: this file is left out, with the reason in `rejects.jsonl`; all others are done.
-- **status 1**: the work is done, and there is trouble; **status 75**: storage did not do it, run the command again.
+- **refused**: the command ends with status 2 before the work begins; nothing has been written.
+- **reject**: this file is left out, with the reason in `rejects.jsonl`; all others are processed.
+- **status 1**: the work is done, but there is trouble. **status 75**: storage failed; run the command again.
 """
 WORDS = {REFUSED: "refused", TROUBLE: "status 1", PASSING: "status 75", 130: "interrupted", 0: "done"}
 

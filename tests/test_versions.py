@@ -59,7 +59,7 @@ def test_records_are_written_again_once_and_this_is_said(old, capsys):
     command = ["prepare", "--input", "set", "--output", "records", "--copies", "1", "--shards", "2"]
     run(*command)
     text = capsys.readouterr().out
-    assert "are of an older version of this program, whose records may differ; all are written again" in text
+    assert "were written by an older version of this program, and may differ; all are written again" in text
     assert "19 records = 19 written + 0 rejected" in text
     # This set has none of what older versions read in another way.
     assert len(before) == 3 and records(old / "records") == before

@@ -99,7 +99,7 @@ class Accounts:
             what = f"{difference:,} lost" if difference > 0 else f"{-difference:,} too many"
             raise UnbalancedError(
                 f"the accounts do not balance: {self.line().replace(' = ', ' != ')}; {what}. "
-                "Finished outputs are kept; run the same command again, and report this if it stays"
+                "Finished outputs are kept; run the same command again, and report this if it happens again"
             )
 
     def line(self) -> str:

@@ -172,7 +172,9 @@ def _remote_meaning(error: Exception, path: str, writing: bool) -> tuple[bool, E
     if isinstance(error, DataCorruption):
         if writing:
             return True, _unavailable(path, "the data stored are not those sent")
-        return True, CorruptError(errno.EIO, "the data received are not those stored: their checksum differs", path)
+        return True, CorruptError(
+            errno.EIO, "the bytes received are not the bytes stored: their checksums differ", path
+        )
     if isinstance(error, auth.GoogleAuthError):
         if isinstance(error, auth.TransportError) or error.retryable:
             return True, _unavailable(path, f"no answer to the request for credentials ({type(error).__name__})")

@@ -227,7 +227,7 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, text: str) -> tuple[T
         namespace, rest = parser.parse_known_args(argv)
     stray = [word for name in behind for word in getattr(namespace, name)]
     if stray or (rest and not (cls.takes_beam_flags or cls.passes_on)):
-        hint = "; the command that is to run stands behind --" if behind else _hint(cls, rest)
+        hint = "; the command to run goes after --" if behind else _hint(cls, rest)
         named = [public(word) + did_you_mean(word, flags_of(cls)) for word in rest]
         parser.error(f"unrecognized arguments: {' '.join([*stray, *named])}{hint}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}

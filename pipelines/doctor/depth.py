@@ -30,7 +30,7 @@ def of_depth(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
     scaled, dark, unscaled = map(tally.seen, KINDS)
     decoded = scaled.count + dark.count + unscaled.count
     if dark.count > scaled.count:
-        text = "images of 16 bits use a small part of the range, as those of 12 bits do, and become nearly black"
+        text = "images of 16 bits use a small part of the range, as images of 12 bits do, and become nearly black"
         yield _finding("dark-images", dark, decoded, plan, text)
     if unscaled.count and unscaled.count < decoded:
         text = (

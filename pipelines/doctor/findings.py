@@ -30,7 +30,7 @@ MAX_ALIASES = 1024
 """Maximum number of mixed colours that a palette lists as ignored; labels with more must be mended or drawn again."""
 _IMAGE_KINDS = ("damaged-images", "deep-images", "other-colors")
 _TEXTS = {
-    "unreadable": ("files cannot be read", f"mend their permissions or links; {LEFT_OUT}"),
+    "unreadable": ("files cannot be read", f"fix their permissions or links; {LEFT_OUT}"),
     "animations": (
         "files hold several images: animations, or pages",
         f"save the intended one as a separate file; {LEFT_OUT}",
@@ -51,11 +51,11 @@ _TEXTS = {
     "damaged-labels": ("labels cannot be decoded", f"copy or export them again; {LEFT_OUT}"),
     "sizes": (
         "labels differ in size from their images",
-        f"export both at one size; {MENDED} where both have one shape, by nearest neighbours; {LEFT_OUT}",
+        f"export both at one size; {MENDED} if both have the same aspect ratio, by nearest neighbour; {LEFT_OUT}",
     ),
     "exif": (
         "labels do not match their images once these are turned upright by their EXIF orientation",
-        f"{MENDED}, turned as their images are, where they have the size of these as stored; {LEFT_OUT}",
+        f"{MENDED}, turned like their images, if they have the size of the images as stored; {LEFT_OUT}",
     ),
     "failed": ("pairs crashed the process that examined them, or raised an unexpected error", LEFT_OUT),
 }
@@ -95,16 +95,16 @@ def of_files(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
     if seen := tally.kinds.get("blended-ids"):
         text = (
             "labels blend from one class into the next through the ids in between, as if they were scaled or smoothed "
-            "like images: outlines of classes that are not there"
+            "like images; this draws outlines of classes that are not there"
         )
-        cure = f"scale labels by nearest neighbours; {MENDED}, with such outlines ignored; {LEFT_OUT}"
+        cure = f"scale labels by nearest neighbour; {MENDED}, with such outlines ignored; {LEFT_OUT}"
         yield _finding("blended-ids", WRONG, seen, plan, tally.decoded, text, cure)
     if seen := tally.kinds.get("turned-labels"):
         text = (
             "labels fit their images as stored, but prepare turns these upright by their EXIF orientation, after "
             "which the two no longer match"
         )
-        cure = f"{MENDED}, turned as their images are; {LEFT_OUT}"
+        cure = f"{MENDED}, turned like their images; {LEFT_OUT}"
         yield _finding("turned-labels", WRONG, seen, plan, tally.decoded, text, cure)
 
 
@@ -129,8 +129,8 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
     unseen = sum(subject.effort == HEADERS for subject in plan.subjects)
     if is_proposed and unseen:
         text = (
-            f"labels were not decoded, and classes that they alone hold are not in {OWN}, which is made of sampled "
-            "labels: prepare would reject these labels"
+            f"labels were not decoded. Classes that occur only in these are not in {OWN}, which is made from the "
+            "sampled labels: prepare would reject labels with such classes"
         )
         cure = "--full finds classes that the sample lacks"
         findings.append(Finding("palette-of-sample", NOTE, unseen, tally.looked, "labels", text, cure))
@@ -138,7 +138,7 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
         unknown = sorted(tally.unknown_ids)
         pixels = sum(tally.unknown_ids.values())
         text = f"labels hold ids {ranges(unknown)}, which the palette does not know: {pixels:,} pixels"
-        cure = f'--palette {OWN}: ignore them ("source_ids"); if they are classes, name these there'
+        cure = f'--palette {OWN}: ignore them ("source_ids"); if they are classes, name them there'
         kind = "void-value" if len(unknown) == 1 else "ids-out-of-range"
         findings.append(_finding(kind, REJECT, seen, plan, tally.decoded, text, cure))
         reading = replace(reading, palette=ignoring_ids(palette, unknown), flag=OWN)
@@ -170,7 +170,7 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
         cure = f"export them without smoothing; {MENDED}, with mixed colours ignored; {LEFT_OUT}"
         if len(colors) < MAX_ALIASES:
             cure = f'--palette {OWN}: ignore these colours ("aliases"){others}'
-            cure += '; if they are classes, name these there ("classes")' if is_proposed or areas else ""
+            cure += '; if they are classes, name them there ("classes")' if is_proposed or areas else ""
             reading = replace(reading, palette=ignoring_colors(reading.palette, colors), flag=OWN)
         kind = "colors-out-of-palette" if areas else "anti-aliased"
         findings.append(_finding(kind, REJECT, seen, plan, tally.decoded, text, cure))
@@ -206,7 +206,7 @@ def of_nothing(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Readin
     cure = NEW_LABELS
     if other := of_values_alone(reading):
         reading = other
-        cure = f"--palette {OWN}: all that the sampled labels hold as classes; put their names there"
+        cure = f"--palette {OWN}: takes every value in the sampled labels as a class; put the names there"
     text = f"{text}: there is nothing to learn"
     return reading, [Finding(kind, WRONG, tally.decoded, tally.decoded, "labels", text, cure, _any(plan))]
 
@@ -221,7 +221,7 @@ def of_classes(tally: DoctorTally, plan: Plan, palette: Palette) -> Iterator[Fin
     counts = _counts(tally, palette)
     whole = sum(counts.values(), np.zeros(palette.num_classes, np.int64))
     if seen := tally.kinds.get("one-class"):
-        text = f"labels hold a single class: {seen.examples[0][1]}. Where that is background, it is right"
+        text = f"labels hold a single class: {seen.examples[0][1]}. That is right if it is background"
         yield _finding("one-class", NOTE, seen, plan, tally.decoded, text, "look at a few of them")
     if seen := tally.kinds.get("all-ignored"):
         yield _finding("all-ignored", NOTE, seen, plan, tally.decoded, "labels are entirely ignored", "none is needed")

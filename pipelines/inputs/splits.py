@@ -61,7 +61,7 @@ def split_by_group(pairs: Pairs, val_fraction: float, group_by: str, divides: bo
         if pair.split:
             own.setdefault(group(pair), set()).add(pair.split)
     if group_by and not names:
-        raise InputError(f"--group-by {group_by!r} finds nothing in any key, such as {pairs[0].key!r}")
+        raise InputError(f"--group-by {group_by!r} matches no key, such as {pairs[0].key!r}")
 
     def split(pair: Pair) -> str:
         if pair.split not in ("", divided):
@@ -120,7 +120,7 @@ def _links(first: Mapping[str, str]) -> Iterator[str]:
     """A note on images that are links to the files of other images; `first` is from `_same_files`."""
     for key, other in itertools.islice(first.items(), 1):
         yield (
-            f"images that are links to the files of others: {len(first)}, such as {key}, which is {other}; "
+            f"images that are links to the files of other images: {len(first)}, such as {key}, which is {other}; "
             "they share a split if the set gives none"
         )
 

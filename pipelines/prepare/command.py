@@ -60,7 +60,7 @@ def run(options: Options, flags: list[str]) -> int:
     todo = shards_to_write(area, plan, options.overwrite and attached != FOLLOWED)
     if todo.older:
         print(
-            f"{counted(todo.older, 'shard')} in {folder} are of an older version of this program, whose records may "
+            f"{counted(todo.older, 'shard')} in {folder} were written by an older version of this program, and may "
             "differ; all are written again"
         )
     if todo.again:

@@ -93,8 +93,8 @@ def doubts(job: Job) -> Iterator[str]:
         yield f"{output} is being written by another job, or by one that was killed; this job will wait and see"
     if flag := _anew(job):
         yield (
-            f"with {flag}, {job.command} begins anew whenever the job is restarted; to have it resume, omit {flag} "
-            "and give an --output of its own"
+            f"with {flag}, {job.command} starts from scratch whenever the job is restarted; to have it resume, "
+            f"omit {flag} and give an --output of its own"
         )
     if not job.gpus:
         yield "no GPUs: neither --accelerator nor the machine type names any"
@@ -214,8 +214,8 @@ def _anew(job: Job) -> str:
 def _spot(options: JobOptions, job: Job) -> Iterator[str]:
     if options.spot and job.options is not None and (flag := _anew(job)):
         yield (
-            f"--spot: with {flag}, {job.command} would begin anew whenever its machine is taken away; omit {flag} and "
-            "give an --output of its own, or omit --spot"
+            f"--spot: with {flag}, {job.command} would start from scratch whenever its machine is taken away; omit "
+            f"{flag} and give an --output of its own, or omit --spot"
         )
 
 

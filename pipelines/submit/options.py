@@ -67,7 +67,7 @@ class JobOptions(CheckedOptions):
                 "a value, before another flag or --"
             )
         if not self.returns and not self.command:
-            raise InputError(f"nothing to run; put -- and one of {', '.join(COMMANDS)} with its flags at the end")
+            raise InputError(f"nothing to run; give -- and one of {', '.join(COMMANDS)} with its flags at the end")
 
     @property
     def returns(self) -> bool:

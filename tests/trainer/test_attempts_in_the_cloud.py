@@ -158,7 +158,7 @@ def test_a_damaged_download_is_tried_again(gs, monkeypatch, change, operation):
     assert operation(path) == b"contents"
     storage.write(path, b"other contents")
     times = 99
-    with pytest.raises(CorruptError, match="their checksum differs: 'gs://"):
+    with pytest.raises(CorruptError, match="their checksums differ: 'gs://"):
         operation(path)
 
 

@@ -75,7 +75,7 @@ def test_special_files_are_never_opened(tmp_path, monkeypatch, kind):
     assert (file.relative, file.size, file.modified) == ("x.jpg", 0, 0)
     assert not storage.exists(file.path)
     for work in (storage.read, storage.reader):
-        with pytest.raises(OSError, match=f"a {kind}, no file: .*x.jpg"):
+        with pytest.raises(OSError, match=f"a {kind}, not a file: .*x.jpg"):
             work(file.path)
 
 

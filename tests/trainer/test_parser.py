@@ -231,4 +231,4 @@ def test_all_words_behind_two_hyphens_are_kept_as_they_are(capsys):
 def test_a_command_before_two_hyphens_is_refused_with_the_cure(argv, capsys):
     with pytest.raises(SystemExit):
         parse(SendOptions, argv, prog="send", text=TEXT)
-    assert "; the command that is to run stands behind --" in capsys.readouterr().err
+    assert "; the command to run goes after --" in capsys.readouterr().err

@@ -193,7 +193,7 @@ def _get(path: str) -> bytes:
         return blob.download_as_bytes(retry=None, timeout=TIMEOUT)
     _check(answer)
     if int.from_bytes(base64.b64decode(stored[1]), "big") != google_crc32c.value(answer.data):
-        raise CorruptError(errno.EIO, "the data received are not those stored: their checksum differs", path)
+        raise CorruptError(errno.EIO, "the bytes received are not the bytes stored: their checksums differ", path)
     return answer.data
 
 

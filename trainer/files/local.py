@@ -38,7 +38,7 @@ def open_file(path: str) -> BinaryIO:
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         kinds = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
         kind = next((name for test, name in kinds if test(mode)), "a device")
-        raise OSError(errno.EINVAL, f"{kind}, no file", path)
+        raise OSError(errno.EINVAL, f"{kind}, not a file", path)
     return open(path, "rb")
 
 

@@ -82,7 +82,7 @@ def safe_relative(name: str) -> str:
         raise InputError(f"its name is not UTF-8: {name!r}; rename it") from None
     parts, fault = name.split("/"), ""
     if "\\" in name or name[1:2] == ":":
-        what = "a backslash" if "\\" in name else "a colon behind its first letter"
+        what = "a backslash" if "\\" in name else "a colon after its first letter"
         fault = f"has {what}, which other systems read as a folder"
     elif name[:1] == "/":
         fault = "begins with a slash, so its folder has no name"

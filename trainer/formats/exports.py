@@ -96,7 +96,7 @@ def _load(path: str, program: bytes = b"") -> tuple[ModelCard, Any]:
     except FileNotFoundError as error:
         missing = f"{error.filename or ABOUT} is missing"
         raise InputError(
-            f"{path} is no model: {missing}; give what `deeplab export` wrote, or a model folder"
+            f"{path} is not a model: {missing}; give what `deeplab export` wrote, or a model folder"
         ) from None
     except (ValueError, KeyError, TypeError, RecursionError, message.DecodeError) as error:
         raise InputError(f"{path} is damaged, or `deeplab export` did not write it: {error}") from None

@@ -114,7 +114,7 @@ def _check_surplus(data: bytes, chunks: list[Chunk]) -> None:
         return
     with contextlib.suppress(zlib_ng.error):  # which libpng finds as well
         if len(zlib_ng.decompressobj().decompress(_coded(data, chunks), size + _SURPLUS)) == size + _SURPLUS:
-            raise ImageError(f"damaged PNG: its compressed data go on behind the {size:,} bytes of its pixels")
+            raise ImageError(f"damaged PNG: its compressed data continue after the {size:,} bytes of its pixels")
 
 
 def _rows(coded: bytes, height: int, row: int) -> np.ndarray | None:

@@ -365,7 +365,7 @@ def _compare(part: str, hashes: list[str]) -> None:
     sent = re.search(r"md5=([A-Za-z0-9+/=]{24})", ",".join(hashes))
     if sent and base64.b64decode(sent[1]).hex() != _digest(part, "md5"):
         os.remove(part)
-        raise CorruptError(errno.EIO, "the data received are not those stored: their checksum differs", part)
+        raise CorruptError(errno.EIO, "the bytes received are not the bytes stored: their checksums differ", part)
 
 
 def is_web(path: str) -> bool:

@@ -121,7 +121,7 @@ def test_a_group_is_the_first_that_was_found_or_the_whole_text() -> None:
     ("pattern", "message"),
     [
         ("(film", r"--group-by '\(film' is not a regular expression"),
-        ("scene", "finds nothing in any key, such as 'film"),
+        ("scene", "matches no key, such as 'film"),
     ],
 )
 def test_expressions_that_group_nothing_are_refused(tmp_path: Path, pattern: str, message: str) -> None:
@@ -152,7 +152,7 @@ def test_a_folder_that_is_reached_twice_counts_twice_and_goes_to_one_split(tmp_p
     splits = splits_of(raw)
     assert len(splits) == 60 and set(splits.values()) == {"train", "val"}
     assert all(splits[f"again/{number}"] == splits[f"film/{number}"] for number in range(30))
-    assert "images that are links to the files of others: 30, such as film/0, which is again/0" in raw.summary
+    assert "images that are links to the files of other images: 30, such as film/0, which is again/0" in raw.summary
 
 
 def test_one_file_in_two_splits_through_links_is_said(tmp_path):

@@ -68,7 +68,7 @@ def test_shards_of_an_older_version_are_written_again_and_this_is_said_once(sour
         older = {name: content[name] for name in ("shard", "rejects")}
         path.write_text(json.dumps(older))
     capsys.readouterr()
-    said = "3 shards in .* are of an older version of this program, whose records may differ; all are written again"
+    said = "3 shards in .* were written by an older version of this program, and may differ; all are written again"
     for kept in (0, 11):
         assert prepare_here(source, output, *flags) == 0
         text = capsys.readouterr().out

@@ -255,12 +255,10 @@ def test_a_job_that_could_not_resume_is_a_warning_and_refused_where_machines_are
 ):
     words = command.format(place).split()
     assert submit("kubernetes", "--accelerator", "nvidia-l4:1", "--dry-run", command=words) == 0
-    said = (
-        f"warning: with {flag}, {words[0]} begins anew whenever the job is restarted; to have it resume, omit {flag}"
-    )
+    said = f"warning: with {flag}, {words[0]} starts from scratch whenever the job is restarted; to have it resume"
     assert said in capsys.readouterr().err
     assert submit("vertex", *VERTEX, "--spot", "--dry-run", command=words) == 2
-    said = f"--spot: with {flag}, {words[0]} would begin anew whenever its machine is taken away; omit {flag} and give"
+    said = f"--spot: with {flag}, {words[0]} would start from scratch whenever its machine is taken away; omit {flag}"
     assert said in capsys.readouterr().err
 
 

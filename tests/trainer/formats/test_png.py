@@ -187,6 +187,6 @@ def test_pixels_that_go_on_behind_the_image_are_refused_but_for_a_few(depth, col
         assert check(longer(count)).width == 8
     for decode in (decode_image, check, decode_label)[: 3 if depth == 8 else 2]:
         with pytest.raises(
-            ImageError, match=r"damaged PNG: its compressed data go on behind the [\d,]+ bytes of its pix"
+            ImageError, match=r"damaged PNG: its compressed data continue after the [\d,]+ bytes of its pix"
         ):
             decode(longer(8 << 20))

@@ -68,7 +68,7 @@ def test_a_checksum_that_the_server_sends_is_compared(server):
     server.headers = {"x-goog-hash": f"crc32c=AAAAAA==,md5={base64.b64encode(MD5.digest()).decode()}"}
     assert Path(fetch(server.url)).read_bytes() == CONTENT
     server.content = CONTENT[1:]
-    with pytest.raises(CorruptError, match="checksum differs"):
+    with pytest.raises(CorruptError, match="checksums differ"):
         fetch(f"{server.url}?again")
     assert len(server.ranges) == 4, "it is tried again"
 

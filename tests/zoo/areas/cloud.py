@@ -52,18 +52,18 @@ FAULTS = {
     "an object that always fails": (objects.of_status(500), "Cloud Storage answered 500 Internal Server Error"),
     "an object cut off on its way": (
         objects.cut_off,
-        "the data received are not those stored: their checksum differs",
+        "the bytes received are not the bytes stored: their checksums differ",
     ),
-    "an object that comes otherwise": (
+    "an object that arrives changed": (
         objects.spoilt,
-        "the data received are not those stored: their checksum differs",
+        "the bytes received are not the bytes stored: their checksums differ",
     ),
     "connections that break": (objects.reset, "no complete answer (ConnectionError), despite several attempts"),
 }
 GONE = {"prepare": "no such object or bucket", "segment": "file not found", "evaluate": "listed, but not found"}
 REFUSALS = {
     "an output that may not be written to": (objects.of_status(403), REFUSED, "Cloud Storage answered 403 Forbidden"),
-    "an output in a bucket that there is not": (objects.of_status(404), REFUSED, "no such object or bucket"),
+    "an output in a missing bucket": (objects.of_status(404), REFUSED, "no such object or bucket"),
     "an output that always fails": (objects.of_status(500), PASSING, "500 Internal Server Error, despite several"),
     "an output whose connections break": (objects.reset, PASSING, "no complete answer (ConnectionError)"),
 }
@@ -175,7 +175,7 @@ CASES = (
         around=objects.buckets,
     ),
     Case(
-        "an address of a bucket that there is not",
+        "an address of a missing bucket",
         "prepare --input gs://nowhere/set --output @/out",
         REFUSED,
         ("gs://nowhere/set",),

@@ -12,15 +12,15 @@ from tests.zoo.worlds import PNG, file, whole
 DATAFLOW, PYTHON = "--runner DataflowRunner", ".".join(map(str, sys.version_info[:2]))
 FLAGS = {
     "no command": ("", "usage: deeplab COMMAND"),
-    "a command that there is not": ("prepair", "unknown command 'prepair'; expected one of demo"),
-    "a verb that there is not": ("records list @/records", "unknown verb 'list'; expected one of ls"),
+    "an unknown command": ("prepair", "unknown command 'prepair'; expected one of demo"),
+    "an unknown verb": ("records list @/records", "unknown verb 'list'; expected one of ls"),
     "no verb": ("records", "usage: deeplab records VERB"),
     "a required flag that is missing": ("prepare --input @/set", "--output"),
-    "a flag that there is not": (
+    "an unknown flag": (
         "prepare --input @/set --output @/out --copys 2",
         "unknown arguments: --copys (did you mean --copies?);",
     ),
-    "a flag that there is not, of a command without Beam": (
+    "an unknown flag of a command without Beam": (
         "train --records @/records --output @/out --epoch 3",
         "unrecognized arguments: --epoch (did you mean --epochs?) 3",
     ),
@@ -37,19 +37,19 @@ FLAGS = {
         "--copies must be 0 or more, got -1",
     ),
     "a number above its bound": ("prepare --input @/set --output @/out --val-fraction 2", "--val-fraction must be"),
-    "a number that is none": ("prepare --input @/set --output @/out --val-fraction nan", "--val-fraction must be"),
+    "not a number": ("prepare --input @/set --output @/out --val-fraction nan", "--val-fraction must be"),
     "a number without an end": ("train --records @/records --output @/out --learning-rate inf", "--learning-rate"),
     "a number of 5000 digits": (f"prepare --input @/set --output @/out --copies {'9' * 5000}", "--copies"),
-    "copies in a split that there is not": (
+    "copies in an unknown split": (
         "prepare --input @/set --output @/out --copies 1 --augment-splits trian",
         "set has no split trian; it has train, val",
     ),
-    "a range that is turned round": (
+    "a range in reverse order": (
         "prepare --input @/set --output @/out --scale 2 1",
         "--scale must be a range, lowest first, got 2.0 1.0",
     ),
     "a range of one number": ("prepare --input @/set --output @/out --scale 2", "expected 2 arguments"),
-    "a choice that there is not": ("prepare --input @/set --output @/out --layout cocoa", "invalid choice: 'cocoa'"),
+    "an unknown choice": ("prepare --input @/set --output @/out --layout cocoa", "invalid choice: 'cocoa'"),
     "an empty value": ("prepare --input= --output @/out", "--input must not be empty"),
     "an address of another storage": ("prepare --input hdfs://x/y --output @/out", "hdfs:// is not supported"),
     "a bucket without a name": ("prepare --input gs:// --output @/out", "names no bucket"),
@@ -57,7 +57,7 @@ FLAGS = {
         "prepare --input @/set --output @/out --direct_num_workers -3",
         "--direct_num_workers must be 0",
     ),
-    "a runner that there is not": (
+    "an unknown runner": (
         "prepare --input @/set --output @/out --runner NoRunner",
         "--runner NoRunner is not a runner of this program; expected",
     ),
@@ -69,7 +69,7 @@ FLAGS = {
         f"{PREPARE} {DATAFLOW} --project p --region r --temp_location gs://b/t --sdk_container_image x:python{PYTHON}",
         "cannot see",
     ),
-    "a scale whose ends are turned round": (
+    "a scale in reverse order": (
         "train --records @/records --output @/out --scale-min 2 --scale-max 1",
         "--scale-min must not exceed",
     ),
@@ -118,14 +118,14 @@ FLAGS = {
     "a demo in Cloud Storage": ("demo --output gs://b/demo", "must be a local folder"),
     "a number of shards below 1": ("records reshard @/records @/out --shards -2", "--shards must be"),
     "records and a list": (f"{EVALUATE} --records @/records --list @/l.txt", "--list"),
-    "a split of nothing": (f"{EVALUATE} --split val", "--split"),
-    "a gallery of fewer than none": (f"{EVALUATE} --gallery -1", "--gallery must be 0 or more"),
-    "a CRF of a word that there is not": (f"{SEGMENT} --crf perhaps", "invalid choice: 'perhaps'"),
+    "a split of no records or list": (f"{EVALUATE} --split val", "--split"),
+    "a gallery of fewer than no images": (f"{EVALUATE} --gallery -1", "--gallery must be 0 or more"),
+    "an unknown word for the CRF": (f"{SEGMENT} --crf perhaps", "invalid choice: 'perhaps'"),
     "a rate above 1": (f"{SEGMENT} --max-reject-rate 7", "--max-reject-rate must be 0 to 1"),
 }
 DEMOS = (
     Case(
-        "a demo where a set of others is",
+        "a demo over a set of another program",
         "demo --output @/d --images 60",
         REFUSED,
         ("set was not made by `deeplab demo`",),

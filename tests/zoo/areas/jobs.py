@@ -43,15 +43,15 @@ def together(*arounds: Callable[[], contextlib.AbstractContextManager[object]]) 
 
 
 SUBMITTED: dict[str, tuple[str, str]] = {
-    "nothing to run": (CLUSTER, "nothing to run; put -- and one of train, segment, tune-crf"),
-    "nothing behind --": (f"{CLUSTER} --", "nothing to run; put -- and one of train, segment, tune-crf"),
+    "nothing to run": (CLUSTER, "nothing to run; give -- and one of train, segment, tune-crf"),
+    "nothing behind --": (f"{CLUSTER} --", "nothing to run; give -- and one of train, segment, tune-crf"),
     "-- twice": (f"{CLUSTER} -- -- {TRAIN}", "-- is not a command for machines with GPUs"),
     "a command that needs no GPUs": (
         job(command="prepare --input x"),
         "prepare is not a command for machines with GPUs",
     ),
     "deeplab itself behind --": (job(command=f"deeplab {TRAIN}"), "deeplab is not a command for machines"),
-    "a command that there is not": (job(command="trian --records x"), "trian is not a command for machines"),
+    "an unknown command": (job(command="trian --records x"), "trian is not a command for machines"),
     "a command in one word": (job(command="train~--records~x"), "train --records x is not a command"),
     "a command without a flag that it needs": (job(command="train --records gs://seg/records"), "--output"),
     "a flag that the command does not know": (job(command=f"{TRAIN} --epoch 3"), "--epoch"),
@@ -79,10 +79,10 @@ SUBMITTED: dict[str, tuple[str, str]] = {
         "is not the name of an image",
     ),
     "an image of another version": (job(CLUSTER.replace(__version__, "0.1.0")), "is of version 0.1.0, and this is"),
-    "GPUs that there are not": (job(CLUSTER.replace("nvidia-l4", "nvidia-x9")), "nvidia-x9"),
+    "unknown GPUs": (job(CLUSTER.replace("nvidia-l4", "nvidia-x9")), "nvidia-x9"),
     "a number of GPUs that is a word": (job(CLUSTER.replace("l4:1", "l4:two")), "expected NAME or NAME:N"),
     "GPUs that a machine type does not have": (job(f"{VERTEX} --accelerator nvidia-tesla-t4:1"), "nvidia-tesla-t4"),
-    "a region that there is not": (job(VERTEX.replace("europe-west4", "mars-west1")), "mars-west1"),
+    "an unknown region": (job(VERTEX.replace("europe-west4", "mars-west1")), "mars-west1"),
     "no region": (job(VERTEX.replace("--region europe-west4 ", "")), "--region is missing"),
     "no machine type": (job(VERTEX.replace("--machine-type g2-standard-8 ", "")), "--machine-type is missing"),
     "a name in capitals": (job(f"{CLUSTER} --name Mine"), "--name Mine: expected at most 40 lower-case letters"),
@@ -99,7 +99,7 @@ SUBMITTED: dict[str, tuple[str, str]] = {
         "--batch-size 3 is shared by 2 GPUs",
     ),
     "a job to follow and one to send": (job(f"{CLUSTER} --follow mine"), "follows an earlier job"),
-    "a verb that there is not": (job(CLUSTER.replace("kubernetes", "slurm")), "unknown verb 'slurm'"),
+    "an unknown verb": (job(CLUSTER.replace("kubernetes", "slurm")), "unknown verb 'slurm'"),
 }
 SHARD = "seg/records/train-00000-of-00002.tfrecord"
 
@@ -152,7 +152,7 @@ PLANNED: dict[str, tuple[str, str, Callable[[Path], object] | None]] = {
     "prices that are empty": (PRICED, "p.json is not valid JSON", file("p.json", b"")),
     "prices that lack one": (PRICED, "it lacks ", file("p.json", b"{}")),
     "a price that is a text": (PRICED, "must be a number", prices("gib_month", "x")),
-    "a price below nothing": (PRICED, "must be a number, 0 or more, got -1", prices("gib_month", -1)),
+    "a negative price": (PRICED, "must be a number, 0 or more, got -1", prices("gib_month", -1)),
     "a price that is no number": (PRICED, "p.json", file("p.json", b'{"storage": NaN}')),
     "prices to be written into a folder": (f"{PLAN} --save-prices @/seg", "seg", None),
     "a plan to be written into a folder": (f"{PLAN} --json @/seg", "seg", None),
@@ -173,8 +173,8 @@ def world(folder: Path) -> None:
 
 CASES = (
     *(Case(f"{name}: submit", line, REFUSED, (says,), around=buckets) for name, (line, says) in SUBMITTED.items()),
-    Case("a job that is well: submit", job(), DONE, ("kind: Job", "gs://seg/records"), around=buckets, stays=True),
-    Case("a job that is well: submit vertex", job(VERTEX), DONE, ("gs://seg/records",), around=buckets, stays=True),
+    Case("a sound job: submit", job(), DONE, ("kind: Job", "gs://seg/records"), around=buckets, stays=True),
+    Case("a sound job: submit vertex", job(VERTEX), DONE, ("gs://seg/records",), around=buckets, stays=True),
     Case(
         "a shard that is missing: submit",
         job(),
@@ -218,7 +218,7 @@ CASES = (
         for name, (line, says, make) in PLANNED.items()
     ),
     Case(
-        "a job that is well: plan",
+        "a sound job: plan",
         PLAN.replace("/seg/set", "/many"),
         DONE,
         ("[2/2] prepare of 10 images", "on Dataflow"),

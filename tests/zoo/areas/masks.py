@@ -50,14 +50,14 @@ CASES = (
         done=("out/val/g3.png",),
     ),
     Case(
-        "a mask of others is in the way",
+        "another program's mask is in the way",
         SEGMENT,
         make=file("out/train/g0.png", b"mine"),
         says=("g0.png is in the way: this program did not write it",),
     ),
     *(
         Case(
-            f"a file where the folder {name} shall be",
+            f"a file where the folder {name} is to be made",
             f"{SEGMENT} {flags}",
             make=file(f"out/{name}", b"mine"),
             says=(f"out/{name} is not a folder",),
@@ -175,13 +175,13 @@ CASES = (
         says=("warning: --labels", "are the same folder: it is scored against itself", "5 labels = 5 evaluated"),
     ),
     Case(
-        "a report of others in the output",
+        "another program's report in the output",
         EVALUATE,
         make=file("out/report.html", b"mine"),
         says=("report.html was not written by `deeplab evaluate`",),
     ),
     Case(
-        "a folder where the report shall be",
+        "a folder where the report is to be written",
         EVALUATE,
         make=folder("out/report.html"),
         says=("report.html is a folder",),

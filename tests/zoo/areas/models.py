@@ -116,7 +116,7 @@ def tunings() -> list[Case]:
     cases += [
         Case("no crf.json", auto, REFUSED, ("crf.json is missing; make it with",)),
         Case(
-            "a crf.json of others: tune-crf",
+            "another program's crf.json: tune-crf",
             TAKERS["tune-crf"],
             REFUSED,
             ("crf.json was not written by `deeplab tune-crf`",),
@@ -155,7 +155,7 @@ def networks() -> list[Case]:
 def exports() -> list[Case]:
     return [
         Case(
-            "an export over files of others",
+            "an export over other programs' files",
             TAKERS["export"],
             REFUSED,
             ("holds x, which is not part of an export",),

@@ -149,7 +149,7 @@ CASES = (
         f"{SEGMENT} --max-reject-rate 1",
         status=0,
         make=file("set/images/c:x.png"),
-        rejects={"c:x.png": "has a colon behind its first letter"},
+        rejects={"c:x.png": "has a colon after its first letter"},
     ),
     Case(
         "a name that is too long for its mask",
@@ -249,7 +249,7 @@ CASES = (
         rejects={"overlays/a.png": "reserved"},
     ),
     Case(
-        "a name that a terminal would obey, in a message",
+        "a name that a terminal would interpret, in a message",
         f"{PREPARE} --max-reject-rate 1",
         status=0,
         make=lambda world: pair(world, "train/\x1b]0;x\x07.png", b""),

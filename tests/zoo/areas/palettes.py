@@ -50,14 +50,14 @@ PALETTES = {
     "an ignored id over 255": (palette(ignore_id=256), "ignore_id must be 3 to 255"),
     "an ignored id that is a text": (palette(ignore_id="255"), "ignore_id must be"),
     "an ignored colour that is a class's": (palette(ignore_color=[40, 160, 60]), "appears twice"),
-    "source ids to a class that there is not": (palette(source_ids={"1": 9}), "is mapped to 9"),
+    "source ids mapped to an unknown class": (palette(source_ids={"1": 9}), "is mapped to 9"),
     "source ids that are no numbers": (palette(source_ids={"a": 0}), "malformed palette"),
     "source ids over 255": (palette(source_ids={"256": 0}), "source ids must be 0 to 255"),
     "source ids that are a list": (palette(source_ids=[1, 2]), "malformed palette"),
-    "an alias of a class that there is not": (palette(aliases=[{"color": RED, "id": 7}]), "is mapped to 7"),
+    "an alias of an unknown class": (palette(aliases=[{"color": RED, "id": 7}]), "is mapped to 7"),
     "an alias without an id": (palette(aliases=[{"color": RED}]), "entry 'id' is missing"),
     "an alias twice": (palette(aliases=[{"color": RED, "id": 0}, {"color": RED, "id": 1}]), "appears twice"),
-    "numbers that are none": (palette(ignore_id=float("nan")), "ignore_id must be"),
+    "NaN for a number": (palette(ignore_id=float("nan")), "ignore_id must be"),
 }
 
 

@@ -108,7 +108,7 @@ def in_the_way() -> list[Case]:
     names = {"export": "palette.json", "reshard": "dataset.json", "show": "train_g0-label.png"}
     cases = [
         Case(
-            f"a folder where a file shall be: records {verb}",
+            f"a folder where a file is to be written: records {verb}",
             f"records {verb} @/records {rest}",
             make=file(f"out/{names[verb]}/x", b"mine"),
             says=(f"out/{names[verb]} is a folder, where a file is to be written",),
@@ -116,34 +116,28 @@ def in_the_way() -> list[Case]:
         for verb, rest in verbs.items()
     ]
     says = ("out/images is not a folder",)
-    name = "a file where a folder shall be: records export"
+    name = "a file where a folder is to be made: records export"
     return [*cases, Case(name, READERS["records export"], make=file("out/images", b"mine"), says=says)]
 
 
 CASES = (
     *each_description(),
+    Case("sound records: records verify", READERS["records verify"], status=DONE, stays=True, says=("is good",)),
     Case(
-        "records that are whole: records verify", READERS["records verify"], status=DONE, stays=True, says=("is good",)
-    ),
-    Case(
-        "records that are whole: records repair",
+        "sound records: records repair",
         READERS["records repair"],
         status=DONE,
         stays=True,
         says=("nothing to repair",),
     ),
+    Case("sound records: records diff", READERS["records diff"], status=DONE, stays=True, says=("the same in",)),
     Case(
-        "records that are whole: records diff", READERS["records diff"], status=DONE, stays=True, says=("the same in",)
-    ),
-    Case(
-        "records that are whole: records export",
+        "sound records: records export",
         READERS["records export"] + " --originals",
         status=DONE,
         done=("out/palette.json",),
     ),
-    Case(
-        "records that are whole: records reshard", READERS["records reshard"], status=DONE, done=("out/dataset.json",)
-    ),
+    Case("sound records: records reshard", READERS["records reshard"], status=DONE, done=("out/dataset.json",)),
     *shards.each_shard(),
     Case(
         "a shard that dataset.json does not list",
@@ -176,26 +170,26 @@ CASES = (
     ),
     Case("a copy of a number", "records show @/records --record 3 --copy 1", says=("--copy 1 goes with a key",)),
     Case(
-        "a folder where the files of others lie: records show",
+        "another program's files in the output folder: records show",
         "records show @/records --record train/g0 --save @/out",
         make=file("out/train_g0-label.png", b"mine"),
         says=("would be replaced by other contents",),
     ),
     *in_the_way(),
     Case(
-        "a folder where the files of others lie: records export",
+        "another program's files in the output folder: records export",
         READERS["records export"],
         make=file("out/palette.json", b"mine"),
         says=("palette.json would be replaced by other contents",),
     ),
     Case(
-        "records of others in the output: records reshard",
+        "other records in the output: records reshard",
         READERS["records reshard"],
         make=file("out/dataset.json", b"{}"),
         says=("dataset.json",),
     ),
     Case(
-        "a shard of others in the output: records reshard",
+        "another set's shard in the output: records reshard",
         READERS["records reshard"],
         make=file("out/train-00000-of-00001.tfrecord", b"x"),
         says=("belongs to other records",),

@@ -168,7 +168,7 @@ RERUNS = (
         writes=IN_MASKS,
     ),
     Case("a damaged segment.json", SEGMENT, REFUSED, ("segment.json",), file("masks/segment.json", b"{")),
-    Case("a segment.json of others", SEGMENT, REFUSED, ("segment.json",), file("masks/segment.json", b"{}")),
+    Case("another program's segment.json", SEGMENT, REFUSED, ("segment.json",), file("masks/segment.json", b"{}")),
     Case(
         "a segment.json that is a list: evaluate",
         EVALUATE,
@@ -252,7 +252,7 @@ RERUNS = (
         both(left("out/report.html"), left("out/evaluation.json"), file("out/.in-flight/x.started", b"{}")),
     ),
     Case(
-        "files that look like leftovers of others: evaluate",
+        "files that look like another program's leftovers: evaluate",
         EVALUATE,
         0,
         ("5 evaluated",),

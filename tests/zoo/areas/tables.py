@@ -91,9 +91,9 @@ LISTS = {
     "a list of comments": ("l.txt", b"# a\n# b\n", ("names no image", "no images")),
     "a list in Latin-1": ("l.txt", b"\xfc.png\n", ("is not UTF-8 text", "is not UTF-8 text")),
     "a list with a NUL character": ("l.txt", b"a\0b\n", ("NUL character", "NUL character")),
-    "a list of names that are nowhere": ("l.txt", b"nowhere\n", ("no file has the name of", None)),
+    "a list of names without a file": ("l.txt", b"nowhere\n", ("no file has the name of", None)),
     "a list in CSV without a column of images": ("l.csv", b"name\na\n", ("expected a column 'image'",) * 2),
-    "a list in JSONL with a line that is none": ("l.jsonl", b"{\n", ("line 1: is not JSON",) * 2),
+    "a list in JSONL with an invalid line": ("l.jsonl", b"{\n", ("line 1: is not JSON",) * 2),
     "a list in JSONL with a number for an image": ("l.jsonl", b'{"image": 3}\n', ("expected an image, got",) * 2),
     "a list of unknown suffix": ("l.lst", b"train/g0\n", ("expected a .txt, .csv or .jsonl file", None)),
 }
@@ -168,8 +168,8 @@ VOC_LISTS = {
     "VOC's list of paths": ("/JPEGImages/#b.png /SegmentationClass/#b.png\n", {}),
     "VOC's list with Windows' line ends and a mark": ("\ufeff#b\r\nc d\r\n", {}),
     "VOC's list with comments": ("# the training images\n#b\n", {}),
-    "VOC's list with a name that is nowhere": ("#b\nnowhere\n", {"nowhere": "listed in train.txt, but not found"}),
-    "VOC's list with a name that is nowhere and looks like a comment": (
+    "VOC's list with a name that has no file": ("#b\nnowhere\n", {"nowhere": "listed in train.txt, but not found"}),
+    "VOC's list with a name that has no file and looks like a comment": (
         "c d\n#nowhere\n",
         {"#nowhere": "listed in train.txt, but not found"},
     ),
@@ -217,17 +217,17 @@ def layouts() -> list[Case]:
             says=("is a manifest, not the layout voc; omit --layout",),
         ),
         Case(
-            "a regular expression for groups that is none",
+            "an invalid regular expression for groups",
             "prepare --input @/set --group-by ( --output @/out",
             says=("is not a regular expression",),
         ),
         Case(
-            "a regular expression for groups that finds nothing",
+            "a regular expression for groups that matches nothing",
             "prepare --input @/set --group-by zzz --output @/out",
-            says=("finds nothing in any key",),
+            says=("matches no key",),
         ),
         Case(
-            "splits that are called otherwise",
+            "splits with other names",
             "prepare --input @/set --output @/out",
             status=0,
             make=lambda world: [

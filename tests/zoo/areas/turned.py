@@ -33,7 +33,7 @@ PAIRS = {
     "a tag in the label alone": (JPEG, tagged(LABEL, 3), "label has EXIF orientation 3, its image 1"),
     "different tags": (turned(2), tagged(LABEL, 3), "label has EXIF orientation 3, its image 2"),
     "a label drawn on the image as stored": (turned(6), LABEL, "give both the same EXIF orientation, or none"),
-    "an orientation that there is not": (turned(9), LABEL, ""),
+    "an unknown orientation": (turned(9), LABEL, ""),
     "orientation 0": (turned(0), LABEL, ""),
     "EXIF that is cut off": (with_exif(JPEG, exif_block(6)[:9]), LABEL, ""),
     "EXIF that leads to itself": (with_exif(JPEG, b"MM\0*\0\0\0\x08\0\0\0\0\0\x08"), LABEL, ""),

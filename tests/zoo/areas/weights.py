@@ -61,7 +61,7 @@ def savedmodel(about: Callable[[bytes], bytes]) -> Callable[[Path], object]:
 SAVED = "segment --input @/set/images --model @/saved --output @/out"
 ONNX = "segment --input @/set/images --model @/m.onnx --output @/out"
 EXPORTS = {
-    "a SavedModel of another program": (SAVED, file("saved/saved_model.pb", b"x"), "is no model"),
+    "a SavedModel of another program": (SAVED, file("saved/saved_model.pb", b"x"), "is not a model"),
     "a SavedModel whose description is damaged": (
         SAVED,
         savedmodel(lambda text: text[:-9]),
@@ -122,13 +122,13 @@ WEIGHTS = {
     "an HDF5 file that is text": (H5, file("w.h5", b"this is none"), "cannot be read as an HDF5 file"),
     "an empty HDF5 file": (H5, file("w.h5", b""), "cannot be read as an HDF5 file"),
     "an HDF5 file with a name in Latin-1": (H5, hdf5(b"\xfcber"), "the name b'\\xfcber' is not UTF-8"),
-    "an HDF5 file that its library never gets through": (H5, endless, "crashes or hangs: signal "),
+    "an HDF5 file on which its library hangs": (H5, endless, "crashes or hangs: signal "),
     "an HDF5 file that is a folder": (H5, lambda world: (world / "w.h5").mkdir(), "w.h5: Is a directory"),
-    "an HDF5 file that is a FIFO": (H5, lambda world: os.mkfifo(world / "w.h5"), "w.h5: a FIFO, no file"),
+    "an HDF5 file that is a FIFO": (H5, lambda world: os.mkfifo(world / "w.h5"), "w.h5: a FIFO, not a file"),
     "a checkpoint whose data are a FIFO": (
         IMPORT,
         both(file("w.index", b"x"), lambda world: os.mkfifo(world / "w.data-00000-of-00001")),
-        "w.data-00000-of-00001: a FIFO, no file",
+        "w.data-00000-of-00001: a FIFO, not a file",
     ),
     "weights from a storage that is not known": (
         IMPORT.replace("@/w", "ftp://x/w.h5"),
@@ -139,7 +139,7 @@ WEIGHTS = {
 TRAIN = "train --records @/records --output @/out --crop 32 --batch-size 2 --epochs 1 --steps-per-epoch 1"
 TRAININGS = {
     "records without validation images": (TRAIN, lambda world: _without(world, "val"), "val"),
-    "a model of others in the output": (
+    "another program's model in the output": (
         TRAIN,
         file("out/model.keras", b"mine"),
         "holds model.keras, but no training to resume",

@@ -88,7 +88,7 @@ def _harm(tuning: Tuning) -> list[str]:
         return []
     # Each fold has parameters of its own, which may harm other classes than those that all images chose.
     is_other = own is not None and own.keys() != losers.keys()
-    same = f" By these very parameters, on the images that chose them: {_changes(own)}." if is_other else ""
+    same = f" With the parameters to use, on the images that chose them: {_changes(own)}." if is_other else ""
     return [
         f"Even so, these classes clearly lose IoU: {_changes(losers)}.{same} Where they matter more than the others' "
         "gain, omit --crf; a model with more confidence in them loses less."

@@ -172,10 +172,10 @@ def shares(report: dict[str, Any]) -> str:
         return ""
     ordered = sorted(seconds, key=lambda name: -seconds[name])
     parts = [f"{_SHOWN.get(name, name)} {_percent(seconds[name], total)}" for name in ordered]
-    lines = ["time of the workers: " + ", ".join(parts)]
+    lines = ["workers' time: " + ", ".join(parts)]
     if crf := processor.get("CRF"):
         rest = _percent(processor[ALL] - crf, processor[ALL])
-        lines.append(f"time of the processor: CRF {_percent(crf, processor[ALL])}, network and the rest {rest}")
+        lines.append(f"CPU time: CRF {_percent(crf, processor[ALL])}, network and the rest {rest}")
     return "\n".join(lines)
 
 

@@ -83,10 +83,10 @@ def test_classes_that_surely_lose_are_named_with_what_to_do() -> None:
         r"Even so, these classes clearly lose IoU: \u202epole (-0.100). Where they matter more"
     )
     for own, said in (
-        ({}, r"\u202epole (-0.100). By these very parameters, on the images that chose them: none. Where"),
+        ({}, r"\u202epole (-0.100). With the parameters to use, on the images that chose them: none. Where"),
         (
             {"sky": -0.02},
-            r"\u202epole (-0.100). By these very parameters, on the images that chose them: sky (-0.020). W",
+            r"\u202epole (-0.100). With the parameters to use, on the images that chose them: sky (-0.020). W",
         ),
         ({POLE: -0.12}, r"\u202epole (-0.100). Where"),
     ):

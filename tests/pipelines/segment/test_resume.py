@@ -36,7 +36,7 @@ def test_a_rerun_skips_finished_masks_and_makes_the_others(model, photos, tmp_pa
     assert segment(*run) == 0
     said = capsys.readouterr().out
     assert "6 images = 3 written + 3 skipped + 0 rejected" in said
-    shares = re.search(r"^time of the workers: (.*)$", said, re.MULTILINE)[1]
+    shares = re.search(r"^workers' time: (.*)$", said, re.MULTILINE)[1]
     assert sorted(re.findall("[a-z]+", shares)) == ["classes", "decode", "encode", "network", "read", "write"]
     assert {name: (output / f"{name}.png").read_bytes() for name in SIZES} == first
     assert (output / "deep/c.png").stat().st_mtime_ns == before

@@ -97,7 +97,7 @@ def test_the_report_says_what_the_time_went_into(tmp_path: Path) -> None:
     assert report_of(tmp_path)["seconds"] == {"network": 3.0, "decode": 0.5, "CRF": 1.5}
     assert report_of(tmp_path)["processor_seconds"] == {"all": 8.0, "CRF": 6.0}
     assert tally.shares(report_of(tmp_path)) == (
-        "time of the workers: network 60 %, waiting for the CRF 30 %, decode 10 %\n"
-        "time of the processor: CRF 75 %, network and the rest 25 %"
+        "workers' time: network 60 %, waiting for the CRF 30 %, decode 10 %\n"
+        "CPU time: CRF 75 %, network and the rest 25 %"
     )
     assert tally.shares({"seconds": {"read": 1.0}}) == tally.shares({}) == ""

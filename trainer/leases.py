@@ -165,7 +165,8 @@ class _Lease:
                 if self._exchange(current):
                     break
             elif _is_here(current) or (seen is not None and current != seen):
-                raise InputError(_refusal(self.target, current))
+                owner = _owner(self.target, current)
+                raise InputError(f"{owner}; wait for it to end, stop it, or give another output")
             elif seen is None:
                 seen, since = current, time.monotonic()
                 _notify(f"{_owner(self.target, current)}; waiting {PATIENCE:.0f} seconds for a sign of life from it")
@@ -302,7 +303,3 @@ def _owner(target: str, content: bytes) -> str:
         f"{target} is being written by `deeplab {note.get('command')}` of {note.get('user')} on {note.get('host')} "
         f"(process {process}, since {note.get('since')})"
     )
-
-
-def _refusal(target: str, content: bytes) -> str:
-    return f"{_owner(target, content)}; wait for it to end, stop it, or give another output"

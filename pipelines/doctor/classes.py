@@ -11,7 +11,7 @@ from pipelines.doctor.proposals import are_codes, are_masks, is_grey, propose, t
 from pipelines.doctor.reading import OWN, LabelValues, Reading, Sample
 from pipelines.doctor.verdict import REJECT, SHOWN, Finding
 from pipelines.inputs.coding import NoPalette, Read, Unlisted, detect_palette, sampled
-from pipelines.inputs.evidence import Evidence, Use, gather, one_based
+from pipelines.inputs.evidence import Use, gather, one_based
 from pipelines.inputs.rawset import RawSet
 from trainer.formats.label_images import Label
 from trainer.formats.labels import Color, Palette
@@ -42,9 +42,10 @@ def settle(raw: RawSet, palette: str, coding: str, read: Read) -> Reading:
             yield label
 
     evidence = gather(labels())
-    sample = Sample(tuple(label_values), evidence)
     if coding == "ids":
-        sample = replace(sample, evidence=_as_ids(sample.evidence))
+        ids = {**evidence.indices, **evidence.ids}
+        evidence = replace(evidence, ids=ids, indices={}, mapped={}, meanings=frozenset())
+    sample = Sample(tuple(label_values), evidence)
     reading = _initial(raw, palette, sample, read)
     reading = replace(reading, coding=coding, coding_flag="" if coding == "auto" else coding)
     if reading.palette is not None and label_values:
@@ -52,10 +53,6 @@ def settle(raw: RawSet, palette: str, coding: str, read: Read) -> Reading:
         reading = with_known_colors(reading, sample)
         reading = with_coding(reading, sample, read)
     return replace(reading, evidence=sample.evidence)
-
-
-def _as_ids(evidence: Evidence) -> Evidence:
-    return replace(evidence, ids={**evidence.indices, **evidence.ids}, indices={}, mapped={}, meanings=frozenset())
 
 
 def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:

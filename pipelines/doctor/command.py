@@ -187,7 +187,8 @@ def conclude(
     is_listed = bool(left_out or labels or splits or raw.rejects or is_paired) and len(left_out) < plan.total
     if of_val and is_listed and not group_by:
         splits = {**holdout.splits_by_hash(plan, val_fraction, groups), **splits}
-    return verdict.graded(report), Remedy(reading, left_out, labels, splits, is_listed, group_by, val_fraction)
+    report.sort(key=lambda finding: -verdict.STATUS[finding.grade])
+    return report, Remedy(reading, left_out, labels, splits, is_listed, group_by, val_fraction)
 
 
 def alike(plan: Plan, recovery: Recovery | None, couples: Couples) -> Iterator[float]:

@@ -59,11 +59,6 @@ class Finding:
         }
 
 
-def graded(findings: Sequence[Finding]) -> list[Finding]:
-    """The findings, gravest first; stable within a grade."""
-    return sorted(findings, key=lambda finding: -STATUS[finding.grade])
-
-
 def status(findings: Sequence[Finding]) -> int:
     return max((STATUS[finding.grade] for finding in findings), default=0)
 

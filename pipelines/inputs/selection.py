@@ -139,7 +139,8 @@ class Selection:
         }
         most = max(images_of.values(), default=0)
         # Deeper matches have another name relative to that folder.
-        first, *others = sorted((base for base, images in images_of.items() if images == most), key=_depth) or [""]
+        likely = (base for base, images in images_of.items() if images == most)
+        first, *others = sorted(likely, key=lambda base: (base.count("/"), base)) or [""]
         if other := next((base for base in others if not base.startswith(f"{first}/")), None):
             alike = " as well as ".join(_first_of(base, rows, paths) for base in (first, other))
             raise InputError(
@@ -186,10 +187,6 @@ def _best(group: Iterable[Row]) -> tuple[list[int], int | None]:
 def _first_of(base: str, rows: Rows, paths: Collection[str]) -> str:
     numbers = {number for folder, *_, number in rows if folder == base}
     return min(path for number, path in enumerate(paths) if number in numbers)
-
-
-def _depth(base: str) -> tuple[int, str]:
-    return base.count("/"), base
 
 
 def load(records: str, split: str, list_file: str) -> Selection | None:

@@ -42,7 +42,7 @@ def render(evaluation: dict[str, Any], gallery: Sequence[Entry] = ()) -> str:
         series=[_series(index, name, score) for index, (name, score) in enumerate(zip(names, scores, strict=True))],
         verdict=_verdict(names, scores),
         without_label=[f"{n} in {name}" for name, s in zip(names, scores, strict=True) if (n := s["without_label"])],
-        columns=_columns(scores),
+        columns=["mIoU", "pixel accuracy", *(f"{width} px" for width in _widths(scores))],
         rows=_comparison(scores),
         classes=_class_bars(palette, scores, present),
         absent=[name for index, name in enumerate(palette.names) if index not in present],
@@ -102,10 +102,6 @@ def _verdict(names: Sequence[str], scores: Sequence[dict[str, Any]]) -> str:
 
 def _widths(scores: Sequence[dict[str, Any]]) -> list[str]:
     return sorted(scores[0]["trimap"], key=int)  # a JSON file sorts them as strings
-
-
-def _columns(scores: Sequence[dict[str, Any]]) -> list[str]:
-    return ["mIoU", "pixel accuracy", *(f"{width} px" for width in _widths(scores))]
 
 
 def _comparison(scores: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:

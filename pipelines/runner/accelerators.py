@@ -146,9 +146,8 @@ def misfits(machine_type: str, name: str, number: int) -> list[str]:
         return [f"--machine-type {machine_type} takes {fitting}, not {name}; {number} of {name} fit {_few(takers)}"]
     if number not in numbers:
         counts = " or ".join(map(str, numbers))
-        return [
-            f"--machine-type {machine_type} takes {counts} of {name}, got {number}" + _instead(number, name, takers)
-        ]
+        instead = f"; {number} of {name} fit {_few(takers)}" if takers else ""
+        return [f"--machine-type {machine_type} takes {counts} of {name}, got {number}{instead}"]
     return []
 
 
@@ -161,10 +160,6 @@ def missing_in(region: str, name: str) -> list[str]:
         f"--region {region} has no {name} for Vertex AI jobs according to the table of {AS_OF}; "
         f"{', '.join(regions)} have"
     ]
-
-
-def _instead(number: int, name: str, takers: list[str]) -> str:
-    return f"; {number} of {name} fit {_few(takers)}" if takers else ""
 
 
 def _few(machines: list[str]) -> str:

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pipelines.doctor.corrections import of_masks, with_coding, with_known_colors, with_known_ids
-from pipelines.doctor.proposals import are_codes, are_masks, is_grey, propose, two_classes
+from pipelines.doctor.proposals import are_codes, are_masks, is_grey, is_mixed, propose, two_classes
 from pipelines.doctor.reading import OWN, LabelValues, Reading, Sample
-from pipelines.doctor.verdict import REJECT, SHOWN, Finding
+from pipelines.doctor.verdict import REJECT, SHOWN, WRONG, Example, Finding
 from pipelines.inputs.coding import NoPalette, Read, Unlisted, detect_palette, sampled
 from pipelines.inputs.evidence import Use, gather, one_based
 from pipelines.inputs.rawset import RawSet
 from trainer.formats.label_images import Label
-from trainer.formats.labels import Color, Palette
+from trainer.formats.labels import Color, Palette, ranges
 from trainer.formats.palettes import CAMVID, READ_BY_COLOR
 
 BLACK_AND_WHITE = (
@@ -102,7 +102,10 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
     if ids and (255, 1) in palette.source_ids and are_masks(ids):
         finding = of_masks(sample, ids, "and no palette reads them that way")
         return Reading(palette, flag=OWN, reasons=(reason,), findings=(finding,))
-    return Reading(palette, flag=OWN, reasons=(reason,), findings=(_unknown_palette(seen, cure, sample),))
+    findings = (_unknown_palette(seen, cure, sample),)
+    if is_mixed(palette, evidence):
+        findings += (_mixed(sample),)
+    return Reading(palette, flag=OWN, reasons=(reason,), findings=findings)
 
 
 def _known_share(values: dict[Color, Use], palette: Palette) -> float:
@@ -111,6 +114,22 @@ def _known_share(values: dict[Color, Use], palette: Palette) -> float:
     return sum(use.solid for color, use in values.items() if color in known) / sum(
         use.solid for use in values.values()
     )
+
+
+def _mixed(sample: Sample) -> Finding:
+    """The finding that some labels hold ids and others colours."""
+    text = (
+        f"some labels hold ids {ranges(sorted(sample.evidence.ids))} and others colours, and nothing tells which id "
+        f"is which colour: the ids are read as the classes of {OWN} in their order"
+    )
+    cure = f"put the classes in {OWN} into the order of the ids, from 0; or export all labels in one coding"
+    every = [
+        Example(label.number, label.path, label.describe())
+        for label in sample.labels
+        if label.ids and not label.is_mapped
+    ]
+    unit = "sampled labels"
+    return Finding("mixed-codings", WRONG, len(every), len(sample.labels), unit, text, cure, tuple(every[:SHOWN]))
 
 
 def _unknown_palette(seen: str, cure: str, sample: Sample) -> Finding:

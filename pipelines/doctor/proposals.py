@@ -32,7 +32,8 @@ def propose(evidence: Evidence) -> Palette | None:
         greys = {color[0]: use for color, use in colors.items()}
         if is_grey(colors) and are_masks(greys):
             return _black_and_white(blends_of(greys))
-        return propose_colors(colors)
+        palette = propose_colors(colors)
+        return palette and _by_index(palette, evidence)
     return _propose_ids({**evidence.indices, **evidence.ids})
 
 
@@ -103,6 +104,37 @@ def are_masks(uses: dict[int, Use]) -> bool:
 def blends_of(uses: dict[int, Use]) -> Sequence[int]:
     """The ids to ignore in `are_masks`: if there are blends, all of them, since other labels may hold others."""
     return range(1, 255) if len(uses) > 2 else ()
+
+
+def _by_index(palette: Palette, evidence: Evidence) -> Palette:
+    """The palette of colours, with its classes in the order of their indices in palette images, which mean them too.
+
+    Ids of other labels, without colours, are these indices. The palette as it is if an index has several colours, or a
+    colour several indices or none.
+    """
+    index_of = {color: index for index, color in evidence.meanings}
+    if not _names_indices(palette, evidence):
+        return palette
+    colors = sorted(palette.colors, key=index_of.__getitem__)
+    sources = dict.fromkeys(index_of.values(), 255)
+    sources |= {index_of[color]: place for place, color in enumerate(colors)}
+    is_plain = all(place == index for index, place in sources.items())
+    names = tuple("colour {}, {}, {}".format(*color) for color in colors)
+    return replace(palette, names=names, colors=tuple(colors), source_ids=() if is_plain else tuple(sources.items()))
+
+
+def _names_indices(palette: Palette, evidence: Evidence) -> bool:
+    """Whether palette images give each of the palette's colours an index of its own, the same in all of them."""
+    colors = {color for _, color in evidence.meanings}
+    return len(colors) == len(evidence.meanings) and not evidence.is_shuffled and colors >= {*palette.colors}
+
+
+def is_mixed(palette: Palette, evidence: Evidence) -> bool:
+    """Whether labels hold ids beside others of colours, and nothing tells which id is which colour of `palette`."""
+    if is_grey({**evidence.colors, **evidence.mapped}) or _names_indices(palette, evidence):
+        return False
+    black = {0} if palette.colors[0] == (0, 0, 0) or palette.ignore_color == (0, 0, 0) else set()
+    return bool(evidence.ids.keys() - {255} - black)
 
 
 def two_classes(blends: Sequence[int] = ()) -> Palette:

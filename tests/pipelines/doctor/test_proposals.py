@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.doctor import command
-from tests.drawn.encoded import saved
+from tests.drawn.encoded import palette_png, saved
 from tests.drawn.ill import draw_set, examine, prepare_as_proposed
 from tests.drawn.records import PALETTE
 from trainer.formats.labels import Palette
@@ -147,3 +147,47 @@ def test_a_thin_class_beside_areas_that_are_ignored_is_no_blend(ids, tmp_path):
 
     draw_set(tmp_path / "set", encode, palette=None)
     assert "masks-0-255" not in examine(tmp_path / "set", tmp_path / "out").kinds
+
+
+MAP = np.uint8([(0, 0, 0), (255, 0, 0), (0, 255, 0)])
+"""Colours in another order than that of their numbers."""
+
+
+@pytest.mark.parametrize("ids", [(0, 1, 2), (0, 4, 9)])
+def test_grey_ids_beside_palette_images_mean_the_indices_of_these(ids, tmp_path):
+    colormap = np.zeros((256, 3), np.uint8)
+    colormap[list(ids)] = MAP
+
+    def encode(label: np.ndarray, key: str) -> bytes:
+        classes = np.where(label == 255, 0, label)
+        kind = int(key[-1]) % 3
+        codes = np.uint8(ids)[classes]
+        return saved(MAP[classes]) if kind == 2 else palette_png(codes, colormap) if kind else saved(codes)
+
+    truth = draw_set(tmp_path / "set", encode, palette=None)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds == {"palette": "reject"}
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert all((made[key] == np.where(label == 255, 0, label)).all() for key, label in truth.items())
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_grey_ids_beside_colours_alone_may_be_other_classes_than_their_order(first, tmp_path):
+    def encode(label: np.ndarray, key: str) -> bytes:
+        classes = np.where(label == 255, 0, label)
+        return saved(MAP[classes]) if int(key[-1]) % 2 else saved(np.uint8(classes + first))
+
+    draw_set(tmp_path / "set", encode, palette=None)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    finding = found.finding("mixed-codings")
+    assert found.status == 2 and finding["grade"] == "wrong" and "order of the ids" in finding["cure"]
+    assert {path["path"][-5] for path in finding["examples"]} <= {*"02468"}
+
+
+def test_colours_beside_labels_of_background_alone_in_grey_are_not_mixed(tmp_path):
+    def encode(label: np.ndarray, key: str) -> bytes:
+        classes = np.where(label == 255, 0, label)
+        return saved(np.zeros_like(label)) if key == "train/a1" else saved(MAP[classes])
+
+    draw_set(tmp_path / "set", encode, palette=None)
+    assert "mixed-codings" not in examine(tmp_path / "set", tmp_path / "out").kinds

@@ -160,7 +160,15 @@ def advice(files: Sequence[File]) -> str:
     suffixes = Counter(posixpath.splitext(file.relative)[1].lower() for file in files)
     unread = [f"{count} {suffix}" for suffix, count in sorted(suffixes.items()) if suffix in UNREAD]
     polygons = [f"{count} {suffix}" for suffix, count in sorted(suffixes.items()) if suffix in _POLYGONS]
+    stems = {posixpath.basename(without_suffix(file.relative)) for file in files if _is_image(file)}
+    texts = [file.relative for file in files if file.relative.lower().endswith(".txt")]
+    yolo = sum(posixpath.basename(text)[:-4] in stems for text in texts)
     text = ""
+    if 2 * yolo > folders.total():  # else half of the images may be labels
+        return (
+            f". {yolo} .txt named like images may hold polygons, as YOLO's do: have the tool that drew them export "
+            "masks as PNG"
+        )
     if unread:
         text += f". Files of these formats are not read: {', '.join(unread)}; save them as PNG"
     if polygons and len(folders) < 2:

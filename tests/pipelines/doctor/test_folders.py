@@ -137,6 +137,17 @@ def test_a_set_in_a_folder_below_is_named_without_more_advice(tmp_path):
         find(str(tmp_path), "auto", 0, "")
 
 
+def test_texts_named_like_images_are_called_what_they_are(tmp_path):
+    names = [f"{split}/{n}" for split in ("train", "val") for n in range(3)]
+    touch(tmp_path, "train.txt", *(f"{part}.jpg" for part in (f"images/{name}" for name in names)))
+    touch(tmp_path, *(f"labels/{name}.txt" for name in names))
+    with pytest.raises(
+        InputError, match=r"6 \.txt named like images may hold polygons, as YOLO's do: have"
+    ) as refusal:
+        find(str(tmp_path), "auto", 0, "")
+    assert "--images" not in str(refusal.value)
+
+
 def test_polygons_alone_are_named(tmp_path):
     touch(tmp_path, *(f"{n}.{suffix}" for n in range(3) for suffix in ("jpg", "json")))
     with pytest.raises(InputError, match=r"3 \.json may hold polygons: have the tool that drew them export masks"):

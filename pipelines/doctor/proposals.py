@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from pipelines.inputs.evidence import Evidence, Use
 from trainer.formats.labels import Color, Palette
@@ -17,6 +20,11 @@ MIN_SOLID = 0.5
 """Minimum share of pixels within areas of one id, if more ids than MAX_CLASSES are classes, as in COCO-Stuff."""
 MIN_SHARE = 0.0005
 """Minimum share of all pixels of a colour that counts as a class although the palette does not know it."""
+
+SMOOTHED = 4
+"""Minimum number of colours to each that covers areas in labels that were smoothed or scaled like images."""
+MAX_ROUNDING = 1.5
+"""Maximum distance, in grey levels, of a blend from the line between the colours that it is made of."""
 
 
 def propose(evidence: Evidence) -> Palette | None:
@@ -78,6 +86,10 @@ def _propose_ids(uses: dict[int, Use]) -> Palette | None:
 def propose_colors(uses: dict[Color, Use]) -> Palette | None:
     total = sum(use.pixels for use in uses.values())
     solid = {color: use for color, use in uses.items() if use.solid and use.pixels >= MIN_SHARE * total}
+    if len(uses) > SMOOTHED * len(solid):
+        larger = lambda use: [color for color, other in solid.items() if other.solid > use.solid]
+        is_blend = lambda color, use: use.is_outline and _is_blend(color, larger(use))
+        solid = {color: use for color, use in solid.items() if not is_blend(color, use)}
     void = [color for color in ((0, 0, 0), (224, 224, 192)) if color in uses and uses[color].is_outline]
     classes = sorted(color for color in solid if color not in void)
     if not 1 <= len(classes) <= MAX_CLASSES:
@@ -141,6 +153,16 @@ def two_classes(blends: Sequence[int] = ()) -> Palette:
     """The palette for masks of 0 and 255, in which these ids are ignored."""
     sources = ((0, 0), (255, 1), *((value, 255) for value in blends))
     return Palette(PROPOSED, ("background", "foreground"), voc_colormap(2), source_ids=sources)
+
+
+def _is_blend(color: Color, others: Sequence[Color]) -> bool:
+    """Whether a colour lies between two of the others, as blends of two classes do, within rounding."""
+    for one, other in itertools.combinations(np.float64(others).reshape(-1, 3), 2):
+        way, step = other - one, color - one
+        share = float(step @ way / (way @ way))
+        if 0.05 < share < 0.95 and np.abs(step - share * way).max() <= MAX_ROUNDING:
+            return True
+    return False
 
 
 def _black_and_white(blends: Sequence[int]) -> Palette:

@@ -191,3 +191,18 @@ def test_colours_beside_labels_of_background_alone_in_grey_are_not_mixed(tmp_pat
 
     draw_set(tmp_path / "set", encode, palette=None)
     assert "mixed-codings" not in examine(tmp_path / "set", tmp_path / "out").kinds
+
+
+def test_a_blend_of_two_colours_that_happens_to_cover_areas_is_no_class(tmp_path):
+    """As where a line of two pixels was smoothed."""
+    colors = np.float32([(222, 149, 10), (60, 46, 205), (20, 220, 90)])
+
+    def encode(label: np.ndarray, key: str) -> bytes:
+        image = cv2.GaussianBlur(colors[np.where(label == 255, 0, label)], (5, 5), 0)
+        image[10:13] = colors[:2].mean(0)
+        return saved(np.uint8(image))
+
+    draw_set(tmp_path / "set", encode, palette=None)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    classes = sorted(one["color"] for one in found.report["palette"]["classes"])
+    assert classes == sorted(color.tolist() for color in np.uint8(colors))

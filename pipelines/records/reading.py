@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from pipelines.inputs.names import composed
 from pipelines.runner.isolation import Failed, Isolated, attempt
 from trainer import storage
 from trainer.formats import images, label_images
@@ -66,7 +67,8 @@ def find_record(folder: str, dataset: Dataset, name: str, copy: int, is_key: boo
     """Finds a record by its number or key.
 
     Args:
-      name: the key, or the number in the order of the shards; valid numbers take precedence over keys of digits.
+      name: the key, also with accents of the other form if that is unambiguous, or the number in the order of the
+        shards; valid numbers take precedence over keys of digits.
       copy: the number of the copy, for a key; 0 for the image itself.
       is_key: whether the name is a key, even if it is a valid number.
 
@@ -82,7 +84,7 @@ def find_record(folder: str, dataset: Dataset, name: str, copy: int, is_key: boo
             f"--copy {copy} goes with a key; record numbers, such as {name}, count copies too; if {name} is a key, "
             f"give --key {name}"
         )
-    copies = set()
+    copies, other_forms = set(), set()
     for shard in dataset.shards:
         if number is not None and number >= shard.records:
             number -= shard.records
@@ -92,11 +94,15 @@ def find_record(folder: str, dataset: Dataset, name: str, copy: int, is_key: boo
                 return shard, frame, record
             if record.key == name:
                 copies.add(record.copy)
+            elif not name.isascii() and composed(record.key) == composed(name):
+                other_forms.add(record.key)
     if copies:
         there = ", ".join(map(str, sorted(copies)))
         raise InputError(
             f"{folder} has no copy {copy} of {name!r}; expected one of {there}, where 0 is the image itself"
         )
+    if len(other_forms) == 1:
+        return find_record(folder, dataset, other_forms.pop(), copy, is_key=True)
     example = next(record.key for _, record in read_records(folder, dataset.shards[0]))
     raise InputError(
         f"{folder} has no record {'with the key ' * is_key}{name!r}{f' copy {copy}' if copy else ''}; "

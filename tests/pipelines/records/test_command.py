@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import unicodedata
 
 import numpy as np
 import pytest
@@ -119,6 +120,16 @@ def test_show_tells_a_key_of_digits_from_a_number(tmp_path, capsys):
         records("show", tmp_path, "--record", "3", "--copy", "1")
     with pytest.raises(InputError, match="give either --record 3 or --key a, not both"):
         records("show", tmp_path, "--record", "3", "--key", "a")
+
+
+@pytest.mark.parametrize("typed", ["NFC", "NFD"])
+def test_show_finds_a_key_whose_accents_are_of_the_other_form(typed, tmp_path, capsys):
+    """macOS decomposes the accents of names; keyboards compose them."""
+    keys = [unicodedata.normalize(form, name) for form, name in (("NFD", "é 1"), ("NFC", "é 2"))]
+    write_records(tmp_path, {"train": [[dataclasses.replace(record(n), key=key) for n, key in enumerate(keys)]]})
+    for key in keys:
+        assert records("show", tmp_path, "--record", unicodedata.normalize(typed, key)) == 0
+        assert key in capsys.readouterr().out
 
 
 def test_a_record_named_without_its_flag_is_refused_with_the_flag(tmp_path, capsys):

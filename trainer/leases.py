@@ -114,7 +114,7 @@ def _take(folder: str, command: str, target: str, file: str) -> None:
         lease.release()  # an interrupt may have come when the file was there
         if not isinstance(error, OSError):
             raise
-        if str(error.filename).endswith(FILE):
+        if str(error.filename).endswith(FILE) and os.path.lexists(error.filename):
             raise InputError(
                 f"{target} cannot be written to, for its lease {error.filename}: {error.strerror}; remove that if no "
                 "job is at work there, or give another output"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -272,3 +273,12 @@ def test_a_lease_that_could_not_be_released_does_not_bar_this_process(tmp_path, 
         with pytest.raises(InputError):
             leases.acquire(str(tmp_path), "segment")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_may_not_be_written_to_is_not_blamed_on_a_lease_that_is_not_there(folder, monkeypatch):
+    def forbidden(path, before, after):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(storage, "exchange", forbidden)
+    with pytest.raises(InputError, match="cannot be written to: Permission denied; give another one"):
+        leases.acquire(folder, "prepare")

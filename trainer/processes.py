@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -64,6 +65,22 @@ def refused(error: BaseException) -> MemoryError | None:
     """What to raise in place of an error where this machine refuses memory or a thread; None for any other error."""
     found = next((words for words in REFUSED if words in str(error)), None)
     return found and MemoryError(f"there is not enough memory, or no more threads are allowed here ({found})")
+
+
+def check_threads(number: int) -> None:
+    """Raises MemoryError unless this process may start so many more threads. C++ that may not aborts the process."""
+    is_over, threads = threading.Event(), []
+    try:
+        for _ in range(number):
+            thread = threading.Thread(target=is_over.wait, daemon=True)
+            thread.start()
+            threads.append(thread)
+    except RuntimeError as error:
+        raise refused(error) or error from None
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
 
 
 def peak_memory(number: int | None = None) -> int:

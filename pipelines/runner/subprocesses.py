@@ -128,10 +128,12 @@ class Subprocess:
             theirs.close()
             os.close(alive)
         try:
-            self._pipe.recv()
+            fault = self._pipe.recv()
         except (EOFError, ConnectionError):
-            ending = _ending(self._end())
-            raise Unavailable(f"a subprocess did not start: it ended with {ending}; {CURE}") from None
+            fault = f"it ended with {_ending(self._end())}"
+        if fault:
+            self._end()
+            raise Unavailable(f"a subprocess did not start: {fault}; {CURE}")
 
     def _end(self) -> int:
         """Ends the subprocess; returns its exit status, or minus the signal that ended it."""
@@ -174,13 +176,17 @@ def serve(pipe: int, alive: int, *files: int) -> None:
     cv2.setNumThreads(1)  # other processes use the other cores
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
-    threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
     with contextlib.ExitStack() as opened:
         opened.enter_context(contextlib.suppress(EOFError, ConnectionError))
         parent = opened.enter_context(Connection(pipe))
         first = [opened.enter_context(open(handle, "wb", buffering=0)) for handle in files]
         calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        threading.Thread(target=_receive, args=(parent, calls), daemon=True).start()
+        try:
+            threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
+            threading.Thread(target=_receive, args=(parent, calls), daemon=True).start()
+        except RuntimeError as error:  # no more threads are allowed
+            parent.send(str(error))
+            return
         parent.send(None)
         while call := calls.get():
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -118,3 +119,19 @@ def test_a_program_keeps_memory_before_it_has_other_threads(program, argv):
     command = [sys.executable, "-c", "\n".join(lines), *argv]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
     assert done.stdout == "1\n"
+
+
+def test_threads_that_are_not_allowed_are_missed_before_they_are_needed(monkeypatch):
+    start, others = threading.Thread.start, threading.active_count()
+    processes.check_threads(5)
+
+    def start_three(thread):
+        if threading.active_count() - others == 3:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_three)
+    processes.check_threads(3)
+    with pytest.raises(MemoryError, match="no more threads are allowed here"):
+        processes.check_threads(4)
+    assert threading.active_count() == others

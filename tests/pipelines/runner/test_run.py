@@ -24,7 +24,7 @@ from pipelines.runner.flags import beam_options
 from pipelines.runner.progress import Heartbeat, beats
 from pipelines.runner.run import run
 from tests.drawn.places import ROOT
-from trainer import storage
+from trainer import processes, storage
 from trainer.options import InputError
 
 DATAFLOW = ["--runner", "DataflowRunner", "--project", "p", "--region", "r", "--temp_location", "gs://b/tmp"]
@@ -286,3 +286,15 @@ def test_workers_end_without_waiting_for_a_look_at_their_steps(mode, tmp_path):
 
     run(build, beam_options([f"--direct_running_mode={mode}"]), total=1, unit="elements", title="testing", folder="")
     assert int((tmp_path / "here").read_text()) == worker.SAMPLING_MS < 10
+
+
+def test_a_job_for_which_too_few_threads_are_allowed_is_not_begun(tmp_path, monkeypatch):
+    """gRPC aborts the process that may not start its threads."""
+
+    def refuse(number):
+        raise MemoryError(f"no {number} threads")
+
+    monkeypatch.setattr(processes, "check_threads", refuse)
+    options = beam_options(["--direct_num_workers", "3"])
+    with pytest.raises(MemoryError, match="no 64 threads"):
+        run(lambda *_: pytest.fail("begun"), options, total=1, unit="items", title="test", folder=str(tmp_path))

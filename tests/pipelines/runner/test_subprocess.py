@@ -226,3 +226,11 @@ def test_arguments_for_which_there_is_no_memory_end_the_subprocess():
         process.ask(len, bytes(200 << 20))
     assert process.ask(len, b"next") == (4, None)
     process.close()
+
+
+def test_a_subprocess_that_may_start_no_thread_says_so_in_one_line(monkeypatch, capfd):
+    refuse = 'import threading\ndef refuse(thread): raise RuntimeError("can\'t start new thread")\n'
+    monkeypatch.setattr(subprocesses, "PROGRAM", f"{refuse}threading.Thread.start = refuse\n{subprocesses.PROGRAM}")
+    with Isolated() as isolated, pytest.raises(Unavailable, match="did not start: can't start new thread; give it m"):
+        isolated(os.getpid)
+    assert capfd.readouterr().err == ""

@@ -51,6 +51,15 @@ COMMANDS = {
 }
 """Command -> package with its modules `options` (whose docstring is the help) and `command` (which runs it)."""
 
+LACKING = "finished outputs are kept, run the same command again with more, which resumes"
+"""What to do where memory or threads are lacking."""
+PACKAGES = ("pipelines", "trainer")
+REPLACED = (
+    "this program was removed or replaced while the command was at work, or is not whole; run the same command again "
+    "once it is installed"
+)
+"""What is wrong if one of its own modules cannot be imported."""
+
 STREAMS = ("standard output", "standard error")
 
 
@@ -236,10 +245,12 @@ def _main(argv: list[str]) -> int:
     except InputError as error:
         return failure(title, error, 2)
     except (MemoryError, RuntimeError, ImportError) as error:
+        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in PACKAGES:
+            return failure(title, f"{error}: {REPLACED}", 2)
         refused = processes.refused(error)
         if not refused and not isinstance(error, MemoryError):
             raise
-        return failure(title, f"{refused or f'there is not enough memory ({error})'}; finished outputs are kept", 1)
+        return failure(title, f"{refused or f'there is not enough memory ({error})'}; {LACKING}", 1)
     except OSError as error:
         return _of_the_system(title, error)
 

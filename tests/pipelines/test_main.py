@@ -151,3 +151,11 @@ def test_a_machine_that_refuses_a_thread_or_a_library_has_too_little_memory(rais
     done = subprocess.run(program, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("deeplab prepare: error: there is not enough memory, or no more threads are allowed")
+
+
+@pytest.mark.parametrize("line", ["import pipelines.nowhere", "from trainer import nowhere"])
+def test_a_program_that_is_replaced_while_a_command_starts_is_no_traceback(line):
+    program = [sys.executable, "-c", FAILING.format(body=line)]
+    done = subprocess.run(program, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.endswith("or is not whole; run the same command again once it is installed\n")

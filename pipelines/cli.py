@@ -58,7 +58,7 @@ REPLACED = (
     "this program was removed or replaced while the command was at work, or is not whole; run the same command again "
     "once it is installed"
 )
-"""What is wrong if one of its own modules cannot be imported."""
+"""What is wrong if one of its own modules cannot be imported, or its files changed before an unforeseen error."""
 
 STREAMS = ("standard output", "standard error")
 
@@ -245,14 +245,33 @@ def _main(argv: list[str]) -> int:
     except InputError as error:
         return failure(title, error, 2)
     except (MemoryError, RuntimeError, ImportError) as error:
-        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in PACKAGES:
-            return failure(title, f"{error}: {REPLACED}", 2)
         refused = processes.refused(error)
         if not refused and not isinstance(error, MemoryError):
-            raise
+            return _unforeseen(title, error)
         return failure(title, f"{refused or f'there is not enough memory ({error})'}; {LACKING}", 1)
     except OSError as error:
         return _of_the_system(title, error)
+    except Exception as error:
+        return _unforeseen(title, error)
+
+
+def _unforeseen(title: str, error: Exception) -> int:
+    """Prints the message of an error that is due to another installation of this program; raises any other."""
+    is_missing = isinstance(error, ImportError) and (error.name or "").partition(".")[0] in PACKAGES
+    if is_missing or _identity() != _BEGUN:
+        return failure(title, f"{str(error).rstrip('.')}: {REPLACED}", 2)
+    raise error
+
+
+def _identity() -> tuple[int, ...] | None:
+    """What differs where this file was replaced; None if it is gone."""
+    with contextlib.suppress(OSError):
+        info = os.stat(__file__)
+        return info.st_ino, info.st_size, info.st_mtime_ns
+    return None
+
+
+_BEGUN = _identity()
 
 
 @contextlib.contextmanager

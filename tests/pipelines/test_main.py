@@ -153,8 +153,16 @@ def test_a_machine_that_refuses_a_thread_or_a_library_has_too_little_memory(rais
     assert done.stderr.startswith("deeplab prepare: error: there is not enough memory, or no more threads are allowed")
 
 
-@pytest.mark.parametrize("line", ["import pipelines.nowhere", "from trainer import nowhere"])
-def test_a_program_that_is_replaced_while_a_command_starts_is_no_traceback(line):
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pipelines.nowhere",
+        "from trainer import nowhere",
+        "cli.__file__ += '.gone'; raise ValueError('no template')",
+        "cli.__file__ = cli.inspect.__file__; raise KeyError('a new field')",
+    ],
+)
+def test_a_program_that_is_replaced_while_a_command_is_at_work_is_no_traceback(line):
     program = [sys.executable, "-c", FAILING.format(body=line)]
     done = subprocess.run(program, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1

@@ -60,6 +60,9 @@ REPLACED = (
 )
 """What is wrong if one of its own modules cannot be imported, or its files changed before an unforeseen error."""
 
+NO_PLACE = "No usable temporary directory"
+"""What Python says, as of a file that is missing, where a full disk or a limit allows no temporary files."""
+
 STREAMS = ("standard output", "standard error")
 
 
@@ -298,6 +301,9 @@ def _interrupts_that_became_errors() -> Iterator[None]:
 
 def _of_the_system(title: str, error: OSError) -> int:
     """Prints the message of an error that nobody has given a meaning; returns the status."""
+    if NO_PLACE in str(error.strerror):
+        cure = "make room in one, allow files (`ulimit -f`) or name another in TMPDIR, and run the same command again"
+        return failure(title, f"no folder for temporary files can be written to; {cure} ({error.strerror})", 75)
     place = error.filename2 or error.filename  # of a new name, that is
     # Of temporary files, libraries do not tell where they are; an input of a name may be too large to be read.
     if error.errno in FULL and (error.errno != errno.EFBIG or place in (None, *STREAMS)):

@@ -167,3 +167,11 @@ def test_a_program_that_is_replaced_while_a_command_is_at_work_is_no_traceback(l
     done = subprocess.run(program, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.endswith("or is not whole; run the same command again once it is installed\n")
+
+
+def test_where_no_temporary_file_can_be_written_the_cure_is_told(raw, tmp_path):
+    command = f"ulimit -f 0; exec {sys.executable} -m pipelines prepare --input {raw} --output {tmp_path}/out"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 75 and done.stderr.count("\n") == 1
+    assert "no folder for temporary files can be written to; make room in one" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -10,6 +10,7 @@
     config.json, config_v2.0.json, ...    Mapillary Vistas  {"labels": [{"name", "color", "evaluate"}, ...]}
     class_list.json                       A2D2              {"#ff0000": "Car 1", ...}
     obj_class_to_machine_color.json       Supervisely       {"cat": [1, 1, 1], ...}
+    dataset.json                          nnU-Net           {"labels": {"background": 0, ...}}, or the other way round
 
 Classes that are named as no class (void, unlabeled, ...) are ignored.
 """
@@ -347,6 +348,12 @@ def _greys(text: str) -> Iterator[_Class]:
         yield _Class(name, color, color[0])
 
 
+def _nnu_net(text: str) -> Iterator[_Class]:
+    # The Medical Segmentation Decathlon numbers names: {"0": "background"}.
+    named = ((other, one) if one.isdecimal() else (one, other) for one, other in json.loads(text)["labels"].items())
+    yield from sorted((_Class(str(name), None, _byte(number)) for name, number in named), key=lambda each: each.id)
+
+
 _FORMS = {
     "labelmap.txt": _labelmap,
     **dict.fromkeys(("class_dict.csv", "label_class_dict.csv"), _table_of_colors),
@@ -356,6 +363,7 @@ _FORMS = {
     "objectInfo150.txt": _ade20k,
     "class_list.json": _hex_colors,
     "obj_class_to_machine_color.json": _greys,
+    "dataset.json": _nnu_net,
 }
 _OF_COLORS = (_table_of_colors, _color_first, _hex_colors)
 

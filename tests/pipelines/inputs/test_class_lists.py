@@ -30,6 +30,7 @@ FORMS = {
     "_classes.csv": "Pixel Value, Class\n0, background\n1, road\n2, sea\n",
     "class_list.json": '{"#000000": "background", "#800000": "road", "#008000": "sea"}',
     "obj_class_to_machine_color.json": '{"road": [1, 1, 1], "sea": [2, 2, 2]}',
+    "dataset.json": '{"labels": {"background": 0, "sea": 2, "road": 1}, "numTraining": 9}',
     "config_v2.0.json": json.dumps(
         {
             "labels": [
@@ -80,6 +81,13 @@ def test_classes_that_are_named_as_none_are_ignored_wherever_they_stand(tmp_path
     palette = palette_of(tmp_path, "class_dict.csv", "name,r,g,b\na,1,1,1\nunknown,0,0,0\nb,2,2,2\nVoid,3,3,3\n")
     assert palette.names == ("a", "b") and palette.source_ids == ((0, 0), (1, 255), (2, 1), (3, 255))
     assert palette.ignore_color == (0, 0, 0) and palette.aliases == (((3, 3, 3), 255),)
+
+
+def test_nnu_nets_ignored_label_and_the_decathlons_numbers_are_read_and_regions_are_not(tmp_path):
+    ignored = '{"labels": {"background": 0, "road": 1, "ignore": 2}}'
+    assert palette_of(tmp_path, "dataset.json", ignored).source_ids == ((0, 0), (1, 1), (2, 255))
+    assert palette_of(tmp_path, "dataset.json", '{"labels": {"0": "sky", "1": "road"}}').names == ("sky", "road")
+    assert palette_of(tmp_path, "dataset.json", '{"labels": {"background": 0, "all": [1, 2], "core": 2}}') is None
 
 
 def test_ade20k_counts_from_1_and_0_is_no_class(tmp_path):

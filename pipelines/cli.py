@@ -51,11 +51,11 @@ COMMANDS = {
 }
 """Command -> package with its modules `options` (whose docstring is the help) and `command` (which runs it)."""
 
-LACKING = "finished outputs are kept, run the same command again with more, which resumes"
+LACKING = "finished outputs are kept, run the same command again with more memory or threads to resume"
 """What to do where memory or threads are lacking."""
 PACKAGES = ("pipelines", "trainer")
 REPLACED = (
-    "this program was removed or replaced while the command was at work, or is not whole; run the same command again "
+    "this program was removed or replaced while the command was at work, or is incomplete; run the same command again "
     "once it is installed"
 )
 """What is wrong if one of its own modules cannot be imported, or its files changed before an unforeseen error."""

@@ -94,7 +94,7 @@ def stop_when_worker_dies(out: TextIO, title: str) -> Iterator[None]:
             cure = "run the command again, which resumes, and rejects the image if one is the cause"
             end(text, cure, STATUS_WORKER_DIED)
         elif refused := processes.refused(args.exc_value):
-            end(f"error: {refused}", "run the same command again with more, which resumes", 1)
+            end(f"error: {refused}", "run the same command again with more memory or threads to resume", 1)
         elif args.exc_type.__module__ != "grpc":  # connections to a dead or finished worker
             before(args)
 

@@ -153,7 +153,7 @@ def test_a_command_with_verbs_lists_them(capsys):
             MemoryError("3 GiB"),
             1,
             "deeplab demo: error: there is not enough memory (3 GiB); finished outputs are kept, run the same "
-            "command again with more, which resumes",
+            "command again with more memory or threads to resume",
         ),
         (
             PermissionError(13, "Permission denied", "a\nb"),

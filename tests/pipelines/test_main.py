@@ -166,7 +166,7 @@ def test_a_program_that_is_replaced_while_a_command_is_at_work_is_no_traceback(l
     program = [sys.executable, "-c", FAILING.format(body=line)]
     done = subprocess.run(program, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert done.stderr.endswith("or is not whole; run the same command again once it is installed\n")
+    assert done.stderr.endswith("or is incomplete; run the same command again once it is installed\n")
 
 
 def test_where_no_temporary_file_can_be_written_the_cure_is_told(raw, tmp_path):

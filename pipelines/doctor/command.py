@@ -153,8 +153,8 @@ def conclude(
     options: Options, raw: RawSet, plan: Plan, total: DoctorTally, reading: Reading, recovery: Recovery | None
 ) -> tuple[list[Finding], Remedy]:
     """The findings, gravest first, and their cure."""
-    report = [*findings.of_scan(raw.rejects, plan.total), *reading.findings, *findings.of_files(total, plan)]
-    report += depth.of_depth(total, plan)
+    report = [*findings.of_scan(raw.rejects, plan.total), *reading.findings, *findings.of_files(total)]
+    report += depth.of_depth(total)
     reading, of_values = findings.of_values(total, plan, reading)
     report += of_values
     prints = total.prints

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipelines.doctor.plan import Plan
 from pipelines.doctor.tally import DoctorTally, Seen
-from pipelines.doctor.verdict import SHOWN, WRONG, Example, Finding
+from pipelines.doctor.verdict import SHOWN, WRONG, Finding
 
 FEW_LEVELS = 64
 """Of 256: 14 bits in 16 leave that many, 12 bits 16."""
@@ -25,21 +24,20 @@ def kind_of(brightest: int) -> tuple[str, str]:
     return "dark-images" if brightest > FAINT and levels <= FEW_LEVELS else "scaled-images", detail
 
 
-def of_depth(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
+def of_depth(tally: DoctorTally) -> Iterator[Finding]:
     """Findings on what scaling to 8 bits makes of the images of 16 bits."""
     scaled, dark, unscaled = map(tally.seen, KINDS)
     decoded = scaled.count + dark.count + unscaled.count
     if dark.count > scaled.count:
         text = "images of 16 bits use a small part of the range, as images of 12 bits do, and become nearly black"
-        yield _finding("dark-images", dark, decoded, plan, text)
+        yield _finding("dark-images", dark, decoded, text)
     if unscaled.count and unscaled.count < decoded:
         text = (
             "images of 16 bits have no value over 255, and are not scaled to 8 bits as the others are: they look up "
             "to 257 times as bright"
         )
-        yield _finding("unscaled-images", unscaled, decoded, plan, text)
+        yield _finding("unscaled-images", unscaled, decoded, text)
 
 
-def _finding(kind: str, seen: Seen, of: int, plan: Plan, text: str) -> Finding:
-    examples = tuple(Example(number, plan.subjects[number].image, detail) for number, detail in seen.examples[:SHOWN])
-    return Finding(kind, WRONG, seen.count, of, "images of 16 bits", text, CURE, examples)
+def _finding(kind: str, seen: Seen, of: int, text: str) -> Finding:
+    return Finding(kind, WRONG, seen.count, of, "images of 16 bits", text, CURE, seen.examples[:SHOWN])

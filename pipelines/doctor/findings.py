@@ -77,48 +77,40 @@ def of_scan(rejects: Sequence[Reject], pairs: int) -> Iterator[Finding]:
             yield Finding(kind, REJECT, len(members), files, "files", text, cure, examples)
 
 
-def of_files(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
+def of_files(tally: DoctorTally) -> Iterator[Finding]:
     """Findings on files, and on labels compared with their images."""
     for kind, (text, cure) in _TEXTS.items():
         if seen := tally.kinds.get(kind):
-            yield _finding(kind, REJECT, seen, plan, tally.looked, text, cure)
+            yield _finding(kind, REJECT, seen, tally.looked, text, cure)
     if seen := tally.kinds.get("two-readings"):
         text = "labels can be read in two ways, by their indices and by their colours, which differ"
         cure = f"--label-coding ids or --label-coding colors; {LEFT_OUT}"
-        yield _finding("two-readings", REJECT, seen, plan, tally.decoded, text, cure)
+        yield _finding("two-readings", REJECT, seen, tally.decoded, text, cure)
     for kind, text, cure in (
         ("deep-images", "images have 16 bits a sample; prepare scales them to 8", "none is needed"),
         ("other-colors", "images are neither RGB nor grey; prepare turns them into RGB", "none is needed"),
     ):
         if seen := tally.kinds.get(kind):
-            yield _finding(kind, NOTE, seen, plan, tally.looked, text, cure)
+            yield _finding(kind, NOTE, seen, tally.looked, text, cure)
     if seen := tally.kinds.get("blended-ids"):
         text = (
             "labels blend from one class into the next through the ids in between, as if they were scaled or smoothed "
             "like images; this draws outlines of classes that are not there"
         )
         cure = f"scale labels by nearest neighbour; {MENDED}, with such outlines ignored; {LEFT_OUT}"
-        yield _finding("blended-ids", WRONG, seen, plan, tally.decoded, text, cure)
+        yield _finding("blended-ids", WRONG, seen, tally.decoded, text, cure)
     if seen := tally.kinds.get("turned-labels"):
         text = (
             "labels fit their images as stored, but prepare turns these upright by their EXIF orientation, after "
             "which the two no longer match"
         )
         cure = f"{MENDED}, turned like their images; {LEFT_OUT}"
-        yield _finding("turned-labels", WRONG, seen, plan, tally.decoded, text, cure)
+        yield _finding("turned-labels", WRONG, seen, tally.decoded, text, cure)
 
 
-def _finding(kind: str, grade: str, seen: Seen, plan: Plan, of: int, text: str, cure: str) -> Finding:
+def _finding(kind: str, grade: str, seen: Seen, of: int, text: str, cure: str) -> Finding:
     unit = "images" if kind in _IMAGE_KINDS else "labels" if kind not in ("unreadable", "failed") else "pairs"
-    subjects = plan.subjects
-
-    def example(number: int, detail: str) -> Example:
-        image, label = subjects[number].image, subjects[number].label
-        is_image = kind in _IMAGE_KINDS or detail.startswith(("the image ", f"{image} "))
-        return Example(number, image if is_image else label, detail)
-
-    examples = tuple(example(number, detail) for number, detail in seen.examples[:SHOWN])
-    return Finding(kind, grade, seen.count, of, unit, text, cure, examples)
+    return Finding(kind, grade, seen.count, of, unit, text, cure, seen.examples[:SHOWN])
 
 
 def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading, list[Finding]]:
@@ -140,7 +132,7 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
         text = f"labels hold ids {ranges(unknown)}, which the palette does not know: {pixels:,} pixels"
         cure = f'--palette {OWN}: ignore them ("source_ids"); if they are classes, name them there'
         kind = "void-value" if len(unknown) == 1 else "ids-out-of-range"
-        findings.append(_finding(kind, REJECT, seen, plan, tally.decoded, text, cure))
+        findings.append(_finding(kind, REJECT, seen, tally.decoded, text, cure))
         reading = replace(reading, palette=ignoring_ids(palette, unknown), flag=OWN)
     if seen := tally.kinds.get("masks-0-255"):
         text = (
@@ -155,7 +147,7 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
             text += ", and no label has other pixels of 255"
             cure = f'--palette {OWN}: read 255 as class 1 ("source_ids")'
             reading = replace(reading, palette=with_foreground(reading.palette), flag=OWN)
-        findings.append(_finding("masks-0-255", REJECT, seen, plan, tally.decoded, text, cure))
+        findings.append(_finding("masks-0-255", REJECT, seen, tally.decoded, text, cure))
     if seen := tally.kinds.get("unknown-colors"):
         colors = sorted(tally.unknown_colors)
         more = " or more" if len(colors) >= MAX_COLORS else ""
@@ -173,7 +165,7 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
             cure += '; if they are classes, name them there ("classes")' if is_proposed or areas else ""
             reading = replace(reading, palette=ignoring_colors(reading.palette, colors), flag=OWN)
         kind = "colors-out-of-palette" if areas else "anti-aliased"
-        findings.append(_finding(kind, REJECT, seen, plan, tally.decoded, text, cure))
+        findings.append(_finding(kind, REJECT, seen, tally.decoded, text, cure))
     return reading, findings
 
 
@@ -221,13 +213,13 @@ def of_classes(tally: DoctorTally, plan: Plan, palette: Palette) -> Iterator[Fin
     counts = _counts(tally, palette)
     whole = sum(counts.values(), np.zeros(palette.num_classes, np.int64))
     if seen := tally.kinds.get("one-class"):
-        text = f"labels hold a single class: {seen.examples[0][1]}. That is right if it is background"
-        yield _finding("one-class", NOTE, seen, plan, tally.decoded, text, "look at a few of them")
+        text = f"labels hold a single class: {seen.examples[0].detail}. That is right if it is background"
+        yield _finding("one-class", NOTE, seen, tally.decoded, text, "look at a few of them")
     if seen := tally.kinds.get("all-ignored"):
-        yield _finding("all-ignored", NOTE, seen, plan, tally.decoded, "labels are entirely ignored", "none is needed")
+        yield _finding("all-ignored", NOTE, seen, tally.decoded, "labels are entirely ignored", "none is needed")
     if np.count_nonzero(whole) > 1:
         yield from _absent(tally, plan, palette, counts)
-        yield from _tiny(tally, plan, palette, whole)
+        yield from _tiny(tally, palette, whole)
 
 
 def _any(plan: Plan) -> tuple[Example, ...]:
@@ -258,7 +250,7 @@ def _absent(tally: DoctorTally, plan: Plan, palette: Palette, counts: dict[str, 
             )
             if resplit(tally, plan, palette, ()):
                 cure = f"--input {MANIFEST}, whose column split has some of the images that hold them in train"
-        examples = _with_classes(tally, plan, missing, palette)
+        examples = _with_classes(tally, missing, palette)
         grade = WRONG if is_wrong else NOTE
         yield Finding("absent-from-split", grade, len(names), palette.num_classes, "classes", text, cure, examples)
 
@@ -278,7 +270,7 @@ def resplit(tally: DoctorTally, plan: Plan, palette: Palette, left_out: Collecti
     spare = {split: 0 if split == "test" else size // 2 for split, size in sizes.items()}
     moved: dict[int, str] = {}
     for index in np.flatnonzero((counts["train"] == 0) & (sum(counts.values()) > 0)).tolist():
-        holders = [number for number, _ in tally.seen(f"class {index}").examples if number not in left_out]
+        holders = [one.number for one in tally.seen(f"class {index}").examples if one.number not in left_out]
         wanted = max(1, len(holders) // 2) if moved.keys().isdisjoint(holders) else 0
         for number in holders:
             split = plan.subjects[number].split
@@ -289,17 +281,13 @@ def resplit(tally: DoctorTally, plan: Plan, palette: Palette, left_out: Collecti
     return moved
 
 
-def _with_classes(tally: DoctorTally, plan: Plan, classes: np.ndarray, palette: Palette) -> tuple[Example, ...]:
+def _with_classes(tally: DoctorTally, classes: np.ndarray, palette: Palette) -> tuple[Example, ...]:
     """Examples of pairs whose labels contain one of these classes."""
     held = {}
     for index in classes.tolist():
         if seen := tally.kinds.get(f"class {index}"):
-            number = seen.examples[0][0]
-            held.setdefault(number, []).append(palette.names[index])
-    return tuple(
-        Example(number, plan.subjects[number].label, f"holds {_named(names)}")
-        for number, names in sorted(held.items())[:SHOWN]
-    )
+            held.setdefault(seen.examples[0][:2], []).append(palette.names[index])
+    return tuple(Example(*of, f"holds {_named(names)}") for of, names in sorted(held.items())[:SHOWN])
 
 
 TINY_SHARE, TINY_AREA = 1e-4, 64
@@ -307,7 +295,7 @@ TINY_SHARE, TINY_AREA = 1e-4, 64
 8x8 pixels are 2x2 features at stride 4."""
 
 
-def _tiny(tally: DoctorTally, plan: Plan, palette: Palette, whole: np.ndarray) -> Iterator[Finding]:
+def _tiny(tally: DoctorTally, palette: Palette, whole: np.ndarray) -> Iterator[Finding]:
     labels = sum(counts[: palette.num_classes] for counts in tally.labels.values())
     total = int(whole.sum())
     area = whole / np.maximum(labels, 1)
@@ -317,7 +305,7 @@ def _tiny(tally: DoctorTally, plan: Plan, palette: Palette, whole: np.ndarray) -
         parts = [f"{palette.names[i]} ({share}, {size} a label)" for i, (share, size) in zip(tiny, facts, strict=True)]
         text = f"classes are tiny, and will hardly be learnt: {_named(parts)}"
         cure = "larger images (no --max-side), more of them, or a palette that joins such classes"
-        examples = _with_classes(tally, plan, tiny, palette)
+        examples = _with_classes(tally, tiny, palette)
         yield Finding("tiny-classes", NOTE, len(tiny), palette.num_classes, "classes", text, cure, examples)
 
 

@@ -54,7 +54,8 @@ class LookAtChunk(Work):
         try:
             result = attempt(call)
         except Failed as fault:
-            result = tally.with_print(tally.seen_of(subject.number, "failed", fault.reason), subject.number)
+            seen = tally.seen_of(subject.number, subject.label, "failed", fault.reason)
+            result = tally.with_print(seen, subject.number)
         self.finish("looked at")
         return result
 

@@ -10,6 +10,7 @@ import numpy as np
 from pipelines.doctor import depth, measures
 from pipelines.doctor.plan import ALIGNED, DECODED, Subject
 from pipelines.doctor.tally import REACH, Alignment, DoctorTally, Seen, of_colors, seen_of, with_print
+from pipelines.doctor.verdict import Example
 from pipelines.inputs.evidence import uses_of_colors
 from trainer import storage
 from trainer.formats import codings, images, label_images
@@ -65,25 +66,25 @@ def look(
     try:
         image, label = _read(subject.image, read), _read(subject.label, read)
     except _Fault as fault:
-        return with_print(seen_of(subject.number, fault.kind, fault.detail), subject.number)
+        return with_print(seen_of(subject.number, fault.path, fault.kind, fault.detail), subject.number)
     tally = steps.examine(image, label)
     hash = None if steps.image is None else measures.perceptual_hash(steps.image)
     return with_print(tally, subject.number, _digest(image), _digest(label), hash)
 
 
 class _Fault(Exception):
-    """The reason why a pair would be rejected."""
+    """The reason why a pair would be rejected, and the path of the image or label at fault."""
 
-    def __init__(self, kind: str, detail: str) -> None:
+    def __init__(self, path: str, kind: str, detail: str) -> None:
         super().__init__(detail)
-        self.kind, self.detail = kind, detail
+        self.path, self.kind, self.detail = path, kind, detail
 
 
 def _read(path: str, read: Callable[[str], bytes]) -> bytes:
     try:
         return read(path)
     except OSError as error:
-        raise _Fault("unreadable", f"{path} cannot be read: {error.strerror or error}") from None
+        raise _Fault(path, "unreadable", f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def _digest(data: bytes) -> int:
@@ -97,63 +98,66 @@ class _Look:
         self.subject, self.palette, self.coding, self.max_pixels = subject, palette, coding, max_pixels
         self.image: np.ndarray | None = None
 
-    def tally(self, kind: str, detail: str) -> DoctorTally:
-        return seen_of(self.subject.number, kind, detail)
+    def tally(self, kind: str, detail: str, path: str = "") -> DoctorTally:
+        return seen_of(self.subject.number, path or self.subject.label, kind, detail)
 
     def examine(self, image_data: bytes, label_data: bytes) -> DoctorTally:
         try:
             return self._whole(image_data, label_data)
         except _Fault as fault:
-            return self.tally(fault.kind, fault.detail)
+            return self.tally(fault.kind, fault.detail, fault.path)
 
     def _whole(self, image_data: bytes, label_data: bytes) -> DoctorTally:
         """The tally of a good pair; raises _Fault for a faulty one."""
-        source = self._header("images", image_data)
-        labelled = self._header("labels", label_data)
+        source = self._header("image", self.subject.image, image_data)
+        labelled = self._header("label", self.subject.label, label_data)
         if labelled.lossy:
-            raise _Fault("lossy-labels", f"is a {labelled.lossy}, which blurs class ids")
+            raise _Fault(self.subject.label, "lossy-labels", f"is a {labelled.lossy}, which blurs class ids")
         if fault := images.mismatch(source, labelled):
-            raise _Fault("sizes" if _sizes_differ(source, labelled) else "exif", fault)
+            raise _Fault(self.subject.label, "sizes" if _sizes_differ(source, labelled) else "exif", fault)
         total = self._of_image(source)
         if self.subject.effort < DECODED:
             return total
         try:
             decoded, self.image = images.decode(image_data, self.max_pixels)
         except ImageError as error:
-            raise _Fault("damaged-images", str(error)) from None
+            raise _Fault(self.subject.image, "damaged-images", str(error)) from None
         if source.mode.startswith("I") or decoded.brightest:
-            total += self.tally(*depth.kind_of(decoded.brightest))
+            total += self.tally(*depth.kind_of(decoded.brightest), self.subject.image)
         label = self._decode_label(label_data, labelled)
         if self.palette is None:
             return total + DoctorTally(decoded=1)
         return total + self._of_label(label, source, labelled)
 
-    def _header(self, what: str, data: bytes) -> Header:
+    def _header(self, what: str, path: str, data: bytes) -> Header:
         try:
             header = images.header(data, self.max_pixels)
         except ImageError as error:
-            raise _Fault(f"damaged-{what}", str(error)) from None
+            raise _Fault(path, f"damaged-{what}s", str(error)) from None
         if header.images > 1:
-            raise _Fault("animations", f"the {what[:-1]} holds {header.images} images, frames or pages; expected one")
+            raise _Fault(path, "animations", f"the {what} holds {header.images} images, frames or pages; expected one")
         if header.mode == "F":
-            raise _Fault(f"damaged-{what}", "its pixels are floating-point numbers of unknown range")
+            raise _Fault(path, f"damaged-{what}s", "its pixels are floating-point numbers of unknown range")
         return header
 
     def _of_image(self, source: Header) -> DoctorTally:
         if source.mode.startswith("I") or source.depth > 8:
-            return self.tally("deep-images", f"{source.depth} bits a sample, which are scaled to 8")
+            return self.tally(
+                "deep-images", f"{source.depth} bits a sample, which are scaled to 8", self.subject.image
+            )
         if source.mode not in ("RGB", "L"):
-            return self.tally("other-colors", f"is of mode {source.mode}, and is turned into RGB")
+            detail = f"is of mode {source.mode}, and is turned into RGB"
+            return self.tally("other-colors", detail, self.subject.image)
         return DoctorTally()
 
     def _decode_label(self, data: bytes, header: Header) -> Label:
         try:
             return label_images.read_label(data, self.max_pixels)
         except label_images.Transparent as error:
-            raise _Fault("transparent-labels", str(error)) from None
+            raise _Fault(self.subject.label, "transparent-labels", str(error)) from None
         except ImageError as error:
             kind = "deep-labels" if header.depth > 8 or header.mode.startswith("I") else "damaged-labels"
-            raise _Fault(kind, str(error)) from None
+            raise _Fault(self.subject.label, kind, str(error)) from None
 
     def _of_label(self, label: Label, source: Header, labelled: Header) -> DoctorTally:
         try:
@@ -183,8 +187,8 @@ class _Look:
         if len(used) == 1:
             return self.tally("one-class", f"every pixel is {self.palette.names[used[0]]}, or ignored")
         # The pixels that have a class.
-        kinds = {f"class {index}": Seen(1, ((self.subject.number, f"{counts[index]} pixels"),)) for index in used}
-        return DoctorTally(kinds=kinds)
+        example = Example(self.subject.number, self.subject.label, "")
+        return DoctorTally(kinds={f"class {index}": Seen(1, (example,)) for index in used})
 
     def _of_turn(self, ids: np.ndarray, source: Header) -> DoctorTally:
         """The tally of a label with the image's upright size that seems to have been drawn on the image as stored."""

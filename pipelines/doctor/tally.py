@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from pipelines.doctor.verdict import Example
 from pipelines.runner import handover
 from trainer.formats.labels import Color
 
@@ -38,10 +39,10 @@ positions of its fault and doubt in FAULTS and DOUBTS, from 1 (0: none)."""
 
 @dataclass(frozen=True)
 class Seen:
-    """The number of times something was observed, and examples of it: (number of the pair, details)."""
+    """The number of times something was observed, and examples of it."""
 
     count: int
-    examples: tuple[tuple[int, str], ...]
+    examples: tuple[Example, ...]
 
     def __add__(self, other: Seen) -> Seen:
         return Seen(self.count + other.count, tuple(sorted(self.examples + other.examples)[:EXAMPLES]))
@@ -115,9 +116,9 @@ class DoctorTally:
         return prints[np.argsort(prints["number"])]
 
 
-def seen_of(number: int, kind: str, detail: str) -> DoctorTally:
-    """The tally of one observation on a pair."""
-    return DoctorTally(kinds={kind: Seen(1, ((number, detail),))})
+def seen_of(number: int, path: str, kind: str, detail: str) -> DoctorTally:
+    """The tally of one observation on a pair, whose image or label has that path."""
+    return DoctorTally(kinds={kind: Seen(1, (Example(number, path, detail),))})
 
 
 def of_colors(pixels: Mapping[Color, int]) -> DoctorTally:
@@ -178,7 +179,10 @@ def read(folder: str, digest: str) -> DoctorTally:
     return DoctorTally(
         rest["looked"],
         rest["decoded"],
-        {kind: Seen(count, tuple(map(tuple, examples))) for kind, (count, examples) in rest["kinds"].items()},
+        {
+            kind: Seen(count, tuple(Example(*one) for one in examples))
+            for kind, (count, examples) in rest["kinds"].items()
+        },
         {split: np.array(counts, np.int64) for split, counts in rest["pixels"].items()},
         {split: np.array(counts, np.int64) for split, counts in rest["labels"].items()},
         dict(rest["unknown_ids"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.accounts import counted
 
@@ -16,8 +16,7 @@ SHOWN = 3
 """Maximum number of examples shown for a finding."""
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """An example of a finding: the pair's number in the plan (-1: none), a path, and details.
 
     For copies, `other` is the number of the second pair; -1 for none.

@@ -46,7 +46,7 @@ def test_chunks_of_a_plan_are_read_back(tmp_path):
 
 
 def some(number: int) -> DoctorTally:
-    found = seen_of(number, "sizes" if number % 2 else "blended-ids", f"found {number}")
+    found = seen_of(number, f"{number}.png", "sizes" if number % 2 else "blended-ids", f"found {number}")
     votes = np.zeros((2 * REACH + 1,) * 2, np.int64)
     votes[REACH, number % 5] = 1
     found += DoctorTally(
@@ -69,7 +69,7 @@ def test_tallies_add_up_to_the_same_in_any_order_and_come_back_from_their_file(t
     found = tally.read(str(tmp_path), "other")
     assert found.looked == found.decoded == 20
     assert found.kinds == one.kinds and found.seen("sizes").count == 10
-    assert [number for number, _ in found.seen("sizes").examples] == [1, 3, 5, 7, 9, 11]
+    assert [example.number for example in found.seen("sizes").examples] == [1, 3, 5, 7, 9, 11]
     assert found.unknown_ids == {0: 50, 1: 50, 2: 50, 3: 50} and found.unknown_colors[19, 1, 2] == 19
     np.testing.assert_array_equal(found.prints, one.prints)
     assert [tally.FAULTS[row["fault"] - 1] for row in found.prints[:2] if row["fault"]] == ["sizes"]

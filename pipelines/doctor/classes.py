@@ -58,10 +58,9 @@ def settle(raw: RawSet, palette: str, coding: str, read: Read) -> Reading:
 def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
     """The reading with the palette that prepare would use; otherwise with one made from the values in the sample."""
     try:
-        palette, reason = detect_palette(raw, flag, read)
+        palette, reason, is_listed = detect_palette(raw, flag, read)
         # prepare finds the list of classes as well, but not beside a manifest, and the names may be improved.
-        listed = OWN if reason.endswith(raw.class_lists) else ""
-        return Reading(palette, flag=listed if flag == "auto" else flag, reasons=(reason,))
+        return Reading(palette, flag=OWN if is_listed else "" if flag == "auto" else flag, reasons=(reason,))
     except Unlisted as error:  # what the list does not know is found later, and ignored
         return Reading(error.palette, flag=OWN, reasons=(error.reason,))
     except NoPalette as error:

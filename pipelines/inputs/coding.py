@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -69,6 +70,14 @@ class Unlisted(InputError):
         )
 
 
+class Detected(NamedTuple):
+    """The palette of a set, a sentence with the reason, and whether the set's own list of classes is the reason."""
+
+    palette: Palette
+    reason: str
+    is_listed: bool = False
+
+
 def read_label(path: str, read: prefetch.Read = storage.read) -> label_images.Label:
     """Reads the label file at `path`. Raises OSError, or ImageError if it is not a label."""
     return label_images.read_label(read(path))
@@ -86,7 +95,7 @@ def recognise(
     has_own = _has_own(rawset, palette)
     if coding == "auto":  # in the meantime
         labels()
-    chosen, why = _palette(rawset, palette, labels, has_own)
+    chosen, why, _ = _palette(rawset, palette, labels, has_own)
     return chosen, why, *_coding(chosen, coding, labels)
 
 
@@ -102,7 +111,7 @@ def _without_pixels(label: label_images.Label) -> label_images.Label:
     return replace(label, codes=np.repeat(values.astype(np.uint8), few, axis=0)[None])
 
 
-def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_label) -> tuple[Palette, str]:
+def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_label) -> Detected:
     """Finds the palette of a raw set's labels.
 
     Args:
@@ -110,9 +119,6 @@ def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_labe
       palette: "auto", the name of a built-in palette, or a palette file. With "auto", PALETTE_FILE in the set's
         folder decides, then a list of classes there, then the layout, then the values in a sample of labels.
       read: `read_label`, or a function that does the same in another process.
-
-    Returns:
-      The palette, and a sentence with the reason.
 
     Raises:
       InputError: the palette is unknown. NoPalette: "auto" cannot tell it from the labels. Unlisted: the set's own
@@ -127,28 +133,28 @@ def _has_own(rawset: RawSet, palette: str) -> Callable[[], bool]:
     return prefetch.ahead(path, functools.partial(storage.exists, path)) if palette == "auto" else lambda: False
 
 
-def _palette(rawset: RawSet, palette: str, labels: Labels, has_own: Callable[[], bool]) -> tuple[Palette, str]:
+def _palette(rawset: RawSet, palette: str, labels: Labels, has_own: Callable[[], bool]) -> Detected:
     if palette != "auto":
-        return resolve(palette), f"palette {palette}, as given by --palette"
+        return Detected(resolve(palette), f"palette {palette}, as given by --palette")
     path = storage.join(rawset.root, PALETTE_FILE)
     if has_own():
         own = resolve(path)
-        return own, f"palette {own.name} of {own.num_classes} classes, from {path}"
+        return Detected(own, f"palette {own.name} of {own.num_classes} classes, from {path}")
     if listed := _listed(rawset, labels):
         return listed
     if usual := rawset.palette_hint:
         note = class_lists.passed_over(rawset.class_lists, usual)
-        return usual, f"palette {usual.name}, as is usual for {rawset.layout} sets{note}"
+        return Detected(usual, f"palette {usual.name}, as is usual for {rawset.layout} sets{note}")
     sample = _sample(labels())
     built_in = _palette_of(sample, rawset.layout)
     if built_in is None:
         raise NoPalette(rawset.root, sample.describe())
     note = class_lists.passed_over(rawset.class_lists, built_in)
-    return built_in, f"palette {built_in.name}: {sample.describe()}{note}"
+    return Detected(built_in, f"palette {built_in.name}: {sample.describe()}{note}")
 
 
-def _listed(rawset: RawSet, labels: Labels) -> tuple[Palette, str] | None:
-    """The palette of the class list in a set that reads its sampled labels, and the reason; None if none does.
+def _listed(rawset: RawSet, labels: Labels) -> Detected | None:
+    """The palette of the class list in a set that reads its sampled labels; None if none does.
 
     Raises InputError if several do; Unlisted if one reads most of them, but not all.
     """
@@ -163,7 +169,7 @@ def _listed(rawset: RawSet, labels: Labels) -> tuple[Palette, str] | None:
             f"file like {JSON_FORM}"
         )
     for path, palette in found.items():
-        return palette, f"palette of {palette.num_classes} classes, listed in {path}"
+        return Detected(palette, f"palette of {palette.num_classes} classes, listed in {path}", is_listed=True)
     # A palette that is usual for such folders or values would give the listed classes other names.
     if lacking := class_lists.lacking(rawset.class_lists, sample, usual):
         raise Unlisted(rawset.root, lacking)

@@ -100,7 +100,7 @@ def test_ade20k_counts_from_1_and_0_is_no_class(tmp_path):
 def test_classes_of_a_tool_are_not_taken_for_vocs_because_it_writes_vocs_layout_and_colours(tmp_path):
     (tmp_path / "labelmap.txt").write_text(LABELMAP)
     raw = labelled(tmp_path, VOC.colorize(np.uint8([[0, 1], [1, 2]])), folders=VOC_FOLDERS)
-    palette, reason = detect_palette(raw)
+    palette, reason, _ = detect_palette(raw)
     assert palette.names == ("background", "road", "sea")
     assert reason == f"palette of 3 classes, listed in {tmp_path}/labelmap.txt"
 
@@ -116,9 +116,9 @@ def test_a_list_in_another_encoding_is_never_replaced_by_a_built_in_palette(enco
 
 def test_a_list_that_does_not_know_the_labels_is_passed_over_and_named(tmp_path):
     (tmp_path / "class_names.txt").write_text(FORMS["class_names.txt"])
-    palette, reason = detect_palette(labelled(tmp_path, [[0, 3, 20]], folders=VOC_FOLDERS))
+    palette, reason, is_listed = detect_palette(labelled(tmp_path, [[0, 3, 20]], folders=VOC_FOLDERS))
     passed = f" (not {tmp_path}/class_names.txt, which does not know the labels)"
-    assert palette is VOC and reason == f"palette voc, as is usual for voc sets{passed}"
+    assert palette is VOC and reason == f"palette voc, as is usual for voc sets{passed}" and not is_listed
 
 
 def test_a_list_that_lacks_a_few_values_is_never_replaced_by_a_built_in_palette(tmp_path):
@@ -161,7 +161,7 @@ def test_a_list_of_colours_says_nothing_of_numbers(tmp_path):
 def test_a_list_of_greys_reads_masks_of_0_and_255(tmp_path):
     (tmp_path / "label_class_dict.csv").write_text("name,r,g,b\nroad,255,255,255\nbackground,0,0,0\n")
     raw = labelled(tmp_path, [[0, 255]])
-    palette, _ = detect_palette(raw)
+    palette, _, _ = detect_palette(raw)
     assert palette.names == ("road", "background")
     assert decode_ids(Path(raw.labels[0]).read_bytes(), palette).tolist() == [[1, 0]]
 

@@ -40,21 +40,21 @@ def test_palette_file_in_the_root_wins(tmp_path):
     mine = Palette("mine", ("a", "b"), ((1, 1, 1), (2, 2, 2)))
     touch(tmp_path, "JPEGImages/a.jpg", "SegmentationClass/a.png")
     (tmp_path / "palette.json").write_text(json.dumps(mine.to_json()))
-    palette, reason = detect_palette(scan(str(tmp_path)))
+    palette, reason, _ = detect_palette(scan(str(tmp_path)))
     assert palette == mine and reason.startswith("palette mine of 2 classes, from ")
     assert detect_palette(scan(str(tmp_path)), "camvid")[0] is CAMVID
 
 
 def test_layout_implies_the_palette(tmp_path):
     touch(tmp_path, "JPEGImages/a.jpg", "SegmentationClass/a.png")
-    assert detect_palette(scan(str(tmp_path))) == (VOC, "palette voc, as is usual for voc sets")
+    assert detect_palette(scan(str(tmp_path))) == (VOC, "palette voc, as is usual for voc sets", False)
 
 
 def test_camvid_ids_are_recognised_and_unreadable_labels_passed_over(tmp_path):
     folders = ("images/train", "labels/train")
     labelled(tmp_path, [[0, 1, 2]], [[3, 5, 11]], folders=folders)
     touch(tmp_path, "images/train/z.jpg", "labels/train/z.png")
-    palette, reason = detect_palette(scan(str(tmp_path)))
+    palette, reason, _ = detect_palette(scan(str(tmp_path)))
     assert palette is CAMVID
     assert reason == "palette camvid: 2 sampled labels hold ids 0-3, 5, 11"
 
@@ -62,7 +62,7 @@ def test_camvid_ids_are_recognised_and_unreadable_labels_passed_over(tmp_path):
 @pytest.mark.parametrize("palette", [VOC, CAMVID, CITYSCAPES], ids=lambda palette: palette.name)
 def test_colours_known_to_one_palette_identify_it(tmp_path, palette):
     ids = np.uint8([[*range(palette.num_classes), palette.ignore_id]])
-    detected, reason = detect_palette(labelled(tmp_path, palette.colorize(ids)))
+    detected, reason, _ = detect_palette(labelled(tmp_path, palette.colorize(ids)))
     assert detected is palette and f"{palette.num_classes + 1} colours" in reason
 
 
@@ -117,6 +117,6 @@ def test_palette_and_coding_are_found_in_labels_that_are_read_once(tmp_path, col
     raw = labelled(tmp_path, [[0, 1, 2]], [[3, 5, 11]], folders=("images/train", "labels/train"), colormap=colormap)
     read = []
     found = coding.recognise(raw, read=lambda path: read.append(path) or coding.read_label(path))
-    palette, why = detect_palette(raw)
+    palette, why, _ = detect_palette(raw)
     assert found == (palette, why, *coding.settle_coding(raw.labels, palette))
     assert sorted(read) == sorted(raw.labels)

@@ -118,7 +118,7 @@ def test_255_beside_a_class_is_the_ignore_id(tmp_path):
 
 def test_colours_of_palette_images_tell_the_palette(tmp_path):
     raw = labelled(tmp_path, [shuffled(row(0, 1, 3, 4), CAMVID)] * 2)
-    palette, reason = detect_palette(raw)
+    palette, reason, _ = detect_palette(raw)
     assert palette is CAMVID and "4 colours" in reason
 
 
@@ -133,7 +133,7 @@ def test_real_camvid_labels_that_an_optimiser_gave_palettes_are_right_or_refused
     labels = sorted((CAMVID_DATA / "labels/train").iterdir())[:4]
     ids = [np.asarray(Image.open(path)) for path in labels]
     raw = labelled(tmp_path, [optimised(CAMVID.colorize(each)) for each in ids])
-    palette, _ = detect_palette(raw)
+    palette, _, _ = detect_palette(raw)
     assert palette is CAMVID
     paths = [pair.label for pair in raw.pairs]
     with pytest.raises(InputError, match="two ways"):

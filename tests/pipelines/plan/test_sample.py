@@ -27,7 +27,7 @@ def test_shards_are_as_many_as_prepare_writes(tmp_path: Path, shards):
     flags = ["--input", source, "--output", tmp_path / "records", "--copies", "1", "--shards", shards]
     options = cli.read(["prepare", *map(str, flags)])[1]
     study = sample.of_prepare(options, str(tmp_path), 20, 2, [])
-    palette, _ = detect_palette(raw := scan(str(source)), "auto")
+    palette, _, _ = detect_palette(raw := scan(str(source)), "auto")
     written = len(plan_shards(raw, palette, options).shards)
     assert (study.cut, study.writes) == (written, 3 * written)
 

@@ -262,17 +262,17 @@ def load(output: str) -> Progress | None:
     path = _path(output, STATE_FILE)
     if not is_there(output):
         return None
+    data = storage.read(path)
     try:
-        value = storage.read_json(path)
+        value = json.loads(data)
         options, history = dict(value["options"]), tuple(value["history"])
         # Up to version 0.5 there were no checkpoints within an epoch.
         step, rate = int(value.get("step", 0)), value.get("learning_rate")
         older, classes = value.get("older") or _older_defaults(options), tuple(value.get("classes", ()))
         return Progress(_current_form(options), value["data_fingerprint"], history, step, rate, older, classes)
-    except (KeyError, TypeError, ValueError) as error:
-        found = str(error).removeprefix(f"{path} ") if isinstance(error, InputError) else repr(error)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} is damaged, or `deeplab train` did not write it ({found}); choose another --output, or "
+            f"{path} is damaged, or `deeplab train` did not write it ({error!r}); choose another --output, or "
             "--no-resume with --overwrite to train there from scratch"
         ) from None
 

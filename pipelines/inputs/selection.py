@@ -24,7 +24,7 @@ from pipelines.inputs.names import BLANKS, name_of, spellings, split_named
 from pipelines.inputs.rows import Row, Rows, ordered
 from trainer import storage
 from trainer.formats.dataset import Shard, load_dataset
-from trainer.formats.reading import read_records
+from trainer.formats.records import read_records
 from trainer.options import InputError
 
 DEFAULT_SPLIT = "val"

@@ -24,7 +24,7 @@ from pipelines.runner.notes import SUFFIX, InFlight
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Reject
 from trainer.formats.dataset import DATASET_FILE, SHARD_PATTERN, Shard
-from trainer.formats.reading import summed
+from trainer.formats.records import summed
 from trainer.options import InputError
 
 FOLDER = "shards"

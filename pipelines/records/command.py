@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
-from pipelines.records import diff, reading
+from pipelines.records import diff, lookup
 from pipelines.records import repair as repairs
 from pipelines.records.export import export
 from pipelines.records.options import Diff, Export, Ls, Repair, Reshard, Show, Stats, Verify
@@ -64,8 +64,8 @@ def run_ls(options: Ls, dataset: Dataset) -> int:
 def run_show(options: Show, dataset: Dataset) -> int:
     """Prints one record, and saves its files if there is a folder for them."""
     name, is_key = options.key or options.record, bool(options.key)
-    shard, frame, record = reading.find_record(options.records, dataset, name, options.copy, is_key)
-    image, label = reading.decode_pair(record, dataset.palette)
+    shard, frame, record = lookup.find_record(options.records, dataset, name, options.copy, is_key)
+    image, label = lookup.decode_pair(record, dataset.palette)
     kind = f"augmented copy {record.copy}" if record.copy else "the image itself"
     colors = {1: "grey", 3: "RGB"}.get(record.channels, f"{record.channels} channels")
     print(f"key       {printable(record.key)} ({kind})")
@@ -76,8 +76,8 @@ def run_show(options: Show, dataset: Dataset) -> int:
     print(f"label     png, {len(record.label):,} bytes, {np.count_nonzero(pixels)} different ids")
     _print_classes(pixels, dataset.palette, skip_absent=True)
     if options.save:
-        stem = reading.file_stem(record).replace("/", "_")
-        suffix = reading.SUFFIXES.get(record.image_format, ".bin")
+        stem = lookup.file_stem(record).replace("/", "_")
+        suffix = lookup.SUFFIXES.get(record.image_format, ".bin")
         files = {
             f"{stem}{suffix}": record.image,
             f"{stem}-label.png": dataset.palette.encode_mask(label),
@@ -159,7 +159,7 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
     folder = options.records
     leases.acquire(folder, "records repair")
     if repairs.has_begun(folder):
-        with reading.undisturbed(folder):
+        with lookup.undisturbed(folder):
             repairs.finish(folder)
         print("finished a repair that was begun earlier")
     dataset = load_dataset(folder)  # another command may have changed it before the lease was free
@@ -180,7 +180,7 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
             "`deeplab prepare` write these shards again, and --drop leaves out the records"
         )
         return 1
-    with reading.undisturbed(folder):
+    with lookup.undisturbed(folder):
         repairs.begin(folder, repair, before)
         after = repairs.finish(folder)
     with _at_work("verify", after) as (pool, beat):
@@ -199,7 +199,7 @@ def run_reshard(options: Reshard, dataset: Dataset) -> int:
     """Prints the number of shards that the records were written to."""
     check_apart(options.output, options.records)
     leases.acquire(options.output, "records reshard")
-    with _at_work("reshard", dataset) as (pool, beat), reading.undisturbed(options.output):
+    with _at_work("reshard", dataset) as (pool, beat), lookup.undisturbed(options.output):
         new = reshard(options, dataset, pool, beat)
     records = counted(sum(shard.records for shard in new.shards), "record")
     print(f"{records} of {counted(len(dataset.shards), 'shard')} written to {len(new.shards)} in {options.output}")

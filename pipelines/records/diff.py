@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from trainer.accounts import counted
 from trainer.formats.dataset import Dataset, Shard
-from trainer.formats.reading import read_records
+from trainer.formats.records import read_records
 from trainer.options import InputError
 
 PLACES = ("input", "output", "shards", "overwrite", "max_reject_rate")

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 from pipelines.inputs.coding import PALETTE_FILE
 from pipelines.inputs.names import hidden
+from pipelines.records.lookup import SUFFIXES, file_stem
 from pipelines.records.options import Export
-from pipelines.records.reading import SUFFIXES, file_stem
 from pipelines.records.target import Target, check_apart
 from trainer import prefetch, storage
 from trainer.accounts import Accounts, Reject
 from trainer.formats.dataset import Dataset, Shard
 from trainer.formats.examples import Record
-from trainer.formats.reading import read_records
+from trainer.formats.records import read_records
 from trainer.options import InputError
 
 KINDS = ("images", "labels")

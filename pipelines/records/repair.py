@@ -21,7 +21,7 @@ from pipelines.entries.options import RecordOptions
 from pipelines.entries.record import Entry, Unusable, filename, load, make_record
 from pipelines.inputs.pairs import Pair
 from pipelines.inputs.rawset import scan
-from pipelines.records.reading import apart
+from pipelines.records.lookup import apart
 from pipelines.records.verify import check_message, key_of, name_of, verify
 from pipelines.runner.isolation import Failed
 from trainer import storage
@@ -39,7 +39,7 @@ from trainer.formats.dataset import (
 from trainer.formats.examples import encode
 from trainer.formats.frames import CorruptRecord, frame, scan_frames
 from trainer.formats.labels import Palette
-from trainer.formats.reading import summed
+from trainer.formats.records import summed
 from trainer.options import InputError
 from trainer.terminal import printable
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipelines.records.lookup import apart, label_of
 from pipelines.records.options import Reshard
-from pipelines.records.reading import apart, label_of
 from pipelines.runner.isolation import Failed
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts
@@ -32,7 +32,7 @@ from trainer.formats.dataset import (
 from trainer.formats.examples import Record, decode
 from trainer.formats.frames import read_frames
 from trainer.formats.labels import Palette
-from trainer.formats.reading import read_records
+from trainer.formats.records import read_records
 from trainer.formats.runs import pixels_of_ids
 from trainer.options import InputError
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.records.reading import apart
+from pipelines.records.lookup import apart
 from pipelines.runner.isolation import Failed
 from trainer import storage
 from trainer.accounts import Accounts
@@ -20,7 +20,7 @@ from trainer.formats.dataset import DATASET_FILE, Dataset, Shard, Sums, fingerpr
 from trainer.formats.examples import KEY, Record, decode
 from trainer.formats.frames import CorruptRecord, scan_frames
 from trainer.formats.labels import Palette
-from trainer.formats.reading import Summing, read_record
+from trainer.formats.records import Summing, read_record
 from trainer.formats.runs import pixels_of_ids
 
 FORMATS = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png"}

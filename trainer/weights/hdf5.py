@@ -23,7 +23,7 @@ import numpy as np
 from trainer import storage
 from trainer.options import InputError
 from trainer.weights.download import again, unreadable
-from trainer.weights.reading import flaw
+from trainer.weights.probe import flaw
 
 SUFFIXES = (".h5", ".hdf5")
 LAST = "logits/semantic"
@@ -119,11 +119,11 @@ PATIENCE = 60
 
 
 def _try(path: str, local: str) -> None:
-    """Reads the file in a subprocess, see `trainer.weights.reading`. Raises InputError if that is killed.
+    """Reads the file in a subprocess, see `trainer.weights.probe`. Raises InputError if that is killed.
 
     It ignores other errors, which occur again in this process.
     """
-    command = [sys.executable, "-m", "trainer.weights.reading", local, str(PATIENCE)]
+    command = [sys.executable, "-m", "trainer.weights.probe", local, str(PATIENCE)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
     if done.returncode < 0:
@@ -192,7 +192,7 @@ class Hdf5:
         self._datasets[name] = item
 
     def read(self, name: str) -> np.ndarray:
-        """The values of a variable, float32. Raises InputError for damaged ones, and see `trainer.weights.reading`."""
+        """The values of a variable, float32. Raises InputError for damaged ones, and see `trainer.weights.probe`."""
         dataset = self._datasets[name]
         try:
             if reason := flaw(dataset):

@@ -19,7 +19,7 @@ from tests.drawn.records import PALETTE, record, write_records
 from trainer.formats import images
 from trainer.formats.dataset import load_dataset
 from trainer.formats.examples import decode
-from trainer.formats.reading import read_records
+from trainer.formats.records import read_records
 from trainer.options import InputError
 
 TRAIN = "train-00000-of-00002.tfrecord"

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pipelines import cli
-from pipelines.records import reading, verify
+from pipelines.records import lookup, verify
 from tests.drawn.places import ROOT
 from tests.drawn.prepared import describe, flip_bit, prepare_here, read_shard, records, shard_bytes
 from tests.drawn.records import record, write_records
@@ -275,7 +275,7 @@ def test_a_machine_that_starts_no_process_blames_no_record(argv, folder, monkeyp
         flip_bit(folder / TRAIN, 200)
     before = shard_bytes(folder)
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    monkeypatch.setattr(reading, "_idle", deque())
+    monkeypatch.setattr(lookup, "_idle", deque())
     assert cli.main(["records", *argv.format(folder).split()]) == 75
     assert "a subprocess did not start: Permission denied" in capsys.readouterr().err
     assert shard_bytes(folder) == before

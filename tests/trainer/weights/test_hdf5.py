@@ -17,7 +17,7 @@ from tests.drawn.ports import golbstein, random_values, write_port
 from trainer.network.deeplab import deeplab_v3_plus
 from trainer.network.layers import published_name
 from trainer.options import InputError
-from trainer.weights import reading
+from trainer.weights import probe
 from trainer.weights.checkpoints import architecture, load, load_weights_from
 from trainer.weights.hdf5 import Hdf5
 
@@ -171,7 +171,7 @@ def test_an_array_that_claims_more_than_the_file_stores_is_never_read(case, tmp_
     read = []
     with monkeypatch.context() as patch, h5py.File(path) as file:
         patch.setattr(h5py.Dataset, "__getitem__", lambda array, _: read.append(array.name))
-        file.visititems(reading.read)
+        file.visititems(probe.read)
         with pytest.raises(InputError, match=r"port\.h5: /aspp0/aspp0/kernel:0 (claims|is not a plain array)"):
             Hdf5(path).read("aspp0/weights")
     assert not read

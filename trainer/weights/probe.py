@@ -1,6 +1,6 @@
 """Reads an HDF5 file of weights, as a separate program, since HDF5's library hangs or crashes on some damaged files.
 
-    python -m trainer.weights.reading FILE SECONDS
+    python -m trainer.weights.probe FILE SECONDS
 
 It is killed by a signal if it takes more CPU-seconds than that, or if the library crashes. It ignores other faults.
 """

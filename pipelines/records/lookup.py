@@ -18,7 +18,7 @@ from trainer.formats.dataset import Dataset, Shard
 from trainer.formats.examples import Record
 from trainer.formats.frames import Frame
 from trainer.formats.labels import Palette
-from trainer.formats.reading import read_records
+from trainer.formats.records import read_records
 from trainer.options import InputError
 
 T = TypeVar("T")

@@ -296,7 +296,7 @@ def _is_dead(content: bytes) -> bool:
 
 def _owner(target: str, content: bytes) -> str:
     note = storage.json_object(content)
-    if not note:
+    if not note.get("command"):
         return f"{target} is being written by a job whose lease, *{FILE}, does not name it"
     process = str(note.get("process")).partition("-")[0]
     return (

@@ -164,7 +164,8 @@ def load(model: str) -> Tuning | None:
         place = f"{path}: "  # which errors of reading name themselves
         tuning = Tuning.from_json(value)
     except InputError as error:
-        cure = "export the model again" if is_export else "delete the file; `deeplab tune-crf` then makes it again"
+        again = "export the model again" if is_export else "delete it; `deeplab tune-crf` then makes it again"
+        cure = f"update this program if a later version wrote the file, or {again}"
         raise InputError(f"{place}{error}; {cure}") from None
     # For exports, `deeplab export` has checked that the tuning belongs to the weights.
     return replace(tuning, model_digest=exports.model_digest(model)) if is_export else tuning

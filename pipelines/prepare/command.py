@@ -128,6 +128,8 @@ def refuse_strangers(area: Area, plan: Plan, raw: RawSet, options: Options) -> N
     for source in itertools.chain((options.input, options.palette), files) if places else ():
         if path := places.get(storage.real(source)):
             raise InputError(f"{path} is one of the inputs and would be replaced; give another --output")
+    if not options.overwrite:
+        output.refuse_newer(area, strangers)
     if strangers and not options.overwrite:
         others = f" and {counted(len(strangers) - 1, 'file')} more" if len(strangers) > 1 else ""
         raise InputError(

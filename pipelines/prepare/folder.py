@@ -10,12 +10,20 @@ from typing import NamedTuple
 
 from pipelines.prepare import workarea
 from pipelines.prepare.options import Options
-from pipelines.prepare.plan import Plan, ShardPlan, Spec, Todo, finished_shards
+from pipelines.prepare.plan import FORMAT_VERSION, Plan, ShardPlan, Spec, Todo, finished_shards
 from pipelines.prepare.workarea import Area
 from pipelines.runner import progress
 from trainer import prefetch, storage
 from trainer.accounts import REJECTS_FILE, Accounts, Reject, merged
-from trainer.formats.dataset import DATASET_FILE, Dataset, Shard, fingerprint_of, load_dataset, save_dataset
+from trainer.formats.dataset import (
+    DATASET_FILE,
+    Dataset,
+    NewerDataset,
+    Shard,
+    fingerprint_of,
+    load_dataset,
+    save_dataset,
+)
 from trainer.formats.labels import Palette
 from trainer.options import InputError, to_json
 
@@ -56,6 +64,28 @@ def strangers(area: Area, plan: Plan) -> list[str]:
     if not are_rejects.result():
         names.append(REJECTS_FILE)
     return [area.files[name].path for name in sorted(names)]
+
+
+def refuse_newer(area: Area, strangers: Sequence[str]) -> None:
+    """Raises InputError if a later version of this program wrote the records, which this one would replace.
+
+    Args:
+      strangers: see `strangers`.
+    """
+    newest = max((outcome.format for outcome in area.outcomes.values()), default=0)
+    found = f"holds shards of format {newest}, and this version writes format {FORMAT_VERSION}"
+    if DATASET_FILE in area.files and area.files[DATASET_FILE].path in strangers:
+        try:
+            load_dataset(area.folder)
+        except NewerDataset:
+            newest, found = FORMAT_VERSION + 1, f"has a {DATASET_FILE} that this version cannot read"
+        except InputError:
+            pass
+    if newest > FORMAT_VERSION:
+        raise InputError(
+            f"{area.folder} {found}: a later version of this program wrote the records; update this program, give "
+            "another --output, or --overwrite to write all of them as this version does"
+        )
 
 
 def _listed(area: Area) -> frozenset[str] | None:

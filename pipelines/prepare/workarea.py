@@ -200,7 +200,8 @@ def read_sidecar(folder: str, shard: str) -> Outcome | None:
         outcome = Outcome(
             Shard.from_json(content.pop("shard")),
             tuple(Reject(**reject) for reject in content.pop("rejects")),
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()},
+            # A later version may say more of a shard.
+            **{name: tuple(v) if isinstance(v, list) else v for name, v in content.items() if name in Outcome._fields},
         )
     except (InputError, KeyError, TypeError, AttributeError):
         return None

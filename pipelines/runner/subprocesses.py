@@ -17,14 +17,27 @@ from typing import Any, BinaryIO
 
 import cv2
 
+from pipelines import __version__
 from trainer import processes
+from trainer.options import InputError
 from trainer.storage import Unavailable
 
-PROGRAM = (
-    "import sys; handles = map(int, sys.argv[1].split()); sys.path[:] = sys.argv[2:]; "
-    "from pipelines.runner.subprocesses import serve; serve(*handles)"
-)
-"""What the subprocess runs; its arguments are handles, and the path on which this process finds modules."""
+REPLACED = 73
+"""Status of a subprocess that finds this program in another version, or no longer."""
+PROGRAM = f"""
+import sys
+_, handles, version, *sys.path[:] = sys.argv
+try:
+    from pipelines import __version__
+except ModuleNotFoundError:
+    sys.exit({REPLACED})
+if __version__ != version:
+    sys.exit({REPLACED})
+from pipelines.runner.subprocesses import serve
+serve(*map(int, handles.split()))
+"""
+"""What the subprocess runs. Its arguments are handles, the version of this program, since another one may have been
+installed meanwhile and make other bytes, and the path on which this process finds modules."""
 CALL, NOTICE = b"c", b"n"
 """First byte of a message: whether it is answered, after those before it, or acted upon at once."""
 CURE = "give it memory and processes, and run the same command again to resume"
@@ -66,6 +79,7 @@ class Subprocess:
         Raises:
           Died: it crashed the subprocess.
           Unavailable: the subprocess did not start, or was asked to end.
+          InputError: this program was replaced by another version.
         """
         with self._lock:
             if self._process is None:
@@ -114,7 +128,7 @@ class Subprocess:
         self._pipe, theirs = multiprocessing.Pipe()
         alive, self._alive = os.pipe()
         handles = [theirs.fileno(), alive, *([self._file.fileno()] if self._file else [])]
-        program = [sys.executable, "-c", PROGRAM, " ".join(map(str, handles)), *sys.path]
+        program = [sys.executable, "-c", PROGRAM, " ".join(map(str, handles)), __version__, *sys.path]
         # Ctrl-C reaches the subprocess too, and would end it before it has set the signal to be ignored.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
@@ -130,7 +144,13 @@ class Subprocess:
         try:
             fault = self._pipe.recv()
         except (EOFError, ConnectionError):
-            fault = f"it ended with {_ending(self._end())}"
+            status = self._end()
+            if status == REPLACED:
+                raise InputError(
+                    "this program was removed or replaced by another version while the command was at work; run the "
+                    "same command again once it is installed"
+                ) from None
+            fault = f"it ended with {_ending(status)}"
         if fault:
             self._end()
             raise Unavailable(f"a subprocess did not start: {fault}; {CURE}")

@@ -113,7 +113,10 @@ def check_output(options: Options) -> None:
         is_ours[html] = PAGE_TITLE in storage.read(html)
     for file, ours in is_ours.items():
         if not ours:
-            raise InputError(f"{file} was not written by `deeplab tune-crf`; move it away, or give another --output")
+            raise InputError(
+                f"{file} was not written by `deeplab tune-crf` of this or an earlier version; move it away, or give "
+                "another --output"
+            )
 
 
 def sweep(options: Options) -> None:

@@ -153,6 +153,12 @@ def test_a_job_of_another_machine_without_a_sign_of_life_has_lost_its_place(fold
     assert json.loads(storage.read(place(folder)))["command"] == "segment"
 
 
+def test_a_lease_that_names_no_command_is_not_said_to_be_of_none(folder, told):
+    storage.write(place(folder), b'{"version": 9}')
+    leases.acquire(folder, "segment")
+    assert "is being written by a job whose lease" in told[0] and "None" not in told[0]
+
+
 def wait_for(condition) -> None:
     for _ in range(1000):
         if condition():

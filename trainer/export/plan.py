@@ -112,7 +112,12 @@ def tuning(options: Options, digest: str) -> dict[str, Any] | None:
     if not storage.exists(path):
         return None
     tuned = storage.read_json(path)
-    if not isinstance(tuned, dict) or tuned.get("model_digest") != digest:
+    if not isinstance(tuned, dict) or "model_digest" not in tuned:
+        raise InputError(
+            f"{path} is damaged; update this program if a later version wrote it, or delete it; `deeplab tune-crf` "
+            "then makes it again"
+        )
+    if tuned["model_digest"] != digest:
         raise InputError(f"{path} was made with other weights; run `deeplab tune-crf` again, or delete the file")
     return tuned
 

@@ -230,6 +230,10 @@ class Dataset:
         return [storage.join(folder, shard.name) for shard in self.of_split(split)]
 
 
+class NewerDataset(InputError):
+    """A later version of this program wrote the dataset.json."""
+
+
 def save_dataset(folder: str, dataset: Dataset) -> None:
     """Writes `folder`/dataset.json."""
     value = dataclasses.asdict(dataset) | {
@@ -268,7 +272,8 @@ def load_dataset(folder: str) -> Dataset:
         raise InputError(f"{path}: {error}") from None
     if dataset is None:
         known = " and ".join(map(str, READ_VERSIONS))
-        raise InputError(f"{path} has version {version}, this program reads {known}; update the program")
+        kind = NewerDataset if type(version) is int and version > DATASET_VERSION else InputError
+        raise kind(f"{path} has version {version}, this program reads {known}; update the program")
     return dataset
 
 

@@ -90,9 +90,8 @@ def _load(path: str, program: bytes = b"") -> tuple[ModelCard, Any]:
         is_onnx = kind(path) == "onnx"
         text = _onnx_metadata(program or storage.read(path)) if is_onnx else storage.read(storage.join(path, ABOUT))
         value = json.loads(text)
-        if value["version"] != VERSION:
-            raise InputError(f"is of version {value['version']}, this program reads {VERSION}; update the program")
-        return ModelCard.from_json(value["model"]), value.get("crf")  # exports of version 0.6 have none
+        if (version := value["version"]) == VERSION:
+            return ModelCard.from_json(value["model"]), value.get("crf")  # exports of version 0.6 have none
     except FileNotFoundError as error:
         missing = f"{error.filename or ABOUT} is missing"
         raise InputError(
@@ -100,6 +99,7 @@ def _load(path: str, program: bytes = b"") -> tuple[ModelCard, Any]:
         ) from None
     except (ValueError, KeyError, TypeError, RecursionError, message.DecodeError) as error:
         raise InputError(f"{path} is damaged, or `deeplab export` did not write it: {error}") from None
+    raise InputError(f"{path} is of version {version}, this program reads {VERSION}; update the program")
 
 
 def model_digest(path: str, card: ModelCard | None = None) -> str:

@@ -305,6 +305,14 @@ def changes(output: str, stored: Progress, fresh: Progress) -> list[str]:
     """
     # The stored options went through JSON, so tuples became lists.
     options = json.loads(json.dumps(fresh.options))
+    unknown = sorted(stored.options.keys() - options.keys())
+    # No version that stores classes has had an option which this one lacks.
+    if unknown and stored.classes:
+        raise InputError(
+            f"{output} holds a training that a later version of this program began, with "
+            f"{Options.flag(unknown[0])} {_shown(stored.options[unknown[0]])}, which this version does not know; "
+            "update this program, choose another --output, or give --no-resume to train there from scratch"
+        )
     # An option that only one of the two has is from another version of this program.
     names = [name for name in sorted(options.keys() & stored.options.keys()) if name not in NOT_COMPARED]
     different = {

@@ -115,6 +115,7 @@ def test_a_damaged_file_is_refused_with_the_cure(damage, message: str, tmp_path:
     with pytest.raises(InputError, match=message) as refusal:
         load(str(tmp_path))
     assert str(path) in str(refusal.value) and "deeplab tune-crf" in str(refusal.value)
+    assert "update this program if a later version wrote the file" in str(refusal.value)
 
 
 def test_reading_the_file_loads_neither_tensorflow_nor_beam() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -71,6 +72,19 @@ def test_rejects_of_another_command_are_not_replaced(source, tmp_path):
 def test_shards_are_ours_by_dataset_json_where_their_work_area_was_deleted(source, prepared, folder):
     shutil.rmtree(folder / "shards")
     assert prepare_here(source, folder, "--copies", "2", "--shards", "4") == 0
+    assert shard_bytes(folder) == shard_bytes(prepared)
+
+
+@pytest.mark.parametrize("name", [f"shards/{SHARD}.json", "dataset.json"])
+@pytest.mark.parametrize("more", [{}, {"unheard_of": ["a"]}])
+def test_records_of_a_later_version_are_replaced_only_by_overwrite(source, prepared, folder, name, more):
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 7, "version": 7} | more))
+    before = as_it_is(folder)
+    with pytest.raises(InputError, match=r"a later version of this program wrote the records; update this program"):
+        prepare_here(source, folder, "--copies", "2", "--shards", "4")
+    assert as_it_is(folder) == before
+    assert prepare_here(source, folder, "--copies", "2", "--shards", "4", "--overwrite") == 0
     assert shard_bytes(folder) == shard_bytes(prepared)
 
 

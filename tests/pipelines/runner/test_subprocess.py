@@ -20,6 +20,7 @@ import pytest
 from pipelines.runner import subprocesses
 from pipelines.runner.isolation import Failed, Isolated
 from tests.drawn.places import ROOT
+from trainer.options import InputError
 from trainer.storage import Unavailable
 
 
@@ -159,8 +160,8 @@ def test_a_subprocess_ends_in_silence_if_its_parent_ends_before_it_reads_an_answ
     ours, theirs = multiprocessing.Pipe()
     alive, ending = os.pipe()
     handles = [theirs.fileno(), alive]
-    program = [sys.executable, "-c", subprocesses.PROGRAM, " ".join(map(str, handles)), *sys.path]
-    process = subprocess.Popen(program, pass_fds=handles)
+    arguments = [" ".join(map(str, handles)), subprocesses.__version__, *sys.path]
+    process = subprocess.Popen([sys.executable, "-c", subprocesses.PROGRAM, *arguments], pass_fds=handles)
     theirs.close()
     assert ours.poll(60)  # that it has started, which stays unread
     ours.close()
@@ -202,6 +203,20 @@ def test_a_subprocess_that_cannot_start_ends_the_command(monkeypatch):
         pytest.raises(Unavailable, match="did not start: it ended with status 3; give it memory"),
     ):
         isolated(os.getpid)
+
+
+@pytest.mark.parametrize("instead", ['__version__ = "99.0"', "import pipelines.gone"], ids=["upgraded", "removed"])
+def test_a_subprocess_of_another_version_works_on_nothing(instead, tmp_path, monkeypatch, capfd):
+    """An upgrade while a command runs: the code of its subprocesses would be another than its own."""
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines/__init__.py").write_text(instead)
+    monkeypatch.syspath_prepend(tmp_path)
+    with (
+        Isolated() as isolated,
+        pytest.raises(InputError, match=r"replaced by another version .*; run the same command"),
+    ):
+        isolated(os.getpid)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_notice_is_acted_upon_during_a_call_and_its_errors_are_dropped(tmp_path):

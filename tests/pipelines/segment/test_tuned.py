@@ -121,7 +121,7 @@ def test_a_damaged_tuning_is_refused_with_the_cure(untuned: Path) -> None:
     with pytest.raises(InputError) as error:
         in_force(untuned, crf="auto")
     assert str(error.value).count(str(path)) == 1
-    assert str(error.value).endswith("; delete the file; `deeplab tune-crf` then makes it again")
+    assert str(error.value).endswith("or delete it; `deeplab tune-crf` then makes it again")
 
 
 @pytest.mark.parametrize("value", ["on", "auto"])

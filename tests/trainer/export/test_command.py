@@ -146,6 +146,7 @@ FAULTS = {
     "no image": ([*SAVED, "m", "--images", "foreign/notes"], "no image of it can be read, such as foreign/notes"),
     "model": ([*SAVED, "m", "--model", "none"], "is not a model folder"),
     "tuning": ([*SAVED, "m", "--model", "tuned"], "was made with other weights"),
+    "later tuning": ([*SAVED, "m", "--model", "later"], "crf.json is damaged; update this program if a later version"),
     "below a file": ([*SAVED, "file/m"], "cannot be written to"),
     "file": ([*SAVED, "file"], "is not a folder"),
     "taken": ([*ONNX, "taken.onnx"], "--overwrite to replace it"),
@@ -169,6 +170,8 @@ def faulty(model, records, tmp_path_factory):
     (place / "foreign").mkdir()
     shutil.copytree(model, place / "tuned")
     (place / "tuned/crf.json").write_text('{"model_digest": "other"}')
+    shutil.copytree(model, place / "later")
+    (place / "later/crf.json").write_text('{"format": 9}')
     (place / "folder.onnx").mkdir()
     for name in ("file", "taken.onnx", "foreign/notes", "new.onnx.check.json"):
         (place / name).write_text("mine")

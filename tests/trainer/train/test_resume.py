@@ -77,11 +77,18 @@ def test_a_training_that_an_older_version_began_is_resumed(finished, records):
     """It did not know every option, and knew others; what both know decides."""
     path = Path(finished, "checkpoints", "state.json")
     state = json.loads(path.read_text())
-    del state["options"]["freeze_bn"]
+    del state["options"]["freeze_bn"], state["classes"]
     state["options"]["of_old"] = 1
     path.write_text(json.dumps(state))
     assert cli.main(train_flags(records, finished, *CONSTANT, "--epochs", "3")) == 0
     assert [row["epoch"] for row in history(finished)] == ["1", "2", "3"]
+
+
+def test_a_training_that_a_later_version_began_is_not_resumed_without_its_new_options():
+    options = {"epochs": 2, "schedule": "plateau", "crop": 64}
+    stored = Progress(options | {"focal_loss": 2.0}, "fingerprint", classes=("sky",))
+    with pytest.raises(InputError, match=r"a later version .* --focal-loss 2\.0, which .*; update this program, "):
+        resume.changes("out", stored, Progress(options, "fingerprint", classes=("sky",)))
 
 
 OLD = {"epochs": 30, "head": "subpixel", "backbone": "mobilenet_v2", "decoder": None, "schedule": "poly", "crop": 64}

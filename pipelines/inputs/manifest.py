@@ -22,24 +22,32 @@ from pipelines.inputs.rows import Row as Facts
 from pipelines.inputs.rows import Rows, ordered
 from trainer import storage
 from trainer.accounts import Reject
+from trainer.options import InputError
 from trainer.storage import File
+from trainer.terminal import some
 
 MANIFESTS = ("manifest.csv", "manifest.jsonl")
 """Names of a manifest in a folder."""
 SUFFIXES = (".csv", ".jsonl")
+Others = dict[str, set[str] | None]
+"""Column that is not read -> the splits that it names; None if it holds anything else."""
 
 
 def read_manifest(path: str) -> Candidates:
-    """Reads a manifest and looks up the files it lists. Raises InputError if it is not a manifest at all.
+    """Reads a manifest and looks up the files it lists.
+
+    Raises InputError if it is not a manifest at all, or gives its splits in a column of another name.
 
     Unusable rows (missing files, images listed twice, no label) become rejects. The others are sorted on disk, since
     there may be more of them than fit in memory.
     """
-    folder, rejects = posixpath.dirname(path), []
-    listed = Rows(_once(path, ordered(_listed(path, folder, rejects)), rejects))
+    folder, rejects, others = posixpath.dirname(path), [], {}
+    listed = Rows(_once(path, ordered(_listed(path, folder, rejects, others)), rejects))
+    if not any(split for *_, split in listed):
+        _check_no_splits(path, others)
     pairs = Rows(_paired(path, folder, listed, rejects))
     return Candidates(
-        posixpath.basename(path),
+        posixpath.basename(path) + (f" (columns not read: {some(sorted(others), 4)})" if others else ""),
         Keyed((key, *image) for key, _, image, _ in pairs),
         Keyed((key, *label) for key, _, _, label in pairs),
         Splits(row[:2] for row in pairs).of,
@@ -47,9 +55,10 @@ def read_manifest(path: str) -> Candidates:
     )
 
 
-def _listed(path: str, folder: str, rejects: list[Reject]) -> Iterator[Facts]:
-    """Yields rows (image, line, label, split) of the usable entries, with whole paths."""
+def _listed(path: str, folder: str, rejects: list[Reject], others: Others) -> Iterator[Facts]:
+    """Yields rows (image, line, label, split) of the usable entries, with whole paths; notes the `others` columns."""
     for row in read_rows(path, PATHS):
+        _note(others, row)
         image, label, split = (str(row.values.get(name) or "").strip(BLANKS) for name in (*PATHS, "split"))
         image_path = entry_path(folder, image) if image else ""
         fault = _fault(row, image, label, split)
@@ -59,6 +68,27 @@ def _listed(path: str, folder: str, rejects: list[Reject]) -> Iterator[Facts]:
             rejects.append(reject(image, image_path or path, f"{path} line {row.line}: {fault}"))
         else:
             yield image_path, row.line, entry_path(folder, label), split_named(split) or split
+
+
+def _note(others: Others, row: Row) -> None:
+    """Adds the columns of a row that are not read, and the splits that they name."""
+    for name in row.values.keys() - {*PATHS, "split"}:
+        value = str(row.values[name] or "").strip(BLANKS)
+        splits = others.setdefault(name, set())
+        if value and splits is not None:
+            split = split_named(value)
+            others[name] = splits | {split} if split else None
+
+
+def _check_no_splits(path: str, others: Others) -> None:
+    """Raises InputError if a column names splits, in a manifest without splits; the hash would give it new ones."""
+    for name, splits in sorted(others.items()):
+        if splits:
+            values = " and ".join(sorted(splits))
+            raise InputError(
+                f"{path}: its column {name!r}, which is not read, holds {values}, and no row has a split; name that "
+                "column split, or remove it to have new splits made by the hash of the names"
+            )
 
 
 def _once(path: str, rows: Iterable[Facts], rejects: list[Reject]) -> Iterator[Facts]:

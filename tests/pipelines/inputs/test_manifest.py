@@ -122,3 +122,23 @@ def test_a_folder_that_may_not_be_read_beside_the_files_is_no_hindrance(tmp_path
     monkeypatch.setattr("trainer.storage.files", refuse)
     raw = scan(str(tmp_path / "m.csv"))
     assert list(splits_of(raw)) == ["set/a"] and "gone.jpg not found" in raw.rejects[0].reason
+
+
+@pytest.mark.parametrize("name", ["set", "subset", "Phase", "Splits"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_splits_in_a_column_of_another_name_are_refused(tmp_path, name, kind):
+    touch(tmp_path, "a.jpg", "a.png", "b.jpg", "b.png")
+    splits = {"a": "Train", "b": "validation"}
+    rows = [{"image": f"{key}.jpg", "label": f"{key}.png", name: split} for key, split in splits.items()]
+    csv = [f"image,label,{name}", *(",".join(row.values()) for row in rows)]
+    lines = csv if kind == "csv" else map(json.dumps, rows)
+    (tmp_path / f"m.{kind}").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=f"column '{name}', which is not read, holds train and val.*name that column"):
+        scan(str(tmp_path / f"m.{kind}"))
+
+
+def test_columns_that_are_not_read_are_named(tmp_path):
+    touch(tmp_path, "a.jpg", "a.png", "b.jpg", "b.png")
+    (tmp_path / "m.csv").write_text("image,label,fold,split,set\na.jpg,a.png,0,train,train\nb.jpg,b.png,1,val,train\n")
+    raw = scan(str(tmp_path / "m.csv"))
+    assert raw.summary.startswith("manifest: m.csv (columns not read: fold, set), 1 train + 1 val images")

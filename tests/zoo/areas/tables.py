@@ -36,6 +36,10 @@ REFUSED_MANIFESTS = {
         f"image,label,split\n{ROW},{'x' * 300}\n".encode(),
         ("the name of a split is 300 bytes long, 'xxx", "the limit is 100"),
     ),
+    "a manifest with its splits in a column `phase`": (
+        HEAD.replace("split", "phase").encode(),
+        ("its column 'phase', which is not read, holds train and val", "name that column split"),
+    ),
     "a manifest of which no file exists": (b"image,label\nno.png,none.png\n", ("no.png not found",)),
 }
 READ_MANIFESTS = {

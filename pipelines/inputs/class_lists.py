@@ -3,7 +3,7 @@
     labelmap.txt                          CVAT, Datumaro    name:red,green,blue:parts:actions
     class_dict.csv, label_class_dict.csv  several           name,r,g,b
     label_colors.txt                      CamVid            red green blue name
-    class_names.txt                       LabelMe           a name per line, the first is id 0
+    class_names.txt, classes.txt          LabelMe, YOLO     a name per line, the first is id 0
     codes.txt                             fastai            the same
     _classes.csv                          Roboflow          Pixel Value, Class
     objectInfo150.txt                     ADE20K            Idx, ..., Name; 0 is no class
@@ -358,7 +358,7 @@ _FORMS = {
     "labelmap.txt": _labelmap,
     **dict.fromkeys(("class_dict.csv", "label_class_dict.csv"), _table_of_colors),
     "label_colors.txt": _color_first,
-    **dict.fromkeys(("class_names.txt", "codes.txt"), _names),
+    **dict.fromkeys(("class_names.txt", "classes.txt", "codes.txt"), _names),
     "_classes.csv": _roboflow,
     "objectInfo150.txt": _ade20k,
     "class_list.json": _hex_colors,

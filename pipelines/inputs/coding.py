@@ -16,7 +16,7 @@ from pipelines.runner.cores import cores
 from pipelines.runner.isolation import Failed, attempt
 from trainer import prefetch, storage
 from trainer.formats import codings, images, label_images
-from trainer.formats.labels import JSON_FORM, Color, Palette, pack, ranges, unpack
+from trainer.formats.labels import JSON_FORM, Color, Palette, color_meanings, pack, ranges, unpack
 from trainer.formats.palettes import BUILT_IN, CAMVID, READ_BY_COLOR, READ_BY_COLORMAP, VOC, resolve
 from trainer.formats.runs import pixels_of_ids
 from trainer.options import InputError
@@ -144,13 +144,40 @@ def _palette(rawset: RawSet, palette: str, labels: Labels, has_own: Callable[[],
         return listed
     if usual := rawset.palette_hint:
         note = class_lists.passed_over(rawset.class_lists, usual)
-        return Detected(usual, f"palette {usual.name}, as is usual for {rawset.layout} sets{note}")
+        reason = f"palette {usual.name}, as is usual for {rawset.layout} sets{note}"
+        return Detected(usual, _with_doubt(reason, rawset, usual, labels()))
     sample = _sample(labels())
     built_in = _palette_of(sample, rawset.layout)
     if built_in is None:
         raise NoPalette(rawset.root, sample.describe())
     note = class_lists.passed_over(rawset.class_lists, built_in)
     return Detected(built_in, f"palette {built_in.name}: {sample.describe()}{note}")
+
+
+def _with_doubt(reason: str, rawset: RawSet, usual: Palette, labels: Iterable[tuple[str, label_images.Label]]) -> str:
+    """The reason for a layout's usual palette; a warning if the labels rather number a few classes of their own.
+
+    Those of Pascal VOC outline every object with 255, and hold classes from all over its list.
+    """
+    used = {int(number) for _, label in labels for number in _classes_of(label, usual)}
+    few = len(used)
+    if usual != VOC or used != {*range(few)} or not 1 < few < usual.num_classes:
+        return reason
+    return (
+        f"warning: {reason}, but the sampled labels hold only its first {few} classes ({some(usual.names[:few], 4)}), "
+        f"and nothing that is ignored, as if they numbered {few} other classes. If they do, put their names into "
+        f"{storage.join(rawset.root, PALETTE_FILE)}, or one a line into class_names.txt there"
+    )
+
+
+def _classes_of(label: label_images.Label, palette: Palette) -> Iterable[int]:
+    """The classes in a label, by its colours; by its numbers if it has no colours, or a map of unknown ones."""
+    meanings = color_meanings(palette)
+    if label.codes.ndim == 3:
+        return [meanings.get(color, -1) for color in colors_of(label)]
+    colors = () if label.colormap is None else codings.seen_colors(label)
+    is_known = bool(colors) and meanings.keys() >= {*colors}
+    return [meanings[color] for color in colors] if is_known else label.used.tolist()
 
 
 def _listed(rawset: RawSet, labels: Labels) -> Detected | None:
@@ -242,6 +269,13 @@ def _doubt(numbers: set[int], meanings: set[tuple[int, Color | None]], palette: 
       numbers: ids in labels without a colour map.
       meanings: (index, colour) in labels with one; None is a transparent colour.
     """
+    last = palette.num_classes
+    if numbers - {255} == {*range(last + 1)} and not palette.source_ids and last not in (1, palette.ignore_id):
+        return (
+            f"warning: the sampled labels hold all ids from 0 to {last}, and palette {palette.name} has {last} "
+            f"classes: either 0 is meant to be ignored, and they count from 1, or {last} is. `deeplab doctor` has a "
+            "palette for either"
+        )
     if numbers and one_based({number: Use(1, 1, 1, 1) for number in numbers}, palette):
         return (
             f"warning: the sampled labels hold ids {ranges(sorted(numbers))} and none of class 0: they may count the "
@@ -351,7 +385,7 @@ def _palette_of(sample: Sample, layout: str) -> Palette | None:
             return fits[0]
     if sample.colors:
         return None
-    # Ids alone prove little; CamVid's folders, its range and most of its classes together are enough.
-    if layout == "camvid" and len(sample.ids) >= 6 and max(sample.ids) <= CAMVID.ignore_id:
+    # Ids alone prove little; CamVid's folders, most of its classes and its 11, which is ignored, together are enough.
+    if layout == "camvid" and len(sample.ids) >= 6 and max(sample.ids) == CAMVID.ignore_id:
         return CAMVID
     return None

@@ -26,6 +26,7 @@ FORMS = {
     "label_class_dict.csv": "name,r,g,b\nbackground,0,0,0\nroad,128,0,0\nsea,0,128,0\n",
     "label_colors.txt": "0 0 0\t\tbackground\n128 0 0\t\troad\n0 128 0\t\tsea\n",
     "class_names.txt": "_background_\nroad\nsea\n",
+    "classes.txt": "background\r\nroad\r\nsea\r\n",
     "codes.txt": "background\nroad\nsea",
     "_classes.csv": "Pixel Value, Class\n0, background\n1, road\n2, sea\n",
     "class_list.json": '{"#000000": "background", "#800000": "road", "#008000": "sea"}',
@@ -59,7 +60,9 @@ def test_every_form_gives_the_names_in_the_order_of_their_numbers(tmp_path, name
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "one\n", "\xff", '{"labels": [1, 2]}', "a,b\n1,2\n"])
-@pytest.mark.parametrize("name", [*sorted(FORMS.keys() - {"class_names.txt", "codes.txt"}), "objectInfo150.txt"])
+@pytest.mark.parametrize(
+    "name", [*sorted(FORMS.keys() - {"class_names.txt", "classes.txt", "codes.txt"}), "objectInfo150.txt"]
+)
 def test_a_file_that_only_has_the_name_of_a_list_is_none(tmp_path, name, text):
     assert palette_of(tmp_path, name, text) is None
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines.inputs import coding
-from pipelines.inputs.coding import detect_palette
+from pipelines.inputs.coding import NoPalette, detect_palette
 from pipelines.inputs.rawset import RawSet, scan
 from tests.drawn.places import DATA
 from tests.drawn.rawset import touch
@@ -19,6 +19,8 @@ from trainer.formats.palettes import CAMVID, CITYSCAPES, CITYSCAPES_TRAINIDS, VO
 from trainer.options import InputError
 
 CAMVID_DATA = DATA / "camvid"
+VOC_FOLDERS = ("JPEGImages", "SegmentationClass")
+USUAL = "palette voc, as is usual for voc sets"
 
 
 def write_label(path: Path, label: np.ndarray, colormap: np.ndarray | None = None) -> None:
@@ -47,7 +49,7 @@ def test_palette_file_in_the_root_wins(tmp_path):
 
 def test_layout_implies_the_palette(tmp_path):
     touch(tmp_path, "JPEGImages/a.jpg", "SegmentationClass/a.png")
-    assert detect_palette(scan(str(tmp_path))) == (VOC, "palette voc, as is usual for voc sets", False)
+    assert detect_palette(scan(str(tmp_path))) == (VOC, USUAL, False)
 
 
 def test_camvid_ids_are_recognised_and_unreadable_labels_passed_over(tmp_path):
@@ -57,6 +59,34 @@ def test_camvid_ids_are_recognised_and_unreadable_labels_passed_over(tmp_path):
     palette, reason, _ = detect_palette(scan(str(tmp_path)))
     assert palette is CAMVID
     assert reason == "palette camvid: 2 sampled labels hold ids 0-3, 5, 11"
+
+
+def test_ids_of_a_few_classes_in_folders_of_splits_are_not_those_of_camvid(tmp_path):
+    with pytest.raises(NoPalette):
+        detect_palette(labelled(tmp_path, [[*range(8)]], folders=("images/train", "labels/train")))
+
+
+@pytest.mark.parametrize(
+    ("label", "colormap"),
+    [
+        ([[0, 1, 2]], None),
+        ([[0, 1, 2]], VOC.colormap()),
+        ([[0, 1, 2]], np.uint8([[0, 0, 0], [9, 9, 9], [7, 8, 9]])),
+        (VOC.colorize(np.uint8([[0, 1, 2]])), None),
+    ],
+)
+def test_labels_in_vocs_folders_that_seem_to_hold_other_classes_are_doubted(tmp_path, label, colormap):
+    palette, reason, _ = detect_palette(labelled(tmp_path, label, folders=VOC_FOLDERS, colormap=colormap))
+    assert palette is VOC and reason.startswith("warning: palette voc, as is usual for voc sets, but the sampled")
+    assert "only its first 3 classes (background, aeroplane, bicycle)" in reason and "palette.json" in reason
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2, 255], [0, 15], [1, 2], [0], [*range(21)]])
+def test_labels_of_voc_are_not_doubted(tmp_path, ids):
+    assert detect_palette(labelled(tmp_path, [ids], folders=VOC_FOLDERS))[1] == USUAL
+    optimised = VOC.colormap()[ids]  # as PNG optimisers renumber it
+    raw = labelled(tmp_path, [[*range(len(ids))]], folders=VOC_FOLDERS, colormap=optimised)
+    assert detect_palette(raw)[1] == USUAL
 
 
 @pytest.mark.parametrize("palette", [VOC, CAMVID, CITYSCAPES], ids=lambda palette: palette.name)

@@ -141,3 +141,9 @@ def test_real_camvid_labels_that_an_optimiser_gave_palettes_are_right_or_refused
     coding, _ = settle_coding(paths, palette, "colors")
     for path, expected in zip(sorted(paths), [ids[int(Path(path).stem)] for path in sorted(paths)], strict=True):
         np.testing.assert_array_equal(decode_ids(Path(path).read_bytes(), palette, coding=coding), expected)
+
+
+def test_ids_from_0_to_the_number_of_classes_are_doubted(tmp_path):
+    palette = Palette("plain", ("a", "b", "c"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
+    _, doubt = settle_coding(written(tmp_path, saved(row(0, 1, 2, 3, 255))), palette)
+    assert "hold all ids from 0 to 3, and palette plain has 3 classes: either 0" in doubt

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pipelines.doctor.corrections import of_masks, with_coding, with_known_colors, with_known_ids
-from pipelines.doctor.proposals import are_codes, are_masks, is_grey, is_mixed, propose, two_classes
-from pipelines.doctor.reading import OWN, LabelValues, Reading, Sample
+from pipelines.doctor.proposals import are_codes, are_masks, is_grey, is_mixed, propose, two_classes, without_zero
+from pipelines.doctor.reading import COUNTED, OWN, LabelValues, Reading, Sample
 from pipelines.doctor.verdict import REJECT, SHOWN, WRONG, Example, Finding
 from pipelines.inputs.coding import NoPalette, Read, Unlisted, detect_palette, sampled
 from pipelines.inputs.evidence import Use, gather, one_based
@@ -94,6 +94,10 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
         named = "black as background and white as foreground"
         named += ", and the greys between, where the labels were smoothed, are ignored" if palette.aliases else ""
     cure = f"--palette {OWN}, which is made of the sampled labels: {palette.num_classes} classes, {named}"
+    if counted := without_zero(palette):
+        cure += (
+            f". If 0 means that a pixel is of no class, as in ADE20K, take {COUNTED} in its place, which ignores it"
+        )
     reason = f"palette of {palette.num_classes} classes, made of what the sampled labels hold"
     if (0, 255) in palette.source_ids:
         reason += ", in which 0 is ignored, since it occurs only along outlines"
@@ -104,7 +108,7 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
     findings = (_unknown_palette(seen, cure, sample),)
     if is_mixed(palette, evidence):
         findings += (_mixed(sample),)
-    return Reading(palette, flag=OWN, reasons=(reason,), findings=findings)
+    return Reading(palette, flag=OWN, reasons=(reason,), findings=findings, counted=counted)
 
 
 def _known_share(values: dict[Color, Use], palette: Palette) -> float:

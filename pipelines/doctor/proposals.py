@@ -83,6 +83,20 @@ def _propose_ids(uses: dict[int, Use]) -> Palette | None:
     )
 
 
+def without_zero(palette: Palette) -> Palette | None:
+    """The palette of ids `propose` made, with 0 ignored in place of a class; None if too few classes are left.
+
+    A publisher's 0 may be no class but all that is none, as in ADE20K.
+    """
+    sources = dict(palette.source_ids) or {index: index for index in range(palette.num_classes)}
+    if palette.name != PROPOSED or palette.names[0] != "class 0" or palette.num_classes < 3:
+        return None
+    shifted = {value: index - 1 if index < palette.num_classes else index for value, index in sources.items()}
+    return replace(
+        palette, names=palette.names[1:], colors=palette.colors[1:], source_ids=(*{**shifted, 0: 255}.items(),)
+    )
+
+
 def propose_colors(uses: dict[Color, Use]) -> Palette | None:
     total = sum(use.pixels for use in uses.values())
     solid = {color: use for color, use in uses.items() if use.solid and use.pixels >= MIN_SHARE * total}

@@ -12,7 +12,8 @@ from pipelines.doctor import command
 from tests.drawn.encoded import palette_png, saved
 from tests.drawn.ill import draw_set, examine, prepare_as_proposed
 from tests.drawn.records import PALETTE
-from trainer.formats.labels import Palette
+from trainer.formats.labels import Palette, id_table
+from trainer.formats.palettes import resolve
 
 
 def stripes(label: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -206,3 +207,18 @@ def test_a_blend_of_two_colours_that_happens_to_cover_areas_is_no_class(tmp_path
     found = examine(tmp_path / "set", tmp_path / "out")
     classes = sorted(one["color"] for one in found.report["palette"]["classes"])
     assert classes == sorted(color.tolist() for color in np.uint8(colors))
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2, 3], [0, 2, 5, 9], [0, 1, 2, 255]])
+def test_a_palette_of_ids_from_0_comes_with_one_that_ignores_0(tmp_path, ids):
+    """MMSegmentation's `reduce_zero_label`, as for ADE20K."""
+    splits = {"train": 4, "val": 2}
+    truth = draw_set(tmp_path / "set", lambda label, key: saved(stripes(label, np.uint8(ids))), splits, palette=None)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert "take palette-from-1.json in its place, which ignores it" in found.finding("palette")["cure"]
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert set(np.unique(made["train/a0"])) == {0, 1, 2, 255 if 255 in ids else 3}
+    counted = resolve(str(tmp_path / "out/palette-from-1.json"))
+    assert counted.names == tuple(f"class {value}" for value in ids if 0 < value < 255) and len(truth) == 6
+    read = id_table(counted)[stripes(np.zeros((64, 1), np.uint8), np.uint8(ids))]
+    assert [int(value) for value in read[::16, 0]] == [255, 0, 1, 2 if 255 not in ids else 255]

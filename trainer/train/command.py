@@ -38,6 +38,7 @@ from trainer.train.resume import Checkpoints, Progress
 from trainer.train.steps import LossError, Pace, Steps
 from trainer.train.streams import (
     TrainingStream,
+    check_unchanged,
     largest_image,
     readable_records,
     validation_records,
@@ -216,7 +217,8 @@ def train(
         network = models.for_validation(model, options, dataset.palette)
         validated = validator(options, dataset, network, validation)
         logs, pace = Logs(options.output, replaces=progress.is_new and resume.is_there(options.output)), Pace()
-        checkpoints = Checkpoints(options.output, model, progress, options.checkpoint_minutes)
+        is_same = functools.partial(check_unchanged, options.records, dataset)
+        checkpoints = Checkpoints(options.output, model, progress, options.checkpoint_minutes, is_same)
         while not is_finished(options, progress):
             title = f"epoch {progress.epochs + 1}/{options.epochs}"
             steps = Steps(model, progress, title, total, checkpoints, interrupts, stream.waited.numpy)
@@ -282,6 +284,7 @@ def keep_epoch(
     log: Callable[[dict[str, Any]], None],
 ) -> None:
     """Writes the output of the last epoch, which has these scores."""
+    checkpoints.check()
     # Not before this, so that an earlier error leaves the previous training in place.
     checkpoints.begin(progress)
     if progress.best_epoch == progress.epochs:

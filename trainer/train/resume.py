@@ -12,7 +12,7 @@ import json
 import re
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -153,13 +153,21 @@ class Checkpoints:
       last: the progress from which the training would resume; before the first checkpoint, that of a new training.
     """
 
-    def __init__(self, output: str, model: keras.Model, progress: Progress, minutes: float = 0) -> None:
+    def __init__(
+        self,
+        output: str,
+        model: keras.Model,
+        progress: Progress,
+        minutes: float = 0,
+        check: Callable[[], object] = lambda: None,
+    ) -> None:
         """
         Args:
           progress: the progress from which the training resumes, or that of a new training.
           minutes: the time between two checkpoints within an epoch; 0 for no such checkpoints.
+          check: called before anything of a step is kept; raises if that would be wrong.
         """
-        self.output, self.model, self.minutes = output, model, minutes
+        self.output, self.model, self.minutes, self.check = output, model, minutes, check
         self.last = progress
         self._is_new = progress.is_new
         self._written = time.monotonic()
@@ -174,6 +182,7 @@ class Checkpoints:
             self._is_new = False
 
     def write(self, progress: Progress) -> None:
+        self.check()
         self.begin(progress)
         save(self.output, self.model, progress)
         self.last = progress

@@ -75,6 +75,11 @@ def readable_records(folder: str, palette: Palette, suspects: Callable[[], Suspe
             raise InputError(
                 f"{folder}: {fault}; `deeplab records verify {folder}` reports all such records"
             ) from None
+    except tf.errors.NotFoundError as error:
+        raise InputError(
+            f"a shard in {folder} is gone ({error.message.splitlines()[0]}); put it back, or run the same `deeplab "
+            "prepare` again, and then this command to resume"
+        ) from None
     except (tf.errors.DataLossError, CorruptRecord) as error:
         reason = error.message if isinstance(error, tf.errors.DataLossError) else str(error)
         raise InputError(
@@ -115,6 +120,23 @@ def _readable(path: str) -> str:
     return storage.localize(path) if os.environ.get("STORAGE_EMULATOR_HOST") else path
 
 
+def check_unchanged(folder: str, dataset: Dataset) -> None:
+    """Raises InputError if the dataset.json in `folder` is not `dataset`: who changes shards removes it first."""
+    try:
+        now = load_dataset(folder)
+    except InputError:
+        now = None
+    if now is None or (now.fingerprint, now.shards, now.palette) != (
+        dataset.fingerprint,
+        dataset.shards,
+        dataset.palette,
+    ):
+        raise InputError(
+            f"the records in {folder} were changed by another command since this one began: it read another "
+            f"{DATASET_FILE} then; run the same command again once that has ended"
+        )
+
+
 def _shard_paths(folder: str, dataset: Dataset, split: str) -> list[str]:
     if not dataset.count(split):
         raise InputError(
@@ -125,11 +147,8 @@ def _shard_paths(folder: str, dataset: Dataset, split: str) -> list[str]:
     # tf.data would fail at a missing shard in the middle of an epoch, and not notice one truncated between records.
     sizes = {file.relative: file.size for file in storage.files(folder)}
     shards = dataset.of_split(split)
-    if any(sizes.get(shard.name) != shard.bytes for shard in shards) and load_dataset(folder).shards != dataset.shards:
-        raise InputError(
-            f"the records in {folder} were changed by another command since this one began: it read another "
-            f"{DATASET_FILE} then; run the same command again once that has ended"
-        )
+    if any(sizes.get(shard.name) != shard.bytes for shard in shards):
+        check_unchanged(folder, dataset)
     for shard in shards:
         if shard.name not in sizes:
             raise InputError(f"{shard.name} in {folder} is missing; run `deeplab prepare` again")

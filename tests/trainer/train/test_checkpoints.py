@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
 from pipelines import cli
 from tests.drawn.places import ROOT
-from tests.drawn.training import assert_same_checkpoint, colour_network, history, train_flags
+from tests.drawn.training import assert_same_checkpoint, colour_network, draw_records, history, train_flags
+from trainer.formats.dataset import load_dataset, save_dataset
 from trainer.train import command, model, resume
 from trainer.train.resume import Checkpoints
 
@@ -192,3 +195,38 @@ def test_a_training_killed_six_times_at_random_gives_the_same_result(records, tm
         assert row | {"seconds_per_step": 0} == expected | {"seconds_per_step": 0}
     name = f"checkpoints/epoch-{epochs:04d}.npz"
     assert_same_checkpoint(output / name, whole / name)
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+@pytest.mark.parametrize("moment", ["within an epoch", "at its end"])
+def test_nothing_is_kept_of_steps_on_records_that_another_command_has_changed(
+    change, moment, whole, tmp_path, tiny_network, monkeypatch, capsys
+):
+    records, output = tmp_path / "records", tmp_path / "model"
+    draw_records(records)
+    seen = []
+
+    def due(_):
+        seen.append(len(seen))
+        if len(seen) == 5:  # in the second epoch
+            (records / "dataset.json").unlink()
+            if change == "replaced":
+                save_dataset(str(records), replace(dataset, fingerprint="another"))
+        return len(seen) == 5 and moment == "within an epoch"
+
+    dataset = load_dataset(str(records))
+    monkeypatch.setattr(Checkpoints, "due", due)
+    assert cli.main(train_flags(records, output, *SHORT)) == 2
+    assert f"the records in {records} were changed by another command" in capsys.readouterr().err
+    assert state(output) == (1, 0, "epoch-0001.npz")
+    save_dataset(str(records), dataset)
+    assert cli.main(train_flags(records, output, *SHORT)) == 0
+    assert_same_checkpoint(output / "checkpoints/epoch-0002.npz", whole / "checkpoints/epoch-0002.npz")
+
+
+def test_a_shard_that_is_gone_by_the_validation_is_named_with_the_cure(tmp_path, tiny_network, monkeypatch, capsys):
+    records = tmp_path / "records"
+    draw_records(records)
+    monkeypatch.setattr(Checkpoints, "due", lambda _: [path.unlink() for path in records.glob("val-*")] and False)
+    assert cli.main(train_flags(records, tmp_path / "model", *SHORT)) == 2
+    assert re.search(r"a shard in .* is gone \(.*val-00000.*; put it back, or run", capsys.readouterr().err)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 from types import ModuleType
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines import cli
 from tests.drawn.places import ROOT
@@ -57,6 +60,22 @@ def test_commands_for_well_known_sets_are_understood():
     for command in commands:
         argv = shlex.split(command)
         assert cli.read([*argv, "--output", "out"] if argv[0] == "prepare" else argv)[0] == argv[0]
+
+
+def test_brush_masks_of_label_studio_become_labels_by_the_script_for_them(tmp_path, monkeypatch):
+    (tmp_path / "brush").mkdir()
+    masks = ((7, "tag-road", [255, 255, 0, 0]), (7, "tag-air-port", [0, 255, 0, 9]), (8, "t-road", [0] * 4))
+    for task, name, row in masks:
+        Image.fromarray(np.uint8([row])).save(tmp_path / f"brush/task-{task}-annotation-9-by-a@b.c-{name}-0.png")
+    tasks = [{"id": 7, "data": {"image": "/data/upload/1/0ab34f6e-a.jpg"}}, {"id": 8, "data": {"image": "?d=x/b.jpg"}}]
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    monkeypatch.chdir(tmp_path)
+    scripts = re.findall(r"```python\n(.*?)```", PAGES["docs/sets.md"], re.DOTALL)
+    (script,) = (text for text in scripts if "brush" in text)
+    exec(script, {})
+    assert (tmp_path / "classes.txt").read_text().split() == ["background", "air-port", "road"]
+    read = {path.name: np.asarray(Image.open(path)).tolist() for path in (tmp_path / "labels").iterdir()}
+    assert read == {"a.png": [[2, 2, 0, 0]], "b.png": [[0] * 4]}
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

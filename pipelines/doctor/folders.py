@@ -36,6 +36,8 @@ IMAGE_WORDS = frozenset(
 SHOWN = 8
 """Folders that a message names."""
 _POLYGONS = (".json", ".xml")
+_BRUSH = re.compile(r"task-\d+-annotation-\d+-by-")
+"""How the names of Label Studio's brush masks begin."""
 
 
 def named(root: str, files: Sequence[File], images: str, labels: str) -> Candidates:
@@ -164,6 +166,11 @@ def advice(files: Sequence[File]) -> str:
     texts = [file.relative for file in files if file.relative.lower().endswith(".txt")]
     yolo = sum(posixpath.basename(text)[:-4] in stems for text in texts)
     text = ""
+    if any(map(_BRUSH.match, stems)):
+        return (
+            ". Masks named task-...-annotation-... are Label Studio's, one for each class of an image: docs/sets.md "
+            "has a script that joins them to labels"
+        )
     if 2 * yolo > folders.total():  # else half of the images may be labels
         return (
             f". {yolo} .txt named like images may hold polygons, as YOLO's do: have the tool that drew them export "

@@ -190,3 +190,11 @@ def test_many_folders_are_shown_as_patterns():
     paths = [f"leftImg8bit/train/city{n}/x.png" for n in range(20)] + [f"gt/train/city{n}/y.png" for n in range(20)]
     files = [folders.File(path, path, 1, 1) for path in paths]
     assert "gt/train/* (20), leftImg8bit/train/* (20)" in folders.advice(files)
+
+
+def test_brush_masks_of_label_studio_are_named_with_the_script_that_joins_them(tmp_path):
+    touch(tmp_path, "images/a.jpg", *(f"masks/task-1-annotation-2-by-1-tag-{name}-0.png" for name in ("road", "sea")))
+    with pytest.raises(
+        InputError, match=r"Label Studio's, one for each class of an image: docs/sets\.md has a script"
+    ):
+        find(str(tmp_path), "auto", 0, "", "", "")

@@ -77,6 +77,12 @@ def exists(path: str) -> bool:
         return False
 
 
+def absence(path: str, words: str = "not found") -> str:
+    """Why no file or folder is at `path`, as a phrase: `words`, unless something of another kind is there."""
+    kind = "" if is_remote(path) else local.kind_of(path)
+    return f"is {kind}" if kind else words
+
+
 def is_dir(path: str) -> bool:
     """Whether there is a visible folder at `path`; in Cloud Storage, whether any object's name begins with it.
 

@@ -170,7 +170,8 @@ def find_images_folder(options: Options, notes: list[dict[str, Any]]) -> str | N
     """The folder of the images in the gallery: --images, else what was segmented, of a pattern its folder; or None."""
     if options.images is not None:
         if not storage.is_dir(options.images):
-            raise InputError(f"--images {options.images}: folder not found")
+            found = storage.absence(options.images, "folder not found")
+            raise InputError(f"--images {options.images}: {found}; expected a folder")
         if not options.gallery:
             print("--images has no effect with --gallery 0")
         return options.images

@@ -268,7 +268,8 @@ def _listing(folder: str, flag: str) -> list[str]:
     try:
         return [file.relative for file in storage.files(folder)]
     except FileNotFoundError:
-        raise InputError(f"{flag} {folder}: folder not found") from None
+        found = "is a file" if storage.exists(folder) else storage.absence(folder, "folder not found")
+        raise InputError(f"{flag} {folder}: {found}; expected a folder") from None
     except OSError as error:
         raise InputError(f"{flag} {folder} cannot be read: {error}") from None
 

@@ -142,7 +142,8 @@ def _listed(source: str) -> tuple[Iterable[storage.File], str, list[str]]:
         return storage.walk(source), "folder", []
     if storage.is_pattern(source):
         return _once(storage.matching(source)), "glob", []
-    raise InputError(f"{source} does not exist; expected a folder, a glob, an image or a list")
+    found = storage.absence(source, "does not exist")
+    raise InputError(f"{source} {found}; expected a folder, a glob, an image or a list")
 
 
 def _once(files: Iterable[storage.File]) -> Iterator[storage.File]:

@@ -157,7 +157,7 @@ def _manifest_path(root: str, layout: str) -> str | None:
             return None
         return next((path for path in manifests if known[path].result()), None)
     if not is_file:
-        raise InputError(f"{root} not found; expected a folder with images and labels, or a manifest")
+        raise InputError(f"{root} {storage.absence(root)}; expected a folder with images and labels, or a manifest")
     if not root.lower().endswith(SUFFIXES):
         raise InputError(f"{root} is a file; expected a folder, or a manifest named *.csv or *.jsonl")
     if layout not in ("auto", "manifest"):

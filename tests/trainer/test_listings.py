@@ -77,6 +77,13 @@ def test_special_files_are_never_opened(tmp_path, monkeypatch, kind):
     for work in (storage.read, storage.reader):
         with pytest.raises(OSError, match=f"a {kind}, not a file: .*x.jpg"):
             work(file.path)
+    assert storage.absence(file.path) == f"is a {kind}"
+
+
+def test_what_is_not_there_is_said_to_be_a_broken_link_if_it_is_one(tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    assert storage.absence(str(tmp_path / "link")) == "is a broken link"
+    assert storage.absence(str(tmp_path / "gone")) == storage.absence("gs://b/gone") == "not found"
 
 
 @pytest.mark.parametrize("name", ["lost+found", "private"])

@@ -34,12 +34,24 @@ def mode(path: str) -> int:
 
 def open_file(path: str) -> BinaryIO:
     """A local file, open for reading. Only regular files are opened: a FIFO would wait for a writer for ever."""
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        kinds = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
-        kind = next((name for test, name in kinds if test(mode)), "a device")
+    if kind := _kind(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, f"{kind}, not a file", path)
     return open(path, "rb")
+
+
+def kind_of(path: str) -> str:
+    """What is at a local path, if it is no file or folder: "a FIFO", "a broken link"; "" if nothing is."""
+    try:
+        return _kind(os.stat(path).st_mode)
+    except OSError:
+        return "a broken link" if os.path.islink(path) else ""
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return ""
+    kinds = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
+    return next((name for test, name in kinds if test(mode)), "a device")
 
 
 @contextlib.contextmanager

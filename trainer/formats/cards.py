@@ -87,10 +87,8 @@ def load_card(folder: str) -> ModelCard:
     """The card of the model in `folder` (local or gs://). Raises InputError when it is missing or damaged."""
     path = storage.join(folder, CARD)
     if not storage.exists(path):
-        raise InputError(
-            f"{folder} is not a model folder: {CARD} is missing; give the output of `deeplab train` or "
-            "`deeplab import-weights`"
-        )
+        found = storage.absence(folder, f"is not a model folder: {CARD} is missing")
+        raise InputError(f"{folder} {found}; give the output of `deeplab train` or `deeplab import-weights`")
     try:
         value = storage.read_json(path)
     except InputError as error:

@@ -261,7 +261,8 @@ def load_dataset(folder: str) -> Dataset:
     except (InputError, OSError) as error:
         if storage.exists(path):
             raise InputError(f"{error}; {MADE_AGAIN}") if isinstance(error, InputError) else error from None
-        missing = f"{folder} holds no records: {DATASET_FILE} is missing; make it with `deeplab prepare`"
+        found = storage.absence(folder, f"holds no records: {DATASET_FILE} is missing")
+        missing = f"{folder} {found}; make it with `deeplab prepare`"
         raise InputError(missing) from None
     try:
         version = value["version"]

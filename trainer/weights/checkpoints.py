@@ -117,10 +117,8 @@ class Checkpoint:
                     f"({', '.join(archives.SUFFIXES)}), an HDF5 file ({', '.join(SUFFIXES)}), or a TensorFlow "
                     "checkpoint by its path up to `.ckpt`"
                 )
-            raise InputError(
-                f"{self.path} is not a TensorFlow checkpoint: {self.path}.index is missing; "
-                "give the path up to `.ckpt`"
-            )
+            found = storage.absence(self.path, f"is not a TensorFlow checkpoint: {self.path}.index is missing")
+            raise InputError(f"{self.path} {found}; give the path up to `.ckpt`")
         data = [file.path for file in storage.glob(f"{glob.escape(prefix)}.data-*")]
         for part in data if not storage.is_remote(prefix) else ():
             storage.reader(part).close()  # raises OSError for a FIFO, for whose writer TensorFlow would wait for ever

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,4 +73,30 @@ def paths() -> list[Case]:
     return cases
 
 
-AREA = Area("Paths", whole, tuple(paths()))
+READ_PATHS = {
+    "doctor": "doctor @/fifo --output @/out",
+    "prepare": "prepare --input @/fifo --output @/out",
+    "segment": "segment --input @/fifo --model @/model --output @/out",
+    "the model": "segment --input @/set/images --model @/fifo --output @/out",
+    "the records": "segment --input @/set/images --model @/model --records @/fifo --output @/out",
+    "the list": "segment --input @/set/images --model @/model --list @/fifo.txt --output @/out",
+    "the masks": "evaluate --masks @/fifo --labels @/set/labels --palette @/set/palette.json --output @/out",
+    "the labels": "evaluate --masks @/set/labels --labels @/fifo --palette @/set/palette.json --output @/out",
+    "the weights": "import-weights @/fifo --palette voc --output @/out",
+}
+
+
+def fifos(world: Path) -> None:
+    """What the shell's `<(...)` gives for a file."""
+    for name in ("fifo", "fifo.txt"):
+        os.mkfifo(world / name)
+
+
+AREA = Area(
+    "Paths",
+    whole,
+    (
+        *paths(),
+        *(Case(f"a FIFO: {name}", line, says=("a FIFO",), make=fifos) for name, line in READ_PATHS.items()),
+    ),
+)

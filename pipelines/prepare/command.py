@@ -57,7 +57,7 @@ def run(options: Options, flags: list[str]) -> int:
     area = surveyed()
     plan = plan_for(area, raw, palette, options)
     refuse_strangers(area, plan, raw, options)
-    todo = shards_to_write(area, plan, options.overwrite and attached != FOLLOWED)
+    todo = shards_to_write(area, plan, options.overwrite and attached != FOLLOWED, is_fatal)
     if todo.older:
         print(
             f"{counted(todo.older, 'shard')} in {folder} were written by an older version of this program, and may "
@@ -70,12 +70,12 @@ def run(options: Options, flags: list[str]) -> int:
         print(f"{finished} of {len(plan.shards)} shards are finished already and kept", flush=True)
     plans = {name for name in area.files if workarea.shard_of_plan(name)}
     if todo.shards:
-        written = write_shards(area, plan, todo, palette, options, beam, is_fatal)
+        written = write_shards(area, plan, todo, options, beam)
         if written is None:
             return 0
         plans |= written
         area = survey(folder, [shard.spec.name for shard in plan.shards])
-    return finish(area, plan, todo.shards, plans, raw, palette, options)
+    return finish(area, plan, todo.shards, plans, raw, options)
 
 
 def recognise_labels(raw: RawSet, options: Options) -> tuple[Palette, str, tuple[str, str], bool]:
@@ -95,24 +95,17 @@ def recognise_labels(raw: RawSet, options: Options) -> tuple[Palette, str, tuple
     return palette, coding, (why_palette, why_coding), recovery is not None and recovery.isolated.ended
 
 
-def write_shards(
-    area: Area, plan: Plan, todo: Todo, palette: Palette, options: Options, beam: Any, is_fatal: bool
-) -> set[str] | None:
-    """Runs the Beam job that writes shards; returns the plan files that it was given, None if it was not waited for.
-
-    Args:
-      is_fatal: whether the set holds a label that ends its process.
-    """
+def write_shards(area: Area, plan: Plan, todo: Todo, options: Options, beam: Any) -> set[str] | None:
+    """Runs the job that writes shards; returns the plan files that it was given, None if it was not waited for."""
     folder, threads = area.folder, threads_per_process(beam)
     total = sum(shard.spec.records for shard in todo.shards)
     near = None if storage.is_remote(folder) else folder
-    is_suspicious = is_fatal or area.is_interrupted or any(area.outcomes[name].failed for name in todo.again)
-    number = partners.number(threads, total, is_suspicious)
+    number = partners.number(threads, total, is_suspicious=bool(todo.isolated) or area.is_interrupted)
     with partners.started(number, near, making.ahead(options.input)):
         specs = output.make_ready(area, plan, todo)
-        for spec in specs if is_fatal else ():
-            workarea.notes(folder).start(spec.name)
-        job = functools.partial(build, specs=specs, folder=folder, palette=palette, options=options, threads=threads)
+        job = functools.partial(
+            build, specs=specs, folder=folder, palette=plan.palette, options=options, threads=threads
+        )
         if not run_job(job, beam, total=total, unit="records", title="prepare", folder=folder):
             return None
     return {workarea.plan_name(spec.name, spec.plan) for spec in specs}
@@ -144,7 +137,6 @@ def finish(
     todo: Sequence[ShardPlan],
     plans: Collection[str],
     raw: RawSet,
-    palette: Palette,
     options: Options,
 ) -> int:
     """Checks the accounts, writes rejects.jsonl and dataset.json, and prints a summary; returns the exit status.
@@ -179,7 +171,7 @@ def finish(
     if not contents.shards:
         print(f"none of {counted(len(raw.pairs), 'image')} could be used; no {DATASET_FILE} was written")
         return 1
-    dataset = output.describe(folder, contents.shards, palette, options, accounts.rejected)
+    dataset = output.describe(contents.shards, plan.palette, options, accounts.rejected)
     for split in sorted({shard.spec.split for shard in plan.shards} - set(dataset.splits)):
         print(f"split {split} is left out: all its images were rejected")
     for split in dataset.splits:

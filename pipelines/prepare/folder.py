@@ -119,8 +119,8 @@ def make_ready(area: Area, plan: Plan, todo: Todo) -> list[Spec]:
 
     def ready(shard: ShardPlan) -> Spec:
         spec = shard.spec
-        if spec.name in todo.again and area.outcomes[spec.name].failed:
-            notes.start(spec.name)  # it may have ended a process before, so its entries will be isolated
+        if spec.name in todo.isolated:
+            notes.start(spec.name)  # as if it had ended a process
         digest = workarea.write_plan(area.folder, spec.name, plan.entries(shard))
         # After the plan: a shard with neither would be taken for one that this program did not write.
         _remove(area, workarea.sidecar_name(spec.name))
@@ -200,11 +200,10 @@ def sweep(area: Area, plan: Plan) -> int:
     return len(stale)
 
 
-def describe(folder: str, shards: Sequence[Shard], palette: Palette, options: Options, rejected: int) -> Dataset:
-    """Writes dataset.json and returns its contents.
+def describe(shards: Sequence[Shard], palette: Palette, options: Options, rejected: int) -> Dataset:
+    """Writes dataset.json into the output folder and returns its contents.
 
     Args:
-      folder: the output folder, local or gs://.
       shards: the shards that have records.
       palette: the palette of the labels.
       options: the options they were written with.
@@ -218,5 +217,5 @@ def describe(folder: str, shards: Sequence[Shard], palette: Palette, options: Op
         max_side=options.max_side,
         rejected=rejected,
     )
-    save_dataset(folder, dataset)
+    save_dataset(options.output, dataset)
     return dataset

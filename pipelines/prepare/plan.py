@@ -83,10 +83,12 @@ class Plan:
     Attributes:
       shards: the shards, in order of split and number.
       rows: the records, shard after shard, with the fields of `Entry`.
+      palette: the palette of the raw set.
     """
 
     shards: tuple[ShardPlan, ...]
     rows: Rows
+    palette: Palette
 
     @property
     def records(self) -> int:
@@ -225,7 +227,7 @@ def deal(
         shards.append(ShardPlan(Spec(name, split, digest, len(members)), len(rows)))
         # The fields of `Entry`, as plain tuples: millions of named tuples would take longer than all the rest.
         rows.extend((key, name, image, label, copy) for _, _, _, key, copy, name, image, label, _, _ in members)
-    return Plan(tuple(shards), rows)
+    return Plan(tuple(shards), rows, palette)
 
 
 def fingerprint(members: Sequence[tuple[Any, ...]], options: RecordOptions, palette: Palette) -> str:
@@ -278,23 +280,30 @@ class Todo(NamedTuple):
     Attributes:
       shards: the unfinished shards, and those of `again`.
       again: the names of finished shards with rejects whose cause may have passed.
+      isolated: the names of shards whose images are decoded in another process, since one of them may end its process.
       older: the number of shards that an older version of this program wrote.
     """
 
     shards: tuple[ShardPlan, ...]
     again: frozenset[str] = frozenset()
+    isolated: frozenset[str] = frozenset()
     older: int = 0
 
 
-def shards_to_write(area: Area, plan: Plan, overwrite: bool) -> Todo:
-    """The shards to write, or to write again; with `overwrite`, all of them."""
+def shards_to_write(area: Area, plan: Plan, overwrite: bool, is_fatal: bool = False) -> Todo:
+    """The shards to write, or to write again; with `overwrite`, all of them.
+
+    Args:
+      is_fatal: whether the set holds a label that ends its process.
+    """
     outcomes = {} if overwrite else finished_shards(area, plan)
     with ThreadPoolExecutor(REQUESTS) as pool:
         is_worth_retrying = pool.map(_is_worth_retrying, outcomes.values())
         again = frozenset(name for name, is_worth in zip(outcomes, is_worth_retrying, strict=True) if is_worth)
     shards = tuple(shard for shard in plan.shards if shard.spec.name not in outcomes or shard.spec.name in again)
     older = sum(outcome.format < FORMAT_VERSION for outcome in area.outcomes.values())
-    return Todo(shards, again, older)
+    isolated = {shard.spec.name for shard in shards} if is_fatal else {name for name in again if outcomes[name].failed}
+    return Todo(shards, again, frozenset(isolated), older)
 
 
 def _is_worth_retrying(outcome: Outcome) -> bool:

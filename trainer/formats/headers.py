@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -40,6 +41,26 @@ _PNG_MODES = {
 _MAX_PROFILE = 1 << 20
 _PROFILE = b"Raw profile type exif\0"  # the keyword of EXIF data in a text chunk
 _JPEG_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+_UNREAD = {
+    name: re.compile(beginning, re.DOTALL)
+    for name, beginning in {
+        "a GIF": rb"GIF8[79]a",
+        "HEIC": rb".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)",
+        "AVIF": rb".{4}ftypavi[fs]",
+        "JPEG 2000": rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51",
+        "JPEG XL": rb"\x00\x00\x00\x0cJXL |\xff\x0a",
+        "a PSD of Photoshop": rb"8BPS",
+        "OpenEXR": rb"v/1\x01",
+        "DDS": rb"DDS ",
+        "a PPM, PGM or PBM": rb"P[1-7]\s",
+        "an ICO": rb"\x00\x00\x01\x00[^\x00]",
+        "DICOM": rb".{128}DICM",
+        "an array of NumPy": rb"\x93NUMPY",
+        "a PDF": rb"%PDF-",
+        "an SVG": rb"(<\?xml[^>]*>\s*)?<svg",
+    }.items()
+}
+"""Formats that are not read, and how their files begin."""
 _LOSSY_TIFF = {6: "JPEG", 7: "JPEG", 34712: "JPEG 2000", 50001: "WebP", 50002: "JPEG XL"}
 
 
@@ -89,7 +110,7 @@ def read(data: bytes, max_pixels: int) -> Header:
         raise ImageError("the file is empty")
     form = _format(data)
     if not form:
-        raise ImageError(f"not an image: begins with {data[:12]!r}, expected JPEG, PNG, BMP, WebP or TIFF")
+        raise ImageError(_stranger(data))
     try:
         header = _READERS[form](data)
     except (struct.error, IndexError):
@@ -119,6 +140,20 @@ def _format(data: bytes) -> str:
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "tiff"
     return "bmp" if data[:2] == b"BM" else ""
+
+
+def _stranger(data: bytes) -> str:
+    """What is wrong with data of no format that is read: a fault, with the cure if it is a format that is known."""
+    for name, beginning in _UNREAD.items():
+        if beginning.match(data):
+            return f"is {name}, which is not read; save it as PNG, or as JPEG if it is no label"
+    if data.startswith(b"PK\x03\x04"):
+        return "is a ZIP archive, which is not read; unpack it"
+    if data.startswith(b"version https://git-lfs."):
+        return "not an image but a pointer of Git LFS to one; fetch the images with `git lfs pull`"
+    if re.match(rb"\s*<(!doctype html|html|\?xml)", data[:100], re.IGNORECASE):
+        return "not an image but a web page or an XML file, such as a server's error; download the image again"
+    return f"not an image: begins with {data[:12]!r}, expected JPEG, PNG, BMP, WebP or TIFF"
 
 
 def _jpeg(data: bytes) -> Header | None:

@@ -116,7 +116,20 @@ def test_truncated_images_are_refused(format):
 
 
 @pytest.mark.parametrize(
-    ("data", "message"), [(b"", "empty"), (b"this is a text\n", "not an image"), (b"\xff\xd8\xff", "truncated JPEG")]
+    ("data", "message"),
+    [
+        (b"", "empty"),
+        (b"this is a text\n", "not an image: begins with"),
+        (b"\xff\xd8\xff", "truncated JPEG"),
+        (saved(Image.new("L", (9, 9)), format="GIF"), "is a GIF, which is not read; save it as PNG"),
+        (saved(Image.new("RGB", (9, 9)), format="AVIF"), "is AVIF, which is not read"),
+        (saved(Image.new("RGB", (9, 9)), format="JPEG2000"), "is JPEG 2000, which is not read"),
+        (b"\0\0\0\x18ftypmif1", "is HEIC, which is not read"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="x"/>', "is an SVG, which is not read"),
+        (b'<?xml version="1.0"?>\n<Error>', "not an image but a web page or an XML file"),
+        (b"\n<!doctype HTML>", "not an image but a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "`git lfs pull`"),
+    ],
 )
 def test_what_is_not_an_image_is_refused_with_the_reason(data, message):
     with pytest.raises(ImageError, match=message):

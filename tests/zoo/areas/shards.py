@@ -109,7 +109,7 @@ SHARDS = {
     ),
     "a record without an image": (changed(lambda one: frame(b"")[:0] or b"\n\0"), "feature 'image", "feature 'image"),
     "a record whose image is empty": (record(image=b""), "the file is empty", None),
-    "a record whose image is a GIF": (record(image=saved(np.zeros((24, 32), np.uint8), "GIF")), "not an image", None),
+    "a record whose image is a GIF": (record(image=saved(np.zeros((24, 32), np.uint8), "GIF")), "is a GIF", None),
     "a record whose label is a JPEG": (
         record(label=images.encode_jpeg(np.zeros((24, 32, 3), np.uint8))),
         "label is jpeg",

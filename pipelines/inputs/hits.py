@@ -111,8 +111,10 @@ def _best(matches: Iterable[Row], is_shorter: np.ndarray) -> Iterator[Row]:
         (_, rows), *others = ((fit, [*rows]) for fit, rows in itertools.groupby(group, itemgetter(1, 2, 3)))
         for _, form, _, _, image, rank, base in rows:
             yield base, image, form, rank, number
+        longest = {image for _, _, _, _, image, *_ in rows}
         for _, _, _, _, image, *_ in itertools.chain.from_iterable(rows for _, rows in others):
-            is_shorter[image] = True
+            # Spelled in several ways, a name is among the longest and the shorter ones.
+            is_shorter[image] |= image not in longest
 
 
 def _forms(address: str) -> list[str]:

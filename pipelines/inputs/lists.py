@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import functools
 import io
 import json
 import os
@@ -182,7 +183,11 @@ def _json_row(line: int, content: str) -> Row:
 
 
 def entry_path(folder: str, path: str) -> str:
-    """The path that an entry `path` of a list in `folder` means: local or gs://, without "." and ".."."""
+    """The path that an entry `path` of a list in `folder` means: local or gs://, without "." and "..".
+
+    Behind a link to a folder, ".." is the folder above the one that it leads to, as for the file system, if the file
+    is there; else the one above the link.
+    """
     if storage.is_remote(path) or (storage.is_remote(folder) and not path.startswith("/")):
         whole = path if storage.is_remote(path) else storage.join(folder, path)
         names: list[str] = []
@@ -193,4 +198,15 @@ def entry_path(folder: str, path: str) -> str:
             elif name != ".":
                 names.append(name)
         return storage.SCHEME + "/".join(names)
-    return os.path.normpath(os.path.join(folder, path))
+    whole = os.path.join(folder, path)
+    above, ups, rest = whole.rpartition("/../")
+    if ups and (real := _behind_links(above + ups)) and os.path.lexists(os.path.join(real, rest)):
+        return os.path.normpath(os.path.join(real, rest))
+    return os.path.normpath(whole)
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def _behind_links(folder: str) -> str:
+    """The folder that a path with ".." leads to; "" if it is the same without regard to links."""
+    real = os.path.realpath(folder)
+    return "" if real == os.path.realpath(os.path.normpath(folder)) else real

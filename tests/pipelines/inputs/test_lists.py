@@ -7,6 +7,7 @@ import json
 import pytest
 
 from pipelines.inputs.lists import Row, entry_path, is_list, read_rows
+from tests.drawn.rawset import touch
 from trainer.options import InputError
 
 
@@ -153,3 +154,11 @@ def test_lists_are_known_by_their_suffix():
 )
 def test_relative_paths_are_relative_to_the_lists_folder(folder, path, expected):
     assert entry_path(folder, path) == expected
+
+
+def test_the_folder_above_a_link_is_that_of_the_file_system_if_the_file_is_there(tmp_path):
+    touch(tmp_path, "far/deep/x.jpg", "far/a.jpg", "set/a.jpg", "set/b.jpg")
+    (tmp_path / "set/link").symlink_to(tmp_path / "far/deep")
+    for name, expected in (("a.jpg", "far/a.jpg"), ("b.jpg", "set/b.jpg"), ("deep/../a.jpg", "far/a.jpg")):
+        assert entry_path(str(tmp_path), f"set/link/../{name}") == f"{tmp_path}/{expected}"
+    assert entry_path(str(tmp_path / "set"), "./../set/link/x.jpg") == f"{tmp_path}/set/link/x.jpg"

@@ -192,6 +192,17 @@ def test_an_image_that_a_list_names_in_two_ways_is_one_image(tmp_path: Path, aga
     )
 
 
+def test_images_that_a_list_names_from_other_folders_are_missing_not_repeated(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"set/images/{name}.jpg" for name in "abc"))
+    (tmp_path / "list.txt").write_text("set/images/a.jpg\nimages/b.jpg\nc\n")
+    choice = choose(selection.load("", "", str(tmp_path / "list.txt")), files(tmp_path / "set"))
+    assert chosen(tmp_path / "set", choice) == ["images/a.jpg"]
+    assert [(name, "lies in another folder" in reason) for name, reason in choice.missing] == [
+        ("images/b.jpg", True),
+        ("c", True),
+    ]
+
+
 def test_a_record_without_a_file_is_missing_although_a_longer_name_ends_like_its_own(tmp_path: Path) -> None:
     touch(tmp_path / "set", "val/a.jpg", "b.jpg")
     some = selection.load(records(tmp_path, {"a": "a.jpg", "val/a": "val/a.jpg", "b": "b.jpg"}), "", "")

@@ -159,7 +159,15 @@ def quiet_beam() -> Iterator[None]:
     for name in ("common", "worker.sdk_worker", "worker.data_plane", "portability.local_job_service"):
         logging.getLogger(f"apache_beam.runners.{name}").addFilter(_not_repeated)
     sdk_worker.print = _print_nothing
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not args.exc_type.__module__.startswith("grpc."):  # the connection to a job server that has ended
+            before(args)
+
+    threading.excepthook = hook
     try:
         yield
     finally:
+        threading.excepthook = before
         beam_log.setLevel(level)

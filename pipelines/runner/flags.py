@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import os
 import re
+import zipfile
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -14,6 +16,7 @@ from apache_beam.options.pipeline_options import (
     FlinkRunnerOptions,
     PipelineOptions,
     PortableOptions,
+    PrismRunnerOptions,
     SparkRunnerOptions,
     StandardOptions,
     _BeamArgumentParser,
@@ -39,6 +42,16 @@ EMBEDDED = ("[auto]", "[local]", "[collection]")
 """Flink masters that run inside the job server rather than on a cluster."""
 JOB_SERVERS = ("flinkrunner", "sparkrunner", "prismrunner")
 """Runners that start a job server if the user names none."""
+ENGINES = {
+    "--prism_location": ("PrismRunner",),
+    "--flink_master": ("FlinkRunner", "PortableRunner"),
+    "--flink_job_server_jar": ("FlinkRunner",),
+    "--spark_master_url": ("SparkRunner", "PortableRunner"),
+    "--spark_job_server_jar": ("SparkRunner",),
+    "--job_endpoint": ("PortableRunner", "FlinkRunner", "SparkRunner", "PrismRunner"),
+    "--environment_type": ("PortableRunner", "FlinkRunner", "SparkRunner", "PrismRunner"),
+}
+"""Flags of Beam that others than these runners would ignore, so that the job would run elsewhere than was meant."""
 T = TypeVar("T")
 
 
@@ -69,6 +82,7 @@ def beam_options(flags: list[str], own: CheckedOptions | None = None) -> Pipelin
     _refuse_unknown(flags, own)
     options = PipelineOptions(list(flags))
     _check_runner(options)
+    _refuse_for_others(flags, options)
     job = options.view_as(JobOptions)
     if job.worker_accelerator and not is_dataflow(options):
         raise InputError("--worker_accelerator is for --runner DataflowRunner")
@@ -204,6 +218,21 @@ def _check_runner(options: PipelineOptions) -> None:
             f"--flink_master {master!r} is not a Flink JobManager; expected HOST:PORT of its REST interface, usually "
             "of port 8081"
         )
+
+
+def _refuse_for_others(flags: list[str], options: PipelineOptions) -> None:
+    """Raises InputError for a flag that the runner would ignore, and for a Prism that cannot be started."""
+    for name in (flag.partition("=")[0] for flag in flags):
+        runners = ENGINES.get(name, ())
+        if runners and runner_name(options) not in map(str.lower, runners):
+            raise InputError(
+                f"{name} is for --runner {' or '.join(runners)}, and this is a job for "
+                f"{options.view_as(StandardOptions).runner or 'this machine'}; give that runner, or omit the flag"
+            )
+    prism = options.view_as(PrismRunnerOptions).prism_location or ""
+    is_file = os.path.isfile(prism) and (os.access(prism, os.X_OK) or zipfile.is_zipfile(prism))
+    if prism and "://" not in prism and not is_file:
+        raise InputError(f"--prism_location {prism} is not a program; expected Beam's prism, or the address of a ZIP")
 
 
 def _beam_parser() -> _BeamArgumentParser:

@@ -26,6 +26,8 @@ from trainer.options import InputError
 
 LOST = 300.0
 """Seconds without an answer after which a job is no longer followed."""
+ENDED = 15.0
+"""Seconds without an answer after which a job server that this command has started counts as ended."""
 SILENCE = 120.0
 """Seconds after which the user is told that no worker has reported."""
 ENDS_TOO = "the job ends as well, since it runs in processes of this command; run the same command again to resume"
@@ -77,6 +79,12 @@ def _wait(job: Job, count: Callable[[], int], options: PipelineOptions, title: s
             state = job.state()
             heard = time.monotonic()
         except Exception as error:  # anything that a service's client raises: the job may still be running
+            if _has_own_server(options) and time.monotonic() - heard > ENDED:
+                raise storage.Unavailable(
+                    f"the job server that this command has started for {runner_name(options)} has ended, and the "
+                    f"{title} job with it ({told(error)}); finished outputs are kept, run the same command again to "
+                    "resume"
+                ) from None
             if time.monotonic() - heard > LOST:
                 fault = f"lost contact with the {title} job: {told(error)}; it may still be running."
                 raise InputError(f"{fault} {_remedy(job, options)}") from None
@@ -151,9 +159,13 @@ def unsent(options: PipelineOptions) -> str:
 
 def _ends_too(options: PipelineOptions) -> bool:
     """Whether the job ends with this process, which runs its workers, or the job server that runs the job."""
+    return _has_own_server(options) or shares_this_machine(options)
+
+
+def _has_own_server(options: PipelineOptions) -> bool:
+    """Whether the job runs in, or is driven by, a job server that this process has started."""
     is_sent = options.view_as(SparkRunnerOptions).spark_submit_uber_jar and runner_name(options) == "sparkrunner"
-    is_own = runner_name(options) in JOB_SERVERS and not (services.can_find(options) or is_sent)
-    return is_own or shares_this_machine(options)
+    return runner_name(options) in JOB_SERVERS and not (services.can_find(options) or is_sent)
 
 
 def _left_behind(job: Job, options: PipelineOptions) -> str:

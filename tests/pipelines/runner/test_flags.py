@@ -180,3 +180,26 @@ def test_cores_are_counted_where_the_system_cannot_bind_processes(monkeypatch):
     assert workers(beam_options([])) == os.cpu_count()
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert cores() == 1
+
+
+@pytest.mark.parametrize("runner", [[], ["--runner", "DirectRunner"], CLOUD, ["--runner", "SparkRunner"]])
+@pytest.mark.parametrize(
+    ("flag", "of"),
+    [
+        (["--flink_master", "h:8081"], "FlinkRunner or PortableRunner"),
+        (["--flink_master=h:8081"], "FlinkRunner or PortableRunner"),
+        (["--prism_location", sys.executable], "PrismRunner"),
+    ],
+)
+def test_a_flag_of_another_engine_is_refused_not_ignored(runner, flag, of):
+    with pytest.raises(InputError, match=rf"{flag[0][:10]}\w* is for --runner {of}, .*; give that runner, or omit"):
+        beam_options([*runner, *flag])
+
+
+def test_prism_that_is_no_program_is_refused_before_anything_is_read(tmp_path):
+    (tmp_path / "prism").write_text("no program")
+    for path in (tmp_path / "prism", tmp_path / "none", tmp_path):
+        with pytest.raises(InputError, match=r"--prism_location .* is not a program; expected Beam's prism"):
+            beam_options(["--runner", "PrismRunner", "--prism_location", str(path)])
+    (tmp_path / "prism").chmod(0o755)
+    beam_options(["--runner", "PrismRunner", "--prism_location", str(tmp_path / "prism")])

@@ -22,6 +22,7 @@ from pipelines.runner.remote import attach
 from pipelines.runner.run import run
 from pipelines.runner.services import Job
 from tests.drawn.places import ROOT
+from trainer import storage
 from trainer.options import CheckedOptions, InputError
 
 PROCESS = ["--environment_type=PROCESS", '--environment_config={"command": "boot"}']
@@ -84,6 +85,13 @@ def test_a_lost_connection_is_not_taken_for_the_end_of_the_job(flags, remedy, tm
         follow(Drawn("RUNNING", ConnectionError("reset\nby peer")), options, "segment", str(tmp_path))
     said = "lost contact with the segment job: ConnectionError: reset by peer; it may still be running. "
     assert str(error.value).startswith(said + remedy)
+
+
+def test_a_job_server_of_this_command_that_has_ended_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(following, "ENDED", 0.02)
+    for flags, job in ((PRISM, Drawn(ConnectionError("reset"))), (SPARK, Drawn("RUNNING", ConnectionError("reset")))):
+        with pytest.raises(storage.Unavailable, match=r"has ended, and the segment job with it \(.*reset"):
+            follow(job, beam_options(flags), "segment", str(tmp_path))
 
 
 @pytest.mark.parametrize("flags", [LOOPBACK, PRISM, SPARK])

@@ -113,10 +113,15 @@ class Options(SelectionOptions, ViewOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.crf_options(CrfOptions())
+        if self.crf == "off" and self.crf_flags:
+            raise InputError(f"{self.crf_flags[0]} is for --crf on or auto; give one, or omit it")
+
+    @property
+    def crf_flags(self) -> list[str]:
+        """The flags that were given for the CRF, without --crf."""
         given = [f"crf_{name}" for name in NUMBERS if getattr(self, f"crf_{name}") is not None]
         given += ["crf_engine"] * (self.crf_engine != "native") + ["crf_workers"] * (self.crf_workers != 0)
-        if self.crf == "off" and given:
-            raise InputError(f"{self.flag(given[0])} is for --crf on or auto; give one, or omit it")
+        return [self.flag(name) for name in given]
 
     def crf_options(self, otherwise: CrfOptions) -> CrfOptions:
         """The CRF's parameters: those given as flags, the others as in `otherwise`. InputError for impossible ones."""

@@ -375,7 +375,9 @@ def crf_in_force(options: Options, model_digest: str) -> tuple[CrfOptions | None
     if tuning.model_digest != model_digest:
         raise InputError(f"{path} was made with other weights; run `deeplab tune-crf` again, or delete the file")
     if tuning.options is None and options.crf == "auto":
-        return None, f"no CRF: {path} advises against it"
+        ignored = ", ".join(options.crf_flags)
+        without = f", so without effect: {ignored}; --crf on uses them" if ignored else ""
+        return None, f"no CRF: {path} advises against it{without}"
     crf = options.crf_options(tuning.options or CrfOptions())
     note = printable(f"CRF: {crf.words(list(tuning.per_class))}")
     tuned = Views(tuning.scales, tuning.flip)

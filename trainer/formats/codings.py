@@ -3,7 +3,8 @@
 All commands read labels here, so that they cannot differ. `coding` says which of the two is meant:
 
 - "ids": the numbers, that is, grey values, indices of a palette image, or the value of three equal channels.
-- "colors": the colours, also of a palette image.
+- "colors": the colours, also of a palette image; of a grey label the greys, if the palette knows all of them as
+  colours, else the numbers.
 - "auto": if the label is a palette image, its colours if the palette knows all that are used, else its indices; if the
   palette knows both and they differ, the label is refused; if it knows neither, but all colours are greys whose values
   are ids, these values.
@@ -72,6 +73,12 @@ def counted_ids(label: Label, palette: Palette, coding: str) -> tuple[np.ndarray
         if (codes != codes[..., :1]).any():
             raise LabelError("is coloured: its three channels differ; expected class ids, as --label-coding states")
         codes = codes[..., 0]
+    if codes.ndim == 2 and coding == "colors":
+        by_colors = _color_ids([(grey, grey, grey) for grey in label.used.tolist()], palette)
+        if by_colors is not None:
+            table = np.zeros(256, np.uint8)
+            table[label.used] = by_colors
+            return looked_up(table, codes)
     counted = palette.counted_ids(codes)
     if codes.ndim == 2 and coding == "auto" and palette.num_classes <= 2 and is_mask(label.used, palette):
         raise LabelError(f"contains only 0 and 255; {mask_cure(palette)}")

@@ -109,7 +109,9 @@ def test_class_weights_of_a_tuning_are_taken_and_named(untuned: Path) -> None:
 def test_a_tuning_that_advises_against_the_crf_is_obeyed_unless_it_is_on(untuned: Path) -> None:
     store(untuned, options=None)
     path = untuned / "crf.json"
-    assert in_force(untuned, crf="auto", crf_srgb=7.0) == (None, f"no CRF: {path} advises against it")
+    assert in_force(untuned, crf="auto") == (None, f"no CRF: {path} advises against it")
+    ignored = "so without effect: --crf-srgb, --crf-workers; --crf on uses them"
+    assert in_force(untuned, crf="auto", crf_srgb=7.0, crf_workers=2)[1].endswith(f"advises against it, {ignored}")
     crf, note = in_force(untuned, crf="on", crf_srgb=7.0)
     assert crf == CrfOptions(srgb=7) and note.startswith(f"warning: {path} advises against the CRF")
 

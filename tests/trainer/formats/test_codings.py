@@ -76,6 +76,12 @@ def test_both_readings_that_differ_are_refused_unless_one_is_chosen():
     assert decode_ids(data, CLASSES, coding="colors").tolist() == [[3, 1, 1]]
 
 
+def test_a_grey_label_that_is_to_be_read_by_colours_is_if_its_greys_are_colours():
+    greys = Palette("greys", ("a", "b", "c"), ((100, 100, 100), (0, 0, 0), (200, 200, 200)))
+    assert decode_ids(saved(row(0, 100, 200)), greys, coding="colors").tolist() == [[1, 0, 2]]
+    assert decode_ids(saved(row(0, 1, 2)), greys, coding="colors").tolist() == [[0, 1, 2]]
+
+
 def test_values_unknown_to_both_readings_are_named_by_index_and_chosen_coding():
     data = palette_png(row(0, 7), [(1, 2, 3)] * 8)
     with pytest.raises(LabelError, match="unknown class id 7 in 1 pixel"):

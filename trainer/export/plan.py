@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import os
 from typing import Any
 
@@ -119,7 +120,21 @@ def tuning(options: Options, digest: str) -> dict[str, Any] | None:
         )
     if tuned["model_digest"] != digest:
         raise InputError(f"{path} was made with other weights; run `deeplab tune-crf` again, or delete the file")
+    if fault := _fault(tuned.get("options")):
+        raise InputError(f"{path}: {fault}; delete the file; `deeplab tune-crf` then makes it again")
     return tuned
+
+
+def _fault(parameters: Any) -> str:
+    """What is wrong with the parameters of the CRF in crf.json, None for no CRF; "" if nothing is."""
+    if parameters is not None and not isinstance(parameters, dict):
+        return f"expected the parameters of the CRF, got {parameters!r}"
+    for name, value in (parameters or {}).items():
+        is_number = isinstance(value, int | float) and math.isfinite(value)
+        # Weights may be 0; widths of kernels and iterations may not.
+        if name != "class_weights" and not (is_number and (value > 0 or (value == 0 and name.startswith("compat")))):
+            return f"impossible value of {name} for the CRF: {value!r}"
+    return ""
 
 
 def reserve(options: Options) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,7 +61,7 @@ def load_initial(model: keras.Model, options: Options) -> Imported:
 def build(options: Options, palette: Palette) -> keras.Model:
     """The network with initial weights, which depend only on --seed."""
     with _own_numbers(options.seed):
-        network = deeplab_v3_plus(**architecture(options, palette))
+        network = _network(options, palette)
     if options.accumulate == 1:
         return network
     weigh = _weigh(options, palette)
@@ -69,6 +70,16 @@ def build(options: Options, palette: Palette) -> keras.Model:
         return batch_weight(labels, palette.ignore_id, weigh(labels) if weigh else None)
 
     return in_parts(network, options.accumulate, total_weight)
+
+
+def _network(options: Options, palette: Palette) -> keras.Model:
+    """The network; its errors name the flags in place of its arguments."""
+    numbers = architecture(options, palette)
+    try:
+        return deeplab_v3_plus(**numbers)
+    except InputError as error:
+        names = "|".join(numbers.keys() & {field.name for field in dataclasses.fields(options)})
+        raise InputError(re.sub(rf"\b({names})\b", lambda name: options.flag(name[0]), str(error))) from None
 
 
 def _weigh(options: Options, palette: Palette) -> Weigh | None:

@@ -133,6 +133,7 @@ ONNX = ["--format", "onnx", "--output"]
 SAVED = ["--format", "savedmodel", "--output"]
 TFLITE = ["--format", "tflite", "--output", "m.tflite", "--size"]
 INT8 = [*TFLITE, "64", "64", "--quantize", "int8"]
+IMPOSSIBLE = [("sxy", -1), ("srgb", 0), ("sxy", float("nan")), ("compat", "4")]
 FAULTS = {
     "format": (["--format", "caffe"], "--format must be one of|invalid choice"),
     "suffix": ([*ONNX, "model"], "must end in .onnx"),
@@ -147,6 +148,10 @@ FAULTS = {
     "model": ([*SAVED, "m", "--model", "none"], "is not a model folder"),
     "tuning": ([*SAVED, "m", "--model", "tuned"], "was made with other weights"),
     "later tuning": ([*SAVED, "m", "--model", "later"], "crf.json is damaged; update this program if a later version"),
+    **{
+        f"CRF of {name} {value}": ([*SAVED, "m", "--model", f"{name}{value}"], f"crf.json: impossible value of {name}")
+        for name, value in IMPOSSIBLE
+    },
     "below a file": ([*SAVED, "file/m"], "cannot be written to"),
     "file": ([*SAVED, "file"], "is not a folder"),
     "taken": ([*ONNX, "taken.onnx"], "--overwrite to replace it"),
@@ -172,6 +177,10 @@ def faulty(model, records, tmp_path_factory):
     (place / "tuned/crf.json").write_text('{"model_digest": "other"}')
     shutil.copytree(model, place / "later")
     (place / "later/crf.json").write_text('{"format": 9}')
+    for name, value in IMPOSSIBLE:
+        shutil.copytree(model, place / f"{name}{value}")
+        tuning = {"model_digest": weights_digest(model), "options": {"compat": 0, name: value}}
+        (place / f"{name}{value}/crf.json").write_text(json.dumps(tuning))
     (place / "folder.onnx").mkdir()
     for name in ("file", "taken.onnx", "foreign/notes", "new.onnx.check.json"):
         (place / name).write_text("mine")

@@ -74,6 +74,22 @@ def test_an_unknown_layer_is_refused_with_similar_ones():
     assert [layer.trainable for layer in model.layers] == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"backbone": "xception_65", "alpha": 0.5}, "^--alpha must be 1 for xception_65, which"),
+        ({"multi_grid": (1, 2, 4)}, "^--multi-grid does not apply to mobilenet_v2; omit it"),
+        (
+            {"dense_prediction_cell": True, "aspp_rates": (6, 12)},
+            "^--dense-prediction-cell cannot be combined with --aspp-rates, since its rates are fixed",
+        ),
+    ],
+)
+def test_numbers_that_make_no_network_are_named_by_their_flags(numbers, message):
+    with pytest.raises(InputError, match=message):
+        build(dataclasses.replace(OPTIONS, **numbers), PALETTE)
+
+
 def test_the_flags_that_another_model_needs_are_told():
     theirs = {**architecture(OPTIONS, PALETTE), "alpha": 0.5, "aspp_rates": [6, 12], "output_stride": 4}
     assert missing_flags(OPTIONS, theirs) == "--alpha 0.5 --aspp-rates 6 12"

@@ -185,7 +185,7 @@ def build(options: Options, dataset: Dataset, progress: Progress, steps: int) ->
     """
     model = models.build(options, dataset.palette)
     if options.init_from and progress.is_new:
-        print(f"weights of {public(options.init_from)}: {models.load_initial(model, options)}")
+        print(f"weights of {public(options.init_from)}: {models.load_initial(model, options, dataset.palette)}")
     models.compile_model(model, options, dataset.palette, options.epochs * steps)
     if not progress.is_new:
         resume.restore(options.output, model, progress)

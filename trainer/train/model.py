@@ -47,10 +47,10 @@ def missing_flags(options: NetworkOptions, theirs: dict[str, Any]) -> str:
     )
 
 
-def load_initial(model: keras.Model, options: Options) -> Imported:
+def load_initial(model: keras.Model, options: Options, palette: Palette) -> Imported:
     """Loads the weights of --init-from; returns what was loaded. Raises InputError if they do not fit."""
     try:
-        return load_weights_from(model, options.init_from)
+        return load_weights_from(model, options.init_from, palette.names)
     except InputError as error:
         flags = ""
         with contextlib.suppress(InputError, OSError):  # no model folder

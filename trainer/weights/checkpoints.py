@@ -12,7 +12,7 @@ import glob
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -28,7 +28,7 @@ from trainer.network.heads import SubpixelKernels
 from trainer.network.layers import published_name
 from trainer.options import InputError
 from trainer.terminal import some_and_more
-from trainer.weights import archives
+from trainer.weights import archives, matching
 from trainer.weights.catalog import locate
 from trainer.weights.download import again, unreadable
 from trainer.weights.hdf5 import LAST, SUFFIXES, Hdf5
@@ -45,18 +45,21 @@ class Imported:
       loaded: layers whose weights were loaded.
       skipped: layers that newly initialised: the last one if the classes differ, and those the source lacks.
       unused: variables of the source that the model does not have.
+      classes: how the classes of another model were matched; "" if they are the same.
     """
 
     loaded: list[str]
     skipped: list[str]
     unused: list[str]
+    classes: str = ""
 
     def __str__(self) -> str:
         text = f"{len(self.loaded)} layers loaded ({', '.join(_folded(self.loaded, self.skipped))})"
         kept = ", ".join(_folded(self.skipped, self.loaded))
         text += f", {len(self.skipped)} newly initialised ({kept})" if self.skipped else ", all of the model"
         unused = _folded(list(dict.fromkeys(name.rpartition("/")[0] or name for name in self.unused)), self.loaded)
-        return text + (f"; not used: {some_and_more(unused, 20)}" if unused else "")
+        text += f"; not used: {some_and_more(unused, 20)}" if unused else ""
+        return text + (f"; {self.classes}" if self.classes else "")
 
 
 def _folded(names: list[str], others: list[str]) -> list[str]:
@@ -145,12 +148,23 @@ class Checkpoint:
 
 
 class _Model:
-    """The weights of a model folder as a `Source`."""
+    """The weights of a model folder as a `Source`.
 
-    def __init__(self, path: str):
-        self.path = path
-        model, _ = load_model(path)
+    Attributes:
+      matched: how its classes were matched with others, see `matching.described`.
+
+    Args:
+      classes: names of the classes in the order that the head is to have; as in the folder if it has another number.
+    """
+
+    def __init__(self, path: str, classes: Sequence[str] = ()):
+        self.path, self.matched = path, ""
+        model, card = load_model(path)
         layers_ = [layer for layer in model.layers if layer.weights]
+        if len(classes) == card.palette.num_classes:
+            order = matching.class_order(card.palette.names, classes)
+            _reorder(next(layer for layer in layers_ if published_name(layer.name) == LAST), order)
+            self.matched = matching.described(card.palette.names, classes, order)
         self._weights = {
             name: weight for layer in layers_ for name, weight in zip(_variables(layer), layer.weights, strict=True)
         }
@@ -158,6 +172,16 @@ class _Model:
 
     def read(self, name: str) -> np.ndarray:
         return keras.ops.convert_to_numpy(self._weights[name])
+
+
+def _reorder(head: keras.Layer, order: Sequence[int]) -> None:
+    """Puts the classes of the last layer into another order; classes are the innermost part of its channels."""
+    # The last two weights of a head of kernels are the same for all classes.
+    count = 2 if isinstance(head, SubpixelKernels) else len(head.weights)
+    for weight in head.weights[:count]:
+        array = keras.ops.convert_to_numpy(weight)
+        split = array.reshape(*array.shape[:-1], -1, len(order))
+        weight.assign(split[..., [*order]].reshape(array.shape))
 
 
 def _variables(layer: keras.Layer) -> list[str]:
@@ -283,14 +307,20 @@ def open_published(path: str, backbone: str = "") -> Source:
     return _OneHead(source) if f"{_OneHead.PARTS[0]}/weights" in source.shapes else source
 
 
-def load_weights_from(model: keras.Model, path: str) -> Imported:
+def load_weights_from(model: keras.Model, path: str, classes: Sequence[str] = ()) -> Imported:
     """Loads weights from `path` into `model`: from a model folder of ours, or from what `open_published` accepts.
+
+    Args:
+      classes: names of the model's classes, by which those of a model folder are matched; none: by their places.
 
     Raises:
       InputError: `path` is none of these, or it is damaged, or belongs to another network.
     """
     if storage.exists(storage.join(path, CARD)):
-        return load(model, _Model(path))
+        source = _Model(path, classes)
+        imported = load(model, source)
+        # A new last layer has no classes of the source.
+        return imported if LAST in imported.skipped else dataclasses.replace(imported, classes=source.matched)
     if storage.is_dir(path):
         raise InputError(f"{path} is neither a model folder ({CARD} is missing) nor the prefix of a checkpoint")
     shapes = {name: tuple(w.shape) for layer in model.layers if layer.weights for name, w in _pairs(layer)}

@@ -23,6 +23,7 @@ from trainer.train.model import architecture, build, compile_model, load_initial
 from trainer.train.optimizer import freeze
 from trainer.train.options import Options
 from trainer.weights.checkpoints import load_weights_from
+from trainer.weights.matching import class_order
 
 OPTIONS = Options(records="records", output="model", alpha=0.35)
 
@@ -44,6 +45,36 @@ def test_another_class_count_leaves_only_the_last_layer_out(tmp_path):
     np.testing.assert_array_equal(
         model.get_layer("aspp0").get_weights()[0], source.get_layer("aspp0").get_weights()[0]
     )
+
+
+@pytest.mark.parametrize("subpixel", ["kernels", "logits"])
+def test_classes_in_another_order_take_the_weights_of_their_names(subpixel, tmp_path):
+    options = dataclasses.replace(OPTIONS, init_from=str(tmp_path), subpixel=subpixel)
+    model = build(options, PALETTE)
+    last, rng = model.get_layer("logits-semantic"), np.random.default_rng(0)
+    last.set_weights([rng.normal(size=weight.shape) for weight in last.weights])
+    save_model(str(tmp_path), model, ModelCard(architecture(options, PALETTE), PALETTE))
+    image = rng.integers(0, 256, (1, 33, 40, 3), np.uint8)
+    before = keras.ops.convert_to_numpy(model(image))
+    assert "class" not in str(load_initial(model, options, PALETTE))
+    np.testing.assert_array_equal(model(image), before)
+    said = str(load_initial(model, options, dataclasses.replace(PALETTE, names=("bar", "disk", "ground"))))
+    np.testing.assert_allclose(model(image), before[..., [2, 1, 0]], rtol=1e-5, atol=1e-5)
+    assert said.endswith("classes are in another order, and matched by name; classes of other names: disk from disc")
+
+
+@pytest.mark.parametrize(
+    ("ours", "order"),
+    [
+        ("abcd", [0, 1, 2, 3]),
+        ("dcba", [3, 2, 1, 0]),
+        ("bcde", [1, 2, 3, 0]),
+        ("xbyd", [0, 1, 2, 3]),
+        ("xayc", [1, 0, 3, 2]),
+    ],
+)
+def test_every_class_takes_the_weights_of_one_other(ours, order):
+    assert class_order("abcd", ours) == order
 
 
 def test_initial_weights_depend_only_on_the_seed(monkeypatch):
@@ -102,7 +133,7 @@ def test_weights_of_a_model_of_other_flags_are_refused_with_these(tmp_path):
     save_model(str(tmp_path / "model"), build(other, PALETTE), ModelCard(numbers, PALETTE))
     options = dataclasses.replace(OPTIONS, init_from=str(tmp_path / "model"))
     with pytest.raises(InputError, match=rf"that model was trained with --alpha {other.alpha:g}$"):
-        load_initial(build(options, PALETTE), options)
+        load_initial(build(options, PALETTE), options, PALETTE)
 
 
 def test_freezing_every_layer_is_refused():

@@ -79,7 +79,12 @@ def counted_ids(label: Label, palette: Palette, coding: str) -> tuple[np.ndarray
             table = np.zeros(256, np.uint8)
             table[label.used] = by_colors
             return looked_up(table, codes)
-    counted = palette.counted_ids(codes)
+    try:
+        counted = palette.counted_ids(codes)
+    except LabelError as error:
+        if codes.ndim == 3 and _is_grey_ids(codes, palette):
+            raise LabelError(f"{error}; if its greys are class ids, give --label-coding ids") from None
+        raise
     if codes.ndim == 2 and coding == "auto" and palette.num_classes <= 2 and is_mask(label.used, palette):
         raise LabelError(f"contains only 0 and 255; {mask_cure(palette)}")
     return counted
@@ -183,6 +188,11 @@ def _grey_ids(colors: Sequence[Color | None], palette: Palette) -> np.ndarray | 
         ids = np.uint8([grey // 255 for grey in greys])
         return ids if ids.max(initial=0) < palette.num_classes else None
     return _known(id_table(palette)[greys], palette)
+
+
+def _is_grey_ids(rgb: np.ndarray, palette: Palette) -> bool:
+    """Whether the three channels of a label, uint8 [H, W, 3], are equal, and are ids that the palette knows."""
+    return bool((rgb == rgb[..., :1]).all()) and _known(id_table(palette)[rgb[..., 0]], palette) is not None
 
 
 def _known(ids: np.ndarray | list[int], palette: Palette) -> np.ndarray | None:

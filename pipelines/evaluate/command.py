@@ -79,6 +79,11 @@ def run(options: Options, flags: list[str]) -> int:
     for name, scores in evaluation["masks"].items():
         if count := scores["without_label"]:
             print(f"{name}: masks without a label, which were left out: {count}")
+    if len(total.numbers) and not total.confusion.any():
+        print(
+            f"warning: every pixel of the labels is ignored (id {palette.ignore_id} of palette {palette.name}), so "
+            "there is nothing to score; check --labels, and --model or --palette"
+        )
     print(f"report: {page_path}")
     if excess := accounts.excess(options.max_reject_rate):
         print(excess)

@@ -115,13 +115,27 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
         first = min(name for names in labels.files.values() for name in names)
         mask = min((path for paths in masks[sources.masks[0]].values() for path in paths), default="(none)")
         reason = f"; rejected: {rejects[0].path}: {rejects[0].reason}" if rejects else ""
-        raise InputError(
+        found = (
             f"no label in {sources.labels} has a mask of the same path in {' and '.join(sources.masks)}: the first "
-            f"label is {first}, the first mask {mask}{reason}. If other files lie among the labels, such as images or "
+            f"label is {first}, the first mask {mask}"
+        )
+        if cure := _deeper(labels.files, masks):
+            raise InputError(f"{found}; {cure}")
+        raise InputError(
+            f"{found}{reason}. If other files lie among the labels, such as images or "
             "labels of another kind, link the right ones into a folder of their own, with the names of the images, as "
             "`deeplab records export` writes those of records"
         )
     return Plan(sources, tuple(comparisons), tuple(rejects), without_label, note, labels.notes)
+
+
+def _deeper(labels: Collection[str], masks: Mapping[str, Collection[str]]) -> str:
+    """The cure, if all masks of a folder lie in a folder below it, and labels have their paths there; else ""."""
+    for folder, keys in masks.items():
+        tops = {key.partition("/")[0] for key in keys}
+        if len(tops) == 1 and any(key.partition("/")[2] in labels for key in keys):
+            return f"give --masks {storage.join(folder, *tops)}"
+    return ""
 
 
 def _selected(
@@ -255,7 +269,13 @@ def list_masks(folder: str) -> dict[str, list[str]]:
     files = _listing(folder, "--masks")
     names = [name for name in files if name.lower().endswith(".png") and not hidden(name)]
     if not names:
-        raise InputError(f"--masks {folder}: none of its {len(files)} files ends in .png")
+        kinds = Counter(_suffix(name) for name in files if not hidden(name))
+        most = ", ".join(f"{count} in {suffix}" for suffix, count in kinds.most_common(3))
+        found = f", but {most}" if kinds else ""
+        raise InputError(
+            f"--masks {folder}: none of its {len(files)} files ends in .png{found}; expected a PNG of class ids or of "
+            "the palette's colours for every image, named like its label"
+        )
     by_key: dict[str, list[str]] = {}
     for name in names:
         if name.split("/")[0] not in RESERVED:

@@ -235,7 +235,10 @@ def test_cityscapes_labels_find_their_masks(tmp_path: Path) -> None:
     [
         (["--masks", "{0}/nowhere"], "--masks {0}/nowhere: folder not found"),
         (["--labels", "{0}/nowhere"], "--labels {0}/nowhere: folder not found"),
-        (["--masks", "{0}/images"], "--masks {0}/images: none of its 3 files ends in .png"),
+        (
+            ["--masks", "{0}/images"],
+            "--masks {0}/images: none of its 3 files ends in .png, but 3 in .jpg; expected a PNG",
+        ),
         (["--masks", "{0}/other"], "no label in {0}/labels has a mask of the same path"),
         (["--output", "{0}/wrong"], "is an input folder"),
         (["--palette", "nothing"], "palette 'nothing' is neither"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines.evaluate.plan import Plan, pair
@@ -94,6 +95,20 @@ def test_no_label_at_all_is_an_input_error(tmp_path: Path) -> None:
     put(tmp_path / "masks", "a.png")
     with pytest.raises(InputError, match=r"labels: none of its 2 files ends in \.png or"):
         plan_of(tmp_path)
+
+
+def test_masks_in_a_folder_below_are_pointed_out(tmp_path: Path) -> None:
+    put(tmp_path / "labels", "a.png", "x/b.png")
+    put(tmp_path / "masks", "pred/a.png", "pred/x/b.png")
+    with pytest.raises(InputError, match=r"the first mask pred/a\.png; give --masks .*/masks/pred$"):
+        plan_of(tmp_path)
+
+
+def test_labels_without_a_pixel_to_score_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path / "labels", "a.png", data=PALETTE.encode_mask(np.full((4, 5), PALETTE.ignore_id, np.uint8)))
+    put(tmp_path / "masks", "a.png", data=PALETTE.encode_mask(np.zeros((4, 5), np.uint8)))
+    assert evaluate(tmp_path) == 0
+    assert "warning: every pixel of the labels is ignored (id 255" in capsys.readouterr().out
 
 
 def test_the_first_reject_is_quoted_if_nothing_pairs_up(tmp_path: Path) -> None:

@@ -83,6 +83,17 @@ def check_threads(number: int) -> None:
             thread.join()
 
 
+def check_files(number: int) -> None:
+    """Raises OSError of EMFILE unless this process may open so many more files. Connections of C++ then never come."""
+    files: list[int] = []
+    try:
+        for _ in range(number):
+            files.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for file in files:
+            os.close(file)
+
+
 def peak_memory(number: int | None = None) -> int:
     """The peak memory of the process with that id, this one by default, in bytes; 0 if it cannot be determined."""
     # The value from `getrusage` includes the memory of the process that started this one.

@@ -29,11 +29,13 @@ from pipelines.runner import remote, worker
 from pipelines.runner.failures import await_death_report, quiet_beam, readable, stop_when_worker_dies
 from pipelines.runner.flags import is_local
 from pipelines.runner.progress import Heartbeat, beats, progress
-from trainer import processes
+from trainer import processes, storage
 from trainer.files import scratch
 
 THREADS = 16
 """Threads of Beam and gRPC for the runner and for each worker, fewer than are measured: 20 and 20."""
+FILES = 20
+"""Files that a local job opens besides those of its work, where gRPC would wait for ever without them."""
 NEVER_MS = 2**31 - 1
 """Milliseconds after which Beam's threads flush their output. By default it is a second, and a flush may happen while
 another thread is encoding an element: half of the element is then decoded, and the rest is taken for a length. Jobs
@@ -67,12 +69,20 @@ def run(
       InputError: the job failed. The message has the cause, in one line, and the path of the full traceback.
       storage.Unavailable: storage did not answer a worker.
       MemoryError: this machine allows too few threads.
+      storage.Unavailable: also if it allows too few open files.
       KeyboardInterrupt: Ctrl-C while waiting for a remote job; the text says what happens to the job.
     """
     if not is_local(options):
         return remote.run(build, options, total=total, unit=unit, title=title, folder=folder)
     out, options = sys.stderr, copy.deepcopy(options)  # building the runner changes them
     processes.check_threads(THREADS * (1 + options.view_as(DirectOptions).direct_num_workers))
+    try:
+        processes.check_files(FILES)
+    except OSError as error:
+        raise storage.Unavailable(
+            f"too few files may be open at a time for the {title} job ({error.strerror}); allow more (`ulimit -n "
+            "256`) and run the same command again"
+        ) from None
     with scratch.folder("run") as place:
         counts, worker_log = os.path.join(place, "beats"), os.path.join(place, "workers.log")
         os.mkdir(counts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import resource
 import subprocess
 import sys
 import threading
@@ -135,3 +137,26 @@ def test_threads_that_are_not_allowed_are_missed_before_they_are_needed(monkeypa
     with pytest.raises(MemoryError, match="no more threads are allowed here"):
         processes.check_threads(4)
     assert threading.active_count() == others
+
+
+def is_free(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return True
+    return False
+
+
+def test_files_that_may_not_be_opened_are_missed_before_they_are_needed():
+    processes.check_files(5)
+    next_one, limits = os.dup(0), resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(next_one)
+    free = sum(map(is_free, range(next_one + 3)))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_one + 3, limits[1]))
+    try:
+        processes.check_files(free)
+        with pytest.raises(OSError, match="Too many open files"):
+            processes.check_files(free + 1)
+        processes.check_files(free)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import threading
 
 import pytest
 
 from pipelines.runner import failures
 from pipelines.runner.failures import readable
-from trainer import storage
+from pipelines.runner.flags import beam_options
+from pipelines.runner.run import run
+from trainer import processes, storage
 from trainer.options import InputError
 
 PYTHON = """Error received from SDK harness for instruction 4: Traceback (most recent call last):
@@ -67,3 +71,23 @@ def test_a_helper_thread_that_can_start_no_other_ends_the_run_which_would_wait_f
 def test_a_run_that_can_start_no_thread_says_what_the_machine_lacks():
     with pytest.raises(MemoryError, match="no more threads"):
         raise readable(RuntimeError("can't start new thread"), "testing")
+
+
+def test_a_job_for_which_too_few_files_may_be_open_is_not_begun(tmp_path, monkeypatch):
+    """gRPC would print and wait for half a minute, and give no reason."""
+
+    def refuse(number):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(processes, "check_files", refuse)
+    with pytest.raises(
+        storage.Unavailable, match=r"for the test job \(Too many open files\); allow more \(`ulimit -n"
+    ):
+        run(
+            lambda *_: pytest.fail("begun"),
+            beam_options([]),
+            total=1,
+            unit="items",
+            title="test",
+            folder=str(tmp_path),
+        )

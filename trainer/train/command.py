@@ -221,8 +221,8 @@ def train(
         checkpoints = Checkpoints(options.output, model, progress, options.checkpoint_minutes, is_same)
         while not is_finished(options, progress):
             title = f"epoch {progress.epochs + 1}/{options.epochs}"
-            steps = Steps(model, progress, title, total, checkpoints, interrupts, stream.waited.numpy)
-            row = take_steps(options, stream, model, steps)
+            steps = Steps(progress, title, total, checkpoints, interrupts, stream.waited.numpy)
+            row = take_steps(options, stream, steps)
             if row is None:
                 return None
             models.copy_weights(model, network)
@@ -232,27 +232,20 @@ def train(
             scores = metrics.scores(confusion, dataset.palette.names)
             progress = progress.after(history_row(row, scores))
             print(epoch_line(progress, options.epochs))
-            keep_epoch(
-                options,
-                dataset,
-                model,
-                checkpoints,
-                progress,
-                scores,
-                functools.partial(logs.add, overlays=result.overlays),
-            )
+            log = functools.partial(logs.add, overlays=result.overlays)
+            keep_epoch(options, dataset, checkpoints, progress, scores, log)
             interrupts.check(f"epoch {progress.epochs} is kept")
     if pace.steps:
         print(pace)
     return progress
 
 
-def take_steps(options: Options, stream: TrainingStream, model: keras.Model, steps: Steps) -> dict[str, Any] | None:
+def take_steps(options: Options, stream: TrainingStream, steps: Steps) -> dict[str, Any] | None:
     """Takes the remaining steps of an epoch, as `train_epoch` does; None if the loss became NaN or infinite."""
     place = (steps.progress.epochs + 1, steps.total, steps.progress.step)
     with readable_records(options.records, stream.dataset.palette, functools.partial(stream.records, *place)):
         try:
-            row = train_epoch(model, stream.epoch(*place), steps)
+            row = train_epoch(stream.epoch(*place), steps)
             steps.check()
         except LossError as error:
             cause = explain(options, stream, steps.checkpoints.last, error, steps.interrupts)
@@ -277,7 +270,6 @@ def interruptible(run: Callable[[], Validation], steps: Steps) -> Validation:
 def keep_epoch(
     options: Options,
     dataset: Dataset,
-    model: keras.Model,
     checkpoints: Checkpoints,
     progress: Progress,
     scores: dict[str, Any],
@@ -288,8 +280,8 @@ def keep_epoch(
     # Not before this, so that an earlier error leaves the previous training in place.
     checkpoints.begin(progress)
     if progress.best_epoch == progress.epochs:
-        save_best(options, dataset, model, scores, progress.epochs)
-    adjust_learning_rate(options, model, progress)
+        save_best(options, dataset, checkpoints.model, scores, progress.epochs)
+    adjust_learning_rate(options, checkpoints.model, progress)
     log(progress.history[-1])
     storage.write(storage.join(options.output, HISTORY), history_csv(progress.history))
     # Comes last: if the command is killed before it, the epoch is repeated and writes the same files again.
@@ -355,9 +347,9 @@ def repeat_steps(options: Options, stream: TrainingStream, start: Progress, step
     keras.utils.set_random_seed(options.seed)
     model = build(options, stream.dataset, start, total)
     never = Checkpoints(options.output, model, start)
-    steps = Steps(model, start, f"to step {step}", step - 1, never, Interrupts(), stream.waited.numpy)
+    steps = Steps(start, f"to step {step}", step - 1, never, Interrupts(), stream.waited.numpy)
     try:
-        train_epoch(model, stream.epoch(epoch, total, start.step), steps)
+        train_epoch(stream.epoch(epoch, total, start.step), steps)
         return diagnose(model, step, next(stream.epoch(*place_of(epoch, total, step)).as_numpy_iterator()))
     except (LossError, InputError, MemoryError, tf.errors.ResourceExhaustedError):
         return Diagnosis(step)

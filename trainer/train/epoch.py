@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -63,15 +62,15 @@ def try_largest(predict: Callable[[np.ndarray], np.ndarray], size: tuple[int, in
         predict(np.zeros([1, height, width, 3], np.uint8))
 
 
-def train_epoch(model: keras.Model, stream: tf.data.Dataset, steps: Steps) -> dict[str, Any]:
+def train_epoch(stream: tf.data.Dataset, steps: Steps) -> dict[str, Any]:
     """Takes the remaining steps of an epoch, from `stream`; returns the first values of its `history_row`."""
     with steps.bar, enough_memory("a training step", "give a smaller --batch-size or --crop"):
         if steps.done < steps.total:
             left = steps.total - steps.done
-            model.fit(stream, steps_per_epoch=left, shuffle=False, callbacks=steps, verbose=0)
+            steps.model.fit(stream, steps_per_epoch=left, shuffle=False, callbacks=steps, verbose=0)
     return {
         "epoch": steps.progress.epochs + 1,
-        "loss": float(model.get_metrics_result()["loss"]),
+        "loss": float(steps.model.get_metrics_result()["loss"]),
         "learning_rate": steps.rate,
         "seconds_per_step": steps.pace.seconds_per_step,
     }

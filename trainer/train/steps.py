@@ -80,7 +80,6 @@ class Steps(keras.callbacks.CallbackList):
 
     def __init__(
         self,
-        model: keras.Model,
         progress: Progress,
         title: str,
         total: int,
@@ -90,10 +89,11 @@ class Steps(keras.callbacks.CallbackList):
     ) -> None:
         """
         Args:
-          model: the model in the state of `progress`, including the running values of its metrics.
+          progress: the state of the checkpoints' model, including the running values of its metrics.
           title: the title of the progress bar.
           waited: returns the seconds spent waiting for batches so far.
         """
+        model = checkpoints.model
         super().__init__(add_history=True, model=model)
         self.progress, self.checkpoints, self.interrupts = progress, checkpoints, interrupts
         self.total, self.done = total, progress.step

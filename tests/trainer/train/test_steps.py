@@ -38,7 +38,7 @@ def epoch():
     optimizer = types.SimpleNamespace(learning_rate=np.float32(0.5))
     model = types.SimpleNamespace(optimizer=optimizer, metrics_variables=[], variables=[np.float32([1])])
     progress, waited = Progress({}, ""), [7.0]
-    events = Steps(model, progress, "", 9, Checkpoints("", model, progress), Interrupts(), lambda: waited[0])
+    events = Steps(progress, "", 9, Checkpoints("", model, progress), Interrupts(), lambda: waited[0])
     events.waited = waited
     return events
 

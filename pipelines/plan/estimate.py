@@ -172,7 +172,7 @@ def estimates(
         for kind, place in (("cluster", "Flink or Spark cluster"), ("dataflow", "Dataflow")):
             results.append(_of_cluster(place, prices[kind], cores, seconds, memory, requests))
     if work.flops:
-        results.append(_of_gpu(work, wall, cpu, memory, prices["gpu"], precision or "float32", requests))
+        results.append(_of_gpu(work, wall, memory, prices["gpu"], precision or "float32", requests))
     return results
 
 
@@ -193,7 +193,7 @@ def _of_cluster(
 
 
 def _of_gpu(
-    work: Work, wall: Rate, cpu: Rate, memory: int, price: Mapping[str, Any], precision: str, requests: float
+    work: Work, wall: Rate, memory: int, price: Mapping[str, Any], precision: str, requests: float
 ) -> Estimate:
     """One machine with a GPU, which runs the network at a share of the card's peak."""
     peak = price["tflops"][precision] * 1e12 * price["share_of_peak"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import socket
@@ -132,10 +133,9 @@ def progress(
       watch: seconds between two calls of `count` for the bar.
     """
     done = threading.Event()
-    show = _bar if out.isatty() else _lines
-    watcher = threading.Thread(
-        target=show, args=(_Last(count, total), total, unit, title, out, watch, done), daemon=True
-    )
+    show, wait = (_bar, watch) if out.isatty() else (_lines, PLAIN_SECONDS)
+    ended = functools.partial(done.wait, wait)
+    watcher = threading.Thread(target=show, args=(_Last(count, total), total, unit, title, out, ended), daemon=True)
     watcher.start()
     try:
         yield
@@ -159,19 +159,19 @@ class _Last:
         return self._value
 
 
-def _bar(count: _Last, total: int, unit: str, title: str, out: TextIO, watch: float, done: threading.Event) -> None:
+def _bar(count: _Last, total: int, unit: str, title: str, out: TextIO, ended: Callable[[], bool]) -> None:
     shown = {"unit": f" {unit}", "desc": title, "file": out, "dynamic_ncols": True, "smoothing": 0.1}
     with tqdm(total=total or None, initial=count(), **shown) as bar:
         running = True
         while running:
-            running = not done.wait(watch)
+            running = not ended()
             bar.update(count() - bar.n)
 
 
-def _lines(count: _Last, total: int, unit: str, title: str, out: TextIO, watch: float, done: threading.Event) -> None:
+def _lines(count: _Last, total: int, unit: str, title: str, out: TextIO, ended: Callable[[], bool]) -> None:
     start, first, running = time.monotonic(), count(), True
     while running:
-        running = not done.wait(PLAIN_SECONDS)
+        running = not ended()
         number, seconds = count(), time.monotonic() - start
         rate = (number - first) / seconds if seconds else 0.0
         left = f", {max(0, total - number) / rate:.0f} s left" if running and rate and total else ""

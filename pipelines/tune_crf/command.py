@@ -197,11 +197,10 @@ def tune(
       The result, and the accounts with the images that could not be scored.
     """
     width = options.trimap_width if options.metric == "trimap" else None
-    bands = scoring.bands_of(width)
+    read = functools.partial(scoring.read_scores, job, bands=scoring.bands_of(width), files={})
     points, stage = (None, *search.coarse_points()), "coarse grid"
-    files: scoring.Files = {}
     while True:
-        usable, accounts, scores = score(options, job, usable, accounts, bands, files, beam, points, stage)
+        usable, accounts, scores = score(options, job, usable, accounts, read, beam, points, stage)
         keys = [sample.key for sample in usable]
         before, counts = stacked(job, usable, (None,), scores)[None], stacked(job, usable, points[1:], scores)
         lacking = search.unscored(before, counts, search.folds(keys))
@@ -238,8 +237,7 @@ def score(
     job: TuningJob,
     usable: list[Sample],
     accounts: Accounts,
-    bands: int,
-    files: scoring.Files,
+    read: Callable[[list[Sample]], Scores],
     beam: Any,
     points: tuple[Point, ...],
     title: str,
@@ -248,8 +246,7 @@ def score(
 
     Args:
       usable, accounts: the usable images so far, and their accounts.
-      bands: number of distances from boundaries to include.
-      files: see `scoring.read_scores`.
+      read: reads the counts of samples from the work folder, see `scoring.read_scores`.
       title: a name of the points, for messages.
 
     Returns:
@@ -258,7 +255,7 @@ def score(
     Raises:
       UnbalancedError: some counts are missing after the job.
     """
-    scores = scoring.read_scores(job, usable, bands, files)
+    scores = read(usable)
     tasks = scoring.missing(job, usable, points, scores)
     if not tasks:
         return usable, accounts, scores
@@ -267,7 +264,7 @@ def score(
     print(f"{title}: {planned} masks to make, {known} known", flush=True)
     whole = functools.partial(build, job=job, tasks=tasks)
     run_job(whole, beam, total=planned, unit="masks", title="tune-crf", folder=job.work)
-    scores = scoring.read_scores(job, usable, bands, files)
+    scores = read(usable)
     reasons = scoring.failures(job, usable)
     left = scoring.missing(job, usable, points, scores)
     rejects = tuple(

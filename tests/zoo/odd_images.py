@@ -26,7 +26,6 @@ class Odd(NamedTuple):
 
 RGB, SIZE = image(), (HEIGHT, WIDTH)
 JPEG = images.encode_jpeg(RGB, 90)
-DARK = saved(Image.new("RGB", (WIDTH, HEIGHT), (9, 9, 9)), "JPEG", quality=95)
 BIG = saved(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8), "JPEG", quality=95)
 BMP, TIFF = saved(RGB, "BMP"), saved(RGB, "TIFF")
 SCAN = JPEG.index(b"\xff\xda")

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from pipelines.inputs import rows
+from pipelines.inputs import manifest, rows
 from pipelines.inputs.rawset import scan
 from tests.drawn.rawset import splits_of, touch
+from trainer import storage
 from trainer.options import InputError
 
 
@@ -142,3 +143,19 @@ def test_columns_that_are_not_read_are_named(tmp_path):
     (tmp_path / "m.csv").write_text("image,label,fold,split,set\na.jpg,a.png,0,train,train\nb.jpg,b.png,1,val,train\n")
     raw = scan(str(tmp_path / "m.csv"))
     assert raw.summary.startswith("manifest: m.csv (columns not read: fold, set), 1 train + 1 val images")
+
+
+def test_an_object_is_found_by_the_other_form_of_its_accents_unless_there_are_two(monkeypatch):
+    names = ("a.jpg", "o\u0308.jpg", "u\u0308\u00fc.jpg", "\u00fcu\u0308.jpg")
+    files = {name: storage.File(f"gs://b/i/{name}", name, 1, 2) for name in names}
+    monkeypatch.setattr(storage, "walk", lambda folder: iter(files.values()) if folder == "gs://b/i" else iter(()))
+    asked = ("a.jpg", "b.jpg", "u\u0308\u00fc.jpg", "\u00f6.jpg", "\u00fc\u00fc.jpg")
+    objects = manifest._Remote(f"gs://b/i/{name}" for name in asked)
+    found = [objects.find(f"gs://b/i/{name}") for name in asked]
+    assert [file and file.path.rpartition("/")[2] for file in found] == [
+        "a.jpg",
+        None,
+        "u\u0308\u00fc.jpg",
+        "o\u0308.jpg",
+        None,
+    ]

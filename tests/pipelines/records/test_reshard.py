@@ -64,6 +64,14 @@ def test_shards_have_a_size_or_a_number_in_the_largest_split():
     assert sorted(planned) == sorted([*splits["train"], *splits["val"]])
 
 
+def test_megabytes_are_binary(prepared, tmp_path, monkeypatch):
+    sizes = []
+    plan = lambda by_split, shards, size: sizes.append(size) or plan_shards(by_split, shards, size)
+    monkeypatch.setattr(reshard, "plan_shards", plan)
+    assert records("reshard", prepared, tmp_path / "new", "--megabytes", 3) == 0
+    assert sizes == [3 * 1024**2]
+
+
 def test_killed_at_any_step_and_run_again_gives_the_same(prepared, five, tmp_path, monkeypatch):
     interrupts = faults.Interrupts(monkeypatch)
     for kill in range(20):

@@ -75,3 +75,5 @@ def test_images_are_found_in_folders_by_globs_and_alone_and_damaged_ones_left_ou
     assert len(list(of_files(image_paths(str(tmp_path))))) == 2
     with pytest.raises(InputError, match="found no image"):
         image_paths(str(tmp_path / "none"))
+    with pytest.raises(InputError, match=rf"no image of it can be read, such as {tmp_path}/c\.png; give others"):
+        image_paths(str(tmp_path / "c.png"))

@@ -78,6 +78,15 @@ def test_a_bmp_is_read_by_its_indices_whatever_its_colours(width, bits, table, o
         read_as(bmp(indices, bits, colors, up=-1), indices, colors)
 
 
+@pytest.mark.parametrize("table", ["colours", "greys of their indices"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_table_whose_length_is_not_stated_holds_every_index(bits, table):
+    colors = TABLES[table][: 1 << bits]
+    data = bytearray(bmp(indices := drawn(33, len(colors)), bits, colors))
+    data[46:50] = bytes(4)
+    read_as(bytes(data), indices, colors)
+
+
 def test_a_bmp_is_read_as_opencv_reads_it():
     indices = drawn(33, 2)
     for bits in (4, 8):

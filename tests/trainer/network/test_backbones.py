@@ -19,6 +19,15 @@ from trainer.network.resnet import resnet
 from trainer.weights.checkpoints import architecture, load
 
 
+def test_backbones_have_the_strides_that_they_were_published_with():
+    strides = {name: backbone.output_stride for name, backbone in PUBLISHED.items()}
+    assert {name for name, stride in strides.items() if stride == 32} == {
+        "mobilenet_v3_large_seg",
+        "mobilenet_v3_small_seg",
+    }
+    assert {*strides.values()} == {16, 32}
+
+
 @pytest.mark.parametrize(
     ("backbone", "variables"),
     [

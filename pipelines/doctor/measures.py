@@ -131,7 +131,12 @@ def fit(image: np.ndarray, ids: np.ndarray) -> np.ndarray | None:
 
 
 def correlation(image: np.ndarray, ids: np.ndarray) -> float:
-    """Correlation, -1 to 1, of the edges of an image and the boundaries of its label, without a shift."""
+    """Correlation, -1 to 1, of the edges of an image and the boundaries of its label, without a shift.
+
+    Args:
+      image: uint8 [H, W, 3] RGB.
+      ids: uint8 [H, W] class ids.
+    """
     near = cv2.blur(boundaries(ids).astype(np.float32), (3, 3))
     strength = edges(image)
     near, strength = near - near.mean(), strength - strength.mean()

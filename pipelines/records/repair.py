@@ -330,8 +330,7 @@ def _mended(folder: str, shard: Shard, palette: Palette, source: Source) -> Iter
             count = shard.records if last else count + 1
             if data is None:
                 records = shard.records - entry.index if last else 1
-                key = key_of(entry.data).removeprefix("key ")
-                yield Reject(key, path, STAGE, f"record {entry.index}: {reason}", records)
+                yield Reject(key_of(entry.data), path, STAGE, f"record {entry.index}: {reason}", records)
     if count < shard.records:
         yield Reject(shard.name, path, STAGE, f"the shard ends after {count} records", shard.records - count)
 

@@ -124,7 +124,7 @@ def check_shard(folder: str, shard: Shard, palette: Palette, beat: Callable[[], 
                     raise ValueError(frame.reason)
                 good = apart(check_message, frame.data, palette)
             except (ValueError, Failed) as error:  # CorruptRecord, malformed message, ImageError, LabelError
-                where = f"{shard.name}: record {frame.index} at byte {frame.offset}, {key_of(frame.data)}"
+                where = f"{shard.name}: record {frame.index} at byte {frame.offset}, key {key_of(frame.data)}"
                 checked.faults.append(f"{where}: {error}")
                 checked.damaged += not is_surplus
             else:
@@ -230,8 +230,8 @@ def key_of(data: bytes) -> str:
     """The key and copy of a possibly damaged message, in words."""
     name = name_of(data)
     if name is None:
-        return "key unreadable"
-    return f"key {name[0]}" + (f" copy {name[1]}" if name[1] else "")
+        return "unreadable"
+    return name[0] + (f" copy {name[1]}" if name[1] else "")
 
 
 def name_of(data: bytes) -> tuple[str, int | None] | None:

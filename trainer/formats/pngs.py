@@ -33,6 +33,13 @@ def decode_png(data: bytes, flags: int, as_grey: bool = False) -> np.ndarray:
     Args:
       flags: OpenCV's; they determine channels (BGR, BGRA or RGB) and dtype.
       as_grey: whether to return the indices of a palette PNG, scaled from its depth to 0-255.
+
+    Returns:
+      uint8 or uint16 [H, W], [H, W, 3] or [H, W, 4].
+
+    Raises:
+      ImageError: the PNG is damaged.
+      MemoryError: there is not enough memory for its pixels.
     """
     chunks = png_chunks(data)
     check_png(data, chunks)

@@ -31,10 +31,10 @@ def looked_up(table: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def runs_of(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """The runs of equal neighbours, row by row.
+    """The runs of equal neighbours in codes, integers [H, W], row by row.
 
     Returns:
-      The code and the length of every run; all codes and None if there are many runs.
+      The code and the length of every run, [n] each; all codes, [H·W], and None if there are many runs.
     """
     flat = codes.ravel()
     begins = _changes(flat)

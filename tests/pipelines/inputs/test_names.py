@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.inputs.names import Naming, naming
+from pipelines.inputs.names import Naming, naming, spellings
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,19 @@ def test_names_that_do_not_follow_the_rule_stay():
     assert [rule.image_of(name) for name in ("m__mask", "7_mask", "m_7", "d/m_7_gt")] == [
         *("m__mask", "7_mask", "m_7", "d/m_7_gt")
     ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "paths"),
+    [
+        ("a", ("a",)),
+        ("a.jpg", ("a.jpg", "a")),
+        ("a -1", ("a -1", "a")),
+        ("my film", ("my film",)),  # a name with a blank, not a name and its label
+        ("a 1 1 1", ("a 1 1 1", "a 1 1", "a")),
+        ("i/a.jpg l/a.png", ("i/a.jpg l/a.png", "i/a.jpg l/a", "i/a.jpg", "i/a")),
+        ("i\\a", ("i\\a", "i/a")),
+    ],
+)
+def test_a_line_of_a_list_may_mean_these_paths(entry, paths):
+    assert spellings(entry) == paths

@@ -91,3 +91,11 @@ def test_a_job_for_which_too_few_files_may_be_open_is_not_begun(tmp_path, monkey
             title="test",
             folder=str(tmp_path),
         )
+
+
+@pytest.mark.parametrize(("error", "waits"), [("Channel closed prematurely.", 1), ("another", 0)])
+def test_only_a_worker_that_broke_its_connection_is_given_time_to_be_reported(error, waits, monkeypatch):
+    naps = []
+    monkeypatch.setattr(failures.time, "sleep", naps.append)
+    failures.await_death_report(RuntimeError(error))
+    assert naps == [failures.REPORT_SECONDS] * waits

@@ -151,11 +151,12 @@ def _palette(rawset: RawSet, palette: str, labels: Labels, has_own: Callable[[],
     if built_in is None:
         raise NoPalette(rawset.root, sample.describe())
     note = class_lists.passed_over(rawset.class_lists, built_in)
-    return Detected(built_in, f"palette {built_in.name}: {sample.describe()}{note}")
+    reason = f"palette {built_in.name}: {sample.describe()}{note}"
+    return Detected(built_in, _with_doubt(reason, rawset, built_in, labels()))
 
 
 def _with_doubt(reason: str, rawset: RawSet, usual: Palette, labels: Iterable[tuple[str, label_images.Label]]) -> str:
-    """The reason for a layout's usual palette; a warning if the labels rather number a few classes of their own.
+    """The reason for a built-in palette; a warning if the labels rather number a few classes of their own.
 
     Those of Pascal VOC outline every object with 255, and hold classes from all over its list.
     """
@@ -370,6 +371,10 @@ def _sample(sampled: Iterable[tuple[str, label_images.Label]]) -> Sample:
     return Sample(labels, *map(frozenset, (ids, colors, embedded, mapped)), is_mapped)
 
 
+def _classes_among(colors: Iterable[Color | None], palette: Palette) -> set[int | None]:
+    return {*map(color_meanings(palette).get, colors)} - {palette.ignore_id, None}
+
+
 def _palette_of(sample: Sample, layout: str) -> Palette | None:
     """The built-in palette that fits a sample; None if none fits, or more than one."""
     if sample.embedded and not sample.colors:
@@ -381,7 +386,8 @@ def _palette_of(sample: Sample, layout: str) -> Palette | None:
     colors = sample.colors | sample.mapped
     if colors and (sample.is_mapped or not sample.ids):
         fits = [palette for palette in READ_BY_COLOR if colors <= palette.known_colors()]
-        if len(fits) == 1:
+        # A single class, such as red on a black that is ignored, is no evidence.
+        if len(fits) == 1 and len(_classes_among(colors, fits[0])) > 1:
             return fits[0]
     if sample.colors:
         return None

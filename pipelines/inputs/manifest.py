@@ -109,7 +109,8 @@ def _paired(path: str, folder: str, listed: Rows, rejects: list[Reject]) -> Iter
         key = _key(folder, image)
         missing = image if not image_file[0] else label if not label_file[0] else ""
         if missing:
-            rejects.append(reject(key, image, f"{path} line {line}: {missing} not found"))
+            cure = "; write / in place of \\" if "\\" in missing else ""
+            rejects.append(reject(key, image, f"{path} line {line}: {missing} not found{cure}"))
         else:
             yield key, split, tuple(image_file), tuple(label_file)
 

@@ -234,7 +234,11 @@ def _of_list(path: str, split: str) -> Selection:
     if not names:
         known = ", ".join(sorted(splits - {""})) or "none, for it has no column split"
         raise InputError(f"--list {path} names no image{f' of split {split}; its splits: {known}' if split else ''}")
-    return Selection(f"list {path}", names, (Rows(_spelled(folder, name) for (name,) in names),), is_list=True)
+    known = sorted(splits - {""})
+    all_of_them = f" (of splits {' and '.join(known)}; --split takes one)" if not split and len(known) > 1 else ""
+    return Selection(
+        f"list {path}{all_of_them}", names, (Rows(_spelled(folder, name) for (name,) in names),), is_list=True
+    )
 
 
 def _names(path: str, split: str, splits: set[str]) -> Iterator[str]:

@@ -81,6 +81,16 @@ def test_labels_in_vocs_folders_that_seem_to_hold_other_classes_are_doubted(tmp_
     assert "only its first 3 classes (background, aeroplane, bicycle)" in reason and "palette.json" in reason
 
 
+def test_a_black_and_red_mask_is_not_of_cityscapes_whose_red_is_a_rider(tmp_path):
+    with pytest.raises(NoPalette):
+        detect_palette(labelled(tmp_path, np.uint8([[[0, 0, 0], [255, 0, 0]]])))
+
+
+def test_a_mask_in_vocs_first_colours_is_doubted_in_any_folder(tmp_path):
+    palette, reason, _ = detect_palette(labelled(tmp_path, np.uint8([[[0, 0, 0], [128, 0, 0], [0, 128, 0]]])))
+    assert palette is VOC and reason.startswith("warning: palette voc: 1 sampled label holds 3 colours")
+
+
 @pytest.mark.parametrize("ids", [[0, 1, 2, 255], [0, 15], [1, 2], [0], [*range(21)]])
 def test_labels_of_voc_are_not_doubted(tmp_path, ids):
     assert detect_palette(labelled(tmp_path, [ids], folders=VOC_FOLDERS))[1] == USUAL

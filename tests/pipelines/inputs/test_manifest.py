@@ -138,6 +138,13 @@ def test_splits_in_a_column_of_another_name_are_refused(tmp_path, name, kind):
         scan(str(tmp_path / f"m.{kind}"))
 
 
+def test_backslashes_of_windows_are_named_as_the_fault(tmp_path):
+    touch(tmp_path, "a.jpg", "a.png", "set/b.jpg", "set/b.png")
+    (tmp_path / "m.csv").write_text("image,label\na.jpg,a.png\nset\\b.jpg,set\\b.png\n")
+    (rejected,) = scan(str(tmp_path / "m.csv")).rejects
+    assert rejected.reason.endswith("b.jpg not found; write / in place of \\")
+
+
 def test_columns_that_are_not_read_are_named(tmp_path):
     touch(tmp_path, "a.jpg", "a.png", "b.jpg", "b.png")
     (tmp_path / "m.csv").write_text("image,label,fold,split,set\na.jpg,a.png,0,train,train\nb.jpg,b.png,1,val,train\n")

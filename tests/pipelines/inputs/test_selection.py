@@ -214,7 +214,8 @@ def test_a_list_with_a_column_split_is_selected_by_it(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("image,label,split\na.jpg,a.png,train\nb.jpg,b.png,validation\n")
     paths = [str(tmp_path / name) for name in ("a.jpg", "b.jpg")]
     assert choose(selection.load("", "val", str(tmp_path / "manifest.csv")), paths).paths == {paths[1]}
-    assert choose(selection.load("", "", str(tmp_path / "manifest.csv")), paths).paths == set(paths)
+    every = choose(selection.load("", "", str(tmp_path / "manifest.csv")), paths)
+    assert every.paths == set(paths) and "(of splits train and val; --split takes one)" in every.note
     with pytest.raises(InputError, match="names no image of split test; its splits: train, val"):
         selection.load("", "test", str(tmp_path / "manifest.csv"))
 

@@ -10,7 +10,7 @@ from pipelines.doctor.corrections import of_masks, with_coding, with_known_color
 from pipelines.doctor.proposals import are_codes, are_masks, is_grey, is_mixed, propose, two_classes, without_zero
 from pipelines.doctor.reading import COUNTED, OWN, LabelValues, Reading, Sample
 from pipelines.doctor.verdict import REJECT, SHOWN, WRONG, Example, Finding
-from pipelines.inputs.coding import NoPalette, Read, Unlisted, detect_palette, sampled
+from pipelines.inputs.coding import NoPalette, Read, Unlisted, classes_among, detect_palette, sampled
 from pipelines.inputs.evidence import Use, gather, one_based
 from pipelines.inputs.rawset import RawSet
 from trainer.formats.label_images import Label
@@ -74,7 +74,7 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
         return Reading(None, findings=(_unknown_palette(seen, cure, sample),))
     values = {color: use for color, use in {**evidence.colors, **evidence.mapped}.items() if use.solid}
     fits = [palette for palette in READ_BY_COLOR if values and _known_share(values, palette) > 0.99]
-    if len(fits) == 1 and not evidence.ids:
+    if len(fits) == 1 and not evidence.ids and len(classes_among(values, fits[0])) > 1:
         name = fits[0].name
         reason = f"palette {name}: it knows the colours of 99 % of the sampled pixels that lie within an area"
         return Reading(fits[0], flag=name, reasons=(reason,))

@@ -371,7 +371,8 @@ def _sample(sampled: Iterable[tuple[str, label_images.Label]]) -> Sample:
     return Sample(labels, *map(frozenset, (ids, colors, embedded, mapped)), is_mapped)
 
 
-def _classes_among(colors: Iterable[Color | None], palette: Palette) -> set[int | None]:
+def classes_among(colors: Iterable[Color | None], palette: Palette) -> set[int | None]:
+    """The classes that have one of these colours, but for what is ignored."""
     return {*map(color_meanings(palette).get, colors)} - {palette.ignore_id, None}
 
 
@@ -387,7 +388,7 @@ def _palette_of(sample: Sample, layout: str) -> Palette | None:
     if colors and (sample.is_mapped or not sample.ids):
         fits = [palette for palette in READ_BY_COLOR if colors <= palette.known_colors()]
         # A single class, such as red on a black that is ignored, is no evidence.
-        if len(fits) == 1 and len(_classes_among(colors, fits[0])) > 1:
+        if len(fits) == 1 and len(classes_among(colors, fits[0])) > 1:
             return fits[0]
     if sample.colors:
         return None

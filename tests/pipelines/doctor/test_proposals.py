@@ -40,6 +40,15 @@ def test_images_in_place_of_labels_are_no_classes(tmp_path):
     assert found.report["palette"] is None and found.report["prepare"] == ""
 
 
+def test_black_and_red_masks_are_two_classes_and_no_riders_of_cityscapes(tmp_path):
+    red = lambda label, key: saved(np.where(label[..., None] == 1, [255, 0, 0], [0, 0, 0]).astype(np.uint8))
+    truth = draw_set(tmp_path / "set", red, palette=None)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds.keys() & {"palette", "one-class-set"} == {"palette"}
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert all((made[key] == (truth[key] == 1)).all() for key in truth)
+
+
 def test_colours_that_number_objects_are_said_to_be_no_classes(tmp_path):
     def encode(label: np.ndarray, key: str) -> bytes:
         numbers = stripes(label, np.random.default_rng(list(key.encode())).integers(1, 1 << 22, 8))

@@ -160,9 +160,9 @@ def _with_doubt(reason: str, rawset: RawSet, usual: Palette, labels: Iterable[tu
 
     Those of Pascal VOC outline every object with 255, and hold classes from all over its list.
     """
-    used = {int(number) for _, label in labels for number in _classes_of(label, usual)}
+    used = {int(number) for _, label in labels for number in _classes_of(label, usual)} if usual == VOC else set()
     few = len(used)
-    if usual != VOC or used != {*range(few)} or not 1 < few < usual.num_classes:
+    if used != {*range(few)} or not 1 < few < usual.num_classes:
         return reason
     return (
         f"warning: {reason}, but the sampled labels hold only its first {few} classes ({some(usual.names[:few], 4)}), "

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import os
 import shutil
@@ -34,6 +35,8 @@ EXCHANGES = ("Gloo", "NCCL", "coordination service")
 
 ENDED = "deeplab/ended"
 """Key in JAX's coordination service, which host 0 runs, under which it announces that it ends, and why."""
+PACKAGES = {"Keras": "keras", "JAX": "jax"}
+"""What must have the same version on all hosts, since another may train otherwise: name in messages -> package."""
 RESUME = "run the same command again on every host to resume"
 PARTING, PAUSE = 5.0, 0.5
 """Seconds that host 0 waits for the others to read its announcement, and seconds between two of their polls."""
@@ -170,9 +173,12 @@ def check_same(progress: Any, options: Options) -> None:
     size = of_first(np.array([len(text)]), options.hosts)
     first = of_first(np.resize(np.frombuffer(text, np.uint8), size), options.hosts)
     here, there = json.loads(text), json.loads(first.tobytes())
-    names = [name for name in here if here[name] != there.get(name)]
+    # One that only host 0 has is of a later version.
+    names = [name for name in here | there if here.get(name, "unknown") != there.get(name, "unknown")]
     if names:
-        found, expected = (", ".join(f"{name} {course.get(name)}" for name in names) for course in (here, there))
+        found, expected = (
+            ", ".join(f"{name} {course.get(name, 'unknown')}" for name in names) for course in (here, there)
+        )
         raise InputError(
             f"host {options.host_id} has {found}, but host 0 has {expected}; give all hosts the same flags, "
             "versions and records, and as --output the same folder, on gs:// or on a disk that they share"
@@ -185,4 +191,12 @@ def _course(progress: Any) -> dict[str, Any]:
     flags = {Options.flag(name): value for name, value in progress.options.items() if name not in may_differ}
     records = {"records": progress.data_fingerprint, "classes": progress.classes}
     state = {"finished epochs": progress.epochs, "finished steps": progress.step}
-    return flags | records | state | {"Keras": keras.__version__}
+    return flags | records | state | {name: _version(package) for name, package in PACKAGES.items()}
+
+
+def _version(package: str) -> str:
+    """The version of an installed package; "none" if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"

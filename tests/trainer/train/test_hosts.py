@@ -57,6 +57,7 @@ def test_a_single_host_needs_no_connection_and_agrees_with_itself():
             {"options": {"crop": 96, "hosts": 2}},
             "host 1 has --crop 96, but host 0 has --crop 64; give all hosts",
         ),
+        ({"options": {"hosts": 2}}, "host 1 has --crop unknown, but host 0 has --crop 64"),
         ({"options": {"crop": 64, "hosts": 4}}, "host 1 has --hosts 4, but host 0 has --hosts 2"),
         ({"data_fingerprint": "b"}, "host 1 has records b, but host 0 has records a"),
         ({"step": 3}, "host 1 has finished steps 3, but host 0 has finished steps 0"),
@@ -73,6 +74,18 @@ def test_a_host_that_would_train_otherwise_than_host_0_says_in_what(changes, mes
     refused = pytest.raises(InputError, match=message) if message else contextlib.nullcontext()
     with refused:
         hosts.check_same(dataclasses.replace(first, **changes), dataclasses.replace(TWO, host_id=1))
+
+
+@pytest.mark.parametrize("package", ["keras", "jax"])
+def test_a_host_with_another_version_than_host_0_is_refused(package, monkeypatch):
+    progress, sent = resume.Progress({}, "a"), []
+    monkeypatch.setattr(hosts, "of_first", lambda array, _: sent.append(array) or array)
+    monkeypatch.setattr(hosts, "_version", lambda name: "9.0" if name == package else "1.0")
+    hosts.check_same(progress, TWO)
+    monkeypatch.setattr(hosts, "of_first", lambda array, _: sent.pop(0))
+    monkeypatch.setattr(hosts, "_version", lambda name: "1.0")
+    with pytest.raises(InputError, match=r"host 1 has \w+ 1\.0, but host 0 has \w+ 9\.0; give all hosts the same"):
+        hosts.check_same(progress, dataclasses.replace(TWO, host_id=1))
 
 
 @pytest.mark.parametrize(

@@ -4,4 +4,4 @@ Commands: demo, doctor, prepare, records, segment, tune_crf, evaluate (and train
 Parts: runner, inputs, scores, crf, masks, pages; each may import those before it.
 """
 
-__version__ = "0.32.0"
+__version__ = "0.33.0"

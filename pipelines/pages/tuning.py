@@ -121,11 +121,11 @@ def render(tuning: Tuning, palette: Palette, model: str, point: CrfOptions, entr
         images=_images(tuning),
         verdict=_verdict(tuning),
         interval=_interval(tuning),
-        panels=_panels(tuning),
+        maps=_maps(tuning),
         classes=_classes(tuning, palette),
         absent=[name for name, change in tuning.per_class.items() if change.before is None and change.after is None],
         harm=_harm(tuning),
-        others=_others(tuning),
+        weighted=_weighted(tuning),
         point=parameters(point.to_json(palette.names)),
         gallery=entries,
     )
@@ -166,10 +166,18 @@ def _interval(tuning: Tuning) -> dict[str, Any]:
     }
 
 
-def _panels(tuning: Tuning) -> list[dict[str, Any]]:
-    """A heat map per weight of the kernel: rows are srgb, columns sxy, cells the gain over no CRF on all images."""
-    alike = [point for point in tuning.grid if _is_on_grid(point)]
-    gains = {tuple(point[name] for name in AXES): point["score"] - tuning.before for point in alike}
+def _maps(tuning: Tuning) -> list[dict[str, Any]]:
+    """Heat maps of the gain over no CRF on all images, of the points without weights of classes.
+
+    Returns:
+      For each weight of the Gaussian kernel, from the highest: a heat map for each weight of the bilateral kernel.
+      Rows are srgb, columns sxy.
+    """
+    points = [point for point in tuning.grid if "class_weights" not in point]
+    gains = {
+        (point.get("compat_gaussian", SMOOTHING), *(point[name] for name in AXES)): point["score"] - tuning.before
+        for point in points
+    }
     largest = max(max(map(abs, gains.values())), 1e-6)
     top = max(gains, key=gains.get)
 
@@ -183,25 +191,27 @@ def _panels(tuning: Tuning) -> list[dict[str, Any]]:
             "strong": strength > 0.65,
             "best": key == top,
             "gain": gain,
-            "title": f"{parameters(dict(zip(AXES, key, strict=True)))}: {tuning.before + gain:.4f}",
+            "title": f"{parameters(dict(zip(('compat_gaussian', *AXES), key, strict=True)))}: "
+            f"{tuning.before + gain:.4f}",
         }
 
-    panels = []
-    for weight in sorted({compat for compat, _, _ in gains}):
-        columns = sorted({sxy for compat, sxy, _ in gains if compat == weight})
-        lines = sorted({srgb for compat, _, srgb in gains if compat == weight}, reverse=True)
-        rows = [{"srgb": srgb, "cells": [cell((weight, sxy, srgb)) for sxy in columns]} for srgb in lines]
-        panels.append({"compat": weight, "columns": columns, "rows": rows})
-    return panels
+    def panel(*weights: float) -> dict[str, Any]:
+        here = [key[2:] for key in gains if key[:2] == weights]
+        columns = sorted({sxy for sxy, _ in here})
+        lines = sorted({srgb for _, srgb in here}, reverse=True)
+        rows = [{"srgb": srgb, "cells": [cell((*weights, sxy, srgb)) for sxy in columns]} for srgb in lines]
+        return {"compat": weights[1], "columns": columns, "rows": rows}
+
+    compats = {smoothing: sorted({key[1] for key in gains if key[0] == smoothing}) for smoothing, *_ in gains}
+    return [
+        {"smoothing": smoothing, "panels": [panel(smoothing, compat) for compat in compats[smoothing]]}
+        for smoothing in sorted(compats, reverse=True)
+    ]
 
 
-def _is_on_grid(point: Mapping[str, Any]) -> bool:
-    return "class_weights" not in point and point.get("compat_gaussian", SMOOTHING) == SMOOTHING
-
-
-def _others(tuning: Tuning) -> list[dict[str, Any]]:
-    """The points with other weights of the Gaussian kernel or of classes, and their gain over no CRF on all images."""
-    points = [point for point in tuning.grid if not _is_on_grid(point)]
+def _weighted(tuning: Tuning) -> list[dict[str, Any]]:
+    """The points with weights of classes, and their gain over no CRF on all images."""
+    points = [point for point in tuning.grid if "class_weights" in point]
     return [{"parameters": parameters(point), "gain": point["score"] - tuning.before} for point in points]
 
 

@@ -147,6 +147,18 @@ def test_the_grid_shows_every_point_once_and_frames_the_best() -> None:
         assert (float(title.rpartition(" ")[2]) > tuning.before) == (kind == "right")
 
 
+def test_every_weight_of_the_gaussian_kernel_has_maps_of_its_own_and_the_best_of_all_is_framed() -> None:
+    lower = {"compat": 2.0, "sxy": 15.0, "srgb": 2.0, "compat_gaussian": 0.3, "score": 0.7}
+    none = {**lower, "compat_gaussian": 0.0, "score": 0.69}
+    tuning = some_tuning(grid=(*some_tuning().grid, none, lower))
+    html = page.render(tuning, PALETTE, "out/model", tuning.options, [])
+    assert re.findall("Gaussian kernel of weight ([0-9.]+)", html) == ["3", "0.3", "0"]
+    assert re.findall(r' best" style="--v: 1.00" title="([^"]+)">', html) == [
+        "sxy 15, srgb 2, compat 2, compat_gaussian 0.3: 0.7000"
+    ]
+    assert html.count('<td class="right') + html.count('<td class="wrong') == len(tuning.grid)
+
+
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (360, False)])
 def test_a_browser_shows_the_page(browser: chromium.Page, tmp_path: Path, width: int, dark: bool) -> None:
     path = tmp_path / "crf.html"

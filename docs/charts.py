@@ -99,7 +99,7 @@ def heads() -> str:
 
 def boundaries() -> str:
     """mIoU by the distance from boundaries, from the scores in camvid.md."""
-    rows = {row[0]: [*row[3:], row[1]] for row in table("camvid.md", "Scores")}
+    rows = {row[0]: [*row[3:], row[1]] for row in table("camvid.md", "Both heads")}
     series = {
         "bilinear head": rows["bilinear head"],
         "subpixel head": rows["subpixel head"],

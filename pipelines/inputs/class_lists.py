@@ -3,8 +3,9 @@
     labelmap.txt                          CVAT, Datumaro    name:red,green,blue:parts:actions
     class_dict.csv, label_class_dict.csv  several           name,r,g,b
     label_colors.txt                      CamVid            red green blue name
-    class_names.txt, classes.txt          LabelMe, YOLO     a name per line, the first is id 0
+    class_names.txt                       LabelMe           a name per line, the first is id 0
     codes.txt                             fastai            the same
+    classes.txt                           several           the same, if the first is the background
     _classes.csv                          Roboflow          Pixel Value, Class
     objectInfo150.txt                     ADE20K            Idx, ..., Name; 0 is no class
     config.json, config_v2.0.json, ...    Mapillary Vistas  {"labels": [{"name", "color", "evaluate"}, ...]}
@@ -49,6 +50,8 @@ from trainer.options import InputError
 
 _NOT_A_CLASS = re.compile(r"(void|un-?label+ed|unknown|ignored?|no[ _-]?data|other/unlabell?ed)")
 """Names, in lower case and without underscores around them, of pixels that are of no class."""
+_BACKGROUND = re.compile(rf"background|bg|{_NOT_A_CLASS.pattern}")
+"""Names, in lower case and without underscores around them, of a first class that no list for boxes has."""
 MOST = 0.5
 """Minimum share of the labels' pixels that a list knows if it is meant for them."""
 FOLDERS = ("", "train")
@@ -317,6 +320,14 @@ def _names(text: str) -> Iterator[_Class]:
             yield _Class(name.strip("_") or name)
 
 
+def _with_background(text: str) -> Iterator[_Class]:
+    classes = [*_names(text)]
+    # YOLO's file of this name lists the boxes' classes; masks beside it number the background 0, and these from 1.
+    if not classes or not _BACKGROUND.fullmatch(classes[0].name.lower()):
+        raise ValueError("expected the background as the first class")
+    yield from classes
+
+
 def _roboflow(text: str) -> Iterator[_Class]:
     for row in csv.DictReader(text.splitlines(), skipinitialspace=True):
         yield _Class(row["Class"].strip(), None, _byte(row["Pixel Value"]))
@@ -358,7 +369,8 @@ _FORMS = {
     "labelmap.txt": _labelmap,
     **dict.fromkeys(("class_dict.csv", "label_class_dict.csv"), _table_of_colors),
     "label_colors.txt": _color_first,
-    **dict.fromkeys(("class_names.txt", "classes.txt", "codes.txt"), _names),
+    **dict.fromkeys(("class_names.txt", "codes.txt"), _names),
+    "classes.txt": _with_background,
     "_classes.csv": _roboflow,
     "objectInfo150.txt": _ade20k,
     "class_list.json": _hex_colors,

@@ -86,6 +86,18 @@ def test_classes_that_are_named_as_none_are_ignored_wherever_they_stand(tmp_path
     assert palette.ignore_color == (0, 0, 0) and palette.aliases == (((3, 3, 3), 255),)
 
 
+@pytest.mark.parametrize("first", ["background", "__background__", "BG", "unlabeled", "void"])
+def test_classes_txt_is_read_if_it_lists_the_background(first, tmp_path):
+    assert palette_of(tmp_path, "classes.txt", f"{first}\ncat\ndog\n").names[-2:] == ("cat", "dog")
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 15, 255], [*range(21)]])
+def test_yolos_classes_txt_without_the_background_names_no_ids_of_masks(ids, tmp_path):
+    """It numbers its classes from 0, but for boxes; masks made of the same objects have them from 1."""
+    (tmp_path / "classes.txt").write_text("\n".join(VOC.names[1:]))
+    assert detect_palette(labelled(tmp_path, [ids], folders=VOC_FOLDERS))[0] is VOC
+
+
 def test_nnu_nets_ignored_label_and_the_decathlons_numbers_are_read_and_regions_are_not(tmp_path):
     ignored = '{"labels": {"background": 0, "road": 1, "ignore": 2}}'
     assert palette_of(tmp_path, "dataset.json", ignored).source_ids == ((0, 0), (1, 1), (2, 255))

@@ -72,18 +72,21 @@ def _listed(path: str, folder: str, rejects: list[Reject], others: Others) -> It
 
 def _note(others: Others, row: Row) -> None:
     """Adds the columns of a row that are not read, and the splits that they name."""
-    for name in row.values.keys() - {*PATHS, "split"}:
-        value = str(row.values[name] or "").strip(BLANKS)
-        splits = others.setdefault(name, set())
+    for name in row.values.keys() - {*PATHS, "split", ""}:  # pandas' column of row numbers has no name
+        value, splits = row.values[name], others.setdefault(name, set())
         if value and splits is not None:
-            split = split_named(value)
+            # Of anything else, such as the points of polygons, the text would be long.
+            split = split_named(value.strip(BLANKS)) if isinstance(value, str) else None
             others[name] = splits | {split} if split else None
 
 
 def _check_no_splits(path: str, others: Others) -> None:
-    """Raises InputError if a column names splits, in a manifest without splits; the hash would give it new ones."""
+    """Raises InputError if a column names splits, in a manifest without splits; the hash would give it new ones.
+
+    A single one in all rows tells no rows apart: it may say where they are from, or that they show trains.
+    """
     for name, splits in sorted(others.items()):
-        if splits:
+        if splits and len(splits) > 1:
             values = " and ".join(sorted(splits))
             raise InputError(
                 f"{path}: its column {name!r}, which is not read, holds {values}, and no row has a split; name that "

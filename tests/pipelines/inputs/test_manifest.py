@@ -152,6 +152,27 @@ def test_columns_that_are_not_read_are_named(tmp_path):
     assert raw.summary.startswith("manifest: m.csv (columns not read: fold, set), 1 train + 1 val images")
 
 
+@pytest.mark.parametrize("value", ["train", "train2017"])
+def test_a_column_that_says_the_same_of_all_images_gives_no_splits(value, tmp_path):
+    touch(tmp_path, "a.jpg", "a.png", "b.jpg", "b.png")
+    (tmp_path / "m.csv").write_text(f"image,label,source\na.jpg,a.png,{value}\nb.jpg,b.png,{value}\n")
+    assert scan(str(tmp_path / "m.csv")).summary.startswith("manifest: m.csv (columns not read: source), ")
+
+
+def test_the_row_numbers_that_pandas_writes_without_a_name_are_not_mentioned(tmp_path):
+    touch(tmp_path, "a.jpg", "a.png")
+    (tmp_path / "m.csv").write_text(",image,label\n0,a.jpg,a.png\n")
+    assert scan(str(tmp_path / "m.csv")).summary.startswith("manifest: m.csv, ")
+
+
+def test_columns_of_any_kind_of_value_are_named(tmp_path):
+    touch(tmp_path, "a.jpg", "a.png")
+    values = {"image": "a.jpg", "label": "a.png", "points": [[1, 2]], "score": 0.5, "none": None, "is_new": False}
+    (tmp_path / "m.jsonl").write_text(json.dumps(values))
+    summary = scan(str(tmp_path / "m.jsonl")).summary
+    assert summary.startswith("manifest: m.jsonl (columns not read: is_new, none, points, score), ")
+
+
 def test_an_object_is_found_by_the_other_form_of_its_accents_unless_there_are_two(monkeypatch):
     names = ("a.jpg", "o\u0308.jpg", "u\u0308\u00fc.jpg", "\u00fcu\u0308.jpg")
     files = {name: storage.File(f"gs://b/i/{name}", name, 1, 2) for name in names}

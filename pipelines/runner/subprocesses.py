@@ -29,7 +29,7 @@ import sys
 _, handles, version, *sys.path[:] = sys.argv
 try:
     from pipelines import __version__
-except ModuleNotFoundError:
+except ImportError:  # also where a folder of that name is left
     sys.exit({REPLACED})
 if __version__ != version:
     sys.exit({REPLACED})
@@ -106,7 +106,7 @@ class Subprocess:
             self._send(NOTICE, function, args)
 
     def start(self) -> None:
-        """Starts the subprocess. Raises Unavailable if it does not start."""
+        """Starts the subprocess. Raises Unavailable if it does not start, InputError as `ask` does."""
         with self._lock:
             if self._process is None:
                 self._start()

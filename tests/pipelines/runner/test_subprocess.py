@@ -205,7 +205,9 @@ def test_a_subprocess_that_cannot_start_ends_the_command(monkeypatch):
         isolated(os.getpid)
 
 
-@pytest.mark.parametrize("instead", ['__version__ = "99.0"', "import pipelines.gone"], ids=["upgraded", "removed"])
+@pytest.mark.parametrize(
+    "instead", ['__version__ = "99.0"', "import pipelines.gone", ""], ids=["upgraded", "removed", "emptied"]
+)
 def test_a_subprocess_of_another_version_works_on_nothing(instead, tmp_path, monkeypatch, capfd):
     """An upgrade while a command runs: the code of its subprocesses would be another than its own."""
     (tmp_path / "pipelines").mkdir()

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import os
 import re
+import shlex
 import zipfile
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -232,7 +233,11 @@ def _refuse_for_others(flags: list[str], options: PipelineOptions) -> None:
     prism = options.view_as(PrismRunnerOptions).prism_location or ""
     is_file = os.path.isfile(prism) and (os.access(prism, os.X_OK) or zipfile.is_zipfile(prism))
     if prism and "://" not in prism and not is_file:
-        raise InputError(f"--prism_location {prism} is not a program; expected Beam's prism, or the address of a ZIP")
+        cure = f"; if it is Beam's prism, make it executable: chmod +x {shlex.quote(prism)}"
+        raise InputError(
+            f"--prism_location {prism} is not a program; expected Beam's prism, or a ZIP of it or the address of one"
+            f"{cure if os.path.isfile(prism) else ''}"
+        )
 
 
 def _beam_parser() -> _BeamArgumentParser:

@@ -198,8 +198,9 @@ def test_a_flag_of_another_engine_is_refused_not_ignored(runner, flag, of):
 
 def test_prism_that_is_no_program_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "prism").write_text("no program")
-    for path in (tmp_path / "prism", tmp_path / "none", tmp_path):
-        with pytest.raises(InputError, match=r"--prism_location .* is not a program; expected Beam's prism"):
+    cure = f"; if it is Beam's prism, make it executable: chmod \\+x {tmp_path}/prism$"
+    for path, end in ((tmp_path / "prism", cure), (tmp_path / "none", "of one$"), (tmp_path, "of one$")):
+        with pytest.raises(InputError, match=rf"--prism_location .* is not a program; expected Beam's prism.*{end}"):
             beam_options(["--runner", "PrismRunner", "--prism_location", str(path)])
     (tmp_path / "prism").chmod(0o755)
     beam_options(["--runner", "PrismRunner", "--prism_location", str(tmp_path / "prism")])

@@ -24,7 +24,7 @@ from trainer import storage
 from trainer.accounts import Reject
 from trainer.options import InputError
 from trainer.storage import File
-from trainer.terminal import some
+from trainer.terminal import printable, some
 
 MANIFESTS = ("manifest.csv", "manifest.jsonl")
 """Names of a manifest in a folder."""
@@ -46,8 +46,9 @@ def read_manifest(path: str) -> Candidates:
     if not any(split for *_, split in listed):
         _check_no_splits(path, others)
     pairs = Rows(_paired(path, folder, listed, rejects))
+    columns = some([printable(name) for name in sorted(others)], 4)  # a line break would forge a line of the output
     return Candidates(
-        posixpath.basename(path) + (f" (columns not read: {some(sorted(others), 4)})" if others else ""),
+        posixpath.basename(path) + (f" (columns not read: {columns})" if others else ""),
         Keyed((key, *image) for key, _, image, _ in pairs),
         Keyed((key, *label) for key, _, _, label in pairs),
         Splits(row[:2] for row in pairs).of,

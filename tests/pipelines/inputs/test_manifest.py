@@ -167,10 +167,10 @@ def test_the_row_numbers_that_pandas_writes_without_a_name_are_not_mentioned(tmp
 
 def test_columns_of_any_kind_of_value_are_named(tmp_path):
     touch(tmp_path, "a.jpg", "a.png")
-    values = {"image": "a.jpg", "label": "a.png", "points": [[1, 2]], "score": 0.5, "none": None, "is_new": False}
+    values = {"image": "a.jpg", "label": "a.png", "points": [[1, 2]], "score": 0.5, "none": None, "is\nnew": False}
     (tmp_path / "m.jsonl").write_text(json.dumps(values))
     summary = scan(str(tmp_path / "m.jsonl")).summary
-    assert summary.startswith("manifest: m.jsonl (columns not read: is_new, none, points, score), ")
+    assert summary.startswith("manifest: m.jsonl (columns not read: is\\nnew, none, points, score), ")
 
 
 def test_an_object_is_found_by_the_other_form_of_its_accents_unless_there_are_two(monkeypatch):

@@ -121,7 +121,10 @@ def _readable(path: str) -> str:
 
 
 def check_unchanged(folder: str, dataset: Dataset) -> None:
-    """Raises InputError if the dataset.json in `folder` is not `dataset`: who changes shards removes it first."""
+    """Raises InputError if the dataset.json in `folder` is not `dataset`.
+
+    `prepare` removes it before it changes shards; `records repair`, which replaces damaged ones, writes it after them.
+    """
     try:
         now = load_dataset(folder)
     except InputError:

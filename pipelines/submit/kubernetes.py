@@ -6,6 +6,7 @@ restarted as a whole if one of them ends.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pipelines.submit.options import Kubernetes
@@ -26,6 +27,8 @@ USELESS = (1, 2)
 """Exit statuses for which repeating the command is useless, see `pipelines.cli`."""
 GRACE = 60
 """Seconds from SIGTERM to SIGKILL. (GKE gives pods on spot machines only 15.)"""
+PLAIN = re.compile("[A-Za-z/-][A-Za-z/-]")
+"""The beginning of words that no version of YAML reads as a number, or that PyYAML itself quotes, such as "no"."""
 
 
 def manifest(options: Kubernetes, job: Job) -> dict[str, Any]:
@@ -155,4 +158,12 @@ def shown(options: Kubernetes, job: Job) -> str:
     """The manifest as YAML, for `kubectl create -f -`."""
     import yaml
 
-    return yaml.safe_dump(manifest(options, job), sort_keys=False)
+    class Dumper(yaml.SafeDumper):
+        """Quotes every string that kubectl might take for something else."""
+
+    def quoted(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+        # PyYAML leaves 1e-4, 0o17 and y bare, which kubectl's parser reads as numbers and a boolean.
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if PLAIN.match(text) else "'")
+
+    Dumper.add_representer(str, quoted)
+    return yaml.dump(manifest(options, job), Dumper=Dumper, sort_keys=False)

@@ -97,6 +97,16 @@ def test_kubernetes_expands_no_variables_in_command_and_environment(text):
     assert expanded(container["args"][-1]) == expanded(container["env"][-1]["value"]) == text
 
 
+@pytest.mark.parametrize("text", ["1e-4", "1e3", "-1E3", ".5e1", "+.5", "0o17", "08", "y", "N", "no", "1_0", "12:30"])
+def test_words_stay_words_for_kubectl_whose_yaml_has_more_numbers_and_booleans_than_python_s(text):
+    flags = ["--env", f"NOTE={text}", f"Y={text}", "--node-selector", f"y={text}"]
+    _, options, _ = cli.read(["submit", "kubernetes", *flags, "--", *TRAIN.split(), "--learning-rate", text])
+    job, _, _ = plan(options)
+    written = kubernetes.shown(options, job)
+    assert written.count(f" '{text}'\n") == 4 and " 'Y'\n" in written and "\n        'y': " in written
+    assert yaml.safe_load(written) == kubernetes.manifest(options, job)
+
+
 def test_several_hosts_are_a_jobset_in_which_each_knows_its_number_and_the_first():
     jobset = made("--count", "3", "--accelerator", "nvidia-l4:1", "--name", "wide")
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")

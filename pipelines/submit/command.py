@@ -9,6 +9,7 @@ from pipelines.submit import checks, kubernetes, vertex
 from pipelines.submit.cluster import Cluster
 from pipelines.submit.options import JobOptions, Kubernetes, Vertex
 from pipelines.submit.plan import Job, missing_extra, plan
+from pipelines.submit.watching import Refused
 from trainer import ending, storage
 from trainer.options import InputError
 
@@ -16,6 +17,10 @@ SERVICES = {Vertex: vertex.Service, Kubernetes: Cluster}
 """Options -> the service that runs the job: `submit`, `follow`, and its page and commands."""
 SPECS = {Vertex: vertex, Kubernetes: kubernetes}
 """Options -> the module that describes a job for the service: `manifest`, and `shown` as text."""
+
+
+REFUSED = (401, 403)
+"""Statuses of answers that say nothing about the job, only about who asks."""
 
 
 def run(options: JobOptions, flags: list[str]) -> int:
@@ -64,6 +69,12 @@ def follow(service: vertex.Service | Cluster, name: str) -> int:
     except storage.Unavailable as error:
         raise storage.Unavailable(
             f"{error}; the job may go on, `{service.follow_command(name)}` follows it again"
+        ) from None
+    except Refused as error:  # as where credentials expire; the job does not depend on them
+        if error.status not in REFUSED:
+            raise
+        raise Refused(
+            f"{error}; the job may go on, `{service.follow_command(name)}` follows it again", error.status
         ) from None
     except KeyboardInterrupt:
         ending.received()

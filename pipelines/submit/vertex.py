@@ -128,15 +128,16 @@ class Service:
         """Yields lines on the states of a job; returns its exit status.
 
         Raises:
-          Refused: Vertex AI refuses access, or does not know the job.
+          Refused: Vertex AI refuses access.
           Lost: Vertex AI has not answered for a while.
+          InputError: Vertex AI does not know the job.
         """
         course, patience = Course(), Patience()
         log = f"gcloud ai custom-jobs stream-logs {name}"
         yield f"the log: {log}"
         while True:
             try:
-                job = _ask(lambda: self.jobs.get_custom_job(name=name, retry=None, timeout=TIMEOUT))
+                job = self._read(name)
                 patience.heard()
                 state = job.state.name.removeprefix("JOB_STATE_")
                 message = " ".join(job.error.message.split())
@@ -146,6 +147,14 @@ class Service:
                 time.sleep(POLL)
             except Lost as error:
                 yield from patience.wait(error)
+
+    def _read(self, name: str) -> Any:
+        try:
+            return _ask(lambda: self.jobs.get_custom_job(name=name, retry=None, timeout=TIMEOUT))
+        except Refused as error:
+            if error.status != 404:
+                raise
+            raise InputError(f"there is no job {name}; it was deleted, or the name is misspelt") from None
 
 
 def _state(state: str, message: str) -> str:

@@ -164,6 +164,14 @@ def test_a_connection_that_is_lost_while_following_costs_no_line_and_repeats_non
     assert any("sinceSeconds=" in request for request in kubernetes.requests)
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_who_may_no_longer_ask_is_told_that_the_job_may_go_on(kubernetes, command, capsys, status):
+    kubernetes.life, kubernetes.faults = [Moment(pods={"fit-a": RUNNING})], [Fault("GET .*/pods", status, "no")]
+    assert submit("kubernetes", *GPU, "--follow", command=command) == 2
+    back = "deeplab submit kubernetes --namespace=research --follow fit"
+    assert f"; the job may go on, `{back}` follows it again" in capsys.readouterr().err
+
+
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(kubernetes, command, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt

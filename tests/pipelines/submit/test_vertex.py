@@ -126,6 +126,15 @@ def test_a_job_is_come_back_to_by_its_name(vertex, command, capsys):
     assert cli.main(["submit", "vertex", "--follow", "100"]) == 2
     assert "expected projects/PROJECT/locations/REGION/customJobs/NUMBER" in capsys.readouterr().err
     assert cli.main(["submit", "vertex", "--follow", f"{NAME}9"]) == 2
+    assert f"there is no job {NAME}9; it was deleted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_who_may_no_longer_ask_is_told_that_the_job_may_go_on(vertex, command, capsys, status):
+    vertex.faults = [Fault("GET", status, "the session has expired")]
+    assert submit("vertex", *FLAGS, "--follow", command=command) == 2
+    told = capsys.readouterr().err
+    assert f"; the job may go on, `deeplab submit vertex --follow {NAME}` follows it again" in told
 
 
 def test_credentials_are_needed_but_for_a_local_address(command, monkeypatch, tmp_path, capsys):

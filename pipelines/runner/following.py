@@ -22,6 +22,7 @@ from pipelines.runner.progress import FOLDER, REMOTE_SECONDS, WATCH_SECONDS, bea
 from pipelines.runner.services import Job
 from pipelines.runner.work import DONE
 from trainer import ending, storage
+from trainer.attempts import LOGIN, no_credentials
 from trainer.options import InputError
 
 LOST = 300.0
@@ -31,6 +32,13 @@ ENDED = 15.0
 SILENCE = 120.0
 """Seconds after which the user is told that no worker has reported."""
 ENDS_TOO = "the job ends as well, since it runs in processes of this command; run the same command again to resume"
+PASSING = (408, 429)
+"""Statuses of answers, besides those of faults of the service, after which a request may succeed later."""
+CURES = {
+    401: LOGIN,
+    403: "ask for the role Dataflow Developer in the project",
+    404: "check --project and --region, and whether dataflow.googleapis.com is enabled in the project",
+}
 AGAIN = "or let it finish: the same command, run again, follows it, and keeps what it wrote"
 
 
@@ -85,9 +93,11 @@ def _wait(job: Job, count: Callable[[], int], options: PipelineOptions, title: s
                     f"{title} job with it ({told(error)}); finished outputs are kept, run the same command again to "
                     "resume"
                 ) from None
+            if refused := refusal(error, options):
+                raise InputError(f"{refused}; the {title} job may still be running. {_remedy(job, options)}") from None
             if time.monotonic() - heard > LOST:
                 fault = f"lost contact with the {title} job: {told(error)}; it may still be running."
-                raise InputError(f"{fault} {_remedy(job, options)}") from None
+                raise storage.Unavailable(f"{fault} {_remedy(job, options)}") from None
             state = before
         if services.is_over(state):
             return state
@@ -105,6 +115,21 @@ def _wait(job: Job, count: Callable[[], int], options: PipelineOptions, title: s
 def told(error: Exception) -> str:
     """Why a service does not answer: an exception in one line, of gRPC only what it says to people."""
     return str(error.details()) if isinstance(error, grpc.Call) else cause(error)
+
+
+def refusal(error: Exception, options: PipelineOptions) -> str:
+    """What Google Cloud refuses, in one line with the cure; "" if it, or another service, does not answer."""
+    if not is_dataflow(options):
+        return ""
+    from google.api_core.exceptions import ClientError
+    from google.auth.exceptions import GoogleAuthError, TransportError
+
+    if isinstance(error, GoogleAuthError) and not (isinstance(error, TransportError) or error.retryable):
+        return no_credentials(error)
+    if not isinstance(error, ClientError) or error.code in PASSING:
+        return ""
+    cure = CURES.get(int(error.code or 0), "")
+    return f"Dataflow answers {told(error)}{cure and f'; {cure}'}"
 
 
 def _hint(job: Job, options: PipelineOptions) -> str:
@@ -130,11 +155,17 @@ def _failure(job: Job, state: str, options: PipelineOptions, title: str) -> Exce
         error = job.error() if state == "FAILED" else ""
     if "flink.runtime.client.JobCancellationException" in error:  # Beam's job server takes it for a failure
         state, error = "CANCELLED", ""
+    if error and is_dataflow(options) and "Traceback" not in error:  # such as a quota, in the words of the service
+        return InputError(
+            f"the {title} job failed: {' '.join(error.split()).rstrip('.')}. Finished outputs are kept; run the same "
+            f"command again to resume{see(job)}"
+        )
     if error:
         failure = readable(RuntimeError(error), title)
         return type(failure)(f"{failure}{see(job)}")
+    engine = "Dataflow" if is_dataflow(options) else runner_name(options)
     return InputError(
-        f"{title}: the {runner_name(options)} job ended in state {state}{see(job) or '; its own log has the cause'}. "
+        f"{title}: the {engine} job ended in state {state}{see(job) or '; its own log has the cause'}. "
         "Finished outputs are kept; run the same command again to resume"
     )
 

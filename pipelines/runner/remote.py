@@ -25,7 +25,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, JobServerOp
 from pipelines.runner import jobserver, sending, services
 from pipelines.runner.failures import quiet_beam, quiet_servers, readable
 from pipelines.runner.flags import JobOptions, is_dataflow, is_local, runner_name, shares_this_machine
-from pipelines.runner.following import LOST, follow, see, service, told, unsent
+from pipelines.runner.following import LOST, follow, refusal, see, service, told, unsent
 from pipelines.runner.progress import FOLDER, STAGED, Heartbeat, forget, say
 from pipelines.runner.services import FlinkJob, Job, PortableJob
 from trainer import ending, storage
@@ -203,7 +203,12 @@ def _active(options: PipelineOptions, output: str) -> Iterator[tuple[Job, str]]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{service(options)} does not answer: {told(error)}") from None
+        if refused := refusal(error, options):
+            raise InputError(refused) from None
+        silent = f"{service(options)} does not answer: {told(error)}"
+        if is_dataflow(options):  # whose address nobody can have misspelt
+            raise storage.Unavailable(f"{silent}; run the same command again later") from None
+        raise InputError(silent) from None
 
 
 def run(

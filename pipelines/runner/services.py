@@ -33,6 +33,8 @@ from trainer.options import InputError
 SPARK = "spark://"
 TIMEOUT = 30.0
 """Seconds within which a service answers."""
+FAILED = "Workflow failed."
+"""The message of Dataflow with which a job that failed ends."""
 MESSAGES = 10.0
 """Seconds to wait for the last messages of a job that has ended."""
 
@@ -101,8 +103,9 @@ class DataflowJob(Job):
         request = {**self._where, "job_id": self.id, "minimum_importance": "JOB_MESSAGE_ERROR"}
         answer = _client("Messages", self.options).list_job_messages(request, timeout=TIMEOUT)
         texts = [message.message_text for message in answer]
-        # A failure causes many messages; the worker's own traceback has the cause.
-        return next((text for text in reversed(texts) if "Traceback" in text), texts[-1] if texts else "")
+        # A failure causes many messages; the worker's own traceback has the cause, and "Workflow failed." none.
+        telling = [text for text in texts if "Traceback" in text] or [text for text in texts if text != FAILED]
+        return (telling or texts or [""])[-1]
 
     def counters(self) -> dict[str, int] | None:
         answer = _client("Metrics", self.options).get_job_metrics({**self._where, "job_id": self.id}, timeout=TIMEOUT)

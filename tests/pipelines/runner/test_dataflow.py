@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions
+from google.api_core.exceptions import Forbidden, NotFound, TooManyRequests
+from google.auth.exceptions import RefreshError
 
 from pipelines.runner import following, progress, services
 from pipelines.runner.flags import beam_options
@@ -16,6 +18,7 @@ from pipelines.runner.remote import CANCELLED, FOLLOWED, attach
 from pipelines.runner.run import run
 from pipelines.runner.services import DataflowJob
 from tests.drawn.dataflow import FLAGS, Dataflow, dataflow
+from trainer import storage
 from trainer.options import CheckedOptions, InputError, option
 
 PAGE = "https://console.cloud.google.com/dataflow/jobs/r/2026-0?project=drawn"
@@ -64,9 +67,22 @@ def test_a_failure_is_one_line_with_its_cause_and_its_page(service):
     assert said.endswith(f"run the same command again to resume; see {PAGE}")
 
 
+ZONE = "Startup of the worker pool in zone r-a failed: ZONE_RESOURCE_POOL_EXHAUSTED: no\nresources"
+QUOTA = "Workflow failed. Causes: QUOTA_EXCEEDED: Quota 'CPUS' exceeded. Limit: 24.0"
+
+
+@pytest.mark.parametrize(("messages", "cause"), [([ZONE, "Workflow failed."], ZONE), ([QUOTA], QUOTA)])
+def test_the_words_of_the_service_are_the_cause_where_no_worker_failed(service, messages, cause):
+    service.states, service.errors = ["FAILED"], messages
+    with pytest.raises(InputError) as error:
+        followed(service)
+    kept = "Finished outputs are kept; run the same command again to resume"
+    assert str(error.value) == f"the segment job failed: {' '.join(cause.split())}. {kept}; see {PAGE}"
+
+
 def test_a_failure_without_a_message_names_the_page(service):
     service.states = ["FAILED"]
-    with pytest.raises(InputError, match="ended in state FAILED; see https://console"):
+    with pytest.raises(InputError, match="the Dataflow job ended in state FAILED; see https://console"):
         followed(service)
 
 
@@ -76,7 +92,7 @@ def test_a_service_that_is_silent_for_a_while_is_asked_again(service, monkeypatc
     assert service.failing == 0
     monkeypatch.setattr(following, "LOST", 0.05)
     service.failing = -1
-    with pytest.raises(InputError) as error:
+    with pytest.raises(storage.Unavailable) as error:
         followed(service)
     assert str(error.value).startswith("lost contact with the segment job: ServiceUnavailable: 503")
     assert "it may still be running. It is 2026-1 at Dataflow; see" in str(error.value)
@@ -141,7 +157,39 @@ def test_cancel_ends_the_job_of_the_folder(service, capsys):
 
 def test_a_service_that_does_not_answer_is_named_before_anything_is_planned(service):
     service.failing = -1
-    with pytest.raises(InputError, match=r"^Dataflow does not answer: ServiceUnavailable: 503"):
+    with pytest.raises(storage.Unavailable, match=r"^Dataflow does not answer: ServiceUnavailable: 503"):
+        attach(options_of(service), Command(), "gs://seg/masks", "segment")
+
+
+REFUSALS = [
+    (RefreshError("expired"), "no valid credentials for Google Cloud (RefreshError); run `gcloud auth application"),
+    (Forbidden("no dataflow.jobs.get"), "Dataflow answers Forbidden: 403 no dataflow.jobs.get; ask for the role"),
+    (NotFound("nope"), "Dataflow answers NotFound: 404 nope; check --project and --region"),
+]
+
+
+@pytest.mark.parametrize(("refusal", "said"), REFUSALS)
+def test_a_refusal_is_not_waited_for_and_has_its_cure(service, monkeypatch, refusal, said):
+    def refuse(*_):
+        raise refusal
+
+    monkeypatch.setattr(services, "_client", refuse)
+    with pytest.raises(InputError) as error:
+        attach(options_of(service), Command(), "gs://seg/masks", "segment")
+    assert str(error.value).startswith(said)
+    with pytest.raises(InputError) as error:
+        followed(service)
+    assert str(error.value).startswith(said) and f"may still be running. It is 2026-0 at Dataflow; see {PAGE}" in str(
+        error.value
+    )
+
+
+def test_a_service_that_is_too_busy_is_asked_later(service, monkeypatch):
+    def refuse(*_):
+        raise TooManyRequests("slower")
+
+    monkeypatch.setattr(services, "_client", refuse)
+    with pytest.raises(storage.Unavailable, match="429 slower; run the same command again later"):
         attach(options_of(service), Command(), "gs://seg/masks", "segment")
 
 

@@ -81,7 +81,7 @@ def test_a_lost_connection_is_not_taken_for_the_end_of_the_job(flags, remedy, tm
     options = beam_options(flags)
     follow(Drawn("RUNNING", ConnectionError(), "DONE"), options, "segment", str(tmp_path))
     monkeypatch.setattr(following, "LOST", 0.02)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(storage.Unavailable) as error:
         follow(Drawn("RUNNING", ConnectionError("reset\nby peer")), options, "segment", str(tmp_path))
     said = "lost contact with the segment job: ConnectionError: reset by peer; it may still be running. "
     assert str(error.value).startswith(said + remedy)

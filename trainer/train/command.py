@@ -218,7 +218,7 @@ def train(
         validated = validator(options, dataset, network, validation)
         logs, pace = Logs(options.output, replaces=progress.is_new and resume.is_there(options.output)), Pace()
         is_same = functools.partial(check_unchanged, options.records, dataset)
-        checkpoints = Checkpoints(options.output, model, progress, options.checkpoint_minutes, is_same)
+        checkpoints = Checkpoints(options.output, model, progress, options.checkpoint_minutes, is_same, logs.begin)
         while not is_finished(options, progress):
             title = f"epoch {progress.epochs + 1}/{options.epochs}"
             steps = Steps(progress, title, total, checkpoints, interrupts, stream.waited.numpy)

@@ -53,9 +53,9 @@ def history_csv(history: tuple[dict[str, Any], ...]) -> bytes:
 class Logs:
     """TensorBoard's event files below `output`/logs; for gs:// they are written locally and uploaded.
 
-    Those of an earlier training, whose curves TensorBoard would mix with the new ones, are removed before the first
-    epoch of a new training is added. No file is written before that: without the state of a training, which is written
-    first, they would be those of another program.
+    Those of an earlier training, whose curves TensorBoard would mix with the new ones, are removed by `begin`, when
+    the state of a new training has replaced that of the earlier one. No file is written before that: without the state
+    of a training, they would be those of another program.
     """
 
     def __init__(self, output: str, replaces: bool) -> None:
@@ -75,9 +75,12 @@ class Logs:
     def _writer(self) -> tf.summary.SummaryWriter:
         return tf.summary.create_file_writer(self.folder)
 
-    def add(self, row: dict[str, Any], overlays: np.ndarray) -> None:
+    def begin(self) -> None:
+        """Removes the event files of an earlier training."""
         while self._earlier:
             storage.remove(self._earlier.pop())
+
+    def add(self, row: dict[str, Any], overlays: np.ndarray) -> None:
         with self._writer.as_default(step=row["epoch"]):
             for name, value in row.items():
                 if name != "epoch" and value is not None:

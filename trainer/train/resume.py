@@ -160,14 +160,16 @@ class Checkpoints:
         progress: Progress,
         minutes: float = 0,
         check: Callable[[], object] = lambda: None,
+        begun: Callable[[], object] = lambda: None,
     ) -> None:
         """
         Args:
           progress: the progress from which the training resumes, or that of a new training.
           minutes: the time between two checkpoints within an epoch; 0 for no such checkpoints.
           check: called before anything of a step is kept; raises if that would be wrong.
+          begun: called when the folder has become that of a new training.
         """
-        self.output, self.model, self.minutes, self.check = output, model, minutes, check
+        self.output, self.model, self.minutes, self.check, self.begun = output, model, minutes, check, begun
         self.last = progress
         self._is_new = progress.is_new
         self._written = time.monotonic()
@@ -179,6 +181,7 @@ class Checkpoints:
         """Must be called before the first file of this training is written."""
         if self._is_new:
             begin(self.output, dataclasses.replace(progress, history=(), step=0, learning_rate=None))
+            self.begun()
             self._is_new = False
 
     def write(self, progress: Progress) -> None:

@@ -116,6 +116,23 @@ def test_a_first_checkpoint_within_an_epoch_replaces_the_training_that_was_there
     assert resume.load(str(output)).is_new
 
 
+def test_curves_of_a_training_are_not_mixed_with_those_of_one_that_was_interrupted_in_its_first_epoch(
+    records, tmp_path, tiny_network, monkeypatch
+):
+    flags = train_flags(records, tmp_path / "model", *SHORT, "--epochs", "1", "--checkpoint-minutes", "1e-9")
+    assert cli.main(flags) == 0
+
+    def interrupted(*args, save=resume.save):
+        save(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "save", interrupted)
+        assert cli.main([*flags, "--no-resume"]) == 130
+    assert cli.main(flags) == 0
+    assert len([*(tmp_path / "model/logs").iterdir()]) == 1
+
+
 def test_checkpoints_are_due_by_the_minutes_since_the_last_one(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(resume.time, "monotonic", lambda: clock[0])

@@ -61,7 +61,8 @@ def test_the_curves_of_an_earlier_training_are_not_mixed_with_those_of_a_new_one
     Logs(str(tmp_path), replaces=False).add(row(1, 0.5), overlays)
     (tmp_path / "logs/notes.txt").write_text("mine")
     logs = Logs(str(tmp_path), replaces)
-    assert len(list((tmp_path / "logs").glob("events*"))) == 1, "before an epoch is done, nothing changes"
+    assert len(list((tmp_path / "logs").glob("events*"))) == 1, "before the new one begins, nothing changes"
+    logs.begin()
     logs.add(row(1, 0.25), overlays)
     seen = [
         tf.make_ndarray(value.tensor).item()

@@ -36,6 +36,8 @@ OURS = re.compile(rf"(?<![\d.]){re.escape(__version__)}(?!\.?\d)")
 NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 LABEL = re.compile(r"[a-z]([a-z0-9_-]{0,61}[a-z0-9])?=([a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?)?")
 """Labels that both Google Cloud and Kubernetes accept."""
+MOST_LABELS, OUR_LABELS, MOST_VARIABLES = 64, 2, 100
+"""Labels and environment variables that a job of Vertex AI may have, and the labels that it has anyway."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")
 REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
@@ -70,6 +72,7 @@ def problems(options: JobOptions, job: Job, flags: list[str]) -> list[str]:
     sentences = [
         *_image(job.image),
         *_words(options),
+        *_too_many(options),
         *_machines(options, job),
         *_hosts(options, job),
         *_spot(options, job),
@@ -162,6 +165,16 @@ def _words(options: JobOptions) -> Iterator[str]:
             if not pattern.fullmatch(text):
                 yield f"{flag} {shown(text)}: expected {shape}"
         yield from () if isinstance(values, str) else _repeated(flag, values)
+
+
+def _too_many(options: JobOptions) -> Iterator[str]:
+    """More labels or variables than Vertex AI takes, by its documentation of labels and of ContainerSpec."""
+    for flag, given, most, ours in (
+        ("--labels", options.labels, MOST_LABELS, OUR_LABELS),
+        ("--env", options.env, MOST_VARIABLES, int(options.count > 1)),
+    ):
+        if isinstance(options, Vertex) and len(given) + ours > most:
+            yield f"{flag}: expected at most {most - ours}, which is all that Vertex AI takes, got {len(given)}"
 
 
 def _names_only(variable: str) -> str:

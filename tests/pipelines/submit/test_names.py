@@ -78,6 +78,18 @@ def said_of_image(tag: str, capsys: pytest.CaptureFixture) -> str:
     return "\n".join(line for line in capsys.readouterr().err.splitlines() if f"--image {image}" in line)
 
 
+@pytest.mark.parametrize(("flag", "most", "count"), [("--labels", 62, 1), ("--env", 100, 1), ("--env", 99, 2)])
+def test_more_words_than_vertex_ai_takes_are_refused(bucket, flag, most, count):
+    def said(number: int, verb: str) -> str:
+        words = [f"k{i}=v" for i in range(number)]
+        return "\n".join(problems(verb, "--count", str(count), flag, *words, command=TRAIN))
+
+    assert f"{flag}: expected at most {most}" not in said(most, "vertex") + said(most + 1, "kubernetes")
+    assert f"{flag}: expected at most {most}, which is all that Vertex AI takes, got {most + 1}" in said(
+        most + 1, "vertex"
+    )
+
+
 @pytest.mark.parametrize("tag", ["0.27", "v0.27", "gpu-0.27.0", "v0.27.0-cuda", "deeplab-v0.27", "0.27-gpu", "1.0.0"])
 def test_a_tag_that_names_another_version_is_refused(tag, ready, capsys):
     version = re.search(r"\d[\d.]*", tag)[0]

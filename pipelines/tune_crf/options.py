@@ -9,10 +9,10 @@ examples:
 
 Writes crf.json, which `deeplab segment --crf auto` obeys, into the model folder, and a page beside it. The weight and
 the widths of the bilateral kernel are searched coarse to fine, on labelled images that the model was not trained on;
-then classes that the CRF harms are given less weight. The gain, overall and per class, is measured on images
-that had no part in choosing the parameters. Pixel counts are kept in crf.tuning/: an interrupted run resumes from
-them, and a run with another metric reuses them; the folder may be deleted. Flags that are not listed here are passed
-on to Apache Beam, such as --direct_num_workers 4.
+the weight of the smoothing kernel is lowered if that helps, and classes that the CRF harms are given less weight. The
+gain, overall and per class, is measured on images that had no part in choosing the parameters. Pixel counts are kept
+in crf.tuning/: an interrupted run resumes from them, and a run with another metric reuses them; the folder may be
+deleted. Flags that are not listed here are passed on to Apache Beam, such as --direct_num_workers 4.
 """
 
 from __future__ import annotations

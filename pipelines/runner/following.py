@@ -36,9 +36,10 @@ PASSING = (408, 429)
 """Statuses of answers, besides those of faults of the service, after which a request may succeed later."""
 CURES = {
     401: LOGIN,
-    403: "ask for the role Dataflow Developer in the project",
+    403: "ask for the role Dataflow Developer in the project, and to write to the bucket of --temp_location",
     404: "check --project and --region, and whether dataflow.googleapis.com is enabled in the project",
 }
+AFRESH = "the same command, run again later, follows the job if it was sent, or sends it"
 AGAIN = "or let it finish: the same command, run again, follows it, and keeps what it wrote"
 
 
@@ -129,7 +130,18 @@ def refusal(error: Exception, options: PipelineOptions) -> str:
     if not isinstance(error, ClientError) or error.code in PASSING:
         return ""
     cure = CURES.get(int(error.code or 0), "")
-    return f"Dataflow answers {told(error)}{cure and f'; {cure}'}"
+    return f"Google Cloud answers {told(error)}{cure and f'; {cure}'}"
+
+
+def unsure(error: Exception, options: PipelineOptions) -> str:
+    """What to say of a job on Dataflow if no usable answer came while it was sent; "" for other errors."""
+    if not is_dataflow(options):
+        return ""
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import TransportError
+
+    is_silence = isinstance(error, (GoogleAPIError, TransportError))
+    return f"Dataflow has not confirmed the job: {told(error)}; {AFRESH}" if is_silence else ""
 
 
 def _hint(job: Job, options: PipelineOptions) -> str:

@@ -25,7 +25,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, JobServerOp
 from pipelines.runner import jobserver, sending, services
 from pipelines.runner.failures import quiet_beam, quiet_servers, readable
 from pipelines.runner.flags import JobOptions, is_dataflow, is_local, runner_name, shares_this_machine
-from pipelines.runner.following import LOST, follow, refusal, see, service, told, unsent
+from pipelines.runner.following import LOST, follow, refusal, see, service, told, unsent, unsure
 from pipelines.runner.progress import FOLDER, STAGED, Heartbeat, forget, say
 from pipelines.runner.services import FlinkJob, Job, PortableJob
 from trainer import ending, storage
@@ -91,7 +91,7 @@ def attach(
     if asked.cancel:
         if job is None:
             raise InputError(f"no job at {service(options)} writes to {folder}; there is nothing to cancel")
-        _cancel(job, options, folder)
+        _cancel_now(job, options, folder)
         doubt = "" if is_dataflow(options) or services.flink_master(options) else f". {UNSURE}"
         say(f"{title}: job {job.id} is being cancelled; finished outputs are kept{doubt}", sys.stderr)
         return CANCELLED
@@ -174,6 +174,18 @@ def _cancel(job: Job, options: PipelineOptions, folder: str) -> None:
     forget(folder)
 
 
+def _cancel_now(job: Job, options: PipelineOptions, folder: str) -> None:
+    """Like `_cancel`, but raises InputError or storage.Unavailable if the service does not do it."""
+    try:
+        _cancel(job, options, folder)
+    except Exception as error:  # anything that a service's client raises
+        with contextlib.suppress(Exception):
+            if services.is_over(job.state()):  # it has ended meanwhile
+                return
+        fault = _fault(error, options)
+        raise type(fault)(f"job {job.id} is not cancelled: {fault}") from None
+
+
 def _at_work(options: PipelineOptions, output: str) -> tuple[Job | None, str]:
     """The running job whose output folder has that digest, and the digest of its options; (None, "") for none."""
     return next(_active(options, output), (None, ""))
@@ -203,12 +215,17 @@ def _active(options: PipelineOptions, output: str) -> Iterator[tuple[Job, str]]:
     except InputError:
         raise
     except Exception as error:
-        if refused := refusal(error, options):
-            raise InputError(refused) from None
-        silent = f"{service(options)} does not answer: {told(error)}"
-        if is_dataflow(options):  # whose address nobody can have misspelt
-            raise storage.Unavailable(f"{silent}; run the same command again later") from None
-        raise InputError(silent) from None
+        raise _fault(error, options) from None
+
+
+def _fault(error: Exception, options: PipelineOptions) -> InputError | storage.Unavailable:
+    """What a service's client raised, as an error with a one-line message."""
+    if refused := refusal(error, options):
+        return InputError(refused)
+    silent = f"{service(options)} does not answer: {told(error)}"
+    if is_dataflow(options):  # whose address nobody can have misspelt
+        return storage.Unavailable(f"{silent}; run the same command again later")
+    return InputError(silent)
 
 
 def run(
@@ -301,6 +318,10 @@ def _send(
         except Exception as error:
             if expected and not sending.seconds_left(folder):
                 forget(folder)
+            if refused := refusal(error, options):
+                raise InputError(refused) from None
+            if silent := unsure(error, options):
+                raise storage.Unavailable(silent) from None
             raise readable(error, title) from None
     if cloud.template_location:
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions
-from google.api_core.exceptions import Forbidden, NotFound, TooManyRequests
+from google.api_core.exceptions import BadRequest, Forbidden, NotFound, ServiceUnavailable, TooManyRequests
 from google.auth.exceptions import RefreshError
 
 from pipelines.runner import following, progress, services
@@ -155,6 +155,23 @@ def test_cancel_ends_the_job_of_the_folder(service, capsys):
         attach(options_of(service, "--cancel"), Command(), "gs://seg/masks", "segment")
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"), [(Forbidden("no"), InputError), (TooManyRequests("no"), storage.Unavailable)]
+)
+def test_a_cancel_that_is_refused_is_no_traceback_and_of_a_job_that_has_ended_no_error(
+    service, monkeypatch, capsys, error, kind
+):
+    def refuse(*_):
+        raise error
+
+    number = sent(service)
+    monkeypatch.setattr(DataflowJob, "cancel", refuse)
+    with pytest.raises(kind, match=rf"^job {number} is not cancelled: .*{error.code}"):
+        attach(options_of(service, "--cancel"), Command(), "gs://seg/masks", "segment")
+    service.states = ["DONE"]
+    assert attach(options_of(service, "--cancel"), Command(), "gs://seg/masks", "segment") == CANCELLED
+
+
 def test_a_service_that_does_not_answer_is_named_before_anything_is_planned(service):
     service.failing = -1
     with pytest.raises(storage.Unavailable, match=r"^Dataflow does not answer: ServiceUnavailable: 503"):
@@ -163,8 +180,8 @@ def test_a_service_that_does_not_answer_is_named_before_anything_is_planned(serv
 
 REFUSALS = [
     (RefreshError("expired"), "no valid credentials for Google Cloud (RefreshError); run `gcloud auth application"),
-    (Forbidden("no dataflow.jobs.get"), "Dataflow answers Forbidden: 403 no dataflow.jobs.get; ask for the role"),
-    (NotFound("nope"), "Dataflow answers NotFound: 404 nope; check --project and --region"),
+    (Forbidden("no dataflow.jobs.get"), "Google Cloud answers Forbidden: 403 no dataflow.jobs.get; ask for the role"),
+    (NotFound("nope"), "Google Cloud answers NotFound: 404 nope; check --project and --region"),
 ]
 
 
@@ -191,6 +208,37 @@ def test_a_service_that_is_too_busy_is_asked_later(service, monkeypatch):
     monkeypatch.setattr(services, "_client", refuse)
     with pytest.raises(storage.Unavailable, match="429 slower; run the same command again later"):
         attach(options_of(service), Command(), "gs://seg/masks", "segment")
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "said"),
+    [
+        (
+            Forbidden("no jobs.create"),
+            InputError,
+            "Google Cloud answers Forbidden: 403 no jobs.create; ask for the role",
+        ),
+        (BadRequest("bad zone"), InputError, "Google Cloud answers BadRequest: 400 bad zone"),
+        (
+            ServiceUnavailable("later"),
+            storage.Unavailable,
+            "Dataflow has not confirmed the job: ServiceUnavailable: 503 later; the",
+        ),
+        (
+            TooManyRequests("quota"),
+            storage.Unavailable,
+            "Dataflow has not confirmed the job: TooManyRequests: 429 quota; the",
+        ),
+    ],
+)
+def test_a_job_that_cannot_be_sent_is_refused_in_the_words_of_the_service(service, monkeypatch, answer, kind, said):
+    def refuse(*_):
+        raise answer
+
+    monkeypatch.setattr(beam.Pipeline, "run", refuse)
+    with pytest.raises(kind) as error:
+        run(lambda *_: None, options_of(service), total=1, unit="images", title="segment", folder="gs://seg/masks")
+    assert str(error.value).startswith(said)
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from pipelines.doctor.reading import COUNTED, OWN, Reading, Sample
 from pipelines.doctor.verdict import REJECT, SHOWN, WRONG, Finding
 from pipelines.inputs.coding import Read, settle_coding
 from pipelines.inputs.evidence import Use, from_one, one_based
+from trainer.formats import codings
 from trainer.formats.labels import Color, Palette, id_table, ranges, unknown_mark
 from trainer.options import InputError
 from trainer.terminal import some
@@ -31,6 +32,8 @@ def with_known_ids(reading: Reading, sample: Sample) -> Reading:
     palette, ids = reading.palette, sample.evidence.ids
     if not ids:
         return reading
+    if reading.coding != "ids" and not sample.evidence.mapped and codings.are_greys(sorted(ids), palette):
+        return reading  # they are read as colours
     if are_masks(ids) and not palette.source_ids and palette.ignore_id == 255:
         return _with_foreground(reading, sample)
     if counted := one_based(ids, palette):

@@ -217,7 +217,7 @@ def settle_coding(
 
     Returns:
       The coding for `codings.decode_ids`, and a sentence with the reason or a doubt, "" for none. It is "colors" for
-      palette images of which only the colours can be read. "auto" leaves the decision to each label.
+      palette images and grey labels of which only the colours can be read. "auto" leaves the decision to each label.
 
     Raises:
       InputError: labels that can be read in two ways, or a set of masks of 0 and 255 whose foreground is ignored.
@@ -254,6 +254,8 @@ def _coding(palette: Palette, coding: str, labels: Labels) -> tuple[str, str]:
         )
     if by_colors:
         return "colors", f"palette images are read by their colours, which palette {palette.name} knows"
+    if not has_maps and codings.are_greys(sorted(numbers), palette):
+        return "colors", f"grey labels are read by their greys, which palette {palette.name} knows as colours"
     doubt = _doubt(numbers, meanings, palette)
     if has_colors or has_maps:
         return "auto", doubt

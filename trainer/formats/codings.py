@@ -74,7 +74,7 @@ def counted_ids(label: Label, palette: Palette, coding: str) -> tuple[np.ndarray
             raise LabelError("is coloured: its three channels differ; expected class ids, as --label-coding states")
         codes = codes[..., 0]
     if codes.ndim == 2 and coding == "colors":
-        by_colors = _color_ids([(grey, grey, grey) for grey in label.used.tolist()], palette)
+        by_colors = _color_ids(greys(label.used.tolist()), palette)
         if by_colors is not None:
             table = np.zeros(256, np.uint8)
             table[label.used] = by_colors
@@ -155,6 +155,20 @@ def seen_colors(label: Label) -> list[Color | None]:
         tuple(map(int, label.colormap[index])) if index < len(label.colormap) and label.opaque[index] else None
         for index in label.used
     ]
+
+
+def greys(values: Sequence[int]) -> list[Color]:
+    """The values of a grey label as colours."""
+    return [(value, value, value) for value in values]
+
+
+def are_greys(values: Sequence[int], palette: Palette) -> bool:
+    """Whether the values of grey labels are not all ids of the palette, but colours of two of its classes or more."""
+    table, meanings = id_table(palette), color_meanings(palette)
+    known = [meanings.get(grey) for grey in greys(values)]
+    if None in known or unknown_mark(palette) not in table[list(values)]:
+        return False
+    return len({*known} - {palette.ignore_id}) > 1
 
 
 def is_mask(ids: np.ndarray, palette: Palette) -> bool:

@@ -50,6 +50,15 @@ CASES = {
 }
 
 
+def test_grey_labels_of_a_palette_of_greys_are_well_and_read_as_colours(tmp_path):
+    palette = replace(PALETTE, colors=((85,) * 3, (170,) * 3, (255,) * 3), ignore_color=(0, 0, 0))
+    truth = draw_set(tmp_path / "set", table({0: 85, 1: 170, 2: 255, 255: 0}), palette=palette)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds == {} and found.status == 0
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert {key: ids.tolist() for key, ids in made.items()} == {key: ids.tolist() for key, ids in truth.items()}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_proposed_flags_read_what_was_drawn(case, tmp_path):
     encode, palette, kind, grade = CASES[case]

@@ -75,6 +75,22 @@ def test_palette_images_that_colours_alone_explain_are_read_by_colours(tmp_path)
     assert decode_ids(Path(paths[0]).read_bytes(), CAMVID, coding=coding).tolist() == [[0, 1, 3]]
 
 
+GREYS = Palette("greys", ("a", "b", "c"), ((0, 0, 0), (85, 85, 85), (255, 255, 255)))
+
+
+def test_grey_labels_whose_values_are_no_ids_but_greys_of_the_palette_are_read_by_these(tmp_path):
+    paths = written(tmp_path, saved(row(0, 85)), saved(row(0, 255)), saved(row(0, 0)))
+    coding, reason = settle_coding(paths, GREYS)
+    assert coding == "colors" and reason == "grey labels are read by their greys, which palette greys knows as colours"
+    read = [decode_ids(Path(path).read_bytes(), GREYS, coding=coding).tolist() for path in paths]
+    assert read == [[[0, 1]], [[0, 2]], [[0, 0]]]
+
+
+@pytest.mark.parametrize("values", [(0, 1, 2), (0, 255, 1), (0, 85, 86), (0, 1, 85), (85,)])
+def test_other_grey_labels_are_read_by_their_numbers(values, tmp_path):
+    assert settle_coding(written(tmp_path, saved(row(*values))), GREYS)[0] != "colors"
+
+
 def test_a_set_that_can_be_read_in_two_ways_is_refused_by_the_name_of_a_label(tmp_path):
     paths = written(tmp_path, saved(row(1)), optimised(CAMVID.colorize(row(0, 1, 3, 4))))
     with pytest.raises(InputError, match=r"1\.png can be read in two ways: index 0 .*--label-coding ids or"):

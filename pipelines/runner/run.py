@@ -67,9 +67,8 @@ def run(
 
     Raises:
       InputError: the job failed. The message has the cause, in one line, and the path of the full traceback.
-      storage.Unavailable: storage did not answer a worker.
+      storage.Unavailable: storage did not answer a worker, or this machine allows too few open files.
       MemoryError: this machine allows too few threads.
-      storage.Unavailable: also if it allows too few open files.
       KeyboardInterrupt: Ctrl-C while waiting for a remote job; the text says what happens to the job.
     """
     if not is_local(options):

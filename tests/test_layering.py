@@ -22,6 +22,7 @@ Sources = Mapping[str, str]
 PARTS = ("runner", "inputs", "entries", "scores", "crf", "masks", "pages")
 """Parts of `pipelines`, lowest first: each may import those before it, and trainer."""
 FLOORS = (
+    ("limits",),
     ("options", "startup", "processes", "terminal"),
     ("attempts", "parser"),
     ("files",),
@@ -37,6 +38,7 @@ FLOORS = (
 STAIR = ("options", "plan", "tally", "job", "command")
 """Rooms of a command, lowest first; whatever else its folder holds lies between options and job."""
 LIGHT = (
+    "trainer.limits",
     "trainer.options",
     "trainer.parser",
     "trainer.terminal",

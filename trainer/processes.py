@@ -1,4 +1,4 @@
-"""Processes of this machine: unique names, and the memory available and used."""
+"""Processes of this machine: unique names, the memory that they use, and how much more of anything they may."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ import socket
 import sys
 import threading
 import time
-from pathlib import Path
 
-CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Files in which Linux gives the memory limit of a container, newer systems first."""
 GLANCE = 0.05
 """Seconds between two polls of a child's memory."""
 KEEP = {-1: 512 << 20, -2: 64 << 20, -3: 32 << 20, -8: 1}
@@ -50,15 +47,6 @@ def is_alive(process: str) -> bool:
     """Whether the process with that name, on this machine, still exists."""
     number = process.partition("-")[0]
     return number.isdecimal() and name(int(number)) in (process, f"{number}{UNSEEN}")
-
-
-def memory() -> int:
-    """The memory of this machine, or of this process's container, in bytes."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in CGROUPS:
-        with contextlib.suppress(OSError, ValueError):  # none, or "max"
-            limits.append(int(Path(path).read_text()))
-    return min(limits)
 
 
 def refused(error: BaseException) -> MemoryError | None:

@@ -15,8 +15,11 @@ import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from trainer.limits import cores
+
 STDERR = 2
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+THREADS = "TF_NUM_INTRAOP_THREADS"
 
 _KNOWN = re.compile(
     rb"""
@@ -113,8 +116,10 @@ def turn_back() -> None:
 def start_tensorflow() -> None:
     """Imports TensorFlow and lets it find its devices, quietly; call it before the first use of either.
 
-    TensorFlow reads its environment variables here, such as the number of its threads.
+    TensorFlow reads its environment variables here, such as the number of its threads. Its own default counts cores of
+    which a container may have only a share.
     """
+    os.environ.setdefault(THREADS, str(cores()))
     with quiet_startup():
         import tensorflow as tf
 

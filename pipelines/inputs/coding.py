@@ -12,13 +12,13 @@ import numpy as np
 from pipelines.inputs import class_lists
 from pipelines.inputs.evidence import Use, one_based
 from pipelines.inputs.rawset import RawSet
-from pipelines.runner.cores import cores
 from pipelines.runner.isolation import Failed, attempt
 from trainer import prefetch, storage
 from trainer.formats import codings, images, label_images
 from trainer.formats.labels import JSON_FORM, Color, Palette, color_meanings, pack, ranges, unpack
 from trainer.formats.palettes import BUILT_IN, CAMVID, READ_BY_COLOR, READ_BY_COLORMAP, VOC, resolve
 from trainer.formats.runs import pixels_of_ids
+from trainer.limits import cores
 from trainer.options import InputError
 from trainer.terminal import some
 

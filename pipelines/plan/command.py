@@ -13,11 +13,11 @@ from pipelines.plan.compute import forward_flops
 from pipelines.plan.estimate import GIB, PARTS, Estimate, Trial, Work, estimates, rate, read_prices, to_json, wall_rate
 from pipelines.plan.options import Options
 from pipelines.plan.sample import Study
-from pipelines.runner.cores import cores
 from pipelines.runner.flags import beam_options, is_dataflow, is_local, runner_name
 from pipelines.runner.needs import MACHINE
 from trainer import storage
 from trainer.files import scratch
+from trainer.limits import cores
 from trainer.options import CheckedOptions, InputError, as_words, non_defaults
 from trainer.terminal import aligned
 

@@ -18,13 +18,13 @@ from pipelines.records.options import Diff, Export, Ls, Repair, Reshard, Show, S
 from pipelines.records.reshard import reshard
 from pipelines.records.target import Target, check_apart
 from pipelines.records.verify import verify
-from pipelines.runner.cores import cores
 from trainer import leases, storage
 from trainer.accounts import EXAMPLES, counted, percent
 from trainer.formats import images
 from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
 from trainer.formats.labels import Palette
 from trainer.formats.runs import pixels_of_ids
+from trainer.limits import cores
 from trainer.options import CheckedOptions
 from trainer.terminal import printable
 

@@ -24,8 +24,8 @@ from apache_beam.options.pipeline_options import (
 )
 
 from pipelines.runner import jobserver, needs
-from pipelines.runner.cores import cores
 from trainer import storage
+from trainer.limits import cores
 from trainer.options import CheckedOptions, InputError
 from trainer.parser import did_you_mean, flags_of
 

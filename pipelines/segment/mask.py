@@ -18,7 +18,6 @@ from pipelines.inputs.collection import SourceImage
 from pipelines.masks.certainty import Certainty
 from pipelines.masks.segmenter import Segmented, Segmenter, Unsegmented, shared_segmenter
 from pipelines.masks.stamps import Stamp, fingerprint, read_stamp, stamp_jpeg, stamp_png
-from pipelines.runner.cores import cores
 from pipelines.runner.isolation import Failed
 from pipelines.runner.steps import step
 from pipelines.segment import table
@@ -32,6 +31,7 @@ from trainer.formats import images, label_images
 from trainer.formats.cards import CARD, ModelCard
 from trainer.formats.exports import load_card
 from trainer.formats.labels import Palette
+from trainer.limits import cores
 from trainer.network.options import bytes_per_pixel
 from trainer.options import InputError
 

@@ -7,10 +7,9 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipelines.runner.cores import cores
 from pipelines.segment.options import Options
 from trainer.formats import images
-from trainer.processes import memory
+from trainer.limits import cores, memory
 
 GIB = 1 << 30
 SOFTMAX_BYTES, CRF_BYTES, IMAGE_BYTES = 4, 22, 16

@@ -13,9 +13,9 @@ from trainer.export.options import Options
 from trainer.formats.cards import TUNING_FILE, ModelCard
 from trainer.formats.dataset import Dataset, check_shards, load_dataset
 from trainer.formats.exports import ABOUT, CLASS_BYTES, SAVED_MODEL
+from trainer.limits import memory
 from trainer.network.options import bytes_per_pixel
 from trainer.options import InputError
-from trainer.processes import memory
 from trainer.terminal import some
 
 LIBRARIES = {"savedmodel": (), "onnx": ("onnx", "onnxruntime", "tf2onnx"), "tflite": ("ai-edge-litert",)}
@@ -60,7 +60,7 @@ def _check_size(height: int, width: int, card: ModelCard) -> None:
     if needed > (there := memory()):
         raise InputError(
             f"--size {height} {width} with {classes} classes takes about {needed / 1e9:,.0f} GB to be checked, and "
-            f"this machine has {there / 1e9:,.0f} GB; give a smaller --size, or a larger machine"
+            f"this process may use {there / 1e9:,.0f} GB; give a smaller --size, or a larger machine"
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tempfile
 import warnings
 import zipfile
@@ -17,6 +16,7 @@ import tensorflow as tf
 from trainer.export.graph import serving
 from trainer.export.savedmodel import SIGNATURE
 from trainer.formats.exports import INPUT
+from trainer.limits import cores
 from trainer.terminal import printable
 
 ABOUT, LABELS = "deeplab.json", "labels.txt"
@@ -70,7 +70,7 @@ def load(data: bytes) -> Callable[..., list[np.ndarray]]:
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_content=data, num_threads=os.cpu_count())
+    interpreter = Interpreter(model_content=data, num_threads=cores())
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner(SIGNATURE)
 

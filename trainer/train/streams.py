@@ -25,6 +25,7 @@ from trainer.formats.examples import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, L
 from trainer.formats.examples import decode as decode_example
 from trainer.formats.frames import CorruptRecord
 from trainer.formats.labels import Palette
+from trainer.limits import cores
 from trainer.options import InputError
 from trainer.train import crops
 from trainer.train.options import StreamOptions
@@ -224,7 +225,7 @@ class TrainingStream:
         # `_uniforms` counts samples. Its seed differs from that of the order of the records.
         self._key = np.random.SeedSequence(options.seed, spawn_key=(1,)).generate_state(2, np.uint64)
         processes.keep_memory()  # of decoded images
-        self._workers = ThreadPoolExecutor(os.cpu_count(), initializer=cv2.setNumThreads, initargs=(1,))
+        self._workers = ThreadPoolExecutor(cores(), initializer=cv2.setNumThreads, initargs=(1,))
         self._memory = crops.Memory()
         self._batches = tf.function(self._trace, input_signature=[tf.TensorSpec([], tf.int64)] * 2)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 
@@ -10,7 +9,6 @@ import pytest
 from apache_beam.options.pipeline_options import DirectOptions
 
 from pipelines.prepare.options import Options
-from pipelines.runner.cores import cores
 from pipelines.runner.flags import (
     beam_options,
     cores_per_process,
@@ -20,6 +18,7 @@ from pipelines.runner.flags import (
     shares_this_machine,
     workers,
 )
+from trainer.limits import cores
 from trainer.options import CheckedOptions, InputError, option
 
 PYTHON = "python{}.{}".format(*sys.version_info)
@@ -173,13 +172,9 @@ def test_paths_that_dataflow_finds_are_accepted():
     located(beam_options(CLOUD), paths, "masks")
 
 
-def test_cores_are_counted_where_the_system_cannot_bind_processes(monkeypatch):
-    """As on macOS."""
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert cores() == os.cpu_count()
-    assert workers(beam_options([])) == os.cpu_count()
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert cores() == 1
+def test_a_local_job_has_a_worker_for_each_core_that_it_may_use(monkeypatch):
+    monkeypatch.setattr("pipelines.runner.flags.cores", lambda: 3)
+    assert workers(beam_options([])) == workers(beam_options(["--direct_num_workers", "0"])) == 3
 
 
 @pytest.mark.parametrize("runner", [[], ["--runner", "DirectRunner"], CLOUD, ["--runner", "SparkRunner"]])

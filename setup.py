@@ -89,6 +89,7 @@ setup(
             "kubernetes>=37,<38",
             "onnx>=1.19,<2",
             "onnxruntime>=1.23,<2",
+            "pycocotools>=2.0.8,<3",  # of a script in docs/sets.md
             "pydensecrf2>=1.1,<2; python_version < '3.13'",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",

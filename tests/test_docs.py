@@ -62,6 +62,13 @@ def test_commands_for_well_known_sets_are_understood():
         assert cli.read([*argv, "--output", "out"] if argv[0] == "prepare" else argv)[0] == argv[0]
 
 
+def script_of_sets(word: str) -> str:
+    """The script in docs/sets.md that has this word."""
+    scripts = re.findall(r"```python\n(.*?)```", PAGES["docs/sets.md"], re.DOTALL)
+    (script,) = (script for script in scripts if word in script)
+    return script
+
+
 def test_brush_masks_of_label_studio_become_labels_by_the_script_for_them(tmp_path, monkeypatch):
     (tmp_path / "brush").mkdir()
     masks = ((7, "tag-road", [255, 255, 0, 0]), (7, "tag-air-port", [0, 255, 0, 9]), (8, "t-road", [0] * 4))
@@ -70,12 +77,65 @@ def test_brush_masks_of_label_studio_become_labels_by_the_script_for_them(tmp_pa
     tasks = [{"id": 7, "data": {"image": "/data/upload/1/0ab34f6e-a.jpg"}}, {"id": 8, "data": {"image": "?d=x/b.jpg"}}]
     (tmp_path / "export.json").write_text(json.dumps(tasks))
     monkeypatch.chdir(tmp_path)
-    scripts = re.findall(r"```python\n(.*?)```", PAGES["docs/sets.md"], re.DOTALL)
-    (script,) = (text for text in scripts if "brush" in text)
-    exec(script, {})
+    exec(script_of_sets("brush"), {})
     assert (tmp_path / "classes.txt").read_text().split() == ["background", "air-port", "road"]
     read = {path.name: np.asarray(Image.open(path)).tolist() for path in (tmp_path / "labels").iterdir()}
     assert read == {"a.png": [[2, 2, 0, 0]], "b.png": [[0] * 4]}
+
+
+@pytest.mark.parametrize(
+    ("path", "folder"), [("train/_annotations.coco.json", "train"), ("annotations/instances_val2017.json", "val2017")]
+)
+def test_objects_of_coco_become_labels_by_the_script_for_them(tmp_path, monkeypatch, path, folder):
+    """A polygon of two parts, a smaller one on it that is listed before, and a crowd as runs, column by column."""
+    ring = {"category_id": 9, "area": 20, "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4], [6, 0, 8, 0, 8, 2, 6, 2]]}
+    dot = {"category_id": 4, "area": 1, "segmentation": [[1, 1, 2, 1, 2, 2, 1, 2]]}
+    crowd = {"category_id": 4, "area": 2, "segmentation": {"size": [4, 8], "counts": [30, 2]}}
+    listed = {
+        "images": [
+            {"id": 5, "file_name": "city/a.jpg", "height": 4, "width": 8},
+            {"id": 6, "file_name": "b.jpg", "height": 1, "width": 2},
+        ],
+        "annotations": [
+            {"id": number, "image_id": 5, "iscrowd": int(one is crowd), **one}
+            for number, one in enumerate((dot, ring, crowd), 1)
+        ],
+        "categories": [{"id": 9, "name": "car"}, {"id": 4, "name": "bird"}],
+    }
+    (tmp_path / path).parent.mkdir()
+    (tmp_path / path).write_text(json.dumps(listed))
+    monkeypatch.chdir(tmp_path)
+    exec(script_of_sets("pycocotools"), {})
+    assert (tmp_path / "classes.txt").read_text().split() == ["background", "bird", "car"]
+    drawn = np.asarray(Image.open(tmp_path / "ids" / folder / "city/a.png"))
+    assert drawn.tolist() == [
+        [2, 2, 2, 2, 0, 0, 2, 2],
+        [2, 1, 2, 2, 0, 0, 2, 2],
+        [2, 2, 2, 2, 0, 0, 0, 1],
+        [2, 2, 2, 2, 0, 0, 0, 1],
+    ]
+    assert not np.asarray(Image.open(tmp_path / "ids" / folder / "b.png")).any()
+
+
+@pytest.mark.parametrize("names", ["[bird, car]", "{1: car, 0: bird}"])
+def test_polygons_of_yolo_become_labels_by_the_script_for_them(tmp_path, monkeypatch, names):
+    for name, size in (("a.jpg", (8, 4)), ("b.b.png", (2, 1))):
+        image = tmp_path / "train/images" / name
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size).save(image)
+    (tmp_path / "data.yaml").write_text(f"train: ../train/images\nnames: {names}\n")
+    (tmp_path / "train/labels").mkdir()
+    text = tmp_path / "train/labels/a.txt"
+    text.write_text("1 0.5 0 0.9375 0 0.9375 0.9 0.5 0.9\n0 0.8 0.3 0.9 0.3 0.9 0.4\n")
+    monkeypatch.chdir(tmp_path)
+    exec(script_of_sets("yaml"), {})
+    assert (tmp_path / "classes.txt").read_text().split() == ["background", "bird", "car"]
+    drawn = np.asarray(Image.open(tmp_path / "train/labels/a.png"))
+    assert drawn.tolist() == [[0] * 4 + [2] * 4, [0] * 4 + [2, 2, 1, 1], [0] * 4 + [2] * 4, [0] * 4 + [2] * 4]
+    assert np.asarray(Image.open(tmp_path / "train/labels/b.b.png")).tolist() == [[0, 0]]
+    text.write_text("1 0.5 0.5 0.2 0.2\n")
+    with pytest.raises(SystemExit, match=r"a\.txt has boxes: 1 0\.5"):
+        exec(script_of_sets("yaml"), {})
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

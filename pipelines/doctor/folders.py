@@ -36,6 +36,7 @@ IMAGE_WORDS = frozenset(
 SHOWN = 8
 """Folders that a message names."""
 _POLYGONS = (".json", ".xml")
+_COCO = re.compile(r"(^|/)(_annotations\.coco|instances_\w+)\.json$")
 _BRUSH = re.compile(r"task-\d+-annotation-\d+-by-")
 """How the names of Label Studio's brush masks begin."""
 
@@ -171,10 +172,12 @@ def advice(files: Sequence[File]) -> str:
             ". Masks named task-...-annotation-... are Label Studio's, one for each class of an image: docs/sets.md "
             "has a script that joins them to labels"
         )
+    if coco := [file.relative for file in files if _COCO.search(file.relative)]:
+        return f". {some(coco, SHOWN)} may hold COCO's objects: docs/sets.md has a script that draws them as labels"
     if 2 * yolo > folders.total():  # else half of the images may be labels
         return (
-            f". {yolo} .txt named like images may hold polygons, as YOLO's do: have the tool that drew them export "
-            "masks as PNG"
+            f". {yolo} .txt named like images may hold polygons, as YOLO's do: docs/sets.md has a script that draws "
+            "them as labels"
         )
     if unread:
         text += f". Files of these formats are not read: {', '.join(unread)}; save them as PNG"

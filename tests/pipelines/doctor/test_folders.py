@@ -142,10 +142,17 @@ def test_texts_named_like_images_are_called_what_they_are(tmp_path):
     touch(tmp_path, "train.txt", *(f"{part}.jpg" for part in (f"images/{name}" for name in names)))
     touch(tmp_path, *(f"labels/{name}.txt" for name in names))
     with pytest.raises(
-        InputError, match=r"6 \.txt named like images may hold polygons, as YOLO's do: have"
+        InputError, match=r"6 \.txt named like images may hold polygons, as YOLO's do: docs/sets\.md has a script"
     ) as refusal:
         find(str(tmp_path), "auto", 0, "")
     assert "--images" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("path", ["train/_annotations.coco.json", "annotations/instances_train2017.json"])
+def test_objects_of_coco_are_called_what_they_are(tmp_path, path):
+    touch(tmp_path, path, "train/a.jpg", "val/a.jpg")
+    with pytest.raises(InputError, match=rf"{path} may hold COCO's objects: docs/sets\.md has a script that draws"):
+        find(str(tmp_path), "auto", 0, "")
 
 
 def test_polygons_alone_are_named(tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pipelines.doctor.corrections import of_masks, with_coding, with_known_colors, with_known_ids
-from pipelines.doctor.proposals import are_codes, are_masks, is_grey, is_mixed, propose, two_classes, without_zero
+from pipelines.doctor.proposals import MASK_CLASSES, are_codes, are_masks, is_grey, is_mixed, propose, without_zero
 from pipelines.doctor.reading import COUNTED, OWN, LabelValues, Reading, Sample
 from pipelines.doctor.verdict import REJECT, SHOWN, WRONG, Example, Finding
 from pipelines.inputs.coding import NoPalette, Read, Unlisted, classes_among, detect_palette, sampled
@@ -80,6 +80,12 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
         return Reading(fits[0], flag=name, reasons=(reason,))
     if raw.layout == "camvid" and evidence.ids and not values and one_based(evidence.ids, CAMVID):
         return Reading(CAMVID, flag=CAMVID.name, reasons=("palette camvid: the sampled ids are its own, from 1",))
+    return _made(sample, seen)
+
+
+def _made(sample: Sample, seen: str) -> Reading:
+    """The reading with a palette made from the values in the sample; `seen` says what prepare found in the labels."""
+    evidence = sample.evidence
     palette = propose(evidence)
     if palette is None:
         cure = "give --palette"
@@ -90,11 +96,11 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
             )
         return Reading(None, findings=(_unknown_palette(seen, cure, sample),))
     named = "named by their values; put the real names there"
-    if palette.names == two_classes().names:
+    if palette.names == MASK_CLASSES:
         named = "black as background and white as foreground"
         named += ", and the greys between, where the labels were smoothed, are ignored" if palette.aliases else ""
     cure = f"--palette {OWN}, which is made of the sampled labels: {palette.num_classes} classes, {named}"
-    if counted := without_zero(palette):
+    if counted := without_zero(palette, evidence):
         cure += (
             f". If 0 means that a pixel is of no class, as in ADE20K, take {COUNTED} in its place, which ignores it"
         )

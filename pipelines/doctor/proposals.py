@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from pipelines.inputs.evidence import Evidence, Use
-from trainer.formats.labels import Color, Palette
+from trainer.formats.labels import CREAM, Color, Palette
 from trainer.formats.palettes import voc_colormap
 
 PROPOSED = "proposed"
@@ -26,6 +26,9 @@ SMOOTHED = 4
 MAX_ROUNDING = 1.5
 """Maximum distance, in grey levels, of a blend from the line between the colours that it is made of."""
 
+MASK_CLASSES = ("background", "foreground")
+"""The classes of masks of 0 and 255, or of black and white."""
+
 
 def propose(evidence: Evidence) -> Palette | None:
     """A palette whose classes are the values in the labels; None if these cannot be classes.
@@ -34,8 +37,7 @@ def propose(evidence: Evidence) -> Palette | None:
     occurs only in outlines. Colours are classes if they cover areas; black and VOC's cream are ignored if they occur
     only in outlines.
     """
-    by_color = evidence.colors or evidence.is_shuffled or (evidence.mapped and not is_grey(evidence.mapped))
-    if by_color:
+    if _is_of_colors(evidence):
         colors = {**evidence.colors, **evidence.mapped}
         greys = {color[0]: use for color, use in colors.items()}
         if is_grey(colors) and are_masks(greys):
@@ -43,6 +45,11 @@ def propose(evidence: Evidence) -> Palette | None:
         palette = propose_colors(colors)
         return palette and _by_index(palette, evidence)
     return _propose_ids({**evidence.indices, **evidence.ids})
+
+
+def _is_of_colors(evidence: Evidence) -> bool:
+    """Whether the labels mean classes by colours, and not by ids."""
+    return bool(evidence.colors or evidence.is_shuffled or (evidence.mapped and not is_grey(evidence.mapped)))
 
 
 def are_codes(evidence: Evidence) -> bool:
@@ -83,13 +90,13 @@ def _propose_ids(uses: dict[int, Use]) -> Palette | None:
     )
 
 
-def without_zero(palette: Palette) -> Palette | None:
-    """The palette of ids `propose` made, with 0 ignored in place of a class; None if too few classes are left.
+def without_zero(palette: Palette, evidence: Evidence) -> Palette | None:
+    """The palette `propose` made, with id 0 ignored in place of a class; None if it is no class, or too few are left.
 
     A publisher's 0 may be no class but all that is none, as in ADE20K.
     """
     sources = dict(palette.source_ids) or {index: index for index in range(palette.num_classes)}
-    if palette.name != PROPOSED or palette.names[0] != "class 0" or palette.num_classes < 3:
+    if _is_of_colors(evidence) or sources.get(0) != 0 or palette.num_classes < 3:
         return None
     shifted = {value: index - 1 if index < palette.num_classes else index for value, index in sources.items()}
     return replace(
@@ -104,7 +111,7 @@ def propose_colors(uses: dict[Color, Use]) -> Palette | None:
         larger = lambda use: [color for color, other in solid.items() if other.solid > use.solid]
         is_blend = lambda color, use: use.is_outline and _is_blend(color, larger(use))
         solid = {color: use for color, use in solid.items() if not is_blend(color, use)}
-    void = [color for color in ((0, 0, 0), (224, 224, 192)) if color in uses and uses[color].is_outline]
+    void = [color for color in ((0, 0, 0), CREAM) if color in uses and uses[color].is_outline]
     classes = sorted(color for color in solid if color not in void)
     if not 1 <= len(classes) <= MAX_CLASSES:
         return None
@@ -166,7 +173,7 @@ def is_mixed(palette: Palette, evidence: Evidence) -> bool:
 def two_classes(blends: Sequence[int] = ()) -> Palette:
     """The palette for masks of 0 and 255, in which these ids are ignored."""
     sources = ((0, 0), (255, 1), *((value, 255) for value in blends))
-    return Palette(PROPOSED, ("background", "foreground"), voc_colormap(2), source_ids=sources)
+    return Palette(PROPOSED, MASK_CLASSES, voc_colormap(2), source_ids=sources)
 
 
 def _is_blend(color: Color, others: Sequence[Color]) -> bool:
@@ -182,7 +189,7 @@ def _is_blend(color: Color, others: Sequence[Color]) -> bool:
 def _black_and_white(blends: Sequence[int]) -> Palette:
     """The palette for masks of black and white in colours, in which these greys are ignored."""
     aliases = tuple(((value,) * 3, 255) for value in blends)
-    return Palette(PROPOSED, ("background", "foreground"), ((0, 0, 0), (255, 255, 255)), aliases=aliases)
+    return Palette(PROPOSED, MASK_CLASSES, ((0, 0, 0), (255, 255, 255)), aliases=aliases)
 
 
 def ignoring_ids(palette: Palette, ids: Sequence[int]) -> Palette:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pipelines.doctor import copies, depth, findings, holdout, job, remedy, tally, verdict
+from pipelines.doctor import alignment, copies, depth, findings, holdout, job, remedy, tally, verdict
 from pipelines.doctor.classes import settle
 from pipelines.doctor.copies import Couples
 from pipelines.doctor.drawings import draw
@@ -63,7 +63,7 @@ def run(options: Options, flags: list[str]) -> int:
     Accounts("pairs", plan.total, {"looked at": total.looked}).check()
     with handover.in_flight(options.output).watch("conclusion") as recovery:
         results, cure = conclude(options, raw, plan, total, reading, recovery)
-        shown = draw_examples(results, plan, cure.reading, findings.offset(total) or (0, 0), recovery)
+        shown = draw_examples(results, plan, cure.reading, alignment.offset(total) or (0, 0), recovery)
     report = describe(options, raw, plan, total, results, cure)
     write(options, written, plan, cure, report, shown)
     handover.tidy(options.output, FILES)
@@ -170,8 +170,8 @@ def conclude(
     if reading.palette is not None:
         reading, of_nothing = findings.of_nothing(total, plan, reading)
         report += of_nothing or findings.of_classes(total, plan, reading.palette)
-        report += findings.of_alignment(total, plan)
-        shift = findings.offset(total) or (0, 0)
+        report += alignment.of_alignment(total, plan)
+        shift = alignment.offset(total) or (0, 0)
     kinds = findings.doubtful(total)
     cured = {number for number, kind in kinds.items() if findings.is_cured(kind, total, reading.palette)}
     ill = {number: kind for number, kind in kinds.items() if number not in cured}
@@ -246,13 +246,13 @@ def describe(
 ) -> dict[str, Any]:
     """The contents of doctor.json, except the list of files written."""
     palette = cure.reading.palette
-    shift, kinds = findings.offset(total), findings.doubtful(total).values()
+    shift, kinds = alignment.offset(total), findings.doubtful(total).values()
     cures = {finding.cure for finding in results}
     can_learn = depth.CURE not in cures and (bool(cure.labels) or findings.NEW_LABELS not in cures)
     is_some = palette is not None and len(cure.left_out) < plan.total
     can_prepare = is_some and can_learn and (shift is None or options.mend)
     can_mend = palette is not None and not options.mend and (shift or not findings.MENDABLE.isdisjoint(kinds))
-    pixels = {split: counts[: palette.num_classes].tolist() for split, counts in sorted(total.pixels.items())}
+    pixels = {split: counts.tolist() for split, counts in findings.class_pixels(total, palette).items()}
     return {
         "input": options.input,
         "layout": raw.layout,

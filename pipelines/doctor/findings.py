@@ -12,7 +12,7 @@ from pipelines.doctor.classes import of_values_alone
 from pipelines.doctor.plan import HEADERS, Plan
 from pipelines.doctor.proposals import PROPOSED, ignoring_colors, ignoring_ids, with_foreground
 from pipelines.doctor.reading import OWN, Reading
-from pipelines.doctor.tally import DOUBTS, FAULTS, MAX_COLORS, REACH, DoctorTally, Seen
+from pipelines.doctor.tally import DOUBTS, FAULTS, MAX_COLORS, DoctorTally, Seen
 from pipelines.doctor.verdict import NOTE, REJECT, SHOWN, WRONG, Example, Finding
 from pipelines.inputs.pairs import ALONE
 from trainer.accounts import Reject, counted
@@ -28,6 +28,9 @@ MENDABLE = frozenset(("lossy-labels", "sizes", "exif", "unknown-colors", "blende
 """Kinds of faulty labels that `mend` may repair."""
 MAX_ALIASES = 1024
 """Maximum number of mixed colours that a palette lists as ignored; labels with more must be mended or drawn again."""
+TINY_SHARE, TINY_AREA = 1e-4, 64
+"""A class is tiny below this share of all labelled pixels, or this mean area in the labels that contain it, in pixels:
+8x8 pixels are 2x2 features at stride 4."""
 _IMAGE_KINDS = ("damaged-images", "deep-images", "other-colors")
 _TEXTS = {
     "unreadable": ("files cannot be read", f"fix their permissions or links; {LEFT_OUT}"),
@@ -116,8 +119,7 @@ def _finding(kind: str, grade: str, seen: Seen, of: int, text: str, cure: str) -
 def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading, list[Finding]]:
     """Findings on values that the palette does not know, and a reading with a palette that ignores them."""
     findings = []
-    palette = reading.palette
-    is_proposed = palette is not None and palette.name == PROPOSED and reading.flag == OWN
+    is_proposed = reading.palette is not None and reading.palette.name == PROPOSED and reading.flag == OWN
     unseen = sum(subject.effort == HEADERS for subject in plan.subjects)
     if is_proposed and unseen:
         text = (
@@ -127,46 +129,63 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
         cure = "--full finds classes that the sample lacks"
         findings.append(Finding("palette-of-sample", NOTE, unseen, tally.looked, "labels", text, cure))
     if seen := tally.kinds.get("unknown-ids"):
-        unknown = sorted(tally.unknown_ids)
-        pixels = sum(tally.unknown_ids.values())
-        text = f"labels hold ids {ranges(unknown)}, which the palette does not know: {pixels:,} pixels"
-        cure = f'--palette {OWN}: ignore them ("source_ids"); if they are classes, name them there'
-        kind = "void-value" if len(unknown) == 1 else "ids-out-of-range"
-        findings.append(_finding(kind, REJECT, seen, tally.decoded, text, cure))
-        reading = replace(reading, palette=ignoring_ids(palette, unknown), flag=OWN)
+        reading, finding = _without_unknown_ids(tally, seen, reading)
+        findings.append(finding)
     if seen := tally.kinds.get("masks-0-255"):
-        text = (
-            "labels contain only 0 and 255 beside labels of other ids, as masks do whose foreground is 255, which "
-            f"palette {palette.name} ignores"
-        )
-        cure = (
-            "write class ids into them. If 255 is the foreground in all labels, give --palette a JSON file of two "
-            f'classes with "source_ids": {{"0": 0, "1": 1, "255": 1}}; {LEFT_OUT}'
-        )
-        if _is_foreground(tally, palette):
-            text += ", and no label has other pixels of 255"
-            cure = f'--palette {OWN}: read 255 as class 1 ("source_ids")'
-            reading = replace(reading, palette=with_foreground(reading.palette), flag=OWN)
-        findings.append(_finding("masks-0-255", REJECT, seen, tally.decoded, text, cure))
+        reading, finding = _with_foreground(tally, seen, reading)
+        findings.append(finding)
     if seen := tally.kinds.get("unknown-colors"):
-        colors = sorted(tally.unknown_colors)
-        more = " or more" if len(colors) >= MAX_COLORS else ""
-        text = f"labels hold {len(colors):,}{more} colour{'s' * (len(colors) != 1)} that the palette does not know, "
-        text += counted(tally.unknown_color_pixels, "pixel")
-        areas = sorted(tally.area_colors, key=lambda color: -tally.area_colors[color])
-        if areas:
-            text += f", of which {some(areas, 6)} cover{'s' * (len(areas) == 1)} areas, as a class that it lacks does"
-        else:
-            text += ", as where they were smoothed (anti-aliased) or scaled like images"
-        others = "" if areas else "; or export the labels without smoothing"
-        cure = f"export them without smoothing; {MENDED}, with mixed colours ignored; {LEFT_OUT}"
-        if len(colors) < MAX_ALIASES:
-            cure = f'--palette {OWN}: ignore these colours ("aliases"){others}'
-            cure += '; if they are classes, name them there ("classes")' if is_proposed or areas else ""
-            reading = replace(reading, palette=ignoring_colors(reading.palette, colors), flag=OWN)
-        kind = "colors-out-of-palette" if areas else "anti-aliased"
-        findings.append(_finding(kind, REJECT, seen, tally.decoded, text, cure))
+        reading, finding = _without_unknown_colors(tally, seen, reading, is_proposed)
+        findings.append(finding)
     return reading, findings
+
+
+def _without_unknown_ids(tally: DoctorTally, seen: Seen, reading: Reading) -> tuple[Reading, Finding]:
+    unknown = sorted(tally.unknown_ids)
+    pixels = sum(tally.unknown_ids.values())
+    text = f"labels hold ids {ranges(unknown)}, which the palette does not know: {pixels:,} pixels"
+    cure = f'--palette {OWN}: ignore them ("source_ids"); if they are classes, name them there'
+    kind = "void-value" if len(unknown) == 1 else "ids-out-of-range"
+    finding = _finding(kind, REJECT, seen, tally.decoded, text, cure)
+    return replace(reading, palette=ignoring_ids(reading.palette, unknown), flag=OWN), finding
+
+
+def _with_foreground(tally: DoctorTally, seen: Seen, reading: Reading) -> tuple[Reading, Finding]:
+    text = (
+        "labels contain only 0 and 255 beside labels of other ids, as masks do whose foreground is 255, which "
+        f"palette {reading.palette.name} ignores"
+    )
+    cure = (
+        "write class ids into them. If 255 is the foreground in all labels, give --palette a JSON file of two "
+        f'classes with "source_ids": {{"0": 0, "1": 1, "255": 1}}; {LEFT_OUT}'
+    )
+    if _is_foreground(tally, reading.palette):
+        text += ", and no label has other pixels of 255"
+        cure = f'--palette {OWN}: read 255 as class 1 ("source_ids")'
+        reading = replace(reading, palette=with_foreground(reading.palette), flag=OWN)
+    return reading, _finding("masks-0-255", REJECT, seen, tally.decoded, text, cure)
+
+
+def _without_unknown_colors(
+    tally: DoctorTally, seen: Seen, reading: Reading, is_proposed: bool
+) -> tuple[Reading, Finding]:
+    colors = sorted(tally.unknown_colors)
+    more = " or more" if len(colors) >= MAX_COLORS else ""
+    text = f"labels hold {len(colors):,}{more} colour{'s' * (len(colors) != 1)} that the palette does not know, "
+    text += counted(tally.unknown_color_pixels, "pixel")
+    areas = sorted(tally.area_colors, key=lambda color: -tally.area_colors[color])
+    if areas:
+        text += f", of which {some(areas, 6)} cover{'s' * (len(areas) == 1)} areas, as a class that it lacks does"
+    else:
+        text += ", as where they were smoothed (anti-aliased) or scaled like images"
+    cure = f"export them without smoothing; {MENDED}, with mixed colours ignored; {LEFT_OUT}"
+    if len(colors) < MAX_ALIASES:
+        cure = f'--palette {OWN}: ignore these colours ("aliases")'
+        cure += "" if areas else "; or export the labels without smoothing"
+        cure += '; if they are classes, name them there ("classes")' if is_proposed or areas else ""
+        reading = replace(reading, palette=ignoring_colors(reading.palette, colors), flag=OWN)
+    kind = "colors-out-of-palette" if areas else "anti-aliased"
+    return reading, _finding(kind, REJECT, seen, tally.decoded, text, cure)
 
 
 def _is_foreground(tally: DoctorTally, palette: Palette) -> bool:
@@ -187,7 +206,7 @@ def of_nothing(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Readin
     palette = reading.palette
     if "masks-0-255" in tally.kinds and is_cured("masks-0-255", tally, palette):  # their foreground is to be learnt
         return reading, []
-    used = np.flatnonzero(sum(_counts(tally, palette).values(), np.zeros(palette.num_classes, np.int64)))
+    used = np.flatnonzero(sum(class_pixels(tally, palette).values(), np.zeros(palette.num_classes, np.int64)))
     ignored = sum(int(pixels[palette.ignore_id]) for pixels in tally.pixels.values())
     if len(used) == 1 and palette.num_classes > 1:
         kind, text = "one-class-set", f"every pixel that is not ignored is of one class, {palette.names[used[0]]}"
@@ -203,14 +222,14 @@ def of_nothing(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Readin
     return reading, [Finding(kind, WRONG, tally.decoded, tally.decoded, "labels", text, cure, _any(plan))]
 
 
-def _counts(tally: DoctorTally, palette: Palette) -> dict[str, np.ndarray]:
+def class_pixels(tally: DoctorTally, palette: Palette) -> dict[str, np.ndarray]:
     """Pixels of every class, by split."""
     return {split: pixels[: palette.num_classes] for split, pixels in sorted(tally.pixels.items())}
 
 
 def of_classes(tally: DoctorTally, plan: Plan, palette: Palette) -> Iterator[Finding]:
     """Findings on single classes."""
-    counts = _counts(tally, palette)
+    counts = class_pixels(tally, palette)
     whole = sum(counts.values(), np.zeros(palette.num_classes, np.int64))
     if seen := tally.kinds.get("one-class"):
         text = f"labels hold a single class: {seen.examples[0].detail}. That is right if it is background"
@@ -263,7 +282,7 @@ def resplit(tally: DoctorTally, plan: Plan, palette: Palette, left_out: Collecti
     Args:
       left_out: pairs that are not prepared.
     """
-    counts = _counts(tally, palette)
+    counts = class_pixels(tally, palette)
     if "train" not in counts or tally.decoded < tally.looked:
         return {}
     sizes = Counter(subject.split for subject in plan.subjects)
@@ -290,11 +309,6 @@ def _with_classes(tally: DoctorTally, classes: np.ndarray, palette: Palette) -> 
     return tuple(Example(*of, f"holds {_named(names)}") for of, names in sorted(held.items())[:SHOWN])
 
 
-TINY_SHARE, TINY_AREA = 1e-4, 64
-"""A class is tiny below this share of all labelled pixels, or this mean area in the labels that contain it, in pixels:
-8x8 pixels are 2x2 features at stride 4."""
-
-
 def _tiny(tally: DoctorTally, palette: Palette, whole: np.ndarray) -> Iterator[Finding]:
     labels = sum(counts[: palette.num_classes] for counts in tally.labels.values())
     total = int(whole.sum())
@@ -315,53 +329,6 @@ def _percent(share: float) -> str:
 
 def _named(names: Sequence[str]) -> str:
     return some_and_more(names, 8)
-
-
-MIN_VOTES = 3
-AGREED = 0.6
-"""Minimum share of labels that fit best at one offset, within a pixel, if the offset is constant."""
-BETTER_FIT = 0.7
-"""Minimum improvement of the fit at that offset, in standard deviations."""
-
-
-def offset(tally: DoctorTally) -> tuple[int, int] | None:
-    """(y, x): how far labels must be moved down and right to fit their images, in pixels; None if they fit."""
-    votes, score = tally.alignment.votes, tally.alignment.score
-    count = int(votes.sum())
-    if count < MIN_VOTES:
-        return None
-    y, x = (int(place) for place in np.unravel_index(score.argmax(), score.shape))
-    gain = (score[y, x] - score[REACH, REACH]) / count
-    shift = (y - REACH, x - REACH)
-    is_clear = max(map(abs, shift)) >= 2 and _agreeing(votes, shift) >= AGREED * count and gain >= BETTER_FIT
-    return shift if is_clear else None
-
-
-def _agreeing(votes: np.ndarray, shift: tuple[int, int]) -> int:
-    """The number of labels that fit best when they are moved by `shift`, within a pixel."""
-    y, x = (REACH + step for step in shift)
-    return int(votes[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].sum())
-
-
-def of_alignment(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
-    shift = offset(tally)
-    if shift is None:
-        return
-    votes = tally.alignment.votes
-    ways = list(zip(shift, (("up", "down"), ("left", "right")), strict=True))
-    moves = " and ".join(f"{counted(abs(step), 'pixel')} {words[step > 0]}" for step, words in ways if step)
-    text = (
-        "labels are offset from what they outline, in the same direction: they fit their images best when they are "
-        f"moved {moves}"
-    )
-    cure = "--mend moves all labels accordingly, and ignores the rim that this uncovers"
-    move = ", ".join(f"{abs(step)} {words[step > 0]}" for step, words in ways if step)
-    examples = tuple(
-        Example(subject.number, subject.label, f"move {move}")
-        for subject in [s for s in plan.subjects if s.effort == 2][:SHOWN]
-    )
-    count, compared = _agreeing(votes, shift), int(votes.sum())
-    yield Finding("misaligned", WRONG, count, compared, "compared labels", text, cure, examples)
 
 
 def doubtful(tally: DoctorTally) -> dict[int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipelines import cli
@@ -43,7 +44,7 @@ def run(options: Options, flags: list[str]) -> int:
         study = STUDIES[options.job](job, folder, options.sample, here, local)
         operations = flops(study)  # before the trials, which would be lost if it failed
         trials = [run_trial(part, number, study) for number, part in enumerate(study.parts, start=1)]
-    work = study.work(sample.written(study, trials), operations)
+    work = replace(study.work, written=sample.written(study, trials), flops=operations)
     rows = estimates(work, trials, here, options.cores, prices, getattr(job, "precision", ""))
     print(summary(options.job, work, trials, here))
     print(f"\n{table(rows, prices['currency'])}\n")
@@ -75,7 +76,7 @@ def run_trial(part: sample.Part, number: int, study: Study) -> Trial:
     A short one runs three times, and that of median time counts: an error of a tenth of a second in 200 images is one
     of seconds in some thousands.
     """
-    print(f"[{number}/{len(study.parts)}] {part.arguments[0]} of {part.items} {study.unit}", end="", flush=True)
+    print(f"[{number}/{len(study.parts)}] {part.arguments[0]} of {part.items} {study.work.unit}", end="", flush=True)
     results = []
     try:
         while not results or (len(results) < TIMES and results[0].wall < SHORT):

@@ -44,53 +44,27 @@ class Part:
 
 @dataclass(frozen=True)
 class Study:
-    """The whole job and its trials. The size of its output is known only when these have run.
+    """The whole job and its trials.
 
     Attributes:
       parts: the trials, in order.
-      cut: `Work.parts`; the other fields but `network` are as in `Work`.
+      work: the whole job, without its `written` and `flops`, which are known only when the trials have run.
       network: the computation of an item: arguments of the network, height and width of an image, and the equivalent
         number of forward passes; None without a network.
     """
 
     parts: tuple[Part, ...]
-    items: int
-    unit: str
-    images: int
-    read: int
-    cut: int
-    reads: int
-    writes: int
-    listing: float
-    rounds: float = 0
-    is_shared: bool = False
+    work: Work
     network: tuple[dict[str, Any], int, int, float] | None = None
-
-    def work(self, written: int, flops: float) -> Work:
-        return Work(
-            items=self.items,
-            rounds=self.rounds,
-            unit=self.unit,
-            images=self.images,
-            read=self.read,
-            written=written,
-            parts=self.cut,
-            reads=self.reads,
-            writes=self.writes,
-            listing=self.listing,
-            flops=flops,
-            is_shared=self.is_shared,
-        )
 
 
 def written(study: Study, trials: Sequence[Trial]) -> int:
     """Size of the whole output, in bytes; that of a training does not grow with its steps."""
-    if study.rounds:
+    if study.work.rounds:
         return max(trial.written for trial in trials)
     small, large = trials
-    return round(
-        large.written + (large.written - small.written) / (large.items - small.items) * (study.items - large.items)
-    )
+    each = (large.written - small.written) / (large.items - small.items)
+    return round(large.written + each * (study.work.items - large.items))
 
 
 def chosen(total: int, sample: int) -> tuple[list[int], list[int]]:
@@ -139,18 +113,20 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         arguments = ("prepare", *as_words(non_defaults(trial_options)), *flags)
         parts.append(Part(arguments, output, len(rows), whole=records.total()))
     shards = shards_of(raw.pairs, times, records, sizes, options)
-    return Study(
-        parts=tuple(parts),
+    work = Work(
         items=len(raw.pairs),
+        rounds=0,
         unit="images",
         images=len(raw.pairs),
         read=read,
-        cut=shards,
+        written=0,
+        parts=shards,
         reads=2 * len(raw.pairs) + 2 * len(raw.pairs) // LISTED + shards,
         writes=3 * shards,
         listing=listing,
         is_shared=True,
     )
+    return Study(tuple(parts), work)
 
 
 def shards_of(
@@ -203,18 +179,20 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
     sizes = sizes or [(0, 0)]
     height, width = (round(sum(size[axis] for size in sizes) / len(sizes)) for axis in (0, 1))
     kinds = options.masks + options.overlays + options.confidence
-    return Study(
-        parts=tuple(parts),
+    work = Work(
         items=len(sources),
+        rounds=0,
         unit="images",
         images=len(sources),
         read=round(read / len(paths) * len(sources)),
-        cut=-(-len(sources) // chunks.images_per_chunk(len(sources), options.batch_size)),
+        written=0,
+        parts=-(-len(sources) // chunks.images_per_chunk(len(sources), options.batch_size)),
         reads=len(sources) + len(sources) // LISTED,
         writes=kinds * len(sources),
         listing=listing,
-        network=(card.architecture, height, width, options.views.passes) if height else None,
     )
+    network = (card.architecture, height, width, options.views.passes) if height else None
+    return Study(tuple(parts), work, network)
 
 
 def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence[str]) -> Study:
@@ -251,19 +229,19 @@ def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence
     from trainer.train.model import architecture
 
     network = (architecture(options, dataset.palette), options.crop, options.crop, 3.0 * options.batch_size)
-    return Study(
-        parts=tuple(parts),
+    work = Work(
         items=steps * options.epochs,
         rounds=rounds,
         unit="steps",
         images=dataset.images("train"),
         read=size,
-        cut=0,
+        written=0,
+        parts=0,
         reads=len(dataset.shards) * options.epochs,
         writes=10 * options.epochs,
         listing=0.0,
-        network=network,
     )
+    return Study(tuple(parts), work, network)
 
 
 def _check_enough(count: int, source: str) -> None:

@@ -29,7 +29,7 @@ def test_shards_are_as_many_as_prepare_writes(tmp_path: Path, shards):
     study = sample.of_prepare(options, str(tmp_path), 20, 2, [])
     palette, _, _ = detect_palette(raw := scan(str(source)), "auto")
     written = len(plan_shards(raw, palette, options).shards)
-    assert (study.cut, study.writes) == (written, 3 * written)
+    assert (study.work.parts, study.work.writes) == (written, 3 * written)
 
 
 def study_of_segment(tmp_path: Path, *flags: object) -> sample.Study:
@@ -44,7 +44,7 @@ def test_images_that_segment_rejects_do_not_end_its_plan(tmp_path: Path):
     (tmp_path / "photos/11.png").symlink_to("nowhere")
     (tmp_path / "photos/12.png").write_bytes(b"no image")
     study = study_of_segment(tmp_path)
-    assert (study.images, study.network[1:3]) == (13, (40, 60))
+    assert (study.work.images, study.network[1:3]) == (13, (40, 60))
 
 
 def test_the_network_sees_large_images_shrunk(tmp_path: Path):
@@ -116,7 +116,7 @@ def test_segment_writes_what_its_flags_say(tmp_path: Path):
     for number in range(10):
         save(tmp_path / f"photos/{number:02d}.png", draw(40, 60, number))
     flags = {(): 10, ("--no-masks",): 0, ("--no-masks", "--overlays"): 10, ("--overlays", "--confidence"): 30}
-    assert {given: study_of_segment(tmp_path, *given).writes for given in flags} == flags
+    assert {given: study_of_segment(tmp_path, *given).work.writes for given in flags} == flags
 
 
 def test_a_training_on_several_hosts_is_not_planned(tmp_path: Path):

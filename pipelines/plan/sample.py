@@ -139,8 +139,9 @@ def shards_of(
     """
     largest, dealt = max(records.values()), {}
     for split, count in records.items():
-        number = max(1, round(options.shards * count / largest))
-        if not options.shards:
+        if options.shards:
+            number = chunks.shards_of_split(options.shards, count, largest)
+        else:
             number = chunks.shards(count, sizes[split])
         dealt[split] = np.zeros(min(number, count // times[split]), bool)
     for pair in pairs:

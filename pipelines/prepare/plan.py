@@ -177,7 +177,7 @@ def plan_shards(raw: RawSet, palette: Palette, options: Options, before: Mapping
     counts = {}
     for split, total in totals.items():
         if options.shards:
-            count = max(1, round(options.shards * total / largest))
+            count = chunks.shards_of_split(options.shards, total, largest)
         else:
             count = chunks.shards(total, sizes[split] * versions[split])
             earlier = (before or {}).get(split, 0)

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipelines.records.lookup import apart, label_of
 from pipelines.records.options import Reshard
+from pipelines.runner import chunks
 from pipelines.runner.isolation import Failed
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts
@@ -108,9 +109,10 @@ def plan_shards(by_split: Mapping[str, Sequence[Place]], shards: int, size: int)
     largest = max(map(len, by_split.values()))
     plan = {}
     for split, places in by_split.items():
-        count = math.ceil(sum(place.size for place in places) / size)
         if shards:
-            count = max(1, round(shards * len(places) / largest))
+            count = chunks.shards_of_split(shards, len(places), largest)
+        else:
+            count = math.ceil(sum(place.size for place in places) / size)
         groups: list[list[Place]] = [[] for _ in range(min(count, len({place.image for place in places})))]
         for place in places:
             groups[place.image % len(groups)].append(place)

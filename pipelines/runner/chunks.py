@@ -29,3 +29,8 @@ def images_per_chunk(images: int, batch_size: int) -> int:
 def shards(records: int, size: int) -> int:
     """The number of shards for that many records, whose source files have `size` bytes."""
     return max(-(-records // SHARD_RECORDS), -(-size // SHARD_BYTES))
+
+
+def shards_of_split(shards: int, records: int, largest: int) -> int:
+    """The number of shards for a split of that many records, if the split of `largest` has `shards`."""
+    return max(1, round(shards * records / largest))

@@ -85,9 +85,10 @@ def of_records(one: Contained, other: Contained) -> Iterator[tuple[str, str]]:
         elif here != there:
             if here.split != there.split:
                 yield "in another split", f"{name} ({here.split} and {there.split})"
-            for kind, a, b in zip(("image", "label", "other features"), here[1:], there[1:], strict=True):
+            kinds = ("image differs", "label differs", "other features differ")
+            for kind, a, b in zip(kinds, here[1:], there[1:], strict=True):
                 if a != b:
-                    yield f"{kind} differs" if kind != "other features" else "other features differ", name
+                    yield kind, name
 
 
 def _short(value: object) -> str:

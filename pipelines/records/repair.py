@@ -37,7 +37,7 @@ from trainer.formats.dataset import (
     save_dataset,
 )
 from trainer.formats.examples import encode
-from trainer.formats.frames import CorruptRecord, frame, scan_frames
+from trainer.formats.frames import HEAD, TAIL, CorruptRecord, frame, scan_frames
 from trainer.formats.labels import Palette
 from trainer.formats.records import summed
 from trainer.options import InputError
@@ -317,7 +317,7 @@ def _mended(folder: str, shard: Shard, palette: Palette, source: Source) -> Iter
             data, reason, is_new = entry.data, "", False
             if isinstance(entry, CorruptRecord):
                 again.seek(entry.offset)
-                data, why = _again(again.read(16 + len(entry.data)), source)
+                data, why = _again(again.read(HEAD + len(entry.data) + TAIL), source)
                 reason, is_new = f"{entry.reason}; {why}", data is not None
             if data is not None:
                 try:
@@ -340,7 +340,7 @@ def _again(damaged: bytes, source: Source) -> tuple[bytes | None, str]:
 
     The message must have the damaged record's length and checksum, or its bytes if only the checksum was damaged.
     """
-    name = name_of(damaged[12:-4])
+    name = name_of(damaged[HEAD:-TAIL])
     if name is None:
         return None, "its key cannot be read"
     try:

@@ -31,7 +31,7 @@ from trainer.formats.dataset import (
     shuffle_hash,
 )
 from trainer.formats.examples import Record, decode
-from trainer.formats.frames import read_frames
+from trainer.formats.frames import HEAD, TAIL, read_frames
 from trainer.formats.labels import Palette
 from trainer.formats.records import read_records
 from trainer.formats.runs import pixels_of_ids
@@ -123,8 +123,9 @@ def plan_shards(by_split: Mapping[str, Sequence[Place]], shards: int, size: int)
 
 def _places(folder: str, dataset: Dataset, shard: Shard) -> list[Place]:
     value = functools.partial(shuffle_hash, dataset.options.get("seed", 0))
+    around = HEAD + TAIL
     return [
-        Place(value(record.key, record.copy), value(record.key, 0), shard.name, frame.offset, 16 + len(frame.data))
+        Place(value(record.key, record.copy), value(record.key, 0), shard.name, frame.offset, len(frame.data) + around)
         for frame, record in read_records(folder, shard, unchanged=True)
     ]
 

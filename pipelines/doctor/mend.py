@@ -13,7 +13,7 @@ from trainer import storage
 from trainer.formats import codings, images, label_images
 from trainer.formats.containers import PNG_HEAD, png_with_text
 from trainer.formats.images import Header, ImageError
-from trainer.formats.labels import LabelError, Palette, color_meanings, id_table, pack, unknown_mark
+from trainer.formats.labels import LabelError, Palette, color_meanings, id_table, pack, pack_color, unknown_mark
 
 MAX_BLUR = 48
 """Maximum Euclidean distance, in grey levels, of a blurred pixel's colour from the colour of its class."""
@@ -135,8 +135,8 @@ def _known(label: label_images.Label, palette: Palette) -> np.ndarray:
     """Class ids of the colours that the palette knows; other pixels are ignored."""
     packed = pack(label.rgb)
     ids = np.full(packed.shape, palette.ignore_id, np.uint8)
-    for (red, green, blue), meaning in color_meanings(palette).items():
-        ids[packed == (red << 16 | green << 8 | blue)] = meaning
+    for color, meaning in color_meanings(palette).items():
+        ids[packed == pack_color(color)] = meaning
     return ids
 
 

@@ -305,8 +305,8 @@ def id_table(palette: Palette) -> np.ndarray:
 @lru_cache(maxsize=2)  # 16 MiB each
 def _color_table(palette: Palette) -> np.ndarray:
     table = np.full(1 << 24, unknown_mark(palette), np.uint8)
-    for (red, green, blue), target in color_meanings(palette).items():
-        table[red << 16 | green << 8 | blue] = target
+    for color, target in color_meanings(palette).items():
+        table[pack_color(color)] = target
     return table
 
 
@@ -323,6 +323,12 @@ def pack(rgb: np.ndarray) -> np.ndarray:
     """RGB, uint8 [H, W, 3], as one number per pixel, int32 [H, W]: red in the highest of three bytes."""
     four = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGRA)
     return four.view("<i4")[..., 0] & 0xFFFFFF
+
+
+def pack_color(color: Color) -> int:
+    """The number that `pack` makes of this colour."""
+    red, green, blue = color
+    return red << 16 | green << 8 | blue
 
 
 def unpack(packed: int) -> Color:

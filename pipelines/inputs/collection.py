@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pipelines.inputs.contents import Contents, images_among
 from pipelines.inputs.layouts import labels_beside_images
-from pipelines.inputs.lists import entry_path, image_of, is_list, read_rows
+from pipelines.inputs.lists import entry_path, image_of, is_list, read_entries
 from pipelines.inputs.mask_names import with_mask_names
 from pipelines.inputs.rows import Row, Rows, ordered
 from trainer import prefetch, storage
@@ -166,8 +166,8 @@ def _from_list(source: str) -> tuple[Iterable[storage.File], list[str]]:
     def paths() -> Iterator[Row]:
         nonlocal lines, shared
         folder = posixpath.dirname(storage.absolute(source))
-        for row in read_rows(source):
-            path = entry_path(folder, image_of(source, row))
+        for entry in read_entries(source):
+            path = entry_path(folder, image_of(source, entry))
             shared = _shared(shared, path)
             kinds.add(storage.is_remote(path))
             lines += 1

@@ -28,7 +28,7 @@ PATHS = ("image", "label")
 
 
 @dataclass(frozen=True)
-class Row:
+class ListEntry:
     """One entry of a list.
 
     Attributes:
@@ -47,7 +47,7 @@ def is_list(path: str) -> bool:
     return path.lower().endswith(SUFFIXES)
 
 
-def read_rows(path: str, columns: Sequence[str] = ("image",)) -> Iterator[Row]:
+def read_entries(path: str, columns: Sequence[str] = ("image",)) -> Iterator[ListEntry]:
     """Reads the entries of a list, skipping blank lines and, in a .txt, lines that begin with "#".
 
     Blanks around a path are part of it only in a .jsonl. A line of a .txt that names an existing file is never a
@@ -75,26 +75,26 @@ def read_rows(path: str, columns: Sequence[str] = ("image",)) -> Iterator[Row]:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def image_of(path: str, row: Row) -> str:
-    """The image that a row of the list at `path` names. Raises InputError if it names none, or could not be read."""
-    image = row.values.get("image")
-    if row.fault or not isinstance(image, str) or not image.strip(BLANKS):
-        fault = row.fault or f"expected an image, got {dict(row.values)}"
-        raise InputError(f"{path} line {row.line}: {fault}; correct or remove the line")
+def image_of(path: str, entry: ListEntry) -> str:
+    """The image that an entry of the list at `path` names. Raises InputError if it names none, or is faulty."""
+    image = entry.values.get("image")
+    if entry.fault or not isinstance(image, str) or not image.strip(BLANKS):
+        fault = entry.fault or f"expected an image, got {dict(entry.values)}"
+        raise InputError(f"{path} line {entry.line}: {fault}; correct or remove the line")
     return image
 
 
-def _entries(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[Row]:
+def _entries(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[ListEntry]:
     if path.lower().endswith(".csv"):
-        yield from _csv_rows(path, text, columns)
+        yield from _csv_entries(path, text, columns)
         return
     for line, content in enumerate((content.removesuffix("\n") for content in text), 1):
         if path.lower().endswith(".txt"):
             name = content.strip(BLANKS)
             if name and not (content.startswith("#") and not _names_file(path, name)):
-                yield _checked(Row(line, {"image": name}))
+                yield _checked(ListEntry(line, {"image": name}))
         elif content.strip():
-            yield _json_row(line, content)
+            yield _json_entry(line, content)
 
 
 def _undecodable(path: str, error: UnicodeDecodeError) -> str:
@@ -115,18 +115,18 @@ def _names_file(path: str, name: str) -> bool:
         return False
 
 
-def _checked(row: Row) -> Row:
-    """The row, or one with a fault if a value contains what no path can."""
-    if any("\0" in value for value in row.values.values() if isinstance(value, str)):
-        return Row(row.line, fault="holds a NUL character, which no path can; save the list as UTF-8 text")
-    for path in (row.values.get(name) for name in PATHS):
+def _checked(entry: ListEntry) -> ListEntry:
+    """The entry, or one with a fault if a value contains what no path can."""
+    if any("\0" in value for value in entry.values.values() if isinstance(value, str)):
+        return ListEntry(entry.line, fault="holds a NUL character, which no path can; save the list as UTF-8 text")
+    for path in (entry.values.get(name) for name in PATHS):
         if isinstance(path, str) and (foreign := FOREIGN_ADDRESS.match(path)):
             cure = cure_of_address(foreign[0], "copy the files here or to gs://")
-            return Row(row.line, fault=f"names {path}: {cure}")
-    return row
+            return ListEntry(entry.line, fault=f"names {path}: {cure}")
+    return entry
 
 
-def _csv_rows(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[Row]:
+def _csv_entries(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[ListEntry]:
     # Without `strict`, a quote that is never closed would swallow all rows after it.
     reader = csv.DictReader(text, skipinitialspace=True, strict=True)
     try:
@@ -145,10 +145,10 @@ def _csv_rows(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[Row]:
                 fault = (
                     f"has more values than the {len(header)} columns; put quotes around values that contain a comma"
                 )
-                yield Row(reader.line_num, fault=fault)
+                yield ListEntry(reader.line_num, fault=fault)
                 continue
             stripped = {name: value and value.strip(BLANKS) for name, value in values.items()}
-            yield _checked(Row(reader.line_num, stripped))
+            yield _checked(ListEntry(reader.line_num, stripped))
     except csv.Error as error:
         cure = "; a quote is never closed" if "end of data" in str(error) else ""
         raise InputError(f"{path} line {reader.line_num} is not CSV: {error}{cure}") from None
@@ -170,16 +170,16 @@ def _misspelt_split(names: Collection[str]) -> str | None:
     return None if "split" in names else next((name for name in names if name.lower() == "split"), None)
 
 
-def _json_row(line: int, content: str) -> Row:
+def _json_entry(line: int, content: str) -> ListEntry:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        return Row(line, fault=f"is not JSON: {error}")
+        return ListEntry(line, fault=f"is not JSON: {error}")
     if isinstance(value, dict):
         if (split := _misspelt_split(value)) is not None:
-            return Row(line, value, f"has {split!r} in place of 'split'; write it in lower case")
-        return _checked(Row(line, value))
-    return Row(line, fault=f"is not a JSON object: {content.strip()}")
+            return ListEntry(line, value, f"has {split!r} in place of 'split'; write it in lower case")
+        return _checked(ListEntry(line, value))
+    return ListEntry(line, fault=f"is not a JSON object: {content.strip()}")
 
 
 def entry_path(folder: str, path: str) -> str:

@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 
 from pipelines.inputs.layouts import Candidates, Keyed, Splits, reject
-from pipelines.inputs.lists import PATHS, Row, entry_path, read_rows
+from pipelines.inputs.lists import PATHS, ListEntry, entry_path, read_entries
 from pipelines.inputs.names import BLANKS, by_composed, composed, name_of, normal, split_named
-from pipelines.inputs.rows import Row as Facts
-from pipelines.inputs.rows import Rows, ordered
+from pipelines.inputs.rows import Row, Rows, ordered
 from trainer import storage
 from trainer.accounts import Reject
 from trainer.options import InputError
@@ -56,25 +55,25 @@ def read_manifest(path: str) -> Candidates:
     )
 
 
-def _listed(path: str, folder: str, rejects: list[Reject], others: Others) -> Iterator[Facts]:
+def _listed(path: str, folder: str, rejects: list[Reject], others: Others) -> Iterator[Row]:
     """Yields rows (image, line, label, split) of the usable entries, with whole paths; notes the `others` columns."""
-    for row in read_rows(path, PATHS):
-        _note(others, row)
-        image, label, split = (str(row.values.get(name) or "").strip(BLANKS) for name in (*PATHS, "split"))
+    for entry in read_entries(path, PATHS):
+        _note(others, entry)
+        image, label, split = (str(entry.values.get(name) or "").strip(BLANKS) for name in (*PATHS, "split"))
         image_path = entry_path(folder, image) if image else ""
-        fault = _fault(row, image, label, split)
+        fault = _fault(entry, image, label, split)
         if not fault and image_path == entry_path(folder, label):
             fault = "image and label are the same file"
         if fault:
-            rejects.append(reject(image, image_path or path, f"{path} line {row.line}: {fault}"))
+            rejects.append(reject(image, image_path or path, f"{path} line {entry.line}: {fault}"))
         else:
-            yield image_path, row.line, entry_path(folder, label), split_named(split) or split
+            yield image_path, entry.line, entry_path(folder, label), split_named(split) or split
 
 
-def _note(others: Others, row: Row) -> None:
-    """Adds the columns of a row that are not read, and the splits that they name."""
-    for name in row.values.keys() - {*PATHS, "split", ""}:  # pandas' column of row numbers has no name
-        value, splits = row.values[name], others.setdefault(name, set())
+def _note(others: Others, entry: ListEntry) -> None:
+    """Adds the columns of an entry that are not read, and the splits that they name."""
+    for name in entry.values.keys() - {*PATHS, "split", ""}:  # pandas' column of row numbers has no name
+        value, splits = entry.values[name], others.setdefault(name, set())
         if value and splits is not None:
             # Of anything else, such as the points of polygons, the text would be long.
             split = split_named(value.strip(BLANKS)) if isinstance(value, str) else None
@@ -95,7 +94,7 @@ def _check_no_splits(path: str, others: Others) -> None:
             )
 
 
-def _once(path: str, rows: Iterable[Facts], rejects: list[Reject]) -> Iterator[Facts]:
+def _once(path: str, rows: Iterable[Row], rejects: list[Reject]) -> Iterator[Row]:
     """Yields the first row of every image; the rows must be sorted by image and line."""
     for image, group in itertools.groupby(rows, itemgetter(0)):
         first, *others = group
@@ -104,7 +103,7 @@ def _once(path: str, rows: Iterable[Facts], rejects: list[Reject]) -> Iterator[F
             rejects.append(reject(image, image, f"{path} line {line}: already listed in line {first[1]}"))
 
 
-def _paired(path: str, folder: str, listed: Rows, rejects: list[Reject]) -> Iterator[Facts]:
+def _paired(path: str, folder: str, listed: Rows, rejects: list[Reject]) -> Iterator[Row]:
     """Yields rows (key, split, image, label), the last two as (path, size, modified), of entries whose files exist."""
     parts = ((part, line, kind, split) for *files, split in _parts(listed) for part, line, kind in files)
     files = ordered((line, kind, split, *file) for file, line, kind, split in _looked_up(ordered(parts), listed))
@@ -124,11 +123,11 @@ def _parts(listed: Rows) -> Iterator[tuple[tuple[str, int, int], tuple[str, int,
         yield (image, line, 0), (label, line, 1), split
 
 
-def _fault(row: Row, image: str, label: str, split: str) -> str | None:
-    if row.fault:
-        return row.fault
+def _fault(entry: ListEntry, image: str, label: str, split: str) -> str | None:
+    if entry.fault:
+        return entry.fault
     if not image or not label:
-        values = {name: value for name, value in row.values.items() if name}
+        values = {name: value for name, value in entry.values.items() if name}
         return f"expected an image and a label, got {json.dumps(values, default=str)}"
     if "\0" in image + label:
         return "a path with a NUL character"
@@ -147,7 +146,7 @@ def _key(folder: str, image: str) -> str:
     return normal(key.lstrip("/"))
 
 
-def _looked_up(rows: Iterable[Facts], listed: Rows) -> Iterator[tuple[Facts, int, int, str]]:
+def _looked_up(rows: Iterable[Row], listed: Rows) -> Iterator[tuple[Row, int, int, str]]:
     """Yields the rows (path, line, kind, split), sorted by path, with (path, file's path, size, modified) in front.
 
     The file's path is "" if there is none; the form of its accents may differ from the manifest's.
@@ -170,7 +169,7 @@ class _Remote:
         self._rows = ordered(self._walked(_tops(folders)))
         self._next = next(self._rows, None)
 
-    def _walked(self, folders: Iterable[str]) -> Iterator[Facts]:
+    def _walked(self, folders: Iterable[str]) -> Iterator[Row]:
         for folder in folders:
             with contextlib.suppress(OSError):  # there is no such folder
                 for file in storage.walk(folder):

@@ -19,7 +19,7 @@ from operator import itemgetter
 import numpy as np
 
 from pipelines.inputs import hits
-from pipelines.inputs.lists import entry_path, image_of, is_list, read_rows
+from pipelines.inputs.lists import entry_path, image_of, is_list, read_entries
 from pipelines.inputs.names import BLANKS, name_of, spellings, split_named
 from pipelines.inputs.rows import Row, Rows, ordered
 from trainer import storage
@@ -244,11 +244,12 @@ def _of_list(path: str, split: str) -> Selection:
 def _names(path: str, split: str, splits: set[str]) -> Iterator[str]:
     """Yields the images of a list that are in `split`, all of them if it is ""; adds the list's splits to `splits`."""
     try:
-        for row in read_rows(path):
-            image = image_of(path, row)
-            its_split = str(row.values.get("split") or "").strip()
-            splits.add(split_named(its_split) or its_split)
-            if not split or (split_named(its_split) or its_split) == (split_named(split) or split):
+        for entry in read_entries(path):
+            image = image_of(path, entry)
+            its_split = str(entry.values.get("split") or "").strip()
+            its_split = split_named(its_split) or its_split
+            splits.add(its_split)
+            if not split or its_split == (split_named(split) or split):
                 yield image.strip(BLANKS)
     except OSError as error:
         raise InputError(f"--list {path} cannot be read: {error}") from None

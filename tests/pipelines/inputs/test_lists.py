@@ -6,35 +6,35 @@ import json
 
 import pytest
 
-from pipelines.inputs.lists import Row, entry_path, is_list, read_rows
+from pipelines.inputs.lists import ListEntry, entry_path, is_list, read_entries
 from tests.drawn.rawset import touch
 from trainer.options import InputError
 
 
-def rows(path, content: str | bytes, *columns: str) -> list[Row]:
+def rows(path, content: str | bytes, *columns: str) -> list[ListEntry]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return list(read_rows(str(path), columns))
+    return list(read_entries(str(path), columns))
 
 
 def test_a_csv_gives_its_rows_by_column(tmp_path):
     content = '\ufeffimage, split\r\na.jpg,train\r\n"b,\nc.jpg", val\r\n\r\nd.jpg\r\n'
     assert rows(tmp_path / "l.CSV", content, "image") == [
-        Row(2, {"image": "a.jpg", "split": "train"}),
-        Row(4, {"image": "b,\nc.jpg", "split": "val"}),
-        Row(6, {"image": "d.jpg", "split": None}),
+        ListEntry(2, {"image": "a.jpg", "split": "train"}),
+        ListEntry(4, {"image": "b,\nc.jpg", "split": "val"}),
+        ListEntry(6, {"image": "d.jpg", "split": None}),
     ]
 
 
 def test_a_jsonl_gives_its_objects_and_the_faults_of_other_lines(tmp_path):
     first, second, third = rows(tmp_path / "l.jsonl", '{"image": "a.jpg", "n": 1}\n\n{oops\n3\n')
-    assert first == Row(1, {"image": "a.jpg", "n": 1})
+    assert first == ListEntry(1, {"image": "a.jpg", "n": 1})
     assert second.line == 3 and second.fault.startswith("is not JSON: ") and not second.values
-    assert third == Row(4, {}, "is not a JSON object: 3")
+    assert third == ListEntry(4, {}, "is not a JSON object: 3")
 
 
 def test_a_txt_gives_its_lines_as_images(tmp_path):
     content = "# images\n a.jpg \n\n b#.jpg\n"
-    assert rows(tmp_path / "l.txt", content) == [Row(2, {"image": "a.jpg"}), Row(4, {"image": "b#.jpg"})]
+    assert rows(tmp_path / "l.txt", content) == [ListEntry(2, {"image": "a.jpg"}), ListEntry(4, {"image": "b#.jpg"})]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_nul_character_is_a_fault_of_its_line(tmp_path):
         ("l.jsonl", '{"image": "a.jpg"}\n{"image": "b\\u0000.jpg"}\n'),
     ):
         first, second = rows(tmp_path / name, content)
-        assert first == Row(1, {"image": "a.jpg"})
+        assert first == ListEntry(1, {"image": "a.jpg"})
         assert second.line == 2 and "NUL character" in second.fault
     (row,) = rows(tmp_path / "l.txt", "a.jpg".encode("utf-16-be"))
     assert row.fault == "holds a NUL character, which no path can; save the list as UTF-8 text"
@@ -107,7 +107,7 @@ def test_addresses_of_other_storage_are_no_paths(tmp_path):
 
 def test_a_line_that_names_a_file_is_no_comment(tmp_path):
     (tmp_path / "#1.jpg").touch()
-    assert rows(tmp_path / "l.txt", "# 1.jpg\n#1.jpg\n#2.jpg\n") == [Row(2, {"image": "#1.jpg"})]
+    assert rows(tmp_path / "l.txt", "# 1.jpg\n#1.jpg\n#2.jpg\n") == [ListEntry(2, {"image": "#1.jpg"})]
 
 
 def test_blanks_around_a_path_count_in_a_jsonl_only(tmp_path):
@@ -119,7 +119,9 @@ def test_blanks_around_a_path_count_in_a_jsonl_only(tmp_path):
 def test_a_row_with_too_many_values_is_a_fault(tmp_path):
     first, second, third = rows(tmp_path / "l.csv", 'image,n\n"a,b.jpg",1\nc,d.jpg,2\ne.jpg,3,,\n', "image")
     assert first.values == {"image": "a,b.jpg", "n": "1"} and third.values == {"image": "e.jpg", "n": "3"}
-    assert second == Row(3, fault="has more values than the 2 columns; put quotes around values that contain a comma")
+    assert second == ListEntry(
+        3, fault="has more values than the 2 columns; put quotes around values that contain a comma"
+    )
 
 
 def test_deeply_nested_json_is_a_fault(tmp_path):
@@ -130,7 +132,7 @@ def test_deeply_nested_json_is_a_fault(tmp_path):
 def test_a_list_that_may_not_be_read_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"l\.txt cannot be read: Is a directory"):
         (tmp_path / "l.txt").mkdir()
-        list(read_rows(str(tmp_path / "l.txt")))
+        list(read_entries(str(tmp_path / "l.txt")))
 
 
 def test_lists_are_known_by_their_suffix():

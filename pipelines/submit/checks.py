@@ -22,6 +22,7 @@ from trainer.formats.exports import SAVED_MODEL
 from trainer.options import WEB, CheckedOptions, InputError, public
 from trainer.parser import did_you_mean, flags_of
 from trainer.startup import quiet_startup
+from trainer.train.options import least_batch
 from trainer.weights.catalog import CATALOG, IMAGENET
 
 PATHS = ("DIR", "FILE", "PATH", "PATH|NAME")
@@ -236,8 +237,7 @@ def _batch(job: Job, backend: str) -> str:
     """The reason why `train` would refuse its batch, as its own check says it once the model is built; "" if none."""
     batch, parts, devices = job.options.batch_size, job.options.accumulate, max(1, job.gpus) * job.hosts
     shares = devices * parts
-    # Of one image, batch norms cannot learn a variance; under JAX they see the images of all devices as one batch.
-    least = (1 if job.options.freeze_bn else 2) * (parts if backend == "jax" else shares)
+    least = 1 if job.options.freeze_bn else least_batch(devices, parts, backend)
     if not batch % shares and batch >= least:
         return ""
     if shares == 1:

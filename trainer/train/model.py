@@ -23,7 +23,7 @@ from trainer.network.options import NetworkOptions
 from trainer.options import InputError, as_flags
 from trainer.train.losses import TrainingLoss, Weigh, batch_weight, pixel_weights
 from trainer.train.optimizer import build_optimizer, freeze
-from trainer.train.options import Options
+from trainer.train.options import Options, least_batch
 from trainer.train.parts import in_parts
 from trainer.weights.checkpoints import Imported, load_weights_from
 
@@ -200,16 +200,11 @@ def devices() -> int:
 
 
 def check_batch(size: int, model: keras.Model, devices: int, parts: int = 1) -> None:
-    """Raises InputError for a batch of `size` images that devices or parts cannot share, or batch norms cannot use.
-
-    The batch norm of the image pooling has one value per image and channel, so no variance with a single image.
-    """
+    """Raises InputError for a batch of `size` images that devices or parts cannot share, or batch norms cannot use."""
     shares = devices * parts
-    # Under JAX, batch norms see the images of all devices as one batch.
-    alone = parts if keras.backend.backend() == "jax" else shares
-    learning = any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in model.layers)
+    is_learning = any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in model.layers)
+    least = least_batch(devices, parts, keras.backend.backend()) if is_learning else 1
     if size % shares:
-        least = 2 * alone if learning else 1
         near = max(size // shares, -(-least // shares)) * shares
         over = f"all {devices} GPUs together" if devices > 1 else ""
         over += f"{' and ' if over else ''}{parts} parts" if parts > 1 else ""
@@ -217,11 +212,11 @@ def check_batch(size: int, model: keras.Model, devices: int, parts: int = 1) -> 
             f"--batch-size {size} is over {over}, which cannot share it equally; give a multiple of {shares}, such as "
             f"{near} or {near + shares}"
         )
-    if size < 2 * alone and learning:
+    if size < least:
         where = f" over {devices} GPUs" * (devices > 1) + f" in {parts} parts" * (parts > 1)
         raise InputError(
             f"--batch-size {size}{where} leaves one image per device{' and part' * (parts > 1)}, of which batch norms "
-            f"cannot learn a variance; give --batch-size {2 * alone} or more, or keep the batch norms as they were "
+            f"cannot learn a variance; give --batch-size {least} or more, or keep the batch norms as they were "
             "loaded with --freeze-bn"
         )
 

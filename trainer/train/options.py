@@ -53,6 +53,15 @@ MAX_BATCH_PIXELS = 2**31 - 1
 """TensorFlow counts the elements of some shapes in 32 bits."""
 
 
+def least_batch(devices: int, parts: int, backend: str) -> int:
+    """The fewest images per step of which batch norms can learn a variance: two wherever these see a batch.
+
+    Under JAX they see the images of all devices as one batch. That of the image pooling has one value per image and
+    channel, so no variance with a single image.
+    """
+    return 2 * (parts if backend == "jax" else devices * parts)
+
+
 @dataclass(frozen=True)
 class StreamOptions(CheckedOptions):
     """Options that determine the batches of a training."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from pipelines import __version__
 from pipelines.crf import tuning
@@ -104,7 +104,7 @@ def doubts(job: Job) -> Iterator[str]:
         yield "no GPUs: neither --accelerator nor the machine type names any"
 
 
-def _faults(look: Callable[[Job], Iterator[str]], job: Job) -> Iterator[str]:
+def _faults(look: Callable[[Job], Iterable[str]], job: Job) -> Iterator[str]:
     """The problems that `look` finds in a command's files, and the error that ends it."""
     try:
         yield from look(job)
@@ -165,7 +165,8 @@ def _words(options: JobOptions) -> Iterator[str]:
         for text in [values] * bool(values) if isinstance(values, str) else values:
             if not pattern.fullmatch(text):
                 yield f"{flag} {shown(text)}: expected {shape}"
-        yield from () if isinstance(values, str) else _repeated(flag, values)
+        if not isinstance(values, str):
+            yield from _repeated(flag, values)
 
 
 def _too_many(options: JobOptions) -> Iterator[str]:
@@ -247,10 +248,10 @@ def _batch(job: Job, backend: str) -> str:
     return f"--batch-size {batch} is shared by {' and '.join(by)}; give a multiple of {shares}, at least {multiple}"
 
 
-def _together(job: Job) -> Iterator[str]:
+def _together(job: Job) -> Iterable[str]:
     """Checks that the command accepts the flags of one of several hosts; raises InputError if not."""
     read_command((*job.words, *own_flags(job.hosts, 0, "first:1")))
-    yield from ()
+    return ()
 
 
 def _beam(job: Job, flags: list[str]) -> Iterator[str]:
@@ -380,7 +381,7 @@ def _tuned(path: str) -> Iterator[str]:
             yield f"{path} was not written by `deeplab tune-crf`; move it away, or give another --output"
 
 
-def _folder(job: Job) -> Iterator[str]:
+def _folder(job: Job) -> Iterable[str]:
     """Problems of the model folder, by `train`'s own checks; a new or empty one needs none."""
     options = job.options
     if job.command == "train" and storage.is_remote(options.output) and storage.is_dir(options.output):
@@ -388,4 +389,4 @@ def _folder(job: Job) -> Iterator[str]:
             from trainer.train.command import find_progress  # with TensorFlow
 
         find_progress(options, load_dataset(options.records))
-    yield from ()
+    return ()

@@ -56,7 +56,8 @@ def run(options: Options, flags: list[str]) -> int:
         options.input, options.layout, options.val_fraction, options.group_by, options.images, options.labels
     )
     check_apart(options.output, raw)
-    reading = settle_reading(options, raw)
+    with handover.watch_sample(options.output, read_label, FILES) as read:
+        reading = settle(raw, options.palette, options.label_coding, read)
     reading = replace(reading, findings=(*pairing, *reading.findings))
     plan = make_plan(raw.pairs, options.full, SAMPLED, options.seed)
     total = examine(options, plan, reading, beam)
@@ -71,17 +72,6 @@ def run(options: Options, flags: list[str]) -> int:
     if not options.json:
         print(f"page: {storage.join(options.output, PAGE_FILE)}")
     return verdict.status(results)
-
-
-def settle_reading(options: Options, raw: RawSet) -> Reading:
-    """See `classes.settle`. Raises InputError if --palette or the set's own palette is invalid."""
-    try:
-        with handover.in_flight(options.output).watch(handover.LABELS) as recovery:
-            read = guarded(read_label, recovery)
-            return settle(raw, options.palette, options.label_coding, read)
-    except InputError:
-        handover.tidy(options.output, FILES)
-        raise
 
 
 def check_folder(options: Options) -> dict[str, str]:

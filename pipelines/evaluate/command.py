@@ -97,13 +97,8 @@ def settle(plan: Plan, options: Options) -> Plan:
     Raises InputError if they can be read in two ways.
     """
     paths = [plan.sources.label_path(comparison) for comparison in plan.comparisons]
-    try:
-        with handover.in_flight(options.output).watch(handover.LABELS) as recovery:
-            read = guarded(read_label, recovery)
-            coding, reason = settle_coding(paths, plan.sources.palette, options.label_coding, read)
-    except InputError:
-        handover.tidy(options.output, FILES)
-        raise
+    with handover.watch_sample(options.output, read_label, FILES) as read:
+        coding, reason = settle_coding(paths, plan.sources.palette, options.label_coding, read)
     say([reason] if reason else [])
     return replace(plan, sources=replace(plan.sources, coding=coding))
 

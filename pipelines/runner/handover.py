@@ -10,14 +10,17 @@ import functools
 import hashlib
 import io
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from pipelines.runner import progress
-from pipelines.runner.notes import InFlight, Recovery
+from pipelines.runner.notes import InFlight, Recovery, guarded
 from trainer import storage
 from trainer.options import InputError
+
+T = TypeVar("T")
 
 LABELS = "labels"
 """Name of the note on the sample of labels, which is read before the job."""
@@ -26,6 +29,20 @@ LABELS = "labels"
 def in_flight(folder: str) -> InFlight:
     """The notes of what the job that writes to `folder` is working on."""
     return InFlight(storage.join(folder, ".in-flight"))
+
+
+@contextlib.contextmanager
+def watch_sample(folder: str, read: Callable[..., T], names: Collection[str]) -> Iterator[Callable[..., T]]:
+    """Notes that this process reads a sample of the labels while the block runs; yields `read`, guarded by that note.
+
+    If the block raises InputError, the folder is tidied, see `tidy`.
+    """
+    try:
+        with in_flight(folder).watch(LABELS) as recovery:
+            yield guarded(read, recovery)
+    except InputError:
+        tidy(folder, names)
+        raise
 
 
 @contextlib.contextmanager

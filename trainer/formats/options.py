@@ -6,7 +6,7 @@ PALETTES = ("voc", "camvid", "cityscapes", "cityscapes-trainids")
 """The built-in palettes of `trainer.formats.palettes`."""
 
 CODINGS = ("auto", "ids", "colors")
-"""How to read labels that have both ids and colours; see `trainer.formats.labels`."""
+"""How to read labels that have both ids and colours; see `trainer.formats.codings`."""
 
 MAX_PIXELS = 178_956_970
 """Images of more pixels are refused as decompression bombs, as Pillow does: half a gigabyte of RGB.

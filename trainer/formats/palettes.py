@@ -21,21 +21,8 @@ def voc_colormap(count: int = 256) -> tuple[Color, ...]:
 VOC = Palette(
     name="voc",
     names=(
-        *(
-            "background",
-            "aeroplane",
-            "bicycle",
-            "bird",
-            "boat",
-            "bottle",
-            "bus",
-            "car",
-            "cat",
-            "chair",
-            "cow",
-        ),
-        *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
-        "tvmonitor",
+        *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+        *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
     ),
     colors=voc_colormap(21),
 )
@@ -55,19 +42,10 @@ CAMVID = Palette(
     ignore_id=11,
     ignore_color=(0, 0, 0),
     aliases=(
-        *(
-            ((192, 0, 128), 1),
-            ((0, 128, 64), 1),
-            ((64, 0, 64), 1),
-            ((64, 192, 0), 1),
-        ),  # archway, bridge, tunnel, wall
+        *(((192, 0, 128), 1), ((0, 128, 64), 1), ((64, 0, 64), 1), ((64, 192, 0), 1)),  # archway, bridge, tunnel, wall
         ((0, 0, 64), 2),  # traffic cone
         *(((128, 0, 192), 3), ((192, 0, 64), 3), ((255, 69, 0), 3)),  # lane markings, SegNet's road marking
-        *(
-            ((0, 0, 192), 4),
-            ((64, 192, 128), 4),
-            ((128, 128, 192), 4),
-        ),  # sidewalk, parking block, road shoulder
+        *(((0, 0, 192), 4), ((64, 192, 128), 4), ((128, 128, 192), 4)),  # sidewalk, parking block, road shoulder
         ((192, 192, 0), 5),  # other vegetation
         *(((128, 128, 64), 6), ((0, 64, 64), 6)),  # text, traffic light
         *(((64, 128, 192), 8), ((192, 128, 192), 8)),  # SUV or pickup, truck or bus

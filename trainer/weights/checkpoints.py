@@ -43,7 +43,7 @@ class Imported:
 
     Attributes:
       loaded: layers whose weights were loaded.
-      skipped: layers that newly initialised: the last one if the classes differ, and those the source lacks.
+      skipped: layers that keep their initial weights: the last one if the classes differ, and those the source lacks.
       unused: variables of the source that the model does not have.
       classes: how the classes of another model were matched; "" if they are the same.
     """
@@ -157,7 +157,7 @@ class _Model:
       classes: names of the classes in the order that the head is to have; as in the folder if it has another number.
     """
 
-    def __init__(self, path: str, classes: Sequence[str] = ()):
+    def __init__(self, path: str, classes: Sequence[str]):
         self.path, self.matched = path, ""
         model, card = load_model(path)
         layers_ = [layer for layer in model.layers if layer.weights]
@@ -237,8 +237,8 @@ def _pairs(layer: keras.Layer) -> Iterator[tuple[str, Any]]:
 def load(model: keras.Model, source: Source) -> Imported:
     """Loads published weights into `model`.
 
-    Layers that the source lacks newly initialised, as does the last layer if the number of classes differs. A
-    subpixel head starts as the upsampling of a bilinear one, see `trainer.network.heads.Subpixel`.
+    Layers that the source lacks keep their initial weights, as does the last layer if the number of classes differs.
+    A subpixel head starts as the upsampling of a bilinear one, see `trainer.network.heads.Subpixel`.
 
     Args:
       model: a network from `trainer.network.deeplab.deeplab_v3_plus`.

@@ -170,7 +170,7 @@ def is_mixed(palette: Palette, evidence: Evidence) -> bool:
     return bool(evidence.ids.keys() - {255} - black)
 
 
-def two_classes(blends: Sequence[int] = ()) -> Palette:
+def two_classes(blends: Sequence[int]) -> Palette:
     """The palette for masks of 0 and 255, in which these ids are ignored."""
     sources = ((0, 0), (255, 1), *((value, 255) for value in blends))
     return Palette(PROPOSED, MASK_CLASSES, voc_colormap(2), source_ids=sources)

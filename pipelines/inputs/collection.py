@@ -44,7 +44,7 @@ UNPAIRED = 0.05
 class Images:
     """A sequence of images that is kept on disk."""
 
-    def __init__(self, images: Iterable[SourceImage] = ()) -> None:
+    def __init__(self, images: Iterable[SourceImage]) -> None:
         self._rows = Rows(map(tuple, images))
 
     def __len__(self) -> int:

@@ -103,7 +103,7 @@ class Keyed:
       rows: such rows, in any order.
     """
 
-    def __init__(self, rows: Iterable[Row] = ()) -> None:
+    def __init__(self, rows: Iterable[Row]) -> None:
         self._rows = Rows(ordered(rows))
 
     def __len__(self) -> int:

@@ -194,8 +194,8 @@ def is_kept(job: TuningJob, sample: Sample) -> bool:
     return os.path.exists(job.cached(sample))
 
 
-def keep(job: TuningJob, sample: Sample, points: Sequence[Point] = ()) -> None:
-    """Keeps the sample's probabilities on this disk."""
+def keep(job: TuningJob, sample: Sample, points: Sequence[Point]) -> None:
+    """Keeps the sample's probabilities on this disk; called as `score` is, but for no points."""
     image, _ = job.load(sample)
     probabilities(job, sample, image)
 

@@ -89,16 +89,14 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
     palette = os.path.join(folder, "palette.json")
     storage.write_json(palette, detect_palette(raw, options.palette)[0].to_json())
     _check_enough(len(raw.pairs), options.input)
-    splits = {pair.split for pair in raw.pairs}
-    unknown = sorted({*options.augment_splits} - splits)
-    if unknown and "augment_splits" in non_defaults(options):  # which prepare itself refuses
-        raise InputError(f"--augment-splits: {raw.root} has no split {unknown[0]}; it has {', '.join(sorted(splits))}")
-    same = {"layout": "auto", "palette": palette, "group_by": "", "max_reject_rate": 1.0}
-    read, records, sizes = sum(pair.size for pair in raw.pairs), Counter(), Counter()
-    times = {pair.split: 1 + options.copies * (pair.split in options.augment_splits) for pair in raw.pairs}
+    images: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     for pair in raw.pairs:
-        records[pair.split] += times[pair.split]
-        sizes[pair.split] += times[pair.split] * pair.size
+        images[pair.split] += 1
+        sizes[pair.split] += pair.size
+    options.check_augmented(images, raw.root)
+    records = sum(count * options.versions(split) for split, count in images.items())
+    same = {"layout": "auto", "palette": palette, "group_by": "", "max_reject_rate": 1.0}
     parts = []
     for name, numbers in zip(("few", "many"), chosen(len(raw.pairs), sample), strict=True):
         rows = [raw.pairs[number] for number in numbers]
@@ -111,14 +109,14 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         # No more shards than keep all workers busy: each takes time, and those of the whole job are large.
         trial_options = replace(options, input=manifest, output=output, shards=cores, **same, **augment)
         arguments = ("prepare", *as_words(non_defaults(trial_options)), *flags)
-        parts.append(Part(arguments, output, len(rows), whole=records.total()))
-    shards = shards_of(raw.pairs, times, records, sizes, options)
+        parts.append(Part(arguments, output, len(rows), whole=records))
+    shards = shards_of(raw.pairs, images, sizes, options)
     work = Work(
         items=len(raw.pairs),
         rounds=0,
         unit="images",
         images=len(raw.pairs),
-        read=read,
+        read=sizes.total(),
         written=0,
         parts=shards,
         reads=2 * len(raw.pairs) + 2 * len(raw.pairs) // LISTED + shards,
@@ -129,21 +127,20 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
     return Study(tuple(parts), work)
 
 
-def shards_of(
-    pairs: Sequence[Pair], times: Mapping[str, int], records: Mapping[str, int], sizes: Mapping[str, int], options: Any
-) -> int:
+def shards_of(pairs: Sequence[Pair], images: Mapping[str, int], sizes: Mapping[str, int], options: Any) -> int:
     """The number of shards that `deeplab prepare` writes, without those to which the hash deals no record.
 
     Args:
-      times, records, sizes: by split, the records of an image, all records, and the bytes of their images.
+      images, sizes: by split, the number of images, and their bytes.
     """
+    records = {split: count * options.versions(split) for split, count in images.items()}
     largest, dealt = max(records.values()), {}
     for split, count in records.items():
         if options.shards:
             number = chunks.shards_of_split(options.shards, count, largest)
         else:
-            number = chunks.shards(count, sizes[split])
-        dealt[split] = np.zeros(min(number, count // times[split]), bool)
+            number = chunks.shards(count, sizes[split] * options.versions(split))
+        dealt[split] = np.zeros(min(number, images[split]), bool)
     for pair in pairs:
         filled = dealt[pair.split]
         filled[shuffle_hash(options.seed, pair.key, 0) % len(filled)] = True

@@ -14,13 +14,14 @@ are passed on to Apache Beam, such as --direct_num_workers 4.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
 from pipelines.entries.options import RecordOptions
 from pipelines.inputs.options import layout, palette, val_fraction
 from trainer.accounts import max_reject_rate
-from trainer.options import option
+from trainer.options import InputError, option
 
 
 @dataclass(frozen=True)
@@ -61,3 +62,13 @@ class Options(RecordOptions):
         group="records",
     )
     max_reject_rate: float = max_reject_rate("records")
+
+    def versions(self, split: str) -> int:
+        """The number of records of every image of a split: the image itself and its augmented copies."""
+        return 1 + self.copies * (split in self.augment_splits)
+
+    def check_augmented(self, splits: Collection[str], root: str) -> None:
+        """Raises InputError if the set at `root`, which has these splits, lacks one that --augment-splits names."""
+        unknown = sorted({*self.augment_splits}.difference(splits))
+        if unknown and splits and self.augment_splits != Options.augment_splits:
+            raise InputError(f"--augment-splits: {root} has no split {unknown[0]}; it has {', '.join(sorted(splits))}")

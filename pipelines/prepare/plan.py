@@ -168,10 +168,8 @@ def plan_shards(raw: RawSet, palette: Palette, options: Options, before: Mapping
     for split in images:
         if not re.fullmatch(r"[\w-]+", split):
             raise InputError(f"{raw.root}: a split is named {split!r}; expected letters, digits, '_' and '-' only")
-    unknown = sorted({*options.augment_splits} - images.keys())
-    if unknown and images and options.augment_splits != Options.augment_splits:
-        raise InputError(f"--augment-splits: {raw.root} has no split {unknown[0]}; it has {', '.join(sorted(images))}")
-    versions = {split: 1 + (options.copies if split in options.augment_splits else 0) for split in images}
+    options.check_augmented(images, raw.root)
+    versions = {split: options.versions(split) for split in images}
     totals = {split: count * versions[split] for split, count in images.items()}
     largest = max(totals.values(), default=1)
     counts = {}

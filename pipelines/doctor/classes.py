@@ -10,9 +10,10 @@ from pipelines.doctor.corrections import of_masks, with_coding, with_known_color
 from pipelines.doctor.proposals import MASK_CLASSES, are_codes, are_masks, is_grey, is_mixed, propose, without_zero
 from pipelines.doctor.reading import COUNTED, OWN, LabelValues, Reading, Sample
 from pipelines.doctor.verdict import REJECT, SHOWN, WRONG, Example, Finding
-from pipelines.inputs.coding import NoPalette, Read, Unlisted, classes_among, detect_palette, sampled
+from pipelines.inputs.coding import NoPalette, Unlisted, classes_among, detect_palette
 from pipelines.inputs.evidence import Use, gather, one_based
 from pipelines.inputs.rawset import RawSet
+from pipelines.inputs.sampling import Read, sampled
 from trainer.formats.label_images import Label
 from trainer.formats.labels import Color, Palette, ranges
 from trainer.formats.palettes import CAMVID, READ_BY_COLOR

@@ -20,8 +20,8 @@ from pipelines.doctor.reading import COUNTED, OWN, Reading
 from pipelines.doctor.remedy import Remedy
 from pipelines.doctor.tally import DoctorTally
 from pipelines.doctor.verdict import Finding
-from pipelines.inputs.coding import read_label
 from pipelines.inputs.rawset import RawSet
+from pipelines.inputs.sampling import read_label
 from pipelines.pages import doctor as page
 from pipelines.pages.gallery import Panel
 from pipelines.runner import handover

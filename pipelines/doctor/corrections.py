@@ -19,8 +19,9 @@ from pipelines.doctor.proposals import (
 )
 from pipelines.doctor.reading import COUNTED, OWN, Reading, Sample
 from pipelines.doctor.verdict import REJECT, SHOWN, WRONG, Finding
-from pipelines.inputs.coding import Read, settle_coding
+from pipelines.inputs.coding import settle_coding
 from pipelines.inputs.evidence import Use, from_one, one_based
+from pipelines.inputs.sampling import Read
 from trainer.formats import codings
 from trainer.formats.labels import Color, Palette, id_table, ranges, unknown_mark
 from trainer.options import InputError

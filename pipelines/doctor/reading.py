@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipelines.doctor.verdict import Example, Finding
-from pipelines.inputs.coding import colors_of
 from pipelines.inputs.evidence import Evidence
+from pipelines.inputs.sampling import colors_of
 from trainer.formats import codings
 from trainer.formats.label_images import Label
 from trainer.formats.labels import Color, Palette, ranges

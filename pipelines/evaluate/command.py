@@ -16,7 +16,8 @@ from pipelines.evaluate.plan import Plan, compared_names, pair
 from pipelines.evaluate.sources import Comparison, Sources, Unusable, segment_notes
 from pipelines.evaluate.tally import EvaluationTally
 from pipelines.inputs import selection
-from pipelines.inputs.coding import read_label, settle_coding
+from pipelines.inputs.coding import settle_coding
+from pipelines.inputs.sampling import read_label
 from pipelines.pages import evaluation as page
 from pipelines.pages import gallery
 from pipelines.runner import handover

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 from pipelines.inputs import class_lists
 from pipelines.inputs.evidence import Use, one_based
 from pipelines.inputs.rawset import RawSet
-from pipelines.runner.isolation import Failed, attempt
+from pipelines.inputs.sampling import (
+    Read,
+    SampledValues,
+    colors_of,
+    read_label,
+    sampled,
+    sum_up,
+    values_in_words,
+    without_pixels,
+)
 from trainer import prefetch, storage
-from trainer.formats import codings, images, label_images
-from trainer.formats.labels import JSON_FORM, Color, Palette, color_meanings, pack, ranges, unpack
+from trainer.formats import codings, label_images
+from trainer.formats.labels import JSON_FORM, Color, Palette, color_meanings, ranges
 from trainer.formats.palettes import BUILT_IN, CAMVID, READ_BY_COLOR, READ_BY_COLORMAP, VOC, resolve
-from trainer.formats.runs import pixels_of_ids
-from trainer.limits import cores
 from trainer.options import InputError
 from trainer.terminal import some
 
 PALETTE_FILE = "palette.json"
 """A palette file of this name in a raw set's folder is the set's palette."""
-SAMPLED_LABELS = 32
-SAMPLED_COLORS = 1000
-SAMPLED_PIXELS = 20_000
-
-
-Read = Callable[[str], label_images.Label]
 Labels = Callable[[], Iterable[tuple[str, label_images.Label]]]
 """Returns some labels, each with its path."""
 
@@ -62,7 +60,7 @@ class Unlisted(InputError):
         self.palette = list_.palette
         self.reason = (
             f"{list_.path} lists {list_.palette.num_classes} classes, but the sampled labels also hold "
-            f"{_values(list_.ids, list_.colors)}, which it does not know"
+            f"{values_in_words(list_.ids, list_.colors)}, which it does not know"
         )
         super().__init__(
             f"{self.reason}. `deeplab doctor {root}` shows where, and proposes a palette that ignores them; or give "
@@ -78,11 +76,6 @@ class Detected(NamedTuple):
     is_listed: bool = False
 
 
-def read_label(path: str, read: prefetch.Read = storage.read) -> label_images.Label:
-    """Reads the label file at `path`. Raises OSError, or ImageError if it is not a label."""
-    return label_images.read_label(read(path))
-
-
 def recognise(
     rawset: RawSet, palette: str = "auto", coding: str = "auto", read: Read = read_label
 ) -> tuple[Palette, str, str, str]:
@@ -91,24 +84,12 @@ def recognise(
     Returns:
       Palette and reason, then coding and reason.
     """
-    labels = functools.cache(lambda: [(path, _without_pixels(label)) for path, label in sampled(rawset.labels, read)])
+    labels = functools.cache(lambda: [(path, without_pixels(label)) for path, label in sampled(rawset.labels, read)])
     has_own = _has_own(rawset, palette)
     if coding == "auto":  # in the meantime
         labels()
     chosen, why, _ = _palette(rawset, palette, labels, has_own)
     return chosen, why, *_coding(chosen, coding, labels)
-
-
-def _without_pixels(label: label_images.Label) -> label_images.Label:
-    """A label with the same values, at most SAMPLED_COLORS of them, in nearly the same shares of few pixels."""
-    if label.codes.ndim == 2:
-        values, pixels = label.used, pixels_of_ids(label.codes)[label.used]
-    else:
-        packed, pixels = np.unique(pack(label.codes), return_counts=True)
-        most = np.argsort(-pixels, kind="stable")[:SAMPLED_COLORS]
-        values, pixels = np.array([*map(unpack, packed[most].tolist())]), pixels[most]
-    few = 1 + pixels * SAMPLED_PIXELS // max(1, int(pixels.sum()))
-    return replace(label, codes=np.repeat(values.astype(np.uint8), few, axis=0)[None])
 
 
 def detect_palette(rawset: RawSet, palette: str = "auto", read: Read = read_label) -> Detected:
@@ -146,7 +127,7 @@ def _palette(rawset: RawSet, palette: str, labels: Labels, has_own: Callable[[],
         note = class_lists.passed_over(rawset.class_lists, usual)
         reason = f"palette {usual.name}, as is usual for {rawset.layout} sets{note}"
         return Detected(usual, _with_doubt(reason, rawset, usual, labels()))
-    sample = _sample(labels())
+    sample = sum_up(labels())
     built_in = _palette_of(sample, rawset.layout)
     if built_in is None:
         raise NoPalette(rawset.root, sample.describe())
@@ -188,7 +169,7 @@ def _listed(rawset: RawSet, labels: Labels) -> Detected | None:
     """
     if not rawset.class_lists:
         return None
-    usual = rawset.palette_hint or _palette_of(_sample(labels()), rawset.layout)
+    usual = rawset.palette_hint or _palette_of(sum_up(labels()), rawset.layout)
     sample = [label for _, label in labels()]
     found = class_lists.fitting(rawset.class_lists, sample, usual)
     if len(found) > 1:
@@ -300,85 +281,12 @@ def _doubt(numbers: set[int], meanings: set[tuple[int, Color | None]], palette: 
     return ""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """The values in some labels of a set.
-
-    Attributes:
-      labels: the number of labels that could be read.
-      ids: ids or palette indices of single-channel labels.
-      colors: RGB colours of three-channel labels, at most SAMPLED_COLORS per label.
-      embedded: the colour maps of palette images.
-      mapped: the colours of the indices in use; None is a transparent one.
-      is_mapped: whether every single-channel label has a colour map.
-    """
-
-    labels: int
-    ids: frozenset[int]
-    colors: frozenset[Color]
-    embedded: frozenset[tuple[Color, ...]]
-    mapped: frozenset[Color | None]
-    is_mapped: bool
-
-    def describe(self) -> str:
-        if not self.labels:
-            return "none of the sampled labels could be read"
-        subject = "1 sampled label holds" if self.labels == 1 else f"{self.labels} sampled labels hold"
-        return f"{subject} {_values(self.ids, self.colors | self.mapped - {None})}"
-
-
-def _values(ids: Collection[int], colors: Collection[Color]) -> str:
-    """Ids and colours, in words."""
-    parts = [f"ids {ranges(sorted(ids))}"] if ids else []
-    every = sorted(colors)
-    count = "1 colour" if len(every) == 1 else f"{len(every)} colours"
-    parts += [f"{count} {some(every, 6)}"] if every else []
-    return " and ".join(parts)
-
-
-def sampled(paths: Sequence[str], read: Read) -> Iterator[tuple[str, label_images.Label]]:
-    """Yields SAMPLED_LABELS evenly spaced labels with their paths; unreadable ones are left out."""
-    count, is_here = min(SAMPLED_LABELS, len(paths)), read is read_label
-    chosen = [paths[index * len(paths) // count] for index in range(count)]
-
-    def look(path: str, fetch: prefetch.Read) -> label_images.Label:
-        one = functools.partial(read_label, path, fetch) if is_here else functools.partial(read, path)
-        return attempt(one, known=(images.ImageError, OSError))
-
-    for path, result in prefetch.work_ahead(chosen, lambda path: (path,) if is_here else (), look, cores()):
-        try:
-            label = result()
-        except (images.ImageError, OSError, Failed):
-            continue
-        yield path, label
-
-
-def colors_of(label: label_images.Label) -> set[Color]:
-    """The colours of a three-channel label, at most SAMPLED_COLORS."""
-    return set(map(unpack, np.unique(pack(label.codes))[:SAMPLED_COLORS].tolist()))
-
-
-def _sample(sampled: Iterable[tuple[str, label_images.Label]]) -> Sample:
-    labels, ids, colors, embedded, mapped, is_mapped = 0, set(), set(), set(), set(), True
-    for _, label in sampled:
-        labels += 1
-        if label.codes.ndim == 2:
-            ids.update(label.used.tolist())
-            is_mapped &= label.colormap is not None
-            if label.colormap is not None:
-                embedded.add(tuple(map(tuple, label.colormap.tolist())))
-                mapped.update(codings.seen_colors(label))
-        elif len(colors) < SAMPLED_COLORS:
-            colors |= colors_of(label)
-    return Sample(labels, *map(frozenset, (ids, colors, embedded, mapped)), is_mapped)
-
-
 def classes_among(colors: Iterable[Color | None], palette: Palette) -> set[int | None]:
     """The classes that have one of these colours, but for what is ignored."""
     return {*map(color_meanings(palette).get, colors)} - {palette.ignore_id, None}
 
 
-def _palette_of(sample: Sample, layout: str) -> Palette | None:
+def _palette_of(sample: SampledValues, layout: str) -> Palette | None:
     """The built-in palette that fits a sample; None if none fits, or more than one."""
     if sample.embedded and not sample.colors:
         for palette in READ_BY_COLORMAP:

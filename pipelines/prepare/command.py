@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from pipelines.inputs.coding import read_label, recognise
+from pipelines.inputs.coding import recognise
 from pipelines.inputs.rawset import RawSet, scan
+from pipelines.inputs.sampling import read_label
 from pipelines.prepare import folder as output
 from pipelines.prepare import making, workarea
 from pipelines.prepare.job import build

@@ -12,6 +12,7 @@ from PIL import Image
 from pipelines.inputs import coding
 from pipelines.inputs.coding import NoPalette, detect_palette
 from pipelines.inputs.rawset import RawSet, scan
+from pipelines.inputs.sampling import read_label
 from tests.drawn.places import DATA
 from tests.drawn.rawset import touch
 from trainer.formats.labels import Palette
@@ -134,7 +135,7 @@ def test_a_label_that_fails_in_an_unknown_way_is_passed_over(tmp_path):
     def read(path):
         if path.endswith("2.png"):
             raise MemoryError
-        return coding.read_label(path)
+        return read_label(path)
 
     assert detect_palette(raw, "auto", read)[1] == "palette camvid: 2 sampled labels hold ids 0-3, 5, 11"
 
@@ -156,7 +157,7 @@ def test_real_camvid_is_recognised():
 def test_palette_and_coding_are_found_in_labels_that_are_read_once(tmp_path, colormap):
     raw = labelled(tmp_path, [[0, 1, 2]], [[3, 5, 11]], folders=("images/train", "labels/train"), colormap=colormap)
     read = []
-    found = coding.recognise(raw, read=lambda path: read.append(path) or coding.read_label(path))
+    found = coding.recognise(raw, read=lambda path: read.append(path) or read_label(path))
     palette, why, _ = detect_palette(raw)
     assert found == (palette, why, *coding.settle_coding(raw.labels, palette))
     assert sorted(read) == sorted(raw.labels)

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -156,7 +157,7 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         sources = collection.Images(itertools.compress(sources, choice.taken))
     listing = time.monotonic() - start
     _check_enough(len(sources), options.input)
-    parts, sizes, read = [], [], 0
+    parts = []
     same = {"records": "", "list": "", "split": "", "max_reject_rate": 1.0, "model": storage.absolute(options.model)}
     for name, numbers in zip(("few", "many"), chosen(len(sources), sample), strict=True):
         paths, output = [storage.absolute(sources[number].path) for number in numbers], os.path.join(folder, name)
@@ -166,23 +167,14 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         parts.append(Part(("segment", *as_words(non_defaults(trial_options)), *flags), output, len(paths)))
     card = exports.load_card(options.model)
     side = card.max_side if options.max_side is None else options.max_side
-    for path in paths:
-        try:
-            data = storage.read(path)
-            read += len(data)
-            shrunk = images.shrunk_size(*images.header(data).upright_size, side)
-        except (OSError, images.ImageError):  # a reject of the trial, as of the job
-            continue
-        sizes += [shrunk] * (shrunk[0] * shrunk[1] <= options.max_pixels)
-    sizes = sizes or [(0, 0)]
-    height, width = (round(sum(size[axis] for size in sizes) / len(sizes)) for axis in (0, 1))
+    read, height, width = _mean_sizes(paths, side, options.max_pixels)
     kinds = options.masks + options.overlays + options.confidence
     work = Work(
         items=len(sources),
         rounds=0,
         unit="images",
         images=len(sources),
-        read=round(read / len(paths) * len(sources)),
+        read=round(read * len(sources)),
         written=0,
         parts=-(-len(sources) // chunks.images_per_chunk(len(sources), options.batch_size)),
         reads=len(sources) + len(sources) // LISTED,
@@ -191,6 +183,26 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
     )
     network = (card.architecture, height, width, options.views.passes) if height else None
     return Study(tuple(parts), work, network)
+
+
+def _mean_sizes(paths: Sequence[str], side: int, max_pixels: int) -> tuple[float, int, int]:
+    """The mean size of image files, in bytes; and the mean height and width of what the network sees of them, or 0.
+
+    Args:
+      side, max_pixels: the bounds on the longest side, to which images are shrunk, and on the pixels after that.
+    """
+    read, sizes = 0, []
+    for path in paths:
+        try:
+            data = storage.read(path)
+            read += len(data)
+            shrunk = images.shrunk_size(*images.header(data).upright_size, side)
+        except (OSError, images.ImageError):  # a reject of the trial, as of the job
+            continue
+        sizes += [shrunk] * (shrunk[0] * shrunk[1] <= max_pixels)
+    sizes = sizes or [(0, 0)]
+    height, width = (round(sum(size[axis] for size in sizes) / len(sizes)) for axis in (0, 1))
+    return read / len(paths), height, width
 
 
 def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence[str]) -> Study:
@@ -208,8 +220,7 @@ def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence
             storage.reader(storage.join(options.records, shard.name)) as source,
             storage.writer(os.path.join(records, shard.name)) as copy,
         ):
-            while block := source.read(1 << 20):
-                copy.write(block)
+            shutil.copyfileobj(source, copy, 1 << 20)
     save_dataset(records, replace(dataset, shards=tuple(shards)))
     steps = options.steps_per_epoch or -(-dataset.images("train") // options.batch_size)
     many = max(FEW, sample // 4)

@@ -18,7 +18,7 @@ from pipelines.segment import tally
 from pipelines.segment.job import build
 from pipelines.segment.mask import SegmentJob, made_by
 from pipelines.segment.options import Options
-from pipelines.segment.plan import Plan, crf_in_force, make_plan
+from pipelines.segment.plan import Plan, make_plan
 from pipelines.segment.previous import (
     check_output_is_ours,
     chunk_size_of,
@@ -29,6 +29,7 @@ from pipelines.segment.previous import (
     previous_report,
     still_there,
 )
+from pipelines.segment.refinement import crf_in_force
 from pipelines.segment.tally import SegmentTally
 from trainer import leases, storage
 from trainer.accounts import REJECTS_FILE, counted

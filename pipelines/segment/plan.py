@@ -1,4 +1,4 @@
-"""Plans a segmentation: the images and parameters, and the existing files. Opens no image."""
+"""Plans a segmentation: the images, and the existing files. Opens no image."""
 
 from __future__ import annotations
 
@@ -16,12 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, NamedTuple
 
-from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import how_to_make, load, path_of
 from pipelines.inputs.collection import Images, Listing, SourceImage
 from pipelines.inputs.rows import in_bulk
 from pipelines.inputs.selection import Selection
-from pipelines.masks.options import Views
 from pipelines.runner import progress
 from pipelines.runner.chunks import images_per_chunk
 from pipelines.runner.handover import content_digest
@@ -32,7 +29,6 @@ from pipelines.segment.options import Options
 from trainer import prefetch, storage
 from trainer.accounts import REJECTS_FILE, Reject
 from trainer.options import InputError
-from trainer.terminal import printable
 
 STAGE = "segment"
 REPORT_FILE = "segment.json"
@@ -46,10 +42,6 @@ again before it is replaced."""
 
 SWEEPERS = 16
 """The number of files of earlier runs that are removed, or looked up, concurrently."""
-
-DEFAULT_NOTE = (
-    "CRF: default parameters, which suit one model and harm another; `deeplab tune-crf` finds those that suit this one"
-)
 
 
 def kinds(options: Options) -> tuple[str, ...]:
@@ -316,7 +308,7 @@ def sweep(folder: str, plan: Plan) -> None:
     outdated = [file for file in plan.outdated if file != plan.file and file not in plan.parts]
     with ThreadPoolExecutor(SWEEPERS) as pool:
         list(pool.map(functools.partial(_remove, folder), plan.unfinished))
-        list(pool.map(functools.partial(_remove, folder, only_ours=True), outdated))
+        list(pool.map(functools.partial(_remove_ours, folder), outdated))
     for result in done:
         result()
 
@@ -334,10 +326,15 @@ def sweep_chunk(folder: str, chunk: Sequence[Entry]) -> None:
                     _remove(folder, below + name)
 
 
-def _remove(folder: str, file: str, only_ours: bool = False) -> None:
+def _remove(folder: str, file: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        if not only_ours or _is_ours(folder, file):
-            storage.remove(storage.join(folder, *file.split("/")))
+        storage.remove(storage.join(folder, *file.split("/")))
+
+
+def _remove_ours(folder: str, file: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if _is_ours(folder, file):
+            _remove(folder, file)
 
 
 def _is_ours(folder: str, file: str) -> bool:
@@ -350,42 +347,3 @@ def _is_ours(folder: str, file: str) -> bool:
         while data := lines.read(1 << 20):
             digest.update(data)
     return digest.hexdigest().startswith(file[len("images-") : -len(".jsonl")])
-
-
-def crf_in_force(options: Options, model_digest: str) -> tuple[CrfOptions | None, str]:
-    """The CRF's parameters: from flags, else from crf.json, else the defaults.
-
-    Args:
-      model_digest: digest of the model's weights.
-
-    Returns:
-      The parameters, None for no CRF; and a note for the user if the user did not choose them, else "".
-
-    Raises:
-      InputError: --crf auto without a crf.json, or a crf.json that is damaged or was made with other weights.
-    """
-    if options.crf == "off":
-        return None, ""
-    tuning, path = load(options.model), path_of(options.model)
-    if tuning is None:
-        if options.crf == "auto":
-            raise InputError(f"--crf auto: {how_to_make(options.model)}, or give --crf on or off")
-        crf = options.crf_options(CrfOptions())
-        return crf, DEFAULT_NOTE if crf == CrfOptions() else ""
-    if tuning.model_digest != model_digest:
-        raise InputError(f"{path} was made with other weights; run `deeplab tune-crf` again, or delete the file")
-    if tuning.options is None and options.crf == "auto":
-        ignored = ", ".join(options.crf_flags)
-        without = f", so without effect: {ignored}; --crf on uses them" if ignored else ""
-        return None, f"no CRF: {path} advises against it{without}"
-    crf = options.crf_options(tuning.options or CrfOptions())
-    note = printable(f"CRF: {crf.words(list(tuning.per_class))}")
-    tuned = Views(tuning.scales, tuning.flip)
-    if tuned != options.views:
-        note = (
-            f"warning: {path} was found {f'with {tuned.flags}' if tuned.flags else 'without --scales or --flip'}, and "
-            f"what the CRF gains otherwise is not known; run `deeplab tune-crf` with the flags of this command\n{note}"
-        )
-    if tuning.options is None:
-        note = f"warning: {path} advises against the CRF, whose gain is not certain; --crf auto omits it\n{note}"
-    return crf, note

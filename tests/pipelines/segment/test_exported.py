@@ -18,7 +18,7 @@ from pipelines.crf.options import CrfOptions
 from pipelines.crf.tuning import Tuning
 from pipelines.masks.network import Network
 from pipelines.segment.options import Options
-from pipelines.segment.plan import DEFAULT_NOTE, crf_in_force
+from pipelines.segment.refinement import DEFAULT_NOTE, crf_in_force
 from tests.drawn.places import ROOT
 from tests.drawn.segmenting import PALETTE, SIZES, outcomes_of, read_mask, report_of, segment
 from tests.drawn.tuning import some_tuning

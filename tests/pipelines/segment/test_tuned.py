@@ -13,7 +13,7 @@ from pipelines.crf.options import CrfOptions
 from pipelines.crf.refine import refine
 from pipelines.crf.tuning import Change
 from pipelines.segment.options import Options
-from pipelines.segment.plan import DEFAULT_NOTE, crf_in_force
+from pipelines.segment.refinement import DEFAULT_NOTE, crf_in_force
 from tests.drawn.segmenting import PALETTE, SIZES, draw, outcomes_of, read_mask, report_of, segment
 from tests.drawn.tuning import some_tuning, weights_file, write_model
 from trainer.formats.cards import WEIGHTS, weights_digest

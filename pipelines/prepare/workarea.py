@@ -165,13 +165,13 @@ def write_plan(folder: str, shard: str, entries: Iterable[Entry]) -> str:
     # json.dumps escapes everything but ASCII, so no character in a name can end a line.
     data = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
     digest = content_digest(data)
-    storage.write(storage.join(folder, *plan_name(shard, digest).split("/")), data)
+    storage.write(storage.join(folder, plan_name(shard, digest)), data)
     return digest
 
 
 def read_plan(folder: str, shard: str, digest: str) -> list[Entry]:
     """The entries of a shard. Raises InputError if its plan is gone, or does not have this digest."""
-    path = storage.join(folder, *plan_name(shard, digest).split("/"))
+    path = storage.join(folder, plan_name(shard, digest))
     try:
         data = storage.read(path)
     except FileNotFoundError:
@@ -190,13 +190,13 @@ def write_sidecar(folder: str, outcome: Outcome) -> None:
         "shard": dataclasses.asdict(outcome.shard),
         "rejects": [reject.to_json() for reject in outcome.rejects],
     }
-    storage.write_json(storage.join(folder, *sidecar_name(outcome.shard.name).split("/")), content)
+    storage.write_json(storage.join(folder, sidecar_name(outcome.shard.name)), content)
 
 
 def read_sidecar(folder: str, shard: str) -> Outcome | None:
     """The sidecar of a shard; None if it is missing, or was not written by this program or an earlier version."""
     try:
-        content = storage.read_json(storage.join(folder, *sidecar_name(shard).split("/")))
+        content = storage.read_json(storage.join(folder, sidecar_name(shard)))
         outcome = Outcome(
             Shard.from_json(content.pop("shard")),
             tuple(Reject(**reject) for reject in content.pop("rejects")),

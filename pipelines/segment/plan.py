@@ -51,7 +51,7 @@ def kinds(options: Options) -> tuple[str, ...]:
 
 def place(folder: str, kind: str, name: str) -> str:
     """The path of the output file of that kind for image `name`. Raises InputError for names that leave `folder`."""
-    return storage.join(folder, *storage.safe_relative(_file(kind, name)).split("/"))
+    return storage.join(folder, storage.safe_relative(_file(kind, name)))
 
 
 def _file(kind: str, name: str) -> str:
@@ -328,7 +328,7 @@ def sweep_chunk(folder: str, chunk: Sequence[Entry]) -> None:
 
 def _remove(folder: str, file: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        storage.remove(storage.join(folder, *file.split("/")))
+        storage.remove(storage.join(folder, file))
 
 
 def _remove_ours(folder: str, file: str) -> None:
@@ -339,7 +339,7 @@ def _remove_ours(folder: str, file: str) -> None:
 
 def _is_ours(folder: str, file: str) -> bool:
     """Whether this program wrote a file that is named like a plan or a part of the table."""
-    path = storage.join(folder, *file.split("/"))
+    path = storage.join(folder, file)
     if table.PART.fullmatch(file):
         return table.is_ours(storage.read(path))
     digest = hashlib.sha256()

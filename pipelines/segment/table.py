@@ -110,13 +110,13 @@ def write(folder: str, part: str, rows: Sequence[Row], fingerprint: str, palette
     with pyarrow.parquet.ParquetWriter(file, schema(palette), compression="zstd", store_schema=False) as writer:
         writer.write_table(pyarrow.Table.from_pydict(columns, schema(palette)))
         writer.add_key_value_metadata({KEY: json.dumps(about, sort_keys=True).encode()})
-    storage.write(storage.join(folder, *part.split("/")), file.getvalue().to_pybytes())
+    storage.write(storage.join(folder, part), file.getvalue().to_pybytes())
 
 
 def read(folder: str, part: str, fingerprint: str, palette: Palette) -> dict[str, Row]:
     """The rows of a part by key, in order; empty if it is missing, damaged, or of another model or other options."""
     try:
-        data = storage.read(storage.join(folder, *part.split("/")))
+        data = storage.read(storage.join(folder, part))
     except FileNotFoundError:
         return {}
     try:

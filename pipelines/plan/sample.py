@@ -24,7 +24,7 @@ from pipelines.plan.estimate import Trial, Work
 from pipelines.runner import chunks
 from trainer import startup, storage
 from trainer.formats import exports, images
-from trainer.formats.dataset import load_dataset, save_dataset, shuffle_hash
+from trainer.formats.dataset import Dataset, load_dataset, save_dataset, shuffle_hash
 from trainer.options import InputError, as_words, non_defaults
 
 LISTED = 1000  # names in an answer of Cloud Storage to a listing
@@ -97,20 +97,13 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         sizes[pair.split] += pair.size
     options.check_augmented(images, raw.root)
     records = sum(count * options.versions(split) for split, count in images.items())
-    same = {"layout": "auto", "palette": palette, "group_by": "", "max_reject_rate": 1.0}
-    parts = []
-    for name, numbers in zip(("few", "many"), chosen(len(raw.pairs), sample), strict=True):
-        rows = [raw.pairs[number] for number in numbers]
-        manifest, output = os.path.join(folder, f"{name}.jsonl"), os.path.join(folder, name)
-        lines = [json.dumps({"image": row.image, "label": row.label, "split": row.split}) for row in rows]
-        storage.write(manifest, "\n".join(lines).encode())
-        here = {row.split for row in rows}
-        augmented = tuple(split for split in options.augment_splits if split in here)
-        augment = {"augment_splits": augmented} if augmented else {"augment_splits": ("train",), "copies": 0}
-        # No more shards than keep all workers busy: each takes time, and those of the whole job are large.
-        trial_options = replace(options, input=manifest, output=output, shards=cores, **same, **augment)
-        arguments = ("prepare", *as_words(non_defaults(trial_options)), *flags)
-        parts.append(Part(arguments, output, len(rows), whole=records))
+    # No more shards than keep all workers busy: each takes time, and those of the whole job are large.
+    tried = replace(options, layout="auto", palette=palette, group_by="", max_reject_rate=1.0, shards=cores)
+    few, many = chosen(len(raw.pairs), sample)
+    parts = [
+        _part_of_prepare(tried, [raw.pairs[number] for number in numbers], os.path.join(folder, name), records, flags)
+        for name, numbers in (("few", few), ("many", many))
+    ]
     shards = shards_of(raw.pairs, images, sizes, options)
     work = Work(
         items=len(raw.pairs),
@@ -126,6 +119,18 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         is_shared=True,
     )
     return Study(tuple(parts), work)
+
+
+def _part_of_prepare(options: Any, pairs: Sequence[Pair], output: str, records: int, flags: Sequence[str]) -> Part:
+    """The trial of some images, whose manifest this writes beside `output`; `records` are those of the whole job."""
+    manifest = f"{output}.jsonl"
+    lines = [json.dumps({"image": pair.image, "label": pair.label, "split": pair.split}) for pair in pairs]
+    storage.write(manifest, "\n".join(lines).encode())
+    here = {pair.split for pair in pairs}
+    augmented = tuple(split for split in options.augment_splits if split in here)
+    augment = {"augment_splits": augmented} if augmented else {"augment_splits": ("train",), "copies": 0}
+    options = replace(options, input=manifest, output=output, **augment)
+    return Part(("prepare", *as_words(non_defaults(options)), *flags), output, len(pairs), whole=records)
 
 
 def shards_of(pairs: Sequence[Pair], images: Mapping[str, int], sizes: Mapping[str, int], options: Any) -> int:
@@ -215,13 +220,7 @@ def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence
     dataset = load_dataset(options.records)
     records = os.path.join(folder, "records")
     shards = [shard for split in ("train", "val") for shard in dataset.of_split(split)[:1]]
-    for shard in shards:
-        with (
-            storage.reader(storage.join(options.records, shard.name)) as source,
-            storage.writer(os.path.join(records, shard.name)) as copy,
-        ):
-            shutil.copyfileobj(source, copy, 1 << 20)
-    save_dataset(records, replace(dataset, shards=tuple(shards)))
+    _copy(options.records, replace(dataset, shards=tuple(shards)), records)
     steps = options.steps_per_epoch or -(-dataset.images("train") // options.batch_size)
     many = max(FEW, sample // 4)
     few = max(2, many // FEW)
@@ -251,6 +250,17 @@ def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence
         listing=0.0,
     )
     return Study(tuple(parts), work, network)
+
+
+def _copy(records: str, dataset: Dataset, folder: str) -> None:
+    """Copies the shards of `dataset`, which are in `records`, and writes its dataset.json."""
+    for shard in dataset.shards:
+        with (
+            storage.reader(storage.join(records, shard.name)) as source,
+            storage.writer(os.path.join(folder, shard.name)) as copy,
+        ):
+            shutil.copyfileobj(source, copy, 1 << 20)
+    save_dataset(folder, dataset)
 
 
 def _check_enough(count: int, source: str) -> None:

@@ -112,21 +112,28 @@ def pair(sources: Sources, selection: Selection | None = None) -> Plan:
         else:
             comparisons.append(Comparison(key, names[0], tuple(path for (path,) in paths)))
     if not comparisons:
-        first = min(name for names in labels.files.values() for name in names)
-        mask = min((path for paths in masks[sources.masks[0]].values() for path in paths), default="(none)")
-        reason = f"; rejected: {rejects[0].path}: {rejects[0].reason}" if rejects else ""
-        found = (
-            f"no label in {sources.labels} has a mask of the same path in {' and '.join(sources.masks)}: the first "
-            f"label is {first}, the first mask {mask}"
-        )
-        if cure := _deeper(labels.files, masks):
-            raise InputError(f"{found}; {cure}")
-        raise InputError(
-            f"{found}{reason}. If other files lie among the labels, such as images or "
-            "labels of another kind, link the right ones into a folder of their own, with the names of the images, as "
-            "`deeplab records export` writes those of records"
-        )
+        raise _nothing_paired(sources, labels, masks, rejects)
     return Plan(sources, tuple(comparisons), tuple(rejects), without_label, note, labels.notes)
+
+
+def _nothing_paired(
+    sources: Sources, labels: Labels, masks: Mapping[str, Mapping[str, Sequence[str]]], rejects: Sequence[Reject]
+) -> InputError:
+    """The error that no label has a mask, with the likely cause."""
+    first = min(name for names in labels.files.values() for name in names)
+    mask = min((path for paths in masks[sources.masks[0]].values() for path in paths), default="(none)")
+    found = (
+        f"no label in {sources.labels} has a mask of the same path in {' and '.join(sources.masks)}: the first "
+        f"label is {first}, the first mask {mask}"
+    )
+    if cure := _deeper(labels.files, masks):
+        return InputError(f"{found}; {cure}")
+    reason = f"; rejected: {rejects[0].path}: {rejects[0].reason}" if rejects else ""
+    return InputError(
+        f"{found}{reason}. If other files lie among the labels, such as images or "
+        "labels of another kind, link the right ones into a folder of their own, with the names of the images, as "
+        "`deeplab records export` writes those of records"
+    )
 
 
 def _deeper(labels: Collection[str], masks: Mapping[str, Collection[str]]) -> str:

@@ -37,7 +37,8 @@ def _agreeing(votes: np.ndarray, shift: tuple[int, int]) -> int:
     return int(votes[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].sum())
 
 
-def of_alignment(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
+def findings(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
+    """The finding that all labels are offset, if they are."""
     shift = offset(tally)
     if shift is None:
         return
@@ -50,9 +51,7 @@ def of_alignment(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
     )
     cure = "--mend moves all labels accordingly, and ignores the rim that this uncovers"
     move = ", ".join(f"{abs(step)} {words[step > 0]}" for step, words in ways if step)
-    examples = tuple(
-        Example(subject.number, subject.label, f"move {move}")
-        for subject in [s for s in plan.subjects if s.effort == ALIGNED][:SHOWN]
-    )
-    count, compared = _agreeing(votes, shift), int(votes.sum())
-    yield Finding("misaligned", WRONG, count, compared, "compared labels", text, cure, examples)
+    compared = [subject for subject in plan.subjects if subject.effort == ALIGNED]
+    examples = tuple(Example(subject.number, subject.label, f"move {move}") for subject in compared[:SHOWN])
+    count, of = _agreeing(votes, shift), int(votes.sum())
+    yield Finding("misaligned", WRONG, count, of, "compared labels", text, cure, examples)

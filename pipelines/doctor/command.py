@@ -160,7 +160,7 @@ def conclude(
     if reading.palette is not None:
         reading, of_nothing = findings.of_nothing(total, plan, reading)
         report += of_nothing or findings.of_classes(total, plan, reading.palette)
-        report += alignment.of_alignment(total, plan)
+        report += alignment.findings(total, plan)
         shift = alignment.offset(total) or (0, 0)
     kinds = findings.doubtful(total)
     cured = {number for number, kind in kinds.items() if findings.is_cured(kind, total, reading.palette)}

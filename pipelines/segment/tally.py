@@ -25,6 +25,8 @@ RUNNING, DONE, INCOMPLETE = "running", "done", "incomplete"
 """Values of the status in segment.json: before the end, after it, and after it if images are unaccounted for."""
 UNREAD = "unread"
 """Key of segment.json, true until a command shows what a job on another engine has published."""
+_SHOWN = {"CRF": "waiting for the CRF"}
+"""Name of a step -> what the workers do in it, if the name does not say it."""
 
 
 @dataclass(frozen=True)
@@ -177,9 +179,6 @@ def shares(report: dict[str, Any]) -> str:
         rest = _percent(processor[ALL] - crf, processor[ALL])
         lines.append(f"CPU time: CRF {_percent(crf, processor[ALL])}, network and the rest {rest}")
     return "\n".join(lines)
-
-
-_SHOWN = {"CRF": "waiting for the CRF"}
 
 
 def _percent(part: float, whole: float) -> str:

@@ -27,6 +27,9 @@ from trainer.weights.probe import flaw
 
 SUFFIXES = (".h5", ".hdf5")
 LAST = "logits/semantic"
+"""The published variable scope of the last layer."""
+PATIENCE = 60
+"""The most CPU-seconds that reading a file may take."""
 
 _SCOPES = (
     # Xception-65, of the ports.
@@ -112,10 +115,6 @@ def _layer_and_kind(path: str, dataset: h5py.Dataset) -> tuple[list[str], str]:
 
 def _excites(path: str, item: Any) -> bool | None:
     return "squeeze_excite" in f"{path} {item.attrs.get('name', '')}" or None
-
-
-PATIENCE = 60
-"""The most CPU-seconds that reading a file may take."""
 
 
 def _try(path: str, local: str) -> None:

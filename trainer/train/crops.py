@@ -71,15 +71,25 @@ def _check_size(pixels: np.ndarray, height: int, width: int, what: str) -> np.nd
     return pixels
 
 
+def _check_ids(ids: np.ndarray, palette: Palette) -> np.ndarray:
+    # Only the loss of TensorFlow's own kernels refuses them: that of XLA becomes NaN, and that of JAX counts their
+    # pixels as predicted without a fault.
+    if ((ids >= palette.num_classes) & (ids != palette.ignore_id)).any():
+        raise ValueError("its label has ids that are not classes")
+    return ids
+
+
 def decode_whole(
     image: bytes, label: bytes, height: int, width: int, palette: Palette
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Image [height, width, 3] and label [height, width] uint8. Raises ValueError if their sizes differ."""
+    """Image [height, width, 3] and label [height, width] uint8.
+
+    Raises:
+      ValueError: one of them is damaged or has another size, or the label has ids that are not classes.
+    """
     pixels = _check_size(decode_image(image), height, width, "image")
     ids = _check_size(decode_label(label), height, width, "label")
-    if (ids[ids != palette.ignore_id] >= palette.num_classes).any():
-        raise ValueError("its label has ids that are not classes")
-    return pixels, ids
+    return pixels, _check_ids(ids, palette)
 
 
 class Window(NamedTuple):
@@ -217,7 +227,7 @@ def _fill(
     part = window(uniform, *size, options)
     pixels = _decode_window(image, *size, part)
     ids = _check_size(decode_label(label), *size, "label")
-    ids = ids[part.y : part.y + part.height, part.x : part.x + part.width]
+    ids = _check_ids(ids[part.y : part.y + part.height, part.x : part.x + part.width], palette)
     before = part.before
     if part.mirrored:
         pixels, before = cv2.flip(pixels, 1), part.side - before - part.width

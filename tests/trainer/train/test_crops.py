@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.drawn.records import draw_image
+from tests.drawn.records import PALETTE, draw_image, record
 from trainer.formats import images
+from trainer.formats.examples import encode
 from trainer.train import crops
 from trainer.train.crops import Memory, Window, window
 from trainer.train.options import StreamOptions
@@ -49,6 +52,16 @@ def test_an_image_of_another_size_than_its_record_gives_is_refused():
     data = images.encode_png(draw_image(3, 60, 70)[0])
     with pytest.raises(ValueError, match="its image does not have the size that the record states"):
         crops._decode_window(data, 70, 60, Window(0, 0, 40, 40, 0, 0, 40, False))
+
+
+def test_a_crop_of_a_label_with_an_id_that_is_no_class_is_refused():
+    """Under JAX the loss would take it for a pixel that is predicted without a fault."""
+    _, label = draw_image(3)
+    label[40, 40] = len(PALETTE.names)
+    one = encode(replace(record(3), label=images.encode_png(label)))
+    whole = StreamOptions(crop=96, batch_size=2, scale_min=1.0, scale_max=1.0)
+    with ThreadPoolExecutor(1) as workers, pytest.raises(ValueError, match="its label has ids that are not classes"):
+        crops.crops([lambda: one], np.zeros([1, 4], np.float32), whole, PALETTE, workers, Memory())
 
 
 def test_memory_is_used_again_when_no_view_of_it_is_left():

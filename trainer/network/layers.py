@@ -25,6 +25,11 @@ from trainer.network.batch_norm import BatchNormalization
 from trainer.network.depthwise import DepthwiseConv2D
 from trainer.network.initializers import he_normal, truncated_normal
 
+# Keras's settings file, keras.json, may ask for maps [B, C, H, W], which the layers here are not written for, or for
+# float16 or float64, of which no flag would tell.
+keras.config.set_image_data_format("channels_last")
+keras.config.set_floatx("float32")
+
 
 class Norm(NamedTuple):
     """The settings of batch norms.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
+from tests.drawn.places import ROOT
 from trainer.network.heads import PixelUnshuffle, Subpixel, SubpixelKernels, pixel_shuffle
 from trainer.network.layers import Norm, Upsample, conv, depthwise, layer_name, published_name
 
@@ -127,3 +132,15 @@ def test_layers_survive_serialisation():
     for layer in (Upsample(8, name="up"), PixelUnshuffle(2, name="down"), *heads):
         copy = type(layer).from_config(layer.get_config())
         assert copy.get_config() == layer.get_config()
+
+
+def test_settings_of_keras_change_neither_the_layout_nor_the_precision(tmp_path):
+    (tmp_path / "keras.json").write_text('{"floatx": "float16", "image_data_format": "channels_first"}')
+    program = (
+        "import keras; from trainer.network import layers\n"
+        "x = layers.conv(keras.Input((None, None, 3)), 'a', 4, norm=layers.Norm(0.9, 1e-5))\n"
+        "print(x.shape, x.dtype, keras.config.dtype_policy().name)"
+    )
+    environment = os.environ | {"KERAS_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout == "(None, None, None, 4) float32 float32\n", done.stderr

@@ -32,7 +32,7 @@ from trainer.attempts import FULL, meaning
 from trainer.files import scratch
 from trainer.options import CheckedOptions, InputError, public
 from trainer.parser import overridden, parse
-from trainer.startup import quiet_startup
+from trainer.startup import check_backend, quiet_startup
 from trainer.terminal import PrintableStream, printable
 
 COMMANDS = {
@@ -50,6 +50,9 @@ COMMANDS = {
     "plan": "pipelines.plan",
 }
 """Command -> package with its modules `options` (whose docstring is the help) and `command` (which runs it)."""
+
+WITH_KERAS = ("demo", "train", "import-weights")
+"""Commands that always compute with Keras, whatever its backend."""
 
 LACKING = "finished outputs are kept, run the same command again with more memory or threads to resume"
 """What to do where memory or threads are lacking."""
@@ -172,6 +175,8 @@ def run(argv: list[str]) -> int:
     check_output(options)
     # gRPC's start-up log, like TensorFlow's, is for its developers; an explicit setting takes precedence.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    if name in WITH_KERAS:
+        check_backend()
     with quiet_startup():
         command = importlib.import_module(f"{COMMANDS[name]}.command")
     with scratch.of_command(), _no_empty_folder(options), leases.scope(lambda message: _stop(name, message), say):

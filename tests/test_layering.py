@@ -23,7 +23,8 @@ PARTS = ("runner", "inputs", "entries", "scores", "crf", "masks", "pages")
 """Parts of `pipelines`, lowest first: each may import those before it, and trainer."""
 FLOORS = (
     ("limits",),
-    ("options", "startup", "processes", "terminal"),
+    ("options", "processes", "terminal"),
+    ("startup",),
     ("attempts", "parser"),
     ("files",),
     ("storage",),

@@ -7,6 +7,8 @@ while the libraries start, and what was written is filtered afterwards.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import json
 import os
 import re
 import sys
@@ -16,10 +18,14 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from trainer.limits import cores
+from trainer.options import InputError
 
 STDERR = 2
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 THREADS = "TF_NUM_INTRAOP_THREADS"
+
+BACKENDS = ("tensorflow", "jax", "torch")
+"""The backends of Keras that the network is written for."""
 
 _KNOWN = re.compile(
     rb"""
@@ -113,6 +119,29 @@ def turn_back() -> None:
             _turn_back(*turned)
 
 
+def keras_backend() -> str:
+    """The backend that Keras will have, from KERAS_BACKEND or its keras.json, before it is imported."""
+    if backend := os.environ.get("KERAS_BACKEND"):
+        return backend
+    home = os.path.expanduser("~")
+    folder = os.environ.get("KERAS_HOME", os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras"))
+    try:
+        with open(os.path.join(folder, "keras.json"), "rb") as file:
+            return str(json.load(file)["backend"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return "tensorflow"
+
+
+def check_backend() -> None:
+    """Raises InputError if Keras could not be imported with the backend that it is told to have."""
+    backend = keras_backend()
+    told = "KERAS_BACKEND" if os.environ.get("KERAS_BACKEND") else "backend in Keras's settings, keras.json,"
+    if backend not in BACKENDS:
+        raise InputError(f"{told} is {backend!r}; expected one of {', '.join(BACKENDS)}")
+    if importlib.util.find_spec(backend) is None:
+        raise InputError(f"{told} is {backend}, which is not installed; install it, or set KERAS_BACKEND=tensorflow")
+
+
 def start_tensorflow() -> None:
     """Imports TensorFlow and lets it find its devices, quietly; call it before the first use of either.
 
@@ -123,7 +152,7 @@ def start_tensorflow() -> None:
     with quiet_startup():
         import tensorflow as tf
 
-        if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        if keras_backend() != "tensorflow":
             # TensorFlow only reads records then, but would allocate all of a GPU's memory.
             tf.config.set_visible_devices([], "GPU")
         tf.config.list_logical_devices("GPU")

@@ -14,7 +14,7 @@ from pipelines.masks.softmax import maps
 from trainer.formats import exports
 from trainer.formats.exports import OUTPUTS, PROBABILITIES
 from trainer.options import InputError
-from trainer.startup import start_tensorflow
+from trainer.startup import check_backend, start_tensorflow
 
 BATCH_PIXELS = {"CPU": 1 << 17, "GPU": 1 << 21}
 """Maximum pixels in a batch of several images; a larger image is a batch of its own. On a CPU, a batch of eight images
@@ -43,6 +43,8 @@ class Network:
 
     def __init__(self, model: str, digest: str = "") -> None:
         kind = exports.kind(model)
+        if not kind:
+            check_backend()
         # Imported here, as ONNX and workers that find all their masks finished need no TensorFlow.
         if kind != "onnx":
             start_tensorflow()

@@ -9,7 +9,8 @@ import threading
 
 import pytest
 
-from trainer.startup import quiet_startup, start_tensorflow
+from trainer.options import InputError
+from trainer.startup import check_backend, keras_backend, quiet_startup, start_tensorflow
 
 START_UP = (
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
@@ -167,3 +168,38 @@ def test_tensorflow_leaves_gpus_to_the_framework_that_trains(backend, hidden, mo
     monkeypatch.setenv("KERAS_BACKEND", backend)
     start_tensorflow()
     assert calls == hidden
+
+
+@pytest.mark.parametrize(
+    ("environment", "settings", "expected"),
+    [
+        ("jax", '{"backend": "tensorflow"}', "jax"),
+        (None, '{"backend": "jax"}', "jax"),
+        ("", '{"backend": "jax"}', "jax"),
+        (None, '{"epsilon": 1e-7}', "tensorflow"),
+        (None, "[", "tensorflow"),
+        (None, None, "tensorflow"),
+    ],
+)
+def test_the_backend_is_the_one_that_keras_will_have(environment, settings, expected, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("KERAS_BACKEND", environment)
+    if settings:
+        (tmp_path / "keras.json").write_text(settings)
+    assert keras_backend() == expected
+
+
+@pytest.mark.parametrize("told", ["KERAS_BACKEND", "keras.json"])
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [("tensrflow", "is 'tensrflow'; expected one of tensorflow, jax, torch"), ("torch", "is torch, which is not")],
+)
+def test_a_backend_that_is_not_there_is_named_with_who_asks_for_it(told, backend, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_BACKEND", backend if told == "KERAS_BACKEND" else "")
+    (tmp_path / "keras.json").write_text(f'{{"backend": "{backend}"}}')
+    with pytest.raises(InputError, match=f"{told}.* {message}"):
+        check_backend()

@@ -40,6 +40,7 @@ def run(options: Options, flags: list[str]) -> int:
     dataset = plan.dataset(options, card)
     images = samples.image_paths(options.images) if options.images else []
     plan.reserve(options)
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # every format is made from a graph of TensorFlow
     startup.start_tensorflow()
     # Imported here, so that the checks above fail within a second.
     from trainer.network.folder import load_model

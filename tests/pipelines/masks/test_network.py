@@ -88,3 +88,9 @@ def test_an_export_that_gives_classes_is_taken() -> None:
 def test_an_export_that_was_edited_is_refused_before_the_first_image(edit, message) -> None:
     with np.errstate(invalid="ignore"), pytest.raises(InputError, match=message):
         network._try(lambda images, _: edit(*outputs(images)), 3)
+
+
+def test_a_backend_of_keras_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "tensrflow")
+    with pytest.raises(InputError, match="KERAS_BACKEND is 'tensrflow'; expected one of"):
+        network.Network("m")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,8 @@ import keras
 import pytest
 
 from pipelines import cli
+from tests.drawn.networks import write_model
+from tests.drawn.places import ROOT
 from tests.drawn.records import PALETTE
 from tests.drawn.submitting import upload
 from trainer import leases, storage
@@ -232,3 +236,19 @@ def test_packages_that_are_missing_are_named_with_what_installs_them(model, tmp_
     assert export(model, "onnx", tmp_path / "m.onnx") == 2
     text = capsys.readouterr().err
     assert "needs no-such-module, which is not installed" in text and "deeplab-pipelines[export]" in text
+
+
+@pytest.mark.slow
+def test_the_backend_that_keras_is_to_have_makes_no_difference(tmp_path):
+    """Every format is made from a graph of TensorFlow."""
+    write_model(tmp_path / "model", PALETTE)
+    flags = ["--model", "model", "--format", "savedmodel", "--output", "served"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines", "export", *flags],
+        env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert report_of(tmp_path / "served")["difference"] < 1e-5

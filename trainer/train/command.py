@@ -18,7 +18,7 @@ from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
 from trainer.network.folder import save_model
 from trainer.network.inference import predictor
 from trainer.options import InputError, as_flags, public, to_json
-from trainer.terminal import printable
+from trainer.terminal import printable, some_and_more
 from trainer.train import hosts, resume
 from trainer.train import model as models
 from trainer.train.diagnosis import Diagnosis, diagnose, names_of, report
@@ -183,10 +183,16 @@ def build(options: Options, dataset: Dataset, progress: Progress, steps: int) ->
     Args:
       steps: steps per epoch.
     """
-    model = models.build(options, dataset.palette)
+    model, imported = models.build(options, dataset.palette), None
     if options.init_from and progress.is_new:
-        print(f"weights of {public(options.init_from)}: {models.load_initial(model, options, dataset.palette)}")
+        imported = models.load_initial(model, options, dataset.palette)
+        print(f"weights of {public(options.init_from)}: {imported}")
     models.compile_model(model, options, dataset.palette, options.epochs * steps)
+    if imported and (names := models.frozen_at_random(model, imported)):
+        print(
+            f"warning: newly initialised layers are frozen and will not learn: {some_and_more(names, 6)}; give "
+            "--no-freeze-bn, or an earlier layer for --freeze-until, to train them"
+        )
     if not progress.is_new:
         resume.restore(options.output, model, progress)
         within = f"step {progress.step} of {steps} in epoch {progress.epochs + 1}" if progress.step else ""

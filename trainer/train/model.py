@@ -18,7 +18,7 @@ from trainer import processes
 from trainer.formats.cards import load_card
 from trainer.formats.labels import Palette
 from trainer.network.deeplab import deeplab_v3_plus
-from trainer.network.layers import replicas
+from trainer.network.layers import layer_name, replicas
 from trainer.network.options import NetworkOptions
 from trainer.options import InputError, as_flags
 from trainer.train.losses import TrainingLoss, Weigh, batch_weight, pixel_weights
@@ -56,6 +56,11 @@ def load_initial(model: keras.Model, options: Options, palette: Palette) -> Impo
         with contextlib.suppress(InputError, OSError):  # no model folder
             flags = missing_flags(options, load_card(options.init_from).architecture)
         raise InputError(f"{error}; that model was trained with {flags}" if flags else str(error)) from None
+
+
+def frozen_at_random(model: keras.Model, imported: Imported) -> list[str]:
+    """The layers, by their published names, for which no weights were found, and which training will not change."""
+    return [name for name in imported.skipped if not model.get_layer(layer_name(name)).trainable]
 
 
 def build(options: Options, palette: Palette) -> keras.Model:

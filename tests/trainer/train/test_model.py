@@ -19,7 +19,15 @@ from trainer.formats.labels import Palette
 from trainer.network.folder import load_model, save_model
 from trainer.network.options import BACKBONES
 from trainer.options import InputError
-from trainer.train.model import architecture, build, compile_model, load_initial, missing_flags, precision
+from trainer.train.model import (
+    architecture,
+    build,
+    compile_model,
+    frozen_at_random,
+    load_initial,
+    missing_flags,
+    precision,
+)
 from trainer.train.optimizer import freeze
 from trainer.train.options import Options
 from trainer.weights.checkpoints import load_weights_from
@@ -181,3 +189,16 @@ def test_a_training_step_under_jax_takes_much_less_memory_than_as_keras_compiles
     assert done.returncode == 0, done.stderr[-3000:]
     ours, others = map(int, done.stdout.split())
     assert ours < 0.7 * others
+
+
+def test_new_layers_that_are_frozen_are_told(tmp_path):
+    bilinear = dataclasses.replace(OPTIONS, head="bilinear")
+    save_model(str(tmp_path), build(bilinear, PALETTE), ModelCard(architecture(bilinear, PALETTE), PALETTE))
+    options = dataclasses.replace(OPTIONS, init_from=str(tmp_path), freeze_bn=True)
+    model = build(options, PALETTE)
+    imported = load_initial(model, options, PALETTE)
+    assert frozen_at_random(model, imported) == []
+    compile_model(model, options, PALETTE, 10)
+    names = frozen_at_random(model, imported)
+    assert "logits/guide_pointwise/BatchNorm" in names
+    assert all(name.startswith("logits/") and name.endswith("/BatchNorm") for name in names)

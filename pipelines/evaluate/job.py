@@ -1,7 +1,7 @@
 """The Beam job of `deeplab evaluate`: its input is the numbers of chunks, its output one sum of confusion matrices.
 
-Only numbers pass through Beam's shuffle. The result is one tally, with one float32 per image and folder of masks:
-16 MB for a million images in four folders. Every process loads the plan's file, which takes a few hundred bytes per
+Only numbers pass through Beam's shuffle. The result is one tally, with one float64 per image and folder of masks:
+32 MB for a million images in four folders. Every process loads the plan's file, which takes a few hundred bytes per
 label and folder.
 """
 

@@ -22,7 +22,7 @@ class EvaluationTally:
 
     Attributes:
       confusion: int64 [masks folders, bands + 1, classes, classes], see `trimap.band_confusions`.
-      parts: pairs of int64 [n], the numbers of evaluated labels, and float32 [n, masks folders], their mIoU, NaN if no
+      parts: pairs of int64 [n], the numbers of evaluated labels, and float64 [n, masks folders], their mIoU, NaN if no
         pixel could be scored. They are not joined, since joining at every addition would take quadratic time.
       rejects: the labels that could not be used.
     """
@@ -40,7 +40,7 @@ class EvaluationTally:
     def of(cls, number: int, confusion: np.ndarray) -> EvaluationTally:
         """The tally of one label, from its `band_confusions`."""
         mious = [metrics.mean_iou(metrics.class_counts(whole)) for whole in confusion.sum(1)]
-        return cls(confusion, ((np.array([number], np.int64), np.array([mious], np.float32)),))
+        return cls(confusion, ((np.array([number], np.int64), np.array([mious], np.float64)),))
 
     def __add__(self, other: EvaluationTally) -> EvaluationTally:
         return EvaluationTally(
@@ -54,8 +54,8 @@ class EvaluationTally:
 
     @property
     def mious(self) -> np.ndarray:
-        """The mIoU of every label that has been evaluated, float32 [n, masks folders]."""
-        return np.concatenate([np.zeros((0, len(self.confusion)), np.float32), *(mious for _, mious in self.parts)])
+        """The mIoU of every label that has been evaluated, float64 [n, masks folders]."""
+        return np.concatenate([np.zeros((0, len(self.confusion)), np.float64), *(mious for _, mious in self.parts)])
 
 
 def write(tally: EvaluationTally, folder: str, digest: str) -> None:

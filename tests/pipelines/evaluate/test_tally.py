@@ -45,12 +45,19 @@ def test_the_miou_of_a_label_is_that_of_its_whole_image() -> None:
     assert miou == pytest.approx((8 / 9 + 3 / 4) / 2)
 
 
+def test_the_only_label_has_the_miou_of_the_set_to_the_last_digit(tmp_path: Path) -> None:
+    total = EvaluationTally.of(0, confusion(np.random.default_rng(0)))
+    tally.write(total, str(tmp_path), "d")
+    (mious,) = tally.read(str(tmp_path), "d").mious.tolist()
+    assert mious == [tally.summarize(matrices, ("a", "b", "c"))["miou"] for matrices in total.confusion]
+
+
 def test_a_tally_comes_back_from_its_file_in_the_order_of_the_plan(tmp_path: Path) -> None:
     total = whole()
     tally.write(total, str(tmp_path), "d")
     back = tally.read(str(tmp_path), "d")
     np.testing.assert_array_equal(back.confusion, total.confusion)
-    assert back.numbers.tolist() == [0, 3, 5] and back.mious.dtype == np.float32
+    assert back.numbers.tolist() == [0, 3, 5] and back.mious.dtype == np.float64
     np.testing.assert_array_equal(back.mious, total.mious[[1, 2, 0]])
     assert back.rejects == REJECTS
 

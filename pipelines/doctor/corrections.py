@@ -22,6 +22,7 @@ from pipelines.doctor.verdict import REJECT, SHOWN, WRONG, Finding
 from pipelines.inputs.coding import settle_coding
 from pipelines.inputs.evidence import Use, from_one, one_based
 from pipelines.inputs.sampling import Read
+from trainer.accounts import percent
 from trainer.formats import codings
 from trainer.formats.labels import Color, Palette, id_table, ranges, unknown_mark
 from trainer.options import InputError
@@ -149,8 +150,8 @@ def with_known_colors(reading: Reading, sample: Sample) -> Reading:
     colors = sorted(unknown)
     share = sum(use.pixels for use in unknown.values()) / total
     text = (
-        f"the sampled labels have areas of colours that palette {palette.name} does not know, {share:.1%} of their "
-        f"pixels: {some(colors, 6)}"
+        f"the sampled labels have areas of colours that palette {palette.name} does not know, {percent(share, 1)}% "
+        f"of their pixels: {some(colors, 6)}"
     )
     change = f'ignore them ("aliases"); if they are classes, name these in {OWN}'
     return _with_palette(

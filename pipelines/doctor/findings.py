@@ -15,7 +15,7 @@ from pipelines.doctor.reading import OWN, Reading
 from pipelines.doctor.tally import DOUBTS, FAULTS, MAX_COLORS, DoctorTally, Seen
 from pipelines.doctor.verdict import NOTE, REJECT, SHOWN, WRONG, Example, Finding
 from pipelines.inputs.pairs import ALONE
-from trainer.accounts import Reject, counted
+from trainer.accounts import Reject, counted, percent
 from trainer.formats.labels import Palette, ranges
 from trainer.terminal import some, some_and_more
 
@@ -315,16 +315,14 @@ def _tiny(tally: DoctorTally, palette: Palette, whole: np.ndarray) -> Iterator[F
     area = whole / np.maximum(labels, 1)
     tiny = np.flatnonzero((whole > 0) & ((whole < TINY_SHARE * total) | (area < TINY_AREA)))
     if len(tiny):
-        facts = [(_percent(whole[i] / total), counted(round(area[i]), "pixel")) for i in tiny]
-        parts = [f"{palette.names[i]} ({share}, {size} a label)" for i, (share, size) in zip(tiny, facts, strict=True)]
+        facts = [(percent(whole[i] / total, 3), counted(round(area[i]), "pixel")) for i in tiny]
+        parts = [
+            f"{palette.names[i]} ({share} %, {size} a label)" for i, (share, size) in zip(tiny, facts, strict=True)
+        ]
         text = f"classes are tiny, and will hardly be learnt: {_named(parts)}"
         cure = "larger images (no --max-side), more of them, or a palette that joins such classes"
         examples = _with_classes(tally, tiny, palette)
         yield Finding("tiny-classes", NOTE, len(tiny), palette.num_classes, "classes", text, cure, examples)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3f} %" if share >= 1e-5 else "< 0.001 %"
 
 
 def _named(names: Sequence[str]) -> str:

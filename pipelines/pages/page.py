@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 
+from trainer.accounts import percent
 from trainer.terminal import printable
 
 
@@ -62,10 +63,8 @@ def direction(change: float | None) -> str:
 
 
 def as_percent(share: float) -> str:
-    """A share from 0 to 1 as a percentage: "12.3 %"."""
-    if share == 0:
-        return "0 %"
-    return f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
+    """A share from 0 to 1 as a percentage: "0 %", "<0.1 %", "12.3 %", ">99.9 %", "100.0 %"."""
+    return f"{percent(share, 1)} %" if share else "0 %"
 
 
 def data_uri(data: bytes, kind: str) -> str:

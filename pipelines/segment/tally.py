@@ -182,4 +182,4 @@ def shares(report: dict[str, Any]) -> str:
 
 
 def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.0f} %"
+    return f"{percent(part / whole, 0)} %"

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from trainer import metrics
+from trainer.accounts import percent
 from trainer.export.samples import Sample
 from trainer.formats.images import shrink
 from trainer.formats.labels import Palette
@@ -119,7 +120,7 @@ class Comparison:
         """The figures as a table in text."""
         rows = {
             "images": f"{self.images}",
-            "equal pixels": f"{self.share:.4%}",
+            "equal pixels": f"{percent(self.share, 4)}%",
             "largest difference of a probability": f"{self.difference:.2g}",
         }
         if self.mious is not None:

@@ -13,6 +13,7 @@ import google_crc32c
 import numpy as np
 
 from trainer import storage
+from trainer.accounts import percent
 from trainer.formats.labels import Palette
 from trainer.formats.options import MAX_PIXELS
 from trainer.options import InputError
@@ -223,7 +224,7 @@ class Dataset:
             )
         if ignored > MUCH_IGNORED * (used + ignored):
             share = ignored / (used + ignored)
-            doubts.append(f"{split}: {share:.1%} of the pixels are ignored (id {self.palette.ignore_id})")
+            doubts.append(f"{split}: {percent(share, 1)}% of the pixels are ignored (id {self.palette.ignore_id})")
         return doubts
 
     def shard_paths(self, folder: str, split: str) -> list[str]:

@@ -96,7 +96,7 @@ def test_tiny_numbers_are_neither_rounded_to_none_nor_plural():
     pixels = {"train": np.array([250_000, 1, 30] + [0] * 253)}
     found = DoctorTally(1, 1, pixels=pixels, labels={"train": (pixels["train"] > 0).astype(np.int64)})
     (tiny,) = of_classes(found, make_plan(PAIRS[:1], full=True, sampled=1, seed=0), PALETTE)
-    assert f"{PALETTE.names[1]} (< 0.001 %, 1 pixel a label), {PALETTE.names[2]} (0.012 %, 30 pixels" in tiny.text
+    assert f"{PALETTE.names[1]} (<0.001 %, 1 pixel a label), {PALETTE.names[2]} (0.012 %, 30 pixels" in tiny.text
     assert "(1 pair, 1 decoded)" in sentence([tiny], 1, 1)
 
 

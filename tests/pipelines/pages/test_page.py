@@ -19,13 +19,9 @@ def test_differences_have_a_sign_unless_they_are_none_to_three_places() -> None:
     assert [direction(value) for value in (0.1, -0.1, 0.0004, -0.0004, None)] == ["up", "down", "", "", ""]
 
 
-def test_small_shares_are_not_nothing() -> None:
-    assert [as_percent(share) for share in (0, 0.0001, 0.001, 0.1234, 1)] == [
-        "0 %",
-        "< 0.1 %",
-        "0.1 %",
-        "12.3 %",
-        "100.0 %",
+def test_small_shares_are_not_nothing_and_large_ones_not_all() -> None:
+    assert [as_percent(share) for share in (0, 0.0001, 0.001, 0.1234, 0.9996, 1)] == [
+        *("0 %", "<0.1 %", "0.1 %", "12.3 %", ">99.9 %", "100.0 %"),
     ]
 
 

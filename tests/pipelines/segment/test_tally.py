@@ -100,4 +100,8 @@ def test_the_report_says_what_the_time_went_into(tmp_path: Path) -> None:
         "workers' time: network 60 %, waiting for the CRF 30 %, decode 10 %\n"
         "CPU time: CRF 75 %, network and the rest 25 %"
     )
+    almost = {"seconds": {"network": 999.0, "read": 1.0}, "processor_seconds": {"all": 1000.0, "CRF": 1.0}}
+    assert tally.shares(almost) == (
+        "workers' time: network >99 %, read <1 %\nCPU time: CRF <1 %, network and the rest >99 %"
+    )
     assert tally.shares({"seconds": {"read": 1.0}}) == tally.shares({}) == ""

@@ -37,6 +37,12 @@ def test_the_share_of_equal_pixels_has_its_bound(quantize, wrong, fault):
     assert comparison.fault().startswith(fault) and bool(comparison.fault()) == bool(fault)
 
 
+def test_a_single_pixel_among_millions_is_not_rounded_away():
+    comparison = Comparison(PALETTE, "none")
+    comparison.add(None, prediction([0] * 3_000_000), prediction([1] + [0] * 2_999_999))
+    assert "equal pixels                         >99.9999%" in comparison.table()
+
+
 @pytest.mark.parametrize(("wrong", "fault"), [(1, ""), (4, "it costs more than 0.01 mIoU")])
 def test_int8_may_cost_a_hundredth_of_the_miou_whatever_pixels_differ(wrong, fault):
     label = np.uint8([[0] * 500 + [1] * 500])

@@ -149,6 +149,7 @@ def test_labels_of_one_class_and_of_mostly_ignored_pixels_are_said():
         "val: every pixel that is not ignored is of the class building; nothing else can be learnt"
     ]
     assert counted(*range(1, 12), ignored=67).doubts("val") == ["val: 50.4% of the pixels are ignored (id 11)"]
+    assert counted(1, 1, ignored=9998).doubts("val")[1] == "val: >99.9% of the pixels are ignored (id 11)"
     assert counted(ignored=9).doubts("val") == ["val: every pixel of its labels is ignored (id 11)"]
 
 

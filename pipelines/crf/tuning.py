@@ -8,6 +8,7 @@ from typing import Any
 from pipelines.crf.options import CrfOptions
 from pipelines.scores.bootstrap import Gain
 from trainer import storage
+from trainer.accounts import Reject
 from trainer.formats import exports
 from trainer.formats.cards import TUNING_FILE
 from trainer.options import InputError
@@ -80,7 +81,7 @@ class Tuning:
     @property
     def scored(self) -> int:
         """The number of images that were scored."""
-        return self.images - len(self.rejects)
+        return self.images - sum(reject["records"] for reject in self.rejects)
 
     def to_json(self) -> dict[str, Any]:
         classes = list(self.per_class)
@@ -120,7 +121,10 @@ class Tuning:
             typed |= {"scales": tuple(map(float, values["scales"])), "flip": bool(values["flip"])}
             if values["own_losses"] is not None:
                 typed["own_losses"] = {name: float(change) for name, change in values["own_losses"].items()}
-            tuning = cls(**values | typed | {name: tuple(values[name]) for name in ("grid", "rejects")})
+            typed["rejects"] = tuple(Reject(**reject).to_json() for reject in values["rejects"])
+            tuning = cls(**values | typed | {"grid": tuple(values["grid"])})
+            if type(tuning.scored) is not int:
+                raise TypeError(f"{tuning.scored!r} images scored")
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, InputError):
                 raise

@@ -52,7 +52,12 @@ def signed(value: float) -> str:
 
 def as_difference(value: float) -> str:
     """The same for a page, with a typographic minus sign."""
-    return signed(value).replace("-", "−")
+    return typographic(signed(value))
+
+
+def typographic(text: str) -> str:
+    """A number as text, with a minus sign in place of a hyphen."""
+    return text.replace("-", "−")
 
 
 def direction(change: float | None) -> str:

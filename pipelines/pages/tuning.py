@@ -10,13 +10,25 @@ from pipelines.crf.options import CrfOptions, in_words
 from pipelines.crf.tuning import Tuning
 from pipelines.masks.options import Views
 from pipelines.pages.gallery import Entry
-from pipelines.pages.page import direction, signed, template
+from pipelines.pages.page import direction, signed, template, typographic
 from trainer.formats.labels import Palette
 from trainer.terminal import printable
 
 AXES = ("compat", "sxy", "srgb")
 SMOOTHING = CrfOptions.compat_gaussian
 """Weight of the Gaussian kernel in the grid, the same as in DeepLab."""
+
+
+def as_gain(value: float) -> str:
+    """A gain to three decimals, or to the first that shows its sign, on which verdicts depend: "+0.012", "-0.0004"."""
+    text = signed(value)
+    return f"{value:+.{-math.floor(math.log10(abs(value)))}f}" if value and "±" in text else text
+
+
+def hundredths(gain: float) -> str:
+    """A gain in hundredths, to two decimals, for the page: "+1.23"."""
+    text = f"{100 * gain:+.2f}"
+    return "±0.00" if text in ("+0.00", "-0.00") else typographic(text)
 
 
 def metric_name(tuning: Tuning, score: str = "mIoU") -> str:
@@ -41,8 +53,8 @@ def text(tuning: Tuning, path: str) -> str:
     gain = tuning.gain
     scores = (
         f"{_images(tuning)}: {metric_name(tuning)} {tuning.before:.3f} without, "
-        f"{tuning.after:.3f} with (cross-fitted); gain {signed(gain.value)}, "
-        f"{100 * gain.level:g} % between {signed(gain.low)} and {signed(gain.high)}"
+        f"{tuning.after:.3f} with (cross-fitted); gain {as_gain(gain.value)}, "
+        f"{100 * gain.level:g} % between {as_gain(gain.low)} and {as_gain(gain.high)}"
     )
     verdict = f"on: {_options(tuning)}" if tuning.options else f"leave it off: {_reason(tuning)}"
     return "\n".join(
@@ -66,8 +78,8 @@ def _class_table(tuning: Tuning) -> list[str]:
     return [
         head,
         *(
-            f"{name:{width}}    {change.before:.3f}  {change.after:.3f}  {signed(change.gain.value)}  "
-            f"{signed(change.gain.low)} and {signed(change.gain.high)}"
+            f"{name:{width}}    {change.before:.3f}  {change.after:.3f}  {as_gain(change.gain.value):>6}  "
+            f"{as_gain(change.gain.low):>6} and {as_gain(change.gain.high)}"
             for name, change in known.items()
         ),
     ]
@@ -78,6 +90,8 @@ def _options(tuning: Tuning) -> str:
 
 
 def _reason(tuning: Tuning) -> str:
+    if tuning.gain.low > 0:
+        return "the parameters that all images choose gain nothing on them"
     return "the masks get worse" if tuning.gain.high < 0 else "no gain is certain"
 
 
@@ -96,7 +110,7 @@ def _harm(tuning: Tuning) -> list[str]:
 
 
 def _changes(classes: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} ({change:+.3f})" for name, change in classes.items()) or "none"
+    return ", ".join(f"{name} ({as_gain(change)})" for name, change in classes.items()) or "none"
 
 
 def render(tuning: Tuning, palette: Palette, model: str, point: CrfOptions, entries: Sequence[Entry]) -> str:
@@ -114,6 +128,7 @@ def render(tuning: Tuning, palette: Palette, model: str, point: CrfOptions, entr
       HTML without scripts that loads nothing; the same input gives the same bytes.
     """
     return template("tuning.html.j2").render(
+        as_gain=lambda value: typographic(as_gain(value)),
         tuning=tuning,
         model=model,
         metric=metric_name(tuning),
@@ -161,7 +176,7 @@ def _interval(tuning: Tuning) -> dict[str, Any]:
         "high": x(gain.high),
         "value": x(gain.value),
         "zero": x(0.0),
-        "ticks": [{"x": x(tick), "text": "0" if abs(tick) < 1e-12 else f"{tick:+.3g}"} for tick in ticks],
+        "ticks": [{"x": x(tick), "text": "0" if abs(tick) < 1e-12 else typographic(f"{tick:+.3g}")} for tick in ticks],
         "kind": "good" if gain.low > 0 else ("bad" if gain.high < 0 else "unsure"),
     }
 
@@ -190,7 +205,7 @@ def _maps(tuning: Tuning) -> list[dict[str, Any]]:
             "strength": f"{strength:.2f}",
             "strong": strength > 0.65,
             "best": key == top,
-            "gain": gain,
+            "gain": hundredths(gain),
             "title": f"{parameters(dict(zip(('compat_gaussian', *AXES), key, strict=True)))}: "
             f"{tuning.before + gain:.4f}",
         }
@@ -212,7 +227,7 @@ def _maps(tuning: Tuning) -> list[dict[str, Any]]:
 def _weighted(tuning: Tuning) -> list[dict[str, Any]]:
     """The points with weights of classes, and their gain over no CRF on all images."""
     points = [point for point in tuning.grid if "class_weights" in point]
-    return [{"parameters": parameters(point), "gain": point["score"] - tuning.before} for point in points]
+    return [{"parameters": parameters(point), "gain": hundredths(point["score"] - tuning.before)} for point in points]
 
 
 def _classes(tuning: Tuning, palette: Palette) -> list[dict[str, Any]]:

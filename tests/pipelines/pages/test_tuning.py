@@ -21,6 +21,10 @@ PALETTE = Palette("page", ("sky", EVIL, "ghost", "fog"), ((1, 2, 3), (4, 50, 6),
 GRID = [(compat, sxy, srgb) for compat in (3.0, 4.5, 6.0) for sxy in (30.0, 65.0, 100.0) for srgb in (3.0, 4.5, 6.0)]
 
 
+def number(text: str) -> float:
+    return float(text.replace("−", "-"))
+
+
 def some_tuning(**changes) -> Tuning:
     rng = np.random.default_rng(0)
     tuning = Tuning(
@@ -67,6 +71,35 @@ def test_the_terminal_gets_scores_interval_and_verdict() -> None:
     )
     worse = some_tuning(options=None, gain=Gain(-0.2, -0.3, -0.1))
     assert page.text(worse, "x").endswith("leave it off: the masks get worse -> x")
+
+
+def test_gains_show_the_sign_that_the_verdict_depends_on() -> None:
+    assert [page.as_gain(gain) for gain in (0.0, 0.0123, -0.0005001, 0.0004, -0.00002)] == [
+        *("±0.000", "+0.012", "-0.001", "+0.0004", "-0.00002"),
+    ]
+    changes = {"sky": Change(0.9, 0.8998, Gain(-0.0002, -0.0004, -0.0001))}
+    tuning = some_tuning(gain=Gain(0.001, 0.0004, 0.002), per_class=changes, grid=some_tuning().grid[:1])
+    said = page.text(tuning, "x")
+    assert "gain +0.001, 95 % between +0.0004 and +0.002" in said and "lose IoU: sky (-0.0002)." in said
+    html = page.render(tuning, Palette("one", ("sky",), ((1, 2, 3),)), "out/model", tuning.options, [])
+    assert "+0.001 (+0.0004 to +0.002)" in html and "−0.0004 and −0.0001" in html
+    assert page.text(some_tuning(options=None), "x").endswith(
+        "leave it off: the parameters that all images choose gain nothing on them -> x"
+    )
+
+
+def test_points_of_the_grid_have_a_minus_sign_and_none_where_the_gain_is_none() -> None:
+    points = [{"compat": 3.0, "sxy": 30.0, "srgb": srgb, "score": score} for srgb, score in ((3, 0.59), (6, 0.59999))]
+    html = page.render(some_tuning(grid=tuple(points)), PALETTE, "out/model", CrfOptions(), [])
+    assert re.findall('title="[^"]+">([^<]+)</td>', html) == ["±0.00", "−1.00"]
+
+
+def test_records_that_share_a_reject_count_one_by_one() -> None:
+    (reject,) = some_tuning().rejects
+    tuning = some_tuning(rejects=(reject | {"records": 2},))
+    assert page.text(tuning, "x").startswith("val, 99 images: ")
+    html = page.render(tuning, PALETTE, "out/model", CrfOptions(), [])
+    assert "<dt>Rejected</dt><dd>2</dd>" in html
 
 
 WEIGHTED = CrfOptions(sxy=40, srgb=4, compat=3.5, class_weights=(1, 0.25, 1, 1))
@@ -121,7 +154,7 @@ def test_the_interval_is_drawn_to_scale_with_zero_on_its_axis(gain: Gain, kind: 
     ticks = {tick["text"]: tick["x"] for tick in drawn["ticks"]}
     assert 3 <= len(ticks) <= 9 and ticks["0"] == drawn["zero"] and drawn["kind"] == kind
     scale = (drawn["ticks"][1]["x"] - drawn["ticks"][0]["x"]) / (
-        float(drawn["ticks"][1]["text"]) - float(drawn["ticks"][0]["text"])
+        number(drawn["ticks"][1]["text"]) - number(drawn["ticks"][0]["text"])
     )
     for name in ("low", "value", "high"):
         assert drawn[name] - drawn["zero"] == pytest.approx(scale * getattr(gain, name), abs=0.5)

@@ -99,11 +99,14 @@ def run_stats(options: Stats, dataset: Dataset) -> int:
         size, count = sum(shard.bytes for shard in shards), dataset.count(split)
         low = [min(shard.min_size[side] for shard in shards) for side in (0, 1)]
         high = [max(shard.max_size[side] for shard in shards) for side in (0, 1)]
-        spread = "" if low == high else f" to {high[1]} x {high[0]}"
+        # The narrowest image need not be the lowest one.
+        height, width = (
+            f"{least}-{most}" if least < most else f"{most}" for least, most in zip(low, high, strict=True)
+        )
         print(
             f"{split}: {counted(count, 'record')} ({counted(dataset.images(split), 'image')}), {counted(size, 'byte')}"
         )
-        print(f"  {low[1]} x {low[0]}{spread} pixels, {size / count:,.0f} bytes a record")
+        print(f"  {width} x {height} pixels, {size / count:,.0f} bytes a record")
         pixels = np.zeros(256, np.int64)
         pixels[: dataset.palette.num_classes], pixels[dataset.palette.ignore_id] = dataset.pixels(split)
         _print_classes(pixels, dataset.palette)
@@ -218,7 +221,7 @@ def run_diff(options: Diff, dataset: Dataset) -> int:
         by_kind.setdefault(kind, []).append(name)
     for kind, names in by_kind.items():
         more = f" and {len(names) - EXAMPLES:,} more" if len(names) > EXAMPLES else ""
-        differences.append(f"{len(names):,} {kind}: {', '.join(names[:EXAMPLES])}{more}")
+        differences.append(f"{counted(len(names), 'record')} {kind}: {', '.join(names[:EXAMPLES])}{more}")
     for line in differences:
         print(printable(line))
     if not differences:

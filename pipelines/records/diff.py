@@ -85,7 +85,7 @@ def of_records(one: Contained, other: Contained) -> Iterator[tuple[str, str]]:
         elif here != there:
             if here.split != there.split:
                 yield "in another split", f"{name} ({here.split} and {there.split})"
-            kinds = ("image differs", "label differs", "other features differ")
+            kinds = ("with another image", "with another label", "with other features")
             for kind, a, b in zip(kinds, here[1:], there[1:], strict=True):
                 if a != b:
                     yield kind, name

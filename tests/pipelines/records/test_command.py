@@ -183,6 +183,17 @@ def test_stats_show_the_share_of_every_class(tmp_path, capsys):
     assert ["255", "(ignored)", "10", "10.0%", "█" * 5] in rows
 
 
+def test_stats_give_each_side_by_itself(tmp_path, capsys):
+    for name, sizes, said in (
+        ("turned", [(96, 64), (64, 96)], "  64-96 x 64-96 pixels, "),
+        ("wide", [(64, 80), (64, 96)], "  80-96 x 64 pixels, "),
+        ("equal", [(64, 80), (64, 80)], "  80 x 64 pixels, "),
+    ):
+        write_records(tmp_path / name, {"train": [[record(n, size) for n, size in enumerate(sizes)]]})
+        assert records("stats", tmp_path / name) == 0
+        assert capsys.readouterr().out.splitlines()[1].startswith(said)
+
+
 @pytest.mark.parametrize("command", [["show", "--record", "nowhere"], ["export"]])
 def test_damaged_shards_stop_the_other_verbs_with_advice(folder, tmp_path, command):
     flip_bit(folder / TRAIN, 200)

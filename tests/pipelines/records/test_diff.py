@@ -40,8 +40,8 @@ def test_the_same_records_in_other_shards_do_not_differ(prepared, tmp_path, caps
 def test_records_of_one_set_alone_are_named(one, tmp_path, capsys):
     splits = {"train": [[record(0), record(1)]], "val": [[record(3)], [record(4), record(5)]]}
     assert differences(capsys, one, tmp_path / "b", splits) == [
-        "1 only in the first: 002",
-        "2 only in the second: 004, 005",
+        "1 record only in the first: 002",
+        "2 records only in the second: 004, 005",
     ]
 
 
@@ -52,17 +52,17 @@ def test_images_labels_features_and_splits_are_compared(one, tmp_path, capsys):
         "test": [[dataclasses.replace(record(2), filename="other.jpeg")]],
     }
     assert differences(capsys, one, tmp_path / "b", moved) == [
-        "1 image differs: 000",
-        "3 in another split: 001 (train and val), 002 (train and test), 003 (val and train)",
-        "1 label differs: 001",
-        "1 other features differ: 002",
+        "1 record with another image: 000",
+        "3 records in another split: 001 (train and val), 002 (train and test), 003 (val and train)",
+        "1 record with another label: 001",
+        "1 record with other features: 002",
     ]
 
 
 def test_many_records_are_counted_and_the_first_named(one, tmp_path, capsys):
     found = differences(capsys, one, tmp_path / "b", {"train": [[*map(record, range(20))]], "val": [[record(30)]]})
-    assert "18 only in the second: 003, 004, 005, 006, 007 and 13 more" not in found
-    assert any(line.startswith("17 only in the second: 004, 005, 006, 007, 008 and 12 more") for line in found)
+    assert "18 records only in the second: 003, 004, 005, 006, 007 and 13 more" not in found
+    assert any(line.startswith("17 records only in the second: 004, 005, 006, 007, 008 and 12 more") for line in found)
 
 
 def test_classes_and_options_are_compared_but_not_places(one, tmp_path, capsys):
@@ -102,4 +102,4 @@ def test_a_set_in_cloud_storage_is_compared_with_one_here(one, tmp_path, bucket,
     assert records("diff", f"{bucket}/diff/one", one) == 0
     assert capsys.readouterr().out == f"4 records, the same in {bucket}/diff/one and {one}\n"
     assert records("diff", one, f"{bucket}/diff/other") == 1
-    assert capsys.readouterr().out == "1 only in the first: 002\n"
+    assert capsys.readouterr().out == "1 record only in the first: 002\n"

@@ -22,7 +22,7 @@ from pipelines.doctor.verdict import REJECT, SHOWN, WRONG, Finding
 from pipelines.inputs.coding import settle_coding
 from pipelines.inputs.evidence import Use, from_one, one_based
 from pipelines.inputs.sampling import Read
-from trainer.accounts import percent
+from trainer.accounts import counted, percent
 from trainer.formats import codings
 from trainer.formats.labels import Color, Palette, id_table, ranges, unknown_mark
 from trainer.options import InputError
@@ -82,20 +82,20 @@ def _without(unknown: list[int], reading: Reading, sample: Sample) -> Reading:
     """The reading with a palette that ignores ids, or has what the labels hold as classes if little would be left."""
     palette, ids, table = reading.palette, sample.evidence.ids, id_table(reading.palette)
     own = ignoring_ids(palette, unknown)
-    pixels = sum(ids[value].pixels for value in unknown)
+    count = counted(sum(ids[value].pixels for value in unknown), "pixel")
     of_values = propose(sample.evidence)
     is_left_alone = len({int(table[value]) for value in ids.keys() - unknown} - {palette.ignore_id}) < 2
     if is_left_alone and of_values and of_values.num_classes > 1 and not any(ids[v].is_outline for v in unknown):
         text = (
-            f"the sampled labels hold ids {ranges(unknown)}, which palette {palette.name} does not know: {pixels:,} "
-            "pixels, without which there is nothing to learn"
+            f"the sampled labels hold ids {ranges(unknown)}, which palette {palette.name} does not know: {count}, "
+            "without which there is nothing to learn"
         )
         change = "what the labels hold as classes, named by their values; put the real names there"
         return _with_palette(reading, of_values, finding_on("ids-out-of-range", REJECT, sample, unknown, text, change))
     if len(unknown) == 1:
         kind, what = "void-value", f"id {unknown[0]}, which palette {palette.name} does not know"
         rim = " and occurs only along outlines" if ids[unknown[0]].is_outline else ""
-        text = f"the sampled labels hold {what}{rim}: {pixels:,} pixels. It is probably meant to be ignored"
+        text = f"the sampled labels hold {what}{rim}: {count}. It is probably meant to be ignored"
         if unknown[0] == palette.num_classes and 0 in ids and not rim and not palette.source_ids:
             text += "; but if 0 is meant to be ignored, the ids count from 1, and every class is read as the next"
             cure = f"ignore it; --palette {COUNTED} in its place counts from 1 and ignores 0"
@@ -103,7 +103,7 @@ def _without(unknown: list[int], reading: Reading, sample: Sample) -> Reading:
             return _with_palette(reading, own, finding_on(kind, REJECT, sample, unknown, text, cure))
     else:
         kind, what = "ids-out-of-range", f"ids {ranges(unknown)}"
-        text = f"the sampled labels hold {what}, which palette {palette.name} does not know: {pixels:,} pixels"
+        text = f"the sampled labels hold {what}, which palette {palette.name} does not know: {count}"
     cure = f'ignore them ("source_ids"); if they are classes, name these in {OWN}'
     return _with_palette(reading, own, finding_on(kind, REJECT, sample, unknown, text, cure))
 

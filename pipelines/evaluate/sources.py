@@ -13,7 +13,7 @@ import numpy as np
 from pipelines.masks.stamps import read_stamp
 from pipelines.scores.trimap import band_confusions
 from trainer import storage
-from trainer.accounts import REJECTS_FILE, Reject
+from trainer.accounts import REJECTS_FILE, Reject, counted
 from trainer.formats.codings import decode_ids, decode_mask, is_mask, mask_cure
 from trainer.formats.images import ImageError
 from trainer.formats.label_images import decode_label
@@ -148,9 +148,8 @@ class Sources:
         open_pixels = int(((mask == palette.ignore_id) & (label != palette.ignore_id)).sum())
         if open_pixels:
             cure = f"; {mask_cure(palette)}" if palette.num_classes <= 2 and is_mask(np.unique(mask), palette) else ""
-            raise Unusable(
-                path, f"no class (id {palette.ignore_id}) in {open_pixels} pixels that have one in the label{cure}"
-            )
+            where = f"{counted(open_pixels, 'pixel')} that {'has' if open_pixels == 1 else 'have'} one in the label"
+            raise Unusable(path, f"no class (id {palette.ignore_id}) in {where}{cure}")
         return mask
 
 

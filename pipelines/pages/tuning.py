@@ -11,6 +11,7 @@ from pipelines.crf.tuning import Tuning
 from pipelines.masks.options import Views
 from pipelines.pages.gallery import Entry
 from pipelines.pages.page import direction, signed, template, typographic
+from trainer.accounts import counted
 from trainer.formats.labels import Palette
 from trainer.terminal import printable
 
@@ -33,7 +34,11 @@ def hundredths(gain: float) -> str:
 
 def metric_name(tuning: Tuning, score: str = "mIoU") -> str:
     """The score with the pixels that it is of."""
-    return score if tuning.trimap_width is None else f"{score} within {tuning.trimap_width} pixels of boundaries"
+    return (
+        score
+        if tuning.trimap_width is None
+        else f"{score} within {counted(tuning.trimap_width, 'pixel')} of boundaries"
+    )
 
 
 def parameters(point: Mapping[str, Any]) -> str:

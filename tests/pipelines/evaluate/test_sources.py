@@ -21,6 +21,7 @@ PALETTE = Palette("two", ("left", "right"), ((200, 0, 0), (0, 200, 0)), source_i
 IDS = np.uint8([[0, 0, 1], [0, 1, 255]])
 RAW = np.uint8([[7, 7, 8], [7, 8, 9]])
 MASK = np.uint8([[0, 1, 1], [0, 1, 0]])
+ONE_OPEN = np.uint8([[0, 1, 1], [0, 255, 255]])
 
 
 def sources(folder: Path, label: bytes, *masks: bytes) -> Sources:
@@ -53,8 +54,9 @@ def test_labels_are_coded_as_the_raw_set_is_and_masks_by_class_ids(tmp_path: Pat
         (images.encode_png(RAW), MASK[:1], "m1/a/b.png", "the mask is 3x1 pixels, its label 3x2"),
         (images.encode_png(RAW), RAW, "m1/a/b.png", "unknown class id 7 in 3 pixels"),
         (images.encode_png(RAW), np.where(MASK == 1, 255, 0), "m1/a/b.png", "no class (id 255) in 3 pixels that have"),
+        (images.encode_png(RAW), ONE_OPEN, "m1/a/b.png", "no class (id 255) in 1 pixel that has one in the label"),
     ],
-    ids=["empty label", "ids of no source", "size of mask", "raw ids in mask", "hole in mask"],
+    ids=["empty label", "ids of no source", "size of mask", "raw ids in mask", "hole in mask", "open pixel in mask"],
 )
 def test_the_first_file_that_cannot_be_used_is_named(
     tmp_path: Path, label: bytes, mask: np.ndarray, file: str, reason: str

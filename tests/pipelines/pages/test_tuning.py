@@ -162,8 +162,12 @@ def test_the_interval_is_drawn_to_scale_with_zero_on_its_axis(gain: Gain, kind: 
 
 
 def test_the_table_of_classes_names_the_pixels_that_were_scored() -> None:
-    near = some_tuning(metric="trimap", trimap_width=4)
-    for tuning, title in ((some_tuning(), "IoU"), (near, "IoU within 4 pixels of boundaries")):
+    near, nearest = (some_tuning(metric="trimap", trimap_width=width) for width in (4, 1))
+    for tuning, title in (
+        (some_tuning(), "IoU"),
+        (near, "IoU within 4 pixels of boundaries"),
+        (nearest, "IoU within 1 pixel of boundaries"),
+    ):
         html = page.render(tuning, PALETTE, "out/model", CrfOptions(), [])
         assert f'<h2 id="classes">{title} by class</h2>' in html
 

@@ -101,7 +101,8 @@ def flops(study: Study) -> float:
 def summary(job: str, work: Work, trials: Sequence[Trial], here: int) -> str:
     """Lines on the size of the whole job, and on what was measured."""
     wall, cpu = wall_rate(trials, here), rate(trials, "cpu")
-    lines = [f"{job}: {work.items:,} {work.unit}, {size(work.read)} in, about {size(work.written)} out"]
+    about = "about " * (job == "segment")  # of which only those of the trials are read
+    lines = [f"{job}: {work.items:,} {work.unit}, {about}{size(work.read)} in, about {size(work.written)} out"]
     each = f"{wall.each:.3g} s and {cpu.each:.3g} core-seconds for each of the {work.unit}"
     lines.append(f"measured on {here} core{'s' * (here > 1)}: {wall.start:.1f} s to start, {each}")
     if wall.round:
@@ -113,10 +114,10 @@ def table(places: Sequence[Estimate], currency: str) -> str:
     """A line for each kind of machine."""
     rows = [("where", "cores", "time", "core-hours", "GPU-hours", "memory per worker", "disk", currency)]
     for one in places:
-        cost = "" if one.cost is None else f"{one.cost:,.2f}"
-        gpu = f"{one.gpu_hours:,.2f}" if one.gpu_hours else ""
+        cost = "" if one.cost is None else hundredths(one.cost)
+        gpu = hundredths(one.gpu_hours) if one.gpu_hours else ""
         disk = size(round(one.disk * GIB)) if one.disk else ""
-        machines = one.place, f"{one.cores:,}", duration(one.wall), f"{one.core_hours:,.2f}"
+        machines = one.place, f"{one.cores:,}", duration(one.wall), hundredths(one.core_hours)
         rows.append((*machines, gpu, size(one.memory), disk, cost))
     return aligned(rows, 1)
 
@@ -126,7 +127,7 @@ def notes(work: Work, options: Options, prices: dict) -> list[str]:
     kept = prices["storage"]["gib_month"] * work.written / GIB
     sentences = [
         f"In Cloud Storage: {work.reads:,} reads and {work.writes:,} writes, which the prices above include; the "
-        f"output costs {kept:.2f} {prices['currency']} a month there.",
+        f"output costs {hundredths(kept)} {prices['currency']} a month there.",
         "Times elsewhere are worked out, not measured: a core there is taken to be as fast as one here.",
     ]
     if work.parts < options.cores and options.job != "train":
@@ -194,6 +195,11 @@ def sized(flags: list[str], flag: str, count: int, *others: str) -> str:
     """Flags for a shell, with the size of the job unless one of them says it: `flag`, or one of `others`."""
     given = {word.partition("=")[0] for word in flags}
     return shlex.join(flags if given & {flag, *others} else [*flags, flag, str(count)])
+
+
+def hundredths(amount: float) -> str:
+    """Money or hours to two decimals; what rounds to none of it is "<0.01"."""
+    return "<0.01" if 0 < amount < 0.005 else f"{amount:,.2f}"
 
 
 def size(count: int) -> str:

@@ -113,8 +113,8 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         read=sizes.total(),
         written=0,
         parts=shards,
-        reads=2 * len(raw.pairs) + 2 * len(raw.pairs) // LISTED + shards,
-        writes=3 * shards,
+        reads=2 * len(raw.pairs) + 2 * len(raw.pairs) // LISTED + 4 * shards,
+        writes=4 * shards,
         listing=listing,
         is_shared=True,
     )
@@ -174,6 +174,8 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
     side = card.max_side if options.max_side is None else options.max_side
     read, height, width = _mean_sizes(paths, side, options.max_pixels)
     kinds = options.masks + options.overlays + options.confidence
+    size = chunks.images_per_chunk(len(sources), options.batch_size)
+    cut = chunks.chunks_of_images((source.name for source in sources), size)
     work = Work(
         items=len(sources),
         rounds=0,
@@ -181,9 +183,9 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         images=len(sources),
         read=round(read * len(sources)),
         written=0,
-        parts=-(-len(sources) // chunks.images_per_chunk(len(sources), options.batch_size)),
-        reads=len(sources) + len(sources) // LISTED,
-        writes=kinds * len(sources),
+        parts=cut,
+        reads=len(sources) + len(sources) // LISTED + 3 * cut,
+        writes=kinds * len(sources) + 2 * cut,
         listing=listing,
     )
     network = (card.architecture, height, width, options.views.passes) if height else None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
+
 CHUNK = 64
 """The most items of a chunk: enough for images of equal size to share batches, few enough to distribute and retry."""
 LABEL_CHUNKS, IMAGE_CHUNKS = 32, 64
@@ -24,6 +27,27 @@ def images_per_chunk(images: int, batch_size: int) -> int:
     """The approximate number of images of a chunk."""
     least = max(batch_size, min(SMALL, images // SMALL_CHUNKS))
     return max(min(CHUNK, max(least, -(-images // IMAGE_CHUNKS))), -(-images * CHUNK // LARGEST_SET))
+
+
+def is_full(images: int, last: str, size: int) -> bool:
+    """Whether a chunk of about `size` images, at most twice as many, ends with its last one, of that name.
+
+    The names determine the ends. Adding or removing an image therefore changes its own chunk and few others.
+    """
+    least, share = size - size // 2, size // 2 + 1
+    if images < least or images == 2 * size:
+        return images >= least
+    return int.from_bytes(hashlib.md5(last.encode()).digest()[:8], "big") % share == 0
+
+
+def chunks_of_images(names: Iterable[str], size: int) -> int:
+    """The number of chunks of about `size` images with these names."""
+    chunks = images = 0
+    for name in names:
+        images += 1
+        if is_full(images, name, size):
+            chunks, images = chunks + 1, 0
+    return chunks + (images > 0)
 
 
 def shards(records: int, size: int) -> int:

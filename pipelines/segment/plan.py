@@ -20,7 +20,7 @@ from pipelines.inputs.collection import Images, Listing, SourceImage
 from pipelines.inputs.rows import in_bulk
 from pipelines.inputs.selection import Selection
 from pipelines.runner import progress
-from pipelines.runner.chunks import images_per_chunk
+from pipelines.runner.chunks import images_per_chunk, is_full
 from pipelines.runner.handover import content_digest
 from pipelines.runner.notes import InFlight
 from pipelines.segment import table
@@ -161,16 +161,11 @@ def chunk_size(images: int, batch_size: int, before: int) -> int:
 
 
 def cut(entries: Iterable[Entry], size: int) -> Iterator[tuple[Entry, ...]]:
-    """Cuts the images into chunks of about `size` images, at most twice as many, at places that their names determine.
-
-    Adding or removing an image therefore changes its own chunk and few others; a rerun finds the rest finished.
-    """
-    least, share = size - size // 2, size // 2 + 1
+    """Cuts the images into chunks, see `is_full`; a rerun finds those that have not changed finished."""
     chunk: list[Entry] = []
     for entry in entries:
         chunk.append(entry)
-        digest = hashlib.md5(entry.source.name.encode()).digest()
-        if len(chunk) >= least and (len(chunk) == 2 * size or int.from_bytes(digest[:8], "big") % share == 0):
+        if is_full(len(chunk), entry.source.name, size):
             yield tuple(chunk)
             chunk = []
     if chunk:

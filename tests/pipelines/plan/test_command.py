@@ -9,7 +9,7 @@ import pytest
 
 from pipelines import cli
 from pipelines.plan import command, sample, trial
-from pipelines.plan.command import commands, doubts, duration, run_trial, size
+from pipelines.plan.command import commands, doubts, duration, hundredths, run_trial, size
 from pipelines.plan.estimate import Trial, read_prices
 from pipelines.runner.flags import beam_options, located
 from tests.drawn.dataflow import FLAGS, WORKERS
@@ -55,7 +55,7 @@ def test_a_plan_of_prepare_says_what_all_of_it_takes(tmp_path: Path, ran, capsys
     content = json.loads((tmp_path / "plan.json").read_text())
     assert content["work"] | {"read": 0, "listing": 0} == {
         **{"items": 50, "rounds": 0, "unit": "images", "images": 50, "read": 0, "written": 50_000, "parts": 2},
-        **{"reads": 2 * 50 + 2, "writes": 6, "listing": 0, "flops": 0.0, "is_shared": True},
+        **{"reads": 2 * 50 + 4 * 2, "writes": 4 * 2, "listing": 0, "flops": 0.0, "is_shared": True},
     }
     for words in ran:
         assert words[-2:] == ["--direct_num_workers", "2"] and "--copies" in words and str(output) not in words
@@ -234,6 +234,10 @@ def test_every_job_is_tried_by_its_own_command(tmp_path: Path, monkeypatch, caps
     content = json.loads((tmp_path / "plan.json").read_text())
     assert content["trials"][1]["written"] > content["trials"][0]["written"] > 1000
     assert all(one["memory"] > 50 << 20 for one in content["trials"])
+
+
+def test_little_money_is_not_none():
+    assert [hundredths(amount) for amount in (0.0, 0.0004, 0.006, 1234.5)] == ["0.00", "<0.01", "0.01", "1,234.50"]
 
 
 def test_sizes_and_times_are_those_that_people_read():

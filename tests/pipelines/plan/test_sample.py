@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
+from pipelines.inputs import collection
 from pipelines.inputs.coding import detect_palette
 from pipelines.inputs.rawset import scan
 from pipelines.plan import sample
 from pipelines.prepare.plan import plan_shards
+from pipelines.segment.plan import make_plan
 from tests.drawn.networks import write_model
 from tests.drawn.places import ROOT
 from tests.drawn.rawset import write_rawset
@@ -29,7 +31,7 @@ def test_shards_are_as_many_as_prepare_writes(tmp_path: Path, shards):
     study = sample.of_prepare(options, str(tmp_path), 20, 2, [])
     palette, _, _ = detect_palette(raw := scan(str(source)), "auto")
     written = len(plan_shards(raw, palette, options).shards)
-    assert (study.work.parts, study.work.writes) == (written, 3 * written)
+    assert (study.work.parts, study.work.writes) == (written, 4 * written)
 
 
 def study_of_segment(tmp_path: Path, *flags: object) -> sample.Study:
@@ -116,7 +118,20 @@ def test_segment_writes_what_its_flags_say(tmp_path: Path):
     for number in range(10):
         save(tmp_path / f"photos/{number:02d}.png", draw(40, 60, number))
     flags = {(): 10, ("--no-masks",): 0, ("--no-masks", "--overlays"): 10, ("--overlays", "--confidence"): 30}
-    assert {given: study_of_segment(tmp_path, *given).work.writes for given in flags} == flags
+    studies = {given: study_of_segment(tmp_path, *given) for given in flags}
+    # A chunk also writes its note and its part of the table.
+    assert {given: study.work.writes - 2 * study.work.parts for given, study in studies.items()} == flags
+    assert studies[()].work.reads == 10 + 3 * studies[()].work.parts
+
+
+@pytest.mark.parametrize(("number", "batch"), [(10, 1), (23, 4), (80, 8)])
+def test_chunks_are_as_many_as_segment_makes(tmp_path: Path, number: int, batch: int):
+    for index in range(number):
+        save(tmp_path / f"photos/{index:02d}.png", draw(8, 8, index))
+    study = study_of_segment(tmp_path, "--batch-size", batch)
+    flags = ["--input", tmp_path / "photos", "--model", tmp_path / "model", "--output", tmp_path / "masks"]
+    options = cli.read(["segment", *map(str, flags), "--batch-size", str(batch)])[1]
+    assert study.work.parts == len(make_plan(collection.find(options.input, options.output), options).chunks)
 
 
 def test_a_training_on_several_hosts_is_not_planned(tmp_path: Path):

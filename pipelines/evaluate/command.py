@@ -79,7 +79,7 @@ def run(options: Options, flags: list[str]) -> int:
     print(f"{page.text(evaluation)}\n\n{accounts.report(rejects_path)}")
     for name, scores in evaluation["masks"].items():
         if count := scores["without_label"]:
-            print(f"{name}: masks without a label, which were left out: {count}")
+            print(f"{name}: masks without a label, which were left out: {count:,}")
     if len(total.numbers) and not total.confusion.any():
         print(
             f"warning: every pixel of the labels is ignored (id {palette.ignore_id} of palette {palette.name}), so "

@@ -41,7 +41,7 @@ def render(evaluation: dict[str, Any], gallery: Sequence[Entry] = ()) -> str:
         palette=palette,
         series=[_series(index, name, score) for index, (name, score) in enumerate(zip(names, scores, strict=True))],
         verdict=_verdict(names, scores),
-        without_label=[f"{n} in {name}" for name, s in zip(names, scores, strict=True) if (n := s["without_label"])],
+        without_label=[f"{n:,} in {name}" for name, s in zip(names, scores, strict=True) if (n := s["without_label"])],
         columns=["mIoU", "pixel accuracy", *(f"{width} px" for width in _widths(scores))],
         rows=_comparison(scores),
         classes=_class_bars(palette, scores, present),

@@ -31,6 +31,7 @@ def template(name: str) -> jinja2.Template:
     )
     environment.filters["score"] = as_score
     environment.filters["difference"] = as_difference
+    environment.filters["count"] = "{:,}".format
     environment.filters["css_color"] = lambda color: "rgb({}, {}, {})".format(*color)
     return environment.get_template(name)
 

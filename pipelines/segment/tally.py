@@ -157,7 +157,7 @@ def table(report: dict[str, Any]) -> str:
     lines = [f"{'class':<{width}}  {'area %':>7}  {'images':>8}"]
     for name in present:
         lines.append(
-            f"{printable(name):<{width}}  {percent(pixels[name] / total, 2):>7}  {report['class_images'][name]:8d}"
+            f"{printable(name):<{width}}  {percent(pixels[name] / total, 2):>7}  {report['class_images'][name]:>8,}"
         )
     return "\n".join(lines)
 

@@ -57,6 +57,7 @@ def test_the_page_holds_every_finding_and_loads_nothing() -> None:
     assert html.count('<section class="finding"') == 2 and html.count("<figure>") == 2
     assert "<script>" not in html and EVIL not in html and "&lt;script&gt;" in html
     assert not re.search(r'(?:src|href)="(?!data:|#)', html)
+    assert "<dd>10,000</dd>" in html, "as in the findings"
     assert "75.0 %" in html and "deeplab prepare --input x" in html
     assert "<table" not in page.render(report(palette=None, pixels={}), {})
 

@@ -133,6 +133,13 @@ def test_images_that_hardly_compress_stay_below_the_bound() -> None:
     assert html.count("<img") == 6 * 8
 
 
+def test_large_counts_have_separators_as_on_the_terminal() -> None:
+    value = evaluation(FIRST) | {"images": 12345, "rejected": 6789}
+    value["masks"]["masks"]["without_label"] = 1000
+    html = report.render(value)
+    assert all(f"<dd>{count}</dd>" in html for count in ("12,345", "6,789", "1,000 in masks"))
+
+
 def test_missing_scores_are_dashes() -> None:
     html = report.render(evaluation(np.zeros((2, 2), np.int64)))
     assert "No pixel could be scored." in html and "<svg" not in html and "Confusion" not in html

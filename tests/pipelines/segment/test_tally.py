@@ -86,6 +86,10 @@ def test_the_table_has_the_order_of_the_palette() -> None:
     assert [line.split()[0] for line in said.splitlines()] == ["class", "b", "a"]
 
 
+def test_the_table_separates_thousands() -> None:
+    assert tally.table({"class_pixels": {"a": 9}, "class_images": {"a": 1234}}).endswith("  100.00     1,234")
+
+
 def test_the_report_says_what_the_time_went_into(tmp_path: Path) -> None:
     (tmp_path / "segment.json").write_text(json.dumps(STARTED))
     spent = [

@@ -150,7 +150,7 @@ def test_classes_that_occur_nowhere_are_named_and_left_out() -> None:
     palette = Palette(name="three", names=("sky", "ghost", "road"), colors=((1, 2, 3), (4, 5, 6), (7, 8, 9)))
     confusion = np.int64([[5, 0, 1], [0, 0, 0], [0, 0, 4]])
     html = report.render(evaluation(confusion, palette=palette))
-    assert html.count("ghost") == 1 and "In neither labels nor masks: ghost." in html
+    assert html.count("ghost") == 1 and "In neither labels nor masks, of the pixels that count: ghost." in html
     assert re.findall(r'<td class="(?:right|wrong)[^>]*>(\d*)</td>', html) == ["83", "17", "", "100"]
 
 

@@ -65,7 +65,7 @@ def run(options: Options, flags: list[str]) -> int:
             "differ; all are written again"
         )
     if todo.again:
-        print(f"{counted(len(todo.again), 'shard')} with rejects whose cause may have passed are written again")
+        print(f"written again, since the cause of their rejects may have passed: {counted(len(todo.again), 'shard')}")
     if len(todo.shards) < len(plan.shards):
         finished = len(plan.shards) - len(todo.shards)
         print(f"{finished} of {len(plan.shards)} shards are finished already and kept", flush=True)
@@ -167,7 +167,7 @@ def finish(
     rejects_path = rejects.result()
     output.check_unchanged(area, contents)
     if removed:
-        print(f"removed {counted(removed, 'shard')} of an earlier run that do not belong to this set")
+        print(f"removed {counted(removed, 'shard')} of an earlier run, not of this set")
     print(accounts.report(rejects_path))
     if not contents.shards:
         print(f"none of {counted(len(raw.pairs), 'image')} could be used; no {DATASET_FILE} was written")

@@ -55,7 +55,7 @@ def test_what_an_image_raises_rejects_that_image_until_it_passes(raw, whole, tmp
     assert {one.key for one in read_records(output, "train")} == {f"train/a{i}" for i in (0, 1, 3, 4)}
     capsys.readouterr()
     assert prepare_here(raw, output, *FLAGS) == 0
-    assert "with rejects whose cause may have passed are written again" in capsys.readouterr().out
+    assert "written again, since the cause of their rejects may have passed: 1 shard" in capsys.readouterr().out
     assert shard_bytes(output) == whole
 
 

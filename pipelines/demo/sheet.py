@@ -22,10 +22,11 @@ def comparison(output: str) -> str:
     """The scores of all variants as a table."""
     scores = _evaluation(output)["masks"]
     bands = sorted(next(iter(scores.values()))["trimap"], key=int)
-    lines = [f"{'':16}{'mIoU':>8}{'pixels':>8}   mIoU within {', '.join(bands)} pixels of boundaries"]
+    lines = [f"{'':16}{'mIoU':>8}{'pixel acc.':>12}   mIoU within {', '.join(bands)} pixels of boundaries"]
     for name, variant in variants(output).items():
-        values = (scores[name]["miou"], scores[name]["pixel_accuracy"], *(scores[name]["trimap"][b] for b in bands))
-        lines.append(f"{variant.title:16}" + "".join(f"{value:8.3f}" for value in values))
+        score, accuracy = scores[name]["miou"], scores[name]["pixel_accuracy"]
+        near = "".join(f"{scores[name]['trimap'][band]:8.3f}" for band in bands)
+        lines.append(f"{variant.title:16}{score:8.3f}{accuracy:12.3f}{near}")
     return "\n".join(lines)
 
 

@@ -36,11 +36,11 @@ def results(tmp_path):
 
 def test_the_table_has_a_row_for_every_variant(results):
     assert comparison(results).splitlines() == [
-        "                    mIoU  pixels   mIoU within 1, 4, 16 pixels of boundaries",
-        "bilinear           0.500   0.900   0.250   0.400   0.500",
-        "subpixel           0.600   0.900   0.250   0.400   0.500",
-        "bilinear + CRF     0.700   0.900   0.250   0.400   0.500",
-        "subpixel + CRF     0.800   0.900   0.250   0.400   0.500",
+        "                    mIoU  pixel acc.   mIoU within 1, 4, 16 pixels of boundaries",
+        "bilinear           0.500       0.900   0.250   0.400   0.500",
+        "subpixel           0.600       0.900   0.250   0.400   0.500",
+        "bilinear + CRF     0.700       0.900   0.250   0.400   0.500",
+        "subpixel + CRF     0.800       0.900   0.250   0.400   0.500",
     ]
 
 

@@ -26,9 +26,10 @@ def trimap_distance(label: np.ndarray, ignore_id: int) -> np.ndarray:
 
     Pixels on either side of a boundary have distance 1, others 1 + the Euclidean distance to the nearest of those. Two
     classes also meet where only ignored pixels separate them, such as the void pixels around Pascal VOC's objects:
-    every ignored pixel is assigned to the nearest labelled one, and where territories of different classes touch, the
-    labelled pixels they belong to are the boundary. An ignored region inside one class creates no boundary. Scores in
-    bands around boundaries are from Kohli, Ladicky, Torr, IJCV 2009, and Krähenbühl, Koltun, NIPS 2011.
+    every ignored pixel is assigned to the nearest labelled one (by distances that OpenCV approximates; to any of
+    several that are as near), and where territories of different classes touch, the labelled pixels they belong to are
+    the boundary. An ignored region inside one class creates no boundary. Scores in bands around boundaries are from
+    Kohli, Ladicky, Torr, IJCV 2009, and Krähenbühl, Koltun, NIPS 2011.
 
     Args:
       label: uint8 [H, W] class ids and `ignore_id`.

@@ -60,16 +60,18 @@ def _share(finding: dict[str, Any]) -> str:
 
 
 def _classes(report: dict[str, Any]) -> dict[str, Any] | None:
-    """The share of every class in every split."""
+    """The share of every class in every split; a dash if every pixel of the split is ignored."""
     palette, splits = report["palette"], report["pixels"]
     if not palette or not splits:
         return None
-    totals = {split: max(1, sum(counts)) for split, counts in splits.items()}
+    totals = {split: sum(counts) for split, counts in splits.items()}
     rows = [
         {
             "name": entry["name"],
             "color": entry["color"],
-            "shares": [as_percent(counts[index] / totals[split]) for split, counts in splits.items()],
+            "shares": [
+                as_percent(counts[index] / totals[split]) if totals[split] else "–" for split, counts in splits.items()
+            ],
         }
         for index, entry in enumerate(palette["classes"])
     ]

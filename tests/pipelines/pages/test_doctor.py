@@ -58,7 +58,8 @@ def test_the_page_holds_every_finding_and_loads_nothing() -> None:
     assert "<script>" not in html and EVIL not in html and "&lt;script&gt;" in html
     assert not re.search(r'(?:src|href)="(?!data:|#)', html)
     assert "<dd>10,000</dd>" in html, "as in the findings"
-    assert "75.0 %" in html and "deeplab prepare --input x" in html
+    assert re.findall("<td>([^<]*)</td>", html) == ["75.0 %", "–", "25.0 %", "–"], "in val every pixel is ignored"
+    assert "deeplab prepare --input x" in html
     assert "<table" not in page.render(report(palette=None, pixels={}), {})
 
 

@@ -168,6 +168,8 @@ class SegmentJob:
             raise Occupied(
                 f"{path} is in the way: it was changed since this program wrote it; move it, or give --overwrite"
             )
+        if not all(_is_whole(file, ids.shape) for kind, file in files.items() if kind != "masks"):
+            return None
         if row:
             # Counted again: whoever corrected the mask may have kept the stamp.
             return replace(self._with_signatures(row, entry), pixels=table.pixels_of(ids, self.palette))
@@ -269,6 +271,17 @@ class SegmentJob:
         path = place(self.options.output, kind, key.source.name)
         storage.write(path, data)
         return storage.identity(data) if storage.is_remote(path) else _signature(path)
+
+
+def _is_whole(file: bytes, size: tuple[int, int]) -> bool:
+    """Whether an overlay or a confidence map can be decoded, and has that height and width.
+
+    Its stamp, which is at the beginning, is still there if the file was cut off.
+    """
+    try:
+        return images.decode_image(file).shape[:2] == size
+    except images.ImageError:
+        return False
 
 
 def _signature(path: str) -> str:

@@ -45,6 +45,21 @@ def test_a_rerun_skips_finished_masks_and_makes_the_others(model, photos, tmp_pa
     assert (report_of(output)["written"], len(list((output / "overlays").rglob("*.jpg")))) == (6, 6)
 
 
+@pytest.mark.parametrize("name", ["overlays/a.jpg", "confidence/a.png"])
+@pytest.mark.parametrize("has_table", [True, False])
+def test_an_overlay_or_confidence_map_that_was_cut_off_is_made_again(model, photos, tmp_path, name, has_table):
+    """It still has its stamp, which is at the beginning."""
+    run = ("--input", photos, "--model", model, "--output", tmp_path, "--overlays", "--confidence")
+    assert segment(*run) == 0
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    if not has_table:
+        shutil.rmtree(tmp_path / "images.parquet")
+    assert segment(*run) == 0
+    assert outcomes_of(tmp_path) == (1, 5, 0)
+    assert (tmp_path / name).read_bytes() == whole
+
+
 def test_a_run_that_came_to_nothing_does_not_bind_the_next_one_to_its_options(model, photos, tmp_path, monkeypatch):
     output = tmp_path / "masks"
     run = ("--input", photos, "--model", model, "--output", output)

@@ -25,6 +25,7 @@ from pipelines.segment.previous import (
     is_unread,
     left_behind,
     may_lack_stamps,
+    no_longer_taken,
     outdated,
     previous_report,
     still_there,
@@ -178,9 +179,10 @@ def finish(options: Options, plan: Plan, fingerprint: str, is_again: bool) -> in
     """
     accounts, report = tally.read_accounts(options.output, plan.total, plan.file, fingerprint)
     accounts.check()
+    gone = no_longer_taken(options.output, plan)
     planning.sweep(options.output, plan)
     print(accounts.report(storage.join(options.output, REJECTS_FILE)))
-    if warning := still_there(options.output, accounts.rejects):
+    for warning in filter(None, (still_there(options.output, accounts.rejects), gone)):
         print(warning)
     for warning in outdated(options, accounts.outputs["written"]) if is_again else ():
         print(warning)

@@ -120,6 +120,11 @@ class Plan:
         """The number of images, rejects included."""
         return self.usable + len(self.rejects)
 
+    def sources(self) -> Iterator[SourceImage]:
+        """The images, in order."""
+        self.lines.seek(0)
+        return itertools.starmap(SourceImage, _sources(self.lines))
+
 
 def selected(listing: Listing, selection: Selection | None) -> Listing:
     """The selected images of a listing, with a note on the selection; those without a file are unusable.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from pipelines.inputs.mask_names import folded
 from pipelines.masks.stamps import read_stamp
 from pipelines.runner import progress
 from pipelines.segment import table
@@ -21,7 +23,7 @@ from trainer.options import InputError, to_json
 from trainer.terminal import printable
 
 LOOKED_UP = 10_000
-"""Bound on the rejects whose masks are looked up, which takes a request each in Cloud Storage."""
+"""Bound on the images whose masks are looked up, which takes a request each in Cloud Storage."""
 
 
 def previous_report(options: Options, fingerprint: str) -> dict[str, Any] | None:
@@ -146,23 +148,50 @@ def still_there(folder: str, rejects: Collection[Reject]) -> str:
       rejects: those of this run. The masks of some may have no place.
     """
 
-    def existing(reject: Reject) -> str:
-        try:
-            path = place(folder, "masks", reject.key)
-        except InputError:
-            return ""
-        return path if storage.exists(path) else ""
-
-    looked_up = sorted(rejects, key=lambda reject: reject.key)[:LOOKED_UP]
-    with ThreadPoolExecutor(SWEEPERS) as pool:
-        paths = [path for path in pool.map(existing, looked_up) if path]
+    keys = [reject.key for reject in sorted(rejects, key=lambda reject: reject.key)[:LOOKED_UP]]
+    paths = _existing(folder, keys, ("masks",))
     if not paths:
         return ""
     return printable(
-        f"warning: {len(paths):,} of the {'first ' * (len(rejects) > LOOKED_UP)}{len(looked_up):,} rejected images "
+        f"warning: {len(paths):,} of the {'first ' * (len(rejects) > LOOKED_UP)}{len(keys):,} rejected images "
         f"still have masks in {folder} that are not from this run, such as {paths[0]}; mend the images and run this "
         "command again, or remove these masks"
     )
+
+
+def no_longer_taken(folder: str, plan: Plan) -> str:
+    """A warning about files of images that an earlier run into `folder` took, and this one did not; "" without any.
+
+    These images are in the parts of the table that are no longer those of a chunk, so this comes before the sweep.
+    """
+    same = folded if storage.folds_case(folder) else str
+    parts = (file for file in plan.outdated if table.PART.fullmatch(file) and file not in plan.parts)
+    keys = itertools.chain.from_iterable(table.keys(folder, part) for part in parts)
+    gone = {same(key): key for key in itertools.islice(keys, LOOKED_UP)}
+    for source in plan.sources() if gone else ():
+        gone.pop(same(source.name), None)
+    paths = _existing(folder, sorted(gone.values()), tuple(PLACES))
+    if not paths:
+        return ""
+    images = counted(len(paths), "image")
+    return printable(
+        f"warning: {folder} still holds what an earlier run wrote for {images} that this one did not take, such as "
+        f"{paths[0]}; if the images are gone or renamed, remove these files"
+    )
+
+
+def _existing(folder: str, keys: Sequence[str], kinds: Sequence[str]) -> list[str]:
+    """For each of the images `keys` that has such files in `folder`, the path of one."""
+
+    def existing(key: str) -> str:
+        try:
+            paths = [place(folder, kind, key) for kind in kinds]
+        except InputError:
+            return ""
+        return next(filter(storage.exists, paths), "")
+
+    with ThreadPoolExecutor(SWEEPERS) as pool:
+        return [path for path in pool.map(existing, keys) if path]
 
 
 def may_lack_stamps(report: dict[str, Any] | None) -> bool:

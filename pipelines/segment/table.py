@@ -114,9 +114,14 @@ def write(folder: str, part: str, rows: Sequence[Row], fingerprint: str, palette
 
 
 def read(folder: str, part: str, fingerprint: str, palette: Palette) -> dict[str, Row]:
-    """The rows of a part by key, in order; empty if it is missing, damaged, or of another model or other options."""
+    """The rows of a part by key, in order; empty if it is missing, damaged, or of another model or other options.
+
+    Raises InputError if a folder is in its place.
+    """
+    path = storage.join(folder, part)
+    storage.check_file(path)
     try:
-        data = storage.read(storage.join(folder, part))
+        data = storage.read(path)
     except FileNotFoundError:
         return {}
     try:
@@ -130,6 +135,16 @@ def read(folder: str, part: str, fingerprint: str, palette: Palette) -> dict[str
         return {values["key"]: _row(values, files, palette) for values, files in rows}
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError):  # damaged, or not ours
         return {}
+
+
+def keys(folder: str, part: str) -> list[str]:
+    """The images in a part, whatever model and options it is of; empty if it is missing, damaged, or not ours."""
+    try:
+        data = storage.read(storage.join(folder, part))
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(data), columns=["key"]) if is_ours(data) else None
+    except (pyarrow.ArrowException, OSError):
+        return []
+    return table["key"].to_pylist() if table else []
 
 
 def _row(values: Mapping[str, object], files: Mapping[str, str], palette: Palette) -> Row:

@@ -38,6 +38,31 @@ def test_a_folder_of_hand_drawn_masks_is_refused_before_the_work(model, images, 
     assert [(path.name, path.read_bytes()) for path in (tmp_path / "out").iterdir()] == [("b.png", mask)]
 
 
+def test_a_rerun_names_the_masks_of_images_that_were_renamed_or_removed(model, images, tmp_path, capsys):
+    run = ("--input", images, "--model", model, "--output", tmp_path / "out")
+    assert segment(*run) == 0
+    (images / "a.jpg").rename(images / "A.jpg")
+    (images / "b.jpg").unlink()
+    capsys.readouterr()
+    assert segment(*run) == 0
+    said = capsys.readouterr().out
+    assert f"still holds what an earlier run wrote for 2 images that this one did not take, such as {tmp_path}" in said
+    assert outcomes_of(tmp_path / "out") == (1, 1, 0)
+    assert segment(*run) == 0
+    assert "did not take" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+def test_a_folder_in_the_place_of_a_part_of_the_table_is_named_with_the_cure(model, images, tmp_path, overwrite):
+    run = ("--input", images, "--model", model, "--output", tmp_path / "out")
+    assert segment(*run) == 0
+    (part,) = (tmp_path / "out/images.parquet").iterdir()
+    part.unlink()
+    part.mkdir()
+    with pytest.raises(Exception, match=r"part-.*\.parquet is a folder, where a file is to be written; move it away"):
+        segment(*run, *overwrite)
+
+
 @pytest.mark.parametrize("path", ["b.png", "overlays/b.jpg", "confidence/b.png"])
 def test_a_hand_drawn_file_among_masks_is_a_reject_and_kept(path, model, images, tmp_path):
     run = ("--input", images, "--model", model, "--output", tmp_path / "out", "--overlays", "--confidence")

@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 
 from pipelines.masks.stamps import Stamp, stamp_jpeg, stamp_png
+from pipelines.segment import table
 from pipelines.segment.plan import make_plan
 from pipelines.segment.previous import (
     check_output_is_ours,
     chunk_size_of,
     left_behind,
     may_lack_stamps,
+    no_longer_taken,
     outdated,
     previous_report,
 )
+from pipelines.segment.table import Row
 from tests.drawn.segmenting import PALETTE, listing, options
 from trainer.formats import images
 from trainer.options import InputError
@@ -95,6 +98,20 @@ def test_files_that_are_not_made_again_are_warned_of_where_images_are(
     assert f"give --{kind} to make them again" in warning
     assert list(outdated(options(tmp_path, **more), 0)) == []
     assert list(outdated(options(tmp_path, overlays=True, confidence=True), 3)) == []
+
+
+def test_what_is_left_of_images_that_are_no_longer_taken_is_warned_of(tmp_path: Path) -> None:
+    rows = [Row(key, key, "i", 1, 1, (1, 0, 0), None, None) for key in ("0001", "a", "deep/b", "c", "../d")]
+    table.write(str(tmp_path), f"{table.FOLDER}/part-{'0' * 16}.parquet", rows, "of another model", PALETTE)
+    whole = make_plan(listing(3), options(tmp_path))
+    assert no_longer_taken(str(tmp_path), whole) == ""
+    for name in ("0001.png", "a.png", "overlays/a.jpg", "confidence/deep/b.png", "other.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert no_longer_taken(str(tmp_path), whole) == (
+        f"warning: {tmp_path} still holds what an earlier run wrote for 2 images that this one did not take, such as "
+        f"{tmp_path}/a.png; if the images are gone or renamed, remove these files"
+    )
 
 
 @pytest.mark.parametrize("name", ["rejects.jsonl", "segment.json"])

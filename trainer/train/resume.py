@@ -337,18 +337,22 @@ def changes(output: str, stored: Progress, fresh: Progress) -> list[str]:
         forbidden.append("the records differ")
     if stored.classes and stored.classes != fresh.classes:
         forbidden.append(f"of the records, {_changed(stored.classes, fresh.classes)}")
+    weights = f"--init-from {output}" if stored.epochs else ""  # before the first epoch there is no model
     if forbidden:
+        start = f" ({weights} starts from the weights found so far)" if weights else ""
         raise InputError(
             f"{output} holds a training with other options: {'; '.join(forbidden)}. They determine the course of "
             f"a training that has finished {stored.epochs} of its epochs. Give the former options to resume it; or "
-            f"choose another --output (--init-from {output} starts from the weights found so far), or --no-resume to "
-            "train there from scratch"
+            f"choose another --output{start}, or --no-resume to train there from scratch"
         )
     if "epochs" in different and options.get("schedule") == "poly":
+        start = (
+            f"start another from its weights: {weights} and another --output" if weights else "choose another --output"
+        )
         raise InputError(
             f"{output} holds a training in which {different['epochs']}; under --schedule poly the learning rate falls "
             f"to 0 over all epochs, so it would jump after epoch {stored.epochs}. Give --epochs "
-            f"{stored.options['epochs']} to finish or to see that training, or start another from its weights: "
-            f"--init-from {output} and another --output. With --schedule constant or plateau epochs can be added"
+            f"{stored.options['epochs']} to finish or to see that training, or {start}. With --schedule constant or "
+            "plateau epochs can be added"
         )
     return list(different.values())

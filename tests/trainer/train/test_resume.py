@@ -214,3 +214,17 @@ def test_a_damaged_checkpoint_is_refused_with_the_cure(finished, records, capsys
     assert "epoch-0002.npz cannot be read" in message and "--no-resume" in message
     Path(finished, "checkpoints", "state.json").write_text('{"options": {}}')
     assert "state.json is damaged" in refused(capsys, train_flags(records, finished, *more))
+
+
+@pytest.mark.parametrize("flags", [{"seed": 2}, {"epochs": 50}])
+def test_only_a_training_with_a_finished_epoch_is_said_to_have_weights_to_start_from(tmp_path, flags):
+    """Before the first epoch is kept there is no model."""
+    options = Options(records="records", output="out", epochs=40)
+    fresh = Progress(json.loads(json.dumps(to_json(options))), "f")
+    other = dataclasses.replace(fresh, options=fresh.options | flags)
+    begun, kept = fresh.at(3, 0.001), fresh.after({"val_jaccard": 0.5})
+    for stored, has_weights in ((begun, False), (kept, True)):
+        with pytest.raises(InputError) as error:
+            resume.changes("out", stored, other)
+        assert ("--init-from out" in str(error.value)) == has_weights
+        assert "another --output" in str(error.value)

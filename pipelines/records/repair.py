@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Executor
 from typing import NamedTuple
 
@@ -231,10 +231,7 @@ def finish(folder: str) -> Dataset:
     storage.write(storage.join(folder, REJECTS_FILE), rejects)
     storage.write(storage.join(folder, DATASET_FILE), described)
     _forget(folder)
-    written = {*new, DATASET_FILE, REJECTS_FILE, *(f"{FOLDER}/{name}" for name in NAMES)}
-    for file in storage.files(folder, within=(FOLDER,)):
-        if storage.unfinished(file.relative) in written:  # of killed runs
-            storage.discard(file.path)
+    _sweep(folder, {*new, DATASET_FILE, REJECTS_FILE})
     return after
 
 
@@ -271,8 +268,16 @@ def _forget(folder: str) -> None:
     for name in NAMES:
         storage.discard(storage.join(work, name))
     if not storage.is_remote(work):
+        _sweep(work, NAMES)
         with contextlib.suppress(OSError):  # it holds other files too
             os.rmdir(work)
+
+
+def _sweep(folder: str, names: Collection[str]) -> None:
+    """Removes the unfinished files of killed runs that were to become `names`."""
+    for file in storage.files(folder, within=()):
+        if storage.unfinished(file.relative) in names:
+            storage.discard(file.path)
 
 
 def _sums(folder: str, shard: Shard, palette: Palette, source: Source) -> tuple[Sums, int, list[Reject]]:

@@ -90,9 +90,12 @@ def reshard(options: Reshard, dataset: Dataset, pool: Executor, beat: Callable[[
     described = dataclasses.replace(
         dataset, shards=shards, options=dataset.options | moved, fingerprint=fingerprint_of(shards)
     )
-    _refuse_others(options.output, started)
-    if storage.exists(rejects := storage.join(options.records, REJECTS_FILE)):
-        storage.write(storage.join(options.output, REJECTS_FILE), storage.read(rejects))
+    _refuse_others(options.output, started, begun=True)
+    rejects = storage.join(options.output, REJECTS_FILE)
+    if storage.exists(theirs := storage.join(options.records, REJECTS_FILE)):
+        storage.write(rejects, storage.read(theirs))
+    else:
+        storage.discard(rejects)  # of an earlier run
     save_dataset(options.output, described)
     _sweep(options.output, plan)
     return described
@@ -130,16 +133,26 @@ def _places(folder: str, dataset: Dataset, shard: Shard) -> list[Place]:
     ]
 
 
-def _refuse_others(folder: str, started: Mapping[str, object]) -> None:
-    """Raises InputError if the folder holds records other than those to be written."""
+def _refuse_others(folder: str, started: Mapping[str, object], begun: bool = False) -> None:
+    """Raises InputError if the folder holds records other than those to be written.
+
+    Args:
+      begun: whether this run has written STARTED. Before that, one of another run is that of a killed one, since this
+        run holds the lease.
+    """
     if not storage.is_dir(folder):
         return
     there = {file.relative for file in storage.files(folder, within=())}
     if STARTED in there:
         if storage.read_json(storage.join(folder, STARTED)) == started:
             return
+        if begun:
+            raise InputError(
+                f"another `deeplab records reshard` has begun in {folder}; wait for it to end, or give another folder"
+            )
         raise InputError(
-            f"another `deeplab records reshard` has begun in {folder}; wait for it to end, or give another folder"
+            f"{storage.join(folder, STARTED)} is of a `deeplab records reshard` that did not finish, of other records "
+            "or into other shards; run that command again, empty the folder, or give another folder"
         )
     if DATASET_FILE in there:
         shards = load_dataset(folder).shards

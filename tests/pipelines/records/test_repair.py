@@ -266,6 +266,7 @@ def test_what_a_killed_repair_was_writing_is_removed_and_nothing_of_others(folde
     assert records("repair", folder, "--drop") == 0
     left = {path.name for path in folder.rglob("*.tmp")}
     assert left == {f".{Path(name).name}.0123abcd.tmp" for name in theirs}
+    assert not (folder / ".repair").exists()
 
 
 def test_files_that_another_command_takes_away_end_the_repair_in_one_line(folder, monkeypatch):

@@ -96,8 +96,29 @@ def test_a_folder_of_other_records_is_refused(prepared, folder, five, tmp_path):
         records("reshard", prepared, f"{prepared}/")
     (tmp_path / "new").mkdir()
     (tmp_path / "new/reshard.json").write_text(json.dumps({"records": "others", "shards": []}))
+    with pytest.raises(InputError, match=r"reshard\.json is of a .* that did not finish, .* run that command again"):
+        records("reshard", prepared, tmp_path / "new")
+
+
+def test_a_folder_in_which_another_reshard_begins_is_left_to_it(prepared, tmp_path, monkeypatch):
+    write = reshard._write
+
+    def overtaken(*arguments):
+        (tmp_path / "new/reshard.json").write_text(json.dumps({"records": "others", "shards": []}))
+        return write(*arguments)
+
+    monkeypatch.setattr(reshard, "_write", overtaken)
     with pytest.raises(InputError, match="another `deeplab records reshard` has begun"):
         records("reshard", prepared, tmp_path / "new")
+    assert not (tmp_path / "new/dataset.json").exists()
+
+
+def test_rejects_that_the_records_no_longer_have_are_removed(folder, tmp_path):
+    assert records("reshard", folder, tmp_path / "new", "--shards", 5) == 0
+    (folder / "rejects.jsonl").unlink()
+    assert (tmp_path / "new/rejects.jsonl").exists()
+    assert records("reshard", folder, tmp_path / "new", "--shards", 5) == 0
+    assert not (tmp_path / "new/rejects.jsonl").exists()
 
 
 def test_damaged_records_are_named_before_anything_is_written(folder, tmp_path):

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from trainer import leases, metrics, startup, storage
-from trainer.formats.cards import CARD, WEIGHTS, ModelCard, load_card, weights_digest
+from trainer.formats.cards import CARD, TRAINING, WEIGHTS, ModelCard, load_card, weights_digest
 from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
 from trainer.network.folder import save_model
 from trainer.network.inference import predictor
@@ -30,7 +30,7 @@ from trainer.train.epoch import (
     validate,
     validation_batch_size,
 )
-from trainer.train.history import HISTORY, Logs, epoch_line, history_csv, history_row, in_order, summary
+from trainer.train.history import HISTORY, LOGS, Logs, epoch_line, history_csv, history_row, in_order, summary
 from trainer.train.interrupts import Interrupts, Terminated
 from trainer.train.optimizer import adjust_learning_rate
 from trainer.train.options import RECIPES, Options
@@ -67,6 +67,7 @@ def _run(options: Options, interrupts: Interrupts) -> int:
     if options.host_id == 0:
         # Before the training there is looked at: this may wait for another command, which ends it.
         leases.acquire(options.output, "train")
+        check_places(options.output)
     options, progress = find_progress(options, dataset)
     hosts.check_same(progress, options)
     validation = validation_stream(options.records, dataset, validation_batch_size(options, dataset))
@@ -111,6 +112,14 @@ def check_labels(options: Options, dataset: Dataset) -> None:
             )
         for doubt in dataset.doubts(split):
             print(f"warning: {printable(doubt)}")
+
+
+def check_places(output: str) -> None:
+    """Raises InputError if a folder is in the place of a file that is to be written, or a file in that of a folder."""
+    for name in (WEIGHTS, CARD, HISTORY, TRAINING):
+        storage.check_file(storage.join(output, name))
+    for name in (resume.FOLDER, LOGS):
+        storage.check_folder(storage.join(output, name))
 
 
 def find_progress(options: Options, dataset: Dataset) -> tuple[Options, Progress]:
@@ -164,7 +173,7 @@ def is_finished(options: Options, progress: Progress) -> bool:
 
 
 def check_best(folder: str, progress: Progress) -> None:
-    """Writes history.csv again if it is gone. Raises InputError if the model of the best epoch is, or is damaged."""
+    """Writes history.csv again if it is gone or was changed. Raises InputError if the best model is, or is damaged."""
     try:
         load_card(folder)
         weights_digest(folder)
@@ -173,8 +182,9 @@ def check_best(folder: str, progress: Progress) -> None:
             f"the training in {folder} has lost the model of its best epoch, {progress.best_epoch} of "
             f"{progress.epochs}: {error}; put the file back, or give --no-resume to train again"
         ) from None
-    if not storage.exists(path := storage.join(folder, HISTORY)):
-        storage.write(path, history_csv(progress.history))
+    path, rows = storage.join(folder, HISTORY), history_csv(progress.history)
+    if not storage.exists(path) or storage.read(path) != rows:
+        storage.write(path, rows)
 
 
 def build(options: Options, dataset: Dataset, progress: Progress, steps: int) -> keras.Model:

@@ -18,6 +18,7 @@ from trainer.train.resume import Progress
 
 COLUMNS = ("epoch", "loss", "learning_rate", "seconds_per_step", "val_jaccard", "val_pixel_accuracy")
 HISTORY = "history.csv"
+LOGS = "logs"
 EVENTS = re.compile(r"events\.out\.tfevents\..+")
 """Names of TensorBoard's event files."""
 CLASS = "iou/"
@@ -64,7 +65,7 @@ class Logs:
           output: the model folder.
           replaces: whether this is a new training in the place of another.
         """
-        self.output = self.folder = storage.join(output, "logs")
+        self.output = self.folder = storage.join(output, LOGS)
         self._earlier = _events(self.output) if replaces else []
         if storage.is_remote(output):
             # Removed together with this object.

@@ -172,6 +172,22 @@ def test_event_files_of_others_are_kept_where_no_training_was(records, tmp_path,
     assert file.read_bytes() == b"curves of another program"
 
 
+@pytest.mark.parametrize("name", ["model.keras", "model.json", "history.csv", "checkpoints/state.json"])
+def test_a_folder_in_the_place_of_a_file_is_found_before_the_first_step(records, tmp_path, tiny_network, capsys, name):
+    (tmp_path / "model" / name).mkdir(parents=True)
+    for more in ([], ["--no-resume", "--overwrite"]):
+        message = refused(capsys, train_flags(records, tmp_path / "model", *SHORT, *more))
+        assert f"{name} is a folder, where a file is to be written; move it away" in message
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "logs"])
+def test_a_file_in_the_place_of_a_folder_is_found_before_the_first_step(records, tmp_path, tiny_network, capsys, name):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / name).write_bytes(b"")
+    message = refused(capsys, train_flags(records, tmp_path / "model", *SHORT))
+    assert f"{name} is not a folder; give another one, or move that away" in message
+
+
 @pytest.mark.parametrize("content", ['{"step": 3}', '{"step": 3', ""])
 def test_an_unreadable_training_state_is_replaced_only_with_overwrite(
     records, tmp_path, tiny_network, capsys, content

@@ -49,9 +49,12 @@ def test_a_finished_training_whose_model_is_gone_or_damaged_is_not_called_done(
     assert "give --no-resume to train again" in message
 
 
-def test_a_history_that_is_gone_is_written_again(finished, records):
+@pytest.mark.parametrize("left", [None, 100, 0])
+def test_a_history_that_is_gone_or_cut_off_is_written_again(finished, records, left):
     before = Path(finished, "history.csv").read_bytes()
     Path(finished, "history.csv").unlink()
+    if left is not None:
+        Path(finished, "history.csv").write_bytes(before[:left])
     assert cli.main(train_flags(records, finished, *CONSTANT)) == 0
     assert Path(finished, "history.csv").read_bytes() == before
 

@@ -279,6 +279,14 @@ def glob(pattern: str) -> list[File]:
     return sorted({file.relative: file for file in matching(pattern)}.values(), key=lambda file: file.relative)
 
 
+def sweep(folder: str, names: Collection[str]) -> None:
+    """Removes the unfinished files that killed processes have left in `folder` itself of files called `names`."""
+    wholes = set(map(shortened, names))
+    for file in () if is_remote(folder) else glob(join(folder, ".*")):  # objects appear whole
+        if unfinished(file.relative) in wholes:
+            discard(file.path)
+
+
 def matching(pattern: str) -> Iterator[File]:
     """Like `glob`, but one by one and in no order, so that they need not all be in memory; may repeat files."""
     prefix, parts = _fixed(pattern)

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from typing import NamedTuple
 
@@ -231,7 +231,7 @@ def finish(folder: str) -> Dataset:
     storage.write(storage.join(folder, REJECTS_FILE), rejects)
     storage.write(storage.join(folder, DATASET_FILE), described)
     _forget(folder)
-    _sweep(folder, {*new, DATASET_FILE, REJECTS_FILE})
+    storage.sweep(folder, {*new, DATASET_FILE, REJECTS_FILE})
     return after
 
 
@@ -268,16 +268,9 @@ def _forget(folder: str) -> None:
     for name in NAMES:
         storage.discard(storage.join(work, name))
     if not storage.is_remote(work):
-        _sweep(work, NAMES)
+        storage.sweep(work, NAMES)
         with contextlib.suppress(OSError):  # it holds other files too
             os.rmdir(work)
-
-
-def _sweep(folder: str, names: Collection[str]) -> None:
-    """Removes the unfinished files of killed runs that were to become `names`."""
-    for file in storage.files(folder, within=()):
-        if storage.unfinished(file.relative) in names:
-            storage.discard(file.path)
 
 
 def _sums(folder: str, shard: Shard, palette: Palette, source: Source) -> tuple[Sums, int, list[Reject]]:

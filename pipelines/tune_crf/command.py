@@ -122,9 +122,7 @@ def check_output(options: Options) -> None:
 def sweep(options: Options) -> None:
     """Removes the unfinished files of killed runs beside the work folder."""
     names = {os.path.basename(output(options, suffix)) for suffix in (".json", ".html")}
-    for file in storage.glob(storage.join(os.path.dirname(output(options, ".json")) or ".", ".*")):
-        if storage.unfinished(file.relative) in names:
-            storage.discard(file.path)
+    storage.sweep(os.path.dirname(output(options, ".json")) or ".", names)
 
 
 def holds(path: str, read: Callable[[Any], Any]) -> bool:

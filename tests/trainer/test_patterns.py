@@ -124,3 +124,16 @@ def test_double_stars_follow_links_but_in_no_circle(tmp_path):
     found = storage.glob(f"{tmp_path}/set/**/*.jpg")
     assert [file.relative for file in found] == ["again/b.jpg", "gone.jpg", "other/b.jpg", "x/a.jpg"]
     assert [file.modified == 0 for file in found] == [False, True, False, False]
+
+
+def test_a_folder_whose_name_holds_wildcards_is_swept_alone(tmp_path):
+    leftovers = [".a.json.0123abcd.tmp", f".{'n' * 100}.0123abcd.tmp"]
+    others = [".b.json.0123abcd.tmp", ".hidden", "a.json", "deep/.a.json.0123abcd.tmp"]
+    for folder in ("run[1]", "run1", "*"):
+        for name in (*leftovers, *others):
+            touch(tmp_path / folder, name)
+    storage.sweep(str(tmp_path / "run[1]"), ["a.json", "n" * 120])
+    storage.sweep(str(tmp_path / "*"), ["a.json", "n" * 120])
+    for folder, left in (("run[1]", others), ("run1", [*leftovers, *others]), ("*", others)):
+        names = {path.relative_to(tmp_path / folder).as_posix() for path in (tmp_path / folder).rglob("*")}
+        assert names == {*left, "deep"}

@@ -53,6 +53,7 @@ def run(options: Options, flags: list[str]) -> int:
     plan.announce(options, files)
     for name, data in files.items():
         storage.write(storage.join(options.output, name) if name else options.output, data)
+    plan.sweep(options, files)
     size, runtime_name = sum(map(len, files.values())) / 1e6, RUNTIMES[options.format]
     print(f"written, {size:.1f} MB; now running it in {runtime_name}, to compare it with the model", flush=True)
     with startup.quiet_startup():

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import math
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from trainer import leases, storage
@@ -160,6 +161,13 @@ def announce(options: Options, files: dict[str, bytes]) -> None:
     """Notes in the report what is about to be written, so that a later run may replace it if this one is killed."""
     *_, data = files.values()
     storage.write_json(report_path(options.output), {"status": RUNNING, "writes": _digest(data)})
+
+
+def sweep(options: Options, names: Iterable[str]) -> None:
+    """Removes the unfinished files that killed runs have left of the export's files `names`, and of its report."""
+    for path in (report_path(options.output), *(storage.join(options.output, name) for name in names)):
+        folder, _, name = path.rstrip("/").rpartition("/")
+        storage.sweep(folder or "/", [name])
 
 
 def dataset(options: Options, card: ModelCard) -> Dataset | None:

@@ -48,9 +48,7 @@ def save_model(folder: str, model: keras.Model, card: ModelCard) -> None:
         # model.json first: by it the weights are recognised as written by this program.
         save_card(folder, dataclasses.replace(card, weights=hashlib.sha256(weights).hexdigest()))
         storage.write(storage.join(folder, WEIGHTS), weights)
-    for file in storage.glob(storage.join(folder, ".*")):
-        if storage.unfinished(file.relative) in (WEIGHTS, CARD):
-            storage.remove(file.path)
+    storage.sweep(folder, (WEIGHTS, CARD))
 
 
 def _reproducible(path: str) -> bytes:

@@ -115,6 +115,23 @@ def test_a_run_that_was_ended_before_its_check_is_resumed_by_the_same_command(na
     assert export(model, name, output) == 2
 
 
+@pytest.mark.parametrize("name", ["savedmodel", "onnx"])
+def test_what_killed_exports_were_writing_is_removed_and_nothing_of_others(name, model, tmp_path):
+    output = tmp_path / OUTPUTS[name]
+    ours = [
+        output.with_name(f".{output.name}.check.json.0123abcd.tmp"),
+        output.with_name(f".{output.name}.0123abcd.tmp"),
+    ]
+    if name == "savedmodel":
+        ours[1:] = [output / ".saved_model.pb.0123abcd.tmp", output / "assets.extra/.deeplab.json.0123abcd.tmp"]
+    theirs = tmp_path / ".other.onnx.0123abcd.tmp"
+    for path in (*ours, theirs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    assert export(model, name, output) == 0
+    assert list(tmp_path.rglob("*.tmp")) == [theirs]
+
+
 def test_of_two_exports_into_one_file_the_second_is_refused(model, tmp_path, capsys):
     output = tmp_path / "m.onnx"
     with leases.scope(print, print):

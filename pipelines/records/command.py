@@ -64,7 +64,8 @@ def run_ls(options: Ls, dataset: Dataset) -> int:
 def run_show(options: Show, dataset: Dataset) -> int:
     """Prints one record, and saves its files if there is a folder for them."""
     name, is_key = options.key or options.record, bool(options.key)
-    shard, frame, record = lookup.find_record(options.records, dataset, name, options.copy, is_key)
+    with lookup.unchanged(options.records, dataset):
+        shard, frame, record = lookup.find_record(options.records, dataset, name, options.copy, is_key)
     image, label = lookup.decode_pair(record, dataset.palette)
     kind = f"augmented copy {record.copy}" if record.copy else "the image itself"
     colors = {1: "grey", 3: "RGB"}.get(record.channels, f"{record.channels} channels")
@@ -118,7 +119,7 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
     if options.delete:
         leases.acquire(options.records, "records verify --delete")
         dataset = load_dataset(options.records)  # another command may have changed it meanwhile
-    with _at_work("verify", dataset) as (pool, beat):
+    with lookup.unchanged(options.records, dataset), _at_work("verify", dataset) as (pool, beat):
         faults, shards, accounts = verify(options.records, dataset, pool, beat)
     for fault in faults:
         print(printable(fault))
@@ -141,7 +142,7 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
 def run_export(options: Export, dataset: Dataset) -> int:
     """Prints the number of images written; the status is 1 if some could not be written."""
     leases.acquire(options.output, "records export")
-    with _at_work("export", dataset) as (pool, beat):
+    with lookup.unchanged(options.records, dataset), _at_work("export", dataset) as (pool, beat):
         accounts, others = export(options, dataset, pool, beat)
     print(accounts.line())
     for reject in accounts.rejects:
@@ -202,7 +203,11 @@ def run_reshard(options: Reshard, dataset: Dataset) -> int:
     """Prints the number of shards that the records were written to."""
     check_apart(options.output, options.records)
     leases.acquire(options.output, "records reshard")
-    with _at_work("reshard", dataset) as (pool, beat), lookup.undisturbed(options.output):
+    with (
+        lookup.unchanged(options.records, dataset),
+        _at_work("reshard", dataset) as (pool, beat),
+        lookup.undisturbed(options.output),
+    ):
         new = reshard(options, dataset, pool, beat)
     records = counted(sum(shard.records for shard in new.shards), "record")
     print(f"{records} of {counted(len(dataset.shards), 'shard')} written to {len(new.shards)} in {options.output}")
@@ -214,7 +219,7 @@ def run_diff(options: Diff, dataset: Dataset) -> int:
     other = load_dataset(options.other)
     differences, contents = list(diff.of_datasets(dataset, other)), []
     for folder, side in ((options.records, dataset), (options.other, other)):
-        with _at_work("diff", side) as (pool, beat):
+        with lookup.unchanged(folder, side), _at_work("diff", side) as (pool, beat):
             contents.append(diff.contained(folder, side, pool, beat))
     by_kind: dict[str, list[str]] = {}
     for kind, name in diff.of_records(*contents):

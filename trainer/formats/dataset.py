@@ -313,3 +313,23 @@ def _dataset(value: dict[str, Any]) -> Dataset:
         raise TypeError("its options, its fingerprint or its digest")
     edited = value["digest"] if value.get("digest", "") not in ("", _digest(value)) else ""
     return Dataset(palette, shards, options, value["fingerprint"], *numbers, edited)
+
+
+def check_unchanged(folder: str, dataset: Dataset) -> None:
+    """Raises InputError if the dataset.json in `folder` is not `dataset`.
+
+    `prepare` removes it before it changes shards; `records repair`, which replaces damaged ones, writes it after them.
+    """
+    try:
+        now = load_dataset(folder)
+    except InputError:
+        now = None
+    if now is None or (now.fingerprint, now.shards, now.palette) != (
+        dataset.fingerprint,
+        dataset.shards,
+        dataset.palette,
+    ):
+        raise InputError(
+            f"the records in {folder} were changed by another command since this one began: it read another "
+            f"{DATASET_FILE} then; run the same command again once that has ended"
+        )

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from trainer import leases, metrics, startup, storage
 from trainer.formats.cards import CARD, TRAINING, WEIGHTS, ModelCard, load_card, weights_digest
-from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
+from trainer.formats.dataset import DATASET_FILE, Dataset, check_unchanged, load_dataset
 from trainer.network.folder import save_model
 from trainer.network.inference import predictor
 from trainer.options import InputError, as_flags, public, to_json
@@ -38,7 +38,6 @@ from trainer.train.resume import Checkpoints, Progress
 from trainer.train.steps import LossError, Pace, Steps
 from trainer.train.streams import (
     TrainingStream,
-    check_unchanged,
     largest_image,
     readable_records,
     validation_records,

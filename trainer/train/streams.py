@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import processes, storage
-from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
+from trainer.formats.dataset import DATASET_FILE, Dataset, check_unchanged
 from trainer.formats.examples import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED, decode_pixels
 from trainer.formats.examples import decode as decode_example
 from trainer.formats.frames import CorruptRecord
@@ -119,26 +119,6 @@ def _decode_whole(example: dict[str, tf.Tensor], palette: Palette) -> tuple[tf.T
 def _readable(path: str) -> str:
     """A path that tf.data can read: TensorFlow reads gs://, but not from an emulator."""
     return storage.localize(path) if os.environ.get("STORAGE_EMULATOR_HOST") else path
-
-
-def check_unchanged(folder: str, dataset: Dataset) -> None:
-    """Raises InputError if the dataset.json in `folder` is not `dataset`.
-
-    `prepare` removes it before it changes shards; `records repair`, which replaces damaged ones, writes it after them.
-    """
-    try:
-        now = load_dataset(folder)
-    except InputError:
-        now = None
-    if now is None or (now.fingerprint, now.shards, now.palette) != (
-        dataset.fingerprint,
-        dataset.shards,
-        dataset.palette,
-    ):
-        raise InputError(
-            f"the records in {folder} were changed by another command since this one began: it read another "
-            f"{DATASET_FILE} then; run the same command again once that has ended"
-        )
 
 
 def _shard_paths(folder: str, dataset: Dataset, split: str) -> list[str]:

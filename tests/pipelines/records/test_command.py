@@ -17,7 +17,7 @@ from tests.drawn.prepared import describe, flip_bit, prepare_here, read_shard, r
 from tests.drawn.rawset import write_pair, write_rawset
 from tests.drawn.records import PALETTE, record, write_records
 from trainer.formats import images
-from trainer.formats.dataset import load_dataset
+from trainer.formats.dataset import Dataset, load_dataset
 from trainer.formats.examples import decode
 from trainer.formats.records import read_records
 from trainer.options import InputError
@@ -226,3 +226,25 @@ def test_an_interrupt_ends_what_threads_are_at(prepared):
             time.sleep(0.01)
         raise KeyboardInterrupt
     assert len(seen) < 1000
+
+
+READERS = ["show {0} --record 3", "verify {0}", "export {0} {1}/raw", "reshard {0} {1}/new", "diff {0} {0}"]
+
+
+@pytest.mark.parametrize("command_line", READERS)
+@pytest.mark.parametrize("flags", [("--shards", "5", "--copies", "1"), ("--jpeg-quality", "50", "--copies", "1")])
+def test_records_that_another_command_changes_meanwhile_are_not_called_damaged(
+    folder, source, tmp_path, monkeypatch, command_line, flags
+):
+    """Nor is what was read before mixed with what is there now."""
+    load = command.load_dataset
+
+    def overtaken(path: str) -> Dataset:
+        dataset = load(path)
+        monkeypatch.undo()
+        prepare_here(source, folder, *flags)
+        return dataset
+
+    monkeypatch.setattr(command, "load_dataset", overtaken)
+    with pytest.raises(InputError, match="were changed by another command since this one began"):
+        records(*command_line.format(folder, tmp_path).split())

@@ -23,7 +23,7 @@ from pipelines.inputs.lists import entry_path, image_of, is_list, read_entries
 from pipelines.inputs.names import BLANKS, name_of, spellings, split_named
 from pipelines.inputs.rows import Row, Rows, ordered
 from trainer import storage
-from trainer.formats.dataset import Shard, load_dataset
+from trainer.formats.dataset import Shard, load_dataset, unchanged
 from trainer.formats.records import read_records
 from trainer.options import InputError
 
@@ -204,7 +204,7 @@ def _of_records(folder: str, split: str) -> Selection:
     dataset = load_dataset(folder)
     if split not in dataset.splits:
         raise InputError(f"{folder} has no split {split!r}; it has {', '.join(dataset.splits)}")
-    with ThreadPoolExecutor(8) as pool:
+    with unchanged(folder, dataset), ThreadPoolExecutor(8) as pool:
         parts = pool.map(lambda shard: _images(folder, shard), dataset.of_split(split))
         images = Rows(image for image, _ in itertools.groupby(ordered(image for part in parts for image in part)))
     names = Rows((key,) for key, _ in images)

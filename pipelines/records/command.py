@@ -21,7 +21,7 @@ from pipelines.records.verify import verify
 from trainer import leases, storage
 from trainer.accounts import EXAMPLES, counted, percent
 from trainer.formats import images
-from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset
+from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset, unchanged
 from trainer.formats.labels import Palette
 from trainer.formats.runs import pixels_of_ids
 from trainer.limits import cores
@@ -64,7 +64,7 @@ def run_ls(options: Ls, dataset: Dataset) -> int:
 def run_show(options: Show, dataset: Dataset) -> int:
     """Prints one record, and saves its files if there is a folder for them."""
     name, is_key = options.key or options.record, bool(options.key)
-    with lookup.unchanged(options.records, dataset):
+    with unchanged(options.records, dataset):
         shard, frame, record = lookup.find_record(options.records, dataset, name, options.copy, is_key)
     image, label = lookup.decode_pair(record, dataset.palette)
     kind = f"augmented copy {record.copy}" if record.copy else "the image itself"
@@ -119,7 +119,7 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
     if options.delete:
         leases.acquire(options.records, "records verify --delete")
         dataset = load_dataset(options.records)  # another command may have changed it meanwhile
-    with lookup.unchanged(options.records, dataset), _at_work("verify", dataset) as (pool, beat):
+    with unchanged(options.records, dataset), _at_work("verify", dataset) as (pool, beat):
         faults, shards, accounts = verify(options.records, dataset, pool, beat)
     for fault in faults:
         print(printable(fault))
@@ -142,7 +142,7 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
 def run_export(options: Export, dataset: Dataset) -> int:
     """Prints the number of images written; the status is 1 if some could not be written."""
     leases.acquire(options.output, "records export")
-    with lookup.unchanged(options.records, dataset), _at_work("export", dataset) as (pool, beat):
+    with unchanged(options.records, dataset), _at_work("export", dataset) as (pool, beat):
         accounts, others = export(options, dataset, pool, beat)
     print(accounts.line())
     for reject in accounts.rejects:
@@ -204,7 +204,7 @@ def run_reshard(options: Reshard, dataset: Dataset) -> int:
     check_apart(options.output, options.records)
     leases.acquire(options.output, "records reshard")
     with (
-        lookup.unchanged(options.records, dataset),
+        unchanged(options.records, dataset),
         _at_work("reshard", dataset) as (pool, beat),
         lookup.undisturbed(options.output),
     ):
@@ -219,7 +219,7 @@ def run_diff(options: Diff, dataset: Dataset) -> int:
     other = load_dataset(options.other)
     differences, contents = list(diff.of_datasets(dataset, other)), []
     for folder, side in ((options.records, dataset), (options.other, other)):
-        with lookup.unchanged(folder, side), _at_work("diff", side) as (pool, beat):
+        with unchanged(folder, side), _at_work("diff", side) as (pool, beat):
             contents.append(diff.contained(folder, side, pool, beat))
     by_kind: dict[str, list[str]] = {}
     for kind, name in diff.of_records(*contents):

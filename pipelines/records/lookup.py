@@ -13,9 +13,8 @@ import numpy as np
 from pipelines.inputs.names import composed
 from pipelines.runner.isolation import Failed, Isolated, attempt
 from trainer import storage
-from trainer.accounts import UnbalancedError
 from trainer.formats import images, label_images
-from trainer.formats.dataset import Dataset, Shard, check_unchanged
+from trainer.formats.dataset import Dataset, Shard
 from trainer.formats.examples import Record
 from trainer.formats.frames import Frame
 from trainer.formats.labels import Palette
@@ -62,20 +61,6 @@ def undisturbed(folder: str) -> Iterator[None]:
             f"{error.filename or folder} is gone: another command is working on this folder; wait for it to end, and "
             "run this command again"
         ) from None
-
-
-@contextlib.contextmanager
-def unchanged(folder: str, dataset: Dataset) -> Iterator[None]:
-    """Raises InputError if another command changes the records while the block reads them.
-
-    It does so in place of an error of the block: what that found wrong may be due to the other command.
-    """
-    try:
-        yield
-    except (InputError, OSError, UnbalancedError):
-        check_unchanged(folder, dataset)
-        raise
-    check_unchanged(folder, dataset)
 
 
 def find_record(folder: str, dataset: Dataset, name: str, copy: int, is_key: bool) -> tuple[Shard, Frame, Record]:

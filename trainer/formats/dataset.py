@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import google_crc32c
@@ -333,3 +334,17 @@ def check_unchanged(folder: str, dataset: Dataset) -> None:
             f"the records in {folder} were changed by another command since this one began: it read another "
             f"{DATASET_FILE} then; run the same command again once that has ended"
         )
+
+
+@contextlib.contextmanager
+def unchanged(folder: str, dataset: Dataset) -> Iterator[None]:
+    """Raises InputError if another command changes the records while the block reads them.
+
+    It does so in place of an error of the block: what that found wrong may be due to the other command.
+    """
+    try:
+        yield
+    except Exception:
+        check_unchanged(folder, dataset)
+        raise
+    check_unchanged(folder, dataset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -19,7 +20,7 @@ from trainer.export.samples import Sample
 from trainer.export.tally import Comparison
 from trainer.formats import exports
 from trainer.formats.cards import ModelCard, load_card, weights_digest
-from trainer.formats.dataset import Dataset
+from trainer.formats.dataset import Dataset, unchanged
 
 RUNTIMES = {"savedmodel": "TensorFlow", "onnx": "ONNX Runtime", "tflite": "LiteRT"}
 DRAWN_SIDES = (1.0, 0.6)
@@ -48,7 +49,7 @@ def run(options: Options, flags: list[str]) -> int:
 
     model, _ = load_model(options.model, digest)
     print(f"export: {options.model} as {options.format}, {options.quantize_words} -> {options.output}", flush=True)
-    with startup.quiet_startup():
+    with startup.quiet_startup(), steady(options, dataset):
         files = build(options, model, card, dataset, about)
     plan.announce(options, files)
     for name, data in files.items():
@@ -58,14 +59,20 @@ def run(options: Options, flags: list[str]) -> int:
     print(f"written, {size:.1f} MB; now running it in {runtime_name}, to compare it with the model", flush=True)
     with startup.quiet_startup():
         predict, ran = predictor(model, "probabilities"), runtime(options.format, files)
-    comparison = tally.compare(
-        to_check(options, card, dataset, images),
-        lambda image: tally.reference(predict, card.max_side, image),
-        lambda image: tuple(output[0] for output in ran(image[None], exports.OUTPUTS)),
-        card.palette,
-        options.quantize,
-    )
+    with steady(options, dataset):
+        comparison = tally.compare(
+            to_check(options, card, dataset, images),
+            lambda image: tally.reference(predict, card.max_side, image),
+            lambda image: tuple(output[0] for output in ran(image[None], exports.OUTPUTS)),
+            card.palette,
+            options.quantize,
+        )
     return finish(options, about, comparison)
+
+
+def steady(options: Options, dataset: Dataset | None) -> contextlib.AbstractContextManager[None]:
+    """The records that the block reads must not change meanwhile, see `dataset.unchanged`."""
+    return unchanged(options.records, dataset) if dataset else contextlib.nullcontext()
 
 
 def versions(name: str) -> dict[str, str]:

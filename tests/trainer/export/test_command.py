@@ -132,6 +132,20 @@ def test_what_killed_exports_were_writing_is_removed_and_nothing_of_others(name,
     assert list(tmp_path.rglob("*.tmp")) == [theirs]
 
 
+def test_records_that_are_changed_during_the_check_end_it(model, records, tmp_path, monkeypatch, capsys):
+    folder, compare = Path(shutil.copytree(records, tmp_path / "records")), tally.compare
+
+    def overtaken(*arguments):
+        (folder / "dataset.json").unlink()  # as `prepare` does before it writes shards
+        return compare(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tally, "compare", overtaken)
+        assert export(model, "savedmodel", tmp_path / "served", "--records", str(folder)) == 2
+    assert "were changed by another command since this one began" in capsys.readouterr().err
+    assert export(model, "savedmodel", tmp_path / "served") == 0
+
+
 def test_of_two_exports_into_one_file_the_second_is_refused(model, tmp_path, capsys):
     output = tmp_path / "m.onnx"
     with leases.scope(print, print):

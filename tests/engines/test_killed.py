@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from pipelines import cli
 from pipelines.runner.progress import COUNT, FOLDER
 from tests.drawn.outputs import State, finished_shards, states
+from tests.drawn.places import ROOT
 from tests.drawn.rawset import write_rawset
 from tests.engines.cluster import Flink, kill, started, wait_for
 from tests.engines.road import arguments, deeplab, differences, environment
@@ -123,3 +125,10 @@ def test_a_job_that_was_sent_alone_is_finished_by_the_same_command_without_anoth
     deeplab(place, command, *flags)
     assert differences(place, "sent", command) == []
     assert flink.states()[jobs:] == ["FINISHED"]
+
+
+def test_the_program_for_users_kills_commands_on_a_cluster_of_its_own():
+    program = [sys.executable, "-m", "tests.kills", "--flink", "--command", "evaluate", "--times", "1"]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "evaluate: 1 kills" in done.stdout and ", 0 wrong," in done.stdout

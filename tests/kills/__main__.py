@@ -52,7 +52,7 @@ def start_flink(stack: contextlib.ExitStack, folder: Path) -> Flink:
     """A cluster in `folder`."""
     engines = fetched()
     os.environ |= SHORT_LIVED
-    return Flink(stack, write_jar(engines, folder), write_boot(engines, folder), folder)
+    return Flink(stack, write_jar(engines, folder, "flink"), write_boot(engines, folder), folder)
 
 
 def check(flink: Flink, is_done: bool) -> None:

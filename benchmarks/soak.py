@@ -193,6 +193,8 @@ def watched(argv: list[str], scratch: Path) -> tuple[list[Sample], int, float]:
 def tenth(samples: list[Sample], total: int, number: int) -> tuple[float, float]:
     """Images per second of the processor as fast as it was at its fastest, and memory, in a tenth of the images."""
     part = [sample for sample in samples if number * total <= 10 * sample.done <= (number + 1) * total]
+    if len(part) < 2:
+        sys.exit("the job was over too soon to compare its tenths; give more --images")
     best = min(sample.yardstick for sample in samples)
     steps = itertools.pairwise(part)
     seconds = sum((after.seconds - before.seconds) * best / after.yardstick for before, after in steps)

@@ -24,6 +24,7 @@ from trainer.formats.dataset import (
     Dataset,
     Shard,
     Sums,
+    check_unchanged,
     fingerprint_of,
     load_dataset,
     save_dataset,
@@ -91,6 +92,8 @@ def reshard(options: Reshard, dataset: Dataset, pool: Executor, beat: Callable[[
         dataset, shards=shards, options=dataset.options | moved, fingerprint=fingerprint_of(shards)
     )
     _refuse_others(options.output, started, begun=True)
+    # Before the new folder is said to be whole: it may hold shards of before and of after a change.
+    check_unchanged(options.records, dataset)
     rejects = storage.join(options.output, REJECTS_FILE)
     if storage.exists(theirs := storage.join(options.records, REJECTS_FILE)):
         storage.write(rejects, storage.read(theirs))

@@ -113,6 +113,20 @@ def test_a_folder_in_which_another_reshard_begins_is_left_to_it(prepared, tmp_pa
     assert not (tmp_path / "new/dataset.json").exists()
 
 
+def test_records_that_are_changed_until_the_last_shard_is_written_leave_no_dataset_json(folder, tmp_path, monkeypatch):
+    """Shards of before and of now may be whole, each by itself."""
+    write = reshard._write
+
+    def overtaken(*arguments):
+        (folder / "dataset.json").unlink(missing_ok=True)  # as `prepare` does before it writes shards
+        return write(*arguments)
+
+    monkeypatch.setattr(reshard, "_write", overtaken)
+    with pytest.raises(InputError, match="were changed by another command since this one began"):
+        records("reshard", folder, tmp_path / "new")
+    assert not (tmp_path / "new/dataset.json").exists()
+
+
 def test_rejects_that_the_records_no_longer_have_are_removed(folder, tmp_path):
     assert records("reshard", folder, tmp_path / "new", "--shards", 5) == 0
     (folder / "rejects.jsonl").unlink()

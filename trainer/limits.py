@@ -51,7 +51,7 @@ def _groups(controller: str) -> Iterator[Path]:
     """The folder of this process's group of a controller ("" for version 2), and of all groups above it."""
     top = TREE / controller
     yield top
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # there is none, or its lines have another form
         for line in OWN.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             inside = Path(path.lstrip("/"))

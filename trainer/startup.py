@@ -23,6 +23,7 @@ from trainer.options import InputError
 STDERR = 2
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 THREADS = "TF_NUM_INTRAOP_THREADS"
+"""Environment variable that limits TensorFlow's threads, and those of ONNX Runtime that run an export; 0: no limit."""
 
 BACKENDS = ("tensorflow", "jax", "torch")
 """The backends of Keras that the network is written for."""

@@ -14,16 +14,12 @@ from pipelines.masks.softmax import maps
 from trainer.formats import exports
 from trainer.formats.exports import OUTPUTS, PROBABILITIES
 from trainer.options import InputError
-from trainer.startup import check_backend, start_tensorflow
+from trainer.startup import THREADS, check_backend, start_tensorflow
 
 BATCH_PIXELS = {"CPU": 1 << 17, "GPU": 1 << 21}
 """Maximum pixels in a batch of several images; a larger image is a batch of its own. On a CPU, a batch of eight images
 of 360x480 took 1.5 times as long as eight batches of one: such large arrays exceed the caches, and their memory is
 mapped anew each time."""
-
-
-THREADS = "TF_NUM_INTRAOP_THREADS"
-"""Environment variable that limits TensorFlow's threads, and here also ONNX Runtime's; 0 for one per core."""
 
 Predict = Callable[[np.ndarray], Any]
 

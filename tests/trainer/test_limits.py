@@ -70,6 +70,7 @@ CASES = {
     ),
     "version 1, no limit": (DOCKER, {"cpu/cpu.cfs_quota_us": "-1", **PERIOD}, UNBOUNDED),
     "a group outside the container": ("0::/../..\n", {"cpu.max": "max 100000"}, UNBOUNDED),
+    "lines of another form": ("nonsense\n", {"cpu.max": "200000 100000", "memory.max": f"{GIB}"}, (2, 1)),
     "unreadable": ("", {"memory.max": "", "cpu.max": "nonsense"}, UNBOUNDED),
 }
 

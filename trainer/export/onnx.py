@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from trainer.formats.exports import INPUT, KEY, named_files
+from trainer.limits import cores
 from trainer.options import InputError
 
 OPSET = 17
@@ -104,7 +106,7 @@ def load(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
 
     Args:
       data: the contents of the file.
-      threads: maximum number of threads for one image; 0 for one per core.
+      threads: maximum number of threads for one image; 0 for one per core that this process may use.
 
     Returns:
       A function from images, uint8 [B, H, W, 3], and names of outputs to these outputs.
@@ -121,7 +123,8 @@ def load(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
         ) from None
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    # By itself (0), ONNX Runtime has a thread for each core of the machine, and binds them to these.
+    options.intra_op_num_threads = threads or (cores() if cores() < (os.cpu_count() or 1) else 0)
     options.log_severity_level = 4  # errors are raised anyway
     try:
         if files := named_files(data):

@@ -90,3 +90,14 @@ def test_operations_of_others_are_refused():
 def test_damaged_files_are_refused():
     with pytest.raises(InputError, match="ONNX Runtime cannot use the file"):
         load(b"no protobuf")
+
+
+@pytest.mark.parametrize(("asked", "bound", "expected"), [(0, 3, 3), (2, 3, 2), (0, 64, 0), (2, 64, 2)])
+def test_onnx_runtime_has_the_cores_that_this_process_may_use(monkeypatch, asked, bound, expected):
+    """By itself it counts those of the machine; 0 leaves it to bind its threads to them, where all may be used."""
+    given = []
+    monkeypatch.setattr("trainer.export.onnx.cores", lambda: bound)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda _, options, **more: given.append(options))
+    load(file(), asked)
+    assert given[0].intra_op_num_threads == expected

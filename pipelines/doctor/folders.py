@@ -173,7 +173,9 @@ def advice(files: Sequence[File]) -> str:
             "has a script that joins them to labels"
         )
     if coco := [file.relative for file in files if _COCO.search(file.relative)]:
-        return f". {some(coco, SHOWN)} may hold COCO's objects: docs/sets.md has a script that draws them as labels"
+        text = f". {some(coco, SHOWN)} may hold COCO's objects: docs/sets.md has a script that draws them as labels"
+        if not suffixes[".png"]:  # else labels may be there, as of COCO-Stuff
+            return text
     if 2 * yolo > folders.total():  # else half of the images may be labels
         return (
             f". {yolo} .txt named like images may hold polygons, as YOLO's do: docs/sets.md has a script that draws "
@@ -181,7 +183,7 @@ def advice(files: Sequence[File]) -> str:
         )
     if unread:
         text += f". Files of these formats are not read: {', '.join(unread)}; save them as PNG"
-    if polygons and len(folders) < 2:
+    if polygons and not coco and len(folders) < 2:
         text += f". {' and '.join(polygons)} may hold polygons: have the tool that drew them export masks as PNG"
     if len(folders) > 1:
         shown = [f"{name} ({count})" for name, count in _patterns(folders)]

@@ -155,6 +155,15 @@ def test_objects_of_coco_are_called_what_they_are(tmp_path, path):
         find(str(tmp_path), "auto", 0, "")
 
 
+def test_labels_beside_objects_of_coco_are_still_looked_for(tmp_path):
+    """As in COCO-Stuff, whose labels are published apart."""
+    touch(tmp_path, "annotations/instances_val2017.json", "val2017/a.jpg", "stuffthingmaps/val2017/a.png")
+    with pytest.raises(
+        InputError, match=r"COCO's objects: .*\. Images are in stuffthingmaps/val2017 \(1\), .*give both"
+    ):
+        find(str(tmp_path), "auto", 0, "")
+
+
 def test_polygons_alone_are_named(tmp_path):
     touch(tmp_path, *(f"{n}.{suffix}" for n in range(3) for suffix in ("jpg", "json")))
     with pytest.raises(InputError, match=r"3 \.json may hold polygons: have the tool that drew them export masks"):

@@ -126,7 +126,7 @@ def test_polygons_of_yolo_become_labels_by_the_script_for_them(tmp_path, monkeyp
     (tmp_path / "data.yaml").write_text(f"train: ../train/images\nnames: {names}\n")
     (tmp_path / "train/labels").mkdir()
     text = tmp_path / "train/labels/a.txt"
-    text.write_text("1 0.5 0 0.9375 0 0.9375 0.9 0.5 0.9\n0 0.8 0.3 0.9 0.3 0.9 0.4\n")
+    text.write_text("1 0.5 0 0.9375 0 0.9375 0.9 0.5 0.9\n\n0 0.8 0.3 0.9 0.3 0.9 0.4\n")
     monkeypatch.chdir(tmp_path)
     exec(script_of_sets("yaml"), {})
     assert (tmp_path / "classes.txt").read_text().split() == ["background", "bird", "car"]

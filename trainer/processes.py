@@ -1,4 +1,4 @@
-"""Processes of this machine: unique names, the memory that they use, and how much more of anything they may."""
+"""Processes of this machine: unique names, the memory that they use, and whether it allows more threads and files."""
 
 from __future__ import annotations
 

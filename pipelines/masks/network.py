@@ -39,10 +39,9 @@ class Network:
 
     def __init__(self, model: str, digest: str = "") -> None:
         kind = exports.kind(model)
-        if not kind:
-            check_backend()
         # Imported here, as ONNX and workers that find all their masks finished need no TensorFlow.
         if kind != "onnx":
+            check_backend()  # TensorFlow imports Keras to load a SavedModel, too
             start_tensorflow()
         self._predictor = _exported(model, kind, digest) if kind else _of_folder(model, digest)
         self.batch_pixels = BATCH_PIXELS["GPU" if kind != "onnx" and _has_gpu() else "CPU"]

@@ -235,6 +235,7 @@ def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence
     looked = sum(shard.records for shard in shards if shard.split == "val")
     rounds = options.epochs * dataset.count("val") / max(1, looked)
     size = sum(shard.bytes for shard in dataset.shards)
+    startup.check_backend()
     startup.start_tensorflow()  # which plans of other jobs do without
     from trainer.train.model import architecture
 

@@ -90,7 +90,10 @@ def test_an_export_that_was_edited_is_refused_before_the_first_image(edit, messa
         network._try(lambda images, _: edit(*outputs(images)), 3)
 
 
-def test_a_backend_of_keras_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["", "savedmodel"])
+def test_a_backend_of_keras_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """TensorFlow imports Keras to load a SavedModel."""
     monkeypatch.setenv("KERAS_BACKEND", "tensrflow")
+    monkeypatch.setattr(network.exports, "kind", lambda _: kind)
     with pytest.raises(InputError, match="KERAS_BACKEND is 'tensrflow'; expected one of"):
         network.Network("m")

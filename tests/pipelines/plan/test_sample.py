@@ -149,3 +149,10 @@ def test_a_training_on_several_hosts_is_not_planned(tmp_path: Path):
     ]
     with pytest.raises(InputError, match=r"--hosts 2: .*; omit --hosts, --host-id and --coordinator"):
         sample.of_train(cli.read(words)[1], str(tmp_path), 10, 1, [])
+
+
+def test_a_backend_of_keras_that_does_not_exist_ends_the_plan_of_a_training(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "tensrflow")
+    words = ["train", "--records", draw_records(tmp_path / "records"), "--output", str(tmp_path / "model")]
+    with pytest.raises(InputError, match="KERAS_BACKEND is 'tensrflow'; expected one of"):
+        sample.of_train(cli.read(words)[1], str(tmp_path), 10, 1, [])

@@ -142,8 +142,8 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
 
 def _without_unknown_ids(tally: DoctorTally, seen: Seen, reading: Reading) -> tuple[Reading, Finding]:
     unknown = sorted(tally.unknown_ids)
-    pixels = sum(tally.unknown_ids.values())
-    text = f"labels hold ids {ranges(unknown)}, which the palette does not know: {pixels:,} pixels"
+    pixels = counted(sum(tally.unknown_ids.values()), "pixel")
+    text = f"labels hold ids {ranges(unknown)}, which the palette does not know: {pixels}"
     cure = f'--palette {OWN}: ignore them ("source_ids"); if they are classes, name them there'
     kind = "void-value" if len(unknown) == 1 else "ids-out-of-range"
     finding = _finding(kind, REJECT, seen, tally.decoded, text, cure)

@@ -70,7 +70,7 @@ def text(tuning: Tuning, path: str) -> str:
 def _images(tuning: Tuning) -> str:
     """The images behind the scores: "val, 101 images, seen with --flip"."""
     flags = Views(tuning.scales, tuning.flip).flags
-    return f"{tuning.split}, {tuning.scored:,} images" + (f", seen with {flags}" if flags else "")
+    return f"{tuning.split}, {counted(tuning.scored, 'image')}" + (f", seen with {flags}" if flags else "")
 
 
 def _class_table(tuning: Tuning) -> list[str]:

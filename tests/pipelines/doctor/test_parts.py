@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from pipelines.doctor import tally
-from pipelines.doctor.findings import of_classes
+from pipelines.doctor.findings import of_classes, of_values
 from pipelines.doctor.look import look
 from pipelines.doctor.measures import BLENDED, between, blended_share, fit, likeness, perceptual_hash
 from pipelines.doctor.mend import encoded, mended
 from pipelines.doctor.plan import DECODED, MAX_ALIGNED, Subject, make_plan, read_chunk
+from pipelines.doctor.reading import Reading
 from pipelines.doctor.tally import REACH, Alignment, DoctorTally, of_colors, seen_of, with_print
 from pipelines.doctor.verdict import sentence
 from pipelines.inputs.pairs import Pair
@@ -98,6 +99,9 @@ def test_tiny_numbers_are_neither_rounded_to_none_nor_plural():
     (tiny,) = of_classes(found, make_plan(PAIRS[:1], full=True, sampled=1, seed=0), PALETTE)
     assert f"{PALETTE.names[1]} (<0.001 %, 1 pixel a label), {PALETTE.names[2]} (0.012 %, 30 pixels" in tiny.text
     assert "(1 pair, 1 decoded)" in sentence([tiny], 1, 1)
+    plan, unknown = make_plan(PAIRS[:1], full=True, sampled=1, seed=0), seen_of(0, "0.png", "unknown-ids", "id 77")
+    _, (other,) = of_values(DoctorTally(1, 1, kinds=unknown.kinds, unknown_ids={77: 1}), plan, Reading(PALETTE))
+    assert other.text == "labels hold ids 77, which the palette does not know: 1 pixel"
 
 
 def test_ids_are_blended_where_steps_lead_through_others():

@@ -98,6 +98,7 @@ def test_records_that_share_a_reject_count_one_by_one() -> None:
     (reject,) = some_tuning().rejects
     tuning = some_tuning(rejects=(reject | {"records": 2},))
     assert page.text(tuning, "x").startswith("val, 99 images: ")
+    assert page.text(some_tuning(rejects=(reject | {"records": 100},)), "x").startswith("val, 1 image: ")
     html = page.render(tuning, PALETTE, "out/model", CrfOptions(), [])
     assert "<dt>Rejected</dt><dd>2</dd>" in html
 

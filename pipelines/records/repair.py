@@ -25,7 +25,7 @@ from pipelines.records.lookup import apart
 from pipelines.records.verify import check_message, key_of, name_of, verify
 from pipelines.runner.isolation import Failed
 from trainer import storage
-from trainer.accounts import REJECTS_FILE, Accounts, Reject, write_rejects
+from trainer.accounts import REJECTS_FILE, Accounts, Reject, counted, write_rejects
 from trainer.formats.dataset import (
     DATASET_FILE,
     Dataset,
@@ -330,7 +330,8 @@ def _mended(folder: str, shard: Shard, palette: Palette, source: Source) -> Iter
                 records = shard.records - entry.index if last else 1
                 yield Reject(key_of(entry.data), path, STAGE, f"record {entry.index}: {reason}", records)
     if count < shard.records:
-        yield Reject(shard.name, path, STAGE, f"the shard ends after {count} records", shard.records - count)
+        reason = f"the shard ends after {counted(count, 'record')}"
+        yield Reject(shard.name, path, STAGE, reason, shard.records - count)
 
 
 def _again(damaged: bytes, source: Source) -> tuple[bytes | None, str]:

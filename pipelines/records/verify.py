@@ -14,7 +14,7 @@ import numpy as np
 from pipelines.records.lookup import apart
 from pipelines.runner.isolation import Failed
 from trainer import storage
-from trainer.accounts import Accounts
+from trainer.accounts import Accounts, counted
 from trainer.formats import images, label_images
 from trainer.formats.dataset import DATASET_FILE, Dataset, Shard, Sums, fingerprint_of, open_shard
 from trainer.formats.examples import KEY, Record, decode
@@ -82,7 +82,8 @@ def verify(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], obj
 
     def check(shard: Shard) -> ShardCheck:
         if shard.name not in existing:
-            return ShardCheck([f"{shard.name}: the shard is missing ({shard.records} records)"], missing=shard.records)
+            lost = counted(shard.records, "record")
+            return ShardCheck([f"{shard.name}: the shard is missing ({lost})"], missing=shard.records)
         try:
             return check_shard(folder, shard, dataset.palette, beat)
         except OSError as error:
@@ -161,7 +162,7 @@ def _compare(shard: Shard, file: Summing, count: int, checked: ShardCheck, good:
     elif file.crc != shard.crc32c and is_whole:
         faults.append(f"{shard.name}: checksum of the file is {file.crc:#010x}, expected {shard.crc32c:#010x}")
     if count != shard.records:
-        faults.append(f"{shard.name}: has {count} records, expected {shard.records}")
+        faults.append(f"{shard.name}: has {counted(count, 'record')}, expected {shard.records}")
     repeated = next((name for name, times in Counter(checked.names).items() if times > 1), None)
     if repeated:
         faults.append(f"{shard.name}: key {repeated[0]} copy {repeated[1]} appears more than once")

@@ -8,6 +8,7 @@ from typing import BinaryIO
 import google_crc32c
 
 from trainer import storage
+from trainer.accounts import counted
 from trainer.formats.dataset import Shard, open_shard
 from trainer.formats.examples import Record, decode
 from trainer.formats.frames import CorruptRecord, Frame, scan_frames
@@ -77,7 +78,9 @@ def read_records(folder: str, shard: Shard, unchanged: bool = False) -> Iterator
                 raise InputError(f"{shard.name}: record {frame.index}: {error}; {advice}") from None
             yield frame, record
     if count != shard.records:
-        raise InputError(f"{shard.name}: has {count} records, but dataset.json says {shard.records}; {advice}")
+        raise InputError(
+            f"{shard.name}: has {counted(count, 'record')}, but dataset.json says {shard.records}; {advice}"
+        )
     if unchanged and (sums.size, sums.crc) != (shard.bytes, shard.crc32c):
         raise InputError(
             f"{shard.name}: is not the file that dataset.json describes: it has {sums.size} bytes with the checksum "

@@ -23,8 +23,11 @@ from tests.drawn.records import record, write_records
 from trainer import leases
 from trainer.accounts import UnbalancedError
 from trainer.formats import images
+from trainer.formats.dataset import load_dataset
 from trainer.formats.examples import decode
 from trainer.formats.frames import frame
+from trainer.formats.records import read_records
+from trainer.options import InputError
 
 TRAIN = "train-00000-of-00002.tfrecord"
 
@@ -68,6 +71,18 @@ def test_a_damaged_length_loses_the_rest(folder, capsys):
     assert f"{TRAIN}: has 2 records, expected {len(before)}" in text
     rest = len(before) - 2
     assert f"14 records = {13 - rest} good + 1 damaged + {rest} missing" in text
+
+
+def test_a_single_record_is_not_called_several(tmp_path, capsys):
+    write_records(tmp_path, {"train": [[record(0)], [record(1), record(2)]]})
+    first, second = sorted(tmp_path.glob("*.tfrecord"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[: read_shard(second)[1].offset])
+    assert records("verify", tmp_path) == 1
+    text = capsys.readouterr().out
+    assert "the shard is missing (1 record)" in text and "has 1 record, expected 2" in text
+    with pytest.raises(InputError, match=r"has 1 record, but dataset\.json says 2"):
+        list(read_records(str(tmp_path), load_dataset(str(tmp_path)).shards[1]))
 
 
 def test_verify_misses_shards_and_finds_strange_ones(folder, capsys):

@@ -22,7 +22,7 @@ from trainer.formats.dataset import check_shards, load_dataset
 from trainer.formats.exports import SAVED_MODEL
 from trainer.options import WEB, CheckedOptions, InputError, public
 from trainer.parser import did_you_mean, flags_of
-from trainer.startup import quiet_startup
+from trainer.startup import check_backend, quiet_startup
 from trainer.train.options import least_batch
 from trainer.weights.catalog import CATALOG, IMAGENET
 
@@ -306,6 +306,7 @@ def _folder(job: Job) -> Iterable[str]:
     """Problems of the model folder, by `train`'s own checks; a new or empty one needs none."""
     options = job.options
     if job.command == "train" and storage.is_remote(options.output) and storage.is_dir(options.output):
+        check_backend()
         with quiet_startup():
             from trainer.train.command import find_progress  # with TensorFlow
 

@@ -286,3 +286,11 @@ def test_a_folder_that_another_job_may_write_to_is_a_warning(place, capsys):
 def test_a_model_folder_with_files_of_others_alone_is_taken(place):
     storage.write(f"{place}/notes/notes.txt", b"")
     assert problems("kubernetes", command=f"train --records {place}/records --output {place}/notes") == []
+
+
+def test_a_backend_of_keras_that_does_not_exist_here_is_named(place, monkeypatch):
+    """A folder that holds something is looked at by the training's own checks, which load Keras."""
+    storage.write(f"{place}/notes/notes.txt", b"")
+    monkeypatch.setenv("KERAS_BACKEND", "tensrflow")
+    (said,) = problems("kubernetes", command=f"train --records {place}/records --output {place}/notes")
+    assert "KERAS_BACKEND is 'tensrflow'; expected one of" in said

@@ -113,7 +113,7 @@ def check_file(path: str) -> None:
     """Raises InputError if `path` cannot be a file to write, because it is a folder, a FIFO or a broken link."""
     if not is_remote(path) and os.path.lexists(path) and not os.path.isfile(path):
         kind = "a folder" if os.path.isdir(path) else "a broken link" if os.path.islink(path) else "no regular file"
-        raise InputError(f"{path} is {kind}, where a file is to be written; move it away, or give another --output")
+        raise InputError(f"{path} is {kind}, where a file is to be written; move it away, or give another output")
 
 
 def check_own(path: str) -> None:
@@ -121,7 +121,7 @@ def check_own(path: str) -> None:
     if not is_remote(path) and os.path.islink(path):
         raise InputError(
             f"{path} is a link, where this program makes a folder of its own and removes files; remove the link, or "
-            "give another --output"
+            "give another output"
         )
 
 

@@ -35,9 +35,8 @@ def is_full(images: int, last: str, size: int) -> bool:
     The names determine the ends. Adding or removing an image therefore changes its own chunk and few others.
     """
     least, share = size - size // 2, size // 2 + 1
-    if images < least or images == 2 * size:
-        return images >= least
-    return int.from_bytes(hashlib.md5(last.encode()).digest()[:8], "big") % share == 0
+    digest = int.from_bytes(hashlib.md5(last.encode()).digest()[:8], "big")
+    return images >= least and (images == 2 * size or digest % share == 0)
 
 
 def chunks_of_images(names: Iterable[str], size: int) -> int:

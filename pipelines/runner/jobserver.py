@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,7 +70,9 @@ def bind(options: PipelineOptions) -> None:
     server = options.view_as(JobServerOptions)
     java = shutil.which(server.job_server_java_launcher)
     if java and server.job_server_java_launcher != sys.executable:
-        server.job_server_jvm_properties = [*_bound(), java, *server.job_server_jvm_properties]
+        # Spark leaves files there when it is killed, as here; the folder of this command is removed.
+        temporary = f"-Djava.io.tmpdir={tempfile.gettempdir()}"
+        server.job_server_jvm_properties = [*_bound(), java, temporary, *server.job_server_jvm_properties]
         server.job_server_java_launcher = sys.executable
 
 

@@ -12,7 +12,18 @@ import pytest
 
 from tests.drawn.rawset import write_rawset
 from tests.drawn.records import PALETTE
-from tests.engines.cluster import Flink, Spark, answers, fetched, free_ports, started, wait_for, write_boot, write_jar
+from tests.engines.cluster import (
+    Flink,
+    Spark,
+    answers,
+    fetched,
+    free_ports,
+    started,
+    temporary,
+    wait_for,
+    write_boot,
+    write_jar,
+)
 from tests.engines.road import COMMANDS, walk
 
 
@@ -61,7 +72,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     with contextlib.ExitStack() as stack:
         for port, (module, flags) in zip((jobs, workers), modules.items(), strict=True):
             command = [sys.executable, "-m", f"apache_beam.runners.{module}", *flags]
-            log, environment = folder / f"{module}.log", os.environ | {"PATH": path}
+            log, environment = folder / f"{module}.log", os.environ | temporary(folder) | {"PATH": path}
             process = stack.enter_context(started(command, log, cwd=folder, env=environment))
             wait_for(module, lambda port=port: answers(port), process)
         yield [

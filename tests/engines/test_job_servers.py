@@ -14,7 +14,7 @@ import pytest
 from pipelines import cli
 from tests.drawn.outputs import finished_shards
 from tests.drawn.rawset import write_rawset
-from tests.engines.cluster import answers, free_ports, started, wait_for
+from tests.engines.cluster import answers, free_ports, started, temporary, wait_for
 from tests.engines.road import arguments, deeplab, environment
 from trainer import processes
 from trainer.options import InputError
@@ -40,7 +40,7 @@ def prism(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[l
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
     with ExitStack() as stack:
         for port, command in commands.items():
-            log, environment = folder / f"{port}.log", os.environ | {"PATH": path}
+            log, environment = folder / f"{port}.log", os.environ | temporary(folder) | {"PATH": path}
             process = stack.enter_context(started(command, log, cwd=folder, env=environment))
             wait_for(command[0], lambda port=port: answers(port), process)
         yield [

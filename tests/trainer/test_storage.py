@@ -38,6 +38,13 @@ def test_a_folder_is_the_same_whatever_slashes_it_ends_with(root, slashes):
     assert storage.lies_in(root + slashes, root) and storage.lies_in(root, root + slashes)
 
 
+def test_an_empty_object_that_stands_for_a_folder_is_no_file(server):
+    storage.write("gs://seg/in/a.bin", b"1")
+    storage.write("gs://seg/in/", b"")  # as the console makes it
+    assert storage.is_dir("gs://seg/in/") and not storage.exists("gs://seg/in/")
+    assert [file.relative for file in storage.walk("gs://seg/in/")] == ["a.bin"]
+
+
 def test_a_part_of_a_file_is_read_without_the_rest(root):
     storage.write(storage.join(root, "a.bin"), b"0123456789")
     assert [storage.read_part(storage.join(root, "a.bin"), *span) for span in ((3, 4), (8, 9))] == [b"3456", b"89"]

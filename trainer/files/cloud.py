@@ -149,7 +149,8 @@ def is_folder(path: str) -> bool:
 
 
 def exists(path: str) -> bool:
-    return attempt(path, lambda: _blob(path).exists(retry=None, timeout=TIMEOUT))
+    """Whether there is such an object, other than a marker of a folder."""
+    return not split(path)[1].endswith("/") and attempt(path, lambda: _blob(path).exists(retry=None, timeout=TIMEOUT))
 
 
 def _received(path: str, work: Callable[[], T]) -> T:

@@ -38,6 +38,8 @@ class ExistingFiles:
         self.outdated: list[str] = []
         self.leftovers: dict[str, list[str]] = {}
         self._are_objects = storage.is_remote(folder)
+        # On a case-insensitive file system, A.png and a.png are the same file; as objects they never are.
+        self._form = str if self._are_objects else folded
         hashes, sizes, numbers = array("q"), array("q"), array("q")
         with contextlib.suppress(FileNotFoundError):
             for file in storage.walk(folder):
@@ -45,8 +47,7 @@ class ExistingFiles:
                     self.leftovers.setdefault(whole, []).append(file.relative)
                 if is_plan(file.relative):
                     self.outdated.append(file.relative)
-                # On a case-insensitive file system, A.png and a.png are the same file.
-                hashes.append(hash(folded(file.relative)))
+                hashes.append(hash(self._form(file.relative)))
                 sizes.append(file.size)
                 numbers.append(self._number(file))
         order = np.argsort(np.array(hashes, np.int64), kind="stable")
@@ -64,7 +65,7 @@ class ExistingFiles:
 
     def signatures(self, names: Sequence[str]) -> list[str]:
         """The signature of each file, which changes whenever the file does; "" for files that do not exist."""
-        places, are_there = places_of(hashed(map(folded, names)), self._hashes)
+        places, are_there = places_of(hashed(map(self._form, names)), self._hashes)
         columns = zip(are_there.tolist(), self._sizes[places].tolist(), self._numbers[places].tolist(), strict=True)
         return [signature(size, number, self._are_objects) if is_there else "" for is_there, size, number in columns]
 

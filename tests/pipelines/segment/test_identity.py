@@ -121,3 +121,21 @@ def test_masks_of_version_0_2_are_made_again_and_that_is_said_once(run, tmp_path
     assert run("--overlays", "--confidence") == (2, 0, 0)
     assert contents(tmp_path) == new
     assert run("--overlays", "--confidence") == (0, 2, 0)
+
+
+@pytest.mark.parametrize("names", [("a", "A"), ("\u00e4", "a\u0308")])
+def test_objects_whose_names_a_disk_may_not_distinguish_are_told_apart(names, server, model, tmp_path):
+    for seed, name in enumerate(names):
+        save(tmp_path / "image.png", draw(24, 32, seed))
+        storage.write(f"gs://seg/in/{name}.png", (tmp_path / "image.png").read_bytes())
+
+    def outcomes() -> tuple[int, int]:
+        assert segment("--input", "gs://seg/in", "--model", model, "--output", "gs://seg/out") == 0
+        report = storage.read_json("gs://seg/out/segment.json")
+        return report["written"], report["skipped"]
+
+    assert [outcomes(), outcomes()] == [(2, 0), (0, 2)]
+    for name in names:
+        storage.remove(f"gs://seg/out/{name}.png")
+        assert outcomes() == (1, 1)
+        assert storage.exists(f"gs://seg/out/{name}.png")

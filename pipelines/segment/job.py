@@ -101,9 +101,6 @@ class SegmentChunk(Work):
             if recovery:
                 planning.sweep_chunk(folder, entries)
             known = seen()
-            again = bool(recovery or known)
-            now = [prefetch.ahead(folder, functools.partial(self.job.refreshed, entry, again)) for entry in entries]
-            entries = [entry() for entry in now]
             with watched() as times:
                 results = list(self._results(entries, known, recovery))
             place = {entry.source.name: index for index, entry in enumerate(entries)}
@@ -116,18 +113,20 @@ class SegmentChunk(Work):
         )
 
     def _results(self, entries: list[Entry], known: Mapping[str, Row], recovery: Recovery | None) -> Iterator[Result]:
+        folder, again = self.job.options.output, bool(recovery or known)
+        now = [prefetch.ahead(folder, functools.partial(self.job.refreshed, entry, again)) for entry in entries]
         todo = []
-        for entry in entries:
-            row = known.get(entry.source.name)
-            finished = None
-            if row or entry.existing:
-                try:
+        for planned, refreshed in zip(entries, now, strict=True):
+            row, finished = known.get(planned.source.name), None
+            try:
+                entry = refreshed()
+                if row or entry.existing:
                     finished = attempt(functools.partial(self.job.finished, entry, row), KNOWN)
-                except (*KNOWN, Failed) as fault:
-                    yield self._rejected(entry.source, fault)
-                    continue
+            except (*KNOWN, Failed) as fault:
+                yield self._rejected(planned.source, fault)
+                continue
             if finished is None:
-                todo.append(entry.source)
+                todo.append(planned.source)
             else:
                 self.finish("skipped")
                 yield "skipped", finished

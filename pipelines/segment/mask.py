@@ -27,6 +27,7 @@ from pipelines.segment.options import Options
 from pipelines.segment.plan import Entry, kinds, place
 from pipelines.segment.table import Row
 from trainer import prefetch, storage
+from trainer.attempts import attempt
 from trainer.formats import images, label_images
 from trainer.formats.cards import CARD, ModelCard
 from trainer.formats.exports import load_card
@@ -289,7 +290,7 @@ def _signature(path: str) -> str:
     try:
         if storage.is_remote(path):
             return storage.identity(storage.read(path))
-        info = os.stat(path)
+        info = attempt(path, lambda: os.stat(path))
     except (FileNotFoundError, NotADirectoryError):
         return ""
     return signature(info.st_size, info.st_mtime_ns, is_object=False)

@@ -320,7 +320,7 @@ def sweep_chunk(folder: str, chunk: Sequence[Entry]) -> None:
     for below in {whole[: whole.rfind("/") + 1] for whole in wholes} if not storage.is_remote(folder) else ():
         where = storage.join(folder, *below.split("/")[:-1])
         # Names alone, without sizes and dates, since there may be ten million masks.
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(where) as entries:
+        with contextlib.suppress(OSError), os.scandir(where) as entries:  # whose masks are rejected, if it stays
             for name in [entry.name for entry in entries if entry.name.startswith(".")]:
                 if storage.unfinished(below + name) in wholes:
                     _remove(folder, below + name)

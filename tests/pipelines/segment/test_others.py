@@ -115,6 +115,16 @@ def test_a_mask_that_cannot_be_read_is_a_reject_and_kept(model, images, tmp_path
     assert outcomes_of(tmp_path / "out") == (0, 2, 1)
 
 
+def test_masks_whose_folder_cannot_be_entered_are_rejects_and_the_others_are_made(model, images, tmp_path):
+    save(images / "deep/e.png", draw(24, 32, 5))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/deep").symlink_to("deep")  # to itself
+    assert segment("--input", images, "--model", model, "--output", tmp_path / "out") == 1
+    (reject,) = rejects_of(tmp_path / "out")
+    assert reject["key"] == "deep/e" and "out/deep/e.png: Too many levels of symbolic links" in reject["reason"]
+    assert outcomes_of(tmp_path / "out") == (3, 0, 1)
+
+
 @pytest.mark.parametrize("flags", [(), ("--overwrite",)])
 def test_images_are_not_replaced_through_a_link_to_their_folder(flags, model, tmp_path):
     save(tmp_path / "photos/set/a.png", draw(24, 32, 0))

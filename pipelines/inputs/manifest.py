@@ -6,12 +6,14 @@ An image's key is its path, without the suffix, relative to the manifest's folde
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import itertools
 import json
 import os
 import posixpath
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 
@@ -21,6 +23,7 @@ from pipelines.inputs.names import BLANKS, by_composed, composed, name_of, norma
 from pipelines.inputs.rows import Row, Rows, ordered
 from trainer import storage
 from trainer.accounts import Reject
+from trainer.attempts import attempt
 from trainer.options import InputError
 from trainer.storage import File
 from trainer.terminal import printable, some
@@ -28,6 +31,8 @@ from trainer.terminal import printable, some
 MANIFESTS = ("manifest.csv", "manifest.jsonl")
 """Names of a manifest in a folder."""
 SUFFIXES = (".csv", ".jsonl")
+ABSENT = (errno.ENOENT, errno.ENOTDIR)
+"""Errors of a path where nothing is, or a broken link."""
 Others = dict[str, set[str] | None]
 """Column that is not read -> the splits that it names; None if it holds anything else."""
 
@@ -171,12 +176,19 @@ class _Remote:
 
     def _walked(self, folders: Iterable[str]) -> Iterator[Row]:
         for folder in folders:
-            with contextlib.suppress(OSError):  # there is no such folder
+            try:
                 for file in storage.walk(folder):
                     path = storage.join(folder, file.relative)
                     if not path.isascii():
                         self._forms.setdefault(composed(path), []).append(file)
                     yield path, file.size, file.modified
+            except FileNotFoundError:  # there is no such folder
+                continue
+            except OSError as error:
+                raise InputError(
+                    f"{folder}, in which the manifest names files, cannot be listed: {error.strerror or error}; allow "
+                    "that (roles/storage.objectViewer), or remove these rows"
+                ) from None
 
     def find(self, path: str) -> File | None:
         while self._next and self._next[0] < path:
@@ -212,9 +224,15 @@ def _tops(folders: Iterable[str]) -> list[str]:
 
 
 def _local(path: str) -> File | None:
-    """The local file at `path`; None if there is none. For a broken link, size and time are 0."""
-    if not os.path.lexists(path) or os.path.isdir(path):
+    """The local file at `path`; None if there is none. Of one that cannot be looked at, size and time are 0."""
+    info = None
+    try:
+        info = attempt(path, lambda: os.stat(path))
+    except OSError as error:
+        # Reading it, as of a folder that may not be entered, gives the reason for its reject.
+        if error.errno == errno.ENAMETOOLONG or (error.errno in ABSENT and not os.path.lexists(path)):
+            return None
+    if info and stat.S_ISDIR(info.st_mode):
         return None
-    info = os.stat(path) if os.path.isfile(path) else None
-    size, modified = (info.st_size, info.st_mtime_ns) if info else (0, 0)
+    size, modified = (info.st_size, info.st_mtime_ns) if info and stat.S_ISREG(info.st_mode) else (0, 0)
     return File(path, posixpath.basename(path), size, modified)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import json
+import os
 
 import pytest
 
 from pipelines.inputs import manifest, rows
 from pipelines.inputs.rawset import scan
+from tests.drawn import faults
 from tests.drawn.rawset import splits_of, touch
 from trainer import storage
 from trainer.options import InputError
@@ -123,6 +127,50 @@ def test_a_folder_that_may_not_be_read_beside_the_files_is_no_hindrance(tmp_path
     monkeypatch.setattr("trainer.storage.files", refuse)
     raw = scan(str(tmp_path / "m.csv"))
     assert list(splits_of(raw)) == ["set/a"] and "gone.jpg not found" in raw.rejects[0].reason
+
+
+def refusing_to_look_at(monkeypatch, name, number, times):
+    """Lets the next looks at a file of that name fail; returns their paths."""
+    failed = []
+
+    def fails(true, path, *arguments, **named):
+        if str(path).endswith(name) and len(failed) < times:
+            failed.append(path)
+            raise OSError(number, os.strerror(number), path)
+        return true(path, *arguments, **named)
+
+    for function in ("stat", "lstat"):
+        monkeypatch.setattr(os, function, functools.partial(fails, getattr(os, function)))
+    return failed
+
+
+def test_a_file_that_cannot_be_looked_at_for_a_moment_is_found(tmp_path, monkeypatch):
+    faults.impatient(monkeypatch)
+    touch(tmp_path, "a.jpg", "a.png")
+    (tmp_path / "m.csv").write_text("image,label,split\na.jpg,a.png,train\n")
+    expected = [*scan(str(tmp_path / "m.csv")).pairs]
+    failed = refusing_to_look_at(monkeypatch, "a.jpg", errno.ESTALE, times=2)
+    assert [*scan(str(tmp_path / "m.csv")).pairs] == expected and len(failed) == 2
+
+
+def test_a_file_in_a_folder_that_may_not_be_entered_is_not_called_missing(tmp_path, monkeypatch):
+    touch(tmp_path, "a.jpg", "a.png")
+    (tmp_path / "m.csv").write_text("image,label,split\na.jpg,a.png,train\n")
+    refusing_to_look_at(monkeypatch, "a.jpg", errno.EACCES, times=10**6)
+    (pair,) = scan(str(tmp_path / "m.csv")).pairs  # whose image cannot be read, which is said then
+    assert pair.image == str(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_bucket_that_may_not_be_listed_is_named_as_the_fault(status, server, monkeypatch):
+    for name in ("a.jpg", "a.png"):
+        storage.write(f"gs://seg/set/{name}", b"x")
+    storage.write("gs://seg/m.csv", b"image,label\nset/a.jpg,set/a.png\n")
+    server.fault = lambda number, method, path: status if "/o?" in path else None
+    with pytest.raises(
+        InputError, match=f"gs://seg/set, in which .* cannot be listed: Cloud Storage answered {status}"
+    ):
+        scan("gs://seg/m.csv")
 
 
 @pytest.mark.parametrize("name", ["set", "subset", "Phase", "Splits"])

@@ -23,6 +23,9 @@ from trainer.options import FOREIGN_ADDRESS, InputError, cure_of_address
 
 SUFFIXES = (".csv", ".jsonl", ".txt")
 """Suffixes of lists, in lower case."""
+LONGEST_VALUE = 1 << 24
+"""Bound on the characters of a value in a .csv. Columns that are not read may hold polygons, or masks as text; of
+itself Python takes 131,072."""
 PATHS = ("image", "label")
 """Columns that hold the path of a file."""
 
@@ -127,6 +130,7 @@ def _checked(entry: ListEntry) -> ListEntry:
 
 
 def _csv_entries(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[ListEntry]:
+    csv.field_size_limit(LONGEST_VALUE)
     # Without `strict`, a quote that is never closed would swallow all rows after it.
     reader = csv.DictReader(text, skipinitialspace=True, strict=True)
     try:
@@ -150,8 +154,10 @@ def _csv_entries(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[Li
             stripped = {name: value and value.strip(BLANKS) for name, value in values.items()}
             yield _checked(ListEntry(reader.line_num, stripped))
     except csv.Error as error:
-        cure = "; a quote is never closed" if "end of data" in str(error) else ""
-        raise InputError(f"{path} line {reader.line_num} is not CSV: {error}{cure}") from None
+        cures = {"end of data": "; a quote is never closed", "field limit": "; close its quote, or remove the column"}
+        cure = next((cure for words, cure in cures.items() if words in str(error)), "")
+        # Of the rows before it, so the faulty one begins in the next line.
+        raise InputError(f"{path} line {reader.line_num + 1} is not CSV: {error}{cure}") from None
 
 
 def _cure_of_header(name: str, header: Sequence[str]) -> str:

@@ -48,10 +48,16 @@ def test_a_txt_gives_its_lines_as_images(tmp_path):
         ("l.csv", "image,image\na,b\n", "got 'image,image'; keep one of them"),
         ("l.csv", "image, Split\na,test\n", "column 'Split' would not be read; write its name in lower case"),
         ("l.csv", "", "expected a column 'image' in its first line, got ''"),
-        ("l.csv", 'image\n"a' + "a" * 200_000, "line 1 is not CSV: field larger"),
+        (
+            "l.csv",
+            'image\n"a' + "a" * (1 << 24),
+            r"line 2 is not CSV: field larger.*; close its quote, or remove the col",
+        ),
         ("l.txt", b"\xff\xfea.jpg", "is not UTF-8 text"),
         ("l.txt", b"a.jpg\nb\xe4.jpg", r"is not UTF-8 text: .*\(line 2\); save it in that encoding"),
-        ("l.csv", 'image\n"a.jpg\nb.jpg\n', "is not CSV: unexpected end of data; a quote is never closed"),
+        ("l.csv", 'image\n"a.jpg\nb.jpg\n', "line 2 is not CSV: unexpected end of data; a quote is never closed"),
+        ("l.csv", 'image\na.jpg\n"b.jpg', "line 3 is not CSV: unexpected end of data; a quote is never closed"),
+        ("l.csv", 'image\na.jpg\n"b" x,\nc.jpg', "line 3 is not CSV: ',' expected after '\"'"),
         ("l.csv", "image,image\na,b\n", "expected a column 'image' in its first line, got 'image,image'"),
     ],
 )
@@ -122,6 +128,12 @@ def test_a_row_with_too_many_values_is_a_fault(tmp_path):
     assert second == ListEntry(
         3, fault="has more values than the 2 columns; put quotes around values that contain a comma"
     )
+
+
+def test_a_column_that_is_not_read_may_hold_long_values(tmp_path):
+    polygon = "1 2 " * 100_000
+    (row,) = rows(tmp_path / "l.csv", f"image,polygon\na.jpg,{polygon}\n")
+    assert row.values["image"] == "a.jpg" and not row.fault
 
 
 def test_deeply_nested_json_is_a_fault(tmp_path):

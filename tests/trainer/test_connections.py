@@ -20,6 +20,7 @@ from trainer import storage
 from trainer.attempts import Unavailable
 from trainer.files import cloud
 from trainer.files.connections import Connections, trust
+from trainer.options import InputError
 
 BODY = b"contents" * 1000
 
@@ -167,3 +168,11 @@ def test_objects_are_read_through_the_proxy_that_the_environment_names(server, m
     cloud.client.cache_clear()
     assert storage.read("gs://b/a") == BODY
     assert server.requests[-1][1].startswith("http://storage.invalid/download/")
+
+
+@pytest.mark.parametrize("address", ["localhost:9023", "127.0.0.1:9023", "http://", "ftp://localhost"])
+def test_an_address_of_an_emulator_without_its_scheme_is_refused(address, monkeypatch):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+    cloud.client.cache_clear()
+    with pytest.raises(InputError, match=f"STORAGE_EMULATOR_HOST is '{address}'; expected http://HOST:PORT"):
+        storage.read("gs://seg/a")

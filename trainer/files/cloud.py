@@ -45,7 +45,11 @@ def client():
     # Without this, the client would request the metadata of buckets, for tracing.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     # Only operations on whole buckets need a project; without one, users need not give it.
-    is_emulated = bool(os.environ.get("STORAGE_EMULATOR_HOST"))
+    is_emulated = bool(emulator := os.environ.get("STORAGE_EMULATOR_HOST", ""))
+    if is_emulated and not re.match("https?://.", emulator):
+        raise InputError(
+            f"STORAGE_EMULATOR_HOST is {emulator!r}; expected http://HOST:PORT, with http://, or unset it"
+        )
     named = functools.partial(storage.Client, project=None)
     gcs = storage.Client.create_anonymous_client() if is_emulated else with_credentials(named)
     session = gcs._http

@@ -324,12 +324,16 @@ def write_behind(
         yield from ((item, functools.partial(write, item)) for item in items)
         return
     waiting: deque[tuple[T, _Pending[R]]] = deque()
-    for item in items:
-        while waiting and (len(waiting) >= DEPTH or _buffer.held > BUDGET):
+    try:
+        for item in items:
+            while waiting and (len(waiting) >= DEPTH or _buffer.held > BUDGET):
+                yield _next_written(waiting)
+            waiting.append((item, _Pending(_writers(), functools.partial(write, item), size(item))))
+        while waiting:
             yield _next_written(waiting)
-        waiting.append((item, _Pending(_writers(), functools.partial(write, item), size(item))))
-    while waiting:
-        yield _next_written(waiting)
+    finally:  # also where a bundle fails, which an engine tries again in the same process
+        for _, held in waiting:
+            held.drop()
 
 
 def _next_written(waiting: deque[tuple[T, _Pending[R]]]) -> tuple[T, Callable[[], R]]:

@@ -145,6 +145,17 @@ def test_writes_run_in_the_background_and_raise_their_errors_in_order():
     assert prefetch._buffer.held == 0
 
 
+def test_what_is_not_written_after_a_failure_is_no_longer_held():
+    def write(item: int) -> None:
+        if item == 1:
+            raise OSError("of 1")
+
+    with pytest.raises(OSError, match="of 1"):
+        for _, result in prefetch.write_behind(range(9), "gs://b", write, lambda item: 1 << 20):
+            result()
+    assert prefetch._buffer.held == 0
+
+
 def test_large_items_are_written_one_by_one(monkeypatch):
     monkeypatch.setattr(prefetch, "BUDGET", 0)
     most, at_work = [], []

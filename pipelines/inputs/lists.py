@@ -122,10 +122,17 @@ def _checked(entry: ListEntry) -> ListEntry:
     """The entry, or one with a fault if a value contains what no path can."""
     if any("\0" in value for value in entry.values.values() if isinstance(value, str)):
         return ListEntry(entry.line, fault="holds a NUL character, which no path can; save the list as UTF-8 text")
-    for path in (entry.values.get(name) for name in PATHS):
-        if isinstance(path, str) and (foreign := FOREIGN_ADDRESS.match(path)):
+    for path in (path for path in map(entry.values.get, PATHS) if isinstance(path, str)):
+        if foreign := FOREIGN_ADDRESS.match(path):
             cure = cure_of_address(foreign[0], "copy the files here or to gs://")
             return ListEntry(entry.line, fault=f"names {path}: {cure}")
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError as error:  # as JSON can escape it
+            half = path[error.start : error.end]
+            return ListEntry(
+                entry.line, fault=f"holds half a character, {half!r}, which no path can; write it as UTF-8"
+            )
     return entry
 
 

@@ -98,6 +98,14 @@ def test_a_nul_character_is_a_fault_of_its_line(tmp_path):
     assert row.fault == "holds a NUL character, which no path can; save the list as UTF-8 text"
 
 
+def test_half_a_character_is_a_fault_of_its_line_and_bytes_that_are_not_utf8_are_not(tmp_path):
+    content = '{"image": "a/\\ud83d/b.jpg"}\n{"image": "a.jpg", "label": "\\udc00.png"}\n{"image": "\\udcff.jpg"}\n'
+    first, second, third = rows(tmp_path / "l.jsonl", content)
+    assert first.fault == r"holds half a character, '\ud83d', which no path can; write it as UTF-8"
+    assert second.line == 2 and r"'\udc00'" in second.fault
+    assert third == ListEntry(3, {"image": "\udcff.jpg"})
+
+
 def test_addresses_of_other_storage_are_no_paths(tmp_path):
     for name, content, cure in (
         ("l.txt", "s3://b/a.jpg", "copy the files here or to gs://"),

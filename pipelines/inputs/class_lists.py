@@ -113,17 +113,25 @@ def among(files: Iterable[str]) -> tuple[str, ...]:
 def read(path: str) -> ClassList | None:
     """Reads a list; None if the file is something else of the same name.
 
-    Raises InputError if it has a name that no class may have. Another palette in its place would be the wrong one.
+    Raises InputError if it cannot be read, or has a name that no class may have. Another palette in its place would be
+    the wrong one.
     """
     name = posixpath.basename(path)
     form = _form(name)
     try:
-        classes = [*form(_text(storage.read(path)))]
+        data = storage.read(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}, which may list the classes, cannot be read: {error.strerror or error}; make it readable, move "
+            "it away if it does not list them, or give --palette"
+        ) from None
+    try:
+        classes = [*form(_text(data))]
         palette = _palette(posixpath.splitext(name)[0].strip("_"), classes)
     except NameFault as error:
         raise InputError(f"{path}: {error}, or give --palette") from None
-    except (ValueError, LookupError, TypeError, AttributeError, OSError):  # InputError too
-        return None
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, csv.Error):
+        return None  # of an InputError too, which is a ValueError
     return ClassList(path, palette, form not in _OF_COLORS) if len(classes) > 1 else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from pipelines.inputs import class_lists
 from pipelines.inputs.coding import detect_palette, recognise
 from pipelines.inputs.rawset import scan
+from tests.drawn import faults
 from tests.drawn.rawset import touch
 from tests.pipelines.inputs.test_coding import labelled, write_label
 from trainer.formats.codings import decode_ids
@@ -65,6 +67,32 @@ def test_every_form_gives_the_names_in_the_order_of_their_numbers(tmp_path, name
 )
 def test_a_file_that_only_has_the_name_of_a_list_is_none(tmp_path, name, text):
     assert palette_of(tmp_path, name, text) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", '{"labels": ' + "[" * 100_000),
+        ("class_dict.csv", f"name,r,g,b\n{'a' * 200_000},1,2,3\n"),
+        ("dataset.json", '{"labels": {"a": Infinity, "b": 1}}'),
+    ],
+)
+def test_a_file_that_python_gives_up_on_is_no_list(tmp_path, name, text):
+    assert palette_of(tmp_path, name, text) is None
+
+
+@pytest.mark.parametrize("folders", [VOC_FOLDERS, ("images", "labels")])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_list_that_cannot_be_read_is_never_replaced_by_a_built_in_palette(folders, number, tmp_path, monkeypatch):
+    faults.impatient(monkeypatch)
+    (tmp_path / "labelmap.txt").write_text(LABELMAP)
+    raw = labelled(tmp_path, VOC.colorize(np.uint8([[0, 1], [1, 2]])), folders=folders)
+    faults.of_the_system(monkeypatch, number, times=10**6, name="labelmap.txt")
+    with pytest.raises(
+        InputError, match=r"labelmap\.txt, which may list the classes, cannot be read: .*or give --pal"
+    ):
+        detect_palette(raw)
+    assert detect_palette(raw, "voc").palette is VOC
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def run(options: Options, flags: list[str]) -> int:
     leases.acquire(folder, "prepare")
     surveyed = prefetch.ahead(folder, functools.partial(survey, folder))
     raw = scan(source, options.layout, options.val_fraction, options.group_by)
-    if not storage.is_remote(source):
+    if raw.layout == "manifest" or not storage.is_remote(source):  # whose files may lie elsewhere
         check_paths(beam, "--input", (path for pair in raw.pairs for path in (pair.image, pair.label)))
     palette, coding, reasons, is_fatal = recognise_labels(raw, options)
     options = replace(options, label_coding=coding)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.crf.refine import require_engine
 from pipelines.inputs import collection
+from pipelines.inputs.lists import is_list
 from pipelines.inputs.selection import load as load_selection
 from pipelines.masks import segmenter
 from pipelines.runner.flags import beam_options, check_paths, cores_per_process, is_local, located
@@ -49,7 +50,7 @@ def run(options: Options, flags: list[str]) -> int:
     job, card = prepare(options, cores_per_process(beam))
     selection = load_selection(options.records, options.split, options.list)
     listing = planning.selected(collection.find(options.input, options.output), selection)
-    if not storage.is_remote(options.input):
+    if is_list(options.input):  # whose images may lie elsewhere
         check_paths(beam, "--input", (image.path for image in listing.images))
     leases.acquire(options.output, "segment")
     previous = previous_report(options, job.fingerprint)

@@ -9,6 +9,7 @@ import pytest
 from pipelines import cli
 from tests.drawn.dataflow import FLAGS, WORKERS, dataflow
 from tests.drawn.rawset import touch
+from trainer import storage
 
 CLOUD = [
     "--runner=DataflowRunner",
@@ -48,13 +49,25 @@ def test_an_image_of_another_python_is_refused_by_every_command(command, monkeyp
     assert "the image has Python 3.11, and this is Python 3.13" in capsys.readouterr().err
 
 
-def test_a_list_here_that_names_files_of_this_machine_is_refused(tmp_path, bucket, capsys):
+@pytest.mark.parametrize("place", ["here", "bucket"])
+def test_a_list_that_names_files_of_this_machine_is_refused(place, tmp_path, bucket, capsys):
     """A list of gs:// addresses would do."""
     touch(tmp_path, "a.png", "b.png")
-    (tmp_path / "set.csv").write_text("image,label\na.png,b.png\n")
+    path = storage.join(bucket if place == "bucket" else str(tmp_path), "set.csv")
+    storage.write(path, f"image,label\n{tmp_path}/a.png,{tmp_path}/b.png\n".encode())
     with dataflow() as service:
-        flags = [f"--input={tmp_path}/set.csv", f"--output={bucket}/out", *FLAGS, service.endpoint]
+        flags = [f"--input={path}", f"--output={bucket}/out", *FLAGS, service.endpoint]
         assert cli.main(["prepare", *flags]) == 2
+    assert f"--input {tmp_path}/a.png is a local path" in capsys.readouterr().err
+
+
+def test_a_list_in_cloud_storage_of_images_of_this_machine_is_refused(tmp_path, bucket, capsys, monkeypatch):
+    touch(tmp_path, "a.png")
+    storage.write(f"{bucket}/list.txt", f"{tmp_path}/a.png\n".encode())
+    monkeypatch.setattr("pipelines.segment.command.prepare", lambda options, cores: (None, None))
+    with dataflow() as service:
+        flags = [f"--input={bucket}/list.txt", f"--model={bucket}/model", f"--output={bucket}/masks", *FLAGS]
+        assert cli.main(["segment", *flags, service.endpoint]) == 2
     assert f"--input {tmp_path}/a.png is a local path" in capsys.readouterr().err
 
 

@@ -152,7 +152,7 @@ def test_json_round_trip_is_sorted(root):
     assert storage.read_json(storage.join(root, "a.json")) == {"a": [2], "b": 1}
 
 
-@pytest.mark.parametrize("name", ["../x", "a/../../x", "a\\b", "C:/x", "", "a\0b"])
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "a\\b", "C:/x", "a\0b"])
 def test_names_that_leave_the_folder_are_refused(name):
     with pytest.raises(InputError, match=r"leave the output folder|which other systems read as a folder"):
         storage.safe_relative(name)
@@ -161,6 +161,11 @@ def test_names_that_leave_the_folder_are_refused(name):
 def test_a_name_that_begins_with_a_slash_is_refused():
     with pytest.raises(InputError, match=r"the name '/etc/x' begins with a slash.*expected a path below that folder"):
         storage.safe_relative("/etc/x")
+
+
+def test_an_empty_name_is_refused_as_that_of_a_folder():
+    with pytest.raises(InputError, match=r"the name '' is empty, as where an address ends with a slash"):
+        storage.safe_relative("")
 
 
 def test_a_name_that_is_not_utf8_is_refused():

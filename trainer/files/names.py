@@ -86,7 +86,9 @@ def safe_relative(name: str) -> str:
         fault = f"has {what}, which other systems read as a folder"
     elif name[:1] == "/":
         fault = "begins with a slash, so its folder has no name"
-    elif not name or "\0" in name or ".." in parts:
+    elif not name:
+        fault = "is empty, as where an address ends with a slash and names a folder"
+    elif "\0" in name or ".." in parts:
         fault = "would leave the output folder"
     if fault:
         raise InputError(

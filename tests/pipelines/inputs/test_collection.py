@@ -179,3 +179,11 @@ def test_missing_empty_and_equal_folders_are_input_errors(tmp_path):
         find(str(tmp_path))
     with pytest.raises(InputError, match="the same folder"):
         find(str(tmp_path), str(tmp_path))
+
+
+def test_a_folder_in_a_list_as_gsutil_prints_it_is_named_as_such(tmp_path):
+    (tmp_path / "l.txt").write_text("gs://b/set/\ngs://b/set/a.jpg\n")
+    listing = find(str(tmp_path / "l.txt"))
+    assert [image.name for image in listing.images] == ["a"]
+    ((path, reason),) = listing.unusable
+    assert path == "gs://b/set/" and "ends with a slash and names a folder" in reason

@@ -82,7 +82,7 @@ def test_a_key_that_would_leave_the_folder_is_a_fault_to_every_verb(tmp_path, ca
     write_records(folder, {"train": [[record(0), dataclasses.replace(record(1), key=key, filename="a.jpg")]]})
     fault = (
         re.escape(f"record 1: the name {key!r} ")
-        + "(would leave the output folder|begins with a slash.*|has .*); expected a .*'train/a'"
+        + "(is empty, .*|would leave the output folder|begins with a slash.*|has .*); expected a .*'train/a'"
     )
     for verb in ("export", "reshard"):
         with pytest.raises(InputError, match=f"^train-00000-of-00001.tfrecord: {fault}.*; `deeplab records verify"):

@@ -73,12 +73,7 @@ class Target:
 
     def refuse_raw_set(self, folders: Iterable[str]) -> None:
         """Raises InputError if the folder is that of the raw set, or one of `folders` in it is a link to it."""
-        source = self.dataset.options.get("input") or ""
-        try:
-            is_there = storage.is_dir(source)
-        except PermissionError:  # nor may we write there
-            is_there = False
-        if not is_there:
+        if not (source := self._raw_set()):
             return
         is_own = storage.lies_in(self.folder, source) and storage.lies_in(source, self.folder)
         present = filter(storage.is_dir, map(self.path, folders))
@@ -95,18 +90,35 @@ class Target:
             raise InputError(
                 f"{min(others)}{more} would be replaced by other contents; give another folder, or --overwrite"
             )
-        inputs = self._inputs() if others else frozenset()
+        inputs = self._inputs(others) if others else frozenset()
         for path in sorted(others):
             if storage.real(path) in inputs:
                 raise InputError(f"{path} belongs to the raw set that the records were made from; give another folder")
 
-    def _inputs(self) -> frozenset[str]:
-        """Real paths of the files that the records were made from, if they still exist."""
-        source, layout = self.dataset.options.get("input") or "", self.dataset.options.get("layout", "auto")
+    def _raw_set(self) -> str:
+        """The folder or list that the records were made from; "" if it is no more."""
+        source = self.dataset.options.get("input") or ""
         try:
-            raw = scan(source, layout)
-        except (InputError, OSError):
+            return source if storage.is_dir(source) or storage.exists(source) else ""
+        except PermissionError:  # nor may we write there
+            return ""
+
+    def _inputs(self, others: Sequence[str]) -> frozenset[str]:
+        """Real paths of the files that the records were made from, if they still exist.
+
+        Raises InputError if these cannot be listed, and `others` may be among them.
+        """
+        if not (source := self._raw_set()):
             return frozenset()
+        try:
+            raw = scan(source, self.dataset.options.get("layout", "auto"))
+        except (InputError, OSError) as error:
+            if storage.is_dir(source) and not any(storage.lies_in(path, source) for path in others):
+                return frozenset()
+            raise InputError(
+                f"files in {self.folder} would be replaced, and whether they belong to {source}, the raw set that the "
+                f"records were made from, is unknown: {error}; give another folder"
+            ) from None
         paths = [path for pair in raw.pairs for path in (pair.image, pair.label)]
         paths += [*(reject.path for reject in raw.rejects), source, storage.join(raw.root, PALETTE_FILE)]
         return frozenset(map(storage.real, paths))

@@ -92,14 +92,22 @@ def test_show_saves_over_no_other_file_but_with_overwrite(prepared, tmp_path):
     assert len(as_it_is(tmp_path)) == 3
 
 
-def test_show_never_saves_over_the_raw_set(own):
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_show_never_saves_over_the_raw_set(own, tmp_path, is_refused):
     raw, folder = own
     (raw / "images/train/a1.jpg").rename(raw / "images/train/train_a0.jpg")
     (raw / "labels/train/a1.png").rename(raw / "labels/train/train_a0.png")
+    if is_refused:
+        (raw / "labels").rename(raw / "drawn")
     before = as_it_is(raw)
-    with pytest.raises(InputError, match=r"train_a0\.jpg belongs to the raw set"):
+    expected = (
+        "whether they belong to .*raw, .*, is unknown: " if is_refused else r"train_a0\.jpg belongs to the raw set"
+    )
+    with pytest.raises(InputError, match=expected):
         records("show", folder, "--record", "train/a0", "--save", raw / "images/train", "--overwrite")
     assert as_it_is(raw) == before
+    (tmp_path / "train_a0.jpg").write_bytes(b"other")
+    assert records("show", folder, "--record", "train/a0", "--save", tmp_path, "--overwrite") == 0
 
 
 def test_files_whose_names_are_too_long_are_rejects_and_the_rest_is_exported(tmp_path, capsys):

@@ -30,10 +30,10 @@ import cv2
 import numpy as np
 
 from pipelines.crf import refine as crf
-from pipelines.crf.options import CrfOptions
 from pipelines.demo import scenes
 from trainer import storage
 from trainer.formats import images
+from trainer.formats.options import CrfOptions
 from trainer.options import CheckedOptions, InputError, option
 from trainer.parser import parse
 
@@ -172,7 +172,7 @@ import numpy as np
 sys.path[:0] = [{benchmarks!r}]
 import crf as bench
 from pipelines.crf import refine as crf
-from pipelines.crf.options import CrfOptions
+from trainer.formats.options import CrfOptions
 if {engine!r} == "pydensecrf":
     from pydensecrf import densecrf, utils
 content = np.load({file!r})

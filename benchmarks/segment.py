@@ -23,10 +23,10 @@ from crf import pydensecrf
 from timing import table, take_turns
 
 from pipelines import cli
-from pipelines.crf.options import CrfOptions
 from pipelines.demo import scenes
 from trainer import storage
 from trainer.formats import images
+from trainer.formats.options import CrfOptions
 from trainer.options import CheckedOptions, option
 from trainer.parser import parse
 from trainer.startup import start_tensorflow

@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A difference of scores, `value`, and its bootstrap interval from `low` to `high`.
+
+    Attributes:
+      level: the confidence of the interval, 0 to 1.
+      resamples: the number of resamples it comes from.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float = LEVEL
+    resamples: int = RESAMPLES
 
 
 def confusion(label: np.ndarray, prediction: np.ndarray, num_classes: int, ignore_id: int) -> np.ndarray:

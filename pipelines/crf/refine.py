@@ -23,9 +23,9 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 
 from pipelines.crf.engine import builds
-from pipelines.crf.options import CrfOptions
 from pipelines.runner.isolation import Isolated
 from pipelines.runner.steps import timed
+from trainer.formats.options import CrfOptions
 from trainer.options import InputError
 
 MIN_PROBABILITY = 1e-5
@@ -66,7 +66,7 @@ def refine(image: np.ndarray, probabilities: np.ndarray, options: CrfOptions, en
       image: uint8 [H, W, 3], RGB.
       probabilities: float [H, W, C], a softmax over the last axis, values in [0, 1].
       options: the CRF's parameters.
-      engine: one of `options.ENGINES`; their results differ by rounding, at most by 1e-5 on photographs.
+      engine: "native" or "pydensecrf"; their results differ by rounding, at most by 1e-5 on photographs.
 
     Returns:
       float32 [H, W, C]; the last axis adds up to 1. The same input gives the same bits on the same processor.
@@ -197,7 +197,7 @@ class Refiner:
     Args:
       workers: number of images refined concurrently, at least 1.
       options: the CRF's parameters.
-      engine: one of `options.ENGINES`.
+      engine: "native" or "pydensecrf".
 
     Raises InputError if the engine is not installed.
     """

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pipelines.crf.options import CrfOptions
 from pipelines.crf.refine import Refiner
 from pipelines.masks import certainty
 from pipelines.masks.certainty import Certainty
@@ -24,6 +23,7 @@ from pipelines.masks.views import mean_softmax
 from pipelines.runner.isolation import Failed, attempt
 from pipelines.runner.steps import step, worked
 from trainer.formats.images import shrink
+from trainer.formats.options import CrfOptions
 
 T = TypeVar("T")
 
@@ -124,7 +124,7 @@ class Segmenter:
       max_side: longest side of the images that network and CRF see, in pixels; 0 for no limit.
       views: the views of an image, after shrinking, that the network sees.
       crf: parameters of the CRF; None for none.
-      crf_engine: the engine of the CRF, one of `pipelines.crf.options.ENGINES`.
+      crf_engine: the engine of the CRF, see `pipelines.crf.refine`.
       crf_workers: number of images refined concurrently, at least 1.
       confidence: whether results include their confidence.
 

@@ -13,11 +13,11 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 
-from pipelines.crf.options import CrfOptions
 from pipelines.masks.certainty import CHANGED_DIGITS, DIGITS, Certainty
 from pipelines.masks.options import SINGLE, Views
 from trainer.formats.cards import ModelCard
 from trainer.formats.containers import PNG_HEAD, png_with_text
+from trainer.formats.options import CrfOptions
 
 
 @dataclass(frozen=True)

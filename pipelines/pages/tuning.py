@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.crf.options import CrfOptions, in_words
-from pipelines.crf.tuning import Tuning
 from pipelines.masks.options import Views
 from pipelines.pages.gallery import Entry
 from pipelines.pages.page import direction, signed, template, typographic
 from trainer.accounts import counted
 from trainer.formats.labels import Palette
+from trainer.formats.options import CrfOptions, in_words
+from trainer.formats.tuning import Tuning
 from trainer.terminal import printable
 
 AXES = ("compat", "sxy", "srgb")

@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.metrics import iou, mean_iou
-
-RESAMPLES = 2000
-LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A difference of scores, `value`, and its interval from `low` to `high` of confidence `level` (0 to 1)."""
-
-    value: float
-    low: float
-    high: float
-    level: float = LEVEL
-    resamples: int = RESAMPLES
+from trainer.metrics import LEVEL, RESAMPLES, Gain, iou, mean_iou
 
 
 def bootstrap(before: np.ndarray, after: np.ndarray) -> Gain:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipelines.crf.options import CrfOptions
 from pipelines.inputs.collection import SourceImage
 from pipelines.masks.certainty import Certainty
 from pipelines.masks.segmenter import Segmented, Segmenter, Unsegmented, shared_segmenter
@@ -32,6 +31,7 @@ from trainer.formats import images, label_images
 from trainer.formats.cards import CARD, ModelCard
 from trainer.formats.exports import load_card
 from trainer.formats.labels import Palette
+from trainer.formats.options import CrfOptions
 from trainer.limits import cores
 from trainer.network.options import bytes_per_pixel
 from trainer.options import InputError

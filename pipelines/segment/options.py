@@ -21,11 +21,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from pipelines.crf.options import ENGINES, NUMBERS, CrfOptions
 from pipelines.inputs.options import SelectionOptions
 from pipelines.masks.options import ViewOptions
 from trainer.accounts import max_reject_rate
-from trainer.formats.options import MAX_PIXELS
+from trainer.formats.options import CRF_NUMBERS, MAX_PIXELS, CrfOptions
 from trainer.options import InputError, option
 
 
@@ -105,7 +104,10 @@ class Options(SelectionOptions, ViewOptions):
     )
     crf_compat_gaussian: float | None = _crf("compat_gaussian", "weight of the smoothing kernel", low=0)
     crf_engine: str = option(
-        "native", "this project's own implementation, or the package pydensecrf", choices=ENGINES, group="CRF"
+        "native",
+        "this project's own implementation, or the package pydensecrf",
+        choices=("native", "pydensecrf"),
+        group="CRF",
     )
     crf_workers: int = option(0, "images refined concurrently in every worker; 0: one per core", low=0, group="CRF")
     max_reject_rate: float = max_reject_rate("images")
@@ -119,11 +121,11 @@ class Options(SelectionOptions, ViewOptions):
     @property
     def crf_flags(self) -> list[str]:
         """The flags that were given for the CRF, without --crf."""
-        given = [f"crf_{name}" for name in NUMBERS if getattr(self, f"crf_{name}") is not None]
+        given = [f"crf_{name}" for name in CRF_NUMBERS if getattr(self, f"crf_{name}") is not None]
         given += ["crf_engine"] * (self.crf_engine != "native") + ["crf_workers"] * (self.crf_workers != 0)
         return [self.flag(name) for name in given]
 
     def crf_options(self, otherwise: CrfOptions) -> CrfOptions:
         """The CRF's parameters: those given as flags, the others as in `otherwise`. InputError for impossible ones."""
-        flags = {name: getattr(self, f"crf_{name}") for name in NUMBERS}
+        flags = {name: getattr(self, f"crf_{name}") for name in CRF_NUMBERS}
         return replace(otherwise, **{name: value for name, value in flags.items() if value is not None})

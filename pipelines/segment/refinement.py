@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import how_to_make, load, path_of
 from pipelines.masks.options import Views
 from pipelines.segment.options import Options
+from trainer.formats.options import CrfOptions
+from trainer.formats.tuning import how_to_make, load, path_of
 from trainer.options import InputError
 from trainer.terminal import printable
 

@@ -10,13 +10,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from pipelines import __version__
-from pipelines.crf import tuning
 from pipelines.runner import accelerators
 from pipelines.submit import forms
 from pipelines.submit.options import JobOptions
 from pipelines.submit.plan import BEAM_FLAGS, Job, environment, own_flags, read_command
 from trainer import leases, storage
 from trainer.files import cloud
+from trainer.formats import tuning
 from trainer.formats.cards import CARD, TUNING_FILE
 from trainer.formats.dataset import check_shards, load_dataset
 from trainer.formats.exports import SAVED_MODEL

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.crf.options import CrfOptions
 from pipelines.crf.refine import require_engine
-from pipelines.crf.tuning import TUNING_FILE, Tuning
 from pipelines.masks.stamps import fingerprint
 from pipelines.pages import gallery
 from pipelines.pages import tuning as page
@@ -30,6 +28,8 @@ from trainer import leases, storage
 from trainer.accounts import Accounts, counted, merged, write_rejects
 from trainer.formats.cards import load_card, weights_digest
 from trainer.formats.dataset import Dataset, load_dataset
+from trainer.formats.options import CrfOptions
+from trainer.formats.tuning import TUNING_FILE, Tuning
 from trainer.metrics import mean_iou
 from trainer.options import InputError
 from trainer.terminal import printable

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.crf import refine as crf
-from pipelines.crf.options import NUMBERS, CrfOptions
 from pipelines.masks import network
 from pipelines.masks.options import Views
 from pipelines.masks.softmax import most_probable
@@ -36,6 +35,7 @@ from trainer.accounts import REJECTS_FILE
 from trainer.files import scratch
 from trainer.formats import images, label_images
 from trainer.formats.labels import Palette
+from trainer.formats.options import CRF_NUMBERS, CrfOptions
 from trainer.metrics import class_counts
 
 READERS = 10
@@ -117,17 +117,17 @@ def _rows(points: Sequence[Point]) -> list[tuple[float, ...]]:
     """
     classes = max((len(point.class_weights) for point in points if point), default=0)
     return [
-        (*(getattr(point, name) for name in NUMBERS), *(point.class_weights or (1.0,) * classes))
+        (*(getattr(point, name) for name in CRF_NUMBERS), *(point.class_weights or (1.0,) * classes))
         if point
-        else (0.0,) * (len(NUMBERS) + classes)
+        else (0.0,) * (len(CRF_NUMBERS) + classes)
         for point in points
     ]
 
 
 def _point(row: np.ndarray) -> Point:
     """The inverse of `_rows`, for one row."""
-    iterations, *numbers = row[: len(NUMBERS)].tolist()
-    weights = tuple(row[len(NUMBERS) :].tolist())
+    iterations, *numbers = row[: len(CRF_NUMBERS)].tolist()
+    weights = tuple(row[len(CRF_NUMBERS) :].tolist())
     return CrfOptions(int(iterations), *numbers, class_weights=weights) if iterations else None
 
 

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import Change, Tuning
-from pipelines.scores.bootstrap import Gain, bootstrap, bootstrap_classes
-from trainer.metrics import iou, mean_iou
+from pipelines.scores.bootstrap import bootstrap, bootstrap_classes
+from trainer.formats.options import CrfOptions
+from trainer.formats.tuning import Change, Tuning
+from trainer.metrics import Gain, iou, mean_iou
 from trainer.options import InputError
 
 RANGES = {"compat": (3.0, 6.0), "sxy": (30.0, 100.0), "srgb": (3.0, 6.0), "compat_gaussian": (3.0, 3.0)}

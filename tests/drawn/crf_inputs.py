@@ -12,9 +12,9 @@ import pytest
 
 from pipelines.crf import refine as crf
 from pipelines.crf.engine import builds
-from pipelines.crf.options import CrfOptions
 from pipelines.demo import scenes
 from tests.drawn import crf_reference
+from trainer.formats.options import CrfOptions
 
 BUILDS = {build.__name__.rpartition(".")[2]: build for build in builds.builds()}
 

@@ -13,8 +13,8 @@ import functools
 
 import numpy as np
 
-from pipelines.crf.options import CrfOptions
 from pipelines.crf.refine import MIN_PROBABILITY
+from trainer.formats.options import CrfOptions
 
 
 @functools.lru_cache(maxsize=8)

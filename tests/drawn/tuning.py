@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 
 from pipelines import cli
-from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import Change, Tuning
-from pipelines.scores.bootstrap import Gain
 from tests.drawn import records
 from tests.drawn.records import PALETTE
 from trainer.formats.cards import WEIGHTS, ModelCard, save_card
 from trainer.formats.dataset import Dataset
+from trainer.formats.options import CrfOptions
+from trainer.formats.tuning import Change, Tuning
+from trainer.metrics import Gain
 
 SIZE = (56, 64)
 """Height and width of the images in the records."""

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.crf import tuning
 from pipelines.evaluate.sources import segment_notes
 from pipelines.inputs import collection, rawset, selection
 from pipelines.prepare import workarea
@@ -36,6 +35,7 @@ from trainer.formats import (
     frames,
     images,
     palettes,
+    tuning,
 )
 from trainer.formats.dataset import load_dataset
 from trainer.formats.images import ImageError

@@ -20,7 +20,7 @@ from trainer.options import InputError
 CARD = "model.json"
 WEIGHTS = "model.keras"
 TUNING_FILE = "crf.json"
-"""The CRF's parameters, if `deeplab tune-crf` has tuned them; see `pipelines.crf.tuning`."""
+"""The CRF's parameters, if `deeplab tune-crf` has tuned them; see `trainer.formats.tuning`."""
 TRAINING = "checkpoints/state.json"
 """The state of the training that writes the model, if there is one; see `trainer.train.resume`."""
 

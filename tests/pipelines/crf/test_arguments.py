@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.crf import refine as crf
-from pipelines.crf.options import CrfOptions
 from tests.drawn.crf_inputs import BUILDS, DEFAULT, draw_image, draw_softmax, running
+from trainer.formats.options import CrfOptions
 from trainer.options import InputError
 
 SIZES = st.tuples(st.integers(1, 20), st.integers(1, 70), st.integers(1, 40))

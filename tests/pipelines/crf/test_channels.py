@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipelines.crf import refine as crf
-from pipelines.crf.options import CrfOptions
 from tests.drawn.crf_inputs import DEFAULT, WHITE, draw_image, draw_rare_labels
+from trainer.formats.options import CrfOptions
 
 
 @pytest.mark.parametrize("labels", [6, 21, 90])

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.crf import refine as crf
-from pipelines.crf.options import CrfOptions
 from tests.drawn import crf_reference
 from tests.drawn.crf_inputs import (
     BUILDS,
@@ -27,6 +26,7 @@ from tests.drawn.crf_inputs import (
     pydensecrf,
     running,
 )
+from trainer.formats.options import CrfOptions
 from trainer.options import InputError
 
 KINDS = {

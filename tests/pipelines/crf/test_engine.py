@@ -10,7 +10,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.crf import refine as crf
-from pipelines.crf.options import CrfOptions
 from tests.drawn import crf_reference
 from tests.drawn.crf_inputs import (
     BLACK,
@@ -28,6 +27,7 @@ from tests.drawn.crf_inputs import (
     pydensecrf,
     running,
 )
+from trainer.formats.options import CrfOptions
 
 CASES = {
     # Every number of channels that has code of its own, for vectors of 4, 8 and 16.

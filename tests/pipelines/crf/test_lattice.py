@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pipelines.crf import refine as crf
-from pipelines.crf.options import CrfOptions
 from tests.drawn import crf_reference
 from tests.drawn.crf_inputs import DEFAULT, NARROWEST, assert_equal, draw_image, draw_softmax, pydensecrf
+from trainer.formats.options import CrfOptions
 
 
 def key_bits(height: int, width: int, options: CrfOptions) -> float:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from pipelines.crf import refine as crf
-from pipelines.crf.options import CrfOptions
+from trainer.formats.options import CrfOptions
 
 PROGRAM = """
 import resource
 import numpy as np
-from pipelines.crf.options import CrfOptions
+from trainer.formats.options import CrfOptions
 from pipelines.crf.refine import refine
 
 rng = np.random.default_rng(0)

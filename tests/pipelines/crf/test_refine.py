@@ -16,7 +16,7 @@ import pytest
 
 from pipelines.crf import refine as crf
 from pipelines.crf.engine import builds
-from pipelines.crf.options import CrfOptions
+from trainer.formats.options import CrfOptions
 from trainer.options import InputError
 
 needs_pydensecrf = pytest.mark.skipif(
@@ -189,7 +189,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         import time
         import numpy as np
         from pipelines.crf import refine as crf
-        from pipelines.crf.options import CrfOptions
+        from trainer.formats.options import CrfOptions
 
         if __name__ == "__main__":
             pool = crf.Refiner(1, CrfOptions(), "pydensecrf")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from pipelines.crf import refine as crf
-from pipelines.crf.options import CrfOptions
 from pipelines.masks import segmenter as masks
 from pipelines.masks.options import Views
 from pipelines.runner.steps import watched
+from trainer.formats.options import CrfOptions
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.crf.options import CrfOptions
 from pipelines.masks.certainty import Certainty
 from pipelines.masks.options import Views
 from pipelines.masks.stamps import Stamp, fingerprint, read_stamp, stamp_jpeg, stamp_png
 from tests.drawn.segmenting import PALETTE
 from trainer.formats.cards import ModelCard
 from trainer.formats.images import decode_image, encode_jpeg
+from trainer.formats.options import CrfOptions
 
 CARD = ModelCard({"num_classes": 3, "alpha": 0.35, "head": "bilinear"}, PALETTE, max_side=513)
 

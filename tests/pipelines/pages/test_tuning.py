@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import Change, Tuning
 from pipelines.pages import tuning as page
-from pipelines.scores.bootstrap import Gain
 from tests.drawn import chromium
 from tests.drawn.pages import EVIL, entry
 from trainer.formats.labels import Palette
+from trainer.formats.options import CrfOptions
+from trainer.formats.tuning import Change, Tuning
+from trainer.metrics import Gain
 
 PALETTE = Palette("page", ("sky", EVIL, "ghost", "fog"), ((1, 2, 3), (4, 50, 6), (7, 8, 9), (90, 90, 90)))
 GRID = [(compat, sxy, srgb) for compat in (3.0, 4.5, 6.0) for sxy in (30.0, 65.0, 100.0) for srgb in (3.0, 4.5, 6.0)]

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.crf.options import CrfOptions
 from pipelines.crf.refine import refine
 from pipelines.masks.options import Views
 from pipelines.masks.softmax import most_probable
@@ -30,6 +29,7 @@ from tests.drawn.segmenting import (
 )
 from trainer.formats.images import shrink
 from trainer.formats.labels import Palette
+from trainer.formats.options import CrfOptions
 from trainer.options import InputError
 
 VIEWS = Views((1.0, 1.5), flip=True)

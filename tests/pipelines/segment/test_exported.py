@@ -14,8 +14,6 @@ import pytest
 from PIL import Image
 
 from pipelines import cli
-from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import Tuning
 from pipelines.masks.network import Network
 from pipelines.segment.options import Options
 from pipelines.segment.refinement import DEFAULT_NOTE, crf_in_force
@@ -25,6 +23,8 @@ from tests.drawn.tuning import some_tuning
 from trainer import storage
 from trainer.formats import exports
 from trainer.formats.cards import ModelCard
+from trainer.formats.options import CrfOptions
+from trainer.formats.tuning import Tuning
 from trainer.options import InputError
 
 

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipelines.crf.options import CrfOptions
 from pipelines.segment import memory
 from pipelines.segment.mask import SegmentJob
 from pipelines.segment.memory import GIB, Memory
@@ -16,6 +15,7 @@ from pipelines.segment.options import Options
 from tests.drawn.segmenting import draw, rejects_of, save, segment
 from trainer.formats.images import ImageError
 from trainer.formats.labels import Palette
+from trainer.formats.options import CrfOptions
 
 MANY = Palette("many", tuple(map(str, range(150))), tuple((n, n, n) for n in range(150)))
 FEW = Palette("few", MANY.names[:21], MANY.colors[:21])

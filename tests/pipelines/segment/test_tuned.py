@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.crf.options import CrfOptions
 from pipelines.crf.refine import refine
-from pipelines.crf.tuning import Change
 from pipelines.segment.options import Options
 from pipelines.segment.refinement import DEFAULT_NOTE, crf_in_force
 from tests.drawn.segmenting import PALETTE, SIZES, draw, outcomes_of, read_mask, report_of, segment
 from tests.drawn.tuning import some_tuning, weights_file, write_model
 from trainer.formats.cards import WEIGHTS, weights_digest
+from trainer.formats.options import CrfOptions
+from trainer.formats.tuning import Change
 from trainer.options import InputError
 
 

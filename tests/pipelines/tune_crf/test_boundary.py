@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 
 from pipelines.crf import refine as crf
-from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import load
 from pipelines.masks.options import Views
 from pipelines.pages import gallery
 from pipelines.runner.progress import Heartbeat
@@ -26,6 +24,8 @@ from tests.drawn import records as drawn
 from tests.drawn.records import PALETTE
 from tests.drawn.tuning import SIZE, Colours, Smoothing, tune, write_records
 from trainer.formats import images
+from trainer.formats.options import CrfOptions
+from trainer.formats.tuning import load
 from trainer.options import InputError
 
 POINT = CrfOptions(sxy=30)

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import Tuning, load
 from pipelines.scores.trimap import trimap_distance
 from pipelines.tune_crf import command, search
 from tests.drawn import records as drawn
@@ -21,6 +19,8 @@ from trainer import metrics, storage
 from trainer.formats import images, label_images
 from trainer.formats.cards import weights_digest
 from trainer.formats.labels import Palette
+from trainer.formats.options import CrfOptions
+from trainer.formats.tuning import Tuning, load
 from trainer.options import InputError
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from pipelines.crf import refine as crf
-from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import load
 from pipelines.pages.tuning import parameters
 from tests.drawn.records import PALETTE
 from tests.drawn.tuning import Smoothing, tune
+from trainer.formats.options import CrfOptions
+from trainer.formats.tuning import load
 
 
 class Flooding(Smoothing):

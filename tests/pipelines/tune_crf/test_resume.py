@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 
 from pipelines import cli
-from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import load
 from pipelines.masks.options import Views
 from pipelines.tune_crf.job import BLOCK, PredictImage, RefinePoints
 from pipelines.tune_crf.samples import Sample
@@ -22,6 +20,8 @@ from tests.drawn.records import PALETTE
 from tests.drawn.tuning import tune, weights_file, write_records
 from trainer.accounts import UnbalancedError
 from trainer.formats.cards import WEIGHTS, ModelCard
+from trainer.formats.options import CrfOptions
+from trainer.formats.tuning import load
 
 
 def test_a_rerun_only_reads_and_another_metric_reads_the_same_counts(folders, network, smoothing, capsys):

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.crf.options import CrfOptions
 from pipelines.masks.options import Views
 from pipelines.scores.trimap import band_confusions
 from pipelines.tune_crf import scoring
@@ -16,6 +15,7 @@ from pipelines.tune_crf.scoring import TuningJob
 from tests.drawn.records import PALETTE
 from tests.drawn.tuning import Colours, Smoothing, write_records
 from trainer import storage
+from trainer.formats.options import CrfOptions
 from trainer.metrics import class_counts
 
 POINTS = (None, CrfOptions(), CrfOptions(sxy=30))

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import Tuning
 from pipelines.tune_crf import search
 from pipelines.tune_crf.search import coarse_points, fine_points
 from tests.drawn.counts import score, two_classes
+from trainer.formats.options import CrfOptions
+from trainer.formats.tuning import Tuning
 from trainer.options import InputError
 
 KEYS = [f"video/{number:03d}" for number in range(60)]

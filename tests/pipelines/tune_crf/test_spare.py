@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipelines.crf.options import CrfOptions
 from pipelines.tune_crf import search
 from tests.pipelines.tune_crf.test_search import ABOUT, FOLD, KEYS, explored
+from trainer.formats.options import CrfOptions
 
 NAMES = ("road", "pole", "sign")
 BEST = CrfOptions(sxy=65, srgb=4.5, compat=4.5)

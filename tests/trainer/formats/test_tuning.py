@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.crf.options import CrfOptions
-from pipelines.crf.tuning import Change, Tuning, load
-from pipelines.scores.bootstrap import Gain
 from tests.drawn.places import ROOT
 from tests.drawn.tuning import some_tuning
+from trainer.formats.options import CrfOptions
+from trainer.formats.tuning import Change, Tuning, load
+from trainer.metrics import Gain
 from trainer.options import InputError
 
 WITHOUT_INTERVALS = {"sky": Change(0.5, 0.6), "ghost": Change(None, None)}
@@ -120,7 +120,7 @@ def test_a_damaged_file_is_refused_with_the_cure(damage, message: str, tmp_path:
 
 def test_reading_the_file_loads_neither_tensorflow_nor_beam() -> None:
     code = (
-        "import sys, pipelines.crf.tuning, pipelines.tune_crf.search;"
+        "import sys, trainer.formats.tuning, pipelines.tune_crf.search;"
         "sys.exit(bool({'tensorflow', 'keras', 'apache_beam'} & {name.split('.')[0] for name in sys.modules}))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from pipelines.crf.options import CrfOptions
-from pipelines.scores.bootstrap import Gain
 from trainer import storage
 from trainer.accounts import Reject
 from trainer.formats import exports
 from trainer.formats.cards import TUNING_FILE
+from trainer.formats.options import CrfOptions
+from trainer.metrics import Gain
 from trainer.options import InputError
 
 FORMAT = 4

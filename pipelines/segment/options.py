@@ -18,20 +18,20 @@ names are kept unless --overwrite is given. Flags that are not listed here are p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from pipelines.inputs.options import SelectionOptions
 from pipelines.masks.options import ViewOptions
 from trainer.accounts import max_reject_rate
-from trainer.formats.options import CRF_NUMBERS, MAX_PIXELS, CrfOptions
+from trainer.formats.options import CRF_BOUNDS, MAX_PIXELS, CrfOptions
 from trainer.options import InputError, option
 
 
-def _crf(name: str, meaning: str, **bounds: float) -> Any:
+def _crf(name: str, meaning: str) -> Any:
     """A parameter of the CRF: the flag, else crf.json, else the default of `CrfOptions`."""
     text = f"{meaning}; default: as in crf.json, else {getattr(CrfOptions, name):g}"
-    return option(None, text, group="CRF", **bounds)
+    return option(None, text, group="CRF", **asdict(CRF_BOUNDS[name]))
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,14 @@ class Options(SelectionOptions, ViewOptions):
         bare="on",
         group="CRF",
     )
-    crf_iterations: int | None = _crf("iterations", "mean-field iterations", low=1, high=1000)
-    crf_sxy: float | None = _crf("sxy", "bilateral kernel: standard deviation of positions, in pixels", above=0)
-    crf_srgb: float | None = _crf("srgb", "bilateral kernel: standard deviation of colours, in grey levels", above=0)
-    crf_compat: float | None = _crf("compat", "weight of the bilateral kernel", low=0)
+    crf_iterations: int | None = _crf("iterations", "mean-field iterations")
+    crf_sxy: float | None = _crf("sxy", "bilateral kernel: standard deviation of positions, in pixels")
+    crf_srgb: float | None = _crf("srgb", "bilateral kernel: standard deviation of colours, in grey levels")
+    crf_compat: float | None = _crf("compat", "weight of the bilateral kernel")
     crf_sxy_gaussian: float | None = _crf(
-        "sxy_gaussian", "smoothing kernel: standard deviation of positions, in pixels", above=0
+        "sxy_gaussian", "smoothing kernel: standard deviation of positions, in pixels"
     )
-    crf_compat_gaussian: float | None = _crf("compat_gaussian", "weight of the smoothing kernel", low=0)
+    crf_compat_gaussian: float | None = _crf("compat_gaussian", "weight of the smoothing kernel")
     crf_engine: str = option(
         "native",
         "this project's own implementation, or the package pydensecrf",
@@ -121,11 +121,11 @@ class Options(SelectionOptions, ViewOptions):
     @property
     def crf_flags(self) -> list[str]:
         """The flags that were given for the CRF, without --crf."""
-        given = [f"crf_{name}" for name in CRF_NUMBERS if getattr(self, f"crf_{name}") is not None]
+        given = [f"crf_{name}" for name in CRF_BOUNDS if getattr(self, f"crf_{name}") is not None]
         given += ["crf_engine"] * (self.crf_engine != "native") + ["crf_workers"] * (self.crf_workers != 0)
         return [self.flag(name) for name in given]
 
     def crf_options(self, otherwise: CrfOptions) -> CrfOptions:
         """The CRF's parameters: those given as flags, the others as in `otherwise`. InputError for impossible ones."""
-        flags = {name: getattr(self, f"crf_{name}") for name in CRF_NUMBERS}
+        flags = {name: getattr(self, f"crf_{name}") for name in CRF_BOUNDS}
         return replace(otherwise, **{name: value for name, value in flags.items() if value is not None})

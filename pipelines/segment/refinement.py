@@ -28,14 +28,12 @@ def crf_in_force(options: Options, model_digest: str) -> tuple[CrfOptions | None
     """
     if options.crf == "off":
         return None, ""
-    tuning, path = load(options.model), path_of(options.model)
+    tuning, path = load(options.model, model_digest), path_of(options.model)
     if tuning is None:
         if options.crf == "auto":
             raise InputError(f"--crf auto: {how_to_make(options.model)}, or give --crf on or off")
         crf = options.crf_options(CrfOptions())
         return crf, DEFAULT_NOTE if crf == CrfOptions() else ""
-    if tuning.model_digest != model_digest:
-        raise InputError(f"{path} was made with other weights; run `deeplab tune-crf` again, or delete the file")
     if tuning.options is None and options.crf == "auto":
         ignored = ", ".join(options.crf_flags)
         without = f", so without effect: {ignored}; --crf on uses them" if ignored else ""

@@ -35,7 +35,7 @@ from trainer.accounts import REJECTS_FILE
 from trainer.files import scratch
 from trainer.formats import images, label_images
 from trainer.formats.labels import Palette
-from trainer.formats.options import CRF_NUMBERS, CrfOptions
+from trainer.formats.options import CRF_BOUNDS, CrfOptions
 from trainer.metrics import class_counts
 
 READERS = 10
@@ -117,17 +117,17 @@ def _rows(points: Sequence[Point]) -> list[tuple[float, ...]]:
     """
     classes = max((len(point.class_weights) for point in points if point), default=0)
     return [
-        (*(getattr(point, name) for name in CRF_NUMBERS), *(point.class_weights or (1.0,) * classes))
+        (*(getattr(point, name) for name in CRF_BOUNDS), *(point.class_weights or (1.0,) * classes))
         if point
-        else (0.0,) * (len(CRF_NUMBERS) + classes)
+        else (0.0,) * (len(CRF_BOUNDS) + classes)
         for point in points
     ]
 
 
 def _point(row: np.ndarray) -> Point:
     """The inverse of `_rows`, for one row."""
-    iterations, *numbers = row[: len(CRF_NUMBERS)].tolist()
-    weights = tuple(row[len(CRF_NUMBERS) :].tolist())
+    iterations, *numbers = row[: len(CRF_BOUNDS)].tolist()
+    weights = tuple(row[len(CRF_BOUNDS) :].tolist())
     return CrfOptions(int(iterations), *numbers, class_weights=weights) if iterations else None
 
 

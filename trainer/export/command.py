@@ -18,7 +18,7 @@ from trainer.export import plan, samples, tally
 from trainer.export.options import Options
 from trainer.export.samples import Sample
 from trainer.export.tally import Comparison
-from trainer.formats import exports
+from trainer.formats import exports, tuning
 from trainer.formats.cards import ModelCard, load_card, weights_digest
 from trainer.formats.dataset import Dataset, unchanged
 
@@ -37,7 +37,8 @@ def run(options: Options, flags: list[str]) -> int:
     else:
         leases.acquire_file(options.output, "export")
     plan.check(options, card)
-    about = exports.about(card, digest, versions(options.format), plan.tuning(options, digest))
+    tuned = tuning.load(options.model, digest)
+    about = exports.about(card, digest, versions(options.format), tuned.to_json() if tuned else None)
     dataset = plan.dataset(options, card)
     images = samples.image_paths(options.images) if options.images else []
     plan.reserve(options)

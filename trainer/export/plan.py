@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import math
 import os
 from collections.abc import Iterable
 from typing import Any
 
 from trainer import leases, storage
 from trainer.export.options import Options
-from trainer.formats.cards import TUNING_FILE, ModelCard
+from trainer.formats.cards import ModelCard
 from trainer.formats.dataset import Dataset, check_shards, load_dataset
 from trainer.formats.exports import ABOUT, CLASS_BYTES, SAVED_MODEL
 from trainer.limits import memory
@@ -102,40 +101,6 @@ def _digest(data: bytes) -> str:
 def _is_there(path: str) -> bool:
     """Whether a file exists at `path`, or something that a file would replace: a broken link or a FIFO."""
     return storage.exists(path) or (not storage.is_remote(path) and os.path.lexists(path))
-
-
-def tuning(options: Options, digest: str) -> dict[str, Any] | None:
-    """The contents of the model's crf.json, None without one. Raises InputError if it is damaged or of other weights.
-
-    Args:
-      digest: the digest of the model's weights.
-    """
-    path = storage.join(options.model, TUNING_FILE)
-    if not storage.exists(path):
-        return None
-    tuned = storage.read_json(path)
-    if not isinstance(tuned, dict) or "model_digest" not in tuned:
-        raise InputError(
-            f"{path} is damaged; update this program if a later version wrote it, or delete it; `deeplab tune-crf` "
-            "then makes it again"
-        )
-    if tuned["model_digest"] != digest:
-        raise InputError(f"{path} was made with other weights; run `deeplab tune-crf` again, or delete the file")
-    if fault := _fault(tuned.get("options")):
-        raise InputError(f"{path}: {fault}; delete the file; `deeplab tune-crf` then makes it again")
-    return tuned
-
-
-def _fault(parameters: Any) -> str:
-    """What is wrong with the parameters of the CRF in crf.json, None for no CRF; "" if nothing is."""
-    if parameters is not None and not isinstance(parameters, dict):
-        return f"expected the parameters of the CRF, got {parameters!r}"
-    for name, value in (parameters or {}).items():
-        is_number = isinstance(value, int | float) and math.isfinite(value)
-        # Weights may be 0; widths of kernels and iterations may not.
-        if name != "class_weights" and not (is_number and (value > 0 or (value == 0 and name.startswith("compat")))):
-            return f"impossible value of {name} for the CRF: {value!r}"
-    return ""
 
 
 def reserve(options: Options) -> None:

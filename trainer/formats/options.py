@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from numbers import Integral
+from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
-from trainer.options import InputError
+from trainer.options import Bounds, InputError
 
 PALETTES = ("voc", "camvid", "cityscapes", "cityscapes-trainids")
 """The built-in palettes of `trainer.formats.palettes`."""
@@ -22,23 +22,33 @@ MAX_PIXELS = 178_956_970
 No flag allows more, since what one command makes of an image the others have to read.
 """
 
+CRF_BOUNDS = {
+    "iterations": Bounds(low=1, high=1000),
+    "sxy_gaussian": Bounds(above=0),
+    "compat_gaussian": Bounds(low=0),
+    "sxy": Bounds(above=0),
+    "srgb": Bounds(above=0),
+    "compat": Bounds(low=0),
+}
+"""The CRF's parameters that are numbers, in the order of `CrfOptions`, and their bounds; for flags, too."""
+
 
 @dataclass(frozen=True)
 class CrfOptions:
     """Parameters of the dense CRF, which `pipelines.crf.refine` applies; raises InputError for values it cannot use.
 
     Attributes:
-        iterations: mean-field iterations, 1 to 1000.
-        sxy_gaussian: width of the smoothing kernel (pixels), > 0.
-        compat_gaussian: Potts weight of the smoothing kernel, >= 0; 0 leaves the kernel out.
-        sxy: spatial width of the bilateral kernel (pixels), > 0.
-        srgb: colour width of the bilateral kernel (grey levels of 0..255), > 0.
-        compat: Potts weight of the bilateral kernel, >= 0; 0 leaves the kernel out.
+        iterations: mean-field iterations.
+        sxy_gaussian: width of the smoothing kernel (pixels).
+        compat_gaussian: Potts weight of the smoothing kernel; 0 leaves the kernel out.
+        sxy: spatial width of the bilateral kernel (pixels).
+        srgb: colour width of the bilateral kernel (grey levels of 0..255).
+        compat: Potts weight of the bilateral kernel; 0 leaves the kernel out.
         class_weights: a weight from 0 to 1 for every class, by its id: two classes repel each other by the product of
             their weights, times the kernels' weights. Empty if all are 1, which is Potts' model. See docs/crf.md.
 
-    The defaults suit softmax maps of DeepLab networks. Wide kernels as in textbooks (sxy 80, srgb 13, compat 10)
-    flood thin objects and cost several points of mIoU on road scenes.
+    `CRF_BOUNDS` bounds the numbers. The defaults suit softmax maps of DeepLab networks. Wide kernels as in textbooks
+    (sxy 80, srgb 13, compat 10) flood thin objects and cost several points of mIoU on road scenes.
     """
 
     iterations: int = 5
@@ -55,33 +65,28 @@ class CrfOptions:
             raise InputError(f"CRF class_weights must be from 0 to 1, got {', '.join(f'{w:g}' for w in weights)}")
         # Weights that are all 1 are the same parameters as no weights, and must have the same fingerprint.
         object.__setattr__(self, "class_weights", weights if set(weights) - {1.0} else ())
-        for name in CRF_NUMBERS:
+        for name, bounds in CRF_BOUNDS.items():
             value = getattr(self, name)
-            if not math.isfinite(value):
-                raise InputError(f"CRF {name} must be a finite number, got {value}")
-        if not isinstance(self.iterations, Integral) or not 1 <= self.iterations <= 1000:
-            raise InputError(f"CRF iterations must be a whole number from 1 to 1000, got {self.iterations}")
-        for name in ("sxy_gaussian", "sxy", "srgb"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"CRF {name} is the width of a kernel and must be above 0, got {getattr(self, name)}")
-        for name in ("compat_gaussian", "compat"):
-            if getattr(self, name) < 0:
-                raise InputError(f"CRF {name} is a weight and must not be negative, got {getattr(self, name)}")
+            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+                raise InputError(f"CRF {name} must be a finite number, got {value!r}")
+            if not bounds.hold(value):
+                raise InputError(f"CRF {name} must be {bounds}, got {value}")
+        if not isinstance(self.iterations, Integral):
+            raise InputError(f"CRF iterations must be a whole number, got {self.iterations}")
 
     def to_json(self, classes: Sequence[str]) -> dict[str, Any]:
         """The parameters by name; class weights by the names of the `classes` whose weight is not 1.
 
         Without class weights, the result is the same as in version 0.1, since fingerprints of masks depend on it.
         """
-        values = {name: getattr(self, name) for name in CRF_NUMBERS}
+        values = {name: getattr(self, name) for name in CRF_BOUNDS}
         weights = {name: w for name, w in zip(classes, self.class_weights, strict=False) if w != 1}
         return values | ({"class_weights": weights} if weights else {})
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], classes: Sequence[str]) -> CrfOptions:
         """The inverse of `to_json`. Raises InputError for weights of other classes, TypeError for other names."""
-        # 30 and 30.0 are the same number, and must give the same fingerprint.
-        numbers = {name: type(getattr(cls, name))(value[name]) for name in value if name != "class_weights"}
+        numbers = {name: _typed(name, value[name]) for name in value if name != "class_weights"}
         weights = value.get("class_weights", {})
         if unknown := set(weights) - set(classes):
             raise InputError(f"weights of unknown classes ({', '.join(sorted(unknown))})")
@@ -89,7 +94,16 @@ class CrfOptions:
 
     def words(self, classes: Sequence[str]) -> str:
         """All parameters in one line: "iterations 5, ..., compat 4, class weights pole 0.5"."""
-        return in_words(self.to_json(classes), CRF_NUMBERS)
+        return in_words(self.to_json(classes), CRF_BOUNDS)
+
+
+def _typed(name: str, value: Any) -> Any:
+    """A number of the file in the type of its parameter; what has no equal there as it is, which `CrfOptions` refuses.
+
+    30 and 30.0 are the same number, and must give the same fingerprint.
+    """
+    kind = type(getattr(CrfOptions, name))
+    return kind(value) if type(value) in (int, float) and kind(value) == value else value
 
 
 def in_words(values: Mapping[str, Any], names: Iterable[str]) -> str:
@@ -97,7 +111,3 @@ def in_words(values: Mapping[str, Any], names: Iterable[str]) -> str:
     numbers = [f"{name} {values[name]:g}" for name in names]
     weights = [f"{name} {weight:g}" for name, weight in values.get("class_weights", {}).items()]
     return ", ".join([*numbers, *(["class weights " + ", ".join(weights)] if weights else [])])
-
-
-CRF_NUMBERS = tuple(field.name for field in fields(CrfOptions) if field.name != "class_weights")
-"""Names of the parameters that are single numbers."""

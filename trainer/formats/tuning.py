@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from trainer import storage
@@ -48,7 +48,7 @@ class Tuning:
       split: the split of the records.
       images: number of images examined.
       rejects: the images that could not be used, each {"key", "path", "stage", "reason", "records"}.
-      model_digest: SHA-256 of the model's weights.
+      model_digest: SHA-256 of the weights of the model folder.
       records_fingerprint: the fingerprint of the records.
       scales, flip: the views that the network saw of every image, see `pipelines.masks.options.Views`.
       own_losses: class name -> change of IoU by the best parameters on all images, which chose them, of the classes
@@ -155,8 +155,15 @@ def path_of(model: str) -> str:
     return model if exports.kind(model) else storage.join(model, TUNING_FILE)
 
 
-def load(model: str) -> Tuning | None:
-    """The tuning of a model folder or export (local or gs://); None if it has none. Raises InputError if damaged."""
+def load(model: str, weights: str = "") -> Tuning | None:
+    """The tuning of a model folder or export (local or gs://); None if it has none.
+
+    Args:
+      weights: the digest of the model's weights; "" skips the check that the tuning is of these.
+
+    Raises:
+      InputError: the tuning is damaged, or of other weights.
+    """
     path, is_export = path_of(model), bool(exports.kind(model))
     if not is_export and not storage.exists(path):
         return None
@@ -171,8 +178,10 @@ def load(model: str) -> Tuning | None:
         again = "export the model again" if is_export else "delete it; `deeplab tune-crf` then makes it again"
         cure = f"update this program if a later version wrote the file, or {again}"
         raise InputError(f"{place}{error}; {cure}") from None
-    # For exports, `deeplab export` has checked that the tuning belongs to the weights.
-    return replace(tuning, model_digest=exports.model_digest(model)) if is_export else tuning
+    # What is in an export belongs to its weights: `deeplab export` has checked that.
+    if weights and tuning.model_digest != weights and not is_export:
+        raise InputError(f"{path} was made with other weights; run `deeplab tune-crf` again, or delete the file")
+    return tuning
 
 
 def how_to_make(model: str) -> str:

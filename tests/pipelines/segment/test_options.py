@@ -7,7 +7,7 @@ import math
 import pytest
 
 from pipelines.segment.options import Options
-from trainer.formats.options import CRF_NUMBERS, CrfOptions
+from trainer.formats.options import CRF_BOUNDS, CrfOptions
 from trainer.options import InputError
 
 
@@ -39,7 +39,7 @@ def test_values_out_of_bounds_are_refused(flag: str, value: float, message: str)
     assert str(refusal.value) == message
 
 
-@pytest.mark.parametrize("name", CRF_NUMBERS)
+@pytest.mark.parametrize("name", CRF_BOUNDS)
 @pytest.mark.parametrize("value", [-1, 0, 1e-9, 1, 1000, 1001, math.nan])
 def test_flags_of_the_crf_take_what_its_parameters_take(name: str, value: float) -> None:
     def is_taken(make) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.drawn.records import PALETTE, record, write_records
 from tests.drawn.training import colour_network
+from tests.drawn.tuning import some_tuning
 from trainer import storage
 from trainer.formats.cards import TUNING_FILE, ModelCard, weights_digest
 from trainer.network import folder
@@ -41,8 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("model")
     card = ModelCard({"num_classes": 3}, PALETTE, MAX_SIDE, training={"records": "/home/someone/records"})
     save_model(str(path), drawn_network(3), card)
-    tuning = {"format": 3, "model_digest": weights_digest(str(path)), "options": {"sxy": 40.0}, "rejects": ["/a.png"]}
-    storage.write_json(str(path / TUNING_FILE), tuning)
+    storage.write_json(str(path / TUNING_FILE), some_tuning(model_digest=weights_digest(str(path))).to_json())
     return str(path)
 
 

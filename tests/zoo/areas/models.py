@@ -85,7 +85,7 @@ TUNINGS = {
         "is damaged",
     ),
     "a crf.json whose verdict contradicts it": (tuning(verdict="off"), "does not go with the options"),
-    "a crf.json with a width of no pixels": (tuning(options={"sxy": 0}), "sxy is the width of a kernel"),
+    "a crf.json with a width of no pixels": (tuning(options={"sxy": 0}), "sxy must be above 0, got 0"),
     "a crf.json with a number of 400 digits": (tuning(options={"sxy": 10**400}), "is damaged"),
     "a crf.json with weights of other classes": (
         tuning(options={"class_weights": {"zzz": 0.5}}),

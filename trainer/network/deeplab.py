@@ -44,6 +44,17 @@ The input is the index of a branch, or -1 for the backbone. Chen et al., arXiv:1
 """
 
 
+class ArgumentError(InputError):
+    """No network has this value of an argument: the argument's name, and the fault, which continues the sentence."""
+
+    def __init__(self, argument: str, fault: str):
+        super().__init__(argument, fault)
+        self.argument, self.fault = argument, fault
+
+    def __str__(self) -> str:
+        return f"{self.argument} {self.fault}"
+
+
 def _check(
     num_classes: int,
     backbone: str,
@@ -54,21 +65,21 @@ def _check(
     subpixel_start: str,
 ) -> None:
     if not isinstance(num_classes, int) or not 1 <= num_classes <= 255:
-        raise InputError(f"num_classes must be a whole number from 1 to 255, got {num_classes!r}")
+        raise ArgumentError("num_classes", f"must be a whole number from 1 to 255, got {num_classes!r}")
     if backbone not in BACKBONES:
-        raise InputError(f"backbone must be one of {', '.join(BACKBONES)}, got {backbone!r}")
+        raise ArgumentError("backbone", f"must be one of {', '.join(BACKBONES)}, got {backbone!r}")
     if not isinstance(alpha, int | float) or not 0 < alpha <= MAX_ALPHA:
-        raise InputError(f"alpha must be a number above 0 and at most {MAX_ALPHA}, got {alpha!r}")
+        raise ArgumentError("alpha", f"must be a number above 0 and at most {MAX_ALPHA}, got {alpha!r}")
     if alpha != 1 and not PUBLISHED[backbone].has_alpha:
-        raise InputError(f"alpha must be 1 for {backbone}, which has no width multiplier, got {alpha}")
+        raise ArgumentError("alpha", f"must be 1 for {backbone}, which has no width multiplier, got {alpha}")
     if output_stride not in OUTPUT_STRIDES:
-        raise InputError(f"output_stride must be 8, 16 or 32, got {output_stride!r}")
+        raise ArgumentError("output_stride", f"must be 8, 16 or 32, got {output_stride!r}")
     if head not in HEADS:
-        raise InputError(f"head must be one of {', '.join(HEADS)}, got {head!r}")
+        raise ArgumentError("head", f"must be one of {', '.join(HEADS)}, got {head!r}")
     if subpixel not in SUBPIXELS:
-        raise InputError(f"subpixel must be one of {', '.join(SUBPIXELS)}, got {subpixel!r}")
+        raise ArgumentError("subpixel", f"must be one of {', '.join(SUBPIXELS)}, got {subpixel!r}")
     if subpixel_start not in SUBPIXEL_STARTS:
-        raise InputError(f"subpixel_start must be one of {', '.join(SUBPIXEL_STARTS)}, got {subpixel_start!r}")
+        raise ArgumentError("subpixel_start", f"must be one of {', '.join(SUBPIXEL_STARTS)}, got {subpixel_start!r}")
 
 
 def _check_rates(
@@ -80,21 +91,24 @@ def _check_rates(
 ) -> None:
     rates = aspp_rates or ()
     if len(rates) > MAX_RATES or not all(isinstance(rate, int) and 1 <= rate <= MAX_RATE for rate in rates):
-        raise InputError(
-            f"aspp_rates must be at most {MAX_RATES} whole numbers from 1 to {MAX_RATE}, got {some(rates, MAX_RATES)}"
+        raise ArgumentError(
+            "aspp_rates",
+            f"must be at most {MAX_RATES} whole numbers from 1 to {MAX_RATE}, got {some(rates, MAX_RATES)}",
         )
     if block_strides is not None and not set(block_strides) <= set(BLOCK_STRIDES):
-        raise InputError(f"block_strides must be among {', '.join(map(str, BLOCK_STRIDES))}, got {block_strides!r}")
+        raise ArgumentError(
+            "block_strides", f"must be among {', '.join(map(str, BLOCK_STRIDES))}, got {block_strides!r}"
+        )
     if rates and PUBLISHED[backbone].is_light:
-        raise InputError(f"aspp_rates do not apply to {backbone}, whose ASPP has no atrous branches; omit them")
+        raise ArgumentError("aspp_rates", f"do not apply to {backbone}, whose ASPP has no atrous branches; omit them")
     if dense_prediction_cell and (rates or PUBLISHED[backbone].is_light):
-        other = "aspp_rates, since its rates are fixed" if rates else f"{backbone}, which has an ASPP of its own"
-        raise InputError(f"dense_prediction_cell cannot be combined with {other}; omit one of them")
+        other = "atrous rates, since its own are fixed" if rates else f"{backbone}, which has an ASPP of its own"
+        raise ArgumentError("dense_prediction_cell", f"cannot be combined with {other}; omit one of them")
     if multi_grid is not None:
         if not PUBLISHED[backbone].has_multi_grid:
-            raise InputError(f"multi_grid does not apply to {backbone}; omit it")
+            raise ArgumentError("multi_grid", f"does not apply to {backbone}; omit it")
         if len(multi_grid) != 3 or not all(isinstance(rate, int) and 1 <= rate <= MAX_RATE for rate in multi_grid):
-            raise InputError(f"multi_grid must be three whole numbers from 1 to {MAX_RATE}, got {multi_grid!r}")
+            raise ArgumentError("multi_grid", f"must be three whole numbers from 1 to {MAX_RATE}, got {multi_grid!r}")
 
 
 def published_rates(output_stride: int) -> list[int]:
@@ -280,7 +294,7 @@ def deeplab_v3_plus(
       [B, H, W, num_classes], which are float32 under mixed precision too.
 
     Raises:
-      InputError: an argument is outside its range, or does not apply to the backbone.
+      ArgumentError: an argument is outside its range, or does not apply to the backbone.
     """
     _check(num_classes, backbone, alpha, output_stride, head, subpixel, subpixel_start)
     _check_rates(backbone, aspp_rates, block_strides, multi_grid, dense_prediction_cell)

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import random
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ from keras.src.random import seed_generator
 from trainer import processes
 from trainer.formats.cards import load_card
 from trainer.formats.labels import Palette
-from trainer.network.deeplab import deeplab_v3_plus
+from trainer.network.deeplab import ArgumentError, deeplab_v3_plus
 from trainer.network.layers import layer_name, replicas
 from trainer.network.options import NetworkOptions
 from trainer.options import InputError, as_flags
@@ -79,12 +78,10 @@ def build(options: Options, palette: Palette) -> keras.Model:
 
 def _network(options: Options, palette: Palette) -> keras.Model:
     """The network; its errors name the flags in place of its arguments."""
-    numbers = architecture(options, palette)
     try:
-        return deeplab_v3_plus(**numbers)
-    except InputError as error:
-        names = "|".join(numbers.keys() & {field.name for field in dataclasses.fields(options)})
-        raise InputError(re.sub(rf"\b({names})\b", lambda name: options.flag(name[0]), str(error))) from None
+        return deeplab_v3_plus(**architecture(options, palette))
+    except ArgumentError as error:
+        raise InputError(f"{options.flag(error.argument)} {error.fault}") from None
 
 
 def _weigh(options: Options, palette: Palette) -> Weigh | None:

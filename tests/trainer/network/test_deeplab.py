@@ -138,7 +138,7 @@ def test_atrous_rates_take_the_place_of_strides():
         ({"num_classes": 0}, "num_classes"),
         ({"backbone": "resnet"}, "mobilenet_v2, mobilenet_v3_large_seg"),
         ({"backbone": "mobilenet_v3_large_seg", "aspp_rates": (6,)}, "aspp_rates do not apply to mobilenet_v3"),
-        ({"dense_prediction_cell": True, "aspp_rates": (6,)}, "cannot be combined with aspp_rates"),
+        ({"dense_prediction_cell": True, "aspp_rates": (6,)}, "cannot be combined with atrous rates"),
         ({"dense_prediction_cell": True, "backbone": "mobilenet_v3_small_seg"}, "be combined with mobilenet_v3_small"),
         ({"multi_grid": (1, 2, 4)}, "multi_grid does not apply to mobilenet_v2"),
         ({"backbone": "xception_65", "multi_grid": (1, 2)}, "multi_grid must be three whole numbers"),

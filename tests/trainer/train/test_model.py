@@ -120,7 +120,7 @@ def test_an_unknown_layer_is_refused_with_similar_ones():
         ({"multi_grid": (1, 2, 4)}, "^--multi-grid does not apply to mobilenet_v2; omit it"),
         (
             {"dense_prediction_cell": True, "aspp_rates": (6, 12)},
-            "^--dense-prediction-cell cannot be combined with --aspp-rates, since its rates are fixed",
+            "^--dense-prediction-cell cannot be combined with atrous rates, since its own are fixed",
         ),
     ],
 )

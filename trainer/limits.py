@@ -4,11 +4,15 @@ Containers (Docker, Kubernetes), batch systems (Slurm) and systemd bound both by
 in one, and the limits of all groups above it hold as well.
 Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html; of version 1 admin-guide/cgroup-v1/memory.html and
 scheduler/sched-bwc.html there.
+
+A process asks only once, since segment needs the answers for every image, and reading the groups takes a few tenths of
+a millisecond. If its limits are changed while it runs, it keeps to those that it began with.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Iterator
@@ -21,6 +25,7 @@ TREE = Path("/sys/fs/cgroup")
 the container's own group, and the path the one that it has outside."""
 
 
+@functools.cache
 def cores() -> int:
     """The number of cores that this process may use, at least 1: a part of a core counts as one.
 
@@ -31,6 +36,7 @@ def cores() -> int:
     return min([bound, *(math.ceil(quota / period) for quota, period in quotas)])
 
 
+@functools.cache
 def memory() -> int:
     """The memory that this process may use, in bytes."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

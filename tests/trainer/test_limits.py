@@ -11,6 +11,12 @@ from trainer import limits
 GIB = 1 << 30
 
 
+def forget() -> None:
+    """What a new process begins with: it has not asked yet."""
+    limits.cores.cache_clear()
+    limits.memory.cache_clear()
+
+
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """Bounds this process: takes the lines of its groups, and the contents of files below the folder of groups."""
@@ -26,7 +32,9 @@ def machine(tmp_path, monkeypatch):
         monkeypatch.setattr(limits, "OWN", tmp_path / "cgroup")
         monkeypatch.setattr(limits, "TREE", tmp_path / "groups")
 
-    return bound
+    forget()
+    yield bound
+    forget()
 
 
 SLURM = "system.slice/slurmstepd.scope/job_7"
@@ -87,6 +95,17 @@ def test_cores_and_memory_are_the_machines_where_there_are_no_control_groups(mac
     (tmp_path / "cgroup").unlink()
     assert (limits.cores(), limits.memory()) == (64, 256 * GIB)
     monkeypatch.delattr(os, "sched_getaffinity")
+    forget()
     assert limits.cores() == os.cpu_count()
     monkeypatch.setattr(os, "cpu_count", lambda: None)
+    forget()
     assert limits.cores() == 1
+
+
+def test_the_groups_are_read_once_in_a_process(machine):
+    machine("0::/\n", {"cpu.max": "400000 100000", "memory.max": f"{8 * GIB}"})
+    assert (limits.cores(), limits.memory()) == (4, 8 * GIB)
+    machine("0::/\n", {"cpu.max": "200000 100000", "memory.max": f"{2 * GIB}"})
+    assert (limits.cores(), limits.memory()) == (4, 8 * GIB)
+    forget()
+    assert (limits.cores(), limits.memory()) == (2, 2 * GIB)

@@ -19,7 +19,7 @@ from pipelines.prepare.plan import FORMAT_VERSION, Spec
 from pipelines.prepare.workarea import Outcome
 from pipelines.runner.notes import Recovery
 from trainer import storage
-from trainer.formats.dataset import Sums
+from trainer.formats.dataset import Shard, Sums
 from trainer.formats.labels import Palette
 
 
@@ -89,17 +89,22 @@ def make_shard(
             modified = 0 if storage.is_remote(path) else os.fstat(file.fileno()).st_mtime_ns
         if not sums.records:
             storage.remove(path)
-        in_plan = [faults[place] for place in sorted(faults)]
-        return Outcome(
-            sums.shard(spec.name, spec.split, spec.fingerprint, palette),
-            tuple(fault.reject for fault in in_plan),
-            FORMAT_VERSION,
-            modified,
-            tuple(dict.fromkeys(fault.reject.path for fault in in_plan if fault.is_unread)),
-            any(fault.is_failure for fault in in_plan),
-        )
+        shard = sums.shard(spec.name, spec.split, spec.fingerprint, palette)
+        return _outcome(shard, [faults[place] for place in sorted(faults)], modified)
 
     return write
+
+
+def _outcome(shard: Shard, faults: Sequence[Fault], modified: int) -> Outcome:
+    """The contents of a shard's sidecar; `faults` in the order of its entries, `modified` as in `Outcome`."""
+    return Outcome(
+        shard,
+        rejects=tuple(fault.reject for fault in faults),
+        format=FORMAT_VERSION,
+        modified=modified,
+        unread=tuple(dict.fromkeys(fault.reject.path for fault in faults if fault.is_unread)),
+        failed=any(fault.is_failure for fault in faults),
+    )
 
 
 @contextlib.contextmanager

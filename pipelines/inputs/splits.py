@@ -43,25 +43,18 @@ def split_by_group(pairs: Pairs, val_fraction: float, group_by: str, divides: bo
         by_hash = lambda pair: pair._replace(split=hash_split(pair.key, val_fraction))
         return Pairs(by_hash(pair) if pair.split in ("", divided) else pair for pair in pairs), "".join(notes)
 
-    def match(pair: Pair) -> str | None:
-        return group_of(first.get(pair.key, pair.key), group_by) if group_by else None
+    if group_by:
+        notes.append(_groups(pairs, first, group_by))
 
     def group(pair: Pair) -> str:
         # A key without a match is a group of its own, except that images with the same file share a group.
-        return match(pair) or first.get(pair.key, pair.key)
+        key = first.get(pair.key, pair.key)
+        return (group_by and group_of(key, group_by)) or key
 
     own: dict[str, set[str]] = {}
-    names: set[str] = set()
-    alone, count = "", 0
     for pair in pairs:
-        if name := match(pair):
-            names.add(name)
-        else:
-            alone, count = alone or pair.key, count + 1
         if pair.split:
             own.setdefault(group(pair), set()).add(pair.split)
-    if group_by and not names:
-        raise InputError(f"--group-by {group_by!r} matches no key, such as {pairs[0].key!r}")
 
     def split(pair: Pair) -> str:
         if pair.split not in ("", divided):
@@ -69,13 +62,7 @@ def split_by_group(pairs: Pairs, val_fraction: float, group_by: str, divides: bo
         known = () if pair.split else own.get(group(pair), ())
         return next(iter(known)) if len(known) == 1 else hash_split(group(pair), val_fraction)
 
-    pairs = Pairs(pair._replace(split=split(pair)) for pair in pairs)
-    if group_by:
-        note = f"--group-by: {len(names)} groups"
-        if count:
-            note += f"; keys in which it finds nothing are groups of their own: {count}, such as {alone!r}"
-        notes.append(note)
-    return pairs, "\n".join([*notes, *_links(first), *_torn(own)])
+    return Pairs(pair._replace(split=split(pair)) for pair in pairs), "\n".join([*notes, *_links(first), *_torn(own)])
 
 
 def lacks_val(pairs: Pairs) -> bool:
@@ -114,6 +101,21 @@ def empty_splits(
                 f"warning: no {what} is in split {name}, which {use}; {cure} --val-fraction, or list the splits in a "
                 "manifest"
             )
+
+
+def _groups(pairs: Pairs, first: Mapping[str, str], group_by: str) -> str:
+    """A note on the groups of --group-by; `first` is from `_same_files`. Raises InputError if it matches no key."""
+    names: set[str] = set()
+    alone, count = "", 0
+    for pair in pairs:
+        if name := group_of(first.get(pair.key, pair.key), group_by):
+            names.add(name)
+        else:
+            alone, count = alone or pair.key, count + 1
+    if not names:
+        raise InputError(f"--group-by {group_by!r} matches no key, such as {pairs[0].key!r}")
+    others = f"; keys in which it finds nothing are groups of their own: {count}, such as {alone!r}" if count else ""
+    return f"--group-by: {len(names)} groups{others}"
 
 
 def _links(first: Mapping[str, str]) -> Iterator[str]:

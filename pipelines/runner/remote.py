@@ -11,12 +11,9 @@ import functools
 import hashlib
 import json
 import re
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 import apache_beam as beam
@@ -70,16 +67,8 @@ def attach(
     _refuse_beside_another(options, folder)
     if is_local(options):
         return ""
-    asked, cloud = options.view_as(JobOptions), options.view_as(GoogleCloudOptions)
-    for flag, is_given in (("no_wait", asked.no_wait), ("template_location", cloud.template_location)):
-        if is_given and needs_result:
-            raise InputError(f"{title} reads the job's result itself; omit --{flag}")
-    if asked.no_wait and not services.can_find(options):
-        raise InputError(
-            f"--no_wait: the {runner_name(options)} job would end with this command, or could not be found again; "
-            "give --job_endpoint, or --flink_master of a cluster"
-        )
-    services.check_spark(options)
+    _check_flags(options, title, needs_result)
+    cloud = options.view_as(GoogleCloudOptions)
     values = {name: _spelt(value) for name, value in to_json(command).items()}
     output, ours = _digest(storage.real(folder).encode(), 12), _digest(json.dumps(values).encode(), 8)
     cloud.job_name = f"{cloud.job_name or f'deeplab-{title}'}-{output}-{ours}"
@@ -88,29 +77,44 @@ def attach(
     job, its_options = _at_work(options, output)
     if job is None and _digests(options):
         job, its_options = _await_arrival(options, output, title, folder)
-    if asked.cancel:
-        if job is None:
-            raise InputError(f"no job at {service(options)} writes to {folder}; there is nothing to cancel")
-        _cancel_now(job, options, folder)
-        doubt = "" if is_dataflow(options) or services.flink_master(options) else f". {UNSURE}"
-        say(f"{title}: job {job.id} is being cancelled; finished outputs are kept{doubt}", sys.stderr)
+    if options.view_as(JobOptions).cancel:
+        _cancel_now(job, options, title, folder)
         return CANCELLED
     if job is None:
         return ""
+    _check_followed(job, options, its_options == ours, folder)
+    await_others(options, title, folder)
+    return FOLLOWED
+
+
+def _check_flags(options: PipelineOptions, title: str, needs_result: bool) -> None:
+    """Raises InputError if the command cannot send a job with these flags; see `attach`."""
+    no_wait, template = options.view_as(JobOptions).no_wait, options.view_as(GoogleCloudOptions).template_location
+    for flag, is_given in (("no_wait", no_wait), ("template_location", template)):
+        if is_given and needs_result:
+            raise InputError(f"{title} reads the job's result itself; omit --{flag}")
+    if no_wait and not services.can_find(options):
+        raise InputError(
+            f"--no_wait: the {runner_name(options)} job would end with this command, or could not be found again; "
+            "give --job_endpoint, or --flink_master of a cluster"
+        )
+    services.check_spark(options)
+
+
+def _check_followed(job: Job, options: PipelineOptions, is_ours: bool, folder: str) -> None:
+    """Raises InputError if the command must not follow a job that writes to its folder."""
     if shares_this_machine(options):
         raise InputError(
             f"job {job.id} at {service(options)} is already writing to {folder}, with workers of the process that "
             "sent it; wait for it to end or, if that process is gone, end the job with --cancel"
         )
-    if its_options != ours:
+    if not is_ours:
         raise InputError(
             f"job {job.id} at {service(options)} is already writing to {folder}, with other options or for another "
             "command; wait for it to end, cancel it with --cancel, or give another --output"
         )
-    if asked.no_wait:
+    if options.view_as(JobOptions).no_wait:
         raise InputError(f"job {job.id} at {service(options)} is already working on this; omit --no_wait to follow it")
-    await_others(options, title, folder)
-    return FOLLOWED
 
 
 def _refuse_beside_another(options: PipelineOptions, folder: str) -> None:
@@ -174,16 +178,21 @@ def _cancel(job: Job, options: PipelineOptions, folder: str) -> None:
     forget(folder)
 
 
-def _cancel_now(job: Job, options: PipelineOptions, folder: str) -> None:
-    """Like `_cancel`, but raises InputError or storage.Unavailable if the service does not do it."""
+def _cancel_now(job: Job | None, options: PipelineOptions, title: str, folder: str) -> None:
+    """Cancels a job as the user asks. Raises InputError if there is none; it or Unavailable if it is not cancelled."""
+    if job is None:
+        raise InputError(f"no job at {service(options)} writes to {folder}; there is nothing to cancel")
     try:
         _cancel(job, options, folder)
     except Exception as error:  # anything that a service's client raises
+        has_ended = False
         with contextlib.suppress(Exception):
-            if services.is_over(job.state()):  # it has ended meanwhile
-                return
-        fault = _fault(error, options)
-        raise type(fault)(f"job {job.id} is not cancelled: {fault}") from None
+            has_ended = services.is_over(job.state())  # meanwhile
+        if not has_ended:
+            fault = _fault(error, options)
+            raise type(fault)(f"job {job.id} is not cancelled: {fault}") from None
+    doubt = "" if is_dataflow(options) or services.flink_master(options) else f". {UNSURE}"
+    say(f"{title}: job {job.id} is being cancelled; finished outputs are kept{doubt}", sys.stderr)
 
 
 def _at_work(options: PipelineOptions, output: str) -> tuple[Job | None, str]:
@@ -246,27 +255,10 @@ def run(
       False if the job was not waited for, or only a template of it was stored.
     """
     template = options.view_as(GoogleCloudOptions).template_location
-    counts = storage.join(folder, FOLDER) if not is_dataflow(options) else ""
     if not template and not options.view_as(JobOptions).no_wait:
         await_others(options, title, folder)
-    expected: dict[str, Any] = {"total": total, "unit": unit} if counts else {}
-    if expected and _digests(options):
-        expected |= {sending.JOB: options.view_as(GoogleCloudOptions).job_name, sending.SERVICE: service(options)}
-    if counts:
-        storage.check_own(counts)
-        forget(folder)
-        sending.note(folder, expected, is_sending=False)
-    if address := jobserver.endpoint(options):
-        jobserver.connect(address)  # or says that it does not answer; where Flink is known only that was asked so far
-    elif counts and not (shares_this_machine(options) or storage.is_remote(folder)):
-        # Beam's default is a folder of this machine alone, which is removed with this process.
-        server = options.view_as(JobServerOptions)
-        server.artifacts_dir = server.artifacts_dir or storage.join(counts, STAGED)
-    jobserver.bind(options)
-    with contextlib.suppress(Exception):  # the cluster, which was asked before, does not answer for a moment
-        if lack := services.lack(options):
-            say(f"{title}: warning: {lack}", sys.stderr)
-    quiet_servers()
+    expected = {} if is_dataflow(options) else _begin_counting(options, total, unit, folder)
+    _prepare_server(options, title, folder)
     try:
         job = _send(build, options, title, folder, expected)
     except KeyboardInterrupt:
@@ -287,6 +279,32 @@ def run(
     return True
 
 
+def _begin_counting(options: PipelineOptions, total: int, unit: str, folder: str) -> dict[str, Any]:
+    """Clears the place where the workers count what is done; returns the note in it, see `sending.note`."""
+    expected: dict[str, Any] = {"total": total, "unit": unit}
+    if _digests(options):
+        expected |= {sending.JOB: options.view_as(GoogleCloudOptions).job_name, sending.SERVICE: service(options)}
+    storage.check_own(storage.join(folder, FOLDER))
+    forget(folder)
+    sending.note(folder, expected, is_sending=False)
+    return expected
+
+
+def _prepare_server(options: PipelineOptions, title: str, folder: str) -> None:
+    """Checks that the job server answers, or sets up Beam's; prints what the cluster lacks."""
+    if address := jobserver.endpoint(options):
+        jobserver.connect(address)  # or says that it does not answer; where Flink is known only that was asked so far
+    elif not (is_dataflow(options) or shares_this_machine(options) or storage.is_remote(folder)):
+        # Beam's default is a folder of this machine alone, which is removed with this process.
+        server = options.view_as(JobServerOptions)
+        server.artifacts_dir = server.artifacts_dir or storage.join(folder, FOLDER, STAGED)
+    jobserver.bind(options)
+    with contextlib.suppress(Exception):  # the cluster, which was asked before, does not answer for a moment
+        if lack := services.lack(options):
+            say(f"{title}: warning: {lack}", sys.stderr)
+    quiet_servers()
+
+
 def _send(
     build: Callable[[beam.Pipeline, Heartbeat], Any],
     options: PipelineOptions,
@@ -305,7 +323,7 @@ def _send(
     cloud = options.view_as(GoogleCloudOptions)
     name = cloud.job_name or f"deeplab-{title}"
     is_noted = bool(expected and _digests(options))
-    with quiet_beam(), scratch.default(scratch.own()), _own_interrupt():
+    with quiet_beam(), scratch.default(scratch.own()), sending.own_interrupt():
         try:
             pipeline = beam.Pipeline(options=options)
         except ValueError as error:  # "Pipeline has validations errors", and these
@@ -348,38 +366,6 @@ def _is_shown(job: Job, options: PipelineOptions) -> bool:
                 return True
         time.sleep(job.poll)
     return False
-
-
-@contextlib.contextmanager
-def _own_interrupt() -> Iterator[None]:
-    """Restores the handler of Ctrl-C that the block replaces, and raises KeyboardInterrupt at its end if it got lost.
-
-    Beam's handler stops its job server first. A query of the job's state at that moment fails instead of being
-    interrupted, or goes on as if nothing had happened, and the command would continue to wait.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before, has_come = signal.getsignal(signal.SIGINT), False
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal has_come
-        has_come = True
-        signal.default_int_handler(number, frame)
-
-    if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)  # Beam's handler calls the one that it replaces
-    try:
-        yield
-    except Exception:
-        if has_come:
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        if before is not None:  # as for a handler that was set in C
-            signal.signal(signal.SIGINT, before)
-    if has_come:
-        raise KeyboardInterrupt
 
 
 def _spelt(value: Any) -> Any:

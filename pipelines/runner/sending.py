@@ -1,15 +1,19 @@
-"""A note in the output folder on its job: where it runs, and whether it has been sent but is not yet listed there.
+"""What a job needs while it is sent: a note on it in the output folder, and a Ctrl-C that is not lost.
 
-Flink takes some seconds to list a job that was sent to a job server. A command that is killed in that time leaves a
-job that the next command cannot see yet, and would send again. The note tells the next command to wait.
+The note says where the job runs, and whether it has been sent but is not yet listed there. Flink takes some
+seconds to list a job that was sent to a job server. A command that is killed in that time leaves a job that the next
+command cannot see yet, and would send again. The note tells the next command to wait.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 from apache_beam.portability.api import beam_job_api_pb2, beam_runner_api_pb2
@@ -85,3 +89,35 @@ def arrange(runner: PipelineRunner, name: str, notify: Callable[[], None] | None
         return service
 
     runner.create_job_service_handle = make_noted
+
+
+@contextlib.contextmanager
+def own_interrupt() -> Iterator[None]:
+    """Restores the handler of Ctrl-C that the block replaces, and raises KeyboardInterrupt at its end if it got lost.
+
+    Beam's handler stops its job server first. A query of the job's state at that moment fails instead of being
+    interrupted, or goes on as if nothing had happened, and the command would continue to wait.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, has_come = signal.getsignal(signal.SIGINT), False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal has_come
+        has_come = True
+        signal.default_int_handler(number, frame)
+
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)  # Beam's handler calls the one that it replaces
+    try:
+        yield
+    except Exception:
+        if has_come:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if before is not None:  # as for a handler that was set in C
+            signal.signal(signal.SIGINT, before)
+    if has_come:
+        raise KeyboardInterrupt

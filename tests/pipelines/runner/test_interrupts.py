@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipelines.runner import failures, remote
+from pipelines.runner import failures, sending
 from tests.drawn.places import ROOT
 from trainer import ending, leases, startup
 from trainer.files import scratch
@@ -134,11 +134,11 @@ def fail():
     raise RuntimeError("the job server has gone")
 
 
-@pytest.mark.parametrize("sending", [swallow, fail])
-def test_ctrl_c_that_is_lost_while_a_job_is_sent_comes_after_it(sending):
+@pytest.mark.parametrize("send", [swallow, fail])
+def test_ctrl_c_that_is_lost_while_a_job_is_sent_comes_after_it(send):
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), remote._own_interrupt():
-        sending()
+    with pytest.raises(KeyboardInterrupt), sending.own_interrupt():
+        send()
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -146,10 +146,10 @@ def test_a_job_is_sent_where_ctrl_c_has_another_handler_or_none():
     for handler in (signal.SIG_IGN, lambda *_: None):
         before = signal.signal(signal.SIGINT, handler)
         try:
-            with remote._own_interrupt():
+            with sending.own_interrupt():
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
             assert signal.getsignal(signal.SIGINT) is handler
         finally:
             signal.signal(signal.SIGINT, before)
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(remote._own_interrupt().__enter__).result()
+        pool.submit(sending.own_interrupt().__enter__).result()

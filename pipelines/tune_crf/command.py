@@ -189,26 +189,17 @@ def tune(
     accounts: Accounts,
     beam: Any,
 ) -> tuple[Tuning, Accounts]:
-    """Scores the points that the search needs, round by round; decides; and writes crf.json and the page.
+    """Scores the points that the search needs; decides; and writes crf.json and the page.
 
     Returns:
       The result, and the accounts with the images that could not be scored.
     """
     width = options.trimap_width if options.metric == "trimap" else None
-    read = functools.partial(scoring.read_scores, job, bands=scoring.bands_of(width), files={})
-    points, stage = (None, *search.coarse_points()), "coarse grid"
-    while True:
-        usable, accounts, scores = score(options, job, usable, accounts, read, beam, points, stage)
-        keys = [sample.key for sample in usable]
-        before, counts = stacked(job, usable, (None,), scores)[None], stacked(job, usable, points[1:], scores)
-        lacking = search.unscored(before, counts, search.folds(keys))
-        if lacking is None:
-            break
-        points, stage = (*points, *lacking.points), lacking.stage
+    usable, accounts, before, counts = score_all(options, job, usable, accounts, beam, width)
     tuning = search.tune(
         before,
         counts,
-        keys,
+        [sample.key for sample in usable],
         dataset.palette.names,
         metric=options.metric,
         trimap_width=width,
@@ -228,6 +219,29 @@ def tune(
     scoring.tidy(job)
     sweep(options)
     return tuning, accounts
+
+
+def score_all(
+    options: Options, job: TuningJob, usable: list[Sample], accounts: Accounts, beam: Any, width: int | None
+) -> tuple[list[Sample], Accounts, np.ndarray, dict[Point, np.ndarray]]:
+    """Scores the points that the search needs, round by round.
+
+    Args:
+      width: pixels from a boundary within which masks are scored; None: everywhere.
+
+    Returns:
+      The images that could be scored; the accounts with the others as rejects; and the counts of those images, int64
+      [n, 3, C], without the CRF and at each point.
+    """
+    read = functools.partial(scoring.read_scores, job, bands=scoring.bands_of(width), files={})
+    points, stage = (None, *search.coarse_points()), "coarse grid"
+    while True:
+        usable, accounts, scores = score(options, job, usable, accounts, read, beam, points, stage)
+        before, counts = stacked(job, usable, (None,), scores)[None], stacked(job, usable, points[1:], scores)
+        lacking = search.unscored(before, counts, search.folds([sample.key for sample in usable]))
+        if lacking is None:
+            return usable, accounts, before, counts
+        points, stage = (*points, *lacking.points), lacking.stage
 
 
 def score(

@@ -65,17 +65,12 @@ def run(options: Options, flags: list[str]) -> int:
     accounts.check()
     evaluation = describe(options, palette, plan, notes, total, accounts)
     entries = draw_gallery(options, plan, total, evaluation["compared"], images_folder)
-    handover.tidy(options.output, FILES)
     evaluation["gallery"] = [
         {"key": entry.key, "rank": entry.rank, "miou": {result.name: result.miou for result in entry.results}}
         for entry in entries
     ]
-    # This file comes first: it identifies the others as this command's.
-    storage.write_json(storage.join(options.output, REPORT_FILE), evaluation)
-    rejects_path = write_rejects(options.output, accounts.rejects)
-    page_path = storage.join(options.output, PAGE_FILE)
-    # File names need not be UTF-8.
-    storage.write(page_path, page.render(evaluation, entries).encode("utf-8", "backslashreplace"))
+    handover.tidy(options.output, FILES)
+    page_path, rejects_path = write(options.output, evaluation, entries, accounts)
     print(f"{page.text(evaluation)}\n\n{accounts.report(rejects_path)}")
     for name, scores in evaluation["masks"].items():
         if count := scores["without_label"]:
@@ -90,6 +85,19 @@ def run(options: Options, flags: list[str]) -> int:
         print(excess)
         return 1
     return 0
+
+
+def write(
+    folder: str, evaluation: dict[str, Any], entries: list[gallery.Entry], accounts: Accounts
+) -> tuple[str, str]:
+    """Writes evaluation.json, the rejects and the page; returns the paths of the page and of the rejects."""
+    # This file comes first: it identifies the others as this command's.
+    storage.write_json(storage.join(folder, REPORT_FILE), evaluation)
+    rejects_path = write_rejects(folder, accounts.rejects)
+    page_path = storage.join(folder, PAGE_FILE)
+    # File names need not be UTF-8.
+    storage.write(page_path, page.render(evaluation, entries).encode("utf-8", "backslashreplace"))
+    return page_path, rejects_path
 
 
 def settle(plan: Plan, options: Options) -> Plan:

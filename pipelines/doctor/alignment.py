@@ -54,4 +54,6 @@ def findings(tally: DoctorTally, plan: Plan) -> Iterator[Finding]:
     compared = [subject for subject in plan.subjects if subject.effort == ALIGNED]
     examples = tuple(Example(subject.number, subject.label, f"move {move}") for subject in compared[:SHOWN])
     count, of = _agreeing(votes, shift), int(votes.sum())
-    yield Finding("misaligned", WRONG, count, of, "compared labels", text, cure, examples)
+    yield Finding(
+        "misaligned", WRONG, count=count, of=of, unit="compared labels", text=text, cure=cure, examples=examples
+    )

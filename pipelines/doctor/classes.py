@@ -139,13 +139,29 @@ def _mixed(sample: Sample) -> Finding:
         if label.ids and not label.is_mapped
     ]
     unit = "sampled labels"
-    return Finding("mixed-codings", WRONG, len(every), len(sample.labels), unit, text, cure, tuple(every[:SHOWN]))
+    return Finding(
+        "mixed-codings",
+        WRONG,
+        count=len(every),
+        of=len(sample.labels),
+        unit=unit,
+        text=text,
+        cure=cure,
+        examples=tuple(every[:SHOWN]),
+    )
 
 
 def _unknown_palette(seen: str, cure: str, sample: Sample) -> Finding:
     text = f"no palette is known by which the labels can be read: {seen}"
     return Finding(
-        "palette", REJECT, sample.evidence.labels, 0, "sampled labels", text, cure, sample.examples()[:SHOWN]
+        "palette",
+        REJECT,
+        count=sample.evidence.labels,
+        of=0,
+        unit="sampled labels",
+        text=text,
+        cure=cure,
+        examples=sample.examples()[:SHOWN],
     )
 
 

@@ -183,7 +183,16 @@ def _finding(
     kind: str, grade: str, couples: Couples, members: Collection[int], plan: Plan, text: str, cure: str
 ) -> Finding:
     """The finding on these members, with a few couples of them as examples."""
-    return Finding(kind, grade, len(members), plan.total, "images", text, cure, _examples(couples, plan))
+    return Finding(
+        kind,
+        grade,
+        count=len(members),
+        of=plan.total,
+        unit="images",
+        text=text,
+        cure=cure,
+        examples=_examples(couples, plan),
+    )
 
 
 def _examples(couples: Couples, plan: Plan) -> tuple[Example, ...]:
@@ -221,7 +230,11 @@ def of_films(prints: np.ndarray, plan: Plan, val_fraction: float, group_by: str)
         cure = f"--group-by '{regex}'" if regex else "list the splits in a manifest"
     couples = [_couple(numbers, splits) for numbers in torn.values()]
     grade, examples = WRONG if is_hashed else NOTE, _examples(couples, plan)
-    return [Finding("films", grade, len(torn), len(of_film), "films", text, cure, examples)], regex
+    return [
+        Finding(
+            "films", grade, count=len(torn), of=len(of_film), unit="films", text=text, cure=cure, examples=examples
+        )
+    ], regex
 
 
 def _below_split(film: str) -> str:

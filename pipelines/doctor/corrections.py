@@ -129,7 +129,16 @@ def finding_on(
     """A finding on values of the sample, whose cure is the proposed palette."""
     every = sample.examples(*values)
     cure = f"--palette {OWN}: {change}"
-    return Finding(kind, grade, len(every), len(sample.labels), "sampled labels", text, cure, every[:SHOWN])
+    return Finding(
+        kind,
+        grade,
+        count=len(every),
+        of=len(sample.labels),
+        unit="sampled labels",
+        text=text,
+        cure=cure,
+        examples=every[:SHOWN],
+    )
 
 
 def _with_palette(reading: Reading, palette: Palette, finding: Finding) -> Reading:
@@ -177,12 +186,12 @@ def with_coding(reading: Reading, sample: Sample, read: Read) -> Reading:
         finding = Finding(
             "shuffled-palettes",
             WRONG,
-            evidence.labels,
-            evidence.labels,
-            "sampled labels",
-            text,
-            cure,
-            sample.examples()[:SHOWN],
+            count=evidence.labels,
+            of=evidence.labels,
+            unit="sampled labels",
+            text=text,
+            cure=cure,
+            examples=sample.examples()[:SHOWN],
         )
         if own:
             reading = _with_palette(reading, own, finding)
@@ -220,12 +229,12 @@ def _with_likelier_coding(reading: Reading, sample: Sample, fault: str) -> Readi
     finding = Finding(
         "two-readings",
         REJECT,
-        sum(label.is_mapped for label in sample.labels),
-        len(sample.labels),
-        "sampled labels",
-        fault,
-        f"{flags}: {why}",
-        sample.examples()[:SHOWN],
+        count=sum(label.is_mapped for label in sample.labels),
+        of=len(sample.labels),
+        unit="sampled labels",
+        text=fault,
+        cure=f"{flags}: {why}",
+        examples=sample.examples()[:SHOWN],
     )
     return replace(
         reading,

@@ -40,4 +40,13 @@ def of_depth(tally: DoctorTally) -> Iterator[Finding]:
 
 
 def _finding(kind: str, seen: Seen, of: int, text: str) -> Finding:
-    return Finding(kind, WRONG, seen.count, of, "images of 16 bits", text, CURE, seen.examples[:SHOWN])
+    return Finding(
+        kind,
+        WRONG,
+        count=seen.count,
+        of=of,
+        unit="images of 16 bits",
+        text=text,
+        cure=CURE,
+        examples=seen.examples[:SHOWN],
+    )

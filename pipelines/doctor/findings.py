@@ -77,7 +77,9 @@ def of_scan(rejects: Sequence[Reject], pairs: int) -> Iterator[Finding]:
             examples = tuple(Example(-1, reject.path, reject.reason) for reject in members[:SHOWN])
             cure = f"give every image a label of the same name; {LEFT_OUT}"
             files = 2 * pairs + len(rejects)
-            yield Finding(kind, REJECT, len(members), files, "files", text, cure, examples)
+            yield Finding(
+                kind, REJECT, count=len(members), of=files, unit="files", text=text, cure=cure, examples=examples
+            )
 
 
 def of_files(tally: DoctorTally) -> Iterator[Finding]:
@@ -113,7 +115,9 @@ def of_files(tally: DoctorTally) -> Iterator[Finding]:
 
 def _finding(kind: str, grade: str, seen: Seen, of: int, text: str, cure: str) -> Finding:
     unit = "images" if kind in _IMAGE_KINDS else "labels" if kind not in ("unreadable", "failed") else "pairs"
-    return Finding(kind, grade, seen.count, of, unit, text, cure, seen.examples[:SHOWN])
+    return Finding(
+        kind, grade, count=seen.count, of=of, unit=unit, text=text, cure=cure, examples=seen.examples[:SHOWN]
+    )
 
 
 def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading, list[Finding]]:
@@ -127,7 +131,9 @@ def of_values(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Reading
             "sampled labels: prepare would reject labels with such classes"
         )
         cure = "--full finds classes that the sample lacks"
-        findings.append(Finding("palette-of-sample", NOTE, unseen, tally.looked, "labels", text, cure))
+        findings.append(
+            Finding("palette-of-sample", NOTE, count=unseen, of=tally.looked, unit="labels", text=text, cure=cure)
+        )
     if seen := tally.kinds.get("unknown-ids"):
         reading, finding = _without_unknown_ids(tally, seen, reading)
         findings.append(finding)
@@ -219,7 +225,18 @@ def of_nothing(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Readin
         reading = other
         cure = f"--palette {OWN}: takes every value in the sampled labels as a class; put the names there"
     text = f"{text}: there is nothing to learn"
-    return reading, [Finding(kind, WRONG, tally.decoded, tally.decoded, "labels", text, cure, _any(plan))]
+    return reading, [
+        Finding(
+            kind,
+            WRONG,
+            count=tally.decoded,
+            of=tally.decoded,
+            unit="labels",
+            text=text,
+            cure=cure,
+            examples=_any(plan),
+        )
+    ]
 
 
 def class_pixels(tally: DoctorTally, palette: Palette) -> dict[str, np.ndarray]:
@@ -253,7 +270,16 @@ def _absent(tally: DoctorTally, plan: Plan, palette: Palette, counts: dict[str, 
     if nowhere:
         text = f"classes have no pixel in the{sample} labels: {_named(nowhere)}"
         cure = "none is needed if the set lacks them; otherwise check the palette"
-        yield Finding("absent-classes", NOTE, len(nowhere), palette.num_classes, "classes", text, cure, _any(plan))
+        yield Finding(
+            "absent-classes",
+            NOTE,
+            count=len(nowhere),
+            of=palette.num_classes,
+            unit="classes",
+            text=text,
+            cure=cure,
+            examples=_any(plan),
+        )
     for split, pixels in counts.items():
         missing = np.flatnonzero((pixels == 0) & (whole > 0))
         if not len(missing):
@@ -271,7 +297,16 @@ def _absent(tally: DoctorTally, plan: Plan, palette: Palette, counts: dict[str, 
                 cure = f"--input {MANIFEST}, whose column split has some of the images that hold them in train"
         examples = _with_classes(tally, missing, palette)
         grade = WRONG if is_wrong else NOTE
-        yield Finding("absent-from-split", grade, len(names), palette.num_classes, "classes", text, cure, examples)
+        yield Finding(
+            "absent-from-split",
+            grade,
+            count=len(names),
+            of=palette.num_classes,
+            unit="classes",
+            text=text,
+            cure=cure,
+            examples=examples,
+        )
 
 
 def resplit(tally: DoctorTally, plan: Plan, palette: Palette, left_out: Collection[int]) -> dict[int, str]:
@@ -322,7 +357,16 @@ def _tiny(tally: DoctorTally, palette: Palette, whole: np.ndarray) -> Iterator[F
         text = f"classes are tiny, and will hardly be learnt: {_named(parts)}"
         cure = "larger images (no --max-side), more of them, or a palette that joins such classes"
         examples = _with_classes(tally, tiny, palette)
-        yield Finding("tiny-classes", NOTE, len(tiny), palette.num_classes, "classes", text, cure, examples)
+        yield Finding(
+            "tiny-classes",
+            NOTE,
+            count=len(tiny),
+            of=palette.num_classes,
+            unit="classes",
+            text=text,
+            cure=cure,
+            examples=examples,
+        )
 
 
 def _named(names: Sequence[str]) -> str:

@@ -37,7 +37,10 @@ def of_val(plan: Plan, is_hashed: bool, val_fraction: float, group_by: str) -> t
         "refuses records without one"
     )
     cure = f"--val-fraction {fits[0]:g}" if fits else "list the splits in a manifest"
-    return [Finding("no-validation", WRONG, plan.total, plan.total, "images", text, cure)], [*fits, val_fraction][0]
+    return [Finding("no-validation", WRONG, count=plan.total, of=plan.total, unit="images", text=text, cure=cure)], [
+        *fits,
+        val_fraction,
+    ][0]
 
 
 def _is_divided(plan: Plan, val_fraction: float, group_by: str) -> bool:

@@ -60,7 +60,9 @@ def find(
         Example(n, pair.image, f"with {pair.label}") for n, pair in enumerate(itertools.islice(guessed.pairs, SHOWN))
     )
     kind = "pairing" if known else "layout"
-    finding = Finding(kind, REJECT, len(guessed.pairs), 0, "pairs found", text, cure, examples)
+    finding = Finding(
+        kind, REJECT, count=len(guessed.pairs), of=0, unit="pairs found", text=text, cure=cure, examples=examples
+    )
     return guessed, (finding,)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 from trainer.accounts import counted
@@ -43,6 +43,7 @@ class Finding:
 
     kind: str
     grade: str
+    _: KW_ONLY
     count: int
     of: int
     unit: str

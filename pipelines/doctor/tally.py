@@ -93,17 +93,17 @@ class DoctorTally:
 
     def __add__(self, other: DoctorTally) -> DoctorTally:
         return DoctorTally(
-            self.looked + other.looked,
-            self.decoded + other.decoded,
-            _added(self.kinds, other.kinds),
-            _added(self.pixels, other.pixels),
-            _added(self.labels, other.labels),
-            _added(self.unknown_ids, other.unknown_ids),
-            _largest(_added(self.unknown_colors, other.unknown_colors)),
-            _largest(_added(self.area_colors, other.area_colors)),
-            self.unknown_color_pixels + other.unknown_color_pixels,
-            self.alignment + other.alignment,
-            self.parts + other.parts,
+            looked=self.looked + other.looked,
+            decoded=self.decoded + other.decoded,
+            kinds=_added(self.kinds, other.kinds),
+            pixels=_added(self.pixels, other.pixels),
+            labels=_added(self.labels, other.labels),
+            unknown_ids=_added(self.unknown_ids, other.unknown_ids),
+            unknown_colors=_largest(_added(self.unknown_colors, other.unknown_colors)),
+            area_colors=_largest(_added(self.area_colors, other.area_colors)),
+            unknown_color_pixels=self.unknown_color_pixels + other.unknown_color_pixels,
+            alignment=self.alignment + other.alignment,
+            parts=self.parts + other.parts,
         )
 
     def seen(self, kind: str) -> Seen:
@@ -177,18 +177,18 @@ def read(folder: str, digest: str) -> DoctorTally:
     content = handover.read_tally(folder, digest)
     rest = json.loads(content["rest"].tobytes())
     return DoctorTally(
-        rest["looked"],
-        rest["decoded"],
-        {
+        looked=rest["looked"],
+        decoded=rest["decoded"],
+        kinds={
             kind: Seen(count, tuple(Example(*one) for one in examples))
             for kind, (count, examples) in rest["kinds"].items()
         },
-        {split: np.array(counts, np.int64) for split, counts in rest["pixels"].items()},
-        {split: np.array(counts, np.int64) for split, counts in rest["labels"].items()},
-        dict(rest["unknown_ids"]),
-        {tuple(color): pixels for color, pixels in rest["unknown_colors"]},
-        {tuple(color): pixels for color, pixels in rest["area_colors"]},
-        rest["unknown_color_pixels"],
-        Alignment(content["score"], content["votes"]),
-        (content["prints"],),
+        pixels={split: np.array(counts, np.int64) for split, counts in rest["pixels"].items()},
+        labels={split: np.array(counts, np.int64) for split, counts in rest["labels"].items()},
+        unknown_ids=dict(rest["unknown_ids"]),
+        unknown_colors={tuple(color): pixels for color, pixels in rest["unknown_colors"]},
+        area_colors={tuple(color): pixels for color, pixels in rest["area_colors"]},
+        unknown_color_pixels=rest["unknown_color_pixels"],
+        alignment=Alignment(content["score"], content["votes"]),
+        parts=(content["prints"],),
     )

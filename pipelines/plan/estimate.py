@@ -162,7 +162,18 @@ def estimates(
     # The trials keep all cores busy, whatever their number of items.
     idle = max(1.0, here / work.parts) if work.parts and not work.is_shared else 1.0
     seconds = work.listing + wall.start + (wall.of(work.items, work.rounds) - wall.start) * idle
-    results = [Estimate("this machine", here, seconds, here * seconds / 3600, 0.0, memory, work.written / GIB, None)]
+    results = [
+        Estimate(
+            "this machine",
+            cores=here,
+            wall=seconds,
+            core_hours=here * seconds / 3600,
+            gpu_hours=0.0,
+            memory=memory,
+            disk=work.written / GIB,
+            cost=None,
+        )
+    ]
     requests = prices["storage"]["reads_per_1000"] * work.reads / 1000
     requests += prices["storage"]["writes_per_1000"] * work.writes / 1000
     if not precision:
@@ -189,7 +200,16 @@ def _of_cluster(
         cost = hours * (paid * price["core_hour"] + machines * price["gib"] * price["gib_hour"])
         cost += hours * disk * price["disk_gib_hour"]
     title = f"{place}, {machines} {price['machine']}"
-    return Estimate(title, paid, wall, paid * hours, 0.0, memory, disk, cost + requests)
+    return Estimate(
+        title,
+        cores=paid,
+        wall=wall,
+        core_hours=paid * hours,
+        gpu_hours=0.0,
+        memory=memory,
+        disk=disk,
+        cost=cost + requests,
+    )
 
 
 def _of_gpu(
@@ -204,7 +224,16 @@ def _of_gpu(
     total = price["start_seconds"] + work.listing + wall.start + seconds
     hours = total / 3600
     cost = price["hour"] * hours + requests
-    return Estimate(price["machine"], price["cores"], total, price["cores"] * hours, hours, memory, 0.0, cost)
+    return Estimate(
+        price["machine"],
+        cores=price["cores"],
+        wall=total,
+        core_hours=price["cores"] * hours,
+        gpu_hours=hours,
+        memory=memory,
+        disk=0.0,
+        cost=cost,
+    )
 
 
 def read_prices(path: str = "") -> dict[str, Any]:

@@ -204,16 +204,16 @@ def make_plan(listing: Listing, options: Options, before: int = 0) -> Plan:
         if len(samples) < SAMPLES:
             samples += [place(options.output, kind, e.source.name) for e in chunk for kind in e.existing]
     return Plan(
-        f"images-{whole.hexdigest()[:16]}.jsonl",
-        lines,
-        tuple(chunks),
-        size,
-        len(listing.images),
-        tuple(Reject(path, path, STAGE, reason) for path, reason in listing.unusable),
-        frozenset(parts),
-        tuple(samples[:SAMPLES]),
-        tuple(sorted(existing.outdated)),
-        tuple(_unfinished(existing.leftovers, listing.images)),
+        file=f"images-{whole.hexdigest()[:16]}.jsonl",
+        lines=lines,
+        chunks=tuple(chunks),
+        size=size,
+        usable=len(listing.images),
+        rejects=tuple(Reject(path, path, STAGE, reason) for path, reason in listing.unusable),
+        parts=frozenset(parts),
+        samples=tuple(samples[:SAMPLES]),
+        outdated=tuple(sorted(existing.outdated)),
+        unfinished=tuple(_unfinished(existing.leftovers, listing.images)),
     )
 
 

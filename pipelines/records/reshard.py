@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import io
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import NamedTuple
 
@@ -78,13 +78,7 @@ def reshard(options: Reshard, dataset: Dataset, pool: Executor, beat: Callable[[
         by_split.setdefault(shard.split, []).extend(records)
     plan = plan_shards(by_split, options.shards, options.megabytes << 20)
     started = {"records": dataset.fingerprint, "shards": sorted(plan)}
-    _refuse_others(options.output, started)
-    for name in (*plan, DATASET_FILE, REJECTS_FILE, STARTED):
-        storage.check_file(storage.join(options.output, name))
-    try:
-        storage.write_json(storage.join(options.output, STARTED), started)
-    except FileNotFoundError as error:  # of a bucket
-        raise InputError(f"{options.output} cannot be written to: {error.strerror}; give another folder") from None
+    _begin(options.output, plan, started)
     write = functools.partial(_write, options, dataset, beat)
     shards = tuple(pool.map(write, sorted(plan), (plan[name] for name in sorted(plan))))
     moved = {"output": storage.absolute(options.output), "shards": options.shards}
@@ -94,14 +88,29 @@ def reshard(options: Reshard, dataset: Dataset, pool: Executor, beat: Callable[[
     _refuse_others(options.output, started, begun=True)
     # Before the new folder is said to be whole: it may hold shards of before and of after a change.
     check_unchanged(options.records, dataset)
+    _copy_rejects(options)
+    save_dataset(options.output, described)
+    _sweep(options.output, plan)
+    return described
+
+
+def _begin(folder: str, plan: Iterable[str], started: Mapping[str, object]) -> None:
+    """Notes in the new folder what is about to be written there. Raises InputError if it cannot be, or must not."""
+    _refuse_others(folder, started)
+    for name in (*plan, DATASET_FILE, REJECTS_FILE, STARTED):
+        storage.check_file(storage.join(folder, name))
+    try:
+        storage.write_json(storage.join(folder, STARTED), started)
+    except FileNotFoundError as error:  # of a bucket
+        raise InputError(f"{folder} cannot be written to: {error.strerror}; give another folder") from None
+
+
+def _copy_rejects(options: Reshard) -> None:
     rejects = storage.join(options.output, REJECTS_FILE)
     if storage.exists(theirs := storage.join(options.records, REJECTS_FILE)):
         storage.write(rejects, storage.read(theirs))
     else:
         storage.discard(rejects)  # of an earlier run
-    save_dataset(options.output, described)
-    _sweep(options.output, plan)
-    return described
 
 
 def plan_shards(by_split: Mapping[str, Sequence[Place]], shards: int, size: int) -> dict[str, list[Place]]:

@@ -59,16 +59,7 @@ def run(options: Options, flags: list[str]) -> int:
     plan = plan_for(area, raw, palette, options)
     refuse_strangers(area, plan, raw, options)
     todo = shards_to_write(area, plan, options.overwrite and attached != FOLLOWED, is_fatal)
-    if todo.older:
-        print(
-            f"{counted(todo.older, 'shard')} in {folder} were written by an older version of this program, and may "
-            "differ; all are written again"
-        )
-    if todo.again:
-        print(f"written again, since the cause of their rejects may have passed: {counted(len(todo.again), 'shard')}")
-    if len(todo.shards) < len(plan.shards):
-        finished = len(plan.shards) - len(todo.shards)
-        print(f"{finished} of {len(plan.shards)} shards are finished already and kept", flush=True)
+    announce(todo, plan, folder)
     plans = {name for name in area.files if workarea.shard_of_plan(name)}
     if todo.shards:
         written = write_shards(area, plan, todo, options, beam)
@@ -77,6 +68,19 @@ def run(options: Options, flags: list[str]) -> int:
         plans |= written
         area = survey(folder, [shard.spec.name for shard in plan.shards])
     return finish(area, plan, todo.shards, plans, raw, options)
+
+
+def announce(todo: Todo, plan: Plan, folder: str) -> None:
+    """Prints which shards an earlier run has finished, and which of these are written again."""
+    if todo.older:
+        print(
+            f"{counted(todo.older, 'shard')} in {folder} were written by an older version of this program, and may "
+            "differ; all are written again"
+        )
+    if todo.again:
+        print(f"written again, since the cause of their rejects may have passed: {counted(len(todo.again), 'shard')}")
+    if finished := len(plan.shards) - len(todo.shards):
+        print(f"{finished} of {len(plan.shards)} shards are finished already and kept", flush=True)
 
 
 def recognise_labels(raw: RawSet, options: Options) -> tuple[Palette, str, tuple[str, str], bool]:
@@ -173,6 +177,15 @@ def finish(
         print(f"none of {counted(len(raw.pairs), 'image')} could be used; no {DATASET_FILE} was written")
         return 1
     dataset = output.describe(contents.shards, plan.palette, options, accounts.rejected)
+    summarise(dataset, plan, folder)
+    if excess := accounts.excess(options.max_reject_rate):
+        print(excess)
+        return 1
+    return 0
+
+
+def summarise(dataset: Dataset, plan: Plan, folder: str) -> None:
+    """Prints what is in the splits, and what makes them doubtful."""
     for split in sorted({shard.spec.split for shard in plan.shards} - set(dataset.splits)):
         print(f"split {split} is left out: all its images were rejected")
     for split in dataset.splits:
@@ -180,10 +193,6 @@ def finish(
     print(f"{_sum(dataset, dataset.splits)}, written to {folder}")
     for doubt in (doubt for split in dataset.splits for doubt in dataset.doubts(split)):
         print(f"warning: {printable(doubt)}")
-    if excess := accounts.excess(options.max_reject_rate):
-        print(excess)
-        return 1
-    return 0
 
 
 def _sum(dataset: Dataset, splits: Iterable[str]) -> str:

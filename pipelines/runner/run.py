@@ -74,14 +74,7 @@ def run(
     if not is_local(options):
         return remote.run(build, options, total=total, unit=unit, title=title, folder=folder)
     out, options = sys.stderr, copy.deepcopy(options)  # building the runner changes them
-    processes.check_threads(THREADS * (1 + options.view_as(DirectOptions).direct_num_workers))
-    try:
-        processes.check_files(FILES)
-    except OSError as error:
-        raise storage.Unavailable(
-            f"too few files may be open at a time for the {title} job ({error.strerror}); allow more (`ulimit -n "
-            "256`) and run the same command again"
-        ) from None
+    _check_machine(options, title)
     with scratch.folder("run") as place:
         counts, worker_log = os.path.join(place, "beats"), os.path.join(place, "workers.log")
         os.mkdir(counts)
@@ -96,6 +89,18 @@ def run(
                 await_death_report(error)
                 raise readable(error, title) from None
     return True
+
+
+def _check_machine(options: PipelineOptions, title: str) -> None:
+    """Raises MemoryError or storage.Unavailable if this machine allows too few threads or open files for a job."""
+    processes.check_threads(THREADS * (1 + options.view_as(DirectOptions).direct_num_workers))
+    try:
+        processes.check_files(FILES)
+    except OSError as error:
+        raise storage.Unavailable(
+            f"too few files may be open at a time for the {title} job ({error.strerror}); allow more (`ulimit -n "
+            "256`) and run the same command again"
+        ) from None
 
 
 def _local_runner(options: PipelineOptions, worker_log: str) -> fn_runner.FnApiRunner:

@@ -43,18 +43,10 @@ def applied(candidates: Candidates, root: str, lists: Iterable[str]) -> Candidat
     if not lists or any(candidates.split_of(key) for key in candidates.images.names):
         return candidates
     images = Rows(among(candidates.images, candidates.labels))
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for path in lists:
-        stem = posixpath.splitext(posixpath.basename(path))[0]
-        name = stem if stem in voc.LISTS else split_named(stem)
-        if _knows(_listed(root, [(name, path)], images)):
-            groups.setdefault(posixpath.dirname(path), []).append((name, path))
-    if not groups:
+    used = _used(root, lists, images)
+    if not used:
         note = f" (lists that name other images, not read: {some(lists, 4)})"
         return replace(candidates, origin=candidates.origin + note)
-    named = {folder: _listed(root, group, images) for folder, group in groups.items()}
-    folder = max(named, key=lambda each: len(named[each].splits))
-    used = groups[folder]
     # Entries that name an image without a label, or none, are rejects.
     found = _listed(root, used, candidates.images)
     rejects = [*candidates.rejects, *found.rejects]
@@ -78,6 +70,17 @@ def applied(candidates: Candidates, root: str, lists: Iterable[str]) -> Candidat
         split_of=Splits(found.splits).of,
         rejects=rejects,
     )
+
+
+def _used(root: str, lists: Iterable[str], images: Rows) -> list[tuple[str, str]]:
+    """The lists of the folder whose lists name most images, as (name, path); none if no list names images of ours."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for path in lists:
+        stem = posixpath.splitext(posixpath.basename(path))[0]
+        name = stem if stem in voc.LISTS else split_named(stem)
+        if _knows(_listed(root, [(name, path)], images)):
+            groups.setdefault(posixpath.dirname(path), []).append((name, path))
+    return max(groups.values(), key=lambda group: len(_listed(root, group, images).splits), default=[])
 
 
 def _listed(root: str, lists: Iterable[tuple[str, str]], images: Iterable[Row]) -> voc.Listed:

@@ -320,11 +320,7 @@ def changes(output: str, stored: Progress, fresh: Progress) -> list[str]:
     unknown = sorted(stored.options.keys() - options.keys())
     # No version that stores classes has had an option which this one lacks.
     if unknown and stored.classes:
-        raise InputError(
-            f"{output} holds a training that a later version of this program began, with "
-            f"{Options.flag(unknown[0])} {_shown(stored.options[unknown[0]])}, which this version does not know; "
-            "update this program, choose another --output, or give --no-resume to train there from scratch"
-        )
+        raise InputError(_unknown(output, stored, unknown[0]))
     # An option that only one of the two has is from another version of this program.
     names = [name for name in sorted(options.keys() & stored.options.keys()) if name not in NOT_COMPARED]
     different = {
@@ -337,22 +333,41 @@ def changes(output: str, stored: Progress, fresh: Progress) -> list[str]:
         forbidden.append("the records differ")
     if stored.classes and stored.classes != fresh.classes:
         forbidden.append(f"of the records, {_changed(stored.classes, fresh.classes)}")
-    weights = f"--init-from {output}" if stored.epochs else ""  # before the first epoch there is no model
     if forbidden:
-        start = f" ({weights} starts from the weights found so far)" if weights else ""
-        raise InputError(
-            f"{output} holds a training with other options: {'; '.join(forbidden)}. They determine the course of "
-            f"a training that has finished {stored.epochs} of its epochs. Give the former options to resume it; or "
-            f"choose another --output{start}, or --no-resume to train there from scratch"
-        )
+        raise InputError(_other(output, stored, forbidden))
     if "epochs" in different and options.get("schedule") == "poly":
-        start = (
-            f"start another from its weights: {weights} and another --output" if weights else "choose another --output"
-        )
-        raise InputError(
-            f"{output} holds a training in which {different['epochs']}; under --schedule poly the learning rate falls "
-            f"to 0 over all epochs, so it would jump after epoch {stored.epochs}. Give --epochs "
-            f"{stored.options['epochs']} to finish or to see that training, or {start}. With --schedule constant or "
-            "plateau epochs can be added"
-        )
+        raise InputError(_jump(output, stored, different["epochs"]))
     return list(different.values())
+
+
+def _weights(output: str, stored: Progress) -> str:
+    """The flag that starts from the weights of a training; "" before its first epoch, when there is no model."""
+    return f"--init-from {output}" if stored.epochs else ""
+
+
+def _unknown(output: str, stored: Progress, name: str) -> str:
+    return (
+        f"{output} holds a training that a later version of this program began, with {Options.flag(name)} "
+        f"{_shown(stored.options[name])}, which this version does not know; update this program, choose another "
+        "--output, or give --no-resume to train there from scratch"
+    )
+
+
+def _other(output: str, stored: Progress, differences: Sequence[str]) -> str:
+    weights = _weights(output, stored)
+    start = f" ({weights} starts from the weights found so far)" if weights else ""
+    return (
+        f"{output} holds a training with other options: {'; '.join(differences)}. They determine the course of a "
+        f"training that has finished {stored.epochs} of its epochs. Give the former options to resume it; or choose "
+        f"another --output{start}, or --no-resume to train there from scratch"
+    )
+
+
+def _jump(output: str, stored: Progress, difference: str) -> str:
+    weights = _weights(output, stored)
+    start = f"start another from its weights: {weights} and another --output" if weights else "choose another --output"
+    return (
+        f"{output} holds a training in which {difference}; under --schedule poly the learning rate falls to 0 over "
+        f"all epochs, so it would jump after epoch {stored.epochs}. Give --epochs {stored.options['epochs']} to "
+        f"finish or to see that training, or {start}. With --schedule constant or plateau epochs can be added"
+    )

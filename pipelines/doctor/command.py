@@ -238,7 +238,8 @@ def describe(
     palette = cure.reading.palette
     shift, kinds = alignment.offset(total), findings.doubtful(total).values()
     cures = {finding.cure for finding in results}
-    can_learn = depth.CURE not in cures and (bool(cure.labels) or findings.NEW_LABELS not in cures)
+    can_learn = cures.isdisjoint({depth.CURE, *findings.BY_HAND})
+    can_learn &= bool(cure.labels) or findings.NEW_LABELS not in cures
     is_some = palette is not None and len(cure.left_out) < plan.total
     can_prepare = is_some and can_learn and (shift is None or options.mend)
     can_mend = palette is not None and not options.mend and (shift or not findings.MENDABLE.isdisjoint(kinds))

@@ -22,6 +22,10 @@ from trainer.terminal import some, some_and_more
 MANIFEST = "manifest.jsonl"
 """The list of good pairs that this command writes into its output folder."""
 NEW_LABELS = "draw or export the labels again: they hold nothing else, however they are read"
+NEW_CLASSES = "--palette FILE that also has a class for the rest, such as background"
+NEW_VAL = "label images of val, or list other images as val in a manifest with a column split"
+BY_HAND = frozenset((NEW_CLASSES, NEW_VAL))
+"""Cures that only the user can bring; without them `deeplab train` refuses what is prepared."""
 MENDED = "--mend rewrites them"
 LEFT_OUT = f"--input {MANIFEST} leaves them out"
 MENDABLE = frozenset(("lossy-labels", "sizes", "exif", "unknown-colors", "blended-ids", "turned-labels"))
@@ -214,13 +218,15 @@ def of_nothing(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Readin
         return reading, []
     used = np.flatnonzero(sum(class_pixels(tally, palette).values(), np.zeros(palette.num_classes, np.int64)))
     ignored = sum(int(pixels[palette.ignore_id]) for pixels in tally.pixels.values())
+    cure = NEW_LABELS
     if len(used) == 1 and palette.num_classes > 1:
         kind, text = "one-class-set", f"every pixel that is not ignored is of one class, {palette.names[used[0]]}"
+    elif len(used) == 1:
+        kind, text, cure = "one-class-set", f"the palette has one class, {palette.names[0]}", NEW_CLASSES
     elif ignored and not len(used):
         kind, text = "all-ignored-set", f"every pixel of all labels is ignored (id {palette.ignore_id})"
     else:
         return reading, []
-    cure = NEW_LABELS
     if other := of_values_alone(reading):
         reading = other
         cure = f"--palette {OWN}: takes every value in the sampled labels as a class; put the names there"
@@ -295,6 +301,9 @@ def _absent(tally: DoctorTally, plan: Plan, palette: Palette, counts: dict[str, 
             )
             if resplit(tally, plan, palette, ()):
                 cure = f"--input {MANIFEST}, whose column split has some of the images that hold them in train"
+        if split == "val" and not sample and not pixels.any() and tally.pixels[split][palette.ignore_id]:
+            is_wrong, cure = True, NEW_VAL
+            text += ": every pixel there is ignored, and `deeplab train` refuses records without a score"
         examples = _with_classes(tally, missing, palette)
         grade = WRONG if is_wrong else NOTE
         yield Finding(

@@ -83,6 +83,28 @@ def test_a_set_with_nothing_to_learn_is_cured_by_other_labels_alone(value, kind,
     assert found.status == 0 and all((made[key] == label).all() for key, label in truth.items())
 
 
+def test_a_palette_of_one_class_which_train_refuses_is_no_healthy_set(tmp_path):
+    palette = Palette("one", ("field",), ((60, 160, 60),))
+    draw_set(tmp_path / "fields", lambda label, key: saved(np.zeros_like(label)), palette=palette)
+    found = examine(tmp_path / "fields", tmp_path / "out")
+    assert found.kinds == {"one-class-set": "wrong"} and found.report["prepare"] == ""
+    assert found.finding("one-class-set")["cure"].startswith("--palette FILE that also has a class for the rest")
+    palette = replace(palette, source_ids=((0, 255), (1, 0)))
+    truth = draw_set(tmp_path / "rest", lambda label, key: saved(np.uint8(label == 1)), palette=palette)
+    found = examine(tmp_path / "rest", tmp_path / "out", "--overwrite")
+    assert found.kinds == {"one-class-set": "wrong"}
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert all((made[key] == (label == 1)).all() for key, label in truth.items())
+
+
+def test_validation_labels_that_are_all_ignored_which_train_refuses_are_no_healthy_set(tmp_path):
+    draw_set(tmp_path / "set", lambda label, key: saved(np.full_like(label, 255) if key.startswith("val") else label))
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds == {"absent-from-split": "wrong", "all-ignored": "note"} and found.status == 2
+    assert found.finding("absent-from-split")["cure"].startswith("label images of val, or list other images")
+    assert found.report["prepare"] == ""
+
+
 def test_classes_missing_from_the_training_split_are_moved_there(tmp_path):
     truth = draw_set(
         tmp_path / "set",

@@ -81,9 +81,9 @@ def run_trial(part: sample.Part, number: int, study: Study) -> Trial:
     try:
         while not results or (len(results) < TIMES and results[0].wall < SHORT):
             results.append(trial.run(part.arguments, part.output, part.items, part.rounds, part.whole))
-    except InputError:
+    except InputError as error:
         print(flush=True)  # the message gets a line of its own
-        raise
+        raise InputError(part.of_the_job(str(error))) from None
     result = sorted(results, key=lambda one: one.wall)[len(results) // 2]
     rejected = f", {result.rejected} rejected" if result.rejected else ""
     print(f": {result.wall:.1f} s, {result.cpu:.1f} core-seconds, {result.memory / (1 << 20):.0f} MiB{rejected}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.inputs import collection
-from pipelines.inputs.coding import detect_palette
+from pipelines.inputs.coding import recognise
 from pipelines.inputs.pairs import Pair
 from pipelines.inputs.rawset import scan
 from pipelines.inputs.selection import load as load_selection
@@ -28,19 +29,30 @@ from trainer.formats.dataset import Dataset, load_dataset, save_dataset, shuffle
 from trainer.options import InputError, as_words, non_defaults
 
 LISTED = 1000  # names in an answer of Cloud Storage to a listing
+SPLITS = ("train", "val")
+"""The splits that a training reads."""
 FEW = 5
 """Ratio of the sizes of the two trials."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A trial to run: the parameters of `trial.run`."""
+    """A trial to run: the parameters of `trial.run`.
+
+    Attributes:
+      names: pairs (path of the trial, the job's path that it stands for), longer paths before their beginnings.
+    """
 
     arguments: tuple[str, ...]
     output: str
     items: int
     rounds: int = 0
     whole: int = 0
+    names: tuple[tuple[str, str], ...] = ()
+
+    def of_the_job(self, message: str) -> str:
+        """A message of the trial, with the job's paths; those of the trial are gone when it is read."""
+        return functools.reduce(lambda text, pair: text.replace(*pair), self.names, message)
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,9 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
     raw = scan(storage.absolute(options.input), options.layout, options.val_fraction, options.group_by)
     listing = time.monotonic() - start
     palette = os.path.join(folder, "palette.json")
-    storage.write_json(palette, detect_palette(raw, options.palette)[0].to_json())
+    # Of all labels, as in the job: those of a trial may be read otherwise, or be refused.
+    known, _, coding, _ = recognise(raw, options.palette, options.label_coding)
+    storage.write_json(palette, known.to_json())
     _check_enough(len(raw.pairs), options.input)
     images: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
@@ -98,7 +112,8 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
     options.check_augmented(images, raw.root)
     records = sum(count * options.versions(split) for split, count in images.items())
     # No more shards than keep all workers busy: each takes time, and those of the whole job are large.
-    tried = replace(options, layout="auto", palette=palette, group_by="", max_reject_rate=1.0, shards=cores)
+    same = {"layout": "auto", "palette": palette, "label_coding": coding, "group_by": ""}
+    tried = replace(options, **same, max_reject_rate=1.0, shards=cores)
     few, many = chosen(len(raw.pairs), sample)
     parts = [
         _part_of_prepare(tried, [raw.pairs[number] for number in numbers], os.path.join(folder, name), records, flags)
@@ -129,8 +144,9 @@ def _part_of_prepare(options: Any, pairs: Sequence[Pair], output: str, records: 
     here = {pair.split for pair in pairs}
     augmented = tuple(split for split in options.augment_splits if split in here)
     augment = {"augment_splits": augmented} if augmented else {"augment_splits": ("train",), "copies": 0}
+    names = ((manifest, options.input), (output, options.output))
     options = replace(options, input=manifest, output=output, **augment)
-    return Part(("prepare", *as_words(non_defaults(options)), *flags), output, len(pairs), whole=records)
+    return Part(("prepare", *as_words(non_defaults(options)), *flags), output, len(pairs), whole=records, names=names)
 
 
 def shards_of(pairs: Sequence[Pair], images: Mapping[str, int], sizes: Mapping[str, int], options: Any) -> int:
@@ -169,7 +185,10 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         lines = [json.dumps({"image": path}) for path in paths]
         storage.write(f"{output}.jsonl", "\n".join(lines).encode())
         trial_options = replace(options, input=f"{output}.jsonl", output=output, **same)
-        parts.append(Part(("segment", *as_words(non_defaults(trial_options)), *flags), output, len(paths)))
+        names = ((f"{output}.jsonl", options.input), (output, options.output))
+        parts.append(
+            Part(("segment", *as_words(non_defaults(trial_options)), *flags), output, len(paths), names=names)
+        )
     card = exports.load_card(options.model)
     side = card.max_side if options.max_side is None else options.max_side
     read, height, width = _mean_sizes(paths, side, options.max_pixels)
@@ -221,7 +240,9 @@ def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence
         )
     dataset = load_dataset(options.records)
     records = os.path.join(folder, "records")
-    shards = [shard for split in ("train", "val") for shard in dataset.of_split(split)[:1]]
+    # One without a pixel of any class would be refused, though the split has some.
+    by_use = {split: sorted(dataset.of_split(split), key=lambda one: not any(one.class_pixels)) for split in SPLITS}
+    shards = [shard for split in SPLITS for shard in by_use[split][:1]]
     _copy(options.records, replace(dataset, shards=tuple(shards)), records)
     steps = options.steps_per_epoch or -(-dataset.images("train") // options.batch_size)
     many = max(FEW, sample // 4)
@@ -230,7 +251,9 @@ def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence
     for name, count, epochs in (("few", few, 1), ("many", many, 1), ("twice", few, 2)):
         output = os.path.join(folder, name)
         trial_options = replace(options, records=records, output=output, steps_per_epoch=count, epochs=epochs)
-        parts.append(Part(("train", *as_words(non_defaults(trial_options)), *flags), output, count * epochs, epochs))
+        words = ("train", *as_words(non_defaults(trial_options)), *flags)
+        names = ((records, options.records), (output, options.output))
+        parts.append(Part(words, output, count * epochs, epochs, names=names))
     # In the trials an epoch validates on one shard, in the job on all of them.
     looked = sum(shard.records for shard in shards if shard.split == "val")
     rounds = options.epochs * dataset.count("val") / max(1, looked)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,23 @@ def test_the_error_of_a_trial_gets_a_line_of_its_own(monkeypatch, tmp_path: Path
     with pytest.raises(InputError, match="it fails"):
         plan("prepare", "--input", source, "--output", tmp_path / "out")
     assert capsys.readouterr().out == "[1/2] prepare of 2 images\n"
+
+
+@pytest.mark.parametrize("job", ["prepare", "segment", "train"])
+def test_the_error_of_a_trial_names_the_files_of_the_job(job, monkeypatch, tmp_path: Path):
+    def fail(words, output, *_):
+        _, options, _ = cli.read(list(words))
+        raise InputError(f"{options.records if job == 'train' else options.input} and {output}/x fail")
+
+    monkeypatch.setattr(trial, "run", fail)
+    source = write_rawset(tmp_path / "set", {"train": 10}, 64)
+    flags = {"prepare": ["--input", source], "segment": ["--input", source / "images", "--model", tmp_path / "model"]}
+    if job == "train":
+        flags["train"] = ["--records", draw_records(tmp_path / "records")]
+    write_model(tmp_path / "model", PALETTE)
+    expected = rf"^{re.escape(str(flags[job][1]))} and {re.escape(str(tmp_path / 'out'))}/x fail$"
+    with pytest.raises(InputError, match=expected):
+        plan(job, *flags[job], "--output", tmp_path / "out")
 
 
 DATAFLOW = read_prices()["dataflow"]

@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines import cli
@@ -17,9 +19,11 @@ from pipelines.segment.plan import make_plan
 from tests.drawn.networks import write_model
 from tests.drawn.places import ROOT
 from tests.drawn.rawset import write_rawset
-from tests.drawn.records import PALETTE
+from tests.drawn.records import PALETTE, record, write_records
 from tests.drawn.segmenting import draw, save
 from tests.drawn.training import SMALL, draw_records
+from trainer.formats.dataset import load_dataset, save_dataset
+from trainer.formats.label_images import encode_label
 from trainer.options import InputError
 
 
@@ -109,6 +113,20 @@ def test_trials_augment_the_splits_of_their_images(splits, copies, augmented, tm
         assert (options.copies, options.augment_splits) == (copies, augmented)
 
 
+def test_trials_read_labels_as_all_of_the_set_tells(tmp_path: Path):
+    """The labels of a trial may hold 0 and 255 alone, like masks whose foreground is 255, though 255 is ignored."""
+    source = write_rawset(tmp_path / "set", {"train": 60}, 64)
+    two = replace(PALETTE, names=PALETTE.names[:2], colors=PALETTE.colors[:2])
+    (source / "palette.json").write_text(json.dumps(two.to_json()))
+    for number, path in enumerate(sorted(source.glob("labels/train/*"))):
+        ids = np.uint8(np.arange(4096) % 2 * (1 if number == 1 else 255)).reshape(64, 64)
+        ids[:9] = 255
+        path.write_bytes(encode_label(ids))
+    words = ["prepare", "--input", str(source), "--output", str(tmp_path / "records"), "--val-fraction", "0"]
+    few, _ = sample.of_prepare(cli.read(words)[1], str(tmp_path), 60, 2, []).parts
+    assert cli.main(list(few.arguments)) == 0, "as of the whole set"
+
+
 def test_a_split_to_augment_that_the_set_lacks_is_refused_as_by_prepare(tmp_path: Path):
     with pytest.raises(InputError, match=r"--augment-splits: \S+set has no split test; it has train, val"):
         study_of_prepare(tmp_path, "train", "test")
@@ -132,6 +150,18 @@ def test_chunks_are_as_many_as_segment_makes(tmp_path: Path, number: int, batch:
     flags = ["--input", tmp_path / "photos", "--model", tmp_path / "model", "--output", tmp_path / "masks"]
     options = cli.read(["segment", *map(str, flags), "--batch-size", str(batch)])[1]
     assert study.work.parts == len(make_plan(collection.find(options.input, options.output), options).chunks)
+
+
+def test_trials_of_a_training_validate_on_a_shard_with_pixels_to_score(tmp_path: Path):
+    write_records(tmp_path / "records", {"train": [[record(0)]], "val": [[record(1)], [record(2)]]})
+    dataset = load_dataset(str(tmp_path / "records"))
+    pixels = {"val-00000-of-00002.tfrecord": (0, 0, 0)}
+    shards = tuple(replace(shard, class_pixels=pixels.get(shard.name, (9, 9, 9))) for shard in dataset.shards)
+    save_dataset(str(tmp_path / "records"), replace(dataset, shards=shards))
+    words = ["train", "--records", str(tmp_path / "records"), "--output", str(tmp_path / "model"), *SMALL]
+    sample.of_train(cli.read(words)[1], str(tmp_path / "plan"), 8, 1, ())
+    (copied,) = load_dataset(str(tmp_path / "plan" / "records")).of_split("val")
+    assert any(copied.class_pixels)
 
 
 def test_a_training_on_several_hosts_is_not_planned(tmp_path: Path):

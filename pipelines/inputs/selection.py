@@ -207,6 +207,11 @@ def _of_records(folder: str, split: str) -> Selection:
     with unchanged(folder, dataset), ThreadPoolExecutor(8) as pool:
         parts = pool.map(lambda shard: _images(folder, shard), dataset.of_split(split))
         images = Rows(image for image, _ in itertools.groupby(ordered(image for part in parts for image in part)))
+    if not images:
+        raise InputError(
+            f"{folder}: its split {split} holds no image, only augmented copies; run `deeplab prepare` again, or give "
+            "another --split"
+        )
     names = Rows((key,) for key, _ in images)
     # File names are more exact than keys: images/a.jpg is not labels/a.png.
     by_filename = Rows((filename, name_of(filename)) for _, filename in images)

@@ -244,7 +244,6 @@ def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence
     by_use = {split: sorted(dataset.of_split(split), key=lambda one: not any(one.class_pixels)) for split in SPLITS}
     shards = [shard for split in SPLITS for shard in by_use[split][:1]]
     _copy(options.records, replace(dataset, shards=tuple(shards)), records)
-    steps = options.steps_per_epoch or -(-dataset.images("train") // options.batch_size)
     many = max(FEW, sample // 4)
     few = max(2, many // FEW)
     parts = []
@@ -260,11 +259,12 @@ def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence
     size = sum(shard.bytes for shard in dataset.shards)
     startup.check_backend()
     startup.start_tensorflow()  # which plans of other jobs do without
+    from trainer.train.epoch import steps_per_epoch
     from trainer.train.model import architecture
 
     network = (architecture(options, dataset.palette), options.crop, options.crop, 3.0 * options.batch_size)
     work = Work(
-        items=steps * options.epochs,
+        items=steps_per_epoch(options, dataset) * options.epochs,
         rounds=rounds,
         unit="steps",
         images=dataset.images("train"),

@@ -22,8 +22,11 @@ OVERLAYS = 3
 
 
 def steps_per_epoch(options: Options, dataset: Dataset) -> int:
-    """The number of steps that the source images fill: augmented copies make an epoch more varied, not longer."""
-    return options.steps_per_epoch or math.ceil(dataset.images("train") / options.batch_size)
+    """The number of steps that the source images fill: augmented copies make an epoch more varied, not longer.
+
+    It is at least 1: `deeplab records repair --drop` may have left nothing but copies.
+    """
+    return options.steps_per_epoch or max(1, math.ceil(dataset.images("train") / options.batch_size))
 
 
 def validation_batch_size(options: Options, dataset: Dataset) -> int:

@@ -112,3 +112,10 @@ def test_selection_works_in_cloud_storage(trained: Path, bucket: str) -> None:
     assert names == {"evaluation.json", "report.html", "rejects.jsonl"}
     with pytest.raises(InputError, match="is an input folder"):
         cli.run([*command, "--output", f"{remote}/masks/"])
+
+
+def test_a_split_of_which_only_copies_are_left_selects_nothing_and_says_so(trained: Path) -> None:
+    """`deeplab records repair --drop` drops damaged images, and keeps their copies."""
+    write_records(trained / "records", {"val": [[replace(record(0), copy=1)]]}, copies=1)
+    with pytest.raises(InputError, match="records: its split val holds no image, only augmented copies; run "):
+        evaluate(trained, "--records", str(trained / "records"))

@@ -39,6 +39,10 @@ def test_an_epoch_has_the_steps_that_the_images_fill_or_those_of_the_flag():
     assert steps_per_epoch(dataclasses.replace(OPTIONS, steps_per_epoch=50), records) == 50
 
 
+def test_an_epoch_of_records_whose_images_were_dropped_has_a_step():
+    assert steps_per_epoch(OPTIONS, dataset(shard("train", records=2, images=0))) == 1
+
+
 @pytest.mark.parametrize(("size", "expected"), [((64, 64), 4), ((64, 65), 3), ((32, 64), 8), ((1000, 1000), 1)])
 def test_a_validation_batch_has_no_more_pixels_than_a_training_batch_but_one_image(size, expected):
     assert validation_batch_size(OPTIONS, dataset(shard("val", 9, 9, size))) == expected

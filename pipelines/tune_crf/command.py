@@ -38,6 +38,11 @@ SHOWN = 3
 """Number of images on the page that gained most, and number of those that lost most."""
 TRAINING = "train"
 """The split that `deeplab train` learns from."""
+MORE_IMAGES = (
+    "give another --split, or records of which `deeplab prepare --val-fraction` holds out more, and a model trained "
+    "on these"
+)
+"""The cure for too few images."""
 PAGE_TITLE = b"<title>CRF tuning: "
 """Identifies the page of an earlier run."""
 
@@ -176,8 +181,18 @@ def report(options: Options, job: TuningJob, accounts: Accounts) -> None:
     if accounts.outputs["usable"] < MIN_IMAGES:
         raise InputError(
             f"{counted(accounts.outputs['usable'], 'usable image')} in the split {options.split} of "
-            f"{options.records}; expected {MIN_IMAGES} or more; give another --split, or records of which "
-            "`deeplab prepare --val-fraction` holds out more, and a model trained on these"
+            f"{options.records}; expected {MIN_IMAGES} or more; {MORE_IMAGES}"
+        )
+
+
+def check_labelled(options: Options, before: np.ndarray) -> None:
+    """Raises InputError if too few images have a pixel that is scored; `before` are their counts, int64 [n, 3, C]."""
+    labelled = int(np.count_nonzero(before[:, 1].any(-1)))
+    if labelled < MIN_IMAGES:
+        where = f" within {options.trimap_width} pixels of a boundary" if options.metric == "trimap" else ""
+        raise InputError(
+            f"of {len(before)} usable images in the split {options.split} of {options.records}, {labelled} have a "
+            f"labelled pixel{where}; expected {MIN_IMAGES} or more; {MORE_IMAGES}"
         )
 
 
@@ -232,12 +247,16 @@ def score_all(
     Returns:
       The images that could be scored; the accounts with the others as rejects; and the counts of those images, int64
       [n, 3, C], without the CRF and at each point.
+
+    Raises:
+      InputError: too few images could be scored, or have a label.
     """
     read = functools.partial(scoring.read_scores, job, bands=scoring.bands_of(width), files={})
     points, stage = (None, *search.coarse_points()), "coarse grid"
     while True:
         usable, accounts, scores = score(options, job, usable, accounts, read, beam, points, stage)
         before, counts = stacked(job, usable, (None,), scores)[None], stacked(job, usable, points[1:], scores)
+        check_labelled(options, before)
         lacking = search.unscored(before, counts, search.folds([sample.key for sample in usable]))
         if lacking is None:
             return usable, accounts, before, counts

@@ -156,6 +156,22 @@ def test_damaged_records_are_rejected_and_the_others_tuned_on(tmp_path, network,
     assert tune("--model", model, "--records", tmp_path / "records", "--max-reject-rate", 0.3) == 0
 
 
+@pytest.mark.parametrize(("flags", "where"), [((), ""), (("--metric", "trimap"), " within 4 pixels of a boundary")])
+def test_images_whose_labels_are_ignored_as_a_whole_do_not_count(flags, where, folders, network, smoothing):
+    """Else the interval would be of as few images as are refused."""
+    model, folder = folders
+    ignored = label_images.encode_label(np.full(SIZE, drawn.PALETTE.ignore_id, np.uint8))
+    records = [
+        dataclasses.replace(drawn.record(number, SIZE), **({"label": ignored} if number > 8 else {}))
+        for number in range(12)
+    ]
+    drawn.write_records(folder, {"val": [records]})
+    expected = f"of 12 usable images in the split val of .*, 9 have a labelled pixel{where}; expected 10 or more; give"
+    with pytest.raises(InputError, match=expected):
+        tune("--model", model, "--records", folder, *flags)
+    assert not (model / "crf.json").exists()
+
+
 def test_input_that_cannot_work_is_refused(folders, tmp_path, network, smoothing):
     model, good = folders
     write_records(tmp_path / "few", 9)

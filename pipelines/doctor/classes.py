@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pipelines.doctor.corrections import of_masks, with_coding, with_known_colors, with_known_ids
-from pipelines.doctor.proposals import MASK_CLASSES, are_codes, are_masks, is_grey, is_mixed, propose, without_zero
+from pipelines.doctor.proposals import (
+    MASK_CLASSES,
+    MAX_NAMED,
+    are_codes,
+    are_masks,
+    is_grey,
+    is_mixed,
+    propose,
+    without_zero,
+)
 from pipelines.doctor.reading import COUNTED, OWN, LabelValues, Reading, Sample
 from pipelines.doctor.verdict import REJECT, SHOWN, WRONG, Example, Finding
 from pipelines.inputs.coding import NoPalette, Unlisted, classes_among, detect_palette
@@ -94,6 +103,11 @@ def _made(sample: Sample, seen: str) -> Reading:
             cure = (
                 "write labels of class ids: so many colours number objects, as in COCO's panoptic PNGs and the full "
                 "ADE20K; docs/sets.md shows how"
+            )
+        elif len({**evidence.indices, **evidence.ids}) > MAX_NAMED:
+            cure = (
+                f"write labels of class ids, if these number objects; if they are classes, of which there can be at "
+                f'most {MAX_NAMED}, give --palette a JSON file whose "source_ids" join or ignore some'
             )
         return Reading(None, findings=(_unknown_palette(seen, cure, sample),))
     named = "named by their values; put the real names there"

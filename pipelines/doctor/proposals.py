@@ -16,6 +16,8 @@ PROPOSED = "proposed"
 """The name of these palettes."""
 MAX_CLASSES = 64
 """Maximum number of values made into a palette; more are not classes but blurred colours."""
+MAX_NAMED = 254
+"""Maximum number of classes of a palette."""
 MIN_SOLID = 0.5
 """Minimum share of pixels within areas of one id, if more ids than MAX_CLASSES are classes, as in COCO-Stuff."""
 MIN_SHARE = 0.0005
@@ -77,8 +79,9 @@ def _propose_ids(uses: dict[int, Use]) -> Palette | None:
             return None
         # A sample hardly has all of so many classes, and of some it has no area.
         ignored = {value for value in (0, 255) if value in ignored and (value or uses[0].is_outline)}
-        classes = [value for value in range(min(uses), max(uses.keys() - {255}) + 1) if value not in ignored]
-    if not classes:
+        every = [value for value in range(min(uses), max(uses.keys() - {255}) + 1) if value not in ignored]
+        classes = every if len(every) <= MAX_NAMED else sorted(uses.keys() - ignored)
+    if not 0 < len(classes) <= MAX_NAMED:
         return None
     sources = [(value, index) for index, value in enumerate(classes)] + [(value, 255) for value in ignored - {255}]
     plain = classes == list(range(len(classes))) and not ignored - {255}

@@ -231,3 +231,26 @@ def test_a_palette_of_ids_from_0_comes_with_one_that_ignores_0(tmp_path, ids):
     assert counted.names == tuple(f"class {value}" for value in ids if 0 < value < 255) and len(truth) == 6
     read = id_table(counted)[stripes(np.zeros((64, 1), np.uint8), np.uint8(ids))]
     assert [int(value) for value in read[::16, 0]] == [255, 0, 1, 2 if 255 not in ids else 255]
+
+
+@pytest.mark.parametrize("count", [255, 256])
+def test_more_ids_than_a_palette_has_classes_are_a_finding(count, tmp_path):
+    ids = np.kron(np.uint8(np.arange(256).reshape(16, 16) % count), np.ones((4, 4), np.uint8))
+    draw_set(tmp_path / "set", lambda label, key: saved(ids), palette=None)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.status == 1 and found.report["prepare"] == ""
+    assert "there can be at most 254" in found.finding("palette")["cure"]
+
+
+def test_of_ids_with_gaps_up_to_the_last_those_that_occur_are_the_classes(tmp_path):
+    values = np.linspace(0, 254, 72).astype(np.uint8)
+
+    def encode(label: np.ndarray, key: str) -> bytes:
+        first = 8 * (int(key[-1]) + 6 * key.startswith("val"))
+        ids = stripes(label, values[first : first + 8])
+        ids[:24] = ids[0]  # an area, or 0 were an outline
+        return saved(ids)
+
+    draw_set(tmp_path / "set", encode, palette=None, splits={"train": 6, "val": 3})
+    made = prepare_as_proposed(examine(tmp_path / "set", tmp_path / "out"), tmp_path / "records")
+    assert {*np.unique(np.stack([*made.values()])).tolist()} == {*range(72 - 9 * 2)}

@@ -9,11 +9,14 @@ from dataclasses import replace
 from pipelines.doctor.corrections import of_masks, with_coding, with_known_colors, with_known_ids
 from pipelines.doctor.proposals import (
     MASK_CLASSES,
+    MAX_ALIASES,
     MAX_NAMED,
     are_codes,
     are_masks,
+    ignoring_colors,
     is_grey,
     is_mixed,
+    is_of_colors,
     propose,
     without_zero,
 )
@@ -179,11 +182,23 @@ def _unknown_palette(seen: str, cure: str, sample: Sample) -> Finding:
     )
 
 
+def ignores_all(reading: Reading) -> bool:
+    """Whether the sampled labels mean classes by colours, none of which is that of a class of the palette."""
+    colors = {**reading.evidence.colors, **reading.evidence.mapped}
+    return is_of_colors(reading.evidence) and not classes_among(colors, reading.palette)
+
+
 def of_values_alone(reading: Reading) -> Reading | None:
-    """The reading with a palette of all values in the sample; None if that would have fewer than two classes."""
+    """The reading with a palette of all values in the sample; None if that would have fewer than two classes.
+
+    Colours that are no classes, such as those of outlines, are ignored, as where no palette is given.
+    """
     palette = propose(reading.evidence)
     if palette is None or palette.num_classes < 2:
         return None
+    if is_of_colors(reading.evidence):
+        rest = sorted({*reading.evidence.colors, *reading.evidence.mapped} - palette.known_colors())
+        palette = ignoring_colors(palette, rest) if len(rest) < MAX_ALIASES else palette
     is_mapped = bool(reading.evidence.mapped) and not is_grey(reading.evidence.mapped)
     coding = "colors" if is_mapped else reading.coding_flag
     return replace(reading, palette=palette, flag=OWN, coding=coding or reading.coding, coding_flag=coding)

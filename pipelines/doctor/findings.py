@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipelines.doctor.classes import of_values_alone
+from pipelines.doctor.classes import ignores_all, of_values_alone
 from pipelines.doctor.plan import HEADERS, Plan
-from pipelines.doctor.proposals import PROPOSED, ignoring_colors, ignoring_ids, with_foreground
+from pipelines.doctor.proposals import MAX_ALIASES, PROPOSED, ignoring_colors, ignoring_ids, with_foreground
 from pipelines.doctor.reading import OWN, Reading
 from pipelines.doctor.tally import DOUBTS, FAULTS, MAX_COLORS, DoctorTally, Seen
 from pipelines.doctor.verdict import NOTE, REJECT, SHOWN, WRONG, Example, Finding
@@ -30,8 +30,6 @@ MENDED = "--mend rewrites them"
 LEFT_OUT = f"--input {MANIFEST} leaves them out"
 MENDABLE = frozenset(("lossy-labels", "sizes", "exif", "unknown-colors", "blended-ids", "turned-labels"))
 """Kinds of faulty labels that `mend` may repair."""
-MAX_ALIASES = 1024
-"""Maximum number of mixed colours that a palette lists as ignored; labels with more must be mended or drawn again."""
 TINY_SHARE, TINY_AREA = 1e-4, 64
 """A class is tiny below this share of all labelled pixels, or this mean area in the labels that contain it, in pixels:
 8x8 pixels are 2x2 features at stride 4."""
@@ -223,7 +221,7 @@ def of_nothing(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Readin
         kind, text = "one-class-set", f"every pixel that is not ignored is of one class, {palette.names[used[0]]}"
     elif len(used) == 1:
         kind, text, cure = "one-class-set", f"the palette has one class, {palette.names[0]}", NEW_CLASSES
-    elif ignored and not len(used):
+    elif not len(used) and (ignored or ("unknown-colors" in tally.kinds and ignores_all(reading))):
         kind, text = "all-ignored-set", f"every pixel of all labels is ignored (id {palette.ignore_id})"
     else:
         return reading, []

@@ -18,6 +18,8 @@ MAX_CLASSES = 64
 """Maximum number of values made into a palette; more are not classes but blurred colours."""
 MAX_NAMED = 254
 """Maximum number of classes of a palette."""
+MAX_ALIASES = 1024
+"""Maximum number of mixed colours that a palette lists as ignored; labels with more must be mended or drawn again."""
 MIN_SOLID = 0.5
 """Minimum share of pixels within areas of one id, if more ids than MAX_CLASSES are classes, as in COCO-Stuff."""
 MIN_SHARE = 0.0005
@@ -39,7 +41,7 @@ def propose(evidence: Evidence) -> Palette | None:
     occurs only in outlines. Colours are classes if they cover areas; black and VOC's cream are ignored if they occur
     only in outlines.
     """
-    if _is_of_colors(evidence):
+    if is_of_colors(evidence):
         colors = {**evidence.colors, **evidence.mapped}
         greys = {color[0]: use for color, use in colors.items()}
         if is_grey(colors) and are_masks(greys):
@@ -49,7 +51,7 @@ def propose(evidence: Evidence) -> Palette | None:
     return _propose_ids({**evidence.indices, **evidence.ids})
 
 
-def _is_of_colors(evidence: Evidence) -> bool:
+def is_of_colors(evidence: Evidence) -> bool:
     """Whether the labels mean classes by colours, and not by ids."""
     return bool(evidence.colors or evidence.is_shuffled or (evidence.mapped and not is_grey(evidence.mapped)))
 
@@ -99,7 +101,7 @@ def without_zero(palette: Palette, evidence: Evidence) -> Palette | None:
     A publisher's 0 may be no class but all that is none, as in ADE20K.
     """
     sources = dict(palette.source_ids) or {index: index for index in range(palette.num_classes)}
-    if _is_of_colors(evidence) or sources.get(0) != 0 or palette.num_classes < 3:
+    if is_of_colors(evidence) or sources.get(0) != 0 or palette.num_classes < 3:
         return None
     shifted = {value: index - 1 if index < palette.num_classes else index for value, index in sources.items()}
     return replace(

@@ -158,6 +158,16 @@ def test_classes_that_a_palette_takes_for_one_are_told_apart_by_one_of_their_val
     assert all((made[key] == label).all() for key, label in truth.items())
 
 
+def test_colours_that_a_palette_does_not_know_are_classes_and_their_outlines_are_ignored(tmp_path):
+    colors = np.zeros((256, 3), np.uint8)
+    colors[[0, 1, 2, 255]] = (32, 204, 127), (151, 153, 182), (9, 80, 200), (62, 173, 139)
+    truth = draw_set(tmp_path / "set", lambda label, key: saved(colors[label]), palette=None)
+    found = examine(tmp_path / "set", tmp_path / "out", "--palette", "voc")
+    assert found.kinds.keys() >= {"all-ignored-set"}
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert all(((made[key] == 255) == (label == 255)).all() for key, label in truth.items())
+
+
 def test_an_unknown_id_without_which_there_is_nothing_to_learn_is_a_class(tmp_path):
     truth = draw_set(tmp_path / "set", lambda label, key: saved(np.uint8(label == 2) * 200))
     found = examine(tmp_path / "set", tmp_path / "out")

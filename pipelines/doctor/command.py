@@ -177,6 +177,7 @@ def conclude(
     is_listed = bool(left_out or labels or splits or raw.rejects or is_paired) and len(left_out) < plan.total
     if of_val and is_listed and not group_by:
         splits = {**holdout.splits_by_hash(plan, val_fraction, groups), **splits}
+    report += holdout.of_emptied(plan, left_out, splits)
     report.sort(key=lambda finding: -verdict.STATUS[finding.grade])
     return report, Remedy(reading, left_out, labels, splits, is_listed, group_by, val_fraction)
 
@@ -238,7 +239,7 @@ def describe(
     palette = cure.reading.palette
     shift, kinds = alignment.offset(total), findings.doubtful(total).values()
     cures = {finding.cure for finding in results}
-    can_learn = cures.isdisjoint({depth.CURE, *findings.BY_HAND})
+    can_learn = cures.isdisjoint({depth.CURE, holdout.REFILL, *findings.BY_HAND})
     can_learn &= bool(cure.labels) or findings.NEW_LABELS not in cures
     is_some = palette is not None and len(cure.left_out) < plan.total
     can_prepare = is_some and can_learn and (shift is None or options.mend)

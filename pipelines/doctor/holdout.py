@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from pipelines.doctor.plan import Plan
 from pipelines.doctor.verdict import WRONG, Finding
 from pipelines.inputs.splits import group_of, hash_split
 
+REFILL = "mend or replace its images and labels, or list others in a manifest with a column split"
 FRACTIONS = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 """Shares that are proposed; the smallest that leaves an image in both splits."""
 
@@ -41,6 +42,23 @@ def of_val(plan: Plan, is_hashed: bool, val_fraction: float, group_by: str) -> t
         *fits,
         val_fraction,
     ][0]
+
+
+def of_emptied(plan: Plan, left_out: Collection[int], splits: Mapping[int, str]) -> list[Finding]:
+    """The findings that nothing remains of a split that `deeplab train` needs.
+
+    Args:
+      left_out: numbers of the pairs that are not to be prepared; if it is all of them, other findings say so.
+      splits: number of a pair -> its new split.
+    """
+    remaining = {splits.get(one.number, one.split) for one in plan.subjects if one.number not in left_out}
+    findings = []
+    for split in ("train", "val") if remaining else ():
+        lost = sum(one.split == split for one in plan.subjects)
+        if lost and split not in remaining:
+            text = f"no pair of split {split} can be prepared, and `deeplab train` refuses records without that split"
+            findings.append(Finding("emptied-split", WRONG, lost, plan.total, "pairs", text, REFILL))
+    return findings
 
 
 def _is_divided(plan: Plan, val_fraction: float, group_by: str) -> bool:

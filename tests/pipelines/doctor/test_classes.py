@@ -105,6 +105,14 @@ def test_validation_labels_that_are_all_ignored_which_train_refuses_are_no_healt
     assert found.report["prepare"] == ""
 
 
+def test_a_split_of_which_every_pair_is_left_out_is_told_since_train_refuses_records_without_it(tmp_path):
+    sizes = {"val": (32, 64)}
+    draw_set(tmp_path / "set", lambda label, key: saved(np.resize(label, sizes.get(key.split("/")[0], label.shape))))
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds == {"sizes": "reject", "emptied-split": "wrong"} and found.report["prepare"] == ""
+    assert "no pair of split val can be prepared" in found.finding("emptied-split")["text"]
+
+
 def test_classes_missing_from_the_training_split_are_moved_there(tmp_path):
     truth = draw_set(
         tmp_path / "set",

@@ -33,6 +33,8 @@ PATIENCE = 40.0
 """Seconds without a renewal after which a job on another machine counts as dead."""
 GLANCE = 1.0
 """Seconds between two checks of a watched lease."""
+ONCE_ENDED = "run this command again once that has ended"
+"""The cure where a command would read what another is writing."""
 
 _held: list[_Lease] = []
 _lock = threading.Lock()
@@ -99,6 +101,19 @@ def acquire_file(path: str, command: str) -> None:
     """Acquires the lease of a single output file; other jobs may write other files into its folder."""
     folder, _, name = storage.absolute(path).replace(os.sep, "/").rpartition("/")
     _take(folder or "/", command, path, storage.shortened(f".{name}") + FILE)
+
+
+def writer(folder: str) -> str:
+    """The other job that is writing to a folder, local or gs://, according to its lease; "" if none is.
+
+    One on another machine may have died since: it is taken at its word.
+    """
+    try:
+        content = _read(storage.join(folder, FILE))
+    except (OSError, storage.Unavailable):
+        return ""
+    is_own = content is not None and storage.json_object(content).get("process") == processes.name()
+    return "" if content is None or (is_own and _is_here(content)) or _is_dead(content) else _owner(folder, content)
 
 
 def _take(folder: str, command: str, target: str, file: str) -> None:

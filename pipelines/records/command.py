@@ -25,7 +25,7 @@ from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset, unchang
 from trainer.formats.labels import Palette
 from trainer.formats.runs import pixels_of_ids
 from trainer.limits import cores
-from trainer.options import CheckedOptions
+from trainer.options import CheckedOptions, InputError
 from trainer.terminal import printable
 
 BAR_WIDTH = 30  # characters
@@ -121,6 +121,9 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
         dataset = load_dataset(options.records)  # another command may have changed it meanwhile
     with unchanged(options.records, dataset), _at_work("verify", dataset) as (pool, beat):
         faults, shards, accounts = verify(options.records, dataset, pool, beat)
+        if faults and (owner := leases.writer(options.records)):
+            # Such as `records repair`, which writes dataset.json after the shards.
+            raise InputError(f"{counted(len(faults), 'fault')}, such as {faults[0]}, but {owner}; {leases.ONCE_ENDED}")
     for fault in faults:
         print(printable(fault))
     counts = " + ".join(f"{count:,} {name}" for name, count in accounts.outputs.items())

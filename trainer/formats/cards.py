@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from typing import Any
 
-from trainer import storage
+from trainer import leases, storage
 from trainer.formats.labels import Palette
 from trainer.formats.options import MAX_PIXELS
 from trainer.options import InputError
@@ -87,6 +87,8 @@ def load_card(folder: str) -> ModelCard:
     """The card of the model in `folder` (local or gs://). Raises InputError when it is missing or damaged."""
     path = storage.join(folder, CARD)
     if not storage.exists(path):
+        if owner := leases.writer(folder):
+            raise InputError(f"{owner}, and its {CARD} is not there yet; {leases.ONCE_ENDED}")
         found = storage.absence(folder, f"is not a model folder: {CARD} is missing")
         raise InputError(f"{folder} {found}; give the output of `deeplab train` or `deeplab import-weights`")
     try:

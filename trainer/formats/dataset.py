@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import google_crc32c
 import numpy as np
 
-from trainer import storage
+from trainer import leases, storage
 from trainer.accounts import percent
 from trainer.formats.labels import Palette
 from trainer.formats.options import MAX_PIXELS
@@ -263,6 +263,8 @@ def load_dataset(folder: str) -> Dataset:
     except (InputError, OSError) as error:
         if storage.exists(path):
             raise InputError(f"{error}; {MADE_AGAIN}") if isinstance(error, InputError) else error from None
+        if owner := leases.writer(folder):
+            raise InputError(f"{owner}, and its {DATASET_FILE} is not there yet; {leases.ONCE_ENDED}") from None
         found = storage.absence(folder, f"holds no records: {DATASET_FILE} is missing")
         missing = f"{folder} {found}; make it with `deeplab prepare`"
         raise InputError(missing) from None
@@ -340,11 +342,15 @@ def check_unchanged(folder: str, dataset: Dataset) -> None:
 def unchanged(folder: str, dataset: Dataset) -> Iterator[None]:
     """Raises InputError if another command changes the records while the block reads them.
 
-    It does so in place of an error of the block: what that found wrong may be due to the other command.
+    It does so in place of an error of the block: what that found wrong may be due to the other command. While one is
+    still at work, as `records repair` on shards that dataset.json describes later, the error names it.
     """
     try:
         yield
-    except Exception:
+    except Exception as error:
         check_unchanged(folder, dataset)
+        is_due = isinstance(error, (OSError, ValueError)) and leases.ONCE_ENDED not in str(error)
+        if is_due and (owner := leases.writer(folder)):
+            raise InputError(f"{error}; meanwhile {owner}: {leases.ONCE_ENDED}") from None
         raise
     check_unchanged(folder, dataset)

@@ -13,6 +13,7 @@ from PIL import Image
 from pipelines import cli
 from pipelines.records import command
 from pipelines.records.options import VERBS
+from tests.drawn.held import held
 from tests.drawn.prepared import describe, flip_bit, prepare_here, read_shard, records
 from tests.drawn.rawset import write_pair, write_rawset
 from tests.drawn.records import PALETTE, record, write_records
@@ -248,3 +249,13 @@ def test_records_that_another_command_changes_meanwhile_are_not_called_damaged(
     monkeypatch.setattr(command, "load_dataset", overtaken)
     with pytest.raises(InputError, match="were changed by another command since this one began"):
         records(*command_line.format(folder, tmp_path).split())
+
+
+def test_faults_that_another_command_is_mending_are_not_proposed_for_deletion(folder, capsys):
+    flip_bit(folder / "train-00000-of-00002.tfrecord", 100)
+    with (
+        held(folder, "records repair"),
+        pytest.raises(InputError, match=r"^1 fault, such as .* but .*`deeplab records "),
+    ):
+        records("verify", folder)
+    assert "--delete" not in capsys.readouterr().out

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 
+from tests.drawn.held import held
 from tests.drawn.records import PALETTE
 from trainer import storage
-from trainer.formats.dataset import Dataset, Shard, load_dataset, open_shard, save_dataset, shard_name
+from trainer.formats.dataset import Dataset, Shard, load_dataset, open_shard, save_dataset, shard_name, unchanged
 from trainer.formats.palettes import CAMVID
 from trainer.options import InputError
 
@@ -97,6 +99,31 @@ def test_missing_and_damaged_dataset_json_are_input_errors(tmp_path):
     path.write_text("{")
     with pytest.raises(InputError, match="not valid JSON"):
         load_dataset(str(tmp_path))
+
+
+def test_records_that_are_just_being_written_are_not_called_missing(tmp_path):
+    with held(tmp_path, "prepare"), pytest.raises(InputError) as refusal:
+        load_dataset(str(tmp_path))
+    assert re.search(
+        r"is being written by `deeplab prepare` of .*its dataset\.json is not there yet; run this command again once",
+        str(refusal.value),
+    )
+    with pytest.raises(InputError, match="holds no records"):  # its writer was killed
+        load_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("error", [InputError("no record 'a'"), FileNotFoundError(2, "No such file", "train-0")])
+def test_what_goes_wrong_while_another_command_writes_records_names_it(tmp_path, error):
+    save_dataset(str(tmp_path), dataset())
+    with (
+        held(tmp_path, "records repair"),
+        pytest.raises(InputError, match=r"; meanwhile .* `deeplab records repair` .*: run this command again once"),
+        unchanged(str(tmp_path), dataset()),
+    ):
+        raise error
+    with pytest.raises(type(error)) as raised, unchanged(str(tmp_path), dataset()):
+        raise error
+    assert raised.value is error
 
 
 @pytest.mark.parametrize(("count", "first", "last"), [

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from tests.drawn.held import held
 from tests.drawn.networks import SMALL, random_image, randomise
 from trainer.formats import exports
 from trainer.formats.cards import ModelCard, load_card, weights_digest
@@ -155,6 +156,14 @@ def test_an_attribute_at_which_the_library_of_hdf5_stays_is_not_read(folder, tmp
     rewritten(target / "model.keras", change)
     with pytest.raises(InputError, match=r"model\.keras is damaged .*layers/conv2d/vars/0 has an attribute dtype"):
         load_model(str(target))
+
+
+def test_a_model_that_is_just_being_trained_is_not_called_missing(tmp_path):
+    with (
+        held(tmp_path, "train"),
+        pytest.raises(InputError, match=r"by `deeplab train` .*model\.json is not there yet"),
+    ):
+        load_card(str(tmp_path))
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path, folder):

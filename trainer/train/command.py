@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from trainer import leases, metrics, startup, storage
-from trainer.formats.cards import CARD, TRAINING, WEIGHTS, ModelCard, load_card, weights_digest
+from trainer.formats.cards import CARD, WEIGHTS, ModelCard, load_card, weights_digest
 from trainer.formats.dataset import DATASET_FILE, Dataset, check_unchanged, load_dataset
 from trainer.network.folder import save_model
 from trainer.network.inference import predictor
@@ -115,10 +115,10 @@ def check_labels(options: Options, dataset: Dataset) -> None:
 
 def check_places(output: str) -> None:
     """Raises InputError if a folder is in the place of a file that is to be written, or a file in that of a folder."""
-    for name in (WEIGHTS, CARD, HISTORY, TRAINING):
+    for name in (WEIGHTS, CARD, HISTORY):
         storage.check_file(storage.join(output, name))
-    for name in (resume.FOLDER, LOGS):
-        storage.check_folder(storage.join(output, name))
+    storage.check_folder(storage.join(output, LOGS))
+    resume.check_places(output)
 
 
 def find_progress(options: Options, dataset: Dataset) -> tuple[Options, Progress]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import re
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -123,6 +125,16 @@ def arrays(output: str) -> list[str]:
     return [f"{FOLDER}/{file.relative}" for file in files if ARRAYS_FILE.fullmatch(file.relative)]
 
 
+def check_places(output: str) -> None:
+    """Raises InputError if a folder, or something else that is no file, has the name of a checkpoint's files."""
+    folder = storage.join(output, FOLDER)
+    storage.check_folder(folder)
+    if not storage.is_remote(folder) and os.path.isdir(folder):
+        for name in filter(ARRAYS_FILE.fullmatch, os.listdir(folder)):
+            storage.check_file(storage.join(folder, name))
+    storage.check_file(storage.join(folder, STATE_FILE))
+
+
 def copy(output: str, target: str) -> None:
     """Copies the checkpoint of `output`, if there is one, to `target`."""
     if is_there(output):
@@ -219,10 +231,11 @@ def restore(output: str, model: keras.Model, progress: Progress) -> None:
                 )
             for key, variable in variables.items():
                 variable.assign(arrays[key])
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} cannot be read ({error}); {cure}") from None
+    except InputError:
+        raise
+    # The last three: an empty or cut off file, and one that claims a compression or a password.
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise InputError(f"{path} cannot be read ({error or 'it ends too early'}); {cure}") from None
 
 
 def _current_form(options: dict[str, Any]) -> dict[str, Any]:

@@ -172,7 +172,10 @@ def test_event_files_of_others_are_kept_where_no_training_was(records, tmp_path,
     assert file.read_bytes() == b"curves of another program"
 
 
-@pytest.mark.parametrize("name", ["model.keras", "model.json", "history.csv", "checkpoints/state.json"])
+FILES = ["model.keras", "model.json", "history.csv", "checkpoints/state.json", "checkpoints/epoch-0001.npz"]
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_a_folder_in_the_place_of_a_file_is_found_before_the_first_step(records, tmp_path, tiny_network, capsys, name):
     (tmp_path / "model" / name).mkdir(parents=True)
     for more in ([], ["--no-resume", "--overwrite"]):

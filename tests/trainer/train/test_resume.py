@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,24 @@ from trainer.train.options import Options
 from trainer.train.resume import Progress
 
 CONSTANT = ["--steps-per-epoch", "2", "--schedule", "constant"]
+
+
+def claiming(place: int, value: int) -> Callable[[bytes], bytes]:
+    """A change of an archive: of a byte at `place` in the entry of its last member."""
+
+    def change(data: bytes) -> bytes:
+        entry = data.rindex(b"PK\x01\x02")
+        return data[: entry + place] + bytes([value]) + data[entry + place + 1 :]
+
+    return change
+
+
+DAMAGES = {
+    "no archive": lambda data: b"no archive",
+    "empty": lambda data: b"",
+    "a later compression": claiming(10, 77),
+    "a password": claiming(8, 1),
+}
 
 
 @pytest.fixture(scope="module")
@@ -210,9 +229,11 @@ def test_no_resume_trains_from_scratch(records, tmp_path, tiny_network):
     assert len(history(output)) == 1
 
 
-def test_a_damaged_checkpoint_is_refused_with_the_cure(finished, records, capsys):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_refused_with_the_cure(damage, finished, records, capsys):
     more = [*CONSTANT, "--epochs", "3"]
-    Path(finished, "checkpoints", "epoch-0002.npz").write_bytes(b"no archive")
+    arrays = Path(finished, "checkpoints", "epoch-0002.npz")
+    arrays.write_bytes(DAMAGES[damage](arrays.read_bytes()))
     message = refused(capsys, train_flags(records, finished, *more))
     assert "epoch-0002.npz cannot be read" in message and "--no-resume" in message
     Path(finished, "checkpoints", "state.json").write_text('{"options": {}}')

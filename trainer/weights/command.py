@@ -8,6 +8,7 @@ from typing import Any
 from trainer import leases, startup, storage
 from trainer.formats import palettes
 from trainer.formats.cards import CARD, TRAINING, WEIGHTS, ModelCard, load_card
+from trainer.formats.dataset import DATASET_FILE
 from trainer.network.deeplab import deeplab_v3_plus, published_rates
 from trainer.network.folder import save_model
 from trainer.options import InputError, public, to_json
@@ -32,14 +33,19 @@ def check_output(output: str, imported_with: dict[str, Any], overwrite: bool) ->
             f"{output} holds a training ({TRAINING}), with which `deeplab train` would replace the imported weights; "
             f"give another --output, or delete {state} first"
         )
+    if storage.exists(storage.join(output, DATASET_FILE)):
+        raise InputError(f"--output {output} is a folder of records; give the model a folder of its own")
+    for name in (WEIGHTS, CARD):
+        storage.check_file(storage.join(output, name))
     if overwrite:
         return
     names = [name for name in (WEIGHTS, CARD) if storage.exists(storage.join(output, name))]
     if CARD in names:
         with contextlib.suppress(InputError, LookupError, TypeError):
             stored = load_card(output).training["imported"]
-            # Up to version 0.29 the whole address was stored.
-            if stored | {"checkpoint": public(stored["checkpoint"])} == imported_with:
+            # Up to version 0.29 the whole address was stored, and up to 0.34 the folder, whose path may have changed.
+            stored |= {"checkpoint": public(stored["checkpoint"])}
+            if {name: value for name, value in stored.items() if name != "output"} == imported_with:
                 return
     if names:
         raise InputError(
@@ -81,7 +87,7 @@ def import_weights(options: Options) -> Imported:
             f"{source.path} has {numbers['num_classes']} classes but palette {palette.name} has "
             f"{palette.num_classes}; give the palette the checkpoint was trained with"
         )
-    imported_with = {name: value for name, value in to_json(options).items() if name != "overwrite"}
+    imported_with = {name: value for name, value in to_json(options).items() if name not in ("output", "overwrite")}
     imported_with |= {name: numbers[name] for name in ("head", "output_stride")}
     check_output(options.output, imported_with, options.overwrite)
     model = deeplab_v3_plus(**numbers)

@@ -132,6 +132,32 @@ def test_a_training_in_the_output_folder_is_kept_from_going_on_over_the_imported
     assert not (output / "model.json").exists()
 
 
+def test_the_same_import_may_be_done_again_into_a_folder_that_was_moved(small, palette, tmp_path):
+    arguments = ["import-weights", small, "--palette", palette, "--output"]
+    assert cli.main([*arguments, str(tmp_path / "model")]) == 0
+    (tmp_path / "model").rename(tmp_path / "moved")
+    assert cli.main([*arguments, f"{tmp_path}/./moved"]) == 0
+    card = load_card(str(tmp_path / "moved"))
+    card.training["imported"]["output"] = str(tmp_path / "model")  # as up to version 0.34
+    save_card(str(tmp_path / "moved"), card)
+    assert cli.main([*arguments, str(tmp_path / "moved")]) == 0
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.json"])
+def test_a_folder_in_the_place_of_a_file_leaves_the_other_file_as_it_was(name, small, palette, tmp_path, capsys):
+    (tmp_path / "model" / name).mkdir(parents=True)
+    arguments = ["import-weights", small, "--palette", palette, "--output", str(tmp_path / "model"), "--overwrite"]
+    assert cli.main(arguments) == 2
+    assert f"{name} is a folder, where a file is to be written; move it away" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "model").iterdir()] == [name]
+
+
+def test_weights_are_not_imported_into_a_folder_of_records(small, palette, tmp_path, capsys):
+    (tmp_path / "dataset.json").write_text("{}")
+    assert cli.main(["import-weights", small, "--palette", palette, "--output", str(tmp_path), "--overwrite"]) == 2
+    assert "is a folder of records; give the model a folder of its own" in capsys.readouterr().err
+
+
 def test_an_import_that_was_killed_between_its_files_may_be_done_again(small, palette, tmp_path, monkeypatch):
     arguments = ["import-weights", small, "--palette", palette, "--output", str(tmp_path / "model")]
     write = storage.write

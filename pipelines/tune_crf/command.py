@@ -25,9 +25,9 @@ from pipelines.tune_crf.options import MIN_IMAGES, Options
 from pipelines.tune_crf.samples import Sample
 from pipelines.tune_crf.scoring import Point, Scores, TuningJob
 from trainer import leases, storage
-from trainer.accounts import Accounts, counted, merged, write_rejects
+from trainer.accounts import REJECTS_FILE, Accounts, counted, merged, write_rejects
 from trainer.formats.cards import load_card, weights_digest
-from trainer.formats.dataset import Dataset, load_dataset
+from trainer.formats.dataset import Dataset, load_dataset, unchanged
 from trainer.formats.options import CrfOptions
 from trainer.formats.tuning import TUNING_FILE, Tuning
 from trainer.metrics import mean_iou
@@ -111,6 +111,8 @@ def check_output(options: Options) -> None:
     if os.path.isdir(path):
         raise InputError(f"--output {path} is a folder; expected the file to write")
     names = storage.join(work, scoring.NAMES_FILE)
+    for file in (path, html, names, storage.join(work, REJECTS_FILE)):
+        storage.check_file(file)
     is_ours = {path: holds(path, Tuning.from_json), names: holds(names, read_names)}
     if not storage.exists(names) and storage.is_dir(work):
         is_ours[work] = all(scoring.OURS.match(file.relative) for file in storage.walk(work))
@@ -158,15 +160,14 @@ def choose(options: Options, job: TuningJob, dataset: Dataset) -> tuple[list[Sam
     except OSError as error:
         raise InputError(f"cannot write to {job.work}: {error}; give another --output") from None
     try:
-        chosen = samples.choose(options.records, dataset, options.split, options.images)
-        usable, rejects = samples.sift(options.records, job.palette, chosen, job.notes)
+        with unchanged(options.records, dataset):  # whose fingerprint identifies the counts
+            chosen = samples.choose(options.records, dataset, options.split, options.images)
+            usable, rejects = samples.sift(options.records, job.palette, chosen, job.notes)
     except OSError as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
         raise InputError(
             f"a shard of {options.records} {what}: {error}; `deeplab records verify {options.records}` has the details"
         ) from None
-    if load_dataset(options.records).fingerprint != dataset.fingerprint:  # which identifies the counts
-        raise samples.changed(options.records)
     accounts = samples.accounts(chosen, usable, rejects)
     names = {job.name(sample): sample.key for sample in usable}
     storage.write_json(storage.join(job.work, scoring.NAMES_FILE), names)

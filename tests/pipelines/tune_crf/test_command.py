@@ -180,7 +180,8 @@ def test_input_that_cannot_work_is_refused(folders, tmp_path, network, smoothing
     shutil.copytree(good, gap)
     (gap / "val-00001-of-00002.tfrecord").unlink()
     (tmp_path / "file").write_text("x")
-    (tmp_path / "dir.json").mkdir()
+    for name in ("dir.json", "page.html", "table.tuning/rejects.jsonl", "names.tuning/images.json"):
+        (tmp_path / name).mkdir(parents=True)
     wrong = {
         "not a model folder": (tmp_path, good),
         "holds no records": (model, tmp_path),
@@ -191,6 +192,9 @@ def test_input_that_cannot_work_is_refused(folders, tmp_path, network, smoothing
         "10 or more": (model, good, "--images", 5),
         "a .json file": (model, good, "--output", tmp_path / "x.html"),
         "is a folder; expected the file to write": (model, good, "--output", tmp_path / "dir.json"),
+        "page.html is a folder, where a file": (model, good, "--output", tmp_path / "page.json"),
+        "rejects.jsonl is a folder, where a file": (model, good, "--output", tmp_path / "table.json"),
+        "images.json is a folder, where a file": (model, good, "--output", tmp_path / "names.json"),
         "cannot be written to": (model, good, "--output", tmp_path / "file/crf.json"),
         "--max-reject-rate must be 0 to 1": (model, good, "--max-reject-rate", 2),
         "neither this command nor Apache Beam": (model, good, "--no-such-flag", 1),

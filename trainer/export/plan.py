@@ -77,7 +77,7 @@ def _is_taken(options: Options) -> bool:
     for file in storage.walk(output) if storage.is_dir(output) else ():
         if (storage.unfinished(file.relative) or file.relative) not in (SAVED_MODEL, ABOUT, leases.FILE):
             raise InputError(f"{output} holds {file.relative}, which is not part of an export; give another --output")
-    return storage.exists(storage.join(output, SAVED_MODEL)) and not _was_left(options)
+    return _is_there(storage.join(output, SAVED_MODEL)) and not _was_left(options)
 
 
 def _was_left(options: Options) -> bool:
@@ -107,6 +107,7 @@ def reserve(options: Options) -> None:
     """Writes the report of the check with the status "running". Raises InputError if it cannot be written."""
     path = report_path(options.output)
     try:
+        storage.check_file(path)
         if _is_there(path) and not _is_report(storage.json_object(storage.read(path))):
             raise InputError(
                 f"{path}, where the figures of the check are to be written, is another file; move it, or give another "

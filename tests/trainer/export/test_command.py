@@ -188,11 +188,13 @@ FAULTS = {
     "file": ([*SAVED, "file"], "is not a folder"),
     "taken": ([*ONNX, "taken.onnx"], "--overwrite to replace it"),
     "link": ([*ONNX, "link.onnx"], "--overwrite to replace it"),
+    "link in a SavedModel": ([*SAVED, "linked"], "--overwrite to replace it"),
     "foreign": ([*SAVED, "foreign", "--overwrite"], "foreign holds notes, which is not part of an export"),
     "around": ([*SAVED, "foreign/new/..", "--overwrite"], "foreign holds notes, which is not part of an export"),
     "no file": ([*ONNX, "folder.onnx"], "is a folder; expected a file ending in .onnx"),
     "below": ([*ONNX, "file/m.onnx"], "file cannot be written to"),
     "report": ([*ONNX, "new.onnx"], "new.onnx.check.json, where the figures of the check are to be written"),
+    "folder for the report": ([*ONNX, "full.onnx"], "full.onnx.check.json is a folder, where a file is to be written"),
     "status": ([*ONNX, "other.onnx"], "other.onnx.check.json, where the figures of the check are to be written"),
     "classes": ([*SAVED, "m", "--records", "zebra"], "has the classes zebra, "),
     "ignored": ([*SAVED, "m", "--records", "ignoring"], "ignores pixels of id 99, the model those of 255"),
@@ -209,11 +211,14 @@ def faulty(model, records, tmp_path_factory):
     (place / "tuned/crf.json").write_text(json.dumps(some_tuning(model_digest="other").to_json()))
     shutil.copytree(model, place / "later")
     (place / "later/crf.json").write_text('{"format": 9}')
-    (place / "folder.onnx").mkdir()
+    for name in ("folder.onnx", "full.onnx.check.json"):
+        (place / name).mkdir()
     for name in ("file", "taken.onnx", "foreign/notes", "new.onnx.check.json"):
         (place / name).write_text("mine")
     (place / "other.onnx.check.json").write_text('{"status": "mine"}')
-    (place / "link.onnx").symlink_to("nowhere")
+    (place / "linked").mkdir()
+    for name in ("link.onnx", "linked/saved_model.pb"):
+        (place / name).symlink_to("nowhere")
     dataset = load_dataset(records)
     changes = {
         "zebra": {"palette": replace(dataset.palette, names=("zebra", *dataset.palette.names[1:]))},

@@ -60,6 +60,7 @@ def run(options: Options, flags: list[str]) -> int:
     images_folder = find_images_folder(options, notes)
     plan = settle(plan, options)
     total = score(options, plan, beam, earlier == FOLLOWED)
+    check_unchanged(options.masks, notes, palette)
     handover.tidy(options.output, FILES)
     accounts = tally.accounts(plan, total)
     accounts.check()
@@ -152,7 +153,9 @@ def unfinished(folders: Iterable[str], notes: Iterable[dict[str, Any]]) -> list[
     """Warnings about folders of masks that `deeplab segment` has not finished, or in which it last wrote no mask."""
     doubts = []
     for folder, note in zip(folders, notes, strict=True):
-        if note.get("status") in ("running", "incomplete"):
+        if owner := leases.writer(folder):
+            doubts.append(f"warning: {owner}; {leases.ONCE_ENDED}")
+        elif note.get("status") in ("running", "incomplete"):
             doubts.append(
                 f"warning: {folder} is unfinished, according to its segment.json; run `deeplab segment` again to "
                 "finish it"
@@ -164,6 +167,17 @@ def unfinished(folders: Iterable[str], notes: Iterable[dict[str, Any]]) -> list[
                 "older, and their images may have changed since; run it again without the flag"
             )
     return doubts
+
+
+def check_unchanged(folders: Iterable[str], notes: Iterable[dict[str, Any]], palette: Palette) -> None:
+    """Raises InputError if `deeplab segment` has begun to write other masks since `notes` were read."""
+    for folder, note in zip(folders, notes, strict=True):
+        if segment_notes(folder, palette).get("fingerprint") != note.get("fingerprint"):
+            owner = leases.writer(folder)
+            raise InputError(
+                f"{folder} holds masks of another model or other options than when this command began"
+                + (f": {owner}; {leases.ONCE_ENDED}" if owner else "; run this command again")
+            )
 
 
 def self_comparisons(options: Options) -> list[str]:

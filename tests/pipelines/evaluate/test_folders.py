@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from pipelines.evaluate import command
 from pipelines.masks.stamps import Stamp, stamp_png
 from tests.drawn.evaluating import PNG, evaluate, evaluation, put, rejects
+from tests.drawn.held import held
 from trainer.options import InputError
 
 
@@ -117,6 +119,37 @@ def test_masks_that_segment_has_not_finished_are_said(root: Path, status: str, c
     (root / "masks/segment.json").write_text(json.dumps({"status": status}))
     assert evaluate(root) == 0
     assert f"warning: {root / 'masks'} is unfinished" in capsys.readouterr().out
+
+
+def test_masks_that_segment_is_just_writing_are_said(root: Path, capsys: pytest.CaptureFixture) -> None:
+    (root / "masks/segment.json").write_text(json.dumps({"status": "running"}))
+    with held(root / "masks", "segment"):
+        assert evaluate(root) == 0
+    text = capsys.readouterr().out
+    assert "masks is being written by `deeplab segment` of" in text and "is unfinished" not in text
+
+
+@pytest.mark.parametrize("is_at_work", [True, False])
+def test_masks_of_another_model_that_come_meanwhile_end_the_evaluation(
+    root: Path, monkeypatch: pytest.MonkeyPatch, is_at_work: bool
+) -> None:
+    """They would be rejected as left by an earlier run, and the report would have the others alone."""
+    score = command.score
+
+    def overtaken(*arguments: object) -> object:
+        (root / "masks/segment.json").write_text(json.dumps({"fingerprint": "2" * 32}))
+        return score(*arguments)
+
+    monkeypatch.setattr(command, "score", overtaken)
+    (root / "masks/segment.json").write_text(json.dumps({"fingerprint": "1" * 32}))
+    put(root / "masks", "a.png", data=stamp_png(PNG, Stamp("1" * 32, "id")))
+    cure = (
+        "is being written by `deeplab segment` .*; run this command again once" if is_at_work else "run this command"
+    )
+    writer = held(root / "masks", "segment") if is_at_work else contextlib.nullcontext()
+    with writer, pytest.raises(InputError, match=f"masks of another model or other options than when .*{cure}"):
+        evaluate(root)
+    assert not (root / "out/evaluation.json").exists()
 
 
 def test_masks_that_the_last_segment_did_not_write_are_said(root: Path, capsys: pytest.CaptureFixture) -> None:

@@ -44,14 +44,17 @@ def draw(options: Options) -> None:
     path, content = os.path.join(options.output, "demo.json"), to_json(options)
     del content["output"]
     folder, train = os.path.join(options.output, "set"), options.images - options.validation
+    for file in (path, os.path.join(options.output, SHEET)):
+        storage.check_file(file)
+    storage.check_folder(folder)
     is_drawn = begun = storage.exists(path)
     if begun:
-        before = storage.read_json(path)
-        if not isinstance(before, dict):
+        before = storage.json_object(storage.read(path))
+        if not before:
             raise InputError(f"{path} was not written by `deeplab demo`; give another --output, or move it away")
         if "pictures" in before:  # its earlier name
             before["images"] = before.pop("pictures")
-        is_drawn = before.pop("is_drawn", True)
+        is_drawn = before.pop("is_drawn", True) and os.path.isdir(folder)
         if before != content:
             raise InputError(
                 f"{options.output} holds a demo with other options ({before}, now {content}); "

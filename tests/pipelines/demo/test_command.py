@@ -108,8 +108,9 @@ def test_a_demo_of_other_options_is_not_overwritten(road):
 
 def test_a_demo_of_the_version_that_called_images_pictures_is_recognised(tmp_path):
     (tmp_path / "demo.json").write_text(json.dumps({"pictures": 160, "epochs": 10, "crop": 96, "seed": 1}))
+    (tmp_path / "set").mkdir()
     draw(Options(output=str(tmp_path), epochs=10))
-    assert not (tmp_path / "set").exists()
+    assert not any((tmp_path / "set").iterdir())
     with pytest.raises(InputError, match=r"'images': 160.*now .*'images': 200"):
         draw(Options(output=str(tmp_path), epochs=10, images=200))
 
@@ -121,3 +122,25 @@ def test_a_stage_that_fails_ends_the_demo_with_its_status(road, tmp_path):
     status, output = run("--output", str(tmp_path / "demo"), *SMALL)
     assert status == 1
     assert "$ deeplab prepare" in output and "$ deeplab records verify" not in output
+
+
+@pytest.mark.parametrize("name", ["road.png", "demo.json"])
+def test_a_folder_in_the_place_of_a_file_is_found_before_the_first_stage(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=rf"{name} is a folder, where a file is to be written; move it away"):
+        draw(Options(output=str(tmp_path)))
+
+
+def test_a_demo_json_that_was_cut_off_is_refused_with_the_cure(tmp_path):
+    (tmp_path / "demo.json").write_text('{"images": 1')
+    with pytest.raises(InputError, match="give another --output, or move it away"):
+        draw(Options(output=str(tmp_path)))
+
+
+def test_a_set_that_is_gone_is_drawn_again(tmp_path):
+    options = Options(output=str(tmp_path), images=15)
+    draw(options)
+    drawn = {path: path.read_bytes() for path in (tmp_path / "set").rglob("*.*")}
+    shutil.rmtree(tmp_path / "set")
+    draw(options)
+    assert {path: path.read_bytes() for path in (tmp_path / "set").rglob("*.*")} == drawn

@@ -293,7 +293,11 @@ def load(output: str) -> Progress | None:
         options, history = dict(value["options"]), tuple(value["history"])
         # Up to version 0.5 there were no checkpoints within an epoch.
         step, rate = int(value.get("step", 0)), value.get("learning_rate")
-        older, classes = value.get("older") or _older_defaults(options), tuple(value.get("classes", ()))
+        older, classes = dict(value.get("older") or _older_defaults(options)), tuple(value.get("classes", ()))
+        if not all(isinstance(row, dict) and isinstance(row.get("val_jaccard"), int | float) for row in history):
+            raise TypeError("its history")
+        if not all(isinstance(text, str) for text in (value["data_fingerprint"], *classes)):
+            raise TypeError("its data_fingerprint or its classes")
         return Progress(_current_form(options), value["data_fingerprint"], history, step, rate, older, classes)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(

@@ -236,8 +236,17 @@ def test_a_damaged_checkpoint_is_refused_with_the_cure(damage, finished, records
     arrays.write_bytes(DAMAGES[damage](arrays.read_bytes()))
     message = refused(capsys, train_flags(records, finished, *more))
     assert "epoch-0002.npz cannot be read" in message and "--no-resume" in message
-    Path(finished, "checkpoints", "state.json").write_text('{"options": {}}')
-    assert "state.json is damaged" in refused(capsys, train_flags(records, finished, *more))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [None, {"history": [1]}, {"history": [{}]}, {"history": {"a": 1}}, {"classes": [3]}, {"older": 3}],
+)
+def test_a_state_that_train_did_not_write_is_refused_with_the_cure(change, finished, records, capsys):
+    path = Path(finished, "checkpoints", "state.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change if change else {"options": {}}))
+    message = refused(capsys, train_flags(records, finished, *CONSTANT))
+    assert "state.json is damaged" in message and "--no-resume" in message
 
 
 @pytest.mark.parametrize("flags", [{"seed": 2}, {"epochs": 50}])

@@ -33,8 +33,8 @@ PATIENCE = 40.0
 """Seconds without a renewal after which a job on another machine counts as dead."""
 GLANCE = 1.0
 """Seconds between two checks of a watched lease."""
-ONCE_ENDED = "run this command again once that has ended"
-"""The cure where a command would read what another is writing."""
+ONCE_ENDED = "run this command again once that one has ended; if it was killed, run that one again first"
+"""The cure where a command would read what another is writing, or was when its machine failed."""
 
 _held: list[_Lease] = []
 _lock = threading.Lock()

@@ -121,9 +121,7 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
         dataset = load_dataset(options.records)  # another command may have changed it meanwhile
     with unchanged(options.records, dataset), _at_work("verify", dataset) as (pool, beat):
         faults, shards, accounts = verify(options.records, dataset, pool, beat)
-        if faults and (owner := leases.writer(options.records)):
-            # Such as `records repair`, which writes dataset.json after the shards.
-            raise InputError(f"{counted(len(faults), 'fault')}, such as {faults[0]}, but {owner}; {leases.ONCE_ENDED}")
+        owner = leases.writer(options.records) if faults else ""
     for fault in faults:
         print(printable(fault))
     counts = " + ".join(f"{count:,} {name}" for name, count in accounts.outputs.items())
@@ -132,6 +130,8 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
         print(f"{options.records}: every checksum and every record of {counted(len(dataset.shards), 'shard')} is good")
         return 0
     print(f"{options.records}: {counted(len(faults), 'fault')}")
+    if owner:  # such as `records repair`, which writes dataset.json after the shards
+        raise InputError(f"{owner}, which may be mending them; {leases.ONCE_ENDED}")
     if shards and not options.delete:
         command = f"deeplab records verify {shlex.quote(options.records)} --delete"
         print(f"`{command}` deletes the shards that have faults; the same `deeplab prepare` then writes them again")

@@ -57,7 +57,9 @@ def of_emptied(plan: Plan, left_out: Collection[int], splits: Mapping[int, str])
         lost = sum(one.split == split for one in plan.subjects)
         if lost and split not in remaining:
             text = f"no pair of split {split} can be prepared, and `deeplab train` refuses records without that split"
-            findings.append(Finding("emptied-split", WRONG, lost, plan.total, "pairs", text, REFILL))
+            findings.append(
+                Finding("emptied-split", WRONG, count=lost, of=plan.total, unit="pairs", text=text, cure=REFILL)
+            )
     return findings
 
 

@@ -177,7 +177,8 @@ def conclude(
     is_listed = bool(left_out or labels or splits or raw.rejects or is_paired) and len(left_out) < plan.total
     if of_val and is_listed and not group_by:
         splits = {**holdout.splits_by_hash(plan, val_fraction, groups), **splits}
-    report += holdout.of_emptied(plan, left_out, splits)
+    if not group_by:  # which divides the set anew
+        report += holdout.of_emptied(plan, left_out, splits)
     report.sort(key=lambda finding: -verdict.STATUS[finding.grade])
     return report, Remedy(reading, left_out, labels, splits, is_listed, group_by, val_fraction)
 

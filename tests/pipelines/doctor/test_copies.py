@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipelines.doctor.copies import hashed, near
 from pipelines.doctor.tally import PRINT
+from pipelines.inputs.splits import hash_split
 from tests.drawn.encoded import saved
 from tests.drawn.ill import Examined, draw_set, examine, prepare_as_proposed, scene
 from tests.drawn.prepared import read_records
@@ -88,6 +89,17 @@ def test_frames_of_a_film_are_kept_in_one_split_by_the_proposed_group(tmp_path):
     assert examine(tmp_path / "set", tmp_path / "out", *flags, "--group-by", r"^(.*?)\d+$").status == 0
     found = examine(tmp_path / "set", tmp_path / "out", *flags, r"--group-by=-?(film\d)")
     assert found.status == 0 and prepare_as_proposed(found, tmp_path / "again")
+
+
+def test_a_split_is_not_called_empty_where_the_proposed_group_divides_the_set_anew(tmp_path):
+    """The films that are held out are others than the frames that the hash of the names held out."""
+    write_films(tmp_path / "set", films=6, frames=5)
+    for path in sorted((tmp_path / "set/labels").iterdir()):
+        if hash_split(path.stem, 0.3) == "val":
+            path.write_bytes(saved(np.zeros((32, 64), np.uint8)))
+    found = examine(tmp_path / "set", tmp_path / "out", "--val-fraction", "0.3")
+    assert found.kinds["sizes"] == "reject" and "emptied-split" not in found.kinds
+    assert "--group-by" in found.report["prepare"]
 
 
 def test_numbered_images_that_do_not_look_alike_are_no_film(tmp_path):

@@ -231,7 +231,7 @@ def restore(output: str, model: keras.Model, progress: Progress) -> None:
                 )
             for key, variable in variables.items():
                 variable.assign(arrays[key])
-    except InputError:
+    except (InputError, storage.Unavailable):  # the latter, a RuntimeError too, may pass
         raise
     # The last three: an empty or cut off file, and one that claims a compression or a password.
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:

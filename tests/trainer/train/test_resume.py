@@ -12,6 +12,7 @@ import pytest
 
 from pipelines import cli
 from tests.drawn.training import assert_same_checkpoint, history, refused, train_colour_network, train_flags
+from trainer import storage
 from trainer.options import InputError, to_json
 from trainer.train import resume
 from trainer.train.options import Options
@@ -236,6 +237,16 @@ def test_a_damaged_checkpoint_is_refused_with_the_cure(damage, finished, records
     arrays.write_bytes(DAMAGES[damage](arrays.read_bytes()))
     message = refused(capsys, train_flags(records, finished, *more))
     assert "epoch-0002.npz cannot be read" in message and "--no-resume" in message
+
+
+def test_a_checkpoint_that_storage_does_not_give_now_is_not_called_damaged(finished, records, capsys, monkeypatch):
+    def unavailable(path: str) -> str:
+        raise storage.Unavailable(f"{path}: no answer; run the same command again to continue")
+
+    monkeypatch.setattr(storage, "localize", unavailable)
+    assert cli.main(train_flags(records, finished, *CONSTANT, "--epochs", "3")) != 0
+    message = capsys.readouterr().err
+    assert "run the same command again" in message and "--no-resume" not in message
 
 
 @pytest.mark.parametrize(

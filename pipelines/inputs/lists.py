@@ -9,6 +9,7 @@ import codecs
 import csv
 import functools
 import io
+import itertools
 import json
 import os
 import posixpath
@@ -139,9 +140,9 @@ def _checked(entry: ListEntry) -> ListEntry:
 def _csv_entries(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[ListEntry]:
     csv.field_size_limit(LONGEST_VALUE)
     # Without `strict`, a quote that is never closed would swallow all rows after it.
-    reader = csv.DictReader(text, skipinitialspace=True, strict=True)
+    rows, begun = csv.reader(text, skipinitialspace=True, strict=True), 1
     try:
-        header = [name.strip() for name in reader.fieldnames or []]
+        header = [name.strip() for name in next(rows, ())]
         for name in columns:
             if header.count(name) != 1:
                 got = ",".join(header)
@@ -149,22 +150,22 @@ def _csv_entries(path: str, text: TextIO, columns: Sequence[str]) -> Iterator[Li
                 raise InputError(f"{path}: expected a column {name!r} in its first line, got {got!r}; {cure}")
         if (split := _misspelt_split(header)) is not None:
             raise InputError(f"{path}: its column {split!r} would not be read; write its name in lower case")
-        reader.fieldnames = header
-        for values in reader:
-            extra = values.pop(None, [])
-            if any(value.strip() for value in extra):
+        begun = rows.line_num + 1
+        for row in rows:
+            begun = rows.line_num + 1
+            if any(value.strip() for value in row[len(header) :]):
                 fault = (
                     f"has more values than the {len(header)} columns; put quotes around values that contain a comma"
                 )
-                yield ListEntry(reader.line_num, fault=fault)
-                continue
-            stripped = {name: value and value.strip(BLANKS) for name, value in values.items()}
-            yield _checked(ListEntry(reader.line_num, stripped))
+                yield ListEntry(rows.line_num, fault=fault)
+            elif row:
+                values = itertools.zip_longest(header, row[: len(header)])
+                stripped = {name: value and value.strip(BLANKS) for name, value in values}
+                yield _checked(ListEntry(rows.line_num, stripped))
     except csv.Error as error:
         cures = {"end of data": "; a quote is never closed", "field limit": "; close its quote, or remove the column"}
         cure = next((cure for words, cure in cures.items() if words in str(error)), "")
-        # Of the rows before it, so the faulty one begins in the next line.
-        raise InputError(f"{path} line {reader.line_num + 1} is not CSV: {error}{cure}") from None
+        raise InputError(f"{path} line {begun} is not CSV: {error}{cure}") from None
 
 
 def _cure_of_header(name: str, header: Sequence[str]) -> str:

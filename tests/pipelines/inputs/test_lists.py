@@ -58,6 +58,9 @@ def test_a_txt_gives_its_lines_as_images(tmp_path):
         ("l.csv", 'image\n"a.jpg\nb.jpg\n', "line 2 is not CSV: unexpected end of data; a quote is never closed"),
         ("l.csv", 'image\na.jpg\n"b.jpg', "line 3 is not CSV: unexpected end of data; a quote is never closed"),
         ("l.csv", 'image\na.jpg\n"b" x,\nc.jpg', "line 3 is not CSV: ',' expected after '\"'"),
+        ("l.csv", 'image\na.jpg\n\n\n"b.jpg', "line 5 is not CSV: unexpected end of data; a quote is never closed"),
+        ("l.csv", 'image\n"a\n\n"\n\n\n"b" x', "line 7 is not CSV: ',' expected after '\"'"),
+        ("l.csv", '"image\n', "line 1 is not CSV: unexpected end of data; a quote is never closed"),
         ("l.csv", "image,image\na,b\n", "expected a column 'image' in its first line, got 'image,image'"),
     ],
 )

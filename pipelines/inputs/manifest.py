@@ -170,6 +170,7 @@ class _Remote:
 
     def __init__(self, paths: Iterable[str]) -> None:
         folders = {f"{posixpath.dirname(path)}/" for path in paths}
+        folders = set(filter(storage.is_remote, folders))  # of gs://a.png it is gs:/, the beginning of all others
         self._forms: dict[str, list[File]] = {}
         self._rows = ordered(self._walked(_tops(folders)))
         self._next = next(self._rows, None)

@@ -161,6 +161,15 @@ def test_a_file_in_a_folder_that_may_not_be_entered_is_not_called_missing(tmp_pa
     assert pair.image == str(tmp_path / "a.jpg")
 
 
+@pytest.mark.parametrize("address", ["gs://", "gs://a.jpg", "gs:///a.jpg"])
+def test_an_address_without_a_bucket_or_an_object_is_a_reject_and_the_other_images_are_found(address, server):
+    for name in ("a.jpg", "a.png"):
+        storage.write(f"gs://seg/set/{name}", b"x")
+    storage.write("gs://seg/m.csv", f"image,label\nset/a.jpg,set/a.png\n{address},set/a.png\n".encode())
+    raw = scan("gs://seg/m.csv")
+    assert list(splits_of(raw)) == ["set/a"] and f"line 3: {address} not found" in raw.rejects[0].reason
+
+
 @pytest.mark.parametrize("status", [400, 403])
 def test_a_bucket_that_may_not_be_listed_is_named_as_the_fault(status, server, monkeypatch):
     for name in ("a.jpg", "a.png"):

@@ -221,8 +221,10 @@ def of_nothing(tally: DoctorTally, plan: Plan, reading: Reading) -> tuple[Readin
         kind, text = "one-class-set", f"every pixel that is not ignored is of one class, {palette.names[used[0]]}"
     elif len(used) == 1:
         kind, text, cure = "one-class-set", f"the palette has one class, {palette.names[0]}", NEW_CLASSES
-    elif not len(used) and (ignored or ("unknown-colors" in tally.kinds and ignores_all(reading))):
+    elif not len(used) and ignored:
         kind, text = "all-ignored-set", f"every pixel of all labels is ignored (id {palette.ignore_id})"
+    elif not len(used) and "unknown-colors" in tally.kinds and ignores_all(reading):
+        kind, text = "all-ignored-set", f"no colour of the sampled labels is of a class of palette {palette.name}"
     else:
         return reading, []
     if other := of_values_alone(reading):

@@ -38,11 +38,6 @@ SHOWN = 3
 """Number of images on the page that gained most, and number of those that lost most."""
 TRAINING = "train"
 """The split that `deeplab train` learns from."""
-MORE_IMAGES = (
-    "give another --split, or records of which `deeplab prepare --val-fraction` holds out more, and a model trained "
-    "on these"
-)
-"""The cure for too few images."""
 PAGE_TITLE = b"<title>CRF tuning: "
 """Identifies the page of an earlier run."""
 
@@ -182,18 +177,27 @@ def report(options: Options, job: TuningJob, accounts: Accounts) -> None:
     if accounts.outputs["usable"] < MIN_IMAGES:
         raise InputError(
             f"{counted(accounts.outputs['usable'], 'usable image')} in the split {options.split} of "
-            f"{options.records}; expected {MIN_IMAGES} or more; {MORE_IMAGES}"
+            f"{options.records}; expected {MIN_IMAGES} or more; {_more_images(options, accounts)}"
         )
 
 
-def check_labelled(options: Options, before: np.ndarray) -> None:
+def _more_images(options: Options, accounts: Accounts) -> str:
+    """The cure for too few images."""
+    rest = f"--images 0 for more than {options.images} of the split, " if accounts.inputs == options.images else ""
+    return (
+        f"give {rest}another --split, or records of which `deeplab prepare --val-fraction` holds out more, and a "
+        "model trained on these"
+    )
+
+
+def check_labelled(options: Options, accounts: Accounts, before: np.ndarray) -> None:
     """Raises InputError if too few images have a pixel that is scored; `before` are their counts, int64 [n, 3, C]."""
     labelled = int(np.count_nonzero(before[:, 1].any(-1)))
     if labelled < MIN_IMAGES:
         where = f" within {options.trimap_width} pixels of a boundary" if options.metric == "trimap" else ""
         raise InputError(
             f"of {len(before)} usable images in the split {options.split} of {options.records}, {labelled} have a "
-            f"labelled pixel{where}; expected {MIN_IMAGES} or more; {MORE_IMAGES}"
+            f"labelled pixel{where}; expected {MIN_IMAGES} or more; {_more_images(options, accounts)}"
         )
 
 
@@ -257,7 +261,7 @@ def score_all(
     while True:
         usable, accounts, scores = score(options, job, usable, accounts, read, beam, points, stage)
         before, counts = stacked(job, usable, (None,), scores)[None], stacked(job, usable, points[1:], scores)
-        check_labelled(options, before)
+        check_labelled(options, accounts, before)
         lacking = search.unscored(before, counts, search.folds([sample.key for sample in usable]))
         if lacking is None:
             return usable, accounts, before, counts

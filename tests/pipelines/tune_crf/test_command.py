@@ -166,9 +166,13 @@ def test_images_whose_labels_are_ignored_as_a_whole_do_not_count(flags, where, f
         for number in range(12)
     ]
     drawn.write_records(folder, {"val": [records]})
-    expected = f"of 12 usable images in the split val of .*, 9 have a labelled pixel{where}; expected 10 or more; give"
-    with pytest.raises(InputError, match=expected):
+    expected = (
+        f"of 12 usable images in the split val of .*, 9 have a labelled pixel{where}; expected 10 or more; give "
+    )
+    with pytest.raises(InputError, match=f"{expected}another --split"):
         tune("--model", model, "--records", folder, *flags)
+    with pytest.raises(InputError, match="give --images 0 for more than 10 of the split, another --split"):
+        tune("--model", model, "--records", folder, "--images", 10, *flags)
     assert not (model / "crf.json").exists()
 
 

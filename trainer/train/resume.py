@@ -273,7 +273,9 @@ def with_original_defaults(options: Options, progress: Progress) -> Options:
     """`options`, with the defaults of the version that began the training in place of today's."""
     today = {field.name: field.default for field in dataclasses.fields(options)}
     today |= options.preset(dataclasses.asdict(options))
-    older = {name: value for name, value in progress.older.items() if getattr(options, name) == today[name]}
+    # One that this version does not know is from a later version, which `changes` refuses.
+    known = progress.older.keys() & today.keys()
+    older = {name: progress.older[name] for name in known if getattr(options, name) == today[name]}
     return dataclasses.replace(options, **older)
 
 
@@ -299,7 +301,7 @@ def load(output: str) -> Progress | None:
         if not all(isinstance(text, str) for text in (value["data_fingerprint"], *classes)):
             raise TypeError("its data_fingerprint or its classes")
         return Progress(_current_form(options), value["data_fingerprint"], history, step, rate, older, classes)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path} is damaged, or `deeplab train` did not write it ({error!r}); choose another --output, or "
             "--no-resume with --overwrite to train there from scratch"

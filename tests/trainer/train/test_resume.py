@@ -107,6 +107,12 @@ def test_a_training_that_an_older_version_began_is_resumed(finished, records):
     assert [row["epoch"] for row in history(finished)] == ["1", "2", "3"]
 
 
+def test_a_former_default_of_an_option_that_only_a_later_version_has_is_left_to_the_check_of_the_options():
+    progress = Progress({}, "fingerprint", older={"focal_loss": 2.0, "lovasz": 0.0})
+    options = Options(records="r", output="o")
+    assert resume.with_original_defaults(options, progress) == dataclasses.replace(options, lovasz=0.0)
+
+
 def test_a_training_that_a_later_version_began_is_not_resumed_without_its_new_options():
     options = {"epochs": 2, "schedule": "plateau", "crop": 64}
     stored = Progress(options | {"focal_loss": 2.0}, "fingerprint", classes=("sky",))
@@ -251,7 +257,15 @@ def test_a_checkpoint_that_storage_does_not_give_now_is_not_called_damaged(finis
 
 @pytest.mark.parametrize(
     "change",
-    [None, {"history": [1]}, {"history": [{}]}, {"history": {"a": 1}}, {"classes": [3]}, {"older": 3}],
+    [
+        None,
+        {"history": [1]},
+        {"history": [{}]},
+        {"history": {"a": 1}},
+        {"classes": [3]},
+        {"older": 3},
+        {"step": float("inf")},
+    ],
 )
 def test_a_state_that_train_did_not_write_is_refused_with_the_cure(change, finished, records, capsys):
     path = Path(finished, "checkpoints", "state.json")

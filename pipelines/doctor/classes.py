@@ -10,7 +10,6 @@ from pipelines.doctor.corrections import of_masks, with_coding, with_known_color
 from pipelines.doctor.proposals import (
     MASK_CLASSES,
     MAX_ALIASES,
-    MAX_NAMED,
     are_codes,
     are_masks,
     ignoring_colors,
@@ -27,7 +26,7 @@ from pipelines.inputs.evidence import Use, gather, one_based
 from pipelines.inputs.rawset import RawSet
 from pipelines.inputs.sampling import Read, sampled
 from trainer.formats.label_images import Label
-from trainer.formats.labels import Color, Palette, ranges
+from trainer.formats.labels import MOST_CLASSES, Color, Palette, ranges
 from trainer.formats.palettes import CAMVID, READ_BY_COLOR
 
 BLACK_AND_WHITE = (
@@ -107,10 +106,10 @@ def _made(sample: Sample, seen: str) -> Reading:
                 "write labels of class ids: so many colours number objects, as in COCO's panoptic PNGs and the full "
                 "ADE20K; docs/sets.md shows how"
             )
-        elif len({**evidence.indices, **evidence.ids}) > MAX_NAMED:
+        elif len({**evidence.indices, **evidence.ids}) > MOST_CLASSES:
             cure = (
                 f"write labels of class ids, if these number objects; if they are classes, of which there can be at "
-                f'most {MAX_NAMED}, give --palette a JSON file whose "source_ids" join or ignore some'
+                f'most {MOST_CLASSES}, give --palette a JSON file whose "source_ids" join or ignore some'
             )
         return Reading(None, findings=(_unknown_palette(seen, cure, sample),))
     named = "named by their values; put the real names there"

@@ -9,15 +9,13 @@ from dataclasses import replace
 import numpy as np
 
 from pipelines.inputs.evidence import Evidence, Use
-from trainer.formats.labels import CREAM, Color, Palette
+from trainer.formats.labels import CREAM, MOST_CLASSES, Color, Palette
 from trainer.formats.palettes import voc_colormap
 
 PROPOSED = "proposed"
 """The name of these palettes."""
 MAX_CLASSES = 64
 """Maximum number of values made into a palette; more are not classes but blurred colours."""
-MAX_NAMED = 254
-"""Maximum number of classes of a palette."""
 MAX_ALIASES = 1024
 """Maximum number of mixed colours that a palette lists as ignored; labels with more must be mended or drawn again."""
 MIN_SOLID = 0.5
@@ -82,8 +80,8 @@ def _propose_ids(uses: dict[int, Use]) -> Palette | None:
         # A sample hardly has all of so many classes, and of some it has no area.
         ignored = {value for value in (0, 255) if value in ignored and (value or uses[0].is_outline)}
         every = [value for value in range(min(uses), max(uses.keys() - {255}) + 1) if value not in ignored]
-        classes = every if len(every) <= MAX_NAMED else sorted(uses.keys() - ignored)
-    if not 0 < len(classes) <= MAX_NAMED:
+        classes = every if len(every) <= MOST_CLASSES else sorted(uses.keys() - ignored)
+    if not 0 < len(classes) <= MOST_CLASSES:
         return None
     sources = [(value, index) for index, value in enumerate(classes)] + [(value, 255) for value in ignored - {255}]
     plain = classes == list(range(len(classes))) and not ignored - {255}

@@ -28,6 +28,9 @@ from trainer.terminal import CONTROL
 
 Color = tuple[int, int, int]
 
+MOST_CLASSES = 254
+"""Number of classes that a palette may have: of the 256 ids, one is ignored, and one marks what is unknown."""
+
 CREAM = (224, 224, 192)  # Pascal VOC's colour of "void" along boundaries
 JSON_FORM = (
     '{"name": "mine", "classes": [{"name": "sky", "color": [128, 128, 128]}, ...], "ignore_id": 255, '
@@ -46,11 +49,11 @@ class NameFault(InputError):
 
 @dataclass(frozen=True)
 class Palette:
-    """A set of 1 to 254 classes. Class ids are 0 to num_classes - 1; `ignore_id` marks pixels that do not count.
+    """A set of classes, whose ids are 0 to num_classes - 1; `ignore_id` marks pixels that do not count.
 
     Attributes:
       name: the name of the palette in reports.
-      names: the names of the classes, unique.
+      names: the names of the classes, unique; 1 to `MOST_CLASSES`.
       colors: the RGB colours of the classes, 0-255, unique.
       ignore_id: the id of ignored pixels, from num_classes to 255.
       ignore_color: the RGB colour of ignored pixels, not a class colour.
@@ -204,8 +207,8 @@ def _is_byte(value: object) -> bool:
 def _fault(palette: Palette) -> str | None:
     """What is wrong with a palette, in words; None if it is valid."""
     classes = len(palette.names)
-    if not 1 <= classes <= 254:
-        return f"expected 1 to 254 classes, got {classes}"
+    if not 1 <= classes <= MOST_CLASSES:
+        return f"expected 1 to {MOST_CLASSES} classes, got {classes}"
     if len(palette.colors) != classes:
         return f"expected one colour per class, got {classes} names and {len(palette.colors)} colours"
     if any(not isinstance(name, str) or not name.strip() for name in palette.names):
@@ -288,7 +291,7 @@ def _boundary_colors(palette: Palette) -> np.ndarray:
 
 
 def unknown_mark(palette: Palette) -> int:
-    """A value that is neither a class id nor the ignore id (there are at most 254 classes)."""
+    """A value that is neither a class id nor the ignore id (see `MOST_CLASSES`)."""
     return 255 if palette.ignore_id != 255 else 254
 
 

@@ -25,7 +25,7 @@ from pipelines.inputs.sampling import read_label
 from pipelines.pages import doctor as page
 from pipelines.pages.gallery import Panel
 from pipelines.runner import handover
-from pipelines.runner.flags import beam_options, located
+from pipelines.runner.flags import beam_options, check_paths, located
 from pipelines.runner.isolation import Failed, attempt
 from pipelines.runner.notes import Recovery, guarded, guarded_each
 from pipelines.runner.remote import CANCELLED, attach
@@ -55,6 +55,8 @@ def run(options: Options, flags: list[str]) -> int:
     raw, pairing = find(
         options.input, options.layout, options.val_fraction, options.group_by, options.images, options.labels
     )
+    if raw.layout == "manifest" or not storage.is_remote(options.input):  # whose files may lie elsewhere
+        check_paths(beam, "DIR", (path for pair in raw.pairs for path in (pair.image, pair.label)))
     check_apart(options.output, raw)
     with handover.watch_sample(options.output, read_label, FILES) as read:
         reading = settle(raw, options.palette, options.label_coding, read)

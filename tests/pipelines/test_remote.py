@@ -50,15 +50,16 @@ def test_an_image_of_another_python_is_refused_by_every_command(command, monkeyp
 
 
 @pytest.mark.parametrize("place", ["here", "bucket"])
-def test_a_list_that_names_files_of_this_machine_is_refused(place, tmp_path, bucket, capsys):
+@pytest.mark.parametrize(("command", "flag"), [("prepare", "--input="), ("doctor", "")])
+def test_a_list_that_names_files_of_this_machine_is_refused(command, flag, place, tmp_path, bucket, capsys):
     """A list of gs:// addresses would do."""
     touch(tmp_path, "a.png", "b.png")
     path = storage.join(bucket if place == "bucket" else str(tmp_path), "set.csv")
     storage.write(path, f"image,label\n{tmp_path}/a.png,{tmp_path}/b.png\n".encode())
     with dataflow() as service:
-        flags = [f"--input={path}", f"--output={bucket}/out", *FLAGS, service.endpoint]
-        assert cli.main(["prepare", *flags]) == 2
-    assert f"--input {tmp_path}/a.png is a local path" in capsys.readouterr().err
+        flags = [f"{flag}{path}", f"--output={bucket}/out", *FLAGS, service.endpoint]
+        assert cli.main([command, *flags]) == 2
+    assert f"{flag.strip('=') or 'DIR'} {tmp_path}/a.png is a local path" in capsys.readouterr().err
 
 
 def test_a_list_in_cloud_storage_of_images_of_this_machine_is_refused(tmp_path, bucket, capsys, monkeypatch):

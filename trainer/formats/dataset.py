@@ -351,6 +351,8 @@ def unchanged(folder: str, dataset: Dataset) -> Iterator[None]:
         check_unchanged(folder, dataset)
         is_due = isinstance(error, (OSError, ValueError)) and leases.ONCE_ENDED not in str(error)
         if is_due and (owner := leases.writer(folder)):
-            raise InputError(f"{error}; meanwhile {owner}: {leases.ONCE_ENDED}") from None
+            is_of_file = isinstance(error, OSError) and error.filename and error.strerror
+            fault = f"{error.filename}: {error.strerror}" if is_of_file else error
+            raise InputError(f"{fault}; meanwhile {owner}: {leases.ONCE_ENDED}") from None
         raise
     check_unchanged(folder, dataset)

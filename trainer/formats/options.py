@@ -60,6 +60,9 @@ class CrfOptions:
     class_weights: tuple[float, ...] = ()
 
     def __post_init__(self):
+        for weight in self.class_weights:
+            if isinstance(weight, bool) or not isinstance(weight, Real):
+                raise InputError(f"CRF class_weights must be numbers from 0 to 1, got {weight!r}")
         weights = tuple(map(float, self.class_weights))
         if not all(0 <= weight <= 1 for weight in weights):
             raise InputError(f"CRF class_weights must be from 0 to 1, got {', '.join(f'{w:g}' for w in weights)}")

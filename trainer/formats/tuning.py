@@ -118,13 +118,14 @@ class Tuning:
                 )
             per_class = {name: _change(values["per_class"][name], content["format"]) for name in classes}
             typed = {"options": options, "gain": _gain(values["gain"]), "per_class": per_class}
-            typed |= {"scales": tuple(map(float, values["scales"])), "flip": bool(values["flip"])}
+            typed |= {name: _number(values[name]) for name in ("before", "after")}
+            typed["scales"] = tuple(float(_number(scale)) for scale in values["scales"])
             if values["own_losses"] is not None:
-                typed["own_losses"] = {name: float(change) for name, change in values["own_losses"].items()}
+                typed["own_losses"] = {name: float(_number(change)) for name, change in values["own_losses"].items()}
             typed["rejects"] = tuple(Reject(**reject).to_json() for reject in values["rejects"])
             tuning = cls(**values | typed | {"grid": tuple(values["grid"])})
-            if type(tuning.scored) is not int:
-                raise TypeError(f"{tuning.scored!r} images scored")
+            if type(tuning.scored) is not int or type(tuning.flip) is not bool:
+                raise TypeError(f"{tuning.scored!r} images scored, flip {tuning.flip!r}")
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, InputError):
                 raise
@@ -136,18 +137,27 @@ class Tuning:
 
 
 def _change(value: Any, format: int) -> Change:
+    gain = None
     if format < 3:
         before, after = value
-        return Change(before, after)
-    gain = value["gain"]
-    return Change(value["before"], value["after"], None if gain is None else _gain(gain))
+    else:
+        before, after, gain = value["before"], value["after"], value["gain"]
+    scores = (None if score is None else _number(score) for score in (before, after))
+    return Change(*scores, None if gain is None else _gain(gain))
 
 
 def _gain(value: Any) -> Gain:
     gain = Gain(**value)
-    if not all(isinstance(number, int | float) for number in (gain.value, gain.low, gain.high, gain.level)):
-        raise TypeError(f"a gain of {gain.value!r}")
+    for number in (gain.value, gain.low, gain.high, gain.level):
+        _number(number)
     return gain
+
+
+def _number(value: Any) -> Any:
+    """`value`, unless it is no number. `float` would also take a text, which other programs then may not."""
+    if type(value) not in (int, float):
+        raise TypeError(f"{value!r}, where a number is expected")
+    return value
 
 
 def path_of(model: str) -> str:

@@ -16,6 +16,7 @@ from trainer.formats.tuning import Change, Tuning, load
 from trainer.metrics import Gain
 from trainer.options import InputError
 
+SKY_IN_TEXT = {"before": "0.5", "after": 0.6, "gain": None}
 WITHOUT_INTERVALS = {"sky": Change(0.5, 0.6), "ghost": Change(None, None)}
 
 
@@ -106,6 +107,14 @@ def test_without_a_file_there_is_no_tuning(tmp_path: Path) -> None:
         (lambda value: value | {"options": {"iterations": 5.5}}, "iterations must be a whole number, got 5.5"),
         (lambda value: value | {"options": {"iterations": 2000}}, "iterations must be 1 to 1000, got 2000"),
         (lambda value: value | {"options": {"width": 3}}, "damaged"),
+        (lambda value: value | {"options": {"class_weights": {"sky": "0.5"}}}, "weights must be numbers .*, got '0.5'"),
+        (lambda value: value | {"options": {"class_weights": {"sky": True}}}, "weights must be numbers .*, got True"),
+        (lambda value: value | {"options": {"class_weights": {"sky": None}}}, "weights must be numbers .*, got None"),
+        (lambda value: value | {"scales": ["1.5"]}, "damaged"),
+        (lambda value: value | {"flip": "no"}, "damaged"),
+        (lambda value: value | {"after": "0.6"}, "damaged"),
+        (lambda value: value | {"own_losses": {"sky": "-0.1"}}, "damaged"),
+        (lambda value: value | {"per_class": value["per_class"] | {"sky": SKY_IN_TEXT}}, "damaged"),
         (lambda value: value | {"gain": None}, "damaged"),
         (lambda value: value | {"per_class": {"sky": 1}}, "damaged"),
         (lambda value: value | {"classes": ["sky", "sea"]}, "damaged"),

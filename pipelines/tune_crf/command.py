@@ -49,7 +49,8 @@ def run(options: Options, flags: list[str]) -> int:
     if attach(beam, options, output(options, ".tuning"), "tune-crf", needs_result=True) == CANCELLED:
         return 0
     job, dataset = prepare(options, beam)
-    leases.acquire(job.work, "tune-crf")
+    # Beside crf.json, which is written last: where that cannot be, the search would be lost.
+    leases.acquire_file(output(options, ".json"), "tune-crf")
     usable, accounts = choose(options, job, dataset)
     tuning, accounts = tune(options, job, dataset, usable, accounts, beam)
     print(page.text(tuning, output(options, ".json")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipelines.scores.trimap import trimap_distance
 from pipelines.tune_crf import command, search
 from tests.drawn import records as drawn
 from tests.drawn.counts import two_classes
+from tests.drawn.faults import impatient, of_the_system
 from tests.drawn.tuning import PLANTED, SIZE, tune, write_model, write_records
 from trainer import metrics, storage
 from trainer.formats import images, label_images
@@ -208,6 +210,27 @@ def test_input_that_cannot_work_is_refused(folders, tmp_path, network, smoothing
             tune("--model", folder, "--records", source, *flags)
         assert message in str(refusal.value)
     assert network.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "message"),
+    [
+        (errno.EACCES, InputError, "model/crf.json cannot be written to: Permission denied; give another"),
+        (errno.EROFS, storage.Unavailable, "model/.crf.json.*: Read-only file system; make it writable"),
+    ],
+)
+def test_a_model_folder_that_cannot_be_written_to_is_refused_before_the_search(
+    number, error, message, folders, network, smoothing, monkeypatch
+):
+    """Though crf.tuning, a link to another disk, can be."""
+    model, records = folders
+    (model.parent / "fast").mkdir()
+    (model / "crf.tuning").symlink_to(model.parent / "fast")
+    impatient(monkeypatch)
+    of_the_system(monkeypatch, number, 99, name="model/.crf")
+    with pytest.raises(error, match=message):
+        tune("--model", model, "--records", records)
+    assert network.calls == 0 and not (model / "crf.json").exists()
 
 
 def test_in_cloud_storage(bucket, folders, network, smoothing):

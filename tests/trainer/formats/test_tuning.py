@@ -107,7 +107,10 @@ def test_without_a_file_there_is_no_tuning(tmp_path: Path) -> None:
         (lambda value: value | {"options": {"iterations": 5.5}}, "iterations must be a whole number, got 5.5"),
         (lambda value: value | {"options": {"iterations": 2000}}, "iterations must be 1 to 1000, got 2000"),
         (lambda value: value | {"options": {"width": 3}}, "damaged"),
-        (lambda value: value | {"options": {"class_weights": {"sky": "0.5"}}}, "weights must be numbers .*, got '0.5'"),
+        (
+            lambda value: value | {"options": {"class_weights": {"sky": "0.5"}}},
+            "weights must be numbers .*, got '0.5'",
+        ),
         (lambda value: value | {"options": {"class_weights": {"sky": True}}}, "weights must be numbers .*, got True"),
         (lambda value: value | {"options": {"class_weights": {"sky": None}}}, "weights must be numbers .*, got None"),
         (lambda value: value | {"scales": ["1.5"]}, "damaged"),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 FOREIGN_ADDRESS = re.compile(r"(?!gs://)[A-Za-z][A-Za-z0-9+.-]+:/+")
@@ -153,6 +153,20 @@ class CheckedOptions:
         """The flag of the field `name`: "max_side" -> "--max-side"."""
         return "--" + name.replace("_", "-")
 
+    @classmethod
+    def changes(cls, before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+        """The fields that both have with other values, in words: {"early_stopping": "--early-stopping was 0, is 5"}.
+
+        Args:
+          before, now: fields and values from JSON, of which older versions may have had others.
+        """
+        places = {field.name: _place(field) for field in dataclasses.fields(cls)}
+        return {
+            name: f"{places[name]} was {shown(before[name])}, is {shown(now[name])}"
+            for name in sorted(before.keys() & now.keys() & places.keys())
+            if before[name] != now[name]
+        }
+
 
 def cure_of_address(scheme: str, otherwise: str) -> str:
     """What to do about an address that FOREIGN_ADDRESS matches: `otherwise`, if its files are not here already."""
@@ -161,10 +175,15 @@ def cure_of_address(scheme: str, otherwise: str) -> str:
     return f"{scheme} is not supported, {'write gs://' if scheme.startswith('gs:') else otherwise}"
 
 
-def _check(field: dataclasses.Field, value: Any) -> None:
-    bounds, flag = field.metadata["bounds"], CheckedOptions.flag(field.name)
+def _place(field: dataclasses.Field) -> str:
+    """Where a field stands on the command line, in messages: its flag, or the placeholder of a positional argument."""
     if field.metadata["positional"]:
-        flag = field.metadata["metavar"] or field.name
+        return field.metadata["metavar"] or field.name
+    return CheckedOptions.flag(field.name)
+
+
+def _check(field: dataclasses.Field, value: Any) -> None:
+    bounds, flag = field.metadata["bounds"], _place(field)
     values = value if isinstance(value, tuple) else (value,)
     if "" in values and field.default != "":
         # As from an unset shell variable; "" would be the current folder.
@@ -191,6 +210,13 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     is_range = isinstance(field.default, tuple) and len(field.default) == 2
     if is_range and len(values) == 2 and values[0] > values[1]:
         raise InputError(f"{flag} must be a range, lowest first, got {values[0]} {values[1]}")
+
+
+def shown(value: Any) -> str:
+    """The value of an option in messages, as one would give it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return " ".join(map(str, value)) if isinstance(value, list) else "not given" if value in (None, "") else str(value)
 
 
 def non_defaults(options: CheckedOptions) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import numpy as np
 from trainer import storage
 from trainer.formats.cards import TRAINING
 from trainer.network.backbones import PUBLISHED
-from trainer.options import InputError, public
+from trainer.options import InputError, public, shown
 from trainer.train.options import Options
 
 FOLDER, STATE_FILE = TRAINING.split("/")
@@ -314,13 +314,6 @@ def begin(output: str, progress: Progress) -> None:
     _remove_arrays(output)
 
 
-def _shown(value: Any) -> str:
-    """The value of an option in messages, as one would give it."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return " ".join(map(str, value)) if isinstance(value, list) else "not given" if value in (None, "") else str(value)
-
-
 def _changed(before: Sequence[str], now: Sequence[str]) -> str:
     """The classes that differ, by their ids."""
     pairs = enumerate(itertools.zip_longest(before, now, fillvalue="none"))
@@ -341,12 +334,8 @@ def changes(output: str, stored: Progress, fresh: Progress) -> list[str]:
     if unknown and stored.classes:
         raise InputError(_unknown(output, stored, unknown[0]))
     # An option that only one of the two has is from another version of this program.
-    names = [name for name in sorted(options.keys() & stored.options.keys()) if name not in NOT_COMPARED]
-    different = {
-        name: f"{Options.flag(name)} was {_shown(stored.options[name])}, is {_shown(options[name])}"
-        for name in names
-        if stored.options[name] != options[name]
-    }
+    different = Options.changes(stored.options, options)
+    different = {name: line for name, line in different.items() if name not in NOT_COMPARED}
     forbidden = [line for name, line in different.items() if name not in FREE_TO_CHANGE]
     if stored.data_fingerprint != fresh.data_fingerprint:
         forbidden.append("the records differ")
@@ -367,7 +356,7 @@ def _weights(output: str, stored: Progress) -> str:
 def _unknown(output: str, stored: Progress, name: str) -> str:
     return (
         f"{output} holds a training that a later version of this program began, with {Options.flag(name)} "
-        f"{_shown(stored.options[name])}, which this version does not know; update this program, choose another "
+        f"{shown(stored.options[name])}, which this version does not know; update this program, choose another "
         "--output, or give --no-resume to train there from scratch"
     )
 

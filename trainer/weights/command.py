@@ -40,17 +40,20 @@ def check_output(output: str, imported_with: dict[str, Any], overwrite: bool) ->
     if overwrite:
         return
     names = [name for name in (WEIGHTS, CARD) if storage.exists(storage.join(output, name))]
+    found = " and ".join(names)
     if CARD in names:
         with contextlib.suppress(InputError, LookupError, TypeError):
             stored = load_card(output).training["imported"]
             # Up to version 0.29 the whole address was stored, and up to 0.34 the folder, whose path may have changed.
             stored |= {"checkpoint": public(stored["checkpoint"])}
-            if {name: value for name, value in stored.items() if name != "output"} == imported_with:
+            stored.pop("output", None)
+            if stored == imported_with:
                 return
+            if changes := Options.changes(stored, imported_with):
+                found += f", imported with other options: {'; '.join(changes.values())}"
     if names:
         raise InputError(
-            f"{output} holds another model ({' and '.join(names)}); give another --output, or --overwrite to replace "
-            "it"
+            f"{output} holds another model ({found}); give another --output, or --overwrite to replace it"
         )
 
 

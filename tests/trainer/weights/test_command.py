@@ -90,14 +90,25 @@ def test_another_model_in_the_output_folder_is_replaced_only_with_overwrite(smal
     before = (output / "model.json").read_bytes()
     assert cli.main([*arguments, "--max-side", "65"]) == 2
     message = capsys.readouterr().err
-    assert "holds another model (model.keras and model.json)" in message and "--overwrite" in message
+    found = "model.keras and model.json, imported with other options: --max-side was 513, is 65"
+    assert f"holds another model ({found}); give another" in message and "--overwrite" in message
     assert (output / "model.json").read_bytes() == before
     (output / "model.json").unlink()
     (output / "model.keras").write_bytes(b"of another program")
     assert cli.main(arguments) == 2
+    assert "holds another model (model.keras); give another" in capsys.readouterr().err
     assert (output / "model.keras").read_bytes() == b"of another program"
     assert cli.main([*arguments, "--overwrite"]) == 0
     assert load_model(str(output))[1].max_side == 513
+
+
+def test_every_option_that_differs_from_those_of_the_model_in_the_output_is_named(small, palette, tmp_path, capsys):
+    flags = ["--palette", palette, "--output", str(tmp_path / "model")]
+    assert cli.main(["import-weights", small, *flags]) == 0
+    same = f"{Path(small).parent}/../{Path(small).parent.name}/model.ckpt"
+    assert cli.main(["import-weights", same, *flags, "--output-stride", "8", "--head", "subpixel"]) == 2
+    differences = f"CHECKPOINT was {small}, is {same}; --head was bilinear, is subpixel; --output-stride was 16, is 8"
+    assert f"imported with other options: {differences})" in capsys.readouterr().err
 
 
 def test_the_signature_of_an_address_is_neither_printed_nor_stored(small, palette, tmp_path, monkeypatch, capsys):

@@ -23,11 +23,11 @@ from pipelines.runner.handover import LABELS, content_digest
 from pipelines.runner.notes import SUFFIX, InFlight
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Reject
-from trainer.formats.dataset import DATASET_FILE, SHARD_PATTERN, Shard
+from trainer.formats.dataset import DATASET_FILE, SHARD_PATTERN, WORK_AREA, Shard
 from trainer.formats.records import summed
 from trainer.options import InputError
 
-FOLDER = "shards"
+FOLDER = WORK_AREA
 REQUESTS = 16
 """The number of small files that are read or written concurrently."""
 

@@ -21,7 +21,7 @@ from pipelines.records.verify import verify
 from trainer import leases, storage
 from trainer.accounts import EXAMPLES, counted, percent
 from trainer.formats import images
-from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset, unchanged
+from trainer.formats.dataset import DATASET_FILE, Dataset, load_dataset, maker, unchanged
 from trainer.formats.labels import Palette
 from trainer.formats.runs import pixels_of_ids
 from trainer.limits import cores
@@ -134,11 +134,12 @@ def run_verify(options: Verify, dataset: Dataset) -> int:
         raise InputError(f"{owner}, which may be mending them; {leases.ONCE_ENDED}")
     if shards and not options.delete:
         command = f"deeplab records verify {shlex.quote(options.records)} --delete"
-        print(f"`{command}` deletes the shards that have faults; the same `deeplab prepare` then writes them again")
+        again = f"the same {maker(options.records)} then writes them again"
+        print(f"`{command}` deletes the shards that have faults; {again}")
     elif shards:
         for name in shards:
             storage.discard(storage.join(options.records, name))
-        print(f"deleted: {', '.join(shards)}; run the same `deeplab prepare` again to write them")
+        print(f"deleted: {', '.join(shards)}; run the same {maker(options.records)} again to write them")
     return 1
 
 
@@ -184,7 +185,7 @@ def run_repair(options: Repair, dataset: Dataset) -> int:
     if repair.rejects and not options.drop:
         print(
             f"nothing was changed: `deeplab records verify {shlex.quote(folder)} --delete` and the same "
-            "`deeplab prepare` write these shards again, and --drop leaves out the records"
+            f"{maker(folder)} write these shards again, and --drop leaves out the records"
         )
         return 1
     with lookup.undisturbed(folder):

@@ -72,7 +72,7 @@ class Verify(CheckedOptions):
       deeplab records verify gs://bucket/records --delete
 
     A record is good if the trainer can read it, and export can write it below a folder. The status is 1 if there are
-    faults. The same `deeplab prepare` writes deleted shards again.
+    faults. The same `deeplab prepare` or `records reshard` writes deleted shards again.
     """
 
     records: str = _folder()
@@ -120,7 +120,8 @@ class Repair(CheckedOptions):
 
     Damaged records, augmented copies included, are made again from the raw set and the options in dataset.json, if
     that gives exactly the original bytes, as their checksum shows. Records that cannot be made again are left out only
-    with --drop; the same `deeplab prepare` can write all of them again. If it is killed, run it again.
+    with --drop; the same `deeplab prepare` or `records reshard` can write all of them again. If it is killed, run it
+    again.
     """
 
     records: str = _folder()

@@ -33,6 +33,7 @@ from trainer.formats.dataset import (
     Sums,
     fingerprint_of,
     load_dataset,
+    maker,
     open_shard,
     save_dataset,
 )
@@ -162,7 +163,7 @@ def plan(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], objec
         rejects += unusable
         shards += [mended] * (sums.records > 0)
     if not shards:
-        raise InputError(f"no record of {folder} can be used; run the same `deeplab prepare` again")
+        raise InputError(f"no record of {folder} can be used; run the same {maker(folder)} again")
     kept = sum(shard.records for shard in shards) - remade
     inputs = sum(shard.records for shard in dataset.shards)
     accounts = Accounts("records", inputs, {"kept": kept, "made again": remade}, tuple(rejects))

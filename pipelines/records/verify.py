@@ -16,7 +16,7 @@ from pipelines.runner.isolation import Failed
 from trainer import storage
 from trainer.accounts import Accounts, counted
 from trainer.formats import images, label_images
-from trainer.formats.dataset import DATASET_FILE, Dataset, Shard, Sums, fingerprint_of, open_shard
+from trainer.formats.dataset import DATASET_FILE, Dataset, Shard, Sums, fingerprint_of, maker, open_shard
 from trainer.formats.examples import KEY, Record, decode
 from trainer.formats.frames import CorruptRecord, scan_frames
 from trainer.formats.labels import Palette
@@ -73,7 +73,7 @@ def verify(folder: str, dataset: Dataset, pool: Executor, beat: Callable[[], obj
     """
     existing = {file.relative for file in storage.files(folder, within=())}
     known = {shard.name for shard in dataset.shards}
-    faults = [f"{DATASET_FILE}: {fault}" for fault in _of_description(dataset)]
+    faults = [f"{DATASET_FILE}: {fault}" for fault in _of_description(folder, dataset)]
     faults += [
         f"{name}: is not in {DATASET_FILE}"
         for name in sorted(existing - known)
@@ -139,10 +139,10 @@ def check_shard(folder: str, shard: Shard, palette: Palette, beat: Callable[[], 
     return checked
 
 
-def _of_description(dataset: Dataset) -> Iterator[str]:
+def _of_description(folder: str, dataset: Dataset) -> Iterator[str]:
     """Yields contradictions within dataset.json, as sentences."""
     if dataset.edited:
-        yield "was changed since it was written; the same `deeplab prepare` writes it again"
+        yield f"was changed since it was written; the same {maker(folder)} writes it again"
     if (actual := fingerprint_of(sorted(dataset.shards, key=lambda shard: shard.name))) != dataset.fingerprint:
         yield f"its fingerprint is {dataset.fingerprint}, that of its shards is {actual}"
     if (given := dataset.options.get("max_side", dataset.max_side)) != dataset.max_side:

@@ -21,7 +21,8 @@ from trainer.options import InputError
 from trainer.terminal import some_and_more
 
 DATASET_FILE = "dataset.json"
-MADE_AGAIN = "remove it, and run the same `deeplab prepare` again, which keeps the shards"
+WORK_AREA = "shards"
+"""The folder beside it in which `deeplab prepare` describes every shard that it has written."""
 DATASET_VERSION = 2
 READ_VERSIONS = (1, 2)
 """Version 1 says "pictures" where version 2 says "images"."""
@@ -255,6 +256,22 @@ def _digest(value: dict[str, Any]) -> str:
     return hashlib.md5(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
+def maker(folder: str) -> str:
+    """The command that wrote the records in `folder`, for messages; both that may have, if there is no WORK_AREA."""
+    is_prepared = False
+    with contextlib.suppress(OSError):
+        is_prepared = storage.is_dir(storage.join(folder, WORK_AREA))
+    return "`deeplab prepare`" if is_prepared else "`deeplab records reshard` or `deeplab prepare`"
+
+
+def _cure(folder: str) -> str:
+    """The cure of a damaged dataset.json."""
+    command = maker(folder)
+    if "reshard" in command:  # which leaves no other description of its shards, so it would take them for others
+        return f"empty the folder, and run the same {command} again"
+    return f"remove it, and run the same {command} again, which keeps the shards"
+
+
 def load_dataset(folder: str) -> Dataset:
     """Reads `folder`/dataset.json. Raises InputError if it is missing or damaged."""
     path = storage.join(folder, DATASET_FILE)
@@ -262,7 +279,7 @@ def load_dataset(folder: str) -> Dataset:
         value = storage.read_json(path)
     except (InputError, OSError) as error:
         if storage.exists(path):
-            raise InputError(f"{error}; {MADE_AGAIN}") if isinstance(error, InputError) else error from None
+            raise InputError(f"{error}; {_cure(folder)}") if isinstance(error, InputError) else error from None
         if owner := leases.writer(folder):
             raise InputError(f"{owner}, and its {DATASET_FILE} is not there yet; {leases.ONCE_ENDED}") from None
         found = storage.absence(folder, f"holds no records: {DATASET_FILE} is missing")
@@ -272,7 +289,7 @@ def load_dataset(folder: str) -> Dataset:
         version = value["version"]
         dataset = _dataset(value) if version in READ_VERSIONS else None
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error!r}); {MADE_AGAIN}") from None
+        raise InputError(f"{path} is damaged ({error!r}); {_cure(folder)}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if dataset is None:
@@ -289,7 +306,7 @@ def check_shards(folder: str, dataset: Dataset) -> None:
     if bad:
         raise InputError(
             f"{folder}: {len(bad)} of {len(dataset.shards)} shards are missing or of another size than {DATASET_FILE} "
-            f"says, such as {bad[0]}; run the same `deeplab prepare` again"
+            f"says, such as {bad[0]}; run the same {maker(folder)} again"
         )
 
 

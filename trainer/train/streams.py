@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import processes, storage
-from trainer.formats.dataset import DATASET_FILE, Dataset, check_unchanged
+from trainer.formats.dataset import DATASET_FILE, Dataset, check_unchanged, maker
 from trainer.formats.examples import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED, decode_pixels
 from trainer.formats.examples import decode as decode_example
 from trainer.formats.frames import CorruptRecord
@@ -135,11 +135,11 @@ def _shard_paths(folder: str, dataset: Dataset, split: str) -> list[str]:
         check_unchanged(folder, dataset)
     for shard in shards:
         if shard.name not in sizes:
-            raise InputError(f"{shard.name} in {folder} is missing; run `deeplab prepare` again")
+            raise InputError(f"{shard.name} in {folder} is missing; run the same {maker(folder)} again")
         if sizes[shard.name] != shard.bytes:
             raise InputError(
                 f"{folder}: {shard.name} has {sizes[shard.name]:,} bytes, expected {shard.bytes:,} as {DATASET_FILE} "
-                f"lists; run `deeplab prepare` again (`deeplab records verify {folder}` reports what is damaged)"
+                f"lists; run the same {maker(folder)} again (`deeplab records verify {folder}` tells what is damaged)"
             )
     return [_readable(path) for path in dataset.shard_paths(folder, split)]
 

@@ -16,7 +16,7 @@ from tests.drawn import faults
 from tests.drawn.prepared import describe, flip_bit, prepare_here, read_shard, records, shard_bytes
 from trainer import storage
 from trainer.formats import images, label_images
-from trainer.formats.dataset import load_dataset
+from trainer.formats.dataset import check_shards, load_dataset
 from trainer.formats.examples import decode, encode
 from trainer.formats.frames import frame
 from trainer.options import InputError
@@ -133,6 +133,37 @@ def test_rejects_that_the_records_no_longer_have_are_removed(folder, tmp_path):
     assert (tmp_path / "new/rejects.jsonl").exists()
     assert records("reshard", folder, tmp_path / "new", "--shards", 5) == 0
     assert not (tmp_path / "new/rejects.jsonl").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"version": 2'])
+def test_the_cure_of_a_damaged_dataset_json_is_right(damage, prepared, tmp_path):
+    new = tmp_path / "new"
+    assert records("reshard", prepared, new, "--shards", 5) == 0
+    before = (new / "dataset.json").read_bytes()
+    (new / "dataset.json").write_bytes(damage)
+    cure = "empty the folder, and run the same `deeplab records reshard` or `deeplab prepare` again"
+    for command in (["ls", new], ["reshard", prepared, new, "--shards", 5]):
+        with pytest.raises(InputError, match=cure):
+            records(*command)
+    for file in new.iterdir():
+        file.unlink()
+    assert records("reshard", prepared, new, "--shards", 5) == 0
+    assert (new / "dataset.json").read_bytes() == before
+
+
+def test_the_command_that_writes_deleted_shards_again_is_named(prepared, tmp_path, capsys):
+    new = tmp_path / "new"
+    assert records("reshard", prepared, new, "--shards", 5) == 0
+    before = shard_bytes(new)
+    flip_bit(new / min(before), 20)
+    maker = "the same `deeplab records reshard` or `deeplab prepare`"
+    assert records("verify", new) == records("verify", new, "--delete") == 1
+    said = capsys.readouterr().out
+    assert f"{maker} then writes them again" in said and f"run {maker} again to write them" in said
+    with pytest.raises(InputError, match=f"shards are missing .*; run {maker} again"):
+        check_shards(str(new), load_dataset(str(new)))
+    assert records("reshard", prepared, new, "--shards", 5) == 0
+    assert shard_bytes(new) == before
 
 
 def test_damaged_records_are_named_before_anything_is_written(folder, tmp_path):

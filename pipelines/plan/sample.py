@@ -25,7 +25,7 @@ from pipelines.plan.estimate import Trial, Work
 from pipelines.runner import chunks
 from trainer import startup, storage
 from trainer.formats import exports, images
-from trainer.formats.dataset import Dataset, load_dataset, save_dataset, shuffle_hash
+from trainer.formats.dataset import Dataset, check_split, load_dataset, save_dataset, shuffle_hash
 from trainer.options import InputError, as_words, non_defaults
 
 LISTED = 1000  # names in an answer of Cloud Storage to a listing
@@ -239,6 +239,8 @@ def of_train(options: Any, folder: str, sample: int, cores: int, flags: Sequence
             "--coordinator to plan it for one machine"
         )
     dataset = load_dataset(options.records)
+    for split in SPLITS:  # in the trials' records there is no other
+        check_split(options.records, dataset, split)
     records = os.path.join(folder, "records")
     # One without a pixel of any class would be refused, though the split has some.
     by_use = {split: sorted(dataset.of_split(split), key=lambda one: not any(one.class_pixels)) for split in SPLITS}

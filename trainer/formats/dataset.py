@@ -299,6 +299,16 @@ def load_dataset(folder: str) -> Dataset:
     return dataset
 
 
+def check_split(folder: str, dataset: Dataset, split: str) -> None:
+    """Raises InputError if the data set in `folder` has no records of a split that a training reads."""
+    if not dataset.count(split):
+        raise InputError(
+            f"{folder} has no records of split {split!r}, only of {', '.join(dataset.splits) or 'none'}; "
+            "prepare it again from a set with train and val images"
+            f"{', or with a larger --val-fraction' if split == 'val' else ''}"
+        )
+
+
 def check_shards(folder: str, dataset: Dataset) -> None:
     """Raises InputError if shards in `folder` are missing, or their sizes differ from its dataset.json."""
     sizes = {file.relative: file.size for file in storage.files(folder, within=())}

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import processes, storage
-from trainer.formats.dataset import DATASET_FILE, Dataset, check_unchanged, maker
+from trainer.formats.dataset import DATASET_FILE, Dataset, check_split, check_unchanged, maker
 from trainer.formats.examples import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED, decode_pixels
 from trainer.formats.examples import decode as decode_example
 from trainer.formats.frames import CorruptRecord
@@ -122,12 +122,7 @@ def _readable(path: str) -> str:
 
 
 def _shard_paths(folder: str, dataset: Dataset, split: str) -> list[str]:
-    if not dataset.count(split):
-        raise InputError(
-            f"{folder} has no records of split {split!r}, only of {', '.join(dataset.splits) or 'none'}; "
-            "prepare it again from a set with train and val images"
-            f"{', or with a larger --val-fraction' if split == 'val' else ''}"
-        )
+    check_split(folder, dataset, split)
     # tf.data would fail at a missing shard in the middle of an epoch, and not notice one truncated between records.
     sizes = {file.relative: file.size for file in storage.files(folder)}
     shards = dataset.of_split(split)

@@ -86,6 +86,15 @@ def test_a_plan_of_a_training_prints_nothing_of_tensorflow(tmp_path: Path):
     assert float(done.stdout) > 0 and done.stderr == ""
 
 
+@pytest.mark.parametrize("lacking", ["train", "val"])
+def test_records_without_a_split_of_a_training_are_refused_with_those_that_they_have(lacking, tmp_path: Path):
+    splits = {split: [[record(0)]] for split in ("test", "train", "val") if split != lacking}
+    write_records(tmp_path / "records", splits)
+    options = cli.read(["train", "--records", str(tmp_path / "records"), "--output", str(tmp_path / "model")])[1]
+    with pytest.raises(InputError, match=f"no records of split '{lacking}', only of {', '.join(splits)}; prepare"):
+        sample.of_train(options, str(tmp_path / "plan"), 8, 1, [])
+
+
 def study_of_prepare(tmp_path: Path, *flags: str) -> sample.Study:
     """Of forty images of the split train and one of val, of which the trials have but a few."""
     source = write_rawset(tmp_path / "set", {"train": 40, "val": 1}, 64)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.records import command
+from pipelines.records.target import Target
 from tests.drawn.prepared import prepare_here, read_shard, records
 from tests.drawn.records import PALETTE, record, write_records
 from trainer.formats.dataset import DATASET_FILE
@@ -110,3 +113,20 @@ def test_a_shard_with_fewer_records_than_dataset_json_counts_is_an_error(folder,
     with pytest.raises(InputError, match=r"has \d records, but dataset.json says \d; `deeplab records verify"):
         records("export", folder, tmp_path / "raw")
     assert not (tmp_path / "raw/palette.json").exists()
+
+
+@pytest.mark.parametrize(("step", "written"), [("refuse_raw_set", set()), ("write", {"a1", "a2", "a3", "a5"})])
+def test_records_that_are_changed_meanwhile_are_noticed_before_the_next_shard(
+    step, written, folder, tmp_path, monkeypatch
+):
+    true = getattr(Target, step)
+
+    def overtaken(*arguments: object) -> None:
+        (folder / DATASET_FILE).unlink(missing_ok=True)  # as `prepare` does before it writes shards
+        true(*arguments)
+
+    monkeypatch.setattr(Target, step, overtaken)
+    monkeypatch.setattr(command, "cores", lambda: 1)
+    with pytest.raises(InputError, match="were changed by another command since this one began"):
+        records("export", folder, tmp_path / "raw", "--originals")
+    assert {path.stem for path in Path(tmp_path / "raw").rglob("*.*")} == written, "none, and those of one shard"

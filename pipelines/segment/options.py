@@ -76,7 +76,8 @@ class Options(SelectionOptions, ViewOptions):
     )
     max_pixels: int = option(
         1 << 24,
-        f"reject images with more pixels than this after --max-side, and those with over {MAX_PIXELS} before",
+        f"reject images with more pixels than this after --max-side, and those with over {MAX_PIXELS} before; "
+        "finished masks are kept",
         low=1,
         high=MAX_PIXELS,
         group="network",
@@ -84,7 +85,8 @@ class Options(SelectionOptions, ViewOptions):
     max_memory: float = option(
         0,
         "reject images that would need more GiB of memory than this; the need grows with the pixels and, with --crf "
-        "or --max-side, with the classes. 0: three quarters of the machine's memory, or of a worker process's share",
+        "or --max-side, with the classes; finished masks are kept. 0: three quarters of the machine's memory, or of a "
+        "worker process's share",
         low=0,
         group="network",
     )

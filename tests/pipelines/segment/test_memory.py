@@ -12,7 +12,7 @@ from pipelines.segment import memory
 from pipelines.segment.mask import SegmentJob
 from pipelines.segment.memory import GIB, Memory
 from pipelines.segment.options import Options
-from tests.drawn.segmenting import draw, rejects_of, save, segment
+from tests.drawn.segmenting import draw, outcomes_of, rejects_of, save, segment
 from trainer.formats.images import ImageError
 from trainer.formats.labels import Palette
 from trainer.formats.options import CrfOptions
@@ -86,6 +86,19 @@ def test_an_image_that_is_too_large_for_the_memory_is_a_reject(model, tmp_path):
     assert segment(*flags) == 1
     (reject,) = rejects_of(tmp_path / "out")
     assert reject["key"] == "large" and "--max-memory" in reject["reason"]
+
+
+@pytest.mark.parametrize(("flag", "low"), [("--max-memory", 0.1), ("--max-pixels", 1000)])
+def test_lower_limits_keep_finished_masks_and_reject_only_what_would_have_to_be_made(flag, low, model, tmp_path):
+    """The limits are of the machine, and do not change a mask."""
+    for seed, name in enumerate("ab"):
+        save(tmp_path / f"in/{name}.png", draw(600, 800, seed))
+    run = ("--input", tmp_path / "in", "--model", model, "--output", tmp_path / "out")
+    assert segment(*run) == 0
+    (tmp_path / "out/b.png").unlink()
+    assert segment(*run, flag, low) == 1
+    assert outcomes_of(tmp_path / "out") == (0, 1, 1)
+    assert [reject["key"] for reject in rejects_of(tmp_path / "out")] == ["b"]
 
 
 def test_large_images_share_the_memory_and_one_is_never_kept_waiting_for_ever():

@@ -172,12 +172,7 @@ def write(path: str, data: bytes) -> None:
     if is_remote(path):
         cloud.upload(path, io.BytesIO(data))
         return
-
-    def work() -> None:
-        with local.replaced(path) as file:
-            file.write(data)
-
-    attempt(path, work, writing=True)
+    attempt(path, lambda: local.write(path, data), writing=True)
 
 
 def create(path: str, data: bytes) -> bool:

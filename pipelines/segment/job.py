@@ -212,7 +212,7 @@ def _given(data: bytes, path: str) -> bytes:
 
 def _reason(fault: Exception, path: str) -> str:
     """The reason, for humans, why the image at `path` has no mask."""
-    if isinstance(fault, FileNotFoundError):
+    if isinstance(fault, FileNotFoundError) and fault.filename in (None, path):
         return "file not found"
     if isinstance(fault, OSError) and fault.strerror:
         place = "cannot be read" if fault.filename in (None, path) else fault.filename

@@ -314,7 +314,10 @@ def sweep(folder: str, plan: Plan) -> None:
 
 
 def sweep_chunk(folder: str, chunk: Sequence[Entry]) -> None:
-    """Removes what a killed process was writing of a chunk. In Cloud Storage there is no such file."""
+    """Removes what a killed process was writing of a chunk; one that is still alive writes it again.
+
+    In Cloud Storage there is no such file.
+    """
     files = [part(chunk), *(_file(kind, entry.source.name) for entry in chunk for kind in PLACES)]
     wholes = set(map(storage.shortened, files))
     for below in {whole[: whole.rfind("/") + 1] for whole in wholes} if not storage.is_remote(folder) else ():

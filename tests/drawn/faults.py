@@ -95,6 +95,25 @@ def of_the_system(monkeypatch: pytest.MonkeyPatch, number: int, times: int, *, n
     return failed
 
 
+def swept(monkeypatch: pytest.MonkeyPatch, times: int, suffix: str = "") -> list[str]:
+    """Lets another process remove the next temporary files when they are about to get a name with that suffix.
+
+    Returns:
+      the paths of those that were removed, a list that grows.
+    """
+    removed: list[str] = []
+    true = os.replace
+
+    def late(source: str, path: str) -> None:
+        if len(removed) < times and path.endswith(suffix):
+            removed.append(source)
+            os.remove(source)
+        true(source, path)
+
+    monkeypatch.setattr(os, "replace", late)
+    return removed
+
+
 class Interrupts:
     """Interrupts the command at a step of its writing; no step is, until `after` is set.
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import shutil
 
 import pytest
 
+from tests.drawn.faults import swept
 from tests.drawn.places import ROOT
 from trainer import storage
 from trainer.files import local, names
@@ -101,6 +104,30 @@ def test_an_unfinished_file_names_the_file_being_written(tmp_path, monkeypatch):
     found = {storage.unfinished(file.relative) for file in storage.files(str(tmp_path))}
     assert found == {storage.shortened(f"sub/{name}") for name in names}
     assert not any(map(storage.unfinished, ["a.png", ".a.png", "a.0123abcd.tmp", ".a.0123.tmp", ".a/b.0123abcd.tmp"]))
+
+
+@pytest.mark.parametrize(("times", "is_written"), [(1, True), (2, True), (3, False)])
+def test_a_file_is_written_again_if_another_process_sweeps_it_before_it_has_its_name(
+    times, is_written, tmp_path, monkeypatch
+):
+    """As an attempt at a chunk does that begins while an earlier one is still alive."""
+    removed = swept(monkeypatch, times)
+    path = tmp_path / "a.png"
+    if is_written:
+        storage.write(str(path), b"mask")
+        assert path.read_bytes() == b"mask" and len(removed) == times
+    else:
+        with pytest.raises(FileNotFoundError):
+            storage.write(str(path), b"mask")
+    assert [file for file in tmp_path.iterdir() if file != path] == []
+
+
+def test_a_folder_that_is_removed_while_a_file_is_written_is_not_made_again(tmp_path, monkeypatch):
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda source, path: shutil.rmtree(tmp_path / "out") or replace(source, path))
+    with pytest.raises(FileNotFoundError):
+        storage.write(str(tmp_path / "out/a.png"), b"mask")
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_version_of_the_client_is_allowed_that_publishes_what_was_cut_off():

@@ -70,6 +70,22 @@ def replaced(path: str) -> Iterator[BinaryIO]:
         raise
 
 
+def write(path: str, data: bytes) -> None:
+    """Writes a local file by `replaced`; again if its temporary file disappears meanwhile.
+
+    Another process may take that for one of a killed process: where a runner starts an attempt at a chunk although an
+    earlier one is still alive, as in speculation or after a silence, the later one sweeps when it begins.
+    """
+    for is_last in (False, False, True):
+        try:
+            with replaced(path) as file:
+                file.write(data)
+            return
+        except FileNotFoundError:
+            if is_last or not os.path.isdir(os.path.dirname(os.path.abspath(path))):  # removed by the user
+                raise
+
+
 def _look(entry: os.DirEntry) -> os.stat_result | None:
     """The status of what an entry of a folder leads to; None if that is unknown, as for a broken link."""
 

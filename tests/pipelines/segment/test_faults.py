@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines.masks.network import Network
+from tests.drawn.faults import swept
 from tests.drawn.segmenting import outcomes_of, rejects_of, save, segment
 from trainer import storage
 from trainer.formats import images
@@ -55,6 +57,20 @@ def test_what_the_system_refuses_is_said_in_words(model, folder, tmp_path, monke
     reasons = {reject["key"]: reject["reason"] for reject in rejects_of(tmp_path / "out")}
     assert reasons["b"] == "cannot be read: Permission denied"
     assert str(tmp_path / "out") in reasons["c"] and "Errno" not in reasons["c"]
+
+
+@pytest.mark.parametrize(("times", "rejects"), [(2, 0), (10**6, 3)])
+def test_files_that_another_attempt_at_the_chunk_sweeps_are_written_again(
+    times, rejects, model, folder, tmp_path, monkeypatch
+):
+    run = ("--input", folder, "--model", model, "--output", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        swept(patch, times, ".png")
+        assert segment(*run) == bool(rejects)
+    assert outcomes_of(tmp_path / "out") == (3 - rejects, 0, rejects)
+    for reject in rejects_of(tmp_path / "out"):  # nor are these called images that are not there
+        assert re.fullmatch(rf"{tmp_path}/out/\.\w\.png\..*\.tmp: No such file or directory", reject["reason"])
+    assert segment(*run) == 0
 
 
 @pytest.mark.parametrize("step", STEPS)

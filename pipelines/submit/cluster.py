@@ -17,7 +17,7 @@ from typing import Any
 from pipelines.submit.kubernetes import CONTAINER, JOBSET
 from pipelines.submit.options import Kubernetes
 from pipelines.submit.pods import Object, container, exit_status, is_first, states, stuck
-from pipelines.submit.watching import Course, Lost, Patience, Refused, send
+from pipelines.submit.watching import OWN, Course, Lost, Patience, Refused, send, token
 from trainer.options import InputError
 
 TIMEOUT = (10.0, 120.0)
@@ -61,12 +61,16 @@ class Cluster:
         """Sends a job; returns its name."""
         name = manifest["metadata"]["name"]
         self.kind = manifest["kind"].lower()
+        own = {OWN: token()}
+        manifest = manifest | {"metadata": manifest["metadata"] | {"annotations": own}}
 
         def taken() -> str:
             try:
-                return self._read(name)["metadata"]["name"]
+                metadata = self._read(name)["metadata"]
             except InputError:
                 return ""
+            # Else the name is that of an older job, and creating this one is refused.
+            return name if own.items() <= (metadata.get("annotations") or {}).items() else ""
 
         return send(lambda: self._create(manifest) or name, taken)
 

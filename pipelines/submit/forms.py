@@ -12,7 +12,7 @@ from trainer.options import CheckedOptions
 NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 LABEL = re.compile(r"[a-z]([a-z0-9_-]{0,61}[a-z0-9])?=([a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?)?")
 """Labels that both Google Cloud and Kubernetes accept."""
-MOST_LABELS, OUR_LABELS, MOST_VARIABLES = 64, 2, 100
+MOST_LABELS, OUR_LABELS, MOST_VARIABLES = 64, 3, 100
 """Labels and environment variables that a job of Vertex AI may have, and the labels that it has anyway."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pipelines import __version__
 from pipelines.submit.options import Vertex
 from pipelines.submit.plan import Job, environment, pairs
-from pipelines.submit.watching import Course, Lost, Patience, Refused, send
+from pipelines.submit.watching import OWN, Course, Lost, Patience, Refused, send, token
 from trainer.attempts import LOGIN, no_credentials, with_credentials
 from trainer.options import InputError
 
@@ -97,13 +97,14 @@ class Service:
     def submit(self, manifest: dict[str, Any]) -> str:
         """Sends a job; returns its name: projects/.../customJobs/..."""
         parent = f"projects/{self.project}/locations/{self.region}"
-        job = self.types.CustomJob.from_json(json.dumps(manifest))
+        own = {OWN: token()}
+        job = self.types.CustomJob.from_json(json.dumps(manifest | {"labels": manifest["labels"] | own}))
 
         def taken() -> str:
-            # Vertex AI's ids are numbers that it assigns; the display name is ours, and unique.
+            # Vertex AI's ids are numbers that it assigns, and several jobs may have one display name.
             request = {"parent": parent, "filter": f'display_name="{job.display_name}"'}
             jobs = _ask(lambda: list(self.jobs.list_custom_jobs(request=request, retry=None, timeout=TIMEOUT)))
-            return jobs[0].name if jobs else ""
+            return next((one.name for one in jobs if own.items() <= dict(one.labels).items()), "")
 
         create = self.jobs.create_custom_job
         return send(

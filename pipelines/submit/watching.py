@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 
 from trainer import storage
 from trainer.options import InputError
 
+OWN = "deeplab-submission"
+"""Key of the token that only this submission has given its job: a job of the same name may be an older one."""
 AGAIN = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 """Seconds before each retry; the last one repeats."""
 PATIENCE = 900.0
@@ -72,6 +75,11 @@ class Patience:
             raise error
         time.sleep(AGAIN[min(self._tries, len(AGAIN) - 1)])
         self._tries += 1
+
+
+def token() -> str:
+    """A new value for OWN."""
+    return secrets.token_hex(8)
 
 
 def send(create: Callable[[], str], taken: Callable[[], str]) -> str:

@@ -132,6 +132,16 @@ def test_a_name_that_is_taken_is_said(kubernetes, command, capsys):
     assert "already exists; give another --name, or --follow it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", [[], ["--count", "2"]])
+def test_a_name_that_is_taken_is_said_where_the_first_answer_is_lost(kubernetes, command, kind, capsys):
+    """Else an older job would pass for this one, which has other flags."""
+    command = [*command, "--batch-size", "8"]
+    assert submit("kubernetes", *GPU, *kind, command=command) == 0
+    kubernetes.faults = [Fault("POST", DROP, is_done=True)]
+    assert submit("kubernetes", *GPU, *kind, command=[*command, "--seed", "2"]) == 2
+    assert "already exists; give another --name, or --follow it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("is_done", [True, False])
 def test_a_job_whose_answer_is_lost_is_sent_once(kubernetes, command, is_done):
     kubernetes.faults = [Fault("POST", DROP, is_done=is_done), Fault("GET .*/jobs/fit", 503)]

@@ -78,7 +78,7 @@ def said_of_image(tag: str, capsys: pytest.CaptureFixture) -> str:
     return "\n".join(line for line in capsys.readouterr().err.splitlines() if f"--image {image}" in line)
 
 
-@pytest.mark.parametrize(("flag", "most", "count"), [("--labels", 62, 1), ("--env", 100, 1), ("--env", 99, 2)])
+@pytest.mark.parametrize(("flag", "most", "count"), [("--labels", 61, 1), ("--env", 100, 1), ("--env", 99, 2)])
 def test_more_words_than_vertex_ai_takes_are_refused(bucket, flag, most, count):
     def said(number: int, verb: str) -> str:
         words = [f"k{i}=v" for i in range(number)]

@@ -95,6 +95,15 @@ def test_a_job_whose_answer_is_lost_is_sent_once(vertex, command, is_done):
     assert [*vertex.jobs] == [NAME]
 
 
+@pytest.mark.parametrize("is_done", [True, False])
+def test_an_older_job_of_the_same_name_is_not_taken_for_the_one_whose_answer_is_lost(vertex, command, is_done, capsys):
+    assert submit("vertex", *FLAGS, command=command) == 0
+    vertex.faults = [Fault("POST", DROP, is_done=is_done)]
+    assert submit("vertex", *FLAGS, command=[*command, "--seed", "2"]) == 0
+    assert [*vertex.jobs] == [NAME, f"{NAME[:-1]}1"]
+    assert capsys.readouterr().out.count(f"submitted: {NAME[:-1]}1") == 1
+
+
 def test_a_connection_that_is_lost_while_following_is_waited_for(vertex, command, capsys):
     vertex.life = [("RUNNING", ""), ("SUCCEEDED", "")]
     vertex.faults = [Fault("GET", DROP), Fault("GET", 503, "try later"), Fault("GET", 429, "slower")]

@@ -99,8 +99,19 @@ def acquire(folder: str, command: str) -> None:
 
 def acquire_file(path: str, command: str) -> None:
     """Acquires the lease of a single output file; other jobs may write other files into its folder."""
+    folder, file = _beside(path)
+    _take(folder, command, path, file)
+
+
+def path_of_file(path: str) -> str:
+    """The path of the lease of a single output file."""
+    return storage.join(*_beside(path))
+
+
+def _beside(path: str) -> tuple[str, str]:
+    """The folder and the name of the lease of a single output file."""
     folder, _, name = storage.absolute(path).replace(os.sep, "/").rpartition("/")
-    _take(folder or "/", command, path, storage.shortened(f".{name}") + FILE)
+    return folder or "/", storage.shortened(f".{name}") + FILE
 
 
 def writer(folder: str) -> str:

@@ -69,7 +69,12 @@ def doubts(job: Job) -> Iterator[str]:
             f"--image {job.image}: its tag names no version; make sure that it has {__version__}, as this machine does"
         )
     output = job.options.output
-    if output and job.command != "tune-crf" and storage.exists(storage.join(output, leases.FILE)):
+    if job.command == "tune-crf":
+        output = output or storage.join(job.options.model, TUNING_FILE)
+        lease = leases.path_of_file(output)
+    else:
+        lease = storage.join(output, leases.FILE)
+    if storage.exists(lease):
         yield f"{output} is being written by another job, or by one that was killed; this job will wait and see"
     if flag := _anew(job):
         yield (

@@ -268,19 +268,21 @@ def test_a_training_that_replaces_a_model_and_resumes_is_taken(place):
 
 
 def test_a_version_that_no_tag_names_is_a_warning(place, capsys):
-    assert (
-        submit("kubernetes", "--image", "ghcr.io/me/trainer:latest", "--dry-run", command=TRAIN.format(place).split())
-        == 0
-    )
+    image = ("--image", "ghcr.io/me/trainer:latest")
+    assert submit("kubernetes", *image, "--dry-run", command=TRAIN.format(place).split()) == 0
     told = capsys.readouterr().err
     assert f"its tag names no version; make sure that it has {__version__}" in told and "no GPUs" in told
 
 
-def test_a_folder_that_another_job_may_write_to_is_a_warning(place, capsys):
-    storage.write(f"{place}/new/.deeplab-lease.json", b"{}")
-    assert submit("kubernetes", "--dry-run", command=TRAIN.format(place).split()) == 0
-    assert f"{place}/new is being written by another job" in capsys.readouterr().err
-    storage.remove(f"{place}/new/.deeplab-lease.json")
+@pytest.mark.parametrize(("command", "output", "lease"), [
+    (TRAIN, "new", "new/.deeplab-lease.json"),
+    ("tune-crf --model {0}/model --records {0}/records", "model/crf.json", "model/.crf.json.deeplab-lease.json"),
+])  # fmt: skip
+def test_an_output_that_another_job_may_write_to_is_a_warning(command, output, lease, place, capsys):
+    storage.write(f"{place}/{lease}", b"{}")
+    assert submit("kubernetes", "--dry-run", command=command.format(place).split()) == 0
+    assert f"{place}/{output} is being written by another job" in capsys.readouterr().err
+    storage.remove(f"{place}/{lease}")
 
 
 def test_a_model_folder_with_files_of_others_alone_is_taken(place):

@@ -21,7 +21,7 @@ from pipelines.inputs.pairs import Labels, Pairs, pair_by_key, shared_labels
 from pipelines.inputs.rows import Row
 from pipelines.inputs.splits import empty_splits, lacks_val, split_by_group
 from pipelines.inputs.unrecognised import Unpaired, not_recognised, other_pairs
-from trainer import storage
+from trainer import leases, storage
 from trainer.accounts import Reject
 from trainer.formats.labels import Palette
 from trainer.options import InputError
@@ -81,8 +81,9 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
         return raw_set(folder, "manifest", read_manifest(manifest), val_fraction, group_by, divides=False)
     suffixes: Counter[str] = Counter()
     lists: list[str] = []
+    held: list[str] = []
     try:
-        folders = Folders(root, _noting(seen(storage.walk(root), suffixes), lists))
+        folders = Folders(root, _noting(seen(_watching(storage.walk(root), held), suffixes), lists))
     except OSError as error:
         raise InputError(f"{root} cannot be read: {error}") from None
     recognised = recognise(folders, layout)
@@ -94,7 +95,19 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
         candidates = split_lists.applied(candidates, root, lists)
     raw = raw_set(root, name, candidates, val_fraction, group_by)
     files = itertools.chain(*(_named(folders, top) for top in class_lists.FOLDERS))
-    return replace(raw, class_lists=tuple(storage.join(root, file) for file in class_lists.among(files)))
+    raw = replace(raw, class_lists=tuple(storage.join(root, file) for file in class_lists.among(files)))
+    if held and (owner := leases.writer(root)):  # such as `records export`
+        warning = f"warning: {owner}, so images may be missing here that it has yet to write; {leases.ONCE_ENDED}"
+        raw = replace(raw, summary=f"{raw.summary}\n{warning}")
+    return raw
+
+
+def _watching(files: Iterable[storage.File], held: list[str]) -> Iterator[storage.File]:
+    """Yields the files, and adds the path of a lease of their folder to `held`: looking it up would take a request."""
+    for file in files:
+        if file.relative == leases.FILE:
+            held.append(file.path)
+        yield file
 
 
 def _noting(rows: Iterable[Row], lists: list[str]) -> Iterator[Row]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipelines.inputs.rawset import scan
-from tests.drawn.rawset import splits_of, touch
+from tests.drawn.held import held
+from tests.drawn.rawset import splits_of, touch, write_rawset
 from trainer import storage
 from trainer.options import InputError
 from trainer.storage import File
@@ -78,3 +79,16 @@ def test_images_in_no_known_layout_are_sent_to_the_doctor(tmp_path):
     touch(tmp_path, "a_sat.jpg", "a_mask.png")
     with pytest.raises(InputError, match=r"not a raw set of a known layout.*`deeplab doctor .*` looks for pairs"):
         scan(str(tmp_path))
+
+
+def test_a_set_that_another_command_is_just_writing_is_warned_of(tmp_path):
+    source = write_rawset(tmp_path / "set", {"train": 2, "val": 2})
+    before = scan(str(source)).summary
+    with held(source, "records export"):
+        *same, said = scan(str(source)).summary.splitlines()
+    assert "\n".join(same) == before
+    assert said.startswith(f"warning: {source} is being written by `deeplab records export` of ")
+    assert (
+        "images may be missing here that it has yet to write; run this command again once that one has ended" in said
+    )
+    assert scan(str(source)).summary == before, "its writer was killed"

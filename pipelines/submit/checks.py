@@ -17,7 +17,7 @@ from pipelines.submit.plan import BEAM_FLAGS, Job, environment, own_flags, read_
 from trainer import leases, storage
 from trainer.files import cloud
 from trainer.formats import tuning
-from trainer.formats.cards import CARD, TUNING_FILE
+from trainer.formats.cards import CARD, TRAINING, TUNING_FILE
 from trainer.formats.dataset import check_shards, load_dataset
 from trainer.formats.exports import SAVED_MODEL
 from trainer.options import WEB, CheckedOptions, InputError, public
@@ -76,6 +76,8 @@ def doubts(job: Job) -> Iterator[str]:
         lease = storage.join(output, leases.FILE)
     if storage.exists(lease):
         yield f"{output} is being written by another job, or by one that was killed; this job will wait and see"
+    if job.command == "train" and job.options.resume and (epochs := _trained(output)) >= job.options.epochs:
+        yield f"{output} has finished its {epochs} epochs; unless --epochs is raised, this job has nothing left to do"
     if flag := _anew(job):
         yield (
             f"with {flag}, {job.command} starts from scratch whenever the job is restarted; to have it resume, "
@@ -83,6 +85,14 @@ def doubts(job: Job) -> Iterator[str]:
         )
     if not job.gpus:
         yield "no GPUs: neither --accelerator nor the machine type names any"
+
+
+def _trained(output: str) -> int:
+    """The epochs that the training in a model folder has finished; 0 if there is none."""
+    try:
+        return len(storage.json_object(storage.read(storage.join(output, TRAINING))).get("history") or ())
+    except OSError:
+        return 0
 
 
 def _faults(look: Callable[[Job], Iterable[str]], job: Job) -> Iterator[str]:

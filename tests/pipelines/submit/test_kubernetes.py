@@ -10,6 +10,10 @@ import pytest
 from pipelines import cli
 from tests.drawn.clouds import DROP, Fault, Moment, log, pod
 from tests.drawn.submitting import submit
+from trainer import storage
+from trainer.formats.dataset import load_dataset
+from trainer.options import to_json
+from trainer.train.resume import Progress, begin
 
 GPU = ["--accelerator", "nvidia-l4:1", "--name", "fit"]
 RUNNING = pod(running={"startedAt": "2026-01-01T00:00:00Z"})
@@ -124,6 +128,21 @@ def test_the_refusal_of_a_cluster_is_quoted_with_a_cure(
     kubernetes.faults = [Fault("POST", status, message)]
     assert submit("kubernetes", *GPU, command=command) == exit_status
     assert said in capsys.readouterr().err and kubernetes.jobs == {}
+
+
+@pytest.mark.parametrize(("done", "more", "is_said"), [(3, [], True), (2, [], False), (3, ["--epochs", "4"], False)])
+def test_a_training_that_has_finished_is_said_before_a_machine_is_paid_for(
+    done, more, is_said, kubernetes, command, capsys
+):
+    command = [*command, "--schedule", "constant"]
+    _, options, _ = cli.read(command)
+    dataset = load_dataset(options.records)
+    history = ({"val_jaccard": 0.5},) * done
+    names = tuple(dataset.palette.names)
+    begin(options.output, Progress(to_json(options), dataset.fingerprint, history, classes=names))
+    assert submit("kubernetes", *GPU, "--dry-run", command=[*command, *more]) == 0
+    assert ("has finished its 3 epochs; unless --epochs is raised" in capsys.readouterr().err) is is_said
+    storage.remove(f"{options.output}/checkpoints/state.json")
 
 
 def test_a_name_that_is_taken_is_said(kubernetes, command, capsys):

@@ -258,7 +258,7 @@ def train(
 def take_steps(options: Options, stream: TrainingStream, steps: Steps) -> dict[str, Any] | None:
     """Takes the remaining steps of an epoch, as `train_epoch` does; None if the loss became NaN or infinite."""
     place = (steps.progress.epochs + 1, steps.total, steps.progress.step)
-    with readable_records(options.records, stream.dataset.palette, functools.partial(stream.records, *place)):
+    with readable_records(options.records, stream.dataset, functools.partial(stream.records, *place)):
         try:
             row = train_epoch(stream.epoch(*place), steps)
             steps.check()
@@ -309,7 +309,7 @@ def validator(
     """Checks that the largest image fits; returns a function that validates the network in its current state."""
     predict = predictor(network, "ids")
     records = functools.partial(validation_records, options.records, dataset)
-    readable = functools.partial(readable_records, options.records, dataset.palette, records)
+    readable = functools.partial(readable_records, options.records, dataset, records)
     if validation_batch_size(options, dataset) == 1:  # smaller images take less than a training step
         with readable():
             largest = largest_image(options.records, dataset)

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import processes, storage
-from trainer.formats.dataset import DATASET_FILE, Dataset, check_split, check_unchanged, maker
+from trainer.formats.dataset import DATASET_FILE, Dataset, check_split, check_unchanged, maker, unchanged
 from trainer.formats.examples import IMAGE_ENCODED, IMAGE_HEIGHT, IMAGE_WIDTH, LABEL_ENCODED, decode_pixels
 from trainer.formats.examples import decode as decode_example
 from trainer.formats.frames import CorruptRecord
@@ -51,42 +51,50 @@ Suspects = Iterator[tuple[str, bytes]]
 
 
 @contextlib.contextmanager
-def readable_records(folder: str, palette: Palette, suspects: Callable[[], Suspects]) -> Iterator[None]:
+def readable_records(folder: str, dataset: Dataset, suspects: Callable[[], Suspects]) -> Iterator[None]:
     """Turns errors of streams in the block into messages that name the record or shard and the cure.
 
     Args:
       folder: the folder of the records.
-      palette: the palette of the labels.
+      dataset: the dataset.json that they were read by.
       suspects: returns the records that the block reads, in order: `TrainingStream.records`, `validation_records`.
 
     Raises:
-      InputError: a shard in `folder` is damaged, or a record cannot be used.
+      InputError: a shard in `folder` is gone or damaged, a record cannot be used, or another command has changed the
+        records, see `unchanged`.
       UnbalancedError: a shard has more or fewer records than dataset.json states.
     """
-    try:
+    with unchanged(folder, dataset):
         try:
-            yield
-        except tf.errors.InvalidArgumentError as error:
-            # A ValueError in a Python function of TensorFlow's graph arrives as this. Reading the records again,
-            # outside of the graph, raises the original error.
-            fault = _unusable(suspects(), palette)
-            if not fault and "IteratorGetNext" not in str(error):
-                raise
-            fault = fault or f"a record cannot be used ({error.message.splitlines()[0]})"
+            with _outside_of_the_graph(folder, dataset.palette, suspects):
+                yield
+        except (tf.errors.NotFoundError, FileNotFoundError) as error:
             raise InputError(
-                f"{folder}: {fault}; `deeplab records verify {folder}` reports all such records"
+                f"a shard in {folder} is gone ({_reason(error)}); put it back, or run the same {maker(folder)} again, "
+                "and then this command to resume"
             ) from None
-    except tf.errors.NotFoundError as error:
-        raise InputError(
-            f"a shard in {folder} is gone ({error.message.splitlines()[0]}); put it back, or run the same `deeplab "
-            "prepare` again, and then this command to resume"
-        ) from None
-    except (tf.errors.DataLossError, CorruptRecord) as error:
-        reason = error.message if isinstance(error, tf.errors.DataLossError) else str(error)
-        raise InputError(
-            f"a shard in {folder} is damaged ({reason.splitlines()[0]}); "
-            f"`deeplab records verify {folder}` reports which record"
-        ) from None
+        except (tf.errors.DataLossError, CorruptRecord) as error:
+            raise InputError(
+                f"a shard in {folder} is damaged ({_reason(error)}); `deeplab records verify {folder}` reports which "
+                "record"
+            ) from None
+
+
+@contextlib.contextmanager
+def _outside_of_the_graph(folder: str, palette: Palette, suspects: Callable[[], Suspects]) -> Iterator[None]:
+    """Raises, for an error of a Python function of TensorFlow's graph, that which reading the records again raises."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        fault = _unusable(suspects(), palette)
+        if not fault and "IteratorGetNext" not in str(error):
+            raise
+        fault = fault or f"a record cannot be used ({_reason(error)})"
+        raise InputError(f"{folder}: {fault}; `deeplab records verify {folder}` reports all such records") from None
+
+
+def _reason(error: Exception) -> str:
+    return (error.message if isinstance(error, tf.errors.OpError) else str(error)).splitlines()[0]
 
 
 def _unusable(records: Suspects, palette: Palette) -> str | None:

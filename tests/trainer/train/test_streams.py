@@ -12,7 +12,7 @@ from trainer.formats import images
 from trainer.options import InputError
 from trainer.train import streams
 from trainer.train.options import StreamOptions
-from trainer.train.streams import TrainingStream, validation_stream
+from trainer.train.streams import TrainingStream, readable_records, validation_stream
 
 OPTIONS = StreamOptions(crop=64, batch_size=2, seed=3)
 
@@ -187,3 +187,26 @@ def test_records_that_another_command_has_changed_since_are_not_called_damaged(t
     write_records(tmp_path, {"train": now})
     with pytest.raises(InputError, match=r"the records in .* were changed by another command since this one began"):
         TrainingStream(str(tmp_path), before, OPTIONS).epoch(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        ([[record(2)]], r"the records in .* were changed by another command since this one began"),
+        (None, r"a shard in .* is gone \(.*No such file or directory.*train-0000.*\); put it back, or run the same"),
+    ],
+    ids=["another command", "the shards alone"],
+)
+def test_shards_that_go_during_an_epoch_are_reported_with_the_cure(tmp_path, now, message):
+    before = write_records(tmp_path, {"train": [[record(0), record(1)], [record(2)]]})
+    stream = TrainingStream(str(tmp_path), before, OPTIONS)
+    epoch = stream.epoch(1, 1)
+    for shard in before.shards:
+        (tmp_path / shard.name).unlink()
+    if now:
+        write_records(tmp_path, {"train": now})
+    with (
+        pytest.raises(InputError, match=message),
+        readable_records(str(tmp_path), before, lambda: stream.records(1, 1, 0)),
+    ):
+        list(epoch)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import posixpath
+from collections import Counter
 from collections.abc import Iterator
 
 from pipelines.inputs.layouts import Folders, keyed, recognise
 from trainer import storage
+from trainer.formats.images import SUFFIXES
 from trainer.options import InputError
 from trainer.terminal import some, some_and_more
 
@@ -53,7 +56,7 @@ def not_recognised(root: str, layout: str, folders: Folders) -> Unpaired:
     for place, inner_layout in inner.items():
         return Unpaired(f"{message}. {place} looks like {inner_layout}: give that as --input", is_elsewhere=True)
     has_images = any(True for name in folders for _ in keyed(folders.of(name)))
-    return Unpaired(message, other_pairs(root) if has_images else "")
+    return Unpaired(message, other_pairs(root) if has_images else _no_images(folders))
 
 
 def _inner(root: str, folders: Folders, layout: str, depth: int) -> Iterator[tuple[str, str]]:
@@ -65,6 +68,15 @@ def _inner(root: str, folders: Folders, layout: str, depth: int) -> Iterator[tup
             yield place, found[0]
         elif depth > 1:
             yield from _inner(place, below, layout, depth - 1)
+
+
+def _no_images(folders: Folders) -> str:
+    """The end of a message on a folder of which no file is an image by its suffix; "" if it has no files."""
+    suffixes = Counter(posixpath.splitext(below)[1].lower() for name in folders for below, *_ in folders.of(name))
+    kinds = [f"{count} {suffix}" for suffix, count in suffixes.most_common() if suffix]
+    return (
+        f". None of the files is an image: expected {', '.join(SUFFIXES)}, found {some(kinds, SHOWN)}" if kinds else ""
+    )
 
 
 def other_pairs(root: str) -> str:

@@ -92,3 +92,11 @@ def test_a_set_that_another_command_is_just_writing_is_warned_of(tmp_path):
         "images may be missing here that it has yet to write; run this command again once that one has ended" in said
     )
     assert scan(str(source)).summary == before, "its writer was killed"
+
+
+def test_a_set_of_files_that_are_not_read_is_told_their_kinds(tmp_path):
+    touch(tmp_path, "images/a.gif", "images/b.gif", "labels/a.npy", "labels/b.npy", "README")
+    with pytest.raises(
+        InputError, match=r"None of the files is an image: expected \.jpg, .*, found 2 \.gif, 2 \.npy$"
+    ):
+        scan(str(tmp_path))

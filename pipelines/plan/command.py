@@ -28,6 +28,7 @@ WORKERS = """--environment_type PROCESS --environment_config '{"command": "BOOT"
 TIMES, SHORT = 3, 5.0
 """How many times a trial runs that takes less than so many seconds."""
 PLACEHOLDERS = "--project PROJECT --region REGION --temp_location gs://BUCKET/tmp --sdk_container_image IMAGE"
+MACHINE_WITH_GPU = "--region REGION --image IMAGE --machine-type MACHINE"
 
 
 def run(options: Options, flags: list[str]) -> int:
@@ -50,7 +51,8 @@ def run(options: Options, flags: list[str]) -> int:
     print(f"\n{table(rows, prices['currency'])}\n")
     for note in (*notes(work, options, prices), *doubts(trials)):
         print(note)
-    print("\n".join(["", *commands(options.job, job, options.cores, beam, parsed, prices["dataflow"])]))
+    lines = commands(options.job, job, options.cores, beam, parsed, prices["dataflow"])
+    print("\n".join(["", *lines, *(on_a_gpu(options.job, job) if operations else [])]))
     if options.json:
         storage.write_json(options.json, to_json(work, trials, rows))
     return 0
@@ -157,7 +159,7 @@ def doubts(trials: Sequence[Trial]) -> list[str]:
 def commands(
     job: str, options: CheckedOptions, count: int, flags: list[str], beam: Any, price: Mapping[str, Any]
 ) -> list[str]:
-    """The command for every kind of machine.
+    """The command for every kind of machine without a GPU.
 
     Args:
       job, options: the job.
@@ -165,9 +167,9 @@ def commands(
       flags, beam: Beam's flags as given, which stand in the command for their runner; and what they were parsed into.
       price: the machine on Dataflow, from the prices.
     """
-    command = f"deeplab {shlex.join([job, *as_words(non_defaults(options))])}"
+    command = f"deeplab {words(job, options)}"
     if job == "train":
-        return ["here:", f"  {command}", "on a GPU machine: the same, with paths in gs://"]
+        return ["here:", f"  {command}"]
     machines = -(-count // price["cores"])
     here, cluster = "", "Flink"
     flink = f"--runner FlinkRunner --flink_master HOST:PORT --parallelism {count} {WORKERS}"
@@ -189,6 +191,16 @@ def commands(
         "on Dataflow, with paths in gs://:",
         f"  {command} {dataflow}",
     ]
+
+
+def on_a_gpu(job: str, options: CheckedOptions) -> list[str]:
+    """The command for a rented machine with a GPU."""
+    return ["on a GPU, with paths in gs://:", f"  deeplab submit vertex {MACHINE_WITH_GPU} -- {words(job, options)}"]
+
+
+def words(job: str, options: CheckedOptions) -> str:
+    """A job and its flags, for a shell."""
+    return shlex.join([job, *as_words(non_defaults(options))])
 
 
 def sized(flags: list[str], flag: str, count: int, *others: str) -> str:

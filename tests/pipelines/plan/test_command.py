@@ -10,7 +10,7 @@ import pytest
 
 from pipelines import cli
 from pipelines.plan import command, sample, trial
-from pipelines.plan.command import commands, doubts, duration, hundredths, run_trial, size
+from pipelines.plan.command import commands, doubts, duration, hundredths, on_a_gpu, run_trial, size
 from pipelines.plan.estimate import Trial, read_prices
 from pipelines.runner.flags import beam_options, located
 from tests.drawn.dataflow import FLAGS, WORKERS
@@ -161,6 +161,16 @@ def test_the_commands_of_a_plan_pass_the_checks_before_a_job_is_sent(words, flag
             assert len(names := [flag.partition("=")[0] for flag in rest if flag[:2] == "--"]) == len({*names})
         else:
             assert not {*flags} & {*rest} - {"--runner"}
+
+
+@pytest.mark.parametrize("given", ["segment --model gs://b/m --input gs://b/x", "train --records gs://b/r --crop 320"])
+def test_a_plan_has_the_command_for_a_gpu(given):
+    _, options, _ = cli.read([*given.split(), "--output", "gs://b/a set"])
+    title, line = on_a_gpu(given.split()[0], options)
+    assert title == "on a GPU, with paths in gs://:"
+    submitted = cli.read(shlex.split(line)[1:])[1]
+    assert (submitted.image, submitted.machine_type, submitted.region) == ("IMAGE", "MACHINE", "REGION")
+    assert cli.read(list(submitted.command))[1] == options
 
 
 def test_trials_that_tell_nothing_of_an_item_are_doubted():

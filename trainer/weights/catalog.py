@@ -107,13 +107,17 @@ def _check_name(path: str) -> None:
         raise InputError(f"{path} is neither a file nor a name of published weights; similar names: {', '.join(near)}")
 
 
+def _no_head(path: str) -> str:
+    return f"{path}: ImageNet weights have no head to import; give them to `deeplab train --init-from`"
+
+
 def locate(path: str, backbone: str = "") -> str:
     """The path of the weights: `path` itself, or the downloaded file for a name or web address.
 
     Args:
       path: a path or gs:// address, which is returned; an http(s):// address; or a name in CATALOG, unless there is a
         file or folder of that name.
-      backbone: the backbone that the weights must have; "": any.
+      backbone: the backbone that the weights must have; "": any, with a head, which ImageNet weights lack.
 
     Raises:
       InputError: they are for another backbone, or one that is not supported; a name is misspelt; or see `fetch`.
@@ -125,12 +129,14 @@ def locate(path: str, backbone: str = "") -> str:
         known = ", ".join(BACKBONES)
         raise InputError(f"{path} are weights of {unknown}, which is not supported; give weights of one of {known}")
     if path == IMAGENET and not backbone:
-        raise InputError(f"{IMAGENET} weights have no head to import; give them to `deeplab train --init-from`")
+        raise InputError(_no_head(path))
     entry = CATALOG.get(f"{backbone}_{IMAGENET}" if path == IMAGENET else path)
     if not entry or storage.exists(path) or storage.exists(f"{path}.index"):
         if not entry:
             _check_name(path)
         return path
+    if not backbone and path.endswith(IMAGENET):
+        raise InputError(_no_head(path))
     if backbone not in ("", entry.backbone):
         raise InputError(f"{path} are weights of {entry.backbone}; give --backbone {entry.backbone}, or other weights")
     return fetch(entry.url, entry.md5)

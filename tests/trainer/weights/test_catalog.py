@@ -46,8 +46,14 @@ def test_import_weights_takes_a_name(fetched, tmp_path, capsys):
     arguments = ["import-weights", "small_voc", "--palette", "voc", "--output", str(tmp_path / "model")]
     assert cli.main(arguments) == 2
     assert "3 classes but palette voc has 21" in capsys.readouterr().err
-    assert cli.main(["import-weights", "imagenet", *arguments[2:]]) == 2
-    assert "give them to `deeplab train --init-from`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["imagenet", "mobilenet_v2_imagenet"])
+def test_weights_without_a_head_are_not_fetched_to_be_imported(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(catalog, "fetch", lambda *_: pytest.fail("fetched"))
+    assert cli.main(["import-weights", name, "--palette", "voc", "--output", str(tmp_path / "model")]) == 2
+    message = f"{name}: ImageNet weights have no head to import; give them to `deeplab train --init-from`"
+    assert message in capsys.readouterr().err
 
 
 def test_a_file_of_that_name_comes_before_the_published_one(fetched, small, tmp_path, monkeypatch):

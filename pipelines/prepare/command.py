@@ -129,10 +129,11 @@ def refuse_strangers(area: Area, plan: Plan, raw: RawSet, options: Options) -> N
     if not options.overwrite:
         output.refuse_newer(area, strangers)
     if strangers and not options.overwrite:
-        others = f" and {counted(len(strangers) - 1, 'file')} more" if len(strangers) > 1 else ""
+        others = f" and {counted(len(strangers) - 1, 'more file')}" if len(strangers) > 1 else ""
+        was, it = ("were", "them") if others else ("was", "it")
         raise InputError(
-            f"{strangers[0]}{others} would be replaced and was not written by this command; give another --output, or "
-            "--overwrite to replace it"
+            f"{strangers[0]}{others} would be replaced and {was} not written by this command; give another --output, "
+            f"or --overwrite to replace {it}"
         )
 
 

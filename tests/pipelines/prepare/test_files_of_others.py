@@ -57,7 +57,9 @@ def test_a_file_of_another_program_is_not_replaced_but_by_overwrite(source, prep
 def test_all_files_in_the_way_are_counted(source, tmp_path):
     for number in range(4):
         (tmp_path / f"train-0000{number}-of-00004.tfrecord").write_bytes(b"theirs")
-    with pytest.raises(InputError, match=r"train-00000-of-00004\.tfrecord and 3 more files would be replaced and were not"):
+    with pytest.raises(
+        InputError, match=r"train-00000-of-00004\.tfrecord and 3 more files would be replaced and were not"
+    ):
         prepare_here(source, tmp_path, "--copies", "2", "--shards", "4")
 
 

@@ -27,7 +27,7 @@ from trainer.network.folder import load_model
 from trainer.network.heads import SubpixelKernels
 from trainer.network.layers import published_name
 from trainer.options import InputError
-from trainer.terminal import some_and_more
+from trainer.terminal import some, some_and_more
 from trainer.weights import archives, matching
 from trainer.weights.catalog import locate
 from trainer.weights.download import again, unreadable
@@ -121,7 +121,9 @@ class Checkpoint:
                     "checkpoint by its path up to `.ckpt`"
                 )
             found = storage.absence(self.path, f"is not a TensorFlow checkpoint: {self.path}.index is missing")
-            raise InputError(f"{self.path} {found}; give the path up to `.ckpt`")
+            others = [file.path for file in storage.glob(f"{glob.escape(self.path)}-*.index")]
+            cure = f"give {some(others, 3)}" if others else "give the path up to `.ckpt`"
+            raise InputError(f"{self.path} {found}; {cure}")
         data = [file.path for file in storage.glob(f"{glob.escape(prefix)}.data-*")]
         for part in data if not storage.is_remote(prefix) else ():
             storage.reader(part).close()  # raises OSError for a FIFO, for whose writer TensorFlow would wait for ever

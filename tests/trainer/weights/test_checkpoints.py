@@ -290,3 +290,9 @@ def test_files_that_are_not_weights_are_refused_with_the_supported_kinds(tmp_pat
         InputError, match=r"is not a supported kind of weights; give an archive \(\.tar\.gz, \.tgz\), an HDF5"
     ):
         Checkpoint(str(tmp_path / name))
+
+
+def test_a_checkpoint_of_a_numbered_step_is_named_where_its_number_is_missing(tmp_path):
+    write_checkpoint(tmp_path / "model.ckpt-30000", mobilenet_variables(5))
+    with pytest.raises(InputError, match=r"model\.ckpt\.index is missing; give .*/model\.ckpt-30000\.index"):
+        Checkpoint(str(tmp_path / "model.ckpt"))

@@ -142,14 +142,16 @@ def _is_mask(relative: str, suffix: str) -> bool:
 
 
 def still_there(folder: str, rejects: Collection[Reject]) -> str:
-    """A warning about masks in `folder` of images that were rejected; "" if there are none.
+    """A warning about this program's masks in `folder` of images that were rejected; "" if there are none.
 
     Args:
       rejects: those of this run. The masks of some may have no place.
     """
 
     keys = [reject.key for reject in sorted(rejects, key=lambda reject: reject.key)[:LOOKED_UP]]
-    paths = _existing(folder, keys, ("masks",))
+    found = _existing(folder, keys, ("masks",))
+    with ThreadPoolExecutor(SWEEPERS) as pool:
+        paths = list(itertools.compress(found, pool.map(_is_ours, found)))
     if not paths:
         return ""
     return printable(
@@ -157,6 +159,14 @@ def still_there(folder: str, rejects: Collection[Reject]) -> str:
         f"still have masks in {folder} that are not from this run, such as {paths[0]}; mend the images and run this "
         "command again, or remove these masks"
     )
+
+
+def _is_ours(path: str) -> bool:
+    """Whether this program wrote a file. One that it did not may be the reason of a reject; it is to stay."""
+    try:
+        return read_stamp(storage.read(path)) is not None
+    except OSError:
+        return False
 
 
 def no_longer_taken(folder: str, plan: Plan) -> str:

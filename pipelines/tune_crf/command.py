@@ -51,6 +51,8 @@ def run(options: Options, flags: list[str]) -> int:
     job, dataset = prepare(options, beam)
     # Beside crf.json, which is written last: where that cannot be, the search would be lost.
     leases.acquire_file(output(options, ".json"), "tune-crf")
+    # And in the work folder: a link may lead others there, and up to version 0.34 this was the only lease.
+    leases.acquire(job.work, "tune-crf")
     usable, accounts = choose(options, job, dataset)
     tuning, accounts = tune(options, job, dataset, usable, accounts, beam)
     print(page.text(tuning, output(options, ".json")))

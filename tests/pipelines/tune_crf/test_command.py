@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from pipelines.scores.trimap import trimap_distance
-from pipelines.tune_crf import command, search
+from pipelines.tune_crf import command, scoring, search
 from tests.drawn import records as drawn
 from tests.drawn.counts import two_classes
 from tests.drawn.faults import impatient, of_the_system
+from tests.drawn.held import held
 from tests.drawn.tuning import PLANTED, SIZE, tune, write_model, write_records
 from trainer import metrics, storage
 from trainer.formats import images, label_images
@@ -231,6 +232,29 @@ def test_a_model_folder_that_cannot_be_written_to_is_refused_before_the_search(
     with pytest.raises(error, match=message):
         tune("--model", model, "--records", records)
     assert network.calls == 0 and not (model / "crf.json").exists()
+
+
+def test_a_work_folder_that_another_job_holds_is_refused(folders, network, smoothing):
+    """As one of version 0.34, or one for another model whose crf.tuning is a link to the same folder."""
+    model, records = folders
+    with held(model / "crf.tuning", "tune-crf"), pytest.raises(InputError, match=r"crf\.tuning is being written by"):
+        tune("--model", model, "--records", records)
+    assert network.calls == 0
+
+
+def test_a_work_folder_that_is_taken_away_during_the_search_is_named(folders, network, smoothing, monkeypatch):
+    model, records = folders
+    true = scoring.score
+
+    def late(*arguments: object) -> None:
+        (model / "crf.tuning").rename(model / f"taken-{network.calls}")
+        true(*arguments)
+
+    monkeypatch.setattr(scoring, "score", late)
+    with pytest.raises(
+        InputError, match=r"crf\.tuning was removed, renamed or replaced .*; run the same command again"
+    ):
+        tune("--model", model, "--records", records)
 
 
 def test_in_cloud_storage(bucket, folders, network, smoothing):

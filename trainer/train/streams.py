@@ -69,6 +69,8 @@ def readable_records(folder: str, dataset: Dataset, suspects: Callable[[], Suspe
             with _outside_of_the_graph(folder, dataset.palette, suspects):
                 yield
         except (tf.errors.NotFoundError, FileNotFoundError) as error:
+            if isinstance(error, OSError) and not str(error.filename).startswith(storage.join(folder, "")):
+                raise  # such as of a checkpoint, which the block writes
             raise InputError(
                 f"a shard in {folder} is gone ({_reason(error)}); put it back, or run the same {maker(folder)} again, "
                 "and then this command to resume"
@@ -94,6 +96,8 @@ def _outside_of_the_graph(folder: str, palette: Palette, suspects: Callable[[], 
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
     return (error.message if isinstance(error, tf.errors.OpError) else str(error)).splitlines()[0]
 
 

@@ -193,7 +193,7 @@ def test_records_that_another_command_has_changed_since_are_not_called_damaged(t
     ("now", "message"),
     [
         ([[record(2)]], r"the records in .* were changed by another command since this one began"),
-        (None, r"a shard in .* is gone \(.*No such file or directory.*train-0000.*\); put it back, or run the same"),
+        (None, r"a shard in .* is gone \(.*/train-0000.*: No such file or directory\); put it back, or run the same"),
     ],
     ids=["another command", "the shards alone"],
 )
@@ -210,3 +210,18 @@ def test_shards_that_go_during_an_epoch_are_reported_with_the_cure(tmp_path, now
         readable_records(str(tmp_path), before, lambda: stream.records(1, 1, 0)),
     ):
         list(epoch)
+
+
+@pytest.mark.parametrize("is_shard", [True, False])
+def test_only_a_file_of_the_records_is_called_a_shard_that_is_gone(is_shard, tmp_path):
+    """A checkpoint that is written between the steps is not."""
+    dataset = write_records(tmp_path / "records", {"train": [[record(0)]]})
+    path = tmp_path / ("records/train-00000-of-00002.tfrecord" if is_shard else "records-model/checkpoints/.a.tmp")
+    error, said = FileNotFoundError, rf"No such file or directory: '{path}'"
+    if is_shard:
+        error, said = InputError, rf"a shard in .* is gone \({path}: No such file or directory\); put it back"
+    with (
+        pytest.raises(error, match=said),
+        readable_records(str(tmp_path / "records"), dataset, lambda: iter(())),
+    ):
+        path.read_bytes()

@@ -77,7 +77,9 @@ def doubts(job: Job) -> Iterator[str]:
     if storage.exists(lease):
         yield f"{output} is being written by another job, or by one that was killed; this job will wait and see"
     if job.command == "train" and job.options.resume and (epochs := _trained(output)) >= job.options.epochs:
-        yield f"{output} has finished its {epochs} epochs; unless --epochs is raised, this job has nothing left to do"
+        # Under poly, a resumed training with other epochs is refused.
+        more = f"start another with --init-from {output}" if job.options.schedule == "poly" else "raise --epochs"
+        yield f"{output} has finished its {epochs} epochs, so this job has nothing left to do; to train on, {more}"
     if flag := _anew(job):
         yield (
             f"with {flag}, {job.command} starts from scratch whenever the job is restarted; to have it resume, "
@@ -91,7 +93,7 @@ def _trained(output: str) -> int:
     """The epochs that the training in a model folder has finished; 0 if there is none."""
     try:
         return len(storage.json_object(storage.read(storage.join(output, TRAINING))).get("history") or ())
-    except OSError:
+    except (OSError, TypeError):  # the latter if it is damaged, which the job says
         return 0
 
 

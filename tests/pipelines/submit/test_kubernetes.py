@@ -130,18 +130,25 @@ def test_the_refusal_of_a_cluster_is_quoted_with_a_cure(
     assert said in capsys.readouterr().err and kubernetes.jobs == {}
 
 
-@pytest.mark.parametrize(("done", "more", "is_said"), [(3, [], True), (2, [], False), (3, ["--epochs", "4"], False)])
+@pytest.mark.parametrize(("done", "schedule", "more", "said"), [
+    (3, "constant", [], "raise --epochs"),
+    (3, "poly", [], "start another with --init-from gs://"),
+    (2, "constant", [], ""),
+    (3, "constant", ["--epochs", "4"], ""),
+])  # fmt: skip
 def test_a_training_that_has_finished_is_said_before_a_machine_is_paid_for(
-    done, more, is_said, kubernetes, command, capsys
+    done, schedule, more, said, kubernetes, command, capsys
 ):
-    command = [*command, "--schedule", "constant"]
+    command = [*command, "--schedule", schedule]
     _, options, _ = cli.read(command)
     dataset = load_dataset(options.records)
     history = ({"val_jaccard": 0.5},) * done
     names = tuple(dataset.palette.names)
     begin(options.output, Progress(to_json(options), dataset.fingerprint, history, classes=names))
     assert submit("kubernetes", *GPU, "--dry-run", command=[*command, *more]) == 0
-    assert ("has finished its 3 epochs; unless --epochs is raised" in capsys.readouterr().err) is is_said
+    told = capsys.readouterr().err
+    assert ("has finished its 3 epochs" in told) is bool(said)
+    assert not said or f"so this job has nothing left to do; to train on, {said}" in told
     storage.remove(f"{options.output}/checkpoints/state.json")
 
 

@@ -88,6 +88,8 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
         raise InputError(f"{root} cannot be read: {error}") from None
     recognised = recognise(folders, layout)
     if recognised is None:
+        if held and (owner := leases.writer(root)):
+            raise InputError(f"{owner}, and is not a raw set of a known layout yet; {leases.ONCE_ENDED}")
         raise not_recognised(root, layout, folders)
     name, candidates = recognised
     candidates.origin += left_out(suffixes)

@@ -94,6 +94,20 @@ def test_a_set_that_another_command_is_just_writing_is_warned_of(tmp_path):
     assert scan(str(source)).summary == before, "its writer was killed"
 
 
+@pytest.mark.parametrize("names", [[], ["palette.json"], ["images/train/a.png"]])
+def test_a_set_of_which_another_command_has_just_begun_to_write_is_refused_with_that_command(names, tmp_path):
+    touch(tmp_path, *names)
+    with (
+        held(tmp_path, "records export"),
+        pytest.raises(
+            InputError, match=r"`deeplab records export` of .*, and is not a raw set .* yet; run this command"
+        ),
+    ):
+        scan(str(tmp_path))
+    with pytest.raises(InputError, match="not a raw set of a known layout; expected"):
+        scan(str(tmp_path))
+
+
 def test_a_set_of_files_that_are_not_read_is_told_their_kinds(tmp_path):
     touch(tmp_path, "images/a.gif", "images/b.gif", "labels/a.npy", "labels/b.npy", "README")
     with pytest.raises(

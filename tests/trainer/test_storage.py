@@ -123,11 +123,17 @@ def test_a_file_is_written_again_if_another_process_sweeps_it_before_it_has_its_
 
 
 def test_a_folder_that_is_removed_while_a_file_is_written_is_not_made_again(tmp_path, monkeypatch):
-    replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda source, path: shutil.rmtree(tmp_path / "out") or replace(source, path))
+    path, replace = tmp_path / "out/a.png", os.replace
+
+    def late(source: str, target: str) -> None:
+        monkeypatch.setattr(os, "replace", replace)  # another try would succeed
+        shutil.rmtree(path.parent)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", late)
     with pytest.raises(FileNotFoundError):
-        storage.write(str(tmp_path / "out/a.png"), b"mask")
-    assert not (tmp_path / "out").exists()
+        storage.write(str(path), b"mask")
+    assert not path.parent.exists()
 
 
 def test_no_version_of_the_client_is_allowed_that_publishes_what_was_cut_off():

@@ -13,6 +13,8 @@ import numpy as np
 from pipelines.masks.softmax import maps
 from trainer.formats import exports
 from trainer.formats.exports import OUTPUTS, PROBABILITIES
+from trainer.network.options import WINDOW
+from trainer.network.windows import windowed
 from trainer.options import InputError
 from trainer.startup import THREADS, check_backend, start_tensorflow
 
@@ -49,12 +51,16 @@ class Network:
         # One batch at a time: it uses every core by itself, and two would only double the memory.
         self._lock = threading.Lock()
 
-    def __call__(self, images: np.ndarray, what: str) -> Any:
-        """Predictions for images uint8 [B, H, W, 3], see `trainer.network.inference.predictor`."""
+    def __call__(self, images: np.ndarray, what: str, window: int = WINDOW) -> Any:
+        """Predictions for images uint8 [B, H, W, 3], see `trainer.network.inference.predictor`.
+
+        Args:
+          window: largest side, in pixels, of the windows in which larger images are seen.
+        """
         with self._lock:
             if what not in self._predictors:
                 self._predictors[what] = self._predictor(what)
-            return self._predictors[what](images)
+            return windowed(self._predictors[what], window)(images)
 
 
 def _of_folder(folder: str, digest: str) -> Callable[[str], Predict]:

@@ -5,6 +5,7 @@ A worker process has one `Segmenter`, shared by its threads: one network and, fo
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -123,6 +124,7 @@ class Segmenter:
       batch_size: maximum number of images in one pass of the network.
       max_side: longest side of the images that network and CRF see, in pixels; 0 for no limit.
       views: the views of an image, after shrinking, that the network sees.
+      window: largest side, in pixels, of the windows in which it sees larger views.
       crf: parameters of the CRF; None for none.
       crf_engine: the engine of the CRF, see `pipelines.crf.refine`.
       crf_workers: number of images refined concurrently, at least 1.
@@ -138,12 +140,14 @@ class Segmenter:
         batch_size: int,
         max_side: int,
         views: Views,
+        window: int,
         crf: CrfOptions | None,
         crf_engine: str,
         crf_workers: int,
         confidence: bool,
     ):
-        self._network = network
+        self._batch_pixels = network.batch_pixels
+        self._network = functools.partial(network, window=window)
         self._batch_size = batch_size
         self._max_side = max_side
         self._views = views
@@ -158,7 +162,7 @@ class Segmenter:
         unusable: deque[Unsegmented] = deque()
         pending: deque[tuple[Item, Any, Refined | None, int]] = deque()
         held = 0
-        pixels = int(self._network.batch_pixels / self._views.area)
+        pixels = int(self._batch_pixels / self._views.area)
         for batch in batches(self._items(images, unusable), self._batch_size, pixels):
             for item, output in zip(batch, self._predict(batch), strict=True):
                 if isinstance(output, Unsegmented):

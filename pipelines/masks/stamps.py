@@ -18,6 +18,7 @@ from pipelines.masks.options import SINGLE, Views
 from trainer.formats.cards import ModelCard
 from trainer.formats.containers import PNG_HEAD, png_with_text
 from trainer.formats.options import CrfOptions
+from trainer.network.options import WINDOW
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def fingerprint(
     crf: CrfOptions | None,
     crf_engine: str = "native",
     views: Views = SINGLE,
+    window: int = WINDOW,
 ) -> str:
     """A digest, 32 hex digits, of everything that a mask depends on except the image.
 
@@ -60,6 +62,8 @@ def fingerprint(
         parts["crf_engine"] = crf_engine
     if not views.is_single:
         parts["views"] = views.to_json()
+    if window != WINDOW:
+        parts["window"] = window
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

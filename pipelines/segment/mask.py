@@ -97,6 +97,7 @@ class SegmentJob:
             batch_size=options.batch_size,
             max_side=self.max_side,
             views=options.views,
+            window=options.window,
             crf=self.crf,
             crf_engine=options.crf_engine,
             crf_workers=options.crf_workers or self.cores or cores(),
@@ -311,7 +312,7 @@ def _image_signature(source: SourceImage) -> str:
 
 def made_by(options: Options, digest: str, card: ModelCard, max_side: int, crf: CrfOptions | None) -> str:
     """The fingerprint of the masks that a model makes with these options."""
-    return fingerprint(digest, card, max_side, crf, options.crf_engine, options.views)
+    return fingerprint(digest, card, max_side, crf, options.crf_engine, options.views, options.window)
 
 
 def alone(job: SegmentJob, source: SourceImage) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pipelines.segment.options import Options
 from trainer.formats import images
 from trainer.limits import cores, memory
+from trainer.network.options import MIN_WINDOW
 
 GIB = 1 << 30
 SOFTMAX_BYTES, CRF_BYTES, IMAGE_BYTES = 4, 22, 16
@@ -55,17 +57,19 @@ class Budget:
         pixels, bound = shrunk[0] * shrunk[1], self.options.max_pixels
         if pixels > bound:
             raise images.ImageError(
-                f"{shrunk[1]}x{shrunk[0]} is {pixels:,} pixels, over the limit of {bound:,} for one pass of the "
-                "network; give --max-side to shrink it, or raise --max-pixels if memory allows"
+                f"{shrunk[1]}x{shrunk[0]} is {pixels:,} pixels, over the limit of {bound:,}; give --max-side to "
+                "shrink it, or raise --max-pixels if memory allows"
             )
         refined, allowed, views = self.is_refined, self.allowed, self.options.views
         per_class = CRF_BYTES if refined else SOFTMAX_BYTES if shrunk != (height, width) or not views.is_single else 0
         if not views.is_single:  # the sum, and the softmax of a view, at its own size and at that of the image
             per_class = max(per_class, SOFTMAX_BYTES * (2 + views.area))
         whole = round(pixels * per_class * self.classes)
-        needed = whole + round(pixels * views.area * self.network_bytes) + height * width * IMAGE_BYTES
+        others = whole + height * width * IMAGE_BYTES
+        needed = others + round(min(pixels * views.area, self.options.window**2) * self.network_bytes)
         if needed > allowed:
-            cures = ["give --max-side to shrink it"]
+            window = math.isqrt(max(0, allowed - others) // self.network_bytes)
+            cures = [f"give --window {window}"] * (window >= MIN_WINDOW) + ["give --max-side to shrink it"]
             cures += ["give smaller --scales"] * (views.area > 1) + ["omit --crf"] * refined
             raise images.ImageError(
                 f"{shrunk[1]}x{shrunk[0]} pixels of {self.classes} classes{' with the CRF' * refined} take about "

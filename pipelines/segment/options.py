@@ -25,6 +25,7 @@ from pipelines.inputs.options import SelectionOptions
 from pipelines.masks.options import ViewOptions
 from trainer.accounts import max_reject_rate
 from trainer.formats.options import CRF_BOUNDS, MAX_PIXELS, CrfOptions
+from trainer.network.options import MIN_WINDOW, WINDOW
 from trainer.options import InputError, option
 
 
@@ -74,8 +75,16 @@ class Options(SelectionOptions, ViewOptions):
         high=MAX_PIXELS,
         group="network",
     )
+    window: int = option(
+        WINDOW,
+        "largest side, in pixels, of what the network sees at once: images with more pixels than such a square, after "
+        "--max-side, are seen in overlapping windows; smaller ones take less memory and more time",
+        low=MIN_WINDOW,
+        high=MAX_PIXELS,
+        group="network",
+    )
     max_pixels: int = option(
-        1 << 24,
+        MAX_PIXELS,
         f"reject images with more pixels than this after --max-side, and those with over {MAX_PIXELS} before; "
         "finished masks are kept",
         low=1,

@@ -133,7 +133,7 @@ class ByColour:
 
     batch_pixels = 1 << 17
 
-    def __call__(self, images: np.ndarray, what: str) -> Any:
+    def __call__(self, images: np.ndarray, what: str, window: int = 4096) -> Any:
         distances = np.abs(images[..., None, :].astype(np.float32) - np.float32(PALETTE.colors)).sum(-1)
         odds = np.exp(-distances / 50)
         probabilities = odds / odds.sum(-1, keepdims=True)

@@ -16,6 +16,13 @@ SUBPIXEL_STARTS = ("bilinear", "nearest")
 OUTPUT_STRIDES = (8, 16, 32)
 MAX_ALPHA = 4
 
+WINDOW = 4096
+"""Default of the largest side, in pixels, of the windows in which larger images are seen."""
+MARGIN = 256
+"""Pixels that a window sees beyond its part of the result, on every side that is not an edge of the image."""
+MIN_WINDOW = 4 * MARGIN
+"""The smallest window: its part of the result is a quarter of what it sees."""
+
 
 def bytes_per_pixel(architecture: Mapping[str, Any]) -> int:
     """The peak memory of inference, in bytes per pixel of the image; a fit to measurements on a CPU.

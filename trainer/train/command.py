@@ -17,6 +17,7 @@ from trainer.formats.cards import CARD, WEIGHTS, ModelCard, load_card, weights_d
 from trainer.formats.dataset import DATASET_FILE, Dataset, check_unchanged, load_dataset
 from trainer.network.folder import save_model
 from trainer.network.inference import predictor
+from trainer.network.windows import windowed
 from trainer.options import InputError, as_flags, public, to_json
 from trainer.terminal import printable, some_and_more
 from trainer.train import hosts, resume
@@ -307,7 +308,7 @@ def validator(
     options: Options, dataset: Dataset, network: keras.Model, stream: tf.data.Dataset
 ) -> Callable[[], Validation]:
     """Checks that the largest image fits; returns a function that validates the network in its current state."""
-    predict = predictor(network, "ids")
+    predict = windowed(predictor(network, "ids"))
     records = functools.partial(validation_records, options.records, dataset)
     readable = functools.partial(readable_records, options.records, dataset, records)
     if validation_batch_size(options, dataset) == 1:  # smaller images take less than a training step

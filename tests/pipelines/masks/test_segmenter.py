@@ -60,7 +60,7 @@ class Halves:
 
     batch_pixels = 10**6
 
-    def __call__(self, images: np.ndarray, what: str) -> Any:
+    def __call__(self, images: np.ndarray, what: str, window: int = 4096) -> Any:
         right = np.zeros(images.shape[:3], np.float32)
         right[:, :, images.shape[2] // 2 :] = 1
         if what == "probabilities":
@@ -69,17 +69,20 @@ class Halves:
         return ids, np.full(ids.shape, 0.9, np.float32), np.full(ids.shape, 0.325, np.float32)
 
 
+OPTIONS = {
+    "batch_size": 4,
+    "max_side": 0,
+    "views": Views(),
+    "window": 4096,
+    "crf": None,
+    "crf_engine": "native",
+    "crf_workers": 1,
+    "confidence": False,
+}
+
+
 def segmenter(**options) -> masks.Segmenter:
-    defaults = {
-        "batch_size": 4,
-        "max_side": 0,
-        "views": Views(),
-        "crf": None,
-        "crf_engine": "native",
-        "crf_workers": 1,
-        "confidence": False,
-    }
-    return masks.Segmenter(Halves(), **defaults | options)
+    return masks.Segmenter(Halves(), **OPTIONS | options)
 
 
 def test_an_image_whose_crf_process_was_killed_is_refined_in_another_one():
@@ -106,7 +109,7 @@ def outcomes(results) -> dict:
 
 
 def test_of_a_batch_that_fails_only_the_image_that_fails_alone_is_lost(monkeypatch):
-    def call(self, images, what):
+    def call(self, images, what, window):
         if (images == 1).any():
             raise RuntimeError("no memory\nfor ones")
         return tuple(np.zeros(images.shape[:3], kind) for kind in (np.uint8, np.float32, np.float32))
@@ -161,7 +164,9 @@ def test_confidence_is_the_probability_of_the_chosen_class():
 )
 def test_the_network_is_asked_for_no_more_than_is_needed(options, what, monkeypatch):
     asked, call = [], Halves.__call__
-    monkeypatch.setattr(Halves, "__call__", lambda self, images, what: asked.append(what) or call(self, images, what))
+    monkeypatch.setattr(
+        Halves, "__call__", lambda self, images, what, window: asked.append(what) or call(self, images, what)
+    )
     results = list(segmenter(**options)((str(value), blank(value)) for value in range(3)))
     assert [result.ids[0].tolist() for result in results] == [[0, 0, 0, 1, 1, 1]] * 3
     assert asked == [what]
@@ -191,10 +196,10 @@ def halves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_process_has_one_segmenter_until_options_change_or_it_is_released(halves: None) -> None:
-    options = {"batch_size": 4, "max_side": 0, "views": Views(), "crf": None, "crf_engine": "native", "crf_workers": 1}
-    first = masks.shared_segmenter("m", "d", 0, confidence=False, **options)
-    assert masks.shared_segmenter("m", "d", 0, confidence=False, **options) is first
-    other = masks.shared_segmenter("m", "d", 0, confidence=True, **options)
+    others = OPTIONS | {"confidence": True}
+    first = masks.shared_segmenter("m", "d", 0, **OPTIONS)
+    assert masks.shared_segmenter("m", "d", 0, **OPTIONS) is first
+    other = masks.shared_segmenter("m", "d", 0, **others)
     assert other is not first
     masks.release()
-    assert masks.shared_segmenter("m", "d", 0, confidence=True, **options) is not other
+    assert masks.shared_segmenter("m", "d", 0, **others) is not other

@@ -92,8 +92,9 @@ def test_all_that_decides_a_mask_is_in_its_fingerprint() -> None:
         fingerprint("w", CARD, 513, crf, "pydensecrf"),
         fingerprint("w", CARD, 513, crf, views=Views(flip=True)),
         fingerprint("w", CARD, 513, crf, views=Views((1.0, 1.5))),
+        fingerprint("w", CARD, 513, crf, window=2048),
     }
-    assert len(digests) == 12
-    assert fingerprint("w", CARD, 513, crf, views=Views()) == fingerprint("w", CARD, 513, crf)
+    assert len(digests) == 13
+    assert fingerprint("w", CARD, 513, crf, views=Views(), window=4096) == fingerprint("w", CARD, 513, crf)
     assert fingerprint("w", CARD, 513, CrfOptions(class_weights=(1, 1, 1))) == fingerprint("w", CARD, 513, crf)
     assert fingerprint("w", CARD, 513, None, "pydensecrf") == fingerprint("w", CARD, 513, None)

@@ -32,7 +32,7 @@ images.decode_image = planted
 BAD_NETWORK = """
 import os, signal
 from pipelines.masks import network
-def planted(self, images, what):
+def planted(self, images, what, window):
     os.kill(os.getpid(), signal.SIGKILL)
 network.Network.__call__ = planted
 """

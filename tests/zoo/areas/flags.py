@@ -93,6 +93,10 @@ FLAGS = {
         "doctor @/set --max-pixels 178956971",
         "--max-pixels must be 1 to 178956970, got 178956971",
     ),
+    "a window too small for its margins": (
+        f"{SEGMENT} --window 512",
+        "--window must be 1024 to 178956970, got 512",
+    ),
     "a batch of no images": (
         "train --records @/records --output @/out --batch-size 0",
         "--batch-size must be 1 or more",

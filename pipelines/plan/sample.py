@@ -26,6 +26,7 @@ from pipelines.runner import chunks
 from trainer import startup, storage
 from trainer.formats import exports, images
 from trainer.formats.dataset import Dataset, check_split, load_dataset, save_dataset, shuffle_hash
+from trainer.network import windows
 from trainer.options import InputError, as_words, non_defaults
 
 LISTED = 1000  # names in an answer of Cloud Storage to a listing
@@ -207,7 +208,8 @@ def of_segment(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         writes=kinds * len(sources) + 2 * cut,
         listing=listing,
     )
-    network = (card.architecture, height, width, options.views.passes) if height else None
+    passes = options.views.passes * windows.passes(height, width, options.window) if height else 0.0
+    network = (card.architecture, height, width, passes) if height else None
     return Study(tuple(parts), work, network)
 
 

@@ -40,6 +40,14 @@ def spans(length: int, side: int) -> list[Span]:
     return [Span(slice(max(0, part.start - MARGIN), min(length, part.stop + MARGIN)), part) for part in parts]
 
 
+def passes(height: int, width: int, side: int) -> float:
+    """The pixels that the network sees of an image of that size, as a multiple of the image's."""
+    if height * width <= side**2:
+        return 1.0
+    rows, columns = (sum(seen.stop - seen.start for seen, _ in spans(length, side)) for length in (height, width))
+    return rows * columns / (height * width)
+
+
 def windowed(predict: Callable[[np.ndarray], Any], side: int = WINDOW) -> Callable[[np.ndarray], Any]:
     """The same function for images of any size; those of more than `side` x `side` pixels are seen in windows.
 

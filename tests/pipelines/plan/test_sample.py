@@ -61,6 +61,17 @@ def test_the_network_sees_large_images_shrunk(tmp_path: Path):
     assert study_of_segment(tmp_path, "--max-pixels", 600).network is None
 
 
+def test_windows_overlap_so_the_network_sees_more_of_a_large_image(tmp_path: Path):
+    for number in range(10):
+        save(tmp_path / f"photos/{number:02d}.png", np.zeros((1024, 1536, 3), np.uint8))
+    assert study_of_segment(tmp_path, "--flip").network[1:] == (1024, 1536, 2)
+    assert study_of_segment(tmp_path, "--flip", "--window", 1024).network[1:] == (
+        1024,
+        1536,
+        2 * (1536 + 4 * 256) / 1536,
+    )
+
+
 def test_trials_are_of_images_drawn_from_all_of_the_set(tmp_path: Path):
     source = write_rawset(tmp_path / "set", {"train": 30}, 64)
     flags = ["--input", str(source), "--output", str(tmp_path / "out"), "--val-fraction", "0"]

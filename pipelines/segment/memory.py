@@ -19,7 +19,8 @@ SOFTMAX_BYTES, CRF_BYTES, IMAGE_BYTES = 4, 22, 16
 is needed for enlarging or for the CRF; and per pixel of the original image."""
 
 LARGE_BYTES = 1 << 30
-"""Images whose softmax takes more bytes than this wait for each other if memory does not suffice for all at once."""
+"""Images that take more bytes than this, without the network, wait for each other if memory does not suffice for all
+at once."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ class Budget:
         per_class = CRF_BYTES if refined else SOFTMAX_BYTES if shrunk != (height, width) or not views.is_single else 0
         if not views.is_single:  # the sum, and the softmax of a view, at its own size and at that of the image
             per_class = max(per_class, SOFTMAX_BYTES * (2 + views.area))
-        whole = round(pixels * per_class * self.classes)
-        others = whole + height * width * IMAGE_BYTES
+        others = round(pixels * per_class * self.classes) + height * width * IMAGE_BYTES
         needed = others + round(min(pixels * views.area, self.options.window**2) * self.network_bytes)
         if needed > allowed:
             window = math.isqrt(max(0, allowed - others) // self.network_bytes)
@@ -77,7 +77,7 @@ class Budget:
                 "raise --max-memory if there is more"
             )
         # Only one thread at a time runs the network, so its memory does not add up over threads.
-        return whole if whole > LARGE_BYTES else 0
+        return others if others > LARGE_BYTES else 0
 
 
 class Memory:

@@ -60,7 +60,7 @@ def test_the_reason_names_size_classes_and_cures():
 def test_views_take_a_softmax_of_their_own_and_the_network_of_the_largest():
     alone, both = job(), job(scales=(1.0, 2.0), max_memory=100)
     assert alone.budget.check(1000, 1000) == 0
-    assert both.budget.check(1000, 1000) == 10**6 * 150 * 4 * (2 + 4)
+    assert both.budget.check(1000, 1000) == 10**6 * (150 * 4 * (2 + 4) + 16)
     with pytest.raises(ImageError, match="give smaller --scales"):
         job(scales=(1.0, 2.0), max_memory=3).budget.check(1000, 1000)
 

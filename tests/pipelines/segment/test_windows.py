@@ -60,7 +60,8 @@ def test_masks_of_other_windows_are_those_of_other_options(large, model, tmp_pat
 
 
 def test_an_image_may_have_more_pixels_than_a_window_and_is_rejected_for_its_memory_alone(large, model, tmp_path):
-    job(max_memory=16).budget.check(12_000, 12_000)
+    assert job(max_memory=16).budget.check(12_000, 12_000) == 12_000**2 * 16, "several wait for each other"
+    assert job(max_memory=16).budget.check(8000, 8000) == 0
     run = ("--input", large, "--model", model, "--output", tmp_path / "out", "--window", 1024)
     assert segment(*run, "--max-memory", 0.1) == 1
     (reject,) = rejects_of(tmp_path / "out")

@@ -37,6 +37,9 @@ MISSING = ("premature end of data segment", "instead of RST")
 REDUCED = 8
 """The greatest factor by which libjpeg-turbo can reduce a JPEG while it decodes it: a block becomes one pixel."""
 
+MAX_JPEG_SIDE = 65_500
+"""The longest side, in pixels, of a JPEG that libjpeg-turbo writes."""
+
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 
 _UPRIGHT = {
@@ -301,7 +304,13 @@ def encode_png(array: np.ndarray, level: int = 1) -> bytes:
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:
-    """Encodes uint8 [H, W, 3] RGB as JPEG; `quality` is 0 to 100."""
+    """Encodes uint8 [H, W, 3] RGB as JPEG; `quality` is 0 to 100. Raises ImageError if a side is too long."""
+    height, width = rgb.shape[:2]
+    if max(height, width) > MAX_JPEG_SIDE:
+        raise ImageError(
+            f"{width}x{height} pixels cannot be written as a JPEG, which has at most {MAX_JPEG_SIDE:,} on a side; "
+            "omit --overlays of `segment`, or give --image-format png or a --max-side to `prepare`"
+        )
     return encode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 

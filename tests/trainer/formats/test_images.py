@@ -38,6 +38,14 @@ def test_jpeg_keeps_channel_order():
     assert decoded[..., 1:].max() < 15
 
 
+@pytest.mark.parametrize("shape", [(1, 65_500), (65_500, 1)])
+def test_a_side_that_no_jpeg_can_have_is_named(shape):
+    assert decode_image(encode_jpeg(np.zeros((*shape, 3), np.uint8))).shape[:2] == shape
+    longer = np.zeros((*(side + (side > 1) for side in shape), 3), np.uint8)
+    with pytest.raises(ImageError, match=r"(65501x1|1x65501) pixels cannot be written as a JPEG, .* 65,500 on a side"):
+        encode_jpeg(longer)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
 @pytest.mark.parametrize("size", [(1, 1), (7, 9), (16, 16), (33, 70)])

@@ -126,7 +126,7 @@ def runtime(name: str, files: dict[str, bytes]) -> Callable[..., list[np.ndarray
 
 
 def to_check(options: Options, card: ModelCard, dataset: Dataset | None, images: list[str]) -> Iterator[Sample]:
-    """The samples for the check, at the size of the export."""
+    """The samples for the check: at the size of the export, or else the middle of large ones."""
     if images:
         originals = samples.of_files(images)
     elif dataset is not None:
@@ -135,7 +135,7 @@ def to_check(options: Options, card: ModelCard, dataset: Dataset | None, images:
         # If the model shrinks images, one of these is larger than its limit.
         side = round(1.3 * card.max_side) or 480
         originals = samples.drawn([(side, round(part * side)) for part in DRAWN_SIDES] + [(161, 200), (97, 97)])
-    return (sample.resized(options.size) for sample in originals)
+    return (sample.resized(options.size) if options.size else sample.cut() for sample in originals)
 
 
 def finish(options: Options, about: dict[str, Any], comparison: Comparison) -> int:

@@ -21,6 +21,9 @@ from trainer.options import InputError
 COUNT = 100
 """Maximum number of images for the calibration, and for the check."""
 
+LARGEST = 2048
+"""The longest side of what is checked of an image, in pixels: the check takes memory for every pixel and class."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -29,9 +32,9 @@ class Sample:
     image: np.ndarray
     label: np.ndarray | None = None
 
-    def resized(self, size: tuple[int, int] | None) -> Sample:
-        """The sample at `size`, (height, width) in pixels; unchanged for None."""
-        if size is None or self.image.shape[:2] == size:
+    def resized(self, size: tuple[int, int]) -> Sample:
+        """The sample at `size`, (height, width) in pixels."""
+        if self.image.shape[:2] == size:
             return self
         smaller = self.image.shape[0] * self.image.shape[1] > size[0] * size[1]
         method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
@@ -39,6 +42,12 @@ class Sample:
         if label is not None:
             label = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         return Sample(cv2.resize(self.image, size[::-1], interpolation=method), label)
+
+    def cut(self) -> Sample:
+        """The middle of a large sample, of at most LARGEST x LARGEST pixels."""
+        top, left = (max(0, side - LARGEST) // 2 for side in self.image.shape[:2])
+        part = slice(top, top + LARGEST), slice(left, left + LARGEST)
+        return Sample(self.image[part], None if self.label is None else self.label[part])
 
 
 def _evenly_spaced(count: int) -> list[int]:

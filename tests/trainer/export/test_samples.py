@@ -52,6 +52,17 @@ def test_a_damaged_record_is_named_with_what_finds_it(many, tmp_path):
         list(of_records(str(tmp_path), dataset, "val"))
 
 
+def test_of_a_large_sample_the_middle_is_checked():
+    image, label = np.arange(2050 * 3).reshape(2050, 1, 3) % 256, np.zeros((2050, 1), np.uint8)
+    label[1] = 1
+    sample = Sample(image.astype(np.uint8), label).cut()
+    assert sample.image.shape == (2048, 1, 3) and sample.image[0, 0].tolist() == [3, 4, 5]
+    assert sample.label[:, 0].tolist() == [1] + [0] * 2047
+    small = Sample(image[:5])
+    np.testing.assert_array_equal(small.cut().image, image[:5])
+    assert small.cut().label is None
+
+
 def test_image_and_label_are_resized_together():
     image = np.zeros((40, 60, 3), np.uint8)
     image[:20] = 200
@@ -60,7 +71,7 @@ def test_image_and_label_are_resized_together():
         sample = Sample(image, label).resized(size)
         assert sample.image.shape == (*size, 3) and set(np.unique(sample.label)) == {0, 1}
         np.testing.assert_array_equal(sample.label, sample.image[..., 0] > 100)
-    assert Sample(image, label).resized(None).image is image
+    assert Sample(image, label).resized((40, 60)).image is image
 
 
 def test_images_are_found_in_folders_by_globs_and_alone_and_damaged_ones_left_out(tmp_path):

@@ -78,7 +78,7 @@ class Options(SelectionOptions, ViewOptions):
     window: int = option(
         WINDOW,
         "largest side, in pixels, of what the network sees at once: images with more pixels than such a square, after "
-        "--max-side, are seen in overlapping windows; smaller ones take less memory and more time",
+        "--max-side, are seen in overlapping windows; a smaller one takes less memory and more time",
         low=MIN_WINDOW,
         high=MAX_PIXELS,
         group="network",

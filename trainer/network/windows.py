@@ -29,6 +29,11 @@ class Span(NamedTuple):
     seen: slice
     kept: slice
 
+    @property
+    def inner(self) -> slice:
+        """The part that is kept, within what is seen."""
+        return slice(self.kept.start - self.seen.start, self.kept.stop - self.seen.start)
+
 
 def spans(length: int, side: int) -> list[Span]:
     """The windows along an axis of `length` pixels: as few as possible, of at most `side` pixels."""
@@ -67,13 +72,8 @@ def windowed(predict: Callable[[np.ndarray], Any], side: int = WINDOW) -> Callab
                 values = values if isinstance(values, tuple) else (values,)
                 if not results:
                     results = [np.empty((*images.shape[:3], *value.shape[3:]), value.dtype) for value in values]
-                top, left = rows.seen.start, columns.seen.start
                 for result, value in zip(results, values, strict=True):
-                    result[:, rows.kept, columns.kept] = value[
-                        :,
-                        rows.kept.start - top : rows.kept.stop - top,
-                        columns.kept.start - left : columns.kept.stop - left,
-                    ]
+                    result[:, rows.kept, columns.kept] = value[:, rows.inner, columns.inner]
         return results[0] if len(results) == 1 else tuple(results)
 
     return predict_any

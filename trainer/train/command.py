@@ -25,6 +25,7 @@ from trainer.train import model as models
 from trainer.train.diagnosis import Diagnosis, diagnose, names_of, report
 from trainer.train.epoch import (
     Validation,
+    enough_memory,
     steps_per_epoch,
     train_epoch,
     try_largest,
@@ -229,8 +230,11 @@ def train(
     total = steps_per_epoch(options, dataset)
     keras.utils.set_random_seed(options.seed)
     with models.precision(options.precision), models.strategy().scope():
-        model = build(options, dataset, progress, total)
-        network = models.for_validation(model, options, dataset.palette)
+        with enough_memory(
+            "the network", "end other programs that hold memory of the GPU, or take a smaller --backbone"
+        ):
+            model = build(options, dataset, progress, total)
+            network = models.for_validation(model, options, dataset.palette)
         validated = validator(options, dataset, network, validation)
         logs, pace = Logs(options.output, replaces=progress.is_new and resume.is_there(options.output)), Pace()
         is_same = functools.partial(check_unchanged, options.records, dataset)

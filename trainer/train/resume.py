@@ -229,13 +229,16 @@ def restore(output: str, model: keras.Model, progress: Progress) -> None:
                 raise InputError(
                     f"{path} holds {len(arrays.files)} variables, this model has {len(variables)}; {cure}"
                 )
-            for key, variable in variables.items():
-                variable.assign(arrays[key])
+            values = {key: arrays[key] for key in variables}
+            if odd := [key for key, variable in variables.items() if values[key].shape != tuple(variable.shape)]:
+                raise InputError(f"{path} holds {odd[0]} in another shape than this model has; {cure}")
     except (InputError, storage.Unavailable):  # the latter, a RuntimeError too, may pass
         raise
     # The last three: an empty or cut off file, and one that claims a compression or a password.
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise InputError(f"{path} cannot be read ({error or 'it ends too early'}); {cure}") from None
+    for key, variable in variables.items():
+        variable.assign(values[key])
 
 
 def _current_form(options: dict[str, Any]) -> dict[str, Any]:

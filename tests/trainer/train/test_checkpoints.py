@@ -11,14 +11,18 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from unittest import mock
 
+import numpy as np
 import pytest
 
 from pipelines import cli
 from tests.drawn.places import ROOT
 from tests.drawn.training import assert_same_checkpoint, colour_network, draw_records, history, train_flags
 from trainer.formats.dataset import load_dataset, save_dataset
+from trainer.options import InputError
 from trainer.train import command, model, resume
+from trainer.train.epoch import enough_memory
 from trainer.train.resume import Checkpoints
 
 SHORT = ["--epochs", "2", "--steps-per-epoch", "3", "--weight-decay", "0.01"]
@@ -247,3 +251,18 @@ def test_a_shard_that_is_gone_by_the_validation_is_named_with_the_cure(tmp_path,
     monkeypatch.setattr(Checkpoints, "due", lambda _: [path.unlink() for path in records.glob("val-*")] and False)
     assert cli.main(train_flags(records, tmp_path / "model", *SHORT)) == 2
     assert re.search(r"a shard in .* is gone \(.*val-00000.*; put it back, or run", capsys.readouterr().err)
+
+
+def test_too_little_memory_for_a_checkpoint_is_not_called_damage(whole, monkeypatch):
+    progress = resume.load(str(whole))
+    arrays = np.load(whole / "checkpoints" / state(whole)[2])
+    full = RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")  # of JAX
+    variables = {
+        key: mock.Mock(shape=value.shape, assign=mock.Mock(side_effect=full)) for key, value in arrays.items()
+    }
+    monkeypatch.setattr(resume, "_variables", lambda network, progress: variables)
+    with pytest.raises(InputError, match="not enough memory for the network"), enough_memory("the network", "..."):
+        resume.restore(str(whole), None, progress)
+    next(iter(variables.values())).shape = (3, 1, 4)
+    with pytest.raises(InputError, match="in another shape than this model has; train from scratch"):
+        resume.restore(str(whole), None, progress)

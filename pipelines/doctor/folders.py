@@ -129,6 +129,11 @@ def name_key(path: str) -> tuple[str, bool]:
     return "/".join(kept), is_label
 
 
+def says_image(path: str) -> bool:
+    """Whether a word in a path says that it is one of images."""
+    return not IMAGE_WORDS.isdisjoint(re.split(r"[_\-. /]+", path.lower()))
+
+
 def _below(root: str, pattern: str) -> str:
     """A pattern relative to the set, also one that begins with ./ or with the path of the set."""
     if storage.is_remote(pattern):
@@ -190,6 +195,11 @@ def advice(files: Sequence[File]) -> str:
         text += (
             f". Images are in {some(shown, SHOWN)}. If labels are among them, give both: --images FOLDER "
             "--labels FOLDER, in which a star stands for any name"
+        )
+    elif folders.total() > 1:
+        text += (
+            ". All images are in one folder. If labels are among them, give both by their names, such as "
+            "--images '*.jpg' --labels '*_mask.png'"
         )
     return text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import posixpath
+from collections import Counter
 from dataclasses import replace
 
 from pipelines.doctor import folders
@@ -85,10 +86,27 @@ def _guess(root: str, val_fraction: float, group_by: str) -> RawSet | None:
                 splits[key] = folders.split_of(key)
     candidates = folders.candidates(images, labels, splits)
     candidates.origin = f"pairs by words in their names{candidates.origin}"
+    if _is_doubtful(candidates, root):
+        return None
     try:
         return _set(root, files, candidates, val_fraction, group_by)
     except InputError:
         return None
+
+
+def _is_doubtful(candidates: Candidates, root: str) -> bool:
+    """Whether files without a partner may be the labels, or other labels: at least half as many as there are pairs.
+
+    In DRIVE, `mask` holds the fields of view, and `1st_manual`, which no word marks, the labels. Segments.ai exports
+    `a_label_ground-truth.png`, which numbers objects, and `a_label_ground-truth_semantic.png`.
+    """
+    labelled, known = ({key for key, *_ in files} for files in (candidates.labels, candidates.images))
+    folder_of = lambda path: posixpath.dirname(path[len(storage.join(root, "")) :])
+    pairs = Counter(folder_of(path) for key, path, *_ in candidates.images if key in labelled)
+    alone = Counter(folder_of(path) for key, path, *_ in candidates.images if key not in labelled)
+    unknown = sum(count for folder, count in alone.items() if folder not in pairs and not folders.says_image(folder))
+    others = sum(1 for key, *_ in candidates.labels if key not in known)
+    return 2 * max(unknown, others) >= pairs.total() > 0
 
 
 def _files(root: str) -> list[File]:

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from pipelines.doctor.folders import name_key
+from pipelines.doctor.pairing import find
 from tests.drawn.encoded import saved
 from tests.drawn.ill import Examined, Truth, draw_set, examine, prepare_as_proposed, scene
 from trainer.formats.dataset import load_dataset
 from trainer.formats.palettes import CITYSCAPES, VOC
+from trainer.options import InputError
 
 COUNT = 8
 
@@ -174,3 +176,24 @@ def test_a_set_of_which_the_hash_holds_out_no_image_gets_a_larger_share_that_doe
 def _splits(found: Examined, records: Path) -> set[str]:
     prepare_as_proposed(found, records)
     return set(load_dataset(str(records)).splits)
+
+
+@pytest.mark.parametrize("labels", ["manual1/s{}.png", "1st_manual/s{}_manual1.png"])
+def test_masks_of_another_kind_are_not_taken_for_labels_in_a_folder_of_an_unknown_name(labels, tmp_path):
+    for index in range(6):
+        image, label = scene(index)
+        write(tmp_path / f"set/images/s{index}_training.png", saved(image))
+        write(tmp_path / f"set/mask/s{index}_training_mask.png", saved(np.uint8(label > 0) * 255))
+        write(tmp_path / "set" / labels.format(index), saved(label))
+    with pytest.raises(InputError, match=r"Images are in .*mask \(6\).*--images FOLDER --labels FOLDER"):
+        find(str(tmp_path / "set"), "auto", 0.1, "")
+
+
+def test_labels_of_two_kinds_in_one_folder_are_not_guessed_between(tmp_path):
+    for index in range(6):
+        image, label = scene(index)
+        write(tmp_path / f"s{index}.jpg", saved(image, "JPEG"))
+        write(tmp_path / f"s{index}_label_ground-truth.png", saved(label + 1))
+        write(tmp_path / f"s{index}_label_ground-truth_semantic.png", saved(label))
+    with pytest.raises(InputError, match=r"All images are in one folder.*--images '\*\.jpg' --labels"):
+        find(str(tmp_path), "auto", 0.1, "")

@@ -172,6 +172,8 @@ def transparency(pixels: int) -> str:
 def _to_8_bit_ids(ids: np.ndarray) -> np.ndarray:
     if ids.dtype == np.uint8:
         return ids
+    if ids.max(initial=0) == 65535 and np.isin(ids, (0, 65535)).all():
+        return np.where(ids, 255, 0).astype(np.uint8)  # black and white, scaled from 8 bits as colours are
     if ids.min(initial=0) < 0 or ids.max(initial=0) > 255:
         wrong = int(ids.min()) if ids.min() < 0 else int(ids.max())
         raise ImageError(f"has class id {wrong}; expected ids from 0 to 255")

@@ -64,3 +64,11 @@ def test_label_ids_over_255_are_refused():
 def test_jpeg_labels_are_refused():
     with pytest.raises(ImageError, match="lossless"):
         decode_label(saved(Image.new("L", (8, 8)), format="JPEG"))
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_black_and_white_of_16_bits_are_read_as_0_and_255(format):
+    mask = np.uint16([[0, 65535, 0], [65535, 65535, 0]])
+    assert decode_label(saved(mask, format=format)).tolist() == [[0, 255, 0], [255, 255, 0]]
+    with pytest.raises(ImageError, match="class id 65535"):
+        decode_label(saved(mask + np.uint16([[1, 0, 0], [0, 0, 0]]), format=format))

@@ -138,6 +138,33 @@ def test_polygons_of_yolo_become_labels_by_the_script_for_them(tmp_path, monkeyp
         exec(script_of_sets("yaml"), {})
 
 
+def test_masks_of_published_sets_become_labels_by_the_scripts_for_them(tmp_path, monkeypatch):
+    """DRIVE's GIFs, the masks of nuclei, and the parts of faces, of which later ones lie on earlier ones."""
+
+    def save(path: str, values: list[int], size: tuple[int, int] = (3, 1)) -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.uint8([values])).resize(size, Image.Resampling.NEAREST).save(tmp_path / path)
+
+    for split, number in (("training", 21), ("test", 1)):
+        save(f"{split}/images/{number:02d}_{split}.tif", [9, 9, 9])
+        save(f"{split}/1st_manual/{number:02d}_manual1.gif", [0, 255, 0])
+    save("stage1_train/a/masks/1.png", [255, 0, 0])
+    save("stage1_train/a/masks/2.png", [0, 0, 255])
+    save("CelebA-HQ-img/2001.jpg", [9, 9, 9], (6, 2))
+    for part, values in (("skin", [255, 255, 0]), ("hair", [0, 255, 0])):
+        save(f"CelebAMask-HQ-mask-anno/1/02001_{part}.png", values)
+    monkeypatch.chdir(tmp_path)
+    for word in ("1st_manual", "stage1_train", "CelebAMask"):
+        exec(script_of_sets(word), {})
+    read = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("labels/*.png")}
+    assert {name: np.asarray(Image.open(path)).tolist() for name, path in read.items()} == {
+        "training/labels/21_training.png": [[0, 255, 0]],
+        "test/labels/01_test.png": [[0, 255, 0]],
+        "stage1_train/a/labels/a.png": [[1, 0, 1]],
+        "labels/2001.png": [[1, 1, 13, 13, 0, 0]] * 2,
+    }
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_examples_of_the_help_are_understood(command):
     module = cli.options_of(command)

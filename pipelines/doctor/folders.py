@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from pipelines.inputs.layouts import UNREAD, Candidates, Keyed, by_images
-from pipelines.inputs.names import split_named, split_order, without_suffix
+from pipelines.inputs.names import SEPARATOR, split_named, split_order, without_suffix
 from pipelines.inputs.rows import Row
 from trainer import storage
 from trainer.formats.images import SUFFIXES
@@ -196,12 +196,17 @@ def advice(files: Sequence[File]) -> str:
             f". Images are in {some(shown, SHOWN)}. If labels are among them, give both: --images FOLDER "
             "--labels FOLDER, in which a star stands for any name"
         )
-    elif folders.total() > 1:
+    elif len(stems) < folders.total() or any(_beginnings(stem) & stems for stem in stems):
         text += (
             ". All images are in one folder. If labels are among them, give both by their names, such as "
             "--images '*.jpg' --labels '*_mask.png'"
         )
     return text
+
+
+def _beginnings(stem: str) -> set[str]:
+    """The beginnings of a name up to a separator: of `a_1_mask`, `a` and `a_1`."""
+    return {stem[: place.start()] for place in SEPARATOR.finditer(stem)}
 
 
 def _patterns(folders: Counter[str]) -> list[tuple[str, int]]:

@@ -77,16 +77,19 @@ def _guess(root: str, val_fraction: float, group_by: str) -> RawSet | None:
     images: list[Row] = []
     labels: list[Row] = []
     splits: dict[str, str] = {}
+    # Words in the folder of all images, such as "Semantic segmentation dataset", do not tell one kind from the other.
+    parents = {posixpath.dirname(file.relative) for file in files if file.relative.lower().endswith(SUFFIXES)}
+    shared = len(posixpath.commonpath(parents)) if parents else 0
     for file in files:
         stem, suffix = posixpath.splitext(file.relative)
         if suffix.lower() in SUFFIXES:
-            key, is_label = folders.name_key(stem)
+            key, is_label = folders.name_key(stem)[0], folders.name_key(stem[shared:])[1]
             (labels if is_label else images).append((key, file.path, file.size, file.modified))
             if not is_label:
                 splits[key] = folders.split_of(key)
     candidates = folders.candidates(images, labels, splits)
     candidates.origin = f"pairs by words in their names{candidates.origin}"
-    if _is_doubtful(candidates, root):
+    if _is_doubtful(candidates, len(storage.join(root, "")) + shared):
         return None
     try:
         return _set(root, files, candidates, val_fraction, group_by)
@@ -94,14 +97,17 @@ def _guess(root: str, val_fraction: float, group_by: str) -> RawSet | None:
         return None
 
 
-def _is_doubtful(candidates: Candidates, root: str) -> bool:
+def _is_doubtful(candidates: Candidates, shared: int) -> bool:
     """Whether files without a partner may be the labels, or other labels: at least half as many as there are pairs.
 
     In DRIVE, `mask` holds the fields of view, and `1st_manual`, which no word marks, the labels. Segments.ai exports
     `a_label_ground-truth.png`, which numbers objects, and `a_label_ground-truth_semantic.png`.
+
+    Args:
+      shared: length of the path of the folder that all images share.
     """
     labelled, known = ({key for key, *_ in files} for files in (candidates.labels, candidates.images))
-    folder_of = lambda path: posixpath.dirname(path[len(storage.join(root, "")) :])
+    folder_of = lambda path: posixpath.dirname(path[shared:])
     pairs = Counter(folder_of(path) for key, path, *_ in candidates.images if key in labelled)
     alone = Counter(folder_of(path) for key, path, *_ in candidates.images if key not in labelled)
     unknown = sum(count for folder, count in alone.items() if folder not in pairs and not folders.says_image(folder))

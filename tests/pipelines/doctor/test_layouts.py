@@ -95,7 +95,14 @@ def together(folder: Path) -> Truth:
     return named(folder, "s{}_sat.png".format, "s{}_mask.png".format)
 
 
-@pytest.mark.parametrize(("draw", "kind"), [(scattered, "layout"), (suffixed, "pairing"), (together, "layout")])
+def wrapped(folder: Path) -> Truth:
+    """Images and labels in a folder whose name holds a word for labels."""
+    return named(folder, "Data with GT/city/s{}.png".format, "Data with GT/city/s{}_mask.png".format)
+
+
+@pytest.mark.parametrize(
+    ("draw", "kind"), [(scattered, "layout"), (suffixed, "pairing"), (together, "layout"), (wrapped, "layout")]
+)
 def test_files_that_no_layout_pairs_are_paired_by_a_manifest(draw, kind, tmp_path):
     truth = draw(tmp_path / "set")
     found = examine(tmp_path / "set", tmp_path / "out")
@@ -197,3 +204,12 @@ def test_labels_of_two_kinds_in_one_folder_are_not_guessed_between(tmp_path):
         write(tmp_path / f"s{index}_label_ground-truth_semantic.png", saved(label))
     with pytest.raises(InputError, match=r"All images are in one folder.*--images '\*\.jpg' --labels"):
         find(str(tmp_path), "auto", 0.1, "")
+
+
+def test_labels_in_another_format_are_not_said_to_be_in_the_folder_of_the_images(tmp_path):
+    for index in range(3):
+        write(tmp_path / f"images/s_{index}.png", saved(scene(index)[0]))
+        write(tmp_path / f"labels/s_{index}.regions.txt", b"0 1 1 0\n")
+    with pytest.raises(InputError) as error:
+        find(str(tmp_path), "auto", 0.1, "")
+    assert "one folder" not in str(error.value)

@@ -108,8 +108,7 @@ def _as_coded(path: str) -> np.ndarray:
 
 
 def _mended(subject: Subject, kind: str, reading: Reading) -> np.ndarray | None:
-    header = images.header(storage.read(subject.image))
-    ids = mended(kind, storage.read(subject.label), header, reading.palette, reading.coding)
+    ids = mended(kind, *map(storage.read, (subject.label, subject.image)), reading.palette, reading.coding)
     return None if ids is None else reading.palette.overlay(_as_image(subject.image), ids, 0.6)
 
 

@@ -28,9 +28,6 @@ from trainer.formats.labels import (
 from trainer.formats.options import MAX_PIXELS
 from trainer.formats.runs import pixels_of_ids
 
-BETTER = 1.5
-"""Factor by which a label must fit its image better when turned, to count as one that should be turned."""
-
 
 def look(
     subject: Subject,
@@ -192,17 +189,14 @@ class _Look:
 
     def _of_turn(self, ids: np.ndarray, source: Header) -> DoctorTally:
         """The tally of a label with the image's upright size that seems to have been drawn on the image as stored."""
-        turned = images.upright(ids, source.orientation)
-        if turned.shape != ids.shape:
+        turn = measures.turn(self.image, ids, source.orientation, self.palette.ignore_id)
+        if turn is None:
             return DoctorTally()
-        here, there = measures.correlation(self.image, ids), measures.correlation(self.image, turned)
-        if there > max(BETTER * here, 0.05):
-            return self.tally(
-                "turned-labels",
-                f"fits the image better if turned by its EXIF orientation {source.orientation}: correlation "
-                f"{there:.2f} instead of {here:.2f}",
-            )
-        return DoctorTally()
+        return self.tally(
+            "turned-labels",
+            f"fits the image better if turned by its EXIF orientation {source.orientation}: correlation "
+            f"{turn.there:.2f} instead of {turn.here:.2f}",
+        )
 
     def _unknown(self, label: Label, detail: str) -> DoctorTally:
         """The tally of a label that the palette cannot read, with the unknown values."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
 from pipelines.doctor.tally import REACH
 from pipelines.scores.trimap import boundaries
+from trainer.formats import images
 
 BLENDED = 0.15
 """Minimum share of blended steps between ids in a blended label; CamVid's labels have at most 2 %."""
@@ -18,6 +21,15 @@ SOLID, LONG = 0.01, 16.0
 weighted by size."""
 MIN_BOUNDARY = 50
 """Minimum number of boundary pixels that a label needs for its position to be measured."""
+BETTER = 1.5
+"""Factor by which a label must fit its image better when turned, to count as one that should be turned."""
+
+
+class Turn(NamedTuple):
+    """The correlations of a label with its image as it is, and when turned, which fits better."""
+
+    here: float
+    there: float
 
 
 def blended_share(codes: np.ndarray, is_class: np.ndarray | None = None) -> float:
@@ -142,3 +154,33 @@ def correlation(image: np.ndarray, ids: np.ndarray) -> float:
     near, strength = near - near.mean(), strength - strength.mean()
     norm = float(np.sqrt((near**2).sum() * (strength**2).sum()))
     return float((near * strength).sum() / norm) if norm else 0.0
+
+
+def turn(image: np.ndarray, ids: np.ndarray, orientation: int, ignore_id: int) -> Turn | None:
+    """How much better a label fits its upright image when turned as that was; None if it does not.
+
+    Args:
+      image: uint8 [H, W, 3] RGB, upright.
+      ids: uint8 [H, W] class ids and `ignore_id`.
+      orientation: the EXIF orientation of the image.
+    """
+    ids = _filled(ids, ignore_id)
+    turned = images.upright(ids, orientation)
+    if turned.shape != ids.shape:
+        return None
+    here, there = correlation(image, ids), correlation(image, turned)
+    return Turn(here, there) if there > max(BETTER * here, 0.05) else None
+
+
+def _filled(ids: np.ndarray, ignore_id: int) -> np.ndarray:
+    """A label whose ignored pixels, such as a band along boundaries, have the nearest class."""
+    is_ignored = ids == ignore_id
+    if is_ignored.all():
+        return ids
+    # Every pixel gets the number of the nearest pixel that has a class.
+    _, nearest = cv2.distanceTransformWithLabels(
+        is_ignored.astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    classes = np.zeros(int(nearest.max()) + 1, np.uint8)
+    classes[nearest[~is_ignored]] = ids[~is_ignored]
+    return classes[nearest]

@@ -7,8 +7,8 @@ import itertools
 import cv2
 import numpy as np
 
+from pipelines.doctor import measures
 from pipelines.doctor.findings import MENDABLE
-from pipelines.doctor.measures import between
 from trainer import storage
 from trainer.formats import codings, images, label_images
 from trainer.formats.containers import PNG_HEAD, png_with_text
@@ -19,13 +19,15 @@ MAX_BLUR = 48
 """Maximum Euclidean distance, in grey levels, of a blurred pixel's colour from the colour of its class."""
 SAME_SHAPE = 0.01
 """Relative difference of two aspect ratios that rounding can cause."""
+_UNTURNED = ("lossy-labels", "sizes", "unknown-colors", "blended-ids")
+"""Kinds of faults that hide whether the label was drawn on the image as stored."""
 _NAME = b"deeplab doctor\0"
 
 
 def mended(
     kind: str,
     data: bytes,
-    image: Header,
+    image: bytes,
     palette: Palette,
     coding: str,
     shift: tuple[int, int] = (0, 0),
@@ -35,7 +37,7 @@ def mended(
     Args:
       kind: the kind of its fault or doubt, see `look`; "" for a good label, which is only moved.
       data: the label file.
-      image: header of its image.
+      image: the file of its image.
       palette, coding: the palette and coding with which it is read.
       shift: how far it is moved down and right, in pixels.
 
@@ -45,13 +47,24 @@ def mended(
     """
     if kind and kind not in MENDABLE:
         return None
+    header = images.header(image)
     try:
-        ids = _ids(kind, data, image, palette, coding)
+        ids = _ids(kind, data, header, palette, coding)
+        if ids is not None and kind in _UNTURNED and header.orientation != 1 == images.header(data).orientation:
+            ids = _turned(ids, images.decode_image(image), header, palette.ignore_id)
     except (ImageError, LabelError):
         return None
-    if ids is None or ids.shape != image.upright_size:
+    if ids is None or ids.shape != header.upright_size:
         return None
     return _moved(ids, shift, palette.ignore_id)
+
+
+def _turned(ids: np.ndarray, image: np.ndarray, header: Header, ignore_id: int) -> np.ndarray:
+    """A label turned like its image, if it was drawn on that as stored."""
+    is_upright = ids.shape == header.upright_size
+    if is_upright and measures.turn(image, ids, header.orientation, ignore_id) is None:
+        return ids
+    return images.upright(ids, header.orientation)
 
 
 def _ids(kind: str, data: bytes, image: Header, palette: Palette, coding: str) -> np.ndarray | None:
@@ -67,7 +80,7 @@ def _ids(kind: str, data: bytes, image: Header, palette: Palette, coding: str) -
         header = images.header(data)
         return images.upright(ids, image.orientation) if header.orientation == 1 else None
     if kind == "sizes":
-        return _scaled(ids, image.upright_size)
+        return _scaled(ids, image)
     return ids
 
 
@@ -144,14 +157,16 @@ def _blended(codes: np.ndarray) -> np.ndarray:
     """The pixels whose id is between those of two opposite neighbours, and the pixels next to them, bool [H, W]."""
     mask = np.zeros(codes.shape, bool)
     for rows, marks in ((codes, mask), (codes.T, mask.T)):
-        marks[:, 1:-1] |= between(rows)
+        marks[:, 1:-1] |= measures.between(rows)
     box = np.ones((3, 3), np.uint8)
     solid = cv2.erode(codes, box) == cv2.dilate(codes, box)
     return mask | ((cv2.dilate(mask.astype(np.uint8), box) > 0) & ~solid)
 
 
-def _scaled(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
-    (height, width), (new_height, new_width) = ids.shape, size
+def _scaled(ids: np.ndarray, image: Header) -> np.ndarray | None:
+    (height, width), (new_height, new_width) = ids.shape, image.upright_size
+    if (height < width) != (new_height < new_width) and image.orientation != 1:  # drawn on the image as stored
+        new_height, new_width = new_width, new_height
     if abs(height * new_width - width * new_height) > SAME_SHAPE * height * new_width:
         return None
     return cv2.resize(ids, (new_width, new_height), interpolation=cv2.INTER_NEAREST_EXACT)

@@ -22,7 +22,6 @@ from pipelines.inputs.coding import PALETTE_FILE
 from pipelines.runner.isolation import Failed, attempt
 from pipelines.runner.notes import Recovery, guarded_each
 from trainer import prefetch, storage
-from trainer.formats import images
 from trainer.formats.images import ImageError
 from trainer.formats.labels import Palette
 from trainer.options import InputError, as_words, non_defaults
@@ -172,8 +171,7 @@ def _mended(
     read: prefetch.Read = storage.read,
 ) -> np.ndarray | None:
     pair, kind = subject
-    header = images.header(read(pair.image))
-    return mended(kind, read(pair.label), header, palette, coding, shift)
+    return mended(kind, read(pair.label), read(pair.image), palette, coding, shift)
 
 
 def manifest(plan: Plan, remedy: Remedy) -> bytes:

@@ -135,6 +135,23 @@ def test_what_can_be_mended_is_mended_and_right_but_where_it_is_ignored(ill, tmp
     assert {path: path.read_bytes() for path in (folder / "set").rglob("*.*")} == before
 
 
+@pytest.mark.parametrize("name", ["lossy", "half"])
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_a_label_of_a_turned_image_is_mended_the_way_it_was_drawn(is_stored, name, tmp_path):
+    truth = draw_set(tmp_path / "set", splits={"train": 1, "val": 1})
+    for key, number in ((f"train/{name}", 7), (f"val/{name}", 8)):
+        image, truth[key] = scene(number)
+        stored = Image.fromarray(np.rot90(image))  # the camera was held upright
+        encoded = with_exif(saved(stored, "JPEG", quality=95), exif_block(6))
+        (tmp_path / f"set/images/{key}.png").write_bytes(encoded)
+        drawn = np.rot90(truth[key]) if is_stored else truth[key]
+        (tmp_path / f"set/labels/{key}.png").write_bytes(spoilt_label(name, np.ascontiguousarray(drawn)))
+    found = examine(tmp_path / "set", tmp_path / "out", "--mend")
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert made.keys() == truth.keys()
+    check(made, truth)
+
+
 def test_labels_of_a_run_that_was_ended_are_written_again_by_the_same_command(ill, tmp_path, monkeypatch):
     folder, _, _ = ill
     flags = ("--mend", "--full")

@@ -22,7 +22,7 @@ from pipelines.runner import handover
 from tests.drawn.encoded import palette_png, saved
 from tests.drawn.ill import scene
 from tests.drawn.records import PALETTE
-from trainer.formats import codings, images
+from trainer.formats import codings
 
 PAIRS = [Pair(f"{n:04d}", f"i/{n}", f"l/{n}", "train", 1, 1) for n in range(1001)]
 
@@ -155,11 +155,11 @@ def test_mended_labels_are_written_as_their_palette_reads_them(coding):
 
 def test_blurred_masks_of_0_and_255_are_sharpened_and_ids_of_a_jpeg_are_lost():
     image, label = scene(0)
-    header = images.header(saved(image))
+    encoded_image = saved(image)
     two = replace(PALETTE, names=("a", "b"), colors=PALETTE.colors[:2], source_ids=((0, 0), (255, 1)))
     truth = (label == 2).astype(np.uint8)
-    sharp = mended("lossy-labels", saved(truth * 255, "JPEG", quality=80), header, two, "auto")
+    sharp = mended("lossy-labels", saved(truth * 255, "JPEG", quality=80), encoded_image, two, "auto")
     assert (sharp == truth)[sharp != 255].all() and (sharp != 255).mean() > 0.8
-    assert mended("lossy-labels", saved(label % 255, "JPEG", quality=95), header, PALETTE, "auto") is None
-    assert mended("damaged-labels", saved(label), header, PALETTE, "auto") is None
-    assert mended("sizes", saved(label[:, :40]), header, PALETTE, "auto") is None
+    assert mended("lossy-labels", saved(label % 255, "JPEG", quality=95), encoded_image, PALETTE, "auto") is None
+    assert mended("damaged-labels", saved(label), encoded_image, PALETTE, "auto") is None
+    assert mended("sizes", saved(label[:, :40]), encoded_image, PALETTE, "auto") is None

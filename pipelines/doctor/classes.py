@@ -6,7 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pipelines.doctor.corrections import of_masks, with_coding, with_known_colors, with_known_ids
+from pipelines.doctor.corrections import (
+    of_masks,
+    with_coding,
+    with_grey_ids,
+    with_known_colors,
+    with_known_ids,
+)
 from pipelines.doctor.proposals import (
     MASK_CLASSES,
     MAX_ALIASES,
@@ -19,10 +25,10 @@ from pipelines.doctor.proposals import (
     propose,
     without_zero,
 )
-from pipelines.doctor.reading import COUNTED, OWN, LabelValues, Reading, Sample
+from pipelines.doctor.reading import COUNTED, OWN, LabelValues, Reading, Sample, are_numbers
 from pipelines.doctor.verdict import REJECT, SHOWN, WRONG, Example, Finding
 from pipelines.inputs.coding import NoPalette, Unlisted, classes_among, detect_palette
-from pipelines.inputs.evidence import Use, gather, one_based
+from pipelines.inputs.evidence import Use, by_greys, by_numbers, gather, one_based
 from pipelines.inputs.rawset import RawSet
 from pipelines.inputs.sampling import Read, sampled
 from trainer.formats.label_images import Label
@@ -54,14 +60,16 @@ def settle(raw: RawSet, palette: str, coding: str, read: Read) -> Reading:
             yield label
 
     evidence = gather(labels())
-    if coding == "ids":
-        ids = {**evidence.indices, **evidence.ids}
-        evidence = replace(evidence, ids=ids, indices={}, mapped={}, meanings=frozenset())
-    sample = Sample(tuple(label_values), evidence)
+    sample = Sample(tuple(label_values), by_numbers(evidence) if coding == "ids" else evidence)
     reading = _initial(raw, palette, sample, read)
     reading = replace(reading, coding=coding, coding_flag="" if coding == "auto" else coding)
     if reading.palette is not None and label_values:
-        reading = with_known_ids(reading, sample)
+        if coding != "auto":
+            reading = replace(reading, reasons=(*reading.reasons, f"labels are read by their {coding}, as requested"))
+        reading, sample = with_grey_ids(reading, sample)
+        is_of_ids = coding == "auto" and not evidence.is_shuffled and are_numbers(evidence.meanings, reading.palette)
+        by_ids = replace(sample, evidence=by_numbers(sample.evidence)) if is_of_ids else sample
+        reading = with_known_ids(reading, by_ids)
         reading = with_known_colors(reading, sample)
         reading = with_coding(reading, sample, read)
     return replace(reading, evidence=sample.evidence)
@@ -98,6 +106,8 @@ def _initial(raw: RawSet, flag: str, sample: Sample, read: Read) -> Reading:
 def _made(sample: Sample, seen: str) -> Reading:
     """The reading with a palette made from the values in the sample; `seen` says what prepare found in the labels."""
     evidence = sample.evidence
+    if evidence.ids and evidence.colors and not evidence.mapped and is_grey(evidence.colors):
+        evidence = by_greys(evidence)
     palette = propose(evidence)
     if palette is None:
         cure = "give --palette"

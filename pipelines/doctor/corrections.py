@@ -17,16 +17,34 @@ from pipelines.doctor.proposals import (
     propose_colors,
     two_classes,
 )
-from pipelines.doctor.reading import COUNTED, OWN, Reading, Sample
+from pipelines.doctor.reading import COUNTED, OWN, Reading, Sample, are_grey_ids
 from pipelines.doctor.verdict import REJECT, SHOWN, WRONG, Finding
 from pipelines.inputs.coding import settle_coding
-from pipelines.inputs.evidence import Use, from_one, one_based
+from pipelines.inputs.evidence import Evidence, Use, by_greys, from_one, one_based
 from pipelines.inputs.sampling import Read
 from trainer.accounts import counted, percent
 from trainer.formats import codings
 from trainer.formats.labels import Color, Palette, id_table, ranges, unknown_mark
 from trainer.options import InputError
 from trainer.terminal import some
+
+
+def with_grey_ids(reading: Reading, sample: Sample) -> tuple[Reading, Sample]:
+    """The reading by ids, and the sample with ids, of three-channel labels whose greys are ids."""
+    colors = sample.evidence.colors
+    if reading.coding != "auto" or sample.evidence.mapped or not are_grey_ids(colors.keys(), reading.palette):
+        return reading, sample
+    text = (
+        f"labels have three channels of the same ids: palette {reading.palette.name} does not know these greys as "
+        "colours, but their values as ids"
+    )
+    finding = finding_on("colors-out-of-palette", REJECT, sample, sorted(colors), text, "")
+    finding = replace(finding, cure="--label-coding ids")
+    reading = replace(reading, coding="ids", coding_flag="ids", findings=(*reading.findings, finding))
+    labels = (
+        replace(one, ids=one.ids | {color[0] for color in one.colors}, colors=frozenset()) for one in sample.labels
+    )
+    return reading, Sample(tuple(labels), by_greys(sample.evidence))
 
 
 def with_known_ids(reading: Reading, sample: Sample) -> Reading:
@@ -146,12 +164,14 @@ def _with_palette(reading: Reading, palette: Palette, finding: Finding) -> Readi
 
 
 def with_known_colors(reading: Reading, sample: Sample) -> Reading:
-    """The reading with a palette that knows all colours that cover areas in three-channel labels."""
-    palette, evidence = reading.palette, sample.evidence
-    known, total = palette.known_colors(), sum(use.pixels for use in evidence.colors.values())
+    """The reading with a palette that knows all colours that cover areas in labels which mean classes by colours."""
+    palette, colors = reading.palette, dict(sample.evidence.colors)
+    if _knows_most(palette, sample.evidence):
+        colors = {**sample.evidence.mapped, **colors}
+    known, total = palette.known_colors(), sum(use.pixels for use in colors.values())
     unknown = {
         color: use
-        for color, use in evidence.colors.items()
+        for color, use in colors.items()
         if color not in known and use.solid and use.pixels >= MIN_SHARE * total
     }
     if not unknown or len(unknown) > MAX_CLASSES or reading.coding == "ids":
@@ -170,13 +190,19 @@ def with_known_colors(reading: Reading, sample: Sample) -> Reading:
     )
 
 
+def _knows_most(palette: Palette, evidence: Evidence) -> bool:
+    """Whether colour maps differ from label to label, and the palette knows the colours of most of their pixels."""
+    known, mapped = palette.known_colors(), evidence.mapped
+    pixels = sum(use.pixels for color, use in mapped.items() if color in known)
+    return evidence.is_shuffled and 2 * pixels > sum(use.pixels for use in mapped.values())
+
+
 def with_coding(reading: Reading, sample: Sample, read: Read) -> Reading:
     """The reading with the coding that prepare would use, or the likelier one if that would fail or misread labels."""
     evidence, palette = sample.evidence, reading.palette
     if reading.coding != "auto":
-        return replace(reading, reasons=(*reading.reasons, f"labels are read by their {reading.coding}, as requested"))
-    knows_colors = bool(evidence.mapped) and evidence.mapped.keys() <= palette.known_colors()
-    if evidence.is_shuffled and not knows_colors and not is_grey(evidence.mapped):
+        return reading
+    if evidence.is_shuffled and not _knows_most(palette, evidence) and not is_grey(evidence.mapped):
         own = propose_colors(evidence.mapped)
         text = (
             "the palette images give one index different colours from label to label, as PNG optimisers do, and "

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipelines.doctor import depth, measures
 from pipelines.doctor.plan import ALIGNED, DECODED, Subject
+from pipelines.doctor.reading import are_grey_ids, are_numbers
 from pipelines.doctor.tally import REACH, Alignment, DoctorTally, Seen, of_colors, seen_of, with_print
 from pipelines.doctor.verdict import Example
 from pipelines.inputs.evidence import uses_of_colors
@@ -202,8 +203,8 @@ class _Look:
         """The tally of a label that the palette cannot read, with the unknown values."""
         if label.colormap is not None and codings.two_readings(label, self.palette):
             return self.tally("two-readings", detail) + DoctorTally(decoded=1)
-        if label.codes.ndim == 2 and (label.colormap is None or self.coding == "ids"):
-            values = pixels_of_ids(label.codes)
+        if (codes := self._numbers(label)) is not None:
+            values = pixels_of_ids(codes)
             table = id_table(self.palette)
             unknown = [code for code in np.flatnonzero(values).tolist() if table[code] == unknown_mark(self.palette)]
             pixels = {code: int(values[code]) for code in unknown}
@@ -219,6 +220,21 @@ class _Look:
             if use.deep and color in colors:
                 total += DoctorTally(area_colors={color: use.pixels})
         return total
+
+    def _numbers(self, label: Label) -> np.ndarray | None:
+        """The ids, uint8 [H, W], of a label that the palette cannot read; None if it means classes by colours."""
+        if label.codes.ndim == 3:
+            return None
+        if label.colormap is None or self.coding == "ids":
+            return label.codes
+        if self.coding == "colors":
+            return None
+        meanings = [*zip(label.used.tolist(), codings.seen_colors(label), strict=True)]
+        if are_numbers(meanings, self.palette):
+            return label.codes
+        colors = {color for _, color in meanings}
+        is_mask = colors <= {(0, 0, 0), (255, 255, 255)}
+        return label.rgb[..., 0] if are_grey_ids(colors, self.palette) and not is_mask else None
 
 
 def _sizes_differ(source: Header, labelled: Header) -> bool:

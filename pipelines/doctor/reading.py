@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from pipelines.doctor.verdict import Example, Finding
+from pipelines.inputs.coding import classes_among
 from pipelines.inputs.evidence import Evidence
 from pipelines.inputs.sampling import colors_of
 from trainer.formats import codings
 from trainer.formats.label_images import Label
-from trainer.formats.labels import Color, Palette, ranges
+from trainer.formats.labels import Color, Palette, color_meanings, id_table, ranges, unknown_mark
 from trainer.terminal import some
 
 OWN, COUNTED = "palette.json", "palette-from-1.json"
@@ -81,3 +83,29 @@ class Sample:
                 detail = f"holds {', '.join(map(str, held[:6]))}" if values else label.describe()
                 examples.append(Example(label.number, label.path, detail))
         return tuple(examples)
+
+
+def are_numbers(meanings: Collection[tuple[int, Color | None]], palette: Palette) -> bool:
+    """Whether palette images mean classes by their indices alone, as if any tool had coloured them.
+
+    The palette knows the colours of one class at most, and gives them the meaning of their indices. Greys may be ids.
+
+    Args:
+      meanings: pairs (index, colour) that palette images use; the colour is None if it is transparent.
+    """
+    colors = {color for _, color in meanings if color}
+    if all(len({*color}) == 1 for color in colors) or len(classes_among(colors, palette)) > 1:
+        return False
+    by_color, by_index = color_meanings(palette), id_table(palette)
+    return all(by_index[index] == by_color[color] for index, color in meanings if color in by_color)
+
+
+def are_grey_ids(colors: Collection[Color | None], palette: Palette) -> bool:
+    """Whether colours are greys that the palette does not know, but most of whose values are its ids.
+
+    None stands for a transparent colour.
+    """
+    if not colors or not all(color and len({*color}) == 1 for color in colors):
+        return False
+    known = id_table(palette)[[color[0] for color in colors]] != unknown_mark(palette)
+    return len({*colors} & color_meanings(palette).keys()) < 2 and 2 * int(known.sum()) > len(known)

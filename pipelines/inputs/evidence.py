@@ -96,6 +96,20 @@ def gather(labels: Iterable[Label]) -> Evidence:
     return Evidence(count, meanings=frozenset(meanings), **uses)
 
 
+def by_numbers(evidence: Evidence) -> Evidence:
+    """The evidence with the indices of palette images as ids, and without their colours."""
+    ids = dict(evidence.ids)
+    _add(ids, evidence.indices)
+    return replace(evidence, ids=ids, indices={}, mapped={}, meanings=frozenset())
+
+
+def by_greys(evidence: Evidence) -> Evidence:
+    """The evidence with the colours of three-channel labels, all of which must be greys, as ids."""
+    ids = dict(evidence.ids)
+    _add(ids, {color[0]: use for color, use in evidence.colors.items()})
+    return replace(evidence, ids=ids, colors={})
+
+
 def _add(total: dict, uses: dict) -> None:
     for value, use in uses.items():
         total[value] = total[value] + use if value in total else use

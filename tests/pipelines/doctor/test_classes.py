@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.drawn.encoded import saved
+from tests.drawn.encoded import optimised, palette_png, saved
 from tests.drawn.ill import draw_set, examine, prepare_as_proposed
 from tests.drawn.records import PALETTE
 from trainer.formats.dataset import load_dataset
@@ -194,3 +195,49 @@ def test_an_example_that_holds_many_classes_names_a_few_of_them(tmp_path):
     found = examine(tmp_path / "set", tmp_path / "out")
     details = [example["found"] for finding in found.report["findings"] for example in finding["examples"]]
     assert any(detail.endswith("c7 and 110 more") for detail in details) and max(map(len, details)) < 200
+
+
+def changed(values: dict[int, int]) -> np.ndarray:
+    """A lookup table, uint8 [256], of these values and no others changed."""
+    return np.uint8([values.get(value, value) for value in range(256)])
+
+
+def in_voc_colours(values: dict[int, int], *keys: str) -> Callable[[np.ndarray, str], bytes]:
+    """Indices in colours that the palette does not know; those of these keys, or all, have other values."""
+    lookup = changed(values)
+    return lambda label, key: palette_png(lookup[label] if key in keys or not keys else label, voc_colormap())
+
+
+def in_greys(values: dict[int, int], shrink: bool = False) -> Callable[[np.ndarray, str], bytes]:
+    """Ids in three equal channels, which an optimiser may shrink to indices."""
+    lookup = changed(values)
+    return lambda label, key: (optimised if shrink else saved)(np.dstack([lookup[label]] * 3))
+
+
+def with_roof(label: np.ndarray, key: str) -> bytes:
+    """Optimised colours, of which one label has one more."""
+    rgb = PALETTE.colorize(label)
+    rgb[:8] = (7, 99, 201) if key == "train/a1" else rgb[:8]
+    return optimised(rgb)
+
+
+NUMBERS = {
+    "an index": (in_voc_colours({255: 9}), {"void-value": "reject"}),
+    "an index of one label": (in_voc_colours({255: 9}, "val/a1"), {"void-value": "reject"}),
+    "indices from 1": (in_voc_colours({0: 1, 1: 2, 2: 3}), {"ids-from-1": "wrong"}),
+    "shrunk greys": (in_greys({255: 9}, shrink=True), {"void-value": "reject"}),
+    "greys": (in_greys({}), {"colors-out-of-palette": "reject"}),
+    "greys from 1": (in_greys({0: 1, 1: 2, 2: 3}), {"colors-out-of-palette": "reject", "ids-from-1": "wrong"}),
+    "shrunk colours": (with_roof, {"colors-out-of-palette": "reject"}),
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_numbers_in_the_colours_of_any_tool_are_read_as_numbers_and_no_class_is_ignored_with_them(case, tmp_path):
+    encode, kinds = NUMBERS[case]
+    truth = draw_set(tmp_path / "set", encode)
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert found.kinds == kinds and all(finding["count"] for finding in found.report["findings"])
+    made = prepare_as_proposed(found, tmp_path / "records")
+    truth["train/a1"][:8] = 255 if encode is with_roof else truth["train/a1"][:8]
+    assert {key: ids.tolist() for key, ids in made.items()} == {key: ids.tolist() for key, ids in truth.items()}

@@ -150,14 +150,14 @@ def conclude(
     reading, of_values = findings.of_values(total, plan, reading)
     report += of_values
     prints = total.prints
+    of_films, group_by = copies.of_films(prints, plan, options.val_fraction, options.group_by)
+    groups = group_by or options.group_by
+    if group_by:  # copies are sought across the splits that it makes
+        plan = holdout.regrouped(plan, raw.is_hashed, options.val_fraction, group_by)
     of_copies, doubles = copies.of_copies(
         prints, plan, functools.partial(alike, plan, recovery), functools.partial(differ, plan, reading, recovery)
     )
-    of_films, group_by = copies.of_films(prints, plan, options.val_fraction, options.group_by)
     report += of_copies + of_films
-    groups = group_by or options.group_by
-    of_val, val_fraction = holdout.of_val(plan, raw.is_hashed, options.val_fraction, groups)
-    report += of_val
     shift = (0, 0)
     if reading.palette is not None:
         reading, of_nothing = findings.of_nothing(total, plan, reading)
@@ -172,15 +172,16 @@ def conclude(
         claim(options.output)
         labels = remedy.mend_labels(plan, ill, shift, reading, options.output, options.overwrite, recovery)
     left_out = frozenset(ill.keys() - labels.keys()) | doubles
+    of_val, val_fraction = holdout.of_val(plan, left_out, raw.is_hashed, options.val_fraction, groups)
+    report += of_val
     splits = {}
     if reading.palette is not None and not group_by:
         splits = findings.resplit(total, plan, reading.palette, left_out)
     is_paired = bool(options.images) or any(one.kind in ("layout", "pairing") for one in reading.findings)
     is_listed = bool(left_out or labels or splits or raw.rejects or is_paired) and len(left_out) < plan.total
-    if of_val and is_listed and not group_by:
+    if (of_val or group_by) and is_listed:  # in a manifest images have other keys, and other hashes
         splits = {**holdout.splits_by_hash(plan, val_fraction, groups), **splits}
-    if not group_by:  # which divides the set anew
-        report += holdout.of_emptied(plan, left_out, splits)
+    report += holdout.of_emptied(plan, left_out, splits)
     report.sort(key=lambda finding: -verdict.STATUS[finding.grade])
     return report, Remedy(reading, left_out, labels, splits, is_listed, group_by, val_fraction)
 

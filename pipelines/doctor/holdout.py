@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from pipelines.doctor.plan import Plan
 from pipelines.doctor.verdict import WRONG, Finding
@@ -21,17 +23,29 @@ def splits_by_hash(plan: Plan, val_fraction: float, group_by: str) -> Mapping[in
     }
 
 
-def of_val(plan: Plan, is_hashed: bool, val_fraction: float, group_by: str) -> tuple[list[Finding], float]:
+def regrouped(plan: Plan, is_hashed: bool, val_fraction: float, group_by: str) -> Plan:
+    """The plan with the splits that prepare makes with this --group-by, and the share that `of_val` proposes."""
+    _, share = of_val(plan, (), is_hashed, val_fraction, group_by)
+    splits = splits_by_hash(plan, share, group_by)
+    subjects = tuple(replace(one, split=splits.get(one.number, one.split)) for one in plan.subjects)
+    return replace(plan, subjects=subjects)
+
+
+def of_val(
+    plan: Plan, left_out: Collection[int], is_hashed: bool, val_fraction: float, group_by: str
+) -> tuple[list[Finding], float]:
     """The finding that no image is held out, and the share to give prepare as --val-fraction.
 
     Args:
+      left_out: numbers of the pairs that are not to be prepared; if it is all of them, other findings say so.
       is_hashed: whether the hash decides at all, see `RawSet`.
       val_fraction: the share given, in [0, 1); 0 holds out none on purpose.
       group_by: prepare's --group-by; "" for none.
     """
-    if not is_hashed or not val_fraction or _is_divided(plan, val_fraction, group_by):
+    is_divided = functools.partial(_is_divided, plan, left_out, group_by)
+    if not is_hashed or not val_fraction or len(left_out) == plan.total or is_divided(val_fraction):
         return [], val_fraction
-    fits = [share for share in FRACTIONS if share > val_fraction and _is_divided(plan, share, group_by)]
+    fits = [share for share in FRACTIONS if share > val_fraction and is_divided(share)]
     of = f"groups of --group-by '{group_by}'" if group_by else "images"
     text = (
         f"no image is held out: of so few {of}, the hash of the names puts none into split val, and `deeplab train` "
@@ -63,5 +77,6 @@ def of_emptied(plan: Plan, left_out: Collection[int], splits: Mapping[int, str])
     return findings
 
 
-def _is_divided(plan: Plan, val_fraction: float, group_by: str) -> bool:
-    return {"train", "val"} <= set(splits_by_hash(plan, val_fraction, group_by).values())
+def _is_divided(plan: Plan, left_out: Collection[int], group_by: str, val_fraction: float) -> bool:
+    splits = splits_by_hash(plan, val_fraction, group_by)
+    return {"train", "val"} <= {split for number, split in splits.items() if number not in left_out}

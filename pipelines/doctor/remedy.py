@@ -175,14 +175,13 @@ def _mended(
 
 
 def manifest(plan: Plan, remedy: Remedy) -> bytes:
-    """The manifest of the good pairs, one JSON object per line; without splits if prepare assigns them by groups."""
+    """The manifest of the good pairs, one JSON object per line."""
     lines = []
     for subject in plan.subjects:
         if subject.number not in remedy.left_out:
             label = remedy.labels.get(subject.number, subject.label)
             row = {"image": storage.absolute(subject.image), "label": storage.absolute(label)}
-            split = remedy.splits.get(subject.number, subject.split)
-            lines.append(json.dumps(row if remedy.group_by else {**row, "split": split}) + "\n")
+            lines.append(json.dumps({**row, "split": remedy.splits.get(subject.number, subject.split)}) + "\n")
     return "".join(lines).encode()
 
 
@@ -217,8 +216,7 @@ def command(options: Options, remedy: Remedy, root: str) -> str:
         flags["palette"] = own if storage.exists(own) else reading.palette.name
     others = {"label_coding": reading.coding_flag, "group_by": remedy.group_by or options.group_by}
     flags |= {name: value for name, value in others.items() if value}
-    has_splits = remedy.is_listed and not remedy.group_by
-    if remedy.val_fraction is not None and not has_splits:
+    if remedy.val_fraction is not None and not remedy.is_listed:
         options = dataclasses.replace(options, val_fraction=remedy.val_fraction)
     given = _changed(options, "val_fraction", "max_pixels")
     return shlex.join(["deeplab", "prepare", *as_words({**flags, **given, "output": "out/records"})])

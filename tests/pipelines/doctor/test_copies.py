@@ -91,6 +91,23 @@ def test_frames_of_a_film_are_kept_in_one_split_by_the_proposed_group(tmp_path):
     assert found.status == 0 and prepare_as_proposed(found, tmp_path / "again")
 
 
+def test_a_manifest_of_films_has_the_splits_of_the_proposed_group_and_no_copies_across_them(tmp_path):
+    """The hash of a manifest's keys, which are whole paths, is another, and need not hold out any film."""
+    write_films(tmp_path / "set", films=6, frames=5)
+    (tmp_path / "set/labels/film2_0001.png").write_bytes(b"cut off")
+    for film in range(6):  # whatever the group of the copy, it is in the other split than one of them
+        copy(tmp_path / "set", f"film{film}_0000", f"still{film}")
+    found = examine(tmp_path / "set", tmp_path / "out")
+    rows = [json.loads(line) for line in (found.output / "manifest.jsonl").read_text().splitlines()]
+    films = {
+        split: {Path(row["image"]).name[:5] for row in rows if row["split"] == split} for split in ("train", "val")
+    }
+    assert films["train"] and films["val"] and not films["train"] & films["val"]
+    assert found.kinds["leaks"] == "wrong"
+    palette = ("--palette", str(tmp_path / "set/palette.json"))
+    assert examine(found.output / "manifest.jsonl", tmp_path / "again", *palette).status == 0
+
+
 def test_a_split_is_not_called_empty_where_the_proposed_group_divides_the_set_anew(tmp_path):
     """The films that are held out are others than the frames that the hash of the names held out."""
     write_films(tmp_path / "set", films=6, frames=5)

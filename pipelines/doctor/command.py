@@ -154,10 +154,6 @@ def conclude(
     groups = group_by or options.group_by
     if group_by:  # copies are sought across the splits that it makes
         plan = holdout.regrouped(plan, raw.is_hashed, options.val_fraction, group_by)
-    of_copies, doubles = copies.of_copies(
-        prints, plan, functools.partial(alike, plan, recovery), functools.partial(differ, plan, reading, recovery)
-    )
-    report += of_copies + of_films
     shift = (0, 0)
     if reading.palette is not None:
         reading, of_nothing = findings.of_nothing(total, plan, reading)
@@ -171,7 +167,16 @@ def conclude(
     if options.mend and reading.palette is not None:
         claim(options.output)
         labels = remedy.mend_labels(plan, ill, shift, reading, options.output, options.overwrite, recovery)
-    left_out = frozenset(ill.keys() - labels.keys()) | doubles
+    gone = ill.keys() - labels.keys()
+    of_copies, doubles = copies.of_copies(
+        prints,
+        plan,
+        functools.partial(alike, plan, recovery),
+        functools.partial(differ, plan, reading, recovery),
+        gone,
+    )
+    report += of_copies + of_films
+    left_out = frozenset(gone) | doubles
     of_val, val_fraction = holdout.of_val(plan, left_out, raw.is_hashed, options.val_fraction, groups)
     report += of_val
     splits = {}

@@ -93,22 +93,24 @@ def of_copies(
     plan: Plan,
     likeness: Callable[[Couples], Iterable[float]],
     differ: Callable[[Couples], Iterable[bool]],
+    gone: Collection[int],
 ) -> tuple[list[Finding], set[int]]:
     """Findings on duplicates, and the numbers of the pairs that should be left out because of them.
 
     Args:
+      gone: the numbers of pairs that are left out for other reasons, and whose copies may stay.
       likeness: the likeness of the two images of each couple, -1 to 1.
       differ: whether the two labels of each couple hold different classes.
     """
-    findings, left_out = _of_identical(prints, plan, differ)
+    findings, left_out = _of_identical(prints, plan, differ, gone)
     # Each file is now in one split only, so those that are near to each other across splits are not the same.
     kept = hashed(prints[~np.isin(prints["number"], list(left_out))])
-    of_similar, others = _of_similar(kept, plan, likeness)
+    of_similar, others = _of_similar(kept, plan, likeness, gone)
     return findings + of_similar, left_out | others
 
 
 def _of_identical(
-    prints: np.ndarray, plan: Plan, differ: Callable[[Couples], Iterable[bool]]
+    prints: np.ndarray, plan: Plan, differ: Callable[[Couples], Iterable[bool]], gone: Collection[int]
 ) -> tuple[list[Finding], set[int]]:
     """The part of `of_copies` on images whose files are identical."""
     findings, left_out, splits = [], set(), plan.splits
@@ -131,7 +133,7 @@ def _of_identical(
         couples = [_couple(group, splits) for group in leaks]
         members = {number for group in leaks for number in group}
         findings.append(_finding("leaks", WRONG, couples, members, plan, text, f"{LEFT_OUT} of the training"))
-        left_out |= {number for group in leaks for number in _surplus(group, splits)}
+        left_out |= {number for group in leaks for number in _surplus(group, splits, gone)}
     parts = [[number for number in group if splits[number] == split] for group in same for split in set(splits)]
     if doubles := sorted(part for part in parts if len(part) > 1):
         text = "images occur twice in one split, byte for byte: they count double"
@@ -143,7 +145,7 @@ def _of_identical(
 
 
 def _of_similar(
-    prints: np.ndarray, plan: Plan, likeness: Callable[[Couples], Iterable[float]]
+    prints: np.ndarray, plan: Plan, likeness: Callable[[Couples], Iterable[float]], gone: Collection[int]
 ) -> tuple[list[Finding], set[int]]:
     """The part of `of_copies` on images that are alike, from PRINTs with hashes."""
     findings, left_out, splits = [], set(), plan.splits
@@ -157,7 +159,8 @@ def _of_similar(
         alike = _stood_for(prints, splits)
         members = {number for couple in across for one in couple for number in alike[one]}
         findings.append(_finding("near-leaks", WRONG, across, members, plan, text, f"{LEFT_OUT} of the training"))
-        left_out = {number for couple in across for one in _surplus(couple, splits) for number in alike[one]}
+        groups = [[number for one in couple for number in alike[one]] for couple in across]
+        left_out = {number for group in groups for number in _surplus(group, splits, gone)}
     if within := verified([one for one, across in zip(candidates, is_across, strict=True) if not across], likeness):
         text = "images are nearly the same as another one of their split, as the frames of a film are"
         members = {number for couple in within for number in couple}
@@ -165,9 +168,10 @@ def _of_similar(
     return findings, left_out
 
 
-def _surplus(numbers: Sequence[int], splits: Sequence[str]) -> list[int]:
+def _surplus(numbers: Sequence[int], splits: Sequence[str], gone: Collection[int]) -> list[int]:
     """The numbers of the same image to leave out, so that one split holds it: best test, and last the training."""
-    kept = max((splits[number] for number in numbers), key=lambda split: (split != "train", split == "test", split))
+    held = [splits[number] for number in numbers if number not in gone]
+    kept = max(held, key=lambda split: (split != "train", split == "test", split), default="")
     return [number for number in numbers if splits[number] != kept]
 
 

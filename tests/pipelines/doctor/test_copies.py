@@ -183,6 +183,19 @@ def test_images_of_two_splits_that_are_not_trained_on_stay_in_the_test(tmp_path)
     assert again.status == 0 and not again.kinds
 
 
+@pytest.mark.parametrize("is_near", [False, True])
+def test_a_copy_stays_in_the_training_if_the_scored_one_is_left_out_itself(is_near, tmp_path):
+    draw_set(tmp_path / "set", splits={"train": 3, "val": 3})
+    for target in ("val/b0", "train/b0") if is_near else ("train/b0",):
+        copy(tmp_path / "set", "val/a0", target)
+    if is_near:
+        encoded_again(tmp_path / "set", "val/a0", "train/b0", 95)
+    (tmp_path / "set/labels/val/a0.png").write_bytes(b"cut off")
+    found = examine(tmp_path / "set", tmp_path / "out")
+    assert ("near-leaks" if is_near else "leaks") in found.kinds
+    assert listed(found) & {"val/a0", "val/b0", "train/b0"} == ({"val/b0"} if is_near else {"train/b0"})
+
+
 def test_of_copies_with_two_labels_none_is_left(tmp_path):
     draw_set(tmp_path / "set")
     for name in ("b0", "c0", "d0"):

@@ -69,15 +69,16 @@ _TEXTS = {
 def of_scan(rejects: Sequence[Reject], pairs: int) -> Iterator[Finding]:
     """Findings on images and labels without a partner, and on those that form no pair for other reasons."""
     alone = [reject for reject in rejects if reject.reason in ALONE]
-    for kind, text, members in (
-        ("pairing", "images or labels have no partner of the same name", alone),
-        ("names", "files or entries of lists make no usable pair", [r for r in rejects if r not in alone]),
+    others = [reject for reject in rejects if reject not in alone]
+    for kind, text, cure, members in (
+        ("pairing", "images or labels have no partner of the same name", "give each a partner of its name", alone),
+        ("names", "files or entries of lists make no usable pair", "correct these entries, or the names", others),
     ):
         if members:
             reasons = Counter(reject.reason for reject in members).most_common(2)
             text = f"{text}: {'; '.join(f'{reason} ({count})' for reason, count in reasons)}"
             examples = tuple(Example(-1, reject.path, reject.reason) for reject in members[:SHOWN])
-            cure = f"give every image a label of the same name; {LEFT_OUT}"
+            cure += f"; {LEFT_OUT}"
             files = 2 * pairs + len(rejects)
             yield Finding(
                 kind, REJECT, count=len(members), of=files, unit="files", text=text, cure=cure, examples=examples

@@ -142,6 +142,16 @@ def test_words_for_the_kind_of_a_file_are_not_part_of_its_key(path, key):
     assert name_key(Path(path).with_suffix("").as_posix()) == key
 
 
+def test_entries_of_a_list_without_a_file_are_to_be_corrected(tmp_path):
+    draw_set(tmp_path / "set")
+    rows = [f"images/{split}/a{n}.png,labels/{split}/a{n}.png,{split}" for split in ("train", "val") for n in range(4)]
+    (tmp_path / "set/list.csv").write_text("\n".join(["image,label,split", *rows]))
+    palette = str(tmp_path / "set/palette.json")
+    found = examine(tmp_path / "set/list.csv", tmp_path / "out", "--palette", palette)
+    assert found.kinds == {"names": "reject"} and "correct these entries" in found.finding("names")["cure"]
+    assert len(prepare_as_proposed(found, tmp_path / "records")) == 7
+
+
 def test_images_without_labels_are_left_out_by_the_manifest(tmp_path):
     truth = draw_set(tmp_path / "set")
     (tmp_path / "set/labels/train/a1.png").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import re
@@ -20,8 +21,12 @@ from trainer.files import scratch
 from trainer.options import InputError
 
 STATUS_WORKER_DIED = 70
-SERVERS = ("PrismJobServer", "FlinkJarJobServer", "SparkJarJobServer", "apache_beam.utils.subprocess_server", "")
-"""Loggers of the job servers that Beam starts; the last is the root logger, which receives some of their messages."""
+SERVERS = ("PrismJobServer", "FlinkJarJobServer", "SparkJarJobServer")
+"""Loggers of what the job servers print that Beam starts."""
+STARTERS = ("apache_beam.utils.subprocess_server", "")
+"""Loggers of what Beam says of them; the last is the root logger."""
+said: collections.deque[str] = collections.deque(maxlen=20)
+"""The last lines that a job server has printed."""
 NAMED = re.compile(r"/\w|\w:\d")
 """What names a file or an address."""
 REPORT_SECONDS = 10.0
@@ -137,11 +142,20 @@ def quiet_servers() -> None:
     The filter is never removed: job servers log until this process ends, at levels of their own.
     """
     if logging.getLogger().getEffectiveLevel() > logging.INFO:
-        for name in SERVERS:
+        for name in STARTERS:
             logging.getLogger(name).addFilter(_is_grave)
+        for name in SERVERS:
+            logging.getLogger(name).setLevel(logging.INFO)
+            logging.getLogger(name).addFilter(_listen)
 
 
 def _is_grave(record: logging.LogRecord) -> bool:
+    # Of a job server that does not start, an exception tells as well.
+    return record.levelno >= logging.ERROR and not record.getMessage().startswith("Failed to start job service")
+
+
+def _listen(record: logging.LogRecord) -> bool:
+    said.append(record.getMessage())
     return record.levelno >= logging.ERROR
 
 

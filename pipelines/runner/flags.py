@@ -222,7 +222,7 @@ def _check_runner(options: PipelineOptions) -> None:
 
 
 def _refuse_for_others(flags: list[str], options: PipelineOptions) -> None:
-    """Raises InputError for a flag that the runner would ignore, and for a Prism that cannot be started."""
+    """Raises InputError for a flag that the runner would ignore, and for a job server that cannot be started."""
     for name in (flag.partition("=")[0] for flag in flags):
         runners = ENGINES.get(name, ())
         if runners and runner_name(options) not in map(str.lower, runners):
@@ -230,6 +230,12 @@ def _refuse_for_others(flags: list[str], options: PipelineOptions) -> None:
                 f"{name} is for --runner {' or '.join(runners)}, and this is a job for "
                 f"{options.view_as(StandardOptions).runner or 'this machine'}; give that runner, or omit the flag"
             )
+    flink, spark = options.view_as(FlinkRunnerOptions), options.view_as(SparkRunnerOptions)
+    jars = {"flink_job_server_jar": flink.flink_job_server_jar, "spark_job_server_jar": spark.spark_job_server_jar}
+    for name, jar in jars.items():
+        if jar and "://" not in jar and not zipfile.is_zipfile(jar):
+            engine = name.partition("_")[0].title()
+            raise InputError(f"--{name} {jar} is not a jar; expected Beam's job server for {engine}, or its address")
     prism = options.view_as(PrismRunnerOptions).prism_location or ""
     is_file = os.path.isfile(prism) and (os.access(prism, os.X_OK) or zipfile.is_zipfile(prism))
     if prism and "://" not in prism and not is_file:

@@ -81,6 +81,7 @@ def attach(
         _cancel_now(job, options, title, folder)
         return CANCELLED
     if job is None:
+        jobserver.obtain(options)
         return ""
     _check_followed(job, options, its_options == ours, folder)
     await_others(options, title, folder)
@@ -336,7 +337,7 @@ def _send(
         except Exception as error:
             if expected and not sending.seconds_left(folder):
                 forget(folder)
-            if refused := refusal(error, options):
+            if refused := refusal(error, options) or jobserver.unstarted(error, options):
                 raise InputError(refused) from None
             if silent := unsure(error, options):
                 raise storage.Unavailable(silent) from None

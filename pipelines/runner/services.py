@@ -188,9 +188,14 @@ def _flink_jobs(master: str) -> list[dict[str, Any]]:
     """All jobs that a JobManager lists. Raises InputError if it is none."""
     try:
         return _ask(f"{master}/jobs/overview")["jobs"]
-    except (urllib.error.HTTPError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
         if getattr(error, "code", 0) >= 500:  # a JobManager that starts
             raise
+        if isinstance(error, OSError) and not isinstance(error, urllib.error.HTTPError):
+            raise InputError(
+                f"--flink_master {master}: no JobManager answers there ({getattr(error, 'reason', error)}); start it, "
+                "or give HOST:PORT of the REST interface of one, usually of port 8081"
+            ) from None
         raise InputError(
             f"--flink_master {master} is not a Flink JobManager; expected HOST:PORT of its REST interface, usually of "
             "port 8081"

@@ -199,3 +199,14 @@ def test_prism_that_is_no_program_is_refused_before_anything_is_read(tmp_path):
             beam_options(["--runner", "PrismRunner", "--prism_location", str(path)])
     (tmp_path / "prism").chmod(0o755)
     beam_options(["--runner", "PrismRunner", "--prism_location", str(tmp_path / "prism")])
+
+
+@pytest.mark.parametrize("engine", ["flink", "spark"])
+def test_a_jar_that_is_none_is_refused_before_anything_is_read(tmp_path, engine):
+    (tmp_path / "x.jar").write_text("no jar")
+    for path in (tmp_path / "x.jar", tmp_path / "none.jar"):
+        with pytest.raises(
+            InputError, match=f"--{engine}_job_server_jar {path} is not a jar; expected Beam's job server"
+        ):
+            beam_options(["--runner", f"{engine}Runner", f"--{engine}_job_server_jar", str(path)])
+    beam_options(["--runner", f"{engine}Runner", f"--{engine}_job_server_jar", "https://maven/x.jar"])

@@ -4,15 +4,19 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
-from apache_beam.options.pipeline_options import JobServerOptions
+from apache_beam.runners.portability import prism_runner
+from apache_beam.utils import subprocess_server
 
-from pipelines.runner import jobserver
+from pipelines.runner import remote
 from pipelines.runner.flags import beam_options
 from tests.drawn.places import ROOT
 from trainer import processes
+from trainer.options import CheckedOptions, InputError
 
 JAVA = """
 import os, subprocess, sys, time
@@ -66,7 +70,46 @@ def test_a_job_server_ends_with_a_command_that_alone_is_killed(tmp_path: Path, p
     assert not processes.is_alive(server)
 
 
-def test_java_that_is_not_there_is_left_for_beam_to_tell():
-    options = beam_options(["--runner=FlinkRunner", "--job_server_java_launcher=/nowhere/java"])
-    jobserver.bind(options)
-    assert options.view_as(JobServerOptions).job_server_java_launcher == "/nowhere/java"
+@pytest.mark.parametrize("runner", ["FlinkRunner", "SparkRunner"])
+def test_a_job_server_without_java_is_refused_before_anything_is_read(runner):
+    options = beam_options([f"--runner={runner}", "--job_server_java_launcher=/nowhere/java"])
+    with pytest.raises(
+        InputError, match=f"{runner} needs Java .*no program /nowhere/java; .*--job_server_java_launcher"
+    ):
+        remote.attach(options, CheckedOptions(), "out", "prepare")
+
+
+@pytest.mark.parametrize(
+    ("runner", "flag"),
+    [
+        ("FlinkRunner", "--flink_job_server_jar"),
+        ("SparkRunner", "--spark_job_server_jar"),
+        ("PrismRunner", "--prism_location"),
+    ],
+)
+def test_a_job_server_that_cannot_be_downloaded_is_refused_with_the_flag_that_names_one(
+    runner, flag, monkeypatch, tmp_path
+):
+    def refuse(*_):
+        raise URLError("no internet")
+
+    for module in (subprocess_server, prism_runner):
+        monkeypatch.setattr(module, "urlopen", refuse)
+    monkeypatch.setattr(subprocess_server.JavaJarServer, "JAR_CACHE", str(tmp_path / "jars"))
+    monkeypatch.setattr(prism_runner.PrismJobServer, "BIN_CACHE", str(tmp_path / "bin"))
+    options = beam_options([f"--runner={runner}", f"--job_server_java_launcher={sys.executable}"])
+    with pytest.raises(
+        InputError, match=rf"could not download it \(Unable .* no internet>\); give one with {flag}, or"
+    ):
+        remote.attach(options, CheckedOptions(), "out", "prepare")
+
+
+def test_a_job_server_that_does_not_start_says_why(tmp_path):
+    jar, java = tmp_path / "server.jar", tmp_path / "java"
+    with zipfile.ZipFile(jar, "w") as archive:
+        archive.writestr("a", "")
+    java.write_text("#!/bin/sh\necho 'Picked up JAVA_TOOL_OPTIONS'; echo 'no heap'; echo '    at a.b.C'; exit 3\n")
+    java.chmod(0o755)
+    flags = [f"--flink_job_server_jar={jar}", f"--job_server_java_launcher={java}", "--object_reuse"]
+    with pytest.raises(InputError, match=r"^the job server of FlinkRunner does not start: no heap$"):
+        beam_options(["--runner=FlinkRunner", *flags])

@@ -184,7 +184,7 @@ def test_cancel_waits_for_the_end_of_the_job_and_leaves_nothing(tmp_path, monkey
 
 
 def test_a_job_sent_by_a_killed_command_is_followed_and_ends_with_the_work(tmp_path, monkeypatch, capsys):
-    options, jobs = beam_options(FLINK), [Drawn("RUNNING", "DONE"), Drawn("RUNNING", "DONE")]
+    options, jobs = beam_options([*FLINK, "--job_endpoint=h:9"]), [Drawn("RUNNING", "DONE"), Drawn("RUNNING", "DONE")]
     monkeypatch.setattr(services, "active", lambda options: (job for job in jobs if job._states[0] == "RUNNING"))
     monkeypatch.setattr(Drawn, "cancel", lambda self: self._states.pop(0))
     for number, job in enumerate(jobs):

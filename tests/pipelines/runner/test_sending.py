@@ -41,6 +41,7 @@ class Late:
         monkeypatch.setattr(services, "active", self.active)
         monkeypatch.setattr(Job, "state", lambda job: "DONE")
         monkeypatch.setattr(remote, "ASKING", 0.01)
+        monkeypatch.setattr(jobserver, "obtain", lambda options: None)
 
     def active(self, options):
         self.name = self.name or options.get_all_options()["job_name"]

@@ -177,6 +177,12 @@ def test_a_server_of_another_kind_is_not_taken_for_flink(answer, monkeypatch):
         list(services.active(options))
 
 
+def test_a_cluster_that_does_not_answer_is_named_with_its_flag():
+    options = beam_options(["--runner=FlinkRunner", "--flink_master=127.0.0.1:9", *PROCESS])
+    with pytest.raises(InputError, match=r"--flink_master http://127.0.0.1:9: no JobManager answers there \(\[Errno"):
+        remote.attach(options, CheckedOptions(), "out", "prepare")
+
+
 @pytest.mark.parametrize("master", ["", "host", "http://host", "host:8081/path"])
 def test_a_flink_master_is_a_host_and_a_port(master):
     with pytest.raises(InputError, match=f"--flink_master '{master}' is not a Flink JobManager; expected HOST:PORT"):

@@ -71,10 +71,11 @@ def doubts(job: Job) -> Iterator[str]:
     output = job.options.output
     if job.command == "tune-crf":
         output = output or storage.join(job.options.model, TUNING_FILE)
-        lease = leases.path_of_file(output)
+        work = output.removesuffix(".json") + tuning.WORK
+        held = [leases.path_of_file(output), storage.join(work, leases.FILE)]
     else:
-        lease = storage.join(output, leases.FILE)
-    if storage.exists(lease):
+        held = [storage.join(output, leases.FILE)]
+    if any(map(storage.exists, held)):
         yield f"{output} is being written by another job, or by one that was killed; this job will wait and see"
     if job.command == "train" and job.options.resume and (epochs := _trained(output)) >= job.options.epochs:
         # Under poly, a resumed training with other epochs is refused.

@@ -10,8 +10,8 @@ from pipelines.submit.plan import LONGEST_NAME
 from trainer.options import CheckedOptions
 
 NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
-LABEL = re.compile(r"[a-z]([a-z0-9_-]{0,61}[a-z0-9])?=([a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?)?")
-"""Labels that both Google Cloud and Kubernetes accept."""
+LABEL = re.compile(r"(?!deeplab-)[a-z]([a-z0-9_-]{0,61}[a-z0-9])?=([a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?)?")
+"""Labels that both Google Cloud and Kubernetes accept, other than those that a job has anyway."""
 MOST_LABELS, OUR_LABELS, MOST_VARIABLES = 64, 3, 100
 """Labels and environment variables that a job of Vertex AI may have, and the labels that it has anyway."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
@@ -47,7 +47,11 @@ def malformed(options: JobOptions) -> Iterator[str]:
         "namespace": (NAMESPACE, "at most 63 lower-case letters, digits and hyphens, no hyphen first or last"),
         "service_account": (ACCOUNT if isinstance(options, Vertex) else SERVICE_ACCOUNT, ACCOUNTS[type(options)]),
         "project": (PROJECT, "the ID of a project of Google Cloud, as in `gcloud projects list`"),
-        "labels": (LABEL, "KEY=VALUE of lower-case letters, digits, _ and -, a letter first, each at most 63 long"),
+        "labels": (
+            LABEL,
+            "KEY=VALUE of lower-case letters, digits, _ and -, a letter first, each at most 63 long; "
+            "deeplab-... is taken",
+        ),
         "env": (VARIABLE, "NAME=VALUE"),
         "node_selector": (
             SELECTOR,

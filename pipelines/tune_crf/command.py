@@ -29,7 +29,7 @@ from trainer.accounts import REJECTS_FILE, Accounts, counted, merged, write_reje
 from trainer.formats.cards import load_card, weights_digest
 from trainer.formats.dataset import Dataset, load_dataset, unchanged
 from trainer.formats.options import CrfOptions
-from trainer.formats.tuning import TUNING_FILE, Tuning
+from trainer.formats.tuning import TUNING_FILE, WORK, Tuning
 from trainer.metrics import mean_iou
 from trainer.options import InputError
 from trainer.terminal import printable
@@ -46,7 +46,7 @@ def run(options: Options, flags: list[str]) -> int:
     """Runs the command; returns its exit status."""
     beam = beam_options(flags, options)
     options = located(beam, options, "model", "records", "output")
-    if attach(beam, options, output(options, ".tuning"), "tune-crf", needs_result=True) == CANCELLED:
+    if attach(beam, options, output(options, WORK), "tune-crf", needs_result=True) == CANCELLED:
         return 0
     job, dataset = prepare(options, beam)
     # Beside crf.json, which is written last: where that cannot be, the search would be lost.
@@ -92,7 +92,7 @@ def prepare(options: Options, beam: Any) -> tuple[TuningJob, Dataset]:
     job = TuningJob(
         model=options.model,
         records=options.records,
-        work=output(options, ".tuning"),
+        work=output(options, WORK),
         palette=dataset.palette,
         max_side=card.max_side,
         views=options.views,
@@ -105,7 +105,7 @@ def prepare(options: Options, beam: Any) -> tuple[TuningJob, Dataset]:
 
 def check_output(options: Options) -> None:
     """Raises InputError if the output is a folder, or an existing output was not written by this command."""
-    path, html, work = (output(options, suffix) for suffix in (".json", ".html", ".tuning"))
+    path, html, work = (output(options, suffix) for suffix in (".json", ".html", WORK))
     if os.path.isdir(path):
         raise InputError(f"--output {path} is a folder; expected the file to write")
     names = storage.join(work, scoring.NAMES_FILE)

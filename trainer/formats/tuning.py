@@ -13,6 +13,9 @@ from trainer.formats.options import CrfOptions
 from trainer.metrics import Gain
 from trainer.options import InputError
 
+WORK = ".tuning"
+"""Suffix, in place of .json, of the folder of what a tuning needs to resume."""
+
 FORMAT = 4
 READ_FORMATS = (1, 2, 3, 4)
 """Formats of crf.json that can be read. Format 1 has "pictures" for "images"; classes have weights and intervals since

@@ -277,6 +277,7 @@ def test_a_version_that_no_tag_names_is_a_warning(place, capsys):
 @pytest.mark.parametrize(("command", "output", "lease"), [
     (TRAIN, "new", "new/.deeplab-lease.json"),
     ("tune-crf --model {0}/model --records {0}/records", "model/crf.json", "model/.crf.json.deeplab-lease.json"),
+    ("tune-crf --model {0}/model --records {0}/records", "model/crf.json", "model/crf.tuning/.deeplab-lease.json"),
 ])  # fmt: skip
 def test_an_output_that_another_job_may_write_to_is_a_warning(command, output, lease, place, capsys):
     storage.write(f"{place}/{lease}", b"{}")

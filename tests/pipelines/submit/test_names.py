@@ -56,6 +56,7 @@ def test_a_name_that_kubernetes_accepts_is_taken(bucket, flag, value):
         ("--service-account", "a" * 254),
         ("--service-account", "trainer..v2"),
         ("--service-account", "trainer.-v2"),
+        ("--labels", "deeplab-submission=mine"),
         ("--node-selector", "foo=bar-"),
         ("--node-selector", f"foo={'v' * 80}"),
         ("--node-selector", f"{'k' * 64}=v"),

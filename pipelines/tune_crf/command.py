@@ -160,7 +160,8 @@ def choose(options: Options, job: TuningJob, dataset: Dataset) -> tuple[list[Sam
     try:
         with unchanged(options.records, dataset):  # whose fingerprint identifies the counts
             chosen = samples.choose(options.records, dataset, options.split, options.images)
-            usable, rejects = samples.sift(options.records, job.palette, chosen, job.notes)
+            at_boundary = options.metric == "trimap"
+            usable, rejects, labelled = samples.sift(options.records, job.palette, chosen, job.notes, at_boundary)
     except OSError as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
         raise InputError(
@@ -170,6 +171,7 @@ def choose(options: Options, job: TuningJob, dataset: Dataset) -> tuple[list[Sam
     names = {job.name(sample): sample.key for sample in usable}
     storage.write_json(storage.join(job.work, scoring.NAMES_FILE), names)
     report(options, job, accounts)
+    check_labelled(options, accounts, labelled)
     return usable, accounts
 
 
@@ -193,14 +195,14 @@ def _more_images(options: Options, accounts: Accounts) -> str:
     )
 
 
-def check_labelled(options: Options, accounts: Accounts, before: np.ndarray) -> None:
-    """Raises InputError if too few images have a pixel that is scored; `before` are their counts, int64 [n, 3, C]."""
-    labelled = int(np.count_nonzero(before[:, 1].any(-1)))
+def check_labelled(options: Options, accounts: Accounts, labelled: int) -> None:
+    """Raises InputError if too few images have a pixel that is scored: `labelled` of them."""
     if labelled < MIN_IMAGES:
         where = f" within {options.trimap_width} pixels of a boundary" if options.metric == "trimap" else ""
         raise InputError(
-            f"of {len(before)} usable images in the split {options.split} of {options.records}, {labelled} have a "
-            f"labelled pixel{where}; expected {MIN_IMAGES} or more; {_more_images(options, accounts)}"
+            f"of {accounts.outputs['usable']} usable images in the split {options.split} of {options.records}, "
+            f"{labelled} have a labelled pixel{where}; expected {MIN_IMAGES} or more; "
+            f"{_more_images(options, accounts)}"
         )
 
 
@@ -264,7 +266,7 @@ def score_all(
     while True:
         usable, accounts, scores = score(options, job, usable, accounts, read, beam, points, stage)
         before, counts = stacked(job, usable, (None,), scores)[None], stacked(job, usable, points[1:], scores)
-        check_labelled(options, accounts, before)
+        check_labelled(options, accounts, int(np.count_nonzero(before[:, 1].any(-1))))
         lacking = search.unscored(before, counts, search.folds([sample.key for sample in usable]))
         if lacking is None:
             return usable, accounts, before, counts

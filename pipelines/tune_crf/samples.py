@@ -12,6 +12,7 @@ import numpy as np
 
 from pipelines.runner.isolation import Failed, attempt
 from pipelines.runner.notes import InFlight, guarded
+from pipelines.scores.trimap import trimap_distance
 from trainer import storage
 from trainer.accounts import Accounts, Reject
 from trainer.formats import images, label_images
@@ -85,45 +86,51 @@ def choose(folder: str, dataset: Dataset, split: str, most: int) -> list[Sample]
 
 
 def sift(
-    folder: str, palette: Palette, chosen: Iterable[Sample], notes: InFlight
-) -> tuple[list[Sample], list[Reject]]:
-    """Reads every sample once, and returns the usable ones, and the others as rejects.
+    folder: str, palette: Palette, chosen: Iterable[Sample], notes: InFlight, at_boundary: bool = False
+) -> tuple[list[Sample], list[Reject], int]:
+    """Reads every sample once, and returns the usable ones, the others as rejects, and how many have a scored pixel.
 
     Args:
       folder: the folder of the records.
       notes: the notes of what the workers are working on.
+      at_boundary: whether only pixels near a boundary are scored, else all that have a label.
 
     Raises:
       OSError: a shard cannot be read.
     """
-    usable, rejects = [], []
+    usable, rejects, scored = [], [], 0
     with notes.watch("images") as recovery:
         for sample in chosen:
-            look = guarded(fault, recovery)
+            call = functools.partial(guarded(look, recovery), folder, palette, sample, at_boundary)
             try:
-                reason = sample.reason or attempt(functools.partial(look, folder, palette, sample), known=OSError)
+                reason, is_scored = (sample.reason, False) if sample.reason else attempt(call, known=OSError)
             except Failed as failure:
-                reason = failure.reason
+                reason, is_scored = failure.reason, False
+            scored += is_scored
             if reason:
                 rejects.append(reject(folder, sample, reason))
             else:
                 usable.append(sample)
-    return usable, rejects
+    return usable, rejects, scored
 
 
 def reject(folder: str, sample: Sample, reason: str) -> Reject:
     return Reject(sample.key, storage.join(folder, sample.shard), STAGE, reason)
 
 
-def fault(folder: str, palette: Palette, sample: Sample) -> str:
-    """The reason why image or label cannot be read; "" if they can."""
+def look(folder: str, palette: Palette, sample: Sample, at_boundary: bool) -> tuple[str, bool]:
+    """The reason why image or label cannot be read, "" if they can; and whether the label has a pixel that is scored.
+
+    If there is a boundary, the pixels beside it are within every distance from it.
+    """
     try:
-        load(folder, palette, sample)
+        _, label = load(folder, palette, sample)
     except InputError:
         raise
     except ValueError as error:  # ImageError, LabelError, CorruptRecord
-        return str(error)
-    return ""
+        return str(error), False
+    scored = np.isfinite(trimap_distance(label, palette.ignore_id)) if at_boundary else label != palette.ignore_id
+    return "", bool(scored.any())
 
 
 def accounts(chosen: list[Sample], usable: list[Sample], rejects: list[Reject]) -> Accounts:

@@ -151,12 +151,12 @@ def test_a_decoder_that_ended_the_command_is_found_by_the_rerun(
     job: TuningJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job.notes.start("images")
-    monkeypatch.setattr(choosing, "fault", end_at_once)
-    usable, (reject,) = choosing.sift(job.records, PALETTE, [SAMPLE], job.notes)
+    monkeypatch.setattr(choosing, "look", end_at_once)
+    usable, (reject,), _ = choosing.sift(job.records, PALETTE, [SAMPLE], job.notes)
     assert usable == [] and "ended with status 8" in reject.reason
 
 
-def end_at_once(folder: str, palette: object, sample: Sample) -> str:
+def end_at_once(folder: str, palette: object, sample: Sample, at_boundary: bool) -> tuple[str, bool]:
     os._exit(8)
 
 

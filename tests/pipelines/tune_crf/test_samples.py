@@ -25,8 +25,8 @@ def test_augmented_copies_are_not_tuned_on(tmp_path: Path) -> None:
     pairs = [[one, dataclasses.replace(one, copy=1)] for one in originals]
     dataset = records.write_records(tmp_path, {"val": [[record for pair in pairs for record in pair]]}, copies=1)
     chosen = samples.choose(str(tmp_path), dataset, "val", 0)
-    usable, rejects = samples.sift(str(tmp_path), PALETTE, chosen, InFlight(str(tmp_path / "notes")))
-    assert (sorted(sample.key for sample in usable), rejects) == (["000", "001", "002", "003"], [])
+    usable, rejects, scored = samples.sift(str(tmp_path), PALETTE, chosen, InFlight(str(tmp_path / "notes")))
+    assert (sorted(sample.key for sample in usable), rejects, scored) == (["000", "001", "002", "003"], [], 4)
     _, label = samples.load(str(tmp_path), PALETTE, usable[0])
     np.testing.assert_array_equal(label, records.draw_image(int(usable[0].key), *SIZE)[1])
 
@@ -56,7 +56,7 @@ def test_a_label_of_another_size_is_a_fault(tmp_path: Path) -> None:
     record = dataclasses.replace(records.record(0, SIZE), label=images.encode_png(np.zeros((5, 6), np.uint8)))
     dataset = records.write_records(tmp_path, {"val": [[record]]})
     (sample,) = samples.choose(str(tmp_path), dataset, "val", 0)
-    usable, (reject,) = samples.sift(str(tmp_path), PALETTE, [sample], InFlight(str(tmp_path / "notes")))
+    usable, (reject,), _ = samples.sift(str(tmp_path), PALETTE, [sample], InFlight(str(tmp_path / "notes")))
     assert (usable, reject.stage) == ([], "tune-crf")
     assert reject.reason == "image is 64x56, its label 6x5 pixels"
     accounts = samples.accounts([sample], usable, [reject])

@@ -6,6 +6,7 @@ States are Beam's: "RUNNING", "DONE", "FAILED", "CANCELLED", and others in betwe
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import socket
@@ -28,6 +29,7 @@ from apache_beam.runners.runner import PipelineState
 
 from pipelines.runner import jobserver
 from pipelines.runner.flags import EMBEDDED, is_dataflow, runner_name
+from trainer.attempts import with_credentials
 from trainer.options import InputError
 
 SPARK = "spark://"
@@ -139,6 +141,8 @@ def _client(kind: str, options: PipelineOptions) -> Any:
     from google.cloud import dataflow_v1beta3
 
     cloud = options.view_as(GoogleCloudOptions)
+    if not cloud.no_auth:
+        _check_credentials()
     endpoint = (cloud.dataflow_endpoint or "").strip().rstrip("/")
     is_rest = "localhost" in endpoint  # as Beam's own client decides
     return getattr(dataflow_v1beta3, f"{kind}V1Beta3Client")(
@@ -148,6 +152,17 @@ def _client(kind: str, options: PipelineOptions) -> Any:
             api_endpoint=endpoint if is_rest else endpoint.removeprefix("https://").removeprefix("http://") or None
         ),
     )
+
+
+@functools.cache
+def _check_credentials() -> None:
+    """Raises GoogleAuthError or InputError where the user has no credentials.
+
+    Beam would look for them for half a minute, print a traceback every few seconds, and then send no credentials.
+    """
+    import google.auth
+
+    with_credentials(google.auth.default)
 
 
 @dataclass
@@ -248,7 +263,9 @@ class PortableJob(Job):
             if self.twin is None:
                 raise
             return self.twin.state()
-        return beam_job_api_pb2.JobState.Enum.Name(answer.state)
+        state = beam_job_api_pb2.JobState.Enum.Name(answer.state)
+        # Beam's job server calls a job failed whose cluster has not answered it for a minute.
+        return self.twin.state() if self.twin and state == "FAILED" else state
 
     def error(self) -> str:
         self._reader.join(MESSAGES)

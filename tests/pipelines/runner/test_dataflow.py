@@ -9,7 +9,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 from google.api_core.exceptions import BadRequest, Forbidden, NotFound, ServiceUnavailable, TooManyRequests
-from google.auth.exceptions import RefreshError
+from google.auth.exceptions import DefaultCredentialsError, RefreshError
 
 from pipelines.runner import following, progress, services
 from pipelines.runner.flags import beam_options
@@ -176,6 +176,17 @@ def test_a_service_that_does_not_answer_is_named_before_anything_is_planned(serv
     service.failing = -1
     with pytest.raises(storage.Unavailable, match=r"^Dataflow does not answer: ServiceUnavailable: 503"):
         attach(options_of(service), Command(), "gs://seg/masks", "segment")
+
+
+def test_missing_credentials_are_told_at_once(monkeypatch):
+    def nothing(*_, **__):
+        raise DefaultCredentialsError("none")
+
+    monkeypatch.setattr("google.auth.default", nothing)
+    services._check_credentials.cache_clear()
+    options = beam_options([flag for flag in FLAGS if flag != "--no_auth"])
+    with pytest.raises(InputError, match=r"^no valid credentials for Google Cloud .*; run `gcloud auth application-"):
+        attach(options, Command(), "gs://seg/masks", "segment")
 
 
 REFUSALS = [

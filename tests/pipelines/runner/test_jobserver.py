@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -104,7 +105,8 @@ def test_a_job_server_that_cannot_be_downloaded_is_refused_with_the_flag_that_na
         remote.attach(options, CheckedOptions(), "out", "prepare")
 
 
-def test_a_job_server_that_does_not_start_says_why(tmp_path):
+def test_a_job_server_that_does_not_start_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # Beam leaves a folder
     jar, java = tmp_path / "server.jar", tmp_path / "java"
     with zipfile.ZipFile(jar, "w") as archive:
         archive.writestr("a", "")

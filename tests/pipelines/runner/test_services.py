@@ -152,6 +152,17 @@ def test_a_job_at_a_job_server_is_ended_at_its_cluster(cluster, job_server, tmp_
     assert ["look at the page of the cluster" in text for text in said] == [False, True]
 
 
+def test_a_job_of_which_its_server_says_that_it_failed_may_still_run_on_its_cluster(job_server):
+    (job,) = services.active(beam_options(job_server))
+    job.cancel()
+    assert job.state() == "FAILED"
+    job.twin = services.FlinkJob("1", "mine", master="http://127.0.0.1:9")
+    with pytest.raises(urllib.error.URLError):  # so that it is asked again
+        job.state()
+    job.twin.state = lambda: "RUNNING"
+    assert job.state() == "RUNNING"
+
+
 def test_a_job_whose_job_server_is_gone_is_asked_for_at_its_cluster():
     gone = beam_job_api_pb2_grpc.JobServiceStub(grpc.insecure_channel("127.0.0.1:9"))
     job = services.PortableJob("1", "mine", service=gone)

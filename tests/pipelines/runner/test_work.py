@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,7 +33,8 @@ def test_a_worker_of_other_versions_refuses_the_job(monkeypatch):
     assert "has Python 3.99, Apache Beam 2 and deeplab 0.1, but the job was sent with Python 3." in str(error.value)
 
 
-def test_work_is_shuffled_once():
+def test_work_is_shuffled_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a pipeline that never runs leaves a folder
     pipeline = beam.Pipeline()
     distribute(pipeline, ["one", "two"], "chunks")
     kinds = [transform.spec.urn for transform in pipeline.to_runner_api().components.transforms.values()]

@@ -119,12 +119,21 @@ def writer(folder: str) -> str:
 
     One on another machine may have died since: it is taken at its word.
     """
+    return _writer(storage.join(folder, FILE), folder)
+
+
+def writer_of_file(path: str) -> str:
+    """Like `writer`, for a single output file."""
+    return _writer(path_of_file(path), path)
+
+
+def _writer(lease: str, target: str) -> str:
     try:
-        content = _read(storage.join(folder, FILE))
+        content = _read(lease)
     except (OSError, storage.Unavailable):
         return ""
     is_own = content is not None and storage.json_object(content).get("process") == processes.name()
-    return "" if content is None or (is_own and _is_here(content)) or _is_dead(content) else _owner(folder, content)
+    return "" if content is None or (is_own and _is_here(content)) or _is_dead(content) else _owner(target, content)
 
 
 def _take(folder: str, command: str, target: str, file: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from trainer import storage
+from trainer import leases, storage
 from trainer.accounts import Reject
 from trainer.formats import exports
 from trainer.formats.cards import TUNING_FILE
@@ -204,4 +204,7 @@ def how_to_make(model: str) -> str:
             f"{model} was exported from a model without {TUNING_FILE}; run `deeplab tune-crf` on that and "
             "export it again"
         )
-    return f"{path_of(model)} is missing; make it with `deeplab tune-crf --model {model} --records DIR`"
+    path = path_of(model)
+    if owner := leases.writer_of_file(path):
+        return f"{owner}, and is not there yet; {leases.ONCE_ENDED}"
+    return f"{path} is missing; make it with `deeplab tune-crf --model {model} --records DIR`"

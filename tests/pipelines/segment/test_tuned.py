@@ -12,6 +12,7 @@ import pytest
 from pipelines.crf.refine import refine
 from pipelines.segment.options import Options
 from pipelines.segment.refinement import DEFAULT_NOTE, crf_in_force
+from tests.drawn.held import held
 from tests.drawn.segmenting import PALETTE, SIZES, draw, outcomes_of, read_mask, report_of, segment
 from tests.drawn.tuning import some_tuning, weights_file, write_model
 from trainer.formats.cards import WEIGHTS, weights_digest
@@ -86,6 +87,9 @@ def test_without_a_tuning_flags_and_defaults_decide(untuned: Path) -> None:
     assert in_force(untuned, crf="on") == (CrfOptions(), DEFAULT_NOTE)
     assert in_force(untuned, crf="on", crf_sxy=20.0) == (CrfOptions(sxy=20), "")
     with pytest.raises(InputError, match=r"crf\.json is missing; make it with `deeplab tune-crf"):
+        in_force(untuned, crf="auto")
+    written = r"crf\.json is being written by `deeplab tune-crf` .*, and is not there yet; run this command again once"
+    with held(untuned / "crf.json", "tune-crf", "acquire_file"), pytest.raises(InputError, match=written):
         in_force(untuned, crf="auto")
 
 

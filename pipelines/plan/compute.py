@@ -52,7 +52,8 @@ def operations(architecture: Mapping[str, Any], height: int, width: int) -> floa
     model = deeplab_v3_plus(**architecture)
     tf.get_logger().setLevel("ERROR")  # the profiler warns that it belongs to TensorFlow 1
     shape = tf.TensorSpec([1, height, width, 3], tf.float32)
-    graph = tf.function(lambda image: model(image, training=False)).get_concrete_function(shape).graph
+    # AutoGraph would leave a file in the folder for temporary files.
+    graph = tf.function(lambda image: model(image, training=False), autograph=False).get_concrete_function(shape).graph
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
     counted = tf.compat.v1.profiler.profile(graph, options={**options, "output": "none"})
     return float(counted.total_float_ops)

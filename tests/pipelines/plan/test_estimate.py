@@ -150,12 +150,14 @@ def test_prices_that_cannot_be_used_are_refused(tmp_path: Path, change, expected
     assert expected in str(error.value) and "prices.json" in str(error.value)
 
 
-def test_operations_are_counted_under_any_backend(monkeypatch):
+def test_operations_are_counted_under_any_backend_and_nothing_is_left(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     architecture = {"num_classes": 3, "alpha": 0.35, "aspp_rates": (6, 12), "backbone": "mobilenet_v2"}
     assert 1e7 < forward_flops(architecture, 64, 64) < 1e9
     with pytest.raises(InputError, match=r"operations of the network cannot be counted: .*backbone"):
         forward_flops({**architecture, "backbone": "none"}, 64, 64)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_is_no_json_or_missing_is_refused(tmp_path: Path):

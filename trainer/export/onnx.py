@@ -114,6 +114,8 @@ def load(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
     Raises:
       InputError: the file cannot be used.
     """
+    # By default it writes an id of the machine below ~/.cache when it is imported, and sends reports to its makers.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError:

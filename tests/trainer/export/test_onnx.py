@@ -87,6 +87,15 @@ def test_operations_of_others_are_refused():
         load(file(node, domains=("", "org.others")))
 
 
+def test_onnx_runtime_reports_nothing_to_its_makers(tmp_path):
+    """For that it keeps files in these folders."""
+    program = "from trainer.export import onnx\ntry: onnx.load(b'')\nexcept onnx.InputError: pass"
+    folders = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | folders
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_damaged_files_are_refused():
     with pytest.raises(InputError, match="ONNX Runtime cannot use the file"):
         load(b"no protobuf")

@@ -306,6 +306,10 @@ def open_pillow(data: bytes) -> Image.Image:
             if data[:2] in (b"II", b"MM") and (reason := tiffs.unsupported(data)):
                 raise ImageError(reason) from None
             raise ImageError(f"{what}: begins with {data[:12]!r}, but the rest is not one") from None
+        except OSError as error:
+            if not str(error).startswith("Unsupported BMP"):
+                raise
+            raise ImageError(f"is a BMP of a kind that is not read ({error}); save it as PNG") from None
         if image.format == "BMP":
             bmps.use_indices(image, data)
         return image

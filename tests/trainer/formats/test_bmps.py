@@ -121,3 +121,13 @@ def test_run_lengths_of_other_pixels_are_refused():
     data[30] = 1
     with pytest.raises(ImageError, match="damaged BMP: run lengths of 8 bits for pixels of 1"):
         decode_image(bytes(data))
+
+
+def test_a_sound_bmp_whose_channels_have_an_odd_order_is_not_called_damaged():
+    masks = struct.pack("<4I", 0xFF, 0xFF00, 0xFF0000, 0)
+    head = struct.pack("<IiiHHIIiiII", 56, 2, 2, 1, 32, 3, 16, 0, 0, 0, 0) + masks
+    data = b"BM" + struct.pack("<IHHI", 14 + len(head) + 16, 0, 0, 14 + len(head)) + head + bytes(range(16))
+    with pytest.raises(
+        ImageError, match=r"^is a BMP of a kind that is not read \(.*bitfields layout\); save it as PNG$"
+    ):
+        decode_image(data)

@@ -114,7 +114,7 @@ def load(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
     Raises:
       InputError: the file cannot be used.
     """
-    # By default it writes an id of the machine below ~/.cache when it is imported, and sends reports to its makers.
+    # Its telemetry is on by default, and writes an id of the machine below ~/.cache when it is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime

@@ -15,6 +15,7 @@ from pipelines.doctor.reading import OWN, Reading
 from pipelines.doctor.tally import DOUBTS, FAULTS, MAX_COLORS, DoctorTally, Seen
 from pipelines.doctor.verdict import NOTE, REJECT, SHOWN, WRONG, Example, Finding
 from pipelines.inputs.pairs import ALONE
+from pipelines.inputs.tiling import LARGE, TILED
 from trainer.accounts import Reject, counted, percent
 from trainer.formats.labels import Palette, ranges
 from trainer.terminal import some, some_and_more
@@ -33,7 +34,7 @@ MENDABLE = frozenset(("lossy-labels", "sizes", "exif", "unknown-colors", "blende
 TINY_SHARE, TINY_AREA = 1e-4, 64
 """A class is tiny below this share of all labelled pixels, or this mean area in the labels that contain it, in pixels:
 8x8 pixels are 2x2 features at stride 4."""
-_IMAGE_KINDS = ("damaged-images", "deep-images", "other-colors")
+_IMAGE_KINDS = ("damaged-images", "large-images", "deep-images", "other-colors")
 _TEXTS = {
     "unreadable": ("files cannot be read", f"fix their permissions or links; {LEFT_OUT}"),
     "animations": (
@@ -95,6 +96,11 @@ def of_files(tally: DoctorTally) -> Iterator[Finding]:
         cure = f"--label-coding ids or --label-coding colors; {LEFT_OUT}"
         yield _finding("two-readings", REJECT, seen, tally.decoded, text, cure)
     for kind, text, cure in (
+        (
+            "large-images",
+            f"images of {TILED} have over {LARGE**2 / 1e6:.1f} megapixels, and an epoch takes one crop of each",
+            "--tile 1024 of prepare, which makes a record of every tile, or --max-side, which shrinks them",
+        ),
         ("deep-images", "images have 16 bits a sample; prepare scales them to 8", "none is needed"),
         ("other-colors", "images are neither RGB nor grey; prepare turns them into RGB", "none is needed"),
     ):

@@ -13,6 +13,7 @@ from pipelines.doctor.reading import are_grey_ids, are_numbers
 from pipelines.doctor.tally import REACH, Alignment, DoctorTally, Seen, of_colors, seen_of, with_print
 from pipelines.doctor.verdict import Example
 from pipelines.inputs.evidence import uses_of_colors
+from pipelines.inputs.tiling import LARGE, TILED
 from trainer import storage
 from trainer.formats import codings, images, label_images
 from trainer.formats.images import Header, ImageError
@@ -57,8 +58,8 @@ def look(
       - "unknown-ids", "unknown-colors", "two-readings": the palette cannot read the label.
       - "masks-0-255": the palette would ignore the label's foreground.
 
-      And any number of properties that prepare would accept: "deep-images", "other-colors" (of images), "blended-ids",
-      "turned-labels", "one-class", "all-ignored", and those of `depth`.
+      And any number of properties that prepare would accept: "large-images", "deep-images", "other-colors" (of
+      images), "blended-ids", "turned-labels", "one-class", "all-ignored", and those of `depth`.
     """
     steps = _Look(subject, palette, coding, max_pixels)
     try:
@@ -139,6 +140,15 @@ class _Look:
         return header
 
     def _of_image(self, source: Header) -> DoctorTally:
+        return self._of_size(source) + self._of_samples(source)
+
+    def _of_size(self, source: Header) -> DoctorTally:
+        height, width = source.upright_size
+        if self.subject.split != TILED or height * width <= LARGE**2:
+            return DoctorTally()
+        return self.tally("large-images", f"is {width}x{height}", self.subject.image)
+
+    def _of_samples(self, source: Header) -> DoctorTally:
         if source.mode.startswith("I") or source.depth > 8:
             return self.tally(
                 "deep-images", f"{source.depth} bits a sample, which are scaled to 8", self.subject.image

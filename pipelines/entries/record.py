@@ -10,10 +10,11 @@ import numpy as np
 from pipelines.entries import augment
 from pipelines.entries.options import RecordOptions
 from trainer import storage
-from trainer.formats import codings, images, label_images
+from trainer.formats import codings, images, label_images, tiles
 from trainer.formats.examples import Record
 from trainer.formats.images import Header, ImageError
 from trainer.formats.labels import LabelError, Palette
+from trainer.formats.runs import pixels_of_ids
 
 T = TypeVar("T")
 
@@ -27,6 +28,7 @@ class Entry(NamedTuple):
       image: the path of the image, local or gs://.
       label: the path of the label, local or gs://.
       copy: the number of the augmented copy, from 1; 0 for the image itself.
+      tile: the part of the image that the record holds, see `tiles.tiles_of`; "" for all of it.
     """
 
     key: str
@@ -34,6 +36,7 @@ class Entry(NamedTuple):
     image: str
     label: str
     copy: int
+    tile: str = ""
 
 
 def filename(path: str, root: str) -> str:
@@ -63,7 +66,8 @@ class Source(NamedTuple):
     Attributes:
       data: the bytes of the image's file.
       header: its header.
-      image: uint8 [H, W, 3] RGB, upright; None if every record takes the bytes of the file, which were checked.
+      image: uint8 [H, W, 3] RGB, upright, shrunk if need be; None if every record takes the bytes of the file, which
+        were checked.
       label: class ids, uint8 [H, W].
       pixels: the number of label pixels of every id, int64 [256].
     """
@@ -89,11 +93,17 @@ def load(
     Raises:
       Unusable: one of the files cannot be used.
     """
-    entry, is_copied = entries[0], any(entry.copy for entry in entries)
-    data, (header, image) = _load(entry.image, read, lambda data: _decode_image(data, options, is_copied))
+    entry, is_changed = entries[0], any(entry.copy or entry.tile for entry in entries)
+    data, (header, image) = _load(entry.image, read, lambda data: _decode_image(data, options, is_changed))
     _, (labelled, (label, pixels)) = _load(entry.label, read, lambda data: _decode_label(data, palette, options))
     if fault := images.mismatch(header, labelled):
         raise Unusable(entry.label, fault)
+    if entry.tile == tiles.UNPLANNED:
+        fault = "could not be read when its tiles were planned, and can be read now; run the same command again"
+        raise Unusable(entry.image, fault, unread=True)
+    if not _fits(label.shape, options):
+        image, label = augment.shrink(image, label, options.max_side)
+        pixels = pixels_of_ids(label)
     return Source(data, header, image, label, pixels)
 
 
@@ -113,15 +123,15 @@ def make_record(entry: Entry, source: Source, palette: Palette, options: RecordO
       Unusable: the record would be too large.
     """
     data, header, image, label, _ = source
-    fits = _fits(label.shape, options)
-    if not fits:
-        image, label = augment.shrink(image, label, options.max_side)
+    key = tiles.named(entry.key, entry.tile)
+    if entry.tile:
+        image, label = tiles.cut(image, entry.tile), tiles.cut(label, entry.tile)
     if entry.copy:
         if fault := _too_large(label.shape, options):
             raise Unusable(entry.image, fault)
-        rng = augment.rng_for(options.seed, entry.key, entry.copy)
+        rng = augment.rng_for(options.seed, key, entry.copy)
         image, label = augment.augment(image, label, rng, options, palette.ignore_id)
-    is_original = fits and not entry.copy
+    is_original = not entry.copy and not entry.tile and _fits(header.upright_size, options)
     if is_original and _is_kept(header):
         data, image_format, channels = data[: header.end], header.format, 1 if header.mode == "L" else 3
     else:
@@ -129,7 +139,7 @@ def make_record(entry: Entry, source: Source, palette: Palette, options: RecordO
         data, channels = _encoded(image, image_format, options), 3
     height, width = label.shape
     record = Record(
-        key=entry.key,
+        key=key,
         filename=entry.filename,
         image=data,
         image_format=image_format,
@@ -153,10 +163,10 @@ def _load(path: str, read: Callable[[str], bytes], decode: Callable[[bytes], T])
         raise Unusable(path, str(error)) from None
 
 
-def _decode_image(data: bytes, options: RecordOptions, is_copied: bool) -> tuple[Header, np.ndarray | None]:
+def _decode_image(data: bytes, options: RecordOptions, is_changed: bool) -> tuple[Header, np.ndarray | None]:
     """The header of an image and, if a record needs them, its pixels, uint8 [H, W, 3]."""
     header = images.header(data, options.max_pixels)
-    if is_copied or not _fits(header.upright_size, options) or not _is_kept(header):
+    if is_changed or not _fits(header.upright_size, options) or not _is_kept(header):
         return images.decode(data, options.max_pixels)
     return images.check(data, options.max_pixels), None
 

@@ -23,6 +23,7 @@ from pipelines.inputs.lists import entry_path, image_of, is_list, read_entries
 from pipelines.inputs.names import BLANKS, name_of, spellings, split_named
 from pipelines.inputs.rows import Row, Rows, ordered
 from trainer import storage
+from trainer.formats import tiles
 from trainer.formats.dataset import Shard, load_dataset, unchanged
 from trainer.formats.records import read_records
 from trainer.options import InputError
@@ -205,7 +206,9 @@ def _of_records(folder: str, split: str) -> Selection:
     if split not in dataset.splits:
         raise InputError(f"{folder} has no split {split!r}; it has {', '.join(dataset.splits)}")
     with unchanged(folder, dataset), ThreadPoolExecutor(8) as pool:
-        parts = pool.map(lambda shard: _images(folder, shard), dataset.of_split(split))
+        parts = pool.map(
+            lambda shard: _images(folder, shard, bool(dataset.options.get("tile"))), dataset.of_split(split)
+        )
         images = Rows(image for image, _ in itertools.groupby(ordered(image for part in parts for image in part)))
     if not images:
         raise InputError(
@@ -219,9 +222,17 @@ def _of_records(folder: str, split: str) -> Selection:
     return Selection(f"split {split} of {folder}", names, (by_filename, names) if is_exact else (names,))
 
 
-def _images(folder: str, shard: Shard) -> list[tuple[str, str]]:
-    """(key, file name) of every source image in a shard. Raises InputError if the shard is missing or damaged."""
-    images = [(record.key, record.filename) for _, record in read_records(folder, shard) if not record.copy]
+def _images(folder: str, shard: Shard, is_cut: bool) -> list[tuple[str, str]]:
+    """(key, file name) of the source image of every record in a shard that is no copy.
+
+    Args:
+      is_cut: whether images were cut into tiles, whose records then come with the key of their image.
+
+    Raises:
+      InputError: the shard is missing or damaged.
+    """
+    originals = (record for _, record in read_records(folder, shard) if not record.copy)
+    images = [(tiles.parts_of(one.key)[0] if is_cut else one.key, one.filename) for one in originals]
     if len(images) != shard.images:
         raise InputError(
             f"{shard.name} in {folder} holds {len(images)} images, expected {shard.images}; `deeplab records verify "

@@ -21,6 +21,7 @@ from pipelines.inputs.coding import recognise
 from pipelines.inputs.pairs import Pair
 from pipelines.inputs.rawset import scan
 from pipelines.inputs.selection import load as load_selection
+from pipelines.inputs.tiling import TILED, grids_of, tiles_in
 from pipelines.plan.estimate import Trial, Work
 from pipelines.runner import chunks
 from trainer import startup, storage
@@ -99,6 +100,7 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
     """
     start = time.monotonic()
     raw = scan(storage.absolute(options.input), options.layout, options.val_fraction, options.group_by)
+    grids = grids_of(raw.pairs, options.tile, options.max_side, options.max_pixels)
     listing = time.monotonic() - start
     palette = os.path.join(folder, "palette.json")
     # Of all labels, as in the job: those of a trial may be read otherwise, or be refused.
@@ -106,21 +108,25 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
     storage.write_json(palette, known.to_json())
     _check_enough(len(raw.pairs), options.input)
     images: Counter[str] = Counter()
+    parts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for pair in raw.pairs:
         images[pair.split] += 1
+        parts[pair.split] += len(tiles_in(grids, pair.key))
         sizes[pair.split] += pair.size
     options.check_augmented(images, raw.root)
-    records = sum(count * options.versions(split) for split, count in images.items())
+    records = Counter({split: count * options.versions(split) for split, count in parts.items()})
     # No more shards than keep all workers busy: each takes time, and those of the whole job are large.
     same = {"layout": "auto", "palette": palette, "label_coding": coding, "group_by": ""}
     tried = replace(options, **same, max_reject_rate=1.0, shards=cores)
     few, many = chosen(len(raw.pairs), sample)
     parts = [
-        _part_of_prepare(tried, [raw.pairs[number] for number in numbers], os.path.join(folder, name), records, flags)
+        _part_of_prepare(
+            tried, [raw.pairs[number] for number in numbers], os.path.join(folder, name), records.total(), flags
+        )
         for name, numbers in (("few", few), ("many", many))
     ]
-    shards = shards_of(raw.pairs, images, sizes, options)
+    shards = shards_of(raw.pairs, images, records, sizes, options)
     work = Work(
         items=len(raw.pairs),
         rounds=0,
@@ -129,7 +135,7 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
         read=sizes.total(),
         written=0,
         parts=shards,
-        reads=2 * len(raw.pairs) + 2 * len(raw.pairs) // LISTED + 4 * shards,
+        reads=2 * len(raw.pairs) + 2 * len(raw.pairs) // LISTED + 4 * shards + bool(options.tile) * images[TILED],
         writes=4 * shards,
         listing=listing,
         is_shared=True,
@@ -150,13 +156,18 @@ def _part_of_prepare(options: Any, pairs: Sequence[Pair], output: str, records: 
     return Part(("prepare", *as_words(non_defaults(options)), *flags), output, len(pairs), whole=records, names=names)
 
 
-def shards_of(pairs: Sequence[Pair], images: Mapping[str, int], sizes: Mapping[str, int], options: Any) -> int:
+def shards_of(
+    pairs: Sequence[Pair],
+    images: Mapping[str, int],
+    records: Mapping[str, int],
+    sizes: Mapping[str, int],
+    options: Any,
+) -> int:
     """The number of shards that `deeplab prepare` writes, without those to which the hash deals no record.
 
     Args:
-      images, sizes: by split, the number of images, and their bytes.
+      images, records, sizes: by split, the number of images and of planned records, and the bytes of the images.
     """
-    records = {split: count * options.versions(split) for split, count in images.items()}
     largest, dealt = max(records.values()), {}
     for split, count in records.items():
         if options.shards:

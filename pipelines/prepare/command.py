@@ -12,6 +12,7 @@ from typing import Any
 from pipelines.inputs.coding import recognise
 from pipelines.inputs.rawset import RawSet, scan
 from pipelines.inputs.sampling import read_label
+from pipelines.inputs.tiling import LARGE, TILED
 from pipelines.prepare import folder as output
 from pipelines.prepare import making, workarea
 from pipelines.prepare.job import build
@@ -192,6 +193,8 @@ def summarise(dataset: Dataset, plan: Plan, folder: str) -> None:
     for split in dataset.splits:
         print(f"  {split}: {_sum(dataset, [split])}")
     print(f"{_sum(dataset, dataset.splits)}, written to {folder}")
+    if tip := large_images(dataset):
+        print(tip)
     for doubt in (doubt for split in dataset.splits for doubt in dataset.doubts(split)):
         print(f"warning: {printable(doubt)}")
 
@@ -202,5 +205,20 @@ def _sum(dataset: Dataset, splits: Iterable[str]) -> str:
         for of in (dataset.images, dataset.count, lambda split: len(dataset.of_split(split)))
     )
     copies = records - images
-    counts = f"{counted(images, 'image')} + {copies} cop{'y' if copies == 1 else 'ies'} = {counted(records, 'record')}"
+    sources = counted(images, "image")
+    if dataset.options.get("tile") and TILED in splits:
+        sources = counted(images, "tile") if [*splits] == [TILED] else f"{images} images and tiles"
+    counts = f"{sources} + {copies} cop{'y' if copies == 1 else 'ies'} = {counted(records, 'record')}"
     return f"{counts} in {counted(shards, 'shard')}"
+
+
+def large_images(dataset: Dataset) -> str:
+    """What to do about images of which a training would see little, as a sentence; "" if there are none."""
+    classes, ignored = dataset.pixels(TILED)
+    mean = (sum(classes) + ignored) / max(1, dataset.count(TILED))
+    if mean <= LARGE**2:
+        return ""
+    return (
+        f"note: the records of {TILED} have {mean / 1e6:.1f} megapixels on average, and an epoch takes one crop of "
+        "each; --tile 1024 makes a record of every tile, --max-side 2048 shrinks the images"
+    )

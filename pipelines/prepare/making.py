@@ -29,7 +29,8 @@ from trainer.formats.runs import pixels_of_ids
 T = TypeVar("T")
 
 TOGETHER = 16
-"""The most records that are made of one decoding of an image, since they are in memory together."""
+"""The most versions of an image, with all their tiles, that are made of one decoding: their records are in memory
+together."""
 RECORDS = 64
 """The most records that a partner is asked for at a time, if they are of more than one image: the more, the less the
 asking costs, but at the end of the job all other partners wait for the last."""

@@ -23,6 +23,9 @@ from pipelines.inputs.options import layout, palette, val_fraction
 from trainer.accounts import max_reject_rate
 from trainer.options import InputError, option
 
+SMALLEST_TILE = 64
+"""The least --tile, in pixels: of less a network of output stride 16 sees a few cells."""
+
 
 @dataclass(frozen=True)
 class Options(RecordOptions):
@@ -48,6 +51,14 @@ class Options(RecordOptions):
     augment_splits: tuple[str, ...] = option(
         ("train",), "splits that get augmented copies", metavar="SPLIT", group="records"
     )
+    tile: int = option(
+        0,
+        "cut the images of the split train that have more pixels than this on a side into tiles of at most this many, "
+        "each of which becomes a record; 0: no tiles",
+        low=0,
+        metavar="SIDE",
+        group="records",
+    )
     shards: int = option(
         0,
         "shards of the largest split; the others get a proportionate number. Shards that would be empty are left "
@@ -63,8 +74,13 @@ class Options(RecordOptions):
     )
     max_reject_rate: float = max_reject_rate("records")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 < self.tile < SMALLEST_TILE:
+            raise InputError(f"--tile {self.tile}: expected at least {SMALLEST_TILE} pixels, or 0 for no tiles")
+
     def versions(self, split: str) -> int:
-        """The number of records of every image of a split: the image itself and its augmented copies."""
+        """The number of records of every image or tile of a split: itself and its augmented copies."""
         return 1 + self.copies * (split in self.augment_splits)
 
     def check_augmented(self, splits: Collection[str], root: str) -> None:

@@ -1,9 +1,9 @@
 """The plan: which records go into which shard, and which shards are already finished.
 
-Every image is assigned to a shard, with its copies, by a hash of seed and key. So adding an image changes only one
-shard, and a worker reads an image once for all its records. The order in a shard is that of a hash of seed, key and
-copy number: only keys are shuffled, images are never moved. A shard's bytes are determined by its entries, the options
-and the source files.
+Every image is assigned to a shard, with its tiles and copies, by a hash of seed and key. So adding an image changes
+only one shard, and a worker reads an image once for all its records. The order in a shard is that of a hash of seed,
+key, tile and copy number: only keys are shuffled, images are never moved. A shard's bytes are determined by its
+entries, the options and the source files.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from json.encoder import encode_basestring_ascii
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,10 +29,12 @@ from pipelines.entries.record import Entry, filename
 from pipelines.inputs.pairs import Pair
 from pipelines.inputs.rawset import RawSet
 from pipelines.inputs.rows import Rows, in_bulk, ordered
+from pipelines.inputs.tiling import grids_of, tiles_in
 from pipelines.prepare.options import Options
 from pipelines.prepare.workarea import REQUESTS, Area, Outcome
 from pipelines.runner import chunks
 from trainer import storage
+from trainer.formats import tiles
 from trainer.formats.dataset import SHARD_PATTERN, shard_name, shuffle_hash
 from trainer.formats.labels import Palette
 from trainer.options import InputError
@@ -46,6 +49,8 @@ own, and scaled greys of 12 bits as if they had 16. Version 4, of programs up to
 other bytes of the same ids. Version 5, of programs up to 0.27, misread BMPs of 4 and 8 bits whose colours are greys,
 made colours of 16 bits without a value over 255 black, and accepted more JPEGs that lack pixels.
 """
+
+NO_GRIDS: Mapping[str, tiles.Grid] = MappingProxyType({})
 
 OF_COPIES = frozenset({"seed", *(field.name for field in dataclasses.fields(AugmentOptions))})
 """The options that affect the bytes of augmented copies only."""
@@ -107,7 +112,7 @@ class Place(NamedTuple):
       split: the split.
       number: the number of its shard in the split, before empty shards are dropped: from the `shuffle_hash` of copy 0.
       value: the `shuffle_hash` of the record.
-      key, copy, filename, image, label: as in `Entry`.
+      key, copy, filename, image, label, tile: as in `Entry`.
       size, modified: as in `Pair`.
     """
 
@@ -121,6 +126,7 @@ class Place(NamedTuple):
     label: str
     size: int
     modified: int
+    tile: str = ""
 
 
 def plan_for(area: Area, raw: RawSet, palette: Palette, options: Options) -> Plan:
@@ -129,13 +135,14 @@ def plan_for(area: Area, raw: RawSet, palette: Palette, options: Options) -> Pla
     Otherwise a few more images could change the number of shards, which follows from the size of the set, and with it
     every shard.
     """
-    plan = plan_shards(raw, palette, options)
+    grids = grids_of(raw.pairs, options.tile, options.max_side, options.max_pixels)
+    plan = plan_shards(raw, palette, options, grids)
     before = _numbers(area.outcomes)
     if not before or options.shards or options.overwrite:
         return plan
     if before == _numbers(shard.spec.name for shard in plan.shards):
         return plan
-    other = plan_shards(raw, palette, options, before)
+    other = plan_shards(raw, palette, options, grids, before)
     return max(plan, other, key=lambda one: len(finished_shards(area, one)))
 
 
@@ -147,13 +154,20 @@ def _numbers(names: Iterable[str]) -> dict[str, int]:
     return {split: counts.most_common(1)[0][0] for split, counts in counts_by_split.items()}
 
 
-def plan_shards(raw: RawSet, palette: Palette, options: Options, before: Mapping[str, int] | None = None) -> Plan:
+def plan_shards(
+    raw: RawSet,
+    palette: Palette,
+    options: Options,
+    grids: Mapping[str, tiles.Grid] = NO_GRIDS,
+    before: Mapping[str, int] | None = None,
+) -> Plan:
     """Plans the shards of every split.
 
     Args:
       raw: the raw set.
       palette: its palette.
       options: the options of the command.
+      grids: the grids of the images that are cut into tiles, by key, see `pipelines.inputs.tiling.grids_of`.
       before: the number of shards per split, to use instead of the number that follows from the size of the set,
         unless the two differ by more than a factor of 2.
 
@@ -161,16 +175,18 @@ def plan_shards(raw: RawSet, palette: Palette, options: Options, before: Mapping
       InputError: the name of a split cannot be part of a file name, or one of --augment-splits does not exist.
     """
     images: Counter[str] = Counter()
+    parts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for pair in raw.pairs:
         images[pair.split] += 1
+        parts[pair.split] += len(tiles_in(grids, pair.key))
         sizes[pair.split] += pair.size
     for split in images:
         if not re.fullmatch(r"[\w-]+", split):
             raise InputError(f"{raw.root}: a split is named {split!r}; expected letters, digits, '_' and '-' only")
     options.check_augmented(images, raw.root)
     versions = {split: options.versions(split) for split in images}
-    totals = {split: count * versions[split] for split, count in images.items()}
+    totals = {split: count * versions[split] for split, count in parts.items()}
     largest = max(totals.values(), default=1)
     counts = {}
     for split, total in totals.items():
@@ -181,7 +197,7 @@ def plan_shards(raw: RawSet, palette: Palette, options: Options, before: Mapping
             earlier = (before or {}).get(split, 0)
             count = earlier if earlier <= 2 * count and count <= 2 * earlier else count
         counts[split] = min(count, images[split])
-    return deal(raw.pairs, counts, versions, options, palette, raw.root)
+    return deal(raw.pairs, counts, versions, options, palette, raw.root, grids)
 
 
 @in_bulk()
@@ -192,16 +208,18 @@ def deal(
     options: RecordOptions,
     palette: Palette,
     root: str,
+    grids: Mapping[str, tiles.Grid] = NO_GRIDS,
 ) -> Plan:
     """Deals the records of every split out to shards, none of them empty.
 
     Args:
       pairs: the images and labels.
       counts: the greatest number of shards, by split.
-      versions: the number of records per image, by split.
+      versions: the number of records per image or tile, by split.
       options: the options of the records.
       palette: the palette of the raw set.
       root: the folder of the raw set.
+      grids: as for `plan_shards`.
     """
     used = {split: np.zeros(count, bool) for split, count in counts.items()}
 
@@ -210,9 +228,11 @@ def deal(
             name = filename(pair.image, root)
             number = shuffle_hash(options.seed, pair.key, 0) % counts[pair.split]
             used[pair.split][number] = True
-            for copy in range(versions[pair.split]):
-                value = shuffle_hash(options.seed, pair.key, copy)
-                yield (pair.split, number, value, pair.key, copy, name, *pair[1:3], pair.size, pair.modified)
+            for tile in tiles_in(grids, pair.key):
+                key = tiles.named(pair.key, tile)
+                for copy in range(versions[pair.split]):
+                    value = shuffle_hash(options.seed, key, copy)
+                    yield (pair.split, number, value, pair.key, copy, name, *pair[1:3], pair.size, pair.modified, tile)
 
     dealt = ordered(places())
     filled = {split: int(numbers.sum()) for split, numbers in used.items()}
@@ -224,7 +244,7 @@ def deal(
         digest = fingerprint(members, options, palette)
         shards.append(ShardPlan(Spec(name, split, digest, len(members)), len(rows)))
         # The fields of `Entry`, as plain tuples: millions of named tuples would take longer than all the rest.
-        rows.extend((key, name, image, label, copy) for _, _, _, key, copy, name, image, label, _, _ in members)
+        rows.extend((key, name, image, label, copy, tile) for *_, key, copy, name, image, label, _, _, tile in members)
     return Plan(tuple(shards), rows, palette)
 
 
@@ -240,10 +260,10 @@ def fingerprint(members: Sequence[tuple[Any, ...]], options: RecordOptions, pale
     """
     has_copies = any(member[4] for member in members)
     digest = _digest_of_options(FORMAT_VERSION, options, palette, has_copies).copy()
-    for _, _, _, key, copy, name, _, _, size, modified in members:
+    for _, _, _, key, copy, name, _, _, size, modified, tile in members:
         # The same as json.dumps of a list of these, but faster.
-        row = f"[{encode_basestring_ascii(key)}, {encode_basestring_ascii(name)}, {copy}, {size}, {modified}]"
-        digest.update(row.encode())
+        of_record, of_file = map(encode_basestring_ascii, (tiles.named(key, tile), name))
+        digest.update(f"[{of_record}, {of_file}, {copy}, {size}, {modified}]".encode())
     return digest.hexdigest()
 
 

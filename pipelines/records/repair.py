@@ -26,6 +26,7 @@ from pipelines.records.verify import check_message, key_of, name_of, verify
 from pipelines.runner.isolation import Failed
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts, Reject, counted, write_rejects
+from trainer.formats import tiles
 from trainer.formats.dataset import (
     DATASET_FILE,
     Dataset,
@@ -109,12 +110,14 @@ class Source:
             raise InputError(f"the options in dataset.json are invalid: {error}") from None
 
     def message(self, key: str, copy: int) -> bytes:
-        """Makes the serialised record of an image, or of a copy of it. Raises InputError if it cannot be made."""
-        root, pairs = self._pairs
+        """Makes the serialised record of an image, a tile, or a copy. Raises InputError if it cannot be made."""
+        (root, pairs), tile = self._pairs, ""
+        if self._dataset.options.get("tile") and key not in pairs:
+            key, tile = tiles.parts_of(key)
         if key not in pairs:
             raise InputError(f"{root} has no image {key} with a label")
         image, label = pairs[key].image, pairs[key].label
-        entry = Entry(key, filename(image, root), image, label, copy)
+        entry = Entry(key, filename(image, root), image, label, copy, tile)
         try:
             return apart(_message, entry, self._dataset.palette, self._options)
         except (ValueError, Failed) as error:

@@ -18,6 +18,7 @@ from pipelines.runner import chunks
 from pipelines.runner.isolation import Failed
 from trainer import storage
 from trainer.accounts import REJECTS_FILE, Accounts
+from trainer.formats import tiles
 from trainer.formats.dataset import (
     DATASET_FILE,
     SHARD_PATTERN,
@@ -138,11 +139,13 @@ def plan_shards(by_split: Mapping[str, Sequence[Place]], shards: int, size: int)
 
 def _places(folder: str, dataset: Dataset, shard: Shard) -> list[Place]:
     value = functools.partial(shuffle_hash, dataset.options.get("seed", 0))
-    around = HEAD + TAIL
-    return [
-        Place(value(record.key, record.copy), value(record.key, 0), shard.name, frame.offset, len(frame.data) + around)
-        for frame, record in read_records(folder, shard, unchanged=True)
-    ]
+    is_cut = bool(dataset.options.get("tile"))
+    places = []
+    for frame, record in read_records(folder, shard, unchanged=True):
+        image = tiles.parts_of(record.key)[0] if is_cut else record.key
+        size = len(frame.data) + HEAD + TAIL
+        places.append(Place(value(record.key, record.copy), value(image, 0), shard.name, frame.offset, size))
+    return places
 
 
 def _refuse_others(folder: str, started: Mapping[str, object], begun: bool = False) -> None:

@@ -272,3 +272,15 @@ def check(made: Truth, truth: Truth) -> None:
             assert right > 0.94 and known.mean() > 0.85, (key, right, known.mean())
         else:
             assert right > 0.995 and known.mean() > 0.6, (key, right, known.mean())
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 1), ("val", 0)])
+def test_large_images_are_noted_where_a_training_takes_crops_of_them(tmp_path, split, count):
+    draw_set(tmp_path / "set")
+    flat = np.zeros((2048, 2050, 3), np.uint8)
+    for kind, pixels in (("images", flat), ("labels", flat[..., 0])):
+        (tmp_path / f"set/{kind}/{split}/a0.png").write_bytes(saved(pixels))
+    notes = [
+        one for one in examine(tmp_path / "set", tmp_path / "out").report["findings"] if one["kind"] == "large-images"
+    ]
+    assert [note["count"] for note in notes] == [1] * count

@@ -100,8 +100,10 @@ def test_pixels_that_no_record_needs_are_not_decoded(tmp_path, data, monkeypatch
     (tmp_path / "image").write_bytes(data)
     (tmp_path / "label").write_bytes(saved(np.ones(images.header(data).upright_size, np.uint8)))
     entry = Entry("a", "a", str(tmp_path / "image"), str(tmp_path / "label"), copy=0)
-    for entries, options in (([entry, entry._replace(copy=1)], OPTIONS), ([entry], RecordOptions(max_side=2))):
-        np.testing.assert_array_equal(load(entries, PALETTE, options).image, images.decode_image(data))
+    whole, small = images.decode_image(data), RecordOptions(max_side=2)
+    for entries in ([entry, entry._replace(copy=1)], [entry._replace(tile="r0c0of1x2")]):
+        np.testing.assert_array_equal(load(entries, PALETTE, OPTIONS).image, whole)
+    np.testing.assert_array_equal(load([entry], PALETTE, small).image, images.shrink(whole, 2))
     monkeypatch.setattr(images, "decode", None)
     assert load([entry], PALETTE, OPTIONS).image is None
 

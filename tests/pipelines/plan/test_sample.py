@@ -38,6 +38,17 @@ def test_shards_are_as_many_as_prepare_writes(tmp_path: Path, shards):
     assert (study.work.parts, study.work.writes) == (written, 4 * written)
 
 
+def test_tiles_are_counted_as_records_whose_images_are_read_once_more(tmp_path: Path):
+    source = write_rawset(tmp_path / "set", {"train": 24, "val": 12}, 100)
+    flags = ["--input", source, "--output", tmp_path / "records", "--copies", "1", "--shards", 4]
+    few, many = (
+        sample.of_prepare(cli.read(["prepare", *map(str, (*flags, *more))])[1], str(tmp_path), 20, 2, [])
+        for more in ([], ["--tile", "64"])
+    )
+    assert [study.parts[0].whole for study in (few, many)] == [24 * 2 + 12, 24 * 4 * 2 + 12]
+    assert many.work.reads == few.work.reads + 24
+
+
 def study_of_segment(tmp_path: Path, *flags: object) -> sample.Study:
     write_model(tmp_path / "model", PALETTE)
     flags = ["--input", tmp_path / "photos", "--model", tmp_path / "model", "--output", tmp_path / "masks", *flags]

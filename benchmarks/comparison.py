@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import json
+import os
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +33,9 @@ class Comparison(CheckedOptions):
     cpu_time: bool = option(False, "count seconds of the processor, on a machine that others share")
     memory: bool = option(True, "measure the peak memory as well, in a process of its own for each")
     only: str = option("", "print the peak memory of this run alone, in GiB", metavar="RUN")
+    torch: str = option(
+        "", "interpreter with the libraries of `torch_networks.py`, whose networks then run too", metavar="PYTHON"
+    )
 
 
 Options = TypeVar("Options", bound=Comparison)
@@ -42,6 +49,7 @@ class Work:
       what: in words.
       height, width: of the images (pixels).
       images: how many go through the network.
+      batch: images in a pass.
       passes: as what an image counts, in passes of inference; the way back counts for two.
     """
 
@@ -49,17 +57,50 @@ class Work:
     height: int
     width: int
     images: int
+    batch: int
     passes: int = 1
+
+
+class Torch:
+    """The process that runs the networks of `torch_networks.py`.
+
+    Attributes:
+      seconds: CPU seconds of all its runs.
+    """
+
+    def __init__(self, python: str, work: Work) -> None:
+        job = {
+            "job": "infer" if work.passes == 1 else "step",
+            "batch": work.batch,
+            "height": work.height,
+            "width": work.width,
+            "classes": PALETTE.num_classes,
+            "repeats": work.images // work.batch,
+        }
+        self._command = [python, os.path.join(os.path.dirname(__file__), "torch_networks.py"), json.dumps(job)]
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.seconds = 0.0
+
+    def run(self, name: str) -> None:
+        self._process.stdin.write(f"{name}\n")
+        self._process.stdin.flush()
+        self.seconds += float(self._process.stdout.readline())
+
+    def memory(self, name: str) -> str:
+        """The peak memory of a run in a process of its own, in words."""
+        done = subprocess.run([*self._command, name], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        return f"{float(done.stdout.split()[-1]):.2f} GiB" if done.returncode == 0 else "failed"
 
 
 def build(name: str, backbone: str, height: int, width: int) -> Any:
     """The network of the run `name`, of one that `networks.networks` knows or that in bfloat16."""
-    from networks import networks
+    from networks import networks, networks_of_torch
 
     from trainer.train import model as models
 
+    built = networks_of_torch(PALETTE.num_classes) | networks(backbone, PALETTE.num_classes, height, width)
     with models.precision(precision(name)):
-        return networks(backbone, PALETTE.num_classes, height, width)[name.removesuffix(BFLOAT16)]()
+        return built[name.removesuffix(BFLOAT16)]()
 
 
 def precision(name: str) -> str:
@@ -69,12 +110,14 @@ def precision(name: str) -> str:
 def available(options: Comparison, work: Work) -> tuple[list[str], dict[str, Any]]:
     """The names of the runs, and what builds their networks; says what is left out."""
     from ceiling import accelerator
-    from networks import networks
+    from networks import networks, networks_of_torch
 
     built = networks(options.backbone, PALETTE.num_classes, work.height, work.width)
     if importlib.util.find_spec("keras_hub") is None:
         del built["keras-hub"]
         print("keras-hub is not installed and is left out: pip install '.[benchmarks]'")
+    if options.torch:
+        built |= networks_of_torch(PALETTE.num_classes)
     names = list(built)
     if options.bfloat16 or accelerator():
         names.insert(1, names[0] + BFLOAT16)
@@ -101,9 +144,11 @@ def share(built: dict[str, Any], work: Work, rates: dict[str, float]) -> Callabl
     from ceiling import operations
 
     shape, passes = (1, work.height, work.width, 3), work.images * work.passes
-    asked = {name: operations(network(), shape) for name, network in built.items()}
+    asked = {name: operations(network(), shape) for name, network in built.items() if network}
 
     def cell(name: str, seconds: float) -> str:
+        if name.removesuffix(BFLOAT16) not in asked:
+            return ""
         rate = rates["bfloat16" if name.endswith(BFLOAT16) else "float32"]
         return f"{asked[name.removesuffix(BFLOAT16)] * passes / seconds / rate:.0%}"
 
@@ -135,13 +180,17 @@ def main(
         return 0
     work = work_of(options)
     names, built = available(options, work)
-    runs = {name: run_of(name, options) for name in names}
+    torch = Torch(options.torch, work) if options.torch else None
+    runs = {name: run_of(name, options) if built[name.removesuffix(BFLOAT16)] else None for name in names}
+    runs = {name: run or functools.partial(torch.run, name) for name, run in runs.items()}
     for run in runs.values():
         run()
     print(f"{options.backbone}, {work.what}, {keras.backend.backend()}, {accelerator() or 'CPU'}")
     clock = time.process_time if options.cpu_time else time.perf_counter
-    seconds = take_turns(runs, options.rounds, clock)
-    memory = {name: memory_alone(argv, name) if options.memory else "" for name in names}
+    with_torch = (lambda: clock() + torch.seconds) if torch and options.cpu_time else clock
+    seconds = take_turns(runs, options.rounds, with_torch)
+    alone = lambda name: memory_alone(argv, name) if built[name.removesuffix(BFLOAT16)] else torch.memory(name)
+    memory = {name: alone(name) if options.memory else "" for name in names}
     columns = {
         "peak memory": lambda name, _: memory[name],
         "share of matrix products": share(built, work, ceilings(clock)),

@@ -53,7 +53,7 @@ def run_of(name: str, options: Options) -> Callable[[], object]:
 
 def work_of(options: Options) -> Work:
     what = f"{options.batch_size} images of {options.height}x{options.width} pixels per pass"
-    return Work(what, options.height, options.width, options.batch_size * options.passes)
+    return Work(what, options.height, options.width, options.batch_size * options.passes, options.batch_size)
 
 
 if __name__ == "__main__":

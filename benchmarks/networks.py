@@ -9,6 +9,7 @@
   keras-hub has no atrous backbones.
 * `Keras port`: the architecture of github.com/bonlime/keras-deeplab-v3-plus with MobileNetV2, in Keras's own layers:
   features of stride 8, two branches, no decoder, logits that are resized. It has no ResNet.
+* those of PyTorch's libraries, see `torch_networks.py`.
 
 All take uint8 images; those that expect others get Keras's Rescaling before them.
 """
@@ -30,6 +31,9 @@ OURS = {"subpixel": "kernels", "decoder": True}
 """What `deeplab train` builds, see `trainer.train.model.architecture`."""
 LIKE_KERAS_HUB = {"output_stride": 32, "aspp_rates": [6, 12, 18], "decoder": True, "head": "bilinear"}
 LIKE_THE_PORT = {"output_stride": 8, "decoder": False, "head": "bilinear"}
+LIKE_SMP = {"output_stride": 16, "aspp_rates": [12, 24, 36], "decoder": True, "head": "bilinear"}
+LIKE_MMSEGMENTATION = LIKE_SMP | {"output_stride": 8}
+"""But for the channels of its ASPP: 512, where the other networks have 256."""
 
 
 def networks(backbone: str, classes: int, height: int, width: int) -> dict[str, Callable[[], keras.Model]]:
@@ -51,6 +55,17 @@ def networks(backbone: str, classes: int, height: int, width: int) -> dict[str, 
         built["deeplab, like the port"] = lambda: ours(**LIKE_THE_PORT)
         built["Keras port"] = lambda: keras_port(classes, height, width)
     return built
+
+
+def networks_of_torch(classes: int) -> dict[str, Callable[[], keras.Model] | None]:
+    """The networks of `torch_networks.py`, None here, each after ours with its strides, branches, decoder and head."""
+    ours = functools.partial(deeplab_v3_plus, classes, backbone="mobilenet_v2")
+    return {
+        "deeplab, like smp": lambda: ours(**LIKE_SMP),
+        "smp": None,
+        "deeplab, like MMSegmentation": lambda: ours(**LIKE_MMSEGMENTATION),
+        "MMSegmentation": None,
+    }
 
 
 def _on_bytes(network: keras.Model, height: int, width: int) -> keras.Model:

@@ -65,7 +65,7 @@ def run_of(name: str, options: Options) -> Callable[[], object]:
 
 def work_of(options: Options) -> Work:
     what = f"{options.batch_size} crops of {options.crop} pixels"
-    return Work(what, options.crop, options.crop, options.batch_size * options.steps, passes=3)
+    return Work(what, options.crop, options.crop, options.batch_size * options.steps, options.batch_size, passes=3)
 
 
 if __name__ == "__main__":

@@ -173,8 +173,9 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {"X_Goog_Hash": f"crc32c={stored}", "X_Goog_Generation": str(generation)}
             if span := PART.fullmatch(self.headers.get("Range", "")):
                 start, end = int(span["start"]), min(int(span["end"] or len(data)), len(data) - 1)
-                headers["Content_Range"] = f"bytes {start}-{end}/{len(data)}"
-                status, data = 206, data[start : end + 1]
+                is_held = start < len(data)
+                headers["Content_Range"] = f"bytes {f'{start}-{end}' if is_held else '*'}/{len(data)}"
+                status, data = (206, data[start : end + 1]) if is_held else (416, b"")
             self.send_response(status)
             for name, value in {"Content-Length": str(len(data)), **headers}.items():
                 self.send_header(name.replace("_", "-"), value)

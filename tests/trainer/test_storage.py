@@ -51,6 +51,9 @@ def test_an_empty_object_that_stands_for_a_folder_is_no_file(server):
 def test_a_part_of_a_file_is_read_without_the_rest(root):
     storage.write(storage.join(root, "a.bin"), b"0123456789")
     assert [storage.read_part(storage.join(root, "a.bin"), *span) for span in ((3, 4), (8, 9))] == [b"3456", b"89"]
+    storage.write(storage.join(root, "empty.bin"), b"")
+    for name, offset in (("a.bin", 10), ("empty.bin", 0)):
+        assert storage.read_part(storage.join(root, name), offset, 1) == b""
     with pytest.raises(FileNotFoundError):
         storage.read_part(storage.join(root, "b.bin"), 0, 1)
 

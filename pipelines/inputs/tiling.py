@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from tqdm import tqdm
+
 from pipelines.inputs.pairs import Pair
 from trainer import storage
 from trainer.formats import tiles
@@ -38,10 +40,14 @@ def grids_of(pairs: Iterable[Pair], tile: int, max_side: int, max_pixels: int) -
         return {}
     large, grids = (pair for pair in pairs if pair.split == TILED), {}
     grid = functools.partial(_grid, tile=tile, max_side=max_side, max_pixels=max_pixels)
-    with ThreadPoolExecutor(REQUESTS) as pool:
+    with (
+        ThreadPoolExecutor(REQUESTS) as pool,
+        tqdm(unit=" images", desc="sizes", leave=False, disable=None) as bar,
+    ):
         while some := list(itertools.islice(large, TOGETHER)):
             found = zip(some, pool.map(grid, [pair.image for pair in some]), strict=True)
             grids |= {pair.key: grid for pair, grid in found if grid != (1, 1)}
+            bar.update(len(some))
     return grids
 
 

@@ -46,7 +46,7 @@ def damage(path: Path) -> None:
 
 
 def _draw_raw(folder: Path) -> None:
-    write_rawset(folder / "raw", {"train": 40, "val": 8}, 64)
+    write_rawset(folder / "raw", {"train": 40, "val": 8}, 128)
     damage(folder / "raw/images/train/a3.jpg")
 
 
@@ -92,7 +92,7 @@ def _draw_training(folder: Path) -> None:
 WORK = {
     "prepare": Work(
         _draw_raw,
-        "--input raw --output out --copies 60 --shards 12 --max-reject-rate 0.1",
+        "--input raw --output out --copies 15 --tile 64 --shards 12 --max-reject-rate 0.1",
         lambda folder: finished_shards(folder / "out"),
     ),
     "segment": Work(

@@ -59,7 +59,7 @@ class Shard:
 
     Attributes:
       name, split: file name and split.
-      records, images: examples, and how many of them are source images (copy 0).
+      records, images: examples, and how many of them are no copies, but source images or tiles of them.
       bytes, crc32c: size of the file and CRC-32C of all its bytes.
       fingerprint: the fingerprint of the options and inputs it was made from.
       class_pixels: label pixels of every class, in palette order.
@@ -195,7 +195,7 @@ class Dataset:
         return sum(shard.records for shard in self.of_split(split))
 
     def images(self, split: str) -> int:
-        """The number of source images in `split`: records that are not augmented copies."""
+        """The number of source images or tiles in `split`: records that are not augmented copies."""
         return sum(shard.images for shard in self.of_split(split))
 
     def pixels(self, split: str) -> tuple[tuple[int, ...], int]:

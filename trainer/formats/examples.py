@@ -30,7 +30,7 @@ class Record:
     """One training example.
 
     Attributes:
-      key: the unique name of the image in the set: its relative path without the suffix.
+      key: the unique name of the image in the set: its relative path without the suffix; of a tile, see `tiles.named`.
       filename: the source image's relative path.
       image: encoded, RGB or grey, upright.
       image_format: "jpeg" or "png".

@@ -58,8 +58,8 @@ class Budget:
         pixels, bound = shrunk[0] * shrunk[1], self.options.max_pixels
         if pixels > bound:
             raise images.ImageError(
-                f"{shrunk[1]}x{shrunk[0]} is {pixels:,} pixels, over the limit of {bound:,}; give --max-side to "
-                "shrink it, or raise --max-pixels if memory allows"
+                f"{shrunk[1]}x{shrunk[0]} is {pixels:,} pixels, over the limit of {bound:,}; raise --max-pixels "
+                "if memory allows, or give another --output and --max-side to shrink it"
             )
         refined, allowed, views = self.is_refined, self.allowed, self.options.views
         per_class = CRF_BYTES if refined else SOFTMAX_BYTES if shrunk != (height, width) or not views.is_single else 0
@@ -69,12 +69,13 @@ class Budget:
         needed = others + round(min(pixels * views.area, self.options.window**2) * self.network_bytes)
         if needed > allowed:
             window = math.isqrt(max(0, allowed - others) // self.network_bytes)
-            cures = [f"give --window {window}"] * (window >= MIN_WINDOW) + ["give --max-side to shrink it"]
-            cures += ["give smaller --scales"] * (views.area > 1) + ["omit --crf"] * refined
+            # These change the masks, and an output holds those of one model and the same options.
+            cures = [f"--window {window}"] * (window >= MIN_WINDOW) + ["--max-side to shrink it"]
+            cures += ["smaller --scales"] * (views.area > 1) + ["no --crf"] * refined
             raise images.ImageError(
                 f"{shrunk[1]}x{shrunk[0]} pixels of {self.classes} classes{' with the CRF' * refined} take about "
-                f"{needed / GIB:.1f} GiB of memory, over the limit of {allowed / GIB:.1f}; {', or '.join(cures)}, or "
-                "raise --max-memory if there is more"
+                f"{needed / GIB:.1f} GiB of memory, over the limit of {allowed / GIB:.1f}; raise --max-memory if "
+                f"there is more, or give another --output and {', or '.join(cures)}"
             )
         # Only one thread at a time runs the network, so its memory does not add up over threads.
         return others if others > LARGE_BYTES else 0

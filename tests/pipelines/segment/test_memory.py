@@ -52,8 +52,8 @@ def test_the_reason_names_size_classes_and_cures():
     with pytest.raises(ImageError) as reject:
         job(crf=CrfOptions(), max_memory=8).budget.check(*PHOTO)
     assert str(reject.value) == (
-        "4000x3000 pixels of 150 classes with the CRF take about 43.2 GiB of memory, over the limit of 8.0; give "
-        "--max-side to shrink it, or omit --crf, or raise --max-memory if there is more"
+        "4000x3000 pixels of 150 classes with the CRF take about 43.2 GiB of memory, over the limit of 8.0; raise "
+        "--max-memory if there is more, or give another --output and --max-side to shrink it, or no --crf"
     )
 
 
@@ -61,7 +61,7 @@ def test_views_take_a_softmax_of_their_own_and_the_network_of_the_largest():
     alone, both = job(), job(scales=(1.0, 2.0), max_memory=100)
     assert alone.budget.check(1000, 1000) == 0
     assert both.budget.check(1000, 1000) == 10**6 * (150 * 4 * (2 + 4) + 16)
-    with pytest.raises(ImageError, match="give smaller --scales"):
+    with pytest.raises(ImageError, match="or smaller --scales"):
         job(scales=(1.0, 2.0), max_memory=3).budget.check(1000, 1000)
 
 

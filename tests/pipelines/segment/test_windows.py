@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from pipelines import cli
 from pipelines.segment.memory import GIB
 from tests.drawn.segmenting import draw, outcomes_of, read_mask, rejects_of, report_of, save, segment
 from tests.pipelines.segment.test_memory import job
+from trainer.formats.cards import load_card
 from trainer.formats.images import ImageError
+from trainer.network.options import bytes_per_pixel
 from trainer.options import InputError
 
 SIZE = (1100, 1000)
@@ -69,10 +72,23 @@ def test_an_image_may_have_more_pixels_than_a_window_and_is_rejected_for_its_mem
 
 
 def test_the_cure_for_too_little_memory_is_a_window_that_fits():
-    with pytest.raises(ImageError, match=r"give --window 2\d{3}, or give --max-side to shrink it, or raise") as reject:
+    with pytest.raises(ImageError, match=r"another --output and --window 2\d{3}, or --max-side to shrink") as reject:
         job(max_memory=4).budget.check(4000, 4000)
     side = int(str(reject.value).partition("--window ")[2].partition(",")[0])
     job(max_memory=4, window=side).budget.check(4000, 4000)
     with pytest.raises(ImageError):
         job(max_memory=4, window=side + 1).budget.check(4000, 4000)
     assert 3 * GIB < side**2 * 550 < 4 * GIB
+
+
+def test_the_cure_that_a_reject_names_works_in_the_output_that_it_asks_for(large, model, tmp_path):
+    pixels = bytes_per_pixel(load_card(str(model)).architecture) * 1040**2
+    run = ("--input", large, "--model", model, "--max-memory", (pixels + SIZE[0] * SIZE[1] * 16) / GIB)
+    assert segment(*run, "--output", tmp_path / "out") == 1
+    (reject,) = rejects_of(tmp_path / "out")
+    side = re.search(r"raise --max-memory .* or give another --output and --window (\d+)", reject["reason"])[1]
+    with pytest.raises(InputError, match="give another --output"):
+        segment(*run, "--output", tmp_path / "out", "--window", side)
+    assert segment(*run, "--output", tmp_path / "other", "--window", side) == 0
+    assert segment(*run[:-1], 1, "--output", tmp_path / "out") == 0
+    assert outcomes_of(tmp_path / "out") == (1, 1, 0)

@@ -98,7 +98,8 @@ def of_copies(
     """Findings on duplicates, and the numbers of the pairs that should be left out because of them.
 
     Args:
-      gone: the numbers of pairs that are left out for other reasons, and whose copies may stay.
+      gone: the numbers of pairs that are left out for other reasons, and whose copies may stay, as their labels
+        contradict none.
       likeness: the likeness of the two images of each couple, -1 to 1.
       differ: whether the two labels of each couple hold different classes.
     """
@@ -116,11 +117,12 @@ def _of_identical(
     findings, left_out, splits = [], set(), plan.splits
     same = exact(prints)
     labels = dict(zip(prints["number"].tolist(), prints["label"].tolist(), strict=True))
-    torn = [(group[0], other) for group in same for other in group[1:] if labels[group[0]] != labels[other]]
+    held = [[number for number in group if number not in gone] for group in same]
+    torn = [(group[0], other) for group in held for other in group[1:] if labels[group[0]] != labels[other]]
     torn = list(itertools.compress(torn[:LOOKED_AT], differ(torn[:LOOKED_AT])))
     if torn:
         firsts = {first for first, _ in torn}
-        members = {number for group in same if group[0] in firsts for number in group}
+        members = {number for group in held if group and group[0] in firsts for number in group}
         text = "images occur twice, byte for byte, with different labels"
         cure = f"keep the right label of each; {LEFT_OUT}, all of them"
         findings.append(_finding("contradictions", WRONG, torn, members, plan, text, cure))

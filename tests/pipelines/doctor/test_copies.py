@@ -196,6 +196,17 @@ def test_a_copy_stays_in_the_training_if_the_scored_one_is_left_out_itself(is_ne
     assert listed(found) & {"val/a0", "val/b0", "train/b0"} == ({"val/b0"} if is_near else {"train/b0"})
 
 
+def test_a_label_that_does_not_fit_its_image_contradicts_no_other(tmp_path):
+    draw_set(tmp_path / "set", splits={"train": 3, "val": 3})
+    copy(tmp_path / "set", "val/a0", "train/b0")
+    label = tmp_path / "set/labels/val/a0.png"
+    label.write_bytes(saved(np.asarray(Image.open(label))[:, :40]))
+    found, again = examine_twice(tmp_path)
+    assert found.kinds.keys() == {"sizes", "leaks"}
+    assert listed(found) & {"val/a0", "train/b0"} == {"train/b0"}
+    assert again.status == 0
+
+
 def test_of_copies_with_two_labels_none_is_left(tmp_path):
     draw_set(tmp_path / "set")
     for name in ("b0", "c0", "d0"):

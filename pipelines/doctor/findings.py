@@ -57,11 +57,13 @@ _TEXTS = {
     "damaged-labels": ("labels cannot be decoded", f"copy or export them again; {LEFT_OUT}"),
     "sizes": (
         "labels differ in size from their images",
-        f"export both at one size; {MENDED} if both have the same aspect ratio, by nearest neighbour; {LEFT_OUT}",
+        f"export both at one size; {MENDED} if both have the same aspect ratio and the palette knows their "
+        f"ids, by nearest neighbour, with unknown colours and blends ignored; {LEFT_OUT}",
     ),
     "exif": (
         "labels do not match their images once these are turned upright by their EXIF orientation",
-        f"{MENDED}, turned like their images, if they have the size of the images as stored; {LEFT_OUT}",
+        f"{MENDED}, turned like their images, if they have the size of the images as stored and the palette knows "
+        f"their ids, with unknown colours and blends ignored; {LEFT_OUT}",
     ),
     "failed": ("pairs crashed the process that examined them, or raised an unexpected error", LEFT_OUT),
 }

@@ -71,11 +71,13 @@ def _ids(kind: str, data: bytes, image: Header, palette: Palette, coding: str) -
     if kind == "lossy-labels":
         return _sharpened(images.decode_image(data), palette)
     label = label_images.read_label(data)
-    if kind == "unknown-colors":
-        return _known(label, palette)
-    ids = codings.to_ids(label, palette, coding)
-    if kind == "blended-ids":
-        return np.where(_blended(label.codes), np.uint8(palette.ignore_id), ids)
+    is_unseen = kind in ("sizes", "exif")  # found in the headers, so its values may be at fault as well
+    if kind == "unknown-colors" or (is_unseen and label.codes.ndim == 3 and coding != "ids"):
+        ids = _known(label, palette)
+    else:
+        ids = codings.to_ids(label, palette, coding)
+    if kind == "blended-ids" or (is_unseen and _is_blended(label, palette)):
+        ids = np.where(_blended(label.codes), np.uint8(palette.ignore_id), ids)
     if kind in ("exif", "turned-labels"):
         header = images.header(data)
         return images.upright(ids, image.orientation) if header.orientation == 1 else None
@@ -151,6 +153,12 @@ def _known(label: label_images.Label, palette: Palette) -> np.ndarray:
     for color, meaning in color_meanings(palette).items():
         ids[packed == pack_color(color)] = meaning
     return ids
+
+
+def _is_blended(label: label_images.Label, palette: Palette) -> bool:
+    if label.codes.ndim == 3 or label.colormap is not None:
+        return False
+    return measures.blended_share(label.codes, id_table(palette) != palette.ignore_id) >= measures.BLENDED
 
 
 def _blended(codes: np.ndarray) -> np.ndarray:

@@ -163,3 +163,14 @@ def test_blurred_masks_of_0_and_255_are_sharpened_and_ids_of_a_jpeg_are_lost():
     assert mended("lossy-labels", saved(label % 255, "JPEG", quality=95), encoded_image, PALETTE, "auto") is None
     assert mended("damaged-labels", saved(label), encoded_image, PALETTE, "auto") is None
     assert mended("sizes", saved(label[:, :40]), encoded_image, PALETTE, "auto") is None
+
+
+@pytest.mark.parametrize(("kind", "size"), [("sizes", (32, 32)), ("exif", (64, 64))])
+@pytest.mark.parametrize("paint", [PALETTE.colorize, np.asarray])
+def test_blends_in_labels_whose_size_is_at_fault_are_ignored(paint, kind, size):
+    image, truth = scene(10)
+    smooth = saved(cv2.resize(cv2.resize(paint(truth % 255), (24, 24)), size))
+    ids = mended(kind, smooth, saved(image), PALETTE, "auto")
+    assert 0.5 < (ids != 255).mean() < 1 and (ids == truth % 255)[ids != 255].mean() > 0.95
+    unknown = saved(np.full((32, 32), 77, np.uint8))
+    assert mended(kind, unknown, saved(image), PALETTE, "auto") is None

@@ -173,7 +173,8 @@ def are_greys(values: Sequence[int], palette: Palette) -> bool:
 
 def is_mask(ids: np.ndarray, palette: Palette) -> bool:
     """Whether these ids, in ascending order, are those of a mask of 0 and 255 whose foreground would be ignored."""
-    return palette.ignore_id == 255 and not palette.source_ids and list(ids) == [0, 255]
+    sources = dict(palette.sources)
+    return palette.ignore_id == 255 and sources.get(0) == 0 and 255 not in sources and list(ids) == [0, 255]
 
 
 def mask_cure(palette: Palette) -> str:

@@ -227,6 +227,17 @@ def test_values_that_the_sets_own_list_of_classes_lacks_are_ignored_and_the_clas
     assert (prepare_as_proposed(found, tmp_path / "records")["train/a1"][60:62] == 255).all()
 
 
+def test_masks_of_0_and_255_among_ids_that_are_not_0_and_1_keep_their_foreground(tmp_path):
+    masks = ("train/a1", "val/a1")
+    truth = draw_set(
+        tmp_path / "set", lambda label, key: saved(np.uint8(label == 2) * (255 if key in masks else 7)), palette=None
+    )
+    found = examine(tmp_path / "set", tmp_path / "out", "--full")
+    assert found.kinds == {"palette": "reject", "masks-0-255": "reject"}
+    made = prepare_as_proposed(found, tmp_path / "records")
+    assert all((made[key] == (truth[key] == 2)).all() for key in truth)
+
+
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("has_void", [False, True])
 def test_a_few_masks_of_0_and_255_among_ids_keep_their_foreground_or_are_left_out(has_void, count, tmp_path):

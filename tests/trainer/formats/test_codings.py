@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -196,8 +198,11 @@ def test_a_mask_of_0_and_255_with_two_classes_is_refused_with_the_cure():
     with pytest.raises(LabelError, match=r'contains only 0 and 255; .*"source_ids": \{"0": 0, "255": 1\}'):
         decode_ids(saved(row(0, 255, 255)), PLAIN)
     assert decode_ids(saved(row(0, 255)), PLAIN, coding="ids").tolist() == [[0, 255]]
-    cured = Palette(PLAIN.name, PLAIN.names, PLAIN.colors, source_ids=((0, 0), (255, 1)))
-    assert decode_ids(saved(row(0, 255)), cured).tolist() == [[0, 1]]
+    for meaning in (1, 255):
+        cured = replace(PLAIN, source_ids=((0, 0), (7, 1), (255, meaning)))
+        assert decode_ids(saved(row(0, 255)), cured).tolist() == [[0, meaning]]
+    with pytest.raises(LabelError, match="contains only 0 and 255"):
+        decode_ids(saved(row(0, 255)), replace(PLAIN, source_ids=((0, 0), (7, 1))))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pipelines.doctor.proposals import MAX_ALIASES, PROPOSED, ignoring_colors, i
 from pipelines.doctor.reading import OWN, Reading
 from pipelines.doctor.tally import DOUBTS, FAULTS, MAX_COLORS, DoctorTally, Seen
 from pipelines.doctor.verdict import NOTE, REJECT, SHOWN, WRONG, Example, Finding
-from pipelines.inputs.pairs import ALONE
+from pipelines.inputs.pairs import is_alone
 from pipelines.inputs.tiling import LARGE, TILED
 from trainer.accounts import Reject, counted, percent
 from trainer.formats.labels import Palette, ranges
@@ -71,14 +71,14 @@ _TEXTS = {
 
 def of_scan(rejects: Sequence[Reject], pairs: int) -> Iterator[Finding]:
     """Findings on images and labels without a partner, and on those that form no pair for other reasons."""
-    alone = [reject for reject in rejects if reject.reason in ALONE]
+    alone = [reject for reject in rejects if is_alone(reject)]
     others = [reject for reject in rejects if reject not in alone]
     for kind, text, cure, members in (
         ("pairing", "images or labels have no partner of the same name", "give each a partner of its name", alone),
         ("names", "files or entries of lists make no usable pair", "correct these entries, or the names", others),
     ):
         if members:
-            reasons = Counter(reject.reason for reject in members).most_common(2)
+            reasons = Counter(reject.reason.partition(";")[0] for reject in members).most_common(2)
             text = f"{text}: {'; '.join(f'{reason} ({count})' for reason, count in reasons)}"
             examples = tuple(Example(-1, reject.path, reject.reason) for reject in members[:SHOWN])
             cure += f"; {LEFT_OUT}"

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from pipelines.inputs.layouts import UNREAD, Candidates, Keyed, by_images
+from pipelines.inputs.layouts import Candidates, Keyed, by_images, not_read
 from pipelines.inputs.names import SEPARATOR, split_named, split_order, without_suffix
 from pipelines.inputs.rows import Row
 from trainer import storage
@@ -166,7 +166,6 @@ def advice(files: Sequence[File]) -> str:
     """The end of a message on a set without pairs: which folders hold images, what is not read, and what to do."""
     folders = Counter(posixpath.dirname(file.relative) or "." for file in files if _is_image(file))
     suffixes = Counter(posixpath.splitext(file.relative)[1].lower() for file in files)
-    unread = [f"{count} {suffix}" for suffix, count in sorted(suffixes.items()) if suffix in UNREAD]
     polygons = [f"{count} {suffix}" for suffix, count in sorted(suffixes.items()) if suffix in _POLYGONS]
     stems = {posixpath.basename(without_suffix(file.relative)) for file in files if _is_image(file)}
     texts = [file.relative for file in files if file.relative.lower().endswith(".txt")]
@@ -186,8 +185,7 @@ def advice(files: Sequence[File]) -> str:
             f". {yolo} .txt named like images may hold polygons, as YOLO's do: docs/sets.md has a script that draws "
             "them as labels"
         )
-    if unread:
-        text += f". Files of these formats are not read: {', '.join(unread)}; save them as PNG"
+    text += not_read(suffixes)
     if polygons and not coco and len(folders) < 2:
         text += f". {' and '.join(polygons)} may hold polygons: have the tool that drew them export masks as PNG"
     if len(folders) > 1:

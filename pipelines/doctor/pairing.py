@@ -13,7 +13,7 @@ from pipelines.doctor.verdict import REJECT, SHOWN, Example, Finding
 from pipelines.inputs import class_lists, split_lists
 from pipelines.inputs.layouts import Candidates
 from pipelines.inputs.names import hidden
-from pipelines.inputs.pairs import ALONE
+from pipelines.inputs.pairs import is_alone
 from pipelines.inputs.rawset import RawSet, raw_set, scan
 from pipelines.inputs.rows import Row
 from pipelines.inputs.unrecognised import Unpaired
@@ -39,7 +39,7 @@ def find(
     known, fault, is_elsewhere = None, "", False
     try:
         known = scan(root, layout, val_fraction, group_by)
-        alone = [reject for reject in known.rejects if reject.reason in ALONE]
+        alone = [reject for reject in known.rejects if is_alone(reject)]
         if not alone:
             return known, ()
     except Unpaired as error:

@@ -48,6 +48,8 @@ UNREAD = (
     *(".npy", ".npz", ".mat"),
 )
 """Suffixes of image and label formats that no command reads, in lower case."""
+MOST_UNREAD = 100_000
+"""The most files of these whose names are kept in memory."""
 _PAIRED = {"labels": "images", "masks": "images", "annotations": "images", "ann_dir": "img_dir"}
 _IMAGES_OF = {
     **dict.fromkeys(("SegmentationClassAug", "SegmentationClass", "SegmentationObject"), "JPEGImages"),
@@ -235,13 +237,30 @@ def left_out(suffixes: Counter[str]) -> str:
     return f", left out: {', '.join(counts)}" if counts else ""
 
 
-def seen(files: Iterable[File], suffixes: Counter[str]) -> Iterator[Row]:
-    """Yields rows (relative path, size, modified) of files that are not hidden; counts `suffixes` for `left_out`."""
+def not_read(suffixes: Counter[str]) -> str:
+    """A sentence on files in formats that are not read, to be added to another; "" if there are none.
+
+    Args:
+      suffixes: number of files for each suffix.
+    """
+    counts = [f"{count} {suffix}" for suffix, count in sorted(suffixes.items()) if suffix in UNREAD]
+    return f". Files of these formats are not read: {', '.join(counts)}; save them as PNG" if counts else ""
+
+
+def seen(files: Iterable[File], suffixes: Counter[str], unread: dict[str, str]) -> Iterator[Row]:
+    """Yields rows (relative path, size, modified) of files that are not hidden.
+
+    Args:
+      suffixes: counts the others, and those in UNREAD, for `left_out`.
+      unread: receives the paths of the first MOST_UNREAD in UNREAD, for `pairs.of_unread`.
+    """
     for file in files:
         relative = file.relative
         if not hidden(relative):
             if (suffix := relative[relative.rfind(".") :].lower()) in UNREAD:
                 suffixes[suffix] += 1
+                if len(unread) < MOST_UNREAD:
+                    unread[posixpath.splitext(posixpath.basename(relative))[0]] = file.path
             yield relative, file.size, file.modified
         elif posixpath.splitext(relative)[1].lower() in (*SUFFIXES, *UNREAD):
             suffixes["hidden"] += 1

@@ -8,7 +8,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from trainer.accounts import Reject
 from trainer.options import InputError
 
 ALONE = NO_LABEL, NO_IMAGE = "image without a label of that name", "label without an image of that name"
-"""Reasons of rejects that have no partner."""
+"""Reasons of rejects that have no partner; `of_unread` may add to them."""
 
 
 class Pair(NamedTuple):
@@ -148,6 +149,28 @@ def _names(files: Iterable[Row]) -> str:
     paths = [path for path, *_ in files]
     names = [posixpath.basename(path) for path in paths]
     return ", ".join(names if len(set(names)) == len(names) else paths)
+
+
+def is_alone(reject: Reject) -> bool:
+    """Whether an image or a label was rejected for want of a partner."""
+    return reject.reason.startswith(ALONE)
+
+
+def of_unread(rejects: Iterable[Reject], unread: Mapping[str, str]) -> list[Reject]:
+    """The rejects; those that are alone name the file that would be their partner if its format were read.
+
+    Args:
+      unread: the name without folder and suffix -> the path, of files in formats that are not read.
+    """
+    return [replace(one, reason=one.reason + _partner(one, unread)) if is_alone(one) else one for one in rejects]
+
+
+def _partner(reject: Reject, unread: Mapping[str, str]) -> str:
+    path = unread.get(posixpath.basename(reject.key), "")
+    if not path or posixpath.dirname(path) == posixpath.dirname(reject.path.replace("\\", "/")):
+        return ""
+    name, suffix = posixpath.basename(path), posixpath.splitext(path)[1]
+    return f"; there is {name}, but {suffix} files are not read: save it as PNG, or as JPEG if it is no label"
 
 
 def shared_labels(layout: str, pairs: Pairs) -> Iterator[str]:

@@ -10,14 +10,15 @@ import itertools
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from pipelines.inputs import class_lists, split_lists
 from pipelines.inputs.layouts import Candidates, Folders, left_out, recognise, seen
 from pipelines.inputs.manifest import MANIFESTS, SUFFIXES, read_manifest
-from pipelines.inputs.pairs import Labels, Pairs, pair_by_key, shared_labels
+from pipelines.inputs.pairs import Labels, Pairs, of_unread, pair_by_key, shared_labels
 from pipelines.inputs.rows import Row
 from pipelines.inputs.splits import empty_splits, lacks_val, split_by_group
 from pipelines.inputs.unrecognised import Unpaired, not_recognised, other_pairs
@@ -80,22 +81,23 @@ def scan(root: str, layout: str = "auto", val_fraction: float = 0.1, group_by: s
         # Whoever wrote it said which images are validated.
         return raw_set(folder, "manifest", read_manifest(manifest), val_fraction, group_by, divides=False)
     suffixes: Counter[str] = Counter()
+    unread: dict[str, str] = {}
     lists: list[str] = []
     held: list[str] = []
     try:
-        folders = Folders(root, _noting(seen(_watching(storage.walk(root), held), suffixes), lists))
+        folders = Folders(root, _noting(seen(_watching(storage.walk(root), held), suffixes, unread), lists))
     except OSError as error:
         raise InputError(f"{root} cannot be read: {error}") from None
     recognised = recognise(folders, layout)
     if recognised is None:
         if held and (owner := leases.writer(root)):
             raise InputError(f"{owner}, and is not a raw set of a known layout yet; {leases.ONCE_ENDED}")
-        raise not_recognised(root, layout, folders)
+        raise not_recognised(root, layout, folders, suffixes)
     name, candidates = recognised
     candidates.origin += left_out(suffixes)
     if name == "paired":
         candidates = split_lists.applied(candidates, root, lists)
-    raw = raw_set(root, name, candidates, val_fraction, group_by)
+    raw = raw_set(root, name, candidates, val_fraction, group_by, unread=unread)
     files = itertools.chain(*(_named(folders, top) for top in class_lists.FOLDERS))
     raw = replace(raw, class_lists=tuple(storage.join(root, file) for file in class_lists.among(files)))
     if held and (owner := leases.writer(root)):  # such as `records export`
@@ -126,11 +128,25 @@ def _named(folders: Folders, top: str) -> Iterator[str]:
 
 
 def raw_set(
-    root: str, layout: str, candidates: Candidates, val_fraction: float, group_by: str, divides: bool = True
+    root: str,
+    layout: str,
+    candidates: Candidates,
+    val_fraction: float,
+    group_by: str,
+    divides: bool = True,
+    unread: Mapping[str, str] = MappingProxyType({}),
 ) -> RawSet:
-    """Pairs the candidates and assigns splits, see `split_by_group`. Raises InputError if no image has a label."""
+    """Pairs the candidates and assigns splits, see `split_by_group`.
+
+    Args:
+      divides: as for `split_by_group`.
+      unread: as for `of_unread`.
+
+    Raises:
+      InputError: no image has a label.
+    """
     pairs, rejects = pair_by_key(candidates)
-    rejects = sorted(candidates.rejects + rejects, key=lambda reject: (reject.key, reject.path))
+    rejects = sorted(of_unread(candidates.rejects + rejects, unread), key=lambda reject: (reject.key, reject.path))
     if not pairs:
         example = f"; for example {rejects[0].path}: {rejects[0].reason}" if rejects else ""
         cure = "" if layout == "manifest" else other_pairs(root)

@@ -7,7 +7,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterator
 
-from pipelines.inputs.layouts import Folders, keyed, recognise
+from pipelines.inputs.layouts import Folders, keyed, not_read, recognise
 from trainer import storage
 from trainer.formats.images import SUFFIXES
 from trainer.options import InputError
@@ -33,8 +33,12 @@ class Unpaired(InputError):
         super().__init__(fault + help_of_doctor)
 
 
-def not_recognised(root: str, layout: str, folders: Folders) -> Unpaired:
-    """The error for a folder that has none of the layouts, or not the requested one."""
+def not_recognised(root: str, layout: str, folders: Folders, suffixes: Counter[str]) -> Unpaired:
+    """The error for a folder that has none of the layouts, or not the requested one.
+
+    Args:
+      suffixes: as for `layouts.not_read`.
+    """
     marks = {
         "voc": "JPEGImages + SegmentationClass",
         "cityscapes": "leftImg8bit + gtFine",
@@ -56,7 +60,7 @@ def not_recognised(root: str, layout: str, folders: Folders) -> Unpaired:
     for place, inner_layout in inner.items():
         return Unpaired(f"{message}. {place} looks like {inner_layout}: give that as --input", is_elsewhere=True)
     has_images = any(True for name in folders for _ in keyed(folders.of(name)))
-    return Unpaired(message, other_pairs(root) if has_images else _no_images(folders))
+    return Unpaired(message, not_read(suffixes) + other_pairs(root) if has_images else _no_images(folders))
 
 
 def _inner(root: str, folders: Folders, layout: str, depth: int) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.inputs.rawset import scan
 from tests.drawn.held import held
-from tests.drawn.rawset import splits_of, touch, write_rawset
+from tests.drawn.rawset import reasons_of, splits_of, touch, write_rawset
 from trainer import storage
 from trainer.options import InputError
 from trainer.storage import File
@@ -22,6 +22,27 @@ def test_hidden_and_other_files_are_no_images(tmp_path):
 def test_images_that_are_passed_over_for_their_names_are_said(tmp_path):
     touch(tmp_path, "images/a.jpg", "labels/a.png", "images/b.gif", "labels/b.npy", "images/._a.jpg", "notes.txt")
     assert scan(str(tmp_path)).summary.startswith("paired: images with labels, left out: 1 .gif, 1 .npy, 1 hidden, 1 ")
+
+
+def test_a_partner_in_a_format_that_is_not_read_is_named_with_its_cure(tmp_path):
+    touch(tmp_path, "images/a.jpg", "labels/a.png", "images/b.gif", "labels/b.png", "images/c.jpg", "labels/c.GIF")
+    touch(tmp_path, "labels/d.png", "labels/d.gif", "labels/e.png")
+    cure = "files are not read: save it as PNG, or as JPEG if it is no label"
+    assert reasons_of(scan(str(tmp_path))) == {
+        "b": f"label without an image of that name; there is b.gif, but .gif {cure}",
+        "c": f"image without a label of that name; there is c.GIF, but .GIF {cure}",
+        "d": "label without an image of that name",
+        "e": "label without an image of that name",
+    }
+
+
+@pytest.mark.parametrize(("image", "label"), [("a.jpg", "a.gif"), ("a.gif", "a.png")])
+def test_a_set_without_pairs_for_its_formats_names_them(tmp_path, image, label):
+    touch(tmp_path, f"images/{image}", f"labels/{label}")
+    with pytest.raises(
+        InputError, match=r"Files of these formats are not read: 1 \.gif; save them as PNG; `deeplab d"
+    ):
+        scan(str(tmp_path))
 
 
 def test_objects_whose_names_have_dots_for_folders_are_pairs_or_rejects_but_never_hidden(monkeypatch):

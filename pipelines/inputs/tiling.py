@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,7 +70,8 @@ def _grid(path: str, tile: int, max_side: int, max_pixels: int) -> tiles.Grid:
 
 def _size(path: str, max_pixels: int) -> tuple[int, int]:
     """The upright (height, width) of an image, in pixels."""
-    try:
-        return header(storage.read_part(path, 0, BEGINNING), max_pixels).upright_size
-    except ImageError:  # a PNG, or a TIFF whose directory is at its end
-        return header(storage.read(path), max_pixels).upright_size
+    with contextlib.suppress(ImageError):  # of a PNG, or of a TIFF whose directory is at its end
+        beginning = header(storage.read_part(path, 0, BEGINNING), max_pixels)
+        if beginning.format != "webp":  # whose orientation is at its end
+            return beginning.upright_size
+    return header(storage.read(path), max_pixels).upright_size

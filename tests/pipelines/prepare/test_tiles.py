@@ -143,6 +143,19 @@ def test_sizes_are_read_of_every_format(tmp_path, form):
     assert load_dataset(str(tmp_path / "out")).images("train") == 4
 
 
+def test_a_webp_is_cut_upright_though_its_orientation_is_at_its_end(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 310, 3), np.uint8)
+    source, exif = write_rawset(tmp_path / "raw", {}), Image.Exif()
+    exif[0x0112] = 6
+    write_pair(source, "train", "a.png", noise, np.zeros((310, 200), np.uint8))
+    (source / "images/train/a.png").unlink()
+    Image.fromarray(noise).save(source / "images/train/a.webp", lossless=True, exif=exif.tobytes())
+    assert (source / "images/train/a.webp").stat().st_size > tiling.BEGINNING
+    assert prepare_here(source, tmp_path / "out", "--tile", "128") == 0
+    sizes = {(record.height, record.width) for record in read_records(tmp_path / "out")}
+    assert sizes == {(103, 100), (104, 100)}
+
+
 def test_all_records_of_a_bad_image_are_one_reject(raw, tmp_path):
     (raw / "labels/train/large.png").write_bytes(b"no label")
     assert prepare_here(raw, tmp_path / "out", "--tile", "100", "--max-reject-rate", "1") == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -54,8 +55,10 @@ class Interrupts:
         self.waiting: type[BaseException] | None = None
         self.raised: type[BaseException] | None = None
         self._before: dict[int, Any] = {}
+        self._hook = sys.unraisablehook
 
     def __enter__(self) -> Interrupts:
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._dropped
         if threading.current_thread() is threading.main_thread():  # only it may set handlers
             for number in ENDINGS:
                 # Signals that are ignored at the start stay ignored, such as Ctrl-C in a background job of a shell,
@@ -67,6 +70,7 @@ class Interrupts:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler or signal.SIG_DFL)
+        sys.unraisablehook = self._hook
         if self.raised and isinstance(error, Exception):
             raise self.raised from None
 
@@ -77,6 +81,11 @@ class Interrupts:
         if not waits:
             self.raised = ending
             raise ending
+
+    def _dropped(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Lets Python drop the exception of a signal in silence, as in `__del__`: the next `check` raises it."""
+        if unraisable.exc_type is not self.waiting:
+            self._hook(unraisable)
 
     def check(self, kept: str) -> None:
         """Raises the waiting exception, if any; its message begins with `kept`, a clause on the last checkpoint."""

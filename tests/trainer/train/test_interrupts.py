@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 
 import pytest
@@ -71,6 +72,36 @@ def test_an_interrupt_that_a_library_drops_ends_the_training_later(number, endin
         interrupts.wait, interrupts.waiting = True, None
         with pytest.raises(ending), interrupts.at_once():
             drop()
+
+
+@pytest.mark.parametrize(("number", "ending"), ENDINGS.items())
+def test_an_interrupt_that_python_drops_is_raised_later_and_nothing_is_printed(number, ending, monkeypatch):
+    printed = []
+    hook = lambda unraisable: printed.append(unraisable.exc_type)
+    monkeypatch.setattr(sys, "unraisablehook", hook)
+
+    class Object:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    with pytest.raises(ending), Interrupts() as interrupts:
+        Object()
+        interrupts.check("the epoch is kept")
+    assert not printed
+    assert sys.unraisablehook is hook
+
+
+def test_other_errors_that_python_drops_are_printed(monkeypatch):
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(unraisable.exc_type))
+
+    class Object:
+        def __del__(self):
+            raise ValueError
+
+    with Interrupts():
+        Object()
+    assert printed == [ValueError]
 
 
 @pytest.mark.parametrize(("number", "ending"), ENDINGS.items())

@@ -126,6 +126,9 @@ def make_record(entry: Entry, source: Source, palette: Palette, options: RecordO
     key = tiles.named(entry.key, entry.tile)
     if entry.tile:
         image, label = tiles.cut(image, entry.tile), tiles.cut(label, entry.tile)
+        if not label.size:
+            fault = "was replaced by a smaller image after its tiles were planned; run the same command again"
+            raise Unusable(entry.image, fault)
     if entry.copy:
         if fault := _too_large(label.shape, options):
             raise Unusable(entry.image, fault)

@@ -108,6 +108,17 @@ def test_pixels_that_no_record_needs_are_not_decoded(tmp_path, data, monkeypatch
     assert load([entry], PALETTE, OPTIONS).image is None
 
 
+def test_a_tile_of_an_image_that_was_replaced_by_a_smaller_one_is_refused(tmp_path):
+    for name, pixels in (("image", noise(2, 9)), ("label", np.ones((2, 9), np.uint8))):
+        (tmp_path / name).write_bytes(saved(pixels))
+    entry = Entry("a", "a", str(tmp_path / "image"), str(tmp_path / "label"), 0, "r0c0of3x3")
+    source = load([entry], PALETTE, OPTIONS)
+    with pytest.raises(Unusable, match="was replaced by a smaller image after its tiles were planned"):
+        make_record(entry, source, PALETTE, OPTIONS)
+    record, _ = make_record(entry._replace(tile="r2c2of3x3"), source, PALETTE, OPTIONS)
+    assert (record.key, record.height, record.width) == ("a@r2c2of3x3", 1, 3)
+
+
 @pytest.mark.parametrize("data", ENCODED.values(), ids=ENCODED)
 def test_other_images_are_encoded_from_their_pixels(tmp_path, data):
     record = made(tmp_path, data, image_format="png")

@@ -108,14 +108,14 @@ def of_prepare(options: Any, folder: str, sample: int, cores: int, flags: Sequen
     storage.write_json(palette, known.to_json())
     _check_enough(len(raw.pairs), options.input)
     images: Counter[str] = Counter()
-    parts: Counter[str] = Counter()
+    sources: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for pair in raw.pairs:
         images[pair.split] += 1
-        parts[pair.split] += len(tiles_in(grids, pair.key))
+        sources[pair.split] += len(tiles_in(grids, pair.key))
         sizes[pair.split] += pair.size
     options.check_augmented(images, raw.root)
-    records = Counter({split: count * options.versions(split) for split, count in parts.items()})
+    records = Counter({split: count * options.versions(split) for split, count in sources.items()})
     # No more shards than keep all workers busy: each takes time, and those of the whole job are large.
     same = {"layout": "auto", "palette": palette, "label_coding": coding, "group_by": ""}
     tried = replace(options, **same, max_reject_rate=1.0, shards=cores)

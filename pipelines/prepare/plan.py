@@ -175,18 +175,18 @@ def plan_shards(
       InputError: the name of a split cannot be part of a file name, or one of --augment-splits does not exist.
     """
     images: Counter[str] = Counter()
-    parts: Counter[str] = Counter()
+    sources: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for pair in raw.pairs:
         images[pair.split] += 1
-        parts[pair.split] += len(tiles_in(grids, pair.key))
+        sources[pair.split] += len(tiles_in(grids, pair.key))
         sizes[pair.split] += pair.size
     for split in images:
         if not re.fullmatch(r"[\w-]+", split):
             raise InputError(f"{raw.root}: a split is named {split!r}; expected letters, digits, '_' and '-' only")
     options.check_augmented(images, raw.root)
     versions = {split: options.versions(split) for split in images}
-    totals = {split: count * versions[split] for split, count in parts.items()}
+    totals = {split: count * versions[split] for split, count in sources.items()}
     largest = max(totals.values(), default=1)
     counts = {}
     for split, total in totals.items():

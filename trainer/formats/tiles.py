@@ -17,7 +17,7 @@ UNKNOWN: Grid = (0, 0)
 UNPLANNED = "?"
 """The only tile of that."""
 
-_TILE = r"r(\d+)c(\d+)of(\d+)x(\d+)"
+_TILE = r"r(\d+)c(\d+)of([1-9]\d*)x([1-9]\d*)"
 _NAME = re.compile(rf"(?P<key>.+)@(?P<tile>{_TILE})", re.DOTALL)
 
 

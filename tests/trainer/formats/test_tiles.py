@@ -48,6 +48,6 @@ def test_the_key_of_a_record_tells_image_and_tile(key):
     assert parts_of(named(key, "r0c1of1x2")) == (key, "r0c1of1x2")
 
 
-@pytest.mark.parametrize("key", ["a", "a@", "@r0c1of1x2", "a@r0c1of1x", "a@r0c1of1x2/b"])
+@pytest.mark.parametrize("key", ["a", "a@", "@r0c1of1x2", "a@r0c1of1x", "a@r0c1of1x2/b", "a@r0c0of0x2"])
 def test_other_keys_are_those_of_images(key):
     assert parts_of(named(key, "")) == (key, "")

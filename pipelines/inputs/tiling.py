@@ -14,6 +14,7 @@ from pipelines.inputs.pairs import Pair
 from trainer import storage
 from trainer.formats import tiles
 from trainer.formats.images import ImageError, header, shrunk_size
+from trainer.options import InputError
 
 REQUESTS = 16
 """The number of files that are read concurrently."""
@@ -36,6 +37,9 @@ def grids_of(pairs: Iterable[Pair], tile: int, max_side: int, max_pixels: int) -
       pairs: the images. The headers of those of TILED are read, if `tile` is not 0.
       tile: bound on the sides of a tile, in pixels; 0 cuts no image.
       max_side, max_pixels: as in `pipelines.entries.options.RecordOptions`.
+
+    Raises:
+      InputError: an image has the name of a tile of another image, so that two records would have one key.
     """
     if not tile:
         return {}
@@ -49,6 +53,10 @@ def grids_of(pairs: Iterable[Pair], tile: int, max_side: int, max_pixels: int) -
             found = zip(some, pool.map(grid, [pair.image for pair in some]), strict=True)
             grids |= {pair.key: grid for pair, grid in found if grid != (1, 1)}
             bar.update(len(some))
+    for pair in pairs:
+        key, part = tiles.parts_of(pair.key)
+        if part and part in tiles_in(grids, key):
+            raise InputError(f"{pair.image} has the name of a tile of the image {key}; rename it, or remove it")
     return grids
 
 

@@ -253,6 +253,13 @@ def test_exported_tiles_are_images_of_their_own(raw, tmp_path):
     assert all(ours[name].image == theirs[name].image for name in ours)
 
 
+def test_an_image_named_like_a_tile_of_another_is_refused(raw, tmp_path):
+    write_pair(raw, "train", "large@r1c0of2x2.png", *draw_image(3, *SMALL))
+    with pytest.raises(InputError, match=r"large@r1c0of2x2\.png has the name of a tile of the image train/large;"):
+        prepare(raw, tmp_path / "out", "--tile", "128")
+    assert prepare_here(raw, tmp_path / "whole", "--tile", "200") == 0
+
+
 def test_tiles_too_small_are_refused(raw, tmp_path):
     with pytest.raises(InputError, match="--tile 63: expected at least 64 pixels, or 0 for no tiles"):
         prepare(raw, tmp_path / "out", "--tile", "63")

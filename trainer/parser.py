@@ -14,7 +14,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 from trainer.options import CheckedOptions, public
@@ -99,6 +99,20 @@ class _Gather(argparse.Action):
         setattr(namespace, self.dest, values if earlier is self.default else [*earlier, *values])
 
 
+def _one_of(shape: _Shape) -> Callable[[str], Any]:
+    """From a value's text to an element of it. Says of a list with commas, as other tools have it, how to write it."""
+    if shape.count is None or shape.element is str:
+        return shape.element
+
+    def convert(text: str) -> Any:
+        if "," in text:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected blanks between the values, not commas")
+        return shape.element(text)
+
+    convert.__name__ = shape.element.__name__  # which is part of argparse's messages
+    return convert
+
+
 def _add_argument(group: Any, field: dataclasses.Field, shape: _Shape) -> None:
     metadata, needed = field.metadata, field.default is dataclasses.MISSING
     if metadata["positional"]:
@@ -115,7 +129,7 @@ def _add_argument(group: Any, field: dataclasses.Field, shape: _Shape) -> None:
             CheckedOptions.flag(field.name),
             dest=field.name,
             action=_Gather if shape.count == "+" else "store",
-            type=shape.element,
+            type=_one_of(shape),
             nargs=shape.count if metadata["bare"] is None else "?",
             const=metadata["bare"],
             choices=metadata["choices"],

@@ -87,4 +87,7 @@ class Options(RecordOptions):
         """Raises InputError if the set at `root`, which has these splits, lacks one that --augment-splits names."""
         unknown = sorted({*self.augment_splits}.difference(splits))
         if unknown and splits and self.augment_splits != Options.augment_splits:
-            raise InputError(f"--augment-splits: {root} has no split {unknown[0]}; it has {', '.join(sorted(splits))}")
+            hint = "; expected blanks between the splits, not commas" if "," in unknown[0] else ""
+            raise InputError(
+                f"--augment-splits: {root} has no split {unknown[0]}; it has {', '.join(sorted(splits))}{hint}"
+            )

@@ -111,6 +111,15 @@ def test_wrong_usage_ends_with_status_2(argv, capsys):
     assert "usage: draw --output DIR [OPTIONS]" in capsys.readouterr().err
 
 
+def test_commas_between_the_values_of_a_list_of_numbers_are_refused_with_the_cure(capsys):
+    with pytest.raises(SystemExit):
+        read("--output", "x", "--scale", "0.5,2", "3")
+    assert "argument --scale: '0.5,2': expected blanks between the values, not commas" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        read("--output", "x", "--scale", "0.5", "much")
+    assert "argument --scale: invalid float value: 'much'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

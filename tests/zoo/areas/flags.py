@@ -44,6 +44,10 @@ FLAGS = {
         "prepare --input @/set --output @/out --copies 1 --augment-splits trian",
         "set has no split trian; it has train, val",
     ),
+    "copies in splits between which are commas": (
+        "prepare --input @/set --output @/out --copies 1 --augment-splits train,val",
+        "set has no split train,val; it has train, val; expected blanks between the splits, not commas",
+    ),
     "a range in reverse order": (
         "prepare --input @/set --output @/out --scale 2 1",
         "--scale must be a range, lowest first, got 2.0 1.0",

@@ -32,7 +32,7 @@ from trainer.attempts import FULL, meaning
 from trainer.files import scratch
 from trainer.options import CheckedOptions, InputError, public
 from trainer.parser import overridden, parse
-from trainer.startup import check_backend, quiet_startup
+from trainer.startup import check_backend, importing, quiet_startup
 from trainer.terminal import PrintableStream, printable
 
 COMMANDS = {
@@ -177,7 +177,7 @@ def run(argv: list[str]) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     if name in WITH_KERAS:
         check_backend()
-    with quiet_startup():
+    with quiet_startup(), importing():
         command = importlib.import_module(f"{COMMANDS[name]}.command")
     with scratch.of_command(), _no_empty_folder(options), leases.scope(lambda message: _stop(name, message), say):
         return command.run(options, flags)

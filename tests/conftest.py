@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.objects import served
 from trainer.files import cloud
+from trainer.startup import importing
 
 # By default, a twentieth of the suite's time goes into looking for garbage among the objects of TensorFlow.
 gc.set_threshold(20_000, 20, 20)
@@ -20,6 +21,13 @@ gc.set_threshold(20_000, 20, 20)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # `nohup` starts them with SIGHUP ignored, and tests send it.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Imports TensorFlow, with the modules of tests."""
+    with importing():
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)

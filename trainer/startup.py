@@ -7,6 +7,7 @@ while the libraries start, and what was written is filtered afterwards.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import json
 import os
@@ -143,6 +144,23 @@ def check_backend() -> None:
         raise InputError(f"{told} is {backend}, which is not installed; install it, or set KERAS_BACKEND=tensorflow")
 
 
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Keeps Python from looking for garbage among the objects that the block's imports make, then and ever after.
+
+    Of TensorFlow these are most of a million, which live as long as the process; each look takes tenths of a second,
+    and the last ones, when the process ends, a whole one.
+    """
+    is_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if is_enabled:
+            gc.enable()
+
+
 def start_tensorflow() -> None:
     """Imports TensorFlow and lets it find its devices, quietly; call it before the first use of either.
 
@@ -151,7 +169,8 @@ def start_tensorflow() -> None:
     """
     os.environ.setdefault(THREADS, str(cores()))
     with quiet_startup():
-        import tensorflow as tf
+        with importing():
+            import tensorflow as tf
 
         if keras_backend() != "tensorflow":
             # TensorFlow only reads records then, but would allocate all of a GPU's memory.

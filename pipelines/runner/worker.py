@@ -14,6 +14,7 @@ import shlex
 import sys
 
 from trainer import ending, processes
+from trainer.startup import importing
 
 SAMPLING_MS = 5
 """Milliseconds between two looks of Beam at the step that a worker is in. A bundle ends with the next look: with the
@@ -59,7 +60,8 @@ def command(log: str) -> str:
 def main() -> None:
     processes.keep_memory()  # before there are other threads
     ending.watch_parent(int(sys.argv.pop(1)))
-    from apache_beam.runners.worker import sdk_worker_main
+    with importing():
+        from apache_beam.runners.worker import sdk_worker_main
 
     look_often()
     sdk_worker_main.main(sys.argv)

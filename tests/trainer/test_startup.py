@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import threading
 import pytest
 
 from trainer.options import InputError
-from trainer.startup import check_backend, keras_backend, quiet_startup, start_tensorflow
+from trainer.startup import check_backend, importing, keras_backend, quiet_startup, start_tensorflow
 
 START_UP = (
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
@@ -41,6 +42,20 @@ def level(monkeypatch):
 def write(text: str) -> None:
     """Writes a line as C++ does: past Python, to the descriptor."""
     os.write(2, f"{text}\n".encode())
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_python_looks_for_no_garbage_among_what_imports_make(is_enabled):
+    before = gc.isenabled()
+    (gc.enable if is_enabled else gc.disable)()
+    gc.unfreeze()
+    try:
+        with importing():
+            assert not gc.isenabled()
+            made = [[] for _ in range(100_000)]
+        assert gc.isenabled() == is_enabled and gc.get_freeze_count() > len(made)
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 @pytest.mark.parametrize("line", START_UP)

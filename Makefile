@@ -22,10 +22,10 @@ demo: $(ENGINE)
 	$(VENV)/bin/deeplab demo --output out/demo
 
 test: $(ENGINE) lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --max-worker-restart 0
 
 test-slow: $(ENGINE)
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m slow
+	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --max-worker-restart 0 -m slow
 
 test-engines: $(ENGINE) $(FETCHED)
 	DEEPLAB_ENGINES=$(ENGINES) $(VENV)/bin/python -m pytest -m engines tests/engines

@@ -137,7 +137,7 @@ def test_masks_score_as_they_did(old):
     assert after["masks"] == before["masks"] and after["gallery"] == before["gallery"]
 
 
-@pytest.mark.parametrize("old", ["0.2", pytest.param("0.1", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
 def test_training_begins_with_an_old_model(old, capsys):
     shutil.rmtree(old / "set")
     flags = ["--alpha", "0.1", "--output-stride", "8", "--decoder", "--crop", "32", "--batch-size", "2"]

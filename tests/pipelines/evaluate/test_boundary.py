@@ -87,7 +87,7 @@ IN_THE_JOB = ("pipelines.evaluate.sources", "decode_ids")
 IN_ITS_SAMPLE_AS_WELL = ("trainer.formats.label_images", "read_label")
 
 
-@pytest.mark.parametrize("place", [IN_THE_JOB, IN_ITS_SAMPLE_AS_WELL])
+@pytest.mark.parametrize("place", [pytest.param(IN_THE_JOB, marks=pytest.mark.slow), IN_ITS_SAMPLE_AS_WELL])
 def test_a_label_that_ends_its_process_is_found_by_the_rerun(root: Path, place: tuple[str, str]) -> None:
     put(root / "labels", BAD, data=PNG + b"deadly")
     (root / "palette.json").write_text(

@@ -93,6 +93,7 @@ def test_the_error_of_a_trial_names_the_files_of_the_job(job, monkeypatch, tmp_p
         raise InputError(f"{options.records if job == 'train' else options.input} and {output}/x fail")
 
     monkeypatch.setattr(trial, "run", fail)
+    monkeypatch.setattr(command, "forward_flops", lambda *_: 1.0)  # which takes seconds, and no trial
     source = write_rawset(tmp_path / "set", {"train": 10}, 64)
     flags = {"prepare": ["--input", source], "segment": ["--input", source / "images", "--model", tmp_path / "model"]}
     if job == "train":

@@ -150,6 +150,7 @@ def test_prices_that_cannot_be_used_are_refused(tmp_path: Path, change, expected
     assert expected in str(error.value) and "prices.json" in str(error.value)
 
 
+@pytest.mark.slow
 def test_operations_are_counted_under_any_backend_and_nothing_is_left(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     monkeypatch.setenv("TMPDIR", str(tmp_path))

@@ -80,7 +80,7 @@ except Exception as error:
 """
 
 
-@pytest.mark.parametrize("late", ["&&", "||"])
+@pytest.mark.parametrize("late", ["&&", pytest.param("||", marks=pytest.mark.slow)])
 def test_a_run_that_fails_before_all_its_workers_have_started_ends(late, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", LATE % late, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60

@@ -30,7 +30,10 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("flags", [(), ("--scales", 0.5, 1, "--flip"), ("--crf",), ("--max-side", 1090)])
+SLOW = [pytest.param(flags, marks=pytest.mark.slow) for flags in (("--crf",), ("--max-side", 1090))]
+
+
+@pytest.mark.parametrize("flags", [(), ("--scales", 0.5, 1, "--flip"), *SLOW])
 def test_windows_give_nearly_the_masks_of_whole_images(flags, large, model, tmp_path):
     run = ("--input", large, "--model", model, "--confidence", *flags)
     assert segment(*run, "--output", tmp_path / "whole") == 0

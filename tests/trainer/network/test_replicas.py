@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import keras, numpy as np, tensorflow as tf
 from trainer.network.layers import Norm, conv, depthwise
@@ -44,6 +46,7 @@ print("equal", len(one))
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_of_one_image_train_as_one_device_with_both():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -55,7 +55,7 @@ def test_another_class_count_leaves_only_the_last_layer_out(tmp_path):
     )
 
 
-@pytest.mark.parametrize("subpixel", ["kernels", "logits"])
+@pytest.mark.parametrize("subpixel", ["kernels", pytest.param("logits", marks=pytest.mark.slow)])
 def test_classes_in_another_order_take_the_weights_of_their_names(subpixel, tmp_path):
     options = dataclasses.replace(OPTIONS, init_from=str(tmp_path), subpixel=subpixel)
     model = build(options, PALETTE)

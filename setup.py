@@ -38,7 +38,7 @@ extensions = [
 
 setup(
     name="deeplab-pipelines",
-    version="0.37.0",
+    version="0.38.0",
     description="From raw images to a trained DeepLabV3+ to millions of masks, with Apache Beam and Keras.",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

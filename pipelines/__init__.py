@@ -4,4 +4,4 @@ Commands: demo, plan, doctor, prepare, records, segment, tune_crf, evaluate, sub
 Parts: runner, inputs, entries, scores, crf, masks, pages; each may import those before it.
 """
 
-__version__ = "0.37.0"
+__version__ = "0.38.0"
